@@ -1,0 +1,91 @@
+package relay
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// gauges is the registry's state as Prometheus sees it. The registry sets
+// them inside its lock and they are read inside it too: a scrape that read
+// them one after another could show a phone that joined between two reads
+// and no binary that it joined.
+type gauges struct {
+	binaries, phones, inGrace prometheus.Gauge
+	expiries                  prometheus.Counter
+
+	descs [4]*prometheus.Desc
+}
+
+// newGauges makes the gauges, all at 0.
+func newGauges(newGauge func(prometheus.GaugeOpts) prometheus.Gauge) gauges {
+	opts := [...]prometheus.GaugeOpts{
+		{Name: "pyrycode_relay_connected_binaries", Help: "Binaries connected now. A binary whose slot waits in grace is not counted."},
+		{Name: "pyrycode_relay_connected_phones", Help: "Phones joined now, those waiting through a grace included."},
+		{Name: "pyrycode_relay_binaries_in_grace", Help: "Slots kept for a binary that is gone and may come back."},
+		{Name: "pyrycode_relay_grace_expiries_total", Help: "Slots evicted because no binary came back within the grace period."},
+	}
+	g := gauges{
+		binaries: newGauge(opts[0]),
+		phones:   newGauge(opts[1]),
+		inGrace:  newGauge(opts[2]),
+		expiries: prometheus.NewCounter(prometheus.CounterOpts(opts[3])),
+	}
+	for i, o := range opts {
+		g.descs[i] = prometheus.NewDesc(o.Name, o.Help, nil, nil)
+	}
+	return g
+}
+
+// set shows c.
+func (g *gauges) set(c Counts) {
+	g.binaries.Set(float64(c.Binaries))
+	g.phones.Set(float64(c.Phones))
+	g.inGrace.Set(float64(c.InGrace))
+}
+
+// values reads what is shown, in the order of descs.
+func (g *gauges) values() (v [4]float64, err error) {
+	for i, m := range [...]prometheus.Metric{g.binaries, g.phones, g.inGrace, g.expiries} {
+		var d dto.Metric
+		if err := m.Write(&d); err != nil {
+			return v, fmt.Errorf("read %s: %w", g.descs[i], err)
+		}
+		v[i] = d.GetGauge().GetValue() + d.GetCounter().GetValue() // it is one or the other
+	}
+	return v, nil
+}
+
+// read returns what the gauges show as counts.
+func (g *gauges) read() (Counts, error) {
+	v, err := g.values()
+	return Counts{Binaries: int(v[0]), Phones: int(v[1]), InGrace: int(v[2])}, err
+}
+
+// Describe implements prometheus.Collector.
+func (r *Registry[B, P]) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range r.gauges.descs {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector. What it sends is one state that
+// the registry really was in. The lock is held for the reading only, never
+// for the sending: a slow scraper must not hold up a join.
+func (r *Registry[B, P]) Collect(ch chan<- prometheus.Metric) {
+	r.mu.Lock()
+	v, err := r.gauges.values()
+	r.mu.Unlock()
+	for i, d := range r.gauges.descs {
+		if err != nil {
+			ch <- prometheus.NewInvalidMetric(d, err)
+			continue
+		}
+		kind := prometheus.GaugeValue
+		if i == len(v)-1 {
+			kind = prometheus.CounterValue
+		}
+		ch <- prometheus.MustNewConstMetric(d, kind, v[i])
+	}
+}

@@ -1,0 +1,394 @@
+package relay
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// Defaults of RegistryConfig.
+const (
+	DefaultGrace     = 30 * time.Second
+	DefaultMaxPhones = 16
+)
+
+// RegistryConfig says how a Registry behaves. The zero value is usable.
+type RegistryConfig[P comparable] struct {
+	// Runtime is what the registry borrows; it uses Clock, NewLock and
+	// NewGauge.
+	Runtime Runtime
+
+	// Grace is how long a slot outlives its binary. Zero means 30 seconds.
+	Grace time.Duration
+
+	// MaxPhones is how many phones a slot holds. Zero means 16.
+	MaxPhones int
+
+	// Expired is called with the phones that a grace took with it when it
+	// ran out, in the order they joined. It runs on the timer's own task,
+	// outside the lock, and only for real expiries. It may be nil.
+	Expired func(id wire.ServerID, phones []P)
+}
+
+// Registry knows who is connected and decides who may be. It maps each
+// server-id to a slot: the binary that holds it, or the grace it waits in,
+// and the phones that joined it.
+//
+// B and P are identities, of binaries and phones. The registry compares
+// them and hands them back; it cannot call them. Each method is one
+// critical section and one step: it decides under the lock and returns
+// what its caller must close, and the caller acts after. The lock is a
+// leaf: under it only the clock and the gauges are called.
+//
+// All methods may be called from any goroutine. Each costs O(1), or O(what
+// it returns), apart from Check, which walks everything.
+type Registry[B, P comparable] struct {
+	clock     clock.Clock
+	period    time.Duration
+	maxPhones int
+	expired   func(wire.ServerID, []P)
+	gauges    gauges
+
+	mu       sync.Locker // guards all below, and the gauges
+	slots    map[wire.ServerID]*slot[B, P]
+	counts   Counts
+	arrivals uint64 // orders whatever is returned
+	draining bool
+}
+
+// slot is one server-id in use. Either a binary holds it (grace is nil) or
+// it waits in grace (binary is zero); never both, never neither.
+type slot[B, P comparable] struct {
+	binary B
+	since  uint64       // when binary arrived, in arrivals
+	grace  *grace       // identity of the grace running now
+	phones map[P]uint64 // each with when it arrived; nil until the first
+}
+
+// grace is one waiting period of one slot. It is made before its timer is
+// armed, because the timer's body compares it: Stop does not wait for a
+// body that has begun, and a body that comes too late must find that it no
+// longer counts.
+type grace struct {
+	timer *clock.Timer
+}
+
+// Counts is how much is connected, at one moment.
+type Counts struct {
+	Binaries int // slots held by a binary; one in grace is not counted
+	Phones   int // phones joined, those waiting through a grace included
+	InGrace  int // slots kept for a binary that may come back
+}
+
+// Outcome is what the registry decided.
+type Outcome int
+
+// Outcomes of Claim, Takeover and Join.
+const (
+	Claimed   Outcome = iota + 1 // the slot was free and is now the caller's
+	Reclaimed                    // it was in grace and is the caller's; Evicted must be closed
+	TakenOver                    // it was the incumbent's and is the caller's; Evicted must be closed
+	Held                         // another binary holds it
+	Vacant                       // nobody holds it any more: claim it
+	Joined                       // the phone is in
+	NoServer                     // nobody holds that server-id, not even in grace
+	Full                         // the slot has all the phones it may have
+	Refused                      // the registry drains
+)
+
+var outcomeNames = [...]string{
+	Claimed: "claimed", Reclaimed: "reclaimed", TakenOver: "taken over", Held: "held", Vacant: "vacant",
+	Joined: "joined", NoServer: "no server", Full: "full", Refused: "refused",
+}
+
+// String names the outcome for traces and test failures.
+func (o Outcome) String() string {
+	if o > 0 && int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return fmt.Sprintf("Outcome(%d)", int(o))
+}
+
+// Claim is the answer to a binary that wants a slot.
+type Claim[B, P comparable] struct {
+	Outcome   Outcome
+	Incumbent B   // who holds the slot, if Outcome is Held
+	Evicted   []P // phones of the former holder, in the order they joined
+}
+
+// NewRegistry returns an empty registry.
+func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
+	rt := cfg.Runtime.withDefaults()
+	if cfg.Expired == nil {
+		cfg.Expired = func(wire.ServerID, []P) {}
+	}
+	return &Registry[B, P]{
+		clock:     rt.Clock,
+		period:    cmp.Or(cfg.Grace, DefaultGrace),
+		maxPhones: cmp.Or(cfg.MaxPhones, DefaultMaxPhones),
+		expired:   cfg.Expired,
+		gauges:    newGauges(rt.NewGauge),
+		mu:        rt.NewLock("registry"),
+		slots:     make(map[wire.ServerID]*slot[B, P]),
+	}
+}
+
+// Claim gives the slot of id to b if it is free (Claimed) or in grace
+// (Reclaimed). A reclaim evicts every phone of the slot: their sessions
+// live in the memory of the binary that is gone. If a binary holds the
+// slot, nothing changes (Held): the caller probes that incumbent and goes
+// on with Takeover, or refuses b.
+func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.draining {
+		return Claim[B, P]{Outcome: Refused}
+	}
+	s := r.slots[id]
+	switch {
+	case s == nil:
+		s = new(slot[B, P])
+		r.slots[id] = s
+		r.counts.Binaries++
+		r.seat(s, b)
+		return Claim[B, P]{Outcome: Claimed}
+	case s.grace != nil:
+		s.grace.timer.Stop() // what has begun all the same finds s.grace changed
+		s.grace = nil
+		r.counts.InGrace--
+		r.counts.Binaries++
+		return Claim[B, P]{Outcome: Reclaimed, Evicted: r.seat(s, b)}
+	default:
+		return Claim[B, P]{Outcome: Held, Incumbent: s.binary}
+	}
+}
+
+// Takeover gives the slot of id to b if exactly incumbent holds it: a
+// compare-and-swap, so that of many rivals one wins. Its phones are evicted
+// as by a reclaim. If another binary holds the slot by now the answer is
+// Held; if none does, Vacant, and b may claim it.
+func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B) Claim[B, P] {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.slots[id]
+	switch {
+	case r.draining:
+		return Claim[B, P]{Outcome: Refused}
+	case s == nil || s.grace != nil:
+		return Claim[B, P]{Outcome: Vacant}
+	case s.binary != incumbent:
+		return Claim[B, P]{Outcome: Held, Incumbent: s.binary}
+	}
+	return Claim[B, P]{Outcome: TakenOver, Evicted: r.seat(s, b)}
+}
+
+// Release ends b's hold of id: the slot goes into grace, its phones stay.
+// Unless b holds the slot nothing happens and Release reports false, so a
+// displaced binary's late cleanup cannot touch its successor.
+func (r *Registry[B, P]) Release(id wire.ServerID, b B) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.slots[id]
+	if !s.heldBy(b) {
+		return false
+	}
+	var none B
+	s.binary = none
+	g := new(grace)
+	s.grace = g
+	g.timer = r.clock.AfterFunc(r.period, func() { r.expire(id, g) })
+	r.counts.Binaries--
+	r.counts.InGrace++
+	r.publish()
+	return true
+}
+
+// expire is the body of grace g's timer: slot and phones go, unless g is
+// no longer the grace that runs.
+func (r *Registry[B, P]) expire(id wire.ServerID, g *grace) {
+	phones, ok := r.evict(id, g)
+	if ok {
+		r.expired(id, phones)
+	}
+}
+
+// evict is the one step of expire that holds the lock.
+func (r *Registry[B, P]) evict(id wire.ServerID, g *grace) ([]P, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.slots[id]
+	if s == nil || s.grace != g {
+		return nil, false
+	}
+	delete(r.slots, id)
+	r.counts.InGrace--
+	r.counts.Phones -= len(s.phones)
+	r.gauges.expiries.Inc()
+	r.publish()
+	return inOrder(s.phones), true
+}
+
+// Join adds p to the slot of id and returns the binary that holds it, or
+// the zero B while the slot is in grace. Since every change of holder
+// evicts the phones, that binary is p's for as long as p is joined.
+// NoServer wins over Full. A p that is in already stays as it is.
+func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var none B
+	s := r.slots[id]
+	switch {
+	case r.draining:
+		return none, Refused
+	case s == nil:
+		return none, NoServer
+	}
+	if _, in := s.phones[p]; in {
+		return s.binary, Joined
+	}
+	if len(s.phones) >= r.maxPhones {
+		return none, Full
+	}
+	if s.phones == nil {
+		s.phones = make(map[P]uint64)
+	}
+	r.arrivals++
+	s.phones[p] = r.arrivals
+	r.counts.Phones++
+	r.publish()
+	return s.binary, Joined
+}
+
+// Leave takes p out of the slot of id. It reports false, and changes
+// nothing, if p is not in it: whoever evicted p has counted it already.
+func (r *Registry[B, P]) Leave(id wire.ServerID, p P) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.slots[id]
+	if s == nil {
+		return false
+	}
+	if _, in := s.phones[p]; !in {
+		return false
+	}
+	delete(s.phones, p)
+	r.counts.Phones--
+	r.publish()
+	return true
+}
+
+// Holds reports whether b itself, not just any binary, holds id.
+func (r *Registry[B, P]) Holds(id wire.ServerID, b B) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.slots[id].heldBy(b)
+}
+
+// Drain empties the registry and refuses everything from now on. It
+// returns all that was connected, each kind in order of arrival; the
+// caller closes them. No grace timer does anything after it.
+func (r *Registry[B, P]) Drain() (binaries []B, phones []P) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.draining = true
+	held := make(map[B]uint64, r.counts.Binaries)
+	joined := make(map[P]uint64, r.counts.Phones)
+	for _, s := range r.slots {
+		for p, n := range s.phones {
+			joined[p] = n
+		}
+		if s.grace != nil {
+			s.grace.timer.Stop()
+			continue
+		}
+		held[s.binary] = s.since
+	}
+	clear(r.slots)
+	r.counts = Counts{}
+	r.publish()
+	return inOrder(held), inOrder(joined)
+}
+
+// Counts returns what is connected now.
+func (r *Registry[B, P]) Counts() Counts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.counts
+}
+
+// Check counts everything again by walking, under the lock, and returns an
+// error that names each figure that differs: a counter, a gauge, or a slot
+// that is neither held nor in grace, or both.
+func (r *Registry[B, P]) Check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	var none B
+	var walked Counts
+	for id, s := range r.slots {
+		walked.Phones += len(s.phones)
+		if s.grace != nil {
+			walked.InGrace++
+		} else {
+			walked.Binaries++
+		}
+		if (s.grace != nil) == (s.binary != none) {
+			errs = append(errs, fmt.Errorf("slot %s: held %t, in grace %t; want one of them",
+				wire.Printable(string(id), 64), s.binary != none, s.grace != nil))
+		}
+		if len(s.phones) > r.maxPhones {
+			errs = append(errs, fmt.Errorf("slot %s: %d phones; want at most %d",
+				wire.Printable(string(id), 64), len(s.phones), r.maxPhones))
+		}
+	}
+	if walked != r.counts {
+		errs = append(errs, fmt.Errorf("counts say %+v; walking finds %+v", r.counts, walked))
+	}
+	if shown, err := r.gauges.read(); err != nil {
+		errs = append(errs, err)
+	} else if shown != walked {
+		errs = append(errs, fmt.Errorf("gauges say %+v; walking finds %+v", shown, walked))
+	}
+	return errors.Join(errs...)
+}
+
+// seat makes b the holder of s and returns the phones of the one before,
+// which are joined no longer. Called with the lock held.
+func (r *Registry[B, P]) seat(s *slot[B, P], b B) []P {
+	r.arrivals++
+	s.binary, s.since = b, r.arrivals
+	evicted := inOrder(s.phones)
+	s.phones = nil
+	r.counts.Phones -= len(evicted)
+	r.publish()
+	return evicted
+}
+
+// publish sets the gauges from the counts. Called with the lock held, by
+// every step that changed a count, so that they cannot drift.
+func (r *Registry[B, P]) publish() { r.gauges.set(r.counts) }
+
+// heldBy reports whether b is the binary of s. s may be nil.
+func (s *slot[B, P]) heldBy(b B) bool {
+	return s != nil && s.grace == nil && s.binary == b
+}
+
+// inOrder returns the keys of m by when they arrived.
+func inOrder[T comparable](m map[T]uint64) []T {
+	if len(m) == 0 {
+		return nil
+	}
+	ts := make([]T, 0, len(m))
+	for t := range m {
+		ts = append(ts, t)
+	}
+	slices.SortFunc(ts, func(a, b T) int { return cmp.Compare(m[a], m[b]) })
+	return ts
+}
