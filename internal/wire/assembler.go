@@ -1,0 +1,157 @@
+package wire
+
+// Limits bound one message of a peer. They fail closed: with the zero value only
+// control messages get through.
+type Limits struct {
+	Message   int // bytes of a whole message
+	Fragments int // fragments of one message, of which empty ones escape the limit in bytes
+}
+
+// Message is one whole message, or nothing if Op is [OpContinuation].
+type Message struct {
+	Op      Opcode
+	Payload []byte // unmasked; of a text message not checked to be UTF-8
+}
+
+// Assembler turns what arrives on one connection from a client into messages.
+// The zero value is ready. It is small because every idle connection has one,
+// and holds a buffer only while a part of a message has come. Not for use by
+// two goroutines at once.
+//
+// The relay leaves only the handshake to gorilla/websocket, whose reader puts no
+// bound on empty fragments and calls back for control messages in mid-read.
+type Assembler struct {
+	buf *buffer // the message's bytes so far, then the control message's; nil if none
+
+	// The fragment whose header has come.
+	left    uint64 // bytes of it still to come
+	key     uint32 // its mask, turned to the next byte
+	op      Opcode
+	fin     bool
+	inside  bool  // there is such a fragment
+	control uint8 // bytes at the end of buf that belong to a control message
+
+	// The message whose first fragment has come.
+	message   Opcode // 0 if there is none
+	spent     bool   // buf belongs to a payload that was handed out
+	fragments int32
+
+	header [maxHeaderIn]byte // of the next fragment, as far as it has come
+	have   uint8
+}
+
+// Next takes bytes from b and returns the next whole message, data or control,
+// and what of b is left. If there is none in b, m.Op is [OpContinuation], all of b has
+// been taken in, and rest is empty. So a caller goes round until m.Op is
+// OpContinuation; that last call also gives back the buffer of the payload before it.
+//
+// Next may write to b. m.Payload is valid until the next call: it is a part of b
+// when the message was wholly in b and in one fragment, which costs neither copy
+// nor allocation, or else in a buffer which grows only by what has really come.
+//
+// The error is a [*ProtocolError]. After it only Discard may be called.
+func (a *Assembler) Next(b []byte, lim *Limits) (m Message, rest []byte, err error) {
+	if a.spent {
+		a.release()
+	}
+	for {
+		if !a.inside {
+			n, err := a.takeHeader(b, lim)
+			if err != nil {
+				return Message{}, nil, err
+			}
+			b = b[n:]
+			if !a.inside {
+				return Message{}, nil, nil
+			}
+		}
+		if a.left > uint64(len(b)) {
+			a.keep(b)
+			return Message{}, nil, nil
+		}
+		part := b[:a.left:a.left]
+		b = b[a.left:]
+		a.inside = false
+		if a.op.Control() {
+			return Message{a.op, a.endControl(part)}, b, nil
+		}
+		if a.fin {
+			op := a.message
+			a.message, a.fragments = 0, 0
+			return Message{op, a.endMessage(part)}, b, nil
+		}
+		a.keep(part)
+	}
+}
+
+// endControl is the payload of the control message of which part is the rest.
+func (a *Assembler) endControl(part []byte) []byte {
+	if a.control == 0 {
+		unmask(part, a.key)
+		return part
+	}
+	a.keep(part)
+	end := len(a.buf.bytes)
+	start := end - int(a.control)
+	payload := a.buf.bytes[start:end:end]
+	a.buf.bytes = a.buf.bytes[:start]
+	a.control = 0
+	a.spent = a.message == 0
+	return payload
+}
+
+// endMessage is the payload of the data message of which part is the rest.
+func (a *Assembler) endMessage(part []byte) []byte {
+	if a.buf == nil {
+		unmask(part, a.key)
+		return part
+	}
+	a.keep(part)
+	a.spent = true
+	return a.buf.bytes
+}
+
+// keep takes in a part of the fragment at hand.
+func (a *Assembler) keep(part []byte) {
+	if len(part) == 0 {
+		return
+	}
+	if a.buf == nil {
+		a.buf = getBuffer()
+	}
+	old := len(a.buf.bytes)
+	a.buf.append(part, a.left)
+	a.key = unmask(a.buf.bytes[old:], a.key)
+	a.left -= uint64(len(part))
+	if a.op.Control() {
+		a.control += uint8(len(part))
+	}
+}
+
+// Pending reports whether a part of a message has come but not all of it.
+func (a *Assembler) Pending() bool {
+	return a.inside || a.have > 0 || a.message != 0
+}
+
+// Discard gives back the buffer and forgets what has come: the connection is
+// over. The last payload is no longer valid.
+func (a *Assembler) Discard() {
+	a.release()
+	*a = Assembler{}
+}
+
+func (a *Assembler) release() {
+	if a.buf != nil {
+		putBuffer(a.buf)
+		a.buf = nil
+	}
+	a.spent = false
+}
+
+// held is how many bytes of the message at hand have come.
+func (a *Assembler) held() int {
+	if a.buf == nil {
+		return 0
+	}
+	return len(a.buf.bytes)
+}

@@ -1,0 +1,54 @@
+package wire
+
+import (
+	"encoding/binary"
+	"unicode/utf8"
+)
+
+// maxReason is what a close's 125 bytes leave beside the code.
+const maxReason = maxShort - 2
+
+// AppendClose appends a whole close message. The reason is cut at 123 bytes, not
+// inside a rune, and before anything that is not UTF-8. [CloseNone] makes an
+// empty payload, so without a reason; any other code that is not
+// [CloseCode.Legal] is sent as [CloseInternal], since a peer would take the
+// relay for broken.
+func AppendClose(dst []byte, code CloseCode, reason string) []byte {
+	if code == CloseNone {
+		return AppendHeader(dst, OpClose, 0)
+	}
+	if !code.Legal() {
+		code = CloseInternal
+	}
+	n := 0
+	for n < len(reason) {
+		r, size := utf8.DecodeRuneInString(reason[n:])
+		if r == utf8.RuneError && size == 1 || n+size > maxReason {
+			break
+		}
+		n += size
+	}
+	dst = AppendHeader(dst, OpClose, 2+n)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
+	return append(dst, reason[:n]...)
+}
+
+// ParseClose reads the payload of a close message. An empty one gives
+// [CloseNone]. The error is a [*ProtocolError]: 1002 for half a code or one that
+// may not be sent, 1007 for a reason that is not UTF-8 (RFC 6455 §5.5.1, §7.4).
+func ParseClose(payload []byte) (code CloseCode, reason string, err error) {
+	if len(payload) == 0 {
+		return CloseNone, "", nil
+	}
+	if len(payload) == 1 {
+		return CloseNone, "", errCloseShort
+	}
+	code = CloseCode(binary.BigEndian.Uint16(payload))
+	if !code.Legal() {
+		return CloseNone, "", errCloseCode
+	}
+	if !utf8.Valid(payload[2:]) {
+		return CloseNone, "", errCloseReason
+	}
+	return code, string(payload[2:]), nil
+}

@@ -1,0 +1,87 @@
+package wire
+
+import "net/http"
+
+// The headers of the upgrade request that the relay reads, as clients spell
+// them. There is deliberately no x-pyrycode-token: it is not looked at.
+const (
+	HeaderServer    = "x-pyrycode-server"
+	HeaderVersion   = "x-pyrycode-version"
+	HeaderDevice    = "x-pyrycode-device-name"
+	HeaderUserAgent = "user-agent"
+)
+
+// maxLogged is the length in bytes at which a header that is only logged is cut.
+const maxLogged = 128
+
+// BinaryHello is what a binary says of itself when it connects.
+type BinaryHello struct {
+	Server  ServerID
+	Version string // for the log only: through Printable, at most 128 bytes
+}
+
+// PhoneHello is what a phone says of itself when it connects.
+type PhoneHello struct {
+	Server ServerID
+	Device string // for the log only: through Printable, at most 128 bytes; may be empty
+}
+
+// HeaderError says which header of an upgrade request breaks which rule. It
+// never holds the header's value, so it may go to the peer and to the log.
+type HeaderError struct {
+	Header string // one of the Header constants
+	Rule   string // what is wrong, e.g. "missing or empty"
+}
+
+// Error is one line such as
+//
+//	header x-pyrycode-server: missing or empty
+func (e *HeaderError) Error() string { return "header " + e.Header + ": " + e.Rule }
+
+// ParseBinaryHello reads the headers of a binary's upgrade request. The server-id,
+// the version and the user-agent must be there. Of a header that is repeated the
+// first value counts and the others are not looked at, as with [http.Header.Get].
+// Every error is a [*HeaderError].
+func ParseBinaryHello(h http.Header) (BinaryHello, error) {
+	id, err := serverID(h)
+	if err != nil {
+		return BinaryHello{}, err
+	}
+	version := h.Get(HeaderVersion)
+	if version == "" {
+		return BinaryHello{}, missing(HeaderVersion)
+	}
+	if h.Get(HeaderUserAgent) == "" {
+		return BinaryHello{}, missing(HeaderUserAgent)
+	}
+	return BinaryHello{Server: id, Version: Printable(version, maxLogged)}, nil
+}
+
+// ParsePhoneHello reads the headers of a phone's upgrade request. The server-id
+// and the user-agent must be there, the device name may be. Repeated headers and
+// errors are as for [ParseBinaryHello].
+func ParsePhoneHello(h http.Header) (PhoneHello, error) {
+	id, err := serverID(h)
+	if err != nil {
+		return PhoneHello{}, err
+	}
+	if h.Get(HeaderUserAgent) == "" {
+		return PhoneHello{}, missing(HeaderUserAgent)
+	}
+	return PhoneHello{Server: id, Device: Printable(h.Get(HeaderDevice), maxLogged)}, nil
+}
+
+func serverID(h http.Header) (ServerID, error) {
+	id := h.Get(HeaderServer)
+	if id == "" {
+		return "", missing(HeaderServer)
+	}
+	if len(id) > MaxServerID {
+		return "", &HeaderError{Header: HeaderServer, Rule: "longer than 256 bytes"}
+	}
+	return ServerID(id), nil
+}
+
+func missing(header string) error {
+	return &HeaderError{Header: header, Rule: "missing or empty"}
+}

@@ -1,0 +1,39 @@
+package wire
+
+import (
+	"encoding/hex"
+	"fmt"
+	"io"
+)
+
+// ServerID names a binary. It is an opaque key of 1 to [MaxServerID] bytes,
+// compared byte for byte; it need not be UTF-8 and is not to be logged without
+// [Printable].
+type ServerID string
+
+// MaxServerID is the length in bytes of the longest server-id accepted.
+const MaxServerID = 256
+
+// ConnID names one phone's connection towards its binary. Every ConnID that
+// [NewConnID] makes is "c-" and 16 lower-case hexadecimal digits, so it needs
+// no escaping in JSON; to peers it is opaque.
+type ConnID string
+
+const (
+	connIDPrefix = "c-"
+	connIDBytes  = 8
+)
+
+// NewConnID makes a ConnID of the next 8 bytes of r. An id that comes back
+// within one daemon's lifetime, relay restarts included, breaks that session,
+// so in production r is crypto/rand.Reader. The error is that of r.
+func NewConnID(r io.Reader) (ConnID, error) {
+	var raw [connIDBytes]byte
+	if _, err := io.ReadFull(r, raw[:]); err != nil {
+		return "", fmt.Errorf("new conn-id: %w", err)
+	}
+	var id [len(connIDPrefix) + 2*connIDBytes]byte
+	copy(id[:], connIDPrefix)
+	hex.Encode(id[len(connIDPrefix):], raw[:])
+	return ConnID(id[:]), nil
+}

@@ -1,0 +1,56 @@
+package wire
+
+import "encoding/binary"
+
+// Opcode says what a WebSocket message is (RFC 6455 §5.2).
+type Opcode byte
+
+// The opcodes of RFC 6455; all others are reserved.
+const (
+	OpContinuation Opcode = 0
+	OpText         Opcode = 1
+	OpBinary       Opcode = 2
+	OpClose        Opcode = 8
+	OpPing         Opcode = 9
+	OpPong         Opcode = 10
+)
+
+// Control reports whether op is a control opcode: such a message is not
+// fragmented, has at most 125 bytes, and may come between fragments of another.
+func (op Opcode) Control() bool { return op&8 != 0 }
+
+// MaxHeader is the length in bytes of the longest header that the relay sends;
+// a server does not mask.
+const MaxHeader = 10
+
+// What is in the first two bytes of a header, and the bounds of RFC 6455 §5.2.
+const (
+	bitFin   = 0x80 // first byte: last fragment of its message
+	bitsRsv  = 0x70 // first byte: extensions, of which none is negotiated
+	bitsOp   = 0x0f // first byte
+	bitMask  = 0x80 // second byte: a masking key follows the length
+	bitsLen  = 0x7f // second byte: the length, or where it stands
+	len16    = 126  // the length is in the next 2 bytes
+	len64    = 127  // the length is in the next 8 bytes
+	maxShort = 125  // the longest length without either; the longest control message
+)
+
+// AppendHeader appends the header of an unmasked, unfragmented message of n
+// bytes. For a control opcode n is at most 125.
+func AppendHeader(dst []byte, op Opcode, n int) []byte {
+	first := bitFin | byte(op)
+	switch {
+	case n <= maxShort:
+		return append(dst, first, byte(n))
+	case n <= 0xffff:
+		return append(dst, first, len16, byte(n>>8), byte(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(dst, first, len64), uint64(n))
+	}
+}
+
+// AppendMessage appends a whole message, unmasked and unfragmented. For a
+// control opcode the payload is at most 125 bytes.
+func AppendMessage(dst []byte, op Opcode, payload []byte) []byte {
+	return append(AppendHeader(dst, op, len(payload)), payload...)
+}

@@ -1,0 +1,51 @@
+package wire
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// What the relay sends must be what gorilla's and every other client reads, so
+// the header is checked against the RFC's words and not against our own reader.
+func TestAppendHeader(t *testing.T) {
+	for _, tt := range []struct {
+		op   Opcode
+		n    int
+		want []byte
+	}{
+		{OpText, 0, []byte{0x81, 0}},
+		{OpPong, 125, []byte{0x8a, 125}},
+		{OpText, 126, []byte{0x81, 126, 0, 126}},
+		{OpText, 65535, []byte{0x81, 126, 0xff, 0xff}},
+		{OpText, 65536, []byte{0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0}},
+	} {
+		t.Run(fmt.Sprint(tt.op, " of ", tt.n, " bytes"), func(t *testing.T) {
+			got := AppendHeader([]byte("x"), tt.op, tt.n)
+			if !bytes.Equal(got[1:], tt.want) || got[0] != 'x' {
+				t.Errorf("AppendHeader(%d, %d) = %x; want %x", tt.op, tt.n, got, tt.want)
+			}
+			if len(got)-1 > MaxHeader {
+				t.Errorf("AppendHeader(%d, %d) is %d bytes; MaxHeader = %d", tt.op, tt.n, len(got)-1, MaxHeader)
+			}
+			payload := make([]byte, tt.n)
+			if got := AppendMessage(nil, tt.op, payload); !bytes.Equal(got, append(tt.want, payload...)) {
+				t.Errorf("AppendMessage(%d, %d bytes) is not header and payload", tt.op, tt.n)
+			}
+		})
+	}
+}
+
+func TestUnmask(t *testing.T) {
+	for n := range 100 {
+		for cut := range n + 1 {
+			masked := piece{0, bytes.Repeat([]byte("abcdefghijk"), 10)[:n], testKey}.append(nil)[6:]
+			key := unmask(masked[:cut], 0x3d21fa37)
+			unmask(masked[cut:], key)
+			if want := strings.Repeat("abcdefghijk", 10)[:n]; string(masked) != want {
+				t.Fatalf("%d bytes in parts of %d and %d: got %q; want %q", n, cut, n-cut, masked, want)
+			}
+		}
+	}
+}
