@@ -18,6 +18,7 @@ const (
 	CloseTooBig      CloseCode = 1009 // message over the limit
 	CloseInternal    CloseCode = 1011 // heartbeat missed, backlog full
 	CloseRestart     CloseCode = 1012 // the relay restarts (IANA registry)
+	CloseTryAgain    CloseCode = 1013 // too many claims wait already (IANA registry)
 
 	CloseNoServer      CloseCode = 4404 // nobody holds the server-id, or it was reclaimed
 	CloseServerInUse   CloseCode = 4409 // the server-id's holder is alive
@@ -59,6 +60,7 @@ var labels = [...]struct {
 	{1009, "1009"},
 	{1011, "1011"},
 	{1012, "1012"},
+	{1013, "1013"},
 	{4401, "4401"},
 	{4404, "4404"},
 	{4408, "4408"},

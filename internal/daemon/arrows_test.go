@@ -1,0 +1,168 @@
+package daemon
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/pyrycode/pyrycode-relay"
+
+// arrows says what the packages of this module may import of each other, in
+// code that is not a test. A package below one named here may import what
+// that one may, and its neighbours below it.
+var arrows = map[string][]string{
+	"cmd/pyrycode-relay": {"internal/daemon"},
+	"cmd/relaysim":       {"sim"},
+	"internal/wire":      {},
+	"internal/relay":     {"internal/wire"},
+	"internal/push":      {"internal/wire"},
+	"internal/cluster":   {"internal/wire", "internal/relay"},
+	"internal/daemon":    {"internal/relay", "internal/cluster", "internal/push"},
+	"sim":                {"internal/relay", "internal/wire"},
+}
+
+// goFiles calls f with every Go file below the root of the module, and its
+// path from there.
+func goFiles(t *testing.T, f func(name string, file *ast.File)) {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	set := token.NewFileSet()
+	seen := 0
+	for _, top := range []string{"cmd", "internal", "sim"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(at string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || filepath.Ext(at) != ".go" {
+				if err == nil && d.IsDir() && d.Name() == "testdata" {
+					return filepath.SkipDir
+				}
+				return err
+			}
+			file, err := parser.ParseFile(set, at, nil, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			name, err := filepath.Rel(root, at)
+			if err == nil {
+				seen++
+				f(filepath.ToSlash(name), file)
+			}
+			return err
+		})
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
+	if seen < 20 {
+		t.Fatalf("only %d Go files found", seen)
+	}
+}
+
+// above is the entry of arrows that dir belongs to.
+func above(dir string) (string, bool) {
+	for ; dir != "."; dir = path.Dir(dir) {
+		if _, ok := arrows[dir]; ok {
+			return dir, true
+		}
+	}
+	return "", false
+}
+
+func TestImportArrowsHold(t *testing.T) {
+	goFiles(t, func(name string, file *ast.File) {
+		if strings.HasSuffix(name, "_test.go") {
+			return
+		}
+		home, ok := above(path.Dir(name))
+		if !ok {
+			t.Errorf("%s: package %s is not in the table of arrows", name, path.Dir(name))
+			return
+		}
+		for _, spec := range file.Imports {
+			imported, _ := strconv.Unquote(spec.Path.Value)
+			own, ours := strings.CutPrefix(imported, module+"/")
+			if !ours {
+				if home == "internal/wire" && strings.Contains(strings.Split(imported, "/")[0], ".") {
+					t.Errorf("%s imports %s; it may import the standard library only", name, imported)
+				}
+				continue
+			}
+			target, ok := above(own)
+			if !ok || target != home && !slices.Contains(arrows[home], target) {
+				t.Errorf("%s imports %s; of this module it may import %v", name, own, arrows[home])
+			}
+		}
+	})
+}
+
+// waits are the names by which code would wait, or tell the time, behind the
+// simulator's back.
+var waits = map[string][]string{
+	"sync": {"Cond", "NewCond", "WaitGroup"},
+	"time": {"Sleep", "Now", "Since", "Until", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"},
+}
+
+// Code of internal/relay waits on its socket or on a lock that it was handed,
+// starts tasks through Runtime.Go and tells the time by Runtime.Clock. Else
+// the simulator could not decide what happens next. Only the adapter of real
+// sockets may do otherwise, and the functions of mayAll.
+func TestRelayWaitsOnlyWhereTheSimulatorSees(t *testing.T) {
+	goFiles(t, func(name string, file *ast.File) {
+		base := path.Base(name)
+		if path.Dir(name) != "internal/relay" || strings.HasSuffix(base, "_test.go") || strings.HasPrefix(base, "socket_") {
+			return
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && slices.Contains(mayAll, f.Name.Name) {
+				continue
+			}
+			ast.Inspect(d, func(n ast.Node) bool {
+				if what := hidden(n); what != "" {
+					t.Errorf("%s: %s has %s", name, declared(d), what)
+				}
+				return true
+			})
+		}
+	})
+}
+
+// mayAll may do all that hidden forbids: withDefaults names the real things;
+// the methods of prometheus.Collector get a channel, from Prometheus.
+var mayAll = []string{"withDefaults", "Describe", "Collect"}
+
+// hidden says what of n the simulator would not see, if anything.
+func hidden(n ast.Node) string {
+	switch n := n.(type) {
+	case *ast.GoStmt:
+		return "a go statement"
+	case *ast.SelectStmt:
+		return "a select"
+	case *ast.SendStmt:
+		return "a send"
+	case *ast.UnaryExpr:
+		if n.Op == token.ARROW {
+			return "a receive"
+		}
+	case *ast.ChanType:
+		return "a channel"
+	case *ast.SelectorExpr:
+		if pkg, ok := n.X.(*ast.Ident); ok && slices.Contains(waits[pkg.Name], n.Sel.Name) {
+			return pkg.Name + "." + n.Sel.Name
+		}
+	}
+	return ""
+}
+
+func declared(d ast.Decl) string {
+	if f, ok := d.(*ast.FuncDecl); ok {
+		return f.Name.Name
+	}
+	return "a declaration"
+}

@@ -1,0 +1,78 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"time"
+)
+
+// cutTime is how long connections that were cut may take to be gone: they
+// wait for nobody, so this is for a machine that is very busy.
+const cutTime = 2 * time.Second
+
+// drain ends everything: no new connections, a close for those there are,
+// and after the time for it, or on a second signal, an end without one.
+func (p *process) drain() {
+	p.ready.set("draining")
+	begun := time.Now()
+	c := p.relay.Counts()
+	p.log.Info("draining: all connections are closed with 1001", "binaries", c.Binaries, "phones", c.Phones,
+		"in_grace", c.InGrace, "at_most", p.cfg.Drain)
+
+	closed := make(chan struct{})
+	p.relay.Drain(func() { close(closed) })
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Drain)
+	defer cancel()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = p.public.Shutdown(ctx) // on timeout it is closed below
+	}()
+
+	if why := p.gone(ctx, closed, served); why != "" {
+		p.log.Warn("cutting the connections that are left", "why", why, "duration", time.Since(begun).Round(time.Millisecond))
+		cancel()
+		p.relay.Abort()
+		p.public.Close()
+		<-served
+		late := time.NewTimer(cutTime)
+		defer late.Stop()
+		select {
+		case <-closed:
+		case <-late.C:
+			p.log.Error("some connections did not end")
+		}
+		return
+	}
+	p.log.Info("drained", "duration", time.Since(begun).Round(time.Millisecond))
+}
+
+// gone waits until all sockets are closed and all requests answered, and
+// tells from time to time what it waits for. It returns why it gave up, if it
+// did.
+func (p *process) gone(ctx context.Context, closed, served <-chan struct{}) string {
+	tick := time.NewTicker(tell)
+	defer tick.Stop()
+	deadline, _ := ctx.Deadline()
+	for closed != nil || served != nil {
+		select {
+		case <-closed:
+			closed = nil
+		case <-served:
+			if ctx.Err() != nil {
+				return "time is up"
+			}
+			served = nil
+		case s := <-p.env.Signals:
+			return again(s)
+		case <-ctx.Done():
+			return "time is up"
+		case now := <-tick.C:
+			p.log.Info("still draining", "sockets_open", closed != nil, "requests_open", served != nil,
+				"left", deadline.Sub(now).Round(time.Second))
+		}
+	}
+	return ""
+}
+
+func again(s os.Signal) string { return "second signal: " + s.String() }

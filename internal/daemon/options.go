@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// EnvPrefix begins the name of every environment variable of the command.
+const EnvPrefix = "PYRYCODE_RELAY_"
+
+// EnvName is the environment variable of an option: grace is
+// PYRYCODE_RELAY_GRACE.
+func EnvName(option string) string {
+	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
+}
+
+// Option is one option of [Config], as its field's tags describe it.
+type Option struct {
+	Name    string // as on the command line, without the dashes
+	Default string
+	Unit    string
+	Help    string
+}
+
+// Options is every option of [Config], in the order of its fields.
+func Options() []Option {
+	t := reflect.TypeFor[Config]()
+	all := make([]Option, t.NumField())
+	for i := range all {
+		f := t.Field(i)
+		all[i] = Option{
+			Name:    optionName(f.Name),
+			Default: f.Tag.Get("default"),
+			Unit:    f.Tag.Get("unit"),
+			Help:    f.Tag.Get("help"),
+		}
+	}
+	return all
+}
+
+// optionName is max-conns for MaxConns.
+func optionName(field string) string {
+	var b strings.Builder
+	for i, r := range field {
+		if i > 0 && 'A' <= r && r <= 'Z' {
+			b.WriteByte('-')
+		}
+		b.WriteRune(r)
+	}
+	return strings.ToLower(b.String())
+}
+
+// DefaultConfig is what runs when nobody sets anything.
+func DefaultConfig() Config {
+	var c Config
+	v := reflect.ValueOf(&c).Elem()
+	for i, o := range Options() {
+		if err := setText(v.Field(i), o.Default); err != nil {
+			panic(fmt.Sprintf("default of --%s: %v", o.Name, err)) // a test reads them all
+		}
+	}
+	return c
+}
+
+// ParseError says that a text is no value of its type.
+type ParseError struct {
+	Rule string // what it must be
+	Fix  string // an example
+}
+
+// Error is the rule and the example.
+func (e *ParseError) Error() string { return e.Rule + "; " + e.Fix }
+
+// ParseDuration reads a duration as options are written. The error is a
+// [*ParseError].
+func ParseDuration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, &ParseError{"must be a time with its unit", "for example 30s, 1m30s or 500ms"}
+	}
+	return d, nil
+}
+
+// ParseInt reads a whole number. The error is a [*ParseError].
+func ParseInt(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, &ParseError{"must be a whole number", "for example 1000"}
+	}
+	return n, nil
+}
+
+// ParseFloat reads a number. The error is a [*ParseError].
+func ParseFloat(text string) (float64, error) {
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return 0, &ParseError{"must be a number", "for example 20 or 0.5"}
+	}
+	return f, nil
+}
+
+// setText sets one field of Config from its text.
+func setText(v reflect.Value, text string) (err error) {
+	switch p := v.Addr().Interface().(type) {
+	case *string:
+		*p = text
+	case *[]string:
+		if text != "" {
+			*p = strings.Split(text, ",")
+		}
+	case *int:
+		*p, err = ParseInt(text)
+	case *float64:
+		*p, err = ParseFloat(text)
+	case *time.Duration:
+		*p, err = ParseDuration(text)
+	case *Size:
+		*p, err = ParseSize(text)
+	default:
+		err = fmt.Errorf("no option is a %s", v.Type())
+	}
+	return err
+}

@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Problem is one thing that is wrong with a configuration.
+type Problem struct {
+	Option string // name without dashes, such as grace
+	Env    string // the environment variable the value came from; empty: the flag
+	Value  string // as given
+	Rule   string // what it must be
+	Fix    string // what to do about it
+}
+
+// Error is one sentence such as
+//
+//	--grace "0s": must be more than 0s and at most 1h0m0s; the default is 30s
+func (p Problem) Error() string {
+	var b strings.Builder
+	if p.Env != "" {
+		fmt.Fprintf(&b, "%s=%s", p.Env, quote(p.Value))
+	} else {
+		fmt.Fprintf(&b, "--%s %s", p.Option, quote(p.Value))
+	}
+	b.WriteString(": ")
+	b.WriteString(p.Rule)
+	if p.Fix != "" {
+		b.WriteString("; ")
+		b.WriteString(p.Fix)
+	}
+	return b.String()
+}
+
+// maxQuoted is how much of a bad value is worth repeating, in bytes.
+const maxQuoted = 80
+
+func quote(s string) string {
+	if len(s) > maxQuoted {
+		return strconv.Quote(strings.ToValidUTF8(s[:maxQuoted], "")) + "…"
+	}
+	return strconv.Quote(s)
+}
+
+// ConfigError is a configuration that was refused: all that is wrong with
+// it, so that one attempt is enough to mend it.
+type ConfigError struct {
+	Problems []Problem
+}
+
+// Error has one line for each problem.
+func (e *ConfigError) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,113 @@
+package daemon
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Check returns all that is wrong with c, in the order of the options; none
+// if it can run.
+func (c Config) Check() []Problem {
+	v := validator{defaults: make(map[string]string)}
+	for _, o := range Options() {
+		v.defaults[o.Name] = o.Default
+	}
+	v.address("listen", c.Listen)
+	v.address("metrics-listen", c.MetricsListen)
+	if c.Listen == c.MetricsListen && !strings.HasSuffix(c.Listen, ":0") {
+		v.add("metrics-listen", c.MetricsListen, "must differ from --listen", "operators' pages are not for the public")
+	}
+	for _, o := range c.AllowedOrigins {
+		v.origin("allowed-origins", o)
+	}
+	within(&v, "max-conns", c.MaxConns, 1, 1_000_000)
+	within(&v, "max-conns-per-address", c.MaxConnsPerAddress, 1, 1_000_000)
+	within(&v, "max-phones", c.MaxPhones, 1, 10_000)
+	within(&v, "rate", c.Rate, 0.01, 1_000_000)
+	within(&v, "burst", c.Burst, 1, 1_000_000)
+	within(&v, "phone-message", c.PhoneMessage, 1<<10, 1023<<10) // daemons drop a connection that brings 1 MiB
+	within(&v, "binary-message", c.BinaryMessage, 1<<10, 4<<20)  // a phone's whole backlog
+	within(&v, "grace", c.Grace, time.Millisecond, time.Hour)
+	within(&v, "conflict-probe", c.ConflictProbe, time.Millisecond, time.Minute)
+	within(&v, "heartbeat", c.Heartbeat, time.Millisecond, time.Hour)
+	within(&v, "message-timeout", c.MessageTimeout, time.Millisecond, time.Hour)
+	within(&v, "write-timeout", c.WriteTimeout, time.Millisecond, time.Hour)
+	within(&v, "room-timeout", c.RoomTimeout, time.Millisecond, time.Hour)
+	within(&v, "drain", c.Drain, 0, time.Hour)
+	v.oneOf("log-format", c.LogFormat, logFormats...)
+	v.oneOf("log-level", c.LogLevel, logLevels...)
+	return v.problems
+}
+
+type validator struct {
+	defaults map[string]string
+	problems []Problem
+}
+
+func (v *validator) add(option, value, rule, fix string) {
+	v.problems = append(v.problems, Problem{Option: option, Value: value, Rule: rule, Fix: fix})
+}
+
+// within demands low <= value <= high.
+func within[T cmp.Ordered](v *validator, option string, value, low, high T) {
+	if value >= low && value <= high { // so not NaN
+		return
+	}
+	v.add(option, display(value), fmt.Sprintf("must be from %s to %s", display(low), display(high)),
+		"the default is "+v.defaults[option])
+}
+
+// display is a bound the way it is typed.
+func display(value any) string {
+	switch x := value.(type) {
+	case time.Duration:
+		return shortDuration(x)
+	case float64:
+		return strconv.FormatFloat(x, 'f', -1, 64)
+	}
+	return fmt.Sprint(value)
+}
+
+// shortDuration is 1h for 1h0m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+func (v *validator) address(option, value string) {
+	_, port, err := net.SplitHostPort(value)
+	if n, perr := strconv.ParseUint(port, 10, 16); err == nil && perr == nil && n <= 65535 {
+		return
+	}
+	v.add(option, value, "must be host:port with a port from 0 to 65535",
+		"for example "+v.defaults[option]+" for this machine only or :"+v.defaults[option][strings.LastIndex(v.defaults[option], ":")+1:]+" for all its addresses")
+}
+
+func (v *validator) origin(option, value string) {
+	u, err := url.Parse(value)
+	if err == nil && u.Scheme != "" && u.Host != "" && value == strings.ToLower(u.Scheme+"://"+u.Host) {
+		return
+	}
+	v.add(option, value, "must be scheme://host or scheme://host:port in small letters, with nothing after it",
+		"for example https://app.example.com")
+}
+
+func (v *validator) oneOf(option, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	v.add(option, value, "must be "+strings.Join(allowed[:len(allowed)-1], ", ")+" or "+allowed[len(allowed)-1],
+		"the default is "+v.defaults[option])
+}

@@ -1,0 +1,178 @@
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"github.com/benbjohnson/clock"
+)
+
+// unscheduled is the index of an alarm that is not in the heap.
+const unscheduled = -1
+
+// alarmGrain is how far apart two rings are at least, unless the second is
+// urgent: it turns ten thousand heartbeats into some hundred timers.
+const alarmGrain = 20 * time.Millisecond
+
+// alarm is when one connection wants to be looked at. Guarded by the lock
+// of its alarms.
+type alarm struct {
+	conn    *conn
+	at      int64 // by Relay.now; while ringing, an earlier time asked for, or 0
+	index   int   // in the heap
+	ringing bool  // being looked at now
+	over    bool
+}
+
+// alarms holds the alarms of all connections in one heap, with one clock
+// timer for the earliest. A connection has one alarm for all its deadlines:
+// it says at each look when it wants the next. Most deadlines (a message's,
+// a write's) end long before they are due and cost nothing here.
+type alarms struct {
+	clock clock.Clock
+	now   func() int64
+
+	mu    sync.Locker // guards all below, and every alarm
+	heap  []*alarm
+	timer *clock.Timer
+	armed int64 // when timer rings; 0: it does not
+}
+
+// wake asks that a rings at the latest at at.
+func (as *alarms) wake(a *alarm, at int64) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	switch {
+	case a.over:
+		return
+	case a.ringing:
+		if a.at == 0 || at < a.at {
+			a.at = at
+		}
+		return
+	case a.index == unscheduled:
+		a.at = at
+		as.push(a)
+	case at < a.at:
+		a.at = at
+		as.up(a.index)
+	default:
+		return
+	}
+	as.arm()
+}
+
+// cancel takes a out for good.
+func (as *alarms) cancel(a *alarm) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	a.over = true
+	if a.index != unscheduled {
+		as.remove(a.index)
+	}
+	as.arm()
+}
+
+// ring looks at all connections whose time has come. It is the timer's
+// task. A ring that comes too late, because a later timer took its place,
+// finds what is due or nothing; both are right.
+func (as *alarms) ring() {
+	as.mu.Lock()
+	as.armed = 0
+	for {
+		now := as.now()
+		if len(as.heap) == 0 || as.heap[0].at > now {
+			break
+		}
+		a := as.heap[0]
+		as.remove(0)
+		a.ringing, a.at = true, 0
+		as.mu.Unlock()
+		next := a.conn.tick(now)
+		as.mu.Lock()
+		a.ringing = false
+		if a.over {
+			continue
+		}
+		if a.at == 0 || next < a.at {
+			a.at = next
+		}
+		a.at = max(a.at, now+1) // or this loop would not end
+		as.push(a)
+	}
+	as.arm()
+	as.mu.Unlock()
+}
+
+// arm sees to it that the timer rings for the earliest alarm. The lock is
+// held.
+func (as *alarms) arm() {
+	if len(as.heap) == 0 {
+		if as.timer != nil && as.armed != 0 {
+			as.timer.Stop()
+			as.armed = 0
+		}
+		return
+	}
+	at := as.heap[0].at
+	if as.armed != 0 && as.armed <= at+int64(alarmGrain) {
+		return // if that is too early, it will find nothing and arm the next
+	}
+	if as.timer != nil && as.armed != 0 {
+		as.timer.Stop()
+	}
+	wait := max(at-as.now(), 0) + int64(alarmGrain)/2
+	as.armed = as.now() + wait
+	as.timer = as.clock.AfterFunc(time.Duration(wait), as.ring)
+}
+
+func (as *alarms) push(a *alarm) {
+	a.index = len(as.heap)
+	as.heap = append(as.heap, a)
+	as.up(a.index)
+}
+
+func (as *alarms) remove(i int) {
+	a, last := as.heap[i], len(as.heap)-1
+	as.swap(i, last)
+	as.heap[last] = nil
+	as.heap = as.heap[:last]
+	a.index = unscheduled
+	if i < last {
+		as.down(i)
+		as.up(i)
+	}
+}
+
+func (as *alarms) up(i int) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if as.heap[parent].at <= as.heap[i].at {
+			return
+		}
+		as.swap(i, parent)
+		i = parent
+	}
+}
+
+func (as *alarms) down(i int) {
+	for {
+		child := 2*i + 1
+		if child >= len(as.heap) {
+			return
+		}
+		if child+1 < len(as.heap) && as.heap[child+1].at < as.heap[child].at {
+			child++
+		}
+		if as.heap[i].at <= as.heap[child].at {
+			return
+		}
+		as.swap(i, child)
+		i = child
+	}
+}
+
+func (as *alarms) swap(i, j int) {
+	as.heap[i], as.heap[j] = as.heap[j], as.heap[i]
+	as.heap[i].index, as.heap[j].index = i, j
+}

@@ -1,0 +1,225 @@
+package relay
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// binary is one binary's connection: the holder of a slot, or a claimant
+// that waits for its incumbent to be probed.
+type binary struct {
+	conn
+	server  wire.ServerID
+	version string
+	began   time.Time
+
+	phones routes
+	probe  probe
+	ended  atomic.Bool
+}
+
+// routes is where a binary's frames go: the phones that may be named in its
+// envelopes. The registry decides who is joined; this spares its lock a
+// visit per frame.
+type routes struct {
+	mu sync.Locker // guards m
+	m  map[wire.ConnID]*phone
+}
+
+func (rs *routes) add(p *phone) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if p.ended.Load() {
+		return // evicted between its join and now
+	}
+	if rs.m == nil {
+		rs.m = make(map[wire.ConnID]*phone)
+	}
+	rs.m[p.id] = p
+}
+
+func (rs *routes) remove(p *phone) {
+	rs.mu.Lock()
+	delete(rs.m, p.id)
+	rs.mu.Unlock()
+}
+
+func (rs *routes) find(id []byte) *phone {
+	rs.mu.Lock()
+	p := rs.m[wire.ConnID(id)]
+	rs.mu.Unlock()
+	return p
+}
+
+// serveBinary is GET /v1/server: a binary claims a server-id.
+func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
+	hello, err := wire.ParseBinaryHello(req.Header)
+	sock, from, ok := r.admit(w, req, doorBinary, err)
+	if !ok {
+		return
+	}
+	b := &binary{server: hello.Server, version: hello.Version, began: r.rt.Clock.Now()}
+	b.phones.mu = r.rt.NewLock("routes")
+	b.probe.mu = r.rt.NewLock("probe")
+	b.init(r, sock, from, b, &r.binaryLimits, r.cfg.BinaryOutbox, r.binaryShare)
+	r.adopt(&b.conn)
+	r.claim(b)
+}
+
+// claim tries to give b its slot. If another binary holds it, that one is
+// probed, and the verdict goes on from here.
+func (r *Relay) claim(b *binary) {
+	for {
+		c := r.registry.Claim(b.server, b)
+		if c.Outcome != Held {
+			r.settle(b, c, nil)
+			return
+		}
+		if c.Incumbent.challenge(b) {
+			return
+		}
+		// It ended between the two. Should it have won its slot only after
+		// it was lost, it is let go of here; else this does nothing.
+		r.registry.Release(b.server, c.Incumbent)
+	}
+}
+
+// settle carries out what the registry decided on b. displaced is who held
+// the slot until a takeover.
+func (r *Relay) settle(b *binary, c Claim[*binary, *phone], displaced *binary) {
+	switch c.Outcome {
+	case Claimed, Reclaimed, TakenOver:
+		for _, p := range c.Evicted {
+			p.evict(wire.CloseNoServer, wire.ReasonReclaimed)
+		}
+		if b.ended.Load() { // lost while it waited
+			r.registry.Release(b.server, b)
+		}
+		b.startReading()
+		if displaced != nil {
+			displaced.displace()
+		}
+		r.metrics.upgrade(doorBinary, outcomeAccept)
+		switch c.Outcome {
+		case Reclaimed:
+			r.metrics.reclaims.Inc()
+		case TakenOver:
+			r.metrics.takeovers.Inc()
+			r.log.serverTakeover(b)
+		}
+		r.log.serverClaimed(b)
+	case Held:
+		b.refuse(wire.CloseServerInUse, wire.ReasonServerInUse)
+		r.metrics.upgrade(doorBinary, outcomeInUse)
+		r.metrics.refused[refusedInUse].Inc()
+		r.metrics.conflicts.Inc()
+		r.log.serverConflict(b)
+	case Refused:
+		b.refuse(wire.CloseGoingAway, wire.ReasonShuttingDown)
+		r.metrics.upgrade(doorBinary, outcomeDraining)
+	case Vacant:
+		r.claim(b)
+	}
+}
+
+// refuse closes a binary that never held its slot.
+func (b *binary) refuse(code wire.CloseCode, reason string) {
+	b.ended.Store(true)
+	b.close(code, reason, false)
+}
+
+// displace closes a binary whose slot another one has taken over.
+func (b *binary) displace() {
+	b.end(wire.CloseInternal, wire.ReasonHeartbeat)
+	b.close(wire.CloseInternal, wire.ReasonHeartbeat, false)
+}
+
+// message carries out one envelope. What is wrong with it costs the frame,
+// never the connection: the binary's other phones need it.
+func (b *binary) message(payload []byte) bool {
+	env, err := wire.ParseEnvelope(payload)
+	switch {
+	case err != nil:
+		b.drop(dropEnvelope, err.Error())
+	case len(env.ConnID) == 0 && env.Push != nil:
+		b.drop(dropPushOff, "push is off")
+	case len(env.ConnID) == 0:
+		b.drop(dropEnvelope, "envelope has neither conn_id nor push_wake")
+	case env.Frame == nil && env.CloseCode == 0:
+		b.drop(dropEnvelope, "envelope has neither frame nor close_code")
+	default:
+		if p := b.phones.find(env.ConnID); p != nil {
+			b.deliver(p, env)
+		} else {
+			b.drop(dropUnknownPhone, "no phone with that conn_id")
+		}
+	}
+	return true
+}
+
+// deliver hands env to p: first the frame, then the close.
+func (b *binary) deliver(p *phone, env wire.Envelope) {
+	if env.Frame != nil {
+		v, first := p.out.put(nil, nil, env.Frame, "")
+		if first {
+			b.dirty = append(b.dirty, &p.out)
+		}
+		switch v {
+		case full:
+			b.relay.metrics.dropped[dropPhoneBacklog].Inc()
+			p.fail(wire.CloseInternal, wire.ReasonPhoneBacklog)
+			return
+		case closed:
+			b.relay.metrics.dropped[dropClosed].Inc()
+			return
+		}
+	}
+	if env.CloseCode != 0 {
+		code := wire.CloseInternal
+		if c := wire.CloseCode(env.CloseCode); int(c) == env.CloseCode && c.Legal() {
+			code = c
+		}
+		p.dismiss(code)
+	}
+}
+
+// drop counts and logs a frame that goes nowhere.
+func (b *binary) drop(why dropReason, err string) {
+	b.relay.metrics.dropped[why].Inc()
+	b.relay.log.envelopeDropped(b, err)
+}
+
+func (b *binary) wrote(frames int) { b.relay.metrics.forwarded[toBinary].Add(float64(frames)) }
+
+// await and starved never happen: a binary's messages are always taken.
+func (b *binary) await([]byte) bool { return true }
+func (b *binary) starved()          {}
+
+func (b *binary) gone(code wire.CloseCode) { b.end(code, "") }
+
+func (b *binary) fail(code wire.CloseCode, reason string) {
+	if b.end(code, reason) {
+		b.close(code, reason, false)
+	}
+}
+
+// end lets go of the slot, once, before the socket closes: a binary that
+// redials must not meet its own dying connection and be refused. Claimants
+// that waited for its answer try again.
+func (b *binary) end(code wire.CloseCode, reason string) bool {
+	if b.ended.Swap(true) {
+		return false
+	}
+	released := b.relay.registry.Release(b.server, b)
+	for _, rival := range b.probe.finish() {
+		b.relay.rt.Go("claim", func() { b.relay.claim(rival) })
+	}
+	if released {
+		b.relay.log.serverReleased(b, code, reason)
+	}
+	return true
+}

@@ -1,0 +1,146 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+)
+
+// Why the census has no place.
+var (
+	errDraining    = errors.New("the relay is shutting down")
+	errFull        = errors.New("the relay has all the connections it may have")
+	errAddressFull = errors.New("this address has all the connections it may have")
+)
+
+// census knows every connection from its upgrade to the closing of its
+// socket, the ones included that are in no slot yet or any more. It keeps
+// the caps and tells when a drain has come to its end.
+type census struct {
+	max, maxPerAddress int
+
+	mu       sync.Locker // guards all below
+	places   int         // taken, by upgrades under way too
+	byAddr   map[netip.Addr]int
+	conns    map[*conn]uint64 // each with when it was added
+	added    uint64
+	draining bool
+	aborted  bool
+	empty    func() // called once when draining and no place is taken
+}
+
+func newCensus(cfg Config) census {
+	return census{
+		max:           cfg.MaxConns,
+		maxPerAddress: cfg.MaxConnsPerAddress,
+		mu:            cfg.Runtime.NewLock("census"),
+		byAddr:        make(map[netip.Addr]int),
+		conns:         make(map[*conn]uint64),
+	}
+}
+
+// take takes a place for an upgrade from a.
+func (s *census) take(a netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	// Full is said before draining, as the contract orders its gates.
+	case s.places >= s.max:
+		return errFull
+	case s.byAddr[a] >= s.maxPerAddress:
+		return errAddressFull
+	case s.draining:
+		return errDraining
+	}
+	s.places++
+	s.byAddr[a]++
+	return nil
+}
+
+// leave gives back a place that was taken for a.
+func (s *census) leave(a netip.Addr) {
+	s.mu.Lock()
+	s.places--
+	if s.byAddr[a]--; s.byAddr[a] == 0 {
+		delete(s.byAddr, a)
+	}
+	done := s.ifEmpty()
+	s.mu.Unlock()
+	done()
+}
+
+// add enters c. It reports false if all have been aborted, c too then.
+func (s *census) add(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.added++
+	s.conns[c] = s.added
+	return !s.aborted
+}
+
+// remove takes out c and gives back its place.
+func (s *census) remove(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.leave(c.from)
+}
+
+// drain ends admission.
+func (s *census) drain() {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+}
+
+// whenEmpty has done called once no place is taken any more.
+func (s *census) whenEmpty(done func()) {
+	s.mu.Lock()
+	s.empty = done
+	done = s.ifEmpty()
+	s.mu.Unlock()
+	done()
+}
+
+// ifEmpty returns what is to be called now. The lock is held.
+func (s *census) ifEmpty() func() {
+	if s.empty == nil || s.places > 0 {
+		return func() {}
+	}
+	done := s.empty
+	s.empty = nil
+	return done
+}
+
+// abort returns all connections there are, in the order they were added;
+// those that come later are refused.
+func (s *census) abort() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aborted = true
+	return inOrder(s.conns)
+}
+
+// check compares the open sockets with what the registry counts: everyone
+// in a slot has a socket; a socket may be in none, on its way in or out.
+func (s *census) check(counts func() Counts) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	places, conns, byAddr := s.places, len(s.conns), 0
+	for _, n := range s.byAddr {
+		byAddr += n
+	}
+	// Under the lock: a connection is in the census before it is in a slot
+	// and leaves it after.
+	c := counts()
+	switch {
+	case places != byAddr:
+		return fmt.Errorf("census: %d places taken; %d by address", places, byAddr)
+	case conns > places:
+		return fmt.Errorf("census: %d connections; %d places", conns, places)
+	case c.Binaries+c.Phones > conns:
+		return fmt.Errorf("registry counts %d binaries and %d phones; %d sockets are open", c.Binaries, c.Phones, conns)
+	}
+	return nil
+}

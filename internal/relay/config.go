@@ -1,0 +1,149 @@
+package relay
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Config says how a Relay behaves. The zero value of every field is its
+// default, so Config{} is a relay with the contract's limits.
+type Config struct {
+	// Runtime is what the relay borrows: clock, locks, goroutines, ids.
+	Runtime Runtime
+
+	// Log gets one record per event. Nil discards them.
+	Log *slog.Logger
+
+	// Version is shown in /healthz.
+	Version string
+
+	// Upgrade answers an upgrade request and returns the socket below it; on
+	// error it has given the answer. Nil means a real WebSocket handshake.
+	Upgrade func(http.ResponseWriter, *http.Request) (Socket, error)
+
+	// AllowedOrigins are the Origin header values that may connect, compared
+	// without regard to case. A request with another Origin gets 403; one
+	// without, as native clients send, passes. Empty means none.
+	AllowedOrigins []string
+
+	// Grace is how long a slot outlives its binary. Zero means 30 s.
+	Grace time.Duration
+
+	// Probe is how long a binary that holds a slot has to answer when a rival
+	// claims it. Zero means 3 s.
+	Probe time.Duration
+
+	// Heartbeat is the time between pings, and the time a pong has. Zero
+	// means 30 s.
+	Heartbeat time.Duration
+
+	// MessageTimeout is the time from a message's first byte to its last.
+	// Zero means 30 s.
+	MessageTimeout time.Duration
+
+	// WriteTimeout is how long one write may wait. Zero means 10 s.
+	WriteTimeout time.Duration
+
+	// RoomTimeout is how long a phone may wait for room towards its binary.
+	// Zero means 10 s.
+	RoomTimeout time.Duration
+
+	// Linger is how long a peer has to answer a close message before its
+	// socket is cut. Zero means 2 s.
+	Linger time.Duration
+
+	// MaxPhones is how many phones may join one server-id. Zero means 16.
+	MaxPhones int
+
+	// MaxConns is how many connections there may be at once. Zero means
+	// 10,000.
+	MaxConns int
+
+	// MaxConnsPerAddress is how many of them one address may have; an IPv6
+	// address stands for its /64. Zero means 1,000.
+	MaxConnsPerAddress int
+
+	// Rate and Burst bound the upgrades of one address: so many per second,
+	// after so many at once. Zero means 20 and 200.
+	Rate  float64
+	Burst int
+
+	// PhoneMessage and BinaryMessage bound one message from a peer, in bytes.
+	// Zero means 256 KiB and 4 MiB.
+	PhoneMessage  int
+	BinaryMessage int
+
+	// Fragments bounds the fragments of one message. Zero means 1,024.
+	Fragments int
+
+	// PhoneOutbox and BinaryOutbox bound what waits to be written to one
+	// peer, in bytes. Zero means 4 MiB and 16 MiB.
+	PhoneOutbox  int
+	BinaryOutbox int
+}
+
+func (c Config) withDefaults() Config {
+	c.Runtime = c.Runtime.withDefaults()
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Upgrade == nil {
+		c.Upgrade = upgradeHTTP
+	}
+	c.Grace = cmp.Or(c.Grace, DefaultGrace)
+	c.Probe = cmp.Or(c.Probe, 3*time.Second)
+	c.Heartbeat = cmp.Or(c.Heartbeat, 30*time.Second)
+	c.MessageTimeout = cmp.Or(c.MessageTimeout, 30*time.Second)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, 10*time.Second)
+	c.RoomTimeout = cmp.Or(c.RoomTimeout, 10*time.Second)
+	c.Linger = cmp.Or(c.Linger, 2*time.Second)
+	c.MaxPhones = cmp.Or(c.MaxPhones, DefaultMaxPhones)
+	c.MaxConns = cmp.Or(c.MaxConns, 10_000)
+	c.MaxConnsPerAddress = cmp.Or(c.MaxConnsPerAddress, 1_000)
+	c.Rate = cmp.Or(c.Rate, 20)
+	c.Burst = cmp.Or(c.Burst, 200)
+	c.PhoneMessage = cmp.Or(c.PhoneMessage, 256<<10)
+	c.BinaryMessage = cmp.Or(c.BinaryMessage, 4<<20)
+	c.Fragments = cmp.Or(c.Fragments, 1_024)
+	c.PhoneOutbox = cmp.Or(c.PhoneOutbox, 4<<20)
+	c.BinaryOutbox = cmp.Or(c.BinaryOutbox, 16<<20)
+	return c
+}
+
+// validate joins all that is wrong with c, which has its defaults.
+func (c Config) validate() error {
+	var errs []error
+	for _, f := range []struct {
+		name string
+		ok   bool
+		rule string
+		got  any
+	}{
+		{"Grace", c.Grace > 0, "positive", c.Grace},
+		{"Probe", c.Probe > 0, "positive", c.Probe},
+		{"Heartbeat", c.Heartbeat > 0, "positive", c.Heartbeat},
+		{"MessageTimeout", c.MessageTimeout > 0, "positive", c.MessageTimeout},
+		{"WriteTimeout", c.WriteTimeout > 0, "positive", c.WriteTimeout},
+		{"RoomTimeout", c.RoomTimeout > 0, "positive", c.RoomTimeout},
+		{"Linger", c.Linger > 0, "positive", c.Linger},
+		{"MaxPhones", c.MaxPhones > 0, "at least 1", c.MaxPhones},
+		{"MaxConns", c.MaxConns > 0, "at least 1", c.MaxConns},
+		{"MaxConnsPerAddress", c.MaxConnsPerAddress > 0, "at least 1", c.MaxConnsPerAddress},
+		{"Rate", c.Rate > 0, "positive", c.Rate},
+		{"Burst", c.Burst > 0, "at least 1", c.Burst},
+		{"PhoneMessage", c.PhoneMessage > 0 && c.PhoneMessage <= 1<<20-1<<10, "from 1 byte to 1 MiB less 1 KiB, since binaries drop their connection above 1 MiB", c.PhoneMessage},
+		{"BinaryMessage", c.BinaryMessage > 0, "at least 1 byte", c.BinaryMessage},
+		{"Fragments", c.Fragments > 0, "at least 1", c.Fragments},
+		{"PhoneOutbox", c.PhoneOutbox > 0, "at least 1 byte", c.PhoneOutbox},
+		{"BinaryOutbox", c.BinaryOutbox >= 2<<20, "at least 2 MiB, so that any frame of a phone fits", c.BinaryOutbox},
+	} {
+		if !f.ok {
+			errs = append(errs, fmt.Errorf("%s is %v; it must be %s", f.name, f.got, f.rule))
+		}
+	}
+	return errors.Join(errs...)
+}

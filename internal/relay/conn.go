@@ -1,0 +1,319 @@
+package relay
+
+import (
+	endian "encoding/binary"
+	"errors"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// controlBudget is how many control messages a peer may send between two
+// heartbeats. Honest peers send a handful.
+const controlBudget = 1024
+
+// yieldBelow is how little a read must have brought for its reader to let
+// others go first: what they put meanwhile then leaves in the same write.
+// With more than this in hand the write is worth its system call already.
+const yieldBelow = 16 << 10
+
+// role is what a conn is for: a binary or a phone.
+type role interface {
+	// message takes one data message; payload is valid during the call.
+	// False means there is no room: the conn parks and calls await.
+	message(payload []byte) bool
+
+	// await arranges that startReading is called when payload may be
+	// offered again. True means that it has been taken after all.
+	await(payload []byte) bool
+
+	// starved says that the conn has been parked for too long.
+	starved()
+
+	// pong hears the answer to ping n or, if n is 0, any other pong.
+	pong(n uint64)
+
+	// gone says that the peer ended the connection, with code or, for
+	// CloseNone, without one. Only the first gone or fail counts.
+	gone(code wire.CloseCode)
+
+	// fail closes the connection because of what the peer did or failed to do.
+	fail(code wire.CloseCode, reason string)
+
+	// wrote counts frames that are on the wire.
+	wrote(frames int)
+}
+
+// conn is one WebSocket connection after its upgrade. It moves bytes and
+// watches the clock; its role decides. One task at most reads. While there
+// is nothing to hand on to (parked) none does, and the right to read waits
+// for whoever swaps parked to false, which is what startReading does. A new
+// conn is parked.
+type conn struct {
+	relay  *Relay
+	sock   Socket
+	role   role
+	limits *wire.Limits
+	from   netip.Addr // charged for the connection
+	out    outbox
+
+	parked  atomic.Bool
+	closing atomic.Bool // a close message is queued, or the socket is closed
+	left    atomic.Bool // the peer sent its close message
+	aborted atomic.Bool
+
+	// Owned by the reader; when it parks, by the next one.
+	asm   wire.Assembler
+	rest  []byte    // read, not yet digested
+	held  []byte    // a message there was no room for
+	buf   *Buffer   // what rest is in, if borrowed
+	dirty []*outbox // to flush before the next read
+
+	// For the clock; times by Relay.now, 0: not so.
+	alarm        alarm
+	messageSince atomic.Int64 // a message began and is not whole
+	writeSince   atomic.Int64 // a write waits
+	roomSince    atomic.Int64 // parked for want of room
+	partedSince  atomic.Int64 // our close message is out
+	controls     atomic.Int32 // control messages since the last heartbeat
+	heard        atomic.Int64 // the last time anything came
+	answered     atomic.Bool  // a pong came since the last ping
+	pinged       bool         // owned by tick: a ping is out that must be answered
+	nextPing     int64        // owned by tick
+}
+
+// init sets c up; nothing is read before startReading.
+func (c *conn) init(r *Relay, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, share int) {
+	c.relay, c.sock, c.from, c.role, c.limits = r, sock, from, as, limits
+	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, share: share, on: c, mu: r.rt.NewLock("outbox")}
+	c.parked.Store(true)
+	c.nextPing = r.now() + int64(r.cfg.Heartbeat)
+	c.alarm = alarm{conn: c, index: unscheduled}
+	r.alarms.wake(&c.alarm, c.nextPing)
+}
+
+// startReading starts the reader unless there is one.
+func (c *conn) startReading() {
+	if c.parked.CompareAndSwap(true, false) {
+		c.relay.rt.Go("reader", c.read)
+	}
+}
+
+// read is the reader task. It ends when the connection is over, or parked.
+func (c *conn) read() {
+	c.roomSince.Store(0)
+	for {
+		if c.held == nil && len(c.rest) == 0 {
+			b, n, err := c.sock.Read()
+			if err != nil {
+				c.over()
+				return
+			}
+			c.buf, c.rest = b, b[:n]
+			c.heard.Store(c.relay.now())
+		}
+		few := len(c.rest) < yieldBelow
+		if !c.digest() && c.park() {
+			return
+		}
+		if len(c.rest) == 0 && c.held == nil {
+			c.freeBuffer()
+		}
+		if len(c.dirty) > 0 {
+			if few {
+				runtime.Gosched()
+			}
+			c.flushDirty()
+		}
+	}
+}
+
+// digest hands on what has been read. False means that c.held could not be.
+func (c *conn) digest() bool {
+	if c.closing.Load() {
+		c.rest, c.held = nil, nil // only the end counts now
+		return true
+	}
+	if c.held != nil {
+		if !c.role.message(c.held) {
+			return false
+		}
+		c.held = nil
+	}
+	whole := false
+	for !c.closing.Load() {
+		m, rest, err := c.asm.Next(c.rest, c.limits)
+		c.rest = rest
+		if err != nil {
+			if pe, ok := errors.AsType[*wire.ProtocolError](err); ok {
+				c.role.fail(pe.Code, pe.Reason)
+			}
+			c.closing.Store(true) // nothing after a breach counts, whoever closes
+			return true
+		}
+		switch m.Op {
+		case wire.OpContinuation:
+			c.note(whole)
+			return true
+		case wire.OpText, wire.OpBinary:
+			whole = true
+			if !c.role.message(m.Payload) {
+				c.held = m.Payload
+				return false
+			}
+		default:
+			c.control(m)
+		}
+	}
+	return true
+}
+
+// note keeps the time since which a message has been on its way: from its
+// first byte, whatever control messages come between.
+func (c *conn) note(whole bool) {
+	since := c.messageSince.Load()
+	switch {
+	case !c.asm.Pending():
+		if since != 0 {
+			c.messageSince.Store(0)
+		}
+	case since == 0 || whole:
+		c.messageSince.Store(c.relay.now())
+	}
+}
+
+// control handles a ping, pong or close.
+func (c *conn) control(m wire.Message) {
+	if c.controls.Add(1) > controlBudget {
+		c.role.fail(wire.ClosePolicy, "too many control messages")
+		return
+	}
+	switch m.Op {
+	case wire.OpPing:
+		if c.out.putPong(m.Payload) {
+			c.dirty = append(c.dirty, &c.out)
+		}
+	case wire.OpPong:
+		c.answered.Store(true)
+		if len(m.Payload) == 8 {
+			c.role.pong(endian.BigEndian.Uint64(m.Payload))
+		}
+	case wire.OpClose:
+		code, _, err := wire.ParseClose(m.Payload)
+		if pe, ok := errors.AsType[*wire.ProtocolError](err); ok {
+			c.role.fail(pe.Code, pe.Reason)
+			c.closing.Store(true)
+			return
+		}
+		c.relay.metrics.closed(sidePeer, code)
+		c.left.Store(true)
+		c.role.gone(code)
+		c.close(code, "", false)
+	}
+}
+
+// park gives up the right to read and reports whether the reader must end.
+// From the swap on nothing of the reader's may be touched, unless the right
+// is won back.
+func (c *conn) park() bool {
+	c.held = append([]byte(nil), c.held...)
+	c.rest = append([]byte(nil), c.rest...)
+	c.freeBuffer()
+	c.flushDirty()
+	held := c.held
+	c.parked.Store(true)
+	done := c.role.await(held)
+	if !done && !c.closing.Load() {
+		return true
+	}
+	if !c.parked.CompareAndSwap(true, false) {
+		return true // somebody else reads already
+	}
+	if done {
+		c.held = nil
+	}
+	return false
+}
+
+func (c *conn) freeBuffer() {
+	if c.buf != nil {
+		c.buf.Free()
+		c.buf = nil
+	}
+}
+
+func (c *conn) flushDirty() {
+	for i, o := range c.dirty {
+		o.flush()
+		c.dirty[i] = nil
+	}
+	c.dirty = c.dirty[:0]
+}
+
+// close queues a close message, once; behind all that is queued if after,
+// in place of it otherwise. The peer gets Linger to answer.
+func (c *conn) close(code wire.CloseCode, reason string, after bool) {
+	dropped, ok, first := c.out.finish(code, reason, after)
+	c.closing.Store(true)
+	if !ok {
+		return
+	}
+	c.relay.metrics.closed(sideRelay, code)
+	c.relay.metrics.dropped[dropClosed].Add(float64(dropped))
+	if first {
+		c.out.flush()
+	}
+	c.startReading()
+}
+
+// abort closes the socket without a word.
+func (c *conn) abort() {
+	if c.aborted.Swap(true) {
+		return
+	}
+	c.closing.Store(true)
+	c.relay.metrics.dropped[dropClosed].Add(float64(c.out.kill()))
+	_ = c.sock.Close() // what would an error tell?
+	c.startReading()
+}
+
+// over is the reader's last act: the peer cannot be read any more.
+func (c *conn) over() {
+	c.flushDirty()
+	c.role.gone(wire.CloseNone)
+	c.abort()
+	c.asm.Discard()
+	c.relay.alarms.cancel(&c.alarm)
+	c.relay.forget(c)
+}
+
+// written, waiting, parted and broken make a conn the owner of its outbox.
+
+func (c *conn) written(frames int) { c.role.wrote(frames) }
+
+func (c *conn) waiting(yes bool) {
+	if !yes {
+		c.writeSince.Store(0)
+		return
+	}
+	now := c.relay.now()
+	c.writeSince.Store(now)
+	c.relay.alarms.wake(&c.alarm, now+int64(c.relay.cfg.WriteTimeout))
+}
+
+func (c *conn) parted() {
+	if c.left.Load() {
+		c.abort()
+		return
+	}
+	// Half-closed, not closed: closing with something unread would reset
+	// the connection and could destroy the close message on its way.
+	_ = c.sock.CloseWrite()
+	now := c.relay.now()
+	c.partedSince.Store(now)
+	c.relay.alarms.wake(&c.alarm, now+int64(c.relay.cfg.Linger))
+}
+
+func (c *conn) broken() { c.abort() }

@@ -1,0 +1,145 @@
+package relay
+
+import (
+	"errors"
+	"math"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// retryAfter is what a client is told to wait when the relay is full or
+// draining, in seconds. Clients add a backoff of their own.
+const retryAfter = 5
+
+// bucketsPerGeneration bounds the memory of the rate limit. With more
+// addresses than that the oldest are forgotten and start afresh.
+const bucketsPerGeneration = 32 << 10
+
+// gate bounds the upgrades of each address.
+type gate struct {
+	limit rate.Limit
+	burst int
+
+	mu         sync.Locker // guards all below
+	young, old map[netip.Addr]*rate.Limiter
+}
+
+func newGate(cfg Config) gate {
+	return gate{
+		limit: rate.Limit(cfg.Rate),
+		burst: cfg.Burst,
+		mu:    cfg.Runtime.NewLock("gate"),
+		young: make(map[netip.Addr]*rate.Limiter),
+	}
+}
+
+// pass takes one from a's allowance, or says how long until there is one.
+func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.young[a]
+	if l == nil {
+		if l = g.old[a]; l == nil {
+			l = rate.NewLimiter(g.limit, g.burst)
+		}
+		if len(g.young) >= bucketsPerGeneration {
+			g.old, g.young = g.young, make(map[netip.Addr]*rate.Limiter)
+		}
+		g.young[a] = l
+	}
+	if l.AllowN(now, 1) {
+		return true, 0
+	}
+	missing := 1 - l.TokensAt(now)
+	return false, time.Duration(missing / float64(g.limit) * float64(time.Second))
+}
+
+// admit takes an upgrade request through the gates, outermost first, and
+// upgrades it. helloErr is what was wrong with its headers. If ok, a place
+// in the census is taken; otherwise the request has been answered and
+// counted.
+func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr error) (sock Socket, from netip.Addr, ok bool) {
+	from = clientAddr(req)
+	if pass, wait := r.gate.pass(from, r.rt.Clock.Now()); !pass {
+		secs := int(math.Ceil(wait.Seconds()))
+		refuse(w, http.StatusTooManyRequests, max(secs, 1), "too many connection attempts from this address")
+		r.metrics.upgrade(d, outcomeRate)
+		r.metrics.refused[refusedRate].Inc()
+		r.log.refused("rate_limited", from, d, nil)
+		return nil, from, false
+	}
+	if err := r.census.take(from); err != nil {
+		refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
+		if errors.Is(err, errDraining) {
+			r.metrics.upgrade(d, outcomeDraining)
+			return nil, from, false
+		}
+		r.metrics.upgrade(d, outcomeCapacity)
+		r.log.refused("conn_cap_reached", from, d, err)
+		return nil, from, false
+	}
+	defer func() {
+		if !ok {
+			r.census.leave(from)
+		}
+	}()
+	if helloErr != nil {
+		refuse(w, http.StatusBadRequest, 0, helloErr.Error())
+		r.metrics.upgrade(d, outcomeHeaders)
+		return nil, from, false
+	}
+	if !r.originAllowed(req) {
+		refuse(w, http.StatusForbidden, 0, "header origin: not on the list of allowed origins")
+		r.metrics.upgrade(d, outcomeOrigin)
+		return nil, from, false
+	}
+	sock, err := r.cfg.Upgrade(w, req)
+	if err != nil {
+		r.metrics.upgrade(d, outcomeHandshake)
+		return nil, from, false
+	}
+	return sock, from, true
+}
+
+// originAllowed reports whether a browser may have sent req. Browsers cannot
+// set the headers the doors ask for, but a page could still try.
+func (r *Relay) originAllowed(req *http.Request) bool {
+	origins := req.Header.Values("Origin")
+	for _, o := range origins {
+		if !slices.ContainsFunc(r.cfg.AllowedOrigins, func(a string) bool { return strings.EqualFold(a, o) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// refuse answers a request that is not upgraded.
+func refuse(w http.ResponseWriter, status, retryAfter int, sentence string) {
+	if retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	http.Error(w, sentence, status)
+}
+
+// clientAddr is who is charged for a request: the peer's address, an IPv6
+// one cut to its /64, which is what one customer usually has.
+func clientAddr(req *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(req.RemoteAddr)
+	if err != nil {
+		return netip.Addr{} // not IP: all such share one allowance
+	}
+	a := ap.Addr().Unmap().WithZone("")
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}

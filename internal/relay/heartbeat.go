@@ -1,0 +1,68 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// tick looks at one connection: has anything taken too long, is a ping due?
+// It returns when to look again. The alarms call it, one call at a time per
+// connection.
+func (c *conn) tick(now int64) (next int64) {
+	cfg := &c.relay.cfg
+	next = now + int64(cfg.Heartbeat)
+	// due reports whether what began at since has lasted d, and otherwise
+	// sees to it that the next look comes when it will have.
+	due := func(since int64, d time.Duration) bool {
+		if since == 0 {
+			return false
+		}
+		next = min(next, since+int64(d))
+		return now >= since+int64(d)
+	}
+	switch {
+	case due(c.writeSince.Load(), cfg.WriteTimeout):
+		c.role.fail(wire.CloseInternal, "write timeout")
+		c.abort() // a close message would wait behind that write
+		return next
+	case due(c.partedSince.Load(), cfg.Linger):
+		c.abort()
+		return next
+	case c.closing.Load():
+		return next
+	case due(c.messageSince.Load(), cfg.MessageTimeout):
+		c.role.fail(wire.ClosePolicy, "message took too long")
+		return next
+	case due(c.roomSince.Load(), cfg.RoomTimeout):
+		c.roomSince.Store(0)
+		c.role.starved()
+		return next
+	}
+	if now >= c.nextPing {
+		c.heartbeat(now)
+	}
+	// A message may begin any moment; its deadline must not be slept over.
+	return min(next, c.nextPing, now+int64(cfg.MessageTimeout))
+}
+
+// heartbeat ends a connection whose last ping has not been answered and
+// pings the others. One that is parked is not read, so its pongs cannot be
+// heard: it is pinged, but nothing follows from silence.
+func (c *conn) heartbeat(now int64) {
+	if c.parked.Load() {
+		c.pinged = false
+	}
+	if c.pinged && !c.answered.Load() {
+		c.relay.metrics.heartbeatTimeouts.Inc()
+		c.role.fail(wire.CloseInternal, wire.ReasonHeartbeat)
+		return
+	}
+	c.nextPing = now + int64(c.relay.cfg.Heartbeat)
+	c.controls.Store(0)
+	c.answered.Store(false)
+	c.pinged = true
+	if _, first := c.out.putPing(); first {
+		c.out.flush()
+	}
+}

@@ -1,0 +1,263 @@
+package relay
+
+import (
+	"sync"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+const (
+	// itemCost is charged for each frame beside its bytes, so that a flood
+	// of tiny ones is bounded too.
+	itemCost = 64
+
+	// noticeBudget is how far close notices may go over the budget. They
+	// are small and there are few, but a peer that makes phones come and
+	// go must not make them unbounded.
+	noticeBudget = 1 << 20
+)
+
+// verdict is what an outbox says to a frame.
+type verdict int
+
+const (
+	taken  verdict = iota // it will be written, in order, or the connection ends
+	full                  // no room
+	closed                // the connection takes nothing any more
+)
+
+// outbox is the bounded queue towards one peer: everything that is ever
+// written to its socket goes through here, so there is one writer. Putting
+// never waits for a socket.
+//
+// There is no writer task while nothing waits. Whoever puts into an outbox
+// that nobody has promised to flush must flush it, once it has put all it
+// has; flush writes what goes at once and starts a writer task for what
+// does not.
+type outbox struct {
+	// Set before the first frame.
+	rt     *Runtime
+	sock   Socket
+	budget int // bytes
+	share  int // bytes of it that one sender may use
+	on     outboxOwner
+
+	mu       sync.Locker // guards all below
+	queue    *batch      // waiting; nil: nothing
+	charged  int         // bytes charged, for what is being written too
+	promised bool        // somebody will flush
+	writing  bool        // somebody writes; the batch out is theirs
+	shut     bool        // takes nothing any more; the close message is last
+	dead     bool        // the socket failed
+	parked   []*sender   // waiting for room
+
+	pong      []byte // payload to answer with; nil: none due
+	ping      uint64 // number of the newest ping asked for
+	pingTaken uint64 // … that has gone into a batch
+	pingSent  uint64 // … that has been written
+
+	out *batch // being written; owned by whoever set writing
+}
+
+// outboxOwner is told what became of what was put. All calls come outside
+// the outbox's lock, from whoever writes.
+type outboxOwner interface {
+	written(frames int) // so many frames are on the wire
+	waiting(bool)       // a write begins, or ends, to wait for the socket
+	parted()            // the close message is on the wire
+	broken()            // the socket takes nothing any more
+}
+
+// sender is one of those who put into a shared outbox: a phone, in that of
+// its binary. Its fields are guarded by the outbox's lock.
+type sender struct {
+	charged int    // bytes of its frames not yet written
+	muted   bool   // its close notice is queued: no frame may come after
+	resume  func() // restarts it when there is room
+}
+
+// put queues frame, wrapped in prefix and suffix, as one text message. first
+// reports that the caller must flush. A from that is muted gets closed.
+func (o *outbox) put(from *sender, prefix, frame []byte, suffix string) (v verdict, first bool) {
+	cost := len(prefix) + len(frame) + len(suffix) + itemCost
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if v = o.room(from, cost); v != taken {
+		return v, false
+	}
+	o.add(item{cost: cost, frame: true, from: from}, prefix, frame, suffix)
+	return taken, o.promise()
+}
+
+// putOrPark is put, except that if there is no room from waits for it:
+// from.resume is called once there is.
+func (o *outbox) putOrPark(from *sender, prefix, frame []byte, suffix string) (v verdict, first bool) {
+	cost := len(prefix) + len(frame) + len(suffix) + itemCost
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if v = o.room(from, cost); v != taken {
+		if v == full {
+			o.parked = append(o.parked, from)
+		}
+		return v, false
+	}
+	o.add(item{cost: cost, frame: true, from: from}, prefix, frame, suffix)
+	return taken, o.promise()
+}
+
+// putNotice queues a close notice and mutes its sender, in one step: no
+// frame of that phone can come after its notice.
+func (o *outbox) putNotice(from *sender, notice []byte) (v verdict, first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	from.muted = true
+	cost := len(notice) + itemCost
+	switch {
+	case o.shut || o.dead:
+		return closed, false
+	case o.charged+cost > o.budget+noticeBudget:
+		return full, false
+	}
+	o.add(item{cost: cost}, nil, notice, "")
+	return taken, o.promise()
+}
+
+// mute ends from's frames without a notice.
+func (o *outbox) mute(from *sender) {
+	o.mu.Lock()
+	from.muted = true
+	o.mu.Unlock()
+}
+
+// putPing asks for a ping and returns its number. What has not been written
+// yet goes out as one ping, with the newest number.
+func (o *outbox) putPing() (n uint64, first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ping++
+	if o.shut || o.dead {
+		return o.ping, false
+	}
+	return o.ping, o.promise()
+}
+
+// putPong answers a ping. Of several that wait only the newest is answered
+// (RFC 6455 §5.5.3), so a peer that pings and never reads costs one payload.
+func (o *outbox) putPong(payload []byte) (first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.shut || o.dead {
+		return false
+	}
+	if o.pong == nil {
+		o.pong = make([]byte, 0, 16)
+	}
+	o.pong = append(o.pong[:0], payload...)
+	return o.promise()
+}
+
+// finish makes a close message the last one: behind all that is queued if
+// after, otherwise in place of it. It returns how many frames it dropped,
+// and ok only the first time.
+func (o *outbox) finish(code wire.CloseCode, reason string, after bool) (dropped int, ok, first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.shut || o.dead {
+		return 0, false, false
+	}
+	if !after {
+		dropped = o.drop()
+	}
+	o.shut = true
+	o.pong = nil
+	q := o.waiting()
+	n := len(q.bytes)
+	q.bytes = wire.AppendClose(q.bytes, code, reason)
+	q.items = append(q.items, item{size: len(q.bytes) - n})
+	q.close = true
+	return dropped, true, o.promise()
+}
+
+// kill says that the socket is closed: nothing more is written. It returns
+// how many frames were still waiting.
+func (o *outbox) kill() (dropped int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dead {
+		return 0
+	}
+	o.shut, o.dead = true, true
+	dropped = o.drop()
+	o.parked = nil // their binary is gone: reclaim or expiry will close them
+	return dropped
+}
+
+// room says whether from may put something of that cost. An outbox that is
+// shared gives each sender its share, so that one who floods is stopped
+// before the others notice.
+func (o *outbox) room(from *sender, cost int) verdict {
+	switch {
+	case o.shut || o.dead || from != nil && from.muted:
+		return closed
+	case o.charged+cost > o.budget, from != nil && from.charged+cost > o.share:
+		return full
+	}
+	return taken
+}
+
+// add appends one text message. The lock is held.
+func (o *outbox) add(it item, prefix, frame []byte, suffix string) {
+	q := o.waiting()
+	start := len(q.bytes)
+	q.bytes = wire.AppendHeader(q.bytes, wire.OpText, len(prefix)+len(frame)+len(suffix))
+	q.bytes = append(q.bytes, prefix...)
+	q.bytes = append(q.bytes, frame...)
+	q.bytes = append(q.bytes, suffix...)
+	it.size = len(q.bytes) - start
+	q.items = append(q.items, it)
+	o.charged += it.cost
+	if it.from != nil {
+		it.from.charged += it.cost
+	}
+}
+
+// waiting is the queue, made if there is none. The lock is held.
+func (o *outbox) waiting() *batch {
+	if o.queue == nil {
+		o.queue = batches.Get().(*batch)
+	}
+	return o.queue
+}
+
+// drop empties the queue and returns how many frames were in it. The lock
+// is held.
+func (o *outbox) drop() (frames int) {
+	if o.queue == nil {
+		return 0
+	}
+	for _, it := range o.queue.items {
+		frames += o.refund(it)
+	}
+	o.queue.free()
+	o.queue = nil
+	return frames
+}
+
+// refund takes back what it was charged; it returns 1 for a frame.
+func (o *outbox) refund(it item) int {
+	o.charged -= it.cost
+	if it.from != nil {
+		it.from.charged -= it.cost
+	}
+	if it.frame {
+		return 1
+	}
+	return 0
+}
+
+// promise reports whether the caller must flush. The lock is held.
+func (o *outbox) promise() (first bool) {
+	first = !o.promised && !o.writing
+	o.promised = o.promised || first
+	return first
+}

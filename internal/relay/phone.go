@@ -1,0 +1,198 @@
+package relay
+
+import (
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// phone is one phone's connection. Every change of a slot's holder evicts
+// its phones, so a phone has one binary in its life, or none if it joined
+// in grace: its way to the binary is a pointer, not a look-up.
+type phone struct {
+	conn
+	server wire.ServerID
+	id     wire.ConnID
+	prefix []byte // of its envelopes
+	began  time.Time
+
+	binary atomic.Pointer[binary] // nil: joined in grace; set before the first read
+	sender sender                 // in binary's outbox
+	ended  atomic.Bool
+}
+
+// servePhone is GET /v1/client: a phone joins a server-id.
+func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
+	hello, err := wire.ParsePhoneHello(req.Header)
+	sock, from, ok := r.admit(w, req, doorPhone, err)
+	if !ok {
+		return
+	}
+	id, err := wire.NewConnID(r.rt.Rand)
+	if err != nil {
+		panic(err) // crypto/rand does not fail (Go 1.24 on)
+	}
+	p := &phone{server: hello.Server, id: id, began: r.rt.Clock.Now()}
+	p.prefix = wire.AppendEnvelopePrefix(nil, p.id)
+	p.sender.resume = p.startReading
+	p.init(r, sock, from, p, &r.phoneLimits, r.cfg.PhoneOutbox, 0)
+	r.adopt(&p.conn)
+
+	b, outcome := r.registry.Join(hello.Server, p)
+	switch outcome {
+	case Joined:
+		if b != nil {
+			p.binary.Store(b)
+			b.phones.add(p)
+		}
+		if p.ended.Load() { // lost before it was in
+			r.registry.Leave(p.server, p)
+		}
+		p.startReading()
+		r.metrics.upgrade(doorPhone, outcomeAccept)
+		r.log.phoneRegistered(p, hello.Device)
+	case NoServer:
+		p.refuse(wire.CloseNoServer, wire.ReasonNoServer)
+		r.metrics.upgrade(doorPhone, outcomeNoServer)
+		r.metrics.refused[refusedNoServer].Inc()
+		r.log.phoneRefused(p, "phone_register_no_server", hello.Device)
+	case Full:
+		p.refuse(wire.CloseTooManyPhones, wire.ReasonTooManyPhones)
+		r.metrics.upgrade(doorPhone, outcomeTooMany)
+		r.metrics.refused[refusedPhones].Inc()
+		r.log.phoneRefused(p, "phone_register_at_cap", hello.Device)
+	case Refused:
+		p.refuse(wire.CloseGoingAway, wire.ReasonShuttingDown)
+		r.metrics.upgrade(doorPhone, outcomeDraining)
+	}
+}
+
+// refuse closes a phone that never joined.
+func (p *phone) refuse(code wire.CloseCode, reason string) {
+	p.ended.Store(true)
+	p.close(code, reason, false)
+}
+
+// evict closes a phone that the registry has already let go.
+func (p *phone) evict(code wire.CloseCode, reason string) {
+	if p.ended.Swap(true) {
+		return
+	}
+	p.unroute()
+	p.close(code, reason, false)
+	p.relay.log.phoneUnregistered(p, code, reason)
+}
+
+// message forwards one frame to the binary.
+func (p *phone) message(frame []byte) bool {
+	if !wire.ValidFrame(frame) {
+		p.relay.metrics.dropped[dropInvalid].Inc()
+		p.fail(wire.CloseInvalidData, "frame is not valid JSON in UTF-8")
+		return true
+	}
+	b := p.binary.Load()
+	if b == nil {
+		return false
+	}
+	v, first := b.out.put(&p.sender, p.prefix, frame, wire.EnvelopeSuffix)
+	if first {
+		p.dirty = append(p.dirty, &b.out)
+	}
+	return v == taken
+}
+
+// await leaves frame for when the binary has room. Where there is no
+// binary any more, or there never was one, nothing will ever take it: the
+// phone is evicted when the grace ends, one way or the other.
+func (p *phone) await(frame []byte) bool {
+	b := p.binary.Load()
+	if b == nil {
+		return false
+	}
+	now := p.relay.now()
+	p.roomSince.Store(now)
+	v, first := b.out.putOrPark(&p.sender, p.prefix, frame, wire.EnvelopeSuffix)
+	if first {
+		b.out.flush()
+	}
+	if v == full {
+		p.relay.alarms.wake(&p.alarm, now+int64(p.relay.cfg.RoomTimeout))
+		return false
+	}
+	p.roomSince.Store(0)
+	return v == taken
+}
+
+// starved closes a phone whose binary has had no room for too long. If the
+// binary is gone meanwhile, the phone waits through the grace instead.
+func (p *phone) starved() {
+	if !p.binary.Load().closing.Load() {
+		p.fail(wire.CloseInternal, wire.ReasonBinaryBacklog)
+	}
+}
+
+func (p *phone) pong(uint64) {}
+
+func (p *phone) wrote(frames int) { p.relay.metrics.forwarded[toPhone].Add(float64(frames)) }
+
+// gone unregisters the phone after a word to its binary.
+func (p *phone) gone(code wire.CloseCode) {
+	if p.ended.Swap(true) {
+		return
+	}
+	notice := code
+	if notice == wire.CloseNone {
+		notice = wire.CloseGoingAway
+	}
+	p.leave(notice)
+	p.relay.log.phoneUnregistered(p, code, "")
+}
+
+// fail closes the phone for what it did. To its binary it has gone away.
+func (p *phone) fail(code wire.CloseCode, reason string) {
+	if p.ended.Swap(true) {
+		return
+	}
+	p.leave(wire.CloseGoingAway)
+	p.close(code, reason, false)
+	p.relay.log.phoneUnregistered(p, code, reason)
+}
+
+// dismiss closes the phone at its binary's request, behind all frames that
+// were queued before. The binary knows, so there is no notice.
+func (p *phone) dismiss(code wire.CloseCode) {
+	if p.ended.Swap(true) {
+		return
+	}
+	p.binary.Load().out.mute(&p.sender)
+	p.relay.registry.Leave(p.server, p)
+	p.unroute()
+	p.close(code, "", true)
+	p.relay.log.phoneUnregistered(p, code, "")
+}
+
+// leave tells the binary that was serving the phone, and unregisters it, in
+// that order: the notice must not meet a binary that came later. Closing
+// the socket comes last, so that a phone that redials finds its place free.
+func (p *phone) leave(notice wire.CloseCode) {
+	if b := p.binary.Load(); b != nil && p.relay.registry.Holds(p.server, b) {
+		v, first := b.out.putNotice(&p.sender, wire.AppendCloseNotice(nil, p.id, notice))
+		if first {
+			b.out.flush()
+		}
+		if v == full {
+			p.relay.log.noticeFailed(p, "binary backlog full")
+		}
+	}
+	p.relay.registry.Leave(p.server, p)
+	p.unroute()
+}
+
+// unroute ends the way from the binary to p.
+func (p *phone) unroute() {
+	if b := p.binary.Load(); b != nil {
+		b.phones.remove(p)
+	}
+}

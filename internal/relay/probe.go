@@ -1,0 +1,126 @@
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// maxRivals is how many claimants may wait for one incumbent's answer.
+const maxRivals = 16
+
+// probe is the question whether a binary that holds a slot is alive, and
+// who waits for the answer. A binary that was killed without a word looks
+// alive for a heartbeat or two; the same daemon, restarted, must not be
+// locked out that long by its own corpse. Nor may a live one be displaced.
+type probe struct {
+	mu     sync.Locker // guards all below
+	rivals []*binary   // in order of arrival
+	round  *round      // identity of the round running now; nil: none
+	over   bool        // the incumbent is gone: nobody may wait for it
+}
+
+// round is one ping and its timer. Made before the timer is armed: its body
+// acts only while it is the current one.
+type round struct {
+	ping  uint64 // the pong that answers has this number or a later one
+	began int64  // by Relay.now
+}
+
+// challenge lets rival wait for b's answer and asks, unless b has been
+// asked already. False means that b has ended: claim again.
+func (b *binary) challenge(rival *binary) bool {
+	q := &b.probe
+	q.mu.Lock()
+	if q.over {
+		q.mu.Unlock()
+		return false
+	}
+	if len(q.rivals) >= maxRivals {
+		q.mu.Unlock()
+		// Not 4409: nobody has found the incumbent alive.
+		rival.refuse(wire.CloseTryAgain, "too many claims at once")
+		b.relay.metrics.upgrade(doorBinary, outcomeCapacity)
+		return true
+	}
+	q.rivals = append(q.rivals, rival)
+	if q.round != nil {
+		q.mu.Unlock()
+		return true
+	}
+	ping, first := b.out.putPing()
+	g := &round{ping: ping, began: b.relay.now()}
+	q.round = g
+	b.relay.rt.Clock.AfterFunc(b.relay.cfg.Probe, func() { b.judge(g) })
+	q.mu.Unlock()
+	if first {
+		b.out.flush()
+	}
+	return true
+}
+
+// pong hears that b is alive: its rivals are refused.
+func (b *binary) pong(n uint64) {
+	q := &b.probe
+	q.mu.Lock()
+	if q.round == nil || n < q.round.ping {
+		q.mu.Unlock()
+		return
+	}
+	rivals := q.rivals
+	q.round, q.rivals = nil, nil
+	q.mu.Unlock()
+	for _, rival := range rivals {
+		b.relay.settle(rival, Claim[*binary, *phone]{Outcome: Held, Incumbent: b}, nil)
+	}
+}
+
+// judge is the end of a round's time. b counts as dead if it has been
+// silent for all of it. It has not been if something came from it, say
+// half of a long message that keeps its pong waiting; and as long as the
+// ping itself waits behind a write there is no answer to miss: the write
+// timeout decides then.
+func (b *binary) judge(g *round) {
+	q := &b.probe
+	q.mu.Lock()
+	if q.round != g {
+		q.mu.Unlock()
+		return
+	}
+	since := max(b.heard.Load(), g.began)
+	if !b.out.pinged(g.ping) {
+		since = b.relay.now()
+	}
+	if wait := since + int64(b.relay.cfg.Probe) - b.relay.now(); wait > 0 {
+		b.relay.rt.Clock.AfterFunc(time.Duration(wait), func() { b.judge(g) })
+		q.mu.Unlock()
+		return
+	}
+	rivals := q.rivals
+	q.round, q.rivals = nil, nil
+	q.mu.Unlock()
+
+	// The newest first: if they are one daemon's attempts, only its last
+	// can be alive. Whoever is not the first finds the slot taken.
+	for i := len(rivals) - 1; i >= 0; i-- {
+		rival := rivals[i]
+		b.relay.settle(rival, b.relay.registry.Takeover(rival.server, b, rival), b)
+	}
+}
+
+// finish ends all waiting for an incumbent that is gone and returns who did.
+func (q *probe) finish() []*binary {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	rivals := q.rivals
+	q.over, q.round, q.rivals = true, nil, nil
+	return rivals
+}
+
+// pinged reports whether ping n has left.
+func (o *outbox) pinged(n uint64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pingSent >= n
+}

@@ -1,0 +1,132 @@
+package relay
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// Relay is one node: it serves both doors and holds every connection.
+// Make one with New. All methods may be called from any goroutine.
+type Relay struct {
+	cfg     Config
+	rt      Runtime
+	started time.Time
+	log     events
+	metrics *metrics
+
+	registry *Registry[*binary, *phone]
+	census   census
+	gate     gate
+	alarms   alarms
+
+	phoneLimits, binaryLimits wire.Limits
+	binaryShare               int // bytes of a binary's outbox that one phone may fill
+}
+
+// New returns a relay that runs as cfg says. The error joins all that is
+// wrong with cfg, each part naming field and rule.
+func New(cfg Config) (*Relay, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	r := &Relay{
+		cfg:          cfg,
+		rt:           cfg.Runtime,
+		started:      cfg.Runtime.Clock.Now(),
+		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments},
+		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments},
+		// At least one frame of any legal size, or a phone could wait for
+		// room that never comes.
+		binaryShare: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),
+	}
+	r.registry = NewRegistry[*binary](RegistryConfig[*phone]{
+		Runtime:   cfg.Runtime,
+		Grace:     cfg.Grace,
+		MaxPhones: cfg.MaxPhones,
+		Expired:   r.graceExpired,
+	})
+	r.metrics = newMetrics(r.registry)
+	r.log = newEvents(cfg.Log, cfg.Runtime)
+	r.census = newCensus(cfg)
+	r.gate = newGate(cfg)
+	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
+	return r, nil
+}
+
+// Handler serves the public surface: both doors and /healthz. Everything
+// else is 404.
+func (r *Relay) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, v := range []string{"/v1", "/v2"} {
+		mux.HandleFunc("GET "+v+"/server", r.serveBinary)
+		mux.HandleFunc("GET "+v+"/client", r.servePhone)
+	}
+	mux.Handle("/healthz", r.Health())
+	return mux
+}
+
+// Metrics is the relay's own metrics registry, never the default one.
+// Others may add to it before the first scrape.
+func (r *Relay) Metrics() *prometheus.Registry { return r.metrics.all }
+
+// Counts returns what is connected now.
+func (r *Relay) Counts() Counts { return r.registry.Counts() }
+
+// Check compares counts, gauges and slots with each other, and with the
+// open sockets, and returns an error that names what differs.
+func (r *Relay) Check() error {
+	if err := r.registry.Check(); err != nil {
+		return err
+	}
+	return r.census.check(r.Counts)
+}
+
+// Drain refuses whoever comes from now on and closes everyone with 1001. It
+// does not wait; done is called once, from any goroutine, when the last
+// socket is closed.
+func (r *Relay) Drain(done func()) {
+	r.census.drain()
+	binaries, phones := r.registry.Drain()
+	for _, p := range phones {
+		p.evict(wire.CloseGoingAway, wire.ReasonShuttingDown)
+	}
+	for _, b := range binaries {
+		b.fail(wire.CloseGoingAway, wire.ReasonShuttingDown)
+	}
+	r.census.whenEmpty(done)
+}
+
+// Abort closes every socket that is left, without a word. Use it when a
+// Drain has taken too long.
+func (r *Relay) Abort() {
+	for _, c := range r.census.abort() {
+		c.abort()
+	}
+}
+
+// now is the time since the relay started, in nanoseconds and never 0, for
+// fields in which 0 means never.
+func (r *Relay) now() int64 { return int64(r.rt.Clock.Now().Sub(r.started)) + 1 }
+
+// graceExpired closes the phones of a slot that nobody came back for.
+func (r *Relay) graceExpired(id wire.ServerID, phones []*phone) {
+	for _, p := range phones {
+		p.evict(wire.CloseNormal, "")
+	}
+	r.log.graceExpired(id)
+}
+
+// adopt enters c, which holds a place already, into the census.
+func (r *Relay) adopt(c *conn) {
+	if !r.census.add(c) {
+		c.abort() // Abort has been through here
+	}
+}
+
+// forget is the end of c: its place is free.
+func (r *Relay) forget(c *conn) { r.census.remove(c) }

@@ -1,0 +1,185 @@
+package relay
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+
+	"github.com/gorilla/websocket"
+)
+
+// upgrader does the HTTP side of a WebSocket upgrade and no more. The doors
+// have checked Origin. Compression stays off: with it a read limit would
+// bound what crosses the wire, not what it unpacks to, and ciphertext does
+// not compress.
+var upgrader = websocket.Upgrader{
+	CheckOrigin:     func(*http.Request) bool { return true },
+	ReadBufferSize:  256, // dropped with the gorilla conn right after the upgrade
+	WriteBufferSize: 256,
+}
+
+// upgradeHTTP answers an upgrade request and returns the connection below
+// it. On error the answer (a 4xx) has been given.
+//
+// gorilla is used for the handshake only: it bounds neither the fragments
+// of a message nor its control messages, and it makes one system call of
+// each message it writes.
+func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
+	ws, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	return newNetSocket(ws.NetConn()), nil
+}
+
+// newNetSocket adapts a net.Conn.
+func newNetSocket(c net.Conn) Socket {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			return newRawSocket(tcp, raw)
+		}
+	}
+	return &streamSocket{conn: c}
+}
+
+// rawSocket is a TCP connection used through its descriptor, so that it
+// can wait for bytes without holding a buffer for them and can write
+// without waiting.
+type rawSocket struct {
+	tcp *net.TCPConn
+	raw syscall.RawConn
+
+	// The callbacks are made once; a closure per call would be an
+	// allocation per call. Beside each is what its call is about.
+	onRead  func(fd uintptr) bool
+	in      *Buffer
+	nIn     int
+	errIn   error
+	onWrite func(fd uintptr) bool
+	out     []byte
+	nOut    int
+	errOut  error
+}
+
+func newRawSocket(tcp *net.TCPConn, raw syscall.RawConn) *rawSocket {
+	s := &rawSocket{tcp: tcp, raw: raw}
+	s.onRead = s.readReady
+	s.onWrite = s.writeReady
+	return s
+}
+
+// readReady reads once. It gives the buffer back before it asks, by
+// returning false, to be called again when there is something to read.
+func (s *rawSocket) readReady(fd uintptr) bool {
+	b := NewBuffer()
+	for {
+		n, err := syscall.Read(int(fd), b[:])
+		if err == syscall.EINTR {
+			continue
+		}
+		if n > 0 {
+			s.in, s.nIn = b, n
+			return true
+		}
+		b.Free()
+		if err == syscall.EAGAIN {
+			return false
+		}
+		if s.errIn = err; err == nil {
+			s.errIn = io.EOF
+		}
+		return true
+	}
+}
+
+// writeReady writes once and never asks to be called again.
+func (s *rawSocket) writeReady(fd uintptr) bool {
+	for {
+		n, err := syscall.Write(int(fd), s.out)
+		switch err {
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			err = nil
+		}
+		s.nOut, s.errOut = max(n, 0), err
+		return true
+	}
+}
+
+func (s *rawSocket) Read() (*Buffer, int, error) {
+	s.in, s.nIn, s.errIn = nil, 0, nil
+	if err := s.raw.Read(s.onRead); err != nil {
+		return nil, 0, err
+	}
+	return s.in, s.nIn, s.errIn
+}
+
+func (s *rawSocket) TryWrite(p []byte) (int, error) {
+	s.out, s.nOut, s.errOut = p, 0, nil
+	err := s.raw.Write(s.onWrite)
+	s.out = nil
+	if err != nil {
+		return 0, err
+	}
+	return s.nOut, s.errOut
+}
+
+func (s *rawSocket) Write(p []byte) (int, error) { return s.tcp.Write(p) }
+func (s *rawSocket) CloseWrite() error           { return s.tcp.CloseWrite() }
+func (s *rawSocket) Close() error                { return s.tcp.Close() }
+
+// streamSocket is any other net.Conn: TLS, or a pipe in a test.
+type streamSocket struct {
+	conn net.Conn
+
+	// While nothing has come only this waits. If it was filled there is
+	// likely to be more, and the next read has a large buffer from the start.
+	wait [512]byte
+	full bool
+}
+
+func (s *streamSocket) Read() (*Buffer, int, error) {
+	if s.full {
+		b := NewBuffer()
+		n, err := s.conn.Read(b[:])
+		s.full = n > len(s.wait)
+		if n > 0 {
+			return b, n, nil
+		}
+		b.Free()
+		return nil, 0, reason(err)
+	}
+	n, err := s.conn.Read(s.wait[:])
+	s.full = n == len(s.wait)
+	if n == 0 {
+		return nil, 0, reason(err)
+	}
+	b := NewBuffer()
+	copy(b[:], s.wait[:n])
+	return b, n, nil
+}
+
+// reason is err, or what stands for a read of nothing without a reason.
+func reason(err error) error {
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// TryWrite writes nothing: such a connection cannot write without waiting,
+// so the outbox's writer task does it.
+func (s *streamSocket) TryWrite([]byte) (int, error) { return 0, nil }
+
+func (s *streamSocket) Write(p []byte) (int, error) { return s.conn.Write(p) }
+
+func (s *streamSocket) CloseWrite() error {
+	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
+
+func (s *streamSocket) Close() error { return s.conn.Close() }

@@ -1,0 +1,198 @@
+package relay
+
+import (
+	endian "encoding/binary"
+	"sync"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+const (
+	// writeChunk is how much one waiting write may carry. The write timeout
+	// holds for each, so a slow peer that still reads is not cut off for
+	// the size of its backlog.
+	writeChunk = 64 << 10
+
+	// inlineRounds is how often whoever flushes goes on with what others
+	// put meanwhile, before it leaves the rest to a writer task.
+	inlineRounds = 4
+
+	// keepBytes and keepItems bound what an idle batch holds on to.
+	keepBytes = 64 << 10
+	keepItems = 1 << 10
+)
+
+// batch is messages in wire form, on their way through one outbox: many
+// frames, one system call.
+type batch struct {
+	bytes []byte
+	items []item
+	ping  uint64 // number of the ping in it; 0: none
+	close bool   // ends with the close message
+
+	pos  int // bytes written
+	done int // items written whole
+}
+
+// item is one message in a batch.
+type item struct {
+	size  int     // bytes on the wire; of the one being written, those left
+	cost  int     // bytes charged
+	frame bool    // counts as a forwarded frame
+	from  *sender // nil if the outbox is not shared
+}
+
+// batches keeps spent ones. They start small and grow with what their
+// connection needs.
+var batches = sync.Pool{New: func() any { return &batch{bytes: make([]byte, 0, 2<<10)} }}
+
+// free gives b back, unless it has grown too large to keep.
+func (b *batch) free() {
+	if cap(b.bytes) > keepBytes || cap(b.items) > keepItems {
+		return
+	}
+	clear(b.items) // they point to phones
+	*b = batch{bytes: b.bytes[:0], items: b.items[:0]}
+	batches.Put(b)
+}
+
+// control appends a control message, which costs nothing: there is at most
+// one of a kind.
+func (b *batch) control(op wire.Opcode, payload []byte) {
+	n := len(b.bytes)
+	b.bytes = wire.AppendMessage(b.bytes, op, payload)
+	b.items = append(b.items, item{size: len(b.bytes) - n})
+}
+
+// flush writes what is queued, as far as that goes without waiting, and
+// starts a writer task for the rest.
+func (o *outbox) flush() {
+	o.mu.Lock()
+	o.promised = false
+	if o.writing {
+		o.mu.Unlock() // who writes will find it
+		return
+	}
+	o.writing = true
+	for range inlineRounds {
+		if !o.next() {
+			o.mu.Unlock()
+			return
+		}
+		o.mu.Unlock()
+		n, err := o.sock.TryWrite(o.out.bytes)
+		o.wrote(n, err)
+		if err == nil && o.out.pos < len(o.out.bytes) {
+			o.rt.Go("writer", o.drain)
+			return
+		}
+		o.mu.Lock()
+	}
+	more := o.next()
+	o.mu.Unlock()
+	if more {
+		o.rt.Go("writer", o.drain)
+	}
+}
+
+// drain is the writer task: it writes the batch out, then whatever is
+// queued, waiting for the socket, and ends when there is nothing left.
+func (o *outbox) drain() {
+	for more := true; more; {
+		rest := o.out.bytes[o.out.pos:]
+		o.on.waiting(true)
+		n, err := o.sock.Write(rest[:min(len(rest), writeChunk)])
+		o.on.waiting(false)
+		o.wrote(n, err)
+		if err == nil && n < len(rest) {
+			continue
+		}
+		o.mu.Lock()
+		more = o.next()
+		o.mu.Unlock()
+	}
+}
+
+// next makes the queue the batch that is being written and reports whether
+// there is one. If not, the caller writes no longer. The lock is held.
+func (o *outbox) next() bool {
+	if o.out != nil {
+		o.out.free()
+		o.out = nil
+	}
+	if !o.shut {
+		if o.pong != nil {
+			o.waiting().control(wire.OpPong, o.pong)
+			o.pong = nil
+		}
+		if o.ping > o.pingTaken {
+			o.pingTaken = o.ping
+			o.waiting().control(wire.OpPing, endian.BigEndian.AppendUint64(nil, o.ping))
+			o.queue.ping = o.ping
+		}
+	}
+	if o.dead || o.queue == nil {
+		o.writing = false
+		return false
+	}
+	o.out, o.queue = o.queue, nil
+	return true
+}
+
+// wrote notes that n more bytes of the batch are on the wire, and that
+// nothing more can be if err is not nil.
+func (o *outbox) wrote(n int, err error) {
+	o.mu.Lock()
+	b := o.out
+	b.pos += n
+	frames := 0
+	for n > 0 {
+		it := &b.items[b.done]
+		if n < it.size {
+			it.size -= n
+			break
+		}
+		n -= it.size
+		frames += o.refund(*it)
+		b.done++
+	}
+	whole := b.done == len(b.items)
+	if whole && b.ping > 0 {
+		o.pingSent = b.ping
+	}
+	resume := o.unpark()
+	o.mu.Unlock()
+
+	if frames > 0 {
+		o.on.written(frames)
+	}
+	for _, s := range resume {
+		s.resume()
+	}
+	switch {
+	case err != nil:
+		o.on.broken()
+	case whole && b.close:
+		o.on.parted()
+	}
+}
+
+// unpark takes out those who have room again. It waits until half of it is
+// there: one who is resumed should not have to stop at the next frame. The
+// lock is held.
+func (o *outbox) unpark() (resume []*sender) {
+	if len(o.parked) == 0 || o.charged > o.budget/2 {
+		return nil
+	}
+	still := o.parked[:0]
+	for _, s := range o.parked {
+		if s.charged <= o.share/2 {
+			resume = append(resume, s)
+		} else {
+			still = append(still, s)
+		}
+	}
+	clear(o.parked[len(still):])
+	o.parked = still
+	return resume
+}
