@@ -63,8 +63,8 @@ func New(cfg Config) (*Relay, error) {
 func (r *Relay) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, v := range []string{"/v1", "/v2"} {
-		mux.HandleFunc("GET "+v+"/server", r.serveBinary)
-		mux.HandleFunc("GET "+v+"/client", r.servePhone)
+		mux.HandleFunc(v+"/server", r.serveBinary)
+		mux.HandleFunc(v+"/client", r.servePhone)
 	}
 	mux.Handle("/healthz", r.Health())
 	return mux
