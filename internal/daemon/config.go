@@ -44,6 +44,15 @@ type Config struct {
 	// BinaryMessage is the longest message a binary may send.
 	BinaryMessage Size `default:"4MiB" unit:"bytes" group:"Limits" help:"Longest message of a binary; a longer one closes it with 1009."`
 
+	// Fragments caps the fragments of one message.
+	Fragments int `default:"1024" unit:"fragments" group:"Limits" help:"Fragments of one message; one more closes the sender with 1008."`
+
+	// PhoneOutbox is how much may wait to be written to one phone.
+	PhoneOutbox Size `default:"4MiB" unit:"bytes" group:"Limits" help:"What may wait to be written to one phone; more closes it with 1011."`
+
+	// BinaryOutbox is how much may wait to be written to one binary.
+	BinaryOutbox Size `default:"16MiB" unit:"bytes" group:"Limits" help:"What may wait to be written to one binary; when it is full, phones that send are not read."`
+
 	// Grace is how long a slot outlives its binary.
 	Grace time.Duration `default:"30s" unit:"time" group:"Timers" help:"How long a server-id and its phones wait for a binary that is gone."`
 
@@ -61,6 +70,9 @@ type Config struct {
 
 	// RoomTimeout bounds the wait for room in a binary's backlog.
 	RoomTimeout time.Duration `default:"10s" unit:"time" group:"Timers" help:"How long a phone waits for room in its binary's backlog before it is closed."`
+
+	// Linger bounds the wait for the answer to a close.
+	Linger time.Duration `default:"2s" unit:"time" group:"Timers" help:"How long a peer may take to answer a close before its socket is cut."`
 
 	// Drain bounds the shutdown.
 	Drain time.Duration `default:"10s" unit:"time" group:"Timers" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
@@ -84,6 +96,7 @@ func (c Config) relay(log *slog.Logger, b Build) relay.Config {
 		MessageTimeout:     c.MessageTimeout,
 		WriteTimeout:       c.WriteTimeout,
 		RoomTimeout:        c.RoomTimeout,
+		Linger:             c.Linger,
 		MaxPhones:          c.MaxPhones,
 		MaxConns:           c.MaxConns,
 		MaxConnsPerAddress: c.MaxConnsPerAddress,
@@ -91,5 +104,8 @@ func (c Config) relay(log *slog.Logger, b Build) relay.Config {
 		Burst:              c.Burst,
 		PhoneMessage:       int(c.PhoneMessage),
 		BinaryMessage:      int(c.BinaryMessage),
+		Fragments:          c.Fragments,
+		PhoneOutbox:        int(c.PhoneOutbox),
+		BinaryOutbox:       int(c.BinaryOutbox),
 	}
 }

@@ -47,21 +47,29 @@ type process struct {
 // [*ConfigError] if cfg is refused, a [*ListenError] if an address cannot be
 // had.
 func Run(ctx context.Context, cfg Config, env Env) error {
+	p, err := newProcess(cfg, env)
+	if err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+func newProcess(cfg Config, env Env) (*process, error) {
 	if problems := cfg.Check(); len(problems) > 0 {
-		return &ConfigError{Problems: problems}
+		return nil, &ConfigError{Problems: problems}
 	}
 	p := &process{cfg: cfg, env: env, log: newLogger(env.Log, cfg.LogFormat, cfg.LogLevel), failed: make(chan error, 2)}
 	p.ready.set("starting")
 	var err error
 	if p.relay, err = relay.New(cfg.relay(p.log, env.Build)); err != nil {
-		return fmt.Errorf("the relay refuses its configuration: %w", err)
+		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
 	if err := Register(p.relay, cfg, env.Build); err != nil {
-		return err
+		return nil, err
 	}
 	p.public = newServer(p.relay.Handler(), p.log, "public")
 	p.private = newServer(privateHandler(p.relay, &p.ready, env.Build, p.log), p.log, "private")
-	return p.run(ctx)
+	return p, nil
 }
 
 // run opens the listeners, waits for a reason to end, and ends.

@@ -32,13 +32,21 @@ func (c Config) Check() []Problem {
 	within(&v, "rate", c.Rate, 0.01, 1_000_000)
 	within(&v, "burst", c.Burst, 1, 1_000_000)
 	within(&v, "phone-message", c.PhoneMessage, 1<<10, 1023<<10) // daemons drop a connection that brings 1 MiB
-	within(&v, "binary-message", c.BinaryMessage, 1<<10, 4<<20)  // a phone's whole backlog
+	within(&v, "binary-message", c.BinaryMessage, 1<<10, 256<<20)
+	within(&v, "fragments", c.Fragments, 1, 1_000_000)
+	within(&v, "phone-outbox", c.PhoneOutbox, 64<<10, 1<<30)
+	within(&v, "binary-outbox", c.BinaryOutbox, 2<<20, 1<<30) // any frame of a phone fits
+	if c.BinaryMessage > c.PhoneOutbox {
+		v.add("binary-message", c.BinaryMessage.String(), "must not be more than --phone-outbox, "+c.PhoneOutbox.String(),
+			"a longer message could never be delivered")
+	}
 	within(&v, "grace", c.Grace, time.Millisecond, time.Hour)
 	within(&v, "conflict-probe", c.ConflictProbe, time.Millisecond, time.Minute)
 	within(&v, "heartbeat", c.Heartbeat, time.Millisecond, time.Hour)
 	within(&v, "message-timeout", c.MessageTimeout, time.Millisecond, time.Hour)
 	within(&v, "write-timeout", c.WriteTimeout, time.Millisecond, time.Hour)
 	within(&v, "room-timeout", c.RoomTimeout, time.Millisecond, time.Hour)
+	within(&v, "linger", c.Linger, time.Millisecond, time.Minute)
 	within(&v, "drain", c.Drain, 0, time.Hour)
 	v.oneOf("log-format", c.LogFormat, logFormats...)
 	v.oneOf("log-level", c.LogLevel, logLevels...)

@@ -1,0 +1,78 @@
+# What to do with this module. Needs Go and make; the race detector, which
+# `test`, `build` and the simulator use, needs a C compiler too.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS  := -X main.version=$(VERSION) -X main.revision=$(REVISION)
+
+# What the tools of `lint` are; they are fetched when first used.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+ARGS     ?=
+FUZZTIME ?= 30s
+BENCH    ?= .
+COUNT    ?= 10
+SIMTIME  ?= 10s
+SIMWORLD ?= registry
+
+.PHONY: help run build test vet lint fuzz bench metrics-doc sim mutants sim-nightly
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
+	./bin/pyrycode-relay serve $(ARGS)
+
+build: bin/pyrycode-relay bin/relaysim bin/relaysim-race ## build everything into bin/
+
+.PHONY: bin/pyrycode-relay bin/relaysim bin/relaysim-race
+bin/pyrycode-relay:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
+bin/relaysim:
+	$(GO) build -trimpath -o $@ ./cmd/relaysim
+bin/relaysim-race:
+	$(GO) build -trimpath -race -o $@ ./cmd/relaysim
+
+test: ## run all tests under the race detector
+	$(GO) test -race ./...
+
+vet: ## go vet
+	$(GO) vet ./...
+
+lint: vet ## gofmt, go vet, staticcheck, govulncheck
+	@bad="$$(gofmt -l cmd internal sim)"; if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
+	@if $(GO) run $(STATICCHECK) -version >/dev/null 2>&1; then \
+		echo "staticcheck"; $(GO) run $(STATICCHECK) ./...; \
+	else echo "staticcheck was NOT run: it could not be fetched"; fi
+	@if ! $(GO) run $(GOVULNCHECK) -version >/dev/null 2>&1; then \
+		echo "govulncheck was NOT run: it, or its database, could not be fetched"; \
+	else echo "govulncheck"; out="$$($(GO) run $(GOVULNCHECK) ./... 2>&1)"; code=$$?; \
+		if [ $$code -eq 1 ]; then \
+			echo "govulncheck was NOT run: it could not do its work"; echo "$$out" | tail -n 2; \
+		else echo "$$out"; exit $$code; fi; fi
+
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@set -e; for dir in $$(grep -rlE '^func Fuzz[A-Z_]' --include='*_test.go' . | xargs -r -n1 dirname | sort -u); do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go | awk '{ print $$2 }' | sort -u); do \
+			echo "fuzz $$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
+		done; done
+
+bench: ## run the benchmarks COUNT (10) times, for benchstat; BENCH=regexp chooses
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
+
+metrics-doc: ## write docs/metrics.md anew
+	$(GO) run ./internal/daemon/metricsdoc -o docs/metrics.md
+
+sim: bin/relaysim-race ## simulate SIMWORLD (registry) for SIMTIME (10s)
+	./bin/relaysim-race sweep -world $(SIMWORLD) -for $(SIMTIME)
+
+mutants: bin/relaysim ## break the relay on purpose and see that the simulator notices
+	./bin/relaysim mutants
+
+sim-nightly: bin/relaysim-race ## simulate for an hour
+	$(MAKE) sim SIMTIME=1h

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// command is the command line, as kong reads it, and what was wrong with it.
+type command struct {
+	Serve struct {
+		daemon.Config `embed:""`
+	} `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
+	Probe   probe    `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
+	Version struct{} `cmd:"" help:"Print what program this is."`
+
+	env      *environment
+	problems []daemon.Problem // values that could not be read
+}
+
+const about = `Pipes frames between a binary and its phones, none of whom can reach the other.
+
+Every option is a flag and an environment variable; the flag wins, and a variable that is empty counts as not set.`
+
+func newCommand(environ []string) *command {
+	return &command{env: newEnvironment(environ)}
+}
+
+// parse reads the command line and the environment. It returns the command
+// to run, none if the help was asked for, or all that is wrong as a text for
+// the user.
+func (c *command) parse(args []string, b daemon.Build, stdout io.Writer) (name, problem string) {
+	k, helped, err := c.parser(b, stdout)
+	if err != nil {
+		panic(err) // of the struct above, not of the input
+	}
+	ctx, err := k.Parse(args)
+	if *helped {
+		return "", ""
+	}
+	var lines []string
+	if err != nil {
+		lines = append(lines, sentence(err))
+	} else {
+		name, _, _ = strings.Cut(ctx.Command(), " ")
+	}
+	if name != "version" {
+		for _, p := range c.all(name) {
+			lines = append(lines, p.Error())
+		}
+		lines = append(lines, c.env.unknown(names(k.Model))...)
+	}
+	return name, complain(lines)
+}
+
+// complain puts all problems into one text.
+func complain(lines []string) string {
+	switch len(lines) {
+	case 0:
+		return ""
+	case 1:
+		return "pyrycode-relay: " + lines[0]
+	}
+	return fmt.Sprintf("pyrycode-relay: %d problems\n  %s", len(lines), strings.Join(lines, "\n  "))
+}
+
+// sentence is an error of kong's with what to do about it.
+func sentence(err error) string {
+	path := "pyrycode-relay serve" // the command when none is named
+	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil {
+		if n := p.Context.Selected(); n != nil {
+			path = n.FullPath()
+		}
+	}
+	return fmt.Sprintf("%v; %s --help lists what there is", err, path)
+}
+
+// parser makes the parser. helped is set when the help has been printed.
+func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped *bool, err error) {
+	helped = new(bool)
+	k, err = kong.New(c,
+		kong.Name("pyrycode-relay"),
+		kong.Description(about),
+		kong.Writers(stdout, stdout),
+		kong.Exit(func(int) { *helped = true }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
+		kong.ValueFormatter(helpOf),
+		kong.WithHyphenPrefixedParameters(true),
+		kong.Resolvers(c.env),
+		reads(c, func(text string) (string, error) { return text, nil }),
+		reads(c, daemon.ParseDuration),
+		reads(c, daemon.ParseInt),
+		reads(c, daemon.ParseFloat),
+		reads(c, daemon.ParseSize),
+	)
+	return k, helped, err
+}
+
+// reads makes kong read values of T with parse. What cannot be read does not
+// end the reading: it is noted, so that all problems are told at once.
+func reads[T string | time.Duration | int | float64 | daemon.Size](c *command, parse func(string) (T, error)) kong.Option {
+	return kong.TypeMapper(reflect.TypeFor[T](), kong.MapperFunc(func(ctx *kong.DecodeContext, target reflect.Value) error {
+		t := ctx.Scan.Pop()
+		if t.IsEOL() {
+			return errors.New("its value is missing")
+		}
+		text := fmt.Sprint(t.Value)
+		v, err := parse(text)
+		if p, ok := errors.AsType[*daemon.ParseError](err); ok {
+			c.problems = append(c.problems, daemon.Problem{Option: ctx.Value.Name, Value: text, Rule: p.Rule, Fix: p.Fix})
+			return nil
+		}
+		if err == nil {
+			target.Set(reflect.ValueOf(v))
+		}
+		return err
+	}))
+}
+
+// all returns the problems of the values of command name: those that could
+// not be read, then, of the others, those that break a rule.
+func (c *command) all(name string) []daemon.Problem {
+	all := c.problems
+	unread := make(map[string]bool)
+	for _, p := range all {
+		unread[p.Option] = true
+	}
+	var rules []daemon.Problem
+	switch name {
+	case "serve":
+		rules = c.Serve.Config.Check()
+	case "probe":
+		rules = c.Probe.check()
+	}
+	for _, p := range rules {
+		if !unread[p.Option] {
+			all = append(all, p)
+		}
+	}
+	for i := range all {
+		all[i].Env = c.env.used[all[i].Option]
+	}
+	return all
+}
+
+// helpOf is the help of one flag: what it is, its unit, its default, its
+// environment variable.
+func helpOf(v *kong.Value) string {
+	unit := v.Tag.Get("unit")
+	if unit == "" {
+		return v.Help
+	}
+	def := v.Default
+	if def == "" {
+		def = "none"
+	}
+	return fmt.Sprintf("%s (%s; default %s; $%s)", v.Help, unit, def, envName(v))
+}
+
+// names is the environment variables of all flags.
+func names(app *kong.Application) map[string]bool {
+	all := make(map[string]bool)
+	for _, cmd := range app.Children {
+		for _, f := range cmd.Flags {
+			all[envName(f.Value)] = true
+		}
+	}
+	return all
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// samples is, for each option of serve, a value that is not its default.
+var samples = map[string]string{
+	"listen": "127.0.0.1:1", "metrics-listen": "127.0.0.1:2", "allowed-origins": "https://a.example,https://b.example:8443",
+	"max-conns": "11", "max-conns-per-address": "12", "max-phones": "13", "rate": "0.5", "burst": "14",
+	"phone-message": "2KiB", "binary-message": "3KiB", "fragments": "15", "phone-outbox": "5MiB", "binary-outbox": "3MiB",
+	"grace": "16s", "conflict-probe": "17s", "heartbeat": "18s", "message-timeout": "19s", "write-timeout": "20s",
+	"room-timeout": "21s", "linger": "22s", "drain": "0s", "log-format": "json", "log-level": "warn",
+}
+
+// parsed is the configuration that arguments and environment make.
+func parsed(t *testing.T, environ []string, args ...string) daemon.Config {
+	t.Helper()
+	c := newCommand(environ)
+	name, problem := c.parse(args, daemon.Build{}, io.Discard)
+	if name != "serve" || problem != "" {
+		t.Fatalf("%v with %v: command %q, %s", args, environ, name, problem)
+	}
+	return c.Serve.Config
+}
+
+func TestWithoutArgumentsTheDefaultsRun(t *testing.T) {
+	want := daemon.DefaultConfig()
+	got := parsed(t, nil)
+	if len(got.AllowedOrigins) == 0 {
+		got.AllowedOrigins = nil
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestFlagAndEnvironmentAreTheSame(t *testing.T) {
+	for _, o := range daemon.Options() {
+		value, ok := samples[o.Name]
+		if !ok {
+			t.Errorf("--%s has no sample in this test", o.Name)
+			continue
+		}
+		env := daemon.EnvName(o.Name) + "=" + value
+		byFlag, byEnv := parsed(t, nil, "--"+o.Name+"="+value), parsed(t, []string{env}, "serve")
+		if !reflect.DeepEqual(byFlag, byEnv) {
+			t.Errorf("--%s=%s gives %+v\n%s gives %+v", o.Name, value, byFlag, env, byEnv)
+		}
+		if reflect.DeepEqual(byFlag, parsed(t, nil)) {
+			t.Errorf("--%s=%s changes nothing", o.Name, value)
+		}
+		if both := parsed(t, []string{daemon.EnvName(o.Name) + "=nonsense"}, "--"+o.Name, value); !reflect.DeepEqual(both, byFlag) {
+			t.Errorf("--%s does not win over its variable", o.Name)
+		}
+		if empty := parsed(t, []string{daemon.EnvName(o.Name) + "="}); !reflect.DeepEqual(empty, parsed(t, nil)) {
+			t.Errorf("%s, empty, is not the default", daemon.EnvName(o.Name))
+		}
+	}
+}
+
+func TestEveryFlagTellsUnitDefaultAndVariable(t *testing.T) {
+	k, _, err := newCommand(nil).parser(daemon.Build{}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]string)
+	for _, cmd := range k.Model.Children {
+		for _, f := range cmd.Flags {
+			unit, env := f.Tag.Get("unit"), envName(f.Value)
+			if unit == "" || f.OrigHelp == "" {
+				t.Errorf("%s --%s: unit %q, help %q; want both", cmd.Name, f.Name, unit, f.OrigHelp)
+			}
+			if prefix := daemon.EnvPrefix + "PROBE_"; (cmd.Name == "probe") != strings.HasPrefix(env, prefix) {
+				t.Errorf("%s --%s: its variable is %s; those of probe, and no others, begin with %s", cmd.Name, f.Name, env, prefix)
+			}
+			if other, ok := seen[env]; ok {
+				t.Errorf("%s is the variable of --%s and of --%s", env, f.Name, other)
+			}
+			seen[env] = f.Name
+			help := call(t.Context(), nil, cmd.Name, "--help")
+			flat := strings.Join(strings.Fields(help.stdout), " ")
+			def := f.Default
+			if def == "" {
+				def = "none"
+			}
+			if want := "(" + unit + "; default " + def + "; $" + env + ")"; help.code != 0 || !strings.Contains(flat, want) {
+				t.Errorf("%s --help returns %d and has no %q", cmd.Name, help.code, want)
+			}
+		}
+	}
+	if len(seen) < len(samples) {
+		t.Errorf("only %d flags seen", len(seen))
+	}
+	var _ kong.Resolver = new(environment)
+}
+
+func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		environ []string
+		args    []string
+		want    string
+	}{
+		{"not a time", nil, []string{"--grace", "soon"},
+			`pyrycode-relay: --grace "soon": must be a time with its unit; for example 30s, 1m30s or 500ms`},
+		{"a time without a unit", []string{"PYRYCODE_RELAY_DRAIN=10"}, nil,
+			`pyrycode-relay: PYRYCODE_RELAY_DRAIN="10": must be a time with its unit; for example 30s, 1m30s or 500ms`},
+		{"not a number", []string{"PYRYCODE_RELAY_MAX_CONNS=many"}, nil,
+			`pyrycode-relay: PYRYCODE_RELAY_MAX_CONNS="many": must be a whole number; for example 1000`},
+		{"not a rate", nil, []string{"--rate=fast"},
+			`pyrycode-relay: --rate "fast": must be a number; for example 20 or 0.5`},
+		{"not a size", []string{"PYRYCODE_RELAY_PHONE_MESSAGE=1kb"}, nil,
+			`pyrycode-relay: PYRYCODE_RELAY_PHONE_MESSAGE="1kb": must be a size in bytes, KiB, MiB or GiB; for example 262144 or 256KiB`},
+		{"against a rule, from the environment", []string{"PYRYCODE_RELAY_GRACE=0s"}, nil,
+			`pyrycode-relay: PYRYCODE_RELAY_GRACE="0s": must be from 1ms to 1h; the default is 30s`},
+		{"a negative value", nil, []string{"--drain", "-1s"},
+			`pyrycode-relay: --drain "-1s": must be from 0s to 1h; the default is 10s`},
+		{"all at once", []string{"PYRYCODE_RELAY_GRACE=0s", "PYRYCODE_RELAY_METRIC_LISTEN=x", "PYRYCODE_RELAY_QWERTZ=1"}, []string{"serve", "--burst", "x", "--log-level", "loud"},
+			`pyrycode-relay: 5 problems
+  --burst "x": must be a whole number; for example 1000
+  PYRYCODE_RELAY_GRACE="0s": must be from 1ms to 1h; the default is 30s
+  --log-level "loud": must be debug, info, warn or error; the default is info
+  PYRYCODE_RELAY_METRIC_LISTEN: no option has this environment variable; did you mean PYRYCODE_RELAY_METRICS_LISTEN?
+  PYRYCODE_RELAY_QWERTZ: no option has this environment variable; pyrycode-relay serve --help lists them`},
+		{"an unknown flag", nil, []string{"serve", "--grce", "1s"},
+			`pyrycode-relay: unknown flag --grce, did you mean "--grace"?; pyrycode-relay serve --help lists what there is`},
+		{"an unknown command", nil, []string{"sevre"},
+			`pyrycode-relay: unexpected argument sevre; pyrycode-relay serve --help lists what there is`},
+		{"a flag without its value", nil, []string{"serve", "--grace"},
+			`pyrycode-relay: --grace: its value is missing; pyrycode-relay serve --help lists what there is`},
+		{"a flag of text without its value", nil, []string{"--log-level"},
+			`pyrycode-relay: --log-level: its value is missing; pyrycode-relay serve --help lists what there is`},
+		{"probing over http", nil, []string{"probe", "--relay", "http://127.0.0.1:8080"},
+			`pyrycode-relay: --relay "http://127.0.0.1:8080": must be a URL that begins with ws:// or wss:// and names a host; for example ws://127.0.0.1:8080`},
+		{"probing with nonsense", []string{"PYRYCODE_RELAY_PROBE_COUNT=0"}, []string{"probe", "--phones=0", "--timeout=0s", "--hold=-1s", "--role=both!", "--server-id=a\nb"},
+			`pyrycode-relay: 6 problems
+  --timeout "0s": must be more than 0s; the default is 5s
+  PYRYCODE_RELAY_PROBE_COUNT="0": must be 1 or more; the default is 1
+  --phones "0": must be 1 or more; the default is 1
+  --server-id "a\nb": must have at most 256 bytes and no control characters; without it a random one is used
+  --role "both!": must be both, binary or phone; the default is both
+  --hold "-1s": must be 0s or more; the default is 0s`},
+		{"a phone that knows no server", nil, []string{"probe", "--role", "phone"},
+			`pyrycode-relay: --server-id "": must be given with --role phone; it is the one that the binary has`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := call(t.Context(), tt.environ, tt.args...)
+			if got.code != refused || got.stderr != tt.want+"\n" || got.stdout != "" {
+				t.Errorf("got %d, stdout %q, stderr\n%swant %d,\n%s", got.code, got.stdout, got.stderr, refused, tt.want)
+			}
+		})
+	}
+}
+
+func TestHelpReturns0(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"probe", "--help"}, {"--help", "--grace", "soon"}} {
+		if got := call(t.Context(), nil, args...); got.code != 0 || !strings.HasPrefix(got.stdout, "Usage: pyrycode-relay") || got.stderr != "" {
+			t.Errorf("%v: %d, %q, %q", args, got.code, got.stdout, got.stderr)
+		}
+	}
+}

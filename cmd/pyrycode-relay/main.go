@@ -1,0 +1,66 @@
+// Pyrycode-relay pipes frames between a binary and its phones, none of whom
+// can reach the other. See README.md.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// What the build tells: -ldflags "-X main.version=… -X main.revision=…".
+var version, revision string
+
+// What the command returns.
+const (
+	done    = 0 // also after a signal
+	failed  = 1
+	refused = 2 // the command line or the configuration
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+// run is the whole command. It returns the exit code.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	b := daemon.ReadBuild(version, revision)
+	c := newCommand(environ)
+	name, problem := c.parse(args, b, stdout)
+	if problem != "" {
+		fmt.Fprintln(stderr, problem)
+		return refused
+	}
+	switch name {
+	case "version":
+		fmt.Fprintln(stdout, "pyrycode-relay", b)
+	case "probe":
+		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		if err := c.Probe.run(ctx, b.Version, stdout); err != nil {
+			fmt.Fprintln(stderr, "pyrycode-relay probe:", err)
+			return failed
+		}
+	case "serve":
+		return serve(ctx, c.Serve.Config, b, stderr)
+	}
+	return done
+}
+
+// serve runs the relay until a signal comes.
+func serve(ctx context.Context, cfg daemon.Config, b daemon.Build, stderr io.Writer) int {
+	signals := make(chan os.Signal, 2) // the second must not be lost while the first is dealt with
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals})
+	if err != nil {
+		fmt.Fprintln(stderr, "pyrycode-relay:", err)
+		return failed
+	}
+	return done
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// dialer opens peers on one relay with one server-id.
+type dialer struct {
+	base, server, version string
+	timeout               time.Duration
+}
+
+// peer is one connection to the relay. Its reader answers pings.
+type peer struct {
+	name string // as in a sentence: the binary, phone 2
+	conn *websocket.Conn
+	in   chan []byte   // messages, until the connection ends
+	done chan struct{} // closed when nobody wants messages any more
+
+	once sync.Once // closes done
+
+	ended chan struct{} // closed when the connection has ended
+	err   error         // why; set before ended is closed
+}
+
+// binary claims the server-id.
+func (d *dialer) binary(ctx context.Context) (*peer, error) {
+	return d.dial(ctx, "the binary", "/v1/server", http.Header{"X-Pyrycode-Version": {d.version}})
+}
+
+// The relay may still be claiming the server-id for the binary when the
+// phone comes: nothing on the wire says when it is done.
+const (
+	noServer   = 4404
+	retryAfter = 20 * time.Millisecond
+)
+
+// phone joins the server-id and makes a first round trip, which shows that it
+// is in.
+func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, time.Duration, error) {
+	deadline := time.Now().Add(d.timeout)
+	for {
+		p, err := d.dial(ctx, name, "/v1/client", http.Header{"X-Pyrycode-Device-Name": {"pyrycode-relay probe"}})
+		if err != nil {
+			return nil, 0, err
+		}
+		took, err := p.roundTrip(ctx, d.timeout, binary)
+		if err == nil {
+			return p, took, nil
+		}
+		p.close()
+		if !websocket.IsCloseError(p.err, noServer) || time.Now().Add(retryAfter).After(deadline) {
+			return nil, 0, err
+		}
+		select {
+		case <-time.After(retryAfter):
+		case <-ctx.Done():
+			return nil, 0, errInterrupted
+		}
+	}
+}
+
+// dial opens one connection. The error is a sentence for the user.
+func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*peer, error) {
+	h.Set("X-Pyrycode-Server", d.server)
+	h.Set("User-Agent", "pyrycode-relay-probe/"+d.version)
+	ws := websocket.Dialer{HandshakeTimeout: d.timeout, Proxy: http.ProxyFromEnvironment}
+	conn, resp, err := ws.DialContext(ctx, d.base+path, h)
+	switch {
+	case err == nil:
+	case errors.Is(err, websocket.ErrBadHandshake) && resp != nil:
+		return nil, refusal(name, resp)
+	case ctx.Err() != nil:
+		return nil, errInterrupted
+	default:
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			err = op.Err // the address is named already
+		}
+		if errno, ok := errors.AsType[syscall.Errno](err); ok {
+			err = errno
+		}
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+			return nil, fmt.Errorf("no answer from %s within %s: is the relay running, and is nothing in between that drops packets?", d.base, d.timeout)
+		}
+		return nil, fmt.Errorf("cannot reach %s: %w; is the relay running?", d.base, err)
+	}
+	p := &peer{name: name, conn: conn, in: make(chan []byte), done: make(chan struct{}), ended: make(chan struct{})}
+	go p.read()
+	return p, nil
+}
+
+// refusal is what an HTTP answer other than 101 says.
+func refusal(name string, resp *http.Response) error {
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
+	s := fmt.Sprintf("the relay refused %s: HTTP %s", name, resp.Status)
+	if text := strings.TrimSpace(string(body)); text != "" {
+		s += ": " + strings.Trim(strconv.Quote(text), `"`)
+	}
+	if after := resp.Header.Get("Retry-After"); after != "" {
+		s += " (try again in " + strings.Trim(strconv.Quote(after), `"`) + " s)"
+	}
+	return errors.New(s)
+}
+
+// read takes what comes until the connection ends.
+func (p *peer) read() {
+	defer close(p.ended)
+	for {
+		_, msg, err := p.conn.ReadMessage()
+		if err != nil {
+			p.err = err
+			return
+		}
+		select {
+		case p.in <- msg:
+		case <-p.done:
+		}
+	}
+}
+
+// why says how the connection ended, in a sentence. It has ended.
+func (p *peer) why() error {
+	c, ok := errors.AsType[*websocket.CloseError](p.err)
+	switch {
+	case ok && c.Code != websocket.CloseAbnormalClosure:
+		return fmt.Errorf("the relay closed %s: %s", p.name,
+			strings.TrimSpace(fmt.Sprintf("%d %s", c.Code, strings.Trim(strconv.Quote(c.Text), `"`))))
+	case ok || errors.Is(p.err, io.EOF):
+		return fmt.Errorf("the connection of %s broke off without a close", p.name)
+	}
+	return fmt.Errorf("the connection of %s broke: %w", p.name, p.err)
+}
+
+// roundTrip sends a frame from the phone and waits until the binary's answer
+// is back. binary may be nil: then it is elsewhere.
+func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *peer) (time.Duration, error) {
+	frame := fmt.Appendf(nil, `{"v":2,"type":"noise_msg","data":%q}`, base64.StdEncoding.EncodeToString([]byte(rand.Text())))
+	begun := time.Now()
+	_ = p.conn.SetWriteDeadline(begun.Add(timeout))
+	_ = p.conn.WriteMessage(websocket.TextMessage, frame) // the reader learns why it failed
+	var lost <-chan struct{}
+	if binary != nil {
+		lost = binary.ended
+	}
+	late := time.NewTimer(timeout)
+	defer late.Stop()
+	select {
+	case got := <-p.in:
+		if !bytes.Equal(got, frame) {
+			return 0, fmt.Errorf("%s got another frame than it sent: %d bytes, sent %d", p.name, len(got), len(frame))
+		}
+		return time.Since(begun), nil
+	case <-p.ended:
+		return 0, p.why()
+	case <-lost:
+		return 0, binary.why()
+	case <-late.C:
+		return 0, fmt.Errorf("the frame of %s did not come back within %s", p.name, timeout)
+	case <-ctx.Done():
+		return 0, errInterrupted
+	}
+}
+
+// echo sends each frame back to the phone it came from. What a binary gets
+// and what it sends have the same shape, so an envelope goes back as it is.
+func (p *peer) echo() {
+	for {
+		select {
+		case msg := <-p.in:
+			var e struct {
+				Frame json.RawMessage `json:"frame"`
+			}
+			if json.Unmarshal(msg, &e) == nil && e.Frame != nil {
+				_ = p.conn.WriteMessage(websocket.TextMessage, msg)
+			}
+		case <-p.ended:
+			return
+		}
+	}
+}
+
+// discard lets the reader drop what comes from now on, so that it goes on
+// answering pings.
+func (p *peer) discard() { p.once.Do(func() { close(p.done) }) }
+
+// goodbye is how long a relay may take to answer a close.
+const goodbye = time.Second
+
+// close says goodbye and ends the connection.
+func (p *peer) close() {
+	p.discard()
+	_ = p.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(goodbye))
+	select {
+	case <-p.ended:
+	case <-time.After(goodbye):
+	}
+	_ = p.conn.Close()
+	<-p.ended
+}

@@ -1,0 +1,139 @@
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+func TestDefaultsAreAccepted(t *testing.T) {
+	if p := DefaultConfig().Check(); len(p) > 0 {
+		t.Errorf("Check() = %v; want nothing", p)
+	}
+}
+
+func TestBadValuesAreNamedWithTheRule(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  func(*Config)
+		want string
+	}{
+		{"no port", func(c *Config) { c.Listen = "localhost" },
+			`--listen "localhost": must be host:port with a port from 0 to 65535; for example 127.0.0.1:8080 for this machine only or :8080 for all its addresses`},
+		{"port too big", func(c *Config) { c.MetricsListen = ":65536" },
+			`--metrics-listen ":65536": must be host:port with a port from 0 to 65535; for example 127.0.0.1:9090 for this machine only or :9090 for all its addresses`},
+		{"named port", func(c *Config) { c.Listen = ":http" },
+			`--listen ":http": must be host:port with a port from 0 to 65535; for example 127.0.0.1:8080 for this machine only or :8080 for all its addresses`},
+		{"same address twice", func(c *Config) { c.MetricsListen = c.Listen },
+			`--metrics-listen "127.0.0.1:8080": must differ from --listen; operators' pages are not for the public`},
+		{"origin with a path", func(c *Config) { c.AllowedOrigins = []string{"https://a.example", "https://a.example/"} },
+			`--allowed-origins "https://a.example/": must be scheme://host or scheme://host:port in small letters, with nothing after it; for example https://app.example.com`},
+		{"origin that is a star", func(c *Config) { c.AllowedOrigins = []string{"*"} },
+			`--allowed-origins "*": must be scheme://host or scheme://host:port in small letters, with nothing after it; for example https://app.example.com`},
+		{"no connections", func(c *Config) { c.MaxConns = 0 }, `--max-conns "0": must be from 1 to 1000000; the default is 10000`},
+		{"no connections per address", func(c *Config) { c.MaxConnsPerAddress = -1 }, `--max-conns-per-address "-1": must be from 1 to 1000000; the default is 1000`},
+		{"no phones", func(c *Config) { c.MaxPhones = 0 }, `--max-phones "0": must be from 1 to 10000; the default is 16`},
+		{"no rate", func(c *Config) { c.Rate = 0 }, `--rate "0": must be from 0.01 to 1000000; the default is 20`},
+		{"rate that is not a number", func(c *Config) { c.Rate = math.NaN() }, `--rate "NaN": must be from 0.01 to 1000000; the default is 20`},
+		{"no burst", func(c *Config) { c.Burst = 0 }, `--burst "0": must be from 1 to 1000000; the default is 200`},
+		{"phone message over what a binary takes", func(c *Config) { c.PhoneMessage = 1 << 20 }, `--phone-message "1MiB": must be from 1KiB to 1023KiB; the default is 256KiB`},
+		{"binary message too small", func(c *Config) { c.BinaryMessage = 0 }, `--binary-message "0B": must be from 1KiB to 256MiB; the default is 4MiB`},
+		{"binary message over the outbox", func(c *Config) { c.BinaryMessage = 5 << 20 }, `--binary-message "5MiB": must not be more than --phone-outbox, 4MiB; a longer message could never be delivered`},
+		{"no fragments", func(c *Config) { c.Fragments = 0 }, `--fragments "0": must be from 1 to 1000000; the default is 1024`},
+		{"phone outbox too big", func(c *Config) { c.PhoneOutbox = 2 << 30 }, `--phone-outbox "2GiB": must be from 64KiB to 1GiB; the default is 4MiB`},
+		{"binary outbox too small", func(c *Config) { c.BinaryOutbox = 1 << 20 }, `--binary-outbox "1MiB": must be from 2MiB to 1GiB; the default is 16MiB`},
+		{"no grace", func(c *Config) { c.Grace = 0 }, `--grace "0s": must be from 1ms to 1h; the default is 30s`},
+		{"no probe", func(c *Config) { c.ConflictProbe = 2 * time.Minute }, `--conflict-probe "2m": must be from 1ms to 1m; the default is 3s`},
+		{"negative heartbeat", func(c *Config) { c.Heartbeat = -time.Second }, `--heartbeat "-1s": must be from 1ms to 1h; the default is 30s`},
+		{"no message timeout", func(c *Config) { c.MessageTimeout = 0 }, `--message-timeout "0s": must be from 1ms to 1h; the default is 30s`},
+		{"no write timeout", func(c *Config) { c.WriteTimeout = 0 }, `--write-timeout "0s": must be from 1ms to 1h; the default is 10s`},
+		{"no room timeout", func(c *Config) { c.RoomTimeout = 0 }, `--room-timeout "0s": must be from 1ms to 1h; the default is 10s`},
+		{"no linger", func(c *Config) { c.Linger = 0 }, `--linger "0s": must be from 1ms to 1m; the default is 2s`},
+		{"negative drain", func(c *Config) { c.Drain = -1 }, `--drain "-1ns": must be from 0s to 1h; the default is 10s`},
+		{"unknown format", func(c *Config) { c.LogFormat = "xml" }, `--log-format "xml": must be text or json; the default is text`},
+		{"unknown level", func(c *Config) { c.LogLevel = "loud" }, `--log-level "loud": must be debug, info, warn or error; the default is info`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := DefaultConfig()
+			tt.set(&c)
+			err := Run(t.Context(), c, Env{})
+			if _, ok := errors.AsType[*ConfigError](err); !ok || err.Error() != tt.want {
+				t.Errorf("Run() = %v\n  want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAllProblemsAreToldAtOnce(t *testing.T) {
+	c := DefaultConfig()
+	c.Grace, c.MaxPhones, c.LogLevel = 0, 0, ""
+	err := Run(t.Context(), c, Env{})
+	if err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("Run() = %v; want three lines", err)
+	}
+}
+
+func TestLongAndOddValuesAreCutAndQuoted(t *testing.T) {
+	p := Problem{Env: "PYRYCODE_RELAY_LISTEN", Value: "\x1b[31m\n" + strings.Repeat("é", 100), Rule: "r"}
+	want := `PYRYCODE_RELAY_LISTEN="\x1b[31m\n` + strings.Repeat("é", 37) + `"…: r`
+	if got := p.Error(); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
+	none := map[string]bool{"allowed-origins": true}
+	for i, o := range Options() {
+		v := reflect.New(reflect.TypeFor[Config]().Field(i).Type).Elem()
+		if err := setText(v, o.Default); err != nil {
+			t.Errorf("--%s: default %q: %v", o.Name, o.Default, err)
+		}
+		if o.Unit == "" || o.Help == "" || (o.Default == "") != none[o.Name] {
+			t.Errorf("--%s: %+v; want unit, help and default", o.Name, o)
+		}
+	}
+}
+
+// The relay must not have a setting that its operator cannot reach.
+func TestEverySettingOfTheRelayIsAnOption(t *testing.T) {
+	borrowed := map[string]bool{"Runtime": true, "Upgrade": true}
+	c := DefaultConfig()
+	c.AllowedOrigins = []string{"https://a.example"}
+	v := reflect.ValueOf(c.relay(slog.New(slog.DiscardHandler), Build{Version: "v1"}))
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		if !borrowed[name] && v.Field(i).IsZero() {
+			t.Errorf("relay.Config.%s is not set from an option", name)
+		}
+	}
+	if _, err := relay.New(c.relay(nil, Build{})); err != nil {
+		t.Errorf("the relay refuses the defaults: %v", err)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]Size{"0": 0, "7": 7, "7B": 7, "256KiB": 256 << 10, "4MiB": 4 << 20, "1GiB": 1 << 30, "-1KiB": -1 << 10} {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "KiB", "1kb", "1 KiB", "1.5MiB", "99999999999GiB", "9223372036854775808", "0x10"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %d; want an error", text, got)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		s := Size(rapid.Int().Draw(t, "size"))
+		if got, err := ParseSize(s.String()); err != nil || got != s {
+			t.Fatalf("ParseSize(%s) = %d, %v; want %d", s, got, err, s)
+		}
+	})
+}

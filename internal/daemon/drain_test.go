@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// connected opens a binary and a phone and waits until both are counted.
+func connected(d *running) (binary, phone *websocket.Conn) {
+	d.t.Helper()
+	binary = d.dial("/v1/server")
+	d.until("the binary is counted", func() bool { return d.p.relay.Counts().Binaries == 1 })
+	phone = d.dial("/v1/client")
+	d.until("the phone is counted", func() bool { return d.p.relay.Counts().Phones == 1 })
+	return binary, phone
+}
+
+func TestASignalClosesEveryoneAndEndsWell(t *testing.T) {
+	d := start(t, t.Context(), nil)
+	binary, phone := connected(d)
+	d.signals <- syscall.SIGTERM
+	for name, c := range map[string]*websocket.Conn{"binary": binary, "phone": phone} {
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		_, _, err := c.ReadMessage()
+		e, ok := errors.AsType[*websocket.CloseError](err)
+		if !ok || e.Code != 1001 || e.Text != "shutting down" {
+			t.Errorf("%s: %v; want close 1001 shutting down", name, err)
+		}
+	}
+	if err := d.end(); err != nil {
+		t.Errorf("Run() = %v; want nil", err)
+	}
+	for _, want := range []string{"msg=ending signal=terminated", "binaries=1 phones=1", "msg=drained", "msg=stopped"} {
+		if !strings.Contains(d.log.String(), want) {
+			t.Errorf("no %q in the log:\n%s", want, d.log)
+		}
+	}
+}
+
+func TestTheEndOfTheContextIsAnEndToo(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	d := start(t, ctx, nil)
+	cancel()
+	if err := d.end(); err != nil {
+		t.Errorf("Run() = %v; want nil", err)
+	}
+}
+
+func TestABrokenListenerIsAnError(t *testing.T) {
+	d := start(t, t.Context(), nil)
+	broken := errors.New("listener broke")
+	d.p.failed <- broken
+	if err := d.end(); !errors.Is(err, broken) {
+		t.Errorf("Run() = %v; want %v", err, broken)
+	}
+}
+
+// stubborn peers do not answer a close: they never read.
+func stubborn(c *Config) { c.Linger, c.Drain = time.Minute, time.Hour }
+
+func TestWhileDrainingItSaysSoAndTheSecondSignalEndsIt(t *testing.T) {
+	d := start(t, t.Context(), stubborn)
+	connected(d)
+	d.signals <- syscall.SIGINT
+	d.until("/readyz says draining", func() bool {
+		status, _, body := get(t, "http://"+d.private+"/readyz")
+		return status == 503 && body == "not ready: draining\n"
+	})
+	d.until("the public listener is closed", func() bool {
+		c, err := net.Dial("tcp", d.public)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	if _, _, body := get(t, "http://"+d.private+"/metrics"); !strings.Contains(body, "\npyrycode_relay_connected_phones 0\n") {
+		t.Error("a scrape while draining does not show 0 phones")
+	}
+	d.until("it says what it waits for", func() bool { return strings.Contains(d.log.String(), "still draining") })
+	d.signals <- syscall.SIGINT
+	if err := d.end(); err != nil {
+		t.Errorf("Run() = %v; want nil", err)
+	}
+	if want := `why="second signal: interrupt"`; !strings.Contains(d.log.String(), want) {
+		t.Errorf("no %q in the log:\n%s", want, d.log)
+	}
+}
+
+func TestADrainThatTakesTooLongCuts(t *testing.T) {
+	for _, limit := range []time.Duration{0, 50 * time.Millisecond} {
+		d := start(t, t.Context(), func(c *Config) { stubborn(c); c.Drain = limit })
+		_, phone := connected(d)
+		d.signals <- syscall.SIGTERM
+		if err := d.end(); err != nil {
+			t.Errorf("Run() = %v; want nil", err)
+		}
+		if want := `why="time is up"`; !strings.Contains(d.log.String(), want) {
+			t.Errorf("no %q in the log:\n%s", want, d.log)
+		}
+		_ = phone.SetReadDeadline(time.Now().Add(patience))
+		if _, _, err := phone.ReadMessage(); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("phone: %v; want the end of its connection", err)
+		}
+	}
+}
+
+func TestReadinessStartsWithAReason(t *testing.T) {
+	p, err := newProcess(DefaultConfig(), Env{Log: new(syncBuffer)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.ready.get(); got != "starting" {
+		t.Errorf("before it runs it is %q; want starting", got)
+	}
+}
