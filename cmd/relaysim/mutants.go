@@ -1,0 +1,257 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim"
+)
+
+// searched is what the process of a mutant tells.
+type searched struct {
+	Campaigns []sim.Campaign
+	Story     string // the invariant that broke in the mutant's story
+}
+
+// campaign searches in this very build; mutants runs it in each mutant.
+func (e *env) campaign() int {
+	e.where()
+	n := e.flags.Int("n", 15, "searches per strategy")
+	limits := e.flags.String("limits", "3000", "seeds per search, by comma; the last holds for all that follow")
+	each := e.flags.Duration("each", 3*time.Second, "time per search")
+	story := e.flags.String("story", "", "run this story, too")
+	if _, ok := e.parse(0); !ok {
+		return usage
+	}
+	x, err := e.runner()
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	strategies := sim.Strategies
+	if e.strategy != "mix" {
+		strategies = []string{e.strategy}
+	}
+	var s searched
+	if *story != "" {
+		stories, err := sim.Stories()
+		if err == nil && stories[*story] == nil {
+			err = fmt.Errorf("no story %q", *story)
+		}
+		if err == nil {
+			s.Story, err = sim.Tell(stories[*story])
+		}
+		if err != nil {
+			return e.complain("%v", err)
+		}
+	}
+	var seeds []int
+	for _, l := range strings.Split(*limits, ",") {
+		n, err := strconv.Atoi(l)
+		if err != nil || n < 0 {
+			return e.complain("-limits %q: want numbers", *limits)
+		}
+		seeds = append(seeds, n)
+	}
+	if s.Campaigns, err = sim.Campaigns(x.World, strategies, *n, seeds, *each); err != nil {
+		return e.complain("%v", err)
+	}
+	if err := json.NewEncoder(e.out).Encode(s); err != nil {
+		return e.complain("%v", err)
+	}
+	return held
+}
+
+type mutantFlags struct {
+	only  string
+	n     int
+	limit int
+	each  time.Duration
+	keep  string
+}
+
+func (e *env) mutants() int {
+	var f mutantFlags
+	e.where()
+	e.flags.StringVar(&f.only, "only", "", "just these mutants, by comma")
+	e.flags.IntVar(&f.n, "n", 15, "searches per strategy")
+	e.flags.IntVar(&f.limit, "limit", 3000, "seeds per search, at most")
+	e.flags.DurationVar(&f.each, "each", 3*time.Second, "time per search, at most")
+	if _, ok := e.parse(0); !ok {
+		return usage
+	}
+	if _, err := e.runner(); err != nil {
+		return e.complain("%v", err)
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	all, err := sim.Mutants()
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	tmp, err := os.MkdirTemp("", "mutants")
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	defer os.RemoveAll(tmp)
+	var rows []row
+	for _, m := range all {
+		if m.World != e.world || f.only != "" && !slices.Contains(strings.Split(f.only, ","), m.Name) {
+			continue
+		}
+		r := row{m: m}
+		bin, err := build(root, tmp, m, true)
+		if err == nil {
+			if m.Survives != "" {
+				f := f // a search that cannot succeed need not be long
+				f.n, f.limit = 1, 500
+				r.s, err = e.search(bin, f, m.Story)
+			} else {
+				r.s, err = e.search(bin, f, m.Story)
+			}
+			os.Remove(bin)
+		}
+		if err != nil {
+			return e.complain("mutant %s: %v", m.Name, err)
+		}
+		rows = append(rows, r)
+		fmt.Fprintln(e.out, r)
+	}
+	if len(rows) == 0 {
+		return e.complain("no mutant of that name in world %s", e.world)
+	}
+	return e.judge(rows, f, root, tmp)
+}
+
+// judge looks at the clean build on the same seeds, and sums up.
+func (e *env) judge(rows []row, f mutantFlags, root, tmp string) int {
+	bin, err := build(root, tmp, nil, true)
+	if err != nil {
+		return e.complain("the clean build: %v", err)
+	}
+	f.each = time.Minute
+	clean, err := e.search(bin, f, "", deepest(rows)...)
+	if err != nil {
+		return e.complain("the clean build: %v", err)
+	}
+	code := held
+	seeds := 0
+	for _, c := range clean.Campaigns {
+		seeds += c.Seeds
+		if c.Killed {
+			fmt.Fprintf(e.out, "the clean build breaks %s: no kill counts\n", c.Invariant)
+			code = broken
+		}
+	}
+	killed, explained := 0, 0
+	for _, r := range rows {
+		switch {
+		case r.killed():
+			killed++
+		case r.m.Survives != "":
+			explained++
+		default:
+			code = broken
+		}
+		if r.m.Survives != "" && r.killed() || !r.reached() || r.m.Story != "" && r.m.Survives == "" && r.s.Story == "" {
+			code = broken
+		}
+	}
+	fmt.Fprint(e.out, perStrategy(rows))
+	fmt.Fprintf(e.out, "world=%s mutants=%d killed=%d survived=%d explained=%d campaigns=%d clean_seeds=%d clean=%t\n",
+		e.world, len(rows), killed, len(rows)-killed, explained, f.n, seeds, code == held)
+	return code
+}
+
+// deepest is how far each search went before it found something.
+func deepest(rows []row) []int {
+	var deep []int
+	for _, r := range rows {
+		for i, c := range r.s.Campaigns {
+			if i == len(deep) {
+				deep = append(deep, 0)
+			}
+			if c.Killed {
+				deep[i] = max(deep[i], c.Seeds)
+			}
+		}
+	}
+	return append(deep, 0)
+}
+
+// search runs the campaigns in a build.
+func (e *env) search(bin string, f mutantFlags, story string, limits ...int) (s searched, err error) {
+	if len(limits) == 0 {
+		limits = []int{f.limit}
+	}
+	list := strings.Trim(strings.ReplaceAll(fmt.Sprint(limits), " ", ","), "[]")
+	args := []string{"campaign", "-world", e.world, "-strategy", e.strategy, "-n", fmt.Sprint(f.n), "-limits", list, "-each", f.each.String()}
+	if story != "" {
+		args = append(args, "-story", story)
+	}
+	cmd := exec.Command(bin, args...)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, stage+"=") })
+	cmd.Stderr = e.err
+	out, err := cmd.Output()
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(out, &s)
+}
+
+// build makes relaysim with a mutant in it, or the clean one for nil.
+func build(root, tmp string, m *sim.Mutant, race bool) (string, error) {
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	if m != nil {
+		files, err := m.Overlay(func(path string) (string, error) {
+			b, err := os.ReadFile(filepath.Join(root, path))
+			return string(b), err
+		})
+		if err != nil {
+			return "", err
+		}
+		for name, text := range files {
+			at := filepath.Join(tmp, strings.ReplaceAll(name, "/", "_"))
+			if err := os.WriteFile(at, []byte(text), 0o644); err != nil {
+				return "", err
+			}
+			overlay.Replace[filepath.Join(root, name)] = at
+		}
+	}
+	b, err := json.Marshal(overlay)
+	if err != nil {
+		return "", err
+	}
+	list, bin := filepath.Join(tmp, "overlay.json"), filepath.Join(tmp, "mutant")
+	if err := os.WriteFile(list, b, 0o644); err != nil {
+		return "", err
+	}
+	args := []string{"build", "-overlay", list, "-o", bin}
+	if race {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/relaysim")...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return bin, nil
+}
+
+// moduleRoot is where the source is: mutants needs it, and the go command.
+func moduleRoot() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	mod := strings.TrimSpace(string(out))
+	if err != nil || filepath.Base(mod) != "go.mod" {
+		return "", fmt.Errorf("run it inside the module: it builds the relay anew for each mutant")
+	}
+	return filepath.Dir(mod), nil
+}

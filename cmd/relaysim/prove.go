@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim"
+)
+
+// reach measures what the race detector sees.
+func (e *env) reach() int {
+	if _, ok := e.parse(0); !ok {
+		return usage
+	}
+	if !sim.RaceBuild {
+		return e.complain("this build has no race detector: build with -race")
+	}
+	code, good := held, 0
+	sights := sim.Reach()
+	for _, s := range sights {
+		fmt.Fprintln(e.out, s)
+		if s.OK() {
+			good++
+		} else {
+			code = broken
+		}
+	}
+	exits, calls := sim.Memory()
+	fmt.Fprintf(e.out, "sights=%d good=%d remembers_exits=%d remembers_calls=%d\n", len(sights), good, exits, calls)
+	return code
+}
+
+// exhaustive tries every schedule of a small world, and compares with what
+// a sweep of random ones comes to.
+func (e *env) exhaustive() int {
+	e.where()
+	seed := e.flags.String("seed", "1", "which small world")
+	bound := e.flags.Int("bound", 2, "how often a task may be taken away from an operation")
+	limit := e.flags.Duration("for", time.Minute, "give up after this long")
+	seeds := e.flags.Int("seeds", 2000, "random schedules to compare with")
+	if _, ok := e.parse(0); !ok {
+		return usage
+	}
+	x, err := e.runner()
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	c, err := x.Exhaust(sim.Seed(*seed), *bound, *limit, *seeds)
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	if c.Failed != nil {
+		fmt.Fprintln(e.out, x.Explain(c.Failed, shrinkFor).Summary())
+	}
+	fmt.Fprintf(e.out, "world=%s seed=%s bound=%d schedules=%d complete=%t steps=%d states=%d random_seeds=%d random_states=%d share=%.0f%%\n",
+		e.world, *seed, *bound, c.Schedules, c.Complete, c.Steps, c.States, *seeds, c.Random, c.Share())
+	if c.Failed != nil {
+		return broken
+	}
+	return held
+}

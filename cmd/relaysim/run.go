@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim"
+)
+
+// shrinkFor bounds the search for a smaller run.
+const shrinkFor = 20 * time.Second
+
+func (e *env) runSeed() int {
+	e.where()
+	seed := e.flags.String("seed", "", "a number, or a commit's hash of 40 digits")
+	steps := e.flags.Int("steps", 0, "end after so many steps (0: at the end)")
+	trace := e.flags.String("trace", "", "write each step to this file; - is the terminal")
+	html := e.flags.String("html", "", "write a page that shows the run to this file")
+	out := e.flags.String("out", "", "write the artefact of a failure into this directory")
+	if _, ok := e.parse(0); !ok {
+		return usage
+	}
+	x, err := e.runner()
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	if *seed == "" {
+		return e.complain("-seed is missing")
+	}
+	x.Trace, x.Steps = true, *steps
+	res, err := x.Seed(sim.Seed(*seed))
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	return e.show(&x, res, *trace, *html, *out)
+}
+
+// show prints what came of one run, and writes the files asked for.
+func (e *env) show(x *sim.Runner, res *sim.Result, trace, html, out string) int {
+	line, code, final := res.String(), held, res
+	if res.Failure != nil {
+		code = broken
+		rep := x.Explain(res, shrinkFor)
+		final = rep.Final
+		if out != "" {
+			if err := rep.Write(out); err != nil {
+				return e.complain("%v", err)
+			}
+		}
+		fmt.Fprintln(e.out, rep.Summary())
+	}
+	if trace != "" {
+		if err := e.write(trace, res.Trace.String()); err != nil {
+			return e.complain("%v", err)
+		}
+	}
+	if html != "" {
+		if err := e.write(html, sim.HTML(final)); err != nil {
+			return e.complain("%v", err)
+		}
+	}
+	fmt.Fprintln(e.out, line)
+	return code
+}
+
+func (e *env) write(file, text string) error {
+	if file == "-" {
+		_, err := fmt.Fprint(e.out, text)
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+func (e *env) replay() int {
+	trace := e.flags.String("trace", "", "write each step to this file; - is the terminal")
+	html := e.flags.String("html", "", "write a page that shows the run to this file")
+	x, run, code := e.load()
+	if run == nil {
+		return code
+	}
+	res := x.Replay(run)
+	if res.Missed+res.Unused > 0 {
+		fmt.Fprintf(e.out, "diverged: %d switches could not be made (the first at step %d), %d points were not reached; went on without\n",
+			res.Missed, res.Diverged, res.Unused)
+	}
+	code = held
+	if res.Failure != nil {
+		code = broken
+		fmt.Fprintf(e.out, "broken: %s\n", res.Failure)
+		if res.Races > 0 {
+			fmt.Fprintln(e.out, sim.RaceReport)
+		}
+	}
+	if *trace != "" {
+		if err := e.write(*trace, res.Trace.String()); err != nil {
+			return e.complain("%v", err)
+		}
+	}
+	if *html != "" {
+		if err := e.write(*html, sim.HTML(res)); err != nil {
+			return e.complain("%v", err)
+		}
+	}
+	fmt.Fprintln(e.out, res)
+	return code
+}
+
+func (e *env) shrink() int {
+	into := e.flags.String("o", "", "write the smaller run to this file (default: the terminal)")
+	x, run, code := e.load()
+	if run == nil {
+		return code
+	}
+	res := x.Replay(run)
+	if res.Failure == nil {
+		return e.complain("the run holds; there is nothing to shrink")
+	}
+	rep := x.Explain(res, shrinkFor)
+	if *into == "" {
+		*into = "-"
+	}
+	if err := e.write(*into, rep.Text()); err != nil {
+		return e.complain("%v", err)
+	}
+	fmt.Fprintln(e.out, rep.Final)
+	return broken
+}
+
+// load reads the run that the one argument names.
+func (e *env) load() (*sim.Runner, *sim.Run, int) {
+	args, ok := e.parse(1)
+	if !ok {
+		return nil, nil, usage
+	}
+	b, err := os.ReadFile(args[0])
+	if err != nil {
+		return nil, nil, e.complain("%v", err)
+	}
+	run, err := sim.ParseRun(string(b))
+	if err != nil {
+		return nil, nil, e.complain("%s: %v", args[0], err)
+	}
+	w, err := sim.FindWorld(run.World)
+	if err != nil {
+		return nil, nil, e.complain("%s: %v", args[0], err)
+	}
+	return &sim.Runner{World: w, Trace: true}, run, held
+}

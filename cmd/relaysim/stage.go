@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/pyrycode/pyrycode-relay/sim"
+)
+
+// stage is set in the process that does the work. Its value is a
+// directory for files that nobody needs afterwards.
+const stage = "RELAYSIM_STAGE"
+
+// prepare runs the program once more, in an environment in which the race
+// detector tells everything: it reads its settings only as it starts.
+func prepare() int {
+	dir, err := os.MkdirTemp("", "relaysim")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "relaysim:", err)
+		return usage
+	}
+	defer os.RemoveAll(dir)
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "relaysim:", err)
+		return usage
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), stage+"="+dir)
+	if sim.RaceBuild {
+		cmd.Env = append(cmd.Env, "GORACE="+sim.GORACE(filepath.Join(dir, "race")))
+	}
+	// A terminal interrupts both, a kill only this one.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "relaysim:", err)
+		return usage
+	}
+	go func() {
+		for range signals {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}()
+	if err := cmd.Wait(); err != nil {
+		if code := cmd.ProcessState.ExitCode(); code > 0 {
+			return code
+		}
+		fmt.Fprintln(os.Stderr, "relaysim:", err)
+		return broken
+	}
+	return held
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/sim"
+)
+
+// row is one line of the kill table.
+type row struct {
+	m *sim.Mutant
+	s searched
+}
+
+func (r row) killed() bool {
+	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Killed })
+}
+
+func (r row) reached() bool {
+	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Reached })
+}
+
+// String shows whether the mutant was killed, by what, and how soon.
+func (r row) String() string {
+	var seeds []int
+	var seconds []float64
+	by := map[string]int{}
+	missed := 0
+	for _, c := range r.s.Campaigns {
+		if !c.Killed {
+			missed++
+			continue
+		}
+		seeds, seconds = append(seeds, c.Seeds), append(seconds, c.Seconds)
+		by[c.Invariant]++
+	}
+	verdict, why := "killed", ""
+	switch {
+	case !r.reached():
+		verdict = "NOT REACHED"
+	case len(seeds) == 0 && r.m.Survives != "":
+		verdict, why = "survives", r.m.Survives
+	case len(seeds) == 0:
+		verdict = "SURVIVES"
+	case r.m.Survives != "":
+		verdict = "KILLED, though said to survive"
+	}
+	story := ""
+	switch {
+	case r.m.Story == "":
+	case r.s.Story == "" && r.m.Survives == "":
+		story = fmt.Sprintf(", but NOT in story %s", r.m.Story)
+	case r.s.Story != "":
+		story = fmt.Sprintf(", story %s: %s", r.m.Story, short(r.s.Story))
+	}
+	if why != "" {
+		return fmt.Sprintf("%-28s %s: %s", r.m.Name, verdict, why)
+	}
+	return fmt.Sprintf("%-28s %s by %s; seeds %s (%s), seconds %s; missed in %d of %d%s", r.m.Name, verdict, top(by),
+		spread(seeds, "%d"), r.medians(), spread(seconds, "%.2f"), missed, len(r.s.Campaigns), story)
+}
+
+// medians is how many seeds each strategy needed.
+func (r row) medians() string {
+	var all []string
+	for _, s := range sim.Strategies {
+		var seeds []int
+		for _, c := range r.s.Campaigns {
+			if c.Strategy == s && c.Killed {
+				seeds = append(seeds, c.Seeds)
+			}
+		}
+		if slices.Sort(seeds); len(seeds) > 0 {
+			all = append(all, fmt.Sprintf("%s %d", s, seeds[len(seeds)/2]))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+func short(s string) string {
+	if len(s) > 60 {
+		return s[:60] + "…"
+	}
+	return s
+}
+
+// top names the invariants, the most frequent first.
+func top(by map[string]int) string {
+	names := make([]string, 0, len(by))
+	for n := range by {
+		names = append(names, n)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		if by[a] != by[b] {
+			return by[b] - by[a]
+		}
+		return strings.Compare(a, b)
+	})
+	if len(names) == 0 {
+		return "nothing"
+	}
+	return strings.Join(names, ", ")
+}
+
+// spread is the median and the maximum.
+func spread[T int | float64](v []T, format string) string {
+	if len(v) == 0 {
+		return "-"
+	}
+	slices.Sort(v)
+	return fmt.Sprintf(format+"/"+format, v[len(v)/2], v[len(v)-1])
+}
+
+// perStrategy compares the strategies over all mutants that can be killed.
+func perStrategy(rows []row) string {
+	var b strings.Builder
+	for _, s := range sim.Strategies {
+		var seeds []int
+		missed := 0
+		for _, r := range rows {
+			for _, c := range r.s.Campaigns {
+				if c.Strategy != s || r.m.Survives != "" {
+					continue
+				}
+				if c.Killed {
+					seeds = append(seeds, c.Seeds)
+				} else {
+					missed++
+				}
+			}
+		}
+		if len(seeds)+missed > 0 {
+			fmt.Fprintf(&b, "%-8s seeds to kill (median/max) %s, searches without a kill %d of %d\n", s, spread(seeds, "%d"), missed, len(seeds)+missed)
+		}
+	}
+	return b.String()
+}

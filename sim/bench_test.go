@@ -1,0 +1,39 @@
+package sim
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+// What the registry borrows costs it nothing to speak of: a lock behind
+// an interface instead of in the struct.
+func BenchmarkSeam(b *testing.B) {
+	b.Run("mutex", func(b *testing.B) {
+		var mu sync.Mutex
+		n := 0
+		for b.Loop() {
+			mu.Lock()
+			n++
+			mu.Unlock()
+		}
+	})
+	b.Run("locker", func(b *testing.B) {
+		var mu sync.Locker = new(sync.Mutex)
+		n := 0
+		for b.Loop() {
+			mu.Lock()
+			n++
+			mu.Unlock()
+		}
+	})
+	b.Run("registry", func(b *testing.B) {
+		r := relay.NewRegistry[int, int](relay.RegistryConfig[int]{})
+		r.Claim("s1", 1)
+		for b.Loop() {
+			r.Join("s1", 7)
+			r.Leave("s1", 7)
+		}
+	})
+}

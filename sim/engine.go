@@ -1,0 +1,239 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+)
+
+type mode uint8
+
+const (
+	building mode = iota
+	running
+	judging   // the run is over; seams do nothing
+	unwinding // goroutines are being ended
+)
+
+// maxTasks bounds the goroutines of one run; the race detector of Go
+// knows some 8,000 at once.
+const maxTasks = 4096
+
+// A Failure says what a run broke.
+type Failure struct {
+	Invariant string // its name
+	Detail    string
+	Step      int
+	Task      string
+}
+
+func (f *Failure) String() string {
+	return fmt.Sprintf("%s: %s (step %d, %s)", f.Invariant, f.Detail, f.Step, f.Task)
+}
+
+// A step is one entry of the trace: a task stood at a point and the
+// engine chose who runs next.
+type step struct {
+	now  int64
+	at   point
+	task int32
+	next int32
+	obj  int32
+}
+
+// An Engine runs one seed: real goroutines, one at a time, handing over
+// to each other at the seams.
+type Engine struct {
+	inst  Instance
+	pick_ picker
+	plain bool // hand over in sight of the race detector; only to prove that hiding matters
+	limit int
+	until int // end the run, undisturbed, after so many steps; 0: never
+
+	mode     mode
+	checking bool // an invariant is being looked at: seams do nothing
+	cur      *Task
+	main     *Task // stands for the engine itself where no task runs
+	tasks    []*Task
+	ntasks   int
+	ready    []*Task
+	nready   int
+	driver   chan struct{}
+	fin      byte // tasks release it when they end, the driver acquires it
+
+	now     int64
+	timers  *Timer // armed, oldest first
+	last    *Timer
+	names   []string // of locks and gauges
+	nnames  int
+	listed  []listed // when tasks begin that no actor is, sorted by key
+	trace   []step
+	steps   int
+	hash    uint64
+	failure *Failure
+	probes  [64]bool
+	states  []uint64 // of the world, where the caller wants to count them
+	nstates int
+}
+
+type listed struct {
+	key   uint64
+	order int
+}
+
+// buffers are what an engine needs anew for each seed and can inherit.
+type buffers struct {
+	tasks, ready []*Task
+	trace        []step
+	names        []string
+	states       []uint64
+}
+
+func newBuffers(limit int) *buffers {
+	return &buffers{
+		tasks: make([]*Task, maxTasks), ready: make([]*Task, maxTasks),
+		trace: make([]step, limit), names: make([]string, 4096), states: make([]uint64, limit),
+	}
+}
+
+func newEngine(b *buffers, p picker) *Engine {
+	e := &Engine{pick_: p, limit: len(b.trace), tasks: b.tasks, ready: b.ready, trace: b.trace,
+		names: b.names, states: b.states, driver: make(chan struct{}, 1), hash: 14695981039346656037}
+	e.main = e.newTask()
+	e.main.Name, e.main.Actor, e.main.key, e.main.state = "idle", -1, nameKey("idle"), done
+	e.nnames = 1
+	return e
+}
+
+//go:norace
+func (e *Engine) newTask() *Task {
+	if e.ntasks == maxTasks {
+		panic("sim: too many tasks in one run")
+	}
+	t := &Task{ID: e.ntasks, wake: make(chan struct{}, 1), due: -1}
+	e.tasks[e.ntasks] = t
+	e.ntasks++
+	return t
+}
+
+// object gives a lock or a gauge its number.
+//
+//go:norace
+func (e *Engine) object(name string) int32 {
+	if e.nnames == len(e.names) {
+		return 0
+	}
+	e.names[e.nnames] = name
+	e.nnames++
+	return int32(e.nnames - 1)
+}
+
+// run carries out a listing and returns when nothing is left to happen or
+// something broke. The goroutines are still parked then.
+func (e *Engine) run(w World, r *Run) {
+	e.listed = r.listed()
+	e.inst = w.Start(e, r)
+	for i, a := range r.actors() {
+		t := e.newTask()
+		t.Name, t.Actor, t.key = a.name, i, nameKey(a.name)
+		t.op, t.order, t.first = a.ops[0].Label, a.ops[0].order, int32(a.ops[0].Label)
+		ops := a.ops
+		t.f = func() {
+			for j := range ops {
+				if j > 0 {
+					t.begin(e, ops[j].Label, ops[j].order)
+				}
+				e.inst.Do(t, ops[j])
+			}
+		}
+		e.revive(t)
+		e.pick_.born(e, t)
+		go e.body(t)
+	}
+	e.mode = running
+	for e.failure == nil && !e.cut() {
+		e.point(e.main, AtPoint, 0)
+		if next := e.pick(e.main); next != nil {
+			e.turn(next)
+		} else if e.failure == nil && !e.cut() && !e.idle() {
+			break
+		}
+	}
+	acquire(&e.fin)
+	e.mode = judging
+	e.cur = e.main
+	if e.cut() {
+		return
+	}
+	for i := range e.tasks[1:e.ntasks] {
+		if t := e.tasks[i+1]; t.Actor >= 0 && t.state != done {
+			e.Fail("ends", "%s never ends", t.title())
+		}
+	}
+	if e.failure == nil {
+		e.inst.Final()
+	}
+}
+
+// cut tells whether the run was ended before its end.
+//
+//go:norace
+func (e *Engine) cut() bool { return e.until > 0 && e.steps >= e.until }
+
+// turn lets the tasks run until one hands back to the driver.
+//
+//go:norace
+func (e *Engine) turn(next *Task) {
+	e.cur = next
+	if e.plain {
+		next.wake <- struct{}{}
+		<-e.driver
+	} else {
+		hideOn()
+		next.wake <- struct{}{}
+		<-e.driver
+		hideOff()
+	}
+	e.cur = e.main
+}
+
+// idle finds something to go on with when no task can run: a deadline.
+// It is false when the run is over.
+func (e *Engine) idle() bool {
+	if s := e.deadlock(); s != "" {
+		e.Fail("deadlock", "%s", s)
+		return false
+	}
+	due := e.nextDeadline()
+	e.checking = true
+	on := due >= 0 && e.inst.Idle()
+	e.checking = false
+	if !on {
+		return false
+	}
+	e.reach(due)
+	return true
+}
+
+// deadlock names who waits for whom, if a task waits for a lock now.
+func (e *Engine) deadlock() string {
+	var b strings.Builder
+	for _, t := range e.tasks[:e.ntasks] {
+		if t.state == blocked && t.lock != nil {
+			fmt.Fprintf(&b, "%s wants %s held by %s; ", t.title(), t.lock.name, t.lock.owner.title())
+		}
+	}
+	return strings.TrimSuffix(b.String(), "; ")
+}
+
+// unwind ends every goroutine of the run, one after the other.
+func (e *Engine) unwind() {
+	e.mode = unwinding
+	for _, t := range e.tasks[1:e.ntasks] {
+		release(&e.fin)
+		t.wake <- struct{}{}
+		<-e.driver
+		acquire(&e.fin)
+	}
+	clear(e.tasks[:e.ntasks])
+	clear(e.ready)
+}

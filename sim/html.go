@@ -1,0 +1,103 @@
+package sim
+
+import (
+	"fmt"
+	"html"
+	"strings"
+	"time"
+)
+
+// HTML draws a traced run as one page that needs nothing else: a lane for
+// each task, time downwards, a line where one hands over to another,
+// shaded where a lock is held, the step that failed in red.
+func HTML(r *Result) string {
+	t := r.Trace
+	lane := map[int32]int{}
+	var tasks []int32
+	for _, s := range t.steps {
+		if _, ok := lane[s.task]; !ok {
+			lane[s.task] = len(tasks)
+			tasks = append(tasks, s.task)
+		}
+	}
+	const left, width, height, top = 110, 150, 18, 60
+	x := func(task int32) int { return left + lane[task]*width + 12 }
+	y := func(i int) int { return top + i*height }
+	var b strings.Builder
+	fmt.Fprintf(&b, page, html.EscapeString(r.Run.World+" "+r.Seed), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()),
+		left+len(tasks)*width+40, y(len(t.steps)+1))
+	for _, id := range tasks {
+		fmt.Fprintf(&b, `<text class="h" x="%d" y="30">%s</text><line class="lane" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
+			x(id)-8, html.EscapeString(t.tasks[id].title()), x(id), x(id), y(len(t.steps)))
+	}
+	t.shades(&b, x, y)
+	last := int64(-1)
+	for i, s := range t.steps {
+		if s.now != last {
+			last = s.now
+			fmt.Fprintf(&b, `<text class="t" x="8" y="%d">%s</text>`+"\n", y(i)+4, time.Duration(s.now))
+		}
+		class, label := "", s.at.kind.String()
+		if s.obj != 0 {
+			label += " " + strings.TrimPrefix(t.names[s.obj], "pyrycode_relay_")
+		}
+		if s.at.kind == AtOp || i == 0 || s.at.occ == 1 && s.at.kind == AtLock {
+			label = t.tasks[s.task].site(s.at.op) + " " + label
+		}
+		if r.Failure != nil && i == min(r.Failure.Step, len(t.steps)-1) {
+			class = ` class="bad"`
+		}
+		if s.next >= 0 && s.next != s.task && lane[s.next] >= 0 {
+			if _, ok := lane[s.next]; ok {
+				fmt.Fprintf(&b, `<line class="to" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", x(s.task), y(i), x(s.next), y(i+1))
+			}
+		}
+		fmt.Fprintf(&b, `<g%s><circle cx="%d" cy="%d" r="4"/><text x="%d" y="%d">%s</text><title>step %d, %s</title></g>`+"\n",
+			class, x(s.task), y(i), x(s.task)+8, y(i)+4, html.EscapeString(label), i, html.EscapeString(t.tasks[s.task].place(s.at)))
+	}
+	b.WriteString("</svg></main></html>\n")
+	return b.String()
+}
+
+// shades draws where locks are held and where timers run.
+func (t *Trace) shades(b *strings.Builder, x func(int32) int, y func(int) int) {
+	from := map[int32]int{}
+	armed := map[uint64]int{}
+	for i, s := range t.steps {
+		switch s.at.kind {
+		case AtLocked:
+			from[s.task] = i
+		case AtUnlock:
+			if f, ok := from[s.task]; ok {
+				fmt.Fprintf(b, `<rect class="lock" x="%d" y="%d" width="10" height="%d"/>`+"\n", x(s.task)-5, y(f)-6, y(i)-y(f))
+				delete(from, s.task)
+			}
+		case AtArm:
+			armed[s.at.mix(t.tasks[s.task].key)+1] = i
+		}
+		if s.next <= 0 {
+			continue
+		}
+		if f, ok := armed[t.tasks[s.next].key]; ok && t.tasks[s.next].timer != nil {
+			fmt.Fprintf(b, `<rect class="grace" x="%d" y="%d" width="18" height="%d"/>`+"\n", x(s.next)-9, y(f), y(i+1)-y(f))
+			delete(armed, t.tasks[s.next].key)
+		}
+	}
+}
+
+const page = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>relaysim %s</title>
+<style>
+body{font:13px/1.4 system-ui,sans-serif;margin:0;background:#fff;color:#222}
+header{padding:16px 24px;border-bottom:1px solid #ddd}h1{font-size:16px;margin:0 0 8px}
+pre{margin:0;font:12px/1.5 ui-monospace,monospace}main{overflow:auto;padding:8px 16px}
+svg text{font:11px ui-monospace,monospace;fill:#333}.h{font-weight:bold}.t{fill:#888}
+.lane{stroke:#e2e2e2}.to{stroke:#8aa6d6}circle{fill:#3a6fc4}
+.lock{fill:#f3d48a;opacity:.7}.grace{fill:#bfe3c8;opacity:.5}
+.bad circle{fill:#d11;r:7}.bad text{fill:#d11;font-weight:bold}
+@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ccc}.lane{stroke:#333}header{border-color:#333}}
+</style>
+<header><h1>%s</h1><details><summary>the run</summary><pre>%s</pre></details>
+<p>A lane is a task. Yellow: it holds the lock. Green: its timer is armed. A blue line hands over. Red: where it broke.</p></header>
+<main><svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">
+`

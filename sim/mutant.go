@@ -1,0 +1,180 @@
+package sim
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+//go:embed mutants/*.txt
+var mutantFiles embed.FS
+
+//go:embed testdata/*.run
+var storyFiles embed.FS
+
+// A Mutant is one way to break the real relay: a patch, and what is known
+// about it.
+type Mutant struct {
+	Name     string
+	Class    string   // the kind of bug, in words of wire.md §16 where it is one
+	Catch    []string // the invariants that should notice
+	Story    string   // a run in testdata that breaks with it
+	Pair     string   // guards that cover this one, or that it covers
+	Race     bool     // only the race detector can see it
+	Survives string   // why nothing can notice
+	Note     string
+	World    string
+	File     string // what is patched
+	hunks    []hunk
+}
+
+type hunk struct{ old, new string }
+
+// Mutants reads all of them, by name.
+func Mutants() ([]*Mutant, error) {
+	names, err := fs.Glob(mutantFiles, "mutants/*.txt")
+	if err != nil {
+		return nil, err
+	}
+	var ms []*Mutant
+	for _, name := range names {
+		b, err := mutantFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		m, err := parseMutant(strings.TrimSuffix(path.Base(name), ".txt"), string(b))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		ms = append(ms, m)
+	}
+	return ms, nil
+}
+
+func parseMutant(name, text string) (*Mutant, error) {
+	m := &Mutant{Name: name, World: "registry", File: "internal/relay/registry.go"}
+	for n, l := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if l == "@@" {
+			m.hunks = append(m.hunks, hunk{})
+			continue
+		}
+		if k := len(m.hunks) - 1; k >= 0 {
+			switch {
+			case strings.HasPrefix(l, "-"):
+				m.hunks[k].old += l[1:] + "\n"
+			case strings.HasPrefix(l, "+"):
+				m.hunks[k].new += l[1:] + "\n"
+			default:
+				return nil, fmt.Errorf("line %d: want - or +, have %q", n+1, l)
+			}
+			continue
+		}
+		key, value, _ := strings.Cut(l, " ")
+		switch key {
+		case "class":
+			m.Class = value
+		case "catch":
+			m.Catch = strings.Split(value, ", ")
+		case "story":
+			m.Story = value
+		case "pair":
+			m.Pair = value
+		case "race":
+			m.Race = true
+		case "survives":
+			m.Survives = value
+		case "note":
+			m.Note = value
+		case "world":
+			m.World = value
+		case "file":
+			m.File = value
+		default:
+			return nil, fmt.Errorf("line %d: unknown key %q", n+1, key)
+		}
+	}
+	if len(m.hunks) == 0 || m.Class == "" || len(m.Catch) == 0 {
+		return nil, fmt.Errorf("want a class, a catch and a hunk")
+	}
+	return m, nil
+}
+
+// Apply patches the source. Each place must be there exactly once; the
+// marker must be set, or a mutant that is never reached would count as one
+// that nothing notices.
+func (m *Mutant) Apply(src string) (string, error) {
+	marked := false
+	for i, h := range m.hunks {
+		old, new := strings.TrimSuffix(h.old, "\n"), strings.TrimSuffix(h.new, "\n")
+		if n := strings.Count(src, old); n != 1 {
+			return "", fmt.Errorf("mutant %s, hunk %d: its place is there %d times; want once", m.Name, i+1, n)
+		}
+		marked = marked || strings.Contains(new, "REACHED") || strings.Contains(new, "reach()")
+		src = strings.Replace(src, old, strings.ReplaceAll(new, "REACHED", "reach()"), 1)
+	}
+	if !marked {
+		return "", fmt.Errorf("mutant %s has no marker", m.Name)
+	}
+	return src, nil
+}
+
+// Overlay is what go build -overlay must replace to make the mutant: paths
+// inside the module, and what they then hold. read gives the source.
+func (m *Mutant) Overlay(read func(path string) (string, error)) (map[string]string, error) {
+	src, err := read(m.File)
+	if err != nil {
+		return nil, err
+	}
+	if src, err = m.Apply(src); err != nil {
+		return nil, err
+	}
+	pkg := path.Base(path.Dir(m.File))
+	return map[string]string{
+		m.File: src,
+		path.Join(path.Dir(m.File), "zz_mutant.go"): "package " + pkg + `
+
+var reached int
+
+// reach counts how often the mutant's code was come to.
+//
+//go:norace
+func reach() bool { reached++; return false }
+
+// Reached is that count.
+//
+//go:norace
+func Reached() int { return reached }
+`,
+		"sim/marker.go": `package sim
+
+import mutated "github.com/pyrycode/pyrycode-relay/` + path.Dir(m.File) + `"
+
+func reached() int { return mutated.Reached() }
+`,
+	}, nil
+}
+
+// Stories returns the runs that are told in testdata, by name.
+func Stories() (map[string]*Run, error) {
+	names, err := fs.Glob(storyFiles, "testdata/*.run")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	stories := map[string]*Run{}
+	for _, name := range names {
+		b, err := storyFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		r, err := ParseRun(string(b))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		stories[strings.TrimSuffix(path.Base(name), ".run")] = r
+	}
+	return stories, nil
+}

@@ -1,0 +1,162 @@
+package sim
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+)
+
+// A Sight is one measurement of what the race detector sees.
+type Sight struct {
+	Name string
+	Seen int // seeds in which it reported the planted race
+	Of   int
+	Want string // "all", "none", or why it is no test
+}
+
+// OK tells whether it is as it should be.
+func (s Sight) OK() bool {
+	switch s.Want {
+	case "all":
+		return s.Seen == s.Of
+	case "none":
+		return s.Seen == 0
+	case "most":
+		return s.Seen*2 > s.Of
+	}
+	return true
+}
+
+func (s Sight) String() string {
+	verdict := "as it should be"
+	if !s.OK() {
+		verdict = "WRONG"
+	}
+	return fmt.Sprintf("%-64s seen in %3d of %3d, want %s: %s", s.Name, s.Seen, s.Of, s.Want, verdict)
+}
+
+// AB plants a race and looks for it with the hand-overs hidden from the
+// race detector, and in its sight. Only hidden ones leave it anything to
+// find: each visible one orders all that came before.
+func AB(seeds int) []Sight {
+	w, err := FindWorld("planted-race")
+	if err != nil {
+		return nil
+	}
+	hidden := Sight{Name: "planted race, hand-overs hidden", Of: seeds, Want: "most"}
+	plain := Sight{Name: "planted race, hand-overs in sight", Of: seeds, Want: "none"}
+	for i := range seeds {
+		for _, s := range []*Sight{&hidden, &plain} {
+			x := Runner{World: w, Strategy: "uniform", Plain: s == &plain}
+			if res, err := x.Seed(Seed(fmt.Sprint(i + 1))); err == nil && res.Races > 0 {
+				s.Seen++
+			}
+		}
+	}
+	return []Sight{hidden, plain}
+}
+
+// Reach measures how long the detector remembers. A race is lost once its
+// first racer has ended and enough others have after it, or once it has
+// made enough further calls; a run stays far below both. A newer Go may
+// remember less: then these figures say so.
+func Reach() []Sight {
+	const n = 10
+	s := AB(100)
+	for _, c := range []struct {
+		name         string
+		exits, calls int
+		want         string
+	}{
+		{"first racer parked, 1,000 others ended", -1000, 0, "all"},
+		{"first racer ended, 16 others after it", 16, 0, "all"},
+		{"first racer ended, 1,000 others after it", 1000, 0, "none"},
+		{"first racer made 10,000 further calls", 0, 10_000, "all"},
+		{"first racer made 2,000,000 further calls", 0, 2_000_000, "none"},
+	} {
+		sight := Sight{Name: c.name, Of: n, Want: c.want}
+		for range n {
+			if remembered(c.exits, c.calls) {
+				sight.Seen++
+			}
+		}
+		s = append(s, sight)
+	}
+	return s
+}
+
+// Memory finds how many exits of others and how many calls of its own a
+// first racer may leave behind it and the race is still seen.
+func Memory() (exits, calls int) {
+	last := func(seen func(int) bool, top int) int {
+		lo, hi := 1, top // seen at lo, not at hi
+		for hi-lo > lo/32+1 {
+			if m := (lo + hi) / 2; seen(m) {
+				lo = m
+			} else {
+				hi = m
+			}
+		}
+		return lo
+	}
+	exits = last(func(n int) bool { return remembered(n, 0) }, 2000)
+	calls = last(func(n int) bool { return remembered(0, n) }, 4_000_000)
+	return exits, calls
+}
+
+// remembered plants one race: a goroutine writes, things happen, another
+// writes. It tells whether the detector saw it.
+func remembered(exits, calls int) bool {
+	before := raceErrors()
+	v := new(int)
+	turn := make(chan struct{}, 1)
+	end := make(chan struct{})
+	var wait sync.WaitGroup
+	hidden := func(f func()) { // f ends before hidden returns, unseen
+		hideOn()
+		go func() {
+			hideOn()
+			defer func() { turn <- struct{}{}; hideOff() }()
+			f()
+		}()
+		<-turn
+		hideOff()
+	}
+	stay := exits <= 0
+	others := max(exits, -exits)
+	hideOn()
+	wait.Add(1)
+	go func() {
+		defer wait.Done()
+		hideOn()
+		*v = 1
+		for p := new(int); calls > *p; {
+			further(p)
+		}
+		turn <- struct{}{}
+		if stay {
+			<-end
+		}
+		hideOff()
+	}()
+	<-turn
+	hideOff()
+	if !stay {
+		hideOn()
+		wait.Wait()
+		hideOff()
+	}
+	for range others {
+		hidden(func() {})
+		runtime.Gosched()
+	}
+	hidden(func() { *v = 2 })
+	close(end)
+	hideOn()
+	wait.Wait()
+	hideOff()
+	return raceErrors() > before
+}
+
+//go:noinline
+func further(p *int) { *p++ }

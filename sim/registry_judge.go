@@ -1,0 +1,271 @@
+package sim
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+// Probes of the registry world.
+const (
+	sawStale = iota
+	sawStaleHeld
+	sawStaleGrace
+	sawStaleGone
+	sawStaleDrained
+	sawStopped
+	sawVacant
+	sawLostRace
+	sawTakeover
+	sawReclaim
+	sawReclaimPhones
+	sawLateRelease
+	sawExpiry
+	sawExpiryPhones
+	sawLeaveEvicted
+	sawJoinGrace
+	sawFull
+	sawNoServer
+	sawRefused
+	sawDrainGrace
+	sawContended
+	sawContendedTimer
+)
+
+func (registryWorld) Probes() []string {
+	return []string{
+		sawStale:          "a timer fires that no longer counts",
+		sawStaleHeld:      "it meets a successor that holds the slot",
+		sawStaleGrace:     "it meets a later grace",
+		sawStaleGone:      "it meets no slot",
+		sawStaleDrained:   "it meets a drained registry",
+		sawStopped:        "a timer is stopped in time",
+		sawVacant:         "a takeover finds its incumbent gone",
+		sawLostRace:       "a rival has taken over first",
+		sawTakeover:       "a takeover evicts phones",
+		sawReclaim:        "a reclaim without phones",
+		sawReclaimPhones:  "a reclaim evicts phones",
+		sawLateRelease:    "a displaced binary cleans up late",
+		sawExpiry:         "a grace expires",
+		sawExpiryPhones:   "a grace expires with phones",
+		sawLeaveEvicted:   "a phone leaves that was evicted",
+		sawJoinGrace:      "a phone joins during grace",
+		sawFull:           "a slot is full",
+		sawNoServer:       "a phone finds nobody",
+		sawRefused:        "a draining registry refuses",
+		sawDrainGrace:     "a drain cuts a grace short",
+		sawContended:      "a task waits for the lock",
+		sawContendedTimer: "a timer's body waits for the lock",
+	}
+}
+
+// Invariants are what the registry's runs are judged by.
+func (registryWorld) Invariants() []string {
+	return []string{"gauges", "counts", "walk", "holder", "one step", "timers", "stale timer", "expired",
+		"claim", "takeover", "release", "holds", "join", "leave", "scrape", "drain", "evicted", "one end",
+		"converges", "linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+}
+
+// Step compares gauges and model wherever the lock is free.
+//
+//go:norace
+func (w *registryRun) Step() {
+	if w.lock.owner != nil {
+		return
+	}
+	c := &w.model.counts
+	if w.gauges[0].value != float64(c.Binaries) || w.gauges[1].value != float64(c.Phones) || w.gauges[2].value != float64(c.InGrace) {
+		w.gaugesOff()
+	}
+}
+
+func (w *registryRun) gaugesOff() {
+	w.e.Fail("gauges", "binaries %v, phones %v, in grace %v; want %+v",
+		w.gauges[0].Value(), w.gauges[1].Value(), w.gauges[2].Value(), w.model.counts)
+}
+
+// Unlocking lets the model take its step and compares everything.
+func (w *registryRun) Unlocking(t *Task, _ *Lock) {
+	c := w.callOf(t)
+	if c != nil && !c.applied {
+		w.model.apply(t, c)
+		w.probe(c)
+		w.e.State(w.model.state())
+		w.e.Note(uint64(c.outcome))
+	}
+	if w.model.broken != "" {
+		w.e.Fail("timers", "%s", w.model.broken)
+	}
+	name := "counts"
+	if c != nil && c.verb == doNext && !c.yes {
+		name = "stale timer"
+	}
+	if got := w.reg.Counts(); got != w.model.counts {
+		w.e.Fail(name, "the registry counts %+v; want %+v", got, w.model.counts)
+	}
+	w.holders(c)
+	if n := w.e.Armed(); n != w.model.waiting() {
+		w.e.Fail("timers", "%d timers are armed; want %d, one for each grace", n, w.model.waiting())
+	}
+	// The walk is the costliest look by far: at every timer, else sometimes.
+	if w.unlocks++; w.unlocks%4 != 0 && t.timer == nil {
+		return
+	}
+	if err := w.reg.Check(); err != nil {
+		w.e.Fail("walk", "%v", err)
+	}
+}
+
+// holders asks the registry about the slot that the call was for.
+func (w *registryRun) holders(c *call) {
+	if c == nil {
+		return
+	}
+	i := c.id % maxIDs
+	s := &w.model.slots[i]
+	if s.used && s.holder != 0 && !w.reg.Holds(serverIDs[i], s.holder) {
+		w.e.Fail("holder", "binary %d does not hold %s; want it to", s.holder, serverIDs[i])
+	}
+	if c.binary != 0 && c.binary != s.holder && w.reg.Holds(serverIDs[i], c.binary) {
+		w.e.Fail("holder", "binary %d holds %s; want %d", c.binary, serverIDs[i], s.holder)
+	}
+}
+
+// callOf is what the task is about; a timer's task begins its call here.
+//
+//go:norace
+func (w *registryRun) callOf(t *Task) *call {
+	c, _ := t.Data.(*call)
+	if c == nil && t.timer != nil {
+		c = &call{verb: doNext, id: max(t.timer.Tag-1, 0), timer: t.timer, from: t.timer.firedAt}
+		t.Data = c
+	}
+	return c
+}
+
+// Contended notes that somebody waits.
+//
+//go:norace
+func (w *registryRun) Contended(t *Task, _ *Lock) {
+	w.e.Sometimes(sawContended, true)
+	w.e.Sometimes(sawContendedTimer, t.timer != nil)
+}
+
+//go:norace
+func (w *registryRun) probe(c *call) {
+	e, s := w.e, &w.model.slots[c.id%maxIDs]
+	switch c.verb {
+	case doNext:
+		e.Sometimes(sawExpiry, c.yes)
+		e.Sometimes(sawExpiryPhones, c.yes && c.ngone > 0)
+		if !c.yes {
+			e.Sometimes(sawStale, true)
+			w.staleMeets(c.timer)
+		}
+	case doClaim:
+		e.Sometimes(sawReclaim, c.outcome == relay.Reclaimed && c.ngone == 0)
+		e.Sometimes(sawReclaimPhones, c.ngone > 0)
+		e.Sometimes(sawStopped, c.timer != nil && !c.timer.fired)
+		e.Sometimes(sawRefused, c.outcome == relay.Refused)
+	case doTakeover:
+		e.Sometimes(sawVacant, c.outcome == relay.Vacant)
+		e.Sometimes(sawLostRace, c.outcome == relay.Held)
+		e.Sometimes(sawTakeover, c.ngone > 0)
+	case doRelease:
+		e.Sometimes(sawLateRelease, !c.yes && s.used && s.holder != 0)
+	case doJoin:
+		e.Sometimes(sawJoinGrace, c.outcome == relay.Joined && c.holder == 0)
+		e.Sometimes(sawFull, c.outcome == relay.Full)
+		e.Sometimes(sawNoServer, c.outcome == relay.NoServer)
+	case doDrain:
+		e.Sometimes(sawDrainGrace, c.yes)
+	case doLeave:
+		e.Sometimes(sawLeaveEvicted, !c.yes)
+	}
+}
+
+// staleMeets tells what a stale timer finds in the place of its grace.
+//
+//go:norace
+func (w *registryRun) staleMeets(tm *Timer) {
+	if tm.Tag == 0 {
+		return
+	}
+	s := &w.model.slots[tm.Tag-1]
+	w.e.Sometimes(sawStaleHeld, s.used && s.holder != 0)
+	w.e.Sometimes(sawStaleGrace, s.used && s.holder == 0)
+	w.e.Sometimes(sawStaleGone, !s.used)
+	w.e.Sometimes(sawStaleDrained, w.model.draining)
+}
+
+// Ended judges a timer's task at its end.
+func (w *registryRun) Ended(t *Task) {
+	c := w.callOf(t)
+	if c == nil || t.Timer() == nil {
+		return
+	}
+	c.to = w.e.Steps()
+	if c.yes && !c.acted {
+		w.e.Fail("expired", "%s expired and nobody was told", serverIDs[c.id])
+	}
+	w.keep(c)
+}
+
+// Idle lets time go on until no timer is left: after the faults, everything
+// must come to rest.
+func (w *registryRun) Idle() bool { return true }
+
+// Final judges the run once everything is at rest.
+func (w *registryRun) Final() {
+	if n := w.e.Armed(); n != 0 || w.model.counts.InGrace != 0 {
+		w.e.Fail("converges", "at rest %d timers are armed and %d slots in grace; want none", n, w.model.counts.InGrace)
+	}
+	if w.linear {
+		w.linearizable()
+	}
+	c := &call{verb: doDrain}
+	w.model.apply(nil, c)
+	bs, ps := w.reg.Drain()
+	w.closed(c, ps)
+	if len(bs) != c.nleft {
+		w.e.Fail("drain", "at the end the registry holds %v; want %v", bs, c.left[:c.nleft])
+	}
+	for p := range w.joined {
+		if w.joined[p] && w.ended[p] != 1 {
+			w.e.Fail("one end", "phone %d has ended %d times; want once", p, w.ended[p])
+		}
+	}
+	if err := w.reg.Check(); err != nil {
+		w.e.Fail("walk", "after the drain: %v", err)
+	}
+	if got := w.read(); got != [4]float64{0, 0, 0, float64(w.model.expired)} {
+		w.e.Fail("scrape", "after the drain a scrape reads %v; want 0 0 0 %d", got, w.model.expired)
+	}
+}
+
+// read scrapes the registry: three gauges and a counter.
+func (w *registryRun) read() (v [4]float64) {
+	ch := make(chan prometheus.Metric, 8)
+	w.reg.Collect(ch)
+	close(ch)
+	i := 0
+	for m := range ch {
+		var d dto.Metric
+		if err := m.Write(&d); err != nil || i == len(v) {
+			w.e.Fail("scrape", "a scrape gives too much, or: %v", err)
+			return v
+		}
+		v[i] = d.GetGauge().GetValue() + d.GetCounter().GetValue()
+		i++
+	}
+	return v
+}
+
+func (w *registryRun) scrape(t *Task, c *call) {
+	got := w.read()
+	want := [4]float64{float64(c.counts.Binaries), float64(c.counts.Phones), float64(c.counts.InGrace), float64(c.expired)}
+	if got != want {
+		w.e.Fail("scrape", "a scrape reads %v; want %v", got, want)
+	}
+	w.answered(t, c, "scrape", true)
+}

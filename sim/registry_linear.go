@@ -1,0 +1,106 @@
+package sim
+
+import (
+	"github.com/anishathalye/porcupine"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+// The second judge knows nothing of locks, nor when a step was taken. It
+// gets what each call was told, and from when to when the call lasted,
+// and asks whether there is any order in which one slot, doing one thing
+// at a time, could have given these answers.
+
+// slotState is a slot as that judge sees it.
+type slotState struct {
+	holder   binary // 0: nobody
+	grace    *Timer // the one that ends it; nil: no grace
+	draining bool
+}
+
+var slotSpec = porcupine.Model{
+	Init: func() any { return slotState{} },
+	Step: func(state, input, _ any) (bool, any) {
+		s, c := state.(slotState), input.(*call)
+		if c.verb == doDrain {
+			return true, slotState{draining: true}
+		}
+		if s.draining && (c.verb == doClaim || c.verb == doTakeover) {
+			return c.got == relay.Refused, s
+		}
+		switch c.verb {
+		case doClaim:
+			switch {
+			case s.grace != nil:
+				return c.got == relay.Reclaimed, slotState{holder: c.binary}
+			case s.holder == 0:
+				return c.got == relay.Claimed, slotState{holder: c.binary}
+			}
+			return c.got == relay.Held && c.gotOwner == s.holder, s
+		case doTakeover:
+			switch {
+			case s.holder == 0:
+				return c.got == relay.Vacant, s
+			case s.holder != c.incumbent:
+				return c.got == relay.Held && c.gotOwner == s.holder, s
+			}
+			return c.got == relay.TakenOver, slotState{holder: c.binary}
+		case doRelease:
+			if s.holder != c.binary {
+				return !c.gotYes, s
+			}
+			return c.gotYes, slotState{grace: c.timer}
+		case doHolds:
+			return c.gotYes == (s.holder == c.binary), s
+		case doNext:
+			if s.grace != c.timer {
+				return !c.acted, s
+			}
+			return c.acted, slotState{}
+		}
+		return true, s
+	},
+}
+
+// linearizable asks the second judge, once for each server-id.
+func (w *registryRun) linearizable() {
+	for id := range serverIDs {
+		var history []porcupine.Operation
+		add := func(client int, c *call) {
+			switch c.verb {
+			case doJoin, doLeave, doScrape, doHealth:
+				return
+			case doDrain:
+			default:
+				if c.id != id {
+					return
+				}
+			}
+			history = append(history, porcupine.Operation{ClientId: client, Input: c, Call: int64(c.from), Return: int64(c.to)})
+		}
+		for i, u := range w.actors {
+			if u == nil {
+				break
+			}
+			for _, c := range u.calls {
+				add(i, c)
+			}
+		}
+		for i := range w.nfired {
+			add(maxActors+i, w.fired[i])
+		}
+		if len(history) > 1 && !porcupine.CheckOperations(slotSpec, history) {
+			w.e.Fail("linearizable", "no order of the calls for %s explains the answers", serverIDs[id])
+		}
+	}
+}
+
+// keep remembers what a timer's task did.
+//
+//go:norace
+func (w *registryRun) keep(c *call) {
+	if w.nfired < len(w.fired) {
+		w.fired[w.nfired] = c
+		w.nfired++
+	}
+}

@@ -1,0 +1,272 @@
+package sim
+
+import "github.com/pyrycode/pyrycode-relay/internal/relay"
+
+// The model is what the registry should be, written as simply as can be:
+// arrays, searched from one end to the other. It shares no code and no
+// idea with the registry. It takes its step at the moment at which the
+// registry ends its own: just before the lock is given back.
+
+type (
+	binary int32
+	phone  int32
+)
+
+// A call is one operation on the registry: what was asked, what the model
+// answers, and when it happened.
+type call struct {
+	verb      int
+	id        int
+	binary    binary
+	incumbent binary
+	phone     phone
+	timer     *Timer
+	from, to  int // steps
+
+	applied bool // the model has taken this step
+	outcome relay.Outcome
+	yes     bool
+	holder  binary
+	gone    *[maxGone]phone // phones that lose their slot, in the order they joined
+	ngone   int
+	left    [maxIDs]binary // binaries that a drain closes, in the order they came
+	nleft   int
+	counts  relay.Counts // as a scrape shows them
+	expired int
+
+	got      relay.Outcome // what the registry said
+	gotYes   bool
+	gotOwner binary
+	acted    bool
+}
+
+const (
+	maxPhones = 16 // of one slot
+	maxGone   = maxIDs * maxPhones
+)
+
+type modelSlot struct {
+	used   bool
+	holder binary // 0 in grace
+	timer  *Timer
+	seated int32
+	phones [maxPhones]phone
+	n      int
+}
+
+type model struct {
+	slots    [maxIDs]modelSlot
+	max      int
+	arrivals int32
+	joined   [maxConns]int32 // when each phone did, in arrivals
+	draining bool
+	expired  int
+	counts   relay.Counts
+	broken   string // a step of the registry that cannot be right
+}
+
+//go:norace
+func (m *model) apply(t *Task, c *call) {
+	c.applied = true
+	s := &m.slots[c.id]
+	switch c.verb {
+	case doClaim:
+		switch {
+		case m.draining:
+			c.outcome = relay.Refused
+		case !s.used:
+			s.used, s.timer, s.n = true, nil, 0
+			m.seat(s, c)
+			c.outcome = relay.Claimed
+		case s.holder == 0:
+			c.outcome = relay.Reclaimed
+			s.evict(c)
+			c.timer, s.timer = s.timer, nil
+			m.seat(s, c)
+		default:
+			c.outcome, c.holder = relay.Held, s.holder
+		}
+	case doTakeover:
+		switch {
+		case m.draining:
+			c.outcome = relay.Refused
+		case !s.used || s.holder == 0:
+			c.outcome = relay.Vacant
+		case s.holder != c.incumbent:
+			c.outcome, c.holder = relay.Held, s.holder
+		default:
+			c.outcome = relay.TakenOver
+			s.evict(c)
+			m.seat(s, c)
+		}
+	case doRelease:
+		if s.used && s.holder == c.binary {
+			c.yes = true
+			s.holder, s.timer = 0, t.armed
+			c.timer = t.armed
+			if s.timer != nil {
+				s.timer.Tag = c.id + 1
+			} else {
+				m.broken = "released into a grace without a timer"
+			}
+		}
+	case doHolds:
+		c.yes = s.used && s.holder == c.binary
+	case doJoin:
+		switch {
+		case m.draining:
+			c.outcome = relay.Refused
+		case !s.used:
+			c.outcome = relay.NoServer
+		case s.n >= m.max:
+			c.outcome = relay.Full
+		default:
+			c.outcome, c.holder = relay.Joined, s.holder
+			s.phones[s.n] = c.phone
+			s.n++
+			m.arrivals++
+			m.joined[c.phone] = m.arrivals
+		}
+	case doLeave:
+		c.yes = s.remove(c.phone)
+	case doDrain:
+		m.draining = true
+		m.drain(c)
+	case doNext: // a timer of a grace
+		for i := range m.slots {
+			if s := &m.slots[i]; s.used && s.holder == 0 && s.timer == c.timer {
+				c.id, c.yes = i, true
+				s.evict(c)
+				s.used = false
+				m.expired++
+			}
+		}
+	}
+	m.count()
+	c.counts, c.expired = m.counts, m.expired
+}
+
+//go:norace
+func (m *model) seat(s *modelSlot, c *call) {
+	m.arrivals++
+	s.holder, s.seated = c.binary, m.arrivals
+}
+
+// drain empties all slots; who is returned comes in order of arrival.
+//
+//go:norace
+func (m *model) drain(c *call) {
+	for {
+		var first *modelSlot
+		for i := range m.slots {
+			if s := &m.slots[i]; s.used && s.holder != 0 && (first == nil || s.seated < first.seated) {
+				first = s
+			}
+		}
+		if first == nil {
+			break
+		}
+		c.left[c.nleft] = first.holder
+		c.nleft++
+		first.evict(c)
+		first.used = false
+	}
+	for i := range m.slots {
+		s := &m.slots[i]
+		c.yes = c.yes || s.used
+		s.evict(c)
+		s.used = false
+	}
+	for i := 1; i < c.ngone; i++ {
+		for j := i; j > 0 && m.joined[c.gone[j]] < m.joined[c.gone[j-1]]; j-- {
+			c.gone[j], c.gone[j-1] = c.gone[j-1], c.gone[j]
+		}
+	}
+}
+
+// evict moves the slot's phones to those whom the call must close.
+//
+//go:norace
+func (s *modelSlot) evict(c *call) {
+	if !s.used {
+		return
+	}
+	if s.n > 0 && c.gone == nil {
+		c.gone = new([maxGone]phone)
+	}
+	for i := 0; i < s.n; i++ {
+		c.gone[c.ngone] = s.phones[i]
+		c.ngone++
+	}
+	s.n = 0
+}
+
+//go:norace
+func (s *modelSlot) remove(p phone) bool {
+	for i := 0; s.used && i < s.n; i++ {
+		if s.phones[i] == p {
+			s.n--
+			for ; i < s.n; i++ {
+				s.phones[i] = s.phones[i+1]
+			}
+			return true
+		}
+	}
+	return false
+}
+
+//go:norace
+func (m *model) count() {
+	var c relay.Counts
+	for i := range m.slots {
+		s := &m.slots[i]
+		if !s.used {
+			continue
+		}
+		if s.holder == 0 {
+			c.InGrace++
+		} else {
+			c.Binaries++
+		}
+		c.Phones += s.n
+	}
+	m.counts = c
+}
+
+// waiting counts the graces whose timer is still to fire.
+//
+//go:norace
+func (m *model) waiting() int {
+	n := 0
+	for i := range m.slots {
+		if s := &m.slots[i]; s.used && s.holder == 0 && s.timer != nil && !s.timer.fired {
+			n++
+		}
+	}
+	return n
+}
+
+// state is a number for where the model is, up to the names of those in it.
+//
+//go:norace
+func (m *model) state() uint64 {
+	h := uint64(1)
+	for i := range m.slots {
+		s := &m.slots[i]
+		if !s.used {
+			h = mix(h)
+			continue
+		}
+		h = mix(h ^ uint64(s.holder)<<8 ^ uint64(s.n)<<1 ^ 1)
+		if s.timer != nil && s.timer.fired {
+			h = mix(h + 7)
+		}
+		for j := 0; j < s.n; j++ {
+			h = mix(h ^ uint64(s.phones[j])<<32)
+		}
+	}
+	if m.draining {
+		h = mix(h + 3)
+	}
+	return h
+}

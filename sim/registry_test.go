@@ -1,0 +1,219 @@
+package sim
+
+import (
+	enc "encoding/binary"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func TestRegistryHolds(t *testing.T) {
+	n := uint64(3000)
+	if RaceBuild {
+		n = 1500
+	}
+	s := Sweep{Runner: Runner{World: registryWorld{}}, From: 1, To: n, Twice: 5}
+	tally, res, err := s.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res != nil {
+		t.Fatal(s.Explain(res, 5*time.Second).Summary())
+	}
+	if tally.Hit() != len(tally.Probes) {
+		t.Errorf("never seen in %d seeds:\n%s", tally.Seeds, tally.Rarest(s.World, 3))
+	}
+}
+
+func TestSameSeedSameHash(t *testing.T) {
+	want := hashes()
+	if got := hashes(); got != want {
+		t.Fatalf("the same process, twice:\n%s\n%s", want, got)
+	}
+	for _, env := range [][]string{
+		{"GOMAXPROCS=1", "GOGC=10"}, {"GOMAXPROCS=2", "GOGC=off"}, {"GOMAXPROCS=7", "GOGC=50"},
+	} {
+		if got := inChild(t, "hashes", env...); got != want {
+			t.Errorf("%v:\n%s\nwant\n%s", env, got, want)
+		}
+	}
+}
+
+// The two builds of the command must agree, and with this one.
+func TestSameHashWithAndWithoutRace(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds two programs")
+	}
+	var last []string
+	for _, args := range [][]string{{}, {"-race"}} {
+		bin := filepath.Join(t.TempDir(), "relaysim")
+		if out, err := exec.Command("go", append(append([]string{"build", "-o", bin}, args...), "../cmd/relaysim")...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		out, err := exec.Command(bin, "sweep", "-world", "registry", "-seeds", "1-300", "-jobs", "2").Output()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		last = append(last, lines[len(lines)-1])
+	}
+	if last[0] != last[1] || !strings.Contains(last[0], "races=0 violations=0") {
+		t.Errorf("plain %s\n race %s", last[0], last[1])
+	}
+}
+
+func TestStoriesHold(t *testing.T) {
+	stories, err := Stories()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range stories {
+		t.Run(name, func(t *testing.T) {
+			x := Runner{World: registryWorld{}}
+			res := x.Replay(r)
+			if res.Failure != nil {
+				t.Errorf("%v", res.Failure)
+			}
+			if res.Missed+res.Unused > 0 {
+				t.Errorf("%d switches could not be made, %d points were not reached: the story is not the one told", res.Missed, res.Unused)
+			}
+		})
+	}
+}
+
+func TestPlannedRunsReadBack(t *testing.T) {
+	for seed := range uint64(50) {
+		r := registryWorld{}.Plan(NewRand(seed), false)
+		r.World, r.Seed = "registry", fmt.Sprint(seed)
+		back, err := ParseRun(r.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := back.String(), r.String(); got != want {
+			t.Fatalf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+}
+
+// A recorded run does exactly what the seed did.
+func TestRecordedRunsRepeat(t *testing.T) {
+	x := Runner{World: registryWorld{}, Trace: true}
+	for i := range 60 {
+		res, err := x.Seed(Seed(fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, again := x.Record(res)
+		if again.Hash != res.Hash || again.Missed+again.Unused > 0 {
+			t.Fatalf("seed %d, %s: %d steps %016x became %d steps %016x, %d switches missed, %d unused\n%s", i, res.Strategy,
+				res.Steps, res.Hash, again.Steps, again.Hash, again.Missed, again.Unused, run)
+		}
+		back, err := ParseRun(run.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if read := x.Replay(back); read.Hash != res.Hash {
+			t.Fatalf("seed %d, %s: from text it gives %016x; want %016x\n%s", i, res.Strategy, read.Hash, res.Hash, run)
+		}
+	}
+}
+
+// Any subset of a run's lines is a run that holds.
+func TestAnySubsetIsARun(t *testing.T) {
+	x := Runner{World: registryWorld{}}
+	rapid.Check(t, func(t *rapid.T) {
+		seed := rapid.Uint64().Draw(t, "seed")
+		r := registryWorld{}.Plan(NewRand(seed), false)
+		r.World = "registry"
+		var lines []Line
+		for _, l := range r.Lines {
+			if rapid.Bool().Draw(t, "keep") {
+				lines = append(lines, l)
+			}
+		}
+		if res := x.Choose(r.with(lines), rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "choices")); res.Failure != nil {
+			t.Fatal(res.Failure)
+		}
+	})
+}
+
+// Rapid makes up operations, late timers and schedules of its own, and
+// makes those that break smaller.
+func TestRapidFindsNothing(t *testing.T) {
+	verbs := []int{doClaim, doClaim, doClaim, doTakeover, doRelease, doRelease, doRelease, doJoin, doLeave, doScrape, doNext, doNext}
+	x := Runner{World: registryWorld{}}
+	rapid.Check(t, func(t *rapid.T) {
+		r := &Run{World: "registry", Params: []Param{{"max-phones", rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
+		labels := map[string]int{}
+		var fired []string // timers that may begin later than at once
+		for range rapid.IntRange(1, 24).Draw(t, "operations") {
+			if len(fired) > 0 && rapid.IntRange(0, 3).Draw(t, "begins") == 0 {
+				r.Lines = append(r.Lines, Line{Begins: fired[0]})
+				fired = fired[1:]
+				continue
+			}
+			op := Op{Verb: rapid.SampledFrom(verbs).Draw(t, "verb")}
+			switch op.Verb {
+			case doNext:
+				op.Actor = "clock"
+			case doScrape:
+				op.Actor = "metrics"
+			case doJoin, doLeave:
+				op.Actor = rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "phone")
+			default:
+				op.Actor = rapid.SampledFrom([]string{"b1", "b2"}).Draw(t, "binary")
+			}
+			labels[op.Actor]++
+			op.Label = labels[op.Actor]
+			if op.Verb == doRelease {
+				fired = append(fired, fmt.Sprintf("%s.%d/arm1", op.Actor, op.Label))
+			}
+			r.Lines = append(r.Lines, Line{Op: op})
+		}
+		if res := x.Choose(r, rapid.SliceOfN(rapid.Byte(), 0, 60).Draw(t, "choices")); res.Failure != nil {
+			t.Fatalf("%v\n%s", res.Failure, r)
+		}
+	})
+}
+
+func FuzzRegistry(f *testing.F) {
+	f.Add(make([]byte, 8))
+	f.Add([]byte("\x01\x00\x00\x00\x00\x00\x00\x00\xff\x80\x91\xa2\x00\xb3\xc4"))
+	x := Runner{World: registryWorld{}}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 8 || len(b) > 4096 {
+			return
+		}
+		r := registryWorld{}.Plan(NewRand(enc.LittleEndian.Uint64(b)), false)
+		r.World = "registry"
+		if res := x.Choose(r, b[8:]); res.Failure != nil {
+			t.Fatalf("%v\n%s", res.Failure, r)
+		}
+	})
+}
+
+func TestEveryScheduleOfASmallWorldHolds(t *testing.T) {
+	bound := 1
+	if RaceBuild || testing.Short() {
+		bound = 0
+	}
+	x := Runner{World: registryWorld{}}
+	c, err := x.Exhaust("1", bound, time.Minute, 2000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Failed != nil {
+		t.Fatal(x.Explain(c.Failed, time.Second).Summary())
+	}
+	if !c.Complete || c.Schedules < 100 || c.States < 5 {
+		t.Errorf("complete %t, %d schedules, %d states; want all of them, and some", c.Complete, c.Schedules, c.States)
+	}
+	if c.Share() < 99 {
+		t.Errorf("random schedules came to %.0f%% of the states; want all", c.Share())
+	}
+}

@@ -1,0 +1,169 @@
+package sim
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// registryWorld runs the relay's registry: actors claim, take over,
+// release, join, leave and scrape, time passes, graces run out.
+type registryWorld struct{}
+
+func (registryWorld) Name() string { return "registry" }
+
+// Verbs of the registry world.
+const (
+	doClaim    = iota // a new connection of the binary claims the id
+	doTakeover        // the last claim that met an incumbent takes over from it
+	doRelease         // the oldest connection not yet released cleans up
+	doHolds           // asks about the newest connection
+	doJoin            // a new connection of the phone joins
+	doLeave           // the oldest one not yet gone leaves
+	doScrape          // reads the gauges
+	doHealth          // reads the counts
+	doDrain           // shuts down
+	doNext            // time goes on to the next deadline
+	doAdvance         // time goes on by seconds
+)
+
+var registryVerbs = []string{"claim", "takeover", "release", "holds", "join", "leave", "scrape", "health", "drain", "next", "advance"}
+
+const (
+	maxIDs    = 4
+	maxActors = 24
+	maxConns  = 256 // identities in one run
+)
+
+var serverIDs = [maxIDs]wire.ServerID{"s1", "s2", "s3", "s4"}
+
+func (registryWorld) Format(op Op) string {
+	v := registryVerbs[op.Verb]
+	switch op.Verb {
+	case doScrape, doHealth, doDrain, doNext:
+		return v
+	case doAdvance:
+		return fmt.Sprintf("%s %ds", v, op.Arg)
+	}
+	return v + " " + string(serverIDs[op.Arg])
+}
+
+func (registryWorld) Parse(words []string) (Op, error) {
+	if len(words) > 0 {
+		for v, name := range registryVerbs {
+			if name != words[0] {
+				continue
+			}
+			alone := v == doScrape || v == doHealth || v == doDrain || v == doNext
+			switch {
+			case alone && len(words) == 1:
+				return Op{Verb: v}, nil
+			case v == doAdvance && len(words) == 2:
+				n, err := strconv.Atoi(strings.TrimSuffix(words[1], "s"))
+				if err == nil && n >= 0 && n < 1e6 {
+					return Op{Verb: v, Arg: n}, nil
+				}
+			case !alone && len(words) == 2:
+				for i, id := range serverIDs {
+					if string(id) == words[1] {
+						return Op{Verb: v, Arg: i}, nil
+					}
+				}
+			}
+		}
+	}
+	return Op{}, fmt.Errorf("%q: want one of %v, and s1 to s%d, or seconds", strings.Join(words, " "), registryVerbs, maxIDs)
+}
+
+// Plan makes up a run. Each seed has its own sizes and leaves whole
+// operations out: what is rare among everything is common among little.
+func (registryWorld) Plan(r *Rand, small bool) *Run {
+	p := &planner{r: r}
+	if small {
+		p.run.Params = []Param{{"max-phones", 1}}
+		p.ids = 1
+		p.actor("b1", 2, []int{doClaim, doRelease, doTakeover})
+		p.actor("b2", 2, []int{doClaim, doRelease, doTakeover})
+		p.actor("clock", 1, []int{doNext})
+		p.actor("p1", 1, []int{doJoin})
+		return p.interleave()
+	}
+	p.run.Params = []Param{{"max-phones", 1 + r.Intn(4)}}
+	if !r.Chance(4) {
+		p.run.Params = append(p.run.Params, Param{"linear", 0}) // it takes longer than the run
+	}
+	p.ids = 1 + r.Intn(3)
+	binary := []int{doClaim, doClaim, doRelease}
+	if !r.Chance(4) {
+		binary = append(binary, doTakeover)
+	}
+	if !r.Chance(4) {
+		binary = append(binary, doRelease)
+	}
+	if r.Chance(3) {
+		binary = append(binary, doHolds)
+	}
+	phone := []int{doJoin, doJoin}
+	if !r.Chance(4) {
+		phone = append(phone, doLeave)
+	}
+	n := 3 + r.Intn(10)
+	for i := range 2 + r.Intn(3) {
+		p.actor("b"+strconv.Itoa(i+1), n, binary)
+	}
+	for i := range r.Intn(5) {
+		p.actor("p"+strconv.Itoa(i+1), n, phone)
+	}
+	clock := []int{doNext}
+	if r.Chance(2) {
+		clock = append(clock, doAdvance)
+	}
+	p.actor("clock", 1+r.Intn(n), clock)
+	if r.Chance(2) {
+		p.actor("metrics", 1+r.Intn(4), []int{doScrape, doHealth})
+	}
+	if r.Chance(6) {
+		p.actor("stop", 1, []int{doDrain})
+	}
+	return p.interleave()
+}
+
+// planner makes up operations and puts them in some order.
+type planner struct {
+	r    *Rand
+	ids  int
+	run  Run
+	list [][]Op
+}
+
+func (p *planner) actor(name string, n int, verbs []int) {
+	var ops []Op
+	for i := range n {
+		op := Op{Actor: name, Label: i + 1, Verb: verbs[p.r.Intn(len(verbs))]}
+		if i == 0 {
+			op.Verb = verbs[0]
+		}
+		switch op.Verb {
+		case doScrape, doHealth, doDrain, doNext:
+		case doAdvance:
+			op.Arg = []int{1, 10, 20, 30}[p.r.Intn(4)]
+		default:
+			op.Arg = p.r.Intn(p.ids)
+		}
+		ops = append(ops, op)
+	}
+	p.list = append(p.list, ops)
+}
+
+func (p *planner) interleave() *Run {
+	for len(p.list) > 0 {
+		i := p.r.Intn(len(p.list))
+		p.run.Lines = append(p.run.Lines, Line{Op: p.list[i][0]})
+		if p.list[i] = p.list[i][1:]; len(p.list[i]) == 0 {
+			p.list = append(p.list[:i], p.list[i+1:]...)
+		}
+	}
+	return &p.run
+}

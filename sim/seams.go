@@ -1,0 +1,165 @@
+package sim
+
+// Yield is a seam of the world's own making: the engine may let any other
+// task run before it returns. obj is a number from Object, or 0.
+func (e *Engine) Yield(k Kind, obj int32) { e.yield(k, obj) }
+
+// Object names what a seam is about, for the trace.
+func (e *Engine) Object(name string) int32 { return e.object(name) }
+
+//go:norace
+func (e *Engine) yield(k Kind, obj int32) {
+	if e.mode != running || e.checking || e.cur == e.main {
+		return
+	}
+	t := e.cur
+	e.point(t, k, obj)
+	e.check()
+	if next := e.pick(t); next != t {
+		e.park(t, next)
+	}
+}
+
+// point records where a task stands.
+//
+//go:norace
+func (e *Engine) point(t *Task, k Kind, obj int32) {
+	t.occ[k]++
+	t.at = point{op: int32(t.op), occ: t.occ[k], kind: k}
+	if e.steps < len(e.trace) {
+		s := &e.trace[e.steps]
+		s.now, s.at, s.task, s.obj, s.next = e.now, t.at, int32(t.ID), obj, -1
+	}
+	e.hash = mix(e.hash ^ uint64(t.ID)<<48 ^ uint64(t.op)<<32 ^ uint64(k)<<24 ^ uint64(obj)<<12 ^ uint64(e.now))
+}
+
+// check looks at the invariants that cost nothing, after every step.
+//
+//go:norace
+func (e *Engine) check() {
+	e.checking = true
+	e.inst.Step()
+	e.checking = false
+}
+
+// pick chooses who runs next; nil is the driver.
+//
+//go:norace
+func (e *Engine) pick(t *Task) *Task {
+	n := e.steps
+	e.steps++
+	if e.failure != nil || e.cut() {
+		return nil
+	}
+	if e.steps >= e.limit {
+		e.failure = &Failure{Invariant: "terminates", Detail: "the run does not come to an end", Step: n, Task: "idle"}
+		return nil
+	}
+	if e.nready == 0 {
+		return nil
+	}
+	next := e.pick_.pick(e, t)
+	e.trace[n].next = int32(next.ID)
+	e.hash = mix(e.hash + uint64(next.ID))
+	return next
+}
+
+// Go starts a task; it is what the relay gets for the go statement.
+//
+//go:norace
+func (e *Engine) Go(name string, f func()) {
+	if e.mode == judging || e.mode == unwinding {
+		return
+	}
+	e.unseen(AtGo)
+	t := e.child(e.Current(), f)
+	go e.body(t) // in sight of the detector: the order is real
+	e.yield(AtGo, 0)
+}
+
+// unseen counts a seam at which nobody can be interrupted: where the world
+// is built, and where the driver acts. Names of tasks need it.
+//
+//go:norace
+func (e *Engine) unseen(k Kind) {
+	if t := e.Current(); t == e.main {
+		t.occ[k]++
+		t.at = point{occ: t.occ[k], kind: k}
+	}
+}
+
+// child makes a task whose origin is the parent's next point.
+//
+//go:norace
+func (e *Engine) child(p *Task, f func()) *Task {
+	born := point{op: int32(p.op), occ: p.occ[AtGo] + 1, kind: AtGo}
+	if p == e.main {
+		born = p.at
+	}
+	return e.spawn(p, born, p.order, f)
+}
+
+//go:norace
+func (e *Engine) spawn(parent *Task, born point, order int, f func()) *Task {
+	t := e.newTask()
+	t.Actor, t.parent, t.born, t.f = -1, parent, born, f
+	t.key = born.mix(parent.key) + 1
+	t.order = order
+	for i := range e.listed {
+		if e.listed[i].key == t.key {
+			t.order = e.listed[i].order
+		}
+	}
+	e.revive(t)
+	e.pick_.born(e, t)
+	return t
+}
+
+// A Gate is where tasks wait for what another task does. Its zero value
+// is ready.
+type Gate struct{ waiting int }
+
+// Park lets the current task wait at a gate until it is opened, or until
+// the deadline (in simulated nanoseconds) if that is not negative. As with
+// a condition variable the caller looks at its condition again afterwards.
+//
+// It creates no order for the race detector: where there is a real one,
+// guard the shared state with a sync.Mutex that is never held at a seam.
+//
+//go:norace
+func (e *Engine) Park(k Kind, g *Gate, deadline int64) {
+	if e.mode != running || e.checking || e.cur == e.main {
+		return
+	}
+	t := e.cur
+	if deadline >= 0 && deadline <= e.now {
+		e.yield(k, 0)
+		return
+	}
+	e.drop(t, parked)
+	t.gate, t.due = g, deadline
+	if g != nil {
+		g.waiting++
+	}
+	e.point(t, k, 0)
+	e.check()
+	e.park(t, e.pick(t))
+}
+
+// Open lets every task at the gate run again; it does not yield.
+//
+//go:norace
+func (e *Engine) Open(g *Gate) {
+	if g.waiting == 0 {
+		return
+	}
+	for i := 1; i < e.ntasks; i++ {
+		if t := e.tasks[i]; t.state == parked && t.gate == g {
+			e.revive(t)
+		}
+	}
+	g.waiting = 0
+}
+
+// Sleep parks the current task for a simulated while.
+func (e *Engine) Sleep(d int64) { e.Park(AtWait, nil, e.Now()+d) }

@@ -1,0 +1,153 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A picker decides who runs next. Its methods run on whatever task is
+// current, unseen by the race detector: no append, no maps.
+type picker interface {
+	pick(e *Engine, cur *Task) *Task
+	born(e *Engine, t *Task)
+}
+
+// Strategies are the ways to walk through the schedules of a seed. None
+// finds everything; "mix" lets each seed choose one.
+var Strategies = []string{"uniform", "sticky", "pct2", "pct3", "pct4", "starve"}
+
+// newPicker makes the walk that a strategy's name and a seed stand for, for
+// a run of about so many steps.
+func newPicker(strategy string, r *Rand, steps int) (picker, error) {
+	switch strategy {
+	case "uniform":
+		return &uniform{r: r}, nil
+	case "sticky":
+		return &sticky{r: r, leave: 2 + r.Intn(14)}, nil
+	case "starve":
+		return &starve{r: r}, nil
+	case "pct2", "pct3", "pct4":
+		p := &pct{r: r, n: int(strategy[3]-'0') - 1}
+		for i := range p.n {
+			p.at[i] = r.Intn(steps + 1)
+		}
+		return p, nil
+	}
+	return nil, fmt.Errorf("unknown strategy %q: want mix, %s", strategy, strings.Join(Strategies, ", "))
+}
+
+// uniform gives every task that can run the same chance at each step.
+type uniform struct{ r *Rand }
+
+//go:norace
+func (p *uniform) pick(e *Engine, _ *Task) *Task { return e.ready[p.r.Intn(e.nready)] }
+func (p *uniform) born(*Engine, *Task)           {}
+
+// sticky mostly stays with the task that runs.
+type sticky struct {
+	r     *Rand
+	leave int
+}
+
+//go:norace
+func (p *sticky) pick(e *Engine, cur *Task) *Task {
+	if cur.state == runnable && !p.r.Chance(p.leave) {
+		return cur
+	}
+	return e.ready[p.r.Intn(e.nready)]
+}
+func (p *sticky) born(*Engine, *Task) {}
+
+// pct gives tasks random priorities and runs the highest; at n random
+// steps the task that runs falls below all others. It finds any bug that
+// needs n+1 orderings with a chance that can be computed.
+type pct struct {
+	r  *Rand
+	n  int
+	at [3]int
+}
+
+//go:norace
+func (p *pct) pick(e *Engine, cur *Task) *Task {
+	for i := 0; i < p.n; i++ {
+		if p.at[i] == e.steps && cur.state == runnable {
+			cur.prio = 3 - uint64(i)
+		}
+	}
+	best := e.ready[0]
+	for i := 1; i < e.nready; i++ {
+		if t := e.ready[i]; t.prio > best.prio || t.prio == best.prio && t.ID < best.ID {
+			best = t
+		}
+	}
+	return best
+}
+
+//go:norace
+func (p *pct) born(_ *Engine, t *Task) { t.prio = p.r.Uint64() | 1<<32 }
+
+// starve keeps one task from running for a long while, then another.
+type starve struct {
+	r      *Rand
+	victim *Task
+	until  int
+}
+
+//go:norace
+func (p *starve) pick(e *Engine, cur *Task) *Task {
+	if e.steps >= p.until {
+		p.victim = e.ready[p.r.Intn(e.nready)]
+		p.until = e.steps + 8<<p.r.Intn(5)
+	}
+	if cur.state == runnable && cur != p.victim && !p.r.Chance(4) {
+		return cur
+	}
+	t := e.ready[p.r.Intn(e.nready)]
+	if t == p.victim && e.nready > 1 {
+		t = e.ready[(t.slot+1)%e.nready]
+	}
+	return t
+}
+func (p *starve) born(*Engine, *Task) {}
+
+// stream takes its choices from bytes that someone else makes up: rapid,
+// the fuzzer. What is missing means: go on.
+type stream struct {
+	b []byte
+	n int
+}
+
+//go:norace
+func (p *stream) pick(e *Engine, cur *Task) *Task {
+	if e.nready == 1 {
+		return e.ready[0]
+	}
+	if p.n == len(p.b) {
+		return byListing(e, cur)
+	}
+	c := int(p.b[p.n])
+	p.n++
+	if c < 128 {
+		return byListing(e, cur)
+	}
+	return e.ready[c%e.nready]
+}
+func (p *stream) born(*Engine, *Task) {}
+
+// byListing is what happens where nothing else is said: an operation runs
+// to its end, then comes the next one in the listing.
+//
+//go:norace
+func byListing(e *Engine, cur *Task) *Task {
+	if cur.state == runnable && cur.at.kind != AtOp {
+		return cur
+	}
+	best := e.ready[0]
+	for i := 1; i < e.nready; i++ {
+		t := e.ready[i]
+		if t.order < best.order || t.order == best.order && t.ID < best.ID {
+			best = t
+		}
+	}
+	return best
+}

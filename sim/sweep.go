@@ -1,0 +1,175 @@
+package sim
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Tally is what many seeds came to. Tallies of different processes add
+// up to the same sum in any order.
+type Tally struct {
+	World      string
+	Seeds      int
+	Steps      int
+	Races      int
+	Violations int
+	Probes     []int // how many seeds hit each
+	Hash       uint64
+	Failed     []string // seeds that broke, at most a few
+}
+
+// Merge adds o.
+func (t *Tally) Merge(o *Tally) {
+	t.Seeds += o.Seeds
+	t.Steps += o.Steps
+	t.Races += o.Races
+	t.Violations += o.Violations
+	t.Hash += o.Hash
+	t.Failed = append(t.Failed, o.Failed...)
+	if t.Probes == nil {
+		t.Probes = make([]int, len(o.Probes))
+	}
+	for i, n := range o.Probes {
+		t.Probes[i] += n
+	}
+}
+
+// Hit counts the probes that were hit.
+func (t *Tally) Hit() int {
+	n := 0
+	for _, p := range t.Probes {
+		if p > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// Broken tells whether anything did not hold.
+func (t *Tally) Broken() bool { return t.Races+t.Violations > 0 }
+
+// String is the tally as key=value pairs.
+func (t *Tally) String() string {
+	return fmt.Sprintf("world=%s seeds=%d steps=%d races=%d violations=%d sometimes=%d/%d hash=%016x",
+		t.World, t.Seeds, t.Steps, t.Races, t.Violations, t.Hit(), len(t.Probes), t.Hash)
+}
+
+// A Sweep runs many seeds in one process.
+type Sweep struct {
+	Runner
+	From, To uint64        // seeds, both included
+	Step     uint64        // every how manieth; for several processes
+	For      time.Duration // stop after; 0: when the seeds are done
+	Commit   string        // a commit whose hash is one more seed
+	Twice    int           // per cent of seeds that are run twice
+	Tell     func(*Tally)  // called now and then
+}
+
+// Run runs the seeds and stops at the first that breaks. It returns that
+// result, or nil.
+func (s *Sweep) Run() (*Tally, *Result, error) {
+	t := &Tally{World: s.World.Name(), Probes: make([]int, len(s.World.Probes()))}
+	start, told := time.Now(), time.Now()
+	if s.Commit != "" {
+		if res, err := s.one(t, Seed(s.Commit), true); res != nil || err != nil {
+			return t, res, err
+		}
+	}
+	for n := s.From; n <= s.To; n += max(s.Step, 1) {
+		if t.Seeds%16 == 0 {
+			now := time.Now()
+			if s.For > 0 && now.Sub(start) >= s.For {
+				break
+			}
+			if s.Tell != nil && now.Sub(told) > 300*time.Millisecond {
+				told = now
+				s.Tell(t)
+			}
+		}
+		twice := mix(n)%100 < uint64(s.Twice)
+		if res, err := s.one(t, Seed(strconv.FormatUint(n, 10)), twice); res != nil || err != nil {
+			return t, res, err
+		}
+	}
+	return t, nil, nil
+}
+
+// one adds one seed to the tally and returns its result if it broke.
+func (s *Sweep) one(t *Tally, seed Seed, twice bool) (*Result, error) {
+	res, err := s.Seed(seed)
+	if err != nil {
+		return nil, err
+	}
+	if twice && res.Failure == nil {
+		again, _ := s.Seed(seed)
+		if again.Hash != res.Hash || again.Steps != res.Steps {
+			again.Failure = &Failure{Invariant: "deterministic", Task: "idle",
+				Detail: fmt.Sprintf("the same seed gave %016x, then %016x", res.Hash, again.Hash)}
+			res = again
+		}
+	}
+	number, _ := seed.Number()
+	t.Seeds++
+	t.Steps += res.Steps
+	t.Hash += mix(res.Hash ^ mix(number))
+	for i, hit := range res.Probes {
+		if hit {
+			t.Probes[i]++
+		}
+	}
+	if res.Failure == nil {
+		return nil, nil
+	}
+	if res.Races > 0 {
+		t.Races++
+	} else {
+		t.Violations++
+	}
+	t.Failed = append(t.Failed, string(seed))
+	return res, nil
+}
+
+// Rarest lists the probes that fewest seeds hit, and all that none did.
+func (t *Tally) Rarest(w World, n int) string {
+	var b strings.Builder
+	seen := make([]bool, len(t.Probes))
+	for range t.Probes {
+		best := -1
+		for i, c := range t.Probes {
+			if !seen[i] && (best < 0 || c < t.Probes[best]) {
+				best = i
+			}
+		}
+		seen[best] = true
+		if n--; n < 0 && t.Probes[best] > 0 {
+			break
+		}
+		fmt.Fprintf(&b, "  %7d  %s\n", t.Probes[best], w.Probes()[best])
+	}
+	return b.String()
+}
+
+// Canary runs worlds with a planted failure. It returns an error if the
+// harness does not see it.
+func Canary() error {
+	for _, w := range planted {
+		if w.Name() == "planted-race" && !RaceBuild {
+			continue
+		}
+		s := Sweep{Runner: Runner{World: w}, From: 1, To: 100}
+		t, res, err := s.Run()
+		if err != nil {
+			return err
+		}
+		if res == nil {
+			return fmt.Errorf("the canary lives: %d seeds of %s broke nothing", t.Seeds, w.Name())
+		}
+		run, again := s.Record(res)
+		if again.Signature() != res.Signature() {
+			return fmt.Errorf("the canary does not replay: %s broke %q, its record %q\n%s", w.Name(), res.Signature(), again.Signature(), run)
+		}
+	}
+	return nil
+}

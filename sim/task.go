@@ -1,0 +1,224 @@
+package sim
+
+import "runtime"
+
+// A Kind says at which seam a task stands.
+type Kind uint8
+
+// The seams. A world may use the socket kinds as it needs.
+const (
+	AtOp      Kind = iota + 1 // between two operations of an actor
+	AtLock                    // wants a lock
+	AtBlocked                 // found it taken
+	AtLocked                  // has it
+	AtUnlock                  // has just given it back
+	AtArm                     // about to arm a timer
+	AtFire                    // the clock has reached a deadline
+	AtGauge                   // has just set a gauge
+	AtGo                      // has just started a task
+	AtWait                    // parked until another task wakes it
+	AtRead                    // a socket read
+	AtWrite                   // a socket write
+	AtClose                   // a socket close
+	AtPoint                   // anything else a world wants to order
+	AtExit                    // has ended
+	kinds
+)
+
+var kindNames = [kinds]string{"", "op", "lock", "blocked", "locked", "unlock", "arm", "fire",
+	"gauge", "go", "wait", "read", "write", "close", "point", "exit"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+type state uint8
+
+const (
+	runnable state = iota
+	blocked        // on a lock
+	parked         // on a gate, a deadline, or both
+	done           // its function has returned; the goroutine waits for the run's end
+	gone           // the goroutine has ended
+)
+
+// A Task is one real goroutine of a run. It runs only while the engine's
+// cur points at it.
+type Task struct {
+	ID    int
+	Actor int // which actor it is; -1 for tasks that actors' work started
+	Name  string
+
+	// Origin: the point at which another task started it.
+	parent *Task
+	born   point
+	key    uint64 // the origin as a number, equal in every run that reaches it
+	timer  *Timer // the timer that fired, if one did
+
+	f     func()
+	wake  chan struct{}
+	state state
+	slot  int // index in the engine's list of runnable tasks
+
+	op    int           // label of the current operation; 0 in tasks that are no actors
+	first int32         // label of the first one
+	order int           // place in the listing: what a run without switches does first
+	occ   [kinds]uint16 // how often this operation has been at each kind
+	at    point
+	armed *Timer // the last timer that this operation armed
+
+	lock *Lock // blocked on
+	gate *Gate // parked on
+	due  int64 // parked until; never if negative
+	prio uint64
+
+	Data any // the world's own
+}
+
+// A point names a place in a run by what happens there rather than by
+// when: the n-th time an operation stands at a kind of seam.
+type point struct {
+	op   int32
+	occ  uint16
+	kind Kind
+}
+
+//go:norace
+func (p point) mix(task uint64) uint64 {
+	return mix(mix(task^uint64(p.op)*0x9e3779b97f4a7c15) + uint64(p.kind)<<32 + uint64(p.occ))
+}
+
+// Timer is the timer that started the task, or nil.
+//
+//go:norace
+func (t *Task) Timer() *Timer { return t.timer }
+
+// Armed is the last timer armed by the task's current operation, or nil.
+//
+//go:norace
+func (t *Task) Armed() *Timer { return t.armed }
+
+// Begin opens the actor's next operation: the seam before it.
+//
+//go:norace
+func (t *Task) begin(e *Engine, op, order int) {
+	t.op, t.order, t.armed = op, order, nil
+	for i := range t.occ {
+		t.occ[i] = 0
+	}
+	e.yield(AtOp, 0)
+}
+
+// body is the goroutine of a task.
+func (e *Engine) body(t *Task) {
+	defer e.leave(t)
+	e.wait(t)
+	if e.unwinding() {
+		return
+	}
+	if t.timer != nil {
+		acquire(&t.timer.edge)
+	}
+	if msg := guard(t.f); msg != "" {
+		e.Fail("panic", "%s", msg)
+	}
+	e.exit(t)
+}
+
+// leave lets the driver unwind the next task.
+//
+//go:norace
+func (e *Engine) leave(t *Task) {
+	t.state = gone
+	release(&e.fin)
+	hideOn()
+	e.driver <- struct{}{}
+	hideOff()
+}
+
+//go:norace
+func (e *Engine) unwinding() bool {
+	if e.mode != unwinding {
+		return false
+	}
+	acquire(&e.fin)
+	return true
+}
+
+// park hands the run to another task, or to the driver for nil, and
+// waits for its own next turn. The hand-over is hidden from the race
+// detector: it would otherwise put everything before it in order.
+//
+//go:norace
+func (e *Engine) park(t, next *Task) {
+	e.cur = next
+	if e.plain {
+		e.give(next)
+	} else {
+		hideOn()
+		e.give(next)
+		hideOff()
+	}
+	e.wait(t)
+	if t.state != done && e.unwinding() {
+		runtime.Goexit()
+	}
+}
+
+//go:norace
+func (e *Engine) wait(t *Task) {
+	if e.plain {
+		<-t.wake
+		return
+	}
+	hideOn()
+	<-t.wake
+	hideOff()
+}
+
+//go:norace
+func (e *Engine) give(next *Task) {
+	if next == nil {
+		e.driver <- struct{}{}
+	} else {
+		next.wake <- struct{}{}
+	}
+}
+
+// exit ends a task; its goroutine stays parked until the run's end, since
+// the detector forgets races of goroutines that are gone.
+//
+//go:norace
+func (e *Engine) exit(t *Task) {
+	if e.inst != nil {
+		e.checking = true
+		e.inst.Ended(t)
+		e.checking = false
+	}
+	e.drop(t, done)
+	release(&e.fin)
+	e.point(t, AtExit, 0)
+	e.park(t, e.pick(t))
+	if e.mode == unwinding {
+		acquire(&e.fin)
+	}
+}
+
+// drop takes a task off the list of those that can run.
+//
+//go:norace
+func (e *Engine) drop(t *Task, s state) {
+	t.state = s
+	e.nready--
+	last := e.ready[e.nready]
+	e.ready[t.slot] = last
+	last.slot = t.slot
+}
+
+// revive puts it back.
+//
+//go:norace
+func (e *Engine) revive(t *Task) {
+	t.state, t.lock, t.gate, t.due = runnable, nil, nil, -1
+	t.slot = e.nready
+	e.ready[e.nready] = t
+	e.nready++
+}
