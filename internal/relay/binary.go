@@ -19,6 +19,7 @@ type binary struct {
 
 	phones routes
 	probe  probe
+	seated atomic.Bool // it holds its slot, or did
 	ended  atomic.Bool
 }
 
@@ -67,6 +68,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	b.probe.mu = r.rt.NewLock("probe")
 	b.init(r, sock, from, b, &r.binaryLimits, r.cfg.BinaryOutbox, r.binaryShare)
 	r.adopt(&b.conn)
+	b.startReading() // a claimant that leaves must be seen to
 	r.claim(b)
 }
 
@@ -91,15 +93,16 @@ func (r *Relay) claim(b *binary) {
 // settle carries out what the registry decided on b. displaced is who held
 // the slot until a takeover.
 func (r *Relay) settle(b *binary, c Claim[*binary, *phone], displaced *binary) {
+	b.seated.Store(true)
 	switch c.Outcome {
 	case Claimed, Reclaimed, TakenOver:
 		for _, p := range c.Evicted {
 			p.evict(wire.CloseNoServer, wire.ReasonReclaimed)
 		}
-		if b.ended.Load() { // lost while it waited
+		if b.ended.Load() { // lost before it was seated
 			r.registry.Release(b.server, b)
 		}
-		b.startReading()
+		b.startReading() // if it has parked
 		if displaced != nil {
 			displaced.displace()
 		}
@@ -141,6 +144,9 @@ func (b *binary) displace() {
 // message carries out one envelope. What is wrong with it costs the frame,
 // never the connection: the binary's other phones need it.
 func (b *binary) message(payload []byte) bool {
+	if !b.seated.Load() {
+		return false
+	}
 	env, err := wire.ParseEnvelope(payload)
 	switch {
 	case err != nil:
@@ -195,9 +201,12 @@ func (b *binary) drop(why dropReason, err string) {
 
 func (b *binary) wrote(frames int) { b.relay.metrics.forwarded[toBinary].Add(float64(frames)) }
 
-// await and starved never happen: a binary's messages are always taken.
-func (b *binary) await([]byte) bool { return true }
-func (b *binary) starved()          {}
+// await keeps a claimant's message until it is seated. A seated binary's
+// messages are always taken: its reader never waits for a phone.
+func (b *binary) await(payload []byte) bool { return b.message(payload) }
+
+// starved never happens: nothing is said to wait for room.
+func (b *binary) starved() {}
 
 func (b *binary) gone(code wire.CloseCode) { b.end(code, "") }
 

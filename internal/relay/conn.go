@@ -80,7 +80,7 @@ type conn struct {
 	controls     atomic.Int32 // control messages since the last heartbeat
 	heard        atomic.Int64 // the last time anything came
 	answered     atomic.Bool  // a pong came since the last ping
-	pinged       bool         // owned by tick: a ping is out that must be answered
+	lastPing     uint64       // owned by tick: its number
 	nextPing     int64        // owned by tick
 }
 
@@ -91,7 +91,8 @@ func (c *conn) init(r *Relay, sock Socket, from netip.Addr, as role, limits *wir
 	c.parked.Store(true)
 	c.nextPing = r.now() + int64(r.cfg.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
-	r.alarms.wake(&c.alarm, c.nextPing)
+	// Not at nextPing if a message that begins at once must end before.
+	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(r.cfg.MessageTimeout)))
 }
 
 // startReading starts the reader unless there is one.
@@ -104,6 +105,7 @@ func (c *conn) startReading() {
 // read is the reader task. It ends when the connection is over, or parked.
 func (c *conn) read() {
 	c.roomSince.Store(0)
+	c.answered.Store(true) // a pong may have come while nobody read
 	for {
 		if c.held == nil && len(c.rest) == 0 {
 			b, n, err := c.sock.Read()

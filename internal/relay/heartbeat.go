@@ -47,13 +47,11 @@ func (c *conn) tick(now int64) (next int64) {
 }
 
 // heartbeat ends a connection whose last ping has not been answered and
-// pings the others. One that is parked is not read, so its pongs cannot be
-// heard: it is pinged, but nothing follows from silence.
+// pings the others. Silence proves nothing while the connection is parked,
+// since its pongs are not read, nor while the ping still waits behind a
+// backlog that moves.
 func (c *conn) heartbeat(now int64) {
-	if c.parked.Load() {
-		c.pinged = false
-	}
-	if c.pinged && !c.answered.Load() {
+	if c.lastPing > 0 && !c.answered.Load() && !c.parked.Load() && c.out.pinged(c.lastPing) {
 		c.relay.metrics.heartbeatTimeouts.Inc()
 		c.role.fail(wire.CloseInternal, wire.ReasonHeartbeat)
 		return
@@ -61,8 +59,9 @@ func (c *conn) heartbeat(now int64) {
 	c.nextPing = now + int64(c.relay.cfg.Heartbeat)
 	c.controls.Store(0)
 	c.answered.Store(false)
-	c.pinged = true
-	if _, first := c.out.putPing(); first {
+	n, first := c.out.putPing()
+	c.lastPing = n
+	if first {
 		c.out.flush()
 	}
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ func (b *binary) challenge(rival *binary) bool {
 		q.mu.Unlock()
 		return false
 	}
+	q.rivals = slices.DeleteFunc(q.rivals, (*binary).abandoned)
 	if len(q.rivals) >= maxRivals {
 		q.mu.Unlock()
 		// Not 4409: nobody has found the incumbent alive.
@@ -72,6 +74,9 @@ func (b *binary) pong(n uint64) {
 	q.round, q.rivals = nil, nil
 	q.mu.Unlock()
 	for _, rival := range rivals {
+		if rival.abandoned() {
+			continue
+		}
 		b.relay.settle(rival, Claim[*binary, *phone]{Outcome: Held, Incumbent: b}, nil)
 	}
 }
@@ -105,8 +110,22 @@ func (b *binary) judge(g *round) {
 	// can be alive. Whoever is not the first finds the slot taken.
 	for i := len(rivals) - 1; i >= 0; i-- {
 		rival := rivals[i]
+		if rival.abandoned() {
+			continue // a slot given to it would be nobody's
+		}
 		b.relay.settle(rival, b.relay.registry.Takeover(rival.server, b, rival), b)
 	}
+}
+
+// abandoned reports whether claimant b has left while it waited. Its attempt
+// counts as refused because of a conflict; asked once that is true, it is
+// forgotten.
+func (b *binary) abandoned() bool {
+	if !b.ended.Load() {
+		return false
+	}
+	b.relay.metrics.upgrade(doorBinary, outcomeInUse)
+	return true
 }
 
 // finish ends all waiting for an incumbent that is gone and returns who did.

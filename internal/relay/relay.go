@@ -61,13 +61,19 @@ func New(cfg Config) (*Relay, error) {
 // Handler serves the public surface: both doors and /healthz. Everything
 // else is 404.
 func (r *Relay) Handler() http.Handler {
-	mux := http.NewServeMux()
-	for _, v := range []string{"/v1", "/v2"} {
-		mux.HandleFunc(v+"/server", r.serveBinary)
-		mux.HandleFunc(v+"/client", r.servePhone)
-	}
-	mux.Handle("/healthz", r.Health())
-	return mux
+	health := r.Health()
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		switch req.URL.Path { // no ServeMux: it redirects what is almost a path
+		case "/v1/server", "/v2/server":
+			r.serveBinary(w, req)
+		case "/v1/client", "/v2/client":
+			r.servePhone(w, req)
+		case "/healthz":
+			health.ServeHTTP(w, req)
+		default:
+			http.NotFound(w, req)
+		}
+	})
 }
 
 // Metrics is the relay's own metrics registry, never the default one.

@@ -120,7 +120,7 @@ func (a *Assembler) keep(part []byte) {
 		a.buf = getBuffer()
 	}
 	old := len(a.buf.bytes)
-	a.buf.append(part, a.left)
+	a.buf.append(part, a.left, a.fin)
 	a.key = unmask(a.buf.bytes[old:], a.key)
 	a.left -= uint64(len(part))
 	if a.op.Control() {

@@ -183,7 +183,7 @@ func TestMemoryFollowsWhatHasCome(t *testing.T) {
 	part := make([]byte, 1000)
 	for left := whole; left > 0; {
 		n := min(left, len(part))
-		b.append(part[:n], uint64(left))
+		b.append(part[:n], uint64(left), true)
 		left -= n
 		if got, most := cap(b.bytes), max(2*len(b.bytes), minBuffer); got > most {
 			t.Fatalf("after %d bytes of %d announced the buffer has %d; want at most %d", len(b.bytes), whole, got, most)

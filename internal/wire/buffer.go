@@ -29,13 +29,15 @@ func putBuffer(b *buffer) {
 }
 
 // append adds part, the first of left bytes that are announced. Memory follows
-// what has come, not what was announced: it at most doubles, and stops at what
-// was announced so that a message of known length wastes none.
-func (b *buffer) append(part []byte, left uint64) {
+// what has come, not what was announced: it at most doubles. Where nothing can
+// come after those (last) it stops at what was announced, so that a message of
+// known length wastes none; elsewhere that would copy the message anew for each
+// of a thousand fragments.
+func (b *buffer) append(part []byte, left uint64, last bool) {
 	need := len(b.bytes) + len(part)
 	if need > cap(b.bytes) {
 		room := max(2*need, minBuffer)
-		if whole := uint64(len(b.bytes)) + left; whole < uint64(room) {
+		if whole := uint64(len(b.bytes)) + left; last && whole < uint64(room) {
 			room = int(whole)
 		}
 		grown := make([]byte, len(b.bytes), room)
