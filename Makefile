@@ -18,7 +18,6 @@ FUZZTIME ?= 30s
 BENCH    ?= .
 COUNT    ?= 10
 SIMTIME  ?= 10s
-SIMWORLD ?= registry
 
 .PHONY: help run build test vet lint fuzz bench metrics-doc sim mutants sim-nightly
 
@@ -50,11 +49,10 @@ lint: vet ## gofmt, go vet, staticcheck, govulncheck
 		echo "staticcheck"; $(GO) run $(STATICCHECK) ./...; \
 	else echo "staticcheck was NOT run: it could not be fetched"; fi
 	@if ! $(GO) run $(GOVULNCHECK) -version >/dev/null 2>&1; then \
-		echo "govulncheck was NOT run: it, or its database, could not be fetched"; \
-	else echo "govulncheck"; out="$$($(GO) run $(GOVULNCHECK) ./... 2>&1)"; code=$$?; \
-		if [ $$code -eq 1 ]; then \
-			echo "govulncheck was NOT run: it could not do its work"; echo "$$out" | tail -n 2; \
-		else echo "$$out"; exit $$code; fi; fi
+		echo "govulncheck was NOT run: it could not be fetched"; \
+	else echo "govulncheck"; code=0; out="$$($(GO) run $(GOVULNCHECK) ./... 2>&1)" || code=$$?; \
+		if [ $$code -eq 0 ] || grep -q '^exit status 3$$' <<<"$$out"; then echo "$$out"; exit $$code; fi; \
+		echo "govulncheck was NOT run: it could not do its work, for lack of the network?"; grep govulncheck: <<<"$$out" || tail -n 2 <<<"$$out"; fi
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	@set -e; for dir in $$(grep -rlE '^func Fuzz[A-Z_]' --include='*_test.go' . | xargs -r -n1 dirname | sort -u); do \
@@ -68,11 +66,14 @@ bench: ## run the benchmarks COUNT (10) times, for benchstat; BENCH=regexp choos
 metrics-doc: ## write docs/metrics.md anew
 	$(GO) run ./internal/daemon/metricsdoc -o docs/metrics.md
 
-sim: bin/relaysim-race ## simulate SIMWORLD (registry) for SIMTIME (10s)
-	./bin/relaysim-race sweep -world $(SIMWORLD) -for $(SIMTIME)
+sim: bin/relaysim bin/relaysim-race ## sweep every simulated world for SIMTIME (10s)
+	@for w in $$(./bin/relaysim worlds); do ./bin/relaysim-race sweep -world $$w -for $(SIMTIME) -out sim-artefacts || exit 1; done
 
-mutants: bin/relaysim ## break the relay on purpose and see that the simulator notices
-	./bin/relaysim mutants
+mutants: bin/relaysim-race ## break the relay on purpose and see that the simulator notices
+	./bin/relaysim-race mutants -n 3 -limit 3000 -each 2s
 
-sim-nightly: bin/relaysim-race ## simulate for an hour
-	$(MAKE) sim SIMTIME=1h
+sim-nightly: bin/relaysim bin/relaysim-race ## an hour: every world, every strategy, exhaustive small scope
+	./bin/relaysim-race reach
+	./bin/relaysim exhaustive -bound 2 -for 5m
+	@for w in $$(./bin/relaysim worlds); do for s in uniform sticky pct2 pct3 pct4 starve; do \
+		./bin/relaysim-race sweep -world $$w -strategy $$s -for 4m -out sim-artefacts || exit 1; done; done

@@ -73,7 +73,6 @@ type mutantFlags struct {
 	n     int
 	limit int
 	each  time.Duration
-	keep  string
 }
 
 func (e *env) mutants() int {

@@ -22,6 +22,8 @@ const module = "github.com/pyrycode/pyrycode-relay"
 var arrows = map[string][]string{
 	"cmd/pyrycode-relay": {"internal/daemon"},
 	"cmd/relaysim":       {"sim"},
+	"cmd/relayload":      {"internal/bench", "internal/relay", "internal/wire"},
+	"internal/bench":     {"internal/wire"},
 	"internal/wire":      {},
 	"internal/relay":     {"internal/wire"},
 	"internal/push":      {"internal/wire"},

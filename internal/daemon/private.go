@@ -69,15 +69,7 @@ func privateHandler(r *relay.Relay, ready *readiness, b Build, log *slog.Logger)
 	}))
 	mux.Handle("/healthz", r.Health())
 	mux.Handle("/readyz", ready)
-	mux.HandleFunc("/debug/check", func(w http.ResponseWriter, _ *http.Request) {
-		if err := r.Check(); err != nil {
-			answer(w, http.StatusInternalServerError, err.Error())
-			return
-		}
-		c := r.Counts()
-		answer(w, http.StatusOK, fmt.Sprintf("ok: the gauges agree with what is connected (%d binaries, %d phones, %d in grace)",
-			c.Binaries, c.Phones, c.InGrace))
-	})
+	mux.Handle("/debug/check", checkHandler(r.Check, r.Counts))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -90,6 +82,20 @@ func privateHandler(r *relay.Relay, ready *readiness, b Build, log *slog.Logger)
 		io.WriteString(w, index(b))
 	})
 	return mux
+}
+
+// checkHandler answers 200 and a sentence that begins with ok, or 500 and what
+// is wrong.
+func checkHandler(check func() error, counts func() relay.Counts) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if err := check(); err != nil {
+			answer(w, http.StatusInternalServerError, err.Error())
+			return
+		}
+		c := counts()
+		answer(w, http.StatusOK, fmt.Sprintf("ok: the gauges agree with what is connected (binaries %d, phones %d, in grace %d)",
+			c.Binaries, c.Phones, c.InGrace))
+	}
 }
 
 // links is what the index page leads to.

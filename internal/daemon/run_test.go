@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -163,7 +164,7 @@ func TestPagesForOperators(t *testing.T) {
 		{"/metrics", 200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", "\ngo_goroutines "},
 		{"/healthz", 200, "application/json; charset=utf-8", `{"status":"ok","version":"v1.2.3","connected_binaries":0,`},
 		{"/readyz", 200, "text/plain; charset=utf-8", "ready\n"},
-		{"/debug/check", 200, "text/plain; charset=utf-8", "ok: the gauges agree with what is connected (0 binaries, 0 phones, 0 in grace)\n"},
+		{"/debug/check", 200, "text/plain; charset=utf-8", "ok: the gauges agree with what is connected (binaries 0, phones 0, in grace 0)\n"},
 		{"/debug/pprof/", 200, "text/html; charset=utf-8", "goroutine"},
 		{"/debug/pprof/cmdline", 200, "text/plain; charset=utf-8", "test"},
 		{"/v1/server", 404, "text/plain; charset=utf-8", "not found"},
@@ -173,6 +174,14 @@ func TestPagesForOperators(t *testing.T) {
 		if status != tt.status || kind != tt.kind || !strings.Contains(body, tt.has) {
 			t.Errorf("%s: %d, %s; want %d, %s and a body with %q\n%.600s", tt.path, status, kind, tt.status, tt.kind, tt.has, body)
 		}
+	}
+}
+
+func TestACheckThatFailsAnswers500WithTheSentence(t *testing.T) {
+	w := httptest.NewRecorder()
+	checkHandler(func() error { return errors.New("counts say 1; walking finds 2") }, nil)(w, nil)
+	if w.Code != 500 || w.Body.String() != "counts say 1; walking finds 2\n" {
+		t.Errorf("got %d, %q", w.Code, w.Body)
 	}
 }
 
