@@ -144,7 +144,8 @@ func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
 // (Reclaimed). A reclaim evicts every phone of the slot: their sessions
 // live in the memory of the binary that is gone. If a binary holds the
 // slot, nothing changes (Held): the caller probes that incumbent and goes
-// on with Takeover, or refuses b.
+// on with Takeover, or refuses b. b is not the zero B, and has not claimed
+// before.
 func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
