@@ -35,7 +35,8 @@ type alarms struct {
 	mu    sync.Locker // guards all below, and every alarm
 	heap  []*alarm
 	timer *clock.Timer
-	armed int64 // when timer rings; 0: it does not
+	armed int64  // when timer rings; 0: it does not
+	round uint64 // which timer that is: counts them
 }
 
 // wake asks that a rings at the latest at at.
@@ -73,12 +74,16 @@ func (as *alarms) cancel(a *alarm) {
 	as.arm()
 }
 
-// ring looks at all connections whose time has come. It is the timer's
-// task. A ring that comes too late, because a later timer took its place,
-// finds what is due or nothing; both are right.
-func (as *alarms) ring() {
+// ring looks at all connections whose time has come. It is the task of the
+// timer armed in that round. A ring that comes too late, because a later
+// timer took its place, finds what is due or nothing; both are right. But it
+// must not take that later timer for its own, or there would be two from
+// then on.
+func (as *alarms) ring(round uint64) {
 	as.mu.Lock()
-	as.armed = 0
+	if as.round == round {
+		as.armed = 0
+	}
 	for {
 		now := as.now()
 		if len(as.heap) == 0 || as.heap[0].at > now {
@@ -123,7 +128,9 @@ func (as *alarms) arm() {
 	}
 	wait := max(at-as.now(), 0) + int64(alarmGrain)/2
 	as.armed = as.now() + wait
-	as.timer = as.clock.AfterFunc(time.Duration(wait), as.ring)
+	as.round++
+	round := as.round
+	as.timer = as.clock.AfterFunc(time.Duration(wait), func() { as.ring(round) })
 }
 
 func (as *alarms) push(a *alarm) {

@@ -67,7 +67,6 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
 	b.init(r, sock, from, b, &r.binaryLimits, r.cfg.BinaryOutbox, r.binaryShare)
-	r.adopt(&b.conn)
 	b.startReading() // a claimant that leaves must be seen to
 	r.claim(b)
 }
@@ -201,9 +200,16 @@ func (b *binary) drop(why dropReason, err string) {
 
 func (b *binary) wrote(frames int) { b.relay.metrics.forwarded[toBinary].Add(float64(frames)) }
 
-// await keeps a claimant's message until it is seated. A seated binary's
-// messages are always taken: its reader never waits for a phone.
-func (b *binary) await(payload []byte) bool { return b.message(payload) }
+// await keeps a claimant's message until it is seated. Should that have come
+// since message asked, the next reader offers it again; taking it here too
+// could be once too often. A seated binary's messages are always taken: its
+// reader never waits for a phone.
+func (b *binary) await([]byte) bool {
+	if b.seated.Load() {
+		b.startReading()
+	}
+	return false
+}
 
 // starved never happens: nothing is said to wait for room.
 func (b *binary) starved() {}
@@ -225,6 +231,9 @@ func (b *binary) end(code wire.CloseCode, reason string) bool {
 	}
 	released := b.relay.registry.Release(b.server, b)
 	for _, rival := range b.probe.finish() {
+		if rival.abandoned() {
+			continue // a reclaim for it would evict the phones for nobody
+		}
 		b.relay.rt.Go("claim", func() { b.relay.claim(rival) })
 	}
 	if released {

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // Config says how a Relay behaves. The zero value of every field is its
@@ -24,6 +27,14 @@ type Config struct {
 	// Upgrade answers an upgrade request and returns the socket below it; on
 	// error it has given the answer. Nil means a real WebSocket handshake.
 	Upgrade func(http.ResponseWriter, *http.Request) (Socket, error)
+
+	// ClientAddr returns who is charged for a request, where that is not the
+	// peer: behind a proxy that is trusted. Nil means the peer.
+	ClientAddr func(*http.Request) netip.Addr
+
+	// Room says why no connection is let in now, for a reason that the relay
+	// cannot see, such as memory. Nil means that there is always room.
+	Room func() error
 
 	// AllowedOrigins are the Origin header values that may connect, compared
 	// without regard to case. A request with another Origin gets 403; one
@@ -94,6 +105,12 @@ func (c Config) withDefaults() Config {
 	if c.Upgrade == nil {
 		c.Upgrade = upgradeHTTP
 	}
+	if c.ClientAddr == nil {
+		c.ClientAddr = peerAddr
+	}
+	if c.Room == nil {
+		c.Room = func() error { return nil }
+	}
 	c.Grace = cmp.Or(c.Grace, DefaultGrace)
 	c.Probe = cmp.Or(c.Probe, 3*time.Second)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 30*time.Second)
@@ -139,7 +156,7 @@ func (c Config) validate() error {
 		{"BinaryMessage", c.BinaryMessage > 0, "at least 1 byte", c.BinaryMessage},
 		{"Fragments", c.Fragments > 0, "at least 1", c.Fragments},
 		{"PhoneOutbox", c.PhoneOutbox > 0, "at least 1 byte", c.PhoneOutbox},
-		{"BinaryOutbox", c.BinaryOutbox >= 2<<20, "at least 2 MiB, so that any frame of a phone fits", c.BinaryOutbox},
+		{"BinaryOutbox", c.BinaryOutbox >= c.PhoneMessage+wire.EnvelopeOverhead+itemCost, "enough for PhoneMessage in its envelope, or a phone could wait for room that never comes", c.BinaryOutbox},
 	} {
 		if !f.ok {
 			errs = append(errs, fmt.Errorf("%s is %v; it must be %s", f.name, f.got, f.rule))

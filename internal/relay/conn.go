@@ -84,13 +84,15 @@ type conn struct {
 	nextPing     int64        // owned by tick
 }
 
-// init sets c up; nothing is read before startReading.
+// init sets c up and enters it into the census; nothing is read before
+// startReading.
 func (c *conn) init(r *Relay, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, share int) {
 	c.relay, c.sock, c.from, c.role, c.limits = r, sock, from, as, limits
 	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, share: share, on: c, mu: r.rt.NewLock("outbox")}
 	c.parked.Store(true)
 	c.nextPing = r.now() + int64(r.cfg.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
+	r.adopt(c) // before the alarm: whatever ends c must find it in the census
 	// Not at nextPing if a message that begins at once must end before.
 	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(r.cfg.MessageTimeout)))
 }
@@ -162,6 +164,7 @@ func (c *conn) digest() bool {
 		case wire.OpText, wire.OpBinary:
 			whole = true
 			if !c.role.message(m.Payload) {
+				c.messageSince.Store(0) // it has come whole; what is behind it is not read
 				c.held = m.Payload
 				return false
 			}
@@ -291,9 +294,11 @@ func (c *conn) over() {
 	c.relay.forget(c)
 }
 
-// written, waiting, parted and broken make a conn the owner of its outbox.
+// written, lost, waiting, parted and broken make a conn the owner of its outbox.
 
 func (c *conn) written(frames int) { c.role.wrote(frames) }
+
+func (c *conn) lost(frames int) { c.relay.metrics.dropped[dropClosed].Add(float64(frames)) }
 
 func (c *conn) waiting(yes bool) {
 	if !yes {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -57,7 +58,7 @@ func (e *events) emit(level slog.Level, event string, attrs ...slog.Attr) {
 	e.suppressed = 0
 	e.mu.Unlock()
 	if missed > 0 {
-		e.log.Warn("log_records_suppressed", "count", missed)
+		e.log.Warn("log_records_suppressed", "err", strconv.Itoa(missed)+" records left out")
 	}
 	e.log.LogAttrs(context.Background(), level, event, attrs...)
 }

@@ -66,7 +66,7 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 // in the census is taken; otherwise the request has been answered and
 // counted.
 func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr error) (sock Socket, from netip.Addr, ok bool) {
-	from = clientAddr(req)
+	from = charged(r.cfg.ClientAddr(req))
 	if pass, wait := r.gate.pass(from, r.rt.Clock.Now()); !pass {
 		secs := int(math.Ceil(wait.Seconds()))
 		refuse(w, http.StatusTooManyRequests, max(secs, 1), "too many connection attempts from this address")
@@ -75,7 +75,11 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 		r.log.refused("rate_limited", from, d, nil)
 		return nil, from, false
 	}
-	if err := r.census.take(from); err != nil {
+	err := r.cfg.Room()
+	if err == nil {
+		err = r.census.take(from)
+	}
+	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
 		if errors.Is(err, errDraining) {
 			r.metrics.upgrade(d, outcomeDraining)
@@ -100,7 +104,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 		r.metrics.upgrade(d, outcomeOrigin)
 		return nil, from, false
 	}
-	sock, err := r.cfg.Upgrade(w, req)
+	sock, err = r.cfg.Upgrade(w, req)
 	if err != nil {
 		r.metrics.upgrade(d, outcomeHandshake)
 		return nil, from, false
@@ -128,14 +132,19 @@ func refuse(w http.ResponseWriter, status, retryAfter int, sentence string) {
 	http.Error(w, sentence, status)
 }
 
-// clientAddr is who is charged for a request: the peer's address, an IPv6
-// one cut to its /64, which is what one customer usually has.
-func clientAddr(req *http.Request) netip.Addr {
+// peerAddr is the address that a request came from.
+func peerAddr(req *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
 		return netip.Addr{} // not IP: all such share one allowance
 	}
-	a := ap.Addr().Unmap().WithZone("")
+	return ap.Addr()
+}
+
+// charged is what stands for a when connections are counted: an IPv6 address
+// is cut to its /64, which is what one customer usually has.
+func charged(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
 	if a.Is6() {
 		if p, err := a.Prefix(64); err == nil {
 			return p.Addr()

@@ -51,12 +51,19 @@ func (c *conn) tick(now int64) (next int64) {
 // since its pongs are not read, nor while the ping still waits behind a
 // backlog that moves.
 func (c *conn) heartbeat(now int64) {
-	if c.lastPing > 0 && !c.answered.Load() && !c.parked.Load() && c.out.pinged(c.lastPing) {
-		c.relay.metrics.heartbeatTimeouts.Inc()
-		c.role.fail(wire.CloseInternal, wire.ReasonHeartbeat)
-		return
-	}
 	c.nextPing = now + int64(c.relay.cfg.Heartbeat)
+	if c.lastPing > 0 && !c.answered.Load() && !c.parked.Load() {
+		if left, ok := c.out.pinged(c.lastPing); ok {
+			// A ping that has left late may be answered as late.
+			if due := c.relay.at(left) + int64(c.relay.cfg.Heartbeat); now < due {
+				c.nextPing = due
+				return
+			}
+			c.relay.metrics.heartbeatTimeouts.Inc()
+			c.role.fail(wire.CloseInternal, wire.ReasonHeartbeat)
+			return
+		}
+	}
 	c.controls.Store(0)
 	c.answered.Store(false)
 	n, first := c.out.putPing()

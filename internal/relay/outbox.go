@@ -2,6 +2,7 @@ package relay
 
 import (
 	"sync"
+	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -48,13 +49,15 @@ type outbox struct {
 	promised bool        // somebody will flush
 	writing  bool        // somebody writes; the batch out is theirs
 	shut     bool        // takes nothing any more; the close message is last
+	cut      bool        // … and does not wait for what is being written
 	dead     bool        // the socket failed
 	parked   []*sender   // waiting for room
 
-	pong      []byte // payload to answer with; nil: none due
-	ping      uint64 // number of the newest ping asked for
-	pingTaken uint64 // … that has gone into a batch
-	pingSent  uint64 // … that has been written
+	pong      []byte    // payload to answer with; nil: none due
+	ping      uint64    // number of the newest ping asked for
+	pingTaken uint64    // … that has gone into a batch
+	pingSent  uint64    // … that has been written
+	pingLeft  time.Time // when that was
 
 	out *batch // being written; owned by whoever set writing
 }
@@ -63,6 +66,7 @@ type outbox struct {
 // the outbox's lock, from whoever writes.
 type outboxOwner interface {
 	written(frames int) // so many frames are on the wire
+	lost(frames int)    // so many will never be: a close went before them
 	waiting(bool)       // a write begins, or ends, to wait for the socket
 	parted()            // the close message is on the wire
 	broken()            // the socket takes nothing any more
@@ -157,8 +161,8 @@ func (o *outbox) putPong(payload []byte) (first bool) {
 }
 
 // finish makes a close message the last one: behind all that is queued if
-// after, otherwise in place of it. It returns how many frames it dropped,
-// and ok only the first time.
+// after, otherwise in place of it, behind no more than the frame that has
+// begun. It returns how many frames it dropped, and ok only the first time.
 func (o *outbox) finish(code wire.CloseCode, reason string, after bool) (dropped int, ok, first bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -167,6 +171,7 @@ func (o *outbox) finish(code wire.CloseCode, reason string, after bool) (dropped
 	}
 	if !after {
 		dropped = o.drop()
+		o.cut = true
 	}
 	o.shut = true
 	o.pong = nil

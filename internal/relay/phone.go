@@ -38,7 +38,6 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	p.prefix = wire.AppendEnvelopePrefix(nil, p.id)
 	p.sender.resume = p.startReading
 	p.init(r, sock, from, p, &r.phoneLimits, r.cfg.PhoneOutbox, 0)
-	r.adopt(&p.conn)
 
 	b, outcome := r.registry.Join(hello.Server, p)
 	switch outcome {

@@ -94,7 +94,9 @@ func (b *binary) judge(g *round) {
 		return
 	}
 	since := max(b.heard.Load(), g.began)
-	if !b.out.pinged(g.ping) {
+	if left, ok := b.out.pinged(g.ping); ok {
+		since = max(since, b.relay.at(left))
+	} else {
 		since = b.relay.now()
 	}
 	if wait := since + int64(b.relay.cfg.Probe) - b.relay.now(); wait > 0 {
@@ -137,9 +139,9 @@ func (q *probe) finish() []*binary {
 	return rivals
 }
 
-// pinged reports whether ping n has left.
-func (o *outbox) pinged(n uint64) bool {
+// pinged reports whether ping n has left, and when.
+func (o *outbox) pinged(n uint64) (left time.Time, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.pingSent >= n
+	return o.pingLeft, o.pingSent >= n
 }

@@ -117,7 +117,10 @@ func (r *Relay) Abort() {
 
 // now is the time since the relay started, in nanoseconds and never 0, for
 // fields in which 0 means never.
-func (r *Relay) now() int64 { return int64(r.rt.Clock.Now().Sub(r.started)) + 1 }
+func (r *Relay) now() int64 { return r.at(r.rt.Clock.Now()) }
+
+// at is t in the same count.
+func (r *Relay) at(t time.Time) int64 { return int64(t.Sub(r.started)) + 1 }
 
 // graceExpired closes the phones of a slot that nobody came back for.
 func (r *Relay) graceExpired(id wire.ServerID, phones []*phone) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"syscall"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -33,8 +34,18 @@ func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
 	return newNetSocket(ws.NetConn()), nil
 }
 
+// bare is a connection that may have become a TCP connection and no more: a
+// PROXY header stood before its first byte. Bare returns that connection, or
+// nil while something that was read from it waits to be taken.
+type bare interface{ Bare() *net.TCPConn }
+
 // newNetSocket adapts a net.Conn.
 func newNetSocket(c net.Conn) Socket {
+	if b, ok := c.(bare); ok {
+		if tcp := b.Bare(); tcp != nil {
+			c = tcp
+		}
+	}
 	if tcp, ok := c.(*net.TCPConn); ok {
 		if raw, err := tcp.SyscallConn(); err == nil {
 			return newRawSocket(tcp, raw)
@@ -74,7 +85,7 @@ func newRawSocket(tcp *net.TCPConn, raw syscall.RawConn) *rawSocket {
 func (s *rawSocket) readReady(fd uintptr) bool {
 	b := NewBuffer()
 	for {
-		n, err := syscall.Read(int(fd), b[:])
+		n, err := readNow(fd, b[:])
 		if err == syscall.EINTR {
 			continue
 		}
@@ -96,7 +107,7 @@ func (s *rawSocket) readReady(fd uintptr) bool {
 // writeReady writes once and never asks to be called again.
 func (s *rawSocket) writeReady(fd uintptr) bool {
 	for {
-		n, err := syscall.Write(int(fd), s.out)
+		n, err := writeNow(fd, s.out)
 		switch err {
 		case syscall.EINTR:
 			continue
@@ -133,31 +144,29 @@ func (s *rawSocket) Close() error                { return s.tcp.Close() }
 // streamSocket is any other net.Conn: TLS, or a pipe in a test.
 type streamSocket struct {
 	conn net.Conn
-
-	// While nothing has come only this waits. If it was filled there is
-	// likely to be more, and the next read has a large buffer from the start.
-	wait [512]byte
-	full bool
+	wait [512]byte // while nothing has come only this waits
 }
 
+// longAgo is a deadline for what must not wait.
+var longAgo = time.Unix(1, 0)
+
 func (s *streamSocket) Read() (*Buffer, int, error) {
-	if s.full {
-		b := NewBuffer()
-		n, err := s.conn.Read(b[:])
-		s.full = n > len(s.wait)
-		if n > 0 {
-			return b, n, nil
-		}
-		b.Free()
-		return nil, 0, reason(err)
-	}
 	n, err := s.conn.Read(s.wait[:])
-	s.full = n == len(s.wait)
 	if n == 0 {
 		return nil, 0, reason(err)
 	}
 	b := NewBuffer()
 	copy(b[:], s.wait[:n])
+	if n == len(s.wait) && s.conn.SetReadDeadline(longAgo) == nil {
+		// There may be more in hand: of TLS the rest of a record. It comes
+		// along if it is there; an error will be there again.
+		more, _ := s.conn.Read(b[n:])
+		n += more
+		if err := s.conn.SetReadDeadline(time.Time{}); err != nil {
+			b.Free()
+			return nil, 0, err
+		}
+	}
 	return b, n, nil
 }
 
@@ -182,4 +191,12 @@ func (s *streamSocket) CloseWrite() error {
 	return nil
 }
 
-func (s *streamSocket) Close() error { return s.conn.Close() }
+// Close does not wait. Of a TLS connection it closes what is below, since a
+// goodbye to a peer that does not read would take seconds; CloseWrite is for
+// that.
+func (s *streamSocket) Close() error {
+	if c, ok := s.conn.(interface{ NetConn() net.Conn }); ok {
+		return c.NetConn().Close()
+	}
+	return s.conn.Close()
+}

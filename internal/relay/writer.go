@@ -3,6 +3,7 @@ package relay
 import (
 	endian "encoding/binary"
 	"sync"
+	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -30,8 +31,9 @@ type batch struct {
 	ping  uint64 // number of the ping in it; 0: none
 	close bool   // ends with the close message
 
-	pos  int // bytes written
-	done int // items written whole
+	pos   int  // bytes written
+	done  int  // items written whole
+	begun bool // a part of the next one is written, too
 }
 
 // item is one message in a batch.
@@ -104,7 +106,7 @@ func (o *outbox) drain() {
 		n, err := o.sock.Write(rest[:min(len(rest), writeChunk)])
 		o.on.waiting(false)
 		o.wrote(n, err)
-		if err == nil && n < len(rest) {
+		if err == nil && o.out.pos < len(o.out.bytes) {
 			continue
 		}
 		o.mu.Lock()
@@ -142,13 +144,17 @@ func (o *outbox) next() bool {
 // wrote notes that n more bytes of the batch are on the wire, and that
 // nothing more can be if err is not nil.
 func (o *outbox) wrote(n int, err error) {
-	o.mu.Lock()
 	b := o.out
+	var now time.Time
+	if b.ping > 0 {
+		now = o.rt.Clock.Now()
+	}
+	o.mu.Lock()
 	b.pos += n
 	frames := 0
 	for n > 0 {
 		it := &b.items[b.done]
-		if n < it.size {
+		if b.begun = n < it.size; b.begun {
 			it.size -= n
 			break
 		}
@@ -156,15 +162,22 @@ func (o *outbox) wrote(n int, err error) {
 		frames += o.refund(*it)
 		b.done++
 	}
+	lost := 0
+	if o.cut {
+		lost = o.truncate()
+	}
 	whole := b.done == len(b.items)
 	if whole && b.ping > 0 {
-		o.pingSent = b.ping
+		o.pingSent, o.pingLeft = b.ping, now
 	}
 	resume := o.unpark()
 	o.mu.Unlock()
 
 	if frames > 0 {
 		o.on.written(frames)
+	}
+	if lost > 0 {
+		o.on.lost(lost)
 	}
 	for _, s := range resume {
 		s.resume()
@@ -175,6 +188,27 @@ func (o *outbox) wrote(n int, err error) {
 	case whole && b.close:
 		o.on.parted()
 	}
+}
+
+// truncate takes out of the batch that is being written what need not be
+// written any more: all but the message that has begun, and the close. It
+// returns how many frames that were. The lock is held.
+func (o *outbox) truncate() (frames int) {
+	b := o.out
+	if b.close {
+		return 0
+	}
+	keep, end := b.done, b.pos
+	if b.begun {
+		end += b.items[keep].size
+		keep++
+	}
+	for _, it := range b.items[keep:] {
+		frames += o.refund(it)
+	}
+	clear(b.items[keep:])
+	b.items, b.bytes = b.items[:keep], b.bytes[:end]
+	return frames
 }
 
 // unpark takes out those who have room again. It waits until half of it is

@@ -1,0 +1,237 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// feed is a socket in memory: what is fed comes as one read, and each write is
+// told.
+type feed struct {
+	in     chan []byte
+	wrote  chan int // bytes
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newFeed() *feed {
+	return &feed{in: make(chan []byte), wrote: make(chan int, 16), closed: make(chan struct{})}
+}
+
+func (f *feed) Read() (*Buffer, int, error) {
+	select {
+	case p := <-f.in:
+		b := NewBuffer()
+		return b, copy(b[:], p), nil
+	case <-f.closed:
+		return nil, 0, io.EOF
+	}
+}
+
+func (f *feed) TryWrite(p []byte) (int, error) {
+	select {
+	case f.wrote <- len(p):
+	case <-f.closed:
+	}
+	return len(p), nil
+}
+
+func (f *feed) Write(p []byte) (int, error) { return f.TryWrite(p) }
+func (f *feed) CloseWrite() error           { return f.Close() }
+func (f *feed) Close() error                { f.once.Do(func() { close(f.closed) }); return nil }
+
+// couple is a binary and its phone, in a relay, over the given sockets.
+func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
+	t.Helper()
+	r, err := New(Config{Upgrade: func(_ http.ResponseWriter, req *http.Request) (Socket, error) {
+		return req.Context().Value(socketKey{}).(Socket), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		done := make(chan struct{})
+		r.Drain(func() { close(done) })
+		r.Abort()
+		<-done
+	})
+	upgradeTo(r, "/v1/server", bin)
+	upgradeTo(r, "/v1/client", ph)
+	phones := inOrder(r.registry.slots["s1"].phones)
+	if len(phones) != 1 {
+		t.Fatalf("%d phones; want 1", len(phones))
+	}
+	return r, phones[0].id
+}
+
+func upgradeTo(r *Relay, path string, sock Socket) {
+	req := request(path, "192.0.2.1:1")
+	r.Handler().ServeHTTP(httptest.NewRecorder(), req.WithContext(context.WithValue(req.Context(), socketKey{}, sock)))
+}
+
+// jsonOf is a frame of n bytes as clients send it.
+func jsonOf(n int) string {
+	const head, tail = `{"v":2,"type":"noise_msg","data":"`, `"}`
+	return head + string(bytes.Repeat([]byte("QUJD"), n))[:n-len(head)-len(tail)] + tail
+}
+
+// traffic is n frames of a size, for each direction, as they go in at one end
+// and as long as they come out at the other.
+func traffic(id wire.ConnID, size, n int) (up, down []byte, upOut, downOut int) {
+	frame := jsonOf(size)
+	envelope := string(wire.AppendEnvelopePrefix(nil, id)) + frame + wire.EnvelopeSuffix
+	up = bytes.Repeat(clientMail(wire.OpText, frame), n)
+	down = bytes.Repeat(clientMail(wire.OpText, envelope), n)
+	upOut = n * len(wire.AppendMessage(nil, wire.OpText, []byte(envelope)))
+	downOut = n * len(wire.AppendMessage(nil, wire.OpText, []byte(frame)))
+	return up, down, upOut, downOut
+}
+
+// pass feeds one read and waits until so many bytes are written.
+func (f *feed) pass(in []byte, to *feed, out int) {
+	f.in <- in
+	for out > 0 {
+		out -= <-to.wrote
+	}
+}
+
+// The whole way of a frame, reader task and all, costs no allocation.
+func TestTheWayThroughTheConnAllocatesNothing(t *testing.T) {
+	skipUnderRace(t)
+	bin, ph := newFeed(), newFeed()
+	_, id := couple(t, bin, ph)
+	for _, n := range []int{1, 50} {
+		up, down, upOut, downOut := traffic(id, 512, n)
+		for name, f := range map[string]func(){
+			"phone to binary": func() { ph.pass(up, bin, upOut) },
+			"binary to phone": func() { bin.pass(down, ph, downOut) },
+		} {
+			for range 100 {
+				f()
+			}
+			if got := testing.AllocsPerRun(1000, f); got != 0 {
+				t.Errorf("%s, %d frames in a read: %v allocations; want 0", name, n, got)
+			}
+		}
+	}
+}
+
+// In memory: what the relay itself costs, two task switches per read included.
+func BenchmarkConn(b *testing.B) {
+	for _, tt := range []struct{ size, n int }{{512, 1}, {512, 64}, {8 << 10, 1}} {
+		bin, ph := newFeed(), newFeed()
+		_, id := couple(b, bin, ph)
+		up, down, upOut, downOut := traffic(id, tt.size, tt.n)
+		run := func(name string, f func()) {
+			b.Run(fmt.Sprintf("%s/%dx%d", name, tt.n, tt.size), func(b *testing.B) {
+				b.SetBytes(int64(tt.n * tt.size))
+				b.ReportAllocs()
+				for b.Loop() {
+					f()
+				}
+			})
+		}
+		run("up", func() { ph.pass(up, bin, upOut) })
+		run("down", func() { bin.pass(down, ph, downOut) })
+	}
+}
+
+// The same over TCP on the loopback, the kernel's part included.
+func BenchmarkLoopback(b *testing.B) {
+	for _, tt := range []struct{ size, n int }{{512, 1}, {512, 64}, {8 << 10, 1}} {
+		binSock, bin := loopback(b)
+		phSock, ph := loopback(b)
+		_, id := couple(b, binSock, phSock)
+		up, down, upOut, downOut := traffic(id, tt.size, tt.n)
+		room := make([]byte, max(upOut, downOut))
+		run := func(name string, from, to net.Conn, in []byte, out int) {
+			b.Run(fmt.Sprintf("%s/%dx%d", name, tt.n, tt.size), func(b *testing.B) {
+				b.SetBytes(int64(tt.n * tt.size))
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := from.Write(in); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := io.ReadFull(to, room[:out]); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+		run("up", ph, bin, up, upOut)
+		run("down", bin, ph, down, downOut)
+	}
+}
+
+// What it costs that locks are asked for: a call through an interface.
+func BenchmarkLock(b *testing.B) {
+	b.Run("plain", func(b *testing.B) {
+		var mu sync.Mutex
+		for b.Loop() {
+			mu.Lock()
+			mu.Unlock()
+		}
+	})
+	b.Run("seam", func(b *testing.B) {
+		mu := Runtime{}.withDefaults().NewLock("x")
+		for b.Loop() {
+			mu.Lock()
+			mu.Unlock()
+		}
+	})
+}
+
+func BenchmarkRegistry(b *testing.B) {
+	for _, slots := range []int{1, 10_000} {
+		r := NewRegistry[*binary](RegistryConfig[*phone]{})
+		ids := make([]wire.ServerID, slots)
+		bins, phones := make([]*binary, slots), make([]*phone, slots)
+		for i := range ids {
+			ids[i] = wire.ServerID(fmt.Sprint("server-", i))
+			bins[i], phones[i] = new(binary), new(phone)
+			r.Claim(ids[i], bins[i])
+		}
+		b.Run(fmt.Sprint("release and reclaim/", slots), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i = (i + 1) % slots {
+				r.Release(ids[i], bins[i])
+				r.Claim(ids[i], bins[i])
+			}
+		})
+		b.Run(fmt.Sprint("join and leave/", slots), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i = (i + 1) % slots {
+				r.Join(ids[i], phones[i])
+				r.Leave(ids[i], phones[i])
+			}
+		})
+		b.Run(fmt.Sprint("takeover/", slots), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i = (i + 1) % slots {
+				r.Takeover(ids[i], bins[i], bins[i])
+			}
+		})
+		r.Drain()
+	}
+}
+
+func BenchmarkOutbox(b *testing.B) {
+	o := newOffice(1<<20, 1<<20)
+	o.sock, o.on = new(sums), &hush{}
+	prefix, frame := frameOfSize(41), frameOfSize(512)
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		o.put(nil, prefix, frame, wire.EnvelopeSuffix)
+		o.flush()
+	}
+}

@@ -1,0 +1,770 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	endian "encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// bubble is a relay on the clock of a synctest bubble, whose connections are
+// pipes: a minute costs nothing, and nothing outlives the test.
+type bubble struct {
+	*Relay
+	t     *testing.T
+	began time.Time
+	ends  []*pipeEnd
+}
+
+type socketKey struct{}
+
+// inBubble runs f with a relay of cfg, then drains it and sees that nothing
+// is left.
+func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		cfg.Upgrade = func(w http.ResponseWriter, req *http.Request) (Socket, error) {
+			sock, ok := req.Context().Value(socketKey{}).(Socket)
+			if !ok {
+				http.Error(w, "no pipe", http.StatusBadRequest)
+				return nil, errors.New("no pipe")
+			}
+			return sock, nil
+		}
+		r, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &bubble{Relay: r, t: t, began: time.Now()}
+		f(b)
+		drained := false
+		r.Drain(func() { drained = true })
+		synctest.Wait()
+		for _, e := range b.ends {
+			e.conn.Close()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !drained {
+			t.Error("with all peers gone the drain does not end")
+		}
+		if err := r.Check(); err != nil {
+			t.Error(err)
+		}
+		if got := r.Counts(); got != (Counts{}) {
+			t.Errorf("after the drain %+v", got)
+		}
+		if n := len(r.alarms.heap); n != 0 {
+			t.Errorf("%d alarms are left", n)
+		}
+	})
+}
+
+func (b *bubble) now() time.Duration { return time.Since(b.began) }
+
+// settle waits until nothing moves but time.
+func (b *bubble) settle() { synctest.Wait() }
+
+// pipeEnd is a peer's end: a WebSocket client that keeps what it gets.
+type pipeEnd struct {
+	b    *bubble
+	conn net.Conn
+	turn chan struct{} // holds a token while somebody writes
+
+	mu  sync.Mutex // guards box
+	box mailbox
+}
+
+// mailbox is what has come so far.
+type mailbox struct {
+	mails  []outmail
+	at     []time.Duration // of each mail
+	over   bool
+	overAt time.Duration
+}
+
+// got is what has come once nothing moves.
+func (e *pipeEnd) got() mailbox {
+	e.b.settle()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return mailbox{slices.Clone(e.box.mails), slices.Clone(e.box.at), e.box.over, e.box.overAt}
+}
+
+// manner is what a peer does with what comes.
+type manner int
+
+const (
+	polite manner = iota // reads, answers pings and closes
+	mute                 // reads, answers nothing
+	deaf                 // does not read
+)
+
+func (b *bubble) dial(path string, m manner, kv ...string) *pipeEnd {
+	mine, theirs := net.Pipe()
+	e := &pipeEnd{b: b, conn: mine, turn: make(chan struct{}, 1)}
+	b.ends = append(b.ends, e)
+	req := httptest.NewRequest(http.MethodGet, path, nil)
+	req.Header = headers(kv...)
+	req = req.WithContext(context.WithValue(req.Context(), socketKey{}, newNetSocket(theirs)))
+	b.Handler().ServeHTTP(httptest.NewRecorder(), req)
+	if m != deaf {
+		go e.listen(m)
+	}
+	b.settle()
+	return e
+}
+
+func (b *bubble) binary(m manner) *pipeEnd {
+	return b.dial("/v1/server", m, wire.HeaderServer, "s1", wire.HeaderVersion, "1")
+}
+
+func (b *bubble) phone(m manner) *pipeEnd {
+	return b.dial("/v1/client", m, wire.HeaderServer, "s1")
+}
+
+// phones is who is joined, in order.
+func (b *bubble) phones() []*phone {
+	b.registry.mu.Lock()
+	defer b.registry.mu.Unlock()
+	if s := b.registry.slots["s1"]; s != nil {
+		return inOrder(s.phones)
+	}
+	return nil
+}
+
+func (e *pipeEnd) listen(m manner) {
+	var got []byte
+	chunk := make([]byte, 64<<10)
+	for {
+		n, err := e.conn.Read(chunk)
+		got = append(got, chunk[:n]...)
+		for {
+			mail, n := openMail(got)
+			if n == 0 {
+				break
+			}
+			got = got[n:]
+			e.mu.Lock()
+			e.box.mails, e.box.at = append(e.box.mails, mail), append(e.box.at, e.b.now())
+			e.mu.Unlock()
+			switch {
+			case m == mute:
+			case mail.op == wire.OpPing:
+				go e.send(wire.OpPong, mail.text) // not here: the relay may not be reading
+			case mail.op == wire.OpClose:
+				go func() {
+					e.send(wire.OpClose, mail.text)
+					e.conn.Close()
+				}()
+			}
+		}
+		if err != nil {
+			e.mu.Lock()
+			e.box.over, e.box.overAt = true, e.b.now()
+			e.mu.Unlock()
+			e.conn.Close()
+			return
+		}
+	}
+}
+
+// clientMail is one whole masked message.
+func clientMail(op wire.Opcode, payload string) []byte { return clientPiece(0x80|byte(op), payload) }
+
+// clientPiece is one masked fragment with its first byte as given.
+func clientPiece(first byte, payload string) []byte {
+	b := []byte{first}
+	switch n := len(payload); {
+	case n <= 125:
+		b = append(b, 0x80|byte(n))
+	case n <= 0xffff:
+		b = endian.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
+	default:
+		b = endian.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
+	}
+	key := [4]byte{0x37, 0xfa, 0x21, 0x3d}
+	b = append(b, key[:]...)
+	for i := range len(payload) {
+		b = append(b, payload[i]^key[i%4])
+	}
+	return b
+}
+
+// write writes raw bytes and waits until the relay has read them, or will not.
+func (e *pipeEnd) write(p []byte) error {
+	e.turn <- struct{}{}
+	_, err := e.conn.Write(p)
+	<-e.turn
+	return err
+}
+
+func (e *pipeEnd) send(op wire.Opcode, payload string) error {
+	return e.write(clientMail(op, payload))
+}
+
+// texts is the frames that came.
+func (e *pipeEnd) texts() (ts []string) {
+	for _, m := range e.got().mails {
+		if m.op == wire.OpText {
+			ts = append(ts, m.text)
+		}
+	}
+	return ts
+}
+
+func (e *pipeEnd) count(op wire.Opcode) (n int) {
+	for _, m := range e.got().mails {
+		if m.op == op {
+			n++
+		}
+	}
+	return n
+}
+
+// wantClosed compares the close message and, if at is not negative, when it
+// came; alarms may be late by their grain.
+func (e *pipeEnd) wantClosed(at time.Duration, code wire.CloseCode, reason string) {
+	t := e.b.t
+	t.Helper()
+	got := e.got()
+	last := len(got.mails) - 1
+	if last < 0 || got.mails[last].op != wire.OpClose {
+		t.Errorf("at %v: no close message; got %.200q, over %t at %v", e.b.now(), got.mails, got.over, got.overAt)
+		return
+	}
+	gotCode, gotReason, err := wire.ParseClose([]byte(got.mails[last].text))
+	if err != nil || gotCode != code || gotReason != reason {
+		t.Errorf("closed with %d %q, %v; want %d %q", gotCode, gotReason, err, code, reason)
+	}
+	if when := got.at[last]; at >= 0 && (when < at || when > at+2*alarmGrain) {
+		t.Errorf("closed at %v; want %v", when, at)
+	}
+}
+
+func (e *pipeEnd) wantOpen() {
+	t := e.b.t
+	t.Helper()
+	if got := e.got(); got.over || e.count(wire.OpClose) > 0 {
+		t.Errorf("at %v the connection is over (%t, since %v): %.200q; want it open", e.b.now(), got.over, got.overAt, got.mails)
+	}
+}
+
+func TestFramesOverPipes(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p := b.binary(polite), b.phone(polite)
+		id := string(b.phones()[0].id)
+		for i := range 3 {
+			p.send(wire.OpBinary, fmt.Sprint(i)) // its opcode is not checked
+			bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":[%d]}`, id, i))
+		}
+		b.settle()
+		if want := []string{"[0]", "[1]", "[2]"}; !slices.Equal(p.texts(), want) {
+			t.Errorf("the phone got %q; want %q", p.texts(), want)
+		}
+		var want []string
+		for i := range 3 {
+			want = append(want, fmt.Sprintf(`{"conn_id":"%s","frame":%d}`, id, i))
+		}
+		if !slices.Equal(bin.texts(), want) {
+			t.Errorf("the binary got %q; want %q", bin.texts(), want)
+		}
+		for d, want := range map[direction]float64{toBinary: 3, toPhone: 3} {
+			if got := valueOf(t, b.metrics.forwarded[d]); got != want {
+				t.Errorf("%s: %v frames counted; want %v", d, got, want)
+			}
+		}
+	})
+}
+
+// One message has 30 s from its first byte to its last, whatever else its
+// sender does.
+func TestAMessageThatDribbles(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		begin string // what goes out at once
+		every func(p *pipeEnd, i int) error
+	}{
+		{"byte by byte", string(clientMail(wire.OpText, `"`+strings.Repeat("x", 1000))[:1]), func(p *pipeEnd, i int) error {
+			return p.write(clientMail(wire.OpText, `"`+strings.Repeat("x", 1000))[i+1 : i+2])
+		}},
+		{"fragment by fragment", string(clientPiece(0x01, `"`)), func(p *pipeEnd, _ int) error {
+			return p.write(clientPiece(0x00, "x"))
+		}},
+		{"with pings in between", string(clientPiece(0x01, `"`)), func(p *pipeEnd, i int) error {
+			if i%2 == 0 {
+				return p.send(wire.OpPing, "ping")
+			}
+			return p.write(clientPiece(0x00, ""))
+		}},
+		{"after a whole one in the same read", string(clientMail(wire.OpText, "1")) + string(clientPiece(0x01, `"`)), func(p *pipeEnd, _ int) error {
+			return p.write(clientPiece(0x00, "x"))
+		}},
+	} {
+		for _, who := range []string{"binary", "phone"} {
+			t.Run(who+" "+tt.name, func(t *testing.T) {
+				inBubble(t, Config{}, func(b *bubble) {
+					bin := b.binary(polite)
+					other := b.phone(polite)
+					e := bin
+					if who == "phone" {
+						e = b.phone(polite)
+					}
+					time.Sleep(20 * time.Second)
+					start := b.now()
+					if err := e.write([]byte(tt.begin)); err != nil {
+						t.Fatal(err)
+					}
+					i := 0
+					for ; b.now() < start+29*time.Second; i++ {
+						time.Sleep(time.Second)
+						if err := tt.every(e, i); err != nil {
+							t.Fatalf("after %v: %v", b.now()-start, err)
+						}
+					}
+					e.wantOpen()
+					time.Sleep(time.Second + 3*alarmGrain)
+					e.wantClosed(start+30*time.Second, wire.ClosePolicy, "message took too long")
+					if e != bin {
+						bin.wantOpen()
+						other.wantOpen()
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestMessagesOneAfterAnotherEachHaveTheirTime(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p := b.binary(polite), b.phone(polite)
+		for range 5 {
+			p.write(clientPiece(0x01, "1"))
+			time.Sleep(20 * time.Second)
+			// The end of one and the beginning of the next come in one read.
+			p.write(append(clientPiece(0x80, "2"), clientPiece(0x01, "[")...))
+			time.Sleep(20 * time.Second)
+			p.write(clientPiece(0x80, "]"))
+		}
+		p.wantOpen()
+		if got := len(bin.texts()); got != 10 {
+			t.Errorf("the binary got %d frames; want 10", got)
+		}
+	})
+}
+
+// A frame that has come whole and waits for a binary is not one that takes
+// too long, in however many pieces it came.
+func TestAWaitingFrameIsNotASlowOne(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		t.Run(fmt.Sprint("in one piece ", whole), func(t *testing.T) {
+			inBubble(t, Config{Grace: 5 * time.Minute}, func(b *bubble) {
+				bin := b.binary(polite)
+				p := b.phone(polite)
+				bin.conn.Close()
+				b.settle()
+				if whole {
+					p.send(wire.OpText, "1")
+				} else {
+					p.write(clientPiece(0x01, "1"))
+					p.write(clientPiece(0x80, "2"))
+				}
+				time.Sleep(5*time.Minute - time.Second)
+				p.wantOpen()
+				time.Sleep(2 * time.Second)
+				p.wantClosed(5*time.Minute, wire.CloseNormal, "")
+			})
+		})
+	}
+}
+
+// A phone that joined in grace is not read any further than one frame, and
+// closed when a binary is there.
+func TestAPhoneInGraceWaits(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin := b.binary(polite)
+		bin.conn.Close()
+		b.settle()
+		p := b.phone(polite)
+		if err := p.send(wire.OpText, "1"); err != nil {
+			t.Fatal(err)
+		}
+		b.settle()
+		var through atomic.Bool
+		go func() { p.write(bytes.Repeat(clientMail(wire.OpText, "2"), 100_000)); through.Store(true) }()
+		time.Sleep(10 * time.Second)
+		if through.Load() {
+			t.Error("a phone in grace is read on and on")
+		}
+		p.wantOpen()
+		next := b.binary(polite)
+		p.wantClosed(10*time.Second, wire.CloseNoServer, wire.ReasonReclaimed)
+		if got := next.texts(); len(got) != 0 {
+			t.Errorf("the new binary got %.80q; want nothing of the old one's phones", got)
+		}
+	})
+}
+
+// A phone that never reads is closed once a write to it has waited for 10 s;
+// its sibling and the binary do not notice.
+func TestAPhoneThatNeverReads(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin := b.binary(polite)
+		p, sibling := b.phone(deaf), b.phone(polite)
+		ids := b.phones()
+		time.Sleep(5 * time.Second)
+		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":1}`, ids[0].id))
+		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":2}`, ids[1].id))
+		b.settle()
+		if got := sibling.texts(); !slices.Equal(got, []string{"2"}) {
+			t.Errorf("the sibling got %q; want its frame at once", got)
+		}
+		time.Sleep(9900 * time.Millisecond)
+		if b.Counts().Phones != 2 {
+			t.Errorf("after 9.9 s %+v; want both phones", b.Counts())
+		}
+		time.Sleep(200 * time.Millisecond)
+		b.settle()
+		if b.Counts().Phones != 1 {
+			t.Errorf("after 10 s %+v; want one phone", b.Counts())
+		}
+		if n, err := p.conn.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the socket takes %d, %v; want it closed", n, err)
+		}
+		want := fmt.Sprintf(`{"conn_id":"%s","close_code":1001}`, ids[0].id)
+		if got := bin.texts(); !slices.Equal(got, []string{want}) {
+			t.Errorf("the binary got %q; want the notice %q", got, want)
+		}
+	})
+}
+
+func TestABinaryThatNeverReads(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		b.binary(deaf)
+		p := b.phone(polite)
+		p.send(wire.OpText, "1")
+		time.Sleep(9900 * time.Millisecond)
+		if got, want := b.Counts(), (Counts{Binaries: 1, Phones: 1}); got != want {
+			t.Errorf("after 9.9 s %+v; want %+v", got, want)
+		}
+		time.Sleep(200 * time.Millisecond)
+		b.settle()
+		if got, want := b.Counts(), (Counts{InGrace: 1, Phones: 1}); got != want {
+			t.Errorf("after 10 s %+v; want %+v", got, want)
+		}
+		p.wantOpen()
+		time.Sleep(31 * time.Second)
+		p.wantClosed(40*time.Second, wire.CloseNormal, "")
+	})
+}
+
+// Whoever reads, however slowly, is not cut off for the size of its backlog:
+// the write timeout is for 64 KiB.
+func TestASlowReaderIsNotCutOff(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p := b.binary(polite), b.phone(deaf)
+		id := b.phones()[0].id
+		frame := `"` + strings.Repeat("x", 1<<20) + `"`
+		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":%s}`, id, frame))
+		var got []byte
+		chunk := make([]byte, writeChunk)
+		for len(got) < len(frame)+10 {
+			time.Sleep(9 * time.Second)
+			go p.send(wire.OpPong, "") // alive
+			n, err := p.conn.Read(chunk)
+			if err != nil {
+				t.Fatalf("after %d bytes, at %v: %v", len(got), b.now(), err)
+			}
+			got = append(got, chunk[:n]...)
+		}
+		if mails := opened(t, got); len(mails) != 1 || mails[0].text != frame {
+			t.Errorf("got %d messages", len(mails))
+		}
+	})
+}
+
+// A phone waits 10 s for room towards a binary that reads too slowly; then
+// it is closed, and its binary and its siblings are not.
+func TestNoRoomTowardsTheBinary(t *testing.T) {
+	inBubble(t, Config{PhoneMessage: 64 << 10, BinaryOutbox: 512 << 10, MaxPhones: 2, Heartbeat: time.Hour}, func(b *bubble) {
+		bin, p, sibling := b.binary(deaf), b.phone(polite), b.phone(polite)
+		frame := `"` + strings.Repeat("x", 60<<10) + `"`
+		go func() {
+			chunk := make([]byte, 4<<10)
+			for {
+				time.Sleep(500 * time.Millisecond) // 64 KiB in 8 s
+				if _, err := bin.conn.Read(chunk); err != nil {
+					return
+				}
+			}
+		}()
+		go func() {
+			for range 32 { // not for ever: what is sent to a close is read at no time
+				if p.send(wire.OpText, frame) != nil {
+					return
+				}
+			}
+		}()
+		time.Sleep(9 * time.Second)
+		p.wantOpen()
+		if len(b.phones()) != 2 {
+			t.Fatalf("%d phones; want 2", len(b.phones()))
+		}
+		if !b.phones()[0].parked.Load() {
+			t.Error("the phone is read on, though its binary has no room for it")
+		}
+		sibling.send(wire.OpText, "1")
+		sibling.wantOpen()
+		time.Sleep(1100 * time.Millisecond)
+		p.wantClosed(10*time.Second, wire.CloseInternal, wire.ReasonBinaryBacklog)
+		sibling.wantOpen()
+		if got := b.Counts(); got.Binaries != 1 || got.Phones != 1 {
+			t.Errorf("%+v; want the binary and the sibling", got)
+		}
+	})
+}
+
+func TestNoRoomAtAllIsTenSeconds(t *testing.T) {
+	inBubble(t, Config{PhoneMessage: 64 << 10, BinaryOutbox: 128<<10 + 1000, MaxPhones: 2, WriteTimeout: time.Hour}, func(b *bubble) {
+		b.binary(deaf)
+		p := b.phone(polite)
+		frame := `"` + strings.Repeat("x", 60<<10) + `"`
+		go func() {
+			for p.send(wire.OpText, frame) == nil {
+			}
+		}()
+		time.Sleep(11 * time.Second)
+		p.wantClosed(10*time.Second, wire.CloseInternal, wire.ReasonBinaryBacklog)
+	})
+}
+
+// A resumed phone's frames arrive whole, in order and once.
+func TestParkedFramesArriveInOrderAndOnce(t *testing.T) {
+	inBubble(t, Config{PhoneMessage: 64 << 10, BinaryOutbox: 128<<10 + 1000, MaxPhones: 2, Heartbeat: time.Hour}, func(b *bubble) {
+		bin, p := b.binary(deaf), b.phone(polite)
+		const n = 60
+		pad := strings.Repeat("x", 20<<10)
+		var stream []byte
+		for i := range n {
+			stream = append(stream, clientMail(wire.OpText, fmt.Sprintf(`"%02d%s"`, i, pad))...)
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- p.write(stream) }()
+		parks := 0
+		var got []byte
+		chunk := make([]byte, 30<<10)
+		for texts := 0; texts < n; {
+			time.Sleep(time.Second)
+			if b.phones()[0].parked.Load() {
+				parks++
+			}
+			k, err := bin.conn.Read(chunk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, chunk[:k]...)
+			texts = 0
+			for rest := got; ; texts++ {
+				_, k := openMail(rest)
+				if k == 0 {
+					break
+				}
+				rest = rest[k:]
+			}
+		}
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+		if parks == 0 {
+			t.Fatal("the phone was never parked; the test tests nothing")
+		}
+		for i, m := range opened(t, got) {
+			if want := fmt.Sprintf(`"%02d%s"`, i, pad); !strings.Contains(m.text, want) {
+				t.Fatalf("frame %d is %.60s", i, m.text)
+			}
+		}
+	})
+}
+
+// A peer has Linger to answer a close message; then its socket is cut.
+func TestLinger(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		p := b.phone(mute)
+		p.wantClosed(0, wire.CloseNoServer, wire.ReasonNoServer)
+		time.Sleep(1900 * time.Millisecond)
+		b.settle()
+		if got := p.got(); got.over {
+			t.Errorf("cut at %v; it has 2 s to answer", got.overAt)
+		}
+		time.Sleep(200 * time.Millisecond)
+		b.settle()
+		if got := p.got(); !got.over || got.overAt < 2*time.Second {
+			t.Errorf("over %t at %v; want after 2 s", got.over, got.overAt)
+		}
+		q := b.phone(polite)
+		if got := q.got(); !got.over || got.overAt != b.now() {
+			t.Errorf("one who answers: over %t at %v; want at once", got.over, got.overAt)
+		}
+	})
+}
+
+// Nor can a peer hold its connection by sending on, or by not reading the
+// close.
+func TestNobodyStaysAfterAClose(t *testing.T) {
+	t.Run("by talking on", func(t *testing.T) {
+		inBubble(t, Config{}, func(b *bubble) {
+			p := b.phone(mute)
+			go func() {
+				for p.send(wire.OpText, "1") == nil {
+					time.Sleep(time.Millisecond)
+				}
+			}()
+			time.Sleep(2100 * time.Millisecond)
+			b.settle()
+			if !p.got().over {
+				t.Error("a peer that talks on after the close stays")
+			}
+		})
+	})
+	t.Run("by not reading", func(t *testing.T) {
+		inBubble(t, Config{}, func(b *bubble) {
+			b.phone(deaf)
+			time.Sleep(10100 * time.Millisecond)
+			b.settle()
+			if n := len(b.census.conns); n != 0 {
+				t.Errorf("%d connections left 10 s after a close that is not read", n)
+			}
+		})
+	})
+}
+
+func TestAPeersCloseIsAnsweredAndTold(t *testing.T) {
+	for _, tt := range []struct {
+		payload string
+		echo    wire.CloseCode
+		notice  int
+	}{
+		{"", wire.CloseNone, 1001},
+		{"\x03\xe8bye", wire.CloseNormal, 1000},
+		{"\x10\x68", 4200, 4200},
+		{"\x03\xed", wire.CloseProtocol, 1001}, // 1005 must not be sent
+		{"\x03", wire.CloseProtocol, 1001},
+		{"\x03\xe8\xff", wire.CloseInvalidData, 1001},
+	} {
+		inBubble(t, Config{}, func(b *bubble) {
+			bin, p := b.binary(polite), b.phone(mute)
+			id := b.phones()[0].id
+			p.send(wire.OpClose, tt.payload)
+			b.settle()
+			mails := p.got().mails
+			if len(mails) != 1 {
+				t.Fatalf("close %q: got %q; want one close message", tt.payload, mails)
+			}
+			if code, _, err := wire.ParseClose([]byte(mails[0].text)); err != nil || code != tt.echo {
+				t.Errorf("close %q: answered with %d, %v; want %d", tt.payload, code, err, tt.echo)
+			}
+			want := fmt.Sprintf(`{"conn_id":"%s","close_code":%d}`, id, tt.notice)
+			if got := bin.texts(); !slices.Equal(got, []string{want}) {
+				t.Errorf("close %q: the binary got %q; want %q", tt.payload, got, want)
+			}
+			if got := b.Counts().Phones; got != 0 {
+				t.Errorf("close %q: %d phones are left", tt.payload, got)
+			}
+		})
+	}
+}
+
+func TestControlMessagesHaveABudget(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p := b.binary(polite), b.phone(polite)
+		p.write(bytes.Repeat(clientMail(wire.OpPong, ""), controlBudget))
+		p.wantOpen()
+		time.Sleep(31 * time.Second) // a heartbeat on, the budget is new
+		p.write(bytes.Repeat(clientMail(wire.OpPong, ""), controlBudget-1))
+		p.wantOpen()
+		p.write(bytes.Repeat(clientMail(wire.OpPing, ""), 2))
+		p.wantClosed(-1, wire.ClosePolicy, "too many control messages")
+		bin.wantOpen()
+	})
+}
+
+func TestAbortEndsEverythingAtOnce(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		b.binary(deaf)
+		p, q := b.phone(deaf), b.phone(mute)
+		p.send(wire.OpText, "1") // a write that waits
+		b.settle()
+		ended := false
+		b.Drain(func() { ended = true })
+		b.settle()
+		if ended {
+			t.Fatal("drained, with peers that do not answer")
+		}
+		q.wantClosed(0, wire.CloseGoingAway, wire.ReasonShuttingDown)
+		b.Abort()
+		b.settle()
+		if !ended {
+			t.Error("an abort does not end the drain")
+		}
+		if late := b.phone(mute).got(); late.over || len(late.mails) > 0 {
+			t.Errorf("one who comes after was let in: %q", late.mails)
+		}
+	})
+}
+
+// The second task that offers a kept message must not find it taken already.
+func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
+	var b *binary
+	var tasks []func()
+	log := slog.New(&hook{f: func() { b.startReading() }}) // as settle does, at the worst moment
+	r, err := New(Config{Log: log, Runtime: Runtime{Go: func(_ string, f func()) { tasks = append(tasks, f) }}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = &binary{server: "s1"}
+	b.phones.mu, b.probe.mu = new(sync.Mutex), new(sync.Mutex)
+	sock := new(tap)
+	b.init(r, sock, netip.Addr{}, b, &r.binaryLimits, 1<<20, 1<<20)
+	b.parked.Store(false) // this is its reader
+	b.held = []byte(`{"conn_id":"c-nobody","frame":1}`)
+	if b.message(b.held) {
+		t.Fatal("a claimant's message is taken before it is seated")
+	}
+	b.seated.Store(true)
+	if !b.park() { // the right to read is won back: go on
+		b.read()
+	}
+	for len(tasks) > 0 {
+		f := tasks[0]
+		tasks = tasks[1:]
+		f()
+	}
+	if got := valueOf(t, r.metrics.dropped[dropUnknownPhone]); got != 1 {
+		t.Errorf("the message was taken %v times; want once", got)
+	}
+}
+
+// hook is a log handler that calls f at each record.
+type hook struct {
+	slog.Handler
+	f func()
+}
+
+func (h *hook) Enabled(context.Context, slog.Level) bool  { return true }
+func (h *hook) Handle(context.Context, slog.Record) error { h.f(); return nil }

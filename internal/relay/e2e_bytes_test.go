@@ -1,0 +1,122 @@
+package relay
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+func TestFramesKeepTheirBytes(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	p := n.phone("s1")
+	id := joined(t, b, p)
+	for name, frame := range map[string]string{
+		"true":                    `true`,
+		"white space around":      " \t\r\n{\"a\" :\t[ 1 ,\r\n 2 ] }\n ",
+		"escapes":                 `"\u003c\u003C\/\\\"\b\f\n\r\t\u0000\ud83d\ude00\ud800"`,
+		"unicode":                 `"é ‮ 漢字 😀 ` + "\u2028\u2029\u007f\ufeff" + `"`,
+		"numbers as they stand":   `[1e1, 1E+01, -0, 0.10, 123456789012345678901234567890, 1e999]`,
+		"keys repeated":           `{"a":1,"a":2,"conn_id":"c-0","frame":{},"close_code":4401}`,
+		"html":                    `"<script>&amp;</script>"`,
+		"deep":                    strings.Repeat("[", 5000) + strings.Repeat("]", 5000),
+		"a noise message":         `{"v":2,"type":"noise_msg","data":"` + strings.Repeat("Zm9v", 22_000) + `"}`,
+		"of 125 bytes":            `"` + strings.Repeat("x", 123) + `"`,
+		"of 126 bytes":            `"` + strings.Repeat("x", 124) + `"`,
+		"of 65,535 bytes":         `"` + strings.Repeat("x", 65_533) + `"`,
+		"of 65,536 bytes":         `"` + strings.Repeat("x", 65_534) + `"`,
+		"of 256 KiB of backslash": `"` + strings.Repeat(`\\`, 128<<10-1) + `"`,
+		"of 256 KiB of 😀":         `"` + strings.Repeat("😀", 64<<10-1) + `"`,
+	} {
+		for _, op := range []int{websocket.TextMessage, websocket.BinaryMessage} {
+			t.Run(fmt.Sprintf("%s, opcode %d", name, op), func(t *testing.T) {
+				if err := p.WriteMessage(op, []byte(frame)); err != nil {
+					t.Fatal(err)
+				}
+				envelope := `{"conn_id":"` + id + `","frame":` + frame + `}`
+				if got := b.recv(); got != envelope {
+					t.Fatalf("binary got %d bytes, %.60q; want %d bytes, %.60q", len(got), got, len(envelope), envelope)
+				}
+				if err := b.WriteMessage(op, []byte(envelope)); err != nil {
+					t.Fatal(err)
+				}
+				// White space around a frame is the envelope's, as of any JSON value.
+				if got, want := p.recv(), strings.Trim(frame, " \t\r\n"); got != want && got != frame {
+					t.Fatalf("phone got %d bytes, %.60q; want %d bytes, %.60q", len(got), got, len(want), want)
+				}
+			})
+		}
+	}
+}
+
+func TestAFrameInAnyPiecesIsOneFrame(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	p, id := n.offender(b)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 100 {
+		frame := fmt.Sprintf(`"%d %s"`, i, strings.Repeat("é", rnd.IntN(3000)))
+		var bytes []byte
+		for rest, first := frame, byte(wire.OpText); ; first = 0 {
+			cut := rnd.IntN(len(rest) + 1) // runes are cut too
+			if i%3 == 0 || cut == len(rest) {
+				bytes = append(bytes, masked(first|fin, rest)...)
+				break
+			}
+			bytes = append(bytes, masked(first, rest[:cut])...)
+			if rnd.IntN(2) == 0 {
+				bytes = append(bytes, masked(ping, "between")...)
+			}
+			rest = rest[cut:]
+		}
+		for len(bytes) > 0 { // in writes of any length
+			cut := 1 + rnd.IntN(len(bytes))
+			p.write(bytes[:cut])
+			bytes = bytes[cut:]
+		}
+		if got, want := b.recv(), `{"conn_id":"`+id+`","frame":`+frame+`}`; got != want {
+			t.Fatalf("binary got %.60q; want %.60q", got, want)
+		}
+	}
+	if got := p.until(wire.OpPong); got != "between" {
+		t.Errorf("pong %q; want what the ping said", got)
+	}
+}
+
+func TestCompressionIsNeverNegotiated(t *testing.T) {
+	n := start(t, Config{})
+	for _, offer := range []string{
+		"permessage-deflate", "permessage-deflate; client_max_window_bits", "x-webkit-deflate-frame",
+		"permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+	} {
+		h := binaryHeaders("s1")
+		h.Set("Sec-WebSocket-Extensions", offer)
+		h.Set("Sec-WebSocket-Protocol", "chat")
+		_, resp, _ := n.ask(handshake("/v1/client", h))
+		if resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Errorf("%s: status %d; want 101", offer, resp.StatusCode)
+		}
+		for _, k := range []string{"Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"} {
+			if got, ok := resp.Header[k]; ok {
+				t.Errorf("%s: answered %s: %q; want nothing", offer, k, got)
+			}
+		}
+	}
+}
+
+func TestNoEnvelopeHasAToken(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	p := n.dial("/v1/client", headers(wire.HeaderServer, "s1", "x-pyrycode-token", "s3cr3t", wire.HeaderDevice, "m\tobile"))
+	p.send("1")
+	got := b.recv()
+	if want := `{"conn_id":"` + connIDOf(t, got) + `","frame":1}`; got != want {
+		t.Errorf("binary got %s; want %s", got, want)
+	}
+}

@@ -1,0 +1,177 @@
+package relay
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+func TestDirectivesAreCarriedOutInOrder(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	for _, tt := range []struct {
+		name   string
+		fields string // beside conn_id
+		frames []string
+		code   int
+	}{
+		{"close only, as daemons write it", `"frame":null,"close_code":4401`, nil, 4401},
+		{"close only, without the frame key", `"close_code":4401`, nil, 4401},
+		{"a frame and a close", `"frame":{"last":1},"close_code":4421`, []string{`{"last":1}`}, 4421},
+		{"the close before the frame in the text", `"close_code":4421,"frame":[null]`, []string{`[null]`}, 4421},
+		{"a frame that is false", `"frame":false,"close_code":1000`, []string{`false`}, 1000},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := n.phone("s1")
+			id := joined(t, b, p)
+			for i := range 50 {
+				b.send(fmt.Sprintf(`{"conn_id":%q,"frame":%d}`, id, i))
+			}
+			b.send(`{"conn_id":"` + id + `",` + tt.fields + `}`)
+			b.send(`{"conn_id":"` + id + `","frame":"after the close"}`)
+			b.send(`{"conn_id":"` + id + `","frame":null,"close_code":4999}`)
+			for i := range 50 {
+				if got := p.recv(); got != fmt.Sprint(i) {
+					t.Fatalf("got %s; want %d", got, i)
+				}
+			}
+			for _, want := range tt.frames {
+				if got := p.recv(); got != want {
+					t.Fatalf("got %s; want %s", got, want)
+				}
+			}
+			if _, m, err := p.ReadMessage(); endOf(err) != (end{code: tt.code}) {
+				t.Errorf("then %s, %v; want close %d", m, err, tt.code)
+			}
+			p.Close()
+		})
+	}
+	n.wantCounts(Counts{Binaries: 1})
+}
+
+func TestADirectiveWaitsForASlowPhonesBacklog(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	p := n.narrow("/v1/client", headers(wire.HeaderServer, "s1"))
+	id := joined(t, b, p)
+	body := strings.Repeat("x", 50<<10)
+	const frames = 60 // less than its budget, more than goes at once
+	for i := range frames {
+		b.send(fmt.Sprintf(`{"conn_id":%q,"frame":"%d %s"}`, id, i, body))
+	}
+	b.send(fmt.Sprintf(`{"conn_id":%q,"close_code":4421}`, id))
+	n.wantCounts(Counts{Binaries: 1}) // gone for the binary, not for its socket
+	for i := range frames {
+		if got, want := p.recv(), fmt.Sprintf(`"%d %s"`, i, body); got != want {
+			t.Fatalf("frame %d is %.20s…, %d bytes; want %.20s…, %d bytes", i, got, len(got), want, len(want))
+		}
+	}
+	p.wantClose(4421, "")
+}
+
+func TestABadEnvelopeCostsItselfOnly(t *testing.T) {
+	n := start(t, Config{})
+	b, other := n.binary("s1"), n.binary("s2")
+	p, stranger := n.phone("s1"), n.phone("s2")
+	id, foreign := joined(t, b, p), joined(t, other, stranger)
+	want := n.series("dropped_frames_total")
+	for _, tt := range []struct{ envelope, reason string }{
+		{``, "bad_envelope"},
+		{`   `, "bad_envelope"},
+		{`null`, "bad_envelope"},
+		{`7`, "bad_envelope"},
+		{`"text"`, "bad_envelope"},
+		{`[]`, "bad_envelope"},
+		{`[{"conn_id":"ID","frame":1}]`, "bad_envelope"},
+		{`{`, "bad_envelope"},
+		{`{}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":1}}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":1} x`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":{]}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":01}`, "bad_envelope"},
+		{"{\"conn_id\":\"ID\",\"frame\":\"\xff\"}", "bad_envelope"},
+		{"{\"conn_id\":\"ID\",\"frame\":\"\x01\"}", "bad_envelope"},
+		{`{"frame":1}`, "bad_envelope"},
+		{`{"frame":1,"close_code":1000}`, "bad_envelope"},
+		{`{"conn_id":null,"frame":1}`, "bad_envelope"},
+		{`{"conn_id":"","frame":1}`, "bad_envelope"},
+		{`{"conn_id":7,"frame":1}`, "bad_envelope"},
+		{`{"conn_id":["ID"],"frame":1}`, "bad_envelope"},
+		{`{"conn_id":"ID"}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":null}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":null,"close_code":0}`, "bad_envelope"},
+		{`{"conn_id":"ID","close_code":null}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":1,"close_code":"4401"}`, "bad_envelope"},
+		{`{"conn_id":"ID","frame":1,"close_code":4401.5}`, "bad_envelope"},
+		{`{"conn_id":"ID","push_wake":{"platform":"fcm","token":"t"}}`, "bad_envelope"}, // a phone envelope without frame
+		{`{"push_wake":7}`, "bad_envelope"},
+		{`{"push_wake":null}`, "bad_envelope"},
+		{`{"conn_id":"c-0000000000000000","frame":1}`, "unknown_phone"},
+		{`{"conn_id":"c-0000000000000000","frame":null,"close_code":4401}`, "unknown_phone"},
+		{`{"conn_id":" ID","frame":1}`, "unknown_phone"},
+		{`{"conn_id":"FOREIGN","frame":"not yours"}`, "unknown_phone"},
+		{`{"conn_id":"FOREIGN","frame":null,"close_code":4401}`, "unknown_phone"},
+		{`{"push_wake":{"platform":"fcm","token":"t"}}`, "push_off"},
+		{`{"push_wake":{"platform":"fcm","token":"t"},"frame":1,"close_code":4401}`, "push_off"},
+	} {
+		t.Run(tt.envelope, func(t *testing.T) {
+			want[tt.reason]++
+			b.send(strings.NewReplacer("ID", id, "FOREIGN", foreign).Replace(tt.envelope))
+			b.send(`{"conn_id":"` + id + `","frame":"still here"}`)
+			if got := p.recv(); got != `"still here"` {
+				t.Errorf("phone got %s; want the next frame", got)
+			}
+			if got := n.series("dropped_frames_total"); !maps.Equal(got, want) {
+				t.Errorf("dropped\n got %v\nwant %v", got, want)
+			}
+		})
+	}
+	other.send(`{"conn_id":"` + foreign + `","frame":"yours"}`)
+	if got := stranger.recv(); got != `"yours"` {
+		t.Errorf("the other server's phone got %s; want its own frame only", got)
+	}
+	p.send(`"no reply was made"`)
+	if got, want := b.recv(), `{"conn_id":"`+id+`","frame":"no reply was made"}`; got != want {
+		t.Errorf("binary got %s; want %s", got, want)
+	}
+	n.wantCounts(Counts{Binaries: 2, Phones: 2})
+}
+
+func TestAnUnusualEnvelopeIsUnderstood(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	p := n.phone("s1")
+	id := joined(t, b, p)
+	escaped := ""
+	for _, c := range id {
+		escaped += fmt.Sprintf(`\u%04x`, c)
+	}
+	for _, tt := range []struct{ envelope, frame string }{
+		{`{"frame":1,"conn_id":"ID"}`, `1`},
+		{" \t\r\n{ \"conn_id\" :\n\"ID\" ,\t\"frame\" : 1 } \r\n", `1`},
+		{`{"conn_id":"ID","frame": {"a" : [ 1 , 2 ] } }`, `{"a" : [ 1 , 2 ] }`},
+		{`{"x":{"conn_id":"c-0"},"conn_id":"ID","y":[[]],"frame":"<&>\u2028\ud800"}`, `"<&>\u2028\ud800"`},
+		{`{"conn_id":"ESCAPED","frame":2}`, `2`},
+		{`{"conn\u005fid":"ID","fr\u0061me":3}`, `3`},
+		{`{"conn_id":"ID","frame":4,"close_code":0}`, `4`},
+		{`{"conn_id":"ID","frame":5,"close_code":null,"token":"t"}`, `5`},
+		{`{"conn_id":"ID","push_wake":{"platform":"fcm","token":"t"},"frame":6}`, `6`},
+		{`{"push_wake":"ill-formed","conn_id":"ID","frame":7}`, `7`},
+	} {
+		for _, op := range []int{websocket.TextMessage, websocket.BinaryMessage} {
+			m := strings.NewReplacer("ID", id, "ESCAPED", escaped).Replace(tt.envelope)
+			if err := b.WriteMessage(op, []byte(m)); err != nil {
+				t.Fatal(err)
+			}
+			if got := p.recv(); got != tt.frame {
+				t.Errorf("of %s phone got %s; want %s", tt.envelope, got, tt.frame)
+			}
+		}
+	}
+}

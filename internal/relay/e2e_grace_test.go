@@ -1,0 +1,206 @@
+package relay
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// wantGauges compares what is scraped.
+func (n *node) wantGauges(want Counts) {
+	n.t.Helper()
+	n.wantCounts(want)
+	got := Counts{
+		Binaries: int(n.metric("connected_binaries", "")),
+		Phones:   int(n.metric("connected_phones", "")),
+		InGrace:  int(n.metric("binaries_in_grace", "")),
+	}
+	if got != want {
+		n.t.Errorf("gauges %+v; want %+v", got, want)
+	}
+}
+
+func TestTheGaugesThroughAGrace(t *testing.T) {
+	n := start(t, Config{Grace: 300 * time.Millisecond})
+	n.wantGauges(Counts{})
+	b := n.binary("s1")
+	n.wantGauges(Counts{Binaries: 1})
+	var phones []*peer
+	for i := range 5 {
+		phones = append(phones, n.phone("s1"))
+		n.wantGauges(Counts{Binaries: 1, Phones: i + 1})
+	}
+	b.reset()
+	n.wantGauges(Counts{Phones: 5, InGrace: 1})
+	if got := n.metric("grace_expiries_total", ""); got != 0 {
+		t.Errorf("%g expiries during the grace; want 0", got)
+	}
+	for _, p := range phones {
+		p.wantClose(1000, "")
+	}
+	n.wantGauges(Counts{})
+	if got := n.metric("grace_expiries_total", ""); got != 1 {
+		t.Errorf("%g expiries; want 1", got)
+	}
+	n.phone("s1").wantClose(4404, "no server with that id")
+}
+
+func TestEveryEndOfABinaryBeginsAGrace(t *testing.T) {
+	for name, leave := range map[string]func(*raw){
+		"a close":          func(r *raw) { r.frame(bye, closePayload(1000, "")) },
+		"a reset":          func(r *raw) { r.reset() },
+		"an end of stream": func(r *raw) { r.Close() },
+		"a breach":         func(r *raw) { r.frame(text|0x40, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := start(t, Config{Grace: time.Minute})
+			b := n.silent("s1")
+			p := n.phone("s1")
+			n.wantCounts(Counts{Binaries: 1, Phones: 1})
+			leave(b)
+			n.wantGauges(Counts{Phones: 1, InGrace: 1})
+			n.binary("s1")
+			p.wantClose(4404, "binary reclaimed server-id")
+			n.wantGauges(Counts{Binaries: 1})
+		})
+	}
+}
+
+// inGrace leaves s1 in grace with one phone that joined before and one that
+// joined since; both have sent frame.
+func (n *node) inGrace(frame string) (before, since *peer) {
+	n.t.Helper()
+	b := n.binary("s1")
+	before = n.phone("s1")
+	joined(n.t, b, before)
+	b.reset()
+	n.wantCounts(Counts{Phones: 1, InGrace: 1})
+	since = n.phone("s1")
+	n.wantCounts(Counts{Phones: 2, InGrace: 1})
+	before.send(frame)
+	since.send(frame)
+	n.wait("both to be held", func() bool {
+		for _, p := range n.joinedTo("s1") {
+			if !p.parked.Load() {
+				return false
+			}
+		}
+		return true
+	})
+	return before, since
+}
+
+func TestAPhoneThatSendsInGraceIsHeld(t *testing.T) {
+	for _, size := range []int{8, 200 << 10} {
+		frame := `"` + strings.Repeat("x", size-2) + `"`
+		t.Run(fmt.Sprintf("until the reclaim, %d bytes", size), func(t *testing.T) {
+			n := start(t, Config{Grace: time.Minute})
+			before, since := n.inGrace(frame)
+			b := n.binary("s1")
+			before.wantClose(4404, "binary reclaimed server-id")
+			since.wantClose(4404, "binary reclaimed server-id")
+			p := n.phone("s1")
+			p.send(`"the first"`)
+			if got := b.recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
+				t.Errorf("the new binary got %.80s first; want nothing from before it", got)
+			}
+			n.wantCounts(Counts{Binaries: 1, Phones: 1})
+		})
+		t.Run(fmt.Sprintf("until the expiry, %d bytes", size), func(t *testing.T) {
+			n := start(t, Config{Grace: 300 * time.Millisecond})
+			before, since := n.inGrace(frame)
+			before.wantClose(1000, "")
+			since.wantClose(1000, "")
+			n.wantCounts(Counts{})
+			if got := n.metric("frames_forwarded_total", "phone_to_binary"); got != 1 {
+				t.Errorf("%g frames forwarded; want the one from before", got)
+			}
+		})
+		t.Run(fmt.Sprintf("longer than a message may take, %d bytes", size), func(t *testing.T) {
+			// It has come whole: that it is held is not the phone's fault.
+			n := start(t, Config{Grace: 600 * time.Millisecond, MessageTimeout: 150 * time.Millisecond})
+			before, since := n.inGrace(frame)
+			before.wantClose(1000, "")
+			since.wantClose(1000, "")
+		})
+	}
+}
+
+func TestAPhoneThatSendsInGraceAndVanishesLeavesNothing(t *testing.T) {
+	for _, how := range []string{"reset", "close"} {
+		vanish := func(ps ...*peer) {
+			for _, p := range ps {
+				if how == "reset" {
+					p.reset()
+				} else {
+					p.Close()
+				}
+			}
+		}
+		t.Run(how+", then reclaim", func(t *testing.T) {
+			n := start(t, Config{Grace: time.Minute})
+			vanish(n.inGrace("1"))
+			b := n.binary("s1")
+			n.wait("the phones' sockets to be closed", func() bool { return n.sockets() == 1 })
+			n.wantCounts(Counts{Binaries: 1})
+			p := n.phone("s1")
+			p.send(`"the first"`)
+			if got := b.recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
+				t.Errorf("the new binary got %.80s first; want nothing from before it", got)
+			}
+		})
+		t.Run(how+", then expiry", func(t *testing.T) {
+			n := start(t, Config{Grace: 300 * time.Millisecond})
+			vanish(n.inGrace("1"))
+			n.wait("the phones' sockets to be closed", func() bool { return n.sockets() == 0 })
+			n.wantCounts(Counts{})
+		})
+	}
+}
+
+func TestAPhoneMayLeaveInGrace(t *testing.T) {
+	n := start(t, Config{Grace: time.Minute})
+	b := n.binary("s1")
+	before := n.phone("s1")
+	joined(t, b, before)
+	b.reset()
+	n.wantCounts(Counts{Phones: 1, InGrace: 1})
+	since := n.phone("s1")
+	n.wantCounts(Counts{Phones: 2, InGrace: 1})
+	before.Close()
+	n.wantCounts(Counts{Phones: 1, InGrace: 1})
+	since.Close()
+	n.wantCounts(Counts{InGrace: 1})
+	b = n.binary("s1")
+	p := n.phone("s1")
+	p.send(`"the first"`)
+	if got := b.recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
+		t.Errorf("the new binary got %.80s first; want no notice of phones it never had", got)
+	}
+}
+
+func TestAPhoneHeldInGraceStillHearsItsPings(t *testing.T) {
+	n := start(t, Config{Grace: 500 * time.Millisecond, Heartbeat: 50 * time.Millisecond})
+	b := n.binary("s1")
+	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
+	n.wantCounts(Counts{Binaries: 1, Phones: 1})
+	b.reset()
+	n.wantCounts(Counts{Phones: 1, InGrace: 1})
+	p.frame(text, "1")
+	for {
+		op, payload, err := p.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if op == wire.OpClose {
+			if want := closePayload(1000, ""); string(payload) != want {
+				t.Errorf("closed with %q; want %q: its pongs are not read, so none is missed", payload, want)
+			}
+			return
+		}
+		p.frame(pong, string(payload))
+	}
+}

@@ -1,0 +1,348 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+func TestTheRateIsPerAddress(t *testing.T) {
+	g := newGate(Config{Rate: 2, Burst: 3}.withDefaults())
+	now := time.Unix(1000, 0)
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	pass := func(a netip.Addr, at time.Duration, want bool, wantWait time.Duration) {
+		t.Helper()
+		ok, wait := g.pass(a, now.Add(at))
+		if ok != want || (wait-wantWait).Abs() > time.Millisecond {
+			t.Errorf("%s after %v: %t, wait %v; want %t, %v", a, at, ok, wait, want, wantWait)
+		}
+	}
+	for range 3 {
+		pass(one, 0, true, 0)
+	}
+	pass(one, 0, false, 500*time.Millisecond)
+	pass(one, 100*time.Millisecond, false, 400*time.Millisecond)
+	pass(two, 100*time.Millisecond, true, 0)
+	pass(one, 500*time.Millisecond, true, 0)
+	pass(one, 500*time.Millisecond, false, 500*time.Millisecond)
+	for range 3 {
+		pass(one, time.Hour, true, 0)
+	}
+	pass(one, time.Hour, false, 500*time.Millisecond)
+}
+
+func TestWhoIsCharged(t *testing.T) {
+	for _, tt := range []struct{ remote, want string }{
+		{"192.0.2.1:4711", "192.0.2.1"},
+		{"[::ffff:192.0.2.1]:4711", "192.0.2.1"},
+		{"[2001:db8:1:2:3:4:5:6]:4711", "2001:db8:1:2::"},
+		{"[2001:db8:1:2::]:1", "2001:db8:1:2::"},
+		{"[2001:db8:1:3::]:1", "2001:db8:1:3::"},
+		{"[fe80::1%eth0]:1", "fe80::"},
+		{"[::1]:1", "::"},
+		{"@", "invalid IP"},
+		{"", "invalid IP"},
+		{"192.0.2.1", "invalid IP"},
+	} {
+		if got := charged(peerAddr(&http.Request{RemoteAddr: tt.remote})).String(); got != tt.want {
+			t.Errorf("%s is charged to %s; want %s", tt.remote, got, tt.want)
+		}
+	}
+}
+
+func TestTheRateLimitsMemoryIsBounded(t *testing.T) {
+	g := newGate(Config{Rate: 1, Burst: 1}.withDefaults())
+	now := time.Unix(1000, 0)
+	busy := netip.MustParseAddr("192.0.2.1")
+	for i := range 100_000 {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		if ok, _ := g.pass(a, now); !ok {
+			t.Fatalf("%s is refused at its first attempt", a)
+		}
+		if i%1000 == 0 {
+			if ok, _ := g.pass(a, now); ok {
+				t.Fatalf("%s passes twice", a)
+			}
+			// One who comes again and again is not forgotten with the others.
+			if ok, _ := g.pass(busy, now); ok != (i == 0) {
+				t.Fatalf("after %d others: %t", i, ok)
+			}
+		}
+		if n := len(g.young) + len(g.old); n > 2*bucketsPerGeneration {
+			t.Fatalf("%d addresses remembered; want at most %d", n, 2*bucketsPerGeneration)
+		}
+	}
+}
+
+// request makes an upgrade request that is good unless kv says otherwise.
+func request(path, remote string, kv ...string) *http.Request {
+	req := httptest.NewRequest(http.MethodGet, path, nil)
+	req.RemoteAddr = remote
+	req.Header = headers(append([]string{wire.HeaderServer, "s1", wire.HeaderVersion, "1"}, kv...)...)
+	return req
+}
+
+// A gate refuses with status and header, counts once and gives its place back.
+func TestGatesOutermostFirst(t *testing.T) {
+	errNo := errors.New("no")
+	noSocket := func(w http.ResponseWriter, _ *http.Request) (Socket, error) {
+		http.Error(w, "no", http.StatusTeapot)
+		return nil, errNo
+	}
+	for _, tt := range []struct {
+		name    string
+		prepare func(*Relay)
+		kv      []string
+		remote  string
+		status  int
+		retry   string
+		outcome outcome
+	}{
+		{"rate before all", func(r *Relay) {
+			for {
+				if ok, _ := r.gate.pass(netip.MustParseAddr("192.0.2.1"), r.rt.Clock.Now()); !ok {
+					break
+				}
+			}
+			r.census.places = r.census.max
+			r.census.draining = true
+		}, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 429, "4", outcomeRate},
+		{"capacity before draining", func(r *Relay) { r.census.places = r.census.max; r.census.draining = true }, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
+		{"the address's before draining", func(r *Relay) {
+			r.census.byAddr[netip.MustParseAddr("192.0.2.1")] = r.census.maxPerAddress
+			r.census.draining = true
+		}, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
+		{"draining before headers", func(r *Relay) { r.census.draining = true }, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 503, "5", outcomeDraining},
+		{"headers before origin", nil, []string{wire.HeaderServer, "", "Origin", "https://evil.example"}, "192.0.2.1:1", 400, "", outcomeHeaders},
+		{"origin before the handshake", nil, []string{"Origin", "https://evil.example"}, "192.0.2.1:1", 403, "", outcomeOrigin},
+		{"the handshake", nil, []string{"Origin", "https://OK.example"}, "192.0.2.1:1", 418, "", outcomeHandshake},
+	} {
+		for d, path := range map[door]string{doorBinary: "/v1/server", doorPhone: "/v1/client"} {
+			t.Run(tt.name+" "+string(d), func(t *testing.T) {
+				r, err := New(Config{
+					Runtime: Runtime{Clock: newStillClock()}, Upgrade: noSocket,
+					AllowedOrigins: []string{"https://ok.example"}, Rate: 0.25, Burst: 2,
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tt.prepare != nil {
+					tt.prepare(r)
+				}
+				places := r.census.places
+				rec := httptest.NewRecorder()
+				r.Handler().ServeHTTP(rec, request(path, tt.remote, tt.kv...))
+				if rec.Code != tt.status || rec.Header().Get("Retry-After") != tt.retry {
+					t.Errorf("answer %d, Retry-After %q; want %d, %q", rec.Code, rec.Header().Get("Retry-After"), tt.status, tt.retry)
+				}
+				if r.census.places != places {
+					t.Errorf("%d places taken; want %d as before", r.census.places, places)
+				}
+				for _, o := range outcomes {
+					want := 0.0
+					if o == tt.outcome {
+						want = 1
+					}
+					if got := valueOf(t, r.metrics.attempts[d][o]); got != want {
+						t.Errorf("outcome %s counted %v times; want %v", o, got, want)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestRetryAfterIsWhenThereIsRoom(t *testing.T) {
+	clk := newStillClock()
+	r, err := New(Config{Runtime: Runtime{Clock: clk}, Rate: 0.1, Burst: 1, Upgrade: func(w http.ResponseWriter, _ *http.Request) (Socket, error) {
+		return nil, errors.New("no")
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func() (int, int) {
+		rec := httptest.NewRecorder()
+		r.Handler().ServeHTTP(rec, request("/v1/client", "[2001:db8::1]:1"))
+		secs, _ := strconv.Atoi(rec.Header().Get("Retry-After"))
+		return rec.Code, secs
+	}
+	if code, _ := try(); code != 200 {
+		t.Fatalf("first attempt: %d", code)
+	}
+	code, secs := try()
+	if code != 429 || secs != 10 {
+		t.Errorf("second attempt: %d, wait %d s; want 429, 10", code, secs)
+	}
+	clk.advance(2500 * time.Millisecond)
+	if code, secs = try(); code != 429 || secs != 8 {
+		t.Errorf("after 2.5 s: %d, wait %d s; want 429, 8", code, secs)
+	}
+	clk.advance(time.Duration(secs) * time.Second)
+	if code, _ = try(); code != 200 {
+		t.Errorf("after the time it was told: %d; want to pass", code)
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	r, err := New(Config{AllowedOrigins: []string{"https://a.example", "https://b.example"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		origins []string
+		want    bool
+	}{
+		{nil, true},
+		{[]string{"https://a.example"}, true},
+		{[]string{"HTTPS://A.example"}, true},
+		{[]string{"https://b.example", "https://a.example"}, true},
+		{[]string{"https://a.example", "https://evil.example"}, false},
+		{[]string{"https://a.example:444"}, false},
+		{[]string{"https://a.example.evil.example"}, false},
+		{[]string{"null"}, false},
+		{[]string{""}, false},
+	} {
+		req := httptest.NewRequest(http.MethodGet, "/v1/client", nil)
+		req.Header["Origin"] = tt.origins
+		if got := r.originAllowed(req); got != tt.want {
+			t.Errorf("origins %q allowed: %t; want %t", tt.origins, got, tt.want)
+		}
+	}
+}
+
+func TestTheCensusKeepsItsCaps(t *testing.T) {
+	s := newCensus(Config{MaxConns: 3, MaxConnsPerAddress: 2}.withDefaults())
+	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
+	take := func(a netip.Addr, want error) {
+		t.Helper()
+		if err := s.take(a); err != want {
+			t.Errorf("take(%s) = %v; want %v", a, err, want)
+		}
+	}
+	take(a, nil)
+	take(a, nil)
+	take(a, errAddressFull)
+	take(b, nil)
+	take(c, errFull)
+	take(a, errFull)
+	s.leave(a)
+	take(c, nil)
+	take(b, errFull)
+	if len(s.byAddr) != 3 {
+		t.Errorf("%d addresses; want 3", len(s.byAddr))
+	}
+	for _, x := range []netip.Addr{a, b, c} {
+		s.leave(x)
+	}
+	if len(s.byAddr) != 0 || s.places != 0 {
+		t.Errorf("all left: %d addresses, %d places; want none: the map would grow for ever", len(s.byAddr), s.places)
+	}
+	s.drain()
+	take(a, errDraining)
+}
+
+func TestWhenEmptyIsOnce(t *testing.T) {
+	cfg := Config{}.withDefaults()
+	a := netip.MustParseAddr("10.0.0.1")
+	t.Run("at once", func(t *testing.T) {
+		s, n := newCensus(cfg), 0
+		s.drain()
+		s.whenEmpty(func() { n++ })
+		if n != 1 {
+			t.Errorf("called %d times; want 1", n)
+		}
+	})
+	t.Run("after the last", func(t *testing.T) {
+		s, n := newCensus(cfg), 0
+		for range 3 {
+			if err := s.take(a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := &conn{from: a}
+		s.add(c)
+		s.drain()
+		s.whenEmpty(func() { n++ })
+		s.leave(a)
+		s.remove(c)
+		if n != 0 {
+			t.Fatalf("called %d times with a place taken", n)
+		}
+		s.leave(a)
+		if n != 1 {
+			t.Errorf("called %d times; want 1", n)
+		}
+	})
+}
+
+func TestAbortIsInTheOrderTheyCame(t *testing.T) {
+	s := newCensus(Config{}.withDefaults())
+	var all []*conn
+	for i := range 50 {
+		c := &conn{from: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}
+		if err := s.take(c.from); err != nil {
+			t.Fatal(err)
+		}
+		if !s.add(c) {
+			t.Fatal("add = false before the abort")
+		}
+		all = append(all, c)
+	}
+	s.remove(all[7])
+	got := s.abort()
+	want := append(append([]*conn{}, all[:7]...), all[8:]...)
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("abort gives %d in another order", len(got))
+	}
+	late := &conn{from: all[0].from}
+	if err := s.take(late.from); err != nil {
+		t.Fatal(err)
+	}
+	if s.add(late) {
+		t.Error("add after the abort = true; want false, so that its caller aborts it")
+	}
+}
+
+func TestTheCensusFindsDamage(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		damage func(*Relay)
+		want   string
+	}{
+		{"a place nobody has", func(r *Relay) { r.census.places++ }, "2 places taken; 1 by address"},
+		{"an address too many", func(r *Relay) { r.census.byAddr[netip.Addr{}] = 4 }, "1 places taken; 5 by address"},
+		{"a connection without a place", func(r *Relay) { r.census.conns[new(conn)] = 9 }, "2 connections; 1 places"},
+		{"a phone without a socket", func(r *Relay) {
+			r.registry.Claim("s1", new(binary))
+			r.registry.Join("s1", new(phone))
+		}, "registry counts 1 binaries and 1 phones; 1 sockets are open"},
+		{"the registry itself", func(r *Relay) { r.registry.counts.Phones++ }, "counts say"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := New(Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &conn{from: netip.MustParseAddr("10.0.0.1")}
+			if err := r.census.take(c.from); err != nil {
+				t.Fatal(err)
+			}
+			r.census.add(c)
+			if err := r.Check(); err != nil {
+				t.Fatalf("undamaged: %v", err)
+			}
+			tt.damage(r)
+			if err := r.Check(); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Check() = %v; want %q in it", err, tt.want)
+			}
+		})
+	}
+}

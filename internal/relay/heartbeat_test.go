@@ -1,0 +1,336 @@
+package relay
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+func TestASilentPhoneIsClosedAfterOnePing(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p, other := b.binary(polite), b.phone(mute), b.phone(polite)
+		id := b.phones()[0].id
+		time.Sleep(29900 * time.Millisecond)
+		p.wantOpen()
+		if n := p.count(wire.OpPing); n != 0 {
+			t.Errorf("%d pings in 29.9 s; want none", n)
+		}
+		time.Sleep(200 * time.Millisecond)
+		if n := p.count(wire.OpPing); n != 1 {
+			t.Errorf("%d pings in 30.1 s; want one", n)
+		}
+		time.Sleep(29800 * time.Millisecond)
+		p.wantOpen()
+		time.Sleep(200 * time.Millisecond)
+		p.wantClosed(60*time.Second, wire.CloseInternal, wire.ReasonHeartbeat)
+		want := fmt.Sprintf(`{"conn_id":"%s","close_code":1001}`, id)
+		if got := bin.texts(); !slices.Equal(got, []string{want}) {
+			t.Errorf("the binary got %q; want %q", got, want)
+		}
+		bin.wantOpen()
+		other.wantOpen()
+		if got := valueOf(t, b.metrics.heartbeatTimeouts); got != 1 {
+			t.Errorf("%v heartbeat timeouts counted; want 1", got)
+		}
+	})
+}
+
+func TestASilentBinaryIsClosedAndItsSlotWaits(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p := b.binary(mute), b.phone(polite)
+		time.Sleep(60*time.Second + 3*alarmGrain)
+		bin.wantClosed(60*time.Second, wire.CloseInternal, wire.ReasonHeartbeat)
+		if got, want := b.Counts(), (Counts{InGrace: 1, Phones: 1}); got != want {
+			t.Errorf("%+v; want %+v", got, want)
+		}
+		p.wantOpen()
+		time.Sleep(30 * time.Second)
+		p.wantClosed(90*time.Second, wire.CloseNormal, "")
+	})
+}
+
+func TestWhoAnswersStays(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p := b.binary(polite), b.phone(polite)
+		time.Sleep(time.Hour + time.Second)
+		bin.wantOpen()
+		p.wantOpen()
+		// Each may be late by the grain, which adds up.
+		for _, e := range []*pipeEnd{bin, p} {
+			if n := e.count(wire.OpPing); n < 118 || n > 120 {
+				t.Errorf("%d pings in an hour; want one each 30 s", n)
+			}
+		}
+	})
+}
+
+// A pong that nobody asked for proves life as well; data does not.
+func TestWhatCountsAsAnAnswer(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		b.binary(polite)
+		p, q := b.phone(mute), b.phone(mute)
+		for range 9 {
+			time.Sleep(10 * time.Second)
+			p.send(wire.OpPong, "unasked")
+			q.send(wire.OpText, "1")
+		}
+		p.wantOpen()
+		q.wantClosed(60*time.Second, wire.CloseInternal, wire.ReasonHeartbeat)
+	})
+}
+
+// Its pongs are not read, so nothing follows from their absence.
+func TestAParkedPhoneIsNotTakenForDead(t *testing.T) {
+	inBubble(t, Config{Grace: 10 * time.Minute}, func(b *bubble) {
+		bin := b.binary(polite)
+		p := b.phone(polite)
+		bin.conn.Close()
+		b.settle()
+		p.send(wire.OpText, "1")
+		time.Sleep(9 * time.Minute)
+		p.wantOpen()
+		if n := p.count(wire.OpPing); n == 0 {
+			t.Error("a parked phone gets no pings; want them, to keep its way open")
+		}
+		b.binary(polite)
+		p.wantClosed(9*time.Minute, wire.CloseNoServer, wire.ReasonReclaimed)
+	})
+}
+
+// Dead or not: a phone in grace whose socket fails is seen to at once if it is
+// read, and at the end of the grace if it is not.
+func TestAParkedPhoneThatIsGone(t *testing.T) {
+	inBubble(t, Config{Grace: time.Minute}, func(b *bubble) {
+		bin := b.binary(polite)
+		read, parked := b.phone(polite), b.phone(polite)
+		bin.conn.Close()
+		b.settle()
+		parked.send(wire.OpText, "1")
+		read.conn.Close()
+		parked.conn.Close()
+		b.settle()
+		if got := b.Counts().Phones; got > 1 {
+			t.Errorf("%d phones; want the parked one at most", got)
+		}
+		time.Sleep(time.Minute + time.Second)
+		b.settle()
+		if n := len(b.census.conns); n != 0 {
+			t.Errorf("%d connections left", n)
+		}
+	})
+}
+
+// A pong has its whole time from when the ping has left, not from when it was
+// put behind a backlog.
+func TestAPingThatLeavesLateIsNotMissedEarly(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		bin, p := b.binary(polite), b.phone(deaf)
+		id := b.phones()[0].id
+		time.Sleep(25 * time.Second)
+		// A frame of eight writes; the phone reads one each 4.9 s, so that the
+		// ping of 30 s leaves behind it, at about 59.9 s.
+		frame := `"` + strings.Repeat("x", 8*writeChunk-10-2) + `"`
+		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":%s}`, id, frame))
+		read := func(n int) {
+			t.Helper()
+			chunk := make([]byte, n)
+			for n > 0 {
+				k, err := p.conn.Read(chunk[:n])
+				if err != nil {
+					t.Fatalf("at %v: %v", b.now(), err)
+				}
+				n -= k
+			}
+		}
+		for range 7 {
+			time.Sleep(4900 * time.Millisecond)
+			read(writeChunk)
+		}
+		if at := b.now(); at < 59*time.Second || at > 60*time.Second {
+			t.Fatalf("the ping leaves at %v; the test means to have it leave just before 60 s", at)
+		}
+		read(writeChunk)
+		read(10) // the ping
+		b.settle()
+		time.Sleep(time.Second) // its answer is a second on its way
+		if err := p.send(wire.OpPong, ""); err != nil {
+			t.Errorf("a ping that left at 59.3 s was held to be missed at %v: %v", b.now(), err)
+		}
+		go p.listen(polite)
+		p.wantOpen()
+		if got := valueOf(t, b.metrics.heartbeatTimeouts); got != 0 {
+			t.Errorf("%v heartbeat timeouts counted; want none", got)
+		}
+	})
+}
+
+func TestAnIncumbentSilentFor3sIsTakenOver(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old, p := b.binary(mute), b.phone(polite)
+		time.Sleep(10 * time.Second)
+		next := b.binary(polite)
+		next.wantOpen()
+		if got := old.count(wire.OpPing); got != 1 {
+			t.Errorf("the incumbent got %d pings; want 1 at once", got)
+		}
+		time.Sleep(2900 * time.Millisecond)
+		p.wantOpen()
+		old.wantOpen()
+		time.Sleep(200 * time.Millisecond)
+		old.wantClosed(13*time.Second, wire.CloseInternal, wire.ReasonHeartbeat)
+		p.wantClosed(13*time.Second, wire.CloseNoServer, wire.ReasonReclaimed)
+		next.wantOpen()
+		if got, want := b.Counts(), (Counts{Binaries: 1}); got != want {
+			t.Errorf("%+v; want %+v", got, want)
+		}
+		if got := valueOf(t, b.metrics.takeovers); got != 1 {
+			t.Errorf("%v takeovers counted; want 1", got)
+		}
+	})
+}
+
+func TestALiveIncumbentIsNot(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old, p := b.binary(polite), b.phone(polite)
+		next := b.binary(polite)
+		next.wantClosed(0, wire.CloseServerInUse, wire.ReasonServerInUse)
+		time.Sleep(time.Minute)
+		old.wantOpen()
+		p.wantOpen()
+		if got := valueOf(t, b.metrics.conflicts); got != 1 {
+			t.Errorf("%v conflicts counted; want 1", got)
+		}
+	})
+}
+
+// An incumbent that is still sending is alive, though its pong is late.
+func TestAnIncumbentInMidMessageIsNotTakenOver(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old := b.binary(mute)
+		old.write(clientPiece(0x01, "{"))
+		next := b.binary(polite)
+		for range 10 {
+			time.Sleep(2 * time.Second)
+			old.write(clientPiece(0x00, " "))
+		}
+		old.wantOpen()
+		next.wantOpen()
+		old.write(clientPiece(0x80, "}"))
+		old.send(wire.OpPong, next.b.pingOf(old))
+		next.wantClosed(20*time.Second, wire.CloseServerInUse, wire.ReasonServerInUse)
+	})
+}
+
+// pingOf is the payload of the last ping that e got.
+func (b *bubble) pingOf(e *pipeEnd) (payload string) {
+	for _, m := range e.got().mails {
+		if m.op == wire.OpPing {
+			payload = m.text
+		}
+	}
+	return payload
+}
+
+// As long as the ping waits behind a write there is no answer to miss, and
+// when it has left the answer has its whole time.
+func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old, p := b.binary(deaf), b.phone(polite)
+		p.send(wire.OpText, "1") // a write that waits
+		b.settle()
+		next := b.binary(polite)
+		// The probe's 3 s end at 3 s; its ping leaves shortly before.
+		time.Sleep(2900 * time.Millisecond)
+		go old.listen(mute)
+		b.settle()
+		ping := b.pingOf(old)
+		if ping == "" {
+			t.Fatal("no ping came behind the frame")
+		}
+		time.Sleep(500 * time.Millisecond)
+		b.settle()
+		old.wantOpen()
+		old.send(wire.OpPong, ping)
+		next.wantClosed(3400*time.Millisecond, wire.CloseServerInUse, wire.ReasonServerInUse)
+		p.wantOpen()
+	})
+}
+
+func TestRivalsOfWhomOneWins(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		b.binary(mute)
+		var rivals []*pipeEnd
+		for range maxRivals {
+			rivals = append(rivals, b.binary(polite))
+		}
+		tooMany := b.binary(polite)
+		tooMany.wantClosed(0, wire.CloseTryAgain, "too many claims at once")
+		time.Sleep(3100 * time.Millisecond)
+		for _, e := range rivals[:maxRivals-1] {
+			e.wantClosed(3*time.Second, wire.CloseServerInUse, wire.ReasonServerInUse)
+		}
+		rivals[maxRivals-1].wantOpen()
+		if got, want := b.Counts(), (Counts{Binaries: 1}); got != want {
+			t.Errorf("%+v; want %+v", got, want)
+		}
+	})
+}
+
+// The incumbent ends while it is probed: the rival reclaims, at once.
+func TestAnIncumbentThatEndsWhileProbed(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old, p := b.binary(mute), b.phone(polite)
+		next := b.binary(polite)
+		time.Sleep(time.Second)
+		old.conn.Close()
+		p.wantClosed(time.Second, wire.CloseNoServer, wire.ReasonReclaimed)
+		next.wantOpen()
+		if got := valueOf(t, b.metrics.reclaims); got != 1 {
+			t.Errorf("%v reclaims counted; want 1", got)
+		}
+	})
+}
+
+// A rival that has left meanwhile reclaims nothing: the phones stay until
+// there is a live binary, or none in time.
+func TestARivalThatLeftEvictsNobody(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old, p := b.binary(mute), b.phone(polite)
+		next := b.binary(polite)
+		time.Sleep(time.Second)
+		next.conn.Close()
+		b.settle()
+		old.conn.Close()
+		p.wantOpen()
+		if got, want := b.Counts(), (Counts{InGrace: 1, Phones: 1}); got != want {
+			t.Errorf("%+v; want %+v", got, want)
+		}
+		attempts := 0.0
+		for _, o := range outcomes {
+			attempts += valueOf(t, b.metrics.attempts[doorBinary][o])
+		}
+		if attempts != 2 {
+			t.Errorf("%v attempts of binaries counted; want 2", attempts)
+		}
+	})
+}
+
+// A shutdown while a binary is probed is no verdict.
+func TestADrainWhileProbing(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old := b.binary(mute)
+		next := b.binary(mute)
+		time.Sleep(time.Second)
+		b.Drain(func() {})
+		old.wantClosed(time.Second, wire.CloseGoingAway, wire.ReasonShuttingDown)
+		next.wantClosed(time.Second, wire.CloseGoingAway, wire.ReasonShuttingDown)
+		time.Sleep(10 * time.Second)
+		if got := valueOf(t, b.metrics.takeovers) + valueOf(t, b.metrics.conflicts); got != 0 {
+			t.Errorf("%v takeovers and conflicts counted; want none", got)
+		}
+	})
+}

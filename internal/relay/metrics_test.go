@@ -1,0 +1,204 @@
+package relay
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// valueOf reads a counter or gauge.
+func valueOf(t testing.TB, m prometheus.Metric) float64 {
+	t.Helper()
+	var d dto.Metric
+	if err := m.Write(&d); err != nil {
+		t.Fatal(err)
+	}
+	return d.GetCounter().GetValue() + d.GetGauge().GetValue()
+}
+
+// allSeries is every series a relay has, as Prometheus writes them.
+var allSeries = strings.Fields(`
+pyrycode_relay_binaries_in_grace
+pyrycode_relay_claim_conflicts_total
+pyrycode_relay_close_frames_total{code="1000",side="peer"}
+pyrycode_relay_close_frames_total{code="1000",side="relay"}
+pyrycode_relay_close_frames_total{code="1001",side="peer"}
+pyrycode_relay_close_frames_total{code="1001",side="relay"}
+pyrycode_relay_close_frames_total{code="1002",side="peer"}
+pyrycode_relay_close_frames_total{code="1002",side="relay"}
+pyrycode_relay_close_frames_total{code="1006",side="peer"}
+pyrycode_relay_close_frames_total{code="1006",side="relay"}
+pyrycode_relay_close_frames_total{code="1007",side="peer"}
+pyrycode_relay_close_frames_total{code="1007",side="relay"}
+pyrycode_relay_close_frames_total{code="1008",side="peer"}
+pyrycode_relay_close_frames_total{code="1008",side="relay"}
+pyrycode_relay_close_frames_total{code="1009",side="peer"}
+pyrycode_relay_close_frames_total{code="1009",side="relay"}
+pyrycode_relay_close_frames_total{code="1011",side="peer"}
+pyrycode_relay_close_frames_total{code="1011",side="relay"}
+pyrycode_relay_close_frames_total{code="1012",side="peer"}
+pyrycode_relay_close_frames_total{code="1012",side="relay"}
+pyrycode_relay_close_frames_total{code="1013",side="peer"}
+pyrycode_relay_close_frames_total{code="1013",side="relay"}
+pyrycode_relay_close_frames_total{code="4401",side="peer"}
+pyrycode_relay_close_frames_total{code="4401",side="relay"}
+pyrycode_relay_close_frames_total{code="4404",side="peer"}
+pyrycode_relay_close_frames_total{code="4404",side="relay"}
+pyrycode_relay_close_frames_total{code="4408",side="peer"}
+pyrycode_relay_close_frames_total{code="4408",side="relay"}
+pyrycode_relay_close_frames_total{code="4409",side="peer"}
+pyrycode_relay_close_frames_total{code="4409",side="relay"}
+pyrycode_relay_close_frames_total{code="4412",side="peer"}
+pyrycode_relay_close_frames_total{code="4412",side="relay"}
+pyrycode_relay_close_frames_total{code="4421",side="peer"}
+pyrycode_relay_close_frames_total{code="4421",side="relay"}
+pyrycode_relay_close_frames_total{code="4426",side="peer"}
+pyrycode_relay_close_frames_total{code="4426",side="relay"}
+pyrycode_relay_close_frames_total{code="4429",side="peer"}
+pyrycode_relay_close_frames_total{code="4429",side="relay"}
+pyrycode_relay_close_frames_total{code="other",side="peer"}
+pyrycode_relay_close_frames_total{code="other",side="relay"}
+pyrycode_relay_connected_binaries
+pyrycode_relay_connected_phones
+pyrycode_relay_dropped_frames_total{reason="bad_envelope"}
+pyrycode_relay_dropped_frames_total{reason="connection_closed"}
+pyrycode_relay_dropped_frames_total{reason="invalid_frame"}
+pyrycode_relay_dropped_frames_total{reason="phone_backlog"}
+pyrycode_relay_dropped_frames_total{reason="push_off"}
+pyrycode_relay_dropped_frames_total{reason="unknown_phone"}
+pyrycode_relay_frames_forwarded_total{direction="binary_to_phone"}
+pyrycode_relay_frames_forwarded_total{direction="phone_to_binary"}
+pyrycode_relay_grace_expiries_total
+pyrycode_relay_heartbeat_timeouts_total
+pyrycode_relay_reclaims_total
+pyrycode_relay_register_failures_total{kind="no_server"}
+pyrycode_relay_register_failures_total{kind="phones_at_cap"}
+pyrycode_relay_register_failures_total{kind="ratelimit"}
+pyrycode_relay_register_failures_total{kind="server_in_use"}
+pyrycode_relay_takeovers_total
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="accept"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_404"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_409"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_429"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_capacity"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_draining"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_handshake"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_headers"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_origin"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_rate_limit"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="accept"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_404"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_409"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_429"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_capacity"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_draining"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_handshake"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_headers"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_origin"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_rate_limit"}
+`)
+
+// seriesOf lists what g has, and its values by series.
+func seriesOf(t testing.TB, g prometheus.Gatherer) (names []string, values map[string]float64) {
+	t.Helper()
+	fams, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values = make(map[string]float64)
+	for _, f := range fams {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			name := f.GetName()
+			if labels != nil {
+				name += "{" + strings.Join(labels, ",") + "}"
+			}
+			names = append(names, name)
+			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	slices.Sort(names)
+	return names, values
+}
+
+func TestEverySeriesExistsFromTheStart(t *testing.T) {
+	r, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, values := seriesOf(t, r.Metrics())
+	want := slices.Sorted(slices.Values(allSeries))
+	for _, s := range got {
+		if !slices.Contains(want, s) {
+			t.Errorf("there is a series %s; it is not on the list", s)
+		}
+	}
+	for _, s := range want {
+		if !slices.Contains(got, s) {
+			t.Errorf("there is no series %s", s)
+		}
+	}
+	for s, v := range values {
+		if v != 0 {
+			t.Errorf("%s is %v at the start; want 0", s, v)
+		}
+	}
+}
+
+func TestMetricsAreClean(t *testing.T) {
+	r, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fams, err := r.Metrics().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(fams).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	for _, f := range fams {
+		if !strings.HasPrefix(f.GetName(), "pyrycode_relay_") || !strings.HasSuffix(f.GetHelp(), ".") {
+			t.Errorf("%s: %q; want the relay's prefix and a sentence", f.GetName(), f.GetHelp())
+		}
+		if strings.HasSuffix(f.GetName(), "_total") != (f.GetType() == dto.MetricType_COUNTER) {
+			t.Errorf("%s is a %v", f.GetName(), f.GetType())
+		}
+	}
+}
+
+// Whatever the code of a peer's close, the series stay the same.
+func TestNoPeerMakesASeries(t *testing.T) {
+	r, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for code := range 1 << 16 {
+		r.metrics.closed(sidePeer, wire.CloseCode(code))
+		r.metrics.closed(sideRelay, wire.CloseCode(code))
+	}
+	got, values := seriesOf(t, r.Metrics())
+	if want := slices.Sorted(slices.Values(allSeries)); !slices.Equal(got, want) {
+		t.Errorf("%d series; want the %d there were", len(got), len(want))
+	}
+	if got := values[`pyrycode_relay_close_frames_total{code="4404",side="peer"}`]; got != 1 {
+		t.Errorf("4404 counted %v times; want 1", got)
+	}
+	if got, want := values[`pyrycode_relay_close_frames_total{code="other",side="peer"}`], float64(1<<16-18); got != want {
+		t.Errorf("others counted %v times; want %v", got, want)
+	}
+}

@@ -1,0 +1,1148 @@
+package relay
+
+import (
+	"bytes"
+	endian "encoding/binary"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+var errTap = errors.New("tap closed")
+
+// tap is a socket that records what is written and does what a test says.
+// Its zero value takes everything.
+type tap struct {
+	mu     sync.Mutex
+	got    []byte
+	calls  int // of TryWrite and Write
+	closed int
+	halved int // calls of CloseWrite
+
+	try     func(p []byte) (int, error) // nil: takes all
+	write   func(p []byte) (int, error)
+	reading chan struct{} // a Read ends when this is closed; nil: at once
+}
+
+func (s *tap) record(p []byte, n int) {
+	s.mu.Lock()
+	s.calls++
+	s.got = append(s.got, p[:n]...)
+	s.mu.Unlock()
+}
+
+func (s *tap) TryWrite(p []byte) (n int, err error) {
+	n = len(p)
+	if s.try != nil {
+		n, err = s.try(p)
+	}
+	s.record(p, n)
+	return n, err
+}
+
+func (s *tap) Write(p []byte) (n int, err error) {
+	n = len(p)
+	if s.write != nil {
+		n, err = s.write(p)
+	}
+	s.record(p, n)
+	return n, err
+}
+
+func (s *tap) Read() (*Buffer, int, error) {
+	if s.reading != nil {
+		<-s.reading
+	}
+	return nil, 0, errTap
+}
+
+func (s *tap) CloseWrite() error { s.halved++; return nil }
+
+func (s *tap) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed++
+	return nil
+}
+
+// outmail is one message that the relay sent.
+type outmail struct {
+	op   wire.Opcode
+	text string
+}
+
+// failer is what helpers need of a test or a property.
+type failer interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// opened takes apart what the relay sent, which must be whole messages,
+// unmasked, in one fragment each.
+func opened(t failer, b []byte) (mails []outmail) {
+	t.Helper()
+	for len(b) > 0 {
+		m, n := openMail(b)
+		if n == 0 {
+			t.Fatalf("half a message at the end: %.40x (%d bytes)", b, len(b))
+		}
+		if b[0]&0xf0 != 0x80 || b[1]&0x80 != 0 {
+			t.Fatalf("header %x: fragmented, reserved bits or masked", b[:2])
+		}
+		mails = append(mails, m)
+		b = b[n:]
+	}
+	return mails
+}
+
+// openMail reads the message that b begins with and its length on the wire,
+// 0 if it is not whole.
+func openMail(b []byte) (m outmail, n int) {
+	if len(b) < 2 {
+		return m, 0
+	}
+	size, head := uint64(b[1]&0x7f), 2
+	switch {
+	case size == 126 && len(b) >= 4:
+		size, head = uint64(endian.BigEndian.Uint16(b[2:])), 4
+	case size == 127 && len(b) >= 10:
+		size, head = endian.BigEndian.Uint64(b[2:]), 10
+	case size >= 126:
+		return m, 0
+	}
+	if uint64(len(b)-head) < size {
+		return m, 0
+	}
+	return outmail{wire.Opcode(b[0] & 0x0f), string(b[head : head+int(size)])}, head + int(size)
+}
+
+func texts(mails []outmail) (ts []string) {
+	for _, m := range mails {
+		ts = append(ts, m.text)
+	}
+	return ts
+}
+
+// office is an outbox with its owner, its socket, and its tasks, which run
+// when the test says.
+type office struct {
+	outbox
+	rt    Runtime
+	tap   *tap
+	tasks []func()
+
+	frames   int
+	gone     int // frames that a close went before
+	waits    int
+	partings int
+	breaks   int
+	events   []string // what the owner and the senders heard, in order
+}
+
+func newOffice(budget, share int) *office {
+	o := &office{tap: new(tap)}
+	o.rt = Runtime{Go: func(_ string, f func()) { o.tasks = append(o.tasks, f) }}.withDefaults()
+	o.outbox = outbox{rt: &o.rt, sock: o.tap, budget: budget, share: share, on: o, mu: new(sync.Mutex)}
+	return o
+}
+
+func (o *office) written(frames int) { o.frames += frames }
+func (o *office) lost(frames int)    { o.gone += frames }
+func (o *office) parted()            { o.partings++ }
+func (o *office) broken()            { o.breaks++ }
+func (o *office) waiting(yes bool) {
+	if yes {
+		o.waits++
+	} else {
+		o.waits--
+	}
+}
+
+// phone is a sender that says so when it is resumed.
+func (o *office) phone(name string) *sender {
+	return &sender{resume: func() { o.events = append(o.events, "resume "+name) }}
+}
+
+// run runs the tasks until there are none.
+func (o *office) run() {
+	for len(o.tasks) > 0 {
+		f := o.tasks[0]
+		o.tasks = o.tasks[1:]
+		f()
+	}
+}
+
+// idle fails the test unless all was written and given back.
+func (o *office) idle(t failer) {
+	t.Helper()
+	if o.queue != nil || o.out != nil || o.writing || o.promised || o.charged != 0 || len(o.tasks) > 0 || o.waits != 0 {
+		t.Fatalf("not idle: queue %v, out %v, writing %t, promised %t, charged %d, %d tasks, waits %d",
+			o.queue != nil, o.out != nil, o.writing, o.promised, o.charged, len(o.tasks), o.waits)
+	}
+}
+
+func frameOfSize(n int) []byte { return bytes.Repeat([]byte{'x'}, n) }
+
+func TestPutCountsBytesAndSomethingPerFrame(t *testing.T) {
+	const budget = 10_000
+	for _, tt := range []struct{ prefix, frame, suffix int }{
+		{0, 0, 0}, {0, 1, 0}, {0, 936, 0}, {41, 895, 0}, {41, 894, 1},
+	} {
+		o := newOffice(budget, budget)
+		cost := tt.prefix + tt.frame + tt.suffix + itemCost
+		n := 0
+		for {
+			v, _ := o.put(nil, frameOfSize(tt.prefix), frameOfSize(tt.frame), strings.Repeat("s", tt.suffix))
+			if v == full {
+				break
+			}
+			if n++; o.charged != n*cost {
+				t.Fatalf("%+v: %d frames are charged %d; want %d", tt, n, o.charged, n*cost)
+			}
+		}
+		if want := budget / cost; n != want {
+			t.Errorf("%+v: %d frames fit into %d bytes; want %d", tt, n, budget, want)
+		}
+		o.flush()
+		o.idle(t)
+		if o.frames != n {
+			t.Errorf("%+v: %d frames counted; want %d", tt, o.frames, n)
+		}
+	}
+}
+
+func TestTheBudgetIsExact(t *testing.T) {
+	o := newOffice(1000, 1000)
+	if v, _ := o.put(nil, nil, frameOfSize(1000-itemCost+1), ""); v != full {
+		t.Errorf("one byte over the budget: %v; want full", v)
+	}
+	if v, _ := o.put(nil, nil, frameOfSize(1000-itemCost), ""); v != taken {
+		t.Errorf("exactly the budget: %v; want taken", v)
+	}
+}
+
+// What is being written is charged until it is on the wire.
+func TestWhatIsBeingWrittenIsCharged(t *testing.T) {
+	o := newOffice(1000, 1000)
+	for range 2 {
+		o.put(nil, nil, frameOfSize(500-itemCost), "")
+	}
+	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.flush()
+	if o.queue != nil || o.charged != 1000 {
+		t.Fatalf("queue %v, charged %d; want all in the batch that is being written, 1000 charged", o.queue, o.charged)
+	}
+	if v, first := o.put(nil, nil, nil, ""); v != full || first {
+		t.Errorf("put = %v, %t; want full", v, first)
+	}
+	o.run()
+	o.idle(t)
+}
+
+func TestASenderHasItsShare(t *testing.T) {
+	o := newOffice(10_000, 1000)
+	one, two := o.phone("1"), o.phone("2")
+	frame := frameOfSize(500 - itemCost)
+	for i, want := range []verdict{taken, taken, full} {
+		if v, _ := o.put(one, nil, frame, ""); v != want {
+			t.Errorf("frame %d: %v; want %v", i, v, want)
+		}
+	}
+	if v, _ := o.put(two, nil, frame, ""); v != taken {
+		t.Errorf("another sender: %v; want taken", v)
+	}
+	if v, _ := o.put(nil, nil, frameOfSize(5000), ""); v != taken {
+		t.Errorf("without a sender there is no share: %v; want taken", v)
+	}
+	if one.charged != 1000 || two.charged != 500 {
+		t.Errorf("charged %d and %d; want 1000 and 500", one.charged, two.charged)
+	}
+	o.flush()
+	if one.charged != 0 || two.charged != 0 {
+		t.Errorf("once written, charged %d and %d; want 0", one.charged, two.charged)
+	}
+}
+
+func TestManyFramesAreOneWrite(t *testing.T) {
+	o := newOffice(1<<20, 1<<20)
+	var want []string
+	for i := range 500 {
+		f := fmt.Sprintf(`{"n":%d}`, i)
+		_, first := o.put(nil, []byte("<"), []byte(f), ">")
+		if first != (i == 0) {
+			t.Fatalf("put %d: first = %t; only the first of a batch must flush", i, first)
+		}
+		want = append(want, "<"+f+">")
+	}
+	o.flush()
+	o.idle(t)
+	if got := texts(opened(t, o.tap.got)); !slices.Equal(got, want) {
+		t.Errorf("wrote %.80q; want %.80q", got, want)
+	}
+	if o.tap.calls != 1 || o.frames != 500 {
+		t.Errorf("%d writes, %d frames; want 1, 500", o.tap.calls, o.frames)
+	}
+	for _, m := range opened(t, o.tap.got) {
+		if m.op != wire.OpText {
+			t.Fatalf("a frame went out with opcode %d; want text", m.op)
+		}
+	}
+}
+
+// Frames are counted when their last byte is written, in whatever pieces.
+func TestFramesCountOnceWhole(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		o := newOffice(1<<20, 1<<20)
+		var ends []int // on the wire
+		var want []string
+		for i := range rapid.IntRange(1, 12).Draw(t, "frames") {
+			f := strings.Repeat(string(rune('a'+i)), rapid.SampledFrom([]int{0, 1, 2, 5, 123, 125, 126, 127, 300, 70_000}).Draw(t, "size"))
+			o.put(nil, nil, []byte(f), "")
+			want = append(want, f)
+			ends = append(ends, len(o.queue.bytes))
+		}
+		check := func() {
+			whole := 0
+			for _, e := range ends {
+				if len(o.tap.got) >= e {
+					whole++
+				}
+			}
+			if o.frames != whole {
+				t.Fatalf("after %d bytes %d frames counted; want %d", len(o.tap.got), o.frames, whole)
+			}
+		}
+		piece := func(p []byte) (int, error) {
+			check()
+			return rapid.IntRange(0, len(p)).Draw(t, "taken"), nil
+		}
+		o.tap.try = piece
+		o.tap.write = func(p []byte) (int, error) {
+			if len(p) > writeChunk {
+				t.Fatalf("a write of %d bytes; want at most %d", len(p), writeChunk)
+			}
+			n, _ := piece(p)
+			return max(n, min(len(p), 1)), nil // as a socket that is slow, but goes on
+		}
+		o.flush()
+		for len(o.tasks) > 0 {
+			o.run()
+		}
+		check()
+		if got := texts(opened(t, o.tap.got)); !slices.Equal(got, want) {
+			t.Fatalf("wrote %.80q; want %.80q", got, want)
+		}
+	})
+}
+
+func TestOnlyTheFirstMustFlush(t *testing.T) {
+	o := newOffice(1<<20, 1<<20)
+	s := o.phone("1")
+	firsts := func() (fs []bool) {
+		_, a := o.put(nil, nil, []byte("1"), "")
+		_, b := o.putPing()
+		c := o.putPong(nil)
+		_, d := o.putNotice(s, []byte("n"))
+		_, e := o.putOrPark(o.phone("2"), nil, []byte("2"), "")
+		return append(fs, a, b, c, d, e)
+	}
+	if got, want := firsts(), []bool{true, false, false, false, false}; !slices.Equal(got, want) {
+		t.Errorf("first = %v; want %v", got, want)
+	}
+	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.flush()
+	if got, want := firsts(), make([]bool, 5); !slices.Equal(got, want) {
+		t.Errorf("while a task writes, first = %v; want %v: it will find it", got, want)
+	}
+	o.run()
+	o.idle(t)
+	o.tap.try = nil
+	if _, first := o.putPing(); !first {
+		t.Error("a ping into an idle outbox need not be flushed; it must")
+	}
+	o.flush()
+	o.idle(t)
+}
+
+// One who flushes goes on with what others put meanwhile, but not for ever.
+func TestFlushLeavesTheRestToATask(t *testing.T) {
+	o := newOffice(1<<20, 1<<20)
+	rounds := 0
+	o.tap.try = func(p []byte) (int, error) {
+		if rounds++; rounds < 100 {
+			if _, first := o.put(nil, nil, []byte("more"), ""); first {
+				t.Fatal("somebody writes, and yet the caller must flush")
+			}
+		}
+		return len(p), nil
+	}
+	o.put(nil, nil, []byte("one"), "")
+	o.flush()
+	if rounds != inlineRounds || len(o.tasks) != 1 {
+		t.Fatalf("%d rounds, %d tasks; want %d, 1", rounds, len(o.tasks), inlineRounds)
+	}
+	o.run()
+	o.idle(t)
+}
+
+func TestParkAndUnpark(t *testing.T) {
+	// Budget 8000, shares of 4000, frames that cost 1000.
+	const onWire = 1000 - itemCost + 4
+	fill := func(o *office, s *sender, n int) {
+		for range n {
+			if v, _ := o.put(s, nil, frameOfSize(1000-itemCost), ""); v != taken {
+				panic("no room")
+			}
+		}
+	}
+	park := func(t *testing.T, o *office, s *sender) {
+		t.Helper()
+		if v, first := o.putOrPark(s, nil, frameOfSize(1000-itemCost), ""); v != full || first {
+			t.Fatalf("putOrPark = %v, %t; want full", v, first)
+		}
+	}
+	t.Run("with room nobody parks", func(t *testing.T) {
+		o := newOffice(8000, 4000)
+		if v, first := o.putOrPark(o.phone("1"), nil, []byte("1"), ""); v != taken || !first || len(o.parked) != 0 {
+			t.Errorf("putOrPark = %v, %t, %d parked; want taken, true, 0", v, first, len(o.parked))
+		}
+	})
+	t.Run("a sender waits until half its share is free", func(t *testing.T) {
+		o := newOffice(80_000, 4000)
+		s := o.phone("1")
+		fill(o, s, 4)
+		park(t, o, s)
+		o.tap.try = func([]byte) (int, error) { return 0, nil }
+		o.flush()
+		for i, want := range []int{0, 1, 1} {
+			o.wrote(onWire, nil)
+			if len(o.events) != want {
+				t.Fatalf("after %d of 4 frames: %q; want %d resumed", i+1, o.events, want)
+			}
+		}
+	})
+	t.Run("all wait until half the budget is free", func(t *testing.T) {
+		o := newOffice(8000, 4000)
+		a, b, c := o.phone("a"), o.phone("b"), o.phone("c")
+		fill(o, a, 4)
+		fill(o, b, 4)
+		park(t, o, c)
+		park(t, o, b)
+		park(t, o, a)
+		o.tap.try = func([]byte) (int, error) { return 0, nil }
+		o.flush()
+		for range 3 {
+			o.wrote(onWire, nil)
+		}
+		if len(o.events) != 0 {
+			t.Fatalf("with 5000 of 8000 charged: %q; want nobody resumed", o.events)
+		}
+		o.wrote(onWire, nil) // a has 0, b 4000, c 0
+		if want := []string{"resume c", "resume a"}; !slices.Equal(o.events, want) {
+			t.Fatalf("with 4000 charged, all of it b's: %q; want %q, in the order they parked", o.events, want)
+		}
+		o.wrote(onWire, nil)
+		o.wrote(onWire, nil)
+		if want := []string{"resume c", "resume a", "resume b"}; !slices.Equal(o.events, want) {
+			t.Fatalf("with 2000 charged: %q; want %q", o.events, want)
+		}
+		if len(o.parked) != 0 {
+			t.Errorf("%d still parked", len(o.parked))
+		}
+	})
+	t.Run("a shut outbox parks nobody", func(t *testing.T) {
+		o := newOffice(8000, 4000)
+		s := o.phone("1")
+		fill(o, s, 4)
+		o.finish(wire.CloseNormal, "", true)
+		if v, _ := o.putOrPark(s, nil, frameOfSize(1000), ""); v != closed || len(o.parked) != 0 {
+			t.Errorf("putOrPark = %v, %d parked; want closed, 0", v, len(o.parked))
+		}
+	})
+	t.Run("a dead one resumes nobody", func(t *testing.T) {
+		o := newOffice(8000, 4000)
+		s := o.phone("1")
+		fill(o, s, 4)
+		park(t, o, s)
+		o.kill()
+		o.flush()
+		o.run()
+		if len(o.events) != 0 || len(o.parked) != 0 {
+			t.Errorf("heard %q, %d parked; want neither", o.events, len(o.parked))
+		}
+	})
+	t.Run("who is resumed may put at once", func(t *testing.T) {
+		o := newOffice(8000, 4000)
+		var s *sender
+		put := 0
+		s = &sender{resume: func() {
+			for range 2 {
+				if v, first := o.put(s, nil, frameOfSize(1000-itemCost), ""); v != taken || first {
+					t.Errorf("put while resumed = %v, %t; want taken, and no flush: the writer is there", v, first)
+				}
+				put++
+			}
+		}}
+		fill(o, s, 4)
+		park(t, o, s)
+		o.flush()
+		o.run()
+		o.idle(t)
+		if put != 2 || o.frames != 6 {
+			t.Errorf("%d put, %d written; want 2, 6", put, o.frames)
+		}
+	})
+}
+
+func TestANoticeMutesItsSender(t *testing.T) {
+	o := newOffice(1000, 1000)
+	one, two := o.phone("1"), o.phone("2")
+	o.put(one, nil, []byte("a"), "")
+	if v, _ := o.putNotice(one, []byte("gone")); v != taken {
+		t.Fatalf("putNotice = %v; want taken", v)
+	}
+	if v, _ := o.put(one, nil, []byte("b"), ""); v != closed {
+		t.Errorf("put after the notice = %v; want closed", v)
+	}
+	if v, _ := o.putOrPark(one, nil, frameOfSize(5000), ""); v != closed || len(o.parked) > 0 {
+		t.Errorf("putOrPark after the notice = %v; want closed", v)
+	}
+	o.put(two, nil, []byte("c"), "")
+	o.flush()
+	o.idle(t)
+	if got, want := texts(opened(t, o.tap.got)), []string{"a", "gone", "c"}; !slices.Equal(got, want) {
+		t.Errorf("wrote %q; want %q", got, want)
+	}
+	if o.frames != 2 {
+		t.Errorf("%d frames counted; want 2: a notice is none", o.frames)
+	}
+	o.mute(two)
+	if v, _ := o.put(two, nil, []byte("d"), ""); v != closed {
+		t.Errorf("put after mute = %v; want closed", v)
+	}
+}
+
+func TestNoticesHaveABudgetOfTheirOwn(t *testing.T) {
+	o := newOffice(1000, 1000)
+	o.put(nil, nil, frameOfSize(1000-itemCost), "")
+	notice := frameOfSize(1024 - itemCost)
+	for i := range noticeBudget / 1024 {
+		if v, _ := o.putNotice(o.phone(""), notice); v != taken {
+			t.Fatalf("notice %d: %v; want taken", i, v)
+		}
+	}
+	last := o.phone("")
+	if v, first := o.putNotice(last, notice); v != full || first {
+		t.Errorf("over the notices' budget: %v; want full", v)
+	}
+	if !last.muted {
+		t.Error("a sender whose notice found no room is not muted; it must be")
+	}
+	o.flush()
+	o.idle(t)
+	o.finish(wire.CloseNormal, "", false)
+	late := o.phone("")
+	if v, _ := o.putNotice(late, notice); v != closed || !late.muted {
+		t.Errorf("putNotice after the end = %v, muted %t; want closed, true", v, late.muted)
+	}
+}
+
+func TestFinish(t *testing.T) {
+	normal := outmail{wire.OpClose, "\x03\xe8"}
+	text := func(s string) outmail { return outmail{wire.OpText, s} }
+	for _, tt := range []struct {
+		name    string
+		after   bool
+		dropped int
+		want    []outmail
+	}{
+		{"in place of what is queued", false, 2, []outmail{normal}},
+		{"behind what is queued", true, 0, []outmail{text("a"), text("b"), normal}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOffice(1000, 1000)
+			s := o.phone("1")
+			o.put(s, nil, []byte("a"), "")
+			o.put(s, nil, []byte("b"), "")
+			o.putPong([]byte("pong"))
+			o.putPing()
+			dropped, ok, first := o.finish(wire.CloseNormal, "", tt.after)
+			if dropped != tt.dropped || !ok || first {
+				t.Errorf("finish = %d, %t, %t; want %d, true, false", dropped, ok, first, tt.dropped)
+			}
+			if dropped, ok, _ := o.finish(wire.CloseNoServer, "x", false); dropped != 0 || ok {
+				t.Errorf("a second finish = %d, %t; want 0, false", dropped, ok)
+			}
+			if v, _ := o.put(nil, nil, []byte("c"), ""); v != closed {
+				t.Errorf("put after finish = %v; want closed", v)
+			}
+			if o.putPong(nil) {
+				t.Error("a pong after finish must be flushed; want nothing of it")
+			}
+			if _, first := o.putPing(); first {
+				t.Error("a ping after finish must be flushed; want nothing of it")
+			}
+			o.flush()
+			o.run()
+			o.idle(t)
+			if got := opened(t, o.tap.got); !slices.Equal(got, tt.want) {
+				t.Errorf("wrote %q; want %q, and nothing after the close", got, tt.want)
+			}
+			if o.partings != 1 || o.frames != 2-tt.dropped || s.charged != 0 {
+				t.Errorf("parted %d times, %d frames, %d charged; want 1, %d, 0", o.partings, o.frames, s.charged, 2-tt.dropped)
+			}
+		})
+	}
+	t.Run("in an idle outbox its caller flushes", func(t *testing.T) {
+		o := newOffice(1000, 1000)
+		if _, ok, first := o.finish(wire.CloseNoServer, wire.ReasonNoServer, false); !ok || !first {
+			t.Fatalf("finish = %t, %t; want true, true", ok, first)
+		}
+		o.flush()
+		if got, want := opened(t, o.tap.got), []outmail{{wire.OpClose, "\x11\x34" + wire.ReasonNoServer}}; !slices.Equal(got, want) {
+			t.Errorf("wrote %q; want %q", got, want)
+		}
+	})
+}
+
+// The frame whose first bytes are out must be completed, or the peer could
+// not read the close; what stands behind it must not hold the close up (§8:
+// evictions, expiry and shutdown do not queue behind data).
+func TestACloseDoesNotWaitForWhatIsBeingWritten(t *testing.T) {
+	o := newOffice(4<<20, 4<<20)
+	const frames, size = 30, 100_000
+	for i := range frames {
+		o.put(nil, nil, bytes.Repeat([]byte{'a' + byte(i)}, size), "")
+	}
+	o.tap.try = func([]byte) (int, error) { return 1000, nil }
+	var dropped int
+	o.tap.write = func(p []byte) (int, error) {
+		if len(o.tap.got) == 1000 {
+			dropped, _, _ = o.finish(wire.CloseNoServer, "", false)
+		}
+		return len(p), nil
+	}
+	o.flush()
+	o.run()
+	mails := opened(t, o.tap.got)
+	if last := mails[len(mails)-1]; last.op != wire.OpClose {
+		t.Fatalf("the last message has opcode %d; want a close", last.op)
+	}
+	if got, limit := len(o.tap.got), 2*writeChunk+size; got > limit {
+		t.Errorf("%d bytes (%d frames) were written before the close was through; want at most %d: the frame begun and the chunk under way", got, o.frames, limit)
+	}
+	if o.frames+dropped+o.gone != frames {
+		t.Errorf("%d frames written, %d dropped, %d lost; want %d in all", o.frames, dropped, o.gone, frames)
+	}
+	o.idle(t)
+}
+
+func TestKill(t *testing.T) {
+	o := newOffice(1000, 1000)
+	s := o.phone("1")
+	o.put(s, nil, []byte("a"), "")
+	o.putNotice(o.phone("2"), []byte("n"))
+	o.put(s, nil, []byte("b"), "")
+	if n := o.kill(); n != 2 {
+		t.Errorf("kill() = %d; want 2: a notice is no frame", n)
+	}
+	if n := o.kill(); n != 0 {
+		t.Errorf("a second kill() = %d; want 0", n)
+	}
+	if v, _ := o.put(s, nil, nil, ""); v != closed {
+		t.Errorf("put = %v; want closed", v)
+	}
+	if _, ok, _ := o.finish(wire.CloseNormal, "", false); ok {
+		t.Error("finish after kill is ok; want not")
+	}
+	o.flush()
+	o.run()
+	o.idle(t)
+	if len(o.tap.got) != 0 || o.frames != 0 {
+		t.Errorf("wrote %q, %d frames; want nothing", o.tap.got, o.frames)
+	}
+}
+
+func TestAKillInMidWrite(t *testing.T) {
+	o := newOffice(10_000, 10_000)
+	o.put(nil, nil, []byte("a"), "")
+	o.tap.try = func([]byte) (int, error) { return 1, nil }
+	o.flush()
+	o.put(nil, nil, []byte("b"), "")
+	o.tap.write = func(p []byte) (int, error) {
+		if n := o.kill(); n != 1 {
+			t.Errorf("kill() = %d; want 1: one is waiting", n)
+		}
+		return 0, errTap
+	}
+	o.run()
+	if o.breaks != 1 || o.writing || o.out != nil || o.queue != nil || len(o.tap.got) != 1 {
+		t.Errorf("broken %d times, writing %t, %d bytes out; want 1, false, 1", o.breaks, o.writing, len(o.tap.got))
+	}
+}
+
+func TestASocketThatFails(t *testing.T) {
+	t.Run("at once", func(t *testing.T) {
+		o := newOffice(1000, 1000)
+		o.tap.try = func([]byte) (int, error) { return 0, errTap }
+		o.put(nil, nil, []byte("a"), "")
+		o.flush()
+		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 0 {
+			t.Errorf("broken %d times, %d tasks, %d frames; want 1, 0, 0", o.breaks, len(o.tasks), o.frames)
+		}
+	})
+	t.Run("after a part", func(t *testing.T) {
+		o := newOffice(1000, 1000)
+		o.put(nil, nil, []byte("a"), "")
+		o.put(nil, nil, []byte("b"), "")
+		o.tap.try = func([]byte) (int, error) { return 4, errTap }
+		o.flush()
+		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 1 {
+			t.Errorf("broken %d times, %d tasks, %d frames; want 1, 0, 1", o.breaks, len(o.tasks), o.frames)
+		}
+	})
+	t.Run("the writer task", func(t *testing.T) {
+		o := newOffice(1000, 1000)
+		o.tap.try = func([]byte) (int, error) { return 0, nil }
+		o.tap.write = func([]byte) (int, error) { return 2, errTap }
+		o.put(nil, nil, []byte("abc"), "")
+		o.flush()
+		o.run()
+		if o.breaks != 1 || o.frames != 0 || o.writing || o.waits != 0 {
+			t.Errorf("broken %d times, %d frames, writing %t, waits %d; want 1, 0, false, 0", o.breaks, o.frames, o.writing, o.waits)
+		}
+	})
+	t.Run("in the close message", func(t *testing.T) {
+		o := newOffice(1000, 1000)
+		o.tap.try = func(p []byte) (int, error) { return len(p) - 1, errTap }
+		o.finish(wire.CloseNormal, "", false)
+		o.flush()
+		if o.breaks != 1 || o.partings != 0 {
+			t.Errorf("broken %d times, parted %d; want 1, 0", o.breaks, o.partings)
+		}
+	})
+}
+
+// The write timeout holds for one write: the outbox says when each begins.
+func TestOnlyTheTaskWaits(t *testing.T) {
+	o := newOffice(1<<20, 1<<20)
+	o.tap.try = func(p []byte) (int, error) {
+		if o.waits != 0 {
+			t.Error("TryWrite counts as waiting")
+		}
+		return 0, nil
+	}
+	o.tap.write = func(p []byte) (int, error) {
+		if o.waits != 1 {
+			t.Errorf("waits = %d in a Write; want 1", o.waits)
+		}
+		return len(p), nil
+	}
+	o.put(nil, nil, frameOfSize(200_000), "")
+	o.flush()
+	o.run()
+	o.idle(t)
+	if o.tap.calls != 1+4 {
+		t.Errorf("%d writes; want one that took nothing and four of at most 64 KiB", o.tap.calls)
+	}
+}
+
+func TestPingsThatWaitAreOne(t *testing.T) {
+	o := newOffice(1000, 1000)
+	var last uint64
+	for range 3 {
+		last, _ = o.putPing()
+	}
+	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.flush()
+	pinged := func(n uint64) bool { _, ok := o.pinged(n); return ok }
+	if pinged(last) {
+		t.Error("a ping that waits counts as sent")
+	}
+	o.tap.write = func(p []byte) (int, error) {
+		if pinged(last) {
+			t.Error("half a ping counts as sent")
+		}
+		return min(len(p), 4), nil
+	}
+	o.run()
+	o.idle(t)
+	if !pinged(last) || pinged(last+1) {
+		t.Errorf("pinged(%d) = %t, pinged(%d) = %t; want true, false", last, pinged(last), last+1, pinged(last+1))
+	}
+	want := []outmail{{wire.OpPing, string(endian.BigEndian.AppendUint64(nil, last))}}
+	if got := opened(t, o.tap.got); !slices.Equal(got, want) {
+		t.Errorf("wrote %x; want one ping with the newest number, %x", got, want)
+	}
+	if o.frames != 0 {
+		t.Error("a ping counts as a frame")
+	}
+	next, first := o.putPing()
+	if next != last+1 || !first {
+		t.Errorf("putPing = %d, %t; want %d, true", next, first, last+1)
+	}
+	o.flush()
+}
+
+func TestOnlyTheNewestPingIsAnswered(t *testing.T) {
+	o := newOffice(1000, 1000)
+	o.putPong([]byte("one"))
+	o.putPong(nil)
+	payload := []byte("three")
+	o.putPong(payload)
+	copy(payload, "xxxxx") // the caller's again
+	o.put(nil, nil, []byte("a"), "")
+	o.flush()
+	want := []outmail{{wire.OpText, "a"}, {wire.OpPong, "three"}}
+	if got := opened(t, o.tap.got); !slices.Equal(got, want) {
+		t.Errorf("wrote %q; want %q", got, want)
+	}
+	o.putPong(nil)
+	o.flush()
+	if got := opened(t, o.tap.got)[2:]; len(got) != 1 || got[0] != (outmail{wire.OpPong, ""}) {
+		t.Errorf("wrote %q; want an empty pong", got)
+	}
+	o.idle(t)
+}
+
+// A peer that pings and never reads costs one payload.
+func TestPongsDoNotPileUp(t *testing.T) {
+	o := newOffice(1000, 1000)
+	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.putPong([]byte("first"))
+	o.flush()
+	for range 10_000 {
+		o.putPong(frameOfSize(125))
+		o.putPing()
+	}
+	if o.queue != nil || cap(o.pong) > 256 {
+		t.Errorf("queue %v, %d bytes of pong; want none, at most 256", o.queue, cap(o.pong))
+	}
+	o.run()
+	if got := len(opened(t, o.tap.got)); got != 3 {
+		t.Errorf("%d messages; want the first pong, the newest, and one ping", got)
+	}
+}
+
+func TestSpentBatchesAreClean(t *testing.T) {
+	b := &batch{bytes: []byte("abc"), ping: 3, close: true, pos: 2, done: 1}
+	b.items = append(b.items, item{size: 1, from: new(sender)}, item{size: 2, from: new(sender)})
+	items := b.items
+	b.free()
+	for i, it := range items {
+		if it != (item{}) {
+			t.Errorf("item %d of a spent batch still holds %+v: a phone is kept alive", i, it)
+		}
+	}
+	if b.pos != 0 || b.done != 0 || b.ping != 0 || b.close || len(b.bytes) != 0 || len(b.items) != 0 {
+		t.Errorf("a spent batch is %+v; want an empty one", b)
+	}
+	for _, big := range []*batch{
+		{bytes: make([]byte, 0, keepBytes+1)},
+		{items: make([]item, 0, keepItems+1), ping: 7},
+	} {
+		big.ping = 7
+		big.free()
+		if big.ping != 7 {
+			t.Error("a batch that has grown too large was taken back")
+		}
+	}
+}
+
+// Whoever puts, in whatever order they and the writer take their turns: what
+// was taken goes out, in order, once, and nothing is left.
+func TestNothingIsLeftUnflushed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const budget, share = 2000, 800
+		o := newOffice(budget, share)
+		type putter struct {
+			*sender
+			name   string
+			next   int
+			sent   []string
+			parked string // the frame it parked with
+		}
+		var putters []*putter
+		owed := 0 // flushes somebody must still do
+		for _, name := range []string{"a", "b", "c"} {
+			p := &putter{name: name}
+			p.sender = &sender{resume: func() {
+				if p.parked == "" {
+					t.Fatalf("%s is resumed and was not parked", p.name)
+				}
+				p.parked = ""
+			}}
+			putters = append(putters, p)
+		}
+		ended, finished, after := false, false, true
+		dropped := 0
+		depth := 0
+		var act func()
+		flushOne := func() {
+			if owed > 0 {
+				owed--
+				o.flush()
+			}
+		}
+		maybeOwe := func(first bool) {
+			if first {
+				owed++
+			}
+		}
+		act = func() {
+			p := rapid.SampledFrom(putters).Draw(t, "who")
+			switch rapid.IntRange(0, 13).Draw(t, "act") {
+			default: // most of the time: a frame
+				if p.parked != "" {
+					return
+				}
+				f := fmt.Sprintf("%s%d%s", p.name, p.next, strings.Repeat(".", rapid.IntRange(0, 300).Draw(t, "size")))
+				v, first := o.put(p.sender, nil, []byte(f), "")
+				if v == full {
+					if v, first = o.putOrPark(p.sender, nil, []byte(f), ""); v == full {
+						p.parked = f
+					}
+				}
+				if v == taken {
+					p.next++
+					p.sent = append(p.sent, f)
+				}
+				maybeOwe(first)
+			case 7:
+				_, first := o.putPing()
+				maybeOwe(first)
+			case 8:
+				maybeOwe(o.putPong([]byte("pong")))
+			case 9:
+				if p.muted || rapid.IntRange(0, 4).Draw(t, "rarely") != 0 {
+					return
+				}
+				f := p.name + "gone"
+				v, first := o.putNotice(p.sender, []byte(f))
+				if v == taken {
+					p.sent = append(p.sent, f)
+				}
+				maybeOwe(first)
+			case 10:
+				if rapid.IntRange(0, 9).Draw(t, "rarely") != 0 {
+					return
+				}
+				now := rapid.Bool().Draw(t, "after")
+				d, ok, first := o.finish(wire.CloseNormal, "", now)
+				if ok == finished {
+					t.Fatalf("finish is ok: %t, after it was: %t", ok, finished)
+				}
+				if !finished {
+					finished, after, dropped = true, now, d
+				}
+				maybeOwe(first)
+				ended = true
+			case 11, 12:
+				if depth == 0 {
+					flushOne()
+				}
+			case 13:
+				if depth == 0 && len(o.tasks) > 0 {
+					f := o.tasks[0]
+					o.tasks = o.tasks[1:]
+					f()
+				}
+			}
+		}
+		// While a write is under way the others go on.
+		others := func() {
+			depth++
+			for range rapid.IntRange(0, 3).Draw(t, "others") {
+				act()
+			}
+			depth--
+		}
+		o.tap.try = func(p []byte) (int, error) {
+			others()
+			return rapid.IntRange(0, len(p)).Draw(t, "tried"), nil
+		}
+		o.tap.write = func(p []byte) (int, error) {
+			others()
+			return rapid.IntRange(1, len(p)).Draw(t, "wrote"), nil
+		}
+		for range rapid.IntRange(1, 150).Draw(t, "acts") {
+			act()
+			if o.charged > budget+noticeBudget || !finished && o.charged > budget+200 {
+				t.Fatalf("charged %d of %d", o.charged, budget)
+			}
+		}
+		o.tap.try, o.tap.write = nil, nil
+		for owed > 0 || len(o.tasks) > 0 {
+			flushOne()
+			o.run()
+		}
+		o.idle(t)
+		if !ended && len(o.parked) > 0 {
+			t.Fatalf("%d are parked for ever", len(o.parked))
+		}
+		for _, p := range putters {
+			if p.parked != "" && !ended {
+				t.Fatalf("%s is parked for ever", p.name)
+			}
+			if p.charged != 0 {
+				t.Fatalf("%s is charged %d for nothing", p.name, p.charged)
+			}
+		}
+		mails := opened(t, o.tap.got)
+		got := map[string][]string{}
+		frames := 0
+		for i, m := range mails {
+			switch m.op {
+			case wire.OpText:
+				got[m.text[:1]] = append(got[m.text[:1]], m.text)
+				if !strings.HasSuffix(m.text, "gone") {
+					frames++
+				}
+			case wire.OpClose:
+				if i != len(mails)-1 {
+					t.Fatalf("%d messages after the close", len(mails)-1-i)
+				}
+			}
+		}
+		if o.frames != frames {
+			t.Fatalf("%d frames counted; %d written", o.frames, frames)
+		}
+		lost := 0
+		for _, p := range putters {
+			sent, have := p.sent, got[p.name]
+			if !finished || after {
+				if !slices.Equal(have, sent) {
+					t.Fatalf("of %s came %q; want %q", p.name, have, sent)
+				}
+				continue
+			}
+			// Dropped by the close: what came is a beginning of what was sent.
+			if len(have) > len(sent) || !slices.Equal(have, sent[:len(have)]) {
+				t.Fatalf("of %s came %q; want the beginning of %q", p.name, have, sent)
+			}
+			for _, f := range sent[len(have):] {
+				if !strings.HasSuffix(f, "gone") {
+					lost++
+				}
+			}
+		}
+		if lost != dropped+o.gone {
+			t.Fatalf("%d frames lost; finish said %d, the writer %d", lost, dropped, o.gone)
+		}
+		if finished && o.partings != 1 {
+			t.Fatalf("parted %d times; want once", o.partings)
+		}
+	})
+}
+
+// The same with real tasks, for the race detector.
+func TestManySendersOneOutbox(t *testing.T) {
+	const senders, each = 8, 300
+	var wg sync.WaitGroup
+	o := newOffice(20_000, 5_000)
+	var tasks sync.WaitGroup
+	o.rt.Go = func(_ string, f func()) { tasks.Go(f) }
+	quiet := &hush{}
+	o.on = quiet
+	n := 0
+	o.tap.try = func(p []byte) (int, error) { n++; return len(p) / (1 + n%3), nil }
+	for i := range senders {
+		wake := make(chan struct{}, 1)
+		s := &sender{resume: func() { wake <- struct{}{} }}
+		wg.Go(func() {
+			for k := 0; k < each; {
+				f := fmt.Appendf(nil, "%d:%d:%s", i, k, strings.Repeat("-", k%200))
+				v, first := o.putOrPark(s, nil, f, "")
+				if first {
+					o.flush()
+				}
+				if v == full {
+					<-wake
+					continue
+				}
+				k++
+			}
+			if v, first := o.putNotice(s, fmt.Appendf(nil, "%d:%d:gone", i, each)); v != taken {
+				t.Errorf("notice: %v", v)
+			} else if first {
+				o.flush()
+			}
+		})
+	}
+	wg.Wait()
+	tasks.Wait()
+	next := [senders]int{}
+	for _, m := range opened(t, o.tap.got) {
+		var i, k int
+		if _, err := fmt.Sscanf(m.text, "%d:%d:", &i, &k); err != nil || next[i] != k {
+			t.Fatalf("%.20q comes when %d is due: %v", m.text, next[i], err)
+		}
+		next[i]++
+	}
+	for i, k := range next {
+		if k != each+1 {
+			t.Errorf("of sender %d came %d; want %d", i, k, each+1)
+		}
+	}
+	if quiet.frames != senders*each {
+		t.Errorf("%d frames counted; want %d", quiet.frames, senders*each)
+	}
+}
+
+// hush owns an outbox without a word; only one task writes at a time.
+type hush struct{ frames int }
+
+func (h *hush) written(n int) { h.frames += n }
+func (h *hush) lost(int)      {}
+func (h *hush) waiting(bool)  {}
+func (h *hush) parted()       {}
+func (h *hush) broken()       {}
+
+// sums is a socket that keeps nothing.
+type sums struct {
+	tap
+	n int
+}
+
+func (s *sums) TryWrite(p []byte) (int, error) { s.n += len(p); return len(p), nil }
+
+func TestASteadyOutboxDoesNotAllocate(t *testing.T) {
+	skipUnderRace(t)
+	o := newOffice(1<<20, 1<<20)
+	o.sock, o.on = new(sums), &hush{}
+	s := o.phone("1")
+	prefix, frame := frameOfSize(41), frameOfSize(512)
+	round := func() {
+		for range 20 {
+			o.put(s, prefix, frame, wire.EnvelopeSuffix)
+		}
+		o.flush()
+	}
+	for range 100 {
+		round()
+	}
+	if n := testing.AllocsPerRun(1000, round); n != 0 {
+		t.Errorf("%v allocations for 20 frames; want 0", n)
+	}
+}
+
+// skipUnderRace skips what counts allocations: under the race detector
+// sync.Pool drops some of what it is given, on purpose.
+func skipUnderRace(t *testing.T) {
+	t.Helper()
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "-race" && s.Value == "true" {
+				t.Skip("allocations are not counted under the race detector")
+			}
+		}
+	}
+}

@@ -1,0 +1,231 @@
+package relay
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// model is what the registry should be, told as simply as possible: no
+// counters, everything found by looking.
+type model struct {
+	slots    map[wire.ServerID]*entry
+	expiries int
+	draining bool
+	released int // so many graces have begun, so many timers were armed
+}
+
+type entry struct {
+	holder string
+	age    int // of the holder, in arrivals
+	grace  int // which release; -1: held
+	phones []int
+}
+
+func (l *model) counts() (c Counts) {
+	for _, e := range l.slots {
+		c.Phones += len(e.phones)
+		if e.grace < 0 {
+			c.Binaries++
+		} else {
+			c.InGrace++
+		}
+	}
+	return c
+}
+
+// TestRegistryAgainstAModel draws steps in any order, timers that fire late
+// and after their Stop among them, and compares everything after each.
+func TestRegistryAgainstAModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const maxPhones = 3
+		b := newBook(maxPhones)
+		l := &model{slots: map[wire.ServerID]*entry{}}
+		arrivals := 0
+		ids := rapid.SampledFrom([]wire.ServerID{"s1", "s2", "s3"})
+		binaries := rapid.SampledFrom([]string{"a", "b", "c", "d"})
+		phones := rapid.IntRange(1, 6)
+		var expired []string
+
+		seat := func(e *entry, who string) (evicted []int) {
+			arrivals++
+			evicted, e.phones = e.phones, nil
+			e.holder, e.age, e.grace = who, arrivals, -1
+			return evicted
+		}
+		compare := func(what string, got, want Claim[string, int]) {
+			if got.Outcome != want.Outcome || got.Incumbent != want.Incumbent || !slices.Equal(got.Evicted, want.Evicted) {
+				t.Fatalf("%s = %+v; want %+v", what, got, want)
+			}
+		}
+
+		t.Repeat(map[string]func(*rapid.T){
+			"claim": func(t *rapid.T) {
+				id, who := ids.Draw(t, "id"), binaries.Draw(t, "binary")
+				var want Claim[string, int]
+				e := l.slots[id]
+				switch {
+				case l.draining:
+					want.Outcome = Refused
+				case e == nil:
+					e = new(entry)
+					l.slots[id] = e
+					seat(e, who)
+					want.Outcome = Claimed
+				case e.grace >= 0:
+					want = Claim[string, int]{Outcome: Reclaimed, Evicted: seat(e, who)}
+				default:
+					want = Claim[string, int]{Outcome: Held, Incumbent: e.holder}
+				}
+				compare("Claim", b.Claim(id, who), want)
+			},
+			"takeover": func(t *rapid.T) {
+				id, from, who := ids.Draw(t, "id"), binaries.Draw(t, "incumbent"), binaries.Draw(t, "binary")
+				var want Claim[string, int]
+				switch e := l.slots[id]; {
+				case l.draining:
+					want.Outcome = Refused
+				case e == nil || e.grace >= 0:
+					want.Outcome = Vacant
+				case e.holder == from:
+					want = Claim[string, int]{Outcome: TakenOver, Evicted: seat(e, who)}
+				default:
+					want = Claim[string, int]{Outcome: Held, Incumbent: e.holder}
+				}
+				compare("Takeover", b.Takeover(id, from, who), want)
+			},
+			"release": func(t *rapid.T) {
+				id, who := ids.Draw(t, "id"), binaries.Draw(t, "binary")
+				e := l.slots[id]
+				want := e != nil && e.grace < 0 && e.holder == who
+				if want {
+					e.holder, e.grace = "", l.released
+					l.released++
+				}
+				if got := b.Release(id, who); got != want {
+					t.Fatalf("Release(%s, %s) = %t; want %t", id, who, got, want)
+				}
+				if n := len(b.clock.timers); n != l.released {
+					t.Fatalf("%d timers armed; want %d, one per release", n, l.released)
+				}
+			},
+			"join": func(t *rapid.T) {
+				id, p := ids.Draw(t, "id"), phones.Draw(t, "phone")
+				var holder string
+				var want Outcome
+				switch e := l.slots[id]; {
+				case l.draining:
+					want = Refused
+				case e == nil:
+					want = NoServer
+				case slices.Contains(e.phones, p):
+					holder, want = e.holder, Joined
+				case len(e.phones) >= maxPhones:
+					want = Full
+				default:
+					arrivals++
+					e.phones = append(e.phones, p)
+					holder, want = e.holder, Joined
+				}
+				if gotHolder, got := b.Join(id, p); got != want || gotHolder != holder {
+					t.Fatalf("Join(%s, %d) = %q, %v; want %q, %v", id, p, gotHolder, got, holder, want)
+				}
+			},
+			"leave": func(t *rapid.T) {
+				id, p := ids.Draw(t, "id"), phones.Draw(t, "phone")
+				want := false
+				if e := l.slots[id]; e != nil {
+					if i := slices.Index(e.phones, p); i >= 0 {
+						e.phones, want = slices.Delete(slices.Clone(e.phones), i, i+1), true
+					}
+				}
+				if got := b.Leave(id, p); got != want {
+					t.Fatalf("Leave(%s, %d) = %t; want %t", id, p, got, want)
+				}
+			},
+			"fire": func(t *rapid.T) {
+				// Any timer, due or stopped or both: bodies that have begun may
+				// get the lock in any order. Each runs once.
+				var open []int
+				for i, timer := range b.clock.timers {
+					if !timer.ran {
+						open = append(open, i)
+					}
+				}
+				if len(open) == 0 {
+					t.Skip("no timer")
+				}
+				i := rapid.SampledFrom(open).Draw(t, "timer")
+				for id, e := range l.slots {
+					if e.grace == i {
+						expired = append(expired, fmt.Sprint(id, " ", e.phones))
+						delete(l.slots, id)
+						l.expiries++
+					}
+				}
+				b.clock.timers[i].ran = true
+				b.clock.timers[i].body()
+			},
+			"drain": func(t *rapid.T) {
+				if rapid.IntRange(0, 9).Draw(t, "really") != 0 {
+					t.Skip("not now")
+				}
+				var wantB []string
+				var wantP []int
+				age := map[string]int{}
+				for _, e := range l.slots {
+					if e.grace < 0 && e.age > age[e.holder] {
+						age[e.holder] = e.age
+					}
+					for _, p := range e.phones {
+						if !slices.Contains(wantP, p) {
+							wantP = append(wantP, p)
+						}
+					}
+				}
+				for who := range age {
+					wantB = append(wantB, who)
+				}
+				l.slots, l.draining = map[wire.ServerID]*entry{}, true
+				gotB, gotP := b.Drain()
+				// One identity may stand in several slots here, which cannot be in
+				// the relay; then only who is returned is compared, not the order.
+				slices.Sort(gotB)
+				slices.Sort(wantB)
+				slices.Sort(gotP)
+				slices.Sort(wantP)
+				if !slices.Equal(gotB, wantB) || !slices.Equal(gotP, wantP) {
+					t.Fatalf("Drain() = %v, %v; want %v, %v", gotB, gotP, wantB, wantP)
+				}
+			},
+			"": func(t *rapid.T) {
+				want := gauged{l.counts(), l.expiries}
+				if got := b.Counts(); got != want.Counts {
+					t.Fatalf("Counts() = %+v; want %+v", got, want.Counts)
+				}
+				if got, err := scrape(b.prom); err != nil || got != want {
+					t.Fatalf("scrape shows %+v, %v; want %+v", got, err, want)
+				}
+				if err := b.Check(); err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(b.expired, expired) {
+					t.Fatalf("expired: %q; want %q", b.expired, expired)
+				}
+				for _, id := range []wire.ServerID{"s1", "s2", "s3"} {
+					for _, who := range []string{"a", "b", "c", "d"} {
+						e := l.slots[id]
+						want := e != nil && e.grace < 0 && e.holder == who
+						if got := b.Holds(id, who); got != want {
+							t.Fatalf("Holds(%s, %s) = %t; want %t", id, who, got, want)
+						}
+					}
+				}
+			},
+		})
+	})
+}

@@ -1,0 +1,655 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/benbjohnson/clock"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// stillClock moves only when a test says so. It keeps every timer's body, so
+// that a test can run one that had begun when its timer was stopped.
+type stillClock struct {
+	*clock.Mock // makes timers that can be stopped; it is never advanced
+
+	mu     sync.Mutex
+	time   time.Time
+	timers []*stillTimer // all there ever were, in the order they were armed
+}
+
+type stillTimer struct {
+	timer *clock.Timer
+	at    time.Time
+	body  func()
+	ran   bool
+}
+
+func newStillClock() *stillClock {
+	return &stillClock{Mock: clock.NewMock(), time: time.Unix(1_700_000_000, 0)}
+}
+
+func (c *stillClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.time
+}
+
+func (c *stillClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.Mock.AfterFunc(d, func() {})
+	c.timers = append(c.timers, &stillTimer{timer: t, at: c.time.Add(d), body: f})
+	return t
+}
+
+// live reports whether t is armed. Nothing but Stop tells.
+func (t *stillTimer) live() bool {
+	if t.ran || !t.timer.Stop() {
+		return false
+	}
+	t.timer.Reset(time.Hour)
+	return true
+}
+
+// armed is how many timers are pending.
+func (c *stillClock) armed() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.timers {
+		if t.live() {
+			n++
+		}
+	}
+	return n
+}
+
+// next takes the earliest armed timer that is due at end and moves there.
+func (c *stillClock) next(end time.Time) (body func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var first *stillTimer
+	for _, t := range c.timers {
+		if t.live() && !t.at.After(end) && (first == nil || t.at.Before(first.at)) {
+			first = t
+		}
+	}
+	if first == nil {
+		c.time = end
+		return nil
+	}
+	if first.at.After(c.time) {
+		c.time = first.at
+	}
+	first.timer.Stop()
+	first.ran = true
+	return first.body
+}
+
+// advance lets d pass and runs what is due, in order, on this goroutine.
+func (c *stillClock) advance(d time.Duration) {
+	for end := c.Now().Add(d); ; {
+		body := c.next(end)
+		if body == nil {
+			return
+		}
+		body()
+	}
+}
+
+// late runs the bodies of timers that were stopped, each once: they had begun
+// before Stop could help.
+func (c *stillClock) late() (n int) {
+	c.mu.Lock()
+	var bodies []func()
+	for _, t := range c.timers {
+		if !t.ran && !t.live() {
+			t.ran = true
+			bodies = append(bodies, t.body)
+		}
+	}
+	c.mu.Unlock()
+	for _, body := range bodies {
+		body()
+	}
+	return len(bodies)
+}
+
+// gauged is what one scrape shows of the registry.
+type gauged struct {
+	Counts
+	Expiries int
+}
+
+func scrape(g prometheus.Gatherer) (got gauged, err error) {
+	fams, err := g.Gather()
+	if err != nil {
+		return got, err
+	}
+	seen := 0
+	for _, f := range fams {
+		v := func(m *dto.Metric) int { return int(m.GetGauge().GetValue() + m.GetCounter().GetValue()) }
+		to := map[string]*int{
+			"pyrycode_relay_connected_binaries":   &got.Binaries,
+			"pyrycode_relay_connected_phones":     &got.Phones,
+			"pyrycode_relay_binaries_in_grace":    &got.InGrace,
+			"pyrycode_relay_grace_expiries_total": &got.Expiries,
+		}[f.GetName()]
+		if to != nil {
+			*to = v(f.GetMetric()[0])
+			seen++
+		}
+	}
+	if seen != 4 {
+		return got, fmt.Errorf("%d of the registry's 4 series are there", seen)
+	}
+	return got, nil
+}
+
+// book is a registry of named binaries and numbered phones, with what a test
+// needs to see of it.
+type book struct {
+	*Registry[string, int]
+	clock   *stillClock
+	prom    *prometheus.Registry
+	expired []string // "s1 [1 2]" per real expiry
+}
+
+func newBook(maxPhones int) *book {
+	b := &book{clock: newStillClock(), prom: prometheus.NewPedanticRegistry()}
+	b.Registry = NewRegistry[string](RegistryConfig[int]{
+		Runtime:   Runtime{Clock: b.clock},
+		MaxPhones: maxPhones,
+		Expired: func(id wire.ServerID, phones []int) {
+			b.expired = append(b.expired, fmt.Sprint(id, " ", phones))
+		},
+	})
+	b.prom.MustRegister(b.Registry)
+	return b
+}
+
+// step carries out one line of a story and returns what the registry said.
+// The server-id is s1 unless a last word names another.
+func (b *book) step(line string) string {
+	w := strings.Fields(line)
+	id := wire.ServerID("s1")
+	if last := w[len(w)-1]; len(w) > 1 && strings.HasPrefix(last, "s") {
+		id, w = wire.ServerID(last), w[:len(w)-1]
+	}
+	if len(w) > 1 && w[1] == "none" {
+		w[1] = ""
+	}
+	phone := func() int { n, _ := strconv.Atoi(w[1]); return n }
+	claim := func(c Claim[string, int]) string {
+		return strings.TrimSpace(fmt.Sprint(c.Outcome, " ", c.Incumbent, c.Evicted))
+	}
+	switch w[0] {
+	case "claim":
+		return claim(b.Claim(id, w[1]))
+	case "takeover":
+		return claim(b.Takeover(id, w[1], w[2]))
+	case "release":
+		return fmt.Sprint(b.Release(id, w[1]))
+	case "join":
+		holder, o := b.Join(id, phone())
+		return strings.TrimSpace(fmt.Sprint(o, " ", holder))
+	case "leave":
+		return fmt.Sprint(b.Leave(id, phone()))
+	case "holds":
+		return fmt.Sprint(b.Holds(id, w[1]))
+	case "wait":
+		d, err := time.ParseDuration(w[1])
+		if err != nil {
+			panic(err)
+		}
+		b.clock.advance(d)
+		return ""
+	case "late":
+		return fmt.Sprint(b.clock.late())
+	case "drain":
+		binaries, phones := b.Drain()
+		return fmt.Sprint(binaries, phones)
+	}
+	panic("no such step: " + line)
+}
+
+// state prints everything the registry holds.
+func (b *book) state() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var lines []string
+	for id, s := range b.slots {
+		lines = append(lines, fmt.Sprintf("%s: binary=%q grace=%p phones=%v", id, s.binary, s.grace, inOrder(s.phones)))
+	}
+	slices.Sort(lines)
+	return fmt.Sprint(strings.Join(lines, "; "), " ", b.counts, b.draining)
+}
+
+// sound fails the test unless counts, gauges and slots agree.
+func (b *book) sound(t testing.TB) {
+	t.Helper()
+	if err := b.Check(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := scrape(b.prom)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (gauged{b.Counts(), len(b.expired)}); got != want {
+		t.Fatalf("scrape shows %+v; the registry has %+v", got, want)
+	}
+}
+
+func TestRegistryDecides(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		story string // the last step's answer is compared
+		want  string
+		left  Counts
+	}{
+		{"a free slot is claimed", "claim a", "claimed []", Counts{Binaries: 1}},
+		{"a held slot is not", "claim a; claim b", "held a[]", Counts{Binaries: 1}},
+		{"a held slot is not claimed again by its holder", "claim a; claim a", "held a[]", Counts{Binaries: 1}},
+		{"slots do not mix", "claim a s1; claim b s2", "claimed []", Counts{Binaries: 2}},
+		{"a refused claim evicts nobody", "claim a; join 1; claim b; join 2", "joined a", Counts{Binaries: 1, Phones: 2}},
+		{"a reclaim evicts the phones in the order they joined", "claim a; join 3; join 1; join 2; release a; claim b", "reclaimed [3 1 2]", Counts{Binaries: 1}},
+		{"a phone that left is not evicted", "claim a; join 3; join 1; leave 3; release a; claim b", "reclaimed [1]", Counts{Binaries: 1}},
+		{"a phone that came back is the youngest", "claim a; join 1; join 2; leave 1; join 1; release a; claim b", "reclaimed [2 1]", Counts{Binaries: 1}},
+		{"a reclaim by the same binary evicts too", "claim a; join 1; release a; claim a", "reclaimed [1]", Counts{Binaries: 1}},
+		{"a reclaim one tick before the end", "claim a; release a; wait 29.999999999s; claim b", "reclaimed []", Counts{Binaries: 1}},
+		{"a claim at the end finds the slot free", "claim a; release a; wait 30s; claim b", "claimed []", Counts{Binaries: 1}},
+		{"after a reclaim the old timer does nothing", "claim a; release a; wait 29s; claim b; wait 1h; holds b", "true", Counts{Binaries: 1}},
+		{"a takeover from the incumbent", "claim a; join 2; join 1; takeover a b", "taken over [2 1]", Counts{Binaries: 1}},
+		{"a takeover from somebody else", "claim a; join 1; takeover x b", "held a[]", Counts{Binaries: 1, Phones: 1}},
+		{"of two rivals one wins", "claim a; takeover a b; takeover a c", "held b[]", Counts{Binaries: 1}},
+		{"a takeover from nobody", "claim a s2; takeover a b", "vacant []", Counts{Binaries: 1}},
+		{"a takeover in grace", "claim a; join 1; release a; takeover a b", "vacant []", Counts{Phones: 1, InGrace: 1}},
+		{"a takeover from the zero binary in grace", "claim a; release a; takeover none b", "vacant []", Counts{InGrace: 1}},
+		{"the holder releases into grace, phones stay", "claim a; join 1; release a", "true", Counts{Phones: 1, InGrace: 1}},
+		{"only the holder can", "claim a; release b", "false", Counts{Binaries: 1}},
+		{"and once", "claim a; release a; release a", "false", Counts{InGrace: 1}},
+		{"nobody can release a free slot", "release a", "false", Counts{}},
+		{"the displaced cannot release their successor", "claim a; takeover a b; release a", "false", Counts{Binaries: 1}},
+		{"nor after a reclaim", "claim a; release a; claim b; release a", "false", Counts{Binaries: 1}},
+		{"a phone joins the holder", "claim a; join 1", "joined a", Counts{Binaries: 1, Phones: 1}},
+		{"a phone joins in grace and gets no binary", "claim a; release a; join 1", "joined", Counts{Phones: 1, InGrace: 1}},
+		{"a phone that is in stays as it is", "claim a; join 1; join 1", "joined a", Counts{Binaries: 1, Phones: 1}},
+		{"it does even when all places are taken", "claim a; join 1; join 2; join 3; join 1", "joined a", Counts{Binaries: 1, Phones: 3}},
+		{"nobody there", "join 1", "no server", Counts{}},
+		{"nobody there wins over full", "claim a; join 1; join 2; join 3; release a; wait 30s; join 4", "no server", Counts{}},
+		{"one phone too many", "claim a; join 1; join 2; join 3; join 4", "full", Counts{Binaries: 1, Phones: 3}},
+		{"one too many in grace", "claim a; join 1; join 2; join 3; release a; join 4", "full", Counts{Phones: 3, InGrace: 1}},
+		{"full is per slot", "claim a s1; claim b s2; join 1; join 2; join 3; join 4 s2", "joined b", Counts{Binaries: 2, Phones: 4}},
+		{"a place that was left is free", "claim a; join 1; join 2; join 3; leave 2; join 4", "joined a", Counts{Binaries: 1, Phones: 3}},
+		{"a phone leaves", "claim a; join 1; leave 1", "true", Counts{Binaries: 1}},
+		{"once", "claim a; join 1; leave 1; leave 1", "false", Counts{Binaries: 1}},
+		{"only its own slot", "claim a s1; claim b s2; join 1 s1; leave 1 s2", "false", Counts{Binaries: 2, Phones: 1}},
+		{"not one that was evicted", "claim a; join 1; release a; claim b; leave 1", "false", Counts{Binaries: 1}},
+		{"not one that expired", "claim a; join 1; release a; wait 30s; leave 1", "false", Counts{}},
+		{"not what never joined", "claim a; leave 1", "false", Counts{Binaries: 1}},
+		{"a phone leaves in grace", "claim a; join 1; release a; leave 1", "true", Counts{InGrace: 1}},
+		{"the holder holds", "claim a; holds a", "true", Counts{Binaries: 1}},
+		{"a stranger does not", "claim a; holds b", "false", Counts{Binaries: 1}},
+		{"nobody holds in grace", "claim a; release a; holds a", "false", Counts{InGrace: 1}},
+		{"nobody holds a free slot", "holds a", "false", Counts{}},
+		{"releasing again starts a whole grace", "claim a; release a; wait 29s; claim b; release b; wait 29s; claim c", "reclaimed []", Counts{Binaries: 1}},
+		{"draining returns all, in order of arrival", "claim c s3; claim a s1; claim b s2; release b s2; join 2 s3; join 1 s1; join 3 s2; drain", "[c a] [2 1 3]", Counts{}},
+		{"a takeover makes a younger holder", "claim a s1; claim b s2; takeover a c s1; drain", "[b c] []", Counts{}},
+		{"draining twice returns nothing more", "claim a; join 1; drain; drain", "[] []", Counts{}},
+		{"no claim after a drain", "drain; claim a", "refused []", Counts{}},
+		{"no takeover after a drain", "claim a; drain; takeover a b", "refused []", Counts{}},
+		{"no join after a drain", "claim a; drain; join 1", "refused", Counts{}},
+		{"no release after a drain", "claim a; drain; release a", "false", Counts{}},
+		{"no leave after a drain", "claim a; join 1; drain; leave 1", "false", Counts{}},
+		{"no grace ends after a drain", "claim a; join 1; release a; drain; wait 1h; join 1", "refused", Counts{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBook(3)
+			var got string
+			for line := range strings.SplitSeq(tt.story, ";") {
+				got = b.step(line)
+				b.sound(t)
+			}
+			if got != tt.want {
+				t.Errorf("%s: got %q; want %q", tt.story, got, tt.want)
+			}
+			if b.Counts() != tt.left {
+				t.Errorf("%s: left %+v; want %+v", tt.story, b.Counts(), tt.left)
+			}
+		})
+	}
+}
+
+func TestOnlyARealExpiryCounts(t *testing.T) {
+	b := newBook(3)
+	for _, line := range []string{"claim a", "join 2", "join 1", "release a", "wait 30s"} {
+		b.step(line)
+	}
+	if want := []string{"s1 [2 1]"}; !slices.Equal(b.expired, want) {
+		t.Errorf("expired: %q; want %q", b.expired, want)
+	}
+	for _, line := range []string{"claim a", "release a", "wait 30s"} {
+		b.step(line)
+	}
+	if want := []string{"s1 [2 1]", "s1 []"}; !slices.Equal(b.expired, want) {
+		t.Errorf("expired: %q; want %q", b.expired, want)
+	}
+	b.sound(t)
+}
+
+// A timer whose body had begun when it was stopped must find that it no
+// longer counts.
+func TestAStaleFireChangesNothing(t *testing.T) {
+	for _, tt := range []struct{ name, story string }{
+		{"after a reclaim", "claim a; join 1; release a; claim b"},
+		{"after a reclaim and a join", "claim a; release a; claim b; join 1"},
+		{"in the next grace", "claim a; release a; claim b; join 1; release b"},
+		{"in the next grace of the same binary", "claim a; release a; claim a; join 1; release a"},
+		{"after a takeover in between", "claim a; release a; claim b; takeover b c; join 1"},
+		{"two of them", "claim a; release a; claim b; release b; claim c; join 1; release c"},
+		{"after the slot was freed and claimed anew", "claim a; release a; claim b; release b; wait 30s; claim c; join 1"},
+		{"after that, in grace", "claim a; release a; claim b; release b; wait 30s; claim c; join 1; release c"},
+		{"after a drain", "claim a; join 1; release a; drain"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBook(3)
+			for line := range strings.SplitSeq(tt.story, ";") {
+				b.step(line)
+			}
+			before, expired := b.state(), len(b.expired)
+			if b.step("late") == "0" {
+				t.Fatal("the story leaves no stopped timer")
+			}
+			if got := b.state(); got != before {
+				t.Errorf("a stale fire made\n%s\nof\n%s", got, before)
+			}
+			if len(b.expired) != expired {
+				t.Errorf("a stale fire was told as an expiry: %q", b.expired)
+			}
+			b.sound(t)
+		})
+	}
+}
+
+func TestARegistryOfZeroConfigIsUsable(t *testing.T) {
+	r := NewRegistry[string](RegistryConfig[int]{})
+	if r.period != DefaultGrace || r.maxPhones != DefaultMaxPhones {
+		t.Errorf("grace %v, %d phones; want %v, %d", r.period, r.maxPhones, DefaultGrace, DefaultMaxPhones)
+	}
+	r.Claim("s", "a")
+	r.Release("s", "a")
+	r.expire("s", r.slots["s"].grace) // nobody listens for expiries
+	if got := r.Counts(); got != (Counts{}) {
+		t.Errorf("counts %+v; want none", got)
+	}
+}
+
+func TestOutcomesHaveNames(t *testing.T) {
+	for o := Claimed; o <= Refused; o++ {
+		if strings.Contains(o.String(), "Outcome") || o.String() == "" {
+			t.Errorf("outcome %d is called %q", int(o), o)
+		}
+	}
+	for _, o := range []Outcome{0, -1, Refused + 1} {
+		if got, want := o.String(), fmt.Sprintf("Outcome(%d)", int(o)); got != want {
+			t.Errorf("got %q; want %q", got, want)
+		}
+	}
+}
+
+func TestGaugesAreNotOnTheDefaultRegistry(t *testing.T) {
+	r, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := scrape(r.Metrics()); err != nil {
+		t.Errorf("the relay's own registry: %v", err)
+	}
+	fams, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range fams {
+		if strings.HasPrefix(f.GetName(), "pyrycode") {
+			t.Errorf("%s is on prometheus.DefaultGatherer", f.GetName())
+		}
+	}
+}
+
+func TestTwoRelaysCountApart(t *testing.T) {
+	one, two := newBook(3), newBook(3)
+	one.step("claim a")
+	one.sound(t)
+	two.sound(t)
+	if two.Counts() != (Counts{}) {
+		t.Errorf("a claim in one registry shows in another: %+v", two.Counts())
+	}
+}
+
+// deadGauge cannot be read.
+type deadGauge struct{ prometheus.Gauge }
+
+func (deadGauge) Write(*dto.Metric) error { return errors.New("canary") }
+
+func TestAGaugeThatCannotBeReadFailsTheScrape(t *testing.T) {
+	r := NewRegistry[string](RegistryConfig[int]{Runtime: Runtime{
+		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge { return deadGauge{prometheus.NewGauge(o)} },
+	}})
+	if err := r.Check(); err == nil || !strings.Contains(err.Error(), "canary") {
+		t.Errorf("Check() = %v; want the gauge's error", err)
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(r)
+	if _, err := reg.Gather(); err == nil || !strings.Contains(err.Error(), "canary") {
+		t.Errorf("Gather() = %v; want the gauge's error", err)
+	}
+}
+
+// A slow scraper holds up nobody: Collect sends outside the lock.
+func TestCollectSendsOutsideTheLock(t *testing.T) {
+	b := newBook(3)
+	ch := make(chan prometheus.Metric)
+	go func() {
+		b.Collect(ch)
+		close(ch)
+	}()
+	<-ch // it is sending, and three are still to come
+	b.step("claim a")
+	for range ch {
+	}
+}
+
+func TestCheckFindsDamage(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		damage func(*book)
+		want   string
+	}{
+		{"a binary counted twice", func(b *book) { b.counts.Binaries++; b.publish() }, "counts say"},
+		{"a phone not counted", func(b *book) { b.counts.Phones--; b.publish() }, "counts say"},
+		{"a grace not counted", func(b *book) { b.counts.InGrace--; b.publish() }, "counts say"},
+		{"a grace counted as a binary", func(b *book) { b.counts.InGrace--; b.counts.Binaries++; b.publish() }, "counts say"},
+		{"the binaries' gauge", func(b *book) { b.gauges.binaries.Inc() }, "gauges say"},
+		{"the phones' gauge", func(b *book) { b.gauges.phones.Dec() }, "gauges say"},
+		{"the graces' gauge", func(b *book) { b.gauges.inGrace.Set(0) }, "gauges say"},
+		{"two gauges exchanged", func(b *book) { b.gauges.binaries, b.gauges.phones = b.gauges.phones, b.gauges.binaries }, "gauges say"},
+		{"a slot held and in grace", func(b *book) { b.slots["s2"].binary = "z" }, "slot s2: held true, in grace true"},
+		{"a slot neither held nor in grace", func(b *book) { b.slots["s1"].binary = "" }, "slot s1: held false, in grace false"},
+		{"a slot that vanished", func(b *book) { delete(b.slots, "s1") }, "walking finds"},
+		{"a phone that vanished", func(b *book) { delete(b.slots["s1"].phones, 1) }, "walking finds"},
+		{"too many phones", func(b *book) {
+			s := b.slots["s1"]
+			for n := range 3 {
+				s.phones[100+n] = 0
+			}
+			b.counts.Phones += 3
+			b.publish()
+		}, "slot s1: 5 phones; want at most 3"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBook(3)
+			for _, line := range []string{"claim a", "join 1", "join 2", "claim b s2", "release b s2", "join 3 s2"} {
+				b.step(line)
+			}
+			b.sound(t)
+			tt.damage(b)
+			if err := b.Check(); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Check() = %v; want %q in it", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestCheckNamesAllThatIsWrong(t *testing.T) {
+	b := newBook(3)
+	b.step("claim a")
+	b.slots["s\n1"] = b.slots["s1"]
+	delete(b.slots, "s1")
+	b.slots["s\n1"].binary = ""
+	b.counts.Phones = 7
+	b.gauges.phones.Set(9)
+	err := b.Check()
+	if err == nil {
+		t.Fatal("Check() = nil")
+	}
+	for _, want := range []string{`slot s\n1: held false`, "counts say {Binaries:1 Phones:7", "gauges say {Binaries:1 Phones:9"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("Check() = %q; want %q in it", err, want)
+		}
+	}
+}
+
+// With one server-id whose life goes round there are few states; a scrape
+// that shows another one was put together from two.
+func TestEveryScrapeIsAStateThatWas(t *testing.T) {
+	b := newBook(2)
+	legal := map[Counts]bool{
+		{}:                       true,
+		{Binaries: 1}:            true,
+		{Binaries: 1, Phones: 1}: true,
+		{Binaries: 1, Phones: 2}: true,
+		{InGrace: 1, Phones: 2}:  true,
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 1500 {
+			for _, line := range []string{"claim a", "join 1", "join 2", "release a", "wait 30s"} {
+				b.step(line)
+			}
+			b.clock.mu.Lock()
+			b.clock.timers = nil
+			b.clock.mu.Unlock()
+		}
+	}()
+	last, scrapes := 0, 0
+	for {
+		got, err := scrape(b.prom)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !legal[got.Counts] || got.Expiries < last {
+			t.Fatalf("scrape %d shows %+v, after %d expiries; no such state was", scrapes, got, last)
+		}
+		last = got.Expiries
+		scrapes++
+		select {
+		case <-done:
+			b.sound(t)
+			return
+		default:
+		}
+	}
+}
+
+// Register, unregister and expire from many goroutines, against scrapes.
+func TestScrapesUnderFire(t *testing.T) {
+	const ids, workers, rounds, perSlot = 3, 6, 2000, 4
+	var mu sync.Mutex
+	clk := newStillClock()
+	prom := prometheus.NewPedanticRegistry()
+	expiries, evicted := 0, 0
+	r := NewRegistry[string](RegistryConfig[int]{
+		Runtime: Runtime{Clock: clk}, MaxPhones: perSlot,
+		Expired: func(_ wire.ServerID, phones []int) {
+			mu.Lock()
+			expiries++
+			evicted += len(phones)
+			mu.Unlock()
+		},
+	})
+	prom.MustRegister(r)
+
+	var wg sync.WaitGroup
+	joined, left := 0, 0
+	for w := range workers {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(1, uint64(w)))
+			me := string(rune('a' + w))
+			in, out := 0, 0
+			for i := range rounds {
+				id := wire.ServerID(strconv.Itoa(rng.IntN(ids)))
+				switch phone := w*rounds + i + 1; rng.IntN(8) {
+				case 0, 1:
+					if c := r.Claim(id, me); c.Outcome == Held && rng.IntN(2) == 0 {
+						out += len(r.Takeover(id, c.Incumbent, me).Evicted)
+					} else {
+						out += len(c.Evicted)
+					}
+				case 2:
+					r.Release(id, me)
+				case 3, 4, 5:
+					if _, o := r.Join(id, phone); o == Joined {
+						in++
+						if rng.IntN(2) == 0 && r.Leave(id, phone) {
+							out++
+						}
+					}
+				case 6:
+					clk.advance(DefaultGrace / 2)
+				case 7:
+					clk.late()
+				}
+			}
+			mu.Lock()
+			joined, left = joined+in, left+out
+			mu.Unlock()
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+
+	last := 0
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		got, err := scrape(prom)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slots := got.Binaries + got.InGrace; slots > ids || got.Phones > slots*perSlot || got.Expiries < last ||
+			got.Binaries < 0 || got.InGrace < 0 || got.Phones < 0 {
+			t.Fatalf("scrape shows %+v, after %d expiries; no such state can be", got, last)
+		}
+		last = got.Expiries
+		if err := r.Check(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := scrape(prom); err != nil || got.Expiries != expiries || got.Phones != joined-left-evicted {
+		t.Errorf("at the end %+v, %v; want %d expiries, %d phones", got, err, expiries, joined-left-evicted)
+	}
+}

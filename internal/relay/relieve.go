@@ -1,0 +1,69 @@
+package relay
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// reasonMemory is the reason of a close by Relieve.
+const reasonMemory = "relay is short of memory"
+
+const (
+	// relieveSlow is how long a message may be on its way before the memory
+	// it has taken is taken back.
+	relieveSlow = time.Second
+
+	// relieveLeast is what a connection must hold to be worth its closing.
+	relieveLeast = 64 << 10
+)
+
+// Relieve closes the connections that hold the most memory, without waiting
+// for them, until about so many bytes are free again, and returns how many
+// it closed. What a connection holds is what waits to be written to it and,
+// if it has been sending one message for long, that message. It is for a
+// process that would otherwise be killed with all its connections.
+func (r *Relay) Relieve(bytes int) (closed int) {
+	type load struct {
+		*conn
+		bytes int
+	}
+	var loads []load
+	now := r.now()
+	for _, c := range r.census.all() {
+		n := c.out.holds()
+		if since := c.messageSince.Load(); since != 0 && now-since >= int64(relieveSlow) {
+			n += c.limits.Message
+		}
+		if n >= relieveLeast && !c.aborted.Load() {
+			loads = append(loads, load{c, n})
+		}
+	}
+	slices.SortStableFunc(loads, func(a, b load) int { return cmp.Compare(b.bytes, a.bytes) })
+	for _, l := range loads {
+		if bytes <= 0 {
+			break
+		}
+		l.role.fail(wire.CloseInternal, reasonMemory)
+		l.abort() // the close message may be on the wire; to wait for it would be to keep the memory
+		bytes -= l.bytes
+		closed++
+	}
+	return closed
+}
+
+// holds is how many bytes are charged to the outbox.
+func (o *outbox) holds() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.charged
+}
+
+// all returns every connection, in the order they were added.
+func (s *census) all() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return inOrder(s.conns)
+}

@@ -1,0 +1,229 @@
+//go:build !race
+
+package relay
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// sink is a socket that takes everything and brings nothing.
+type sink struct {
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (s *sink) Read() (*Buffer, int, error)    { <-s.closed; return nil, 0, io.EOF }
+func (s *sink) TryWrite(p []byte) (int, error) { return len(p), nil }
+func (s *sink) Write(p []byte) (int, error)    { return len(p), nil }
+func (s *sink) CloseWrite() error              { return nil }
+func (s *sink) Close() error                   { s.once.Do(func() { close(s.closed) }); return nil }
+func newSink(http.ResponseWriter, *http.Request) (Socket, error) {
+	return &sink{closed: make(chan struct{})}, nil
+}
+
+// stage is a relay with slots and phones whose sockets are sinks.
+type stage struct {
+	*Relay
+	binaries []*binary
+	phones   []*phone
+}
+
+func newStage(t testing.TB, slots, phones int) *stage {
+	t.Helper()
+	r, err := New(Config{Upgrade: newSink, MaxPhones: phones + 1, MaxConns: 1 << 20, MaxConnsPerAddress: 1 << 20, Rate: 1e9, Burst: 1 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		done := make(chan struct{})
+		r.Drain(func() { close(done) })
+		r.Abort()
+		<-done
+	})
+	s := &stage{Relay: r}
+	h := r.Handler()
+	dial := func(path, id string) {
+		req := httptest.NewRequest(http.MethodGet, path, nil)
+		req.Header.Set(wire.HeaderServer, id)
+		req.Header.Set(wire.HeaderVersion, "1")
+		req.Header.Set("User-Agent", "test")
+		h.ServeHTTP(httptest.NewRecorder(), req)
+	}
+	for i := range slots {
+		id := fmt.Sprint("s", i)
+		dial("/v1/server", id)
+		for range phones {
+			dial("/v1/client", id)
+		}
+		slot := r.registry.slots[wire.ServerID(id)]
+		s.binaries = append(s.binaries, slot.binary)
+		s.phones = append(s.phones, inOrder(slot.phones)...)
+	}
+	if got, want := r.Counts(), (Counts{Binaries: slots, Phones: slots * phones}); got != want {
+		t.Fatalf("counts %+v; want %+v", got, want)
+	}
+	return s
+}
+
+func frameOf(n int) []byte {
+	const head, tail = `{"v":2,"type":"noise_msg","data":"`, `"}`
+	return []byte(head + strings.Repeat("QUJDREVGR0hJSktM", n/16+1)[:n-len(head)-len(tail)] + tail)
+}
+
+func envelopeFor(p *phone, frame []byte) []byte {
+	return append(append(wire.AppendEnvelopePrefix(nil, p.id), frame...), wire.EnvelopeSuffix...)
+}
+
+// up and down take one frame through the relay, from a message that has been
+// read to the socket of the other side.
+func up(t testing.TB, p *phone, frame []byte) {
+	if !p.message(frame) {
+		t.Fatal("no room")
+	}
+	p.flushDirty()
+}
+
+func down(t testing.TB, b *binary, envelope []byte) {
+	if !b.message(envelope) || len(b.dirty) != 1 {
+		t.Fatal("not delivered")
+	}
+	b.flushDirty()
+}
+
+func TestAFrameAllocatesNothing(t *testing.T) {
+	s := newStage(t, 1, 1)
+	p, b, frame := s.phones[0], s.binaries[0], frameOf(512)
+	envelope := envelopeFor(p, frame)
+	if n := testing.AllocsPerRun(1000, func() { up(t, p, frame) }); n != 0 {
+		t.Errorf("phone to binary: %v allocations; want 0", n)
+	}
+	if n := testing.AllocsPerRun(1000, func() { down(t, b, envelope) }); n != 0 {
+		t.Errorf("binary to phone: %v allocations; want 0", n)
+	}
+}
+
+// A frame costs the same however many there are: phones of its slot, slots
+// beside it. What grows a little is what the processor's caches miss.
+func BenchmarkFrame(b *testing.B) {
+	frame := frameOf(512)
+	for _, n := range []struct{ slots, phones int }{{1, 1}, {1, 16}, {1, 1000}, {10_000, 1}} {
+		s := newStage(b, n.slots, n.phones)
+		name := fmt.Sprintf("%d slots × %d phones", n.slots, n.phones)
+		b.Run("up/"+name, func(b *testing.B) {
+			b.SetBytes(int64(len(frame)))
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				up(b, s.phones[i%len(s.phones)], frame)
+			}
+		})
+		envelopes := make([][]byte, len(s.phones))
+		for i, p := range s.phones {
+			envelopes[i] = envelopeFor(p, frame)
+		}
+		b.Run("down/"+name, func(b *testing.B) {
+			b.SetBytes(int64(len(frame)))
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				j := i % len(s.phones)
+				down(b, s.binaries[j/n.phones], envelopes[j])
+			}
+		})
+	}
+}
+
+// A batch: what one read of 64 KiB brings, put one by one and flushed once.
+func BenchmarkBatchOf100(b *testing.B) {
+	s := newStage(b, 1, 16)
+	frame := frameOf(512)
+	b.SetBytes(100 * int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		p := s.phones[0]
+		for range 100 {
+			if !p.message(frame) {
+				b.Fatal("no room")
+			}
+		}
+		p.flushDirty()
+	}
+}
+
+// One look of the clock at one connection, a ping included.
+func BenchmarkHeartbeat(b *testing.B) {
+	s := newStage(b, 1, 1)
+	c := &s.phones[0].conn
+	b.ReportAllocs()
+	for now := c.nextPing; b.Loop(); now = c.nextPing {
+		c.answered.Store(true)
+		c.tick(now)
+	}
+}
+
+// The alarm of one connection of many: a deadline set, and the heap kept.
+func BenchmarkAlarm(b *testing.B) {
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := newStage(b, n, 0)
+			now := s.now()
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				s.alarms.wake(&s.binaries[i%n].alarm, now+int64(1e12)-int64(i))
+			}
+		})
+	}
+}
+
+// The relay's own part of a scrape does not grow with what is connected.
+func BenchmarkScrape(b *testing.B) {
+	for _, n := range []int{10, 50_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := newStage(b, n/10, 9)
+			ch := make(chan prometheus.Metric, 16)
+			b.ReportAllocs()
+			for b.Loop() {
+				s.registry.Collect(ch)
+				for len(ch) > 0 {
+					<-ch
+				}
+			}
+		})
+	}
+}
+
+// Check walks everything, so it grows.
+func BenchmarkCheck(b *testing.B) {
+	for _, n := range []int{10, 50_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := newStage(b, n/10, 9)
+			for b.Loop() {
+				if err := s.Check(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkJoinAndLeave(b *testing.B) {
+	for _, n := range []int{1, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := newStage(b, n, 1)
+			p := s.phones[n/2]
+			b.ReportAllocs()
+			for b.Loop() {
+				s.registry.Leave(p.server, p)
+				s.registry.Join(p.server, p)
+			}
+		})
+	}
+}
