@@ -27,11 +27,13 @@ help: ## show this list
 run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
 	./bin/pyrycode-relay serve $(ARGS)
 
-build: bin/pyrycode-relay bin/relaysim bin/relaysim-race ## build everything into bin/
+build: bin/pyrycode-relay bin/relayload bin/relaysim bin/relaysim-race ## build everything into bin/
 
-.PHONY: bin/pyrycode-relay bin/relaysim bin/relaysim-race
+.PHONY: bin/pyrycode-relay bin/relayload bin/relaysim bin/relaysim-race
 bin/pyrycode-relay:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
+bin/relayload:
+	$(GO) build -trimpath -o $@ ./cmd/relayload
 bin/relaysim:
 	$(GO) build -trimpath -o $@ ./cmd/relaysim
 bin/relaysim-race:
@@ -60,8 +62,9 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 			echo "fuzz $$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; done
 
-bench: ## run the benchmarks COUNT (10) times, for benchstat; BENCH=regexp chooses
+bench: bin/pyrycode-relay bin/relayload ## benchmarks of the steps, for benchstat (COUNT, BENCH), then relay, baseline and splice side by side
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
+	./bin/relayload bench
 
 metrics-doc: ## write docs/metrics.md anew
 	$(GO) run ./internal/daemon/metricsdoc -o docs/metrics.md

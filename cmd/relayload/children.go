@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// child is a process that bench measures. It has one processor.
+type child struct {
+	name    string
+	addr    string // where it listens
+	private string // the relay's private listener
+	cmd     *exec.Cmd
+}
+
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+// startIn is how long a child may take to say where it listens.
+const startIn = 10 * time.Second
+
+// start runs a program and waits until it has said in a line of its output
+// where it listens. The relay says so in its log.
+func start(ctx context.Context, name, program string, args ...string) (*child, error) {
+	c := &child{name: name, cmd: exec.Command(program, args...)}
+	c.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	c.cmd.Stdout, c.cmd.Stderr = w, w
+	err = c.cmd.Start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	found := make(chan error, 1)
+	go func() {
+		defer r.Close()
+		br := bufio.NewReader(r)
+		var said strings.Builder
+		for {
+			line, err := br.ReadString('\n')
+			if c.listens(strings.TrimSpace(line)) {
+				found <- nil
+				io.Copy(io.Discard, br)
+				return
+			}
+			said.WriteString(line)
+			if err != nil {
+				found <- fmt.Errorf("%s did not start: %s", name, strings.TrimSpace(said.String()))
+				return
+			}
+		}
+	}()
+	select {
+	case err = <-found:
+	case <-time.After(startIn):
+		err = fmt.Errorf("%s did not say within %s where it listens", name, startIn)
+	case <-ctx.Done():
+		err = errInterrupted
+	}
+	if err != nil {
+		c.end()
+		return nil, err
+	}
+	return c, nil
+}
+
+var ready = regexp.MustCompile(`\bready\b.* listen=(\S+) metrics_listen=(\S+)`)
+
+func (c *child) listens(line string) bool {
+	if m := ready.FindStringSubmatch(line); m != nil {
+		c.addr, c.private = m[1], m[2]
+	} else if strings.HasPrefix(line, "127.0.0.1:") {
+		c.addr = line
+	}
+	return c.addr != ""
+}
+
+// end ends the process, and waits.
+func (c *child) end() {
+	_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	late := time.AfterFunc(3*time.Second, func() { _ = c.cmd.Process.Kill() })
+	defer late.Stop()
+	_ = c.cmd.Wait()
+}

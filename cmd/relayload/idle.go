@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime/debug"
+	"time"
+)
+
+type idleCommand struct {
+	relayFlags
+	Conns  int           `default:"1000" help:"Connections to open."`
+	Phones int           `default:"16" help:"Phones of each binary. The relay's default limit is 16."`
+	For    time.Duration `default:"65s" help:"How long to stay idle; the relay's heartbeat comes every 30s."`
+}
+
+// idleReport is what connections cost that do nothing.
+type idleReport struct {
+	Conns      int     `json:"connections"`
+	Connect    float64 `json:"connects_per_second"`
+	Seconds    float64 `json:"seconds"`
+	RSS        float64 `json:"rss_bytes_per_connection,omitempty"`
+	Heap       float64 `json:"heap_bytes_per_connection,omitempty"`
+	Stacks     float64 `json:"stack_bytes_per_connection,omitempty"`
+	Goroutines float64 `json:"goroutines_per_connection,omitempty"`
+	CPU        float64 `json:"relay_cpu,omitempty"` // processors used while all are idle
+	Scrape     float64 `json:"scrape_ms,omitempty"` // one scrape of the metrics, with all connected
+}
+
+func (r *idleReport) table(w io.Writer) {
+	fmt.Fprintf(w, "idle: %d connections for %.0f s; each has made one round trip before\n", r.Conns, r.Seconds)
+	fmt.Fprintf(w, "  connected           %14.0f per second, a round trip each\n", r.Connect)
+	if r.RSS != 0 {
+		fmt.Fprintf(w, "  resident memory     %14.0f bytes per connection\n", r.RSS)
+	}
+	if r.Heap != 0 || r.Stacks != 0 {
+		fmt.Fprintf(w, "  of it, as Go says   %14.0f bytes per connection: heap %.0f, stacks %.0f\n", r.Heap+r.Stacks, r.Heap, r.Stacks)
+		fmt.Fprintf(w, "  goroutines          %14.3f per connection\n", r.Goroutines)
+		fmt.Fprintf(w, "  a scrape takes      %14.2f ms\n", r.Scrape)
+	}
+	if r.RSS != 0 {
+		fmt.Fprintf(w, "  heartbeats          %14.2f %% of a processor\n", r.CPU*100)
+	}
+}
+
+// Run is called by kong.
+func (c *idleCommand) Run(e *env) error {
+	if c.Conns < 2 || c.Phones < 1 {
+		return usagef("--conns must be 2 or more, --phones 1 or more")
+	}
+	t, err := c.target(c.Conns, idleBuffer, c.For)
+	if err != nil {
+		return err
+	}
+	r, crowd, err := idle(e, t, c.Conns, c.Phones, c.For, c.PID, c.Metrics)
+	if err != nil {
+		return hint(err)
+	}
+	crowd.leave()
+	return e.print(c.JSON, r)
+}
+
+// calm is how long after connecting memory is looked at: the relay's
+// collector has run by then.
+const calm = 3 * time.Second
+
+// idle opens conns connections and looks at the relay while they do nothing
+// for d. The crowd it returns is still connected.
+func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metrics string) (*idleReport, *crowd, error) {
+	s := shape{binaries: max(conns/(1+phones), 1), phones: phones, size: minFrame, flight: 1}
+	r := &idleReport{Conns: s.connections()}
+	look := func() (rss int64, f figures, took time.Duration, err error) {
+		if metrics != "" {
+			if f, took, err = scrape(metrics); err != nil {
+				return 0, f, 0, err
+			}
+		}
+		if pid > 0 {
+			rss, err = rssOf(pid)
+		}
+		return rss, f, took, err
+	}
+	rss0, f0, _, err := look()
+	if err != nil {
+		return nil, nil, err
+	}
+	start := time.Now()
+	c, err := gather(t, s, e.tell.connecting)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.Connect = float64(r.Conns) / time.Since(start).Seconds()
+	debug.FreeOSMemory() // this program must not crowd out what it looks at
+	wait(e.ctx, min(calm, d/2))
+
+	from := c.snapshot(pid)
+	for end := start.Add(time.Since(start) + d); e.ctx.Err() == nil && c.failed() == nil && time.Now().Before(end); {
+		e.tell.say("idle: %d connections, %.0f s to go", r.Conns, time.Until(end).Seconds())
+		wait(e.ctx, min(time.Until(end), 500*time.Millisecond))
+	}
+	to := c.snapshot(pid)
+	if err := c.failed(); err != nil {
+		c.leave()
+		return nil, nil, err
+	}
+	if e.ctx.Err() != nil {
+		c.leave()
+		return nil, nil, errInterrupted
+	}
+	r.Seconds = to.at.Sub(from.at).Seconds()
+	r.CPU = (to.relay - from.relay).Seconds() / r.Seconds
+	rss1, f1, took, err := look()
+	if err != nil {
+		c.leave()
+		return nil, nil, err
+	}
+	n := float64(r.Conns)
+	r.RSS = float64(rss1-rss0) / n
+	r.Heap, r.Stacks = (f1.Heap-f0.Heap)/n, (f1.Stacks-f0.Stacks)/n
+	r.Goroutines = (f1.Goroutines - f0.Goroutines) / n
+	r.Scrape = float64(took) / 1e6
+	return r, c, nil
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/bench"
+)
+
+// command runs relayload and returns its exit code and what it wrote.
+func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	out, err1 := os.Create(filepath.Join(t.TempDir(), "out"))
+	errs, err2 := os.Create(filepath.Join(t.TempDir(), "err"))
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	defer out.Close()
+	defer errs.Close()
+	code = run(context.Background(), args, out, errs)
+	o, _ := os.ReadFile(out.Name())
+	e, _ := os.ReadFile(errs.Name())
+	return code, string(o), string(e)
+}
+
+func TestUsageErrorsSayWhatToDo(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"echo", "--url", "ws://relay.example.com"}, "--i-own-this-relay"},
+		{[]string{"echo", "--url", "ws://10.0.0.1:8080"}, "--i-own-this-relay"},
+		{[]string{"echo", "--url", "wss://127.0.0.1:8443"}, "TLS is not there yet"},
+		{[]string{"echo", "--url", "127.0.0.1:8080"}, "is not a URL"},
+		{[]string{"echo", "--url", "http://127.0.0.1:8080"}, "must be ws://"},
+		{[]string{"echo", "--size", "10"}, "--size 10 must be from"},
+		{[]string{"echo", "--flight", "0"}, "must be 1 or more"},
+		{[]string{"echo", "--for", "24h"}, "--for 24h0m0s must be from"},
+		{[]string{"idle", "--conns", "100000000"}, "ulimit -n"},
+		{[]string{"echo", "--pid", "999999999"}, "--pid 999999999"},
+		{[]string{"bench", "--relay", "/nowhere/relay"}, "make build"},
+		{[]string{"nonsense"}, "--help lists"},
+	} {
+		code, _, stderr := command(t, tt.args...)
+		if code != exitUsage || !strings.Contains(stderr, tt.want) {
+			t.Errorf("relayload %s: exit code %d, %q; want %d, containing %q", strings.Join(tt.args, " "), code, stderr, exitUsage, tt.want)
+		}
+	}
+}
+
+func TestNobodyThereIsSaidPlainly(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	code, _, stderr := command(t, "echo", "--url", "ws://"+ln.Addr().String())
+	if code != exitFailed || !strings.Contains(stderr, "is the relay running?") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+}
+
+// Echo and fan-out run against the plain relay; every frame is checked.
+func TestLoadRunsAndPrintsJSON(t *testing.T) {
+	srv := httptest.NewServer(bench.NewBaseline().Handler())
+	defer srv.Close()
+	url := "ws" + strings.TrimPrefix(srv.URL, "http")
+	for _, mode := range []string{"echo", "fanout"} {
+		for _, size := range []string{"80", "512", "70000"} {
+			code, stdout, stderr := command(t, mode, "--url", url, "--phones", "2", "--size", size, "--flight", "3", "--for", "1s", "--json")
+			var r report
+			if err := json.Unmarshal([]byte(stdout), &r); code != exitDone || err != nil || r.Frames == 0 {
+				t.Errorf("%s of %s bytes: exit code %d, %v, %q, %q", mode, size, code, err, stdout, stderr)
+			}
+		}
+	}
+}
+
+// A relay that changes one byte of one frame is found out.
+func TestAChangedByteIsFound(t *testing.T) {
+	want := newFramer(512, 3)
+	for _, at := range []int{0, 40, 60, 511} {
+		got := bytes.Clone(newFramer(512, 3).frame(77))
+		if err := want.check(got, 77); err != nil {
+			t.Fatalf("an unchanged frame: %v", err)
+		}
+		got[at] ^= 1
+		if err := want.check(got, 77); err == nil {
+			t.Errorf("byte %d changed; check says nothing", at)
+		}
+	}
+	if want.check(newFramer(512, 3).frame(78), 77) == nil {
+		t.Error("another frame of the same phone passes")
+	}
+	if want.check(newFramer(512, 4).frame(77), 77) == nil {
+		t.Error("a frame of another phone passes")
+	}
+}
+
+func TestQuantilesAreNear(t *testing.T) {
+	var l latencies
+	for i := range 10_000 {
+		l.add(time.Duration(i+1) * time.Microsecond)
+	}
+	for _, tt := range []struct {
+		q    float64
+		want time.Duration
+	}{{.5, 5 * time.Millisecond}, {.99, 9900 * time.Microsecond}} {
+		if got := l.quantile(tt.q); got < tt.want*95/100 || got > tt.want*105/100 {
+			t.Errorf("quantile %v = %s; want %s within 5 %%", tt.q, got, tt.want)
+		}
+	}
+}
+
+func TestTheCurveIsDrawn(t *testing.T) {
+	r := curveReport{Size: 512}
+	for n := 1; n <= 64; n *= 2 {
+		r.Steps = append(r.Steps, step{Phones: n, sample: sample{PerSecond: float64(n) * 1000, P50: 100, P99: 900, CPUPerFrame: 3}})
+	}
+	if s := string(r.svg()); !strings.HasPrefix(s, "<svg") || strings.Contains(s, "NaN") || strings.Count(s, "<polyline") != 4 {
+		t.Errorf("not the curve: %.200s", s)
+	}
+}

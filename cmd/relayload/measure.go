@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// sample is what one run over a crowd showed.
+type sample struct {
+	Seconds      float64 `json:"seconds"`
+	Frames       float64 `json:"frames"` // the relay has read and written; a round trip is two
+	PerSecond    float64 `json:"frames_per_second"`
+	P50          float64 `json:"p50_us,omitempty"` // of a round trip
+	P99          float64 `json:"p99_us,omitempty"`
+	CPU          float64 `json:"relay_cpu"`               // processors used; 0: unknown
+	CPUPerFrame  float64 `json:"relay_cpu_us_per_frame"`  // 0: unknown
+	GeneratorCPU float64 `json:"generator_cpu,omitempty"` // processors used by this program
+	Idle         int     `json:"idle_connections,omitempty"`
+}
+
+// settle is how long the traffic runs before it is measured.
+const settle = 200 * time.Millisecond
+
+// lost is how long the last frames may take to arrive.
+const lost = 10 * time.Second
+
+// run sends for d and measures. Nothing is under way before and after.
+func (c *crowd) run(ctx context.Context, d time.Duration, pid int, tell func(frames uint64, since time.Duration)) (sample, error) {
+	c.stop.Store(false)
+	for _, ph := range c.phones {
+		ph.late = latencies{}
+	}
+	var senders sync.WaitGroup
+	if c.fanout {
+		for i, b := range c.binaries {
+			senders.Add(1)
+			go func() {
+				defer senders.Done()
+				if err := b.spread(c); err != nil {
+					c.ended("binary", i, err)
+				}
+			}()
+		}
+	} else {
+		for _, ph := range c.phones {
+			now := clockNow()
+			for range c.flight {
+				ph.post(now)
+			}
+			ph.mu.Lock()
+			err := ph.flushLocked()
+			ph.mu.Unlock()
+			if err != nil {
+				return sample{}, err
+			}
+		}
+	}
+	wait(ctx, settle)
+	from := c.snapshot(pid)
+	for end := time.Now().Add(d); ctx.Err() == nil && c.failed() == nil; {
+		left := time.Until(end)
+		if left <= 0 {
+			break
+		}
+		wait(ctx, min(left, 500*time.Millisecond))
+		tell(c.received()-from.frames, time.Since(from.at))
+	}
+	to := c.snapshot(pid)
+	c.stop.Store(true)
+	senders.Wait()
+	if err := c.quiesce(); err != nil {
+		return sample{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return sample{}, errInterrupted
+	}
+	return c.sample(from, to), nil
+}
+
+var errInterrupted = errors.New("interrupted")
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// quiesce waits until every frame that was sent has come.
+func (c *crowd) quiesce() error {
+	for end := time.Now().Add(lost); ; time.Sleep(time.Millisecond) {
+		if err := c.failed(); err != nil {
+			return err
+		}
+		missing, who := uint64(0), 0
+		for i, ph := range c.phones {
+			ph.mu.Lock()
+			if ph.sent != ph.taken.Load() {
+				missing, who = missing+ph.sent-ph.taken.Load(), i
+			}
+			ph.mu.Unlock()
+		}
+		if missing == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d frames are lost: not there %s after the last was sent (phone %d misses some)", missing, lost, who)
+		}
+	}
+}
+
+// moment is what had happened by then.
+type moment struct {
+	at     time.Time
+	frames uint64
+	relay  time.Duration
+	mine   time.Duration
+}
+
+func (c *crowd) snapshot(pid int) moment {
+	m := moment{at: time.Now(), frames: c.received()}
+	if pid > 0 {
+		m.relay, _ = cpuOf(pid)
+	}
+	m.mine, _ = cpuOf(self)
+	return m
+}
+
+func (c *crowd) sample(from, to moment) sample {
+	s := sample{Seconds: to.at.Sub(from.at).Seconds(), Frames: float64(to.frames - from.frames)}
+	if !c.fanout {
+		s.Frames *= 2
+		var all latencies
+		for _, ph := range c.phones {
+			all.merge(&ph.late)
+		}
+		s.P50 = float64(all.quantile(.5)) / 1e3
+		s.P99 = float64(all.quantile(.99)) / 1e3
+	}
+	s.PerSecond = s.Frames / s.Seconds
+	s.CPU = (to.relay - from.relay).Seconds() / s.Seconds
+	s.GeneratorCPU = (to.mine - from.mine).Seconds() / s.Seconds
+	if s.Frames > 0 {
+		s.CPUPerFrame = (to.relay - from.relay).Seconds() * 1e6 / s.Frames
+	}
+	return s
+}

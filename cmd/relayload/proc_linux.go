@@ -1,0 +1,46 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+)
+
+// tick is the unit of /proc/PID/stat: USER_HZ is 100 on every architecture
+// that Go runs on.
+const tick = 10 * time.Millisecond
+
+// cpuOf is the processor time that process pid has used.
+func cpuOf(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the command's name, in parentheses; it may hold any.
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(f))
+	}
+	user, err1 := strconv.Atoi(string(f[11]))
+	system, err2 := strconv.Atoi(string(f[12]))
+	if err1 != nil || err2 != nil {
+		return 0, fmt.Errorf("/proc/%d/stat: no numbers", pid)
+	}
+	return time.Duration(user+system) * tick, nil
+}
+
+// rssOf is the resident memory of process pid in bytes.
+func rssOf(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, err
+	}
+	f := bytes.Fields(b)
+	if len(f) < 2 {
+		return 0, fmt.Errorf("/proc/%d/statm has %d fields", pid, len(f))
+	}
+	pages, err := strconv.ParseInt(string(f[1]), 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}

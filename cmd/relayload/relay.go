@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// relayFlags say which relay, and what may be looked at of it.
+type relayFlags struct {
+	URL     string        `default:"ws://127.0.0.1:8080" help:"The relay, ws://host:port."`
+	PID     int           `name:"pid" help:"The relay's process, if it runs here: its processor time and memory are measured."`
+	Metrics string        `help:"The relay's metrics, http://host:port/metrics: its goroutines and heap are told."`
+	Timeout time.Duration `default:"10s" help:"How long connecting may take, of each connection."`
+	Own     bool          `name:"i-own-this-relay" help:"Put load on a relay that is not on loopback."`
+	JSON    bool          `name:"json" help:"Print JSON, not a table."`
+}
+
+// maxRun bounds every run: a load that nobody remembers does not go on.
+const maxRun = time.Hour
+
+// target checks the flags; connections is how many will be opened.
+func (f *relayFlags) target(connections, buffer int, d time.Duration) (*target, error) {
+	u, err := url.Parse(f.URL)
+	switch {
+	case err != nil || u.Host == "":
+		return nil, usagef("--url %q is not a URL such as ws://127.0.0.1:8080", f.URL)
+	case u.Scheme == "wss":
+		return nil, usagef("--url %s: TLS is not there yet; give the relay's plain listener, ws://", f.URL)
+	case u.Scheme != "ws" || strings.Trim(u.Path, "/") != "":
+		return nil, usagef("--url %s must be ws://host:port, without a path", f.URL)
+	case f.Timeout <= 0:
+		return nil, usagef("--timeout %s must be more than 0s", f.Timeout)
+	case d < time.Second || d > maxRun:
+		return nil, usagef("--for %s must be from 1s to %s", d, maxRun)
+	}
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), "80")
+	}
+	if !f.Own && !onLoopback(u.Hostname()) {
+		return nil, usagef("%s is not on loopback: load on somebody else's relay is an attack; give --i-own-this-relay if it is yours", u.Hostname())
+	}
+	if f.PID != 0 {
+		if _, err := cpuOf(f.PID); err != nil {
+			return nil, usagef("--pid %d: %v", f.PID, err)
+		}
+	}
+	if err := enoughFiles(connections); err != nil {
+		return nil, err
+	}
+	return &target{addr: u.Host, buffer: buffer, timeout: f.Timeout, dialled: new(atomic.Int64)}, nil
+}
+
+func onLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// enoughFiles says if this process may not open so many connections.
+func enoughFiles(connections int) error {
+	const spare = 64
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		return nil // then connecting will tell
+	}
+	if need := uint64(connections) + spare; uint64(lim.Cur) < need {
+		return usagef("%d connections need %d open files, this shell allows %d: raise it with ulimit -n, or ask for fewer", connections, need, lim.Cur)
+	}
+	return nil
+}
+
+// figures is what the relay's metrics say of its process.
+type figures struct {
+	Goroutines float64 `json:"goroutines"`
+	Heap       float64 `json:"heap_bytes"` // in use, garbage included
+	Stacks     float64 `json:"stack_bytes"`
+	FDs        float64 `json:"open_files"`
+}
+
+// scrape reads them.
+func scrape(from string) (figures, time.Duration, error) {
+	var f figures
+	want := map[string]*float64{
+		"go_goroutines": &f.Goroutines, "go_memstats_heap_inuse_bytes": &f.Heap,
+		"go_memstats_stack_inuse_bytes": &f.Stacks, "process_open_fds": &f.FDs,
+	}
+	c := http.Client{Timeout: 10 * time.Second}
+	start := time.Now()
+	resp, err := c.Get(from)
+	if err != nil {
+		return f, 0, fmt.Errorf("--metrics: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return f, 0, fmt.Errorf("--metrics %s: HTTP %s", from, resp.Status)
+	}
+	for sc := bufio.NewScanner(io.LimitReader(resp.Body, 8<<20)); sc.Scan(); {
+		name, value, _ := strings.Cut(sc.Text(), " ")
+		if p := want[name]; p != nil {
+			*p, _ = strconv.ParseFloat(value, 64)
+		}
+	}
+	return f, time.Since(start), nil
+}

@@ -1,0 +1,163 @@
+package bench
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// Baseline is a relay as one would first write it: gorilla/websocket for
+// reading and writing, encoding/json for envelopes, a map of phones per
+// server-id under one lock, a deadline and a flush per frame. It forwards
+// correctly and does none of the rest (no grace, no probe, no limits), so it
+// is no slower for what it must do.
+type Baseline struct {
+	mu       sync.RWMutex
+	binaries map[string]*end // by server-id
+	phones   map[string]*end // by conn-id
+}
+
+// end is one connection of the baseline.
+type end struct {
+	mu sync.Mutex // one writer at a time
+	ws *websocket.Conn
+}
+
+type envelope struct {
+	ConnID    string          `json:"conn_id"`
+	Frame     json.RawMessage `json:"frame,omitempty"`
+	CloseCode int             `json:"close_code,omitempty"`
+}
+
+// The heartbeat and write timeout of the relay.
+const (
+	heartbeat    = 30 * time.Second
+	writeTimeout = 10 * time.Second
+)
+
+// NewBaseline returns a relay without connections.
+func NewBaseline() *Baseline {
+	return &Baseline{binaries: make(map[string]*end), phones: make(map[string]*end)}
+}
+
+// Handler serves both doors.
+func (r *Baseline) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/v1/server", r.serveBinary)
+	mux.HandleFunc("/v1/client", r.servePhone)
+	return mux
+}
+
+var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+
+func (r *Baseline) upgrade(w http.ResponseWriter, req *http.Request) (*end, bool) {
+	ws, err := upgrader.Upgrade(w, req, nil)
+	if err != nil {
+		return nil, false
+	}
+	return &end{ws: ws}, true
+}
+
+func (r *Baseline) serveBinary(w http.ResponseWriter, req *http.Request) {
+	e, ok := r.upgrade(w, req)
+	if !ok {
+		return
+	}
+	id := req.Header.Get("X-Pyrycode-Server")
+	r.mu.Lock()
+	r.binaries[id] = e
+	r.mu.Unlock()
+	e.serve(func(b []byte) {
+		var env envelope
+		if json.Unmarshal(b, &env) != nil {
+			return
+		}
+		r.mu.RLock()
+		p := r.phones[env.ConnID]
+		r.mu.RUnlock()
+		if p != nil {
+			p.write(env.Frame)
+		}
+	})
+	r.mu.Lock()
+	delete(r.binaries, id)
+	r.mu.Unlock()
+}
+
+func (r *Baseline) servePhone(w http.ResponseWriter, req *http.Request) {
+	e, ok := r.upgrade(w, req)
+	if !ok {
+		return
+	}
+	var raw [8]byte
+	rand.Read(raw[:])
+	id := "c-" + hex.EncodeToString(raw[:])
+	server := req.Header.Get("X-Pyrycode-Server")
+	r.mu.Lock()
+	r.phones[id] = e
+	r.mu.Unlock()
+	e.serve(func(b []byte) {
+		if !json.Valid(b) {
+			return
+		}
+		r.mu.RLock()
+		to := r.binaries[server]
+		r.mu.RUnlock()
+		if to == nil {
+			return
+		}
+		if out, err := json.Marshal(envelope{ConnID: id, Frame: b}); err == nil {
+			to.write(out)
+		}
+	})
+	r.mu.Lock()
+	delete(r.phones, id)
+	to := r.binaries[server]
+	r.mu.Unlock()
+	if out, err := json.Marshal(envelope{ConnID: id, CloseCode: 1001}); err == nil && to != nil {
+		to.write(out)
+	}
+}
+
+// serve reads until the connection ends, and pings meanwhile.
+func (e *end) serve(message func([]byte)) {
+	defer e.ws.Close()
+	done := make(chan struct{})
+	defer close(done)
+	go e.ping(done)
+	alive := func() { _ = e.ws.SetReadDeadline(time.Now().Add(2 * heartbeat)) }
+	alive()
+	e.ws.SetPongHandler(func(string) error { alive(); return nil })
+	for {
+		_, b, err := e.ws.ReadMessage()
+		if err != nil {
+			return
+		}
+		message(b)
+	}
+}
+
+func (e *end) ping(done chan struct{}) {
+	t := time.NewTicker(heartbeat)
+	defer t.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-t.C:
+			_ = e.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout))
+		}
+	}
+}
+
+func (e *end) write(b []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_ = e.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = e.ws.WriteMessage(websocket.TextMessage, b)
+}

@@ -1,0 +1,45 @@
+package bench
+
+import "net"
+
+// spliceBuffer is how much one read of the splice may bring.
+const spliceBuffer = 64 << 10
+
+// Splice copies bytes between each connection that ln accepts and one that
+// it dials to target, and does nothing else: what a relay that joins one to
+// one could reach at best with a system call per read and per write. It
+// copies in user space: for frames of this size that is faster than
+// splice(2), which takes two calls for each piece.
+func Splice(ln net.Listener, target string) error {
+	for {
+		near, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			far, err := net.Dial("tcp", target)
+			if err != nil {
+				near.Close()
+				return
+			}
+			go pour(far, near)
+			pour(near, far)
+		}()
+	}
+}
+
+// pour copies until either side ends, and then ends both.
+func pour(to, from net.Conn) {
+	defer to.Close()
+	defer from.Close()
+	b := make([]byte, spliceBuffer)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
