@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -9,10 +10,20 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// Register adds to the relay's metrics what the process knows: its build,
+// Metrics is what a process with the defaults, to which nobody has
+// connected, shows: for the page that documents it.
+func Metrics() (prometheus.Gatherer, error) {
+	p, err := newProcess(DefaultConfig(), Env{Log: io.Discard})
+	if err != nil {
+		return nil, err
+	}
+	return p.relay.Metrics(), nil
+}
+
+// register adds to the relay's metrics what the process knows: its build,
 // the limits it runs with, whether its books balance, and what Go and the
 // kernel say of it.
-func Register(r *relay.Relay, cfg Config, b Build) error {
+func register(r *relay.Relay, cfg Config, b Build) error {
 	reg := r.Metrics()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_build_info",
@@ -23,18 +34,13 @@ func Register(r *relay.Relay, cfg Config, b Build) error {
 		info,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_consistent",
-			Help: "1 if the gauges agree with what is connected, as /debug/check counts it at each scrape, else 0.",
-		}, func() float64 {
-			if r.Check() != nil {
-				return 0
-			}
-			return 1
-		}),
-		limit("connections", "Connections the relay accepts in all.", cfg.MaxConns),
-		limit("connections_per_address", "Connections the relay accepts from one IP address.", cfg.MaxConnsPerAddress),
-		limit("phones_per_server_id", "Phones that one server-id may have.", cfg.MaxPhones),
+			Help: "1 if the gauges agree with what is connected, as /debug/check counts it, else 0. Counted at a scrape, at most once a minute.",
+		}, (&consistency{check: r.Check}).value),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	}
+	for _, l := range limits(cfg) {
+		all = append(all, limit(l.name, l.help, l.value))
 	}
 	for _, c := range all {
 		if err := reg.Register(c); err != nil {
@@ -44,9 +50,36 @@ func Register(r *relay.Relay, cfg Config, b Build) error {
 	return nil
 }
 
+// ceiling is one limit as a gauge shows it.
+type ceiling struct {
+	name, help string
+	value      float64
+}
+
+// limits is every limit that cfg sets.
+func limits(c Config) []ceiling {
+	files, _ := maxFiles()
+	return []ceiling{
+		{"connections", "Connections the relay accepts in all.", float64(c.MaxConns)},
+		{"connections_per_address", "Connections the relay accepts from one IP address.", float64(c.MaxConnsPerAddress)},
+		{"pending_connections", "Connections that may wait to be upgraded.", float64(c.MaxPending)},
+		{"pending_connections_per_address", "Connections of one IP address that may wait to be upgraded.", float64(c.MaxPendingPerAddress)},
+		{"phones_per_server_id", "Phones that one server-id may have.", float64(c.MaxPhones)},
+		{"upgrades_per_second", "Upgrades that one IP address may ask for per second, in the long run.", c.Rate},
+		{"upgrades_at_once", "Upgrades that one IP address may ask for at once.", float64(c.Burst)},
+		{"phone_message_bytes", "Longest message of a phone.", float64(c.PhoneMessage)},
+		{"binary_message_bytes", "Longest message of a binary.", float64(c.BinaryMessage)},
+		{"fragments", "Fragments of one message.", float64(c.Fragments)},
+		{"phone_outbox_bytes", "What may wait to be written to one phone.", float64(c.PhoneOutbox)},
+		{"binary_outbox_bytes", "What may wait to be written to one binary.", float64(c.BinaryOutbox)},
+		{"open_files", "Descriptors the process may open; 0 if that is not known.", float64(files)},
+		{"memory_bytes", "Memory the process may use; 0 without a limit.", float64(memoryLimit(c))},
+	}
+}
+
 // limit is a gauge that shows a limit, so that a graph can draw the ceiling.
-func limit(name, help string, value int) prometheus.Collector {
+func limit(name, help string, value float64) prometheus.Collector {
 	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pyrycode_relay_limit_" + name, Help: help})
-	g.Set(float64(value))
+	g.Set(value)
 	return g
 }

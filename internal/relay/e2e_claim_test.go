@@ -187,9 +187,6 @@ func TestSixtyFourClaimsAtOnceHaveOneWinner(t *testing.T) {
 func (n *node) block(id string) {
 	n.t.Helper()
 	b := n.holder(id)
-	if s, ok := b.sock.(*rawSocket); ok {
-		_ = s.tcp.SetWriteBuffer(32 << 10) // or megabytes of backlog hide in the kernel, and the ping behind them
-	}
 	for range 3 {
 		n.phone(id).flood(`"` + string(make200K()) + `"`)
 	}

@@ -74,6 +74,7 @@ type rawSocket struct {
 }
 
 func newRawSocket(tcp *net.TCPConn, raw syscall.RawConn) *rawSocket {
+	boundUnsent(raw)
 	s := &rawSocket{tcp: tcp, raw: raw}
 	s.onRead = s.readReady
 	s.onWrite = s.writeReady
