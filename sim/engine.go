@@ -203,11 +203,14 @@ func (e *Engine) idle() bool {
 		e.Fail("deadlock", "%s", s)
 		return false
 	}
-	due := e.nextDeadline()
 	e.checking = true
-	on := due >= 0 && e.inst.Idle()
+	on := e.inst.Idle()
 	e.checking = false
-	if !on {
+	if on && e.nready > 0 {
+		return true // it has started tasks
+	}
+	due := e.nextDeadline()
+	if !on || due < 0 {
 		return false
 	}
 	e.reach(due)

@@ -11,6 +11,12 @@ import (
 // each task, time downwards, a line where one hands over to another,
 // shaded where a lock is held, the step that failed in red.
 func HTML(r *Result) string {
+	if c := r.Chart; c != nil {
+		if r.Failure != nil {
+			c.Bad, c.Why = r.Failure.Step, r.Failure.String()
+		}
+		return c.HTML(r.Run.World+" "+r.Seed, r.Run.String())
+	}
 	t := r.Trace
 	lane := map[int32]int{}
 	var tasks []int32

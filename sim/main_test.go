@@ -52,14 +52,15 @@ func inChild(t *testing.T, what string, env ...string) string {
 // hashes are the trace hashes of some seeds.
 func hashes() string {
 	var b strings.Builder
-	for _, name := range Strategies {
-		x := Runner{World: registryWorld{}, Strategy: name}
+	for i := range len(worlds) * len(Strategies) {
+		w, name := worlds[i/len(Strategies)], Strategies[i%len(Strategies)]
+		x := Runner{World: w, Strategy: name}
 		for _, seed := range []Seed{"1", "42", "1000000007", "da39a3ee5e6b4b0d3255bfef95601890afd80709"} {
 			res, err := x.Seed(seed)
 			if err != nil {
 				return err.Error()
 			}
-			fmt.Fprintf(&b, "%s %s %d %016x\n", name, seed, res.Steps, res.Hash)
+			fmt.Fprintf(&b, "%s %s %s %d %016x\n", w.Name(), name, seed, res.Steps, res.Hash)
 		}
 	}
 	return b.String()

@@ -74,7 +74,11 @@ func TestStoriesHold(t *testing.T) {
 	}
 	for name, r := range stories {
 		t.Run(name, func(t *testing.T) {
-			x := Runner{World: registryWorld{}}
+			w, err := FindWorld(r.World)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := Runner{World: w}
 			res := x.Replay(r)
 			if res.Failure != nil {
 				t.Errorf("%v", res.Failure)

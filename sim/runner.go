@@ -35,6 +35,7 @@ type Result struct {
 	Probes   []bool
 	States   []uint64
 	Trace    *Trace // if asked for
+	Chart    *Chart // if the world draws one
 }
 
 // Signature names what broke, the same for every run that breaks in the
@@ -131,6 +132,9 @@ func (x *Runner) run(r *Run, p picker) *Result {
 		Failure: e.failure, Probes: e.probes[:len(x.World.Probes())], States: e.states[:e.nstates]}
 	if x.Trace {
 		res.Trace = newTrace(e)
+		if c, ok := e.inst.(charted); ok {
+			res.Chart = c.Chart()
+		}
 	}
 	e.unwind()
 	return res

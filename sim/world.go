@@ -46,15 +46,16 @@ type Instance interface {
 	Contended(t *Task, l *Lock)
 	// Ended is told that a task's function has returned.
 	Ended(t *Task)
-	// Idle is asked when no task can run but time could go on: whether it
-	// should. It may start tasks.
+	// Idle is asked when no task can run: whether time should go on, if
+	// there is a deadline for it to go to. It may start tasks, which then
+	// run first.
 	Idle() bool
 	// Final judges a run that has come to its end.
 	Final()
 }
 
 // worlds are all that there are, in the order of the command's help.
-var worlds = []World{registryWorld{}}
+var worlds = []World{registryWorld{}, relayWorld{}}
 
 // Worlds returns the names of all worlds.
 func Worlds() []string {

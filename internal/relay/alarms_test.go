@@ -302,7 +302,7 @@ func TestAlarmsHeap(t *testing.T) {
 			over bool
 		}
 		var bells, rang []*clapper
-		for i := range rapid.IntRange(1, 12).Draw(t, "how many") {
+		for i := range rapid.IntRange(1, 16).Draw(t, "how many") {
 			b := new(clapper)
 			b.bell = f.bell(fmt.Sprint(i), func(*bell) { rang = append(rang, b) })
 			bells = append(bells, b)
@@ -323,12 +323,14 @@ func TestAlarmsHeap(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"wake": func(t *rapid.T) {
-				b := rapid.SampledFrom(bells).Draw(t, "bell")
-				at := now() + time.Duration(rapid.IntRange(-20, 3000).Draw(t, "in"))*time.Millisecond
-				f.wake(b.bell, at)
-				at = max(at, now())
-				if !b.over && (b.at == 0 || at < b.at) {
-					b.at = at
+				for range rapid.IntRange(1, 8).Draw(t, "so many") {
+					b := rapid.SampledFrom(bells).Draw(t, "bell")
+					at := now() + time.Duration(rapid.IntRange(-20, 3000).Draw(t, "in"))*time.Millisecond
+					f.wake(b.bell, at)
+					at = max(at, now())
+					if !b.over && (b.at == 0 || at < b.at) {
+						b.at = at
+					}
 				}
 			},
 			"cancel": func(t *rapid.T) {

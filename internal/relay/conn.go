@@ -289,6 +289,7 @@ func (c *conn) over() {
 	c.flushDirty()
 	c.role.gone(wire.CloseNone)
 	c.abort()
+	_ = c.sock.Close() // whoever aborted first may not have come to it yet
 	c.asm.Discard()
 	c.relay.alarms.cancel(&c.alarm)
 	c.relay.forget(c)

@@ -280,6 +280,11 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 		if n != 1 {
 			t.Errorf("called %d times; want 1", n)
 		}
+		s.places, s.byAddr[a] = 1, 1
+		s.leave(a)
+		if n != 1 {
+			t.Errorf("called again, %d times in all", n)
+		}
 	})
 }
 

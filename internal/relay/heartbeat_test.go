@@ -235,6 +235,28 @@ func (b *bubble) pingOf(e *pipeEnd) (payload string) {
 	return payload
 }
 
+// The answer to an older ping is no answer to the probe, but a sign of life:
+// the probe goes on from there.
+func TestALateAnswerToAnOlderPing(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old := b.binary(mute)
+		time.Sleep(31 * time.Second)
+		older := b.pingOf(old)
+		next := b.binary(polite)
+		if b.pingOf(old) == older {
+			t.Fatal("the probe sent no ping of its own")
+		}
+		time.Sleep(time.Second)
+		old.send(wire.OpPong, older)
+		time.Sleep(2900 * time.Millisecond)
+		next.wantOpen()
+		old.wantOpen()
+		time.Sleep(200 * time.Millisecond)
+		next.wantOpen()
+		old.wantClosed(35*time.Second, wire.CloseInternal, wire.ReasonHeartbeat)
+	})
+}
+
 // As long as the ping waits behind a write there is no answer to miss, and
 // when it has left the answer has its whole time.
 func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {

@@ -455,6 +455,64 @@ func TestAGaugeThatCannotBeReadFailsTheScrape(t *testing.T) {
 	}
 }
 
+// heldLock knows whether it is held.
+type heldLock struct {
+	sync.Mutex
+	held bool
+}
+
+func (l *heldLock) Lock()   { l.Mutex.Lock(); l.held = true }
+func (l *heldLock) Unlock() { l.held = false; l.Mutex.Unlock() }
+
+// guardedGauge fails the test when it is touched without the lock.
+type guardedGauge struct {
+	prometheus.Gauge
+	t    *testing.T
+	lock *heldLock
+}
+
+func (g guardedGauge) Set(v float64) { g.check("set"); g.Gauge.Set(v) }
+func (g guardedGauge) Write(m *dto.Metric) error {
+	g.check("read")
+	return g.Gauge.Write(m)
+}
+
+func (g guardedGauge) check(what string) {
+	g.t.Helper()
+	if !g.lock.held {
+		g.t.Errorf("%s is %s without the lock", g.Desc(), what)
+	}
+}
+
+func TestGaugesAreSetAndReadUnderTheLock(t *testing.T) {
+	lock, clk := new(heldLock), newStillClock()
+	r := NewRegistry[string](RegistryConfig[int]{Runtime: Runtime{
+		Clock: clk, NewLock: func(string) sync.Locker { return lock },
+		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge {
+			return guardedGauge{prometheus.NewGauge(o), t, lock}
+		},
+	}})
+	prom := prometheus.NewPedanticRegistry()
+	prom.MustRegister(r)
+	for range 2 {
+		r.Claim("s1", "a")
+		r.Join("s1", 1)
+		r.Join("s1", 2)
+		r.Leave("s1", 1)
+		r.Takeover("s1", "a", "b")
+		r.Join("s1", 3)
+		r.Release("s1", "b")
+		if got, err := scrape(prom); err != nil || got.Counts != (Counts{Phones: 1, InGrace: 1}) {
+			t.Errorf("scrape shows %+v, %v", got, err)
+		}
+		clk.advance(DefaultGrace)
+		if err := r.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+	r.Drain()
+}
+
 // A slow scraper holds up nobody: Collect sends outside the lock.
 func TestCollectSendsOutsideTheLock(t *testing.T) {
 	b := newBook(3)

@@ -164,6 +164,33 @@ func TestAWaitingRawSocketHoldsNoBuffer(t *testing.T) {
 	}
 }
 
+// The buffer with which a Read looked in vain is given back, and taken again.
+func TestARawSocketsReadsDoNotAllocate(t *testing.T) {
+	skipUnderRace(t)
+	s, peer := loopback(t)
+	waits := make(chan struct{})
+	s.hungry(func() { waits <- struct{}{} })
+	go func() {
+		for range waits {
+			peer.Write([]byte("x"))
+		}
+	}()
+	defer close(waits)
+	read := func() {
+		b, _, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Free()
+	}
+	for range 100 {
+		read()
+	}
+	if n := testing.AllocsPerRun(500, read); n != 0 {
+		t.Errorf("%v allocations for a read that waits; want 0", n)
+	}
+}
+
 func TestTryWriteTakesAPartAndWriteTheRest(t *testing.T) {
 	s, peer := loopback(t)
 	s.tcp.SetWriteBuffer(64 << 10)

@@ -1,0 +1,55 @@
+package relay
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+func TestShortOfMemoryWhoHoldsTheMostGoes(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	p := n.narrow("/v1/client", headers(wire.HeaderServer, "s1"))
+	id := joined(t, b, p)
+	bystander := n.phone("s1")
+	joined(t, b, bystander)
+	if got := n.Relieve(1); got != 0 {
+		t.Fatalf("%d closed while nobody holds anything; want 0", got)
+	}
+	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 60<<10))
+	sender := n.joinedTo("s1")[0]
+	for sender.out.queued() < 1<<20 {
+		b.send(envelope)
+	}
+	if got := n.Relieve(1); got != 1 {
+		t.Errorf("%d closed; want 1", got)
+	}
+	if got, want := b.recv(), notice(id, 1001); got != want {
+		t.Errorf("binary got %s; want %s", got, want)
+	}
+	joined(t, b, bystander)
+	n.wantCounts(Counts{Binaries: 1, Phones: 1})
+}
+
+func TestShortOfMemoryASlowMessageGoes(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	msgs, _ := b.hear()
+	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
+	p.frame(text, `"hello"`)
+	within(t, "a frame", msgs)
+	p.frame(byte(wire.OpText), "1")
+	slow := n.joinedTo("s1")[0]
+	n.wait("the message has begun", func() bool { return slow.messageSince.Load() != 0 })
+	if got := n.Relieve(1); got != 0 {
+		t.Errorf("%d closed for a message that has just begun; want 0", got)
+	}
+	slow.messageSince.Add(-int64(relieveSlow + time.Hour)) // as if it had begun earlier
+	if got := n.Relieve(1); got != 1 {
+		t.Errorf("%d closed; want 1", got)
+	}
+	n.wantCounts(Counts{Binaries: 1})
+}

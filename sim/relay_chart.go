@@ -1,0 +1,129 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// Chart draws the run: phones, relay, binaries.
+func (w *relayRun) Chart() *Chart {
+	c := &Chart{}
+	lane, of := map[*client]int{}, map[*peerUser]int{}
+	all := w.all()
+	add := func(phones bool) {
+		for _, o := range all {
+			if o.phone != phones {
+				continue
+			}
+			n, known := of[o.user]
+			if !known {
+				n = len(c.Lanes)
+				of[o.user] = n
+				c.Lanes = append(c.Lanes, o.user.name)
+			}
+			lane[o] = n
+		}
+	}
+	add(true)
+	relay := len(c.Lanes)
+	c.Lanes = append(c.Lanes, "relay")
+	add(false)
+	for _, o := range all {
+		w.chartOne(c, o, lane[o])
+		if o.phone {
+			w.chartFrames(c, o, lane, relay)
+		}
+	}
+	for _, g := range w.graces[:w.ngraces] {
+		switch n := len(c.Shades); {
+		case g.on:
+			c.Shades = append(c.Shades, Shade{Lane: relay, From: g.at, Class: "grace"})
+		case n > 0:
+			if i := slices.IndexFunc(c.Shades, func(s Shade) bool { return s.Lane == relay && s.To.step == 0 }); i >= 0 {
+				c.Shades[i].To = g.at
+			}
+		}
+	}
+	if w.drained.step > 0 {
+		c.Marks = append(c.Marks, Mark{relay, w.drained, "drain", "fault"})
+	}
+	for _, d := range w.lives() {
+		if d.n > 1 {
+			c.Marks = append(c.Marks, Mark{relay, d.began, "restart", "fault"})
+		}
+	}
+	return c
+}
+
+// chartOne draws one connection.
+func (w *relayRun) chartOne(c *Chart, o *client, at int) {
+	mark := func(s stamp, class, label string) {
+		if s.step > 0 {
+			c.Marks = append(c.Marks, Mark{at, s, label, class})
+		}
+	}
+	if !o.upgraded {
+		mark(o.dialedAt, "fault", "HTTP "+strconv.Itoa(o.status))
+		return
+	}
+	mark(o.dialedAt, "dial", o.name+" "+relayServers[o.server])
+	to := o.overAt
+	if o.left {
+		to = o.leftAt
+	}
+	c.Shades = append(c.Shades, Shade{at, o.dialedAt, to, "conn"})
+	if o.closed {
+		mark(o.closedAt, "close", fmt.Sprint(o.code, " ", o.reason))
+	} else if o.over {
+		mark(o.overAt, "close", "cut")
+	}
+	if o.left {
+		how := "vanishes"
+		switch {
+		case o.faults&didHangUp != 0:
+			how = "hangs up"
+		case o.faults&wasReset != 0:
+			how = "reset"
+		case o.faults&wasCut != 0:
+			how = "cut"
+		}
+		mark(o.leftAt, "fault", how)
+	}
+	for _, s := range o.stalls {
+		c.Shades = append(c.Shades, Shade{at, s.from, s.to, "stall"})
+	}
+}
+
+// chartFrames draws what went between a phone and binaries.
+func (w *relayRun) chartFrames(c *Chart, p *client, lane map[*client]int, relay int) {
+	mine := relay
+	var up, down *flow
+	for _, b := range w.all() {
+		if l := b.flows[p.num]; l != nil && !b.phone {
+			if len(l.got) > 0 || up == nil {
+				mine, up = lane[b], l
+			}
+		}
+	}
+	if down = p.flows[0]; down == nil {
+		down = &flow{}
+	}
+	if up == nil {
+		up = &flow{}
+	}
+	arrows := func(from, to int, sent []sent, got []stamp) {
+		for i, f := range sent {
+			a := Arrow{Lane: from, At: to, From: f.stamp, Label: fmt.Sprintf("frame %d, %d bytes", i+1, f.size)}
+			if i < len(got) {
+				a.To = got[i]
+			}
+			c.Arrows = append(c.Arrows, a)
+		}
+	}
+	arrows(lane[p], mine, down.sent, up.got)
+	arrows(mine, lane[p], up.sent, down.got)
+	for _, o := range up.orders {
+		c.Marks = append(c.Marks, Mark{mine, o.at, "closes " + p.name + " " + strconv.Itoa(o.code), "close"})
+	}
+}

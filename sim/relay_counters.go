@@ -1,0 +1,65 @@
+package sim
+
+import "strings"
+
+// lives are the processes there have been, the newest last.
+func (w *relayRun) lives() []*node {
+	var ds []*node
+	for _, c := range w.all() {
+		if k := len(ds); k == 0 || ds[k-1] != c.node {
+			seen := false
+			for _, d := range ds {
+				seen = seen || d == c.node
+			}
+			if !seen {
+				ds = append(ds, c.node)
+			}
+		}
+	}
+	return ds
+}
+
+// counters holds what the relay counted against what came out of it.
+func (w *relayRun) counters(d *node) {
+	got := gather(d.relay.Metrics())
+	const prefix = "pyrycode_relay_"
+	var frames, refused [2]int
+	for _, c := range w.all() {
+		if c.node != d {
+			continue
+		}
+		frames[c.door()] += c.sock.tap.frames
+		if c.code == 4409 && c.reason != "" {
+			refused[0]++
+		}
+		if c.code == 4404 && c.reason == "no server with that id" {
+			refused[1]++
+		}
+	}
+	var attempts [2]float64
+	for name, v := range got {
+		for i, door := range []string{"server", "client"} {
+			if strings.HasPrefix(name, prefix+"ws_upgrade_attempts_total "+door+" ") {
+				attempts[i] += v
+			}
+		}
+	}
+	for i, dir := range []string{"phone_to_binary", "binary_to_phone"} {
+		if v := got[prefix+"frames_forwarded_total "+dir]; v != float64(frames[i]) {
+			w.e.Fail("forwarded", "the relay counts %v frames %s; %d are on the wire", v, dir, frames[i])
+		}
+		if attempts[i] != float64(d.dials[i]) {
+			w.e.Fail("attempts", "%d requests at door %d have %v outcomes; want one each", d.dials[i], i, attempts[i])
+		}
+	}
+	if v := got[prefix+"ws_upgrade_attempts_total server reject_409"]; int(v) < refused[0] {
+		w.e.Fail("attempts", "%d binaries were told 4409; %v are counted", refused[0], v)
+	}
+	if v := got[prefix+"ws_upgrade_attempts_total client reject_404"]; int(v) < refused[1] {
+		w.e.Fail("attempts", "%d phones were told that there is no server; %v are counted", refused[1], v)
+	}
+	if v := int(got[prefix+"grace_expiries_total"]); v < d.expired || w.drained.step == 0 && v != d.expired {
+		w.e.Fail("expiries", "%d graces have ended and %v are counted", d.expired, v)
+	}
+	w.counted(got)
+}

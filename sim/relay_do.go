@@ -1,0 +1,211 @@
+package sim
+
+import "time"
+
+// Do carries out one operation.
+func (w *relayRun) Do(t *Task, op Op) {
+	if t.Actor >= maxActors {
+		return
+	}
+	u := w.users[t.Actor]
+	switch op.Verb {
+	case rNext:
+		w.e.Next()
+	case rAdvance:
+		w.e.Advance(time.Duration(op.Arg) * time.Millisecond)
+	case rWait:
+		w.e.Sleep(int64(op.Arg) * int64(time.Millisecond))
+	case rDial, rBare:
+		w.dialOp(u, op)
+	case rReset:
+		w.reset(op.Arg)
+	case rRestart:
+		w.restart()
+	case rScrape, rHealth, rCheck, rDrain, rAbort:
+		w.operate(op.Verb)
+	default:
+		if c := u.now(); c != nil {
+			w.act(c, u, op)
+		}
+	}
+}
+
+// dialOp makes a connection: actors called b… are binaries, the others phones.
+func (w *relayRun) dialOp(u *peerUser, op Op) {
+	kind := asIs
+	if op.Verb == rBare {
+		kind = noHeader + op.Arg%2
+	}
+	c := w.dial(u, u.name[0] != 'b', op.Arg%maxServers, kind)
+	if c != nil && c.phone {
+		c.note(func() {
+			if c.open() {
+				c.frameUp(u.rnd, 0, 1, false) // as a handshake does, so that the binary knows it
+			}
+		})
+	}
+}
+
+// act is what a peer does with its connection.
+func (w *relayRun) act(c *client, u *peerUser, op Op) {
+	switch op.Verb {
+	case rStall:
+		c.change(func() {
+			if c.open() && !c.stalled {
+				c.amiss(didStall)
+				c.stalled = true
+				c.stalls = append(c.stalls, span{from: w.stamp()})
+			}
+		})
+		return
+	case rResume:
+		c.resume()
+		return
+	case rMute:
+		c.note(func() {
+			c.amiss(didMute)
+			c.mute = true
+		})
+		return
+	case rHangup, rVanish:
+		w.goAway(c, op.Verb == rVanish)
+		return
+	case rSend:
+		if c.is(func() bool { return !c.open() }) {
+			w.dialOp(u, Op{Verb: rDial, Arg: c.server}) // as peers do that are cut off
+			return
+		}
+	}
+	c.note(func() {
+		if !c.well() {
+			return
+		}
+		switch op.Verb {
+		case rSend, rBurst, rSplit:
+			w.sendOp(c, u, op)
+		case rPing:
+			if c.pings++; c.pings < 200 {
+				c.put(appendMasked(nil, opPing, true, []byte{byte(c.pings)}, uint32(u.rnd.Uint64())))
+			}
+		case rClose:
+			code := closeCodes[op.Arg%len(closeCodes)]
+			if !legalCode(code) {
+				code = 0
+			}
+			c.amiss(0)
+			c.closeSent, c.closeWith = true, code
+			c.put(appendMasked(nil, opClose, true, closePayload(code, "bye"), uint32(u.rnd.Uint64())))
+		case rOrder, rDismiss:
+			w.directive(c, u, op)
+		default:
+			w.misbehave(c, u, op)
+		}
+	})
+	w.e.Yield(AtWrite, c.sock.obj)
+}
+
+// sendOp sends frames. The connection's mutex is held.
+func (w *relayRun) sendOp(c *client, u *peerUser, op Op) {
+	n, pieces, pad := 1, 1, [...]int{0, 40, 600, 1500}[op.Arg%4]
+	switch op.Verb {
+	case rBurst:
+		n, pad = min(op.Arg, 64), 400
+	case rSplit:
+		pieces = 2 + op.Arg%7
+	}
+	if w.chopped() {
+		n, pad = min(n, 4), min(pad, 400)
+	}
+	for range n {
+		if c.phone {
+			c.frameUp(u.rnd, pad, pieces, false)
+		} else if k := len(c.known); k > 0 {
+			to := c.known[(op.Arg/4)%k]
+			if l := c.flow(to); !l.muffled && len(l.orders) == 0 {
+				c.frameTo(u.rnd, to, pad, pieces)
+			}
+		}
+	}
+}
+
+// chopped: each read and write carries a few bytes, so there must not be
+// many, or the run would not end.
+func (w *relayRun) chopped() bool { c := w.run.Param("chunk", 0); return c > 0 && c < 50 }
+
+// directive closes a phone, with or without a last frame.
+func (w *relayRun) directive(c *client, u *peerUser, op Op) {
+	if len(c.known) == 0 || c.phone {
+		return
+	}
+	to := c.known[(op.Arg/len(closeCodes))%len(c.known)]
+	code := closeCodes[op.Arg%len(closeCodes)]
+	l := c.flow(to)
+	if l.muffled || len(l.orders) > 0 {
+		return
+	}
+	var inner []byte
+	if op.Verb == rOrder {
+		inner = c.nextFrame(to, 20)
+	}
+	l.orders = append(l.orders, order{len(l.sent), code, w.stamp()})
+	c.message(u.rnd, appendEnvelope(nil, to, inner, code), 1)
+}
+
+// misbehave does what the contract does not allow. The connection's mutex
+// is held.
+func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
+	switch op.Verb {
+	case rBig:
+		c.amiss(didBig)
+		size := phoneMessage + 1
+		if !c.phone {
+			size = binaryMessage + 1
+		}
+		c.message(u.rnd, make([]byte, size), 1+op.Arg%3)
+	case rDribble:
+		c.amiss(didDribble)
+		c.dribbled, c.dribbledAt = true, w.e.Now()
+		c.put(appendMasked(nil, opText, false, []byte(`{"a`), uint32(u.rnd.Uint64())))
+	case rBreak:
+		c.amiss(didBreak)
+		b := appendMasked(nil, opText, true, []byte("1"), 0)
+		switch op.Arg % 4 {
+		case 0:
+			b[0] |= 0x40 // a reserved bit
+		case 1:
+			b[1] &^= 0x80 // not masked
+		case 2:
+			b[0] = b[0]&^15 | 3 // no such opcode
+		case 3:
+			b[0] = b[0]&^15 | opContinue // of nothing
+		}
+		c.put(b)
+	case rBad:
+		if c.phone {
+			c.amiss(didBad)
+			c.message(u.rnd, []byte([...]string{`{"a":}`, "\"\xff\"", ``, `{} {}`}[op.Arg%4]), 1)
+		}
+	case rJunk:
+		if !c.phone {
+			c.message(u.rnd, w.junk(c, op.Arg), 1)
+		}
+	}
+}
+
+// junk is an envelope that the relay must drop, and no more.
+func (w *relayRun) junk(c *client, n int) []byte {
+	foreign := 0
+	for k := 1; k <= w.count(); k++ {
+		if o, _ := w.peek(k); o.phone && (o.server != c.server || o.node != c.node) {
+			foreign = k
+		}
+	}
+	if n%2 == 0 && foreign > 0 {
+		return appendEnvelope(nil, foreign, frame{binary: c.num, phone: foreign, n: 1}.append(nil, 0), 4401*(n/2%2))
+	}
+	return [...][]byte{
+		[]byte(`{`), []byte(`[]`), []byte(`{"frame":{}}`), []byte(`{"conn_id":7,"frame":1}`), []byte("{\"conn_id\":\"\xff\"}"),
+		[]byte(`{"push_wake":{"platform":"fcm","token":"t"}}`), appendEnvelope(nil, maxClients+1, []byte(`1`), 0),
+		appendEnvelope(nil, c.num, nil, 0), []byte(`{"conn_id":"","frame":null,"close_code":4401}`),
+	}[n/2%9]
+}

@@ -1,0 +1,107 @@
+package sim
+
+import "time"
+
+// flows judges the frames between a phone and its binary.
+func (w *relayRun) flows(p *client) {
+	var mine *client
+	for _, b := range w.all() {
+		l := b.flows[p.num]
+		if b.phone || l == nil {
+			continue
+		}
+		if len(l.got) > 0 {
+			if mine != nil {
+				w.blame("one binary", p, "its frames came to %s and to %s", mine.name, b.name)
+			}
+			mine = b
+		}
+		if l.notices > 0 {
+			w.noticed(p, b, l)
+		}
+	}
+	if mine == nil {
+		return
+	}
+	if from := p.flow(0).from; from != 0 && from != mine.num {
+		w.blame("one binary", p, "frames went to %s and came from another", mine.name)
+	}
+	up, down := mine.flows[p.num], p.flow(0)
+	if len(up.got) > len(down.sent) || len(down.got) > len(up.sent) {
+		w.blame("order", p, "%d and %d frames came; %d and %d were sent", len(up.got), len(down.got), len(down.sent), len(up.sent))
+	}
+	if !w.calm {
+		return
+	}
+	w.delays(p, mine, up.got, down.sent)
+	w.delays(p, p, down.got, up.sent)
+	w.backlog(p, down, up)
+	parted := p.closeSent && p.closed && p.code == p.closeWith && p.reason == "" && len(up.orders) == 0
+	if parted && p.faults == 0 && mine.faults == 0 && !mine.closeSent && mine.closedAt.after(p.overAt) && mine.first().step > 0 &&
+		w.drained.after(p.overAt) && len(up.got) != len(down.sent) && !w.aborted {
+		w.blame("loss", p, "it sent %d frames and a close; %d came to %s", len(down.sent), len(up.got), mine.name)
+	}
+}
+
+// noticed judges what a binary was told of a phone's end.
+func (w *relayRun) noticed(p, b *client, l *flow) {
+	sent := 1001
+	if p.closeSent && p.closeWith != 0 {
+		sent = p.closeWith
+	}
+	echoed := p.closeSent && p.closed && p.code == p.closeWith && p.reason == "" && len(l.orders) == 0
+	if l.notice != sent && (echoed && p.faults == 0 || l.notice != 1001) {
+		w.blame("notice", p, "%s was told %d; want %d", b.name, l.notice, sent)
+	}
+}
+
+// delays looks how long frames took to somebody who read all the time.
+func (w *relayRun) delays(p, to *client, got []stamp, from []sent) {
+	if to.faults&(didStall|didVanish) != 0 {
+		return
+	}
+	// What is on its way fills the pipe, so it takes a while for much.
+	most := w.latency() * int64(6+2*to.arrived/max(w.run.Param("room", 1<<14), 512))
+	for i := range min(len(got), len(from)) {
+		if d := got[i].at - from[i].at; d > most {
+			w.blame("progress", p, "frame %d took %d ms to %s, which reads; want %d at most", i+1, d/1e6, to.name, most/1e6)
+		}
+	}
+}
+
+// backlog looks how much was kept for a phone that did not read.
+func (w *relayRun) backlog(p *client, down, up *flow) {
+	for _, s := range p.stalls {
+		kept, largest := 0, 0
+		for i := range min(len(down.got), len(up.sent)) {
+			if f := up.sent[i]; s.to.step > 0 && down.got[i].at >= s.to.at && f.at >= s.from.at && f.at+3*w.latency() < s.to.at {
+				kept += f.size + 64
+				largest = max(largest, f.size+64)
+			}
+		}
+		room := 2*max(w.run.Param("room", 1<<14), 512) + 2*largest // what the pipe holds is smaller than what it costs
+		if kept > w.phoneBudget()+room {
+			w.blame("budget", p, "%d bytes were kept for it; want %d at most", kept, w.phoneBudget()+room)
+		}
+	}
+}
+
+// slack is how late the relay's alarms may be.
+const slack = 100 * int64(time.Millisecond)
+
+// punctual looks whether the relay gave up in time.
+func (w *relayRun) punctual(c *client) {
+	s := c.sock
+	if !w.calm {
+		return
+	}
+	if s.longest > int64(writeTime)+slack {
+		w.blame("in time", c, "a write has waited %d ms", s.longest/1e6)
+	}
+	if s.tap.closes > 0 && s.ended-s.tap.closed > int64(linger)+slack {
+		w.blame("in time", c, "%d ms after its close message the socket was still open", (s.ended-s.tap.closed)/1e6)
+	}
+	if c.dribbled && !c.phone && c.code == 1008 && s.tap.closed-c.dribbledAt > int64(messageTime)+slack+w.latency() {
+		w.blame("in time", c, "the relay has waited %d ms for the rest of a message", (s.tap.closed-c.dribbledAt)/1e6)
+	}
+}

@@ -1,0 +1,167 @@
+package sim
+
+import "time"
+
+// Idle lets time go on while something is left to happen. Once the actors
+// are through, everything heals.
+func (w *relayRun) Idle() bool {
+	w.lookAtRest()
+	if !w.healing && w.actorsDone() {
+		w.healing = true
+		w.e.Go("heal", w.heal)
+	}
+	return !w.healed || w.e.Armed() > 0
+}
+
+//go:norace
+func (w *relayRun) actorsDone() bool {
+	for i := 1; i < w.e.ntasks; i++ {
+		if t := w.e.tasks[i]; t.Actor >= 0 && t.state != done {
+			return false
+		}
+	}
+	return true
+}
+
+// settle is longer than any silence, grace and timeout of the relay,
+// together.
+const settle = 4*time.Minute + 30*time.Second
+
+// heal is the second phase: no more faults; everyone reads and answers
+// again, apart from those nobody will hear of any more. Then all must be
+// served, and at last everything must end.
+func (w *relayRun) heal() {
+	for _, c := range w.all() {
+		c.note(func() { c.mute = false })
+		c.resume()
+	}
+	w.e.Sleep(int64(settle))
+	if !w.isDrained() {
+		w.converge()
+	}
+	d := w.node.Load()
+	w.drain(d)
+	w.e.Sleep(int64(15 * time.Second))
+	if w.dones() != 1 {
+		w.e.Fail("drain", "15 s after the drain it has said %d times that it is done; want once", w.dones())
+	}
+	if err := d.relay.Check(); err != nil {
+		w.e.Fail("walk", "after the drain: %v", err)
+	}
+	w.setHealed()
+}
+
+//go:norace
+func (w *relayRun) dones() int { return w.done }
+
+//go:norace
+func (w *relayRun) setHealed() { w.healed = true }
+
+// converge sees that whoever should be served is.
+func (w *relayRun) converge() {
+	d := w.node.Load()
+	u := &peerUser{name: "b-heal", rnd: NewRand(1)}
+	v := &peerUser{name: "p-heal", rnd: NewRand(2)}
+	w.compare("after the faults")
+	for s := range maxServers {
+		w.dial(u, false, s, asIs)
+		w.e.Sleep(int64(5 * time.Second))
+		if p := w.dial(v, true, s, asIs); p != nil {
+			p.note(func() { p.node = d })
+		}
+		w.e.Sleep(int64(time.Second))
+	}
+	w.compare("with everyone new")
+	// What was written must not stay charged: with little budget the same
+	// again and again is more than fits at once.
+	rounds, pad := 1, 0
+	if w.phoneBudget() <= 2<<10 && !w.chopped() {
+		rounds, pad = 3, 1500
+	}
+	for range rounds {
+		w.ask(u.rnd, pad)
+	}
+	w.notices()
+	if err := d.relay.Check(); err != nil {
+		w.e.Fail("walk", "at rest: %v", err)
+	}
+}
+
+// ask has every phone send a frame, and sees that it is answered.
+func (w *relayRun) ask(r *Rand, pad int) {
+	var asked []*client
+	for _, c := range w.all() {
+		if c.phone && c.is(c.open) {
+			asked = append(asked, c)
+		}
+	}
+	before := make([]int, len(asked))
+	for i, c := range asked {
+		c.note(func() {
+			before[i] = len(c.flow(0).got)
+			c.frameUp(r, pad, 1, true)
+		})
+	}
+	w.e.Sleep(int64(5 * time.Second))
+	for i, c := range asked {
+		if c.is(func() bool { return len(c.flow(0).got) <= before[i] }) {
+			w.e.Fail("served", "%s has sent a frame and got no answer", c.name)
+		}
+	}
+}
+
+// compare looks whether the relay counts whom the peers know to be
+// connected, and that each server-id has one binary at most.
+func (w *relayRun) compare(when string) {
+	d := w.node.Load()
+	var open [2]int
+	var holder [maxServers]*client
+	for _, c := range w.all() {
+		if c.node != d || !c.is(c.open) {
+			continue
+		}
+		if c.dribbled {
+			w.e.Fail("patience", "%s: %s is in the middle of a message and still connected", when, c.name)
+		}
+		open[c.door()]++
+		if !c.phone {
+			if other := holder[c.server]; other != nil {
+				w.e.Fail("one holder", "%s: %s and %s are both connected for %s", when, other.name, c.name, relayServers[c.server])
+			}
+			holder[c.server] = c
+		}
+	}
+	got := d.relay.Counts()
+	if got.Binaries != open[0] || got.Phones != open[1] || got.InGrace != 0 {
+		w.e.Fail("converges", "%s the relay counts %+v; want %d binaries and %d phones", when, got, open[0], open[1])
+	}
+}
+
+// notices looks whether each binary that is still there knows which of its
+// phones are gone.
+func (w *relayRun) notices() {
+	for _, b := range w.all() {
+		if b.phone || !b.is(b.open) {
+			continue
+		}
+		for _, p := range w.all() {
+			if !p.phone || p.server != b.server || p.node != b.node {
+				continue
+			}
+			var orders, n int
+			var heard bool
+			b.note(func() {
+				if f := b.flows[p.num]; f != nil {
+					orders, n, heard = len(f.orders), f.notices, len(f.got) > 0
+				}
+			})
+			gone := !p.is(p.open)
+			switch {
+			case n > 0 && !gone:
+				w.e.Fail("notice", "%s was told that %s is gone; it is not", b.name, p.name)
+			case heard && gone && orders == 0 && n != 1:
+				w.e.Fail("notice", "%s was told %d times that %s is gone; want once", b.name, n, p.name)
+			}
+		}
+	}
+}

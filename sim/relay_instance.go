@@ -1,0 +1,308 @@
+package sim
+
+import (
+	"context"
+	enc "encoding/binary"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+// Limits of this world's relay. They are small so that little is needed to
+// come to them; times are those of the contract.
+const (
+	phoneMessage  = 2 << 10
+	binaryMessage = 4 << 10
+	maxPieces     = 32
+	probeTime     = 3 * time.Second
+	roomTime      = 10 * time.Second
+	writeTime     = 10 * time.Second
+	messageTime   = 30 * time.Second
+	linger        = 2 * time.Second
+)
+
+// relayRun is the real relay in one run, and its peers.
+type relayRun struct {
+	e    *Engine
+	run  *Run
+	calm bool // time moves only where nothing else can: what takes no time is judged by it
+
+	node     atomic.Pointer[node]
+	cur      *node // the same, for those the race detector does not watch
+	clients  [maxClients]atomic.Pointer[client]
+	peeks    [maxClients]peek
+	nclients int
+	users    [maxActors]*peerUser
+	rings    int // alarms that have begun and not ended
+	graces   [64]graceAt
+	ngraces  int
+
+	healing bool // written between tasks only
+	healed  bool
+	drained stamp
+	aborted bool
+	done    int // how often a drain said that it was done
+}
+
+// node is one life of the relay's process.
+type node struct {
+	n       int
+	began   stamp
+	relay   *relay.Relay
+	handler http.Handler
+	lock    *Lock // the registry's
+	gauges  [3]*Gauge
+	shown   relay.Counts // when the lock was last given back
+	dials   [2]int       // requests so far, of binaries and phones
+	expired int          // graces seen to end with nobody coming back
+}
+
+// graceAt is when a slot went into a grace, or one came out.
+type graceAt struct {
+	at stamp
+	on bool
+}
+
+// peerUser is one actor: the connections it has made.
+type peerUser struct {
+	name  string
+	conns []*client
+	rnd   *Rand
+}
+
+func (u *peerUser) now() *client {
+	if len(u.conns) == 0 {
+		return nil
+	}
+	return u.conns[len(u.conns)-1]
+}
+
+func (relayWorld) Start(e *Engine, r *Run) Instance {
+	w := &relayRun{e: e, run: r, calm: r.Param("eager", 0) == 0}
+	for i, a := range r.actors() {
+		if i < maxActors {
+			w.users[i] = &peerUser{name: a.name, rnd: NewRand(nameKey(a.name) ^ uint64(r.Param("noise", 0)))}
+		}
+	}
+	w.boot(1)
+	return w
+}
+
+func (w *relayRun) boot(n int) {
+	d := w.newNode(n)
+	w.node.Store(d)
+	w.setCurrent(d)
+}
+
+//go:norace
+func (w *relayRun) setCurrent(d *node) { w.cur = d }
+
+// newNode starts the relay's process.
+func (w *relayRun) newNode(n int) *node {
+	d := &node{n: n, began: w.stamp()}
+	rt := w.e.Runtime(connIDs{w})
+	newLock, newGauge := rt.NewLock, rt.NewGauge
+	rt.NewLock = func(name string) sync.Locker {
+		l := newLock(name).(*Lock)
+		if name == "registry" {
+			d.lock = l
+		}
+		return l
+	}
+	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
+		g := newGauge(o).(*Gauge)
+		for i, name := range gaugeNames {
+			if o.Name == name {
+				d.gauges[i] = g
+			}
+		}
+		return g
+	}
+	p := w.run.Param
+	r, err := relay.New(relay.Config{
+		Runtime: rt, Version: "sim", Upgrade: w.upgrade, Probe: probeTime, Grace: grace, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
+		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: linger,
+		MaxPhones: max(p("max-phones", 16), 1), MaxConns: max(p("max-conns", 1000), 2), Burst: max(p("burst", 1000), 1), Rate: 5,
+		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
+		PhoneOutbox: max(p("phone-outbox", 6<<10), 1<<10), BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
+	})
+	if err != nil {
+		panic(err)
+	}
+	d.relay, d.handler = r, r.Handler()
+	return d
+}
+
+// connIDs is the relay's randomness: what it reads for a phone's id says
+// which connection of this world it is.
+type connIDs struct{ w *relayRun }
+
+func (r connIDs) Read(p []byte) (int, error) {
+	c, _ := r.w.e.Current().Data.(*client)
+	if c == nil || len(p) != 8 {
+		return 0, errors.New("sim: randomness that no phone asked for")
+	}
+	enc.BigEndian.PutUint64(p, mix(uint64(c.num)))
+	return 8, nil
+}
+
+type clientKey struct{}
+
+// upgrade is the WebSocket handshake.
+func (w *relayRun) upgrade(rw http.ResponseWriter, req *http.Request) (relay.Socket, error) {
+	c := req.Context().Value(clientKey{}).(*client)
+	w.e.Yield(AtPoint, c.sock.obj)
+	if c.spoilt {
+		rw.WriteHeader(http.StatusBadRequest)
+		return nil, errors.New("sim: a bad handshake")
+	}
+	c.note(func() { c.upgraded, c.upgradedAt = true, w.stamp() })
+	w.e.Open(&c.gate)
+	return c.sock, nil
+}
+
+// peek is what never changes of a connection, for those who may look at
+// no more.
+type peek struct {
+	phone  bool
+	server int
+	node   *node
+}
+
+// add gives a connection its number.
+func (w *relayRun) add(c *client) bool {
+	if c.num = w.number(c.phone, c.server, c.node); c.num == 0 {
+		return false
+	}
+	w.clients[c.num].Store(c)
+	return true
+}
+
+//go:norace
+func (w *relayRun) number(phone bool, server int, d *node) int {
+	if w.nclients == maxClients-1 {
+		return 0
+	}
+	w.nclients++
+	p := &w.peeks[w.nclients]
+	p.phone, p.server, p.node = phone, server, d
+	return w.nclients
+}
+
+//go:norace
+func (w *relayRun) count() int { return w.nclients }
+
+// peek looks at a connection by its number.
+//
+//go:norace
+func (w *relayRun) peek(n int) (p peek, ok bool) {
+	if n <= 0 || n > w.nclients {
+		return p, false
+	}
+	return w.peeks[n], true
+}
+
+// all are the connections there have been.
+func (w *relayRun) all() []*client {
+	var all []*client
+	for n := 1; n <= w.count(); n++ {
+		if c := w.clients[n].Load(); c != nil {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// owner finds the phone whose conn-id it is, or 0.
+func (w *relayRun) owner(id string) int {
+	var b [18]byte
+	for n := 1; n <= w.count(); n++ {
+		if p, _ := w.peek(n); p.phone && string(appendConnID(b[:0], n)) == id {
+			return n
+		}
+	}
+	return 0
+}
+
+// A request's kind: what is wrong with it.
+const (
+	asIs = iota
+	noHeader
+	fromPage
+)
+
+// dial makes a connection and returns once it is upgraded or refused. It
+// is nil if there are too many in this run.
+func (w *relayRun) dial(u *peerUser, phone bool, server, kind int) *client {
+	c := &client{w: w, phone: phone, server: server, user: u, kind: kind, node: w.node.Load(), dialedAt: w.stamp()}
+	c.name = u.name + "#" + strconv.Itoa(len(u.conns)+1)
+	p := w.run.Param
+	seed := nameKey(c.name) ^ uint64(p("noise", 0))<<32
+	c.rnd = NewRand(seed + 7)
+	if in := p("handshake", 0); in > 0 {
+		c.spoilt = c.rnd.Chance(in)
+	}
+	c.sock = newSocket(w.e, c.name, seed, max(p("room", 1<<14), 512), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
+	if !w.add(c) {
+		return nil
+	}
+	u.conns = append(u.conns, c)
+	w.dialed(c)
+	req := c.request()
+	w.e.Go("serve", func() {
+		w.e.Current().Data = c
+		rec := httptest.NewRecorder()
+		c.node.handler.ServeHTTP(rec, req)
+		c.note(func() {
+			c.served = true
+			if !c.upgraded {
+				c.status, c.retry = rec.Code, rec.Header().Get("Retry-After")
+			}
+		})
+		w.e.Open(&c.gate)
+	})
+	for !c.is(func() bool { return c.upgraded || c.served }) {
+		w.e.Park(AtWait, &c.gate, forever)
+	}
+	if c.is(func() bool { return c.upgraded }) {
+		w.e.Go("peer", c.read)
+	}
+	return c
+}
+
+//go:norace
+func (w *relayRun) dialed(c *client) { c.node.dials[c.door()]++ }
+
+func (c *client) request() *http.Request {
+	paths := [2]string{"/v1/server", "/v1/client"}
+	if c.num%5 == 0 {
+		paths = [2]string{"/v2/server", "/v2/client"}
+	}
+	h := http.Header{"X-Pyrycode-Server": {relayServers[c.server]}, "User-Agent": {"sim"}}
+	if !c.phone {
+		h["X-Pyrycode-Version"] = []string{"1"}
+	}
+	switch c.kind {
+	case noHeader:
+		delete(h, "X-Pyrycode-Server")
+	case fromPage:
+		h["Origin"] = []string{"https://elsewhere.example"}
+	}
+	req := &http.Request{Method: "GET", URL: &url.URL{Path: paths[c.door()]}, Header: h, Host: "relay", RemoteAddr: "192.0.2.1:1234"}
+	return req.WithContext(context.WithValue(context.Background(), clientKey{}, c))
+}
+
+func (c *client) door() int {
+	if c.phone {
+		return 1
+	}
+	return 0
+}

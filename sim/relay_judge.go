@@ -1,0 +1,93 @@
+package sim
+
+// Step compares the gauges with the registry's counts wherever its lock is
+// free.
+//
+//go:norace
+func (w *relayRun) Step() {
+	d := w.cur
+	if d == nil || d.lock.owner != nil {
+		return
+	}
+	c := &d.shown
+	if d.gauges[0].value != float64(c.Binaries) || d.gauges[1].value != float64(c.Phones) || d.gauges[2].value != float64(c.InGrace) {
+		w.e.Fail("gauges", "binaries %v, phones %v, in grace %v; want %+v",
+			d.gauges[0].Value(), d.gauges[1].Value(), d.gauges[2].Value(), *c)
+	}
+}
+
+// Unlocking notes what the registry counts, and keeps what an operator's
+// request must see.
+//
+//go:norace
+func (w *relayRun) Unlocking(t *Task, l *Lock) {
+	d := w.cur
+	if l == d.lock {
+		was := d.shown
+		d.shown = d.relay.Counts()
+		if d.shown.InGrace != was.InGrace && w.ngraces < len(w.graces) {
+			g := &w.graces[w.ngraces]
+			g.at.at, g.at.step, g.on = w.e.now, w.e.steps+1, d.shown.InGrace > was.InGrace
+			w.ngraces++
+		}
+		if w.drained.step == 0 && d.shown.InGrace == was.InGrace-1 && d.shown.Binaries == was.Binaries {
+			d.expired++
+		}
+		if d.shown.Binaries < 0 || d.shown.Phones < 0 || d.shown.InGrace < 0 {
+			w.e.Fail("gauges", "the registry counts %+v", d.shown)
+		}
+	}
+	if k, ok := t.Data.(*look); ok && l == k.node.lock {
+		k.counts = k.node.relay.Counts()
+	}
+	if t.timer != nil && t.Data == nil && l.name == "alarms" {
+		t.Data = w
+		w.rings++
+		w.e.Sometimes(sawTwoRings, w.rings > 1)
+	}
+}
+
+// Contended notes that somebody waits.
+//
+//go:norace
+func (w *relayRun) Contended(t *Task, l *Lock) {
+	w.e.Sometimes(sawRelayWait, true)
+}
+
+// Ended is told that a task is over.
+//
+//go:norace
+func (w *relayRun) Ended(t *Task) {
+	if t.Data == any(w) {
+		w.rings--
+	}
+}
+
+// Final judges the run once everything is at rest.
+func (w *relayRun) Final() {
+	if n := w.e.Armed(); n != 0 {
+		w.e.Fail("converges", "at rest %d timers are armed; want none", n)
+	}
+	for _, t := range w.e.tasks[1:w.e.ntasks] {
+		if t.state != done {
+			w.e.Fail("converges", "at rest %s still waits", t.title())
+		}
+	}
+	for _, c := range w.all() {
+		if c.upgraded && !c.sock.closed {
+			w.e.Fail("converges", "at rest the socket of %s is open", c.name)
+		}
+	}
+	if got := w.cur.shown; got.Binaries+got.Phones+got.InGrace != 0 {
+		w.e.Fail("converges", "at rest the relay counts %+v; want nobody", got)
+	}
+	w.verdicts()
+}
+
+// Invariants are what the runs of the whole relay are judged by.
+func (relayWorld) Invariants() []string {
+	return []string{"gauges", "walk", "scrape", "health", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
+		"after close", "after notice", "notice", "directive", "served", "one holder", "converges", "drain", "gates", "one close",
+		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "budget", "progress", "loss", "forwarded",
+		"attempts", "expiries", "patience", "in time", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+}

@@ -1,0 +1,94 @@
+package sim
+
+// What phones and binaries make of a frame. Each returns the invariant
+// that is broken, if any, and how.
+
+// phoneGets takes a bare inner frame.
+func (c *client) phoneGets(payload []byte) (wrong, how string) {
+	f, ok := parseFrame(payload)
+	if !ok {
+		return "unchanged", "not as the binary sent it"
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.flow(0)
+	switch b, known := c.w.peek(f.binary); {
+	case f.phone != c.num:
+		return "misrouted", "a frame for another phone"
+	case !known || b.phone || b.server != c.server || b.node != c.node:
+		return "misrouted", "a frame from a binary of another server-id"
+	case l.from != 0 && l.from != f.binary:
+		return "one binary", "frames from two binaries"
+	case f.n != len(l.got)+1:
+		return "order", "a frame is lost, repeated or out of order"
+	}
+	l.from = f.binary
+	l.got = append(l.got, c.w.stamp())
+	c.arrived += len(payload)
+	c.w.e.Note(uint64(f.n)<<32 | uint64(c.num))
+	return "", ""
+}
+
+// binaryGets takes an envelope.
+func (c *client) binaryGets(payload []byte) (wrong, how string) {
+	id, inner, code, ok := takeEnvelope(payload)
+	if !ok {
+		return "envelope", "not an envelope as the contract has it"
+	}
+	phone := c.w.owner(id)
+	if p, ok := c.w.peek(phone); !ok || p.server != c.server || p.node != c.node {
+		return "misrouted", "a conn-id of another server-id, or of nobody"
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.flow(phone)
+	if l.muffled {
+		return "after notice", "something after the close notice"
+	}
+	c.arrived += len(payload)
+	if inner == nil {
+		l.muffled, l.notice = true, code
+		l.notices++
+		return "", ""
+	}
+	f, ok := parseFrame(inner)
+	switch {
+	case !ok:
+		return "unchanged", "not as the phone sent it"
+	case f.phone != phone || f.binary != 0:
+		return "misrouted", "a frame under another phone's conn-id"
+	case f.n != len(l.got)+1:
+		return "order", "a frame is lost, repeated or out of order"
+	}
+	if len(l.got) == 0 {
+		c.known = append(c.known, phone)
+		l.since = c.w.stamp()
+	}
+	l.got = append(l.got, c.w.stamp())
+	c.w.e.Note(uint64(f.n)<<32 | uint64(c.num))
+	if f.echo && c.well() {
+		c.frameTo(c.rnd, phone, max(len(inner)-100, 0), 1)
+	}
+	return "", ""
+}
+
+// frameTo sends a binary's next frame to a phone. The mutex is held.
+func (c *client) frameTo(r *Rand, phone, pad, pieces int) {
+	c.message(r, appendEnvelope(nil, phone, c.nextFrame(phone, pad), 0), pieces)
+}
+
+// nextFrame makes the next frame to a phone, and counts it as sent.
+func (c *client) nextFrame(phone, pad int) []byte {
+	l := c.flow(phone)
+	inner := frame{binary: c.num, phone: phone, n: len(l.sent) + 1}.append(nil, pad)
+	l.sent = append(l.sent, sent{c.w.stamp(), len(inner)})
+	return inner
+}
+
+// frameUp sends a phone's next frame. The mutex is held.
+func (c *client) frameUp(r *Rand, pad, pieces int, echo bool) {
+	l := c.flow(0)
+	inner := frame{phone: c.num, n: len(l.sent) + 1, echo: echo}.append(nil, pad)
+	l.sent = append(l.sent, sent{c.w.stamp(), len(inner)})
+	c.message(r, inner, pieces)
+}

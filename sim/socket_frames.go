@@ -1,0 +1,153 @@
+package sim
+
+import (
+	"bytes"
+	enc "encoding/binary"
+)
+
+// What the peers know of WebSocket (RFC 6455), written from its text and
+// not from the relay's code: they must not share the relay's assumptions.
+const (
+	opContinue = 0
+	opText     = 1
+	opBinary   = 2
+	opClose    = 8
+	opPing     = 9
+	opPong     = 10
+)
+
+// appendMasked appends one fragment as a client sends it.
+func appendMasked(dst []byte, op byte, fin bool, payload []byte, key uint32) []byte {
+	first := op
+	if fin {
+		first |= 128
+	}
+	dst = append(dst, first)
+	switch n := len(payload); {
+	case n < 126:
+		dst = append(dst, 128|byte(n))
+	case n < 1<<16:
+		dst = append(dst, 128|126, byte(n>>8), byte(n))
+	default:
+		dst = enc.BigEndian.AppendUint64(append(dst, 128|127), uint64(n))
+	}
+	mask := [4]byte{byte(key), byte(key >> 8), byte(key >> 16), byte(key >> 24)}
+	dst = append(dst, mask[:]...)
+	for i, c := range payload {
+		dst = append(dst, c^mask[i&3])
+	}
+	return dst
+}
+
+// closePayload is the payload of a close message; 0 means no code.
+func closePayload(code int, reason string) []byte {
+	if code == 0 {
+		return nil
+	}
+	return append([]byte{byte(code >> 8), byte(code)}, reason...)
+}
+
+// inbox takes a server's bytes apart, strictly.
+type inbox struct{ bytes []byte }
+
+// next returns the next message, or ok false if it is not all there. wrong
+// says what a client may not accept.
+func (in *inbox) next() (op byte, payload []byte, ok bool, wrong string) {
+	b := in.bytes
+	if len(b) < 2 {
+		return 0, nil, false, ""
+	}
+	op = b[0] & 15
+	switch {
+	case b[0]&0x70 != 0:
+		return 0, nil, false, "a reserved bit is set"
+	case b[0]&0x80 == 0:
+		return 0, nil, false, "a message is fragmented"
+	case op == opBinary:
+		return 0, nil, false, "a data message has the binary opcode; want text"
+	case op != opText && op != opClose && op != opPing && op != opPong:
+		return 0, nil, false, "an opcode that there is not"
+	case b[1]&0x80 != 0:
+		return 0, nil, false, "a server has masked"
+	}
+	n, head := uint64(b[1]), 2
+	switch {
+	case op >= opClose && n > 125:
+		return 0, nil, false, "a control message is too long"
+	case n == 126:
+		if len(b) < 4 {
+			return 0, nil, false, ""
+		}
+		n, head = uint64(enc.BigEndian.Uint16(b[2:])), 4
+		if n < 126 {
+			return 0, nil, false, "a length is not in its shortest form"
+		}
+	case n == 127:
+		if len(b) < 10 {
+			return 0, nil, false, ""
+		}
+		n, head = enc.BigEndian.Uint64(b[2:]), 10
+		if n < 1<<16 || n >= 1<<20 {
+			return 0, nil, false, "a length is not in its shortest form, or is over 1 MiB"
+		}
+	}
+	if uint64(len(b)-head) < n {
+		return 0, nil, false, ""
+	}
+	payload = b[head : head+int(n)]
+	in.bytes = b[head+int(n):]
+	return op, payload, true, ""
+}
+
+// tap counts the whole messages that the relay has put on one socket, where
+// they leave it: what happens to them on the way does not matter.
+type tap struct {
+	in     inbox
+	frames int // data messages that carry a frame
+	closes int
+	after  bool // something followed a close
+	pings  []beatAt
+	closed int64 // when the close left
+}
+
+// beatAt is a ping or a pong by its number.
+type beatAt struct {
+	n uint64
+	stamp
+}
+
+func newBeat(payload []byte, now stamp) beatAt {
+	var n uint64
+	for _, c := range payload {
+		n = n<<8 | uint64(c)
+	}
+	return beatAt{n, now}
+}
+
+var frameKey = []byte(`","frame":`)
+var noticeKey = []byte(`","close_code":`)
+
+func (t *tap) see(p []byte, now int64) {
+	if len(p) == 0 {
+		return
+	}
+	t.after = t.after || t.closes > 0
+	t.in.bytes = append(t.in.bytes, p...)
+	for {
+		op, payload, ok, _ := t.in.next()
+		if !ok {
+			return
+		}
+		switch op {
+		case opText:
+			if i := bytes.Index(payload, noticeKey); i < 0 || i > 40 {
+				t.frames++
+			}
+		case opPing:
+			t.pings = append(t.pings, newBeat(payload, stamp{at: now}))
+		case opClose:
+			t.closes++
+			t.closed = now
+		}
+	}
+}
