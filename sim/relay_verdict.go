@@ -126,14 +126,14 @@ func (w *relayRun) unfounded(c *client) string {
 	return "close code"
 }
 
-// silent: for as long as a probe waits, a ping that had left was not
-// answered when the relay gave c up.
+// silent: a ping had left, and was not answered for as long as a probe
+// waits, when the relay gave c up. The close may have left much later.
 func (w *relayRun) silent(c *client) bool {
 	until := c.sock.tap.closed
 	for _, ping := range c.sock.tap.pings {
 		answered := false
 		for _, pong := range c.ponged {
-			answered = answered || pong.n >= ping.n && pong.at+w.latency() < until
+			answered = answered || pong.n >= ping.n && pong.at+w.latency() < min(until, ping.at+int64(probeTime))
 		}
 		if !answered && ping.at+int64(probeTime) <= until {
 			return true

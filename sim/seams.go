@@ -51,7 +51,7 @@ func (e *Engine) pick(t *Task) *Task {
 	if e.failure != nil || e.cut() {
 		return nil
 	}
-	if e.steps >= e.limit {
+	if e.steps >= e.limit || e.ntasks > maxTasks-128 {
 		e.failure = &Failure{Invariant: "terminates", Detail: "the run does not come to an end", Step: n, Task: "idle"}
 		return nil
 	}

@@ -99,6 +99,7 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 		reads(c, daemon.ParseInt),
 		reads(c, daemon.ParseFloat),
 		reads(c, daemon.ParseSize),
+		kong.TypeMapper(reflect.TypeFor[bool](), boolean{c}),
 	)
 	return k, helped, err
 }
@@ -106,7 +107,12 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 // reads makes kong read values of T with parse. What cannot be read does not
 // end the reading: it is noted, so that all problems are told at once.
 func reads[T string | time.Duration | int | float64 | daemon.Size](c *command, parse func(string) (T, error)) kong.Option {
-	return kong.TypeMapper(reflect.TypeFor[T](), kong.MapperFunc(func(ctx *kong.DecodeContext, target reflect.Value) error {
+	return kong.TypeMapper(reflect.TypeFor[T](), valueOf(c, parse))
+}
+
+// valueOf is the mapper of reads.
+func valueOf[T any](c *command, parse func(string) (T, error)) kong.Mapper {
+	return kong.MapperFunc(func(ctx *kong.DecodeContext, target reflect.Value) error {
 		t := ctx.Scan.Pop()
 		if t.IsEOL() {
 			return errors.New("its value is missing")
@@ -121,7 +127,22 @@ func reads[T string | time.Duration | int | float64 | daemon.Size](c *command, p
 			target.Set(reflect.ValueOf(v))
 		}
 		return err
-	}))
+	})
+}
+
+// boolean reads flags that need no value.
+type boolean struct{ c *command }
+
+// IsBool tells kong that a value is not needed.
+func (boolean) IsBool() bool { return true }
+
+// Decode implements kong.Mapper.
+func (m boolean) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
+	if ctx.Scan.Peek().Type != kong.FlagValueToken {
+		target.SetBool(true)
+		return nil
+	}
+	return valueOf(m.c, daemon.ParseBool).Decode(ctx, target)
 }
 
 // all returns the problems of the values of command name: those that could

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -57,10 +58,16 @@ func serve(ctx context.Context, cfg daemon.Config, b daemon.Build, stderr io.Wri
 	signals := make(chan os.Signal, 2) // the second must not be lost while the first is dealt with
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals})
-	if err != nil {
-		fmt.Fprintln(stderr, "pyrycode-relay:", err)
-		return failed
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload})
+	if err == nil {
+		return done
 	}
-	return done
+	fmt.Fprintln(stderr, "pyrycode-relay:", err)
+	if _, ok := errors.AsType[*daemon.ConfigError](err); ok {
+		return refused
+	}
+	return failed
 }

@@ -15,19 +15,62 @@ import (
 // measured, group is the heading in the help.
 type Config struct {
 	// Listen is where binaries and phones connect.
-	Listen string `default:"127.0.0.1:8080" unit:"host:port" group:"Listeners" help:"Where binaries and phones connect, without TLS. Port 0 takes a free one."`
+	Listen string `default:"127.0.0.1:8080" unit:"host:port" group:"Listeners" help:"Where binaries and phones connect. Port 0 takes a free one."`
+
+	// Insecure allows a public listener without TLS.
+	Insecure bool `default:"false" unit:"true or false" group:"Listeners" help:"Let --listen be reached from other machines without TLS: for a relay behind a proxy that has it."`
 
 	// MetricsListen is where operators look.
-	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" help:"Where operators find metrics, health and pprof. It has no password: keep it on loopback or a private network."`
+	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" help:"Where operators find metrics, health and pprof: loopback or a private network, unless --web.config.file protects it."`
+
+	// WebConfigFile is TLS and passwords of the private listener.
+	WebConfigFile string `name:"web.config.file" default:"" unit:"file" group:"Listeners" help:"TLS and basic authentication of --metrics-listen, in the format of Prometheus' exporters."`
+
+	// AllowRoot lets a public relay run as root.
+	AllowRoot bool `default:"false" unit:"true or false" group:"Listeners" help:"Let a relay that other machines can reach run as root, which it has no use for."`
 
 	// AllowedOrigins are the values of Origin that may connect.
 	AllowedOrigins []string `default:"" placeholder:"ORIGIN,…" unit:"origins, by comma" group:"Listeners" help:"Origins whose pages may connect, such as https://app.example.com. Requests without an Origin always may."`
+
+	// TrustedProxies are those whose word counts on who is calling.
+	TrustedProxies []string `default:"" placeholder:"CIDR,…" unit:"networks, by comma" group:"Listeners" help:"Proxies whose X-Forwarded-For is believed, and from which --proxy-protocol accepts connections; such as 10.0.0.0/8 or 192.0.2.7."`
+
+	// ProxyProtocol expects a PROXY header before everything else.
+	ProxyProtocol bool `default:"false" unit:"true or false" group:"Listeners" help:"Expect a PROXY header, version 1 or 2, on every connection, and refuse those that do not come from --trusted-proxies."`
+
+	// Domain is the name that certificates are asked for.
+	Domain string `default:"" unit:"host name" group:"TLS" help:"End TLS on --listen with a certificate for this name, from an ACME authority such as Let's Encrypt."`
+
+	// TLSCert and TLSKey are the files of a certificate.
+	TLSCert string `name:"tls-cert" default:"" unit:"file" group:"TLS" help:"End TLS on --listen with this certificate chain (PEM). It is read again when it changes, and on SIGHUP."`
+	TLSKey  string `name:"tls-key" default:"" unit:"file" group:"TLS" help:"Private key of --tls-cert (PEM)."`
+
+	// ACMEDir is where certificates and the account's key are kept.
+	ACMEDir string `name:"acme-dir" default:"" unit:"directory" group:"TLS" help:"Where --domain keeps its certificates: a directory of its own, on a disk that outlives restarts, or the authority's rate limits will lock the relay out."`
+
+	// ACMEEmail is told of problems with certificates.
+	ACMEEmail string `name:"acme-email" default:"" unit:"address" group:"TLS" help:"Whom the authority may write about the certificates of --domain."`
+
+	// ACMEDirectory is the authority.
+	ACMEDirectory string `name:"acme-directory" default:"https://acme-v02.api.letsencrypt.org/directory" unit:"URL" group:"TLS" help:"The ACME authority. To try things out: https://acme-staging-v02.api.letsencrypt.org/directory."`
+
+	// HTTPListen answers ACME challenges.
+	HTTPListen string `name:"http-listen" default:":80" unit:"host:port" group:"TLS" help:"Where --domain answers the challenges of its authority, and nothing else. Empty: only on --listen, which must then be port 443."`
 
 	// MaxConns caps the connections of the whole relay.
 	MaxConns int `default:"10000" unit:"connections" group:"Limits" help:"Connections in all; one more is answered 503."`
 
 	// MaxConnsPerAddress caps the connections of one IP address.
 	MaxConnsPerAddress int `default:"1000" unit:"connections" group:"Limits" help:"Connections of one IP address; one more is answered 503."`
+
+	// MaxPending caps the connections that have not been upgraded.
+	MaxPending int `default:"1024" unit:"connections" group:"Limits" help:"Connections that have not asked for anything yet; while there are so many, no more are accepted."`
+
+	// MaxPendingPerAddress caps those of one IP address.
+	MaxPendingPerAddress int `default:"128" unit:"connections" group:"Limits" help:"Of those, connections of one IP address that is no trusted proxy; one more is cut."`
+
+	// MemoryLimit is how much memory the process should use.
+	MemoryLimit Size `default:"0B" unit:"bytes" group:"Limits" help:"Memory that the process may use; near it newcomers are answered 503. 0B: nine tenths of the control group's limit, or GOMEMLIMIT if it is set."`
 
 	// MaxPhones caps the phones of one server-id.
 	MaxPhones int `default:"16" unit:"phones" group:"Limits" help:"Phones of one server-id; one more is closed with 4429."`
@@ -90,6 +133,7 @@ func (c Config) relay(log *slog.Logger, b Build) relay.Config {
 		Log:                log,
 		Version:            b.Version,
 		AllowedOrigins:     c.AllowedOrigins,
+		ClientAddr:         newProxies(c.TrustedProxies).client,
 		Grace:              c.Grace,
 		Probe:              c.ConflictProbe,
 		Heartbeat:          c.Heartbeat,

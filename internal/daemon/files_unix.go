@@ -2,7 +2,11 @@
 
 package daemon
 
-import "syscall"
+import (
+	"io/fs"
+	"os"
+	"syscall"
+)
 
 // maxFiles is how many descriptors the process may open.
 func maxFiles() (uint64, bool) {
@@ -11,4 +15,13 @@ func maxFiles() (uint64, bool) {
 		return 0, false
 	}
 	return uint64(l.Cur), true
+}
+
+// isRoot reports whether the process may do everything.
+func isRoot() bool { return os.Geteuid() == 0 }
+
+// ownedByUs reports whether a file belongs to the user of the process.
+func ownedByUs(info fs.FileInfo) bool {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(s.Uid) == os.Geteuid()
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -14,7 +15,7 @@ const EnvPrefix = "PYRYCODE_RELAY_"
 // EnvName is the environment variable of an option: grace is
 // PYRYCODE_RELAY_GRACE.
 func EnvName(option string) string {
-	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
+	return EnvPrefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(option))
 }
 
 // Option is one option of [Config], as its field's tags describe it.
@@ -23,6 +24,7 @@ type Option struct {
 	Default string
 	Unit    string
 	Help    string
+	Group   string // the heading it stands under
 }
 
 // Options is every option of [Config], in the order of its fields.
@@ -32,10 +34,11 @@ func Options() []Option {
 	for i := range all {
 		f := t.Field(i)
 		all[i] = Option{
-			Name:    optionName(f.Name),
+			Name:    cmp.Or(f.Tag.Get("name"), optionName(f.Name)),
 			Default: f.Tag.Get("default"),
 			Unit:    f.Tag.Get("unit"),
 			Help:    f.Tag.Get("help"),
+			Group:   f.Tag.Get("group"),
 		}
 	}
 	return all
@@ -93,6 +96,17 @@ func ParseInt(text string) (int, error) {
 	return n, nil
 }
 
+// ParseBool reads true or false. The error is a [*ParseError].
+func ParseBool(text string) (bool, error) {
+	switch text {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, &ParseError{"must be true or false", "without a value the flag means true"}
+}
+
 // ParseFloat reads a number. The error is a [*ParseError].
 func ParseFloat(text string) (float64, error) {
 	f, err := strconv.ParseFloat(text, 64)
@@ -111,6 +125,8 @@ func setText(v reflect.Value, text string) (err error) {
 		if text != "" {
 			*p = strings.Split(text, ",")
 		}
+	case *bool:
+		*p, err = ParseBool(text)
 	case *int:
 		*p, err = ParseInt(text)
 	case *float64:

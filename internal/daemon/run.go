@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +10,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/exporter-toolkit/web"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
@@ -26,6 +31,12 @@ type Env struct {
 	// end at once. Nil: only the context asks.
 	Signals <-chan os.Signal
 
+	// Reload asks to read the certificate's files again. Nil: nobody asks.
+	Reload <-chan os.Signal
+
+	// ACME talks to the certificates' authority. Nil: the usual client.
+	ACME *http.Client
+
 	// Ready, if not nil, is called once both listeners accept.
 	Ready func(public, private net.Addr)
 }
@@ -39,7 +50,12 @@ type process struct {
 	ready   readiness
 	public  *http.Server
 	private *http.Server
-	failed  chan error // of a server whose listener broke; room for both
+	failed  chan error // of a server whose listener broke; room for all
+
+	certs   certificates // nil: no TLS
+	http    *http.Server // for ACME challenges; nil: none
+	pending *pending
+	memory  *memory
 }
 
 // Run runs a relay until a signal comes, ctx ends or a listener breaks, then
@@ -58,58 +74,157 @@ func newProcess(cfg Config, env Env) (*process, error) {
 	if problems := cfg.Check(); len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
-	p := &process{cfg: cfg, env: env, log: newLogger(env.Log, cfg.LogFormat, cfg.LogLevel), failed: make(chan error, 2)}
+	p := &process{env: env, log: newLogger(env.Log, cfg.LogFormat, cfg.LogLevel), failed: make(chan error, 3)}
+	p.cfg = cfg.fit(p.log, maxFiles)
 	p.ready.set("starting")
+	limit := memoryLimit(cfg)
+	rc := p.cfg.relay(p.log, env.Build)
+	rc.Room = func() error { return p.memory.room() }
 	var err error
-	if p.relay, err = relay.New(cfg.relay(p.log, env.Build)); err != nil {
+	if p.relay, err = relay.New(rc); err != nil {
 		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
-	if err := Register(p.relay, cfg, env.Build); err != nil {
+	reg := p.relay.Metrics()
+	if err := register(p.relay, p.cfg, env.Build); err != nil {
 		return nil, err
 	}
-	p.public = newServer(p.relay.Handler(), p.log, "public")
+	if p.pending, err = newPending(p.cfg, reg); err != nil {
+		return nil, err
+	}
+	if p.memory, err = newMemory(limit, p.log, reg); err != nil {
+		return nil, err
+	}
+	if err := p.useTLS(reg); err != nil {
+		return nil, err
+	}
+	handler := p.relay.Handler()
+	if p.certs != nil {
+		handler = onlyFor(p.certs.serves, handler)
+	}
+	p.public = newServer(handler, p.log, "public")
+	p.public.ConnState = p.pending.state
 	p.private = newServer(privateHandler(p.relay, &p.ready, env.Build, p.log), p.log, "private")
 	return p, nil
+}
+
+// useTLS sets up what the public listener's TLS needs, if it has any.
+func (p *process) useTLS(reg prometheus.Registerer) error {
+	c, err := newCertificate(reg, p.log)
+	if err != nil {
+		return err
+	}
+	switch {
+	case p.cfg.TLSCert != "":
+		files := &fileCerts{certificate: c, certFile: p.cfg.TLSCert, keyFile: p.cfg.TLSKey}
+		p.certs = files
+		return files.load()
+	case p.cfg.Domain != "":
+		a := newACME(p.cfg, c, p.env.ACME)
+		p.certs = a
+		if p.cfg.HTTPListen != "" {
+			p.http = newServer(a.challenges(), p.log, "http")
+		}
+	}
+	return nil
+}
+
+// served is a server and where it listens.
+type served struct {
+	*http.Server
+	net.Listener
+	serve func(net.Listener) error
 }
 
 // run opens the listeners, waits for a reason to end, and ends.
 func (p *process) run(ctx context.Context) error {
 	p.sayStarting()
-	private, err := listen(ctx, "metrics-listen", p.cfg.MetricsListen)
+	all, err := p.open(ctx)
 	if err != nil {
 		return err
 	}
-	public, err := listen(ctx, "listen", p.cfg.Listen)
-	if err != nil {
-		private.Close()
-		return err
+	background, stop := context.WithCancel(ctx)
+	defer stop()
+	var tasks sync.WaitGroup
+	tasks.Go(func() { p.memory.watch(background, p.relay) })
+	if p.certs != nil {
+		go p.certs.keep(background, p.env.Reload) // may be in the middle of a request when all ends
 	}
-	servers := make(chan struct{}, 2)
-	for _, s := range []struct {
-		*http.Server
-		net.Listener
-	}{{p.private, private}, {p.public, public}} {
-		go func() {
-			if err := s.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
+	for _, s := range all {
+		tasks.Go(func() {
+			if err := s.serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
 				p.failed <- fmt.Errorf("listener %s broke: %w", s.Listener.Addr(), err)
 			}
-			servers <- struct{}{}
-		}()
+		})
 	}
-	p.sayReady(public.Addr(), private.Addr())
+	private, public := all[0].Listener.Addr(), all[1].Listener.Addr()
+	p.sayReady(public, private)
 	p.ready.set("")
 	if p.env.Ready != nil {
-		p.env.Ready(public.Addr(), private.Addr())
+		p.env.Ready(public, private)
 	}
 
 	err = p.wait(ctx)
 	p.drain()
-	p.private.Close()
-	for range cap(servers) {
-		<-servers
+	stop()
+	for _, s := range all {
+		s.Server.Close()
 	}
+	tasks.Wait()
 	p.log.Info("stopped")
 	return err
+}
+
+// open opens all listeners: the private one, the public one, and perhaps
+// that for challenges.
+func (p *process) open(ctx context.Context) (all []served, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range all {
+				s.Listener.Close()
+			}
+		}
+	}()
+	private, err := listen(ctx, "metrics-listen", p.cfg.MetricsListen)
+	if err != nil {
+		return all, err
+	}
+	all = append(all, served{p.private, private, p.servePrivate})
+	public, err := listen(ctx, "listen", p.cfg.Listen)
+	if err != nil {
+		return all, err
+	}
+	all = append(all, served{p.public, p.guard(public), p.public.Serve})
+	if p.http == nil {
+		return all, nil
+	}
+	plain, err := listen(ctx, "http-listen", p.cfg.HTTPListen)
+	if err != nil {
+		return all, err
+	}
+	return append(all, served{p.http, plain, p.http.Serve}), nil
+}
+
+// guard puts around the public listener what stands before HTTP.
+func (p *process) guard(ln net.Listener) net.Listener {
+	if p.cfg.ProxyProtocol {
+		ln = &proxyHeaders{Listener: ln, trusted: newProxies(p.cfg.TrustedProxies), refused: func(net.Addr) {
+			p.pending.cut.WithLabelValues(cutProxy).Inc()
+		}}
+	}
+	ln = &doorway{Listener: ln, pending: p.pending}
+	if p.certs != nil {
+		ln = tls.NewListener(ln, p.certs.config())
+	}
+	return ln
+}
+
+// servePrivate serves operators, with TLS and passwords if there is a file
+// that says so.
+func (p *process) servePrivate(ln net.Listener) error {
+	if p.cfg.WebConfigFile == "" {
+		return p.private.Serve(ln)
+	}
+	return web.Serve(ln, p.private, &web.FlagConfig{WebConfigFile: &p.cfg.WebConfigFile}, slog.New(slog.DiscardHandler))
 }
 
 // wait returns when the process should end; an error if a listener is why.
@@ -134,18 +249,11 @@ func (p *process) sayStarting() {
 		"rate", c.Rate, "burst", c.Burst,
 		"phone_message", c.PhoneMessage, "binary_message", c.BinaryMessage,
 		"grace", c.Grace, "conflict_probe", c.ConflictProbe, "heartbeat", c.Heartbeat, "drain", c.Drain)
-	if n, ok := maxFiles(); ok && n < uint64(c.MaxConns)+spareFiles {
-		p.log.Warn("the limit on open files is lower than --max-conns needs: raise it (ulimit -n, LimitNOFILE=) or lower --max-conns",
-			"files", n, "needed", uint64(c.MaxConns)+spareFiles)
-	}
 }
 
-// spareFiles is how many descriptors the process needs besides connections.
-const spareFiles = 64
-
 func (p *process) sayReady(public, private net.Addr) {
-	p.log.Info("ready", "listen", public.String(), "metrics_listen", private.String())
-	if reachable(private) {
+	p.log.Info("ready", "listen", public.String(), "metrics_listen", private.String(), "tls", p.certs != nil)
+	if reachable(private) && p.cfg.WebConfigFile == "" {
 		p.log.Warn("operators' pages, pprof among them, have no password and can be reached from other machines: use loopback or a private network",
 			"metrics_listen", private.String())
 	}

@@ -14,6 +14,11 @@ import (
 // Check returns all that is wrong with c, in the order of the options; none
 // if it can run.
 func (c Config) Check() []Problem {
+	return c.check(thisMachine())
+}
+
+// check is Check on a machine.
+func (c Config) check(m machine) []Problem {
 	v := validator{defaults: make(map[string]string)}
 	for _, o := range Options() {
 		v.defaults[o.Name] = o.Default
@@ -23,11 +28,23 @@ func (c Config) Check() []Problem {
 	if c.Listen == c.MetricsListen && !strings.HasSuffix(c.Listen, ":0") {
 		v.add("metrics-listen", c.MetricsListen, "must differ from --listen", "operators' pages are not for the public")
 	}
+	v.exposure(c, m)
 	for _, o := range c.AllowedOrigins {
 		v.origin("allowed-origins", o)
 	}
 	within(&v, "max-conns", c.MaxConns, 1, 1_000_000)
 	within(&v, "max-conns-per-address", c.MaxConnsPerAddress, 1, 1_000_000)
+	v.proxies(c)
+	v.tls(c)
+	within(&v, "max-pending", c.MaxPending, 1, 1_000_000)
+	within(&v, "max-pending-per-address", c.MaxPendingPerAddress, 1, 1_000_000)
+	if c.MemoryLimit != 0 {
+		within(&v, "memory-limit", c.MemoryLimit, 32<<20, 1<<50)
+	}
+	if m.filesKnown && m.files < leastFiles {
+		v.add("max-conns", display(c.MaxConns), fmt.Sprintf("cannot be had with a limit of %d open files", m.files),
+			fmt.Sprintf("allow %d or more (ulimit -n, LimitNOFILE=)", leastFiles))
+	}
 	within(&v, "max-phones", c.MaxPhones, 1, 10_000)
 	within(&v, "rate", c.Rate, 0.01, 1_000_000)
 	within(&v, "burst", c.Burst, 1, 1_000_000)

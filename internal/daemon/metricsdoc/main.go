@@ -12,7 +12,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
-	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 func main() {
@@ -46,14 +45,11 @@ Besides these there are the usual ` + "`go_*`, `process_*` and `promhttp_*`" + `
 
 // families gathers what a relay that nobody has connected to exposes.
 func families() ([]*dto.MetricFamily, error) {
-	r, err := relay.New(relay.Config{})
+	metrics, err := daemon.Metrics()
 	if err != nil {
 		return nil, err
 	}
-	if err := daemon.Register(r, daemon.DefaultConfig(), daemon.Build{}); err != nil {
-		return nil, err
-	}
-	all, err := r.Metrics().Gather()
+	all, err := metrics.Gather()
 	return slices.DeleteFunc(all, func(f *dto.MetricFamily) bool {
 		return !strings.HasPrefix(f.GetName(), "pyrycode_relay_")
 	}), err

@@ -1,0 +1,220 @@
+package battery
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+func TestRow01IdleConnectionsAreCountedExactly(t *testing.T) {
+	n := start(t, nil)
+	binaries, each := dose(10, 500), 10
+	var held []*websocket.Conn
+	before := n.metric("go_goroutines")
+	for i := range binaries {
+		held = append(held, n.slot(fmt.Sprint("s", i)))
+		for range each {
+			held = append(held, n.mustDial("/v1/client", fmt.Sprint("s", i)))
+		}
+	}
+	n.connected(binaries, binaries*each)
+	if more := n.metric("go_goroutines") - before; more > float64(len(held))+20 {
+		t.Errorf("%d connections cost %v goroutines; want at most one each", len(held), more)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	n.until("all are gone", func() bool { return n.metric("pyrycode_relay_connected_binaries") == 0 })
+	n.connected(0, int(n.metric("pyrycode_relay_connected_phones")))
+}
+
+func TestRow02PairsUnderLoadLoseNothing(t *testing.T) {
+	n := start(t, nil)
+	h := n.pair()
+	pairs, frames := dose(10, 300), dose(20, 100)
+	pad := strings.Repeat("x", 1000)
+	binaries, phones := make([]*websocket.Conn, pairs), make([]*websocket.Conn, pairs)
+	for i := range pairs {
+		binaries[i] = n.slot(fmt.Sprint("pair", i))
+		phones[i] = n.mustDial("/v1/client", fmt.Sprint("pair", i))
+	}
+	var all sync.WaitGroup
+	for i := range pairs {
+		id, b, p := fmt.Sprint("pair", i), binaries[i], phones[i]
+		echoed := echo(b)
+		_ = p.SetReadDeadline(time.Now().Add(patience + 30*time.Second))
+		all.Go(func() {
+			time.Sleep(time.Duration(i) * 100 * time.Millisecond / time.Duration(pairs)) // not all in one beat
+			tick := time.NewTicker(100 * time.Millisecond)
+			defer tick.Stop()
+			for k := range frames {
+				<-tick.C
+				if err := p.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"k":%d,"of":%q,"x":%q}`, k, id, pad)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		all.Go(func() {
+			for k := range frames {
+				_, got, err := p.ReadMessage()
+				if want := fmt.Sprintf(`{"k":%d,"of":%q,"x":%q}`, k, id, pad); err != nil || string(got) != want {
+					t.Errorf("%s: got %.60s, %v; want frame %d", id, got, err, k)
+					break
+				}
+			}
+			p.Close()
+			b.Close()
+			<-echoed
+		})
+	}
+	all.Wait()
+	h.check()
+}
+
+func TestRow14PhonesThatStopReadingAreClosedAlone(t *testing.T) {
+	beside(t)
+	n := start(t, func(c *daemon.Config) { c.PhoneOutbox, c.BinaryMessage, c.WriteTimeout = 256<<10, 128<<10, time.Second })
+	h := n.pair()
+	b := n.slot("s")
+	var stalled []net.Conn
+	var ids []string
+	for range dose(3, 15) {
+		c := n.raw("/v1/client", "s")
+		_ = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+		stalled = append(stalled, c)
+		_, _ = c.Write([]byte(frame(0x81, "1")))
+		_, e, err := b.ReadMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, connID(t, e))
+	}
+	drained(b)
+	flood := strings.Repeat("x", 100<<10)
+	n.until("all of them are closed", func() bool {
+		for _, id := range ids {
+			if err := b.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"conn_id":%q,"frame":%q}`, id, flood)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return n.metric("pyrycode_relay_connected_phones") == 1
+	})
+	for _, c := range stalled {
+		c.Close()
+	}
+	if n.metric("pyrycode_relay_connected_binaries") != 2 {
+		t.Error("the binary was closed with its phones")
+	}
+	h.check()
+}
+
+func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
+	n := start(t, nil)
+	h := n.pair()
+	b := n.slot("s")
+	drained(b)
+	count := dose(2000, 100_000)
+	bad := []string{`nonsense`, `{}`, `{"conn_id":"c-0000000000000000","frame":1}`, `[1]`, `{"conn_id":7,"frame":1}`, `{"conn_id":"x"}`}
+	for i := range count {
+		if err := b.WriteMessage(websocket.TextMessage, []byte(bad[i%len(bad)])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := `{"conn_id":"` + strings.Repeat("canary", 900<<10/6) + `","frame":1}`
+	begun := time.Now()
+	if err := b.WriteMessage(websocket.TextMessage, []byte(long)); err != nil {
+		t.Fatal(err)
+	}
+	n.until("all are counted", func() bool {
+		return n.metric(`pyrycode_relay_dropped_frames_total{reason="bad_envelope"}`)+
+			n.metric(`pyrycode_relay_dropped_frames_total{reason="unknown_phone"}`) >= float64(count+1)
+	})
+	lines := strings.Count(n.log.String(), `"msg":"envelope_dropped"`)
+	if most := 100 * (2 + int(time.Since(begun)/time.Second) + dose(20, 120)); lines > most || lines == 0 {
+		t.Errorf("%d lines for %d bad envelopes; want at most %d", lines, count, most)
+	}
+	if strings.Contains(n.log.String(), "canary") {
+		t.Error("a conn-id that a binary made up is in the log")
+	}
+	h.check()
+}
+
+func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
+	n := start(t, nil)
+	h := n.pair()
+	for round := range dose(3, 200) {
+		id := fmt.Sprint("fought-over-", round)
+		conns := make([]*websocket.Conn, 16)
+		var all sync.WaitGroup
+		for i := range conns {
+			all.Go(func() {
+				c, _, err := n.dial("/v1/server", id, "")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				conns[i] = c
+				drained(c)
+			})
+		}
+		all.Wait()
+		n.until("one holds it", func() bool { return n.metric("pyrycode_relay_connected_binaries") == 2 })
+		for _, c := range conns {
+			if c != nil {
+				c.Close()
+			}
+		}
+		n.until("none holds it", func() bool { return n.metric("pyrycode_relay_connected_binaries") == 1 })
+	}
+	h.check()
+}
+
+func TestRow28ACanaryIsInNoLogMetricOrPage(t *testing.T) {
+	n := start(t, func(c *daemon.Config) { c.LogLevel = "debug" })
+	const canary = "canary7secret"
+	head := header("s")
+	head.Set("X-Pyrycode-Token", canary)
+	head.Set("User-Agent", canary)
+	head.Set("Authorization", "Bearer "+canary)
+	head.Set("Cookie", canary)
+	b, _, err := websocket.DefaultDialer.Dial("ws://"+n.public+"/v1/server?token="+canary, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	n.connected(1, 0)
+	p, _, err := websocket.DefaultDialer.Dial("ws://"+n.public+"/v1/client?token="+canary, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	_ = p.WriteMessage(websocket.TextMessage, []byte(`{"data":"`+canary+`"}`))
+	if _, got, err := b.ReadMessage(); err != nil || strings.Count(string(got), canary) != 1 {
+		t.Fatalf("the frame came as %s, %v", got, err)
+	}
+	for _, bad := range []string{`{"push_wake":{"platform":"fcm","token":"` + canary + `"}}`, `{"conn_id":"` + canary + `","frame":1}`, canary} {
+		_ = b.WriteMessage(websocket.TextMessage, []byte(bad))
+	}
+	_ = p.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, canary), time.Now().Add(patience))
+	n.connected(1, 0)
+	n.send("GET /"+canary+" HTTP/1.1\r\nHost: "+canary+"\r\nConnection: close\r\n\r\n", 0)
+	n.send(canary+"\r\n\r\n", 0)
+	n.until("the bad ones are counted", func() bool {
+		return n.metric(`pyrycode_relay_dropped_frames_total{reason="bad_envelope"}`) >= 1
+	})
+	for _, path := range []string{"/", "/metrics", "/healthz", "/readyz", "/debug/check"} {
+		if strings.Contains(n.page(path), canary) {
+			t.Errorf("the canary is on %s", path)
+		}
+	}
+	if i := strings.Index(n.log.String(), canary); i >= 0 {
+		t.Errorf("the canary is in the log: …%s", n.log.String()[max(0, i-200):i+20])
+	}
+}

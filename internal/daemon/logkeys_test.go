@@ -1,0 +1,79 @@
+package daemon
+
+import (
+	"go/ast"
+	"go/token"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// logKeys is every key that a log line may have: the protocol's, then the
+// process's own, whose values no peer can choose.
+var logKeys = []string{
+	"server_id", "conn_id", "binary_conn_id", "device_name", "remote", "binary_version", "close_code", "err", "path", "from", "to", "token_fp", "duration", "fcm_message_id",
+	"count",
+
+	"version", "revision", "go", "listen", "metrics_listen", "tls", "server", "signal",
+	"max_conns", "max_pending", "max_conns_per_address", "max_phones", "rate", "burst", "phone_message", "binary_message",
+	"grace", "conflict_probe", "heartbeat", "drain", "files", "needed", "used", "limit",
+	"binaries", "phones", "in_grace", "at_most", "why", "sockets_open", "requests_open", "left",
+	"names", "not_after", "have_one", "next",
+}
+
+func TestLogKeysAreAClosedSet(t *testing.T) {
+	seen := 0
+	goFiles(t, func(name string, file *ast.File) {
+		if strings.HasSuffix(name, "_test.go") || !strings.HasPrefix(name, "internal/daemon/") && !strings.HasPrefix(name, "internal/relay/") {
+			return
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			f, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			for _, k := range keysOf(f, call.Args) {
+				seen++
+				if !slices.Contains(logKeys, k) {
+					t.Errorf("%s logs with the key %q, which is not in the set", name, k)
+				}
+			}
+			return true
+		})
+	})
+	if seen < 40 {
+		t.Errorf("only %d keys seen", seen)
+	}
+}
+
+// keysOf is the keys that a call logs with.
+func keysOf(f *ast.SelectorExpr, args []ast.Expr) (keys []string) {
+	first := -1
+	switch f.Sel.Name {
+	case "Debug", "Info", "Warn", "Error":
+		first = 1
+	case "With":
+		first = 0
+	case "String", "Int", "Duration", "Any", "Bool", "Time":
+		if pkg, ok := f.X.(*ast.Ident); ok && pkg.Name == "slog" {
+			return literal(args[0])
+		}
+	}
+	for i := first; first >= 0 && i < len(args); i += 2 {
+		keys = append(keys, literal(args[i])...)
+	}
+	return keys
+}
+
+func literal(e ast.Expr) []string {
+	if l, ok := e.(*ast.BasicLit); ok && l.Kind == token.STRING {
+		s, _ := strconv.Unquote(l.Value)
+		return []string{s}
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"sync/atomic"
+	"time"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+const (
+	// cgroupShare is how much of the control group's limit the process aims
+	// to use. The rest is for what Go's limit does not count.
+	cgroupShare = 0.9
+
+	// tight and critical are the shares of the limit that live memory may
+	// fill before newcomers are refused, and before the largest users go.
+	// Go needs the rest: with less it collects garbage all the time.
+	tight    = 0.70
+	critical = 0.80
+
+	// memoryEvery is how often memory is looked at. At a gigabit per second
+	// 12 MB come in between.
+	memoryEvery = 100 * time.Millisecond
+
+	// collectEvery is after how many looks garbage is collected while
+	// newcomers are refused.
+	collectEvery = 5
+)
+
+// errMemory is what newcomers are told.
+var errMemory = errors.New("the relay has all the memory in use that it may have")
+
+// memoryLimit is the limit that cfg and the surroundings set, 0 for none.
+func memoryLimit(cfg Config) int64 {
+	if cfg.MemoryLimit > 0 {
+		return int64(cfg.MemoryLimit)
+	}
+	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 {
+		return set // by GOMEMLIMIT
+	}
+	n, err := memlimit.ApplyRatio(memlimit.FromCgroup, cgroupShare)()
+	if err != nil || n > 1<<50 {
+		return 0 // no control group has a limit
+	}
+	return int64(n)
+}
+
+// memory watches what the process uses and refuses newcomers before it is
+// too much.
+type memory struct {
+	limit int64
+	log   *slog.Logger
+	relay interface{ Relieve(bytes int) int }
+
+	full     atomic.Bool
+	relieved prometheus.Counter
+}
+
+func newMemory(limit int64, log *slog.Logger, reg prometheus.Registerer) (*memory, error) {
+	m := &memory{limit: limit, log: log, relieved: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pyrycode_relay_memory_closes_total",
+		Help: "Connections closed because memory was short and they held much of it.",
+	})}
+	return m, reg.Register(m.relieved)
+}
+
+// room is the relay's gate: it says why nobody can be let in.
+func (m *memory) room() error {
+	if m.full.Load() {
+		return errMemory
+	}
+	return nil
+}
+
+// watch looks at the process's memory until ctx ends.
+func (m *memory) watch(ctx context.Context, r *relay.Relay) {
+	if m.limit == 0 {
+		return
+	}
+	m.relay = r
+	before := debug.SetMemoryLimit(m.limit)
+	defer debug.SetMemoryLimit(before)
+	tick := time.NewTicker(memoryEvery)
+	defer tick.Stop()
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+	}
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if m.full.Load() && n%collectEvery == 0 {
+			runtime.GC() // or what has been freed would not show while nobody allocates
+		}
+		metrics.Read(samples)
+		// What the last collection found alive, and all that is not heap:
+		// garbage will make room for itself.
+		used := int64(samples[0].Value.Uint64()) + int64(samples[1].Value.Uint64())
+		for _, s := range samples[2:] {
+			used -= int64(s.Value.Uint64())
+		}
+		if m.look(used) {
+			<-tick.C // so that the connections that go can end
+			runtime.GC()
+		}
+	}
+}
+
+// look decides what used bytes mean. It reports whether memory was freed.
+func (m *memory) look(used int64) (relieved bool) {
+	share := float64(used) / float64(m.limit)
+	if was := m.full.Swap(share >= tight); was != (share >= tight) {
+		if was {
+			m.log.Info("memory: newcomers are let in again", "used", used, "limit", m.limit)
+		} else {
+			m.log.Warn("memory: newcomers are answered 503 until it is less", "used", used, "limit", m.limit)
+		}
+	}
+	if share < critical {
+		return false
+	}
+	closed := m.relay.Relieve(int(used - int64(tight*float64(m.limit))))
+	if closed > 0 {
+		m.relieved.Add(float64(closed))
+		m.log.Warn("memory: closed the connections that held the most", "used", used, "limit", m.limit, "count", closed)
+	}
+	return closed > 0
+}

@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/pires/go-proxyproto"
+)
+
+func TestWhoIsCalling(t *testing.T) {
+	trusted := newProxies([]string{"10.0.0.0/8", "192.0.2.7", "fd00::/8"})
+	for _, tt := range []struct {
+		peer string
+		xff  []string
+		want string
+	}{
+		{"203.0.113.9:1", nil, "203.0.113.9"},
+		{"203.0.113.9:1", []string{"198.51.100.1"}, "203.0.113.9"},
+		{"10.1.2.3:1", nil, "10.1.2.3"},
+		{"10.1.2.3:1", []string{"198.51.100.1"}, "198.51.100.1"},
+		{"[::ffff:10.1.2.3]:1", []string{"198.51.100.1"}, "198.51.100.1"},
+		{"10.1.2.3:1", []string{"6.6.6.6, 198.51.100.1"}, "198.51.100.1"},
+		{"10.1.2.3:1", []string{"6.6.6.6", "198.51.100.1"}, "198.51.100.1"},
+		{"10.1.2.3:1", []string{"6.6.6.6, 198.51.100.1 , 192.0.2.7"}, "198.51.100.1"},
+		{"10.1.2.3:1", []string{"6.6.6.6, 198.51.100.1", "192.0.2.7,10.9.9.9"}, "198.51.100.1"},
+		{"10.1.2.3:1", []string{"10.9.9.9, 192.0.2.7"}, "10.9.9.9"},
+		{"10.1.2.3:1", []string{"198.51.100.1:4711"}, "198.51.100.1"},
+		{"10.1.2.3:1", []string{"[2001:db8::1]:4711"}, "2001:db8::1"},
+		{"10.1.2.3:1", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"[fd00::1]:1", []string{"[2001:db8::1]"}, "2001:db8::1"},
+		{"10.1.2.3:1", []string{"198.51.100.1, unknown"}, "10.1.2.3"},
+		{"10.1.2.3:1", []string{"198.51.100.1,, 192.0.2.7"}, "192.0.2.7"},
+		{"10.1.2.3:1", []string{""}, "10.1.2.3"},
+		{"@", []string{"198.51.100.1"}, "invalid IP"},
+	} {
+		req := &http.Request{RemoteAddr: tt.peer, Header: http.Header{"X-Forwarded-For": tt.xff}}
+		if got := trusted.client(req).Unmap().String(); got != tt.want {
+			t.Errorf("peer %s with %q is %s; want %s", tt.peer, tt.xff, got, tt.want)
+		}
+	}
+}
+
+func FuzzForwardedFor(f *testing.F) {
+	for _, s := range []string{"198.51.100.1", "a, 10.0.0.1", ",", "[::1]:1, 10.0.0.2", "10.0.0.1,10.0.0.2\x00"} {
+		f.Add(s, "203.0.113.5, 10.0.0.9")
+	}
+	trusted := newProxies([]string{"10.0.0.0/8"})
+	f.Fuzz(func(t *testing.T, forged, seen string) {
+		// Whatever a client writes, what the trusted proxy appends wins.
+		req := &http.Request{RemoteAddr: "10.0.0.9:1", Header: http.Header{"X-Forwarded-For": {forged + ", 203.0.113.5"}}}
+		if got := trusted.client(req); got != netip.MustParseAddr("203.0.113.5") {
+			t.Errorf("after %q the client is %s", forged, got)
+		}
+		// And from a stranger nothing counts.
+		req = &http.Request{RemoteAddr: "203.0.113.6:1", Header: http.Header{"X-Forwarded-For": {forged, seen}}}
+		if got := trusted.client(req); got != netip.MustParseAddr("203.0.113.6") {
+			t.Errorf("a stranger with %q is %s", forged, got)
+		}
+	})
+}
+
+// proxied runs a daemon that trusts this machine's word.
+func proxied(t *testing.T) *running {
+	t.Helper()
+	return start(t, t.Context(), func(c *Config) {
+		c.ProxyProtocol, c.TrustedProxies, c.MaxConnsPerAddress = true, []string{"127.0.0.1"}, 1
+	})
+}
+
+// through dials over a proxy that says that from is calling.
+func (d *running) through(version byte, from string) (*websocket.Conn, *http.Response, error) {
+	dialer := websocket.Dialer{HandshakeTimeout: patience, NetDial: func(string, string) (net.Conn, error) {
+		c, err := net.Dial("tcp", d.public)
+		if err != nil {
+			return nil, err
+		}
+		h := proxyproto.HeaderProxyFromAddrs(version, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from)), c.RemoteAddr())
+		_, err = h.WriteTo(c)
+		return c, err
+	}}
+	c, resp, err := dialer.Dial("ws://"+d.public+"/v1/server", http.Header{
+		"X-Pyrycode-Server": {from}, "X-Pyrycode-Version": {"1"}, "User-Agent": {"test"},
+	})
+	if err == nil {
+		d.t.Cleanup(func() { c.Close() })
+	}
+	return c, resp, err
+}
+
+func TestThePROXYHeaderSaysWhoIsCalling(t *testing.T) {
+	for _, version := range []byte{1, 2} {
+		d := proxied(t)
+		if _, _, err := d.through(version, "198.51.100.1:1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, resp, err := d.through(version, "198.51.100.1:2"); err == nil || resp == nil || resp.StatusCode != 503 {
+			t.Errorf("version %d: the second of one address: %v, %v; want 503", version, resp, err)
+		}
+		if _, _, err := d.through(version, "198.51.100.2:1"); err != nil {
+			t.Errorf("version %d: another address: %v", version, err)
+		}
+		d.until("the log names the caller", func() bool { return strings.Contains(d.log.String(), "remote=198.51.100.2 ") })
+	}
+}
+
+func TestAPROXYHeaderIsNeeded(t *testing.T) {
+	d := proxied(t)
+	if got := d.raw("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); strings.HasPrefix(got, "HTTP/1.1 200") {
+		t.Errorf("without a PROXY header: %q; want nothing or 400", got)
+	}
+	if got := d.raw("PROXY TCP4 nonsense\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); strings.HasPrefix(got, "HTTP/1.1 200") {
+		t.Errorf("with a bad PROXY header: %q; want nothing or 400", got)
+	}
+}
+
+func TestAPROXYHeaderOfAStrangerIsRefused(t *testing.T) {
+	d := proxied(t)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	c, err := dialer.Dial("tcp", d.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	_, _ = io.WriteString(c, "PROXY TCP4 198.51.100.1 198.51.100.2 1 2\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got, err := io.ReadAll(c); len(got) > 0 || errors.Is(err, io.ErrNoProgress) {
+		t.Errorf("a stranger gets %q", got)
+	}
+	if _, _, page := get(t, "http://"+d.private+"/metrics"); !strings.Contains(page, `connections_cut_total{reason="untrusted_proxy"} 1`) {
+		t.Error("the refusal is not counted")
+	}
+}
+
+// tcpPair is both ends of a TCP connection.
+func tcpPair(t *testing.T) (*net.TCPConn, *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close(); near.Close() })
+	return near.(*net.TCPConn), far.(*net.TCPConn)
+}
+
+func TestWhatComesWithThePROXYHeaderIsNotLost(t *testing.T) {
+	near, far := tcpPair(t)
+	c := &proxiedConn{TCPConn: near}
+	_, _ = io.WriteString(far, "PROXY TCP4 198.51.100.1 198.51.100.2 1 2\r\nabc")
+	if got := c.RemoteAddr().String(); got != "198.51.100.1:1" {
+		t.Errorf("remote is %s", got)
+	}
+	if len(c.early) == 0 {
+		t.Skip("the header came alone") // TCP may do that
+	}
+	if c.Bare() != nil {
+		t.Error("bytes wait and the connection is said to be bare")
+	}
+	var buf bytes.Buffer
+	if _, err := io.CopyN(&buf, readOnly{c}, 3); err != nil || buf.String() != "abc" {
+		t.Errorf("got %q, %v", &buf, err)
+	}
+	if c.Bare() != near {
+		t.Error("nothing waits and the connection is not bare")
+	}
+}
+
+type readOnly struct{ io.Reader }
+
+func TestAPROXYHeaderHasADeadline(t *testing.T) {
+	near, _ := tcpPair(t)
+	c := &proxiedConn{TCPConn: near}
+	// The deadline is on the socket, where no bubble reaches: it is looked at,
+	// not waited for.
+	if proxyHeaderTimeout != 5*time.Second {
+		t.Errorf("the deadline is %v; want 5s", proxyHeaderTimeout)
+	}
+	_ = near.CloseRead()
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection without its header can be read")
+	}
+	if c.Bare() != nil {
+		t.Error("a connection without its header is said to be bare")
+	}
+}
+
+func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pending{max: 3, maxPerAddress: 2, conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr]int)}
+		p.room.L = &p.mu
+		a, b := network(netip.MustParseAddr("2001:db8::1")), network(netip.MustParseAddr("2001:db8:0:1::1"))
+		conns := make([]net.Conn, 4)
+		for i := range conns {
+			conns[i], _ = net.Pipe()
+		}
+		if !p.enter(conns[0], a) || !p.enter(conns[1], network(netip.MustParseAddr("2001:db8::2"))) || p.enter(conns[2], a) {
+			t.Error("an address, or its /64, has more or fewer than two places")
+		}
+		if !p.enter(conns[2], b) {
+			t.Error("another address has no place")
+		}
+		entered := make(chan bool)
+		go func() { entered <- p.enter(conns[3], b) }()
+		synctest.Wait()
+		select {
+		case <-entered:
+			t.Error("there is a fourth place of three")
+		default:
+		}
+		p.state(conns[0], http.StateHijacked)
+		p.state(conns[0], http.StateClosed) // it is the relay's; what http says of it later does not count
+		if !<-entered {
+			t.Error("a place that is free is not given")
+		}
+		if len(p.conns) != 3 || p.byAddr[a] != 1 || p.byAddr[b] != 2 {
+			t.Errorf("places: %v", p.byAddr)
+		}
+	})
+}

@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// certificates is where the public listener's certificate comes from: an
+// ACME authority or files. Handshakes only ever get the one that is at hand,
+// so nothing a peer does makes the relay ask for another.
+type certificates interface {
+	// keep sees to it that there is a certificate, until ctx ends.
+	keep(ctx context.Context, reload <-chan os.Signal)
+
+	// config is for the public listener.
+	config() *tls.Config
+
+	// serves reports whether host, in small letters, is ours.
+	serves(host string) bool
+}
+
+// errNoCertificate is what handshakes meet while there is none.
+var errNoCertificate = errors.New("there is no certificate yet")
+
+// certificate is the one at hand, and what is known of it.
+type certificate struct {
+	log      *slog.Logger
+	at       atomic.Pointer[tls.Certificate]
+	notAfter prometheus.Gauge
+	failures prometheus.Counter
+}
+
+// newCertificate registers what is to be seen of a certificate. Both series
+// are there without TLS too, at 0.
+func newCertificate(reg prometheus.Registerer, log *slog.Logger) (*certificate, error) {
+	c := &certificate{
+		log: log,
+		notAfter: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pyrycode_relay_tls_certificate_not_after_timestamp_seconds",
+			Help: "When the public listener's certificate ends, as a Unix time; 0 without one.",
+		}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pyrycode_relay_tls_certificate_failures_total",
+			Help: "Attempts to get or reload the public listener's certificate that failed. The old one is served.",
+		}),
+	}
+	return c, errors.Join(reg.Register(c.notAfter), reg.Register(c.failures))
+}
+
+// use serves cert from now on, and says so if it is not the one that was.
+func (c *certificate) use(cert *tls.Certificate) {
+	old := c.at.Swap(cert)
+	c.notAfter.Set(float64(cert.Leaf.NotAfter.Unix()))
+	if old == nil || !old.Leaf.Equal(cert.Leaf) {
+		c.log.Info("certificate", "names", cert.Leaf.DNSNames, "not_after", cert.Leaf.NotAfter)
+	}
+}
+
+// failed tells why there is no newer certificate.
+func (c *certificate) failed(err error, next time.Duration) {
+	c.failures.Inc()
+	args := []any{"err", err, "have_one", c.at.Load() != nil}
+	if next > 0 {
+		args = append(args, "next", next)
+	}
+	c.log.Error("certificate: could not get or read one; the old one, if any, is served", args...)
+}
+
+// get is the certificate for any handshake: which host is meant is looked at
+// in the request, where the answer can say so.
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if cert := c.at.Load(); cert != nil {
+		return cert, nil
+	}
+	return nil, errNoCertificate
+}
+
+// leaf is the certificate at hand, parsed; nil if there is none.
+func (c *certificate) leaf() *x509.Certificate {
+	if cert := c.at.Load(); cert != nil {
+		return cert.Leaf
+	}
+	return nil
+}
+
+// tlsConfig is the public listener's: HTTP/1.1 only, like what is below it.
+// The handshake's deadline is that of the request's header, which net/http
+// sets.
+func tlsConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), protocols ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     append([]string{"http/1.1"}, protocols...),
+		GetCertificate: get,
+	}
+}

@@ -1,0 +1,250 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// withTLS starts a daemon that ends TLS for relay.test.
+func withTLS(t *testing.T, set func(*Config)) (*running, *authority, string) {
+	t.Helper()
+	a, dir := newAuthority(t), t.TempDir()
+	cert, key, _ := a.issue(dir, "relay.test")
+	d := start(t, t.Context(), func(c *Config) {
+		c.TLSCert, c.TLSKey = cert, key
+		if set != nil {
+			set(c)
+		}
+	})
+	return d, a, dir
+}
+
+// handshake connects with TLS.
+func (d *running) handshake(cfg *tls.Config) (*tls.Conn, error) {
+	return tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", d.public, cfg)
+}
+
+// ask sends one request over TLS and returns status, body and headers.
+func (d *running) ask(a *authority, request string) (int, string, http.Header) {
+	d.t.Helper()
+	c, err := d.handshake(a.client("relay.test"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, request); err != nil {
+		d.t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), resp.Header
+}
+
+func TestFramesGoThroughTLS(t *testing.T) {
+	d, a, _ := withTLS(t, nil)
+	dialer := websocket.Dialer{TLSClientConfig: a.client("relay.test"), NetDial: func(string, string) (net.Conn, error) {
+		return net.Dial("tcp", d.public)
+	}}
+	h := http.Header{"X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}, "User-Agent": {"test"}}
+	binary, _, err := dialer.Dial("wss://relay.test/v1/server", h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer binary.Close()
+	d.until("the binary is counted", func() bool { return d.p.relay.Counts().Binaries == 1 })
+	phone, _, err := dialer.Dial("wss://relay.test/v1/client", h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer phone.Close()
+	_ = binary.SetReadDeadline(time.Now().Add(patience))
+	_ = phone.SetReadDeadline(time.Now().Add(patience))
+	for i, size := range []int{1, 100, 1 << 10, 200 << 10} {
+		frame := fmt.Sprintf(`{"n":%d,"x":"%s"}`, i, strings.Repeat("x", size))
+		if err := phone.WriteMessage(websocket.TextMessage, []byte(frame)); err != nil {
+			t.Fatal(err)
+		}
+		_, got, err := binary.ReadMessage()
+		if err != nil || !strings.HasSuffix(string(got), `"frame":`+frame+"}") {
+			t.Fatalf("the binary gets %.80s, %v", got, err)
+		}
+		if err := binary.WriteMessage(websocket.TextMessage, got); err != nil {
+			t.Fatal(err)
+		}
+		if _, back, err := phone.ReadMessage(); err != nil || string(back) != frame {
+			t.Fatalf("the phone gets %.80s, %v", back, err)
+		}
+	}
+	d.signals <- syscall.SIGTERM
+	if _, _, err := phone.ReadMessage(); !websocket.IsCloseError(err, 1001) {
+		t.Errorf("phone: %v; want close 1001", err)
+	}
+}
+
+func TestAForeignHostIs421(t *testing.T) {
+	d, a, _ := withTLS(t, nil)
+	for host, want := range map[string]int{
+		"relay.test": 200, "RELAY.Test": 200, "relay.test:8443": 200, "relay.test.": 200,
+		"other.test": 421, "relay.test.evil.example": 421, "127.0.0.1": 421, "[::1]:443": 421, "": 421,
+	} {
+		status, body, _ := d.ask(a, "GET /healthz HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n")
+		if status != want || want == 421 && body != "" {
+			t.Errorf("Host %q: %d %q; want %d, without a body if 421", host, status, body, want)
+		}
+	}
+}
+
+func TestTLSIsNewAndWithoutHTTP2(t *testing.T) {
+	d, a, _ := withTLS(t, nil)
+	cfg := a.client("relay.test")
+	cfg.NextProtos = []string{"h2", "http/1.1"}
+	c, err := d.handshake(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.ConnectionState().NegotiatedProtocol; got != "http/1.1" {
+		t.Errorf("negotiated %q; want http/1.1", got)
+	}
+	old := a.client("relay.test")
+	old.MinVersion, old.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	if c, err := d.handshake(old); err == nil {
+		c.Close()
+		t.Error("TLS 1.1 is accepted")
+	}
+	if got := d.raw("GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n"); got != "HTTP/1.0 400 Bad Request" {
+		t.Errorf("without TLS: %q", got)
+	}
+}
+
+func TestAHandshakeHasADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The deadline is net/http's, from ReadHeaderTimeout; so that it
+		// stays, the listener must hand out what net/http knows as TLS.
+		ours, theirs := net.Pipe()
+		ln := &one{conn: ours, end: make(chan struct{})}
+		s := newServer(http.NotFoundHandler(), newLogger(io.Discard, "text", "info"), "public")
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			_ = s.Serve(tls.NewListener(ln, tlsConfig((&certificate{}).get)))
+		}()
+		begun := time.Now()
+		go io.WriteString(theirs, "\x16\x03\x01\x02") // half a ClientHello
+		_, _ = io.ReadAll(theirs)
+		if took := time.Since(begun); took != headerTimeout {
+			t.Errorf("half a ClientHello is cut after %v; want %v", took, headerTimeout)
+		}
+		s.Close()
+		<-served
+	})
+}
+
+// one is a listener of one connection.
+type one struct {
+	conn net.Conn
+	end  chan struct{}
+}
+
+func (l *one) Accept() (net.Conn, error) {
+	if c := l.conn; c != nil {
+		l.conn = nil
+		return c, nil
+	}
+	<-l.end
+	return nil, net.ErrClosed
+}
+func (l *one) Close() error   { close(l.end); return nil }
+func (l *one) Addr() net.Addr { return &net.TCPAddr{} }
+
+// expiry is what the metric shows.
+func (d *running) expiry() string {
+	d.t.Helper()
+	_, _, page := get(d.t, "http://"+d.private+"/metrics")
+	_, rest, _ := strings.Cut(page, "\npyrycode_relay_tls_certificate_not_after_timestamp_seconds ")
+	v, _, _ := strings.Cut(rest, "\n")
+	return v
+}
+
+func TestACertificateIsReloadedWithoutRestart(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	cert, key, first := a.issue(dir, "relay.test")
+	reload := make(chan os.Signal)
+	d := startEnv(t, t.Context(), func(c *Config) { c.TLSCert, c.TLSKey = cert, key }, Env{Reload: reload})
+	seen := func() time.Time {
+		c, err := d.handshake(a.client("relay.test"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].NotAfter
+	}
+	if got := seen(); !got.Equal(first) {
+		t.Errorf("the first certificate ends %v; want %v", got, first)
+	}
+	_, _, second := a.issue(dir, "relay.test")
+	reload <- syscall.SIGHUP
+	reload <- syscall.SIGHUP // taken only once the first is done with
+	if got := seen(); !got.Equal(second) {
+		t.Errorf("after a reload it ends %v; want %v", got, second)
+	}
+	if got, err := strconv.ParseFloat(d.expiry(), 64); err != nil || got != float64(second.Unix()) {
+		t.Errorf("the metric is %v, %v; want %d", got, err, second.Unix())
+	}
+	if err := os.WriteFile(key, []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reload <- syscall.SIGHUP
+	reload <- syscall.SIGHUP
+	if got := seen(); !got.Equal(second) {
+		t.Errorf("after a reload that failed it ends %v; want the old one, %v", got, second)
+	}
+	if !strings.Contains(d.log.String(), "certificate: could not get or read one") {
+		t.Errorf("the failure is not in the log:\n%s", d.log)
+	}
+}
+
+func TestACertificatesFilesAreWatched(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		cert, key, _ := a.issue(dir, "relay.test")
+		c, err := newCertificate(prometheus.NewRegistry(), newLogger(io.Discard, "text", "info"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &fileCerts{certificate: c, certFile: cert, keyFile: key}
+		if err := f.load(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); f.keep(ctx, nil) }()
+		_, _, later := a.issue(dir, "relay.test")
+		time.Sleep(rereadEvery + time.Millisecond)
+		if got := f.leaf().NotAfter; !got.Equal(later.UTC()) {
+			t.Errorf("after %v the certificate ends %v; want %v", rereadEvery, got, later)
+		}
+		stop()
+		<-ended
+	})
+}
