@@ -38,7 +38,7 @@ func TestRow01IdleConnectionsAreCountedExactly(t *testing.T) {
 func TestRow02PairsUnderLoadLoseNothing(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
-	pairs, frames := dose(10, 300), dose(20, 100)
+	pairs, frames := dose(10, 100), dose(20, 100)
 	pad := strings.Repeat("x", 1000)
 	binaries, phones := make([]*websocket.Conn, pairs), make([]*websocket.Conn, pairs)
 	for i := range pairs {

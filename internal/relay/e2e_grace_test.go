@@ -121,7 +121,7 @@ func TestAPhoneThatSendsInGraceIsHeld(t *testing.T) {
 		})
 		t.Run(fmt.Sprintf("longer than a message may take, %d bytes", size), func(t *testing.T) {
 			// It has come whole: that it is held is not the phone's fault.
-			n := start(t, Config{Grace: 600 * time.Millisecond, MessageTimeout: 150 * time.Millisecond})
+			n := start(t, Config{Grace: 4 * time.Second, MessageTimeout: 2 * time.Second})
 			before, since := n.inGrace(frame)
 			before.wantClose(1000, "")
 			since.wantClose(1000, "")
