@@ -55,15 +55,19 @@ func TestSameHashWithAndWithoutRace(t *testing.T) {
 		if out, err := exec.Command("go", append(append([]string{"build", "-o", bin}, args...), "../cmd/relaysim")...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		out, err := exec.Command(bin, "sweep", "-world", "registry", "-seeds", "1-300", "-jobs", "2").Output()
-		if err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
+		for _, world := range [][2]string{{"registry", "1-300"}, {"relay", "1-40"}} {
+			out, err := exec.Command(bin, "sweep", "-world", world[0], "-seeds", world[1], "-jobs", "2").Output()
+			if err != nil {
+				t.Fatalf("%v: %v\n%s", args, err, out)
+			}
+			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+			last = append(last, lines[len(lines)-1])
 		}
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		last = append(last, lines[len(lines)-1])
 	}
-	if last[0] != last[1] || !strings.Contains(last[0], "races=0 violations=0") {
-		t.Errorf("plain %s\n race %s", last[0], last[1])
+	for i := range 2 {
+		if plain, race := last[i], last[i+2]; plain != race || !strings.Contains(plain, "races=0 violations=0") {
+			t.Errorf("plain %s\n race %s", plain, race)
+		}
 	}
 }
 

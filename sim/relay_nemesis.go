@@ -142,14 +142,13 @@ func (w *relayRun) setDrained() bool {
 //go:norace
 func (w *relayRun) setAborted() { w.aborted = true }
 
-// drainDone is told that the last socket is closed, or is being closed:
-// who reads may forget a connection that another task is aborting.
+// drainDone is told that the last socket is closed.
 //
 //go:norace
 func (w *relayRun) drainDone() {
 	w.done++
 	for n := 1; n <= w.nclients; n++ {
-		if c := w.clients[n].Load(); c != nil && c.node == w.cur && c.upgraded && !c.sock.closing {
+		if c := w.clients[n].Load(); c != nil && c.node == w.cur && c.upgraded && !c.sock.closed {
 			w.e.Fail("drain", "it is said to be done; %s is still open", c.name)
 		}
 	}

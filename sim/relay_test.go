@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -98,5 +99,27 @@ func TestPeersAreStrict(t *testing.T) {
 			t.Errorf("byte %d changed, and nobody sees it", i)
 		}
 		b[i] ^= 1
+	}
+}
+
+func TestThePageShowsPeersAndWhereItBroke(t *testing.T) {
+	x := Runner{World: relayWorld{}, Trace: true}
+	stories, err := Stories()
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := x.Replay(stories["relay-stalled-phone"])
+	page := HTML(res)
+	for _, want := range []string{">p1<", ">relay<", ">b1<", `class="arrow"`, `class="stall"`, "1011 phone backlog full", "everything held", "</html>"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %s", want)
+		}
+	}
+	if strings.Contains(page, "src=") || strings.Contains(page, `<line class="bad"`) {
+		t.Error("the page needs more than itself, or shows a failure where there is none")
+	}
+	res.Failure = &Failure{Invariant: "order", Detail: "<b>", Step: 100}
+	if page = HTML(res); !strings.Contains(page, `<line class="bad"`) || !strings.Contains(page, "order: &lt;b&gt;") {
+		t.Error("the page does not show where it broke")
 	}
 }

@@ -270,34 +270,3 @@ func (w *relayRun) graceEnded(c *client) bool {
 		return first+int64(grace) <= c.closedAt.at
 	})
 }
-
-// overflowed: at one time what the binary had sent and the phone had not
-// got was over the budget.
-func (w *relayRun) overflowed(c *client) bool {
-	got := c.flow(0).got
-	return w.binaries(c, func(b *client) bool {
-		l := b.flows[c.num]
-		if l == nil {
-			return false
-		}
-		for k := len(got); k < len(l.sent); k++ {
-			pending := 0
-			for i := 0; i <= k; i++ {
-				if i >= len(got) || got[i].at >= l.sent[k].at {
-					pending += l.sent[i].size + 64
-				}
-			}
-			if pending > w.phoneBudget() {
-				return true
-			}
-		}
-		return false
-	})
-}
-
-func (w *relayRun) phoneBudget() int { return max(w.run.Param("phone-outbox", 6<<10), 1<<10) }
-
-// binaryStuck: a binary of this server-id has not read all the time.
-func (w *relayRun) binaryStuck(c *client) bool {
-	return w.binaries(c, func(b *client) bool { return b.faults&(didStall|didVanish) != 0 })
-}

@@ -163,7 +163,6 @@ type socket struct {
 	tap              tap
 
 	mu      sync.Mutex // guards all below
-	closing bool       // somebody is about to close it
 	closed  bool
 	ended   int64 // when it was closed
 	waiting bool  // a write has had to wait
@@ -253,7 +252,6 @@ func (s *socket) CloseWrite() error {
 // Close implements relay.Socket. As with TCP, closing with something unread
 // resets the connection, and what was on its way to the peer may be lost.
 func (s *socket) Close() error {
-	s.mark(func() { s.closing = true })
 	s.e.Yield(AtClose, s.obj)
 	if s.mark(s.shut) {
 		return nil
