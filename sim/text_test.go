@@ -60,15 +60,15 @@ Write at 0x00c000012345 by goroutine 9:
   runtime.mapassign_faststr()
       /go/src/runtime/map.go:1 +0x1
   github.com/pyrycode/pyrycode-relay/internal/relay.(*Registry[go.shape.int32,go.shape.int32]).Join()
-      /work/registry.go:1 +0x1
+      /src/registry.go:1 +0x1
 
 Previous read at 0x00c000012345 by goroutine 8:
   github.com/pyrycode/pyrycode-relay/internal/relay.(*Registry[go.shape.int32,go.shape.int32]).Holds()
-      /work/registry.go:2 +0x1
+      /src/registry.go:2 +0x1
 
 Goroutine 9 (running) created at:
   main.main()
-      /work/main.go:3 +0x1
+      /src/main.go:3 +0x1
 ==================
 `
 	got := strings.Join(RacePairs(report), "; ")
