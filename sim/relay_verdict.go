@@ -115,6 +115,8 @@ func (w *relayRun) unfounded(c *client) string {
 		return did(didBig, "close code")
 	case c.code == 1011 && c.reason == "heartbeat timeout":
 		return unless(!w.calm || w.silent(c), "displaced")
+	case c.code == 1011 && c.reason == "write timeout":
+		return unless(!w.calm || c.faults&didStall != 0, "close code")
 	case c.phone:
 		return w.unfoundedPhone(c, did, unless)
 	case c.code == 1013 && c.reason == "too many claims at once":
