@@ -19,7 +19,7 @@ BENCH    ?= .
 COUNT    ?= 10
 SIMTIME  ?= 10s
 
-.PHONY: help run build test vet lint fuzz bench battery metrics-doc sim mutants sim-nightly
+.PHONY: help run build test vet lint fuzz bench battery docs metrics-doc sim mutants sim-nightly
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -68,6 +68,9 @@ bench: bin/pyrycode-relay bin/relayload ## benchmarks of the steps, for benchsta
 
 battery: ## attacks and faults in large doses, minutes (docs/reliability.md)
 	BATTERY=1 $(GO) test -count=1 -timeout 60m -v ./internal/battery
+
+docs: metrics-doc ## write what is generated in docs/ anew
+	$(GO) test ./internal/daemon -run 'TestTheOperatorsPageHasTheOptions' -update
 
 metrics-doc: ## write docs/metrics.md anew
 	$(GO) run ./internal/daemon/metricsdoc -o docs/metrics.md

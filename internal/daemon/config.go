@@ -12,7 +12,9 @@ import (
 // cannot differ. The zero value is not usable; [DefaultConfig] is.
 //
 // The tags: default is the value when nobody sets one, unit says what is
-// measured, group is the heading in the help.
+// measured, group is the heading in the help. With reload:"true" an option may
+// change while the process runs. One with secret:"true" comes from the
+// environment only, and its value is shown nowhere.
 type Config struct {
 	// Listen is where binaries and phones connect.
 	Listen string `default:"127.0.0.1:8080" unit:"host:port" group:"Listeners" help:"Where binaries and phones connect. Port 0 takes a free one."`
@@ -30,10 +32,10 @@ type Config struct {
 	AllowRoot bool `default:"false" unit:"true or false" group:"Listeners" help:"Let a relay that other machines can reach run as root, which it has no use for."`
 
 	// AllowedOrigins are the values of Origin that may connect.
-	AllowedOrigins []string `default:"" placeholder:"ORIGIN,…" unit:"origins, by comma" group:"Listeners" help:"Origins whose pages may connect, such as https://app.example.com. Requests without an Origin always may."`
+	AllowedOrigins []string `default:"" placeholder:"ORIGIN,…" unit:"origins, by comma" group:"Listeners" reload:"true" help:"Origins whose pages may connect, such as https://app.example.com. Requests without an Origin always may."`
 
 	// TrustedProxies are those whose word counts on who is calling.
-	TrustedProxies []string `default:"" placeholder:"CIDR,…" unit:"networks, by comma" group:"Listeners" help:"Proxies whose X-Forwarded-For is believed, and from which --proxy-protocol accepts connections; such as 10.0.0.0/8 or 192.0.2.7."`
+	TrustedProxies []string `default:"" placeholder:"CIDR,…" unit:"networks, by comma" group:"Listeners" reload:"true" help:"Proxies whose X-Forwarded-For is believed, and from which --proxy-protocol accepts connections; such as 10.0.0.0/8 or 192.0.2.7."`
 
 	// ProxyProtocol expects a PROXY header before everything else.
 	ProxyProtocol bool `default:"false" unit:"true or false" group:"Listeners" help:"Expect a PROXY header, version 1 or 2, on every connection, and refuse those that do not come from --trusted-proxies."`
@@ -58,73 +60,73 @@ type Config struct {
 	HTTPListen string `name:"http-listen" default:":80" unit:"host:port" group:"TLS" help:"Where --domain answers the challenges of its authority, and nothing else. Empty: only on --listen, which must then be port 443."`
 
 	// MaxConns caps the connections of the whole relay.
-	MaxConns int `default:"10000" unit:"connections" group:"Limits" help:"Connections in all; one more is answered 503."`
+	MaxConns int `default:"10000" unit:"connections" group:"Limits" reload:"true" help:"Connections in all; one more is answered 503."`
 
 	// MaxConnsPerAddress caps the connections of one IP address.
-	MaxConnsPerAddress int `default:"1000" unit:"connections" group:"Limits" help:"Connections of one IP address; one more is answered 503."`
+	MaxConnsPerAddress int `default:"1000" unit:"connections" group:"Limits" reload:"true" help:"Connections of one IP address; one more is answered 503."`
 
 	// MaxPending caps the connections that have not been upgraded.
-	MaxPending int `default:"1024" unit:"connections" group:"Limits" help:"Connections that have not asked for anything yet; while there are so many, no more are accepted."`
+	MaxPending int `default:"1024" unit:"connections" group:"Limits" reload:"true" help:"Connections that have not asked for anything yet; while there are so many, no more are accepted."`
 
 	// MaxPendingPerAddress caps those of one IP address.
-	MaxPendingPerAddress int `default:"128" unit:"connections" group:"Limits" help:"Of those, connections of one IP address that is no trusted proxy; one more is cut."`
+	MaxPendingPerAddress int `default:"128" unit:"connections" group:"Limits" reload:"true" help:"Of those, connections of one IP address that is no trusted proxy; one more is cut."`
 
 	// MemoryLimit is how much memory the process should use.
-	MemoryLimit Size `default:"0B" unit:"bytes" group:"Limits" help:"Memory that the process may use; near it newcomers are answered 503. 0B: nine tenths of the control group's limit, or GOMEMLIMIT if it is set."`
+	MemoryLimit Size `default:"0B" unit:"bytes" group:"Limits" reload:"true" help:"Memory that the process may use; near it newcomers are answered 503. 0B: nine tenths of the control group's limit, or GOMEMLIMIT if it is set."`
 
 	// MaxPhones caps the phones of one server-id.
-	MaxPhones int `default:"16" unit:"phones" group:"Limits" help:"Phones of one server-id; one more is closed with 4429."`
+	MaxPhones int `default:"16" unit:"phones" group:"Limits" reload:"true" help:"Phones of one server-id; one more is closed with 4429."`
 
 	// Rate is how many upgrades per second one IP address may ask for.
-	Rate float64 `default:"20" unit:"per second" group:"Limits" help:"Connections that one IP address may open per second, in the long run; more are answered 429."`
+	Rate float64 `default:"20" unit:"per second" group:"Limits" reload:"true" help:"Connections that one IP address may open per second, in the long run; more are answered 429."`
 
 	// Burst is how many upgrades one IP address may ask for at once.
-	Burst int `default:"200" unit:"connections" group:"Limits" help:"Connections that one IP address may open at once."`
+	Burst int `default:"200" unit:"connections" group:"Limits" reload:"true" help:"Connections that one IP address may open at once."`
 
 	// PhoneMessage is the longest message a phone may send.
-	PhoneMessage Size `default:"256KiB" unit:"bytes" group:"Limits" help:"Longest message of a phone; a longer one closes it with 1009."`
+	PhoneMessage Size `default:"256KiB" unit:"bytes" group:"Limits" reload:"true" help:"Longest message of a phone; a longer one closes it with 1009."`
 
 	// BinaryMessage is the longest message a binary may send.
-	BinaryMessage Size `default:"4MiB" unit:"bytes" group:"Limits" help:"Longest message of a binary; a longer one closes it with 1009."`
+	BinaryMessage Size `default:"4MiB" unit:"bytes" group:"Limits" reload:"true" help:"Longest message of a binary; a longer one closes it with 1009."`
 
 	// Fragments caps the fragments of one message.
-	Fragments int `default:"1024" unit:"fragments" group:"Limits" help:"Fragments of one message; one more closes the sender with 1008."`
+	Fragments int `default:"1024" unit:"fragments" group:"Limits" reload:"true" help:"Fragments of one message; one more closes the sender with 1008."`
 
 	// PhoneOutbox is how much may wait to be written to one phone.
-	PhoneOutbox Size `default:"4MiB" unit:"bytes" group:"Limits" help:"What may wait to be written to one phone; more closes it with 1011."`
+	PhoneOutbox Size `default:"4MiB" unit:"bytes" group:"Limits" reload:"true" help:"What may wait to be written to one phone; more closes it with 1011."`
 
 	// BinaryOutbox is how much may wait to be written to one binary.
-	BinaryOutbox Size `default:"16MiB" unit:"bytes" group:"Limits" help:"What may wait to be written to one binary; when it is full, phones that send are not read."`
+	BinaryOutbox Size `default:"16MiB" unit:"bytes" group:"Limits" reload:"true" help:"What may wait to be written to one binary; when it is full, phones that send are not read."`
 
 	// Grace is how long a slot outlives its binary.
-	Grace time.Duration `default:"30s" unit:"time" group:"Timers" help:"How long a server-id and its phones wait for a binary that is gone."`
+	Grace time.Duration `default:"30s" unit:"time" group:"Timers" reload:"true" help:"How long a server-id and its phones wait for a binary that is gone."`
 
 	// ConflictProbe is how long a silent incumbent has to answer a ping.
-	ConflictProbe time.Duration `default:"3s" unit:"time" group:"Timers" help:"How long a binary has to answer a ping before another may take its server-id."`
+	ConflictProbe time.Duration `default:"3s" unit:"time" group:"Timers" reload:"true" help:"How long a binary has to answer a ping before another may take its server-id."`
 
 	// Heartbeat is the time between pings, and for the answer to one.
-	Heartbeat time.Duration `default:"30s" unit:"time" group:"Timers" help:"Time between two pings, and the time for the answer to one."`
+	Heartbeat time.Duration `default:"30s" unit:"time" group:"Timers" reload:"true" help:"Time between two pings, and the time for the answer to one."`
 
 	// MessageTimeout bounds one message, first header to last byte.
-	MessageTimeout time.Duration `default:"30s" unit:"time" group:"Timers" help:"How long one message may take to arrive, first byte to last."`
+	MessageTimeout time.Duration `default:"30s" unit:"time" group:"Timers" reload:"true" help:"How long one message may take to arrive, first byte to last."`
 
 	// WriteTimeout bounds one write to a peer.
-	WriteTimeout time.Duration `default:"10s" unit:"time" group:"Timers" help:"How long a peer may take to accept one write."`
+	WriteTimeout time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a peer may take to accept one write."`
 
 	// RoomTimeout bounds the wait for room in a binary's backlog.
-	RoomTimeout time.Duration `default:"10s" unit:"time" group:"Timers" help:"How long a phone waits for room in its binary's backlog before it is closed."`
+	RoomTimeout time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a phone waits for room in its binary's backlog before it is closed."`
 
 	// Linger bounds the wait for the answer to a close.
-	Linger time.Duration `default:"2s" unit:"time" group:"Timers" help:"How long a peer may take to answer a close before its socket is cut."`
+	Linger time.Duration `default:"2s" unit:"time" group:"Timers" reload:"true" help:"How long a peer may take to answer a close before its socket is cut."`
 
 	// Drain bounds the shutdown.
-	Drain time.Duration `default:"10s" unit:"time" group:"Timers" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
+	Drain time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
 
 	// LogFormat is text or json.
 	LogFormat string `default:"text" unit:"text or json" group:"Logs" help:"Form of the log on standard error."`
 
 	// LogLevel is debug, info, warn or error.
-	LogLevel string `default:"info" unit:"debug, info, warn or error" group:"Logs" help:"Least level that is logged."`
+	LogLevel string `default:"info" unit:"debug, info, warn or error" group:"Logs" reload:"true" help:"Least level that is logged."`
 }
 
 // relay is the part of c that the relay itself understands.

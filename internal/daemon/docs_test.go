@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"flag"
 	"go/ast"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -38,13 +40,48 @@ func TestTheProtocolNamesEveryLimitAndReason(t *testing.T) {
 	}
 }
 
-func TestTheOperatorsPageHasTheOptions(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operate.md"))
+// update writes what is generated into the pages instead of comparing it.
+var update = flag.Bool("update", false, "write the generated parts of the pages anew")
+
+// generated compares what stands in a page of docs/ between <!-- name --> and
+// <!-- /name --> with want, or puts it there.
+func generated(t *testing.T, file, name, want string) {
+	t.Helper()
+	path := filepath.Join("..", "..", "docs", file)
+	page, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, got, _ := strings.Cut(string(page), "<!-- options -->\n"); got != OptionsTable() {
-		t.Errorf("docs/operate.md differs from the code; after <!-- options --> it must have:\n%s", OptionsTable())
+	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->\n"
+	before, rest, ok := strings.Cut(string(page), begin)
+	got, after, closed := strings.Cut(rest, end)
+	switch {
+	case !ok || !closed:
+		t.Fatalf("docs/%s has no %s… %s", file, begin, end)
+	case got == want:
+	case *update:
+		if err := os.WriteFile(path, []byte(before+begin+want+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Errorf("docs/%s differs from the code: make docs", file)
+	}
+}
+
+func TestTheOperatorsPageHasTheOptions(t *testing.T) {
+	generated(t, "operate.md", "options", OptionsTable())
+}
+
+func TestSecretsAndWhatReloadsAreMarked(t *testing.T) {
+	got := tableOf(optionsOf(reflect.TypeFor[struct {
+		Key   string `secret:"true" default:"" unit:"text" group:"G" help:"A key."`
+		Grace string `reload:"true" default:"30s" unit:"time" group:"G" help:"A | time."`
+	}]()))
+	want := "\n| G | Default | What it is |\n|---|---|---|\n" +
+		"| `PYRYCODE_RELAY_KEY` | – (text) | A key. |\n" +
+		"| `--grace` ↻<br>`PYRYCODE_RELAY_GRACE` | `30s` (time) | A \\| time. |\n"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

@@ -25,11 +25,14 @@ type Option struct {
 	Unit    string
 	Help    string
 	Group   string // the heading it stands under
+	Reload  bool   // it may change while the process runs
+	Secret  bool   // it comes from the environment only, and is shown nowhere
 }
 
 // Options is every option of [Config], in the order of its fields.
-func Options() []Option {
-	t := reflect.TypeFor[Config]()
+func Options() []Option { return optionsOf(reflect.TypeFor[Config]()) }
+
+func optionsOf(t reflect.Type) []Option {
 	all := make([]Option, t.NumField())
 	for i := range all {
 		f := t.Field(i)
@@ -39,6 +42,8 @@ func Options() []Option {
 			Unit:    f.Tag.Get("unit"),
 			Help:    f.Tag.Get("help"),
 			Group:   f.Tag.Get("group"),
+			Reload:  f.Tag.Get("reload") == "true",
+			Secret:  f.Tag.Get("secret") == "true",
 		}
 	}
 	return all

@@ -7,10 +7,12 @@ import (
 
 // OptionsTable is the options as docs/operate.md shows them. A test fails
 // when the page differs.
-func OptionsTable() string {
+func OptionsTable() string { return tableOf(Options()) }
+
+func tableOf(options []Option) string {
 	var b strings.Builder
 	group := ""
-	for _, o := range Options() {
+	for _, o := range options {
 		if o.Group != group {
 			group = o.Group
 			fmt.Fprintf(&b, "\n| %s | Default | What it is |\n|---|---|---|\n", group)
@@ -19,7 +21,15 @@ func OptionsTable() string {
 		if o.Default != "" {
 			def = "`" + o.Default + "`"
 		}
-		fmt.Fprintf(&b, "| `--%s`<br>`%s` | %s (%s) | %s |\n", o.Name, EnvName(o.Name), def, o.Unit, strings.ReplaceAll(o.Help, "|", "\\|"))
+		reload := ""
+		if o.Reload {
+			reload = " ↻"
+		}
+		names := "`--" + o.Name + "`" + reload + "<br>`" + EnvName(o.Name) + "`"
+		if o.Secret {
+			names = "`" + EnvName(o.Name) + "`" + reload
+		}
+		fmt.Fprintf(&b, "| %s | %s (%s) | %s |\n", names, def, o.Unit, strings.ReplaceAll(o.Help, "|", "\\|"))
 	}
 	return b.String()
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Problem is one thing that is wrong with a configuration.
@@ -18,12 +19,18 @@ type Problem struct {
 // Error is one sentence such as
 //
 //	--grace "0s": must be more than 0s and at most 1h0m0s; the default is 30s
+//
+// The value of a secret option is withheld.
 func (p Problem) Error() string {
 	var b strings.Builder
+	value := quote(p.Value)
+	if secrets()[p.Option] {
+		value = Withheld
+	}
 	if p.Env != "" {
-		fmt.Fprintf(&b, "%s=%s", p.Env, quote(p.Value))
+		fmt.Fprintf(&b, "%s=%s", p.Env, value)
 	} else {
-		fmt.Fprintf(&b, "--%s %s", p.Option, quote(p.Value))
+		fmt.Fprintf(&b, "--%s %s", p.Option, value)
 	}
 	b.WriteString(": ")
 	b.WriteString(p.Rule)
@@ -33,6 +40,18 @@ func (p Problem) Error() string {
 	}
 	return b.String()
 }
+
+// Withheld stands where the value of a secret option would.
+const Withheld = "(withheld)"
+
+// secrets is the names of the options that are secrets.
+var secrets = sync.OnceValue(func() map[string]bool {
+	all := make(map[string]bool)
+	for _, o := range Options() {
+		all[o.Name] = o.Secret
+	}
+	return all
+})
 
 // maxQuoted is how much of a bad value is worth repeating, in bytes.
 const maxQuoted = 80
