@@ -63,10 +63,11 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	if !ok {
 		return
 	}
+	set := r.settings.Load()
 	b := &binary{server: hello.Server, version: hello.Version, began: r.rt.Clock.Now()}
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
-	b.init(r, sock, from, b, &r.binaryLimits, r.cfg.BinaryOutbox, r.binaryShare)
+	b.init(r, set, sock, from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryShare)
 	b.startReading() // a claimant that leaves must be seen to
 	r.claim(b)
 }

@@ -18,10 +18,11 @@ var (
 // socket, the ones included that are in no slot yet or any more. It keeps
 // the caps and tells when a drain has come to its end.
 type census struct {
+	mu sync.Locker // guards all below
+
 	max, maxPerAddress int
 
-	mu       sync.Locker // guards all below
-	places   int         // taken, by upgrades under way too
+	places   int // taken, by upgrades under way too
 	byAddr   map[netip.Addr]int
 	conns    map[*conn]uint64 // each with when it was added
 	added    uint64

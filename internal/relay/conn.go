@@ -53,6 +53,7 @@ type role interface {
 // conn is parked.
 type conn struct {
 	relay  *Relay
+	set    *settings // those it lives by
 	sock   Socket
 	role   role
 	limits *wire.Limits
@@ -86,15 +87,15 @@ type conn struct {
 
 // init sets c up and enters it into the census; nothing is read before
 // startReading.
-func (c *conn) init(r *Relay, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, share int) {
-	c.relay, c.sock, c.from, c.role, c.limits = r, sock, from, as, limits
+func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, share int) {
+	c.relay, c.set, c.sock, c.from, c.role, c.limits = r, set, sock, from, as, limits
 	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, share: share, on: c, mu: r.rt.NewLock("outbox")}
 	c.parked.Store(true)
-	c.nextPing = r.now() + int64(r.cfg.Heartbeat)
+	c.nextPing = r.now() + int64(set.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
 	r.adopt(c) // before the alarm: whatever ends c must find it in the census
 	// Not at nextPing if a message that begins at once must end before.
-	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(r.cfg.MessageTimeout)))
+	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(set.MessageTimeout)))
 }
 
 // startReading starts the reader unless there is one.
@@ -308,7 +309,7 @@ func (c *conn) waiting(yes bool) {
 	}
 	now := c.relay.now()
 	c.writeSince.Store(now)
-	c.relay.alarms.wake(&c.alarm, now+int64(c.relay.cfg.WriteTimeout))
+	c.relay.alarms.wake(&c.alarm, now+int64(c.set.WriteTimeout))
 }
 
 func (c *conn) parted() {
@@ -321,7 +322,7 @@ func (c *conn) parted() {
 	_ = c.sock.CloseWrite()
 	now := c.relay.now()
 	c.partedSince.Store(now)
-	c.relay.alarms.wake(&c.alarm, now+int64(c.relay.cfg.Linger))
+	c.relay.alarms.wake(&c.alarm, now+int64(c.set.Linger))
 }
 
 func (c *conn) broken() { c.abort() }

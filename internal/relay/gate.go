@@ -24,21 +24,19 @@ const bucketsPerGeneration = 32 << 10
 
 // gate bounds the upgrades of each address.
 type gate struct {
-	limit rate.Limit
-	burst int
-
 	mu         sync.Locker // guards all below
+	limit      rate.Limit
+	burst      int
 	young, old map[netip.Addr]*rate.Limiter
 }
 
 func newGate(cfg Config) gate {
-	return gate{
-		limit: rate.Limit(cfg.Rate),
-		burst: cfg.Burst,
-		mu:    cfg.Runtime.NewLock("gate"),
-		young: make(map[netip.Addr]*rate.Limiter),
-	}
+	g := gate{mu: cfg.Runtime.NewLock("gate"), young: make(map[netip.Addr]*rate.Limiter)}
+	g.limit, g.burst = rateOf(cfg)
+	return g
 }
+
+func rateOf(cfg Config) (rate.Limit, int) { return rate.Limit(cfg.Rate), cfg.Burst }
 
 // pass takes one from a's allowance, or says how long until there is one.
 func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
@@ -53,6 +51,10 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 			g.old, g.young = g.young, make(map[netip.Addr]*rate.Limiter)
 		}
 		g.young[a] = l
+	}
+	if l.Limit() != g.limit || l.Burst() != g.burst { // of before they changed
+		l.SetLimitAt(now, g.limit)
+		l.SetBurstAt(now, g.burst)
 	}
 	if l.AllowN(now, 1) {
 		return true, 0
@@ -117,7 +119,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 func (r *Relay) originAllowed(req *http.Request) bool {
 	origins := req.Header.Values("Origin")
 	for _, o := range origins {
-		if !slices.ContainsFunc(r.cfg.AllowedOrigins, func(a string) bool { return strings.EqualFold(a, o) }) {
+		if !slices.ContainsFunc(r.settings.Load().AllowedOrigins, func(a string) bool { return strings.EqualFold(a, o) }) {
 			return false
 		}
 	}

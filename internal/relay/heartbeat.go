@@ -10,7 +10,7 @@ import (
 // It returns when to look again. The alarms call it, one call at a time per
 // connection.
 func (c *conn) tick(now int64) (next int64) {
-	cfg := &c.relay.cfg
+	cfg := c.set
 	next = now + int64(cfg.Heartbeat)
 	// due reports whether what began at since has lasted d, and otherwise
 	// sees to it that the next look comes when it will have.
@@ -51,11 +51,11 @@ func (c *conn) tick(now int64) (next int64) {
 // since its pongs are not read, nor while the ping still waits behind a
 // backlog that moves.
 func (c *conn) heartbeat(now int64) {
-	c.nextPing = now + int64(c.relay.cfg.Heartbeat)
+	c.nextPing = now + int64(c.set.Heartbeat)
 	if c.lastPing > 0 && !c.answered.Load() && !c.parked.Load() {
 		if left, ok := c.out.pinged(c.lastPing); ok {
 			// A ping that has left late may be answered as late.
-			if due := c.relay.at(left) + int64(c.relay.cfg.Heartbeat); now < due {
+			if due := c.relay.at(left) + int64(c.set.Heartbeat); now < due {
 				c.nextPing = due
 				return
 			}

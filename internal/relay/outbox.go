@@ -199,12 +199,14 @@ func (o *outbox) kill() (dropped int) {
 
 // room says whether from may put something of that cost. An outbox that is
 // shared gives each sender its share, so that one who floods is stopped
-// before the others notice.
+// before the others notice. A sender with nothing queued may always put one
+// frame: limits that have been raised since must not make it wait for room
+// that never comes.
 func (o *outbox) room(from *sender, cost int) verdict {
 	switch {
 	case o.shut || o.dead || from != nil && from.muted:
 		return closed
-	case o.charged+cost > o.budget, from != nil && from.charged+cost > o.share:
+	case o.charged+cost > o.budget, from != nil && from.charged > 0 && from.charged+cost > o.share:
 		return full
 	}
 	return taken

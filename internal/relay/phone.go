@@ -34,10 +34,11 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	if err != nil {
 		panic(err) // crypto/rand does not fail (Go 1.24 on)
 	}
+	set := r.settings.Load()
 	p := &phone{server: hello.Server, id: id, began: r.rt.Clock.Now()}
 	p.prefix = wire.AppendEnvelopePrefix(nil, p.id)
 	p.sender.resume = p.startReading
-	p.init(r, sock, from, p, &r.phoneLimits, r.cfg.PhoneOutbox, 0)
+	p.init(r, set, sock, from, p, &set.phoneLimits, set.PhoneOutbox, 0)
 
 	b, outcome := r.registry.Join(hello.Server, p)
 	switch outcome {
@@ -117,7 +118,7 @@ func (p *phone) await(frame []byte) bool {
 		b.out.flush()
 	}
 	if v == full {
-		p.relay.alarms.wake(&p.alarm, now+int64(p.relay.cfg.RoomTimeout))
+		p.relay.alarms.wake(&p.alarm, now+int64(p.set.RoomTimeout))
 		return false
 	}
 	p.roomSince.Store(0)

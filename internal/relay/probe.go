@@ -54,7 +54,7 @@ func (b *binary) challenge(rival *binary) bool {
 	ping, first := b.out.putPing()
 	g := &round{ping: ping, began: b.relay.now()}
 	q.round = g
-	b.relay.rt.Clock.AfterFunc(b.relay.cfg.Probe, func() { b.judge(g) })
+	b.relay.rt.Clock.AfterFunc(b.set.Probe, func() { b.judge(g) })
 	q.mu.Unlock()
 	if first {
 		b.out.flush()
@@ -99,7 +99,7 @@ func (b *binary) judge(g *round) {
 	} else {
 		since = b.relay.now()
 	}
-	if wait := since + int64(b.relay.cfg.Probe) - b.relay.now(); wait > 0 {
+	if wait := since + int64(b.set.Probe) - b.relay.now(); wait > 0 {
 		b.relay.rt.Clock.AfterFunc(time.Duration(wait), func() { b.judge(g) })
 		q.mu.Unlock()
 		return

@@ -50,13 +50,15 @@ type RegistryConfig[P comparable] struct {
 // All methods may be called from any goroutine. Each costs O(1), or O(what
 // it returns), apart from Check, which walks everything.
 type Registry[B, P comparable] struct {
-	clock     clock.Clock
-	period    time.Duration
-	maxPhones int
-	expired   func(wire.ServerID, []P)
-	gauges    gauges
+	clock   clock.Clock
+	expired func(wire.ServerID, []P)
+	gauges  gauges
 
-	mu       sync.Locker // guards all below, and the gauges
+	mu         sync.Locker // guards all below, and the gauges
+	period     time.Duration
+	maxPhones  int
+	mostPhones int // the greatest maxPhones so far: a cap that is lowered closes nobody
+
 	slots    map[wire.ServerID]*slot[B, P]
 	counts   Counts
 	arrivals uint64 // orders whatever is returned
@@ -129,15 +131,15 @@ func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
 	if cfg.Expired == nil {
 		cfg.Expired = func(wire.ServerID, []P) {}
 	}
-	return &Registry[B, P]{
-		clock:     rt.Clock,
-		period:    cmp.Or(cfg.Grace, DefaultGrace),
-		maxPhones: cmp.Or(cfg.MaxPhones, DefaultMaxPhones),
-		expired:   cfg.Expired,
-		gauges:    newGauges(rt.NewGauge),
-		mu:        rt.NewLock("registry"),
-		slots:     make(map[wire.ServerID]*slot[B, P]),
+	r := &Registry[B, P]{
+		clock:   rt.Clock,
+		expired: cfg.Expired,
+		gauges:  newGauges(rt.NewGauge),
+		mu:      rt.NewLock("registry"),
+		slots:   make(map[wire.ServerID]*slot[B, P]),
 	}
+	r.set(cfg)
+	return r
 }
 
 // Claim gives the slot of id to b if it is free (Claimed) or in grace
@@ -344,9 +346,9 @@ func (r *Registry[B, P]) Check() error {
 			errs = append(errs, fmt.Errorf("slot %s: held %t, in grace %t; want one of them",
 				wire.Printable(string(id), 64), s.binary != none, s.grace != nil))
 		}
-		if len(s.phones) > r.maxPhones {
+		if len(s.phones) > r.mostPhones {
 			errs = append(errs, fmt.Errorf("slot %s: %d phones; want at most %d",
-				wire.Printable(string(id), 64), len(s.phones), r.maxPhones))
+				wire.Printable(string(id), 64), len(s.phones), r.mostPhones))
 		}
 	}
 	if walked != r.counts {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,7 +13,7 @@ import (
 // Relay is one node: it serves both doors and holds every connection.
 // Make one with New. All methods may be called from any goroutine.
 type Relay struct {
-	cfg     Config
+	cfg     Config // as it was at the start; what may change is in settings
 	rt      Runtime
 	started time.Time
 	log     events
@@ -23,8 +24,7 @@ type Relay struct {
 	gate     gate
 	alarms   alarms
 
-	phoneLimits, binaryLimits wire.Limits
-	binaryShare               int // bytes of a binary's outbox that one phone may fill
+	settings atomic.Pointer[settings] // in force now
 }
 
 // New returns a relay that runs as cfg says. The error joins all that is
@@ -35,15 +35,11 @@ func New(cfg Config) (*Relay, error) {
 		return nil, err
 	}
 	r := &Relay{
-		cfg:          cfg,
-		rt:           cfg.Runtime,
-		started:      cfg.Runtime.Clock.Now(),
-		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments},
-		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments},
-		// At least one frame of any legal size, or a phone could wait for
-		// room that never comes.
-		binaryShare: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),
+		cfg:     cfg,
+		rt:      cfg.Runtime,
+		started: cfg.Runtime.Clock.Now(),
 	}
+	r.settings.Store(newSettings(cfg))
 	r.registry = NewRegistry[*binary](RegistryConfig[*phone]{
 		Runtime:   cfg.Runtime,
 		Grace:     cfg.Grace,
