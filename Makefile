@@ -18,8 +18,9 @@ FUZZTIME ?= 30s
 BENCH    ?= .
 COUNT    ?= 10
 SIMTIME  ?= 10s
+SOAKTIME ?= 60m
 
-.PHONY: help run build test vet lint fuzz bench battery docs metrics-doc sim mutants sim-nightly
+.PHONY: help run build test vet lint fuzz bench battery soak docs metrics-doc sim mutants sim-nightly
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -71,6 +72,10 @@ battery: ## attacks and faults in large doses, minutes (docs/reliability.md)
 
 docs: metrics-doc ## write what is generated in docs/ anew
 	$(GO) test ./internal/daemon -run 'TestTheOperatorsPageHasTheOptions' -update
+
+soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
+	@mkdir -p out
+	./bin/relayload soak --for $(SOAKTIME) --out out/soak.svg
 
 metrics-doc: ## write docs/metrics.md anew
 	$(GO) run ./internal/daemon/metricsdoc -o docs/metrics.md

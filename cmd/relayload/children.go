@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// child is a process that bench measures. It has one processor.
+// child is a process that is measured.
 type child struct {
 	name    string
 	addr    string // where it listens
@@ -26,11 +26,16 @@ func (c *child) pid() int { return c.cmd.Process.Pid }
 // startIn is how long a child may take to say where it listens.
 const startIn = 10 * time.Second
 
-// start runs a program and waits until it has said in a line of its output
-// where it listens. The relay says so in its log.
+// start runs a program with one processor and waits until it has said in a
+// line of its output where it listens. The relay says so in its log.
 func start(ctx context.Context, name, program string, args ...string) (*child, error) {
-	c := &child{name: name, cmd: exec.Command(program, args...)}
-	c.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	return startCmd(ctx, name, cmd)
+}
+
+func startCmd(ctx context.Context, name string, cmd *exec.Cmd) (*child, error) {
+	c := &child{name: name, cmd: cmd}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err

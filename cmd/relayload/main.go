@@ -22,6 +22,7 @@ type commands struct {
 	Idle   idleCommand   `cmd:"" help:"Connections that do nothing: what does each cost?"`
 	Churn  churnCommand  `cmd:"" help:"Phones that come, make one round trip and go."`
 	Slow   slowCommand   `cmd:"" help:"Round trips beside phones that do not read."`
+	Soak   soakCommand   `cmd:"" help:"Start a relay and put it for an hour through all that peers do; does anything grow?"`
 	Curve  curveCommand  `cmd:"" help:"Round trips with ever more phones; draws the capacity curve."`
 	Bench  benchCommand  `cmd:"" help:"Start a relay, a plain one and a copier of bytes; compare them on the table of docs/performance.md."`
 

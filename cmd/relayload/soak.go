@@ -1,0 +1,297 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+type soakCommand struct {
+	Relay string        `default:"bin/pyrycode-relay" help:"The relay's program, which is started."`
+	For   time.Duration `default:"60m" help:"How long the load lasts; half a minute at the start and up to two minutes at the end come on top."`
+	Every time.Duration `default:"10s" help:"How often the relay is looked at."`
+	Out   string        `short:"o" default:"soak.svg" help:"Where the plot goes, an SVG; the samples go beside it, as .csv."`
+	Crowd int           `default:"20" help:"Binaries that stay for a while, with 8 phones each. What else goes on does not depend on it."`
+	JSON  bool          `name:"json" help:"Print JSON, not a table."`
+}
+
+// soak is one run.
+type soak struct {
+	to      *target
+	metrics string // address of the private listener
+
+	mu     sync.Mutex // guards all below
+	rounds map[string]int
+	odd    []string // what should not have happened, the first few
+	odds   int
+}
+
+// actor is one thing that peers do, again and again, all for themselves. A
+// round ends with all its connections closed.
+type actor struct {
+	name    string
+	workers int
+	pause   time.Duration // between two rounds, on average
+	round   func(*soak, context.Context, *rand.Rand) error
+}
+
+// look is the relay at one moment.
+type look struct {
+	At         float64 `json:"at_seconds"`
+	RSS        float64 `json:"rss_bytes"`
+	Heap       float64 `json:"heap_bytes"` // allocated, garbage included
+	NextGC     float64 `json:"heap_goal_bytes"`
+	Goroutines float64 `json:"goroutines"`
+	FDs        float64 `json:"open_files"`
+	CPU        float64 `json:"cpu_seconds"`
+	Binaries   float64 `json:"binaries"`
+	Phones     float64 `json:"phones"`
+	InGrace    float64 `json:"in_grace"`
+}
+
+// maxSoak bounds it, as every run is bounded.
+const maxSoak = 25 * time.Hour
+
+// Run is called by kong.
+func (c *soakCommand) Run(e *env) error {
+	switch {
+	case c.For < 10*time.Second || c.For > maxSoak:
+		return usagef("--for %s must be from 10s to %s", c.For, maxSoak)
+	case c.Every < time.Second || c.Every > c.For/4:
+		return usagef("--every %s must be from 1s to a quarter of --for", c.Every)
+	case c.Crowd < 1:
+		return usagef("--crowd must be 1 or more")
+	}
+	if err := enoughFiles(20*c.Crowd + 500); err != nil {
+		return err
+	}
+	if _, err := os.Stat(c.Relay); err != nil {
+		return usagef("%v: make build makes it, --relay says where it is", err)
+	}
+	cmd := exec.Command(c.Relay, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+	relay, err := startCmd(e.ctx, "relay", cmd)
+	if err != nil {
+		return err
+	}
+	defer relay.end()
+	s := &soak{
+		to:      &target{addr: relay.addr, buffer: 4096, timeout: time.Minute, dialled: new(atomic.Int64)},
+		metrics: relay.private, rounds: make(map[string]int),
+	}
+	r, err := s.run(e, c)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.Out, r.svg(), 0o644); err != nil {
+		return err
+	}
+	if err := r.writeCSV(strings.TrimSuffix(c.Out, ".svg") + ".csv"); err != nil {
+		return err
+	}
+	if err := e.print(c.JSON, r); err != nil {
+		return err
+	}
+	if len(r.Wrong) > 0 {
+		return fmt.Errorf("%d things are wrong", len(r.Wrong))
+	}
+	return nil
+}
+
+// run puts on the load, looks, takes the load off, and judges.
+func (s *soak) run(e *env, c *soakCommand) (*soakReport, error) {
+	r := &soakReport{}
+	// The first connections make what stays for ever, pools and runtime
+	// threads; then there is quiet, and that is the start.
+	for range 3 {
+		if err := s.visit(e.ctx, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))); err != nil {
+			return nil, hint(err)
+		}
+	}
+	var err error
+	if r.Before, err = s.quiet(e.ctx); err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(e.ctx)
+	defer stop()
+	var working sync.WaitGroup
+	for _, a := range actors(c.Crowd) {
+		for range a.workers {
+			working.Go(func() { s.work(ctx, a, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))) })
+		}
+	}
+	begun := time.Now()
+	mine, _ := cpuOf(self)
+	tick := time.NewTicker(c.Every)
+	defer tick.Stop()
+	for time.Since(begun) < c.For {
+		select {
+		case <-ctx.Done():
+			return nil, errInterrupted
+		case <-tick.C:
+		}
+		l, err := s.look()
+		if err != nil {
+			return nil, err
+		}
+		l.At = time.Since(begun).Seconds()
+		r.Looks = append(r.Looks, l)
+		if err := s.balanced(); err != nil {
+			s.strange("/debug/check: " + err.Error())
+		}
+		e.tell.say("soak: %.0f of %.0f s, %.0f binaries, %.0f phones, %.1f MiB resident, %d odd",
+			l.At, c.For.Seconds(), l.Binaries, l.Phones, l.RSS/(1<<20), s.strangeness())
+	}
+	now, _ := cpuOf(self)
+	r.Generator = (now - mine).Seconds() / time.Since(begun).Seconds()
+	stop()
+	working.Wait()
+	if r.After, err = s.quiet(e.ctx); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	r.Rounds, r.Odd, r.Odds = s.rounds, s.odd, s.odds
+	s.mu.Unlock()
+	r.judge()
+	return r, nil
+}
+
+// work is one worker of an actor, until ctx ends.
+func (s *soak) work(ctx context.Context, a actor, rng *rand.Rand) {
+	wait(ctx, time.Duration(rng.Int64N(int64(10*time.Second)))) // not all at once
+	for ctx.Err() == nil {
+		err := a.round(s, ctx, rng)
+		if ctx.Err() != nil {
+			return // it was cut short
+		}
+		if err != nil {
+			s.strange(a.name + ": " + err.Error())
+		}
+		s.mu.Lock()
+		s.rounds[a.name]++
+		s.mu.Unlock()
+		wait(ctx, a.pause/2+time.Duration(rng.Int64N(int64(a.pause))))
+	}
+}
+
+// strange notes what should not have happened.
+func (s *soak) strange(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.odds++
+	if len(s.odd) < 20 {
+		s.odd = append(s.odd, what)
+	}
+}
+
+func (s *soak) strangeness() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.odds
+}
+
+// operators have a connection each time, so that none stays open.
+var operator = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+
+func (s *soak) page(path string) (string, int, error) {
+	resp, err := operator.Get("http://" + s.metrics + path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), resp.StatusCode, err
+}
+
+// look reads the metrics.
+func (s *soak) look() (look, error) {
+	text, _, err := s.page("/metrics")
+	if err != nil {
+		return look{}, err
+	}
+	var l look
+	want := map[string]*float64{
+		"process_resident_memory_bytes": &l.RSS, "go_memstats_heap_alloc_bytes": &l.Heap, "go_memstats_next_gc_bytes": &l.NextGC,
+		"go_goroutines": &l.Goroutines, "process_open_fds": &l.FDs, "process_cpu_seconds_total": &l.CPU,
+		"pyrycode_relay_connected_binaries": &l.Binaries, "pyrycode_relay_connected_phones": &l.Phones, "pyrycode_relay_binaries_in_grace": &l.InGrace,
+	}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if p := want[name]; p != nil {
+			if *p, err = strconv.ParseFloat(value, 64); err != nil {
+				return l, fmt.Errorf("/metrics: %s: %w", name, err)
+			}
+		}
+	}
+	return l, nil
+}
+
+// balanced asks whether gauges, maps and sockets agree.
+func (s *soak) balanced() error {
+	text, status, err := s.page("/debug/check")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%d: %s", status, strings.TrimSpace(text))
+	}
+	return err
+}
+
+// quietIn is how long the relay may take to be empty when all have left:
+// a grace, half a heartbeat, and the collector's two minutes.
+const quietIn = 3 * time.Minute
+
+// quiet waits until nobody is connected and what is open no longer gets less,
+// and looks.
+func (s *soak) quiet(ctx context.Context) (look, error) {
+	var recent []look
+	for end := time.Now().Add(quietIn); ; wait(ctx, time.Second) {
+		l, err := s.look()
+		if err != nil {
+			return l, err
+		}
+		recent = append(recent, l)
+		if n := len(recent); n >= 6 {
+			settled := !slices.ContainsFunc(recent[n-6:], func(o look) bool {
+				return o.Goroutines > l.Goroutines || o.FDs > l.FDs || o.Binaries+o.Phones+o.InGrace > 0
+			})
+			if settled {
+				return l, s.balanced()
+			}
+		}
+		if ctx.Err() != nil {
+			return l, errInterrupted
+		}
+		if time.Now().After(end) {
+			return l, fmt.Errorf("the relay is not quiet %s after all have left: %+v", quietIn, l)
+		}
+	}
+}
+
+// writeCSV writes the samples.
+func (r *soakReport) writeCSV(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := csv.NewWriter(f)
+	_ = w.Write([]string{"seconds", "rss_bytes", "heap_bytes", "heap_goal_bytes", "goroutines", "open_files", "cpu_seconds", "binaries", "phones", "in_grace"})
+	for _, l := range r.Looks {
+		var row []string
+		for _, v := range []float64{l.At, l.RSS, l.Heap, l.NextGC, l.Goroutines, l.FDs, l.CPU, l.Binaries, l.Phones, l.InGrace} {
+			row = append(row, strconv.FormatFloat(v, 'f', -1, 64))
+		}
+		_ = w.Write(row)
+	}
+	w.Flush()
+	return w.Error()
+}

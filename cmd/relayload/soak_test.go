@@ -1,0 +1,81 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// soaked is the report of an hour in which figures grow by so much each.
+func soaked(grow func(i int) look) *soakReport {
+	r := &soakReport{Before: look{Goroutines: 11, FDs: 12}, After: look{Goroutines: 11, FDs: 12}}
+	for i := range 360 {
+		l := grow(i)
+		l.At = float64(10 * i)
+		l.RSS += 30 << 20
+		l.NextGC += 8 << 20
+		l.Goroutines += 250
+		l.FDs += 260
+		// What a load that comes and goes does to all of them.
+		noise := float64(i*7919%13) - 6
+		l.RSS += noise * (64 << 10)
+		l.Goroutines += noise
+		l.FDs += noise
+		r.Looks = append(r.Looks, l)
+	}
+	r.judge()
+	return r
+}
+
+func TestASoakJudgesWhatGrows(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		grow func(int) look
+		want string // in the verdict; empty: nothing is wrong
+	}{
+		{"nothing grows", func(int) look { return look{} }, ""},
+		{"everything grows at the start only", func(i int) look {
+			return look{RSS: float64(min(i, 50)) * (1 << 20), FDs: float64(min(i, 50))}
+		}, ""},
+		{"resident memory grows", func(i int) look { return look{RSS: float64(i) * (16 << 10)} }, "resident memory"},
+		{"the heap grows", func(i int) look { return look{NextGC: float64(i) * (16 << 10)} }, "heap goal"},
+		{"goroutines leak", func(i int) look { return look{Goroutines: float64(i) / 8} }, "goroutines"},
+		{"descriptors leak", func(i int) look { return look{FDs: float64(i) / 8} }, "open files"},
+	} {
+		got := strings.Join(soaked(tt.grow).Wrong, "; ")
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: verdict %q; want one that names %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestASoakJudgesWhatIsLeft(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  func(*soakReport)
+		want string
+	}{
+		{"goroutines", func(r *soakReport) { r.After.Goroutines += 5 }, "16 goroutines at the end, 11 at the start"},
+		{"files", func(r *soakReport) { r.After.FDs += 5 }, "17 open files at the end, 12 at the start"},
+		{"odd events", func(r *soakReport) { r.Odds = 3 }, "3 times"},
+	} {
+		r := soaked(func(int) look { return look{} })
+		tt.set(r)
+		r.Trends, r.Wrong = nil, nil
+		r.judge()
+		if got := strings.Join(r.Wrong, "; "); !strings.Contains(got, tt.want) {
+			t.Errorf("%s: verdict %q; want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestASoakIsDrawn(t *testing.T) {
+	r := soaked(func(int) look { return look{Phones: 100, Binaries: 20} })
+	if s := string(r.svg()); !strings.HasPrefix(s, "<svg") || strings.Contains(s, "NaN") || strings.Count(s, "<polyline") != 6 {
+		t.Errorf("not the plot: %.200s", s)
+	}
+	var b strings.Builder
+	r.table(&b)
+	if !strings.Contains(b.String(), "verdict: no slope") {
+		t.Errorf("the table has no verdict:\n%s", b.String())
+	}
+}
