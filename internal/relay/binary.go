@@ -59,7 +59,7 @@ func (rs *routes) find(id []byte) *phone {
 // serveBinary is GET /v1/server: a binary claims a server-id.
 func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParseBinaryHello(req.Header)
-	sock, from, ok := r.admit(w, req, doorBinary, err)
+	sock, from, ok := r.admit(w, req, doorBinary, err, func() error { return r.crowded(hello.Server) })
 	if !ok {
 		return
 	}
@@ -70,6 +70,16 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	b.init(r, set, sock, from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryShare)
 	b.startReading() // a claimant that leaves must be seen to
 	r.claim(b)
+}
+
+// crowded says why id cannot be claimed now: too many wait for its holder's
+// answer already. Should they only have become too many by the time of the
+// claim, challenge closes the one that is over.
+func (r *Relay) crowded(id wire.ServerID) error {
+	if b := r.registry.Holder(id); b != nil && b.crowded() {
+		return errCrowded
+	}
+	return nil
 }
 
 // claim tries to give b its slot. If another binary holds it, that one is

@@ -28,7 +28,7 @@ type census struct {
 	added    uint64
 	draining bool
 	aborted  bool
-	empty    func() // called once when draining and no place is taken
+	empty    []func() // each called once, when no place is taken
 }
 
 func newCensus(cfg Config) census {
@@ -66,9 +66,9 @@ func (s *census) leave(a netip.Addr) {
 	if s.byAddr[a]--; s.byAddr[a] == 0 {
 		delete(s.byAddr, a)
 	}
-	done := s.ifEmpty()
+	now := s.ifEmpty()
 	s.mu.Unlock()
-	done()
+	call(now)
 }
 
 // add enters c. It reports false if all have been aborted, c too then.
@@ -98,20 +98,25 @@ func (s *census) drain() {
 // whenEmpty has done called once no place is taken any more.
 func (s *census) whenEmpty(done func()) {
 	s.mu.Lock()
-	s.empty = done
-	done = s.ifEmpty()
+	s.empty = append(s.empty, done)
+	now := s.ifEmpty()
 	s.mu.Unlock()
-	done()
+	call(now)
 }
 
 // ifEmpty returns what is to be called now. The lock is held.
-func (s *census) ifEmpty() func() {
-	if s.empty == nil || s.places > 0 {
-		return func() {}
+func (s *census) ifEmpty() (now []func()) {
+	if s.places > 0 {
+		return nil
 	}
-	done := s.empty
-	s.empty = nil
-	return done
+	now, s.empty = s.empty, nil
+	return now
+}
+
+func call(fs []func()) {
+	for _, f := range fs {
+		f()
+	}
 }
 
 // abort returns all connections there are, in the order they were added;

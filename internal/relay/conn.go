@@ -137,8 +137,11 @@ func (c *conn) read() {
 
 // digest hands on what has been read. False means that c.held could not be.
 func (c *conn) digest() bool {
-	if c.closing.Load() {
-		c.rest, c.held = nil, nil // only the end counts now
+	if c.closing.Load() { // only the end counts now
+		if c.held != nil {
+			c.relay.metrics.dropped[dropClosed].Inc()
+		}
+		c.rest, c.held = nil, nil
 		return true
 	}
 	if c.held != nil {

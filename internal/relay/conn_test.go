@@ -87,6 +87,8 @@ type pipeEnd struct {
 	conn net.Conn
 	turn chan struct{} // holds a token while somebody writes
 
+	answer *httptest.ResponseRecorder // if it was not upgraded
+
 	mu  sync.Mutex // guards box
 	box mailbox
 }
@@ -123,7 +125,9 @@ func (b *bubble) dial(path string, m manner, kv ...string) *pipeEnd {
 	req := httptest.NewRequest(http.MethodGet, path, nil)
 	req.Header = headers(kv...)
 	req = req.WithContext(context.WithValue(req.Context(), socketKey{}, newNetSocket(theirs)))
-	b.Handler().ServeHTTP(httptest.NewRecorder(), req)
+	rec := httptest.NewRecorder()
+	b.Handler().ServeHTTP(rec, req)
+	e.answer = rec
 	if m != deaf {
 		go e.listen(m)
 	}

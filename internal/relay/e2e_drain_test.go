@@ -52,11 +52,13 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 
 	var calls atomic.Int32
 	done := make(chan struct{})
+	second := make(chan struct{})
 	n.Drain(func() {
 		if calls.Add(1) == 1 {
 			close(done)
 		}
 	})
+	n.Drain(func() { close(second) }) // as two signals may
 	if got := n.Counts(); got != (Counts{}) {
 		t.Errorf("counts %+v right after Drain; want none", got)
 	}
@@ -73,9 +75,13 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the drain does not end")
 	}
+	within(t, "the end of the second drain", second)
 	if got := n.sockets(); got != 0 {
 		t.Errorf("%d sockets when the drain is done; want 0", got)
 	}
+	third := make(chan struct{})
+	n.Drain(func() { close(third) })
+	within(t, "the end of a drain of nobody", third)
 	if err := n.Check(); err != nil {
 		t.Error(err)
 	}

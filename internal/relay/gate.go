@@ -64,10 +64,11 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 }
 
 // admit takes an upgrade request through the gates, outermost first, and
-// upgrades it. helloErr is what was wrong with its headers. If ok, a place
+// upgrades it. helloErr is what was wrong with its headers; crowded, if not
+// nil, says why it would be closed as soon as it is upgraded. If ok, a place
 // in the census is taken; otherwise the request has been answered and
 // counted.
-func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr error) (sock Socket, from netip.Addr, ok bool) {
+func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr error, crowded func() error) (sock Socket, from netip.Addr, ok bool) {
 	from = charged(r.cfg.ClientAddr(req))
 	if pass, wait := r.gate.pass(from, r.rt.Clock.Now()); !pass {
 		secs := int(math.Ceil(wait.Seconds()))
@@ -105,6 +106,14 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 		refuse(w, http.StatusForbidden, 0, "header origin: not on the list of allowed origins")
 		r.metrics.upgrade(d, outcomeOrigin)
 		return nil, from, false
+	}
+	if crowded != nil {
+		if err := crowded(); err != nil {
+			refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
+			r.metrics.upgrade(d, outcomeCapacity)
+			r.log.refused("conn_cap_reached", from, d, err)
+			return nil, from, false
+		}
 	}
 	sock, err = r.cfg.Upgrade(w, req)
 	if err != nil {

@@ -2,8 +2,12 @@ package relay
 
 import (
 	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -290,7 +294,27 @@ func TestRivalsOfWhomOneWins(t *testing.T) {
 			rivals = append(rivals, b.binary(polite))
 		}
 		tooMany := b.binary(polite)
-		tooMany.wantClosed(0, wire.CloseTryAgain, "too many claims at once")
+		if got := tooMany.answer.Result(); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("Retry-After") == "" {
+			t.Errorf("one too many was answered %s, %v; want 503 with Retry-After", got.Status, got.Header)
+		}
+		if got, want := valueOf(t, b.metrics.attempts[doorBinary][outcomeCapacity]), 1.0; got != want {
+			t.Errorf("%v attempts counted as over capacity; want %v", got, want)
+		}
+		// Those who are let in before the last place is taken find it taken
+		// at the claim.
+		late := &binary{server: "s1"}
+		late.probe.mu, late.phones.mu = new(sync.Mutex), new(sync.Mutex)
+		mine, theirs := net.Pipe()
+		e := &pipeEnd{b: b, conn: mine, turn: make(chan struct{}, 1)}
+		b.ends = append(b.ends, e)
+		if err := b.census.take(netip.Addr{}); err != nil {
+			t.Fatal(err)
+		}
+		late.init(b.Relay, newNetSocket(theirs), netip.Addr{}, late, &b.binaryLimits, b.cfg.BinaryOutbox, b.binaryShare)
+		late.startReading()
+		go e.listen(polite)
+		b.claim(late)
+		e.wantClosed(0, wire.CloseTryAgain, "too many claims at once")
 		time.Sleep(3100 * time.Millisecond)
 		for _, e := range rivals[:maxRivals-1] {
 			e.wantClosed(3*time.Second, wire.CloseServerInUse, wire.ReasonServerInUse)

@@ -101,7 +101,7 @@ func newMetrics(registry prometheus.Collector) *metrics {
 	m.refused = series(refusals, func(k refusal) prometheus.Counter { return refused.WithLabelValues(string(k)) })
 	forwarded := m.vec("frames_forwarded_total", "Frames written whole to the far socket, by direction.", "direction")
 	m.forwarded = series(directions, func(d direction) prometheus.Counter { return forwarded.WithLabelValues(string(d)) })
-	dropped := m.vec("dropped_frames_total", "Frames that were not forwarded, by reason.", "reason")
+	dropped := m.vec("dropped_frames_total", "Frames that were taken in and not forwarded, by reason.", "reason")
 	m.dropped = series(dropReasons, func(r dropReason) prometheus.Counter { return dropped.WithLabelValues(string(r)) })
 
 	m.takeovers = m.counter("takeovers_total", "Slots taken over from a binary that did not answer a probe.")

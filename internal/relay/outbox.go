@@ -66,7 +66,7 @@ type outbox struct {
 // the outbox's lock, from whoever writes.
 type outboxOwner interface {
 	written(frames int) // so many frames are on the wire
-	lost(frames int)    // so many will never be: a close went before them
+	lost(frames int)    // so many will never be: a close goes before them, or the socket failed
 	waiting(bool)       // a write begins, or ends, to wait for the socket
 	parted()            // the close message is on the wire
 	broken()            // the socket takes nothing any more

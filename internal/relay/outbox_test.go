@@ -684,8 +684,8 @@ func TestAKillInMidWrite(t *testing.T) {
 		return 0, errTap
 	}
 	o.run()
-	if o.breaks != 1 || o.writing || o.out != nil || o.queue != nil || len(o.tap.got) != 1 {
-		t.Errorf("broken %d times, writing %t, %d bytes out; want 1, false, 1", o.breaks, o.writing, len(o.tap.got))
+	if o.breaks != 1 || o.writing || o.out != nil || o.queue != nil || len(o.tap.got) != 1 || o.gone != 1 {
+		t.Errorf("broken %d times, writing %t, %d bytes out, %d lost; want 1, false, 1, 1: the one that had begun", o.breaks, o.writing, len(o.tap.got), o.gone)
 	}
 }
 
@@ -695,8 +695,8 @@ func TestASocketThatFails(t *testing.T) {
 		o.tap.try = func([]byte) (int, error) { return 0, errTap }
 		o.put(nil, nil, []byte("a"), "")
 		o.flush()
-		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 0 {
-			t.Errorf("broken %d times, %d tasks, %d frames; want 1, 0, 0", o.breaks, len(o.tasks), o.frames)
+		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 0 || o.gone != 1 {
+			t.Errorf("broken %d times, %d tasks, %d frames, %d lost; want 1, 0, 0, 1", o.breaks, len(o.tasks), o.frames, o.gone)
 		}
 	})
 	t.Run("after a part", func(t *testing.T) {
@@ -705,8 +705,8 @@ func TestASocketThatFails(t *testing.T) {
 		o.put(nil, nil, []byte("b"), "")
 		o.tap.try = func([]byte) (int, error) { return 4, errTap }
 		o.flush()
-		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 1 {
-			t.Errorf("broken %d times, %d tasks, %d frames; want 1, 0, 1", o.breaks, len(o.tasks), o.frames)
+		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 1 || o.gone != 1 || o.charged != 0 {
+			t.Errorf("broken %d times, %d tasks, %d frames, %d lost, %d charged; want 1, 0, 1, 1, 0", o.breaks, len(o.tasks), o.frames, o.gone, o.charged)
 		}
 	})
 	t.Run("the writer task", func(t *testing.T) {
@@ -716,8 +716,8 @@ func TestASocketThatFails(t *testing.T) {
 		o.put(nil, nil, []byte("abc"), "")
 		o.flush()
 		o.run()
-		if o.breaks != 1 || o.frames != 0 || o.writing || o.waits != 0 {
-			t.Errorf("broken %d times, %d frames, writing %t, waits %d; want 1, 0, false, 0", o.breaks, o.frames, o.writing, o.waits)
+		if o.breaks != 1 || o.frames != 0 || o.writing || o.waits != 0 || o.gone != 1 {
+			t.Errorf("broken %d times, %d frames, writing %t, waits %d, %d lost; want 1, 0, false, 0, 1", o.breaks, o.frames, o.writing, o.waits, o.gone)
 		}
 	})
 	t.Run("in the close message", func(t *testing.T) {

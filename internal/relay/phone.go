@@ -26,7 +26,7 @@ type phone struct {
 // servePhone is GET /v1/client: a phone joins a server-id.
 func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParsePhoneHello(req.Header)
-	sock, from, ok := r.admit(w, req, doorPhone, err)
+	sock, from, ok := r.admit(w, req, doorPhone, err, nil)
 	if !ok {
 		return
 	}

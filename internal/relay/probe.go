@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -10,6 +11,9 @@ import (
 
 // maxRivals is how many claimants may wait for one incumbent's answer.
 const maxRivals = 16
+
+// errCrowded is what the next one is told, over HTTP if it can be.
+var errCrowded = errors.New("too many claims at once: as many as may wait until its holder has answered")
 
 // probe is the question whether a binary that holds a slot is alive, and
 // who waits for the answer. A binary that was killed without a word looks
@@ -38,8 +42,7 @@ func (b *binary) challenge(rival *binary) bool {
 		q.mu.Unlock()
 		return false
 	}
-	q.rivals = slices.DeleteFunc(q.rivals, (*binary).abandoned)
-	if len(q.rivals) >= maxRivals {
+	if q.crowded() {
 		q.mu.Unlock()
 		// Not 4409: nobody has found the incumbent alive.
 		rival.refuse(wire.CloseTryAgain, "too many claims at once")
@@ -60,6 +63,20 @@ func (b *binary) challenge(rival *binary) bool {
 		b.out.flush()
 	}
 	return true
+}
+
+// crowded reports whether no further claimant may wait for b's answer.
+func (b *binary) crowded() bool {
+	b.probe.mu.Lock()
+	defer b.probe.mu.Unlock()
+	return b.probe.crowded()
+}
+
+// crowded forgets the rivals that have left and reports whether there are
+// as many as there may be. The lock is held.
+func (q *probe) crowded() bool {
+	q.rivals = slices.DeleteFunc(q.rivals, (*binary).abandoned)
+	return len(q.rivals) >= maxRivals
 }
 
 // pong hears that b is alive: its rivals are refused.

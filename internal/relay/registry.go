@@ -294,6 +294,17 @@ func (r *Registry[B, P]) Holds(id wire.ServerID, b B) bool {
 	return r.slots[id].heldBy(b)
 }
 
+// Holder returns the binary that holds id, or the zero B if none does.
+func (r *Registry[B, P]) Holder(id wire.ServerID) B {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.slots[id]; s != nil {
+		return s.binary
+	}
+	var none B
+	return none
+}
+
 // Drain empties the registry and refuses everything from now on. It
 // returns all that was connected, each kind in order of arrival; the
 // caller closes them. No grace timer does anything after it.

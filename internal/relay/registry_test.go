@@ -207,6 +207,8 @@ func (b *book) step(line string) string {
 		return fmt.Sprint(b.Leave(id, phone()))
 	case "holds":
 		return fmt.Sprint(b.Holds(id, w[1]))
+	case "holder":
+		return b.Holder(id)
 	case "wait":
 		d, err := time.ParseDuration(w[1])
 		if err != nil {
@@ -260,6 +262,9 @@ func TestRegistryDecides(t *testing.T) {
 		{"a free slot is claimed", "claim a", "claimed []", Counts{Binaries: 1}},
 		{"a held slot is not", "claim a; claim b", "held a[]", Counts{Binaries: 1}},
 		{"a held slot is not claimed again by its holder", "claim a; claim a", "held a[]", Counts{Binaries: 1}},
+		{"a held slot names its holder", "claim a; holder", "a", Counts{Binaries: 1}},
+		{"a slot in grace has none", "claim a; release a; holder", "", Counts{InGrace: 1}},
+		{"nor has a free one", "claim a; holder s2", "", Counts{Binaries: 1}},
 		{"slots do not mix", "claim a s1; claim b s2", "claimed []", Counts{Binaries: 2}},
 		{"a refused claim evicts nobody", "claim a; join 1; claim b; join 2", "joined a", Counts{Binaries: 1, Phones: 2}},
 		{"a reclaim evicts the phones in the order they joined", "claim a; join 3; join 1; join 2; release a; claim b", "reclaimed [3 1 2]", Counts{Binaries: 1}},

@@ -90,7 +90,7 @@ func (r *Relay) Check() error {
 
 // Drain refuses whoever comes from now on and closes everyone with 1001. It
 // does not wait; done is called once, from any goroutine, when the last
-// socket is closed.
+// socket is closed. So is that of a second Drain, which changes nothing else.
 func (r *Relay) Drain(done func()) {
 	r.census.drain()
 	binaries, phones := r.registry.Drain()

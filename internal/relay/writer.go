@@ -163,10 +163,13 @@ func (o *outbox) wrote(n int, err error) {
 		b.done++
 	}
 	lost := 0
-	if o.cut {
+	switch {
+	case err != nil:
+		lost = o.forget(b.done) // with the one that has begun: half a frame is none
+	case o.cut && !b.close:
 		lost = o.truncate()
 	}
-	whole := b.done == len(b.items)
+	whole := err == nil && b.done == len(b.items)
 	if whole && b.ping > 0 {
 		o.pingSent, o.pingLeft = b.ping, now
 	}
@@ -191,23 +194,28 @@ func (o *outbox) wrote(n int, err error) {
 }
 
 // truncate takes out of the batch that is being written what need not be
-// written any more: all but the message that has begun, and the close. It
-// returns how many frames that were. The lock is held.
+// written any more: all but the message that has begun. It returns how many
+// frames that were. The lock is held.
 func (o *outbox) truncate() (frames int) {
 	b := o.out
-	if b.close {
-		return 0
-	}
 	keep, end := b.done, b.pos
 	if b.begun {
 		end += b.items[keep].size
 		keep++
 	}
+	b.bytes = b.bytes[:end]
+	return o.forget(keep)
+}
+
+// forget takes all messages but the first keep out of the batch that is
+// being written and returns how many frames that were. The lock is held.
+func (o *outbox) forget(keep int) (frames int) {
+	b := o.out
 	for _, it := range b.items[keep:] {
 		frames += o.refund(it)
 	}
 	clear(b.items[keep:])
-	b.items, b.bytes = b.items[:keep], b.bytes[:end]
+	b.items = b.items[:keep]
 	return frames
 }
 
