@@ -310,7 +310,8 @@ func TestRivalsOfWhomOneWins(t *testing.T) {
 		if err := b.census.take(netip.Addr{}); err != nil {
 			t.Fatal(err)
 		}
-		late.init(b.Relay, newNetSocket(theirs), netip.Addr{}, late, &b.binaryLimits, b.cfg.BinaryOutbox, b.binaryShare)
+		set := b.settings.Load()
+		late.init(b.Relay, set, newNetSocket(theirs), netip.Addr{}, late, &set.binaryLimits, set.BinaryOutbox, set.binaryShare)
 		late.startReading()
 		go e.listen(polite)
 		b.claim(late)
