@@ -15,9 +15,8 @@ import (
 
 // command is the command line, as kong reads it, and what was wrong with it.
 type command struct {
-	Serve struct {
-		daemon.Config `embed:""`
-	} `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
+	Serve   options  `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
+	Check   check    `cmd:"" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual."`
 	Probe   probe    `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
 	Version struct{} `cmd:"" help:"Print what program this is."`
 
@@ -25,9 +24,17 @@ type command struct {
 	problems []daemon.Problem // values that could not be read
 }
 
+// options is what serve and those who look at its configuration understand.
+type options struct {
+	// ConfigFile is read by the resolver, before all others are known.
+	ConfigFile string `name:"config" default:"" placeholder:"FILE" unit:"file" group:"Configuration" help:"Where options come from that are neither flag nor variable: lines of option: value. It is read again on SIGHUP."`
+
+	daemon.Config `embed:""`
+}
+
 const about = `Pipes frames between a binary and its phones, none of whom can reach the other.
 
-Every option is a flag and an environment variable; the flag wins, and a variable that is empty counts as not set.`
+Every option is a flag, an environment variable and a key in the file that --config names; they win in this order. A variable that is empty counts as not set.`
 
 func newCommand(environ []string) *command {
 	return &command{env: newEnvironment(environ)}
@@ -37,18 +44,27 @@ func newCommand(environ []string) *command {
 // to run, none if the help was asked for, or all that is wrong as a text for
 // the user.
 func (c *command) parse(args []string, b daemon.Build, stdout io.Writer) (name, problem string) {
+	name, lines := c.read(args, b, stdout)
+	return name, complain(lines)
+}
+
+// read is parse with one line for each problem.
+func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name string, lines []string) {
 	k, helped, err := c.parser(b, stdout)
 	if err != nil {
 		panic(err) // of the struct above, not of the input
 	}
 	ctx, err := k.Parse(args)
 	if *helped {
-		return "", ""
+		return "", nil
 	}
-	var lines []string
+	if f := c.env.file; f != nil {
+		lines = append(lines, f.problems...)
+	}
 	if err != nil {
 		lines = append(lines, sentence(err))
 	} else {
+		c.env.given(ctx)
 		name, _, _ = strings.Cut(ctx.Command(), " ")
 	}
 	if name != "version" {
@@ -57,7 +73,7 @@ func (c *command) parse(args []string, b daemon.Build, stdout io.Writer) (name, 
 		}
 		lines = append(lines, c.env.unknown(names(k.Model))...)
 	}
-	return name, complain(lines)
+	return name, lines
 }
 
 // complain puts all problems into one text.
@@ -157,6 +173,8 @@ func (c *command) all(name string) []daemon.Problem {
 	switch name {
 	case "serve":
 		rules = c.Serve.Config.Check()
+	case "check":
+		rules = c.Check.Config.Check()
 	case "probe":
 		rules = c.Probe.check()
 	}
@@ -165,8 +183,14 @@ func (c *command) all(name string) []daemon.Problem {
 			all = append(all, p)
 		}
 	}
+	for _, o := range daemon.Options() {
+		if from := c.env.origins[o.Name]; o.Secret && (from.Flag || from.File != "") {
+			all = append(all, daemon.Problem{Option: o.Name, Rule: "must come from the environment, as " + daemon.EnvName(o.Name),
+				Fix: "it is a secret: other users can see a command line, and files are copied about"})
+		}
+	}
 	for i := range all {
-		all[i].Env = c.env.used[all[i].Option]
+		all[i].Origin = c.env.origins[all[i].Option]
 	}
 	return all
 }

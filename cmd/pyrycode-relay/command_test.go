@@ -2,7 +2,10 @@ package main
 
 import (
 	"io"
+	"os"
+	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -60,7 +63,7 @@ func TestWithoutArgumentsTheDefaultsRun(t *testing.T) {
 	}
 }
 
-func TestFlagAndEnvironmentAreTheSame(t *testing.T) {
+func TestFlagEnvironmentAndFileAreTheSame(t *testing.T) {
 	for _, o := range daemon.Options() {
 		value, ok := samples[o.Name]
 		if !ok {
@@ -68,9 +71,19 @@ func TestFlagAndEnvironmentAreTheSame(t *testing.T) {
 			continue
 		}
 		env := daemon.EnvName(o.Name) + "=" + value
+		file := filepath.Join(t.TempDir(), "relay.yml")
+		if err := os.WriteFile(file, []byte("# all there is\n"+o.Name+": "+strconv.Quote(value)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		byFlag, byEnv := read(t, nil, "--"+o.Name+"="+value), read(t, []string{env}, "serve")
 		if !reflect.DeepEqual(byFlag, byEnv) {
 			t.Errorf("--%s=%s gives %+v\n%s gives %+v", o.Name, value, byFlag, env, byEnv)
+		}
+		if byFile := read(t, nil, "--config", file); !reflect.DeepEqual(byFile, byFlag) {
+			t.Errorf("--%s=%s gives %+v\nin a file it gives %+v", o.Name, value, byFlag, byFile)
+		}
+		if byFile := read(t, []string{"PYRYCODE_RELAY_CONFIG=" + file}); !reflect.DeepEqual(byFile, byFlag) {
+			t.Errorf("a file that a variable names gives %+v; want %+v", byFile, byFlag)
 		}
 		if reflect.DeepEqual(byFlag, read(t, nil)) {
 			t.Errorf("--%s=%s changes nothing", o.Name, value)
@@ -99,7 +112,7 @@ func TestEveryFlagTellsUnitDefaultAndVariable(t *testing.T) {
 			if prefix := daemon.EnvPrefix + "PROBE_"; (cmd.Name == "probe") != strings.HasPrefix(env, prefix) {
 				t.Errorf("%s --%s: its variable is %s; those of probe, and no others, begin with %s", cmd.Name, f.Name, env, prefix)
 			}
-			if other, ok := seen[env]; ok {
+			if other, ok := seen[env]; ok && other != f.Name {
 				t.Errorf("%s is the variable of --%s and of --%s", env, f.Name, other)
 			}
 			seen[env] = f.Name

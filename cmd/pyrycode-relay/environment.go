@@ -10,14 +10,18 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// environment is where options come from that are not on the command line.
+// environment is where options come from that are not on the command line:
+// variables and, behind them, the file that --config names.
 type environment struct {
 	vars map[string]string // those that begin with daemon.EnvPrefix and are not empty
-	used map[string]string // option to the variable that its value came from
+	file *configFile       // nil: not looked for yet, or none
+	read bool              // it has been looked for
+
+	origins daemon.Origins // of options that are not at their default
 }
 
 func newEnvironment(environ []string) *environment {
-	e := &environment{vars: make(map[string]string), used: make(map[string]string)}
+	e := &environment{vars: make(map[string]string), origins: make(daemon.Origins)}
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, daemon.EnvPrefix) && value != "" {
@@ -40,18 +44,58 @@ func envName(v *kong.Value) string {
 // with all other problems, later.
 func (e *environment) Validate(*kong.Application) error { return nil }
 
-// Resolve implements kong.Resolver.
-func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
+// configOption is the flag that names the file.
+const configOption = "config"
+
+// Resolve implements kong.Resolver. The variable wins over the file.
+func (e *environment) Resolve(ctx *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
 	if f.Tag.Get("unit") == "" {
 		return nil, nil // --help
 	}
 	name := envName(f.Value)
-	value, ok := e.vars[name]
+	if value, ok := e.vars[name]; ok {
+		e.origins[f.Name] = daemon.Origin{Env: name}
+		return value, nil
+	}
+	if f.Tag.Get("of") != "" || f.Name == configOption {
+		return nil, nil
+	}
+	e.open(ctx)
+	if e.file == nil {
+		return nil, nil
+	}
+	value, ok := e.file.values[f.Name]
 	if !ok {
 		return nil, nil
 	}
-	e.used[f.Name] = name
-	return value, nil
+	e.origins[f.Name] = daemon.Origin{File: e.file.name, Line: value.line}
+	return value.text, nil
+}
+
+// open reads the file, if one is named, once.
+func (e *environment) open(ctx *kong.Context) {
+	if e.read {
+		return
+	}
+	e.read = true
+	name := e.vars[daemon.EnvName(configOption)]
+	for _, p := range ctx.Path {
+		if p.Flag != nil && p.Flag.Name == configOption && !p.Resolved {
+			name = fmt.Sprint(ctx.FlagValue(p.Flag))
+		}
+	}
+	if name != "" {
+		e.file = readConfigFile(name)
+	}
+}
+
+// given notes the flags that stand on the command line.
+func (e *environment) given(ctx *kong.Context) {
+	for _, p := range ctx.Path {
+		if p.Flag != nil && !p.Resolved && p.Flag.Tag.Get("unit") != "" {
+			e.origins[p.Flag.Name] = daemon.Origin{Flag: true}
+		}
+	}
 }
 
 // unknown has a sentence for each variable that no flag knows: a value that
@@ -63,7 +107,7 @@ func (e *environment) unknown(known map[string]bool) []string {
 			continue
 		}
 		line := name + ": no option has this environment variable"
-		if near := nearest(name, known); near != "" {
+		if near := nearest(name, known, len(daemon.EnvPrefix)); near != "" {
 			line += fmt.Sprintf("; did you mean %s?", near)
 		} else {
 			line += "; pyrycode-relay serve --help lists them"
@@ -75,9 +119,9 @@ func (e *environment) unknown(known map[string]bool) []string {
 }
 
 // nearest is the known name that differs least from name, if it is near
-// enough to be what was meant.
-func nearest(name string, known map[string]bool) string {
-	best, least := "", max(3, (len(name)-len(daemon.EnvPrefix))/2)
+// enough to be what was meant. All names share so many letters at the front.
+func nearest(name string, known map[string]bool, shared int) string {
+	best, least := "", max(3, (len(name)-shared)/2)
 	for k := range known {
 		if d := distance(name, k); d < least || d == least && best != "" && k < best {
 			best, least = k, d

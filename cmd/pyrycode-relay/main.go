@@ -32,9 +32,15 @@ func main() {
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	b := daemon.ReadBuild(version, revision)
 	c := newCommand(environ)
-	name, problem := c.parse(args, b, stdout)
-	if problem != "" {
-		fmt.Fprintln(stderr, problem)
+	name, problems := c.read(args, b, stdout)
+	if name == "check" {
+		if !c.Check.run(ctx, c.env.origins, problems, stdout) {
+			return refused
+		}
+		return done
+	}
+	if len(problems) > 0 {
+		fmt.Fprintln(stderr, complain(problems))
 		return refused
 	}
 	switch name {

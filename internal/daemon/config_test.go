@@ -82,7 +82,7 @@ func TestAllProblemsAreToldAtOnce(t *testing.T) {
 }
 
 func TestLongAndOddValuesAreCutAndQuoted(t *testing.T) {
-	p := Problem{Env: "PYRYCODE_RELAY_LISTEN", Value: "\x1b[31m\n" + strings.Repeat("é", 100), Rule: "r"}
+	p := Problem{Origin: Origin{Env: "PYRYCODE_RELAY_LISTEN"}, Value: "\x1b[31m\n" + strings.Repeat("é", 100), Rule: "r"}
 	want := `PYRYCODE_RELAY_LISTEN="\x1b[31m\n` + strings.Repeat("é", 37) + `"…: r`
 	if got := p.Error(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -7,10 +7,36 @@ import (
 	"sync"
 )
 
+// Origin is where the value of an option came from. The zero value is the
+// option's default.
+type Origin struct {
+	Flag bool   // the command line
+	Env  string // an environment variable, by this name
+	File string // a file, at
+	Line int    // this line, from 1
+}
+
+// Origins is where options came from, by name; those that are not in it are
+// at their default.
+type Origins map[string]Origin
+
+// String is such as flag, PYRYCODE_RELAY_GRACE, relay.yml:3 or default.
+func (o Origin) String() string {
+	switch {
+	case o.Flag:
+		return "flag"
+	case o.Env != "":
+		return o.Env
+	case o.File != "":
+		return o.File + ":" + strconv.Itoa(o.Line)
+	}
+	return "default"
+}
+
 // Problem is one thing that is wrong with a configuration.
 type Problem struct {
 	Option string // name without dashes, such as grace
-	Env    string // the environment variable the value came from; empty: the flag
+	Origin Origin // where the value came from
 	Value  string // as given
 	Rule   string // what it must be
 	Fix    string // what to do about it
@@ -27,9 +53,12 @@ func (p Problem) Error() string {
 	if secrets()[p.Option] {
 		value = Withheld
 	}
-	if p.Env != "" {
-		fmt.Fprintf(&b, "%s=%s", p.Env, value)
-	} else {
+	switch {
+	case p.Origin.Env != "":
+		fmt.Fprintf(&b, "%s=%s", p.Origin.Env, value)
+	case p.Origin.File != "":
+		fmt.Fprintf(&b, "%s: %s %s", p.Origin, p.Option, value)
+	default:
 		fmt.Fprintf(&b, "--%s %s", p.Option, value)
 	}
 	b.WriteString(": ")

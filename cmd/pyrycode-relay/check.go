@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// check is the check command: what serve would do, without doing it.
+type check struct {
+	options `embed:""`
+
+	JSON bool `of:"check" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object."`
+}
+
+// checked is what check has to say.
+type checked struct {
+	OK      bool             `json:"ok"`
+	Options []daemon.Setting `json:"options"`
+	daemon.Findings
+}
+
+// run prints the report and reports whether the configuration can run.
+// problems is what was wrong with it before it could be looked at.
+func (c *check) run(ctx context.Context, origins daemon.Origins, problems []string, out io.Writer) (ok bool) {
+	r := checked{Options: c.Config.Settings(origins)}
+	if len(problems) == 0 {
+		r.Findings = c.Config.Inspect(ctx)
+	} else {
+		r.Findings = daemon.Findings{Problems: problems, Warnings: []string{}, Notes: []string{}}
+	}
+	r.OK = len(r.Problems) == 0
+	if c.JSON {
+		e := json.NewEncoder(out)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		_ = e.Encode(r) // nobody reads it
+		return r.OK
+	}
+	if len(problems) == 0 { // else there are values that could not be read
+		t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "OPTION\tVALUE\tFROM")
+		for _, s := range r.Options {
+			value := s.Value
+			if value == "" {
+				value = "–"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\n", s.Name, value, s.From)
+		}
+		_ = t.Flush()
+		fmt.Fprintln(out)
+	}
+	for _, group := range []struct {
+		title string
+		lines []string
+	}{{"well", r.Notes}, {"unusual", r.Warnings}, {"wrong", r.Problems}} {
+		for _, l := range group.lines {
+			fmt.Fprintf(out, "%-8s %s\n", group.title, strings.ReplaceAll(l, "\n", "\n         "))
+		}
+	}
+	switch n := len(r.Problems); {
+	case n == 1:
+		fmt.Fprintln(out, "\nThe relay would not run: one thing is wrong.")
+	case n > 1:
+		fmt.Fprintf(out, "\nThe relay would not run: %d things are wrong.\n", n)
+	default:
+		fmt.Fprintln(out, "\nThe relay would run.")
+	}
+	return r.OK
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// configAt writes a configuration file.
+func configAt(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "relay.yml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestTheVariableWinsOverTheFileAndTheFlagOverBoth(t *testing.T) {
+	file := configAt(t, "grace: 1s\nburst: 1\nmax-conns: 1\n")
+	c := newCommand([]string{"PYRYCODE_RELAY_BURST=2", "PYRYCODE_RELAY_MAX_CONNS=2"})
+	if _, problem := c.parse([]string{"--config", file, "--max-conns", "3"}, daemon.Build{}, io.Discard); problem != "" {
+		t.Fatal(problem)
+	}
+	got := make(map[string]string)
+	for _, s := range c.Serve.Config.Settings(c.env.origins) {
+		got[s.Name] = s.Value + " " + s.From
+	}
+	for name, want := range map[string]string{
+		"grace": "1s " + file + ":1", "burst": "2 PYRYCODE_RELAY_BURST", "max-conns": "3 flag", "max-phones": "16 default",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %s; want %s", name, got[name], want)
+		}
+	}
+}
+
+func TestAListInAFileIsAList(t *testing.T) {
+	for _, text := range []string{"trusted-proxies: [10.0.0.0/8, 192.0.2.7]", "trusted-proxies:\n- 10.0.0.0/8\n- 192.0.2.7", "trusted-proxies: 10.0.0.0/8,192.0.2.7"} {
+		got := parsed(t, nil, "--config", configAt(t, text)).TrustedProxies
+		if strings.Join(got, " ") != "10.0.0.0/8 192.0.2.7" {
+			t.Errorf("%s: %q", text, got)
+		}
+	}
+}
+
+func TestWhatIsWrongInAFileIsToldWithItsLine(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"empty", "", ""},
+		{"comments only", "# nothing\n", ""},
+		{"a typo", "gracce: 1m\n", `FILE:1: "gracce" is no option; did you mean grace?`},
+		{"nothing like it", "qwertzuiop: 1m\n", `FILE:1: "qwertzuiop" is no option; pyrycode-relay serve --help lists them`},
+		{"the file in the file", "config: x.yml\n", `FILE:1: "config" is no option; pyrycode-relay serve --help lists them`},
+		{"another command's option", "count: 1\n", `FILE:1: "count" is no option; pyrycode-relay serve --help lists them`},
+		{"twice", "grace: 1m\n\ngrace: 2m\n", `FILE:3: grace stands in line 1 already; take one of them out`},
+		{"no value", "domain:\n", `FILE:1: domain has no value; give one ("" for none), or take the line out`},
+		{"a nest", "grace: {a: 1m}\n", `FILE:1: grace must have one value, or a list of them; for example grace: 30s`},
+		{"an anchor", "grace: &a 1m\n", `FILE:1: grace must have one value, or a list of them; for example grace: 30s`},
+		{"not a time", "\ngrace: 30\n", `FILE:2: grace "30": must be a time with its unit; for example 30s, 1m30s or 500ms`},
+		{"against a rule", "grace: 0s\n", `FILE:1: grace "0s": must be from 1ms to 1h; the default is 30s`},
+		{"yes is no truth", "insecure: yes\n", `FILE:1: insecure "yes": must be true or false; without a value the flag means true`},
+		{"a list at the top", "- grace\n", `FILE:1: must be lines of option: value; for example grace: 30s`},
+		{"two documents", "grace: 1m\n---\nburst: 1\n", `FILE:2: must be one document; take out the line --- and what follows`},
+		{"no YAML", "listen: [::]:8080\n", `FILE: did not find expected node content; a line is like grace: 30s, and a value that begins with a special letter stands in quotes`},
+		{"all at once", "gracce: 1m\nburst: 0\nmax-conns: x\n", "FILE:1: \"gracce\" is no option; did you mean grace?\n  FILE:3: max-conns \"x\": must be a whole number; for example 1000\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 200"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := configAt(t, tt.text)
+			c := newCommand(nil)
+			_, lines := c.read([]string{"serve", "--config", file}, daemon.Build{}, io.Discard)
+			if got := strings.ReplaceAll(strings.Join(lines, "\n  "), file, "FILE"); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+	want := `pyrycode-relay: --config "/nowhere/relay.yml": must be a file that can be read (no such file or directory); its format is in docs/operate.md` + "\n"
+	if got := call(t.Context(), nil, "serve", "--config", "/nowhere/relay.yml"); got.code != refused || got.stderr != want {
+		t.Errorf("no file: %+v; want %s", got, want)
+	}
+	if got := call(t.Context(), nil, "check", "--config", configAt(t, strings.Repeat("#", maxConfigFile+1))); got.code != refused || !strings.Contains(got.stdout, "longer than 1048576 bytes") {
+		t.Errorf("a file without end: %+v", got)
+	}
+}
+
+func FuzzConfigFile(f *testing.F) {
+	f.Add("grace: 1m\n")
+	f.Add("trusted-proxies: [a, b]\n---\n")
+	f.Add("a: &x [*x]\n<<: *x\n? {}\n: ")
+	f.Fuzz(func(t *testing.T, text string) {
+		c := &configFile{name: "relay.yml", values: make(map[string]fileValue)}
+		c.parse([]byte(text))
+		for name, v := range c.values {
+			if v.line < 1 || daemon.EnvName(name) == daemon.EnvPrefix {
+				t.Errorf("%q: %+v", name, v)
+			}
+		}
+	})
+}
+
+func TestCheckTellsAndReturns0Or2(t *testing.T) {
+	onFree := []string{"check", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}
+	got := call(t.Context(), []string{"PYRYCODE_RELAY_GRACE=1s"}, onFree...)
+	flat := strings.Join(strings.Fields(got.stdout), " ")
+	for _, want := range []string{"OPTION VALUE FROM ", " grace 1s PYRYCODE_RELAY_GRACE ", " burst 200 default ", "unusual --grace 1s: ", "well --listen 127.0.0.1:0 is free", "The relay would run."} {
+		if got.code != done || !strings.Contains(flat, want) {
+			t.Errorf("check returns %d and has no %q:\n%s", got.code, want, got.stdout)
+		}
+	}
+	got = call(t.Context(), nil, append(onFree, "--grace", "0s", "--json")...)
+	var r struct {
+		OK       bool
+		Options  []daemon.Setting
+		Problems []string
+	}
+	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != refused || r.OK || len(r.Options) != len(daemon.Options()) ||
+		len(r.Problems) != 1 || !strings.HasPrefix(r.Problems[0], `--grace "0s": must be`) {
+		t.Errorf("%v, %+v from %d, %s", err, r, got.code, got.stdout)
+	}
+}

@@ -1,0 +1,139 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// Findings is what can be said of a configuration without running it.
+type Findings struct {
+	Problems []string `json:"problems"` // it cannot run, or nobody could use it
+	Warnings []string `json:"warnings"` // unusual, or soon a problem
+	Notes    []string `json:"notes"`    // what was looked at and is well
+}
+
+// certificateSoon is when the end of a certificate is near.
+const certificateSoon = 14 * 24 * time.Hour
+
+// Inspect looks at c, which Check has let pass, and at the machine: files,
+// ports, descriptors, memory.
+func (c Config) Inspect(ctx context.Context) Findings {
+	return c.inspect(ctx, thisMachine(), time.Now())
+}
+
+func (c Config) inspect(ctx context.Context, m machine, now time.Time) Findings {
+	f := Findings{Problems: []string{}, Warnings: []string{}, Notes: []string{}}
+	f.certificate(c, now)
+	f.ports(ctx, c)
+	f.machine(c, m)
+	f.unusual(c)
+	return f
+}
+
+func (f *Findings) problem(format string, args ...any) {
+	f.Problems = append(f.Problems, fmt.Sprintf(format, args...))
+}
+
+func (f *Findings) warn(format string, args ...any) {
+	f.Warnings = append(f.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (f *Findings) note(format string, args ...any) {
+	f.Notes = append(f.Notes, fmt.Sprintf(format, args...))
+}
+
+// certificate looks at the files of one.
+func (f *Findings) certificate(c Config, now time.Time) {
+	switch {
+	case c.TLSCert != "":
+		_, _, pair, err := readPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			f.problem("certificate: %v", err)
+			return
+		}
+		leaf := pair.Leaf
+		left := leaf.NotAfter.Sub(now)
+		end := leaf.NotAfter.UTC().Format("2006-01-02 15:04 MST")
+		switch {
+		case left <= 0:
+			f.problem("the certificate in --tls-cert %s ended on %s; get a new one", c.TLSCert, end)
+		case now.Before(leaf.NotBefore):
+			f.problem("the certificate in --tls-cert %s is good from %s on; is this machine's clock right?", c.TLSCert, leaf.NotBefore.UTC().Format("2006-01-02 15:04 MST"))
+		case left < certificateSoon:
+			f.warn("the certificate in --tls-cert %s ends in %d days, on %s; renew it", c.TLSCert, int(left.Hours()/24), end)
+		default:
+			f.note("certificate and key belong together; good for %s until %s", strings.Join(leaf.DNSNames, ", "), end)
+		}
+		if len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
+			f.problem("the certificate in --tls-cert %s is good for no name; clients will refuse it", c.TLSCert)
+		}
+	case c.Domain != "":
+		f.note("--acme-dir %s is this user's alone, and can be written", c.ACMEDir)
+		if strings.Contains(c.ACMEDirectory, "staging") {
+			f.warn("--acme-directory is an authority for trying things out: clients will refuse its certificates")
+		}
+	}
+}
+
+// ports asks for each address that serve would listen on. One that is in use
+// is no problem if a relay runs already.
+func (f *Findings) ports(ctx context.Context, c Config) {
+	all := []struct{ option, address string }{{"listen", c.Listen}, {"metrics-listen", c.MetricsListen}}
+	if c.Domain != "" && c.HTTPListen != "" {
+		all = append(all, struct{ option, address string }{"http-listen", c.HTTPListen})
+	}
+	for _, a := range all {
+		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address)
+		if err != nil {
+			f.warn("%v, unless that is the relay itself", &ListenError{Option: a.option, Address: a.address, Err: err})
+			continue
+		}
+		ln.Close()
+		f.note("--%s %s is free", a.option, a.address)
+	}
+}
+
+// machine looks at what this user may have here.
+func (f *Findings) machine(c Config, m machine) {
+	need := uint64(c.MaxConns) + uint64(c.MaxPending) + spareFiles
+	switch {
+	case !m.filesKnown:
+	case m.files < need:
+		f.warn("this user may open %d files, and --max-conns and --max-pending need %d: serve would lower them; raise the limit (ulimit -n, LimitNOFILE=)", m.files, need)
+	default:
+		f.note("%d open files are enough for --max-conns and --max-pending, which need %d", m.files, need)
+	}
+	if limit := memoryLimit(c); limit == 0 {
+		f.warn("memory has no limit: near the machine's end the kernel would kill the relay with all its connections; give --memory-limit")
+	} else {
+		f.note("memory is limited to %d MiB", limit>>20)
+	}
+	if m.root {
+		f.warn("this user is root, of which the relay needs nothing")
+	}
+}
+
+// unusual looks for values that are allowed and seldom meant.
+func (f *Findings) unusual(c Config) {
+	if c.Insecure && len(c.TrustedProxies) == 0 {
+		f.warn("--insecure without --trusted-proxies: behind a proxy all clients share one address, and its --rate and --max-conns-per-address")
+	}
+	if c.Heartbeat > time.Minute {
+		f.warn("--heartbeat %s: many routers and proxies forget a silent connection after a minute", shortDuration(c.Heartbeat))
+	}
+	if c.Grace < 5*time.Second {
+		f.warn("--grace %s: a daemon that restarts is seldom back so soon, and its phones are closed", shortDuration(c.Grace))
+	}
+	if c.Drain == 0 {
+		f.warn("--drain 0s: a shutdown cuts all connections, and clients cannot tell it from a fault")
+	}
+	if c.LogLevel == "debug" {
+		f.warn("--log-level debug: much is logged for each connection")
+	}
+	if c.MaxConnsPerAddress > c.MaxConns {
+		f.warn("--max-conns-per-address %d is more than --max-conns %d: one address may take all places", c.MaxConnsPerAddress, c.MaxConns)
+	}
+}

@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFindings(t *testing.T) {
+	ca := newAuthority(t)
+	cert, key, notAfter := ca.issue(t.TempDir(), "relay.example.com")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	withCert := func(c *Config) { c.TLSCert, c.TLSKey = cert, key }
+	for _, tt := range []struct {
+		name string
+		set  func(*Config)
+		m    machine
+		now  time.Time
+		kind string // problem, warning, note
+		want string // its beginning
+	}{
+		{"not yet", withCert, machine{}, notAfter.Add(-15 * 24 * time.Hour), "problem", "the certificate in --tls-cert " + cert + " is good from"},
+		{"soon", withCert, machine{}, notAfter.Add(-time.Hour), "warning", "the certificate in --tls-cert " + cert + " ends in 0 days, on "},
+		{"ended", withCert, machine{}, notAfter, "problem", "the certificate in --tls-cert " + cert + " ended on "},
+		{"gone", func(c *Config) { c.TLSCert, c.TLSKey = "/nowhere", "/nowhere" }, machine{}, notAfter, "problem", "certificate: open /nowhere"},
+		{"in use", func(c *Config) { c.Listen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--listen): address already in use"},
+		{"free", nil, machine{}, notAfter, "note", "--listen 127.0.0.1:0 is free"},
+		{"few files", nil, machine{files: 1000, filesKnown: true}, notAfter, "warning", "this user may open 1000 files, and --max-conns and --max-pending need 11088"},
+		{"files", nil, machine{files: 11088, filesKnown: true}, notAfter, "note", "11088 open files are enough"},
+		{"memory", func(c *Config) { c.MemoryLimit = 1 << 30 }, machine{}, notAfter, "note", "memory is limited to 1024 MiB"},
+		{"root", nil, machine{root: true}, notAfter, "warning", "this user is root"},
+		{"proxy", func(c *Config) { c.Insecure = true }, machine{}, notAfter, "warning", "--insecure without --trusted-proxies"},
+		{"heartbeat", func(c *Config) { c.Heartbeat = 2 * time.Minute }, machine{}, notAfter, "warning", "--heartbeat 2m: "},
+		{"grace", func(c *Config) { c.Grace = time.Second }, machine{}, notAfter, "warning", "--grace 1s: "},
+		{"drain", func(c *Config) { c.Drain = 0 }, machine{}, notAfter, "warning", "--drain 0s: "},
+		{"debug", func(c *Config) { c.LogLevel = "debug" }, machine{}, notAfter, "warning", "--log-level debug: "},
+		{"caps", func(c *Config) { c.MaxConns = 1 }, machine{}, notAfter, "warning", "--max-conns-per-address 1000 is more than --max-conns 1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := DefaultConfig()
+			c.Listen, c.MetricsListen = "127.0.0.1:0", "127.0.0.1:0"
+			if tt.set != nil {
+				tt.set(&c)
+			}
+			f := c.inspect(t.Context(), tt.m, tt.now)
+			lines := map[string][]string{"problem": f.Problems, "warning": f.Warnings, "note": f.Notes}[tt.kind]
+			if !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, tt.want) }) {
+				t.Errorf("no %s begins with %q:\n%+v", tt.kind, tt.want, f)
+			}
+		})
+	}
+	if f := DefaultConfig().inspect(t.Context(), machine{}, time.Now()); len(f.Problems) > 0 {
+		t.Errorf("the defaults have problems: %q", f.Problems)
+	}
+}
+
+func TestSettingsShowNoSecret(t *testing.T) {
+	c := DefaultConfig()
+	for i, s := range c.Settings(nil) {
+		o := Options()[i]
+		if s.Name != o.Name || s.Secret != o.Secret || s.From != "default" {
+			t.Errorf("%+v for %+v", s, o)
+		}
+		if !o.Secret && o.Default != "" && s.Value != o.Default {
+			t.Errorf("--%s is %s; want %s as in the table", s.Name, s.Value, o.Default)
+		}
+	}
+}
