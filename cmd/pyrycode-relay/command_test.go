@@ -24,7 +24,7 @@ var samples = map[string]string{
 	"max-conns": "11", "max-conns-per-address": "12", "max-phones": "13", "rate": "0.5", "burst": "14",
 	"phone-message": "2KiB", "binary-message": "3KiB", "fragments": "15", "phone-outbox": "5MiB", "binary-outbox": "3MiB",
 	"grace": "16s", "conflict-probe": "17s", "heartbeat": "18s", "message-timeout": "19s", "write-timeout": "20s",
-	"room-timeout": "21s", "linger": "22s", "drain": "0s", "log-format": "json", "log-level": "warn",
+	"room-timeout": "21s", "linger": "22s", "drain": "0s", "fcm-credentials": "@/f.json", "fcm-endpoint": "https://fcm.example.com", "log-format": "json", "log-level": "warn",
 }
 
 // parsed is the configuration that arguments and environment make.
@@ -148,6 +148,14 @@ func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
 			`pyrycode-relay: PYRYCODE_RELAY_MAX_CONNS="many": must be a whole number; for example 1000`},
 		{"not a rate", nil, []string{"--rate=fast"},
 			`pyrycode-relay: --rate "fast": must be a number; for example 20 or 0.5`},
+		{"a secret for all to read", nil, []string{"--fcm-credentials", "CANARY"},
+			`pyrycode-relay: 2 problems
+  --fcm-credentials (withheld): must be one JSON object whose fields are texts; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it
+  --fcm-credentials (withheld): must come from the environment, as PYRYCODE_RELAY_FCM_CREDENTIALS; it is a secret: other users can see a command line, and files are copied about`},
+		{"a secret that is none", []string{`PYRYCODE_RELAY_FCM_CREDENTIALS={"type":"CANARY"}`}, nil,
+			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must have a field type that is "service_account"; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it`},
+		{"a secret in a file that is not there", []string{"PYRYCODE_RELAY_FCM_CREDENTIALS=@/nowhere/f.json"}, nil,
+			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must name a file that can be read ("/nowhere/f.json": no such file or directory); give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it`},
 		{"not a size", []string{"PYRYCODE_RELAY_PHONE_MESSAGE=1kb"}, nil,
 			`pyrycode-relay: PYRYCODE_RELAY_PHONE_MESSAGE="1kb": must be a size in bytes, KiB, MiB or GiB; for example 262144 or 256KiB`},
 		{"against a rule, from the environment", []string{"PYRYCODE_RELAY_GRACE=0s"}, nil,

@@ -122,6 +122,12 @@ type Config struct {
 	// Drain bounds the shutdown.
 	Drain time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
 
+	// FCMCredentials are what push wakes are sent with.
+	FCMCredentials string `name:"fcm-credentials" default:"" unit:"JSON or @file" group:"Push" secret:"true" help:"Service account that push wakes are sent with: the JSON that the Firebase console hands out, or @ and the file that has it. Empty: push is off."`
+
+	// FCMEndpoint is where push wakes are sent.
+	FCMEndpoint string `name:"fcm-endpoint" default:"https://fcm.googleapis.com" unit:"URL" group:"Push" help:"Where Firebase Cloud Messaging is, if it is reached by way of something else."`
+
 	// LogFormat is text or json.
 	LogFormat string `default:"text" unit:"text or json" group:"Logs" help:"Form of the log on standard error."`
 

@@ -91,7 +91,7 @@ func TestLongAndOddValuesAreCutAndQuoted(t *testing.T) {
 
 func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 	none := map[string]bool{"allowed-origins": true, "web.config.file": true, "trusted-proxies": true, "domain": true,
-		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true}
+		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true}
 	for i, o := range Options() {
 		v := reflect.New(reflect.TypeFor[Config]().Field(i).Type).Elem()
 		if err := setText(v, o.Default); err != nil {
@@ -105,7 +105,7 @@ func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 
 // The relay must not have a setting that its operator cannot reach.
 func TestEverySettingOfTheRelayIsAnOption(t *testing.T) {
-	borrowed := map[string]bool{"Runtime": true, "Upgrade": true, "Room": true}
+	borrowed := map[string]bool{"Runtime": true, "Upgrade": true, "Room": true, "Push": true}
 	c := DefaultConfig()
 	c.AllowedOrigins = []string{"https://a.example"}
 	v := reflect.ValueOf(c.relay(slog.New(slog.DiscardHandler), Build{Version: "v1"}))

@@ -29,12 +29,19 @@ func (p *process) drain() {
 		_ = p.public.Shutdown(ctx) // on timeout it is closed below
 	}()
 
-	if why := p.gone(ctx, closed, served); why != "" {
+	woken := make(chan struct{})
+	go func() {
+		defer close(woken)
+		p.push.Drain(ctx) // on timeout they are cancelled
+	}()
+
+	if why := p.gone(ctx, closed, served, woken); why != "" {
 		p.log.Warn("cutting the connections that are left", "why", why, "duration", time.Since(begun).Round(time.Millisecond))
 		cancel()
 		p.relay.Abort()
 		p.public.Close()
 		<-served
+		<-woken
 		late := time.NewTimer(cutTime)
 		defer late.Stop()
 		select {
@@ -47,14 +54,14 @@ func (p *process) drain() {
 	p.log.Info("drained", "duration", time.Since(begun).Round(time.Millisecond))
 }
 
-// gone waits until all sockets are closed and all requests answered, and
-// tells from time to time what it waits for. It returns why it gave up, if it
+// gone waits until all sockets are closed, all requests answered and all push
+// wakes ended, and tells from time to time what it waits for. It returns why it gave up, if it
 // did.
-func (p *process) gone(ctx context.Context, closed, served <-chan struct{}) string {
+func (p *process) gone(ctx context.Context, closed, served, woken <-chan struct{}) string {
 	tick := time.NewTicker(tell)
 	defer tick.Stop()
 	deadline, _ := ctx.Deadline()
-	for closed != nil || served != nil {
+	for closed != nil || served != nil || woken != nil {
 		select {
 		case <-closed:
 			closed = nil
@@ -63,12 +70,14 @@ func (p *process) gone(ctx context.Context, closed, served <-chan struct{}) stri
 				return "time is up"
 			}
 			served = nil
+		case <-woken:
+			woken = nil
 		case s := <-p.env.Signals:
 			return again(s)
 		case <-ctx.Done():
 			return "time is up"
 		case now := <-tick.C:
-			p.log.Info("still draining", "sockets_open", closed != nil, "requests_open", served != nil,
+			p.log.Info("still draining", "sockets_open", closed != nil, "requests_open", served != nil, "wakes_open", woken != nil,
 				"left", deadline.Sub(now).Round(time.Second))
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/exporter-toolkit/web"
 
+	"github.com/pyrycode/pyrycode-relay/internal/push"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -56,6 +57,7 @@ type process struct {
 	http    *http.Server // for ACME challenges; nil: none
 	pending *pending
 	memory  *memory
+	push    *push.Sender
 }
 
 // Run runs a relay until a signal comes, ctx ends or a listener breaks, then
@@ -81,6 +83,10 @@ func newProcess(cfg Config, env Env) (*process, error) {
 	rc := p.cfg.relay(p.log, env.Build)
 	rc.Room = func() error { return p.memory.room() }
 	var err error
+	if p.push, err = newPush(p.cfg, p.log); err != nil {
+		return nil, err
+	}
+	rc.Push = p.push.Wake
 	if p.relay, err = relay.New(rc); err != nil {
 		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
@@ -93,6 +99,9 @@ func newProcess(cfg Config, env Env) (*process, error) {
 	}
 	if p.memory, err = newMemory(limit, p.log, reg); err != nil {
 		return nil, err
+	}
+	if err := reg.Register(p.push); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	if err := p.useTLS(reg); err != nil {
 		return nil, err
@@ -138,6 +147,7 @@ type served struct {
 // run opens the listeners, waits for a reason to end, and ends.
 func (p *process) run(ctx context.Context) error {
 	p.sayStarting()
+	p.sayPush()
 	all, err := p.open(ctx)
 	if err != nil {
 		return err

@@ -162,7 +162,9 @@ func (b *binary) message(payload []byte) bool {
 	case err != nil:
 		b.drop(dropEnvelope, err.Error())
 	case len(env.ConnID) == 0 && env.Push != nil:
-		b.drop(dropPushOff, "push is off")
+		if err := b.relay.cfg.Push(b.server, *env.Push); err != nil {
+			b.drop(dropPush, err.Error())
+		}
 	case len(env.ConnID) == 0:
 		b.drop(dropEnvelope, "envelope has neither conn_id nor push_wake")
 	case env.Frame == nil && env.CloseCode == 0:

@@ -36,6 +36,11 @@ type Config struct {
 	// cannot see, such as memory. Nil means that there is always room.
 	Room func() error
 
+	// Push takes a wake that the binary of a server-id asks for, or says why
+	// it does not; the error is logged. It is called by the binary's reader
+	// and must not wait. Nil means that push is off: none is taken.
+	Push func(wire.ServerID, wire.PushWake) error
+
 	// AllowedOrigins are the Origin header values that may connect, compared
 	// without regard to case. A request with another Origin gets 403; one
 	// without, as native clients send, passes. Empty means none.
@@ -97,6 +102,8 @@ type Config struct {
 	BinaryOutbox int
 }
 
+var errPushOff = errors.New("push is off")
+
 func (c Config) withDefaults() Config {
 	c.Runtime = c.Runtime.withDefaults()
 	if c.Log == nil {
@@ -110,6 +117,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Room == nil {
 		c.Room = func() error { return nil }
+	}
+	if c.Push == nil {
+		c.Push = func(wire.ServerID, wire.PushWake) error { return errPushOff }
 	}
 	c.Grace = cmp.Or(c.Grace, DefaultGrace)
 	c.Probe = cmp.Or(c.Probe, 3*time.Second)

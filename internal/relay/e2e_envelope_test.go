@@ -117,8 +117,8 @@ func TestABadEnvelopeCostsItselfOnly(t *testing.T) {
 		{`{"conn_id":" ID","frame":1}`, "unknown_phone"},
 		{`{"conn_id":"FOREIGN","frame":"not yours"}`, "unknown_phone"},
 		{`{"conn_id":"FOREIGN","frame":null,"close_code":4401}`, "unknown_phone"},
-		{`{"push_wake":{"platform":"fcm","token":"t"}}`, "push_off"},
-		{`{"push_wake":{"platform":"fcm","token":"t"},"frame":1,"close_code":4401}`, "push_off"},
+		{`{"push_wake":{"platform":"fcm","token":"t"}}`, "push_refused"},
+		{`{"push_wake":{"platform":"fcm","token":"t"},"frame":1,"close_code":4401}`, "push_refused"},
 	} {
 		t.Run(tt.envelope, func(t *testing.T) {
 			want[tt.reason]++

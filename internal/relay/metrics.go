@@ -41,7 +41,7 @@ const (
 	dropUnknownPhone dropReason = "unknown_phone"
 	dropPhoneBacklog dropReason = "phone_backlog"
 	dropClosed       dropReason = "connection_closed"
-	dropPushOff      dropReason = "push_off"
+	dropPush         dropReason = "push_refused"
 
 	toBinary direction = "phone_to_binary"
 	toPhone  direction = "binary_to_phone"
@@ -55,7 +55,7 @@ var (
 	outcomes = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
 		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake}
 	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate}
-	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropPhoneBacklog, dropClosed, dropPushOff}
+	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropPhoneBacklog, dropClosed, dropPush}
 	directions  = []direction{toBinary, toPhone}
 	sides       = []side{sideRelay, sidePeer}
 )

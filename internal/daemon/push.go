@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/internal/push"
+)
+
+// maxCredentials is how long a service account's file may be, in bytes; they
+// have about 2,400.
+const maxCredentials = 64 << 10
+
+// credentials reads --fcm-credentials; nil if there are none. An error says
+// nothing of what they are.
+func (c Config) credentials() (*push.Credentials, error) {
+	if c.FCMCredentials == "" {
+		return nil, nil
+	}
+	text := []byte(c.FCMCredentials)
+	if name, ok := strings.CutPrefix(c.FCMCredentials, "@"); ok {
+		var err error
+		if text, err = readSecret(name); err != nil {
+			return nil, err
+		}
+	}
+	return push.ParseCredentials(text)
+}
+
+// readSecret reads a small file.
+func readSecret(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err
+		}
+		return nil, fmt.Errorf("must name a file that can be read (%q: %w)", name, err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
+	if err != nil || len(text) > maxCredentials {
+		return nil, fmt.Errorf("must name a file that can be read, of at most %d bytes (%q)", maxCredentials, name)
+	}
+	return text, nil
+}
+
+// push looks at what push wakes are sent with.
+func (v *validator) push(c Config) {
+	if _, err := c.credentials(); err != nil {
+		v.add("fcm-credentials", c.FCMCredentials, err.Error(),
+			"give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it")
+	}
+	if !push.Endpoint(c.FCMEndpoint) || strings.HasSuffix(c.FCMEndpoint, "/") {
+		v.add("fcm-endpoint", c.FCMEndpoint, "must be an https:// URL without a slash at its end, or an http:// one on this machine",
+			"the default is "+v.defaults["fcm-endpoint"])
+	}
+}
+
+// newPush makes what sends push wakes, or only counts them if push is off.
+// The configuration has been checked.
+func newPush(cfg Config, log *slog.Logger) (*push.Sender, error) {
+	c, err := cfg.credentials()
+	if err != nil {
+		return nil, &ConfigError{Problems: []Problem{{Option: "fcm-credentials", Rule: err.Error()}}} // the file has changed since
+	}
+	return push.New(push.Config{Credentials: c, Endpoint: cfg.FCMEndpoint, Log: log}), nil
+}
+
+// sayPush says once whether there is push.
+func (p *process) sayPush() {
+	if project := p.push.Project(); project != "" {
+		p.log.Info("push is on", "project", project)
+		return
+	}
+	p.log.Info("push is off: every push wake is dropped; " + EnvName("fcm-credentials") + " turns it on")
+}

@@ -1,0 +1,101 @@
+package push
+
+import (
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+
+	"golang.org/x/oauth2/jwt"
+)
+
+// scope is all that the relay may do with the service account.
+const scope = "https://www.googleapis.com/auth/firebase.messaging"
+
+// Credentials are a service account that may send through FCM. They print as
+// the name of their project and no more.
+type Credentials struct {
+	project string
+	account jwt.Config
+}
+
+// String is the project's id, which is no secret.
+func (c *Credentials) String() string { return c.project }
+
+// GoString is the project's id, too.
+func (c *Credentials) GoString() string { return c.project }
+
+// project-id, or example.com:project-id
+var projectID = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{2,98}[a-z0-9]$`)
+
+// ParseCredentials reads the JSON file of a service account, as the Firebase
+// console hands it out. An error says what the file must have, and quotes
+// nothing of it.
+func ParseCredentials(text []byte) (*Credentials, error) {
+	var file struct {
+		Type       string `json:"type"`
+		ProjectID  string `json:"project_id"`
+		KeyID      string `json:"private_key_id"`
+		PrivateKey string `json:"private_key"`
+		Email      string `json:"client_email"`
+		TokenURI   string `json:"token_uri"`
+	}
+	if err := json.Unmarshal(text, &file); err != nil {
+		return nil, errors.New("must be one JSON object whose fields are texts")
+	}
+	for _, f := range []struct {
+		name string
+		ok   bool
+		rule string
+	}{
+		{"type", file.Type == "service_account", `"service_account"`},
+		{"project_id", projectID.MatchString(file.ProjectID), "the id of a project"},
+		{"private_key", rsaKey(file.PrivateKey), "an RSA key in PEM"},
+		{"client_email", file.Email != "", "there"},
+		{"token_uri", Endpoint(file.TokenURI), "an https:// URL"},
+	} {
+		if !f.ok {
+			return nil, fmt.Errorf("must have a field %s that is %s", f.name, f.rule)
+		}
+	}
+	return &Credentials{project: file.ProjectID, account: jwt.Config{
+		Email:        file.Email,
+		PrivateKey:   []byte(file.PrivateKey),
+		PrivateKeyID: file.KeyID,
+		Scopes:       []string{scope},
+		TokenURL:     file.TokenURI,
+	}}, nil
+}
+
+// rsaKey reports whether oauth2 will be able to sign with the key.
+func rsaKey(text string) bool {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return false
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	}
+	_, ok := key.(*rsa.PrivateKey)
+	return err == nil && ok
+}
+
+// Endpoint reports whether secrets may be sent to a URL: it has TLS, or ends
+// on this machine.
+func Endpoint(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return false
+	}
+	if u.Scheme == "http" {
+		ip, err := netip.ParseAddr(u.Hostname())
+		return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+	}
+	return u.Scheme == "https"
+}

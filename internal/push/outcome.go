@@ -1,0 +1,94 @@
+package push
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// outcome is what became of a wake: a closed set of label values.
+type outcome string
+
+const (
+	sent outcome = "sent"
+
+	// What FCM, or the way to it, made of an admitted wake.
+	unregistered outcome = "unregistered"    // the app is gone from the device
+	invalid      outcome = "invalid"         // not a token, says FCM
+	mismatch     outcome = "sender_mismatch" // a token of another project
+	auth         outcome = "auth"            // the service account is not accepted
+	quota        outcome = "quota"
+	unavailable  outcome = "unavailable"
+	unreachable  outcome = "unreachable" // no connection
+	timeout      outcome = "timeout"
+	unexpected   outcome = "unexpected_answer"
+	cancelled    outcome = "cancelled" // by the end of the relay
+
+	// Why a wake was not admitted.
+	off        outcome = "off"
+	malformed  outcome = "malformed"
+	limited    outcome = "limited_rate"
+	crowded    outcome = "limited_in_flight"
+	inShutdown outcome = "shutting_down"
+)
+
+var outcomes = []outcome{
+	sent, unregistered, invalid, mismatch, auth, quota, unavailable, unreachable, timeout, unexpected, cancelled,
+	off, malformed, limited, crowded, inShutdown,
+}
+
+// metrics is what operators see. All series exist at 0 from the start.
+type metrics struct {
+	all      []prometheus.Collector
+	wakes    map[outcome]prometheus.Counter
+	inFlight prometheus.Gauge
+	duration prometheus.Histogram
+}
+
+func newMetrics() *metrics {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pyrycode_relay_push_wakes_total",
+		Help: "Push wakes that binaries asked for, by what became of them.",
+	}, []string{"outcome"})
+	m := &metrics{
+		wakes: make(map[outcome]prometheus.Counter, len(outcomes)),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pyrycode_relay_push_wakes_in_flight",
+			Help: "Push wakes on their way now.",
+		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "pyrycode_relay_push_wake_duration_seconds",
+			Help:    "Time of an admitted push wake, from its admission to its end, whatever that was.",
+			Buckets: []float64{.05, .1, .2, .5, 1, 2, 5, 10, wakeTime.Seconds()},
+		}),
+	}
+	for _, o := range outcomes {
+		m.wakes[o] = vec.WithLabelValues(string(o))
+	}
+	m.all = []prometheus.Collector{vec, m.inFlight, m.duration}
+	return m
+}
+
+// Describe implements [prometheus.Collector].
+func (s *Sender) Describe(to chan<- *prometheus.Desc) {
+	for _, c := range s.metrics.all {
+		c.Describe(to)
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (s *Sender) Collect(to chan<- prometheus.Metric) {
+	for _, c := range s.metrics.all {
+		c.Collect(to)
+	}
+}
+
+// failure is why a wake did not get through.
+type failure struct {
+	outcome outcome
+	text    string        // for the log, in words of this package
+	again   time.Duration // when a second attempt may be made; never: not at all
+}
+
+// never is far beyond the time of a wake.
+const never time.Duration = 1 << 62
