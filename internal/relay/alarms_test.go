@@ -21,7 +21,7 @@ func (*idler) await([]byte) bool   { return false }
 func (*idler) starved()            {}
 func (*idler) pong(uint64)         {}
 func (*idler) gone(wire.CloseCode) {}
-func (*idler) wrote(int)           {}
+func (*idler) towards() direction  { return toPhone }
 func (i *idler) fail(code wire.CloseCode, reason string) {
 	i.failed = append(i.failed, fmt.Sprint(int(code), " ", reason))
 }

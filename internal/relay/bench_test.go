@@ -231,7 +231,7 @@ func BenchmarkOutbox(b *testing.B) {
 	b.SetBytes(int64(len(frame)))
 	b.ReportAllocs()
 	for b.Loop() {
-		o.put(nil, prefix, frame, wire.EnvelopeSuffix)
+		o.put(nil, 0, prefix, frame, wire.EnvelopeSuffix)
 		o.flush()
 	}
 }

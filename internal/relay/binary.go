@@ -67,6 +67,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	b := &binary{server: hello.Server, version: hello.Version, began: r.rt.Clock.Now()}
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
+	b.probe.waiting = &r.metrics.claimsWaiting
 	b.init(r, set, sock, from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryShare)
 	b.startReading() // a claimant that leaves must be seen to
 	r.claim(b)
@@ -182,7 +183,7 @@ func (b *binary) message(payload []byte) bool {
 // deliver hands env to p: first the frame, then the close.
 func (b *binary) deliver(p *phone, env wire.Envelope) {
 	if env.Frame != nil {
-		v, first := p.out.put(nil, nil, env.Frame, "")
+		v, first := p.out.put(nil, b.heard.Load(), nil, env.Frame, "")
 		if first {
 			b.dirty = append(b.dirty, &p.out)
 		}
@@ -211,7 +212,7 @@ func (b *binary) drop(why dropReason, err string) {
 	b.relay.log.envelopeDropped(b, err)
 }
 
-func (b *binary) wrote(frames int) { b.relay.metrics.forwarded[toBinary].Add(float64(frames)) }
+func (b *binary) towards() direction { return toBinary }
 
 // await keeps a claimant's message until it is seated. Should that have come
 // since message asked, the next reader offers it again; taking it here too

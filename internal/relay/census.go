@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Why the census has no place.
@@ -18,9 +20,10 @@ var (
 // socket, the ones included that are in no slot yet or any more. It keeps
 // the caps and tells when a drain has come to its end.
 type census struct {
-	mu sync.Locker // guards all below
+	mu sync.Locker // guards all below, and what is shown
 
 	max, maxPerAddress int
+	shown              prometheus.Gauge // places
 
 	places   int // taken, by upgrades under way too
 	byAddr   map[netip.Addr]int
@@ -31,8 +34,9 @@ type census struct {
 	empty    []func() // each called once, when no place is taken
 }
 
-func newCensus(cfg Config) census {
+func newCensus(cfg Config, shown prometheus.Gauge) census {
 	return census{
+		shown:         shown,
 		max:           cfg.MaxConns,
 		maxPerAddress: cfg.MaxConnsPerAddress,
 		mu:            cfg.Runtime.NewLock("census"),
@@ -55,6 +59,7 @@ func (s *census) take(a netip.Addr) error {
 		return errDraining
 	}
 	s.places++
+	s.shown.Set(float64(s.places))
 	s.byAddr[a]++
 	return nil
 }
@@ -63,6 +68,7 @@ func (s *census) take(a netip.Addr) error {
 func (s *census) leave(a netip.Addr) {
 	s.mu.Lock()
 	s.places--
+	s.shown.Set(float64(s.places))
 	if s.byAddr[a]--; s.byAddr[a] == 0 {
 		delete(s.byAddr, a)
 	}

@@ -111,7 +111,7 @@ func TestAnyFrameFitsAnEmptyOutbox(t *testing.T) {
 		}
 		o := newOffice(r.cfg.BinaryOutbox, r.settings.Load().binaryShare)
 		p := &phone{id: "c-0123456789abcdef"}
-		v, _ := o.put(&p.sender, []byte(`{"conn_id":"c-0123456789abcdef","frame":`), frameOfSize(r.cfg.PhoneMessage), "}")
+		v, _ := o.put(&p.sender, 0, []byte(`{"conn_id":"c-0123456789abcdef","frame":`), frameOfSize(r.cfg.PhoneMessage), "}")
 		if v != taken {
 			t.Errorf("%+v: a frame of %d bytes is %v by an empty outbox of %d, share %d", cfg, r.cfg.PhoneMessage, v, r.cfg.BinaryOutbox, r.settings.Load().binaryShare)
 		}

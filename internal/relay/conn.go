@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -42,8 +43,8 @@ type role interface {
 	// fail closes the connection because of what the peer did or failed to do.
 	fail(code wire.CloseCode, reason string)
 
-	// wrote counts frames that are on the wire.
-	wrote(frames int)
+	// towards is the direction of what is written to the connection.
+	towards() direction
 }
 
 // conn is one WebSocket connection after its upgrade. It moves bytes and
@@ -89,7 +90,8 @@ type conn struct {
 // startReading.
 func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, share int) {
 	c.relay, c.set, c.sock, c.from, c.role, c.limits = r, set, sock, from, as, limits
-	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, share: share, on: c, mu: r.rt.NewLock("outbox")}
+	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, share: share, on: c, mu: r.rt.NewLock("outbox"),
+		tally: r.metrics.tallies[as.towards()], untimed: r.metrics.stagger()}
 	c.parked.Store(true)
 	c.nextPing = r.now() + int64(set.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
@@ -299,9 +301,18 @@ func (c *conn) over() {
 	c.relay.forget(c)
 }
 
-// written, lost, waiting, parted and broken make a conn the owner of its outbox.
+// written, timed, lost, waiting, parted and broken make a conn the owner of its outbox.
 
-func (c *conn) written(frames int) { c.role.wrote(frames) }
+func (c *conn) written(frames, bytes int) {
+	m := c.relay.metrics
+	m.forwarded[c.role.towards()].Add(float64(frames))
+	m.frameBytes[c.role.towards()].Add(float64(bytes))
+}
+
+func (c *conn) timed(read int64) {
+	took := time.Duration(c.relay.now() - read)
+	c.relay.metrics.forwardTime[c.role.towards()].Observe(took.Seconds())
+}
 
 func (c *conn) lost(frames int) { c.relay.metrics.dropped[dropClosed].Add(float64(frames)) }
 

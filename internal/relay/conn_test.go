@@ -743,6 +743,7 @@ func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
 	}
 	b = &binary{server: "s1"}
 	b.phones.mu, b.probe.mu = new(sync.Mutex), new(sync.Mutex)
+	b.probe.waiting = new(atomic.Int64)
 	sock := new(tap)
 	b.init(r, r.settings.Load(), sock, netip.Addr{}, b, &r.settings.Load().binaryLimits, 1<<20, 1<<20)
 	b.parked.Store(false) // this is its reader

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
+
 	"errors"
 	"fmt"
 	"net/http"
@@ -219,7 +221,7 @@ func TestOrigins(t *testing.T) {
 }
 
 func TestTheCensusKeepsItsCaps(t *testing.T) {
-	s := newCensus(Config{MaxConns: 3, MaxConnsPerAddress: 2}.withDefaults())
+	s := newCensus(Config{MaxConns: 3, MaxConnsPerAddress: 2}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	take := func(a netip.Addr, want error) {
 		t.Helper()
@@ -253,7 +255,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 	cfg := Config{}.withDefaults()
 	a := netip.MustParseAddr("10.0.0.1")
 	t.Run("at once", func(t *testing.T) {
-		s, n := newCensus(cfg), 0
+		s, n := newCensus(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
 		s.drain()
 		s.whenEmpty(func() { n++ })
 		if n != 1 {
@@ -261,7 +263,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 		}
 	})
 	t.Run("after the last", func(t *testing.T) {
-		s, n := newCensus(cfg), 0
+		s, n := newCensus(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
 		for range 3 {
 			if err := s.take(a); err != nil {
 				t.Fatal(err)
@@ -289,7 +291,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 }
 
 func TestAbortIsInTheOrderTheyCame(t *testing.T) {
-	s := newCensus(Config{}.withDefaults())
+	s := newCensus(Config{}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
 	var all []*conn
 	for i := range 50 {
 		c := &conn{from: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}

@@ -1,6 +1,9 @@
 package relay
 
 import (
+	"sync/atomic"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -75,6 +78,13 @@ type metrics struct {
 	reclaims          prometheus.Counter
 	conflicts         prometheus.Counter
 	heartbeatTimeouts prometheus.Counter
+	frameBytes        map[direction]prometheus.Counter
+	forwardTime       map[direction]prometheus.Observer
+	connections       prometheus.Gauge
+
+	tallies       map[direction]*tally // of the outboxes that frames of a direction leave by
+	claimsWaiting atomic.Int64
+	staggered     atomic.Uint32
 }
 
 func newMetrics(registry prometheus.Collector) *metrics {
@@ -108,8 +118,52 @@ func newMetrics(registry prometheus.Collector) *metrics {
 	m.reclaims = m.counter("reclaims_total", "Slots reclaimed by a binary within the grace period.")
 	m.conflicts = m.counter("claim_conflicts_total", "Claims refused because the binary that holds the slot is alive.")
 	m.heartbeatTimeouts = m.counter("heartbeat_timeouts_total", "Connections closed because a ping was not answered.")
+
+	frameBytes := m.vec("frame_bytes_total", "Bytes of the frames that frames_forwarded_total counts, as they were written: towards a binary with their envelope.", "direction")
+	m.frameBytes = series(directions, func(d direction) prometheus.Counter { return frameBytes.WithLabelValues(string(d)) })
+	m.timeForwarding()
+	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "pyrycode_relay_connections",
+		Help: "Connections upgraded or being upgraded, in a slot or not: what limit_connections bounds.",
+	})
+	m.all.MustRegister(m.connections)
+	m.tallies = map[direction]*tally{toBinary: new(tally), toPhone: new(tally)}
+	for d, to := range map[direction]string{toBinary: "binary", toPhone: "phone"} {
+		m.view("outbox_bytes", "Bytes waiting to be written to all peers of a side, each frame with 64 more, as the outboxes' limits count; up to 16 KiB for each peer may come in late.",
+			prometheus.Labels{"side": to}, &m.tallies[d].bytes)
+	}
+	m.view("parked_phones", "Phones that are not read because their binary's outbox has no room for them.", nil, &m.tallies[toBinary].parked)
+	m.view("waiting_claims", "Claims that wait for the binary that holds the slot to answer a probe.", nil, &m.claimsWaiting)
 	return m
 }
+
+// timeForwarding makes the histogram: native where the scraper asks for it,
+// with classic buckets for the others.
+func (m *metrics) timeForwarding() {
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:                            "pyrycode_relay_forward_duration_seconds",
+		Help:                            "Time from the read that ended a frame to the end of the write that carried it, of one frame in 64.",
+		Buckets:                         []float64{50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, .1, .25, .5, 1, 2.5, 5, 10},
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  160,
+		NativeHistogramMinResetDuration: time.Hour,
+	}, []string{"direction"})
+	m.all.MustRegister(h)
+	m.forwardTime = make(map[direction]prometheus.Observer)
+	for _, d := range directions {
+		m.forwardTime[d] = h.WithLabelValues(string(d))
+	}
+}
+
+// view is a gauge of n.
+func (m *metrics) view(name, help string, labels prometheus.Labels, n *atomic.Int64) {
+	m.all.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_" + name, Help: help, ConstLabels: labels},
+		func() float64 { return float64(n.Load()) }))
+}
+
+// stagger is which frame of a new outbox is timed first. It goes round, so
+// that connections of few frames are timed as often as others are.
+func (m *metrics) stagger() uint8 { return uint8((m.staggered.Add(1) - 1) % sampleEvery) }
 
 func (m *metrics) vec(name, help string, labels ...string) *prometheus.CounterVec {
 	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pyrycode_relay_" + name, Help: help}, labels)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -66,6 +67,15 @@ pyrycode_relay_close_frames_total{code="4429",side="relay"}
 pyrycode_relay_close_frames_total{code="other",side="peer"}
 pyrycode_relay_close_frames_total{code="other",side="relay"}
 pyrycode_relay_connected_binaries
+pyrycode_relay_connections
+pyrycode_relay_forward_duration_seconds{direction="binary_to_phone"}
+pyrycode_relay_forward_duration_seconds{direction="phone_to_binary"}
+pyrycode_relay_frame_bytes_total{direction="binary_to_phone"}
+pyrycode_relay_frame_bytes_total{direction="phone_to_binary"}
+pyrycode_relay_outbox_bytes{side="binary"}
+pyrycode_relay_outbox_bytes{side="phone"}
+pyrycode_relay_parked_phones
+pyrycode_relay_waiting_claims
 pyrycode_relay_connected_phones
 pyrycode_relay_dropped_frames_total{reason="bad_envelope"}
 pyrycode_relay_dropped_frames_total{reason="connection_closed"}
@@ -124,7 +134,7 @@ func seriesOf(t testing.TB, g prometheus.Gatherer) (names []string, values map[s
 				name += "{" + strings.Join(labels, ",") + "}"
 			}
 			names = append(names, name)
-			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	slices.Sort(names)
@@ -200,5 +210,56 @@ func TestNoPeerMakesASeries(t *testing.T) {
 	}
 	if got, want := values[`pyrycode_relay_close_frames_total{code="other",side="peer"}`], float64(1<<16-18); got != want {
 		t.Errorf("others counted %v times; want %v", got, want)
+	}
+}
+
+func TestFramesAreCountedAndTimed(t *testing.T) {
+	bin, ph := newFeed(), newFeed()
+	r, id := couple(t, bin, ph)
+	const n, size = 2 * sampleEvery, 300
+	up, down, upOut, downOut := traffic(id, size, n)
+	ph.pass(up, bin, upOut)
+	bin.pass(down, ph, downOut)
+	envelope := len(wire.AppendEnvelopePrefix(nil, id)) + len(wire.EnvelopeSuffix)
+	for series, want := range map[string]float64{
+		`frames_forwarded_total{direction="phone_to_binary"}`:   n,
+		`frames_forwarded_total{direction="binary_to_phone"}`:   n,
+		`frame_bytes_total{direction="phone_to_binary"}`:        n * float64(size+envelope),
+		`frame_bytes_total{direction="binary_to_phone"}`:        n * size,
+		`forward_duration_seconds{direction="phone_to_binary"}`: 2,
+		`forward_duration_seconds{direction="binary_to_phone"}`: 2,
+		`connections`:                 2,
+		`outbox_bytes{side="binary"}`: 0,
+		`outbox_bytes{side="phone"}`:  0,
+	} {
+		shows(t, r, series, want)
+	}
+}
+
+func TestClaimsThatWaitAreCounted(t *testing.T) {
+	r, _ := couple(t, newFeed(), newFeed())
+	upgradeTo(r, "/v1/server", newFeed())
+	upgradeTo(r, "/v1/server", newFeed())
+	shows(t, r, "waiting_claims", 2)
+	shows(t, r, "connections", 4)
+	slot := r.registry.slots["s1"].binary
+	slot.fail(wire.CloseInternal, "")
+	shows(t, r, "waiting_claims", 0)
+}
+
+// shows waits until a series has a value: what is counted after a write is
+// counted by whoever wrote.
+func shows(t *testing.T, r *Relay, series string, want float64) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, values := seriesOf(t, r.Metrics())
+		got := values["pyrycode_relay_"+series]
+		if got == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("%s is %v; want %v", series, got, want)
+			return
+		}
 	}
 }

@@ -1,7 +1,9 @@
 package relay
 
 import (
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -16,6 +18,14 @@ const (
 	// are small and there are few, but a peer that makes phones come and
 	// go must not make them unbounded.
 	noticeBudget = 1 << 20
+
+	// sampleEvery is of how many frames one is timed. A clock reading and
+	// an observation cost 0.2 µs, a frame in a full batch 0.1 µs.
+	sampleEvery = 64
+
+	// tallyStep is how far what is put may run ahead of the tally. What is
+	// written at once never shows in it and costs it nothing.
+	tallyStep = 16 << 10
 )
 
 // verdict is what an outbox says to a frame.
@@ -42,6 +52,7 @@ type outbox struct {
 	budget int // bytes
 	share  int // bytes of it that one sender may use
 	on     outboxOwner
+	tally  *tally
 
 	mu       sync.Locker // guards all below
 	queue    *batch      // waiting; nil: nothing
@@ -52,6 +63,8 @@ type outbox struct {
 	cut      bool        // … and does not wait for what is being written
 	dead     bool        // the socket failed
 	parked   []*sender   // waiting for room
+	tallied  int         // what of charged is in the tally
+	untimed  uint8       // frames until one is timed
 
 	pong      []byte    // payload to answer with; nil: none due
 	ping      uint64    // number of the newest ping asked for
@@ -65,11 +78,18 @@ type outbox struct {
 // outboxOwner is told what became of what was put. All calls come outside
 // the outbox's lock, from whoever writes.
 type outboxOwner interface {
-	written(frames int) // so many frames are on the wire
-	lost(frames int)    // so many will never be: a close goes before them, or the socket failed
-	waiting(bool)       // a write begins, or ends, to wait for the socket
-	parted()            // the close message is on the wire
-	broken()            // the socket takes nothing any more
+	written(frames, bytes int) // so many frames are on the wire
+	timed(read int64)          // one of them, read then, is one to time
+	lost(frames int)           // so many will never be: a close goes before them, or the socket failed
+	waiting(bool)              // a write begins, or ends, to wait for the socket
+	parted()                   // the close message is on the wire
+	broken()                   // the socket takes nothing any more
+}
+
+// tally is what the outboxes of one side hold together.
+type tally struct {
+	bytes  atomic.Int64 // charged to them, but for tallyStep each
+	parked atomic.Int64 // senders that wait for room
 }
 
 // sender is one of those who put into a shared outbox: a phone, in that of
@@ -80,32 +100,34 @@ type sender struct {
 	resume  func() // restarts it when there is room
 }
 
-// put queues frame, wrapped in prefix and suffix, as one text message. first
-// reports that the caller must flush. A from that is muted gets closed.
-func (o *outbox) put(from *sender, prefix, frame []byte, suffix string) (v verdict, first bool) {
+// put queues frame, read at that time, as one text message, wrapped in prefix
+// and suffix. first reports that the caller must flush. A from that is muted
+// gets closed.
+func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if v = o.room(from, cost); v != taken {
 		return v, false
 	}
-	o.add(item{cost: cost, frame: true, from: from}, prefix, frame, suffix)
+	o.add(item{cost: cost, frame: true, from: from, read: o.sample(read)}, prefix, frame, suffix)
 	return taken, o.promise()
 }
 
 // putOrPark is put, except that if there is no room from waits for it:
 // from.resume is called once there is.
-func (o *outbox) putOrPark(from *sender, prefix, frame []byte, suffix string) (v verdict, first bool) {
+func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if v = o.room(from, cost); v != taken {
 		if v == full {
 			o.parked = append(o.parked, from)
+			o.tally.parked.Add(1)
 		}
 		return v, false
 	}
-	o.add(item{cost: cost, frame: true, from: from}, prefix, frame, suffix)
+	o.add(item{cost: cost, frame: true, from: from, read: o.sample(read)}, prefix, frame, suffix)
 	return taken, o.promise()
 }
 
@@ -114,7 +136,7 @@ func (o *outbox) putOrPark(from *sender, prefix, frame []byte, suffix string) (v
 func (o *outbox) putNotice(from *sender, notice []byte) (v verdict, first bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	from.muted = true
+	o.silence(from)
 	cost := len(notice) + itemCost
 	switch {
 	case o.shut || o.dead:
@@ -129,8 +151,18 @@ func (o *outbox) putNotice(from *sender, notice []byte) (v verdict, first bool) 
 // mute ends from's frames without a notice.
 func (o *outbox) mute(from *sender) {
 	o.mu.Lock()
-	from.muted = true
+	o.silence(from)
 	o.mu.Unlock()
+}
+
+// silence takes nothing from from any more, nor lets it wait for room: it is
+// being closed, which starts its reader again. The lock is held.
+func (o *outbox) silence(from *sender) {
+	from.muted = true
+	if i := slices.Index(o.parked, from); i >= 0 {
+		o.parked = slices.Delete(o.parked, i, i+1)
+		o.tally.parked.Add(-1)
+	}
 }
 
 // putPing asks for a ping and returns its number. What has not been written
@@ -172,6 +204,7 @@ func (o *outbox) finish(code wire.CloseCode, reason string, after bool) (dropped
 	if !after {
 		dropped = o.drop()
 		o.cut = true
+		o.account()
 	}
 	o.shut = true
 	o.pong = nil
@@ -193,6 +226,8 @@ func (o *outbox) kill() (dropped int) {
 	}
 	o.shut, o.dead = true, true
 	dropped = o.drop()
+	o.account()
+	o.tally.parked.Add(-int64(len(o.parked)))
 	o.parked = nil // their binary is gone: reclaim or expiry will close them
 	return dropped
 }
@@ -225,6 +260,27 @@ func (o *outbox) add(it item, prefix, frame []byte, suffix string) {
 	o.charged += it.cost
 	if it.from != nil {
 		it.from.charged += it.cost
+	}
+	if o.charged-o.tallied >= tallyStep {
+		o.account()
+	}
+}
+
+// sample is read if the next frame is one to time, else 0. The lock is held.
+func (o *outbox) sample(read int64) int64 {
+	if o.untimed > 0 {
+		o.untimed--
+		return 0
+	}
+	o.untimed = sampleEvery - 1
+	return read
+}
+
+// account brings the tally up to date. The lock is held.
+func (o *outbox) account() {
+	if o.charged != o.tallied {
+		o.tally.bytes.Add(int64(o.charged - o.tallied))
+		o.tallied = o.charged
 	}
 }
 

@@ -140,7 +140,9 @@ type office struct {
 	tasks []func()
 
 	frames   int
-	gone     int // frames that a close went before
+	bytes    int
+	times    []int64 // of the frames to time, when they were read
+	gone     int     // frames that will never be written
 	waits    int
 	partings int
 	breaks   int
@@ -150,14 +152,15 @@ type office struct {
 func newOffice(budget, share int) *office {
 	o := &office{tap: new(tap)}
 	o.rt = Runtime{Go: func(_ string, f func()) { o.tasks = append(o.tasks, f) }}.withDefaults()
-	o.outbox = outbox{rt: &o.rt, sock: o.tap, budget: budget, share: share, on: o, mu: new(sync.Mutex)}
+	o.outbox = outbox{rt: &o.rt, sock: o.tap, budget: budget, share: share, on: o, mu: new(sync.Mutex), tally: new(tally)}
 	return o
 }
 
-func (o *office) written(frames int) { o.frames += frames }
-func (o *office) lost(frames int)    { o.gone += frames }
-func (o *office) parted()            { o.partings++ }
-func (o *office) broken()            { o.breaks++ }
+func (o *office) written(frames, bytes int) { o.frames += frames; o.bytes += bytes }
+func (o *office) timed(read int64)          { o.times = append(o.times, read) }
+func (o *office) lost(frames int)           { o.gone += frames }
+func (o *office) parted()                   { o.partings++ }
+func (o *office) broken()                   { o.breaks++ }
 func (o *office) waiting(yes bool) {
 	if yes {
 		o.waits++
@@ -183,9 +186,9 @@ func (o *office) run() {
 // idle fails the test unless all was written and given back.
 func (o *office) idle(t failer) {
 	t.Helper()
-	if o.queue != nil || o.out != nil || o.writing || o.promised || o.charged != 0 || len(o.tasks) > 0 || o.waits != 0 {
-		t.Fatalf("not idle: queue %v, out %v, writing %t, promised %t, charged %d, %d tasks, waits %d",
-			o.queue != nil, o.out != nil, o.writing, o.promised, o.charged, len(o.tasks), o.waits)
+	if o.queue != nil || o.out != nil || o.writing || o.promised || o.charged != 0 || o.tally.bytes.Load() != 0 || len(o.tasks) > 0 || o.waits != 0 {
+		t.Fatalf("not idle: queue %v, out %v, writing %t, promised %t, charged %d, tally %d, %d tasks, waits %d",
+			o.queue != nil, o.out != nil, o.writing, o.promised, o.charged, o.tally.bytes.Load(), len(o.tasks), o.waits)
 	}
 }
 
@@ -200,7 +203,7 @@ func TestPutCountsBytesAndSomethingPerFrame(t *testing.T) {
 		cost := tt.prefix + tt.frame + tt.suffix + itemCost
 		n := 0
 		for {
-			v, _ := o.put(nil, frameOfSize(tt.prefix), frameOfSize(tt.frame), strings.Repeat("s", tt.suffix))
+			v, _ := o.put(nil, 0, frameOfSize(tt.prefix), frameOfSize(tt.frame), strings.Repeat("s", tt.suffix))
 			if v == full {
 				break
 			}
@@ -221,10 +224,10 @@ func TestPutCountsBytesAndSomethingPerFrame(t *testing.T) {
 
 func TestTheBudgetIsExact(t *testing.T) {
 	o := newOffice(1000, 1000)
-	if v, _ := o.put(nil, nil, frameOfSize(1000-itemCost+1), ""); v != full {
+	if v, _ := o.put(nil, 0, nil, frameOfSize(1000-itemCost+1), ""); v != full {
 		t.Errorf("one byte over the budget: %v; want full", v)
 	}
-	if v, _ := o.put(nil, nil, frameOfSize(1000-itemCost), ""); v != taken {
+	if v, _ := o.put(nil, 0, nil, frameOfSize(1000-itemCost), ""); v != taken {
 		t.Errorf("exactly the budget: %v; want taken", v)
 	}
 }
@@ -233,14 +236,14 @@ func TestTheBudgetIsExact(t *testing.T) {
 func TestWhatIsBeingWrittenIsCharged(t *testing.T) {
 	o := newOffice(1000, 1000)
 	for range 2 {
-		o.put(nil, nil, frameOfSize(500-itemCost), "")
+		o.put(nil, 0, nil, frameOfSize(500-itemCost), "")
 	}
 	o.tap.try = func([]byte) (int, error) { return 0, nil }
 	o.flush()
 	if o.queue != nil || o.charged != 1000 {
 		t.Fatalf("queue %v, charged %d; want all in the batch that is being written, 1000 charged", o.queue, o.charged)
 	}
-	if v, first := o.put(nil, nil, nil, ""); v != full || first {
+	if v, first := o.put(nil, 0, nil, nil, ""); v != full || first {
 		t.Errorf("put = %v, %t; want full", v, first)
 	}
 	o.run()
@@ -252,14 +255,14 @@ func TestASenderHasItsShare(t *testing.T) {
 	one, two := o.phone("1"), o.phone("2")
 	frame := frameOfSize(500 - itemCost)
 	for i, want := range []verdict{taken, taken, full} {
-		if v, _ := o.put(one, nil, frame, ""); v != want {
+		if v, _ := o.put(one, 0, nil, frame, ""); v != want {
 			t.Errorf("frame %d: %v; want %v", i, v, want)
 		}
 	}
-	if v, _ := o.put(two, nil, frame, ""); v != taken {
+	if v, _ := o.put(two, 0, nil, frame, ""); v != taken {
 		t.Errorf("another sender: %v; want taken", v)
 	}
-	if v, _ := o.put(nil, nil, frameOfSize(5000), ""); v != taken {
+	if v, _ := o.put(nil, 0, nil, frameOfSize(5000), ""); v != taken {
 		t.Errorf("without a sender there is no share: %v; want taken", v)
 	}
 	if one.charged != 1000 || two.charged != 500 {
@@ -276,7 +279,7 @@ func TestManyFramesAreOneWrite(t *testing.T) {
 	var want []string
 	for i := range 500 {
 		f := fmt.Sprintf(`{"n":%d}`, i)
-		_, first := o.put(nil, []byte("<"), []byte(f), ">")
+		_, first := o.put(nil, 0, []byte("<"), []byte(f), ">")
 		if first != (i == 0) {
 			t.Fatalf("put %d: first = %t; only the first of a batch must flush", i, first)
 		}
@@ -305,7 +308,7 @@ func TestFramesCountOnceWhole(t *testing.T) {
 		var want []string
 		for i := range rapid.IntRange(1, 12).Draw(t, "frames") {
 			f := strings.Repeat(string(rune('a'+i)), rapid.SampledFrom([]int{0, 1, 2, 5, 123, 125, 126, 127, 300, 70_000}).Draw(t, "size"))
-			o.put(nil, nil, []byte(f), "")
+			o.put(nil, 0, nil, []byte(f), "")
 			want = append(want, f)
 			ends = append(ends, len(o.queue.bytes))
 		}
@@ -347,11 +350,11 @@ func TestOnlyTheFirstMustFlush(t *testing.T) {
 	o := newOffice(1<<20, 1<<20)
 	s := o.phone("1")
 	firsts := func() (fs []bool) {
-		_, a := o.put(nil, nil, []byte("1"), "")
+		_, a := o.put(nil, 0, nil, []byte("1"), "")
 		_, b := o.putPing()
 		c := o.putPong(nil)
 		_, d := o.putNotice(s, []byte("n"))
-		_, e := o.putOrPark(o.phone("2"), nil, []byte("2"), "")
+		_, e := o.putOrPark(o.phone("2"), 0, nil, []byte("2"), "")
 		return append(fs, a, b, c, d, e)
 	}
 	if got, want := firsts(), []bool{true, false, false, false, false}; !slices.Equal(got, want) {
@@ -378,13 +381,13 @@ func TestFlushLeavesTheRestToATask(t *testing.T) {
 	rounds := 0
 	o.tap.try = func(p []byte) (int, error) {
 		if rounds++; rounds < 100 {
-			if _, first := o.put(nil, nil, []byte("more"), ""); first {
+			if _, first := o.put(nil, 0, nil, []byte("more"), ""); first {
 				t.Fatal("somebody writes, and yet the caller must flush")
 			}
 		}
 		return len(p), nil
 	}
-	o.put(nil, nil, []byte("one"), "")
+	o.put(nil, 0, nil, []byte("one"), "")
 	o.flush()
 	if rounds != inlineRounds || len(o.tasks) != 1 {
 		t.Fatalf("%d rounds, %d tasks; want %d, 1", rounds, len(o.tasks), inlineRounds)
@@ -398,20 +401,20 @@ func TestParkAndUnpark(t *testing.T) {
 	const onWire = 1000 - itemCost + 4
 	fill := func(o *office, s *sender, n int) {
 		for range n {
-			if v, _ := o.put(s, nil, frameOfSize(1000-itemCost), ""); v != taken {
+			if v, _ := o.put(s, 0, nil, frameOfSize(1000-itemCost), ""); v != taken {
 				panic("no room")
 			}
 		}
 	}
 	park := func(t *testing.T, o *office, s *sender) {
 		t.Helper()
-		if v, first := o.putOrPark(s, nil, frameOfSize(1000-itemCost), ""); v != full || first {
+		if v, first := o.putOrPark(s, 0, nil, frameOfSize(1000-itemCost), ""); v != full || first {
 			t.Fatalf("putOrPark = %v, %t; want full", v, first)
 		}
 	}
 	t.Run("with room nobody parks", func(t *testing.T) {
 		o := newOffice(8000, 4000)
-		if v, first := o.putOrPark(o.phone("1"), nil, []byte("1"), ""); v != taken || !first || len(o.parked) != 0 {
+		if v, first := o.putOrPark(o.phone("1"), 0, nil, []byte("1"), ""); v != taken || !first || len(o.parked) != 0 {
 			t.Errorf("putOrPark = %v, %t, %d parked; want taken, true, 0", v, first, len(o.parked))
 		}
 	})
@@ -463,7 +466,7 @@ func TestParkAndUnpark(t *testing.T) {
 		s := o.phone("1")
 		fill(o, s, 4)
 		o.finish(wire.CloseNormal, "", true)
-		if v, _ := o.putOrPark(s, nil, frameOfSize(1000), ""); v != closed || len(o.parked) != 0 {
+		if v, _ := o.putOrPark(s, 0, nil, frameOfSize(1000), ""); v != closed || len(o.parked) != 0 {
 			t.Errorf("putOrPark = %v, %d parked; want closed, 0", v, len(o.parked))
 		}
 	})
@@ -485,7 +488,7 @@ func TestParkAndUnpark(t *testing.T) {
 		put := 0
 		s = &sender{resume: func() {
 			for range 2 {
-				if v, first := o.put(s, nil, frameOfSize(1000-itemCost), ""); v != taken || first {
+				if v, first := o.put(s, 0, nil, frameOfSize(1000-itemCost), ""); v != taken || first {
 					t.Errorf("put while resumed = %v, %t; want taken, and no flush: the writer is there", v, first)
 				}
 				put++
@@ -505,17 +508,17 @@ func TestParkAndUnpark(t *testing.T) {
 func TestANoticeMutesItsSender(t *testing.T) {
 	o := newOffice(1000, 1000)
 	one, two := o.phone("1"), o.phone("2")
-	o.put(one, nil, []byte("a"), "")
+	o.put(one, 0, nil, []byte("a"), "")
 	if v, _ := o.putNotice(one, []byte("gone")); v != taken {
 		t.Fatalf("putNotice = %v; want taken", v)
 	}
-	if v, _ := o.put(one, nil, []byte("b"), ""); v != closed {
+	if v, _ := o.put(one, 0, nil, []byte("b"), ""); v != closed {
 		t.Errorf("put after the notice = %v; want closed", v)
 	}
-	if v, _ := o.putOrPark(one, nil, frameOfSize(5000), ""); v != closed || len(o.parked) > 0 {
+	if v, _ := o.putOrPark(one, 0, nil, frameOfSize(5000), ""); v != closed || len(o.parked) > 0 {
 		t.Errorf("putOrPark after the notice = %v; want closed", v)
 	}
-	o.put(two, nil, []byte("c"), "")
+	o.put(two, 0, nil, []byte("c"), "")
 	o.flush()
 	o.idle(t)
 	if got, want := texts(opened(t, o.tap.got)), []string{"a", "gone", "c"}; !slices.Equal(got, want) {
@@ -525,14 +528,14 @@ func TestANoticeMutesItsSender(t *testing.T) {
 		t.Errorf("%d frames counted; want 2: a notice is none", o.frames)
 	}
 	o.mute(two)
-	if v, _ := o.put(two, nil, []byte("d"), ""); v != closed {
+	if v, _ := o.put(two, 0, nil, []byte("d"), ""); v != closed {
 		t.Errorf("put after mute = %v; want closed", v)
 	}
 }
 
 func TestNoticesHaveABudgetOfTheirOwn(t *testing.T) {
 	o := newOffice(1000, 1000)
-	o.put(nil, nil, frameOfSize(1000-itemCost), "")
+	o.put(nil, 0, nil, frameOfSize(1000-itemCost), "")
 	notice := frameOfSize(1024 - itemCost)
 	for i := range noticeBudget / 1024 {
 		if v, _ := o.putNotice(o.phone(""), notice); v != taken {
@@ -570,8 +573,8 @@ func TestFinish(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOffice(1000, 1000)
 			s := o.phone("1")
-			o.put(s, nil, []byte("a"), "")
-			o.put(s, nil, []byte("b"), "")
+			o.put(s, 0, nil, []byte("a"), "")
+			o.put(s, 0, nil, []byte("b"), "")
 			o.putPong([]byte("pong"))
 			o.putPing()
 			dropped, ok, first := o.finish(wire.CloseNormal, "", tt.after)
@@ -581,7 +584,7 @@ func TestFinish(t *testing.T) {
 			if dropped, ok, _ := o.finish(wire.CloseNoServer, "x", false); dropped != 0 || ok {
 				t.Errorf("a second finish = %d, %t; want 0, false", dropped, ok)
 			}
-			if v, _ := o.put(nil, nil, []byte("c"), ""); v != closed {
+			if v, _ := o.put(nil, 0, nil, []byte("c"), ""); v != closed {
 				t.Errorf("put after finish = %v; want closed", v)
 			}
 			if o.putPong(nil) {
@@ -620,7 +623,7 @@ func TestACloseDoesNotWaitForWhatIsBeingWritten(t *testing.T) {
 	o := newOffice(4<<20, 4<<20)
 	const frames, size = 30, 100_000
 	for i := range frames {
-		o.put(nil, nil, bytes.Repeat([]byte{'a' + byte(i)}, size), "")
+		o.put(nil, 0, nil, bytes.Repeat([]byte{'a' + byte(i)}, size), "")
 	}
 	o.tap.try = func([]byte) (int, error) { return 1000, nil }
 	var dropped int
@@ -645,19 +648,84 @@ func TestACloseDoesNotWaitForWhatIsBeingWritten(t *testing.T) {
 	o.idle(t)
 }
 
+// What waits for a peer that does not read shows while it waits, and who is
+// parked for it; what is written at once never does.
+func TestTheTallyIsWhatWaits(t *testing.T) {
+	o := newOffice(100_000, 100_000)
+	check := func(when string, bytes, parked int64) {
+		t.Helper()
+		if b, p := o.tally.bytes.Load(), o.tally.parked.Load(); b != bytes || p != parked {
+			t.Errorf("%s: %d bytes, %d parked; want %d, %d", when, b, p, bytes, parked)
+		}
+	}
+	o.put(nil, 0, nil, frameOfSize(tallyStep-itemCost-1), "")
+	check("less than a step is put", 0, 0)
+	o.flush()
+	check("it is written", 0, 0)
+	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.put(nil, 0, nil, frameOfSize(1000-itemCost), "")
+	o.flush()
+	check("the socket takes nothing", 1000, 0)
+	o.put(nil, 0, nil, frameOfSize(90_000-itemCost), "")
+	check("much is put behind it", 91_000, 0)
+	one, two := o.phone("1"), o.phone("2")
+	for _, s := range []*sender{one, two} {
+		if v, _ := o.putOrPark(s, 0, nil, frameOfSize(10_000), ""); v != full {
+			t.Fatalf("putOrPark = %v; want full", v)
+		}
+	}
+	check("two park", 91_000, 2)
+	o.mute(one)
+	check("one of them goes", 91_000, 1)
+	o.run()
+	check("all is written", 0, 0)
+	o.idle(t)
+	if want := []string{"resume 2"}; !slices.Equal(o.events, want) {
+		t.Errorf("events %q; want %q", o.events, want)
+	}
+
+	o.put(two, 0, nil, frameOfSize(80_000), "")
+	o.putOrPark(two, 0, nil, frameOfSize(80_000), "")
+	check("one parks again", 80_000+itemCost, 1)
+	o.kill()
+	check("the socket is closed", 0, 0)
+}
+
+// One frame in sampleEvery is timed, wherever in a batch it stands, once it is
+// written whole.
+func TestWhichFramesAreTimed(t *testing.T) {
+	o := newOffice(1<<20, 1<<20)
+	o.untimed = 3
+	for i := range 2*sampleEvery + 4 {
+		o.put(nil, int64(i+1), nil, []byte("frame"), "")
+	}
+	o.tap.try = func(p []byte) (int, error) { return len(p) / 2, nil }
+	o.flush()
+	if want := []int64{4}; !slices.Equal(o.times, want) {
+		t.Errorf("half of them are written: timed %d; want %d", o.times, want)
+	}
+	o.run()
+	if want := []int64{4, sampleEvery + 4, 2*sampleEvery + 4}; !slices.Equal(o.times, want) {
+		t.Errorf("all are written: timed %d; want %d", o.times, want)
+	}
+	if want := 5 * (2*sampleEvery + 4); o.bytes != want {
+		t.Errorf("%d bytes counted; want %d", o.bytes, want)
+	}
+}
+
 func TestKill(t *testing.T) {
 	o := newOffice(1000, 1000)
 	s := o.phone("1")
-	o.put(s, nil, []byte("a"), "")
+	o.put(s, 0, nil, []byte("a"), "")
 	o.putNotice(o.phone("2"), []byte("n"))
-	o.put(s, nil, []byte("b"), "")
+	o.put(s, 0, nil, []byte("b"), "")
 	if n := o.kill(); n != 2 {
 		t.Errorf("kill() = %d; want 2: a notice is no frame", n)
 	}
 	if n := o.kill(); n != 0 {
 		t.Errorf("a second kill() = %d; want 0", n)
 	}
-	if v, _ := o.put(s, nil, nil, ""); v != closed {
+	if v, _ := o.put(s, 0, nil, nil, ""); v != closed {
 		t.Errorf("put = %v; want closed", v)
 	}
 	if _, ok, _ := o.finish(wire.CloseNormal, "", false); ok {
@@ -673,10 +741,10 @@ func TestKill(t *testing.T) {
 
 func TestAKillInMidWrite(t *testing.T) {
 	o := newOffice(10_000, 10_000)
-	o.put(nil, nil, []byte("a"), "")
+	o.put(nil, 0, nil, []byte("a"), "")
 	o.tap.try = func([]byte) (int, error) { return 1, nil }
 	o.flush()
-	o.put(nil, nil, []byte("b"), "")
+	o.put(nil, 0, nil, []byte("b"), "")
 	o.tap.write = func(p []byte) (int, error) {
 		if n := o.kill(); n != 1 {
 			t.Errorf("kill() = %d; want 1: one is waiting", n)
@@ -693,7 +761,7 @@ func TestASocketThatFails(t *testing.T) {
 	t.Run("at once", func(t *testing.T) {
 		o := newOffice(1000, 1000)
 		o.tap.try = func([]byte) (int, error) { return 0, errTap }
-		o.put(nil, nil, []byte("a"), "")
+		o.put(nil, 0, nil, []byte("a"), "")
 		o.flush()
 		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 0 || o.gone != 1 {
 			t.Errorf("broken %d times, %d tasks, %d frames, %d lost; want 1, 0, 0, 1", o.breaks, len(o.tasks), o.frames, o.gone)
@@ -701,8 +769,8 @@ func TestASocketThatFails(t *testing.T) {
 	})
 	t.Run("after a part", func(t *testing.T) {
 		o := newOffice(1000, 1000)
-		o.put(nil, nil, []byte("a"), "")
-		o.put(nil, nil, []byte("b"), "")
+		o.put(nil, 0, nil, []byte("a"), "")
+		o.put(nil, 0, nil, []byte("b"), "")
 		o.tap.try = func([]byte) (int, error) { return 4, errTap }
 		o.flush()
 		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 1 || o.gone != 1 || o.charged != 0 {
@@ -713,7 +781,7 @@ func TestASocketThatFails(t *testing.T) {
 		o := newOffice(1000, 1000)
 		o.tap.try = func([]byte) (int, error) { return 0, nil }
 		o.tap.write = func([]byte) (int, error) { return 2, errTap }
-		o.put(nil, nil, []byte("abc"), "")
+		o.put(nil, 0, nil, []byte("abc"), "")
 		o.flush()
 		o.run()
 		if o.breaks != 1 || o.frames != 0 || o.writing || o.waits != 0 || o.gone != 1 {
@@ -746,7 +814,7 @@ func TestOnlyTheTaskWaits(t *testing.T) {
 		}
 		return len(p), nil
 	}
-	o.put(nil, nil, frameOfSize(200_000), "")
+	o.put(nil, 0, nil, frameOfSize(200_000), "")
 	o.flush()
 	o.run()
 	o.idle(t)
@@ -799,7 +867,7 @@ func TestOnlyTheNewestPingIsAnswered(t *testing.T) {
 	payload := []byte("three")
 	o.putPong(payload)
 	copy(payload, "xxxxx") // the caller's again
-	o.put(nil, nil, []byte("a"), "")
+	o.put(nil, 0, nil, []byte("a"), "")
 	o.flush()
 	want := []outmail{{wire.OpText, "a"}, {wire.OpPong, "three"}}
 	if got := opened(t, o.tap.got); !slices.Equal(got, want) {
@@ -905,9 +973,9 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 					return
 				}
 				f := fmt.Sprintf("%s%d%s", p.name, p.next, strings.Repeat(".", rapid.IntRange(0, 300).Draw(t, "size")))
-				v, first := o.put(p.sender, nil, []byte(f), "")
+				v, first := o.put(p.sender, 0, nil, []byte(f), "")
 				if v == full {
-					if v, first = o.putOrPark(p.sender, nil, []byte(f), ""); v == full {
+					if v, first = o.putOrPark(p.sender, 0, nil, []byte(f), ""); v == full {
 						p.parked = f
 					}
 				}
@@ -926,6 +994,7 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 					return
 				}
 				f := p.name + "gone"
+				p.parked = "" // nobody waits for a phone that goes
 				v, first := o.putNotice(p.sender, []byte(f))
 				if v == taken {
 					p.sent = append(p.sent, f)
@@ -975,6 +1044,12 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 150).Draw(t, "acts") {
 			act()
+			if off := o.charged - int(o.tally.bytes.Load()); off < 0 || off >= tallyStep {
+				t.Fatalf("charged %d, tally %d", o.charged, o.tally.bytes.Load())
+			}
+			if n := int(o.tally.parked.Load()); n != len(o.parked) {
+				t.Fatalf("%d parked, tally %d", len(o.parked), n)
+			}
 			if o.charged > budget+noticeBudget || !finished && o.charged > budget+200 {
 				t.Fatalf("charged %d of %d", o.charged, budget)
 			}
@@ -1060,7 +1135,7 @@ func TestManySendersOneOutbox(t *testing.T) {
 		wg.Go(func() {
 			for k := 0; k < each; {
 				f := fmt.Appendf(nil, "%d:%d:%s", i, k, strings.Repeat("-", k%200))
-				v, first := o.putOrPark(s, nil, f, "")
+				v, first := o.putOrPark(s, 0, nil, f, "")
 				if first {
 					o.flush()
 				}
@@ -1100,11 +1175,12 @@ func TestManySendersOneOutbox(t *testing.T) {
 // hush owns an outbox without a word; only one task writes at a time.
 type hush struct{ frames int }
 
-func (h *hush) written(n int) { h.frames += n }
-func (h *hush) lost(int)      {}
-func (h *hush) waiting(bool)  {}
-func (h *hush) parted()       {}
-func (h *hush) broken()       {}
+func (h *hush) written(n, _ int) { h.frames += n }
+func (h *hush) timed(int64)      {}
+func (h *hush) lost(int)         {}
+func (h *hush) waiting(bool)     {}
+func (h *hush) parted()          {}
+func (h *hush) broken()          {}
 
 // sums is a socket that keeps nothing.
 type sums struct {
@@ -1122,7 +1198,7 @@ func TestASteadyOutboxDoesNotAllocate(t *testing.T) {
 	prefix, frame := frameOfSize(41), frameOfSize(512)
 	round := func() {
 		for range 20 {
-			o.put(s, prefix, frame, wire.EnvelopeSuffix)
+			o.put(s, 0, prefix, frame, wire.EnvelopeSuffix)
 		}
 		o.flush()
 	}

@@ -96,7 +96,7 @@ func (p *phone) message(frame []byte) bool {
 	if b == nil {
 		return false
 	}
-	v, first := b.out.put(&p.sender, p.prefix, frame, wire.EnvelopeSuffix)
+	v, first := b.out.put(&p.sender, p.heard.Load(), p.prefix, frame, wire.EnvelopeSuffix)
 	if first {
 		p.dirty = append(p.dirty, &b.out)
 	}
@@ -113,7 +113,7 @@ func (p *phone) await(frame []byte) bool {
 	}
 	now := p.relay.now()
 	p.roomSince.Store(now)
-	v, first := b.out.putOrPark(&p.sender, p.prefix, frame, wire.EnvelopeSuffix)
+	v, first := b.out.putOrPark(&p.sender, p.heard.Load(), p.prefix, frame, wire.EnvelopeSuffix)
 	if first {
 		b.out.flush()
 	}
@@ -135,7 +135,7 @@ func (p *phone) starved() {
 
 func (p *phone) pong(uint64) {}
 
-func (p *phone) wrote(frames int) { p.relay.metrics.forwarded[toPhone].Add(float64(frames)) }
+func (p *phone) towards() direction { return toPhone }
 
 // gone unregisters the phone after a word to its binary.
 func (p *phone) gone(code wire.CloseCode) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -20,6 +21,8 @@ var errCrowded = errors.New("too many claims at once: as many as may wait until 
 // alive for a heartbeat or two; the same daemon, restarted, must not be
 // locked out that long by its own corpse. Nor may a live one be displaced.
 type probe struct {
+	waiting *atomic.Int64 // rivals of all probes
+
 	mu     sync.Locker // guards all below
 	rivals []*binary   // in order of arrival
 	round  *round      // identity of the round running now; nil: none
@@ -50,6 +53,7 @@ func (b *binary) challenge(rival *binary) bool {
 		return true
 	}
 	q.rivals = append(q.rivals, rival)
+	q.waiting.Add(1)
 	if q.round != nil {
 		q.mu.Unlock()
 		return true
@@ -75,7 +79,9 @@ func (b *binary) crowded() bool {
 // crowded forgets the rivals that have left and reports whether there are
 // as many as there may be. The lock is held.
 func (q *probe) crowded() bool {
+	before := len(q.rivals)
 	q.rivals = slices.DeleteFunc(q.rivals, (*binary).abandoned)
+	q.waiting.Add(int64(len(q.rivals) - before))
 	return len(q.rivals) >= maxRivals
 }
 
@@ -87,8 +93,7 @@ func (b *binary) pong(n uint64) {
 		q.mu.Unlock()
 		return
 	}
-	rivals := q.rivals
-	q.round, q.rivals = nil, nil
+	rivals := q.take()
 	q.mu.Unlock()
 	for _, rival := range rivals {
 		if rival.abandoned() {
@@ -121,8 +126,7 @@ func (b *binary) judge(g *round) {
 		q.mu.Unlock()
 		return
 	}
-	rivals := q.rivals
-	q.round, q.rivals = nil, nil
+	rivals := q.take()
 	q.mu.Unlock()
 
 	// The newest first: if they are one daemon's attempts, only its last
@@ -151,8 +155,15 @@ func (b *binary) abandoned() bool {
 func (q *probe) finish() []*binary {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.over = true
+	return q.take()
+}
+
+// take ends the round and returns who waited for it. The lock is held.
+func (q *probe) take() []*binary {
 	rivals := q.rivals
-	q.over, q.round, q.rivals = true, nil, nil
+	q.round, q.rivals = nil, nil
+	q.waiting.Add(-int64(len(rivals)))
 	return rivals
 }
 

@@ -48,7 +48,7 @@ func New(cfg Config) (*Relay, error) {
 	})
 	r.metrics = newMetrics(r.registry)
 	r.log = newEvents(cfg.Log, cfg.Runtime)
-	r.census = newCensus(cfg)
+	r.census = newCensus(cfg, r.metrics.connections)
 	r.gate = newGate(cfg)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
 	return r, nil

@@ -42,6 +42,7 @@ type item struct {
 	cost  int     // bytes charged
 	frame bool    // counts as a forwarded frame
 	from  *sender // nil if the outbox is not shared
+	read  int64   // when it was, if it is to be timed
 }
 
 // batches keeps spent ones. They start small and grow with what their
@@ -151,7 +152,7 @@ func (o *outbox) wrote(n int, err error) {
 	}
 	o.mu.Lock()
 	b.pos += n
-	frames := 0
+	frames, bytes, samples, was := 0, 0, 0, b.done
 	for n > 0 {
 		it := &b.items[b.done]
 		if b.begun = n < it.size; b.begun {
@@ -159,6 +160,12 @@ func (o *outbox) wrote(n int, err error) {
 			break
 		}
 		n -= it.size
+		if it.frame {
+			bytes += it.cost - itemCost
+		}
+		if it.read != 0 {
+			samples++
+		}
 		frames += o.refund(*it)
 		b.done++
 	}
@@ -174,10 +181,18 @@ func (o *outbox) wrote(n int, err error) {
 		o.pingSent, o.pingLeft = b.ping, now
 	}
 	resume := o.unpark()
+	o.account()
 	o.mu.Unlock()
 
 	if frames > 0 {
-		o.on.written(frames)
+		o.on.written(frames, bytes)
+	}
+	if samples > 0 {
+		for _, it := range b.items[was:b.done] {
+			if it.read != 0 {
+				o.on.timed(it.read)
+			}
+		}
 	}
 	if lost > 0 {
 		o.on.lost(lost)
@@ -236,5 +251,6 @@ func (o *outbox) unpark() (resume []*sender) {
 	}
 	clear(o.parked[len(still):])
 	o.parked = still
+	o.tally.parked.Add(-int64(len(resume)))
 	return resume
 }
