@@ -14,8 +14,8 @@ import (
 )
 
 func TestRow01IdleConnectionsAreCountedExactly(t *testing.T) {
-	n := start(t, nil)
-	binaries, each := dose(10, 500), 10
+	n := startChild(t, func(c *daemon.Config) { c.MaxConns = 12_000 }) // each process has its own descriptors
+	binaries, each := dose(10, 910), 10
 	var held []*websocket.Conn
 	before := n.metric("go_goroutines")
 	for i := range binaries {
@@ -36,9 +36,9 @@ func TestRow01IdleConnectionsAreCountedExactly(t *testing.T) {
 }
 
 func TestRow02PairsUnderLoadLoseNothing(t *testing.T) {
-	n := start(t, nil)
+	n := startChild(t, nil)
 	h := n.pair()
-	pairs, frames := dose(10, 100), dose(20, 100)
+	pairs, frames := dose(10, 1000), dose(20, 100)
 	pad := strings.Repeat("x", 1000)
 	binaries, phones := make([]*websocket.Conn, pairs), make([]*websocket.Conn, pairs)
 	for i := range pairs {
@@ -149,9 +149,9 @@ func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
 func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
-	for round := range dose(3, 200) {
+	for round := range dose(3, 1000) {
 		id := fmt.Sprint("fought-over-", round)
-		conns := make([]*websocket.Conn, 16)
+		conns := make([]*websocket.Conn, dose(16, 64))
 		var all sync.WaitGroup
 		for i := range conns {
 			all.Go(func() {

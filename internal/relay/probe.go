@@ -105,9 +105,10 @@ func (b *binary) pong(n uint64) {
 
 // judge is the end of a round's time. b counts as dead if it has been
 // silent for all of it. It has not been if something came from it, say
-// half of a long message that keeps its pong waiting; and as long as the
-// ping itself waits behind a write there is no answer to miss: the write
-// timeout decides then.
+// half of a long message that keeps its pong waiting; and as long as a write
+// waits, the ping's or one behind it, b has stopped reading, and the write
+// timeout decides whether it is slow or dead. Rivals wait so long: they are
+// not refused, and a binary that is only slow keeps its phones.
 func (b *binary) judge(g *round) {
 	q := &b.probe
 	q.mu.Lock()
@@ -116,7 +117,7 @@ func (b *binary) judge(g *round) {
 		return
 	}
 	since := max(b.heard.Load(), g.began)
-	if left, ok := b.out.pinged(g.ping); ok {
+	if left, ok := b.out.pinged(g.ping); ok && b.writeSince.Load() == 0 {
 		since = max(since, b.relay.at(left))
 	} else {
 		since = b.relay.now()
