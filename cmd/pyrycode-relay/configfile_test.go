@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
@@ -120,5 +121,33 @@ func TestCheckTellsAndReturns0Or2(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != refused || r.OK || len(r.Options) != len(daemon.Options()) ||
 		len(r.Problems) != 1 || !strings.HasPrefix(r.Problems[0], `--grace "0s": must be`) {
 		t.Errorf("%v, %+v from %d, %s", err, r, got.code, got.stdout)
+	}
+}
+
+func TestSIGHUPReadsTheFileAgain(t *testing.T) {
+	file := configAt(t, "max-phones: 3\n")
+	cmd, lines := child(t, append(onFreePorts, "--config", file)...)
+	s := readyLine(t, lines)
+	hup := func(text, want string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), want) {
+				return
+			}
+		}
+		t.Fatalf("the log never says %s", want)
+	}
+	hup("max-phones: 4\n", `"msg":"reload: options have changed","options":"max-phones=4"`)
+	hup("max-phone: 5\n", `relay.yml:1: \"max-phone\" is no option; did you mean max-phones?`)
+	for _, want := range []string{"\npyrycode_relay_limit_phones_per_server_id 4\n", "\npyrycode_relay_config_last_reload_successful 0\n"} {
+		if !strings.Contains(s.page(t, "/metrics"), want) {
+			t.Errorf("/metrics has no %s", want)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
@@ -54,20 +55,28 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 			return failed
 		}
 	case "serve":
-		return serve(ctx, c.Serve.Config, b, stderr)
+		again := func() (daemon.Config, error) {
+			c := newCommand(environ) // of what it was started with; only the file can be another
+			if _, problems := c.read(args, b, io.Discard); len(problems) > 0 {
+				return daemon.Config{}, errors.New(strings.Join(problems, "\n"))
+			}
+			return c.Serve.Config, nil
+		}
+		return serve(ctx, c.Serve.Config, again, b, stderr)
 	}
 	return done
 }
 
-// serve runs the relay until a signal comes.
-func serve(ctx context.Context, cfg daemon.Config, b daemon.Build, stderr io.Writer) int {
+// serve runs the relay until a signal comes. again reads the configuration
+// anew.
+func serve(ctx context.Context, cfg daemon.Config, again func() (daemon.Config, error), b daemon.Build, stderr io.Writer) int {
 	signals := make(chan os.Signal, 2) // the second must not be lost while the first is dealt with
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload})
+	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload, Configure: again})
 	if err == nil {
 		return done
 	}

@@ -17,11 +17,11 @@ func (p *process) drain() {
 	begun := time.Now()
 	c := p.relay.Counts()
 	p.log.Info("draining: all connections are closed with 1001", "binaries", c.Binaries, "phones", c.Phones,
-		"in_grace", c.InGrace, "at_most", p.cfg.Drain)
+		"in_grace", c.InGrace, "at_most", p.live.cfg.Load().Drain)
 
 	closed := make(chan struct{})
 	p.relay.Drain(func() { close(closed) })
-	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Drain)
+	ctx, cancel := context.WithTimeout(context.Background(), p.live.cfg.Load().Drain)
 	defer cancel()
 	served := make(chan struct{})
 	go func() {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -125,7 +126,7 @@ func TestCapsFitTheOpenFiles(t *testing.T) {
 		{20_000, 10_000, 1024}, {11_088, 10_000, 1024}, {11_087, 9_999, 1024}, {256, 144, 48}, {10, 1, 1},
 	} {
 		var out bytes.Buffer
-		c := DefaultConfig().fit(newLogger(&out, "text", "info"), func() (uint64, bool) { return uint64(tt.files), true })
+		c := DefaultConfig().fit(newLogger(&out, "text", slog.LevelInfo), func() (uint64, bool) { return uint64(tt.files), true })
 		if c.MaxConns != tt.conns || c.MaxPending != tt.pending {
 			t.Errorf("%d files: %d connections, %d pending; want %d, %d", tt.files, c.MaxConns, c.MaxPending, tt.conns, tt.pending)
 		}

@@ -19,7 +19,7 @@ var logKeys = []string{
 	"max_conns", "max_pending", "max_conns_per_address", "max_phones", "rate", "burst", "phone_message", "binary_message",
 	"grace", "conflict_probe", "heartbeat", "drain", "files", "needed", "used", "limit",
 	"binaries", "phones", "in_grace", "at_most", "why", "sockets_open", "requests_open", "left",
-	"names", "not_after", "project", "wakes_open", "have_one", "next",
+	"options", "names", "not_after", "project", "wakes_open", "have_one", "next",
 }
 
 func TestLogKeysAreAClosedSet(t *testing.T) {

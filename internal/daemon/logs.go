@@ -17,13 +17,9 @@ var (
 	logLevels  = []string{"debug", "info", "warn", "error"}
 )
 
-// newLogger makes the process's log. The configuration has been checked.
-func newLogger(w io.Writer, format, level string) *slog.Logger {
-	opts := new(slog.HandlerOptions)
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err == nil {
-		opts.Level = l
-	}
+// newLogger makes the process's log, which logs what is at least level.
+func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}

@@ -3,13 +3,14 @@ package daemon
 import (
 	"bytes"
 	"encoding/json"
+	"log/slog"
 	"strings"
 	"testing"
 )
 
 func TestComplaintsOfAServerAreBounded(t *testing.T) {
 	var out bytes.Buffer
-	l := newErrorLog(newLogger(&out, "text", "info"), "public")
+	l := newErrorLog(newLogger(&out, "text", slog.LevelInfo), "public")
 	for range 1000 {
 		l.Print("http: a client did something odd")
 	}
@@ -20,7 +21,7 @@ func TestComplaintsOfAServerAreBounded(t *testing.T) {
 
 func TestOneComplaintIsBounded(t *testing.T) {
 	var out bytes.Buffer
-	newErrorLog(newLogger(&out, "json", "info"), "public").Print(strings.Repeat("x", 1<<20) + "\n")
+	newErrorLog(newLogger(&out, "json", slog.LevelInfo), "public").Print(strings.Repeat("x", 1<<20) + "\n")
 	var line struct{ Level, Server, Err string }
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
 		t.Fatal(err)
@@ -33,7 +34,11 @@ func TestOneComplaintIsBounded(t *testing.T) {
 func TestLogLevelHolds(t *testing.T) {
 	for i, level := range logLevels {
 		var out bytes.Buffer
-		l := newLogger(&out, "text", level)
+		least := new(slog.LevelVar)
+		if err := least.UnmarshalText([]byte(level)); err != nil {
+			t.Fatal(err)
+		}
+		l := newLogger(&out, "text", least)
 		l.Debug("x")
 		l.Info("x")
 		l.Warn("x")

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -58,7 +59,8 @@ func memoryLimit(cfg Config) int64 {
 // memory watches what the process uses and refuses newcomers before it is
 // too much.
 type memory struct {
-	limit int64
+	limit atomic.Int64 // 0: none
+	unset int64        // what it is if no option sets it
 	log   *slog.Logger
 	relay interface{ Relieve(bytes int) int }
 
@@ -66,12 +68,22 @@ type memory struct {
 	relieved prometheus.Counter
 }
 
-func newMemory(limit int64, log *slog.Logger, reg prometheus.Registerer) (*memory, error) {
-	m := &memory{limit: limit, log: log, relieved: prometheus.NewCounter(prometheus.CounterOpts{
+func newMemory(log *slog.Logger, reg prometheus.Registerer) (*memory, error) {
+	m := &memory{unset: memoryLimit(Config{}), log: log, relieved: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "pyrycode_relay_memory_closes_total",
 		Help: "Connections closed because memory was short and they held much of it.",
 	})}
 	return m, reg.Register(m.relieved)
+}
+
+// set puts the limit of cfg into force, and returns it.
+func (m *memory) set(cfg Config) int64 {
+	limit := m.unset
+	if cfg.MemoryLimit > 0 {
+		limit = int64(cfg.MemoryLimit)
+	}
+	m.limit.Store(limit)
+	return limit
 }
 
 // room is the relay's gate: it says why nobody can be let in.
@@ -84,12 +96,10 @@ func (m *memory) room() error {
 
 // watch looks at the process's memory until ctx ends.
 func (m *memory) watch(ctx context.Context, r *relay.Relay) {
-	if m.limit == 0 {
-		return
-	}
 	m.relay = r
-	before := debug.SetMemoryLimit(m.limit)
+	before := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(before)
+	var told int64 // to Go
 	tick := time.NewTicker(memoryEvery)
 	defer tick.Stop()
 	samples := []metrics.Sample{
@@ -106,6 +116,15 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 			return
 		case <-tick.C:
 		}
+		limit := m.limit.Load()
+		if limit != told {
+			told = limit
+			debug.SetMemoryLimit(cmp.Or(limit, math.MaxInt64))
+		}
+		if limit == 0 {
+			m.full.Store(false)
+			continue
+		}
 		if m.full.Load() && n%collectEvery == 0 {
 			runtime.GC() // or what has been freed would not show while nobody allocates
 		}
@@ -116,30 +135,30 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 		for _, s := range samples[2:] {
 			used -= int64(s.Value.Uint64())
 		}
-		if m.look(used) {
+		if m.look(used, limit) {
 			<-tick.C // so that the connections that go can end
 			runtime.GC()
 		}
 	}
 }
 
-// look decides what used bytes mean. It reports whether memory was freed.
-func (m *memory) look(used int64) (relieved bool) {
-	share := float64(used) / float64(m.limit)
+// look decides what used bytes of limit mean. It reports whether memory was freed.
+func (m *memory) look(used, limit int64) (relieved bool) {
+	share := float64(used) / float64(limit)
 	if was := m.full.Swap(share >= tight); was != (share >= tight) {
 		if was {
-			m.log.Info("memory: newcomers are let in again", "used", used, "limit", m.limit)
+			m.log.Info("memory: newcomers are let in again", "used", used, "limit", limit)
 		} else {
-			m.log.Warn("memory: newcomers are answered 503 until it is less", "used", used, "limit", m.limit)
+			m.log.Warn("memory: newcomers are answered 503 until it is less", "used", used, "limit", limit)
 		}
 	}
 	if share < critical {
 		return false
 	}
-	closed := m.relay.Relieve(int(used - int64(tight*float64(m.limit))))
+	closed := m.relay.Relieve(int(used - int64(tight*float64(limit))))
 	if closed > 0 {
 		m.relieved.Add(float64(closed))
-		m.log.Warn("memory: closed the connections that held the most", "used", used, "limit", m.limit, "count", closed)
+		m.log.Warn("memory: closed the connections that held the most", "used", used, "limit", limit, "count", closed)
 	}
 	return closed > 0
 }

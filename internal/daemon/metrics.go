@@ -21,9 +21,8 @@ func Metrics() (prometheus.Gatherer, error) {
 }
 
 // register adds to the relay's metrics what the process knows: its build,
-// the limits it runs with, whether its books balance, and what Go and the
-// kernel say of it.
-func register(r *relay.Relay, cfg Config, b Build) error {
+// whether its books balance, and what Go and the kernel say of it.
+func register(r *relay.Relay, b Build) error {
 	reg := r.Metrics()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_build_info",
@@ -39,9 +38,6 @@ func register(r *relay.Relay, cfg Config, b Build) error {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	}
-	for _, l := range limits(cfg) {
-		all = append(all, limit(l.name, l.help, l.value))
-	}
 	for _, c := range all {
 		if err := reg.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
@@ -56,8 +52,9 @@ type ceiling struct {
 	value      float64
 }
 
-// limits is every limit that cfg sets.
-func limits(c Config) []ceiling {
+// limits is every limit that c sets, and memory, in bytes. They are gauges so
+// that a graph can draw the ceiling.
+func limits(c Config, memory int64) []ceiling {
 	files, _ := maxFiles()
 	return []ceiling{
 		{"connections", "Connections the relay accepts in all.", float64(c.MaxConns)},
@@ -73,13 +70,6 @@ func limits(c Config) []ceiling {
 		{"phone_outbox_bytes", "What may wait to be written to one phone.", float64(c.PhoneOutbox)},
 		{"binary_outbox_bytes", "What may wait to be written to one binary.", float64(c.BinaryOutbox)},
 		{"open_files", "Descriptors the process may open; 0 if that is not known.", float64(files)},
-		{"memory_bytes", "Memory the process may use; 0 without a limit.", float64(memoryLimit(c))},
+		{"memory_bytes", "Memory the process may use; 0 without a limit.", float64(memory)},
 	}
-}
-
-// limit is a gauge that shows a limit, so that a graph can draw the ceiling.
-func limit(name, help string, value float64) prometheus.Collector {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pyrycode_relay_limit_" + name, Help: help})
-	g.Set(value)
-	return g
 }

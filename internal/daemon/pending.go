@@ -15,11 +15,11 @@ import (
 // what comes after. So there is a known number of descriptors that the
 // public can use up.
 type pending struct {
-	max, maxPerAddress int
-	exempt             proxies // of the bound per address
-
 	mu     sync.Mutex // guards all below
 	room   sync.Cond
+	max    int
+	maxPer int     // of one address
+	exempt proxies // from that
 	conns  map[net.Conn]netip.Addr
 	byAddr map[netip.Addr]int
 	shut   bool
@@ -35,7 +35,6 @@ const (
 
 func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
-		max: cfg.MaxPending, maxPerAddress: cfg.MaxPendingPerAddress, exempt: newProxies(cfg.TrustedProxies),
 		conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr]int),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
@@ -43,6 +42,7 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 		}, []string{"reason"}),
 	}
 	p.room.L = &p.mu
+	p.set(cfg)
 	p.cut.WithLabelValues(cutAddress)
 	p.cut.WithLabelValues(cutProxy)
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -56,12 +56,20 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	return p, errors.Join(reg.Register(p.cut), reg.Register(gauge))
 }
 
+// set puts the bounds of cfg into force. Whoever has a place keeps it.
+func (p *pending) set(cfg Config) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.max, p.maxPer, p.exempt = cfg.MaxPending, cfg.MaxPendingPerAddress, newProxies(cfg.TrustedProxies)
+	p.room.Broadcast()
+}
+
 // enter takes a place for a connection from a. It waits while there is none
 // at all, and reports false if a has all the places it may have.
 func (p *pending) enter(c net.Conn, a netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.byAddr[a] >= p.maxPerAddress && !p.exempt.trust(a) {
+	if p.byAddr[a] >= p.maxPer && !p.exempt.trust(a) {
 		return false
 	}
 	for len(p.conns) >= p.max && !p.shut {

@@ -203,7 +203,7 @@ func TestAPROXYHeaderHasADeadline(t *testing.T) {
 
 func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pending{max: 3, maxPerAddress: 2, conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr]int)}
+		p := &pending{max: 3, maxPer: 2, conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr]int)}
 		p.room.L = &p.mu
 		a, b := network(netip.MustParseAddr("2001:db8::1")), network(netip.MustParseAddr("2001:db8:0:1::1"))
 		conns := make([]net.Conn, 4)

@@ -18,7 +18,7 @@ const proxyHeaderTimeout = 5 * time.Second
 // can reach the listener could else be anybody.
 type proxyHeaders struct {
 	net.Listener
-	trusted proxies
+	trusted func() proxies
 	refused func(net.Addr)
 }
 
@@ -31,7 +31,7 @@ func (l *proxyHeaders) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		tcp, ok := c.(*net.TCPConn)
-		if ok && l.trusted.trust(addrOf(c.RemoteAddr())) {
+		if ok && l.trusted().trust(addrOf(c.RemoteAddr())) {
 			return &proxiedConn{TCPConn: tcp}, nil
 		}
 		l.refused(c.RemoteAddr())

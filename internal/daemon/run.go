@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -32,8 +33,17 @@ type Env struct {
 	// end at once. Nil: only the context asks.
 	Signals <-chan os.Signal
 
-	// Reload asks to read the certificate's files again. Nil: nobody asks.
+	// Reload asks to read the configuration and the certificate's files
+	// again. Nil: nobody asks.
 	Reload <-chan os.Signal
+
+	// Configure reads the configuration again. Its error has one line for
+	// each problem. Nil: only the certificate is read again.
+	Configure func() (Config, error)
+
+	// Reloading, if not nil, is called when a reload begins; what it returns,
+	// when it has ended. For a supervisor that wants to know.
+	Reloading func() (done func())
 
 	// ACME talks to the certificates' authority. Nil: the usual client.
 	ACME *http.Client
@@ -49,6 +59,7 @@ type process struct {
 	log     *slog.Logger
 	relay   *relay.Relay
 	ready   readiness
+	live    live
 	public  *http.Server
 	private *http.Server
 	failed  chan error // of a server whose listener broke; room for all
@@ -76,11 +87,14 @@ func newProcess(cfg Config, env Env) (*process, error) {
 	if problems := cfg.Check(); len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
-	p := &process{env: env, log: newLogger(env.Log, cfg.LogFormat, cfg.LogLevel), failed: make(chan error, 3)}
+	p := &process{env: env, failed: make(chan error, 3)}
+	p.live.level = new(slog.LevelVar)
+	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
+	p.log = newLogger(env.Log, cfg.LogFormat, p.live.level)
 	p.cfg = cfg.fit(p.log, maxFiles)
 	p.ready.set("starting")
-	limit := memoryLimit(cfg)
 	rc := p.cfg.relay(p.log, env.Build)
+	rc.ClientAddr = func(req *http.Request) netip.Addr { return p.live.proxies.Load().client(req) }
 	rc.Room = func() error { return p.memory.room() }
 	var err error
 	if p.push, err = newPush(p.cfg, p.log); err != nil {
@@ -91,13 +105,19 @@ func newProcess(cfg Config, env Env) (*process, error) {
 		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
 	reg := p.relay.Metrics()
-	if err := register(p.relay, p.cfg, env.Build); err != nil {
+	if err := register(p.relay, env.Build); err != nil {
 		return nil, err
 	}
 	if p.pending, err = newPending(p.cfg, reg); err != nil {
 		return nil, err
 	}
-	if p.memory, err = newMemory(limit, p.log, reg); err != nil {
+	if p.memory, err = newMemory(p.log, reg); err != nil {
+		return nil, err
+	}
+	if err := p.live.register(reg, p.cfg, p.memory.set(p.cfg)); err != nil {
+		return nil, err
+	}
+	if err := p.apply(cfg, p.cfg); err != nil {
 		return nil, err
 	}
 	if err := reg.Register(p.push); err != nil {
@@ -156,8 +176,9 @@ func (p *process) run(ctx context.Context) error {
 	defer stop()
 	var tasks sync.WaitGroup
 	tasks.Go(func() { p.memory.watch(background, p.relay) })
+	tasks.Go(func() { p.reloads(background) })
 	if p.certs != nil {
-		go p.certs.keep(background, p.env.Reload) // may be in the middle of a request when all ends
+		go p.certs.keep(background, p.live.certs) // may be in the middle of a request when all ends
 	}
 	for _, s := range all {
 		tasks.Go(func() {
@@ -217,7 +238,7 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 // guard puts around the public listener what stands before HTTP.
 func (p *process) guard(ln net.Listener) net.Listener {
 	if p.cfg.ProxyProtocol {
-		ln = &proxyHeaders{Listener: ln, trusted: newProxies(p.cfg.TrustedProxies), refused: func(net.Addr) {
+		ln = &proxyHeaders{Listener: ln, trusted: func() proxies { return *p.live.proxies.Load() }, refused: func(net.Addr) {
 			p.pending.cut.WithLabelValues(cutProxy).Inc()
 		}}
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -143,7 +144,7 @@ func TestAHandshakeHasADeadline(t *testing.T) {
 		// stays, the listener must hand out what net/http knows as TLS.
 		ours, theirs := net.Pipe()
 		ln := &one{conn: ours, end: make(chan struct{})}
-		s := newServer(http.NotFoundHandler(), newLogger(io.Discard, "text", "info"), "public")
+		s := newServer(http.NotFoundHandler(), newLogger(io.Discard, "text", slog.LevelInfo), "public")
 		served := make(chan struct{})
 		go func() {
 			defer close(served)
@@ -228,7 +229,7 @@ func TestACertificatesFilesAreWatched(t *testing.T) {
 	a, dir := newAuthority(t), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		cert, key, _ := a.issue(dir, "relay.test")
-		c, err := newCertificate(prometheus.NewRegistry(), newLogger(io.Discard, "text", "info"))
+		c, err := newCertificate(prometheus.NewRegistry(), newLogger(io.Discard, "text", slog.LevelInfo))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,167 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// live is what may change while the process runs, and who is told of it.
+type live struct {
+	level   *slog.LevelVar
+	cfg     atomic.Pointer[Config] // as it runs, not lowered to what the machine allows
+	proxies atomic.Pointer[proxies]
+	certs   chan os.Signal // asks to read the certificate's files again
+
+	ceilings []prometheus.Gauge // in the order of limits
+	ok       prometheus.Gauge
+	at       prometheus.Gauge
+}
+
+func (l *live) register(reg prometheus.Registerer, cfg Config, memory int64) error {
+	l.certs = make(chan os.Signal, 1)
+	l.ok = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "pyrycode_relay_config_last_reload_successful",
+		Help: "1 if the last reload put the whole configuration into force, or there was none yet; else 0, and the log says why.",
+	})
+	l.at = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "pyrycode_relay_config_last_reload_success_timestamp_seconds",
+		Help: "When the last reload that was successful ended, or the start, as a Unix time.",
+	})
+	errs := []error{reg.Register(l.ok), reg.Register(l.at)}
+	for _, c := range limits(cfg, memory) {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pyrycode_relay_limit_" + c.name, Help: c.help})
+		l.ceilings = append(l.ceilings, g)
+		errs = append(errs, reg.Register(g))
+	}
+	l.ok.Set(1)
+	l.at.SetToCurrentTime()
+	return errors.Join(errs...)
+}
+
+// reloads does what SIGHUP asks for, until ctx ends.
+func (p *process) reloads(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.env.Reload:
+			done := func() {}
+			if p.env.Reloading != nil {
+				done = p.env.Reloading()
+			}
+			p.reload()
+			done()
+		}
+	}
+}
+
+// reload reads the configuration again and puts into force what may change.
+// What is invalid changes nothing. What may not change stays as it is and is
+// named; the rest is put into force all the same.
+func (p *process) reload() {
+	select {
+	case p.live.certs <- nil:
+	default: // one is asked for already
+	}
+	if p.env.Configure == nil {
+		p.log.Info("reload: the certificate is read again")
+		return
+	}
+	old := *p.live.cfg.Load()
+	asked, err := p.env.Configure()
+	if err == nil {
+		if problems := asked.Check(); len(problems) > 0 {
+			err = &ConfigError{Problems: problems}
+		}
+	}
+	next, changed, fixed := merge(old, asked)
+	if err == nil {
+		// Both are valid; what is made of them may not be.
+		if problems := next.Check(); len(problems) > 0 {
+			err = &ConfigError{Problems: problems}
+		}
+	}
+	if err == nil {
+		err = p.apply(next, next.fit(p.log, maxFiles))
+	}
+	if err != nil {
+		p.live.ok.Set(0)
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			p.log.Error("reload: refused, nothing has changed", "err", strings.TrimSpace(line))
+		}
+		return
+	}
+	if len(fixed) > 0 {
+		p.live.ok.Set(0)
+		p.log.Error("reload: options that need a restart have changed, and stay as they were", "options", strings.Join(fixed, " "))
+	} else {
+		p.live.ok.Set(1)
+		p.live.at.SetToCurrentTime()
+	}
+	if len(changed) == 0 {
+		p.log.Info("reload: no option has changed that may; the certificate is read again")
+		return
+	}
+	p.log.Info("reload: options have changed", "options", strings.Join(changed, " "))
+}
+
+// merge is old with what asked changes and may change. changed and fixed are
+// the options that differ and may, or may not; each such as grace=1m, secrets
+// without their value.
+func merge(old, asked Config) (next Config, changed, fixed []string) {
+	next = old
+	from, to := reflect.ValueOf(asked), reflect.ValueOf(&next).Elem()
+	for i, o := range Options() {
+		a, b := textOf(from.Field(i).Interface()), textOf(to.Field(i).Interface())
+		if a == b {
+			continue
+		}
+		if o.Secret {
+			a = Withheld
+		}
+		if !o.Reload {
+			fixed = append(fixed, o.Name+"="+quoteIfOdd(a))
+			continue
+		}
+		to.Field(i).Set(from.Field(i))
+		changed = append(changed, o.Name+"="+quoteIfOdd(a))
+	}
+	return next, changed, fixed
+}
+
+// quoteIfOdd is a value as it can stand in a line of others.
+func quoteIfOdd(s string) string {
+	if q := quote(s); s == "" || strings.ContainsAny(s, " \t") || q != `"`+s+`"` {
+		return q
+	}
+	return s
+}
+
+// apply puts cfg, which is valid, into force; fit is what the machine allows
+// of it.
+func (p *process) apply(cfg, fit Config) error {
+	if err := p.relay.Reconfigure(fit.relay(p.log, p.env.Build)); err != nil {
+		return err
+	}
+	p.pending.set(fit)
+	p.useProxies(fit)
+	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
+	limit := p.memory.set(fit)
+	for i, c := range limits(fit, limit) {
+		p.live.ceilings[i].Set(c.value)
+	}
+	p.live.cfg.Store(&cfg)
+	return nil
+}
+
+func (p *process) useProxies(cfg Config) {
+	all := newProxies(cfg.TrustedProxies)
+	p.live.proxies.Store(&all)
+}
