@@ -20,7 +20,7 @@ COUNT    ?= 10
 SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 
-.PHONY: help run build test vet lint fuzz bench battery soak docs metrics-doc sim mutants sim-nightly
+.PHONY: help run build test vet lint fuzz bench bench-steps battery soak docs metrics-doc sim mutants sim-nightly
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -63,9 +63,11 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 			echo "fuzz $$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; done
 
-bench: bin/pyrycode-relay bin/relayload ## benchmarks of the steps, for benchstat (COUNT, BENCH), then relay, baseline and splice side by side
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
-	./bin/relayload bench
+bench: bin/pyrycode-relay bin/relayload ## relay, baseline and splice side by side, five minutes (docs/performance.md); ARGS="--rounds 9"
+	./bin/relayload bench $(ARGS)
+
+bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon
 
 battery: ## attacks and faults in large doses, minutes (docs/reliability.md)
 	BATTERY=1 $(GO) test -count=1 -timeout 60m -v ./internal/battery

@@ -29,7 +29,8 @@ type crowd struct {
 	to       *target
 	binaries []*caller
 	phones   []*phone
-	server   string // the server-id of the binary, if there is one
+	flooders []*phone // of that binary, beside the phones that are measured
+	server   string   // the server-id of the binary, if there is one
 
 	stop   atomic.Bool
 	ending atomic.Bool   // the connections are being closed: errors are none
@@ -383,9 +384,28 @@ func (b *caller) spread(c *crowd) error {
 	return nil
 }
 
-// received is how many frames all phones have had.
-func (c *crowd) received() (n uint64) {
-	for _, ph := range c.phones {
+// addFlooders connects n more phones of the one binary, which will have flight
+// round trips under way each.
+func (c *crowd) addFlooders(n, flight int) error {
+	for range n {
+		number := len(c.phones) + len(c.flooders)
+		ph, err := c.phone(c.server, number)
+		if err != nil {
+			return fmt.Errorf("flooding phone: %w", err)
+		}
+		ph.times = make([]int64, flight)
+		c.flooders = append(c.flooders, ph)
+		go func() { c.ended("flooding phone", number, ph.loop()) }()
+	}
+	return nil
+}
+
+// all is all phones.
+func (c *crowd) all() []*phone { return append(c.phones[:len(c.phones):len(c.phones)], c.flooders...) }
+
+// received is how many frames these have had.
+func received(phones []*phone) (n uint64) {
+	for _, ph := range phones {
 		n += ph.taken.Load()
 	}
 	return n
@@ -394,7 +414,7 @@ func (c *crowd) received() (n uint64) {
 // leave closes all connections, phones first.
 func (c *crowd) leave() {
 	c.ending.Store(true)
-	for _, ph := range c.phones {
+	for _, ph := range c.all() {
 		if ph != nil {
 			ph.conn.Close()
 		}

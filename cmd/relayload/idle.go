@@ -18,6 +18,7 @@ type idleCommand struct {
 type idleReport struct {
 	Conns      int     `json:"connections"`
 	Connect    float64 `json:"connects_per_second"`
+	ConnectCPU float64 `json:"relay_cpu_us_per_connect,omitempty"` // a round trip included
 	Seconds    float64 `json:"seconds"`
 	RSS        float64 `json:"rss_bytes_per_connection,omitempty"`
 	Heap       float64 `json:"heap_bytes_per_connection,omitempty"`
@@ -30,6 +31,9 @@ type idleReport struct {
 func (r *idleReport) table(w io.Writer) {
 	fmt.Fprintf(w, "idle: %d connections for %.0f s; each has made one round trip before\n", r.Conns, r.Seconds)
 	fmt.Fprintf(w, "  connected           %14.0f per second, a round trip each\n", r.Connect)
+	if r.ConnectCPU != 0 {
+		fmt.Fprintf(w, "  of the relay's time %14.0f µs each\n", r.ConnectCPU)
+	}
 	if r.RSS != 0 {
 		fmt.Fprintf(w, "  resident memory     %14.0f bytes per connection\n", r.RSS)
 	}
@@ -84,12 +88,22 @@ func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metric
 	if err != nil {
 		return nil, nil, err
 	}
+	var cpu0, cpu1 time.Duration
+	if pid > 0 {
+		if cpu0, err = cpuOf(pid); err != nil {
+			return nil, nil, err
+		}
+	}
 	start := time.Now()
 	c, err := gather(t, s, e.tell.connecting)
 	if err != nil {
 		return nil, nil, err
 	}
 	r.Connect = float64(r.Conns) / time.Since(start).Seconds()
+	if pid > 0 {
+		cpu1, _ = cpuOf(pid)
+		r.ConnectCPU = float64((cpu1 - cpu0).Microseconds()) / float64(r.Conns)
+	}
 	debug.FreeOSMemory() // this program must not crowd out what it looks at
 	wait(e.ctx, min(calm, d/2))
 

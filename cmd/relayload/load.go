@@ -9,8 +9,9 @@ import (
 // Buffers that peers read into: one with traffic takes in many frames with
 // one system call, of idle ones there are many.
 const (
-	busyBuffer = 64 << 10
-	idleBuffer = 512
+	busyBuffer  = 64 << 10
+	smallBuffer = 4 << 10
+	idleBuffer  = 512
 )
 
 // report is the result of echo and fanout.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -23,6 +24,7 @@ type commands struct {
 	Churn  churnCommand  `cmd:"" help:"Phones that come, make one round trip and go."`
 	Slow   slowCommand   `cmd:"" help:"Round trips beside phones that do not read."`
 	Soak   soakCommand   `cmd:"" help:"Start a relay and put it for an hour through all that peers do; does anything grow?"`
+	Flood  floodCommand  `cmd:"" help:"Round trips beside phones that flood their binary."`
 	Curve  curveCommand  `cmd:"" help:"Round trips with ever more phones; draws the capacity curve."`
 	Bench  benchCommand  `cmd:"" help:"Start a relay, a plain one and a copier of bytes; compare them on the table of docs/performance.md."`
 
@@ -79,6 +81,7 @@ func run(ctx context.Context, args []string, stdout, stderr *os.File) int {
 	k, err := kong.New(&c,
 		kong.Name("relayload"), kong.Description(about),
 		kong.Writers(stdout, stdout),
+		kong.Vars{"rows": strings.Join(benchRows(), ", ")},
 		kong.Exit(func(int) { helped = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
 		kong.ValueFormatter(func(v *kong.Value) string {

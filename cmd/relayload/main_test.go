@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"log"
+	"maps"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -38,7 +41,6 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 	}{
 		{[]string{"echo", "--url", "ws://relay.example.com"}, "--i-own-this-relay"},
 		{[]string{"echo", "--url", "ws://10.0.0.1:8080"}, "--i-own-this-relay"},
-		{[]string{"echo", "--url", "wss://127.0.0.1:8443"}, "TLS is not there yet"},
 		{[]string{"echo", "--url", "127.0.0.1:8080"}, "is not a URL"},
 		{[]string{"echo", "--url", "http://127.0.0.1:8080"}, "must be ws://"},
 		{[]string{"echo", "--size", "10"}, "--size 10 must be from"},
@@ -47,6 +49,8 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 		{[]string{"idle", "--conns", "100000000"}, "ulimit -n"},
 		{[]string{"echo", "--pid", "999999999"}, "--pid 999999999"},
 		{[]string{"bench", "--relay", "/nowhere/relay"}, "make build"},
+		{[]string{"bench", "--only", "no such row"}, "there is no such row; there are round trips"},
+		{[]string{"flood", "--flood", "0"}, "--flood from 1"},
 		{[]string{"nonsense"}, "--help lists"},
 	} {
 		code, _, stderr := command(t, tt.args...)
@@ -80,6 +84,80 @@ func TestLoadRunsAndPrintsJSON(t *testing.T) {
 			if err := json.Unmarshal([]byte(stdout), &r); code != exitDone || err != nil || r.Frames == 0 {
 				t.Errorf("%s of %s bytes: exit code %d, %v, %q, %q", mode, size, code, err, stdout, stderr)
 			}
+		}
+	}
+}
+
+// Over TLS it is the same; a certificate that nobody vouches for is refused.
+func TestLoadRunsOverTLS(t *testing.T) {
+	srv := httptest.NewTLSServer(bench.NewBaseline().Handler())
+	defer srv.Close()
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	url := "wss" + strings.TrimPrefix(srv.URL, "https")
+	code, stdout, stderr := command(t, "echo", "--url", url, "--any-certificate", "--phones", "2", "--for", "1s", "--json")
+	var r report
+	if err := json.Unmarshal([]byte(stdout), &r); code != exitDone || err != nil || r.Frames == 0 {
+		t.Errorf("exit code %d, %v, %q, %q", code, err, stdout, stderr)
+	}
+	if code, _, stderr := command(t, "echo", "--url", url); code != exitFailed || !strings.Contains(stderr, "certificate") {
+		t.Errorf("without --any-certificate: exit code %d, %q", code, stderr)
+	}
+}
+
+func TestFloodMeasuresTheOthers(t *testing.T) {
+	srv := httptest.NewServer(bench.NewBaseline().Handler())
+	defer srv.Close()
+	code, stdout, stderr := command(t, "flood", "--url", "ws"+strings.TrimPrefix(srv.URL, "http"), "--phones", "2", "--flood", "50", "--for", "1s", "--json")
+	var r floodReport
+	if err := json.Unmarshal([]byte(stdout), &r); code != exitDone || err != nil || r.Alone.Frames == 0 || r.Beside.Frames == 0 || r.Beside.FloodPerSecond == 0 {
+		t.Errorf("exit code %d, %v, %q, %q", code, err, stdout, stderr)
+	}
+}
+
+// What is judged, by an example with a figure for each.
+func TestGoalsAreJudged(t *testing.T) {
+	of := func(cpu, rate, p99 float64) []sample {
+		return []sample{{CPUPerFrame: cpu * .9, PerSecond: rate, P99: p99}, {CPUPerFrame: cpu, PerSecond: rate, P99: p99}, {CPUPerFrame: cpu * 1.1, PerSecond: rate, P99: p99}}
+	}
+	r := &benchReport{
+		Rows: []*benchRow{
+			newBenchRow("one in flight", "baseline", of(9, 100, 50)),
+			newBenchRow("one in flight", "splice", of(6, 150, 40)),
+			newBenchRow("one in flight", "relay", of(3, 200, 30)),
+		},
+		Idle: []*idleEntry{{"relay", false, &idleReport{RSS: 6000, Goroutines: 1, CPU: .002}}},
+	}
+	r.judge()
+	got := map[string]bool{}
+	for _, g := range r.Goals {
+		name := g.What
+		if g.Stretch {
+			name = "stretch: " + name
+		}
+		got[name] = g.met(g.Got)
+		if g.Clock != nil {
+			got[name+" by the clock"] = g.met(*g.Clock)
+		}
+	}
+	want := map[string]bool{
+		"one in flight, × the baseline":                     true,  // 3 ≥ 2.3
+		"one in flight, × the baseline by the clock":        false, // 2
+		"stretch: one in flight, × the splice":              true,  // 2 ≥ 1.5
+		"stretch: one in flight, × the splice by the clock": false, // 1.33
+		"one in flight, p99, of the baseline's":             false, // 0.6 > 0.5
+		"idle, KB per connection":                           true,
+		"stretch: idle, KB per connection":                  false,
+		"idle, goroutines per connection":                   true,
+		"idle, % of a processor for heartbeats":             true,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("goals\n%v; want\n%v", got, want)
+	}
+	var b bytes.Buffer
+	r.table(&b)
+	for _, want := range []string{"3.00 (3.00–3.00)", "MISSED", "reached"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the table lacks %q:\n%s", want, b.String())
 		}
 	}
 }

@@ -18,7 +18,10 @@ type sample struct {
 	CPU          float64 `json:"relay_cpu"`               // processors used; 0: unknown
 	CPUPerFrame  float64 `json:"relay_cpu_us_per_frame"`  // 0: unknown
 	GeneratorCPU float64 `json:"generator_cpu,omitempty"` // processors used by this program
-	Idle         int     `json:"idle_connections,omitempty"`
+
+	// FloodPerSecond is how many round trips phones made that flooded their
+	// binary beside these; they are in none of the other figures.
+	FloodPerSecond float64 `json:"flood_round_trips_per_second,omitempty"`
 }
 
 // settle is how long the traffic runs before it is measured.
@@ -45,9 +48,9 @@ func (c *crowd) run(ctx context.Context, d time.Duration, pid int, tell func(fra
 			}()
 		}
 	} else {
-		for _, ph := range c.phones {
+		for _, ph := range c.all() {
 			now := clockNow()
-			for range c.flight {
+			for range len(ph.times) {
 				ph.post(now)
 			}
 			ph.mu.Lock()
@@ -66,7 +69,7 @@ func (c *crowd) run(ctx context.Context, d time.Duration, pid int, tell func(fra
 			break
 		}
 		wait(ctx, min(left, 500*time.Millisecond))
-		tell(c.received()-from.frames, time.Since(from.at))
+		tell(received(c.phones)-from.frames, time.Since(from.at))
 	}
 	to := c.snapshot(pid)
 	c.stop.Store(true)
@@ -96,7 +99,7 @@ func (c *crowd) quiesce() error {
 			return err
 		}
 		missing, who := uint64(0), 0
-		for i, ph := range c.phones {
+		for i, ph := range c.all() {
 			ph.mu.Lock()
 			if ph.sent != ph.taken.Load() {
 				missing, who = missing+ph.sent-ph.taken.Load(), i
@@ -116,12 +119,13 @@ func (c *crowd) quiesce() error {
 type moment struct {
 	at     time.Time
 	frames uint64
+	flood  uint64
 	relay  time.Duration
 	mine   time.Duration
 }
 
 func (c *crowd) snapshot(pid int) moment {
-	m := moment{at: time.Now(), frames: c.received()}
+	m := moment{at: time.Now(), frames: received(c.phones), flood: received(c.flooders)}
 	if pid > 0 {
 		m.relay, _ = cpuOf(pid)
 	}
@@ -141,6 +145,7 @@ func (c *crowd) sample(from, to moment) sample {
 		s.P99 = float64(all.quantile(.99)) / 1e3
 	}
 	s.PerSecond = s.Frames / s.Seconds
+	s.FloodPerSecond = float64(to.flood-from.flood) / s.Seconds
 	s.CPU = (to.relay - from.relay).Seconds() / s.Seconds
 	s.GeneratorCPU = (to.mine - from.mine).Seconds() / s.Seconds
 	if s.Frames > 0 {

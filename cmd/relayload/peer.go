@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -56,7 +57,8 @@ type peer struct {
 type target struct {
 	addr    string // host:port
 	raw     bool
-	buffer  int // bytes each peer reads into
+	tls     *tls.Config // nil: none
+	buffer  int         // bytes each peer reads into
 	timeout time.Duration
 	dialled *atomic.Int64 // spreads loopback connections over source addresses
 }
@@ -88,11 +90,14 @@ func (t *target) dial(path, server string) (*peer, error) {
 		return p, nil
 	}
 	_ = conn.SetDeadline(time.Now().Add(t.timeout))
+	if t.tls != nil {
+		p.conn = tls.Client(conn, t.tls)
+	}
 	if err := p.handshake(t.addr, path, server); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	_ = conn.SetDeadline(time.Time{})
+	_ = p.conn.SetDeadline(time.Time{})
 	return p, nil
 }
 

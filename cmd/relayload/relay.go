@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -16,7 +17,8 @@ import (
 
 // relayFlags say which relay, and what may be looked at of it.
 type relayFlags struct {
-	URL     string        `default:"ws://127.0.0.1:8080" help:"The relay, ws://host:port."`
+	URL     string        `default:"ws://127.0.0.1:8080" help:"The relay, ws://host:port or wss://host:port."`
+	AnyCert bool          `name:"any-certificate" help:"Do not check the certificate of a wss:// relay: for one that is self-signed."`
 	PID     int           `name:"pid" help:"The relay's process, if it runs here: its processor time and memory are measured."`
 	Metrics string        `help:"The relay's metrics, http://host:port/metrics: its goroutines and heap are told."`
 	Timeout time.Duration `default:"10s" help:"How long connecting may take, of each connection."`
@@ -33,17 +35,15 @@ func (f *relayFlags) target(connections, buffer int, d time.Duration) (*target, 
 	switch {
 	case err != nil || u.Host == "":
 		return nil, usagef("--url %q is not a URL such as ws://127.0.0.1:8080", f.URL)
-	case u.Scheme == "wss":
-		return nil, usagef("--url %s: TLS is not there yet; give the relay's plain listener, ws://", f.URL)
-	case u.Scheme != "ws" || strings.Trim(u.Path, "/") != "":
-		return nil, usagef("--url %s must be ws://host:port, without a path", f.URL)
+	case u.Scheme != "ws" && u.Scheme != "wss" || strings.Trim(u.Path, "/") != "":
+		return nil, usagef("--url %s must be ws://host:port or wss://host:port, without a path", f.URL)
 	case f.Timeout <= 0:
 		return nil, usagef("--timeout %s must be more than 0s", f.Timeout)
 	case d < time.Second || d > maxRun:
 		return nil, usagef("--for %s must be from 1s to %s", d, maxRun)
 	}
 	if u.Port() == "" {
-		u.Host = net.JoinHostPort(u.Hostname(), "80")
+		u.Host = net.JoinHostPort(u.Hostname(), map[string]string{"ws": "80", "wss": "443"}[u.Scheme])
 	}
 	if !f.Own && !onLoopback(u.Hostname()) {
 		return nil, usagef("%s is not on loopback: load on somebody else's relay is an attack; give --i-own-this-relay if it is yours", u.Hostname())
@@ -56,7 +56,11 @@ func (f *relayFlags) target(connections, buffer int, d time.Duration) (*target, 
 	if err := enoughFiles(connections); err != nil {
 		return nil, err
 	}
-	return &target{addr: u.Host, buffer: buffer, timeout: f.Timeout, dialled: new(atomic.Int64)}, nil
+	t := &target{addr: u.Host, buffer: buffer, timeout: f.Timeout, dialled: new(atomic.Int64)}
+	if u.Scheme == "wss" {
+		t.tls = &tls.Config{ServerName: u.Hostname(), InsecureSkipVerify: f.AnyCert, MinVersion: tls.VersionTLS12}
+	}
+	return t, nil
 }
 
 func onLoopback(host string) bool {

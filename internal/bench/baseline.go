@@ -55,23 +55,26 @@ func (r *Baseline) Handler() http.Handler {
 
 var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 
-func (r *Baseline) upgrade(w http.ResponseWriter, req *http.Request) (*end, bool) {
-	ws, err := upgrader.Upgrade(w, req, nil)
-	if err != nil {
-		return nil, false
-	}
-	return &end{ws: ws}, true
-}
-
+// serveBinary enters the binary before it answers: a phone may know of that
+// answer, and the frame it sends at once must find the binary. Whoever writes
+// to it waits meanwhile for its lock.
 func (r *Baseline) serveBinary(w http.ResponseWriter, req *http.Request) {
-	e, ok := r.upgrade(w, req)
-	if !ok {
-		return
-	}
 	id := req.Header.Get("X-Pyrycode-Server")
+	e := new(end)
+	e.mu.Lock()
 	r.mu.Lock()
 	r.binaries[id] = e
 	r.mu.Unlock()
+	ws, err := upgrader.Upgrade(w, req, nil)
+	if err != nil {
+		r.mu.Lock()
+		delete(r.binaries, id)
+		r.mu.Unlock()
+		e.mu.Unlock()
+		return
+	}
+	e.ws = ws
+	e.mu.Unlock()
 	e.serve(func(b []byte) {
 		var env envelope
 		if json.Unmarshal(b, &env) != nil {
@@ -90,10 +93,11 @@ func (r *Baseline) serveBinary(w http.ResponseWriter, req *http.Request) {
 }
 
 func (r *Baseline) servePhone(w http.ResponseWriter, req *http.Request) {
-	e, ok := r.upgrade(w, req)
-	if !ok {
+	ws, err := upgrader.Upgrade(w, req, nil)
+	if err != nil {
 		return
 	}
+	e := &end{ws: ws}
 	var raw [8]byte
 	rand.Read(raw[:])
 	id := "c-" + hex.EncodeToString(raw[:])
@@ -158,6 +162,9 @@ func (e *end) ping(done chan struct{}) {
 func (e *end) write(b []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.ws == nil {
+		return // it never came to be
+	}
 	_ = e.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
 	_ = e.ws.WriteMessage(websocket.TextMessage, b)
 }

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// benchRow is one contestant in one row: the median of each figure, and all.
+type benchRow struct {
+	Work        string   `json:"work,omitempty"`
+	Contestant  string   `json:"contestant"`
+	Connections int      `json:"connections,omitempty"`
+	Median      sample   `json:"median"`
+	Rounds      []sample `json:"rounds"`
+}
+
+func newBenchRow(work, who string, rounds []sample) *benchRow {
+	return &benchRow{Work: work, Contestant: who, Median: medianSample(rounds), Rounds: rounds}
+}
+
+type benchReport struct {
+	Date  string       `json:"date"`
+	Relay string       `json:"relay,omitempty"` // what it says of itself
+	Go    string       `json:"go"`
+	Cores int          `json:"processors"`
+	Rows  []*benchRow  `json:"rows,omitempty"`
+	Flood []*benchRow  `json:"flood,omitempty"`
+	Idle  []*idleEntry `json:"idle,omitempty"`
+	Among []*benchRow  `json:"among_idle,omitempty"`
+	Busy  []*benchRow  `json:"all_busy,omitempty"`
+	Goals []goal       `json:"goals,omitempty"`
+}
+
+type idleEntry struct {
+	Contestant string `json:"contestant"`
+	TLS        bool   `json:"tls"`
+	*idleReport
+}
+
+// goal is one thing that was asked for. By the clock only where that differs
+// from what it is by processor time.
+type goal struct {
+	What    string   `json:"what"`
+	Bound   float64  `json:"bound"`
+	Most    bool     `json:"at_most"` // else at least
+	Stretch bool     `json:"stretch"`
+	Got     float64  `json:"got"`
+	Clock   *float64 `json:"got_by_the_clock,omitempty"`
+}
+
+func (g goal) met(v float64) bool {
+	if g.Most {
+		return v <= g.Bound
+	}
+	return v >= g.Bound
+}
+
+func newBenchReport(ctx context.Context, relay string) *benchReport {
+	r := &benchReport{Date: time.Now().Format(time.DateOnly), Go: runtime.Version(), Cores: runtime.NumCPU()}
+	// A program that does not say is measured all the same.
+	if out, err := exec.CommandContext(ctx, relay, "version").Output(); err == nil {
+		r.Relay, _, _ = strings.Cut(string(out), "\n")
+	}
+	return r
+}
+
+// medianSample is the median of each figure by itself.
+func medianSample(all []sample) sample {
+	med := func(f func(sample) float64) float64 {
+		v := make([]float64, len(all))
+		for i, s := range all {
+			v[i] = f(s)
+		}
+		return median(v)
+	}
+	return sample{
+		Seconds:        med(func(s sample) float64 { return s.Seconds }),
+		Frames:         med(func(s sample) float64 { return s.Frames }),
+		PerSecond:      med(func(s sample) float64 { return s.PerSecond }),
+		P50:            med(func(s sample) float64 { return s.P50 }),
+		P99:            med(func(s sample) float64 { return s.P99 }),
+		CPU:            med(func(s sample) float64 { return s.CPU }),
+		CPUPerFrame:    med(func(s sample) float64 { return s.CPUPerFrame }),
+		GeneratorCPU:   med(func(s sample) float64 { return s.GeneratorCPU }),
+		FloodPerSecond: med(func(s sample) float64 { return s.FloodPerSecond }),
+	}
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	if len(v) == 0 {
+		return 0
+	}
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
+// find is a contestant in a row, nil if it was not in it.
+func find(rows []*benchRow, work, contestant string) *benchRow {
+	for _, row := range rows {
+		if row.Work == work && row.Contestant == contestant {
+			return row
+		}
+	}
+	return nil
+}
+
+// ratio is how many frames one carries for one of another, round by round.
+type ratio struct{ median, least, most float64 }
+
+func (r ratio) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", r.median, r.least, r.most) }
+
+// times is how much r carries of what base carries, per second of its own
+// processor time and by the clock. The first is what a contestant costs. On
+// a machine with other work, or with the generator on the same processors,
+// none has a processor for itself, and the clock measures who else was
+// there; with a processor of its own, fully used, both agree.
+func (r *benchRow) times(base *benchRow) (processor, clock ratio) {
+	of := func(f func(own, base sample) float64) ratio {
+		v := make([]float64, len(r.Rounds))
+		for i := range v {
+			v[i] = f(r.Rounds[i], base.Rounds[i])
+		}
+		return ratio{f(r.Median, base.Median), slices.Min(v), slices.Max(v)}
+	}
+	return of(func(own, base sample) float64 { return base.CPUPerFrame / own.CPUPerFrame }),
+		of(func(own, base sample) float64 { return own.PerSecond / base.PerSecond })
+}
+
+// judge sets what was found against what was asked for.
+func (r *benchReport) judge() {
+	least := func(what string, bound float64, stretch bool, cpu, clock ratio) {
+		if bound > 0 {
+			r.Goals = append(r.Goals, goal{What: what, Bound: bound, Stretch: stretch, Got: cpu.median, Clock: &clock.median})
+		}
+	}
+	most := func(what string, bound float64, stretch bool, got float64) {
+		r.Goals = append(r.Goals, goal{What: what, Bound: bound, Most: true, Stretch: stretch, Got: got})
+	}
+	for _, w := range works {
+		own, base, splice := find(r.Rows, w.Name, "relay"), find(r.Rows, w.Name, "baseline"), find(r.Rows, w.Name, "splice")
+		if own == nil {
+			continue
+		}
+		cpu, clock := own.times(base)
+		least(w.Name+", × the baseline", w.baseline, false, cpu, clock)
+		least(w.Name+", × the baseline", w.baselineStretch, true, cpu, clock)
+		if splice != nil {
+			cpu, clock := own.times(splice)
+			least(w.Name+", × the splice", w.spliceStretch, true, cpu, clock)
+		}
+		if w.p99 > 0 {
+			most(w.Name+", p99, of the baseline's", w.p99, false, own.Median.P99/base.Median.P99)
+		}
+	}
+	for _, i := range r.Idle {
+		if i.Contestant == "relay" && !i.TLS {
+			most("idle, KB per connection", 9, false, i.RSS/1000)
+			most("idle, KB per connection", 5, true, i.RSS/1000)
+			most("idle, goroutines per connection", 1.005, false, i.Goroutines)
+			most("idle, % of a processor for heartbeats", 1, false, i.CPU*100)
+		}
+	}
+	if n := len(r.Among); n > 0 {
+		lo, hi := math.Inf(1), 0.0
+		for _, row := range r.Among {
+			lo, hi = min(lo, row.Median.CPUPerFrame), max(hi, row.Median.CPUPerFrame)
+		}
+		most("growth among idle, dearest ÷ cheapest", 1.15, false, hi/lo)
+	}
+}
