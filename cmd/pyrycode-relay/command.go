@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"reflect"
+	"runtime"
 	"strings"
 	"time"
 
@@ -15,13 +17,37 @@ import (
 
 // command is the command line, as kong reads it, and what was wrong with it.
 type command struct {
-	Serve   options  `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
-	Check   check    `cmd:"" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual."`
-	Probe   probe    `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
-	Version struct{} `cmd:"" help:"Print what program this is."`
+	Serve       options        `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
+	Check       check          `cmd:"" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual."`
+	Probe       probe          `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
+	Healthcheck healthcheck    `cmd:"" help:"Ask a running relay whether it is ready; returns 0 or 1 and says why. For images without curl."`
+	Version     versionCommand `cmd:"" help:"Print what program this is."`
+	Completion  completion     `cmd:"" help:"Print a script that completes commands and options in a shell."`
+
+	model *kong.Application // once read
 
 	env      *environment
 	problems []daemon.Problem // values that could not be read
+}
+
+// versionCommand is the version command.
+type versionCommand struct {
+	JSON bool `of:"version" name:"json" default:"false" unit:"true or false" help:"Print one JSON object."`
+}
+
+// run prints what program this is.
+func (v *versionCommand) run(b daemon.Build, out io.Writer) {
+	if !v.JSON {
+		fmt.Fprintln(out, "pyrycode-relay", b)
+		return
+	}
+	_ = json.NewEncoder(out).Encode(struct { // nobody reads it
+		Version   string `json:"version"`
+		Revision  string `json:"revision"`
+		GoVersion string `json:"goversion"`
+		OS        string `json:"os"`
+		Arch      string `json:"arch"`
+	}{b.Version, b.Revision, b.GoVersion, runtime.GOOS, runtime.GOARCH})
 }
 
 // options is what serve and those who look at its configuration understand.
@@ -54,6 +80,7 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 	if err != nil {
 		panic(err) // of the struct above, not of the input
 	}
+	c.model = k.Model
 	ctx, err := k.Parse(args)
 	if *helped {
 		return "", nil
@@ -67,7 +94,7 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 		c.env.given(ctx)
 		name, _, _ = strings.Cut(ctx.Command(), " ")
 	}
-	if name != "version" {
+	if name != "version" && name != "completion" {
 		for _, p := range c.all(name) {
 			lines = append(lines, p.Error())
 		}
@@ -175,6 +202,8 @@ func (c *command) all(name string) []daemon.Problem {
 		rules = c.Serve.Config.Check()
 	case "check":
 		rules = c.Check.Config.Check()
+	case "healthcheck":
+		rules = c.Healthcheck.check()
 	case "probe":
 		rules = c.Probe.check()
 	}

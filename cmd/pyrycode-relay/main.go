@@ -46,7 +46,14 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	}
 	switch name {
 	case "version":
-		fmt.Fprintln(stdout, "pyrycode-relay", b)
+		c.Version.run(b, stdout)
+	case "completion":
+		c.Completion.run(c.model, stdout)
+	case "healthcheck":
+		if err := c.Healthcheck.run(ctx, stdout); err != nil {
+			fmt.Fprintln(stderr, "pyrycode-relay healthcheck:", err)
+			return failed
+		}
 	case "probe":
 		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// operator is what commands that ask a running relay's private listener
+// understand: the same options that serve found it by, so that in the same
+// surroundings nothing has to be given.
+type operator struct {
+	ConfigFile    string        `name:"config" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
+	MetricsListen string        `name:"metrics-listen" default:"127.0.0.1:9090" unit:"host:port" group:"The relay" help:"Where serve has its private listener."`
+	WebConfigFile string        `name:"web.config.file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"TLS and passwords of that listener. With TLS exactly the certificate in it is accepted."`
+	WebUser       string        `name:"web-user" default:"" placeholder:"NAME" unit:"name" group:"The relay" help:"User, if the listener asks for a password."`
+	WebPassword   string        `name:"web-password-file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"File that has the user's password and nothing else."`
+	AnswerTimeout time.Duration `name:"answer-timeout" default:"5s" unit:"time" group:"The relay" help:"How long an answer may take."`
+}
+
+// check returns all that is wrong with the options.
+func (o *operator) check() []daemon.Problem {
+	var all []daemon.Problem
+	if _, port, err := net.SplitHostPort(o.MetricsListen); err != nil || port == "0" || port == "" {
+		all = append(all, daemon.Problem{Option: "metrics-listen", Value: o.MetricsListen, Rule: "must be host:port with the port that serve listens on", Fix: "the default is 127.0.0.1:9090"})
+	}
+	if (o.WebUser == "") != (o.WebPassword == "") {
+		all = append(all, daemon.Problem{Option: "web-password-file", Value: o.WebPassword, Rule: "must be given with --web-user", Fix: "both or none"})
+	}
+	if o.AnswerTimeout <= 0 {
+		all = append(all, daemon.Problem{Option: "answer-timeout", Value: fmt.Sprint(o.AnswerTimeout), Rule: "must be more than 0s", Fix: "the default is 5s"})
+	}
+	return all
+}
+
+// asker asks one relay's private listener.
+type asker struct {
+	base           string // http://host:port
+	client         *http.Client
+	user, password string
+}
+
+// asker makes one, with so much time for an answer. Errors are sentences.
+func (o *operator) asker(timeout time.Duration) (*asker, error) {
+	a := &asker{base: "http://" + dialable(o.MetricsListen), user: o.WebUser}
+	t := &http.Transport{DisableKeepAlives: true}
+	a.client = &http.Client{
+		Transport: t, Timeout: timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	if o.WebPassword != "" {
+		text, err := readBounded(o.WebPassword)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read --web-password-file: %w", err)
+		}
+		a.password = strings.TrimRight(string(text), "\r\n")
+	}
+	if o.WebConfigFile == "" {
+		return a, nil
+	}
+	leaf, err := leafOf(o.WebConfigFile)
+	if err != nil {
+		return nil, fmt.Errorf("--web.config.file %s: %w", o.WebConfigFile, err)
+	}
+	if leaf != nil {
+		a.base = "https://" + dialable(o.MetricsListen)
+		t.TLSClientConfig = &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			// The name it is good for is not the one it is dialled by: that
+			// it is this very certificate proves more.
+			InsecureSkipVerify: true,
+			VerifyConnection: func(s tls.ConnectionState) error {
+				if !bytes.Equal(s.PeerCertificates[0].Raw, leaf.Raw) {
+					return errors.New("it shows another certificate than the one in --web.config.file")
+				}
+				return nil
+			},
+		}
+	}
+	return a, nil
+}
+
+// dialable is address as it can be reached from here: what listens on all
+// addresses does on loopback.
+func dialable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if a, perr := netip.ParseAddr(host); err == nil && (host == "" || perr == nil && a.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return address
+}
+
+// leafOf is the certificate that a web.config.file names; nil without one.
+func leafOf(name string) (*x509.Certificate, error) {
+	text, err := readBounded(name)
+	if err != nil {
+		return nil, err
+	}
+	var file struct {
+		TLS struct {
+			Cert     string `yaml:"cert"`
+			CertFile string `yaml:"cert_file"`
+		} `yaml:"tls_server_config"`
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		return nil, errors.New("is no web configuration; pyrycode-relay check says more")
+	}
+	chain := []byte(file.TLS.Cert)
+	if at := file.TLS.CertFile; at != "" {
+		if !filepath.IsAbs(at) {
+			at = filepath.Join(filepath.Dir(name), at)
+		}
+		if chain, err = os.ReadFile(at); err != nil {
+			return nil, err
+		}
+	}
+	if len(chain) == 0 {
+		return nil, nil
+	}
+	block, _ := pem.Decode(chain)
+	if block == nil {
+		return nil, errors.New("its certificate is no PEM")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// maxAnswer bounds what is read of one answer, in bytes.
+const maxAnswer = 64 << 20
+
+// get asks for one page. The error is a sentence: nobody answered.
+func (a *asker) get(ctx context.Context, path string) (status int, body []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	if a.user != "" {
+		req.SetBasicAuth(a.user, a.password)
+	}
+	resp, err := a.client.Do(req)
+	if err == nil {
+		defer resp.Body.Close()
+		body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		status = resp.StatusCode
+	}
+	if err != nil {
+		return 0, nil, a.sentence(err)
+	}
+	switch {
+	case status == http.StatusUnauthorized:
+		return status, nil, fmt.Errorf("%s asks for a password; give --web-user and --web-password-file", a.base)
+	case status == http.StatusBadRequest && strings.HasPrefix(a.base, "http:") && bytes.Contains(body, []byte("HTTPS")):
+		return status, nil, fmt.Errorf("%s has TLS; give the --web.config.file that serve has", a.base)
+	}
+	return status, body, nil
+}
+
+// sentence is why nobody answered, with what to do about it.
+func (a *asker) sentence(err error) error {
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return fmt.Errorf("no answer from %s within %s", a.base, a.client.Timeout)
+	}
+	var cause error
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		cause = op.Err
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		cause = errno
+	}
+	if cause == nil {
+		cause = errors.Unwrap(err) // the address is named already
+	}
+	return fmt.Errorf("cannot reach %s: %w; is the relay running, with this --metrics-listen?", a.base, cmp.Or(cause, err))
+}
+
+// healthcheck is the command for images without curl.
+type healthcheck struct {
+	operator `embed:""`
+
+	Live bool `of:"healthcheck" default:"false" unit:"true or false" group:"Question" help:"Ask only whether it is alive, not whether it is ready for connections; while it drains it is the one and not the other."`
+}
+
+// run asks. The error is one sentence for the user.
+func (h *healthcheck) run(ctx context.Context, out io.Writer) error {
+	a, err := h.asker(h.AnswerTimeout)
+	if err != nil {
+		return err
+	}
+	path := "/readyz"
+	if h.Live {
+		path = "/healthz"
+	}
+	status, body, err := a.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	said := strings.TrimSpace(strings.ToValidUTF8(string(body[:min(len(body), 300)]), "?"))
+	if status != http.StatusOK {
+		return fmt.Errorf("%s%s: HTTP %d: %s", a.base, path, status, said)
+	}
+	if h.Live {
+		said = "alive"
+	}
+	fmt.Fprintln(out, said)
+	return nil
+}
