@@ -20,7 +20,7 @@ COUNT    ?= 10
 SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 
-.PHONY: help run build test vet lint fuzz bench bench-steps battery soak docs metrics-doc sim mutants sim-nightly
+.PHONY: help run build test vet lint fuzz bench bench-steps battery threats soak sbom repro docs metrics-doc sim mutants sim-nightly
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -74,6 +74,9 @@ battery: ## attacks and faults in large doses, minutes (docs/reliability.md)
 
 docs: metrics-doc ## write what is generated in docs/ anew
 	$(GO) test ./internal/daemon -run 'TestTheOperatorsPageHasTheOptions' -update
+
+threats: ## take out each mitigation and see that a test notices (docs/security.md)
+	THREATS=1 $(GO) test -count=1 -timeout 60m -v -run 'TestThreatsAreNoticed' ./internal/battery
 
 soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
 	@mkdir -p out
