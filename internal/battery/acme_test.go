@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,9 +61,36 @@ func names(t *testing.T) string {
 
 // pebble is an ACME authority. Bad nonces are part of what it does: five of
 // a hundred are refused.
-func pebble(t *testing.T, httpPort, tlsPort int, blocked ...string) (*httptest.Server, *x509.CertPool) {
+func pebble(t *testing.T, httpPort, tlsPort int, blocked ...string) (*authority, *x509.CertPool) {
+	return pebbleFor(t, httpPort, tlsPort, 0, blocked...)
+}
+
+// authority is an ACME server, and how often it was asked for a certificate.
+type authority struct {
+	*httptest.Server
+	orders  atomic.Int64
+	limited atomic.Bool // answer 429 to orders
+}
+
+func (a *authority) front(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "order-plz") {
+			a.orders.Add(1)
+			if a.limited.Load() {
+				w.Header().Set("Retry-After", "3600")
+				w.Header().Set("Content-Type", "application/problem+json")
+				w.WriteHeader(http.StatusTooManyRequests)
+				_, _ = io.WriteString(w, `{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many certificates"}`)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// pebbleFor is pebble with certificates that last so long; 0: 90 days.
+func pebbleFor(t *testing.T, httpPort, tlsPort int, last time.Duration, blocked ...string) (*authority, *x509.CertPool) {
 	t.Helper()
-	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	quiet := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
 	for _, b := range blocked {
@@ -69,24 +98,28 @@ func pebble(t *testing.T, httpPort, tlsPort int, blocked ...string) (*httptest.S
 			t.Fatal(err)
 		}
 	}
-	authority := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {Description: "default"}})
+	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {Description: "default", ValidityPeriod: uint64(last / time.Second)}})
 	checker := va.New(quiet, httpPort, tlsPort, false, names(t), store)
-	front := wfe.New(quiet, store, checker, authority, []string{"pebble.test"}, false, false, 1, 1)
-	s := httptest.NewTLSServer(front.Handler())
+	front := wfe.New(quiet, store, checker, issuer, []string{"pebble.test"}, false, false, 1, 1)
+	s := new(authority)
+	s.Server = httptest.NewTLSServer(s.front(front.Handler()))
 	t.Cleanup(s.Close)
 	pool := x509.NewCertPool()
-	pool.AddCert(authority.GetRootCert(0).Cert)
+	pool.AddCert(issuer.GetRootCert(0).Cert)
 	return s, pool
 }
 
 // withACME runs a relay whose certificate is to come from s.
-func withACME(t *testing.T, s *httptest.Server, dir string, httpPort, tlsPort int) *node {
+func withACME(t *testing.T, s *authority, dir string, httpPort, tlsPort int) *node {
 	t.Helper()
-	return startEnv(t, func(c *daemon.Config) {
+	reload := make(chan os.Signal)
+	n := startEnv(t, func(c *daemon.Config) {
 		c.Listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(tlsPort))
 		c.HTTPListen = net.JoinHostPort("127.0.0.1", strconv.Itoa(httpPort))
 		c.Domain, c.ACMEDir, c.ACMEDirectory = "relay.test", dir, s.URL+"/dir"
-	}, daemon.Env{ACME: s.Client()})
+	}, daemon.Env{ACME: s.Client(), Reload: reload})
+	n.reload = reload
+	return n
 }
 
 // certificate is what n serves, verified.
@@ -142,15 +175,71 @@ func TestRow29ARefusalIsNoCrash(t *testing.T) {
 	s, pool := pebble(t, httpPort, tlsPort, "relay.test")
 	n := withACME(t, s, filepath.Join(t.TempDir(), "acme"), httpPort, tlsPort)
 	n.until("the refusal is counted", func() bool { return n.metric("pyrycode_relay_tls_certificate_failures_total") == 1 })
-	if !strings.Contains(n.log.String(), "could not get or read one") {
-		t.Error("the refusal is not in the log")
-	}
+	n.until("the refusal is in the log", func() bool { return strings.Contains(n.log.String(), "could not get or read one") })
+	orders := s.orders.Load()
 	for range 20 { // handshakes do not make the relay ask again
 		if _, err := n.certificate(pool); err == nil {
 			t.Error("there is a certificate")
 		}
 	}
+	if got := s.orders.Load(); got != orders {
+		t.Errorf("twenty handshakes made the relay ask %d times", got-orders)
+	}
 	if got := n.metric("pyrycode_relay_tls_certificate_failures_total"); got != 1 {
 		t.Errorf("%v failures; want 1 until %v have passed", got, 2*time.Minute)
+	}
+}
+
+func TestRow29ACertificateIsRenewedWithoutRestart(t *testing.T) {
+	beside(t)
+	httpPort, tlsPort := freePort(t), freePort(t)
+	const last = 9 * time.Second // so it is renewed after six
+	s, pool := pebbleFor(t, httpPort, tlsPort, last)
+	n := withACME(t, s, filepath.Join(t.TempDir(), "acme"), httpPort, tlsPort)
+	const expiry = "pyrycode_relay_tls_certificate_not_after_timestamp_seconds"
+	n.until("there is a certificate", func() bool { return n.metric(expiry) > 0 })
+	first, err := n.certificate(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.until("another one is served", func() bool {
+		n.reload <- syscall.SIGHUP // as after a minute by itself
+		c, err := n.certificate(pool)
+		return err == nil && !c.Equal(first)
+	})
+	if got := n.metric("pyrycode_relay_tls_certificate_failures_total"); got != 0 {
+		t.Errorf("%v failures; want none", got)
+	}
+
+	// Now the authority is down.
+	second := n.metric(expiry)
+	s.Close()
+	n.until("the missed renewal is counted", func() bool {
+		n.reload <- syscall.SIGHUP
+		return n.metric("pyrycode_relay_tls_certificate_failures_total") > 0
+	})
+	n.until("the log says so", func() bool { return strings.Contains(n.log.String(), "its renewal is overdue") })
+	c, err := tls.Dial("tcp", n.public, &tls.Config{InsecureSkipVerify: true, ServerName: "relay.test"}) // it may have run out meanwhile
+	if err != nil {
+		t.Fatalf("nothing is served any more: %v", err)
+	}
+	defer c.Close()
+	if got := c.ConnectionState().PeerCertificates[0].NotAfter; float64(got.Unix()) != second {
+		t.Errorf("served is a certificate until %v; want the old one", got)
+	}
+}
+
+func TestRow29AnAuthoritysRateLimitIsKept(t *testing.T) {
+	httpPort, tlsPort := freePort(t), freePort(t)
+	s, pool := pebble(t, httpPort, tlsPort)
+	s.limited.Store(true)
+	n := withACME(t, s, filepath.Join(t.TempDir(), "acme"), httpPort, tlsPort)
+	n.until("the refusal is counted", func() bool { return n.metric("pyrycode_relay_tls_certificate_failures_total") == 1 })
+	n.until("the next attempt is when the authority said", func() bool { return strings.Contains(n.log.String(), `"next":3600000000000`) })
+	for range 5 {
+		_, _ = n.certificate(pool)
+	}
+	if got := s.orders.Load(); got != 1 {
+		t.Errorf("the authority was asked %d times; want once", got)
 	}
 }

@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 		beRelay()
 		return
 	}
+	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1") // the authority checks at once
 	goleak.VerifyTestMain(m,
 		// net/http waits half a second before it closes a connection on which
 		// it answered before it had read all; no server waits for that.

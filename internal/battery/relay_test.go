@@ -26,7 +26,7 @@ import (
 type node struct {
 	t               *testing.T
 	public, private string
-	signals         chan os.Signal
+	signals, reload chan os.Signal
 	ended           chan error
 	log             *logBuffer
 }

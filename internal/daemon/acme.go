@@ -3,8 +3,12 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"net/http"
 	"os"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -20,29 +24,72 @@ const (
 	// Authorities count failures: five an hour are too many for some.
 	firstRetry = 2 * time.Minute
 	lastRetry  = time.Hour
+
+	// longestWait bounds what an authority may ask for with Retry-After.
+	longestWait = 24 * time.Hour
+
+	// triesInARow is how often one request is made again when the authority
+	// fails at it. A 429 is never asked again before its time.
+	triesInARow = 5
 )
+
+// errOverdue is why a certificate still stands that should be another one by
+// now: autocert does not tell why it could not renew.
+var errOverdue = errors.New("its renewal is overdue: the authority could not be reached, or refused")
 
 // acmeCerts is a certificate from an ACME authority.
 type acmeCerts struct {
 	*certificate
 	domain  string
 	manager *autocert.Manager
+	told    atomic.Int64 // how long the authority said to wait, in nanoseconds
 }
 
 // newACME makes one for cfg, whose directory has been checked.
 func newACME(cfg Config, c *certificate, client *http.Client) *acmeCerts {
 	domain := hostName(cfg.Domain)
-	return &acmeCerts{
-		certificate: c,
-		domain:      domain,
-		manager: &autocert.Manager{
-			Prompt:     autocert.AcceptTOS,
-			Cache:      autocert.DirCache(cfg.ACMEDir),
-			HostPolicy: autocert.HostWhitelist(domain),
-			Email:      cfg.ACMEEmail,
-			Client:     &acme.Client{DirectoryURL: cfg.ACMEDirectory, HTTPClient: client, UserAgent: "pyrycode-relay"},
-		},
+	a := &acmeCerts{certificate: c, domain: domain}
+	a.manager = &autocert.Manager{
+		Prompt:     autocert.AcceptTOS,
+		Cache:      autocert.DirCache(cfg.ACMEDir),
+		HostPolicy: autocert.HostWhitelist(domain),
+		Email:      cfg.ACMEEmail,
+		Client: &acme.Client{DirectoryURL: cfg.ACMEDirectory, HTTPClient: client, UserAgent: "pyrycode-relay",
+			RetryBackoff: a.again},
 	}
+	return a
+}
+
+// again is how long until a request that failed is made once more; 0: it is
+// not. The usual would go on for minutes, at an authority that has said no.
+func (a *acmeCerts) again(n int, _ *http.Request, resp *http.Response) time.Duration {
+	if resp.StatusCode == http.StatusTooManyRequests {
+		a.told.Store(int64(min(retryAfter(resp.Header.Get("Retry-After"), time.Now()), longestWait)))
+		return 0
+	}
+	if n > triesInARow {
+		return 0
+	}
+	return 250 * time.Millisecond << n
+}
+
+// retryAfter reads the header of that name, in either of its forms.
+func retryAfter(value string, now time.Time) time.Duration {
+	if secs, err := strconv.Atoi(value); err == nil {
+		return max(0, time.Duration(min(secs, 1<<31))*time.Second)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
+// overdue reports whether leaf should have been renewed by now. autocert
+// renews when a third of the lifetime is left, or 30 days; half of that later
+// something is wrong.
+func overdue(leaf *x509.Certificate, now time.Time) bool {
+	left := min(leaf.NotAfter.Sub(leaf.NotBefore)/3, 30*24*time.Hour)
+	return leaf.NotAfter.Sub(now) < left/2
 }
 
 // keep gets a certificate and then follows its renewals, which autocert
@@ -60,11 +107,16 @@ func (a *acmeCerts) keep(ctx context.Context, reload <-chan os.Signal) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			wait, retry = retry, min(2*retry, lastRetry)
+			wait, retry = max(retry, time.Duration(a.told.Swap(0))), min(2*retry, lastRetry)
 			a.failed(err, wait)
 		default:
-			retry = firstRetry
 			a.use(cert)
+			if !overdue(cert.Leaf, time.Now()) {
+				retry = firstRetry
+				break
+			}
+			wait, retry = retry, min(2*retry, lastRetry)
+			a.failed(errOverdue, wait)
 		}
 		next := time.NewTimer(wait)
 		select {
