@@ -73,6 +73,7 @@ battery: ## attacks and faults in large doses, minutes (docs/reliability.md)
 	BATTERY=1 $(GO) test -count=1 -timeout 60m -v ./internal/battery
 
 docs: metrics-doc ## write what is generated in docs/ anew
+	$(GO) test ./internal/relay -run 'TestTheDesignPageHasTheLifeOfASlot' -update
 	$(GO) test ./internal/daemon -run 'TestTheOperatorsPageHasTheOptions' -update
 
 threats: ## take out each mitigation and see that a test notices (docs/security.md)
