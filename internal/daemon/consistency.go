@@ -1,33 +1,57 @@
 package daemon
 
 import (
+	"context"
 	"sync"
 	"time"
 )
 
 // recheck is how long a count holds: it walks everything under the
-// registry's lock, which a scrape of fifty thousand connections should not
-// do each time.
+// registry's lock, a millisecond with fifty thousand connections. No scrape
+// and no page waits for it.
 const recheck = time.Minute
 
-// consistency is whether the relay's books balance, as a metric shows it.
+// consistency is whether the relay's books balance.
 type consistency struct {
 	check func() error
 
-	mu   sync.Mutex // guards all below
-	next time.Time
-	last float64
+	mu   sync.Mutex // guards last
+	last error
 }
 
-// value is 1 if they do, or did when last counted.
-func (c *consistency) value() float64 {
+// newConsistency has counted once.
+func newConsistency(check func() error) *consistency {
+	return &consistency{check: check, last: check()}
+}
+
+// watch counts again every minute until ctx ends.
+func (c *consistency) watch(ctx context.Context) {
+	tick := time.NewTicker(recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := c.check()
+		c.mu.Lock()
+		c.last = err
+		c.mu.Unlock()
+	}
+}
+
+// err is what differed when they were last counted.
+func (c *consistency) err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := time.Now(); !now.Before(c.next) {
-		c.next, c.last = now.Add(recheck), 1
-		if c.check() != nil {
-			c.last = 0
-		}
-	}
 	return c.last
+}
+
+// value is 1 if they balance, else 0.
+func (c *consistency) value() float64 {
+	if c.err() != nil {
+		return 0
+	}
+	return 1
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -11,23 +12,27 @@ func TestTheBooksAreCountedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var counted int
 		var wrong error
-		c := consistency{check: func() error { counted++; return wrong }}
+		c := newConsistency(func() error { counted++; return wrong })
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go c.watch(ctx)
 		for _, step := range []struct {
 			wait    time.Duration
-			wrong   error
+			wrong   error // when it is next counted
 			value   float64
 			counted int
 		}{
-			{0, nil, 1, 1},
+			{0, errors.New("gauges differ"), 1, 1},
 			{59 * time.Second, errors.New("gauges differ"), 1, 1},
-			{time.Second, errors.New("gauges differ"), 0, 2},
+			{time.Second, nil, 0, 2},
 			{time.Minute, nil, 1, 3},
 		} {
 			time.Sleep(step.wait)
-			wrong = step.wrong
+			synctest.Wait()
 			if got := c.value(); got != step.value || counted != step.counted {
-				t.Errorf("at %v: value %v, counted %d times; want %v, %d", step, got, counted, step.value, step.counted)
+				t.Errorf("after %v: value %v, counted %d times; want %v, %d", step.wait, got, counted, step.value, step.counted)
 			}
+			wrong = step.wrong
 		}
 	})
 }

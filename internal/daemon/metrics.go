@@ -21,8 +21,9 @@ func Metrics() (prometheus.Gatherer, error) {
 }
 
 // register adds to the relay's metrics what the process knows: its build,
-// whether its books balance, and what Go and the kernel say of it.
-func register(r *relay.Relay, b Build) error {
+// whether new connections may come, whether its books balance, and what Go and
+// the kernel say of it.
+func register(r *relay.Relay, b Build, ready *readiness, books *consistency) error {
 	reg := r.Metrics()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_build_info",
@@ -33,8 +34,17 @@ func register(r *relay.Relay, b Build) error {
 		info,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_consistent",
-			Help: "1 if the gauges agree with what is connected, as /debug/check counts it, else 0. Counted at a scrape, at most once a minute.",
-		}, (&consistency{check: r.Check}).value),
+			Help: "1 if the gauges agree with what is connected, as /debug/check counts it, else 0. Counted once a minute.",
+		}, books.value),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pyrycode_relay_ready",
+			Help: "1 if new connections may come, as /readyz says it, else 0.",
+		}, func() float64 {
+			if ready.get() != "" {
+				return 0
+			}
+			return 1
+		}),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	}

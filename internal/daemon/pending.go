@@ -24,7 +24,8 @@ type pending struct {
 	byAddr map[netip.Addr]int
 	shut   bool
 
-	cut *prometheus.CounterVec
+	cut    *prometheus.CounterVec
+	failed prometheus.Counter
 }
 
 // Reasons for which a connection is cut before it was heard.
@@ -41,6 +42,10 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 			Help: "Connections that were cut before they were heard, by reason.",
 		}, []string{"reason"}),
 	}
+	p.failed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pyrycode_relay_accept_errors_total",
+		Help: "Connections that the kernel had and the process could not take, for lack of descriptors for example.",
+	})
 	p.room.L = &p.mu
 	p.set(cfg)
 	p.cut.WithLabelValues(cutAddress)
@@ -53,7 +58,7 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 		defer p.mu.Unlock()
 		return float64(len(p.conns))
 	})
-	return p, errors.Join(reg.Register(p.cut), reg.Register(gauge))
+	return p, errors.Join(reg.Register(p.cut), reg.Register(p.failed), reg.Register(gauge))
 }
 
 // set puts the bounds of cfg into force. Whoever has a place keeps it.
@@ -130,6 +135,9 @@ func (d *doorway) Accept() (net.Conn, error) {
 	for {
 		c, err := d.Listener.Accept()
 		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				d.pending.failed.Inc()
+			}
 			return nil, err
 		}
 		from := c.RemoteAddr

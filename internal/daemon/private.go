@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"html"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/pyrycode/pyrycode-relay/internal/daemon/status"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -58,7 +57,7 @@ func answer(w http.ResponseWriter, status int, line string) {
 }
 
 // privateHandler is everything for operators.
-func privateHandler(r *relay.Relay, ready *readiness, b Build, log *slog.Logger) http.Handler {
+func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(r.Metrics(), promhttp.HandlerOpts{
 		Registry:            r.Metrics(),
@@ -75,12 +74,8 @@ func privateHandler(r *relay.Relay, ready *readiness, b Build, log *slog.Logger)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'")
-		io.WriteString(w, index(b))
-	})
+	mux.Handle("/{$}", page)
+	mux.HandleFunc("/status.json", page.JSON)
 	return mux
 }
 
@@ -98,20 +93,12 @@ func checkHandler(check func() error, counts func() relay.Counts) http.HandlerFu
 	}
 }
 
-// links is what the index page leads to.
-var links = [...]struct{ path, what string }{
-	{"/metrics", "metrics for Prometheus"},
-	{"/healthz", "alive, and how much is connected"},
-	{"/readyz", "should new connections come here?"},
-	{"/debug/check", "do the gauges agree with what is connected?"},
-	{"/debug/pprof/", "profiles of the process"},
-}
-
-func index(b Build) string {
-	page := "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>pyrycode-relay</title></head>\n<body><h1>pyrycode-relay</h1>\n<p>" +
-		html.EscapeString(b.String()) + "</p>\n<ul>\n"
-	for _, l := range links {
-		page += fmt.Sprintf("<li><a href=\"%s\">%s</a> %s</li>\n", l.path, l.path, l.what)
-	}
-	return page + "</ul></body></html>\n"
+// links stand at the foot of the status page.
+var links = []status.Link{
+	{Path: "/status.json", What: "this page for programs"},
+	{Path: "/metrics", What: "metrics for Prometheus"},
+	{Path: "/healthz", What: "alive, and how much is connected"},
+	{Path: "/readyz", What: "should new connections come here?"},
+	{Path: "/debug/check", What: "do the gauges agree with what is connected?"},
+	{Path: "/debug/pprof/", What: "profiles of the process"},
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/exporter-toolkit/web"
 
+	"github.com/pyrycode/pyrycode-relay/internal/daemon/status"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
@@ -68,6 +69,8 @@ type process struct {
 	http    *http.Server // for ACME challenges; nil: none
 	pending *pending
 	memory  *memory
+	books   *consistency
+	page    *status.Page
 	push    *push.Sender
 }
 
@@ -105,7 +108,8 @@ func newProcess(cfg Config, env Env) (*process, error) {
 		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
 	reg := p.relay.Metrics()
-	if err := register(p.relay, env.Build); err != nil {
+	p.books = newConsistency(p.relay.Check)
+	if err := register(p.relay, env.Build, &p.ready, p.books); err != nil {
 		return nil, err
 	}
 	if p.pending, err = newPending(p.cfg, reg); err != nil {
@@ -132,7 +136,11 @@ func newProcess(cfg Config, env Env) (*process, error) {
 	}
 	p.public = newServer(handler, p.log, "public")
 	p.public.ConnState = p.pending.state
-	p.private = newServer(privateHandler(p.relay, &p.ready, env.Build, p.log), p.log, "private")
+	p.page = status.New(status.Config{
+		Metrics: reg, Ready: p.ready.get, Check: p.books.err,
+		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
+	})
+	p.private = newServer(privateHandler(p.relay, &p.ready, p.page, p.log), p.log, "private")
 	return p, nil
 }
 
@@ -177,6 +185,8 @@ func (p *process) run(ctx context.Context) error {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { p.memory.watch(background, p.relay) })
 	tasks.Go(func() { p.reloads(background) })
+	tasks.Go(func() { p.books.watch(background) })
+	tasks.Go(func() { p.page.Watch(background) })
 	if p.certs != nil {
 		go p.certs.keep(background, p.live.certs) // may be in the middle of a request when all ends
 	}

@@ -1,0 +1,9 @@
+// Package status is the page that operators see first: what is connected,
+// how full the limits are, who left and who was turned away, and the last
+// 24 hours of it.
+//
+// Everything on it comes from the metrics that Prometheus scrapes, so that
+// page and metrics cannot disagree. A [Page] samples them every ten seconds
+// and keeps one point a minute, in rings whose size never changes: 1,440
+// points and 61 readings of some 60 counters, 60 KB in all.
+package status

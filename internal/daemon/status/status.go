@@ -1,0 +1,172 @@
+package status
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is what /status.json says. Its field names do not change; new ones
+// may come.
+type Status struct {
+	Version       string    `json:"version"`
+	Revision      string    `json:"revision"`
+	GoVersion     string    `json:"go_version"`
+	Now           time.Time `json:"now"`
+	Started       time.Time `json:"started"`
+	UptimeSeconds int64     `json:"uptime_seconds"`
+
+	Ready       bool   `json:"ready"`
+	ReadyReason string `json:"ready_reason"` // why it is not; empty if it is
+	Consistent  bool   `json:"consistent"`   // do the gauges agree with what is connected
+	CheckError  string `json:"check_error"`  // what does not; empty if all does
+
+	Binaries      int64 `json:"connected_binaries"`
+	Phones        int64 `json:"connected_phones"`
+	InGrace       int64 `json:"binaries_in_grace"`
+	Connections   int64 `json:"connections"`
+	WaitingClaims int64 `json:"waiting_claims"`
+	ParkedPhones  int64 `json:"parked_phones"`
+
+	FramesPerSecond Flow    `json:"frames_per_second"` // in the last ten seconds
+	BytesPerSecond  Flow    `json:"bytes_per_second"`
+	OutboxBytes     Backlog `json:"outbox_bytes"`
+
+	Certificate *Certificate `json:"certificate"` // null without TLS
+	Limits      []Limit      `json:"limits"`
+
+	Closes   []Tally `json:"closes"`         // close messages by code
+	Refusals []Tally `json:"refusals"`       // upgrade attempts by what became of them
+	Dropped  []Tally `json:"dropped_frames"` // by reason
+
+	History History `json:"history"`
+}
+
+// Flow is a rate in each direction.
+type Flow struct {
+	PhoneToBinary float64 `json:"phone_to_binary"`
+	BinaryToPhone float64 `json:"binary_to_phone"`
+}
+
+// Sum is both directions together.
+func (f Flow) Sum() float64 { return f.PhoneToBinary + f.BinaryToPhone }
+
+// Backlog is what waits to be written, in bytes.
+type Backlog struct {
+	ToBinaries int64 `json:"to_binaries"`
+	ToPhones   int64 `json:"to_phones"`
+}
+
+// Certificate is that of the public listener.
+type Certificate struct {
+	NotAfter time.Time `json:"not_after"`
+	DaysLeft float64   `json:"days_left"`
+	Failures int64     `json:"failures"` // to get or reload one
+}
+
+// Limit is how full something is.
+type Limit struct {
+	Name  string  `json:"name"`
+	Used  float64 `json:"used"`
+	Limit float64 `json:"limit"` // 0: none
+}
+
+// Tally is how often something happened.
+type Tally struct {
+	Label      string `json:"label"`
+	By         string `json:"by"` // side or endpoint; empty where there is none
+	LastHour   int64  `json:"last_hour"`
+	SinceStart int64  `json:"since_start"`
+}
+
+// History is the last day, oldest first; up to 1,440 points.
+type History struct {
+	StepSeconds     int       `json:"step_seconds"`
+	Binaries        []uint32  `json:"connected_binaries"` // the most in each step
+	Phones          []uint32  `json:"connected_phones"`
+	InGrace         []uint32  `json:"binaries_in_grace"`
+	FramesPerSecond []float32 `json:"frames_per_second"` // on average
+	BytesPerSecond  []float32 `json:"bytes_per_second"`
+}
+
+// limits are the metrics that have a ceiling, and where it is.
+var limits = [...]struct{ name, used, ceiling string }{
+	{"connections", "connections", "limit_connections"},
+	{"pending_connections", "pending_connections", "limit_pending_connections"},
+	{"open_files", "process_open_fds", "limit_open_files"},
+	{"memory_bytes", "process_resident_memory_bytes", "limit_memory_bytes"},
+}
+
+// status puts together what the metrics say now and what they said before.
+func (p *Page) status() Status {
+	now, past := read(p.cfg.Metrics), p.history.past()
+	s := Status{
+		Version: p.cfg.Version, Revision: p.cfg.Revision, GoVersion: p.cfg.GoVersion,
+		Now: now.at.UTC().Truncate(time.Second), Started: p.started.UTC().Truncate(time.Second),
+		UptimeSeconds: int64(now.at.Sub(p.started).Seconds()),
+		Binaries:      now.count("connected_binaries"), Phones: now.count("connected_phones"), InGrace: now.count("binaries_in_grace"),
+		Connections: now.count("connections"), WaitingClaims: now.count("waiting_claims"), ParkedPhones: now.count("parked_phones"),
+		FramesPerSecond: Flow{round(flow(framesUp, past.before, past.last)), round(flow(framesDown, past.before, past.last))},
+		BytesPerSecond:  Flow{round(flow(bytesUp, past.before, past.last)), round(flow(bytesDown, past.before, past.last))},
+		OutboxBytes:     Backlog{now.count("outbox_bytes{binary}"), now.count("outbox_bytes{phone}")},
+		Closes:          tallies("close_frames_total", 0, past.ago, now),
+		Refusals: slices.DeleteFunc(tallies("ws_upgrade_attempts_total", 1, past.ago, now),
+			func(t Tally) bool { return t.Label == "accept" }),
+		Dropped: tallies("dropped_frames_total", 0, past.ago, now),
+		History: past.history(),
+	}
+	s.ReadyReason = p.cfg.Ready()
+	s.Ready = s.ReadyReason == ""
+	if err := p.cfg.Check(); err != nil {
+		s.CheckError = err.Error()
+	}
+	s.Consistent = s.CheckError == ""
+	for _, l := range limits {
+		s.Limits = append(s.Limits, Limit{l.name, now.values[l.used], now.values[l.ceiling]})
+	}
+	if end := now.count("tls_certificate_not_after_timestamp_seconds"); end != 0 {
+		t := time.Unix(end, 0).UTC()
+		s.Certificate = &Certificate{NotAfter: t, DaysLeft: round(t.Sub(now.at).Hours() / 24),
+			Failures: now.count("tls_certificate_failures_total")}
+	}
+	return s
+}
+
+// tallies are the series of one counter that ever counted. label says which
+// of its label values is the label; the other, if any, is by.
+func tallies(name string, label int, ago, now reading) []Tally {
+	all := []Tally{} // [] in JSON, not null
+	for key, v := range now.values {
+		inner, ok := strings.CutPrefix(key, name+"{")
+		if !ok || v == 0 {
+			continue
+		}
+		values := strings.Split(strings.TrimSuffix(inner, "}"), ",")
+		t := Tally{Label: values[label], SinceStart: int64(v), LastHour: int64(v - ago.values[key])}
+		if len(values) == 2 {
+			t.By = values[1-label]
+		}
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(a, b Tally) int {
+		return cmp.Or(cmp.Compare(b.LastHour, a.LastHour), cmp.Compare(b.SinceStart, a.SinceStart),
+			cmp.Compare(a.Label, b.Label), cmp.Compare(a.By, b.By))
+	})
+	return all
+}
+
+func (p past) history() History {
+	n := len(p.points)
+	h := History{StepSeconds: int(pointEvery / time.Second), Binaries: make([]uint32, n), Phones: make([]uint32, n),
+		InGrace: make([]uint32, n), FramesPerSecond: make([]float32, n), BytesPerSecond: make([]float32, n)}
+	for i, m := range p.points {
+		h.Binaries[i], h.Phones[i], h.InGrace[i] = m.binaries, m.phones, m.inGrace
+		h.FramesPerSecond[i], h.BytesPerSecond[i] = m.frames, m.bytes
+	}
+	return h
+}
+
+// round keeps one digit behind the point.
+func round(x float64) float64 { return math.Round(x*10) / 10 }
