@@ -25,16 +25,16 @@ var functions = template.FuncMap{
 
 // Charts, each with its own scale.
 func (v view) BinariesChart() chart {
-	return draw("Binaries", v.History.StepSeconds, v.History.Binaries, float64(v.Binaries), whole)
+	return draw("Binaries", v.History.Binaries, float64(v.Binaries), whole)
 }
 func (v view) PhonesChart() chart {
-	return draw("Phones", v.History.StepSeconds, v.History.Phones, float64(v.Phones), whole)
+	return draw("Phones", v.History.Phones, float64(v.Phones), whole)
 }
 func (v view) FramesChart() chart {
-	return draw("Frames per second", v.History.StepSeconds, v.History.FramesPerSecond, v.FramesPerSecond.Sum(), amount)
+	return draw("Frames per second", v.History.FramesPerSecond, v.FramesPerSecond.Sum(), amount)
 }
 func (v view) BytesChart() chart {
-	return draw("Bytes per second", v.History.StepSeconds, v.History.BytesPerSecond, v.BytesPerSecond.Sum(), bytes)
+	return draw("Bytes per second", v.History.BytesPerSecond, v.BytesPerSecond.Sum(), bytes)
 }
 
 // Bars are the limits that there are.
@@ -88,7 +88,7 @@ var windows = [...]struct {
 }{{60, "last hour"}, {6 * 60, "last 6 hours"}, {24 * 60, "last 24 hours"}}
 
 // draw draws points and, at the right, what is now.
-func draw[N uint32 | float32](title string, step int, points []N, now float64, say func(float64) string) chart {
+func draw[N uint32 | float32](title string, points []N, now float64, say func(float64) string) chart {
 	window := windows[len(windows)-1]
 	for _, w := range windows {
 		if len(points) < w.points {
