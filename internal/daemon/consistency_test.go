@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,9 +11,15 @@ import (
 
 func TestTheBooksAreCountedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards both
 		var counted int
 		var wrong error
-		c := newConsistency(func() error { counted++; return wrong })
+		c := newConsistency(func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			counted++
+			return wrong
+		})
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go c.watch(ctx)
@@ -29,10 +36,12 @@ func TestTheBooksAreCountedOnceAMinute(t *testing.T) {
 		} {
 			time.Sleep(step.wait)
 			synctest.Wait()
+			mu.Lock()
 			if got := c.value(); got != step.value || counted != step.counted {
 				t.Errorf("after %v: value %v, counted %d times; want %v, %d", step.wait, got, counted, step.value, step.counted)
 			}
 			wrong = step.wrong
+			mu.Unlock()
 		}
 	})
 }
