@@ -20,7 +20,7 @@ COUNT    ?= 10
 SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 
-.PHONY: help run build test vet lint fuzz bench bench-steps battery threats soak sbom repro docs metrics-doc sim mutants sim-nightly
+.PHONY: help run build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc sim mutants sim-nightly
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -65,6 +65,9 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 
 bench: bin/pyrycode-relay bin/relayload ## relay, baseline and splice side by side, five minutes (docs/performance.md); ARGS="--rounds 9"
 	./bin/relayload bench $(ARGS)
+
+curve: bin/pyrycode-relay bin/relayload ## the capacity curve, docs/capacity.svg, a minute
+	./bin/relayload curve --relay bin/pyrycode-relay -o docs/capacity.svg --max 4096
 
 bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon

@@ -27,7 +27,6 @@ func newBenchRow(work, who string, rounds []sample) *benchRow {
 type benchReport struct {
 	Date  string       `json:"date"`
 	Relay string       `json:"relay,omitempty"` // what it says of itself
-	Go    string       `json:"go"`
 	Cores int          `json:"processors"`
 	Rows  []*benchRow  `json:"rows,omitempty"`
 	Flood []*benchRow  `json:"flood,omitempty"`
@@ -62,12 +61,18 @@ func (g goal) met(v float64) bool {
 }
 
 func newBenchReport(ctx context.Context, relay string) *benchReport {
-	r := &benchReport{Date: time.Now().Format(time.DateOnly), Go: runtime.Version(), Cores: runtime.NumCPU()}
-	// A program that does not say is measured all the same.
-	if out, err := exec.CommandContext(ctx, relay, "version").Output(); err == nil {
-		r.Relay, _, _ = strings.Cut(string(out), "\n")
+	return &benchReport{Date: time.Now().Format(time.DateOnly), Relay: versionOf(ctx, relay), Cores: runtime.NumCPU()}
+}
+
+// versionOf is what a relay says of itself. One that does not say is measured
+// all the same.
+func versionOf(ctx context.Context, relay string) string {
+	out, err := exec.CommandContext(ctx, relay, "version").Output()
+	if err != nil {
+		return relay
 	}
-	return r
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
 }
 
 // medianSample is the median of each figure by itself.

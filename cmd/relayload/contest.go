@@ -18,11 +18,13 @@ type contest struct {
 	cert       *selfSigned
 }
 
-// serve is how a relay is started: on free ports, with room for all.
-func (b *contest) serve(more ...string) []string {
+// relayArgs is how a relay is started: on free ports, with room for so many.
+func relayArgs(conns int, more ...string) []string {
 	return append([]string{"serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--drain=0s",
-		fmt.Sprintf("--max-conns=%d", b.Conns+1000)}, more...)
+		fmt.Sprintf("--max-conns=%d", conns)}, more...)
 }
+
+func (b *contest) serve(more ...string) []string { return relayArgs(b.Conns+1000, more...) }
 
 // contestants starts those that compare, once.
 func (b *contest) contestants(tls bool) ([]*child, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"math"
 	"strconv"
 )
@@ -38,6 +39,7 @@ func (r *curveReport) svg() []byte {
 		left+width+60, top+len(panels)*(height+gap))
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
 	fmt.Fprintf(&b, `<text x="%d" y="26" font-size="17">Capacity: round trips of %d-byte frames, one under way of each phone</text>`+"\n", left, r.Size)
+	fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#555">%s; %s</text>`+"\n", left, top+len(panels)*(height+gap)-8, r.Date, html.EscapeString(r.Relay))
 	for i, p := range panels {
 		r.panel(&b, p, left, top+i*(height+gap), width, height)
 	}
