@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// otherTools is the flags on the pages that belong to other programs.
+var otherTools = map[string]bool{"--user": true, "--system": true, "--shell": true, "--unit": true, "--uid": true, "--help": true}
+
+// What the pages for newcomers and operators say to type must exist, and each
+// command must be on the operators' page.
+func TestTheCommandsOnThePagesExist(t *testing.T) {
+	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands, flags := make(map[string]bool), make(map[string]bool)
+	for _, cmd := range k.Model.Children {
+		commands[cmd.Name] = true
+		for _, f := range cmd.Flags {
+			flags["--"+f.Name] = true
+		}
+	}
+	vars := names(k.Model)
+	command := regexp.MustCompile(`(?m)pyrycode-relay ([a-z]+)`)
+	flag := regexp.MustCompile("(?m)(?:^|[ `(\"])(--[a-z][a-z.-]*[a-z])")
+	variable := regexp.MustCompile(daemon.EnvPrefix + `[A-Z_]*[A-Z]`)
+	for _, name := range []string{"README.md", "docs/operate.md"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := string(text)
+		found := 0
+		for _, m := range command.FindAllStringSubmatch(page, -1) {
+			found++
+			if !commands[m[1]] {
+				t.Errorf("%s has %q; there is no such command", name, m[0])
+			}
+		}
+		for _, m := range flag.FindAllStringSubmatch(page, -1) {
+			found++
+			if !flags[m[1]] && !otherTools[m[1]] {
+				t.Errorf("%s has %s; there is no such option", name, m[1])
+			}
+		}
+		for _, v := range variable.FindAllString(page, -1) {
+			if !vars[v] && v != "PYRYCODE_RELAY_GRACES" { // a typo that is shown on purpose
+				t.Errorf("%s has %s; no option has this variable", name, v)
+			}
+		}
+		if found < 10 {
+			t.Errorf("only %d commands and options seen in %s", found, name)
+		}
+		if name == "docs/operate.md" {
+			for c := range commands {
+				if !strings.Contains(page, "| `pyrycode-relay "+c+"` |") {
+					t.Errorf("%s has no line for the command %s", name, c)
+				}
+			}
+		}
+	}
+}
