@@ -1,6 +1,11 @@
 package sim
 
-import "sync"
+import (
+	"bytes"
+	"sync"
+)
+
+var bareDirective = []byte(`"frame":null,"close_code":`)
 
 // A client is one connection of a peer, as the peer sees it: a WebSocket
 // client of its own make, and what it will be judged by.
@@ -20,6 +25,8 @@ type client struct {
 
 	dialedAt stamp
 	parked   bool // the relay does not read it; noted where no task runs
+	mails    mails
+	sure     int // frames that the relay has taken in for sure; noted where no task runs
 
 	mu sync.Mutex // guards all below; held at no seam
 
@@ -28,6 +35,7 @@ type client struct {
 	upgraded   bool
 	upgradedAt stamp
 	served     bool // the door is done with it
+	servedAt   stamp
 
 	stalled, mute bool
 	faults        fault
@@ -106,6 +114,7 @@ func (c *client) put(b []byte) {
 
 // message sends a data message. The mutex is held.
 func (c *client) message(r *Rand, payload []byte, pieces int) {
+	c.mails.sent(bytes.Contains(payload, bareDirective))
 	var b []byte
 	op := byte(opText)
 	if r.Chance(8) {

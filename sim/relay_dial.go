@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
@@ -13,6 +14,13 @@ import (
 )
 
 type clientKey struct{}
+
+// clientAddr is who is charged, as behind a proxy that is trusted: each
+// actor has an address of its own.
+func clientAddr(req *http.Request) netip.Addr {
+	c := req.Context().Value(clientKey{}).(*client)
+	return netip.AddrFrom4([4]byte{10, 0, byte(nameKey(c.user.name) >> 8), byte(nameKey(c.user.name))})
+}
 
 // upgrade is the WebSocket handshake.
 func (w *relayRun) upgrade(rw http.ResponseWriter, req *http.Request) (relay.Socket, error) {
@@ -57,7 +65,7 @@ func (w *relayRun) dial(u *peerUser, phone bool, server, kind int) *client {
 		rec := httptest.NewRecorder()
 		c.node.handler.ServeHTTP(rec, req)
 		c.note(func() {
-			c.served = true
+			c.served, c.servedAt = true, w.stamp()
 			if !c.upgraded {
 				c.status, c.retry = rec.Code, rec.Header().Get("Retry-After")
 			}

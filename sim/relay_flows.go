@@ -16,7 +16,12 @@ func (w *relayRun) flows(p *client) {
 			}
 			mine = b
 		}
-		if l.notices > 0 {
+	}
+	for _, b := range w.all() {
+		if l := b.flows[p.num]; !b.phone && l != nil && l.notices > 0 {
+			if mine != nil && mine != b || b.dialedAt.step > p.servedAt.step && p.servedAt.step > 0 {
+				w.blame("notice", p, "%s was told that it is gone, and never served it", b.name)
+			}
 			w.noticed(p, b, l)
 		}
 	}
@@ -55,13 +60,18 @@ func (w *relayRun) noticed(p, b *client, l *flow) {
 	}
 }
 
+// most is how long what is for c may take to come to it if it reads. What
+// is on its way fills the pipe, so it takes a while for much.
+func (w *relayRun) most(c *client) int64 {
+	return w.latency() * int64(6+2*c.arrived/max(w.run.Param("room", 1<<14), 512))
+}
+
 // delays looks how long frames took to somebody who read all the time.
 func (w *relayRun) delays(p, to *client, got []stamp, from []sent) {
 	if to.faults&(didStall|didVanish) != 0 {
 		return
 	}
-	// What is on its way fills the pipe, so it takes a while for much.
-	most := w.latency() * int64(6+2*to.arrived/max(w.run.Param("room", 1<<14), 512))
+	most := w.most(to)
 	for i := range min(len(got), len(from)) {
 		if d := got[i].at - from[i].at; d > most {
 			w.blame("progress", p, "frame %d took %d ms to %s, which reads; want %d at most", i+1, d/1e6, to.name, most/1e6)

@@ -45,7 +45,9 @@ type relayRun struct {
 	healed  bool
 	drained stamp
 	aborted bool
+	drains  int // how often it was told to
 	done    int // how often a drain said that it was done
+	rests   int // how often nothing could run
 }
 
 // node is one life of the relay's process.
@@ -59,6 +61,7 @@ type node struct {
 	shown   relay.Counts // when the lock was last given back
 	dials   [2]int       // requests so far, of binaries and phones
 	expired int          // graces seen to end with nobody coming back
+	books   []prometheus.Metric
 }
 
 // graceAt is when a slot went into a grace, or one came out.
@@ -124,16 +127,16 @@ func (w *relayRun) newNode(n int) *node {
 	}
 	p := w.run.Param
 	r, err := relay.New(relay.Config{
-		Runtime: rt, Version: "sim", Upgrade: w.upgrade, Probe: probeTime, Grace: grace, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
+		Runtime: rt, Version: "sim", Upgrade: w.upgrade, ClientAddr: clientAddr, Probe: probeTime, Grace: grace, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
 		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: linger,
-		MaxPhones: max(p("max-phones", 16), 1), MaxConns: max(p("max-conns", 1000), 2), Burst: max(p("burst", 1000), 1), Rate: 5,
+		MaxPhones: max(p("max-phones", 16), 1), MaxConns: max(p("max-conns", 1000), 2), MaxConnsPerAddress: max(p("per-address", 1000), 2), Burst: max(p("burst", 1000), 1), Rate: 5,
 		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
 		PhoneOutbox: max(p("phone-outbox", 6<<10), 1<<10), BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
 	})
 	if err != nil {
 		panic(err)
 	}
-	d.relay, d.handler = r, r.Handler()
+	d.relay, d.handler, d.books = r, r.Handler(), w.countersOf(r)
 	return d
 }
 

@@ -119,11 +119,9 @@ func (w *relayRun) operate(verb int) {
 	}
 }
 
-// drain shuts the relay down, once.
+// drain shuts the relay down. Operators do so more than once.
 func (w *relayRun) drain(d *node) {
-	if !w.setDrained() {
-		return
-	}
+	w.setDrained()
 	d.relay.Drain(w.drainDone)
 }
 
@@ -131,12 +129,11 @@ func (w *relayRun) drain(d *node) {
 func (w *relayRun) isDrained() bool { return w.drained.step != 0 }
 
 //go:norace
-func (w *relayRun) setDrained() bool {
-	first := w.drained.step == 0
-	if first {
+func (w *relayRun) setDrained() {
+	w.drains++
+	if w.drained.step == 0 {
 		w.drained = stamp{w.e.now, w.e.steps + 1}
 	}
-	return first
 }
 
 //go:norace

@@ -38,6 +38,10 @@ const (
 	sawRestartPhones
 	sawManyPongs
 	sawAborted
+	sawCrowd
+	sawCrowdLate
+	sawAddressFull
+	sawWriteFailed
 )
 
 func (relayWorld) Probes() []string {
@@ -78,6 +82,10 @@ func (relayWorld) Probes() []string {
 		sawRestartPhones: "the process dies with phones joined",
 		sawManyPongs:     "pings of a peer are answered",
 		sawAborted:       "a drain is cut short",
+		sawCrowd:         "a claimant too many is refused before its upgrade",
+		sawCrowdLate:     "one gets past that, and is closed",
+		sawAddressFull:   "an address has all it may have",
+		sawWriteFailed:   "a socket fails with frames half written",
 	}
 }
 
@@ -101,13 +109,22 @@ func (w *relayRun) counted(got map[string]float64) {
 // seen looks for probes in what one peer saw.
 func (w *relayRun) seen(c *client) {
 	e := w.e
-	e.Sometimes(sawRefusedCap, c.status == 503 && w.drained.after(c.dialedAt))
+	if c.status == 503 && w.drained.after(c.dialedAt) {
+		crowd := w.crowded(c)
+		address := w.others(c, func(o *client) bool { return o.user == c.user }) >= w.run.Param("per-address", 1000)
+		full := w.others(c, func(*client) bool { return true }) >= w.run.Param("max-conns", 1000)
+		e.Sometimes(sawCrowd, crowd && !address && !full)
+		e.Sometimes(sawAddressFull, address && !crowd && !full)
+		e.Sometimes(sawRefusedCap, full && !crowd && !address)
+	}
 	e.Sometimes(sawRefusedRate, c.status == 429)
 	if !c.upgraded {
 		return
 	}
 	e.Sometimes(sawPartial, c.sock.partial)
 	e.Sometimes(sawWriteWait, c.sock.waiting)
+	e.Sometimes(sawCrowdLate, c.code == 1013)
+	e.Sometimes(sawWriteFailed, c.sock.failed && len(c.sock.tap.in.bytes) > 0)
 	e.Sometimes(sawWriteTimeout, w.calm && c.sock.waiting && c.lost && c.faults&didStall != 0)
 	e.Sometimes(sawCrossing, c.closeSent && c.closed && (c.code != c.closeWith || c.reason != ""))
 	e.Sometimes(sawBinaryBacklog, c.reason == "binary backlog full")

@@ -27,7 +27,9 @@ func (w *relayRun) verdicts() {
 	}
 	for _, d := range w.lives() {
 		w.counters(d)
+		w.balance(d, true)
 	}
+	w.linearizable()
 }
 
 // gates judges what was answered over HTTP.
@@ -42,15 +44,32 @@ func (w *relayRun) gates(c *client) {
 	case status == 403:
 		ok = c.kind == fromPage
 	case status == 429:
-		ok = c.node.dials[0]+c.node.dials[1] > w.run.Param("burst", 1000) && c.retry != ""
+		ok = w.before(c) >= w.run.Param("burst", 1000) && c.retry != ""
 	case status == 503:
-		ok = (w.drained.step != 0 || w.others(c, func(*client) bool { return true }) >= max) && c.retry != ""
+		ok = c.retry != "" && (w.drained.step != 0 || w.others(c, func(*client) bool { return true }) >= max ||
+			w.others(c, func(o *client) bool { return o.user == c.user }) >= w.run.Param("per-address", 1000) || w.crowded(c))
 	default:
 		ok = false
 	}
 	if !ok {
 		w.blame("gates", c, "answered with %d, upgraded %t", status, c.upgraded)
 	}
+}
+
+// before counts the requests from the same address.
+func (w *relayRun) before(c *client) int {
+	n := 0
+	for _, o := range w.all() {
+		if o.user == c.user && o.node == c.node && o.num < c.num {
+			n++
+		}
+	}
+	return n
+}
+
+// crowded: as many others as may wait wanted the same server-id.
+func (w *relayRun) crowded(c *client) bool {
+	return !c.phone && w.others(c, func(o *client) bool { return !o.phone && o.server == c.server }) > 16
 }
 
 // others counts the connections that may have been open at the same time
@@ -76,6 +95,11 @@ func (c *client) over2() stamp {
 
 // farewell judges how the connection ended.
 func (w *relayRun) farewell(c *client) {
+	if d := w.drained; w.calm && d.step > 0 && c.faults == 0 && !c.closeSent && d.after(c.upgradedAt) && c.closedAt.after(d) && c.overAt.after(d) && !w.aborted {
+		if late := c.closedAt.at - d.at; !c.closed || late > w.most(c) {
+			w.blame("drain", c, "the shutdown came to it after %d ms; want %d at most", late/1e6, w.most(c)/1e6)
+		}
+	}
 	if c.closed {
 		if why := w.unfounded(c); why != "" {
 			w.blame(why, c, "closed with %d %q", c.code, c.reason)
@@ -120,8 +144,7 @@ func (w *relayRun) unfounded(c *client) string {
 	case c.phone:
 		return w.unfoundedPhone(c, did, unless)
 	case c.code == 1013 && c.reason == "too many claims at once":
-		n := w.others(c, func(o *client) bool { return !o.phone && o.server == c.server })
-		return unless(n > 16, "close code")
+		return unless(w.crowded(c), "close code")
 	case c.code == 4409 && c.reason == "server-id already claimed":
 		return unless(w.incumbentAlive(c), "spurious 4409")
 	}

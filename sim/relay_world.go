@@ -107,7 +107,8 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	set("phone-outbox", 2<<10, 6<<10, 64<<10)
 	set("binary-outbox", 4<<10, 16<<10, 64<<10)
 	set("max-conns", 1000, 1000, 1000, 6)
-	set("burst", 1000, 1000, 1000, 8)
+	set("per-address", 1000, 1000, 1000, 4)
+	set("burst", 1000, 1000, 1000, 4)
 	set("handshake", 0, 0, 0, 6) // one in so many fails
 	set("beat", 30, 30, 30, 12)  // seconds between pings
 
@@ -147,6 +148,11 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	}
 	for i := range 1 + r.Intn(5) {
 		p.relayActor("p"+strconv.Itoa(i+1), n, phone, p.ids)
+	}
+	if r.Chance(8) { // a daemon that restarts and restarts, against its own corpse
+		for _, name := range []string{"b7", "b8"} {
+			p.relayRound(name, 14, []int{rDial, rDial, rDial, rDial, rDial, rDial, rDial, rDial, rDial, rVanish, rWait})
+		}
 	}
 	if net := some(nil, 3, rReset, rReset, rRestart); net != nil {
 		p.relayActor("net", 2+r.Intn(4), append(net, rWait), p.ids)

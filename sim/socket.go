@@ -158,20 +158,26 @@ type socket struct {
 	obj      int32
 	chunk    int // bytes that one read or write carries at most; 0: any number
 
-	// Owned by the relay's reader and by its writer.
-	reading, writing *Rand
+	// Owned by the relay's reader and by its writer, and looked at where no
+	// task runs.
+	fromPeer, toPeer *Rand
 	tap              tap
+	in               entry
+	reading          bool // the reader waits, or is about to
+	writers          int  // tasks in Write
 
 	mu      sync.Mutex // guards all below
 	closed  bool
 	ended   int64 // when it was closed
+	endStep int
 	waiting bool  // a write has had to wait
 	partial bool  // a write has carried less than all
+	failed  bool  // a write has failed
 	longest int64 // for so long a write has waited at most
 }
 
 func newSocket(e *Engine, name string, seed uint64, room, chunk int, latency int64) *socket {
-	s := &socket{e: e, obj: e.Object(name), chunk: chunk, reading: NewRand(seed), writing: NewRand(seed + 1)}
+	s := &socket{e: e, obj: e.Object(name), chunk: chunk, fromPeer: NewRand(seed), toPeer: NewRand(seed + 1)}
 	s.up = pipe{e: e, latency: latency, rnd: NewRand(seed + 2)}
 	s.down = pipe{e: e, latency: latency, rnd: NewRand(seed + 3), max: room}
 	return s
@@ -187,14 +193,17 @@ func (s *socket) carried(r *Rand, n int) int {
 
 // Read implements relay.Socket.
 func (s *socket) Read() (*relay.Buffer, int, error) {
+	s.setReading(true)
+	defer s.setReading(false)
 	s.e.Yield(AtRead, s.obj)
 	for {
 		if s.isClosed() {
 			return nil, 0, errClosed
 		}
 		b := relay.NewBuffer()
-		n, again, err := s.up.take(b[:s.carried(s.reading, len(b))])
+		n, again, err := s.up.take(b[:s.carried(s.fromPeer, len(b))])
 		if n > 0 {
+			s.in.see(b, n)
 			return b, n, nil
 		}
 		b.Free()
@@ -204,6 +213,12 @@ func (s *socket) Read() (*relay.Buffer, int, error) {
 		s.e.Park(AtRead, &s.up.wants, again)
 	}
 }
+
+//go:norace
+func (s *socket) setReading(yes bool) { s.reading = yes }
+
+//go:norace
+func (s *socket) addWriter(n int) { s.writers += n }
 
 // TryWrite implements relay.Socket.
 func (s *socket) TryWrite(p []byte) (int, error) {
@@ -215,7 +230,10 @@ func (s *socket) write(p []byte) (int, error) {
 	if s.isClosed() {
 		return 0, errClosed
 	}
-	n, err := s.down.put(p, s.carried(s.writing, len(p)))
+	n, err := s.down.put(p, s.carried(s.toPeer, len(p)))
+	if err != nil {
+		s.mark(func() { s.failed = true })
+	}
 	s.tap.see(p[:n], s.e.Now())
 	if n < len(p) {
 		s.mark(func() { s.partial = true })
@@ -225,6 +243,8 @@ func (s *socket) write(p []byte) (int, error) {
 
 // Write implements relay.Socket.
 func (s *socket) Write(p []byte) (n int, err error) {
+	s.addWriter(1)
+	defer s.addWriter(-1)
 	s.e.Yield(AtWrite, s.obj)
 	began := s.e.Now()
 	for {
@@ -267,7 +287,7 @@ func (s *socket) Close() error {
 
 func (s *socket) shut() {
 	if !s.closed {
-		s.closed, s.ended = true, s.e.Now()
+		s.closed, s.ended, s.endStep = true, s.e.Now(), s.e.Steps()+1
 	}
 }
 

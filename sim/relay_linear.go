@@ -1,0 +1,105 @@
+package sim
+
+import (
+	"math"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// The second judge of the relay world knows what peers were told and when,
+// nothing of locks or steps. For each server-id of each process it asks
+// whether there is any order in which one slot, doing one thing at a time,
+// could have told them so.
+
+type slotEvent uint8
+
+const (
+	seated  slotEvent = iota // the binary got the slot, or may have
+	parted                   // it let go of it, if it had it
+	inUse                    // it was told 4409
+	served                   // a frame of the phone came to the binary
+	noOne                    // the phone was told that there is no server
+	maxOpen = 14             // events without an end, beyond which the search takes too long
+	maxLook = 200 * time.Millisecond
+)
+
+type slotCall struct {
+	event  slotEvent
+	binary *client
+}
+
+// relaySlot is the slot: its state is who holds it.
+var relaySlot = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{(*client)(nil)} },
+	Step: func(state, input, _ any) (next []any) {
+		holder, c := state.(*client), input.(slotCall)
+		can := func(ok bool, to *client) {
+			if ok {
+				next = append(next, to)
+			}
+		}
+		switch c.event {
+		case seated: // by takeover only from one that is told so, or cannot be
+			can(holder == nil || !holder.closed || holder.reason == "heartbeat timeout", c.binary)
+			can(c.binary.first().step == 0, holder) // nobody knows that it was
+		case parted:
+			can(holder == c.binary, nil)
+			can(holder != c.binary, holder)
+		case inUse:
+			can(holder != nil, holder)
+		case served:
+			can(holder == c.binary, holder)
+		case noOne:
+			can(holder == nil, holder)
+		}
+		return next
+	},
+}).ToModel()
+
+// linearizable asks that judge.
+func (w *relayRun) linearizable() {
+	for _, d := range w.lives() {
+		for s := range maxServers {
+			history, open := w.history(d, s)
+			if len(history) < 2 || open > maxOpen {
+				continue
+			}
+			if porcupine.CheckOperationsTimeout(relaySlot, history, maxLook) == porcupine.Illegal {
+				w.e.Fail("linearizable", "no order of claims and ends of %s explains what its peers were told", relayServers[s])
+			}
+		}
+	}
+}
+
+// history is what happened to one server-id, and how many of it have no end.
+func (w *relayRun) history(d *node, server int) (all []porcupine.Operation, open int) {
+	add := func(c *client, event slotEvent, b *client, to stamp) {
+		end := int64(to.step)
+		if end == 0 {
+			end = math.MaxInt64
+			open++
+		}
+		all = append(all, porcupine.Operation{ClientId: len(all), Input: slotCall{event, b}, Call: int64(c.dialedAt.step), Return: end})
+	}
+	for _, c := range w.all() {
+		switch {
+		case c.node != d || c.server != server || !c.upgraded:
+		case c.phone:
+			if c.closed && c.reason == "no server with that id" {
+				add(c, noOne, nil, c.closedAt)
+			}
+		case c.code == 4409 && c.reason != "":
+			add(c, inUse, c, c.closedAt)
+		default:
+			add(c, seated, c, c.first())
+			add(c, parted, c, stamp{step: c.sock.endStep})
+			for n, f := range c.flows {
+				if len(f.got) > 0 {
+					add(w.clients[n].Load(), served, c, f.since)
+				}
+			}
+		}
+	}
+	return all, open
+}
