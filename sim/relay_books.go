@@ -128,7 +128,7 @@ func (w *relayRun) countersOf(r *relay.Relay) (all []prometheus.Metric) {
 	w.e.look(false)
 	close(ch)
 	for m := range ch {
-		if d := m.Desc().String(); strings.Contains(d, "frames_forwarded_total") || strings.Contains(d, "dropped_frames_total") {
+		if d := m.Desc().String(); strings.Contains(d, `"pyrycode_relay_frames_forwarded_total"`) || strings.Contains(d, `"pyrycode_relay_dropped_frames_total"`) {
 			all = append(all, m)
 		}
 	}
