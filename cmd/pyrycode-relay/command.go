@@ -21,6 +21,7 @@ type command struct {
 	Check       check          `cmd:"" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual."`
 	Probe       probe          `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
 	Healthcheck healthcheck    `cmd:"" help:"Ask a running relay whether it is ready; returns 0 or 1 and says why. For images without curl."`
+	Diag        diag           `cmd:"" help:"Put all that a running relay tells about itself into one zip file, without its secrets."`
 	Version     versionCommand `cmd:"" help:"Print what program this is."`
 	Completion  completion     `cmd:"" help:"Print a script that completes commands and options in a shell."`
 
@@ -204,6 +205,8 @@ func (c *command) all(name string) []daemon.Problem {
 		rules = c.Check.Config.Check()
 	case "healthcheck":
 		rules = c.Healthcheck.check()
+	case "diag":
+		rules = c.Diag.check()
 	case "probe":
 		rules = c.Probe.check()
 	}

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
@@ -49,6 +50,13 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		c.Version.run(b, stdout)
 	case "completion":
 		c.Completion.run(c.model, stdout)
+	case "diag":
+		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		if err := c.Diag.run(ctx, b, time.Now(), stdout); err != nil {
+			fmt.Fprintln(stderr, "pyrycode-relay diag:", err)
+			return failed
+		}
 	case "healthcheck":
 		if err := c.Healthcheck.run(ctx, stdout); err != nil {
 			fmt.Fprintln(stderr, "pyrycode-relay healthcheck:", err)
@@ -62,28 +70,28 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 			return failed
 		}
 	case "serve":
-		again := func() (daemon.Config, error) {
+		again := func() (daemon.Config, daemon.Origins, error) {
 			c := newCommand(environ) // of what it was started with; only the file can be another
 			if _, problems := c.read(args, b, io.Discard); len(problems) > 0 {
-				return daemon.Config{}, errors.New(strings.Join(problems, "\n"))
+				return daemon.Config{}, nil, errors.New(strings.Join(problems, "\n"))
 			}
-			return c.Serve.Config, nil
+			return c.Serve.Config, c.env.origins, nil
 		}
-		return serve(ctx, c.Serve.Config, again, b, stderr)
+		return serve(ctx, c.Serve.Config, c.env.origins, again, b, stderr)
 	}
 	return done
 }
 
 // serve runs the relay until a signal comes. again reads the configuration
 // anew.
-func serve(ctx context.Context, cfg daemon.Config, again func() (daemon.Config, error), b daemon.Build, stderr io.Writer) int {
+func serve(ctx context.Context, cfg daemon.Config, from daemon.Origins, again func() (daemon.Config, daemon.Origins, error), b daemon.Build, stderr io.Writer) int {
 	signals := make(chan os.Signal, 2) // the second must not be lost while the first is dealt with
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload, Configure: again})
+	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload, Origins: from, Configure: again})
 	if err == nil {
 		return done
 	}

@@ -95,11 +95,17 @@ var onFreePorts = []string{"serve", "--listen", "127.0.0.1:0", "--metrics-listen
 // serveHere runs a relay in this process until the test ends.
 func serveHere(t *testing.T, args ...string) served {
 	t.Helper()
+	return serveWith(t, nil, args...)
+}
+
+// serveWith is serveHere with an environment.
+func serveWith(t *testing.T, environ []string, args ...string) served {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	log, w := io.Pipe()
 	code := make(chan int, 1)
 	go func() {
-		code <- run(ctx, append(onFreePorts, args...), nil, io.Discard, w)
+		code <- run(ctx, append(onFreePorts, args...), environ, io.Discard, w)
 		w.Close()
 	}()
 	lines := bufio.NewScanner(log)

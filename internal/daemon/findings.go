@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -88,7 +90,11 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 	for _, a := range all {
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address)
 		if err != nil {
-			f.warn("%v, unless that is the relay itself", &ListenError{Option: a.option, Address: a.address, Err: err})
+			why := (&ListenError{Option: a.option, Address: a.address, Err: err}).Error()
+			if errors.Is(err, syscall.EADDRINUSE) {
+				why += "; nothing is wrong if a relay runs there already"
+			}
+			f.warn("%s", why)
 			continue
 		}
 		ln.Close()

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/http"
 	"os"
 	"reflect"
 	"strings"
@@ -16,6 +18,7 @@ import (
 type live struct {
 	level   *slog.LevelVar
 	cfg     atomic.Pointer[Config] // as it runs, not lowered to what the machine allows
+	origins atomic.Pointer[Origins]
 	proxies atomic.Pointer[proxies]
 	certs   chan os.Signal // asks to read the certificate's files again
 
@@ -75,7 +78,7 @@ func (p *process) reload() {
 		return
 	}
 	old := *p.live.cfg.Load()
-	asked, err := p.env.Configure()
+	asked, from, err := p.env.Configure()
 	if err == nil {
 		if problems := asked.Check(); len(problems) > 0 {
 			err = &ConfigError{Problems: problems}
@@ -105,6 +108,7 @@ func (p *process) reload() {
 		p.live.ok.Set(1)
 		p.live.at.SetToCurrentTime()
 	}
+	p.live.origins.Store(&from)
 	if len(changed) == 0 {
 		p.log.Info("reload: no option has changed that may; the certificate is read again")
 		return
@@ -159,6 +163,15 @@ func (p *process) apply(cfg, fit Config) error {
 	}
 	p.live.cfg.Store(&cfg)
 	return nil
+}
+
+// serveConfig shows the configuration that runs, without its secrets.
+func (p *process) serveConfig(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(p.live.cfg.Load().Settings(*p.live.origins.Load())) // whoever has gone needs no answer
 }
 
 func (p *process) useProxies(cfg Config) {

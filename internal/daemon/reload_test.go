@@ -28,11 +28,11 @@ func startReloading(t *testing.T, set func(*Config)) *reloading {
 	r := &reloading{hup: make(chan os.Signal, 1), done: make(chan struct{}, 1)}
 	env := Env{
 		Reload: r.hup,
-		Configure: func() (Config, error) {
+		Configure: func() (Config, Origins, error) {
 			if err := r.err.Load(); err != nil {
-				return Config{}, *err
+				return Config{}, nil, *err
 			}
-			return *r.asked.Load(), nil
+			return *r.asked.Load(), Origins{"max-conns": {File: "relay.yml", Line: 7}}, nil
 		},
 		Reloading: func() func() { return func() { r.done <- struct{}{} } },
 	}
@@ -96,6 +96,10 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 	})
 	r.wantMetrics("config_last_reload_successful 1", "limit_connections 1", "limit_phones_per_server_id 3", "limit_memory_bytes 6.7108864e+07", "limit_pending_connections 7", "connected_binaries 1")
 	r.wantLog(`msg="reload: options have changed" options="trusted-proxies=127.0.0.0/8 max-conns=1 max-pending=7 memory-limit=64MiB max-phones=3 drain=0s log-level=debug"`)
+	_, _, page := get(t, "http://"+r.private+"/debug/config")
+	if flat := strings.Join(strings.Fields(page), " "); !strings.Contains(flat, `{ "name": "max-conns", "value": "1", "from": "relay.yml:7", "reload": true, "secret": false }`) {
+		t.Errorf("/debug/config: %s", page)
+	}
 	if got := r.asks(http.Header{}); got != http.StatusServiceUnavailable {
 		t.Errorf("one over the new cap: %d; want 503", got)
 	}

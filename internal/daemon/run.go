@@ -38,9 +38,12 @@ type Env struct {
 	// again. Nil: nobody asks.
 	Reload <-chan os.Signal
 
+	// Origins says where the options came from. Nil: all show as defaults.
+	Origins Origins
+
 	// Configure reads the configuration again. Its error has one line for
 	// each problem. Nil: only the certificate is read again.
-	Configure func() (Config, error)
+	Configure func() (Config, Origins, error)
 
 	// Reloading, if not nil, is called when a reload begins; what it returns,
 	// when it has ended. For a supervisor that wants to know.
@@ -92,6 +95,7 @@ func newProcess(cfg Config, env Env) (*process, error) {
 	}
 	p := &process{env: env, failed: make(chan error, 3)}
 	p.live.level = new(slog.LevelVar)
+	p.live.origins.Store(&env.Origins)
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
 	p.log = newLogger(env.Log, cfg.LogFormat, p.live.level)
 	p.cfg = cfg.fit(p.log, maxFiles)
@@ -140,7 +144,7 @@ func newProcess(cfg Config, env Env) (*process, error) {
 		Metrics: reg, Ready: p.ready.get, Check: p.books.err,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
-	p.private = newServer(privateHandler(p.relay, &p.ready, p.page, p.log), p.log, "private")
+	p.private = newServer(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.log), p.log, "private")
 	return p, nil
 }
 

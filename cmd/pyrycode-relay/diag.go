@@ -1,0 +1,129 @@
+package main
+
+import (
+	"archive/zip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// diag is the diag command: all that a running relay tells, in one file for
+// whoever shall find out what is wrong with it.
+type diag struct {
+	operator `embed:""`
+
+	Out string        `of:"diag" default:"" placeholder:"FILE" unit:"file" group:"The file" help:"Where to put it; it must not be there yet. None: pyrycode-relay-diag- and the time, here."`
+	CPU time.Duration `of:"diag" name:"cpu" default:"0s" unit:"time" group:"The file" help:"How long to watch where the processor's time goes. 0s: not at all."`
+}
+
+// check returns all that is wrong with the options.
+func (d *diag) check() []daemon.Problem {
+	all := d.operator.check()
+	if d.CPU != 0 && d.CPU < time.Second || d.CPU > time.Minute {
+		all = append(all, daemon.Problem{Option: "cpu", Value: fmt.Sprint(d.CPU), Rule: "must be from 1s to 1m, or 0s", Fix: "for example 10s"})
+	}
+	return all
+}
+
+// pages is what is asked for, and what each is good for.
+func (d *diag) pages() [][3]string {
+	all := [][3]string{
+		{"config.json", "/debug/config", "every option that runs, and where it came from; secrets are withheld"},
+		{"status.json", "/status.json", "what the status page shows"},
+		{"metrics.txt", "/metrics", "all metrics"},
+		{"healthz.json", "/healthz", "is it alive?"},
+		{"readyz.txt", "/readyz", "should new connections come to it, and if not, why?"},
+		{"check.txt", "/debug/check", "do the gauges agree with what is connected?"},
+		{"goroutines.txt", "/debug/pprof/goroutine?debug=2", "what each task does; without the values it works on"},
+		{"heap.pprof", "/debug/pprof/heap", "what memory is used for: go tool pprof heap.pprof"},
+	}
+	if d.CPU > 0 {
+		all = append(all, [3]string{"cpu.pprof", fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(d.CPU.Seconds())), "where the processor's time goes: go tool pprof cpu.pprof"})
+	}
+	return all
+}
+
+// run writes the file and tells what is in it. The error is one sentence.
+func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Writer) (err error) {
+	a, err := d.asker(d.AnswerTimeout + d.CPU)
+	if err != nil {
+		return err
+	}
+	if _, _, err := a.get(ctx, "/healthz"); err != nil {
+		return err // no use in a file of errors
+	}
+	name := d.Out
+	if name == "" {
+		name = "pyrycode-relay-diag-" + now.UTC().Format("20060102T150405Z") + ".zip"
+	}
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot write the file: %w; --out names another", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(name) // half a file would mislead
+		}
+	}()
+	defer file.Close()
+	z := zip.NewWriter(file)
+	readme := new(strings.Builder)
+	fmt.Fprintf(readme, "pyrycode-relay %s\nmade %s on %s/%s, asking %s\n\n", b, now.UTC().Format(time.RFC3339), runtime.GOOS, runtime.GOARCH, a.base)
+	add := func(name, what string, text []byte) error {
+		w, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate, Modified: now})
+		if err == nil {
+			_, err = w.Write(text)
+		}
+		fmt.Fprintf(readme, "%-15s %s\n", name, what)
+		return err
+	}
+	version, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	if err := add("version.json", "what program made this file; the relay's own version is in healthz.json", version); err != nil {
+		return err
+	}
+	for _, p := range d.pages() {
+		status, body, err := a.get(ctx, p[1])
+		switch {
+		case ctx.Err() != nil:
+			return errInterrupted
+		case err != nil:
+			fmt.Fprintf(readme, "%-15s could not be had: %v\n", p[0], err)
+			continue
+		case status == http.StatusNotFound:
+			fmt.Fprintf(readme, "%-15s this relay has no %s\n", p[0], p[1])
+			continue
+		}
+		if err := add(p[0], p[2], body); err != nil {
+			return err
+		}
+	}
+	told := readme.String()
+	readme.WriteString("\nThere are no secrets in it, no frames, and no log. Server-ids and addresses\nmay be in goroutines.txt.\n")
+	w, err := z.Create("README.txt")
+	if err == nil {
+		_, err = io.WriteString(w, readme.String())
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	if err == nil {
+		err = file.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the file: %w", err)
+	}
+	_, list, _ := strings.Cut(told, "\n\n")
+	fmt.Fprintf(out, "%s\n%s", name, list)
+	return nil
+}
