@@ -200,5 +200,5 @@ var refusalMeanings = map[string]string{
 
 var dropMeanings = map[string]string{
 	"invalid_frame": "not JSON in UTF-8", "bad_envelope": "envelope makes no sense", "unknown_phone": "for a phone that is not joined",
-	"phone_backlog": "phone too slow", "connection_closed": "its connection closed first", "push_off": "push is off",
+	"phone_backlog": "phone too slow", "connection_closed": "its connection closed first", "push_refused": "push wake was not taken on",
 }
