@@ -65,7 +65,11 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case "probe":
 		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		if err := c.Probe.run(ctx, b.Version, stdout); err != nil {
+		probe := func() error { return c.Probe.run(ctx, b.Version, stdout) }
+		if c.Probe.Listen != "" {
+			probe = func() error { return c.Probe.export(ctx, b, stdout) }
+		}
+		if err := probe(); err != nil {
 			fmt.Fprintln(stderr, "pyrycode-relay probe:", err)
 			return failed
 		}

@@ -85,10 +85,11 @@ func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*p
 	switch {
 	case err == nil:
 	case errors.Is(err, websocket.ErrBadHandshake) && resp != nil:
-		return nil, refusal(name, resp)
+		return nil, &failure{failRefused, refusal(name, resp)}
 	case ctx.Err() != nil:
 		return nil, errInterrupted
 	default:
+		kind := dialKind(err)
 		if op, ok := errors.AsType[*net.OpError](err); ok {
 			err = op.Err // the address is named already
 		}
@@ -96,9 +97,9 @@ func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*p
 			err = errno
 		}
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-			return nil, fmt.Errorf("no answer from %s within %s: is the relay running, and is nothing in between that drops packets?", d.base, d.timeout)
+			return nil, &failure{failTimeout, fmt.Errorf("no answer from %s within %s: is the relay running, and is nothing in between that drops packets?", d.base, d.timeout)}
 		}
-		return nil, fmt.Errorf("cannot reach %s: %w; is the relay running?", d.base, err)
+		return nil, &failure{kind, fmt.Errorf("cannot reach %s: %w; is the relay running?", d.base, err)}
 	}
 	p := &peer{name: name, conn: conn, in: make(chan []byte), done: make(chan struct{}), ended: make(chan struct{})}
 	go p.read()
@@ -135,7 +136,9 @@ func (p *peer) read() {
 }
 
 // why says how the connection ended, in a sentence. It has ended.
-func (p *peer) why() error {
+func (p *peer) why() error { return &failure{failClosed, p.reason()} }
+
+func (p *peer) reason() error {
 	c, ok := errors.AsType[*websocket.CloseError](p.err)
 	switch {
 	case ok && c.Code != websocket.CloseAbnormalClosure:
@@ -163,7 +166,7 @@ func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *pee
 	select {
 	case got := <-p.in:
 		if !bytes.Equal(got, frame) {
-			return 0, fmt.Errorf("%s got another frame than it sent: %d bytes, sent %d", p.name, len(got), len(frame))
+			return 0, &failure{failFrame, fmt.Errorf("%s got another frame than it sent: %d bytes, sent %d", p.name, len(got), len(frame))}
 		}
 		return time.Since(begun), nil
 	case <-p.ended:
@@ -171,7 +174,7 @@ func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *pee
 	case <-lost:
 		return 0, binary.why()
 	case <-late.C:
-		return 0, fmt.Errorf("the frame of %s did not come back within %s", p.name, timeout)
+		return 0, &failure{failTimeout, fmt.Errorf("the frame of %s did not come back within %s", p.name, timeout)}
 	case <-ctx.Done():
 		return 0, errInterrupted
 	}

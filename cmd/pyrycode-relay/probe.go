@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +28,8 @@ type probe struct {
 	ServerID string        `of:"probe" name:"server-id" default:"" unit:"text" help:"Server-id to use; none: a random one, since a relay keeps it for a while."`
 	Role     string        `of:"probe" default:"both" unit:"both, binary or phone" help:"Which ends to open. A binary alone answers phones until it is interrupted."`
 	Hold     time.Duration `of:"probe" default:"0s" unit:"time" help:"How long to stay connected after the round trips."`
+	Listen   string        `of:"probe" default:"" placeholder:"HOST:PORT" unit:"host:port" help:"Probe again and again, and show here how it went, for Prometheus. None: probe once."`
+	Every    time.Duration `of:"probe" default:"30s" unit:"time" help:"With --listen, the time between two probes."`
 }
 
 // check returns all that is wrong with the options.
@@ -47,19 +52,21 @@ func (p *probe) check() []daemon.Problem {
 		"role", p.Role, "must be both, binary or phone", "the default is both")
 	add(p.Role != "phone" || p.ServerID != "",
 		"server-id", p.ServerID, "must be given with --role phone", "it is the one that the binary has")
+	if p.Listen != "" {
+		_, port, err := net.SplitHostPort(p.Listen)
+		n, perr := strconv.ParseUint(port, 10, 16)
+		add(err == nil && perr == nil && n <= 65535, "listen", p.Listen, "must be host:port with a port from 0 to 65535", "for example 127.0.0.1:9115")
+		add(p.Role == "both" && p.Hold == 0, "listen", p.Listen, "contradicts --role and --hold", "leave them out: each probe opens both ends and closes them")
+	}
+	add(p.Every >= time.Second && p.Every <= time.Hour, "every", p.Every, "must be from 1s to 1h", "the default is 30s")
 	add(p.Hold >= 0, "hold", p.Hold, "must be 0s or more", "the default is 0s")
 	return all
 }
 
 // run probes. The error is one sentence for the user.
 func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
-	id := p.ServerID
-	if id == "" {
-		var raw [8]byte
-		rand.Read(raw[:])
-		id = "probe-" + hex.EncodeToString(raw[:])
-	}
-	d := dialer{base: strings.TrimSuffix(p.Relay, "/"), server: id, version: version, timeout: p.Timeout}
+	id := p.id()
+	d := p.dialer(id, version)
 
 	var binary *peer
 	if p.Role != "phone" {
@@ -78,33 +85,10 @@ func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
 		}
 	}
 
-	phones := make([]*peer, 0, p.Phones)
-	defer func() {
-		for _, ph := range phones {
-			ph.close()
-		}
-	}()
-	var times []time.Duration
-	for i := range p.Phones {
-		name := "the phone"
-		if p.Phones > 1 {
-			name = fmt.Sprintf("phone %d", i+1)
-		}
-		ph, first, err := d.phone(ctx, name, binary)
-		if err != nil {
-			return err
-		}
-		phones = append(phones, ph)
-		times = append(times, first)
-	}
-	for range p.Count - 1 {
-		for _, ph := range phones {
-			t, err := ph.roundTrip(ctx, p.Timeout, binary)
-			if err != nil {
-				return err
-			}
-			times = append(times, t)
-		}
+	phones, times, err := p.roundTrips(ctx, d, binary)
+	defer closeAll(&phones)
+	if err != nil {
+		return err
 	}
 	for _, ph := range phones {
 		ph.discard()
@@ -114,6 +98,72 @@ func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
 		return nil
 	}
 	return stay(ctx, time.After(p.Hold), append(phones, binary)...)
+}
+
+// id is the server-id to use.
+func (p *probe) id() string {
+	if p.ServerID != "" {
+		return p.ServerID
+	}
+	var raw [8]byte
+	rand.Read(raw[:])
+	return "probe-" + hex.EncodeToString(raw[:])
+}
+
+func (p *probe) dialer(id, version string) dialer {
+	return dialer{base: strings.TrimSuffix(p.Relay, "/"), server: id, version: version, timeout: p.Timeout}
+}
+
+// once is one probe with both ends, as --listen repeats it. notAfter is the
+// end of the relay's certificate, zero if there is none or nothing was heard
+// of one.
+func (p *probe) once(ctx context.Context, id, version string) (times []time.Duration, notAfter time.Time, err error) {
+	d := p.dialer(id, version)
+	binary, err := d.binary(ctx)
+	if err != nil {
+		return nil, notAfter, err
+	}
+	defer binary.close()
+	if t, ok := binary.conn.NetConn().(*tls.Conn); ok {
+		notAfter = t.ConnectionState().PeerCertificates[0].NotAfter
+	}
+	go binary.echo()
+	phones, times, err := p.roundTrips(ctx, d, binary)
+	defer closeAll(&phones)
+	return times, notAfter, err
+}
+
+func closeAll(phones *[]*peer) {
+	for _, ph := range *phones {
+		ph.close()
+	}
+}
+
+// roundTrips opens the phones and makes p.Count round trips with each. On
+// error phones are those that are open, and times what it came to before.
+func (p *probe) roundTrips(ctx context.Context, d dialer, binary *peer) (phones []*peer, times []time.Duration, err error) {
+	for i := range p.Phones {
+		name := "the phone"
+		if p.Phones > 1 {
+			name = fmt.Sprintf("phone %d", i+1)
+		}
+		ph, first, err := d.phone(ctx, name, binary)
+		if err != nil {
+			return phones, times, err
+		}
+		phones = append(phones, ph)
+		times = append(times, first)
+	}
+	for range p.Count - 1 {
+		for _, ph := range phones {
+			t, err := ph.roundTrip(ctx, p.Timeout, binary)
+			if err != nil {
+				return phones, times, err
+			}
+			times = append(times, t)
+		}
+	}
+	return phones, times, nil
 }
 
 // report is what the user sees.

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// exporting runs the exporter until the test ends, and returns a way to wait
+// until its metrics have all of some lines.
+func exporting(t *testing.T, relay string) (until func(lines ...string)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	out, w := io.Pipe()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"probe", "--relay", relay, "--listen", "127.0.0.1:0", "--every", "1s", "--timeout", "5s"}, nil, w, w)
+		w.Close()
+	}()
+	lines := bufio.NewScanner(out)
+	lines.Scan()
+	m := regexp.MustCompile(`^probes \S+ every 1s; metrics at (http://\S+/metrics)$`).FindStringSubmatch(lines.Text())
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		_, _ = io.Copy(io.Discard, out)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if code := <-ended; code != done {
+			t.Errorf("the exporter returned %d; want 0", code)
+		}
+		<-drained
+	})
+	if m == nil {
+		t.Fatalf("it begins with %q", lines.Text())
+	}
+	return func(want ...string) {
+		t.Helper()
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			resp, err := client.Get(m[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			page, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			missing := slices.IndexFunc(want, func(l string) bool { return !strings.Contains(string(page), "\n"+l+"\n") })
+			if missing < 0 {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("never %s:\n%s", want[missing], page)
+			}
+		}
+	}
+}
+
+func TestTheExporterShowsHowItGoes(t *testing.T) {
+	s := serveHere(t)
+	until := exporting(t, "ws://"+s.public)
+	until("pyrycode_relay_probe_success 1", "pyrycode_relay_probes_total 1", "pyrycode_relay_probe_duration_seconds_count 1",
+		`pyrycode_relay_probe_failures_total{reason="unreachable"} 0`, "pyrycode_relay_probe_tls_certificate_not_after_timestamp_seconds 0")
+	until("pyrycode_relay_probes_total 2", "pyrycode_relay_probe_success 1") // the second reclaims the first's slot
+	if got := s.page(t, "/metrics"); !strings.Contains(got, "\npyrycode_relay_reclaims_total 1\n") {
+		t.Error("the second probe did not use the server-id of the first")
+	}
+}
+
+func TestTheExporterCountsWhyItFails(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := "ws://" + ln.Addr().String()
+	ln.Close()
+	full := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "full", http.StatusServiceUnavailable)
+	}))
+	defer full.Close()
+	odd := httptest.NewUnstartedServer(http.NotFoundHandler())
+	odd.Config.ErrorLog = nil
+	odd.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	odd.StartTLS() // with a certificate of nobody's
+	defer odd.Close()
+	for kind, relay := range map[string]string{
+		failUnreachable: nobody,
+		failRefused:     "ws" + strings.TrimPrefix(full.URL, "http"),
+		failTLS:         "ws" + strings.TrimPrefix(odd.URL, "http"),
+	} {
+		t.Run(kind, func(t *testing.T) {
+			until := exporting(t, relay)
+			until("pyrycode_relay_probe_success 0", "pyrycode_relay_probes_total 1", `pyrycode_relay_probe_failures_total{reason="`+kind+`"} 1`)
+		})
+	}
+}
+
+func TestKindsOfFailures(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{errInterrupted, failOther},
+		{&failure{failClosed, errors.New("x")}, failClosed},
+		{(&peer{name: "the phone", err: io.EOF}).why(), failClosed},
+	} {
+		if got := kindOf(tt.err); got != tt.want {
+			t.Errorf("kindOf(%v) = %s; want %s", tt.err, got, tt.want)
+		}
+	}
+	var out strings.Builder
+	said := ""
+	for _, err := range []error{nil, errors.New("a"), errors.New("a"), errors.New("b"), nil, nil} {
+		said = tell(&out, said, err)
+	}
+	if lines := regexp.MustCompile(`(?m)^\S+ (.*)$`).FindAllStringSubmatch(out.String(), -1); len(lines) != 3 || lines[0][1] != "a" || lines[1][1] != "b" || lines[2][1] != "well again" {
+		t.Errorf("told: %q; want a, b and well again", out.String())
+	}
+}
+
+func TestThePageNamesEveryMetricOfTheExporter(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operate.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := newExporter(daemon.Build{}).all.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exist []string
+	for _, f := range families {
+		exist = append(exist, f.GetName())
+		if !strings.Contains(string(page), "| `"+f.GetName()+"` |") {
+			t.Errorf("docs/operate.md has no line for %s: %s", f.GetName(), f.GetHelp())
+		}
+	}
+	for _, m := range regexp.MustCompile("`(pyrycode_relay_probes?_[a-z_]+)").FindAllStringSubmatch(string(page), -1) {
+		if !slices.Contains(exist, m[1]) {
+			t.Errorf("docs/operate.md has %s, which does not exist", m[1])
+		}
+	}
+}
