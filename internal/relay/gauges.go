@@ -12,25 +12,27 @@ import (
 // them one after another could show a phone that joined between two reads
 // and no binary that it joined.
 type gauges struct {
-	binaries, phones, inGrace prometheus.Gauge
-	expiries                  prometheus.Counter
+	binaries, phones, inGrace, remote prometheus.Gauge
+	expiries                          prometheus.Counter
 
-	descs [4]*prometheus.Desc
+	descs [5]*prometheus.Desc
 }
 
 // newGauges makes the gauges, all at 0.
 func newGauges(newGauge func(prometheus.GaugeOpts) prometheus.Gauge) gauges {
 	opts := [...]prometheus.GaugeOpts{
 		{Name: "pyrycode_relay_connected_binaries", Help: "Binaries connected now. A binary whose slot waits in grace is not counted."},
-		{Name: "pyrycode_relay_connected_phones", Help: "Phones joined now, those waiting through a grace included."},
+		{Name: "pyrycode_relay_connected_phones", Help: "Phones joined now whose socket is here, those waiting through a grace included, those whose slot another node has too."},
 		{Name: "pyrycode_relay_binaries_in_grace", Help: "Slots kept for a binary that is gone and may come back."},
+		{Name: "pyrycode_relay_remote_phones", Help: "Phones joined to slots here whose socket another node of the cluster has; that node counts them as connected."},
 		{Name: "pyrycode_relay_grace_expiries_total", Help: "Slots evicted because no binary came back within the grace period."},
 	}
 	g := gauges{
 		binaries: newGauge(opts[0]),
 		phones:   newGauge(opts[1]),
 		inGrace:  newGauge(opts[2]),
-		expiries: prometheus.NewCounter(prometheus.CounterOpts(opts[3])),
+		remote:   newGauge(opts[3]),
+		expiries: prometheus.NewCounter(prometheus.CounterOpts(opts[4])),
 	}
 	for i, o := range opts {
 		g.descs[i] = prometheus.NewDesc(o.Name, o.Help, nil, nil)
@@ -43,11 +45,12 @@ func (g *gauges) set(c Counts) {
 	g.binaries.Set(float64(c.Binaries))
 	g.phones.Set(float64(c.Phones))
 	g.inGrace.Set(float64(c.InGrace))
+	g.remote.Set(float64(c.Remote))
 }
 
 // values reads what is shown, in the order of descs.
-func (g *gauges) values() (v [4]float64, err error) {
-	for i, m := range [...]prometheus.Metric{g.binaries, g.phones, g.inGrace, g.expiries} {
+func (g *gauges) values() (v [5]float64, err error) {
+	for i, m := range [...]prometheus.Metric{g.binaries, g.phones, g.inGrace, g.remote, g.expiries} {
 		var d dto.Metric
 		if err := m.Write(&d); err != nil {
 			return v, fmt.Errorf("read %s: %w", g.descs[i], err)
@@ -60,7 +63,7 @@ func (g *gauges) values() (v [4]float64, err error) {
 // read returns what the gauges show as counts.
 func (g *gauges) read() (Counts, error) {
 	v, err := g.values()
-	return Counts{Binaries: int(v[0]), Phones: int(v[1]), InGrace: int(v[2])}, err
+	return Counts{Binaries: int(v[0]), Phones: int(v[1]), InGrace: int(v[2]), Remote: int(v[3])}, err
 }
 
 // Describe implements prometheus.Collector.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -60,6 +61,7 @@ type Registry[B, P comparable] struct {
 	mostPhones int // the greatest maxPhones so far: a cap that is lowered closes nobody
 
 	slots    map[wire.ServerID]*slot[B, P]
+	away     map[P]uint64 // joined to slots of other nodes, each with when it arrived
 	counts   Counts
 	arrivals uint64 // orders whatever is returned
 	draining bool
@@ -72,6 +74,7 @@ type slot[B, P comparable] struct {
 	since  uint64       // when binary arrived, in arrivals
 	grace  *grace       // identity of the grace running now
 	phones map[P]uint64 // each with when it arrived; nil until the first
+	remote map[P]uint64 // the same, of those whose socket another node has
 }
 
 // grace is one waiting period of one slot. It is made before its timer is
@@ -85,8 +88,9 @@ type grace struct {
 // Counts is how much is connected, at one moment.
 type Counts struct {
 	Binaries int // slots held by a binary; one in grace is not counted
-	Phones   int // phones joined, those waiting through a grace included
+	Phones   int // phones joined whose socket is here, those waiting through a grace included
 	InGrace  int // slots kept for a binary that may come back
+	Remote   int // phones joined to slots here whose socket another node has
 }
 
 // Outcome is what the registry decided.
@@ -118,6 +122,16 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("Outcome(%d)", int(o))
 }
 
+// SlotState is how a slot is.
+type SlotState int
+
+// What a slot may be.
+const (
+	SlotFree    SlotState = iota // nobody has it
+	SlotHeld                     // a binary does
+	SlotInGrace                  // it is kept for a binary that may come back
+)
+
 // Claim is the answer to a binary that wants a slot.
 type Claim[B, P comparable] struct {
 	Outcome   Outcome
@@ -137,6 +151,7 @@ func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
 		gauges:  newGauges(rt.NewGauge),
 		mu:      rt.NewLock("registry"),
 		slots:   make(map[wire.ServerID]*slot[B, P]),
+		away:    make(map[P]uint64),
 	}
 	r.set(cfg)
 	return r
@@ -232,17 +247,49 @@ func (r *Registry[B, P]) evict(id wire.ServerID, g *grace) ([]P, bool) {
 	}
 	delete(r.slots, id)
 	r.counts.InGrace--
-	r.counts.Phones -= len(s.phones)
 	r.gauges.expiries.Inc()
+	phones := r.unseat(s)
 	r.publish()
-	return inOrder(s.phones), true
+	return phones, true
+}
+
+// Revoke takes the slot of id away without a grace, and returns who must be
+// closed: its binary, or the zero B if it was in grace, and its phones in
+// the order they joined. If b is not the zero B that happens only while b
+// holds the slot. It reports false, and changes nothing, if there is no
+// such slot.
+func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var none B
+	s := r.slots[id]
+	if s == nil || b != none && !s.heldBy(b) {
+		return none, nil, false
+	}
+	delete(r.slots, id)
+	if s.grace != nil {
+		s.grace.timer.Stop() // what has begun all the same finds no slot
+		r.counts.InGrace--
+	} else {
+		r.counts.Binaries--
+	}
+	phones = r.unseat(s)
+	r.publish()
+	return s.binary, phones, true
 }
 
 // Join adds p to the slot of id and returns the binary that holds it, or
 // the zero B while the slot is in grace. Since every change of holder
 // evicts the phones, that binary is p's for as long as p is joined.
 // NoServer wins over Full. A p that is in already stays as it is.
-func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) {
+func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, false) }
+
+// JoinRemote is Join for a phone whose socket another node has. It takes one
+// of the slot's places all the same, but it is that node's to count among
+// the connected.
+func (r *Registry[B, P]) JoinRemote(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, true) }
+
+func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var none B
@@ -253,20 +300,61 @@ func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) {
 	case s == nil:
 		return none, NoServer
 	}
-	if _, in := s.phones[p]; in {
+	if s.has(p) {
 		return s.binary, Joined
 	}
-	if len(s.phones) >= r.maxPhones {
+	if s.joined() >= r.maxPhones {
 		return none, Full
+	}
+	r.arrivals++
+	if remote {
+		if s.remote == nil {
+			s.remote = make(map[P]uint64)
+		}
+		s.remote[p] = r.arrivals
+		r.counts.Remote++
+		r.publish()
+		return s.binary, Joined
 	}
 	if s.phones == nil {
 		s.phones = make(map[P]uint64)
 	}
-	r.arrivals++
 	s.phones[p] = r.arrivals
 	r.counts.Phones++
 	r.publish()
 	return s.binary, Joined
+}
+
+// Depart counts p, whose socket is here, among the connected phones while it
+// is joined to a slot of another node, which decides. It reports false if
+// the registry drains.
+func (r *Registry[B, P]) Depart(p P) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.draining {
+		return false
+	}
+	if _, in := r.away[p]; !in {
+		r.arrivals++
+		r.away[p] = r.arrivals
+		r.counts.Phones++
+		r.publish()
+	}
+	return true
+}
+
+// Return ends what Depart began. It reports false, and changes nothing, if p
+// is not away.
+func (r *Registry[B, P]) Return(p P) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, in := r.away[p]; !in {
+		return false
+	}
+	delete(r.away, p)
+	r.counts.Phones--
+	r.publish()
+	return true
 }
 
 // Leave takes p out of the slot of id. It reports false, and changes
@@ -277,6 +365,12 @@ func (r *Registry[B, P]) Leave(id wire.ServerID, p P) bool {
 	s := r.slots[id]
 	if s == nil {
 		return false
+	}
+	if _, in := s.remote[p]; in {
+		delete(s.remote, p)
+		r.counts.Remote--
+		r.publish()
+		return true
 	}
 	if _, in := s.phones[p]; !in {
 		return false
@@ -305,6 +399,19 @@ func (r *Registry[B, P]) Holder(id wire.ServerID) B {
 	return none
 }
 
+// Slot says how the slot of id is.
+func (r *Registry[B, P]) Slot(id wire.ServerID) SlotState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch s := r.slots[id]; {
+	case s == nil:
+		return SlotFree
+	case s.grace != nil:
+		return SlotInGrace
+	}
+	return SlotHeld
+}
+
 // Drain empties the registry and refuses everything from now on. It
 // returns all that was connected, each kind in order of arrival; the
 // caller closes them. No grace timer does anything after it.
@@ -313,11 +420,11 @@ func (r *Registry[B, P]) Drain() (binaries []B, phones []P) {
 	defer r.mu.Unlock()
 	r.draining = true
 	held := make(map[B]uint64, r.counts.Binaries)
-	joined := make(map[P]uint64, r.counts.Phones)
+	joined := make(map[P]uint64, r.counts.Phones+r.counts.Remote)
+	maps.Copy(joined, r.away)
 	for _, s := range r.slots {
-		for p, n := range s.phones {
-			joined[p] = n
-		}
+		maps.Copy(joined, s.phones)
+		maps.Copy(joined, s.remote)
 		if s.grace != nil {
 			s.grace.timer.Stop()
 			continue
@@ -325,6 +432,7 @@ func (r *Registry[B, P]) Drain() (binaries []B, phones []P) {
 		held[s.binary] = s.since
 	}
 	clear(r.slots)
+	clear(r.away)
 	r.counts = Counts{}
 	r.publish()
 	return inOrder(held), inOrder(joined)
@@ -345,9 +453,10 @@ func (r *Registry[B, P]) Check() error {
 	defer r.mu.Unlock()
 	var errs []error
 	var none B
-	var walked Counts
+	walked := Counts{Phones: len(r.away)}
 	for id, s := range r.slots {
 		walked.Phones += len(s.phones)
+		walked.Remote += len(s.remote)
 		if s.grace != nil {
 			walked.InGrace++
 		} else {
@@ -357,9 +466,9 @@ func (r *Registry[B, P]) Check() error {
 			errs = append(errs, fmt.Errorf("slot %s: held %t, in grace %t; want one of them",
 				wire.Printable(string(id), 64), s.binary != none, s.grace != nil))
 		}
-		if len(s.phones) > r.mostPhones {
+		if s.joined() > r.mostPhones {
 			errs = append(errs, fmt.Errorf("slot %s: %d phones; want at most %d",
-				wire.Printable(string(id), 64), len(s.phones), r.mostPhones))
+				wire.Printable(string(id), 64), s.joined(), r.mostPhones))
 		}
 	}
 	if walked != r.counts {
@@ -378,11 +487,23 @@ func (r *Registry[B, P]) Check() error {
 func (r *Registry[B, P]) seat(s *slot[B, P], b B) []P {
 	r.arrivals++
 	s.binary, s.since = b, r.arrivals
-	evicted := inOrder(s.phones)
-	s.phones = nil
-	r.counts.Phones -= len(evicted)
+	evicted := r.unseat(s)
 	r.publish()
 	return evicted
+}
+
+// unseat takes all phones out of s and the counts and returns them in the
+// order they joined. Called with the lock held.
+func (r *Registry[B, P]) unseat(s *slot[B, P]) []P {
+	r.counts.Phones -= len(s.phones)
+	r.counts.Remote -= len(s.remote)
+	all := s.phones
+	if len(s.remote) > 0 {
+		all = maps.Clone(s.remote)
+		maps.Copy(all, s.phones)
+	}
+	s.phones, s.remote = nil, nil
+	return inOrder(all)
 }
 
 // publish sets the gauges from the counts. Called with the lock held, by
@@ -393,6 +514,16 @@ func (r *Registry[B, P]) publish() { r.gauges.set(r.counts) }
 func (s *slot[B, P]) heldBy(b B) bool {
 	return s != nil && s.grace == nil && s.binary == b
 }
+
+// has reports whether p is joined.
+func (s *slot[B, P]) has(p P) bool {
+	_, here := s.phones[p]
+	_, there := s.remote[p]
+	return here || there
+}
+
+// joined is how many phones there are.
+func (s *slot[B, P]) joined() int { return len(s.phones) + len(s.remote) }
 
 // inOrder returns the keys of m by when they arrived.
 func inOrder[T comparable](m map[T]uint64) []T {
