@@ -70,7 +70,7 @@ func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
 	if len(phones) != 1 {
 		t.Fatalf("%d phones; want 1", len(phones))
 	}
-	return r, phones[0].id
+	return r, phones[0].(*phone).id
 }
 
 func upgradeTo(r *Relay, path string, sock Socket) {
@@ -182,7 +182,7 @@ func BenchmarkLock(b *testing.B) {
 		}
 	})
 	b.Run("seam", func(b *testing.B) {
-		mu := Runtime{}.withDefaults().NewLock("x")
+		mu := Runtime{}.WithDefaults().NewLock("x")
 		for b.Loop() {
 			mu.Lock()
 			mu.Unlock()
@@ -192,7 +192,7 @@ func BenchmarkLock(b *testing.B) {
 
 func BenchmarkRegistry(b *testing.B) {
 	for _, slots := range []int{1, 10_000} {
-		r := NewRegistry[*binary](RegistryConfig[*phone]{})
+		r := NewRegistry[*binary](RegistryConfig[joiner]{})
 		ids := make([]wire.ServerID, slots)
 		bins, phones := make([]*binary, slots), make([]*phone, slots)
 		for i := range ids {

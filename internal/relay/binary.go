@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ type binary struct {
 	conn
 	server  wire.ServerID
 	version string
+	fence   *Fence // of its server-id; nil: no other node could have it
 	began   time.Time
 
 	phones routes
@@ -59,17 +61,36 @@ func (rs *routes) find(id []byte) *phone {
 // serveBinary is GET /v1/server: a binary claims a server-id.
 func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParseBinaryHello(req.Header)
-	sock, from, ok := r.admit(w, req, doorBinary, err, func() error { return r.crowded(hello.Server) })
+	var fence *Fence
+	inUse := false
+	sock, from, ok := r.admit(w, req, doorBinary, err, func() (err error) {
+		if err = r.crowded(hello.Server); err != nil || r.cluster.Cluster == nil {
+			return err
+		}
+		fence, err = r.cluster.Claim(hello.Server)
+		inUse = errors.Is(err, ErrServerInUse)
+		if inUse {
+			return nil // to be said behind the upgrade
+		}
+		return err
+	})
 	if !ok {
+		if fence != nil {
+			r.cluster.Settled(hello.Server)
+		}
 		return
 	}
 	set := r.settings.Load()
-	b := &binary{server: hello.Server, version: hello.Version, began: r.rt.Clock.Now()}
+	b := &binary{server: hello.Server, version: hello.Version, fence: fence, began: r.rt.Clock.Now()}
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
 	b.probe.waiting = &r.metrics.claimsWaiting
 	b.init(r, set, sock, from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryShare)
 	b.startReading() // a claimant that leaves must be seen to
+	if inUse {
+		r.settle(b, Claim[*binary, joiner]{Outcome: Held}, nil)
+		return
+	}
 	r.claim(b)
 }
 
@@ -97,13 +118,13 @@ func (r *Relay) claim(b *binary) {
 		}
 		// It ended between the two. Should it have won its slot only after
 		// it was lost, it is let go of here; else this does nothing.
-		r.registry.Release(b.server, c.Incumbent)
+		r.release(c.Incumbent)
 	}
 }
 
 // settle carries out what the registry decided on b. displaced is who held
 // the slot until a takeover.
-func (r *Relay) settle(b *binary, c Claim[*binary, *phone], displaced *binary) {
+func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	b.seated.Store(true)
 	switch c.Outcome {
 	case Claimed, Reclaimed, TakenOver:
@@ -111,13 +132,13 @@ func (r *Relay) settle(b *binary, c Claim[*binary, *phone], displaced *binary) {
 			p.evict(wire.CloseNoServer, wire.ReasonReclaimed)
 		}
 		if b.ended.Load() { // lost before it was seated
-			r.registry.Release(b.server, b)
+			r.release(b)
 		}
 		b.startReading() // if it has parked
 		if displaced != nil {
 			displaced.displace()
 		}
-		r.metrics.upgrade(doorBinary, outcomeAccept)
+		b.attempted(outcomeAccept)
 		switch c.Outcome {
 		case Reclaimed:
 			r.metrics.reclaims.Inc()
@@ -128,16 +149,31 @@ func (r *Relay) settle(b *binary, c Claim[*binary, *phone], displaced *binary) {
 		r.log.serverClaimed(b)
 	case Held:
 		b.refuse(wire.CloseServerInUse, wire.ReasonServerInUse)
-		r.metrics.upgrade(doorBinary, outcomeInUse)
+		b.attempted(outcomeInUse)
 		r.metrics.refused[refusedInUse].Inc()
 		r.metrics.conflicts.Inc()
 		r.log.serverConflict(b)
 	case Refused:
 		b.refuse(wire.CloseGoingAway, wire.ReasonShuttingDown)
-		r.metrics.upgrade(doorBinary, outcomeDraining)
+		b.attempted(outcomeDraining)
 	case Vacant:
 		r.claim(b)
 	}
+}
+
+// attempted is the end of b's attempt to get its slot, whatever became of it.
+// A fence that closed meanwhile found nothing to revoke, perhaps: what b has
+// won is revoked here.
+func (b *binary) attempted(o outcome) {
+	r := b.relay
+	r.metrics.upgrade(doorBinary, o)
+	if b.fence == nil {
+		return
+	}
+	if o == outcomeAccept && b.fence.Passed() {
+		b.fail(wire.CloseRestart, reasonLost)
+	}
+	r.cluster.Settled(b.server)
 }
 
 // refuse closes a binary that never held its slot.
@@ -214,6 +250,8 @@ func (b *binary) drop(why dropReason, err string) {
 
 func (b *binary) towards() direction { return toBinary }
 
+func (b *binary) fenced(now int64) bool { return b.fence != nil && b.fence.passed(now) }
+
 // await keeps a claimant's message until it is seated. Should that have come
 // since message asked, the next reader offers it again; taking it here too
 // could be once too often. A seated binary's messages are always taken: its
@@ -243,12 +281,12 @@ func (b *binary) end(code wire.CloseCode, reason string) bool {
 	if b.ended.Swap(true) {
 		return false
 	}
-	released := b.relay.registry.Release(b.server, b)
+	released := b.relay.release(b)
 	for _, rival := range b.probe.finish() {
 		if rival.abandoned() {
 			continue // a reclaim for it would evict the phones for nobody
 		}
-		b.relay.rt.Go("claim", func() { b.relay.claim(rival) })
+		b.relay.rt.Go("claim", rival.vacant)
 	}
 	if released {
 		b.relay.log.serverReleased(b, code, reason)

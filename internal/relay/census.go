@@ -27,7 +27,8 @@ type census struct {
 
 	places   int // taken, by upgrades under way too
 	byAddr   map[netip.Addr]int
-	conns    map[*conn]uint64 // each with when it was added
+	remote   int                 // those of them that have no socket here
+	conns    map[resident]uint64 // each with when it was added
 	added    uint64
 	draining bool
 	aborted  bool
@@ -41,8 +42,17 @@ func newCensus(cfg Config, shown prometheus.Gauge) census {
 		maxPerAddress: cfg.MaxConnsPerAddress,
 		mu:            cfg.Runtime.NewLock("census"),
 		byAddr:        make(map[netip.Addr]int),
-		conns:         make(map[*conn]uint64),
+		conns:         make(map[resident]uint64),
 	}
+}
+
+// resident is a connection as the census knows it.
+type resident interface {
+	abort() // closes it without a word
+
+	// place is whose place it has: that of an address, or, if its socket is
+	// at another node, nobody's.
+	place() (from netip.Addr, remote bool)
 }
 
 // take takes a place for an upgrade from a.
@@ -51,7 +61,7 @@ func (s *census) take(a netip.Addr) error {
 	defer s.mu.Unlock()
 	switch {
 	// Full is said before draining, as the contract orders its gates.
-	case s.places >= s.max:
+	case s.places-s.remote >= s.max:
 		return errFull
 	case s.byAddr[a] >= s.maxPerAddress:
 		return errAddressFull
@@ -59,26 +69,44 @@ func (s *census) take(a netip.Addr) error {
 		return errDraining
 	}
 	s.places++
-	s.shown.Set(float64(s.places))
+	s.show()
 	s.byAddr[a]++
 	return nil
 }
 
+// takeRemote takes a place for a phone whose socket another node has. The
+// caps are that node's business: here its slot bounds it.
+func (s *census) takeRemote() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.places++
+	s.remote++
+	return true
+}
+
 // leave gives back a place that was taken for a.
-func (s *census) leave(a netip.Addr) {
+func (s *census) leave(a netip.Addr, remote bool) {
 	s.mu.Lock()
 	s.places--
-	s.shown.Set(float64(s.places))
-	if s.byAddr[a]--; s.byAddr[a] == 0 {
+	if remote {
+		s.remote--
+	} else if s.byAddr[a]--; s.byAddr[a] == 0 {
 		delete(s.byAddr, a)
 	}
+	s.show()
 	now := s.ifEmpty()
 	s.mu.Unlock()
 	call(now)
 }
 
+// show sets the gauge: of sockets here. The lock is held.
+func (s *census) show() { s.shown.Set(float64(s.places - s.remote)) }
+
 // add enters c. It reports false if all have been aborted, c too then.
-func (s *census) add(c *conn) bool {
+func (s *census) add(c resident) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.added++
@@ -87,11 +115,11 @@ func (s *census) add(c *conn) bool {
 }
 
 // remove takes out c and gives back its place.
-func (s *census) remove(c *conn) {
+func (s *census) remove(c resident) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
-	s.leave(c.from)
+	s.leave(c.place())
 }
 
 // drain ends admission.
@@ -127,7 +155,7 @@ func call(fs []func()) {
 
 // abort returns all connections there are, in the order they were added;
 // those that come later are refused.
-func (s *census) abort() []*conn {
+func (s *census) abort() []resident {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.aborted = true
@@ -139,7 +167,7 @@ func (s *census) abort() []*conn {
 func (s *census) check(counts func() Counts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	places, conns, byAddr := s.places, len(s.conns), 0
+	places, conns, byAddr := s.places, len(s.conns), s.remote
 	for _, n := range s.byAddr {
 		byAddr += n
 	}
@@ -151,8 +179,8 @@ func (s *census) check(counts func() Counts) error {
 		return fmt.Errorf("census: %d places taken; %d by address", places, byAddr)
 	case conns > places:
 		return fmt.Errorf("census: %d connections; %d places", conns, places)
-	case c.Binaries+c.Phones > conns:
-		return fmt.Errorf("registry counts %d binaries and %d phones; %d sockets are open", c.Binaries, c.Phones, conns)
+	case c.Binaries+c.Phones+c.Remote > conns:
+		return fmt.Errorf("registry counts %d binaries, %d phones and %d remote ones; %d connections are open", c.Binaries, c.Phones, c.Remote, conns)
 	}
 	return nil
 }

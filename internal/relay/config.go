@@ -41,6 +41,10 @@ type Config struct {
 	// and must not wait. Nil means that push is off: none is taken.
 	Push func(wire.ServerID, wire.PushWake) error
 
+	// Cluster is the nodes that share server-ids with this one. Nil means that
+	// there are none.
+	Cluster Cluster
+
 	// AllowedOrigins are the Origin header values that may connect, compared
 	// without regard to case. A request with another Origin gets 403; one
 	// without, as native clients send, passes. Empty means none.
@@ -105,7 +109,7 @@ type Config struct {
 var errPushOff = errors.New("push is off")
 
 func (c Config) withDefaults() Config {
-	c.Runtime = c.Runtime.withDefaults()
+	c.Runtime = c.Runtime.WithDefaults()
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

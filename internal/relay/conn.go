@@ -45,6 +45,9 @@ type role interface {
 
 	// towards is the direction of what is written to the connection.
 	towards() direction
+
+	// fenced reports whether the node may serve the connection no longer.
+	fenced(now int64) bool
 }
 
 // conn is one WebSocket connection after its upgrade. It moves bytes and
@@ -59,6 +62,7 @@ type conn struct {
 	role   role
 	limits *wire.Limits
 	from   netip.Addr // charged for the connection
+	remote bool       // by another node, which has its socket
 	out    outbox
 
 	parked  atomic.Bool
@@ -100,6 +104,8 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(set.MessageTimeout)))
 }
 
+func (c *conn) place() (netip.Addr, bool) { return c.from, c.remote }
+
 // startReading starts the reader unless there is one.
 func (c *conn) startReading() {
 	if c.parked.CompareAndSwap(true, false) {
@@ -111,6 +117,10 @@ func (c *conn) startReading() {
 func (c *conn) read() {
 	c.roomSince.Store(0)
 	c.answered.Store(true) // a pong may have come while nobody read
+	clustered := c.relay.cluster.Cluster != nil
+	if clustered && c.role.fenced(c.relay.now()) {
+		c.role.fail(wire.CloseRestart, reasonLost)
+	}
 	for {
 		if c.held == nil && len(c.rest) == 0 {
 			b, n, err := c.sock.Read()
@@ -119,7 +129,11 @@ func (c *conn) read() {
 				return
 			}
 			c.buf, c.rest = b, b[:n]
-			c.heard.Store(c.relay.now())
+			now := c.relay.now()
+			c.heard.Store(now)
+			if clustered && c.role.fenced(now) {
+				c.role.fail(wire.CloseRestart, reasonLost)
+			}
 		}
 		few := len(c.rest) < yieldBelow
 		if !c.digest() && c.park() {

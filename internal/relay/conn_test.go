@@ -144,13 +144,15 @@ func (b *bubble) phone(m manner) *pipeEnd {
 }
 
 // phones is who is joined, in order.
-func (b *bubble) phones() []*phone {
+func (b *bubble) phones() (all []*phone) {
 	b.registry.mu.Lock()
 	defer b.registry.mu.Unlock()
 	if s := b.registry.slots["s1"]; s != nil {
-		return inOrder(s.phones)
+		for _, p := range inOrder(s.phones) {
+			all = append(all, p.(*phone))
+		}
 	}
-	return nil
+	return all
 }
 
 func (e *pipeEnd) listen(m manner) {

@@ -29,10 +29,19 @@
 // the same way, with binary.message finding the phone by its conn-id. No
 // frame takes the registry's lock.
 //
+// # More than one node
+//
+// A relay may share its server-ids with others. What it needs of them is
+// [Cluster], nil for a relay that is alone: a binary's door asks it whether
+// the id may be this node's, a phone's door where the id is if it is not
+// here. Then the phone is away: its bytes are carried to the node with its
+// slot, where it is a phone like any other, remote, its socket a stream.
+//
 // # Tasks and waiting
 //
 // A task waits on its socket or on a lock, nothing else: no channel, no
-// select, no ticker. Each connection has one reader, or none while it is
+// select, no ticker; at the doors, before the upgrade is answered or the
+// phone is in, also for a cluster. Each connection has one reader, or none while it is
 // parked for want of room at the far end, and a writer only while a write
 // waits. Whoever makes room starts the parked reader again. Time comes from
 // one clock; all deadlines of a connection share one alarm. [Runtime] is

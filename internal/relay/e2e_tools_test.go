@@ -95,13 +95,17 @@ func (n *node) holder(id string) *binary {
 }
 
 // joinedTo returns the phones of id, in the order they joined.
-func (n *node) joinedTo(id string) []*phone {
+func (n *node) joinedTo(id string) (all []*phone) {
 	n.registry.mu.Lock()
 	defer n.registry.mu.Unlock()
 	if s := n.registry.slots[wire.ServerID(id)]; s != nil {
-		return inOrder(s.phones)
+		var all []*phone
+		for _, p := range inOrder(s.phones) {
+			all = append(all, p.(*phone))
+		}
+		return all
 	}
-	return nil
+	return all
 }
 
 // sockets is how many connections are open.

@@ -117,6 +117,10 @@ func (e *events) phoneRegistered(p *phone, device string) {
 	e.emit(slog.LevelInfo, "phone_registered", serverID(p.server), connID(p.id), remote(p.from), slog.String("device_name", device))
 }
 
+func (e *events) phoneCarried(h wire.PhoneHello, from netip.Addr) {
+	e.emit(slog.LevelInfo, "phone_carried", serverID(h.Server), remote(from), slog.String("device_name", h.Device))
+}
+
 func (e *events) phoneRefused(p *phone, event, device string) {
 	e.emit(slog.LevelInfo, event, serverID(p.server), remote(p.from), slog.String("device_name", device))
 }

@@ -35,6 +35,7 @@ var knownEvents = map[string]string{
 	"server_id_takeover":             "WARN server_id remote",
 	"server_released":                "INFO close_code err server_id remote duration",
 	"server_grace_expired":           "INFO server_id",
+	"phone_carried":                  "INFO server_id remote device_name",
 	"phone_registered":               "INFO server_id conn_id remote device_name",
 	"phone_register_no_server":       "INFO server_id remote device_name",
 	"phone_register_at_cap":          "INFO server_id remote device_name",
@@ -121,7 +122,7 @@ func (r *recorder) wantKnown(t *testing.T) {
 // Every event there is, driven by hand.
 func TestTheEventsAreAClosedSet(t *testing.T) {
 	rec, clk := newRecorder(), newStillClock()
-	e := newEvents(slog.New(rec), Runtime{Clock: clk}.withDefaults())
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults())
 	from := netip.MustParseAddr("192.0.2.1")
 	b := &binary{server: "s1", version: "1.2.3", began: clk.Now()}
 	b.from = from
@@ -136,6 +137,7 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 	e.serverReleased(b, wire.CloseInternal, wire.ReasonHeartbeat)
 	e.graceExpired("s1")
 	e.phoneRegistered(p, "Pixel")
+	e.phoneCarried(wire.PhoneHello{Server: "s1", Device: "Pixel"}, from)
 	e.phoneRefused(p, "phone_register_no_server", "")
 	e.phoneRefused(p, "phone_register_at_cap", "")
 	e.phoneUnregistered(p, wire.CloseNoServer, wire.ReasonReclaimed)
@@ -260,7 +262,7 @@ func TestTheSourceLogsNothingElse(t *testing.T) {
 
 func TestPeersCannotFillTheLog(t *testing.T) {
 	rec, clk := newRecorder(), newStillClock()
-	e := newEvents(slog.New(rec), Runtime{Clock: clk}.withDefaults())
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults())
 	flood := func(n int) {
 		for range n {
 			e.graceExpired("s1")
@@ -300,7 +302,7 @@ func TestPeersCannotFillTheLog(t *testing.T) {
 }
 
 func TestNobodyListens(t *testing.T) {
-	if e := newEvents(slog.New(slog.DiscardHandler), Runtime{}.withDefaults()); !e.quiet {
+	if e := newEvents(slog.New(slog.DiscardHandler), Runtime{}.WithDefaults()); !e.quiet {
 		t.Error("records are made for a log that discards them")
 	}
 }

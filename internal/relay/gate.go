@@ -67,8 +67,9 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 // upgrades it. helloErr is what was wrong with its headers; crowded, if not
 // nil, says why it would be closed as soon as it is upgraded. If ok, a place
 // in the census is taken; otherwise the request has been answered and
-// counted.
-func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr error, crowded func() error) (sock Socket, from netip.Addr, ok bool) {
+// counted. last is asked before the upgrade: by its error the server-id has
+// all the claimants it may have, or a cluster cannot tell who holds it.
+func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr error, last func() error) (sock Socket, from netip.Addr, ok bool) {
 	from = charged(r.cfg.ClientAddr(req))
 	if pass, wait := r.gate.pass(from, r.rt.Clock.Now()); !pass {
 		secs := int(math.Ceil(wait.Seconds()))
@@ -94,7 +95,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 	}
 	defer func() {
 		if !ok {
-			r.census.leave(from)
+			r.census.leave(from, false)
 		}
 	}()
 	if helloErr != nil {
@@ -107,13 +108,15 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 		r.metrics.upgrade(d, outcomeOrigin)
 		return nil, from, false
 	}
-	if crowded != nil {
-		if err := crowded(); err != nil {
-			refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
+	if err := last(); err != nil {
+		refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
+		if errors.Is(err, errCrowded) {
 			r.metrics.upgrade(d, outcomeCapacity)
 			r.log.refused("conn_cap_reached", from, d, err)
-			return nil, from, false
+		} else {
+			r.metrics.upgrade(d, outcomeCluster)
 		}
+		return nil, from, false
 	}
 	sock, err = r.cfg.Upgrade(w, req)
 	if err != nil {

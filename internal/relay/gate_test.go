@@ -235,14 +235,14 @@ func TestTheCensusKeepsItsCaps(t *testing.T) {
 	take(b, nil)
 	take(c, errFull)
 	take(a, errFull)
-	s.leave(a)
+	s.leave(a, false)
 	take(c, nil)
 	take(b, errFull)
 	if len(s.byAddr) != 3 {
 		t.Errorf("%d addresses; want 3", len(s.byAddr))
 	}
 	for _, x := range []netip.Addr{a, b, c} {
-		s.leave(x)
+		s.leave(x, false)
 	}
 	if len(s.byAddr) != 0 || s.places != 0 {
 		t.Errorf("all left: %d addresses, %d places; want none: the map would grow for ever", len(s.byAddr), s.places)
@@ -273,17 +273,17 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 		s.add(c)
 		s.drain()
 		s.whenEmpty(func() { n++ })
-		s.leave(a)
+		s.leave(a, false)
 		s.remove(c)
 		if n != 0 {
 			t.Fatalf("called %d times with a place taken", n)
 		}
-		s.leave(a)
+		s.leave(a, false)
 		if n != 1 {
 			t.Errorf("called %d times; want 1", n)
 		}
 		s.places, s.byAddr[a] = 1, 1
-		s.leave(a)
+		s.leave(a, false)
 		if n != 1 {
 			t.Errorf("called again, %d times in all", n)
 		}
@@ -330,7 +330,7 @@ func TestTheCensusFindsDamage(t *testing.T) {
 		{"a phone without a socket", func(r *Relay) {
 			r.registry.Claim("s1", new(binary))
 			r.registry.Join("s1", new(phone))
-		}, "registry counts 1 binaries and 1 phones; 1 sockets are open"},
+		}, "registry counts 1 binaries, 1 phones and 0 remote ones; 1 connections are open"},
 		{"the registry itself", func(r *Relay) { r.registry.counts.Phones++ }, "counts say"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

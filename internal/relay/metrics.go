@@ -33,6 +33,7 @@ const (
 	outcomeHeaders   outcome = "reject_headers"
 	outcomeOrigin    outcome = "reject_origin"
 	outcomeHandshake outcome = "reject_handshake"
+	outcomeCluster   outcome = "reject_cluster"
 
 	refusedNoServer refusal = "no_server"
 	refusedInUse    refusal = "server_in_use"
@@ -56,7 +57,7 @@ const (
 var (
 	doors    = []door{doorBinary, doorPhone}
 	outcomes = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
-		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake}
+		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster}
 	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate}
 	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropPhoneBacklog, dropClosed, dropPush}
 	directions  = []direction{toBinary, toPhone}

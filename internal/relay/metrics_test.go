@@ -92,12 +92,14 @@ pyrycode_relay_register_failures_total{kind="no_server"}
 pyrycode_relay_register_failures_total{kind="phones_at_cap"}
 pyrycode_relay_register_failures_total{kind="ratelimit"}
 pyrycode_relay_register_failures_total{kind="server_in_use"}
+pyrycode_relay_remote_phones
 pyrycode_relay_takeovers_total
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="accept"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_404"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_409"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_429"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_capacity"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_draining"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_handshake"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_headers"}
@@ -108,6 +110,7 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_404"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_409"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_429"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_capacity"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_draining"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_handshake"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_headers"}

@@ -151,7 +151,7 @@ type office struct {
 
 func newOffice(budget, share int) *office {
 	o := &office{tap: new(tap)}
-	o.rt = Runtime{Go: func(_ string, f func()) { o.tasks = append(o.tasks, f) }}.withDefaults()
+	o.rt = Runtime{Go: func(_ string, f func()) { o.tasks = append(o.tasks, f) }}.WithDefaults()
 	o.outbox = outbox{rt: &o.rt, sock: o.tap, budget: budget, share: share, on: o, mu: new(sync.Mutex), tally: new(tally)}
 	return o
 }

@@ -23,34 +23,44 @@ type phone struct {
 	ended  atomic.Bool
 }
 
+// joiner is a phone as the registry knows it: here in full, or away.
+type joiner interface {
+	// evict closes a phone that the registry has already let go.
+	evict(code wire.CloseCode, reason string)
+}
+
 // servePhone is GET /v1/client: a phone joins a server-id.
 func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParsePhoneHello(req.Header)
-	sock, from, ok := r.admit(w, req, doorPhone, err, nil)
+	var place Elsewhere
+	sock, from, ok := r.admit(w, req, doorPhone, err, func() (err error) {
+		place, err = r.find(hello.Server)
+		return err
+	})
 	if !ok {
 		return
 	}
-	id, err := wire.NewConnID(r.rt.Rand)
-	if err != nil {
-		panic(err) // crypto/rand does not fail (Go 1.24 on)
+	outcome := NoServer
+	if place != nil {
+		outcome = r.carry(place, Visitor{Server: hello.Server, Device: hello.Device, From: from}, sock, from)
+		if outcome == Joined {
+			r.metrics.upgrade(doorPhone, outcomeAccept)
+			r.log.phoneCarried(hello, from)
+			return
+		}
 	}
+	p := r.newPhone(hello.Server)
 	set := r.settings.Load()
-	p := &phone{server: hello.Server, id: id, began: r.rt.Clock.Now()}
-	p.prefix = wire.AppendEnvelopePrefix(nil, p.id)
-	p.sender.resume = p.startReading
 	p.init(r, set, sock, from, p, &set.phoneLimits, set.PhoneOutbox, 0)
-
-	b, outcome := r.registry.Join(hello.Server, p)
+	if outcome == NoServer { // nowhere else, or no longer
+		outcome = r.join(p)
+	} else if outcome == Refused {
+		p.refuse(wire.CloseTryAgain, "the node that serves the server-id does not answer")
+		r.metrics.upgrade(doorPhone, outcomeCluster)
+		return
+	}
 	switch outcome {
 	case Joined:
-		if b != nil {
-			p.binary.Store(b)
-			b.phones.add(p)
-		}
-		if p.ended.Load() { // lost before it was in
-			r.registry.Leave(p.server, p)
-		}
-		p.startReading()
 		r.metrics.upgrade(doorPhone, outcomeAccept)
 		r.log.phoneRegistered(p, hello.Device)
 	case NoServer:
@@ -67,6 +77,39 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 		p.refuse(wire.CloseGoingAway, wire.ReasonShuttingDown)
 		r.metrics.upgrade(doorPhone, outcomeDraining)
 	}
+}
+
+// newPhone makes a phone of its server-id; its conn is to be set up.
+func (r *Relay) newPhone(server wire.ServerID) *phone {
+	id, err := wire.NewConnID(r.rt.Rand)
+	if err != nil {
+		panic(err) // crypto/rand does not fail (Go 1.24 on)
+	}
+	p := &phone{server: server, id: id, began: r.rt.Clock.Now()}
+	p.prefix = wire.AppendEnvelopePrefix(nil, p.id)
+	p.sender.resume = p.startReading
+	return p
+}
+
+// join lets p in, if that may be, and starts to read it.
+func (r *Relay) join(p *phone) Outcome {
+	in := r.registry.Join
+	if p.remote {
+		in = r.registry.JoinRemote
+	}
+	b, outcome := in(p.server, p)
+	if outcome != Joined {
+		return outcome
+	}
+	if b != nil {
+		p.binary.Store(b)
+		b.phones.add(p)
+	}
+	if p.ended.Load() { // lost before it was in
+		r.registry.Leave(p.server, p)
+	}
+	p.startReading()
+	return Joined
 }
 
 // refuse closes a phone that never joined.
@@ -136,6 +179,11 @@ func (p *phone) starved() {
 func (p *phone) pong(uint64) {}
 
 func (p *phone) towards() direction { return toPhone }
+
+func (p *phone) fenced(now int64) bool {
+	b := p.binary.Load()
+	return b != nil && b.fenced(now)
+}
 
 // gone unregisters the phone after a word to its binary.
 func (p *phone) gone(code wire.CloseCode) {

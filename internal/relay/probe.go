@@ -24,9 +24,20 @@ type probe struct {
 	waiting *atomic.Int64 // rivals of all probes
 
 	mu     sync.Locker // guards all below
-	rivals []*binary   // in order of arrival
+	rivals []rival     // in order of arrival
 	round  *round      // identity of the round running now; nil: none
 	over   bool        // the incumbent is gone: nobody may wait for it
+}
+
+// rival is who wants the slot of a binary that holds it, and waits for its
+// answer. abandoned is asked until it is true; then, or after one call of any
+// other method, the rival is forgotten.
+type rival interface {
+	abandoned() bool    // it has left
+	overflow()          // too many wait
+	refused(b *binary)  // b is alive
+	inherits(b *binary) // b is dead: take its slot, if it still has it
+	vacant()            // the incumbent is gone: claim again
 }
 
 // round is one ping and its timer. Made before the timer is armed: its body
@@ -38,7 +49,7 @@ type round struct {
 
 // challenge lets rival wait for b's answer and asks, unless b has been
 // asked already. False means that b has ended: claim again.
-func (b *binary) challenge(rival *binary) bool {
+func (b *binary) challenge(r rival) bool {
 	q := &b.probe
 	q.mu.Lock()
 	if q.over {
@@ -47,12 +58,10 @@ func (b *binary) challenge(rival *binary) bool {
 	}
 	if q.crowded() {
 		q.mu.Unlock()
-		// Not 4409: nobody has found the incumbent alive.
-		rival.refuse(wire.CloseTryAgain, "too many claims at once")
-		b.relay.metrics.upgrade(doorBinary, outcomeCapacity)
+		r.overflow()
 		return true
 	}
-	q.rivals = append(q.rivals, rival)
+	q.rivals = append(q.rivals, r)
 	q.waiting.Add(1)
 	if q.round != nil {
 		q.mu.Unlock()
@@ -80,7 +89,7 @@ func (b *binary) crowded() bool {
 // as many as there may be. The lock is held.
 func (q *probe) crowded() bool {
 	before := len(q.rivals)
-	q.rivals = slices.DeleteFunc(q.rivals, (*binary).abandoned)
+	q.rivals = slices.DeleteFunc(q.rivals, rival.abandoned)
 	q.waiting.Add(int64(len(q.rivals) - before))
 	return len(q.rivals) >= maxRivals
 }
@@ -99,7 +108,7 @@ func (b *binary) pong(n uint64) {
 		if rival.abandoned() {
 			continue
 		}
-		b.relay.settle(rival, Claim[*binary, *phone]{Outcome: Held, Incumbent: b}, nil)
+		rival.refused(b)
 	}
 }
 
@@ -137,9 +146,29 @@ func (b *binary) judge(g *round) {
 		if rival.abandoned() {
 			continue // a slot given to it would be nobody's
 		}
-		b.relay.settle(rival, b.relay.registry.Takeover(rival.server, b, rival), b)
+		rival.inherits(b)
 	}
 }
+
+// overflow closes claimant b: so many wait already that it may not.
+func (b *binary) overflow() {
+	// Not 4409: nobody has found the incumbent alive.
+	b.refuse(wire.CloseTryAgain, "too many claims at once")
+	b.attempted(outcomeCapacity)
+}
+
+// refused is the end of claimant b: its incumbent is alive.
+func (b *binary) refused(incumbent *binary) {
+	b.relay.settle(b, Claim[*binary, joiner]{Outcome: Held, Incumbent: incumbent}, nil)
+}
+
+// inherits gives claimant b the slot of its incumbent, which is silent.
+func (b *binary) inherits(incumbent *binary) {
+	b.relay.settle(b, b.relay.registry.Takeover(b.server, incumbent, b), incumbent)
+}
+
+// vacant lets claimant b try again: its incumbent is gone.
+func (b *binary) vacant() { b.relay.claim(b) }
 
 // abandoned reports whether claimant b has left while it waited. Its attempt
 // counts as refused because of a conflict; asked once that is true, it is
@@ -148,12 +177,12 @@ func (b *binary) abandoned() bool {
 	if !b.ended.Load() {
 		return false
 	}
-	b.relay.metrics.upgrade(doorBinary, outcomeInUse)
+	b.attempted(outcomeInUse)
 	return true
 }
 
 // finish ends all waiting for an incumbent that is gone and returns who did.
-func (q *probe) finish() []*binary {
+func (q *probe) finish() []rival {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.over = true
@@ -161,7 +190,7 @@ func (q *probe) finish() []*binary {
 }
 
 // take ends the round and returns who waited for it. The lock is held.
-func (q *probe) take() []*binary {
+func (q *probe) take() []rival {
 	rivals := q.rivals
 	q.round, q.rivals = nil, nil
 	q.waiting.Add(-int64(len(rivals)))

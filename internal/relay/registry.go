@@ -141,7 +141,7 @@ type Claim[B, P comparable] struct {
 
 // NewRegistry returns an empty registry.
 func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
-	rt := cfg.Runtime.withDefaults()
+	rt := cfg.Runtime.WithDefaults()
 	if cfg.Expired == nil {
 		cfg.Expired = func(wire.ServerID, []P) {}
 	}

@@ -19,8 +19,9 @@ type Relay struct {
 	log     events
 	metrics *metrics
 
-	registry *Registry[*binary, *phone]
+	registry *Registry[*binary, joiner]
 	census   census
+	cluster  cluster
 	gate     gate
 	alarms   alarms
 
@@ -40,7 +41,7 @@ func New(cfg Config) (*Relay, error) {
 		started: cfg.Runtime.Clock.Now(),
 	}
 	r.settings.Store(newSettings(cfg))
-	r.registry = NewRegistry[*binary](RegistryConfig[*phone]{
+	r.registry = NewRegistry[*binary](RegistryConfig[joiner]{
 		Runtime:   cfg.Runtime,
 		Grace:     cfg.Grace,
 		MaxPhones: cfg.MaxPhones,
@@ -51,6 +52,10 @@ func New(cfg Config) (*Relay, error) {
 	r.census = newCensus(cfg, r.metrics.connections)
 	r.gate = newGate(cfg)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
+	r.cluster = cluster{cfg.Cluster}
+	if cfg.Cluster != nil {
+		cfg.Cluster.Attach(&Host{r})
+	}
 	return r, nil
 }
 
@@ -88,17 +93,23 @@ func (r *Relay) Check() error {
 	return r.census.check(r.Counts)
 }
 
-// Drain refuses whoever comes from now on and closes everyone with 1001. It
-// does not wait; done is called once, from any goroutine, when the last
+// Drain refuses whoever comes from now on and closes everyone with 1001; in a
+// cluster with 1012, since other nodes go on and have the server-ids at once.
+// It does not wait; done is called once, from any goroutine, when the last
 // socket is closed. So is that of a second Drain, which changes nothing else.
 func (r *Relay) Drain(done func()) {
 	r.census.drain()
 	binaries, phones := r.registry.Drain()
+	code := wire.CloseGoingAway
+	if r.cluster.Cluster != nil {
+		code = wire.CloseRestart
+	}
 	for _, p := range phones {
-		p.evict(wire.CloseGoingAway, wire.ReasonShuttingDown)
+		p.evict(code, wire.ReasonShuttingDown)
 	}
 	for _, b := range binaries {
-		b.fail(wire.CloseGoingAway, wire.ReasonShuttingDown)
+		b.fail(code, wire.ReasonShuttingDown)
+		r.cluster.changed(b.server) // after the close: who redials at once asks again
 	}
 	r.census.whenEmpty(done)
 }
@@ -119,11 +130,21 @@ func (r *Relay) now() int64 { return r.at(r.rt.Clock.Now()) }
 func (r *Relay) at(t time.Time) int64 { return int64(t.Sub(r.started)) + 1 }
 
 // graceExpired closes the phones of a slot that nobody came back for.
-func (r *Relay) graceExpired(id wire.ServerID, phones []*phone) {
+func (r *Relay) graceExpired(id wire.ServerID, phones []joiner) {
 	for _, p := range phones {
 		p.evict(wire.CloseNormal, "")
 	}
+	r.cluster.changed(id)
 	r.log.graceExpired(id)
+}
+
+// release ends b's hold of its slot, if it has it.
+func (r *Relay) release(b *binary) bool {
+	ok := r.registry.Release(b.server, b)
+	if ok {
+		r.cluster.changed(b.server)
+	}
+	return ok
 }
 
 // adopt enters c, which holds a place already, into the census.

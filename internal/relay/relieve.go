@@ -32,7 +32,11 @@ func (r *Relay) Relieve(bytes int) (closed int) {
 	}
 	var loads []load
 	now := r.now()
-	for _, c := range r.census.all() {
+	for _, s := range r.census.all() {
+		c, ok := s.(*conn)
+		if !ok {
+			continue // a phone that is away holds little
+		}
 		n := c.out.holds()
 		if since := c.messageSince.Load(); since != 0 && now-since >= int64(relieveSlow) {
 			n += c.limits.Message
@@ -62,7 +66,7 @@ func (o *outbox) holds() int {
 }
 
 // all returns every connection, in the order they were added.
-func (s *census) all() []*conn {
+func (s *census) all() []resident {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return inOrder(s.conns)

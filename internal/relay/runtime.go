@@ -35,8 +35,8 @@ type Runtime struct {
 	NewGauge func(prometheus.GaugeOpts) prometheus.Gauge
 }
 
-// withDefaults returns rt with the real thing for every zero field.
-func (rt Runtime) withDefaults() Runtime {
+// WithDefaults returns rt with the real thing for every zero field.
+func (rt Runtime) WithDefaults() Runtime {
 	if rt.Clock == nil {
 		rt.Clock = clock.New()
 	}

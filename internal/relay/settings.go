@@ -42,7 +42,7 @@ func (r *Relay) Reconfigure(cfg Config) error {
 	r.settings.Store(newSettings(cfg))
 	r.gate.set(cfg)
 	r.census.set(cfg)
-	r.registry.Reconfigure(RegistryConfig[*phone]{Grace: cfg.Grace, MaxPhones: cfg.MaxPhones})
+	r.registry.Reconfigure(RegistryConfig[joiner]{Grace: cfg.Grace, MaxPhones: cfg.MaxPhones})
 	return nil
 }
 

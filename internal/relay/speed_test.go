@@ -67,7 +67,9 @@ func newStage(t testing.TB, slots, phones int) *stage {
 		}
 		slot := r.registry.slots[wire.ServerID(id)]
 		s.binaries = append(s.binaries, slot.binary)
-		s.phones = append(s.phones, inOrder(slot.phones)...)
+		for _, p := range inOrder(slot.phones) {
+			s.phones = append(s.phones, p.(*phone))
+		}
 	}
 	if got, want := r.Counts(), (Counts{Binaries: slots, Phones: slots * phones}); got != want {
 		t.Fatalf("counts %+v; want %+v", got, want)

@@ -1,0 +1,195 @@
+package cluster
+
+import (
+	"github.com/benbjohnson/clock"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// reasonBroken is the reason of a close because the way to the slot broke.
+const reasonBroken = "the way to the node that serves the server-id broke"
+
+// carrier is the end at the node that has the phone's socket: it carries
+// bytes and looks at none, but to know whether a message has begun.
+type carrier struct {
+	*stream
+	sock  relay.Socket
+	ended func()
+
+	// Guarded by the stream's lock.
+	started bool // Carry has been called
+	writing bool // somebody drains; walk is theirs
+	walk    wire.Walk
+	leaving bool // the phone is to go, with the close message last
+	code    wire.CloseCode
+	reason  string
+	shown   bool // the phone has been told that no more bytes come
+	parted  bool // nothing more is to be done but to see the socket end
+	gone    bool // the socket is closed
+	linger  *clock.Timer
+}
+
+// newCarrier makes one and enters its stream; nil if the node closes.
+func (n *Node) newCarrier(owner NodeID) *carrier {
+	c := &carrier{stream: n.newStream(owner, n.streamID())}
+	c.edge, c.stream.input = true, c.input
+	if !n.join(c.stream) {
+		return nil
+	}
+	return c
+}
+
+// Carry implements relay.Stream.
+func (c *carrier) Carry(sock relay.Socket, ended func()) {
+	c.sock, c.ended = sock, ended
+	c.mu.Lock()
+	c.started = true
+	c.watch(idleAsk)
+	c.mu.Unlock()
+	c.node.rt.Go("carrier", c.up)
+	c.input() // what came before
+}
+
+// Close implements relay.Stream.
+func (c *carrier) Close(code wire.CloseCode, reason string) {
+	c.leave(code, reason)
+	c.input()
+}
+
+// leave has the phone closed with code, behind what came for it.
+func (c *carrier) leave(code wire.CloseCode, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leaving {
+		return
+	}
+	c.leaving, c.code, c.reason = true, code, reason
+	c.lingers()
+}
+
+// lingers ends the socket in a while. The lock is held.
+func (c *carrier) lingers() {
+	if c.linger == nil && !c.gone {
+		c.linger = c.node.rt.Clock.AfterFunc(c.node.cfg.Linger, c.Abort)
+	}
+}
+
+// Abort implements relay.Stream.
+func (c *carrier) Abort() {
+	c.mu.Lock()
+	was := c.gone
+	c.gone = true
+	if c.linger != nil {
+		c.linger.Stop()
+	}
+	c.mu.Unlock()
+	if was {
+		return
+	}
+	c.end(kindClose)
+	_ = c.sock.Close() // what would an error tell?
+	c.ended()
+}
+
+// up carries what the phone sends. Once there is nowhere to carry it to it
+// is still read: closing with something unread would destroy what is on its
+// way to the phone.
+func (c *carrier) up() {
+	for {
+		b, n, err := c.sock.Read()
+		if err != nil {
+			break
+		}
+		_, _ = c.writeAll(b[:n]) // broken: whoever broke it ends the phone
+		b.Free()
+	}
+	_ = c.finish() // the same
+	c.mu.Lock()
+	over := c.over || c.closed || c.leaving || c.broken != ""
+	c.mu.Unlock()
+	if over {
+		c.Abort() // nobody waits for it any more
+	}
+}
+
+// input sees to what has changed: there are bytes to write, or an end.
+func (c *carrier) input() {
+	c.mu.Lock()
+	start := c.started && !c.writing && !c.gone && c.due()
+	c.writing = c.writing || start
+	c.mu.Unlock()
+	if start {
+		c.node.rt.Go("down", c.drain)
+	}
+}
+
+// due reports whether there is something to do for drain. The lock is held.
+func (c *carrier) due() bool {
+	return len(c.queue) > 0 || c.fin && !c.shown || !c.parted && (c.closed || c.broken != "" || c.leaving)
+}
+
+// drain writes to the phone what has come for it, waiting for its socket.
+func (c *carrier) drain() {
+	for {
+		c.mu.Lock()
+		if c.gone || !c.due() {
+			c.writing = false
+			c.mu.Unlock()
+			return
+		}
+		bytes := c.queue
+		c.queue = nil
+		if len(bytes) == 0 {
+			last := c.last()
+			c.mu.Unlock()
+			last()
+			continue
+		}
+		c.mu.Unlock()
+		n, err := c.sock.Write(bytes)
+		c.walk.Skip(bytes[:n])
+		c.consume(n)
+		if err != nil {
+			c.Abort()
+		}
+	}
+}
+
+// last is what there is to do when all has been written. The lock is held;
+// what it returns is called without.
+func (c *carrier) last() func() {
+	half := func() { _ = c.sock.CloseWrite() }
+	switch {
+	case c.fin && !c.shown:
+		c.shown = true
+		return half
+	case c.closed && c.broken == "" && c.shown:
+		c.parted = true
+		return c.Abort // the far end has waited for the phone to see it
+	case c.closed && c.broken == "":
+		c.parted = true
+		c.lingers() // cut at the far end: what it sent just before should arrive
+		return half
+	}
+	c.parted = true
+	code, reason := c.code, c.reason
+	if !c.leaving {
+		code, reason = wire.CloseRestart, reasonBroken
+	}
+	c.leaving = true
+	c.lingers()
+	whole := c.walk.Whole() && !c.shown
+	return func() {
+		c.end(kindClose)
+		if !whole {
+			c.Abort() // inside a message a close would be taken for its rest
+			return
+		}
+		if _, err := c.sock.Write(wire.AppendClose(nil, code, reason)); err != nil {
+			c.Abort()
+			return
+		}
+		half()
+	}
+}

@@ -1,0 +1,209 @@
+package cluster
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// What nodes ask each other.
+const (
+	askOpen  = "open"  // let a phone in
+	askProbe = "probe" // is the binary alive?
+)
+
+// question is one request from node to node.
+type question struct {
+	V      int    `json:"v"`
+	Ask    string `json:"ask"`
+	From   string `json:"from"`
+	Server []byte `json:"server"` // it need not be UTF-8
+	Nonce  string `json:"nonce"`  // of the tenure that is meant
+
+	// Of a phone.
+	Stream uint64 `json:"stream,omitempty"`
+	Device string `json:"device,omitempty"`
+	Remote string `json:"remote,omitempty"`
+}
+
+// answer is what a node says to a question.
+type answer string
+
+const (
+	answerNone    answer = ""        // it said nothing, or nothing known
+	answerAlive   answer = "alive"   // the binary is
+	answerLetGo   answer = "let go"  // nobody holds it any more: claim again
+	answerGone    answer = "gone"    // there is no such tenure, and never will be again
+	answerBusy    answer = "busy"    // ask again
+	answerJoined  answer = "joined"  // the phone is in
+	answerFull    answer = "full"    // the slot has all its phones
+	answerRefused answer = "refused" // the node shuts down
+)
+
+// request puts q to a node.
+func (n *Node) request(to string, q question) answer {
+	owner, ok := parseNodeID(to)
+	if !ok {
+		return answerNone
+	}
+	timeout := n.cfg.ProbeTimeout
+	if q.Ask == askOpen {
+		timeout = n.cfg.OpenTimeout
+	}
+	q.V, q.From = protocol, n.id.String()
+	b, err := json.Marshal(q)
+	if err != nil {
+		panic(err) // it holds nothing that could fail
+	}
+	got, err := n.cfg.Bus.Request(n.ctlSubject(owner), b, timeout)
+	if err != nil {
+		return answerNone
+	}
+	return answer(got)
+}
+
+// ask asks the node that v names whether the binary of id is alive.
+func (n *Node) ask(v value, id wire.ServerID) answer {
+	return n.request(v.Node, question{Ask: askProbe, Server: []byte(id), Nonce: v.Nonce})
+}
+
+// onCtl hears what others ask.
+func (n *Node) onCtl(m Message) {
+	if b, ok := parseBeat(m.Data); ok {
+		if b.echo {
+			n.metrics.roundTrip.Observe(float64(n.rt.Clock.Now().UnixNano()-b.at) / 1e9)
+		}
+		return
+	}
+	var q question
+	if json.Unmarshal(m.Data, &q) != nil || q.V != protocol || len(q.Server) == 0 || len(q.Server) > wire.MaxServerID {
+		return
+	}
+	reply := func(a answer) { m.Reply([]byte(a)) }
+	switch q.Ask {
+	case askOpen:
+		reply(n.onOpen(q))
+	case askProbe:
+		n.onProbe(q, reply)
+	}
+}
+
+// onProbe finds out whether the binary that is meant is alive.
+func (n *Node) onProbe(q question, reply func(answer)) {
+	id := wire.ServerID(q.Server)
+	n.mu.Lock()
+	t := n.tenures[keyOf(id)]
+	mine := t != nil && t.nonce == q.Nonce
+	busy := mine && (t.lost != "" || t.state == "")
+	n.mu.Unlock()
+	switch {
+	case !mine:
+		reply(answerGone)
+		return
+	case busy:
+		reply(answerBusy)
+		return
+	}
+	letGo := func() {
+		n.rt.Go("let go", func() {
+			n.sync(t, false)
+			reply(answerLetGo)
+		})
+	}
+	if n.host.Slot(id) != relay.SlotHeld {
+		letGo() // the directory did not know yet
+		return
+	}
+	n.host.Probe(id, func(v relay.Verdict) {
+		switch v {
+		case relay.Alive:
+			reply(answerAlive)
+		case relay.Busy:
+			reply(answerBusy)
+		default:
+			letGo()
+		}
+	})
+}
+
+// onOpen lets in a phone whose socket another node has.
+func (n *Node) onOpen(q question) answer {
+	id := wire.ServerID(q.Server)
+	from, ok := parseNodeID(q.From)
+	if !ok || from == n.id {
+		return answerGone
+	}
+	n.mu.Lock()
+	t := n.tenures[keyOf(id)]
+	mine := t != nil && t.nonce == q.Nonce && t.lost == "" && t.state != ""
+	draining := n.draining
+	n.mu.Unlock()
+	switch {
+	case draining:
+		return answerRefused
+	case !mine:
+		return answerGone
+	}
+	n.saw(from)
+	s := n.newStream(from, q.Stream)
+	if !n.join(s) {
+		return answerRefused
+	}
+	remote, _ := netip.ParseAddr(q.Remote) // for the log only
+	switch n.host.Join(relay.Visitor{Server: id, Device: wire.Printable(q.Device, 128), From: remote}, socket{s}) {
+	case relay.Joined:
+		return answerJoined
+	case relay.Full:
+		return answerFull
+	case relay.Refused:
+		return answerRefused
+	}
+	return answerGone
+}
+
+// elsewhere is a slot at another node.
+type elsewhere struct {
+	node  *Node
+	id    wire.ServerID
+	owner NodeID
+	nonce string
+}
+
+// Join implements relay.Elsewhere. If the slot has moved it looks once more.
+func (e *elsewhere) Join(v relay.Visitor) (relay.Stream, relay.Outcome) {
+	n := e.node
+	for again := false; ; again = true {
+		c := n.newCarrier(e.owner)
+		if c == nil {
+			return nil, relay.Refused
+		}
+		n.saw(e.owner)
+		a := n.request(e.owner.String(), question{Ask: askOpen, Server: []byte(e.id), Nonce: e.nonce,
+			Stream: c.key.id, Device: v.Device, Remote: v.From.String()})
+		if a == answerJoined {
+			return c, relay.Joined
+		}
+		c.end(kindClose) // it may have been let in all the same
+		switch a {
+		case answerFull:
+			return nil, relay.Full
+		case answerGone:
+		default:
+			return nil, relay.Refused
+		}
+		if again {
+			return nil, relay.NoServer
+		}
+		now, err := n.findAgain(e.id)
+		moved, ok := now.(*elsewhere)
+		switch {
+		case err != nil:
+			return nil, relay.Refused
+		case !ok:
+			return nil, relay.NoServer
+		}
+		*e = *moved
+	}
+}

@@ -1,0 +1,320 @@
+package cluster
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/benbjohnson/clock"
+)
+
+// Memory is a directory and a bus for nodes of one process. It keeps what
+// Store and Bus promise, and expires by its clock.
+type Memory struct {
+	clock clock.Clock
+
+	mu       sync.Mutex // guards all below
+	revision uint64
+	entries  map[string]*kept
+	watchers []*queue[Entry]
+	subs     map[string][]*queue[Message]
+	closed   bool
+}
+
+type kept struct {
+	Entry
+	timer *clock.Timer
+}
+
+// NewMemory returns an empty one.
+func NewMemory(c clock.Clock) *Memory {
+	if c == nil {
+		c = clock.New()
+	}
+	return &Memory{clock: c, entries: make(map[string]*kept), subs: make(map[string][]*queue[Message])}
+}
+
+// Port is one node's connection to a Memory: its Store and its Bus. While it
+// is down its calls fail and nothing reaches it; the watch makes up for it
+// after.
+type Port struct {
+	m *Memory
+
+	mu      sync.Mutex // guards all below
+	down    bool
+	watcher *queue[Entry]
+	f       func(Entry)
+}
+
+// ErrAway is what a port that is down says.
+var ErrAway = errors.New("the directory cannot be reached")
+
+// Port returns a new connection.
+func (m *Memory) Port() *Port { return &Port{m: m} }
+
+// Down cuts the connection, or mends it.
+func (p *Port) Down(yes bool) {
+	p.mu.Lock()
+	was, f := p.down, p.f
+	p.down = yes
+	p.mu.Unlock()
+	if was && !yes && f != nil {
+		p.m.mu.Lock()
+		p.m.replay(p.watcher)
+		p.m.mu.Unlock()
+	}
+}
+
+func (p *Port) away() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down
+}
+
+// Create implements Store.
+func (p *Port) Create(key string, value []byte, ttl time.Duration) (uint64, error) {
+	if p.away() {
+		return 0, ErrAway
+	}
+	m := p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.entries[key] != nil {
+		return 0, ErrConflict
+	}
+	return m.set(key, value, ttl), nil
+}
+
+// Update implements Store.
+func (p *Port) Update(key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
+	if p.away() {
+		return 0, ErrAway
+	}
+	m := p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if k := m.entries[key]; k == nil || k.Revision != revision {
+		return 0, ErrConflict
+	}
+	return m.set(key, value, ttl), nil
+}
+
+// Get implements Store.
+func (p *Port) Get(key string) (Entry, error) {
+	if p.away() {
+		return Entry{}, ErrAway
+	}
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if k := p.m.entries[key]; k != nil {
+		return k.Entry, nil
+	}
+	return Entry{}, ErrNotFound
+}
+
+// Purge implements Store.
+func (p *Port) Purge(key string, revision uint64) error {
+	if p.away() {
+		return ErrAway
+	}
+	m := p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if k := m.entries[key]; k == nil || k.Revision != revision {
+		return ErrConflict
+	}
+	m.drop(key)
+	return nil
+}
+
+// Watch implements Store.
+func (p *Port) Watch(f func(Entry)) error {
+	p.mu.Lock()
+	p.f = f
+	p.watcher = newQueue(func(e Entry) {
+		if !p.away() {
+			f(e)
+		}
+	})
+	p.mu.Unlock()
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.m.watchers = append(p.m.watchers, p.watcher)
+	p.m.replay(p.watcher)
+	return nil
+}
+
+// Publish implements Bus.
+func (p *Port) Publish(subject string, data []byte) error {
+	return p.m.publish(p, subject, Message{Data: slices.Clone(data), Reply: func([]byte) {}})
+}
+
+// Subscribe implements Bus.
+func (p *Port) Subscribe(subject string, f func(Message)) error {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.m.subs[subject] = append(p.m.subs[subject], newQueue(func(msg Message) {
+		if !p.away() {
+			f(msg)
+		}
+	}))
+	return nil
+}
+
+// Request implements Bus.
+func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
+	reply := make(chan []byte, 1)
+	err := p.m.publish(p, subject, Message{Data: slices.Clone(data), Reply: func(b []byte) {
+		select {
+		case reply <- slices.Clone(b):
+		default:
+		}
+	}})
+	if err != nil {
+		return nil, err
+	}
+	late := make(chan struct{})
+	t := p.m.clock.AfterFunc(timeout, func() { close(late) })
+	defer t.Stop()
+	select {
+	case b := <-reply:
+		if p.away() {
+			return nil, ErrAway
+		}
+		return b, nil
+	case <-late:
+		return nil, errors.New("no reply in time")
+	}
+}
+
+// Wipe forgets every entry, as a directory does that has lost its memory,
+// and tells nobody.
+func (m *Memory) Wipe() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, k := range m.entries {
+		k.timer.Stop()
+	}
+	clear(m.entries)
+}
+
+// Close ends all tasks.
+func (m *Memory) Close() {
+	m.Wipe()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	for _, w := range m.watchers {
+		w.stop()
+	}
+	for _, qs := range m.subs {
+		for _, q := range qs {
+			q.stop()
+		}
+	}
+}
+
+func (m *Memory) publish(p *Port, subject string, msg Message) error {
+	if p.away() {
+		return ErrAway
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, q := range m.subs[subject] {
+		q.put(msg)
+	}
+	return nil
+}
+
+// set writes key. The lock is held.
+func (m *Memory) set(key string, value []byte, ttl time.Duration) uint64 {
+	m.revision++
+	old := m.entries[key]
+	if old != nil {
+		old.timer.Stop()
+	}
+	k := &kept{Entry: Entry{Key: key, Value: slices.Clone(value), Revision: m.revision}}
+	m.entries[key] = k
+	k.timer = m.clock.AfterFunc(ttl, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.entries[key] == k {
+			m.drop(key)
+		}
+	})
+	m.tell(k.Entry)
+	return m.revision
+}
+
+// drop deletes key. The lock is held.
+func (m *Memory) drop(key string) {
+	m.entries[key].timer.Stop()
+	delete(m.entries, key)
+	m.revision++
+	m.tell(Entry{Key: key, Revision: m.revision})
+}
+
+func (m *Memory) tell(e Entry) {
+	for _, w := range m.watchers {
+		w.put(e)
+	}
+}
+
+// replay tells w all there is, in order. The lock is held.
+func (m *Memory) replay(w *queue[Entry]) {
+	var all []Entry
+	for _, k := range m.entries {
+		all = append(all, k.Entry)
+	}
+	slices.SortFunc(all, func(a, b Entry) int { return int(a.Revision) - int(b.Revision) })
+	for _, e := range all {
+		w.put(e)
+	}
+}
+
+// queue calls f with what is put, in order, on a task of its own.
+type queue[T any] struct {
+	f func(T)
+
+	mu      sync.Mutex // guards all below
+	items   []T
+	running bool
+	stopped bool
+}
+
+func newQueue[T any](f func(T)) *queue[T] { return &queue[T]{f: f} }
+
+func (q *queue[T]) put(x T) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.stopped {
+		return
+	}
+	q.items = append(q.items, x)
+	if !q.running {
+		q.running = true
+		go q.run()
+	}
+}
+
+func (q *queue[T]) run() {
+	for {
+		q.mu.Lock()
+		if len(q.items) == 0 || q.stopped {
+			q.running = false
+			q.mu.Unlock()
+			return
+		}
+		x := q.items[0]
+		q.items = q.items[1:]
+		q.mu.Unlock()
+		q.f(x)
+	}
+}
+
+func (q *queue[T]) stop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.stopped = true
+}

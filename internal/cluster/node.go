@@ -1,0 +1,389 @@
+package cluster
+
+import (
+	"cmp"
+	endian "encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// Config says how a Node behaves. Store and Bus are needed; the zero value
+// of every other field is its default.
+type Config struct {
+	// Store and Bus are how the node reaches the others.
+	Store Store
+	Bus   Bus
+
+	// Runtime is what the node borrows. It uses Clock, NewLock, Go and Rand.
+	Runtime relay.Runtime
+
+	// NewGate makes a gate. Nil means a real one.
+	NewGate func() Gate
+
+	// Log gets what operators should know. Nil discards it.
+	Log *slog.Logger
+
+	// Space is the first word of all subjects, so that several clusters can
+	// share a bus. Empty means "pyrycode".
+	Space string
+
+	// TTL is the life of an entry in the directory. Zero means 30 s.
+	TTL time.Duration
+
+	// Renew is the time between renewals, give or take a fifth. Zero means
+	// 5 s. Several must fit into TTL less Margin: losing the leader of the
+	// directory blocks it for up to 8 s.
+	Renew time.Duration
+
+	// Margin is how long before an entry can expire its node stops serving.
+	// It covers what the servers' clocks may differ in pace, and the way of
+	// the last bytes. Zero means 5 s.
+	Margin time.Duration
+
+	// Heartbeat is the time between a node's signs of life; after three that
+	// are missing it is gone. Zero means 2 s.
+	Heartbeat time.Duration
+
+	// Window is how many bytes of a phone may be on their way between nodes,
+	// per direction. Zero means 256 KiB.
+	Window int
+
+	// OpenTimeout and ProbeTimeout are how long another node has to answer.
+	// Zero means 1 s and 6 s.
+	OpenTimeout  time.Duration
+	ProbeTimeout time.Duration
+
+	// Linger is how long a phone has to answer a close message that this node
+	// had to send itself. Zero means 2 s.
+	Linger time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	c.Runtime = c.Runtime.WithDefaults()
+	if c.NewGate == nil {
+		c.NewGate = newGate
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Space = cmp.Or(c.Space, "pyrycode")
+	c.TTL = cmp.Or(c.TTL, 30*time.Second)
+	c.Renew = cmp.Or(c.Renew, 5*time.Second)
+	c.Margin = cmp.Or(c.Margin, 5*time.Second)
+	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
+	c.Window = cmp.Or(c.Window, 256<<10)
+	c.OpenTimeout = cmp.Or(c.OpenTimeout, time.Second)
+	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 6*time.Second)
+	c.Linger = cmp.Or(c.Linger, 2*time.Second)
+	return c
+}
+
+const (
+	// missed is how many heartbeats of a node may be missing.
+	missed = 3
+
+	// maxNodes bounds what is remembered of nodes.
+	maxNodes = 64
+)
+
+// NodeID names one run of one node: 80 random bits.
+type NodeID [10]byte
+
+// String is the id in hexadecimal digits.
+func (id NodeID) String() string { return hex.EncodeToString(id[:]) }
+
+func parseNodeID(s string) (id NodeID, ok bool) {
+	b, err := hex.DecodeString(s)
+	return NodeID(append(b, id[:]...)[:len(id)]), err == nil && len(b) == len(id)
+}
+
+// host is what a node needs of its relay.
+type host interface {
+	NewFence() *relay.Fence
+	Slot(wire.ServerID) relay.SlotState
+	Probe(wire.ServerID, func(relay.Verdict))
+	Revoke(id wire.ServerID, reclaimed bool)
+	Join(relay.Visitor, relay.Socket) relay.Outcome
+}
+
+// Node is one relay's part in a cluster. It is a [relay.Cluster]: make it
+// with New, hand it to the relay, then Start it. All methods may be called
+// from any task.
+type Node struct {
+	cfg     Config
+	rt      relay.Runtime
+	id      NodeID
+	host    host
+	metrics *metrics
+
+	mu       sync.Locker        // guards all below
+	tenures  map[string]*tenure // by key
+	cache    map[string]cached  // by key: what the directory says of other nodes
+	streams  map[streamKey]*stream
+	peers    map[NodeID]time.Time // when each was last heard of
+	beat     *clock.Timer
+	draining bool
+	closed   bool
+}
+
+// New returns a node that nobody knows yet. The error is that of the
+// randomness, or names what cfg lacks.
+func New(cfg Config) (*Node, error) {
+	cfg = cfg.withDefaults()
+	if cfg.Store == nil || cfg.Bus == nil {
+		return nil, errors.New("cluster: a node needs a Store and a Bus")
+	}
+	if cfg.Margin >= cfg.TTL || cfg.Renew >= (cfg.TTL-cfg.Margin)/2 {
+		return nil, fmt.Errorf("cluster: TTL %v, Margin %v and Renew %v: two renewals must fit into TTL less Margin", cfg.TTL, cfg.Margin, cfg.Renew)
+	}
+	n := &Node{
+		cfg:     cfg,
+		rt:      cfg.Runtime,
+		mu:      cfg.Runtime.NewLock("node"),
+		tenures: make(map[string]*tenure),
+		cache:   make(map[string]cached),
+		streams: make(map[streamKey]*stream),
+		peers:   make(map[NodeID]time.Time),
+	}
+	if _, err := io.ReadFull(n.rt.Rand, n.id[:]); err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	n.metrics = newMetrics(n)
+	return n, nil
+}
+
+// ID is the node's name.
+func (n *Node) ID() NodeID { return n.id }
+
+// Attach implements relay.Cluster.
+func (n *Node) Attach(h *relay.Host) { n.host = h }
+
+// Start subscribes and begins to watch and to send signs of life. Until it
+// has returned nil the relay should get no connections.
+func (n *Node) Start() error {
+	for s := range shards {
+		if err := n.cfg.Bus.Subscribe(n.streamSubject(n.id, s), n.onRecord); err != nil {
+			return fmt.Errorf("cluster: %w", err)
+		}
+	}
+	if err := n.cfg.Bus.Subscribe(n.ctlSubject(n.id), n.onCtl); err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	if err := n.cfg.Bus.Subscribe(n.beatSubject(), n.onBeat); err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	if err := n.cfg.Store.Watch(n.onEntry); err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	n.heartbeat()
+	return nil
+}
+
+// Drain refuses claims from now on and purges what its relay, drained
+// already, has no slot for. It waits for the directory, some seconds at most.
+func (n *Node) Drain() {
+	n.mu.Lock()
+	n.draining = true
+	ts := n.sorted()
+	n.mu.Unlock()
+	// Few at a time: the directory takes them one after the other anyway.
+	const lanes = 32
+	left := n.cfg.NewGate()
+	todo := min(lanes, len(ts))
+	for lane := range todo {
+		n.rt.Go("purge", func() {
+			for i := lane; i < len(ts); i += lanes {
+				n.sync(ts[i], false)
+			}
+			n.mu.Lock()
+			todo--
+			last := todo == 0
+			n.mu.Unlock()
+			if last {
+				left.Open()
+			}
+		})
+	}
+	if len(ts) > 0 {
+		left.Wait()
+	}
+}
+
+// Close ends the node: the others are told and its timers are stopped. What
+// it still holds is lost with it, its streams break.
+func (n *Node) Close() {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return
+	}
+	n.closed, n.draining = true, true
+	if n.beat != nil {
+		n.beat.Stop()
+	}
+	ts := n.sorted()
+	ss := n.streamsOf(nil)
+	n.mu.Unlock()
+	for _, s := range ss {
+		s.fail(brokenClosed)
+	}
+	for _, t := range ts {
+		n.lose(t, lostClosed)
+	}
+	_ = n.cfg.Bus.Publish(n.beatSubject(), beat{node: n.id, bye: true}.append(nil)) // they would find out
+}
+
+// sorted is all tenures, in a fixed order. The lock is held.
+func (n *Node) sorted() []*tenure {
+	ts := make([]*tenure, 0, len(n.tenures))
+	for _, t := range n.tenures {
+		ts = append(ts, t)
+	}
+	slices.SortFunc(ts, func(a, b *tenure) int { return cmp.Compare(a.key, b.key) })
+	return ts
+}
+
+// beat is a sign of life. What another sends back tells how long the way
+// is.
+type beat struct {
+	node NodeID
+	at   int64 // the sender's time
+	bye  bool  // it is the last
+	echo bool  // it comes back
+}
+
+func (b beat) append(dst []byte) []byte {
+	flags := byte(0)
+	if b.bye {
+		flags |= 1
+	}
+	if b.echo {
+		flags |= 2
+	}
+	dst = append(append(dst, protocol, flags), b.node[:]...)
+	return endian.BigEndian.AppendUint64(dst, uint64(b.at))
+}
+
+func parseBeat(p []byte) (b beat, ok bool) {
+	if len(p) != 2+len(b.node)+8 || p[0] != protocol {
+		return b, false
+	}
+	copy(b.node[:], p[2:])
+	b.at = int64(endian.BigEndian.Uint64(p[2+len(b.node):]))
+	b.bye, b.echo = p[1]&1 != 0, p[1]&2 != 0
+	return b, true
+}
+
+// heartbeat sends a sign of life and looks who has sent none.
+func (n *Node) heartbeat() {
+	now := n.rt.Clock.Now()
+	_ = n.cfg.Bus.Publish(n.beatSubject(), beat{node: n.id, at: now.UnixNano()}.append(nil)) // the next one may get through
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return
+	}
+	var gone []NodeID
+	for id, at := range n.peers {
+		if now.Sub(at) >= missed*n.cfg.Heartbeat {
+			gone = append(gone, id)
+			delete(n.peers, id)
+		}
+	}
+	for key, c := range n.cache {
+		if now.Sub(c.at) > n.cfg.TTL {
+			delete(n.cache, key)
+		}
+	}
+	slices.SortFunc(gone, func(a, b NodeID) int { return slices.Compare(a[:], b[:]) })
+	var broken []*stream
+	for _, id := range gone {
+		broken = append(broken, n.streamsOf(&id)...)
+	}
+	n.beat = n.rt.Clock.AfterFunc(n.cfg.Heartbeat, n.heartbeat)
+	n.mu.Unlock()
+	for _, id := range gone {
+		n.cfg.Log.Warn("node_gone", "node", id.String())
+	}
+	for _, s := range broken {
+		s.fail(brokenNode)
+	}
+}
+
+// onBeat hears a sign of life.
+func (n *Node) onBeat(m Message) {
+	b, ok := parseBeat(m.Data)
+	if !ok || b.node == n.id {
+		return
+	}
+	if b.bye {
+		n.mu.Lock()
+		delete(n.peers, b.node)
+		broken := n.streamsOf(&b.node)
+		n.mu.Unlock()
+		for _, s := range broken {
+			s.fail(brokenNode)
+		}
+		return
+	}
+	if n.saw(b.node) {
+		n.cfg.Log.Info("node_seen", "node", b.node.String())
+	}
+	_ = n.cfg.Bus.Publish(n.ctlSubject(b.node), beat{node: n.id, at: b.at, echo: true}.append(nil))
+}
+
+// saw notes that a node is there, and reports whether that is news.
+func (n *Node) saw(id NodeID) bool {
+	now := n.rt.Clock.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, known := n.peers[id]
+	if !known && len(n.peers) >= maxNodes {
+		return false
+	}
+	n.peers[id] = now
+	return !known
+}
+
+func (n *Node) beatSubject() string { return n.cfg.Space + ".beat" }
+
+func (n *Node) ctlSubject(id NodeID) string { return n.cfg.Space + ".n." + id.String() + ".ctl" }
+
+func (n *Node) streamSubject(id NodeID, shard int) string {
+	return fmt.Sprintf("%s.n.%s.s.%d", n.cfg.Space, id, shard)
+}
+
+// pause waits for about d, between half and all of it.
+func (n *Node) pause(d time.Duration) {
+	g := n.cfg.NewGate()
+	n.rt.Clock.AfterFunc(d/2+n.jitter(d/2), g.Open)
+	g.Wait()
+}
+
+// jitter is a random time up to d.
+func (n *Node) jitter(d time.Duration) time.Duration {
+	var b [8]byte
+	if _, err := io.ReadFull(n.rt.Rand, b[:]); err != nil || d <= 0 {
+		return 0
+	}
+	return time.Duration(endian.BigEndian.Uint64(b[:]) % uint64(d))
+}
+
+func (n *Node) nonce() string {
+	var b [10]byte
+	if _, err := io.ReadFull(n.rt.Rand, b[:]); err != nil {
+		panic(err) // crypto/rand does not fail (Go 1.24 on)
+	}
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,240 @@
+package cluster
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+func TestAPhoneReachesABinaryAtAnotherNode(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	bin := a.binary("s1")
+	ph := b.phone("s1")
+	ph.send(`"hello"`)
+	got := bin.recv()
+	id := connID(t, got)
+	if want := fmt.Sprintf(`{"conn_id":%q,"frame":"hello"}`, id); got != want {
+		t.Errorf("the binary received %s; want %s", got, want)
+	}
+	bin.send(fmt.Sprintf(`{"conn_id":%q,"frame":{"a":1}}`, id))
+	if got := ph.recv(); got != `{"a":1}` {
+		t.Errorf("the phone received %s", got)
+	}
+	if c := a.relay.Counts(); c != (relay.Counts{Binaries: 1, Remote: 1}) {
+		t.Errorf("the slot's node counts %+v", c)
+	}
+	if c := b.relay.Counts(); c != (relay.Counts{Phones: 1}) {
+		t.Errorf("the socket's node counts %+v", c)
+	}
+	for _, m := range w.nodes {
+		if err := m.relay.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+	bin.send(fmt.Sprintf(`{"conn_id":%q,"frame":"bye","close_code":4401}`, id))
+	if got := ph.recv(); got != `"bye"` {
+		t.Errorf("the phone received %s", got)
+	}
+	ph.wantClosed("4401")
+	until(t, "the counts to fall", func() bool {
+		return a.relay.Counts().Remote == 0 && b.relay.Counts().Phones == 0
+	})
+}
+
+func TestWhatAPhoneElsewhereIsTold(t *testing.T) {
+	w := newWorld(t, 2, func(_ *Config, r *relay.Config) { r.MaxPhones = 1 })
+	a, b := w.nodes[0], w.nodes[1]
+	b.phone("s1").wantClosed("4404 no server with that id")
+	bin := a.binary("s1")
+	ph := b.phone("s1")
+	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
+	b.phone("s1").wantClosed("4429 too many phones for server-id")
+
+	ph.send(`broken`)
+	if got := bin.recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
+		t.Errorf("the binary received %s; want a close notice", got)
+	}
+	ph.wantClosed("1007 frame is not valid JSON in UTF-8")
+	until(t, "its place to be free", func() bool { return a.relay.Counts().Remote == 0 })
+
+	ph = b.phone("s1")
+	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
+	ph.Close()
+	if got := bin.recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
+		t.Errorf("the binary received %s; want a close notice", got)
+	}
+}
+
+func TestMuchGoesThroughInOrder(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	bin := w.nodes[0].binary("s1")
+	ph := w.nodes[1].phone("s1")
+	ph.send(`"first"`)
+	id := connID(t, bin.recv())
+	pad := strings.Repeat("x", 20_000)
+	const frames = 200 // many windows
+	go func() {
+		for i := range frames {
+			ph.send(fmt.Sprintf(`"%d%s"`, i, pad))
+		}
+	}()
+	go func() {
+		for i := range frames {
+			bin.send(fmt.Sprintf(`{"conn_id":%q,"frame":"%d%s"}`, id, i, pad))
+		}
+	}()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range frames {
+			if got, want := bin.recv(), fmt.Sprintf(`{"conn_id":%q,"frame":"%d%s"}`, id, i, pad); got != want {
+				t.Errorf("frame %d: the binary received %.60s", i, got)
+				return
+			}
+		}
+	}()
+	for i := range frames {
+		if got, want := ph.recv(), fmt.Sprintf(`"%d%s"`, i, pad); got != want {
+			t.Errorf("frame %d: the phone received %.40s", i, got)
+			break
+		}
+	}
+	<-done
+}
+
+func TestOfTwoNodesOneHoldsAnID(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	bin := a.binary("s1")
+	alive := make(chan string, 1)
+	go func() { alive <- bin.closed() }() // answers pings
+	b.must("/v1/server", "s1").wantClosed("4409 server-id already claimed")
+	select {
+	case got := <-alive:
+		t.Errorf("the incumbent was closed: %s", got)
+	default:
+	}
+}
+
+func TestADeadBinaryGivesWayToOneAtAnotherNode(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	bin := a.binary("s1") // nobody reads it: it is silent
+	ph := b.phone("s1")
+	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
+	heir := b.binary("s1")
+	ph.wantClosed("4404 binary reclaimed server-id")
+	bin.wantClosed("1011 heartbeat timeout")
+	until(t, "one holder", func() bool { return a.relay.Counts() == relay.Counts{} && b.relay.Counts().Binaries == 1 })
+	ph = a.phone("s1")
+	ph.send(`1`)
+	if got := heir.recv(); !strings.HasSuffix(got, `"frame":1}`) {
+		t.Errorf("the heir received %s", got)
+	}
+}
+
+func TestABinaryComesBackAtAnotherNode(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	bin := a.binary("s1")
+	here, there := a.phone("s1"), b.phone("s1")
+	until(t, "both phones to be in", func() bool { c := a.relay.Counts(); return c.Remote == 1 && c.Phones == 1 })
+	bin.Close()
+	until(t, "the grace", func() bool { return a.relay.Counts().InGrace == 1 })
+	b.binary("s1")
+	here.wantClosed("4404 binary reclaimed server-id")
+	there.wantClosed("4404 binary reclaimed server-id")
+	until(t, "the old slot to go", func() bool { return a.relay.Counts() == relay.Counts{} && a.claims() == 0 })
+}
+
+func TestAGraceEndsAndTheIDIsFree(t *testing.T) {
+	w := newWorld(t, 2, func(_ *Config, r *relay.Config) { r.Grace = 100 * time.Millisecond })
+	a, b := w.nodes[0], w.nodes[1]
+	bin := a.binary("s1")
+	ph := b.phone("s1")
+	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
+	bin.Close()
+	ph.wantClosed("1000")
+	until(t, "the claim to be given back", func() bool { return a.claims() == 0 })
+	b.binary("s1")
+}
+
+func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	bin, ph := a.binary("s1"), a.phone("s1")
+	until(t, "the phone to be in", func() bool { return a.relay.Counts().Phones == 1 })
+	began := time.Now()
+	a.port.Down(true)
+	if _, resp, err := a.dial("/v1/server", "s2"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("a claim without the directory: %v %v; want 503 and Retry-After", resp, err)
+	}
+	ph.send(`1`) // what is here is served on
+	if got := bin.recv(); !strings.HasSuffix(got, `"frame":1}`) {
+		t.Errorf("the binary received %s", got)
+	}
+	bin.wantClosed("1012 " + "this node no longer serves the server-id")
+	stopped := time.Now()
+	ph.wantClosed("1012 " + "this node no longer serves the server-id")
+	if d := stopped.Sub(began); d > 2600*time.Millisecond {
+		t.Errorf("served for %v without a renewal; the fence is at 2.5s", d)
+	}
+	until(t, "the id to be free", func() bool {
+		p, _, err := b.dial("/v1/server", "s1")
+		return err == nil && p != nil
+	})
+	if time.Since(began) < 2*time.Second {
+		t.Error("another node had the id before its entry expired")
+	}
+	a.port.Down(false)
+}
+
+func TestADirectoryThatForgetsIsTaughtAgain(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	bin := a.binary("s1")
+	w.m.Wipe()
+	until(t, "the claim to be made again", func() bool { _, err := b.port.Get(keyOf("s1")); return err == nil })
+	ph := b.phone("s1")
+	ph.send(`1`)
+	if got := bin.recv(); !strings.HasSuffix(got, `"frame":1}`) {
+		t.Errorf("the binary received %s", got)
+	}
+}
+
+func TestADrainHandsOverAtOnce(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	bin, ph := a.binary("s1"), b.phone("s1")
+	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
+	began := time.Now()
+	go a.drain()
+	bin.wantClosed("1012 shutting down")
+	b.binary("s1")
+	ph.wantClosed("1012 shutting down")
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("handed over after %v; the entry lives for 3 s", d)
+	}
+}
+
+func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
+	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Heartbeat = 200 * time.Millisecond })
+	a, b := w.nodes[0], w.nodes[1]
+	bin, ph := a.binary("s1"), b.phone("s1")
+	ph.send(`1`)
+	bin.recv()
+	b.port.Down(true)
+	if got := bin.recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
+		t.Errorf("the binary received %s; want a close notice", got)
+	}
+	ph.wantClosed("1012 " + reasonBroken)
+	until(t, "the counts", func() bool {
+		return a.relay.Counts() == relay.Counts{Binaries: 1} && b.relay.Counts() == relay.Counts{}
+	})
+	b.port.Down(false)
+}

@@ -1,0 +1,221 @@
+package cluster
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// patience is how long a test waits for what must happen. Nothing is decided
+// by it.
+const patience = 15 * time.Second
+
+// world is several real relays of one process that share a Memory.
+type world struct {
+	t     testing.TB
+	m     *Memory
+	nodes []*member
+}
+
+type member struct {
+	t     testing.TB
+	port  *Port
+	node  *Node
+	relay *relay.Relay
+	url   string
+}
+
+// quick are times that a test can wait for.
+func quick(c *Config) {
+	c.TTL, c.Margin, c.Renew, c.Heartbeat = 3*time.Second, 500*time.Millisecond, 300*time.Millisecond, time.Second
+	c.Linger = 300 * time.Millisecond
+}
+
+// newWorld runs relays until the test ends, and then sees that nothing is
+// left of them.
+func newWorld(t testing.TB, size int, change func(*Config, *relay.Config)) *world {
+	t.Helper()
+	w := &world{t: t, m: NewMemory(nil)}
+	t.Cleanup(w.m.Close)
+	for range size {
+		w.add(change)
+	}
+	return w
+}
+
+func (w *world) add(change func(*Config, *relay.Config)) *member {
+	w.t.Helper()
+	p := w.m.Port()
+	cfg := Config{Store: p, Bus: p}
+	quick(&cfg)
+	rc := relay.Config{Grace: 20 * time.Second, Probe: 300 * time.Millisecond, Rate: 1e6, Burst: 1e6, Linger: 300 * time.Millisecond}
+	if change != nil {
+		change(&cfg, &rc)
+	}
+	n, err := New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	rc.Cluster = n
+	r, err := relay.New(rc)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := n.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	srv := httptest.NewServer(r.Handler())
+	m := &member{t: w.t, port: p, node: n, relay: r, url: "ws" + strings.TrimPrefix(srv.URL, "http")}
+	w.nodes = append(w.nodes, m)
+	w.t.Cleanup(func() {
+		m.drain()
+		n.Close()
+		srv.Close()
+		if err := r.Check(); err != nil {
+			w.t.Errorf("after the drain: %v", err)
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if len(n.tenures) != 0 || len(n.streams) != 0 {
+			w.t.Errorf("%d tenures and %d streams are left", len(n.tenures), len(n.streams))
+		}
+	})
+	return m
+}
+
+// drain ends all connections and gives the claims back.
+func (m *member) drain() {
+	done := make(chan struct{})
+	m.relay.Drain(func() { close(done) })
+	m.node.Drain()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		m.relay.Abort()
+		m.t.Error("sockets left after a drain")
+	}
+}
+
+// peer is one end that a test holds.
+type peer struct {
+	*websocket.Conn
+	t testing.TB
+}
+
+func (m *member) dial(path, id string) (*peer, *http.Response, error) {
+	h := http.Header{"User-Agent": {"test"}, wire.HeaderServer: {id}, wire.HeaderVersion: {"1"}}
+	d := websocket.Dialer{HandshakeTimeout: patience}
+	c, resp, err := d.Dial(m.url+path, h)
+	if err != nil {
+		return nil, resp, err
+	}
+	m.t.Cleanup(func() { c.Close() })
+	return &peer{c, m.t}, resp, nil
+}
+
+func (m *member) must(path, id string) *peer {
+	m.t.Helper()
+	p, _, err := m.dial(path, id)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return p
+}
+
+// binary claims id and returns once it holds it.
+func (m *member) binary(id string) *peer {
+	m.t.Helper()
+	p := m.must("/v1/server", id)
+	until(m.t, "the claim of "+id, func() bool {
+		return m.node.host.Slot(wire.ServerID(id)) == relay.SlotHeld && m.claims() > 0
+	})
+	return p
+}
+
+// phone joins id.
+func (m *member) phone(id string) *peer {
+	m.t.Helper()
+	return m.must("/v1/client", id)
+}
+
+func (m *member) claims() int {
+	m.node.mu.Lock()
+	defer m.node.mu.Unlock()
+	held := 0
+	for _, t := range m.node.tenures {
+		if t.state != "" {
+			held++
+		}
+	}
+	return held
+}
+
+func until(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func (p *peer) send(s string) {
+	p.t.Helper()
+	if err := p.WriteMessage(websocket.TextMessage, []byte(s)); err != nil {
+		p.t.Fatalf("send: %v", err)
+	}
+}
+
+func (p *peer) recv() string {
+	p.t.Helper()
+	_ = p.SetReadDeadline(time.Now().Add(patience))
+	op, b, err := p.ReadMessage()
+	if err != nil {
+		p.t.Fatalf("receive: %v", err)
+	}
+	if op != websocket.TextMessage {
+		p.t.Fatalf("received opcode %d; want text", op)
+	}
+	return string(b)
+}
+
+// closed reads until the end and says how it came.
+func (p *peer) closed() string {
+	p.t.Helper()
+	_ = p.SetReadDeadline(time.Now().Add(patience))
+	for {
+		_, _, err := p.ReadMessage()
+		if err == nil {
+			continue
+		}
+		if ce, ok := err.(*websocket.CloseError); ok {
+			return strings.TrimSpace(fmt.Sprintf("%d %s", ce.Code, ce.Text))
+		}
+		return err.Error()
+	}
+}
+
+func (p *peer) wantClosed(want string) {
+	p.t.Helper()
+	if got := p.closed(); got != want {
+		p.t.Errorf("closed with %q; want %q", got, want)
+	}
+}
+
+// connID is whose envelope it is.
+func connID(t testing.TB, envelope string) string {
+	t.Helper()
+	env, err := wire.ParseEnvelope([]byte(envelope))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(env.ConnID)
+}

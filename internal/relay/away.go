@@ -1,0 +1,64 @@
+package relay
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// away is a phone whose socket is here and whose slot is on another node.
+// This node passes the gates' judgement on it and carries its bytes; all
+// that a phone's connection is, is there.
+type away struct {
+	relay  *Relay
+	from   netip.Addr
+	stream Stream
+	ended  atomic.Bool
+}
+
+// find looks for the slot of id on other nodes, unless it is here.
+func (r *Relay) find(id wire.ServerID) (Elsewhere, error) {
+	if r.cluster.Cluster == nil || r.registry.Slot(id) != SlotFree {
+		return nil, nil
+	}
+	return r.cluster.Find(id)
+}
+
+// carry joins the phone behind sock to its slot at place and carries its
+// bytes. Unless it is Joined, sock is the caller's.
+func (r *Relay) carry(place Elsewhere, v Visitor, sock Socket, from netip.Addr) Outcome {
+	stream, o := place.Join(v)
+	if o != Joined {
+		return o
+	}
+	a := &away{relay: r, from: from, stream: stream}
+	kept := r.census.add(a)
+	counted := r.registry.Depart(a)
+	stream.Carry(sock, a.over)
+	switch {
+	case !kept: // Abort has been through here
+		a.abort()
+	case !counted:
+		a.evict(wire.CloseGoingAway, wire.ReasonShuttingDown)
+	}
+	return Joined
+}
+
+// evict closes the phone: its node here shuts down.
+func (a *away) evict(code wire.CloseCode, reason string) {
+	if !a.ended.Swap(true) {
+		a.stream.Close(code, reason)
+	}
+}
+
+func (a *away) abort() { a.stream.Abort() }
+
+func (a *away) place() (netip.Addr, bool) { return a.from, false }
+
+// over is the end: the socket is closed.
+func (a *away) over() {
+	a.ended.Store(true)
+	a.relay.registry.Return(a)
+	a.relay.census.remove(a)
+}
