@@ -74,6 +74,7 @@ func (c *Chart) rows() []stamp {
 
 const (
 	chartLeft, chartWidth, chartRow, chartTop = 80, 110, 13, 60
+	chartHeads                                = 60 // rows after which the lanes are named again
 )
 
 // HTML draws the chart as one page that needs nothing else.
@@ -93,7 +94,7 @@ func (c *Chart) HTML(title, run string) string {
 		head = c.Why
 	}
 	fmt.Fprintf(&b, chartPage, html.EscapeString(title), html.EscapeString(title), html.EscapeString(firstLine(head)), html.EscapeString(run),
-		chartLeft+len(c.Lanes)*chartWidth+40, y(stamp{})+60)
+		chartLeft+len(c.Lanes)*chartWidth+240, y(stamp{})+60)
 	last := int64(-1)
 	for _, r := range rows {
 		if r.at != last {
@@ -105,13 +106,21 @@ func (c *Chart) HTML(title, run string) string {
 	for i, l := range c.Lanes {
 		fmt.Fprintf(&b, `<text class="h" x="%d" y="30">%s</text><line class="lane" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
 			x(i)-12, html.EscapeString(l), x(i), x(i), y(stamp{}))
-	}
-	for _, s := range c.Shades {
-		wide := 14
-		if s.Class == "conn" {
-			wide = 4
+		for row := chartHeads; row < len(rows)-5; row += chartHeads {
+			fmt.Fprintf(&b, `<text class="h n" x="%d" y="%d">%s</text>`+"\n", x(i)-12, chartTop+row*chartRow-4, html.EscapeString(l))
 		}
-		fmt.Fprintf(&b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d"/>`+"\n", s.Class, x(s.Lane)-wide/2, y(s.From), wide, max(y(s.To)-y(s.From), 3))
+	}
+	for k, s := range c.Shades {
+		wide, aside := 14, 0
+		if strings.HasPrefix(s.Class, "conn") { // those of one lane that overlap stand beside each other
+			wide = 4
+			for _, o := range c.Shades[:k] {
+				if o.Lane == s.Lane && strings.HasPrefix(o.Class, "conn") && (o.To.step == 0 || o.To.step > s.From.step) {
+					aside = (aside + 5) % 25
+				}
+			}
+		}
+		fmt.Fprintf(&b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d"/>`+"\n", s.Class, x(s.Lane)-wide/2-aside, y(s.From), wide, max(y(s.To)-y(s.From), 3))
 	}
 	for _, a := range c.Arrows {
 		if a.To.step == 0 {
@@ -143,16 +152,16 @@ const chartPage = `<!doctype html>
 body{font:13px/1.4 system-ui,sans-serif;margin:0;background:#fff;color:#222}
 header{padding:16px 24px;border-bottom:1px solid #ddd}h1{font-size:16px;margin:0 0 8px}
 pre{margin:0;font:12px/1.5 ui-monospace,monospace}main{overflow:auto;padding:8px 16px}
-svg text{font:10px ui-monospace,monospace;fill:#333}svg .h{font-weight:bold;font-size:12px}svg .n{fill:#888}svg .t{fill:#888}
+svg text{font:10px ui-monospace,monospace;fill:#333;paint-order:stroke;stroke:#fff;stroke-width:3px}svg .h{font-weight:bold;font-size:12px}svg .n{fill:#888}svg .t{fill:#888}
 .lane{stroke:#ccc;stroke-dasharray:2 4}.conn{fill:#9aa}.dial circle{fill:#393}.dial text{fill:#393}.time{stroke:#f0f0f0}.arrow{stroke:#3a6fc4;opacity:.75}.lost{stroke:#d90;stroke-dasharray:3 2;stroke-width:1.5}
-circle{fill:#3a6fc4}.close circle{fill:#555}.fault circle{fill:#d70}.fault text{fill:#a50}
+circle{fill:#3a6fc4}.close circle{fill:#555}.fault circle{fill:#d70}.fault text{fill:#a50}.notice circle{fill:#849}.notice text{fill:#739}.blamed{fill:#d11}
 .stall{fill:#f3d48a;opacity:.8}.grace{fill:#bfe3c8;opacity:.8}
 line.bad{stroke:#d11;stroke-width:2}text.bad{fill:#d11!important;font-weight:bold}
-@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ccc}.time{stroke:#252525}header{border-color:#333}}
+@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ccc;stroke:#181818}.time{stroke:#252525}header{border-color:#333}}
 </style>
 <header><h1>%s: %s</h1><details><summary>the run</summary><pre>%s</pre></details>
-<p>A lane is a peer: phones on the left, the relay, binaries on the right; grey while it is connected, from a green dot that names the connection and its server-id on. Time goes down; a row is a moment at which something happened.
-A blue arrow is a frame, from where it was sent to where it came; a dashed stub one that never came. Yellow: does not read. Green: a slot waits in grace. Red: where it broke.</p></header>
+<p>A lane is a peer: phones on the left, the relay, binaries on the right; a grey bar is a connection, from a green dot that names it and its server-id on (p1#2 is the second that p1 made). Time goes down; a row is a moment at which something happened, with what the peer was told.
+A blue arrow is a frame, from where it was sent to where it came; a dashed stub one that never came. Yellow: does not read. Green: a slot waits in grace. Red: where it broke, and whom it broke for. What p-heal and b-heal do comes after all faults: everyone must be served, and at last closed.</p></header>
 <main><svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">
 <defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#3a6fc4"/></marker></defs>
 `

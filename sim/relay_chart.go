@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Chart draws the run: phones, relay, binaries.
@@ -58,13 +59,17 @@ func (w *relayRun) Chart() *Chart {
 
 // chartOne draws one connection.
 func (w *relayRun) chartOne(c *Chart, o *client, at int) {
+	name := "" // said again where an actor has several connections
+	if len(o.user.conns) > 1 {
+		name = o.name + " "
+	}
 	mark := func(s stamp, class, label string) {
 		if s.step > 0 {
 			c.Marks = append(c.Marks, Mark{at, s, label, class})
 		}
 	}
 	if !o.upgraded {
-		mark(o.dialedAt, "fault", "HTTP "+strconv.Itoa(o.status))
+		mark(o.dialedAt, "fault", name+"HTTP "+strconv.Itoa(o.status))
 		return
 	}
 	mark(o.dialedAt, "dial", o.name+" "+relayServers[o.server])
@@ -72,11 +77,15 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 	if o.left {
 		to = o.leftAt
 	}
-	c.Shades = append(c.Shades, Shade{at, o.dialedAt, to, "conn"})
+	class := "conn"
+	if f := w.e.failure; f != nil && strings.HasPrefix(f.Detail, o.name+" ") {
+		class = "conn blamed"
+	}
+	c.Shades = append(c.Shades, Shade{at, o.dialedAt, to, class})
 	if o.closed {
-		mark(o.closedAt, "close", fmt.Sprint(o.code, " ", o.reason))
+		mark(o.closedAt, "close", fmt.Sprint(name, o.code, " ", o.reason))
 	} else if o.over {
-		mark(o.overAt, "close", "cut")
+		mark(o.overAt, "close", name+"cut")
 	}
 	if o.left {
 		how := "vanishes"
@@ -88,7 +97,12 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 		case o.faults&wasCut != 0:
 			how = "cut"
 		}
-		mark(o.leftAt, "fault", how)
+		mark(o.leftAt, "fault", name+how)
+	}
+	for n := range maxClients { // in order, as a map is not
+		if f := o.flows[n]; f != nil && f.notices > 0 && !o.phone {
+			mark(f.toldAt, "notice", "told that "+w.clients[n].Load().name+" is gone")
+		}
 	}
 	for _, s := range o.stalls {
 		c.Shades = append(c.Shades, Shade{at, s.from, s.to, "stall"})

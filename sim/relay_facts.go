@@ -42,6 +42,7 @@ type flow struct {
 	notices int
 	notice  int
 	muffled bool // the notice has come
+	toldAt  stamp
 }
 
 type sent struct {

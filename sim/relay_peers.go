@@ -47,7 +47,7 @@ func (c *client) binaryGets(payload []byte) (wrong, how string) {
 	}
 	c.arrived += len(payload)
 	if inner == nil {
-		l.muffled, l.notice = true, code
+		l.muffled, l.notice, l.toldAt = true, code, c.w.stamp()
 		l.notices++
 		return "", ""
 	}
