@@ -104,16 +104,17 @@ func (c *benchCommand) Run(e *env) error {
 		rows = append(rows, row{w.Name, func() error { return b.work(w) }})
 	}
 	rows = append(rows, row{rowFlood, b.flood}, row{rowIdle, b.idle}, row{rowTLSIdle, b.tlsIdle}, row{rowAmong, b.among}, row{rowBusy, b.busy})
+	// What has been measured by then is told even if a later row breaks.
+	var broken error
 	for _, r := range rows {
 		if !only.MatchString(r.name) {
 			continue
 		}
-		if err := r.run(); errors.Is(err, errInterrupted) {
-			return err
-		} else if err != nil {
-			return fmt.Errorf("%s: %w", r.name, err)
+		if err := r.run(); err != nil {
+			broken = fmt.Errorf("%s: %w", r.name, err)
+			break
 		}
 	}
 	b.report.judge()
-	return e.print(c.JSON, b.report)
+	return errors.Join(e.print(c.JSON, b.report), broken)
 }

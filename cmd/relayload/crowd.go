@@ -438,6 +438,7 @@ func echoServer() (net.Listener, error) {
 			if err != nil {
 				return
 			}
+			conn = quick(conn)
 			go func() {
 				defer conn.Close()
 				b := make([]byte, 64<<10)

@@ -85,6 +85,7 @@ func (t *target) dial(path, server string) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn = quick(conn)
 	p := &peer{conn: conn, raw: t.raw, in: make([]byte, t.buffer)}
 	if t.raw {
 		return p, nil
