@@ -82,6 +82,23 @@ docs: metrics-doc ## write what is generated in docs/ anew
 threats: ## take out each mitigation and see that a test notices (docs/security.md)
 	THREATS=1 $(GO) test -count=1 -timeout 60m -v -run 'TestThreatsAreNoticed' ./internal/battery
 
+repro: bin/pyrycode-relay ## build the relay once more, elsewhere and with nothing cached, and compare
+	@set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; cp -r go.mod go.sum cmd internal sim "$$d"; \
+	GOFLAGS=-buildvcs=false $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o "$$d/here" ./cmd/pyrycode-relay; \
+	(cd "$$d" && GOCACHE="$$d/cache" GOFLAGS=-buildvcs=false $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o there ./cmd/pyrycode-relay); \
+	if ! cmp "$$d/here" "$$d/there"; then echo "two builds of the same source differ"; exit 1; fi; \
+	echo "two builds in different directories are the same: $$(sha256sum <"$$d/here")"
+
+sbom: bin/pyrycode-relay ## what is in the binary, as CycloneDX: out/sbom.json
+	@mkdir -p out
+	@$(GO) version -m bin/pyrycode-relay | awk -v version='$(VERSION)' '\
+		BEGIN { print "{\"bomFormat\":\"CycloneDX\",\"specVersion\":\"1.5\",\"version\":1,"; \
+			print "\"metadata\":{\"component\":{\"type\":\"application\",\"name\":\"pyrycode-relay\",\"version\":\"" version "\"}},\"components\":[" } \
+		NR == 1 { go = $$2; sub(/^go/, "", go); printf "{\"type\":\"library\",\"name\":\"std\",\"version\":\"%s\",\"purl\":\"pkg:golang/std@%s\"}", go, go } \
+		$$1 == "dep" { printf ",\n{\"type\":\"library\",\"name\":\"%s\",\"version\":\"%s\",\"purl\":\"pkg:golang/%s@%s\",\"properties\":[{\"name\":\"go.sum\",\"value\":\"%s\"}]}", $$2, $$3, $$2, $$3, $$4 } \
+		END { print "]}" }' >out/sbom.json
+	@echo "out/sbom.json: $$(grep -c '"purl"' out/sbom.json) components"
+
 soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
 	@mkdir -p out
 	./bin/relayload soak --for $(SOAKTIME) --out out/soak.svg

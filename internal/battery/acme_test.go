@@ -69,11 +69,15 @@ func pebble(t *testing.T, httpPort, tlsPort int, blocked ...string) (*authority,
 type authority struct {
 	*httptest.Server
 	orders  atomic.Int64
-	limited atomic.Bool // answer 429 to orders
+	limited atomic.Bool   // answer 429 to orders
+	hold    chan struct{} // if not nil, no answer to anything before it is closed
 }
 
 func (a *authority) front(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.hold != nil {
+			<-a.hold
+		}
 		if strings.Contains(r.URL.Path, "order-plz") {
 			a.orders.Add(1)
 			if a.limited.Load() {
@@ -239,4 +243,31 @@ func TestRow29AnAuthoritysRateLimitIsKept(t *testing.T) {
 	if got := s.orders.Load(); got != 1 {
 		t.Errorf("the authority was asked %d times; want once", got)
 	}
+}
+
+func TestRow29HandshakesDoNotAskTheAuthority(t *testing.T) {
+	httpPort, tlsPort := freePort(t), freePort(t)
+	s, pool := pebble(t, httpPort, tlsPort)
+	s.hold = make(chan struct{})
+	n := withACME(t, s, filepath.Join(t.TempDir(), "acme"), httpPort, tlsPort)
+	var held bool
+	defer func() {
+		if !held {
+			close(s.hold)
+		}
+	}()
+	for range 5 {
+		begun := time.Now()
+		if _, err := n.certificate(pool); err == nil {
+			t.Error("there is a certificate")
+		}
+		if took := time.Since(begun); took > slack {
+			t.Errorf("a handshake waited %v for an authority that does not answer", took)
+		}
+	}
+	held = true
+	close(s.hold)
+	n.until("there is a certificate", func() bool {
+		return n.metric("pyrycode_relay_tls_certificate_not_after_timestamp_seconds") > 0
+	})
 }

@@ -62,7 +62,7 @@ func (p Problem) Error() string {
 		fmt.Fprintf(&b, "--%s %s", p.Option, value)
 	}
 	b.WriteString(": ")
-	b.WriteString(p.Rule)
+	b.WriteString(oneLine(p.Rule))
 	if p.Fix != "" {
 		b.WriteString("; ")
 		b.WriteString(p.Fix)
@@ -81,6 +81,20 @@ var secrets = sync.OnceValue(func() map[string]bool {
 	}
 	return all
 })
+
+// maxRule is how long a rule may be told, in bytes.
+const maxRule = 1 << 10
+
+// oneLine is one line of rule that can be printed: an error in it may name a
+// file, or tell its content.
+func oneLine(rule string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || !strconv.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, rule[:min(len(rule), maxRule)])
+}
 
 // maxQuoted is how much of a bad value is worth repeating, in bytes.
 const maxQuoted = 80
