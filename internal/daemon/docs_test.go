@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -109,5 +112,44 @@ func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
 				t.Errorf("docs/%s names %s, which does not exist", doc, m[1])
 			}
 		}
+	}
+}
+
+// A metric that a page names must be there. Those of the exporter that probes
+// are seen to beside it.
+func TestTheMetricsOnThePagesExist(t *testing.T) {
+	metrics, err := Metrics()
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exist := func(name string) bool {
+		name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count"), "_sum")
+		return slices.ContainsFunc(families, func(f *dto.MetricFamily) bool {
+			return f.GetName() == name || strings.HasSuffix(name, "_") && strings.HasPrefix(f.GetName(), name)
+		})
+	}
+	pages, err := filepath.Glob(filepath.Join("..", "..", "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, path := range append(pages, filepath.Join("..", "..", "README.md")) {
+		page, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`\bpyrycode_relay_[a-z_]+`).FindAllString(string(page), -1) {
+			seen++
+			if !exist(name) && !strings.HasPrefix(name, "pyrycode_relay_probe") {
+				t.Errorf("%s names %s, which does not exist", filepath.Base(path), name)
+			}
+		}
+	}
+	if seen < 50 {
+		t.Errorf("only %d names seen", seen)
 	}
 }

@@ -29,8 +29,7 @@ func newSettings(cfg Config) *settings {
 }
 
 // Reconfigure puts the limits, timers and origins of cfg into force; its
-// other fields (Runtime, Log, Version, Upgrade, ClientAddr, Room) are not
-// looked at. Caps and rates hold from now on, and close nobody who is over
+// other fields (Runtime, Log, Version and all functions) are not looked at. Caps and rates hold from now on, and close nobody who is over
 // them already. Grace holds for graces that begin from now on. The rest
 // holds for connections that come from now on: who is connected keeps what
 // it began with. On error, which says what New would, nothing has changed.
