@@ -12,6 +12,7 @@ LDFLAGS  := -X main.version=$(VERSION) -X main.revision=$(REVISION)
 # What the tools of `lint` are; they are fetched when first used.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 
 ARGS     ?=
 FUZZTIME ?= 30s
@@ -20,7 +21,7 @@ COUNT    ?= 10
 SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 
-.PHONY: help run build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc sim mutants sim-nightly
+.PHONY: help run build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -91,12 +92,7 @@ repro: bin/pyrycode-relay ## build the relay once more, elsewhere and with nothi
 
 sbom: bin/pyrycode-relay ## what is in the binary, as CycloneDX: out/sbom.json
 	@mkdir -p out
-	@$(GO) version -m bin/pyrycode-relay | awk -v version='$(VERSION)' '\
-		BEGIN { print "{\"bomFormat\":\"CycloneDX\",\"specVersion\":\"1.5\",\"version\":1,"; \
-			print "\"metadata\":{\"component\":{\"type\":\"application\",\"name\":\"pyrycode-relay\",\"version\":\"" version "\"}},\"components\":[" } \
-		NR == 1 { go = $$2; sub(/^go/, "", go); printf "{\"type\":\"library\",\"name\":\"std\",\"version\":\"%s\",\"purl\":\"pkg:golang/std@%s\"}", go, go } \
-		$$1 == "dep" { printf ",\n{\"type\":\"library\",\"name\":\"%s\",\"version\":\"%s\",\"purl\":\"pkg:golang/%s@%s\",\"properties\":[{\"name\":\"go.sum\",\"value\":\"%s\"}]}", $$2, $$3, $$2, $$3, $$4 } \
-		END { print "]}" }' >out/sbom.json
+	@.ci/sbom bin/pyrycode-relay '$(VERSION)' >out/sbom.json
 	@echo "out/sbom.json: $$(grep -c '"purl"' out/sbom.json) components"
 
 soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
@@ -117,3 +113,18 @@ sim-nightly: bin/relaysim bin/relaysim-race ## an hour: every world, every strat
 	./bin/relaysim exhaustive -bound 2 -for 5m
 	@for w in $$(./bin/relaysim worlds); do for s in uniform sticky pct2 pct3 pct4 starve; do \
 		./bin/relaysim-race sweep -world $$w -strategy $$s -for 4m -out sim-artefacts || exit 1; done; done
+
+actionlint: ## look at the workflows
+	@if $(GO) run $(ACTIONLINT) -version >/dev/null 2>&1; then $(GO) run $(ACTIONLINT); \
+	else echo "actionlint was NOT run: it could not be fetched"; fi
+
+cross: ## go vet for every system that a release is for
+	@set -e; for s in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
+		echo "vet $$s"; CGO_ENABLED=0 GOOS=$${s%/*} GOARCH=$${s#*/} $(GO) vet ./...; done
+
+dist: ## build a release into dist/: archives, bills of materials, SHA256SUMS
+	.ci/dist
+
+dist-twice: ## the same, twice, and see that the bytes are the same
+	@set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; \
+	.ci/dist >/dev/null; cp dist/SHA256SUMS "$$d"; .ci/dist; cmp "$$d/SHA256SUMS" dist/SHA256SUMS
