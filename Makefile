@@ -22,10 +22,10 @@ SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
 
 run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
 	./bin/pyrycode-relay serve $(ARGS)
@@ -99,6 +99,10 @@ sbom: bin/pyrycode-relay ## what is in the binary, as CycloneDX: out/sbom.json
 soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
 	@mkdir -p out
 	./bin/relayload soak --for $(SOAKTIME) --out out/soak.svg
+
+PROMETHEUS ?= http://127.0.0.1:9090
+dashboard-picture: ## draw the dashboard's panels from PROMETHEUS (http://127.0.0.1:9090) into docs/dashboard.svg
+	$(GO) run ./internal/daemon/dashboardpicture -prometheus $(PROMETHEUS) -o docs/dashboard.svg
 
 metrics-doc: ## write docs/metrics.md anew
 	$(GO) run ./internal/daemon/metricsdoc -o docs/metrics.md

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // board is a page over metrics that the test sets.
@@ -208,5 +210,39 @@ func TestAChart(t *testing.T) {
 	}
 	if got := fmt.Sprint(len(strings.Fields(draw("", []float32{}, 0, amount).Line))); got != "2" {
 		t.Errorf("an empty chart has %s points; want 2", got)
+	}
+}
+
+// Whatever the relay can count has words on the page.
+func TestEveryLabelHasItsWords(t *testing.T) {
+	r, err := relay.New(relay.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := r.Metrics().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, f := range families {
+		words, label := map[string]map[string]string{
+			"close_frames_total": closeMeanings, "ws_upgrade_attempts_total": refusalMeanings, "dropped_frames_total": dropMeanings,
+		}[strings.TrimPrefix(f.GetName(), prefix)], map[string]string{
+			"close_frames_total": "code", "ws_upgrade_attempts_total": "outcome", "dropped_frames_total": "reason",
+		}[strings.TrimPrefix(f.GetName(), prefix)]
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() != label || l.GetValue() == "accept" {
+					continue
+				}
+				seen++
+				if words[l.GetValue()] == "" {
+					t.Errorf("%s: %s has no words", f.GetName(), l.GetValue())
+				}
+			}
+		}
+	}
+	if seen < 50 {
+		t.Errorf("%d labels seen", seen)
 	}
 }

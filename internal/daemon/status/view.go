@@ -196,6 +196,7 @@ var refusalMeanings = map[string]string{
 	"reject_429": "server-id has all its phones", "reject_rate_limit": "too many attempts from one address",
 	"reject_capacity": "relay or address at its limit", "reject_draining": "relay is shutting down",
 	"reject_headers": "bad headers", "reject_origin": "origin is not allowed", "reject_handshake": "bad handshake",
+	"reject_cluster": "the cluster cannot say who holds it",
 }
 
 var dropMeanings = map[string]string{
