@@ -254,6 +254,10 @@ func (w *relayRun) incumbentAlive(c *client) bool {
 		if !w.calm {
 			return true
 		}
+		// A rival that has waited longer, behind a write that waited, may win.
+		if b.faults == 0 && !b.closeSent && b.code != 4409 && !b.upgradedAt.after(c.closedAt) && b.overAt.after(c.closedAt) {
+			return true
+		}
 		if alone {
 			for _, pong := range b.ponged {
 				if pong.after(c.dialedAt) {
