@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -20,6 +21,8 @@ var upgrader = websocket.Upgrader{
 	WriteBufferSize: 256,
 }
 
+var errOldHTTP = errors.New("upgrade in HTTP/1.0")
+
 // upgradeHTTP answers an upgrade request and returns the connection below
 // it. On error the answer (a 4xx) has been given.
 //
@@ -27,6 +30,10 @@ var upgrader = websocket.Upgrader{
 // of a message nor its control messages, and it makes one system call of
 // each message it writes.
 func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
+	if !r.ProtoAtLeast(1, 1) { // RFC 6455 §4.2.1; a proxy of HTTP/1.0 would take what follows for an answer's body
+		refuse(w, http.StatusHTTPVersionNotSupported, 0, "an upgrade needs a newer HTTP version: 1.1")
+		return nil, errOldHTTP
+	}
 	ws, err := upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		return nil, err
