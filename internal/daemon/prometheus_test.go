@@ -159,6 +159,13 @@ func TestRulesAndDashboardNameWhatExists(t *testing.T) {
 			exists[f.GetName()+"_bucket"], exists[f.GetName()+"_count"], exists[f.GetName()+"_sum"] = labels, labels, labels
 		}
 	}
+	exporter, err := os.ReadFile(filepath.Join("..", "..", "cmd", "pyrycode-relay", "exporter.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`"(pyrycode_relay_probe[a-z_]*)"`).FindAllStringSubmatch(string(exporter), -1) {
+		exists[m[1]] = map[string][]string{}
+	}
 	for _, r := range readRules(t) {
 		if r.Record != "" {
 			exists[r.Record] = map[string][]string{"outcome": exists["pyrycode_relay_ws_upgrade_attempts_total"]["outcome"]}

@@ -24,6 +24,12 @@ type picture struct {
 }
 
 func (d *picture) panel(p panel, lines []line) {
+	slices.SortStableFunc(lines, func(a, b line) int {
+		if p.FieldConfig.Defaults.Custom.Stacking.Mode != "normal" {
+			return 0 // as the dashboard has them
+		}
+		return cmp.Compare(a.name, b.name)
+	})
 	g := p.GridPos
 	x, y, w, h := g.X*column+gap/2, g.Y*rowHeight+50, g.W*column-gap, g.H*rowHeight-gap
 	d.height = max(d.height, y+h)
@@ -40,7 +46,7 @@ func (d *picture) panel(p panel, lines []line) {
 		d.stat(p, lines, x, y, w, h)
 	default:
 		d.graph(p, lines, x+56, y+34, w-70, h-76)
-		d.legend(lines, x+12, y+h-12, w)
+		d.legend(lines, x+12, y+h-19, w)
 	}
 }
 
@@ -109,7 +115,6 @@ func (d *picture) graph(p panel, lines []line, x, y, w, h float64) {
 // stack adds to each line what is below it at that time.
 func stack(lines []line) []line {
 	lines = slices.Clone(lines)
-	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.name, b.name) })
 	sum := map[float64]float64{}
 	for i, l := range lines {
 		points := make([][2]float64, len(l.points))
@@ -130,8 +135,8 @@ func (d *picture) legend(lines []line, x, y, w float64) {
 			colour = "#a3261b"
 		}
 		wide := 22 + 6.9*float64(len(l.name))
-		if left+wide > x+w-20 {
-			break
+		if left+wide > x+w-20 { // there is room for two rows
+			left, y = x, y+13
 		}
 		fmt.Fprintf(&d.body, `<rect fill="%s" x="%.0f" y="%.0f" width="10" height="4" rx="2"/><text class="soft" x="%.0f" y="%.0f">%s</text>`+"\n",
 			colour, left, y-6, left+14, y, html.EscapeString(l.name))
