@@ -75,7 +75,11 @@ bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon
 
 battery: ## attacks and faults in large doses, minutes (docs/reliability.md)
-	BATTERY=1 $(GO) test -count=1 -timeout 60m -v ./internal/battery
+	@mkdir -p out
+	@code=0; BATTERY=1 $(GO) test -count=1 -timeout 60m -v ./internal/battery >out/battery.log 2>&1 || code=$$?; \
+	awk '/healthy pair: .* p99/ { p50 = $$8; p99 = $$10; sub(/,/, "", p50) } /^    *[a-z_]+_test.go:.*(were back|the relay used|refused [0-9])/ { sub(/^ *[a-z_]+_test.go:[0-9]+: /, ""); print "      " $$0 } \
+		/^--- / { printf "%-5s %-62s %9s  p50 %-12s p99 %s\n", $$2, $$3, $$4, p50 ? p50 : "-", p99 ? p99 : "-"; p50 = p99 = "" }' out/battery.log; \
+	if [ $$code -ne 0 ]; then grep -A8 -E '^ *--- FAIL' out/battery.log; fi; echo "all of it is in out/battery.log"; exit $$code
 
 docs: metrics-doc ## write what is generated in docs/ anew
 	$(GO) test ./internal/relay -run 'TestTheDesignPageHasTheLifeOfASlot' -update
