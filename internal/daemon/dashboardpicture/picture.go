@@ -45,8 +45,8 @@ func (d *picture) panel(p panel, lines []line) {
 	case p.Type == "stat":
 		d.stat(p, lines, x, y, w, h)
 	default:
-		d.graph(p, lines, x+56, y+34, w-70, h-76)
-		d.legend(lines, x+12, y+h-19, w)
+		d.graph(p, lines, x+56, y+34, w-70, h-88)
+		d.legend(lines, x+12, y+h-22, w)
 	}
 }
 
