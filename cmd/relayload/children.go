@@ -19,6 +19,9 @@ type child struct {
 	addr    string // where it listens
 	private string // the relay's private listener
 	cmd     *exec.Cmd
+
+	exited chan struct{} // closed when it has
+	how    error         // valid then
 }
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
@@ -35,7 +38,7 @@ func start(ctx context.Context, name, program string, args ...string) (*child, e
 }
 
 func startCmd(ctx context.Context, name string, cmd *exec.Cmd) (*child, error) {
-	c := &child{name: name, cmd: cmd}
+	c := &child{name: name, cmd: cmd, exited: make(chan struct{})}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -47,6 +50,10 @@ func startCmd(ctx context.Context, name string, cmd *exec.Cmd) (*child, error) {
 		r.Close()
 		return nil, err
 	}
+	go func() {
+		c.how = c.cmd.Wait()
+		close(c.exited)
+	}()
 	found := make(chan error, 1)
 	go func() {
 		defer r.Close()
@@ -96,5 +103,16 @@ func (c *child) end() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
 	late := time.AfterFunc(3*time.Second, func() { _ = c.cmd.Process.Kill() })
 	defer late.Stop()
-	_ = c.cmd.Wait()
+	<-c.exited
+}
+
+// failed is err with whose it is, and with what may be its cause: that c has
+// ended.
+func (c *child) failed(err error) error {
+	select {
+	case <-c.exited:
+		return fmt.Errorf("%s: %w; it has ended, by itself or by somebody else: %v", c.name, err, c.how)
+	case <-time.After(100 * time.Millisecond):
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
 }

@@ -92,8 +92,8 @@ func (b *contest) to(c *child, tls bool, buffer int) *target {
 
 // turn is one contestant in a row, connected.
 type turn struct {
+	*child
 	who     string
-	pid     int
 	crowd   *crowd
 	samples []sample
 }
@@ -103,18 +103,15 @@ func (b *contest) turns(row string, all []*turn) error {
 	for round := range b.Rounds {
 		for _, t := range all {
 			what := fmt.Sprintf("%s, round %d of %d, %s", row, round+1, b.Rounds, t.who)
-			s, err := t.crowd.run(b.ctx, b.For, t.pid, b.tell.running(what))
+			s, err := t.crowd.run(b.ctx, b.For, t.pid(), b.tell.running(what))
 			if err != nil {
-				return named(t.who, err)
+				return t.failed(err)
 			}
 			t.samples = append(t.samples, s)
 		}
 	}
 	return nil
 }
-
-// named says whose error it is.
-func named(who string, err error) error { return fmt.Errorf("%s: %w", who, err) }
 
 // work runs one row about traffic.
 func (b *contest) work(w work) error {
@@ -129,10 +126,10 @@ func (b *contest) work(w work) error {
 		}
 		cr, err := gather(b.to(c, w.tls, busyBuffer), w.shape, b.tell.connecting)
 		if err != nil {
-			return named(c.name, err)
+			return c.failed(err)
 		}
 		defer cr.leave()
-		all = append(all, &turn{who: c.name, pid: c.pid(), crowd: cr})
+		all = append(all, &turn{child: c, who: c.name, crowd: cr})
 	}
 	if err := b.turns(w.Name, all); err != nil {
 		return err
@@ -159,18 +156,18 @@ func (b *contest) flood() error {
 		}
 		cr, err := gather(b.to(c, false, busyBuffer), shape{binaries: 1, phones: 7, size: 512, flight: 1}, b.tell.connecting)
 		if err != nil {
-			return named(c.name, err)
+			return c.failed(err)
 		}
 		err = func() error {
 			defer cr.leave()
-			alone := &turn{who: c.name, pid: c.pid(), crowd: cr}
+			alone := &turn{child: c, who: c.name, crowd: cr}
 			if err := b.turns(rowFlood+", alone", []*turn{alone}); err != nil {
 				return err
 			}
 			if err := cr.addFlooders(1, floodFlight); err != nil {
 				return err
 			}
-			beside := &turn{who: c.name, pid: c.pid(), crowd: cr}
+			beside := &turn{child: c, who: c.name, crowd: cr}
 			if err := b.turns(rowFlood, []*turn{beside}); err != nil {
 				return err
 			}
@@ -203,7 +200,7 @@ func (b *contest) stayIdle(tls bool, conns int, beat time.Duration) error {
 		}
 		r, cr, err := idle(b.env, b.to(c, tls, idleBuffer), n, 16, watch, c.pid(), metrics)
 		if err != nil {
-			return named(c.name, err)
+			return c.failed(err)
 		}
 		cr.leave()
 		b.report.Idle = append(b.report.Idle, &idleEntry{c.name, tls, r})
@@ -248,7 +245,7 @@ func (b *contest) among() error {
 			return err
 		}
 		defer cr.leave()
-		all = append(all, &turn{who: fmt.Sprintf("relay among %d", n), pid: c.pid(), crowd: cr})
+		all = append(all, &turn{child: c, who: fmt.Sprintf("relay among %d", n), crowd: cr})
 	}
 	if err := b.turns(rowAmong, all); err != nil {
 		return err
@@ -275,9 +272,9 @@ func (b *contest) busy() error {
 	for conns := 90; conns <= b.Conns; conns *= 10 {
 		s := shape{binaries: conns / (1 + busyPhones), phones: busyPhones, size: 512, flight: 1}
 		for _, c := range children {
-			t := &turn{who: c.name, pid: c.pid()}
+			t := &turn{child: c, who: c.name}
 			if t.crowd, err = gather(b.to(c, false, smallBuffer), s, b.tell.connecting); err != nil {
-				return named(c.name, err)
+				return c.failed(err)
 			}
 			err = b.turns(fmt.Sprintf("%s, %d connections", rowBusy, s.connections()), []*turn{t})
 			t.crowd.leave()

@@ -32,7 +32,7 @@ func (r *idleReport) table(w io.Writer) {
 	fmt.Fprintf(w, "idle: %d connections for %.0f s; each has made one round trip before\n", r.Conns, r.Seconds)
 	fmt.Fprintf(w, "  connected           %14.0f per second, a round trip each\n", r.Connect)
 	if r.ConnectCPU != 0 {
-		fmt.Fprintf(w, "  of the relay's time %14.0f µs each\n", r.ConnectCPU)
+		fmt.Fprintf(w, "  processor time      %14.0f µs each\n", r.ConnectCPU)
 	}
 	if r.RSS != 0 {
 		fmt.Fprintf(w, "  resident memory     %14.0f bytes per connection\n", r.RSS)
