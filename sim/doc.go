@@ -56,17 +56,22 @@
 //   - Between two seams a task is not interrupted. A data race there is
 //     seen by the detector, not by the invariants; a race that it cannot
 //     see (on a syscall, in assembly) is seen by nobody.
-//   - Timer.Stop is a method of clock.Timer and no seam; there is one before
-//     and one after each critical section, and one at every gauge.
+//   - Timer.Stop is a method of clock.Timer and no seam. None is missed as
+//     long as each Stop is under the lock that the timer's body takes first:
+//     the body then finds the same whether it was fired just before the Stop
+//     or when the lock was had, where there is a seam.
 //   - The token of a timer is the field stopped of clock.Timer, read where
 //     the detector does not look. The package is archived; another version
 //     without that field stops the program as it starts.
 //   - The detector remembers a finite past (relaysim reach): a race is lost
 //     once its first racer has ended and some 64 others have after it. Tasks
 //     therefore stay parked until their seed's end.
-//   - The walk over everything runs at each timer and at every fourth
-//     unlock, and the second judge (linearizability) on every fourth seed:
-//     they cost as much as the rest together.
+//   - In the registry's world the walk over everything runs at each timer and
+//     at every fourth unlock, and the second judge (linearizability) on every
+//     fourth seed: they cost as much as the rest together. In the relay's
+//     world counts are compared with gauges at every step, and walked only
+//     where an operator asks and at rest; its second judge gives a history
+//     up that has too many ends nobody saw.
 //   - A seed that holds proves nothing; only the exhaustive search of a
 //     small world covers every schedule, and only up to its bound.
 package sim

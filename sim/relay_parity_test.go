@@ -38,6 +38,8 @@ var parityScripts = map[string]string{
 		p2 text {"who":"p2"}; b3 to p2 1; b3 hangup; p3 client s1; p3 text 1; b4 server s1; p4 client s1; p4 text {"who":"p4"}; b4 to p4 2`,
 	"joins": `p1 client s1; b1 server s1; p2 client s1; p3 client s1; p4 client s1; p5 client s2; p6 bare`,
 	"grace": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b1 close 1000; p2 client s1; p2 text 1; relay wait; p3 client s1`,
+	"budgets": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p1 pongs 1000; p1 text 1; p1 pongs 25
+		p2 client s1; p2 text {"who":"p2"}; p2 fragments 1023; p2 text 2; p2 fragments 1025; b1 fragments 1025`,
 	"drain": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b2 server s1; b3 server s2; relay drain; p2 client s1`,
 }
 
@@ -149,6 +151,16 @@ func (p *parityPlay) step(peer, verb, arg string) {
 		b = appendMasked(b, opPing, true, []byte("between"), 9)
 		b = appendMasked(b, opContinue, false, nil, 9)
 		b = appendMasked(b, opContinue, true, []byte(arg[3:]), 9)
+	case "pongs":
+		for range size {
+			b = appendMasked(b, opPong, true, nil, 3)
+		}
+	case "fragments":
+		b = appendMasked(nil, opText, false, []byte("1"), 3)
+		for range size - 2 {
+			b = appendMasked(b, opContinue, false, nil, 3)
+		}
+		b = appendMasked(b, opContinue, true, []byte("0"), 3)
 	case "ping":
 		b = appendMasked(nil, opPing, true, []byte(arg), 3)
 	case "utf8":
