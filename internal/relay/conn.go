@@ -318,14 +318,14 @@ func (c *conn) over() {
 // written, timed, lost, waiting, parted and broken make a conn the owner of its outbox.
 
 func (c *conn) written(frames, bytes int) {
-	m := c.relay.metrics
-	m.forwarded[c.role.towards()].Add(float64(frames))
-	m.frameBytes[c.role.towards()].Add(float64(bytes))
+	t := c.out.tally // resolved once: a look-up by name would cost as much as the counting
+	t.frames.Add(float64(frames))
+	t.size.Add(float64(bytes))
 }
 
 func (c *conn) timed(read int64) {
 	took := time.Duration(c.relay.now() - read)
-	c.relay.metrics.forwardTime[c.role.towards()].Observe(took.Seconds())
+	c.out.tally.took.Observe(took.Seconds())
 }
 
 func (c *conn) lost(frames int) { c.relay.metrics.dropped[dropClosed].Add(float64(frames)) }

@@ -79,8 +79,6 @@ type metrics struct {
 	reclaims          prometheus.Counter
 	conflicts         prometheus.Counter
 	heartbeatTimeouts prometheus.Counter
-	frameBytes        map[direction]prometheus.Counter
-	forwardTime       map[direction]prometheus.Observer
 	connections       prometheus.Gauge
 
 	tallies       map[direction]*tally // of the outboxes that frames of a direction leave by
@@ -121,14 +119,16 @@ func newMetrics(registry prometheus.Collector) *metrics {
 	m.heartbeatTimeouts = m.counter("heartbeat_timeouts_total", "Connections closed because a ping was not answered.")
 
 	frameBytes := m.vec("frame_bytes_total", "Bytes of the frames that frames_forwarded_total counts, as they were written: towards a binary with their envelope.", "direction")
-	m.frameBytes = series(directions, func(d direction) prometheus.Counter { return frameBytes.WithLabelValues(string(d)) })
-	m.timeForwarding()
+	took := m.timeForwarding()
 	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_connections",
 		Help: "Connections upgraded or being upgraded, in a slot or not: what limit_connections bounds.",
 	})
 	m.all.MustRegister(m.connections)
-	m.tallies = map[direction]*tally{toBinary: new(tally), toPhone: new(tally)}
+	m.tallies = make(map[direction]*tally)
+	for _, d := range directions {
+		m.tallies[d] = &tally{frames: m.forwarded[d], size: frameBytes.WithLabelValues(string(d)), took: took.WithLabelValues(string(d))}
+	}
 	for d, to := range map[direction]string{toBinary: "binary", toPhone: "phone"} {
 		m.view("outbox_bytes", "Bytes waiting to be written to all peers of a side, each frame with 64 more, as the outboxes' limits count; up to 16 KiB for each peer may come in late.",
 			prometheus.Labels{"side": to}, &m.tallies[d].bytes)
@@ -140,7 +140,7 @@ func newMetrics(registry prometheus.Collector) *metrics {
 
 // timeForwarding makes the histogram: native where the scraper asks for it,
 // with classic buckets for the others.
-func (m *metrics) timeForwarding() {
+func (m *metrics) timeForwarding() *prometheus.HistogramVec {
 	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:                            "pyrycode_relay_forward_duration_seconds",
 		Help:                            "Time from the read that ended a frame to the end of the write that carried it, of one frame in 64.",
@@ -150,10 +150,7 @@ func (m *metrics) timeForwarding() {
 		NativeHistogramMinResetDuration: time.Hour,
 	}, []string{"direction"})
 	m.all.MustRegister(h)
-	m.forwardTime = make(map[direction]prometheus.Observer)
-	for _, d := range directions {
-		m.forwardTime[d] = h.WithLabelValues(string(d))
-	}
+	return h
 }
 
 // view is a gauge of n.

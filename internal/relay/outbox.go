@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -86,8 +88,13 @@ type outboxOwner interface {
 	broken()                   // the socket takes nothing any more
 }
 
-// tally is what the outboxes of one side hold together.
+// tally is what the outboxes of one side hold together, and what counts what
+// leaves by them.
 type tally struct {
+	// Set before the first outbox.
+	frames, size prometheus.Counter
+	took         prometheus.Observer
+
 	bytes  atomic.Int64 // charged to them, but for tallyStep each
 	parked atomic.Int64 // senders that wait for room
 }
