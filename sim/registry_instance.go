@@ -174,9 +174,13 @@ func (w *registryRun) Do(t *Task, op Op) {
 	case doHealth:
 		w.answered(t, c, "counts", w.reg.Counts() == c.counts)
 	case doDrain:
-		bs, ps := w.reg.Drain()
+		ids, _ := w.reg.Drain()
+		w.answered(t, c, "drain", slices.Equal(ids, c.slots[:c.nslots]))
+	case doRevoke:
+		b, ps, ok := w.reg.Revoke(id, 0)
+		c.gotOwner, c.gotYes = b, ok
 		w.closed(c, ps)
-		w.answered(t, c, "drain", slices.Equal(bs, c.left[:c.nleft]))
+		w.answered(t, c, "revoke", b == c.holder && ok == c.yes)
 	}
 	u.calls = append(u.calls, c)
 }

@@ -27,7 +27,8 @@ const (
 	sawFull
 	sawNoServer
 	sawRefused
-	sawDrainGrace
+	sawRevokeGrace
+	sawDrainHeld
 	sawContended
 	sawContendedTimer
 )
@@ -53,7 +54,8 @@ func (registryWorld) Probes() []string {
 		sawFull:           "a slot is full",
 		sawNoServer:       "a phone finds nobody",
 		sawRefused:        "a draining registry refuses",
-		sawDrainGrace:     "a drain cuts a grace short",
+		sawRevokeGrace:    "a slot is revoked in grace",
+		sawDrainHeld:      "a draining registry still holds, and lets go",
 		sawContended:      "a task waits for the lock",
 		sawContendedTimer: "a timer's body waits for the lock",
 	}
@@ -62,7 +64,7 @@ func (registryWorld) Probes() []string {
 // Invariants are what the registry's runs are judged by.
 func (registryWorld) Invariants() []string {
 	return []string{"gauges", "counts", "walk", "holder", "one step", "timers", "stale timer", "expired",
-		"claim", "takeover", "release", "holds", "join", "leave", "scrape", "drain", "evicted", "one end",
+		"claim", "takeover", "release", "holds", "join", "leave", "scrape", "drain", "revoke", "evicted", "one end",
 		"converges", "linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }
 
@@ -177,8 +179,9 @@ func (w *registryRun) probe(c *call) {
 		e.Sometimes(sawJoinGrace, c.outcome == relay.Joined && c.holder == 0)
 		e.Sometimes(sawFull, c.outcome == relay.Full)
 		e.Sometimes(sawNoServer, c.outcome == relay.NoServer)
-	case doDrain:
-		e.Sometimes(sawDrainGrace, c.yes)
+	case doRevoke:
+		e.Sometimes(sawRevokeGrace, c.yes && c.holder == 0)
+		e.Sometimes(sawDrainHeld, w.model.draining && c.holder != 0)
 	case doLeave:
 		e.Sometimes(sawLeaveEvicted, !c.yes)
 	}
@@ -223,12 +226,16 @@ func (w *registryRun) Final() {
 	if w.linear {
 		w.linearizable()
 	}
-	c := &call{verb: doDrain}
-	w.model.apply(nil, c)
-	bs, ps := w.reg.Drain()
-	w.closed(c, ps)
-	if len(bs) != c.nleft {
-		w.e.Fail("drain", "at the end the registry holds %v; want %v", bs, c.left[:c.nleft])
+	w.model.apply(nil, &call{verb: doDrain})
+	w.reg.Drain()
+	for i, id := range serverIDs {
+		c := &call{verb: doRevoke, id: i}
+		w.model.apply(nil, c)
+		b, ps, _ := w.reg.Revoke(id, 0)
+		w.closed(c, ps)
+		if b != c.holder {
+			w.e.Fail("revoke", "at the end %s is held by %d; want %d", id, b, c.holder)
+		}
 	}
 	for p := range w.joined {
 		if w.joined[p] && w.ended[p] != 1 {

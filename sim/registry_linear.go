@@ -23,12 +23,15 @@ var slotSpec = porcupine.Model{
 	Step: func(state, input, _ any) (bool, any) {
 		s, c := state.(slotState), input.(*call)
 		if c.verb == doDrain {
-			return true, slotState{draining: true}
+			s.draining = true
+			return true, s
 		}
 		if s.draining && (c.verb == doClaim || c.verb == doTakeover) {
 			return c.got == relay.Refused, s
 		}
 		switch c.verb {
+		case doRevoke:
+			return c.gotOwner == s.holder, slotState{draining: s.draining}
 		case doClaim:
 			switch {
 			case s.grace != nil:
@@ -49,14 +52,14 @@ var slotSpec = porcupine.Model{
 			if s.holder != c.binary {
 				return !c.gotYes, s
 			}
-			return c.gotYes, slotState{grace: c.timer}
+			return c.gotYes, slotState{grace: c.timer, draining: s.draining}
 		case doHolds:
 			return c.gotYes == (s.holder == c.binary), s
 		case doNext:
 			if s.grace != c.timer {
 				return !c.acted, s
 			}
-			return c.acted, slotState{}
+			return c.acted, slotState{draining: s.draining}
 		}
 		return true, s
 	},

@@ -1,6 +1,9 @@
 package sim
 
-import "github.com/pyrycode/pyrycode-relay/internal/relay"
+import (
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
 
 // The model is what the registry should be, written as simply as can be:
 // arrays, searched from one end to the other. It shares no code and no
@@ -27,10 +30,10 @@ type call struct {
 	outcome relay.Outcome
 	yes     bool
 	holder  binary
-	gone    *[maxGone]phone // phones that lose their slot, in the order they joined
+	gone    *[maxPhones]phone // phones that lose their slot, in the order they joined
 	ngone   int
-	left    [maxIDs]binary // binaries that a drain closes, in the order they came
-	nleft   int
+	slots   [maxIDs]wire.ServerID // in use when a drain begins, in the order their binaries came
+	nslots  int
 	counts  relay.Counts // as a scrape shows them
 	expired int
 
@@ -40,10 +43,7 @@ type call struct {
 	acted    bool
 }
 
-const (
-	maxPhones = 16 // of one slot
-	maxGone   = maxIDs * maxPhones
-)
+const maxPhones = 16 // of one slot
 
 type modelSlot struct {
 	used   bool
@@ -58,7 +58,6 @@ type model struct {
 	slots    [maxIDs]modelSlot
 	max      int
 	arrivals int32
-	joined   [maxConns]int32 // when each phone did, in arrivals
 	draining bool
 	expired  int
 	counts   relay.Counts
@@ -124,14 +123,19 @@ func (m *model) apply(t *Task, c *call) {
 			c.outcome, c.holder = relay.Joined, s.holder
 			s.phones[s.n] = c.phone
 			s.n++
-			m.arrivals++
-			m.joined[c.phone] = m.arrivals
 		}
 	case doLeave:
 		c.yes = s.remove(c.phone)
 	case doDrain:
 		m.draining = true
 		m.drain(c)
+	case doRevoke:
+		if s.used {
+			c.holder, c.yes = s.holder, true
+			s.evict(c)
+			s.used, s.holder = false, 0
+			c.timer, s.timer = s.timer, nil
+		}
 	case doNext: // a timer of a grace
 		for i := range m.slots {
 			if s := &m.slots[i]; s.used && s.holder == 0 && s.timer == c.timer {
@@ -152,35 +156,24 @@ func (m *model) seat(s *modelSlot, c *call) {
 	s.holder, s.seated = c.binary, m.arrivals
 }
 
-// drain empties all slots; who is returned comes in order of arrival.
+// drain lists the slots in use, in order of arrival.
 //
 //go:norace
 func (m *model) drain(c *call) {
+	last := int32(0)
 	for {
-		var first *modelSlot
+		first := -1
 		for i := range m.slots {
-			if s := &m.slots[i]; s.used && s.holder != 0 && (first == nil || s.seated < first.seated) {
-				first = s
+			if s := &m.slots[i]; s.used && s.seated > last && (first < 0 || s.seated < m.slots[first].seated) {
+				first = i
 			}
 		}
-		if first == nil {
-			break
+		if first < 0 {
+			return
 		}
-		c.left[c.nleft] = first.holder
-		c.nleft++
-		first.evict(c)
-		first.used = false
-	}
-	for i := range m.slots {
-		s := &m.slots[i]
-		c.yes = c.yes || s.used
-		s.evict(c)
-		s.used = false
-	}
-	for i := 1; i < c.ngone; i++ {
-		for j := i; j > 0 && m.joined[c.gone[j]] < m.joined[c.gone[j-1]]; j-- {
-			c.gone[j], c.gone[j-1] = c.gone[j-1], c.gone[j]
-		}
+		last = m.slots[first].seated
+		c.slots[c.nslots] = serverIDs[first]
+		c.nslots++
 	}
 }
 
@@ -192,7 +185,7 @@ func (s *modelSlot) evict(c *call) {
 		return
 	}
 	if s.n > 0 && c.gone == nil {
-		c.gone = new([maxGone]phone)
+		c.gone = new([maxPhones]phone)
 	}
 	for i := 0; i < s.n; i++ {
 		c.gone[c.ngone] = s.phones[i]

@@ -24,12 +24,13 @@ const (
 	doLeave           // the oldest one not yet gone leaves
 	doScrape          // reads the gauges
 	doHealth          // reads the counts
-	doDrain           // shuts down
+	doDrain           // begins to shut down
+	doRevoke          // empties a slot, as a drain does one after the other
 	doNext            // time goes on to the next deadline
 	doAdvance         // time goes on by seconds
 )
 
-var registryVerbs = []string{"claim", "takeover", "release", "holds", "join", "leave", "scrape", "health", "drain", "next", "advance"}
+var registryVerbs = []string{"claim", "takeover", "release", "holds", "join", "leave", "scrape", "health", "drain", "revoke", "next", "advance"}
 
 const (
 	maxIDs    = 4
@@ -125,7 +126,7 @@ func (registryWorld) Plan(r *Rand, small bool) *Run {
 		p.actor("metrics", 1+r.Intn(4), []int{doScrape, doHealth})
 	}
 	if r.Chance(6) {
-		p.actor("stop", 1, []int{doDrain})
+		p.actor("stop", 1+r.Intn(4), []int{doDrain, doRevoke, doRevoke})
 	}
 	return p.interleave()
 }

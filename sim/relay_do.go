@@ -21,7 +21,11 @@ func (w *relayRun) Do(t *Task, op Op) {
 		w.reset(op.Arg)
 	case rRestart:
 		w.restart()
-	case rScrape, rHealth, rCheck, rDrain, rAbort:
+	case rDrain:
+		w.drain(w.node.Load(), 0)
+	case rSpread:
+		w.drain(w.node.Load(), time.Duration(op.Arg)*time.Second)
+	case rScrape, rHealth, rCheck, rAbort:
 		w.operate(op.Verb)
 	default:
 		if c := u.now(); c != nil {

@@ -41,8 +41,9 @@ func (w *relayRun) heal() {
 		w.converge()
 	}
 	d := w.node.Load() // drained already, it must say once more that it is done
-	w.drain(d)
-	w.e.Sleep(int64(15 * time.Second))
+	spread := time.Duration(w.run.Param("spread", 0)) * time.Second
+	w.drain(d, spread)
+	w.e.Sleep(int64(15*time.Second + spread))
 	if got, want := w.dones(); got != want {
 		w.e.Fail("drain", "15 s after the drain it has said %d times that it is done; was told to %d times", got, want)
 	}

@@ -41,13 +41,18 @@ type relayRun struct {
 	graces   [64]graceAt
 	ngraces  int
 
-	healing bool // written between tasks only
-	healed  bool
-	drained stamp
-	aborted bool
-	drains  int // how often it was told to
-	done    int // how often a drain said that it was done
-	rests   int // how often nothing could run
+	healing  bool // written between tasks only
+	healed   bool
+	drained  stamp // the first drain has begun
+	shut     stamp // and lets nobody in from here
+	plain    stamp // the first without a spread
+	spread   stamp // the first with one
+	closedBy int64 // when all must have been told
+	graceful bool  // a slot was in grace when a spread began
+	aborted  bool
+	drains   int // how often it was told to
+	done     int // how often a drain said that it was done
+	rests    int // how often nothing could run
 }
 
 // node is one life of the relay's process.
@@ -141,11 +146,17 @@ func (w *relayRun) newNode(n int) *node {
 }
 
 // connIDs is the relay's randomness: what it reads for a phone's id says
-// which connection of this world it is.
+// which connection of this world it is. What else it reads is for the order
+// of a drain.
 type connIDs struct{ w *relayRun }
 
 func (r connIDs) Read(p []byte) (int, error) {
 	c, _ := r.w.e.Current().Data.(*client)
+	if c == nil && len(p) == 16 { // a drain makes up its order
+		enc.BigEndian.PutUint64(p, mix(uint64(r.w.run.Param("noise", 0))))
+		clear(p[8:])
+		return 16, nil
+	}
 	if c == nil || len(p) != 8 {
 		return 0, errors.New("sim: randomness that no phone asked for")
 	}

@@ -87,7 +87,7 @@ func (w *relayRun) Final() {
 // Invariants are what the runs of the whole relay are judged by.
 func (relayWorld) Invariants() []string {
 	return []string{"gauges", "walk", "scrape", "health", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
-		"after close", "after notice", "notice", "directive", "served", "one holder", "converges", "drain", "gates", "one close",
+		"after close", "after notice", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "one close",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "budget", "progress", "loss", "forwarded",
 		"attempts", "expiries", "books", "linearizable", "patience", "in time", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

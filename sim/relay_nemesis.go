@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -109,8 +110,6 @@ func (w *relayRun) operate(verb int) {
 		if got := rec.Body.String(); rec.Code != 200 || !strings.HasPrefix(got, want) {
 			w.e.Fail("health", "health says %s; want %s…", bytes.TrimSpace([]byte(got)), want)
 		}
-	case rDrain:
-		w.drain(d)
 	case rAbort:
 		if w.isDrained() {
 			w.setAborted()
@@ -120,19 +119,42 @@ func (w *relayRun) operate(verb int) {
 }
 
 // drain shuts the relay down. Operators do so more than once.
-func (w *relayRun) drain(d *node) {
-	w.setDrained()
-	d.relay.Drain(w.drainDone)
+func (w *relayRun) drain(d *node, spread time.Duration) {
+	w.setDrained(int64(spread))
+	d.relay.Drain(spread, w.drainDone)
+	w.setShut()
 }
 
 //go:norace
 func (w *relayRun) isDrained() bool { return w.drained.step != 0 }
 
+// drainGrain is how late a spread drain may come to anyone.
+const drainGrain = 10 * time.Millisecond
+
 //go:norace
-func (w *relayRun) setDrained() {
+func (w *relayRun) setDrained(spread int64) {
+	now := stamp{w.e.now, w.e.steps + 1}
 	w.drains++
+	by := now.at + spread
+	if spread > 0 {
+		by += int64(drainGrain)
+	}
 	if w.drained.step == 0 {
-		w.drained = stamp{w.e.now, w.e.steps + 1}
+		w.drained, w.closedBy = now, by
+	}
+	w.closedBy = min(w.closedBy, by)
+	switch {
+	case spread == 0 && w.plain.step == 0:
+		w.plain = now
+	case spread > 0 && w.spread.step == 0:
+		w.spread, w.graceful = now, w.cur.shown.InGrace > 0
+	}
+}
+
+//go:norace
+func (w *relayRun) setShut() {
+	if w.shut.step == 0 {
+		w.shut = stamp{w.e.now, w.e.steps + 1}
 	}
 }
 

@@ -260,7 +260,7 @@ type realWire struct {
 	t    *testing.T
 }
 
-func (w *realWire) drain() { w.r.Drain(func() {}) }
+func (w *realWire) drain() { w.r.Drain(0, func() {}) }
 
 func (w *realWire) dial(path string, h http.Header) (parityConn, int) {
 	c, err := net.Dial("tcp", w.addr)
@@ -338,7 +338,7 @@ func (c simConn) Read(b []byte) (int, error) {
 	}
 }
 
-func (w *simWire) drain() { w.r.Drain(func() {}) }
+func (w *simWire) drain() { w.r.Drain(0, func() {}) }
 
 func (w *simWire) dial(path string, h http.Header) (parityConn, int) {
 	w.n++

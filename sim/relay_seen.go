@@ -42,6 +42,9 @@ const (
 	sawCrowdLate
 	sawAddressFull
 	sawWriteFailed
+	sawSpreadPhone
+	sawSpreadGrace
+	sawSpreadGone
 )
 
 func (relayWorld) Probes() []string {
@@ -86,6 +89,9 @@ func (relayWorld) Probes() []string {
 		sawCrowdLate:     "one gets past that, and is closed",
 		sawAddressFull:   "an address has all it may have",
 		sawWriteFailed:   "a socket fails with frames half written",
+		sawSpreadPhone:   "a drain closes phones one after the other",
+		sawSpreadGrace:   "a spread drain finds a slot in grace",
+		sawSpreadGone:    "a binary goes before its turn in a drain",
 	}
 }
 
@@ -104,6 +110,7 @@ func (w *relayRun) counted(got map[string]float64) {
 		w.seen(c)
 	}
 	w.e.Sometimes(sawAborted, w.aborted)
+	w.e.Sometimes(sawSpreadGrace, w.graceful)
 }
 
 // seen looks for probes in what one peer saw.
@@ -143,11 +150,13 @@ func (w *relayRun) seen(c *client) {
 			return !b.upgradedAt.after(c.upgradedAt) && b.overAt.after(c.leftAt) && b.leftAt.after(c.leftAt)
 		}))
 	}
-	if !c.upgradedAt.after(w.drained) && c.closed && c.reason == "shutting down" {
-		e.Sometimes(sawDrainRivals, w.binaries(c, func(b *client) bool {
-			return !b.upgradedAt.after(w.drained) && b.reason == "shutting down"
-		}))
+	parted := func(b *client) bool {
+		return !b.upgradedAt.after(w.drained) && b.closed && b.reason == "shutting down"
 	}
+	if parted(c) {
+		e.Sometimes(sawDrainRivals, w.binaries(c, parted))
+	}
+	e.Sometimes(sawSpreadGone, w.spread.step > 0 && c.left && (!c.closed || c.closedAt.after(c.leftAt)) && c.leftAt.at > w.spread.at && c.leftAt.at < w.closedBy)
 	for _, l := range c.flows {
 		e.Sometimes(sawNotice, l.notices > 0)
 		e.Sometimes(sawNoticeCode, l.notices > 0 && l.notice != 1001)
@@ -156,6 +165,7 @@ func (w *relayRun) seen(c *client) {
 
 func (w *relayRun) seenPhone(c *client) {
 	e := w.e
+	e.Sometimes(sawSpreadPhone, c.code == 1012 && c.sock.tap.closed > w.spread.at)
 	e.Sometimes(sawRestartPhones, c.faults&wasCut != 0 && len(c.flow(0).sent) > 1)
 	if b, o := w.ordered(c); b != nil && c.closed && c.reason == "" {
 		e.Sometimes(sawIllegalOrder, !legalCode(o.code) && c.code == 1011)

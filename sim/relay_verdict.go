@@ -21,6 +21,7 @@ func (w *relayRun) verdicts() {
 		}
 		w.farewell(c)
 		w.punctual(c)
+		w.parting(c)
 		if c.phone {
 			w.flows(c)
 		}
@@ -38,7 +39,7 @@ func (w *relayRun) gates(c *client) {
 	ok, status := true, c.status
 	switch {
 	case c.upgraded:
-		ok = c.kind == asIs && !c.spoilt
+		ok = c.kind == asIs && !c.spoilt && w.shut.after(c.dialedAt)
 	case status == 400:
 		ok = c.kind == noHeader || c.spoilt
 	case status == 403:
@@ -96,7 +97,7 @@ func (c *client) over2() stamp {
 // farewell judges how the connection ended.
 func (w *relayRun) farewell(c *client) {
 	if d := w.drained; w.calm && d.step > 0 && c.faults == 0 && !c.closeSent && d.after(c.upgradedAt) && c.closedAt.after(d) && c.overAt.after(d) && !w.aborted {
-		if late := c.closedAt.at - d.at; !c.closed || late > w.most(c) {
+		if late := c.closedAt.at - w.closedBy; !c.closed || late > w.most(c) {
 			w.blame("drain", c, "the shutdown came to it after %d ms; want %d at most", late/1e6, w.most(c)/1e6)
 		}
 	}
@@ -130,7 +131,9 @@ func (w *relayRun) unfounded(c *client) string {
 	}
 	switch {
 	case c.code == 1001 && c.reason == "shutting down":
-		return unless(w.drained.step != 0 && c.closedAt.after(w.drained), "drain")
+		return unless(w.plain.step != 0 && c.closedAt.after(w.plain), "drain")
+	case c.code == 1012 && c.reason == "shutting down":
+		return unless(w.spread.step != 0 && c.closedAt.after(w.spread), "drain")
 	case c.code == 1002 && c.reason != "":
 		return did(didBreak, "close code")
 	case c.code == 1008 && c.reason == "message took too long":

@@ -44,15 +44,16 @@ const (
 	rScrape         // reads the gauges
 	rHealth         // asks /healthz
 	rCheck          // asks the relay to count itself
-	rDrain          // shuts down
+	rDrain          // shuts down at once
 	rAbort          // and ends it
 	rNext           // time goes on to the next deadline, ready or not
 	rAdvance        // time goes on by milliseconds, ready or not
+	rSpread         // shuts down, spread over so many seconds
 )
 
 var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
 	"big", "split", "dribble", "break", "bad", "order", "dismiss", "junk", "bare", "reset", "restart", "scrape", "health",
-	"check", "drain", "abort", "next", "advance"}
+	"check", "drain", "abort", "next", "advance", "spread"}
 
 const (
 	maxClients = 200 // connections in one run
@@ -111,6 +112,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	set("burst", 1000, 1000, 1000, 4)
 	set("handshake", 0, 0, 0, 6) // one in so many fails
 	set("beat", 30, 30, 30, 12)  // seconds between pings
+	set("spread", 0, 0, 2, 12)   // seconds of the drain at the end
 
 	p.ids = 1 + r.Intn(1+r.Intn(maxServers))
 	n := 4 + r.Intn(14)
@@ -161,7 +163,10 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 		p.relayActor("ops", 1+r.Intn(4), []int{rScrape, rHealth, rCheck, rWait}, p.ids)
 	}
 	if r.Chance(4) {
-		p.relayActor("stop", 4, []int{rWait, rWait, rDrain, rAbort}, p.ids)
+		p.relayActor("stop", 4, []int{rWait, rWait, [...]int{rDrain, rSpread, rSpread}[r.Intn(3)], [...]int{rDrain, rAbort}[r.Intn(2)]}, p.ids)
+	}
+	if r.Chance(12) { // a rival waits when the drain begins
+		p.relayRound("bye", 3, []int{rWait, rDial, rSpread})
 	}
 	if eager == 1 {
 		p.relayActor("clock", 2+r.Intn(n), []int{rNext, rNext, rAdvance}, p.ids)
@@ -188,6 +193,8 @@ func (p *planner) relayActor(name string, n int, verbs []int, ids int) {
 			op.Arg = [...]int{1, 100, 1000, 3000, 5000, 12_000, 35_000, 65_000}[p.r.Intn(8)]
 		case rAdvance:
 			op.Arg = [...]int{100, 3000, 10_000, 30_000}[p.r.Intn(4)]
+		case rSpread:
+			op.Arg = [...]int{1, 5, 20}[p.r.Intn(3)]
 		case rBurst:
 			op.Arg = [...]int{3, 10, 30}[p.r.Intn(3)]
 		case rOrder, rDismiss, rClose:

@@ -94,7 +94,7 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 // drain ends all connections and gives the claims back.
 func (m *member) drain() {
 	done := make(chan struct{})
-	m.relay.Drain(func() { close(done) })
+	m.relay.Drain(0, func() { close(done) })
 	m.node.Drain()
 	select {
 	case <-done:

@@ -20,7 +20,7 @@ func (p *process) drain() {
 		"in_grace", c.InGrace, "at_most", p.live.cfg.Load().Drain)
 
 	closed := make(chan struct{})
-	p.relay.Drain(func() { close(closed) })
+	p.relay.Drain(0, func() { close(closed) })
 	ctx, cancel := context.WithTimeout(context.Background(), p.live.cfg.Load().Drain)
 	defer cancel()
 	served := make(chan struct{})

@@ -40,7 +40,7 @@ func (r *Relay) carry(place Elsewhere, v Visitor, sock Socket, from netip.Addr) 
 	case !kept: // Abort has been through here
 		a.abort()
 	case !counted:
-		a.evict(wire.CloseGoingAway, wire.ReasonShuttingDown)
+		a.evict(r.parting.code(), wire.ReasonShuttingDown)
 	}
 	return Joined
 }

@@ -60,7 +60,7 @@ func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
 	}
 	t.Cleanup(func() {
 		done := make(chan struct{})
-		r.Drain(func() { close(done) })
+		r.Drain(0, func() { close(done) })
 		r.Abort()
 		<-done
 	})

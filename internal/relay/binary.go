@@ -125,6 +125,9 @@ func (r *Relay) claim(b *binary) {
 // settle carries out what the registry decided on b. displaced is who held
 // the slot until a takeover.
 func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
+	if c.Outcome == Held && r.parting.begun() {
+		c.Outcome = Refused // what is true could stop a daemon that need only redial
+	}
 	b.seated.Store(true)
 	switch c.Outcome {
 	case Claimed, Reclaimed, TakenOver:
@@ -154,7 +157,7 @@ func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
 		r.metrics.conflicts.Inc()
 		r.log.serverConflict(b)
 	case Refused:
-		b.refuse(wire.CloseGoingAway, wire.ReasonShuttingDown)
+		b.refuse(r.parting.code(), wire.ReasonShuttingDown)
 		b.attempted(outcomeDraining)
 	case Vacant:
 		r.claim(b)

@@ -54,7 +54,7 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 		b := &bubble{Relay: r, t: t, began: time.Now()}
 		f(b)
 		drained := false
-		r.Drain(func() { drained = true })
+		r.Drain(0, func() { drained = true })
 		synctest.Wait()
 		for _, e := range b.ends {
 			e.conn.Close()
@@ -717,7 +717,7 @@ func TestAbortEndsEverythingAtOnce(t *testing.T) {
 		p.send(wire.OpText, "1") // a write that waits
 		b.settle()
 		ended := false
-		b.Drain(func() { ended = true })
+		b.Drain(0, func() { ended = true })
 		b.settle()
 		if ended {
 			t.Fatal("drained, with peers that do not answer")

@@ -363,7 +363,7 @@ func TestAShutdownIsNotADeadIncumbent(t *testing.T) {
 	rival := n.dial("/v1/server", binaryHeaders("s1"))
 	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
 	done := make(chan struct{})
-	n.Drain(func() { close(done) })
+	n.Drain(0, func() { close(done) })
 	rival.wantClose(1001, "shutting down")
 	b.wantClose(1001, "shutting down")
 	rival.Close()

@@ -2,11 +2,15 @@ package relay
 
 import (
 	"fmt"
+	"net/http"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
@@ -53,12 +57,12 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 	var calls atomic.Int32
 	done := make(chan struct{})
 	second := make(chan struct{})
-	n.Drain(func() {
+	n.Drain(0, func() {
 		if calls.Add(1) == 1 {
 			close(done)
 		}
 	})
-	n.Drain(func() { close(second) }) // as two signals may
+	n.Drain(0, func() { close(second) }) // as two signals may
 	if got := n.Counts(); got != (Counts{}) {
 		t.Errorf("counts %+v right after Drain; want none", got)
 	}
@@ -80,7 +84,7 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 		t.Errorf("%d sockets when the drain is done; want 0", got)
 	}
 	third := make(chan struct{})
-	n.Drain(func() { close(third) })
+	n.Drain(0, func() { close(third) })
 	within(t, "the end of a drain of nobody", third)
 	if err := n.Check(); err != nil {
 		t.Error(err)
@@ -98,7 +102,7 @@ func TestAnAbortEndsADrainThatPeersHoldUp(t *testing.T) {
 	b := n.silent("s1")
 	n.wantCounts(Counts{Binaries: 1})
 	done := make(chan struct{})
-	n.Drain(func() { close(done) })
+	n.Drain(0, func() { close(done) })
 	if b.until(8) != closePayload(1001, "shutting down") { // and does not answer
 		t.Error("no 1001")
 	}
@@ -112,4 +116,138 @@ func TestAnAbortEndsADrainThatPeersHoldUp(t *testing.T) {
 	if _, err := b.br.ReadByte(); err == nil {
 		t.Error("the socket is still open")
 	}
+}
+
+// family is a binary and its phones.
+type family struct {
+	binary *peer
+	phones [2]*peer
+	ends   []<-chan end
+}
+
+func TestASpreadDrainClosesSlotBySlot(t *testing.T) {
+	const slots = 8
+	clk := newStillClock()
+	n := start(t, Config{Runtime: Runtime{Clock: clk}, Heartbeat: 100 * time.Hour, MessageTimeout: 100 * time.Hour, Grace: 100 * time.Hour})
+	families := make([]*family, slots)
+	for i := range families {
+		id := fmt.Sprint("s", i)
+		f := &family{binary: n.binary(id)}
+		for k := range f.phones {
+			f.phones[k] = n.phone(id)
+		}
+		n.wait("the phones", func() bool { return len(n.joinedTo(id)) == 2 })
+		for _, p := range append(f.phones[:], f.binary) {
+			f.ends = append(f.ends, p.attend())
+		}
+		families[i] = f
+	}
+	waiting := slots - 1 // one slot is in grace
+	families[waiting].binary.reset()
+	n.wantCounts(Counts{Binaries: slots - 1, Phones: 2 * slots, InGrace: 1})
+	families[waiting].ends = families[waiting].ends[:2]
+
+	const spread = 80 * time.Minute
+	done := make(chan struct{})
+	n.Drain(spread, func() { close(done) })
+	var order []int // of the slots, as they are closed
+	for turn := 1; turn <= slots; turn++ {
+		left := n.Counts()
+		if got := left.Binaries + left.InGrace; got != slots-turn || left.Phones != 2*got {
+			t.Fatalf("turn %d: %+v are left; want %d slots and 2 phones in each", turn, left, slots-turn)
+		}
+		if err := n.Check(); err != nil {
+			t.Error(err)
+		}
+		for i, f := range families {
+			if !slices.Contains(order, i) && !n.slotted(fmt.Sprint("s", i)) {
+				order = append(order, i)
+				for _, e := range f.ends {
+					if got, want := within(t, "the end", e), (end{code: 1012, text: "shutting down"}); got != want {
+						t.Errorf("slot %d ended with %+v; want %+v", i, got, want)
+					}
+				}
+			}
+		}
+		if len(order) != turn {
+			t.Fatalf("turn %d: slots %v are closed", turn, order)
+		}
+		if turn < slots {
+			if _, resp, _ := n.ask(handshake("/v1/client", headers(wire.HeaderServer, "s1"))); resp.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("turn %d: a newcomer gets %d; want 503", turn, resp.StatusCode)
+			} else {
+				retryAfterOf(t, resp)
+			}
+			clk.advance(spread/slots - time.Second)
+			if got := n.Counts(); got != left {
+				t.Errorf("turn %d: a second before the next %+v are left; want %+v", turn, got, left)
+			}
+			clk.advance(time.Second)
+		}
+	}
+	within(t, "the end of the drain", done)
+	if slices.IsSorted(order) {
+		t.Errorf("slots are closed in the order in which they came, %v", order) // once in 40,320
+	}
+	if got := n.metric("grace_expiries_total", ""); got != 0 {
+		t.Errorf("%g expiries; want 0", got)
+	}
+}
+
+// zeros is randomness that is none.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// slotted reports whether id is in use.
+func (n *node) slotted(id string) bool {
+	n.registry.mu.Lock()
+	defer n.registry.mu.Unlock()
+	return n.registry.slots[wire.ServerID(id)] != nil
+}
+
+func TestASpreadDrainOfManySlotsEndsWithinItsTime(t *testing.T) {
+	clk := newStillClock()
+	n := start(t, Config{Runtime: Runtime{Clock: clk}})
+	ends := make([]<-chan end, 50)
+	for i := range ends {
+		ends[i] = n.binary(fmt.Sprint("s", i)).attend()
+	}
+	done := make(chan struct{})
+	n.Drain(30*time.Millisecond, func() { close(done) }) // three rounds
+	clk.advance(10 * time.Millisecond)
+	if got := n.Counts().Binaries; got < 30 || got > 35 {
+		t.Errorf("a third of the time has passed, %d of 50 are left", got)
+	}
+	clk.advance(20 * time.Millisecond)
+	for _, e := range ends {
+		if got := within(t, "the end", e); got.code != 1012 {
+			t.Errorf("ended with %+v; want 1012", got)
+		}
+	}
+	within(t, "the end of the drain", done)
+}
+
+func TestARivalThatWaitsIsNotRefusedForGoodByADrain(t *testing.T) {
+	clk := newStillClock()
+	n := start(t, Config{Runtime: Runtime{Clock: clk, Rand: zeros{}}, Probe: time.Minute})
+	b := n.silent("s1")
+	incumbent := n.holder("s1")
+	n.binary("s2").attend()
+	n.binary("s3").attend()
+	rival := n.dial("/v1/server", binaryHeaders("s1"))
+	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
+	n.Drain(time.Hour, func() {})
+	if !n.held("s1") {
+		t.Fatal("s1 is the first to be closed; the test wants another")
+	}
+	b.frame(pong, b.until(wire.OpPing)) // it is alive
+	rival.wantClose(1012, "shutting down")
+	if got := n.metric("claim_conflicts_total", ""); got != 0 {
+		t.Errorf("%g conflicts; want 0", got)
+	}
+	clk.advance(time.Hour)
 }

@@ -252,7 +252,7 @@ func TestADrainingRelayAnswers503(t *testing.T) {
 	n := start(t, Config{})
 	l := n.ledger()
 	done := make(chan struct{})
-	n.Drain(func() { close(done) })
+	n.Drain(0, func() { close(done) })
 	within(t, "the drain", done)
 	for _, door := range []string{"server", "client"} {
 		for _, h := range []http.Header{binaryHeaders("s2"), {}} {

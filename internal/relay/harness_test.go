@@ -34,7 +34,7 @@ func start(t testing.TB, cfg Config) *node {
 	srv := httptest.NewServer(r.Handler())
 	t.Cleanup(func() {
 		done := make(chan struct{})
-		r.Drain(func() { close(done) })
+		r.Drain(0, func() { close(done) })
 		srv.Close()
 		select {
 		case <-done:

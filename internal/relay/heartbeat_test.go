@@ -372,7 +372,7 @@ func TestADrainWhileProbing(t *testing.T) {
 		old := b.binary(mute)
 		next := b.binary(mute)
 		time.Sleep(time.Second)
-		b.Drain(func() {})
+		b.Drain(0, func() {})
 		old.wantClosed(time.Second, wire.CloseGoingAway, wire.ReasonShuttingDown)
 		next.wantClosed(time.Second, wire.CloseGoingAway, wire.ReasonShuttingDown)
 		time.Sleep(10 * time.Second)

@@ -13,8 +13,9 @@ import (
 // The life of a slot as a table: from each state each step leads somewhere.
 // A test proves it against the registry, and draws it for docs/design.md.
 
-// lifeStates are what a server-id can be in; no slot at all is free.
-var lifeStates = []string{"free", "held", "in grace", "drained"}
+// lifeStates are what a server-id can be in; no slot at all is free. The
+// others are held, in grace and free once the drain has begun.
+var lifeStates = []string{"free", "held", "in grace", "closing", "closing in grace", "drained"}
 
 // lifeSteps are what can happen to it, each as a story of [book.step]: a and
 // the phones 1 and 2 are in the slot where somebody is, at a cap of 3. r is
@@ -31,6 +32,7 @@ var lifeSteps = []struct{ name, story string }{
 	{"end of the grace", "wait 30s"},
 	{"late end of an old grace", "late"},
 	{"drain", "drain"},
+	{"revoke", "revoke s1"},
 }
 
 // lifeRow is what one step does from some states.
@@ -48,50 +50,66 @@ var life = []lifeRow{
 	{from: []string{"free"}, step: "claim", answer: "claimed []", to: "held", holder: "r"},
 	{from: []string{"held"}, step: "claim", answer: "held a[]", holder: "a", phones: "1 2"},
 	{from: []string{"in grace"}, step: "claim", answer: "reclaimed [1 2]", to: "held", holder: "r", closes: "its phones 4404"},
+	{from: []string{"closing"}, step: "claim", answer: "refused []", holder: "a", phones: "1 2"},
+	{from: []string{"closing in grace"}, step: "claim", answer: "refused []", phones: "1 2"},
 	{from: []string{"drained"}, step: "claim", answer: "refused []"},
 
 	{from: []string{"free"}, step: "takeover from the holder", answer: "vacant []"},
 	{from: []string{"held"}, step: "takeover from the holder", answer: "taken over [1 2]", to: "held", holder: "r", closes: "its phones 4404, the old binary 1011"},
 	{from: []string{"in grace"}, step: "takeover from the holder", answer: "vacant []", phones: "1 2"},
+	{from: []string{"closing"}, step: "takeover from the holder", answer: "refused []", holder: "a", phones: "1 2"},
+	{from: []string{"closing in grace"}, step: "takeover from the holder", answer: "refused []", phones: "1 2"},
 	{from: []string{"drained"}, step: "takeover from the holder", answer: "refused []"},
 
 	{from: []string{"free"}, step: "takeover from somebody else", answer: "vacant []"},
 	{from: []string{"held"}, step: "takeover from somebody else", answer: "held a[]", holder: "a", phones: "1 2"},
 	{from: []string{"in grace"}, step: "takeover from somebody else", answer: "vacant []", phones: "1 2"},
+	{from: []string{"closing"}, step: "takeover from somebody else", answer: "refused []", holder: "a", phones: "1 2"},
+	{from: []string{"closing in grace"}, step: "takeover from somebody else", answer: "refused []", phones: "1 2"},
 	{from: []string{"drained"}, step: "takeover from somebody else", answer: "refused []"},
 
 	{from: []string{"held"}, step: "release by the holder", answer: "true", to: "in grace", phones: "1 2"},
-	{from: []string{"in grace"}, step: "release by the holder", answer: "false", phones: "1 2"},
+	{from: []string{"closing"}, step: "release by the holder", answer: "true", to: "closing in grace", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "release by the holder", answer: "false", phones: "1 2"},
 	{from: []string{"free", "drained"}, step: "release by the holder", answer: "false"},
 
-	{from: []string{"held"}, step: "release by somebody else", answer: "false", holder: "a", phones: "1 2"},
-	{from: []string{"in grace"}, step: "release by somebody else", answer: "false", phones: "1 2"},
+	{from: []string{"held", "closing"}, step: "release by somebody else", answer: "false", holder: "a", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "release by somebody else", answer: "false", phones: "1 2"},
 	{from: []string{"free", "drained"}, step: "release by somebody else", answer: "false"},
 
 	{from: []string{"free"}, step: "join of a phone", answer: "no server"},
 	{from: []string{"held"}, step: "join of a phone", answer: "joined a", holder: "a", phones: "1 2 3"},
 	{from: []string{"in grace"}, step: "join of a phone", answer: "joined", phones: "1 2 3"},
+	{from: []string{"closing"}, step: "join of a phone", answer: "refused", holder: "a", phones: "1 2"},
+	{from: []string{"closing in grace"}, step: "join of a phone", answer: "refused", phones: "1 2"},
 	{from: []string{"drained"}, step: "join of a phone", answer: "refused"},
 
-	{from: []string{"held"}, step: "leave of a phone", answer: "true", holder: "a", phones: "2"},
-	{from: []string{"in grace"}, step: "leave of a phone", answer: "true", phones: "2"},
+	{from: []string{"held", "closing"}, step: "leave of a phone", answer: "true", holder: "a", phones: "2"},
+	{from: []string{"in grace", "closing in grace"}, step: "leave of a phone", answer: "true", phones: "2"},
 	{from: []string{"free", "drained"}, step: "leave of a phone", answer: "false"},
 
-	{from: []string{"held"}, step: "leave of a stranger", answer: "false", holder: "a", phones: "1 2"},
-	{from: []string{"in grace"}, step: "leave of a stranger", answer: "false", phones: "1 2"},
+	{from: []string{"held", "closing"}, step: "leave of a stranger", answer: "false", holder: "a", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "leave of a stranger", answer: "false", phones: "1 2"},
 	{from: []string{"free", "drained"}, step: "leave of a stranger", answer: "false"},
 
-	{from: []string{"held"}, step: "end of the grace", holder: "a", phones: "1 2"},
+	{from: []string{"held", "closing"}, step: "end of the grace", holder: "a", phones: "1 2"},
 	{from: []string{"in grace"}, step: "end of the grace", to: "free", closes: "its phones 1000"},
+	{from: []string{"closing in grace"}, step: "end of the grace", to: "drained", closes: "its phones 1000"},
 	{from: []string{"free", "drained"}, step: "end of the grace"},
 
-	{from: []string{"held"}, step: "late end of an old grace", answer: "true", holder: "a", phones: "1 2"},
-	{from: []string{"in grace"}, step: "late end of an old grace", answer: "true", phones: "1 2"},
+	{from: []string{"held", "closing"}, step: "late end of an old grace", answer: "true", holder: "a", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "late end of an old grace", answer: "true", phones: "1 2"},
 	{from: []string{"free", "drained"}, step: "late end of an old grace", answer: "true"},
 
 	{from: []string{"free", "drained"}, step: "drain", answer: "[] []", to: "drained"},
-	{from: []string{"held"}, step: "drain", answer: "[a] [1 2]", to: "drained", closes: "everybody, as the drain says"},
-	{from: []string{"in grace"}, step: "drain", answer: "[] [1 2]", to: "drained", closes: "its phones, as the drain says"},
+	{from: []string{"held", "closing"}, step: "drain", answer: "[s1] []", to: "closing", holder: "a", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "drain", answer: "[s1] []", to: "closing in grace", phones: "1 2"},
+
+	{from: []string{"held"}, step: "revoke", answer: "a[1 2] true", to: "free", closes: "everybody 1012: another node has the server-id"},
+	{from: []string{"in grace"}, step: "revoke", answer: "[1 2] true", to: "free", closes: "its phones 1012: another node has the server-id"},
+	{from: []string{"closing"}, step: "revoke", answer: "a[1 2] true", to: "drained", closes: "everybody, as the drain says"},
+	{from: []string{"closing in grace"}, step: "revoke", answer: "[1 2] true", to: "drained", closes: "its phones, as the drain says"},
+	{from: []string{"free", "drained"}, step: "revoke", answer: "[] false"},
 }
 
 // lifeStory brings a book into a state. Somebody else has had a grace before,
@@ -103,8 +121,12 @@ func lifeStory(state string) []string {
 		return append(before, "release a", "wait 30s")
 	case "in grace":
 		return append(before, "release a")
-	case "drained":
+	case "closing":
+		return append(before, "drain")
+	case "closing in grace":
 		return append(before, "release a", "drain")
+	case "drained":
+		return append(before, "release a", "drain", "revoke s1")
 	}
 	return before
 }
@@ -119,10 +141,14 @@ func (b *book) lifeNow() (state, holder, phones string) {
 		return "drained", "", ""
 	case s == nil:
 		return "free", "", ""
-	}
-	state = "held"
-	if s.grace != nil {
+	case b.draining && s.grace != nil:
+		state = "closing in grace"
+	case b.draining:
+		state = "closing"
+	case s.grace != nil:
 		state = "in grace"
+	default:
+		state = "held"
 	}
 	return state, s.binary, strings.Trim(fmt.Sprint(inOrder(s.phones)), "[]")
 }
@@ -171,11 +197,11 @@ func TestTheLifeOfASlotIsAsTheTableSays(t *testing.T) {
 func lifePicture() string {
 	name := strings.NewReplacer(" ", "_").Replace
 	var b strings.Builder
-	b.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> free\n    state \"in grace\" as in_grace\n")
+	b.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> free\n    state \"in grace\" as in_grace\n    state \"closing in grace\" as closing_in_grace\n")
 	for _, r := range life {
 		for _, from := range r.from {
-			if r.to == "" || r.to == from && r.holder == "" {
-				continue
+			if r.to == "" || r.to == from && (r.holder == "" || r.step == "drain") {
+				continue // nothing changes
 			}
 			fmt.Fprintf(&b, "    %s --> %s: %s", name(from), name(r.to), r.step)
 			if r.closes != "" {

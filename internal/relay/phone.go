@@ -74,7 +74,7 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 		r.metrics.refused[refusedPhones].Inc()
 		r.log.phoneRefused(p, "phone_register_at_cap", hello.Device)
 	case Refused:
-		p.refuse(wire.CloseGoingAway, wire.ReasonShuttingDown)
+		p.refuse(r.parting.code(), wire.ReasonShuttingDown)
 		r.metrics.upgrade(doorPhone, outcomeDraining)
 	}
 }

@@ -412,30 +412,19 @@ func (r *Registry[B, P]) Slot(id wire.ServerID) SlotState {
 	return SlotHeld
 }
 
-// Drain empties the registry and refuses everything from now on. It
-// returns all that was connected, each kind in order of arrival; the
-// caller closes them. No grace timer does anything after it.
-func (r *Registry[B, P]) Drain() (binaries []B, phones []P) {
+// Drain refuses everything from now on. It returns the server-ids in use, in
+// the order in which their binaries came, and the phones that are away, in
+// theirs. Nothing else changes: who is connected stays so and graces run on;
+// the caller revokes slot by slot, and has each phone return.
+func (r *Registry[B, P]) Drain() (ids []wire.ServerID, away []P) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
-	held := make(map[B]uint64, r.counts.Binaries)
-	joined := make(map[P]uint64, r.counts.Phones+r.counts.Remote)
-	maps.Copy(joined, r.away)
-	for _, s := range r.slots {
-		maps.Copy(joined, s.phones)
-		maps.Copy(joined, s.remote)
-		if s.grace != nil {
-			s.grace.timer.Stop()
-			continue
-		}
-		held[s.binary] = s.since
+	since := make(map[wire.ServerID]uint64, len(r.slots))
+	for id, s := range r.slots {
+		since[id] = s.since
 	}
-	clear(r.slots)
-	clear(r.away)
-	r.counts = Counts{}
-	r.publish()
-	return inOrder(held), inOrder(joined)
+	return inOrder(since), inOrder(r.away)
 }
 
 // Counts returns what is connected now.

@@ -219,8 +219,11 @@ func (b *book) step(line string) string {
 	case "late":
 		return fmt.Sprint(b.clock.late())
 	case "drain":
-		binaries, phones := b.Drain()
-		return fmt.Sprint(binaries, phones)
+		ids, away := b.Drain()
+		return fmt.Sprint(ids, away)
+	case "revoke":
+		binary, phones, ok := b.Revoke(id, "")
+		return fmt.Sprint(binary, phones, ok)
 	}
 	panic("no such step: " + line)
 }
@@ -308,15 +311,24 @@ func TestRegistryDecides(t *testing.T) {
 		{"nobody holds in grace", "claim a; release a; holds a", "false", Counts{InGrace: 1}},
 		{"nobody holds a free slot", "holds a", "false", Counts{}},
 		{"releasing again starts a whole grace", "claim a; release a; wait 29s; claim b; release b; wait 29s; claim c", "reclaimed []", Counts{Binaries: 1}},
-		{"draining returns all, in order of arrival", "claim c s3; claim a s1; claim b s2; release b s2; join 2 s3; join 1 s1; join 3 s2; drain", "[c a] [2 1 3]", Counts{}},
-		{"a takeover makes a younger holder", "claim a s1; claim b s2; takeover a c s1; drain", "[b c] []", Counts{}},
-		{"draining twice returns nothing more", "claim a; join 1; drain; drain", "[] []", Counts{}},
+		{"draining returns the slots, in order of arrival", "claim c s3; claim a s1; claim b s2; release b s2; join 2 s3; join 1 s1; join 3 s2; drain", "[s3 s1 s2] []", Counts{Binaries: 2, Phones: 3, InGrace: 1}},
+		{"a takeover makes a younger holder", "claim a s1; claim b s2; takeover a c s1; drain", "[s2 s1] []", Counts{Binaries: 2}},
 		{"no claim after a drain", "drain; claim a", "refused []", Counts{}},
-		{"no takeover after a drain", "claim a; drain; takeover a b", "refused []", Counts{}},
-		{"no join after a drain", "claim a; drain; join 1", "refused", Counts{}},
-		{"no release after a drain", "claim a; drain; release a", "false", Counts{}},
-		{"no leave after a drain", "claim a; join 1; drain; leave 1", "false", Counts{}},
-		{"no grace ends after a drain", "claim a; join 1; release a; drain; wait 1h; join 1", "refused", Counts{}},
+		{"no reclaim after a drain", "claim a; release a; drain; claim b", "refused []", Counts{InGrace: 1}},
+		{"no takeover after a drain", "claim a; drain; takeover a b", "refused []", Counts{Binaries: 1}},
+		{"no join after a drain", "claim a; drain; join 1", "refused", Counts{Binaries: 1}},
+		{"after a drain who is in can leave", "claim a; join 1; drain; leave 1", "true", Counts{Binaries: 1}},
+		{"after a drain a binary can go", "claim a; join 1; drain; release a", "true", Counts{Phones: 1, InGrace: 1}},
+		{"after a drain graces end as before", "claim a; join 1; release a; drain; wait 30s; leave 1", "false", Counts{}},
+		{"revoking returns who was in, in order of arrival", "claim a; join 2; join 1; revoke s1", "a[2 1] true", Counts{}},
+		{"revoking a grace returns its phones", "claim a; join 1; release a; revoke s1", "[1] true", Counts{}},
+		{"revoking twice returns nothing more", "claim a; join 1; revoke s1; revoke s1", "[] false", Counts{}},
+		{"revoking leaves others alone", "claim a s1; claim b s2; join 1 s2; revoke s1", "a[] true", Counts{Binaries: 1, Phones: 1}},
+		{"a revoked slot is free", "claim a; revoke s1; claim b", "claimed []", Counts{Binaries: 1}},
+		{"no release of what was revoked", "claim a; revoke s1; release a", "false", Counts{}},
+		{"no leave of who was revoked", "claim a; join 1; revoke s1; leave 1", "false", Counts{}},
+		{"a takeover finds what was revoked vacant", "claim a; revoke s1; takeover a b", "vacant []", Counts{}},
+		{"no grace ends after it was revoked", "claim a; join 1; release a; revoke s1; wait 1h; join 1", "no server", Counts{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBook(3)
@@ -364,7 +376,8 @@ func TestAStaleFireChangesNothing(t *testing.T) {
 		{"two of them", "claim a; release a; claim b; release b; claim c; join 1; release c"},
 		{"after the slot was freed and claimed anew", "claim a; release a; claim b; release b; wait 30s; claim c; join 1"},
 		{"after that, in grace", "claim a; release a; claim b; release b; wait 30s; claim c; join 1; release c"},
-		{"after a drain", "claim a; join 1; release a; drain"},
+		{"after it was revoked", "claim a; join 1; release a; revoke s1"},
+		{"after it was revoked and claimed anew", "claim a; join 1; release a; revoke s1; claim b; join 2; release b"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBook(3)

@@ -20,6 +20,7 @@ type Relay struct {
 	metrics *metrics
 
 	registry *Registry[*binary, joiner]
+	parting  parting
 	census   census
 	cluster  cluster
 	gate     gate
@@ -91,27 +92,6 @@ func (r *Relay) Check() error {
 		return err
 	}
 	return r.census.check(r.Counts)
-}
-
-// Drain refuses whoever comes from now on and closes everyone with 1001; in a
-// cluster with 1012, since other nodes go on and have the server-ids at once.
-// It does not wait; done is called once, from any goroutine, when the last
-// socket is closed. So is that of a second Drain, which changes nothing else.
-func (r *Relay) Drain(done func()) {
-	r.census.drain()
-	binaries, phones := r.registry.Drain()
-	code := wire.CloseGoingAway
-	if r.cluster.Cluster != nil {
-		code = wire.CloseRestart
-	}
-	for _, p := range phones {
-		p.evict(code, wire.ReasonShuttingDown)
-	}
-	for _, b := range binaries {
-		b.fail(code, wire.ReasonShuttingDown)
-		r.cluster.changed(b.server) // after the close: who redials at once asks again
-	}
-	r.census.whenEmpty(done)
 }
 
 // Abort closes every socket that is left, without a word. Use it when a

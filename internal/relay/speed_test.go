@@ -46,7 +46,7 @@ func newStage(t testing.TB, slots, phones int) *stage {
 	}
 	t.Cleanup(func() {
 		done := make(chan struct{})
-		r.Drain(func() { close(done) })
+		r.Drain(0, func() { close(done) })
 		r.Abort()
 		<-done
 	})
