@@ -5,7 +5,10 @@ import (
 	"sync"
 )
 
-var bareDirective = []byte(`"frame":null,"close_code":`)
+var (
+	bareDirective = []byte(`"frame":null,"close_code":`)
+	takenWake     = []byte(`"token":"` + tokenTaken)
+)
 
 // A client is one connection of a peer, as the peer sees it: a WebSocket
 // client of its own make, and what it will be judged by.
@@ -63,6 +66,8 @@ type client struct {
 	known   []int
 	flows   map[int]*flow // of a binary by phone; of a phone under 0
 	arrived int           // bytes of frames
+	wakes   int           // asked for
+	woken   int           // seen by push; used on the relay's tasks only
 }
 
 func (c *client) note(change func()) {
@@ -114,7 +119,7 @@ func (c *client) put(b []byte) {
 
 // message sends a data message. The mutex is held.
 func (c *client) message(r *Rand, payload []byte, pieces int) {
-	c.mails.sent(bytes.Contains(payload, bareDirective))
+	c.mails.sent(bytes.Contains(payload, bareDirective) || bytes.Contains(payload, takenWake))
 	var b []byte
 	op := byte(opText)
 	if r.Chance(8) {

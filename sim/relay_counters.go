@@ -61,5 +61,6 @@ func (w *relayRun) counters(d *node) {
 	if v := int(got[prefix+"grace_expiries_total"]); v < d.expired || w.drained.step == 0 && v != d.expired {
 		w.e.Fail("expiries", "%d graces have ended and %v are counted", d.expired, v)
 	}
+	w.unwokenCounted(d, got[prefix+"dropped_frames_total push_refused"])
 	w.counted(got)
 }

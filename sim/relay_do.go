@@ -196,7 +196,7 @@ func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 	}
 }
 
-// junk is an envelope that the relay must drop, and no more.
+// junk is an envelope that the relay must drop, and no more, or a wake.
 func (w *relayRun) junk(c *client, n int) []byte {
 	foreign := 0
 	for k := 1; k <= w.count(); k++ {
@@ -207,9 +207,15 @@ func (w *relayRun) junk(c *client, n int) []byte {
 	if n%2 == 0 && foreign > 0 {
 		return appendEnvelope(nil, foreign, frame{binary: c.num, phone: foreign, n: 1}.append(nil, 0), 4401*(n/2%2))
 	}
+	switch {
+	case n%4 == 1:
+		return c.wake()
+	case n%8 == 3:
+		return noWake()
+	}
 	return [...][]byte{
 		[]byte(`{`), []byte(`[]`), []byte(`{"frame":{}}`), []byte(`{"conn_id":7,"frame":1}`), []byte("{\"conn_id\":\"\xff\"}"),
-		[]byte(`{"push_wake":{"platform":"fcm","token":"t"}}`), appendEnvelope(nil, maxClients+1, []byte(`1`), 0),
+		appendEnvelope(nil, maxClients+1, []byte(`1`), 0),
 		appendEnvelope(nil, c.num, nil, 0), []byte(`{"conn_id":"","frame":null,"close_code":4401}`),
-	}[n/2%9]
+	}[n/2%8]
 }

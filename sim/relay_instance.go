@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // Limits of this world's relay. They are small so that little is needed to
@@ -65,6 +66,7 @@ type node struct {
 	gauges  [3]*Gauge
 	shown   relay.Counts // when the lock was last given back
 	dials   [2]int       // requests so far, of binaries and phones
+	unwoken int          // wakes that push refused
 	expired int          // graces seen to end with nobody coming back
 	books   []prometheus.Metric
 }
@@ -132,7 +134,9 @@ func (w *relayRun) newNode(n int) *node {
 	}
 	p := w.run.Param
 	r, err := relay.New(relay.Config{
-		Runtime: rt, Version: "sim", Upgrade: w.upgrade, ClientAddr: clientAddr, Probe: probeTime, Grace: grace, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
+		Runtime: rt, Version: "sim", Upgrade: w.upgrade,
+		Push:       func(id wire.ServerID, wake wire.PushWake) error { return w.pushed(d, id, wake) },
+		ClientAddr: clientAddr, Probe: probeTime, Grace: grace, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
 		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: linger,
 		MaxPhones: max(p("max-phones", 16), 1), MaxConns: max(p("max-conns", 1000), 2), MaxConnsPerAddress: max(p("per-address", 1000), 2), Burst: max(p("burst", 1000), 1), Rate: 5,
 		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
