@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// deployFlags is the flags under docs/deploy that belong to other programs.
+var deployFlags = map[string]bool{
+	"--always": true, "--build": true, "--build-arg": true, "--chown": true, "--config.file": true,
+	"--enable-feature": true, "--from": true, "--interval": true, "--offline": true, "--platform": true,
+	"--retries": true, "--start-period": true, "--storage.tsdb.retention.time": true,
+	"--tags": true,
+}
+
+var (
+	// A command follows the program's name or path, as in a shell or as in a
+	// Dockerfile's list. So prose after the bare name needs a comma or a colon.
+	deployCommand  = regexp.MustCompile(`(?:^|[ /"'` + "`" + `=@+!-])pyrycode-relay(?: |", ")([a-z]+)\b`)
+	deployFlag     = regexp.MustCompile("(?:^|[ `(\"\\[])(--[a-z][a-z.-]*[a-z])")
+	deployVariable = regexp.MustCompile(daemon.EnvPrefix + `[A-Z_]*[A-Z]`)
+)
+
+// misnamed returns what a file of docs/deploy names that the daemon does not
+// have, and how many names it has seen.
+func misnamed(text string, commands, flags, vars map[string]bool) (wrong []string, seen int) {
+	for line := range strings.Lines(text) {
+		for _, m := range deployCommand.FindAllStringSubmatch(line, -1) {
+			seen++
+			if !commands[m[1]] {
+				wrong = append(wrong, "command "+m[1])
+			}
+		}
+		for _, m := range deployFlag.FindAllStringSubmatch(line, -1) {
+			seen++
+			if !flags[m[1]] && !deployFlags[m[1]] {
+				wrong = append(wrong, "option "+m[1])
+			}
+		}
+		for _, v := range deployVariable.FindAllString(line, -1) {
+			seen++
+			if !vars[v] {
+				wrong = append(wrong, "variable "+v)
+			}
+		}
+	}
+	return wrong, seen
+}
+
+// model is what the daemon has: its commands, its flags and its variables.
+func model(t *testing.T) (commands, flags, vars map[string]bool) {
+	t.Helper()
+	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands, flags = make(map[string]bool), make(map[string]bool)
+	for _, cmd := range k.Model.Children {
+		commands[cmd.Name] = true
+		for _, f := range cmd.Flags {
+			flags["--"+f.Name] = true
+		}
+	}
+	return commands, flags, names(k.Model)
+}
+
+// The files that people deploy with name only what is there, and can be read.
+func TestTheFilesToDeployWithNameWhatExists(t *testing.T) {
+	commands, flags, vars := model(t)
+	var files []string
+	named := 0
+	root := filepath.Join("..", "..", "docs", "deploy")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		files = append(files, d.Name())
+		wrong, seen := misnamed(string(text), commands, flags, vars)
+		named += seen
+		for _, w := range wrong {
+			t.Errorf("%s names the %s, which does not exist", path, w)
+		}
+		if ext := filepath.Ext(path); ext == ".yaml" || ext == ".yml" {
+			for dec := yaml.NewDecoder(strings.NewReader(string(text))); ; {
+				var doc any
+				if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+					break
+				} else if err != nil {
+					t.Errorf("%s is no YAML: %v", path, err)
+					break
+				} else if doc == nil {
+					t.Errorf("%s has an empty document", path)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"pyrycode-relay.service", "Dockerfile", "compose.yaml", "kubernetes.yaml", "nginx.conf", "haproxy.cfg", "Caddyfile"} {
+		if !slices.Contains(files, f) {
+			t.Errorf("docs/deploy has no %s", f)
+		}
+	}
+	if named < 40 {
+		t.Errorf("only %d commands, options and variables seen in %v", named, files)
+	}
+}
+
+// What the files must not say is found in each way that they could say it.
+func TestWhatDoesNotExistIsFound(t *testing.T) {
+	commands, flags, vars := model(t)
+	for _, tt := range []struct{ text, wrong string }{
+		{"ExecStart=/usr/local/bin/pyrycode-relay serve --config /etc/x.yml", ""},
+		{`CMD ["/pyrycode-relay", "healthcheck"]`, ""},
+		{"PYRYCODE_RELAY_LISTEN: :8080", ""},
+		{"ExecStart=/usr/local/bin/pyrycode-relay server", "command server"},
+		{`CMD ["/pyrycode-relay", "health"]`, "command health"},
+		{"#   pyrycode-relay run", "command run"},
+		{"# Longer than --drains (10 s)", "option --drains"},
+		{`args: ["--listens=:80"]`, "option --listens"},
+		{"args: [--listens, x]", "option --listens"},
+		{"- --listens=:80", "option --listens"},
+		{"- name: PYRYCODE_RELAY_TRUSTED_PROXY", "variable PYRYCODE_RELAY_TRUSTED_PROXY"},
+	} {
+		wrong, seen := misnamed(tt.text, commands, flags, vars)
+		if got := strings.Join(wrong, ", "); got != tt.wrong || seen == 0 {
+			t.Errorf("%s: found %q of %d, want %q", tt.text, got, seen, tt.wrong)
+		}
+	}
+}
