@@ -15,6 +15,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 
 ARGS     ?=
+PORT     ?= 21000
 FUZZTIME ?= 30s
 BENCH    ?= .
 COUNT    ?= 10
@@ -22,13 +23,20 @@ SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run cluster build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
 
 run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
 	./bin/pyrycode-relay serve $(ARGS)
+
+cluster: bin/pyrycode-relay ## three relays here that share server-ids, until Ctrl-C (docs/cluster.md)
+	@trap 'kill 0' EXIT; peers=127.0.0.1:$$(($(PORT)+21)),127.0.0.1:$$(($(PORT)+22)),127.0.0.1:$$(($(PORT)+23)); \
+	for n in 1 2 3; do ./bin/pyrycode-relay serve --cluster-embedded --cluster-name relay-$$n --cluster-peers $$peers \
+		--cluster-listen 127.0.0.1:$$(($(PORT)+20+n)) --listen 127.0.0.1:$$(($(PORT)+n)) --metrics-listen 127.0.0.1:$$(($(PORT)+10+n)) $(ARGS) & done; \
+	echo "relays: ws://127.0.0.1:$$(($(PORT)+1)) to …$$(($(PORT)+3)); operators: http://127.0.0.1:$$(($(PORT)+11)) to …$$(($(PORT)+13))"; \
+	echo "once they are ready: ./bin/pyrycode-relay probe --help; Ctrl-C ends all"; wait
 
 build: bin/pyrycode-relay bin/relayload bin/relaysim bin/relaysim-race ## build everything into bin/
 

@@ -416,6 +416,9 @@ func (n *Node) write(t *tenure, state string) bool {
 		case err != nil:
 			return false
 		}
+		if e.Revision < revision {
+			return false // a server that lags behind; it says nothing
+		}
 		got, ok := parseValue(e.Value)
 		if !ok || got.Nonce != t.nonce {
 			n.overtaken(t)

@@ -122,6 +122,22 @@ type Config struct {
 	// Drain bounds the shutdown.
 	Drain time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
 
+	// Cluster is where NATS is, for a relay that is not alone.
+	Cluster string `default:"" unit:"URLs, by comma" group:"Cluster" help:"Share server-ids with other relays over these NATS servers (nats:// or tls://), which have JetStream. Empty, and without --cluster-embedded: the relay is alone."`
+
+	// ClusterCreds and ClusterCA are how NATS is reached.
+	ClusterCreds string `default:"" unit:"file" group:"Cluster" help:"Credentials for --cluster, as NATS' tools write them."`
+	ClusterCA    string `name:"cluster-ca" default:"" unit:"file" group:"Cluster" help:"Certificates (PEM) that vouch for the servers of --cluster, if the system's do not."`
+
+	// ClusterEmbedded runs a NATS server in this process.
+	ClusterEmbedded bool `default:"false" unit:"true or false" group:"Cluster" help:"Run a NATS server in this process, with those of the other relays as its peers: three relays, and nothing else to install."`
+
+	// ClusterName, ClusterListen, ClusterPeers and ClusterSecret are that server.
+	ClusterName   string   `default:"" unit:"name" group:"Cluster" help:"Name of this relay's NATS server, unlike its peers' and the same after a restart."`
+	ClusterListen string   `default:"127.0.0.1:6222" unit:"host:port" group:"Cluster" help:"Where the other relays' NATS servers reach this one's: a private network."`
+	ClusterPeers  []string `default:"" placeholder:"HOST:PORT,…" unit:"host:port, by comma" group:"Cluster" help:"The --cluster-listen of all relays, this one's own may be among them."`
+	ClusterSecret string   `default:"" unit:"text" group:"Cluster" secret:"true" help:"A word that the NATS servers of all relays share; without it nobody may join them."`
+
 	// FCMCredentials are what push wakes are sent with.
 	FCMCredentials string `name:"fcm-credentials" default:"" unit:"JSON or @file" group:"Push" secret:"true" help:"Service account that push wakes are sent with: the JSON that the Firebase console hands out, or @ and the file that has it. Empty: push is off."`
 

@@ -90,7 +90,8 @@ func TestLongAndOddValuesAreCutAndQuoted(t *testing.T) {
 }
 
 func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
-	none := map[string]bool{"allowed-origins": true, "web.config.file": true, "trusted-proxies": true, "domain": true,
+	none := map[string]bool{"cluster": true, "cluster-creds": true, "cluster-ca": true, "cluster-name": true, "cluster-peers": true, "cluster-secret": true,
+		"allowed-origins": true, "web.config.file": true, "trusted-proxies": true, "domain": true,
 		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true}
 	for i, o := range Options() {
 		v := reflect.New(reflect.TypeFor[Config]().Field(i).Type).Elem()

@@ -21,6 +21,7 @@ func (p *process) drain() {
 
 	closed := make(chan struct{})
 	p.relay.Drain(0, func() { close(closed) })
+	p.cluster.drain()
 	ctx, cancel := context.WithTimeout(context.Background(), p.live.cfg.Load().Drain)
 	defer cancel()
 	served := make(chan struct{})

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -22,8 +23,9 @@ const (
 
 // readiness is why the process should not get new connections.
 type readiness struct {
-	mu     sync.Mutex
-	reason string // empty: it should
+	mu      sync.Mutex
+	reason  string // empty: it should
+	cluster string // the same, of NATS
 }
 
 func (r *readiness) set(reason string) {
@@ -35,7 +37,14 @@ func (r *readiness) set(reason string) {
 func (r *readiness) get() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.reason
+	return cmp.Or(r.reason, r.cluster)
+}
+
+// setCluster says what the cluster lacks, beside all other reasons.
+func (r *readiness) setCluster(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cluster = reason
 }
 
 // ServeHTTP answers 200 ready, or 503 with the reason.

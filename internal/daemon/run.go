@@ -63,6 +63,7 @@ type process struct {
 	log     *slog.Logger
 	relay   *relay.Relay
 	ready   readiness
+	cluster *clustered // nil: the relay is alone
 	live    live
 	public  *http.Server
 	private *http.Server
@@ -89,7 +90,7 @@ func Run(ctx context.Context, cfg Config, env Env) error {
 	return p.run(ctx)
 }
 
-func newProcess(cfg Config, env Env) (*process, error) {
+func newProcess(cfg Config, env Env) (_ *process, failed error) {
 	if problems := cfg.Check(); len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
@@ -108,6 +109,17 @@ func newProcess(cfg Config, env Env) (*process, error) {
 		return nil, err
 	}
 	rc.Push = p.push.Wake
+	if p.cluster, err = joinCluster(p.cfg, p.log, &p.ready); err != nil {
+		return nil, err
+	}
+	if p.cluster != nil {
+		defer func() {
+			if failed != nil {
+				p.cluster.close()
+			}
+		}()
+		rc.Cluster = p.cluster.node
+	}
 	if p.relay, err = relay.New(rc); err != nil {
 		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
@@ -129,6 +141,9 @@ func newProcess(cfg Config, env Env) (*process, error) {
 		return nil, err
 	}
 	if err := reg.Register(p.push); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	if err := p.cluster.register(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	if err := p.useTLS(reg); err != nil {
@@ -180,6 +195,10 @@ type served struct {
 func (p *process) run(ctx context.Context) error {
 	p.sayStarting()
 	p.sayPush()
+	defer p.cluster.close()
+	if err := p.cluster.start(); err != nil {
+		return err
+	}
 	all, err := p.open(ctx)
 	if err != nil {
 		return err

@@ -66,6 +66,7 @@ func (c Config) check(m machine) []Problem {
 	within(&v, "linger", c.Linger, time.Millisecond, time.Minute)
 	within(&v, "drain", c.Drain, 0, time.Hour)
 	v.push(c)
+	v.cluster(c)
 	v.oneOf("log-format", c.LogFormat, logFormats...)
 	v.oneOf("log-level", c.LogLevel, logLevels...)
 	return v.problems

@@ -1,0 +1,289 @@
+// Package natsbus is the directory and the bus of a cluster over NATS: a
+// JetStream key-value bucket in memory, and core subjects.
+//
+// What had to be found out the hard way is in three places. Renewing with
+// the library's Update would drop the entry's time to live and make it
+// permanent (nats.go#1994), so Conn.Update publishes to the key's subject
+// with both the revision and the time. What could not be sent while NATS was
+// away must not be sent later, so the buffer for that is off. And a key that
+// has just expired may still be said to exist; the claim asks again.
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+)
+
+const (
+	// callTimeout bounds one call of the directory.
+	callTimeout = 2 * time.Second
+
+	// markerTTL is how long the directory remembers that a key is gone: for
+	// watchers that were away.
+	markerTTL = time.Minute
+
+	// pendingBytes bounds what waits for one subscription's callback.
+	pendingBytes = 64 << 20
+)
+
+// Config says where NATS is.
+type Config struct {
+	// URLs are servers, by comma: nats:// or tls://.
+	URLs string
+
+	// Creds is a file of credentials, CA one of certificates. Empty: none, and
+	// the system's.
+	Creds, CA string
+
+	// Bucket is the name of the directory. Empty means "pyrycode-relay".
+	Bucket string
+
+	// Replicas is how many servers keep the directory. 0 means three, or one
+	// where NATS is a single server.
+	Replicas int
+
+	// Embedded is a server of this process to connect to, instead of URLs.
+	Embedded *Server
+
+	// Lost is called when the connection is lost, with why, and when it is
+	// there again, with nil. It may be nil.
+	Lost func(error)
+}
+
+// Conn is a connection to NATS: a cluster.Store and a cluster.Bus.
+type Conn struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	kv     jetstream.KeyValue
+	bucket string
+	watch  atomic.Pointer[jetstream.KeyWatcher]
+}
+
+var (
+	_ cluster.Store = (*Conn)(nil)
+	_ cluster.Bus   = (*Conn)(nil)
+)
+
+// Dial connects, and finds or makes the directory. It tries again until ctx
+// ends: the servers of a cluster that starts need some seconds to agree.
+func Dial(ctx context.Context, cfg Config) (*Conn, error) {
+	if cfg.Bucket == "" {
+		cfg.Bucket = "pyrycode-relay"
+	}
+	if cfg.Lost == nil {
+		cfg.Lost = func(error) {}
+	}
+	opts := []nats.Option{
+		nats.Name("pyrycode-relay"),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(2 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.FlusherTimeout(callTimeout),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err == nil {
+				err = errors.New("NATS is away")
+			}
+			cfg.Lost(err)
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { cfg.Lost(nil) }),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // what is lost shows as a gap
+	}
+	if cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	if cfg.CA != "" {
+		opts = append(opts, nats.RootCAs(cfg.CA))
+	}
+	url := cfg.URLs
+	if cfg.Embedded != nil {
+		url = cfg.Embedded.s.ClientURL()
+		opts = append(opts, nats.InProcessServer(cfg.Embedded.s), nats.UserInfo("relay", cfg.Embedded.word))
+	}
+	c := &Conn{bucket: cfg.Bucket}
+	err := persist(ctx, func() (err error) {
+		c.nc, err = nats.Connect(url, opts...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	if c.js, err = jetstream.New(c.nc); err == nil {
+		err = persist(ctx, func() error { return c.open(ctx, cfg) })
+	}
+	if err != nil {
+		c.nc.Close()
+		return nil, fmt.Errorf("the directory in NATS (JetStream bucket %s): %w", cfg.Bucket, err)
+	}
+	return c, nil
+}
+
+// open finds or makes the bucket.
+func (c *Conn) open(ctx context.Context, cfg Config) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if c.kv, err = c.js.KeyValue(ctx, cfg.Bucket); err == nil {
+		return nil
+	}
+	want := jetstream.KeyValueConfig{Bucket: cfg.Bucket, Description: "which relay serves a server-id",
+		History: 1, Storage: jetstream.MemoryStorage, Replicas: cfg.Replicas, LimitMarkerTTL: markerTTL}
+	if want.Replicas == 0 {
+		want.Replicas = 3
+	}
+	c.kv, err = c.js.CreateKeyValue(ctx, want)
+	var api *jetstream.APIError
+	if cfg.Replicas == 0 && errors.As(err, &api) && api.ErrorCode == 10074 { // a server that is alone keeps no replicas
+		want.Replicas = 1
+		c.kv, err = c.js.CreateKeyValue(ctx, want)
+	}
+	return err
+}
+
+// persist calls f until it succeeds or ctx ends.
+func persist(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// Connected reports whether NATS is there now.
+func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+
+// Close ends the connection.
+func (c *Conn) Close() {
+	if w := c.watch.Load(); w != nil {
+		_ = (*w).Stop() // the connection goes anyway
+	}
+	_ = c.nc.FlushTimeout(callTimeout) // the node's last words; it may be away
+	c.nc.Close()
+}
+
+func call() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), callTimeout)
+}
+
+// inFlight is the error code of a server whose replicas have not agreed yet on
+// a write to the same key: it is not the newest revision either.
+const inFlight jetstream.ErrorCode = 10164
+
+// conflict is err in the words of cluster.Store.
+func conflict(err error) error {
+	var api *jetstream.APIError
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == inFlight) {
+		return cluster.ErrConflict
+	}
+	return err
+}
+
+// Create implements cluster.Store.
+func (c *Conn) Create(key string, value []byte, ttl time.Duration) (uint64, error) {
+	ctx, cancel := call()
+	defer cancel()
+	rev, err := c.kv.Create(ctx, key, value, jetstream.KeyTTL(ttl))
+	return rev, conflict(err)
+}
+
+// Update implements cluster.Store.
+func (c *Conn) Update(key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
+	ctx, cancel := call()
+	defer cancel()
+	m := nats.NewMsg("$KV." + c.bucket + "." + key)
+	m.Data = value
+	m.Header.Set(jetstream.MsgTTLHeader, ttl.String())
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(revision, 10))
+	ack, err := c.js.PublishMsg(ctx, m)
+	if err != nil {
+		return 0, conflict(err)
+	}
+	return ack.Sequence, nil
+}
+
+// Get implements cluster.Store.
+func (c *Conn) Get(key string) (cluster.Entry, error) {
+	ctx, cancel := call()
+	defer cancel()
+	e, err := c.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) {
+		return cluster.Entry{}, cluster.ErrNotFound
+	}
+	if err != nil {
+		return cluster.Entry{}, err
+	}
+	return cluster.Entry{Key: key, Value: e.Value(), Revision: e.Revision()}, nil
+}
+
+// Purge implements cluster.Store.
+func (c *Conn) Purge(key string, revision uint64) error {
+	ctx, cancel := call()
+	defer cancel()
+	return conflict(c.kv.Purge(ctx, key, jetstream.LastRevision(revision), jetstream.PurgeTTL(markerTTL)))
+}
+
+// Watch implements cluster.Store.
+func (c *Conn) Watch(f func(cluster.Entry)) error {
+	w, err := c.kv.WatchAll(context.Background())
+	if err != nil {
+		return err
+	}
+	c.watch.Store(&w)
+	go func() {
+		for e := range w.Updates() {
+			if e == nil { // all there was has been told
+				continue
+			}
+			entry := cluster.Entry{Key: e.Key(), Revision: e.Revision()}
+			if e.Operation() == jetstream.KeyValuePut {
+				entry.Value = e.Value()
+			}
+			f(entry)
+		}
+	}()
+	return nil
+}
+
+// Publish implements cluster.Bus.
+func (c *Conn) Publish(subject string, data []byte) error { return c.nc.Publish(subject, data) }
+
+// Subscribe implements cluster.Bus.
+func (c *Conn) Subscribe(subject string, f func(cluster.Message)) error {
+	s, err := c.nc.Subscribe(subject, func(m *nats.Msg) {
+		f(cluster.Message{Data: m.Data, Reply: func(b []byte) {
+			if m.Reply != "" && strings.HasPrefix(m.Reply, "_INBOX.") {
+				_ = c.nc.Publish(m.Reply, b) // who asked gets no answer, and asks again
+			}
+		}})
+	})
+	if err != nil {
+		return err
+	}
+	return s.SetPendingLimits(-1, pendingBytes)
+}
+
+// Request implements cluster.Bus.
+func (c *Conn) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
+	m, err := c.nc.Request(subject, data, timeout)
+	if err != nil {
+		return nil, err
+	}
+	return m.Data, nil
+}

@@ -1,0 +1,109 @@
+package natsbus
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// ServerConfig says how a NATS server inside this process finds the others.
+type ServerConfig struct {
+	// Name is the server's own among its peers, the same after a restart.
+	Name string
+
+	// Listen is where the peers reach it, host:port.
+	Listen string
+
+	// Peers are where it reaches them.
+	Peers []string
+
+	// Secret lets servers in that know it. Empty: any that reaches Listen.
+	Secret string
+
+	// Err is told what the server complains of. It may be nil.
+	Err func(string)
+}
+
+// Server is a NATS server inside this process, for this process.
+type Server struct {
+	s    *server.Server
+	dir  string
+	word string // lets its process in
+}
+
+// Serve starts a server.
+func Serve(cfg ServerConfig) (*Server, error) {
+	host, text, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("NATS server: %w", err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, fmt.Errorf("NATS server: port %q: %w", text, err)
+	}
+	// The directory is kept in memory, but JetStream's own accounts are not.
+	dir, err := os.MkdirTemp("", "pyrycode-relay-nats-")
+	if err != nil {
+		return nil, fmt.Errorf("NATS server: %w", err)
+	}
+	// Without a listener for clients the server would never begin to route, so
+	// it has one, on loopback, that lets in only who knows a word of this run.
+	word := rand.Text()
+	o := &server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, Username: "relay", Password: word,
+		ServerName: cfg.Name, NoSigs: true, NoLog: cfg.Err == nil,
+		JetStream: true, StoreDir: dir, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 64 << 20,
+		MaxPayload: 1 << 20,
+		Cluster:    server.ClusterOpts{Name: "pyrycode-relay", Host: host, Port: port, ConnectRetries: 1 << 30, PoolSize: -1},
+	}
+	user := url.UserPassword("relay", cfg.Secret)
+	if cfg.Secret != "" {
+		o.Cluster.Username, o.Cluster.Password = "relay", cfg.Secret
+	}
+	for _, p := range cfg.Peers {
+		u := &url.URL{Scheme: "nats-route", Host: p}
+		if cfg.Secret != "" {
+			u.User = user
+		}
+		o.Routes = append(o.Routes, u)
+	}
+	s, err := server.NewServer(o)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, fmt.Errorf("NATS server: %w", err)
+	}
+	if cfg.Err != nil {
+		s.SetLoggerV2(logger{cfg.Err}, false, false, false)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		s.Shutdown()
+		os.RemoveAll(dir)
+		return nil, errors.New("NATS server: not ready after 10 s; is --cluster-listen free?")
+	}
+	return &Server{s, dir, word}, nil
+}
+
+// Close ends the server.
+func (s *Server) Close() {
+	s.s.Shutdown()
+	s.s.WaitForShutdown()
+	os.RemoveAll(s.dir)
+}
+
+// logger passes on what operators should know.
+type logger struct{ err func(string) }
+
+func (l logger) Errorf(f string, v ...any) { l.err(fmt.Sprintf(f, v...)) }
+func (l logger) Fatalf(f string, v ...any) { l.err(fmt.Sprintf(f, v...)) }
+func (logger) Noticef(string, ...any)      {}
+func (logger) Warnf(string, ...any)        {}
+func (logger) Debugf(string, ...any)       {}
+func (logger) Tracef(string, ...any)       {}

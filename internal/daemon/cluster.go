@@ -1,0 +1,146 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
+)
+
+// joinTime is how long the relay waits at its start for NATS and for the
+// directory: servers that start together need some seconds to agree.
+const joinTime = time.Minute
+
+// clustered is what the process has of a cluster. Nil: it is alone; all
+// methods may be called all the same.
+type clustered struct {
+	node   *cluster.Node
+	conn   *natsbus.Conn
+	server *natsbus.Server
+}
+
+// clustered reports whether c asks for a cluster.
+func (c Config) clustered() bool { return c.Cluster != "" || c.ClusterEmbedded }
+
+// joinCluster connects to the other relays, if there are to be any. It waits
+// for them.
+func joinCluster(cfg Config, log *slog.Logger, ready *readiness) (c *clustered, err error) {
+	if !cfg.clustered() {
+		return nil, nil
+	}
+	c = new(clustered)
+	defer func() {
+		if err != nil {
+			c.close()
+			c = nil
+		}
+	}()
+	if cfg.ClusterEmbedded {
+		c.server, err = natsbus.Serve(natsbus.ServerConfig{Name: cfg.ClusterName, Listen: cfg.ClusterListen, Peers: cfg.ClusterPeers, Secret: cfg.ClusterSecret})
+		if err != nil {
+			return c, fmt.Errorf("--cluster-embedded: %w", err)
+		}
+	}
+	log.Info("joining the cluster: waiting for NATS and its directory", "at_most", joinTime)
+	ctx, cancel := context.WithTimeout(context.Background(), joinTime)
+	defer cancel()
+	c.conn, err = natsbus.Dial(ctx, natsbus.Config{URLs: cfg.Cluster, Creds: cfg.ClusterCreds, CA: cfg.ClusterCA, Embedded: c.server,
+		Lost: func(err error) {
+			if err != nil {
+				log.Warn("NATS is away: what is connected is served on for some seconds, new claims are answered 503", "err", err)
+				ready.setCluster("NATS is away")
+				return
+			}
+			log.Info("NATS is there again")
+			ready.setCluster("")
+		}})
+	if err != nil {
+		return c, fmt.Errorf("join the cluster: %w", err)
+	}
+	c.node, err = cluster.New(cluster.Config{Store: c.conn, Bus: c.conn, Log: log})
+	return c, err
+}
+
+func (c *clustered) register(reg prometheus.Registerer) error {
+	if c == nil {
+		return nil
+	}
+	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_connected",
+		Help: "Whether NATS is there: 1 or 0."}, func() float64 {
+		if c.conn.Connected() {
+			return 1
+		}
+		return 0
+	})
+	if err := reg.Register(up); err != nil {
+		return err
+	}
+	return c.node.Register(reg)
+}
+
+func (c *clustered) start() error {
+	if c == nil {
+		return nil
+	}
+	return c.node.Start()
+}
+
+// drain gives the server-ids of a relay that drains to the others.
+func (c *clustered) drain() {
+	if c != nil {
+		c.node.Drain()
+	}
+}
+
+// close leaves the cluster.
+func (c *clustered) close() {
+	if c == nil {
+		return
+	}
+	if c.node != nil {
+		c.node.Close()
+	}
+	if c.conn != nil {
+		c.conn.Close()
+	}
+	if c.server != nil {
+		c.server.Close()
+	}
+}
+
+// cluster checks what c says of other relays.
+func (v *validator) cluster(c Config) {
+	if c.Cluster != "" && c.ClusterEmbedded {
+		v.add("cluster", c.Cluster, "cannot be had together with --cluster-embedded", "use one of them")
+	}
+	for _, u := range strings.Split(c.Cluster, ",") {
+		if c.Cluster == "" {
+			break
+		}
+		p, err := url.Parse(u)
+		if err != nil || p.Host == "" || p.Scheme != "nats" && p.Scheme != "tls" {
+			v.add("cluster", c.Cluster, "must be nats://host:port or tls://host:port, several by comma", "for example nats://10.0.0.1:4222")
+			break
+		}
+	}
+	if !c.ClusterEmbedded {
+		return
+	}
+	v.address("cluster-listen", c.ClusterListen)
+	if c.ClusterName == "" {
+		v.add("cluster-name", c.ClusterName, "is needed by --cluster-embedded", "give each relay its own, such as relay-1")
+	}
+	if len(c.ClusterPeers) < 2 {
+		v.add("cluster-peers", strings.Join(c.ClusterPeers, ","), "must name the others of three relays", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
+	}
+	for _, p := range c.ClusterPeers {
+		v.address("cluster-peers", p)
+	}
+}
