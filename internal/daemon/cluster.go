@@ -24,6 +24,8 @@ type clustered struct {
 	node   *cluster.Node
 	conn   *natsbus.Conn
 	server *natsbus.Server
+
+	connected func() bool // NATS is there
 }
 
 // clustered reports whether c asks for a cluster.
@@ -64,6 +66,7 @@ func joinCluster(cfg Config, log *slog.Logger, ready *readiness) (c *clustered, 
 	if err != nil {
 		return c, fmt.Errorf("join the cluster: %w", err)
 	}
+	c.connected = c.conn.Connected
 	c.node, err = cluster.New(cluster.Config{Store: c.conn, Bus: c.conn, Log: log})
 	return c, err
 }
@@ -73,8 +76,8 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 		return nil
 	}
 	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_connected",
-		Help: "Whether NATS is there: 1 or 0."}, func() float64 {
-		if c.conn.Connected() {
+		Help: "1 if NATS is there, else 0."}, func() float64 {
+		if c.connected() {
 			return 1
 		}
 		return 0

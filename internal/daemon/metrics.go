@@ -7,17 +7,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // Metrics is what a process with the defaults, to which nobody has
-// connected, shows: for the page that documents it.
+// connected, shows, and what one of a cluster does beside: for the page that
+// documents it.
 func Metrics() (prometheus.Gatherer, error) {
 	p, err := newProcess(DefaultConfig(), Env{Log: io.Discard})
 	if err != nil {
 		return nil, err
 	}
-	return p.relay.Metrics(), nil
+	port := cluster.NewMemory(nil).Port()
+	c := clustered{connected: func() bool { return false }}
+	if c.node, err = cluster.New(cluster.Config{Store: port, Bus: port}); err != nil {
+		return nil, err
+	}
+	return p.relay.Metrics(), c.register(p.relay.Metrics())
 }
 
 // register adds to the relay's metrics what the process knows: its build,

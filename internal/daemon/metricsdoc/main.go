@@ -37,6 +37,9 @@ All series stand at 0 from the start. The gauges of what is connected, and
 state that the relay was really in. No label carries an id, an address or
 anything else that a peer can choose.
 
+Those that begin with ` + "`pyrycode_relay_cluster_`" + ` are there only if the relay is part of a
+cluster ([cluster.md](cluster.md)).
+
 Besides these there are the usual ` + "`go_*`, `process_*` and `promhttp_*`" + `.
 
 | Name | Type | Labels | What it says |
