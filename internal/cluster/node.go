@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/benbjohnson/clock"
@@ -126,6 +127,7 @@ type Node struct {
 	id      NodeID
 	host    host
 	metrics *metrics
+	away    atomic.Bool // the last purge had no answer
 
 	mu       sync.Locker        // guards all below
 	tenures  map[string]*tenure // by key
@@ -203,7 +205,8 @@ func (n *Node) Drain() {
 	todo := min(lanes, len(ts))
 	for lane := range todo {
 		n.rt.Go("purge", func() {
-			for i := lane; i < len(ts); i += lanes {
+			// Without an answer all the others would wait as long: they expire.
+			for i := lane; i < len(ts) && !n.away.Load(); i += lanes {
 				n.sync(ts[i], false)
 			}
 			n.mu.Lock()

@@ -438,6 +438,7 @@ func (n *Node) purge(t *tenure) {
 	revision := t.revision
 	n.mu.Unlock()
 	err := n.cfg.Store.Purge(t.key, revision)
+	n.away.Store(err != nil && !errors.Is(err, ErrConflict))
 	if errors.Is(err, ErrConflict) {
 		if e, err := n.cfg.Store.Get(t.key); err == nil {
 			if v, ok := parseValue(e.Value); ok && v.Nonce == t.nonce {
