@@ -24,7 +24,7 @@ var samples = map[string]string{
 	"max-conns": "11", "max-conns-per-address": "12", "max-phones": "13", "rate": "0.5", "burst": "14",
 	"phone-message": "2KiB", "binary-message": "3KiB", "fragments": "15", "phone-outbox": "5MiB", "binary-outbox": "3MiB",
 	"grace": "16s", "conflict-probe": "17s", "heartbeat": "18s", "message-timeout": "19s", "write-timeout": "20s",
-	"room-timeout": "21s", "linger": "22s", "drain": "0s", "fcm-credentials": "@/f.json", "fcm-endpoint": "https://fcm.example.com", "log-format": "json", "log-level": "warn",
+	"room-timeout": "21s", "linger": "22s", "drain": "5s", "drain-spread": "3s", "fcm-credentials": "@/f.json", "fcm-endpoint": "https://fcm.example.com", "log-format": "json", "log-level": "warn",
 }
 
 // parsed is the configuration that arguments and environment make.

@@ -95,7 +95,12 @@ func serve(ctx context.Context, cfg daemon.Config, from daemon.Origins, again fu
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	err := daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload, Origins: from, Configure: again})
+	supervisor, err := daemon.FromSystemd()
+	if err != nil {
+		fmt.Fprintln(stderr, "pyrycode-relay:", err)
+		return refused
+	}
+	err = daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload, Origins: from, Configure: again, Supervisor: supervisor, Reloading: supervisor.Reloading})
 	if err == nil {
 		return done
 	}

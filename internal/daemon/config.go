@@ -144,6 +144,9 @@ type Config struct {
 	// FCMEndpoint is where push wakes are sent.
 	FCMEndpoint string `name:"fcm-endpoint" default:"https://fcm.googleapis.com" unit:"URL" group:"Push" help:"Where Firebase Cloud Messaging is, if it is reached by way of something else."`
 
+	// DrainSpread spreads the closes of a shutdown.
+	DrainSpread time.Duration `default:"0s" unit:"time" group:"Timers" reload:"true" help:"Over how long a shutdown closes connections, slot by slot with 1012, so that they do not all come back at once. 0s: all at once with 1001."`
+
 	// LogFormat is text or json.
 	LogFormat string `default:"text" unit:"text or json" group:"Logs" help:"Form of the log on standard error."`
 

@@ -16,17 +16,27 @@ func (p *process) drain() {
 	p.ready.set("draining")
 	begun := time.Now()
 	c := p.relay.Counts()
-	p.log.Info("draining: all connections are closed with 1001", "binaries", c.Binaries, "phones", c.Phones,
-		"in_grace", c.InGrace, "at_most", p.live.cfg.Load().Drain)
+	cfg := p.live.cfg.Load()
+	p.log.Info("draining: all connections are closed", "binaries", c.Binaries, "phones", c.Phones,
+		"in_grace", c.InGrace, "spread", cfg.DrainSpread, "at_most", cfg.Drain)
+	p.env.Supervisor.stopping(cfg.Drain)
 
 	closed := make(chan struct{})
-	p.relay.Drain(0, func() { close(closed) })
+	p.relay.Drain(cfg.DrainSpread, func() { close(closed) })
 	p.cluster.drain()
-	ctx, cancel := context.WithTimeout(context.Background(), p.live.cfg.Load().Drain)
+	ctx, cancel := context.WithTimeout(context.Background(), cfg.Drain)
 	defer cancel()
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
+		// A socket of the supervisor's is left to the next process at once: who
+		// comes waits there. Of our own, a spread answers 503 to the end.
+		if _, theirs := p.env.Supervisor.Listeners[SocketPublic]; cfg.DrainSpread > 0 && !theirs {
+			select {
+			case <-closed:
+			case <-ctx.Done():
+			}
+		}
 		_ = p.public.Shutdown(ctx) // on timeout it is closed below
 	}()
 

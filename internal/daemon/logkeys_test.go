@@ -18,7 +18,7 @@ var logKeys = []string{
 	"version", "revision", "go", "listen", "metrics_listen", "tls", "server", "signal",
 	"max_conns", "max_pending", "max_conns_per_address", "max_phones", "rate", "burst", "phone_message", "binary_message",
 	"grace", "conflict_probe", "heartbeat", "drain", "files", "needed", "used", "limit",
-	"binaries", "phones", "in_grace", "at_most", "why", "sockets_open", "requests_open", "left",
+	"binaries", "phones", "in_grace", "at_most", "spread", "why", "sockets_open", "requests_open", "left",
 	"options", "names", "not_after", "project", "wakes_open", "have_one", "next",
 }
 

@@ -79,6 +79,7 @@ func (p *process) reload() {
 	}
 	old := *p.live.cfg.Load()
 	asked, from, err := p.env.Configure()
+	asked = p.env.Supervisor.adopt(asked)
 	if err == nil {
 		if problems := asked.Check(); len(problems) > 0 {
 			err = &ConfigError{Problems: problems}

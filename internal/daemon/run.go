@@ -49,6 +49,10 @@ type Env struct {
 	// when it has ended. For a supervisor that wants to know.
 	Reloading func() (done func())
 
+	// Supervisor is what systemd, or who acts like it, has given the
+	// process. The zero value: nobody.
+	Supervisor Supervisor
+
 	// ACME talks to the certificates' authority. Nil: the usual client.
 	ACME *http.Client
 
@@ -91,6 +95,7 @@ func Run(ctx context.Context, cfg Config, env Env) error {
 }
 
 func newProcess(cfg Config, env Env) (_ *process, failed error) {
+	cfg = env.Supervisor.adopt(cfg)
 	if problems := cfg.Check(); len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
@@ -223,6 +228,8 @@ func (p *process) run(ctx context.Context) error {
 	private, public := all[0].Listener.Addr(), all[1].Listener.Addr()
 	p.sayReady(public, private)
 	p.ready.set("")
+	p.env.Supervisor.tell("READY=1")
+	tasks.Go(func() { p.env.Supervisor.watch(background, p.relay) })
 	if p.env.Ready != nil {
 		p.env.Ready(public, private)
 	}
@@ -248,12 +255,12 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 			}
 		}
 	}()
-	private, err := listen(ctx, "metrics-listen", p.cfg.MetricsListen)
+	private, err := p.listen(ctx, SocketPrivate, "metrics-listen", p.cfg.MetricsListen)
 	if err != nil {
 		return all, err
 	}
 	all = append(all, served{p.private, private, p.servePrivate})
-	public, err := listen(ctx, "listen", p.cfg.Listen)
+	public, err := p.listen(ctx, SocketPublic, "listen", p.cfg.Listen)
 	if err != nil {
 		return all, err
 	}
@@ -261,7 +268,7 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 	if p.http == nil {
 		return all, nil
 	}
-	plain, err := listen(ctx, "http-listen", p.cfg.HTTPListen)
+	plain, err := p.listen(ctx, SocketHTTP, "http-listen", p.cfg.HTTPListen)
 	if err != nil {
 		return all, err
 	}

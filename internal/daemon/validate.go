@@ -65,6 +65,11 @@ func (c Config) check(m machine) []Problem {
 	within(&v, "room-timeout", c.RoomTimeout, time.Millisecond, time.Hour)
 	within(&v, "linger", c.Linger, time.Millisecond, time.Minute)
 	within(&v, "drain", c.Drain, 0, time.Hour)
+	within(&v, "drain-spread", c.DrainSpread, 0, time.Hour)
+	if c.DrainSpread > 0 && c.DrainSpread >= c.Drain {
+		v.add("drain-spread", shortDuration(c.DrainSpread), "must be less than --drain, "+shortDuration(c.Drain),
+			"give --drain some seconds more than the spread, for the last goodbyes")
+	}
 	v.push(c)
 	v.cluster(c)
 	v.oneOf("log-format", c.LogFormat, logFormats...)
