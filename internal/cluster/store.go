@@ -73,17 +73,3 @@ type Gate interface {
 	Wait()
 	Open()
 }
-
-// gate is the real Gate.
-type gate chan struct{}
-
-func newGate() Gate { return make(gate, 1) }
-
-func (g gate) Wait() { <-g }
-
-func (g gate) Open() {
-	select {
-	case g <- struct{}{}:
-	default:
-	}
-}

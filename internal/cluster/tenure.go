@@ -27,6 +27,10 @@ const (
 	// and claimPause what lies between.
 	claimTries = 8
 	claimPause = 300 * time.Millisecond
+
+	// lagPause is how long a phone that finds nobody waits before it looks
+	// once more.
+	lagPause = 100 * time.Millisecond
 )
 
 // states of an entry in the directory.
@@ -527,7 +531,19 @@ func (n *Node) Find(id wire.ServerID) (relay.Elsewhere, error) {
 	if ok && now.Sub(c.at) <= n.cfg.TTL {
 		return n.elsewhere(id, c.value)
 	}
-	return n.findAgain(id)
+	e, err := n.findAgain(id)
+	if e == nil && err == nil && !n.holds(key) {
+		n.pause(lagPause) // the server that was asked may not have heard of it yet
+		return n.findAgain(id)
+	}
+	return e, err
+}
+
+// holds reports whether this node has a tenure under key, or claims it now.
+func (n *Node) holds(key string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.tenures[key] != nil
 }
 
 // findAgain asks the directory itself.

@@ -4,10 +4,18 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/conform"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // ports are addresses that were free just now.
@@ -24,9 +32,10 @@ func ports(t *testing.T, n int) (all []string) {
 	return all
 }
 
-func TestThreeServersKeepThePromises(t *testing.T) {
+// three runs three servers and a connection to each.
+func three(t *testing.T) (servers []*Server, conns []*Conn) {
+	t.Helper()
 	at := ports(t, 3)
-	var servers []*Server
 	for i := range at {
 		s, err := Serve(ServerConfig{Name: fmt.Sprintf("n%d", i), Listen: at[i], Peers: at, Secret: "s", Err: func(string) {}})
 		if err != nil {
@@ -37,7 +46,6 @@ func TestThreeServersKeepThePromises(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var conns []*Conn
 	for _, s := range servers {
 		c, err := Dial(ctx, Config{Embedded: s})
 		if err != nil {
@@ -46,5 +54,72 @@ func TestThreeServersKeepThePromises(t *testing.T) {
 		t.Cleanup(c.Close)
 		conns = append(conns, c)
 	}
+	return servers, conns
+}
+
+func TestThreeServersKeepThePromises(t *testing.T) {
+	_, conns := three(t)
 	conform.Run(t, conns[0], conns[1])
+}
+
+// Two relays over real servers: a phone reaches its binary through another
+// node, and a server that ends takes only what went through it along.
+func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
+	servers, conns := three(t)
+	var urls []string
+	for _, c := range conns {
+		n, err := cluster.New(cluster.Config{Store: c, Bus: c})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := relay.New(relay.Config{Cluster: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+		srv := httptest.NewServer(r.Handler())
+		t.Cleanup(func() {
+			done := make(chan struct{})
+			r.Drain(0, func() { close(done) })
+			n.Drain()
+			<-done
+			n.Close()
+			srv.Close()
+		})
+		urls = append(urls, "ws"+strings.TrimPrefix(srv.URL, "http"))
+	}
+	dial := func(i int, path, id string) *websocket.Conn {
+		t.Helper()
+		h := http.Header{"User-Agent": {"test"}, wire.HeaderServer: {id}, wire.HeaderVersion: {"1"}}
+		for end := time.Now().Add(40 * time.Second); ; {
+			c, resp, err := websocket.DefaultDialer.Dial(urls[i]+path, h)
+			if err == nil {
+				t.Cleanup(func() { c.Close() })
+				return c
+			}
+			if resp == nil || resp.StatusCode != http.StatusServiceUnavailable || time.Now().After(end) {
+				t.Fatalf("dial %s: %v", path, err)
+			}
+			time.Sleep(100 * time.Millisecond) // as a client backs off
+		}
+	}
+	say := func(from, to *websocket.Conn) {
+		t.Helper()
+		if err := from.WriteMessage(websocket.TextMessage, []byte(`"hello"`)); err != nil {
+			t.Fatal(err)
+		}
+		_ = to.SetReadDeadline(time.Now().Add(15 * time.Second))
+		if _, b, err := to.ReadMessage(); err != nil || !strings.Contains(string(b), `"frame":"hello"`) {
+			t.Fatalf("received %s, %v", b, err)
+		}
+	}
+	bin := dial(0, "/v1/server", "s1")
+	ph := dial(1, "/v1/client", "s1")
+	say(ph, bin)
+	servers[2].Close()
+	say(ph, bin)                         // neither is connected to that one
+	other := dial(1, "/v1/server", "s2") // once a leader has been chosen, if it was that one
+	say(dial(0, "/v1/client", "s2"), other)
 }
