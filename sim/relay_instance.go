@@ -53,7 +53,6 @@ type relayRun struct {
 	aborted  bool
 	drains   int // how often it was told to
 	done     int // how often a drain said that it was done
-	rests    int // how often nothing could run
 }
 
 // node is one life of the relay's process.

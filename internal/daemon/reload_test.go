@@ -90,6 +90,7 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 	r := startReloading(t, nil)
 	r.wantMetrics("config_last_reload_successful 1", "limit_connections 10000")
 	r.dial("/v1/server")
+	r.until("the binary has its slot", func() bool { return r.p.relay.Counts().Binaries == 1 })
 	r.reload(func(c *Config) {
 		c.MaxConns, c.MaxPhones, c.MemoryLimit, c.LogLevel, c.Drain = 1, 3, 64<<20, "debug", 0
 		c.TrustedProxies, c.MaxPending = []string{"127.0.0.0/8"}, 7
