@@ -53,6 +53,8 @@
 // registry, census, alarms, and per connection outbox, routes and probe. A
 // task that holds one may take: outbox while it holds probe; registry while
 // it holds census; the clock and gauges while it holds registry; the clock
-// while it holds alarms or probe.
+// while it holds alarms or probe; and, in a cluster, whatever Cluster.Settled
+// takes, the registry by way of Host.Slot too, while it holds probe: a
+// claimant that is found to have left is settled there.
 // Nothing else is nested.
 package relay
