@@ -2,9 +2,7 @@ package relay
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -278,140 +276,6 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 	return s.binary, phones, true
 }
 
-// Join adds p to the slot of id and returns the binary that holds it, or
-// the zero B while the slot is in grace. Since every change of holder
-// evicts the phones, that binary is p's for as long as p is joined.
-// NoServer wins over Full. A p that is in already stays as it is.
-func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, false) }
-
-// JoinRemote is Join for a phone whose socket another node has. It takes one
-// of the slot's places all the same, but it is that node's to count among
-// the connected.
-func (r *Registry[B, P]) JoinRemote(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, true) }
-
-func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var none B
-	s := r.slots[id]
-	switch {
-	case r.draining:
-		return none, Refused
-	case s == nil:
-		return none, NoServer
-	}
-	if s.has(p) {
-		return s.binary, Joined
-	}
-	if s.joined() >= r.maxPhones {
-		return none, Full
-	}
-	r.arrivals++
-	if remote {
-		if s.remote == nil {
-			s.remote = make(map[P]uint64)
-		}
-		s.remote[p] = r.arrivals
-		r.counts.Remote++
-		r.publish()
-		return s.binary, Joined
-	}
-	if s.phones == nil {
-		s.phones = make(map[P]uint64)
-	}
-	s.phones[p] = r.arrivals
-	r.counts.Phones++
-	r.publish()
-	return s.binary, Joined
-}
-
-// Depart counts p, whose socket is here, among the connected phones while it
-// is joined to a slot of another node, which decides. It reports false if
-// the registry drains.
-func (r *Registry[B, P]) Depart(p P) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.draining {
-		return false
-	}
-	if _, in := r.away[p]; !in {
-		r.arrivals++
-		r.away[p] = r.arrivals
-		r.counts.Phones++
-		r.publish()
-	}
-	return true
-}
-
-// Return ends what Depart began. It reports false, and changes nothing, if p
-// is not away.
-func (r *Registry[B, P]) Return(p P) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, in := r.away[p]; !in {
-		return false
-	}
-	delete(r.away, p)
-	r.counts.Phones--
-	r.publish()
-	return true
-}
-
-// Leave takes p out of the slot of id. It reports false, and changes
-// nothing, if p is not in it: whoever evicted p has counted it already.
-func (r *Registry[B, P]) Leave(id wire.ServerID, p P) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.slots[id]
-	if s == nil {
-		return false
-	}
-	if _, in := s.remote[p]; in {
-		delete(s.remote, p)
-		r.counts.Remote--
-		r.publish()
-		return true
-	}
-	if _, in := s.phones[p]; !in {
-		return false
-	}
-	delete(s.phones, p)
-	r.counts.Phones--
-	r.publish()
-	return true
-}
-
-// Holds reports whether b itself, not just any binary, holds id.
-func (r *Registry[B, P]) Holds(id wire.ServerID, b B) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.slots[id].heldBy(b)
-}
-
-// Holder returns the binary that holds id, or the zero B if none does.
-func (r *Registry[B, P]) Holder(id wire.ServerID) B {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s := r.slots[id]; s != nil {
-		return s.binary
-	}
-	var none B
-	return none
-}
-
-// Slot says how the slot of id is.
-func (r *Registry[B, P]) Slot(id wire.ServerID) SlotState {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch s := r.slots[id]; {
-	case s == nil:
-		return SlotFree
-	case s.grace != nil:
-		return SlotInGrace
-	}
-	return SlotHeld
-}
-
 // Drain refuses everything from now on. It returns the server-ids in use, in
 // the order in which their binaries came, and the phones that are away, in
 // theirs. Nothing else changes: who is connected stays so and graces run on;
@@ -427,50 +291,6 @@ func (r *Registry[B, P]) Drain() (ids []wire.ServerID, away []P) {
 	return inOrder(since), inOrder(r.away)
 }
 
-// Counts returns what is connected now.
-func (r *Registry[B, P]) Counts() Counts {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.counts
-}
-
-// Check counts everything again by walking, under the lock, and returns an
-// error that names each figure that differs: a counter, a gauge, or a slot
-// that is neither held nor in grace, or both.
-func (r *Registry[B, P]) Check() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var errs []error
-	var none B
-	walked := Counts{Phones: len(r.away)}
-	for id, s := range r.slots {
-		walked.Phones += len(s.phones)
-		walked.Remote += len(s.remote)
-		if s.grace != nil {
-			walked.InGrace++
-		} else {
-			walked.Binaries++
-		}
-		if (s.grace != nil) == (s.binary != none) {
-			errs = append(errs, fmt.Errorf("slot %s: held %t, in grace %t; want one of them",
-				wire.Printable(string(id), 64), s.binary != none, s.grace != nil))
-		}
-		if s.joined() > r.mostPhones {
-			errs = append(errs, fmt.Errorf("slot %s: %d phones; want at most %d",
-				wire.Printable(string(id), 64), s.joined(), r.mostPhones))
-		}
-	}
-	if walked != r.counts {
-		errs = append(errs, fmt.Errorf("counts say %+v; walking finds %+v", r.counts, walked))
-	}
-	if shown, err := r.gauges.read(); err != nil {
-		errs = append(errs, err)
-	} else if shown != walked {
-		errs = append(errs, fmt.Errorf("gauges say %+v; walking finds %+v", shown, walked))
-	}
-	return errors.Join(errs...)
-}
-
 // seat makes b the holder of s and returns the phones of the one before,
 // which are joined no longer. Called with the lock held.
 func (r *Registry[B, P]) seat(s *slot[B, P], b B) []P {
@@ -481,20 +301,6 @@ func (r *Registry[B, P]) seat(s *slot[B, P], b B) []P {
 	return evicted
 }
 
-// unseat takes all phones out of s and the counts and returns them in the
-// order they joined. Called with the lock held.
-func (r *Registry[B, P]) unseat(s *slot[B, P]) []P {
-	r.counts.Phones -= len(s.phones)
-	r.counts.Remote -= len(s.remote)
-	all := s.phones
-	if len(s.remote) > 0 {
-		all = maps.Clone(s.remote)
-		maps.Copy(all, s.phones)
-	}
-	s.phones, s.remote = nil, nil
-	return inOrder(all)
-}
-
 // publish sets the gauges from the counts. Called with the lock held, by
 // every step that changed a count, so that they cannot drift.
 func (r *Registry[B, P]) publish() { r.gauges.set(r.counts) }
@@ -503,16 +309,6 @@ func (r *Registry[B, P]) publish() { r.gauges.set(r.counts) }
 func (s *slot[B, P]) heldBy(b B) bool {
 	return s != nil && s.grace == nil && s.binary == b
 }
-
-// has reports whether p is joined.
-func (s *slot[B, P]) has(p P) bool {
-	_, here := s.phones[p]
-	_, there := s.remote[p]
-	return here || there
-}
-
-// joined is how many phones there are.
-func (s *slot[B, P]) joined() int { return len(s.phones) + len(s.remote) }
 
 // inOrder returns the keys of m by when they arrived.
 func inOrder[T comparable](m map[T]uint64) []T {

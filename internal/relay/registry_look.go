@@ -1,0 +1,83 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// Holds reports whether b itself, not just any binary, holds id.
+func (r *Registry[B, P]) Holds(id wire.ServerID, b B) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.slots[id].heldBy(b)
+}
+
+// Holder returns the binary that holds id, or the zero B if none does.
+func (r *Registry[B, P]) Holder(id wire.ServerID) B {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.slots[id]; s != nil {
+		return s.binary
+	}
+	var none B
+	return none
+}
+
+// Slot says how the slot of id is.
+func (r *Registry[B, P]) Slot(id wire.ServerID) SlotState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch s := r.slots[id]; {
+	case s == nil:
+		return SlotFree
+	case s.grace != nil:
+		return SlotInGrace
+	}
+	return SlotHeld
+}
+
+// Counts returns what is connected now.
+func (r *Registry[B, P]) Counts() Counts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.counts
+}
+
+// Check counts everything again by walking, under the lock, and returns an
+// error that names each figure that differs: a counter, a gauge, or a slot
+// that is neither held nor in grace, or both.
+func (r *Registry[B, P]) Check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	var none B
+	walked := Counts{Phones: len(r.away)}
+	for id, s := range r.slots {
+		walked.Phones += len(s.phones)
+		walked.Remote += len(s.remote)
+		if s.grace != nil {
+			walked.InGrace++
+		} else {
+			walked.Binaries++
+		}
+		if (s.grace != nil) == (s.binary != none) {
+			errs = append(errs, fmt.Errorf("slot %s: held %t, in grace %t; want one of them",
+				wire.Printable(string(id), 64), s.binary != none, s.grace != nil))
+		}
+		if s.joined() > r.mostPhones {
+			errs = append(errs, fmt.Errorf("slot %s: %d phones; want at most %d",
+				wire.Printable(string(id), 64), s.joined(), r.mostPhones))
+		}
+	}
+	if walked != r.counts {
+		errs = append(errs, fmt.Errorf("counts say %+v; walking finds %+v", r.counts, walked))
+	}
+	if shown, err := r.gauges.read(); err != nil {
+		errs = append(errs, err)
+	} else if shown != walked {
+		errs = append(errs, fmt.Errorf("gauges say %+v; walking finds %+v", shown, walked))
+	}
+	return errors.Join(errs...)
+}
