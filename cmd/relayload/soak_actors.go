@@ -35,6 +35,13 @@ type slot struct {
 	ended chan error
 }
 
+// tcp is what the soak does to a socket below the protocol. Both a quickConn
+// and the standard library's connection can.
+type tcp interface {
+	SetLinger(seconds int) error
+	SetReadBuffer(bytes int) error
+}
+
 func newID(rng *rand.Rand) string { return fmt.Sprintf("soak-%016x%016x", rng.Uint64(), rng.Uint64()) }
 
 // open makes a binary, and the crowd that its phones are made in.
@@ -121,7 +128,7 @@ func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 		wait(ctx, 150*time.Millisecond+time.Duration(rng.Int64N(int64(200*time.Millisecond))))
 		if len(all) > 1 && rng.IntN(50) == 0 { // one loses its network
 			i := rng.IntN(len(all))
-			_ = all[i].conn.(*net.TCPConn).SetLinger(0)
+			_ = all[i].conn.(tcp).SetLinger(0)
 			all[i].conn.Close()
 			all = append(all[:i], all[i+1:]...)
 		}
@@ -181,7 +188,7 @@ func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
 	}
 	defer leave(all)
 	if rng.IntN(2) == 0 {
-		_ = b.conn.(*net.TCPConn).SetLinger(0)
+		_ = b.conn.(tcp).SetLinger(0)
 	}
 	b.close()
 	wait(ctx, time.Duration(rng.Int64N(int64(5*time.Second))))
@@ -237,7 +244,7 @@ func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 	b.mu.Lock()
 	victim := b.ids[0]
 	b.mu.Unlock()
-	_ = all[0].conn.(*net.TCPConn).SetReadBuffer(4096)
+	_ = all[0].conn.(tcp).SetReadBuffer(4096)
 	envelope := []byte(envelopeHead + victim + envelopeMid + `"` + strings.Repeat("x", 64<<10) + `"}`)
 	for range 400 { // 25 MiB: its share of 4 MiB, and what kernels hold
 		if ctx.Err() != nil {
