@@ -23,7 +23,7 @@ SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run cluster build test vet lint fuzz bench curve bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run cluster build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -78,6 +78,9 @@ bench: bin/pyrycode-relay bin/relayload ## relay, baseline and splice side by si
 
 curve: bin/pyrycode-relay bin/relayload ## the capacity curve, docs/capacity.svg, a minute
 	./bin/relayload curve --relay bin/pyrycode-relay -o docs/capacity.svg --max 4096
+
+restart: bin/pyrycode-relay bin/relayload ## end a relay under 1,000 pairs and start it anew, each way, a minute (docs/operate.md)
+	./bin/relayload restart $(ARGS)
 
 bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon

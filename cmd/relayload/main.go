@@ -18,15 +18,16 @@ import (
 
 // commands is the command line.
 type commands struct {
-	Echo   echoCommand   `cmd:"" help:"Round trips: phones send, binaries send back."`
-	Fanout fanoutCommand `cmd:"" help:"Binaries send to many phones each."`
-	Idle   idleCommand   `cmd:"" help:"Connections that do nothing: what does each cost?"`
-	Churn  churnCommand  `cmd:"" help:"Phones that come, make one round trip and go."`
-	Slow   slowCommand   `cmd:"" help:"Round trips beside phones that do not read."`
-	Soak   soakCommand   `cmd:"" help:"Start a relay and put it for an hour through all that peers do; does anything grow?"`
-	Flood  floodCommand  `cmd:"" help:"Round trips beside phones that flood their binary."`
-	Curve  curveCommand  `cmd:"" help:"Round trips with ever more phones; draws the capacity curve."`
-	Bench  benchCommand  `cmd:"" help:"Start a relay, a plain one and a copier of bytes; compare them on the table of docs/performance.md."`
+	Echo    echoCommand    `cmd:"" help:"Round trips: phones send, binaries send back."`
+	Fanout  fanoutCommand  `cmd:"" help:"Binaries send to many phones each."`
+	Idle    idleCommand    `cmd:"" help:"Connections that do nothing: what does each cost?"`
+	Churn   churnCommand   `cmd:"" help:"Phones that come, make one round trip and go."`
+	Slow    slowCommand    `cmd:"" help:"Round trips beside phones that do not read."`
+	Soak    soakCommand    `cmd:"" help:"Start a relay and put it for an hour through all that peers do; does anything grow?"`
+	Flood   floodCommand   `cmd:"" help:"Round trips beside phones that flood their binary."`
+	Restart restartCommand `cmd:"" help:"End a relay under many pairs and start it anew: who is refused, when are all back?"`
+	Curve   curveCommand   `cmd:"" help:"Round trips with ever more phones; draws the capacity curve."`
+	Bench   benchCommand   `cmd:"" help:"Start a relay, a plain one and a copier of bytes; compare them on the table of docs/performance.md."`
 
 	Baseline serveBaseline `cmd:"" hidden:"" help:"Run the plain relay that bench compares with."`
 	Splice   serveSplice   `cmd:"" hidden:"" help:"Run the copier of bytes that bench compares with."`
