@@ -45,5 +45,8 @@
 // does. It waits in calls of Store and Bus, on its phones' sockets and at a
 // [Gate]; callbacks of the bus never wait. Locks: a tenure's dir, then a
 // node's mu or a stream's mu, which are leaves, but that the bus is called
-// under a stream's: what is sent must be in the order of its offsets.
+// under a stream's: what is sent must be in the order of its offsets. It
+// never waits there: what NATS does not take at once waits in a queue of
+// the adapter, bounded in bytes and messages, and a stream that finds it
+// full breaks.
 package cluster

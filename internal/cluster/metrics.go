@@ -20,6 +20,7 @@ const (
 	brokenSilent  brokenReason = "silent"   // the far end does not answer
 	brokenNode    brokenReason = "node"     // the far node is gone
 	brokenBus     brokenReason = "bus"      // nothing can be sent
+	brokenBacklog brokenReason = "backlog"  // more waits to be sent than may
 	brokenOverrun brokenReason = "overrun"  // more came than there was credit for
 	brokenReset   brokenReason = "reset"    // the far end does not know it, or found it broken
 	brokenClosed  brokenReason = "shutdown" // this node ended
@@ -27,7 +28,7 @@ const (
 
 var (
 	lostReasons   = []lostReason{lostFence, lostTaken, lostReclaimed, lostClosed}
-	brokenReasons = []brokenReason{brokenGap, brokenSilent, brokenNode, brokenBus, brokenOverrun, brokenReset, brokenClosed}
+	brokenReasons = []brokenReason{brokenGap, brokenSilent, brokenNode, brokenBus, brokenBacklog, brokenOverrun, brokenReset, brokenClosed}
 )
 
 // metrics is what a node tells Prometheus.

@@ -35,6 +35,9 @@ var (
 	ErrNotFound = errors.New("there is no such key")
 )
 
+// ErrBacklog is a Bus's error if more waits for its link than may.
+var ErrBacklog = errors.New("too much waits to be sent to other nodes")
+
 // Entry is one key of the directory. Revisions of one key grow.
 type Entry struct {
 	Key      string
@@ -46,7 +49,8 @@ type Entry struct {
 // subject arrives in order, or not at all.
 type Bus interface {
 	// Publish sends data, which is the caller's again when it returns. It
-	// never waits for another node. An error says that nothing was sent.
+	// does not wait: not for other nodes, nor for the link to them. An error
+	// says that nothing was sent, ErrBacklog that too much waits already.
 	Publish(subject string, data []byte) error
 
 	// Subscribe has f called for each message to subject, one at a time. f

@@ -131,6 +131,14 @@ func (s *stream) send(k kind, bytes []byte) error {
 	return nil
 }
 
+// unsent is why a stream breaks whose record could not be sent.
+func unsent(err error) brokenReason {
+	if errors.Is(err, ErrBacklog) {
+		return brokenBacklog
+	}
+	return brokenBus
+}
+
 // watch arms the timer, unless it rings as soon. The lock is held.
 func (s *stream) watch(d time.Duration) {
 	switch {
@@ -169,7 +177,7 @@ func (s *stream) tick(round uint64) {
 	s.mu.Unlock()
 	switch {
 	case err != nil:
-		s.fail(brokenBus)
+		s.fail(unsent(err))
 	case silent:
 		s.fail(brokenSilent)
 	}
@@ -196,7 +204,7 @@ func (s *stream) write(p []byte) (n int, err error) {
 			continue
 		}
 		s.mu.Unlock()
-		s.fail(brokenBus)
+		s.fail(unsent(err))
 		s.mu.Lock()
 	}
 	s.mu.Unlock()
@@ -225,7 +233,7 @@ func (s *stream) finish() error {
 	s.finished = err == nil
 	s.mu.Unlock()
 	if err != nil {
-		s.fail(brokenBus)
+		s.fail(unsent(err))
 	}
 	return err
 }
@@ -241,7 +249,7 @@ func (s *stream) consume(n int) {
 	}
 	s.mu.Unlock()
 	if err != nil {
-		s.fail(brokenBus)
+		s.fail(unsent(err))
 	}
 }
 
@@ -342,8 +350,8 @@ func (s *stream) accept(r record) brokenReason {
 		s.received++
 		s.consumed++
 	case kindSync:
-		if s.send(kindCredit, nil) != nil {
-			return brokenBus
+		if err := s.send(kindCredit, nil); err != nil {
+			return unsent(err)
 		}
 	case kindClose:
 		s.closed = true

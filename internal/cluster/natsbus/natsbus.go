@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -66,6 +67,7 @@ type Conn struct {
 	js     jetstream.JetStream
 	kv     jetstream.KeyValue
 	bucket string
+	queue  *sendQueue
 	watch  atomic.Pointer[jetstream.KeyWatcher]
 }
 
@@ -83,6 +85,12 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	if cfg.Lost == nil {
 		cfg.Lost = func(error) {}
 	}
+	c := &Conn{bucket: cfg.Bucket}
+	c.queue = newSendQueue(func(subject string, data []byte) error {
+		err := c.nc.Publish(subject, data)
+		c.misframed(c.nc, err)
+		return err
+	})
 	opts := []nats.Option{
 		nats.Name("pyrycode-relay"),
 		nats.MaxReconnects(-1),
@@ -96,10 +104,14 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 			if err == nil {
 				err = errors.New("NATS is away")
 			}
+			c.queue.setAway(true)
 			cfg.Lost(err)
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { cfg.Lost(nil) }),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // what is lost shows as a gap
+		nats.ReconnectHandler(func(*nats.Conn) {
+			c.queue.setAway(false)
+			cfg.Lost(nil)
+		}),
+		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) { c.misframed(nc, err) }), // what is lost shows as a gap
 	}
 	if cfg.Creds != "" {
 		opts = append(opts, nats.UserCredentials(cfg.Creds))
@@ -112,18 +124,19 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		url = cfg.Embedded.s.ClientURL()
 		opts = append(opts, nats.InProcessServer(cfg.Embedded.s), nats.UserInfo("relay", cfg.Embedded.word))
 	}
-	c := &Conn{bucket: cfg.Bucket}
 	err := persist(ctx, func() (err error) {
 		c.nc, err = nats.Connect(url, opts...)
 		return err
 	})
 	if err != nil {
+		c.queue.close(0)
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	if c.js, err = jetstream.New(c.nc); err == nil {
 		err = persist(ctx, func() error { return c.open(ctx, cfg) })
 	}
 	if err != nil {
+		c.queue.close(0)
 		c.nc.Close()
 		return nil, fmt.Errorf("the directory in NATS (JetStream bucket %s): %w", cfg.Bucket, err)
 	}
@@ -174,7 +187,8 @@ func (c *Conn) Close() {
 	if w := c.watch.Load(); w != nil {
 		_ = (*w).Stop() // the connection goes anyway
 	}
-	_ = c.nc.FlushTimeout(callTimeout) // the node's last words; it may be away
+	c.queue.close(callTimeout)         // the node's last words
+	_ = c.nc.FlushTimeout(callTimeout) // it may be away
 	c.nc.Close()
 }
 
@@ -261,15 +275,24 @@ func (c *Conn) Watch(f func(cluster.Entry)) error {
 	return nil
 }
 
+// misframed begins a new connection if err is that of a write which ran out
+// of time: it may have ended inside a message, and the library would go on
+// behind it.
+func (c *Conn) misframed(nc *nats.Conn, err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = nc.ForceReconnect() // closed: then all is well
+	}
+}
+
 // Publish implements cluster.Bus.
-func (c *Conn) Publish(subject string, data []byte) error { return c.nc.Publish(subject, data) }
+func (c *Conn) Publish(subject string, data []byte) error { return c.queue.put(subject, data) }
 
 // Subscribe implements cluster.Bus.
 func (c *Conn) Subscribe(subject string, f func(cluster.Message)) error {
 	s, err := c.nc.Subscribe(subject, func(m *nats.Msg) {
 		f(cluster.Message{Data: m.Data, Reply: func(b []byte) {
 			if m.Reply != "" && strings.HasPrefix(m.Reply, "_INBOX.") {
-				_ = c.nc.Publish(m.Reply, b) // who asked gets no answer, and asks again
+				_ = c.queue.put(m.Reply, b) // who asked gets no answer, and asks again
 			}
 		}})
 	})
