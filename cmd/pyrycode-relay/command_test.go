@@ -24,7 +24,7 @@ var samples = map[string]string{
 	"max-conns": "11", "max-conns-per-address": "12", "max-phones": "13", "rate": "0.5", "burst": "14",
 	"phone-message": "2KiB", "binary-message": "3KiB", "fragments": "15", "phone-outbox": "5MiB", "binary-outbox": "3MiB",
 	"grace": "16s", "conflict-probe": "17s", "heartbeat": "18s", "message-timeout": "19s", "write-timeout": "20s",
-	"room-timeout": "21s", "linger": "22s", "drain": "5s", "drain-spread": "3s", "fcm-credentials": "@/f.json", "fcm-endpoint": "https://fcm.example.com",
+	"room-timeout": "21s", "linger": "22s", "drain-wait": "4s", "drain": "5s", "drain-spread": "3s", "fcm-credentials": "@/f.json", "fcm-endpoint": "https://fcm.example.com",
 	"cluster": "nats://10.0.0.1:4222,nats://10.0.0.2:4222", "cluster-creds": "/n.creds", "cluster-ca": "/ca.pem", "cluster-embedded": "true",
 	"cluster-name": "relay-1", "cluster-listen": "127.0.0.1:6", "cluster-peers": "10.0.0.1:6222,10.0.0.2:6222", "cluster-secret": "word",
 	"log-format": "json", "log-level": "warn",

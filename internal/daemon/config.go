@@ -119,8 +119,14 @@ type Config struct {
 	// Linger bounds the wait for the answer to a close.
 	Linger time.Duration `default:"2s" unit:"time" group:"Timers" reload:"true" help:"How long a peer may take to answer a close before its socket is cut."`
 
+	// DrainWait is how long a shutdown waits before it begins to close.
+	DrainWait time.Duration `default:"0s" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown still lets everybody come and stay after /readyz has turned to 503, for a balancer to notice: its interval between two checks times the failures it waits for, and a second more."`
+
 	// Drain bounds the shutdown.
 	Drain time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
+
+	// DrainSpread spreads the closes of a shutdown.
+	DrainSpread time.Duration `default:"0s" unit:"time" group:"Timers" reload:"true" help:"Over how long a shutdown closes connections, slot by slot with 1012, so that they do not all come back at once. 0s: all at once with 1001."`
 
 	// Cluster is where NATS is, for a relay that is not alone.
 	Cluster string `default:"" unit:"URLs, by comma" group:"Cluster" help:"Share server-ids with other relays over these NATS servers (nats:// or tls://), which have JetStream. Empty, and without --cluster-embedded: the relay is alone."`
@@ -143,9 +149,6 @@ type Config struct {
 
 	// FCMEndpoint is where push wakes are sent.
 	FCMEndpoint string `name:"fcm-endpoint" default:"https://fcm.googleapis.com" unit:"URL" group:"Push" help:"Where Firebase Cloud Messaging is, if it is reached by way of something else."`
-
-	// DrainSpread spreads the closes of a shutdown.
-	DrainSpread time.Duration `default:"0s" unit:"time" group:"Timers" reload:"true" help:"Over how long a shutdown closes connections, slot by slot with 1012, so that they do not all come back at once. 0s: all at once with 1001."`
 
 	// LogFormat is text or json.
 	LogFormat string `default:"text" unit:"text or json" group:"Logs" help:"Form of the log on standard error."`

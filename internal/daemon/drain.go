@@ -10,13 +10,20 @@ import (
 // wait for nobody, so this is for a machine that is very busy.
 const cutTime = 2 * time.Second
 
-// drain ends everything: no new connections, a close for those there are,
-// and after the time for it, or on a second signal, an end without one.
-func (p *process) drain() {
+// drain ends everything: a word to balancers and time to hear it, no new
+// connections, a close for those there are, and after the time for it, or on
+// a second signal, an end without one. broken says that a listener is why:
+// then there is nothing that a balancer could still send somebody to.
+func (p *process) drain(broken bool) {
 	p.ready.set("draining")
+	cfg := p.live.cfg.Load()
+	cut := ""
+	if cfg.DrainWait > 0 && !broken {
+		p.env.Supervisor.stopping(cfg.DrainWait + cfg.Drain)
+		cut = p.waitForBalancers(cfg.DrainWait)
+	}
 	begun := time.Now()
 	c := p.relay.Counts()
-	cfg := p.live.cfg.Load()
 	p.log.Info("draining: all connections are closed", "binaries", c.Binaries, "phones", c.Phones,
 		"in_grace", c.InGrace, "spread", cfg.DrainSpread, "at_most", cfg.Drain)
 	p.env.Supervisor.stopping(cfg.Drain)
@@ -46,8 +53,11 @@ func (p *process) drain() {
 		p.push.Drain(ctx) // on timeout they are cancelled
 	}()
 
-	if why := p.gone(ctx, closed, served, woken); why != "" {
-		p.log.Warn("cutting the connections that are left", "why", why, "duration", time.Since(begun).Round(time.Millisecond))
+	if cut == "" {
+		cut = p.gone(ctx, closed, served, woken)
+	}
+	if cut != "" {
+		p.log.Warn("cutting the connections that are left", "why", cut, "duration", time.Since(begun).Round(time.Millisecond))
 		cancel()
 		p.relay.Abort()
 		p.public.Close()
@@ -63,6 +73,20 @@ func (p *process) drain() {
 		return
 	}
 	p.log.Info("drained", "duration", time.Since(begun).Round(time.Millisecond))
+}
+
+// waitForBalancers lets everybody come and stay for d. It returns why it was
+// cut short, if it was.
+func (p *process) waitForBalancers(d time.Duration) string {
+	p.log.Info("not ready any more: everybody is still served until balancers have noticed", "left", d)
+	over := time.NewTimer(d)
+	defer over.Stop()
+	select {
+	case <-over.C:
+		return ""
+	case s := <-p.env.Signals:
+		return again(s)
+	}
 }
 
 // gone waits until all sockets are closed, all requests answered and all push

@@ -111,6 +111,58 @@ func TestADrainThatTakesTooLongCuts(t *testing.T) {
 	}
 }
 
+// In the time for balancers who comes is served. A second signal ends it.
+func TestBalancersHaveTimeToNotice(t *testing.T) {
+	d := start(t, t.Context(), func(c *Config) { stubborn(c); c.DrainWait = time.Minute })
+	d.signals <- syscall.SIGTERM
+	d.until("/readyz says draining", func() bool {
+		status, _, body := get(t, "http://"+d.private+"/readyz")
+		return status == 503 && body == "not ready: draining\n"
+	})
+	connected(d)
+	d.signals <- syscall.SIGTERM
+	if err := d.end(); err != nil {
+		t.Errorf("Run() = %v; want nil", err)
+	}
+	if want := `why="second signal: terminated"`; !strings.Contains(d.log.String(), want) {
+		t.Errorf("no %q in the log:\n%s", want, d.log)
+	}
+}
+
+func TestTheTimeForBalancersEnds(t *testing.T) {
+	told := new(states)
+	const wait = 50 * time.Millisecond
+	d := startEnv(t, t.Context(), func(c *Config) { c.DrainWait = wait }, Env{Supervisor: Supervisor{Notify: told.notify}})
+	binary, phone := connected(d)
+	begun := time.Now()
+	d.signals <- syscall.SIGTERM
+	for name, c := range map[string]*websocket.Conn{"binary": binary, "phone": phone} {
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 1001) {
+			t.Errorf("%s: %v; want close 1001", name, err)
+		}
+		if got := time.Since(begun); got < wait {
+			t.Errorf("%s: closed after %s; want %s or more", name, got, wait)
+		}
+	}
+	if err := d.end(); err != nil {
+		t.Errorf("Run() = %v; want nil", err)
+	}
+	if got, want := told.String(), "READY=1 STOPPING=1 STOPPING=1"; got != want {
+		t.Errorf("the supervisor was told %q; want %q", got, want)
+	}
+}
+
+// A listener that broke has nobody to wait for.
+func TestABrokenListenerDoesNotWaitForBalancers(t *testing.T) {
+	d := start(t, t.Context(), func(c *Config) { c.DrainWait = time.Minute })
+	broken := errors.New("listener broke")
+	d.p.failed <- broken
+	if err := d.end(); !errors.Is(err, broken) {
+		t.Errorf("Run() = %v; want %v", err, broken)
+	}
+}
+
 func TestReadinessStartsWithAReason(t *testing.T) {
 	p, err := newProcess(DefaultConfig(), Env{Log: new(syncBuffer)})
 	if err != nil {

@@ -122,6 +122,10 @@ func (f *Findings) machine(c Config, m machine) {
 	}
 }
 
+// supervisorPatience is how long those who stop processes commonly wait before
+// they kill; systemd is asked for more.
+const supervisorPatience = 30 * time.Second
+
 // unusual looks for values that are allowed and seldom meant.
 func (f *Findings) unusual(c Config) {
 	if c.Insecure && len(c.TrustedProxies) == 0 {
@@ -135,6 +139,9 @@ func (f *Findings) unusual(c Config) {
 	}
 	if c.Drain == 0 {
 		f.warn("--drain 0s: a shutdown cuts all connections, and clients cannot tell it from a fault")
+	}
+	if most := c.DrainWait + c.Drain + c.Linger; most > supervisorPatience {
+		f.warn("--drain-wait, --drain and --linger are %s together: Docker kills after 10s and Kubernetes after 30s, unless stop_grace_period or terminationGracePeriodSeconds says more", shortDuration(most))
 	}
 	if c.LogLevel == "debug" {
 		f.warn("--log-level debug: much is logged for each connection")

@@ -39,6 +39,7 @@ func TestFindings(t *testing.T) {
 		{"heartbeat", func(c *Config) { c.Heartbeat = 2 * time.Minute }, machine{}, notAfter, "warning", "--heartbeat 2m: "},
 		{"grace", func(c *Config) { c.Grace = time.Second }, machine{}, notAfter, "warning", "--grace 1s: "},
 		{"drain", func(c *Config) { c.Drain = 0 }, machine{}, notAfter, "warning", "--drain 0s: "},
+		{"patience", func(c *Config) { c.DrainWait = 19 * time.Second }, machine{}, notAfter, "warning", "--drain-wait, --drain and --linger are 31s together: "},
 		{"debug", func(c *Config) { c.LogLevel = "debug" }, machine{}, notAfter, "warning", "--log-level debug: "},
 		{"caps", func(c *Config) { c.MaxConns = 1 }, machine{}, notAfter, "warning", "--max-conns-per-address 1000 is more than --max-conns 1"},
 	} {

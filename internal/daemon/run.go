@@ -235,7 +235,7 @@ func (p *process) run(ctx context.Context) error {
 	}
 
 	err = p.wait(ctx)
-	p.drain()
+	p.drain(err != nil)
 	stop()
 	for _, s := range all {
 		s.Server.Close()

@@ -64,6 +64,7 @@ func (c Config) check(m machine) []Problem {
 	within(&v, "write-timeout", c.WriteTimeout, time.Millisecond, time.Hour)
 	within(&v, "room-timeout", c.RoomTimeout, time.Millisecond, time.Hour)
 	within(&v, "linger", c.Linger, time.Millisecond, time.Minute)
+	within(&v, "drain-wait", c.DrainWait, 0, 10*time.Minute)
 	within(&v, "drain", c.Drain, 0, time.Hour)
 	within(&v, "drain-spread", c.DrainSpread, 0, time.Hour)
 	if c.DrainSpread > 0 && c.DrainSpread >= c.Drain {
