@@ -1,7 +1,5 @@
 package sim
 
-import "time"
-
 // The verdicts at the end of a run: what each peer has seen is held against
 // what all of them did.
 
@@ -31,67 +29,6 @@ func (w *relayRun) verdicts() {
 		w.balance(d, true)
 	}
 	w.linearizable()
-}
-
-// gates judges what was answered over HTTP.
-func (w *relayRun) gates(c *client) {
-	max := w.run.Param("max-conns", 1000)
-	ok, status := true, c.status
-	switch {
-	case c.upgraded:
-		ok = c.kind == asIs && !c.spoilt && w.shut.after(c.dialedAt)
-	case status == 400:
-		ok = c.kind == noHeader || c.spoilt
-	case status == 403:
-		ok = c.kind == fromPage
-	case status == 429:
-		ok = w.before(c) >= w.run.Param("burst", 1000) && c.retry != ""
-	case status == 503:
-		ok = c.retry != "" && (w.drained.step != 0 || w.others(c, func(*client) bool { return true }) >= max ||
-			w.others(c, func(o *client) bool { return o.user == c.user }) >= w.run.Param("per-address", 1000) || w.crowded(c))
-	default:
-		ok = false
-	}
-	if !ok {
-		w.blame("gates", c, "answered with %d, upgraded %t", status, c.upgraded)
-	}
-}
-
-// before counts the requests from the same address.
-func (w *relayRun) before(c *client) int {
-	n := 0
-	for _, o := range w.all() {
-		if o.user == c.user && o.node == c.node && o.num < c.num {
-			n++
-		}
-	}
-	return n
-}
-
-// crowded: as many others as may wait wanted the same server-id.
-func (w *relayRun) crowded(c *client) bool {
-	return !c.phone && w.others(c, func(o *client) bool { return !o.phone && o.server == c.server }) > 16
-}
-
-// others counts the connections that may have been open at the same time
-// as c.
-func (w *relayRun) others(c *client, like func(*client) bool) int {
-	n := 0
-	for _, o := range w.all() {
-		if o != c && o.node == c.node && (o.upgraded || !o.served) && o.over2().after(c.dialedAt) && like(o) {
-			n++
-		}
-	}
-	return n
-}
-
-// over2 is when the relay can at the latest have known that c is over, as
-// far as the peers know: never, if it was left in silence.
-func (c *client) over2() stamp {
-	if c.over && !c.left {
-		return c.overAt
-	}
-	return stamp{}
 }
 
 // farewell judges how the connection ended.
@@ -154,22 +91,6 @@ func (w *relayRun) unfounded(c *client) string {
 	return "close code"
 }
 
-// silent: a ping had left, and was not answered for as long as a probe
-// waits, when the relay gave c up. The close may have left much later.
-func (w *relayRun) silent(c *client) bool {
-	until := c.sock.tap.closed
-	for _, ping := range c.sock.tap.pings {
-		answered := false
-		for _, pong := range c.ponged {
-			answered = answered || pong.n >= ping.n && pong.at+w.latency() < min(until, ping.at+int64(probeTime))
-		}
-		if !answered && ping.at+int64(probeTime) <= until {
-			return true
-		}
-	}
-	return false
-}
-
 func (w *relayRun) unfoundedPhone(c *client, did func(fault, string) string, unless func(bool, string) string) string {
 	switch {
 	case c.code == 1007 && c.reason != "":
@@ -208,97 +129,4 @@ func (w *relayRun) ordered(c *client) (*client, order) {
 		}
 	}
 	return nil, order{}
-}
-
-// binaries are the ones that may have served c.
-func (w *relayRun) binaries(c *client, like func(b *client) bool) bool {
-	for _, b := range w.all() {
-		if b != c && !b.phone && b.server == c.server && b.node == c.node && b.upgraded && like(b) {
-			return true
-		}
-	}
-	return false
-}
-
-// heldThroughout: a binary that had been served by the relay before c came
-// was still there when c was told that there is none.
-func (w *relayRun) heldThroughout(c *client) bool {
-	return w.binaries(c, func(b *client) bool {
-		return b.faults == 0 && b.reason != "heartbeat timeout" && b.first().step != 0 && !b.first().after(c.dialedAt) &&
-			b.leftAt.after(c.closedAt) && b.closedAt.after(c.closedAt) && b.overAt.after(c.closedAt) && !b.closeSent
-	})
-}
-
-// first is when the first frame of a phone came to a binary: from then on
-// it is sure to hold its slot.
-func (c *client) first() stamp {
-	if len(c.known) == 0 {
-		return stamp{}
-	}
-	return c.flows[c.known[0]].since
-}
-
-// newcomer: a binary came that had not been there before the phone.
-func (w *relayRun) newcomer(c *client) bool {
-	return w.binaries(c, func(b *client) bool {
-		return b.num != c.flow(0).from && b.code != 4409 && !b.upgradedAt.after(c.closedAt)
-	})
-}
-
-// incumbentAlive: another binary gave a sign of life while c waited, or
-// came with it.
-func (w *relayRun) incumbentAlive(c *client) bool {
-	from := c.dialedAt.at - int64(probeTime) - 4*w.latency()
-	// Where no other claimant can have begun the probe it began with c.
-	alone := !w.binaries(c, func(b *client) bool {
-		return b.dialedAt.at >= from-int64(probeTime) && !b.dialedAt.after(c.dialedAt)
-	})
-	return w.binaries(c, func(b *client) bool {
-		if !w.calm {
-			return true
-		}
-		// A rival that has waited longer, behind a write that waited, may win.
-		if b.faults == 0 && !b.closeSent && b.code != 4409 && !b.upgradedAt.after(c.closedAt) && b.overAt.after(c.closedAt) {
-			return true
-		}
-		if alone {
-			for _, pong := range b.ponged {
-				if pong.after(c.dialedAt) {
-					return true
-				}
-			}
-			return b.upgradedAt.after(c.dialedAt)
-		}
-		if b.upgradedAt.at >= from && b.upgradedAt.at <= c.closedAt.at {
-			return true
-		}
-		for _, at := range b.lives {
-			if at >= from && at <= c.closedAt.at {
-				return true
-			}
-		}
-		return false
-	})
-}
-
-func (w *relayRun) latency() int64 {
-	return int64(w.run.Param("latency", 0)) * int64(time.Millisecond)
-}
-
-// graceEnded: a grace before c was closed a binary had gone, or had begun
-// to.
-func (w *relayRun) graceEnded(c *client) bool {
-	return w.binaries(c, func(b *client) bool {
-		if !w.calm {
-			return true
-		}
-		first := b.sock.ended
-		if b.sock.tap.closes > 0 {
-			first = min(first, b.sock.tap.closed)
-		}
-		if b.faults != 0 || b.closeSent {
-			first = min(first, b.amissAt)
-		}
-		return first+int64(grace) <= c.closedAt.at
-	})
 }
