@@ -68,7 +68,7 @@ func TestWhatIsWrongInAFileIsToldWithItsLine(t *testing.T) {
 		{"a list at the top", "- grace\n", `FILE:1: must be lines of option: value; for example grace: 30s`},
 		{"two documents", "grace: 1m\n---\nburst: 1\n", `FILE:2: must be one document; take out the line --- and what follows`},
 		{"no YAML", "listen: [::]:8080\n", `FILE: did not find expected node content; a line is like grace: 30s, and a value that begins with a special letter stands in quotes`},
-		{"all at once", "gracce: 1m\nburst: 0\nmax-conns: x\n", "FILE:1: \"gracce\" is no option; did you mean grace?\n  FILE:3: max-conns \"x\": must be a whole number; for example 1000\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 200"},
+		{"all at once", "gracce: 1m\nburst: 0\nmax-conns: x\n", "FILE:1: \"gracce\" is no option; did you mean grace?\n  FILE:3: max-conns \"x\": must be a whole number; for example 1000\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			file := configAt(t, tt.text)
@@ -107,7 +107,7 @@ func TestCheckTellsAndReturns0Or2(t *testing.T) {
 	onFree := []string{"check", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}
 	got := call(t.Context(), []string{"PYRYCODE_RELAY_GRACE=1s"}, onFree...)
 	flat := strings.Join(strings.Fields(got.stdout), " ")
-	for _, want := range []string{"OPTION VALUE FROM ", " grace 1s PYRYCODE_RELAY_GRACE ", " burst 200 default ", "unusual --grace 1s: ", "well --listen 127.0.0.1:0 is free", "The relay would run."} {
+	for _, want := range []string{"OPTION VALUE FROM ", " grace 1s PYRYCODE_RELAY_GRACE ", " burst 1000 default ", "unusual --grace 1s: ", "well --listen 127.0.0.1:0 is free", "The relay would run."} {
 		if got.code != done || !strings.Contains(flat, want) {
 			t.Errorf("check returns %d and has no %q:\n%s", got.code, want, got.stdout)
 		}

@@ -87,9 +87,10 @@ func TestRow04BigHeadersAreRefused(t *testing.T) {
 	h.check()
 }
 
-// attempt is the status of an upgrade from an address; 101 if it went well.
-func (n *node) attempt(from string) (status int, retry string) {
-	c, resp, err := n.dial("/v1/client", "nobody", from)
+// attempt is the status of a phone's upgrade from an address; 101 if it went
+// well.
+func (n *node) attempt(id, from string) (status int, retry string) {
+	c, resp, err := n.dial("/v1/client", id, from)
 	if err == nil {
 		c.Close()
 		return 101, ""
@@ -104,19 +105,25 @@ func (n *node) attempt(from string) (status int, retry string) {
 func TestRow05AnUpgradeFloodIsRefusedByAddress(t *testing.T) {
 	n := start(t, func(c *daemon.Config) { c.Rate, c.Burst = 0.01, 50 })
 	h := n.pair() // two of the burst of 127.0.0.1
-	got := make(map[int]int)
-	for range dose(200, 5000) {
-		status, retry := n.attempt("127.0.0.2")
-		got[status]++
-		if status == 429 && retry == "" {
-			t.Fatal("429 without Retry-After")
+	drained(n.slot("s"))
+	flood := func(id, from string, want int) {
+		t.Helper()
+		got := make(map[int]int)
+		for range dose(200, 5000) {
+			status, retry := n.attempt(id, from)
+			got[status]++
+			if status == 429 && retry == "" {
+				t.Fatal("429 without Retry-After")
+			}
+		}
+		if got[101] != want || got[429] != dose(200, 5000)-want {
+			t.Errorf("one address, to %s: %v; want %d through and 429 for the rest", id, got, want)
 		}
 	}
-	if got[101] != 50 || got[429] != dose(150, 4950) {
-		t.Errorf("one address: %v; want 50 through and 429 for the rest", got)
-	}
+	flood("s", "127.0.0.2", 50)
+	flood("nobody", "127.0.0.8", 100) // who guesses server-ids has as many again, and no more
 	for i := range dose(50, 2000) {
-		if status, _ := n.attempt(fmt.Sprintf("127.1.%d.%d", i/250, 1+i%250)); status != 101 {
+		if status, _ := n.attempt("s", fmt.Sprintf("127.1.%d.%d", i/250, 1+i%250)); status != 101 {
 			t.Errorf("another address gets %d", status)
 		}
 	}
@@ -156,7 +163,7 @@ func TestRow06HeldConnectionsAreCappedByAddress(t *testing.T) {
 	if cut != 20 {
 		t.Errorf("%d are cut; want 20", cut)
 	}
-	if status, _ := n.attempt("127.0.0.5"); status != 101 {
+	if status, _ := n.attempt("nobody", "127.0.0.5"); status != 101 {
 		t.Errorf("another address gets %d", status)
 	}
 	h.check()

@@ -81,7 +81,7 @@ type Config struct {
 	Rate float64 `default:"20" unit:"per second" group:"Limits" reload:"true" help:"Connections that one IP address may open per second, in the long run; more are answered 429."`
 
 	// Burst is how many upgrades one IP address may ask for at once.
-	Burst int `default:"200" unit:"connections" group:"Limits" reload:"true" help:"Connections that one IP address may open at once."`
+	Burst int `default:"1000" unit:"connections" group:"Limits" reload:"true" help:"Connections that one IP address may open at once: best as many as it may have, so that all are back soon after a restart."`
 
 	// PhoneMessage is the longest message a phone may send.
 	PhoneMessage Size `default:"256KiB" unit:"bytes" group:"Limits" reload:"true" help:"Longest message of a phone; a longer one closes it with 1009."`

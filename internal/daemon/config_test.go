@@ -43,7 +43,7 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"no phones", func(c *Config) { c.MaxPhones = 0 }, `--max-phones "0": must be from 1 to 10000; the default is 16`},
 		{"no rate", func(c *Config) { c.Rate = 0 }, `--rate "0": must be from 0.01 to 1000000; the default is 20`},
 		{"rate that is not a number", func(c *Config) { c.Rate = math.NaN() }, `--rate "NaN": must be from 0.01 to 1000000; the default is 20`},
-		{"no burst", func(c *Config) { c.Burst = 0 }, `--burst "0": must be from 1 to 1000000; the default is 200`},
+		{"no burst", func(c *Config) { c.Burst = 0 }, `--burst "0": must be from 1 to 1000000; the default is 1000`},
 		{"phone message over what a binary takes", func(c *Config) { c.PhoneMessage = 1 << 20 }, `--phone-message "1MiB": must be from 1KiB to 1023KiB; the default is 256KiB`},
 		{"binary message too small", func(c *Config) { c.BinaryMessage = 0 }, `--binary-message "0B": must be from 1KiB to 256MiB; the default is 4MiB`},
 		{"binary message over the outbox", func(c *Config) { c.BinaryMessage = 5 << 20 }, `--binary-message "5MiB": must not be more than --phone-outbox, 4MiB; a longer message could never be delivered`},

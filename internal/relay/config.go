@@ -88,7 +88,8 @@ type Config struct {
 	MaxConnsPerAddress int
 
 	// Rate and Burst bound the upgrades of one address: so many per second,
-	// after so many at once. Zero means 20 and 200.
+	// after so many at once. An attempt to join a server-id that nobody holds
+	// counts apart, with the same bounds. Zero means 20 and 1,000.
 	Rate  float64
 	Burst int
 
@@ -136,7 +137,7 @@ func (c Config) withDefaults() Config {
 	c.MaxConns = cmp.Or(c.MaxConns, 10_000)
 	c.MaxConnsPerAddress = cmp.Or(c.MaxConnsPerAddress, 1_000)
 	c.Rate = cmp.Or(c.Rate, 20)
-	c.Burst = cmp.Or(c.Burst, 200)
+	c.Burst = cmp.Or(c.Burst, 1_000)
 	c.PhoneMessage = cmp.Or(c.PhoneMessage, 256<<10)
 	c.BinaryMessage = cmp.Or(c.BinaryMessage, 4<<20)
 	c.Fragments = cmp.Or(c.Fragments, 1_024)

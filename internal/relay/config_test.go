@@ -24,7 +24,7 @@ func TestTheDefaultsAreTheContracts(t *testing.T) {
 		{"MaxConns", c.MaxConns, 10_000},
 		{"MaxConnsPerAddress", c.MaxConnsPerAddress, 1_000},
 		{"Rate", c.Rate, 20.0},
-		{"Burst", c.Burst, 200},
+		{"Burst", c.Burst, 1_000},
 		{"PhoneMessage", c.PhoneMessage, 262_144},
 		{"BinaryMessage", c.BinaryMessage, 4_194_304},
 		{"Fragments", c.Fragments, 1024},

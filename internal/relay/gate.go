@@ -27,40 +27,69 @@ type gate struct {
 	mu         sync.Locker // guards all below
 	limit      rate.Limit
 	burst      int
-	young, old map[netip.Addr]*rate.Limiter
+	young, old map[netip.Addr]*allowance
+}
+
+// allowance is what one address may still do.
+type allowance struct {
+	attempts *rate.Limiter
+	misses   *rate.Limiter // attempts that cost nothing, since they found no binary
 }
 
 func newGate(cfg Config) gate {
-	g := gate{mu: cfg.Runtime.NewLock("gate"), young: make(map[netip.Addr]*rate.Limiter)}
+	g := gate{mu: cfg.Runtime.NewLock("gate"), young: make(map[netip.Addr]*allowance)}
 	g.limit, g.burst = rateOf(cfg)
 	return g
 }
 
 func rateOf(cfg Config) (rate.Limit, int) { return rate.Limit(cfg.Rate), cfg.Burst }
 
-// pass takes one from a's allowance, or says how long until there is one.
+// pass takes an attempt from a's allowance, or says how long until there is
+// one.
 func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	l := g.allowance(a, now)
+	if l.attempts.AllowN(now, 1) {
+		return true, 0
+	}
+	missing := 1 - l.attempts.TokensAt(now)
+	return false, time.Duration(missing / float64(g.limit) * float64(time.Second))
+}
+
+// missed gives a back the attempt that has just found no binary: after a
+// restart phones come before their binaries do, and where many share an
+// address the early ones would use up what the others need. Only as many
+// misses are free as attempts are allowed, so whoever guesses server-ids gets
+// to guess at twice the rate at most.
+func (g *gate) missed(a netip.Addr, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.allowance(a, now)
+	if l.misses.AllowN(now, 1) {
+		l.attempts.AllowN(now, -1) // the limiter keeps it below the burst
+	}
+}
+
+// allowance is a's. The lock is held.
+func (g *gate) allowance(a netip.Addr, now time.Time) *allowance {
 	l := g.young[a]
 	if l == nil {
 		if l = g.old[a]; l == nil {
-			l = rate.NewLimiter(g.limit, g.burst)
+			l = &allowance{rate.NewLimiter(g.limit, g.burst), rate.NewLimiter(g.limit, g.burst)}
 		}
 		if len(g.young) >= bucketsPerGeneration {
-			g.old, g.young = g.young, make(map[netip.Addr]*rate.Limiter)
+			g.old, g.young = g.young, make(map[netip.Addr]*allowance)
 		}
 		g.young[a] = l
 	}
-	if l.Limit() != g.limit || l.Burst() != g.burst { // of before they changed
-		l.SetLimitAt(now, g.limit)
-		l.SetBurstAt(now, g.burst)
+	if l.attempts.Limit() != g.limit || l.attempts.Burst() != g.burst { // of before they changed
+		for _, r := range []*rate.Limiter{l.attempts, l.misses} {
+			r.SetLimitAt(now, g.limit)
+			r.SetBurstAt(now, g.burst)
+		}
 	}
-	if l.AllowN(now, 1) {
-		return true, 0
-	}
-	missing := 1 - l.TokensAt(now)
-	return false, time.Duration(missing / float64(g.limit) * float64(time.Second))
+	return l
 }
 
 // admit takes an upgrade request through the gates, outermost first, and

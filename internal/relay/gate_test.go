@@ -5,6 +5,7 @@ import (
 
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -39,6 +40,68 @@ func TestTheRateIsPerAddress(t *testing.T) {
 		pass(one, time.Hour, true, 0)
 	}
 	pass(one, time.Hour, false, 500*time.Millisecond)
+}
+
+// Attempts that find no binary cost nothing, as often as attempts are allowed.
+func TestMissesAreFreeUpToTheSameBounds(t *testing.T) {
+	g := newGate(Config{Rate: 2, Burst: 3}.withDefaults())
+	now := time.Unix(1000, 0)
+	a := netip.MustParseAddr("192.0.2.1")
+	through := func(at time.Duration, missed bool) (n int) {
+		for ; n < 100; n++ {
+			if ok, _ := g.pass(a, now.Add(at)); !ok {
+				return n
+			}
+			if missed {
+				g.missed(a, now.Add(at))
+			}
+		}
+		return n
+	}
+	for _, tt := range []struct {
+		at     time.Duration
+		missed bool
+		want   int
+	}{
+		{0, true, 6},
+		{500 * time.Millisecond, true, 2},
+		{time.Second, false, 1},
+		{time.Hour, false, 3}, // what was given back is no more than the burst
+		{time.Hour, true, 0},
+		{2 * time.Hour, true, 6},
+	} {
+		if got := through(tt.at, tt.missed); got != tt.want {
+			t.Errorf("after %v, missing %t: %d attempts; want %d", tt.at, tt.missed, got, tt.want)
+		}
+	}
+	g.set(Config{Rate: 2, Burst: 5}.withDefaults())
+	if got := through(3*time.Hour, true); got != 3+3 && got != 5+5 {
+		t.Errorf("after a change of the burst: %d attempts; want 6, or 10 once it is full", got)
+	}
+	if got := through(4*time.Hour, true); got != 10 {
+		t.Errorf("with the burst that was changed: %d attempts; want 10", got)
+	}
+}
+
+func TestOnlyAMissIsGivenBack(t *testing.T) {
+	inBubble(t, Config{Rate: 1e-6, Burst: 5, MaxPhones: 1}, func(b *bubble) {
+		for _, tt := range []struct {
+			name, path, id string
+			want           int
+		}{
+			{"a phone of nobody", "/v1/client", "s2", 5},
+			{"a binary", "/v1/server", "s1", 4},
+			{"its phone", "/v1/client", "s1", 3},
+			{"a phone too many", "/v1/client", "s1", 2},
+			{"a rival", "/v1/server", "s1", 1},
+		} {
+			b.dial(tt.path, polite, wire.HeaderServer, tt.id, wire.HeaderVersion, "1")
+			all := b.gate.young[netip.MustParseAddr("192.0.2.1")]
+			if got := int(math.Round(all.attempts.TokensAt(time.Now()))); got != tt.want {
+				t.Errorf("after %s %d attempts are left; want %d", tt.name, got, tt.want)
+			}
+		}
+	})
 }
 
 func TestWhoIsCharged(t *testing.T) {

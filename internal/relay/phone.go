@@ -64,6 +64,7 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 		r.metrics.upgrade(doorPhone, outcomeAccept)
 		r.log.phoneRegistered(p, hello.Device)
 	case NoServer:
+		r.gate.missed(from, r.rt.Clock.Now())
 		p.refuse(wire.CloseNoServer, wire.ReasonNoServer)
 		r.metrics.upgrade(doorPhone, outcomeNoServer)
 		r.metrics.refused[refusedNoServer].Inc()

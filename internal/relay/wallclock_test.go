@@ -57,7 +57,7 @@ func TestWallClockStepsExpireNothing(t *testing.T) {
 	// No allowance came back with the steps: four of six are used.
 	c.by.Store(year)
 	for i, status := range []int{101, 101, 429} {
-		if got := n.refusedWith(binaryHeaders("later")); got != status && !(status == 101 && got == 0) {
+		if got := n.refusedWith(binaryHeaders("s")); got != status && !(status == 101 && got == 0) {
 			t.Errorf("attempt %d after a year's step: HTTP %d; want %d", i, got, status)
 		}
 	}
