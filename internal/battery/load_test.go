@@ -171,32 +171,50 @@ func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
 	h.check()
 }
 
+// Who loses is refused behind the upgrade, with 4409 or, if too many wait,
+// 1013; or before it, if too many wait already.
 func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
-	for round := range dose(3, 1000) {
+	rivals := dose(16, 64)
+	for round := range dose(3, 10_000) {
 		id := fmt.Sprint("fought-over-", round)
-		conns := make([]*websocket.Conn, dose(16, 64))
-		var all sync.WaitGroup
-		for i := range conns {
-			all.Go(func() {
-				c, _, err := n.dial("/v1/server", id, "")
-				if err != nil {
+		conns, codes := make(chan *websocket.Conn, rivals), make(chan int, rivals)
+		for i := range rivals {
+			go func() {
+				c, resp, err := n.dial("/v1/server", id, fmt.Sprint("127.5.0.", 1+i))
+				switch {
+				case err == nil:
+					conns <- c
+					code := codeOf(c)
+					c.Close()
+					codes <- code
+				case resp != nil:
+					codes <- resp.StatusCode
+				default:
 					t.Error(err)
-					return
+					codes <- 0
 				}
-				conns[i] = c
-				drained(c)
-			})
+			}()
 		}
-		all.Wait()
-		n.until("one holds it", func() bool { return n.metric("pyrycode_relay_connected_binaries") == 2 })
-		for _, c := range conns {
-			if c != nil {
-				c.Close()
+		for range rivals - 1 {
+			if code := <-codes; code != 4409 && code != 1013 && code != 503 {
+				t.Fatalf("round %d: a loser gets %d; want 4409, 1013 or 503", round, code)
 			}
 		}
-		n.until("none holds it", func() bool { return n.metric("pyrycode_relay_connected_binaries") == 1 })
+		if got := n.binaries(); got != 2 {
+			t.Fatalf("round %d: %d binaries; want the healthy one and the winner", round, got)
+		}
+		for len(conns) > 0 {
+			c := <-conns
+			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+		}
+		if code := <-codes; code != 1000 { // the winner's, who is out when he is answered
+			t.Fatalf("round %d: the winner is closed with %d; want 1000", round, code)
+		}
+		if got := n.binaries(); got != 1 {
+			t.Fatalf("round %d: %d binaries once the winner is gone; want the healthy one", round, got)
+		}
 	}
 	h.check()
 }

@@ -193,6 +193,18 @@ func (n *node) metric(series string) float64 {
 	return f
 }
 
+// binaries is how many are connected, which is cheaper to ask than a metric.
+func (n *node) binaries() int {
+	n.t.Helper()
+	var health struct {
+		Binaries int `json:"connected_binaries"`
+	}
+	if err := json.Unmarshal([]byte(n.page("/healthz")), &health); err != nil {
+		n.t.Fatal(err)
+	}
+	return health.Binaries
+}
+
 // until waits for a condition.
 func (n *node) until(what string, ok func() bool) {
 	n.t.Helper()
