@@ -42,6 +42,7 @@ func (d *diag) pages() [][3]string {
 		{"healthz.json", "/healthz", "is it alive?"},
 		{"readyz.txt", "/readyz", "should new connections come to it, and if not, why?"},
 		{"check.txt", "/debug/check", "do the gauges agree with what is connected?"},
+		{"log.txt", "/debug/log", "the last lines of the log, at most 256 KiB"},
 		{"goroutines.txt", "/debug/pprof/goroutine?debug=2", "what each task does; without the values it works on"},
 		{"heap.pprof", "/debug/pprof/heap", "what memory is used for: go tool pprof heap.pprof"},
 	}
@@ -109,7 +110,7 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 		}
 	}
 	told := readme.String()
-	readme.WriteString("\nThere are no secrets in it, no frames, and no log. Server-ids and addresses\nmay be in goroutines.txt.\n")
+	readme.WriteString("\nThere are no secrets in it and no frames. Server-ids, addresses and names of\ndevices are in log.txt, and may be in goroutines.txt.\n")
 	w, err := z.Create("README.txt")
 	if err == nil {
 		_, err = io.WriteString(w, readme.String())

@@ -9,11 +9,15 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // canaryCredentials are a service account in which every text is a canary.
@@ -34,10 +38,49 @@ func canaryCredentials(t *testing.T) (text, key string) {
 	return string(b), key
 }
 
+// talk makes a binary and a phone say canaries wherever they may say something
+// that is nobody's business.
+func talk(t *testing.T, s served) {
+	t.Helper()
+	dial := func(path string) *websocket.Conn {
+		c, _, err := websocket.DefaultDialer.Dial("ws://"+s.public+path, http.Header{"User-Agent": {"CANARY-agent"},
+			"X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}, "X-Pyrycode-Token": {"CANARY-token"}, "Authorization": {"CANARY-header"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	send := func(c *websocket.Conn, text string) {
+		if err := c.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	binary := dial("/v1/server")
+	public := served{private: s.public} // /healthz is there too
+	for end := time.Now().Add(patience); !strings.Contains(public.page(t, "/healthz"), `"connected_binaries":1,`); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the binary never holds its server-id")
+		}
+	}
+	phone := dial("/v1/client")
+	send(phone, `"CANARY-frame"`)
+	if _, _, err := binary.ReadMessage(); err != nil {
+		t.Fatal(err)
+	}
+	send(binary, `{"conn_id":"CANARY-nobody","frame":"CANARY-frame"}`)
+	send(binary, `{"push_wake":{"platform":"apns","token":"CANARY-device"}}`)
+	send(phone, "CANARY is no JSON")
+	if _, _, err := phone.ReadMessage(); !websocket.IsCloseError(err, 1007) {
+		t.Errorf("the phone: %v; want close 1007", err)
+	}
+}
+
 func TestDiagHasAllThatARelayTellsAndNoSecret(t *testing.T) {
 	web, password := webConfig(t)
 	credentials, key := canaryCredentials(t)
 	s := serveWith(t, []string{"PYRYCODE_RELAY_FCM_CREDENTIALS=" + credentials}, "--web.config.file", web)
+	talk(t, s)
 	file := filepath.Join(t.TempDir(), "diag.zip")
 	args := []string{"diag", "--metrics-listen", s.private, "--web.config.file", web, "--web-user", "ops", "--web-password-file", password, "--out", file}
 	got := call(t.Context(), nil, args...)
@@ -75,7 +118,7 @@ func TestDiagHasAllThatARelayTellsAndNoSecret(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"README.txt": "heap.pprof", "version.json": `"Version"`, "config.json": `"value": "(withheld)"`, "metrics.txt": "pyrycode_relay_connected_phones 0",
-		"healthz.json": `"status":"ok"`, "readyz.txt": "ready", "check.txt": "ok: ", "goroutines.txt": "goroutine ", "heap.pprof": "", "status.json": "{",
+		"healthz.json": `"status":"ok"`, "readyz.txt": "ready", "check.txt": "ok: ", "log.txt": `"msg":"phone_registered"`, "goroutines.txt": "goroutine ", "heap.pprof": "", "status.json": "{",
 	} {
 		if text, ok := texts[name]; !ok || !strings.Contains(text, want) {
 			t.Errorf("%s: %.300q; want %q in it", name, text, want)

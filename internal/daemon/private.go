@@ -66,7 +66,7 @@ func answer(w http.ResponseWriter, status int, line string) {
 }
 
 // privateHandler is everything for operators.
-func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, config http.HandlerFunc, log *slog.Logger) http.Handler {
+func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, config http.HandlerFunc, recent http.Handler, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(r.Metrics(), promhttp.HandlerOpts{
 		Registry:            r.Metrics(),
@@ -79,6 +79,7 @@ func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, config 
 	mux.Handle("/readyz", ready)
 	mux.Handle("/debug/check", checkHandler(r.Check, r.Counts))
 	mux.Handle("/debug/config", config)
+	mux.Handle("/debug/log", recent)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -111,5 +112,6 @@ var links = []status.Link{
 	{Path: "/readyz", What: "should new connections come here?"},
 	{Path: "/debug/check", What: "do the gauges agree with what is connected?"},
 	{Path: "/debug/config", What: "every option, and where its value comes from"},
+	{Path: "/debug/log", What: "the last lines of the log"},
 	{Path: "/debug/pprof/", What: "profiles of the process"},
 }

@@ -65,6 +65,7 @@ type process struct {
 	cfg     Config
 	env     Env
 	log     *slog.Logger
+	recent  *recent
 	relay   *relay.Relay
 	ready   readiness
 	cluster *clustered // nil: the relay is alone
@@ -99,11 +100,11 @@ func newProcess(cfg Config, env Env) (_ *process, failed error) {
 	if problems := cfg.Check(); len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
-	p := &process{env: env, failed: make(chan error, 3)}
+	p := &process{env: env, recent: &recent{to: env.Log}, failed: make(chan error, 3)}
 	p.live.level = new(slog.LevelVar)
 	p.live.origins.Store(&env.Origins)
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
-	p.log = newLogger(env.Log, cfg.LogFormat, p.live.level)
+	p.log = newLogger(p.recent, cfg.LogFormat, p.live.level)
 	p.cfg = cfg.fit(p.log, maxFiles)
 	p.ready.set("starting")
 	rc := p.cfg.relay(p.log, env.Build)
@@ -164,7 +165,7 @@ func newProcess(cfg Config, env Env) (_ *process, failed error) {
 		Metrics: reg, Ready: p.ready.get, Check: p.books.err,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
-	p.private = newServer(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.log), p.log, "private")
+	p.private = newServer(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.log), p.log, "private")
 	return p, nil
 }
 

@@ -169,6 +169,7 @@ func TestPagesForOperators(t *testing.T) {
 		{"/healthz", 200, "application/json; charset=utf-8", `{"status":"ok","version":"v1.2.3","connected_binaries":0,`},
 		{"/readyz", 200, "text/plain; charset=utf-8", "ready\n"},
 		{"/debug/check", 200, "text/plain; charset=utf-8", "ok: the gauges agree with what is connected (binaries 0, phones 0, in grace 0)\n"},
+		{"/debug/log", 200, "text/plain; charset=utf-8", "msg=ready listen=127.0.0.1:"},
 		{"/debug/pprof/", 200, "text/html; charset=utf-8", "goroutine"},
 		{"/debug/pprof/cmdline", 200, "text/plain; charset=utf-8", "test"},
 		{"/v1/server", 404, "text/plain; charset=utf-8", "not found"},
@@ -191,7 +192,7 @@ func TestACheckThatFailsAnswers500WithTheSentence(t *testing.T) {
 
 func TestOperatorsPagesAreNotPublic(t *testing.T) {
 	d := start(t, t.Context(), nil)
-	for _, path := range []string{"/", "/metrics", "/readyz", "/debug/check", "/debug/pprof/"} {
+	for _, path := range []string{"/", "/metrics", "/readyz", "/debug/check", "/debug/config", "/debug/log", "/debug/pprof/"} {
 		if status, _, _ := get(t, "http://"+d.public+path); status != 404 {
 			t.Errorf("public %s: %d; want 404", path, status)
 		}
