@@ -145,7 +145,7 @@ type Config struct {
 	ClusterSecret string   `default:"" unit:"text" group:"Cluster" secret:"true" help:"A word that the NATS servers of all relays share; without it nobody may join them."`
 
 	// FCMCredentials are what push wakes are sent with.
-	FCMCredentials string `name:"fcm-credentials" default:"" unit:"JSON or @file" group:"Push" secret:"true" help:"Service account that push wakes are sent with: the JSON that the Firebase console hands out, or @ and the file that has it. Empty: push is off."`
+	FCMCredentials string `name:"fcm-credentials" default:"" unit:"JSON or @file" group:"Push" secret:"true" reload:"true" help:"Service account that push wakes are sent with: the JSON that the Firebase console hands out, or @ and the file that has it, which is read again on SIGHUP. Empty: push is off."`
 
 	// FCMEndpoint is where push wakes are sent.
 	FCMEndpoint string `name:"fcm-endpoint" default:"https://fcm.googleapis.com" unit:"URL" group:"Push" help:"Where Firebase Cloud Messaging is, if it is reached by way of something else."`

@@ -61,14 +61,25 @@ func (v *validator) push(c Config) {
 	}
 }
 
-// newPush makes what sends push wakes, or only counts them if push is off.
-// The configuration has been checked.
-func newPush(cfg Config, log *slog.Logger) (*push.Sender, error) {
-	c, err := cfg.credentials()
+// account is credentials of a configuration that has been checked.
+func (c Config) account() (*push.Credentials, error) {
+	a, err := c.credentials()
 	if err != nil {
 		return nil, &ConfigError{Problems: []Problem{{Option: "fcm-credentials", Rule: err.Error()}}} // the file has changed since
 	}
-	return push.New(push.Config{Credentials: c, Endpoint: cfg.FCMEndpoint, Log: log}), nil
+	return a, nil
+}
+
+// newPush makes what sends push wakes, or only counts them if push is off.
+// The configuration has been checked.
+func newPush(cfg Config, log *slog.Logger) (*push.Sender, error) {
+	a, err := cfg.account()
+	if err != nil {
+		return nil, err
+	}
+	s := push.New(push.Config{Endpoint: cfg.FCMEndpoint, Log: log})
+	s.Use(a)
+	return s, nil
 }
 
 // sayPush says once whether there is push.

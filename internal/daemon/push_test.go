@@ -151,6 +151,59 @@ func TestWithoutCredentialsPushIsOffAndSaidOnce(t *testing.T) {
 	}
 }
 
+// A new key in the file is used after a reload; a file that is none changes
+// nothing.
+func TestAReloadReadsTheServiceAccountAgain(t *testing.T) {
+	var mu sync.Mutex
+	var bought []string
+	google := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/token") {
+			mu.Lock()
+			bought = append(bought, r.URL.Path)
+			mu.Unlock()
+			io.WriteString(w, `{"access_token":"CANARY-access","expires_in":3600}`)
+			return
+		}
+		io.WriteString(w, `{"name":"projects/pyry-1/messages/m"}`)
+	}))
+	t.Cleanup(google.Close)
+	file := filepath.Join(t.TempDir(), "fcm.json")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(serviceAccount(t, google.URL+"/token-1"))
+	r := startReloading(t, func(c *Config) { c.FCMCredentials, c.FCMEndpoint = "@"+file, google.URL })
+	b := r.dial("/v1/server")
+	r.until("the binary is counted", func() bool { return r.p.relay.Counts().Binaries == 1 })
+	wake := func(n int) {
+		askWake(t, b, "CANARY-device")
+		r.until("it is sent", func() bool { return r.outcomes() == fmt.Sprintf("sent %d", n) })
+	}
+	wake(1)
+	r.reload(func(*Config) {})
+	wake(2)
+	write("CANARY")
+	r.reload(func(*Config) {})
+	r.wantMetrics("config_last_reload_successful 0")
+	r.wantLog(`msg="reload: refused, nothing has changed" err="--fcm-credentials (withheld): must be one JSON object`)
+	wake(3)
+	write(serviceAccount(t, google.URL+"/token-2"))
+	r.reload(func(*Config) {})
+	r.wantMetrics("config_last_reload_successful 1")
+	r.wantLog(`msg="reload: push wakes are sent with another key" project=pyry-1`)
+	wake(4)
+	mu.Lock()
+	defer mu.Unlock()
+	if got := strings.Join(bought, " "); got != "/token-1 /token-2" {
+		t.Errorf("tokens were bought from %s; want one with each key", got)
+	}
+	if log := r.log.String(); strings.Contains(log, "CANARY") || strings.Contains(log, "PRIVATE") || strings.Count(log, "another key") != 1 {
+		t.Errorf("a secret is in the log, or another key is told more than once:\n%s", log)
+	}
+}
+
 // An exit waits for a wake as long as for everything else, and no longer.
 func TestAnExitDoesNotWaitForAWakeThatHangs(t *testing.T) {
 	for name, tt := range map[string]struct {

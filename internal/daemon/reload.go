@@ -92,6 +92,10 @@ func (p *process) reload() {
 			err = &ConfigError{Problems: problems}
 		}
 	}
+	account, accountErr := next.account() // its file may have another key
+	if err == nil {
+		err = accountErr
+	}
 	if err == nil {
 		err = p.apply(next, next.fit(p.log, maxFiles))
 	}
@@ -110,6 +114,9 @@ func (p *process) reload() {
 		p.live.at.SetToCurrentTime()
 	}
 	p.live.origins.Store(&from)
+	if p.push.Use(account) {
+		p.log.Info("reload: push wakes are sent with another key", "project", p.push.Project())
+	}
 	if len(changed) == 0 {
 		p.log.Info("reload: no option has changed that may; the certificate is read again")
 		return

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
@@ -29,6 +30,15 @@ func (c *Credentials) String() string { return c.project }
 
 // GoString is the project's id, too.
 func (c *Credentials) GoString() string { return c.project }
+
+// equal reports whether c and o are the same account and key. Both may be nil.
+func (c *Credentials) equal(o *Credentials) bool {
+	if c == nil || o == nil {
+		return c == o
+	}
+	return c.project == o.project && c.account.Email == o.account.Email && c.account.TokenURL == o.account.TokenURL &&
+		c.account.PrivateKeyID == o.account.PrivateKeyID && bytes.Equal(c.account.PrivateKey, o.account.PrivateKey)
+}
 
 // project-id, or example.com:project-id
 var projectID = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{2,98}[a-z0-9]$`)

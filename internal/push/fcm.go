@@ -2,6 +2,7 @@ package push
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -31,35 +32,36 @@ const (
 // maxAnswer is how much of an answer of FCM's is read, in bytes.
 const maxAnswer = 64 << 10
 
-// fcm sends messages by FCM's HTTP v1 interface.
+// fcm sends messages by FCM's HTTP v1 interface, with one account.
 type fcm struct {
-	project string
-	url     string
-	client  *http.Client
-	tokens  *tokens
+	credentials *Credentials
+	url         string
+	client      *http.Client
+	tokens      *tokens
 }
 
-func newFCM(cfg Config) *fcm {
-	endpoint, transport := cfg.Endpoint, cfg.Transport
-	if endpoint == "" {
-		endpoint = DefaultEndpoint
-	}
+// newClient is what FCM and token endpoints are asked with. A nil transport
+// is one of its own.
+func newClient(transport http.RoundTripper) *http.Client {
 	if transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConnsPerHost = maxInFlight
 		t.MaxResponseHeaderBytes = 64 << 10
 		transport = t
 	}
-	client := &http.Client{
+	return &http.Client{
 		Transport: transport,
 		// A redirect could take a token anywhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+func newFCM(c *Credentials, endpoint string, client *http.Client) *fcm {
 	return &fcm{
-		project: cfg.Credentials.project,
-		url:     endpoint + "/v1/projects/" + url.PathEscape(cfg.Credentials.project) + "/messages:send",
-		client:  client,
-		tokens:  newTokens(cfg.Credentials.account, client),
+		credentials: c,
+		url:         cmp.Or(endpoint, DefaultEndpoint) + "/v1/projects/" + url.PathEscape(c.project) + "/messages:send",
+		client:      client,
+		tokens:      newTokens(c.account, client),
 	}
 }
 

@@ -26,7 +26,8 @@ func overHTTP(t *testing.T, h http.HandlerFunc) (s *Sender, log *bytes.Buffer) {
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	log = new(bytes.Buffer)
-	s = New(Config{Credentials: account(t, "token_uri", srv.URL+"/token"), Endpoint: srv.URL, Log: slog.New(slog.NewTextHandler(log, nil))})
+	s = New(Config{Endpoint: srv.URL, Log: slog.New(slog.NewTextHandler(log, nil))})
+	s.Use(account(t, "token_uri", srv.URL+"/token"))
 	t.Cleanup(func() {
 		s.Drain(t.Context())
 		noCanary(t, log.String())

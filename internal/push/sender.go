@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -23,10 +24,6 @@ const logText = 128
 
 // Config says how a Sender behaves.
 type Config struct {
-	// Credentials are the account to send with. Nil means that push is off:
-	// nothing is admitted.
-	Credentials *Credentials
-
 	// Endpoint is FCM's scheme and host. Empty means [DefaultEndpoint].
 	Endpoint string
 
@@ -43,62 +40,83 @@ type Config struct {
 type Sender struct {
 	log     *slog.Logger
 	metrics *metrics
-	fcm     *fcm // nil: push is off
+
+	endpoint string
+	client   *http.Client
+	fcm      atomic.Pointer[fcm] // nil: push is off
 
 	base      context.Context // of every wake
 	cancel    context.CancelFunc
 	admission admission
 }
 
-// New makes a Sender.
+// New makes a Sender that is off: nothing is admitted before [Sender.Use].
 func New(cfg Config) *Sender {
 	m := newMetrics()
-	s := &Sender{log: cfg.Log, metrics: m, admission: admission{shown: m.inFlight.Set}}
+	s := &Sender{log: cfg.Log, metrics: m, endpoint: cfg.Endpoint, client: newClient(cfg.Transport), admission: admission{shown: m.inFlight.Set}}
 	s.base, s.cancel = context.WithCancel(context.Background())
-	if cfg.Credentials != nil {
-		s.fcm = newFCM(cfg)
-	}
 	return s
+}
+
+// Use says with which account wakes are sent that come from now on; nil: none
+// are. Those that are on their way go on with the one that they began with.
+// It reports whether that is another than before. Only one goroutine at a
+// time may call it.
+func (s *Sender) Use(c *Credentials) (changed bool) {
+	var before *Credentials
+	if f := s.fcm.Load(); f != nil {
+		before = f.credentials
+	}
+	switch {
+	case c.equal(before):
+		return false // and the access token stays
+	case c == nil:
+		s.fcm.Store(nil)
+	default:
+		s.fcm.Store(newFCM(c, s.endpoint, s.client))
+	}
+	return true
 }
 
 // Project is the id of the Firebase project that wakes are sent to; empty if
 // push is off.
 func (s *Sender) Project() string {
-	if s.fcm == nil {
-		return ""
+	if f := s.fcm.Load(); f != nil {
+		return f.credentials.project
 	}
-	return s.fcm.project
+	return ""
 }
 
 // Wake admits a wake at once, and then sends it in the background, or says
 // why not: [ErrOff], [ErrMalformed], [ErrRate], [ErrInFlight] or
 // [ErrShutdown]. Either way the wake is counted. It never waits.
 func (s *Sender) Wake(id wire.ServerID, w wire.PushWake) error {
-	if err := s.admit(id, w); err != nil {
+	f := s.fcm.Load()
+	if err := s.admit(f, id, w); err != nil {
 		s.metrics.wakes[refusals[err]].Inc()
 		return err
 	}
-	go s.send(id, w.Token)
+	go s.send(f, id, w.Token)
 	return nil
 }
 
-func (s *Sender) admit(id wire.ServerID, w wire.PushWake) error {
+func (s *Sender) admit(f *fcm, id wire.ServerID, w wire.PushWake) error {
 	switch {
 	case w.Platform != "fcm" || w.Token == "" || len(w.Token) > maxToken:
 		return ErrMalformed
-	case s.fcm == nil:
+	case f == nil:
 		return ErrOff
 	}
 	return s.admission.enter(id, time.Now())
 }
 
 // send sends an admitted wake and tells how that ended.
-func (s *Sender) send(id wire.ServerID, token string) {
+func (s *Sender) send(f *fcm, id wire.ServerID, token string) {
 	defer s.admission.leave()
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(s.base, wakeTime)
 	defer cancel()
-	message, fail := s.fcm.deliver(ctx, token)
+	message, fail := f.deliver(ctx, token)
 
 	took := time.Since(began)
 	attrs := []slog.Attr{
@@ -131,7 +149,5 @@ func (s *Sender) Drain(ctx context.Context) {
 	s.admission.wakes.Wait()
 	stop()
 	s.cancel()
-	if s.fcm != nil {
-		s.fcm.client.CloseIdleConnections()
-	}
+	s.client.CloseIdleConnections()
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -269,6 +270,56 @@ func TestWithoutCredentialsPushIsOff(t *testing.T) {
 		t.Errorf("counted %v times, project %q; want once and none", got, s.Project())
 	}
 	s.Drain(t.Context())
+}
+
+// A wake goes on with the account that it began with; who comes later is sent
+// with the new one, which buys a token of its own.
+func TestTheAccountMayChange(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	began, release := make(chan struct{}), make(chan struct{})
+	first := true
+	g := startGoogle(t, []answer{token(3600), token(3600)}, []answer{func(r *http.Request) (*http.Response, error) {
+		mu.Lock()
+		asked = append(asked, r.URL.Path)
+		wait := first
+		first = false
+		mu.Unlock()
+		if wait {
+			close(began)
+			<-release
+		}
+		return sentAs("projects/x/messages/1")(r)
+	}})
+	if g.Use(account(t)) {
+		t.Error("the same account is another")
+	}
+	if err := g.wake("a"); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	for _, c := range []*Credentials{account(t, "project_id", "pyry-2"), account(t, "project_id", "pyry-2", "private_key_id", "CANARY-2")} {
+		if !g.Use(c) || g.Use(c) || g.Project() != "pyry-2" {
+			t.Errorf("%v is not taken once; the project is %s", c, g.Project())
+		}
+	}
+	if err := g.wake("b"); err != nil {
+		t.Fatal(err)
+	}
+	if !g.Use(nil) || g.Use(nil) || g.wake("c") != ErrOff {
+		t.Error("without an account it is not off")
+	}
+	close(release)
+	g.finish()
+	g.counted(map[outcome]int{sent: 2, off: 1})
+	mu.Lock()
+	defer mu.Unlock()
+	if got, want := strings.Join(asked, " "), "/v1/projects/pyry-1/messages:send /v1/projects/pyry-2/messages:send"; got != want {
+		t.Errorf("FCM was asked\n%s; want\n%s", got, want)
+	}
+	if bought, _ := g.total(); bought != 2 {
+		t.Errorf("%d tokens were bought; want one for each account", bought)
+	}
 }
 
 func TestADrainWaitsForWakes(t *testing.T) {
