@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
@@ -134,20 +137,53 @@ func TestKindsOfFailures(t *testing.T) {
 	}
 }
 
+// Names and labels are as Prometheus wants them and as the relay has them.
 func TestThePageNamesEveryMetricOfTheExporter(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operate.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	families, err := newExporter(daemon.Build{}).all.Gather()
+	metrics, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	relays := string(metrics)
+	e := newExporter(daemon.Build{Version: "v1", Revision: "abc", GoVersion: "go1"})
+	families, err := e.all.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 	var exist []string
 	for _, f := range families {
 		exist = append(exist, f.GetName())
-		if !strings.Contains(string(page), "| `"+f.GetName()+"` |") {
-			t.Errorf("docs/operate.md has no line for %s: %s", f.GetName(), f.GetHelp())
+		labels := make(map[string][]string)
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = append(labels[l.GetName()], "`"+l.GetValue()+"`")
+			}
+		}
+		var shown []string
+		for _, name := range slices.Sorted(maps.Keys(labels)) {
+			text := "`" + name + "`"
+			if !strings.HasSuffix(f.GetName(), "_build_info") { // whose values are of each build
+				slices.Sort(labels[name])
+				text += ": " + strings.Join(labels[name], ", ")
+			}
+			if !strings.Contains(relays, "`"+name+"`") {
+				t.Errorf("%s has a label %s; no metric of the relay calls anything so", f.GetName(), name)
+			}
+			shown = append(shown, text)
+		}
+		line := "| `" + f.GetName() + "` | " + strings.ToLower(f.GetType().String()) + " | " + strings.Join(shown, "<br>") + " |"
+		if !strings.Contains(string(page), "\n"+line) {
+			t.Errorf("docs/operate.md has no line that begins with\n%s", line)
 		}
 	}
 	for _, m := range regexp.MustCompile("`(pyrycode_relay_probes?_[a-z_]+)").FindAllStringSubmatch(string(page), -1) {

@@ -106,7 +106,7 @@ func readDashboard(t *testing.T) (all []panel) {
 }
 
 // plain is expr with the variables of Grafana filled in.
-var plain = strings.NewReplacer("$job", "pyrycode-relay", "$instance", ".*", "$__rate_interval", "1m")
+var plain = strings.NewReplacer("$job", "pyrycode-relay", "$instance", ".*", "$probe", ".*", "$__rate_interval", "1m")
 
 // expressions is every expression of rules and dashboard, by where it stands.
 func expressions(t *testing.T) map[string]string {
@@ -135,6 +135,30 @@ var (
 	grouping        = regexp.MustCompile(`\b(?:by|without|on|ignoring|group_left|group_right) ?\(([^)]*)\)`)
 )
 
+// probeMetrics is the metrics of `probe --listen` with their labels and values,
+// as the operators' page has them. A test beside the exporter sees to it that
+// the page is right.
+func probeMetrics(t *testing.T) map[string]map[string][]string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operate.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]map[string][]string)
+	for _, m := range regexp.MustCompile("(?m)^\\| `(pyrycode_relay_probes?_[a-z_]+)` \\| [a-z]+ \\| ([^|]*) \\|").FindAllStringSubmatch(string(page), -1) {
+		labels := make(map[string][]string)
+		for _, l := range strings.Split(m[2], "<br>") {
+			name, values, _ := strings.Cut(l, ": ")
+			labels[strings.Trim(name, "` ")] = strings.Split(strings.ReplaceAll(values, "`", ""), ", ")
+		}
+		all[m[1]] = labels
+	}
+	if len(all) < 5 {
+		t.Fatalf("only %d metrics of the probe on the operators' page", len(all))
+	}
+	return all
+}
+
 // Every metric that a rule or panel names exists, with that label and, where
 // one is asked for, that value; what else can be written wrong promtool finds.
 func TestRulesAndDashboardNameWhatExists(t *testing.T) {
@@ -159,12 +183,8 @@ func TestRulesAndDashboardNameWhatExists(t *testing.T) {
 			exists[f.GetName()+"_bucket"], exists[f.GetName()+"_count"], exists[f.GetName()+"_sum"] = labels, labels, labels
 		}
 	}
-	exporter, err := os.ReadFile(filepath.Join("..", "..", "cmd", "pyrycode-relay", "exporter.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile(`"(pyrycode_relay_probe[a-z_]*)"`).FindAllStringSubmatch(string(exporter), -1) {
-		exists[m[1]] = map[string][]string{}
+	for name, labels := range probeMetrics(t) {
+		exists[name], exists[name+"_bucket"] = labels, labels
 	}
 	for _, r := range readRules(t) {
 		if r.Record != "" {
@@ -323,10 +343,10 @@ func TestPromtoolChecksTheMetrics(t *testing.T) {
 	promtool(t, b.String(), "", "check", "metrics")
 }
 
-// The dashboard has its four rows, each with panels, and every limit that has
+// The dashboard has its rows, each with panels, and every limit that has
 // something to hold it against is drawn.
 func TestTheDashboardHasItsRows(t *testing.T) {
-	want := []string{"Is it up?", "Is it full?", "Does it move?", "Why did they leave?"}
+	want := []string{"Is it up?", "Is it full?", "Does it move?", "Why did they leave?", "What do users see?", "Are phones woken?"}
 	var rows []string
 	in := 0
 	var all strings.Builder
@@ -343,8 +363,12 @@ func TestTheDashboardHasItsRows(t *testing.T) {
 			t.Errorf("panel %q: description %q, %d targets", p.Title, p.Description, len(p.Targets))
 		}
 		for _, target := range p.Targets {
-			if !strings.Contains(target.Expr, `job=~"$job"`) || !strings.Contains(target.Expr, `instance=~"$instance"`) {
-				t.Errorf("panel %q does not ask for the chosen job and instance: %s", p.Title, target.Expr)
+			chosen := `job=~"$job", instance=~"$instance"`
+			if strings.Contains(target.Expr, "pyrycode_relay_probe") {
+				chosen = `instance=~"$probe"`
+			}
+			if !strings.Contains(target.Expr, chosen) {
+				t.Errorf("panel %q does not ask for %s: %s", p.Title, chosen, target.Expr)
 			}
 			all.WriteString(target.Expr)
 		}

@@ -91,7 +91,7 @@ func run(from, file string, span time.Duration, out string) error {
 
 // query is a range query; legend is how a series is called.
 func query(from, expr, legend string, begin, end time.Time) ([]line, error) {
-	expr = strings.NewReplacer("$job", ".*", "$instance", ".*", "$__rate_interval", "30s").Replace(expr)
+	expr = strings.NewReplacer("$job", ".*", "$instance", ".*", "$probe", ".*", "$__rate_interval", "30s").Replace(expr)
 	resp, err := http.Get(from + "/api/v1/query_range?" + url.Values{
 		"query": {expr}, "start": {fmt.Sprint(begin.Unix())}, "end": {fmt.Sprint(end.Unix())},
 		"step": {fmt.Sprint(max(1, int(end.Sub(begin).Seconds()/200)))},
