@@ -14,7 +14,7 @@ func TestEveryLimitHasAGaugeAndACounter(t *testing.T) {
 	held := map[string]struct{ gauge, refusals, label string }{
 		"max-conns":               {"connections", "ws_upgrade_attempts_total", "reject_capacity"},
 		"max-conns-per-address":   {"connections_per_address", "ws_upgrade_attempts_total", "reject_capacity"},
-		"max-pending":             {"pending_connections", "pending_connections", ""}, // nobody is refused: accepting waits, and the gauge is at its ceiling
+		"max-pending":             {"pending_connections", "connections_cut_total", "pending"},
 		"max-pending-per-address": {"pending_connections_per_address", "connections_cut_total", "pending_per_address"},
 		"memory-limit":            {"memory_bytes", "memory_closes_total", ""},
 		"max-phones":              {"phones_per_server_id", "register_failures_total", "phones_at_cap"},

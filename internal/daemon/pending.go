@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,40 +17,46 @@ import (
 // public can use up.
 type pending struct {
 	mu     sync.Mutex // guards all below
-	room   sync.Cond
 	max    int
 	maxPer int     // of one address
 	exempt proxies // from that
 	conns  map[net.Conn]netip.Addr
-	byAddr map[netip.Addr]int
-	shut   bool
+	byAddr map[netip.Addr][]waiting // in order of arrival
+	came   uint64                   // connections so far
 
 	cut    *prometheus.CounterVec
 	failed prometheus.Counter
 }
 
+// waiting is a connection and when it came: as the how manieth.
+type waiting struct {
+	net.Conn
+	number uint64
+}
+
 // Reasons for which a connection is cut before it was heard.
 const (
 	cutAddress = "pending_per_address"
+	cutFull    = "pending"
 	cutProxy   = "untrusted_proxy"
 )
 
 func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
-		conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr]int),
+		conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
-			Help: "Connections that were cut before they were heard, by reason.",
+			Help: "Connections that were cut before they were upgraded, by reason.",
 		}, []string{"reason"}),
 	}
 	p.failed = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "pyrycode_relay_accept_errors_total",
 		Help: "Connections that the kernel had and the process could not take, for lack of descriptors for example.",
 	})
-	p.room.L = &p.mu
 	p.set(cfg)
-	p.cut.WithLabelValues(cutAddress)
-	p.cut.WithLabelValues(cutProxy)
+	for _, reason := range []string{cutAddress, cutFull, cutProxy} {
+		p.cut.WithLabelValues(reason)
+	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_pending_connections",
 		Help: "Connections accepted and not upgraded: on their way, idle, or asking for something else.",
@@ -66,46 +73,62 @@ func (p *pending) set(cfg Config) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.max, p.maxPer, p.exempt = cfg.MaxPending, cfg.MaxPendingPerAddress, newProxies(cfg.TrustedProxies)
-	p.room.Broadcast()
 }
 
-// enter takes a place for a connection from a. It waits while there is none
-// at all, and reports false if a has all the places it may have.
-func (p *pending) enter(c net.Conn, a netip.Addr) bool {
+// enter takes a place for a connection from a, and reports false if a has all
+// the places it may have. If there is no place at all, one who has one is to
+// be closed for it: connections that ask for nothing must not keep out those
+// that do.
+func (p *pending) enter(c net.Conn, a netip.Addr) (in bool, instead net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.byAddr[a] >= p.maxPer && !p.exempt.trust(a) {
-		return false
+	if len(p.byAddr[a]) >= p.maxPer && !p.exempt.trust(a) {
+		return false, nil
 	}
-	for len(p.conns) >= p.max && !p.shut {
-		p.room.Wait()
+	if len(p.conns) >= p.max {
+		instead = p.least()
+		p.remove(instead)
 	}
+	p.came++
 	p.conns[c] = a
-	p.byAddr[a]++
-	return true
+	p.byAddr[a] = append(p.byAddr[a], waiting{c, p.came})
+	return true, instead
 }
 
-// leave gives the place of c back.
+// least is who gives way: of the address that has the most places, the one who
+// came first. So an address that takes many takes them from itself. The walk
+// over the addresses is short: each has a place at least. The lock is held.
+func (p *pending) least() net.Conn {
+	var first waiting
+	most := 0
+	for _, all := range p.byAddr {
+		if len(all) > most || len(all) == most && all[0].number < first.number {
+			most, first = len(all), all[0]
+		}
+	}
+	return first.Conn
+}
+
+// leave gives the place of c back, if it has one still.
 func (p *pending) leave(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.remove(c)
+}
+
+// remove is leave with the lock held.
+func (p *pending) remove(c net.Conn) {
 	a, ok := p.conns[c]
 	if !ok {
 		return
 	}
 	delete(p.conns, c)
-	if p.byAddr[a]--; p.byAddr[a] == 0 {
+	all := p.byAddr[a]
+	if len(all) == 1 {
 		delete(p.byAddr, a)
+		return
 	}
-	p.room.Signal()
-}
-
-// close lets whoever waits go on.
-func (p *pending) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.shut = true
-	p.room.Broadcast()
+	p.byAddr[a] = slices.DeleteFunc(all, func(w waiting) bool { return w.Conn == c })
 }
 
 // state is the server's ConnState: an upgraded connection is the relay's.
@@ -130,7 +153,8 @@ type doorway struct {
 	pending *pending
 }
 
-// Accept waits for a connection for which there is a place.
+// Accept returns a connection that has a place. It never waits for one: that
+// would keep out everybody, health checks included.
 func (d *doorway) Accept() (net.Conn, error) {
 	for {
 		c, err := d.Listener.Accept()
@@ -144,18 +168,17 @@ func (d *doorway) Accept() (net.Conn, error) {
 		if p, ok := c.(*proxiedConn); ok {
 			from = p.TCPConn.RemoteAddr // the header may not have come
 		}
-		if d.pending.enter(c, network(addrOf(from()))) {
+		in, instead := d.pending.enter(c, network(addrOf(from())))
+		if instead != nil {
+			d.pending.cut.WithLabelValues(cutFull).Inc()
+			instead.Close()
+		}
+		if in {
 			return c, nil
 		}
 		d.pending.cut.WithLabelValues(cutAddress).Inc()
 		c.Close()
 	}
-}
-
-// Close wakes an Accept that waits for a place.
-func (d *doorway) Close() error {
-	d.pending.close()
-	return d.Listener.Close()
 }
 
 // addrOf is the IP address of a.

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -199,38 +198,4 @@ func TestAPROXYHeaderHasADeadline(t *testing.T) {
 	if c.Bare() != nil {
 		t.Error("a connection without its header is said to be bare")
 	}
-}
-
-func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := &pending{max: 3, maxPer: 2, conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr]int)}
-		p.room.L = &p.mu
-		a, b := network(netip.MustParseAddr("2001:db8::1")), network(netip.MustParseAddr("2001:db8:0:1::1"))
-		conns := make([]net.Conn, 4)
-		for i := range conns {
-			conns[i], _ = net.Pipe()
-		}
-		if !p.enter(conns[0], a) || !p.enter(conns[1], network(netip.MustParseAddr("2001:db8::2"))) || p.enter(conns[2], a) {
-			t.Error("an address, or its /64, has more or fewer than two places")
-		}
-		if !p.enter(conns[2], b) {
-			t.Error("another address has no place")
-		}
-		entered := make(chan bool)
-		go func() { entered <- p.enter(conns[3], b) }()
-		synctest.Wait()
-		select {
-		case <-entered:
-			t.Error("there is a fourth place of three")
-		default:
-		}
-		p.state(conns[0], http.StateHijacked)
-		p.state(conns[0], http.StateClosed) // it is the relay's; what http says of it later does not count
-		if !<-entered {
-			t.Error("a place that is free is not given")
-		}
-		if len(p.conns) != 3 || p.byAddr[a] != 1 || p.byAddr[b] != 2 {
-			t.Errorf("places: %v", p.byAddr)
-		}
-	})
 }

@@ -185,6 +185,7 @@ func (p *process) useTLS(reg prometheus.Registerer) error {
 		p.certs = a
 		if p.cfg.HTTPListen != "" {
 			p.http = newServer(a.challenges(), p.log, "http")
+			p.http.ConnState = p.pending.state
 		}
 	}
 	return nil
@@ -273,7 +274,7 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 	if err != nil {
 		return all, err
 	}
-	return append(all, served{p.http, plain, p.http.Serve}), nil
+	return append(all, served{p.http, &doorway{Listener: plain, pending: p.pending}, p.http.Serve}), nil
 }
 
 // guard puts around the public listener what stands before HTTP.

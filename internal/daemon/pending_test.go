@@ -1,0 +1,167 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// places is a pending of so many places, and pipes to put there.
+func places(t *testing.T, most, mostPer int) (*pending, func() net.Conn) {
+	t.Helper()
+	p, err := newPending(Config{MaxPending: most, MaxPendingPerAddress: mostPer}, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, func() net.Conn {
+		c, _ := net.Pipe()
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+}
+
+func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
+	p, pipe := places(t, 10, 2)
+	a := network(netip.MustParseAddr("2001:db8::1"))
+	first, second := pipe(), pipe()
+	for _, tt := range []struct {
+		conn net.Conn
+		from string
+		in   bool
+	}{
+		{first, "2001:db8::1", true},
+		{second, "2001:db8::2", true},
+		{pipe(), "2001:db8::3", false},
+		{pipe(), "2001:db8:0:1::1", true},
+	} {
+		if in, instead := p.enter(tt.conn, network(netip.MustParseAddr(tt.from))); in != tt.in || instead != nil {
+			t.Errorf("%s is let in: %t, instead of %v; want %t, nobody", tt.from, in, instead, tt.in)
+		}
+	}
+	p.state(first, http.StateHijacked)
+	p.state(first, http.StateClosed) // it is the relay's; what http says of it later does not count
+	if in, _ := p.enter(pipe(), a); !in {
+		t.Error("a place that is free is not given")
+	}
+	p.leave(second)
+	if len(p.conns) != 2 || len(p.byAddr[a]) != 1 {
+		t.Errorf("%d places, %d of the /64; want 2, 1", len(p.conns), len(p.byAddr[a]))
+	}
+}
+
+// When all places are taken a newcomer gets that of the one who came first, of
+// the address that has most: they who take many lose them.
+func TestAFullDoorwayLetsNewcomersIn(t *testing.T) {
+	p, pipe := places(t, 4, 3)
+	one, two, three := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	name := make(map[net.Conn]string)
+	for i, step := range []struct {
+		from netip.Addr
+		want string // who gives way
+	}{
+		{one, ""}, {two, ""}, {two, ""}, {two, ""},
+		{three, "1"}, // two's oldest
+		{three, "2"},
+		{one, "4"}, // two has one left; three came before one
+		{one, "0"}, // its own oldest
+		{two, "6"},
+	} {
+		c := pipe()
+		name[c] = fmt.Sprint(i)
+		in, instead := p.enter(c, step.from)
+		got := ""
+		if instead != nil {
+			got = name[instead]
+			p.state(instead, http.StateClosed) // as the server will say
+		}
+		if !in || got != step.want {
+			t.Errorf("step %d: in %t, in the place of %q; want %q", i, in, got, step.want)
+		}
+		if len(p.conns) > 4 {
+			t.Fatalf("step %d: %d places are taken of 4", i, len(p.conns))
+		}
+	}
+	for c := range name {
+		p.leave(c)
+	}
+	if len(p.byAddr) != 0 {
+		t.Errorf("all have left: %d addresses; want none", len(p.byAddr))
+	}
+}
+
+// A few addresses that take all places, before their requests or between two,
+// keep nobody else waiting.
+func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
+	d := start(t, t.Context(), func(c *Config) { c.MaxPending, c.MaxPendingPerAddress = 20, 10 })
+	for i := range 40 {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 7, byte(1+i/8))}}
+		c, err := dialer.Dial("tcp", d.public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i%2 == 0 {
+			_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+	}
+	begun := time.Now()
+	if status, _, _ := get(t, "http://"+d.public+"/healthz"); status != 200 {
+		t.Errorf("a newcomer gets %d; want 200", status)
+	}
+	if took := time.Since(begun); took > headerTimeout/2 {
+		t.Errorf("a newcomer waited %v", took)
+	}
+	_, _, page := get(t, "http://"+d.private+"/metrics")
+	if strings.Contains(page, `connections_cut_total{reason="pending"} 0`+"\n") {
+		t.Error("who gave way is not counted")
+	}
+}
+
+// Port 80 is as public as 443 is.
+func TestTheListenerForChallengesIsBoundedToo(t *testing.T) {
+	c := DefaultConfig()
+	c.Listen, c.MetricsListen, c.HTTPListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	c.Domain, c.ACMEDir, c.MaxPendingPerAddress = "relay.example", t.TempDir(), 3
+	if err := os.Chmod(c.ACMEDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p, err := newProcess(c, Env{Log: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := p.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- all[2].serve(all[2].Listener) }()
+	defer func() {
+		for _, s := range all {
+			s.Listener.Close()
+			s.Server.Close()
+		}
+		<-ended
+	}()
+	for i := range 5 {
+		c, err := net.Dial("tcp", all[2].Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+		answer := make([]byte, 12)
+		_, err = io.ReadFull(c, answer)
+		if in := err == nil && string(answer) == "HTTP/1.1 404"; in != (i < 3) {
+			t.Errorf("connection %d: %q, %v; want three answers", i, answer, err)
+		}
+	}
+}
