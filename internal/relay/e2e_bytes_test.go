@@ -21,7 +21,7 @@ func TestFramesKeepTheirBytes(t *testing.T) {
 		"true":                    `true`,
 		"white space around":      " \t\r\n{\"a\" :\t[ 1 ,\r\n 2 ] }\n ",
 		"escapes":                 `"\u003c\u003C\/\\\"\b\f\n\r\t\u0000\ud83d\ude00\ud800"`,
-		"unicode":                 `"é ‮ 漢字 😀 ` + "\u2028\u2029\u007f\ufeff" + `"`,
+		"unicode":                 `"é ` + "\u202e" + ` 漢字 😀 ` + "\u2028\u2029\u007f\ufeff" + `"`,
 		"numbers as they stand":   `[1e1, 1E+01, -0, 0.10, 123456789012345678901234567890, 1e999]`,
 		"keys repeated":           `{"a":1,"a":2,"conn_id":"c-0","frame":{},"close_code":4401}`,
 		"html":                    `"<script>&amp;</script>"`,
