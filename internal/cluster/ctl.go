@@ -45,7 +45,7 @@ const (
 // request puts q to a node.
 func (n *Node) request(to string, q question) answer {
 	owner, ok := parseNodeID(to)
-	if !ok {
+	if !ok || !n.hears(owner) { // whoever is silent would only be waited for
 		return answerNone
 	}
 	timeout := n.cfg.ProbeTimeout
@@ -73,6 +73,7 @@ func (n *Node) ask(v value, id wire.ServerID) answer {
 func (n *Node) onCtl(m Message) {
 	if b, ok := parseBeat(m.Data); ok {
 		if b.echo {
+			n.saw(b.node)
 			n.metrics.roundTrip.Observe(float64(n.rt.Clock.Now().UnixNano()-b.at) / 1e9)
 		}
 		return
@@ -179,7 +180,6 @@ func (e *elsewhere) Join(v relay.Visitor) (relay.Stream, relay.Outcome) {
 		if c == nil {
 			return nil, relay.Refused
 		}
-		n.saw(e.owner)
 		a := n.request(e.owner.String(), question{Ask: askOpen, Server: []byte(e.id), Nonce: e.nonce,
 			Stream: c.key.id, Device: v.Device, Remote: v.From.String()})
 		if a == answerJoined {

@@ -359,6 +359,15 @@ func (n *Node) saw(id NodeID) bool {
 	return !known
 }
 
+// hears reports whether a node has given a sign of life in the last seconds,
+// or might have: so many are not remembered.
+func (n *Node) hears(id NodeID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, known := n.peers[id]
+	return known || len(n.peers) >= maxNodes
+}
+
 func (n *Node) beatSubject() string { return n.cfg.Space + ".beat" }
 
 func (n *Node) ctlSubject(id NodeID) string { return n.cfg.Space + ".n." + id.String() + ".ctl" }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 func TestAPhoneReachesABinaryAtAnotherNode(t *testing.T) {
@@ -222,6 +224,44 @@ func TestADrainHandsOverAtOnce(t *testing.T) {
 	}
 }
 
+// With a spread ids are given away one by one, each when its binary is closed;
+// the node's Drain has come long before.
+func TestADrainThatIsSpreadGivesEachIDAwayInItsTurn(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	const ids = 8
+	closed := make(chan string, ids)
+	for i := range ids {
+		bin := a.binary(fmt.Sprint("s", i))
+		go func() {
+			if got := bin.closed(); !strings.HasPrefix(got, "1012") {
+				t.Errorf("s%d: closed with %q; want 1012", i, got)
+			}
+			closed <- fmt.Sprint("s", i)
+		}()
+	}
+	until(t, "all claims", func() bool { return a.claims() == ids })
+	done := make(chan struct{})
+	a.relay.Drain(400*time.Millisecond, func() { close(done) })
+	a.node.Drain()
+	first := <-closed
+	until(t, first+" to be given away", func() bool { _, err := b.port.Get(keyOf(wire.ServerID(first))); return errors.Is(err, ErrNotFound) })
+	select {
+	case <-done:
+		t.Error("all were closed at once; want a spread")
+	default:
+	}
+	b.binary(first) // while the others are served on
+	<-done
+	a.node.Drain() // waits for the last ones
+	if left := a.claims(); left != 0 {
+		t.Errorf("%d claims are left", left)
+	}
+	for range ids - 1 {
+		b.binary(<-closed)
+	}
+}
+
 func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Heartbeat = 200 * time.Millisecond })
 	a, b := w.nodes[0], w.nodes[1]
@@ -237,4 +277,26 @@ func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 		return a.relay.Counts() == relay.Counts{Binaries: 1} && b.relay.Counts() == relay.Counts{}
 	})
 	b.port.Down(false)
+}
+
+// A claim, or a phone, does not wait for a node that has been silent: it is
+// told at once to come again.
+func TestNobodyWaitsForANodeThatIsSilent(t *testing.T) {
+	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Heartbeat = 200 * time.Millisecond })
+	a, b := w.nodes[0], w.nodes[1]
+	bin := a.binary("s1")
+	a.port.Down(true)
+	until(t, "its silence to be noticed", func() bool { return !b.node.hears(a.node.id) })
+	began := time.Now()
+	if _, resp, err := b.dial("/v1/server", "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a claim: %v, %v; want 503", resp, err)
+	}
+	b.phone("s1").wantClosed("1013 the node that serves the server-id does not answer")
+	if d := time.Since(began); d > time.Second { // OpenTimeout alone
+		t.Errorf("they waited for %v", d)
+	}
+	a.port.Down(false)
+	until(t, "it to be heard again", func() bool { return b.node.hears(a.node.id) })
+	go bin.closed() // answers pings
+	b.must("/v1/server", "s1").wantClosed("4409 server-id already claimed")
 }

@@ -75,6 +75,16 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 	srv := httptest.NewServer(r.Handler())
 	m := &member{t: w.t, port: p, node: n, relay: r, url: "ws" + strings.TrimPrefix(srv.URL, "http")}
 	w.nodes = append(w.nodes, m)
+	until(w.t, "all to hear each other", func() bool {
+		for _, a := range w.nodes {
+			for _, b := range w.nodes {
+				if a != b && !a.port.away() && !b.port.away() && !a.node.hears(b.node.id) {
+					return false
+				}
+			}
+		}
+		return true
+	})
 	w.t.Cleanup(func() {
 		m.drain()
 		n.Close()
