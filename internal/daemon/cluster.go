@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
+	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,7 +29,18 @@ type clustered struct {
 	server *natsbus.Server
 
 	connected func() bool // NATS is there
+
+	stop  context.CancelFunc // of the looks at the directory; nil: there are none yet
+	looks sync.WaitGroup
 }
+
+// The relay asks every lookEvery whether the directory answers. It is not
+// ready once that has failed for silentFor: longer than servers need to choose
+// who leads it, during which all relays would be found out.
+const (
+	lookEvery = 2 * time.Second
+	silentFor = 12 * time.Second
+)
 
 // clustered reports whether c asks for a cluster.
 func (c Config) clustered() bool { return c.Cluster != "" || c.ClusterEmbedded }
@@ -82,17 +96,59 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 		}
 		return 0
 	})
-	if err := reg.Register(up); err != nil {
-		return err
+	leads := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_leader",
+		Help: "1 if the NATS server inside this process leads the directory: while another takes over from it claims are answered 503. 0 with a NATS of your own."}, func() float64 {
+		if c.server != nil && c.server.Leads(natsbus.DefaultBucket) {
+			return 1
+		}
+		return 0
+	})
+	for _, m := range []prometheus.Collector{up, leads} {
+		if err := reg.Register(m); err != nil {
+			return err
+		}
 	}
 	return c.node.Register(reg)
 }
 
-func (c *clustered) start() error {
+func (c *clustered) start(log *slog.Logger, ready *readiness) error {
 	if c == nil {
 		return nil
 	}
-	return c.node.Start()
+	if err := c.node.Start(); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.looks.Go(func() { watchDirectory(ctx, c.conn.Answers, log, ready) })
+	return nil
+}
+
+// watchDirectory has ready say so while the directory does not answer, though
+// the link to NATS may be well: so it is at a server that has lost the others.
+func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger, ready *readiness) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for last, silent := time.Now(), false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := answers()
+		switch now := time.Now(); {
+		case err == nil:
+			if last = now; silent {
+				silent = false
+				log.Info("the directory answers again")
+				ready.setDirectory("")
+			}
+		case !silent && now.Sub(last) >= silentFor:
+			silent = true
+			log.Warn("the directory in NATS does not answer: new claims are answered 503; are the other servers there?", "err", err)
+			ready.setDirectory("the directory in NATS does not answer")
+		}
+	}
 }
 
 // drain gives the server-ids of a relay that drains to the others.
@@ -106,6 +162,10 @@ func (c *clustered) drain() {
 func (c *clustered) close() {
 	if c == nil {
 		return
+	}
+	if c.stop != nil {
+		c.stop()
+		c.looks.Wait()
 	}
 	if c.node != nil {
 		c.node.Close()
@@ -133,6 +193,19 @@ func (v *validator) cluster(c Config) {
 			break
 		}
 	}
+	for _, o := range []struct{ name, value string }{{"cluster-creds", c.ClusterCreds}, {"cluster-ca", c.ClusterCA}} {
+		switch {
+		case o.value == "":
+		case c.Cluster == "":
+			v.add(o.name, o.value, "has no use without --cluster", "give --cluster, or leave it out")
+		default:
+			if f, err := os.Open(o.value); err != nil {
+				v.add(o.name, o.value, fmt.Sprintf("must be a file that this user can read (%v)", pathReason(err)), "is that its name?")
+			} else {
+				f.Close()
+			}
+		}
+	}
 	if !c.ClusterEmbedded {
 		return
 	}
@@ -144,6 +217,8 @@ func (v *validator) cluster(c Config) {
 		v.add("cluster-peers", strings.Join(c.ClusterPeers, ","), "must name the others of three relays", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
 	}
 	for _, p := range c.ClusterPeers {
-		v.address("cluster-peers", p)
+		if host, port, err := net.SplitHostPort(p); err != nil || host == "" || port == "" || port == "0" {
+			v.add("cluster-peers", p, "must be host:port, several by comma", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
+		}
 	}
 }

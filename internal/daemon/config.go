@@ -142,7 +142,7 @@ type Config struct {
 	ClusterName   string   `default:"" unit:"name" group:"Cluster" help:"Name of this relay's NATS server, unlike its peers' and the same after a restart."`
 	ClusterListen string   `default:"127.0.0.1:6222" unit:"host:port" group:"Cluster" help:"Where the other relays' NATS servers reach this one's: a private network."`
 	ClusterPeers  []string `default:"" placeholder:"HOST:PORT,…" unit:"host:port, by comma" group:"Cluster" help:"The --cluster-listen of all relays, this one's own may be among them."`
-	ClusterSecret string   `default:"" unit:"text" group:"Cluster" secret:"true" help:"A word that the NATS servers of all relays share; without it nobody may join them."`
+	ClusterSecret string   `default:"" unit:"text" group:"Cluster" secret:"true" help:"A word that the NATS servers of all relays share. Empty: whoever reaches --cluster-listen may join them."`
 
 	// FCMCredentials are what push wakes are sent with.
 	FCMCredentials string `name:"fcm-credentials" default:"" unit:"JSON or @file" group:"Push" secret:"true" reload:"true" help:"Service account that push wakes are sent with: the JSON that the Firebase console hands out, or @ and the file that has it, which is read again on SIGHUP. Empty: push is off."`

@@ -58,6 +58,16 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"no room timeout", func(c *Config) { c.RoomTimeout = 0 }, `--room-timeout "0s": must be from 1ms to 1h; the default is 10s`},
 		{"no linger", func(c *Config) { c.Linger = 0 }, `--linger "0s": must be from 1ms to 1m; the default is 2s`},
 		{"negative drain", func(c *Config) { c.Drain = -1 }, `--drain "-1ns": must be from 0s to 1h; the default is 10s`},
+		{"two kinds of cluster", func(c *Config) { embedded(c); c.Cluster = "nats://10.0.0.1:4222" }, `--cluster "nats://10.0.0.1:4222": cannot be had together with --cluster-embedded; use one of them`},
+		{"NATS at a page", func(c *Config) { c.Cluster = "nats://10.0.0.1:4222,http://10.0.0.2" }, `--cluster "nats://10.0.0.1:4222,http://10.0.0.2": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
+		{"NATS without a scheme", func(c *Config) { c.Cluster = "10.0.0.1:4222" }, `--cluster "10.0.0.1:4222": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
+		{"credentials without NATS", func(c *Config) { c.ClusterCreds = "relay.creds" }, `--cluster-creds "relay.creds": has no use without --cluster; give --cluster, or leave it out`},
+		{"certificates without NATS", func(c *Config) { c.ClusterCA = "ca.pem" }, `--cluster-ca "ca.pem": has no use without --cluster; give --cluster, or leave it out`},
+		{"credentials that are not there", func(c *Config) { c.Cluster, c.ClusterCreds = "nats://10.0.0.1:4222", "nowhere.creds" }, `--cluster-creds "nowhere.creds": must be a file that this user can read (no such file or directory); is that its name?`},
+		{"a cluster without a name", func(c *Config) { embedded(c); c.ClusterName = "" }, `--cluster-name "": is needed by --cluster-embedded; give each relay its own, such as relay-1`},
+		{"a cluster that listens nowhere", func(c *Config) { embedded(c); c.ClusterListen = "10.0.0.1" }, `--cluster-listen "10.0.0.1": must be host:port with a port from 0 to 65535; for example 127.0.0.1:6222 for this machine only or :6222 for all its addresses`},
+		{"a cluster of one", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222"} }, `--cluster-peers "10.0.0.1:6222": must name the others of three relays; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
+		{"a peer without a port", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222", "10.0.0.2"} }, `--cluster-peers "10.0.0.2": must be host:port, several by comma; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
 		{"unknown format", func(c *Config) { c.LogFormat = "xml" }, `--log-format "xml": must be text or json; the default is text`},
 		{"unknown level", func(c *Config) { c.LogLevel = "loud" }, `--log-level "loud": must be debug, info, warn or error; the default is info`},
 	} {
@@ -69,6 +79,24 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 				t.Errorf("Run() = %v\n  want %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// embedded makes c that of a relay with NATS inside.
+func embedded(c *Config) {
+	c.ClusterEmbedded, c.ClusterName, c.ClusterPeers = true, "relay-1", []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"} // nobody is asked by Check
+}
+
+func TestAClusterIsAccepted(t *testing.T) {
+	c := DefaultConfig()
+	embedded(&c)
+	if p := c.Check(); len(p) > 0 {
+		t.Errorf("Check() = %v; want nothing", p)
+	}
+	c = DefaultConfig()
+	c.Cluster = "tls://nats-1.example.com:4222,nats://10.0.0.2"
+	if p := c.Check(); len(p) > 0 {
+		t.Errorf("Check() = %v; want nothing", p)
 	}
 }
 

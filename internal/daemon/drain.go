@@ -72,6 +72,7 @@ func (p *process) drain(broken bool) {
 		}
 		return
 	}
+	p.cluster.drain() // what a spread closed last: another relay may have it at once
 	p.log.Info("drained", "duration", time.Since(begun).Round(time.Millisecond))
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
 )
 
 // Findings is what can be said of a configuration without running it.
@@ -20,6 +22,9 @@ type Findings struct {
 // certificateSoon is when the end of a certificate is near.
 const certificateSoon = 14 * 24 * time.Hour
 
+// peerTime is how long another relay has to accept a connection.
+const peerTime = 3 * time.Second
+
 // Inspect looks at c, which Check has let pass, and at the machine: files,
 // ports, descriptors, memory.
 func (c Config) Inspect(ctx context.Context) Findings {
@@ -30,6 +35,7 @@ func (c Config) inspect(ctx context.Context, m machine, now time.Time) Findings 
 	f := Findings{Problems: []string{}, Warnings: []string{}, Notes: []string{}}
 	f.certificate(c, now)
 	f.ports(ctx, c)
+	f.cluster(ctx, c)
 	f.machine(c, m)
 	f.unusual(c)
 	return f
@@ -87,6 +93,9 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 	if c.Domain != "" && c.HTTPListen != "" {
 		all = append(all, struct{ option, address string }{"http-listen", c.HTTPListen})
 	}
+	if c.ClusterEmbedded {
+		all = append(all, struct{ option, address string }{"cluster-listen", c.ClusterListen})
+	}
 	for _, a := range all {
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address)
 		if err != nil {
@@ -99,6 +108,39 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 		}
 		ln.Close()
 		f.note("--%s %s is free", a.option, a.address)
+	}
+}
+
+// cluster tries NATS, or who else there is of relays that have it inside.
+func (f *Findings) cluster(ctx context.Context, c Config) {
+	switch {
+	case c.Cluster != "":
+		found, missing, err := natsbus.Look(ctx, natsbus.Config{URLs: c.Cluster, Creds: c.ClusterCreds, CA: c.ClusterCA})
+		for _, s := range found {
+			f.note("--cluster: %s", s)
+		}
+		for _, s := range missing {
+			f.warn("--cluster: %s", s)
+		}
+		if err != nil {
+			f.problem("--cluster: %v", err)
+		}
+	case c.ClusterEmbedded:
+		for _, p := range c.ClusterPeers {
+			if p == c.ClusterListen {
+				continue
+			}
+			conn, err := (&net.Dialer{Timeout: peerTime}).DialContext(ctx, "tcp", p)
+			if err != nil {
+				f.warn("--cluster-peers %s cannot be reached: %v; nothing is wrong if that relay does not run yet, or is this one", p, err)
+				continue
+			}
+			conn.Close()
+			f.note("--cluster-peers %s can be reached", p)
+		}
+		if c.ClusterSecret == "" {
+			f.warn("--cluster-secret is empty: whoever reaches --cluster-listen %s is one of the relays", c.ClusterListen)
+		}
 	}
 }
 

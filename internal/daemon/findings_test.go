@@ -41,6 +41,11 @@ func TestFindings(t *testing.T) {
 		{"drain", func(c *Config) { c.Drain = 0 }, machine{}, notAfter, "warning", "--drain 0s: "},
 		{"patience", func(c *Config) { c.DrainWait = 19 * time.Second }, machine{}, notAfter, "warning", "--drain-wait, --drain and --linger are 31s together: "},
 		{"debug", func(c *Config) { c.LogLevel = "debug" }, machine{}, notAfter, "warning", "--log-level debug: "},
+		{"no NATS", func(c *Config) { c.Cluster = "nats://127.0.0.1:1" }, machine{}, notAfter, "problem", "--cluster: NATS cannot be reached: "},
+		{"a peer that is there", func(c *Config) { embedded(c); c.ClusterPeers[0] = taken.Addr().String() }, machine{}, notAfter, "note", "--cluster-peers " + taken.Addr().String() + " can be reached"},
+		{"a peer that is not", func(c *Config) { embedded(c); c.ClusterPeers[1] = "127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster-peers 127.0.0.1:1 cannot be reached: "},
+		{"no secret", embedded, machine{}, notAfter, "warning", "--cluster-secret is empty: "},
+		{"the server's port", func(c *Config) { embedded(c); c.ClusterListen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--cluster-listen)"},
 		{"caps", func(c *Config) { c.MaxConns = 1 }, machine{}, notAfter, "warning", "--max-conns-per-address 1000 is more than --max-conns 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

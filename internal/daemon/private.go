@@ -23,9 +23,10 @@ const (
 
 // readiness is why the process should not get new connections.
 type readiness struct {
-	mu      sync.Mutex
-	reason  string // empty: it should
-	cluster string // the same, of NATS
+	mu        sync.Mutex
+	reason    string // empty: it should
+	cluster   string // the same, of NATS
+	directory string // the same, of what NATS keeps
 }
 
 func (r *readiness) set(reason string) {
@@ -37,7 +38,14 @@ func (r *readiness) set(reason string) {
 func (r *readiness) get() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return cmp.Or(r.reason, r.cluster)
+	return cmp.Or(r.reason, r.cluster, r.directory)
+}
+
+// setDirectory says whether claims cannot be granted, beside all other reasons.
+func (r *readiness) setDirectory(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.directory = reason
 }
 
 // setCluster says what the cluster lacks, beside all other reasons.

@@ -203,7 +203,7 @@ func (p *process) run(ctx context.Context) error {
 	p.sayStarting()
 	p.sayPush()
 	defer p.cluster.close()
-	if err := p.cluster.start(); err != nil {
+	if err := p.cluster.start(p.log, &p.ready); err != nil {
 		return err
 	}
 	all, err := p.open(ctx)

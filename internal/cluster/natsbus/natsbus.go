@@ -10,6 +10,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,9 @@ const (
 	pendingBytes = 64 << 20
 )
 
+// DefaultBucket is the name of the directory in JetStream.
+const DefaultBucket = "pyrycode-relay"
+
 // Config says where NATS is.
 type Config struct {
 	// URLs are servers, by comma: nats:// or tls://.
@@ -46,7 +50,7 @@ type Config struct {
 	// the system's.
 	Creds, CA string
 
-	// Bucket is the name of the directory. Empty means "pyrycode-relay".
+	// Bucket is the name of the directory. Empty means DefaultBucket.
 	Bucket string
 
 	// Replicas is how many servers keep the directory. 0 means three, or one
@@ -79,9 +83,7 @@ var (
 // Dial connects, and finds or makes the directory. It tries again until ctx
 // ends: the servers of a cluster that starts need some seconds to agree.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
-	if cfg.Bucket == "" {
-		cfg.Bucket = "pyrycode-relay"
-	}
+	cfg.Bucket = cmp.Or(cfg.Bucket, DefaultBucket)
 	if cfg.Lost == nil {
 		cfg.Lost = func(error) {}
 	}
@@ -113,12 +115,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		}),
 		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) { c.misframed(nc, err) }), // what is lost shows as a gap
 	}
-	if cfg.Creds != "" {
-		opts = append(opts, nats.UserCredentials(cfg.Creds))
-	}
-	if cfg.CA != "" {
-		opts = append(opts, nats.RootCAs(cfg.CA))
-	}
+	opts = append(opts, credentials(cfg)...)
 	url := cfg.URLs
 	if cfg.Embedded != nil {
 		url = cfg.Embedded.s.ClientURL()
@@ -141,6 +138,17 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, fmt.Errorf("the directory in NATS (JetStream bucket %s): %w", cfg.Bucket, err)
 	}
 	return c, nil
+}
+
+// credentials is how the servers know the relay, and it them.
+func credentials(cfg Config) (opts []nats.Option) {
+	if cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Creds))
+	}
+	if cfg.CA != "" {
+		opts = append(opts, nats.RootCAs(cfg.CA))
+	}
+	return opts
 }
 
 // open finds or makes the bucket.
@@ -181,6 +189,15 @@ func persist(ctx context.Context, f func() error) error {
 
 // Connected reports whether NATS is there now.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+
+// Answers asks whoever decides on the directory whether it is there: an error
+// means that claims are not granted now, though the connection may be well.
+func (c *Conn) Answers() error {
+	ctx, cancel := call()
+	defer cancel()
+	_, err := c.kv.Status(ctx)
+	return err
+}
 
 // Close ends the connection.
 func (c *Conn) Close() {

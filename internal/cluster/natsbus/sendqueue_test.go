@@ -108,10 +108,13 @@ func TestWhatWaitsWhenTheLinkIsLostIsNotSentLater(t *testing.T) {
 }
 
 // single runs one NATS server, as an operator has it.
-func single(t *testing.T, jetStream bool) *server.Server {
+func single(t *testing.T, set func(*server.Options)) *server.Server {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
-		JetStream: jetStream, StoreDir: t.TempDir()})
+	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()}
+	if set != nil {
+		set(o)
+	}
+	s, err := server.NewServer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +175,7 @@ func (s *stall) run() {
 // A link that stands still holds nobody up: whoever publishes learns that too
 // much waits, or that there is no link, and all is well once it moves again.
 func TestPublishingNeverWaitsForALinkThatStandsStill(t *testing.T) {
-	s := single(t, true)
+	s := single(t, nil)
 	u, err := url.Parse(s.ClientURL())
 	if err != nil {
 		t.Fatal(err)

@@ -33,9 +33,9 @@ type ServerConfig struct {
 
 // Server is a NATS server inside this process, for this process.
 type Server struct {
-	s    *server.Server
-	dir  string
-	word string // lets its process in
+	s      *server.Server
+	word   string // lets its process in
+	remove func() // what it has on disk
 }
 
 // Serve starts a server.
@@ -49,9 +49,14 @@ func Serve(cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("NATS server: port %q: %w", text, err)
 	}
 	// The directory is kept in memory, but JetStream's own accounts are not.
-	dir, err := os.MkdirTemp("", "pyrycode-relay-nats-")
+	sweep()
+	dir, lock, err := storeDir()
 	if err != nil {
 		return nil, fmt.Errorf("NATS server: %w", err)
+	}
+	remove := func() {
+		os.RemoveAll(dir)
+		lock.Close()
 	}
 	// Without a listener for clients the server would never begin to route, so
 	// it has one, on loopback, that lets in only who knows a word of this run.
@@ -76,7 +81,7 @@ func Serve(cfg ServerConfig) (*Server, error) {
 	}
 	s, err := server.NewServer(o)
 	if err != nil {
-		os.RemoveAll(dir)
+		remove()
 		return nil, fmt.Errorf("NATS server: %w", err)
 	}
 	if cfg.Err != nil {
@@ -85,17 +90,23 @@ func Serve(cfg ServerConfig) (*Server, error) {
 	s.Start()
 	if !s.ReadyForConnections(10 * time.Second) {
 		s.Shutdown()
-		os.RemoveAll(dir)
+		remove()
 		return nil, errors.New("NATS server: not ready after 10 s; is --cluster-listen free?")
 	}
-	return &Server{s, dir, word}, nil
+	return &Server{s, word, remove}, nil
+}
+
+// Leads reports whether this server is the one that decides on what is
+// written to the directory bucket.
+func (s *Server) Leads(bucket string) bool {
+	return s.s.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "KV_"+bucket)
 }
 
 // Close ends the server.
 func (s *Server) Close() {
 	s.s.Shutdown()
 	s.s.WaitForShutdown()
-	os.RemoveAll(s.dir)
+	s.remove()
 }
 
 // logger passes on what operators should know.
