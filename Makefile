@@ -23,7 +23,7 @@ SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run cluster build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run cluster cluster-battery build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -37,6 +37,10 @@ cluster: bin/pyrycode-relay ## three relays here that share server-ids, until Ct
 		--cluster-listen 127.0.0.1:$$(($(PORT)+20+n)) --listen 127.0.0.1:$$(($(PORT)+n)) --metrics-listen 127.0.0.1:$$(($(PORT)+10+n)) $(ARGS) & done; \
 	echo "relays: ws://127.0.0.1:$$(($(PORT)+1)) to …$$(($(PORT)+3)); operators: http://127.0.0.1:$$(($(PORT)+11)) to …$$(($(PORT)+13))"; \
 	echo "once they are ready: ./bin/pyrycode-relay probe --help; Ctrl-C ends all"; wait
+
+NEMESIS ?= 30m
+cluster-battery: bin/pyrycode-relay bin/relayload ## NEMESIS (30m) of kills, freezes and partitions of three relays: no overlap? (docs/cluster.md)
+	./bin/relayload cluster battery --for $(NEMESIS) $(ARGS)
 
 build: bin/pyrycode-relay bin/relayload bin/relaysim bin/relaysim-race ## build everything into bin/
 

@@ -20,6 +20,8 @@ type child struct {
 	private string // the relay's private listener
 	cmd     *exec.Cmd
 
+	log io.Writer // gets what it says; nil: nobody does
+
 	exited chan struct{} // closed when it has
 	how    error         // valid then
 }
@@ -38,17 +40,29 @@ func start(ctx context.Context, name, program string, args ...string) (*child, e
 }
 
 func startCmd(ctx context.Context, name string, cmd *exec.Cmd) (*child, error) {
-	c := &child{name: name, cmd: cmd, exited: make(chan struct{})}
+	c := &child{name: name, cmd: cmd}
+	if err := c.start(ctx, startIn); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// start runs c.cmd and waits, for so long, until it has said where it listens.
+func (c *child) start(ctx context.Context, within time.Duration) error {
+	c.exited = make(chan struct{})
+	if c.log == nil {
+		c.log = io.Discard
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.cmd.Stdout, c.cmd.Stderr = w, w
 	err = c.cmd.Start()
 	w.Close()
 	if err != nil {
 		r.Close()
-		return nil, err
+		return err
 	}
 	go func() {
 		c.how = c.cmd.Wait()
@@ -57,7 +71,7 @@ func startCmd(ctx context.Context, name string, cmd *exec.Cmd) (*child, error) {
 	found := make(chan error, 1)
 	go func() {
 		defer r.Close()
-		br := bufio.NewReader(r)
+		br := bufio.NewReader(io.TeeReader(r, c.log))
 		var said strings.Builder
 		for {
 			line, err := br.ReadString('\n')
@@ -68,23 +82,22 @@ func startCmd(ctx context.Context, name string, cmd *exec.Cmd) (*child, error) {
 			}
 			said.WriteString(line)
 			if err != nil {
-				found <- fmt.Errorf("%s did not start: %s", name, strings.TrimSpace(said.String()))
+				found <- fmt.Errorf("%s did not start: %s", c.name, strings.TrimSpace(said.String()))
 				return
 			}
 		}
 	}()
 	select {
 	case err = <-found:
-	case <-time.After(startIn):
-		err = fmt.Errorf("%s did not say within %s where it listens", name, startIn)
+	case <-time.After(within):
+		err = fmt.Errorf("%s did not say within %s where it listens", c.name, within)
 	case <-ctx.Done():
 		err = errInterrupted
 	}
 	if err != nil {
 		c.end()
-		return nil, err
 	}
-	return c, nil
+	return err
 }
 
 var ready = regexp.MustCompile(`\bready\b.* listen=(\S+) metrics_listen=(\S+)`)

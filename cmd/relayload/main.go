@@ -28,6 +28,7 @@ type commands struct {
 	Restart restartCommand `cmd:"" help:"End a relay under many pairs and start it anew: who is refused, when are all back?"`
 	Curve   curveCommand   `cmd:"" help:"Round trips with ever more phones; draws the capacity curve."`
 	Bench   benchCommand   `cmd:"" help:"Start a relay, a plain one and a copier of bytes; compare them on the table of docs/performance.md."`
+	Cluster clusterCommand `cmd:"" help:"Three relays that share server-ids: what they stand, and what it costs."`
 
 	Baseline serveBaseline `cmd:"" hidden:"" help:"Run the plain relay that bench compares with."`
 	Splice   serveSplice   `cmd:"" hidden:"" help:"Run the copier of bytes that bench compares with."`
@@ -82,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr *os.File) int {
 	k, err := kong.New(&c,
 		kong.Name("relayload"), kong.Description(about),
 		kong.Writers(stdout, stdout),
-		kong.Vars{"rows": strings.Join(benchRows(), ", ")},
+		kong.Vars{"rows": strings.Join(benchRows(), ", "), "faults": strings.Join(faultNames(), ", ")},
 		kong.Exit(func(int) { helped = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
 		kong.ValueFormatter(func(v *kong.Value) string {

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Colours of relays, and of what must not be.
+var nodeColours = [nodes]string{"#1f6feb", "#2e8540", "#d9a50d"}
+
+const overlapColour = "#e00000"
+
+// maxLanes is how many lanes are drawn; those with an overlap come first.
+const maxLanes = 24
+
+// svg draws who served each id when: a bar for each binary's connection from
+// the first to the last moment at which it certainly did, in its relay's
+// colour; faults are grey bands, overlaps are red.
+func (r *batteryReport) svg(fl *fleet) []byte {
+	lanes := slices.Clone(fl.lanes)
+	bad := make(map[string]int)
+	for _, o := range r.Overlaps {
+		bad[o.Lane]++
+	}
+	slices.SortStableFunc(lanes, func(a, b *lane) int { return cmp.Compare(bad[b.id], bad[a.id]) })
+	lanes = lanes[:min(len(lanes), maxLanes)]
+	const left, width, top, row = 80, 1240, 120, 14
+	height := top + len(lanes)*row
+	x := func(t int64) float64 {
+		t = min(max(t, r.Begun), r.Ended)
+		return left + float64(t-r.Begun)/float64(max(1, r.Ended-r.Begun))*width
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", left+width+20, height+40)
+	fmt.Fprintln(&b, `<rect width="100%" height="100%" fill="white"/>`)
+	fmt.Fprintf(&b, `<text x="%d" y="24" font-size="16">Who served each server-id: %d handovers, %d overlaps</text>`+"\n", left, r.Handovers, len(r.Overlaps))
+	for i, c := range nodeColours {
+		fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at %s</text>`+"\n", left+i*90, c, left+i*90+16, fl.trio.members[i].name)
+	}
+	fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at two at once</text>`+"\n", left+270, overlapColour, left+286)
+	for _, f := range r.Faults {
+		end := f.Mended
+		if end == 0 {
+			end = r.Ended
+		}
+		fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="#e8e8e8"/>`+"\n", x(f.Begin), top-4, max(1, x(end)-x(f.Begin)), height-top+8)
+		fmt.Fprintf(&b, `<text transform="translate(%.1f %d) rotate(-40)">%s %d</text>`+"\n", x(f.Begin)+4, top-8, f.Kind, f.Victim+1)
+	}
+	for i, l := range lanes {
+		y := top + i*row
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-6, y+10, l.id)
+		for _, h := range l.holdings {
+			if h.proofs > 0 {
+				from, to := x(h.minBefore), x(max(h.minBefore, h.maxAfter))
+				fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", from, y+2, max(.6, to-from), row-4, nodeColours[h.node])
+			}
+		}
+		for _, o := range r.Overlaps {
+			if o.Lane == l.id {
+				fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", x(o.From), y, max(3, x(o.To)-x(o.From)), row, overlapColour)
+			}
+		}
+	}
+	seconds := float64(r.Ended-r.Begun) / 1e9
+	for k := range 7 {
+		at := float64(left) + float64(k)*width/6
+		fmt.Fprintf(&b, `<text x="%.0f" y="%d" text-anchor="middle" fill="#555">%.0f s</text>`+"\n", at, height+22, seconds*float64(k)/6)
+	}
+	b.WriteString("</svg>\n")
+	return b.Bytes()
+}

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// nodes is how many relays a trio has.
+const nodes = 3
+
+// joinIn is how long a relay may take to be ready: its NATS server has to find
+// the others, and they have to agree.
+const joinIn = 70 * time.Second
+
+// member is one relay of a trio. Its addresses outlive its process.
+type member struct {
+	name                    string
+	listen, private, routes string
+	front                   *proxy         // where clients reach it
+	from                    [nodes]*proxy  // where each other member's NATS reaches this one's
+	log                     io.WriteCloser // of all its processes
+
+	up atomic.Bool // /readyz says so, and it answers
+
+	mu    sync.Mutex // guards child
+	child *child
+}
+
+// trio is three relays in processes of their own, with a NATS server in each,
+// and with proxies between all of them and before them.
+type trio struct {
+	program string
+	dir     string // of logs
+	members [nodes]*member
+	options []string
+
+	stop  context.CancelFunc
+	looks sync.WaitGroup
+}
+
+// freeAddress is one that was free just now.
+func freeAddress() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	return ln.Addr().String(), nil
+}
+
+// newTrio starts three relays and waits until all are ready.
+func newTrio(ctx context.Context, program, dir string, options ...string) (t *trio, err error) {
+	if _, err := os.Stat(program); err != nil {
+		return nil, usagef("%v: make build makes it, --relay says where it is", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	t = &trio{program: program, dir: dir, options: options, stop: cancel}
+	defer func() {
+		if err != nil {
+			t.end()
+		}
+	}()
+	for i := range t.members {
+		m := &member{name: fmt.Sprintf("relay-%d", i+1)}
+		t.members[i] = m
+		for _, a := range []*string{&m.listen, &m.private, &m.routes} {
+			if *a, err = freeAddress(); err != nil {
+				return nil, err
+			}
+		}
+		if m.front, err = newProxy(m.listen); err != nil {
+			return nil, err
+		}
+		for j := range m.from {
+			if j == i {
+				continue
+			}
+			if m.from[j], err = newProxy(m.routes); err != nil {
+				return nil, err
+			}
+		}
+		if m.log, err = os.Create(filepath.Join(dir, m.name+".log")); err != nil {
+			return nil, err
+		}
+	}
+	var starting sync.WaitGroup
+	var failed [nodes]error
+	for i := range t.members {
+		starting.Go(func() { failed[i] = t.start(ctx, i) })
+	}
+	starting.Wait()
+	if err := errors.Join(failed[:]...); err != nil {
+		return nil, err
+	}
+	for _, m := range t.members {
+		t.looks.Go(func() { m.watch(ctx) })
+	}
+	return t, t.whole(ctx)
+}
+
+// start runs relay i.
+func (t *trio) start(ctx context.Context, i int) error {
+	m := t.members[i]
+	var peers []string
+	for j, other := range t.members {
+		if j != i {
+			peers = append(peers, other.from[i].addr())
+		}
+	}
+	cmd := exec.Command(t.program, append([]string{"serve", "--listen", m.listen, "--metrics-listen", m.private,
+		"--cluster-embedded", "--cluster-name", m.name, "--cluster-listen", m.routes, "--cluster-peers", strings.Join(peers, ","),
+		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000", "--max-pending-per-address", "1000"}, t.options...)...)
+	cmd.Env = append(os.Environ(), "PYRYCODE_RELAY_CLUSTER_SECRET=battery")
+	c := &child{name: m.name, cmd: cmd, log: m.log}
+	m.mu.Lock()
+	m.child = c
+	m.mu.Unlock()
+	return c.start(ctx, joinIn)
+}
+
+// signal sends one to relay i.
+func (t *trio) signal(i int, s syscall.Signal) error {
+	m := t.members[i]
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.child.cmd.Process.Signal(s)
+}
+
+// gone waits until the process of relay i is.
+func (t *trio) gone(i int) {
+	m := t.members[i]
+	m.mu.Lock()
+	c := m.child
+	m.mu.Unlock()
+	<-c.exited
+}
+
+// isolate cuts or mends all ways between NATS of relay i and the others.
+func (t *trio) isolate(i int, l link) {
+	for j := range t.members {
+		if j != i {
+			t.part(i, j, l)
+		}
+	}
+}
+
+// part cuts or mends the ways between two.
+func (t *trio) part(i, j int, l link) {
+	t.members[i].from[j].set(l)
+	t.members[j].from[i].set(l)
+}
+
+// leader is the relay whose NATS server leads the directory, -1 if none says
+// so.
+func (t *trio) leader() int {
+	for i, m := range t.members {
+		if text, err := m.page("/metrics"); err == nil && strings.Contains(text, "\npyrycode_relay_cluster_directory_leader 1\n") {
+			return i
+		}
+	}
+	return -1
+}
+
+// whole waits until all are ready and see each other.
+func (t *trio) whole(ctx context.Context) error {
+	for end := time.Now().Add(joinIn); ; wait(ctx, 100*time.Millisecond) {
+		missing := ""
+		for _, m := range t.members {
+			text, err := m.page("/metrics")
+			if err != nil || !m.up.Load() || !strings.Contains(text, fmt.Sprintf("\npyrycode_relay_cluster_nodes %d\n", nodes)) {
+				missing = m.name
+			}
+		}
+		switch {
+		case missing == "":
+			return nil
+		case ctx.Err() != nil:
+			return errInterrupted
+		case time.Now().After(end):
+			return fmt.Errorf("%s is not ready, or does not see the others, %s after all has been mended; its log is in %s", missing, joinIn, t.dir)
+		}
+	}
+}
+
+// probing asks often, and gives up soon: a balancer's way.
+var probing = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
+
+func (m *member) page(path string) (string, error) {
+	resp, err := probing.Get("http://" + m.private + path)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return string(b), err
+}
+
+// watch asks a relay whether it is ready, as a balancer does.
+func (m *member) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		_, err := m.page("/readyz")
+		m.up.Store(err == nil)
+		wait(ctx, 500*time.Millisecond)
+	}
+}
+
+// choose is a relay that is ready, other than not if that can be, as a
+// balancer would choose.
+func (t *trio) choose(rng *rand.Rand, not int) int {
+	first := rng.IntN(nodes)
+	for _, picky := range []bool{true, false} {
+		for k := range nodes {
+			if i := (first + k) % nodes; t.members[i].up.Load() && !(picky && i == not) {
+				return i
+			}
+		}
+	}
+	return first
+}
+
+// end ends all.
+func (t *trio) end() {
+	t.stop()
+	t.looks.Wait()
+	var ending sync.WaitGroup
+	for _, m := range t.members {
+		if m == nil {
+			continue
+		}
+		ending.Go(func() {
+			m.mu.Lock()
+			c := m.child
+			m.mu.Unlock()
+			if c != nil && c.cmd.Process != nil {
+				_ = c.cmd.Process.Signal(syscall.SIGCONT)
+				c.end()
+			}
+			for _, p := range append(m.from[:], m.front) {
+				if p != nil {
+					p.close()
+				}
+			}
+			if m.log != nil {
+				m.log.Close()
+			}
+		})
+	}
+	ending.Wait()
+}
