@@ -41,6 +41,7 @@ type client struct {
 	servedAt   stamp
 
 	stalled, mute bool
+	dying         bool // is gone after its next pong
 	faults        fault
 	left          bool // the peer has ended it: no more of its doing
 	leftAt        stamp
@@ -201,7 +202,7 @@ func (c *client) ended() {
 
 // hear takes one message of the relay.
 func (c *client) hear(op byte, payload []byte) {
-	e := c.w.e
+	e, last := c.w.e, false
 	if c.is(func() bool { return c.closed }) {
 		e.Fail("after close", "%s got a message after the close", c.name)
 	}
@@ -224,8 +225,12 @@ func (c *client) hear(op byte, payload []byte) {
 			if !c.mute && c.open() {
 				c.ponged = append(c.ponged, newBeat(payload, c.w.stamp()))
 				c.put(appendMasked(nil, opPong, true, payload, uint32(c.rnd.Uint64())))
+				last = c.dying
 			}
 		})
+		if last {
+			c.w.goAway(c, true)
+		}
 		e.Yield(AtWrite, c.sock.obj)
 	case opPong:
 		c.pong(payload)

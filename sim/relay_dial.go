@@ -54,6 +54,7 @@ func (w *relayRun) dial(u *peerUser, phone bool, server, kind int) *client {
 		c.spoilt = c.rnd.Chance(in)
 	}
 	c.sock = newSocket(w.e, c.name, seed, max(p("room", 1<<14), 512), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
+	c.sock.closing = func() { w.closing(c) }
 	if !w.add(c) {
 		return nil
 	}

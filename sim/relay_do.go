@@ -25,8 +25,8 @@ func (w *relayRun) Do(t *Task, op Op) {
 		w.drain(w.node.Load(), 0)
 	case rSpread:
 		w.drain(w.node.Load(), time.Duration(op.Arg)*time.Second)
-	case rScrape, rHealth, rCheck, rAbort:
-		w.operate(op.Verb)
+	case rScrape, rHealth, rCheck, rAbort, rLimits, rRelieve:
+		w.operate(op.Verb, op.Arg)
 	default:
 		if c := u.now(); c != nil {
 			w.act(c, u, op)
@@ -74,6 +74,9 @@ func (w *relayRun) act(c *client, u *peerUser, op Op) {
 	case rHangup, rVanish:
 		w.goAway(c, op.Verb == rVanish)
 		return
+	case rLast:
+		w.last(c)
+		return
 	case rSend:
 		if c.is(func() bool { return !c.open() }) {
 			w.dialOp(u, Op{Verb: rDial, Arg: c.server}) // as peers do that are cut off
@@ -85,7 +88,7 @@ func (w *relayRun) act(c *client, u *peerUser, op Op) {
 			return
 		}
 		switch op.Verb {
-		case rSend, rBurst, rSplit:
+		case rSend, rBurst, rSplit, rFlood:
 			w.sendOp(c, u, op)
 		case rPing:
 			if c.pings++; c.pings < 200 {
@@ -116,6 +119,9 @@ func (w *relayRun) sendOp(c *client, u *peerUser, op Op) {
 		n, pad = min(op.Arg, 64), 400
 	case rSplit:
 		pieces = 2 + op.Arg%7
+	case rFlood:
+		w.flood(c, u, op.Arg)
+		return
 	}
 	if w.chopped() {
 		n, pad = min(n, 4), min(pad, 400)
@@ -128,6 +134,23 @@ func (w *relayRun) sendOp(c *client, u *peerUser, op Op) {
 			if l := c.flow(to); !l.muffled && len(l.orders) == 0 {
 				c.frameTo(u.rnd, to, pad, pieces)
 			}
+		}
+	}
+}
+
+// flood sends large frames to everyone c knows, to every other one
+// more of them. The connection's mutex is held.
+func (w *relayRun) flood(c *client, u *peerUser, n int) {
+	if c.phone || w.chopped() {
+		return
+	}
+	for _, to := range c.known {
+		l := c.flow(to)
+		if l.muffled || len(l.orders) > 0 {
+			continue
+		}
+		for range [...]int{4, 12}[(to+n)%2] {
+			c.frameTo(u.rnd, to, 3500, 1)
 		}
 	}
 }

@@ -28,6 +28,7 @@ func (w *relayRun) flows(p *client) {
 	if mine == nil {
 		return
 	}
+	w.crammed(p, mine)
 	if from := p.flow(0).from; from != 0 && from != mine.num {
 		w.blame("one binary", p, "frames went to %s and came from another", mine.name)
 	}
@@ -45,6 +46,24 @@ func (w *relayRun) flows(p *client) {
 	if parted && p.faults == 0 && mine.faults == 0 && !mine.closeSent && mine.closedAt.after(p.overAt) && mine.first().step > 0 &&
 		w.drained.after(p.overAt) && len(up.got) != len(down.sent) && !w.aborted {
 		w.blame("loss", p, "it sent %d frames and a close; %d came to %s", len(down.sent), len(up.got), mine.name)
+	}
+}
+
+// crammed holds p's joining against the cap: so many had joined before it and
+// were there after it.
+func (w *relayRun) crammed(p, mine *client) {
+	n := 0
+	for _, o := range w.all() {
+		l := mine.flows[o.num]
+		if o == p || l == nil || len(l.got) == 0 || l.since.after(p.dialedAt) {
+			continue
+		}
+		if sent := o.flow(0).sent; sent[len(l.got)-1].after(p.servedAt) {
+			n++
+		}
+	}
+	if most := w.highest(p.node, p.dialedAt, p.servedAt, phonesOf); n >= most {
+		w.blame("joined", p, "it joined %d others; want %d in all at most", n, most)
 	}
 }
 
@@ -90,8 +109,8 @@ func (w *relayRun) backlog(p *client, down, up *flow) {
 			}
 		}
 		room := 2*max(w.run.Param("room", 1<<14), 512) + 2*largest // what the pipe holds is smaller than what it costs
-		if kept > w.phoneBudget()+room {
-			w.blame("budget", p, "%d bytes were kept for it; want %d at most", kept, w.phoneBudget()+room)
+		if most := w.highest(p.node, p.dialedAt, p.servedAt, budgetOf) + room; kept > most {
+			w.blame("budget", p, "%d bytes were kept for it; want %d at most", kept, most)
 		}
 	}
 }
@@ -121,7 +140,7 @@ func (w *relayRun) punctual(c *client) {
 // overflowed: at one time what the binary had sent and the phone had not
 // got was over the budget.
 func (w *relayRun) overflowed(c *client) bool {
-	got := c.flow(0).got
+	got, budget := c.flow(0).got, w.lowest(c.node, c.dialedAt, c.servedAt, budgetOf)
 	return w.binaries(c, func(b *client) bool {
 		l := b.flows[c.num]
 		if l == nil {
@@ -134,15 +153,13 @@ func (w *relayRun) overflowed(c *client) bool {
 					pending += l.sent[i].size + 64
 				}
 			}
-			if pending > w.phoneBudget() {
+			if pending > budget {
 				return true
 			}
 		}
 		return false
 	})
 }
-
-func (w *relayRun) phoneBudget() int { return max(w.run.Param("phone-outbox", 6<<10), 1<<10) }
 
 // binaryStuck: a binary of this server-id has not read all the time.
 func (w *relayRun) binaryStuck(c *client) bool {

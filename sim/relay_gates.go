@@ -4,25 +4,74 @@ package sim
 
 // gates judges what was answered over HTTP.
 func (w *relayRun) gates(c *client) {
-	max := w.run.Param("max-conns", 1000)
 	ok, status := true, c.status
 	switch {
 	case c.upgraded:
 		ok = c.kind == asIs && !c.spoilt && w.shut.after(c.dialedAt)
+		w.within(c)
 	case status == 400:
 		ok = c.kind == noHeader || c.spoilt
 	case status == 403:
 		ok = c.kind == fromPage
-	case status == 429:
-		ok = w.before(c) >= w.run.Param("burst", 1000) && c.retry != ""
+	case status == 429: // a bucket that was emptied while it was smaller stays so for a while
+		ok = w.before(c) >= w.lowest(c.node, stamp{}, c.servedAt, burstOf) && c.retry != ""
 	case status == 503:
-		ok = c.retry != "" && (w.drained.step != 0 || w.others(c, func(*client) bool { return true }) >= max ||
-			w.others(c, func(o *client) bool { return o.user == c.user }) >= w.run.Param("per-address", 1000) || w.crowded(c))
+		ok = c.retry != "" && (w.drained.step != 0 || w.full(c) || w.addressFull(c) || w.crowded(c))
 	default:
 		ok = false
 	}
 	if !ok {
 		w.blame("gates", c, "answered with %d, upgraded %t", status, c.upgraded)
+	}
+	w.hurried(c)
+}
+
+// hurried holds those of one address that came at one moment against what
+// it may ask for at once.
+func (w *relayRun) hurried(c *client) {
+	n, from := 0, c.dialedAt
+	for _, o := range w.all() {
+		if o != c && c.neighbour(o) && o.node == c.node && o.dialedAt.at == c.dialedAt.at && o.num < c.num && o.status != 429 {
+			n++
+			if o.dialedAt.step < from.step {
+				from = o.dialedAt
+			}
+		}
+	}
+	if most := w.highest(c.node, from, c.servedAt, burstOf); w.calm && c.status != 429 && n >= most {
+		w.blame("gates", c, "let through after %d others of its address at once; want %d in all at most", n, most)
+	}
+}
+
+// full: as many connections as there may be may have been open.
+func (w *relayRun) full(c *client) bool {
+	return w.others(c, func(*client) bool { return true }) >= w.lowest(c.node, c.dialedAt, c.servedAt, connsOf)
+}
+
+// addressFull: as many of the same address as there may be.
+func (w *relayRun) addressFull(c *client) bool {
+	return w.others(c, c.neighbour) >= w.lowest(c.node, c.dialedAt, c.servedAt, perAddressOf)
+}
+
+func (c *client) neighbour(o *client) bool { return o.user == c.user }
+
+// within holds who was let in against the caps: so many were open for sure.
+func (w *relayRun) within(c *client) {
+	open, mine := 0, 0
+	for _, o := range w.all() {
+		if o == c || o.node != c.node || !o.upgraded || o.upgradedAt.after(c.dialedAt) || o.sock.endStep > 0 && o.sock.endStep < c.upgradedAt.step {
+			continue
+		}
+		open++
+		if c.neighbour(o) {
+			mine++
+		}
+	}
+	if most := w.highest(c.node, c.dialedAt, c.upgradedAt, connsOf); open >= most {
+		w.blame("gates", c, "let in beside %d others; want %d in all at most", open, most)
+	}
+	if most := w.highest(c.node, c.dialedAt, c.upgradedAt, perAddressOf); mine >= most {
+		w.blame("gates", c, "let in beside %d others of its address; want %d in all at most", mine, most)
 	}
 }
 

@@ -77,7 +77,7 @@ func (w *relayRun) converge() {
 	// What was written must not stay charged: with little budget the same
 	// again and again is more than fits at once.
 	rounds, pad := 1, 0
-	if w.phoneBudget() <= 2<<10 && !w.chopped() {
+	if w.limits().phoneOutbox <= 2<<10 && !w.chopped() {
 		rounds, pad = 3, 1500
 	}
 	for range rounds {

@@ -109,6 +109,6 @@ func (w *relayRun) graceEnded(c *client) bool {
 		if b.faults != 0 || b.closeSent {
 			first = min(first, b.amissAt)
 		}
-		return first+int64(grace) <= c.closedAt.at
+		return first+int64(w.lowest(c.node, stamp{}, c.closedAt, graceOf)) <= c.closedAt.at
 	})
 }

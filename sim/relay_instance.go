@@ -41,6 +41,10 @@ type relayRun struct {
 	rings    int // alarms that have begun and not ended
 	graces   [64]graceAt
 	ngraces  int
+	spells   [40]spell
+	nspells  int
+	relieved [8]relief
+	nreliefs int
 
 	healing  bool // written between tasks only
 	healed   bool
@@ -131,21 +135,30 @@ func (w *relayRun) newNode(n int) *node {
 		}
 		return g
 	}
-	p := w.run.Param
-	r, err := relay.New(relay.Config{
-		Runtime: rt, Version: "sim", Upgrade: w.upgrade,
-		Push:       func(id wire.ServerID, wake wire.PushWake) error { return w.pushed(d, id, wake) },
-		ClientAddr: clientAddr, Probe: probeTime, Grace: grace, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
-		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: linger,
-		MaxPhones: max(p("max-phones", 16), 1), MaxConns: max(p("max-conns", 1000), 2), MaxConnsPerAddress: max(p("per-address", 1000), 2), Burst: max(p("burst", 1000), 1), Rate: 5,
-		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
-		PhoneOutbox: max(p("phone-outbox", 6<<10), 1<<10), BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
-	})
+	w.spell(d, w.limits(), false)
+	cfg := w.config(d, w.limits())
+	cfg.Runtime = rt
+	r, err := relay.New(cfg)
 	if err != nil {
 		panic(err)
 	}
 	d.relay, d.handler, d.books = r, r.Handler(), w.countersOf(r)
 	return d
+}
+
+// config is that of a process with such limits.
+func (w *relayRun) config(d *node, l limits) relay.Config {
+	p := w.run.Param
+	cfg := relay.Config{
+		Version: "sim", Upgrade: w.upgrade,
+		Push:       func(id wire.ServerID, wake wire.PushWake) error { return w.pushed(d, id, wake) },
+		ClientAddr: clientAddr, Probe: probeTime, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
+		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: linger, Rate: 5,
+		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
+		BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
+	}
+	l.into(&cfg)
+	return cfg
 }
 
 // connIDs is the relay's randomness: what it reads for a phone's id says

@@ -1,18 +1,6 @@
 package sim
 
-import (
-	"bytes"
-	"net/http/httptest"
-	"strconv"
-	"strings"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/pyrycode/pyrycode-relay/internal/relay"
-)
-
-// What the network and operators do.
+// What the network does, and peers that go.
 
 // resume lets a connection be read again.
 func (c *client) resume() {
@@ -41,6 +29,15 @@ func (w *relayRun) goAway(c *client, silently bool) {
 	c.sock.up.end(finish)
 }
 
+// last waits until c has answered one more ping; then nobody hears of it any
+// more. Nothing is waited for if it does not answer.
+func (w *relayRun) last(c *client) {
+	c.note(func() { c.dying = c.open() && !c.mute && !c.stalled })
+	for c.is(func() bool { return c.dying && c.open() }) {
+		w.e.Park(AtWait, &c.gate, forever)
+	}
+}
+
 // reset cuts one of the connections that are open.
 func (w *relayRun) reset(n int) {
 	var open []*client
@@ -57,10 +54,13 @@ func (w *relayRun) reset(n int) {
 	}
 }
 
+// maxLives is how many processes one run may have.
+const maxLives = 8
+
 // restart ends the relay's process and starts the next.
 func (w *relayRun) restart() {
 	old := w.node.Load()
-	if old.n == 8 || w.isDrained() {
+	if old.n == maxLives || w.isDrained() {
 		return
 	}
 	w.boot(old.n + 1)
@@ -73,125 +73,4 @@ func (w *relayRun) restart() {
 		}
 	}
 	old.relay.Abort() // whatever the dead process still does ends
-}
-
-// A look is what an operator's request saw, and what was the case then.
-type look struct {
-	node   *node
-	counts relay.Counts
-}
-
-func (w *relayRun) operate(verb int) {
-	d := w.node.Load()
-	t, l := w.e.Current(), &look{node: d}
-	switch verb {
-	case rCheck:
-		if err := d.relay.Check(); err != nil {
-			w.e.Fail("walk", "%v", err)
-		}
-	case rScrape:
-		t.Data = l
-		got := gather(d.relay.Metrics())
-		t.Data = nil
-		c := l.counts
-		want := [3]float64{float64(c.Binaries), float64(c.Phones), float64(c.InGrace)}
-		for i, name := range gaugeNames {
-			if got[name] != want[i] {
-				w.e.Fail("scrape", "a scrape reads %s %v; want %v", name, got[name], want[i])
-			}
-		}
-	case rHealth:
-		t.Data = l
-		rec := httptest.NewRecorder()
-		d.relay.Health().ServeHTTP(rec, nil)
-		t.Data = nil
-		want := `{"status":"ok","version":"sim","connected_binaries":` + strconv.Itoa(l.counts.Binaries) +
-			`,"connected_phones":` + strconv.Itoa(l.counts.Phones) + `,"uptime_seconds":`
-		if got := rec.Body.String(); rec.Code != 200 || !strings.HasPrefix(got, want) {
-			w.e.Fail("health", "health says %s; want %s…", bytes.TrimSpace([]byte(got)), want)
-		}
-	case rAbort:
-		if w.isDrained() {
-			w.setAborted()
-			d.relay.Abort()
-		}
-	}
-}
-
-// drain shuts the relay down. Operators do so more than once.
-func (w *relayRun) drain(d *node, spread time.Duration) {
-	w.setDrained(int64(spread))
-	d.relay.Drain(spread, w.drainDone)
-	w.setShut()
-}
-
-//go:norace
-func (w *relayRun) isDrained() bool { return w.drained.step != 0 }
-
-// drainGrain is how late a spread drain may come to anyone.
-const drainGrain = 10 * time.Millisecond
-
-//go:norace
-func (w *relayRun) setDrained(spread int64) {
-	now := stamp{w.e.now, w.e.steps + 1}
-	w.drains++
-	by := now.at + spread
-	if spread > 0 {
-		by += int64(drainGrain)
-	}
-	if w.drained.step == 0 {
-		w.drained, w.closedBy = now, by
-	}
-	w.closedBy = min(w.closedBy, by)
-	switch {
-	case spread == 0 && w.plain.step == 0:
-		w.plain = now
-	case spread > 0 && w.spread.step == 0:
-		w.spread, w.graceful = now, w.cur.shown.InGrace > 0
-	}
-}
-
-//go:norace
-func (w *relayRun) setShut() {
-	if w.shut.step == 0 {
-		w.shut = stamp{w.e.now, w.e.steps + 1}
-	}
-}
-
-//go:norace
-func (w *relayRun) setAborted() { w.aborted = true }
-
-// drainDone is told that the last socket is closed.
-//
-//go:norace
-func (w *relayRun) drainDone() {
-	w.done++
-	for n := 1; n <= w.nclients; n++ {
-		if c := w.clients[n].Load(); c != nil && c.node == w.cur && c.upgraded && !c.sock.closed {
-			w.e.Fail("drain", "it is said to be done; %s is still open", c.name)
-		}
-	}
-}
-
-// gather reads all metrics by name and label values, on this task: Gather
-// would start goroutines that nobody orders.
-func gather(r *prometheus.Registry) map[string]float64 {
-	ch := make(chan prometheus.Metric, 512)
-	r.Collect(ch)
-	close(ch)
-	all := map[string]float64{}
-	for m := range ch {
-		var d dto.Metric
-		if err := m.Write(&d); err != nil {
-			continue
-		}
-		name := m.Desc().String()
-		name = name[strings.Index(name, `"`)+1:]
-		name = name[:strings.Index(name, `"`)]
-		for _, l := range d.GetLabel() {
-			name += " " + l.GetValue()
-		}
-		all[name] = d.GetGauge().GetValue() + d.GetCounter().GetValue()
-	}
-	return all
 }

@@ -45,6 +45,11 @@ const (
 	sawSpreadPhone
 	sawSpreadGrace
 	sawSpreadGone
+	sawRelieved
+	sawRelievedTwo
+	sawLimits
+	sawLimitsRefuse
+	sawLastPong
 )
 
 func (relayWorld) Probes() []string {
@@ -92,6 +97,11 @@ func (relayWorld) Probes() []string {
 		sawSpreadPhone:   "a drain closes phones one after the other",
 		sawSpreadGrace:   "a spread drain finds a slot in grace",
 		sawSpreadGone:    "a binary goes before its turn in a drain",
+		sawRelieved:      "memory is short, and somebody holds much",
+		sawRelievedTwo:   "and two must go",
+		sawLimits:        "limits change with phones joined",
+		sawLimitsRefuse:  "and somebody is refused for whom there was room before",
+		sawLastPong:      "a binary dies with a pong on its way, and its next life claims at once",
 	}
 }
 
@@ -118,13 +128,14 @@ func (w *relayRun) seen(c *client) {
 	e := w.e
 	if c.status == 503 && w.drained.after(c.dialedAt) {
 		crowd := w.crowded(c)
-		address := w.others(c, func(o *client) bool { return o.user == c.user }) >= w.run.Param("per-address", 1000)
-		full := w.others(c, func(*client) bool { return true }) >= w.run.Param("max-conns", 1000)
+		address, full := w.addressFull(c), w.full(c)
 		e.Sometimes(sawCrowd, crowd && !address && !full)
 		e.Sometimes(sawAddressFull, address && !crowd && !full)
 		e.Sometimes(sawRefusedCap, full && !crowd && !address)
 	}
 	e.Sometimes(sawRefusedRate, c.status == 429)
+	e.Sometimes(sawLimitsRefuse, c.status == 429 && w.before(c) < w.limits().burst || c.code == 4429 &&
+		w.others(c, func(o *client) bool { return o.phone && o.server == c.server }) < w.limits().phones)
 	if !c.upgraded {
 		return
 	}
@@ -150,6 +161,9 @@ func (w *relayRun) seen(c *client) {
 			return !b.upgradedAt.after(c.upgradedAt) && b.overAt.after(c.leftAt) && b.leftAt.after(c.leftAt)
 		}))
 	}
+	e.Sometimes(sawLastPong, c.dying && c.left && w.latency() > 0 && w.binaries(c, func(b *client) bool {
+		return b.dialedAt.step > c.leftAt.step && b.dialedAt.at == c.leftAt.at
+	}))
 	parted := func(b *client) bool {
 		return !b.upgradedAt.after(w.drained) && b.closed && b.reason == "shutting down"
 	}

@@ -28,12 +28,13 @@ func (w *relayRun) verdicts() {
 		w.counters(d)
 		w.balance(d, true)
 	}
+	w.reliefs()
 	w.linearizable()
 }
 
 // farewell judges how the connection ended.
 func (w *relayRun) farewell(c *client) {
-	if d := w.drained; w.calm && d.step > 0 && c.faults == 0 && !c.closeSent && d.after(c.upgradedAt) && c.closedAt.after(d) && c.overAt.after(d) && !w.aborted {
+	if d := w.drained; w.calm && d.step > 0 && c.faults == 0 && !c.closeSent && d.after(c.upgradedAt) && c.closedAt.after(d) && c.overAt.after(d) && !w.aborted && !w.given(c) {
 		if late := c.closedAt.at - w.closedBy; !c.closed || late > w.most(c) {
 			w.blame("drain", c, "the shutdown came to it after %d ms; want %d at most", late/1e6, w.most(c)/1e6)
 		}
@@ -44,7 +45,7 @@ func (w *relayRun) farewell(c *client) {
 		}
 		return
 	}
-	if w.calm && !c.left && c.faults&didStall == 0 && !w.aborted {
+	if w.calm && !c.left && c.faults&didStall == 0 && !w.aborted && !w.given(c) {
 		w.blame("goodbye", c, "ended without a close message")
 	}
 }
@@ -79,6 +80,8 @@ func (w *relayRun) unfounded(c *client) string {
 		return did(didBig, "close code")
 	case c.code == 1011 && c.reason == "heartbeat timeout":
 		return unless(!w.calm || w.silent(c), "displaced")
+	case c.code == 1011 && c.reason == "relay is short of memory":
+		return unless(w.given(c), "relief")
 	case c.code == 1011 && c.reason == "write timeout":
 		return unless(!w.calm || c.faults&didStall != 0, "close code")
 	case c.phone:
@@ -99,7 +102,7 @@ func (w *relayRun) unfoundedPhone(c *client, did func(fault, string) string, unl
 		return unless(len(c.flow(0).got) == 0 && !w.heldThroughout(c), "joined")
 	case c.code == 4429 && c.reason == "too many phones for server-id":
 		n := w.others(c, func(o *client) bool { return o.phone && o.server == c.server })
-		return unless(n >= w.run.Param("max-phones", 16), "joined")
+		return unless(n >= w.lowest(c.node, c.dialedAt, c.closedAt, phonesOf), "joined")
 	case c.code == 4404 && c.reason == "binary reclaimed server-id":
 		return unless(w.newcomer(c), "reclaimed")
 	case c.code == 1011 && c.reason == "phone backlog full":

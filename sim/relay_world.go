@@ -49,11 +49,15 @@ const (
 	rNext           // time goes on to the next deadline, ready or not
 	rAdvance        // time goes on by milliseconds, ready or not
 	rSpread         // shuts down, spread over so many seconds
+	rFlood          // large frames to all phones it has heard of; by the number, more to the odd or the even ones
+	rLast           // answers one more ping and is gone then
+	rLimits         // other limits, by number
+	rRelieve        // memory is short: so many KiB are wanted
 )
 
 var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
 	"big", "split", "dribble", "break", "bad", "order", "dismiss", "junk", "bare", "reset", "restart", "scrape", "health",
-	"check", "drain", "abort", "next", "advance", "spread"}
+	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve"}
 
 const (
 	maxClients = 200 // connections in one run
@@ -103,10 +107,15 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	set("noise", r.Intn(1<<20))
 	set("latency", 0, 0, 1, 20, 50) // milliseconds
 	set("room", 1<<10, 4<<10, 16<<10)
-	chunk := set("chunk", 0, 0, 0, 1000, 100, 7)
+	heavy := r.Chance(12) // there is much to hold, and memory is short
+	chunks, phoneBox, binaryBox := []int{0, 0, 0, 1000, 100, 7}, []int{2 << 10, 6 << 10, 64 << 10}, []int{4 << 10, 16 << 10, 64 << 10}
+	if heavy {
+		chunks, phoneBox, binaryBox = []int{0}, []int{256 << 10}, []int{256 << 10}
+	}
+	chunk := set("chunk", chunks...)
 	set("max-phones", 1, 2, 4, 16)
-	set("phone-outbox", 2<<10, 6<<10, 64<<10)
-	set("binary-outbox", 4<<10, 16<<10, 64<<10)
+	set("phone-outbox", phoneBox...)
+	set("binary-outbox", binaryBox...)
 	set("max-conns", 1000, 1000, 1000, 6)
 	set("per-address", 1000, 1000, 1000, 4)
 	set("burst", 1000, 1000, 1000, 4)
@@ -142,10 +151,13 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 		}
 	}
 	binary := some(append([]int{rDial, rSend, rSend, rSend}, waits...), 2, rBurst, rBurst, rClose, rHangup, rVanish, rStall, rResume, rMute, rOrder, rDismiss, rDial)
-	binary = some(binary, 4, rJunk, rPing, rSplit, rDribble, rBig, rBreak, rBare)
+	binary = some(binary, 4, rLast, rJunk, rPing, rSplit, rDribble, rBig, rBreak, rBare)
 	phone := some(append([]int{rDial, rSend, rSend, rSend}, waits...), 2, rBurst, rClose, rHangup, rVanish, rStall, rResume, rMute, rDial)
 	phone = some(phone, 4, rBad, rPing, rSplit, rDribble, rBig, rBreak, rBare, rBurst)
 	for i := range 1 + r.Intn(3) {
+		if heavy && r.Chance(2) {
+			break // or nobody holds anything for long
+		}
 		p.relayActor("b"+strconv.Itoa(i+1), n, binary, p.ids)
 	}
 	for i := range 1 + r.Intn(5) {
@@ -160,7 +172,21 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 		p.relayActor("net", 2+r.Intn(4), append(net, rWait), p.ids)
 	}
 	if r.Chance(2) {
-		p.relayActor("ops", 1+r.Intn(4), []int{rScrape, rHealth, rCheck, rWait}, p.ids)
+		p.relayActor("ops", 1+r.Intn(4), some([]int{rScrape, rHealth, rCheck, rWait}, 2, rLimits, rLimits, rCheck), p.ids)
+	}
+	if heavy {
+		p.relayRound("b6", 9, []int{rDial, rWait, rFlood, rFlood, rFlood, rFlood, rFlood, rWait, rSend}, 1000)
+		for _, name := range []string{"p6", "p7"} {
+			p.relayRound(name, 11, []int{rWait, rDial, rStall, rSend, rWait, rSend, rWait, rBurst, rWait, rResume, rSend}, 500, 500, 700)
+		}
+		p.relayRound("mem", 4, []int{rWait, rWait, rWait, rRelieve}, 500, 500, 700)
+	}
+	if r.Chance(6) { // a daemon that is killed with an answer on its way, and comes back at once
+		p.relayRound("b5", 6, []int{rDial, rLast, rDial})
+	}
+	if r.Chance(6) { // both ends say goodbye at once
+		p.relayRound("b4", 9, []int{rDial, rWait, rDismiss}, 1000)
+		p.relayRound("p8", 12, []int{rDial, rWait, rClose}, 1000)
 	}
 	if r.Chance(4) {
 		p.relayActor("stop", 4, []int{rWait, rWait, [...]int{rDrain, rSpread, rSpread}[r.Intn(3)], [...]int{rDrain, rAbort}[r.Intn(2)]}, p.ids)
@@ -189,8 +215,8 @@ func (p *planner) relayActor(name string, n int, verbs []int, ids int) {
 		switch op.Verb {
 		case rDial:
 			op.Arg = p.r.Intn(ids)
-		case rWait:
-			op.Arg = [...]int{1, 100, 1000, 3000, 5000, 12_000, 35_000, 65_000}[p.r.Intn(8)]
+		case rWait: // some end with a deadline of the relay's
+			op.Arg = [...]int{1, 100, 1000, 3000, 5000, 10_000, 12_000, 30_000, 35_000, 65_000}[p.r.Intn(10)]
 		case rAdvance:
 			op.Arg = [...]int{100, 3000, 10_000, 30_000}[p.r.Intn(4)]
 		case rSpread:
@@ -208,16 +234,23 @@ func (p *planner) relayActor(name string, n int, verbs []int, ids int) {
 }
 
 // relayRound plans n operations in the order of the list, again and again,
-// for the first server-id: some things only happen one after the other.
-func (p *planner) relayRound(name string, n int, verbs []int) {
+// for the first server-id: some things only happen one after the other, or
+// at one time. Waits are of one of those many milliseconds.
+func (p *planner) relayRound(name string, n int, verbs []int, waits ...int) {
+	if len(waits) == 0 {
+		waits = []int{1, 1000, 2000, 4000}
+	}
 	var ops []Op
 	for i := range n {
 		op := Op{Actor: name, Label: i + 1, Verb: verbs[i%len(verbs)]}
 		switch op.Verb {
 		case rWait:
-			op.Arg = [...]int{1, 1000, 2000, 4000}[p.r.Intn(4)]
+			op.Arg = waits[p.r.Intn(len(waits))]
 		case rBurst:
 			op.Arg = [...]int{3, 10, 30}[p.r.Intn(3)]
+		case rFlood:
+		case rRelieve:
+			op.Arg = [...]int{1, 100, 200, 300}[p.r.Intn(4)]
 		case rDial:
 		default:
 			op.Arg = p.r.Intn(32)

@@ -11,7 +11,8 @@ type socket struct {
 	e        *Engine
 	up, down pipe // from the peer, to the peer
 	obj      int32
-	chunk    int // bytes that one read or write carries at most; 0: any number
+	chunk    int    // bytes that one read or write carries at most; 0: any number
+	closing  func() // told by whoever closes it; may be nil
 
 	// Owned by the relay's reader and by its writer, and looked at where no
 	// task runs.
@@ -20,6 +21,7 @@ type socket struct {
 	in               entry
 	reading          bool // the reader waits, or is about to
 	writers          int  // tasks in Write
+	begun            int  // bytes that they have written
 
 	mu      sync.Mutex // guards all below
 	closed  bool
@@ -73,6 +75,9 @@ func (s *socket) Read() (*relay.Buffer, int, error) {
 func (s *socket) setReading(yes bool) { s.reading = yes }
 
 //go:norace
+func (s *socket) addBegun(n int) { s.begun += n }
+
+//go:norace
 func (s *socket) addWriter(n int) { s.writers += n }
 
 // TryWrite implements relay.Socket.
@@ -99,11 +104,15 @@ func (s *socket) write(p []byte) (int, error) {
 // Write implements relay.Socket.
 func (s *socket) Write(p []byte) (n int, err error) {
 	s.addWriter(1)
-	defer s.addWriter(-1)
+	defer func() {
+		s.addWriter(-1)
+		s.addBegun(-n)
+	}()
 	s.e.Yield(AtWrite, s.obj)
 	began := s.e.Now()
 	for {
 		k, err := s.write(p[n:])
+		s.addBegun(k)
 		if n += k; n == len(p) || err != nil {
 			s.mark(func() { s.longest = max(s.longest, s.e.Now()-began) })
 			return n, err
@@ -128,6 +137,9 @@ func (s *socket) CloseWrite() error {
 // resets the connection, and what was on its way to the peer may be lost.
 func (s *socket) Close() error {
 	s.e.Yield(AtClose, s.obj)
+	if s.closing != nil {
+		s.closing()
+	}
 	if s.mark(s.shut) {
 		return nil
 	}

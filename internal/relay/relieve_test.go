@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,39 @@ func TestShortOfMemoryWhoHoldsTheMostGoes(t *testing.T) {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 	joined(t, b, bystander)
+	n.wantCounts(Counts{Binaries: 1, Phones: 1})
+}
+
+func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	var ids []string
+	for range 3 {
+		p := n.narrow("/v1/client", headers(wire.HeaderServer, "s1"))
+		ids = append(ids, joined(t, b, p))
+	}
+	held := func() (all []int) {
+		for _, p := range n.joinedTo("s1") {
+			all = append(all, p.out.queued())
+		}
+		slices.Sort(all)
+		return all
+	}
+	for i, frames := range []int{20, 30, 10} {
+		envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, ids[i], strings.Repeat("x", 60<<10))
+		for range frames {
+			b.send(envelope)
+		}
+	}
+	n.wait("all is held", func() bool { h := held(); return h[0] > 300<<10 && h[1] > 900<<10 && h[2] > 1500<<10 })
+	if got := n.Relieve(held()[2] + 1); got != 2 {
+		t.Errorf("%d closed; want 2", got)
+	}
+	for _, i := range []int{1, 0} { // in this order
+		if got, want := b.recv(), notice(ids[i], 1001); got != want {
+			t.Errorf("binary got %s; want %s", got, want)
+		}
+	}
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 }
 

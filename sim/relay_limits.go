@@ -1,0 +1,144 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+// The limits of the simulated relay, which operators change while it runs.
+
+// limits is what of them is changed.
+type limits struct {
+	phones, conns, perAddress, burst int
+	phoneOutbox                      int // bytes
+	grace                            int64
+}
+
+// spell is how long limits were in force in one process.
+type spell struct {
+	limits
+	node     *node
+	from, to stamp // the change to them began; that to the next was done
+	coming   bool  // the change to them is under way
+}
+
+// limits are those that a process starts with.
+func (w *relayRun) limits() limits {
+	p := w.run.Param
+	return limits{
+		phones: max(p("max-phones", 16), 1), conns: max(p("max-conns", 1000), 2), perAddress: max(p("per-address", 1000), 2),
+		burst: max(p("burst", 1000), 1), phoneOutbox: max(p("phone-outbox", 6<<10), 1<<10), grace: int64(grace),
+	}
+}
+
+// changed are the limits that an operator's number stands for.
+func changed(n int) limits {
+	h := mix(uint64(n))
+	pick := func(of ...int) int {
+		v := of[h%uint64(len(of))]
+		h /= 7
+		return v
+	}
+	return limits{
+		phones: pick(1, 2, 16), conns: pick(1000, 1000, 8, 4), perAddress: pick(1000, 1000, 2), burst: pick(1000, 1000, 2),
+		phoneOutbox: pick(2<<10, 6<<10, 64<<10), grace: int64(grace) / int64(pick(1, 1, 3)),
+	}
+}
+
+// into writes l into a configuration.
+func (l limits) into(cfg *relay.Config) {
+	cfg.MaxPhones, cfg.MaxConns, cfg.MaxConnsPerAddress, cfg.Burst = l.phones, l.conns, l.perAddress, l.burst
+	cfg.PhoneOutbox, cfg.Grace = l.phoneOutbox, time.Duration(l.grace)
+}
+
+// reconfigure changes the limits, or tries to change them to some that no
+// relay may have: then nothing may have changed.
+func (w *relayRun) reconfigure(d *node, n int) {
+	l := changed(n)
+	cfg := w.config(d, l)
+	if n%8 == 7 {
+		cfg.RoomTimeout = -1
+		if d.relay.Reconfigure(cfg) == nil {
+			w.e.Fail("limits", "a configuration that is not valid is in force")
+		}
+		return
+	}
+	k := w.begin(d, l)
+	if k < 0 {
+		return
+	}
+	if err := d.relay.Reconfigure(cfg); err != nil {
+		w.e.Fail("limits", "%v", err)
+	}
+	w.begun(k)
+}
+
+// begin says that limits come into force and returns which spell of them it
+// is: none while others do, or if too often others have.
+//
+//go:norace
+func (w *relayRun) begin(d *node, l limits) int {
+	for i := range w.spells[:w.nspells] {
+		if w.spells[i].coming {
+			return -1
+		}
+	}
+	if w.nspells > len(w.spells)-maxLives {
+		return -1
+	}
+	return w.spell(d, l, true)
+}
+
+//go:norace
+func (w *relayRun) spell(d *node, l limits, coming bool) int {
+	s := &w.spells[w.nspells]
+	s.limits, s.node, s.coming = l, d, coming
+	s.from.at, s.from.step = w.e.now, w.e.steps+1
+	w.nspells++
+	return w.nspells - 1
+}
+
+// begun says that they are in force, and those before no longer.
+//
+//go:norace
+func (w *relayRun) begun(k int) {
+	w.spells[k].coming = false
+	w.e.Sometimes(sawLimits, w.cur.shown.Phones > 0)
+	for i := range w.spells[:k] {
+		if s := &w.spells[i]; s.node == w.spells[k].node && s.to.step == 0 {
+			s.to.at, s.to.step = w.e.now, w.e.steps+1
+		}
+	}
+}
+
+// lowest and highest are what one limit was in d, while it may have been
+// looked at.
+func (w *relayRun) lowest(d *node, from, to stamp, of func(limits) int) int {
+	return w.extreme(d, from, to, of, func(a, b int) int { return min(a, b) })
+}
+
+func (w *relayRun) highest(d *node, from, to stamp, of func(limits) int) int {
+	return w.extreme(d, from, to, of, func(a, b int) int { return max(a, b) })
+}
+
+func (w *relayRun) extreme(d *node, from, to stamp, of func(limits) int, better func(a, b int) int) int {
+	v, found := 0, false
+	for _, s := range w.spells[:w.nspells] {
+		if s.node != d || !s.to.after(from) || to.step > 0 && s.from.step > to.step {
+			continue
+		}
+		if !found {
+			v, found = of(s.limits), true
+		}
+		v = better(v, of(s.limits))
+	}
+	return v
+}
+
+func phonesOf(l limits) int     { return l.phones }
+func connsOf(l limits) int      { return l.conns }
+func perAddressOf(l limits) int { return l.perAddress }
+func burstOf(l limits) int      { return l.burst }
+func budgetOf(l limits) int     { return l.phoneOutbox }
+func graceOf(l limits) int      { return int(l.grace) }

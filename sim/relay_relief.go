@@ -1,0 +1,168 @@
+package sim
+
+import "slices"
+
+// When memory is short the relay closes who holds the most. What a peer has
+// in it is known from outside as far as what was sent to it has surely come
+// to the relay, and surely not left it yet.
+
+// relief is one call of Relieve.
+type relief struct {
+	node     *node
+	from, to stamp
+	want     int         // bytes
+	said     int         // how many it closed, it says
+	closed   [16]*client // in that order
+	n        int
+	begun    [maxClients]int // bytes that a write which waits has written
+}
+
+// reliefLeast is what a connection must hold to be worth its closing.
+const reliefLeast = 64 << 10
+
+// relieve asks for so many bytes.
+func (w *relayRun) relieve(d *node, want int) {
+	k := w.short(d, want)
+	if k == nil {
+		return
+	}
+	t := w.e.Current()
+	t.Data = k
+	n := d.relay.Relieve(want)
+	t.Data = nil
+	w.eased(k, n)
+}
+
+//go:norace
+func (w *relayRun) short(d *node, want int) *relief {
+	if w.nreliefs == len(w.relieved) {
+		return nil
+	}
+	k := &w.relieved[w.nreliefs]
+	w.nreliefs++
+	k.node, k.want = d, want
+	k.from.at, k.from.step = w.e.now, w.e.steps+1
+	for n := 1; n <= w.nclients; n++ {
+		if c := w.clients[n].Load(); c != nil {
+			k.begun[n] = c.sock.begun
+		}
+	}
+	return k
+}
+
+//go:norace
+func (w *relayRun) eased(k *relief, n int) {
+	k.said = n
+	k.to.at, k.to.step = w.e.now, w.e.steps+1
+}
+
+// closing notes that c's socket is closed, if that is done to free memory.
+//
+//go:norace
+func (w *relayRun) closing(c *client) {
+	if k, ok := w.e.Current().Data.(*relief); ok && k.n < len(k.closed) {
+		k.closed[k.n] = c
+		k.n++
+	}
+}
+
+// given tells whether c was closed to free memory.
+func (w *relayRun) given(c *client) bool {
+	for i := range w.relieved[:w.nreliefs] {
+		if k := &w.relieved[i]; slices.Contains(k.closed[:k.n], c) {
+			return true
+		}
+	}
+	return false
+}
+
+// reliefs judges whom it has cost.
+func (w *relayRun) reliefs() {
+	for i := range w.relieved[:w.nreliefs] {
+		if k := &w.relieved[i]; w.calm && k.to.step > 0 && k.to.at == k.from.at {
+			w.reliefOf(k)
+		}
+	}
+}
+
+func (w *relayRun) reliefOf(k *relief) {
+	closed := k.closed[:k.n]
+	others := 0 // that came to their end meanwhile
+	for _, c := range w.all() {
+		if c.node == k.node && c.sock.endStep >= k.from.step && c.sock.endStep <= k.to.step && !slices.Contains(closed, c) {
+			others++
+		}
+	}
+	if k.n > k.said || k.n+others < k.said {
+		w.e.Fail("relief", "%d connections are closed for want of memory; it says %d", k.n, k.said)
+	}
+	least, freed := 0, 0 // of the last; of all but the last
+	for i, c := range closed {
+		lo, hi := w.holds(c, k)
+		if hi < reliefLeast {
+			w.blame("relief", c, "closed for want of memory with %d bytes at most", hi)
+		}
+		if freed >= k.want {
+			w.blame("relief", c, "closed when %d bytes were free already; want %d", freed, k.want)
+		}
+		if before := closed[:i]; i > 0 && least < lo {
+			w.blame("relief", before[i-1], "closed with %d bytes at most before %s with %d at least", least, c.name, lo)
+		}
+		least, freed = hi, freed+lo
+	}
+	w.e.Sometimes(sawRelieved, k.n > 0)
+	w.e.Sometimes(sawRelievedTwo, k.n > 1)
+	most := 0
+	for _, c := range closed {
+		_, hi := w.holds(c, k)
+		most += hi
+	}
+	for _, c := range w.all() {
+		lo, _ := w.holds(c, k)
+		switch {
+		case c.node != k.node || slices.Contains(closed, c) || lo < reliefLeast:
+		case most < k.want:
+			w.blame("relief", c, "not closed with %d bytes; %d of %d are free", lo, most, k.want)
+		case k.n > 0 && least < lo:
+			w.blame("relief", closed[k.n-1], "closed with %d bytes at most; %s has %d at least", least, c.name, lo)
+		}
+	}
+}
+
+// holds is what waits in the relay for c, in bytes that it charges, at the
+// least and at the most.
+func (w *relayRun) holds(c *client, k *relief) (lo, hi int) {
+	hi = binaryMessage + 2*k.begun[c.num] // a message that it is sending; charged until a write is done
+	if !c.phone {                         // with how much its phones wait is not known
+		for n, l := range c.flows {
+			for i, f := range w.clients[n].Load().flow(0).sent {
+				if f.step <= k.to.step && (i >= len(l.got) || l.got[i].after(k.from)) {
+					hi += f.size + 128
+				}
+			}
+		}
+		return 0, hi
+	}
+	got, largest := c.flow(0).got, 0
+	for _, b := range w.all() {
+		l := b.flows[c.num]
+		if b.phone || l == nil {
+			continue
+		}
+		// What comes later waited; so did what this has taken, if nothing
+		// else can have.
+		waited := slices.Contains(k.closed[:k.n], c) && b.faults == 0 && b.closedAt.after(k.to) && len(l.orders) == 0 && !w.overflowed(c)
+		for i, f := range l.sent {
+			came := i < len(got)
+			if f.step <= k.to.step && (!came || got[i].after(k.from)) {
+				hi += f.size + 128
+			}
+			if f.at+w.latency() < k.from.at && (came && got[i].after(k.to) || !came && waited) {
+				lo += f.size + 64
+				largest = max(largest, f.size+64)
+			}
+		}
+	}
+	// What is on its way out is charged no longer, and costs more than it takes.
+	return max(lo-2*max(w.run.Param("room", 1<<14), 512)-2*largest, 0), hi
+}
