@@ -2,6 +2,7 @@ package battery
 
 import (
 	"cmp"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -22,31 +23,49 @@ import (
 func TestRow15ABinaryThatStopsReading(t *testing.T) {
 	beside(t)
 	write := dose(2*time.Second, 10*time.Second)
+	const over, less = 400, 100 // frames of 16 KiB: more than outbox and kernel hold, less than a send buffer may
 	for _, tt := range []struct {
-		stall time.Duration
-		lives bool
-	}{{dose(time.Second, 6*time.Second), true}, {dose(4*time.Second, 12*time.Second), false}, {dose(0, 60*time.Second), false}} {
+		stall  time.Duration
+		lives  bool
+		frames int
+		tls    bool
+	}{
+		{dose(time.Second, 6*time.Second), true, over, false},
+		{dose(time.Second, 6*time.Second), true, less, true},
+		{dose(4*time.Second, 12*time.Second), false, over, false},
+		{dose(0, 60*time.Second), false, over, false},
+	} {
 		if tt.stall == 0 {
 			continue // with large doses only
 		}
-		t.Run(tt.stall.String(), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v tls=%t", tt.stall, tt.tls), func(t *testing.T) {
+			var cert, key string
+			var client *tls.Config
+			if tt.tls {
+				cert, key, client = selfSigned(t)
+			}
 			n := start(t, func(c *daemon.Config) {
 				c.WriteTimeout, c.RoomTimeout, c.ConflictProbe = write, write, write/4
 				c.BinaryOutbox = 2 << 20
+				c.TLSCert, c.TLSKey = cert, key
 			})
+			n.tls = client
 			h := n.pair()
 			b := n.slot("slow")
-			_ = b.NetConn().(*net.TCPConn).SetReadBuffer(64 << 10)
+			below := b.NetConn()
+			if tt.tls {
+				below = below.(*tls.Conn).NetConn()
+			}
+			_ = below.(*net.TCPConn).SetReadBuffer(64 << 10)
 			p := n.mustDial("/v1/client", "slow")
 			n.connected(2, 2)
 
-			const frames = 400 // of 16 KiB: more than outbox and kernel hold
 			pad := strings.Repeat("x", 16<<10)
 			sent := make(chan int, 1)
 			begun := time.Now()
 			go func() {
 				k := 0
-				for ; k < frames; k++ {
+				for ; k < tt.frames; k++ {
 					if p.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"k":%d,"x":%q}`, k, pad)) != nil {
 						break
 					}
@@ -58,15 +77,15 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 				refused := make(chan int, 1)
 				go func() { refused <- codeOf(rival) }()
 				time.Sleep(tt.stall)
-				for k := range frames {
+				for k := range tt.frames {
 					_, m, err := b.ReadMessage()
 					if err != nil || !strings.Contains(string(m), fmt.Sprintf(`{"k":%d,`, k)) {
 						t.Fatalf("after a pause, frame %d is %.60s, %v", k, m, err)
 					}
 				}
 				drained(b)
-				if got := <-sent; got != frames {
-					t.Errorf("the phone could send %d of %d frames", got, frames)
+				if got := <-sent; got != tt.frames {
+					t.Errorf("the phone could send %d of %d frames", got, tt.frames)
 				}
 				if code := <-refused; code != 4409 {
 					t.Errorf("the rival is closed with %d; want 4409", code)

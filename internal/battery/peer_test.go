@@ -28,7 +28,13 @@ func (n *node) dial(path, id, from string) (*websocket.Conn, *http.Response, err
 		}
 		return nd.Dial(network, addr)
 	}}
-	return d.Dial("ws://"+n.public+path, header(id))
+	if n.tls == nil {
+		return d.Dial("ws://"+n.public+path, header(id))
+	}
+	d.TLSClientConfig = n.tls
+	head := header(id)
+	head.Set("Host", n.tls.ServerName)
+	return d.Dial("wss://"+n.public+path, head)
 }
 
 func (n *node) mustDial(path, id string) *websocket.Conn {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ type node struct {
 	signals, reload chan os.Signal
 	ended           chan error
 	log             *logBuffer
+	tls             *tls.Config // of its clients; nil: no TLS
 }
 
 type logBuffer struct {

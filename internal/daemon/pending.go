@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -133,17 +134,16 @@ func (p *pending) remove(c net.Conn) {
 
 // state is the server's ConnState: an upgraded connection is the relay's.
 func (p *pending) state(c net.Conn, s http.ConnState) {
+	if t, ok := c.(*tls.Conn); ok {
+		turn := t.NetConn().(*turnConn)
+		if s == http.StateActive {
+			turn.end()
+		}
+		c = turn.Conn
+	}
 	if s == http.StateHijacked || s == http.StateClosed {
-		p.leave(belowTLS(c))
+		p.leave(c)
 	}
-}
-
-// belowTLS is the connection that was accepted.
-func belowTLS(c net.Conn) net.Conn {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
-	}
-	return c
 }
 
 // doorway accepts connections as far as there are places. It stands above a

@@ -286,7 +286,7 @@ func (p *process) guard(ln net.Listener) net.Listener {
 	}
 	ln = &doorway{Listener: ln, pending: p.pending}
 	if p.certs != nil {
-		ln = tls.NewListener(ln, p.certs.config())
+		ln = tls.NewListener(&turnListener{ln, newTurns()}, p.certs.config())
 	}
 	return ln
 }

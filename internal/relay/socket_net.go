@@ -58,7 +58,24 @@ func newNetSocket(c net.Conn) Socket {
 			return newRawSocket(tcp, raw)
 		}
 	}
+	if sc, ok := bottom(c).(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			boundUnsent(raw)
+		}
+	}
 	return &streamSocket{conn: c}
+}
+
+// bottom is the connection below TLS, and below whatever else says what is
+// below it.
+func bottom(c net.Conn) net.Conn {
+	for {
+		above, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = above.NetConn()
+	}
 }
 
 // rawSocket is a TCP connection used through its descriptor, so that it

@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"net"
+	"runtime"
+	"sync/atomic"
+)
+
+// turns is a place for each TLS handshake that may compute at a time: half
+// the processors'. A handshake costs as much as hundreds of frames, and whoever
+// opens connections need not even finish it. A hundred that compute at once
+// would stand before every frame in the scheduler's queue; those that wait for
+// a turn do not.
+type turns chan struct{}
+
+func newTurns() turns { return make(turns, max(1, runtime.GOMAXPROCS(0)/2)) }
+
+// turnListener stands between TLS and what accepts connections.
+type turnListener struct {
+	net.Listener
+	turns turns
+}
+
+// Accept returns a connection whose handshake takes its turns.
+func (l *turnListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &turnConn{Conn: c, turns: l.turns}, nil
+}
+
+// turnConn has a turn from the end of a Read until the next use of the
+// connection, for that is when a handshake computes; never while it waits for
+// its peer. Once the first request is there it does nothing any more.
+type turnConn struct {
+	net.Conn
+	turns turns
+	has   atomic.Bool
+	over  atomic.Bool
+}
+
+// Read waits for bytes, then for a turn.
+func (c *turnConn) Read(p []byte) (int, error) {
+	if c.over.Load() {
+		return c.Conn.Read(p)
+	}
+	c.giveBack()
+	n, err := c.Conn.Read(p)
+	if err == nil {
+		c.turns <- struct{}{}
+		c.has.Store(true)
+	}
+	return n, err
+}
+
+// Write gives the turn back, since it may have to wait.
+func (c *turnConn) Write(p []byte) (int, error) {
+	c.giveBack()
+	return c.Conn.Write(p)
+}
+
+// Close may come from another task, while a Read waits.
+func (c *turnConn) Close() error {
+	c.giveBack()
+	return c.Conn.Close()
+}
+
+// NetConn is the connection below.
+func (c *turnConn) NetConn() net.Conn { return c.Conn }
+
+// end is the end of the handshake, by whoever has read the first request.
+func (c *turnConn) end() {
+	c.over.Store(true)
+	c.giveBack()
+}
+
+func (c *turnConn) giveBack() {
+	if c.has.Swap(false) {
+		<-c.turns
+	}
+}

@@ -1,0 +1,59 @@
+package daemon
+
+import (
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+)
+
+// Of two handshakes that have something to compute one waits, until the other
+// writes, reads on, is closed, or has come to its end.
+func TestHandshakesTakeTurns(t *testing.T) {
+	for _, tt := range []struct {
+		what string
+		do   func(*turnConn)
+	}{
+		{"writes", func(c *turnConn) { _, _ = c.Write([]byte("x")) }},
+		{"reads on", func(c *turnConn) { go c.Read(make([]byte, 1)) }},
+		{"is closed", func(c *turnConn) { c.Close() }},
+		{"has ended", func(c *turnConn) { c.end() }},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := make(turns, 1)
+				conn := func() (*turnConn, net.Conn) {
+					ours, theirs := net.Pipe()
+					t.Cleanup(func() { ours.Close(); theirs.Close() })
+					return &turnConn{Conn: ours, turns: all}, theirs
+				}
+				first, peer := conn()
+				second, other := conn()
+				go io.WriteString(peer, "a")
+				go io.WriteString(other, "b")
+				if _, err := first.Read(make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+				has := make(chan error, 1)
+				go func() {
+					_, err := second.Read(make([]byte, 1))
+					has <- err
+				}()
+				synctest.Wait()
+				if len(has) > 0 {
+					t.Fatal("two compute at a time; want one")
+				}
+				go io.Copy(io.Discard, peer)
+				tt.do(first)
+				if err := <-has; err != nil {
+					t.Error(err)
+				}
+				second.end()
+				go io.WriteString(other, "c")
+				if _, err := second.Read(make([]byte, 1)); err != nil || len(all) != 0 {
+					t.Errorf("behind its handshake a connection has %d turns, %v; want none", len(all), err)
+				}
+			})
+		})
+	}
+}
