@@ -41,7 +41,7 @@ func FuzzPROXYHeader(f *testing.F) {
 			t.Skip(err)
 		}
 		_ = client.(*net.TCPConn).CloseWrite()
-		c := &proxiedConn{TCPConn: server.(*net.TCPConn)}
+		c := &proxiedConn{TCPConn: server.(*net.TCPConn), broken: func(net.Addr, error) {}}
 		defer c.Close()
 		got := c.RemoteAddr()
 		if c.err != nil && got.String() != server.RemoteAddr().String() {

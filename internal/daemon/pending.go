@@ -40,6 +40,7 @@ const (
 	cutAddress = "pending_per_address"
 	cutFull    = "pending"
 	cutProxy   = "untrusted_proxy"
+	cutHeader  = "proxy_header"
 )
 
 func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
@@ -55,7 +56,7 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 		Help: "Connections that the kernel had and the process could not take, for lack of descriptors for example.",
 	})
 	p.set(cfg)
-	for _, reason := range []string{cutAddress, cutFull, cutProxy} {
+	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader} {
 		p.cut.WithLabelValues(reason)
 	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{

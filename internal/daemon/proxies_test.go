@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -113,11 +114,52 @@ func TestThePROXYHeaderSaysWhoIsCalling(t *testing.T) {
 
 func TestAPROXYHeaderIsNeeded(t *testing.T) {
 	d := proxied(t)
-	if got := d.raw("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); strings.HasPrefix(got, "HTTP/1.1 200") {
-		t.Errorf("without a PROXY header: %q; want nothing or 400", got)
+	const request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+	v2 := "\r\n\r\n\x00\r\nQUIT\n"
+	for i, header := range []string{
+		"", "PROXY TCP4 nonsense\r\n", "PROXY TCP4 " + strings.Repeat("1", 5000) + "\r\n",
+		v2 + "\x31\x11\x00\x0c\xcb\x00\x71\x09\x7f\x00\x00\x01\x12\x34\x56\x78", // version 3
+		v2 + "\x21\x11\x00\x04\xcb\x00\x71\x09",                                 // shorter than its addresses
+		v2 + "\x21\x11\xff\xff\xcb\x00\x71\x09\x7f\x00\x00\x01\x12\x34\x56\x78" + strings.Repeat("x", 1<<16-13),
+	} {
+		if got := d.raw(header + request); strings.HasPrefix(got, "HTTP/1.1 200") {
+			t.Errorf("with PROXY header %.40q: %q; want nothing or 400", header, got)
+		}
+		d.until("it is counted", func() bool {
+			_, _, page := get(t, "http://"+d.private+"/metrics")
+			return strings.Contains(page, fmt.Sprintf("connections_cut_total{reason=\"proxy_header\"} %d\n", i+1))
+		})
 	}
-	if got := d.raw("PROXY TCP4 nonsense\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); strings.HasPrefix(got, "HTTP/1.1 200") {
-		t.Errorf("with a bad PROXY header: %q; want nothing or 400", got)
+	if c, err := net.Dial("tcp", d.public); err == nil { // only looks whether the port is open
+		c.Close()
+	}
+	if log := d.log.String(); !strings.Contains(log, "signature not present; does it speak PROXY to this port?") || strings.Contains(log, "nonsense") {
+		t.Errorf("the log does not say what is wrong, or repeats it: %s", log)
+	}
+}
+
+// The address in a PROXY header may be that of a further proxy that is
+// trusted: then its X-Forwarded-For counts. A client's own does not.
+func TestProxiesInARowAreFollowed(t *testing.T) {
+	d := start(t, t.Context(), func(c *Config) {
+		c.ProxyProtocol, c.TrustedProxies, c.MaxConnsPerAddress = true, []string{"127.0.0.1", "10.0.0.0/8"}, 1
+	})
+	for _, tt := range []struct{ said, forwarded, want string }{
+		{"198.51.100.1:1", "203.0.113.1", "198.51.100.1"},
+		{"10.0.0.5:1", "6.6.6.6, 203.0.113.2", "203.0.113.2"},
+		{"10.0.0.5:2", "", "10.0.0.5"},
+	} {
+		c, err := net.Dial("tcp", d.public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = proxyproto.HeaderProxyFromAddrs(2, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.said)), c.RemoteAddr()).WriteTo(c)
+		_, _ = io.WriteString(c, "GET /v1/server HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Version: 1\r\nUser-Agent: x\r\nX-Pyrycode-Server: "+tt.said+"\r\nX-Forwarded-For: "+tt.forwarded+"\r\n\r\n")
+		d.until("the caller is "+tt.want, func() bool {
+			return strings.Contains(d.log.String(), "server_id="+tt.said+" remote="+tt.want+" ")
+		})
 	}
 }
 
@@ -161,7 +203,7 @@ func tcpPair(t *testing.T) (*net.TCPConn, *net.TCPConn) {
 
 func TestWhatComesWithThePROXYHeaderIsNotLost(t *testing.T) {
 	near, far := tcpPair(t)
-	c := &proxiedConn{TCPConn: near}
+	c := &proxiedConn{TCPConn: near, broken: func(net.Addr, error) {}}
 	_, _ = io.WriteString(far, "PROXY TCP4 198.51.100.1 198.51.100.2 1 2\r\nabc")
 	if got := c.RemoteAddr().String(); got != "198.51.100.1:1" {
 		t.Errorf("remote is %s", got)
@@ -185,7 +227,7 @@ type readOnly struct{ io.Reader }
 
 func TestAPROXYHeaderHasADeadline(t *testing.T) {
 	near, _ := tcpPair(t)
-	c := &proxiedConn{TCPConn: near}
+	c := &proxiedConn{TCPConn: near, broken: func(net.Addr, error) {}}
 	// The deadline is on the socket, where no bubble reaches: it is looked at,
 	// not waited for.
 	if proxyHeaderTimeout != 5*time.Second {

@@ -19,7 +19,8 @@ const proxyHeaderTimeout = 5 * time.Second
 type proxyHeaders struct {
 	net.Listener
 	trusted func() proxies
-	refused func(net.Addr)
+	refused func(net.Addr)        // a stranger
+	broken  func(net.Addr, error) // a proxy whose header is none
 }
 
 // Accept does not wait for the header: a proxy that sends none must hold up
@@ -32,7 +33,7 @@ func (l *proxyHeaders) Accept() (net.Conn, error) {
 		}
 		tcp, ok := c.(*net.TCPConn)
 		if ok && l.trusted().trust(addrOf(c.RemoteAddr())) {
-			return &proxiedConn{TCPConn: tcp}, nil
+			return &proxiedConn{TCPConn: tcp, broken: l.broken}, nil
 		}
 		l.refused(c.RemoteAddr())
 		c.Close()
@@ -43,6 +44,7 @@ func (l *proxyHeaders) Accept() (net.Conn, error) {
 // first used, in the task that serves it.
 type proxiedConn struct {
 	*net.TCPConn
+	broken func(net.Addr, error)
 
 	once   sync.Once
 	remote net.Addr
@@ -63,6 +65,9 @@ func (c *proxiedConn) header() {
 		h, err := proxyproto.Read(r)
 		if err != nil {
 			c.err = fmt.Errorf("PROXY header: %w", err)
+			if r.Buffered() > 0 { // not one that only looks whether the port is open
+				c.broken(c.remote, c.err)
+			}
 			return
 		}
 		if src, ok := h.SourceAddr.(*net.TCPAddr); ok && h.Command.IsProxy() {

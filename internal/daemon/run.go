@@ -282,6 +282,9 @@ func (p *process) guard(ln net.Listener) net.Listener {
 	if p.cfg.ProxyProtocol {
 		ln = &proxyHeaders{Listener: ln, trusted: func() proxies { return *p.live.proxies.Load() }, refused: func(net.Addr) {
 			p.pending.cut.WithLabelValues(cutProxy).Inc()
+		}, broken: func(from net.Addr, err error) {
+			p.pending.cut.WithLabelValues(cutHeader).Inc()
+			p.public.ErrorLog.Printf("trusted proxy %s: %v; does it speak PROXY to this port?", from, err)
 		}}
 	}
 	ln = &doorway{Listener: ln, pending: p.pending}
