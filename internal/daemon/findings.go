@@ -101,7 +101,7 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 		if err != nil {
 			why := (&ListenError{Option: a.option, Address: a.address, Err: err}).Error()
 			if errors.Is(err, syscall.EADDRINUSE) {
-				why += "; nothing is wrong if a relay runs there already"
+				why += "; nothing is wrong if a relay runs there already, or systemd keeps the socket"
 			}
 			f.warn("%s", why)
 			continue
