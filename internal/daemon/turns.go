@@ -35,9 +35,10 @@ func (l *turnListener) Accept() (net.Conn, error) {
 // its peer. Once the first request is there it does nothing any more.
 type turnConn struct {
 	net.Conn
-	turns turns
-	has   atomic.Bool
-	over  atomic.Bool
+	turns  turns
+	has    atomic.Bool
+	over   atomic.Bool
+	closed atomic.Bool
 }
 
 // Read waits for bytes, then for a turn.
@@ -50,6 +51,9 @@ func (c *turnConn) Read(p []byte) (int, error) {
 	if err == nil {
 		c.turns <- struct{}{}
 		c.has.Store(true)
+		if c.closed.Load() { // meanwhile: whoever closed it may have found no turn to give back
+			c.giveBack()
+		}
 	}
 	return n, err
 }
@@ -62,6 +66,7 @@ func (c *turnConn) Write(p []byte) (int, error) {
 
 // Close may come from another task, while a Read waits.
 func (c *turnConn) Close() error {
+	c.closed.Store(true)
 	c.giveBack()
 	return c.Conn.Close()
 }

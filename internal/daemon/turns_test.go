@@ -57,3 +57,23 @@ func TestHandshakesTakeTurns(t *testing.T) {
 		})
 	}
 }
+
+// A handshake that is cut while it waits for its turn takes none with it.
+func TestAHandshakeCutBeforeItsTurnKeepsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := make(turns, 1)
+		all <- struct{}{} // somebody computes
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		c := &turnConn{Conn: ours, turns: all}
+		go io.WriteString(theirs, "a")
+		go c.Read(make([]byte, 1))
+		synctest.Wait()
+		c.Close()
+		<-all
+		synctest.Wait()
+		if len(all) != 0 {
+			t.Error("a connection that is closed has a turn; want none")
+		}
+	})
+}
