@@ -1,11 +1,17 @@
 package cluster
 
 import (
+	"time"
+
 	"github.com/benbjohnson/clock"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
+
+// lastWrite is how long a phone may take for what came for it before the far
+// end was done. Until then that one sees to phones that do not read.
+const lastWrite = 10 * time.Second
 
 // reasonBroken is the reason of a close because the way to the slot broke.
 const reasonBroken = "the way to the node that serves the server-id broke"
@@ -28,6 +34,8 @@ type carrier struct {
 	parted  bool // nothing more is to be done but to see the socket end
 	gone    bool // the socket is closed
 	linger  *clock.Timer
+
+	lingering bool // linger is that of the close
 }
 
 // newCarrier makes one and enters its stream; nil if the node closes.
@@ -70,9 +78,14 @@ func (c *carrier) leave(code wire.CloseCode, reason string) {
 
 // lingers ends the socket in a while. The lock is held.
 func (c *carrier) lingers() {
-	if c.linger == nil && !c.gone {
-		c.linger = c.node.rt.Clock.AfterFunc(c.node.cfg.Linger, c.Abort)
+	if c.lingering || c.gone {
+		return
 	}
+	c.lingering = true
+	if c.linger != nil {
+		c.linger.Stop()
+	}
+	c.linger = c.node.rt.Clock.AfterFunc(c.node.cfg.Linger, c.Abort)
 }
 
 // Abort implements relay.Stream.
@@ -116,6 +129,9 @@ func (c *carrier) up() {
 // input sees to what has changed: there are bytes to write, or an end.
 func (c *carrier) input() {
 	c.mu.Lock()
+	if c.started && c.writing && !c.gone && c.linger == nil && (c.closed || c.broken != "") {
+		c.linger = c.node.rt.Clock.AfterFunc(lastWrite, c.Abort) // the far end does not watch it any more
+	}
 	start := c.started && !c.writing && !c.gone && c.due()
 	c.writing = c.writing || start
 	c.mu.Unlock()

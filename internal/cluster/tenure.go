@@ -28,6 +28,7 @@ type tenure struct {
 	waiting  int    // claims that wait for dir, or hold it
 	attempts int    // claims that succeeded and are not settled; they grow under dir only
 	state    string // what the directory says; empty: it is not ours yet
+	doubt    bool   // it may say grace: that was written, and nobody knows whether it got through
 	revision uint64
 	deadline time.Time // where the fence is
 	renewal  *clock.Timer
@@ -106,7 +107,7 @@ func (n *Node) remove(t *tenure) {
 func (n *Node) acquire(t *tenure) error {
 	n.mu.Lock()
 	state, lost, over := t.state, t.lost, t.over
-	if state == stateLive && lost == "" && !over {
+	if state == stateLive && !t.doubt && lost == "" && !over {
 		t.attempts++
 		n.mu.Unlock()
 		return nil
@@ -117,7 +118,7 @@ func (n *Node) acquire(t *tenure) error {
 		return errOver
 	case lost != "":
 		return relay.ErrUnknownHolder
-	case state == stateGrace:
+	case state != "": // another node may take a grace, so it must say live first
 		if !n.write(t, stateLive) {
 			return relay.ErrUnknownHolder
 		}

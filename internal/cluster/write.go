@@ -87,7 +87,7 @@ func (n *Node) won(t *tenure, revision uint64, sent time.Time) {
 func (n *Node) renewed(t *tenure, state string, revision uint64, sent time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	t.state, t.revision = state, max(t.revision, revision)
+	t.state, t.revision, t.doubt = state, max(t.revision, revision), false
 	if t.lost == "" && !sent.IsZero() {
 		t.deadline = sent.Add(n.cfg.TTL - n.cfg.Margin)
 		t.fence.Move(t.deadline)
@@ -164,6 +164,16 @@ func (n *Node) sync(t *tenure, renew bool) {
 // write renews t as being in state. It reports whether the directory says so
 // now. dir is held.
 func (n *Node) write(t *tenure, state string) bool {
+	if n.tryWrite(t, state) {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	t.doubt = t.doubt || state == stateGrace && t.state == stateLive
+	return false
+}
+
+func (n *Node) tryWrite(t *tenure, state string) bool {
 	v := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: state}.bytes()
 	for range 2 {
 		n.mu.Lock()
