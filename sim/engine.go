@@ -221,7 +221,7 @@ func (e *Engine) idle() bool {
 func (e *Engine) deadlock() string {
 	var b strings.Builder
 	for _, t := range e.tasks[:e.ntasks] {
-		if t.state == blocked && t.lock != nil {
+		if t.state == blocked && t.lock != nil && !t.lock.patient() {
 			fmt.Fprintf(&b, "%s wants %s held by %s; ", t.title(), t.lock.name, t.lock.owner.title())
 		}
 	}

@@ -11,6 +11,7 @@ type Lock struct {
 	obj   int32
 	owner *Task
 	wants int
+	slow  bool // its holder may wait for something else
 	mu    sync.Mutex
 }
 
@@ -79,3 +80,9 @@ func (l *Lock) Unlock() {
 	}
 	e.yield(AtUnlock, l.obj)
 }
+
+// patient tells whether who holds the lock waits for something else, as it
+// may, so that who waits for the lock is in no deadlock.
+//
+//go:norace
+func (l *Lock) patient() bool { return l.slow && l.owner != nil && l.owner.state == parked }

@@ -22,6 +22,7 @@ type client struct {
 	name   string
 	user   *peerUser
 	node   *node
+	home   *node // which has made a phone of it; another node, perhaps, in a cluster
 	sock   *socket
 	gate   Gate  // opened when anything below changes
 	rnd    *Rand // of the task that reads

@@ -32,6 +32,9 @@ func (w *relayRun) upgrade(rw http.ResponseWriter, req *http.Request) (relay.Soc
 	}
 	c.note(func() { c.upgraded, c.upgradedAt = true, w.stamp() })
 	w.e.Open(&c.gate)
+	if m := c.node.m; m != nil {
+		return frozenSocket{c.sock, m}, nil
+	}
 	return c.sock, nil
 }
 
@@ -45,7 +48,12 @@ const (
 // dial makes a connection and returns once it is upgraded or refused. It
 // is nil if there are too many in this run.
 func (w *relayRun) dial(u *peerUser, phone bool, server, kind int) *client {
-	c := &client{w: w, phone: phone, server: server, user: u, kind: kind, node: w.node.Load(), dialedAt: w.stamp()}
+	return w.dialTo(w.node.Load(), u, phone, server, kind)
+}
+
+// dialTo is dial to that process.
+func (w *relayRun) dialTo(d *node, u *peerUser, phone bool, server, kind int) *client {
+	c := &client{w: w, phone: phone, server: server, user: u, kind: kind, node: d, dialedAt: w.stamp()}
 	c.name = u.name + "#" + strconv.Itoa(len(u.conns)+1)
 	p := w.run.Param
 	seed := nameKey(c.name) ^ uint64(p("noise", 0))<<32

@@ -26,7 +26,7 @@ func (w *relayRun) Do(t *Task, op Op) {
 	case rSpread:
 		w.drain(w.node.Load(), time.Duration(op.Arg)*time.Second)
 	case rScrape, rHealth, rCheck, rAbort, rLimits, rRelieve:
-		w.operate(op.Verb, op.Arg)
+		w.operate(w.node.Load(), op.Verb, op.Arg)
 	default:
 		if c := u.now(); c != nil {
 			w.act(c, u, op)
@@ -40,7 +40,15 @@ func (w *relayRun) dialOp(u *peerUser, op Op) {
 	if op.Verb == rBare {
 		kind = noHeader + op.Arg%2
 	}
-	c := w.dial(u, u.name[0] != 'b', op.Arg%maxServers, kind)
+	d := w.node.Load()
+	if w.mesh != nil {
+		m := w.mesh.at(op.Arg / maxServers)
+		if m.isEnded() {
+			return // nobody listens there
+		}
+		d = m.node
+	}
+	c := w.dialTo(d, u, u.name[0] != 'b', op.Arg%maxServers, kind)
 	if c != nil && c.phone {
 		c.note(func() {
 			if c.open() {
@@ -79,7 +87,7 @@ func (w *relayRun) act(c *client, u *peerUser, op Op) {
 		return
 	case rSend:
 		if c.is(func() bool { return !c.open() }) {
-			w.dialOp(u, Op{Verb: rDial, Arg: c.server}) // as peers do that are cut off
+			w.dialOp(u, Op{Verb: rDial, Arg: c.server + maxServers*op.Arg}) // as peers do that are cut off
 			return
 		}
 	}
@@ -223,7 +231,7 @@ func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 func (w *relayRun) junk(c *client, n int) []byte {
 	foreign := 0
 	for k := 1; k <= w.count(); k++ {
-		if o, _ := w.peek(k); o.phone && (o.server != c.server || o.node != c.node) {
+		if o, _ := w.peek(k); o.phone && (o.server != c.server || w.apart(o.node, c.node)) {
 			foreign = k
 		}
 	}

@@ -68,9 +68,7 @@ func (w *relayRun) converge() {
 	for s := range maxServers {
 		w.dial(u, false, s, asIs)
 		w.e.Sleep(int64(5 * time.Second))
-		if p := w.dial(v, true, s, asIs); p != nil {
-			p.note(func() { p.node = d })
-		}
+		w.dial(v, true, s, asIs)
 		w.e.Sleep(int64(time.Second))
 	}
 	w.compare("with everyone new")
@@ -147,7 +145,7 @@ func (w *relayRun) notices() {
 			continue
 		}
 		for _, p := range w.all() {
-			if !p.phone || p.server != b.server || p.node != b.node {
+			if !p.phone || p.server != b.server || w.apart(p.node, b.node) {
 				continue
 			}
 			var orders, n int

@@ -23,7 +23,7 @@ func (w *relayRun) silent(c *client) bool {
 // binaries are the ones that may have served c.
 func (w *relayRun) binaries(c *client, like func(b *client) bool) bool {
 	for _, b := range w.all() {
-		if b != c && !b.phone && b.server == c.server && b.node == c.node && b.upgraded && like(b) {
+		if b != c && !b.phone && b.server == c.server && !w.apart(b.node, c.node) && b.upgraded && like(b) {
 			return true
 		}
 	}

@@ -30,7 +30,8 @@ const (
 type relayRun struct {
 	e    *Engine
 	run  *Run
-	calm bool // time moves only where nothing else can: what takes no time is judged by it
+	calm bool        // time moves only where nothing else can: what takes no time is judged by it
+	mesh *clusterRun // the cluster that the relays are nodes of, or nil: there is one at a time
 
 	node     atomic.Pointer[node]
 	cur      *node // the same, for those the race detector does not watch
@@ -62,6 +63,7 @@ type relayRun struct {
 // node is one life of the relay's process.
 type node struct {
 	n       int
+	m       *member // what it is besides in a cluster, or nil
 	began   stamp
 	relay   *relay.Relay
 	handler http.Handler
@@ -117,7 +119,7 @@ func (w *relayRun) setCurrent(d *node) { w.cur = d }
 // newNode starts the relay's process.
 func (w *relayRun) newNode(n int) *node {
 	d := &node{n: n, began: w.stamp()}
-	rt := w.e.Runtime(connIDs{w})
+	rt := w.e.Runtime(connIDs{w, d})
 	newLock, newGauge := rt.NewLock, rt.NewGauge
 	rt.NewLock = func(name string) sync.Locker {
 		l := newLock(name).(*Lock)
@@ -138,6 +140,9 @@ func (w *relayRun) newNode(n int) *node {
 	w.spell(d, w.limits(), false)
 	cfg := w.config(d, w.limits())
 	cfg.Runtime = rt
+	if w.mesh != nil {
+		w.mesh.enlist(d, &cfg)
+	}
 	r, err := relay.New(cfg)
 	if err != nil {
 		panic(err)
@@ -164,7 +169,10 @@ func (w *relayRun) config(d *node, l limits) relay.Config {
 // connIDs is the relay's randomness: what it reads for a phone's id says
 // which connection of this world it is. What else it reads is for the order
 // of a drain.
-type connIDs struct{ w *relayRun }
+type connIDs struct {
+	w *relayRun
+	d *node
+}
 
 func (r connIDs) Read(p []byte) (int, error) {
 	c, _ := r.w.e.Current().Data.(*client)
@@ -177,8 +185,17 @@ func (r connIDs) Read(p []byte) (int, error) {
 		return 0, errors.New("sim: randomness that no phone asked for")
 	}
 	enc.BigEndian.PutUint64(p, mix(uint64(c.num)))
+	c.setHome(r.d)
 	return 8, nil
 }
+
+// setHome notes which process has made a phone of the connection.
+//
+//go:norace
+func (c *client) setHome(d *node) { c.home = d }
+
+// apart: the two processes share no server-ids.
+func (w *relayRun) apart(a, b *node) bool { return a != b && w.mesh == nil }
 
 // peek is what never changes of a connection, for those who may look at
 // no more.

@@ -72,7 +72,8 @@ func (w *relayRun) linearizable() {
 	}
 }
 
-// history is what happened to one server-id, and how many of it have no end.
+// history is what happened to one server-id, at one process or at all, and how
+// many of it have no end.
 func (w *relayRun) history(d *node, server int) (all []porcupine.Operation, open int) {
 	add := func(c *client, event slotEvent, b *client, to stamp) {
 		end := int64(to.step)
@@ -84,7 +85,7 @@ func (w *relayRun) history(d *node, server int) (all []porcupine.Operation, open
 	}
 	for _, c := range w.all() {
 		switch {
-		case c.node != d || c.server != server || !c.upgraded:
+		case d != nil && c.node != d || c.server != server || !c.upgraded:
 		case c.phone:
 			if c.closed && c.reason == "no server with that id" {
 				add(c, noOne, nil, c.closedAt)

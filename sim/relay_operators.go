@@ -20,8 +20,7 @@ type look struct {
 	counts relay.Counts
 }
 
-func (w *relayRun) operate(verb, arg int) {
-	d := w.node.Load()
+func (w *relayRun) operate(d *node, verb, arg int) {
 	t, l := w.e.Current(), &look{node: d}
 	switch verb {
 	case rCheck:

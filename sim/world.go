@@ -55,7 +55,7 @@ type Instance interface {
 }
 
 // worlds are all that there are, in the order of the command's help.
-var worlds = []World{registryWorld{}, relayWorld{}}
+var worlds = []World{registryWorld{}, relayWorld{}, clusterWorld{}}
 
 // Worlds returns the names of all worlds.
 func Worlds() []string {

@@ -1,0 +1,233 @@
+package sim
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+)
+
+// hub is the bus: what one node publishes to one subject arrives in order,
+// or not at all. The mutex is held at no seam.
+type hub struct {
+	w *clusterRun
+
+	mu   sync.Mutex // guards all below
+	subs []*subscription
+}
+
+// subscription is one subscriber's. A task of its own delivers, from the
+// first message on.
+type subscription struct {
+	l       *line
+	subject string
+	f       func(cluster.Message)
+	gate    Gate
+
+	// Guarded by the hub's mutex.
+	queue   []letter // in the order of their times
+	started bool
+	last    []lastFrom
+}
+
+// letter is one message on its way.
+type letter struct {
+	at    int64
+	from  *line
+	data  []byte
+	asker *request // nil: nobody waits for a reply
+}
+
+// lastFrom is when the newest message of one publisher arrives.
+type lastFrom struct {
+	l  *line
+	at int64
+}
+
+// request is who waits for a reply.
+type request struct {
+	l    *line
+	by   any // the task's Data: whose phone it is about
+	gate Gate
+
+	mu    sync.Mutex // guards all below
+	done  bool
+	reply []byte
+	at    int64 // when it arrives
+}
+
+// nudge lets those who deliver to l look again.
+//
+//go:norace
+func (h *hub) nudge(l *line) {
+	for i := range h.subs {
+		if s := h.subs[i]; s.l == l {
+			h.w.e.Open(&s.gate)
+		}
+	}
+}
+
+// Subscribe implements cluster.Bus.
+func (l *line) Subscribe(subject string, f func(cluster.Message)) error {
+	h := l.w.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.subs = append(h.subs, &subscription{l: l, subject: subject, f: f})
+	return nil
+}
+
+// Publish implements cluster.Bus.
+func (l *line) Publish(subject string, data []byte) error {
+	if l.isCut(cutBus) {
+		if l.chance(2) {
+			return errAway // known already
+		}
+		return nil
+	}
+	l.send(subject, data, nil)
+	return nil
+}
+
+// send puts a message on its way. It reports whether anybody listens.
+func (l *line) send(subject string, data []byte, asker *request) bool {
+	h, e := l.w.hub, l.w.e
+	var to []*subscription
+	heard := false
+	h.mu.Lock()
+	for _, s := range h.subs {
+		if s.subject != subject || s.l.isClosed() {
+			continue
+		}
+		heard = true
+		if s.l == l && asker == nil || l.lose() {
+			continue // what a node says to all it need not hear itself
+		}
+		at := e.Now() + l.upTo(l.w.busDelay(l))
+		i := slices.IndexFunc(s.last, func(f lastFrom) bool { return f.l == l })
+		if i < 0 {
+			i = len(s.last)
+			s.last = append(s.last, lastFrom{l: l})
+		}
+		at = max(at, s.last[i].at)
+		s.last[i].at = at
+		n, _ := slices.BinarySearchFunc(s.queue, at+1, func(x letter, at int64) int { return int(x.at - at) })
+		s.queue = slices.Insert(s.queue, n, letter{at, l, slices.Clone(data), asker})
+		if !s.started {
+			s.started = true
+			to = append(to, s)
+		}
+		e.Open(&s.gate)
+	}
+	h.mu.Unlock()
+	for _, s := range to {
+		e.Go("deliver", s.deliver)
+	}
+	return heard
+}
+
+// deliver is the task of a subscription.
+func (s *subscription) deliver() {
+	l, h := s.l, s.l.w.hub
+	e := l.w.e
+	for !l.isClosed() {
+		var x letter
+		wait := int64(forever)
+		h.mu.Lock()
+		if len(s.queue) > 0 {
+			if wait = max(s.queue[0].at, l.heldUntil()); wait <= e.Now() {
+				x = s.queue[0]
+				s.queue = s.queue[1:]
+			}
+		}
+		h.mu.Unlock()
+		switch {
+		case x.data == nil:
+			e.Park(AtRead, &s.gate, wait)
+			continue
+		case l.isCut(cutBus): // lost: nobody sends it again
+			continue
+		}
+		l.m.hold()
+		t := e.Current()
+		if x.asker != nil {
+			t.Data = x.asker.by
+		}
+		s.f(cluster.Message{Data: x.data, Reply: func(b []byte) { l.reply(x.asker, b) }})
+		t.Data = nil
+		e.Yield(AtRead, l.obj)
+	}
+}
+
+// reply answers a request.
+func (l *line) reply(r *request, b []byte) {
+	if r == nil || l.isCut(cutBus) || l.lose() {
+		return
+	}
+	r.mu.Lock()
+	if !r.done {
+		r.done, r.reply, r.at = true, slices.Clone(b), max(l.w.e.Now()+l.upTo(l.w.busDelay(l)), r.l.heldUntil())
+	}
+	r.mu.Unlock()
+	l.w.e.Open(&r.gate)
+}
+
+// Request implements cluster.Bus.
+func (l *line) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
+	e := l.w.e
+	defer l.m.hold()
+	until := e.Now() + int64(timeout)
+	r := &request{l: l, by: e.Current().Data}
+	if l.isCut(cutBus) {
+		if l.chance(2) {
+			return nil, errAway
+		}
+	} else if !l.send(subject, data, r) {
+		e.Sleep(l.upTo(l.w.busDelay(l))) // the bus itself says that nobody listens
+		return nil, errNoReply
+	}
+	for e.Now() < until {
+		wait := until
+		r.mu.Lock()
+		done, at, reply := r.done, r.at, r.reply
+		r.mu.Unlock()
+		if done {
+			if at <= e.Now() {
+				if l.isCut(cutBus) {
+					break
+				}
+				return reply, nil
+			}
+			wait = min(wait, at)
+		}
+		e.Park(AtWait, &r.gate, wait)
+	}
+	return nil, errNoReply
+}
+
+//go:norace
+func (l *line) heldUntil() int64 { return l.held }
+
+// lose: this message is lost.
+//
+//go:norace
+func (l *line) lose() bool {
+	n := l.w.bus.lose
+	if n == 0 || l.w.calmed || !l.rnd.Chance(n) {
+		return false
+	}
+	l.upsets++
+	return true
+}
+
+// busDelay is how long a message may be on its way; now and then it is long.
+//
+//go:norace
+func (w *clusterRun) busDelay(l *line) int64 {
+	d := w.bus.delay
+	if n := w.bus.late; n > 0 && !w.calmed && l.rnd.Chance(n) {
+		l.upsets++
+		d += int64(4 * time.Second)
+	}
+	return d
+}

@@ -1,0 +1,211 @@
+package sim
+
+import "time"
+
+// Idle lets time go on while something is left to happen. Once the actors
+// are through, everything heals.
+func (w *clusterRun) Idle() bool {
+	if !w.healing && w.actorsDone() {
+		w.healing = true
+		w.e.Go("heal", w.heal)
+	}
+	return !w.healed || w.e.Armed() > 0
+}
+
+// recovery is longer than all silences, graces and lives of entries that can
+// follow on each other when faults have ended.
+const recovery = 110 * time.Second
+
+// heal is the second phase: no more faults. Everyone must be served within
+// the time that docs/cluster.md promises, and at last nothing may be left.
+func (w *clusterRun) heal() {
+	w.endFaults()
+	w.mendAll()
+	w.thawAll()
+	w.bootGone()
+	for _, c := range w.all() {
+		c.note(func() { c.mute = false })
+		c.resume()
+	}
+	w.e.Sleep(int64(recovery))
+	w.settled("after the faults")
+	w.converge()
+	w.last()
+	for i := range w.size {
+		if m := w.at(i); !m.isEnded() {
+			w.leave(m, 0)
+		}
+	}
+	w.e.Sleep(int64(entryLife)) // of who was killed
+	w.e.Sleep(int64(time.Second))
+	if n := w.dir.live(); n > 0 {
+		w.e.Fail("left over", "%d entries are in the directory; every node is gone", n)
+	}
+	w.dir.close()
+	w.setHealed()
+}
+
+//go:norace
+func (w *clusterRun) endFaults() { w.calmed, w.stalled, w.healedAt = true, 0, w.e.now }
+
+//go:norace
+func (m *member) isEnded() bool { return m.ended }
+
+// converge sees that whoever comes is served, wherever they come.
+func (w *clusterRun) converge() {
+	u := &peerUser{name: "b-heal", rnd: NewRand(1)}
+	v := &peerUser{name: "p-heal", rnd: NewRand(2)}
+	first := w.run.Param("noise", 0)
+	for s := range w.servers() {
+		w.dialTo(w.at(first+s).node, u, false, s, asIs)
+	}
+	w.e.Sleep(int64(8 * time.Second))
+	for s := range w.servers() {
+		for i := range w.size {
+			w.dialTo(w.at(i).node, v, true, s, asIs)
+		}
+	}
+	w.e.Sleep(int64(3 * time.Second))
+	w.settled("with everyone new")
+	w.ask(u.rnd, 0)
+	w.notices()
+	for _, m := range w.members[:w.nmembers] {
+		if m.isEnded() {
+			continue
+		}
+		if err := m.relay.Check(); err != nil {
+			w.e.Fail("walk", "at rest, node %d: %v", m.n, err)
+		}
+	}
+}
+
+// servers is how many server-ids the run uses.
+func (w *clusterRun) servers() int { return 2 }
+
+// last takes away the node that serves s1, and sees that another does in
+// time: at once if it drains, when its entry has expired if it is killed.
+func (w *clusterRun) last() {
+	var m *member
+	for _, c := range w.all() {
+		if !c.phone && c.server == 0 && c.is(c.open) {
+			m = c.node.m
+		}
+	}
+	if m == nil {
+		w.e.Fail("served", "nobody holds %s, though a binary has come", relayServers[0])
+		return
+	}
+	began, within := w.e.Now(), int64(5*time.Second)
+	if !w.gentle {
+		within += int64(time.Minute)
+	}
+	if w.run.Param("last", 0) == 1 {
+		w.kill(m)
+		within += int64(entryLife + 2*time.Second)
+	} else {
+		w.e.Go("leave", func() { w.leave(m, 0) })
+	}
+	u := &peerUser{name: "b-last", rnd: NewRand(3)}
+	v := &peerUser{name: "p-last", rnd: NewRand(4)}
+	n := 0
+	other := func() *node {
+		for n++; w.at(n) == m; n++ {
+		}
+		return w.at(n).node
+	}
+	var b *client
+	for ; w.e.Now()-began <= within; w.e.Sleep(int64(time.Second)) {
+		if b == nil || b.is(func() bool { return !b.open() }) {
+			b = w.dialTo(other(), u, false, 0, asIs)
+			w.e.Sleep(int64(100 * time.Millisecond)) // it is seated only after its upgrade
+		}
+		if b == nil || b.is(func() bool { return !b.open() }) {
+			continue
+		}
+		if w.answered(other(), v) {
+			w.e.Sleep(int64(5 * time.Second)) // the one that drained is gone by now
+			return
+		}
+	}
+	w.e.Fail("served again", "%d s after node %d went nobody else serves %s", within/1e9, m.n, relayServers[0])
+}
+
+// answered has a new phone at d send a frame, and reports whether it got an
+// answer.
+func (w *clusterRun) answered(d *node, u *peerUser) bool {
+	p := w.dialTo(d, u, true, 0, asIs)
+	if p == nil {
+		return true // there have been too many to make another
+	}
+	p.note(func() {
+		if p.open() {
+			p.frameUp(u.rnd, 0, 1, true)
+		}
+	})
+	w.e.Sleep(int64(time.Second))
+	return p.is(func() bool { return len(p.flow(0).got) > 0 })
+}
+
+// settled looks whether each node counts whom the peers know to be there,
+// and whether each server-id has one binary at most.
+func (w *clusterRun) settled(when string) {
+	var holder [maxServers]*client
+	all := w.all()
+	ids := 0
+	for _, m := range w.members[:w.nmembers] {
+		if m.isEnded() {
+			continue
+		}
+		var binaries, phones, away, remote int
+		for _, c := range all {
+			if !c.is(c.open) {
+				continue
+			}
+			if c.phone && c.homeOf() == m.node && c.node != m.node {
+				remote++
+			}
+			switch {
+			case c.node != m.node:
+			case c.phone:
+				phones++
+				if c.homeOf() != m.node {
+					away++
+				}
+			default:
+				binaries++
+				ids++
+				if other := holder[c.server]; other != nil {
+					w.e.Fail("one holder", "%s: %s and %s are both connected for %s", when, other.name, c.name, relayServers[c.server])
+				}
+				holder[c.server] = c
+			}
+		}
+		got := m.relay.Counts()
+		if got.Binaries != binaries || got.Phones != phones || got.InGrace != 0 || got.Remote != remote {
+			w.e.Fail("converges", "%s node %d counts %+v; want %d binaries, %d phones, %d remote", when, m.n, got, binaries, phones, remote)
+		}
+		const prefix = "pyrycode_relay_cluster_"
+		shown := gather(m.metrics)
+		for name, want := range map[string]int{"claims": binaries, "streams": away + remote, "nodes": w.size} {
+			if v := shown[prefix+name]; v != float64(want) {
+				w.e.Fail("converges", "%s node %d shows %v %s; want %d", when, m.n, v, name, want)
+			}
+		}
+	}
+	if n := w.dir.live(); n != ids {
+		w.e.Fail("converges", "%s the directory has %d entries; want %d", when, n, ids)
+	}
+}
+
+//go:norace
+func (c *client) homeOf() *node { return c.home }
+
+// empty looks whether a node that has ended has left anything behind.
+func (w *clusterRun) empty(m *member) {
+	shown := gather(m.metrics)
+	for _, name := range []string{"claims", "streams"} {
+		if v := shown["pyrycode_relay_cluster_"+name]; v != 0 {
+			w.e.Fail("left over", "node %d has ended and still has %v %s", m.n, v, name)
+		}
+	}
+}

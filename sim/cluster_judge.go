@@ -1,0 +1,121 @@
+package sim
+
+import (
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// Step looks, wherever it costs nothing, whether gauges are counts at every
+// node, and whether one node at most serves each server-id.
+//
+//go:norace
+func (w *clusterRun) Step() {
+	var holder [maxServers]*member
+	for i := 0; i < w.nmembers; i++ {
+		m := w.members[i]
+		if m.lock == nil || m.relay == nil {
+			continue
+		}
+		if m.lock.owner == nil {
+			w.shows(m)
+		}
+		for s := range maxServers {
+			on := m.held[s] && !m.dead && m.may(s)
+			if on != m.serving[s] {
+				m.serving[s] = on
+				at := &m.lapsed[s]
+				if on {
+					at = &m.began[s]
+				}
+				at.at, at.step = w.e.now, w.e.steps+1
+			}
+			if !on {
+				continue
+			}
+			if holder[s] != nil && !w.leapt {
+				w.e.Fail("one serving", "nodes %d and %d serve %s", holder[s].n, m.n, relayServers[s])
+			}
+			holder[s] = m
+		}
+	}
+}
+
+// shows compares the gauges of one node with what its registry counts.
+//
+//go:norace
+func (w *clusterRun) shows(m *member) {
+	c := &m.shown
+	if m.gauges[0].value != float64(c.Binaries) || m.gauges[1].value != float64(c.Phones) || m.gauges[2].value != float64(c.InGrace) ||
+		m.remote.value != float64(c.Remote) {
+		w.e.Fail("gauges", "node %d: binaries %v, phones %v, in grace %v, remote %v; want %+v", m.n,
+			m.gauges[0].Value(), m.gauges[1].Value(), m.gauges[2].Value(), m.remote.Value(), *c)
+	}
+}
+
+// Unlocking notes what a registry counts and who holds its slots, and keeps
+// what an operator's request must see.
+//
+//go:norace
+func (w *clusterRun) Unlocking(t *Task, l *Lock) {
+	if l.name != "registry" {
+		return
+	}
+	if k, ok := t.Data.(*look); ok && l == k.node.lock {
+		k.counts = k.node.relay.Counts()
+	}
+	for i := 0; i < w.nmembers; i++ {
+		m := w.members[i]
+		if m.lock != l {
+			continue
+		}
+		m.shown = m.relay.Counts()
+		if m.shown.Binaries < 0 || m.shown.Phones < 0 || m.shown.InGrace < 0 || m.shown.Remote < 0 {
+			w.e.Fail("gauges", "the registry of node %d counts %+v", m.n, m.shown)
+		}
+		for s := range maxServers {
+			m.held[s] = m.host.Slot(wire.ServerID(relayServers[s])) == relay.SlotHeld
+		}
+	}
+}
+
+// Contended notes that somebody waits.
+//
+//go:norace
+func (w *clusterRun) Contended(t *Task, l *Lock) {
+	w.e.Sometimes(sawTenureWait, l.slow)
+}
+
+// Ended is told that a task is over.
+func (w *clusterRun) Ended(*Task) {}
+
+// Final judges the run once everything is at rest.
+func (w *clusterRun) Final() {
+	if n := w.e.Armed(); n != 0 {
+		w.e.Fail("converges", "at rest %d timers are armed; want none", n)
+	}
+	for _, t := range w.e.tasks[1:w.e.ntasks] {
+		if t.state != done {
+			w.e.Fail("converges", "at rest %s still waits", t.title())
+		}
+	}
+	for _, c := range w.all() {
+		if c.upgraded && !c.sock.closed {
+			w.e.Fail("converges", "at rest the socket of %s is open", c.name)
+		}
+	}
+	for _, m := range w.members[:w.nmembers] {
+		if got := m.shown; got.Binaries+got.Phones+got.InGrace+got.Remote != 0 {
+			w.e.Fail("converges", "at rest node %d counts %+v; want nobody", m.n, got)
+		}
+		w.empty(m)
+	}
+	w.judge()
+}
+
+// Invariants are what the runs of a cluster are judged by.
+func (clusterWorld) Invariants() []string {
+	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
+		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "converges", "left over", "gates",
+		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "forwarded", "attempts", "books",
+		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+}

@@ -1,0 +1,361 @@
+package sim
+
+import (
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/benbjohnson/clock"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// Times of the cluster's nodes: those of production.
+const (
+	entryLife   = 30 * time.Second
+	fenceMargin = 5 * time.Second
+	renewTime   = 5 * time.Second
+)
+
+// member is one life of one of the cluster's nodes: a real relay and a real
+// cluster.Node, on a clock of its own, and its lines to the directory and
+// the bus.
+type member struct {
+	*node
+	w       *clusterRun
+	place   int
+	cluster *cluster.Node
+	host    *relay.Host
+	metrics *prometheus.Registry // of the cluster.Node
+	remote  *Gauge               // phones whose socket another node has
+	line    *line
+	pace    int64 // per cent of the true time at which its clock goes
+	started int64 // by that clock
+	rnd     *Rand
+
+	// What the nemesis does, and what judges note, where the race detector
+	// does not look.
+	dead    bool  // killed
+	drained stamp // it has begun to drain
+	shut    stamp // and lets nobody in
+	ended   bool  // drained and closed, or dead
+	frozen  bool
+	thaw    Gate
+	iced    bool // it has been frozen
+	locks   [maxTasks]int8
+	fences  [maxServers][]fenceAt // each that a claim was given; written before the claim returns
+	nfences [maxServers]int
+	held    [maxServers]bool // the registry has a binary in the slot
+	serving [maxServers]bool
+	lapsed  [maxServers]stamp // when it last ceased to serve
+	began   [maxServers]stamp // and began to
+}
+
+// fenceAt is a fence that a claim was given.
+type fenceAt struct{ *relay.Fence }
+
+// maxFences bounds what is remembered of claims of one server-id: who claims
+// while a tenure lasts gets the same fence.
+const maxFences = 256
+
+// enlist makes the relay of d a node of the cluster. The rest is in boot.
+func (w *clusterRun) enlist(d *node, cfg *relay.Config) {
+	m := w.joining
+	m.node, d.m = d, m
+	m.started = w.e.Now() / 100 * m.pace
+	rt := &cfg.Runtime
+	newLock, start, newGauge := rt.NewLock, rt.Go, rt.NewGauge
+	rt.Clock = skewedClock{rt.Clock, m}
+	rt.NewLock = func(name string) sync.Locker {
+		l := newLock(name).(*Lock)
+		l.slow = name == "tenure"
+		return &frozenLock{l, m}
+	}
+	rt.Go = func(name string, f func()) { start(name, func() { m.hold(); f() }) }
+	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
+		g := newGauge(o)
+		if o.Name == "pyrycode_relay_remote_phones" {
+			m.remote = g.(*Gauge)
+		}
+		return g
+	}
+	own := *rt
+	own.Rand = m.rnd
+	p := w.run.Param
+	n, err := cluster.New(cluster.Config{
+		Store: m.line, Bus: m.line, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
+		TTL: entryLife, Margin: fenceMargin, Renew: renewTime, Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
+		Window: max(p("window", 256<<10), 1<<10), Linger: linger,
+	})
+	if err != nil {
+		panic(err)
+	}
+	m.cluster, m.metrics = n, prometheus.NewRegistry()
+	if err := n.Register(m.metrics); err != nil {
+		panic(err)
+	}
+	cfg.Cluster = watched{n, m}
+}
+
+// boot starts the process of a place.
+func (w *clusterRun) boot(place int) {
+	p := w.run.Param
+	w.births++
+	m := &member{w: w, place: place, rnd: NewRand(uint64(p("noise", 0))<<8 + uint64(w.births)), pace: int64(100 + w.skew(place))}
+	m.line = newLine(w, m)
+	w.joining = m
+	w.newNode(w.births)
+	w.places[place].Store(m)
+	w.enter(m)
+	if err := m.cluster.Start(); err != nil {
+		panic(err)
+	}
+}
+
+// skew is by how many per cent the clock of a place is wrong.
+func (w *clusterRun) skew(place int) int {
+	return [...]int{0, w.run.Param("skew", 0), -w.run.Param("skew", 0)}[place%3]
+}
+
+// kill ends the process, as kill -9 does: nothing that it still does can be
+// noticed by anybody.
+func (w *clusterRun) kill(m *member) {
+	w.bury(m, true)
+	w.trouble(0)
+	m.line.cut(cutAll)
+	m.unfreeze()
+	for _, c := range w.all() {
+		if c.node == m.node {
+			if c.is(func() bool { return !c.over && !c.left }) {
+				c.leave(wasCut)
+			}
+			c.sock.cut()
+		}
+	}
+	m.relay.Abort()
+	m.cluster.Close()
+	m.line.close()
+}
+
+// leave shuts the process down as main does: the relay first, then what it
+// holds in the directory.
+func (w *clusterRun) leave(m *member, spread time.Duration) {
+	m.setDrained(w.stamp())
+	w.trouble(0)
+	m.relay.Drain(spread, func() {})
+	m.setShut(w.stamp())
+	m.cluster.Drain()
+	w.e.Sleep(int64(spread + 3*time.Second))
+	if spread > 0 {
+		m.cluster.Drain()
+	}
+	m.relay.Abort()
+	m.cluster.Close()
+	w.bury(m, false)
+	m.line.close()
+}
+
+//go:norace
+func (m *member) setDrained(s stamp) { m.drained = s }
+
+//go:norace
+func (m *member) setShut(s stamp) { m.shut = s }
+
+//go:norace
+func (w *clusterRun) bury(m *member, dead bool) { m.dead, m.ended = dead, true }
+
+//go:norace
+func (m *member) gone() bool { return m.ended || m.drained.step > 0 }
+
+//go:norace
+func (m *member) isFrozen() bool { return m.frozen }
+
+// hold keeps the current task of a frozen process until that thaws. It goes
+// on to where it holds no lock: who is waited for must not be stopped.
+//
+//go:norace
+func (m *member) hold() {
+	for e := m.w.e; m.frozen && e.mode == running && !e.checking && e.cur != e.main && m.locks[e.cur.ID] == 0; {
+		e.Park(AtWait, &m.thaw, forever)
+	}
+}
+
+//go:norace
+func (m *member) freeze() {
+	if !m.ended {
+		m.frozen, m.iced = true, true
+		m.w.trouble(forever)
+	}
+}
+
+//go:norace
+func (m *member) unfreeze() {
+	m.frozen = false
+	m.w.e.Open(&m.thaw)
+}
+
+// watched shows the judges whose slots a node may serve, and until when.
+type watched struct {
+	*cluster.Node
+	m *member
+}
+
+func (c watched) Attach(h *relay.Host) {
+	c.m.host = h
+	c.Node.Attach(h)
+}
+
+func (c watched) Claim(id wire.ServerID) (*relay.Fence, error) {
+	f, err := c.Node.Claim(id)
+	if err == nil {
+		c.m.given(id, f)
+	}
+	return f, err
+}
+
+func (m *member) given(id wire.ServerID, f *relay.Fence) {
+	for s, name := range relayServers {
+		if name == string(id) {
+			m.addFence(s, f)
+		}
+	}
+}
+
+//go:norace
+func (m *member) addFence(s int, f *relay.Fence) {
+	if m.fences[s] == nil {
+		m.fences[s] = make([]fenceAt, maxFences)
+	}
+	n := m.nfences[s]
+	if n > 0 && m.fences[s][n-1].Fence == f || n == maxFences {
+		return
+	}
+	m.fences[s][n].Fence = f
+	m.nfences[s]++
+}
+
+// may reports whether the node may serve the server-id now: whether a fence
+// that one of its claims was given has not passed.
+//
+//go:norace
+func (m *member) may(s int) bool {
+	now := m.w.e.now/100*m.pace - m.started + 1 // as relay.Relay counts
+	for i := m.nfences[s] - 1; i >= 0; i-- {
+		if *(*int64)(unsafe.Add(unsafe.Pointer(m.fences[s][i].Fence), fenceUntil)) > now {
+			return true
+		}
+	}
+	return false
+}
+
+// fenceUntil is where a fence keeps its time. Loading it as the relay does
+// would show the race detector an order that there is not.
+var fenceUntil = func() uintptr {
+	f, ok := reflect.TypeFor[relay.Fence]().FieldByName("until")
+	if !ok || f.Type != reflect.TypeFor[atomic.Int64]() {
+		panic("sim: relay.Fence has no field until that is an atomic.Int64")
+	}
+	return f.Offset
+}()
+
+// skewedClock is the clock of one node: it goes at its own pace, and who
+// waits for it waits on while the process is frozen.
+type skewedClock struct {
+	clock.Clock
+	m *member
+}
+
+func (c skewedClock) Now() time.Time {
+	return epoch.Add(time.Duration(c.m.w.e.Now() / 100 * c.m.pace))
+}
+
+func (c skewedClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
+
+func (c skewedClock) Until(t time.Time) time.Duration { return t.Sub(c.Now()) }
+
+func (c skewedClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
+	// Rounded up, or the timer would ring too early for its own clock.
+	pace := time.Duration(c.m.pace)
+	return c.Clock.AfterFunc((max(d, 0)+pace-1)/pace*100, func() { c.m.hold(); f() })
+}
+
+// frozenLock is a lock that nobody takes while its process is frozen.
+type frozenLock struct {
+	of *Lock
+	m  *member
+}
+
+// Lock implements sync.Locker.
+func (l *frozenLock) Lock() {
+	l.m.hold()
+	l.of.Lock()
+	l.count(1)
+}
+
+// Unlock implements sync.Locker.
+func (l *frozenLock) Unlock() {
+	l.count(-1)
+	l.of.Unlock()
+}
+
+//go:norace
+func (l *frozenLock) count(n int8) {
+	if e := l.of.e; e.mode == running && !e.checking && e.cur != e.main && !l.of.slow {
+		l.m.locks[e.cur.ID] += n
+	}
+}
+
+// frozenSocket is a socket that carries nothing while its process is frozen.
+type frozenSocket struct {
+	*socket
+	m *member
+}
+
+func (s frozenSocket) Read() (*relay.Buffer, int, error) {
+	s.m.hold()
+	b, n, err := s.socket.Read()
+	s.m.hold()
+	return b, n, err
+}
+
+func (s frozenSocket) Write(p []byte) (int, error) {
+	s.m.hold()
+	n, err := s.socket.Write(p)
+	s.m.hold()
+	return n, err
+}
+
+// waitGate is a cluster.Gate.
+type waitGate struct {
+	m    *member
+	g    Gate
+	open bool
+	edge byte // opening comes before passing
+}
+
+// Wait implements cluster.Gate.
+//
+//go:norace
+func (g *waitGate) Wait() {
+	for !g.open {
+		g.m.w.e.Park(AtWait, &g.g, forever)
+	}
+	g.open = false
+	acquire(&g.edge)
+	g.m.hold()
+}
+
+// Open implements cluster.Gate.
+//
+//go:norace
+func (g *waitGate) Open() {
+	if !g.open {
+		g.open = true
+		release(&g.edge)
+		g.m.w.e.Open(&g.g)
+	}
+}

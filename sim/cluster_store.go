@@ -1,0 +1,353 @@
+package sim
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+)
+
+var (
+	errAway    = errors.New("sim: NATS is away")
+	errNoReply = errors.New("sim: no reply in time")
+)
+
+// callTime is how long a call of the directory waits for its answer.
+const callTime = int64(2 * time.Second)
+
+// markerLife is for how long the directory remembers that a key is gone.
+const markerLife = int64(time.Minute)
+
+// directory is what all nodes have in common: the entries, which expire by
+// the true time. The mutex is held at no seam.
+type directory struct {
+	e     *Engine
+	wake  Gate // of the task that lets entries expire
+	tells Gate // of the watchers
+
+	mu       sync.Mutex // guards all below
+	revision uint64
+	keys     []*key
+	log      []version // all that ever changed, in order
+	closed   bool
+	wiped    bool
+}
+
+// key is one key of the directory, and what became of it.
+type key struct {
+	name     string
+	versions []version // the newest last
+	expires  int64
+}
+
+// version is what a key was from some time on.
+type version struct {
+	cluster.Entry
+	at int64
+}
+
+func (d *directory) key(name string) *key {
+	for _, k := range d.keys {
+		if k.name == name {
+			return k
+		}
+	}
+	k := &key{name: name}
+	d.keys = append(d.keys, k)
+	return k
+}
+
+// now is what the key says now: a Value that is nil if it is gone.
+func (k *key) now() cluster.Entry {
+	if len(k.versions) == 0 {
+		return cluster.Entry{Key: k.name}
+	}
+	return k.versions[len(k.versions)-1].Entry
+}
+
+// asOf is what it said at that time.
+func (k *key) asOf(at int64) cluster.Entry {
+	for i := len(k.versions) - 1; i >= 0; i-- {
+		if k.versions[i].at <= at {
+			return k.versions[i].Entry
+		}
+	}
+	return cluster.Entry{Key: k.name}
+}
+
+// set writes key; no value takes it out. The mutex is held.
+func (d *directory) set(k *key, value []byte, ttl time.Duration) uint64 {
+	d.revision++
+	v := version{cluster.Entry{Key: k.name, Value: value, Revision: d.revision}, d.e.Now()}
+	k.versions = append(k.versions, v)
+	k.expires = v.at + int64(ttl)
+	d.log = append(d.log, v)
+	d.e.Open(&d.tells)
+	d.e.Open(&d.wake)
+	return d.revision
+}
+
+func (d *directory) do(f func()) {
+	d.mu.Lock()
+	f()
+	d.mu.Unlock()
+}
+
+// expire is the task that lets entries expire.
+func (d *directory) expire() {
+	for {
+		next, over := int64(forever), false
+		d.do(func() {
+			over = d.closed
+			for _, k := range d.keys {
+				switch {
+				case k.now().Value == nil:
+				case k.expires <= d.e.Now():
+					d.set(k, nil, 0)
+				case next < 0 || k.expires < next:
+					next = k.expires
+				}
+			}
+		})
+		if over {
+			return
+		}
+		d.e.Park(AtWait, &d.wake, next)
+	}
+}
+
+// close ends its task.
+func (d *directory) close() {
+	d.do(func() { d.closed = true })
+	d.e.Open(&d.wake)
+}
+
+// leap is a server's clock that goes forward at once: what would have
+// expired in the meantime does so now.
+func (d *directory) leap(by int64) {
+	d.do(func() {
+		for _, k := range d.keys {
+			k.expires -= by
+		}
+	})
+	d.e.Open(&d.wake)
+}
+
+// wipe loses everything, and tells nobody.
+func (d *directory) wipe() {
+	d.do(func() {
+		d.wiped = true
+		for _, k := range d.keys {
+			if k.now().Value != nil {
+				d.revision++
+				k.versions = append(k.versions, version{cluster.Entry{Key: k.name, Revision: d.revision}, d.e.Now()})
+			}
+		}
+	})
+}
+
+// live counts the entries there are.
+func (d *directory) live() (n int) {
+	d.do(func() {
+		for _, k := range d.keys {
+			if k.now().Value != nil {
+				n++
+			}
+		}
+	})
+	return n
+}
+
+// Create implements cluster.Store.
+func (l *line) Create(name string, value []byte, ttl time.Duration) (rev uint64, err error) {
+	value = slices.Clone(value)
+	callErr := l.change(func(d *directory) (uint64, error) {
+		k := d.key(name)
+		if k.now().Value != nil {
+			return 0, cluster.ErrConflict
+		}
+		return d.set(k, value, ttl), nil
+	}, &rev, &err)
+	return rev, errors.Join(callErr, err)
+}
+
+// Update implements cluster.Store.
+func (l *line) Update(name string, value []byte, revision uint64, ttl time.Duration) (rev uint64, err error) {
+	value = slices.Clone(value)
+	callErr := l.change(func(d *directory) (uint64, error) {
+		k := d.key(name)
+		if now := k.now(); now.Value == nil || now.Revision != revision {
+			return 0, cluster.ErrConflict
+		}
+		return d.set(k, value, ttl), nil
+	}, &rev, &err)
+	return rev, errors.Join(callErr, err)
+}
+
+// Purge implements cluster.Store.
+func (l *line) Purge(name string, revision uint64) (err error) {
+	callErr := l.change(func(d *directory) (uint64, error) {
+		k := d.key(name)
+		if now := k.now(); now.Value == nil || now.Revision != revision {
+			return 0, cluster.ErrConflict
+		}
+		return d.set(k, nil, 0), nil
+	}, new(uint64), &err)
+	return errors.Join(callErr, err)
+}
+
+// Get implements cluster.Store. Who answers may lag behind.
+func (l *line) Get(name string) (e cluster.Entry, err error) {
+	lag := l.upTo(l.w.lag())
+	callErr := l.call(false, func(d *directory) (uint64, error) {
+		e = d.key(name).asOf(d.e.Now() - lag)
+		if e.Value == nil {
+			return 0, cluster.ErrNotFound
+		}
+		e.Value = slices.Clone(e.Value)
+		return e.Revision, nil
+	}, new(uint64), &err)
+	if err := errors.Join(callErr, err); err != nil {
+		return cluster.Entry{}, err
+	}
+	return e, nil
+}
+
+// change is call for what is written.
+func (l *line) change(f func(*directory) (uint64, error), rev *uint64, err *error) error {
+	return l.call(true, f, rev, err)
+}
+
+// call carries what is to be done to the directory, and its answer back:
+// either may be lost or come too late, and then the caller cannot tell.
+func (l *line) call(changes bool, f func(*directory) (uint64, error), rev *uint64, err *error) error {
+	e, d := l.w.e, l.w.dir
+	defer l.m.hold()
+	e.Yield(AtPoint, l.obj)
+	began := e.Now()
+	late := func() error { // the caller gives up, at its time
+		l.fault()
+		if left := began + callTime - e.Now(); left > 0 {
+			e.Sleep(left)
+		}
+		return errNoReply
+	}
+	later := func(d int64) { // it is done all the same
+		if changes {
+			e.Go("late", func() {
+				e.Sleep(d)
+				l.w.dir.do(func() { _, _ = f(l.w.dir) })
+			})
+		}
+	}
+	if l.isCut(cutStore) {
+		l.fault()
+		if l.chance(2) {
+			return errAway // known already
+		}
+		return late()
+	}
+	way := func() { e.Sleep(l.upTo(l.w.storeDelay())) }
+	way()
+	stalled := l.w.stalledUntil() - e.Now() // no leader: nothing is answered
+	switch {
+	case l.isCut(cutStore):
+		return late()
+	case stalled > 0 && stalled < began+callTime-e.Now():
+		e.Sleep(stalled)
+	case stalled > 0:
+		if l.chance(3) { // when there is a leader again
+			later(stalled)
+		}
+		return late()
+	}
+	if l.upset() {
+		switch l.pick(3) {
+		case 0: // lost on its way there
+			return late()
+		case 1: // late: it is done after the caller has given up
+			later(callTime + l.upTo(8*int64(time.Second)))
+			return late()
+		}
+		d.do(func() { _, _ = f(d) })
+		return late() // lost on its way back
+	}
+	d.do(func() { *rev, *err = f(d) })
+	e.Yield(AtPoint, l.obj)
+	way()
+	if l.isCut(cutStore) {
+		return late()
+	}
+	return nil
+}
+
+// Watch implements cluster.Store: a task of its own tells what changes, with
+// some delay. After it was cut off it tells the newest of each key.
+func (l *line) Watch(f func(cluster.Entry)) error {
+	l.w.e.Go("watch", func() { l.watch(f) })
+	return nil
+}
+
+func (l *line) watch(f func(cluster.Entry)) {
+	e, d := l.w.e, l.w.dir
+	var told []uint64 // by key
+	tell := func(v version) {
+		i := 0
+		d.do(func() { i = slices.IndexFunc(d.keys, func(k *key) bool { return k.name == v.Key }) })
+		for len(told) <= i {
+			told = append(told, 0)
+		}
+		told[i] = v.Revision
+		l.m.hold()
+		f(cluster.Entry{Key: v.Key, Value: slices.Clone(v.Value), Revision: v.Revision})
+	}
+	next, lost := 0, true // at first all there is
+	for !l.isClosed() {
+		if l.isCut(cutStore) {
+			lost = true
+			e.Park(AtWait, &l.mended, forever)
+			continue
+		}
+		if lost {
+			lost = false
+			again := l.chance(2) // also what it knows
+			var all []version
+			d.do(func() {
+				next = len(d.log)
+				for i, k := range d.keys {
+					if n := len(k.versions); n > 0 {
+						v := k.versions[n-1]
+						known := i < len(told) && told[i] >= v.Revision
+						if (v.Value != nil || e.Now()-v.at < markerLife) && (again || !known) {
+							all = append(all, v)
+						}
+					}
+				}
+			})
+			slices.SortFunc(all, func(a, b version) int { return int(a.Revision) - int(b.Revision) })
+			for _, v := range all {
+				tell(v)
+			}
+			continue
+		}
+		var v version
+		ok := false
+		d.do(func() {
+			if ok = next < len(d.log); ok {
+				v = d.log[next]
+			}
+		})
+		if !ok {
+			e.Park(AtWait, &d.tells, forever)
+			continue
+		}
+		if at := v.at + l.upTo(l.w.watchDelay()); at > e.Now() {
+			e.Sleep(at - e.Now())
+			continue
+		}
+		next++
+		tell(v)
+	}
+}

@@ -1,0 +1,232 @@
+package sim
+
+import (
+	"strings"
+	"time"
+)
+
+// judge holds what each peer has seen against what all of them, the network
+// and the nodes did.
+func (w *clusterRun) judge() {
+	for _, c := range w.all() {
+		w.doors(c)
+		if !c.upgraded {
+			continue
+		}
+		if c.sock.tap.closes > 1 || c.sock.tap.after {
+			w.blame("one close", c, "%d close messages, something after it: %t", c.sock.tap.closes, c.sock.tap.after)
+		}
+		w.ending(c)
+		if c.phone {
+			w.flows(c)
+		}
+	}
+	for _, m := range w.members[:w.nmembers] {
+		w.tallies(m)
+	}
+	w.inOneOrder()
+}
+
+// trouble is a time in which the directory, the bus or a node was not as it
+// should be.
+type trouble struct{ from, to int64 }
+
+// echoOf is how long what went wrong can show: an entry lives so long, and
+// who asks may have begun before.
+const echoOf = int64(entryLife + 20*time.Second)
+
+// quiet tells whether nothing was wrong with the cluster for long before c
+// came until it was over.
+func (w *clusterRun) quiet(from, to int64) bool {
+	if w.store.upset+w.bus.lose+w.bus.late > 0 && from < w.healedAt+echoOf {
+		return false
+	}
+	for _, t := range w.troubles[:w.ntroubles] {
+		if t.from <= to && (t.to == forever || t.to+echoOf >= from) {
+			return false
+		}
+	}
+	return true
+}
+
+// quietFor is quiet for all of a connection's life.
+func (w *clusterRun) quietFor(c *client) bool {
+	to := c.overAt.at
+	if c.closed {
+		to = c.closedAt.at
+	}
+	if !c.upgraded {
+		to = c.servedAt.at
+	}
+	return w.gentle && w.quiet(c.dialedAt.at, to)
+}
+
+// doors judges what was answered over HTTP.
+func (w *clusterRun) doors(c *client) {
+	ok := false
+	m := c.node.m
+	switch c.status {
+	case 0:
+		ok = c.kind == asIs && (m.shut.after(c.dialedAt) || !c.upgraded)
+	case 400:
+		ok = c.kind == noHeader
+	case 403:
+		ok = c.kind == fromPage
+	case 503:
+		ok = c.retry != "" && (m.drained.step > 0 || m.dead || !w.quietFor(c) || w.claimants(c) > 4)
+	}
+	if !ok {
+		w.blame("gates", c, "answered with %d, upgraded %t", c.status, c.upgraded)
+	}
+}
+
+// claimants counts the binaries that may have waited together with c.
+func (w *clusterRun) claimants(c *client) int {
+	n := 0
+	for _, o := range w.all() {
+		if !o.phone && o.server == c.server && !o.dialedAt.after(c.servedAt) && o.servedAt.after(c.dialedAt) {
+			n++
+		}
+	}
+	return n
+}
+
+// ending judges how a connection ended.
+func (w *clusterRun) ending(c *client) {
+	if c.closed {
+		if why := w.unfounded(c); why != "" {
+			w.blame(why, c, "closed with %d %q", c.code, c.reason)
+		}
+		return
+	}
+	if w.quietFor(c) && !c.left && c.faults&didStall == 0 {
+		w.blame("goodbye", c, "ended without a close message")
+	}
+}
+
+// unfounded names the invariant that c's close breaks, if it does.
+func (w *clusterRun) unfounded(c *client) string {
+	unless := func(ok bool, invariant string) string {
+		if ok {
+			return ""
+		}
+		return invariant
+	}
+	did := func(f fault, invariant string) string { return unless(c.faults&f != 0, invariant) }
+	quiet := w.quietFor(c)
+	plain := quiet && w.run.Param("skew", 0) == 0
+	if c.closeSent && c.code == c.closeWith && c.reason == "" {
+		return ""
+	}
+	switch c.reason {
+	case "shutting down":
+		parted := func(m *member) bool { return m.drained.step > 0 && c.closedAt.after(m.drained) }
+		return unless(c.code == 1012 && (parted(c.node.m) || c.home != nil && parted(c.home.m)), "close code")
+	case "message took too long":
+		return unless(c.code == 1008 && (!quiet || c.faults&didDribble != 0), "close code")
+	case "heartbeat timeout":
+		return unless(c.code == 1011 && (!plain || w.silent(c)), "displaced")
+	case "write timeout":
+		return unless(c.code == 1011 && (!quiet || c.faults&didStall != 0), "close code")
+	case "this node no longer serves the server-id":
+		return unless(c.code == 1012 && !quiet, "lost")
+	}
+	switch {
+	case c.code == 1002 && c.reason != "":
+		return did(didBreak, "close code")
+	case c.code == 1009 && c.reason != "":
+		return did(didBig, "close code")
+	case c.phone:
+		return w.unfoundedPhone(c, did, unless)
+	case c.code == 4409 && c.reason == "server-id already claimed":
+		return unless(!w.gentle || w.aliveElsewhere(c), "spurious 4409")
+	}
+	return "close code"
+}
+
+func (w *clusterRun) unfoundedPhone(c *client, did func(fault, string) string, unless func(bool, string) string) string {
+	quiet := w.quietFor(c)
+	switch {
+	case c.code == 1007 && c.reason != "":
+		return did(didBad, "close code")
+	case c.code == 1012 && c.reason == "the way to the node that serves the server-id broke":
+		return unless(!quiet, "broken")
+	case c.code == 1013 && c.reason == "the node that serves the server-id does not answer":
+		return unless(!quiet, "gates")
+	case c.code == 4404 && c.reason == "no server with that id":
+		return unless(len(c.flow(0).got) == 0 && (!quiet || w.store.lag > 0 || !w.heldThroughout(c)), "joined")
+	case c.code == 4404 && c.reason == "binary reclaimed server-id":
+		return unless(w.rival(c), "reclaimed")
+	}
+	if c.code == 4429 && c.reason == "too many phones for server-id" {
+		n := 0
+		for _, o := range w.all() {
+			if o != c && o.phone && o.server == c.server && o.over2().after(c.dialedAt) && !o.dialedAt.after(c.closedAt) {
+				n++
+			}
+		}
+		// An answer that came too late may have let a phone in whom nobody waited for.
+		return unless(!quiet || n >= w.run.Param("max-phones", 16), "joined")
+	}
+	return w.relayRun.unfoundedPhone(c, did, unless)
+}
+
+// rival: another binary came than the one that served c, if only to ask.
+func (w *clusterRun) rival(c *client) bool {
+	for _, b := range w.all() {
+		if !b.phone && b.server == c.server && b.num != c.flow(0).from && !b.dialedAt.after(c.closedAt) {
+			return true
+		}
+	}
+	return false
+}
+
+// aliveElsewhere: another binary gave a sign of life while c waited, or not
+// long before it came: whoever answers for it may have asked on behalf of
+// somebody else.
+func (w *clusterRun) aliveElsewhere(c *client) bool {
+	from := c.dialedAt.at - 4*int64(probeTime)
+	return w.binaries(c, func(b *client) bool {
+		if b.upgradedAt.at >= from && b.upgradedAt.at <= c.closedAt.at {
+			return true
+		}
+		for _, at := range b.lives {
+			if at >= from && at <= c.closedAt.at {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// tallies holds what a node's relay counted against what came out of it.
+func (w *clusterRun) tallies(m *member) {
+	got := gather(m.relay.Metrics())
+	const prefix = "pyrycode_relay_"
+	var frames [2]int
+	guests := false
+	for _, c := range w.all() {
+		if c.node == m.node && (!c.phone || c.home == m.node) {
+			frames[c.door()] += c.sock.tap.frames
+		}
+		guests = guests || c.phone && c.home == m.node && c.node != m.node
+	}
+	for i, dir := range []string{"phone_to_binary", "binary_to_phone"} {
+		v := got[prefix+"frames_forwarded_total "+dir]
+		if v < float64(frames[i]) || v > float64(frames[i]) && (i == 0 || !guests) {
+			w.e.Fail("forwarded", "node %d counts %v frames %s; %d are on the wire", m.n, v, dir, frames[i])
+		}
+	}
+	for i, door := range []string{"server", "client"} {
+		n := 0.0
+		for name, v := range got {
+			if strings.HasPrefix(name, prefix+"ws_upgrade_attempts_total "+door+" ") {
+				n += v
+			}
+		}
+		if n != float64(m.dials[i]) {
+			w.e.Fail("attempts", "node %d: %d requests at door %s have %v outcomes; want one each", m.n, m.dials[i], door, n)
+		}
+	}
+	w.watchedCounters(m, gather(m.metrics), got)
+}

@@ -1,0 +1,278 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// clusterWorld runs several real relays that share their server-ids through
+// a simulated directory and a simulated bus. Binaries and phones are those of
+// the relay's world, and come to any of them. The network cuts nodes off,
+// loses and delays; nodes freeze, die, drain and come back; clocks differ in
+// pace. Then everything heals, everyone must be served, and at last nothing
+// may be left.
+type clusterWorld struct{}
+
+func (clusterWorld) Name() string { return "cluster" }
+
+// Pace is about how many yields an operation takes.
+func (clusterWorld) Pace() int { return 150 }
+
+// Verbs of the cluster's world, beside those of the relay's. A dial's
+// argument is a server-id and, times maxServers, a place. Where a verb acts
+// on a place its argument is that.
+const (
+	cCutStore = iota + 100 // a place has no directory
+	cCutBus                // or no bus
+	cCutAll                // or neither
+	cMend                  // nobody is cut off any more
+	cStall                 // the directory answers nobody for so many seconds
+	cHold                  // the bus delivers nothing to a place, for 3 s
+	cFreeze                // a process stands still
+	cThaw                  // all go on
+	cKill                  // a process is gone
+	cLeave                 // a process drains and ends
+	cBoot                  // the processes that are gone come back
+	cLeap                  // the directory's clock leaps by so many seconds
+	cWipe                  // the directory has lost its memory
+)
+
+var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall", "hold", "freeze", "thaw", "kill", "leave", "boot", "leap", "wipe"}
+
+const maxPlaces = 3
+
+func (clusterWorld) Format(op Op) string {
+	if op.Verb >= cCutStore {
+		return clusterVerbs[op.Verb-cCutStore] + " " + strconv.Itoa(op.Arg)
+	}
+	return relayWorld{}.Format(op)
+}
+
+func (clusterWorld) Parse(words []string) (Op, error) {
+	if i := slices.Index(clusterVerbs, words[0]); i >= 0 && len(words) <= 2 {
+		n, err := strconv.Atoi(strings.Join(append(words[1:], "0")[:1], ""))
+		if err == nil && n >= 0 && n <= 1e6 {
+			return Op{Verb: cCutStore + i, Arg: n}, nil
+		}
+	}
+	op, err := relayWorld{}.Parse(words)
+	if err != nil {
+		err = fmt.Errorf("%w, or one of %v and a number", err, clusterVerbs)
+	}
+	return op, err
+}
+
+// Plan makes up a run. Each seed has its own sizes and leaves whole
+// operations and faults out; many have no faults of one kind at all, so that
+// what only that kind excuses is judged.
+func (clusterWorld) Plan(r *Rand, small bool) *Run {
+	p := &planner{r: r}
+	set := func(name string, of ...int) int {
+		v := of[r.Intn(len(of))]
+		p.run.Params = append(p.run.Params, Param{name, v})
+		return v
+	}
+	if small {
+		p.run.Params = []Param{{"places", 2}, {"max-phones", 1}}
+		p.clusterActor("b1", []int{rDial}, 1, 2)
+		p.clusterActor("p1", []int{rDial, rSend}, 2, 2)
+		return p.interleave()
+	}
+	places := set("places", 2, 2, 3)
+	set("eager", 0, 0, 0, 1)
+	set("noise", r.Intn(1<<20))
+	set("latency", 0, 0, 1, 20) // milliseconds
+	set("room", 1<<10, 4<<10, 16<<10)
+	set("chunk", 0, 0, 0, 1000)
+	set("max-phones", 2, 16)
+	set("phone-outbox", 2<<10, 6<<10, 64<<10)
+	set("binary-outbox", 4<<10, 16<<10, 64<<10)
+	set("beat", 12)
+	set("window", 1<<10, 4<<10, 64<<10, 256<<10)
+	set("store-delay", 0, 1, 20, 200)
+	set("watch-delay", 0, 1, 20, 1000)
+	set("bus-delay", 0, 1, 20, 100)
+	set("skew", 0, 0, 0, 3, 10) // per cent
+	set("last", 0, 1)           // how the run ends: one leaves, or is killed
+	if r.Chance(3) {
+		set("lag", 0, 50, 500)
+	}
+	if r.Chance(3) {
+		set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
+	}
+	if r.Chance(4) {
+		set("lose", 300, 50) // one message in so many
+	}
+	if r.Chance(4) {
+		set("late", 300, 50)
+	}
+
+	p.ids = 1 + r.Intn(2)
+	n := 4 + r.Intn(8)
+	some := func(verbs []int, in int, more ...int) []int {
+		for _, v := range more {
+			if r.Chance(in) {
+				verbs = append(verbs, v)
+			}
+		}
+		return verbs
+	}
+	binary := some([]int{rDial, rSend, rSend, rWait, rWait}, 2, rDial, rDial, rBurst, rClose, rHangup, rVanish, rMute, rStall, rResume, rOrder)
+	phone := some([]int{rDial, rSend, rSend, rSend, rWait}, 2, rDial, rBurst, rClose, rHangup, rVanish, rStall, rResume)
+	phone = some(phone, 6, rBad, rPing, rSplit, rDribble, rBig)
+	for i := range 1 + r.Intn(3) {
+		p.clusterActor("b"+strconv.Itoa(i+1), binary, n, places)
+	}
+	for i := range 1 + r.Intn(3) {
+		p.clusterActor("p"+strconv.Itoa(i+1), phone, n, places)
+	}
+	var net []int
+	switch r.Intn(6) {
+	case 0: // nothing goes wrong between nodes
+	case 1:
+		net = []int{cCutStore, rWait, cMend}
+	case 2:
+		net = []int{cCutBus, rWait, cMend, cHold}
+	case 3:
+		net = []int{cStall, rWait}
+	case 4:
+		net = []int{cFreeze, rWait, cThaw}
+	default:
+		net = some([]int{cCutAll, rWait, cMend}, 2, cCutStore, cCutBus, cHold, cStall, cFreeze, cThaw)
+	}
+	if r.Chance(2) {
+		net = some(append(net, rWait), 2, cKill, cLeave, cBoot, cBoot, rReset)
+	}
+	if r.Chance(12) {
+		net = append(net, rWait, cLeap, [...]int{cLeap, cWipe}[r.Intn(2)])
+	}
+	if len(net) > 0 {
+		p.clusterActor("net", net, 3+r.Intn(6), places)
+	}
+	if r.Chance(3) {
+		p.clusterActor("ops", []int{rScrape, rCheck, rWait}, 1+r.Intn(4), places)
+	}
+	if p.run.Param("eager", 0) == 1 {
+		p.clusterActor("clock", []int{rNext, rNext, rAdvance}, 2+r.Intn(n), places)
+	}
+	return p.interleave()
+}
+
+// clusterActor plans n operations of one actor, the first of the list first.
+func (p *planner) clusterActor(name string, verbs []int, n, places int) {
+	p.relayActor(name, n, verbs, p.ids)
+	ops := p.list[len(p.list)-1]
+	for i := range ops {
+		op := &ops[i]
+		switch op.Verb {
+		case rDial:
+			op.Arg += maxServers * p.r.Intn(places)
+		case rWait:
+			if op.Arg > 1 {
+				op.Arg = [...]int{100, 1000, 3000, 7000, 20_000, 32_000}[p.r.Intn(6)]
+			}
+		case cStall:
+			op.Arg = [...]int{1, 4, 8, 30}[p.r.Intn(4)]
+		case cLeap:
+			op.Arg = [...]int{10, 40}[p.r.Intn(2)]
+		case cFreeze:
+			op.Arg = p.r.Intn(places) + maxPlaces*p.r.Intn(4)
+		case rScrape, rCheck, cCutStore, cCutBus, cCutAll, cHold, cKill, cLeave:
+			op.Arg = p.r.Intn(places)
+		}
+	}
+}
+
+// clusterRun is a cluster in one run, and its peers, who know no more of it
+// than that it has several addresses.
+type clusterRun struct {
+	*relayRun
+	dir     *directory
+	hub     *hub
+	places  [maxPlaces]atomic.Pointer[member]
+	size    int
+	joining *member // whose relay is being made
+	births  int
+
+	store struct {
+		upset             int
+		lag, delay, watch int64
+	}
+	bus struct {
+		lose, late int
+		delay      int64
+	}
+
+	// Written and read where the race detector does not look.
+	members  [32]*member // all that there have been
+	nmembers int
+	stalled  int64 // the directory answers nobody before that time
+	calmed   bool  // no more faults
+	leapt    bool  // entries have gone early
+	up       bool  // all processes have started
+	started  Gate
+	booting  bool
+	gentle   bool // time moves only where nothing else can
+	healedAt int64
+
+	troubles  [256]trouble
+	ntroubles int
+}
+
+func (clusterWorld) Start(e *Engine, r *Run) Instance {
+	w := &clusterRun{relayRun: &relayRun{e: e, run: r}, gentle: r.Param("eager", 0) == 0}
+	w.mesh = w
+	for i, a := range r.actors() {
+		if i < maxActors {
+			w.users[i] = &peerUser{name: a.name, rnd: NewRand(nameKey(a.name) ^ uint64(r.Param("noise", 0)))}
+		}
+	}
+	ms := func(name string) int64 { return int64(r.Param(name, 0)) * int64(time.Millisecond) }
+	w.store.upset, w.store.lag, w.store.delay, w.store.watch = r.Param("upset", 0), ms("lag"), ms("store-delay"), ms("watch-delay")
+	w.bus.lose, w.bus.late, w.bus.delay = r.Param("lose", 0), r.Param("late", 0), ms("bus-delay")
+	w.dir = &directory{e: e}
+	w.hub = &hub{w: w}
+	e.Go("expiry", w.dir.expire)
+	w.size = min(max(r.Param("places", 2), 2), maxPlaces)
+	e.Go("boot", func() {
+		for i := range w.size {
+			w.boot(i)
+		}
+		e.Sleep(2*w.bus.delay + 1) // until they have heard of each other
+		w.setUp()
+	})
+	return w
+}
+
+// at is the node at a place: the last life of its process.
+func (w *clusterRun) at(place int) *member { return w.places[place%w.size].Load() }
+
+//go:norace
+func (w *clusterRun) setUp() {
+	w.up = true
+	w.e.Open(&w.started)
+}
+
+// awaitUp waits until all processes have started.
+//
+//go:norace
+func (w *clusterRun) awaitUp() {
+	for !w.up {
+		w.e.Park(AtWait, &w.started, forever)
+	}
+}
+
+// enter notes a life.
+//
+//go:norace
+func (w *clusterRun) enter(m *member) {
+	if w.nmembers == len(w.members) {
+		panic("sim: too many lives of nodes in one run")
+	}
+	w.members[w.nmembers] = m
+	w.nmembers++
+}
