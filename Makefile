@@ -23,7 +23,7 @@ SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run cluster cluster-battery build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run cluster cluster-battery build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -119,8 +119,13 @@ soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; d
 	@mkdir -p out
 	./bin/relayload soak --for $(SOAKTIME) --out out/soak.svg
 
-PROMETHEUS ?= http://127.0.0.1:9090
-dashboard-picture: ## draw the dashboard's panels from PROMETHEUS (http://127.0.0.1:9090) into docs/dashboard.svg
+prometheus: ## a Prometheus on 127.0.0.1:9191 with the alerts, for `make run` (Debian: apt-get install prometheus)
+	@command -v prometheus >/dev/null || { echo "there is no prometheus here: apt-get install prometheus, or https://prometheus.io/download"; exit 1; }
+	@mkdir -p out
+	prometheus --config.file=docs/deploy/prometheus/local.yml --storage.tsdb.path=out/prometheus --web.listen-address=127.0.0.1:9191
+
+PROMETHEUS ?= http://127.0.0.1:9191
+dashboard-picture: ## draw the dashboard's panels from PROMETHEUS (http://127.0.0.1:9191) into docs/dashboard.svg
 	$(GO) run ./internal/daemon/dashboardpicture -prometheus $(PROMETHEUS) -o docs/dashboard.svg
 
 metrics-doc: ## write docs/metrics.md anew
