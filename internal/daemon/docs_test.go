@@ -4,6 +4,7 @@ import (
 	"flag"
 	"go/ast"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -39,6 +40,54 @@ func TestTheProtocolNamesEveryLimitAndReason(t *testing.T) {
 	for _, w := range want {
 		if !strings.Contains(string(page), "`"+w+"`") {
 			t.Errorf("docs/protocol.md does not name `%s`", w)
+		}
+	}
+}
+
+// Every code and every reason that a close may have is in the protocol.
+func TestTheProtocolNamesEveryClose(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, seen := string(text), 0
+	named := func(where string, e ast.Expr) {
+		for _, reason := range literal(e) {
+			if seen++; reason != "" && !strings.Contains(page, "`"+reason+"`") {
+				t.Errorf("%s closes with %q, which docs/protocol.md does not name", where, reason)
+			}
+		}
+	}
+	goFiles(t, func(name string, file *ast.File) {
+		if strings.HasSuffix(name, "_test.go") || !slices.Contains([]string{"internal/relay", "internal/cluster", "internal/wire"}, path.Dir(name)) {
+			return
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr: // p.fail(code, "reason")
+				if f, ok := n.Fun.(*ast.SelectorExpr); ok && slices.Contains([]string{"fail", "refuse", "evict", "close", "Close"}, f.Sel.Name) && len(n.Args) > 1 {
+					named(name, n.Args[1])
+				}
+			case *ast.ValueSpec: // const reasonX = "reason"
+				for i, v := range n.Values {
+					if strings.HasPrefix(strings.ToLower(n.Names[i].Name), "reason") {
+						named(name, v)
+					}
+				}
+			case *ast.CompositeLit: // &ProtocolError{code, "reason"}
+				if id, ok := n.Type.(*ast.Ident); ok && id.Name == "ProtocolError" && len(n.Elts) > 1 {
+					named(name, n.Elts[1])
+				}
+			}
+			return true
+		})
+	})
+	if seen < 25 {
+		t.Errorf("only %d reasons seen", seen)
+	}
+	for code := 1000; code < 5000; code++ {
+		if label := wire.Label(wire.CloseCode(code)); label != "other" && !regexp.MustCompile(`\b`+label+`\b`).MatchString(page[strings.Index(page, "## 12."):]) {
+			t.Errorf("section 12 does not name the code %s", label)
 		}
 	}
 }
