@@ -330,9 +330,10 @@ func TestRow27AResetInMidFrameLeavesNoPartOfIt(t *testing.T) {
 	h.check()
 }
 
-// Killed and ended by signal, again and again, with traffic.
+// Killed and ended by signal, in turn, with traffic.
 func TestRow22A23UnderLoad(t *testing.T) {
-	for i := range dose(2, 20) {
+	var worst time.Duration
+	for i := range dose(2, 40) {
 		c := startChild(t, nil)
 		var pairs []*websocket.Conn
 		var phones sync.WaitGroup
@@ -384,12 +385,23 @@ func TestRow22A23UnderLoad(t *testing.T) {
 		for _, conn := range pairs {
 			conn.Close()
 		}
+		begun = time.Now()
 		again := startChild(t, func(cfg *daemon.Config) { cfg.Listen, cfg.MetricsListen = c.public, c.private })
 		again.connected(0, 0)
-		again.slot("s0")
-		again.mustDial("/v1/client", "s0")
-		again.connected(1, 1)
+		for k := range 10 {
+			echo(again.slot(fmt.Sprint("s", k)))
+			p := again.mustDial("/v1/client", fmt.Sprint("s", k))
+			if err := p.WriteMessage(websocket.TextMessage, []byte(`"back"`)); err != nil {
+				t.Fatal(err)
+			}
+			if _, got, err := p.ReadMessage(); err != nil || string(got) != `"back"` {
+				t.Fatalf("after %v and a restart: %s, %v", signal, got, err)
+			}
+		}
+		worst = max(worst, time.Since(begun))
+		again.connected(10, 10)
 		_ = again.cmd.Process.Kill()
 		_ = again.cmd.Wait()
 	}
+	t.Logf("ended %d times under load, half of them by kill -9: ten pairs were back after %v at most, the start of the process included", dose(2, 40), worst)
 }

@@ -94,32 +94,6 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 	h.check()
 }
 
-func TestRow22ARestartAfterAKillKnowsNothingStale(t *testing.T) {
-	for range dose(2, 20) {
-		c := startChild(t, nil)
-		b := c.slot("s")
-		p := c.mustDial("/v1/client", "s")
-		c.connected(1, 1)
-		if err := c.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = c.cmd.Wait()
-		for name, conn := range map[string]*websocket.Conn{"binary": b, "phone": p} {
-			_ = conn.SetReadDeadline(time.Now().Add(patience))
-			if _, _, err := conn.ReadMessage(); err == nil {
-				t.Errorf("%s: a killed relay still speaks", name)
-			}
-		}
-		again := startChild(t, func(cfg *daemon.Config) { cfg.Listen, cfg.MetricsListen = c.public, c.private })
-		again.connected(0, 0)
-		again.slot("s")
-		again.mustDial("/v1/client", "s")
-		again.connected(1, 1)
-		_ = again.cmd.Process.Signal(syscall.SIGTERM)
-		_ = again.cmd.Wait()
-	}
-}
-
 func TestRow23ASignalUnderLoadEndsWithACodeForEveryone(t *testing.T) {
 	for range dose(2, 20) {
 		c := startChild(t, nil)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -250,4 +251,50 @@ func TestARivalThatWaitsIsNotRefusedForGoodByADrain(t *testing.T) {
 		t.Errorf("%g conflicts; want 0", got)
 	}
 	clk.advance(time.Hour)
+}
+
+// What waits for a phone when a drain begins arrives before the close or is
+// counted as dropped: nothing is lost without a trace, and nothing counts as
+// forwarded that does not arrive.
+func TestADrainKeepsItsBooks(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s")
+	slow := n.narrow("/v1/client", headers(wire.HeaderServer, "s"))
+	id := joined(t, b, slow)
+	quick := n.phone("s")
+	mark := joined(t, b, quick)
+	const frames = 180 // of 20 KiB: less than its outbox, more than the kernel takes
+	flood := strings.Repeat("x", 20<<10)
+	for i := range frames {
+		b.send(fmt.Sprintf(`{"conn_id":%q,"frame":{"n":%d,"x":%q}}`, id, i, flood))
+	}
+	b.send(fmt.Sprintf(`{"conn_id":%q,"frame":"all"}`, mark))
+	if got := quick.recv(); string(got) != `"all"` {
+		t.Fatalf("got %s", got)
+	}
+	waiting := frames - n.metric("frames_forwarded_total", "binary_to_phone")
+	if waiting < 10 {
+		t.Fatalf("%g frames wait; want some", waiting)
+	}
+	done := make(chan struct{})
+	n.Drain(0, func() { close(done) })
+	msgs, ended := slow.hear()
+	came := 0
+	for m := range msgs {
+		if !strings.HasPrefix(m, fmt.Sprintf(`{"n":%d,`, came)) {
+			t.Fatalf("frame %d is %.40s", came, m)
+		}
+		came++
+	}
+	if got, want := within(t, "the end", ended), (end{code: 1001, text: "shutting down"}); got != want {
+		t.Errorf("the slow phone's end is %+v; want %+v", got, want)
+	}
+	slow.Close()
+	quick.Close()
+	b.Close()
+	within(t, "the end of the drain", done)
+	forwarded, dropped := n.metric("frames_forwarded_total", "binary_to_phone"), n.metric("dropped_frames_total", "connection_closed")
+	if float64(came)+1 != forwarded || forwarded+dropped != frames+1 {
+		t.Errorf("of %d frames %d came to the slow phone; counted are %g as forwarded, to both, and %g as dropped", frames, came, forwarded, dropped)
+	}
 }
