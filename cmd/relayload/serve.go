@@ -44,3 +44,34 @@ func (s *serveSplice) Run(e *env) error {
 	_ = bench.Splice(ln, s.To)
 	return nil
 }
+
+// echoServer is what a copier of bytes copies to: it sends back all it gets.
+func echoServer() (net.Listener, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conn = quick(conn)
+			go func() {
+				defer conn.Close()
+				b := make([]byte, 64<<10)
+				for {
+					n, err := conn.Read(b)
+					if err == nil {
+						_, err = conn.Write(b[:n])
+					}
+					if err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return ln, nil
+}

@@ -28,13 +28,7 @@ type slowReport struct {
 func (r *slowReport) table(w io.Writer) {
 	fmt.Fprintf(w, "slow: %d phones of one binary with one round trip under way each, beside %d that do not read %d frames per second each\n",
 		r.Phones, r.Slow, r.Rate)
-	fmt.Fprintf(w, "  %-20s %12s %12s %12s\n", "", "per second", "p50 µs", "p99 µs")
-	for _, s := range []struct {
-		name string
-		sample
-	}{{"alone", r.Alone}, {"beside the slow", r.Beside}} {
-		fmt.Fprintf(w, "  %-20s %12.0f %12.0f %12.0f\n", s.name, s.PerSecond/2, s.P50, s.P99)
-	}
+	besideTable(w, r.Alone, "beside the slow", r.Beside)
 	for how, n := range r.Ends {
 		fmt.Fprintf(w, "  %d slow: %s\n", n, how)
 	}
@@ -48,45 +42,46 @@ func (c *slowCommand) Run(e *env) error {
 	if c.Slow < 1 || c.Rate < 1 {
 		return usagef("--slow and --rate must be 1 or more")
 	}
-	t, err := c.target(1+c.Phones+c.Slow, busyBuffer, c.For)
-	if err != nil {
-		return err
-	}
-	crowd, err := gather(t, shape{binaries: 1, phones: c.Phones, size: c.Size, flight: 1}, e.tell.connecting)
-	if err != nil {
-		return hint(err)
-	}
-	defer crowd.leave()
 	r := &slowReport{Phones: c.Phones, Slow: c.Slow, Rate: c.Rate, Ends: make(map[string]int)}
-	if r.Alone, err = crowd.run(e.ctx, c.For, c.PID, e.tell.running("alone")); err != nil {
-		return err
-	}
-	b := crowd.binaries[0]
-	var sluggards []*phone
-	for i := range c.Slow {
-		ph, err := crowd.phone(crowd.server, c.Phones+i)
+	var err error
+	r.Alone, r.Beside, err = c.beside(e, c.Slow, "beside the slow", func(crowd *crowd) (func(), error) {
+		sluggards, err := crowd.sluggards(c.Slow)
 		if err != nil {
-			return hint(fmt.Errorf("slow phone %d: %w", i, err))
+			return func() {}, err
 		}
-		defer ph.conn.Close()
-		b.mu.Lock()
-		ph.connID = b.ids[c.Phones+i]
-		b.mu.Unlock()
-		sluggards = append(sluggards, ph)
-	}
-	done := make(chan struct{})
-	var feeder sync.WaitGroup
-	feeder.Go(func() { r.Sent = b.feed(sluggards, c.Rate, done) })
-	r.Beside, err = crowd.run(e.ctx, c.For, c.PID, e.tell.running("beside the slow"))
-	close(done)
-	feeder.Wait()
+		done := make(chan struct{})
+		var feeder sync.WaitGroup
+		feeder.Go(func() { r.Sent = crowd.binaries[0].feed(sluggards, c.Rate, done) })
+		return func() {
+			close(done)
+			feeder.Wait()
+			for _, ph := range sluggards {
+				r.Ends[ph.fate()]++
+				ph.conn.Close()
+			}
+		}, nil
+	})
 	if err != nil {
 		return err
-	}
-	for _, ph := range sluggards {
-		r.Ends[ph.fate()]++
 	}
 	return e.print(c.JSON, r)
+}
+
+// sluggards connects n more phones of the one binary, which nobody reads.
+func (c *crowd) sluggards(n int) (all []*phone, err error) {
+	b := c.binaries[0]
+	for range n {
+		number := len(c.phones) + len(all)
+		ph, err := c.phone(c.server, number)
+		if err != nil {
+			return all, fmt.Errorf("slow phone: %w", err)
+		}
+		b.mu.Lock()
+		ph.connID = b.ids[number]
+		b.mu.Unlock()
+		all = append(all, ph)
+	}
+	return all, nil
 }
 
 // feed sends to each of phones until done, and returns how many frames.
@@ -104,10 +99,8 @@ func (b *caller) feed(phones []*phone, rate int, done chan struct{}) (sent int) 
 		}
 		for due := int(time.Since(start).Seconds() * float64(rate*len(phones))); sent < due; sent++ {
 			ph := phones[sent%len(phones)]
-			envelope = append(append(append(envelope[:0], envelopeHead...), ph.connID...), envelopeMid...)
-			envelope = append(append(envelope, ph.maker.frame(ph.sent)...), '}')
+			envelope = ph.appendNext(envelope[:0])
 			out = appendMasked(out, opText, envelope)
-			ph.sent++
 		}
 		b.peer.mu.Lock()
 		_, err := b.conn.Write(out)

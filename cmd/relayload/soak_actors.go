@@ -27,99 +27,13 @@ func actors(crowd int) []actor {
 	}
 }
 
-// slot is a binary that echoes, and where its phones are.
-type slot struct {
-	*caller
-	id    string
-	crowd *crowd
-	ended chan error
-}
-
-// tcp is what the soak does to a socket below the protocol. Both a quickConn
-// and the standard library's connection can.
-type tcp interface {
-	SetLinger(seconds int) error
-	SetReadBuffer(bytes int) error
-}
-
-func newID(rng *rand.Rand) string { return fmt.Sprintf("soak-%016x%016x", rng.Uint64(), rng.Uint64()) }
-
-// open makes a binary, and the crowd that its phones are made in.
-func (s *soak) open(id string) (*slot, error) {
-	p, err := s.to.dial("/v1/server", id)
-	if err != nil {
-		return nil, err
-	}
-	sl := &slot{id: id, caller: &caller{peer: p, ids: make(map[int]string)}, crowd: &crowd{shape: shape{size: 200, flight: 1}, to: s.to}, ended: make(chan error, 1)}
-	go func() { sl.ended <- sl.echo() }()
-	return sl, nil
-}
-
-// phones makes n phones that have made a round trip each.
-func (sl *slot) join(n int) ([]*phone, error) {
-	var all []*phone
-	for i := range n {
-		ph, err := sl.crowd.phone(sl.id, i)
-		if err != nil {
-			leave(all)
-			return nil, fmt.Errorf("phone %d: %w", i, err)
-		}
-		all = append(all, ph)
-	}
-	return all, nil
-}
-
-func leave(all []*phone) {
-	for _, ph := range all {
-		ph.conn.Close()
-	}
-}
-
-func (sl *slot) close() {
-	sl.conn.Close()
-	<-sl.ended
-}
-
-// trip makes one more round trip.
-func (ph *phone) trip() error {
-	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Minute))
-	if err := ph.send(ph.maker.frame(ph.got)); err != nil {
-		return err
-	}
-	b, err := ph.next()
-	if err != nil {
-		return err
-	}
-	err = ph.checker.check(b, ph.got)
-	ph.got++
-	return err
-}
-
-// closes waits until the relay closes p with code.
-func (p *peer) closes(code int) error {
-	_ = p.conn.SetReadDeadline(time.Now().Add(time.Minute))
-	for {
-		_, err := p.next()
-		switch {
-		case isClosed(err, code):
-			return nil
-		case err != nil:
-			return fmt.Errorf("ends with %w; want close %d", err, code)
-		}
-	}
-}
-
 // stay is a binary with eight phones that talk for a minute or three.
 func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
-	b, err := s.open(newID(rng))
+	b, all, err := s.gather(newID(rng), 8)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	all, err := b.join(8)
-	if err != nil {
-		return err
-	}
 	defer leave(all)
 	for end := time.Now().Add(time.Minute + time.Duration(rng.Int64N(int64(2*time.Minute)))); time.Now().Before(end) && ctx.Err() == nil; {
 		if err := all[rng.IntN(len(all))].trip(); err != nil {
@@ -141,34 +55,13 @@ func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 	return nil
 }
 
-// glance takes what has come without waiting for more. Pings are answered;
-// frames there are none.
-func (ph *phone) glance() error {
-	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Microsecond))
-	err := ph.fill()
-	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		err = nil
-	}
-	if err != nil {
-		return err
-	}
-	if b, ok, err := ph.take(); err != nil || ok {
-		return fmt.Errorf("got %.60q, %v; want nothing", b, err)
-	}
-	return nil
-}
-
 // visit is a binary and a phone that stay for one round trip.
 func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
-	b, err := s.open(newID(rng))
+	b, all, err := s.gather(newID(rng), 1)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	all, err := b.join(1)
-	if err != nil {
-		return err
-	}
 	all[0].bye()
 	return nil
 }
@@ -177,13 +70,8 @@ func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
 // phones are sent away, and come back too.
 func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
 	id := newID(rng)
-	b, err := s.open(id)
+	b, all, err := s.gather(id, 4)
 	if err != nil {
-		return err
-	}
-	all, err := b.join(4)
-	if err != nil {
-		b.close()
 		return err
 	}
 	defer leave(all)
@@ -209,15 +97,11 @@ func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
 
 // abandon is a binary that does not come back: its phones wait for its grace.
 func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
-	b, err := s.open(newID(rng))
+	b, all, err := s.gather(newID(rng), 2)
 	if err != nil {
 		return err
 	}
-	all, err := b.join(2)
 	b.close()
-	if err != nil {
-		return err
-	}
 	defer leave(all)
 	for _, ph := range all {
 		if err := ph.closes(1000); err != nil {
@@ -231,15 +115,11 @@ func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
 // and its binary told so.
 func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 	id := newID(rng)
-	b, err := s.open(id)
+	b, all, err := s.gather(id, 2)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	all, err := b.join(2)
-	if err != nil {
-		return err
-	}
 	defer leave(all)
 	b.mu.Lock()
 	victim := b.ids[0]
@@ -309,16 +189,12 @@ func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
 // claimInVain is a rival of a binary that is alive.
 func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
 	id := newID(rng)
-	b, err := s.open(id)
+	b, all, err := s.gather(id, 1) // then it holds its slot
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	all, err := b.join(1) // then it holds its slot
 	leave(all)
-	if err != nil {
-		return err
-	}
 	rival, err := s.to.dial("/v1/server", id)
 	if err != nil {
 		return err
@@ -329,15 +205,11 @@ func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
 
 // badFrame is a phone that breaks a rule.
 func (s *soak) badFrame(_ context.Context, rng *rand.Rand) error {
-	b, err := s.open(newID(rng))
+	b, all, err := s.gather(newID(rng), 1)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	all, err := b.join(1)
-	if err != nil {
-		return err
-	}
 	defer leave(all)
 	many := func(op byte) (out []byte) {
 		for range 2000 {

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// caller is the end of a binary.
+type caller struct {
+	*peer
+	phones []*phone
+	mu     sync.Mutex
+	ids    map[int]string // conn-id of each phone by its number
+}
+
+// echo is the binary's reader: it sends every envelope back as it came,
+// which makes it one for the phone, and tells by the first of each phone
+// which conn-id it has.
+func (b *caller) echo() error {
+	var out []byte
+	for {
+		payload, ok, err := b.take()
+		if err != nil {
+			return err
+		}
+		if ok {
+			id, frame, err := open(payload)
+			if err != nil {
+				return err
+			}
+			if frame == nil {
+				continue // a close notice
+			}
+			if err := b.learn(id, frame); err != nil {
+				return err
+			}
+			out = appendMasked(out, opText, payload)
+			continue
+		}
+		if len(out) > 0 {
+			b.peer.mu.Lock()
+			_, err = b.conn.Write(out)
+			b.peer.mu.Unlock()
+			out = out[:0]
+		}
+		if err == nil {
+			err = b.fill()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// learn notes who has which conn-id, from a phone's frame number 0.
+func (b *caller) learn(id, frame []byte) error {
+	if len(frame) < minFrame {
+		return fmt.Errorf("wrong frame: %s", excerpt(frame, 0))
+	}
+	number := frame[len(frameHead):][:digits]
+	for _, d := range number {
+		if d != '0' {
+			return nil
+		}
+	}
+	n, err := strconv.Atoi(string(frame[len(frameHead)+digits:][:8]))
+	if err != nil {
+		return fmt.Errorf("wrong frame: %s", excerpt(frame, 0))
+	}
+	b.mu.Lock()
+	b.ids[n] = string(id)
+	b.mu.Unlock()
+	return nil
+}
+
+// appendNext appends the next frame for ph, in its envelope.
+func (ph *phone) appendNext(b []byte) []byte {
+	b = append(append(append(b, envelopeHead...), ph.connID...), envelopeMid...)
+	b = append(append(b, ph.maker.frame(ph.sent)...), '}')
+	ph.sent++
+	return b
+}
+
+// sendAtOnce is how many bytes a fan-out's sender writes in one call.
+const sendAtOnce = 32 << 10
+
+// spread is the sender of a fan-out: round and round the phones, one frame
+// each, as long as not more than flight of a phone's are under way.
+func (b *caller) spread(c *crowd) error {
+	var out, envelope []byte
+	for !c.stop.Load() {
+		sent := false
+		for _, ph := range b.phones {
+			if ph.sent-ph.taken.Load() >= uint64(c.flight) {
+				continue
+			}
+			envelope = ph.appendNext(envelope[:0])
+			out = appendMasked(out, opText, envelope)
+			sent = true
+		}
+		if len(out) > 0 && (!sent || len(out) >= sendAtOnce) {
+			b.peer.mu.Lock()
+			_, err := b.conn.Write(out)
+			b.peer.mu.Unlock()
+			if err != nil {
+				return err
+			}
+			out = out[:0]
+		}
+		if !sent {
+			select {
+			case <-c.room:
+			case <-time.After(10 * time.Millisecond): // room may have come before
+			}
+		}
+	}
+	if len(out) > 0 {
+		b.peer.mu.Lock()
+		defer b.peer.mu.Unlock()
+		_, err := b.conn.Write(out)
+		return err
+	}
+	return nil
+}
