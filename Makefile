@@ -89,12 +89,8 @@ restart: bin/pyrycode-relay bin/relayload ## end a relay under 1,000 pairs and s
 bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon
 
-battery: ## attacks and faults in large doses, minutes (docs/reliability.md)
-	@mkdir -p out
-	@code=0; BATTERY=1 $(GO) test -count=1 -timeout 60m -v ./internal/battery >out/battery.log 2>&1 || code=$$?; \
-	awk '/healthy pair: .* p99/ { p50 = $$8; p99 = $$10; sub(/,/, "", p50) } /^    *[a-z_]+_test.go:.*(were back|the relay used|refused [0-9])/ { sub(/^ *[a-z_]+_test.go:[0-9]+: /, ""); print "      " $$0 } \
-		/^--- / { printf "%-5s %-62s %9s  p50 %-12s p99 %s\n", $$2, $$3, $$4, p50 ? p50 : "-", p99 ? p99 : "-"; p50 = p99 = "" }' out/battery.log; \
-	if [ $$code -ne 0 ]; then grep -A8 -E '^ *--- FAIL' out/battery.log; fi; echo "all of it is in out/battery.log"; exit $$code
+battery: ## attacks and faults in large doses, nine minutes; prints their table (docs/reliability.md)
+	@.ci/battery
 
 docs: metrics-doc ## write what is generated in docs/ anew
 	$(GO) test ./internal/relay -run 'TestTheDesignPageHasTheLifeOfASlot' -update
@@ -110,10 +106,11 @@ repro: bin/pyrycode-relay ## build the relay once more, elsewhere and with nothi
 	if ! cmp "$$d/here" "$$d/there"; then echo "two builds of the same source differ"; exit 1; fi; \
 	echo "two builds in different directories are the same: $$(sha256sum <"$$d/here")"
 
-sbom: bin/pyrycode-relay ## what is in the binary, as CycloneDX: out/sbom.json
+sbom: bin/pyrycode-relay ## what is in the binary, and its licences, as CycloneDX: out/sbom.json
 	@mkdir -p out
 	@.ci/sbom bin/pyrycode-relay '$(VERSION)' >out/sbom.json
-	@echo "out/sbom.json: $$(grep -c '"purl"' out/sbom.json) components"
+	@echo "out/sbom.json: $$(grep -c '"purl"' out/sbom.json) components; licences:"
+	@grep -o '"id": "[^"]*"' out/sbom.json | sort | uniq -c
 
 soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
 	@mkdir -p out

@@ -24,6 +24,12 @@ func dose[T any](small, big T) T {
 	return small
 }
 
+// given tells the dose: make battery makes a table of it.
+func given(t *testing.T, format string, args ...any) {
+	t.Helper()
+	t.Logf("dose: "+format, args...)
+}
+
 // patience bounds every wait of these tests; none ends by it.
 const patience = 20 * time.Second
 

@@ -49,6 +49,7 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 				c.BinaryOutbox = 2 << 20
 				c.TLSCert, c.TLSKey = cert, key
 			})
+			given(t, "%d frames of 16 KiB", tt.frames)
 			n.tls = client
 			h := n.pair()
 			b := n.slot("slow")
@@ -127,6 +128,7 @@ func TestRow17PhonesOfAnExpiredGraceAreAllClosedAtOnce(t *testing.T) {
 	beside(t)
 	n := start(t, func(c *daemon.Config) { c.Grace, c.PhoneOutbox = 500*time.Millisecond, 4<<20 })
 	h := n.pair()
+	given(t, "%d graces, 3 dead phones of 16 in each", dose(1, 20))
 	for range dose(1, 20) {
 		b := n.slot("s")
 		type ended struct {
@@ -154,7 +156,7 @@ func TestRow17PhonesOfAnExpiredGraceAreAllClosedAtOnce(t *testing.T) {
 		}
 		n.connected(2, 17)
 		flood := strings.Repeat("x", 60<<10)
-		for range 60 { // the kernel's buffers and more, less than their outbox
+		for range 20 { // the kernel's buffers and more, less than their outbox
 			for _, id := range ids {
 				if err := b.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"conn_id":%q,"frame":%q}`, id, flood)); err != nil {
 					t.Fatal(err)
@@ -245,6 +247,7 @@ func TestRow24AllReconnectAtOnce(t *testing.T) {
 			c.Rate, c.Burst, c.MaxConnsPerAddress, c.MaxPendingPerAddress = d.Rate, cmp.Or(burst, d.Burst), d.MaxConnsPerAddress, d.MaxPendingPerAddress
 			c.MaxConns = 20_000
 		})
+		given(t, "%d clients", 10*binaries)
 		took := c.herd(binaries, from)
 		c.connected(binaries, 9*binaries)
 		early := c.metric(`pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_404"}`)
@@ -278,6 +281,7 @@ func TestRow27AResetInMidFrameLeavesNoPartOfIt(t *testing.T) {
 			}
 		}
 	}()
+	given(t, "%d resets of phones, %d of binaries", dose(20, 1000), dose(5, 200))
 	body := `{"x":"` + strings.Repeat("y", 3000) + `"}`
 	whole := frame(0x81, body)
 	for i := range dose(20, 1000) {
@@ -333,6 +337,7 @@ func TestRow27AResetInMidFrameLeavesNoPartOfIt(t *testing.T) {
 // Killed and ended by signal, in turn, with traffic.
 func TestRow22A23UnderLoad(t *testing.T) {
 	var worst time.Duration
+	given(t, "%d ends, ten busy pairs at each", dose(2, 40))
 	for i := range dose(2, 40) {
 		c := startChild(t, nil)
 		var pairs []*websocket.Conn

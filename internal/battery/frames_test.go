@@ -43,6 +43,7 @@ func TestRows09To13And16BadFramesCostTheirSenderOnly(t *testing.T) {
 		pieces += frame(0x00, strings.Repeat("1", limit/64))
 	}
 	pieces += frame(0x80, strings.Repeat("1", limit/64+1))
+	given(t, "12 kinds × %d", dose(1, 50))
 	for _, tt := range []struct {
 		row, name, text string
 		want            int

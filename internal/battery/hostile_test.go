@@ -20,6 +20,7 @@ const key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 func TestOddRequestsGetOneAnswer(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
+	given(t, "21 kinds × %d", dose(1, 50))
 	get := "GET /v1/server HTTP/1.1\r\n"
 	id := "X-Pyrycode-Server: odd\r\n"
 	for _, tt := range []struct{ name, text, want string }{
@@ -111,6 +112,7 @@ func TestHostilePeersHoldLittle(t *testing.T) {
 	b := c.slot("s0")
 	drained(b)
 	peers := dose(240, 900)
+	given(t, "%d phones", peers)
 	before := c.metric("go_memstats_heap_inuse_bytes") + c.metric("go_memstats_stack_inuse_bytes")
 	var all []net.Conn
 	for i := range peers {

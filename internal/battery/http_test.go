@@ -46,6 +46,7 @@ func TestRow03SlowHeadersAreCut(t *testing.T) {
 	beside(t)
 	n := start(t, nil)
 	h := n.pair()
+	given(t, "%d connections", 2*dose(20, 500))
 	begun := time.Now()
 	var all sync.WaitGroup
 	for range dose(20, 500) {
@@ -63,6 +64,7 @@ func TestRow03SlowHeadersAreCut(t *testing.T) {
 func TestRow04BigHeadersAreRefused(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
+	given(t, "5 kinds × %d", dose(3, 200))
 	many := ""
 	for i := range 1000 {
 		many += fmt.Sprintf("X-Header-%d: %d\r\n", i, i)
@@ -105,6 +107,7 @@ func (n *node) attempt(id, from string) (status int, retry string) {
 func TestRow05AnUpgradeFloodIsRefusedByAddress(t *testing.T) {
 	n := start(t, func(c *daemon.Config) { c.Rate, c.Burst = 0.01, 50 })
 	h := n.pair() // two of the burst of 127.0.0.1
+	given(t, "2 × %d upgrades of one address, %d of as many others", dose(200, 5000), dose(50, 2000))
 	drained(n.slot("s"))
 	flood := func(id, from string, want int) {
 		t.Helper()
@@ -133,6 +136,7 @@ func TestRow05AnUpgradeFloodIsRefusedByAddress(t *testing.T) {
 func TestRow06HeldConnectionsAreCappedByAddress(t *testing.T) {
 	n := start(t, func(c *daemon.Config) { c.MaxConnsPerAddress = 20; c.MaxPendingPerAddress = 10 })
 	h := n.pair()
+	given(t, "%d connections of one address", dose(60, 1000))
 	status := make(map[int]int)
 	for i := range dose(60, 1000) {
 		c, resp, err := n.dial("/v1/server", fmt.Sprint("held", i), "127.0.0.3")

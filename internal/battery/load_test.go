@@ -18,6 +18,7 @@ func TestRow01IdleConnectionsAreCountedExactly(t *testing.T) {
 	n := startChild(t, func(c *daemon.Config) { c.MaxConns = 12_000 }) // each process has its own descriptors
 	binaries, each := dose(10, 910), 10
 	var held []*websocket.Conn
+	given(t, "%d connections", binaries*(1+each))
 	before := n.metric("go_goroutines")
 	for i := range binaries {
 		held = append(held, n.slot(fmt.Sprint("s", i)))
@@ -40,6 +41,7 @@ func TestRow02PairsUnderLoadLoseNothing(t *testing.T) {
 	n := startChild(t, nil)
 	h := n.pair()
 	pairs, frames := dose(10, 1000), dose(20, 100)
+	given(t, "%d pairs × %d frames of 1 KiB each way, ten a second", pairs, frames)
 	pad := strings.Repeat("x", 1000)
 	binaries, phones := make([]*websocket.Conn, pairs), make([]*websocket.Conn, pairs)
 	for i := range pairs {
@@ -107,6 +109,7 @@ func TestRow14PhonesThatStopReadingAreClosedAlone(t *testing.T) {
 	beside(t)
 	n := start(t, func(c *daemon.Config) { c.PhoneOutbox, c.BinaryMessage, c.WriteTimeout = 256<<10, 128<<10, time.Second })
 	h := n.pair()
+	given(t, "%d phones that stop reading", dose(3, 15))
 	b := n.slot("s")
 	var stalled []net.Conn
 	var ids []string
@@ -146,6 +149,7 @@ func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
 	b := n.slot("s")
 	drained(b)
 	count := dose(2000, 100_000)
+	given(t, "%d bad envelopes, one of 900 KiB", count+1)
 	begun := time.Now()
 	bad := []string{`nonsense`, `{}`, `{"conn_id":"c-0000000000000000","frame":1}`, `[1]`, `{"conn_id":7,"frame":1}`, `{"conn_id":"x"}`}
 	for i := range count {
@@ -176,8 +180,9 @@ func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
 func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
-	rivals := dose(16, 64)
-	for round := range dose(3, 10_000) {
+	rivals, rounds := dose(16, 64), dose(3, 10_000)
+	given(t, "%d rivals × %d rounds", rivals, rounds)
+	for round := range rounds {
 		id := fmt.Sprint("fought-over-", round)
 		conns, codes := make(chan *websocket.Conn, rivals), make(chan int, rivals)
 		for i := range rivals {
@@ -246,13 +251,26 @@ func TestRow28ACanaryIsInNoLogMetricOrPage(t *testing.T) {
 		_ = b.WriteMessage(websocket.TextMessage, []byte(bad))
 	}
 	_ = p.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, canary), time.Now().Add(patience))
+	if _, _, err := p.ReadMessage(); !websocket.IsCloseError(err, 4000) || strings.Contains(err.Error(), canary) {
+		t.Errorf("the close is answered with %v; want its code without its reason", err)
+	}
 	n.connected(1, 0)
+	q, _, err := websocket.DefaultDialer.Dial("ws://"+n.public+"/v1/client?token="+canary, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	_ = q.WriteMessage(websocket.TextMessage, []byte(canary)) // is no JSON
+	if _, _, err := q.ReadMessage(); !websocket.IsCloseError(err, 1007) || strings.Contains(err.Error(), canary) {
+		t.Errorf("a bad frame is answered with %v; want 1007 and no part of it", err)
+	}
 	n.send("GET /"+canary+" HTTP/1.1\r\nHost: "+canary+"\r\nConnection: close\r\n\r\n", 0)
 	n.send(canary+"\r\n\r\n", 0)
 	n.until("the bad ones are counted", func() bool {
 		return n.metric(`pyrycode_relay_dropped_frames_total{reason="bad_envelope"}`) >= 1
 	})
-	for _, path := range []string{"/", "/metrics", "/healthz", "/readyz", "/debug/check"} {
+	for _, path := range []string{"/", "/metrics", "/healthz", "/readyz", "/debug/check", "/status.json", "/debug/config",
+		"/debug/pprof/", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1", "/debug/pprof/allocs?debug=1", "/debug/pprof/cmdline", "/debug/pprof/mutex?debug=1"} {
 		if strings.Contains(n.page(path), canary) {
 			t.Errorf("the canary is on %s", path)
 		}

@@ -17,6 +17,7 @@ import (
 func TestRow20WithoutDescriptorsOperatorsStillGetAnswers(t *testing.T) {
 	c := startChild(t, nil, "NOFILE=256")
 	h := c.pair()
+	given(t, "256 files, 600 connections")
 	var flood []net.Conn
 	for range 600 {
 		if conn, err := net.DialTimeout("tcp", c.public, time.Second); err == nil {
@@ -60,6 +61,7 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 	// Phones each hold back the end of a message that is nearly as long as it
 	// may be: three times the limit in all.
 	part := frame(0x01, strings.Repeat("1", 200<<10))
+	given(t, "three times %d MiB", limit>>20)
 	refused := 0
 	b := c.slot("s0")
 	drained(b)
@@ -95,6 +97,7 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 }
 
 func TestRow23ASignalUnderLoadEndsWithACodeForEveryone(t *testing.T) {
+	given(t, "%d drains, five busy pairs at each", dose(2, 20))
 	for range dose(2, 20) {
 		c := startChild(t, nil)
 		codes := make(chan int, 20)

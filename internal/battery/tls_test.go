@@ -29,6 +29,7 @@ func TestRow03HandshakesThatAreNeverFinishedDisturbNobody(t *testing.T) {
 	})
 	c.tls = client
 	h := c.pair()
+	given(t, "%d addresses, %d handshakes a second for %v", 20, dose(1000, 2000), dose(time.Second, 12*time.Second))
 	hello := clientHello(c.tls)
 	var answers atomic.Int64
 	ended := make(chan struct{})
