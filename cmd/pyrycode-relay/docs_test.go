@@ -11,7 +11,7 @@ import (
 )
 
 // otherTools is the flags on the pages that belong to other programs.
-var otherTools = map[string]bool{"--user": true, "--system": true, "--shell": true, "--unit": true, "--uid": true, "--help": true}
+var otherTools = map[string]bool{"--now": true, "--user": true, "--help": true}
 
 // What the pages for newcomers and operators say to type must exist, and each
 // command must be on the operators' page.

@@ -164,6 +164,63 @@ func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
 	}
 }
 
+// anchors is the headings of a page as a link names them.
+func anchors(page string) map[string]bool {
+	all := make(map[string]bool)
+	code := false
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "```") {
+			code = !code
+		}
+		if heading, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && strings.HasPrefix(line, "#") && !code {
+			heading = regexp.MustCompile(`[^\p{L}\p{N}_ -]`).ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), "")
+			all[strings.ReplaceAll(heading, " ", "-")] = true
+		}
+	}
+	return all
+}
+
+// A link from one page to another, or to a place on one, leads there.
+func TestTheLinksOnThePagesLead(t *testing.T) {
+	root, seen := filepath.Join("..", ".."), 0
+	var pages []string
+	for _, glob := range []string{"*.md", "docs/*.md", "docs/*/*.md", "docs/*/*/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, glob))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	read := func(name string) string {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+		}
+		return string(text)
+	}
+	for _, page := range pages {
+		for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(read(page), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			seen++
+			file, anchor, _ := strings.Cut(m[1], "#")
+			to := page
+			if file != "" {
+				to = filepath.Join(filepath.Dir(page), filepath.FromSlash(file))
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s links to %s: %v", page, m[1], err)
+			} else if anchor != "" && filepath.Ext(to) == ".md" && !anchors(read(to))[anchor] {
+				t.Errorf("%s links to %s; there is no such heading", page, m[1])
+			}
+		}
+	}
+	if seen < 100 {
+		t.Errorf("only %d links seen on %d pages", seen, len(pages))
+	}
+}
+
 // A metric that a page names must be there. Those of the exporter that probes
 // are seen to beside it.
 func TestTheMetricsOnThePagesExist(t *testing.T) {
