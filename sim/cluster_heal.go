@@ -5,6 +5,7 @@ import "time"
 // Idle lets time go on while something is left to happen. Once the actors
 // are through, everything heals.
 func (w *clusterRun) Idle() bool {
+	w.noteTaken()
 	if !w.healing && w.actorsDone() {
 		w.healing = true
 		w.e.Go("heal", w.heal)

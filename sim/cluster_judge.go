@@ -20,18 +20,14 @@ func (w *clusterRun) Step() {
 			w.shows(m)
 		}
 		for s := range maxServers {
-			on := m.held[s] && !m.dead && m.may(s)
-			if on != m.serving[s] {
-				m.serving[s] = on
-				at := &m.lapsed[s]
-				if on {
-					at = &m.began[s]
-				}
-				at.at, at.step = w.e.now, w.e.steps+1
+			may := !m.dead && m.may(s)
+			if may != m.allowed[s] {
+				m.term(s, may)
 			}
-			if !on {
+			if m.serving[s] = may && m.held[s]; !m.serving[s] {
 				continue
 			}
+			m.everOn[s] = true
 			if holder[s] != nil && !w.leapt {
 				w.e.Fail("one serving", "nodes %d and %d serve %s", holder[s].n, m.n, relayServers[s])
 			}
@@ -116,6 +112,6 @@ func (w *clusterRun) Final() {
 func (clusterWorld) Invariants() []string {
 	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
 		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "converges", "left over", "gates",
-		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "forwarded", "attempts", "books",
+		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "forwarded", "attempts", "books",
 		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

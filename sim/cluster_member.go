@@ -51,9 +51,14 @@ type member struct {
 	nfences [maxServers]int
 	held    [maxServers]bool // the registry has a binary in the slot
 	serving [maxServers]bool
-	lapsed  [maxServers]stamp // when it last ceased to serve
-	began   [maxServers]stamp // and began to
+	allowed [maxServers]bool       // a fence has not passed
+	terms   [maxServers][64]spanOf // when that was so
+	nterms  [maxServers]int
+	everOn  [maxServers]bool // it has served
 }
+
+// spanOf is a while.
+type spanOf struct{ from, to stamp }
 
 // fenceAt is a fence that a claim was given.
 type fenceAt struct{ *relay.Fence }
@@ -250,6 +255,34 @@ func (m *member) may(s int) bool {
 		}
 	}
 	return false
+}
+
+// term notes that the node may serve a server-id from now on, or no longer.
+//
+//go:norace
+func (m *member) term(s int, on bool) {
+	m.allowed[s] = on
+	n := m.nterms[s]
+	if on {
+		if n == len(m.terms[s]) {
+			return
+		}
+		m.terms[s][n].from.at, m.terms[s][n].from.step = m.w.e.now, m.w.e.steps+1
+		m.nterms[s]++
+	} else if t := &m.terms[s][max(n-1, 0)]; t.to.step == 0 {
+		t.to.at, t.to.step = m.w.e.now, m.w.e.steps+1
+	}
+}
+
+// might reports whether the node may have served the server-id at any moment
+// between.
+func (m *member) might(s int, from, to int64) bool {
+	for _, t := range m.terms[s][:m.nterms[s]] {
+		if t.from.at <= to && (t.to.step == 0 || t.to.at >= from) {
+			return true
+		}
+	}
+	return m.nterms[s] == len(m.terms[s])
 }
 
 // fenceUntil is where a fence keeps its time. Loading it as the relay does

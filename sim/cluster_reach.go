@@ -65,7 +65,7 @@ func (w *clusterRun) watchedCounters(m *member, node, relay map[string]float64) 
 	var served [maxServers]bool
 	for s := range served {
 		for _, o := range w.members[:w.nmembers] {
-			w.e.Sometimes(sawHandover, o != m && o.began[s].step > 0 && m.began[s].step > 0)
+			w.e.Sometimes(sawHandover, o != m && o.everOn[s] && m.everOn[s])
 		}
 	}
 	for _, c := range w.all() {
@@ -84,5 +84,5 @@ func (w *clusterRun) watchedCounters(m *member, node, relay map[string]float64) 
 		w.e.Sometimes(sawLostBinary, !c.phone && c.reason == "this node no longer serves the server-id")
 		w.e.Sometimes(sawReclaimedPhone, c.phone && c.reason == "binary reclaimed server-id")
 	}
-	w.e.Sometimes(sawIced, m.iced && m.began != [maxServers]stamp{})
+	w.e.Sometimes(sawIced, m.iced && m.everOn != [maxServers]bool{})
 }

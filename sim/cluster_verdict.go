@@ -17,8 +17,10 @@ func (w *clusterRun) judge() {
 			w.blame("one close", c, "%d close messages, something after it: %t", c.sock.tap.closes, c.sock.tap.after)
 		}
 		w.ending(c)
+		w.timely(c)
 		if c.phone {
 			w.flows(c)
+			w.fenced(c)
 		}
 	}
 	for _, m := range w.members[:w.nmembers] {
@@ -69,7 +71,7 @@ func (w *clusterRun) doors(c *client) {
 	case 0:
 		ok = c.kind == asIs && (m.shut.after(c.dialedAt) || !c.upgraded)
 	case 400:
-		ok = c.kind == noHeader
+		ok = c.kind == noHeader || c.spoilt
 	case 403:
 		ok = c.kind == fromPage
 	case 503:
@@ -228,5 +230,6 @@ func (w *clusterRun) tallies(m *member) {
 			w.e.Fail("attempts", "node %d: %d requests at door %s have %v outcomes; want one each", m.n, m.dials[i], door, n)
 		}
 	}
+	w.account(m)
 	w.watchedCounters(m, gather(m.metrics), got)
 }

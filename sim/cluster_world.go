@@ -97,6 +97,7 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 	set("watch-delay", 0, 1, 20, 1000)
 	set("bus-delay", 0, 1, 20, 100)
 	set("skew", 0, 0, 0, 3, 10) // per cent
+	set("handshake", 0, 0, 6)   // one in so many fails
 	set("last", 0, 1)           // how the run ends: one leaves, or is killed
 	if r.Chance(3) {
 		set("lag", 0, 50, 500)

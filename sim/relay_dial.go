@@ -58,7 +58,7 @@ func (w *relayRun) dialTo(d *node, u *peerUser, phone bool, server, kind int) *c
 	p := w.run.Param
 	seed := nameKey(c.name) ^ uint64(p("noise", 0))<<32
 	c.rnd = NewRand(seed + 7)
-	if in := p("handshake", 0); in > 0 {
+	if in := p("handshake", 0); in > 0 && (w.mesh == nil || !w.mesh.calmed) {
 		c.spoilt = c.rnd.Chance(in)
 	}
 	c.sock = newSocket(w.e, c.name, seed, max(p("room", 1<<14), 512), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
