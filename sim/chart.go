@@ -161,7 +161,7 @@ line.bad{stroke:#d11;stroke-width:2}text.bad{fill:#d11!important;font-weight:bol
 </style>
 <header><h1>%s: %s</h1><details><summary>the run</summary><pre>%s</pre></details>
 <p>A lane is a peer: phones on the left, the relay, binaries on the right; a grey bar is a connection, from a green dot that names it and its server-id on (p1#2 is the second that p1 made). Time goes down; a row is a moment at which something happened, with what the peer was told.
-A blue arrow is a frame, from where it was sent to where it came; a dashed stub one that never came. Yellow: does not read. Green: a slot waits in grace. Red: where it broke, and whom it broke for. What p-heal and b-heal do comes after all faults: everyone must be served, and at last closed.</p></header>
+A blue arrow is a frame, from where it was sent to where it came; a dashed stub one that never came. Yellow: does not read. Green: a slot waits in grace; in the lane of a cluster's node: it may serve a server-id. Red: where it broke, and whom it broke for. What p-heal and b-heal do comes after all faults: everyone must be served, and at last closed.</p></header>
 <main><svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">
 <defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#3a6fc4"/></marker></defs>
 `

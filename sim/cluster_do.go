@@ -8,6 +8,7 @@ func (w *clusterRun) Do(t *Task, op Op) {
 		return
 	}
 	w.awaitUp()
+	w.noteDoing(op)
 	m := w.at(op.Arg % maxPlaces)
 	switch op.Verb {
 	case rScrape, rCheck:

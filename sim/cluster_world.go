@@ -222,6 +222,8 @@ type clusterRun struct {
 
 	troubles  [256]trouble
 	ntroubles int
+	doings    [128]doing
+	ndoings   int
 }
 
 func (clusterWorld) Start(e *Engine, r *Run) Instance {
