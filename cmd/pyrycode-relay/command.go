@@ -24,6 +24,7 @@ type command struct {
 	Diag        diag           `cmd:"" help:"Put all that a running relay tells about itself into one zip file, without its secrets."`
 	Version     versionCommand `cmd:"" help:"Print what program this is."`
 	Completion  completion     `cmd:"" help:"Print a script that completes commands and options in a shell."`
+	Man         man            `cmd:"" help:"Print the manual page: pyrycode-relay man | man -l -."`
 
 	model *kong.Application // once read
 
@@ -95,7 +96,7 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 		c.env.given(ctx)
 		name, _, _ = strings.Cut(ctx.Command(), " ")
 	}
-	if name != "version" && name != "completion" {
+	if name != "version" && name != "completion" && name != "man" {
 		for _, p := range c.all(name) {
 			lines = append(lines, p.Error())
 		}

@@ -50,6 +50,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		c.Version.run(b, stdout)
 	case "completion":
 		c.Completion.run(c.model, stdout)
+	case "man":
+		c.Man.run(c.model, b, stdout)
 	case "diag":
 		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()

@@ -135,6 +135,40 @@ func TestVersionAsJSON(t *testing.T) {
 	}
 }
 
+func TestTheManualPageHasEveryCommandAndOption(t *testing.T) {
+	c := newCommand(nil)
+	k, _, err := c.parser(daemon.Build{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := call(t.Context(), []string{"PYRYCODE_RELAY_TYPO=1"}, "man")
+	if got.code != done || got.stderr != "" {
+		t.Fatalf("%+v", got)
+	}
+	plain := strings.ReplaceAll(got.stdout, `\-`, "-")
+	for _, cmd := range k.Model.Children {
+		if !strings.Contains(plain, "\n.B "+cmd.Name+"\n") {
+			t.Errorf("no command %s", cmd.Name)
+		}
+		for _, f := range cmd.Flags {
+			want, never := "\n.B --"+f.Name+"\n", "\n.B $"+envName(f.Value)+"\n"
+			if f.Tag.Get("secret") != "" {
+				want, never = never, want
+			}
+			if f.Name != "help" && (!strings.Contains(plain, want) || strings.Contains(plain, never)) {
+				t.Errorf("%s: no %q, or %q too", cmd.Name, want, never)
+			}
+		}
+	}
+	if groff, err := exec.LookPath("groff"); err == nil {
+		cmd := exec.Command(groff, "-man", "-ww", "-z", "-K", "utf8")
+		cmd.Stdin = strings.NewReader(got.stdout)
+		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("groff: %v\n%s", err, out)
+		}
+	}
+}
+
 func TestCompletionKnowsEveryCommandAndFlag(t *testing.T) {
 	c := newCommand(nil)
 	k, _, err := c.parser(daemon.Build{}, nil)

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// man is the man command: it prints the manual page, in the form of man(7).
+type man struct{}
+
+// run writes the page. It is made of the commands and flags as they are, so
+// it says no more than their help does.
+func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
+	p := page{out}
+	p.f(".TH PYRYCODE\\-RELAY 1 \"\" %s", quoted("pyrycode-relay "+b.Version))
+	p.section("NAME")
+	p.f("pyrycode\\-relay \\- joins phones to binaries and pipes frames between them")
+	p.section("SYNOPSIS")
+	p.f(".B pyrycode\\-relay\n.RI [ command ]\n.RI [ option \\~...]")
+	p.section("DESCRIPTION")
+	for text := range strings.SplitSeq(app.Help, "\n\n") {
+		p.f(".PP\n%s", roff(text))
+	}
+	p.section("COMMANDS")
+	for _, cmd := range app.Children {
+		p.item(cmd.Name, cmd.Help)
+	}
+	ofServe := make(map[string]bool)
+	for i, cmd := range app.Children {
+		var own []*kong.Flag
+		for _, f := range cmd.Flags {
+			if f.Hidden || f.Name == "help" || i > 0 && ofServe[f.Name] {
+				continue
+			}
+			ofServe[f.Name] = ofServe[f.Name] || i == 0
+			own = append(own, f)
+		}
+		if len(own) == 0 {
+			continue
+		}
+		p.section("OPTIONS OF " + strings.ToUpper(cmd.Name))
+		group := ""
+		for _, f := range own {
+			if g := f.Tag.Get("group"); g != group {
+				group = g
+				p.f(".SS %s", roff(g))
+			}
+			name := "--" + f.Name
+			if f.Tag.Get("secret") != "" {
+				name = "$" + envName(f.Value) // it is no flag
+			}
+			p.item(name, helpOf(f.Value))
+		}
+	}
+	p.section("SIGNALS")
+	p.item("SIGTERM, SIGINT", "Drain: nobody new, a close for everyone, the end. A second one ends at once.")
+	p.item("SIGHUP", "Read the file and the certificate again.")
+	p.section("EXIT STATUS")
+	p.item("0", "All is well; serve was asked to end.")
+	p.item("1", "It failed; the last line says why.")
+	p.item("2", "The command line or the configuration is refused; all that is wrong has been told.")
+	p.section("SEE ALSO")
+	p.f("%s", roff("docs/operate.md, docs/runbook.md and docs/protocol.md, which came with this program; https://github.com/pyrycode/pyrycode-relay"))
+}
+
+// page writes requests of man(7).
+type page struct{ io.Writer }
+
+func (p page) f(format string, a ...any) { fmt.Fprintf(p, format+"\n", a...) }
+
+func (p page) section(name string) { p.f(".SH %s", quoted(name)) }
+
+// item is a paragraph with something in bold at its head.
+func (p page) item(name, text string) { p.f(".TP\n.B %s\n%s", roff(name), roff(text)) }
+
+// roff is text that means nothing but itself.
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "\n", " ").Replace(text)
+	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
+		text = `\&` + text
+	}
+	return text
+}
+
+// quoted is roff as one argument of a request.
+func quoted(text string) string { return `"` + strings.ReplaceAll(roff(text), `"`, `\(dq`) + `"` }
