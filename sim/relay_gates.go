@@ -31,16 +31,25 @@ func (w *relayRun) gates(c *client) {
 func (w *relayRun) hurried(c *client) {
 	n, from := 0, c.dialedAt
 	for _, o := range w.all() {
-		if o != c && c.neighbour(o) && o.node == c.node && o.dialedAt.at == c.dialedAt.at && o.num < c.num && o.status != 429 {
+		if o == c || !c.neighbour(o) || o.node != c.node || o.dialedAt.at != c.dialedAt.at || o.num > c.num || o.status == 429 {
+			continue
+		}
+		if !o.missed() {
 			n++
-			if o.dialedAt.step < from.step {
-				from = o.dialedAt
-			}
+		}
+		if o.dialedAt.step < from.step {
+			from = o.dialedAt
 		}
 	}
 	if most := w.highest(c.node, from, c.servedAt, burstOf); w.calm && c.status != 429 && n >= most {
 		w.blame("gates", c, "let through after %d others of its address at once; want %d in all at most", n, most)
 	}
+}
+
+// missed tells whether c may have found no binary, which costs its address
+// nothing.
+func (c *client) missed() bool {
+	return c.phone && c.upgraded && (!c.closed || c.reason == "no server with that id")
 }
 
 // full: as many connections as there may be may have been open.

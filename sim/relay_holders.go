@@ -55,39 +55,20 @@ func (w *relayRun) newcomer(c *client) bool {
 	})
 }
 
-// incumbentAlive: another binary gave a sign of life while c waited, or
-// came with it.
+// incumbentAlive: while c waited another binary answered a ping, or came, or
+// was given up for a rival.
 func (w *relayRun) incumbentAlive(c *client) bool {
-	from := c.dialedAt.at - int64(probeTime) - 4*w.latency()
-	// Where no other claimant can have begun the probe it began with c.
-	alone := !w.binaries(c, func(b *client) bool {
-		return b.dialedAt.at >= from-int64(probeTime) && !b.dialedAt.after(c.dialedAt)
-	})
 	return w.binaries(c, func(b *client) bool {
-		if !w.calm {
+		if !w.calm || b.upgradedAt.after(c.dialedAt) && !b.upgradedAt.after(c.closedAt) {
 			return true
 		}
-		// One that the relay gave up meanwhile has lost the slot to a rival.
-		if t := b.sock.tap; t.closes > 0 && !b.closeSent && b.faults != 0 && t.closed >= c.dialedAt.at && t.closed <= c.closedAt.at {
-			return true
-		}
-		if alone {
-			for _, pong := range b.ponged {
-				if pong.after(c.dialedAt) {
-					return true
-				}
-			}
-			return b.upgradedAt.after(c.dialedAt)
-		}
-		if b.upgradedAt.at >= from && b.upgradedAt.at <= c.closedAt.at {
-			return true
-		}
-		for _, at := range b.lives {
-			if at >= from && at <= c.closedAt.at {
+		for _, pong := range b.ponged {
+			if pong.after(c.dialedAt) && !pong.after(c.closedAt) {
 				return true
 			}
 		}
-		return false
+		t := b.sock.tap
+		return t.closes > 0 && !b.closeSent && b.faults != 0 && t.closed >= c.dialedAt.at && t.closed <= c.closedAt.at
 	})
 }
 

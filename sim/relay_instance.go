@@ -47,6 +47,8 @@ type relayRun struct {
 	relieved [8]relief
 	nreliefs int
 
+	quiets   int // moments at which nothing could run, and the last
+	quietAt  int64
 	healing  bool // written between tasks only
 	healed   bool
 	drained  stamp // the first drain has begun

@@ -154,13 +154,18 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	binary = some(binary, 4, rLast, rJunk, rPing, rSplit, rDribble, rBig, rBreak, rBare)
 	phone := some(append([]int{rDial, rSend, rSend, rSend}, waits...), 2, rBurst, rClose, rHangup, rVanish, rStall, rResume, rMute, rDial)
 	phone = some(phone, 4, rBad, rPing, rSplit, rDribble, rBig, rBreak, rBare, rBurst)
+	farewell := r.Chance(6) // both ends say goodbye at once
+	alone := (heavy || farewell) && r.Chance(2)
 	for i := range 1 + r.Intn(3) {
-		if heavy && r.Chance(2) {
-			break // or nobody holds anything for long
+		if alone {
+			break
 		}
 		p.relayActor("b"+strconv.Itoa(i+1), n, binary, p.ids)
 	}
 	for i := range 1 + r.Intn(5) {
+		if alone {
+			break
+		}
 		p.relayActor("p"+strconv.Itoa(i+1), n, phone, p.ids)
 	}
 	if r.Chance(8) { // a daemon that restarts and restarts, against its own corpse
@@ -184,9 +189,9 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	if r.Chance(6) { // a daemon that is killed with an answer on its way, and comes back at once
 		p.relayRound("b5", 6, []int{rDial, rLast, rDial})
 	}
-	if r.Chance(6) { // both ends say goodbye at once
-		p.relayRound("b4", 9, []int{rDial, rWait, rDismiss}, 1000)
-		p.relayRound("p8", 12, []int{rDial, rWait, rClose}, 1000)
+	if farewell {
+		p.relayRound("b4", 13, []int{rDial, rWait, rDismiss, rWait, rDismiss}, 1000)
+		p.relayRound("p8", 12, []int{rWait, rDial, rWait, rClose}, 500)
 	}
 	if r.Chance(4) {
 		p.relayActor("stop", 4, []int{rWait, rWait, [...]int{rDrain, rSpread, rSpread}[r.Intn(3)], [...]int{rDrain, rAbort}[r.Intn(2)]}, p.ids)

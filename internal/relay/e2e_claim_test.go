@@ -271,6 +271,30 @@ func TestAnIncumbentInTheMiddleOfAMessageIsAlive(t *testing.T) {
 	}
 }
 
+// A binary answers a rival's ping and dies; its next life claims before that
+// answer has come. The answer says nothing about it.
+func TestAnAnswerRefusesThoseItWasAskedFor(t *testing.T) {
+	n := start(t, Config{Probe: 500 * time.Millisecond})
+	b := n.silent("s1")
+	incumbent := n.holder("s1")
+	first := n.dial("/v1/server", binaryHeaders("s1")).attend()
+	n.wait("the first to wait", func() bool { return incumbent.waitingRivals() == 1 })
+	asked := b.until(wire.OpPing)
+	next := n.dial("/v1/server", binaryHeaders("s1"))
+	ends := next.attend()
+	n.wait("both to wait", func() bool { return incumbent.waitingRivals() == 2 })
+	b.frame(pong, asked)
+	if got, want := within(t, "the first rival's end", first), (end{code: 4409, text: "server-id already claimed"}); got != want {
+		t.Errorf("the first rival: %+v; want %+v", got, want)
+	}
+	n.wantMetric("takeovers_total", "", 1)
+	select {
+	case got := <-ends:
+		t.Errorf("the next life ended with %+v; want the slot", got)
+	default:
+	}
+}
+
 func TestAClaimantThatDiesWhileItWaitsLeavesNothingBehind(t *testing.T) {
 	t.Run("if the incumbent lives", func(t *testing.T) {
 		n := start(t, Config{Probe: time.Minute})

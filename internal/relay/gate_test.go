@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -401,7 +402,7 @@ func TestTheCensusFindsDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := &conn{from: netip.MustParseAddr("10.0.0.1")}
+			c := &conn{from: netip.MustParseAddr("10.0.0.1"), out: outbox{mu: new(sync.Mutex)}}
 			if err := r.census.take(c.from); err != nil {
 				t.Fatal(err)
 			}

@@ -927,6 +927,41 @@ func TestSpentBatchesAreClean(t *testing.T) {
 
 // Whoever puts, in whatever order they and the writer take their turns: what
 // was taken goes out, in order, once, and nothing is left.
+func TestAnOutboxFindsDamage(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		damage func(*office, *sender)
+		want   string
+	}{
+		{"charged too much", func(o *office, _ *sender) { o.charged++ }, "bytes are charged; what waits costs"},
+		{"over the budget", func(o *office, _ *sender) { o.budget = 10 }, "bytes of frames wait; want at most 10"},
+		{"notices over theirs", func(o *office, s *sender) {
+			o.add(item{cost: o.budget + noticeBudget}, nil, nil, "")
+		}, "bytes wait; want at most"},
+		{"a sender charged too little", func(_ *office, s *sender) { s.charged-- }, "are charged to a sender; what waits of it costs"},
+		{"a sender over its share", func(o *office, _ *sender) { o.share = 10 }, "bytes of one sender wait; want at most 10"},
+		{"who is muted waits for room", func(o *office, s *sender) { o.parked = []*sender{s}; s.muted = true }, "a sender that is muted waits for room"},
+		{"nobody flushes", func(o *office, _ *sender) { o.promised = false }, "nobody is to write them"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOffice(1000, 500)
+			s := o.phone("p")
+			for range 2 {
+				if v, _ := o.put(s, 0, nil, frameOfSize(100), ""); v != taken {
+					t.Fatal(v)
+				}
+			}
+			if err := o.check(); err != nil {
+				t.Fatalf("undamaged: %v", err)
+			}
+			tt.damage(o, s)
+			if err := o.check(); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("check() = %v; want %q in it", err, tt.want)
+			}
+		})
+	}
+}
+
 func TestNothingIsLeftUnflushed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const budget, share = 2000, 800
@@ -1049,6 +1084,9 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 			}
 			if n := int(o.tally.parked.Load()); n != len(o.parked) {
 				t.Fatalf("%d parked, tally %d", len(o.parked), n)
+			}
+			if err := o.check(); err != nil {
+				t.Fatal(err)
 			}
 			if o.charged > budget+noticeBudget || !finished && o.charged > budget+200 {
 				t.Fatalf("charged %d of %d", o.charged, budget)

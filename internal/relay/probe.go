@@ -24,9 +24,18 @@ type probe struct {
 	waiting *atomic.Int64 // rivals of all probes
 
 	mu     sync.Locker // guards all below
-	rivals []rival     // in order of arrival
+	rivals []asking    // in order of arrival, so of their pings
 	round  *round      // identity of the round running now; nil: none
 	over   bool        // the incumbent is gone: nobody may wait for it
+}
+
+// asking is a rival and the ping that was sent for it. Only that one's answer,
+// or a later one's, shows that the incumbent was alive when the rival came: it
+// may have answered the ping of an earlier rival and died, and the rival be
+// its own next life.
+type asking struct {
+	rival
+	ping uint64
 }
 
 // rival is who wants the slot of a binary that holds it, and waits for its
@@ -40,15 +49,15 @@ type rival interface {
 	vacant()            // the incumbent is gone: claim again
 }
 
-// round is one ping and its timer. Made before the timer is armed: its body
-// acts only while it is the current one.
+// round is the time that b has to answer, and its timer. Made before the timer
+// is armed: its body acts only while it is the current one.
 type round struct {
-	ping  uint64 // the pong that answers has this number or a later one
+	ping  uint64 // of the first rival that waits; guarded by the probe's lock
 	began int64  // by Relay.now
 }
 
-// challenge lets rival wait for b's answer and asks, unless b has been
-// asked already. False means that b has ended: claim again.
+// challenge asks b and lets r wait for its answer. False means that b has
+// ended: claim again.
 func (b *binary) challenge(r rival) bool {
 	q := &b.probe
 	q.mu.Lock()
@@ -61,16 +70,14 @@ func (b *binary) challenge(r rival) bool {
 		r.overflow()
 		return true
 	}
-	q.rivals = append(q.rivals, r)
-	q.waiting.Add(1)
-	if q.round != nil {
-		q.mu.Unlock()
-		return true
-	}
 	ping, first := b.out.putPing()
-	g := &round{ping: ping, began: b.relay.now()}
-	q.round = g
-	b.relay.rt.Clock.AfterFunc(b.set.Probe, func() { b.judge(g) })
+	q.rivals = append(q.rivals, asking{r, ping})
+	q.waiting.Add(1)
+	if q.round == nil {
+		g := &round{ping: ping, began: b.relay.now()}
+		q.round = g
+		b.relay.rt.Clock.AfterFunc(b.set.Probe, func() { b.judge(g) })
+	}
 	q.mu.Unlock()
 	if first {
 		b.out.flush()
@@ -89,20 +96,17 @@ func (b *binary) crowded() bool {
 // as many as there may be. The lock is held.
 func (q *probe) crowded() bool {
 	before := len(q.rivals)
-	q.rivals = slices.DeleteFunc(q.rivals, rival.abandoned)
+	q.rivals = slices.DeleteFunc(q.rivals, asking.abandoned)
 	q.waiting.Add(int64(len(q.rivals) - before))
 	return len(q.rivals) >= maxRivals
 }
 
-// pong hears that b is alive: its rivals are refused.
+// pong hears that b was alive when it was asked for ping n: the rivals that
+// had come by then are refused. For those that came later the round goes on.
 func (b *binary) pong(n uint64) {
 	q := &b.probe
 	q.mu.Lock()
-	if q.round == nil || n < q.round.ping {
-		q.mu.Unlock()
-		return
-	}
-	rivals := q.take()
+	rivals := q.answered(n)
 	q.mu.Unlock()
 	for _, rival := range rivals {
 		if rival.abandoned() {
@@ -182,15 +186,31 @@ func (b *binary) abandoned() bool {
 }
 
 // finish ends all waiting for an incumbent that is gone and returns who did.
-func (q *probe) finish() []rival {
+func (q *probe) finish() []asking {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.over = true
 	return q.take()
 }
 
+// answered takes out those whose ping is n or an earlier one. The lock is held.
+func (q *probe) answered(n uint64) (rivals []asking) {
+	k := 0
+	for k < len(q.rivals) && q.rivals[k].ping <= n {
+		k++
+	}
+	if k == len(q.rivals) {
+		return q.take()
+	}
+	rivals = slices.Clone(q.rivals[:k])
+	q.rivals = slices.Delete(q.rivals, 0, k)
+	q.round.ping = q.rivals[0].ping
+	q.waiting.Add(-int64(k))
+	return rivals
+}
+
 // take ends the round and returns who waited for it. The lock is held.
-func (q *probe) take() []rival {
+func (q *probe) take() []asking {
 	rivals := q.rivals
 	q.round, q.rivals = nil, nil
 	q.waiting.Add(-int64(len(rivals)))

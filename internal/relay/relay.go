@@ -86,12 +86,16 @@ func (r *Relay) Metrics() *prometheus.Registry { return r.metrics.all }
 func (r *Relay) Counts() Counts { return r.registry.Counts() }
 
 // Check compares counts, gauges and slots with each other, and with the
-// open sockets, and returns an error that names what differs.
+// open sockets, and what each connection is charged with what waits for it;
+// it returns an error that names what differs.
 func (r *Relay) Check() error {
 	if err := r.registry.Check(); err != nil {
 		return err
 	}
-	return r.census.check(r.Counts)
+	if err := r.census.check(r.Counts); err != nil {
+		return err
+	}
+	return r.checkOutboxes()
 }
 
 // Abort closes every socket that is left, without a word. Use it when a

@@ -1,0 +1,80 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+)
+
+// check counts again what is charged, and returns an error that names each
+// figure that differs or is over what it may be, and what waits with nobody
+// to write it.
+func (o *outbox) check() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	charged, frames := 0, 0 // bytes
+	of := map[*sender]int{}
+	held := map[*sender]int{} // frames
+	add := func(items []item) {
+		for _, it := range items {
+			charged += it.cost
+			if it.frame {
+				frames += it.cost
+			}
+			if it.from != nil {
+				of[it.from] += it.cost
+				held[it.from]++
+			}
+		}
+	}
+	if o.queue != nil {
+		add(o.queue.items)
+	}
+	if o.out != nil {
+		add(o.out.items[o.out.done:])
+	}
+	switch {
+	case charged != o.charged:
+		wrong("%d bytes are charged; what waits costs %d", o.charged, charged)
+	case frames > o.budget:
+		wrong("%d bytes of frames wait; want at most %d", frames, o.budget)
+	case charged > o.budget+noticeBudget:
+		wrong("%d bytes wait; want at most %d", charged, o.budget+noticeBudget)
+	}
+	for s, n := range of {
+		if n != s.charged {
+			wrong("%d bytes are charged to a sender; what waits of it costs %d", s.charged, n)
+		}
+		if held[s] > 1 && n > o.share {
+			wrong("%d bytes of one sender wait; want at most %d", n, o.share)
+		}
+	}
+	for _, s := range o.parked {
+		if s.muted {
+			wrong("a sender that is muted waits for room")
+		}
+	}
+	if o.queue != nil && !o.writing && !o.promised {
+		wrong("%d bytes wait, and nobody is to write them", len(o.queue.bytes))
+	}
+	return errors.Join(errs...)
+}
+
+// checkOutboxes looks at what waits for each connection.
+func (r *Relay) checkOutboxes() error {
+	for _, s := range r.census.all() {
+		c, ok := s.(*conn)
+		if !ok {
+			continue // a phone that is away has another's outbox
+		}
+		if err := c.out.check(); err != nil {
+			whose := "a binary"
+			if c.role.towards() == toPhone {
+				whose = "a phone"
+			}
+			return fmt.Errorf("outbox of %s: %w", whose, err)
+		}
+	}
+	return nil
+}
