@@ -59,7 +59,8 @@ type client struct {
 	closedAt stamp
 	over     bool // nothing more will come
 	overAt   stamp
-	lost     bool // without a close message
+	lives    []int64 // when it sent anything
+	lost     bool    // without a close message
 
 	pings   int      // sent
 	pongs   int      // got
@@ -114,6 +115,7 @@ func (c *client) well() bool {
 
 // put sends bytes. The mutex is held.
 func (c *client) put(b []byte) {
+	c.lives = append(c.lives, c.w.e.Now())
 	_, _ = c.sock.up.put(b, len(b)) // a reset is noticed by who reads
 }
 

@@ -42,7 +42,7 @@ type relayRun struct {
 	rings    int // alarms that have begun and not ended
 	graces   [64]graceAt
 	ngraces  int
-	spells   [40]spell
+	spells   [64]spell
 	nspells  int
 	relieved [8]relief
 	nreliefs int
