@@ -190,12 +190,19 @@ func persist(ctx context.Context, f func() error) error {
 // Connected reports whether NATS is there now.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 
-// Answers asks whoever decides on the directory whether it is there: an error
-// means that claims are not granted now, though the connection may be well.
+// aliveTTL is the life of what Answers writes.
+const aliveTTL = 10 * time.Second
+
+// Answers reports whether the directory takes what is written: if not, claims
+// are not granted now, though the connection may be well. A server that has
+// lost the others still answers questions, so this writes, under a key that is
+// nobody's claim.
 func (c *Conn) Answers() error {
 	ctx, cancel := call()
 	defer cancel()
-	_, err := c.kv.Status(ctx)
+	m := nats.NewMsg("$KV." + c.bucket + ".alive." + c.nc.ConnectedServerId())
+	m.Header.Set(jetstream.MsgTTLHeader, aliveTTL.String())
+	_, err := c.js.PublishMsg(ctx, m)
 	return err
 }
 

@@ -58,8 +58,25 @@ func three(t *testing.T) (servers []*Server, conns []*Conn) {
 }
 
 func TestThreeServersKeepThePromises(t *testing.T) {
-	_, conns := three(t)
+	servers, conns := three(t)
 	conform.Run(t, conns[0], conns[1])
+	if err := conns[0].Answers(); err != nil {
+		t.Errorf("the directory does not answer: %v", err)
+	}
+	leaders := 0
+	for _, s := range servers {
+		if s.Leads(DefaultBucket) {
+			leaders++
+		}
+	}
+	if leaders != 1 {
+		t.Errorf("%d servers lead the directory; want 1", leaders)
+	}
+	servers[1].Close()
+	servers[2].Close()
+	if conns[0].Answers() == nil {
+		t.Error("the directory answers though two of three servers are gone")
+	}
 }
 
 // Two relays over real servers: a phone reaches its binary through another
