@@ -13,6 +13,7 @@ import (
 
 type clusterCommand struct {
 	Battery clusterBattery `cmd:"" help:"Three relays, clients, and a nemesis that kills, freezes and partitions: does anything overlap, is all served again in time?"`
+	Figures clusterFigures `cmd:"" help:"Three relays and one alone: what a hop costs, how fast ids are claimed, how long after each fault all is served again (docs/cluster.md)."`
 }
 
 // clusterFlags are those of all commands about a cluster.
@@ -31,15 +32,23 @@ type clusterBattery struct {
 	Seed  uint64        `help:"Of the nemesis' choices; 0: another each time."`
 }
 
+// knownFaults says which name is none of a fault.
+func knownFaults(names []string) error {
+	for _, k := range names {
+		if !slices.Contains(faultNames(), k) {
+			return usagef("there is no fault %q; there are %s", k, strings.Join(faultNames(), ", "))
+		}
+	}
+	return nil
+}
+
 // Run is called by kong.
 func (c *clusterBattery) Run(e *env) error {
 	if len(c.Kinds) == 0 {
 		c.Kinds = faultNames()
 	}
-	for _, k := range c.Kinds {
-		if !slices.Contains(faultNames(), k) {
-			return usagef("--kinds %s: there is no such kind; there are %s", k, strings.Join(faultNames(), ", "))
-		}
+	if err := knownFaults(c.Kinds); err != nil {
+		return err
 	}
 	switch {
 	case c.For < time.Second || c.For > maxSoak:

@@ -29,6 +29,7 @@ type crowd struct {
 	phones   []*phone
 	flooders []*phone // of that binary, beside the phones that are measured
 	server   string   // the server-id of the binary, if there is one
+	others   []int    // relays of the same cluster: their processor time counts too
 
 	stop   atomic.Bool
 	ending atomic.Bool   // the connections are being closed: errors are none
@@ -133,8 +134,12 @@ const joinPatience = 5 * time.Second
 
 // phone connects phone n and makes its first round trip.
 func (c *crowd) phone(server string, n int) (*phone, error) {
+	to := c.to
+	if to.phones != nil {
+		to = to.phones
+	}
 	for end := time.Now().Add(joinPatience); ; {
-		p, err := c.to.dial("/v1/client", server)
+		p, err := to.dial("/v1/client", server)
 		if err != nil {
 			return nil, err
 		}

@@ -50,6 +50,10 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 		{[]string{"echo", "--pid", "999999999"}, "--pid 999999999"},
 		{[]string{"bench", "--relay", "/nowhere/relay"}, "make build"},
 		{[]string{"bench", "--only", "no such row"}, "there is no such row; there are round trips"},
+		{[]string{"cluster", "battery", "--kinds", "flood"}, `there is no fault "flood"; there are drain, kill`},
+		{[]string{"cluster", "battery", "--ids", "0"}, "--ids must be 1 or more"},
+		{[]string{"cluster", "battery", "--relay", "/nowhere/relay"}, "make build"},
+		{[]string{"cluster", "figures", "--rounds", "0"}, "must be 1 or more"},
 		{[]string{"flood", "--flood", "0"}, "--flood from 1"},
 		{[]string{"nonsense"}, "--help lists"},
 	} {

@@ -129,6 +129,10 @@ func (c *crowd) snapshot(pid int) moment {
 	if pid > 0 {
 		m.relay, _ = cpuOf(pid)
 	}
+	for _, other := range c.others {
+		used, _ := cpuOf(other)
+		m.relay += used
+	}
 	m.mine, _ = cpuOf(self)
 	return m
 }

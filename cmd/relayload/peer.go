@@ -61,6 +61,7 @@ type target struct {
 	buffer  int         // bytes each peer reads into
 	timeout time.Duration
 	dialled *atomic.Int64 // spreads loopback connections over source addresses
+	phones  *target       // where phones connect; nil: here too
 }
 
 // perAddress is how many connections each loopback address opens. A relay

@@ -1,0 +1,385 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os/exec"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+type clusterFigures struct {
+	clusterFlags
+	Rounds int           `default:"5" help:"Rounds, in each of which everything that is compared has its turn."`
+	For    time.Duration `default:"2s" help:"How long each turn lasts."`
+	Faults []string      `default:"drain,kill,kill-leader,freeze,isolate,isolate-leader" help:"Faults after which it is measured how long it takes to be served again; a minute each."`
+	IDs    int           `name:"ids" default:"12" help:"Server-ids that are served while faults are made."`
+}
+
+// comparing is one run of them.
+type comparing struct {
+	*env
+	*clusterFigures
+	trio   *trio
+	alone  *child // a relay that is in no cluster
+	report *figuresReport
+}
+
+// Run is called by kong.
+func (c *clusterFigures) Run(e *env) error {
+	if err := knownFaults(c.Faults); err != nil {
+		return err
+	}
+	if c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute || c.IDs < 1 {
+		return usagef("--rounds and --ids must be 1 or more, --for from 100ms to 1m")
+	}
+	if err := enoughFiles(4000); err != nil {
+		return err
+	}
+	f := &comparing{env: e, clusterFigures: c, report: newFiguresReport(e.ctx, c.Relay)}
+	var err error
+	// A short grace, so that ids that were claimed once and left are gone.
+	if f.trio, err = newTrio(e.ctx, c.Relay, c.Out, "--grace", "1s", "--max-conns", "4000"); err != nil {
+		return err
+	}
+	defer f.trio.end()
+	f.alone = &child{name: "alone", cmd: exec.Command(c.Relay, "serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--drain=0s",
+		"--grace=1s", "--max-conns=4000", "--max-conns-per-address=4000", "--rate=100000", "--burst=100000")}
+	if err := f.alone.start(e.ctx, startIn); err != nil {
+		return err
+	}
+	defer f.alone.end()
+	for _, step := range []func() error{f.hop, f.growth, f.claims} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if err := f.faults(); err != nil {
+		return err
+	}
+	return e.print(c.JSON, f.report)
+}
+
+// pids are the processes of the trio's relays.
+func (t *trio) pids() (all []int) {
+	for _, m := range t.members {
+		all = append(all, m.child.pid())
+	}
+	return all
+}
+
+// direct is relay i without a proxy before it.
+func (t *trio) direct(i int) *target { return targetAt(t.members[i].listen) }
+
+func targetAt(addr string) *target {
+	return &target{addr: addr, buffer: busyBuffer, timeout: 10 * time.Second, dialled: new(atomic.Int64)}
+}
+
+// way is one of the ways that are compared.
+type way struct {
+	Name   string   `json:"name"`
+	Rounds []sample `json:"rounds"`
+	Median sample   `json:"median"`
+
+	crowds []*crowd
+}
+
+// measure has each way's crowds run in turn.
+func (f *comparing) measure(what string, all []*way) error {
+	defer func() {
+		for _, w := range all {
+			for _, c := range w.crowds {
+				c.leave()
+			}
+		}
+	}()
+	for range f.Rounds {
+		for _, w := range all {
+			got := make([]sample, len(w.crowds))
+			failed := make([]error, len(w.crowds))
+			var running sync.WaitGroup
+			for i, c := range w.crowds {
+				running.Go(func() { got[i], failed[i] = c.run(f.ctx, f.For, 0, f.tell.running(what+": "+w.Name)) })
+			}
+			running.Wait()
+			for _, err := range failed {
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", what, w.Name, err)
+				}
+			}
+			w.Rounds = append(w.Rounds, together(got))
+		}
+	}
+	for _, w := range all {
+		w.Median = medianSample(w.Rounds)
+	}
+	return nil
+}
+
+// together is several samples of the same time as one. Each has seen the
+// processor time of its own relay.
+func together(all []sample) sample {
+	s := all[0]
+	for _, o := range all[1:] {
+		s.Frames += o.Frames
+		s.PerSecond += o.PerSecond
+		s.CPU += o.CPU
+		s.P50, s.P99 = max(s.P50, o.P50), max(s.P99, o.P99)
+	}
+	if s.PerSecond > 0 {
+		s.CPUPerFrame = s.CPU / s.PerSecond * 1e6
+	}
+	return s
+}
+
+// hop compares phones at their binary's relay with phones at another, with
+// one frame of each under way and with many.
+func (f *comparing) hop() error {
+	here, there := f.trio.direct(0), f.trio.direct(0)
+	there.phones = f.trio.direct(1)
+	for _, load := range []struct {
+		name  string
+		shape shape
+	}{
+		{"one frame under way", shape{binaries: 1, phones: 1, size: 512, flight: 1}},
+		{"many frames of 512 bytes", shape{binaries: 4, phones: 8, size: 512, flight: 8}},
+		{"many frames of 16 KiB", shape{binaries: 4, phones: 8, size: 16 << 10, flight: 2}},
+	} {
+		var ways []*way
+		for _, w := range []struct {
+			name string
+			to   *target
+		}{{"local", here}, {"one hop", there}} {
+			c, err := gather(w.to, load.shape, f.tell.connecting)
+			if err != nil {
+				return hint(err)
+			}
+			c.others = f.trio.pids()
+			ways = append(ways, &way{Name: w.name, crowds: []*crowd{c}})
+		}
+		if err := f.measure(load.name, ways); err != nil {
+			return err
+		}
+		f.report.Hop = append(f.report.Hop, &comparison{load.name, ways})
+	}
+	return nil
+}
+
+// growth compares a relay alone with one and with three of a cluster, each
+// with its own clients.
+func (f *comparing) growth() error {
+	s := shape{binaries: 4, phones: 8, size: 512, flight: 8}
+	pids := f.trio.pids()
+	var ways []*way
+	for _, w := range []struct {
+		name string
+		at   []string
+		pids []int
+	}{
+		{"one relay, alone", []string{f.alone.addr}, []int{f.alone.pid()}},
+		{"one of three", []string{f.trio.members[0].listen}, pids[:1]},
+		{"three of three", []string{f.trio.members[0].listen, f.trio.members[1].listen, f.trio.members[2].listen}, pids},
+	} {
+		one := &way{Name: w.name}
+		for i, addr := range w.at {
+			c, err := gather(targetAt(addr), s, f.tell.connecting)
+			if err != nil {
+				return hint(err)
+			}
+			c.others = w.pids[i : i+1]
+			one.crowds = append(one.crowds, c)
+		}
+		ways = append(ways, one)
+	}
+	if err := f.measure("growth", ways); err != nil {
+		return err
+	}
+	f.report.Growth = &comparison{"local phones only, frames of 512 bytes", ways}
+	return nil
+}
+
+// claimants is how many claim at once.
+const claimants = 32
+
+// claims counts how many new server-ids are claimed per second.
+func (f *comparing) claims() error {
+	at := []*claimRow{{Name: "one relay, alone", to: []string{f.alone.addr}}, {Name: "three of a cluster"}}
+	for _, m := range f.trio.members {
+		at[1].to = append(at[1].to, m.listen)
+	}
+	for round := range f.Rounds {
+		for k, row := range at {
+			d := min(f.For, 3*time.Second) // what is left is in the directory for a second
+			f.tell.say("claims: %s", row.Name)
+			done, times, err := claimFor(f.ctx, row.to, d, fmt.Sprintf("claim-%d-%d", round, k))
+			if err != nil {
+				return fmt.Errorf("claims, %s: %w", row.Name, err)
+			}
+			row.rates = append(row.rates, float64(done)/d.Seconds())
+			row.p50, row.p99 = append(row.p50, float64(times.quantile(.5))/1e6), append(row.p99, float64(times.quantile(.99))/1e6)
+			wait(f.ctx, 2*time.Second)
+		}
+	}
+	for _, row := range at {
+		row.PerSecond, row.P50, row.P99 = median(row.rates), median(row.p50), median(row.p99)
+	}
+	f.report.Claims = at
+	return nil
+}
+
+// claimFor claims one id after the other, and leaves, for d.
+func claimFor(ctx context.Context, at []string, d time.Duration, name string) (done int64, all latencies, err error) {
+	var n atomic.Int64
+	var mu sync.Mutex
+	var working sync.WaitGroup
+	ctx, stop := context.WithTimeout(ctx, d)
+	defer stop()
+	for w := range claimants {
+		working.Go(func() {
+			to := targetAt(at[w%len(at)])
+			to.buffer = idleBuffer
+			var times latencies
+			for ctx.Err() == nil {
+				begun := time.Now()
+				p, e := to.dial("/v1/server", fmt.Sprintf("%s-%d", name, n.Add(1)))
+				if e != nil {
+					mu.Lock()
+					err = e
+					mu.Unlock()
+					return
+				}
+				times.add(time.Since(begun))
+				p.bye()
+			}
+			mu.Lock()
+			all.merge(&times)
+			mu.Unlock()
+		})
+	}
+	working.Wait()
+	return n.Load(), all, err
+}
+
+// faults measures how long ids and phones are not served after each fault,
+// and for how long no new id can be claimed at the relays that are left.
+func (f *comparing) faults() error {
+	fl := launch(f.ctx, f.trio, f.IDs, 0, 1)
+	defer fl.end()
+	if err := fl.servedSince(f.ctx, 0); err != nil {
+		return err
+	}
+	r := &batteryReport{IDs: f.IDs, Begun: clockNow()}
+	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	for _, name := range f.Faults {
+		f.tell.say("%s", name)
+		wait(f.ctx, 5*time.Second)
+		ctx, stop := context.WithCancel(f.ctx)
+		longest := make(chan time.Duration, 1)
+		go func() { longest <- f.claimable(ctx, name) }()
+		one, err := fl.inflict(f.ctx, kindOf(name), rng)
+		stop()
+		blocked := <-longest
+		r.add([]*fault{one}, nil)
+		if err != nil {
+			return err
+		}
+		f.report.Blocked[name] = max(f.report.Blocked[name], blocked.Seconds())
+	}
+	r.Ended = clockNow()
+	fl.end()
+	r.judge(fl)
+	f.report.Faults, f.report.Wrong = r.Rows, r.Wrong
+	return nil
+}
+
+// claimable claims new ids, as clients behind a balancer would, until ctx ends,
+// and returns the longest time between two that were granted.
+func (f *comparing) claimable(ctx context.Context, name string) (longest time.Duration) {
+	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	last := time.Now()
+	for n := 0; ctx.Err() == nil; n++ {
+		to := targetAt(f.trio.members[f.trio.choose(rng, -1)].listen)
+		to.buffer, to.timeout = idleBuffer, time.Second
+		p, err := to.dial("/v1/server", fmt.Sprintf("new-%s-%d", name, n))
+		longest = max(longest, time.Since(last))
+		if err == nil {
+			last = time.Now()
+			p.bye()
+		}
+		wait(ctx, 50*time.Millisecond)
+	}
+	return longest
+}
+
+// comparison is ways to do the same.
+type comparison struct {
+	Name string `json:"name"`
+	Ways []*way `json:"ways"`
+}
+
+// claimRow is how fast ids are claimed.
+type claimRow struct {
+	Name      string  `json:"name"`
+	PerSecond float64 `json:"per_second"`
+	P50       float64 `json:"p50_ms"`
+	P99       float64 `json:"p99_ms"`
+
+	to              []string
+	rates, p50, p99 []float64
+}
+
+// figuresReport is all figures of docs/cluster.md.
+type figuresReport struct {
+	Relay  string        `json:"relay"`
+	Hop    []*comparison `json:"hop"`
+	Growth *comparison   `json:"growth"`
+	Claims []*claimRow   `json:"claims"`
+	Faults []*faultRow   `json:"faults"`
+	Wrong  []string      `json:"wrong"`
+
+	// Blocked is for how long no new id could be claimed, by fault.
+	Blocked map[string]float64 `json:"claims_blocked_seconds"`
+}
+
+func newFiguresReport(ctx context.Context, relay string) *figuresReport {
+	return &figuresReport{Relay: versionOf(ctx, relay), Blocked: make(map[string]float64)}
+}
+
+func (r *figuresReport) table(w io.Writer) {
+	fmt.Fprintf(w, "%s\n", r.Relay)
+	for _, c := range append(slices.Clone(r.Hop), r.Growth) {
+		fmt.Fprintf(w, "\n%s\n", c.Name)
+		fmt.Fprintf(w, "  %-18s %12s %10s %10s %14s   %s\n", "", "frames/s", "p50 µs", "p99 µs", "CPU µs/frame", "of the first: frames/s, p50, CPU")
+		base := c.Ways[0]
+		for _, one := range c.Ways {
+			s := one.Median
+			fmt.Fprintf(w, "  %-18s %12.0f %10.0f %10.0f %14.1f   %s, %s, %s\n", one.Name, s.PerSecond, s.P50, s.P99, s.CPUPerFrame,
+				one.to(base, func(s sample) float64 { return s.PerSecond }), one.to(base, func(s sample) float64 { return s.P50 }),
+				one.to(base, func(s sample) float64 { return s.CPUPerFrame }))
+		}
+	}
+	fmt.Fprintf(w, "\nnew server-ids claimed, %d at a time\n", claimants)
+	for _, c := range r.Claims {
+		fmt.Fprintf(w, "  %-18s %8.0f per second, p50 %.1f ms, p99 %.1f ms\n", c.Name, c.PerSecond, c.P50, c.P99)
+	}
+	fmt.Fprintf(w, "\n  %-16s %-34s %-36s %s\n", "fault", "ids not served for 0.5 s or more", "phones that had to move, binaries not", "no new id could be claimed for")
+	for _, row := range r.Faults {
+		fmt.Fprintf(w, "  %-16s %-34s %-36s %.1f s\n", row.Kind, spell(row.IDs), spell(row.Phones), r.Blocked[row.Kind])
+	}
+	for _, s := range r.Wrong {
+		fmt.Fprintf(w, "WRONG: %s\n", s)
+	}
+}
+
+// to is how many times the figures of base those of w are, round by round.
+func (w *way) to(base *way, f func(sample) float64) ratio {
+	v := make([]float64, len(w.Rounds))
+	for i := range v {
+		v[i] = f(w.Rounds[i]) / f(base.Rounds[i])
+	}
+	return ratio{median(v), slices.Min(v), slices.Max(v)}
+}
