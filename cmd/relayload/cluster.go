@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -88,11 +89,16 @@ func (c *clusterBattery) Run(e *env) error {
 	if err := os.WriteFile(picture, r.svg(fl), 0o644); err != nil {
 		return err
 	}
+	if len(r.stories) > 0 {
+		if err := os.WriteFile(filepath.Join(c.Out, "stories.txt"), r.stories, 0o644); err != nil {
+			return err
+		}
+	}
 	if err := e.print(c.JSON, r); err != nil {
 		return err
 	}
 	if n := len(r.Wrong) + r.More; n > 0 {
-		return fmt.Errorf("%d things are wrong; the lanes are in %s, the relays' logs beside it", n, picture)
+		return fmt.Errorf("%d things are wrong; the lanes are in %s, the relays' logs and what clients tried beside it", n, picture)
 	}
 	return nil
 }
@@ -102,6 +108,7 @@ func (fl *fleet) nemesis(e *env, c *clusterBattery, begun int64) (faults []*faul
 	rng := rand.New(rand.NewPCG(c.Seed, 1<<32))
 	end := begun + int64(c.For)
 	for round := 0; clockNow() < end; round++ {
+		wait(e.ctx, min(between(rng, 2*time.Second, 5*time.Second), time.Duration(max(0, end-clockNow()))))
 		k := kindOf(c.Kinds[round%len(c.Kinds)])
 		e.tell.say("%.0f of %.0f s: %s; %d ids were given up", float64(clockNow()-begun)/1e9, c.For.Seconds(), k.name, fl.given.Load())
 		f, err := fl.inflict(e.ctx, k, rng)
@@ -109,7 +116,6 @@ func (fl *fleet) nemesis(e *env, c *clusterBattery, begun int64) (faults []*faul
 		if err != nil {
 			return faults, err
 		}
-		wait(e.ctx, min(between(rng, 2*time.Second, 5*time.Second), time.Duration(max(0, end-clockNow()))))
 	}
 	return faults, e.ctx.Err()
 }
@@ -130,6 +136,8 @@ type batteryReport struct {
 	Overlaps  []overlap   `json:"overlaps"`
 	Wrong     []string    `json:"wrong"` // the first
 	More      int         `json:"more_wrong"`
+
+	stories []byte // what was tried while it took too long
 }
 
 // faultRow is how long it took to be served again after one kind of fault.
@@ -172,7 +180,7 @@ func (r *batteryReport) judge(fl *fleet) {
 	for _, l := range fl.lanes {
 		n, elsewhere := handovers(l.holdings)
 		r.Handovers, r.Elsewhere = r.Handovers+n, r.Elsewhere+elsewhere
-		r.Refused, r.Unknown = r.Refused+len(l.refused), r.Unknown+l.unknown
+		r.Refused, r.Unknown = r.Refused+len(l.refused), r.Unknown+len(l.failed)
 		for _, h := range l.holdings {
 			r.Proofs += h.proofs
 		}
@@ -201,7 +209,30 @@ func (r *batteryReport) judge(fl *fleet) {
 			}
 			if t.d > t.most {
 				r.wrong("%s: %s: %s; at most %s %s", l.id, g, t.d.Round(time.Millisecond), t.most, what)
+				r.story(l, g)
 			}
+		}
+	}
+}
+
+// story tells of a gap that was too long what its binaries tried meanwhile.
+func (r *batteryReport) story(l *lane, g gap) {
+	type event struct {
+		at   int64
+		what string
+	}
+	var all []event
+	for _, a := range l.failed {
+		all = append(all, event{a.dialled, fmt.Sprintf("claim at %d fails after %.3f s: %v", a.node+1, float64(a.over-a.dialled)/1e9, a.err)})
+	}
+	for _, h := range l.holdings {
+		all = append(all, event{h.dialled, fmt.Sprintf("binary %d at %d is upgraded, ends at %.3f with %d; given up: %v, silent: %v; %d frames", h.number, h.node+1, float64(h.over)/1e9, h.code, h.moved.Load(), h.silent.Load(), h.proofs)})
+	}
+	slices.SortFunc(all, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	r.stories = fmt.Appendf(r.stories, "%s: %s\n", l.id, g)
+	for _, e := range all {
+		if e.at > g.from-int64(30*time.Second) && e.at < g.to {
+			r.stories = fmt.Appendf(r.stories, "  %.3f %s\n", float64(e.at)/1e9, e.what)
 		}
 	}
 }

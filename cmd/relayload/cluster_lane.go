@@ -28,7 +28,7 @@ type lane struct {
 	mu       sync.Mutex // guards all below
 	holdings []*holding
 	refused  []refusal
-	unknown  int // claims that were answered 503, or not at all
+	failed   []attempt // claims that were answered 503, or not at all
 	services [lanePhones + 1]service
 	gaps     []gap
 	strange  []string // what must not be; the first few
@@ -68,6 +68,13 @@ type holding struct {
 
 // refusal is a claim that was answered 4409.
 type refusal struct{ dialled, over int64 }
+
+// attempt is a claim that came to nothing.
+type attempt struct {
+	dialled, over int64
+	node          int
+	err           error
+}
 
 // service is the last time that somebody got through.
 type service struct {
@@ -116,11 +123,14 @@ func (l *lane) wrong(format string, a ...any) {
 	}
 }
 
-// holder is the connection that served last, if it is open.
+// holder is the connection that has served just now, if it is open. One that
+// has stopped serving does not give its id up: it is left open, so that it
+// shows should it ever serve again.
 func (l *lane) holder() *holding {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h := l.services[lanePhones].holding; h != nil && h.over == 0 && !h.moved.Load() {
+	s := l.services[lanePhones]
+	if h := s.holding; h != nil && clockNow()-s.at < int64(longGap) && h.over == 0 && !h.moved.Load() {
 		return h
 	}
 	return nil
@@ -175,7 +185,7 @@ func (l *lane) claim(ctx context.Context, node int) (*holding, error) {
 	p, err := l.target(node, claimIn).dial("/v1/server", l.id)
 	if err != nil {
 		l.mu.Lock()
-		l.unknown++
+		l.failed = append(l.failed, attempt{dialled, clockNow(), node, err})
 		l.mu.Unlock()
 		return nil, err
 	}
