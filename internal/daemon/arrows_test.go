@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"internal/push":      {"internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay"},
 	"internal/daemon":    {"internal/relay", "internal/cluster", "internal/push"},
-	"sim":                {"internal/relay", "internal/wire"},
+	"sim":                {"internal/cluster", "internal/relay", "internal/wire"},
 }
 
 // goFiles calls f with every Go file below the root of the module, and its
