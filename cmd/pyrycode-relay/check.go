@@ -15,7 +15,8 @@ import (
 type check struct {
 	options `embed:""`
 
-	JSON bool `of:"check" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object."`
+	JSON  bool `of:"check" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object."`
+	Quiet bool `of:"check" name:"quiet" default:"false" unit:"true or false" group:"Output" help:"Print only what is unusual or wrong: for a journal."`
 }
 
 // checked is what check has to say.
@@ -42,7 +43,10 @@ func (c *check) run(ctx context.Context, origins daemon.Origins, problems []stri
 		_ = e.Encode(r) // nobody reads it
 		return r.OK
 	}
-	if len(problems) == 0 { // else there are values that could not be read
+	if c.Quiet {
+		r.Notes = nil
+	}
+	if len(problems) == 0 && !c.Quiet { // else there are values that could not be read
 		t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "OPTION\tVALUE\tFROM")
 		for _, s := range r.Options {
@@ -68,7 +72,7 @@ func (c *check) run(ctx context.Context, origins daemon.Origins, problems []stri
 		fmt.Fprintln(out, "\nThe relay would not run: one thing is wrong.")
 	case n > 1:
 		fmt.Fprintf(out, "\nThe relay would not run: %d things are wrong.\n", n)
-	default:
+	case !c.Quiet:
 		fmt.Fprintln(out, "\nThe relay would run.")
 	}
 	return r.OK

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,6 +111,19 @@ func TestCheckTellsAndReturns0Or2(t *testing.T) {
 	for _, want := range []string{"OPTION VALUE FROM ", " grace 1s PYRYCODE_RELAY_GRACE ", " burst 1000 default ", "unusual --grace 1s: ", "well --listen 127.0.0.1:0 is free", "The relay would run."} {
 		if got.code != done || !strings.Contains(flat, want) {
 			t.Errorf("check returns %d and has no %q:\n%s", got.code, want, got.stdout)
+		}
+	}
+	memory := []string{"--quiet", "--memory-limit", "512MiB", "--allow-root"}
+	for i, tt := range []struct{ grace, want string }{{"30s", ""}, {"1s", "unusual --grace 1s: "}, {"0s", "wrong --grace \"0s\": must be"}} {
+		got := call(t.Context(), nil, append(append(slices.Clone(onFree), memory...), "--grace", tt.grace)...)
+		var said []string
+		for line := range strings.Lines(got.stdout) {
+			if flat := strings.Join(strings.Fields(line), " "); !strings.HasPrefix(flat, "unusual this user") { // is root, may open few files
+				said = append(said, flat)
+			}
+		}
+		if (got.code == refused) != (i == 2) || tt.want == "" && len(said) > 0 || !strings.HasPrefix(strings.Join(said, " "), tt.want) {
+			t.Errorf("--quiet with --grace %s: %d, %q; want only %q", tt.grace, got.code, said, tt.want)
 		}
 	}
 	got = call(t.Context(), nil, append(onFree, "--grace", "0s", "--json")...)
