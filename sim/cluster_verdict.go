@@ -163,7 +163,7 @@ func (w *clusterRun) unfoundedPhone(c *client, did func(fault, string) string, u
 	if c.code == 4429 && c.reason == "too many phones for server-id" {
 		n := 0
 		for _, o := range w.all() {
-			if o != c && o.phone && o.server == c.server && o.over2().after(c.dialedAt) && !o.dialedAt.after(c.closedAt) {
+			if o != c && o.phone && o.server == c.server && o.knownOver().after(c.dialedAt) && !o.dialedAt.after(c.closedAt) {
 				n++
 			}
 		}

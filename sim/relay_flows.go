@@ -165,5 +165,5 @@ func (w *relayRun) overflowed(c *client) bool {
 
 // binaryStuck: a binary of this server-id has not read all the time.
 func (w *relayRun) binaryStuck(c *client) bool {
-	return w.binaries(c, func(b *client) bool { return b.faults&(didStall|didVanish) != 0 })
+	return w.binaries(c, func(b *client) bool { return b.faults&(didStall|didVanish) != 0 && b.amissAt <= c.closedAt.at })
 }

@@ -103,18 +103,21 @@ func (w *relayRun) crowded(c *client) bool {
 // others counts the connections that may have been open at the same time
 // as c.
 func (w *relayRun) others(c *client, like func(*client) bool) int {
-	n := 0
+	n, until := 0, c.servedAt // when it was refused over HTTP
+	if c.upgraded {
+		until = c.closedAt
+	}
 	for _, o := range w.all() {
-		if o != c && o.node == c.node && (o.upgraded || !o.served) && o.over2().after(c.dialedAt) && like(o) {
+		if o != c && o.node == c.node && (o.upgraded || !o.served) && !o.dialedAt.after(until) && o.knownOver().after(c.dialedAt) && like(o) {
 			n++
 		}
 	}
 	return n
 }
 
-// over2 is when the relay can at the latest have known that c is over, as
+// knownOver is when the relay can at the latest have known that c is over, as
 // far as the peers know: never, if it was left in silence.
-func (c *client) over2() stamp {
+func (c *client) knownOver() stamp {
 	if c.over && !c.left {
 		return c.overAt
 	}

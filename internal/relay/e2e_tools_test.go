@@ -115,12 +115,8 @@ func (n *node) sockets() int {
 	return len(n.census.conns)
 }
 
-// rivals is how many claimants wait for b's answer.
-func (b *binary) waitingRivals() int {
-	b.probe.mu.Lock()
-	defer b.probe.mu.Unlock()
-	return len(b.probe.rivals)
-}
+// waitingRivals is how many claimants wait for b's answer.
+func (b *binary) waitingRivals() int { return b.probe.rivalsNow() }
 
 // queued is what is charged to an outbox.
 func (o *outbox) queued() int {

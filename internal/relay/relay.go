@@ -85,9 +85,9 @@ func (r *Relay) Metrics() *prometheus.Registry { return r.metrics.all }
 // Counts returns what is connected now.
 func (r *Relay) Counts() Counts { return r.registry.Counts() }
 
-// Check compares counts, gauges and slots with each other, and with the
-// open sockets, and what each connection is charged with what waits for it;
-// it returns an error that names what differs.
+// Check compares counts, gauges and slots with each other and with the open
+// sockets, and what each connection is charged with what waits for it; it
+// returns an error that names what differs or is more than may be.
 func (r *Relay) Check() error {
 	if err := r.registry.Check(); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (r *Relay) Check() error {
 	if err := r.census.check(r.Counts); err != nil {
 		return err
 	}
-	return r.checkOutboxes()
+	return r.checkConns()
 }
 
 // Abort closes every socket that is left, without a word. Use it when a

@@ -61,20 +61,29 @@ func (o *outbox) check() error {
 	return errors.Join(errs...)
 }
 
-// checkOutboxes looks at what waits for each connection.
-func (r *Relay) checkOutboxes() error {
+// checkConns looks at what waits for each connection: frames, and rivals.
+func (r *Relay) checkConns() error {
 	for _, s := range r.census.all() {
 		c, ok := s.(*conn)
 		if !ok {
 			continue // a phone that is away has another's outbox
 		}
-		if err := c.out.check(); err != nil {
-			whose := "a binary"
-			if c.role.towards() == toPhone {
-				whose = "a phone"
+		whose := "phone"
+		if b, ok := c.role.(*binary); ok {
+			whose = "binary"
+			if n := b.probe.rivalsNow(); n > maxRivals {
+				return fmt.Errorf("%d claimants wait for a binary's answer; want at most %d", n, maxRivals)
 			}
-			return fmt.Errorf("outbox of %s: %w", whose, err)
+		}
+		if err := c.out.check(); err != nil {
+			return fmt.Errorf("outbox of a %s: %w", whose, err)
 		}
 	}
 	return nil
+}
+
+func (q *probe) rivalsNow() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.rivals)
 }
