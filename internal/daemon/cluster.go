@@ -210,6 +210,14 @@ func (v *validator) cluster(c Config) {
 		return
 	}
 	v.address("cluster-listen", c.ClusterListen)
+	where := reachOf(c.ClusterListen)
+	if where == reachPublic {
+		v.add("cluster-listen", c.ClusterListen, "must not be public: what the servers say to each other is not encrypted",
+			"listen on an address of a private network")
+	}
+	if where != reachLoopback && c.ClusterSecret == "" {
+		v.add("cluster-secret", "", "is needed where other machines can reach --cluster-listen", "give all relays the same, for example what openssl rand -hex 32 says")
+	}
 	if c.ClusterName == "" {
 		v.add("cluster-name", c.ClusterName, "is needed by --cluster-embedded", "give each relay its own, such as relay-1")
 	}
