@@ -20,7 +20,7 @@ import (
 type diag struct {
 	operator `embed:""`
 
-	Out string        `of:"diag" default:"" placeholder:"FILE" unit:"file" group:"The file" help:"Where to put it; it must not be there yet. None: pyrycode-relay-diag- and the time, here."`
+	Out string        `of:"diag" default:"" placeholder:"FILE" unit:"file" group:"The file" help:"Where to put it; it must not be there yet. None: pyrycode-relay-diag- and the time, here. A single -: standard output, for containers that can write nowhere."`
 	CPU time.Duration `of:"diag" name:"cpu" default:"0s" unit:"time" group:"The file" help:"How long to watch where the processor's time goes. 0s: not at all."`
 }
 
@@ -61,6 +61,10 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 	if _, _, err := a.get(ctx, "/healthz"); err != nil {
 		return err // no use in a file of errors
 	}
+	if d.Out == "-" {
+		_, err := d.write(ctx, a, b, now, out)
+		return err
+	}
 	name := d.Out
 	if name == "" {
 		name = "pyrycode-relay-diag-" + now.UTC().Format("20060102T150405Z") + ".zip"
@@ -75,7 +79,27 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 		}
 	}()
 	defer file.Close()
-	z := zip.NewWriter(file)
+	list, err := d.write(ctx, a, b, now, file)
+	if err == nil {
+		err = cannotWrite(file.Close())
+	}
+	if err == nil {
+		fmt.Fprintf(out, "%s\n%s", name, list)
+	}
+	return err
+}
+
+// cannotWrite is err, if there is one, in a sentence.
+func cannotWrite(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot write the file: %w", err)
+}
+
+// write writes the file to out and returns a list of what is in it.
+func (d *diag) write(ctx context.Context, a *asker, b daemon.Build, now time.Time, out io.Writer) (list string, err error) {
+	z := zip.NewWriter(out)
 	readme := new(strings.Builder)
 	fmt.Fprintf(readme, "pyrycode-relay %s\nmade %s on %s/%s, asking %s\n\n", b, now.UTC().Format(time.RFC3339), runtime.GOOS, runtime.GOARCH, a.base)
 	add := func(name, what string, text []byte) error {
@@ -88,16 +112,16 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 	}
 	version, err := json.Marshal(b)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := add("version.json", "what program made this file; the relay's own version is in healthz.json", version); err != nil {
-		return err
+		return "", cannotWrite(err)
 	}
 	for _, p := range d.pages() {
 		status, body, err := a.get(ctx, p[1])
 		switch {
 		case ctx.Err() != nil:
-			return errInterrupted
+			return "", errInterrupted
 		case err != nil:
 			fmt.Fprintf(readme, "%-15s could not be had: %v\n", p[0], err)
 			continue
@@ -106,7 +130,7 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 			continue
 		}
 		if err := add(p[0], p[2], body); err != nil {
-			return err
+			return "", cannotWrite(err)
 		}
 	}
 	told := readme.String()
@@ -118,13 +142,6 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 	if err == nil {
 		err = z.Close()
 	}
-	if err == nil {
-		err = file.Close()
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write the file: %w", err)
-	}
-	_, list, _ := strings.Cut(told, "\n\n")
-	fmt.Fprintf(out, "%s\n%s", name, list)
-	return nil
+	_, list, _ = strings.Cut(told, "\n\n")
+	return list, cannotWrite(err)
 }

@@ -130,6 +130,11 @@ func TestDiagHasAllThatARelayTellsAndNoSecret(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file: %v, %v; want it to be closed to others", info.Mode(), err)
 	}
+	if piped := call(t.Context(), nil, append(args[:len(args)-1:len(args)-1], "-")...); piped.code != done || piped.stderr != "" {
+		t.Errorf("to standard output: %d, %s", piped.code, piped.stderr)
+	} else if z, err := zip.NewReader(strings.NewReader(piped.stdout), int64(len(piped.stdout))); err != nil || len(z.File) != len(texts) {
+		t.Errorf("on standard output: %v; want a zip of %d files", err, len(texts))
+	}
 	if again := call(t.Context(), nil, args...); again.code != failed || !strings.Contains(again.stderr, "file exists; --out names another") {
 		t.Errorf("over a file that is there: %+v", again)
 	}
