@@ -28,7 +28,7 @@ type tenure struct {
 	waiting  int    // claims that wait for dir, or hold it
 	attempts int    // claims that succeeded and are not settled; they grow under dir only
 	state    string // what the directory says; empty: it is not ours yet
-	doubt    bool   // it may say grace: that was written, and nobody knows whether it got through
+	doubt    bool   // it may say grace: that was written, and no answer has come
 	revision uint64
 	deadline time.Time // where the fence is
 	renewal  *clock.Timer
@@ -190,7 +190,7 @@ func (n *Node) Changed(id wire.ServerID) {
 func (n *Node) overtaken(t *tenure) {
 	n.mu.Lock()
 	why := lostTaken
-	if t.state == stateGrace {
+	if t.state == stateGrace || t.doubt {
 		why = lostReclaimed
 	}
 	n.mu.Unlock()

@@ -164,20 +164,11 @@ func (n *Node) sync(t *tenure, renew bool) {
 // write renews t as being in state. It reports whether the directory says so
 // now. dir is held.
 func (n *Node) write(t *tenure, state string) bool {
-	if n.tryWrite(t, state) {
-		return true
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	t.doubt = t.doubt || state == stateGrace && t.state == stateLive
-	return false
-}
-
-func (n *Node) tryWrite(t *tenure, state string) bool {
 	v := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: state}.bytes()
 	for range 2 {
 		n.mu.Lock()
 		revision := t.revision
+		t.doubt = t.doubt || state == stateGrace // until there is an answer
 		n.mu.Unlock()
 		sent := n.rt.Clock.Now()
 		rev, err := n.cfg.Store.Update(t.key, v, revision, n.cfg.TTL)
@@ -194,6 +185,10 @@ func (n *Node) tryWrite(t *tenure, state string) bool {
 			// The directory has lost it, or a server's clock has leapt. What
 			// is served is there, so the entry is made again; if somebody was
 			// faster, it is theirs.
+			if t.fence.Passed() {
+				n.lose(t, lostFence) // others may have had it meanwhile
+				return false
+			}
 			sent = n.rt.Clock.Now()
 			rev, err = n.cfg.Store.Create(t.key, v, n.cfg.TTL)
 			if err == nil {
