@@ -52,17 +52,23 @@ func (w *clusterRun) timely(c *client) {
 	if t := c.sock.tap; t.closes > 0 && ended-t.closed > 2*int64(linger)+grain+way {
 		w.blame("in time", c, "%d ms after its close message the socket was still open", (ended-t.closed)/1e6)
 	}
-	if !c.phone || c.home == nil {
+	if !c.phone || c.home == nil || c.faults&(didStall|didVanish) != 0 {
 		return
 	}
-	// Whoever is joined at one node must hear that the binary is back at
-	// another.
-	for _, b := range w.all() {
-		if b.phone || b.server != c.server || b.node == c.home || b.first().step == 0 || b.first().at < c.dialedAt.at+int64(probeTime) {
+	// Whoever is joined at one node must be told that the id is another's.
+	told := ended
+	if c.sock.tap.closes > 0 {
+		told = c.sock.tap.closed
+	}
+	for _, o := range w.members[:w.nmembers] {
+		if o.node == c.home {
 			continue
 		}
-		if late := ended - b.first().at; late > 2*int64(linger)+grain+way+w.store.watch+2*w.store.delay {
-			w.blame("reclaimed", c, "%d ms after %s was served at node %d it was still at node %d", late/1e6, b.name, b.node.n, c.home.n)
+		for _, t := range o.terms[c.server][:o.nterms[c.server]] {
+			late := told - t.from.at
+			if c.servedAt.step < t.from.step && late > grain+way+w.store.watch+2*w.store.delay {
+				w.blame("reclaimed", c, "told %d ms after node %d may serve what it joined at node %d", late/1e6, o.n, c.home.n)
+			}
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (w *clusterRun) quiet(from, to int64) bool {
 
 // quietFor is quiet for all of a connection's life.
 func (w *clusterRun) quietFor(c *client) bool {
-	to := c.overAt.at
+	to := c.sock.ended
 	if c.closed {
 		to = c.closedAt.at
 	}

@@ -131,6 +131,14 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 	for i := range 1 + r.Intn(3) {
 		p.clusterActor("p"+strconv.Itoa(i+1), phone, n, places)
 	}
+	if r.Chance(3) { // one daemon's attempts at several places, while the directory hesitates
+		p.clusterRound("b8", []int{rDial, rWait, [...]int{rHangup, rVanish}[r.Intn(2)], rWait, rDial}, n, places)
+		p.clusterRound("b9", []int{rWait, rDial, rHangup}, n, places)
+		p.clusterRound("p9", []int{rWait, rDial, rSend}, n, places)
+		if r.Chance(2) {
+			p.clusterRound("net9", []int{cStall, rWait, rWait}, n, places)
+		}
+	}
 	var net []int
 	switch r.Intn(6) {
 	case 0: // nothing goes wrong between nodes
@@ -184,6 +192,24 @@ func (p *planner) clusterActor(name string, verbs []int, n, places int) {
 			op.Arg = p.r.Intn(places) + maxPlaces*p.r.Intn(4)
 		case rScrape, rCheck, cCutStore, cCutBus, cCutAll, cHold, cKill, cLeave:
 			op.Arg = p.r.Intn(places)
+		}
+	}
+}
+
+// clusterRound plans n operations in the order of the list, again and again,
+// for the first server-id.
+func (p *planner) clusterRound(name string, verbs []int, n, places int) {
+	p.relayRound(name, n, verbs)
+	ops := p.list[len(p.list)-1]
+	for i := range ops {
+		op := &ops[i]
+		switch op.Verb {
+		case rDial:
+			op.Arg = maxServers * p.r.Intn(places)
+		case rWait:
+			op.Arg = [...]int{1, 300, 1000, 3000}[p.r.Intn(4)]
+		case cStall:
+			op.Arg = [...]int{1, 3, 4}[p.r.Intn(3)]
 		}
 	}
 }
