@@ -1,14 +1,9 @@
 package sim
 
 import (
-	"bufio"
-	"context"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -40,23 +35,33 @@ var parityScripts = map[string]string{
 	"grace": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b1 close 1000; p2 client s1; p2 text 1; relay wait; p3 client s1`,
 	"budgets": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p1 pongs 1000; p1 text 1; p1 pongs 25
 		p2 client s1; p2 text {"who":"p2"}; p2 fragments 1023; p2 text 2; p2 fragments 1025; b1 fragments 1025`,
+	"backlog of a phone": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p2 client s1; p2 text {"who":"p2"}; p1 stall
+		b1 flood p1; b1 to p2 "still here"; p1 resume; p3 client s1; p3 text {"who":"p3"}; b1 to p3 1`,
+	"backlog of a binary": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p2 client s1; p2 text {"who":"p2"}; b1 stall; p1 flood
+		b1 resume; p2 text "still here"; b1 to p2 1; p3 client s1; p3 text {"who":"p3"}`,
+	"caps": `b1 server s1; p1 client s1; p2 client s1; p3 client s1; b2 server s1; p1 close 1000; p4 client s1`,
+	"rate": `b1 server s1; p1 client s2; p2 client s2; p3 client s1; p4 bare; p5 page s1; p6 client s1; b2 server s2`,
+	"restart": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b1 to p1 1; relay restart; p1 client s1; b1 server s1
+		p1 client s1; p1 text {"who":"p1"}; b1 to p1 2`,
+	"limits": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p2 client s1; p2 text {"who":"p2"}; relay phones 1; p3 client s1
+		b1 to p2 "still here"; p2 close 1000; p1 close 1000; p4 client s1; p4 text {"who":"p4"}; p5 client s1; relay phones 2; p6 client s1`,
 	"drain": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b2 server s1; b3 server s2; relay drain; p2 client s1`,
 }
 
-var parityConfig = relay.Config{Grace: 400 * time.Millisecond, Probe: 200 * time.Millisecond, Linger: 5 * time.Second, MaxPhones: 2}
+// parityConfig is what a script runs with.
+func parityConfig(script string) relay.Config {
+	cfg := relay.Config{Grace: 400 * time.Millisecond, Probe: 200 * time.Millisecond, Linger: 5 * time.Second,
+		RoomTimeout: 300 * time.Millisecond, MaxPhones: 2, PhoneOutbox: 1 << 20, BinaryOutbox: 1 << 20}
+	switch script {
+	case "caps":
+		cfg.MaxConnsPerAddress = 3
+	case "rate":
+		cfg.Burst, cfg.Rate = 4, 0.001
+	}
+	return cfg
+}
 
 var unknownID = regexp.MustCompile(`c-[0-9a-f]{16}`)
-
-// parityWire is how bytes get to the relay.
-type parityWire interface {
-	dial(path string, h http.Header) (parityConn, int)
-	drain()
-	settled(step int) // all that follows from a step has happened
-}
-
-type parityConn interface {
-	io.ReadWriteCloser
-}
 
 // parityPlay carries out a script and returns what each peer saw.
 type parityPlay struct {
@@ -66,13 +71,16 @@ type parityPlay struct {
 	mu    sync.Mutex
 	conns map[string]parityConn
 	mute  map[string]bool
+	stall map[string]bool
+	hung  map[string]bool // ended its connection, or heard why it is
+	ended bool            // what ends now is no news
 	seen  map[string][]string
 	ids   map[string]string
 	total int
 }
 
 func newPlay(wire parityWire, start func(func())) *parityPlay {
-	return &parityPlay{wire: wire, start: start, conns: map[string]parityConn{}, mute: map[string]bool{}, seen: map[string][]string{}, ids: map[string]string{}}
+	return &parityPlay{wire: wire, start: start, conns: map[string]parityConn{}, mute: map[string]bool{}, stall: map[string]bool{}, hung: map[string]bool{}, seen: map[string][]string{}, ids: map[string]string{}}
 }
 
 func (p *parityPlay) note(peer, what string) {
@@ -101,31 +109,50 @@ func (p *parityPlay) run(script string) {
 func (p *parityPlay) step(peer, verb, arg string) {
 	h := http.Header{"X-Pyrycode-Server": {arg}, "User-Agent": {"parity"}}
 	switch verb {
-	case "server", "client", "bare":
+	case "server", "client", "bare", "page":
 		path := "/v1/client"
 		if verb == "server" {
 			path = "/v1/server"
 			h.Set("x-pyrycode-version", "1")
 		} else if verb == "bare" {
 			h.Del("x-pyrycode-server")
+		} else if verb == "page" {
+			h.Set("origin", "https://elsewhere.example")
 		}
-		c, status := p.wire.dial(path, h)
+		c, refusal := p.wire.dial(path, h)
 		if c == nil {
-			p.note(peer, fmt.Sprint("http ", status))
+			p.note(peer, fmt.Sprint("http ", refusal.StatusCode, " retry ", refusal.Header.Get("retry-after") != ""))
 			return
 		}
+		p.mu.Lock()
+		p.hung[peer] = false
+		p.mu.Unlock()
 		p.conns[peer] = c
 		p.start(func() { p.read(peer, c) })
 		return
-	case "mute":
+	case "mute", "stall", "resume":
 		p.mu.Lock()
-		p.mute[peer] = true
+		p.mute[peer], p.stall[peer] = p.mute[peer] || verb == "mute", verb == "stall"
 		p.mu.Unlock()
 		return
 	case "wait":
 		return
 	case "drain":
-		p.wire.drain()
+		p.wire.relay().Drain(0, func() {})
+		return
+	case "restart":
+		p.wire.restart()
+		return
+	case "phones":
+		cfg := parityConfig("")
+		fmt.Sscan(arg, &cfg.MaxPhones)
+		if err := p.wire.relay().Reconfigure(cfg); err != nil {
+			p.note(peer, err.Error())
+		}
+		return
+	case "flood":
+		c := p.conns[peer]
+		p.start(func() { p.flood(c, arg) })
 		return
 	}
 	to, rest, _ := strings.Cut(arg, " ")
@@ -173,10 +200,41 @@ func (p *parityPlay) step(peer, verb, arg string) {
 	case "close":
 		b = appendMasked(nil, opClose, true, closePayload(size, ""), 3)
 	case "hangup":
+		p.mu.Lock()
+		p.hung[peer] = true
+		p.mu.Unlock()
 		p.conns[peer].Close()
 		return
 	}
 	_, _ = p.conns[peer].Write(b)
+}
+
+// flood writes large frames until somebody is told of an end: that of who does
+// not read, or of who writes. How many that takes is not to be compared.
+func (p *parityPlay) flood(c parityConn, to string) {
+	frame := `"flood` + strings.Repeat("x", 60_000) + `"`
+	if to != "" {
+		frame = p.named(`{"conn_id":"@` + to + `","frame":` + frame + `}`)
+	}
+	b := appendMasked(nil, opText, true, []byte(frame), 7)
+	for before := p.news(); p.news() == before; p.wire.pause() {
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+// news is how much has been seen.
+func (p *parityPlay) news() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.total
+}
+
+func (p *parityPlay) stalled(peer string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stall[peer]
 }
 
 func (p *parityPlay) named(s string) string {
@@ -193,6 +251,9 @@ func (p *parityPlay) read(peer string, c parityConn) {
 	var in inbox
 	buf := make([]byte, 64<<10)
 	for {
+		for p.stalled(peer) {
+			p.wire.pause()
+		}
 		n, err := c.Read(buf)
 		in.bytes = append(in.bytes, buf[:n]...)
 		for {
@@ -207,9 +268,28 @@ func (p *parityPlay) read(peer string, c parityConn) {
 		}
 		if err != nil {
 			c.Close()
+			p.cut(peer)
 			return
 		}
 	}
+}
+
+// cut notes an end without a word, unless it is the peer's own doing, or that
+// of the script's end.
+func (p *parityPlay) cut(peer string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.ended && !p.hung[peer] {
+		p.seen[peer] = append(p.seen[peer], "cut")
+		p.total++
+	}
+}
+
+// end says that the script is over.
+func (p *parityPlay) end() {
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
 }
 
 func (p *parityPlay) hear(peer string, c parityConn, op byte, payload []byte) {
@@ -229,6 +309,9 @@ func (p *parityPlay) hear(peer string, c parityConn, op byte, payload []byte) {
 			code = int(payload[0])<<8 | int(payload[1])
 			payload = payload[2:]
 		}
+		p.mu.Lock()
+		p.hung[peer] = true
+		p.mu.Unlock()
 		p.note(peer, fmt.Sprintf("close %d %s", code, payload))
 		_, _ = c.Write(appendMasked(nil, opClose, true, closePayload(code, ""), 4))
 	default:
@@ -243,6 +326,9 @@ func (p *parityPlay) hear(peer string, c parityConn, op byte, payload []byte) {
 			s = strings.ReplaceAll(s, id, "@"+who)
 		}
 		p.mu.Unlock()
+		if strings.Contains(s, `"flood`) {
+			return
+		}
 		s = unknownID.ReplaceAllString(s, "c-…")
 		if len(s) > 100 {
 			s = fmt.Sprintf("%s… %d bytes, sum %d", s[:40], len(s), sum([]byte(s)))
@@ -251,150 +337,35 @@ func (p *parityPlay) hear(peer string, c parityConn, op byte, payload []byte) {
 	}
 }
 
-// realWire is loopback TCP.
-type realWire struct {
-	addr string
-	r    *relay.Relay
-	play *parityPlay
-	want []parityRest // what there is after each step
-	t    *testing.T
-}
-
-func (w *realWire) drain() { w.r.Drain(0, func() {}) }
-
-func (w *realWire) dial(path string, h http.Header) (parityConn, int) {
-	c, err := net.Dial("tcp", w.addr)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { c.Close() })
-	h.Set("Connection", "Upgrade")
-	h.Set("Upgrade", "websocket")
-	h.Set("Sec-WebSocket-Version", "13")
-	h.Set("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
-	req := &http.Request{Method: "GET", URL: &url.URL{Path: path}, Host: "relay", Header: h}
-	if err := req.Write(c); err != nil {
-		w.t.Fatal(err)
-	}
-	r := bufio.NewReader(c)
-	resp, err := http.ReadResponse(r, req)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return nil, resp.StatusCode
-	}
-	return struct {
-		io.Reader
-		io.WriteCloser
-	}{r, c}, 0
-}
-
-// parityRest is how much has been seen and who is connected.
-type parityRest struct {
-	seen   int
-	counts relay.Counts
-}
-
-// settled waits until it is as in the simulation.
-func (w *realWire) settled(step int) {
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		w.play.mu.Lock()
-		n := w.play.total
-		w.play.mu.Unlock()
-		if n >= w.want[step].seen && w.r.Counts() == w.want[step].counts || time.Now().After(end) {
-			return
-		}
-	}
-}
-
-// simWire is the simulated sockets.
-type simWire struct {
-	e    *Engine
-	r    *relay.Relay
-	play *parityPlay
-	n    int
-	seen []parityRest
-}
-
-type parityKey struct{}
-
-type simConn struct{ s *socket }
-
-func (c simConn) Write(b []byte) (int, error) { return c.s.up.put(b, len(b)) }
-func (c simConn) Close() error {
-	c.s.down.end(hangUp)
-	c.s.down.end(stop)
-	c.s.up.end(finish)
-	return nil
-}
-func (c simConn) Read(b []byte) (int, error) {
-	for {
-		n, again, err := c.s.down.take(b)
-		if n > 0 || err != nil {
-			return n, err
-		}
-		c.s.e.Park(AtRead, &c.s.down.wants, again)
-	}
-}
-
-func (w *simWire) drain() { w.r.Drain(0, func() {}) }
-
-func (w *simWire) dial(path string, h http.Header) (parityConn, int) {
-	w.n++
-	s := newSocket(w.e, fmt.Sprint(w.n), uint64(w.n), 1<<14, 1000, 0)
-	ctx := context.WithValue(context.Background(), parityKey{}, s)
-	req := (&http.Request{Method: "GET", URL: &url.URL{Path: path}, Host: "relay", Header: h, RemoteAddr: "127.0.0.1:1"}).WithContext(ctx)
-	rec := httptest.NewRecorder()
-	rec.Code = 0
-	w.e.Go("serve", func() { w.r.Handler().ServeHTTP(rec, req) })
-	w.e.Sleep(1)
-	if rec.Code != 0 {
-		return nil, rec.Code
-	}
-	return simConn{s}, 0
-}
-
-func (w *simWire) settled(int) {
-	w.e.Sleep(int64(time.Second)) // more than a grace and a probe, less than a heartbeat
-	w.seen = append(w.seen, parityRest{w.play.total, w.r.Counts()})
-}
-
 func TestLoopbackAndSimulationAgree(t *testing.T) {
 	for name, script := range parityScripts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var inSim *simWire
 			res := play(map[string]func(*Engine){"script": func(e *Engine) {
-				cfg := parityConfig
-				cfg.Runtime = e.Runtime(NewRand(7))
-				cfg.Upgrade = func(_ http.ResponseWriter, r *http.Request) (relay.Socket, error) {
+				inSim = &simWire{e: e, cfg: parityConfig(name)}
+				inSim.cfg.Upgrade = func(_ http.ResponseWriter, r *http.Request) (relay.Socket, error) {
 					return r.Context().Value(parityKey{}).(*socket), nil
 				}
-				r, err := relay.New(cfg)
-				if err != nil {
-					panic(err)
-				}
-				inSim = &simWire{e: e, r: r}
+				inSim.boot()
 				inSim.play = newPlay(inSim, func(f func()) { e.Go("peer", f) })
 				inSim.play.run(script)
-				r.Abort()
+				inSim.play.end()
+				inSim.r.Abort()
 				e.Sleep(int64(time.Minute))
 			}}, []string{"script"})
 			if res.Failure != nil {
 				t.Fatal(res.Failure)
 			}
-			cfg := parityConfig
-			r, err := relay.New(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			srv := httptest.NewServer(r.Handler())
+			real := &realWire{cfg: parityConfig(name), want: inSim.seen, t: t}
+			real.boot()
+			srv := httptest.NewServer(real)
 			defer srv.Close()
-			real := &realWire{addr: srv.Listener.Addr().String(), r: r, want: inSim.seen, t: t}
+			real.addr = srv.Listener.Addr().String()
 			real.play = newPlay(real, func(f func()) { go f() })
 			real.play.run(script)
-			r.Abort()
+			real.play.end()
+			real.relay().Abort()
 			real.play.mu.Lock()
 			defer real.play.mu.Unlock()
 			if inSim.play.total < 2 {

@@ -73,6 +73,7 @@ type mutantFlags struct {
 	n     int
 	limit int
 	each  time.Duration
+	race  bool
 }
 
 func (e *env) mutants() int {
@@ -82,6 +83,7 @@ func (e *env) mutants() int {
 	e.flags.IntVar(&f.n, "n", 15, "searches per strategy")
 	e.flags.IntVar(&f.limit, "limit", 3000, "seeds per search, at most")
 	e.flags.DurationVar(&f.each, "each", 3*time.Second, "time per search, at most")
+	e.flags.BoolVar(&f.race, "race", true, "build with the race detector; without it the same seeds take a fraction of the time, and what only it sees lives")
 	if _, ok := e.parse(0); !ok {
 		return usage
 	}
@@ -107,7 +109,7 @@ func (e *env) mutants() int {
 			continue
 		}
 		r := row{m: m}
-		bin, err := build(root, tmp, m, true)
+		bin, err := build(root, tmp, m, f.race)
 		if err == nil {
 			if m.Survives != "" {
 				f := f // a search that cannot succeed need not be long
@@ -132,7 +134,7 @@ func (e *env) mutants() int {
 
 // judge looks at the clean build on the same seeds, and sums up.
 func (e *env) judge(rows []row, f mutantFlags, root, tmp string) int {
-	bin, err := build(root, tmp, nil, true)
+	bin, err := build(root, tmp, nil, f.race)
 	if err != nil {
 		return e.complain("the clean build: %v", err)
 	}
