@@ -14,7 +14,8 @@ func (w *relayRun) gates(c *client) {
 	case status == 403:
 		ok = c.kind == fromPage
 	case status == 429: // a bucket that was emptied while it was smaller stays so for a while
-		ok = w.before(c) >= w.lowest(c.node, stamp{}, c.servedAt, burstOf) && c.retry != ""
+		most := w.lowest(c.node, stamp{}, c.servedAt, burstOf)
+		ok = w.before(c)-min(w.missesBefore(c), most) >= most && c.retry != ""
 	case status == 503:
 		ok = c.retry != "" && (w.drained.step != 0 || w.full(c) || w.addressFull(c) || w.crowded(c))
 	default:
@@ -34,7 +35,7 @@ func (w *relayRun) hurried(c *client) {
 		if o == c || !c.neighbour(o) || o.node != c.node || o.dialedAt.at != c.dialedAt.at || o.num > c.num || o.status == 429 {
 			continue
 		}
-		if !o.missed() {
+		if !o.mayHaveMissed() {
 			n++
 		}
 		if o.dialedAt.step < from.step {
@@ -46,10 +47,14 @@ func (w *relayRun) hurried(c *client) {
 	}
 }
 
-// missed tells whether c may have found no binary, which costs its address
-// nothing.
+// missed: c was told that nobody holds its server-id, and has its attempt back.
 func (c *client) missed() bool {
-	return c.phone && c.upgraded && (!c.closed || c.reason == "no server with that id")
+	return c.phone && c.closed && c.code == 4404 && c.reason == "no server with that id"
+}
+
+// mayHaveMissed is missed, also of those who left before they were told.
+func (c *client) mayHaveMissed() bool {
+	return c.missed() || c.phone && c.upgraded && !c.closed
 }
 
 // full: as many connections as there may be may have been open.
@@ -89,6 +94,17 @@ func (w *relayRun) before(c *client) int {
 	n := 0
 	for _, o := range w.all() {
 		if o.user == c.user && o.node == c.node && o.num < c.num {
+			n++
+		}
+	}
+	return n
+}
+
+// missesBefore counts those of them that had their attempts back by then.
+func (w *relayRun) missesBefore(c *client) int {
+	n := 0
+	for _, o := range w.all() {
+		if o.user == c.user && o.node == c.node && o.num < c.num && o.missed() && c.dialedAt.after(o.closedAt) {
 			n++
 		}
 	}

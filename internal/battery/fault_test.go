@@ -126,7 +126,7 @@ func codeOf(c *websocket.Conn) int {
 
 func TestRow17PhonesOfAnExpiredGraceAreAllClosedAtOnce(t *testing.T) {
 	beside(t)
-	n := start(t, func(c *daemon.Config) { c.Grace, c.PhoneOutbox = 500*time.Millisecond, 4<<20 })
+	n := startChild(t, func(c *daemon.Config) { c.Grace, c.PhoneOutbox = 500*time.Millisecond, 4<<20 })
 	h := n.pair()
 	given(t, "%d graces, 3 dead phones of 16 in each", dose(1, 20))
 	for range dose(1, 20) {

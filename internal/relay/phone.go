@@ -52,12 +52,9 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	p := r.newPhone(hello.Server)
 	set := r.settings.Load()
 	p.init(r, set, sock, from, p, &set.phoneLimits, set.PhoneOutbox, 0)
-	if outcome == NoServer { // nowhere else, or no longer
+	here := outcome == NoServer // nowhere else, or no longer
+	if here {
 		outcome = r.join(p)
-	} else if outcome == Refused {
-		p.refuse(wire.CloseTryAgain, "the node that serves the server-id does not answer")
-		r.metrics.upgrade(doorPhone, outcomeCluster)
-		return
 	}
 	switch outcome {
 	case Joined:
@@ -75,8 +72,12 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 		r.metrics.refused[refusedPhones].Inc()
 		r.log.phoneRefused(p, "phone_register_at_cap", hello.Device)
 	case Refused:
-		p.refuse(r.parting.code(), wire.ReasonShuttingDown)
-		r.metrics.upgrade(doorPhone, outcomeDraining)
+		code, reason, why := r.parting.code(), wire.ReasonShuttingDown, outcomeDraining
+		if !here {
+			code, reason, why = wire.CloseTryAgain, "the node that serves the server-id does not answer", outcomeCluster
+		}
+		p.refuse(code, reason)
+		r.metrics.upgrade(doorPhone, why)
 	}
 }
 
