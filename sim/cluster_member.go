@@ -176,9 +176,6 @@ func (w *clusterRun) bury(m *member, dead bool) { m.dead, m.ended = dead, true }
 //go:norace
 func (m *member) gone() bool { return m.ended || m.drained.step > 0 }
 
-//go:norace
-func (m *member) isFrozen() bool { return m.frozen }
-
 // hold keeps the current task of a frozen process until that thaws. It goes
 // on to where it holds no lock: who is waited for must not be stopped.
 //
