@@ -1,12 +1,13 @@
 // Package natsbus is the directory and the bus of a cluster over NATS: a
 // JetStream key-value bucket in memory, and core subjects.
 //
-// What had to be found out the hard way is in three places. Renewing with
+// What had to be found out the hard way is in four places. Renewing with
 // the library's Update would drop the entry's time to live and make it
 // permanent (nats.go#1994), so Conn.Update publishes to the key's subject
 // with both the revision and the time. What could not be sent while NATS was
 // away must not be sent later, so the buffer for that is off. And a key that
-// has just expired may still be said to exist; the claim asks again.
+// has just expired may still be said to exist; the claim asks again. And the
+// library's Get asks any replica, a frozen one too, so Conn.Get asks the leader.
 package natsbus
 
 import (
@@ -15,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -70,6 +70,7 @@ type Conn struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	kv     jetstream.KeyValue
+	stream nats.JetStreamContext // for reads by the leader, which jetstream has not
 	bucket string
 	queue  *sendQueue
 	watch  atomic.Pointer[jetstream.KeyWatcher]
@@ -130,6 +131,9 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	if c.js, err = jetstream.New(c.nc); err == nil {
+		c.stream, err = c.nc.JetStream(nats.MaxWait(callTimeout))
+	}
+	if err == nil {
 		err = persist(ctx, func() error { return c.open(ctx, cfg) })
 	}
 	if err != nil {
@@ -214,89 +218,6 @@ func (c *Conn) Close() {
 	c.queue.close(callTimeout)         // the node's last words
 	_ = c.nc.FlushTimeout(callTimeout) // it may be away
 	c.nc.Close()
-}
-
-func call() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), callTimeout)
-}
-
-// inFlight is the error code of a server whose replicas have not agreed yet on
-// a write to the same key: it is not the newest revision either.
-const inFlight jetstream.ErrorCode = 10164
-
-// conflict is err in the words of cluster.Store.
-func conflict(err error) error {
-	var api *jetstream.APIError
-	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == inFlight) {
-		return cluster.ErrConflict
-	}
-	return err
-}
-
-// Create implements cluster.Store.
-func (c *Conn) Create(key string, value []byte, ttl time.Duration) (uint64, error) {
-	ctx, cancel := call()
-	defer cancel()
-	rev, err := c.kv.Create(ctx, key, value, jetstream.KeyTTL(ttl))
-	return rev, conflict(err)
-}
-
-// Update implements cluster.Store.
-func (c *Conn) Update(key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
-	ctx, cancel := call()
-	defer cancel()
-	m := nats.NewMsg("$KV." + c.bucket + "." + key)
-	m.Data = value
-	m.Header.Set(jetstream.MsgTTLHeader, ttl.String())
-	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(revision, 10))
-	ack, err := c.js.PublishMsg(ctx, m)
-	if err != nil {
-		return 0, conflict(err)
-	}
-	return ack.Sequence, nil
-}
-
-// Get implements cluster.Store.
-func (c *Conn) Get(key string) (cluster.Entry, error) {
-	ctx, cancel := call()
-	defer cancel()
-	e, err := c.kv.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) {
-		return cluster.Entry{}, cluster.ErrNotFound
-	}
-	if err != nil {
-		return cluster.Entry{}, err
-	}
-	return cluster.Entry{Key: key, Value: e.Value(), Revision: e.Revision()}, nil
-}
-
-// Purge implements cluster.Store.
-func (c *Conn) Purge(key string, revision uint64) error {
-	ctx, cancel := call()
-	defer cancel()
-	return conflict(c.kv.Purge(ctx, key, jetstream.LastRevision(revision), jetstream.PurgeTTL(markerTTL)))
-}
-
-// Watch implements cluster.Store.
-func (c *Conn) Watch(f func(cluster.Entry)) error {
-	w, err := c.kv.WatchAll(context.Background())
-	if err != nil {
-		return err
-	}
-	c.watch.Store(&w)
-	go func() {
-		for e := range w.Updates() {
-			if e == nil { // all there was has been told
-				continue
-			}
-			entry := cluster.Entry{Key: e.Key(), Revision: e.Revision()}
-			if e.Operation() == jetstream.KeyValuePut {
-				entry.Value = e.Value()
-			}
-			f(entry)
-		}
-	}()
-	return nil
 }
 
 // misframed begins a new connection if err is that of a write which ran out

@@ -2,6 +2,7 @@ package natsbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -72,10 +73,46 @@ func TestThreeServersKeepThePromises(t *testing.T) {
 	if leaders != 1 {
 		t.Errorf("%d servers lead the directory; want 1", leaders)
 	}
+	asksTheLeader(t, conns[0], conns[1])
 	servers[1].Close()
 	servers[2].Close()
 	if conns[0].Answers() == nil {
 		t.Error("the directory answers though two of three servers are gone")
+	}
+}
+
+// A question that any replica may answer goes to one that is frozen too, and is
+// waited for in vain.
+func asksTheLeader(t *testing.T, c, listens *Conn) {
+	t.Helper()
+	any, err := listens.nc.SubscribeSync("$JS.API.DIRECT.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader, err := listens.nc.SubscribeSync("$JS.API.STREAM.MSG.GET.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listens.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(15 * time.Second); ; { // until the other server knows of the subscriptions
+		_, _ = c.Create("c.asks", []byte("1"), 30*time.Second)
+		if _, err := c.Create("c.asks", []byte("2"), 30*time.Second); !errors.Is(err, cluster.ErrConflict) {
+			t.Fatalf("a second create: %v", err)
+		}
+		if e, err := c.Get("c.asks"); err != nil || string(e.Value) != "1" {
+			t.Fatalf("get: %q, %v", e.Value, err)
+		}
+		if _, err := leader.NextMsg(50 * time.Millisecond); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("nobody asked the leader")
+		}
+	}
+	if m, err := any.NextMsg(50 * time.Millisecond); err == nil {
+		t.Errorf("any replica was asked: %s", m.Subject)
 	}
 }
 

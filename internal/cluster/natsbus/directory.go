@@ -1,0 +1,130 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+)
+
+func call() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), callTimeout)
+}
+
+// inFlight is the error code of a server whose replicas have not agreed yet on
+// a write to the same key: it is not the newest revision either.
+const inFlight jetstream.ErrorCode = 10164
+
+// conflict is err in the words of cluster.Store.
+func conflict(err error) error {
+	var api *jetstream.APIError
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == inFlight) {
+		return cluster.ErrConflict
+	}
+	return err
+}
+
+// put writes value under key, for ttl, if revision is that of the last message
+// there; 0: if there has been none.
+func (c *Conn) put(ctx context.Context, key string, value []byte, revision uint64, ttl time.Duration) (newer uint64, err error) {
+	m := nats.NewMsg(c.subject(key))
+	m.Data = value
+	m.Header.Set(jetstream.MsgTTLHeader, ttl.String())
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(revision, 10))
+	ack, err := c.js.PublishMsg(ctx, m)
+	if err != nil {
+		return 0, conflict(err)
+	}
+	return ack.Sequence, nil
+}
+
+func (c *Conn) subject(key string) string { return "$KV." + c.bucket + "." + key }
+
+// last is the last message under key: a value, or a marker that it is gone. It
+// asks the leader. The library's Get asks any replica, and one that is frozen
+// or cut off is asked like the others, for seconds and in vain; one that lags
+// answers with what was.
+func (c *Conn) last(ctx context.Context, key string) (e cluster.Entry, gone bool, err error) {
+	m, err := c.stream.GetLastMsg("KV_"+c.bucket, c.subject(key), nats.Context(ctx))
+	if errors.Is(err, nats.ErrMsgNotFound) {
+		return e, true, nil
+	}
+	if err != nil {
+		return e, false, err
+	}
+	gone = m.Header.Get("KV-Operation") != "" || m.Header.Get(jetstream.MarkerReasonHeader) != ""
+	return cluster.Entry{Key: key, Value: m.Data, Revision: m.Sequence}, gone, nil
+}
+
+// Create implements cluster.Store.
+func (c *Conn) Create(key string, value []byte, ttl time.Duration) (uint64, error) {
+	ctx, cancel := call()
+	defer cancel()
+	rev, err := c.put(ctx, key, value, 0, ttl)
+	if !errors.Is(err, cluster.ErrConflict) {
+		return rev, err
+	}
+	e, gone, err := c.last(ctx, key)
+	switch {
+	case err != nil:
+		return 0, err // nothing was written
+	case !gone || e.Revision == 0:
+		return 0, cluster.ErrConflict
+	}
+	return c.put(ctx, key, value, e.Revision, ttl) // behind the marker
+}
+
+// Update implements cluster.Store.
+func (c *Conn) Update(key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
+	ctx, cancel := call()
+	defer cancel()
+	return c.put(ctx, key, value, revision, ttl)
+}
+
+// Get implements cluster.Store.
+func (c *Conn) Get(key string) (cluster.Entry, error) {
+	ctx, cancel := call()
+	defer cancel()
+	e, gone, err := c.last(ctx, key)
+	if err != nil {
+		return cluster.Entry{}, err
+	}
+	if gone {
+		return cluster.Entry{}, cluster.ErrNotFound
+	}
+	return e, nil
+}
+
+// Purge implements cluster.Store.
+func (c *Conn) Purge(key string, revision uint64) error {
+	ctx, cancel := call()
+	defer cancel()
+	return conflict(c.kv.Purge(ctx, key, jetstream.LastRevision(revision), jetstream.PurgeTTL(markerTTL)))
+}
+
+// Watch implements cluster.Store.
+func (c *Conn) Watch(f func(cluster.Entry)) error {
+	w, err := c.kv.WatchAll(context.Background())
+	if err != nil {
+		return err
+	}
+	c.watch.Store(&w)
+	go func() {
+		for e := range w.Updates() {
+			if e == nil { // all there was has been told
+				continue
+			}
+			entry := cluster.Entry{Key: e.Key(), Revision: e.Revision()}
+			if e.Operation() == jetstream.KeyValuePut {
+				entry.Value = e.Value()
+			}
+			f(entry)
+		}
+	}()
+	return nil
+}
