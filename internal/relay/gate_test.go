@@ -226,6 +226,18 @@ func TestGatesOutermostFirst(t *testing.T) {
 	}
 }
 
+func TestNoRoomIsSaid(t *testing.T) {
+	r, err := New(Config{Room: func() error { return errors.New("no memory") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := httptest.NewRecorder()
+	r.Handler().ServeHTTP(rec, request("/v1/client", "192.0.2.1:1"))
+	if rec.Code != 503 || rec.Header().Get("Retry-After") != "5" || rec.Body.String() != "no memory\n" {
+		t.Errorf("%d, Retry-After %q, %q; want 503, 5 and the reason", rec.Code, rec.Header().Get("Retry-After"), rec.Body)
+	}
+}
+
 func TestRetryAfterIsWhenThereIsRoom(t *testing.T) {
 	clk := newStillClock()
 	r, err := New(Config{Runtime: Runtime{Clock: clk}, Rate: 0.1, Burst: 1, Upgrade: func(w http.ResponseWriter, _ *http.Request) (Socket, error) {
