@@ -73,43 +73,74 @@ func (c *Chart) rows() []stamp {
 }
 
 const (
-	chartLeft, chartWidth, chartRow, chartTop = 80, 110, 13, 60
-	chartHeads                                = 60 // rows after which the lanes are named again
+	chartLeft, chartRow, chartTop = 80, 13, 16
+	laneMost, laneLeast           = 110, 56 // widths of a lane
+	pageWide                      = 1800    // what a page should fit into
+	letterWide                    = 6
 )
 
 // HTML draws the chart as one page that needs nothing else.
 func (c *Chart) HTML(title, run string) string {
 	rows := c.rows()
+	bottom := chartTop + len(rows)*chartRow
 	y := func(s stamp) int {
 		if s.step == 0 {
-			return chartTop + len(rows)*chartRow
+			return bottom
 		}
 		i, _ := slices.BinarySearchFunc(rows, s.step, func(r stamp, step int) int { return r.step - step })
 		return chartTop + i*chartRow
 	}
-	x := func(lane int) int { return chartLeft + lane*chartWidth + chartWidth/2 }
+	wide := max(laneLeast, min(laneMost, (pageWide-chartLeft)/max(len(c.Lanes), 1)))
+	x := func(lane int) int { return chartLeft + lane*wide + wide/2 }
+	right := x(len(c.Lanes))
 	var b strings.Builder
-	head := "everything held"
+	verdict := "everything held"
 	if c.Why != "" {
-		head = c.Why
+		verdict = "broken: " + cut(firstLine(c.Why), 200) + ` <a href="#broke">where</a>`
 	}
-	fmt.Fprintf(&b, chartPage, html.EscapeString(title), html.EscapeString(title), html.EscapeString(firstLine(head)), html.EscapeString(run),
-		chartLeft+len(c.Lanes)*chartWidth+240, y(stamp{})+60)
+	fmt.Fprintf(&b, chartPage, html.EscapeString(title), html.EscapeString(title), verdict, html.EscapeString(run))
+	fmt.Fprintf(&b, `<svg class="heads" xmlns="http://www.w3.org/2000/svg" width="%d" height="24">`+"\n", right+200)
+	for i, l := range c.Lanes {
+		fmt.Fprintf(&b, `<text class="h" x="%d" y="16">%s</text>`, x(i), html.EscapeString(l))
+	}
+	fmt.Fprintf(&b, "</svg>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\">\n%s", right+200, bottom+40, chartTip)
 	last := int64(-1)
 	for _, r := range rows {
 		if r.at != last {
 			last = r.at
 			fmt.Fprintf(&b, `<line class="time" x1="70" y1="%d" x2="%d" y2="%d"/><text class="t" x="4" y="%d">%s</text>`+"\n",
-				y(r), x(len(c.Lanes)), y(r), y(r)+4, time.Duration(r.at).Round(time.Microsecond))
+				y(r), right, y(r), y(r)+4, time.Duration(r.at).Round(time.Microsecond))
 		}
 	}
-	for i, l := range c.Lanes {
-		fmt.Fprintf(&b, `<text class="h" x="%d" y="30">%s</text><line class="lane" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
-			x(i)-12, html.EscapeString(l), x(i), x(i), y(stamp{}))
-		for row := chartHeads; row < len(rows)-5; row += chartHeads {
-			fmt.Fprintf(&b, `<text class="h n" x="%d" y="%d">%s</text>`+"\n", x(i)-12, chartTop+row*chartRow-4, html.EscapeString(l))
-		}
+	for i := range c.Lanes {
+		fmt.Fprintf(&b, `<line class="lane" x1="%d" y1="0" x2="%d" y2="%d"/>`+"\n", x(i), x(i), bottom)
 	}
+	c.bars(&b, x, y)
+	for _, a := range c.Arrows {
+		from, to, class, came := x(a.Lane), x(a.At), "arrow", ""
+		end := y(a.To)
+		if a.To.step == 0 {
+			to, end = from+(to-from)/max(2*abs(a.At-a.Lane), 1), y(a.From)+chartRow/2
+			class, came = "lost", ", never came"
+		}
+		fmt.Fprintf(&b, `<line class="%s" x1="%d" y1="%d" x2="%d" y2="%d"><title>%s%s</title></line>`+"\n",
+			class, from, y(a.From), to, end, html.EscapeString(a.Label), came)
+	}
+	for _, m := range c.Marks {
+		fmt.Fprintf(&b, `<g class="%s"><circle cx="%d" cy="%d" r="3.5"/><text x="%d" y="%d">%s</text><title>%s</title></g>`+"\n",
+			m.Class, x(m.Lane), y(m.At), x(m.Lane)+6, y(m.At)+4, cut(m.Label, max(2*wide/letterWide, 16)), html.EscapeString(m.Label))
+	}
+	if c.Why != "" {
+		at := y(stamp{0, c.Bad})
+		fmt.Fprintf(&b, `<line class="bad" id="broke" x1="0" y1="%d" x2="%d" y2="%d"/><text class="bad" x="8" y="%d">step %d: %s</text>`+"\n",
+			at, right, at, at+14, c.Bad, cut(firstLine(c.Why), 200))
+	}
+	b.WriteString("</svg></html>\n")
+	return b.String()
+}
+
+// bars draws what lasts.
+func (c *Chart) bars(b *strings.Builder, x func(int) int, y func(stamp) int) {
 	for k, s := range c.Shades {
 		wide, aside := 14, 0
 		if strings.HasPrefix(s.Class, "conn") { // those of one lane that overlap stand beside each other
@@ -120,48 +151,57 @@ func (c *Chart) HTML(title, run string) string {
 				}
 			}
 		}
-		fmt.Fprintf(&b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d"/>`+"\n", s.Class, x(s.Lane)-wide/2-aside, y(s.From), wide, max(y(s.To)-y(s.From), 3))
+		fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d"/>`+"\n", s.Class, x(s.Lane)-wide/2-aside, y(s.From), wide, max(y(s.To)-y(s.From), 3))
 	}
-	for _, a := range c.Arrows {
-		if a.To.step == 0 {
-			fmt.Fprintf(&b, `<line class="lost" x1="%d" y1="%d" x2="%d" y2="%d"><title>%s, never came</title></line>`+"\n",
-				x(a.Lane), y(a.From), x(a.Lane)+(x(a.At)-x(a.Lane))/max(2*abs(a.At-a.Lane), 1), y(a.From)+chartRow/2, html.EscapeString(a.Label))
-			continue
-		}
-		fmt.Fprintf(&b, `<line class="arrow" marker-end="url(#tip)" x1="%d" y1="%d" x2="%d" y2="%d"><title>%s</title></line>`+"\n",
-			x(a.Lane), y(a.From), x(a.At), y(a.To), html.EscapeString(a.Label))
+}
+
+// cut is s in at most n letters, for a page.
+func cut(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		s = string(r[:n-1]) + "…"
 	}
-	for _, m := range c.Marks {
-		fmt.Fprintf(&b, `<g class="%s"><circle cx="%d" cy="%d" r="3.5"/><text x="%d" y="%d">%s</text></g>`+"\n",
-			m.Class, x(m.Lane), y(m.At), x(m.Lane)+6, y(m.At)+4, html.EscapeString(m.Label))
-	}
-	if c.Why != "" {
-		at := y(stamp{0, c.Bad})
-		fmt.Fprintf(&b, `<line class="bad" x1="0" y1="%d" x2="%d" y2="%d"/><text class="bad" x="8" y="%d">step %d: %s</text>`+"\n",
-			at, x(len(c.Lanes)), at, at+14, c.Bad, html.EscapeString(firstLine(c.Why)))
-	}
-	b.WriteString("</svg></main></html>\n")
-	return b.String()
+	return html.EscapeString(s)
 }
 
 func abs(n int) int { return max(n, -n) }
 
+const chartTip = `<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>
+`
+
 const chartPage = `<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>relaysim %s</title>
 <style>
-body{font:13px/1.4 system-ui,sans-serif;margin:0;background:#fff;color:#222}
-header{padding:16px 24px;border-bottom:1px solid #ddd}h1{font-size:16px;margin:0 0 8px}
-pre{margin:0;font:12px/1.5 ui-monospace,monospace}main{overflow:auto;padding:8px 16px}
-svg text{font:10px ui-monospace,monospace;fill:#333;paint-order:stroke;stroke:#fff;stroke-width:3px}svg .h{font-weight:bold;font-size:12px}svg .n{fill:#888}svg .t{fill:#888}
-.lane{stroke:#ccc;stroke-dasharray:2 4}.conn{fill:#9aa}.dial circle{fill:#393}.dial text{fill:#393}.time{stroke:#f0f0f0}.arrow{stroke:#3a6fc4;opacity:.75}.lost{stroke:#d90;stroke-dasharray:3 2;stroke-width:1.5}
-circle{fill:#3a6fc4}.close circle{fill:#555}.fault circle{fill:#d70}.fault text{fill:#a50}.notice circle{fill:#849}.notice text{fill:#739}.blamed{fill:#d11}
-.stall{fill:#f3d48a;opacity:.8}.grace{fill:#bfe3c8;opacity:.8}
-line.bad{stroke:#d11;stroke-width:2}text.bad{fill:#d11!important;font-weight:bold}
-@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ccc;stroke:#181818}.time{stroke:#252525}header{border-color:#333}}
+:root{--back:#fff;--text:#222;--faint:#888;--line:#ddd;--time:#f0f0f0;--conn:#9aa;--frame:#3a6fc4;--lost:#d90;--dial:#393;--close:#555;--fault:#c60;--notice:#849;--bad:#d11;--stall:#f3d48a;--grace:#bfe3c8}
+@media(prefers-color-scheme:dark){:root{--back:#181818;--text:#ddd;--faint:#888;--line:#3a3a3a;--time:#252525;--conn:#788;--frame:#79a6ee;--dial:#6c6;--close:#bbb;--fault:#f93;--notice:#c9d;--bad:#f55;--stall:#7a6020;--grace:#2c5a3a}}
+body{font:13px/1.5 system-ui,sans-serif;margin:0;background:var(--back);color:var(--text);width:max-content;min-width:100%%}
+header{position:sticky;left:0;box-sizing:border-box;width:100vw;max-width:1200px;padding:16px 24px 4px}
+h1{font-size:16px;margin:0 0 4px}h1 span{font-weight:normal}p{margin:8px 0}
+pre{margin:0;font:12px/1.5 ui-monospace,monospace}
+ul{list-style:none;display:flex;flex-wrap:wrap;gap:2px 20px;margin:8px 0;padding:0}li svg{vertical-align:-2px;margin-right:5px}
+svg{display:block}li svg{display:inline}.heads{position:sticky;top:0;background:var(--back);border-bottom:1px solid var(--line)}
+svg text{font:10px ui-monospace,monospace;fill:var(--text);paint-order:stroke;stroke:var(--back);stroke-width:3px}
+svg .h{font-weight:bold;font-size:12px;text-anchor:middle}svg .t{fill:var(--faint)}
+.lane{stroke:var(--line);stroke-dasharray:2 4}.time{stroke:var(--time)}.conn{fill:var(--conn)}.blamed{fill:var(--bad)}
+.stall{fill:var(--stall);opacity:.8}.grace{fill:var(--grace);opacity:.8}
+.arrow{stroke:var(--frame);opacity:.6;marker-end:url(#tip)}.arrow:hover{opacity:1;stroke-width:3}marker path{fill:var(--frame)}
+.lost{stroke:var(--lost);stroke-dasharray:3 2;stroke-width:1.5}
+.dial *{fill:var(--dial)}.close circle{fill:var(--close)}.fault *{fill:var(--fault)}.notice *{fill:var(--notice)}
+line.bad{stroke:var(--bad);stroke-width:2}svg text.bad{fill:var(--bad);font-weight:bold}
 </style>
-<header><h1>%s: %s</h1><details><summary>the run</summary><pre>%s</pre></details>
-<p>A lane is a peer: phones on the left, the relay, binaries on the right; a grey bar is a connection, from a green dot that names it and its server-id on (p1#2 is the second that p1 made). Time goes down; a row is a moment at which something happened, with what the peer was told.
-A blue arrow is a frame, from where it was sent to where it came; a dashed stub one that never came. Yellow: does not read. Green: a slot waits in grace; in the lane of a cluster's node: it may serve a server-id. Red: where it broke, and whom it broke for. What p-heal and b-heal do comes after all faults: everyone must be served, and at last closed.</p></header>
-<main><svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">
-<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#3a6fc4"/></marker></defs>
+<header><h1>%s: <span>%s</span></h1>
+<p>Each lane is one who takes part: phones on the left, the relay in the middle, binaries on the right. Time goes down, a row for each moment at which something happened; what happens in between is left out. Rest the pointer on a line or a dot for all of its text.</p>
+<ul>
+<li><svg width="12" height="12"><rect class="conn" x="4" width="4" height="12"/></svg>a connection</li>
+<li><svg width="12" height="12" class="dial"><circle cx="6" cy="6" r="3.5"/></svg>it begins: p1#2 s1 is the second that p1 has made, for server-id s1</li>
+<li><svg width="12" height="12" class="close"><circle cx="6" cy="6" r="3.5"/></svg>it ends, with the code that the peer was told</li>
+<li><svg width="30" height="12"><line class="arrow" x1="0" y1="6" x2="30" y2="6"/></svg>a frame, from where it was sent to where it came</li>
+<li><svg width="20" height="12"><line class="lost" x1="0" y1="6" x2="20" y2="6"/></svg>one that never came</li>
+<li><svg width="12" height="12" class="fault"><circle cx="6" cy="6" r="3.5"/></svg>a fault, or what an operator did</li>
+<li><svg width="12" height="12" class="notice"><circle cx="6" cy="6" r="3.5"/></svg>a binary is told that a phone is gone</li>
+<li><svg width="14" height="12"><rect class="stall" width="14" height="12"/></svg>does not read</li>
+<li><svg width="14" height="12"><rect class="grace" width="14" height="12"/></svg>the relay keeps a slot for a binary that is gone; a cluster's node may serve a server-id</li>
+<li><svg width="30" height="12"><line class="bad" x1="0" y1="6" x2="30" y2="6"/></svg>where it broke; a red connection is whom it broke for</li>
+</ul>
+<p>In the end all faults are over, and p-heal and b-heal come: everyone must be served, and at last closed.</p>
+<details><summary>The run, as <code>relaysim replay</code> takes it</summary><pre>%s</pre></details></header>
 `

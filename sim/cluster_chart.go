@@ -27,29 +27,14 @@ func (w *clusterRun) noteDoing(op Op) {
 // Chart draws the run: phones, nodes, binaries. A node's lane shows what it
 // may serve, and what was done to it.
 func (w *clusterRun) Chart() *Chart {
-	c := &Chart{}
-	lane, of := map[*client]int{}, map[*peerUser]int{}
-	all := w.all()
-	add := func(phones bool) {
-		for _, o := range all {
-			if o.phone != phones {
-				continue
-			}
-			n, known := of[o.user]
-			if !known {
-				n = len(c.Lanes)
-				of[o.user] = n
-				c.Lanes = append(c.Lanes, o.user.name)
-			}
-			lane[o] = n
-		}
-	}
-	add(true)
+	c, all := &Chart{}, w.all()
+	lane := map[*client]int{}
+	c.lanes(all, true, lane)
 	nodes := len(c.Lanes)
 	for i := range w.size {
 		c.Lanes = append(c.Lanes, fmt.Sprint("place ", i))
 	}
-	add(false)
+	c.lanes(all, false, lane)
 	for _, o := range all {
 		w.chartOne(c, o, lane[o])
 		if o.phone {

@@ -15,7 +15,7 @@ func HTML(r *Result) string {
 		if r.Failure != nil {
 			c.Bad, c.Why = r.Failure.Step, r.Failure.String()
 		}
-		return c.HTML(r.Run.World+" "+r.Seed, r.Run.String())
+		return c.HTML(r.title(), r.Run.String())
 	}
 	t := r.Trace
 	lane := map[int32]int{}
@@ -30,7 +30,7 @@ func HTML(r *Result) string {
 	x := func(task int32) int { return left + lane[task]*width + 12 }
 	y := func(i int) int { return top + i*height }
 	var b strings.Builder
-	fmt.Fprintf(&b, page, html.EscapeString(r.Run.World+" "+r.Seed), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()),
+	fmt.Fprintf(&b, page, html.EscapeString(r.title()), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()),
 		left+len(tasks)*width+40, y(len(t.steps)+1))
 	for _, id := range tasks {
 		fmt.Fprintf(&b, `<text class="h" x="%d" y="30">%s</text><line class="lane" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
@@ -64,6 +64,9 @@ func HTML(r *Result) string {
 	b.WriteString("</svg></main></html>\n")
 	return b.String()
 }
+
+// title names the run; one that was read from a file may have no seed.
+func (r *Result) title() string { return strings.TrimSpace(r.Run.World + " " + r.Seed) }
 
 // shades draws where locks are held and where timers run.
 func (t *Trace) shades(b *strings.Builder, x func(int32) int, y func(int) int) {

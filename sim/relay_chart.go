@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -9,27 +10,12 @@ import (
 
 // Chart draws the run: phones, relay, binaries.
 func (w *relayRun) Chart() *Chart {
-	c := &Chart{}
-	lane, of := map[*client]int{}, map[*peerUser]int{}
-	all := w.all()
-	add := func(phones bool) {
-		for _, o := range all {
-			if o.phone != phones {
-				continue
-			}
-			n, known := of[o.user]
-			if !known {
-				n = len(c.Lanes)
-				of[o.user] = n
-				c.Lanes = append(c.Lanes, o.user.name)
-			}
-			lane[o] = n
-		}
-	}
-	add(true)
+	c, all := &Chart{}, w.all()
+	lane := map[*client]int{}
+	c.lanes(all, true, lane)
 	relay := len(c.Lanes)
 	c.Lanes = append(c.Lanes, "relay")
-	add(false)
+	c.lanes(all, false, lane)
 	for _, o := range all {
 		w.chartOne(c, o, lane[o])
 		if o.phone {
@@ -46,6 +32,14 @@ func (w *relayRun) Chart() *Chart {
 			}
 		}
 	}
+	for _, k := range w.relieved[:w.nreliefs] {
+		c.Marks = append(c.Marks, Mark{relay, k.from, fmt.Sprintf("%d KiB wanted, %d closed", k.want>>10, k.said), "fault"})
+	}
+	for _, s := range w.spells[:w.nspells] {
+		if s.from != s.node.began {
+			c.Marks = append(c.Marks, Mark{relay, s.from, "other limits", "fault"})
+		}
+	}
 	if w.drained.step > 0 {
 		c.Marks = append(c.Marks, Mark{relay, w.drained, "drain", "fault"})
 	}
@@ -55,6 +49,28 @@ func (w *relayRun) Chart() *Chart {
 		}
 	}
 	return c
+}
+
+// lanes adds a lane for each phone, or each binary, and says whose is which.
+func (c *Chart) lanes(all []*client, phones bool, lane map[*client]int) {
+	var users []*peerUser
+	for _, o := range all {
+		if o.phone == phones && !slices.Contains(users, o.user) {
+			users = append(users, o.user)
+		}
+	}
+	slices.SortFunc(users, func(a, b *peerUser) int { // p2 before p10, and p-heal last
+		byLength := len(a.name) - len(b.name)
+		return cmp.Or(byLength, strings.Compare(a.name, b.name))
+	})
+	for _, o := range all {
+		if i := slices.Index(users, o.user); i >= 0 {
+			lane[o] = len(c.Lanes) + i
+		}
+	}
+	for _, u := range users {
+		c.Lanes = append(c.Lanes, u.name)
+	}
 }
 
 // chartOne draws one connection.
@@ -78,7 +94,7 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 		to = o.leftAt
 	}
 	class := "conn"
-	if f := w.e.failure; f != nil && strings.HasPrefix(f.Detail, o.name+" ") {
+	if f := w.e.failure; f != nil && (strings.HasPrefix(f.Detail, o.name+" ") || strings.HasPrefix(f.Detail, o.name+":")) {
 		class = "conn blamed"
 	}
 	c.Shades = append(c.Shades, Shade{at, o.dialedAt, to, class})
@@ -101,10 +117,13 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 	}
 	for n := range maxClients { // in order, as a map is not
 		if f := o.flows[n]; f != nil && f.notices > 0 && !o.phone {
-			mark(f.toldAt, "notice", "told that "+w.clients[n].Load().name+" is gone")
+			mark(f.toldAt, "notice", w.clients[n].Load().name+" is gone")
 		}
 	}
 	for _, s := range o.stalls {
+		if s.to.after(to) {
+			s.to = to // with the connection
+		}
 		c.Shades = append(c.Shades, Shade{at, s.from, s.to, "stall"})
 	}
 }

@@ -110,16 +110,16 @@ func TestThePageShowsPeersAndWhereItBroke(t *testing.T) {
 	}
 	res := x.Replay(stories["relay-stalled-phone"])
 	page := HTML(res)
-	for _, want := range []string{">p1<", ">relay<", ">b1<", `class="arrow"`, `class="stall"`, "1011 phone backlog full", "everything held", "</html>"} {
+	for _, want := range []string{">p1<", ">relay<", ">b1<", `class="arrow" x1="1`, `class="stall" x=`, "1011 phone backlog full", "everything held", "</html>"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %s", want)
 		}
 	}
-	if strings.Contains(page, "src=") || strings.Contains(page, `<line class="bad"`) {
+	if strings.Contains(page, "src=") || strings.Contains(page, `id="broke"`) {
 		t.Error("the page needs more than itself, or shows a failure where there is none")
 	}
 	res.Failure = &Failure{Invariant: "order", Detail: "<b>", Step: 100}
-	if page = HTML(res); !strings.Contains(page, `<line class="bad"`) || !strings.Contains(page, "order: &lt;b&gt;") {
+	if page = HTML(res); !strings.Contains(page, `id="broke"`) || !strings.Contains(page, "order: &lt;b&gt;") {
 		t.Error("the page does not show where it broke")
 	}
 }
