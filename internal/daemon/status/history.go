@@ -1,6 +1,7 @@
 package status
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,7 @@ type history struct {
 	mu       sync.Mutex // guards all below
 	points   [day]point
 	n        int // points there have been
-	hours    [hour + 1]reading
+	hours    minutes
 	current  point   // the minute that runs
 	began    reading // at its begin
 	last     reading
@@ -42,7 +43,7 @@ func (h *history) sample() {
 	defer h.mu.Unlock()
 	if h.last.values == nil { // the first
 		h.last, h.began = now, now
-		h.hours[0] = now
+		h.hours.put(0, now)
 	}
 	h.previous, h.last = h.last, now
 	c := &h.current
@@ -56,8 +57,48 @@ func (h *history) sample() {
 	c.bytes = float32(flow(bytesUp, h.began, now) + flow(bytesDown, h.began, now))
 	h.points[h.n%day] = *c
 	h.n++
-	h.hours[h.n%len(h.hours)] = now
+	h.hours.put(h.n, now)
 	h.current, h.began = point{}, now
+}
+
+// minutes is the readings at the ends of the last hour's minutes, without the
+// names: a reading with them is ten times as big, and an hour of those looked
+// like a leak.
+type minutes struct {
+	names []string       // of the values, in the order in which they first came
+	index map[string]int // of a name
+	at    [hour + 1]time.Time
+	value [hour + 1][]float64
+}
+
+// put keeps r as that of minute n, in the place of the one an hour and a
+// minute ago.
+func (m *minutes) put(n int, r reading) {
+	if m.index == nil {
+		m.index = make(map[string]int)
+	}
+	for name := range r.values {
+		if _, ok := m.index[name]; !ok {
+			m.index[name] = len(m.names)
+			m.names = append(m.names, name)
+		}
+	}
+	i := n % len(m.at)
+	m.at[i] = r.at
+	m.value[i] = slices.Grow(m.value[i][:0], len(m.names))[:len(m.names)]
+	for j, name := range m.names {
+		m.value[i][j] = r.values[name]
+	}
+}
+
+// get is the reading of minute n. What there was not yet is 0.
+func (m *minutes) get(n int) reading {
+	i := n % len(m.at)
+	r := reading{at: m.at[i], values: make(map[string]float64, len(m.value[i]))}
+	for j, v := range m.value[i] {
+		r.values[m.names[j]] = v
+	}
+	return r
 }
 
 // past is what history says of now.
@@ -71,7 +112,7 @@ type past struct {
 func (h *history) past() past {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := past{ago: h.hours[max(0, h.n-hour)%len(h.hours)], before: h.previous, last: h.last}
+	p := past{ago: h.hours.get(max(0, h.n-hour)), before: h.previous, last: h.last}
 	for i := max(0, h.n-day); i < h.n; i++ {
 		p.points = append(p.points, h.points[i%day])
 	}
