@@ -28,12 +28,13 @@ type gate struct {
 	limit      rate.Limit
 	burst      int
 	young, old map[netip.Addr]*allowance
+	turned     time.Time // when young was new
 }
 
 // allowance is what one address may still do.
 type allowance struct {
 	attempts *rate.Limiter
-	misses   *rate.Limiter // attempts that cost nothing, since they found no binary
+	misses   *rate.Limiter // attempts that cost nothing, since they found no binary; nil: none yet
 }
 
 func newGate(cfg Config) gate {
@@ -66,30 +67,40 @@ func (g *gate) missed(a netip.Addr, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l := g.allowance(a, now)
+	if l.misses == nil {
+		l.misses = rate.NewLimiter(g.limit, g.burst)
+	}
 	if l.misses.AllowN(now, 1) {
 		l.attempts.AllowN(now, -1) // the limiter keeps it below the burst
 	}
 }
 
-// allowance is a's. The lock is held.
+// allowance is a's. Whoever has not asked for as long as an allowance takes to
+// fill up has a full one, and may be forgotten: addresses that come and go
+// leave nothing behind. The lock is held.
 func (g *gate) allowance(a netip.Addr, now time.Time) *allowance {
 	l := g.young[a]
 	if l == nil {
 		if l = g.old[a]; l == nil {
-			l = &allowance{rate.NewLimiter(g.limit, g.burst), rate.NewLimiter(g.limit, g.burst)}
+			l = &allowance{attempts: rate.NewLimiter(g.limit, g.burst)}
 		}
-		if len(g.young) >= bucketsPerGeneration {
-			g.old, g.young = g.young, make(map[netip.Addr]*allowance)
+		if len(g.young) >= bucketsPerGeneration || now.Sub(g.turned) >= g.fill() {
+			g.old, g.young, g.turned = g.young, make(map[netip.Addr]*allowance), now
 		}
 		g.young[a] = l
 	}
-	if l.attempts.Limit() != g.limit || l.attempts.Burst() != g.burst { // of before they changed
-		for _, r := range []*rate.Limiter{l.attempts, l.misses} {
+	for _, r := range []*rate.Limiter{l.attempts, l.misses} {
+		if r != nil && (r.Limit() != g.limit || r.Burst() != g.burst) { // of before they changed
 			r.SetLimitAt(now, g.limit)
 			r.SetBurstAt(now, g.burst)
 		}
 	}
 	return l
+}
+
+// fill is how long an empty allowance takes to be full.
+func (g *gate) fill() time.Duration {
+	return time.Duration(min(float64(g.burst)/float64(g.limit), 1e9) * float64(time.Second))
 }
 
 // admit takes an upgrade request through the gates, outermost first, and

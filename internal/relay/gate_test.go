@@ -148,6 +148,35 @@ func TestTheRateLimitsMemoryIsBounded(t *testing.T) {
 	}
 }
 
+// Addresses that came once leave nothing behind, and one that has used up its
+// allowance is not forgotten before it is full again.
+func TestAddressesThatHaveGoneAreForgotten(t *testing.T) {
+	g := newGate(Config{Rate: 2, Burst: 20}.withDefaults()) // full after 10 s
+	now := time.Unix(1000, 0)
+	spent := netip.MustParseAddr("192.0.2.1")
+	for range 20 {
+		g.pass(spent, now)
+	}
+	for i := range 3000 { // ten a second
+		at := now.Add(time.Duration(i) * 100 * time.Millisecond)
+		g.pass(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), at)
+		if n := len(g.young) + len(g.old); n > 201 {
+			t.Fatalf("after %v: %d addresses remembered; want those of 20 s", at.Sub(now), n)
+		}
+		if i == 90 {
+			if _, wait := g.pass(spent, at); g.old[spent] == nil && g.young[spent] == nil || wait > 0 {
+				t.Fatalf("after 9 s it has to wait %v; want 18 attempts left", wait)
+			}
+			for range 17 {
+				g.pass(spent, at)
+			}
+			if ok, _ := g.pass(spent, at); ok {
+				t.Fatal("after 9 s an address has more than 18 attempts: it was forgotten")
+			}
+		}
+	}
+}
+
 // request makes an upgrade request that is good unless kv says otherwise.
 func request(path, remote string, kv ...string) *http.Request {
 	req := httptest.NewRequest(http.MethodGet, path, nil)
