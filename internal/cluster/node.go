@@ -202,6 +202,7 @@ func (n *Node) Drain() {
 	// Few at a time: the directory takes them one after the other anyway.
 	const lanes = 32
 	left := n.cfg.NewGate()
+	n.away.Store(false) // it may have come back
 	todo := min(lanes, len(ts))
 	for lane := range todo {
 		n.rt.Go("purge", func() {
