@@ -201,12 +201,12 @@ func (w *clusterRun) settled(when string) {
 //go:norace
 func (c *client) homeOf() *node { return c.home }
 
-// empty looks whether a node that has ended has left anything behind.
-func (w *clusterRun) empty(m *member) {
+// empty looks whether a node that has drained has left such things behind.
+func (w *clusterRun) empty(m *member, names ...string) {
 	shown := gather(m.metrics)
-	for _, name := range []string{"claims", "streams"} {
+	for _, name := range names {
 		if v := shown["pyrycode_relay_cluster_"+name]; v != 0 {
-			w.e.Fail("left over", "node %d has ended and still has %v %s", m.n, v, name)
+			w.e.Fail("left over", "node %d has drained and still has %v %s", m.n, v, name)
 		}
 	}
 }

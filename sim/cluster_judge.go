@@ -103,7 +103,7 @@ func (w *clusterRun) Final() {
 		if got := m.shown; got.Binaries+got.Phones+got.InGrace+got.Remote != 0 {
 			w.e.Fail("converges", "at rest node %d counts %+v; want nobody", m.n, got)
 		}
-		w.empty(m)
+		w.empty(m, "claims", "streams")
 	}
 	w.judge()
 }

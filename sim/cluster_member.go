@@ -154,6 +154,9 @@ func (w *clusterRun) leave(m *member, spread time.Duration) {
 	m.relay.Drain(spread, func() {})
 	m.setShut(w.stamp())
 	m.cluster.Drain()
+	if spread == 0 && w.calmed {
+		w.empty(m, "claims")
+	}
 	w.e.Sleep(int64(spread + 3*time.Second))
 	if spread > 0 {
 		m.cluster.Drain()

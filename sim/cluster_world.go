@@ -139,6 +139,12 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 			p.clusterRound("net9", []int{cStall, rWait, rWait}, n, places)
 		}
 	}
+	if r.Chance(5) { // the way breaks while much is on it
+		p.clusterRound("b7", []int{rDial, rWait, rWait, rBurst, rSend, rBurst}, n+4, 1)
+		p.clusterRound("p7", []int{rWait, rDial, rWait, rSend}, n, places)
+		p.clusterRound("p8", []int{rWait, rDial, rSend, rWait, rBurst}, n, places)
+		p.clusterRound("net7", []int{rWait, rWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], rWait, cMend, cBoot}, 6+r.Intn(8), places)
+	}
 	var net []int
 	switch r.Intn(6) {
 	case 0: // nothing goes wrong between nodes
@@ -210,6 +216,8 @@ func (p *planner) clusterRound(name string, verbs []int, n, places int) {
 			op.Arg = [...]int{1, 300, 1000, 3000}[p.r.Intn(4)]
 		case cStall:
 			op.Arg = [...]int{1, 3, 4}[p.r.Intn(3)]
+		case cCutBus, cHold, cKill, cFreeze:
+			op.Arg = p.r.Intn(places)
 		}
 	}
 }

@@ -72,6 +72,10 @@
 //     world counts are compared with gauges at every step, and walked only
 //     where an operator asks and at rest; its second judge gives a history
 //     up that has too many ends nobody saw.
+//   - In the cluster's world "serves" is a slot that is held and a fence that
+//     has not passed. A frame that was read just before the fence may be
+//     written after it, if the process freezes in between: that is so in
+//     production too.
 //   - A seed that holds proves nothing; only the exhaustive search of a
 //     small world covers every schedule, and only up to its bound.
 package sim
