@@ -23,7 +23,7 @@ SIMTIME  ?= 10s
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run cluster cluster-battery build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run cluster cluster-battery cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -41,6 +41,9 @@ cluster: bin/pyrycode-relay ## three relays here that share server-ids, until Ct
 NEMESIS ?= 30m
 cluster-battery: bin/pyrycode-relay bin/relayload ## NEMESIS (30m) of kills, freezes and partitions of three relays: no overlap? (docs/cluster.md)
 	./bin/relayload cluster battery --for $(NEMESIS) $(ARGS)
+
+cluster-figures: bin/pyrycode-relay bin/relayload ## the figures of docs/cluster.md, seven minutes on a quiet machine
+	./bin/relayload cluster figures $(ARGS)
 
 build: bin/pyrycode-relay bin/relayload bin/relaysim bin/relaysim-race ## build everything into bin/
 

@@ -366,9 +366,9 @@ func (r *figuresReport) table(w io.Writer) {
 	for _, c := range r.Claims {
 		fmt.Fprintf(w, "  %-18s %8.0f per second, p50 %.1f ms, p99 %.1f ms\n", c.Name, c.PerSecond, c.P50, c.P99)
 	}
-	fmt.Fprintf(w, "\n  %-16s %-34s %-36s %s\n", "fault", "ids not served for 0.5 s or more", "phones that had to move, binaries not", "no new id could be claimed for")
+	fmt.Fprintf(w, "\n  %-16s %-34s %-39s %s\n", "fault", "ids not served for 0.5 s or more", "phones that had to move, binaries not", "no new id could be claimed for")
 	for _, row := range r.Faults {
-		fmt.Fprintf(w, "  %-16s %-34s %-36s %.1f s\n", row.Kind, spell(row.IDs), spell(row.Phones), r.Blocked[row.Kind])
+		fmt.Fprintf(w, "  %-16s %-34s %-39s %.1f s\n", row.Kind, spell(row.IDs), spell(row.Phones), r.Blocked[row.Kind])
 	}
 	for _, s := range r.Wrong {
 		fmt.Fprintf(w, "WRONG: %s\n", s)
