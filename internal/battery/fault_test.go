@@ -49,7 +49,7 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 				c.BinaryOutbox = 2 << 20
 				c.TLSCert, c.TLSKey = cert, key
 			})
-			given(t, "%d frames of 16 KiB", tt.frames)
+			given(t, "%v (TLS %t)", tt.stall, tt.tls)
 			n.tls = client
 			h := n.pair()
 			b := n.slot("slow")
