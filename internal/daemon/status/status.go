@@ -35,6 +35,7 @@ type Status struct {
 	OutboxBytes     Backlog `json:"outbox_bytes"`
 
 	Certificate *Certificate `json:"certificate"` // null without TLS
+	Cluster     *Cluster     `json:"cluster"`     // null for a relay that is alone
 	Limits      []Limit      `json:"limits"`
 
 	Closes   []Tally `json:"closes"`         // close messages by code
@@ -64,6 +65,16 @@ type Certificate struct {
 	NotAfter time.Time `json:"not_after"`
 	DaysLeft float64   `json:"days_left"`
 	Failures int64     `json:"failures"` // to get or reload one
+}
+
+// Cluster is what this node is to the others, and they to it.
+type Cluster struct {
+	Connected bool    `json:"connected"` // is NATS there
+	Nodes     int64   `json:"nodes"`     // heard of in the last seconds, this one included
+	Claims    int64   `json:"claims"`    // server-ids that this node holds, those in grace included
+	Remote    int64   `json:"remote_phones"`
+	Streams   int64   `json:"streams"`
+	Losses    []Tally `json:"claim_losses"` // by reason
 }
 
 // Limit is how full something is.
@@ -130,6 +141,11 @@ func (p *Page) status() Status {
 		t := time.Unix(end, 0).UTC()
 		s.Certificate = &Certificate{NotAfter: t, DaysLeft: round(t.Sub(now.at).Hours() / 24),
 			Failures: now.count("tls_certificate_failures_total")}
+	}
+	if connected, ok := now.values["cluster_connected"]; ok {
+		s.Cluster = &Cluster{Connected: connected == 1, Nodes: now.count("cluster_nodes"), Claims: now.count("cluster_claims"),
+			Remote: now.count("remote_phones"), Streams: now.count("cluster_streams"),
+			Losses: tallies("cluster_claim_losses_total", 0, past.ago, now)}
 	}
 	return s
 }

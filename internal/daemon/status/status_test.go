@@ -12,8 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/benbjohnson/clock"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -24,6 +26,7 @@ type board struct {
 	frames, bytes              *prometheus.CounterVec
 	closes, attempts           *prometheus.CounterVec
 	reason                     string
+	reg                        *prometheus.Registry
 	wrong                      error
 }
 
@@ -44,6 +47,7 @@ func newBoard() *board {
 	gauge(prefix+"limit_connections", 100)
 	gauge(prefix+"limit_memory_bytes", 0)
 	b := &board{
+		reg:      reg,
 		binaries: gauge(prefix+"connected_binaries", 0),
 		phones:   gauge(prefix+"connected_phones", 0),
 		notAfter: gauge(prefix+"tls_certificate_not_after_timestamp_seconds", 0),
@@ -55,6 +59,24 @@ func newBoard() *board {
 	b.Page = New(Config{Metrics: reg, Ready: func() string { return b.reason }, Check: func() error { return b.wrong },
 		Version: "v1.2.3", Revision: "abc", GoVersion: "go1", Links: []Link{{"/metrics", "metrics"}}})
 	return b
+}
+
+// join makes the relay one of a cluster of three. It returns the gauge that
+// says whether NATS is there.
+func (b *board) join() (connected prometheus.Gauge) {
+	for name, v := range map[string]float64{"cluster_nodes": 3, "cluster_claims": 12, "remote_phones": 5, "cluster_streams": 9, "cluster_connected": 1} {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + name, Help: "."})
+		g.Set(v)
+		b.reg.MustRegister(g)
+		if name == "cluster_connected" {
+			connected = g
+		}
+	}
+	losses := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "cluster_claim_losses_total", Help: "."}, []string{"reason"})
+	b.reg.MustRegister(losses)
+	losses.WithLabelValues("fence").Add(2)
+	losses.WithLabelValues("taken")
+	return connected
 }
 
 func (b *board) html() string {
@@ -120,6 +142,17 @@ func TestWhatThePageSays(t *testing.T) {
 				t.Errorf("the page lacks %q", want)
 			}
 		}
+		if strings.Contains(page, "<dt>Cluster") {
+			t.Error("the page of a relay that is alone speaks of a cluster")
+		}
+		connected := b.join()
+		if page := b.html(); !strings.Contains(page, "3 nodes<br>12 server-ids held here<br>5 of their phones at other nodes<br>2 lost: not renewed in time, 2 in the last hour") {
+			t.Errorf("the page lacks the cluster: %s", page)
+		}
+		connected.Set(0)
+		if !strings.Contains(b.html(), "NATS is away") {
+			t.Error("the page does not say that NATS is away")
+		}
 		b.reason, b.wrong = "draining <now>", errors.New("gauges say 1; walking finds 2")
 		b.notAfter.Set(float64(time.Now().Add(73 * time.Hour).Unix()))
 		b.attempts.WithLabelValues("client", "reject_rate_limit").Add(3)
@@ -142,6 +175,7 @@ func TestWhatThePageSays(t *testing.T) {
 func TestTheNamesInJSON(t *testing.T) {
 	b := newBoard()
 	b.notAfter.Set(1)
+	b.join()
 	b.closes.WithLabelValues("peer", "1001").Inc()
 	rec := httptest.NewRecorder()
 	b.JSON(rec, nil)
@@ -173,6 +207,8 @@ func TestTheNamesInJSON(t *testing.T) {
 		.binaries_in_grace .bytes_per_second.binary_to_phone .bytes_per_second.phone_to_binary
 		.certificate.days_left .certificate.failures .certificate.not_after .check_error
 		.closes[].by .closes[].label .closes[].last_hour .closes[].since_start
+		.cluster.claim_losses[].by .cluster.claim_losses[].label .cluster.claim_losses[].last_hour .cluster.claim_losses[].since_start
+		.cluster.claims .cluster.connected .cluster.nodes .cluster.remote_phones .cluster.streams
 		.connected_binaries .connected_phones .connections .consistent .dropped_frames[]
 		.frames_per_second.binary_to_phone .frames_per_second.phone_to_binary .go_version
 		.history.binaries_in_grace[] .history.bytes_per_second[] .history.connected_binaries[]
@@ -223,12 +259,29 @@ func TestEveryLabelHasItsWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	memory := cluster.NewMemory(clock.New())
+	defer memory.Close()
+	node, err := cluster.New(cluster.Config{Store: memory.Port(), Bus: memory.Port()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := prometheus.NewRegistry()
+	if err := node.Register(reg); err != nil {
+		t.Fatal(err)
+	}
+	others, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	families = append(families, others...)
 	seen := 0
 	for _, f := range families {
 		words, label := map[string]map[string]string{
 			"close_frames_total": closeMeanings, "ws_upgrade_attempts_total": refusalMeanings, "dropped_frames_total": dropMeanings,
+			"cluster_claim_losses_total": lossMeanings,
 		}[strings.TrimPrefix(f.GetName(), prefix)], map[string]string{
 			"close_frames_total": "code", "ws_upgrade_attempts_total": "outcome", "dropped_frames_total": "reason",
+			"cluster_claim_losses_total": "reason",
 		}[strings.TrimPrefix(f.GetName(), prefix)]
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
@@ -242,7 +295,7 @@ func TestEveryLabelHasItsWords(t *testing.T) {
 			}
 		}
 	}
-	if seen < 50 {
+	if seen < 54 {
 		t.Errorf("%d labels seen", seen)
 	}
 }

@@ -21,6 +21,7 @@ var functions = template.FuncMap{
 	"count": count, "amount": amount, "bytes": bytes, "duration": duration,
 	"float": func(n int64) float64 { return float64(n) }, "days": days,
 	"closeMeaning": meaning(closeMeanings), "refusalMeaning": meaning(refusalMeanings), "dropMeaning": meaning(dropMeanings),
+	"lossMeaning": meaning(lossMeanings),
 }
 
 // Charts, each with its own scale.
@@ -202,4 +203,9 @@ var refusalMeanings = map[string]string{
 var dropMeanings = map[string]string{
 	"invalid_frame": "not JSON in UTF-8", "bad_envelope": "envelope makes no sense", "unknown_phone": "for a phone that is not joined",
 	"phone_backlog": "phone too slow", "connection_closed": "its connection closed first", "push_refused": "push wake was not taken on",
+}
+
+var lossMeanings = map[string]string{
+	"closed": "given up at the end", "fence": "lost: not renewed in time", "reclaimed": "reclaimed at another node while in grace",
+	"taken": "lost: another node has them",
 }
