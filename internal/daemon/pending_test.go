@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // places is a pending of so many places, and pipes to put there.
@@ -97,8 +98,8 @@ func TestAFullDoorwayLetsNewcomersIn(t *testing.T) {
 	}
 }
 
-// A few addresses that take all places, before their requests or between two,
-// keep nobody else waiting.
+// A few addresses that take all places, before their requests or in the middle
+// of them, keep nobody else waiting.
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	d := start(t, t.Context(), func(c *Config) { c.MaxPending, c.MaxPendingPerAddress = 20, 10 })
 	for i := range 40 {
@@ -109,7 +110,7 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 		}
 		defer c.Close()
 		if i%2 == 0 {
-			_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+			_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\nX-")
 		}
 	}
 	begun := time.Now()
@@ -122,6 +123,27 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	_, _, page := get(t, "http://"+d.private+"/metrics")
 	if strings.Contains(page, `connections_cut_total{reason="pending"} 0`+"\n") {
 		t.Error("who gave way is not counted")
+	}
+}
+
+// A connection gets one answer, however much it asks. Operators' may be kept.
+func TestAConnectionGetsOneAnswer(t *testing.T) {
+	d := start(t, t.Context(), nil)
+	for _, tt := range []struct {
+		address string
+		want    int
+	}{{d.public, 1}, {d.private, 50}} {
+		c, err := net.Dial("tcp", tt.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		_, _ = io.WriteString(c, strings.Repeat("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 49)+"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		got, _ := io.ReadAll(c) // what is left unread may be answered with a reset
+		if n := strings.Count(string(got), "HTTP/1.1 200"); n != tt.want {
+			t.Errorf("%s: %d answers to 50 requests; want %d", tt.address, n, tt.want)
+		}
 	}
 }
 
@@ -150,18 +172,23 @@ func TestTheListenerForChallengesIsBoundedToo(t *testing.T) {
 		}
 		<-ended
 	}()
-	for i := range 5 {
+	for range 5 {
 		c, err := net.Dial("tcp", all[2].Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(patience))
-		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
-		answer := make([]byte, 12)
-		_, err = io.ReadFull(c, answer)
-		if in := err == nil && string(answer) == "HTTP/1.1 404"; in != (i < 3) {
-			t.Errorf("connection %d: %q, %v; want three answers", i, answer, err)
+	}
+	cut := func() float64 {
+		var m dto.Metric
+		if err := p.pending.cut.WithLabelValues(cutAddress).Write(&m); err != nil {
+			t.Fatal(err)
+		}
+		return m.GetCounter().GetValue()
+	}
+	for end := time.Now().Add(patience); cut() < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%v of five connections are cut; want two", cut())
 		}
 	}
 }
