@@ -69,8 +69,9 @@
 //   - In the registry's world the walk over everything runs at each timer and
 //     at every fourth unlock, and the second judge (linearizability) on every
 //     fourth seed: they cost as much as the rest together. In the relay's
-//     world counts are compared with gauges at every step, and walked only
-//     where an operator asks and at rest; its second judge gives a history
+//     world counts are compared with gauges at every step, and walked at
+//     every eighth quiet moment, where an operator asks and at rest: at
+//     every quiet moment that would be most of the steps. Its second judge gives a history
 //     up that has too many ends nobody saw.
 //   - In the cluster's world "serves" is a slot that is held and a fence that
 //     has not passed. A frame that was read just before the fence may be
