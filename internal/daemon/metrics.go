@@ -41,7 +41,7 @@ func register(r *relay.Relay, b Build, ready *readiness, books *consistency) err
 		info,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_consistent",
-			Help: "1 if the gauges agree with what is connected, as /debug/check counts it, else 0. Counted once a minute.",
+			Help: "1 if the gauges agree with what is connected, and what connections are charged with what waits for them, as /debug/check counts it, else 0. Counted once a minute.",
 		}, books.value),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_ready",

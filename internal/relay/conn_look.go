@@ -14,8 +14,8 @@ func (o *outbox) check() error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	charged, frames := 0, 0 // bytes
-	of := map[*sender]int{}
-	held := map[*sender]int{} // frames
+	type load struct{ bytes, frames int }
+	var of map[*sender]load // most outboxes are empty
 	add := func(items []item) {
 		for _, it := range items {
 			charged += it.cost
@@ -23,8 +23,11 @@ func (o *outbox) check() error {
 				frames += it.cost
 			}
 			if it.from != nil {
-				of[it.from] += it.cost
-				held[it.from]++
+				if of == nil {
+					of = make(map[*sender]load)
+				}
+				l := of[it.from]
+				of[it.from] = load{l.bytes + it.cost, l.frames + 1}
 			}
 		}
 	}
@@ -42,12 +45,12 @@ func (o *outbox) check() error {
 	case charged > o.budget+noticeBudget:
 		wrong("%d bytes wait; want at most %d", charged, o.budget+noticeBudget)
 	}
-	for s, n := range of {
-		if n != s.charged {
-			wrong("%d bytes are charged to a sender; what waits of it costs %d", s.charged, n)
+	for s, l := range of {
+		if l.bytes != s.charged {
+			wrong("%d bytes are charged to a sender; what waits of it costs %d", s.charged, l.bytes)
 		}
-		if held[s] > 1 && n > o.share {
-			wrong("%d bytes of one sender wait; want at most %d", n, o.share)
+		if l.frames > 1 && l.bytes > o.share {
+			wrong("%d bytes of one sender wait; want at most %d", l.bytes, o.share)
 		}
 	}
 	for _, s := range o.parked {

@@ -1,9 +1,7 @@
 package relay
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -308,17 +306,4 @@ func (r *Registry[B, P]) publish() { r.gauges.set(r.counts) }
 // heldBy reports whether b is the binary of s. s may be nil.
 func (s *slot[B, P]) heldBy(b B) bool {
 	return s != nil && s.grace == nil && s.binary == b
-}
-
-// inOrder returns the keys of m by when they arrived.
-func inOrder[T comparable](m map[T]uint64) []T {
-	if len(m) == 0 {
-		return nil
-	}
-	ts := make([]T, 0, len(m))
-	for t := range m {
-		ts = append(ts, t)
-	}
-	slices.SortFunc(ts, func(a, b T) int { return cmp.Compare(m[a], m[b]) })
-	return ts
 }
