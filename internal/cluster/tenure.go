@@ -25,7 +25,7 @@ type tenure struct {
 	dir sync.Locker // held through what is written to the key
 
 	// Guarded by the node's lock.
-	waiting  int    // claims that wait for dir, or hold it
+	waiting  int    // who needs it in the map: claims that wait for dir, or hold it, and whoever revokes its slot
 	attempts int    // claims that succeeded and are not settled; they grow under dir only
 	state    string // what the directory says; empty: it is not ours yet
 	doubt    bool   // it may say grace: that was written, and no answer has come
@@ -93,6 +93,9 @@ func (n *Node) dropIfDone(t *tenure) {
 
 // remove takes t out. The lock is held.
 func (n *Node) remove(t *tenure) {
+	if t.over {
+		return // its successor may be there
+	}
 	t.over = true
 	delete(n.tenures, t.key)
 	if t.renewal != nil {
@@ -210,11 +213,13 @@ func (n *Node) lose(t *tenure, why lostReason) {
 		return
 	}
 	t.lost = why
+	t.waiting++ // a successor's slot must not be revoked
 	n.mu.Unlock()
 	t.fence.Close()
 	n.metrics.lost[why].Inc()
 	n.host.Revoke(t.id, why == lostReclaimed)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	t.waiting--
 	n.dropIfDone(t)
 }

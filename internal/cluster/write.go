@@ -131,17 +131,22 @@ func (n *Node) sync(t *tenure, renew bool) {
 	t.dir.Lock()
 	defer t.dir.Unlock()
 	n.mu.Lock()
-	over, lost, state, attempts := t.over, t.lost, t.state, t.attempts
+	lost, state, attempts := t.lost, t.state, t.attempts
+	if t.over || state == "" {
+		n.mu.Unlock()
+		return
+	}
+	if lost != "" {
+		t.waiting++ // a successor's slot must not be revoked
+	}
 	n.mu.Unlock()
 	slot := n.host.Slot(t.id) // after attempts: who has settled is seated
-	switch {
-	case over || state == "":
-		return
-	case lost != "":
+	if lost != "" {
 		if slot != relay.SlotFree {
 			n.host.Revoke(t.id, lost == lostReclaimed) // seated after it was lost
 		}
 		n.mu.Lock()
+		t.waiting--
 		n.dropIfDone(t)
 		n.mu.Unlock()
 		return
