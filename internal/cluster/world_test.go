@@ -92,11 +92,11 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 		if err := r.Check(); err != nil {
 			w.t.Errorf("after the drain: %v", err)
 		}
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if len(n.tenures) != 0 || len(n.streams) != 0 {
-			w.t.Errorf("%d tenures and %d streams are left", len(n.tenures), len(n.streams))
-		}
+		until(w.t, "all tenures and streams to end", func() bool { // a task that looks after one may still be at it
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return len(n.tenures) == 0 && len(n.streams) == 0
+		})
 	})
 	return m
 }

@@ -120,6 +120,7 @@ func (c *conn) read() {
 	clustered := c.relay.cluster.Cluster != nil
 	if clustered && c.role.fenced(c.relay.now()) {
 		c.role.fail(wire.CloseRestart, reasonLost)
+		c.closing.Store(true)
 	}
 	for {
 		if c.held == nil && len(c.rest) == 0 {
@@ -133,6 +134,7 @@ func (c *conn) read() {
 			c.heard.Store(now)
 			if clustered && c.role.fenced(now) {
 				c.role.fail(wire.CloseRestart, reasonLost)
+				c.closing.Store(true) // whoever is closing it already may not have come to that yet
 			}
 		}
 		few := len(c.rest) < yieldBelow
