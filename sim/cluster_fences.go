@@ -18,8 +18,29 @@ func (w *clusterRun) fenced(p *client) {
 			}
 		}
 		look(p.flow(0).sent, l.got, "to")
+		w.promptly(p, b, p.flow(0).sent, l.got)
 		if p.flow(0).from == b.num {
 			look(l.sent, p.flow(0).got, "from")
+			w.promptly(b, p, l.sent, p.flow(0).got)
+		}
+	}
+}
+
+// promptly judges how long frames took to somebody who read all the time: so
+// many windows as they are, each there and back.
+func (w *clusterRun) promptly(from, to *client, sent []sent, got []stamp) {
+	if (from.faults|to.faults)&(didStall|didVanish) != 0 || !w.quietFor(from) || !w.quietFor(to) {
+		return
+	}
+	bytes := 0
+	for _, f := range sent {
+		bytes += f.size + 64
+	}
+	round := 4 * (w.bus.delay + w.latency())
+	most := 2*grain + w.most(to) + round*int64(4+bytes/(max(w.run.Param("window", 256<<10), 1<<10)/4))
+	for i := range min(len(sent), len(got)) {
+		if d := got[i].at - sent[i].at; d > most {
+			w.blame("progress", to, "frame %d of %s took %d ms; want %d at most", i+1, from.name, d/1e6, most/1e6)
 		}
 	}
 }

@@ -112,6 +112,6 @@ func (w *clusterRun) Final() {
 func (clusterWorld) Invariants() []string {
 	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
 		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "converges", "left over", "gates",
-		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "forwarded", "attempts", "books",
+		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "progress", "forwarded", "attempts", "books",
 		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -18,16 +18,16 @@ type line struct {
 	rnd    *Rand
 	mended Gate // opened when a cut ends
 
-	cuts    int
-	held    int64 // the bus delivers nothing to this node before that time
-	closed  bool
-	faults  int // calls of the directory without an answer
-	upsets  int // messages lost or late
-	lastBad int64
+	cuts   int
+	held   int64 // the bus delivers nothing to this node before that time
+	closed bool
+	faults int        // calls of the directory without an answer
+	upsets int        // messages lost or late
+	badAt  [128]int64 // when the last ones gave up
 }
 
 func newLine(w *clusterRun, m *member) *line {
-	return &line{w: w, m: m, obj: w.e.Object("line"), rnd: NewRand(m.rnd.Uint64()), lastBad: -1}
+	return &line{w: w, m: m, obj: w.e.Object("line"), rnd: NewRand(m.rnd.Uint64())}
 }
 
 //go:norace
@@ -67,7 +67,17 @@ func (l *line) close() {
 // fault notes a call of the directory that got no answer.
 //
 //go:norace
-func (l *line) fault() { l.faults++; l.lastBad = l.w.e.now }
+func (l *line) fault() { l.badAt[l.faults%len(l.badAt)] = l.w.e.now; l.faults++ }
+
+// silences counts the calls without an answer between.
+func (l *line) silences(from, to int64) (n int) {
+	for _, at := range l.badAt[:min(l.faults, len(l.badAt))] {
+		if from <= at && at <= to {
+			n++
+		}
+	}
+	return n
+}
 
 //go:norace
 func (l *line) upTo(d int64) int64 {

@@ -131,7 +131,7 @@ func (w *clusterRun) unfounded(c *client) string {
 	case "write timeout":
 		return unless(c.code == 1011 && (!quiet || c.faults&didStall != 0), "close code")
 	case "this node no longer serves the server-id":
-		return unless(c.code == 1012 && !quiet, "lost")
+		return unless(c.code == 1012 && (!w.gentle || w.mayHaveLost(c)), "lost")
 	}
 	switch {
 	case c.code == 1002 && c.reason != "":
@@ -144,6 +144,27 @@ func (w *clusterRun) unfounded(c *client) string {
 		return unless(!w.gentle || w.aliveElsewhere(c), "spurious 4409")
 	}
 	return "close code"
+}
+
+// mayHaveLost: the node that served c had reason to let go of the id. One
+// renewal that fails is none.
+func (w *clusterRun) mayHaveLost(c *client) bool {
+	m := c.node.m
+	if c.phone && c.home != nil {
+		m = c.home.m
+	}
+	at := c.sock.tap.closed
+	return m.iced || w.leapt && w.elsewhere(m, c.server, at) || m.gone() || m.line.silences(at-int64(entryLife)-int64(callTime), at) > 1
+}
+
+// elsewhere: another node than m may have served the id at any time until at.
+func (w *clusterRun) elsewhere(m *member, server int, at int64) bool {
+	for _, o := range w.members[:w.nmembers] {
+		if o != m && o.might(server, 0, at) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *clusterRun) unfoundedPhone(c *client, did func(fault, string) string, unless func(bool, string) string) string {

@@ -145,6 +145,25 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 		p.clusterRound("p8", []int{rWait, rDial, rSend, rWait, rBurst}, n, places)
 		p.clusterRound("net7", []int{rWait, rWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], rWait, cMend, cBoot}, 6+r.Intn(8), places)
 	}
+	if r.Chance(8) { // a node freezes while it renews, for longer than its entry lives
+		p.clusterRound("b6", []int{rDial, rWait, rSend}, n, 1)
+		p.clusterRound("net6", []int{rWait, cStall, cFreeze}, 3, 1)
+		for i := range p.list[len(p.list)-1] {
+			switch op := &p.list[len(p.list)-1][i]; op.Verb {
+			case cStall:
+				op.Arg = 1
+			case cFreeze:
+				op.Arg = 3 * maxPlaces // place 0, for 40 s
+			}
+		}
+		p.list = append(p.list, []Op{{Actor: "p6", Label: 1, Verb: rWait, Arg: 1}, {Actor: "p6", Label: 2, Verb: rDial}, {Actor: "p6", Label: 3, Verb: rWait, Arg: 32_000},
+			{Actor: "p6", Label: 4, Verb: rSend}, {Actor: "p6", Label: 5, Verb: rWait, Arg: 3000}, {Actor: "p6", Label: 6, Verb: rSend}})
+		p.list = append(p.list, []Op{{Actor: "b5", Label: 1, Verb: rWait, Arg: 32_000}})
+		for i := range 5 {
+			last := &p.list[len(p.list)-1]
+			*last = append(*last, Op{Actor: "b5", Label: 2*i + 2, Verb: rDial, Arg: maxServers}, Op{Actor: "b5", Label: 2*i + 3, Verb: rWait, Arg: 1000})
+		}
+	}
 	var net []int
 	switch r.Intn(6) {
 	case 0: // nothing goes wrong between nodes
