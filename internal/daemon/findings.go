@@ -191,4 +191,7 @@ func (f *Findings) unusual(c Config) {
 	if c.MaxConnsPerAddress > c.MaxConns {
 		f.warn("--max-conns-per-address %d is more than --max-conns %d: one address may take all places", c.MaxConnsPerAddress, c.MaxConns)
 	}
+	if most := min(c.MaxConnsPerAddress, c.MaxConns); c.Burst < most {
+		f.warn("--burst %d is less than --max-conns-per-address %d: an address with so many is not back at once after a restart, but %.0f s later at best", c.Burst, most, float64(most-c.Burst)/c.Rate)
+	}
 }

@@ -46,6 +46,7 @@ func TestFindings(t *testing.T) {
 		{"a peer that is not", func(c *Config) { embedded(c); c.ClusterPeers[1] = "127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster-peers 127.0.0.1:1 cannot be reached: "},
 		{"no secret", embedded, machine{}, notAfter, "warning", "--cluster-secret is empty: "},
 		{"the server's port", func(c *Config) { embedded(c); c.ClusterListen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--cluster-listen)"},
+		{"burst", func(c *Config) { c.Burst = 200 }, machine{}, notAfter, "warning", "--burst 200 is less than --max-conns-per-address 1000: an address with so many is not back at once after a restart, but 40 s later at best"},
 		{"caps", func(c *Config) { c.MaxConns = 1 }, machine{}, notAfter, "warning", "--max-conns-per-address 1000 is more than --max-conns 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
