@@ -63,7 +63,7 @@ func (c *clusterBattery) Run(e *env) error {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()
 	}
-	t, err := newTrio(e.ctx, c.Relay, c.Out)
+	t, err := newTrio(e.ctx, c.Relay, c.Out, "--drain-spread", "2s") // as behind a balancer
 	if err != nil {
 		return err
 	}

@@ -51,11 +51,15 @@ func (r *batteryReport) svg(fl *fleet) []byte {
 	for i, l := range lanes {
 		y := top + i*row
 		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-6, y+10, l.id)
+		var bars [nodes][]byte
 		for _, h := range l.holdings {
 			if h.proofs > 0 {
 				from, to := x(h.minBefore), x(max(h.minBefore, h.maxAfter))
-				fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", from, y+2, max(.6, to-from), row-4, nodeColours[h.node])
+				bars[h.node] = fmt.Appendf(bars[h.node], "M%.1f %dh%.1fv%dH%.1fz", from, y+2, max(.6, to-from), row-4, from)
 			}
+		}
+		for k, d := range bars {
+			fmt.Fprintf(&b, `<path fill="%s" d="%s"/>`+"\n", nodeColours[k], d)
 		}
 		for _, o := range r.Overlaps {
 			if o.Lane == l.id {
