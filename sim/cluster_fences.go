@@ -73,7 +73,7 @@ func (w *clusterRun) timely(c *client) {
 	if t := c.sock.tap; t.closes > 0 && ended-t.closed > 2*int64(linger)+grain+way {
 		w.blame("in time", c, "%d ms after its close message the socket was still open", (ended-t.closed)/1e6)
 	}
-	if !c.phone || c.home == nil || c.faults&(didStall|didVanish) != 0 {
+	if !c.phone || c.home == nil || c.faults != 0 || c.closeSent {
 		return
 	}
 	// Whoever is joined at one node must be told that the id is another's.
