@@ -110,7 +110,9 @@ func (e *env) mutants() int {
 		}
 		r := row{m: m}
 		bin, err := build(root, tmp, m, f.race)
-		if err == nil {
+		if err != nil {
+			r.broken = err // the others are none the worse for it
+		} else {
 			if m.Survives != "" {
 				f := f // a search that cannot succeed need not be long
 				f.n, f.limit = 1, 500
@@ -119,9 +121,9 @@ func (e *env) mutants() int {
 				r.s, err = e.search(bin, f, m.Story)
 			}
 			os.Remove(bin)
-		}
-		if err != nil {
-			return e.complain("mutant %s: %v", m.Name, err)
+			if err != nil {
+				return e.complain("mutant %s: %v", m.Name, err)
+			}
 		}
 		rows = append(rows, r)
 		fmt.Fprintln(e.out, r)
@@ -162,7 +164,7 @@ func (e *env) judge(rows []row, f mutantFlags, root, tmp string) int {
 		default:
 			code = broken
 		}
-		if r.m.Survives != "" && r.killed() || !r.reached() || r.m.Story != "" && r.m.Survives == "" && r.s.Story == "" {
+		if r.broken != nil || r.m.Survives != "" && r.found() || !r.reached() || r.m.Story != "" && r.m.Survives == "" && r.s.Story == "" {
 			code = broken
 		}
 	}

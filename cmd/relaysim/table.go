@@ -10,11 +10,17 @@ import (
 
 // row is one line of the kill table.
 type row struct {
-	m *sim.Mutant
-	s searched
+	m      *sim.Mutant
+	s      searched
+	broken error // it does not build
 }
 
+// killed tells whether a search found it, or its story does each time.
 func (r row) killed() bool {
+	return r.found() || r.s.Story != "" && r.m.Survives == ""
+}
+
+func (r row) found() bool {
 	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Killed })
 }
 
@@ -24,6 +30,9 @@ func (r row) reached() bool {
 
 // String shows whether the mutant was killed, by what, and how soon.
 func (r row) String() string {
+	if r.broken != nil {
+		return fmt.Sprintf("%-28s DOES NOT BUILD: %v", r.m.Name, r.broken)
+	}
 	var seeds []int
 	var seconds []float64
 	by := map[string]int{}
@@ -42,6 +51,8 @@ func (r row) String() string {
 		verdict = "NOT REACHED"
 	case len(seeds) == 0 && r.m.Survives != "":
 		verdict, why = "survives", r.m.Survives
+	case len(seeds) == 0 && r.killed():
+		return fmt.Sprintf("%-28s killed by %s in its story %s only; missed in %d of %d", r.m.Name, short(r.s.Story), r.m.Story, missed, missed)
 	case len(seeds) == 0:
 		verdict = "SURVIVES"
 	case r.m.Survives != "":
