@@ -154,13 +154,14 @@ func (w *clusterRun) mayHaveLost(c *client) bool {
 		m = c.home.m
 	}
 	at := c.sock.tap.closed
-	return m.iced || w.leapt && w.elsewhere(m, c.server, at) || m.gone() || m.line.silences(at-int64(entryLife)-int64(callTime), at) > 1
+	return m.iced || w.leapt && w.elsewhere(m, c.server, at) || m.drained.step > 0 && m.drained.at <= at || m.line.silences(at-int64(entryLife)-int64(callTime), at) > 1
 }
 
-// elsewhere: another node than m may have served the id at any time until at.
+// elsewhere: another node than m may have served the id at any time until at,
+// or was about to.
 func (w *clusterRun) elsewhere(m *member, server int, at int64) bool {
 	for _, o := range w.members[:w.nmembers] {
-		if o != m && o.might(server, 0, at) {
+		if o != m && o.might(server, 0, at+callTime) {
 			return true
 		}
 	}
