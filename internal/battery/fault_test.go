@@ -241,25 +241,35 @@ func (n *node) herd(binaries int, from func(i int) string) time.Duration {
 
 func TestRow24AllReconnectAtOnce(t *testing.T) {
 	beside(t)
-	herd := func(t *testing.T, binaries, burst int, from func(i int) string) {
+	herd := func(t *testing.T, binaries, burst int, client *tls.Config, from func(i int) string, set func(*daemon.Config)) {
 		c := startChild(t, func(c *daemon.Config) {
 			d := daemon.DefaultConfig()
 			c.Rate, c.Burst, c.MaxConnsPerAddress, c.MaxPendingPerAddress = d.Rate, cmp.Or(burst, d.Burst), d.MaxConnsPerAddress, d.MaxPendingPerAddress
 			c.MaxConns = 20_000
+			set(c)
 		})
+		c.tls = client
 		given(t, "%d clients", 10*binaries)
 		took := c.herd(binaries, from)
 		c.connected(binaries, 9*binaries)
 		early := c.metric(`pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_404"}`)
 		t.Logf("%d clients were back after %v; %v times a phone came before its binary", 10*binaries, took, early)
 	}
-	t.Run("from many addresses", func(t *testing.T) {
-		herd(t, dose(20, 1000), 0, func(i int) string { return fmt.Sprintf("127.3.%d.%d", i/100/250, 1+i/100%250) })
+	plain := func(*daemon.Config) {}
+	many := func(i int) string { return fmt.Sprintf("127.3.%d.%d", i/100/250, 1+i/100%250) }
+	t.Run("from many addresses", func(t *testing.T) { herd(t, dose(20, 1000), 0, nil, many, plain) })
+	// More than may wait to be upgraded: who came first must not be cut for
+	// who came last, or all come again and again.
+	t.Run("over TLS", func(t *testing.T) {
+		cert, key, client := selfSigned(t)
+		herd(t, dose(15, 300), 0, client, many, func(c *daemon.Config) {
+			c.TLSCert, c.TLSKey, c.MaxPending = cert, key, dose(50, c.MaxPending)
+		})
 	})
 	// As many as one address may have, and as few attempts as there are
 	// clients: what those cost who come before their binary, the others lack.
 	t.Run("from one address", func(t *testing.T) {
-		herd(t, dose(15, 99), dose(150, 0), func(int) string { return "127.0.0.7" })
+		herd(t, dose(15, 99), dose(150, 0), nil, func(int) string { return "127.0.0.7" }, plain)
 	})
 }
 

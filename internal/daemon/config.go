@@ -66,7 +66,7 @@ type Config struct {
 	MaxConnsPerAddress int `default:"1000" unit:"connections" group:"Limits" reload:"true" help:"Connections of one IP address; one more is answered 503."`
 
 	// MaxPending caps the connections that have not been upgraded.
-	MaxPending int `default:"1024" unit:"connections" group:"Limits" reload:"true" help:"Connections that have not been upgraded; one more has one cut that has waited longest, of the address that has most."`
+	MaxPending int `default:"1024" unit:"connections" group:"Limits" reload:"true" help:"Connections that have not been upgraded; one more waits, or takes the place of one that has been silent for 2s, of the address that has most."`
 
 	// MaxPendingPerAddress caps those of one IP address.
 	MaxPendingPerAddress int `default:"128" unit:"connections" group:"Limits" reload:"true" help:"Of those, connections of one IP address that is no trusted proxy; one more is cut."`

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -17,23 +18,29 @@ import (
 // what comes after. So there is a known number of descriptors that the
 // public can use up.
 type pending struct {
-	mu     sync.Mutex // guards all below
-	max    int
-	maxPer int     // of one address
-	exempt proxies // from that
-	conns  map[net.Conn]netip.Addr
-	byAddr map[netip.Addr][]waiting // in order of arrival
-	came   uint64                   // connections so far
+	mu      sync.Mutex // guards all below
+	room    sync.Cond  // a place was given back
+	max     int
+	maxPer  int     // of one address
+	exempt  proxies // from that
+	conns   map[net.Conn]netip.Addr
+	byAddr  map[netip.Addr][]waiting // in order of arrival
+	giveWay time.Duration
+	shut    bool
 
 	cut    *prometheus.CounterVec
 	failed prometheus.Counter
 }
 
-// waiting is a connection and when it came: as the how manieth.
+// waiting is a connection and since when.
 type waiting struct {
 	net.Conn
-	number uint64
+	since time.Time
 }
+
+// giveWayAfter is how long a connection may have its place in silence for
+// sure. It is long enough for a slow network.
+const giveWayAfter = 2 * time.Second
 
 // Reasons for which a connection is cut before it was heard.
 const (
@@ -45,7 +52,8 @@ const (
 
 func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
-		conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
+		giveWay: giveWayAfter,
+		conns:   make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
 			Help: "Connections that were cut before they were upgraded, by reason.",
@@ -55,6 +63,7 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 		Name: "pyrycode_relay_accept_errors_total",
 		Help: "Connections that the kernel had and the process could not take, for lack of descriptors for example.",
 	})
+	p.room.L = &p.mu
 	p.set(cfg)
 	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader} {
 		p.cut.WithLabelValues(reason)
@@ -75,40 +84,66 @@ func (p *pending) set(cfg Config) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.max, p.maxPer, p.exempt = cfg.MaxPending, cfg.MaxPendingPerAddress, newProxies(cfg.TrustedProxies)
+	p.room.Broadcast()
 }
 
 // enter takes a place for a connection from a, and reports false if a has all
-// the places it may have. If there is no place at all, one who has one is to
-// be closed for it: connections that ask for nothing must not keep out those
-// that do.
+// the places it may have. If there is no place at all, one who has been waited
+// for for long is to be closed for it: connections that ask for nothing must
+// not keep out those that do. Nobody is who waits for the relay: after a
+// restart, when all come at once, that would cut who is nearly through, and he
+// would come again. Then it waits until a place is free or somebody's time is
+// over.
 func (p *pending) enter(c net.Conn, a netip.Addr) (in bool, instead net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.byAddr[a]) >= p.maxPer && !p.exempt.trust(a) {
 		return false, nil
 	}
-	if len(p.conns) >= p.max {
-		instead = p.least()
-		p.remove(instead)
+	for len(p.conns) >= p.max && !p.shut {
+		var wait time.Duration
+		if instead, wait = p.late(time.Now()); instead != nil {
+			p.remove(instead)
+			break
+		}
+		timer := time.AfterFunc(wait, func() {
+			p.mu.Lock() // or it could come between the look and the wait
+			defer p.mu.Unlock()
+			p.room.Broadcast()
+		})
+		p.room.Wait()
+		timer.Stop()
 	}
-	p.came++
 	p.conns[c] = a
-	p.byAddr[a] = append(p.byAddr[a], waiting{c, p.came})
+	p.byAddr[a] = append(p.byAddr[a], waiting{c, time.Now()})
 	return true, instead
 }
 
-// least is who gives way: of the address that has the most places, the one who
-// came first. So an address that takes many takes them from itself. The walk
-// over the addresses is short: each has a place at least. The lock is held.
-func (p *pending) least() net.Conn {
-	var first waiting
-	most := 0
+// late is who gives way, or how long until there is somebody: of those whose
+// time is over the one who has been waited for longest, of the address that
+// has most places, so that who takes many loses them. The lock is held.
+func (p *pending) late(now time.Time) (c net.Conn, wait time.Duration) {
+	wait = p.giveWay
+	most, longest := 0, time.Duration(0)
 	for _, all := range p.byAddr {
-		if len(all) > most || len(all) == most && all[0].number < first.number {
-			most, first = len(all), all[0]
+		for _, w := range all {
+			silent := w.silent(now)
+			wait = min(wait, p.giveWay-silent)
+			if silent >= p.giveWay && (len(all) > most || len(all) == most && silent > longest) {
+				most, longest, c = len(all), silent, w.Conn
+			}
 		}
 	}
-	return first.Conn
+	return c, wait
+}
+
+// silent is how long the relay has waited for w; 0 while w waits for the
+// relay.
+func (w waiting) silent(now time.Time) time.Duration {
+	if t, ok := w.Conn.(*turnConn); ok {
+		return t.silent(now)
+	}
+	return now.Sub(w.since)
 }
 
 // leave gives the place of c back, if it has one still.
@@ -125,6 +160,7 @@ func (p *pending) remove(c net.Conn) {
 		return
 	}
 	delete(p.conns, c)
+	p.room.Broadcast()
 	all := p.byAddr[a]
 	if len(all) == 1 {
 		delete(p.byAddr, a)
@@ -133,14 +169,21 @@ func (p *pending) remove(c net.Conn) {
 	p.byAddr[a] = slices.DeleteFunc(all, func(w waiting) bool { return w.Conn == c })
 }
 
+// close lets whoever waits go on.
+func (p *pending) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shut = true
+	p.room.Broadcast()
+}
+
 // state is the server's ConnState: an upgraded connection is the relay's.
 func (p *pending) state(c net.Conn, s http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
-		turn := t.NetConn().(*turnConn)
-		if s == http.StateActive {
+		c = t.NetConn()
+		if turn, ok := c.(*turnConn); ok && s == http.StateActive {
 			turn.end()
 		}
-		c = turn.Conn
 	}
 	if s == http.StateHijacked || s == http.StateClosed {
 		p.leave(c)
@@ -152,10 +195,10 @@ func (p *pending) state(c net.Conn, s http.ConnState) {
 type doorway struct {
 	net.Listener
 	pending *pending
+	turns   turns // of TLS handshakes; nil: no TLS
 }
 
-// Accept returns a connection that has a place. It never waits for one: that
-// would keep out everybody, health checks included.
+// Accept waits for a connection for which there is a place.
 func (d *doorway) Accept() (net.Conn, error) {
 	for {
 		c, err := d.Listener.Accept()
@@ -169,7 +212,11 @@ func (d *doorway) Accept() (net.Conn, error) {
 		if p, ok := c.(*proxiedConn); ok {
 			from = p.TCPConn.RemoteAddr // the header may not have come
 		}
-		in, instead := d.pending.enter(c, network(addrOf(from())))
+		at := network(addrOf(from()))
+		if d.turns != nil {
+			c = &turnConn{Conn: c, turns: d.turns}
+		}
+		in, instead := d.pending.enter(c, at)
 		if instead != nil {
 			d.pending.cut.WithLabelValues(cutFull).Inc()
 			instead.Close()
@@ -180,6 +227,12 @@ func (d *doorway) Accept() (net.Conn, error) {
 		d.pending.cut.WithLabelValues(cutAddress).Inc()
 		c.Close()
 	}
+}
+
+// Close wakes an Accept that waits for a place.
+func (d *doorway) Close() error {
+	d.pending.close()
+	return d.Listener.Close()
 }
 
 // addrOf is the IP address of a.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,7 +44,7 @@ func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
 		{pipe(), "2001:db8:0:1::1", true},
 	} {
 		if in, instead := p.enter(tt.conn, network(netip.MustParseAddr(tt.from))); in != tt.in || instead != nil {
-			t.Errorf("%s is let in: %t, instead of %v; want %t, nobody", tt.from, in, instead, tt.in)
+			t.Errorf("%s is let in: %t, in the place of %v; want %t, nobody", tt.from, in, instead, tt.in)
 		}
 	}
 	p.state(first, http.StateHijacked)
@@ -58,50 +58,84 @@ func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
 	}
 }
 
-// When all places are taken a newcomer gets that of the one who came first, of
-// the address that has most: they who take many lose them.
+// When all places are taken a newcomer waits until one is free, or until
+// somebody has had his for long: then it gets that of the oldest of the
+// address that has most.
 func TestAFullDoorwayLetsNewcomersIn(t *testing.T) {
-	p, pipe := places(t, 4, 3)
-	one, two, three := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
-	name := make(map[net.Conn]string)
-	for i, step := range []struct {
-		from netip.Addr
-		want string // who gives way
-	}{
-		{one, ""}, {two, ""}, {two, ""}, {two, ""},
-		{three, "1"}, // two's oldest
-		{three, "2"},
-		{one, "4"}, // two has one left; three came before one
-		{one, "0"}, // its own oldest
-		{two, "6"},
-	} {
-		c := pipe()
-		name[c] = fmt.Sprint(i)
-		in, instead := p.enter(c, step.from)
-		got := ""
-		if instead != nil {
-			got = name[instead]
-			p.state(instead, http.StateClosed) // as the server will say
+	synctest.Test(t, func(t *testing.T) {
+		p, pipe := places(t, 4, 3)
+		began := time.Now()
+		conns := make([]net.Conn, 8)
+		for i, step := range []struct {
+			from    int
+			wait    time.Duration // before it comes
+			instead int           // who gives way; -1: nobody
+			at      time.Duration // when it is in
+		}{
+			{1, 0, -1, 0},
+			{2, 100 * time.Millisecond, -1, 100 * time.Millisecond},
+			{2, 0, -1, 100 * time.Millisecond},
+			{2, 0, -1, 100 * time.Millisecond},
+			{3, 0, 0, giveWayAfter},                                     // one's time is over first
+			{3, 0, 1, giveWayAfter + 100*time.Millisecond},              // then two's, who has most
+			{4, 0, 2, giveWayAfter + 100*time.Millisecond},              // two and three are as many, two's is over
+			{1, giveWayAfter, 4, 2*giveWayAfter + 100*time.Millisecond}, // three has most
+		} {
+			time.Sleep(step.wait)
+			conns[i] = pipe()
+			in, instead := p.enter(conns[i], netip.AddrFrom4([4]byte{192, 0, 2, byte(step.from)}))
+			if want := step.instead; !in || (instead == nil) != (want < 0) || instead != nil && instead != conns[want] {
+				t.Errorf("step %d: in %t, in the place of %v; want that of %d", i, in, instead, want)
+			}
+			if at := time.Since(began); at != step.at {
+				t.Errorf("step %d: in after %v; want %v", i, at, step.at)
+			}
+			if instead != nil {
+				p.state(instead, http.StateClosed) // as the server will say
+			}
+			if len(p.conns) > 4 {
+				t.Fatalf("step %d: %d places are taken of 4", i, len(p.conns))
+			}
 		}
-		if !in || got != step.want {
-			t.Errorf("step %d: in %t, in the place of %q; want %q", i, in, got, step.want)
+		time.AfterFunc(time.Second, func() { p.leave(conns[7]) })
+		again := time.Now()
+		for _, c := range conns[:7] {
+			p.leave(c)
 		}
-		if len(p.conns) > 4 {
-			t.Fatalf("step %d: %d places are taken of 4", i, len(p.conns))
+		for range 3 {
+			p.enter(pipe(), netip.MustParseAddr("192.0.2.9"))
 		}
-	}
-	for c := range name {
-		p.leave(c)
-	}
-	if len(p.byAddr) != 0 {
-		t.Errorf("all have left: %d addresses; want none", len(p.byAddr))
-	}
+		if in, instead := p.enter(pipe(), netip.MustParseAddr("192.0.2.8")); !in || instead != nil || time.Since(again) != time.Second {
+			t.Errorf("in %t, in the place of %v, after %v; want nobody's, when one has left", in, instead, time.Since(again))
+		}
+	})
+}
+
+// A listener that is closed waits for no place.
+func TestACloseEndsTheWaitForAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, pipe := places(t, 1, 2)
+		p.enter(pipe(), netip.MustParseAddr("192.0.2.1"))
+		entered := make(chan struct{})
+		go func() { p.enter(pipe(), netip.MustParseAddr("192.0.2.2")); close(entered) }()
+		synctest.Wait()
+		select {
+		case <-entered:
+			t.Fatal("there are two places of one")
+		default:
+		}
+		p.close()
+		<-entered
+	})
 }
 
 // A few addresses that take all places, before their requests or in the middle
 // of them, keep nobody else waiting.
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	d := start(t, t.Context(), func(c *Config) { c.MaxPending, c.MaxPendingPerAddress = 20, 10 })
+	d.p.pending.mu.Lock()
+	d.p.pending.giveWay = 100 * time.Millisecond
+	d.p.pending.mu.Unlock()
 	for i := range 40 {
 		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 7, byte(1+i/8))}}
 		c, err := dialer.Dial("tcp", d.public)

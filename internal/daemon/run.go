@@ -292,11 +292,10 @@ func (p *process) guard(ln net.Listener) net.Listener {
 			p.public.ErrorLog.Printf("trusted proxy %s: %v; does it speak PROXY to this port?", from, err)
 		}}
 	}
-	ln = &doorway{Listener: ln, pending: p.pending}
-	if p.certs != nil {
-		ln = tls.NewListener(&turnListener{ln, newTurns()}, p.certs.config())
+	if p.certs == nil {
+		return &doorway{Listener: ln, pending: p.pending}
 	}
-	return ln
+	return tls.NewListener(&doorway{ln, p.pending, newTurns()}, p.certs.config())
 }
 
 // servePrivate serves operators, with TLS and passwords if there is a file

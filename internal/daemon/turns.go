@@ -4,6 +4,7 @@ import (
 	"net"
 	"runtime"
 	"sync/atomic"
+	"time"
 )
 
 // turns is a place for each TLS handshake that may compute at a time: half
@@ -15,21 +16,6 @@ type turns chan struct{}
 
 func newTurns() turns { return make(turns, max(1, runtime.GOMAXPROCS(0)/2)) }
 
-// turnListener stands between TLS and what accepts connections.
-type turnListener struct {
-	net.Listener
-	turns turns
-}
-
-// Accept returns a connection whose handshake takes its turns.
-func (l *turnListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &turnConn{Conn: c, turns: l.turns}, nil
-}
-
 // turnConn has a turn from the end of a Read until the next use of the
 // connection, for that is when a handshake computes; never while it waits for
 // its peer. Once the first request is there it does nothing any more.
@@ -39,6 +25,7 @@ type turnConn struct {
 	has    atomic.Bool
 	over   atomic.Bool
 	closed atomic.Bool
+	waits  atomic.Pointer[time.Time] // when a Read began to wait; nil: none does
 }
 
 // Read waits for bytes, then for a turn.
@@ -47,7 +34,10 @@ func (c *turnConn) Read(p []byte) (int, error) {
 		return c.Conn.Read(p)
 	}
 	c.giveBack()
+	now := time.Now()
+	c.waits.Store(&now)
 	n, err := c.Conn.Read(p)
+	c.waits.Store(nil)
 	if err == nil {
 		c.turns <- struct{}{}
 		c.has.Store(true)
@@ -69,6 +59,14 @@ func (c *turnConn) Close() error {
 	c.closed.Store(true)
 	c.giveBack()
 	return c.Conn.Close()
+}
+
+// silent is how long a Read has waited.
+func (c *turnConn) silent(now time.Time) time.Duration {
+	if began := c.waits.Load(); began != nil {
+		return now.Sub(*began)
+	}
+	return 0
 }
 
 // NetConn is the connection below.
