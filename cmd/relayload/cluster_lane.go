@@ -299,6 +299,7 @@ func (l *lane) phone(ctx context.Context, who int, rng *rand.Rand) {
 			case <-heard:
 			case <-ended:
 				patient = false
+				node = l.trio.choose(rng, -1) // wherever the balancer sends it
 			case <-time.After(phoneGivesUp):
 				patient = false
 				if kept = append(kept, p); len(kept) > ghosts {

@@ -25,7 +25,8 @@ type Store interface {
 
 	// Watch calls f with all there is, and then with every change, expiries
 	// too, in order and never at the same time. Changes may be left out if
-	// newer ones of the same key are not. f does not wait. Called once.
+	// newer ones of the same key are not. f does not wait. Called once; it may
+	// wait half a minute for a directory that is not there yet.
 	Watch(f func(Entry)) error
 }
 

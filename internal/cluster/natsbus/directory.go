@@ -3,6 +3,7 @@ package natsbus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -107,11 +108,21 @@ func (c *Conn) Purge(key string, revision uint64) error {
 	return conflict(c.kv.Purge(ctx, key, jetstream.LastRevision(revision), jetstream.PurgeTTL(markerTTL)))
 }
 
+// watchTime is how long Watch tries. A server that was killed and is back at
+// once may have to be filled by the others first, and a leader be chosen.
+const watchTime = 30 * time.Second
+
 // Watch implements cluster.Store.
 func (c *Conn) Watch(f func(cluster.Entry)) error {
-	w, err := c.kv.WatchAll(context.Background())
-	if err != nil {
+	var w jetstream.KeyWatcher
+	ctx, cancel := context.WithTimeout(context.Background(), watchTime)
+	defer cancel()
+	err := persist(ctx, func() (err error) {
+		w, err = c.kv.WatchAll(context.Background())
 		return err
+	})
+	if err != nil {
+		return fmt.Errorf("watch the directory: %w", err)
 	}
 	c.watch.Store(&w)
 	go func() {

@@ -66,7 +66,11 @@ func Serve(cfg ServerConfig) (*Server, error) {
 		ServerName: cfg.Name, NoSigs: true, NoLog: cfg.Err == nil,
 		JetStream: true, StoreDir: dir, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 64 << 20,
 		MaxPayload: 1 << 20,
-		Cluster:    server.ClusterOpts{Name: "pyrycode-relay", Host: host, Port: port, ConnectRetries: 1 << 30, PoolSize: -1},
+		Cluster: server.ClusterOpts{Name: "pyrycode-relay", Host: host, Port: port, ConnectRetries: 1 << 30, PoolSize: -1,
+			// Where packets are lost a way is given up after 8 s, not after a
+			// minute: what the others said meanwhile must not come all at once
+			// when it is mended.
+			PingInterval: 2 * time.Second, MaxPingsOut: 3},
 	}
 	user := url.UserPassword("relay", cfg.Secret)
 	if cfg.Secret != "" {
