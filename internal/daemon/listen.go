@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -80,7 +81,7 @@ func newServer(h http.Handler, log *slog.Logger, name string) *http.Server {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
 	return &http.Server{
-		Handler:           h,
+		Handler:           behindFrames(h),
 		Protocols:         p,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
@@ -89,6 +90,17 @@ func newServer(h http.Handler, log *slog.Logger, name string) *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          newErrorLog(log, name),
 	}
+}
+
+// behindFrames lets whatever else is ready run before each request. Requests
+// behind each other are there to be read at once, so a connection that has many
+// would keep its processor for 10 ms, until the scheduler takes it away; a
+// hundred such connections, and every frame waits for seconds.
+func behindFrames(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		runtime.Gosched()
+		h.ServeHTTP(w, r)
+	})
 }
 
 // reachable reports whether address may be reached from other machines.

@@ -181,8 +181,8 @@ func (p *pending) close() {
 func (p *pending) state(c net.Conn, s http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
-		if turn, ok := c.(*turnConn); ok && s == http.StateActive {
-			turn.end()
+		if turn, ok := c.(*turnConn); ok {
+			turn.state(s)
 		}
 	}
 	if s == http.StateHijacked || s == http.StateClosed {

@@ -161,10 +161,6 @@ func newProcess(cfg Config, env Env) (_ *process, failed error) {
 	}
 	p.public = newServer(handler, p.log, "public")
 	p.public.ConnState = p.pending.state
-	// One request for each connection: with many behind each other a hundred
-	// connections hold the processors for 10 ms each, before any frame. Clients
-	// upgrade with their first request, or dial again.
-	p.public.SetKeepAlivesEnabled(false)
 	p.page = status.New(status.Config{
 		Metrics: reg, Ready: p.ready.get, Check: p.books.err,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
@@ -190,7 +186,6 @@ func (p *process) useTLS(reg prometheus.Registerer) error {
 		if p.cfg.HTTPListen != "" {
 			p.http = newServer(a.challenges(), p.log, "http")
 			p.http.ConnState = p.pending.state
-			p.http.SetKeepAlivesEnabled(false)
 		}
 	}
 	return nil

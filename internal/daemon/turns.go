@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net"
+	"net/http"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -25,7 +26,7 @@ type turnConn struct {
 	has    atomic.Bool
 	over   atomic.Bool
 	closed atomic.Bool
-	waits  atomic.Pointer[time.Time] // when a Read began to wait; nil: none does
+	waits  atomic.Pointer[time.Time] // since when the peer is waited for; nil: it is not
 }
 
 // Read waits for bytes, then for a turn.
@@ -61,7 +62,7 @@ func (c *turnConn) Close() error {
 	return c.Conn.Close()
 }
 
-// silent is how long a Read has waited.
+// silent is how long the peer has been waited for.
 func (c *turnConn) silent(now time.Time) time.Duration {
 	if began := c.waits.Load(); began != nil {
 		return now.Sub(*began)
@@ -72,10 +73,18 @@ func (c *turnConn) silent(now time.Time) time.Duration {
 // NetConn is the connection below.
 func (c *turnConn) NetConn() net.Conn { return c.Conn }
 
-// end is the end of the handshake, by whoever has read the first request.
-func (c *turnConn) end() {
-	c.over.Store(true)
-	c.giveBack()
+// state is what the server says of c. Once it has read a request the handshake
+// is over, and between two it waits.
+func (c *turnConn) state(s http.ConnState) {
+	switch s {
+	case http.StateActive:
+		c.over.Store(true)
+		c.giveBack()
+		c.waits.Store(nil)
+	case http.StateIdle:
+		now := time.Now()
+		c.waits.Store(&now)
+	}
 }
 
 func (c *turnConn) giveBack() {

@@ -3,8 +3,10 @@ package daemon
 import (
 	"io"
 	"net"
+	"net/http"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // Of two handshakes that have something to compute one waits, until the other
@@ -17,7 +19,7 @@ func TestHandshakesTakeTurns(t *testing.T) {
 		{"writes", func(c *turnConn) { _, _ = c.Write([]byte("x")) }},
 		{"reads on", func(c *turnConn) { go c.Read(make([]byte, 1)) }},
 		{"is closed", func(c *turnConn) { c.Close() }},
-		{"has ended", func(c *turnConn) { c.end() }},
+		{"has ended", func(c *turnConn) { c.state(http.StateActive) }},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -48,7 +50,7 @@ func TestHandshakesTakeTurns(t *testing.T) {
 				if err := <-has; err != nil {
 					t.Error(err)
 				}
-				second.end()
+				second.state(http.StateActive)
 				go io.WriteString(other, "c")
 				if _, err := second.Read(make([]byte, 1)); err != nil || len(all) != 0 {
 					t.Errorf("behind its handshake a connection has %d turns, %v; want none", len(all), err)
@@ -74,6 +76,26 @@ func TestAHandshakeCutBeforeItsTurnKeepsNone(t *testing.T) {
 		synctest.Wait()
 		if len(all) != 0 {
 			t.Error("a connection that is closed has a turn; want none")
+		}
+	})
+}
+
+// Between two requests a connection is waited for, as in the middle of a
+// handshake: it must not keep its place from newcomers.
+func TestAConnectionBetweenTwoRequestsIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &turnConn{turns: make(turns, 1)}
+		for range 2 {
+			c.state(http.StateActive)
+			time.Sleep(time.Second)
+			if got := c.silent(time.Now()); got != 0 {
+				t.Errorf("silent for %s while its request is answered; want 0", got)
+			}
+			c.state(http.StateIdle)
+			time.Sleep(time.Second)
+			if got := c.silent(time.Now()); got != time.Second {
+				t.Errorf("silent for %s between two requests; want 1s", got)
+			}
 		}
 	})
 }
