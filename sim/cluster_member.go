@@ -123,7 +123,7 @@ func (w *clusterRun) boot(place int) {
 
 // skew is by how many per cent the clock of a place is wrong.
 func (w *clusterRun) skew(place int) int {
-	return [...]int{0, w.run.Param("skew", 0), -w.run.Param("skew", 0)}[place%3]
+	return [...]int{0, -w.run.Param("skew", 0), w.run.Param("skew", 0)}[place%3]
 }
 
 // kill ends the process, as kill -9 does: nothing that it still does can be

@@ -145,6 +145,16 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 		p.clusterRound("p8", []int{rWait, rDial, rSend, rWait, rBurst}, n, places)
 		p.clusterRound("net7", []int{rWait, rWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], rWait, cMend, cBoot}, 6+r.Intn(8), places)
 	}
+	if r.Chance(8) { // a node has no directory, and a rival comes as the entry expires
+		at := r.Intn(places)
+		p.list = append(p.list, []Op{{Actor: "b4", Label: 1, Verb: rDial, Arg: maxServers * at}},
+			[]Op{{Actor: "net4", Label: 1, Verb: rWait, Arg: 3000}, {Actor: "net4", Label: 2, Verb: cCutStore, Arg: at}})
+		rival := []Op{{Actor: "b0", Label: 1, Verb: rWait, Arg: 29_000}}
+		for i := range 8 {
+			rival = append(rival, Op{Actor: "b0", Label: 2*i + 2, Verb: rDial, Arg: maxServers * (at + 1)}, Op{Actor: "b0", Label: 2*i + 3, Verb: rWait, Arg: 1000})
+		}
+		p.list = append(p.list, rival)
+	}
 	if r.Chance(8) { // a node freezes while it renews, for longer than its entry lives
 		p.clusterRound("b6", []int{rDial, rWait, rSend}, n, 1)
 		p.clusterRound("net6", []int{rWait, cStall, cFreeze}, 3, 1)
