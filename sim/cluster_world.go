@@ -102,13 +102,14 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 	if r.Chance(3) {
 		set("lag", 0, 50, 500)
 	}
-	if r.Chance(3) {
+	faulty := !r.Chance(3)
+	if faulty && r.Chance(3) {
 		set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
 	}
-	if r.Chance(4) {
+	if faulty && r.Chance(4) {
 		set("lose", 300, 50) // one message in so many
 	}
-	if r.Chance(4) {
+	if faulty && r.Chance(4) {
 		set("late", 300, 50)
 	}
 
@@ -135,17 +136,17 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 		p.clusterRound("b8", []int{rDial, rWait, [...]int{rHangup, rVanish}[r.Intn(2)], rWait, rDial}, n, places)
 		p.clusterRound("b9", []int{rWait, rDial, rHangup}, n, places)
 		p.clusterRound("p9", []int{rWait, rDial, rSend}, n, places)
-		if r.Chance(2) {
+		if faulty && r.Chance(2) {
 			p.clusterRound("net9", []int{cStall, rWait, rWait}, n, places)
 		}
 	}
-	if r.Chance(5) { // the way breaks while much is on it
+	if faulty && r.Chance(5) { // the way breaks while much is on it
 		p.clusterRound("b7", []int{rDial, rWait, rWait, rBurst, rSend, rBurst}, n+4, 1)
 		p.clusterRound("p7", []int{rWait, rDial, rWait, rSend}, n, places)
 		p.clusterRound("p8", []int{rWait, rDial, rSend, rWait, rBurst}, n, places)
 		p.clusterRound("net7", []int{rWait, rWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], rWait, cMend, cBoot}, 6+r.Intn(8), places)
 	}
-	if r.Chance(8) { // a node has no directory, and a rival comes as the entry expires
+	if faulty && r.Chance(6) { // a node has no directory, and a rival comes as the entry expires
 		at := r.Intn(places)
 		p.list = append(p.list, []Op{{Actor: "b4", Label: 1, Verb: rDial, Arg: maxServers * at}},
 			[]Op{{Actor: "net4", Label: 1, Verb: rWait, Arg: 3000}, {Actor: "net4", Label: 2, Verb: cCutStore, Arg: at}})
@@ -155,7 +156,7 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 		}
 		p.list = append(p.list, rival)
 	}
-	if r.Chance(8) { // a node freezes while it renews, for longer than its entry lives
+	if faulty && r.Chance(6) { // a node freezes while it renews, for longer than its entry lives
 		p.clusterRound("b6", []int{rDial, rWait, rSend}, n, 1)
 		p.clusterRound("net6", []int{rWait, cStall, cFreeze}, 3, 1)
 		for i := range p.list[len(p.list)-1] {
@@ -194,7 +195,7 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 	if r.Chance(12) {
 		net = append(net, rWait, cLeap, [...]int{cLeap, cWipe}[r.Intn(2)])
 	}
-	if len(net) > 0 {
+	if faulty && len(net) > 0 {
 		p.clusterActor("net", net, 3+r.Intn(6), places)
 	}
 	if r.Chance(3) {
