@@ -20,6 +20,7 @@ FUZZTIME ?= 30s
 BENCH    ?= .
 COUNT    ?= 10
 SIMTIME  ?= 10s
+WORLD    ?= registry
 SOAKTIME ?= 60m
 THREATS  ?= .
 
@@ -134,8 +135,8 @@ metrics-doc: ## write docs/metrics.md anew
 sim: bin/relaysim bin/relaysim-race ## sweep every simulated world for SIMTIME (10s)
 	@for w in $$(./bin/relaysim worlds); do ./bin/relaysim-race sweep -world $$w -for $(SIMTIME) -out sim-artefacts || exit 1; done
 
-mutants: bin/relaysim-race ## break the relay on purpose and see that the simulator notices
-	./bin/relaysim-race mutants -n 3 -limit 3000 -each 2s
+mutants: bin/relaysim-race ## break the relay on purpose and see that the simulator notices; WORLD=registry, relay or cluster
+	./bin/relaysim-race mutants -world $(WORLD) -n 3 -limit 3000 -each 2s $(ARGS)
 
 sim-nightly: bin/relaysim bin/relaysim-race ## an hour: every world, every strategy, exhaustive small scope
 	./bin/relaysim-race reach
