@@ -157,11 +157,11 @@ func (w *clusterRun) mayHaveLost(c *client) bool {
 	return m.iced || w.leapt && w.elsewhere(m, c.server, at) || m.drained.step > 0 && m.drained.at <= at || m.line.silences(at-int64(entryLife)-int64(callTime), at) > 1
 }
 
-// elsewhere: another node than m may have served the id at any time until at,
-// or was about to.
+// elsewhere: a binary has asked another node than m for the id by then, and
+// that one may have it, though nobody has been told.
 func (w *clusterRun) elsewhere(m *member, server int, at int64) bool {
-	for _, o := range w.members[:w.nmembers] {
-		if o != m && o.might(server, 0, at+callTime) {
+	for _, b := range w.all() {
+		if !b.phone && b.server == server && b.node != m.node && b.dialedAt.at <= at {
 			return true
 		}
 	}
