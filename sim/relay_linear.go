@@ -26,7 +26,7 @@ const (
 
 type slotCall struct {
 	event  slotEvent
-	binary *client
+	binary *client // or the phone that was told that there is no server
 }
 
 // relaySlot is the slot: its state is who holds it.
@@ -88,7 +88,7 @@ func (w *relayRun) history(d *node, server int) (all []porcupine.Operation, open
 		case d != nil && c.node != d || c.server != server || !c.upgraded:
 		case c.phone:
 			if c.closed && c.reason == "no server with that id" {
-				add(c, noOne, nil, c.closedAt)
+				add(c, noOne, c, c.closedAt)
 			}
 		case c.code == 4409 && c.reason != "":
 			add(c, inUse, c, c.closedAt)
