@@ -61,7 +61,13 @@ func (c *clusterFigures) Run(e *env) error {
 	if err := f.faults(); err != nil {
 		return err
 	}
-	return e.print(c.JSON, f.report)
+	if err := e.print(c.JSON, f.report); err != nil {
+		return err
+	}
+	if n := len(f.report.Wrong); n > 0 {
+		return fmt.Errorf("%d things are wrong; the relays' logs are in %s", n, c.Out)
+	}
+	return nil
 }
 
 // pids are the processes of the trio's relays.

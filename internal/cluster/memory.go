@@ -189,7 +189,7 @@ func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]by
 }
 
 // Wipe forgets every entry, as a directory does that has lost its memory,
-// and tells nobody.
+// and tells nobody. Revisions begin anew.
 func (m *Memory) Wipe() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -197,6 +197,7 @@ func (m *Memory) Wipe() {
 		k.timer.Stop()
 	}
 	clear(m.entries)
+	m.revision = 0
 }
 
 // Close ends all tasks.

@@ -200,8 +200,10 @@ func TestADirectoryThatForgetsIsTaughtAgain(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
 	bin := a.binary("s1")
+	renewed := func() bool { e, err := b.port.Get(keyOf("s1")); return err == nil && e.Revision >= 3 }
+	until(t, "renewals", renewed)
 	w.m.Wipe()
-	until(t, "the claim to be made again", func() bool { _, err := b.port.Get(keyOf("s1")); return err == nil })
+	until(t, "the claim to be made again, and renewed", renewed)
 	ph := b.phone("s1")
 	ph.send(`1`)
 	if got := bin.recv(); !strings.HasSuffix(got, `"frame":1}`) {

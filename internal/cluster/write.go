@@ -87,7 +87,7 @@ func (n *Node) won(t *tenure, revision uint64, sent time.Time) {
 func (n *Node) renewed(t *tenure, state string, revision uint64, sent time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	t.state, t.revision, t.doubt = state, max(t.revision, revision), false
+	t.state, t.revision, t.doubt = state, revision, false
 	if t.lost == "" && !sent.IsZero() {
 		t.deadline = sent.Add(n.cfg.TTL - n.cfg.Margin)
 		t.fence.Move(t.deadline)

@@ -60,6 +60,7 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"negative drain", func(c *Config) { c.Drain = -1 }, `--drain "-1ns": must be from 0s to 1h; the default is 10s`},
 		{"two kinds of cluster", func(c *Config) { embedded(c); c.Cluster = "nats://10.0.0.1:4222" }, `--cluster "nats://10.0.0.1:4222": cannot be had together with --cluster-embedded; use one of them`},
 		{"NATS at a page", func(c *Config) { c.Cluster = "nats://10.0.0.1:4222,http://10.0.0.2" }, `--cluster "nats://10.0.0.1:4222,http://10.0.0.2": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
+		{"NATS with a password, and a page", func(c *Config) { c.Cluster = "nats://relay:hunter2@10.0.0.1:4222,http://t0ken@10.0.0.2" }, `--cluster "nats://(withheld)@10.0.0.1:4222,http://(withheld)@10.0.0.2": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
 		{"NATS without a scheme", func(c *Config) { c.Cluster = "10.0.0.1:4222" }, `--cluster "10.0.0.1:4222": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
 		{"credentials without NATS", func(c *Config) { c.ClusterCreds = "relay.creds" }, `--cluster-creds "relay.creds": has no use without --cluster; give --cluster, or leave it out`},
 		{"certificates without NATS", func(c *Config) { c.ClusterCA = "ca.pem" }, `--cluster-ca "ca.pem": has no use without --cluster; give --cluster, or leave it out`},

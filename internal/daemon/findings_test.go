@@ -78,4 +78,10 @@ func TestSettingsShowNoSecret(t *testing.T) {
 			t.Errorf("--%s is %s; want %s as in the table", s.Name, s.Value, o.Default)
 		}
 	}
+	c.Cluster = "nats://relay:hunter2@10.0.0.1:4222,tls://t0ken@10.0.0.2"
+	for _, s := range c.Settings(nil) {
+		if want := "nats://(withheld)@10.0.0.1:4222,tls://(withheld)@10.0.0.2"; s.Name == "cluster" && s.Value != want {
+			t.Errorf("--cluster is shown as %s; want %s", s.Value, want)
+		}
+	}
 }

@@ -46,10 +46,10 @@ type Problem struct {
 //
 //	--grace "0s": must be more than 0s and at most 1h0m0s; the default is 30s
 //
-// The value of a secret option is withheld.
+// The value of a secret option is withheld, and so is the user in a URL.
 func (p Problem) Error() string {
 	var b strings.Builder
-	value := quote(p.Value)
+	value := quote(withoutUsers(p.Value))
 	if secrets()[p.Option] {
 		value = Withheld
 	}

@@ -103,8 +103,23 @@ func display(value any) string {
 		return shortDuration(x)
 	case float64:
 		return strconv.FormatFloat(x, 'f', -1, 64)
+	case string:
+		return withoutUsers(x)
 	}
 	return fmt.Sprint(value)
+}
+
+// withoutUsers is a value, or several by comma, in which no URL says who its
+// user is: NATS has passwords and tokens there.
+func withoutUsers(value string) string {
+	all := strings.Split(value, ",")
+	for i, one := range all {
+		scheme, rest, isURL := strings.Cut(one, "://")
+		if at := strings.LastIndexByte(rest, '@'); isURL && at >= 0 {
+			all[i] = scheme + "://" + Withheld + rest[at:]
+		}
+	}
+	return strings.Join(all, ",")
 }
 
 // shortDuration is 1h for 1h0m0s.

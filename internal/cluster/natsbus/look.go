@@ -35,7 +35,7 @@ func Look(ctx context.Context, cfg Config) (found, missing []string, err error) 
 	if !recent(version) {
 		return nil, nil, fmt.Errorf("the NATS server is version %s, and entries that expire need 2.11 or later", version)
 	}
-	found = append(found, fmt.Sprintf("NATS %s answers at %s", version, nc.ConnectedUrlRedacted()))
+	found = append(found, fmt.Sprintf("NATS %s answers at %s", version, nc.ConnectedAddr()))
 
 	subject := "pyrycode.n.check" + strings.ToLower(rand.Text()) + ".ctl"
 	if err := echo(nc, subject); err != nil {
