@@ -41,7 +41,7 @@ const (
 	cWipe                  // the directory has lost its memory
 )
 
-var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall", "hold", "freeze", "thaw", "kill", "leave", "boot", "leap", "wipe"}
+var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall-store", "hold", "freeze", "thaw", "kill", "leave", "boot", "leap", "wipe"}
 
 const maxPlaces = 3
 

@@ -1,63 +1,9 @@
 package sim
 
 import (
-	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
-
-func TestRelayHolds(t *testing.T) {
-	n := uint64(600)
-	if RaceBuild {
-		n = 300
-	}
-	if testing.Short() {
-		n = 60
-	}
-	s := Sweep{Runner: Runner{World: relayWorld{}}, From: 1, To: n, Twice: 5}
-	tally, res, err := s.Run()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res != nil {
-		t.Fatal(s.Explain(res, 5*time.Second).Summary())
-	}
-	// What is rare takes thousands of seeds; a sweep of these must still
-	// have seen nearly all.
-	if want := len(tally.Probes) * 9 / 10; !testing.Short() && tally.Hit() < want {
-		t.Errorf("%d of %d probes seen; want %d at least:\n%s", tally.Hit(), len(tally.Probes), want, tally.Rarest(s.World, 3))
-	}
-}
-
-func TestPlannedRelayRunsReadBack(t *testing.T) {
-	for seed := range uint64(50) {
-		r := relayWorld{}.Plan(NewRand(seed), false)
-		r.World, r.Seed = "relay", fmt.Sprint(seed)
-		back, err := ParseRun(r.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, want := back.String(), r.String(); got != want {
-			t.Fatalf("got\n%s\nwant\n%s", got, want)
-		}
-	}
-}
-
-// A recorded run of the whole relay does exactly what the seed did.
-func TestRecordedRelayRunsRepeat(t *testing.T) {
-	x := Runner{World: relayWorld{}, Trace: true}
-	for i := range 10 {
-		res, err := x.Seed(Seed(fmt.Sprint(i)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if run, again := x.Record(res); again.Hash != res.Hash || again.Missed+again.Unused > 0 {
-			t.Fatalf("seed %d, %s: %d steps %016x became %d steps %016x, %d switches missed, %d unused\n%s", i, res.Strategy,
-				res.Steps, res.Hash, again.Steps, again.Hash, again.Missed, again.Unused, run)
-		}
-	}
-}
 
 // The peers' own WebSocket code, against messages that no server may send.
 func TestPeersAreStrict(t *testing.T) {

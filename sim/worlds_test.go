@@ -1,0 +1,91 @@
+package sim
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// inEach runs test for each world.
+func inEach(t *testing.T, test func(t *testing.T, w World)) {
+	for _, w := range worlds {
+		t.Run(w.Name(), func(t *testing.T) { test(t, w) })
+	}
+}
+
+func TestWorldsHold(t *testing.T) {
+	inEach(t, func(t *testing.T, w World) {
+		// What is rare takes thousands of seeds; a sweep of these must still
+		// have seen this share of the probes.
+		seeds, race, short, share := uint64(3000), uint64(1500), uint64(0), [2]int{1, 1}
+		switch w.(type) {
+		case relayWorld:
+			seeds, race, short, share = 600, 300, 60, [2]int{9, 10}
+		case clusterWorld:
+			seeds, race, short, share = 200, 60, 20, [2]int{3, 4}
+		}
+		if RaceBuild {
+			seeds = race
+		}
+		fewer := testing.Short() && short > 0
+		if fewer {
+			seeds = short
+		}
+		s := Sweep{Runner: Runner{World: w}, From: 1, To: seeds, Twice: 5}
+		tally, res, err := s.Run()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res != nil {
+			t.Fatal(s.Explain(res, 5*time.Second).Summary())
+		}
+		if want := len(tally.Probes) * share[0] / share[1]; !fewer && tally.Hit() < want {
+			t.Errorf("%d of %d probes seen; want %d at least:\n%s", tally.Hit(), len(tally.Probes), want, tally.Rarest(s.World, 3))
+		}
+	})
+}
+
+func TestPlannedRunsReadBack(t *testing.T) {
+	inEach(t, func(t *testing.T, w World) {
+		for seed := range uint64(50) {
+			r := w.Plan(NewRand(seed), false)
+			r.World, r.Seed = w.Name(), fmt.Sprint(seed)
+			back, err := ParseRun(r.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := back.String(), r.String(); got != want {
+				t.Fatalf("got\n%s\nwant\n%s", got, want)
+			}
+		}
+	})
+}
+
+// A recorded run does exactly what the seed did, read from its text as well.
+func TestRecordedRunsRepeat(t *testing.T) {
+	inEach(t, func(t *testing.T, w World) {
+		n := 10 // of the long ones
+		if _, ok := w.(registryWorld); ok {
+			n = 60
+		}
+		x := Runner{World: w, Trace: true}
+		for i := range n {
+			res, err := x.Seed(Seed(fmt.Sprint(i)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			run, again := x.Record(res)
+			if again.Hash != res.Hash || again.Missed+again.Unused > 0 {
+				t.Fatalf("seed %d, %s: %d steps %016x became %d steps %016x, %d switches missed, %d unused\n%s", i, res.Strategy,
+					res.Steps, res.Hash, again.Steps, again.Hash, again.Missed, again.Unused, run)
+			}
+			back, err := ParseRun(run.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if read := x.Replay(back); read.Hash != res.Hash {
+				t.Fatalf("seed %d, %s: from text it gives %016x; want %016x\n%s", i, res.Strategy, read.Hash, res.Hash, run)
+			}
+		}
+	})
+}
