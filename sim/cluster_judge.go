@@ -86,19 +86,7 @@ func (w *clusterRun) Ended(*Task) {}
 
 // Final judges the run once everything is at rest.
 func (w *clusterRun) Final() {
-	if n := w.e.Armed(); n != 0 {
-		w.e.Fail("converges", "at rest %d timers are armed; want none", n)
-	}
-	for _, t := range w.e.tasks[1:w.e.ntasks] {
-		if t.state != done {
-			w.e.Fail("converges", "at rest %s still waits", t.title())
-		}
-	}
-	for _, c := range w.all() {
-		if c.upgraded && !c.sock.closed {
-			w.e.Fail("converges", "at rest the socket of %s is open", c.name)
-		}
-	}
+	w.atRest()
 	for _, m := range w.members[:w.nmembers] {
 		if got := m.shown; got.Binaries+got.Phones+got.InGrace+got.Remote != 0 {
 			w.e.Fail("converges", "at rest node %d counts %+v; want nobody", m.n, got)

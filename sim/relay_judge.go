@@ -65,6 +65,15 @@ func (w *relayRun) Ended(t *Task) {
 
 // Final judges the run once everything is at rest.
 func (w *relayRun) Final() {
+	w.atRest()
+	if got := w.cur.shown; got.Binaries+got.Phones+got.InGrace != 0 {
+		w.e.Fail("converges", "at rest the relay counts %+v; want nobody", got)
+	}
+	w.verdicts()
+}
+
+// atRest looks whether anything is still to happen.
+func (w *relayRun) atRest() {
 	if n := w.e.Armed(); n != 0 {
 		w.e.Fail("converges", "at rest %d timers are armed; want none", n)
 	}
@@ -78,10 +87,6 @@ func (w *relayRun) Final() {
 			w.e.Fail("converges", "at rest the socket of %s is open", c.name)
 		}
 	}
-	if got := w.cur.shown; got.Binaries+got.Phones+got.InGrace != 0 {
-		w.e.Fail("converges", "at rest the relay counts %+v; want nobody", got)
-	}
-	w.verdicts()
 }
 
 // Invariants are what the runs of the whole relay are judged by.

@@ -8,15 +8,20 @@ func (w *relayRun) blame(invariant string, c *client, format string, args ...any
 	w.e.Fail(invariant, "%s (%s): "+format, append([]any{c.name, relayServers[c.server]}, args...)...)
 }
 
+// oneClose: a close message comes once, and is the last.
+func (w *relayRun) oneClose(c *client) {
+	if c.sock.tap.closes > 1 || c.sock.tap.after {
+		w.blame("one close", c, "%d close messages, something after it: %t", c.sock.tap.closes, c.sock.tap.after)
+	}
+}
+
 func (w *relayRun) verdicts() {
 	for _, c := range w.all() {
 		w.gates(c)
 		if !c.upgraded {
 			continue
 		}
-		if c.sock.tap.closes > 1 || c.sock.tap.after {
-			w.blame("one close", c, "%d close messages, something after it: %t", c.sock.tap.closes, c.sock.tap.after)
-		}
+		w.oneClose(c)
 		w.farewell(c)
 		w.punctual(c)
 		w.parting(c)
