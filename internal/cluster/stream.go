@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/benbjohnson/clock"
-
-	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 const (
@@ -357,57 +355,4 @@ func (s *stream) accept(r record) brokenReason {
 		s.closed = true
 	}
 	return ""
-}
-
-// socket is the end at the slot's node: to the relay a socket like any other.
-type socket struct{ s *stream }
-
-// Read implements relay.Socket.
-func (k socket) Read() (*relay.Buffer, int, error) {
-	s := k.s
-	for {
-		s.mu.Lock()
-		n := len(s.queue)
-		var b *relay.Buffer
-		var err error
-		switch {
-		case s.over:
-			err = errStreamOver
-		case n > 0:
-			b = relay.NewBuffer()
-			n = copy(b[:], s.queue)
-			s.queue = s.queue[n:]
-			if len(s.queue) == 0 {
-				s.queue = nil // an idle phone holds no memory
-			}
-		case s.broken != "":
-			err = errStreamBroken
-		case s.fin || s.closed:
-			err = io.EOF
-		}
-		s.mu.Unlock()
-		switch {
-		case err != nil:
-			return nil, 0, err
-		case b != nil:
-			s.consume(n)
-			return b, n, nil
-		}
-		s.in.Wait()
-	}
-}
-
-// TryWrite implements relay.Socket.
-func (k socket) TryWrite(p []byte) (int, error) { return k.s.write(p) }
-
-// Write implements relay.Socket.
-func (k socket) Write(p []byte) (int, error) { return k.s.writeAll(p) }
-
-// CloseWrite implements relay.Socket.
-func (k socket) CloseWrite() error { return k.s.finish() }
-
-// Close implements relay.Socket.
-func (k socket) Close() error {
-	k.s.end(kindClose)
-	return nil
 }
