@@ -33,7 +33,6 @@ type sendQueue struct {
 	none   chan struct{}
 	items  []queued
 	bytes  []byte // of all items, one behind the other
-	busy   bool   // some are being sent
 	away   bool
 	closed bool
 }
@@ -83,7 +82,6 @@ func (q *sendQueue) run() {
 	var bytes []byte
 	for {
 		q.mu.Lock()
-		q.busy = false
 		for len(q.items) == 0 && !q.closed {
 			q.some.Wait()
 		}
@@ -91,7 +89,6 @@ func (q *sendQueue) run() {
 			q.mu.Unlock()
 			return
 		}
-		q.busy = true
 		items, q.items = q.items, items[:0]
 		bytes, q.bytes = q.bytes, bytes[:0]
 		q.mu.Unlock()
