@@ -127,14 +127,8 @@ func (c *clustered) start(log *slog.Logger, ready *readiness) error {
 // watchDirectory has ready say so while the directory does not answer, though
 // the link to NATS may be well: so it is at a server that has lost the others.
 func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger, ready *readiness) {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for last, silent := time.Now(), false; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	last, silent := time.Now(), false
+	every(ctx, lookEvery, func() {
 		err := answers()
 		switch now := time.Now(); {
 		case err == nil:
@@ -148,7 +142,7 @@ func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger,
 			log.Warn("the directory in NATS does not answer: new claims are answered 503; are the other servers there?", "err", err)
 			ready.setDirectory("the directory in NATS does not answer")
 		}
-	}
+	})
 }
 
 // drain gives the server-ids of a relay that drains to the others.

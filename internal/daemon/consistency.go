@@ -26,18 +26,25 @@ func newConsistency(check func() error) *consistency {
 
 // watch counts again every minute until ctx ends.
 func (c *consistency) watch(ctx context.Context) {
-	tick := time.NewTicker(recheck)
+	every(ctx, recheck, func() {
+		err := c.check()
+		c.mu.Lock()
+		c.last = err
+		c.mu.Unlock()
+	})
+}
+
+// every calls f each time that so much has gone by, until ctx ends.
+func every(ctx context.Context, d time.Duration, f func()) {
+	tick := time.NewTicker(d)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			f()
 		}
-		err := c.check()
-		c.mu.Lock()
-		c.last = err
-		c.mu.Unlock()
 	}
 }
 

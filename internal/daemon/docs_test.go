@@ -224,14 +224,7 @@ func TestTheLinksOnThePagesLead(t *testing.T) {
 // A metric that a page names must be there. Those of the exporter that probes
 // are seen to beside it.
 func TestTheMetricsOnThePagesExist(t *testing.T) {
-	metrics, err := Metrics()
-	if err != nil {
-		t.Fatal(err)
-	}
-	families, err := metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	families := gathered(t)
 	exist := func(name string) bool {
 		name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count"), "_sum")
 		return slices.ContainsFunc(families, func(f *dto.MetricFamily) bool {

@@ -24,14 +24,7 @@ func TestEveryLimitHasAGaugeAndACounter(t *testing.T) {
 		"phone-outbox":            {"phone_outbox_bytes", "dropped_frames_total", "phone_backlog"},
 		"binary-outbox":           {"binary_outbox_bytes", "close_frames_total", "1011"},
 	}
-	all, err := Metrics()
-	if err != nil {
-		t.Fatal(err)
-	}
-	families, err := all.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	families := gathered(t)
 	series := make(map[string]bool) // names, and names with one label value
 	for _, f := range families {
 		series[f.GetName()] = true

@@ -86,17 +86,10 @@ func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {
 	if s.Watchdog <= 0 || s.Notify == nil {
 		return
 	}
-	tick := time.NewTicker(s.Watchdog / 2)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, s.Watchdog/2, func() {
 		c := r.Counts()
 		s.tell(fmt.Sprintf("WATCHDOG=1\nSTATUS=binaries %d, phones %d, in grace %d", c.Binaries, c.Phones, c.InGrace))
-	}
+	})
 }
 
 // adopt puts the addresses of the supervisor's sockets into c: it is they
