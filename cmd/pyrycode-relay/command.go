@@ -73,7 +73,7 @@ func newCommand(environ []string) *command {
 // the user.
 func (c *command) parse(args []string, b daemon.Build, stdout io.Writer) (name, problem string) {
 	name, lines := c.read(args, b, stdout)
-	return name, complain(lines)
+	return name, daemon.Complaint(lines)
 }
 
 // read is parse with one line for each problem.
@@ -105,15 +105,25 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 	return name, lines
 }
 
-// complain puts all problems into one text.
-func complain(lines []string) string {
-	switch len(lines) {
-	case 0:
-		return ""
-	case 1:
-		return "pyrycode-relay: " + lines[0]
+// logFormat is the format in which serve reports problems: the value of
+// --log-format, also where the rest of the command line could not be read.
+func (c *command) logFormat(args []string) string {
+	const option = "log-format"
+	for i, a := range args {
+		if value, ok := strings.CutPrefix(a, "--"+option+"="); ok {
+			return value
+		}
+		if a == "--"+option && i+1 < len(args) {
+			return args[i+1]
+		}
 	}
-	return fmt.Sprintf("pyrycode-relay: %d problems\n  %s", len(lines), strings.Join(lines, "\n  "))
+	if value := c.env.vars[daemon.EnvName(option)]; value != "" {
+		return value
+	}
+	if c.env.file != nil {
+		return c.env.file.values[option].text
+	}
+	return c.Serve.LogFormat
 }
 
 // sentence is an error of kong's with what to do about it.

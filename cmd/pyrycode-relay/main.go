@@ -30,11 +30,49 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// run is the whole command. It returns the exit code.
+// run is the whole command. It returns the exit code. Signals are caught from its
+// first line on, so that one that comes during the start ends the process cleanly.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	stop := make(chan os.Signal, 2) // the second must not be lost while the first is dealt with
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(stop)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+
 	b := daemon.ReadBuild(version, revision)
 	c := newCommand(environ)
-	name, problems := c.read(args, b, stdout)
+	var name string
+	var problems []string
+	parsed := make(chan struct{})
+	go func() {
+		defer close(parsed)
+		name, problems = c.read(args, b, stdout) // waits for files
+	}()
+	select {
+	case <-parsed:
+	case <-stop:
+		return done
+	}
+	if name == "" && len(problems) == 0 {
+		return done // it has printed the help
+	}
+	if name == "serve" || name == "" {
+		return c.serve(ctx, args, environ, problems, b, stderr, stop, reload)
+	}
+	signal.Stop(reload)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-stop:
+			signal.Stop(stop) // a second one kills
+			cancel()
+		case <-ended:
+		}
+	}()
 	if name == "check" {
 		if !c.Check.run(ctx, c.env.origins, problems, stdout) {
 			return refused
@@ -42,9 +80,10 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return done
 	}
 	if len(problems) > 0 {
-		fmt.Fprintln(stderr, complain(problems))
+		fmt.Fprintln(stderr, daemon.Complaint(problems))
 		return refused
 	}
+	var err error
 	switch name {
 	case "version":
 		c.Version.run(b, stdout)
@@ -53,60 +92,53 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case "man":
 		c.Man.run(c.model, b, stdout)
 	case "diag":
-		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		if err := c.Diag.run(ctx, b, time.Now(), stdout); err != nil {
-			fmt.Fprintln(stderr, "pyrycode-relay diag:", err)
-			return failed
-		}
+		err = c.Diag.run(ctx, b, time.Now(), stdout)
 	case "healthcheck":
-		if err := c.Healthcheck.run(ctx, stdout); err != nil {
-			fmt.Fprintln(stderr, "pyrycode-relay healthcheck:", err)
-			return failed
-		}
+		err = c.Healthcheck.run(ctx, stdout)
 	case "probe":
-		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		probe := func() error { return c.Probe.run(ctx, b.Version, stdout) }
 		if c.Probe.Listen != "" {
-			probe = func() error { return c.Probe.export(ctx, b, stdout) }
+			err = c.Probe.export(ctx, b, stdout)
+		} else {
+			err = c.Probe.run(ctx, b.Version, stdout)
 		}
-		if err := probe(); err != nil {
-			fmt.Fprintln(stderr, "pyrycode-relay probe:", err)
-			return failed
-		}
-	case "serve":
-		again := func() (daemon.Config, daemon.Origins, error) {
-			c := newCommand(environ) // of what it was started with; only the file can be another
-			if _, problems := c.read(args, b, io.Discard); len(problems) > 0 {
-				return daemon.Config{}, nil, errors.New(strings.Join(problems, "\n"))
-			}
-			return c.Serve.Config, c.env.origins, nil
-		}
-		return serve(ctx, c.Serve.Config, c.env.origins, again, b, stderr)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "pyrycode-relay %s: %v\n", name, err)
+		return failed
 	}
 	return done
 }
 
-// serve runs the relay until a signal comes. again reads the configuration
-// anew.
-func serve(ctx context.Context, cfg daemon.Config, from daemon.Origins, again func() (daemon.Config, daemon.Origins, error), b daemon.Build, stderr io.Writer) int {
-	signals := make(chan os.Signal, 2) // the second must not be lost while the first is dealt with
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
-	defer signal.Stop(reload)
-	supervisor, err := daemon.FromSystemd()
-	if err != nil {
-		fmt.Fprintln(stderr, "pyrycode-relay:", err)
+// serve runs the relay until a signal comes. problems are those of the command
+// line and the configuration, as sentences. With them, it only reports them.
+func (c *command) serve(ctx context.Context, args, environ, problems []string, b daemon.Build, stderr io.Writer, stop, reload <-chan os.Signal) int {
+	format := c.logFormat(args)
+	if len(problems) > 0 {
+		daemon.LogFailure(stderr, format, problems)
 		return refused
 	}
-	err = daemon.Run(ctx, cfg, daemon.Env{Build: b, Log: stderr, Signals: signals, Reload: reload, Origins: from, Configure: again, Supervisor: supervisor, Reloading: supervisor.Reloading})
+	// Without this a write to a log that nobody reads any more would kill the
+	// process, connections and all.
+	signal.Ignore(syscall.SIGPIPE)
+	defer signal.Reset(syscall.SIGPIPE)
+	supervisor, err := daemon.FromSystemd()
+	if err != nil {
+		daemon.LogFailure(stderr, format, []string{err.Error()})
+		return refused
+	}
+	again := func() (daemon.Config, daemon.Origins, error) {
+		c := newCommand(environ) // of what it was started with; only the file can be another
+		if _, problems := c.read(args, b, io.Discard); len(problems) > 0 {
+			return daemon.Config{}, nil, errors.New(strings.Join(problems, "\n"))
+		}
+		return c.Serve.Config, c.env.origins, nil
+	}
+	err = daemon.Run(ctx, c.Serve.Config, daemon.Env{Build: b, Log: stderr, Signals: stop, Reload: reload, Origins: c.env.origins,
+		Configure: again, Supervisor: supervisor, Reloading: supervisor.Reloading})
 	if err == nil {
 		return done
 	}
-	fmt.Fprintln(stderr, "pyrycode-relay:", err)
+	daemon.LogFailure(stderr, format, strings.Split(err.Error(), "\n"))
 	if _, ok := errors.AsType[*daemon.ConfigError](err); ok {
 		return refused
 	}

@@ -46,8 +46,8 @@ const (
 func (c Config) clustered() bool { return c.Cluster != "" || c.ClusterEmbedded }
 
 // joinCluster connects to the other relays, if there are to be any. It waits
-// for them.
-func joinCluster(cfg Config, log *slog.Logger, ready *readiness) (c *clustered, err error) {
+// for them, until ctx ends or for joinTime.
+func joinCluster(ctx context.Context, cfg Config, log *slog.Logger, ready *readiness) (c *clustered, err error) {
 	if !cfg.clustered() {
 		return nil, nil
 	}
@@ -59,13 +59,13 @@ func joinCluster(cfg Config, log *slog.Logger, ready *readiness) (c *clustered, 
 		}
 	}()
 	if cfg.ClusterEmbedded {
-		c.server, err = natsbus.Serve(natsbus.ServerConfig{Name: cfg.ClusterName, Listen: cfg.ClusterListen, Peers: cfg.ClusterPeers, Secret: cfg.ClusterSecret})
+		c.server, err = natsbus.Serve(ctx, natsbus.ServerConfig{Name: cfg.ClusterName, Listen: cfg.ClusterListen, Peers: cfg.ClusterPeers, Secret: cfg.ClusterSecret})
 		if err != nil {
 			return c, fmt.Errorf("--cluster-embedded: %w", err)
 		}
 	}
 	log.Info("joining the cluster: waiting for NATS and its directory", "at_most", joinTime)
-	ctx, cancel := context.WithTimeout(context.Background(), joinTime)
+	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
 	c.conn, err = natsbus.Dial(ctx, natsbus.Config{URLs: cfg.Cluster, Creds: cfg.ClusterCreds, CA: cfg.ClusterCA, Embedded: c.server,
 		Lost: func(err error) {

@@ -164,7 +164,7 @@ func TestABrokenListenerDoesNotWaitForBalancers(t *testing.T) {
 }
 
 func TestReadinessStartsWithAReason(t *testing.T) {
-	p, err := newProcess(DefaultConfig(), Env{Log: new(syncBuffer)})
+	p, err := newProcess(t.Context(), DefaultConfig(), Env{Log: new(syncBuffer)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,13 +18,51 @@ var (
 	logLevels  = []string{"debug", "info", "warn", "error"}
 )
 
-// newLogger makes the process's log, which logs what is at least level.
+// newLogger returns a log that writes records of at least level to w, in one of
+// logFormats.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: durationsAsText}
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// durationsAsText makes a duration the same text in both formats, such as 1m30s.
+// As a number it has no unit that a reader could know.
+func durationsAsText(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
+// LogFailure writes problems, the sentences that say why a process ends, to w: in
+// JSON one record each, otherwise as text for people. It returns after one second
+// if nobody reads w.
+func LogFailure(w io.Writer, format string, problems []string) {
+	l := newLogWriter(w, format)
+	if format == "json" {
+		log := newLogger(l, format, slog.LevelInfo)
+		for _, p := range problems {
+			log.Error("failed", "err", p)
+		}
+	} else {
+		fmt.Fprintln(l, Complaint(problems))
+	}
+	l.flush(flushTime)
+}
+
+// Complaint is problems, sentences, as one text for people; empty if there are
+// none.
+func Complaint(problems []string) string {
+	switch len(problems) {
+	case 0:
+		return ""
+	case 1:
+		return "pyrycode-relay: " + problems[0]
+	}
+	return fmt.Sprintf("pyrycode-relay: %d problems\n  %s", len(problems), strings.Join(problems, "\n  "))
 }
 
 // What an HTTP server may complain of, in lines: anybody who can connect can

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -15,7 +16,7 @@ import (
 // connected, shows, and what one of a cluster does beside: for the page that
 // documents it.
 func Metrics() (prometheus.Gatherer, error) {
-	p, err := newProcess(DefaultConfig(), Env{Log: io.Discard})
+	p, err := newProcess(context.Background(), DefaultConfig(), Env{Log: io.Discard})
 	if err != nil {
 		return nil, err
 	}

@@ -185,7 +185,7 @@ func TestTheListenerForChallengesIsBoundedToo(t *testing.T) {
 	if err := os.Chmod(c.ACMEDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	p, err := newProcess(c, Env{Log: io.Discard})
+	p, err := newProcess(t.Context(), c, Env{Log: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -282,7 +282,7 @@ func TestCredentialsThatAreNoneAreRefusedWithoutThem(t *testing.T) {
 	} {
 		c := DefaultConfig()
 		c.FCMCredentials = value
-		_, err := newProcess(c, Env{Log: io.Discard})
+		_, err := newProcess(t.Context(), c, Env{Log: io.Discard})
 		if got := fmt.Sprint(err); got != "--fcm-credentials (withheld): "+want+fix {
 			t.Errorf("%.20s: %s\nwant %s", value, got, want)
 		}

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,6 +67,7 @@ type process struct {
 	cfg     Config
 	env     Env
 	log     *slog.Logger
+	logs    *logWriter
 	recent  *recent
 	relay   *relay.Relay
 	ready   readiness
@@ -72,7 +75,9 @@ type process struct {
 	live    live
 	public  *http.Server
 	private *http.Server
-	failed  chan error // of a server whose listener broke; room for all
+
+	listeners []served   // once they are open
+	failed    chan error // of a server whose listener failed
 
 	certs   certificates // nil: no TLS
 	http    *http.Server // for ACME challenges; nil: none
@@ -83,24 +88,42 @@ type process struct {
 	push    *push.Sender
 }
 
-// Run runs a relay until a signal comes, ctx ends or a listener breaks, then
-// drains it. It returns nil after a signal or the end of ctx, a
-// [*ConfigError] if cfg is refused, a [*ListenError] if an address cannot be
-// had.
+// Run runs a relay until a signal comes, ctx ends or a listener fails, then
+// drains it. It returns nil after a signal or the end of ctx, also while it still
+// starts; a [*ConfigError] if it refuses cfg; a [*ListenError] if it cannot listen
+// on an address. Before it returns, it writes the log records that are left, for
+// at most flushTime.
 func Run(ctx context.Context, cfg Config, env Env) error {
-	p, err := newProcess(cfg, env)
+	stop := newStops(ctx, env.Signals)
+	defer stop.end()
+	p, err := newProcess(stop.first, cfg, env)
 	if err != nil {
+		if stop.first.Err() != nil {
+			return nil // asked to end before it was ready
+		}
 		return err
 	}
-	return p.run(ctx)
+	return p.run(stop)
 }
 
-func newProcess(cfg Config, env Env) (_ *process, failed error) {
+// newProcess makes a process that does not listen yet. In a cluster it waits for
+// NATS; if ctx ends meanwhile, the error wraps the cause of that.
+func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed error) {
 	cfg = env.Supervisor.adopt(cfg)
-	if problems := cfg.Check(); len(problems) > 0 {
+	problems, err := interruptible(ctx, cfg.Check)
+	if err != nil {
+		return nil, err
+	}
+	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
-	p := &process{env: env, recent: &recent{to: env.Log}, failed: make(chan error, 3)}
+	logs := newLogWriter(env.Log, cfg.LogFormat)
+	defer func() {
+		if failed != nil {
+			logs.flush(flushTime)
+		}
+	}()
+	p := &process{env: env, logs: logs, recent: &recent{to: logs}}
 	p.live.level = new(slog.LevelVar)
 	p.live.origins.Store(&env.Origins)
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
@@ -110,12 +133,11 @@ func newProcess(cfg Config, env Env) (_ *process, failed error) {
 	rc := p.cfg.relay(p.log, env.Build)
 	rc.ClientAddr = func(req *http.Request) netip.Addr { return p.live.proxies.Load().client(req) }
 	rc.Room = func() error { return p.memory.room() }
-	var err error
 	if p.push, err = newPush(p.cfg, p.log); err != nil {
 		return nil, err
 	}
 	rc.Push = p.push.Wake
-	if p.cluster, err = joinCluster(p.cfg, p.log, &p.ready); err != nil {
+	if p.cluster, err = joinCluster(ctx, p.cfg, p.log, &p.ready); err != nil {
 		return nil, err
 	}
 	if p.cluster != nil {
@@ -130,6 +152,9 @@ func newProcess(cfg Config, env Env) (_ *process, failed error) {
 		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
 	reg := p.relay.Metrics()
+	if err := reg.Register(logs.losses); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	p.books = newConsistency(p.relay.Check)
 	if err := register(p.relay, env.Build, &p.ready, p.books); err != nil {
 		return nil, err
@@ -198,48 +223,59 @@ type served struct {
 	serve func(net.Listener) error
 }
 
-// run opens the listeners, waits for a reason to end, and ends.
-func (p *process) run(ctx context.Context) error {
+// run opens the listeners, serves until stop.first ends or a listener fails, and
+// drains.
+func (p *process) run(stop *stops) error {
+	defer p.logs.flush(flushTime)
+	defer p.cluster.close()
 	p.sayStarting()
 	p.sayPush()
-	defer p.cluster.close()
-	if err := p.cluster.start(p.log, &p.ready); err != nil {
-		return err
+	err := p.cluster.start(p.log, &p.ready)
+	if err == nil {
+		p.listeners, err = p.open(stop.first)
 	}
-	all, err := p.open(ctx)
+	if stop.first.Err() != nil {
+		p.log.Info("ending before it was ready", "err", context.Cause(stop.first))
+		for _, s := range p.listeners {
+			s.Listener.Close()
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	background, stop := context.WithCancel(ctx)
-	defer stop()
+	background, end := context.WithCancel(context.Background())
+	defer end()
 	var tasks sync.WaitGroup
 	tasks.Go(func() { p.memory.watch(background, p.relay) })
-	tasks.Go(func() { p.reloads(background) })
 	tasks.Go(func() { p.books.watch(background) })
 	tasks.Go(func() { p.page.Watch(background) })
+	// These may be in the middle of a request or a file when the process ends, and
+	// it does not wait for them.
+	go p.reloads(background)
 	if p.certs != nil {
-		go p.certs.keep(background, p.live.certs) // may be in the middle of a request when all ends
+		go p.certs.keep(background, p.live.certs)
 	}
-	for _, s := range all {
+	p.failed = make(chan error, len(p.listeners))
+	for _, s := range p.listeners {
 		tasks.Go(func() {
 			if err := s.serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
-				p.failed <- fmt.Errorf("listener %s broke: %w", s.Listener.Addr(), err)
+				p.failed <- fmt.Errorf("listener %s failed: %w", s.Listener.Addr(), err)
 			}
 		})
 	}
-	private, public := all[0].Listener.Addr(), all[1].Listener.Addr()
-	p.sayReady(public, private)
+	p.sayReady()
 	p.ready.set("")
 	p.env.Supervisor.tell("READY=1")
 	tasks.Go(func() { p.env.Supervisor.watch(background, p.relay) })
 	if p.env.Ready != nil {
-		p.env.Ready(public, private)
+		p.env.Ready(p.addresses(p.public)[0], p.addresses(p.private)[0])
 	}
 
-	err = p.wait(ctx)
-	p.drain(err != nil)
-	stop()
-	for _, s := range all {
+	err = p.wait(stop.first)
+	p.drain(stop.second, err != nil)
+	end()
+	for _, s := range p.listeners {
 		s.Server.Close()
 	}
 	tasks.Wait()
@@ -247,38 +283,63 @@ func (p *process) run(ctx context.Context) error {
 	return err
 }
 
-// open opens all listeners: the private one, the public one, and perhaps
-// that for challenges.
+// addresses returns where a server listens: one address, or one for each socket
+// that the supervisor has handed over for it.
+func (p *process) addresses(of *http.Server) (all []net.Addr) {
+	for _, s := range p.listeners {
+		if s.Server == of {
+			all = append(all, s.Listener.Addr())
+		}
+	}
+	return all
+}
+
+// open opens all listeners: private ones, public ones, and perhaps those for ACME
+// challenges. On error none is open.
 func (p *process) open(ctx context.Context) (all []served, err error) {
 	defer func() {
 		if err != nil {
 			for _, s := range all {
 				s.Listener.Close()
 			}
+			all = nil
 		}
 	}()
-	private, err := p.listen(ctx, SocketPrivate, "metrics-listen", p.cfg.MetricsListen)
-	if err != nil {
-		return all, err
+	turns := newTurns()
+	for _, o := range []struct {
+		socket, option, address string
+		server                  *http.Server
+		guard                   func(net.Listener) net.Listener
+		serve                   func(net.Listener) error
+	}{
+		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, nil, p.servePrivate},
+		{SocketPublic, "listen", p.cfg.Listen, p.public, func(ln net.Listener) net.Listener { return p.guard(ln, turns) }, nil},
+		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.http, func(ln net.Listener) net.Listener { return &doorway{Listener: ln, pending: p.pending} }, nil},
+	} {
+		if o.server == nil {
+			continue
+		}
+		lns, err := p.listen(ctx, o.socket, o.option, o.address)
+		if err != nil {
+			return all, err
+		}
+		for _, ln := range lns {
+			s := served{o.server, ln, o.serve}
+			if o.guard != nil {
+				s.Listener = o.guard(ln)
+			}
+			if s.serve == nil {
+				s.serve = o.server.Serve
+			}
+			all = append(all, s)
+		}
 	}
-	all = append(all, served{p.private, private, p.servePrivate})
-	public, err := p.listen(ctx, SocketPublic, "listen", p.cfg.Listen)
-	if err != nil {
-		return all, err
-	}
-	all = append(all, served{p.public, p.guard(public), p.public.Serve})
-	if p.http == nil {
-		return all, nil
-	}
-	plain, err := p.listen(ctx, SocketHTTP, "http-listen", p.cfg.HTTPListen)
-	if err != nil {
-		return all, err
-	}
-	return append(all, served{p.http, &doorway{Listener: plain, pending: p.pending}, p.http.Serve}), nil
+	return all, nil
 }
 
-// guard puts around the public listener what stands before HTTP.
-func (p *process) guard(ln net.Listener) net.Listener {
+// guard puts around a public listener what stands before HTTP. All public
+// listeners share turns.
+func (p *process) guard(ln net.Listener, turns turns) net.Listener {
 	if p.cfg.ProxyProtocol {
 		ln = &proxyHeaders{Listener: ln, trusted: func() proxies { return *p.live.proxies.Load() }, refused: func(net.Addr) {
 			p.pending.cut.WithLabelValues(cutProxy).Inc()
@@ -290,7 +351,7 @@ func (p *process) guard(ln net.Listener) net.Listener {
 	if p.certs == nil {
 		return &doorway{Listener: ln, pending: p.pending}
 	}
-	return tls.NewListener(&doorway{ln, p.pending, newTurns()}, p.certs.config())
+	return tls.NewListener(&doorway{ln, p.pending, turns}, p.certs.config())
 }
 
 // servePrivate serves operators, with TLS and passwords if there is a file
@@ -302,18 +363,33 @@ func (p *process) servePrivate(ln net.Listener) error {
 	return web.Serve(ln, p.private, &web.FlagConfig{WebConfigFile: &p.cfg.WebConfigFile}, slog.New(slog.DiscardHandler))
 }
 
-// wait returns when the process should end; an error if a listener is why.
+// wait returns when ctx has ended, or with an error when a listener has failed.
 func (p *process) wait(ctx context.Context) error {
 	select {
-	case s := <-p.env.Signals:
-		p.log.Info("ending", "signal", s.String())
 	case <-ctx.Done():
-		p.log.Info("ending", "err", context.Cause(ctx))
+		if s, ok := errors.AsType[signalError](context.Cause(ctx)); ok {
+			p.log.Info("ending", "signal", s.String())
+		} else {
+			p.log.Info("ending", "err", context.Cause(ctx))
+		}
 	case err := <-p.failed:
 		p.log.Error("ending", "err", err)
 		return err
 	}
 	return nil
+}
+
+// interruptible returns what f does, or the cause of ctx's end if that comes
+// first: f goes on, and its result is dropped. It is for what may wait for a file.
+func interruptible[T any](ctx context.Context, f func() T) (v T, err error) {
+	got := make(chan T, 1)
+	go func() { got <- f() }()
+	select {
+	case v = <-got:
+		return v, nil
+	case <-ctx.Done():
+		return v, context.Cause(ctx)
+	}
 }
 
 func (p *process) sayStarting() {
@@ -326,12 +402,22 @@ func (p *process) sayStarting() {
 		"grace", c.Grace, "conflict_probe", c.ConflictProbe, "heartbeat", c.Heartbeat, "drain", c.Drain)
 }
 
-func (p *process) sayReady(public, private net.Addr) {
-	p.log.Info("ready", "listen", public.String(), "metrics_listen", private.String(), "tls", p.certs != nil)
-	if reachable(private) && p.cfg.WebConfigFile == "" {
+func (p *process) sayReady() {
+	private := p.addresses(p.private)
+	p.log.Info("ready", "listen", listOf(p.addresses(p.public)), "metrics_listen", listOf(private), "tls", p.certs != nil)
+	if slices.ContainsFunc(private, reachable) && p.cfg.WebConfigFile == "" {
 		p.log.Warn("operators' pages, pprof among them, have no password and can be reached from other machines: use loopback or a private network",
-			"metrics_listen", private.String())
+			"metrics_listen", listOf(private))
 	}
+}
+
+// listOf is addresses, separated by commas.
+func listOf(addresses []net.Addr) string {
+	texts := make([]string, len(addresses))
+	for i, a := range addresses {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, ",")
 }
 
 // tell is how often a drain says what it waits for.

@@ -32,7 +32,9 @@ type running struct {
 }
 
 type syncBuffer struct {
-	mu  sync.Mutex
+	flush func() // writes what is queued for it; nil: nothing is
+
+	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
 }
 
@@ -43,6 +45,9 @@ func (b *syncBuffer) Write(p []byte) (int, error) {
 }
 
 func (b *syncBuffer) String() string {
+	if b.flush != nil {
+		b.flush()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
@@ -71,12 +76,15 @@ func startEnv(t *testing.T, ctx context.Context, set func(*Config), env Env) *ru
 		d.public, d.private = public.String(), private.String()
 		close(ready)
 	}
-	d.p, err = newProcess(c, env)
+	stop := newStops(ctx, d.signals)
+	d.p, err = newProcess(stop.first, c, env)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.log.flush = func() { d.p.logs.flush(patience) }
 	go func() {
-		d.ended <- d.p.run(ctx)
+		d.ended <- d.p.run(stop)
+		stop.end()
 		close(d.ended)
 	}()
 	select {

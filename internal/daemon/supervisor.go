@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -26,37 +27,81 @@ const (
 // process, so that nobody is refused while it restarts, and somebody who
 // wants to know how it is. The zero value is nobody.
 type Supervisor struct {
-	// Listeners are the sockets it has handed over, by name.
-	Listeners map[string]net.Listener
+	// Listeners are the sockets that it has handed over, by name. A name may have
+	// several, such as one for IPv4 and one for IPv6.
+	Listeners map[string][]net.Listener
 
-	// Notify tells it the process's state, in the form of sd_notify(3).
+	// Notify tells it the process's state, in the form of sd_notify(3). It must
+	// not wait for the supervisor.
 	Notify func(state string)
 
-	// Watchdog is how long it waits for a sign of life. Zero: for ever.
+	// Watchdog is how long it waits for a WATCHDOG=1. Zero means for ever.
 	Watchdog time.Duration
 }
 
 // FromSystemd is what the environment says of a supervisor. It takes the
 // variables out, so that no child believes them its own.
 func FromSystemd() (Supervisor, error) {
-	s := Supervisor{Listeners: make(map[string]net.Listener)}
+	s := Supervisor{Listeners: make(map[string][]net.Listener)}
 	named, err := activation.ListenersWithNames()
 	if err != nil {
 		return s, fmt.Errorf("sockets of the supervisor: %w", err)
 	}
 	valid := []string{SocketPublic, SocketPrivate, SocketHTTP}
 	for name, lns := range named {
-		if !slices.Contains(valid, name) || len(lns) != 1 || lns[0] == nil {
-			return s, fmt.Errorf("the supervisor hands over %d sockets called %q: FileDescriptorName= must be one of %s, each for one TCP socket",
-				len(lns), name, strings.Join(valid, ", "))
+		if !slices.Contains(valid, name) {
+			return s, fmt.Errorf("the supervisor hands over a socket that is called %q: FileDescriptorName= must be one of %s", name, strings.Join(valid, ", "))
 		}
-		s.Listeners[name] = lns[0]
+		for _, ln := range lns {
+			tcp, ok := ln.(*net.TCPListener)
+			if !ok {
+				return s, fmt.Errorf("the supervisor hands over a socket called %q that does not listen for TCP: ListenStream= must be host:port, or a port", name)
+			}
+			s.Listeners[name] = append(s.Listeners[name], adopted{tcp})
+		}
 	}
 	if s.Watchdog, err = systemd.SdWatchdogEnabled(true); err != nil {
 		return s, fmt.Errorf("watchdog of the supervisor: %w", err)
 	}
-	s.Notify = func(state string) { _, _ = systemd.SdNotify(false, state) } // nobody there is no error
+	s.Notify = newNotifier(func(state string) {
+		_, _ = systemd.SdNotify(false, state) // without a supervisor there is nothing to do
+	})
 	return s, nil
+}
+
+// notifyQueue is how many states may wait for a supervisor that does not take
+// them. It is enough for a restart and some minutes of a watchdog.
+const notifyQueue = 64
+
+// newNotifier returns a function that calls send for each state, one after the
+// other, in a goroutine of its own: send waits for as long as the supervisor does
+// not read, and the caller must not. States are dropped while notifyQueue of them
+// wait.
+func newNotifier(send func(state string)) func(state string) {
+	var mu sync.Mutex // guards queue
+	var queue []string
+	return func(state string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(queue) == notifyQueue {
+			return
+		}
+		queue = append(queue, state)
+		if len(queue) > 1 {
+			return // the goroutine comes to it
+		}
+		go func() {
+			for next, more := state, true; more; {
+				send(next)
+				mu.Lock()
+				queue = queue[1:]
+				if more = len(queue) > 0; more {
+					next = queue[0]
+				}
+				mu.Unlock()
+			}
+		}()
+	}
 }
 
 // tell notifies the supervisor, if there is one.
@@ -92,32 +137,31 @@ func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {
 	})
 }
 
-// adopt puts the addresses of the supervisor's sockets into c: it is they
-// that must not be exposed by mistake.
+// adopt returns c with the addresses of the supervisor's sockets in place of those
+// that c has: these must not be exposed by mistake. Of several sockets of one name
+// it takes the address that most can reach.
 func (s Supervisor) adopt(c Config) Config {
 	for name, at := range map[string]*string{SocketPublic: &c.Listen, SocketPrivate: &c.MetricsListen, SocketHTTP: &c.HTTPListen} {
-		if ln := s.Listeners[name]; ln != nil {
-			*at = ln.Addr().String()
+		for i, ln := range s.Listeners[name] {
+			if address := ln.Addr().String(); i == 0 || reachOf(address) > reachOf(*at) {
+				*at = address
+			}
 		}
 	}
 	return c
 }
 
-// listen takes the supervisor's socket of that name, or opens one.
-func (p *process) listen(ctx context.Context, name, option, address string) (net.Listener, error) {
-	ln := p.env.Supervisor.Listeners[name]
-	if ln == nil {
-		return listen(ctx, option, address)
+// listen returns the supervisor's sockets of that name, or opens one.
+func (p *process) listen(ctx context.Context, name, option, address string) ([]net.Listener, error) {
+	if lns := p.env.Supervisor.Listeners[name]; len(lns) > 0 {
+		return lns, nil
 	}
-	tcp, ok := ln.(*net.TCPListener)
-	if !ok {
-		return nil, &ListenError{Option: option, Address: address, Err: fmt.Errorf("the supervisor's socket is not TCP")}
-	}
-	return adopted{tcp}, nil
+	ln, err := listen(ctx, option, address)
+	return []net.Listener{ln}, err
 }
 
-// adopted is a listener whose accepted sockets get the settings that those of
-// ours inherit.
+// adopted is a socket of the supervisor's. The connections that it accepts get the
+// settings that those of listen inherit.
 type adopted struct{ *net.TCPListener }
 
 // Accept waits for a connection.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -104,7 +105,7 @@ func TestARestartOnASocketOfTheSupervisorRefusesNobody(t *testing.T) {
 	told := new(states)
 	run := func() *running {
 		return startEnv(t, t.Context(), func(c *Config) { c.Listen = "127.0.0.1:1" }, // must not matter
-			Env{Supervisor: Supervisor{Listeners: map[string]net.Listener{SocketPublic: handOver(t, kept)}, Notify: told.notify}})
+			Env{Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: {handOver(t, kept)}}, Notify: told.notify}})
 	}
 	d := run()
 	if d.public != kept.Addr().String() {
@@ -144,36 +145,107 @@ func TestTheSupervisorsSocketIsJudgedAsAnyOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	_, err = newProcess(DefaultConfig(), Env{Log: new(syncBuffer), Supervisor: Supervisor{Listeners: map[string]net.Listener{SocketPublic: ln}}})
+	_, err = newProcess(t.Context(), DefaultConfig(), Env{Log: new(syncBuffer), Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: {ln}}}})
 	if e, ok := errors.AsType[*ConfigError](err); !ok || e.Problems[0].Option != "listen" {
 		t.Errorf("a public socket without TLS: %v; want a problem of --listen", err)
 	}
 }
 
-func TestASpreadDrainAnswersNewcomersToItsEnd(t *testing.T) {
-	d := startEnv(t, t.Context(), func(c *Config) { c.Drain, c.DrainSpread = time.Hour, 30*time.Minute }, Env{})
-	a, _, err := websocket.DefaultDialer.Dial("ws://"+d.public+"/v1/server", http.Header{"User-Agent": {"t"}, "X-Pyrycode-Server": {"a"}, "X-Pyrycode-Version": {"1"}})
-	if err != nil {
-		t.Fatal(err)
+// A peer that is told to leave redials within a millisecond. The process that told
+// it must not accept that connection, since it could only refuse it.
+func TestTheListenerClosesBeforeTheFirstConnectionIsTold(t *testing.T) {
+	for _, spread := range []time.Duration{0, 30 * time.Minute} {
+		d := startEnv(t, t.Context(), func(c *Config) { c.Drain, c.DrainSpread = time.Hour, spread }, Env{})
+		var told sync.WaitGroup
+		first := make(chan struct{})
+		once := sync.OnceFunc(func() { close(first) })
+		for i := range 20 {
+			c, _, err := websocket.DefaultDialer.Dial("ws://"+d.public+"/v1/server", http.Header{
+				"User-Agent": {"t"}, "X-Pyrycode-Server": {strconv.Itoa(i)}, "X-Pyrycode-Version": {"1"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			told.Go(func() {
+				_, _, err := c.ReadMessage()
+				if !websocket.IsCloseError(err, 1001, 1012) {
+					return // cut by the second signal
+				}
+				defer once()
+				if again, err := net.Dial("tcp", d.public); err == nil {
+					again.Close()
+					t.Errorf("spread %v: a redial after the close is accepted", spread)
+				}
+			})
+		}
+		d.until("all binaries are counted", func() bool { return d.p.relay.Counts().Binaries == 20 })
+		d.signals <- syscall.SIGTERM
+		<-first
+		d.signals <- syscall.SIGTERM
+		if err := d.end(); err != nil {
+			t.Error(err)
+		}
+		told.Wait()
 	}
-	defer a.Close()
-	connected2, _, err := websocket.DefaultDialer.Dial("ws://"+d.public+"/v1/server", http.Header{"User-Agent": {"t"}, "X-Pyrycode-Server": {"b"}, "X-Pyrycode-Version": {"1"}})
-	if err != nil {
-		t.Fatal(err)
+}
+
+func TestSeveralSocketsOfOneNameAreAllServed(t *testing.T) {
+	var sockets []net.Listener
+	for range 2 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets = append(sockets, ln)
 	}
-	defer connected2.Close()
-	d.until("both binaries are counted", func() bool { return d.p.relay.Counts().Binaries == 2 })
-	for _, c := range []*websocket.Conn{a, connected2} {
-		go func() { _, _, _ = c.ReadMessage() }() // answers a close
+	d := startEnv(t, t.Context(), nil, Env{Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: sockets}}})
+	for _, ln := range sockets {
+		if status, _, _ := get(t, "http://"+ln.Addr().String()+"/healthz"); status != http.StatusOK {
+			t.Errorf("%s answers %d; want 200", ln.Addr(), status)
+		}
 	}
-	d.signals <- syscall.SIGTERM
-	d.until("one of two is closed", func() bool { return d.p.relay.Counts().Binaries == 1 })
-	_, resp, err := websocket.DefaultDialer.Dial("ws://"+d.public+"/v1/client", http.Header{"User-Agent": {"t"}, "X-Pyrycode-Server": {"a"}})
-	if err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("a newcomer gets %v, %v; want 503 and Retry-After", resp, err)
+	if want := "listen=" + sockets[0].Addr().String() + "," + sockets[1].Addr().String() + " "; !strings.Contains(d.log.String(), want) {
+		t.Errorf("no %q in the log:\n%s", want, d.log)
 	}
 	d.signals <- syscall.SIGTERM
 	if err := d.end(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestOfSeveralSocketsTheMostExposedIsJudged(t *testing.T) {
+	var sockets []net.Listener
+	for _, at := range []string{"127.0.0.1:0", "0.0.0.0:0", "127.0.0.1:0"} {
+		ln, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		sockets = append(sockets, ln)
+	}
+	c := Supervisor{Listeners: map[string][]net.Listener{SocketPrivate: sockets}}.adopt(DefaultConfig())
+	if want := sockets[1].Addr().String(); c.MetricsListen != want {
+		t.Errorf("--metrics-listen is judged as %s; want %s", c.MetricsListen, want)
+	}
+}
+
+func TestASupervisorThatDoesNotReadHoldsUpNobody(t *testing.T) {
+	release, sent := make(chan struct{}), make(chan string, 2*notifyQueue)
+	tell := newNotifier(func(state string) {
+		<-release
+		sent <- state
+	})
+	for i := range 2 * notifyQueue {
+		tell(strconv.Itoa(i)) // returns
+	}
+	close(release)
+	for i := range notifyQueue {
+		if got := <-sent; got != strconv.Itoa(i) {
+			t.Fatalf("state %d is %s; want them in order", i, got)
+		}
+	}
+	tell("after")
+	if got := <-sent; got != "after" {
+		t.Errorf("then it sends %q; want what came after the queue was empty", got)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -74,6 +75,45 @@ type Conn struct {
 	bucket string
 	queue  *sendQueue
 	watch  atomic.Pointer[jetstream.KeyWatcher]
+	dialer *dialer
+}
+
+// dialer opens the connections to NATS, and closes all of them when its context
+// ends. The library's own dialer cannot be interrupted.
+type dialer struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+func newDialer() *dialer {
+	ctx, end := context.WithCancel(context.Background())
+	return &dialer{ctx, end}
+}
+
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	dial := net.Dialer{Timeout: callTimeout}
+	c, err := dial.DialContext(d.ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return d.closedAtEnd(c), nil
+}
+
+// closedAtEnd closes c when the dialer's context ends, and forgets it when it is
+// closed before.
+func (d *dialer) closedAtEnd(c net.Conn) net.Conn {
+	return &dialledConn{c, context.AfterFunc(d.ctx, func() { c.Close() })}
+}
+
+type dialledConn struct {
+	net.Conn
+	forget func() bool
+}
+
+func (c *dialledConn) Close() error {
+	c.forget()
+	return c.Conn.Close()
 }
 
 var (
@@ -88,7 +128,8 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	if cfg.Lost == nil {
 		cfg.Lost = func(error) {}
 	}
-	c := &Conn{bucket: cfg.Bucket}
+	c := &Conn{bucket: cfg.Bucket, dialer: newDialer()}
+	dialled := context.AfterFunc(ctx, c.dialer.end) // stops that once there is a connection
 	c.queue = newSendQueue(func(subject string, data []byte) error {
 		err := c.nc.Publish(subject, data)
 		c.misframed(c.nc, err)
@@ -96,6 +137,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	})
 	opts := []nats.Option{
 		nats.Name("pyrycode-relay"),
+		nats.SetCustomDialer(c.dialer), nats.SkipHostLookup(), // the dialer looks names up, and can be interrupted
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
@@ -127,6 +169,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return err
 	})
 	if err != nil {
+		c.dialer.end()
 		c.queue.close(0)
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
@@ -136,7 +179,11 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	if err == nil {
 		err = persist(ctx, func() error { return c.open(ctx, cfg) })
 	}
+	if err == nil && !dialled() {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
+		c.dialer.end()
 		c.queue.close(0)
 		c.nc.Close()
 		return nil, fmt.Errorf("the directory in NATS (JetStream bucket %s): %w", cfg.Bucket, err)
@@ -217,6 +264,7 @@ func (c *Conn) Close() {
 	}
 	c.queue.close(callTimeout)         // the node's last words
 	_ = c.nc.FlushTimeout(callTimeout) // it may be away
+	c.dialer.end()                     // a reconnect that is under way must not keep Close waiting
 	c.nc.Close()
 }
 

@@ -38,7 +38,7 @@ func three(t *testing.T) (servers []*Server, conns []*Conn) {
 	t.Helper()
 	at := ports(t, 3)
 	for i := range at {
-		s, err := Serve(ServerConfig{Name: fmt.Sprintf("n%d", i), Listen: at[i], Peers: at, Secret: "s", Err: func(string) {}})
+		s, err := Serve(t.Context(), ServerConfig{Name: fmt.Sprintf("n%d", i), Listen: at[i], Peers: at, Secret: "s", Err: func(string) {}})
 		if err != nil {
 			t.Fatal(err)
 		}

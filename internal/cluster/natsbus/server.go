@@ -1,8 +1,8 @@
 package natsbus
 
 import (
+	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -38,8 +38,20 @@ type Server struct {
 	remove func() // what it has on disk
 }
 
-// Serve starts a server.
-func Serve(cfg ServerConfig) (*Server, error) {
+const (
+	// startTime is how long a server has to listen.
+	startTime = 10 * time.Second
+
+	// readyPoll is how often Serve asks for the end of ctx.
+	readyPoll = 100 * time.Millisecond
+
+	// shutdownTime is how long the server's own goroutines have to end.
+	shutdownTime = 5 * time.Second
+)
+
+// Serve starts a server and waits until it listens, for at most startTime or until
+// ctx ends.
+func Serve(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	host, text, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("NATS server: %w", err)
@@ -92,12 +104,18 @@ func Serve(cfg ServerConfig) (*Server, error) {
 		s.SetLoggerV2(logger{cfg.Err}, false, false, false)
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
-		s.Shutdown()
-		remove()
-		return nil, errors.New("NATS server: not ready after 10 s; is --cluster-listen free?")
+	started := &Server{s, word, remove}
+	for end := time.Now().Add(startTime); !s.ReadyForConnections(readyPoll); {
+		if ctx.Err() == nil && time.Now().Before(end) {
+			continue
+		}
+		started.Close()
+		if err := context.Cause(ctx); err != nil {
+			return nil, fmt.Errorf("NATS server: %w", err)
+		}
+		return nil, fmt.Errorf("NATS server: not ready after %s; is --cluster-listen free?", startTime)
 	}
-	return &Server{s, word, remove}, nil
+	return started, nil
 }
 
 // Leads reports whether this server is the one that decides on what is
@@ -106,11 +124,20 @@ func (s *Server) Leads(bucket string) bool {
 	return s.s.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "KV_"+bucket)
 }
 
-// Close ends the server.
+// Close ends the server. It returns after shutdownTime at the latest; a server that
+// takes longer ends in the background.
 func (s *Server) Close() {
-	s.s.Shutdown()
-	s.s.WaitForShutdown()
-	s.remove()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.s.Shutdown()
+		s.s.WaitForShutdown()
+		s.remove()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(shutdownTime):
+	}
 }
 
 // logger passes on what operators should know.

@@ -1,0 +1,176 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	// logQueueBytes bounds the records that wait for the log's reader.
+	logQueueBytes = 1 << 20
+
+	// logKeepBytes is how much memory an empty queue keeps.
+	logKeepBytes = 16 << 10
+
+	// flushTime bounds how long the end of the process waits for the log.
+	flushTime = time.Second
+
+	// logRetry is the time between two attempts to write to a file that is not
+	// ready, which only a descriptor with O_NONBLOCK says.
+	logRetry = 20 * time.Millisecond
+)
+
+// Reasons for which a log record is lost.
+const (
+	lostFull   = "queue_full"
+	lostFailed = "write_failed"
+)
+
+// logWriter queues log records for a writer that may be slow, stuck or gone.
+// Write never waits for that writer: a supervisor that does not read the log must
+// not stop connections, signals or a drain. Records that find the queue full, and
+// records that could not be written, are lost and counted; as soon as a record can
+// be written again, another one behind it says how many were lost.
+//
+// A goroutine writes while there is something in the queue, and then ends.
+type logWriter struct {
+	to     io.Writer
+	format string
+	losses *prometheus.CounterVec
+
+	mu    sync.Mutex // guards all below
+	queue []byte     // whole records
+	lost  int        // records, since the log said so last
+	idle  chan struct{}
+	// idle is closed when the goroutine that writes ends; nil while there is none.
+}
+
+// newLogWriter returns a logWriter to w. Its own records have that format.
+func newLogWriter(w io.Writer, format string) *logWriter {
+	l := &logWriter{to: w, format: format, losses: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pyrycode_relay_log_records_lost_total",
+		Help: "Log records that were not written, by reason: the reader of the log was too slow, or writing failed. /debug/log has the last ones all the same.",
+	}, []string{"reason"})}
+	for _, reason := range []string{lostFull, lostFailed} {
+		l.losses.WithLabelValues(reason)
+	}
+	return l
+}
+
+// Write queues one or more whole records. It takes all of them or none, and
+// returns no error.
+func (l *logWriter) Write(records []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue)+len(records) > logQueueBytes {
+		l.lose(lostFull, countRecords(records))
+		return len(records), nil
+	}
+	l.queue = append(l.queue, records...)
+	if l.idle == nil {
+		l.idle = make(chan struct{})
+		go l.run()
+	}
+	return len(records), nil
+}
+
+// flush waits until the queue is empty, for at most d. It reports whether it is.
+func (l *logWriter) flush(d time.Duration) bool {
+	l.mu.Lock()
+	idle := l.idle
+	l.mu.Unlock()
+	if idle == nil {
+		return true
+	}
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-idle:
+		return true
+	case <-late.C:
+		return false
+	}
+}
+
+// run writes the queue until it is empty.
+func (l *logWriter) run() {
+	torn := false // the last write ended inside a record
+	var batch []byte
+	for {
+		l.mu.Lock()
+		if len(l.queue) == 0 {
+			if cap(l.queue) > logKeepBytes {
+				l.queue = nil
+			}
+			close(l.idle)
+			l.idle = nil
+			l.mu.Unlock()
+			return
+		}
+		batch, l.queue = l.queue, batch[:0]
+		said := l.lost
+		l.lost = 0
+		l.mu.Unlock()
+
+		records := len(batch)
+		if said > 0 {
+			batch = append(batch, l.lossRecord(said)...)
+		}
+		if torn {
+			if _, err := writeAll(l.to, []byte("\n")); err == nil {
+				torn = false
+			}
+		}
+		n, err := writeAll(l.to, batch)
+		if err != nil {
+			torn = torn || n > 0 && batch[n-1] != '\n'
+			l.mu.Lock()
+			l.lost += said // that record was the last of the batch, so it is lost, too
+			l.lose(lostFailed, countRecords(batch[min(n, records):records]))
+			l.mu.Unlock()
+		}
+	}
+}
+
+// lossRecord is the record that says how many were lost.
+func (l *logWriter) lossRecord(lost int) []byte {
+	var b bytes.Buffer
+	newLogger(&b, l.format, slog.LevelWarn).Warn("log records are missing before this one: the log's reader was too slow, or writing failed", "count", lost)
+	return b.Bytes()
+}
+
+// lose counts records that are lost. The caller holds the lock.
+func (l *logWriter) lose(reason string, records int) {
+	l.lost += records
+	l.losses.WithLabelValues(reason).Add(float64(records))
+}
+
+// countRecords returns the number of records that begin or go on in b.
+func countRecords(b []byte) int {
+	n := bytes.Count(b, []byte("\n"))
+	if len(b) > 0 && b[len(b)-1] != '\n' {
+		n++
+	}
+	return n
+}
+
+// writeAll writes b and returns how much of it was written. It waits as long as
+// the file says that it is not ready.
+func writeAll(w io.Writer, b []byte) (n int, err error) {
+	for {
+		var some int
+		some, err = w.Write(b[n:])
+		n += some
+		if !errors.Is(err, syscall.EAGAIN) {
+			return n, err
+		}
+		time.Sleep(logRetry)
+	}
+}
