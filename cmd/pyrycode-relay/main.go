@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
 )
 
 // What the build tells: -ldflags "-X main.version=… -X main.revision=…".
@@ -39,6 +40,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
+	earlysignals.Handover(stop, reload)
 
 	b := daemon.ReadBuild(version, revision)
 	c := newCommand(environ)

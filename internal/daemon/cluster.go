@@ -65,10 +65,13 @@ func joinCluster(ctx context.Context, cfg Config, log *slog.Logger, ready *readi
 		}
 	}
 	log.Info("joining the cluster: waiting for NATS and its directory", "at_most", joinTime)
-	ctx, cancel := context.WithTimeout(ctx, joinTime)
+	dialing, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
-	c.conn, err = natsbus.Dial(ctx, natsbus.Config{URLs: cfg.Cluster, Creds: cfg.ClusterCreds, CA: cfg.ClusterCA, Embedded: c.server,
+	c.conn, err = natsbus.Dial(dialing, natsbus.Config{URLs: cfg.Cluster, Creds: cfg.ClusterCreds, CA: cfg.ClusterCA, Embedded: c.server,
 		Lost: func(err error) {
+			if ctx.Err() != nil {
+				return // the process ends
+			}
 			if err != nil {
 				log.Warn("NATS is away: what is connected is served on for some seconds, new claims are answered 503", "err", err)
 				ready.setCluster("NATS is away")

@@ -119,9 +119,13 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	}
 	logs := newLogWriter(env.Log, cfg.LogFormat)
 	defer func() {
-		if failed != nil {
-			logs.flush(flushTime)
+		if failed == nil {
+			return
 		}
+		if ctx.Err() != nil {
+			newLogger(logs, cfg.LogFormat, slog.LevelInfo).Info("ending before it was ready", "err", context.Cause(ctx))
+		}
+		logs.flush(flushTime)
 	}()
 	p := &process{env: env, logs: logs, recent: &recent{to: logs}}
 	p.live.level = new(slog.LevelVar)
