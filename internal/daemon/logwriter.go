@@ -45,11 +45,12 @@ type logWriter struct {
 	format string
 	losses *prometheus.CounterVec
 
-	mu    sync.Mutex // guards all below
-	queue []byte     // whole records
-	lost  int        // records, since the log said so last
-	idle  chan struct{}
-	// idle is closed when the goroutine that writes ends; nil while there is none.
+	mu    sync.Mutex    // guards the fields up to idle
+	queue []byte        // whole records
+	lost  int           // records, since the log said so last
+	idle  chan struct{} // closed when the goroutine that writes ends; nil while there is none
+
+	torn bool // the last write ended inside a record; only the goroutine uses it
 }
 
 // newLogWriter returns a logWriter to w. Its own records have that format.
@@ -101,7 +102,6 @@ func (l *logWriter) flush(d time.Duration) bool {
 
 // run writes the queue until it is empty.
 func (l *logWriter) run() {
-	torn := false // the last write ended inside a record
 	var batch []byte
 	for {
 		l.mu.Lock()
@@ -123,14 +123,13 @@ func (l *logWriter) run() {
 		if said > 0 {
 			batch = append(batch, l.lossRecord(said)...)
 		}
-		if torn {
-			if _, err := writeAll(l.to, []byte("\n")); err == nil {
-				torn = false
-			}
+		if l.torn {
+			n, _ := writeAll(l.to, []byte("\n")) // if it fails, so does the next write
+			l.torn = n == 0
 		}
 		n, err := writeAll(l.to, batch)
 		if err != nil {
-			torn = torn || n > 0 && batch[n-1] != '\n'
+			l.torn = l.torn || n > 0 && batch[n-1] != '\n'
 			l.mu.Lock()
 			l.lost += said // that record was the last of the batch, so it is lost, too
 			l.lose(lostFailed, countRecords(batch[min(n, records):records]))
