@@ -3,9 +3,13 @@ package main
 import (
 	"bufio"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestASignalEndsTheProcessWell(t *testing.T) {
@@ -34,6 +38,162 @@ func rest(lines *bufio.Scanner) string {
 		b.WriteString(lines.Text() + "\n")
 	}
 	return b.String()
+}
+
+// withLog starts the command with a pipe as its log, and returns the end to read.
+func withLog(t *testing.T, args ...string) (*exec.Cmd, *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	t.Cleanup(func() { r.Close() })
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
+	cmd.Stderr = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	})
+	return cmd, r
+}
+
+// endsWell waits for the end of a command that has been told to end.
+func endsWell(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ends with %v; want exit 0", err)
+	}
+}
+
+func TestARelayOutlivesTheReaderOfItsLog(t *testing.T) {
+	cmd, log := withLog(t, onFreePorts...)
+	s := readyLine(t, bufio.NewScanner(log))
+	log.Close() // from now on a write is answered with SIGPIPE
+	for range 3 {
+		if got := call(t.Context(), nil, "probe", "--relay", "ws://"+s.public); got.code != 0 {
+			t.Errorf("probe returned %d: %s", got.code, got.stderr)
+		}
+	}
+	if m := s.page(t, "/metrics"); strings.Contains(m, "\npyrycode_relay_log_records_lost_total{reason=\"write_failed\"} 0\n") {
+		t.Error("the records that could not be written are not counted")
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	endsWell(t, cmd)
+}
+
+func TestALogThatIsFullDoesNotKeepARelayFromItsEnd(t *testing.T) {
+	for _, args := range [][]string{
+		append(onFreePorts, "--log-level", "debug"),
+		{"serve", "--listen", "256.0.0.1:0"}, // it fails, and cannot say so
+	} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		_ = w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		for err == nil { // until it is full
+			_, err = w.Write(make([]byte, 4<<10))
+		}
+		cmd := exec.Command(os.Args[0], args...)
+		cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
+		cmd.Stderr = w
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if len(args) > 3 {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
+		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		if !late.Stop() {
+			t.Errorf("%q did not end while nobody read its log", args)
+		}
+	}
+}
+
+// A configuration that comes from a pipe may be long in coming.
+func TestASignalEndsAStartThatWaitsForItsConfiguration(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "relay.yml")
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		cmd, log := withLog(t, "serve", "--config", name)
+		w, err := os.OpenFile(name, os.O_WRONLY, 0) // waits until the command has opened it
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		endsWell(t, cmd)
+		w.Close()
+		log.Close()
+	}
+}
+
+func TestASignalEndsAStartThatWaitsForItsCluster(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // accepts in the kernel, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody.Close()
+	for _, at := range []string{mute.Addr().String(), nobody.Addr().String()} {
+		cmd, log := withLog(t, append(onFreePorts, "--cluster", "nats://"+at)...)
+		lines := bufio.NewScanner(log)
+		if !lines.Scan() || !strings.Contains(lines.Text(), `"msg":"joining the cluster`) {
+			t.Fatalf("it logs %q", lines.Text())
+		}
+		begun := time.Now()
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if log := rest(lines); !strings.Contains(log, `"msg":"ending before it was ready"`) {
+			t.Errorf("the log does not say why it ends:\n%s", log)
+		}
+		endsWell(t, cmd)
+		t.Logf("%s: it ended %v after the signal", at, time.Since(begun))
+	}
+}
+
+func TestProblemsAreReportedInTheFormatOfTheLog(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "relay.yml")
+	if err := os.WriteFile(config, []byte("log-format: json\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args, environ []string
+		want          string
+	}{
+		{[]string{"serve", "--log-format", "json", "--grace", "0s"}, nil, `"msg":"failed","err":"--grace \"0s\": must be`},
+		{[]string{"--log-format=json", "--grac", "5s"}, nil, `"msg":"failed","err":"unknown flag --grac`},
+		{[]string{"serve", "--grac", "5s"}, []string{"PYRYCODE_RELAY_LOG_FORMAT=json"}, `"msg":"failed","err":"unknown flag --grac`},
+		{[]string{"serve", "--config", config, "--grace", "0s"}, nil, `"msg":"failed","err":"--grace \"0s\": must be`},
+		{[]string{"serve", "--config", config, "--listen", "127.0.0.1:0", "--metrics-listen", "10.255.255.1:9", "--log-level", "error"}, nil, `"msg":"failed","err":"cannot listen on 10.255.255.1:9`},
+		{[]string{"serve", "--grace", "0s"}, nil, `pyrycode-relay: --grace "0s": must be`},
+	} {
+		if got := call(t.Context(), tt.environ, tt.args...); got.code == 0 || !strings.Contains(got.stderr, tt.want) {
+			t.Errorf("%q: exit %d, %q\nwant %q", tt.args, got.code, got.stderr, tt.want)
+		}
+	}
 }
 
 // The gauges in each state that a relay's operator sees, with the binary's

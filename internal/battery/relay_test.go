@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
 )
 
 // node is a daemon under attack.
@@ -117,9 +118,12 @@ func beRelay() {
 			panic(err)
 		}
 	}
-	signals := make(chan os.Signal, 2)
+	signals, reload := make(chan os.Signal, 2), make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)
-	err := daemon.Run(context.Background(), c, daemon.Env{Log: os.Stderr, Signals: signals, Ready: func(public, private net.Addr) {
+	signal.Notify(reload, syscall.SIGHUP)
+	earlysignals.Handover(signals, reload)
+	signal.Ignore(syscall.SIGPIPE) // as the command does
+	err := daemon.Run(context.Background(), c, daemon.Env{Log: os.Stderr, Signals: signals, Reload: reload, Ready: func(public, private net.Addr) {
 		fmt.Println(public, private)
 	}})
 	if err != nil {
@@ -136,6 +140,12 @@ type child struct {
 
 func startChild(t *testing.T, set func(*daemon.Config), environ ...string) *child {
 	t.Helper()
+	return startChildLog(t, set, nil, environ...)
+}
+
+// childCommand is the command of a relay in a process of its own.
+func childCommand(t *testing.T, set func(*daemon.Config), environ ...string) *exec.Cmd {
+	t.Helper()
 	c := config()
 	if set != nil {
 		set(&c)
@@ -146,8 +156,18 @@ func startChild(t *testing.T, set func(*daemon.Config), environ ...string) *chil
 	}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append([]string{asRelay + "=" + string(text), "GORACE=atexit_sleep_ms=0"}, environ...)
+	return cmd
+}
+
+// startChildLog is startChild with a file as the relay's log; nil: a buffer.
+func startChildLog(t *testing.T, set func(*daemon.Config), log *os.File, environ ...string) *child {
+	t.Helper()
+	cmd := childCommand(t, set, environ...)
 	ch := &child{cmd: cmd, node: node{t: t, log: new(logBuffer)}}
 	cmd.Stderr = ch.log
+	if log != nil {
+		cmd.Stderr = log
+	}
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
