@@ -177,3 +177,61 @@ func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
 	other := dial(1, "/v1/server", "s2") // once a leader has been chosen, if it was that one
 	say(dial(0, "/v1/client", "s2"), other)
 }
+
+// The start of a relay can be interrupted wherever it waits for NATS.
+func TestDialEndsWithItsContext(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	closed := ports(t, 1)[0]
+	for name, urls := range map[string]string{
+		"a server that says nothing":     "nats://" + mute.Addr().String(),
+		"a TLS server that says nothing": "tls://" + mute.Addr().String(),
+		"nobody":                         "nats://" + closed,
+		"several":                        "nats://" + closed + ",nats://" + mute.Addr().String() + ",nats://" + mute.Addr().String(),
+		"a name that is not there":       "nats://nobody.invalid:4222",
+	} {
+		t.Run(name, func(t *testing.T) {
+			interrupted := errors.New("interrupted")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			ended := make(chan error, 1)
+			go func() {
+				c, err := Dial(ctx, Config{URLs: urls})
+				if err == nil {
+					c.Close()
+				}
+				ended <- err
+			}()
+			select {
+			case err := <-ended:
+				t.Fatalf("Dial ended before its context: %v", err)
+			case <-time.After(300 * time.Millisecond): // it is in the middle of an attempt, or between two
+			}
+			cancel(interrupted)
+			begun := time.Now()
+			if err := <-ended; err == nil {
+				t.Error("Dial() = nil error")
+			}
+			if took := time.Since(begun); took > callTimeout/2 {
+				t.Errorf("Dial ended %v after its context; want it to give up what it waits for", took)
+			}
+		})
+	}
+}
+
+func TestServeEndsWithItsContext(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0") // so the server is never ready
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	at := taken.Addr().String()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupted := errors.New("interrupted")
+	cancel(interrupted)
+	if _, err := Serve(ctx, ServerConfig{Name: "n", Listen: at, Peers: []string{at}, Err: func(string) {}}); !errors.Is(err, interrupted) {
+		t.Errorf("Serve() = %v; want the cause of the context's end", err)
+	}
+}
