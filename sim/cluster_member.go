@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -116,7 +117,7 @@ func (w *clusterRun) boot(place int) {
 	w.newNode(w.births)
 	w.places[place].Store(m)
 	w.enter(m)
-	if err := m.cluster.Start(); err != nil {
+	if err := m.cluster.Start(context.Background()); err != nil {
 		panic(err)
 	}
 }

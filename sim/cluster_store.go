@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -285,7 +286,7 @@ func (l *line) call(changes bool, f func(*directory) (uint64, error), rev *uint6
 
 // Watch implements cluster.Store: a task of its own tells what changes, with
 // some delay. After it was cut off it tells the newest of each key.
-func (l *line) Watch(f func(cluster.Entry)) error {
+func (l *line) Watch(_ context.Context, f func(cluster.Entry)) error {
 	l.w.e.Go("watch", func() { l.watch(f) })
 	return nil
 }

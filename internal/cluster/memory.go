@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -129,7 +130,7 @@ func (p *Port) Purge(key string, revision uint64) error {
 }
 
 // Watch implements Store.
-func (p *Port) Watch(f func(Entry)) error {
+func (p *Port) Watch(_ context.Context, f func(Entry)) error {
 	p.mu.Lock()
 	p.f = f
 	p.watcher = newQueue(func(e Entry) {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"context"
 	endian "encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -164,8 +165,9 @@ func (n *Node) ID() NodeID { return n.id }
 func (n *Node) Attach(h *relay.Host) { n.host = h }
 
 // Start subscribes and begins to watch and to send signs of life. Until it
-// has returned nil the relay should get no connections.
-func (n *Node) Start() error {
+// has returned nil the relay should get no connections. If ctx ends while it waits
+// for the directory, it returns the cause of that.
+func (n *Node) Start(ctx context.Context) error {
 	for s := range shards {
 		if err := n.cfg.Bus.Subscribe(n.streamSubject(n.id, s), n.onRecord); err != nil {
 			return fmt.Errorf("cluster: %w", err)
@@ -177,7 +179,7 @@ func (n *Node) Start() error {
 	if err := n.cfg.Bus.Subscribe(n.beatSubject(), n.onBeat); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	if err := n.cfg.Store.Watch(n.onEntry); err != nil {
+	if err := n.cfg.Store.Watch(ctx, n.onEntry); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	n.heartbeat()

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"time"
 )
@@ -25,9 +26,11 @@ type Store interface {
 
 	// Watch calls f with all there is, and then with every change, expiries
 	// too, in order and never at the same time. Changes may be left out if
-	// newer ones of the same key are not. f does not wait. Called once; it may
-	// wait half a minute for a directory that is not there yet.
-	Watch(f func(Entry)) error
+	// newer ones of the same key are not. f does not wait. Called once. It may
+	// wait half a minute for a directory that is not there yet; if ctx ends
+	// meanwhile, it returns the cause of that. After it has returned nil, ctx
+	// means nothing to it.
+	Watch(ctx context.Context, f func(Entry)) error
 }
 
 // Errors of a Store.

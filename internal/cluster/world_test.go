@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -69,7 +70,7 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := n.Start(); err != nil {
+	if err := n.Start(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
 	srv := httptest.NewServer(r.Handler())

@@ -114,16 +114,18 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 	return c.node.Register(reg)
 }
 
-func (c *clustered) start(log *slog.Logger, ready *readiness) error {
+// start begins to take part in the cluster. It waits for the directory, until ctx
+// ends.
+func (c *clustered) start(ctx context.Context, log *slog.Logger, ready *readiness) error {
 	if c == nil {
 		return nil
 	}
-	if err := c.node.Start(); err != nil {
+	if err := c.node.Start(ctx); err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	watching, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	c.looks.Go(func() { watchDirectory(ctx, c.conn.Answers, log, ready) })
+	c.looks.Go(func() { watchDirectory(watching, c.conn.Answers, log, ready) })
 	return nil
 }
 

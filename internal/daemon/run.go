@@ -234,7 +234,7 @@ func (p *process) run(stop *stops) error {
 	defer p.cluster.close()
 	p.sayStarting()
 	p.sayPush()
-	err := p.cluster.start(p.log, &p.ready)
+	err := p.cluster.start(stop.first, p.log, &p.ready)
 	if err == nil {
 		p.listeners, err = p.open(stop.first)
 	}

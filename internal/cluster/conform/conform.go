@@ -26,7 +26,7 @@ func Run(t *testing.T, a, b Both) {
 	const ttl = 30 * time.Second
 	var mu sync.Mutex
 	seen := make(map[string]string) // what b has watched: newest value, or gone
-	if err := b.Watch(func(e cluster.Entry) {
+	if err := b.Watch(t.Context(), func(e cluster.Entry) {
 		mu.Lock()
 		defer mu.Unlock()
 		seen[e.Key] = "gone"

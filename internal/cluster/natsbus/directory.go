@@ -113,16 +113,24 @@ func (c *Conn) Purge(key string, revision uint64) error {
 const watchTime = 30 * time.Second
 
 // Watch implements cluster.Store.
-func (c *Conn) Watch(f func(cluster.Entry)) error {
-	var w jetstream.KeyWatcher
-	ctx, cancel := context.WithTimeout(context.Background(), watchTime)
+func (c *Conn) Watch(ctx context.Context, f func(cluster.Entry)) error {
+	ctx, cancel := context.WithTimeout(ctx, watchTime)
 	defer cancel()
-	err := persist(ctx, func() (err error) {
-		w, err = c.kv.WatchAll(context.Background())
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("watch the directory: %w", err)
+	var w jetstream.KeyWatcher
+	tried := make(chan error, 1)
+	go func() {
+		tried <- persist(ctx, func() (err error) {
+			w, err = c.kv.WatchAll(context.Background()) // it waits for some seconds, whatever becomes of ctx
+			return err
+		})
+	}()
+	select {
+	case err := <-tried:
+		if err != nil {
+			return fmt.Errorf("watch the directory: %w", err)
+		}
+	case <-ctx.Done(): // Close ends what goes on
+		return fmt.Errorf("watch the directory: %w", context.Cause(ctx))
 	}
 	c.watch.Store(&w)
 	go func() {

@@ -130,7 +130,7 @@ func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n.Start(); err != nil {
+		if err := n.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		srv := httptest.NewServer(r.Handler())
