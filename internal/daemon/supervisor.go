@@ -118,10 +118,15 @@ func (s Supervisor) Reloading() (done func()) {
 	return func() { s.tell(systemd.SdNotifyReady) }
 }
 
-// stopping says that the process ends and how long that may take.
-func (s Supervisor) stopping(most time.Duration) {
+// stopReserve is how long the process may need after its drain: to cut what is
+// left, to leave a cluster whose servers do not answer, and to write its log.
+const stopReserve = 15 * time.Second
+
+// stopping tells the supervisor that the process drains, for at most drain, and
+// asks it to wait that long and stopReserve.
+func (s Supervisor) stopping(drain time.Duration) {
 	s.tell("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=" +
-		strconv.FormatInt((most+2*cutTime).Microseconds(), 10))
+		strconv.FormatInt((drain+stopReserve).Microseconds(), 10))
 }
 
 // watch gives a sign of life, twice in the time that the supervisor waits,
