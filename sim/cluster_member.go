@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -93,7 +94,7 @@ func (w *clusterRun) enlist(d *node, cfg *relay.Config) {
 	own.Rand = m.rnd
 	p := w.run.Param
 	n, err := cluster.New(cluster.Config{
-		Store: m.line, Bus: m.line, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
+		Name: fmt.Sprint("relay-", m.place), Store: m.line, Bus: m.line, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
 		TTL: entryLife, Margin: fenceMargin, Renew: renewTime, Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
 		Window: max(p("window", 256<<10), 1<<10), Linger: linger,
 	})

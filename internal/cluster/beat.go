@@ -3,6 +3,8 @@ package cluster
 import (
 	endian "encoding/binary"
 	"slices"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 const (
@@ -13,14 +15,24 @@ const (
 	maxNodes = 64
 )
 
-// beat is a sign of life. What another sends back tells how long the way
-// is.
+// maxName is how many bytes of a node's name are sent and kept.
+const maxName = 64
+
+// beat is a node heartbeat, its echo, or the announcement of a node's name.
+// The time that an echo takes is the way to the other node and back.
+//
+// A name is sent as a message of its own, before each heartbeat: nodes from
+// before there were names read heartbeats of one length only, and ignore it.
 type beat struct {
 	node NodeID
-	at   int64 // the sender's time
-	bye  bool  // it is the last
-	echo bool  // it comes back
+	at   int64  // the sender's time
+	bye  bool   // it is the last
+	echo bool   // it comes back
+	name string // not empty: it is an announcement and nothing else
 }
+
+// beatSize is the size of a beat without a name.
+const beatSize = 2 + len(NodeID{}) + 8
 
 func (b beat) append(dst []byte) []byte {
 	flags := byte(0)
@@ -30,23 +42,36 @@ func (b beat) append(dst []byte) []byte {
 	if b.echo {
 		flags |= 2
 	}
+	if b.name != "" {
+		flags |= 4
+	}
 	dst = append(append(dst, protocol, flags), b.node[:]...)
-	return endian.BigEndian.AppendUint64(dst, uint64(b.at))
+	dst = endian.BigEndian.AppendUint64(dst, uint64(b.at))
+	return append(dst, b.name...)
 }
 
 func parseBeat(p []byte) (b beat, ok bool) {
-	if len(p) != 2+len(b.node)+8 || p[0] != protocol {
+	if len(p) < beatSize || p[0] != protocol {
+		return b, false
+	}
+	named := p[1]&4 != 0
+	if room := len(p) - beatSize; named != (room > 0) || room > maxName {
 		return b, false
 	}
 	copy(b.node[:], p[2:])
 	b.at = int64(endian.BigEndian.Uint64(p[2+len(b.node):]))
 	b.bye, b.echo = p[1]&1 != 0, p[1]&2 != 0
+	b.name = wire.Printable(string(p[beatSize:]), maxName)
 	return b, true
 }
 
-// heartbeat sends a sign of life and looks who has sent none.
+// heartbeat sends this node's name and heartbeat, and drops the nodes whose
+// heartbeats are missing.
 func (n *Node) heartbeat() {
 	now := n.rt.Clock.Now()
+	if n.cfg.Name != "" {
+		_ = n.cfg.Bus.Publish(n.beatSubject(), beat{node: n.id, at: now.UnixNano(), name: n.cfg.Name}.append(nil)) // the next one may get through
+	}
 	_ = n.cfg.Bus.Publish(n.beatSubject(), beat{node: n.id, at: now.UnixNano()}.append(nil)) // the next one may get through
 	n.mu.Lock()
 	if n.closed {
@@ -54,10 +79,9 @@ func (n *Node) heartbeat() {
 		return
 	}
 	var gone []NodeID
-	for id, at := range n.peers {
-		if now.Sub(at) >= missed*n.cfg.Heartbeat {
+	for id, p := range n.peers {
+		if now.Sub(p.heard) >= missed*n.cfg.Heartbeat {
 			gone = append(gone, id)
-			delete(n.peers, id)
 		}
 	}
 	for key, c := range n.cache {
@@ -67,20 +91,24 @@ func (n *Node) heartbeat() {
 	}
 	slices.SortFunc(gone, func(a, b NodeID) int { return slices.Compare(a[:], b[:]) })
 	var broken []*stream
-	for _, id := range gone {
+	losses := make([]departure, len(gone))
+	for i, id := range gone {
+		losses[i] = n.forget(id, now)
 		broken = append(broken, n.streamsOf(&id)...)
 	}
+	refused := n.summaries(now, false)
 	n.beat = n.rt.Clock.AfterFunc(n.cfg.Heartbeat, n.heartbeat)
 	n.mu.Unlock()
-	for _, id := range gone {
-		n.cfg.Log.Warn("node_gone", "node", id.String())
+	for _, d := range losses {
+		n.logGone(d, "no heartbeat from it")
 	}
+	n.logRefusals(refused)
 	for _, s := range broken {
 		s.fail(brokenNode)
 	}
 }
 
-// onBeat hears a sign of life.
+// onBeat takes in another node's heartbeat, or its name.
 func (n *Node) onBeat(m Message) {
 	b, ok := parseBeat(m.Data)
 	if !ok || b.node == n.id {
@@ -88,38 +116,20 @@ func (n *Node) onBeat(m Message) {
 	}
 	if b.bye {
 		n.mu.Lock()
-		delete(n.peers, b.node)
+		d := n.forget(b.node, n.rt.Clock.Now())
 		broken := n.streamsOf(&b.node)
 		n.mu.Unlock()
+		d.left = true
+		n.logGone(d, "it has shut down")
 		for _, s := range broken {
 			s.fail(brokenNode)
 		}
 		return
 	}
-	if n.saw(b.node) {
-		n.cfg.Log.Info("node_seen", "node", b.node.String())
+	n.saw(b.node, b.name)
+	n.logSeen(b.node)
+	if b.name != "" {
+		return // its heartbeat follows
 	}
 	_ = n.cfg.Bus.Publish(n.ctlSubject(b.node), beat{node: n.id, at: b.at, echo: true}.append(nil))
-}
-
-// saw notes that a node is there, and reports whether that is news.
-func (n *Node) saw(id NodeID) bool {
-	now := n.rt.Clock.Now()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	_, known := n.peers[id]
-	if !known && len(n.peers) >= maxNodes {
-		return false
-	}
-	n.peers[id] = now
-	return !known
-}
-
-// hears reports whether a node has given a sign of life in the last seconds,
-// or might have: so many are not remembered.
-func (n *Node) hears(id NodeID) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	_, known := n.peers[id]
-	return known || len(n.peers) >= maxNodes
 }

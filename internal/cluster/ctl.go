@@ -42,10 +42,16 @@ const (
 	answerRefused answer = "refused" // the node shuts down
 )
 
-// request puts q to a node.
+// request sends q to a node and returns its answer. The answer is answerNone if
+// this node does not hear that one, or if it gives no answer in time.
 func (n *Node) request(to string, q question) answer {
 	owner, ok := parseNodeID(to)
-	if !ok || !n.hears(owner) { // whoever is silent would only be waited for
+	if !ok {
+		n.metrics.silent[q.Ask].Inc()
+		return answerNone
+	}
+	if !n.hears(owner) { // a silent node is not waited for
+		n.refuse(owner, q.Ask)
 		return answerNone
 	}
 	timeout := n.cfg.ProbeTimeout
@@ -59,6 +65,7 @@ func (n *Node) request(to string, q question) answer {
 	}
 	got, err := n.cfg.Bus.Request(n.ctlSubject(owner), b, timeout)
 	if err != nil {
+		n.refuse(owner, q.Ask)
 		return answerNone
 	}
 	return answer(got)
@@ -73,7 +80,7 @@ func (n *Node) ask(v value, id wire.ServerID) answer {
 func (n *Node) onCtl(m Message) {
 	if b, ok := parseBeat(m.Data); ok {
 		if b.echo {
-			n.saw(b.node)
+			n.saw(b.node, "")
 			n.metrics.roundTrip.Observe(float64(n.rt.Clock.Now().UnixNano()-b.at) / 1e9)
 		}
 		return
@@ -147,7 +154,7 @@ func (n *Node) onOpen(q question) answer {
 	case !mine:
 		return answerGone
 	}
-	n.saw(from)
+	n.saw(from, "")
 	s := n.newStream(from, q.Stream)
 	if !n.join(s) {
 		return answerRefused

@@ -36,6 +36,7 @@ type metrics struct {
 	lost      map[lostReason]prometheus.Counter
 	broken    map[brokenReason]prometheus.Counter
 	refusals  prometheus.Counter
+	silent    map[string]prometheus.Counter // by what was asked
 	recreated prometheus.Counter
 	roundTrip prometheus.Histogram
 
@@ -58,6 +59,9 @@ func newMetrics(n *Node) *metrics {
 	}
 	m.refusals = prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "claim_refusals_total",
 		Help: "Claims that the directory did not grant: another node's binary is alive, or it could not be known."})
+	silent := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "silent_node_refusals_total",
+		Help: "Claims and phones refused because the node that has their server-id is silent or did not answer in time."}, []string{"kind"})
+	m.silent = map[string]prometheus.Counter{askProbe: silent.WithLabelValues("claim"), askOpen: silent.WithLabelValues("phone")}
 	m.recreated = prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "claims_recreated_total",
 		Help: "Claims that the directory had lost and that were made again while they were served."})
 	m.roundTrip = prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + "round_trip_seconds",
@@ -70,7 +74,7 @@ func newMetrics(n *Node) *metrics {
 			return float64(f())
 		})
 	}
-	m.all = []prometheus.Collector{lost, broken, m.refusals, m.recreated, m.roundTrip,
+	m.all = []prometheus.Collector{lost, broken, m.refusals, silent, m.recreated, m.roundTrip,
 		gauge("claims", "Server-ids that this node holds in the directory, those in grace included.", func() int {
 			held := 0
 			for _, t := range n.tenures {

@@ -36,6 +36,11 @@ type Config struct {
 	// Log gets what operators should know. Nil discards it.
 	Log *slog.Logger
 
+	// Name is what the logs of all nodes call this one, next to its id. It is
+	// cut at 64 bytes, and what does not print is escaped. Empty: the logs have
+	// the id only.
+	Name string
+
 	// Space is the first word of all subjects, so that several clusters can
 	// share a bus. Empty means "pyrycode".
 	Space string
@@ -79,6 +84,7 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Name = wire.Printable(c.Name, maxName)
 	c.Space = cmp.Or(c.Space, "pyrycode")
 	c.TTL = cmp.Or(c.TTL, 30*time.Second)
 	c.Renew = cmp.Or(c.Renew, 5*time.Second)
@@ -126,7 +132,9 @@ type Node struct {
 	tenures  map[string]*tenure // by key
 	cache    map[string]cached  // by key: what the directory says of other nodes
 	streams  map[streamKey]*stream
-	peers    map[NodeID]time.Time // when each was last heard of
+	peers    map[NodeID]*otherNode     // nodes that this node hears
+	lost     map[NodeID]lostNode  // nodes that it no longer hears
+	refused  map[NodeID]*refusals // what silent nodes cost
 	beat     *clock.Timer
 	draining bool
 	closed   bool
@@ -149,7 +157,9 @@ func New(cfg Config) (*Node, error) {
 		tenures: make(map[string]*tenure),
 		cache:   make(map[string]cached),
 		streams: make(map[streamKey]*stream),
-		peers:   make(map[NodeID]time.Time),
+		peers:   make(map[NodeID]*otherNode),
+		lost:    make(map[NodeID]lostNode),
+		refused: make(map[NodeID]*refusals),
 	}
 	if _, err := io.ReadFull(n.rt.Rand, n.id[:]); err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
@@ -168,6 +178,7 @@ func (n *Node) Attach(h *relay.Host) { n.host = h }
 // has returned nil the relay should get no connections. If ctx ends while it waits
 // for the directory, it returns the cause of that.
 func (n *Node) Start(ctx context.Context) error {
+	n.logNode(slog.LevelInfo, "node_started", n.id, n.cfg.Name)
 	for s := range shards {
 		if err := n.cfg.Bus.Subscribe(n.streamSubject(n.id, s), n.onRecord); err != nil {
 			return fmt.Errorf("cluster: %w", err)
@@ -232,7 +243,9 @@ func (n *Node) Close() {
 	}
 	ts := n.sorted()
 	ss := n.streamsOf(nil)
+	refused := n.summaries(time.Time{}, true)
 	n.mu.Unlock()
+	n.logRefusals(refused)
 	for _, s := range ss {
 		s.fail(brokenClosed)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // joinTime is how long the relay waits at its start for NATS and for the
@@ -44,6 +45,16 @@ const (
 
 // clustered reports whether c asks for a cluster.
 func (c Config) clustered() bool { return c.Cluster != "" || c.ClusterEmbedded }
+
+// nodeName is what the relay is called in the logs of all: --cluster-name, else
+// the name of its host.
+func (c Config) nodeName() string {
+	if c.ClusterName != "" {
+		return c.ClusterName
+	}
+	name, _ := os.Hostname() // without a name the logs have the id only
+	return name
+}
 
 // joinCluster connects to the other relays, if there are to be any. It waits
 // for them, until ctx ends or for joinTime.
@@ -84,7 +95,7 @@ func joinCluster(ctx context.Context, cfg Config, log *slog.Logger, ready *readi
 		return c, fmt.Errorf("join the cluster: %w", err)
 	}
 	c.connected = c.conn.Connected
-	c.node, err = cluster.New(cluster.Config{Store: c.conn, Bus: c.conn, Log: log})
+	c.node, err = cluster.New(cluster.Config{Name: cfg.nodeName(), Store: c.conn, Bus: c.conn, Log: log})
 	return c, err
 }
 
@@ -204,6 +215,9 @@ func (v *validator) cluster(c Config) {
 				f.Close()
 			}
 		}
+	}
+	if len(c.ClusterName) > 64 || wire.Printable(c.ClusterName, 64) != c.ClusterName {
+		v.add("cluster-name", wire.Printable(c.ClusterName, 64), "must have at most 64 bytes, all of them printable", "for example relay-1")
 	}
 	if !c.ClusterEmbedded {
 		return

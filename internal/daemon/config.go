@@ -139,7 +139,7 @@ type Config struct {
 	ClusterEmbedded bool `default:"false" unit:"true or false" group:"Cluster" help:"Run a NATS server in this process, with those of the other relays as its peers: three relays, and nothing else to install."`
 
 	// ClusterName, ClusterListen, ClusterPeers and ClusterSecret are that server.
-	ClusterName   string   `default:"" unit:"name" group:"Cluster" help:"Name of this relay's NATS server, unlike its peers' and the same after a restart."`
+	ClusterName   string   `default:"" unit:"name" group:"Cluster" help:"Name of this relay in the logs of all relays, and of its NATS server: unlike its peers' and the same after a restart. Empty: the name of the host; --cluster-embedded needs one."`
 	ClusterListen string   `default:"127.0.0.1:6222" unit:"host:port" group:"Cluster" help:"Where the other relays' NATS servers reach this one's: a private network."`
 	ClusterPeers  []string `default:"" placeholder:"HOST:PORT,…" unit:"host:port, by comma" group:"Cluster" help:"The --cluster-listen of all relays, this one's own may be among them."`
 	ClusterSecret string   `default:"" unit:"text" group:"Cluster" secret:"true" help:"A word that the NATS servers of all relays share. Empty: whoever reaches --cluster-listen may join them."`
