@@ -1,0 +1,246 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/benbjohnson/clock"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+// records is a log that a test reads back.
+type records struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (r *records) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+func (r *records) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(r, nil)) }
+
+// of returns the records of an event, each as "key=value" of the keys given.
+func (r *records) of(t testing.TB, event string, keys ...string) (all []string) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, line := range strings.Split(strings.TrimSpace(r.text.String()), "\n") {
+		if line == "" {
+			continue
+		}
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m["msg"] != event {
+			continue
+		}
+		text := fmt.Sprint(m["level"])
+		for _, k := range keys {
+			text += fmt.Sprintf(" %s=%v", k, m[k])
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+func (r *records) want(t testing.TB, event string, keys []string, want ...string) {
+	t.Helper()
+	until(t, fmt.Sprintf("the records %s %q", event, want), func() bool {
+		got := r.of(t, event, keys...)
+		if len(got) > len(want) {
+			t.Fatalf("%s: %q; want %q", event, got, want)
+		}
+		return fmt.Sprint(got) == fmt.Sprint(want)
+	})
+}
+
+func count(t testing.TB, c prometheus.Counter) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetCounter().GetValue()
+}
+
+// The log of each node maps ids to names, says who comes, goes and returns,
+// and what the silence of one costs.
+func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
+	var logs []*records
+	names := []string{"relay-1", "relay-2"}
+	add := func(c *Config, _ *relay.Config) {
+		c.Heartbeat = 200 * time.Millisecond
+		r := new(records)
+		logs = append(logs, r)
+		c.Name, c.Log = names[(len(logs)-1)%2], r.logger()
+	}
+	w := newWorld(t, 2, add)
+	a, b, log := w.nodes[0], w.nodes[1], logs[1]
+	id := []string{"node", "name"}
+	is := func(level string, m *member, name string) string {
+		return fmt.Sprintf("%s node=%s name=%s", level, m.node.ID(), name)
+	}
+	logs[0].want(t, "node_started", id, is("INFO", a, "relay-1"))
+	log.want(t, "node_started", id, is("INFO", b, "relay-2"))
+	logs[0].want(t, "node_seen", id, is("INFO", b, "relay-2"))
+	log.want(t, "node_seen", id, is("INFO", a, "relay-1"))
+
+	a.binary("s1")
+	a.port.Down(true)
+	log.want(t, "node_gone", id, is("WARN", a, "relay-1"))
+	for range 3 {
+		if _, resp, err := b.dial("/v1/server", "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("a claim: %v, %v; want 503", resp, err)
+		}
+	}
+	b.phone("s1").wantClosed("1013 the node that serves the server-id does not answer")
+	counts := append(id, "claims", "phones")
+	log.want(t, "node_silent", counts, is("WARN", a, "relay-1")+" claims=1 phones=0")
+	if c, p := count(t, b.node.metrics.silent[askProbe]), count(t, b.node.metrics.silent[askOpen]); c != 3 || p != 1 {
+		t.Errorf("the metric says %v claims and %v phones; want 3 and 1", c, p)
+	}
+
+	a.port.Down(false)
+	log.want(t, "node_back", id, is("INFO", a, "relay-1"))
+	a.node.Close()
+	log.want(t, "node_gone", id, is("WARN", a, "relay-1"), is("INFO", a, "relay-1"))
+	again := w.add(add)
+	log.want(t, "node_back", append(id, "from"), is("INFO", a, "relay-1")+" from=<nil>", is("INFO", again, "relay-1")+" from="+a.node.ID().String())
+	b.node.Close()
+	log.want(t, "node_silent", counts, is("WARN", a, "relay-1")+" claims=1 phones=0", is("WARN", a, "relay-1")+" claims=2 phones=1")
+}
+
+// However many are refused, a node has one record at first and one every ten
+// seconds; after a quiet time the next refusal is logged immediately.
+func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
+	mock := clock.NewMock()
+	m := NewMemory(mock)
+	defer m.Close()
+	log := new(records)
+	n, err := New(Config{Store: m.Port(), Bus: m.Port(), Runtime: relay.Runtime{Clock: mock}, Log: log.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	n.heartbeat()
+	x, y := NodeID{1}, NodeID{2}
+	for _, step := range []struct {
+		after time.Duration
+		node  NodeID
+		ask   string
+		times int
+		want  int // records in all
+	}{
+		{0, x, askProbe, 5, 1},
+		{0, y, askOpen, 1, 2},
+		{4 * time.Second, x, askOpen, 7, 2},
+		{6 * time.Second, x, askProbe, 0, 3}, // x: 4 claims and 7 phones
+		{10 * time.Second, x, askProbe, 0, 3},
+		{0, x, askProbe, 1, 4}, // after a quiet time
+		{0, y, askProbe, 1, 5},
+	} {
+		mock.Add(step.after)
+		for range step.times {
+			n.refuse(step.node, step.ask)
+		}
+		if got := log.of(t, "node_silent"); len(got) != step.want {
+			t.Fatalf("%+v: %d records", step, len(got))
+		}
+	}
+	if got, want := log.of(t, "node_silent", "claims", "phones")[2], "WARN claims=4 phones=7"; got != want {
+		t.Errorf("the summary is %q; want %q", got, want)
+	}
+	for i := range 3 * maxNodes {
+		n.refuse(NodeID{3, byte(i)}, askProbe)
+	}
+	if got := len(n.refused); got > maxNodes {
+		t.Errorf("refusals of %d nodes are kept; want at most %d", got, maxNodes)
+	}
+}
+
+// A node from before there were names sends and reads heartbeats of one
+// length. It is served as ever, and its records have its id only.
+func TestNodesWithoutANameStillWork(t *testing.T) {
+	m := NewMemory(nil)
+	defer m.Close()
+	old := m.Port()
+	var mu sync.Mutex
+	var sizes []int
+	if err := old.Subscribe("pyrycode.beat", func(m Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		sizes = append(sizes, len(m.Data))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	log := new(records)
+	cfg := Config{Name: "relay-1", Store: m.Port(), Bus: m.Port(), Log: log.logger()}
+	quick(&cfg)
+	n, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a name and a heartbeat", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(sizes) >= 2
+	})
+	mu.Lock()
+	if sizes[0] != beatSize+len("relay-1") || sizes[1] != beatSize {
+		t.Errorf("sizes %v; want the name, then a heartbeat of %d bytes", sizes, beatSize)
+	}
+	mu.Unlock()
+	id := NodeID{7}
+	if err := old.Publish("pyrycode.beat", beat{node: id, at: 1}.append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	log.want(t, "node_seen", []string{"node", "name"}, "INFO node="+id.String()+" name=<nil>")
+	if !n.hears(id) {
+		t.Error("the node without a name is not heard")
+	}
+}
+
+func TestWhatIsAHeartbeat(t *testing.T) {
+	id := NodeID{1, 2}
+	plain := beat{node: id, at: 5}.append(nil)
+	named := func(name string) []byte { return beat{node: id, at: 5, name: name}.append(nil) }
+	for _, tt := range []struct {
+		what string
+		p    []byte
+		want beat
+		ok   bool
+	}{
+		{"plain", plain, beat{node: id, at: 5}, true},
+		{"echo", beat{node: id, at: 5, echo: true}.append(nil), beat{node: id, at: 5, echo: true}, true},
+		{"name", named("relay-1"), beat{node: id, at: 5, name: "relay-1"}, true},
+		{"longest name", named(strings.Repeat("x", maxName)), beat{node: id, at: 5, name: strings.Repeat("x", maxName)}, true},
+		{"name that does not print", named("a\nb\x1b[2J"), beat{node: id, at: 5, name: `a\nb\x1b[2J`}, true},
+		{"name that is too long", named(strings.Repeat("x", maxName+1)), beat{}, false},
+		{"bytes without a flag", append(bytes.Clone(plain), "relay-1"...), beat{}, false},
+		{"flag without bytes", append([]byte{protocol, 4}, plain[2:]...), beat{}, false},
+		{"too short", plain[:beatSize-1], beat{}, false},
+		{"another version", append([]byte{protocol + 1}, plain[1:]...), beat{}, false},
+	} {
+		if got, ok := parseBeat(tt.p); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("%s: %+v, %t; want %+v, %t", tt.what, got, ok, tt.want, tt.ok)
+		}
+	}
+}
