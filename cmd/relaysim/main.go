@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/sim"
@@ -35,79 +36,142 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-var commands = []struct {
-	name, args, what string
-	run              func(*env) int
-}{
-	{"run", "-world registry -seed 42 [-strategy pct3] [-trace F] [-html F]", "run exactly one seed", (*env).runSeed},
-	{"sweep", "-world registry -seeds 1-10000 | -for 30s [-jobs N] [-out DIR]", "run many", (*env).sweep},
-	{"replay", "FILE [-trace F] [-html F]", "run what a file says", (*env).replay},
-	{"shrink", "FILE [-o F]", "make a broken run smaller", (*env).shrink},
-	{"mutants", "[-world W] [-n CAMPAIGNS] [-only NAME]", "break the relay on purpose and see that it is noticed", (*env).mutants},
-	{"exhaustive", "-world registry [-seed N] [-bound N]", "try every schedule of a small world", (*env).exhaustive},
-	{"worlds", "", "name them all", (*env).worlds},
-	{"reach", "", "measure what the race detector sees", (*env).reach},
+// command is one of relaysim's commands. run defines the command's flags and
+// calls parse before it does anything else, so usage can list them.
+type command struct {
+	name     string
+	operands string   // arguments that are not flags
+	needs    []string // one of these flags must be given
+	what     string
+	run      func(*env) int
+}
+
+var commands = []command{
+	{"run", "", []string{"seed"}, "run exactly one seed", (*env).runSeed},
+	{"sweep", "", []string{"seeds", "for"}, "run many seeds, in one process per core", (*env).sweep},
+	{"replay", "FILE", nil, "run what a file says", (*env).replay},
+	{"shrink", "FILE", nil, "make a broken run smaller", (*env).shrink},
+	{"mutants", "", nil, "break the relay on purpose and see that it is noticed", (*env).mutants},
+	{"campaign", "", nil, "search in this build only; mutants runs it in the build of each mutant", (*env).campaign},
+	{"exhaustive", "", nil, "try every schedule of a small world", (*env).exhaustive},
+	{"worlds", "", nil, "name all worlds", (*env).worlds},
+	{"reach", "", nil, "measure what the race detector sees", (*env).reach},
 }
 
 // env is what a command works with.
 type env struct {
+	command
 	args     []string
 	out, err io.Writer
 	flags    *flag.FlagSet
+	list     bool // parse stops once the flags are defined
+	code     int  // what the command returns if parse reports false
 
 	world    string
 	strategy string
 }
 
+func (c command) env(args []string, out, errw io.Writer) *env {
+	e := &env{command: c, args: args, out: out, err: errw, flags: flag.NewFlagSet(c.name, flag.ContinueOnError)}
+	e.flags.SetOutput(io.Discard) // parse says what is wrong
+	return e
+}
+
 func run(args []string, out, errw io.Writer) int {
-	if len(args) > 0 {
-		for _, c := range commands {
-			if c.name == args[0] {
-				return command(c.name, c.args, c.run, args[1:], out, errw)
-			}
-		}
-		switch args[0] {
-		case "campaign": // what mutants runs in each mutant
-			return command("campaign", "", (*env).campaign, args[1:], out, errw)
-		case "help", "-h", "-help", "--help":
+	if len(args) == 0 {
+		help(errw)
+		return usage
+	}
+	name, rest := args[0], args[1:]
+	if isHelp(name) {
+		if len(rest) == 0 {
 			help(out)
 			return held
 		}
-		fmt.Fprintf(errw, "relaysim: unknown command %q\n", args[0])
+		name, rest = rest[0], []string{"-h"} // help run is run -h
 	}
-	help(errw)
+	for _, c := range commands {
+		if c.name == name {
+			e := c.env(rest, out, errw)
+			return c.run(e)
+		}
+	}
+	fmt.Fprintf(errw, "relaysim: there is no command %q; relaysim help lists the commands\n", name)
 	return usage
 }
 
+func isHelp(arg string) bool {
+	switch arg {
+	case "help", "-h", "-help", "--help":
+		return true
+	}
+	return false
+}
+
+// help lists all commands with all their flags.
 func help(w io.Writer) {
 	fmt.Fprintln(w, "usage:")
 	for _, c := range commands {
-		fmt.Fprintf(w, "  relaysim %-8s %s\n%21s%s\n", c.name, c.args, "", c.what)
+		e := c.env(nil, io.Discard, io.Discard)
+		e.list = true
+		c.run(e)
+		fmt.Fprintf(w, "  %s\n      %s\n", e.synopsis(), c.what)
 	}
-	fmt.Fprintf(w, "worlds: %s\nstrategies: mix, %s\n", strings.Join(sim.Worlds(), ", "), strings.Join(sim.Strategies, ", "))
-	fmt.Fprintln(w, "exit: 0 held, 1 broken, 2 usage")
+	fmt.Fprintf(w, "relaysim COMMAND -h says what the flags of a command are for.\nworlds: %s\nstrategies: mix, %s\n", strings.Join(sim.Worlds(), ", "), strings.Join(sim.Strategies, ", "))
+	fmt.Fprintln(w, `exit codes:
+  0  all held; mutants: the clean build held, and each mutant came out as its file says
+  1  something broke, in a run that was replayed or shrunk too; mutants: the clean build broke, or a mutant did not come out as its file says
+  2  the command line is wrong, or the command could not run`)
 }
 
-func command(name, argHelp string, f func(*env) int, args []string, out, errw io.Writer) int {
-	e := &env{out: out, err: errw, args: args, flags: flag.NewFlagSet(name, flag.ContinueOnError)}
-	e.flags.SetOutput(errw)
-	e.flags.Usage = func() {
-		fmt.Fprintf(errw, "usage: relaysim %s %s\n", name, argHelp)
-		e.flags.PrintDefaults()
+// synopsis is the command with all its flags, those that it needs first.
+func (e *env) synopsis() string {
+	all := []string{"relaysim", e.name}
+	if e.operands != "" {
+		all = append(all, e.operands)
 	}
-	return f(e)
+	var needed, others []string
+	e.flags.VisitAll(func(f *flag.Flag) {
+		text := "-" + f.Name
+		if unit, _ := flag.UnquoteUsage(f); unit != "" {
+			text += " " + unit
+		} else if f.DefValue == "true" {
+			text += "=false"
+		}
+		if slices.Contains(e.needs, f.Name) {
+			needed = append(needed, text)
+		} else {
+			others = append(others, "["+text+"]")
+		}
+	})
+	if len(needed) > 0 {
+		all = append(all, strings.Join(needed, " | "))
+	}
+	return strings.Join(append(all, others...), " ")
 }
 
-// parse reads the flags, wherever they stand among the arguments, and
-// wants exactly n arguments besides them.
+// parse reads the flags, wherever they stand among the arguments, and returns
+// the other arguments, of which there must be n. If it reports false, the
+// command ends with e.code.
 func (e *env) parse(n int) ([]string, bool) {
+	e.code = usage
+	if e.list {
+		return nil, false
+	}
 	var rest []string
 	for args := e.args; ; {
-		err := e.flags.Parse(args)
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, false
+		if len(args) > 0 && len(rest) == 0 && args[0] == "help" {
+			args = []string{"-h"}
 		}
-		if err != nil {
+		switch err := e.flags.Parse(args); {
+		case errors.Is(err, flag.ErrHelp):
+			fmt.Fprintf(e.out, "usage: %s\n%s\n", e.synopsis(), e.what)
+			e.flags.SetOutput(e.out)
+			e.flags.PrintDefaults()
+			e.code = held
+			return nil, false
+		case err != nil:
+			e.complain("%v; relaysim %s -h lists the flags", err, e.name)
 			return nil, false
 		}
 		if args = e.flags.Args(); len(args) == 0 {
@@ -116,20 +180,42 @@ func (e *env) parse(n int) ([]string, bool) {
 		rest, args = append(rest, args[0]), args[1:]
 	}
 	if len(rest) != n {
-		e.complain("want %d arguments, have %d: %s", n, len(rest), strings.Join(rest, " "))
+		e.complain("it takes %d arguments besides flags, not %d (%s); relaysim %s -h shows how", n, len(rest), strings.Join(rest, " "), e.name)
 		return nil, false
 	}
 	return rest, true
 }
 
+// complain writes what is wrong with the command line and returns the exit
+// code for it.
 func (e *env) complain(format string, args ...any) int {
-	fmt.Fprintf(e.err, "relaysim %s: %s\n", e.flags.Name(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(e.err, "relaysim %s: %s\n", e.name, fmt.Sprintf(format, args...))
 	return usage
+}
+
+// rule is what a flag's value must satisfy.
+type rule struct {
+	ok    bool
+	flag  string
+	value any
+	must  string
+}
+
+// check complains of each rule that is broken, and reports whether none is.
+func (e *env) check(rules ...rule) bool {
+	good := true
+	for _, r := range rules {
+		if !r.ok {
+			e.complain("-%s %v: must be %s", r.flag, r.value, r.must)
+			good = false
+		}
+	}
+	return good
 }
 
 func (e *env) worlds() int {
 	if _, ok := e.parse(0); !ok {
-		return usage
+		return e.code
 	}
 	fmt.Fprintln(e.out, strings.Join(sim.Worlds(), "\n"))
 	return held
@@ -137,15 +223,18 @@ func (e *env) worlds() int {
 
 // where adds the flags that say what is run.
 func (e *env) where() {
-	e.flags.StringVar(&e.world, "world", "registry", "what to run: "+strings.Join(sim.Worlds(), ", "))
-	e.flags.StringVar(&e.strategy, "strategy", "mix", "how to walk: mix, "+strings.Join(sim.Strategies, ", "))
+	e.flags.StringVar(&e.world, "world", "registry", "`NAME` of what to run: "+strings.Join(sim.Worlds(), ", "))
+	e.flags.StringVar(&e.strategy, "strategy", "mix", "`NAME` of how to choose the next task: mix, "+strings.Join(sim.Strategies, ", "))
 }
 
-// runner makes what runs the seeds.
+// runner makes what runs the seeds. Its error names the flag that is wrong.
 func (e *env) runner() (sim.Runner, error) {
 	w, err := sim.FindWorld(e.world)
 	if err != nil {
-		return sim.Runner{}, err
+		return sim.Runner{}, fmt.Errorf("-world: %w", err)
 	}
-	return sim.Runner{World: w, Strategy: e.strategy}, sim.CheckStrategy(e.strategy)
+	if err := sim.CheckStrategy(e.strategy); err != nil {
+		return sim.Runner{}, fmt.Errorf("-strategy: %w", err)
+	}
+	return sim.Runner{World: w, Strategy: e.strategy}, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,12 +24,12 @@ type searched struct {
 // campaign searches in this very build; mutants runs it in each mutant.
 func (e *env) campaign() int {
 	e.where()
-	n := e.flags.Int("n", 15, "searches per strategy")
-	limits := e.flags.String("limits", "3000", "seeds per search, by comma; the last holds for all that follow")
-	each := e.flags.Duration("each", 3*time.Second, "time per search")
-	story := e.flags.String("story", "", "run this story, too")
+	n := e.flags.Int("n", 15, "`N` searches per strategy")
+	limits := e.flags.String("limits", "3000", "`N,N,…` seeds per search; the last holds for all that follow")
+	each := e.flags.Duration("each", 3*time.Second, "`TIME` per search")
+	story := e.flags.String("story", "", "`NAME` of a story to run, too")
 	if _, ok := e.parse(0); !ok {
-		return usage
+		return e.code
 	}
 	x, err := e.runner()
 	if err != nil {
@@ -79,12 +80,15 @@ type mutantFlags struct {
 func (e *env) mutants() int {
 	var f mutantFlags
 	e.where()
-	e.flags.StringVar(&f.only, "only", "", "just these mutants, by comma")
-	e.flags.IntVar(&f.n, "n", 15, "searches per strategy")
-	e.flags.IntVar(&f.limit, "limit", 3000, "seeds per search, at most")
-	e.flags.DurationVar(&f.each, "each", 3*time.Second, "time per search, at most")
+	e.flags.StringVar(&f.only, "only", "", "`NAMES` of the mutants to try, by comma; none: all of the world")
+	e.flags.IntVar(&f.n, "n", 15, "`N` searches per strategy")
+	e.flags.IntVar(&f.limit, "limit", 3000, "at most `N` seeds per search")
+	e.flags.DurationVar(&f.each, "each", 3*time.Second, "at most this `TIME` per search")
 	e.flags.BoolVar(&f.race, "race", true, "build with the race detector; without it the same seeds take a fraction of the time, and what only it sees lives")
 	if _, ok := e.parse(0); !ok {
+		return e.code
+	}
+	if !e.check(rule{f.n > 0, "n", f.n, "1 or more"}, rule{f.limit > 0, "limit", f.limit, "1 or more"}, rule{f.each > 0, "each", f.each, "more than 0s"}) {
 		return usage
 	}
 	if _, err := e.runner(); err != nil {
@@ -98,6 +102,10 @@ func (e *env) mutants() int {
 	if err != nil {
 		return e.complain("%v", err)
 	}
+	all, err = chosen(all, e.world, f.only)
+	if err != nil {
+		return e.complain("%v", err)
+	}
 	tmp, err := os.MkdirTemp("", "mutants")
 	if err != nil {
 		return e.complain("%v", err)
@@ -105,9 +113,6 @@ func (e *env) mutants() int {
 	defer os.RemoveAll(tmp)
 	var rows []row
 	for _, m := range all {
-		if m.World != e.world || f.only != "" && !slices.Contains(strings.Split(f.only, ","), m.Name) {
-			continue
-		}
 		r := row{m: m}
 		bin, err := build(root, tmp, m, f.race)
 		if err != nil {
@@ -128,9 +133,6 @@ func (e *env) mutants() int {
 		rows = append(rows, r)
 		fmt.Fprintln(e.out, r)
 	}
-	if len(rows) == 0 {
-		return e.complain("no mutant of that name in world %s", e.world)
-	}
 	return e.judge(rows, f, root, tmp)
 }
 
@@ -145,33 +147,66 @@ func (e *env) judge(rows []row, f mutantFlags, root, tmp string) int {
 	if err != nil {
 		return e.complain("the clean build: %v", err)
 	}
-	code := held
-	seeds := 0
+	return report(e.out, e.world, rows, clean, f.n)
+}
+
+// report sums the rows up, and returns held only if the clean build held and
+// each mutant came out as its file says. Its last line says both separately:
+// clean is about the clean build and nothing else.
+func report(out io.Writer, world string, rows []row, clean searched, searches int) int {
+	fmt.Fprint(out, perStrategy(rows))
+	code, cleanHeld, seeds := held, true, 0
 	for _, c := range clean.Campaigns {
 		seeds += c.Seeds
 		if c.Killed {
-			fmt.Fprintf(e.out, "the clean build breaks %s: no kill counts\n", c.Invariant)
-			code = broken
+			fmt.Fprintf(out, "the clean build breaks %s: no kill counts\n", c.Invariant)
+			code, cleanHeld = broken, false
 		}
 	}
-	killed, explained := 0, 0
+	killed, survived, explained, surprises := 0, 0, 0, 0
 	for _, r := range rows {
 		switch {
+		case r.broken != nil: // neither
 		case r.killed():
 			killed++
-		case r.m.Survives != "":
-			explained++
 		default:
-			code = broken
+			survived++
+			if r.m.Survives != "" {
+				explained++
+			}
 		}
-		if r.broken != nil || r.m.Survives != "" && r.found() || !r.reached() || r.m.Story != "" && r.m.Survives == "" && r.s.Story == "" {
+		if why := r.surprise(); why != "" {
+			fmt.Fprintf(out, "mutant %s: %s\n", r.m.Name, why)
+			surprises++
 			code = broken
 		}
 	}
-	fmt.Fprint(e.out, perStrategy(rows))
-	fmt.Fprintf(e.out, "world=%s mutants=%d killed=%d survived=%d explained=%d campaigns=%d clean_seeds=%d clean=%t\n",
-		e.world, len(rows), killed, len(rows)-killed, explained, f.n, seeds, code == held)
+	fmt.Fprintf(out, "world=%s mutants=%d killed=%d survived=%d explained=%d surprises=%d campaigns=%d clean_seeds=%d clean=%t\n",
+		world, len(rows), killed, survived, explained, surprises, searches, seeds, cleanHeld)
 	return code
+}
+
+// chosen returns the mutants of a world, or those of them that only names.
+func chosen(all []*sim.Mutant, world, only string) (some []*sim.Mutant, err error) {
+	names := make(map[string]bool)
+	for _, name := range strings.Split(only, ",") {
+		names[name] = true
+	}
+	for _, m := range all {
+		if m.World == world && (only == "" || names[m.Name]) {
+			some = append(some, m)
+			delete(names, m.Name)
+		}
+	}
+	if only != "" {
+		for name := range names {
+			return nil, fmt.Errorf("-only %q: world %s has no mutant of that name; the names are those of the files in sim/mutants", name, world)
+		}
+	}
+	if len(some) == 0 {
+		return nil, fmt.Errorf("-world %s has no mutants", world)
+	}
+	return some, nil
 }
 
 // deepest is how far each search went before it found something.

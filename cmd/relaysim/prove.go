@@ -10,7 +10,7 @@ import (
 // reach measures what the race detector sees.
 func (e *env) reach() int {
 	if _, ok := e.parse(0); !ok {
-		return usage
+		return e.code
 	}
 	if !sim.RaceBuild {
 		return e.complain("this build has no race detector: build with -race")
@@ -34,16 +34,20 @@ func (e *env) reach() int {
 // a sweep of random ones comes to.
 func (e *env) exhaustive() int {
 	e.where()
-	seed := e.flags.String("seed", "1", "which small world")
-	bound := e.flags.Int("bound", 2, "how often a task may be taken away from an operation")
-	limit := e.flags.Duration("for", time.Minute, "give up after this long")
-	seeds := e.flags.Int("seeds", 2000, "random schedules to compare with")
+	seed := e.flags.String("seed", "1", "`N`, a number: which small world")
+	bound := e.flags.Int("bound", 2, "`N`: how often a task may be taken away from an operation")
+	limit := e.flags.Duration("for", time.Minute, "give up after this `TIME`")
+	seeds := e.flags.Int("seeds", 2000, "`N`, random schedules to compare with")
 	if _, ok := e.parse(0); !ok {
-		return usage
+		return e.code
 	}
 	x, err := e.runner()
 	if err != nil {
 		return e.complain("%v", err)
+	}
+	if _, ok := sim.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*bound >= 0, "bound", *bound, "0 or more"},
+		rule{*limit > 0, "for", *limit, "more than 0s"}, rule{*seeds >= 0, "seeds", *seeds, "0 or more"}) {
+		return usage
 	}
 	c, err := x.Exhaust(sim.Seed(*seed), *bound, *limit, *seeds)
 	if err != nil {

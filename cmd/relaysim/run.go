@@ -13,20 +13,23 @@ const shrinkFor = 20 * time.Second
 
 func (e *env) runSeed() int {
 	e.where()
-	seed := e.flags.String("seed", "", "a number, or a commit's hash of 40 digits")
-	steps := e.flags.Int("steps", 0, "end after so many steps (0: at the end)")
-	trace := e.flags.String("trace", "", "write each step to this file; - is the terminal")
-	html := e.flags.String("html", "", "write a page that shows the run to this file")
-	out := e.flags.String("out", "", "write the artefact of a failure into this directory")
+	seed := e.flags.String("seed", "", "`N`: a number, or a commit's hash of 40 digits")
+	steps := e.flags.Int("steps", 0, "end after `N` steps (0: at the end)")
+	trace := e.flags.String("trace", "", "write each step to this `FILE`; - is the terminal")
+	html := e.flags.String("html", "", "write a page that shows the run to this `FILE`; - is the terminal")
+	out := e.flags.String("out", "", "write the artefact of a failure into this directory, `DIR`")
 	if _, ok := e.parse(0); !ok {
-		return usage
+		return e.code
 	}
 	x, err := e.runner()
 	if err != nil {
 		return e.complain("%v", err)
 	}
 	if *seed == "" {
-		return e.complain("-seed is missing")
+		return e.complain("-seed is missing: a number, or a commit's hash of 40 digits")
+	}
+	if _, ok := sim.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*steps >= 0, "steps", *steps, "0 or more"}) {
+		return usage
 	}
 	x.Trace, x.Steps = true, *steps
 	res, err := x.Seed(sim.Seed(*seed))
@@ -73,8 +76,8 @@ func (e *env) write(file, text string) error {
 }
 
 func (e *env) replay() int {
-	trace := e.flags.String("trace", "", "write each step to this file; - is the terminal")
-	html := e.flags.String("html", "", "write a page that shows the run to this file")
+	trace := e.flags.String("trace", "", "write each step to this `FILE`; - is the terminal")
+	html := e.flags.String("html", "", "write a page that shows the run to this `FILE`; - is the terminal")
 	x, run, code := e.load()
 	if run == nil {
 		return code
@@ -107,7 +110,7 @@ func (e *env) replay() int {
 }
 
 func (e *env) shrink() int {
-	into := e.flags.String("o", "", "write the smaller run to this file (default: the terminal)")
+	into := e.flags.String("o", "", "write the smaller run to this `FILE` (default: the terminal)")
 	x, run, code := e.load()
 	if run == nil {
 		return code
@@ -131,7 +134,7 @@ func (e *env) shrink() int {
 func (e *env) load() (*sim.Runner, *sim.Run, int) {
 	args, ok := e.parse(1)
 	if !ok {
-		return nil, nil, usage
+		return nil, nil, e.code
 	}
 	b, err := os.ReadFile(args[0])
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -26,15 +27,15 @@ type sweepFlags struct {
 func (e *env) sweep() int {
 	var f sweepFlags
 	e.where()
-	e.flags.StringVar(&f.seeds, "seeds", "", "first-last")
-	e.flags.DurationVar(&f.dur, "for", 0, "stop after this long")
-	e.flags.IntVar(&f.jobs, "jobs", runtime.NumCPU(), "processes")
-	e.flags.StringVar(&f.out, "out", "sim-artefacts", "where the artefact of a failure goes")
-	e.flags.StringVar(&f.commit, "commit", "", "hash of a commit: one more seed")
-	e.flags.IntVar(&f.twice, "twice", 5, "per cent of the seeds that are run twice, for the trace hash")
-	e.flags.StringVar(&f.worker, "worker", "", "i/n: run every n-th seed, for another relaysim")
+	e.flags.StringVar(&f.seeds, "seeds", "", "`FIRST-LAST`, one number, or FIRST- without an end")
+	e.flags.DurationVar(&f.dur, "for", 0, "stop after this `TIME`")
+	e.flags.IntVar(&f.jobs, "jobs", runtime.NumCPU(), "`N` processes")
+	e.flags.StringVar(&f.out, "out", "sim-artefacts", "directory, `DIR`, for the artefact of a failure")
+	e.flags.StringVar(&f.commit, "commit", "", "`HASH` of a commit: one more seed")
+	e.flags.IntVar(&f.twice, "twice", 5, "run `N` per cent of the seeds twice, for the trace hash")
+	e.flags.StringVar(&f.worker, "worker", "", "`I/N`: run every N-th seed from the I-th on, as a part of another relaysim")
 	if _, ok := e.parse(0); !ok {
-		return usage
+		return e.code
 	}
 	x, err := e.runner()
 	if err != nil {
@@ -46,6 +47,9 @@ func (e *env) sweep() int {
 	}
 	if f.seeds == "" && f.dur == 0 {
 		return e.complain("want -seeds or -for")
+	}
+	if !e.check(rule{f.dur >= 0, "for", f.dur, "0s or more"}, rule{f.jobs > 0, "jobs", f.jobs, "1 or more"}, rule{f.twice >= 0 && f.twice <= 100, "twice", f.twice, "from 0 to 100"}) {
+		return usage
 	}
 	if f.commit != "" {
 		if _, ok := sim.Seed(f.commit).Number(); !ok {
@@ -120,13 +124,14 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 		procs []*exec.Cmd
 		wait  sync.WaitGroup
 	)
+	line := &statusLine{to: e.err, on: terminal(e.err)}
 	self, err := os.Executable()
 	if err != nil {
 		return e.complain("%v", err)
 	}
 	for i := range jobs {
 		cmd := exec.Command(self, append([]string{"sweep", "-worker", fmt.Sprintf("%d/%d", i, jobs)}, e.args...)...)
-		cmd.Stderr = e.err
+		cmd.Stderr = line
 		pipe, err := cmd.StdoutPipe()
 		if err == nil {
 			err = cmd.Start()
@@ -166,7 +171,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 	}
 	finished := make(chan struct{})
 	go func() { wait.Wait(); close(finished) }()
-	e.watch(finished, start, sum)
+	line.watch(finished, start, sum)
 	t := sum()
 	for _, p := range procs {
 		if p.ProcessState.ExitCode() == usage {
@@ -187,24 +192,54 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 	return code
 }
 
-// watch waits for the end and shows how far it is, if a person looks on.
-func (e *env) watch(finished <-chan struct{}, start time.Time, sum func() *sim.Tally) {
+// statusLine is a line on a terminal that says how far a sweep is. What is
+// written to it otherwise comes in its place, on whole lines.
+type statusLine struct {
+	to io.Writer
+	on bool // to is a terminal
+
+	mu    sync.Mutex
+	shown bool
+}
+
+// lineWidth is how much of the line is shown: a line that wraps cannot be
+// removed.
+const lineWidth = 79
+
+// watch returns when finished is closed, and has removed the line.
+func (l *statusLine) watch(finished <-chan struct{}, start time.Time, sum func() *sim.Tally) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	tty := terminal(e.err)
 	for {
 		select {
 		case <-finished:
-			if tty {
-				fmt.Fprint(e.err, "\r\x1b[K")
-			}
+			_, _ = l.Write(nil)
 			return
 		case <-tick.C:
-			if tty {
-				fmt.Fprintf(e.err, "\r\x1b[K%4.0fs %s", time.Since(start).Seconds(), sum())
-			}
+			l.show(fmt.Sprintf("%4.0fs %s", time.Since(start).Seconds(), sum()))
 		}
 	}
+}
+
+func (l *statusLine) show(text string) {
+	if !l.on {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(l.to, "\r\x1b[K%.*s", lineWidth, text)
+	l.shown = true
+}
+
+// Write removes the line and writes p.
+func (l *statusLine) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shown {
+		fmt.Fprint(l.to, "\r\x1b[K")
+		l.shown = false
+	}
+	return l.to.Write(p)
 }
 
 func terminal(w any) bool {

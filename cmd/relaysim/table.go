@@ -28,6 +28,24 @@ func (r row) reached() bool {
 	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Reached })
 }
 
+// surprise is how the mutant came out otherwise than its file says; empty if
+// it did not.
+func (r row) surprise() string {
+	switch {
+	case r.broken != nil:
+		return "it does not build"
+	case !r.reached():
+		return "its code was not reached"
+	case r.m.Survives != "" && r.found():
+		return "killed, though its file says that it survives"
+	case r.m.Survives == "" && !r.killed():
+		return "survived, and its file does not say why"
+	case r.m.Survives == "" && r.m.Story != "" && r.s.Story == "":
+		return "not killed by its story " + r.m.Story
+	}
+	return ""
+}
+
 // String shows whether the mutant was killed, by what, and how soon.
 func (r row) String() string {
 	if r.broken != nil {

@@ -132,9 +132,9 @@ type Node struct {
 	tenures  map[string]*tenure // by key
 	cache    map[string]cached  // by key: what the directory says of other nodes
 	streams  map[streamKey]*stream
-	peers    map[NodeID]*otherNode     // nodes that this node hears
-	lost     map[NodeID]lostNode  // nodes that it no longer hears
-	refused  map[NodeID]*refusals // what silent nodes cost
+	peers    map[NodeID]*otherNode // nodes that this node hears
+	lost     map[NodeID]lostNode   // nodes that it no longer hears
+	refused  map[NodeID]*refusals  // what silent nodes cost
 	beat     *clock.Timer
 	draining bool
 	closed   bool
