@@ -107,14 +107,15 @@ func run(ctx context.Context, args []string, stdout, stderr *os.File) int {
 		return exitUsage
 	}
 	tell := newProgress(stderr)
-	err = parsed.Run(&env{ctx: ctx, stdout: stdout, tell: tell})
-	tell.clear()
+	err = parsed.Run(&env{ctx: ctx, stdout: tell.writer(stdout), tell: tell})
+	errs := tell.writer(stderr)
+	fmt.Fprint(errs, "") // the progress ends here
 	if _, ok := errors.AsType[usageError](err); ok {
-		fmt.Fprintln(stderr, "relayload:", err)
+		fmt.Fprintln(errs, "relayload:", err)
 		return exitUsage
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "relayload:", err)
+		fmt.Fprintln(errs, "relayload:", err)
 		return exitFailed
 	}
 	return exitDone
