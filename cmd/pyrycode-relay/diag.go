@@ -58,8 +58,8 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 	if err != nil {
 		return err
 	}
-	if _, _, err := a.get(ctx, "/healthz"); err != nil {
-		return err // no use in a file of errors
+	if err := a.private(ctx); err != nil {
+		return err // a file of errors would be of no use
 	}
 	if d.Out == "-" {
 		_, err := d.write(ctx, a, b, now, out)
@@ -117,6 +117,7 @@ func (d *diag) write(ctx context.Context, a *asker, b daemon.Build, now time.Tim
 	if err := add("version.json", "what program made this file; the relay's own version is in healthz.json", version); err != nil {
 		return "", cannotWrite(err)
 	}
+	had := 0
 	for _, p := range d.pages() {
 		status, body, err := a.get(ctx, p[1])
 		switch {
@@ -128,10 +129,16 @@ func (d *diag) write(ctx context.Context, a *asker, b daemon.Build, now time.Tim
 		case status == http.StatusNotFound:
 			fmt.Fprintf(readme, "%-15s this relay has no %s\n", p[0], p[1])
 			continue
+		case status != http.StatusOK:
+			p[2] += fmt.Sprintf(" (answered HTTP %d)", status)
 		}
+		had++
 		if err := add(p[0], p[2], body); err != nil {
 			return "", cannotWrite(err)
 		}
+	}
+	if had == 0 {
+		return "", fmt.Errorf("the relay at %s has stopped answering", a.base)
 	}
 	told := readme.String()
 	readme.WriteString("\nThere are no secrets in it and no frames. Server-ids, addresses and names of\ndevices are in log.txt, and may be in goroutines.txt.\n")

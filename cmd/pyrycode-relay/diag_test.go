@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -142,7 +143,12 @@ func TestDiagHasAllThatARelayTellsAndNoSecret(t *testing.T) {
 
 func TestDiagOfARelayThatIsDownLeavesNoFile(t *testing.T) {
 	dir := t.TempDir()
-	got := call(t.Context(), nil, "diag", "--metrics-listen", "127.0.0.1:1", "--out", filepath.Join(dir, "x.zip"))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	got := call(t.Context(), nil, "diag", "--metrics-listen", ln.Addr().String(), "--out", filepath.Join(dir, "x.zip"))
 	left, err := os.ReadDir(dir)
 	if got.code != failed || !strings.Contains(got.stderr, "is the relay running") || err != nil || len(left) > 0 {
 		t.Errorf("%+v, left %v, %v", got, left, err)

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -45,23 +43,6 @@ func kindOf(err error) string {
 		return f.kind
 	}
 	return failOther
-}
-
-// dialKind is the kind of an error of a dial that brought no answer.
-func dialKind(err error) string {
-	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
-	_, invalid := errors.AsType[x509.CertificateInvalidError](err)
-	_, name := errors.AsType[x509.HostnameError](err)
-	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
-	_, record := errors.AsType[tls.RecordHeaderError](err)
-	_, alert := errors.AsType[tls.AlertError](err)
-	if unknown || invalid || name || verify || record || alert {
-		return failTLS
-	}
-	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-		return failTimeout
-	}
-	return failUnreachable
 }
 
 // exporter probes a relay again and again and shows how it went, for

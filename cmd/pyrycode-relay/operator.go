@@ -2,10 +2,10 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,7 +16,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -89,7 +88,7 @@ func (o *operator) asker(timeout time.Duration) (*asker, error) {
 			InsecureSkipVerify: true,
 			VerifyConnection: func(s tls.ConnectionState) error {
 				if !bytes.Equal(s.PeerCertificates[0].Raw, leaf.Raw) {
-					return errors.New("it shows another certificate than the one in --web.config.file")
+					return errOtherCertificate
 				}
 				return nil
 			},
@@ -142,6 +141,8 @@ func leafOf(name string) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
+var errOtherCertificate = errors.New("it shows another certificate than the one in --web.config.file")
+
 // maxAnswer bounds what is read of one answer, in bytes.
 const maxAnswer = 64 << 20
 
@@ -161,34 +162,51 @@ func (a *asker) get(ctx context.Context, path string) (status int, body []byte, 
 		status = resp.StatusCode
 	}
 	if err != nil {
-		return 0, nil, a.sentence(err)
+		return 0, nil, explain(err, target{base: a.base, timeout: a.client.Timeout, private: true})
 	}
 	switch {
 	case status == http.StatusUnauthorized:
 		return status, nil, fmt.Errorf("%s asks for a password; give --web-user and --web-password-file", a.base)
 	case status == http.StatusBadRequest && strings.HasPrefix(a.base, "http:") && bytes.Contains(body, []byte("HTTPS")):
-		return status, nil, fmt.Errorf("%s has TLS; give the --web.config.file that serve has", a.base)
+		return status, nil, fmt.Errorf("%s has TLS; give the --web.config.file that serve has; if it is the public listener: %s", a.base, usePrivate)
 	}
 	return status, body, nil
 }
 
-// sentence is why nobody answered, with what to do about it.
-func (a *asker) sentence(err error) error {
-	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-		return fmt.Errorf("no answer from %s within %s", a.base, a.client.Timeout)
-	}
-	var cause error
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		cause = op.Err
-	}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		cause = errno
-	}
-	if cause == nil {
-		cause = errors.Unwrap(err) // the address is named already
-	}
-	return fmt.Errorf("cannot reach %s: %w; is the relay running, with this --metrics-listen?", a.base, cmp.Or(cause, err))
+// health is what /healthz of a relay has in any case.
+type health struct {
+	Status   *string `json:"status"`
+	Version  *string `json:"version"`
+	Binaries *int64  `json:"connected_binaries"`
 }
+
+// alive asks /healthz. The error is a sentence: there is no relay.
+func (a *asker) alive(ctx context.Context) error {
+	status, body, err := a.get(ctx, "/healthz")
+	if err != nil {
+		return err
+	}
+	var h health
+	if status != http.StatusOK || json.Unmarshal(body, &h) != nil || h.Status == nil || h.Version == nil || h.Binaries == nil {
+		return fmt.Errorf("%s is not a relay: it answers /healthz with HTTP %d and other content; %s", a.base, status, usePrivate)
+	}
+	return nil
+}
+
+// private asks whether a relay's private listener is there, and not its public
+// one or another server. The error is a sentence.
+func (a *asker) private(ctx context.Context) error {
+	if err := a.alive(ctx); err != nil {
+		return err
+	}
+	status, _, err := a.get(ctx, "/readyz")
+	if err == nil && status == http.StatusNotFound {
+		err = fmt.Errorf("%s is the public listener of a relay; %s", a.base, usePrivate)
+	}
+	return err
+}
+
+const usePrivate = "--metrics-listen must name the private one, as serve has it (by default 127.0.0.1:9090)"
 
 // healthcheck is the command for images without curl.
 type healthcheck struct {
@@ -203,20 +221,27 @@ func (h *healthcheck) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	path := "/readyz"
 	if h.Live {
-		path = "/healthz"
+		if err := a.alive(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "alive")
+		return nil
 	}
-	status, body, err := a.get(ctx, path)
+	status, body, err := a.get(ctx, "/readyz")
 	if err != nil {
 		return err
 	}
 	said := strings.TrimSpace(strings.ToValidUTF8(string(body[:min(len(body), 300)]), "?"))
-	if status != http.StatusOK {
-		return fmt.Errorf("%s%s: HTTP %d: %s", a.base, path, status, said)
-	}
-	if h.Live {
-		said = "alive"
+	switch {
+	case status == http.StatusOK && said == "ready":
+	case status == http.StatusServiceUnavailable && strings.HasPrefix(said, "not ready"):
+		return fmt.Errorf("%s/readyz: HTTP %d: %s", a.base, status, said)
+	default: // not what a relay says
+		if err := a.private(ctx); err != nil {
+			return err
+		}
+		return fmt.Errorf("%s/readyz: HTTP %d: %q", a.base, status, said)
 	}
 	fmt.Fprintln(out, said)
 	return nil

@@ -9,12 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -24,6 +23,17 @@ import (
 type dialer struct {
 	base, server, version string
 	timeout               time.Duration
+	proxy                 func(*http.Request) (*url.URL, error)
+}
+
+// proxyFor returns the proxy by way of which the relay is dialled, or nil.
+func (d *dialer) proxyFor() *url.URL {
+	u, err := url.Parse("http" + strings.TrimPrefix(d.base, "ws"))
+	if err != nil || d.proxy == nil {
+		return nil
+	}
+	proxy, _ := d.proxy(&http.Request{URL: u}) // the dial has failed for the same reason
+	return proxy
 }
 
 // peer is one connection to the relay. Its reader answers pings.
@@ -35,6 +45,9 @@ type peer struct {
 
 	once sync.Once // closes done
 
+	mu     sync.Mutex
+	frames map[string]bool // of a binary: frames that are awaited, and whether they have passed through it
+
 	ended chan struct{} // closed when the connection has ended
 	err   error         // why; set before ended is closed
 }
@@ -44,18 +57,30 @@ func (d *dialer) binary(ctx context.Context) (*peer, error) {
 	return d.dial(ctx, "the binary", "/v1/server", http.Header{"X-Pyrycode-Version": {d.version}})
 }
 
-// The relay may still be claiming the server-id for the binary when the
-// phone comes: nothing on the wire says when it is done.
+// The relay may still be deciding the claim of the binary when the phone comes:
+// nothing on the wire says when that is done. Until then the phone finds no
+// binary, or the one that held the server-id before.
 const (
-	noServer   = 4404
-	retryAfter = 20 * time.Millisecond
+	noServer        = 4404
+	firstRetryAfter = 20 * time.Millisecond
+	lastRetryAfter  = 500 * time.Millisecond
 )
 
+// errElsewhere says that a frame came back, and not through this process's
+// binary: another one has the server-id.
+var errElsewhere = errors.New("another binary answers for the server-id")
+
+// undecided reports whether err, of p's first round trip, can mean that the
+// relay has not decided the binary's claim yet.
+func undecided(p *peer, err error) bool {
+	return errors.Is(err, errElsewhere) || websocket.IsCloseError(p.err, noServer)
+}
+
 // phone joins the server-id and makes a first round trip, which shows that it
-// is in.
+// is in, and that binary, unless it is nil, holds the server-id.
 func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, time.Duration, error) {
 	deadline := time.Now().Add(d.timeout)
-	for {
+	for pause := firstRetryAfter; ; pause = min(2*pause, lastRetryAfter) {
 		p, err := d.dial(ctx, name, "/v1/client", http.Header{"X-Pyrycode-Device-Name": {"pyrycode-relay probe"}})
 		if err != nil {
 			return nil, 0, err
@@ -65,11 +90,14 @@ func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, t
 			return p, took, nil
 		}
 		p.close()
-		if !websocket.IsCloseError(p.err, noServer) || time.Now().Add(retryAfter).After(deadline) {
+		if undecided(p, err) && binary != nil && binary.over() {
+			return nil, 0, d.notHeld(binary)
+		}
+		if !undecided(p, err) || time.Now().Add(pause).After(deadline) {
 			return nil, 0, err
 		}
 		select {
-		case <-time.After(retryAfter):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil, 0, errInterrupted
 		}
@@ -80,26 +108,16 @@ func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, t
 func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*peer, error) {
 	h.Set("X-Pyrycode-Server", d.server)
 	h.Set("User-Agent", "pyrycode-relay-probe/"+d.version)
-	ws := websocket.Dialer{HandshakeTimeout: d.timeout, Proxy: http.ProxyFromEnvironment}
+	ws := websocket.Dialer{HandshakeTimeout: d.timeout, Proxy: d.proxy}
 	conn, resp, err := ws.DialContext(ctx, d.base+path, h)
 	switch {
 	case err == nil:
 	case errors.Is(err, websocket.ErrBadHandshake) && resp != nil:
-		return nil, &failure{failRefused, refusal(name, resp)}
+		return nil, &failure{failRefused, refusal(name, d.base, resp)}
 	case ctx.Err() != nil:
 		return nil, errInterrupted
 	default:
-		kind := dialKind(err)
-		if op, ok := errors.AsType[*net.OpError](err); ok {
-			err = op.Err // the address is named already
-		}
-		if errno, ok := errors.AsType[syscall.Errno](err); ok {
-			err = errno
-		}
-		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-			return nil, &failure{failTimeout, fmt.Errorf("no answer from %s within %s: is the relay running, and is nothing in between that drops packets?", d.base, d.timeout)}
-		}
-		return nil, &failure{kind, fmt.Errorf("cannot reach %s: %w; is the relay running?", d.base, err)}
+		return nil, explain(err, target{base: d.base, timeout: d.timeout, proxy: d.proxyFor()})
 	}
 	p := &peer{name: name, conn: conn, in: make(chan []byte), done: make(chan struct{}), ended: make(chan struct{})}
 	go p.read()
@@ -107,7 +125,7 @@ func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*p
 }
 
 // refusal is what an HTTP answer other than 101 says.
-func refusal(name string, resp *http.Response) error {
+func refusal(name, base string, resp *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
 	s := fmt.Sprintf("the relay refused %s: HTTP %s", name, resp.Status)
 	if text := strings.TrimSpace(string(body)); text != "" {
@@ -115,6 +133,9 @@ func refusal(name string, resp *http.Response) error {
 	}
 	if after := resp.Header.Get("Retry-After"); after != "" {
 		s += " (try again in " + strings.Trim(strconv.Quote(after), `"`) + " s)"
+	}
+	if hint := refusalHint(base, resp, string(body)); hint != "" {
+		s += "; " + hint
 	}
 	return errors.New(s)
 }
@@ -135,6 +156,16 @@ func (p *peer) read() {
 	}
 }
 
+// over reports whether the connection has ended.
+func (p *peer) over() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // why says how the connection ended, in a sentence. It has ended.
 func (p *peer) why() error { return &failure{failClosed, p.reason()} }
 
@@ -150,10 +181,43 @@ func (p *peer) reason() error {
 	return fmt.Errorf("the connection of %s broke: %w", p.name, p.err)
 }
 
+// await lets echo note when frame passes through the binary p. seen says
+// whether it has, and ends the waiting.
+func (p *peer) await(frame []byte) (seen func() bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.frames == nil {
+		p.frames = make(map[string]bool)
+	}
+	p.frames[string(frame)] = false
+	return func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		was := p.frames[string(frame)]
+		delete(p.frames, string(frame))
+		return was
+	}
+}
+
+// passed notes that frame has passed through the binary p.
+func (p *peer) passed(frame []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.frames[string(frame)]; ok {
+		p.frames[string(frame)] = true
+	}
+}
+
 // roundTrip sends a frame from the phone and waits until the binary's answer
-// is back. binary may be nil: then it is elsewhere.
+// is back. binary may be nil: then it is in another process. If it is not nil
+// and the frame came back another way, the error is errElsewhere.
 func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *peer) (time.Duration, error) {
 	frame := fmt.Appendf(nil, `{"v":2,"type":"noise_msg","data":%q}`, base64.StdEncoding.EncodeToString([]byte(rand.Text())))
+	seen := func() bool { return true }
+	if binary != nil {
+		seen = binary.await(frame)
+		defer seen()
+	}
 	begun := time.Now()
 	_ = p.conn.SetWriteDeadline(begun.Add(timeout))
 	_ = p.conn.WriteMessage(websocket.TextMessage, frame) // the reader learns why it failed
@@ -168,7 +232,11 @@ func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *pee
 		if !bytes.Equal(got, frame) {
 			return 0, &failure{failFrame, fmt.Errorf("%s got another frame than it sent: %d bytes, sent %d", p.name, len(got), len(frame))}
 		}
-		return time.Since(begun), nil
+		took := time.Since(begun)
+		if !seen() {
+			return 0, &failure{failOther, errElsewhere}
+		}
+		return took, nil
 	case <-p.ended:
 		return 0, p.why()
 	case <-lost:
@@ -190,6 +258,7 @@ func (p *peer) echo() {
 				Frame json.RawMessage `json:"frame"`
 			}
 			if json.Unmarshal(msg, &e) == nil && e.Frame != nil {
+				p.passed(e.Frame)
 				_ = p.conn.WriteMessage(websocket.TextMessage, msg)
 			}
 		case <-p.ended:

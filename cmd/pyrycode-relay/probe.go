@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -77,6 +78,9 @@ func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
 		defer binary.close()
 		go binary.echo()
 		if p.Role == "binary" {
+			if err := d.claimed(ctx, binary, out); err != nil {
+				return err
+			}
 			fmt.Fprintf(out, "binary: holds server-id %s\n", id)
 			if p.Hold == 0 {
 				return stay(ctx, nil, binary)
@@ -111,7 +115,7 @@ func (p *probe) id() string {
 }
 
 func (p *probe) dialer(id, version string) dialer {
-	return dialer{base: strings.TrimSuffix(p.Relay, "/"), server: id, version: version, timeout: p.Timeout}
+	return dialer{base: strings.TrimSuffix(p.Relay, "/"), server: id, version: version, timeout: p.Timeout, proxy: http.ProxyFromEnvironment}
 }
 
 // once is one probe with both ends, as --listen repeats it. notAfter is the

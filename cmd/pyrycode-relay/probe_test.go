@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -83,7 +85,7 @@ func TestProbeThatIsClosed(t *testing.T) {
 	}
 	s.until(t, "1", "0", "1") // the 17 phones' binary is in grace
 	got := call(t.Context(), nil, "probe", "--relay", relay, "--role", "binary", "--server-id", "taken")
-	if got.code != failed || got.stderr != "pyrycode-relay probe: the relay closed the binary: 4409 server-id already claimed\n" {
+	if got.code != failed || got.stderr != "pyrycode-relay probe: the relay closed the binary: 4409 server-id already claimed: another binary, which is alive, holds server-id taken\n" || strings.Contains(got.stdout, "holds") {
 		t.Errorf("a second binary: %+v", got)
 	}
 	_ = holder.Process.Kill()
@@ -93,8 +95,16 @@ func TestProbeEndsWhenInterrupted(t *testing.T) {
 	s := serveHere(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	ended := make(chan outcome, 1)
-	go func() { ended <- call(ctx, nil, "probe", "--relay", "ws://"+s.public, "--role", "binary") }()
-	s.until(t, "1", "0", "0")
+	out, w := io.Pipe()
+	go func() {
+		var stderr strings.Builder
+		code := run(ctx, []string{"probe", "--relay", "ws://" + s.public, "--role", "binary", "--server-id", "demo"}, nil, w, &stderr)
+		ended <- outcome{code: code, stderr: stderr.String()}
+	}()
+	if lines := bufio.NewScanner(out); !lines.Scan() || lines.Text() != "binary: holds server-id demo" {
+		t.Errorf("it says %q", lines.Text())
+	}
+	s.until(t, "1", "0", "0") // the phone that has shown it is gone
 	interrupt()
 	if got := <-ended; got.code != 0 || got.stderr != "" {
 		t.Errorf("got %+v; want exit 0", got)

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// incumbent is a binary that holds server-id s, and answers pings or does not.
+func incumbent(t *testing.T, s served, answers bool) *websocket.Conn {
+	t.Helper()
+	c, _, err := websocket.DefaultDialer.Dial("ws://"+s.public+"/v1/server", http.Header{"User-Agent": {"x"}, "X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	s.until(t, "1", "0", "0")
+	if answers {
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			for {
+				if _, _, err := c.ReadMessage(); err != nil {
+					return
+				}
+			}
+		}()
+		t.Cleanup(func() { c.Close(); <-read })
+	}
+	return c
+}
+
+// "holds" is said once the relay has decided, and never of a claim that it
+// refuses.
+func TestProbeSaysThatItHoldsAServerIDOnceItDoes(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		held    bool // by another binary
+		answers bool
+		want    string // of all that is said, in this order
+		code    int
+	}{
+		{"nobody holds it", false, false, `^binary: holds server-id s\n$`, done},
+		{"a silent binary holds it", true, false, `^binary: connected, and waits for the relay to decide who holds server-id s\nbinary: holds server-id s\n$`, done},
+		{"a live binary holds it", true, true, `^pyrycode-relay probe: the relay closed the binary: 4409 server-id already claimed: another binary, which is alive, holds server-id s\n$`, failed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := serveHere(t, "--conflict-probe", "1500ms")
+			if tt.held {
+				incumbent(t, s, tt.answers)
+			}
+			got := call(t.Context(), nil, "probe", "--relay", "ws://"+s.public, "--role", "binary", "--server-id", "s", "--hold", "1ms", "--timeout", "500ms")
+			if said := got.stdout + got.stderr; got.code != tt.code || !regexp.MustCompile(tt.want).MatchString(said) {
+				t.Errorf("exit %d, %q; want %d, %s", got.code, said, tt.code, tt.want)
+			}
+		})
+	}
+}
+
+// Another binary that echoes, as a second probe does, is not taken for this
+// one's, whichever role it has.
+func TestARoundTripThroughAnotherBinaryDoesNotCount(t *testing.T) {
+	t.Parallel()
+	s := serveHere(t)
+	holder, said := child(t, "probe", "--relay", "ws://"+s.public, "--role", "binary", "--server-id", "s")
+	if !said.Scan() {
+		t.Fatal("the holder says nothing")
+	}
+	for range 10 { // the two ends race
+		got := call(t.Context(), nil, "probe", "--relay", "ws://"+s.public, "--server-id", "s", "--timeout", "2s")
+		if got.code != failed || !strings.Contains(got.stderr, "4409") {
+			t.Fatalf("got %+v; want a failure with 4409", got)
+		}
+	}
+	_ = holder.Process.Kill()
+	_ = holder.Wait()
+}
+
+// A claim waits, but not for ever, and can be interrupted.
+func TestAClaimThatIsNeverDecidedCanBeInterrupted(t *testing.T) {
+	silent := badRelay(t, func(c *websocket.Conn) {
+		_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(noServer, "no server with that id"), time.Now().Add(time.Second))
+		_, _, _ = c.ReadMessage()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	got := call(ctx, nil, "probe", "--relay", silent, "--role", "binary", "--server-id", "s")
+	if got.code != failed || got.stdout != "" || got.stderr != "pyrycode-relay probe: interrupted\n" {
+		t.Errorf("got %+v; want it to be interrupted", got)
+	}
+}
