@@ -16,7 +16,7 @@ func hint(err error) error {
 		return fmt.Errorf("%w; start the relay with a higher --rate and --burst", err)
 	case strings.Contains(s, "HTTP 503"):
 		return fmt.Errorf("%w; start the relay with a higher --max-conns or --max-conns-per-address", err)
-	case strings.Contains(s, "4429"):
+	case strings.Contains(s, "close 4429"):
 		return fmt.Errorf("%w; start the relay with a higher --max-phones, or ask for fewer --phones", err)
 	}
 	return err
