@@ -191,7 +191,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	p.public = newServer(handler, p.log, "public")
 	p.public.ConnState = p.pending.state
 	p.page = status.New(status.Config{
-		Metrics: reg, Ready: p.ready.get, Check: p.books.err,
+		Metrics: reg, Ready: p.ready.get, Check: p.books.err, Peaks: p.relay.TakePeaks,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
 	p.private = newServer(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.log), p.log, "private")

@@ -59,6 +59,7 @@ type Registry[B, P comparable] struct {
 	slots    map[wire.ServerID]*slot[B, P]
 	away     map[P]uint64 // joined to slots of other nodes, each with when it arrived
 	counts   Counts
+	peaks    Peaks // since they were last taken
 	arrivals uint64 // orders whatever is returned
 	draining bool
 }
@@ -301,7 +302,10 @@ func (r *Registry[B, P]) seat(s *slot[B, P], b B) []P {
 
 // publish sets the gauges from the counts. Called with the lock held, by
 // every step that changed a count, so that they cannot drift.
-func (r *Registry[B, P]) publish() { r.gauges.set(r.counts) }
+func (r *Registry[B, P]) publish() {
+	r.peaks.note(r.counts)
+	r.gauges.set(r.counts)
+}
 
 // heldBy reports whether b is the binary of s. s may be nil.
 func (s *slot[B, P]) heldBy(b B) bool {

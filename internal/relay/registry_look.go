@@ -45,6 +45,31 @@ func (r *Registry[B, P]) Counts() Counts {
 	return r.counts
 }
 
+// Peaks is the most that there was of each at one moment.
+type Peaks struct {
+	Binaries, Phones, InGrace int // as in Counts
+	Served                    int // Phones and Remote together
+}
+
+// note raises p to what c has more.
+func (p *Peaks) note(c Counts) {
+	p.Binaries = max(p.Binaries, c.Binaries)
+	p.Phones = max(p.Phones, c.Phones)
+	p.InGrace = max(p.InGrace, c.InGrace)
+	p.Served = max(p.Served, c.Phones+c.Remote)
+}
+
+// TakePeaks returns the peaks since it was last called, what was connected then
+// included. It is for one caller: a second one takes peaks from the first.
+func (r *Registry[B, P]) TakePeaks() Peaks {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.peaks
+	r.peaks = Peaks{}
+	r.peaks.note(r.counts)
+	return p
+}
+
 // Check counts everything again by walking, under the lock, and returns an
 // error that names each figure that differs: a counter, a gauge, or a slot
 // that is neither held nor in grace, or both.

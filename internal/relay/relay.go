@@ -85,6 +85,10 @@ func (r *Relay) Metrics() *prometheus.Registry { return r.metrics.all }
 // Counts returns what is connected now.
 func (r *Relay) Counts() Counts { return r.registry.Counts() }
 
+// TakePeaks returns the most that was connected since it was last called. It is
+// for one caller.
+func (r *Relay) TakePeaks() Peaks { return r.registry.TakePeaks() }
+
 // Check compares counts, gauges and slots with each other and with the open
 // sockets, and what each connection is charged with what waits for it; it
 // returns an error that names what differs or is more than may be.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 const (
@@ -15,16 +17,26 @@ const (
 	hour        = int(time.Hour / pointEvery)
 )
 
-// point is one minute: the most there was of what is connected, and what
-// flowed per second.
+// point is one minute: the most that was connected at one moment, and what
+// flowed per second, on average and in the busiest ten seconds.
 type point struct {
-	binaries, phones, inGrace uint32
-	frames, bytes             float32
+	end                               uint32 // as a Unix time
+	binaries, phones, inGrace, served uint32 // served: phones, remote ones included
+	frames, bytes                     float32
+	mostFrames, mostBytes             float32
+}
+
+// raise raises p to what q has more. The averages and the end stay.
+func (p *point) raise(q point) {
+	p.binaries, p.phones = max(p.binaries, q.binaries), max(p.phones, q.phones)
+	p.inGrace, p.served = max(p.inGrace, q.inGrace), max(p.served, q.served)
+	p.mostFrames, p.mostBytes = max(p.mostFrames, q.mostFrames), max(p.mostBytes, q.mostBytes)
 }
 
 // history is the last day, sampled.
 type history struct {
 	metrics prometheus.Gatherer
+	peaks   func() relay.Peaks // nil: not known
 
 	mu       sync.Mutex // guards all below
 	points   [day]point
@@ -36,29 +48,56 @@ type history struct {
 	previous reading // the sample before last
 }
 
-// sample takes in what the metrics say now.
-func (h *history) sample() {
-	now := read(h.metrics)
+// observe reads the metrics. It notes in the minute that runs what is connected,
+// and the peaks since it was last called. Page loads call it too, so that no
+// number on the page is greater than a peak that is shown later.
+func (h *history) observe() reading {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.note()
+}
+
+// note is observe. The lock is held, so that the minute cannot end between the
+// reading and the note.
+func (h *history) note() reading {
+	now := read(h.metrics)
+	phones := now.count("connected_phones")
+	h.current.raise(point{binaries: uint32(now.count("connected_binaries")), phones: uint32(phones),
+		inGrace: uint32(now.count("binaries_in_grace")), served: uint32(phones + now.count("remote_phones"))})
+	if h.peaks != nil {
+		p := h.peaks()
+		h.current.raise(point{binaries: uint32(p.Binaries), phones: uint32(p.Phones), inGrace: uint32(p.InGrace), served: uint32(p.Served)})
+	}
+	return now
+}
+
+// sample takes in what the metrics say now, and ends the minute that runs if it
+// is over.
+func (h *history) sample() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.note()
 	if h.last.values == nil { // the first
 		h.last, h.began = now, now
 		h.hours.put(0, now)
 	}
 	h.previous, h.last = h.last, now
 	c := &h.current
-	c.binaries = max(c.binaries, uint32(now.count("connected_binaries")))
-	c.phones = max(c.phones, uint32(now.count("connected_phones")))
-	c.inGrace = max(c.inGrace, uint32(now.count("binaries_in_grace")))
+	c.raise(point{mostFrames: traffic(h.previous, now, framesUp, framesDown), mostBytes: traffic(h.previous, now, bytesUp, bytesDown)})
 	if now.at.Sub(h.began.at) < pointEvery-sampleEvery/2 {
 		return
 	}
-	c.frames = float32(flow(framesUp, h.began, now) + flow(framesDown, h.began, now))
-	c.bytes = float32(flow(bytesUp, h.began, now) + flow(bytesDown, h.began, now))
+	c.end = uint32(now.at.Unix())
+	c.frames, c.bytes = traffic(h.began, now, framesUp, framesDown), traffic(h.began, now, bytesUp, bytesDown)
 	h.points[h.n%day] = *c
 	h.n++
 	h.hours.put(h.n, now)
 	h.current, h.began = point{}, now
+}
+
+// traffic is what two counters, one for each direction, counted per second.
+func traffic(before, after reading, up, down string) float32 {
+	return float32(flow(up, before, after) + flow(down, before, after))
 }
 
 // minutes is the readings at the ends of the last hour's minutes, without the
@@ -104,15 +143,25 @@ func (m *minutes) get(n int) reading {
 // past is what history says of now.
 type past struct {
 	points []point // oldest first, the minute that runs left out
+	runs   point   // that minute
 	ago    reading // an hour ago, or when the process began
 	before reading // the two last samples
 	last   reading
 }
 
+// peakOfLastHour is the most of the last 60 minutes and of the one that runs.
+func (p past) peakOfLastHour() point {
+	most := p.runs
+	for _, m := range p.points[max(0, len(p.points)-hour):] {
+		most.raise(m)
+	}
+	return most
+}
+
 func (h *history) past() past {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := past{ago: h.hours.get(max(0, h.n-hour)), before: h.previous, last: h.last}
+	p := past{ago: h.hours.get(max(0, h.n-hour)), before: h.previous, last: h.last, runs: h.current}
 	for i := max(0, h.n-day); i < h.n; i++ {
 		p.points = append(p.points, h.points[i%day])
 	}

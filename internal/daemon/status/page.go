@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // Config is what a Page shows.
@@ -27,6 +29,10 @@ type Config struct {
 	Check func() error
 
 	Version, Revision, GoVersion string
+
+	// Peaks returns the most that was connected since it was last called. Nil:
+	// the page knows only what is connected when it takes a sample or is loaded.
+	Peaks func() relay.Peaks
 
 	// Links stand at the foot of the page.
 	Links []Link
@@ -44,7 +50,7 @@ type Page struct {
 
 // New returns a page that has taken its first sample.
 func New(cfg Config) *Page {
-	p := &Page{cfg: cfg, started: time.Now(), history: history{metrics: cfg.Metrics}}
+	p := &Page{cfg: cfg, started: time.Now(), history: history{metrics: cfg.Metrics, peaks: cfg.Peaks}}
 	p.history.sample()
 	return p
 }

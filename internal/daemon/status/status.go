@@ -25,6 +25,7 @@ type Status struct {
 
 	Binaries      int64 `json:"connected_binaries"`
 	Phones        int64 `json:"connected_phones"`
+	Served        int64 `json:"served_phones"` // connected here, or joined here and connected to another node
 	InGrace       int64 `json:"binaries_in_grace"`
 	Connections   int64 `json:"connections"`
 	WaitingClaims int64 `json:"waiting_claims"`
@@ -42,7 +43,18 @@ type Status struct {
 	Refusals []Tally `json:"refusals"`       // upgrade attempts by what became of them
 	Dropped  []Tally `json:"dropped_frames"` // by reason
 
+	Peak    Peak    `json:"peak_last_hour"`
 	History History `json:"history"`
+
+	past past // what the charts draw
+}
+
+// Peak is the most that was connected at one moment.
+type Peak struct {
+	Binaries int64 `json:"connected_binaries"`
+	Phones   int64 `json:"connected_phones"`
+	InGrace  int64 `json:"binaries_in_grace"`
+	Served   int64 `json:"served_phones"`
 }
 
 // Flow is a rate in each direction.
@@ -69,10 +81,11 @@ type Certificate struct {
 
 // Cluster is what this node is to the others, and they to it.
 type Cluster struct {
-	Connected bool    `json:"connected"` // is NATS there
-	Nodes     int64   `json:"nodes"`     // heard of in the last seconds, this one included
-	Claims    int64   `json:"claims"`    // server-ids that this node holds, those in grace included
-	Remote    int64   `json:"remote_phones"`
+	Connected bool    `json:"connected"`      // is NATS there
+	Nodes     int64   `json:"nodes"`          // heard of in the last seconds, this one included
+	Claims    int64   `json:"claims"`         // server-ids that this node holds, those in grace included
+	Remote    int64   `json:"remote_phones"`  // joined here, connected to other nodes
+	Proxied   int64   `json:"proxied_phones"` // connected here, joined at other nodes
 	Streams   int64   `json:"streams"`
 	Losses    []Tally `json:"claim_losses"` // by reason
 }
@@ -112,13 +125,15 @@ var limits = [...]struct{ name, used, ceiling string }{
 
 // status puts together what the metrics say now and what they said before.
 func (p *Page) status() Status {
-	now, past := read(p.cfg.Metrics), p.history.past()
+	now := p.history.observe()
+	past := p.history.past()
+	peak := past.peakOfLastHour()
 	s := Status{
 		Version: p.cfg.Version, Revision: p.cfg.Revision, GoVersion: p.cfg.GoVersion,
 		Now: now.at.UTC().Truncate(time.Second), Started: p.started.UTC().Truncate(time.Second),
 		UptimeSeconds: int64(now.at.Sub(p.started).Seconds()),
 		Binaries:      now.count("connected_binaries"), Phones: now.count("connected_phones"), InGrace: now.count("binaries_in_grace"),
-		Connections: now.count("connections"), WaitingClaims: now.count("waiting_claims"), ParkedPhones: now.count("parked_phones"),
+		Served: now.count("connected_phones") + now.count("remote_phones"), Connections: now.count("connections"), WaitingClaims: now.count("waiting_claims"), ParkedPhones: now.count("parked_phones"),
 		FramesPerSecond: Flow{round(flow(framesUp, past.before, past.last)), round(flow(framesDown, past.before, past.last))},
 		BytesPerSecond:  Flow{round(flow(bytesUp, past.before, past.last)), round(flow(bytesDown, past.before, past.last))},
 		OutboxBytes:     Backlog{now.count("outbox_bytes{binary}"), now.count("outbox_bytes{phone}")},
@@ -126,7 +141,9 @@ func (p *Page) status() Status {
 		Refusals: slices.DeleteFunc(tallies("ws_upgrade_attempts_total", 1, past.ago, now),
 			func(t Tally) bool { return t.Label == "accept" }),
 		Dropped: tallies("dropped_frames_total", 0, past.ago, now),
+		Peak:    Peak{int64(peak.binaries), int64(peak.phones), int64(peak.inGrace), int64(peak.served)},
 		History: past.history(),
+		past:    past,
 	}
 	s.ReadyReason = p.cfg.Ready()
 	s.Ready = s.ReadyReason == ""
@@ -144,7 +161,7 @@ func (p *Page) status() Status {
 	}
 	if connected, ok := now.values["cluster_connected"]; ok {
 		s.Cluster = &Cluster{Connected: connected == 1, Nodes: now.count("cluster_nodes"), Claims: now.count("cluster_claims"),
-			Remote: now.count("remote_phones"), Streams: now.count("cluster_streams"),
+			Remote: now.count("remote_phones"), Streams: now.count("cluster_streams"), Proxied: max(0, now.count("cluster_streams")-now.count("remote_phones")),
 			Losses: tallies("cluster_claim_losses_total", 0, past.ago, now)}
 	}
 	return s
