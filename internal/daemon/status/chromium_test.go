@@ -169,6 +169,30 @@ const contrasts = `(() => {
 	return bad;
 })()`
 
+// topToBottom names the parts of the page in the order in which they show.
+const topToBottom = `(() => {
+	const last = document.querySelector('main>section:last-of-type');
+	const parts = {state: '.state', big: '.big', limits: '.limits', traffic: '.traffic', process: '.process'};
+	const at = Object.entries(parts).map(([name, s]) => [name, document.querySelector(s)])
+		.concat([['left', last.firstElementChild], ['turned', last.lastElementChild]]);
+	return at.map(([name, e]) => [name, e.getBoundingClientRect().top]).sort((a, b) => a[1] - b[1] || (a[0] < b[0] ? 1 : -1)).map(p => p[0]).join(' ');
+})()`
+
+// overlapping counts the labels of time axes that touch the one before.
+const overlapping = `(() => {
+	let n = 0;
+	for (const axis of document.querySelectorAll('.axis')) {
+		let end = -1;
+		for (const text of axis.querySelectorAll('text')) {
+			const r = text.getBoundingClientRect();
+			if (r.width == 0) continue;
+			if (r.left < end) n++;
+			end = r.right;
+		}
+	}
+	return n;
+})()`
+
 // In a real browser: nothing is blocked or complained about, the numbers
 // show, nothing is wider than a phone's screen, all of it can be read, in
 // light and in dark.
@@ -208,8 +232,24 @@ func TestThePageInABrowser(t *testing.T) {
 			if font == "16px" {
 				t.Errorf("%d %s: the page has no style", width, scheme)
 			}
+			var order string
+			browser.eval(topToBottom, &order)
+			if want := map[int]string{390: "state big limits turned left traffic process", 1280: "state big traffic process limits turned left"}[width]; !strings.HasPrefix(order, want) {
+				t.Errorf("%d %s: from top to bottom: %s; want %s", width, scheme, order, want)
+			}
 			if len(faint) > 0 {
 				t.Errorf("%d %s: too faint: %q", width, scheme, faint)
+			}
+		}
+	}
+	for _, width := range []int{320, 390, 800, 1280} {
+		browser.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
+		for _, age := range []time.Duration{0, time.Minute, 17 * time.Minute, 59 * time.Minute, 5 * time.Hour, 18 * time.Hour, 30 * time.Hour} {
+			b.started = time.Now().Add(-age)
+			browser.open(srv.URL + "/?still")
+			var overlaps int
+			if browser.eval(overlapping, &overlaps); overlaps > 0 {
+				t.Errorf("%d wide, %v old: %d labels of time axes overlap", width, age, overlaps)
 			}
 		}
 	}

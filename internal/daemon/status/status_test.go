@@ -3,7 +3,6 @@ package status
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http/httptest"
 	"reflect"
 	"slices"
@@ -146,7 +145,7 @@ func TestWhatThePageSays(t *testing.T) {
 			t.Error("the page of a relay that is alone speaks of a cluster")
 		}
 		connected := b.join()
-		if page := b.html(); !strings.Contains(page, "3 nodes<br>12 server-ids held here<br>5 of their phones at other nodes<br>2 lost: not renewed in time, 2 in the last hour") {
+		if page := b.html(); !strings.Contains(page, "3 nodes<br>12 server-ids held here<br>5 phones of theirs connected to other nodes<br>4 phones connected here for binaries at other nodes<br>2 lost: not renewed in time, 2 in the last hour") {
 			t.Errorf("the page lacks the cluster: %s", page)
 		}
 		connected.Set(0)
@@ -208,13 +207,14 @@ func TestTheNamesInJSON(t *testing.T) {
 		.certificate.days_left .certificate.failures .certificate.not_after .check_error
 		.closes[].by .closes[].label .closes[].last_hour .closes[].since_start
 		.cluster.claim_losses[].by .cluster.claim_losses[].label .cluster.claim_losses[].last_hour .cluster.claim_losses[].since_start
-		.cluster.claims .cluster.connected .cluster.nodes .cluster.remote_phones .cluster.streams
+		.cluster.claims .cluster.connected .cluster.nodes .cluster.proxied_phones .cluster.remote_phones .cluster.streams
 		.connected_binaries .connected_phones .connections .consistent .dropped_frames[]
 		.frames_per_second.binary_to_phone .frames_per_second.phone_to_binary .go_version
 		.history.binaries_in_grace[] .history.bytes_per_second[] .history.connected_binaries[]
 		.history.connected_phones[] .history.frames_per_second[] .history.step_seconds
 		.limits[].limit .limits[].name .limits[].used .now .outbox_bytes.to_binaries .outbox_bytes.to_phones
-		.parked_phones .ready .ready_reason .refusals[] .revision .started .uptime_seconds .version .waiting_claims`)
+		.parked_phones .peak_last_hour.binaries_in_grace .peak_last_hour.connected_binaries .peak_last_hour.connected_phones .peak_last_hour.served_phones
+		.ready .ready_reason .refusals[] .revision .served_phones .started .uptime_seconds .version .waiting_claims`)
 	if !slices.Equal(names, want) {
 		t.Errorf("names:\n%s\nwant:\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))
 	}
@@ -234,18 +234,119 @@ func TestHowValuesAreWritten(t *testing.T) {
 	}
 }
 
-func TestAChart(t *testing.T) {
-	c := draw("Phones", []uint32{0, 50, 100}, 50, whole)
-	if want := "570,96 580,50 590,4 600,50"; c.Line != want || c.Most != "100" || c.Window != "last hour" {
-		t.Errorf("line %q, most %s, %s; want %q, 100, last hour", c.Line, c.Most, c.Window, want)
-	}
-	for n, want := range map[int]string{0: "last hour", 59: "last hour", 60: "last 6 hours", 360: "last 24 hours", day: "last 24 hours"} {
-		if c := draw("", make([]uint32, n), 0, whole); c.Window != want || strings.Contains(c.Line, "NaN") || strings.HasPrefix(c.Line, "-") {
-			t.Errorf("%d points: %s, %.20s; want %s", n, c.Window, c.Line, want)
+// The peak never falls before its hour is over, whenever the page is loaded: it
+// knows what a load has shown, and what came and went between two samples.
+func TestThePeakOfTheLastHourIsTheTrueMaximum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard()
+		var most relay.Peaks
+		b.history.peaks = func() relay.Peaks { p := most; most = relay.Peaks{}; return p }
+		peak := func() int64 { return b.status().Peak.Phones }
+		b.pass(3*time.Minute, func() {})
+
+		time.Sleep(3 * time.Second) // between two samples
+		b.phones.Set(7998)
+		if got := b.status(); got.Phones != 7998 || got.Peak.Phones != 7998 || !strings.Contains(b.html(), "peak 7,998 at ") {
+			t.Errorf("while they are connected: %d, peak %d; want 7998 and 7998", got.Phones, got.Peak.Phones)
+		}
+		b.phones.Set(10)
+		b.pass(time.Minute, func() {})
+		b.phones.Set(1333)
+		for range 58 {
+			b.pass(time.Minute, func() {
+				if got := peak(); got != 7998 {
+					t.Fatalf("%v: the peak is %d; want 7998", time.Now(), got)
+				}
+			})
+		}
+		b.phones.Set(5)
+		b.pass(3*time.Minute, func() {})
+		if got := peak(); got != 1333 {
+			t.Errorf("after its hour the peak is %d; want 1333", got)
+		}
+		if page := b.html(); !strings.Contains(page, "peak of the last hour 1,333, before 7,998 at ") {
+			t.Error("the page does not say the greater peak of before")
+		}
+
+		most = relay.Peaks{Binaries: 4, Phones: 9000, InGrace: 3, Served: 9005} // come and gone
+		if got, want := b.status().Peak, (Peak{4, 9000, 3, 9005}); got != want {
+			t.Errorf("between two samples: %+v; want %+v", got, want)
+		}
+		b.pass(2*time.Minute, func() {})
+		if h := b.status().History; !slices.Contains(h.Phones, 9000) {
+			t.Error("the history lacks the peak between two samples")
+		}
+	})
+}
+
+// A chart is as wide as the process is old, from its first seconds to a day, and
+// its marks are at round times.
+func TestAChartFillsItsWidth(t *testing.T) {
+	began := time.Date(2026, 11, 30, 12, 31, 20, 0, time.UTC)
+	for _, tt := range []struct {
+		age    time.Duration
+		window string
+		ticks  string
+	}{
+		{0, "since 12:31 UTC", "12:31:10 12:31:15"},
+		{5 * time.Second, "since 12:31 UTC", "12:31:15 12:31:20"},
+		{time.Minute, "since 12:31 UTC", "12:31:20 12:31:30 12:31:40 12:31:50 12:32:00 12:32:10"},
+		{17 * time.Minute, "since 12:31 UTC", "12:35 12:40 12:45"},
+		{61 * time.Minute, "since 12:31 UTC", "12:45 13:00 13:15"},
+		{5 * time.Hour, "since 12:31 UTC", "13:00 14:00 15:00 16:00"},
+		{20 * time.Hour, "since Nov 30 12:31 UTC", "18:00 00:00"},
+		{30 * time.Hour, "last 24 hours, UTC", "00:00 06:00 12:00"},
+	} {
+		v := view{Status: Status{Started: began, Now: began.Add(tt.age), Binaries: 3}}
+		for m := time.Minute; m <= tt.age; m += time.Minute {
+			v.past.points = append(v.past.points, point{end: uint32(began.Add(m).Unix()), binaries: uint32(m / time.Minute)})
+		}
+		c := v.BinariesChart()
+		if c.Window != tt.window || !strings.HasPrefix(c.Line, "0,") || !strings.Contains(c.Line, " 600,") || strings.Contains(c.Line, "NaN") || strings.Contains(c.Line, "-") {
+			t.Errorf("%v: %s, %.30s…; want %s, from 0 to 600", tt.age, c.Window, c.Line, tt.window)
+		}
+		var labels []string
+		for _, k := range c.Ticks {
+			labels = append(labels, k.Label)
+		}
+		if got := strings.Join(labels, " "); got != tt.ticks {
+			t.Errorf("%v: marks at %s; want %s", tt.age, got, tt.ticks)
 		}
 	}
-	if got := fmt.Sprint(len(strings.Fields(draw("", []float32{}, 0, amount).Line))); got != "2" {
-		t.Errorf("an empty chart has %s points; want 2", got)
+}
+
+func TestAChart(t *testing.T) {
+	began := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
+	c := draw([]moment{{at(0), 0}, {at(60), 50}, {at(120), 100}, {at(240), 50}}, at(0), at(240))
+	if want := "0,96 150,50 300,4 600,50"; c.Line != want || c.Area != "0,100 "+want+" 600,100" {
+		t.Errorf("line %q, area %q; want %q", c.Line, c.Area, want)
+	}
+	if c := draw([]moment{{at(0), 0}, {at(240), 0}}, at(0), at(240)); c.Line != "0,96 600,96" {
+		t.Errorf("an empty chart is %q", c.Line)
+	}
+	v := view{Status: Status{Started: began, Now: at(90), Binaries: 2, past: past{points: []point{{end: uint32(at(60).Unix()), binaries: 1}}, runs: point{binaries: 8}}}}
+	if c := v.BinariesChart(); c.Line != "0,96 400,84.5 500,4 600,73" || c.Peak != "peak 8 at 12:01" || c.Desc != "Binaries, since 12:00 UTC: now 2, peak 8 at 12:01." {
+		t.Errorf("%+v", c)
+	}
+}
+
+// A node shows the phones that it serves, and which of them are where.
+func TestANodeShowsThePhonesThatItServes(t *testing.T) {
+	b := newBoard()
+	b.phones.Set(6) // of which 4 are proxied: 9 streams less 5 remote phones
+	b.join()
+	for _, want := range []string{`<p class="number">11</p>`, "0 binaries, 11 phones", "6 connected to this node (4 of them for binaries at other nodes), 5 to other nodes, for binaries here"} {
+		if !strings.Contains(b.html(), want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	b.phones.Set(0)
+	if !strings.Contains(b.html(), `<p class="number">5</p>`) {
+		t.Error("a node with all its phones elsewhere shows none")
+	}
+	if s := b.status(); s.Phones != 0 || s.Served != 5 || s.Cluster.Remote != 5 || s.Cluster.Proxied != 4 {
+		t.Errorf("%+v, %+v", s, s.Cluster)
 	}
 }
 

@@ -26,16 +26,16 @@ var functions = template.FuncMap{
 
 // Charts, each with its own scale.
 func (v view) BinariesChart() chart {
-	return draw("Binaries", v.History.Binaries, float64(v.Binaries), whole)
+	return v.chart("Binaries", float64(v.Binaries), whole, func(p point) float64 { return float64(p.binaries) })
 }
 func (v view) PhonesChart() chart {
-	return draw("Phones", v.History.Phones, float64(v.Phones), whole)
+	return v.chart("Phones", float64(v.Served), whole, func(p point) float64 { return float64(p.served) })
 }
 func (v view) FramesChart() chart {
-	return draw("Frames per second", v.History.FramesPerSecond, v.FramesPerSecond.Sum(), amount)
+	return v.chart("Frames per second", v.FramesPerSecond.Sum(), amount, func(p point) float64 { return float64(p.mostFrames) })
 }
 func (v view) BytesChart() chart {
-	return draw("Bytes per second", v.History.BytesPerSecond, v.BytesPerSecond.Sum(), bytes)
+	return v.chart("Bytes per second", v.BytesPerSecond.Sum(), bytes, func(p point) float64 { return float64(p.mostBytes) })
 }
 
 // Bars are the limits that there are.
@@ -73,56 +73,143 @@ var limitNames = map[string]string{
 	"open_files": "Open files", "memory_bytes": "Memory",
 }
 
-// chart is a line over time, in a box of 600 by 100.
+// chart is a line over time, in a box of 600 by 100. It has the age of the
+// process as its width, at most a day.
 type chart struct {
 	Title, Desc string
 	Line, Area  string // points of a polyline and of the area below it
+	Ticks       []tick
 	Window      string // what the width stands for
-	Most        string
+	Peak        string
 }
 
-// windows are what a chart may show: the least that holds all there is, so
-// that a young process does not show a speck.
-var windows = [...]struct {
-	points int
-	name   string
-}{{60, "last hour"}, {6 * 60, "last 6 hours"}, {24 * 60, "last 24 hours"}}
+// tick is a mark on the time axis.
+type tick struct {
+	At      string // in the box
+	Percent string // of the width
+	Anchor  string // of the label's text
+	Label   string
+	Minor   bool // left out where there is little room
+}
 
-// draw draws points and, at the right, what is now.
-func draw[N uint32 | float32](title string, points []N, now float64, say func(float64) string) chart {
-	window := windows[len(windows)-1]
-	for _, w := range windows {
-		if len(points) < w.points {
-			window = w
-			break
+// moment is a value at a time.
+type moment struct {
+	at    time.Time
+	value float64
+}
+
+// chart draws what of takes from each minute, and what is now.
+func (v view) chart(title string, now float64, say func(float64) string, of func(point) float64) chart {
+	to := v.Now
+	from, young := v.Started, true
+	if to.Sub(from) > 24*time.Hour {
+		from, young = to.Add(-24*time.Hour), false
+	}
+	if to.Sub(from) < sampleEvery {
+		from = to.Add(-sampleEvery)
+	}
+	var all []moment
+	began := from // of the minute that runs
+	if young {
+		all = append(all, moment{from, 0})
+	}
+	for _, p := range v.past.points {
+		if t := time.Unix(int64(p.end), 0).UTC(); !t.Before(from) {
+			all = append(all, moment{t, of(p)})
+			began = t
 		}
 	}
-	values := []float64{}
-	for _, p := range points[max(0, len(points)-window.points):] {
-		values = append(values, float64(p))
+	all = append(all, moment{began.Add(to.Sub(began) / 2), max(now, of(v.past.runs))}, moment{to, now})
+	c := draw(all, from, to)
+	c.Title, c.Window, c.Peak = title, "last 24 hours, UTC", peak(all, to, say)
+	if young {
+		c.Window = "since " + clockTime(from, to) + " UTC"
 	}
-	values = append(values, now)
-	if len(values) == 1 {
-		values = append(values, now)
+	c.Desc = fmt.Sprintf("%s, %s: now %s, %s.", title, c.Window, say(now), c.Peak)
+	return c
+}
+
+// draw draws values, which are in the order of their times and end at to.
+func draw(values []moment, from, to time.Time) chart {
+	most := 1e-9
+	for _, m := range values {
+		most = max(most, m.value)
 	}
-	most := 0.0
-	for _, v := range values {
-		most = max(most, v)
-	}
-	c := chart{Title: title, Window: window.name, Most: say(most),
-		Desc: fmt.Sprintf("%s over the %s: now %s, at most %s.", title, window.name, say(now), say(most))}
 	var line strings.Builder
-	var x, first float64
-	for i, v := range values {
-		x = 600 - float64(len(values)-1-i)*600/float64(window.points)
+	first := ""
+	for i, m := range values {
+		x := short(600 * min(1, max(0, share(m.at, from, to))))
 		if i == 0 {
 			first = x
 		}
-		fmt.Fprintf(&line, "%s,%s ", short(x), short(96-92*v/max(most, 1e-9)))
+		fmt.Fprintf(&line, "%s,%s ", x, short(96-92*m.value/most))
 	}
-	c.Line = strings.TrimSpace(line.String())
-	c.Area = short(first) + ",100 " + c.Line + " 600,100"
+	c := chart{Line: strings.TrimSpace(line.String()), Ticks: ticks(from, to)}
+	c.Area = first + ",100 " + c.Line + " 600,100"
 	return c
+}
+
+// share is where t is between from and to, from 0 to 1.
+func share(t, from, to time.Time) float64 { return t.Sub(from).Seconds() / to.Sub(from).Seconds() }
+
+// peak names the greatest value of the last hour, and that of all before if it
+// is greater.
+func peak(values []moment, to time.Time, say func(float64) string) string {
+	var ever, recent moment
+	for _, m := range values {
+		if m.value > ever.value {
+			ever = m
+		}
+		if m.value > recent.value && m.at.After(to.Add(-time.Hour-pointEvery)) {
+			recent = m
+		}
+	}
+	switch {
+	case ever.value == 0:
+		return "peak 0"
+	case ever.value == recent.value:
+		return "peak " + say(recent.value) + " at " + clockTime(recent.at, to)
+	}
+	return "peak of the last hour " + say(recent.value) + ", before " + say(ever.value) + " at " + clockTime(ever.at, to)
+}
+
+// clockTime writes t, with its day if that is not the one of now.
+func clockTime(t, now time.Time) string {
+	if t.YearDay() != now.YearDay() || t.Year() != now.Year() {
+		return t.Format("Jan 2 15:04")
+	}
+	return t.Format("15:04")
+}
+
+// tickSteps are the distances that marks may have.
+var tickSteps = [...]time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+	10 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour}
+
+// ticks are marks at round times, at most seven, none where the label of now is.
+func ticks(from, to time.Time) (all []tick) {
+	step := tickSteps[len(tickSteps)-1]
+	for _, s := range tickSteps {
+		if to.Sub(from) <= 6*s {
+			step = s
+			break
+		}
+	}
+	format := "15:04"
+	if step < time.Minute {
+		format = "15:04:05"
+	}
+	for t := from.Truncate(step); t.Before(to); t = t.Add(step) {
+		x := share(t, from, to)
+		if x < 0 || x > .86 {
+			continue
+		}
+		anchor := "middle"
+		if x < .08 {
+			anchor = "start"
+		}
+		all = append(all, tick{short(600 * x), short(100 * x), anchor, t.Format(format), len(all)%2 == 1})
+	}
+	return all
 }
 
 func short(x float64) string { return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) }
