@@ -178,15 +178,15 @@ const topToBottom = `(() => {
 	return at.map(([name, e]) => [name, e.getBoundingClientRect().top]).sort((a, b) => a[1] - b[1] || (a[0] < b[0] ? 1 : -1)).map(p => p[0]).join(' ');
 })()`
 
-// overlapping counts the labels of time axes that touch the one before.
+// overlapping returns the time axes with a label that touches the one before.
 const overlapping = `(() => {
-	let n = 0;
+	const n = [];
 	for (const axis of document.querySelectorAll('.axis')) {
 		let end = -1;
 		for (const text of axis.querySelectorAll('text')) {
 			const r = text.getBoundingClientRect();
 			if (r.width == 0) continue;
-			if (r.left < end) n++;
+			if (r.left < end) n.push(axis.textContent + " " + r.left + " " + end + " " + axis.getBoundingClientRect().width);
 			end = r.right;
 		}
 	}
@@ -247,9 +247,9 @@ func TestThePageInABrowser(t *testing.T) {
 		for _, age := range []time.Duration{0, time.Minute, 17 * time.Minute, 59 * time.Minute, 5 * time.Hour, 18 * time.Hour, 30 * time.Hour} {
 			b.started = time.Now().Add(-age)
 			browser.open(srv.URL + "/?still")
-			var overlaps int
-			if browser.eval(overlapping, &overlaps); overlaps > 0 {
-				t.Errorf("%d wide, %v old: %d labels of time axes overlap", width, age, overlaps)
+			var overlaps []string
+			if browser.eval(overlapping, &overlaps); len(overlaps) > 0 {
+				t.Errorf("%d wide, %v old: labels of time axes overlap: %q", width, age, overlaps)
 			}
 		}
 	}

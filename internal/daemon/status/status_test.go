@@ -288,9 +288,9 @@ func TestAChartFillsItsWidth(t *testing.T) {
 		window string
 		ticks  string
 	}{
-		{0, "since 12:31 UTC", "12:31:10 12:31:15"},
-		{5 * time.Second, "since 12:31 UTC", "12:31:15 12:31:20"},
-		{time.Minute, "since 12:31 UTC", "12:31:20 12:31:30 12:31:40 12:31:50 12:32:00 12:32:10"},
+		{0, "since 12:31 UTC", "−10 s −5 s"},
+		{5 * time.Second, "since 12:31 UTC", "−10 s −5 s"},
+		{time.Minute, "since 12:31 UTC", "−60 s −40 s −20 s"},
 		{17 * time.Minute, "since 12:31 UTC", "12:35 12:40 12:45"},
 		{61 * time.Minute, "since 12:31 UTC", "12:45 13:00 13:15"},
 		{5 * time.Hour, "since 12:31 UTC", "13:00 14:00 15:00 16:00"},

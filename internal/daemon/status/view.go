@@ -89,7 +89,7 @@ type tick struct {
 	Percent string // of the width
 	Anchor  string // of the label's text
 	Label   string
-	Minor   bool // left out where there is little room
+	Rank    string // minor and lesser ones are left out where there is little room
 }
 
 // moment is a value at a time.
@@ -182,23 +182,25 @@ func clockTime(t, now time.Time) string {
 }
 
 // tickSteps are the distances that marks may have.
-var tickSteps = [...]time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+var tickSteps = [...]time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
 	10 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour}
 
-// ticks are marks at round times, at most seven, none where the label of now is.
+// ticks are marks at round times, at most six, none where the label of now
+// is. Those of a process of a few seconds say how long ago they are.
 func ticks(from, to time.Time) (all []tick) {
 	step := tickSteps[len(tickSteps)-1]
 	for _, s := range tickSteps {
-		if to.Sub(from) <= 6*s {
+		if to.Sub(from) <= 5*s {
 			step = s
 			break
 		}
 	}
-	format := "15:04"
+	first, label := from.Truncate(step), func(t time.Time) string { return t.Format("15:04") }
 	if step < time.Minute {
-		format = "15:04:05"
+		first = to.Add(-to.Sub(from).Truncate(step))
+		label = func(t time.Time) string { return fmt.Sprintf("−%d s", to.Sub(t)/time.Second) }
 	}
-	for t := from.Truncate(step); t.Before(to); t = t.Add(step) {
+	for t := first; t.Before(to); t = t.Add(step) {
 		x := share(t, from, to)
 		if x < 0 || x > .86 {
 			continue
@@ -207,9 +209,20 @@ func ticks(from, to time.Time) (all []tick) {
 		if x < .08 {
 			anchor = "start"
 		}
-		all = append(all, tick{short(600 * x), short(100 * x), anchor, t.Format(format), len(all)%2 == 1})
+		all = append(all, tick{At: short(600 * x), Percent: short(100 * x), Anchor: anchor, Label: label(t), Rank: rank(len(all))})
 	}
 	return all
+}
+
+// rank is the class of the i-th mark.
+func rank(i int) string {
+	switch {
+	case i == 0:
+		return ""
+	case i%2 == 1:
+		return "minor"
+	}
+	return "lesser"
 }
 
 func short(x float64) string { return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) }
