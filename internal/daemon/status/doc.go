@@ -3,7 +3,8 @@
 // 24 hours of it.
 //
 // Everything on it comes from the metrics that Prometheus scrapes, so that
-// page and metrics cannot disagree. A [Page] samples them every ten seconds
+// page and metrics cannot disagree, apart from the peaks of what is connected:
+// the relay itself notes those. A [Page] samples the metrics every ten seconds
 // and keeps one point a minute, in rings: 1,440 points, and 61 readings of some
-// 200 values, 150 KB in all when the first hour is over.
+// 200 values, 170 KB in all when the first hour is over.
 package status
