@@ -195,7 +195,7 @@ func TestNodesWithoutANameStillWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if err := n.Start(); err != nil {
+	if err := n.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "a name and a heartbeat", func() bool {
