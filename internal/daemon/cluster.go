@@ -7,15 +7,16 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
-	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // joinTime is how long the relay waits at its start for NATS and for the
@@ -216,8 +217,8 @@ func (v *validator) cluster(c Config) {
 			}
 		}
 	}
-	if len(c.ClusterName) > 64 || wire.Printable(c.ClusterName, 64) != c.ClusterName {
-		v.add("cluster-name", wire.Printable(c.ClusterName, 64), "must have at most 64 bytes, all of them printable", "for example relay-1")
+	if len(c.ClusterName) > 64 || strings.ContainsFunc(c.ClusterName, func(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }) {
+		v.add("cluster-name", c.ClusterName, "must have at most 64 bytes, all of them printable", "for example relay-1")
 	}
 	if !c.ClusterEmbedded {
 		return

@@ -59,7 +59,7 @@ type Registry[B, P comparable] struct {
 	slots    map[wire.ServerID]*slot[B, P]
 	away     map[P]uint64 // joined to slots of other nodes, each with when it arrived
 	counts   Counts
-	peaks    Peaks // since they were last taken
+	peaks    Peaks  // since they were last taken
 	arrivals uint64 // orders whatever is returned
 	draining bool
 }
