@@ -80,6 +80,6 @@ func (p *progress) running(what string) func(uint64, time.Duration) {
 		if since > 0 {
 			rate = float64(n) / since.Seconds()
 		}
-		p.say("%s: %d frames in %.0f s, %.0f per second", what, n, since.Seconds(), rate)
+		p.say("%s: %d frames in %.1f s, %.0f per second", what, n, since.Seconds(), rate)
 	}
 }
