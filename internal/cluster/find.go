@@ -75,7 +75,7 @@ func (n *Node) findAgain(id wire.ServerID) (relay.Elsewhere, error) {
 	case errors.Is(err, ErrNotFound):
 		return nil, nil
 	case err != nil:
-		return nil, relay.ErrUnknownHolder
+		return nil, n.unanswered(askOpen)
 	}
 	v, ok := parseValue(e.Value)
 	if !ok {

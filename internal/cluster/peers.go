@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // summaryEvery is the least time between two records of what one silent node
@@ -28,7 +30,7 @@ type lostNode struct {
 	at   time.Time
 }
 
-// refusals is what one silent node costs: the claims and phones refused since
+// refusals is what one silent node, or the directory's silence, costs: the claims and phones refused since
 // the last record, and when that was.
 type refusals struct {
 	claims, phones int
@@ -166,6 +168,21 @@ func (n *Node) logGone(d departure, why string) {
 // logged immediately, those that follow in one record every summaryEvery.
 func (n *Node) refuse(owner NodeID, ask string) {
 	n.metrics.silent[ask].Inc()
+	n.noteRefusal(owner, ask)
+}
+
+// directory stands for the directory where refusals are counted by node. No
+// node has this id.
+var directory NodeID
+
+// unanswered notes a claim or a phone, by what was asked, that is refused because
+// the directory gave no answer. It returns the error for it.
+func (n *Node) unanswered(ask string) error {
+	n.noteRefusal(directory, ask)
+	return relay.ErrUnknownHolder
+}
+
+func (n *Node) noteRefusal(owner NodeID, ask string) {
 	now := n.rt.Clock.Now()
 	n.mu.Lock()
 	r := n.refused[owner]
@@ -230,6 +247,11 @@ func (n *Node) summaries(now time.Time, all bool) (due []summary) {
 // logRefusals writes one record for each summary.
 func (n *Node) logRefusals(all []summary) {
 	for _, s := range all {
+		if s.id == directory {
+			n.cfg.Log.Warn("directory_silent", "claims", s.claims, "phones", s.phones,
+				"err", "claims and phones were answered 503: the directory in NATS did not answer; it needs some seconds after one of its servers is lost")
+			continue
+		}
 		n.logNode(slog.LevelWarn, "node_silent", s.id, s.name, slog.Int("claims", s.claims), slog.Int("phones", s.phones),
 			slog.String("err", fmt.Sprintf("claims were answered 503 and phones closed 1013: the node that has their server-ids does not answer; the server-ids are free at most %v after it has stopped", n.cfg.TTL)))
 	}

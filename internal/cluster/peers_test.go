@@ -244,3 +244,20 @@ func TestWhatIsAHeartbeat(t *testing.T) {
 		}
 	}
 }
+
+// Refusals for want of the directory are logged and summed up, too.
+func TestTheSilenceOfTheDirectoryIsLogged(t *testing.T) {
+	log := new(records)
+	w := newWorld(t, 1, func(c *Config, _ *relay.Config) { c.Log = log.logger() })
+	a := w.nodes[0]
+	a.port.Down(true)
+	for _, path := range []string{"/v1/server", "/v1/client", "/v1/client"} {
+		if _, resp, err := a.dial(path, "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("%s: %v, %v; want 503", path, resp, err)
+		}
+	}
+	a.port.Down(false)
+	a.node.Close() // logs the rest
+	log.want(t, "directory_silent", []string{"claims", "phones"}, "WARN claims=1 phones=0", "WARN claims=0 phones=2")
+	log.want(t, "node_silent", nil)
+}

@@ -26,7 +26,7 @@ func (n *Node) win(t *tenure) error {
 			n.won(t, rev, sent)
 			return nil
 		case !errors.Is(err, ErrConflict):
-			return relay.ErrUnknownHolder
+			return n.unanswered(askProbe)
 		}
 		e, err := n.cfg.Store.Get(t.key)
 		if errors.Is(err, ErrNotFound) {
@@ -34,7 +34,7 @@ func (n *Node) win(t *tenure) error {
 			continue
 		}
 		if err != nil {
-			return relay.ErrUnknownHolder
+			return n.unanswered(askProbe)
 		}
 		v, ok := parseValue(e.Value)
 		switch {
@@ -65,7 +65,7 @@ func (n *Node) win(t *tenure) error {
 			n.won(t, rev, sent)
 			return nil
 		case !errors.Is(err, ErrConflict):
-			return relay.ErrUnknownHolder
+			return n.unanswered(askProbe)
 		}
 	}
 	return relay.ErrUnknownHolder
