@@ -25,8 +25,8 @@ const (
 	serverInUse = 4409
 )
 
-// claimed waits until the relay has decided the claim of binary, whose frames
-// are echoed. It returns nil once a frame of a phone has passed through this very
+// claimed waits until the relay has decided the claim of binary. The caller has
+// started binary.echo. It returns nil once a frame of a phone has passed through this very
 // binary, which shows that it holds the server-id. The phone is closed again.
 func (d *dialer) claimed(ctx context.Context, binary *peer, out io.Writer) error {
 	defer d.sayWaiting(out)()
@@ -76,8 +76,7 @@ func (d *dialer) sayWaiting(out io.Writer) (done func()) {
 	}
 }
 
-// notHeld is why a binary whose connection has ended does not hold its
-// server-id.
+// notHeld is why a binary does not hold its server-id. Its connection has ended.
 func (d *dialer) notHeld(binary *peer) error {
 	if websocket.IsCloseError(binary.err, serverInUse) {
 		return &failure{failClosed, fmt.Errorf("%w: another binary, which is alive, holds server-id %s", binary.reason(), d.server)}

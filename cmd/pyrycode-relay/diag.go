@@ -59,7 +59,7 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 		return err
 	}
 	if err := a.private(ctx); err != nil {
-		return err // a file of errors would be of no use
+		return err // a file of errors is of no use
 	}
 	if d.Out == "-" {
 		_, err := d.write(ctx, a, b, now, out)

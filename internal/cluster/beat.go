@@ -65,8 +65,8 @@ func parseBeat(p []byte) (b beat, ok bool) {
 	return b, true
 }
 
-// heartbeat sends this node's name and heartbeat, and drops the nodes whose
-// heartbeats are missing.
+// heartbeat sends this node's name and heartbeat. It drops the nodes that have
+// missed too many of theirs.
 func (n *Node) heartbeat() {
 	now := n.rt.Clock.Now()
 	if n.cfg.Name != "" {
