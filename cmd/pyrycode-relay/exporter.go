@@ -131,6 +131,9 @@ func (p *probe) export(ctx context.Context, b daemon.Build, out io.Writer) error
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	broke := make(chan error, 1)
 	go func() { broke <- srv.Serve(ln) }()
+	log := daemon.NewLogWriter(out, "text") // probes do not wait for the reader of their output
+	defer log.Flush(daemon.FlushTime)
+	out = log
 	fmt.Fprintf(out, "probes %s every %s; metrics at http://%s/metrics\n", p.Relay, p.Every, ln.Addr())
 
 	tick := time.NewTicker(p.Every)

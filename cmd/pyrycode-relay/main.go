@@ -99,6 +99,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		err = c.Healthcheck.run(ctx, stdout)
 	case "probe":
 		if c.Probe.Listen != "" {
+			outlivePipes()
 			err = c.Probe.export(ctx, b, stdout)
 		} else {
 			err = c.Probe.run(ctx, b.Version, stdout)
@@ -111,6 +112,10 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return done
 }
 
+// outlivePipes makes a write to standard output or error fail when its reader has
+// gone. Without it such a write kills the process, connections and all.
+func outlivePipes() { signal.Ignore(syscall.SIGPIPE) }
+
 // serve runs the relay until a signal comes. problems are those of the command
 // line and the configuration, as sentences. With them, it only reports them.
 func (c *command) serve(ctx context.Context, args, environ, problems []string, b daemon.Build, stderr io.Writer, stop, reload <-chan os.Signal) int {
@@ -119,10 +124,7 @@ func (c *command) serve(ctx context.Context, args, environ, problems []string, b
 		daemon.LogFailure(stderr, format, problems)
 		return refused
 	}
-	// Without this a write to a log that nobody reads any more would kill the
-	// process, connections and all.
-	signal.Ignore(syscall.SIGPIPE)
-	defer signal.Reset(syscall.SIGPIPE)
+	outlivePipes()
 	supervisor, err := daemon.FromSystemd()
 	if err != nil {
 		daemon.LogFailure(stderr, format, []string{err.Error()})

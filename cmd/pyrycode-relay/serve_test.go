@@ -92,6 +92,36 @@ func TestARelayOutlivesTheReaderOfItsLog(t *testing.T) {
 	endsWell(t, cmd)
 }
 
+func TestTheExporterOutlivesTheReaderOfItsOutput(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "probe", "--listen", "127.0.0.1:0", "--relay", "ws://127.0.0.1:1", "--every", "1s")
+	cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	lines := bufio.NewScanner(r)
+	if !lines.Scan() {
+		t.Fatal("it says nothing")
+	}
+	_, at, _ := strings.Cut(lines.Text(), "metrics at http://")
+	r.Close() // before the first probe has failed, or after: the next line is answered with SIGPIPE
+	e := served{private: strings.TrimSuffix(at, "/metrics")}
+	for end := time.Now().Add(patience); strings.Contains(e.page(t, "/metrics"), "\npyrycode_relay_probe_last_timestamp_seconds 0\n"); {
+		if time.Now().After(end) {
+			t.Fatal("it does not probe")
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	endsWell(t, cmd)
+}
+
 func TestALogThatIsFullDoesNotKeepARelayFromItsEnd(t *testing.T) {
 	for _, args := range [][]string{
 		append(onFreePorts, "--log-level", "debug"),

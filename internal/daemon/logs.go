@@ -41,7 +41,7 @@ func durationsAsText(_ []string, a slog.Attr) slog.Attr {
 // JSON one record each, otherwise as text for people. It returns after one second
 // if nobody reads w.
 func LogFailure(w io.Writer, format string, problems []string) {
-	l := newLogWriter(w, format)
+	l := NewLogWriter(w, format)
 	if format == "json" {
 		log := newLogger(l, format, slog.LevelInfo)
 		for _, p := range problems {
@@ -50,7 +50,7 @@ func LogFailure(w io.Writer, format string, problems []string) {
 	} else {
 		fmt.Fprintln(l, Complaint(problems))
 	}
-	l.flush(flushTime)
+	l.Flush(FlushTime)
 }
 
 // Complaint is problems, sentences, as one text for people; empty if there are

@@ -19,8 +19,8 @@ const (
 	// logKeepBytes is how much memory an empty queue keeps.
 	logKeepBytes = 16 << 10
 
-	// flushTime bounds how long the end of the process waits for the log.
-	flushTime = time.Second
+	// FlushTime is how long the end of a process waits for its log.
+	FlushTime = time.Second
 
 	// logRetry is the time between two attempts to write to a file that is not
 	// ready, which only a descriptor with O_NONBLOCK says.
@@ -33,14 +33,15 @@ const (
 	lostFailed = "write_failed"
 )
 
-// logWriter queues log records for a writer that may be slow, stuck or gone.
+// LogWriter is an [io.Writer] that queues log records for a writer that may be slow, stuck or gone.
 // Write never waits for that writer: a supervisor that does not read the log must
 // not stop connections, signals or a drain. Records that find the queue full, and
 // records that could not be written, are lost and counted; as soon as a record can
 // be written again, another one behind it says how many were lost.
 //
-// A goroutine writes while there is something in the queue, and then ends.
-type logWriter struct {
+// A goroutine writes while there is something in the queue, and then ends. All
+// methods may be called from any goroutine.
+type LogWriter struct {
 	to     io.Writer
 	format string
 	losses *prometheus.CounterVec
@@ -53,9 +54,9 @@ type logWriter struct {
 	torn bool // the last write ended inside a record; only the goroutine uses it
 }
 
-// newLogWriter returns a logWriter to w. Its own records have that format.
-func newLogWriter(w io.Writer, format string) *logWriter {
-	l := &logWriter{to: w, format: format, losses: prometheus.NewCounterVec(prometheus.CounterOpts{
+// NewLogWriter returns a LogWriter to w. Its own records have that format.
+func NewLogWriter(w io.Writer, format string) *LogWriter {
+	l := &LogWriter{to: w, format: format, losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pyrycode_relay_log_records_lost_total",
 		Help: "Log records that were not written, by reason: the reader of the log was too slow, or writing failed. /debug/log has the last ones all the same.",
 	}, []string{"reason"})}
@@ -67,7 +68,7 @@ func newLogWriter(w io.Writer, format string) *logWriter {
 
 // Write queues one or more whole records. It takes all of them or none, and
 // returns no error.
-func (l *logWriter) Write(records []byte) (int, error) {
+func (l *LogWriter) Write(records []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue)+len(records) > logQueueBytes {
@@ -82,8 +83,8 @@ func (l *logWriter) Write(records []byte) (int, error) {
 	return len(records), nil
 }
 
-// flush waits until the queue is empty, for at most d. It reports whether it is.
-func (l *logWriter) flush(d time.Duration) bool {
+// Flush waits until the queue is empty, for at most d. It reports whether it is.
+func (l *LogWriter) Flush(d time.Duration) bool {
 	l.mu.Lock()
 	idle := l.idle
 	l.mu.Unlock()
@@ -101,7 +102,7 @@ func (l *logWriter) flush(d time.Duration) bool {
 }
 
 // run writes the queue until it is empty.
-func (l *logWriter) run() {
+func (l *LogWriter) run() {
 	var batch []byte
 	for {
 		l.mu.Lock()
@@ -139,14 +140,14 @@ func (l *logWriter) run() {
 }
 
 // lossRecord is the record that says how many were lost.
-func (l *logWriter) lossRecord(lost int) []byte {
+func (l *LogWriter) lossRecord(lost int) []byte {
 	var b bytes.Buffer
 	newLogger(&b, l.format, slog.LevelWarn).Warn("log records are missing before this one: the log's reader was too slow, or writing failed", "count", lost)
 	return b.Bytes()
 }
 
 // lose counts records that are lost. The caller holds the lock.
-func (l *logWriter) lose(reason string, records int) {
+func (l *LogWriter) lose(reason string, records int) {
 	l.lost += records
 	l.losses.WithLabelValues(reason).Add(float64(records))
 }

@@ -56,7 +56,7 @@ func (w *faultyWriter) String() string {
 	return w.buf.String()
 }
 
-func losses(l *logWriter, reason string) float64 {
+func losses(l *LogWriter, reason string) float64 {
 	var m dto.Metric
 	_ = l.losses.WithLabelValues(reason).Write(&m) // a counter's does not fail
 	return m.GetCounter().GetValue()
@@ -65,7 +65,7 @@ func losses(l *logWriter, reason string) float64 {
 func TestALogThatNobodyReadsHoldsUpNobodyAndIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &faultyWriter{stuck: make(chan struct{})}
-		l := newLogWriter(to, "text")
+		l := NewLogWriter(to, "text")
 		record := strings.Repeat("x", 1023) + "\n"
 		_, _ = io.WriteString(l, "first\n")
 		synctest.Wait() // it is being written now
@@ -79,14 +79,14 @@ func TestALogThatNobodyReadsHoldsUpNobodyAndIsBounded(t *testing.T) {
 			t.Errorf("%v records are lost; want %v", got, want)
 		}
 		begun := time.Now()
-		if l.flush(flushTime) {
+		if l.Flush(FlushTime) {
 			t.Error("flush() = true while nobody reads")
 		}
-		if took := time.Since(begun); took != flushTime {
-			t.Errorf("flush took %v; want its bound, %v", took, flushTime)
+		if took := time.Since(begun); took != FlushTime {
+			t.Errorf("flush took %v; want its bound, %v", took, FlushTime)
 		}
 		close(to.stuck)
-		if !l.flush(flushTime) {
+		if !l.Flush(FlushTime) {
 			t.Error("flush() = false though the log is read again")
 		}
 		lines := strings.Split(strings.TrimSpace(to.String()), "\n")
@@ -102,14 +102,14 @@ func TestALogThatNobodyReadsHoldsUpNobodyAndIsBounded(t *testing.T) {
 func TestWhatCouldNotBeWrittenIsCountedAndSaidOnceItCan(t *testing.T) {
 	for _, format := range logFormats {
 		to := &faultyWriter{fail: syscall.EPIPE, short: 3}
-		l := newLogWriter(to, format)
+		l := NewLogWriter(to, format)
 		for i := range 5 {
 			_, _ = fmt.Fprintf(l, "lost %d\n", i)
-			l.flush(patience)
+			l.Flush(patience)
 		}
 		to.set(nil, 0)
 		_, _ = io.WriteString(l, "written\n")
-		l.flush(patience)
+		l.Flush(patience)
 		if got := losses(l, lostFailed); got != 5 {
 			t.Errorf("%v records are lost; want 5", got)
 		}
@@ -123,7 +123,7 @@ func TestWhatCouldNotBeWrittenIsCountedAndSaidOnceItCan(t *testing.T) {
 			}
 		}
 		_, _ = io.WriteString(l, "more\n")
-		l.flush(patience)
+		l.Flush(patience)
 		if got := to.String(); strings.Count(got, "missing") != 1 || !strings.HasSuffix(got, "\nmore\n") {
 			t.Errorf("it says more than once what is missing:\n%s", got)
 		}
@@ -133,11 +133,11 @@ func TestWhatCouldNotBeWrittenIsCountedAndSaidOnceItCan(t *testing.T) {
 func TestALogThatIsNotReadyIsWrittenLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &faultyWriter{fail: syscall.EAGAIN, short: 4}
-		l := newLogWriter(to, "text")
+		l := NewLogWriter(to, "text")
 		_, _ = io.WriteString(l, "twelve bytes\n")
 		time.Sleep(logRetry + logRetry/2)
 		to.set(nil, 0)
-		l.flush(flushTime)
+		l.Flush(FlushTime)
 		if got := to.String(); got != "twelve bytes\n" {
 			t.Errorf("written: %q", got)
 		}
@@ -148,11 +148,11 @@ func TestALogThatIsNotReadyIsWrittenLater(t *testing.T) {
 }
 
 func TestAQueueThatWasFullGivesItsMemoryBack(t *testing.T) {
-	l := newLogWriter(io.Discard, "text")
+	l := NewLogWriter(io.Discard, "text")
 	for range 100 {
 		_, _ = io.WriteString(l, strings.Repeat("x", 4095)+"\n")
 	}
-	l.flush(patience)
+	l.Flush(patience)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if got := cap(l.queue); got > logKeepBytes {
@@ -226,9 +226,9 @@ func TestALogWriterSurvivesAPipeWithoutAReader(t *testing.T) {
 	}
 	defer w.Close()
 	r.Close()
-	l := newLogWriter(w, "text")
+	l := NewLogWriter(w, "text")
 	_, _ = io.WriteString(l, "x\n")
-	l.flush(patience)
+	l.Flush(patience)
 	if got := losses(l, lostFailed); got != 1 {
 		t.Errorf("%v records are lost; want 1", got)
 	}

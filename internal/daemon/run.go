@@ -67,7 +67,7 @@ type process struct {
 	cfg     Config
 	env     Env
 	log     *slog.Logger
-	logs    *logWriter
+	logs    *LogWriter
 	recent  *recent
 	relay   *relay.Relay
 	ready   readiness
@@ -92,7 +92,7 @@ type process struct {
 // drains it. It returns nil after a signal or the end of ctx, also while it still
 // starts; a [*ConfigError] if it refuses cfg; a [*ListenError] if it cannot listen
 // on an address. Before it returns, it writes the log records that are left, for
-// at most flushTime.
+// at most FlushTime.
 func Run(ctx context.Context, cfg Config, env Env) error {
 	stop := newStops(ctx, env.Signals)
 	defer stop.end()
@@ -117,7 +117,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
-	logs := newLogWriter(env.Log, cfg.LogFormat)
+	logs := NewLogWriter(env.Log, cfg.LogFormat)
 	defer func() {
 		if failed == nil {
 			return
@@ -125,7 +125,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 		if ctx.Err() != nil {
 			newLogger(logs, cfg.LogFormat, slog.LevelInfo).Info("ending before it was ready", "err", context.Cause(ctx))
 		}
-		logs.flush(flushTime)
+		logs.Flush(FlushTime)
 	}()
 	p := &process{env: env, logs: logs, recent: &recent{to: logs}}
 	p.live.level = new(slog.LevelVar)
@@ -230,7 +230,7 @@ type served struct {
 // run opens the listeners, serves until stop.first ends or a listener fails, and
 // drains.
 func (p *process) run(stop *stops) error {
-	defer p.logs.flush(flushTime)
+	defer p.logs.Flush(FlushTime)
 	defer p.cluster.close()
 	p.sayStarting()
 	p.sayPush()

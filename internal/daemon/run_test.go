@@ -81,7 +81,7 @@ func startEnv(t *testing.T, ctx context.Context, set func(*Config), env Env) *ru
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.log.flush = func() { d.p.logs.flush(patience) }
+	d.log.flush = func() { d.p.logs.Flush(patience) }
 	go func() {
 		d.ended <- d.p.run(stop)
 		stop.end()
