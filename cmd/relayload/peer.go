@@ -39,6 +39,14 @@ func (e *closedError) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("closed by the relay: %d %s", e.code, e.reason))
 }
 
+// refusedError says how the relay refused an upgrade.
+type refusedError struct {
+	status int
+	text   string
+}
+
+func (e *refusedError) Error() string { return "refused: HTTP " + e.text }
+
 // peer is one connection, binary or phone. It is no library client: it
 // reads and writes many frames per system call, so that what is measured is
 // the relay and not the generator.
@@ -120,7 +128,7 @@ func (p *peer) handshake(host, path, server string) error {
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		return fmt.Errorf("refused: HTTP %s: %s", resp.Status, strings.TrimSpace(string(body)))
+		return &refusedError{status: resp.StatusCode, text: resp.Status + ": " + strings.TrimSpace(string(body))}
 	}
 	early, _ := br.Peek(br.Buffered())
 	p.w = copy(p.in, early)

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,102 +19,175 @@ import (
 )
 
 type restartCommand struct {
-	Relay  string        `default:"bin/pyrycode-relay" help:"The relay's program, which is started, ended and started anew."`
-	Pairs  int           `default:"1000" help:"Binaries, each with one phone."`
-	Spread time.Duration `default:"10s" help:"The --drain-spread of the rows that have one."`
-	Redial time.Duration `default:"1s" help:"How long a peer waits before it dials again; twice as long each time that it fails, ± 20 %, at most 30s."`
-	JSON   bool          `name:"json" help:"Print JSON, not a table."`
+	Relay    string        `default:"bin/pyrycode-relay" help:"The relay's program, which is started, ended and started again."`
+	Pairs    int           `default:"1000" help:"Binaries, each with one phone."`
+	Alone    bool          `name:"binaries-only" help:"Binaries without phones."`
+	Rounds   int           `default:"1" help:"Restarts of each row, one after the other. A row adds them up."`
+	Ways     []string      `default:"own,own-spread,kept,kept-spread,balancer" enum:"own,own-spread,kept,kept-spread,balancer" help:"Ways to restart, a row for each: the relay opens its own socket, the socket is kept by the supervisor, or a second relay takes over behind a balancer."`
+	Age      []string      `default:"long,young" enum:"long,young" help:"The age of the connections at the signal, a row for each. long: 60 s or more, so that the first failed dial costs the first step of the backoff. young: less, and the client has reached the last step."`
+	Spread   time.Duration `default:"10s" help:"The --drain-spread of the rows that have one."`
+	Wait     time.Duration `default:"1s" help:"The --drain-wait of the row with a balancer, which asks /readyz five times in it and takes a relay out after two failures."`
+	Redial   time.Duration `default:"1s" help:"The first step of the clients' backoff; the next are 2, 4, 8, 16 and 30 times as long, each ± 20 %."`
+	JSON     bool          `name:"json" help:"Print JSON, not a table."`
 }
 
-// restartReport is what pairs went through, a row for each way to restart.
+// restartReport is what clients went through, a row for each way to restart.
 type restartReport struct {
 	Pairs  int           `json:"pairs"`
+	Alone  bool          `json:"binaries_only"`
+	Rounds int           `json:"rounds"`
 	Redial float64       `json:"redial_seconds"`
 	Rows   []*restartRow `json:"rows"`
 }
 
-// restartRow is one restart. All times are seconds, from the signal if
-// nothing else is said. A pair is back when its phone has had a round trip.
+// restartRow is one way to restart. All times are seconds after the signal,
+// unless their description says otherwise. A binary is back once it is
+// connected, a phone once it has had a round trip.
 type restartRow struct {
-	Kept     bool           `json:"socket_kept"` // by who starts the relay, as systemd keeps it
-	Spread   float64        `json:"drain_spread"`
-	Ended    float64        `json:"ended"`
-	Ready    float64        `json:"ready_again"`
-	Half     float64        `json:"half_back"`
-	All      float64        `json:"all_back"`
-	Without  float64        `json:"pair_without_median"` // from its phone's close on
-	Longest  float64        `json:"pair_without_longest"`
-	Busiest  int            `json:"most_attempts_in_100ms"`
-	Refused  int            `json:"connections_refused"`
-	Answered int            `json:"answered_503"`
-	Early    int            `json:"phones_before_their_binary"` // 4404
-	Closed   map[string]int `json:"closed"`                     // how connections that stood ended
-	Other    map[string]int `json:"other_failures,omitempty"`
+	Way    string  `json:"way"`
+	Spread float64 `json:"drain_spread"`
+	Wait   float64 `json:"drain_wait"`
+	Young  bool    `json:"young"` // the connections that the restart ends
+
+	Ended float64 `json:"ended"`       // the longest of all rounds
+	Ready float64 `json:"ready_again"` // likewise
+
+	Redials    int            `json:"binary_redials"`
+	Lost       map[string]int `json:"binary_redials_lost"` // by cause
+	PhonesLost map[string]int `json:"phone_redials_lost"`  // by cause, 4404 excluded
+	Early      int            `json:"phones_before_their_binary"`
+	Closed     map[string]int `json:"closed"` // how connections ended
+	Busiest    int            `json:"most_attempts_in_100ms"`
+
+	Binaries backAgain `json:"binaries_back"`
+	Phones   backAgain `json:"phones_back"`
+	Without  backAgain `json:"phone_without"` // from the close of its connection on
+
+	binaries, phones, without []time.Duration
+}
+
+// backAgain is after how many seconds clients were back: half of them, 99 % and
+// all.
+type backAgain struct {
+	Median float64 `json:"median"`
+	P99    float64 `json:"p99"`
+	All    float64 `json:"all"`
+}
+
+// newBackAgain sorts times and returns their quantiles.
+func newBackAgain(times []time.Duration) (b backAgain) {
+	if len(times) == 0 {
+		return b
+	}
+	slices.Sort(times)
+	at := func(percent int) float64 { return times[max((len(times)*percent+99)/100, 1)-1].Seconds() }
+	return backAgain{at(50), at(99), at(100)}
+}
+
+func (b backAgain) String() string {
+	return fmt.Sprintf("%.2f / %.2f / %.2f", b.Median, b.P99, b.All)
 }
 
 func (r *restartReport) table(w io.Writer) {
-	fmt.Fprintf(w, "restart under %d pairs; peers redial after %g, %g, %g … s ± 20 %%; times in seconds after the signal\n",
-		r.Pairs, r.Redial, 2*r.Redial, 4*r.Redial)
-	const row = "%-26s %7s %7s %7s %7s   %-15s %8s %8s %5s %5s\n"
-	fmt.Fprintf(w, row, "", "ended", "ready", "half", "all", "a pair is", "attempts", "refused", "503", "4404")
-	fmt.Fprintf(w, row, "", "", "again", "back", "back", "without (most)", "in 0.1 s", "", "", "")
+	of := "pairs"
+	if r.Alone {
+		of = "binaries"
+	}
+	fmt.Fprintf(w, "%d × restart under %d %s; a close frame makes a binary redial immediately, all else costs a step of the backoff: %g, %g, %g … s ± 20 %%\n",
+		r.Rounds, r.Pairs, of, r.Redial, 2*r.Redial, 4*r.Redial)
+	fmt.Fprintln(w, "times in seconds after the signal; back: half / 99 % / all")
+	const row = "%-44s %7s %7s %8s %7s   %-22s %-22s %6s %6s %8s\n"
+	fmt.Fprintf(w, row, "", "ended", "ready", "redials", "lost", "binaries", "phones", "phones", "4404", "attempts")
+	fmt.Fprintf(w, row, "", "", "again", "", "", "back", "back", "lost", "", "in 0.1 s")
 	s := func(v float64) string { return fmt.Sprintf("%.2f", v) }
 	for _, one := range r.Rows {
-		fmt.Fprintf(w, row, one.name(), s(one.Ended), s(one.Ready), s(one.Half), s(one.All),
-			fmt.Sprintf("%.2f (%.2f)", one.Without, one.Longest),
-			fmt.Sprint(one.Busiest), fmt.Sprint(one.Refused), fmt.Sprint(one.Answered), fmt.Sprint(one.Early))
-		for _, how := range slices.Sorted(maps.Keys(one.Closed)) {
-			fmt.Fprintf(w, "    %5d × %s\n", one.Closed[how], how)
+		fmt.Fprintf(w, row, one.name(), s(one.Ended), s(one.Ready), fmt.Sprint(one.Redials), fmt.Sprint(sum(one.Lost)),
+			one.Binaries, one.Phones, fmt.Sprint(sum(one.PhonesLost)), fmt.Sprint(one.Early), fmt.Sprint(one.Busiest))
+		list := func(of map[string]int, what string) {
+			for _, how := range slices.Sorted(maps.Keys(of)) {
+				fmt.Fprintf(w, "    %5d × %s%s\n", of[how], what, how)
+			}
 		}
-		for _, how := range slices.Sorted(maps.Keys(one.Other)) {
-			fmt.Fprintf(w, "    %5d × failed to connect: %s\n", one.Other[how], how)
-		}
+		list(one.Lost, "binary's redial lost: ")
+		list(one.PhonesLost, "phone's redial lost: ")
+		list(one.Closed, "")
 	}
 }
 
-func (r *restartRow) name() string {
-	name := "own socket"
-	if r.Kept {
-		name = "socket kept"
+func sum(counts map[string]int) (n int) {
+	for _, c := range counts {
+		n += c
 	}
+	return n
+}
+
+// Ways to restart.
+const (
+	wayOwn      = "own"
+	wayKept     = "kept"
+	wayBalancer = "balancer"
+	spreadToo   = "-spread"
+)
+
+func (r *restartRow) name() string {
+	name := map[string]string{wayOwn: "own socket", wayKept: "socket kept", wayBalancer: "two relays behind a balancer"}[r.Way]
 	if r.Spread > 0 {
-		name += fmt.Sprintf(", spread %.0f s", r.Spread)
+		name += fmt.Sprintf(", spread %g s", r.Spread)
+	}
+	if r.Young {
+		name += ", young"
 	}
 	return name
 }
 
-// wrong is what must not happen: with a socket that outlives the process
-// nobody is refused.
+// wrong returns what must not happen: with a socket that outlives the process,
+// and with a balancer that knows of the end, no client loses a redial.
 func (r *restartReport) wrong() error {
 	for _, row := range r.Rows {
-		if row.Kept && row.Refused > 0 {
-			return fmt.Errorf("%s: %d connections were refused; want none", row.name(), row.Refused)
+		if n := sum(row.Lost) + sum(row.PhonesLost); row.Way != wayOwn && n > 0 {
+			return fmt.Errorf("%s: %d redials were lost; want none", row.name(), n)
 		}
 	}
 	return nil
 }
 
-// Run is called by kong.
-func (c *restartCommand) Run(e *env) error {
+func (c *restartCommand) check() error {
 	switch {
 	case c.Pairs < 1:
-		return usagef("--pairs must be 1 or more")
+		return usagef("--pairs %d must be 1 or more", c.Pairs)
+	case c.Rounds < 1 || c.Rounds > 1000:
+		return usagef("--rounds %d must be from 1 to 1000", c.Rounds)
 	case c.Spread < 100*time.Millisecond || c.Spread > time.Minute:
 		return usagef("--spread %s must be from 100ms to 1m", c.Spread)
-	case c.Redial < 10*time.Millisecond || c.Redial > maxRedial:
-		return usagef("--redial %s must be from 10ms to %s", c.Redial, maxRedial)
-	}
-	if err := enoughFiles(2 * c.Pairs); err != nil {
-		return err
+	case c.Wait < 100*time.Millisecond || c.Wait > time.Minute:
+		return usagef("--wait %s must be from 100ms to 1m", c.Wait)
+	case c.Redial < 10*time.Millisecond || c.Redial > time.Second:
+		return usagef("--redial %s must be from 10ms to 1s", c.Redial)
 	}
 	if _, err := os.Stat(c.Relay); err != nil {
-		return usagef("%v: make build makes it, --relay says where it is", err)
+		return usagef("--relay: %v: make build makes it, --relay says where it is", err)
 	}
-	r := &restartReport{Pairs: c.Pairs, Redial: c.Redial.Seconds()}
-	for _, kept := range []bool{false, true} {
-		for _, spread := range []time.Duration{0, c.Spread} {
-			row := &restartRow{Kept: kept, Spread: spread.Seconds(), Closed: make(map[string]int), Other: make(map[string]int)}
-			if err := c.restart(e, row, spread); err != nil {
+	const ends = 4 // both ends of a phone and of a binary, and both of the balancer's connections
+	return enoughFiles(ends * c.Pairs)
+}
+
+// Run is called by kong.
+func (c *restartCommand) Run(e *env) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	r := &restartReport{Pairs: c.Pairs, Alone: c.Alone, Rounds: c.Rounds, Redial: c.Redial.Seconds()}
+	for _, way := range c.Ways {
+		for _, age := range c.Age {
+			row := &restartRow{Young: age == "young", Lost: make(map[string]int), PhonesLost: make(map[string]int), Closed: make(map[string]int)}
+			var spread bool
+			if row.Way, spread = strings.CutSuffix(way, spreadToo); spread {
+				row.Spread = c.Spread.Seconds()
+			}
+			if row.Way == wayBalancer {
+				row.Wait = c.Wait.Seconds()
+			}
+			if err := c.row(e, row); err != nil {
 				return fmt.Errorf("%s: %w", row.name(), err)
 			}
 			r.Rows = append(r.Rows, row)
@@ -125,75 +201,127 @@ func (c *restartCommand) Run(e *env) error {
 
 // Bounds of a restart.
 const (
-	gatherIn = time.Minute      // until all pairs have had a round trip
-	endIn    = 20 * time.Second // the drain, beside its spread
-	returnIn = 2 * time.Minute  // until all pairs have had one again
-
-	maxRedial = 30 * time.Second // what peers wait at most between two attempts
+	gatherIn = time.Minute      // until all clients are connected
+	endIn    = 20 * time.Second // the drain, in addition to its wait and its spread
+	returnIn = 3 * time.Minute  // until all clients are connected again
 )
 
-// restart is one row.
-func (c *restartCommand) restart(e *env, row *restartRow, spread time.Duration) error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// row measures one way to restart.
+func (c *restartCommand) row(e *env, row *restartRow) error {
+	way, err := c.way(e, row)
 	if err != nil {
 		return err
 	}
-	// Without a socket that is kept the address stays the same all the same.
-	address, socket := ln.Addr().String(), (*os.File)(nil)
-	if row.Kept {
-		if socket, err = ln.(*net.TCPListener).File(); err != nil {
-			return err
-		}
-	}
-	ln.Close()
-	closeSocket := sync.OnceFunc(func() { socket.Close() })
-	defer closeSocket()
-	launch := func() (*child, error) {
-		return startCmd(e.ctx, "relay", relayOn(socket, c.Relay, "serve", "--listen", address, "--metrics-listen", "127.0.0.1:0",
-			"--drain-spread", spread.String(), "--drain", (spread+endIn/2).String()))
-	}
-	relay, err := launch()
+	relay, err := way.launch()
 	if err != nil {
+		way.close()
 		return err
 	}
-	t := &target{addr: address, buffer: idleBuffer, timeout: time.Minute, dialled: new(atomic.Int64)}
-	p := &returners{crowd: &crowd{shape: shape{size: minFrame, flight: 1}, to: t}, pairs: c.Pairs, redial: c.Redial, row: row}
+	t := &target{addr: way.address, buffer: idleBuffer, timeout: upgradeTimeout, dialled: new(atomic.Int64)}
+	p := &returners{crowd: &crowd{shape: shape{size: minFrame, flight: 1}, to: t},
+		pairs: c.Pairs, alone: c.Alone, young: row.Young, redial: c.Redial, row: row}
 	ctx, stop := context.WithCancel(e.ctx)
 	defer func() {
 		stop()
-		closeSocket() // or who waits in its queue would wait for good
+		way.close() // connections in its queue get no answer otherwise, and no end
 		relay.end()
 		p.tasks.Wait()
 	}()
 	p.start(ctx)
-	if err := p.until(e, gatherIn, p.joined.Load); err != nil {
-		return relay.failed(err)
-	}
-	p.restarting()
-	_ = relay.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-relay.exited:
-	case <-time.After(spread + endIn):
-		return fmt.Errorf("the relay has not ended %s after the signal", spread+endIn)
-	}
-	ended := p.since()
-	next, err := launch()
-	if err != nil {
+	if err := p.until(e, relay, gatherIn); err != nil {
 		return err
 	}
-	relay = next
-	ready := p.since()
-	if err := p.until(e, returnIn, p.back); err != nil {
-		return relay.failed(err)
+	for range c.Rounds {
+		if relay, err = c.restart(e, p, way, relay); err != nil {
+			return err
+		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	row.Ended, row.Ready = ended.Seconds(), ready.Seconds()
-	p.finish()
+	row.Binaries, row.Phones, row.Without = newBackAgain(row.binaries), newBackAgain(row.phones), newBackAgain(row.without)
 	return nil
 }
 
-// relayOn is the relay's command, with socket as systemd would hand it over.
+// restart replaces relay, waits until all clients are back, and returns the new
+// one. On an error it returns the one that runs.
+func (c *restartCommand) restart(e *env, p *returners, way *restartWay, relay *child) (*child, error) {
+	next := (*child)(nil)
+	if way.balancer != nil { // the new one is there first
+		var err error
+		if next, err = way.launch(); err != nil {
+			return relay, err
+		}
+	}
+	p.restarting()
+	_ = relay.cmd.Process.Signal(syscall.SIGTERM)
+	within := time.Duration((p.row.Spread+p.row.Wait)*float64(time.Second)) + endIn
+	select {
+	case <-relay.exited:
+	case <-time.After(within):
+		if next != nil {
+			next.end()
+		}
+		return relay, fmt.Errorf("the relay has not ended %s after the signal", within)
+	}
+	p.row.Ended = max(p.row.Ended, p.since().Seconds())
+	if next == nil {
+		var err error
+		if next, err = way.launch(); err != nil {
+			return relay, err
+		}
+		p.row.Ready = max(p.row.Ready, p.since().Seconds())
+	}
+	if err := p.until(e, next, returnIn); err != nil {
+		return next, err
+	}
+	p.returned()
+	return next, nil
+}
+
+// restartWay is how relays of one row are started, and where clients find them.
+type restartWay struct {
+	address  string // where clients dial
+	launch   func() (*child, error)
+	balancer *balancer // nil: clients dial the relay itself
+	close    func()    // closes what outlives the relays; may be called more than once
+}
+
+// way returns the way of a row. The caller must call its close.
+func (c *restartCommand) way(e *env, row *restartRow) (*restartWay, error) {
+	spread := time.Duration(row.Spread * float64(time.Second))
+	args := []string{"serve", "--metrics-listen", "127.0.0.1:0", "--drain-spread", spread.String(), "--drain", (spread + endIn/2).String()}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	address := ln.Addr().String()
+	if row.Way == wayBalancer {
+		b := newBalancer(ln, c.Wait/5)
+		args = append(args, "--listen", "127.0.0.1:0", "--drain-wait", c.Wait.String(), "--proxy-protocol", "--trusted-proxies", "127.0.0.1/32")
+		launch := func() (*child, error) {
+			relay, err := startCmd(e.ctx, "relay", exec.Command(c.Relay, args...))
+			if err == nil {
+				b.add(relay.addr, relay.private)
+			}
+			return relay, err
+		}
+		return &restartWay{address: address, launch: launch, balancer: b, close: sync.OnceFunc(b.close)}, nil
+	}
+	args = append(args, "--listen", address)
+	socket := (*os.File)(nil)
+	if row.Way == wayKept {
+		if socket, err = ln.(*net.TCPListener).File(); err != nil {
+			ln.Close()
+			return nil, err
+		}
+	}
+	ln.Close() // a relay that opens its own socket finds the address free
+	launch := func() (*child, error) {
+		return startCmd(e.ctx, "relay", relayOn(socket, c.Relay, args...))
+	}
+	return &restartWay{address: address, launch: launch, close: sync.OnceFunc(func() { socket.Close() })}, nil
+}
+
+// relayOn is the relay's command. It gets socket, if that is not nil, as systemd
+// hands one over.
 func relayOn(socket *os.File, program string, args ...string) *exec.Cmd {
 	if socket == nil {
 		return exec.Command(program, args...)
@@ -205,10 +333,24 @@ func relayOn(socket *os.File, program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// middle is the median of a sorted list.
-func middle(all []time.Duration) time.Duration { return all[len(all)/2] }
+// counts returns how many binaries and phones the relay says are connected.
+func (c *child) counts() (binaries, phones int, err error) {
+	client := http.Client{Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://" + c.private + "/healthz")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer resp.Body.Close()
+	var health struct {
+		Binaries int `json:"connected_binaries"`
+		Phones   int `json:"connected_phones"`
+	}
+	err = json.NewDecoder(resp.Body).Decode(&health)
+	return health.Binaries, health.Phones, err
+}
 
-// most is how many of a sorted list lie within w of each other at most.
+// most returns how many of a sorted list lie within w of each other at most.
 func most(all []time.Duration, w time.Duration) (n int) {
 	first := 0
 	for i := range all {

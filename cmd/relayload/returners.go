@@ -4,102 +4,113 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"net"
+	"net/http"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// returners are pairs that come back when the relay ends.
+// returners are clients that come back after a restart as the deployed ones do:
+// binaries, each with one phone or with none.
 type returners struct {
 	crowd  *crowd // what their phones are made in
 	pairs  int
-	redial time.Duration
+	alone  bool          // binaries without phones
+	young  bool          // their connections are younger than backoffReset at each restart
+	redial time.Duration // the first step of their backoff
 	tasks  sync.WaitGroup
-	joined atomic.Int64 // pairs that had a round trip before the signal
 
 	mu       sync.Mutex // guards all below
 	row      *restartRow
-	signal   time.Time       // zero before it
-	attempts []time.Duration // when, after the signal
-	returned []time.Duration // pairs, when after the signal
-	without  []time.Duration // and for how long they had been without
+	signal   time.Time // of the restart that is under way; zero before the first
+	binaries []*returner
+	phones   []*returner
+	attempts []time.Duration // since signal, of both kinds
+	peaks    []int           // most attempts within 100 ms, of each restart
 }
 
-// start makes the pairs, until ctx ends.
+// returner is one client. Its fields are guarded by the mutex of returners.
+type returner struct {
+	daemon bool
+	up     time.Time // since when it is connected; zero: it is not
+	down   time.Time // when the connection that the restart ended had ended
+}
+
+// start connects all clients and keeps them connected until ctx ends.
 func (p *returners) start(ctx context.Context) {
 	for i := range p.pairs {
 		server := fmt.Sprintf("restart-%d-%d", self, i)
+		b := &returner{daemon: true}
+		p.binaries = append(p.binaries, b)
 		held := make(chan struct{})
 		hold := sync.OnceFunc(func() { close(held) })
-		p.tasks.Go(func() { p.keep(ctx, func() (bool, error) { return p.binary(ctx, server, hold) }) })
+		p.tasks.Go(func() {
+			p.keep(ctx, b, func() error { return p.binary(ctx, b, server, hold) })
+		})
+		if p.alone {
+			continue
+		}
+		ph := new(returner)
+		p.phones = append(p.phones, ph)
 		p.tasks.Go(func() {
 			select {
 			case <-held:
+				p.keep(ctx, ph, func() error { return p.phone(ctx, ph, server, i) })
 			case <-ctx.Done():
-				return
 			}
-			var closed time.Time
-			p.keep(ctx, func() (stood bool, err error) {
-				stood, err = p.phone(ctx, server, i, closed)
-				if stood {
-					closed = time.Now()
-				}
-				return stood, err
-			})
 		})
 	}
 }
 
-// keep connects, and again after each end, with the backoff of deployed
-// peers. once tells whether its connection stood.
-func (p *returners) keep(ctx context.Context, once func() (stood bool, err error)) {
-	for pause := p.redial; ; pause = min(2*pause, maxRedial) {
-		p.attempt()
-		stood, err := once()
-		if ctx.Err() != nil {
-			return
-		}
-		p.note(stood, err)
-		if stood {
-			pause = p.redial
-		}
-		wait(ctx, time.Duration(float64(pause)*(0.8+0.4*rand.Float64())))
+// keep keeps r connected until ctx ends.
+func (p *returners) keep(ctx context.Context, r *returner, connect func() error) {
+	b := backoff{first: p.redial, daemon: r.daemon}
+	if p.young {
+		b.step = len(backoffSteps) - 1
 	}
+	b.keep(ctx, func() ending {
+		p.attempt(r)
+		err := connect()
+		if ctx.Err() != nil {
+			return ending{}
+		}
+		return p.ended(r, err)
+	})
 }
 
-// binary is one connection of a binary that echoes.
-func (p *returners) binary(ctx context.Context, server string, held func()) (stood bool, err error) {
+// binary is one connection of a binary that echoes, from dialling to its end.
+func (p *returners) binary(ctx context.Context, r *returner, server string, held func()) error {
 	c, err := p.crowd.to.dial("/v1/server", server)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer c.closeWith(ctx)()
+	p.connected(r)
 	held()
-	return true, (&caller{peer: c, ids: make(map[int]string)}).echo()
+	return (&caller{peer: c, ids: make(map[int]string)}).echo()
 }
 
-// phone is one connection of a phone. It stood if it had a round trip. The
-// one before it, if there was one, was closed at closed.
-func (p *returners) phone(ctx context.Context, server string, n int, closed time.Time) (stood bool, err error) {
+// phone is one connection of a phone, from dialling to its end. The phone
+// counts as connected after its first round trip.
+func (p *returners) phone(ctx context.Context, r *returner, server string, n int) error {
 	c, err := p.crowd.to.dial("/v1/client", server)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer c.closeWith(ctx)()
 	ph := &phone{peer: c, crowd: p.crowd, number: n,
 		checker: newFramer(p.crowd.size, n), maker: newFramer(p.crowd.size, n), times: make([]int64, 1)}
 	if err := ph.hello(); err != nil {
-		return false, err
+		return err
 	}
-	p.up(closed)
+	p.connected(r)
 	for err == nil {
 		_, err = ph.next()
 	}
-	return true, err
+	return err
 }
 
 // closeWith closes p when ctx ends, or when the function it returns is called.
@@ -111,57 +122,103 @@ func (p *peer) closeWith(ctx context.Context) (now func()) {
 	}
 }
 
-// attempt notes that somebody dials.
-func (p *returners) attempt() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.signal.IsZero() {
-		p.attempts = append(p.attempts, time.Since(p.signal))
-	}
-}
-
-// up notes a phone's first round trip.
-func (p *returners) up(closed time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if closed.IsZero() {
-		p.joined.Add(1)
-		return
-	}
-	p.returned = append(p.returned, time.Since(p.signal))
-	p.without = append(p.without, time.Since(closed))
-}
-
-// note counts the end of a connection, or that there was none.
-func (p *returners) note(stood bool, err error) {
+// attempt counts that r dials.
+func (p *returners) attempt(r *returner) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.signal.IsZero() {
 		return
 	}
-	row := p.row
-	_, closed := errors.AsType[*closedError](err)
-	switch {
-	case stood && closed:
-		row.Closed[err.Error()]++
-	case stood:
-		row.Closed["without a close"]++
-	case errors.Is(err, syscall.ECONNREFUSED):
-		row.Refused++
-	case strings.Contains(err.Error(), "HTTP 503"):
-		row.Answered++
-	case isClosed(err, 4404):
-		row.Early++
-	default:
-		row.Other[strings.TrimPrefix(err.Error(), "no answer to the handshake: ")]++
+	p.attempts = append(p.attempts, time.Since(p.signal))
+	if r.daemon {
+		p.row.Redials++
 	}
 }
 
-// restarting says that the signal is sent now.
+// connected notes that r is connected.
+func (p *returners) connected(r *returner) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.up = time.Now()
+}
+
+// ended counts the end of r's connection, or of its attempt, and returns what
+// r's backoff makes of it.
+func (p *returners) ended(r *returner, err error) ending {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	_, closed := errors.AsType[*closedError](err)
+	up := r.up
+	r.up = time.Time{}
+	e := ending{closed: closed}
+	if !up.IsZero() {
+		e.lasted = now.Sub(up)
+	}
+	row := p.row
+	switch {
+	case p.signal.IsZero():
+	case !up.IsZero() && up.Before(p.signal): // the connection that the restart ends
+		r.down = now
+		if e.lasted = 0; !p.young {
+			e.lasted = backoffReset
+		}
+		if closed {
+			row.Closed[err.Error()]++
+		} else {
+			row.Closed["without a close frame"]++
+		}
+	case r.daemon && closed && !isClosed(err, 4409):
+		row.Closed["redialled, then "+err.Error()]++ // costs no step
+	case r.daemon:
+		row.Lost[lostBecause(err, !up.IsZero())]++
+	case isClosed(err, 4404):
+		row.Early++
+	case closed:
+		row.Closed["redialled, then "+err.Error()]++
+	default:
+		row.PhonesLost[lostBecause(err, !up.IsZero())]++
+	}
+	return e
+}
+
+// Causes for which a redial is lost.
+const (
+	lostRefused  = "refused"
+	lostAccepted = "accepted, then lost before an answer"
+	lostUpgraded = "accepted, then lost after the upgrade"
+	lostUnheard  = "no answer"
+	lostBusy     = "HTTP 503"
+)
+
+// lostBecause returns the cause for which an attempt failed. upgraded reports
+// whether the relay had answered 101.
+func lostBecause(err error, upgraded bool) string {
+	refused, ok := errors.AsType[*refusedError](err)
+	switch {
+	case ok && refused.status == http.StatusServiceUnavailable:
+		return lostBusy
+	case ok:
+		return "HTTP " + strconv.Itoa(refused.status)
+	case isClosed(err, 4409):
+		return "4409"
+	case upgraded:
+		return lostUpgraded
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return lostRefused
+	}
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return lostUnheard
+	}
+	return lostAccepted // reset or ended, by a process that had, or whose kernel had, accepted it
+}
+
+// restarting says that the relay is told now to end.
 func (p *returners) restarting() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.signal = time.Now()
+	p.attempts = nil
 }
 
 func (p *returners) since() time.Duration {
@@ -170,35 +227,55 @@ func (p *returners) since() time.Duration {
 	return time.Since(p.signal)
 }
 
-func (p *returners) back() int64 {
+// up returns how many clients are connected.
+func (p *returners) up() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return int64(len(p.returned))
+	for _, r := range slices.Concat(p.binaries, p.phones) {
+		if !r.up.IsZero() {
+			n++
+		}
+	}
+	return n
 }
 
-// until waits until done is all pairs.
-func (p *returners) until(e *env, most time.Duration, done func() int64) error {
-	for end := time.Now().Add(most); ; wait(e.ctx, 5*time.Millisecond) {
-		n := done()
+// until waits until all clients are connected to relay, for so long at most.
+func (p *returners) until(e *env, relay *child, most time.Duration) error {
+	for end := time.Now().Add(most); ; wait(e.ctx, 10*time.Millisecond) {
+		n, all := p.up(), len(p.binaries)+len(p.phones)
+		if n == all {
+			// A client that has not noticed the end of its old connection
+			// still counts itself as connected. The relay does not count it.
+			binaries, phones, err := relay.counts()
+			if err != nil {
+				return relay.failed(err)
+			}
+			if binaries == len(p.binaries) && phones == len(p.phones) {
+				return nil
+			}
+		}
 		switch {
-		case n >= int64(p.pairs):
-			return nil
 		case e.ctx.Err() != nil:
 			return errInterrupted
 		case time.Now().After(end):
-			return fmt.Errorf("only %d of %d pairs had a round trip within %s", n, p.pairs, most)
+			return relay.failed(fmt.Errorf("only %d of %d clients are connected after %s", n, all, most))
 		}
-		e.tell.say("%s: %d of %d pairs", p.row.name(), n, p.pairs)
+		e.tell.say("%s: %d of %d clients are connected", p.row.name(), n, all)
 	}
 }
 
-// finish makes figures of what was noted. The lock is held.
-func (p *returners) finish() {
-	slices.Sort(p.returned)
-	slices.Sort(p.without)
+// returned adds what the clients did since the signal to the row. All clients
+// are connected.
+func (p *returners) returned() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	slices.Sort(p.attempts)
-	row := p.row
-	row.Half, row.All = middle(p.returned).Seconds(), p.returned[len(p.returned)-1].Seconds()
-	row.Without, row.Longest = middle(p.without).Seconds(), p.without[len(p.without)-1].Seconds()
-	row.Busiest = most(p.attempts, 100*time.Millisecond)
+	p.row.Busiest = max(p.row.Busiest, most(p.attempts, 100*time.Millisecond))
+	for _, r := range p.binaries {
+		p.row.binaries = append(p.row.binaries, r.up.Sub(p.signal))
+	}
+	for _, r := range p.phones {
+		p.row.phones = append(p.row.phones, r.up.Sub(p.signal))
+		p.row.without = append(p.row.without, r.up.Sub(r.down))
+	}
 }

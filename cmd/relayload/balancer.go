@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// balancer passes connections on to relays that are ready, as a load balancer
+// does: it asks each relay's /readyz, takes the relay out after two failures in
+// a row, and tells the relay by the PROXY header who connects.
+type balancer struct {
+	ln    net.Listener
+	every time.Duration // between two questions
+	ctx   context.Context
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+
+	mu     sync.Mutex // guards all below
+	relays []*balanced
+}
+
+// balanced is one relay of a balancer.
+type balanced struct {
+	addr, private string
+	failures      int // in a row
+}
+
+// failuresAllowed is how many failures in a row take a relay out.
+const failuresAllowed = 2
+
+// newBalancer serves ln until close is called.
+func newBalancer(ln net.Listener, every time.Duration) *balancer {
+	b := &balancer{ln: ln, every: every}
+	b.ctx, b.stop = context.WithCancel(context.Background())
+	context.AfterFunc(b.ctx, func() { ln.Close() })
+	b.tasks.Go(b.accept)
+	return b
+}
+
+// add puts a relay in.
+func (b *balancer) add(addr, private string) {
+	r := &balanced{addr: addr, private: private}
+	b.mu.Lock()
+	b.relays = append(b.relays, r)
+	b.mu.Unlock()
+	b.tasks.Go(func() { b.ask(r) })
+}
+
+// ask asks r's /readyz until r is taken out.
+func (b *balancer) ask(r *balanced) {
+	client := &http.Client{Timeout: b.every, Transport: &http.Transport{DisableKeepAlives: true}}
+	for wait(b.ctx, b.every); b.ctx.Err() == nil; wait(b.ctx, b.every) {
+		resp, err := client.Get("http://" + r.private + "/readyz")
+		if err == nil {
+			resp.Body.Close()
+		}
+		b.mu.Lock()
+		if err == nil && resp.StatusCode == http.StatusOK {
+			r.failures = 0
+		} else {
+			r.failures++
+		}
+		out := r.failures >= failuresAllowed
+		b.mu.Unlock()
+		if out {
+			return
+		}
+	}
+}
+
+// pick returns the relay that gets the next connection, "" if none is ready.
+// The oldest goes first: until it is taken out, as a balancer that counts
+// connections may choose it, a relay that ends still gets new ones.
+func (b *balancer) pick() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.relays {
+		if r.failures < failuresAllowed {
+			return r.addr
+		}
+	}
+	return ""
+}
+
+func (b *balancer) accept() {
+	for {
+		c, err := b.ln.Accept()
+		if err != nil {
+			return
+		}
+		b.tasks.Go(func() { b.pass(c) })
+	}
+}
+
+// pass connects c with a relay until one of the two ends.
+func (b *balancer) pass(c net.Conn) {
+	defer context.AfterFunc(b.ctx, func() { c.Close() })()
+	defer c.Close()
+	to := b.pick()
+	far, err := net.Dial("tcp", to)
+	if to == "" || err != nil {
+		_, _ = http.ReadRequest(bufio.NewReader(c)) // a close with unread bytes would reset the answer
+		fmt.Fprint(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		return
+	}
+	defer context.AfterFunc(b.ctx, func() { far.Close() })()
+	defer far.Close()
+	from, here := c.RemoteAddr().(*net.TCPAddr), c.LocalAddr().(*net.TCPAddr)
+	fmt.Fprintf(far, "PROXY TCP4 %s %s %d %d\r\n", from.IP, here.IP, from.Port, here.Port)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(far, c)
+		far.Close()
+	}()
+	_, _ = io.Copy(c, far)
+	c.Close()
+	<-ended
+}
+
+// close ends all that goes through the balancer.
+func (b *balancer) close() {
+	b.stop()
+	b.tasks.Wait()
+}
