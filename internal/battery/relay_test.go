@@ -123,7 +123,12 @@ func beRelay() {
 	signal.Notify(reload, syscall.SIGHUP)
 	earlysignals.Handover(signals, reload)
 	signal.Ignore(syscall.SIGPIPE) // as the command does
-	err := daemon.Run(context.Background(), c, daemon.Env{Log: os.Stderr, Signals: signals, Reload: reload, Ready: func(public, private net.Addr) {
+	_ = os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())) // the parent cannot know it
+	supervisor, err := daemon.FromSystemd()
+	if err != nil {
+		panic(err)
+	}
+	err = daemon.Run(context.Background(), c, daemon.Env{Log: os.Stderr, Signals: signals, Reload: reload, Supervisor: supervisor, Ready: func(public, private net.Addr) {
 		fmt.Println(public, private)
 	}})
 	if err != nil {
@@ -162,7 +167,21 @@ func childCommand(t *testing.T, set func(*daemon.Config), environ ...string) *ex
 // startChildLog is startChild with a file as the relay's log; nil: a buffer.
 func startChildLog(t *testing.T, set func(*daemon.Config), log *os.File, environ ...string) *child {
 	t.Helper()
-	cmd := childCommand(t, set, environ...)
+	return runChild(t, childCommand(t, set, environ...), log)
+}
+
+// startChildOn is startChild with a socket, handed over as systemd does it, as the
+// relay's public one.
+func startChildOn(t *testing.T, socket *os.File, set func(*daemon.Config)) *child {
+	t.Helper()
+	cmd := childCommand(t, set, "LISTEN_FDS=1", "LISTEN_FDNAMES="+daemon.SocketPublic)
+	cmd.ExtraFiles = []*os.File{socket}
+	return runChild(t, cmd, nil)
+}
+
+// runChild starts cmd, a command of childCommand, and waits until it is ready.
+func runChild(t *testing.T, cmd *exec.Cmd, log *os.File) *child {
+	t.Helper()
 	ch := &child{cmd: cmd, node: node{t: t, log: new(logBuffer)}}
 	cmd.Stderr = ch.log
 	if log != nil {
