@@ -188,6 +188,9 @@ func (c *restartCommand) Run(e *env) error {
 				row.Wait = c.Wait.Seconds()
 			}
 			if err := c.row(e, row); err != nil {
+				if len(r.Rows) > 0 {
+					_ = e.print(c.JSON, r)
+				}
 				return fmt.Errorf("%s: %w", row.name(), err)
 			}
 			r.Rows = append(r.Rows, row)

@@ -68,16 +68,17 @@ func (p *returners) start(ctx context.Context) {
 // keep keeps r connected until ctx ends.
 func (p *returners) keep(ctx context.Context, r *returner, connect func() error) {
 	b := backoff{first: p.redial, daemon: r.daemon}
-	if p.young {
-		b.step = len(backoffSteps) - 1
-	}
 	b.keep(ctx, func() ending {
 		p.attempt(r)
 		err := connect()
 		if ctx.Err() != nil {
 			return ending{}
 		}
-		return p.ended(r, err)
+		e, restarted := p.ended(r, err)
+		if restarted && p.young {
+			b.step = len(backoffSteps) - 1
+		}
+		return e
 	})
 }
 
@@ -142,16 +143,17 @@ func (p *returners) connected(r *returner) {
 	r.up = time.Now()
 }
 
-// ended counts the end of r's connection, or of its attempt, and returns what
-// r's backoff makes of it.
-func (p *returners) ended(r *returner, err error) ending {
+// ended counts the end of r's connection, or of its attempt. It returns how that
+// ended, for r's backoff, and whether it is the connection that a restart ends:
+// its age is then the one that the run asks for.
+func (p *returners) ended(r *returner, err error) (e ending, restarted bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	_, closed := errors.AsType[*closedError](err)
 	up := r.up
 	r.up = time.Time{}
-	e := ending{closed: closed}
+	e.closed = closed
 	if !up.IsZero() {
 		e.lasted = now.Sub(up)
 	}
@@ -159,7 +161,7 @@ func (p *returners) ended(r *returner, err error) ending {
 	switch {
 	case p.signal.IsZero():
 	case !up.IsZero() && up.Before(p.signal): // the connection that the restart ends
-		r.down = now
+		r.down, restarted = now, true
 		if e.lasted = 0; !p.young {
 			e.lasted = backoffReset
 		}
@@ -179,7 +181,7 @@ func (p *returners) ended(r *returner, err error) ending {
 	default:
 		row.PhonesLost[lostBecause(err, !up.IsZero())]++
 	}
-	return e
+	return e, restarted
 }
 
 // Causes for which a redial is lost.

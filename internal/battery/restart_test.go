@@ -23,8 +23,7 @@ import (
 // outlives the process must not accept, on its way out, a redial that it can
 // only refuse.
 func TestRow31ARestartWithAKeptSocketLosesNoRedial(t *testing.T) {
-	const daemons = 100
-	busy := dose(3, 10)
+	daemons, busy := dose(100, 50), dose(3, 10)
 	for _, spread := range []time.Duration{0, 300 * time.Millisecond} {
 		restarts := dose(10, 40)
 		if spread > 0 {
