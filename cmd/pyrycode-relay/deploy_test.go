@@ -19,7 +19,7 @@ import (
 // deployFlags is the flags under docs/deploy that belong to other programs.
 var deployFlags = map[string]bool{
 	"--always": true, "--build": true, "--build-arg": true, "--chown": true, "--config.file": true,
-	"--enable-feature": true, "--fdname": true, "--from": true, "--from-literal": true, "--interval": true, "--now": true, "--offline": true, "--platform": true,
+	"--enable-feature": true, "--fdname": true, "--from": true, "--from-literal": true, "--interval": true, "--no-deps": true, "--now": true, "--offline": true, "--platform": true,
 	"--retries": true, "--start-period": true, "--storage.tsdb.retention.time": true,
 	"--tags": true,
 }
