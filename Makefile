@@ -87,7 +87,7 @@ bench: bin/pyrycode-relay bin/relayload ## relay, baseline and splice side by si
 curve: bin/pyrycode-relay bin/relayload ## the capacity curve, docs/capacity.svg, a minute
 	./bin/relayload curve --relay bin/pyrycode-relay -o docs/capacity.svg --max 4096
 
-restart: bin/pyrycode-relay bin/relayload ## end a relay under 1,000 pairs and start it anew, each way, a minute (docs/operate.md)
+restart: bin/pyrycode-relay bin/relayload ## restart a relay under 1,000 pairs, each way, seven minutes (docs/operate.md)
 	./bin/relayload restart $(ARGS)
 
 bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH

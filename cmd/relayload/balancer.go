@@ -3,11 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -52,9 +55,13 @@ func (b *balancer) add(addr, private string) {
 	b.tasks.Go(func() { b.ask(r) })
 }
 
-// ask asks r's /readyz until r is taken out.
+// checkTimeout is how long a relay may take to answer. An answer that is late on a
+// busy machine does not take a relay out.
+const checkTimeout = 5 * time.Second
+
+// ask asks r's /readyz until r's process has ended.
 func (b *balancer) ask(r *balanced) {
-	client := &http.Client{Timeout: b.every, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	for wait(b.ctx, b.every); b.ctx.Err() == nil; wait(b.ctx, b.every) {
 		resp, err := client.Get("http://" + r.private + "/readyz")
 		if err == nil {
@@ -66,12 +73,19 @@ func (b *balancer) ask(r *balanced) {
 		} else {
 			r.failures++
 		}
-		out := r.failures >= failuresAllowed
 		b.mu.Unlock()
-		if out {
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			b.remove(r)
 			return
 		}
 	}
+}
+
+// remove takes r out for good.
+func (b *balancer) remove(r *balanced) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.relays = slices.DeleteFunc(b.relays, func(other *balanced) bool { return other == r })
 }
 
 // pick returns the relay that gets the next connection, "" if none is ready.

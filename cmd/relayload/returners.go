@@ -29,7 +29,7 @@ type returners struct {
 	binaries []*returner
 	phones   []*returner
 	attempts []time.Duration // since signal, of both kinds
-	peaks    []int           // most attempts within 100 ms, of each restart
+	last     error           // the last failure to connect
 }
 
 // returner is one client. Its fields are guarded by the mutex of returners.
@@ -157,6 +157,9 @@ func (p *returners) ended(r *returner, err error) (e ending, restarted bool) {
 	if !up.IsZero() {
 		e.lasted = now.Sub(up)
 	}
+	if up.IsZero() {
+		p.last = err
+	}
 	row := p.row
 	switch {
 	case p.signal.IsZero():
@@ -260,7 +263,9 @@ func (p *returners) until(e *env, relay *child, most time.Duration) error {
 		case e.ctx.Err() != nil:
 			return errInterrupted
 		case time.Now().After(end):
-			return relay.failed(fmt.Errorf("only %d of %d clients are connected after %s", n, all, most))
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return relay.failed(fmt.Errorf("only %d of %d clients are connected after %s; the last failure: %v", n, all, most, p.last))
 		}
 		e.tell.say("%s: %d of %d clients are connected", p.row.name(), n, all)
 	}

@@ -122,7 +122,7 @@ func beRelay() {
 	signal.Notify(signals, syscall.SIGTERM)
 	signal.Notify(reload, syscall.SIGHUP)
 	earlysignals.Handover(signals, reload)
-	signal.Ignore(syscall.SIGPIPE) // as the command does
+	signal.Ignore(syscall.SIGPIPE)                         // as the command does
 	_ = os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())) // the parent cannot know it
 	supervisor, err := daemon.FromSystemd()
 	if err != nil {
