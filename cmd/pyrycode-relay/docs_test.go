@@ -11,7 +11,10 @@ import (
 )
 
 // otherTools is the flags on the pages that belong to other programs.
-var otherTools = map[string]bool{"--now": true, "--user": true, "--help": true}
+var otherTools = map[string]bool{
+	"--now": true, "--user": true, "--help": true,
+	"--age": true, "--binaries-only": true, "--pairs": true, "--rounds": true, "--ways": true, // relayload restart
+}
 
 // What the pages for newcomers and operators say to type must exist, and each
 // command must be on the operators' page.
