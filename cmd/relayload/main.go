@@ -25,7 +25,7 @@ type commands struct {
 	Slow    slowCommand    `cmd:"" help:"Round trips beside phones that do not read."`
 	Soak    soakCommand    `cmd:"" help:"Start a relay and put it for an hour through all that peers do; does anything grow?"`
 	Flood   floodCommand   `cmd:"" help:"Round trips beside phones that flood their binary."`
-	Restart restartCommand `cmd:"" help:"End a relay under many pairs and start it anew: who is refused, when are all back?"`
+	Restart restartCommand `cmd:"" help:"Restart a relay under many clients: how many redials are lost, and when are all clients back?"`
 	Curve   curveCommand   `cmd:"" help:"Round trips with ever more phones; draws the capacity curve."`
 	Bench   benchCommand   `cmd:"" help:"Start a relay, a plain one and a copier of bytes; compare them on the table of docs/performance.md."`
 	Cluster clusterCommand `cmd:"" help:"Three relays that share server-ids: what they stand, and what it costs."`

@@ -226,8 +226,9 @@ func (c *restartCommand) row(e *env, row *restartRow) error {
 	ctx, stop := context.WithCancel(e.ctx)
 	defer func() {
 		stop()
-		way.close() // connections in its queue get no answer otherwise, and no end
-		relay.end()
+		way.close()                  // connections in its queue get no answer otherwise, and no end
+		_ = relay.cmd.Process.Kill() // this end is not measured
+		<-relay.exited
 		p.tasks.Wait()
 	}()
 	p.start(ctx)
