@@ -236,7 +236,7 @@ func TestRow29AnAuthoritysRateLimitIsKept(t *testing.T) {
 	s.limited.Store(true)
 	n := withACME(t, s, filepath.Join(t.TempDir(), "acme"), httpPort, tlsPort)
 	n.until("the refusal is counted", func() bool { return n.metric("pyrycode_relay_tls_certificate_failures_total") == 1 })
-	n.until("the next attempt is when the authority said", func() bool { return strings.Contains(n.log.String(), `"next":3600000000000`) })
+	n.until("the next attempt is when the authority said", func() bool { return strings.Contains(n.log.String(), `"next":"1h0m0s"`) })
 	for range 5 {
 		_, _ = n.certificate(pool)
 	}
