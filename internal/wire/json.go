@@ -7,25 +7,50 @@ import (
 	"unicode/utf8"
 )
 
-// ValidFrame reports whether b is one JSON text in valid UTF-8: exactly what
-// json.Valid(b) && utf8.Valid(b) reports, in one pass and without allocation
-// unless b nests more than 64 deep. Both halves are needed: encoding/json lets
-// bad UTF-8 inside a string pass, and a strict peer would close on it.
+// MaxNesting is how deep a frame may nest. An envelope is one level deeper
+// than its frame, and encoding/json, with which daemons read envelopes, refuses
+// what nests more than 10,000 deep.
+const MaxNesting = 9_999
+
+// ValidFrame reports whether b is one JSON text in valid UTF-8 that nests at
+// most [MaxNesting] deep. For such a b json.Valid and utf8.Valid report true,
+// and json.Valid still does once b is in its envelope. Both halves are needed:
+// encoding/json accepts bad UTF-8 inside a string, and a strict peer closes on
+// it. ValidFrame takes one pass and does not allocate, unless b nests more than
+// 64 deep.
 func ValidFrame(b []byte) bool {
 	end := scanValue(b, 0)
 	if end == tooDeep {
-		return utf8.Valid(b) && json.Valid(b)
+		return utf8.Valid(b) && json.Valid(b) && nesting(b) <= MaxNesting
 	}
 	return end >= 0 && skipSpace(b, end) == len(b)
 }
 
-// What scanValue and its parts return in place of an end.
+// nesting returns how deep b nests. b must be a valid JSON text.
+func nesting(b []byte) (deepest int) {
+	depth := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			i = scanString(b, i+1) - 1
+		case '{', '[':
+			depth++
+			deepest = max(deepest, depth)
+		case '}', ']':
+			depth--
+		}
+	}
+	return deepest
+}
+
+// Results of scanValue and its parts that are not the end of a value.
 const (
 	malformed = -1
 	tooDeep   = -2 // not judged: nests deeper than the bit stack
 )
 
 // maxDepth is how deep scanValue follows nesting: one bit of a word per level.
+// [MaxNesting] is the limit of a frame.
 const maxDepth = 64
 
 // scanValue finds the end of the JSON value that begins at b[i], white space

@@ -9,7 +9,17 @@ import (
 	"pgregory.net/rapid"
 )
 
-func validByStd(b []byte) bool { return json.Valid(b) && utf8.Valid(b) }
+// validByStd is what ValidFrame must report, by the standard library: b is valid
+// by itself and in the envelope that takes it to a daemon.
+func validByStd(b []byte) bool {
+	return utf8.Valid(b) && json.Valid(b) && json.Valid(wrapped(b))
+}
+
+// wrapped is the envelope of a frame.
+func wrapped(frame []byte) []byte {
+	b := AppendEnvelopePrefix(nil, "c-0123456789abcdef")
+	return append(append(b, frame...), EnvelopeSuffix...)
+}
 
 func sameAsStd(t rapid.TB, b []byte) {
 	if got, want := ValidFrame(b), validByStd(b); got != want {
@@ -65,8 +75,14 @@ func TestValidFrame(t *testing.T) {
 		{"objects 64 deep", nested(`{"a":`, "1", "}", 64), true},
 		{"objects 65 deep", nested(`{"a":`, "1", "}", 65), true},
 		{"lists 64 deep in an object that goes on", `{"a":` + nested("[", "1", "]", 64) + `,"b":2}`, true},
-		{"as deep as encoding/json goes", nested("[", "1", "]", 10000), true},
+		{"as deep as encoding/json goes with an envelope", nested("[", "1", "]", 9999), true},
+		{"as deep as encoding/json goes without one", nested("[", "1", "]", 10000), false},
 		{"deeper than encoding/json goes", nested("[", "1", "]", 10001), false},
+		{"objects as deep as may be", nested(`{"a":`, "1", "}", 9999), true},
+		{"objects one level too deep", nested(`{"a":`, "1", "}", 10000), false},
+		{"brackets in strings and keys are no levels", nested(`{"[{\"[":`, `"[[[{{{\\"`, "}", 9999), true},
+		{"two deep lists, one after the other", "[" + nested("[", "1", "]", 9998) + "," + nested("[", "", "]", 9998) + "]", true},
+		{"the second of two lists is too deep", "[" + nested("[", "1", "]", 9998) + "," + nested("[", "", "]", 9999) + "]", false},
 		{"a hundred empty lists side by side", "[" + strings.Repeat("[],", 99) + "[]]", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -167,7 +183,7 @@ func FuzzValidFrame(f *testing.F) {
 		`"\"\\\/\b\f\n\r\tሴ\ud800"`, "\"漢字🙂\xed\xa0\x80\"", "\"\x1f\"", "\xff",
 		`{"a":{"b":[{"c":[[]]}]},"d":1}`, `[1}`, `{"a":1]`, `01`, `1.`, `-`, `nul`, ``,
 		nested("[", "", "]", 64), nested("[", "", "]", 65), nested(`{"a":`, `"\xff"`, "}", 70),
-		nested("[", "", "]", 10000), nested("[", "", "]", 10001),
+		nested("[", "", "]", 9999), nested("[", "", "]", 10000), nested("[", "", "]", 10001),
 	} {
 		f.Add([]byte(s))
 	}
