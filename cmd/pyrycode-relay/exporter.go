@@ -128,7 +128,7 @@ func (p *probe) export(ctx context.Context, b daemon.Build, out io.Writer) error
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, "pyrycode-relay probe: metrics are at /metrics")
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, DisableGeneralOptionsHandler: true}
 	broke := make(chan error, 1)
 	go func() { broke <- srv.Serve(ln) }()
 	log := daemon.NewLogWriter(out, "text") // probes do not wait for the reader of their output

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// FuzzPROXYHeader sends whatever there is to the reader of PROXY headers: it
-// must end, and what it takes for the caller must be an address or the peer.
+// FuzzPROXYHeader sends any bytes, in one or two pieces, to the reader of PROXY
+// headers. It must end, what it takes for the caller must be an address or the
+// peer, and the split must not change what it reads.
 func FuzzPROXYHeader(f *testing.F) {
 	const sig = "\r\n\r\n\x00\r\nQUIT\n"
 	for _, s := range []string{
@@ -28,6 +29,18 @@ func FuzzPROXYHeader(f *testing.F) {
 	}
 	f.Cleanup(func() { ln.Close() })
 	f.Fuzz(func(t *testing.T, in []byte) {
+		whole := pieces{string(in)}
+		if len(in) == 0 {
+			whole = nil
+		}
+		head, _, err := readProxyHeader(&whole)
+		for at := 1; at < min(len(in), 300); at++ {
+			halves := pieces{string(in[:at]), string(in[at:])}
+			head2, _, err2 := readProxyHeader(&halves)
+			if (err == nil) != (err2 == nil) || err == nil && string(head) != string(head2) {
+				t.Fatalf("%q is read as %q, %v; split at %d as %q, %v", in, head, err, at, head2, err2)
+			}
+		}
 		client, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Skip(err)

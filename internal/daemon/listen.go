@@ -81,15 +81,37 @@ func newServer(h http.Handler, log *slog.Logger, name string) *http.Server {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
 	return &http.Server{
-		Handler:           behindFrames(h),
-		Protocols:         p,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          newErrorLog(log, name),
+		Handler: behindFrames(h),
+		// "OPTIONS *" goes to the handler like every other request.
+		DisableGeneralOptionsHandler: true,
+		Protocols:                    p,
+		ReadHeaderTimeout:            headerTimeout,
+		ReadTimeout:                  readTimeout,
+		WriteTimeout:                 writeTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     newErrorLog(log, name),
 	}
+}
+
+// unreadLinger is how long the server waits for content that nobody reads,
+// after the answer. To close with unread bytes resets the connection, which can
+// destroy the answer on its way.
+const unreadLinger = 500 * time.Millisecond
+
+// closeUnread answers a request with content with "Connection: close", and
+// ends its connection soon after the answer. It is for handlers that never
+// read content. Without it net/http waits up to readTimeout for the content,
+// and in most cases before it sends the answer.
+func closeUnread(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+			// If the deadline cannot be set, that of the server stays.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(unreadLinger))
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // behindFrames lets whatever else is ready run before each request. Requests

@@ -95,7 +95,19 @@ func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, config 
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.Handle("/{$}", page)
 	mux.HandleFunc("/status.json", page.JSON)
-	return mux
+	return notForAll(mux)
+}
+
+// notForAll answers 404 to "OPTIONS *", for which ServeMux has an answer
+// without a sentence.
+func notForAll(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.RequestURI == "*" {
+			http.NotFound(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // checkHandler answers 200 and a sentence that begins with ok, or 500 and what

@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -54,18 +57,22 @@ type proxiedConn struct {
 	early []byte     // came with the header and belongs behind it
 }
 
-// header reads the PROXY header, once.
+// header reads the PROXY header, once. A connection that ends before its first
+// byte is not reported to broken: it only looked whether the port is open.
 func (c *proxiedConn) header() {
 	c.once.Do(func() {
 		c.remote = c.TCPConn.RemoteAddr()
 		if c.err = c.SetReadDeadline(time.Now().Add(proxyHeaderTimeout)); c.err != nil {
 			return
 		}
-		r := bufio.NewReaderSize(c.TCPConn, 4<<10)
-		h, err := proxyproto.Read(r)
+		head, early, err := readProxyHeader(c.TCPConn)
+		var h *proxyproto.Header
+		if err == nil {
+			h, err = proxyproto.Read(bufio.NewReader(bytes.NewReader(head)))
+		}
 		if err != nil {
 			c.err = fmt.Errorf("PROXY header: %w", err)
-			if r.Buffered() > 0 { // not one that only looks whether the port is open
+			if len(head) > 0 {
 				c.broken(c.remote, c.err)
 			}
 			return
@@ -73,13 +80,75 @@ func (c *proxiedConn) header() {
 		if src, ok := h.SourceAddr.(*net.TCPAddr); ok && h.Command.IsProxy() {
 			c.remote = src
 		}
-		early, err := r.Peek(r.Buffered())
-		if err == nil {
-			c.early = append([]byte(nil), early...)
-			err = c.SetReadDeadline(time.Time{})
-		}
-		c.err = err
+		c.early = bytes.Clone(early)
+		c.err = c.SetReadDeadline(time.Time{})
 	})
+}
+
+// Sizes of PROXY headers.
+const (
+	maxProxyLine  = 107 // version 1, with its CR LF
+	proxyPrefix   = 16  // version 2, up to its length
+	proxyBuffered = 4 << 10
+)
+
+// readProxyHeader reads from r until it has one PROXY header, however the
+// header is split, and returns its bytes and those that came with it. What it
+// returns as a header may still be malformed. On error head is what has come.
+//
+// proxyproto.Read alone does not do: it refuses a version 1 line that does not
+// come in one read.
+func readProxyHeader(r io.Reader) (head, early []byte, err error) {
+	buf := make([]byte, max(proxyBuffered, proxyPrefix+int(proxyproto.MaxV2HeaderSize)))
+	have := 0
+	for {
+		size, err := proxyHeaderSize(buf[:have])
+		if err != nil {
+			return buf[:have], nil, err
+		}
+		if size > 0 && size <= have {
+			return buf[:size], buf[size:have], nil
+		}
+		n, err := r.Read(buf[have:])
+		have += n
+		if n == 0 && err != nil {
+			if have > 0 {
+				err = fmt.Errorf("incomplete after %d bytes: %w", have, err)
+			}
+			return buf[:have], nil, err
+		}
+	}
+}
+
+// proxyHeaderSize returns the size of the PROXY header that b begins with, or
+// 0 if that cannot be known from so few bytes. The error says that b begins
+// with none, or with one that is too long.
+func proxyHeaderSize(b []byte) (int, error) {
+	begins := func(signature []byte) bool {
+		n := min(len(b), len(signature))
+		return bytes.Equal(b[:n], signature[:n])
+	}
+	switch {
+	case begins(proxyproto.SIGV1):
+		line := b[:min(len(b), maxProxyLine)]
+		if end := bytes.IndexByte(line, '\n'); end >= 0 {
+			return end + 1, nil
+		}
+		if len(line) == maxProxyLine {
+			return 0, proxyproto.ErrVersion1HeaderTooLong
+		}
+		return 0, nil
+	case begins(proxyproto.SIGV2):
+		if len(b) < proxyPrefix {
+			return 0, nil
+		}
+		n := binary.BigEndian.Uint16(b[proxyPrefix-2:])
+		if n > proxyproto.MaxV2HeaderSize {
+			return 0, proxyproto.ErrInvalidLength
+		}
+		return proxyPrefix + int(n), nil
+	}
+	return 0, proxyproto.ErrNoProxyProtocol
 }
 
 // RemoteAddr is who the proxy says is calling; the proxy itself when it says

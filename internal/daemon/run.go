@@ -188,7 +188,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	if p.certs != nil {
 		handler = onlyFor(p.certs.serves, handler)
 	}
-	p.public = newServer(handler, p.log, "public")
+	p.public = newServer(closeUnread(handler), p.log, "public")
 	p.public.ConnState = p.pending.state
 	p.page = status.New(status.Config{
 		Metrics: reg, Ready: p.ready.get, Check: p.books.err, Peaks: p.relay.TakePeaks,
@@ -213,7 +213,7 @@ func (p *process) useTLS(reg prometheus.Registerer) error {
 		a := newACME(p.cfg, c, p.env.ACME)
 		p.certs = a
 		if p.cfg.HTTPListen != "" {
-			p.http = newServer(a.challenges(), p.log, "http")
+			p.http = newServer(closeUnread(a.challenges()), p.log, "http")
 			p.http.ConnState = p.pending.state
 		}
 	}

@@ -1,45 +1,11 @@
 package relay
 
 import (
-	"errors"
 	"io"
 	"net"
-	"net/http"
 	"syscall"
 	"time"
-
-	"github.com/gorilla/websocket"
 )
-
-// upgrader does the HTTP side of a WebSocket upgrade and no more. The doors
-// have checked Origin. Compression stays off: with it a read limit would
-// bound what crosses the wire, not what it unpacks to, and ciphertext does
-// not compress.
-var upgrader = websocket.Upgrader{
-	CheckOrigin:     func(*http.Request) bool { return true },
-	ReadBufferSize:  256, // dropped with the gorilla conn right after the upgrade
-	WriteBufferSize: 256,
-}
-
-var errOldHTTP = errors.New("upgrade in HTTP/1.0")
-
-// upgradeHTTP answers an upgrade request and returns the connection below
-// it. On error the answer (a 4xx) has been given.
-//
-// gorilla is used for the handshake only: it bounds neither the fragments
-// of a message nor its control messages, and it makes one system call of
-// each message it writes.
-func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
-	if !r.ProtoAtLeast(1, 1) { // RFC 6455 §4.2.1; a proxy of HTTP/1.0 would take what follows for an answer's body
-		refuse(w, http.StatusHTTPVersionNotSupported, 0, "an upgrade needs a newer HTTP version: 1.1")
-		return nil, errOldHTTP
-	}
-	ws, err := upgrader.Upgrade(w, r, nil)
-	if err != nil {
-		return nil, err
-	}
-	return newNetSocket(ws.NetConn()), nil
-}
 
 // bare is a connection that may have become a TCP connection and no more: a
 // PROXY header stood before its first byte. Bare returns that connection, or

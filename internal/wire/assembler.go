@@ -18,8 +18,8 @@ type Message struct {
 // and holds a buffer only while a part of a message has come. Not for use by
 // two goroutines at once.
 //
-// The relay leaves only the handshake to gorilla/websocket, whose reader puts no
-// bound on empty fragments and calls back for control messages in mid-read.
+// The relay does not use the reader of gorilla/websocket, which puts no bound on
+// empty fragments and calls back for control messages in mid-read.
 type Assembler struct {
 	buf *buffer // the message's bytes so far, then the control message's; nil if none
 
