@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -53,6 +54,65 @@ func TestFramesKeepTheirBytes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// encoding/json, with which daemons read envelopes, is the judge: what it takes
+// in an envelope passes both ways, and one level more passes neither way.
+func TestTheLimitOfNestingHoldsInTheEnvelope(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	for _, depth := range []int{9_998, 9_999, 10_000, 10_001} {
+		for kind, frame := range map[string]string{
+			"lists":   strings.Repeat("[", depth) + strings.Repeat("]", depth),
+			"objects": strings.Repeat(`{"a":`, depth) + "1" + strings.Repeat("}", depth),
+		} {
+			p := n.phone("s1")
+			id := joined(t, b, p)
+			envelope := `{"conn_id":"` + id + `","frame":` + frame + `}`
+			var e struct{ Frame json.RawMessage }
+			passes := json.Unmarshal([]byte(envelope), &e) == nil
+			if passes != (depth < 10_000) {
+				t.Fatalf("encoding/json takes %s %d deep in an envelope: %t", kind, depth, passes)
+			}
+			if passes {
+				p.send(frame)
+				if got := b.recv(); got != envelope {
+					t.Errorf("%s %d deep: the binary got %d bytes; want %d", kind, depth, len(got), len(envelope))
+				}
+				b.send(envelope)
+				if got := p.recv(); got != frame {
+					t.Errorf("%s %d deep: the phone got %d bytes; want %d", kind, depth, len(got), len(frame))
+				}
+				continue
+			}
+			before := n.series("dropped_frames_total")["bad_envelope"]
+			b.send(envelope)
+			n.wantMetric("dropped_frames_total", "bad_envelope", before+1)
+			p.send(frame)
+			p.wantClose(1007, "frame is not valid JSON in UTF-8")
+			if got, want := b.recv(), `{"conn_id":"`+id+`","close_code":1001}`; got != want {
+				t.Errorf("%s %d deep: the binary got %.80s; want %s", kind, depth, got, want)
+			}
+		}
+	}
+}
+
+// A daemon drops its connection at 1 MiB.
+func TestTheLongestFrameIsUnder1MiBInItsEnvelope(t *testing.T) {
+	const most = 1<<20 - 1<<10
+	if err := (Config{PhoneMessage: most + 1}).withDefaults().validate(); err == nil {
+		t.Fatal("a phone's message may be longer than this test takes for the most")
+	}
+	n := start(t, Config{PhoneMessage: most})
+	b := n.binary("s1")
+	p := n.phone("s1")
+	joined(t, b, p)
+	p.send(`"` + strings.Repeat("<", most-2) + `"`)
+	if got := len(b.recv()); got != most+wire.EnvelopeOverhead || got >= 1<<20 {
+		t.Errorf("the binary got %d bytes; want %d", got, most+wire.EnvelopeOverhead)
+	}
+	p.send(`"` + strings.Repeat("<", most-1) + `"`)
+	p.wantClose(1009, "message too big")
 }
 
 func TestAFrameInAnyPiecesIsOneFrame(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -269,33 +270,109 @@ func TestADrainingRelayAnswers503(t *testing.T) {
 	}
 }
 
-func TestABadHandshakeIs4xx(t *testing.T) {
+func TestABadHandshakeIsToldWhichPartIsWrong(t *testing.T) {
+	const secret = "s3cr3t"
 	n := start(t, Config{})
 	l := n.ledger()
-	good := handshake("/v1/client", headers(wire.HeaderServer, "s1"))
-	for name, request := range map[string]string{
-		"no upgrade at all":      "GET /v1/client HTTP/1.1\r\nHost: relay\r\nUser-Agent: x\r\nX-Pyrycode-Server: s1\r\n\r\n",
-		"another upgrade":        strings.Replace(good, "Upgrade: websocket", "Upgrade: h2c", 1),
-		"not a connection token": strings.Replace(good, "Connection: Upgrade", "Connection: close", 1),
-		"an old version":         strings.Replace(good, "Version: 13", "Version: 8", 1),
-		"no key":                 strings.Replace(good, "Sec-WebSocket-Key", "X-Key", 1),
-		"a key too short":        strings.Replace(good, "dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=", 1),
-		"POST":                   strings.Replace(good, "GET", "POST", 1),
-		"HEAD":                   strings.Replace(good, "GET", "HEAD", 1),
+	good := handshake("/v1/client", binaryHeaders("s1"))
+	swap := func(old, new string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("the request has no %q", old)
+		}
+		return strings.Replace(good, old, new, 1)
+	}
+	const (
+		content    = "content: an upgrade request must have none, so no Content-Length other than 0 and no Transfer-Encoding"
+		connection = "header connection: must name upgrade; does a proxy in front pass it on?"
+		upgrade    = "header upgrade: must be websocket; does a proxy in front pass it on?"
+		version    = "header sec-websocket-version: must be 13"
+		key        = "header sec-websocket-key: must be 16 bytes in base64"
+		method     = "method: must be GET"
+	)
+	for name, tt := range map[string]struct {
+		request, want string
+		status        int
+	}{
+		"no Connection":            {swap("Connection: Upgrade", "X: x"), connection, 400},
+		"another Connection":       {swap("Connection: Upgrade", "Connection: keep-alive, x-" + secret), connection, 400},
+		"no Upgrade":               {swap("Upgrade: websocket", "X: x"), upgrade, 400},
+		"another Upgrade":          {swap("Upgrade: websocket", "Upgrade: h2c, " + secret), upgrade, 400},
+		"no version":               {swap("Sec-WebSocket-Version: 13", "X: x"), version, 400},
+		"an old version":           {swap("Version: 13", "Version: 8"), version, 400},
+		"a longer version":         {swap("Version: 13", "Version: 13" + secret), version, 400},
+		"no key":                   {swap("Sec-WebSocket-Key", "X-Key"), key, 400},
+		"a key too short":          {swap("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), key, 400},
+		"a key too long":           {swap("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQxx"), key, 400},
+		"a key that is no base64":  {swap("dGhlIHNhbXBsZSBub25jZQ==", secret), key, 400},
+		"POST":                     {swap("GET", "POST"), method, 405},
+		"HEAD":                     {swap("GET", "HEAD"), "", 405},
+		"OPTIONS":                  {swap("GET", "OPTIONS"), method, 405},
+		"a method that is none":    {swap("GET", "get"), method, 405},
+		"HTTP/1.0":                 {swap("HTTP/1.1", "HTTP/1.0"), "HTTP version: an upgrade needs HTTP/1.1", 505},
+		"content that is not sent": {swap("Upgrade: websocket", "Upgrade: websocket\r\nContent-Length: 6"), content, 400},
+		"content of one packet":    {swap("Upgrade: websocket", "Upgrade: websocket\r\nContent-Length: 6") + pingFrame, content, 400},
+		"content that is expected": {swap("Upgrade: websocket", "Upgrade: websocket\r\nExpect: 100-continue\r\nContent-Length: 6"), content, 400},
+		"much content":             {swap("Upgrade: websocket", "Upgrade: websocket\r\nContent-Length: 9223372036854775807"), content, 400},
+		"chunks":                   {swap("Upgrade: websocket", "Upgrade: websocket\r\nTransfer-Encoding: chunked") + "6\r\n" + pingFrame + "\r\n0\r\n\r\n", content, 400},
+		"chunks that do not come":  {swap("Upgrade: websocket", "Upgrade: websocket\r\nTransfer-Encoding: chunked"), content, 400},
+		"no chunks":                {swap("Upgrade: websocket", "Upgrade: websocket\r\nTransfer-Encoding: chunked") + "0\r\n\r\n", content, 400},
+		"a length and chunks":      {swap("Upgrade: websocket", "Upgrade: websocket\r\nContent-Length: 6\r\nTransfer-Encoding: chunked") + "0\r\n\r\n", content, 400},
+		"a frame behind it":        {good + pingFrame, "content: nothing may follow the upgrade request before it is answered", 400},
+		"one byte behind it":       {good + "x", "content: nothing may follow the upgrade request before it is answered", 400},
+		"a request behind it":      {good + good, "content: nothing may follow the upgrade request before it is answered", 400},
 	} {
 		for _, door := range []string{"server", "client"} {
-			t.Run(name+" at the "+door+"'s door", func(t *testing.T) {
-				request := strings.Replace(request, "/v1/client", "/v1/"+door, 1)
-				request = strings.Replace(request, "\r\n\r\n", "\r\nX-Pyrycode-Version: 1\r\n\r\n", 1)
-				if _, resp, _ := n.ask(request); resp.StatusCode < 400 || resp.StatusCode > 499 {
-					t.Errorf("status %d; want 4xx", resp.StatusCode)
+			t.Run(name+" at the "+door+"'s endpoint", func(t *testing.T) {
+				_, resp, body := n.ask(strings.Replace(tt.request, "/v1/client", "/v1/"+door, 1))
+				want := tt.want
+				if want != "" {
+					want += "\n"
+				}
+				if resp.StatusCode != tt.status || body != want {
+					t.Errorf("%d %q; want %d %q", resp.StatusCode, body, tt.status, want)
+				}
+				for header, want := range map[string]string{
+					"Sec-Websocket-Version": "13", "Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff",
+					"Allow": map[bool]string{true: "GET"}[tt.status == 405],
+				} {
+					if got := resp.Header.Get(header); got != want {
+						t.Errorf("%s is %q; want %q", header, got, want)
+					}
+				}
+				if close := strings.HasPrefix(body, "content:"); close && !resp.Close {
+					t.Error("the connection stays open; what follows could be taken for a request")
+				}
+				if strings.Contains(fmt.Sprint(body, resp.Header), secret) {
+					t.Errorf("the answer repeats a value: %q, %v", body, resp.Header)
 				}
 				l.moved(door + "/reject_handshake")
 			})
 		}
 	}
-	if got := n.places(); got != 0 {
-		t.Errorf("%d places taken; want 0", got)
+	n.wait("the places to be free", func() bool { return n.places() == 0 })
+}
+
+// pingFrame is a ping of a client, masked with zeros.
+const pingFrame = "\x89\x80\x00\x00\x00\x00"
+
+func TestAHandshakeIsTakenInEveryFormThatIsAllowed(t *testing.T) {
+	n := start(t, Config{})
+	good := handshake("/v1/server", binaryHeaders("s1"))
+	for name, request := range map[string]string{
+		"as clients send it":          good,
+		"other case":                  strings.NewReplacer("Connection: Upgrade", "cOnNeCtIoN: uPgRaDe", "Upgrade: websocket", "upgrade: WebSocket").Replace(good),
+		"Connection is a list":        strings.Replace(good, "Connection: Upgrade", "Connection: keep-alive ,\tUpgrade", 1),
+		"Connection in two lines":     strings.Replace(good, "Connection: Upgrade", "Connection: keep-alive\r\nConnection: Upgrade", 1),
+		"Content-Length: 0":           strings.Replace(good, "Upgrade: websocket", "Upgrade: websocket\r\nContent-Length: 0", 1),
+		"extensions and subprotocols": strings.Replace(good, "Upgrade: websocket", "Upgrade: websocket\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: a, b", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, resp, _ := n.ask(request)
+			want := http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Accept": {"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="}} // RFC 6455, section 1.3
+			if resp.StatusCode != 101 || !maps.EqualFunc(resp.Header, want, slices.Equal) {
+				t.Errorf("%d %v; want 101 %v", resp.StatusCode, resp.Header, want)
+			}
+		})
 	}
 }
 
