@@ -46,10 +46,12 @@ func (r *Relay) carry(place Elsewhere, v Visitor, sock Socket, from netip.Addr) 
 }
 
 // evict closes the phone: its node here shuts down.
-func (a *away) evict(code wire.CloseCode, reason string) {
-	if !a.ended.Swap(true) {
-		a.stream.Close(code, reason)
+func (a *away) evict(code wire.CloseCode, reason string) bool {
+	if a.ended.Swap(true) {
+		return false
 	}
+	a.stream.Close(code, reason)
+	return true
 }
 
 func (a *away) abort() { a.stream.Abort() }

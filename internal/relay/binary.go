@@ -29,8 +29,9 @@ type binary struct {
 // envelopes. The registry decides who is joined; this spares its lock a
 // visit per frame.
 type routes struct {
-	mu sync.Locker // guards m
-	m  map[wire.ConnID]*phone
+	mu       sync.Locker // guards all below
+	m        map[wire.ConnID]*phone
+	departed departures
 }
 
 func (rs *routes) add(p *phone) {
@@ -45,9 +46,13 @@ func (rs *routes) add(p *phone) {
 	rs.m[p.id] = p
 }
 
-func (rs *routes) remove(p *phone) {
+// remove ends the route to p, if there is one, and keeps the id of p among those
+// that have departed. A phone without a route can be known to the binary, too:
+// from a close notice, or from an earlier connection.
+func (rs *routes) remove(p *phone, now int64) {
 	rs.mu.Lock()
 	delete(rs.m, p.id)
+	rs.departed.add(p.id, now)
 	rs.mu.Unlock()
 }
 
@@ -56,6 +61,21 @@ func (rs *routes) find(id []byte) *phone {
 	p := rs.m[wire.ConnID(id)]
 	rs.mu.Unlock()
 	return p
+}
+
+// hasDeparted reports whether the phone with that id was this binary's and has
+// left a short time ago.
+func (rs *routes) hasDeparted(id []byte, now int64) bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.departed.has(id, now)
+}
+
+// forgetDeparted frees the memory of ids that departed too long ago.
+func (rs *routes) forgetDeparted(now int64) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.departed.expire(now)
 }
 
 // serveBinary is GET /v1/server: a binary claims a server-id.
@@ -127,6 +147,13 @@ func (r *Relay) claim(b *binary) {
 func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	if c.Outcome == Held && r.parting.begun() {
 		c.Outcome = Refused // what is true could stop a daemon that need only redial
+	}
+	for _, p := range c.Evicted {
+		// Its daemon may be the one that knew these phones: it has redialled, and
+		// answers what they sent before.
+		if p, ok := p.(*phone); ok {
+			b.phones.remove(p, b.relay.now())
+		}
 	}
 	b.seated.Store(true)
 	switch c.Outcome {
@@ -212,6 +239,9 @@ func (b *binary) message(payload []byte) bool {
 	default:
 		if p := b.phones.find(env.ConnID); p != nil {
 			b.deliver(p, env)
+		} else if b.phones.hasDeparted(env.ConnID, b.relay.now()) {
+			b.relay.metrics.dropped[dropDepartedPhone].Inc()
+			b.relay.log.envelopeDeparted(b)
 		} else {
 			b.drop(dropUnknownPhone, "no phone with that conn_id")
 		}

@@ -280,12 +280,13 @@ func (c *conn) flushDirty() {
 }
 
 // close queues a close message, once; behind all that is queued if after,
-// in place of it otherwise. The peer gets Linger to answer.
-func (c *conn) close(code wire.CloseCode, reason string, after bool) {
+// in place of it otherwise. The peer gets Linger to answer. close reports
+// whether the message is queued: it is not if the connection was closed before.
+func (c *conn) close(code wire.CloseCode, reason string, after bool) bool {
 	dropped, ok, first := c.out.finish(code, reason, after)
 	c.closing.Store(true)
 	if !ok {
-		return
+		return false
 	}
 	c.relay.metrics.closed(sideRelay, code)
 	c.relay.metrics.dropped[dropClosed].Add(float64(dropped))
@@ -293,6 +294,7 @@ func (c *conn) close(code wire.CloseCode, reason string, after bool) {
 		c.out.flush()
 	}
 	c.startReading()
+	return true
 }
 
 // abort closes the socket without a word.

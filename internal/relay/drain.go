@@ -63,7 +63,10 @@ func (r *Relay) Drain(spread time.Duration, done func()) {
 		d.shuffle(r.rt.Rand)
 	}
 	d.round()
-	r.census.whenEmpty(done)
+	r.census.whenEmpty(func() {
+		r.log.flush()
+		done()
+	})
 }
 
 // shuffle makes an order that nobody can foresee: those who came together,

@@ -432,5 +432,5 @@ func TestWhatAClaimantSaysWaitsForItsSlot(t *testing.T) {
 	rival.frame(text, `{"conn_id":"`+string(id)+`","frame":null,"close_code":4401}`)
 	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
 	p.wantClose(4404, "binary reclaimed server-id")
-	n.wantMetric("dropped_frames_total", "unknown_phone", 2)
+	n.wantMetric("dropped_frames_total", "departed_phone", 2)
 }

@@ -294,12 +294,12 @@ func TestABadHandshakeIsToldWhichPartIsWrong(t *testing.T) {
 		status        int
 	}{
 		"no Connection":            {swap("Connection: Upgrade", "X: x"), connection, 400},
-		"another Connection":       {swap("Connection: Upgrade", "Connection: keep-alive, x-" + secret), connection, 400},
+		"another Connection":       {swap("Connection: Upgrade", "Connection: keep-alive, x-"+secret), connection, 400},
 		"no Upgrade":               {swap("Upgrade: websocket", "X: x"), upgrade, 400},
-		"another Upgrade":          {swap("Upgrade: websocket", "Upgrade: h2c, " + secret), upgrade, 400},
+		"another Upgrade":          {swap("Upgrade: websocket", "Upgrade: h2c, "+secret), upgrade, 400},
 		"no version":               {swap("Sec-WebSocket-Version: 13", "X: x"), version, 400},
 		"an old version":           {swap("Version: 13", "Version: 8"), version, 400},
-		"a longer version":         {swap("Version: 13", "Version: 13" + secret), version, 400},
+		"a longer version":         {swap("Version: 13", "Version: 13"+secret), version, 400},
 		"no key":                   {swap("Sec-WebSocket-Key", "X-Key"), key, 400},
 		"a key too short":          {swap("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), key, 400},
 		"a key too long":           {swap("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQxx"), key, 400},

@@ -4,63 +4,98 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
+	"github.com/benbjohnson/clock"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // logRate bounds the records that peers can cause, per second and after a
-// burst of as many. What is over is counted and said in one record as soon
-// as there is room again.
+// burst of as many. The others are suppressed and counted.
 const logRate = 100
 
-// logText is how many bytes of something a peer chose go into a record.
+// suppressedEvery is how often the number of suppressed records is logged at
+// most.
+const suppressedEvery = 10 * time.Second
+
+// logText is how many bytes of a text that a peer chose go into a record.
 const logText = 128
 
 // events writes the relay's log. Its event names and keys are a closed set,
 // held by a test: no payload, no token, no user-agent ever.
 type events struct {
-	log   *slog.Logger
-	now   func() time.Time
-	quiet bool // nobody listens
+	log     *slog.Logger
+	clock   clock.Clock
+	quiet   bool // the log discards everything
+	dropped prometheus.Counter
 
 	mu         sync.Locker // guards all below
 	allow      *rate.Limiter
-	suppressed int
+	suppressed int  // since they were last reported
+	pending    bool // a timer is going to report them
 }
 
-func newEvents(log *slog.Logger, rt Runtime) events {
-	return events{
-		log:   log,
-		now:   rt.Clock.Now,
-		quiet: !log.Enabled(context.Background(), slog.LevelError),
-		mu:    rt.NewLock("events"),
-		allow: rate.NewLimiter(logRate, logRate),
+func newEvents(log *slog.Logger, rt Runtime, suppressed prometheus.Counter) *events {
+	return &events{
+		log:     log,
+		clock:   rt.Clock,
+		quiet:   !log.Enabled(context.Background(), slog.LevelError),
+		dropped: suppressed,
+		mu:      rt.NewLock("events"),
+		allow:   rate.NewLimiter(logRate, logRate),
 	}
 }
 
-// emit writes one record unless there have been too many.
+// emit writes one record, unless the log does not take records of that level
+// or there have been too many.
 func (e *events) emit(level slog.Level, event string, attrs ...slog.Attr) {
-	if e.quiet {
+	if e.quiet || !e.log.Enabled(context.Background(), level) {
 		return
 	}
+	if e.admit() {
+		e.log.LogAttrs(context.Background(), level, event, attrs...)
+	}
+}
+
+// admit reports whether a record may be written now. If not, it counts the
+// record, and sees to it that the number is reported after suppressedEvery.
+func (e *events) admit() bool {
 	e.mu.Lock()
-	if !e.allow.AllowN(e.now(), 1) {
-		e.suppressed++
-		e.mu.Unlock()
-		return
+	defer e.mu.Unlock()
+	if e.allow.AllowN(e.clock.Now(), 1) {
+		return true
 	}
-	missed := e.suppressed
+	e.dropped.Inc()
+	e.suppressed++
+	if !e.pending {
+		e.pending = true
+		e.clock.AfterFunc(suppressedEvery, e.report)
+	}
+	return false
+}
+
+// report is the end of the time that admit began.
+func (e *events) report() {
+	e.mu.Lock()
+	e.pending = false
+	e.mu.Unlock()
+	e.flush()
+}
+
+// flush logs how many records were suppressed since that was last logged, if
+// any were. Call it when the relay ends, too.
+func (e *events) flush() {
+	e.mu.Lock()
+	n := e.suppressed
 	e.suppressed = 0
 	e.mu.Unlock()
-	if missed > 0 {
-		e.log.Warn("log_records_suppressed", "err", strconv.Itoa(missed)+" records left out")
+	if n > 0 {
+		e.log.Warn("log_records_suppressed", "count", n)
 	}
-	e.log.LogAttrs(context.Background(), level, event, attrs...)
 }
 
 func serverID(id wire.ServerID) slog.Attr {
@@ -72,7 +107,7 @@ func remote(a netip.Addr) slog.Attr        { return slog.String("remote", a.Stri
 func closeCode(c wire.CloseCode) slog.Attr { return slog.Int("close_code", int(c)) }
 
 func (e *events) since(began time.Time) slog.Attr {
-	return slog.Duration("duration", e.now().Sub(began))
+	return slog.Duration("duration", e.clock.Now().Sub(began))
 }
 
 // ending is why a connection ended, in the keys that there are for it.
@@ -143,4 +178,10 @@ func (e *events) noticeFailed(p *phone, why string) {
 
 func (e *events) envelopeDropped(b *binary, err string) {
 	e.emit(slog.LevelWarn, "envelope_dropped", serverID(b.server), slog.String("err", err))
+}
+
+// envelopeDeparted is for an envelope that names a phone that has just left.
+// Every daemon sends such ones.
+func (e *events) envelopeDeparted(b *binary) {
+	e.emit(slog.LevelDebug, "envelope_for_departed_phone", serverID(b.server))
 }

@@ -18,13 +18,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // knownKeys is every key a record of this package may have (wire contract
 // §15; binary_conn_id, from, to and those of push wakes are others' to use).
 var knownKeys = []string{
-	"server_id", "conn_id", "device_name", "remote", "binary_version", "close_code", "err", "path", "duration",
+	"server_id", "conn_id", "device_name", "remote", "binary_version", "close_code", "err", "path", "duration", "count",
 }
 
 // knownEvents is every event, with its level and its keys in their order;
@@ -45,7 +47,8 @@ var knownEvents = map[string]string{
 	"rate_limited":                   "WARN remote path",
 	"conn_cap_reached":               "WARN remote path err",
 	"envelope_dropped":               "WARN server_id err",
-	"log_records_suppressed":         "WARN err",
+	"envelope_for_departed_phone":    "DEBUG server_id",
+	"log_records_suppressed":         "WARN count",
 }
 
 // recorder keeps records.
@@ -122,7 +125,7 @@ func (r *recorder) wantKnown(t *testing.T) {
 // Every event there is, driven by hand.
 func TestTheEventsAreAClosedSet(t *testing.T) {
 	rec, clk := newRecorder(), newStillClock()
-	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults())
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), prometheus.NewCounter(prometheus.CounterOpts{}))
 	from := netip.MustParseAddr("192.0.2.1")
 	b := &binary{server: "s1", version: "1.2.3", began: clk.Now()}
 	b.from = from
@@ -146,11 +149,11 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 	e.refused("rate_limited", from, doorPhone, nil)
 	e.refused("conn_cap_reached", from, doorBinary, errFull)
 	e.envelopeDropped(b, "no phone with that conn_id")
+	e.envelopeDeparted(b)
 	for range 2 * logRate {
 		e.graceExpired("s1")
 	}
-	clk.advance(time.Second)
-	e.graceExpired("s1")
+	clk.advance(suppressedEvery)
 
 	rec.wantKnown(t)
 	for event := range knownEvents {
@@ -262,47 +265,103 @@ func TestTheSourceLogsNothingElse(t *testing.T) {
 
 func TestPeersCannotFillTheLog(t *testing.T) {
 	rec, clk := newRecorder(), newStillClock()
-	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults())
+	suppressed := prometheus.NewCounter(prometheus.CounterOpts{})
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), suppressed)
 	flood := func(n int) {
 		for range n {
 			e.graceExpired("s1")
 		}
 	}
-	flood(5000)
-	if got := len(rec.records); got != logRate {
-		t.Errorf("%d records of 5000 at once; want %d", got, logRate)
+	want := func(when string, records, reports int, counted float64) {
+		t.Helper()
+		if got := rec.count("server_grace_expired"); got != records {
+			t.Errorf("%s: %d records; want %d", when, got, records)
+		}
+		if got := rec.count("log_records_suppressed"); got != reports {
+			t.Errorf("%s: %d reports of what was suppressed; want %d", when, got, reports)
+		}
+		if got := valueOf(t, suppressed); got != counted {
+			t.Errorf("%s: the counter is at %v; want %v", when, got, counted)
+		}
 	}
+	flood(5000)
+	want("5000 at once", logRate, 0, 4900)
 	clk.advance(10 * time.Millisecond) // room for one
 	flood(50)
-	if got := len(rec.records); got != logRate+2 {
-		t.Errorf("%d records; want the one for which there was room, and one summary before it", got)
-	}
-	if got := rec.count("log_records_suppressed"); got != 1 {
-		t.Errorf("%d summaries; want 1", got)
-	}
-	if want := `msg=log_records_suppressed err="4900 records left out"`; !strings.Contains(rec.text.String(), want) {
+	want("after room for one", logRate+1, 0, 4949)
+	clk.advance(suppressedEvery - 11*time.Millisecond)
+	want("just before the time", logRate+1, 0, 4949)
+	clk.advance(time.Millisecond)
+	want("after the time", logRate+1, 1, 4949)
+	if want := "msg=log_records_suppressed count=4949\n"; !strings.Contains(rec.text.String(), want) {
 		t.Errorf("the log has no %q", want)
 	}
 	clk.advance(time.Hour)
 	flood(1)
-	if want := `err="49 records left out"`; !strings.Contains(rec.text.String(), want) {
-		t.Errorf("the log has no %q: what was counted before was not taken off", want)
-	}
-	flood(1)
-	if got := rec.count("log_records_suppressed"); got != 2 {
-		t.Errorf("%d summaries; want 2", got)
-	}
-	for range 100 {
-		clk.advance(100 * time.Millisecond)
-		flood(100)
-	}
-	if got, most := len(rec.records), 2*(logRate+10*logRate)+300; got > most {
-		t.Errorf("%d records in ten seconds of flood; want at most %d", got, most)
+	want("with nothing more suppressed", logRate+2, 1, 4949)
+	e.flush()
+	want("at an end with nothing to report", logRate+2, 1, 4949)
+	flood(2 * logRate)
+	e.flush()
+	want("at an end with something to report", 2*logRate+1, 2, 4949+logRate+1)
+	clk.advance(time.Hour)
+	want("after the end", 2*logRate+1, 2, 4949+logRate+1)
+	if n := clk.armed(); n != 0 {
+		t.Errorf("%d timers are armed; want none", n)
 	}
 }
 
-func TestNobodyListens(t *testing.T) {
-	if e := newEvents(slog.New(slog.DiscardHandler), Runtime{}.WithDefaults()); !e.quiet {
+// A flood goes on for a minute: at most one line in ten seconds says what is
+// left out, and the numbers add up.
+func TestWhatIsSuppressedIsReportedSeldomAndInFull(t *testing.T) {
+	rec, clk := newRecorder(), newStillClock()
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), prometheus.NewCounter(prometheus.CounterOpts{}))
+	const sent = 600 * 100
+	for range 600 {
+		for range 100 {
+			e.graceExpired("s1")
+		}
+		clk.advance(100 * time.Millisecond)
+	}
+	clk.advance(suppressedEvery)
+	told, reports := 0, 0
+	for _, r := range rec.records {
+		if r.Message == "log_records_suppressed" {
+			reports++
+			r.Attrs(func(a slog.Attr) bool { told += int(a.Value.Int64()); return true })
+		}
+	}
+	if reports < 5 || reports > 7 {
+		t.Errorf("%d reports in 70 s; want one in %v", reports, suppressedEvery)
+	}
+	if got := rec.count("server_grace_expired"); got+told != sent {
+		t.Errorf("%d records and %d reported as left out; want %d together", got, told, sent)
+	}
+}
+
+// levelled takes records from a level on.
+type levelled struct {
+	*recorder
+	from slog.Level
+}
+
+func (l levelled) Enabled(_ context.Context, level slog.Level) bool { return level >= l.from }
+
+func TestRecordsBelowTheLevelSuppressNoOthers(t *testing.T) {
+	rec := newRecorder()
+	e := newEvents(slog.New(levelled{rec, slog.LevelInfo}), Runtime{Clock: newStillClock()}.WithDefaults(), prometheus.NewCounter(prometheus.CounterOpts{}))
+	b := &binary{server: "s1"}
+	for range 2 * logRate {
+		e.envelopeDeparted(b)
+	}
+	e.envelopeDropped(b, "no phone with that conn_id")
+	if got := rec.count("envelope_dropped"); got != 1 || len(rec.records) != 1 {
+		t.Errorf("%d of %d records are envelope_dropped; want it alone", got, len(rec.records))
+	}
+}
+
+func TestTheLogDiscardsEverything(t *testing.T) {
+	if e := newEvents(slog.New(slog.DiscardHandler), Runtime{}.WithDefaults(), nil); !e.quiet {
 		t.Error("records are made for a log that discards them")
 	}
 }

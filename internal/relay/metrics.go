@@ -40,12 +40,13 @@ const (
 	refusedPhones   refusal = "phones_at_cap"
 	refusedRate     refusal = "ratelimit"
 
-	dropInvalid      dropReason = "invalid_frame"
-	dropEnvelope     dropReason = "bad_envelope"
-	dropUnknownPhone dropReason = "unknown_phone"
-	dropPhoneBacklog dropReason = "phone_backlog"
-	dropClosed       dropReason = "connection_closed"
-	dropPush         dropReason = "push_refused"
+	dropInvalid       dropReason = "invalid_frame"
+	dropEnvelope      dropReason = "bad_envelope"
+	dropUnknownPhone  dropReason = "unknown_phone"
+	dropDepartedPhone dropReason = "departed_phone" // it was this binary's a short time ago
+	dropPhoneBacklog  dropReason = "phone_backlog"
+	dropClosed        dropReason = "connection_closed"
+	dropPush          dropReason = "push_refused"
 
 	toBinary direction = "phone_to_binary"
 	toPhone  direction = "binary_to_phone"
@@ -59,7 +60,7 @@ var (
 	outcomes = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
 		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster}
 	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate}
-	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropPhoneBacklog, dropClosed, dropPush}
+	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropDepartedPhone, dropPhoneBacklog, dropClosed, dropPush}
 	directions  = []direction{toBinary, toPhone}
 	sides       = []side{sideRelay, sidePeer}
 )
@@ -79,6 +80,8 @@ type metrics struct {
 	reclaims          prometheus.Counter
 	conflicts         prometheus.Counter
 	heartbeatTimeouts prometheus.Counter
+	graceCloses       prometheus.Counter
+	suppressed        prometheus.Counter
 	connections       prometheus.Gauge
 
 	tallies       map[direction]*tally // of the outboxes that frames of a direction leave by
@@ -117,6 +120,9 @@ func newMetrics(registry prometheus.Collector) *metrics {
 	m.reclaims = m.counter("reclaims_total", "Slots reclaimed by a binary within the grace period.")
 	m.conflicts = m.counter("claim_conflicts_total", "Claims refused because the binary that holds the slot is alive.")
 	m.heartbeatTimeouts = m.counter("heartbeat_timeouts_total", "Connections closed because a ping was not answered.")
+
+	m.graceCloses = m.counter("grace_expiry_closes_total", `Phones closed with 1000 because no binary came back within the grace period. close_frames_total{side="relay",code="1000"} counts them too.`)
+	m.suppressed = m.counter("log_records_suppressed_total", "Log records that peers caused and that were left out because there were too many.")
 
 	frameBytes := m.vec("frame_bytes_total", "Bytes of the frames that frames_forwarded_total counts, as they were written: towards a binary with their envelope.", "direction")
 	took := m.timeForwarding()

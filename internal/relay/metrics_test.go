@@ -79,6 +79,7 @@ pyrycode_relay_waiting_claims
 pyrycode_relay_connected_phones
 pyrycode_relay_dropped_frames_total{reason="bad_envelope"}
 pyrycode_relay_dropped_frames_total{reason="connection_closed"}
+pyrycode_relay_dropped_frames_total{reason="departed_phone"}
 pyrycode_relay_dropped_frames_total{reason="invalid_frame"}
 pyrycode_relay_dropped_frames_total{reason="phone_backlog"}
 pyrycode_relay_dropped_frames_total{reason="push_refused"}
@@ -86,6 +87,8 @@ pyrycode_relay_dropped_frames_total{reason="unknown_phone"}
 pyrycode_relay_frames_forwarded_total{direction="binary_to_phone"}
 pyrycode_relay_frames_forwarded_total{direction="phone_to_binary"}
 pyrycode_relay_grace_expiries_total
+pyrycode_relay_grace_expiry_closes_total
+pyrycode_relay_log_records_suppressed_total
 pyrycode_relay_heartbeat_timeouts_total
 pyrycode_relay_reclaims_total
 pyrycode_relay_register_failures_total{kind="no_server"}

@@ -25,8 +25,9 @@ type phone struct {
 
 // joiner is a phone as the registry knows it: here in full, or away.
 type joiner interface {
-	// evict closes a phone that the registry has already let go.
-	evict(code wire.CloseCode, reason string)
+	// evict closes a phone that the registry has already removed. It reports
+	// whether the phone is closed by this call, with that code.
+	evict(code wire.CloseCode, reason string) bool
 }
 
 // servePhone is GET /v1/client: a phone joins a server-id.
@@ -120,14 +121,16 @@ func (p *phone) refuse(code wire.CloseCode, reason string) {
 	p.close(code, reason, false)
 }
 
-// evict closes a phone that the registry has already let go.
-func (p *phone) evict(code wire.CloseCode, reason string) {
+// evict closes a phone that the registry has already removed. It reports
+// whether the phone is closed by this call, with that code.
+func (p *phone) evict(code wire.CloseCode, reason string) bool {
 	if p.ended.Swap(true) {
-		return
+		return false
 	}
 	p.unroute()
-	p.close(code, reason, false)
+	closed := p.close(code, reason, false)
 	p.relay.log.phoneUnregistered(p, code, reason)
+	return closed
 }
 
 // message forwards one frame to the binary.
@@ -243,6 +246,6 @@ func (p *phone) leave(notice wire.CloseCode) {
 // unroute ends the way from the binary to p.
 func (p *phone) unroute() {
 	if b := p.binary.Load(); b != nil {
-		b.phones.remove(p)
+		b.phones.remove(p, p.relay.now())
 	}
 }

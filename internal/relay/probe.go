@@ -104,6 +104,7 @@ func (q *probe) crowded() bool {
 // pong hears that b was alive when it was asked for ping n: the rivals that
 // had come by then are refused. For those that came later the round goes on.
 func (b *binary) pong(n uint64) {
+	b.phones.forgetDeparted(b.relay.now()) // one ping per heartbeat is often enough
 	q := &b.probe
 	q.mu.Lock()
 	rivals := q.answered(n)

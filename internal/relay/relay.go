@@ -16,7 +16,7 @@ type Relay struct {
 	cfg     Config // as it was at the start; what may change is in settings
 	rt      Runtime
 	started time.Time
-	log     events
+	log     *events
 	metrics *metrics
 
 	registry *Registry[*binary, joiner]
@@ -49,7 +49,7 @@ func New(cfg Config) (*Relay, error) {
 		Expired:   r.graceExpired,
 	})
 	r.metrics = newMetrics(r.registry)
-	r.log = newEvents(cfg.Log, cfg.Runtime)
+	r.log = newEvents(cfg.Log, cfg.Runtime, r.metrics.suppressed)
 	r.census = newCensus(cfg, r.metrics.connections)
 	r.gate = newGate(cfg)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
@@ -117,10 +117,12 @@ func (r *Relay) now() int64 { return r.at(r.rt.Clock.Now()) }
 // at is t in the same count.
 func (r *Relay) at(t time.Time) int64 { return int64(t.Sub(r.started)) + 1 }
 
-// graceExpired closes the phones of a slot that nobody came back for.
+// graceExpired closes the phones of a slot whose binary did not come back.
 func (r *Relay) graceExpired(id wire.ServerID, phones []joiner) {
 	for _, p := range phones {
-		p.evict(wire.CloseNormal, "")
+		if p.evict(wire.CloseNormal, "") {
+			r.metrics.graceCloses.Inc()
+		}
 	}
 	r.cluster.changed(id)
 	r.log.graceExpired(id)

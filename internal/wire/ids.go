@@ -37,3 +37,24 @@ func NewConnID(r io.Reader) (ConnID, error) {
 	hex.Encode(id[len(connIDPrefix):], raw[:])
 	return ConnID(id[:]), nil
 }
+
+// ConnIDNumber returns the 8 bytes that an id was made of, as one number, which
+// takes less memory than the id. ok is false if id is none that [NewConnID]
+// makes.
+func ConnIDNumber(id []byte) (n uint64, ok bool) {
+	if len(id) != len(connIDPrefix)+2*connIDBytes || string(id[:len(connIDPrefix)]) != connIDPrefix {
+		return 0, false
+	}
+	for _, c := range id[len(connIDPrefix):] {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return 0, false
+		}
+		n = n<<4 | uint64(c)
+	}
+	return n, true
+}

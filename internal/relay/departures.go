@@ -1,0 +1,68 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+const (
+	// departedFor is how long an id is remembered at least after its phone
+	// left. Frames for the phone may be on their way, and a daemon answers the
+	// close notice with one envelope more.
+	departedFor = int64(time.Minute)
+
+	// departedMost bounds the ids of one generation, so twice as many ids are
+	// remembered for one binary at most. It is above the most phones that a
+	// server-id may have.
+	departedMost = 16 << 10
+)
+
+// departures are the ids of the phones that have left one binary a short time
+// ago: for departedFor at least and for twice as long at most, and fewer if
+// more than departedMost left meanwhile. The zero value is ready, and holds no
+// memory. Times are those of Relay.now. Not for use by two goroutines at once.
+type departures struct {
+	young, old map[uint64]struct{}
+	turned     int64 // when young was begun, or old became old
+}
+
+// add notes that the phone with that id has left.
+func (d *departures) add(id wire.ConnID, now int64) {
+	n, ok := wire.ConnIDNumber([]byte(id))
+	if !ok {
+		return
+	}
+	d.expire(now)
+	if d.old == nil && d.young == nil || len(d.young) >= departedMost {
+		d.old, d.young, d.turned = d.young, nil, now
+	}
+	if d.young == nil {
+		d.young = make(map[uint64]struct{})
+	}
+	d.young[n] = struct{}{}
+}
+
+// has reports whether the phone with that id has left a short time ago.
+func (d *departures) has(id []byte, now int64) bool {
+	n, ok := wire.ConnIDNumber(id)
+	if !ok {
+		return false
+	}
+	d.expire(now)
+	_, ok = d.young[n]
+	if !ok {
+		_, ok = d.old[n]
+	}
+	return ok
+}
+
+// expire forgets what is too old.
+func (d *departures) expire(now int64) {
+	if (d.young != nil || d.old != nil) && now-d.turned >= departedFor {
+		if now-d.turned >= 2*departedFor {
+			d.young = nil
+		}
+		d.old, d.young, d.turned = d.young, nil, now
+	}
+}

@@ -1,0 +1,179 @@
+package relay
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+func idOf(n int) wire.ConnID { return wire.ConnID(fmt.Sprintf("c-%016x", n)) }
+
+func TestAnIDIsRememberedForAMinuteOrTwo(t *testing.T) {
+	const second = int64(time.Second)
+	for _, tt := range []struct {
+		name  string
+		leave []int64 // when phone 0, 1, … leaves, in seconds
+		asked int64   // when
+		want  string  // which are remembered
+	}{
+		{"nobody has left", nil, 5, ""},
+		{"just now", []int64{5}, 5, "0"},
+		{"nearly a minute ago", []int64{5}, 64, "0"},
+		{"a minute ago", []int64{5}, 65, "0"},
+		{"two minutes ago", []int64{5}, 125, ""},
+		{"an hour ago", []int64{5}, 3605, ""},
+		{"the last of a generation as long as it", []int64{5, 64}, 124, "0 1"},
+		{"later both are forgotten", []int64{5, 64}, 125, ""},
+		{"one every half minute", []int64{0, 30, 60, 90, 120, 150}, 150, "2 3 4 5"},
+		{"after a long pause", []int64{5, 3600}, 3601, "1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var d departures
+			for i, at := range tt.leave {
+				d.add(idOf(i), 1+at*second)
+			}
+			var got []string
+			for i := range tt.leave {
+				if d.has([]byte(idOf(i)), 1+tt.asked*second) {
+					got = append(got, fmt.Sprint(i))
+				}
+			}
+			if got := strings.Join(got, " "); got != tt.want {
+				t.Errorf("remembered are %q; want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOnlyTheVeryIDIsRemembered(t *testing.T) {
+	var d departures
+	d.add("c-00000000000000ab", 1)
+	for _, id := range []string{"", "c-", "c-00000000000000ac", "c-00000000000000AB", "x-00000000000000ab", "c-00000000000000ab0", "c-0000000000000ab", "c-0000000000000 ab"} {
+		if d.has([]byte(id), 1) {
+			t.Errorf("%q is taken for the phone that has left", id)
+		}
+	}
+}
+
+func TestDeparturesAreBoundedAndForgotten(t *testing.T) {
+	var d departures
+	for i := range 5 * departedMost {
+		d.add(idOf(i), 1)
+		if n := len(d.young) + len(d.old); n > 2*departedMost {
+			t.Fatalf("%d ids are remembered; want %d at most", n, 2*departedMost)
+		}
+	}
+	for i := 4 * departedMost; i < 5*departedMost; i++ {
+		if !d.has([]byte(idOf(i)), 1) {
+			t.Fatalf("phone %d of the last %d is not remembered", i, departedMost)
+		}
+	}
+	d.expire(2 * departedFor)
+	d.expire(4 * departedFor)
+	if d.young != nil || d.old != nil {
+		t.Errorf("%d and %d ids are kept with nobody there to leave", len(d.young), len(d.old))
+	}
+}
+
+// A daemon as deployed: it answers every close notice with one envelope for the
+// phone that has just left. Nothing is wrong with that.
+func TestAnAnswerToACloseNoticeIsNoFault(t *testing.T) {
+	rec := newRecorder()
+	n := start(t, Config{Log: slog.New(rec)})
+	b := n.binary("s1")
+	const phones = 20
+	for i := range phones {
+		p := n.phone("s1")
+		id := joined(t, b, p)
+		p.Close()
+		if got, want := b.recv(), `{"conn_id":"`+id+`","close_code":1001}`; got != want {
+			t.Fatalf("the binary got %s; want %s", got, want)
+		}
+		n.wantCounts(Counts{Binaries: 1})
+		b.send(`{"conn_id":"` + id + `","frame":{"v":2,"type":"noise_msg","data":"QUJD"}}`)
+		n.wantMetric("dropped_frames_total", "departed_phone", float64(i+1))
+	}
+	n.wantMetric("dropped_frames_total", "unknown_phone", 0)
+	if got := rec.count("envelope_dropped"); got != 0 {
+		t.Errorf("%d warnings; want none", got)
+	}
+	if got := rec.count("envelope_for_departed_phone"); got != phones {
+		t.Errorf("%d records at debug level; want %d", got, phones)
+	}
+	// A phone that never was is a fault still.
+	b.send(`{"conn_id":"c-0123456789abcdef","frame":1}`)
+	n.wantMetric("dropped_frames_total", "unknown_phone", 1)
+	n.wantMetric("dropped_frames_total", "departed_phone", phones)
+}
+
+// Phones that a reclaim closes are not the new connection's; its daemon may be
+// the old one, with answers on their way.
+func TestAfterAReclaimThePhonesBeforeHaveDeparted(t *testing.T) {
+	n := start(t, Config{})
+	b := n.binary("s1")
+	p := n.phone("s1")
+	id := joined(t, b, p)
+	b.reset()
+	n.wantCounts(Counts{Phones: 1, InGrace: 1})
+	b = n.binary("s1")
+	p.wantClose(4404, "binary reclaimed server-id")
+	b.send(`{"conn_id":"` + id + `","frame":1}`)
+	n.wantMetric("dropped_frames_total", "departed_phone", 1)
+	n.wantMetric("dropped_frames_total", "unknown_phone", 0)
+}
+
+// After two heartbeats nothing is kept, although nobody leaves or asks.
+func TestAnIdleBinaryKeepsNoDepartures(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		b.binary(polite)
+		p := b.phone(polite)
+		b.settle()
+		var it *binary
+		for _, one := range b.registry.slots {
+			it = one.binary
+		}
+		p.send(wire.OpClose, "\x03\xe8")
+		kept := func() int {
+			it.phones.mu.Lock()
+			defer it.phones.mu.Unlock()
+			return len(it.phones.departed.young) + len(it.phones.departed.old)
+		}
+		b.settle()
+		if got := kept(); got != 1 {
+			t.Fatalf("%d ids are kept after a departure; want 1", got)
+		}
+		time.Sleep(4 * time.Minute)
+		b.settle()
+		if got := kept(); got != 0 {
+			t.Errorf("%d ids are kept four minutes later; want none", got)
+		}
+	})
+}
+
+// Phones closed because their binary did not come back are counted for
+// themselves: "1000 sent by the relay" has other causes, too.
+func TestPhonesClosedAtTheEndOfAGraceAreCountedApart(t *testing.T) {
+	n := start(t, Config{Grace: 200 * time.Millisecond})
+	b := n.binary("s1")
+	dismissed, leaving := n.phone("s1"), n.phone("s1")
+	id := joined(t, b, dismissed)
+	b.send(`{"conn_id":"` + id + `","frame":null,"close_code":1000}`)
+	dismissed.wantClose(1000, "")
+	_ = leaving.WriteMessage(8, []byte(closePayload(1000, "")))
+	leaving.wantClose(1000, "")
+	n.wantCounts(Counts{Binaries: 1})
+	n.wantMetric("close_frames_total", "1000/relay", 2)
+	n.wantMetric("grace_expiry_closes_total", "", 0)
+	for range 3 {
+		n.phone("s1")
+	}
+	n.wantCounts(Counts{Binaries: 1, Phones: 3})
+	b.reset()
+	n.wantMetric("grace_expiry_closes_total", "", 3)
+	n.wantMetric("close_frames_total", "1000/relay", 5)
+	n.wantMetric("grace_expiries_total", "", 1)
+}
