@@ -89,11 +89,12 @@ func (in *entry) end() {
 	in.nhead = 0
 }
 
-// mails says of each data message that a peer sent whether it is a
-// directive without a frame.
+// mails says of each data message that a peer sent whether it is a directive
+// without a frame, and whether it is stray: an envelope for a phone that never
+// was this binary's.
 type mails struct {
-	n    int
-	bare [32]uint64
+	n           int
+	bare, stray [32]uint64
 }
 
 //go:norace
@@ -104,17 +105,35 @@ func (k *mails) sent(bare bool) {
 	k.n++
 }
 
+// wentAstray says that the last message was stray.
+//
+//go:norace
+func (k *mails) wentAstray() {
+	if i := k.n - 1; i < 64*len(k.stray) {
+		k.stray[i/64] |= 1 << (i % 64)
+	}
+}
+
 // frames is how many of the first n carry a frame, or should.
 //
 //go:norace
-func (k *mails) frames(n int) int {
-	m := n
-	for i := 0; i < len(k.bare) && 64*i < n; i++ {
-		word := k.bare[i]
+func (k *mails) frames(n int) int { return n - marked(&k.bare, n) }
+
+// strays is how many of the first n are stray.
+//
+//go:norace
+func (k *mails) strays(n int) int { return marked(&k.stray, n) }
+
+// marked is how many of the first n bits are set.
+//
+//go:norace
+func marked(words *[32]uint64, n int) (m int) {
+	for i := 0; i < len(words) && 64*i < n; i++ {
+		word := words[i]
 		if n-64*i < 64 {
 			word &= 1<<(n-64*i) - 1
 		}
-		m -= bits.OnesCount64(word)
+		m += bits.OnesCount64(word)
 	}
 	return m
 }
@@ -165,11 +184,28 @@ func (w *relayRun) taken(d *node) (least, most int, pending bool) {
 		}
 		s := c.sock
 		if s.reading && s.writers == 0 && !s.closed && s.tap.closes == 0 {
-			c.sure = c.mails.frames(s.in.whole)
+			c.sure, c.sureStrays = c.mails.frames(s.in.whole), c.mails.strays(s.in.whole)
 		}
 		pending = pending || s.writers > 0
 		least += c.sure
 		most += s.in.whole
 	}
 	return least, most, pending
+}
+
+// strays holds what a process counted as sent to unknown phones against the
+// envelopes that it has taken in for phones that never were their sender's. An
+// envelope for a phone that has left is none of them: honest binaries send such
+// ones.
+func (w *relayRun) strays(d *node, unknown int) {
+	least, most := 0, 0
+	for _, c := range w.all() {
+		if c.node == d && c.upgraded {
+			least += c.sureStrays
+			most += c.mails.strays(c.sock.in.whole)
+		}
+	}
+	if unknown < least || w.calm && unknown > most {
+		w.e.Fail("strays", "%d envelopes are counted as for unknown phones; from %d to %d were", unknown, least, most)
+	}
 }

@@ -30,7 +30,9 @@ type client struct {
 	dialedAt stamp
 	parked   bool // the relay does not read it; noted where no task runs
 	mails    mails
-	sure     int // frames that the relay has taken in for sure; noted where no task runs
+	// Noted where no task runs: frames that the relay has taken in for sure, and
+	// stray envelopes.
+	sure, sureStrays int
 
 	mu sync.Mutex // guards all below; held at no seam
 
@@ -42,6 +44,7 @@ type client struct {
 	servedAt   stamp
 
 	stalled, mute bool
+	answers       bool // of a binary: sends one envelope for each close notice
 	dying         bool // is gone after its next pong
 	faults        fault
 	left          bool // the peer has ended it: no more of its doing

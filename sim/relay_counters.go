@@ -61,6 +61,26 @@ func (w *relayRun) counters(d *node) {
 	if v := int(got[prefix+"grace_expiries_total"]); v < d.expired || w.drained.step == 0 && v != d.expired {
 		w.e.Fail("expiries", "%d graces have ended and %v are counted", d.expired, v)
 	}
+	w.graceCloses(d, int(got[prefix+"grace_expiry_closes_total"]))
+	w.strays(d, int(got[prefix+"dropped_frames_total unknown_phone"]))
 	w.unwokenCounted(d, got[prefix+"dropped_frames_total push_refused"])
 	w.counted(got)
+}
+
+// graceCloses holds the phones that are counted as closed at the end of a grace
+// against those that went with one, and against those that were told so: with
+// 1000, where neither the phone nor its binary has asked for that.
+func (w *relayRun) graceCloses(d *node, counted int) {
+	told := 0
+	for _, c := range w.all() {
+		if c.node != d || !c.phone || !c.closed || c.code != 1000 || c.reason != "" || c.closeSent {
+			continue
+		}
+		if b, o := w.ordered(c); b == nil || o.code != 1000 {
+			told++
+		}
+	}
+	if counted < told || w.drained.step == 0 && counted > d.expiredPhones {
+		w.e.Fail("expiries", "%d phones are counted as closed at the end of a grace; %d were told so, %d were there", counted, told, d.expiredPhones)
+	}
 }

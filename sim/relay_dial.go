@@ -58,6 +58,7 @@ func (w *relayRun) dialTo(d *node, u *peerUser, phone bool, server, kind int) *c
 	p := w.run.Param
 	seed := nameKey(c.name) ^ uint64(p("noise", 0))<<32
 	c.rnd = NewRand(seed + 7)
+	c.answers = !phone && p("answers", 0) == 1
 	if in := p("handshake", 0); in > 0 && (w.mesh == nil || !w.mesh.calmed) {
 		c.spoilt = c.rnd.Chance(in)
 	}

@@ -1,6 +1,9 @@
 package sim
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // Do carries out one operation.
 func (w *relayRun) Do(t *Task, op Op) {
@@ -222,7 +225,11 @@ func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 		}
 	case rJunk:
 		if !c.phone {
-			c.message(u.rnd, w.junk(c, op.Arg), 1)
+			junk := w.junk(c, op.Arg)
+			c.message(u.rnd, junk, 1)
+			if bytes.HasPrefix(junk, []byte(`{"conn_id":"c-`)) && !bytes.HasSuffix(junk, []byte(`"frame":null}`)) {
+				c.mails.wentAstray()
+			}
 		}
 	}
 }

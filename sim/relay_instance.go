@@ -74,8 +74,11 @@ type node struct {
 	shown   relay.Counts // when the lock was last given back
 	dials   [2]int       // requests so far, of binaries and phones
 	unwoken int          // wakes that push refused
-	expired int          // graces seen to end with nobody coming back
+	expired int          // graces seen to end without a binary
 	books   []prometheus.Metric
+
+	// expiredPhones are the phones that were in those graces at their end.
+	expiredPhones int
 }
 
 // graceAt is when a slot went into a grace, or one came out.

@@ -32,6 +32,7 @@ func (w *relayRun) Unlocking(t *Task, l *Lock) {
 		}
 		if w.drained.step == 0 && d.shown.InGrace == was.InGrace-1 && d.shown.Binaries == was.Binaries {
 			d.expired++
+			d.expiredPhones += was.Phones - d.shown.Phones
 		}
 		if d.shown.Binaries < 0 || d.shown.Phones < 0 || d.shown.InGrace < 0 {
 			w.e.Fail("gauges", "the registry counts %+v", d.shown)
@@ -94,5 +95,5 @@ func (relayWorld) Invariants() []string {
 	return []string{"gauges", "walk", "scrape", "health", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
 		"after close", "after notice", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "one close",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "budget", "progress", "loss", "forwarded",
-		"attempts", "expiries", "books", "wake", "linearizable", "patience", "in time", "relief", "limits", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+		"attempts", "expiries", "books", "strays", "wake", "linearizable", "patience", "in time", "relief", "limits", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -49,6 +49,9 @@ func (c *client) binaryGets(payload []byte) (wrong, how string) {
 	if inner == nil {
 		l.muffled, l.notice, l.toldAt = true, code, c.w.stamp()
 		l.notices++
+		if c.answers && c.well() { // as the deployed daemon does
+			c.message(c.rnd, appendEnvelope(nil, phone, nil, 1000), 1)
+		}
 		return "", ""
 	}
 	f, ok := parseFrame(inner)

@@ -50,6 +50,7 @@ const (
 	sawLimits
 	sawLimitsRefuse
 	sawLastPong
+	sawDeparted
 )
 
 func (relayWorld) Probes() []string {
@@ -102,6 +103,7 @@ func (relayWorld) Probes() []string {
 		sawLimits:        "limits change with phones joined",
 		sawLimitsRefuse:  "and somebody is refused for whom there was room before",
 		sawLastPong:      "a binary dies with a pong on its way, and its next life claims at once",
+		sawDeparted:      "an envelope is for a phone that has just left",
 	}
 }
 
@@ -111,6 +113,7 @@ func (w *relayRun) counted(got map[string]float64) {
 		sawTakenOver: "takeovers_total", sawReclaimed: "reclaims_total", sawConflict: "claim_conflicts_total",
 		sawExpired: "grace_expiries_total", sawBeatMissed: "heartbeat_timeouts_total",
 		sawPhoneBacklog: "dropped_frames_total phone_backlog", sawUnknownPhone: "dropped_frames_total unknown_phone",
+		sawDeparted:    "dropped_frames_total departed_phone",
 		sawBadEnvelope: "dropped_frames_total bad_envelope", sawInvalid: "dropped_frames_total invalid_frame",
 		sawDroppedClosed: "dropped_frames_total connection_closed",
 	} {

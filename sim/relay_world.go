@@ -104,7 +104,9 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 		return p.interleave()
 	}
 	eager := set("eager", 0, 0, 1)
-	set("noise", r.Intn(1<<20))
+	if set("noise", r.Intn(1<<20))%2 == 1 {
+		p.run.Params = append(p.run.Params, Param{"answers", 1}) // binaries answer close notices
+	}
 	set("latency", 0, 0, 1, 20, 50) // milliseconds
 	set("room", 1<<10, 4<<10, 16<<10)
 	heavy := r.Chance(12) // there is much to hold, and memory is short
