@@ -39,9 +39,12 @@ type Status struct {
 	Cluster     *Cluster     `json:"cluster"`     // null for a relay that is alone
 	Limits      []Limit      `json:"limits"`
 
-	Closes   []Tally `json:"closes"`         // close messages by code
-	Refusals []Tally `json:"refusals"`       // upgrade attempts by what became of them
-	Dropped  []Tally `json:"dropped_frames"` // by reason
+	Closes []Tally `json:"closes"` // close messages by code
+	// GraceExpiryCloses are those of Closes with 1000 by the relay that closed a
+	// phone because no binary came back.
+	GraceExpiryCloses Count   `json:"grace_expiry_closes"`
+	Refusals          []Tally `json:"refusals"`       // upgrade attempts by what became of them
+	Dropped           []Tally `json:"dropped_frames"` // by reason
 
 	Peak    Peak    `json:"peak_last_hour"`
 	History History `json:"history"`
@@ -105,6 +108,12 @@ type Tally struct {
 	SinceStart int64  `json:"since_start"`
 }
 
+// Count is how often one thing happened.
+type Count struct {
+	LastHour   int64 `json:"last_hour"`
+	SinceStart int64 `json:"since_start"`
+}
+
 // History is the last day, oldest first; up to 1,440 points.
 type History struct {
 	StepSeconds     int       `json:"step_seconds"`
@@ -144,6 +153,10 @@ func (p *Page) status() Status {
 		Peak:    Peak{int64(peak.binaries), int64(peak.phones), int64(peak.inGrace), int64(peak.served)},
 		History: past.history(),
 		past:    past,
+		GraceExpiryCloses: Count{
+			LastHour:   now.count("grace_expiry_closes_total") - past.ago.count("grace_expiry_closes_total"),
+			SinceStart: now.count("grace_expiry_closes_total"),
+		},
 	}
 	s.ReadyReason = p.cfg.Ready()
 	s.Ready = s.ReadyReason == ""

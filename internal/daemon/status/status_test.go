@@ -210,6 +210,7 @@ func TestTheNamesInJSON(t *testing.T) {
 		.cluster.claims .cluster.connected .cluster.nodes .cluster.proxied_phones .cluster.remote_phones .cluster.streams
 		.connected_binaries .connected_phones .connections .consistent .dropped_frames[]
 		.frames_per_second.binary_to_phone .frames_per_second.phone_to_binary .go_version
+		.grace_expiry_closes.last_hour .grace_expiry_closes.since_start
 		.history.binaries_in_grace[] .history.bytes_per_second[] .history.connected_binaries[]
 		.history.connected_phones[] .history.frames_per_second[] .history.step_seconds
 		.limits[].limit .limits[].name .limits[].used .now .outbox_bytes.to_binaries .outbox_bytes.to_phones
@@ -217,6 +218,29 @@ func TestTheNamesInJSON(t *testing.T) {
 		.ready .ready_reason .refusals[] .revision .served_phones .started .uptime_seconds .version .waiting_claims`)
 	if !slices.Equal(names, want) {
 		t.Errorf("names:\n%s\nwant:\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestClosesWith1000AreShownByTheirCause(t *testing.T) {
+	closes := []Tally{{"1000", "peer", 3, 4}, {"1000", "relay", 5, 9}, {"1001", "relay", 1, 1}}
+	peer, away := closeRow{closes[0], "normal end"}, closeRow{closes[2], "going away"}
+	for _, tt := range []struct {
+		name    string
+		expired Count
+		want    []closeRow
+	}{
+		{"all are ordinary", Count{}, []closeRow{peer, {closes[1], "normal end"}, away}},
+		{"some are of a grace", Count{2, 3}, []closeRow{peer, {Tally{"1000", "relay", 2, 3}, "phones whose binary did not come back"},
+			{Tally{"1000", "relay", 3, 6}, "normal end, at the wish of phone or binary"}, away}},
+		{"all are of a grace", Count{5, 9}, []closeRow{peer, {Tally{"1000", "relay", 5, 9}, "phones whose binary did not come back"}, away}},
+		{"one more is counted between two looks", Count{6, 10}, []closeRow{peer, {Tally{"1000", "relay", 6, 10}, "phones whose binary did not come back"}, away}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := view{Status: Status{Closes: closes, GraceExpiryCloses: tt.expired}}
+			if got := v.CloseRows(); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("rows\n got %+v\nwant %+v", got, tt.want)
+			}
+		})
 	}
 }
 

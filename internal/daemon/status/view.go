@@ -20,7 +20,7 @@ type view struct {
 var functions = template.FuncMap{
 	"count": count, "amount": amount, "bytes": bytes, "duration": duration,
 	"float": func(n int64) float64 { return float64(n) }, "days": days,
-	"closeMeaning": meaning(closeMeanings), "refusalMeaning": meaning(refusalMeanings), "dropMeaning": meaning(dropMeanings),
+	"refusalMeaning": meaning(refusalMeanings), "dropMeaning": meaning(dropMeanings),
 	"lossMeaning": meaning(lossMeanings),
 }
 
@@ -284,6 +284,31 @@ func meaning(of map[string]string) func(string) string {
 	return func(label string) string { return of[label] }
 }
 
+// CloseRows are the rows of the table of closes. Closes with 1000 by the relay
+// have two causes, and a row for each: the phone's binary did not come back, or
+// the phone or its binary ended the connection.
+func (v view) CloseRows() (rows []closeRow) {
+	expired := v.GraceExpiryCloses
+	for _, t := range v.Closes {
+		row := closeRow{t, closeMeanings[t.Label]}
+		if t.Label == "1000" && t.By == "relay" && expired.SinceStart > 0 {
+			row.Meaning = "normal end, at the wish of phone or binary"
+			row.LastHour, row.SinceStart = max(t.LastHour-expired.LastHour, 0), max(t.SinceStart-expired.SinceStart, 0)
+			rows = append(rows, closeRow{Tally{t.Label, t.By, expired.LastHour, expired.SinceStart}, "phones whose binary did not come back"})
+			if row.SinceStart == 0 {
+				continue
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+type closeRow struct {
+	Tally
+	Meaning string
+}
+
 var closeMeanings = map[string]string{
 	"1000": "normal end", "1001": "going away", "1002": "broke WebSocket's rules", "1006": "connection lost",
 	"1007": "not JSON in UTF-8", "1008": "broke a limit", "1009": "message too big", "1011": "missed a heartbeat, or too slow",
@@ -302,7 +327,8 @@ var refusalMeanings = map[string]string{
 
 var dropMeanings = map[string]string{
 	"invalid_frame": "not JSON in UTF-8", "bad_envelope": "envelope makes no sense", "unknown_phone": "for a phone that is not joined",
-	"phone_backlog": "phone too slow", "connection_closed": "its connection closed first", "push_refused": "push wake was not taken on",
+	"departed_phone": "for a phone that has just left: normal",
+	"phone_backlog":  "phone too slow", "connection_closed": "its connection closed first", "push_refused": "push wake was not taken on",
 }
 
 var lossMeanings = map[string]string{
