@@ -26,7 +26,11 @@ func (n *node) dial(path, id, from string) (*websocket.Conn, *http.Response, err
 		if from != "" {
 			nd.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 		}
-		return nd.Dial(network, addr)
+		c, err := nd.Dial(network, addr)
+		if err == nil && n.preface != "" {
+			_, err = io.WriteString(c, n.preface)
+		}
+		return c, err
 	}}
 	if n.tls == nil {
 		return d.Dial("ws://"+n.public+path, header(id))

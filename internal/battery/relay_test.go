@@ -32,6 +32,7 @@ type node struct {
 	ended           chan error
 	log             *logBuffer
 	tls             *tls.Config // of its clients; nil: no TLS
+	preface         string      // what its clients send before all else: a PROXY header
 }
 
 type logBuffer struct {
