@@ -92,7 +92,9 @@ func TestRow35UpgradesWithContentAreRefusedAndClosed(t *testing.T) {
 		"chunks in the packet": func(p string) []string {
 			return []string{upgradeRequest(p, chunked) + "6\r\n" + ping + "\r\n0\r\n\r\n" + ping}
 		},
-		"chunks in a second packet":    func(p string) []string { return []string{upgradeRequest(p, chunked), "6\r\n" + ping + "\r\n0\r\n\r\n", ping} },
+		"chunks in a second packet": func(p string) []string {
+			return []string{upgradeRequest(p, chunked), "6\r\n" + ping + "\r\n0\r\n\r\n", ping}
+		},
 		"frames for chunks":            func(p string) []string { return []string{upgradeRequest(p, chunked), ping + ping} },
 		"a frame behind the request":   func(p string) []string { return []string{upgradeRequest(p, "") + ping} },
 		"a request behind the request": func(p string) []string { return []string{upgradeRequest(p, "") + upgradeRequest(p, "")} },
