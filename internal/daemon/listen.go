@@ -81,16 +81,17 @@ func newServer(h http.Handler, log *slog.Logger, name string) *http.Server {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
 	return &http.Server{
-		Handler: behindFrames(h),
+		Handler:           behindFrames(h),
+		Protocols:         p,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          newErrorLog(log, name),
+
 		// "OPTIONS *" goes to the handler like every other request.
 		DisableGeneralOptionsHandler: true,
-		Protocols:                    p,
-		ReadHeaderTimeout:            headerTimeout,
-		ReadTimeout:                  readTimeout,
-		WriteTimeout:                 writeTimeout,
-		IdleTimeout:                  idleTimeout,
-		MaxHeaderBytes:               maxHeaderBytes,
-		ErrorLog:                     newErrorLog(log, name),
 	}
 }
 
