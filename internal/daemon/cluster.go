@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -204,16 +206,20 @@ func (v *validator) cluster(c Config) {
 			break
 		}
 	}
-	for _, o := range []struct{ name, value string }{{"cluster-creds", c.ClusterCreds}, {"cluster-ca", c.ClusterCA}} {
+	for _, o := range []struct {
+		name, value string
+		check       func([]byte) error
+	}{{"cluster-creds", c.ClusterCreds, natsbus.CheckCreds}, {"cluster-ca", c.ClusterCA, checkCA}} {
 		switch {
 		case o.value == "":
 		case c.Cluster == "":
 			v.add(o.name, o.value, "has no use without --cluster", "give --cluster, or leave it out")
 		default:
-			if f, err := os.Open(o.value); err != nil {
-				v.add(o.name, o.value, fmt.Sprintf("must be a file that this user can read (%v)", pathReason(err)), "is that its name?")
-			} else {
-				f.Close()
+			text, err := ReadFile(o.value, maxFile, false)
+			if err != nil {
+				v.add(o.name, o.value, fmt.Sprintf("must be a file that this user can read (%v)", err), "is that its name?")
+			} else if err := o.check(text); err != nil {
+				v.add(o.name, o.value, err.Error(), "is that the right file?")
 			}
 		}
 	}
@@ -221,7 +227,18 @@ func (v *validator) cluster(c Config) {
 		v.add("cluster-name", c.ClusterName, "must have at most 64 bytes, all of them printable", "for example relay-1")
 	}
 	if !c.ClusterEmbedded {
+		if c.ClusterName != "" && c.Cluster == "" {
+			v.add("cluster-name", c.ClusterName, "has no use without --cluster or --cluster-embedded", "give one of them, or leave it out")
+		}
+		for _, o := range []struct{ name, value string }{{"cluster-listen", c.ClusterListen}, {"cluster-peers", strings.Join(c.ClusterPeers, ",")}, {"cluster-secret", c.ClusterSecret}} {
+			if o.value != v.defaults[o.name] {
+				v.add(o.name, o.value, "has no use without --cluster-embedded", "give --cluster-embedded, or leave it out")
+			}
+		}
 		return
+	}
+	if _, port, err := net.SplitHostPort(c.ClusterListen); err == nil && strings.Trim(port, "0") == "" && port != "" {
+		v.add("cluster-listen", c.ClusterListen, "must have a port that the other relays know", "the default is "+v.defaults["cluster-listen"])
 	}
 	v.address("cluster-listen", c.ClusterListen)
 	where := reachOf(c.ClusterListen)
@@ -235,12 +252,25 @@ func (v *validator) cluster(c Config) {
 	if c.ClusterName == "" {
 		v.add("cluster-name", c.ClusterName, "is needed by --cluster-embedded", "give each relay its own, such as relay-1")
 	}
-	if len(c.ClusterPeers) < 2 {
-		v.add("cluster-peers", strings.Join(c.ClusterPeers, ","), "must name the others of three relays", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
-	}
+	others := make(map[string]bool)
 	for _, p := range c.ClusterPeers {
-		if host, port, err := net.SplitHostPort(p); err != nil || host == "" || port == "" || port == "0" {
+		host, port, err := net.SplitHostPort(p)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || perr != nil || n == 0 {
 			v.add("cluster-peers", p, "must be host:port, several by comma", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
 		}
+		if p != c.ClusterListen {
+			others[p] = true
+		}
 	}
+	if len(others) < 2 {
+		v.add("cluster-peers", strings.Join(c.ClusterPeers, ","), "must name the others of three relays", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
+	}
+}
+
+// checkCA says why text is no file of certificates.
+func checkCA(text []byte) error {
+	if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		return errors.New("must be certificates (PEM)")
+	}
+	return nil
 }

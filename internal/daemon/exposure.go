@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
-
-	"github.com/prometheus/exporter-toolkit/web"
+	"strings"
 )
 
 // machine is what a configuration must fit.
@@ -54,6 +54,12 @@ func reachOf(address string) reach {
 	return reachPublic
 }
 
+// needsRoot reports whether c listens on a port that needs a privilege. Root
+// has it; so has any user with CAP_NET_BIND_SERVICE.
+func (c Config) needsRoot() bool {
+	return slices.ContainsFunc(c.listeners(), func(l listener) bool { return lowPort(l.address) })
+}
+
 // lowPort reports whether address needs a privilege to listen on.
 func lowPort(address string) bool {
 	_, port, err := net.SplitHostPort(address)
@@ -72,32 +78,123 @@ func (v *validator) exposure(c Config, m machine) {
 	if hasTLS && c.Insecure {
 		v.add("insecure", "true", "contradicts --domain and --tls-cert", "leave it out: the listener has TLS")
 	}
-	if reachOf(c.MetricsListen) == reachPublic && c.WebConfigFile == "" {
+	if c.WebConfigFile != "" {
+		w, err := loadWebConfig(c.WebConfigFile, nil)
+		if err == nil && !w.asks() && reachOf(c.MetricsListen) == reachPublic {
+			err = errOpen
+		}
+		if err != nil {
+			v.problems = append(v.problems, webProblem(c, err))
+		}
+	} else if reachOf(c.MetricsListen) == reachPublic {
 		v.add("metrics-listen", c.MetricsListen, "must not be public without a password",
 			"give --web.config.file, or listen on 127.0.0.1 or an address of a private network")
 	}
-	if c.WebConfigFile != "" {
-		if err := web.Validate(c.WebConfigFile); err != nil {
-			v.add("web.config.file", c.WebConfigFile, fmt.Sprintf("must be a file that can be used (%v)", err),
-				"its format is at https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md")
-		}
-	}
-	needsRoot := lowPort(c.Listen) || lowPort(c.MetricsListen) || c.Domain != "" && lowPort(c.HTTPListen)
-	if m.root && public && !needsRoot && !c.AllowRoot {
+	if m.root && public && !c.needsRoot() && !c.AllowRoot {
 		v.add("allow-root", "false", "must be true for a relay that runs as root and can be reached from other machines",
 			"run it as another user (User= or DynamicUser= in systemd, --user in Docker): it needs nothing of root's")
 	}
 }
 
+// listener is one address that serve listens on, and the option that says so.
+type listener struct{ option, address string }
+
+// listeners returns every address that serve listens on.
+func (c Config) listeners() []listener {
+	all := []listener{{"listen", c.Listen}, {"metrics-listen", c.MetricsListen}}
+	if c.Domain != "" && c.HTTPListen != "" {
+		all = append(all, listener{"http-listen", c.HTTPListen})
+	}
+	if c.ClusterEmbedded {
+		all = append(all, listener{"cluster-listen", c.ClusterListen})
+	}
+	return all
+}
+
+// apart demands that no two listeners have an address in common.
+func (v *validator) apart(c Config) {
+	all := c.listeners()
+	for i, b := range all {
+		for _, a := range all[:i] {
+			switch {
+			case !overlap(a.address, b.address):
+				continue
+			case a.address == b.address && a.option == "listen" && b.option == "metrics-listen":
+				v.add(b.option, b.address, "must differ from --listen", "operators' pages are not for the public")
+			default:
+				v.add(b.option, b.address, fmt.Sprintf("must not overlap --%s %s: both have port %s of the same address", a.option, quoteIfOdd(a.address), portOf(b.address)), "choose another port for one of them")
+			}
+			break
+		}
+	}
+}
+
+// overlap reports whether two listeners get in each other's way: they have
+// the same port, and an address in common. The loopback addresses of IPv4 and
+// IPv6 count as one, since a client that asks for localhost gets either. Of a
+// host name it is not known which addresses it has.
+func overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	m, errM := strconv.ParseUint(portA, 10, 16)
+	n, errN := strconv.ParseUint(portB, 10, 16)
+	if errA != nil || errB != nil || errM != nil || errN != nil || m != n || m == 0 {
+		return false
+	}
+	hostA, hostB = canonicalHost(hostA), canonicalHost(hostB)
+	if hostA == hostB || hostA == "" || hostB == "" {
+		return true
+	}
+	x, errX := netip.ParseAddr(hostA)
+	y, errY := netip.ParseAddr(hostB)
+	return errX == nil && coversAll(x, y, errY == nil) || errY == nil && coversAll(y, x, errX == nil)
+}
+
+// coversAll reports whether all is the unspecified address of the family of
+// one. Every name is taken to be of the same family.
+func coversAll(all, one netip.Addr, known bool) bool {
+	return all.IsUnspecified() && (!known || all.Is4() == one.Is4() || one.IsLoopback())
+}
+
+// canonicalHost returns the same text for hosts that are the same: nothing
+// for all addresses of both families, and 127.0.0.1 for loopback.
+func canonicalHost(host string) string {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	a, err := netip.ParseAddr(host)
+	a = a.Unmap()
+	switch {
+	case err != nil && host == "localhost", err == nil && a == netip.IPv6Loopback():
+		return "127.0.0.1"
+	case err != nil:
+		return host
+	case a == netip.IPv6Unspecified():
+		return "" // Go listens on both families then
+	}
+	return a.String()
+}
+
+// portOf returns the port of host:port as a number.
+func portOf(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return strconv.FormatUint(n, 10)
+}
+
 // proxies looks at who may say who is calling.
 func (v *validator) proxies(c Config) {
+	wide := false
 	for _, text := range c.TrustedProxies {
-		switch p, err := parseProxy(text); {
+		p, err := parseProxy(text)
+		switch {
 		case err != nil:
-			v.add("trusted-proxies", text, "must be a network or an address", "for example 10.0.0.0/8 or 192.0.2.7")
-		case p.Bits() == 0:
+			v.add("trusted-proxies", text, "must be a network or an address"+err.Error(), "for example 10.0.0.0/8 or 192.0.2.7")
+		case tooMany([]netip.Prefix{p}):
+			wide = true
 			v.add("trusted-proxies", text, "must not be everybody: all addresses could be made up", "name the proxies' network")
 		}
+	}
+	if all := newProxies(c.TrustedProxies); !wide && tooMany(all) {
+		v.add("trusted-proxies", strings.Join(c.TrustedProxies, ","), "must not be everybody: together these networks are more than a sixteenth of all addresses, which could be made up", "name the proxies' networks")
 	}
 	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
 		v.add("proxy-protocol", "true", "needs --trusted-proxies", "name the addresses that the PROXY headers come from; others are refused")

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -16,7 +17,7 @@ import (
 func problemsOf(set func(*Config), m machine) (names []string) {
 	c := DefaultConfig()
 	set(&c)
-	for _, p := range c.check(m) {
+	for _, p := range c.check(m, time.Now()) {
 		names = append(names, p.Option)
 		if p.Rule == "" || p.Fix == "" {
 			names = append(names, "without rule or fix")
@@ -85,8 +86,8 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 			t.Errorf("%s: problems with %q; want %q", tt.name, got, tt.want)
 		}
 	}
-	if info, err := os.Stat(cache); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("the directory was not made with mode 0700: %v, %v", info, err)
+	if _, err := os.Stat(cache); !os.IsNotExist(err) {
+		t.Errorf("the check has made the directory: %v", err)
 	}
 }
 

@@ -12,3 +12,6 @@ func isRoot() bool { return false }
 
 // ownedByUs is not known here.
 func ownedByUs(fs.FileInfo) bool { return true }
+
+// access cannot ask here without a change: the first use of name says it.
+func access(string, bool) error { return nil }

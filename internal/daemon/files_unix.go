@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxFiles is how many descriptors the process may open.
@@ -24,4 +26,17 @@ func isRoot() bool { return os.Geteuid() == 0 }
 func ownedByUs(info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(s.Uid) == os.Geteuid()
+}
+
+// access reports whether the user of the process may read a file or directory
+// and, with write, write it. It asks the kernel and changes nothing.
+func access(name string, write bool) error {
+	mode := uint32(unix.R_OK)
+	if write {
+		mode |= unix.W_OK
+	}
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		mode |= unix.X_OK
+	}
+	return unix.Faccessat(unix.AT_FDCWD, name, mode, unix.AT_EACCESS)
 }

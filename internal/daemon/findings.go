@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -34,6 +37,7 @@ func (c Config) Inspect(ctx context.Context) Findings {
 func (c Config) inspect(ctx context.Context, m machine, now time.Time) Findings {
 	f := Findings{Problems: []string{}, Warnings: []string{}, Notes: []string{}}
 	f.certificate(c, now)
+	f.webConfig(c, now)
 	f.ports(ctx, c)
 	f.cluster(ctx, c)
 	f.machine(c, m)
@@ -59,44 +63,69 @@ func (f *Findings) certificate(c Config, now time.Time) {
 	case c.TLSCert != "":
 		_, _, pair, err := readPair(c.TLSCert, c.TLSKey)
 		if err != nil {
-			f.problem("certificate: %v", err)
+			f.problem("--tls-cert: %v", err) // the files have changed since Check
 			return
 		}
-		leaf := pair.Leaf
-		left := leaf.NotAfter.Sub(now)
-		end := leaf.NotAfter.UTC().Format("2006-01-02 15:04 MST")
-		switch {
-		case left <= 0:
-			f.problem("the certificate in --tls-cert %s ended on %s; get a new one", c.TLSCert, end)
-		case now.Before(leaf.NotBefore):
-			f.problem("the certificate in --tls-cert %s is good from %s on; is this machine's clock right?", c.TLSCert, leaf.NotBefore.UTC().Format("2006-01-02 15:04 MST"))
-		case left < certificateSoon:
-			f.warn("the certificate in --tls-cert %s ends in %d days, on %s; renew it", c.TLSCert, int(left.Hours()/24), end)
-		default:
-			f.note("certificate and key belong together; good for %s until %s", strings.Join(leaf.DNSNames, ", "), end)
+		if rule, fix := unusable(pair.Leaf, now); rule != "" {
+			f.problem("--tls-cert %s: %s; %s", c.TLSCert, rule, fix)
+			return
 		}
-		if len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
-			f.problem("the certificate in --tls-cert %s is good for no name; clients will refuse it", c.TLSCert)
-		}
+		f.lifetime("--tls-cert "+c.TLSCert, pair.Leaf, now)
 	case c.Domain != "":
-		f.note("--acme-dir %s is this user's alone, and can be written", c.ACMEDir)
+		if _, err := os.Stat(c.ACMEDir); err != nil {
+			f.note("--acme-dir %s does not exist, and serve makes it", c.ACMEDir)
+		} else {
+			f.note("--acme-dir %s is this user's alone, and can be written", c.ACMEDir)
+		}
+		if c.HTTPListen == "" && portOf(c.Listen) != "443" {
+			f.warn("--http-listen is empty and --listen is %s: the authority asks on port 443, so that port must lead there", c.Listen)
+		}
 		if strings.Contains(c.ACMEDirectory, "staging") {
 			f.warn("--acme-directory is an authority for trying things out: clients will refuse its certificates")
 		}
 	}
 }
 
+// lifetime says until when a certificate that can be used is good.
+func (f *Findings) lifetime(where string, leaf *x509.Certificate, now time.Time) {
+	left := leaf.NotAfter.Sub(now)
+	end := leaf.NotAfter.UTC().Format("2006-01-02 15:04 MST")
+	if left < certificateSoon {
+		f.warn("the certificate in %s ends in %d days, on %s; renew it", where, int(left.Hours()/24), end)
+		return
+	}
+	names := slices.Clone(leaf.DNSNames)
+	for _, a := range leaf.IPAddresses {
+		names = append(names, a.String())
+	}
+	f.note("certificate and key belong together; good for %s until %s", strings.Join(names, ", "), end)
+}
+
+// webConfig looks at the certificate of the private listener. Clients that
+// are told which it is accept it when it has ended, so that is no problem.
+func (f *Findings) webConfig(c Config, now time.Time) {
+	if c.WebConfigFile == "" {
+		return
+	}
+	w, err := loadWebConfig(c.WebConfigFile, nil)
+	if err != nil {
+		f.problem("--web.config.file %s: %v", c.WebConfigFile, err) // it has changed since Check
+		return
+	}
+	if w.tls != nil {
+		if rule, fix := unusable(w.tls.Certificates[0].Leaf, now); rule != "" {
+			f.warn("the certificate in --web.config.file %s %s; %s", c.WebConfigFile, rule, fix)
+		}
+	}
+	if !w.asks() {
+		f.warn("--web.config.file %s asks for no password: whoever reaches --metrics-listen %s sees the operators' pages", c.WebConfigFile, c.MetricsListen)
+	}
+}
+
 // ports asks for each address that serve would listen on. One that is in use
 // is no problem if a relay runs already.
 func (f *Findings) ports(ctx context.Context, c Config) {
-	all := []struct{ option, address string }{{"listen", c.Listen}, {"metrics-listen", c.MetricsListen}}
-	if c.Domain != "" && c.HTTPListen != "" {
-		all = append(all, struct{ option, address string }{"http-listen", c.HTTPListen})
-	}
-	if c.ClusterEmbedded {
-		all = append(all, struct{ option, address string }{"cluster-listen", c.ClusterListen})
-	}
-	for _, a := range all {
+	for _, a := range c.listeners() {
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address)
 		if err != nil {
 			why := (&ListenError{Option: a.option, Address: a.address, Err: err}).Error()
@@ -106,7 +135,7 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 			f.warn("%s", why)
 			continue
 		}
-		ln.Close()
+		defer ln.Close() // held meanwhile: serve has them all at the same time
 		f.note("--%s %s is free", a.option, a.address)
 	}
 }
@@ -123,7 +152,7 @@ func (f *Findings) cluster(ctx context.Context, c Config) {
 			f.warn("--cluster: %s", s)
 		}
 		if err != nil {
-			f.problem("--cluster: %v", err)
+			f.warn("--cluster: %v; serve waits %s for it, and then fails", err, shortDuration(joinTime))
 		}
 	case c.ClusterEmbedded:
 		for _, p := range c.ClusterPeers {
@@ -159,8 +188,14 @@ func (f *Findings) machine(c Config, m machine) {
 	} else {
 		f.note("memory is limited to %d MiB", limit>>20)
 	}
-	if m.root {
+	switch {
+	case m.root && c.needsRoot():
+		f.warn("this user is root, which the relay needs for ports below 1024 only: another user with CAP_NET_BIND_SERVICE can do that")
+	case m.root:
 		f.warn("this user is root, of which the relay needs nothing")
+	}
+	if m.root {
+		f.note("root may read and write all files; what the user of a service may, only check as that user says")
 	}
 }
 

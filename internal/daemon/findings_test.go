@@ -25,10 +25,10 @@ func TestFindings(t *testing.T) {
 		kind string // problem, warning, note
 		want string // its beginning
 	}{
-		{"not yet", withCert, machine{}, notAfter.Add(-15 * 24 * time.Hour), "problem", "the certificate in --tls-cert " + cert + " is good from"},
+		{"not yet", withCert, machine{}, notAfter.Add(-15 * 24 * time.Hour), "problem", "--tls-cert " + cert + ": must be good already, and this certificate is good from "},
 		{"soon", withCert, machine{}, notAfter.Add(-time.Hour), "warning", "the certificate in --tls-cert " + cert + " ends in 0 days, on "},
-		{"ended", withCert, machine{}, notAfter, "problem", "the certificate in --tls-cert " + cert + " ended on "},
-		{"gone", func(c *Config) { c.TLSCert, c.TLSKey = "/nowhere", "/nowhere" }, machine{}, notAfter, "problem", "certificate: open /nowhere"},
+		{"ended", withCert, machine{}, notAfter, "problem", "--tls-cert " + cert + ": must not have ended, and this certificate ended on "},
+		{"gone", func(c *Config) { c.TLSCert, c.TLSKey = "/nowhere", "/nowhere" }, machine{}, notAfter, "problem", "--tls-cert: /nowhere: no such file or directory"},
 		{"in use", func(c *Config) { c.Listen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--listen): address already in use"},
 		{"free", nil, machine{}, notAfter, "note", "--listen 127.0.0.1:0 is free"},
 		{"few files", nil, machine{files: 1000, filesKnown: true}, notAfter, "warning", "this user may open 1000 files, and --max-conns and --max-pending need 11088"},
@@ -41,7 +41,7 @@ func TestFindings(t *testing.T) {
 		{"drain", func(c *Config) { c.Drain = 0 }, machine{}, notAfter, "warning", "--drain 0s: "},
 		{"patience", func(c *Config) { c.DrainWait = 19 * time.Second }, machine{}, notAfter, "warning", "--drain-wait, --drain and --linger are 31s together: "},
 		{"debug", func(c *Config) { c.LogLevel = "debug" }, machine{}, notAfter, "warning", "--log-level debug: "},
-		{"no NATS", func(c *Config) { c.Cluster = "nats://127.0.0.1:1" }, machine{}, notAfter, "problem", "--cluster: NATS cannot be reached: "},
+		{"no NATS", func(c *Config) { c.Cluster = "nats://127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster: NATS cannot be reached: "},
 		{"a peer that is there", func(c *Config) { embedded(c); c.ClusterPeers[0] = taken.Addr().String() }, machine{}, notAfter, "note", "--cluster-peers " + taken.Addr().String() + " can be reached"},
 		{"a peer that is not", func(c *Config) { embedded(c); c.ClusterPeers[1] = "127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster-peers 127.0.0.1:1 cannot be reached: "},
 		{"no secret", embedded, machine{}, notAfter, "warning", "--cluster-secret is empty: "},

@@ -100,7 +100,7 @@ func FuzzOptionTexts(f *testing.F) {
 			}
 			return
 		}
-		for _, p := range c.check(machine{files: 1 << 20, filesKnown: true}) {
+		for _, p := range c.check(machine{files: 1 << 20, filesKnown: true}, time.Now()) {
 			if p.Option == "" || p.Rule == "" || p.Fix == "" {
 				t.Errorf("--%s %q: problem %+v does not say option, rule and fix", o.Name, text, p)
 			}

@@ -1,12 +1,8 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/internal/push"
@@ -25,28 +21,11 @@ func (c Config) credentials() (*push.Credentials, error) {
 	text := []byte(c.FCMCredentials)
 	if name, ok := strings.CutPrefix(c.FCMCredentials, "@"); ok {
 		var err error
-		if text, err = readSecret(name); err != nil {
-			return nil, err
+		if text, err = ReadFile(name, maxCredentials, false); err != nil {
+			return nil, fmt.Errorf("must name a file that can be read (%q: %w)", name, err)
 		}
 	}
 	return push.ParseCredentials(text)
-}
-
-// readSecret reads a small file.
-func readSecret(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		if e, ok := errors.AsType[*fs.PathError](err); ok {
-			err = e.Err
-		}
-		return nil, fmt.Errorf("must name a file that can be read (%q: %w)", name, err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
-	if err != nil || len(text) > maxCredentials {
-		return nil, fmt.Errorf("must name a file that can be read, of at most %d bytes (%q)", maxCredentials, name)
-	}
-	return text, nil
 }
 
 // push looks at what push wakes are sent with.

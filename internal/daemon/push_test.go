@@ -277,7 +277,7 @@ func TestCredentialsThatAreNoneAreRefusedWithoutThem(t *testing.T) {
 		"CANARY":     "must be one JSON object whose fields are texts",
 		`{"type":1}`: "must be one JSON object whose fields are texts",
 		`{"type":"service_account","project_id":"CANARY"}`: "must have a field project_id that is the id of a project",
-		"@" + huge: fmt.Sprintf("must name a file that can be read, of at most %d bytes (%q)", maxCredentials, huge),
+		"@" + huge: fmt.Sprintf("must name a file that can be read (%q: it is longer than %d bytes)", huge, maxCredentials),
 		"@":        `must name a file that can be read ("": no such file or directory)`,
 	} {
 		c := DefaultConfig()

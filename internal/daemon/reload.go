@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/push"
 )
 
 // live is what may change while the process runs, and who is told of it.
@@ -59,45 +61,65 @@ func (p *process) reloads(ctx context.Context) {
 			if p.env.Reloading != nil {
 				done = p.env.Reloading()
 			}
-			p.reload()
+			next := p.plan()
+			if ctx.Err() != nil { // reading it took long
+				return
+			}
+			p.reload(next)
 			done()
 		}
 	}
 }
 
-// reload reads the configuration again and puts into force what may change.
-// What is invalid changes nothing. What may not change stays as it is and is
-// named; the rest is put into force all the same.
-func (p *process) reload() {
+// plan is what a reload puts into force.
+type plan struct {
+	cfg            Config
+	from           Origins
+	account        *push.Credentials
+	changed, fixed []string // the options that differ, as merge has them
+	err            error    // why nothing is put into force
+}
+
+// plan has the certificate and the web configuration read again, and reads
+// the configuration. It returns nil if there is none to read.
+func (p *process) plan() *plan {
 	select {
 	case p.live.certs <- nil:
 	default: // one is asked for already
 	}
+	p.web.ask()
 	if p.env.Configure == nil {
+		return nil
+	}
+	asked, from, err := p.env.Configure()
+	if err != nil {
+		return &plan{err: err}
+	}
+	asked = p.env.Supervisor.adopt(asked)
+	n := &plan{from: from}
+	n.cfg, n.changed, n.fixed = merge(*p.live.cfg.Load(), asked)
+	// Both what is asked for and what is made of it must be valid.
+	for _, c := range []Config{asked, n.cfg} {
+		if problems := c.Check(); len(problems) > 0 {
+			n.err = &ConfigError{Problems: problems}
+			return n
+		}
+	}
+	n.account, n.err = n.cfg.account() // its file may have another key
+	return n
+}
+
+// reload puts into force what may change. A plan with an error changes
+// nothing. What may not change stays as it is and is named; the rest is put
+// into force nevertheless.
+func (p *process) reload(next *plan) {
+	if next == nil {
 		p.log.Info("reload: the certificate is read again")
 		return
 	}
-	old := *p.live.cfg.Load()
-	asked, from, err := p.env.Configure()
-	asked = p.env.Supervisor.adopt(asked)
+	from, account, changed, fixed, err := next.from, next.account, next.changed, next.fixed, next.err
 	if err == nil {
-		if problems := asked.Check(); len(problems) > 0 {
-			err = &ConfigError{Problems: problems}
-		}
-	}
-	next, changed, fixed := merge(old, asked)
-	if err == nil {
-		// Both are valid; what is made of them may not be.
-		if problems := next.Check(); len(problems) > 0 {
-			err = &ConfigError{Problems: problems}
-		}
-	}
-	account, accountErr := next.account() // its file may have another key
-	if err == nil {
-		err = accountErr
-	}
-	if err == nil {
-		err = p.apply(next, next.fit(p.log, maxFiles))
+		err = p.apply(next.cfg, next.cfg.fit(p.log, maxFiles))
 	}
 	if err != nil {
 		p.live.ok.Set(0)

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/exporter-toolkit/web"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/status"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
@@ -80,6 +79,7 @@ type process struct {
 	failed    chan error // of a server whose listener failed
 
 	certs   certificates // nil: no TLS
+	web     *webAccess   // nil: the private listener has no protection of its own
 	http    *http.Server // for ACME challenges; nil: none
 	pending *pending
 	memory  *memory
@@ -181,6 +181,9 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	if err := p.cluster.register(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	if p.web, err = newWebAccess(p.cfg, p.log, reg); err != nil {
+		return nil, err
+	}
 	if err := p.useTLS(reg); err != nil {
 		return nil, err
 	}
@@ -194,7 +197,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 		Metrics: reg, Ready: p.ready.get, Check: p.books.err, Peaks: p.relay.TakePeaks,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
-	p.private = newServer(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.log), p.log, "private")
+	p.private = newServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.log)), p.log, "private")
 	return p, nil
 }
 
@@ -210,6 +213,9 @@ func (p *process) useTLS(reg prometheus.Registerer) error {
 		p.certs = files
 		return files.load()
 	case p.cfg.Domain != "":
+		if err := makeOwnDir(p.cfg.ACMEDir); err != nil {
+			return err
+		}
 		a := newACME(p.cfg, c, p.env.ACME)
 		p.certs = a
 		if p.cfg.HTTPListen != "" {
@@ -260,6 +266,7 @@ func (p *process) run(stop *stops) error {
 	if p.certs != nil {
 		go p.certs.keep(background, p.live.certs)
 	}
+	go p.web.keep(background)
 	p.failed = make(chan error, len(p.listeners))
 	for _, s := range p.listeners {
 		tasks.Go(func() {
@@ -361,10 +368,7 @@ func (p *process) guard(ln net.Listener, turns turns) net.Listener {
 // servePrivate serves operators, with TLS and passwords if there is a file
 // that says so.
 func (p *process) servePrivate(ln net.Listener) error {
-	if p.cfg.WebConfigFile == "" {
-		return p.private.Serve(ln)
-	}
-	return web.Serve(ln, p.private, &web.FlagConfig{WebConfigFile: &p.cfg.WebConfigFile}, slog.New(slog.DiscardHandler))
+	return p.private.Serve(p.web.listener(ln))
 }
 
 // wait returns when ctx has ended, or with an error when a listener has failed.
@@ -409,7 +413,7 @@ func (p *process) sayStarting() {
 func (p *process) sayReady() {
 	private := p.addresses(p.private)
 	p.log.Info("ready", "listen", listOf(p.addresses(p.public)), "metrics_listen", listOf(private), "tls", p.certs != nil)
-	if slices.ContainsFunc(private, reachable) && p.cfg.WebConfigFile == "" {
+	if slices.ContainsFunc(private, reachable) && !p.web.asks() {
 		p.log.Warn("operators' pages, pprof among them, have no password and can be reached from other machines: use loopback or a private network",
 			"metrics_listen", listOf(private))
 	}

@@ -1,16 +1,18 @@
 package daemon
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/mail"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 )
 
 // tls looks at where the certificate comes from.
@@ -39,10 +41,33 @@ func (v *validator) tls(c Config) {
 	case c.TLSCert == "" && c.TLSKey != "":
 		v.add("tls-cert", "", "must be given with --tls-key", "name the file of the key's certificate")
 	case c.TLSCert != "":
-		if _, _, _, err := readPair(c.TLSCert, c.TLSKey); err != nil {
+		_, _, pair, err := readPair(c.TLSCert, c.TLSKey)
+		if err != nil {
 			v.add("tls-cert", c.TLSCert, fmt.Sprintf("must be a certificate, and --tls-key its key (%v)", err), "both are PEM files that this user can read")
+			return
+		}
+		if rule, fix := unusable(pair.Leaf, v.now); rule != "" {
+			v.add("tls-cert", c.TLSCert, rule, fix)
 		}
 	}
+}
+
+// unusable says why clients refuse a certificate whatever they trust, and
+// what to do about it; nothing if they need not. The start refuses such a
+// certificate, and a reload keeps the one before it.
+func unusable(leaf *x509.Certificate, now time.Time) (rule, fix string) {
+	const form = "2006-01-02 15:04 MST"
+	switch {
+	case !now.Before(leaf.NotAfter):
+		return "must not have ended, and this certificate ended on " + leaf.NotAfter.UTC().Format(form), "get a new one"
+	case now.Before(leaf.NotBefore):
+		return "must be good already, and this certificate is good from " + leaf.NotBefore.UTC().Format(form) + " on", "is this machine's clock right?"
+	case len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0:
+		return "must name the hosts that it is good for, and this certificate names none (subjectAltName)", "get one with the relay's name in it; clients do not look at its common name"
+	case len(leaf.ExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny):
+		return "must be for servers, and this certificate is not (extendedKeyUsage lacks serverAuth)", "get one for servers"
+	}
+	return "", ""
 }
 
 // acme looks at what --domain needs.
@@ -61,9 +86,6 @@ func (v *validator) acme(c Config) {
 	}
 	if c.HTTPListen != "" {
 		v.address("http-listen", c.HTTPListen)
-		if !strings.HasSuffix(c.HTTPListen, ":0") && (c.HTTPListen == c.Listen || c.HTTPListen == c.MetricsListen) {
-			v.add("http-listen", c.HTTPListen, "must differ from --listen and --metrics-listen", "authorities ask on port 80")
-		}
 	}
 	if c.ACMEDir == "" {
 		v.add("acme-dir", "", "must be given with --domain", "for example /var/lib/pyrycode-relay, on a disk that outlives restarts")
@@ -74,61 +96,79 @@ func (v *validator) acme(c Config) {
 	}
 }
 
-// checkOwnDir makes dir, or sees that it is a directory that this user alone
-// can read and write: there are keys in it. It returns what is wrong, and
-// what to do about it.
+// checkOwnDir looks at a directory for private keys without changing anything.
+// It must be a directory that this user alone can read and write, or one that
+// makeOwnDir can make. checkOwnDir returns what is wrong, and what to do
+// about it.
 func checkOwnDir(dir string) (rule, fix string) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkCanMake(dir)
+	}
+	if err != nil {
 		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
 	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Sprintf("must be readable (%v)", pathReason(err)), "give it to this user"
+	if !info.IsDir() {
+		return "must be a directory", "name another; the relay makes it if it does not exist"
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Sprintf("must be closed to other users, and its mode is %04o", mode), "chmod 0700: there are private keys in it"
 	}
 	if !ownedByUs(info) {
-		return "must belong to the user that the relay runs as", "chown it"
+		return "must belong to the user that the relay runs as, and it belongs to another than the user of this process", "chown it; to check the configuration of another user, run check as that user"
 	}
-	f, err := os.CreateTemp(dir, ".writable-*")
-	if err != nil {
-		return fmt.Sprintf("must be writable (%v)", pathReason(err)), "without it every restart asks for a new certificate, until the authority refuses"
-	}
-	f.Close()
-	if err := os.Remove(f.Name()); err != nil {
-		return fmt.Sprintf("must be writable (%v)", pathReason(err)), "give it to this user"
+	if err := access(dir, true); err != nil {
+		return fmt.Sprintf("must be writable (%v)", err), "without it every restart asks for a new certificate, until the authority refuses"
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Sprintf("must be readable (%v)", pathReason(err)), "give it to this user"
 	}
 	for _, e := range entries { // a certificate that cannot be read would be asked for again and again
-		if rule := checkReadable(filepath.Join(dir, e.Name())); rule != "" {
-			return rule, "give it to this user, or take it away"
+		name := filepath.Join(dir, e.Name())
+		info, err := os.Stat(name)
+		if err == nil && !info.IsDir() {
+			if rule := notRegular(info); rule != "" {
+				err = errors.New(rule)
+			}
+		}
+		if err == nil {
+			err = access(name, false)
+		}
+		if err != nil {
+			return fmt.Sprintf("must be readable, and %s is not (%v)", e.Name(), pathReason(err)), "give it to this user, or take it away"
 		}
 	}
 	return "", ""
 }
 
-// checkReadable says that a file cannot be read, if so.
-func checkReadable(name string) string {
-	f, err := os.Open(name)
+// checkCanMake looks at the nearest directory above dir that exists: this
+// user must be able to make a directory in it.
+func checkCanMake(dir string) (rule, fix string) {
+	above := filepath.Dir(filepath.Clean(dir))
+	info, err := os.Stat(above)
+	if errors.Is(err, fs.ErrNotExist) && above != filepath.Dir(above) {
+		return checkCanMake(above)
+	}
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory", above)
+	}
 	if err == nil {
-		var b [1]byte
-		_, err = f.Read(b[:])
-		f.Close()
+		if err = access(above, true); err != nil {
+			err = fmt.Errorf("%s: %w", above, err)
+		}
 	}
-	if err == nil || errors.Is(err, io.EOF) {
-		return ""
+	if err != nil {
+		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
 	}
-	return fmt.Sprintf("must be readable, and %s is not (%v)", filepath.Base(name), pathReason(err))
+	return "", ""
 }
 
-// pathReason is err without the path, which is named already.
-func pathReason(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
+// makeOwnDir makes what checkOwnDir has found that it can be made. Only serve
+// calls it.
+func makeOwnDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return &ConfigError{Problems: []Problem{{Option: "acme-dir", Value: dir, Rule: fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), Fix: "make it, for this user alone (mode 0700)"}}}
 	}
-	return err
+	return nil
 }

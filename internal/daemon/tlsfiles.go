@@ -22,11 +22,11 @@ type fileCerts struct {
 
 // readPair reads a certificate and its key.
 func readPair(certFile, keyFile string) (cert, key []byte, pair *tls.Certificate, err error) {
-	if cert, err = os.ReadFile(certFile); err != nil {
-		return nil, nil, nil, err
+	if cert, err = ReadFile(certFile, maxFile, false); err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", certFile, err)
 	}
-	if key, err = os.ReadFile(keyFile); err != nil {
-		return nil, nil, nil, err
+	if key, err = ReadFile(keyFile, maxFile, false); err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", keyFile, err)
 	}
 	p, err := tls.X509KeyPair(cert, key) // its errors name no part of the key
 	if err != nil {
@@ -35,16 +35,21 @@ func readPair(certFile, keyFile string) (cert, key []byte, pair *tls.Certificate
 	return cert, key, &p, nil
 }
 
-// load reads the files and serves them if they have changed.
+// load reads the files and serves them if they have changed and clients can
+// use them.
 func (f *fileCerts) load() error {
 	cert, key, pair, err := readPair(f.certFile, f.keyFile)
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(cert, f.cert) || !bytes.Equal(key, f.key) {
-		f.cert, f.key = cert, key
-		f.use(pair)
+	if bytes.Equal(cert, f.cert) && bytes.Equal(key, f.key) {
+		return nil
 	}
+	if rule, fix := unusable(pair.Leaf, time.Now()); rule != "" {
+		return fmt.Errorf("%s %s; %s", f.certFile, rule, fix)
+	}
+	f.cert, f.key = cert, key
+	f.use(pair)
 	return nil
 }
 

@@ -9,25 +9,24 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Check returns all that is wrong with c, in the order of the options; none
 // if it can run.
 func (c Config) Check() []Problem {
-	return c.check(thisMachine())
+	return c.check(thisMachine(), time.Now())
 }
 
-// check is Check on a machine.
-func (c Config) check(m machine) []Problem {
-	v := validator{defaults: make(map[string]string)}
+// check is Check on a machine, at a time.
+func (c Config) check(m machine, now time.Time) []Problem {
+	v := validator{defaults: make(map[string]string), now: now}
 	for _, o := range Options() {
 		v.defaults[o.Name] = o.Default
 	}
 	v.address("listen", c.Listen)
 	v.address("metrics-listen", c.MetricsListen)
-	if c.Listen == c.MetricsListen && !strings.HasSuffix(c.Listen, ":0") {
-		v.add("metrics-listen", c.MetricsListen, "must differ from --listen", "operators' pages are not for the public")
-	}
+	v.apart(c)
 	v.exposure(c, m)
 	for _, o := range c.AllowedOrigins {
 		v.origin("allowed-origins", o)
@@ -80,6 +79,7 @@ func (c Config) check(m machine) []Problem {
 
 type validator struct {
 	defaults map[string]string
+	now      time.Time
 	problems []Problem
 }
 
@@ -143,13 +143,20 @@ func (v *validator) address(option, value string) {
 		"for example "+v.defaults[option]+" for this machine only or :"+v.defaults[option][strings.LastIndex(v.defaults[option], ":")+1:]+" for all its addresses")
 }
 
+// origin demands an origin as browsers send it: anything else never matches.
 func (v *validator) origin(option, value string) {
+	const rule = "must be scheme://host or scheme://host:port in small letters, with nothing after it"
 	u, err := url.Parse(value)
-	if err == nil && u.Scheme != "" && u.Host != "" && value == strings.ToLower(u.Scheme+"://"+u.Host) {
-		return
+	switch {
+	case err != nil || u.Scheme == "" || u.Host == "" || value != strings.ToLower(u.Scheme+"://"+u.Host):
+		v.add(option, value, rule, "for example https://app.example.com")
+	case strings.Contains(u.Host, "*"):
+		v.add(option, value, "must be one origin: a star stands for no others", "name each, for example https://app.example.com")
+	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80" || strings.HasSuffix(u.Host, ":"):
+		v.add(option, value, "must be without the port that browsers leave out", "write "+u.Scheme+"://"+u.Hostname())
+	case strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }):
+		v.add(option, value, "must have its host as browsers send it: in ASCII, which begins with xn--", "for example https://xn--bcher-kva.example")
 	}
-	v.add(option, value, "must be scheme://host or scheme://host:port in small letters, with nothing after it",
-		"for example https://app.example.com")
 }
 
 func (v *validator) oneOf(option, value string, allowed ...string) {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
@@ -200,6 +201,20 @@ func credentials(cfg Config) (opts []nats.Option) {
 		opts = append(opts, nats.RootCAs(cfg.CA))
 	}
 	return opts
+}
+
+// CheckCreds says why text is not the content of a file of credentials. The
+// error does not repeat any of it.
+func CheckCreds(text []byte) error {
+	if jwt, err := nkeys.ParseDecoratedJWT(text); err != nil || strings.Count(jwt, ".") != 2 {
+		return errors.New("must be credentials as NATS' tools write them: it has no user's JWT")
+	}
+	key, err := nkeys.ParseDecoratedUserNKey(text)
+	if err != nil {
+		return errors.New("must be credentials as NATS' tools write them: it has no user's key")
+	}
+	key.Wipe()
+	return nil
 }
 
 // open finds or makes the bucket.
