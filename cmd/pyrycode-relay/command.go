@@ -62,7 +62,7 @@ type options struct {
 
 const about = `Pipes frames between a binary and its phones, none of whom can reach the other.
 
-Every option is a flag, an environment variable and a key in the file that --config names; they win in this order. A variable that is empty counts as not set.`
+Every option is a flag, an environment variable and a key in the file that --config names; they win in this order. A variable that is empty counts as not set. Secrets are environment variables only.`
 
 func newCommand(environ []string) *command {
 	return &command{env: newEnvironment(environ)}
@@ -134,7 +134,23 @@ func sentence(err error) string {
 			path = n.FullPath()
 		}
 	}
-	return fmt.Sprintf("%v; %s --help lists what there is", err, path)
+	text := err.Error()
+	for name := range secretNames() {
+		text = strings.ReplaceAll(text, `"--`+name+`"`, "the environment variable "+daemon.EnvName(name))
+	}
+	return fmt.Sprintf("%s; %s --help lists what there is", text, path)
+}
+
+// secretNames returns the names of the options that come from the environment
+// only.
+func secretNames() map[string]bool {
+	all := make(map[string]bool)
+	for _, o := range daemon.Options() {
+		if o.Secret {
+			all[o.Name] = true
+		}
+	}
+	return all
 }
 
 // parser makes the parser. helped is set when the help has been printed.
@@ -146,6 +162,7 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 		kong.Writers(stdout, stdout),
 		kong.Exit(func(int) { *helped = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
+		kong.Help(helpWithSecrets),
 		kong.ValueFormatter(helpOf),
 		kong.WithHyphenPrefixedParameters(true),
 		kong.Resolvers(c.env),
@@ -156,7 +173,52 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 		reads(c, daemon.ParseSize),
 		kong.TypeMapper(reflect.TypeFor[bool](), boolean{c}),
 	)
-	return k, helped, err
+	if err != nil {
+		return nil, helped, err
+	}
+	for _, cmd := range k.Model.Children {
+		for _, f := range secretsOf(cmd) {
+			f.Hidden = true // it is refused as a flag
+		}
+	}
+	return k, helped, nil
+}
+
+// secretsOf returns the options of a command that come from the environment
+// only. To kong they are flags.
+func secretsOf(cmd *kong.Node) (all []*kong.Flag) {
+	for _, f := range cmd.Flags {
+		if f.Tag.Get("secret") != "" {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// helpWithSecrets prints kong's help, and below it the options that come from
+// the environment only.
+func helpWithSecrets(o kong.HelpOptions, ctx *kong.Context) error {
+	if err := kong.DefaultHelpPrinter(o, ctx); err != nil {
+		return err
+	}
+	cmd := ctx.Selected()
+	if cmd == nil || len(secretsOf(cmd)) == 0 {
+		return nil
+	}
+	fmt.Fprint(ctx.Stdout, "\nSecrets, which are environment variables only\n")
+	for _, f := range secretsOf(cmd) {
+		fmt.Fprintf(ctx.Stdout, "  %s\n", envName(f.Value))
+		line := "     "
+		for word := range strings.FieldsSeq(fmt.Sprintf("%s (%s)", f.OrigHelp, f.Tag.Get("unit"))) {
+			if len(line)+1+len(word) > 80 {
+				fmt.Fprintln(ctx.Stdout, line)
+				line = "     "
+			}
+			line += " " + word
+		}
+		fmt.Fprintln(ctx.Stdout, line)
+	}
+	return nil
 }
 
 // reads makes kong read values of T with parse. What cannot be read does not

@@ -1,11 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
@@ -23,6 +22,9 @@ type configFile struct {
 	name     string
 	values   map[string]fileValue
 	problems []string // a sentence each
+
+	known    map[string]bool // the names of all options
+	mistakes []mistake       // become problems in the order of their lines
 }
 
 // fileValue is the value of one key, as it stands in the file.
@@ -31,15 +33,26 @@ type fileValue struct {
 	line int
 }
 
+// mistake is something wrong in one line of the file.
+type mistake struct {
+	line int
+	text string
+}
+
+func newConfigFile(name string) *configFile {
+	f := &configFile{name: name, values: make(map[string]fileValue), known: make(map[string]bool)}
+	for _, o := range daemon.Options() {
+		f.known[o.Name] = true
+	}
+	return f
+}
+
 // readConfigFile reads the file and notes all that is wrong with it, apart
-// from what is wrong with the values.
-func readConfigFile(name string) *configFile {
-	f := &configFile{name: name, values: make(map[string]fileValue)}
-	text, err := readBounded(name)
+// from what is wrong with the values. With pipes true the file may be a pipe.
+func readConfigFile(name string, pipes bool) *configFile {
+	f := newConfigFile(name)
+	text, err := daemon.ReadFile(name, maxConfigFile, pipes)
 	if err != nil {
-		if p, ok := errors.AsType[*fs.PathError](err); ok {
-			err = p.Err
-		}
 		f.problems = append(f.problems, fmt.Sprintf("--config %q: must be a file that can be read (%v); its format is in docs/operate.md", name, err))
 		return f
 	}
@@ -47,78 +60,101 @@ func readConfigFile(name string) *configFile {
 	return f
 }
 
-func readBounded(name string) ([]byte, error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, err
+// again returns a function that reads the configuration again from where c
+// has it: from the same arguments and variables, and from the file as it is
+// then. The file must be a regular one. Once it has had options it must have
+// some: an empty file is one that is being written, or has been cut.
+func (c *command) again(args, environ []string, b daemon.Build) func() (daemon.Config, daemon.Origins, error) {
+	had := c.env.file != nil && len(c.env.file.values) > 0
+	return func() (daemon.Config, daemon.Origins, error) {
+		n := newCommand(environ)
+		n.env.again = true
+		_, problems := n.read(args, b, io.Discard)
+		if f := n.env.file; f != nil && len(f.problems) == 0 && len(f.values) == 0 && had {
+			problems = append(problems, fmt.Sprintf("--config %q: has no options now, and had some before; put them back; to go back to the default of every option, restart", f.name))
+		}
+		if len(problems) > 0 {
+			return daemon.Config{}, nil, errors.New(strings.Join(problems, "\n"))
+		}
+		had = had || n.env.file != nil && len(n.env.file.values) > 0
+		return n.Serve.Config, n.env.origins, nil
 	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxConfigFile+1))
-	if err == nil && len(text) > maxConfigFile {
-		err = fmt.Errorf("it is longer than %d bytes", maxConfigFile)
-	}
-	return text, err
 }
 
 func (f *configFile) complain(line int, format string, args ...any) {
-	f.problems = append(f.problems, fmt.Sprintf("%s:%d: ", f.name, line)+fmt.Sprintf(format, args...))
+	f.mistakes = append(f.mistakes, mistake{line, fmt.Sprintf(format, args...)})
 }
 
 // parse takes the keys of one document. Values stay the text they are in the
 // file: the option's own rules read them, so no is a word and 1_000 no number.
 func (f *configFile) parse(text []byte) {
-	d := yaml.NewDecoder(strings.NewReader(string(text)))
-	var doc, more yaml.Node
-	switch err := d.Decode(&doc); {
-	case errors.Is(err, io.EOF):
-		return // empty, or comments only
-	case err != nil:
-		f.problems = append(f.problems, fmt.Sprintf("%s: %s; a line is like grace: 30s, and a value that begins with a special letter stands in quotes",
-			f.name, strings.TrimPrefix(err.Error(), "yaml: ")))
-		return
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	if root, ok := document(text); !ok {
+		f.piecewise(text)
+	} else if root != nil {
+		f.takeAll(root, 0)
 	}
-	root := doc.Content[0]
-	if root.Kind != yaml.MappingNode {
-		if root.Tag != "!!null" {
-			f.complain(root.Line, "must be lines of option: value; for example grace: 30s")
-		}
-		return
-	}
-	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
-		f.complain(more.Line, "must be one document; take out the line --- and what follows")
-	}
-	known := make(map[string]bool)
-	for _, o := range daemon.Options() {
-		known[o.Name] = true
-	}
-	for i := 0; i+1 < len(root.Content); i += 2 {
-		f.take(root.Content[i], root.Content[i+1], known)
+	slices.SortStableFunc(f.mistakes, func(a, b mistake) int { return a.line - b.line })
+	for _, m := range f.mistakes {
+		f.problems = append(f.problems, fmt.Sprintf("%s:%d: %s", f.name, m.line, m.text))
 	}
 }
 
-// take takes one line.
-func (f *configFile) take(key, value *yaml.Node, known map[string]bool) {
-	name := key.Value
+// document returns the mapping that text is; none if it is empty. ok is false
+// if text is anything else, or cannot be parsed.
+func document(text []byte) (root *yaml.Node, ok bool) {
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	var doc yaml.Node
+	if err := d.Decode(&doc); err != nil {
+		return nil, errors.Is(err, io.EOF)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, false
+	}
+	root = doc.Content[0]
+	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
+		return nil, true
+	}
+	return root, root.Kind == yaml.MappingNode
+}
+
+// takeAll takes the pairs of a mapping whose first line is that many lines
+// below the file's.
+func (f *configFile) takeAll(m *yaml.Node, below int) {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		f.take(m.Content[i], m.Content[i+1], below)
+	}
+}
+
+// take takes one pair.
+func (f *configFile) take(key, value *yaml.Node, below int) {
+	name, line := key.Value, key.Line+below
 	first, seen := f.values[name]
 	text, ok := scalar(value)
 	if value.Kind == yaml.SequenceNode {
 		text, ok = sequence(value)
 	}
 	switch {
-	case !known[name]:
+	case !f.known[name] && value.Kind == yaml.MappingNode && len(value.Content) > 0:
+		f.complain(line, "%.80q is no option, and options stand under no heading; begin each at the left edge", name)
+		f.takeAll(value, below)
+	case !f.known[name]:
 		fix := "pyrycode-relay serve --help lists them"
-		if near := nearest(name, known, 0); near != "" {
+		if near := nearest(name, f.known, 0); near != "" {
 			fix = fmt.Sprintf("did you mean %s?", near)
+			if secretNames()[near] {
+				fix = fmt.Sprintf("did you mean the environment variable %s?", daemon.EnvName(near))
+			}
 		}
-		f.complain(key.Line, "%.80q is no option; %s", name, fix)
+		f.complain(line, "%.80q is no option; %s", name, fix)
 	case seen:
-		f.complain(key.Line, "%s stands in line %d already; take one of them out", name, first.line)
+		f.complain(line, "%s stands in line %d already; take one of them out", name, first.line)
 	case value.Tag == "!!null" && value.Value == "":
-		f.complain(key.Line, `%s has no value; give one ("" for none), or take the line out`, name)
+		f.complain(line, `%s has no value; give one ("" for none), or take the line out`, name)
 	case !ok:
-		f.complain(value.Line, "%s must have one value, or a list of them; for example %s: %s", name, name, exampleOf(name))
+		f.complain(value.Line+below, "%s must have one value, or a list of them; for example %s: %s", name, name, exampleOf(name))
 	default:
-		f.values[name] = fileValue{text, key.Line}
+		f.values[name] = fileValue{text, line}
 	}
 }
 

@@ -17,6 +17,8 @@ type environment struct {
 	file *configFile       // nil: not looked for yet, or none
 	read bool              // it has been looked for
 
+	again bool // the process runs already: the file must be one that can be read again
+
 	origins daemon.Origins // of options that are not at their default
 }
 
@@ -85,7 +87,7 @@ func (e *environment) open(ctx *kong.Context) {
 		}
 	}
 	if name != "" {
-		e.file = readConfigFile(name)
+		e.file = readConfigFile(name, !e.again)
 	}
 }
 

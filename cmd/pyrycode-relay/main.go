@@ -130,13 +130,7 @@ func (c *command) serve(ctx context.Context, args, environ, problems []string, b
 		daemon.LogFailure(stderr, format, []string{err.Error()})
 		return refused
 	}
-	again := func() (daemon.Config, daemon.Origins, error) {
-		c := newCommand(environ) // of what it was started with; only the file can be another
-		if _, problems := c.read(args, b, io.Discard); len(problems) > 0 {
-			return daemon.Config{}, nil, errors.New(strings.Join(problems, "\n"))
-		}
-		return c.Serve.Config, c.env.origins, nil
-	}
+	again := c.again(args, environ, b)
 	err = daemon.Run(ctx, c.Serve.Config, daemon.Env{Build: b, Log: stderr, Signals: stop, Reload: reload, Origins: c.env.origins,
 		Configure: again, Supervisor: supervisor, Reloading: supervisor.Reloading})
 	if err == nil {

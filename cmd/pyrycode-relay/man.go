@@ -34,7 +34,8 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 	for i, cmd := range app.Children {
 		var own []*kong.Flag
 		for _, f := range cmd.Flags {
-			if f.Hidden || f.Name == "help" || i > 0 && ofServe[f.Name] {
+			secret := f.Tag.Get("secret") != ""
+			if f.Hidden && !secret || f.Name == "help" || i > 0 && ofServe[f.Name] {
 				continue
 			}
 			ofServe[f.Name] = ofServe[f.Name] || i == 0

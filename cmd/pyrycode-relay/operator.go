@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -66,9 +65,9 @@ func (o *operator) asker(timeout time.Duration) (*asker, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	if o.WebPassword != "" {
-		text, err := readBounded(o.WebPassword)
+		text, err := daemon.ReadFile(o.WebPassword, maxConfigFile, true)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read --web-password-file: %w", err)
+			return nil, fmt.Errorf("cannot read --web-password-file %s: %w", o.WebPassword, err)
 		}
 		a.password = strings.TrimRight(string(text), "\r\n")
 	}
@@ -109,7 +108,7 @@ func dialable(address string) string {
 
 // leafOf is the certificate that a web.config.file names; nil without one.
 func leafOf(name string) (*x509.Certificate, error) {
-	text, err := readBounded(name)
+	text, err := daemon.ReadFile(name, maxConfigFile, false)
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +126,8 @@ func leafOf(name string) (*x509.Certificate, error) {
 		if !filepath.IsAbs(at) {
 			at = filepath.Join(filepath.Dir(name), at)
 		}
-		if chain, err = os.ReadFile(at); err != nil {
-			return nil, err
+		if chain, err = daemon.ReadFile(at, maxConfigFile, false); err != nil {
+			return nil, fmt.Errorf("cert_file %s: %w", at, err)
 		}
 	}
 	if len(chain) == 0 {

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bytes"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// entry is one option in a file that is no YAML as a whole: its first line,
+// and the lines below that belong to it.
+type entry struct {
+	line  int // of the first, from 1
+	lines []string
+}
+
+// piecewise reads a file that cannot be parsed as a whole. It parses each
+// entry alone, so that one mistake hides no others and each is told with its
+// own line: a YAML parser names the line where it gave up, which is often
+// another, and stops there.
+func (f *configFile) piecewise(text []byte) {
+	for _, e := range f.entries(text) {
+		f.entry(e)
+	}
+}
+
+// entries splits a file by its left edge. It complains about what no entry
+// can have: bytes that are no text, and more than one document.
+func (f *configFile) entries(text []byte) (all []entry) {
+	text = bytes.TrimPrefix(text, []byte("\uFEFF"))
+	edge := -1 // how far the first entry stands from the left
+	for i, line := range strings.Split(strings.ReplaceAll(string(text), "\r", "\n"), "\n") {
+		line = f.printable(i+1, line)
+		content := strings.TrimSpace(line)
+		indent := len(line) - len(strings.TrimLeft(line, " \t"))
+		switch {
+		case content == "" || strings.HasPrefix(content, "#"):
+			if n := len(all); n > 0 { // so that the lines of an entry stay in step
+				all[n-1].lines = append(all[n-1].lines, "")
+			}
+		case line == "---" || line == "..." || strings.HasPrefix(line, "--- "):
+			if len(all) > 0 {
+				f.complain(i+1, "must be one document; take out the line --- and what follows")
+				all[len(all)-1].lines = append(all[len(all)-1].lines, "")
+			}
+		case strings.HasPrefix(line, "%YAML ") && len(all) == 0:
+		case edge < 0 || indent <= edge && !isItem(content):
+			if edge < 0 {
+				edge = indent
+			}
+			all = append(all, entry{i + 1, []string{line}})
+		default:
+			n := len(all) - 1
+			all[n].lines = append(all[n].lines, line)
+		}
+	}
+	return all
+}
+
+// isItem reports whether a line is one of a list.
+func isItem(content string) bool { return content == "-" || strings.HasPrefix(content, "- ") }
+
+// printable returns the line without what cannot stand in a configuration,
+// and complains about it.
+func (f *configFile) printable(line int, text string) string {
+	if !utf8.ValidString(text) {
+		f.complain(line, "has bytes that are no UTF-8; save the file as UTF-8")
+		text = strings.ToValidUTF8(text, "?")
+	}
+	control := func(r rune) bool { return unicode.IsControl(r) && r != '\t' }
+	if i := strings.IndexFunc(text, control); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(text[i:])
+		f.complain(line, "has the control character %U; take it out", r)
+		text = strings.Map(func(r rune) rune {
+			if control(r) {
+				return -1
+			}
+			return r
+		}, text)
+	}
+	return text
+}
+
+// anOption finds the name at the beginning of a line that looks like one with
+// an option in it.
+var anOption = regexp.MustCompile(`^\s*([a-z][a-z0-9.-]*)\s*:(?:\s|$)`)
+
+// entry takes one entry, or says what is wrong with it. An option that stands
+// further to the right than the one above is part of that one's value in
+// YAML; here it is told, and taken as an option of its own.
+func (f *configFile) entry(e entry) {
+	if isMapping(e.lines) {
+		f.piece(e)
+		return
+	}
+	begin := 0
+	for i, line := range e.lines {
+		if m := anOption.FindStringSubmatch(line); i > 0 && m != nil && f.known[m[1]] {
+			if !strings.HasPrefix(line, "\t") { // piece tells of that
+				f.complain(e.line+i, "%s begins further to the right than the option above; begin it at the left edge", m[1])
+				e.lines[i] = strings.TrimSpace(line)
+			}
+			f.piece(entry{e.line + begin, e.lines[begin:i]})
+			begin = i
+		}
+	}
+	f.piece(entry{e.line + begin, e.lines[begin:]})
+}
+
+// piece takes an entry with at most one option, or says what is wrong with it.
+func (f *configFile) piece(e entry) {
+	first := strings.TrimLeft(e.lines[0], " \t")
+	if strings.Contains(e.lines[0][:len(e.lines[0])-len(first)], "\t") {
+		f.complain(e.line, "begins with a tab; begin options at the left edge, without one")
+		e.lines = append([]string{first}, e.lines[1:]...)
+	}
+	root, err := parsePiece(e.lines)
+	switch {
+	case err == nil && root.Kind == yaml.MappingNode:
+		f.takeAll(root, e.line-1)
+	case isItem(first):
+		f.complain(e.line, "must be lines of option: value; for example grace: 30s")
+	default:
+		f.explain(e, err)
+	}
+}
+
+// isMapping reports whether lines are a mapping by themselves.
+func isMapping(lines []string) bool {
+	root, err := parsePiece(lines)
+	return err == nil && root.Kind == yaml.MappingNode
+}
+
+// parsePiece parses some lines of the file.
+func parsePiece(lines []string) (*yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(strings.Join(lines, "\n")+"\n"), &doc); err != nil {
+		return nil, err
+	}
+	if doc.Kind == 0 {
+		return &doc, nil
+	}
+	return doc.Content[0], nil
+}
+
+// explain says what is wrong with an entry that is no option and its value.
+// Where it is clear which value is meant, it takes that, so that the value is
+// checked as well. It repeats no value, since that may be a secret.
+func (f *configFile) explain(e entry, err error) {
+	name, value, colon := strings.Cut(strings.TrimSpace(e.lines[0]), ":")
+	name = strings.TrimSpace(name)
+	spaced := value == "" || value[0] == ' ' || value[0] == '\t'
+	value = strings.TrimSpace(value)
+	take := func(value string) {
+		alone := strings.TrimSpace(strings.Join(e.lines[1:], "")) == ""
+		if _, seen := f.values[name]; f.known[name] && !seen && alone && value != "" {
+			f.values[name] = fileValue{value, e.line}
+		}
+	}
+	if before, _, found := strings.Cut(name, "="); !colon || found && f.known[strings.TrimSpace(before)] {
+		f.complain(e.line, "must be option: value; for example grace: 30s")
+		return
+	}
+	if !spaced && f.known[name] {
+		f.complain(e.line, "%s: a space must stand behind the colon", name)
+		take(value)
+		return
+	}
+	for i, line := range e.lines[1:] {
+		if indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]; strings.Contains(indent, "\t") {
+			f.complain(e.line+i+1, "begins with a tab; YAML takes spaces only")
+			return
+		}
+	}
+	whole := strings.Join(e.lines, " ")
+	if value != "" && value[0] == '[' && !strings.Contains(whole, "]") {
+		f.complain(e.line, "%s: the list that begins with [ has no end; close it with ]", name)
+		return
+	}
+	if why := odd(value, whole); why != "" {
+		f.complain(e.line, "%s: %s", name, why)
+		take(strings.TrimLeft(value, `"'`))
+		return
+	}
+	for i, line := range e.lines[1:] {
+		item, ok := strings.CutPrefix(strings.TrimSpace(line), "- ")
+		if why := odd(strings.TrimSpace(item), line); ok && why != "" {
+			f.complain(e.line+i+1, "%s: %s", name, why)
+			return
+		}
+	}
+	reason := "it is no option and its value"
+	if err != nil {
+		reason = regexp.MustCompile(`^yaml: (line \d+: )?`).ReplaceAllString(err.Error(), "")
+	}
+	f.complain(e.line, "%.80q: %.200s; a line is like grace: 30s", name, reason)
+}
+
+// odd says why a value, in some lines that cannot be parsed, is probably not
+// what was meant; nothing if that is not clear.
+func odd(value, lines string) string {
+	switch {
+	case value == "":
+		return ""
+	case value[0] == '"' || value[0] == '\'':
+		if strings.Count(lines, value[:1]) < 2 {
+			return "the quote " + value[:1] + " that begins the value has no end; close it"
+		}
+		return `the value in quotes is no value of YAML; nothing may stand behind the closing quote, and in "double quotes" a \ begins an escape`
+	case strings.ContainsRune("*&!|>%@`[]{},?-", rune(value[0])):
+		return "the value begins with " + value[:1] + ", which means something else in YAML; put the whole value in quotes"
+	case strings.Contains(value, ": ") || strings.HasSuffix(value, ":"):
+		return "the value has a colon with a space behind it, which means something else in YAML; put the whole value in quotes"
+	}
+	return ""
+}
