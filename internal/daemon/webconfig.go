@@ -35,6 +35,9 @@ const (
 	// read.
 	webEvery = time.Second
 
+	// webSettle is how long a file may be bad before that is told.
+	webSettle = 100 * time.Millisecond
+
 	// mostCost bounds the cost of a password's hash: one comparison at this
 	// cost takes some seconds of a processor.
 	mostCost = 16
@@ -337,8 +340,16 @@ func (w *webAccess) read() (*webConfig, error) {
 
 // load puts the file into force if it has changed and is good. It tells each
 // different reason for a failure once.
-func (w *webAccess) load() {
+func (w *webAccess) load(ctx context.Context) {
 	c, err := w.read()
+	if err != nil && err.Error() != w.said { // it may be in the middle of being written
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(webSettle):
+		}
+		c, err = w.read()
+	}
 	if err != nil {
 		w.ok.Set(0)
 		if err.Error() != w.said {
@@ -369,7 +380,7 @@ func (w *webAccess) keep(ctx context.Context) {
 		case <-tick.C:
 		case <-w.reread:
 		}
-		w.load()
+		w.load(ctx)
 	}
 }
 
