@@ -50,6 +50,12 @@ func newAuthority(t *testing.T) *authority {
 // issue writes a new certificate and its key into dir.
 func (a *authority) issue(dir string, names ...string) (certFile, keyFile string, notAfter time.Time) {
 	a.t.Helper()
+	return a.issueAs(dir, func(c *x509.Certificate) { c.DNSNames = names })
+}
+
+// issueAs is issue of a certificate that set changes.
+func (a *authority) issueAs(dir string, set func(*x509.Certificate)) (certFile, keyFile string, notAfter time.Time) {
+	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		a.t.Fatal(err)
@@ -57,10 +63,11 @@ func (a *authority) issue(dir string, names ...string) (certFile, keyFile string
 	a.n++
 	notAfter = time.Now().Add(time.Hour + time.Duration(a.n)*time.Minute).Truncate(time.Second)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1 + a.n), DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter,
+		SerialNumber: big.NewInt(1 + a.n),
+		NotBefore:    time.Now().Add(-time.Hour), NotAfter: notAfter,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
+	set(template)
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {
 		a.t.Fatal(err)

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"bytes"
+	"crypto/x509"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -76,6 +78,21 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 		{"proxies that are no network", func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "nginx"} }, machine{}, "trusted-proxies"},
 		{"everybody a proxy", func(c *Config) { c.TrustedProxies = []string{"0.0.0.0/0", "::/0"} }, machine{}, "trusted-proxies trusted-proxies"},
 		{"PROXY headers from nobody", func(c *Config) { c.ProxyProtocol = true }, machine{}, "proxy-protocol"},
+		{"cluster options without a cluster", func(c *Config) {
+			c.ClusterName, c.ClusterListen, c.ClusterPeers, c.ClusterSecret = "a", "127.0.0.1:1", []string{"b:1", "c:1"}, "d"
+		}, machine{}, "cluster-name cluster-listen cluster-peers cluster-secret"},
+		{"a cluster on a port that nobody knows", func(c *Config) { embedded(c); c.ClusterListen = "127.0.0.1:0" }, machine{}, "cluster-listen"},
+		{"a cluster of two", func(c *Config) {
+			embedded(c)
+			c.ClusterPeers = []string{c.ClusterListen, "127.0.0.1:1", "127.0.0.1:1"}
+		}, machine{}, "cluster-peers"},
+		{"a peer's port that is none", func(c *Config) { embedded(c); c.ClusterPeers[0] = "127.0.0.1:nats" }, machine{}, "cluster-peers"},
+		{"authorities and credentials that are none", func(c *Config) {
+			c.Cluster, c.ClusterCA, c.ClusterCreds = "nats://127.0.0.1:1", key, cert
+		}, machine{}, "cluster-creds cluster-ca"},
+		{"origins that never match", func(c *Config) {
+			c.AllowedOrigins = []string{"https://*.example.com", "https://a.example:443", "http://a.example:80", "https://bücher.example", "https://a.example:"}
+		}, machine{}, "allowed-origins allowed-origins allowed-origins allowed-origins allowed-origins"},
 		{"too few open files", func(*Config) {}, machine{files: 64, filesKnown: true}, "max-conns"},
 		{"too little memory", func(c *Config) { c.MemoryLimit = 1 << 20 }, machine{}, "memory-limit"},
 		{"all at once", func(c *Config) {
@@ -88,6 +105,91 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 	}
 	if _, err := os.Stat(cache); !os.IsNotExist(err) {
 		t.Errorf("the check has made the directory: %v", err)
+	}
+}
+
+// Whatever makes clients refuse a certificate is refused at the start, and
+// leaves the old one in force later.
+func TestACertificateThatClientsRefuseIsRefused(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	cert, key, _ := a.issue(dir, "relay.test")
+	d := start(t, t.Context(), func(c *Config) { c.TLSCert, c.TLSKey = cert, key })
+	files := d.p.certs.(*fileCerts)
+	good := files.leaf()
+	for _, tt := range []struct {
+		name string
+		set  func(*x509.Certificate)
+		want string
+	}{
+		{"without a name", func(*x509.Certificate) {}, "must name the hosts that it is good for"},
+		{"with a common name alone", func(c *x509.Certificate) { c.Subject.CommonName = "relay.test" }, "must name the hosts that it is good for"},
+		{"ended", func(c *x509.Certificate) {
+			c.DNSNames, c.NotAfter = []string{"relay.test"}, time.Now().Add(-time.Minute)
+		}, "must not have ended, and this certificate ended on "},
+		{"not yet good", func(c *x509.Certificate) {
+			c.DNSNames, c.NotBefore = []string{"relay.test"}, time.Now().Add(time.Minute)
+		}, "must be good already"},
+		{"for clients", func(c *x509.Certificate) {
+			c.DNSNames, c.ExtKeyUsage = []string{"relay.test"}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}, "must be for servers"},
+		{"for an address", func(c *x509.Certificate) { c.IPAddresses = []net.IP{{192, 0, 2, 1}} }, ""},
+	} {
+		a.issueAs(dir, tt.set)
+		c := DefaultConfig()
+		c.TLSCert, c.TLSKey = cert, key
+		problems := c.Check()
+		if tt.want == "" {
+			if len(problems) > 0 {
+				t.Errorf("%s: %v", tt.name, problems)
+			}
+			continue
+		}
+		if len(problems) != 1 || problems[0].Option != "tls-cert" || !strings.HasPrefix(problems[0].Rule, tt.want) {
+			t.Errorf("%s: %v; want %q", tt.name, problems, tt.want)
+		}
+		// What watches the files does the same, beside the daemon's own.
+		watched := &fileCerts{certificate: files.certificate, certFile: cert, keyFile: key}
+		if err := watched.load(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: a reload says %v; want %q", tt.name, err, tt.want)
+		}
+		if got := files.leaf(); !got.Equal(good) {
+			t.Errorf("%s: it is served", tt.name)
+		}
+	}
+}
+
+func TestListenersThatOverlapAreRefused(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:8080", "127.0.0.1:8080", true}, {"127.0.0.1:8080", "localhost:8080", true}, {"127.0.0.1:8080", "LOCALHOST.:8080", true},
+		{"127.0.0.1:8080", "0.0.0.0:8080", true}, {"127.0.0.1:8080", ":8080", true}, {"127.0.0.1:8080", "[::]:8080", true},
+		{"127.0.0.1:8080", "[::1]:8080", true}, {"localhost:8080", "[::1]:8080", true}, {"127.0.0.1:8080", "[::ffff:127.0.0.1]:8080", true},
+		{"127.0.0.1:8080", "127.0.0.1:08080", true}, {"[::1]:8080", "[0:0:0:0:0:0:0:1]:8080", true}, {"0.0.0.0:8080", "[::1]:8080", true},
+		{"0.0.0.0:8080", "[::ffff:0.0.0.0]:8080", true}, {":8080", "relay.example.com:8080", true}, {"0.0.0.0:8080", "relay.example.com:8080", true},
+		{"Relay.example.com:8080", "relay.example.com:8080", true}, {"10.0.0.1:8080", "[::ffff:10.0.0.1]:8080", true},
+		{"127.0.0.1:8080", "127.0.0.1:8081", false}, {"127.0.0.1:0", "127.0.0.1:0", false}, {":0", ":00", false},
+		{"127.0.0.1:8080", "127.0.0.2:8080", false}, {"0.0.0.0:8080", "[2001:db8::1]:8080", false}, {"10.0.0.1:8080", "10.0.0.2:8080", false},
+		{"127.0.0.1:8080", "relay.example.com:8080", false}, {"x", "x", false}, {":http", ":http", false},
+	} {
+		if overlap(tt.a, tt.b) != tt.want || overlap(tt.b, tt.a) != tt.want {
+			t.Errorf("%s and %s overlap: %v, %v; want %v", tt.a, tt.b, overlap(tt.a, tt.b), overlap(tt.b, tt.a), tt.want)
+		}
+	}
+	c := DefaultConfig()
+	embedded(&c)
+	c.Domain, c.ACMEDir = "relay.example.com", filepath.Join(t.TempDir(), "made")
+	c.Listen, c.MetricsListen, c.HTTPListen, c.ClusterListen = "127.0.0.1:8443", "localhost:8443", "[::1]:8443", "127.0.0.1:08443"
+	var got []string
+	for _, p := range c.check(machine{}, time.Now()) {
+		got = append(got, p.Error())
+	}
+	want := `--metrics-listen "localhost:8443": must not overlap --listen 127.0.0.1:8443: both have port 8443 of the same address; choose another port for one of them
+--http-listen "[::1]:8443": must not overlap --listen 127.0.0.1:8443: both have port 8443 of the same address; choose another port for one of them
+--cluster-listen "127.0.0.1:08443": must not overlap --listen 127.0.0.1:8443: both have port 8443 of the same address; choose another port for one of them`
+	if strings.Join(got, "\n") != want {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), want)
 	}
 }
 
