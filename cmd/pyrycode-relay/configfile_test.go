@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -68,7 +69,27 @@ func TestWhatIsWrongInAFileIsToldWithItsLine(t *testing.T) {
 		{"yes is no truth", "insecure: yes\n", `FILE:1: insecure "yes": must be true or false; without a value the flag means true`},
 		{"a list at the top", "- grace\n", `FILE:1: must be lines of option: value; for example grace: 30s`},
 		{"two documents", "grace: 1m\n---\nburst: 1\n", `FILE:2: must be one document; take out the line --- and what follows`},
-		{"no YAML", "listen: [::]:8080\n", `FILE: did not find expected node content; a line is like grace: 30s, and a value that begins with a special letter stands in quotes`},
+		{"a bracket", "listen: [::1]:8080\n", "FILE:1: listen: the value begins with [, which means something else in YAML; put the whole value in quotes"},
+		{"a heading", "limits:\n  burst: 0\n", "FILE:1: \"limits\" is no option, and options stand under no heading; begin each at the left edge\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a tab", "grace: 30s\n\tburst: 0\n", "FILE:2: begins with a tab; begin options at the left edge, without one\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"tabs from the first line on", "\tgrace: 30s\n\tburst: 0\n", "FILE:1: begins with a tab; begin options at the left edge, without one\n  FILE:2: begins with a tab; begin options at the left edge, without one\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"further to the right", "grace: 30s\n  burst: 0\n", "FILE:2: burst begins further to the right than the option above; begin it at the left edge\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"all further to the right", "  grace: 30s\n  burst: 0\n", `FILE:2: burst "0": must be from 1 to 1000000; the default is 1000`},
+		{"no space", "grace:30\nburst: 1\n", "FILE:1: grace: a space must stand behind the colon\n  FILE:1: grace \"30\": must be a time with its unit; for example 30s, 1m30s or 500ms"},
+		{"no colon", "grace=30s\nburst: 0\n", "FILE:1: must be option: value; for example grace: 30s\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"one line that is no option", "grace 30s\n", "FILE:1: must be option: value; for example grace: 30s"},
+		{"a star", "burst: 0\nacme-dir: *x\n", "FILE:2: acme-dir: the value begins with *, which means something else in YAML; put the whole value in quotes\n  FILE:2: acme-dir \"*x\": has no use without --domain; give --domain, or leave it out\n  FILE:1: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a quote without end", "log-format: \"json\nburst: 0\n", "FILE:1: log-format: the quote \" that begins the value has no end; close it\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"something behind a quote", "burst: 0\nlog-format: 'json' x\n", "FILE:2: log-format: the value in quotes is no value of YAML; nothing may stand behind the closing quote, and in \"double quotes\" a \\ begins an escape\n  FILE:1: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a list without end", "trusted-proxies: [10.0.0.0/8\nburst: 0\n", "FILE:1: trusted-proxies: the list that begins with [ has no end; close it with ]\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a list with a star", "trusted-proxies:\n- 10.0.0.0/8\n- *x\nburst: 0\n", "FILE:3: trusted-proxies: the value begins with *, which means something else in YAML; put the whole value in quotes\n  FILE:4: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a colon in a value", "log-format: a: b\nburst: 0\n", "FILE:1: log-format: the value has a colon with a space behind it, which means something else in YAML; put the whole value in quotes\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000\n  FILE:1: log-format \"a: b\": must be text or json; the default is text"},
+		{"lines of Windows, with a mark", "\uFEFFgrace: 30s\r\nburst: 0\r\n", `FILE:2: burst "0": must be from 1 to 1000000; the default is 1000`},
+		{"no UTF-8", "# caf\xe9\ngrace: 30s\nburst: 0\n", "FILE:1: has bytes that are no UTF-8; save the file as UTF-8\n  FILE:3: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a control character", "grace: 3\x000s\nburst: 0\n", "FILE:1: has the control character U+0000; take it out\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"three documents with mistakes", "grace: 1m\n---\nburst: 0\n---\ngracce: 1\n", "FILE:2: must be one document; take out the line --- and what follows\n  FILE:4: must be one document; take out the line --- and what follows\n  FILE:5: \"gracce\" is no option; did you mean grace?\n  FILE:3: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a secret", "fcm-credential: x\n", `FILE:1: "fcm-credential" is no option; did you mean the environment variable PYRYCODE_RELAY_FCM_CREDENTIALS?`},
+		{"a secret's value is not repeated", "cluster-secret: @CANARY\n", "FILE:1: cluster-secret: the value begins with @, which means something else in YAML; put the whole value in quotes\n  FILE:1: cluster-secret (withheld): has no use without --cluster-embedded; give --cluster-embedded, or leave it out\n  FILE:1: cluster-secret (withheld): must come from the environment, as PYRYCODE_RELAY_CLUSTER_SECRET; it is a secret: other users can see a command line, and files are copied about"},
 		{"all at once", "gracce: 1m\nburst: 0\nmax-conns: x\n", "FILE:1: \"gracce\" is no option; did you mean grace?\n  FILE:3: max-conns \"x\": must be a whole number; for example 1000\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,7 +115,7 @@ func FuzzConfigFile(f *testing.F) {
 	f.Add("trusted-proxies: [a, b]\n---\n")
 	f.Add("a: &x [*x]\n<<: *x\n? {}\n: ")
 	f.Fuzz(func(t *testing.T, text string) {
-		c := &configFile{name: "relay.yml", values: make(map[string]fileValue)}
+		c := newConfigFile("relay.yml")
 		c.parse([]byte(text))
 		for name, v := range c.values {
 			if v.line < 1 || daemon.EnvName(name) == daemon.EnvPrefix {
@@ -142,9 +163,12 @@ func TestSIGHUPReadsTheFileAgain(t *testing.T) {
 	file := configAt(t, "max-phones: 3\n")
 	cmd, lines := child(t, append(onFreePorts, "--config", file)...)
 	s := readyLine(t, lines)
-	hup := func(text, want string) {
+	reload := func(text, want string, spoil func() error) {
 		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		if spoil == nil {
+			spoil = func() error { return os.WriteFile(file, []byte(text), 0o600) }
+		}
+		if err := spoil(); err != nil {
 			t.Fatal(err)
 		}
 		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
@@ -157,7 +181,34 @@ func TestSIGHUPReadsTheFileAgain(t *testing.T) {
 		}
 		t.Fatalf("the log never says %s", want)
 	}
+	hup := func(text, want string) { t.Helper(); reload(text, want, nil) }
 	hup("max-phones: 4\n", `"msg":"reload: options have changed","options":"max-phones=4"`)
+	pipe := file + ".pipe"
+	for _, tt := range []struct {
+		text, want string
+		spoil      func() error
+	}{
+		{"", "has no options now, and had some before; put them back; to go back to the default of every option, restart", nil},
+		{"# max-phones: 3\n", "has no options now", nil},
+		{"{}\n", "has no options now", nil},
+		{"", "no such file or directory", func() error { return os.RemoveAll(file) }},
+		{"", "it is a pipe, whose content can be read only once; put the content into a regular file", func() error {
+			return errors.Join(os.RemoveAll(file), syscall.Mkfifo(pipe, 0o600), os.Rename(pipe, file))
+		}},
+		{"", "it is a directory", func() error { return errors.Join(os.RemoveAll(file), os.Mkdir(file, 0o700)) }},
+		{"", "it is no regular file", func() error { return errors.Join(os.RemoveAll(file), os.Symlink(os.DevNull, file)) }},
+	} {
+		reload(tt.text, tt.want, tt.spoil)
+		m := s.page(t, "/metrics")
+		for _, want := range []string{"\npyrycode_relay_limit_phones_per_server_id 4\n", "\npyrycode_relay_config_last_reload_successful 0\n"} {
+			if !strings.Contains(m, want) {
+				t.Errorf("after %q (%s) /metrics has no %s", tt.text, tt.want, want)
+			}
+		}
+	}
+	if err := os.RemoveAll(file); err != nil {
+		t.Fatal(err)
+	}
 	hup("max-phone: 5\n", `relay.yml:1: \"max-phone\" is no option; did you mean max-phones?`)
 	for _, want := range []string{"\npyrycode_relay_limit_phones_per_server_id 4\n", "\npyrycode_relay_config_last_reload_successful 0\n"} {
 		if !strings.Contains(s.page(t, "/metrics"), want) {

@@ -182,7 +182,9 @@ func (f *configFile) explain(e entry, err error) {
 	}
 	if why := odd(value, whole); why != "" {
 		f.complain(e.line, "%s: %s", name, why)
-		take(strings.TrimLeft(value, `"'`))
+		if unquoted := strings.TrimLeft(value, `"'`); !strings.ContainsAny(unquoted, `"'`) {
+			take(unquoted)
+		}
 		return
 	}
 	for i, line := range e.lines[1:] {
