@@ -23,10 +23,10 @@ type Config struct {
 	Insecure bool `default:"false" unit:"true or false" group:"Listeners" help:"Let --listen be reached from other machines without TLS: for a relay behind a proxy that has it."`
 
 	// MetricsListen is where operators look.
-	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" help:"Where operators find metrics, health and pprof: loopback or a private network, unless --web.config.file protects it."`
+	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" help:"Where operators find metrics, health and pprof: loopback or a private network, unless --web.config.file asks for a password."`
 
 	// WebConfigFile is TLS and passwords of the private listener.
-	WebConfigFile string `name:"web.config.file" default:"" unit:"file" group:"Listeners" help:"TLS and basic authentication of --metrics-listen, in the format of Prometheus' exporters."`
+	WebConfigFile string `name:"web.config.file" default:"" unit:"file" group:"Listeners" help:"TLS and basic authentication of --metrics-listen, in the format of Prometheus' exporters. It is read again when it changes, and on SIGHUP; what cannot be used changes nothing."`
 
 	// AllowRoot lets a public relay run as root.
 	AllowRoot bool `default:"false" unit:"true or false" group:"Listeners" help:"Let a relay that other machines can reach run as root, which it has no use for."`
