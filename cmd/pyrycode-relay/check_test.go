@@ -140,7 +140,7 @@ func TestCheckAndServeAgree(t *testing.T) {
 		{"a file without options", []string{"--config", in("nothing.yml")}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			args := append(append([]string{}, onFreePorts[1:]...), tt.args...)
+			args := append([]string{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}, tt.args...)
 			before := tree(t, dir)
 			checked := call(t.Context(), nil, append(append([]string{"check"}, args...), "--json")...)
 			if now := tree(t, dir); now != before {
@@ -176,7 +176,7 @@ func TestCheckAndServeAgree(t *testing.T) {
 			if checked.code != refused || served.code != refused {
 				t.Fatalf("check returns %d, serve %d; want %d", checked.code, served.code, refused)
 			}
-			if want := complain(report.Problems); strings.TrimSpace(served.stderr) != want {
+			if want := daemon.Complaint(report.Problems); strings.TrimSpace(served.stderr) != want {
 				t.Errorf("serve says\n%s\ncheck\n%s", served.stderr, want)
 			}
 			if !strings.Contains(served.stderr, tt.wrong) {
@@ -197,7 +197,7 @@ type readySink struct {
 
 // Write implements io.Writer. The log has one writer at a time.
 func (s *readySink) Write(p []byte) (int, error) {
-	if strings.Contains(string(p), `"msg":"ready"`) {
+	if strings.Contains(string(p), " msg=ready ") {
 		s.cancel()
 	}
 	return s.text.Write(p)
