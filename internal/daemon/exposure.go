@@ -142,22 +142,12 @@ func overlap(a, b string) bool {
 		return false
 	}
 	hostA, hostB = canonicalHost(hostA), canonicalHost(hostB)
-	if hostA == hostB || hostA == "" || hostB == "" {
-		return true
-	}
-	x, errX := netip.ParseAddr(hostA)
-	y, errY := netip.ParseAddr(hostB)
-	return errX == nil && coversAll(x, y, errY == nil) || errY == nil && coversAll(y, x, errX == nil)
+	return hostA == hostB || hostA == "" || hostB == ""
 }
 
-// coversAll reports whether all is the unspecified address of the family of
-// one. Every name is taken to be of the same family.
-func coversAll(all, one netip.Addr, known bool) bool {
-	return all.IsUnspecified() && (!known || all.Is4() == one.Is4() || one.IsLoopback())
-}
-
-// canonicalHost returns the same text for hosts that are the same: nothing
-// for all addresses of both families, and 127.0.0.1 for loopback.
+// canonicalHost returns the same text for hosts that are the same: nothing for
+// all addresses, and 127.0.0.1 for loopback. To Go 0.0.0.0 is, like [::], all
+// addresses of both families.
 func canonicalHost(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	a, err := netip.ParseAddr(host)
@@ -167,8 +157,8 @@ func canonicalHost(host string) string {
 		return "127.0.0.1"
 	case err != nil:
 		return host
-	case a == netip.IPv6Unspecified():
-		return "" // Go listens on both families then
+	case a.IsUnspecified():
+		return ""
 	}
 	return a.String()
 }

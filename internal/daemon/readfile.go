@@ -18,9 +18,10 @@ var readTime = 10 * time.Second
 // keys and the web configuration. Those are some kilobytes long.
 const maxFile = 1 << 20
 
-// unfinished are the files whose reading has taken longer than readTime and
-// has not ended yet. Another reading of such a file fails immediately, so that
-// a file that hangs costs one goroutine and not one for each attempt.
+// unfinished are the files and directories whose reading has taken longer than
+// readTime and has not ended yet. Another reading of the same one fails
+// immediately, so that a file that hangs costs one goroutine and not one for
+// each attempt.
 var unfinished = struct {
 	sync.Mutex
 	names map[string]bool
@@ -33,30 +34,37 @@ var unfinished = struct {
 //
 // The error does not name the file.
 func ReadFile(name string, most int64, pipes bool) ([]byte, error) {
+	return inTime(name, func() ([]byte, error) { return readAll(name, most, pipes) })
+}
+
+// inTime returns what read returns, which reads the file or directory name.
+// It waits no longer than readTime. If read takes longer, read goes on alone,
+// so it must change nothing.
+func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 	unfinished.Lock()
 	hangs := unfinished.names[name]
 	unfinished.Unlock()
 	if hangs {
-		return nil, errors.New("an earlier attempt to read it has not ended; does its file system answer?")
+		return none, errors.New("an earlier attempt to read it has not ended; does its file system answer?")
 	}
 	type result struct {
-		text []byte
-		err  error
+		value T
+		err   error
 	}
 	done, ended := make(chan result, 1), false // unfinished guards ended
 	go func() {
-		text, err := readAll(name, most, pipes)
+		value, err := read()
 		unfinished.Lock()
 		ended = true
 		delete(unfinished.names, name)
 		unfinished.Unlock()
-		done <- result{text, err}
+		done <- result{value, err}
 	}()
 	late := time.NewTimer(readTime)
 	defer late.Stop()
 	select {
 	case r := <-done:
-		return r.text, r.err
+		return r.value, r.err
 	case <-late.C:
 	}
 	unfinished.Lock()
@@ -67,9 +75,9 @@ func ReadFile(name string, most int64, pipes bool) ([]byte, error) {
 	unfinished.Unlock()
 	if !hangs {
 		r := <-done
-		return r.text, r.err
+		return r.value, r.err
 	}
-	return nil, fmt.Errorf("it could not be read within %s; is it a pipe that nobody writes to, or does its file system not answer?", shortDuration(readTime))
+	return none, fmt.Errorf("it could not be read within %s; is it a pipe that nobody writes to, or does its file system not answer?", shortDuration(readTime))
 }
 
 // readAll is ReadFile without the bound on its time.

@@ -91,8 +91,16 @@ func (v *validator) acme(c Config) {
 		v.add("acme-dir", "", "must be given with --domain", "for example /var/lib/pyrycode-relay, on a disk that outlives restarts")
 		return
 	}
-	if rule, fix := checkOwnDir(c.ACMEDir); rule != "" {
-		v.add("acme-dir", c.ACMEDir, rule, fix)
+	type finding struct{ rule, fix string }
+	f, err := inTime(c.ACMEDir, func() (finding, error) {
+		rule, fix := checkOwnDir(c.ACMEDir)
+		return finding{rule, fix}, nil
+	})
+	if err != nil {
+		f = finding{fmt.Sprintf("must be readable (%v)", err), "name another, or mend the file system"}
+	}
+	if f.rule != "" {
+		v.add("acme-dir", c.ACMEDir, f.rule, f.fix)
 	}
 }
 
