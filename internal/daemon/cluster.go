@@ -251,6 +251,8 @@ func (v *validator) cluster(c Config) {
 	}
 	if c.ClusterName == "" {
 		v.add("cluster-name", c.ClusterName, "is needed by --cluster-embedded", "give each relay its own, such as relay-1")
+	} else if strings.Contains(c.ClusterName, " ") {
+		v.add("cluster-name", c.ClusterName, "must be one word", "for example relay-1")
 	}
 	others := make(map[string]bool)
 	for _, p := range c.ClusterPeers {

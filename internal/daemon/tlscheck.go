@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -70,11 +71,14 @@ func unusable(leaf *x509.Certificate, now time.Time) (rule, fix string) {
 	return "", ""
 }
 
+// aHostName is a name that can be in a certificate and in a Host header.
+var aHostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$`)
+
 // acme looks at what --domain needs.
 func (v *validator) acme(c Config) {
 	name := hostName(c.Domain)
-	if _, err := netip.ParseAddr(name); err == nil || name != strings.ToLower(c.Domain) || !strings.Contains(name, ".") || strings.ContainsAny(name, "*_/:@ ") {
-		v.add("domain", c.Domain, "must be a host name and nothing else", "for example relay.example.com")
+	if _, err := netip.ParseAddr(name); err == nil || name != strings.ToLower(c.Domain) || !aHostName.MatchString(name) {
+		v.add("domain", c.Domain, "must be a host name and nothing else, as clients send it", "for example relay.example.com, or xn--bcher-kva.example for bücher.example")
 	}
 	if u, err := url.Parse(c.ACMEDirectory); err != nil || u.Scheme != "https" || u.Host == "" {
 		v.add("acme-directory", c.ACMEDirectory, "must be an https:// URL", "the default is "+v.defaults["acme-directory"])

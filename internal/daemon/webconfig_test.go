@@ -258,6 +258,9 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if cost, err := bcrypt.Cost(c.decoy); err != nil || cost != bcrypt.MinCost {
+		t.Errorf("an unknown user is compared at cost %d, %v; want that of the others", cost, err)
+	}
 	ask := func(user, password string) int {
 		r := httptest.NewRequest("GET", "/metrics", nil)
 		r.SetBasicAuth(user, password)
