@@ -94,7 +94,7 @@ func (ps proxies) client(req *http.Request) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	at := ap.Addr()
+	at := ap.Addr().Unmap()
 	lines := req.Header.Values("X-Forwarded-For")
 	for i := len(lines) - 1; i >= 0; i-- {
 		rest := lines[i]

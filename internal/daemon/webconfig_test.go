@@ -54,6 +54,7 @@ func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
 		{"an empty document", "---\n", "it sets nothing", "it sets nothing"},
 		{"empty sections", "tls_server_config: {}\nbasic_auth_users: {}\n", "it sets nothing", "it sets nothing"},
 		{"a typo", "basic_auth_user:\n  op: x\n", "line 1: field basic_auth_user not found", "line 1: field basic_auth_user not found"},
+		{"a password in the wrong place", "basic_auth_users: CANARY\n", "(line 1: the value is of the wrong kind)", "(line 1: the value is of the wrong kind)"},
 		{"no YAML", "basic_auth_users: [\n", "did not find expected node content", "did not find expected node content"},
 		{"two documents", users + "---\n", "must be one document", "must be one document"},
 		{"users", users, "", ""},
