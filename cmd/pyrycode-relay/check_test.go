@@ -172,7 +172,9 @@ func TestCheckAndServeAgree(t *testing.T) {
 				cancel()
 				return
 			}
-			served := call(t.Context(), nil, append([]string{"serve"}, args...)...)
+			late, cancel := context.WithTimeout(t.Context(), patience) // should it run
+			defer cancel()
+			served := call(late, nil, append([]string{"serve"}, args...)...)
 			if checked.code != refused || served.code != refused {
 				t.Fatalf("check returns %d, serve %d; want %d", checked.code, served.code, refused)
 			}
