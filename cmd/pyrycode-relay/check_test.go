@@ -20,8 +20,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// certificate writes a certificate and its key, and returns their names.
-func certificate(t *testing.T, dir, name string, set func(*x509.Certificate)) (cert, key string) {
+// certificateFiles writes a certificate and its key, and returns their names.
+func certificateFiles(t *testing.T, dir, name string, set func(*x509.Certificate)) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -74,10 +74,10 @@ func tree(t *testing.T, dir string) string {
 func TestCheckAndServeAgree(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
-	cert, key := certificate(t, dir, "good", nil)
-	nameless, namelessKey := certificate(t, dir, "nameless", func(c *x509.Certificate) { c.DNSNames = nil })
-	ended, endedKey := certificate(t, dir, "ended", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
-	early, earlyKey := certificate(t, dir, "early", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) })
+	cert, key := certificateFiles(t, dir, "good", nil)
+	nameless, namelessKey := certificateFiles(t, dir, "nameless", func(c *x509.Certificate) { c.DNSNames = nil })
+	ended, endedKey := certificateFiles(t, dir, "ended", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+	early, earlyKey := certificateFiles(t, dir, "early", func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) })
 	for name, text := range map[string]string{
 		"empty.yml": "", "headers.yml": "http_server_config:\n  headers:\n    X-Frame-Options: deny\n", "broken.yml": "x: [\n", "none.yml": "tls_server_config: {}\n",
 		"typo.yml": "gracce: 1s\n", "tab.yml": "\tgrace: 1s\n", "nothing.yml": "# all defaults\n",
