@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"log"
 	"net"
 	"net/http"
 	"runtime"
@@ -77,7 +77,7 @@ func listen(ctx context.Context, option, address string) (net.Listener, error) {
 
 // newServer makes an HTTP/1.1 server: WebSocket upgrades need nothing newer,
 // and HTTP/2 would be one more way to make the server work for nothing.
-func newServer(h http.Handler, log *slog.Logger, name string) *http.Server {
+func newServer(h http.Handler, errorLog *log.Logger) *http.Server {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
 	return &http.Server{
@@ -88,7 +88,7 @@ func newServer(h http.Handler, log *slog.Logger, name string) *http.Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          newErrorLog(log, name),
+		ErrorLog:          errorLog,
 
 		// "OPTIONS *" goes to the handler like every other request.
 		DisableGeneralOptionsHandler: true,

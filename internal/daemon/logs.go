@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 )
 
@@ -65,49 +66,75 @@ func Complaint(problems []string) string {
 	return fmt.Sprintf("pyrycode-relay: %d problems\n  %s", len(problems), strings.Join(problems, "\n  "))
 }
 
-// What an HTTP server may complain of, in lines: anybody who can connect can
-// make it complain.
+// Limits of what one HTTP server logs, in lines: any client can make it log.
 const (
 	complaintsPerSecond = 1
 	complaintsAtOnce    = 20
 	maxComplaint        = 8 << 10 // bytes; a panic's stack fits
+
+	// complaintsReport is how often the number of lines over the limit is logged
+	// at most.
+	complaintsReport = 10 * time.Second
 )
 
-// complaints is the ErrorLog of an HTTP server: lines go to the process's
-// log, so many per second, and of the others the number is told.
+// complaints writes what an HTTP server logs to the process's log, up to a limit.
+// Lines over the limit are counted, and their number is logged.
 type complaints struct {
 	log   *slog.Logger
 	limit *rate.Limiter
+	lost  prometheus.Counter
 
-	mu   sync.Mutex
-	lost int
+	mu      sync.Mutex // guards all below
+	unsaid  int        // lines over the limit, since their number was logged
+	pending bool       // a timer is going to log it
 }
 
-// newErrorLog makes the log of one server; name says which.
-func newErrorLog(l *slog.Logger, name string) *log.Logger {
+// newErrorLog returns the log of one server, whose name is in each record. lost
+// counts the lines over the limit.
+func newErrorLog(l *slog.Logger, name string, lost prometheus.Counter) *log.Logger {
 	c := &complaints{
 		log:   l.With("server", name),
 		limit: rate.NewLimiter(complaintsPerSecond, complaintsAtOnce),
+		lost:  lost,
 	}
 	return log.New(c, "", 0)
 }
 
 // Write takes one line.
 func (c *complaints) Write(line []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.limit.AllowN(time.Now(), 1) {
-		c.lost++
+	if !c.admit() {
 		return len(line), nil
 	}
 	text := bytes.TrimSpace(line)
 	if len(text) > maxComplaint {
 		text = fmt.Appendf(text[:maxComplaint:maxComplaint], "… (%d bytes more)", len(text)-maxComplaint)
 	}
-	if c.lost > 0 {
-		c.log.Warn("http server: lines left out", "count", c.lost)
-		c.lost = 0
-	}
 	c.log.Warn("http server", "err", string(text))
 	return len(line), nil
+}
+
+// admit reports whether a line may be logged now. If not, it counts the line and
+// sees to it that the number is logged after complaintsReport.
+func (c *complaints) admit() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limit.AllowN(time.Now(), 1) {
+		return true
+	}
+	c.lost.Inc()
+	c.unsaid++
+	if !c.pending {
+		c.pending = true
+		time.AfterFunc(complaintsReport, c.report)
+	}
+	return false
+}
+
+// report is the body of the timer that admit starts.
+func (c *complaints) report() {
+	c.mu.Lock()
+	n := c.unsaid
+	c.unsaid, c.pending = 0, false
+	c.mu.Unlock()
+	c.log.Warn("http server: lines left out", "count", n)
 }

@@ -31,6 +31,7 @@ const (
 const (
 	lostFull   = "queue_full"
 	lostFailed = "write_failed"
+	lostLimit  = "server_limit"
 )
 
 // LogWriter is an [io.Writer] that queues log records for a writer that may be slow, stuck or gone.
@@ -58,9 +59,9 @@ type LogWriter struct {
 func NewLogWriter(w io.Writer, format string) *LogWriter {
 	l := &LogWriter{to: w, format: format, losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pyrycode_relay_log_records_lost_total",
-		Help: "Log records that were not written, by reason: the reader of the log was too slow, or writing failed. /debug/log has the last ones all the same.",
+		Help: "Log records that were not written, by reason: the reader of the log was too slow; writing failed; an HTTP server complained of more than its limit allows. Of the first two /debug/log has the last ones.",
 	}, []string{"reason"})}
-	for _, reason := range []string{lostFull, lostFailed} {
+	for _, reason := range []string{lostFull, lostFailed, lostLimit} {
 		l.losses.WithLabelValues(reason)
 	}
 	return l

@@ -3,7 +3,7 @@ package daemon
 import (
 	"cmp"
 	"fmt"
-	"log/slog"
+	"log"
 	"net/http"
 	"net/http/pprof"
 	"sync"
@@ -74,11 +74,11 @@ func answer(w http.ResponseWriter, status int, line string) {
 }
 
 // privateHandler is everything for operators.
-func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, config http.HandlerFunc, recent http.Handler, log *slog.Logger) http.Handler {
+func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, config http.HandlerFunc, recent http.Handler, errorLog *log.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(r.Metrics(), promhttp.HandlerOpts{
 		Registry:            r.Metrics(),
-		ErrorLog:            newErrorLog(log, "metrics"),
+		ErrorLog:            errorLog,
 		Timeout:             scrapeTimeout,
 		MaxRequestsInFlight: scrapesAtATime,
 		EnableOpenMetrics:   true,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -191,13 +192,13 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	if p.certs != nil {
 		handler = onlyFor(p.certs.serves, handler)
 	}
-	p.public = newServer(closeUnread(handler), p.log, "public")
+	p.public = newServer(closeUnread(handler), p.errorLog("public"))
 	p.public.ConnState = p.pending.state
 	p.page = status.New(status.Config{
 		Metrics: reg, Ready: p.ready.get, Check: p.books.err, Peaks: p.relay.TakePeaks,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
-	p.private = newServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.log)), p.log, "private")
+	p.private = newServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))), p.errorLog("private"))
 	return p, nil
 }
 
@@ -219,11 +220,16 @@ func (p *process) useTLS(reg prometheus.Registerer) error {
 		a := newACME(p.cfg, c, p.env.ACME)
 		p.certs = a
 		if p.cfg.HTTPListen != "" {
-			p.http = newServer(closeUnread(a.challenges()), p.log, "http")
+			p.http = newServer(closeUnread(a.challenges()), p.errorLog("http"))
 			p.http.ConnState = p.pending.state
 		}
 	}
 	return nil
+}
+
+// errorLog returns the log for the errors of the HTTP server of that name.
+func (p *process) errorLog(name string) *log.Logger {
+	return newErrorLog(p.log, name, p.logs.losses.WithLabelValues(lostLimit))
 }
 
 // served is a server and where it listens.

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -144,7 +145,7 @@ func TestAHandshakeHasADeadline(t *testing.T) {
 		// stays, the listener must hand out what net/http knows as TLS.
 		ours, theirs := net.Pipe()
 		ln := &one{conn: ours, end: make(chan struct{})}
-		s := newServer(http.NotFoundHandler(), newLogger(io.Discard, "text", slog.LevelInfo), "public")
+		s := newServer(http.NotFoundHandler(), log.New(io.Discard, "", 0))
 		served := make(chan struct{})
 		go func() {
 			defer close(served)
