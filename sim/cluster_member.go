@@ -63,7 +63,7 @@ type member struct {
 type spanOf struct{ from, to stamp }
 
 // fenceAt is a fence that a claim was given.
-type fenceAt struct{ *relay.Fence }
+type fenceAt struct{ *relay.LeaseDeadline }
 
 // maxFences bounds what is remembered of claims of one server-id: who claims
 // while a tenure lasts gets the same fence.
@@ -216,7 +216,7 @@ func (c watched) Attach(h *relay.Host) {
 	c.Node.Attach(h)
 }
 
-func (c watched) Claim(id wire.ServerID) (*relay.Fence, error) {
+func (c watched) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
 	f, err := c.Node.Claim(id)
 	if err == nil {
 		c.m.given(id, f)
@@ -224,7 +224,7 @@ func (c watched) Claim(id wire.ServerID) (*relay.Fence, error) {
 	return f, err
 }
 
-func (m *member) given(id wire.ServerID, f *relay.Fence) {
+func (m *member) given(id wire.ServerID, f *relay.LeaseDeadline) {
 	for s, name := range relayServers {
 		if name == string(id) {
 			m.addFence(s, f)
@@ -233,15 +233,15 @@ func (m *member) given(id wire.ServerID, f *relay.Fence) {
 }
 
 //go:norace
-func (m *member) addFence(s int, f *relay.Fence) {
+func (m *member) addFence(s int, f *relay.LeaseDeadline) {
 	if m.fences[s] == nil {
 		m.fences[s] = make([]fenceAt, maxFences)
 	}
 	n := m.nfences[s]
-	if n > 0 && m.fences[s][n-1].Fence == f || n == maxFences {
+	if n > 0 && m.fences[s][n-1].LeaseDeadline == f || n == maxFences {
 		return
 	}
-	m.fences[s][n].Fence = f
+	m.fences[s][n].LeaseDeadline = f
 	m.nfences[s]++
 }
 
@@ -252,7 +252,7 @@ func (m *member) addFence(s int, f *relay.Fence) {
 func (m *member) may(s int) bool {
 	now := m.w.e.now/100*m.pace - m.started + 1 // as relay.Relay counts
 	for i := m.nfences[s] - 1; i >= 0; i-- {
-		if *(*int64)(unsafe.Add(unsafe.Pointer(m.fences[s][i].Fence), fenceUntil)) > now {
+		if *(*int64)(unsafe.Add(unsafe.Pointer(m.fences[s][i].LeaseDeadline), fenceUntil)) > now {
 			return true
 		}
 	}
@@ -290,7 +290,7 @@ func (m *member) might(s int, from, to int64) bool {
 // fenceUntil is where a fence keeps its time. Loading it as the relay does
 // would show the race detector an order that there is not.
 var fenceUntil = func() uintptr {
-	f, ok := reflect.TypeFor[relay.Fence]().FieldByName("until")
+	f, ok := reflect.TypeFor[relay.LeaseDeadline]().FieldByName("until")
 	if !ok || f.Type != reflect.TypeFor[atomic.Int64]() {
 		panic("sim: relay.Fence has no field until that is an atomic.Int64")
 	}

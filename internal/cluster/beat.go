@@ -18,12 +18,12 @@ const (
 // maxName is how many bytes of a node's name are sent and kept.
 const maxName = 64
 
-// beat is a node heartbeat, its echo, or the announcement of a node's name.
+// heartbeatMessage is a node heartbeat, its echo, or the announcement of a node's name.
 // The time that an echo takes is the way to the other node and back.
 //
 // A name is sent as a message of its own, before each heartbeat: nodes from
 // before there were names read heartbeats of one length only, and ignore it.
-type beat struct {
+type heartbeatMessage struct {
 	node NodeID
 	at   int64  // the sender's time
 	bye  bool   // it is the last
@@ -31,10 +31,10 @@ type beat struct {
 	name string // not empty: it is an announcement and nothing else
 }
 
-// beatSize is the size of a beat without a name.
-const beatSize = 2 + len(NodeID{}) + 8
+// heartbeatSize is the size of a beat without a name.
+const heartbeatSize = 2 + len(NodeID{}) + 8
 
-func (b beat) append(dst []byte) []byte {
+func (b heartbeatMessage) append(dst []byte) []byte {
 	flags := byte(0)
 	if b.bye {
 		flags |= 1
@@ -50,18 +50,18 @@ func (b beat) append(dst []byte) []byte {
 	return append(dst, b.name...)
 }
 
-func parseBeat(p []byte) (b beat, ok bool) {
-	if len(p) < beatSize || p[0] != protocol {
+func parseHeartbeat(p []byte) (b heartbeatMessage, ok bool) {
+	if len(p) < heartbeatSize || p[0] != protocol {
 		return b, false
 	}
 	named := p[1]&4 != 0
-	if room := len(p) - beatSize; named != (room > 0) || room > maxName {
+	if room := len(p) - heartbeatSize; named != (room > 0) || room > maxName {
 		return b, false
 	}
 	copy(b.node[:], p[2:])
 	b.at = int64(endian.BigEndian.Uint64(p[2+len(b.node):]))
 	b.bye, b.echo = p[1]&1 != 0, p[1]&2 != 0
-	b.name = wire.Printable(string(p[beatSize:]), maxName)
+	b.name = wire.Printable(string(p[heartbeatSize:]), maxName)
 	return b, true
 }
 
@@ -70,9 +70,9 @@ func parseBeat(p []byte) (b beat, ok bool) {
 func (n *Node) heartbeat() {
 	now := n.rt.Clock.Now()
 	if n.cfg.Name != "" {
-		_ = n.cfg.Bus.Publish(n.beatSubject(), beat{node: n.id, at: now.UnixNano(), name: n.cfg.Name}.append(nil)) // the next one may get through
+		_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, at: now.UnixNano(), name: n.cfg.Name}.append(nil)) // the next one may get through
 	}
-	_ = n.cfg.Bus.Publish(n.beatSubject(), beat{node: n.id, at: now.UnixNano()}.append(nil)) // the next one may get through
+	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, at: now.UnixNano()}.append(nil)) // the next one may get through
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
@@ -97,7 +97,7 @@ func (n *Node) heartbeat() {
 		broken = append(broken, n.streamsOf(&id)...)
 	}
 	refused := n.summaries(now, false)
-	n.beat = n.rt.Clock.AfterFunc(n.cfg.Heartbeat, n.heartbeat)
+	n.heartbeatTimer = n.rt.Clock.AfterFunc(n.cfg.Heartbeat, n.heartbeat)
 	n.mu.Unlock()
 	for _, d := range losses {
 		n.logGone(d, "no heartbeat from it")
@@ -108,9 +108,9 @@ func (n *Node) heartbeat() {
 	}
 }
 
-// onBeat takes in another node's heartbeat, or its name.
-func (n *Node) onBeat(m Message) {
-	b, ok := parseBeat(m.Data)
+// onHeartbeat takes in another node's heartbeat, or its name.
+func (n *Node) onHeartbeat(m Message) {
+	b, ok := parseHeartbeat(m.Data)
 	if !ok || b.node == n.id {
 		return
 	}
@@ -131,5 +131,5 @@ func (n *Node) onBeat(m Message) {
 	if b.name != "" {
 		return // its heartbeat follows
 	}
-	_ = n.cfg.Bus.Publish(n.ctlSubject(b.node), beat{node: n.id, at: b.at, echo: true}.append(nil))
+	_ = n.cfg.Bus.Publish(n.ctlSubject(b.node), heartbeatMessage{node: n.id, at: b.at, echo: true}.append(nil))
 }

@@ -16,9 +16,9 @@ const lastWrite = 10 * time.Second
 // reasonBroken is the reason of a close because the way to the slot broke.
 const reasonBroken = "the way to the node that serves the server-id broke"
 
-// carrier is the end at the node that has the phone's socket: it carries
+// proxy is the end at the node that has the phone's socket: it carries
 // bytes and looks at none, but to know whether a message has begun.
-type carrier struct {
+type proxy struct {
 	*stream
 	sock  relay.Socket
 	ended func()
@@ -26,11 +26,11 @@ type carrier struct {
 	// Guarded by the stream's lock.
 	started bool // Carry has been called
 	writing bool // somebody drains; walk is theirs
-	walk    wire.Walk
+	frames    wire.FrameTracker
 	leaving bool // the phone is to go, with the close message last
 	code    wire.CloseCode
 	reason  string
-	shown   bool // the phone has been told that no more bytes come
+	toldEnd   bool // the phone has been told that no more bytes come
 	parted  bool // nothing more is to be done but to see the socket end
 	gone    bool // the socket is closed
 	linger  *clock.Timer
@@ -38,9 +38,9 @@ type carrier struct {
 	lingering bool // linger is that of the close
 }
 
-// newCarrier makes one and enters its stream; nil if the node closes.
-func (n *Node) newCarrier(owner NodeID) *carrier {
-	c := &carrier{stream: n.newStream(owner, n.streamID())}
+// newProxy makes one and enters its stream; nil if the node closes.
+func (n *Node) newProxy(owner NodeID) *proxy {
+	c := &proxy{stream: n.newStream(owner, n.streamID())}
 	c.edge, c.stream.input = true, c.input
 	if !n.join(c.stream) {
 		return nil
@@ -49,7 +49,7 @@ func (n *Node) newCarrier(owner NodeID) *carrier {
 }
 
 // Carry implements relay.Stream.
-func (c *carrier) Carry(sock relay.Socket, ended func()) {
+func (c *proxy) Carry(sock relay.Socket, ended func()) {
 	c.sock, c.ended = sock, ended
 	c.mu.Lock()
 	c.started = true
@@ -60,13 +60,13 @@ func (c *carrier) Carry(sock relay.Socket, ended func()) {
 }
 
 // Close implements relay.Stream.
-func (c *carrier) Close(code wire.CloseCode, reason string) {
+func (c *proxy) Close(code wire.CloseCode, reason string) {
 	c.leave(code, reason)
 	c.input()
 }
 
 // leave has the phone closed with code, behind what came for it.
-func (c *carrier) leave(code wire.CloseCode, reason string) {
+func (c *proxy) leave(code wire.CloseCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.leaving {
@@ -77,7 +77,7 @@ func (c *carrier) leave(code wire.CloseCode, reason string) {
 }
 
 // lingers ends the socket in a while. The lock is held.
-func (c *carrier) lingers() {
+func (c *proxy) lingers() {
 	if c.lingering || c.gone {
 		return
 	}
@@ -89,7 +89,7 @@ func (c *carrier) lingers() {
 }
 
 // Abort implements relay.Stream.
-func (c *carrier) Abort() {
+func (c *proxy) Abort() {
 	c.mu.Lock()
 	was := c.gone
 	c.gone = true
@@ -108,7 +108,7 @@ func (c *carrier) Abort() {
 // up carries what the phone sends. Once there is nowhere to carry it to it
 // is still read: closing with something unread would destroy what is on its
 // way to the phone.
-func (c *carrier) up() {
+func (c *proxy) up() {
 	for {
 		b, n, err := c.sock.Read()
 		if err != nil {
@@ -127,7 +127,7 @@ func (c *carrier) up() {
 }
 
 // input sees to what has changed: there are bytes to write, or an end.
-func (c *carrier) input() {
+func (c *proxy) input() {
 	c.mu.Lock()
 	if c.started && c.writing && !c.gone && c.linger == nil && (c.closed || c.broken != "") {
 		c.linger = c.node.rt.Clock.AfterFunc(lastWrite, c.Abort) // the far end does not watch it any more
@@ -141,12 +141,12 @@ func (c *carrier) input() {
 }
 
 // due reports whether there is something to do for drain. The lock is held.
-func (c *carrier) due() bool {
-	return len(c.queue) > 0 || c.fin && !c.shown || !c.parted && (c.closed || c.broken != "" || c.leaving)
+func (c *proxy) due() bool {
+	return len(c.queue) > 0 || c.fin && !c.toldEnd || !c.parted && (c.closed || c.broken != "" || c.leaving)
 }
 
 // drain writes to the phone what has come for it, waiting for its socket.
-func (c *carrier) drain() {
+func (c *proxy) drain() {
 	for {
 		c.mu.Lock()
 		if c.gone || !c.due() {
@@ -164,7 +164,7 @@ func (c *carrier) drain() {
 		}
 		c.mu.Unlock()
 		n, err := c.sock.Write(bytes)
-		c.walk.Skip(bytes[:n])
+		c.frames.Skip(bytes[:n])
 		c.consume(n)
 		if err != nil {
 			c.Abort()
@@ -174,13 +174,13 @@ func (c *carrier) drain() {
 
 // last is what there is to do when all has been written. The lock is held;
 // what it returns is called without.
-func (c *carrier) last() func() {
+func (c *proxy) last() func() {
 	half := func() { _ = c.sock.CloseWrite() }
 	switch {
-	case c.fin && !c.shown:
-		c.shown = true
+	case c.fin && !c.toldEnd:
+		c.toldEnd = true
 		return half
-	case c.closed && c.broken == "" && c.shown:
+	case c.closed && c.broken == "" && c.toldEnd:
 		c.parted = true
 		return c.Abort // the far end has waited for the phone to see it
 	case c.closed && c.broken == "":
@@ -195,7 +195,7 @@ func (c *carrier) last() func() {
 	}
 	c.leaving = true
 	c.lingers()
-	whole := c.walk.Whole() && !c.shown
+	whole := c.frames.Whole() && !c.toldEnd
 	return func() {
 		c.end(kindClose)
 		if !whole {

@@ -78,7 +78,7 @@ func (n *Node) ask(v value, id wire.ServerID) answer {
 
 // onCtl hears what others ask.
 func (n *Node) onCtl(m Message) {
-	if b, ok := parseBeat(m.Data); ok {
+	if b, ok := parseHeartbeat(m.Data); ok {
 		if b.echo {
 			n.saw(b.node, "")
 			n.metrics.roundTrip.Observe(float64(n.rt.Clock.Now().UnixNano()-b.at) / 1e9)
@@ -102,7 +102,7 @@ func (n *Node) onCtl(m Message) {
 func (n *Node) onProbe(q question, reply func(answer)) {
 	id := wire.ServerID(q.Server)
 	n.mu.Lock()
-	t := n.tenures[keyOf(id)]
+	t := n.leases[keyOf(id)]
 	mine := t != nil && t.nonce == q.Nonce
 	busy := mine && (t.lost != "" || t.state == "")
 	n.mu.Unlock()
@@ -144,7 +144,7 @@ func (n *Node) onOpen(q question) answer {
 		return answerGone
 	}
 	n.mu.Lock()
-	t := n.tenures[keyOf(id)]
+	t := n.leases[keyOf(id)]
 	mine := t != nil && t.nonce == q.Nonce && t.lost == "" && t.state != ""
 	draining := n.draining
 	n.mu.Unlock()
@@ -160,7 +160,7 @@ func (n *Node) onOpen(q question) answer {
 		return answerRefused
 	}
 	remote, _ := netip.ParseAddr(q.Remote) // for the log only
-	switch n.host.Join(relay.Visitor{Server: id, Device: wire.Printable(q.Device, 128), From: remote}, socket{s}) {
+	switch n.host.Join(relay.RemotePhone{Server: id, Device: wire.Printable(q.Device, 128), From: remote}, socket{s}) {
 	case relay.Joined:
 		return answerJoined
 	case relay.Full:
@@ -171,8 +171,8 @@ func (n *Node) onOpen(q question) answer {
 	return answerGone
 }
 
-// elsewhere is a slot at another node.
-type elsewhere struct {
+// remoteSlot is a slot at another node.
+type remoteSlot struct {
 	node  *Node
 	id    wire.ServerID
 	owner NodeID
@@ -180,10 +180,10 @@ type elsewhere struct {
 }
 
 // Join implements relay.Elsewhere. If the slot has moved it looks once more.
-func (e *elsewhere) Join(v relay.Visitor) (relay.Stream, relay.Outcome) {
+func (e *remoteSlot) Join(v relay.RemotePhone) (relay.Stream, relay.Outcome) {
 	n := e.node
 	for again := false; ; again = true {
-		c := n.newCarrier(e.owner)
+		c := n.newProxy(e.owner)
 		if c == nil {
 			return nil, relay.Refused
 		}
@@ -204,7 +204,7 @@ func (e *elsewhere) Join(v relay.Visitor) (relay.Stream, relay.Outcome) {
 			return nil, relay.NoServer
 		}
 		now, err := n.findAgain(e.id)
-		moved, ok := now.(*elsewhere)
+		moved, ok := now.(*remoteSlot)
 		switch {
 		case err != nil:
 			return nil, relay.Refused

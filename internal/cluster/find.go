@@ -31,7 +31,7 @@ func (n *Node) onEntry(e Entry) {
 	default:
 		n.cache[e.Key] = cached{v, e.Revision, now}
 	}
-	t := n.tenures[e.Key]
+	t := n.leases[e.Key]
 	news := t != nil && t.state != "" && t.lost == "" && e.Revision > t.revision
 	n.mu.Unlock()
 	switch {
@@ -44,14 +44,14 @@ func (n *Node) onEntry(e Entry) {
 }
 
 // Find implements relay.Cluster.
-func (n *Node) Find(id wire.ServerID) (relay.Elsewhere, error) {
+func (n *Node) Find(id wire.ServerID) (relay.RemoteSlot, error) {
 	now := n.rt.Clock.Now()
 	key := keyOf(id)
 	n.mu.Lock()
 	c, ok := n.cache[key]
 	n.mu.Unlock()
 	if ok && now.Sub(c.at) <= n.cfg.TTL {
-		return n.elsewhere(id, c.value)
+		return n.slotOf(id, c.value)
 	}
 	e, err := n.findAgain(id)
 	if e == nil && err == nil && !n.holds(key) {
@@ -65,11 +65,11 @@ func (n *Node) Find(id wire.ServerID) (relay.Elsewhere, error) {
 func (n *Node) holds(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.tenures[key] != nil
+	return n.leases[key] != nil
 }
 
 // findAgain asks the directory itself.
-func (n *Node) findAgain(id wire.ServerID) (relay.Elsewhere, error) {
+func (n *Node) findAgain(id wire.ServerID) (relay.RemoteSlot, error) {
 	e, err := n.cfg.Store.Get(keyOf(id))
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -81,10 +81,10 @@ func (n *Node) findAgain(id wire.ServerID) (relay.Elsewhere, error) {
 	if !ok {
 		return nil, relay.ErrUnknownHolder
 	}
-	return n.elsewhere(id, v)
+	return n.slotOf(id, v)
 }
 
-func (n *Node) elsewhere(id wire.ServerID, v value) (relay.Elsewhere, error) {
+func (n *Node) slotOf(id wire.ServerID, v value) (relay.RemoteSlot, error) {
 	owner, ok := parseNodeID(v.Node)
 	if !ok {
 		return nil, relay.ErrUnknownHolder
@@ -92,5 +92,5 @@ func (n *Node) elsewhere(id wire.ServerID, v value) (relay.Elsewhere, error) {
 	if owner == n.id {
 		return nil, nil // it has just begun here, or just ended
 	}
-	return &elsewhere{node: n, id: id, owner: owner, nonce: v.Nonce}, nil
+	return &remoteSlot{node: n, id: id, owner: owner, nonce: v.Nonce}, nil
 }

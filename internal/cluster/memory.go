@@ -48,8 +48,8 @@ type Port struct {
 	f       func(Entry)
 }
 
-// ErrAway is what a port that is down says.
-var ErrAway = errors.New("the directory cannot be reached")
+// ErrUnreachable is what a port that is down says.
+var ErrUnreachable = errors.New("the directory cannot be reached")
 
 // Port returns a new connection.
 func (m *Memory) Port() *Port { return &Port{m: m} }
@@ -67,7 +67,7 @@ func (p *Port) Down(yes bool) {
 	}
 }
 
-func (p *Port) away() bool {
+func (p *Port) unreachable() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.down
@@ -75,8 +75,8 @@ func (p *Port) away() bool {
 
 // Create implements Store.
 func (p *Port) Create(key string, value []byte, ttl time.Duration) (uint64, error) {
-	if p.away() {
-		return 0, ErrAway
+	if p.unreachable() {
+		return 0, ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
@@ -89,8 +89,8 @@ func (p *Port) Create(key string, value []byte, ttl time.Duration) (uint64, erro
 
 // Update implements Store.
 func (p *Port) Update(key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
-	if p.away() {
-		return 0, ErrAway
+	if p.unreachable() {
+		return 0, ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
@@ -103,8 +103,8 @@ func (p *Port) Update(key string, value []byte, revision uint64, ttl time.Durati
 
 // Get implements Store.
 func (p *Port) Get(key string) (Entry, error) {
-	if p.away() {
-		return Entry{}, ErrAway
+	if p.unreachable() {
+		return Entry{}, ErrUnreachable
 	}
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
@@ -116,8 +116,8 @@ func (p *Port) Get(key string) (Entry, error) {
 
 // Purge implements Store.
 func (p *Port) Purge(key string, revision uint64) error {
-	if p.away() {
-		return ErrAway
+	if p.unreachable() {
+		return ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
@@ -134,7 +134,7 @@ func (p *Port) Watch(_ context.Context, f func(Entry)) error {
 	p.mu.Lock()
 	p.f = f
 	p.watcher = newQueue(func(e Entry) {
-		if !p.away() {
+		if !p.unreachable() {
 			f(e)
 		}
 	})
@@ -156,7 +156,7 @@ func (p *Port) Subscribe(subject string, f func(Message)) error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	p.m.subs[subject] = append(p.m.subs[subject], newQueue(func(msg Message) {
-		if !p.away() {
+		if !p.unreachable() {
 			f(msg)
 		}
 	}))
@@ -180,8 +180,8 @@ func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]by
 	defer t.Stop()
 	select {
 	case b := <-reply:
-		if p.away() {
-			return nil, ErrAway
+		if p.unreachable() {
+			return nil, ErrUnreachable
 		}
 		return b, nil
 	case <-late:
@@ -218,8 +218,8 @@ func (m *Memory) Close() {
 }
 
 func (m *Memory) publish(p *Port, subject string, msg Message) error {
-	if p.away() {
-		return ErrAway
+	if p.unreachable() {
+		return ErrUnreachable
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

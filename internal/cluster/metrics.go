@@ -11,7 +11,7 @@ type (
 )
 
 const (
-	lostFence     lostReason = "fence"     // not renewed in time
+	lostDeadline     lostReason = "fence"     // not renewed in time
 	lostTaken     lostReason = "taken"     // another node has the entry
 	lostReclaimed lostReason = "reclaimed" // the same, while it was in grace: nothing wrong
 	lostClosed    lostReason = "closed"    // the node ended
@@ -27,7 +27,7 @@ const (
 )
 
 var (
-	lostReasons   = []lostReason{lostFence, lostTaken, lostReclaimed, lostClosed}
+	lostReasons   = []lostReason{lostDeadline, lostTaken, lostReclaimed, lostClosed}
 	brokenReasons = []brokenReason{brokenGap, brokenSilent, brokenNode, brokenBus, brokenBacklog, brokenOverrun, brokenReset, brokenClosed}
 )
 
@@ -77,7 +77,7 @@ func newMetrics(n *Node) *metrics {
 	m.all = []prometheus.Collector{lost, broken, m.refusals, silent, m.recreated, m.roundTrip,
 		gauge("claims", "Server-ids that this node holds in the directory, those in grace included.", func() int {
 			held := 0
-			for _, t := range n.tenures {
+			for _, t := range n.leases {
 				if t.state != "" && t.lost == "" {
 					held++
 				}

@@ -110,11 +110,11 @@ func parseNodeID(s string) (id NodeID, ok bool) {
 
 // host is what a node needs of its relay.
 type host interface {
-	NewFence() *relay.Fence
+	NewFence() *relay.LeaseDeadline
 	Slot(wire.ServerID) relay.SlotState
 	Probe(wire.ServerID, func(relay.Verdict))
 	Revoke(id wire.ServerID, reclaimed bool)
-	Join(relay.Visitor, relay.Socket) relay.Outcome
+	Join(relay.RemotePhone, relay.Socket) relay.Outcome
 }
 
 // Node is one relay's part in a cluster. It is a [relay.Cluster]: make it
@@ -126,16 +126,16 @@ type Node struct {
 	id      NodeID
 	host    host
 	metrics *metrics
-	away    atomic.Bool // the last purge had no answer
+	purgeFailed    atomic.Bool // the last purge had no answer
 
 	mu       sync.Locker        // guards all below
-	tenures  map[string]*tenure // by key
+	leases  map[string]*lease // by key
 	cache    map[string]cached  // by key: what the directory says of other nodes
 	streams  map[streamKey]*stream
 	peers    map[NodeID]*otherNode // nodes that this node hears
 	lost     map[NodeID]lostNode   // nodes that it no longer hears
 	refused  map[NodeID]*refusals  // what silent nodes cost
-	beat     *clock.Timer
+	heartbeatTimer     *clock.Timer
 	draining bool
 	closed   bool
 }
@@ -154,7 +154,7 @@ func New(cfg Config) (*Node, error) {
 		cfg:     cfg,
 		rt:      cfg.Runtime,
 		mu:      cfg.Runtime.NewLock("node"),
-		tenures: make(map[string]*tenure),
+		leases: make(map[string]*lease),
 		cache:   make(map[string]cached),
 		streams: make(map[streamKey]*stream),
 		peers:   make(map[NodeID]*otherNode),
@@ -187,7 +187,7 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.cfg.Bus.Subscribe(n.ctlSubject(n.id), n.onCtl); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	if err := n.cfg.Bus.Subscribe(n.beatSubject(), n.onBeat); err != nil {
+	if err := n.cfg.Bus.Subscribe(n.heartbeatSubject(), n.onHeartbeat); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	if err := n.cfg.Store.Watch(ctx, n.onEntry); err != nil {
@@ -205,14 +205,14 @@ func (n *Node) Drain() {
 	ts := n.sorted()
 	n.mu.Unlock()
 	// Few at a time: the directory takes them one after the other anyway.
-	const lanes = 32
+	const workers = 32
 	left := n.cfg.NewGate()
-	n.away.Store(false) // it may have come back
-	todo := min(lanes, len(ts))
+	n.purgeFailed.Store(false) // it may have come back
+	todo := min(workers, len(ts))
 	for lane := range todo {
 		n.rt.Go("purge", func() {
 			// Without an answer all the others would wait as long: they expire.
-			for i := lane; i < len(ts) && !n.away.Load(); i += lanes {
+			for i := lane; i < len(ts) && !n.purgeFailed.Load(); i += workers {
 				n.sync(ts[i], false)
 			}
 			n.mu.Lock()
@@ -238,8 +238,8 @@ func (n *Node) Close() {
 		return
 	}
 	n.closed, n.draining = true, true
-	if n.beat != nil {
-		n.beat.Stop()
+	if n.heartbeatTimer != nil {
+		n.heartbeatTimer.Stop()
 	}
 	ts := n.sorted()
 	ss := n.streamsOf(nil)
@@ -252,20 +252,20 @@ func (n *Node) Close() {
 	for _, t := range ts {
 		n.lose(t, lostClosed)
 	}
-	_ = n.cfg.Bus.Publish(n.beatSubject(), beat{node: n.id, bye: true}.append(nil)) // they would find out
+	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, bye: true}.append(nil)) // they would find out
 }
 
 // sorted is all tenures, in a fixed order. The lock is held.
-func (n *Node) sorted() []*tenure {
-	ts := make([]*tenure, 0, len(n.tenures))
-	for _, t := range n.tenures {
+func (n *Node) sorted() []*lease {
+	ts := make([]*lease, 0, len(n.leases))
+	for _, t := range n.leases {
 		ts = append(ts, t)
 	}
-	slices.SortFunc(ts, func(a, b *tenure) int { return cmp.Compare(a.key, b.key) })
+	slices.SortFunc(ts, func(a, b *lease) int { return cmp.Compare(a.key, b.key) })
 	return ts
 }
 
-func (n *Node) beatSubject() string { return n.cfg.Space + ".beat" }
+func (n *Node) heartbeatSubject() string { return n.cfg.Space + ".beat" }
 
 func (n *Node) ctlSubject(id NodeID) string { return n.cfg.Space + ".n." + id.String() + ".ctl" }
 

@@ -204,12 +204,12 @@ func TestNodesWithoutANameStillWork(t *testing.T) {
 		return len(sizes) >= 2
 	})
 	mu.Lock()
-	if sizes[0] != beatSize+len("relay-1") || sizes[1] != beatSize {
-		t.Errorf("sizes %v; want the name, then a heartbeat of %d bytes", sizes, beatSize)
+	if sizes[0] != heartbeatSize+len("relay-1") || sizes[1] != heartbeatSize {
+		t.Errorf("sizes %v; want the name, then a heartbeat of %d bytes", sizes, heartbeatSize)
 	}
 	mu.Unlock()
 	id := NodeID{7}
-	if err := old.Publish("pyrycode.beat", beat{node: id, at: 1}.append(nil)); err != nil {
+	if err := old.Publish("pyrycode.beat", heartbeatMessage{node: id, at: 1}.append(nil)); err != nil {
 		t.Fatal(err)
 	}
 	log.want(t, "node_seen", []string{"node", "name"}, "INFO node="+id.String()+" name=<nil>")
@@ -220,26 +220,26 @@ func TestNodesWithoutANameStillWork(t *testing.T) {
 
 func TestWhatIsAHeartbeat(t *testing.T) {
 	id := NodeID{1, 2}
-	plain := beat{node: id, at: 5}.append(nil)
-	named := func(name string) []byte { return beat{node: id, at: 5, name: name}.append(nil) }
+	plain := heartbeatMessage{node: id, at: 5}.append(nil)
+	named := func(name string) []byte { return heartbeatMessage{node: id, at: 5, name: name}.append(nil) }
 	for _, tt := range []struct {
 		what string
 		p    []byte
-		want beat
+		want heartbeatMessage
 		ok   bool
 	}{
-		{"plain", plain, beat{node: id, at: 5}, true},
-		{"echo", beat{node: id, at: 5, echo: true}.append(nil), beat{node: id, at: 5, echo: true}, true},
-		{"name", named("relay-1"), beat{node: id, at: 5, name: "relay-1"}, true},
-		{"longest name", named(strings.Repeat("x", maxName)), beat{node: id, at: 5, name: strings.Repeat("x", maxName)}, true},
-		{"name that does not print", named("a\nb\x1b[2J"), beat{node: id, at: 5, name: `a\nb\x1b[2J`}, true},
-		{"name that is too long", named(strings.Repeat("x", maxName+1)), beat{}, false},
-		{"bytes without a flag", append(bytes.Clone(plain), "relay-1"...), beat{}, false},
-		{"flag without bytes", append([]byte{protocol, 4}, plain[2:]...), beat{}, false},
-		{"too short", plain[:beatSize-1], beat{}, false},
-		{"another version", append([]byte{protocol + 1}, plain[1:]...), beat{}, false},
+		{"plain", plain, heartbeatMessage{node: id, at: 5}, true},
+		{"echo", heartbeatMessage{node: id, at: 5, echo: true}.append(nil), heartbeatMessage{node: id, at: 5, echo: true}, true},
+		{"name", named("relay-1"), heartbeatMessage{node: id, at: 5, name: "relay-1"}, true},
+		{"longest name", named(strings.Repeat("x", maxName)), heartbeatMessage{node: id, at: 5, name: strings.Repeat("x", maxName)}, true},
+		{"name that does not print", named("a\nb\x1b[2J"), heartbeatMessage{node: id, at: 5, name: `a\nb\x1b[2J`}, true},
+		{"name that is too long", named(strings.Repeat("x", maxName+1)), heartbeatMessage{}, false},
+		{"bytes without a flag", append(bytes.Clone(plain), "relay-1"...), heartbeatMessage{}, false},
+		{"flag without bytes", append([]byte{protocol, 4}, plain[2:]...), heartbeatMessage{}, false},
+		{"too short", plain[:heartbeatSize-1], heartbeatMessage{}, false},
+		{"another version", append([]byte{protocol + 1}, plain[1:]...), heartbeatMessage{}, false},
 	} {
-		if got, ok := parseBeat(tt.p); ok != tt.ok || ok && got != tt.want {
+		if got, ok := parseHeartbeat(tt.p); ok != tt.ok || ok && got != tt.want {
 			t.Errorf("%s: %+v, %t; want %+v, %t", tt.what, got, ok, tt.want, tt.ok)
 		}
 	}

@@ -15,12 +15,12 @@ import (
 // has one connection; more are refused, and ask again.
 const maxClaimants = 4
 
-// tenure is this node's hold of one server-id, or the attempt to get it.
-type tenure struct {
+// lease is this node's hold of one server-id, or the attempt to get it.
+type lease struct {
 	id    wire.ServerID
 	key   string
 	nonce string
-	fence *relay.Fence
+	until *relay.LeaseDeadline
 
 	dir sync.Locker // held through what is written to the key
 
@@ -41,7 +41,7 @@ type tenure struct {
 var errOver = errors.New("the tenure is over")
 
 // Claim implements relay.Cluster.
-func (n *Node) Claim(id wire.ServerID) (*relay.Fence, error) {
+func (n *Node) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
 	for {
 		t := n.enter(id)
 		if t == nil {
@@ -56,7 +56,7 @@ func (n *Node) Claim(id wire.ServerID) (*relay.Fence, error) {
 		t.dir.Unlock()
 		switch {
 		case err == nil:
-			return t.fence, nil
+			return t.until, nil
 		case !errors.Is(err, errOver):
 			return nil, err
 		}
@@ -65,17 +65,17 @@ func (n *Node) Claim(id wire.ServerID) (*relay.Fence, error) {
 
 // enter finds or makes the tenure of id and counts the caller as waiting for
 // it. It returns nil if the caller must try later.
-func (n *Node) enter(id wire.ServerID) *tenure {
+func (n *Node) enter(id wire.ServerID) *lease {
 	key := keyOf(id)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	t := n.tenures[key]
+	t := n.leases[key]
 	switch {
 	case n.draining:
 		return nil
 	case t == nil:
-		t = &tenure{id: id, key: key, nonce: n.nonce(), fence: n.host.NewFence(), dir: n.rt.NewLock("tenure")}
-		n.tenures[key] = t
+		t = &lease{id: id, key: key, nonce: n.nonce(), until: n.host.NewFence(), dir: n.rt.NewLock("tenure")}
+		n.leases[key] = t
 	case t.lost != "" || t.waiting >= maxClaimants:
 		return nil
 	}
@@ -84,7 +84,7 @@ func (n *Node) enter(id wire.ServerID) *tenure {
 }
 
 // dropIfDone takes t out if nothing is left of it. The lock is held.
-func (n *Node) dropIfDone(t *tenure) {
+func (n *Node) dropIfDone(t *lease) {
 	if t.over || t.waiting > 0 || t.attempts > 0 || t.state != "" && t.lost == "" {
 		return
 	}
@@ -92,12 +92,12 @@ func (n *Node) dropIfDone(t *tenure) {
 }
 
 // remove takes t out. The lock is held.
-func (n *Node) remove(t *tenure) {
+func (n *Node) remove(t *lease) {
 	if t.over {
 		return // its successor may be there
 	}
 	t.over = true
-	delete(n.tenures, t.key)
+	delete(n.leases, t.key)
 	if t.renewal != nil {
 		t.renewal.Stop()
 	}
@@ -107,7 +107,7 @@ func (n *Node) remove(t *tenure) {
 }
 
 // acquire makes the id of t this node's, for one more attempt. dir is held.
-func (n *Node) acquire(t *tenure) error {
+func (n *Node) acquire(t *lease) error {
 	n.mu.Lock()
 	state, lost, over := t.state, t.lost, t.over
 	if state == stateLive && !t.doubt && lost == "" && !over {
@@ -135,7 +135,7 @@ func (n *Node) acquire(t *tenure) error {
 }
 
 // begin counts an attempt, if t is still held.
-func (n *Node) begin(t *tenure) error {
+func (n *Node) begin(t *lease) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if t.lost != "" || t.state != stateLive {
@@ -145,9 +145,9 @@ func (n *Node) begin(t *tenure) error {
 	return nil
 }
 
-// atFence is the body of the timer at the fence: it ends t unless the fence
+// atDeadline is the body of the timer at the fence: it ends t unless the fence
 // has moved.
-func (n *Node) atFence(t *tenure) {
+func (n *Node) atDeadline(t *lease) {
 	now := n.rt.Clock.Now()
 	n.mu.Lock()
 	if t.over || t.lost != "" {
@@ -155,18 +155,18 @@ func (n *Node) atFence(t *tenure) {
 		return
 	}
 	if left := t.deadline.Sub(now); left > 0 {
-		t.end = n.rt.Clock.AfterFunc(left, func() { n.atFence(t) })
+		t.end = n.rt.Clock.AfterFunc(left, func() { n.atDeadline(t) })
 		n.mu.Unlock()
 		return
 	}
 	n.mu.Unlock()
-	n.lose(t, lostFence)
+	n.lose(t, lostDeadline)
 }
 
-// Settled implements relay.Cluster.
-func (n *Node) Settled(id wire.ServerID) {
+// ClaimApplied implements relay.Cluster.
+func (n *Node) ClaimApplied(id wire.ServerID) {
 	n.mu.Lock()
-	t := n.tenures[keyOf(id)]
+	t := n.leases[keyOf(id)]
 	if t == nil {
 		n.mu.Unlock()
 		return
@@ -182,7 +182,7 @@ func (n *Node) Settled(id wire.ServerID) {
 // Changed implements relay.Cluster.
 func (n *Node) Changed(id wire.ServerID) {
 	n.mu.Lock()
-	t := n.tenures[keyOf(id)]
+	t := n.leases[keyOf(id)]
 	n.mu.Unlock()
 	if t != nil {
 		n.changed(t)
@@ -190,7 +190,7 @@ func (n *Node) Changed(id wire.ServerID) {
 }
 
 // overtaken is the end of t because another node has its key.
-func (n *Node) overtaken(t *tenure) {
+func (n *Node) overtaken(t *lease) {
 	n.mu.Lock()
 	why := lostTaken
 	if t.state == stateGrace || t.doubt {
@@ -202,7 +202,7 @@ func (n *Node) overtaken(t *tenure) {
 
 // lose ends t: this node may not serve its id any longer. The fence is closed
 // first; a claim that is seated after the slot was revoked finds it so.
-func (n *Node) lose(t *tenure, why lostReason) {
+func (n *Node) lose(t *lease, why lostReason) {
 	n.mu.Lock()
 	if t.over || t.lost != "" {
 		n.mu.Unlock()
@@ -215,7 +215,7 @@ func (n *Node) lose(t *tenure, why lostReason) {
 	t.lost = why
 	t.waiting++ // a successor's slot must not be revoked
 	n.mu.Unlock()
-	t.fence.Close()
+	t.until.Close()
 	n.metrics.lost[why].Inc()
 	n.host.Revoke(t.id, why == lostReclaimed)
 	n.mu.Lock()

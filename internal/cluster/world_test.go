@@ -79,7 +79,7 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 	until(w.t, "all to hear each other", func() bool {
 		for _, a := range w.nodes {
 			for _, b := range w.nodes {
-				if a != b && !a.port.away() && !b.port.away() && !a.node.hears(b.node.id) {
+				if a != b && !a.port.unreachable() && !b.port.unreachable() && !a.node.hears(b.node.id) {
 					return false
 				}
 			}
@@ -96,7 +96,7 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 		until(w.t, "all tenures and streams to end", func() bool { // a task that looks after one may still be at it
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			return len(n.tenures) == 0 && len(n.streams) == 0
+			return len(n.leases) == 0 && len(n.streams) == 0
 		})
 	})
 	return m
@@ -161,7 +161,7 @@ func (m *member) claims() int {
 	m.node.mu.Lock()
 	defer m.node.mu.Unlock()
 	held := 0
-	for _, t := range m.node.tenures {
+	for _, t := range m.node.leases {
 		if t.state != "" {
 			held++
 		}

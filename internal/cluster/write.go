@@ -15,7 +15,7 @@ const (
 )
 
 // win gets the key for t, which has not had it yet. dir is held.
-func (n *Node) win(t *tenure) error {
+func (n *Node) win(t *lease) error {
 	mine := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: stateLive}.bytes()
 	first := n.rt.Clock.Now() // since when the directory may say that it is ours
 	for range claimTries {
@@ -73,24 +73,24 @@ func (n *Node) win(t *tenure) error {
 
 // won notes that the directory says that t is this node's, since it was told
 // at sent.
-func (n *Node) won(t *tenure, revision uint64, sent time.Time) {
+func (n *Node) won(t *lease, revision uint64, sent time.Time) {
 	n.renewed(t, stateLive, revision, sent)
 	now := n.rt.Clock.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t.renewal = n.rt.Clock.AfterFunc(n.period(), func() { n.renew(t) })
-	t.end = n.rt.Clock.AfterFunc(t.deadline.Sub(now), func() { n.atFence(t) })
+	t.end = n.rt.Clock.AfterFunc(t.deadline.Sub(now), func() { n.atDeadline(t) })
 }
 
 // renewed notes what the directory says of t, and moves the fence if it was
 // told so at sent.
-func (n *Node) renewed(t *tenure, state string, revision uint64, sent time.Time) {
+func (n *Node) renewed(t *lease, state string, revision uint64, sent time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t.state, t.revision, t.doubt = state, revision, false
 	if t.lost == "" && !sent.IsZero() {
 		t.deadline = sent.Add(n.cfg.TTL - n.cfg.Margin)
-		t.fence.Move(t.deadline)
+		t.until.Move(t.deadline)
 	}
 }
 
@@ -102,7 +102,7 @@ func (n *Node) period() time.Duration {
 }
 
 // renew is the body of a tenure's renewal timer.
-func (n *Node) renew(t *tenure) {
+func (n *Node) renew(t *lease) {
 	n.sync(t, true)
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -112,7 +112,7 @@ func (n *Node) renew(t *tenure) {
 }
 
 // changed has the directory follow the slot of t, if it does not already.
-func (n *Node) changed(t *tenure) {
+func (n *Node) changed(t *lease) {
 	if n.host.Slot(t.id) == relay.SlotHeld {
 		n.mu.Lock()
 		fine := t.state == stateLive && t.lost == ""
@@ -127,7 +127,7 @@ func (n *Node) changed(t *tenure) {
 // sync makes the directory say of t what its slot is: live, in grace, or
 // nothing. If they agree it is written again only in order to renew. Should
 // that fail the next renewal tries again.
-func (n *Node) sync(t *tenure, renew bool) {
+func (n *Node) sync(t *lease, renew bool) {
 	t.dir.Lock()
 	defer t.dir.Unlock()
 	n.mu.Lock()
@@ -168,7 +168,7 @@ func (n *Node) sync(t *tenure, renew bool) {
 
 // write renews t as being in state. It reports whether the directory says so
 // now. dir is held.
-func (n *Node) write(t *tenure, state string) bool {
+func (n *Node) write(t *lease, state string) bool {
 	v := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: state}.bytes()
 	for range 2 {
 		n.mu.Lock()
@@ -190,8 +190,8 @@ func (n *Node) write(t *tenure, state string) bool {
 			// The directory has lost it, or a server's clock has leapt. What
 			// is served is there, so the entry is made again; if somebody was
 			// faster, it is theirs.
-			if t.fence.Passed() {
-				n.lose(t, lostFence) // others may have had it meanwhile
+			if t.until.Passed() {
+				n.lose(t, lostDeadline) // others may have had it meanwhile
 				return false
 			}
 			sent = n.rt.Clock.Now()
@@ -225,12 +225,12 @@ func (n *Node) write(t *tenure, state string) bool {
 
 // purge takes the key of t, which has no slot, out of the directory. dir is
 // held.
-func (n *Node) purge(t *tenure) {
+func (n *Node) purge(t *lease) {
 	n.mu.Lock()
 	revision := t.revision
 	n.mu.Unlock()
 	err := n.cfg.Store.Purge(t.key, revision)
-	n.away.Store(err != nil && !errors.Is(err, ErrConflict))
+	n.purgeFailed.Store(err != nil && !errors.Is(err, ErrConflict))
 	if errors.Is(err, ErrConflict) {
 		if e, err := n.cfg.Store.Get(t.key); err == nil {
 			if v, ok := parseValue(e.Value); ok && v.Nonce == t.nonce {
@@ -238,7 +238,7 @@ func (n *Node) purge(t *tenure) {
 			}
 		}
 	}
-	t.fence.Close()
+	t.until.Close()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t.state = ""

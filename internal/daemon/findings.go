@@ -144,7 +144,7 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 func (f *Findings) cluster(ctx context.Context, c Config) {
 	switch {
 	case c.Cluster != "":
-		found, missing, err := natsbus.Look(ctx, natsbus.Config{URLs: c.Cluster, Creds: c.ClusterCreds, CA: c.ClusterCA})
+		found, missing, err := natsbus.Inspect(ctx, natsbus.Config{URLs: c.Cluster, Creds: c.ClusterCreds, CA: c.ClusterCA})
 		for _, s := range found {
 			f.note("--cluster: %s", s)
 		}

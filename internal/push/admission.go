@@ -47,7 +47,7 @@ type admission struct {
 	inFlight   int
 	shown      func(float64) // the gauge: what inFlight is
 	young, old map[wire.ServerID]*rate.Limiter
-	turned     time.Time // when young was new
+	rotated     time.Time // when young was new
 }
 
 // enter takes a place for a wake of id, which leave gives back.
@@ -74,8 +74,8 @@ func (a *admission) allowance(id wire.ServerID, now time.Time) *rate.Limiter {
 	if l := a.young[id]; l != nil {
 		return l
 	}
-	if a.young == nil || len(a.young) >= allowancesPerGeneration || now.Sub(a.turned) >= wakeBurst*wakePeriod {
-		a.old, a.young, a.turned = a.young, make(map[wire.ServerID]*rate.Limiter), now
+	if a.young == nil || len(a.young) >= allowancesPerGeneration || now.Sub(a.rotated) >= wakeBurst*wakePeriod {
+		a.old, a.young, a.rotated = a.young, make(map[wire.ServerID]*rate.Limiter), now
 	}
 	l := a.old[id]
 	if l == nil {

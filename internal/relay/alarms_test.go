@@ -20,7 +20,7 @@ func (*idler) message([]byte) bool { return true }
 func (*idler) await([]byte) bool   { return false }
 func (*idler) starved()            {}
 func (*idler) pong(uint64)         {}
-func (*idler) fenced(int64) bool   { return false }
+func (*idler) pastDeadline(int64) bool   { return false }
 func (*idler) gone(wire.CloseCode) {}
 func (*idler) towards() direction  { return toPhone }
 func (i *idler) fail(code wire.CloseCode, reason string) {

@@ -5,29 +5,29 @@ import (
 	"slices"
 )
 
-// inOrder returns the keys of m by when they arrived.
-func inOrder[T comparable](m map[T]uint64) []T { return arrivalsOf(m).inOrder() }
+// sortedByJoinOrder returns the keys of m by when they arrived.
+func sortedByJoinOrder[T comparable](m map[T]uint64) []T { return joinOrderOf(m).sortedByJoinOrder() }
 
-// arrivals are some that arrived, each with its turn.
-type arrivals[T any] []arrival[T]
+// joinOrder are some that arrived, each with its turn.
+type joinOrder[T any] []joinedAt[T]
 
-type arrival[T any] struct {
+type joinedAt[T any] struct {
 	who  T
-	turn uint64
+	order uint64
 }
 
-// arrivalsOf copies m: what is to be sorted while nobody holds its lock.
-func arrivalsOf[T comparable](m map[T]uint64) arrivals[T] {
-	as := make(arrivals[T], 0, len(m))
+// joinOrderOf copies m: what is to be sorted while nobody holds its lock.
+func joinOrderOf[T comparable](m map[T]uint64) joinOrder[T] {
+	as := make(joinOrder[T], 0, len(m))
 	for t, turn := range m {
-		as = append(as, arrival[T]{t, turn})
+		as = append(as, joinedAt[T]{t, turn})
 	}
 	return as
 }
 
-// inOrder sorts as and returns who they are.
-func (as arrivals[T]) inOrder() []T {
-	slices.SortFunc(as, func(a, b arrival[T]) int { return cmp.Compare(a.turn, b.turn) })
+// sortedByJoinOrder sorts as and returns who they are.
+func (as joinOrder[T]) sortedByJoinOrder() []T {
+	slices.SortFunc(as, func(a, b joinedAt[T]) int { return cmp.Compare(a.order, b.order) })
 	if len(as) == 0 {
 		return nil
 	}

@@ -7,10 +7,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// away is a phone whose socket is here and whose slot is on another node.
+// proxiedPhone is a phone whose socket is here and whose slot is on another node.
 // This node passes the gates' judgement on it and carries its bytes; all
 // that a phone's connection is, is there.
-type away struct {
+type proxiedPhone struct {
 	relay  *Relay
 	from   netip.Addr
 	stream Stream
@@ -18,7 +18,7 @@ type away struct {
 }
 
 // find looks for the slot of id on other nodes, unless it is here.
-func (r *Relay) find(id wire.ServerID) (Elsewhere, error) {
+func (r *Relay) find(id wire.ServerID) (RemoteSlot, error) {
 	if r.cluster.Cluster == nil || r.registry.Slot(id) != SlotFree {
 		return nil, nil
 	}
@@ -27,26 +27,26 @@ func (r *Relay) find(id wire.ServerID) (Elsewhere, error) {
 
 // carry joins the phone behind sock to its slot at place and carries its
 // bytes. Unless it is Joined, sock is the caller's.
-func (r *Relay) carry(place Elsewhere, v Visitor, sock Socket, from netip.Addr) Outcome {
+func (r *Relay) carry(place RemoteSlot, v RemotePhone, sock Socket, from netip.Addr) Outcome {
 	stream, o := place.Join(v)
 	if o != Joined {
 		return o
 	}
-	a := &away{relay: r, from: from, stream: stream}
-	kept := r.census.add(a)
-	counted := r.registry.Depart(a)
+	a := &proxiedPhone{relay: r, from: from, stream: stream}
+	kept := r.table.add(a)
+	counted := r.registry.CountProxied(a)
 	stream.Carry(sock, a.over)
 	switch {
 	case !kept: // Abort has been through here
 		a.abort()
 	case !counted:
-		a.evict(r.parting.code(), wire.ReasonShuttingDown)
+		a.evict(r.shutdown.code(), wire.ReasonShuttingDown)
 	}
 	return Joined
 }
 
 // evict closes the phone: its node here shuts down.
-func (a *away) evict(code wire.CloseCode, reason string) bool {
+func (a *proxiedPhone) evict(code wire.CloseCode, reason string) bool {
 	if a.ended.Swap(true) {
 		return false
 	}
@@ -54,13 +54,13 @@ func (a *away) evict(code wire.CloseCode, reason string) bool {
 	return true
 }
 
-func (a *away) abort() { a.stream.Abort() }
+func (a *proxiedPhone) abort() { a.stream.Abort() }
 
-func (a *away) place() (netip.Addr, bool) { return a.from, false }
+func (a *proxiedPhone) place() (netip.Addr, bool) { return a.from, false }
 
 // over is the end: the socket is closed.
-func (a *away) over() {
+func (a *proxiedPhone) over() {
 	a.ended.Store(true)
-	a.relay.registry.Return(a)
-	a.relay.census.remove(a)
+	a.relay.registry.UncountProxied(a)
+	a.relay.table.remove(a)
 }

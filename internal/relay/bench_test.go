@@ -66,7 +66,7 @@ func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
 	})
 	upgradeTo(r, "/v1/server", bin)
 	upgradeTo(r, "/v1/client", ph)
-	phones := inOrder(r.registry.slots["s1"].phones)
+	phones := sortedByJoinOrder(r.registry.slots["s1"].phones)
 	if len(phones) != 1 {
 		t.Fatalf("%d phones; want 1", len(phones))
 	}

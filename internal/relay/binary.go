@@ -16,12 +16,12 @@ type binary struct {
 	conn
 	server  wire.ServerID
 	version string
-	fence   *Fence // of its server-id; nil: no other node could have it
+	deadline   *LeaseDeadline // of its server-id; nil: no other node could have it
 	began   time.Time
 
 	phones routes
 	probe  probe
-	seated atomic.Bool // it holds its slot, or did
+	granted atomic.Bool // it holds its slot, or did
 	ended  atomic.Bool
 }
 
@@ -81,13 +81,13 @@ func (rs *routes) forgetDeparted(now int64) {
 // serveBinary is GET /v1/server: a binary claims a server-id.
 func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParseBinaryHello(req.Header)
-	var fence *Fence
+	var deadline *LeaseDeadline
 	inUse := false
-	sock, from, ok := r.admit(w, req, doorBinary, err, func() (err error) {
+	sock, from, ok := r.admit(w, req, endpointBinary, err, func() (err error) {
 		if err = r.crowded(hello.Server); err != nil || r.cluster.Cluster == nil {
 			return err
 		}
-		fence, err = r.cluster.Claim(hello.Server)
+		deadline, err = r.cluster.Claim(hello.Server)
 		inUse = errors.Is(err, ErrServerInUse)
 		if inUse {
 			return nil // to be said behind the upgrade
@@ -95,20 +95,20 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 		return err
 	})
 	if !ok {
-		if fence != nil {
-			r.cluster.Settled(hello.Server)
+		if deadline != nil {
+			r.cluster.ClaimApplied(hello.Server)
 		}
 		return
 	}
 	set := r.settings.Load()
-	b := &binary{server: hello.Server, version: hello.Version, fence: fence, began: r.rt.Clock.Now()}
+	b := &binary{server: hello.Server, version: hello.Version, deadline: deadline, began: r.rt.Clock.Now()}
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
 	b.probe.waiting = &r.metrics.claimsWaiting
-	b.init(r, set, sock, from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryShare)
+	b.init(r, set, sock, from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
 	b.startReading() // a claimant that leaves must be seen to
 	if inUse {
-		r.settle(b, Claim[*binary, joiner]{Outcome: Held}, nil)
+		r.apply(b, Claim[*binary, joiner]{Outcome: Held}, nil)
 		return
 	}
 	r.claim(b)
@@ -130,7 +130,7 @@ func (r *Relay) claim(b *binary) {
 	for {
 		c := r.registry.Claim(b.server, b)
 		if c.Outcome != Held {
-			r.settle(b, c, nil)
+			r.apply(b, c, nil)
 			return
 		}
 		if c.Incumbent.challenge(b) {
@@ -142,10 +142,10 @@ func (r *Relay) claim(b *binary) {
 	}
 }
 
-// settle carries out what the registry decided on b. displaced is who held
+// apply carries out what the registry decided on b. displaced is who held
 // the slot until a takeover.
-func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
-	if c.Outcome == Held && r.parting.begun() {
+func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
+	if c.Outcome == Held && r.shutdown.begun() {
 		c.Outcome = Refused // what is true could stop a daemon that need only redial
 	}
 	for _, p := range c.Evicted {
@@ -155,7 +155,7 @@ func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
 			b.phones.remove(p, b.relay.now())
 		}
 	}
-	b.seated.Store(true)
+	b.granted.Store(true)
 	switch c.Outcome {
 	case Claimed, Reclaimed, TakenOver:
 		for _, p := range c.Evicted {
@@ -168,7 +168,7 @@ func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
 		if displaced != nil {
 			displaced.displace()
 		}
-		b.attempted(outcomeAccept)
+		b.recordAttempt(outcomeAccept)
 		switch c.Outcome {
 		case Reclaimed:
 			r.metrics.reclaims.Inc()
@@ -179,31 +179,31 @@ func (r *Relay) settle(b *binary, c Claim[*binary, joiner], displaced *binary) {
 		r.log.serverClaimed(b)
 	case Held:
 		b.refuse(wire.CloseServerInUse, wire.ReasonServerInUse)
-		b.attempted(outcomeInUse)
+		b.recordAttempt(outcomeInUse)
 		r.metrics.refused[refusedInUse].Inc()
 		r.metrics.conflicts.Inc()
 		r.log.serverConflict(b)
 	case Refused:
-		b.refuse(r.parting.code(), wire.ReasonShuttingDown)
-		b.attempted(outcomeDraining)
+		b.refuse(r.shutdown.code(), wire.ReasonShuttingDown)
+		b.recordAttempt(outcomeDraining)
 	case Vacant:
 		r.claim(b)
 	}
 }
 
-// attempted is the end of b's attempt to get its slot, whatever became of it.
+// recordAttempt is the end of b's attempt to get its slot, whatever became of it.
 // A fence that closed meanwhile found nothing to revoke, perhaps: what b has
 // won is revoked here.
-func (b *binary) attempted(o outcome) {
+func (b *binary) recordAttempt(o outcome) {
 	r := b.relay
-	r.metrics.upgrade(doorBinary, o)
-	if b.fence == nil {
+	r.metrics.upgrade(endpointBinary, o)
+	if b.deadline == nil {
 		return
 	}
-	if o == outcomeAccept && b.fence.Passed() {
+	if o == outcomeAccept && b.deadline.Passed() {
 		b.fail(wire.CloseRestart, reasonLost)
 	}
-	r.cluster.Settled(b.server)
+	r.cluster.ClaimApplied(b.server)
 }
 
 // refuse closes a binary that never held its slot.
@@ -221,7 +221,7 @@ func (b *binary) displace() {
 // message carries out one envelope. What is wrong with it costs the frame,
 // never the connection: the binary's other phones need it.
 func (b *binary) message(payload []byte) bool {
-	if !b.seated.Load() {
+	if !b.granted.Load() {
 		return false
 	}
 	env, err := wire.ParseEnvelope(payload)
@@ -283,14 +283,14 @@ func (b *binary) drop(why dropReason, err string) {
 
 func (b *binary) towards() direction { return toBinary }
 
-func (b *binary) fenced(now int64) bool { return b.fence != nil && b.fence.passed(now) }
+func (b *binary) pastDeadline(now int64) bool { return b.deadline != nil && b.deadline.passed(now) }
 
 // await keeps a claimant's message until it is seated. Should that have come
 // since message asked, the next reader offers it again; taking it here too
 // could be once too often. A seated binary's messages are always taken: its
 // reader never waits for a phone.
 func (b *binary) await([]byte) bool {
-	if b.seated.Load() {
+	if b.granted.Load() {
 		b.startReading()
 	}
 	return false

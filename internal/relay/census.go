@@ -16,38 +16,38 @@ var (
 	errAddressFull = errors.New("this address has all the connections it may have")
 )
 
-// census knows every connection from its upgrade to the closing of its
+// connTable knows every connection from its upgrade to the closing of its
 // socket, the ones included that are in no slot yet or any more. It keeps
 // the caps and tells when a drain has come to its end.
-type census struct {
+type connTable struct {
 	mu sync.Locker // guards all below, and what is shown
 
 	max, maxPerAddress int
-	shown              prometheus.Gauge // places
+	gauge              prometheus.Gauge // places
 
-	places   int // taken, by upgrades under way too
+	count   int // taken, by upgrades under way too
 	byAddr   map[netip.Addr]int
 	remote   int                 // those of them that have no socket here
-	conns    map[resident]uint64 // each with when it was added
+	conns    map[trackedConn]uint64 // each with when it was added
 	added    uint64
 	draining bool
 	aborted  bool
 	empty    []func() // each called once, when no place is taken
 }
 
-func newCensus(cfg Config, shown prometheus.Gauge) census {
-	return census{
-		shown:         shown,
+func newConnTable(cfg Config, gauge prometheus.Gauge) connTable {
+	return connTable{
+		gauge:         gauge,
 		max:           cfg.MaxConns,
 		maxPerAddress: cfg.MaxConnsPerAddress,
 		mu:            cfg.Runtime.NewLock("census"),
 		byAddr:        make(map[netip.Addr]int),
-		conns:         make(map[resident]uint64),
+		conns:         make(map[trackedConn]uint64),
 	}
 }
 
-// resident is a connection as the census knows it.
-type resident interface {
+// trackedConn is a connection as the census knows it.
+type trackedConn interface {
 	abort() // closes it without a word
 
 	// place is whose place it has: that of an address, or, if its socket is
@@ -56,19 +56,19 @@ type resident interface {
 }
 
 // take takes a place for an upgrade from a.
-func (s *census) take(a netip.Addr) error {
+func (s *connTable) take(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	// Full is said before draining, as the contract orders its gates.
-	case s.places-s.remote >= s.max:
+	case s.count-s.remote >= s.max:
 		return errFull
 	case s.byAddr[a] >= s.maxPerAddress:
 		return errAddressFull
 	case s.draining:
 		return errDraining
 	}
-	s.places++
+	s.count++
 	s.show()
 	s.byAddr[a]++
 	return nil
@@ -76,21 +76,21 @@ func (s *census) take(a netip.Addr) error {
 
 // takeRemote takes a place for a phone whose socket another node has. The
 // caps are that node's business: here its slot bounds it.
-func (s *census) takeRemote() bool {
+func (s *connTable) takeRemote() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
 		return false
 	}
-	s.places++
+	s.count++
 	s.remote++
 	return true
 }
 
 // leave gives back a place that was taken for a.
-func (s *census) leave(a netip.Addr, remote bool) {
+func (s *connTable) leave(a netip.Addr, remote bool) {
 	s.mu.Lock()
-	s.places--
+	s.count--
 	if remote {
 		s.remote--
 	} else if s.byAddr[a]--; s.byAddr[a] == 0 {
@@ -103,10 +103,10 @@ func (s *census) leave(a netip.Addr, remote bool) {
 }
 
 // show sets the gauge: of sockets here. The lock is held.
-func (s *census) show() { s.shown.Set(float64(s.places - s.remote)) }
+func (s *connTable) show() { s.gauge.Set(float64(s.count - s.remote)) }
 
 // add enters c. It reports false if all have been aborted, c too then.
-func (s *census) add(c resident) bool {
+func (s *connTable) add(c trackedConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.added++
@@ -115,7 +115,7 @@ func (s *census) add(c resident) bool {
 }
 
 // remove takes out c and gives back its place.
-func (s *census) remove(c resident) {
+func (s *connTable) remove(c trackedConn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
@@ -123,14 +123,14 @@ func (s *census) remove(c resident) {
 }
 
 // drain ends admission.
-func (s *census) drain() {
+func (s *connTable) drain() {
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()
 }
 
 // whenEmpty has done called once no place is taken any more.
-func (s *census) whenEmpty(done func()) {
+func (s *connTable) whenEmpty(done func()) {
 	s.mu.Lock()
 	s.empty = append(s.empty, done)
 	now := s.ifEmpty()
@@ -139,8 +139,8 @@ func (s *census) whenEmpty(done func()) {
 }
 
 // ifEmpty returns what is to be called now. The lock is held.
-func (s *census) ifEmpty() (now []func()) {
-	if s.places > 0 {
+func (s *connTable) ifEmpty() (now []func()) {
+	if s.count > 0 {
 		return nil
 	}
 	now, s.empty = s.empty, nil
@@ -155,19 +155,19 @@ func call(fs []func()) {
 
 // abort returns all connections there are, in the order they were added;
 // those that come later are refused.
-func (s *census) abort() []resident {
+func (s *connTable) abort() []trackedConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.aborted = true
-	return inOrder(s.conns)
+	return sortedByJoinOrder(s.conns)
 }
 
 // check compares the open sockets with what the registry counts: everyone
 // in a slot has a socket; a socket may be in none, on its way in or out.
-func (s *census) check(counts func() Counts) error {
+func (s *connTable) check(counts func() Counts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	places, conns, byAddr := s.places, len(s.conns), s.remote
+	count, conns, byAddr := s.count, len(s.conns), s.remote
 	for _, n := range s.byAddr {
 		byAddr += n
 	}
@@ -175,10 +175,10 @@ func (s *census) check(counts func() Counts) error {
 	// and leaves it after.
 	c := counts()
 	switch {
-	case places != byAddr:
-		return fmt.Errorf("census: %d places taken; %d by address", places, byAddr)
-	case conns > places:
-		return fmt.Errorf("census: %d connections; %d places", conns, places)
+	case count != byAddr:
+		return fmt.Errorf("census: %d places taken; %d by address", count, byAddr)
+	case conns > count:
+		return fmt.Errorf("census: %d connections; %d places", conns, count)
 	case c.Binaries+c.Phones+c.Remote > conns:
 		return fmt.Errorf("registry counts %d binaries, %d phones and %d remote ones; %d connections are open", c.Binaries, c.Phones, c.Remote, conns)
 	}

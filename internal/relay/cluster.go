@@ -23,26 +23,26 @@ type Cluster interface {
 	// for as long as there is a slot. The relay serves id only until the
 	// fence has passed. Errors are [ErrServerInUse], and others, after which
 	// nobody knows who has id.
-	Claim(id wire.ServerID) (*Fence, error)
+	Claim(id wire.ServerID) (*LeaseDeadline, error)
 
-	// Settled says that a claim has come to its end: it has its slot or will
+	// ClaimApplied says that a claim has come to its end: it has its slot or will
 	// never have it.
-	Settled(id wire.ServerID)
+	ClaimApplied(id wire.ServerID)
 
 	// Changed says that the slot of id went into grace, or is gone.
 	Changed(id wire.ServerID)
 
 	// Find looks for another node that has id. It returns nil if none has,
 	// and an error if that cannot be known.
-	Find(id wire.ServerID) (Elsewhere, error)
+	Find(id wire.ServerID) (RemoteSlot, error)
 }
 
-// Elsewhere is a slot on another node.
-type Elsewhere interface {
+// RemoteSlot is a slot on another node.
+type RemoteSlot interface {
 	// Join asks that node to take a phone in: Joined, NoServer, Full, or
 	// Refused if it gives no answer. If Joined, stream is the phone's way
 	// there.
-	Join(v Visitor) (stream Stream, o Outcome)
+	Join(v RemotePhone) (stream Stream, o Outcome)
 }
 
 // Stream carries the bytes of one phone's connection, both ways, between
@@ -60,8 +60,8 @@ type Stream interface {
 	Abort()
 }
 
-// Visitor is a phone as the node that has its slot sees it.
-type Visitor struct {
+// RemotePhone is a phone as the node that has its slot sees it.
+type RemotePhone struct {
 	Server wire.ServerID
 	Device string // as it goes into logs
 	From   netip.Addr
@@ -88,30 +88,30 @@ const (
 	Busy                      // too many ask
 )
 
-// Fence is until when a node may serve a server-id. After it another node
+// LeaseDeadline is until when a node may serve a server-id. After it another node
 // may, so whoever forwards looks first: one atomic load.
-type Fence struct {
+type LeaseDeadline struct {
 	relay *Relay
 	until atomic.Int64 // by Relay.now
 }
 
 // Move moves the fence to t.
-func (f *Fence) Move(t time.Time) { f.until.Store(f.relay.at(t)) }
+func (f *LeaseDeadline) Move(t time.Time) { f.until.Store(f.relay.at(t)) }
 
 // Close closes the fence for good. Move is not called after.
-func (f *Fence) Close() { f.until.Store(0) }
+func (f *LeaseDeadline) Close() { f.until.Store(0) }
 
 // Passed reports whether the time is over. A nil fence never passes.
-func (f *Fence) Passed() bool { return f != nil && f.passed(f.relay.now()) }
+func (f *LeaseDeadline) Passed() bool { return f != nil && f.passed(f.relay.now()) }
 
-func (f *Fence) passed(now int64) bool { return now >= f.until.Load() }
+func (f *LeaseDeadline) passed(now int64) bool { return now >= f.until.Load() }
 
 // Host is how a cluster reaches the relay of its node. All methods may be
 // called from any task; none waits.
 type Host struct{ relay *Relay }
 
 // NewFence returns a fence that has passed.
-func (h *Host) NewFence() *Fence { return &Fence{relay: h.relay} }
+func (h *Host) NewFence() *LeaseDeadline { return &LeaseDeadline{relay: h.relay} }
 
 // Slot says how the slot of id is. It becomes held only between a Claim that
 // succeeded and its Settled.
@@ -150,9 +150,9 @@ func (h *Host) Revoke(id wire.ServerID, reclaimed bool) {
 
 // Join lets a phone in whose socket another node has; sock is the way there
 // and the relay's from now on. If the outcome is not Joined it is closed.
-func (h *Host) Join(v Visitor, sock Socket) Outcome {
+func (h *Host) Join(v RemotePhone, sock Socket) Outcome {
 	r := h.relay
-	if !r.census.takeRemote() {
+	if !r.table.takeRemote() {
 		_ = sock.Close() // nobody has seen it
 		return Refused
 	}

@@ -20,7 +20,7 @@ type neighbours struct {
 	mu       sync.Mutex // guards all below
 	claim    error      // what Claim says
 	find     error      // what Find says
-	fences   []*Fence
+	fences   []*LeaseDeadline
 	settled  int
 	changes  int
 	attempts int
@@ -28,7 +28,7 @@ type neighbours struct {
 
 func (n *neighbours) Attach(h *Host) { n.host = h }
 
-func (n *neighbours) Claim(wire.ServerID) (*Fence, error) {
+func (n *neighbours) Claim(wire.ServerID) (*LeaseDeadline, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.attempts++
@@ -47,10 +47,10 @@ func (n *neighbours) count(c *int) {
 	*c++
 }
 
-func (n *neighbours) Settled(wire.ServerID) { n.count(&n.settled) }
+func (n *neighbours) ClaimApplied(wire.ServerID) { n.count(&n.settled) }
 func (n *neighbours) Changed(wire.ServerID) { n.count(&n.changes) }
 
-func (n *neighbours) Find(wire.ServerID) (Elsewhere, error) {
+func (n *neighbours) Find(wire.ServerID) (RemoteSlot, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return nil, n.find

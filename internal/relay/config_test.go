@@ -109,11 +109,11 @@ func TestAnyFrameFitsAnEmptyOutbox(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := newOffice(r.cfg.BinaryOutbox, r.settings.Load().binaryShare)
+		o := newOffice(r.cfg.BinaryOutbox, r.settings.Load().binaryQuota)
 		p := &phone{id: "c-0123456789abcdef"}
 		v, _ := o.put(&p.sender, 0, []byte(`{"conn_id":"c-0123456789abcdef","frame":`), frameOfSize(r.cfg.PhoneMessage), "}")
 		if v != taken {
-			t.Errorf("%+v: a frame of %d bytes is %v by an empty outbox of %d, share %d", cfg, r.cfg.PhoneMessage, v, r.cfg.BinaryOutbox, r.settings.Load().binaryShare)
+			t.Errorf("%+v: a frame of %d bytes is %v by an empty outbox of %d, share %d", cfg, r.cfg.PhoneMessage, v, r.cfg.BinaryOutbox, r.settings.Load().binaryQuota)
 		}
 		if n := len(o.queue.bytes); n >= 1<<20 {
 			t.Errorf("%+v: a message of %d bytes for a binary; want under 1 MiB", cfg, n)

@@ -46,8 +46,8 @@ type role interface {
 	// towards is the direction of what is written to the connection.
 	towards() direction
 
-	// fenced reports whether the node may serve the connection no longer.
-	fenced(now int64) bool
+	// pastDeadline reports whether the node may serve the connection no longer.
+	pastDeadline(now int64) bool
 }
 
 // conn is one WebSocket connection after its upgrade. It moves bytes and
@@ -92,10 +92,10 @@ type conn struct {
 
 // init sets c up and enters it into the census; nothing is read before
 // startReading.
-func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, share int) {
+func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, quota int) {
 	c.relay, c.set, c.sock, c.from, c.role, c.limits = r, set, sock, from, as, limits
-	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, share: share, on: c, mu: r.rt.NewLock("outbox"),
-		tally: r.metrics.tallies[as.towards()], untimed: r.metrics.stagger()}
+	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, quota: quota, on: c, mu: r.rt.NewLock("outbox"),
+		stats: r.metrics.stats[as.towards()], untimed: r.metrics.stagger()}
 	c.parked.Store(true)
 	c.nextPing = r.now() + int64(set.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
@@ -118,7 +118,7 @@ func (c *conn) read() {
 	c.roomSince.Store(0)
 	c.answered.Store(true) // a pong may have come while nobody read
 	clustered := c.relay.cluster.Cluster != nil
-	if clustered && c.role.fenced(c.relay.now()) {
+	if clustered && c.role.pastDeadline(c.relay.now()) {
 		c.role.fail(wire.CloseRestart, reasonLost)
 		c.closing.Store(true)
 	}
@@ -132,7 +132,7 @@ func (c *conn) read() {
 			c.buf, c.rest = b, b[:n]
 			now := c.relay.now()
 			c.heard.Store(now)
-			if clustered && c.role.fenced(now) {
+			if clustered && c.role.pastDeadline(now) {
 				c.role.fail(wire.CloseRestart, reasonLost)
 				c.closing.Store(true) // whoever is closing it already may not have come to that yet
 			}
@@ -322,14 +322,14 @@ func (c *conn) over() {
 // written, timed, lost, waiting, parted and broken make a conn the owner of its outbox.
 
 func (c *conn) written(frames, bytes int) {
-	t := c.out.tally // resolved once: a look-up by name would cost as much as the counting
+	t := c.out.stats // resolved once: a look-up by name would cost as much as the counting
 	t.frames.Add(float64(frames))
 	t.size.Add(float64(bytes))
 }
 
 func (c *conn) timed(read int64) {
 	took := time.Duration(c.relay.now() - read)
-	c.out.tally.took.Observe(took.Seconds())
+	c.out.stats.took.Observe(took.Seconds())
 }
 
 func (c *conn) lost(frames int) { c.relay.metrics.dropped[dropClosed].Add(float64(frames)) }

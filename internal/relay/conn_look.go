@@ -49,16 +49,16 @@ func (o *outbox) check() error {
 		if l.bytes != s.charged {
 			wrong("%d bytes are charged to a sender; what waits of it costs %d", s.charged, l.bytes)
 		}
-		if l.frames > 1 && l.bytes > o.share {
-			wrong("%d bytes of one sender wait; want at most %d", l.bytes, o.share)
+		if l.frames > 1 && l.bytes > o.quota {
+			wrong("%d bytes of one sender wait; want at most %d", l.bytes, o.quota)
 		}
 	}
 	for _, s := range o.parked {
-		if s.muted {
+		if s.senderClosed {
 			wrong("a sender that is muted waits for room")
 		}
 	}
-	if o.queue != nil && !o.writing && !o.promised {
+	if o.queue != nil && !o.writing && !o.flushPending {
 		wrong("%d bytes wait, and nobody is to write them", len(o.queue.bytes))
 	}
 	return errors.Join(errs...)
@@ -66,7 +66,7 @@ func (o *outbox) check() error {
 
 // checkConns looks at what waits for each connection: frames, and rivals.
 func (r *Relay) checkConns() error {
-	for _, s := range r.census.all() {
+	for _, s := range r.table.all() {
 		c, ok := s.(*conn)
 		if !ok {
 			continue // a phone that is away has another's outbox

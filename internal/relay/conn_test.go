@@ -78,14 +78,14 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 
 func (b *bubble) now() time.Duration { return time.Since(b.began) }
 
-// settle waits until nothing moves but time.
-func (b *bubble) settle() { synctest.Wait() }
+// apply waits until nothing moves but time.
+func (b *bubble) apply() { synctest.Wait() }
 
 // pipeEnd is a peer's end: a WebSocket client that keeps what it gets.
 type pipeEnd struct {
 	b    *bubble
 	conn net.Conn
-	turn chan struct{} // holds a token while somebody writes
+	order chan struct{} // holds a token while somebody writes
 
 	answer *httptest.ResponseRecorder // if it was not upgraded
 
@@ -103,7 +103,7 @@ type mailbox struct {
 
 // got is what has come once nothing moves.
 func (e *pipeEnd) got() mailbox {
-	e.b.settle()
+	e.b.apply()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return mailbox{slices.Clone(e.box.mails), slices.Clone(e.box.at), e.box.over, e.box.overAt}
@@ -120,7 +120,7 @@ const (
 
 func (b *bubble) dial(path string, m manner, kv ...string) *pipeEnd {
 	mine, theirs := net.Pipe()
-	e := &pipeEnd{b: b, conn: mine, turn: make(chan struct{}, 1)}
+	e := &pipeEnd{b: b, conn: mine, order: make(chan struct{}, 1)}
 	b.ends = append(b.ends, e)
 	req := httptest.NewRequest(http.MethodGet, path, nil)
 	req.Header = headers(kv...)
@@ -131,7 +131,7 @@ func (b *bubble) dial(path string, m manner, kv ...string) *pipeEnd {
 	if m != deaf {
 		go e.listen(m)
 	}
-	b.settle()
+	b.apply()
 	return e
 }
 
@@ -148,7 +148,7 @@ func (b *bubble) phones() (all []*phone) {
 	b.registry.mu.Lock()
 	defer b.registry.mu.Unlock()
 	if s := b.registry.slots["s1"]; s != nil {
-		for _, p := range inOrder(s.phones) {
+		for _, p := range sortedByJoinOrder(s.phones) {
 			all = append(all, p.(*phone))
 		}
 	}
@@ -215,9 +215,9 @@ func clientPiece(first byte, payload string) []byte {
 
 // write writes raw bytes and waits until the relay has read them, or will not.
 func (e *pipeEnd) write(p []byte) error {
-	e.turn <- struct{}{}
+	e.order <- struct{}{}
 	_, err := e.conn.Write(p)
-	<-e.turn
+	<-e.order
 	return err
 }
 
@@ -280,7 +280,7 @@ func TestFramesOverPipes(t *testing.T) {
 			p.send(wire.OpBinary, fmt.Sprint(i)) // its opcode is not checked
 			bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":[%d]}`, id, i))
 		}
-		b.settle()
+		b.apply()
 		if want := []string{"[0]", "[1]", "[2]"}; !slices.Equal(p.texts(), want) {
 			t.Errorf("the phone got %q; want %q", p.texts(), want)
 		}
@@ -384,7 +384,7 @@ func TestAWaitingFrameIsNotASlowOne(t *testing.T) {
 				bin := b.binary(polite)
 				p := b.phone(polite)
 				bin.conn.Close()
-				b.settle()
+				b.apply()
 				if whole {
 					p.send(wire.OpText, "1")
 				} else {
@@ -406,12 +406,12 @@ func TestAPhoneInGraceWaits(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin := b.binary(polite)
 		bin.conn.Close()
-		b.settle()
+		b.apply()
 		p := b.phone(polite)
 		if err := p.send(wire.OpText, "1"); err != nil {
 			t.Fatal(err)
 		}
-		b.settle()
+		b.apply()
 		var through atomic.Bool
 		go func() { p.write(bytes.Repeat(clientMail(wire.OpText, "2"), 100_000)); through.Store(true) }()
 		time.Sleep(10 * time.Second)
@@ -437,7 +437,7 @@ func TestAPhoneThatNeverReads(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":1}`, ids[0].id))
 		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":2}`, ids[1].id))
-		b.settle()
+		b.apply()
 		if got := sibling.texts(); !slices.Equal(got, []string{"2"}) {
 			t.Errorf("the sibling got %q; want its frame at once", got)
 		}
@@ -446,7 +446,7 @@ func TestAPhoneThatNeverReads(t *testing.T) {
 			t.Errorf("after 9.9 s %+v; want both phones", b.Counts())
 		}
 		time.Sleep(200 * time.Millisecond)
-		b.settle()
+		b.apply()
 		if b.Counts().Phones != 1 {
 			t.Errorf("after 10 s %+v; want one phone", b.Counts())
 		}
@@ -470,7 +470,7 @@ func TestABinaryThatNeverReads(t *testing.T) {
 			t.Errorf("after 9.9 s %+v; want %+v", got, want)
 		}
 		time.Sleep(200 * time.Millisecond)
-		b.settle()
+		b.apply()
 		if got, want := b.Counts(), (Counts{InGrace: 1, Phones: 1}); got != want {
 			t.Errorf("after 10 s %+v; want %+v", got, want)
 		}
@@ -614,12 +614,12 @@ func TestLinger(t *testing.T) {
 		p := b.phone(mute)
 		p.wantClosed(0, wire.CloseNoServer, wire.ReasonNoServer)
 		time.Sleep(1900 * time.Millisecond)
-		b.settle()
+		b.apply()
 		if got := p.got(); got.over {
 			t.Errorf("cut at %v; it has 2 s to answer", got.overAt)
 		}
 		time.Sleep(200 * time.Millisecond)
-		b.settle()
+		b.apply()
 		if got := p.got(); !got.over || got.overAt < 2*time.Second {
 			t.Errorf("over %t at %v; want after 2 s", got.over, got.overAt)
 		}
@@ -642,7 +642,7 @@ func TestNobodyStaysAfterAClose(t *testing.T) {
 				}
 			}()
 			time.Sleep(2100 * time.Millisecond)
-			b.settle()
+			b.apply()
 			if !p.got().over {
 				t.Error("a peer that talks on after the close stays")
 			}
@@ -652,8 +652,8 @@ func TestNobodyStaysAfterAClose(t *testing.T) {
 		inBubble(t, Config{}, func(b *bubble) {
 			b.phone(deaf)
 			time.Sleep(10100 * time.Millisecond)
-			b.settle()
-			if n := len(b.census.conns); n != 0 {
+			b.apply()
+			if n := len(b.table.conns); n != 0 {
 				t.Errorf("%d connections left 10 s after a close that is not read", n)
 			}
 		})
@@ -677,7 +677,7 @@ func TestAPeersCloseIsAnsweredAndTold(t *testing.T) {
 			bin, p := b.binary(polite), b.phone(mute)
 			id := b.phones()[0].id
 			p.send(wire.OpClose, tt.payload)
-			b.settle()
+			b.apply()
 			mails := p.got().mails
 			if len(mails) != 1 {
 				t.Fatalf("close %q: got %q; want one close message", tt.payload, mails)
@@ -715,16 +715,16 @@ func TestAbortEndsEverythingAtOnce(t *testing.T) {
 		b.binary(deaf)
 		p, q := b.phone(deaf), b.phone(mute)
 		p.send(wire.OpText, "1") // a write that waits
-		b.settle()
+		b.apply()
 		ended := false
 		b.Drain(0, func() { ended = true })
-		b.settle()
+		b.apply()
 		if ended {
 			t.Fatal("drained, with peers that do not answer")
 		}
 		q.wantClosed(0, wire.CloseGoingAway, wire.ReasonShuttingDown)
 		b.Abort()
-		b.settle()
+		b.apply()
 		if !ended {
 			t.Error("an abort does not end the drain")
 		}
@@ -753,7 +753,7 @@ func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
 	if b.message(b.held) {
 		t.Fatal("a claimant's message is taken before it is seated")
 	}
-	b.seated.Store(true)
+	b.granted.Store(true)
 	if !b.park() { // the right to read is won back: go on
 		b.read()
 	}

@@ -24,7 +24,7 @@ const (
 // memory. Times are those of Relay.now. Not for use by two goroutines at once.
 type departures struct {
 	young, old map[uint64]struct{}
-	turned     int64 // when young was begun, or old became old
+	rotated     int64 // when young was begun, or old became old
 }
 
 // add notes that the phone with that id has left.
@@ -35,7 +35,7 @@ func (d *departures) add(id wire.ConnID, now int64) {
 	}
 	d.expire(now)
 	if d.old == nil && d.young == nil || len(d.young) >= departedMost {
-		d.old, d.young, d.turned = d.young, nil, now
+		d.old, d.young, d.rotated = d.young, nil, now
 	}
 	if d.young == nil {
 		d.young = make(map[uint64]struct{})
@@ -59,10 +59,10 @@ func (d *departures) has(id []byte, now int64) bool {
 
 // expire forgets what is too old.
 func (d *departures) expire(now int64) {
-	if (d.young != nil || d.old != nil) && now-d.turned >= departedFor {
-		if now-d.turned >= 2*departedFor {
+	if (d.young != nil || d.old != nil) && now-d.rotated >= departedFor {
+		if now-d.rotated >= 2*departedFor {
 			d.young = nil
 		}
-		d.old, d.young, d.turned = d.young, nil, now
+		d.old, d.young, d.rotated = d.young, nil, now
 	}
 }

@@ -131,7 +131,7 @@ func TestAnIdleBinaryKeepsNoDepartures(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.binary(polite)
 		p := b.phone(polite)
-		b.settle()
+		b.apply()
 		var it *binary
 		for _, one := range b.registry.slots {
 			it = one.binary
@@ -142,12 +142,12 @@ func TestAnIdleBinaryKeepsNoDepartures(t *testing.T) {
 			defer it.phones.mu.Unlock()
 			return len(it.phones.departed.young) + len(it.phones.departed.old)
 		}
-		b.settle()
+		b.apply()
 		if got := kept(); got != 1 {
 			t.Fatalf("%d ids are kept after a departure; want 1", got)
 		}
 		time.Sleep(4 * time.Minute)
-		b.settle()
+		b.apply()
 		if got := kept(); got != 0 {
 			t.Errorf("%d ids are kept four minutes later; want none", got)
 		}

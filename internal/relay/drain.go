@@ -13,11 +13,11 @@ import (
 // drainGrain is how far apart two rounds of a drain are at least.
 const drainGrain = 10 * time.Millisecond
 
-// parting is whether a drain has begun, and with which code it closes.
-type parting struct{ with atomic.Uint32 }
+// shutdownState is whether a drain has begun, and with which code it closes.
+type shutdownState struct{ with atomic.Uint32 }
 
-func (p *parting) begun() bool          { return p.with.Load() != 0 }
-func (p *parting) code() wire.CloseCode { return wire.CloseCode(p.with.Load()) }
+func (p *shutdownState) begun() bool          { return p.with.Load() != 0 }
+func (p *shutdownState) code() wire.CloseCode { return wire.CloseCode(p.with.Load()) }
 
 // drain closes the connections of a relay that ends. A binary is closed
 // together with its phones: a phone that outlived its binary would find
@@ -26,15 +26,15 @@ type drain struct {
 	relay  *Relay
 	spread time.Duration
 	began  time.Time
-	queue  []leaver // in the order in which they are closed
+	queue  []shutdownEntry // in the order in which they are closed
 	done   int      // of them
 }
 
-// leaver is what is closed at one moment: a slot, or a phone whose slot is at
+// shutdownEntry is what is closed at one moment: a slot, or a phone whose slot is at
 // another node.
-type leaver struct {
+type shutdownEntry struct {
 	slot wire.ServerID
-	away joiner // nil: a slot
+	proxied joiner // nil: a slot
 }
 
 // Drain refuses whoever comes from now on and closes everyone: at once, or,
@@ -49,21 +49,21 @@ func (r *Relay) Drain(spread time.Duration, done func()) {
 	if spread > 0 || r.cluster.Cluster != nil {
 		code = wire.CloseRestart
 	}
-	r.parting.with.Store(uint32(code)) // before anybody is refused
-	r.census.drain()
+	r.shutdown.with.Store(uint32(code)) // before anybody is refused
+	r.table.drain()
 	d := &drain{relay: r, spread: spread, began: r.rt.Clock.Now()}
-	ids, away := r.registry.Drain()
-	for _, p := range away {
-		d.queue = append(d.queue, leaver{away: p})
+	ids, proxied := r.registry.Drain()
+	for _, p := range proxied {
+		d.queue = append(d.queue, shutdownEntry{proxied: p})
 	}
 	for _, id := range ids {
-		d.queue = append(d.queue, leaver{slot: id})
+		d.queue = append(d.queue, shutdownEntry{slot: id})
 	}
 	if spread > 0 {
 		d.shuffle(r.rt.Rand)
 	}
 	d.round()
-	r.census.whenEmpty(func() {
+	r.table.whenEmpty(func() {
 		r.log.flush()
 		done()
 	})
@@ -83,27 +83,27 @@ func (d *drain) shuffle(from io.Reader) {
 // round closes those whose turn has come and arranges for the next.
 func (d *drain) round() {
 	past := d.relay.rt.Clock.Now().Sub(d.began)
-	for d.done < len(d.queue) && d.turn(d.done) <= past {
+	for d.done < len(d.queue) && d.due(d.done) <= past {
 		d.relay.part(d.queue[d.done])
 		d.done++
 	}
 	if d.done < len(d.queue) {
-		d.relay.rt.Clock.AfterFunc(max(d.turn(d.done)-past, drainGrain), d.round)
+		d.relay.rt.Clock.AfterFunc(max(d.due(d.done)-past, drainGrain), d.round)
 	}
 }
 
-// turn is when the one at place i is closed: the first at once, the last a
+// due is when the one at place i is closed: the first at once, the last a
 // step before the spread is over.
-func (d *drain) turn(i int) time.Duration {
+func (d *drain) due(i int) time.Duration {
 	return time.Duration(float64(d.spread) * float64(i) / float64(len(d.queue)))
 }
 
 // part closes whoever l is, unless they have gone by themselves.
-func (r *Relay) part(l leaver) {
-	code := r.parting.code()
-	if l.away != nil {
-		if r.registry.Return(l.away) {
-			l.away.evict(code, wire.ReasonShuttingDown)
+func (r *Relay) part(l shutdownEntry) {
+	code := r.shutdown.code()
+	if l.proxied != nil {
+		if r.registry.UncountProxied(l.proxied) {
+			l.proxied.evict(code, wire.ReasonShuttingDown)
 		}
 		return
 	}

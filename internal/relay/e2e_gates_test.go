@@ -244,9 +244,9 @@ func TestARefusedRequestGivesItsPlaceBack(t *testing.T) {
 
 // places is how many places in the census are taken.
 func (n *node) places() int {
-	n.census.mu.Lock()
-	defer n.census.mu.Unlock()
-	return n.census.places
+	n.table.mu.Lock()
+	defer n.table.mu.Unlock()
+	return n.table.count
 }
 
 func TestADrainingRelayAnswers503(t *testing.T) {

@@ -175,7 +175,7 @@ func TestAFloodingPhoneDoesNotStarveItsSibling(t *testing.T) {
 		defer out.mu.Unlock()
 		return len(out.parked) == 1
 	})
-	if got, most := out.queued(), n.settings.Load().binaryShare; got > most {
+	if got, most := out.queued(), n.settings.Load().binaryQuota; got > most {
 		t.Errorf("one phone fills %d bytes of the outbox; want at most its share, %d", got, most)
 	}
 	sibling := n.phone("s1")
@@ -191,7 +191,7 @@ func TestAFloodingPhoneDoesNotStarveItsSibling(t *testing.T) {
 		defer out.mu.Unlock()
 		return sender.sender.charged > 0
 	})
-	most := int(n.metric("frames_forwarded_total", "phone_to_binary")) + n.settings.Load().binaryShare/size + 2
+	most := int(n.metric("frames_forwarded_total", "phone_to_binary")) + n.settings.Load().binaryQuota/size + 2
 	for before := 0; ; before++ {
 		if strings.Contains(b.recv(), "sibling") {
 			t.Logf("%d frames came before the sibling's", before)

@@ -100,7 +100,7 @@ func (n *node) joinedTo(id string) (all []*phone) {
 	defer n.registry.mu.Unlock()
 	if s := n.registry.slots[wire.ServerID(id)]; s != nil {
 		var all []*phone
-		for _, p := range inOrder(s.phones) {
+		for _, p := range sortedByJoinOrder(s.phones) {
 			all = append(all, p.(*phone))
 		}
 		return all
@@ -110,9 +110,9 @@ func (n *node) joinedTo(id string) (all []*phone) {
 
 // sockets is how many connections are open.
 func (n *node) sockets() int {
-	n.census.mu.Lock()
-	defer n.census.mu.Unlock()
-	return len(n.census.conns)
+	n.table.mu.Lock()
+	defer n.table.mu.Unlock()
+	return len(n.table.conns)
 }
 
 // waitingRivals is how many claimants wait for b's answer.

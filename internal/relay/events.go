@@ -119,7 +119,7 @@ func ending(code wire.CloseCode, reason string) []slog.Attr {
 	return attrs
 }
 
-func (e *events) refused(event string, from netip.Addr, d door, err error) {
+func (e *events) refused(event string, from netip.Addr, d endpoint, err error) {
 	attrs := []slog.Attr{remote(from), slog.String("path", string(d))}
 	if err != nil {
 		attrs = append(attrs, slog.String("err", err.Error()))

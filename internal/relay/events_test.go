@@ -146,8 +146,8 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 	e.phoneUnregistered(p, wire.CloseNoServer, wire.ReasonReclaimed)
 	e.phoneUnregistered(p, wire.CloseInternal, wire.ReasonHeartbeat)
 	e.noticeFailed(p, "binary backlog full")
-	e.refused("rate_limited", from, doorPhone, nil)
-	e.refused("conn_cap_reached", from, doorBinary, errFull)
+	e.refused("rate_limited", from, endpointPhone, nil)
+	e.refused("conn_cap_reached", from, endpointBinary, errFull)
 	e.envelopeDropped(b, "no phone with that conn_id")
 	e.envelopeDeparted(b)
 	for range 2 * logRate {
@@ -408,7 +408,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 		rival := b.binary(polite)
 		rival.wantClosed(-1, wire.CloseServerInUse, wire.ReasonServerInUse)
 		bin.send(wire.OpClose, "\x03\xe8"+secret("reason"))
-		b.settle()
+		b.apply()
 		time.Sleep(31 * time.Second)
 		for range 40 { // the address's rate
 			b.serve("/v1/client", wire.HeaderServer, "s1", "User-Agent", secret("ua"), "X-Pyrycode-Token", secret("token"))

@@ -28,7 +28,7 @@ type gate struct {
 	limit      rate.Limit
 	burst      int
 	young, old map[netip.Addr]*allowance
-	turned     time.Time // when young was new
+	rotated     time.Time // when young was new
 }
 
 // allowance is what one address may still do.
@@ -84,8 +84,8 @@ func (g *gate) allowance(a netip.Addr, now time.Time) *allowance {
 		if l = g.old[a]; l == nil {
 			l = &allowance{attempts: rate.NewLimiter(g.limit, g.burst)}
 		}
-		if len(g.young) >= bucketsPerGeneration || now.Sub(g.turned) >= g.fill() {
-			g.old, g.young, g.turned = g.young, make(map[netip.Addr]*allowance), now
+		if len(g.young) >= bucketsPerGeneration || now.Sub(g.rotated) >= g.fill() {
+			g.old, g.young, g.rotated = g.young, make(map[netip.Addr]*allowance), now
 		}
 		g.young[a] = l
 	}
@@ -109,7 +109,7 @@ func (g *gate) fill() time.Duration {
 // in the census is taken; otherwise the request has been answered and
 // counted. last is asked before the upgrade: by its error the server-id has
 // all the claimants it may have, or a cluster cannot tell who holds it.
-func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr error, last func() error) (sock Socket, from netip.Addr, ok bool) {
+func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d endpoint, helloErr error, last func() error) (sock Socket, from netip.Addr, ok bool) {
 	from = charged(r.cfg.ClientAddr(req))
 	if pass, wait := r.gate.pass(from, r.rt.Clock.Now()); !pass {
 		secs := int(math.Ceil(wait.Seconds()))
@@ -121,7 +121,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 	}
 	err := r.cfg.Room()
 	if err == nil {
-		err = r.census.take(from)
+		err = r.table.take(from)
 	}
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
@@ -135,7 +135,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d door, helloErr
 	}
 	defer func() {
 		if !ok {
-			r.census.leave(from, false)
+			r.table.leave(from, false)
 		}
 	}()
 	if helloErr != nil {

@@ -207,20 +207,20 @@ func TestGatesOutermostFirst(t *testing.T) {
 					break
 				}
 			}
-			r.census.places = r.census.max
-			r.census.draining = true
+			r.table.count = r.table.max
+			r.table.draining = true
 		}, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 429, "4", outcomeRate},
-		{"capacity before draining", func(r *Relay) { r.census.places = r.census.max; r.census.draining = true }, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
+		{"capacity before draining", func(r *Relay) { r.table.count = r.table.max; r.table.draining = true }, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
 		{"the address's before draining", func(r *Relay) {
-			r.census.byAddr[netip.MustParseAddr("192.0.2.1")] = r.census.maxPerAddress
-			r.census.draining = true
+			r.table.byAddr[netip.MustParseAddr("192.0.2.1")] = r.table.maxPerAddress
+			r.table.draining = true
 		}, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
-		{"draining before headers", func(r *Relay) { r.census.draining = true }, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 503, "5", outcomeDraining},
+		{"draining before headers", func(r *Relay) { r.table.draining = true }, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 503, "5", outcomeDraining},
 		{"headers before origin", nil, []string{wire.HeaderServer, "", "Origin", "https://evil.example"}, "192.0.2.1:1", 400, "", outcomeHeaders},
 		{"origin before the handshake", nil, []string{"Origin", "https://evil.example"}, "192.0.2.1:1", 403, "", outcomeOrigin},
 		{"the handshake", nil, []string{"Origin", "https://OK.example"}, "192.0.2.1:1", 418, "", outcomeHandshake},
 	} {
-		for d, path := range map[door]string{doorBinary: "/v1/server", doorPhone: "/v1/client"} {
+		for d, path := range map[endpoint]string{endpointBinary: "/v1/server", endpointPhone: "/v1/client"} {
 			t.Run(tt.name+" "+string(d), func(t *testing.T) {
 				r, err := New(Config{
 					Runtime: Runtime{Clock: newStillClock()}, Upgrade: noSocket,
@@ -232,14 +232,14 @@ func TestGatesOutermostFirst(t *testing.T) {
 				if tt.prepare != nil {
 					tt.prepare(r)
 				}
-				places := r.census.places
+				count := r.table.count
 				rec := httptest.NewRecorder()
 				r.Handler().ServeHTTP(rec, request(path, tt.remote, tt.kv...))
 				if rec.Code != tt.status || rec.Header().Get("Retry-After") != tt.retry {
 					t.Errorf("answer %d, Retry-After %q; want %d, %q", rec.Code, rec.Header().Get("Retry-After"), tt.status, tt.retry)
 				}
-				if r.census.places != places {
-					t.Errorf("%d places taken; want %d as before", r.census.places, places)
+				if r.table.count != count {
+					t.Errorf("%d places taken; want %d as before", r.table.count, count)
 				}
 				for _, o := range outcomes {
 					want := 0.0
@@ -326,7 +326,7 @@ func TestOrigins(t *testing.T) {
 }
 
 func TestTheCensusKeepsItsCaps(t *testing.T) {
-	s := newCensus(Config{MaxConns: 3, MaxConnsPerAddress: 2}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
+	s := newConnTable(Config{MaxConns: 3, MaxConnsPerAddress: 2}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	take := func(a netip.Addr, want error) {
 		t.Helper()
@@ -349,8 +349,8 @@ func TestTheCensusKeepsItsCaps(t *testing.T) {
 	for _, x := range []netip.Addr{a, b, c} {
 		s.leave(x, false)
 	}
-	if len(s.byAddr) != 0 || s.places != 0 {
-		t.Errorf("all left: %d addresses, %d places; want none: the map would grow for ever", len(s.byAddr), s.places)
+	if len(s.byAddr) != 0 || s.count != 0 {
+		t.Errorf("all left: %d addresses, %d places; want none: the map would grow for ever", len(s.byAddr), s.count)
 	}
 	s.drain()
 	take(a, errDraining)
@@ -360,7 +360,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 	cfg := Config{}.withDefaults()
 	a := netip.MustParseAddr("10.0.0.1")
 	t.Run("at once", func(t *testing.T) {
-		s, n := newCensus(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
+		s, n := newConnTable(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
 		s.drain()
 		s.whenEmpty(func() { n++ })
 		if n != 1 {
@@ -368,7 +368,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 		}
 	})
 	t.Run("after the last", func(t *testing.T) {
-		s, n := newCensus(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
+		s, n := newConnTable(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
 		for range 3 {
 			if err := s.take(a); err != nil {
 				t.Fatal(err)
@@ -387,7 +387,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 		if n != 1 {
 			t.Errorf("called %d times; want 1", n)
 		}
-		s.places, s.byAddr[a] = 1, 1
+		s.count, s.byAddr[a] = 1, 1
 		s.leave(a, false)
 		if n != 1 {
 			t.Errorf("called again, %d times in all", n)
@@ -396,7 +396,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 }
 
 func TestAbortIsInTheOrderTheyCame(t *testing.T) {
-	s := newCensus(Config{}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
+	s := newConnTable(Config{}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
 	var all []*conn
 	for i := range 50 {
 		c := &conn{from: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}
@@ -429,9 +429,9 @@ func TestTheCensusFindsDamage(t *testing.T) {
 		damage func(*Relay)
 		want   string
 	}{
-		{"a place nobody has", func(r *Relay) { r.census.places++ }, "2 places taken; 1 by address"},
-		{"an address too many", func(r *Relay) { r.census.byAddr[netip.Addr{}] = 4 }, "1 places taken; 5 by address"},
-		{"a connection without a place", func(r *Relay) { r.census.conns[new(conn)] = 9 }, "2 connections; 1 places"},
+		{"a place nobody has", func(r *Relay) { r.table.count++ }, "2 places taken; 1 by address"},
+		{"an address too many", func(r *Relay) { r.table.byAddr[netip.Addr{}] = 4 }, "1 places taken; 5 by address"},
+		{"a connection without a place", func(r *Relay) { r.table.conns[new(conn)] = 9 }, "2 connections; 1 places"},
 		{"a phone without a socket", func(r *Relay) {
 			r.registry.Claim("s1", new(binary))
 			r.registry.Join("s1", new(phone))
@@ -444,10 +444,10 @@ func TestTheCensusFindsDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := &conn{from: netip.MustParseAddr("10.0.0.1"), out: outbox{mu: new(sync.Mutex)}}
-			if err := r.census.take(c.from); err != nil {
+			if err := r.table.take(c.from); err != nil {
 				t.Fatal(err)
 			}
-			r.census.add(c)
+			r.table.add(c)
 			if err := r.Check(); err != nil {
 				t.Fatalf("undamaged: %v", err)
 			}

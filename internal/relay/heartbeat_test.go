@@ -93,7 +93,7 @@ func TestAParkedPhoneIsNotTakenForDead(t *testing.T) {
 		bin := b.binary(polite)
 		p := b.phone(polite)
 		bin.conn.Close()
-		b.settle()
+		b.apply()
 		p.send(wire.OpText, "1")
 		time.Sleep(9 * time.Minute)
 		p.wantOpen()
@@ -112,17 +112,17 @@ func TestAParkedPhoneThatIsGone(t *testing.T) {
 		bin := b.binary(polite)
 		read, parked := b.phone(polite), b.phone(polite)
 		bin.conn.Close()
-		b.settle()
+		b.apply()
 		parked.send(wire.OpText, "1")
 		read.conn.Close()
 		parked.conn.Close()
-		b.settle()
+		b.apply()
 		if got := b.Counts().Phones; got > 1 {
 			t.Errorf("%d phones; want the parked one at most", got)
 		}
 		time.Sleep(time.Minute + time.Second)
-		b.settle()
-		if n := len(b.census.conns); n != 0 {
+		b.apply()
+		if n := len(b.table.conns); n != 0 {
 			t.Errorf("%d connections left", n)
 		}
 	})
@@ -159,7 +159,7 @@ func TestAPingThatLeavesLateIsNotMissedEarly(t *testing.T) {
 		}
 		read(writeChunk)
 		read(10) // the ping
-		b.settle()
+		b.apply()
 		time.Sleep(time.Second) // its answer is a second on its way
 		if err := p.send(wire.OpPong, ""); err != nil {
 			t.Errorf("a ping that left at 59.3 s was held to be missed at %v: %v", b.now(), err)
@@ -267,18 +267,18 @@ func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old, p := b.binary(deaf), b.phone(polite)
 		p.send(wire.OpText, "1") // a write that waits
-		b.settle()
+		b.apply()
 		next := b.binary(polite)
 		// The probe's 3 s end at 3 s; its ping leaves shortly before.
 		time.Sleep(2900 * time.Millisecond)
 		go old.listen(mute)
-		b.settle()
+		b.apply()
 		ping := b.pingOf(old)
 		if ping == "" {
 			t.Fatal("no ping came behind the frame")
 		}
 		time.Sleep(500 * time.Millisecond)
-		b.settle()
+		b.apply()
 		old.wantOpen()
 		old.send(wire.OpPong, ping)
 		next.wantClosed(3400*time.Millisecond, wire.CloseServerInUse, wire.ReasonServerInUse)
@@ -297,7 +297,7 @@ func TestRivalsOfWhomOneWins(t *testing.T) {
 		if got := tooMany.answer.Result(); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("Retry-After") == "" {
 			t.Errorf("one too many was answered %s, %v; want 503 with Retry-After", got.Status, got.Header)
 		}
-		if got, want := valueOf(t, b.metrics.attempts[doorBinary][outcomeCapacity]), 1.0; got != want {
+		if got, want := valueOf(t, b.metrics.attempts[endpointBinary][outcomeCapacity]), 1.0; got != want {
 			t.Errorf("%v attempts counted as over capacity; want %v", got, want)
 		}
 		// Those who are let in before the last place is taken find it taken
@@ -305,13 +305,13 @@ func TestRivalsOfWhomOneWins(t *testing.T) {
 		late := &binary{server: "s1"}
 		late.probe.mu, late.phones.mu = new(sync.Mutex), new(sync.Mutex)
 		mine, theirs := net.Pipe()
-		e := &pipeEnd{b: b, conn: mine, turn: make(chan struct{}, 1)}
+		e := &pipeEnd{b: b, conn: mine, order: make(chan struct{}, 1)}
 		b.ends = append(b.ends, e)
-		if err := b.census.take(netip.Addr{}); err != nil {
+		if err := b.table.take(netip.Addr{}); err != nil {
 			t.Fatal(err)
 		}
 		set := b.settings.Load()
-		late.init(b.Relay, set, newNetSocket(theirs), netip.Addr{}, late, &set.binaryLimits, set.BinaryOutbox, set.binaryShare)
+		late.init(b.Relay, set, newNetSocket(theirs), netip.Addr{}, late, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
 		late.startReading()
 		go e.listen(polite)
 		b.claim(late)
@@ -350,7 +350,7 @@ func TestARivalThatLeftEvictsNobody(t *testing.T) {
 		next := b.binary(polite)
 		time.Sleep(time.Second)
 		next.conn.Close()
-		b.settle()
+		b.apply()
 		old.conn.Close()
 		p.wantOpen()
 		if got, want := b.Counts(), (Counts{InGrace: 1, Phones: 1}); got != want {
@@ -358,7 +358,7 @@ func TestARivalThatLeftEvictsNobody(t *testing.T) {
 		}
 		attempts := 0.0
 		for _, o := range outcomes {
-			attempts += valueOf(t, b.metrics.attempts[doorBinary][o])
+			attempts += valueOf(t, b.metrics.attempts[endpointBinary][o])
 		}
 		if attempts != 2 {
 			t.Errorf("%v attempts of binaries counted; want 2", attempts)

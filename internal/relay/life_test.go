@@ -150,7 +150,7 @@ func (b *book) lifeNow() (state, holder, phones string) {
 	default:
 		state = "held"
 	}
-	return state, s.binary, strings.Trim(fmt.Sprint(inOrder(s.phones)), "[]")
+	return state, s.binary, strings.Trim(fmt.Sprint(sortedByJoinOrder(s.phones)), "[]")
 }
 
 func TestTheLifeOfASlotIsAsTheTableSays(t *testing.T) {

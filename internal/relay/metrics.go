@@ -11,7 +11,7 @@ import (
 
 // Closed sets of label values. Nothing that a peer chose is among them.
 type (
-	door       string // which endpoint
+	endpoint       string // which endpoint
 	outcome    string // what became of an upgrade attempt
 	refusal    string // why somebody was not let into a slot
 	dropReason string // why a frame went nowhere
@@ -20,8 +20,8 @@ type (
 )
 
 const (
-	doorBinary door = "server"
-	doorPhone  door = "client"
+	endpointBinary endpoint = "server"
+	endpointPhone  endpoint = "client"
 
 	outcomeAccept    outcome = "accept"
 	outcomeNoServer  outcome = "reject_404"
@@ -56,7 +56,7 @@ const (
 )
 
 var (
-	doors    = []door{doorBinary, doorPhone}
+	endpoints    = []endpoint{endpointBinary, endpointPhone}
 	outcomes = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
 		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster}
 	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate}
@@ -71,7 +71,7 @@ var (
 type metrics struct {
 	all *prometheus.Registry
 
-	attempts          map[door]map[outcome]prometheus.Counter
+	attempts          map[endpoint]map[outcome]prometheus.Counter
 	refused           map[refusal]prometheus.Counter
 	forwarded         map[direction]prometheus.Counter
 	dropped           map[dropReason]prometheus.Counter
@@ -84,7 +84,7 @@ type metrics struct {
 	suppressed        prometheus.Counter
 	connections       prometheus.Gauge
 
-	tallies       map[direction]*tally // of the outboxes that frames of a direction leave by
+	stats       map[direction]*outboxStats // of the outboxes that frames of a direction leave by
 	claimsWaiting atomic.Int64
 	staggered     atomic.Uint32
 }
@@ -92,13 +92,13 @@ type metrics struct {
 func newMetrics(registry prometheus.Collector) *metrics {
 	m := &metrics{
 		all:      prometheus.NewRegistry(),
-		attempts: make(map[door]map[outcome]prometheus.Counter),
+		attempts: make(map[endpoint]map[outcome]prometheus.Counter),
 		closes:   make(map[side]map[string]prometheus.Counter),
 	}
 	m.all.MustRegister(registry)
 
 	attempts := m.vec("ws_upgrade_attempts_total", "Upgrade attempts by endpoint and by what became of them; each attempt counts once.", "endpoint", "outcome")
-	for _, d := range doors {
+	for _, d := range endpoints {
 		m.attempts[d] = series(outcomes, func(o outcome) prometheus.Counter {
 			return attempts.WithLabelValues(string(d), string(o))
 		})
@@ -131,15 +131,15 @@ func newMetrics(registry prometheus.Collector) *metrics {
 		Help: "Connections upgraded or being upgraded, in a slot or not: what limit_connections bounds.",
 	})
 	m.all.MustRegister(m.connections)
-	m.tallies = make(map[direction]*tally)
+	m.stats = make(map[direction]*outboxStats)
 	for _, d := range directions {
-		m.tallies[d] = &tally{frames: m.forwarded[d], size: frameBytes.WithLabelValues(string(d)), took: took.WithLabelValues(string(d))}
+		m.stats[d] = &outboxStats{frames: m.forwarded[d], size: frameBytes.WithLabelValues(string(d)), took: took.WithLabelValues(string(d))}
 	}
 	for d, to := range map[direction]string{toBinary: "binary", toPhone: "phone"} {
 		m.view("outbox_bytes", "Bytes waiting to be written to all peers of a side, each frame with 64 more, as the outboxes' limits count; up to 16 KiB for each peer may come in late.",
-			prometheus.Labels{"side": to}, &m.tallies[d].bytes)
+			prometheus.Labels{"side": to}, &m.stats[d].bytes)
 	}
-	m.view("parked_phones", "Phones that are not read because their binary's outbox has no room for them.", nil, &m.tallies[toBinary].parked)
+	m.view("parked_phones", "Phones that are not read because their binary's outbox has no room for them.", nil, &m.stats[toBinary].parked)
 	m.view("waiting_claims", "Claims that wait for the binary that holds the slot to answer a probe.", nil, &m.claimsWaiting)
 	return m
 }
@@ -191,7 +191,7 @@ func series[K comparable](keys []K, of func(K) prometheus.Counter) map[K]prometh
 }
 
 // upgrade counts one attempt, once it is clear what became of it.
-func (m *metrics) upgrade(d door, o outcome) { m.attempts[d][o].Inc() }
+func (m *metrics) upgrade(d endpoint, o outcome) { m.attempts[d][o].Inc() }
 
 // closed counts a close message.
 func (m *metrics) closed(s side, c wire.CloseCode) { m.closes[s][wire.Label(c)].Inc() }

@@ -25,9 +25,9 @@ const (
 	// an observation cost 0.2 µs, a frame in a full batch 0.1 µs.
 	sampleEvery = 64
 
-	// tallyStep is how far what is put may run ahead of the tally. What is
+	// statsStep is how far what is put may run ahead of the tally. What is
 	// written at once never shows in it and costs it nothing.
-	tallyStep = 16 << 10
+	statsStep = 16 << 10
 )
 
 // verdict is what an outbox says to a frame.
@@ -52,20 +52,20 @@ type outbox struct {
 	rt     *Runtime
 	sock   Socket
 	budget int // bytes
-	share  int // bytes of it that one sender may use
+	quota  int // bytes of it that one sender may use
 	on     outboxOwner
-	tally  *tally
+	stats  *outboxStats
 
 	mu       sync.Locker // guards all below
 	queue    *batch      // waiting; nil: nothing
 	charged  int         // bytes charged, for what is being written too
-	promised bool        // somebody will flush
+	flushPending bool        // somebody will flush
 	writing  bool        // somebody writes; the batch out is theirs
 	shut     bool        // takes nothing any more; the close message is last
 	cut      bool        // … and does not wait for what is being written
 	dead     bool        // the socket failed
 	parked   []*sender   // waiting for room
-	tallied  int         // what of charged is in the tally
+	counted  int         // what of charged is in the tally
 	untimed  uint8       // frames until one is timed
 
 	pong      []byte    // payload to answer with; nil: none due
@@ -88,9 +88,9 @@ type outboxOwner interface {
 	broken()                   // the socket takes nothing any more
 }
 
-// tally is what the outboxes of one side hold together, and what counts what
+// outboxStats is what the outboxes of one side hold together, and what counts what
 // leaves by them.
-type tally struct {
+type outboxStats struct {
 	// Set before the first outbox.
 	frames, size prometheus.Counter
 	took         prometheus.Observer
@@ -103,7 +103,7 @@ type tally struct {
 // its binary. Its fields are guarded by the outbox's lock.
 type sender struct {
 	charged int    // bytes of its frames not yet written
-	muted   bool   // its close notice is queued: no frame may come after
+	senderClosed   bool   // its close notice is queued: no frame may come after
 	resume  func() // restarts it when there is room
 }
 
@@ -118,7 +118,7 @@ func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix stri
 		return v, false
 	}
 	o.add(item{cost: cost, frame: true, from: from, read: o.sample(read)}, prefix, frame, suffix)
-	return taken, o.promise()
+	return taken, o.markFlush()
 }
 
 // putOrPark is put, except that if there is no room from waits for it:
@@ -130,12 +130,12 @@ func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffi
 	if v = o.room(from, cost); v != taken {
 		if v == full {
 			o.parked = append(o.parked, from)
-			o.tally.parked.Add(1)
+			o.stats.parked.Add(1)
 		}
 		return v, false
 	}
 	o.add(item{cost: cost, frame: true, from: from, read: o.sample(read)}, prefix, frame, suffix)
-	return taken, o.promise()
+	return taken, o.markFlush()
 }
 
 // putNotice queues a close notice and mutes its sender, in one step: no
@@ -143,7 +143,7 @@ func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffi
 func (o *outbox) putNotice(from *sender, notice []byte) (v verdict, first bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.silence(from)
+	o.closeSenderLocked(from)
 	cost := len(notice) + itemCost
 	switch {
 	case o.shut || o.dead:
@@ -152,23 +152,23 @@ func (o *outbox) putNotice(from *sender, notice []byte) (v verdict, first bool) 
 		return full, false
 	}
 	o.add(item{cost: cost}, nil, notice, "")
-	return taken, o.promise()
+	return taken, o.markFlush()
 }
 
-// mute ends from's frames without a notice.
-func (o *outbox) mute(from *sender) {
+// closeSender ends from's frames without a notice.
+func (o *outbox) closeSender(from *sender) {
 	o.mu.Lock()
-	o.silence(from)
+	o.closeSenderLocked(from)
 	o.mu.Unlock()
 }
 
-// silence takes nothing from from any more, nor lets it wait for room: it is
+// closeSenderLocked takes nothing from from any more, nor lets it wait for room: it is
 // being closed, which starts its reader again. The lock is held.
-func (o *outbox) silence(from *sender) {
-	from.muted = true
+func (o *outbox) closeSenderLocked(from *sender) {
+	from.senderClosed = true
 	if i := slices.Index(o.parked, from); i >= 0 {
 		o.parked = slices.Delete(o.parked, i, i+1)
-		o.tally.parked.Add(-1)
+		o.stats.parked.Add(-1)
 	}
 }
 
@@ -181,7 +181,7 @@ func (o *outbox) putPing() (n uint64, first bool) {
 	if o.shut || o.dead {
 		return o.ping, false
 	}
-	return o.ping, o.promise()
+	return o.ping, o.markFlush()
 }
 
 // putPong answers a ping. Of several that wait only the newest is answered
@@ -196,7 +196,7 @@ func (o *outbox) putPong(payload []byte) (first bool) {
 		o.pong = make([]byte, 0, 16)
 	}
 	o.pong = append(o.pong[:0], payload...)
-	return o.promise()
+	return o.markFlush()
 }
 
 // finish makes a close message the last one: behind all that is queued if
@@ -220,7 +220,7 @@ func (o *outbox) finish(code wire.CloseCode, reason string, after bool) (dropped
 	q.bytes = wire.AppendClose(q.bytes, code, reason)
 	q.items = append(q.items, item{size: len(q.bytes) - n})
 	q.close = true
-	return dropped, true, o.promise()
+	return dropped, true, o.markFlush()
 }
 
 // kill says that the socket is closed: nothing more is written. It returns
@@ -234,7 +234,7 @@ func (o *outbox) kill() (dropped int) {
 	o.shut, o.dead = true, true
 	dropped = o.drop()
 	o.account()
-	o.tally.parked.Add(-int64(len(o.parked)))
+	o.stats.parked.Add(-int64(len(o.parked)))
 	o.parked = nil // their binary is gone: reclaim or expiry will close them
 	return dropped
 }
@@ -246,9 +246,9 @@ func (o *outbox) kill() (dropped int) {
 // that never comes.
 func (o *outbox) room(from *sender, cost int) verdict {
 	switch {
-	case o.shut || o.dead || from != nil && from.muted:
+	case o.shut || o.dead || from != nil && from.senderClosed:
 		return closed
-	case o.charged+cost > o.budget, from != nil && from.charged > 0 && from.charged+cost > o.share:
+	case o.charged+cost > o.budget, from != nil && from.charged > 0 && from.charged+cost > o.quota:
 		return full
 	}
 	return taken
@@ -268,7 +268,7 @@ func (o *outbox) add(it item, prefix, frame []byte, suffix string) {
 	if it.from != nil {
 		it.from.charged += it.cost
 	}
-	if o.charged-o.tallied >= tallyStep {
+	if o.charged-o.counted >= statsStep {
 		o.account()
 	}
 }
@@ -285,9 +285,9 @@ func (o *outbox) sample(read int64) int64 {
 
 // account brings the tally up to date. The lock is held.
 func (o *outbox) account() {
-	if o.charged != o.tallied {
-		o.tally.bytes.Add(int64(o.charged - o.tallied))
-		o.tallied = o.charged
+	if o.charged != o.counted {
+		o.stats.bytes.Add(int64(o.charged - o.counted))
+		o.counted = o.charged
 	}
 }
 
@@ -325,9 +325,9 @@ func (o *outbox) refund(it item) int {
 	return 0
 }
 
-// promise reports whether the caller must flush. The lock is held.
-func (o *outbox) promise() (first bool) {
-	first = !o.promised && !o.writing
-	o.promised = o.promised || first
+// markFlush reports whether the caller must flush. The lock is held.
+func (o *outbox) markFlush() (first bool) {
+	first = !o.flushPending && !o.writing
+	o.flushPending = o.flushPending || first
 	return first
 }

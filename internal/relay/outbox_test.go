@@ -149,10 +149,10 @@ type office struct {
 	events   []string // what the owner and the senders heard, in order
 }
 
-func newOffice(budget, share int) *office {
+func newOffice(budget, quota int) *office {
 	o := &office{tap: new(tap)}
 	o.rt = Runtime{Go: func(_ string, f func()) { o.tasks = append(o.tasks, f) }}.WithDefaults()
-	o.outbox = outbox{rt: &o.rt, sock: o.tap, budget: budget, share: share, on: o, mu: new(sync.Mutex), tally: new(tally)}
+	o.outbox = outbox{rt: &o.rt, sock: o.tap, budget: budget, quota: quota, on: o, mu: new(sync.Mutex), stats: new(outboxStats)}
 	return o
 }
 
@@ -186,9 +186,9 @@ func (o *office) run() {
 // idle fails the test unless all was written and given back.
 func (o *office) idle(t failer) {
 	t.Helper()
-	if o.queue != nil || o.out != nil || o.writing || o.promised || o.charged != 0 || o.tally.bytes.Load() != 0 || len(o.tasks) > 0 || o.waits != 0 {
+	if o.queue != nil || o.out != nil || o.writing || o.flushPending || o.charged != 0 || o.stats.bytes.Load() != 0 || len(o.tasks) > 0 || o.waits != 0 {
 		t.Fatalf("not idle: queue %v, out %v, writing %t, promised %t, charged %d, tally %d, %d tasks, waits %d",
-			o.queue != nil, o.out != nil, o.writing, o.promised, o.charged, o.tally.bytes.Load(), len(o.tasks), o.waits)
+			o.queue != nil, o.out != nil, o.writing, o.flushPending, o.charged, o.stats.bytes.Load(), len(o.tasks), o.waits)
 	}
 }
 
@@ -527,7 +527,7 @@ func TestANoticeMutesItsSender(t *testing.T) {
 	if o.frames != 2 {
 		t.Errorf("%d frames counted; want 2: a notice is none", o.frames)
 	}
-	o.mute(two)
+	o.closeSender(two)
 	if v, _ := o.put(two, 0, nil, []byte("d"), ""); v != closed {
 		t.Errorf("put after mute = %v; want closed", v)
 	}
@@ -546,15 +546,15 @@ func TestNoticesHaveABudgetOfTheirOwn(t *testing.T) {
 	if v, first := o.putNotice(last, notice); v != full || first {
 		t.Errorf("over the notices' budget: %v; want full", v)
 	}
-	if !last.muted {
+	if !last.senderClosed {
 		t.Error("a sender whose notice found no room is not muted; it must be")
 	}
 	o.flush()
 	o.idle(t)
 	o.finish(wire.CloseNormal, "", false)
 	late := o.phone("")
-	if v, _ := o.putNotice(late, notice); v != closed || !late.muted {
-		t.Errorf("putNotice after the end = %v, muted %t; want closed, true", v, late.muted)
+	if v, _ := o.putNotice(late, notice); v != closed || !late.senderClosed {
+		t.Errorf("putNotice after the end = %v, muted %t; want closed, true", v, late.senderClosed)
 	}
 }
 
@@ -654,11 +654,11 @@ func TestTheTallyIsWhatWaits(t *testing.T) {
 	o := newOffice(100_000, 100_000)
 	check := func(when string, bytes, parked int64) {
 		t.Helper()
-		if b, p := o.tally.bytes.Load(), o.tally.parked.Load(); b != bytes || p != parked {
+		if b, p := o.stats.bytes.Load(), o.stats.parked.Load(); b != bytes || p != parked {
 			t.Errorf("%s: %d bytes, %d parked; want %d, %d", when, b, p, bytes, parked)
 		}
 	}
-	o.put(nil, 0, nil, frameOfSize(tallyStep-itemCost-1), "")
+	o.put(nil, 0, nil, frameOfSize(statsStep-itemCost-1), "")
 	check("less than a step is put", 0, 0)
 	o.flush()
 	check("it is written", 0, 0)
@@ -675,7 +675,7 @@ func TestTheTallyIsWhatWaits(t *testing.T) {
 		}
 	}
 	check("two park", 91_000, 2)
-	o.mute(one)
+	o.closeSender(one)
 	check("one of them goes", 91_000, 1)
 	o.run()
 	check("all is written", 0, 0)
@@ -939,9 +939,9 @@ func TestAnOutboxFindsDamage(t *testing.T) {
 			o.add(item{cost: o.budget + noticeBudget}, nil, nil, "")
 		}, "bytes wait; want at most"},
 		{"a sender charged too little", func(_ *office, s *sender) { s.charged-- }, "are charged to a sender; what waits of it costs"},
-		{"a sender over its share", func(o *office, _ *sender) { o.share = 10 }, "bytes of one sender wait; want at most 10"},
-		{"who is muted waits for room", func(o *office, s *sender) { o.parked = []*sender{s}; s.muted = true }, "a sender that is muted waits for room"},
-		{"nobody flushes", func(o *office, _ *sender) { o.promised = false }, "nobody is to write them"},
+		{"a sender over its share", func(o *office, _ *sender) { o.quota = 10 }, "bytes of one sender wait; want at most 10"},
+		{"who is muted waits for room", func(o *office, s *sender) { o.parked = []*sender{s}; s.senderClosed = true }, "a sender that is muted waits for room"},
+		{"nobody flushes", func(o *office, _ *sender) { o.flushPending = false }, "nobody is to write them"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOffice(1000, 500)
@@ -1025,7 +1025,7 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 			case 8:
 				maybeOwe(o.putPong([]byte("pong")))
 			case 9:
-				if p.muted || rapid.IntRange(0, 4).Draw(t, "rarely") != 0 {
+				if p.senderClosed || rapid.IntRange(0, 4).Draw(t, "rarely") != 0 {
 					return
 				}
 				f := p.name + "gone"
@@ -1079,10 +1079,10 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 150).Draw(t, "acts") {
 			act()
-			if off := o.charged - int(o.tally.bytes.Load()); off < 0 || off >= tallyStep {
-				t.Fatalf("charged %d, tally %d", o.charged, o.tally.bytes.Load())
+			if off := o.charged - int(o.stats.bytes.Load()); off < 0 || off >= statsStep {
+				t.Fatalf("charged %d, tally %d", o.charged, o.stats.bytes.Load())
 			}
-			if n := int(o.tally.parked.Load()); n != len(o.parked) {
+			if n := int(o.stats.parked.Load()); n != len(o.parked) {
 				t.Fatalf("%d parked, tally %d", len(o.parked), n)
 			}
 			if err := o.check(); err != nil {

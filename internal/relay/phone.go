@@ -33,19 +33,19 @@ type joiner interface {
 // servePhone is GET /v1/client: a phone joins a server-id.
 func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParsePhoneHello(req.Header)
-	var place Elsewhere
-	sock, from, ok := r.admit(w, req, doorPhone, err, func() (err error) {
-		place, err = r.find(hello.Server)
+	var slot RemoteSlot
+	sock, from, ok := r.admit(w, req, endpointPhone, err, func() (err error) {
+		slot, err = r.find(hello.Server)
 		return err
 	})
 	if !ok {
 		return
 	}
 	outcome := NoServer
-	if place != nil {
-		outcome = r.carry(place, Visitor{Server: hello.Server, Device: hello.Device, From: from}, sock, from)
+	if slot != nil {
+		outcome = r.carry(slot, RemotePhone{Server: hello.Server, Device: hello.Device, From: from}, sock, from)
 		if outcome == Joined {
-			r.metrics.upgrade(doorPhone, outcomeAccept)
+			r.metrics.upgrade(endpointPhone, outcomeAccept)
 			r.log.phoneCarried(hello, from)
 			return
 		}
@@ -59,26 +59,26 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	}
 	switch outcome {
 	case Joined:
-		r.metrics.upgrade(doorPhone, outcomeAccept)
+		r.metrics.upgrade(endpointPhone, outcomeAccept)
 		r.log.phoneRegistered(p, hello.Device)
 	case NoServer:
 		r.gate.missed(from, r.rt.Clock.Now())
 		p.refuse(wire.CloseNoServer, wire.ReasonNoServer)
-		r.metrics.upgrade(doorPhone, outcomeNoServer)
+		r.metrics.upgrade(endpointPhone, outcomeNoServer)
 		r.metrics.refused[refusedNoServer].Inc()
 		r.log.phoneRefused(p, "phone_register_no_server", hello.Device)
 	case Full:
 		p.refuse(wire.CloseTooManyPhones, wire.ReasonTooManyPhones)
-		r.metrics.upgrade(doorPhone, outcomeTooMany)
+		r.metrics.upgrade(endpointPhone, outcomeTooMany)
 		r.metrics.refused[refusedPhones].Inc()
 		r.log.phoneRefused(p, "phone_register_at_cap", hello.Device)
 	case Refused:
-		code, reason, why := r.parting.code(), wire.ReasonShuttingDown, outcomeDraining
+		code, reason, why := r.shutdown.code(), wire.ReasonShuttingDown, outcomeDraining
 		if !here {
 			code, reason, why = wire.CloseTryAgain, "the node that serves the server-id does not answer", outcomeCluster
 		}
 		p.refuse(code, reason)
-		r.metrics.upgrade(doorPhone, why)
+		r.metrics.upgrade(endpointPhone, why)
 	}
 }
 
@@ -185,9 +185,9 @@ func (p *phone) pong(uint64) {}
 
 func (p *phone) towards() direction { return toPhone }
 
-func (p *phone) fenced(now int64) bool {
+func (p *phone) pastDeadline(now int64) bool {
 	b := p.binary.Load()
-	return b != nil && b.fenced(now)
+	return b != nil && b.pastDeadline(now)
 }
 
 // gone unregisters the phone after a word to its binary.
@@ -219,7 +219,7 @@ func (p *phone) dismiss(code wire.CloseCode) {
 	if p.ended.Swap(true) {
 		return
 	}
-	p.binary.Load().out.mute(&p.sender)
+	p.binary.Load().out.closeSender(&p.sender)
 	p.relay.registry.Leave(p.server, p)
 	p.unroute()
 	p.close(code, "", true)

@@ -159,17 +159,17 @@ func (b *binary) judge(g *round) {
 func (b *binary) overflow() {
 	// Not 4409: nobody has found the incumbent alive.
 	b.refuse(wire.CloseTryAgain, "too many claims at once")
-	b.attempted(outcomeCapacity)
+	b.recordAttempt(outcomeCapacity)
 }
 
 // refused is the end of claimant b: its incumbent is alive.
 func (b *binary) refused(incumbent *binary) {
-	b.relay.settle(b, Claim[*binary, joiner]{Outcome: Held, Incumbent: incumbent}, nil)
+	b.relay.apply(b, Claim[*binary, joiner]{Outcome: Held, Incumbent: incumbent}, nil)
 }
 
 // inherits gives claimant b the slot of its incumbent, which is silent.
 func (b *binary) inherits(incumbent *binary) {
-	b.relay.settle(b, b.relay.registry.Takeover(b.server, incumbent, b), incumbent)
+	b.relay.apply(b, b.relay.registry.Takeover(b.server, incumbent, b), incumbent)
 }
 
 // vacant lets claimant b try again: its incumbent is gone.
@@ -182,7 +182,7 @@ func (b *binary) abandoned() bool {
 	if !b.ended.Load() {
 		return false
 	}
-	b.attempted(outcomeInUse)
+	b.recordAttempt(outcomeInUse)
 	return true
 }
 

@@ -57,10 +57,10 @@ type Registry[B, P comparable] struct {
 	mostPhones int // the greatest maxPhones so far: a cap that is lowered closes nobody
 
 	slots    map[wire.ServerID]*slot[B, P]
-	away     map[P]uint64 // joined to slots of other nodes, each with when it arrived
+	proxied     map[P]uint64 // joined to slots of other nodes, each with when it arrived
 	counts   Counts
 	peaks    Peaks  // since they were last taken
-	arrivals uint64 // orders whatever is returned
+	joins uint64 // orders whatever is returned
 	draining bool
 }
 
@@ -148,7 +148,7 @@ func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
 		gauges:  newGauges(rt.NewGauge),
 		mu:      rt.NewLock("registry"),
 		slots:   make(map[wire.ServerID]*slot[B, P]),
-		away:    make(map[P]uint64),
+		proxied:    make(map[P]uint64),
 	}
 	r.set(cfg)
 	return r
@@ -172,14 +172,14 @@ func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
 		s = new(slot[B, P])
 		r.slots[id] = s
 		r.counts.Binaries++
-		r.seat(s, b)
+		r.grant(s, b)
 		return Claim[B, P]{Outcome: Claimed}
 	case s.grace != nil:
 		s.grace.timer.Stop() // what has begun all the same finds s.grace changed
 		s.grace = nil
 		r.counts.InGrace--
 		r.counts.Binaries++
-		return Claim[B, P]{Outcome: Reclaimed, Evicted: r.seat(s, b)}
+		return Claim[B, P]{Outcome: Reclaimed, Evicted: r.grant(s, b)}
 	default:
 		return Claim[B, P]{Outcome: Held, Incumbent: s.binary}
 	}
@@ -201,7 +201,7 @@ func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B) Claim[B, P] 
 	case s.binary != incumbent:
 		return Claim[B, P]{Outcome: Held, Incumbent: s.binary}
 	}
-	return Claim[B, P]{Outcome: TakenOver, Evicted: r.seat(s, b)}
+	return Claim[B, P]{Outcome: TakenOver, Evicted: r.grant(s, b)}
 }
 
 // Release ends b's hold of id: the slot goes into grace, its phones stay.
@@ -245,7 +245,7 @@ func (r *Registry[B, P]) evict(id wire.ServerID, g *grace) ([]P, bool) {
 	delete(r.slots, id)
 	r.counts.InGrace--
 	r.gauges.expiries.Inc()
-	phones := r.unseat(s)
+	phones := r.removePhones(s)
 	r.publish()
 	return phones, true
 }
@@ -270,7 +270,7 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 	} else {
 		r.counts.Binaries--
 	}
-	phones = r.unseat(s)
+	phones = r.removePhones(s)
 	r.publish()
 	return s.binary, phones, true
 }
@@ -279,7 +279,7 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 // the order in which their binaries came, and the phones that are away, in
 // theirs. Nothing else changes: who is connected stays so and graces run on;
 // the caller revokes slot by slot, and has each phone return.
-func (r *Registry[B, P]) Drain() (ids []wire.ServerID, away []P) {
+func (r *Registry[B, P]) Drain() (ids []wire.ServerID, proxied []P) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
@@ -287,15 +287,15 @@ func (r *Registry[B, P]) Drain() (ids []wire.ServerID, away []P) {
 	for id, s := range r.slots {
 		since[id] = s.since
 	}
-	return inOrder(since), inOrder(r.away)
+	return sortedByJoinOrder(since), sortedByJoinOrder(r.proxied)
 }
 
-// seat makes b the holder of s and returns the phones of the one before,
+// grant makes b the holder of s and returns the phones of the one before,
 // which are joined no longer. Called with the lock held.
-func (r *Registry[B, P]) seat(s *slot[B, P], b B) []P {
-	r.arrivals++
-	s.binary, s.since = b, r.arrivals
-	evicted := r.unseat(s)
+func (r *Registry[B, P]) grant(s *slot[B, P], b B) []P {
+	r.joins++
+	s.binary, s.since = b, r.joins
+	evicted := r.removePhones(s)
 	r.publish()
 	return evicted
 }

@@ -78,7 +78,7 @@ func (r *Registry[B, P]) Check() error {
 	defer r.mu.Unlock()
 	var errs []error
 	var none B
-	walked := Counts{Phones: len(r.away)}
+	walked := Counts{Phones: len(r.proxied)}
 	for id, s := range r.slots {
 		walked.Phones += len(s.phones)
 		walked.Remote += len(s.remote)
@@ -99,10 +99,10 @@ func (r *Registry[B, P]) Check() error {
 	if walked != r.counts {
 		errs = append(errs, fmt.Errorf("counts say %+v; walking finds %+v", r.counts, walked))
 	}
-	if shown, err := r.gauges.read(); err != nil {
+	if gauge, err := r.gauges.read(); err != nil {
 		errs = append(errs, err)
-	} else if shown != walked {
-		errs = append(errs, fmt.Errorf("gauges say %+v; walking finds %+v", shown, walked))
+	} else if gauge != walked {
+		errs = append(errs, fmt.Errorf("gauges say %+v; walking finds %+v", gauge, walked))
 	}
 	return errors.Join(errs...)
 }

@@ -24,8 +24,8 @@ func TestPeaksAreTakenOfEveryMoment(t *testing.T) {
 		}
 	}
 	b.JoinRemote("s1", 5)
-	b.Depart(6)
-	b.Return(6)
+	b.CountProxied(6)
+	b.UncountProxied(6)
 	if got, want := b.TakePeaks(), (Peaks{Binaries: 1, Phones: 2, InGrace: 1, Served: 3}); got != want {
 		t.Errorf("with phones of other nodes: %+v; want %+v", got, want)
 	}

@@ -34,12 +34,12 @@ func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
 	if s.joined() >= r.maxPhones {
 		return none, Full
 	}
-	r.arrivals++
+	r.joins++
 	if remote {
 		if s.remote == nil {
 			s.remote = make(map[P]uint64)
 		}
-		s.remote[p] = r.arrivals
+		s.remote[p] = r.joins
 		r.counts.Remote++
 		r.publish()
 		return s.binary, Joined
@@ -47,7 +47,7 @@ func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
 	if s.phones == nil {
 		s.phones = make(map[P]uint64)
 	}
-	s.phones[p] = r.arrivals
+	s.phones[p] = r.joins
 	r.counts.Phones++
 	r.publish()
 	return s.binary, Joined
@@ -77,41 +77,41 @@ func (r *Registry[B, P]) Leave(id wire.ServerID, p P) bool {
 	return true
 }
 
-// Depart counts p, whose socket is here, among the connected phones while it
+// CountProxied counts p, whose socket is here, among the connected phones while it
 // is joined to a slot of another node, which decides. It reports false if
 // the registry drains.
-func (r *Registry[B, P]) Depart(p P) bool {
+func (r *Registry[B, P]) CountProxied(p P) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.draining {
 		return false
 	}
-	if _, in := r.away[p]; !in {
-		r.arrivals++
-		r.away[p] = r.arrivals
+	if _, in := r.proxied[p]; !in {
+		r.joins++
+		r.proxied[p] = r.joins
 		r.counts.Phones++
 		r.publish()
 	}
 	return true
 }
 
-// Return ends what Depart began. It reports false, and changes nothing, if p
+// UncountProxied ends what Depart began. It reports false, and changes nothing, if p
 // is not away.
-func (r *Registry[B, P]) Return(p P) bool {
+func (r *Registry[B, P]) UncountProxied(p P) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, in := r.away[p]; !in {
+	if _, in := r.proxied[p]; !in {
 		return false
 	}
-	delete(r.away, p)
+	delete(r.proxied, p)
 	r.counts.Phones--
 	r.publish()
 	return true
 }
 
-// unseat takes all phones out of s and the counts and returns them in the
+// removePhones takes all phones out of s and the counts and returns them in the
 // order they joined. Called with the lock held.
-func (r *Registry[B, P]) unseat(s *slot[B, P]) []P {
+func (r *Registry[B, P]) removePhones(s *slot[B, P]) []P {
 	r.counts.Phones -= len(s.phones)
 	r.counts.Remote -= len(s.remote)
 	all := s.phones
@@ -120,7 +120,7 @@ func (r *Registry[B, P]) unseat(s *slot[B, P]) []P {
 		maps.Copy(all, s.phones)
 	}
 	s.phones, s.remote = nil, nil
-	return inOrder(all)
+	return sortedByJoinOrder(all)
 }
 
 // has reports whether p is joined.

@@ -186,8 +186,8 @@ func TestRegistryAgainstAModel(t *testing.T) {
 				}
 				slices.SortFunc(want, func(a, b wire.ServerID) int { return l.slots[a].age - l.slots[b].age })
 				l.draining = true
-				if got, away := b.Drain(); !slices.Equal(got, want) || away != nil {
-					t.Fatalf("Drain() = %v, %v; want %v and nobody away", got, away, want)
+				if got, proxied := b.Drain(); !slices.Equal(got, want) || proxied != nil {
+					t.Fatalf("Drain() = %v, %v; want %v and nobody away", got, proxied, want)
 				}
 			},
 			"revoke": func(t *rapid.T) {

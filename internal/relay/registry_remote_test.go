@@ -22,7 +22,7 @@ func TestRemoteAndAwayPhonesAreCountedOnce(t *testing.T) {
 			remote map[int]bool
 		}
 		slots := map[wire.ServerID]*slot{}
-		away := map[int]bool{}
+		proxied := map[int]bool{}
 		next := 0
 		ids := rapid.SampledFrom([]wire.ServerID{"s1", "s2"})
 		phone := rapid.IntRange(1, 8)
@@ -83,17 +83,17 @@ func TestRemoteAndAwayPhonesAreCountedOnce(t *testing.T) {
 			},
 			"depart": func(t *rapid.T) {
 				p := phone.Draw(t, "phone")
-				if !r.Depart(p) {
+				if !r.CountProxied(p) {
 					t.Fatal("depart was refused")
 				}
-				away[p] = true
+				proxied[p] = true
 			},
 			"return": func(t *rapid.T) {
 				p := phone.Draw(t, "phone")
-				if got := r.Return(p); got != away[p] {
-					t.Fatalf("return = %t; want %t", got, away[p])
+				if got := r.UncountProxied(p); got != proxied[p] {
+					t.Fatalf("return = %t; want %t", got, proxied[p])
 				}
-				delete(away, p)
+				delete(proxied, p)
 			},
 			"revoke": func(t *rapid.T) {
 				id, who := ids.Draw(t, "id"), rapid.SampledFrom([]string{"", "nobody", "the holder"}).Draw(t, "from")
@@ -111,7 +111,7 @@ func TestRemoteAndAwayPhonesAreCountedOnce(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				want := Counts{Phones: len(away)}
+				want := Counts{Phones: len(proxied)}
 				for _, s := range slots {
 					if s.holder == "" {
 						want.InGrace++

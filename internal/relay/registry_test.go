@@ -219,8 +219,8 @@ func (b *book) step(line string) string {
 	case "late":
 		return fmt.Sprint(b.clock.late())
 	case "drain":
-		ids, away := b.Drain()
-		return fmt.Sprint(ids, away)
+		ids, proxied := b.Drain()
+		return fmt.Sprint(ids, proxied)
 	case "revoke":
 		binary, phones, ok := b.Revoke(id, "")
 		return fmt.Sprint(binary, phones, ok)
@@ -234,7 +234,7 @@ func (b *book) state() string {
 	defer b.mu.Unlock()
 	var lines []string
 	for id, s := range b.slots {
-		lines = append(lines, fmt.Sprintf("%s: binary=%q grace=%p phones=%v", id, s.binary, s.grace, inOrder(s.phones)))
+		lines = append(lines, fmt.Sprintf("%s: binary=%q grace=%p phones=%v", id, s.binary, s.grace, sortedByJoinOrder(s.phones)))
 	}
 	slices.Sort(lines)
 	return fmt.Sprint(strings.Join(lines, "; "), " ", b.counts, b.draining)

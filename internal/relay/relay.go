@@ -20,8 +20,8 @@ type Relay struct {
 	metrics *metrics
 
 	registry *Registry[*binary, joiner]
-	parting  parting
-	census   census
+	shutdown  shutdownState
+	table   connTable
 	cluster  cluster
 	gate     gate
 	alarms   alarms
@@ -50,7 +50,7 @@ func New(cfg Config) (*Relay, error) {
 	})
 	r.metrics = newMetrics(r.registry)
 	r.log = newEvents(cfg.Log, cfg.Runtime, r.metrics.suppressed)
-	r.census = newCensus(cfg, r.metrics.connections)
+	r.table = newConnTable(cfg, r.metrics.connections)
 	r.gate = newGate(cfg)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
 	r.cluster = cluster{cfg.Cluster}
@@ -96,7 +96,7 @@ func (r *Relay) Check() error {
 	if err := r.registry.Check(); err != nil {
 		return err
 	}
-	if err := r.census.check(r.Counts); err != nil {
+	if err := r.table.check(r.Counts); err != nil {
 		return err
 	}
 	return r.checkConns()
@@ -105,7 +105,7 @@ func (r *Relay) Check() error {
 // Abort closes every socket that is left, without a word. Use it when a
 // Drain has taken too long.
 func (r *Relay) Abort() {
-	for _, c := range r.census.abort() {
+	for _, c := range r.table.abort() {
 		c.abort()
 	}
 }
@@ -139,10 +139,10 @@ func (r *Relay) release(b *binary) bool {
 
 // adopt enters c, which holds a place already, into the census.
 func (r *Relay) adopt(c *conn) {
-	if !r.census.add(c) {
+	if !r.table.add(c) {
 		c.abort() // Abort has been through here
 	}
 }
 
 // forget is the end of c: its place is free.
-func (r *Relay) forget(c *conn) { r.census.remove(c) }
+func (r *Relay) forget(c *conn) { r.table.remove(c) }

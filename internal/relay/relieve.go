@@ -12,12 +12,12 @@ import (
 const reasonMemory = "relay is short of memory"
 
 const (
-	// relieveSlow is how long a message may be on its way before the memory
+	// shedSlowMessage is how long a message may be on its way before the memory
 	// it has taken is taken back.
-	relieveSlow = time.Second
+	shedSlowMessage = time.Second
 
-	// relieveLeast is what a connection must hold to be worth its closing.
-	relieveLeast = 64 << 10
+	// shedLeast is what a connection must hold to be worth its closing.
+	shedLeast = 64 << 10
 )
 
 // Relieve closes the connections that hold the most memory, without waiting
@@ -32,16 +32,16 @@ func (r *Relay) Relieve(bytes int) (closed int) {
 	}
 	var loads []load
 	now := r.now()
-	for _, s := range r.census.all() {
+	for _, s := range r.table.all() {
 		c, ok := s.(*conn)
 		if !ok {
 			continue // a phone that is away holds little
 		}
 		n := c.out.holds()
-		if since := c.messageSince.Load(); since != 0 && now-since >= int64(relieveSlow) {
+		if since := c.messageSince.Load(); since != 0 && now-since >= int64(shedSlowMessage) {
 			n += c.limits.Message
 		}
-		if n >= relieveLeast && !c.aborted.Load() {
+		if n >= shedLeast && !c.aborted.Load() {
 			loads = append(loads, load{c, n})
 		}
 	}
@@ -67,9 +67,9 @@ func (o *outbox) holds() int {
 
 // all returns every connection, in the order they were added. Sorting them
 // takes too long for newcomers to wait for it.
-func (s *census) all() []resident {
+func (s *connTable) all() []trackedConn {
 	s.mu.Lock()
-	as := arrivalsOf(s.conns)
+	as := joinOrderOf(s.conns)
 	s.mu.Unlock()
-	return as.inOrder()
+	return as.sortedByJoinOrder()
 }

@@ -81,7 +81,7 @@ func TestShortOfMemoryASlowMessageGoes(t *testing.T) {
 	if got := n.Relieve(1); got != 0 {
 		t.Errorf("%d closed for a message that has just begun; want 0", got)
 	}
-	slow.messageSince.Add(-int64(relieveSlow + time.Hour)) // as if it had begun earlier
+	slow.messageSince.Add(-int64(shedSlowMessage + time.Hour)) // as if it had begun earlier
 	if got := n.Relieve(1); got != 1 {
 		t.Errorf("%d closed; want 1", got)
 	}

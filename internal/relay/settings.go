@@ -13,7 +13,7 @@ import (
 type settings struct {
 	Config
 	phoneLimits, binaryLimits wire.Limits
-	binaryShare               int // bytes of a binary's outbox that one phone may fill
+	binaryQuota               int // bytes of a binary's outbox that one phone may fill
 }
 
 // newSettings makes those of cfg, which has its defaults and is valid.
@@ -24,7 +24,7 @@ func newSettings(cfg Config) *settings {
 		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments},
 		// At least one frame of any legal size, or a phone could wait for
 		// room that never comes.
-		binaryShare: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),
+		binaryQuota: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),
 	}
 }
 
@@ -40,7 +40,7 @@ func (r *Relay) Reconfigure(cfg Config) error {
 	}
 	r.settings.Store(newSettings(cfg))
 	r.gate.set(cfg)
-	r.census.set(cfg)
+	r.table.set(cfg)
 	r.registry.Reconfigure(RegistryConfig[joiner]{Grace: cfg.Grace, MaxPhones: cfg.MaxPhones})
 	return nil
 }
@@ -53,7 +53,7 @@ func (g *gate) set(cfg Config) {
 }
 
 // set changes the caps.
-func (s *census) set(cfg Config) {
+func (s *connTable) set(cfg Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.max, s.maxPerAddress = cfg.MaxConns, cfg.MaxConnsPerAddress

@@ -67,7 +67,7 @@ func newStage(t testing.TB, slots, phones int) *stage {
 		}
 		slot := r.registry.slots[wire.ServerID(id)]
 		s.binaries = append(s.binaries, slot.binary)
-		for _, p := range inOrder(slot.phones) {
+		for _, p := range sortedByJoinOrder(slot.phones) {
 			s.phones = append(s.phones, p.(*phone))
 		}
 	}

@@ -71,7 +71,7 @@ func (b *batch) control(op wire.Opcode, payload []byte) {
 // starts a writer task for the rest.
 func (o *outbox) flush() {
 	o.mu.Lock()
-	o.promised = false
+	o.flushPending = false
 	if o.writing {
 		o.mu.Unlock() // who writes will find it
 		return
@@ -243,7 +243,7 @@ func (o *outbox) unpark() (resume []*sender) {
 	}
 	still := o.parked[:0]
 	for _, s := range o.parked {
-		if s.charged <= o.share/2 {
+		if s.charged <= o.quota/2 {
 			resume = append(resume, s)
 		} else {
 			still = append(still, s)
@@ -251,6 +251,6 @@ func (o *outbox) unpark() (resume []*sender) {
 	}
 	clear(o.parked[len(still):])
 	o.parked = still
-	o.tally.parked.Add(-int64(len(resume)))
+	o.stats.parked.Add(-int64(len(resume)))
 	return resume
 }

@@ -2,9 +2,9 @@ package wire
 
 import "encoding/binary"
 
-// Walk follows what a server sends, to know where messages end. The zero
+// FrameTracker follows what a server sends, to know where messages end. The zero
 // value stands before the first. It looks at headers only.
-type Walk struct {
+type FrameTracker struct {
 	left   uint64 // bytes of the message's payload still to come
 	header [MaxHeader]byte
 	have   uint8
@@ -12,7 +12,7 @@ type Walk struct {
 }
 
 // Skip goes over p.
-func (w *Walk) Skip(p []byte) {
+func (w *FrameTracker) Skip(p []byte) {
 	for len(p) > 0 {
 		if w.left > 0 {
 			n := min(w.left, uint64(len(p)))
@@ -28,7 +28,7 @@ func (w *Walk) Skip(p []byte) {
 }
 
 // begin starts a message if its header is complete.
-func (w *Walk) begin() {
+func (w *FrameTracker) begin() {
 	if w.have < 2 {
 		return
 	}
@@ -48,4 +48,4 @@ func (w *Walk) begin() {
 
 // Whole reports whether another message may follow: the last has ended and
 // was not a close.
-func (w *Walk) Whole() bool { return w.left == 0 && w.have == 0 && !w.closed }
+func (w *FrameTracker) Whole() bool { return w.left == 0 && w.have == 0 && !w.closed }

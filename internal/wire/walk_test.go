@@ -24,7 +24,7 @@ func TestWalkKnowsWhereMessagesEnd(t *testing.T) {
 			closed = closed || op == OpClose
 			ends[len(all)] = !closed
 		}
-		var w Walk
+		var w FrameTracker
 		for at := 0; at < len(all); {
 			n := rapid.IntRange(1, min(len(all)-at, 40_000)).Draw(t, "piece")
 			w.Skip(all[at : at+n])

@@ -15,17 +15,17 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// lookTime bounds one question of Look.
-const lookTime = 3 * time.Second
+// inspectTimeout bounds one question of Look.
+const inspectTimeout = 3 * time.Second
 
-// Look tries what a relay needs of the servers that cfg names. It leaves
+// Inspect tries what a relay needs of the servers that cfg names. It leaves
 // nothing there. found is what is well, missing what is not as it should be
 // though relays could run. The error is what they could not do, and what to do
 // about it.
-func Look(ctx context.Context, cfg Config) (found, missing []string, err error) {
+func Inspect(ctx context.Context, cfg Config) (found, missing []string, err error) {
 	bucket := cmp.Or(cfg.Bucket, DefaultBucket)
 	var refused violations
-	opts := append(credentials(cfg), nats.Name("pyrycode-relay check"), nats.Timeout(lookTime), nats.NoReconnect(), nats.ErrorHandler(refused.note))
+	opts := append(credentials(cfg), nats.Name("pyrycode-relay check"), nats.Timeout(inspectTimeout), nats.NoReconnect(), nats.ErrorHandler(refused.note))
 	nc, err := nats.Connect(cfg.URLs, opts...)
 	if err != nil {
 		return nil, nil, explain(err)
@@ -45,7 +45,7 @@ func Look(ctx context.Context, cfg Config) (found, missing []string, err error) 
 	if err != nil {
 		return found, nil, err
 	}
-	ask, cancel := context.WithTimeout(ctx, lookTime)
+	ask, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	if _, err := js.AccountInfo(ask); err != nil {
 		switch {
@@ -58,7 +58,7 @@ func Look(ctx context.Context, cfg Config) (found, missing []string, err error) 
 		}
 		return found, nil, err
 	}
-	ask, cancel = context.WithTimeout(ctx, lookTime)
+	ask, cancel = context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	kv, err := js.KeyValue(ask, bucket)
 	switch {
@@ -87,7 +87,7 @@ func Look(ctx context.Context, cfg Config) (found, missing []string, err error) 
 		}
 	}
 	// An entry that is gone in a second: claims have keys of another form.
-	ask, cancel = context.WithTimeout(ctx, lookTime)
+	ask, cancel = context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	if _, err := kv.Create(ask, "check."+strings.ToLower(rand.Text()), nil, jetstream.KeyTTL(time.Second)); err != nil {
 		return found, missing, fmt.Errorf("the directory (bucket %s) cannot be written: %w; the relay's user must be allowed to publish to $KV.%s.>", bucket, refused.because(err), bucket)
@@ -122,7 +122,7 @@ func echo(nc *nats.Conn, subject string) error {
 		return err
 	}
 	defer func() { _ = s.Unsubscribe() }() // the connection ends anyway
-	_, err = nc.Request(subject, nil, lookTime)
+	_, err = nc.Request(subject, nil, inspectTimeout)
 	return err
 }
 

@@ -60,7 +60,7 @@ func TestLookSaysWhatIsMissing(t *testing.T) {
 			if tt.before != nil {
 				tt.before(t, url)
 			}
-			found, missing, err := Look(t.Context(), Config{URLs: url})
+			found, missing, err := Inspect(t.Context(), Config{URLs: url})
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("error %v; want %q", err, tt.want)
 			}
@@ -73,7 +73,7 @@ func TestLookSaysWhatIsMissing(t *testing.T) {
 		})
 	}
 	t.Run("nobody there", func(t *testing.T) {
-		if _, _, err := Look(t.Context(), Config{URLs: "nats://" + ports(t, 1)[0]}); err == nil || !strings.Contains(err.Error(), "is it running") {
+		if _, _, err := Inspect(t.Context(), Config{URLs: "nats://" + ports(t, 1)[0]}); err == nil || !strings.Contains(err.Error(), "is it running") {
 			t.Errorf("error %v", err)
 		}
 	})

@@ -150,11 +150,11 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 			if err == nil {
 				err = errors.New("NATS is away")
 			}
-			c.queue.setAway(true)
+			c.queue.setDisconnected(true)
 			cfg.Lost(err)
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) {
-			c.queue.setAway(false)
+			c.queue.setDisconnected(false)
 			cfg.Lost(nil)
 		}),
 		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) { c.misframed(nc, err) }), // what is lost shows as a gap

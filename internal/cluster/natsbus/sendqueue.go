@@ -19,8 +19,8 @@ const (
 	keepBytes = 1 << 20
 )
 
-// errAway says that there is no link.
-var errAway = errors.New("NATS is away")
+// errDisconnected says that there is no link.
+var errDisconnected = errors.New("NATS is away")
 
 // sendQueue is what waits to be published. The library writes to its socket
 // under a lock, so publishing may wait as long as the link stands still; put
@@ -33,7 +33,7 @@ type sendQueue struct {
 	none   chan struct{}
 	items  []queued
 	bytes  []byte // of all items, one behind the other
-	away   bool
+	disconnected   bool
 	closed bool
 }
 
@@ -54,8 +54,8 @@ func (q *sendQueue) put(subject string, data []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
-	case q.away || q.closed:
-		return errAway
+	case q.disconnected || q.closed:
+		return errDisconnected
 	case len(q.items) >= maxQueued || len(q.bytes)+len(data) > maxQueuedBytes:
 		return cluster.ErrBacklog
 	}
@@ -65,12 +65,12 @@ func (q *sendQueue) put(subject string, data []byte) error {
 	return nil
 }
 
-// setAway says whether there is a link. What waits when it is lost is dropped:
+// setDisconnected says whether there is a link. What waits when it is lost is dropped:
 // sent later it would be news of a world that is gone.
-func (q *sendQueue) setAway(yes bool) {
+func (q *sendQueue) setDisconnected(yes bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.away = yes; yes {
+	if q.disconnected = yes; yes {
 		q.items, q.bytes = nil, nil
 	}
 }
@@ -115,6 +115,6 @@ func (q *sendQueue) close(d time.Duration) {
 	select {
 	case <-q.none:
 	case <-time.After(d):
-		q.setAway(true)
+		q.setDisconnected(true)
 	}
 }

@@ -36,7 +36,7 @@ func TestTheQueueSendsInOrderAndEndsWithWhatWaits(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("%d were sent, the first %v; want %d in order", len(got), got[:min(5, len(got))], len(want))
 	}
-	if err := q.put("s", nil); !errors.Is(err, errAway) {
+	if err := q.put("s", nil); !errors.Is(err, errDisconnected) {
 		t.Errorf("put after the end: %v", err)
 	}
 }
@@ -94,11 +94,11 @@ func TestAQueueWhoseLinkStandsStillIsBounded(t *testing.T) {
 func TestWhatWaitsWhenTheLinkIsLostIsNotSentLater(t *testing.T) {
 	q, sent, release := stuck(t)
 	_ = q.put("s", []byte("old"))
-	q.setAway(true)
-	if err := q.put("s", []byte("x")); !errors.Is(err, errAway) {
-		t.Errorf("put while NATS is away: %v; want %v", err, errAway)
+	q.setDisconnected(true)
+	if err := q.put("s", []byte("x")); !errors.Is(err, errDisconnected) {
+		t.Errorf("put while NATS is away: %v; want %v", err, errDisconnected)
 	}
-	q.setAway(false)
+	q.setDisconnected(false)
 	_ = q.put("s", []byte("new"))
 	release()
 	q.close(time.Minute)
@@ -222,8 +222,8 @@ func TestPublishingNeverWaitsForALinkThatStandsStill(t *testing.T) {
 	if err := <-lost; err == nil {
 		t.Error("the link came before it was lost")
 	}
-	if err := c.Publish("void", record); !errors.Is(err, errAway) {
-		t.Errorf("publish without a link: %v; want %v", err, errAway)
+	if err := c.Publish("void", record); !errors.Is(err, errDisconnected) {
+		t.Errorf("publish without a link: %v; want %v", err, errDisconnected)
 	}
 	link.mu.Unlock()
 	for err := range lost {
