@@ -6,7 +6,7 @@ import "slices"
 // in it is known from outside as far as what was sent to it has surely come
 // to the relay, and surely not left it yet.
 
-// relief is one call of Relieve.
+// relief is one call of ShedLoad.
 type relief struct {
 	node     *node
 	from, to stamp
@@ -28,7 +28,7 @@ func (w *relayRun) relieve(d *node, want int) {
 	}
 	t := w.e.Current()
 	t.Data = k
-	n := d.relay.Relieve(want)
+	n := d.relay.ShedLoad(want)
 	t.Data = nil
 	w.eased(k, n)
 }

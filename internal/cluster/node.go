@@ -110,7 +110,7 @@ func parseNodeID(s string) (id NodeID, ok bool) {
 
 // host is what a node needs of its relay.
 type host interface {
-	NewFence() *relay.LeaseDeadline
+	NewLeaseDeadline() *relay.LeaseDeadline
 	Slot(wire.ServerID) relay.SlotState
 	Probe(wire.ServerID, func(relay.Verdict))
 	Revoke(id wire.ServerID, reclaimed bool)

@@ -74,7 +74,7 @@ func (n *Node) enter(id wire.ServerID) *lease {
 	case n.draining:
 		return nil
 	case t == nil:
-		t = &lease{id: id, key: key, nonce: n.nonce(), until: n.host.NewFence(), dir: n.rt.NewLock("tenure")}
+		t = &lease{id: id, key: key, nonce: n.nonce(), until: n.host.NewLeaseDeadline(), dir: n.rt.NewLock("tenure")}
 		n.leases[key] = t
 	case t.lost != "" || t.waiting >= maxClaimants:
 		return nil

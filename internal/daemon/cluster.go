@@ -35,14 +35,14 @@ type clustered struct {
 	connected func() bool // NATS is there
 
 	stop  context.CancelFunc // of the looks at the directory; nil: there are none yet
-	looks sync.WaitGroup
+	watchers sync.WaitGroup
 }
 
-// The relay asks every lookEvery whether the directory answers. It is not
+// The relay asks every directoryCheckEvery whether the directory answers. It is not
 // ready once that has failed for silentFor: longer than servers need to choose
 // who leads it, during which all relays would be found out.
 const (
-	lookEvery = 2 * time.Second
+	directoryCheckEvery = 2 * time.Second
 	silentFor = 12 * time.Second
 )
 
@@ -139,7 +139,7 @@ func (c *clustered) start(ctx context.Context, log *slog.Logger, ready *readines
 	}
 	watching, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	c.looks.Go(func() { watchDirectory(watching, c.conn.Answers, log, ready) })
+	c.watchers.Go(func() { watchDirectory(watching, c.conn.Answers, log, ready) })
 	return nil
 }
 
@@ -147,7 +147,7 @@ func (c *clustered) start(ctx context.Context, log *slog.Logger, ready *readines
 // the link to NATS may be well: so it is at a server that has lost the others.
 func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger, ready *readiness) {
 	last, silent := time.Now(), false
-	every(ctx, lookEvery, func() {
+	every(ctx, directoryCheckEvery, func() {
 		err := answers()
 		switch now := time.Now(); {
 		case err == nil:
@@ -178,7 +178,7 @@ func (c *clustered) close() {
 	}
 	if c.stop != nil {
 		c.stop()
-		c.looks.Wait()
+		c.watchers.Wait()
 	}
 	if c.node != nil {
 		c.node.Close()

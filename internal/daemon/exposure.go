@@ -25,11 +25,11 @@ func thisMachine() machine {
 	return m
 }
 
-// reach is who can get to an address.
-type reach int
+// exposureLevel is who can get to an address.
+type exposureLevel int
 
 const (
-	reachLoopback reach = iota // this machine
+	reachLoopback exposureLevel = iota // this machine
 	reachPrivate               // a network that is nobody else's
 	reachPublic                // anybody; also an address of which this is not known
 )
@@ -37,7 +37,7 @@ const (
 // reachOf is the reach of host:port. All addresses of a machine, which is
 // what no host or 0.0.0.0 means, count as public, in a container too: from
 // within it cannot be seen who gets there.
-func reachOf(address string) reach {
+func reachOf(address string) exposureLevel {
 	host, port, err := net.SplitHostPort(address)
 	if _, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || host == "localhost" {
 		return reachLoopback // what is no address at all is told elsewhere

@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	// cgroupShare is how much of the control group's limit the process aims
+	// cgroupFraction is how much of the control group's limit the process aims
 	// to use. The rest is for what Go's limit does not count.
-	cgroupShare = 0.9
+	cgroupFraction = 0.9
 
 	// tight and critical are the shares of the limit that live memory may
 	// fill before newcomers are refused, and before the largest users go.
@@ -57,7 +57,7 @@ func memoryLimit(cfg Config) int64 {
 	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 {
 		return set // by GOMEMLIMIT
 	}
-	n, err := memlimit.ApplyRatio(memlimit.FromCgroup, cgroupShare)()
+	n, err := memlimit.ApplyRatio(memlimit.FromCgroup, cgroupFraction)()
 	if err != nil || n > 1<<50 {
 		return 0 // no control group has a limit
 	}
@@ -70,18 +70,18 @@ type memory struct {
 	limit atomic.Int64 // 0: none
 	unset int64        // what it is if no option sets it
 	log   *slog.Logger
-	relay interface{ Relieve(bytes int) int }
+	relay interface{ ShedLoad(bytes int) int }
 
 	full     atomic.Bool
-	relieved prometheus.Counter
+	shed prometheus.Counter
 }
 
 func newMemory(log *slog.Logger, reg prometheus.Registerer) (*memory, error) {
-	m := &memory{unset: memoryLimit(Config{}), log: log, relieved: prometheus.NewCounter(prometheus.CounterOpts{
+	m := &memory{unset: memoryLimit(Config{}), log: log, shed: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "pyrycode_relay_memory_closes_total",
 		Help: "Connections closed because memory was short and they held much of it.",
 	})}
-	return m, reg.Register(m.relieved)
+	return m, reg.Register(m.shed)
 }
 
 // set puts the limit of cfg into force, and returns it.
@@ -155,21 +155,21 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 }
 
 // look decides what used bytes of limit mean. It reports whether memory was freed.
-func (m *memory) look(used, limit int64) (relieved bool) {
-	share := float64(used) / float64(limit)
-	if was := m.full.Swap(share >= tight); was != (share >= tight) {
+func (m *memory) look(used, limit int64) (shed bool) {
+	fraction := float64(used) / float64(limit)
+	if was := m.full.Swap(fraction >= tight); was != (fraction >= tight) {
 		if was {
 			m.log.Info("memory: newcomers are let in again", "used", used, "limit", limit)
 		} else {
 			m.log.Warn("memory: newcomers are answered 503 until it is less", "used", used, "limit", limit)
 		}
 	}
-	if share < critical {
+	if fraction < critical {
 		return false
 	}
-	closed := m.relay.Relieve(int(used - int64(tight*float64(limit))))
+	closed := m.relay.ShedLoad(int(used - int64(tight*float64(limit))))
 	if closed > 0 {
-		m.relieved.Add(float64(closed))
+		m.shed.Add(float64(closed))
 		m.log.Warn("memory: closed the connections that held the most", "used", used, "limit", limit, "count", closed)
 	}
 	return closed > 0

@@ -31,7 +31,7 @@ func Metrics() (prometheus.Gatherer, error) {
 // register adds to the relay's metrics what the process knows: its build,
 // whether new connections may come, whether its books balance, and what Go and
 // the kernel say of it.
-func register(r *relay.Relay, b Build, ready *readiness, books *consistency) error {
+func register(r *relay.Relay, b Build, ready *readiness, accounts *consistency) error {
 	reg := r.Metrics()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_build_info",
@@ -43,7 +43,7 @@ func register(r *relay.Relay, b Build, ready *readiness, books *consistency) err
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_consistent",
 			Help: "1 if the gauges agree with what is connected, and what connections are charged with what waits for them, as /debug/check counts it, else 0. Counted once a minute.",
-		}, books.value),
+		}, accounts.value),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_ready",
 			Help: "1 if new connections may come, as /readyz says it, else 0.",

@@ -25,7 +25,7 @@ type pending struct {
 	exempt  proxies // from that
 	conns   map[net.Conn]netip.Addr
 	byAddr  map[netip.Addr][]waiting // in order of arrival
-	giveWay time.Duration
+	evictAfter time.Duration
 	shut    bool
 
 	cut    *prometheus.CounterVec
@@ -38,9 +38,9 @@ type waiting struct {
 	since time.Time
 }
 
-// giveWayAfter is how long a connection may have its place in silence for
+// defaultEvictAfter is how long a connection may have its place in silence for
 // sure. It is long enough for a slow network.
-const giveWayAfter = 2 * time.Second
+const defaultEvictAfter = 2 * time.Second
 
 // Reasons for which a connection is cut before it was heard.
 const (
@@ -52,7 +52,7 @@ const (
 
 func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
-		giveWay: giveWayAfter,
+		evictAfter: defaultEvictAfter,
 		conns:   make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
@@ -123,13 +123,13 @@ func (p *pending) enter(c net.Conn, a netip.Addr) (in bool, instead net.Conn) {
 // time is over the one who has been waited for longest, of the address that
 // has most places, so that who takes many loses them. The lock is held.
 func (p *pending) late(now time.Time) (c net.Conn, wait time.Duration) {
-	wait = p.giveWay
+	wait = p.evictAfter
 	most, longest := 0, time.Duration(0)
 	for _, all := range p.byAddr {
 		for _, w := range all {
 			silent := w.silent(now)
-			wait = min(wait, p.giveWay-silent)
-			if silent >= p.giveWay && (len(all) > most || len(all) == most && silent > longest) {
+			wait = min(wait, p.evictAfter-silent)
+			if silent >= p.evictAfter && (len(all) > most || len(all) == most && silent > longest) {
 				most, longest, c = len(all), silent, w.Conn
 			}
 		}
@@ -140,7 +140,7 @@ func (p *pending) late(now time.Time) (c net.Conn, wait time.Duration) {
 // silent is how long the relay has waited for w; 0 while w waits for the
 // relay.
 func (w waiting) silent(now time.Time) time.Duration {
-	if t, ok := w.Conn.(*turnConn); ok {
+	if t, ok := w.Conn.(*limitedConn); ok {
 		return t.silent(now)
 	}
 	return now.Sub(w.since)
@@ -181,7 +181,7 @@ func (p *pending) close() {
 func (p *pending) state(c net.Conn, s http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
-		if turn, ok := c.(*turnConn); ok {
+		if turn, ok := c.(*limitedConn); ok {
 			turn.state(s)
 		}
 	}
@@ -190,16 +190,16 @@ func (p *pending) state(c net.Conn, s http.ConnState) {
 	}
 }
 
-// doorway accepts connections as far as there are places. It stands above a
+// limitingListener accepts connections as far as there are places. It stands above a
 // PROXY listener and below TLS.
-type doorway struct {
+type limitingListener struct {
 	net.Listener
 	pending *pending
-	turns   turns // of TLS handshakes; nil: no TLS
+	limiter   handshakeLimiter // of TLS handshakes; nil: no TLS
 }
 
 // Accept waits for a connection for which there is a place.
-func (d *doorway) Accept() (net.Conn, error) {
+func (d *limitingListener) Accept() (net.Conn, error) {
 	for {
 		c, err := d.Listener.Accept()
 		if err != nil {
@@ -213,8 +213,8 @@ func (d *doorway) Accept() (net.Conn, error) {
 			from = p.TCPConn.RemoteAddr // the header may not have come
 		}
 		at := network(addrOf(from()))
-		if d.turns != nil {
-			c = &turnConn{Conn: c, turns: d.turns}
+		if d.limiter != nil {
+			c = &limitedConn{Conn: c, limiter: d.limiter}
 		}
 		in, instead := d.pending.enter(c, at)
 		if instead != nil {
@@ -230,7 +230,7 @@ func (d *doorway) Accept() (net.Conn, error) {
 }
 
 // Close wakes an Accept that waits for a place.
-func (d *doorway) Close() error {
+func (d *limitingListener) Close() error {
 	d.pending.close()
 	return d.Listener.Close()
 }

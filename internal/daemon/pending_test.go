@@ -78,10 +78,10 @@ func TestAFullDoorwayLetsNewcomersIn(t *testing.T) {
 			{2, 100 * time.Millisecond, -1, 100 * time.Millisecond},
 			{2, 0, -1, 100 * time.Millisecond},
 			{2, 0, -1, 100 * time.Millisecond},
-			{3, 0, 0, giveWayAfter},                                     // one's time is over first
-			{3, 0, 1, giveWayAfter + 100*time.Millisecond},              // then two's, who has most
-			{4, 0, 2, giveWayAfter + 100*time.Millisecond},              // two and three are as many, two's is over
-			{1, giveWayAfter, 4, 2*giveWayAfter + 100*time.Millisecond}, // three has most
+			{3, 0, 0, defaultEvictAfter},                                     // one's time is over first
+			{3, 0, 1, defaultEvictAfter + 100*time.Millisecond},              // then two's, who has most
+			{4, 0, 2, defaultEvictAfter + 100*time.Millisecond},              // two and three are as many, two's is over
+			{1, defaultEvictAfter, 4, 2*defaultEvictAfter + 100*time.Millisecond}, // three has most
 		} {
 			time.Sleep(step.wait)
 			conns[i] = pipe()
@@ -136,7 +136,7 @@ func TestACloseEndsTheWaitForAPlace(t *testing.T) {
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	d := start(t, t.Context(), func(c *Config) { c.MaxPending, c.MaxPendingPerAddress = 20, 10 })
 	d.p.pending.mu.Lock()
-	d.p.pending.giveWay = 100 * time.Millisecond
+	d.p.pending.evictAfter = 100 * time.Millisecond
 	d.p.pending.mu.Unlock()
 	for i := range 40 {
 		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 7, byte(1+i/8))}}

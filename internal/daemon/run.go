@@ -84,7 +84,7 @@ type process struct {
 	http    *http.Server // for ACME challenges; nil: none
 	pending *pending
 	memory  *memory
-	books   *consistency
+	accounts   *consistency
 	page    *status.Page
 	push    *push.Sender
 }
@@ -160,8 +160,8 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	if err := reg.Register(logs.losses); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	p.books = newConsistency(p.relay.Check)
-	if err := register(p.relay, env.Build, &p.ready, p.books); err != nil {
+	p.accounts = newConsistency(p.relay.Check)
+	if err := register(p.relay, env.Build, &p.ready, p.accounts); err != nil {
 		return nil, err
 	}
 	if p.pending, err = newPending(p.cfg, reg); err != nil {
@@ -195,7 +195,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	p.public = newServer(closeUnread(handler), p.errorLog("public"))
 	p.public.ConnState = p.pending.state
 	p.page = status.New(status.Config{
-		Metrics: reg, Ready: p.ready.get, Check: p.books.err, Peaks: p.relay.TakePeaks,
+		Metrics: reg, Ready: p.ready.get, Check: p.accounts.err, Peaks: p.relay.TakePeaks,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
 	p.private = newServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))), p.errorLog("private"))
@@ -264,7 +264,7 @@ func (p *process) run(stop *stops) error {
 	defer end()
 	var tasks sync.WaitGroup
 	tasks.Go(func() { p.memory.watch(background, p.relay) })
-	tasks.Go(func() { p.books.watch(background) })
+	tasks.Go(func() { p.accounts.watch(background) })
 	tasks.Go(func() { p.page.Watch(background) })
 	// These may be in the middle of a request or a file when the process ends, and
 	// it does not wait for them.
@@ -322,7 +322,7 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 			all = nil
 		}
 	}()
-	turns := newTurns()
+	limiter := newHandshakeLimiter()
 	for _, o := range []struct {
 		socket, option, address string
 		server                  *http.Server
@@ -330,8 +330,8 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 		serve                   func(net.Listener) error
 	}{
 		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, nil, p.servePrivate},
-		{SocketPublic, "listen", p.cfg.Listen, p.public, func(ln net.Listener) net.Listener { return p.guard(ln, turns) }, nil},
-		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.http, func(ln net.Listener) net.Listener { return &doorway{Listener: ln, pending: p.pending} }, nil},
+		{SocketPublic, "listen", p.cfg.Listen, p.public, func(ln net.Listener) net.Listener { return p.guard(ln, limiter) }, nil},
+		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.http, func(ln net.Listener) net.Listener { return &limitingListener{Listener: ln, pending: p.pending} }, nil},
 	} {
 		if o.server == nil {
 			continue
@@ -356,7 +356,7 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 
 // guard puts around a public listener what stands before HTTP. All public
 // listeners share turns.
-func (p *process) guard(ln net.Listener, turns turns) net.Listener {
+func (p *process) guard(ln net.Listener, limiter handshakeLimiter) net.Listener {
 	if p.cfg.ProxyProtocol {
 		ln = &proxyHeaders{Listener: ln, trusted: func() proxies { return *p.live.proxies.Load() }, refused: func(net.Addr) {
 			p.pending.cut.WithLabelValues(cutProxy).Inc()
@@ -366,9 +366,9 @@ func (p *process) guard(ln net.Listener, turns turns) net.Listener {
 		}}
 	}
 	if p.certs == nil {
-		return &doorway{Listener: ln, pending: p.pending}
+		return &limitingListener{Listener: ln, pending: p.pending}
 	}
-	return tls.NewListener(&doorway{ln, p.pending, turns}, p.certs.config())
+	return tls.NewListener(&limitingListener{ln, p.pending, limiter}, p.certs.config())
 }
 
 // servePrivate serves operators, with TLS and passwords if there is a file

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// turns is a place for each TLS handshake that may compute at a time: half
+// handshakeLimiter is a place for each TLS handshake that may compute at a time: half
 // the processors'. A handshake costs as much as hundreds of frames, and whoever
 // opens connections need not even finish it. A hundred that compute at once
 // would stand before every frame in the scheduler's queue; those that wait for
 // a turn do not.
-type turns chan struct{}
+type handshakeLimiter chan struct{}
 
-func newTurns() turns { return make(turns, max(1, runtime.GOMAXPROCS(0)/2)) }
+func newHandshakeLimiter() handshakeLimiter { return make(handshakeLimiter, max(1, runtime.GOMAXPROCS(0)/2)) }
 
-// turnConn has a turn from the end of a Read until the next use of the
+// limitedConn has a turn from the end of a Read until the next use of the
 // connection, for that is when a handshake computes; never while it waits for
 // its peer. Once the first request is there it does nothing any more.
-type turnConn struct {
+type limitedConn struct {
 	net.Conn
-	turns  turns
+	limiter  handshakeLimiter
 	has    atomic.Bool
 	over   atomic.Bool
 	closed atomic.Bool
@@ -30,7 +30,7 @@ type turnConn struct {
 }
 
 // Read waits for bytes, then for a turn.
-func (c *turnConn) Read(p []byte) (int, error) {
+func (c *limitedConn) Read(p []byte) (int, error) {
 	if c.over.Load() {
 		return c.Conn.Read(p)
 	}
@@ -40,7 +40,7 @@ func (c *turnConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.waits.Store(nil)
 	if err == nil {
-		c.turns <- struct{}{}
+		c.limiter <- struct{}{}
 		c.has.Store(true)
 		if c.closed.Load() { // meanwhile: whoever closed it may have found no turn to give back
 			c.giveBack()
@@ -50,20 +50,20 @@ func (c *turnConn) Read(p []byte) (int, error) {
 }
 
 // Write gives the turn back, since it may have to wait.
-func (c *turnConn) Write(p []byte) (int, error) {
+func (c *limitedConn) Write(p []byte) (int, error) {
 	c.giveBack()
 	return c.Conn.Write(p)
 }
 
 // Close may come from another task, while a Read waits.
-func (c *turnConn) Close() error {
+func (c *limitedConn) Close() error {
 	c.closed.Store(true)
 	c.giveBack()
 	return c.Conn.Close()
 }
 
 // silent is how long the peer has been waited for.
-func (c *turnConn) silent(now time.Time) time.Duration {
+func (c *limitedConn) silent(now time.Time) time.Duration {
 	if began := c.waits.Load(); began != nil {
 		return now.Sub(*began)
 	}
@@ -71,11 +71,11 @@ func (c *turnConn) silent(now time.Time) time.Duration {
 }
 
 // NetConn is the connection below.
-func (c *turnConn) NetConn() net.Conn { return c.Conn }
+func (c *limitedConn) NetConn() net.Conn { return c.Conn }
 
 // state is what the server says of c. Once it has read a request the handshake
 // is over, and between two it waits.
-func (c *turnConn) state(s http.ConnState) {
+func (c *limitedConn) state(s http.ConnState) {
 	switch s {
 	case http.StateActive:
 		c.over.Store(true)
@@ -87,8 +87,8 @@ func (c *turnConn) state(s http.ConnState) {
 	}
 }
 
-func (c *turnConn) giveBack() {
+func (c *limitedConn) giveBack() {
 	if c.has.Swap(false) {
-		<-c.turns
+		<-c.limiter
 	}
 }

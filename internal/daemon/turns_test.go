@@ -14,20 +14,20 @@ import (
 func TestHandshakesTakeTurns(t *testing.T) {
 	for _, tt := range []struct {
 		what string
-		do   func(*turnConn)
+		do   func(*limitedConn)
 	}{
-		{"writes", func(c *turnConn) { _, _ = c.Write([]byte("x")) }},
-		{"reads on", func(c *turnConn) { go c.Read(make([]byte, 1)) }},
-		{"is closed", func(c *turnConn) { c.Close() }},
-		{"has ended", func(c *turnConn) { c.state(http.StateActive) }},
+		{"writes", func(c *limitedConn) { _, _ = c.Write([]byte("x")) }},
+		{"reads on", func(c *limitedConn) { go c.Read(make([]byte, 1)) }},
+		{"is closed", func(c *limitedConn) { c.Close() }},
+		{"has ended", func(c *limitedConn) { c.state(http.StateActive) }},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				all := make(turns, 1)
-				conn := func() (*turnConn, net.Conn) {
+				all := make(handshakeLimiter, 1)
+				conn := func() (*limitedConn, net.Conn) {
 					ours, theirs := net.Pipe()
 					t.Cleanup(func() { ours.Close(); theirs.Close() })
-					return &turnConn{Conn: ours, turns: all}, theirs
+					return &limitedConn{Conn: ours, limiter: all}, theirs
 				}
 				first, peer := conn()
 				second, other := conn()
@@ -63,11 +63,11 @@ func TestHandshakesTakeTurns(t *testing.T) {
 // A handshake that is cut while it waits for its turn takes none with it.
 func TestAHandshakeCutBeforeItsTurnKeepsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := make(turns, 1)
+		all := make(handshakeLimiter, 1)
 		all <- struct{}{} // somebody computes
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
-		c := &turnConn{Conn: ours, turns: all}
+		c := &limitedConn{Conn: ours, limiter: all}
 		go io.WriteString(theirs, "a")
 		go c.Read(make([]byte, 1))
 		synctest.Wait()
@@ -84,7 +84,7 @@ func TestAHandshakeCutBeforeItsTurnKeepsNone(t *testing.T) {
 // handshake: it must not keep its place from newcomers.
 func TestAConnectionBetweenTwoRequestsIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &turnConn{turns: make(turns, 1)}
+		c := &limitedConn{limiter: make(handshakeLimiter, 1)}
 		for range 2 {
 			c.state(http.StateActive)
 			time.Sleep(time.Second)

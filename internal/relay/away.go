@@ -17,17 +17,17 @@ type proxiedPhone struct {
 	ended  atomic.Bool
 }
 
-// find looks for the slot of id on other nodes, unless it is here.
-func (r *Relay) find(id wire.ServerID) (RemoteSlot, error) {
+// findRemote looks for the slot of id on other nodes, unless it is here.
+func (r *Relay) findRemote(id wire.ServerID) (RemoteSlot, error) {
 	if r.cluster.Cluster == nil || r.registry.Slot(id) != SlotFree {
 		return nil, nil
 	}
 	return r.cluster.Find(id)
 }
 
-// carry joins the phone behind sock to its slot at place and carries its
+// proxy joins the phone behind sock to its slot at place and carries its
 // bytes. Unless it is Joined, sock is the caller's.
-func (r *Relay) carry(place RemoteSlot, v RemotePhone, sock Socket, from netip.Addr) Outcome {
+func (r *Relay) proxy(place RemoteSlot, v RemotePhone, sock Socket, from netip.Addr) Outcome {
 	stream, o := place.Join(v)
 	if o != Joined {
 		return o

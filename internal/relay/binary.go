@@ -56,7 +56,7 @@ func (rs *routes) remove(p *phone, now int64) {
 	rs.mu.Unlock()
 }
 
-func (rs *routes) find(id []byte) *phone {
+func (rs *routes) findRemote(id []byte) *phone {
 	rs.mu.Lock()
 	p := rs.m[wire.ConnID(id)]
 	rs.mu.Unlock()
@@ -237,7 +237,7 @@ func (b *binary) message(payload []byte) bool {
 	case env.Frame == nil && env.CloseCode == 0:
 		b.drop(dropEnvelope, "envelope has neither frame nor close_code")
 	default:
-		if p := b.phones.find(env.ConnID); p != nil {
+		if p := b.phones.findRemote(env.ConnID); p != nil {
 			b.deliver(p, env)
 		} else if b.phones.hasDeparted(env.ConnID, b.relay.now()) {
 			b.relay.metrics.dropped[dropDepartedPhone].Inc()

@@ -110,8 +110,8 @@ func (f *LeaseDeadline) passed(now int64) bool { return now >= f.until.Load() }
 // called from any task; none waits.
 type Host struct{ relay *Relay }
 
-// NewFence returns a fence that has passed.
-func (h *Host) NewFence() *LeaseDeadline { return &LeaseDeadline{relay: h.relay} }
+// NewLeaseDeadline returns a fence that has passed.
+func (h *Host) NewLeaseDeadline() *LeaseDeadline { return &LeaseDeadline{relay: h.relay} }
 
 // Slot says how the slot of id is. It becomes held only between a Claim that
 // succeeded and its Settled.

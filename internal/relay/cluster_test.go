@@ -35,7 +35,7 @@ func (n *neighbours) Claim(wire.ServerID) (*LeaseDeadline, error) {
 	if n.claim != nil {
 		return nil, n.claim
 	}
-	f := n.host.NewFence()
+	f := n.host.NewLeaseDeadline()
 	f.Move(time.Now().Add(time.Hour))
 	n.fences = append(n.fences, f)
 	return f, nil

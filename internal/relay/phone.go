@@ -35,7 +35,7 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParsePhoneHello(req.Header)
 	var slot RemoteSlot
 	sock, from, ok := r.admit(w, req, endpointPhone, err, func() (err error) {
-		slot, err = r.find(hello.Server)
+		slot, err = r.findRemote(hello.Server)
 		return err
 	})
 	if !ok {
@@ -43,7 +43,7 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	}
 	outcome := NoServer
 	if slot != nil {
-		outcome = r.carry(slot, RemotePhone{Server: hello.Server, Device: hello.Device, From: from}, sock, from)
+		outcome = r.proxy(slot, RemotePhone{Server: hello.Server, Device: hello.Device, From: from}, sock, from)
 		if outcome == Joined {
 			r.metrics.upgrade(endpointPhone, outcomeAccept)
 			r.log.phoneCarried(hello, from)

@@ -8,7 +8,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// reasonMemory is the reason of a close by Relieve.
+// reasonMemory is the reason of a close by ShedLoad.
 const reasonMemory = "relay is short of memory"
 
 const (
@@ -20,12 +20,12 @@ const (
 	shedLeast = 64 << 10
 )
 
-// Relieve closes the connections that hold the most memory, without waiting
+// ShedLoad closes the connections that hold the most memory, without waiting
 // for them, until about so many bytes are free again, and returns how many
 // it closed. What a connection holds is what waits to be written to it and,
 // if it has been sending one message for long, that message. It is for a
 // process that would otherwise be killed with all its connections.
-func (r *Relay) Relieve(bytes int) (closed int) {
+func (r *Relay) ShedLoad(bytes int) (closed int) {
 	type load struct {
 		*conn
 		bytes int

@@ -17,7 +17,7 @@ func TestShortOfMemoryWhoHoldsTheMostGoes(t *testing.T) {
 	id := joined(t, b, p)
 	bystander := n.phone("s1")
 	joined(t, b, bystander)
-	if got := n.Relieve(1); got != 0 {
+	if got := n.ShedLoad(1); got != 0 {
 		t.Fatalf("%d closed while nobody holds anything; want 0", got)
 	}
 	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 60<<10))
@@ -25,7 +25,7 @@ func TestShortOfMemoryWhoHoldsTheMostGoes(t *testing.T) {
 	for sender.out.queued() < 1<<20 {
 		b.send(envelope)
 	}
-	if got := n.Relieve(1); got != 1 {
+	if got := n.ShedLoad(1); got != 1 {
 		t.Errorf("%d closed; want 1", got)
 	}
 	if got, want := b.recv(), notice(id, 1001); got != want {
@@ -57,7 +57,7 @@ func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
 		}
 	}
 	n.wait("all is held", func() bool { h := held(); return h[0] > 300<<10 && h[1] > 900<<10 && h[2] > 1500<<10 })
-	if got := n.Relieve(held()[2] + 1); got != 2 {
+	if got := n.ShedLoad(held()[2] + 1); got != 2 {
 		t.Errorf("%d closed; want 2", got)
 	}
 	for _, i := range []int{1, 0} { // in this order
@@ -78,11 +78,11 @@ func TestShortOfMemoryASlowMessageGoes(t *testing.T) {
 	p.frame(byte(wire.OpText), "1")
 	slow := n.joinedTo("s1")[0]
 	n.wait("the message has begun", func() bool { return slow.messageSince.Load() != 0 })
-	if got := n.Relieve(1); got != 0 {
+	if got := n.ShedLoad(1); got != 0 {
 		t.Errorf("%d closed for a message that has just begun; want 0", got)
 	}
 	slow.messageSince.Add(-int64(shedSlowMessage + time.Hour)) // as if it had begun earlier
-	if got := n.Relieve(1); got != 1 {
+	if got := n.ShedLoad(1); got != 1 {
 		t.Errorf("%d closed; want 1", got)
 	}
 	n.wantCounts(Counts{Binaries: 1})
