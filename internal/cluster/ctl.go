@@ -20,7 +20,7 @@ type question struct {
 	Ask    string `json:"ask"`
 	From   string `json:"from"`
 	Server []byte `json:"server"` // it need not be UTF-8
-	Nonce  string `json:"nonce"`  // of the tenure that is meant
+	Nonce  string `json:"nonce"`  // of the lease that is meant
 
 	// Of a phone.
 	Stream uint64 `json:"stream,omitempty"`
@@ -35,7 +35,7 @@ const (
 	answerNone    answer = ""        // it said nothing, or nothing known
 	answerAlive   answer = "alive"   // the binary is
 	answerLetGo   answer = "let go"  // nobody holds it any more: claim again
-	answerGone    answer = "gone"    // there is no such tenure, and never will be again
+	answerGone    answer = "gone"    // there is no such lease, and never will be again
 	answerBusy    answer = "busy"    // ask again
 	answerJoined  answer = "joined"  // the phone is in
 	answerFull    answer = "full"    // the slot has all its phones

@@ -8,9 +8,9 @@
 //
 // # Who may serve a server-id
 //
-// A node serves a server-id only under a tenure: an entry of the directory
+// A node serves a server-id only under a lease: an entry of the directory
 // with its name and a nonce, which expires unless it is renewed. The node
-// stops serving by itself, at the fence: the time at which it sent the last
+// stops serving by itself, at the lease deadline: the time at which it sent the last
 // renewal that succeeded, plus the entry's life, less a margin. So when the
 // entry has expired, and another node may have the id, nobody serves it any
 // more, however long the node or the network has slept.
@@ -21,12 +21,12 @@
 //	                  │                      └──replaced by another node:
 //	                  │                         reclaimed there, phones 4404
 //	                  ├─ a rival elsewhere asks, the binary is silent ─▶ purged
-//	                  └─ fence passed, or a foreign entry seen ─▶ lost: 1012
+//	                  └─ lease deadline passed, or a foreign entry seen ─▶ lost: 1012
 //
 // What is written follows the relay's registry, and never the other way
 // round: whoever changes a slot says only that something has changed, and
 // the node compares what the directory says with what the slot is. One lock
-// per tenure is held through each write, so that a claim waits for a grace
+// per lease is held through each write, so that a claim waits for a grace
 // that is just being written, and a slot becomes held only between Claim
 // and Settled, while the entry says live.
 //
@@ -43,7 +43,7 @@
 //
 // A Node borrows time, locks and tasks from a [relay.Runtime], as the relay
 // does. It waits in calls of Store and Bus, on its phones' sockets and at a
-// [Gate]; callbacks of the bus never wait. Locks: a tenure's dir, then a
+// [Gate]; callbacks of the bus never wait. Locks: a lease's dir, then a
 // node's mu or a stream's mu, which are leaves, but that the bus is called
 // under a stream's: what is sent must be in the order of its offsets. It
 // never waits there: what NATS does not take at once waits in a queue of

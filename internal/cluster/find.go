@@ -61,7 +61,7 @@ func (n *Node) Find(id wire.ServerID) (relay.RemoteSlot, error) {
 	return e, err
 }
 
-// holds reports whether this node has a tenure under key, or claims it now.
+// holds reports whether this node has a lease under key, or claims it now.
 func (n *Node) holds(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -58,7 +58,7 @@ type Config struct {
 	// the last bytes. Zero means 5 s.
 	Margin time.Duration
 
-	// Heartbeat is the time between a node's signs of life; after three that
+	// Heartbeat is the time between a node's heartbeats; after three that
 	// are missing it is gone. Zero means 2 s.
 	Heartbeat time.Duration
 
@@ -174,7 +174,7 @@ func (n *Node) ID() NodeID { return n.id }
 // Attach implements relay.Cluster.
 func (n *Node) Attach(h *relay.Host) { n.host = h }
 
-// Start subscribes and begins to watch and to send signs of life. Until it
+// Start subscribes and begins to watch and to send heartbeats. Until it
 // has returned nil the relay should get no connections. If ctx ends while it waits
 // for the directory, it returns the cause of that.
 func (n *Node) Start(ctx context.Context) error {
@@ -255,7 +255,7 @@ func (n *Node) Close() {
 	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, bye: true}.append(nil)) // they would find out
 }
 
-// sorted is all tenures, in a fixed order. The lock is held.
+// sorted is all leases, in a fixed order. The lock is held.
 func (n *Node) sorted() []*lease {
 	ts := make([]*lease, 0, len(n.leases))
 	for _, t := range n.leases {

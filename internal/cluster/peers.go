@@ -56,7 +56,7 @@ func (n *Node) saw(id NodeID, name string) {
 	p.name = cmp.Or(p.name, name)
 }
 
-// hears reports whether a node has given a sign of life in the last seconds,
+// hears reports whether a node has given a heartbeat in the last seconds,
 // or might have: so many are not remembered.
 func (n *Node) hears(id NodeID) bool {
 	n.mu.Lock()

@@ -82,7 +82,7 @@ func (n *Node) won(t *lease, revision uint64, sent time.Time) {
 	t.end = n.rt.Clock.AfterFunc(t.deadline.Sub(now), func() { n.atDeadline(t) })
 }
 
-// renewed notes what the directory says of t, and moves the fence if it was
+// renewed notes what the directory says of t, and moves the lease deadline if it was
 // told so at sent.
 func (n *Node) renewed(t *lease, state string, revision uint64, sent time.Time) {
 	n.mu.Lock()
@@ -101,7 +101,7 @@ func (n *Node) period() time.Duration {
 	return n.cfg.Renew - fifth + n.jitter(2*fifth)
 }
 
-// renew is the body of a tenure's renewal timer.
+// renew is the body of a lease's renewal timer.
 func (n *Node) renew(t *lease) {
 	n.sync(t, true)
 	n.mu.Lock()
@@ -140,10 +140,10 @@ func (n *Node) sync(t *lease, renew bool) {
 		t.waiting++ // a successor's slot must not be revoked
 	}
 	n.mu.Unlock()
-	slot := n.host.Slot(t.id) // after attempts: who has settled is seated
+	slot := n.host.Slot(t.id) // after attempts: who has settled is granted
 	if lost != "" {
 		if slot != relay.SlotFree {
-			n.host.Revoke(t.id, lost == lostReclaimed) // seated after it was lost
+			n.host.Revoke(t.id, lost == lostReclaimed) // granted after it was lost
 		}
 		n.mu.Lock()
 		t.waiting--
@@ -182,7 +182,7 @@ func (n *Node) write(t *lease, state string) bool {
 			return true
 		}
 		if !errors.Is(err, ErrConflict) {
-			return false // unknown; the fence stays where it is
+			return false // unknown; the lease deadline stays where it is
 		}
 		e, err := n.cfg.Store.Get(t.key)
 		switch {
@@ -217,7 +217,7 @@ func (n *Node) write(t *lease, state string) bool {
 			return false
 		}
 		// An earlier write got through after all. When it was sent is not
-		// known, so the fence stays.
+		// known, so the lease deadline stays.
 		n.renewed(t, got.State, e.Revision, time.Time{})
 	}
 	return false

@@ -147,15 +147,15 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 		for _, s := range samples[2:] {
 			used -= int64(s.Value.Uint64())
 		}
-		if m.look(used, limit) {
+		if m.judge(used, limit) {
 			<-tick.C // so that the connections that go can end
 			runtime.GC()
 		}
 	}
 }
 
-// look decides what used bytes of limit mean. It reports whether memory was freed.
-func (m *memory) look(used, limit int64) (shed bool) {
+// judge decides what used bytes of limit mean. It reports whether memory was freed.
+func (m *memory) judge(used, limit int64) (shed bool) {
 	fraction := float64(used) / float64(limit)
 	if was := m.full.Swap(fraction >= tight); was != (fraction >= tight) {
 		if was {

@@ -102,7 +102,7 @@ func (p *pending) enter(c net.Conn, a netip.Addr) (in bool, instead net.Conn) {
 	}
 	for len(p.conns) >= p.max && !p.shut {
 		var wait time.Duration
-		if instead, wait = p.late(time.Now()); instead != nil {
+		if instead, wait = p.toEvict(time.Now()); instead != nil {
 			p.remove(instead)
 			break
 		}
@@ -119,10 +119,10 @@ func (p *pending) enter(c net.Conn, a netip.Addr) (in bool, instead net.Conn) {
 	return true, instead
 }
 
-// late is who gives way, or how long until there is somebody: of those whose
+// toEvict is who gives way, or how long until there is somebody: of those whose
 // time is over the one who has been waited for longest, of the address that
 // has most places, so that who takes many loses them. The lock is held.
-func (p *pending) late(now time.Time) (c net.Conn, wait time.Duration) {
+func (p *pending) toEvict(now time.Time) (c net.Conn, wait time.Duration) {
 	wait = p.evictAfter
 	most, longest := 0, time.Duration(0)
 	for _, all := range p.byAddr {

@@ -129,7 +129,7 @@ func (s Supervisor) stopping(drain time.Duration) {
 		strconv.FormatInt((drain+stopReserve).Microseconds(), 10))
 }
 
-// watch gives a sign of life, twice in the time that the supervisor waits,
+// watch notifies the watchdog, twice in the time that the supervisor waits,
 // until ctx ends. It goes through the registry's lock: a relay whose lock is
 // stuck is not alive, and is restarted.
 func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {

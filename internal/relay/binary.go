@@ -161,7 +161,7 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 		for _, p := range c.Evicted {
 			p.evict(wire.CloseNoServer, wire.ReasonReclaimed)
 		}
-		if b.ended.Load() { // lost before it was seated
+		if b.ended.Load() { // lost before it was granted
 			r.release(b)
 		}
 		b.startReading() // if it has parked
@@ -192,7 +192,7 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 }
 
 // recordAttempt is the end of b's attempt to get its slot, whatever became of it.
-// A fence that closed meanwhile found nothing to revoke, perhaps: what b has
+// A lease deadline that closed meanwhile found nothing to revoke, perhaps: what b has
 // won is revoked here.
 func (b *binary) recordAttempt(o outcome) {
 	r := b.relay
@@ -285,9 +285,9 @@ func (b *binary) towards() direction { return toBinary }
 
 func (b *binary) pastDeadline(now int64) bool { return b.deadline != nil && b.deadline.passed(now) }
 
-// await keeps a claimant's message until it is seated. Should that have come
+// await keeps a claimant's message until it is granted. Should that have come
 // since message asked, the next reader offers it again; taking it here too
-// could be once too often. A seated binary's messages are always taken: its
+// could be once too often. A granted binary's messages are always taken: its
 // reader never waits for a phone.
 func (b *binary) await([]byte) bool {
 	if b.granted.Load() {

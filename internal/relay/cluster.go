@@ -21,7 +21,7 @@ type Cluster interface {
 	// Claim makes id this node's, or finds that it is already. Until Settled
 	// is called, once for each Claim that succeeded, it stays so; after that
 	// for as long as there is a slot. The relay serves id only until the
-	// fence has passed. Errors are [ErrServerInUse], and others, after which
+	// lease deadline has passed. Errors are [ErrServerInUse], and others, after which
 	// nobody knows who has id.
 	Claim(id wire.ServerID) (*LeaseDeadline, error)
 
@@ -95,13 +95,13 @@ type LeaseDeadline struct {
 	until atomic.Int64 // by Relay.now
 }
 
-// Move moves the fence to t.
+// Move moves the lease deadline to t.
 func (f *LeaseDeadline) Move(t time.Time) { f.until.Store(f.relay.at(t)) }
 
-// Close closes the fence for good. Move is not called after.
+// Close closes the lease deadline for good. Move is not called after.
 func (f *LeaseDeadline) Close() { f.until.Store(0) }
 
-// Passed reports whether the time is over. A nil fence never passes.
+// Passed reports whether the time is over. A nil lease deadline never passes.
 func (f *LeaseDeadline) Passed() bool { return f != nil && f.passed(f.relay.now()) }
 
 func (f *LeaseDeadline) passed(now int64) bool { return now >= f.until.Load() }
@@ -110,7 +110,7 @@ func (f *LeaseDeadline) passed(now int64) bool { return now >= f.until.Load() }
 // called from any task; none waits.
 type Host struct{ relay *Relay }
 
-// NewLeaseDeadline returns a fence that has passed.
+// NewLeaseDeadline returns a lease deadline that has passed.
 func (h *Host) NewLeaseDeadline() *LeaseDeadline { return &LeaseDeadline{relay: h.relay} }
 
 // Slot says how the slot of id is. It becomes held only between a Claim that

@@ -90,7 +90,7 @@ type conn struct {
 	nextPing     int64        // owned by tick
 }
 
-// init sets c up and enters it into the census; nothing is read before
+// init sets c up and enters it into the connection table; nothing is read before
 // startReading.
 func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, quota int) {
 	c.relay, c.set, c.sock, c.from, c.role, c.limits = r, set, sock, from, as, limits
@@ -99,7 +99,7 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 	c.parked.Store(true)
 	c.nextPing = r.now() + int64(set.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
-	r.adopt(c) // before the alarm: whatever ends c must find it in the census
+	r.adopt(c) // before the alarm: whatever ends c must find it in the connection table
 	// Not at nextPing if a message that begins at once must end before.
 	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(set.MessageTimeout)))
 }

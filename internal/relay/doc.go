@@ -16,7 +16,7 @@
 //
 // The [Registry] knows who is connected and decides who may be; it calls
 // nobody. A conn moves the bytes of one WebSocket and decides nothing. The
-// doors, binary.go and phone.go, join one to the other: they carry out what
+// endpoints, binary.go and phone.go, join one to the other: they carry out what
 // the registry decided. [Relay] holds it together.
 //
 // # The way of a frame
@@ -32,15 +32,15 @@
 // # More than one node
 //
 // A relay may share its server-ids with others. What it needs of them is
-// [Cluster], nil for a relay that is alone: a binary's door asks it whether
-// the id may be this node's, a phone's door where the id is if it is not
+// [Cluster], nil for a relay that is alone: a binary's endpoint asks it whether
+// the id may be this node's, a phone's endpoint where the id is if it is not
 // here. Then the phone is away: its bytes are carried to the node with its
 // slot, where it is a phone like any other, remote, its socket a stream.
 //
 // # Tasks and waiting
 //
 // A task waits on its socket or on a lock, nothing else: no channel, no
-// select, no ticker; at the doors, before the upgrade is answered or the
+// select, no ticker; at the endpoints, before the upgrade is answered or the
 // phone is in, also for a cluster. Each connection has one reader, or none while it is
 // parked for want of room at the far end, and a writer only while a write
 // waits. Whoever makes room starts the parked reader again. Time comes from
@@ -50,9 +50,9 @@
 //
 // # Locks
 //
-// registry, census, alarms, and per connection outbox, routes and probe. A
+// registry, connection table, alarms, and per connection outbox, routes and probe. A
 // task that holds one may take: outbox while it holds probe; registry while
-// it holds census; the clock and gauges while it holds registry; the clock
+// it holds connection table; the clock and gauges while it holds registry; the clock
 // while it holds alarms or probe; and, in a cluster, whatever Cluster.Settled
 // takes, the registry by way of Host.Slot too, while it holds probe: a
 // claimant that is found to have left is settled there.

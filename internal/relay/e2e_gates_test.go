@@ -242,7 +242,7 @@ func TestARefusedRequestGivesItsPlaceBack(t *testing.T) {
 	}
 }
 
-// places is how many places in the census are taken.
+// places is how many places in the connection table are taken.
 func (n *node) places() int {
 	n.table.mu.Lock()
 	defer n.table.mu.Unlock()

@@ -106,7 +106,7 @@ func (g *gate) fill() time.Duration {
 // admit takes an upgrade request through the gates, outermost first, and
 // upgrades it. helloErr is what was wrong with its headers; crowded, if not
 // nil, says why it would be closed as soon as it is upgraded. If ok, a place
-// in the census is taken; otherwise the request has been answered and
+// in the connection table is taken; otherwise the request has been answered and
 // counted. last is asked before the upgrade: by its error the server-id has
 // all the claimants it may have, or a cluster cannot tell who holds it.
 func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d endpoint, helloErr error, last func() error) (sock Socket, from netip.Addr, ok bool) {
@@ -167,7 +167,7 @@ func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d endpoint, hell
 }
 
 // originAllowed reports whether a browser may have sent req. Browsers cannot
-// set the headers the doors ask for, but a page could still try.
+// set the headers the endpoints ask for, but a page could still try.
 func (r *Relay) originAllowed(req *http.Request) bool {
 	origins := req.Header.Values("Origin")
 	for _, o := range origins {

@@ -239,7 +239,7 @@ func (b *bubble) pingOf(e *pipeEnd) (payload string) {
 	return payload
 }
 
-// The answer to an older ping is no answer to the probe, but a sign of life:
+// The answer to an older ping is no answer to the probe, but a heartbeat:
 // the probe goes on from there.
 func TestALateAnswerToAnOlderPing(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {

@@ -25,7 +25,7 @@ const (
 	// an observation cost 0.2 µs, a frame in a full batch 0.1 µs.
 	sampleEvery = 64
 
-	// statsStep is how far what is put may run ahead of the tally. What is
+	// statsStep is how far what is put may run ahead of the stats. What is
 	// written at once never shows in it and costs it nothing.
 	statsStep = 16 << 10
 )
@@ -65,7 +65,7 @@ type outbox struct {
 	cut      bool        // … and does not wait for what is being written
 	dead     bool        // the socket failed
 	parked   []*sender   // waiting for room
-	counted  int         // what of charged is in the tally
+	counted  int         // what of charged is in the stats
 	untimed  uint8       // frames until one is timed
 
 	pong      []byte    // payload to answer with; nil: none due
@@ -108,7 +108,7 @@ type sender struct {
 }
 
 // put queues frame, read at that time, as one text message, wrapped in prefix
-// and suffix. first reports that the caller must flush. A from that is muted
+// and suffix. first reports that the caller must flush. A from that is closed
 // gets closed.
 func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
@@ -283,7 +283,7 @@ func (o *outbox) sample(read int64) int64 {
 	return read
 }
 
-// account brings the tally up to date. The lock is held.
+// account brings the stats up to date. The lock is held.
 func (o *outbox) account() {
 	if o.charged != o.counted {
 		o.stats.bytes.Add(int64(o.charged - o.counted))

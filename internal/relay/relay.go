@@ -10,7 +10,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Relay is one node: it serves both doors and holds every connection.
+// Relay is one node: it serves both endpoints and holds every connection.
 // Make one with New. All methods may be called from any goroutine.
 type Relay struct {
 	cfg     Config // as it was at the start; what may change is in settings
@@ -60,7 +60,7 @@ func New(cfg Config) (*Relay, error) {
 	return r, nil
 }
 
-// Handler serves the public surface: both doors and /healthz. Everything
+// Handler serves the public surface: both endpoints and /healthz. Everything
 // else is 404.
 func (r *Relay) Handler() http.Handler {
 	health := r.Health()
@@ -137,7 +137,7 @@ func (r *Relay) release(b *binary) bool {
 	return ok
 }
 
-// adopt enters c, which holds a place already, into the census.
+// adopt enters c, which holds a place already, into the connection table.
 func (r *Relay) adopt(c *conn) {
 	if !r.table.add(c) {
 		c.abort() // Abort has been through here

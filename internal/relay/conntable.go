@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Why the census has no place.
+// Why the connection table has no place.
 var (
 	errDraining    = errors.New("the relay is shutting down")
 	errFull        = errors.New("the relay has all the connections it may have")
@@ -46,7 +46,7 @@ func newConnTable(cfg Config, gauge prometheus.Gauge) connTable {
 	}
 }
 
-// trackedConn is a connection as the census knows it.
+// trackedConn is a connection as the connection table knows it.
 type trackedConn interface {
 	abort() // closes it without a word
 
@@ -171,7 +171,7 @@ func (s *connTable) check(counts func() Counts) error {
 	for _, n := range s.byAddr {
 		byAddr += n
 	}
-	// Under the lock: a connection is in the census before it is in a slot
+	// Under the lock: a connection is in the connection table before it is in a slot
 	// and leaves it after.
 	c := counts()
 	switch {

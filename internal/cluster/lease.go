@@ -30,14 +30,14 @@ type lease struct {
 	state    string // what the directory says; empty: it is not ours yet
 	doubt    bool   // it may say grace: that was written, and no answer has come
 	revision uint64
-	deadline time.Time // where the fence is
+	deadline time.Time // where the lease deadline is
 	renewal  *clock.Timer
-	end      *clock.Timer // rings at the fence
+	end      *clock.Timer // rings at the lease deadline
 	lost     lostReason   // this node may not serve the id; empty: it may
 	over     bool         // not in the node's map any more
 }
 
-// errOver says that a tenure ended while its claimant waited.
+// errOver says that a lease ended while its claimant waited.
 var errOver = errors.New("the tenure is over")
 
 // Claim implements relay.Cluster.
@@ -63,7 +63,7 @@ func (n *Node) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
 	}
 }
 
-// enter finds or makes the tenure of id and counts the caller as waiting for
+// enter finds or makes the lease of id and counts the caller as waiting for
 // it. It returns nil if the caller must try later.
 func (n *Node) enter(id wire.ServerID) *lease {
 	key := keyOf(id)
@@ -145,7 +145,7 @@ func (n *Node) begin(t *lease) error {
 	return nil
 }
 
-// atDeadline is the body of the timer at the fence: it ends t unless the fence
+// atDeadline is the body of the timer at the lease deadline: it ends t unless the lease deadline
 // has moved.
 func (n *Node) atDeadline(t *lease) {
 	now := n.rt.Clock.Now()
@@ -200,8 +200,8 @@ func (n *Node) overtaken(t *lease) {
 	n.lose(t, why)
 }
 
-// lose ends t: this node may not serve its id any longer. The fence is closed
-// first; a claim that is seated after the slot was revoked finds it so.
+// lose ends t: this node may not serve its id any longer. The lease deadline is closed
+// first; a claim that is granted after the slot was revoked finds it so.
 func (n *Node) lose(t *lease, why lostReason) {
 	n.mu.Lock()
 	if t.over || t.lost != "" {
