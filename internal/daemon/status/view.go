@@ -185,6 +185,10 @@ func clockTime(t, now time.Time) string {
 var tickSteps = [...]time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
 	10 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour}
 
+// lastTick is where the last mark may be: on the narrowest page, 320 pixels wide,
+// the axis has 260, half a label needs 18 of them and the label of now 26.
+const lastTick = .82
+
 // ticks are marks at round times, at most six, none where the label of now
 // is. Those of a process of a few seconds say how long ago they are.
 func ticks(from, to time.Time) (all []tick) {
@@ -202,7 +206,7 @@ func ticks(from, to time.Time) (all []tick) {
 	}
 	for t := first; t.Before(to); t = t.Add(step) {
 		x := share(t, from, to)
-		if x < 0 || x > .86 {
+		if x < 0 || x > lastTick {
 			continue
 		}
 		anchor := "middle"
