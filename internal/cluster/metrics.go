@@ -11,7 +11,7 @@ type (
 )
 
 const (
-	lostDeadline     lostReason = "fence"     // not renewed in time
+	lostDeadline  lostReason = "fence"     // not renewed in time
 	lostTaken     lostReason = "taken"     // another node has the entry
 	lostReclaimed lostReason = "reclaimed" // the same, while it was in grace: nothing wrong
 	lostClosed    lostReason = "closed"    // the node ended

@@ -121,23 +121,23 @@ type host interface {
 // with New, hand it to the relay, then Start it. All methods may be called
 // from any task.
 type Node struct {
-	cfg     Config
-	rt      relay.Runtime
-	id      NodeID
-	host    host
-	metrics *metrics
-	purgeFailed    atomic.Bool // the last purge had no answer
+	cfg         Config
+	rt          relay.Runtime
+	id          NodeID
+	host        host
+	metrics     *metrics
+	purgeFailed atomic.Bool // the last purge had no answer
 
-	mu       sync.Locker        // guards all below
-	leases  map[string]*lease // by key
-	cache    map[string]cached  // by key: what the directory says of other nodes
-	streams  map[streamKey]*stream
-	peers    map[NodeID]*otherNode // nodes that this node hears
-	lost     map[NodeID]lostNode   // nodes that it no longer hears
-	refused  map[NodeID]*refusals  // what silent nodes cost
-	heartbeatTimer     *clock.Timer
-	draining bool
-	closed   bool
+	mu             sync.Locker       // guards all below
+	leases         map[string]*lease // by key
+	cache          map[string]cached // by key: what the directory says of other nodes
+	streams        map[streamKey]*stream
+	peers          map[NodeID]*otherNode // nodes that this node hears
+	lost           map[NodeID]lostNode   // nodes that it no longer hears
+	refused        map[NodeID]*refusals  // what silent nodes cost
+	heartbeatTimer *clock.Timer
+	draining       bool
+	closed         bool
 }
 
 // New returns a node that nobody knows yet. The error is that of the
@@ -154,7 +154,7 @@ func New(cfg Config) (*Node, error) {
 		cfg:     cfg,
 		rt:      cfg.Runtime,
 		mu:      cfg.Runtime.NewLock("node"),
-		leases: make(map[string]*lease),
+		leases:  make(map[string]*lease),
 		cache:   make(map[string]cached),
 		streams: make(map[streamKey]*stream),
 		peers:   make(map[NodeID]*otherNode),

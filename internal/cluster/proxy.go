@@ -26,11 +26,11 @@ type proxy struct {
 	// Guarded by the stream's lock.
 	started bool // Carry has been called
 	writing bool // somebody drains; walk is theirs
-	frames    wire.FrameTracker
+	frames  wire.FrameTracker
 	leaving bool // the phone is to go, with the close message last
 	code    wire.CloseCode
 	reason  string
-	toldEnd   bool // the phone has been told that no more bytes come
+	toldEnd bool // the phone has been told that no more bytes come
 	parted  bool // nothing more is to be done but to see the socket end
 	gone    bool // the socket is closed
 	linger  *clock.Timer

@@ -34,7 +34,7 @@ type clustered struct {
 
 	connected func() bool // NATS is there
 
-	stop  context.CancelFunc // of the looks at the directory; nil: there are none yet
+	stop     context.CancelFunc // of the looks at the directory; nil: there are none yet
 	watchers sync.WaitGroup
 }
 
@@ -43,7 +43,7 @@ type clustered struct {
 // who leads it, during which all relays would be found out.
 const (
 	directoryCheckEvery = 2 * time.Second
-	silentFor = 12 * time.Second
+	silentFor           = 12 * time.Second
 )
 
 // clustered reports whether c asks for a cluster.

@@ -164,6 +164,74 @@ func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
 	}
 }
 
+// Each word of the glossary stands for an identifier that exists.
+func TestTheGlossaryNamesIdentifiersThatExist(t *testing.T) {
+	exist := make(map[string]bool) // package directory, dot, name; with the type before a field or method
+	goFiles(t, func(name string, file *ast.File) {
+		dir := path.Dir(name) + "."
+		for _, d := range file.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				exist[dir+receiver(d)+d.Name.Name] = true
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					switch spec := spec.(type) {
+					case *ast.TypeSpec:
+						exist[dir+spec.Name.Name] = true
+						if st, ok := spec.Type.(*ast.StructType); ok {
+							for _, f := range st.Fields.List {
+								for _, n := range f.Names {
+									exist[dir+spec.Name.Name+"."+n.Name] = true
+								}
+							}
+						}
+					case *ast.ValueSpec:
+						for _, n := range spec.Names {
+							exist[dir+n.Name] = true
+						}
+					}
+				}
+			}
+		}
+	})
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "glossary.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| ([^|]+) \\| [^|]+\\. (?:\\([^|]*\\) )?\\| `([^`]+)` \\|$").FindAllStringSubmatch(string(page), -1)
+	// Each table has a row of headings and a row |---|, which does not begin with "| ".
+	if lines := strings.Count(string(page), "\n| ") - strings.Count(string(page), "\n| Word |"); len(rows) != lines || lines == 0 {
+		t.Errorf("%d of %d rows of docs/glossary.md have a word, a sentence and an identifier", len(rows), lines)
+	}
+	for _, row := range rows {
+		if !exist[row[2]] {
+			t.Errorf("docs/glossary.md: %s is said to be %s, which does not exist", row[1], row[2])
+		}
+	}
+}
+
+// receiver returns the name of a method's type and a dot, or nothing for a function.
+func receiver(f *ast.FuncDecl) string {
+	if f.Recv == nil {
+		return ""
+	}
+	t := f.Recv.List[0].Type
+	for {
+		switch x := t.(type) {
+		case *ast.StarExpr:
+			t = x.X
+		case *ast.IndexExpr:
+			t = x.X
+		case *ast.IndexListExpr:
+			t = x.X
+		case *ast.Ident:
+			return x.Name + "."
+		default:
+			return ""
+		}
+	}
+}
+
 // anchors is the headings of a page as a link names them.
 func anchors(page string) map[string]bool {
 	all := make(map[string]bool)

@@ -30,8 +30,8 @@ type exposureLevel int
 
 const (
 	reachLoopback exposureLevel = iota // this machine
-	reachPrivate               // a network that is nobody else's
-	reachPublic                // anybody; also an address of which this is not known
+	reachPrivate                       // a network that is nobody else's
+	reachPublic                        // anybody; also an address of which this is not known
 )
 
 // reachOf is the reach of host:port. All addresses of a machine, which is

@@ -15,18 +15,20 @@ import (
 // a turn do not.
 type handshakeLimiter chan struct{}
 
-func newHandshakeLimiter() handshakeLimiter { return make(handshakeLimiter, max(1, runtime.GOMAXPROCS(0)/2)) }
+func newHandshakeLimiter() handshakeLimiter {
+	return make(handshakeLimiter, max(1, runtime.GOMAXPROCS(0)/2))
+}
 
 // limitedConn has a turn from the end of a Read until the next use of the
 // connection, for that is when a handshake computes; never while it waits for
 // its peer. Once the first request is there it does nothing any more.
 type limitedConn struct {
 	net.Conn
-	limiter  handshakeLimiter
-	has    atomic.Bool
-	over   atomic.Bool
-	closed atomic.Bool
-	waits  atomic.Pointer[time.Time] // since when the peer is waited for; nil: it is not
+	limiter handshakeLimiter
+	has     atomic.Bool
+	over    atomic.Bool
+	closed  atomic.Bool
+	waits   atomic.Pointer[time.Time] // since when the peer is waited for; nil: it is not
 }
 
 // Read waits for bytes, then for a turn.

@@ -72,7 +72,7 @@ type memory struct {
 	log   *slog.Logger
 	relay interface{ ShedLoad(bytes int) int }
 
-	full     atomic.Bool
+	full atomic.Bool
 	shed prometheus.Counter
 }
 

@@ -18,15 +18,15 @@ import (
 // what comes after. So there is a known number of descriptors that the
 // public can use up.
 type pending struct {
-	mu      sync.Mutex // guards all below
-	room    sync.Cond  // a place was given back
-	max     int
-	maxPer  int     // of one address
-	exempt  proxies // from that
-	conns   map[net.Conn]netip.Addr
-	byAddr  map[netip.Addr][]waiting // in order of arrival
+	mu         sync.Mutex // guards all below
+	room       sync.Cond  // a place was given back
+	max        int
+	maxPer     int     // of one address
+	exempt     proxies // from that
+	conns      map[net.Conn]netip.Addr
+	byAddr     map[netip.Addr][]waiting // in order of arrival
 	evictAfter time.Duration
-	shut    bool
+	shut       bool
 
 	cut    *prometheus.CounterVec
 	failed prometheus.Counter
@@ -53,7 +53,7 @@ const (
 func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
 		evictAfter: defaultEvictAfter,
-		conns:   make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
+		conns:      make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
 			Help: "Connections that were cut before they were upgraded, by reason.",
@@ -195,7 +195,7 @@ func (p *pending) state(c net.Conn, s http.ConnState) {
 type limitingListener struct {
 	net.Listener
 	pending *pending
-	limiter   handshakeLimiter // of TLS handshakes; nil: no TLS
+	limiter handshakeLimiter // of TLS handshakes; nil: no TLS
 }
 
 // Accept waits for a connection for which there is a place.

@@ -78,9 +78,9 @@ func TestAFullDoorwayLetsNewcomersIn(t *testing.T) {
 			{2, 100 * time.Millisecond, -1, 100 * time.Millisecond},
 			{2, 0, -1, 100 * time.Millisecond},
 			{2, 0, -1, 100 * time.Millisecond},
-			{3, 0, 0, defaultEvictAfter},                                     // one's time is over first
-			{3, 0, 1, defaultEvictAfter + 100*time.Millisecond},              // then two's, who has most
-			{4, 0, 2, defaultEvictAfter + 100*time.Millisecond},              // two and three are as many, two's is over
+			{3, 0, 0, defaultEvictAfter},                                          // one's time is over first
+			{3, 0, 1, defaultEvictAfter + 100*time.Millisecond},                   // then two's, who has most
+			{4, 0, 2, defaultEvictAfter + 100*time.Millisecond},                   // two and three are as many, two's is over
 			{1, defaultEvictAfter, 4, 2*defaultEvictAfter + 100*time.Millisecond}, // three has most
 		} {
 			time.Sleep(step.wait)

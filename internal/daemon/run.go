@@ -79,14 +79,14 @@ type process struct {
 	listeners []served   // once they are open
 	failed    chan error // of a server whose listener failed
 
-	certs   certificates // nil: no TLS
-	web     *webAccess   // nil: the private listener has no protection of its own
-	http    *http.Server // for ACME challenges; nil: none
-	pending *pending
-	memory  *memory
-	accounts   *consistency
-	page    *status.Page
-	push    *push.Sender
+	certs    certificates // nil: no TLS
+	web      *webAccess   // nil: the private listener has no protection of its own
+	http     *http.Server // for ACME challenges; nil: none
+	pending  *pending
+	memory   *memory
+	accounts *consistency
+	page     *status.Page
+	push     *push.Sender
 }
 
 // Run runs a relay until a signal comes, ctx ends or a listener fails, then

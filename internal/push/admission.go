@@ -47,7 +47,7 @@ type admission struct {
 	inFlight   int
 	shown      func(float64) // the gauge: what inFlight is
 	young, old map[wire.ServerID]*rate.Limiter
-	rotated     time.Time // when young was new
+	rotated    time.Time // when young was new
 }
 
 // enter takes a place for a wake of id, which leave gives back.

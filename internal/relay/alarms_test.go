@@ -16,13 +16,13 @@ import (
 // idler is a role that does nothing.
 type idler struct{ failed []string }
 
-func (*idler) message([]byte) bool { return true }
-func (*idler) await([]byte) bool   { return false }
-func (*idler) starved()            {}
-func (*idler) pong(uint64)         {}
-func (*idler) pastDeadline(int64) bool   { return false }
-func (*idler) gone(wire.CloseCode) {}
-func (*idler) towards() direction  { return toPhone }
+func (*idler) message([]byte) bool     { return true }
+func (*idler) await([]byte) bool       { return false }
+func (*idler) starved()                {}
+func (*idler) pong(uint64)             {}
+func (*idler) pastDeadline(int64) bool { return false }
+func (*idler) gone(wire.CloseCode)     {}
+func (*idler) towards() direction      { return toPhone }
 func (i *idler) fail(code wire.CloseCode, reason string) {
 	i.failed = append(i.failed, fmt.Sprint(int(code), " ", reason))
 }

@@ -14,15 +14,15 @@ import (
 // that waits for its incumbent to be probed.
 type binary struct {
 	conn
-	server  wire.ServerID
-	version string
-	deadline   *LeaseDeadline // of its server-id; nil: no other node could have it
-	began   time.Time
+	server   wire.ServerID
+	version  string
+	deadline *LeaseDeadline // of its server-id; nil: no other node could have it
+	began    time.Time
 
-	phones routes
-	probe  probe
+	phones  routes
+	probe   probe
 	granted atomic.Bool // it holds its slot, or did
-	ended  atomic.Bool
+	ended   atomic.Bool
 }
 
 // routes is where a binary's frames go: the phones that may be named in its

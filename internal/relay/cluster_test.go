@@ -48,7 +48,7 @@ func (n *neighbours) count(c *int) {
 }
 
 func (n *neighbours) ClaimApplied(wire.ServerID) { n.count(&n.settled) }
-func (n *neighbours) Changed(wire.ServerID) { n.count(&n.changes) }
+func (n *neighbours) Changed(wire.ServerID)      { n.count(&n.changes) }
 
 func (n *neighbours) Find(wire.ServerID) (RemoteSlot, error) {
 	n.mu.Lock()

@@ -83,8 +83,8 @@ func (b *bubble) apply() { synctest.Wait() }
 
 // pipeEnd is a peer's end: a WebSocket client that keeps what it gets.
 type pipeEnd struct {
-	b    *bubble
-	conn net.Conn
+	b     *bubble
+	conn  net.Conn
 	order chan struct{} // holds a token while somebody writes
 
 	answer *httptest.ResponseRecorder // if it was not upgraded

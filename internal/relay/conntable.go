@@ -25,9 +25,9 @@ type connTable struct {
 	max, maxPerAddress int
 	gauge              prometheus.Gauge // places
 
-	count   int // taken, by upgrades under way too
+	count    int // taken, by upgrades under way too
 	byAddr   map[netip.Addr]int
-	remote   int                 // those of them that have no socket here
+	remote   int                    // those of them that have no socket here
 	conns    map[trackedConn]uint64 // each with when it was added
 	added    uint64
 	draining bool

@@ -24,7 +24,7 @@ const (
 // memory. Times are those of Relay.now. Not for use by two goroutines at once.
 type departures struct {
 	young, old map[uint64]struct{}
-	rotated     int64 // when young was begun, or old became old
+	rotated    int64 // when young was begun, or old became old
 }
 
 // add notes that the phone with that id has left.

@@ -27,13 +27,13 @@ type drain struct {
 	spread time.Duration
 	began  time.Time
 	queue  []shutdownEntry // in the order in which they are closed
-	done   int      // of them
+	done   int             // of them
 }
 
 // shutdownEntry is what is closed at one moment: a slot, or a phone whose slot is at
 // another node.
 type shutdownEntry struct {
-	slot wire.ServerID
+	slot    wire.ServerID
 	proxied joiner // nil: a slot
 }
 

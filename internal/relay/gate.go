@@ -28,7 +28,7 @@ type gate struct {
 	limit      rate.Limit
 	burst      int
 	young, old map[netip.Addr]*allowance
-	rotated     time.Time // when young was new
+	rotated    time.Time // when young was new
 }
 
 // allowance is what one address may still do.

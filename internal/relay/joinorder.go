@@ -12,7 +12,7 @@ func sortedByJoinOrder[T comparable](m map[T]uint64) []T { return joinOrderOf(m)
 type joinOrder[T any] []joinedAt[T]
 
 type joinedAt[T any] struct {
-	who  T
+	who   T
 	order uint64
 }
 

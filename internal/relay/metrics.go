@@ -11,7 +11,7 @@ import (
 
 // Closed sets of label values. Nothing that a peer chose is among them.
 type (
-	endpoint       string // which endpoint
+	endpoint   string // which endpoint
 	outcome    string // what became of an upgrade attempt
 	refusal    string // why somebody was not let into a slot
 	dropReason string // why a frame went nowhere
@@ -56,8 +56,8 @@ const (
 )
 
 var (
-	endpoints    = []endpoint{endpointBinary, endpointPhone}
-	outcomes = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
+	endpoints = []endpoint{endpointBinary, endpointPhone}
+	outcomes  = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
 		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster}
 	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate}
 	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropDepartedPhone, dropPhoneBacklog, dropClosed, dropPush}
@@ -84,7 +84,7 @@ type metrics struct {
 	suppressed        prometheus.Counter
 	connections       prometheus.Gauge
 
-	stats       map[direction]*outboxStats // of the outboxes that frames of a direction leave by
+	stats         map[direction]*outboxStats // of the outboxes that frames of a direction leave by
 	claimsWaiting atomic.Int64
 	staggered     atomic.Uint32
 }

@@ -56,17 +56,17 @@ type outbox struct {
 	on     outboxOwner
 	stats  *outboxStats
 
-	mu       sync.Locker // guards all below
-	queue    *batch      // waiting; nil: nothing
-	charged  int         // bytes charged, for what is being written too
+	mu           sync.Locker // guards all below
+	queue        *batch      // waiting; nil: nothing
+	charged      int         // bytes charged, for what is being written too
 	flushPending bool        // somebody will flush
-	writing  bool        // somebody writes; the batch out is theirs
-	shut     bool        // takes nothing any more; the close message is last
-	cut      bool        // … and does not wait for what is being written
-	dead     bool        // the socket failed
-	parked   []*sender   // waiting for room
-	counted  int         // what of charged is in the stats
-	untimed  uint8       // frames until one is timed
+	writing      bool        // somebody writes; the batch out is theirs
+	shut         bool        // takes nothing any more; the close message is last
+	cut          bool        // … and does not wait for what is being written
+	dead         bool        // the socket failed
+	parked       []*sender   // waiting for room
+	counted      int         // what of charged is in the stats
+	untimed      uint8       // frames until one is timed
 
 	pong      []byte    // payload to answer with; nil: none due
 	ping      uint64    // number of the newest ping asked for
@@ -102,9 +102,9 @@ type outboxStats struct {
 // sender is one of those who put into a shared outbox: a phone, in that of
 // its binary. Its fields are guarded by the outbox's lock.
 type sender struct {
-	charged int    // bytes of its frames not yet written
-	senderClosed   bool   // its close notice is queued: no frame may come after
-	resume  func() // restarts it when there is room
+	charged      int    // bytes of its frames not yet written
+	senderClosed bool   // its close notice is queued: no frame may come after
+	resume       func() // restarts it when there is room
 }
 
 // put queues frame, read at that time, as one text message, wrapped in prefix

@@ -57,10 +57,10 @@ type Registry[B, P comparable] struct {
 	mostPhones int // the greatest maxPhones so far: a cap that is lowered closes nobody
 
 	slots    map[wire.ServerID]*slot[B, P]
-	proxied     map[P]uint64 // joined to slots of other nodes, each with when it arrived
+	proxied  map[P]uint64 // joined to slots of other nodes, each with when it arrived
 	counts   Counts
 	peaks    Peaks  // since they were last taken
-	joins uint64 // orders whatever is returned
+	joins    uint64 // orders whatever is returned
 	draining bool
 }
 
@@ -148,7 +148,7 @@ func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
 		gauges:  newGauges(rt.NewGauge),
 		mu:      rt.NewLock("registry"),
 		slots:   make(map[wire.ServerID]*slot[B, P]),
-		proxied:    make(map[P]uint64),
+		proxied: make(map[P]uint64),
 	}
 	r.set(cfg)
 	return r

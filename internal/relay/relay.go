@@ -20,8 +20,8 @@ type Relay struct {
 	metrics *metrics
 
 	registry *Registry[*binary, joiner]
-	shutdown  shutdownState
-	table   connTable
+	shutdown shutdownState
+	table    connTable
 	cluster  cluster
 	gate     gate
 	alarms   alarms

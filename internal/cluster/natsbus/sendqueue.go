@@ -28,13 +28,13 @@ var errDisconnected = errors.New("NATS is away")
 type sendQueue struct {
 	send func(subject string, data []byte) error // may wait
 
-	mu     sync.Mutex // guards all below
-	some   sync.Cond  // something has come, or the end
-	none   chan struct{}
-	items  []queued
-	bytes  []byte // of all items, one behind the other
-	disconnected   bool
-	closed bool
+	mu           sync.Mutex // guards all below
+	some         sync.Cond  // something has come, or the end
+	none         chan struct{}
+	items        []queued
+	bytes        []byte // of all items, one behind the other
+	disconnected bool
+	closed       bool
 }
 
 type queued struct {
