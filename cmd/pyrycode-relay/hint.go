@@ -64,13 +64,24 @@ func (t target) diagnose(err error) (kind string, cause error, hint string) {
 	switch {
 	case errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH):
 		return failUnreachable, cause, "is there a way from here to that address: network, VPN, firewall?"
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET):
+	case closedEarly(err):
 		return failUnreachable, errors.New("it closed the connection without an answer"),
 			"is that the relay's port, does it want TLS, or a PROXY header (--proxy-protocol) first?"
 	case strings.Contains(err.Error(), "malformed HTTP"):
 		return failUnreachable, errors.New("its answer is not HTTP"), "is that the relay's port?"
 	}
 	return failUnreachable, cause, running
+}
+
+// closedEarly reports whether err says that the server closed the connection before
+// it answered. Which error that is depends on how far the request had got.
+func closedEarly(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return strings.Contains(err.Error(), "server closed idle connection") // net/http does not export it
 }
 
 // innermost is err without what the sentence says already: the address, the
