@@ -15,9 +15,13 @@ import (
 
 // pending bounds the connections that have been accepted and have not been
 // upgraded yet, all together and for each address. The relay itself bounds
-// what comes after. So there is a known number of descriptors that the
-// public can use up.
+// the upgraded ones. Those of the private listener, which are never upgraded, have
+// a pending of their own. So the number of descriptors that clients can use up is
+// known.
 type pending struct {
+	reasonFull    string // of a cut for lack of a place
+	reasonAddress string // of a cut because the address has all the places it may have
+
 	mu         sync.Mutex // guards all below
 	room       sync.Cond  // a place was given back
 	max        int
@@ -42,21 +46,32 @@ type waiting struct {
 // sure. It is long enough for a slow network.
 const defaultEvictAfter = 2 * time.Second
 
-// Reasons for which a connection is cut before it was heard.
+// Reasons for which a connection is cut before it is served.
 const (
-	cutAddress = "pending_per_address"
-	cutFull    = "pending"
-	cutProxy   = "untrusted_proxy"
-	cutHeader  = "proxy_header"
+	cutAddress   = "pending_per_address"
+	cutFull      = "pending"
+	cutProxy     = "untrusted_proxy"
+	cutHeader    = "proxy_header"
+	cutOperators = "private"
+)
+
+// Bounds of the connections of the private listener. They come out of spareFiles.
+// Where that listener is public, with a password, anybody can connect to it; a
+// connection that is idle gives way to a new one almost immediately.
+const (
+	operatorConns           = 32
+	operatorConnsPerAddress = 24
+	operatorEvictAfter      = 100 * time.Millisecond
 )
 
 func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
+		reasonFull: cutFull, reasonAddress: cutAddress,
 		evictAfter: defaultEvictAfter,
 		conns:      make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
-			Help: "Connections that were cut before they were upgraded, by reason.",
+			Help: "Connections that were cut before they were upgraded, or at the private listener, by reason.",
 		}, []string{"reason"}),
 	}
 	p.failed = prometheus.NewCounter(prometheus.CounterOpts{
@@ -65,7 +80,7 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 	})
 	p.room.L = &p.mu
 	p.set(cfg)
-	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader} {
+	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutOperators} {
 		p.cut.WithLabelValues(reason)
 	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -77,6 +92,19 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 		return float64(len(p.conns))
 	})
 	return p, errors.Join(reg.Register(p.cut), reg.Register(p.failed), reg.Register(gauge))
+}
+
+// operators returns a pending for the private listener, which counts in the series
+// of p.
+func (p *pending) operators() *pending {
+	q := &pending{
+		reasonFull: cutOperators, reasonAddress: cutOperators,
+		max: operatorConns, maxPer: operatorConnsPerAddress, evictAfter: operatorEvictAfter,
+		conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
+		cut: p.cut, failed: p.failed,
+	}
+	q.room.L = &q.mu
+	return q
 }
 
 // set puts the bounds of cfg into force. Whoever has a place keeps it.
@@ -181,9 +209,9 @@ func (p *pending) close() {
 func (p *pending) state(c net.Conn, s http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
-		if turn, ok := c.(*limitedConn); ok {
-			turn.state(s)
-		}
+	}
+	if l, ok := c.(*limitedConn); ok {
+		l.state(s)
 	}
 	if s == http.StateHijacked || s == http.StateClosed {
 		p.leave(c)
@@ -218,13 +246,13 @@ func (d *limitingListener) Accept() (net.Conn, error) {
 		}
 		in, instead := d.pending.enter(c, at)
 		if instead != nil {
-			d.pending.cut.WithLabelValues(cutFull).Inc()
+			d.pending.cut.WithLabelValues(d.pending.reasonFull).Inc()
 			instead.Close()
 		}
 		if in {
 			return c, nil
 		}
-		d.pending.cut.WithLabelValues(cutAddress).Inc()
+		d.pending.cut.WithLabelValues(d.pending.reasonAddress).Inc()
 		c.Close()
 	}
 }

@@ -222,3 +222,39 @@ func TestTheListenerForChallengesIsBoundedToo(t *testing.T) {
 		}
 	}
 }
+
+// Clients that may connect to the private listener, password or not, can neither
+// keep operators out nor use up the process's descriptors.
+func TestThePrivateListenerServesNewcomersBesidesIdleConnections(t *testing.T) {
+	d := start(t, t.Context(), nil)
+	for i := range 3 * operatorConns {
+		dial := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 5, byte(1+i%4))}}
+		c, err := dial.Dial("tcp", d.private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i%2 == 0 { // idle before its first request, and behind it
+			if _, err := c.Write([]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+				continue // cut for a newer one
+			}
+		}
+	}
+	for range 3 {
+		if status, _, _ := get(t, "http://"+d.private+"/readyz"); status != http.StatusOK {
+			t.Errorf("/readyz: %d; want 200", status)
+		}
+	}
+	d.p.operators.mu.Lock()
+	held := len(d.p.operators.conns)
+	d.p.operators.mu.Unlock()
+	if held > operatorConns {
+		t.Errorf("the private listener holds %d connections; want at most %d", held, operatorConns)
+	}
+	if status, _, _ := get(t, "http://"+d.public+"/healthz"); status != http.StatusOK {
+		t.Errorf("the public listener answers %d", status)
+	}
+	if _, _, m := get(t, "http://"+d.private+"/metrics"); strings.Contains(m, `cut_total{reason="private"} 0`) {
+		t.Error("the connections that gave way are not counted")
+	}
+}

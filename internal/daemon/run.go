@@ -79,14 +79,15 @@ type process struct {
 	listeners []served   // once they are open
 	failed    chan error // of a server whose listener failed
 
-	certs    certificates // nil: no TLS
-	web      *webAccess   // nil: the private listener has no protection of its own
-	http     *http.Server // for ACME challenges; nil: none
-	pending  *pending
-	memory   *memory
-	accounts *consistency
-	page     *status.Page
-	push     *push.Sender
+	certs     certificates // nil: no TLS
+	web       *webAccess   // nil: the private listener has no protection of its own
+	http      *http.Server // for ACME challenges; nil: none
+	pending   *pending
+	operators *pending // of the private listener
+	memory    *memory
+	accounts  *consistency
+	page      *status.Page
+	push      *push.Sender
 }
 
 // Run runs a relay until a signal comes, ctx ends or a listener fails, then
@@ -198,7 +199,9 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 		Metrics: reg, Ready: p.ready.get, Check: p.accounts.err, Peaks: p.relay.TakePeaks,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
+	p.operators = p.pending.operators()
 	p.private = newServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))), p.errorLog("private"))
+	p.private.ConnState = p.operators.state
 	return p, nil
 }
 
@@ -329,7 +332,9 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 		guard                   func(net.Listener) net.Listener
 		serve                   func(net.Listener) error
 	}{
-		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, nil, p.servePrivate},
+		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, func(ln net.Listener) net.Listener {
+			return &limitingListener{ln, p.operators, make(handshakeLimiter, operatorConns)} // it knows how long each is idle, and limits nothing
+		}, p.servePrivate},
 		{SocketPublic, "listen", p.cfg.Listen, p.public, func(ln net.Listener) net.Listener { return p.guard(ln, limiter) }, nil},
 		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.http, func(ln net.Listener) net.Listener { return &limitingListener{Listener: ln, pending: p.pending} }, nil},
 	} {
