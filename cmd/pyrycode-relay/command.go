@@ -102,18 +102,25 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 		}
 		lines = append(lines, c.env.unknown(names(k.Model))...)
 	}
+	if more := len(lines) - maxProblems; more > 0 {
+		lines = append(lines[:maxProblems:maxProblems], fmt.Sprintf("and %d problems more", more))
+	}
 	return name, lines
 }
+
+// maxProblems is how many problems are told: a file of a megabyte may have one in
+// each line, and each is a record of the log.
+const maxProblems = 50
 
 // logFormat is the format in which serve reports problems: the value of
 // --log-format, also where the rest of the command line could not be read.
 func (c *command) logFormat(args []string) string {
 	const option = "log-format"
-	for i, a := range args {
-		if value, ok := strings.CutPrefix(a, "--"+option+"="); ok {
+	for i := len(args) - 1; i >= 0; i-- { // the last one counts
+		if value, ok := strings.CutPrefix(args[i], "--"+option+"="); ok {
 			return value
 		}
-		if a == "--"+option && i+1 < len(args) {
+		if args[i] == "--"+option && i+1 < len(args) {
 			return args[i+1]
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -24,7 +25,7 @@ var version, revision string
 const (
 	done    = 0 // also after a signal
 	failed  = 1
-	refused = 2 // the command line or the configuration
+	refused = 2 // the command line or the configuration; also after SIGQUIT or SIGABRT, as Go programs do
 )
 
 func main() {
@@ -82,7 +83,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return done
 	}
 	if len(problems) > 0 {
-		fmt.Fprintln(stderr, daemon.Complaint(problems))
+		daemon.LogFailure(stderr, "text", problems)
 		return refused
 	}
 	var err error
@@ -106,10 +107,42 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		}
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "pyrycode-relay %s: %v\n", name, err)
+		log := daemon.NewLogWriter(stderr, "text") // it may be a pipe that is full
+		fmt.Fprintf(log, "pyrycode-relay %s: %v\n", name, err)
+		log.Flush(daemon.FlushTime)
 		return failed
 	}
 	return done
+}
+
+// dumpOnQuit ends the process on SIGQUIT and SIGABRT, the watchdog's signal, after it
+// has written to stderr what each goroutine does. Go's runtime does the same, but
+// waits for ever for a pipe that nobody reads.
+func dumpOnQuit(stderr io.Writer) (stop func()) {
+	quit, stopped := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(quit, syscall.SIGQUIT, syscall.SIGABRT)
+	go func() {
+		select {
+		case s := <-quit:
+			dump := make([]byte, 8<<20)
+			dump = dump[:runtime.Stack(dump, true)]
+			written := make(chan struct{})
+			go func() {
+				defer close(written)
+				fmt.Fprintf(stderr, "%v: what each goroutine does\n\n%s\n", s, dump)
+			}()
+			select {
+			case <-written:
+			case <-time.After(daemon.FlushTime):
+			}
+			os.Exit(refused)
+		case <-stopped:
+		}
+	}()
+	return func() {
+		signal.Stop(quit)
+		close(stopped)
+	}
 }
 
 // outlivePipes makes a write to standard output or error fail when its reader has
@@ -125,6 +158,7 @@ func (c *command) serve(ctx context.Context, args, environ, problems []string, b
 		return refused
 	}
 	outlivePipes()
+	defer dumpOnQuit(stderr)()
 	supervisor, err := daemon.FromSystemd()
 	if err != nil {
 		daemon.LogFailure(stderr, format, []string{err.Error()})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -151,6 +152,158 @@ func TestALogThatIsFullDoesNotKeepARelayFromItsEnd(t *testing.T) {
 		if !late.Stop() {
 			t.Errorf("%q did not end while nobody read its log", args)
 		}
+	}
+}
+
+// SIGABRT is what systemd's watchdog sends, to a relay whose log is stuck, too.
+func TestSIGQUITAndSIGABRTEndARelayWhoseLogIsStuck(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGABRT} {
+		for _, stuck := range []bool{false, true} {
+			cmd, log := withLog(t, onFreePorts...)
+			lines := bufio.NewScanner(log)
+			readyLine(t, lines)
+			dumped := make(chan string, 1)
+			if stuck {
+				fill, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/2", cmd.Process.Pid), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+				if err != nil {
+					t.Skip("the log of another process cannot be opened here")
+				}
+				_ = fill.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+				for err == nil {
+					_, err = fill.Write(make([]byte, 4<<10))
+				}
+				fill.Close()
+			} else {
+				go func() { dumped <- rest(lines) }()
+			}
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+			_ = cmd.Wait()
+			if !late.Stop() || cmd.ProcessState.ExitCode() != refused {
+				t.Errorf("after %v with a log that is stuck: %v it ends with %v; want exit %d", sig, stuck, cmd.ProcessState, refused)
+			}
+			if !stuck {
+				if text := <-dumped; !strings.Contains(text, "goroutine 1 [") {
+					t.Errorf("after %v the log does not say what the goroutines do:\n%.500s", sig, text)
+				}
+			}
+		}
+	}
+}
+
+func TestACommandWhoseErrorsNobodyReadsEnds(t *testing.T) {
+	for _, args := range [][]string{{"healthcheck", "--metrics-listen", "127.0.0.1:1"}, {"probe", "--count", "x"}, {"nonsense"}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		_ = w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		for err == nil {
+			_, err = w.Write(make([]byte, 4<<10))
+		}
+		cmd := exec.Command(os.Args[0], args...)
+		cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
+		cmd.Stderr = w
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		if !late.Stop() {
+			t.Errorf("%q did not end", args)
+		}
+	}
+}
+
+// A supervisor's descriptors that cannot be served are refused: otherwise the relay
+// would listen somewhere else.
+func TestDescriptorsThatCannotBeServedAreRefused(t *testing.T) {
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	packets, err := udp.(*net.UDPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packets.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	listens, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listens.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	connected, err := client.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connected.Close()
+	regular, err := os.Create(filepath.Join(t.TempDir(), "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer regular.Close()
+	for _, tt := range []struct {
+		name  string
+		files []*os.File
+		fds   string
+		names string
+		want  string
+	}{
+		{"a UDP socket", []*os.File{packets}, "1", "public", "is no socket that listens for TCP"},
+		{"a connection", []*os.File{connected}, "1", "public", "is no socket that listens for TCP"},
+		{"a file", []*os.File{regular}, "1", "public", "is no socket that listens for TCP"},
+		{"a closed descriptor", []*os.File{listens}, "2", "public:private", "is no socket that listens for TCP"},
+		{"another name", []*os.File{listens}, "1", "web", `is called "web"`},
+		{"no number", []*os.File{listens}, "abc", "public", "LISTEN_FDS=\"abc\": must be a number from 0 to 64"},
+		{"less than none", []*os.File{listens}, "-1", "public", "must be a number from 0 to 64"},
+		{"very many", []*os.File{listens}, "9223372036854775807", "public", "must be a number from 0 to 64"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" serve --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0`, os.Args[0])
+			cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0", "LISTEN_FDS=" + tt.fds, "LISTEN_FDNAMES=" + tt.names}
+			cmd.ExtraFiles = tt.files
+			var said strings.Builder
+			cmd.Stderr = &said
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+			_ = cmd.Wait()
+			late.Stop()
+			if cmd.ProcessState.ExitCode() != refused || !strings.Contains(said.String(), tt.want) {
+				t.Errorf("it ends with %v and says %s\nwant exit %d and %q", cmd.ProcessState, said.String(), refused, tt.want)
+			}
+		})
+	}
+}
+
+func TestTheLastLogFormatCountsAndProblemsAreBounded(t *testing.T) {
+	got := call(t.Context(), nil, "serve", "--log-format", "text", "--log-format", "json", "--grace", "0s")
+	if !strings.Contains(got.stderr, `"msg":"failed"`) {
+		t.Errorf("the last --log-format does not count: %s", got.stderr)
+	}
+	config := filepath.Join(t.TempDir(), "relay.yml")
+	if err := os.WriteFile(config, []byte(strings.Repeat("nonsense: 1\n", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got = call(t.Context(), nil, "serve", "--config", config)
+	if n := strings.Count(got.stderr, "\n"); n > maxProblems+5 || !strings.Contains(got.stderr, "problems more") {
+		t.Errorf("%d lines for a file with 1000 mistakes:\n%s", n, got.stderr[max(0, len(got.stderr)-300):])
 	}
 }
 

@@ -241,3 +241,19 @@ func TestCapsFitTheOpenFiles(t *testing.T) {
 		}
 	}
 }
+
+func TestALinkToNothingIsNoDirectoryThatCanBeMade(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(filepath.Join(dir, "nothing"), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{link, filepath.Join(link, "below")} {
+		if rule, _ := checkOwnDir(name); !strings.Contains(rule, "symbolic link to nothing") {
+			t.Errorf("%s: %q; want it refused as a link to nothing", name, rule)
+		}
+	}
+	if rule, _ := checkOwnDir(filepath.Join(dir, "new", "below")); rule != "" {
+		t.Errorf("a directory that can be made: %q", rule)
+	}
+}

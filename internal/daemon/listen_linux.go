@@ -2,10 +2,26 @@ package daemon
 
 import (
 	"fmt"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// isListening reports whether f is a socket that listens.
+func isListening(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	on := 0
+	if cerr := raw.Control(func(fd uintptr) {
+		on, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	}); cerr != nil || err != nil {
+		return false
+	}
+	return on != 0
+}
 
 // tuneSocket sets TCP_USER_TIMEOUT on a listening socket, from which those
 // it accepts inherit it.

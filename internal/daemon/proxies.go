@@ -108,6 +108,9 @@ func (ps proxies) client(req *http.Request) netip.Addr {
 			} else {
 				more = false
 			}
+			if strings.Trim(hop, " \t") == "" {
+				continue // an empty element of a list means nothing (RFC 9110, section 5.6.1)
+			}
 			a, ok := parseHop(hop)
 			if !ok {
 				return at // the proxy at this address knows no better

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,22 +44,22 @@ type Supervisor struct {
 // variables out, so that no child believes them its own.
 func FromSystemd() (Supervisor, error) {
 	s := Supervisor{Listeners: make(map[string][]net.Listener)}
-	named, err := activation.ListenersWithNames()
+	files, err := handedOver()
 	if err != nil {
-		return s, fmt.Errorf("sockets of the supervisor: %w", err)
+		return s, err
 	}
 	valid := []string{SocketPublic, SocketPrivate, SocketHTTP}
-	for name, lns := range named {
-		if !slices.Contains(valid, name) {
-			return s, fmt.Errorf("the supervisor hands over a socket that is called %q: FileDescriptorName= must be one of %s", name, strings.Join(valid, ", "))
+	for _, f := range files {
+		defer f.Close() // a listener has a copy
+		if !slices.Contains(valid, f.Name()) {
+			return s, fmt.Errorf("the supervisor hands over a socket that is called %q: FileDescriptorName= must be one of %s", f.Name(), strings.Join(valid, ", "))
 		}
-		for _, ln := range lns {
-			tcp, ok := ln.(*net.TCPListener)
-			if !ok {
-				return s, fmt.Errorf("the supervisor hands over a socket called %q that does not listen for TCP: ListenStream= must be host:port, or a port", name)
-			}
-			s.Listeners[name] = append(s.Listeners[name], adopted{tcp})
+		ln, err := net.FileListener(f)
+		tcp, ok := ln.(*net.TCPListener)
+		if err != nil || !ok || !isListening(f) {
+			return s, fmt.Errorf("the supervisor hands over a descriptor called %q that is no socket that listens for TCP: ListenStream= must be host:port, or a port, with Accept=no", f.Name())
 		}
+		s.Listeners[f.Name()] = append(s.Listeners[f.Name()], adopted{tcp})
 	}
 	if s.Watchdog, err = systemd.SdWatchdogEnabled(true); err != nil {
 		return s, fmt.Errorf("watchdog of the supervisor: %w", err)
@@ -67,6 +68,23 @@ func FromSystemd() (Supervisor, error) {
 		_, _ = systemd.SdNotify(false, state) // without a supervisor there is nothing to do
 	})
 	return s, nil
+}
+
+// maxHandedOver is how many descriptors a supervisor may hand over.
+const maxHandedOver = 64
+
+// handedOver returns the descriptors that the supervisor has handed over, by the
+// protocol of sd_listen_fds(3). It returns an error for values of its variables
+// that the library would ignore, or believe.
+func handedOver() ([]*os.File, error) {
+	if pid, err := strconv.Atoi(os.Getenv("LISTEN_PID")); err != nil || pid != os.Getpid() {
+		return nil, nil // not for this process
+	}
+	value := os.Getenv("LISTEN_FDS")
+	if n, err := strconv.Atoi(value); err != nil || n < 0 || n > maxHandedOver {
+		return nil, fmt.Errorf("the supervisor says LISTEN_FDS=%.40q: must be a number from 0 to %d", value, maxHandedOver)
+	}
+	return activation.Files(true), nil
 }
 
 // notifyQueue is how many states may wait for a supervisor that does not take

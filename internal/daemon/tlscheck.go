@@ -157,6 +157,9 @@ func checkOwnDir(dir string) (rule, fix string) {
 // checkCanMake looks at the nearest directory above dir that exists: this
 // user must be able to make a directory in it.
 func checkCanMake(dir string) (rule, fix string) {
+	if _, err := os.Lstat(dir); err == nil {
+		return fmt.Sprintf("must be a directory or one that can be made, and %s is a symbolic link to nothing", dir), "make what the link names, or take the link away"
+	}
 	above := filepath.Dir(filepath.Clean(dir))
 	info, err := os.Stat(above)
 	if errors.Is(err, fs.ErrNotExist) && above != filepath.Dir(above) {
