@@ -81,6 +81,9 @@ func handedOver() ([]*os.File, error) {
 		return nil, nil // not for this process
 	}
 	value := os.Getenv("LISTEN_FDS")
+	if value == "" {
+		return nil, nil
+	}
 	if n, err := strconv.Atoi(value); err != nil || n < 0 || n > maxHandedOver {
 		return nil, fmt.Errorf("the supervisor says LISTEN_FDS=%.40q: must be a number from 0 to %d", value, maxHandedOver)
 	}
