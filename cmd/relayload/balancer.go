@@ -25,11 +25,11 @@ type balancer struct {
 	tasks sync.WaitGroup
 
 	mu     sync.Mutex // guards all below
-	relays []*balanced
+	relays []*balancedRelay
 }
 
-// balanced is one relay of a balancer.
-type balanced struct {
+// balancedRelay is one relay of a balancer.
+type balancedRelay struct {
 	addr, private string
 	failures      int // in a row
 }
@@ -48,19 +48,19 @@ func newBalancer(ln net.Listener, every time.Duration) *balancer {
 
 // add puts a relay in.
 func (b *balancer) add(addr, private string) {
-	r := &balanced{addr: addr, private: private}
+	r := &balancedRelay{addr: addr, private: private}
 	b.mu.Lock()
 	b.relays = append(b.relays, r)
 	b.mu.Unlock()
-	b.tasks.Go(func() { b.ask(r) })
+	b.tasks.Go(func() { b.checkReady(r) })
 }
 
 // checkTimeout is how long a relay may take to answer. An answer that is late on a
 // busy machine does not take a relay out.
 const checkTimeout = 5 * time.Second
 
-// ask asks r's /readyz until r's process has ended.
-func (b *balancer) ask(r *balanced) {
+// checkReady asks r's /readyz until r's process has ended.
+func (b *balancer) checkReady(r *balancedRelay) {
 	client := &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	for wait(b.ctx, b.every); b.ctx.Err() == nil; wait(b.ctx, b.every) {
 		resp, err := client.Get("http://" + r.private + "/readyz")
@@ -82,10 +82,10 @@ func (b *balancer) ask(r *balanced) {
 }
 
 // remove takes r out for good.
-func (b *balancer) remove(r *balanced) {
+func (b *balancer) remove(r *balancedRelay) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.relays = slices.DeleteFunc(b.relays, func(other *balanced) bool { return other == r })
+	b.relays = slices.DeleteFunc(b.relays, func(other *balancedRelay) bool { return other == r })
 }
 
 // pick returns the relay that gets the next connection, "" if none is ready.

@@ -13,14 +13,14 @@ import (
 )
 
 type benchCommand struct {
-	Relay  string        `default:"" help:"The relay's program; the one beside this by default."`
-	Before string        `placeholder:"PROGRAM" help:"Another build of the relay, to compare with."`
-	Rounds int           `default:"5" help:"Rounds; what is compared takes turns in each. Medians are printed."`
-	For    time.Duration `default:"1s" help:"How long each turn is."`
-	Only   string        `default:"" placeholder:"REGEXP" help:"Rows to run, by name: ${rows}."`
-	Conns  int           `default:"10000" help:"Connections of the rows about many."`
-	Beat   time.Duration `default:"33s" help:"How long heartbeats are watched; one comes every 30s."`
-	JSON   bool          `name:"json" help:"Print JSON, not a table."`
+	Relay   string        `default:"" help:"The relay's program; the one beside this by default."`
+	Before  string        `placeholder:"PROGRAM" help:"Another build of the relay, to compare with."`
+	Rounds  int           `default:"5" help:"Rounds; what is compared takes turns in each. Medians are printed."`
+	For     time.Duration `default:"1s" help:"How long each turn is."`
+	Only    string        `default:"" placeholder:"REGEXP" help:"Rows to run, by name: ${rows}."`
+	Conns   int           `default:"10000" help:"Connections of the rows about many."`
+	IdleFor time.Duration `name:"beat" default:"33s" help:"How long heartbeats are watched; one comes every 30s."`
+	JSON    bool          `name:"json" help:"Print JSON, not a table."`
 }
 
 // work is one row about traffic, with what issue 5 asks of the relay. 0: nothing.
@@ -73,7 +73,7 @@ func (c *benchCommand) Run(e *env) error {
 		return usagef("--only: %v", err)
 	case !slices.ContainsFunc(benchRows(), only.MatchString):
 		return usagef("--only %q: there is no such row; there are %s", c.Only, strings.Join(benchRows(), ", "))
-	case c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute || c.Conns < 100 || c.Beat < time.Second || c.Beat > maxRun:
+	case c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute || c.Conns < 100 || c.IdleFor < time.Second || c.IdleFor > maxRun:
 		return usagef("--rounds must be 1 or more, --for from 100ms to 1m, --conns 100 or more, --beat 1s or more")
 	}
 	if err := enoughFiles(c.Conns*9/5 + 1000); err != nil {
@@ -93,7 +93,7 @@ func (c *benchCommand) Run(e *env) error {
 	}
 	runtime.GOMAXPROCS(1) // one processor for each: the relay, and the generator
 
-	b := &contest{env: e, benchCommand: c, me: me, report: newBenchReport(e.ctx, c.Relay)}
+	b := &benchRun{env: e, benchCommand: c, me: me, report: newBenchReport(e.ctx, c.Relay)}
 	defer b.end()
 	type row struct {
 		name string
@@ -116,5 +116,5 @@ func (c *benchCommand) Run(e *env) error {
 		}
 	}
 	b.report.judge()
-	return errors.Join(e.print(c.JSON, b.report), broken)
+	return errors.Join(e.printReport(c.JSON, b.report), broken)
 }

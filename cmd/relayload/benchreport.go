@@ -14,14 +14,14 @@ import (
 // benchRow is one contestant in one row: the median of each figure, and all.
 type benchRow struct {
 	Work        string   `json:"work,omitempty"`
-	Contestant  string   `json:"contestant"`
+	Candidate   string   `json:"contestant"`
 	Connections int      `json:"connections,omitempty"`
 	Median      sample   `json:"median"`
 	Rounds      []sample `json:"rounds"`
 }
 
-func newBenchRow(work, who string, rounds []sample) *benchRow {
-	return &benchRow{Work: work, Contestant: who, Median: medianSample(rounds), Rounds: rounds}
+func newBenchRow(work, candidate string, rounds []sample) *benchRow {
+	return &benchRow{Work: work, Candidate: candidate, Median: medianSample(rounds), Rounds: rounds}
 }
 
 type benchReport struct {
@@ -37,8 +37,8 @@ type benchReport struct {
 }
 
 type idleEntry struct {
-	Contestant string `json:"contestant"`
-	TLS        bool   `json:"tls"`
+	Candidate string `json:"contestant"`
+	TLS       bool   `json:"tls"`
 	*idleReport
 }
 
@@ -105,10 +105,10 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// find is a contestant in a row, nil if it was not in it.
-func find(rows []*benchRow, work, contestant string) *benchRow {
+// findRow is a contestant in a row, nil if it was not in it.
+func findRow(rows []*benchRow, work, candidate string) *benchRow {
 	for _, row := range rows {
-		if row.Work == work && row.Contestant == contestant {
+		if row.Work == work && row.Candidate == candidate {
 			return row
 		}
 	}
@@ -120,12 +120,12 @@ type ratio struct{ median, least, most float64 }
 
 func (r ratio) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", r.median, r.least, r.most) }
 
-// times is how much r carries of what base carries, per second of its own
+// ratiosTo is how much r carries of what base carries, per second of its own
 // processor time and by the clock. The first is what a contestant costs. On
 // a machine with other work, or with the generator on the same processors,
 // none has a processor for itself, and the clock measures who else was
 // there; with a processor of its own, fully used, both agree.
-func (r *benchRow) times(base *benchRow) (processor, clock ratio) {
+func (r *benchRow) ratiosTo(base *benchRow) (processor, clock ratio) {
 	of := func(f func(own, base sample) float64) ratio {
 		v := make([]float64, len(r.Rounds))
 		for i := range v {
@@ -148,15 +148,15 @@ func (r *benchReport) judge() {
 		r.Goals = append(r.Goals, goal{What: what, Bound: bound, Most: true, Stretch: stretch, Got: got})
 	}
 	for _, w := range works {
-		own, base, splice := find(r.Rows, w.Name, "relay"), find(r.Rows, w.Name, "baseline"), find(r.Rows, w.Name, "splice")
+		own, base, splice := findRow(r.Rows, w.Name, "relay"), findRow(r.Rows, w.Name, "baseline"), findRow(r.Rows, w.Name, "splice")
 		if own == nil {
 			continue
 		}
-		cpu, clock := own.times(base)
+		cpu, clock := own.ratiosTo(base)
 		least(w.Name+", × the baseline", w.baseline, false, cpu, clock)
 		least(w.Name+", × the baseline", w.baselineStretch, true, cpu, clock)
 		if splice != nil {
-			cpu, clock := own.times(splice)
+			cpu, clock := own.ratiosTo(splice)
 			least(w.Name+", × the splice", w.spliceStretch, true, cpu, clock)
 		}
 		if w.p99 > 0 {
@@ -164,7 +164,7 @@ func (r *benchReport) judge() {
 		}
 	}
 	for _, i := range r.Idle {
-		if i.Contestant == "relay" && !i.TLS {
+		if i.Candidate == "relay" && !i.TLS {
 			most("idle, KB per connection", 9, false, i.RSS/1000)
 			most("idle, KB per connection", 5, true, i.RSS/1000)
 			most("idle, goroutines per connection", 1.005, false, i.Goroutines)

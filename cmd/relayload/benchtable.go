@@ -6,7 +6,7 @@ import (
 )
 
 // contestants in the order in which the table has them.
-var contestantOrder = []string{"baseline", "splice", "before", "relay"}
+var candidateOrder = []string{"baseline", "splice", "before", "relay"}
 
 func (r *benchReport) table(w io.Writer) {
 	fmt.Fprintf(w, "%s; %s; %d processors, one for the relay and one for this program\n", r.Date, r.Relay, r.Cores)
@@ -17,7 +17,7 @@ func (r *benchReport) table(w io.Writer) {
 		r.flood(w)
 	}
 	for _, i := range r.Idle {
-		fmt.Fprintf(w, "\n%s%s, ", i.Contestant, map[bool]string{true: " with TLS"}[i.TLS])
+		fmt.Fprintf(w, "\n%s%s, ", i.Candidate, map[bool]string{true: " with TLS"}[i.TLS])
 		i.table(w)
 	}
 	if len(r.Among) > 0 {
@@ -32,7 +32,7 @@ func (r *benchReport) table(w io.Writer) {
 		for _, row := range r.Busy {
 			s := row.Median
 			fmt.Fprintf(w, "  %6d connections %-9s %10.0f frames per second %8.2f µs CPU per frame\n",
-				row.Connections, row.Contestant, s.PerSecond, s.CPUPerFrame)
+				row.Connections, row.Candidate, s.PerSecond, s.CPUPerFrame)
 		}
 	}
 	r.goals(w)
@@ -43,17 +43,17 @@ func (r *benchReport) traffic(w io.Writer) {
 	fmt.Fprintf(w, "\n%-29s %-9s %12s %10s %5s %5s %8s %8s   %-19s %-19s\n",
 		"frames forwarded: medians", "", "per CPU s", "per second", "CPU", "gen.", "p50 µs", "p99 µs", "× baseline by CPU", "by the clock")
 	for _, wk := range works {
-		base := find(r.Rows, wk.Name, "baseline")
-		for _, who := range contestantOrder {
-			row := find(r.Rows, wk.Name, who)
+		base := findRow(r.Rows, wk.Name, "baseline")
+		for _, candidate := range candidateOrder {
+			row := findRow(r.Rows, wk.Name, candidate)
 			if row == nil {
 				continue
 			}
 			s := row.Median
-			fmt.Fprintf(w, "%-29s %-9s %12.0f %10.0f %5.2f %5.2f %8s %8s", wk.describe(), who,
+			fmt.Fprintf(w, "%-29s %-9s %12.0f %10.0f %5.2f %5.2f %8s %8s", wk.describe(), candidate,
 				1e6/s.CPUPerFrame, s.PerSecond, s.CPU, s.GeneratorCPU, micros(s.P50), micros(s.P99))
-			if who != "baseline" {
-				cpu, clock := row.times(base)
+			if candidate != "baseline" {
+				cpu, clock := row.ratiosTo(base)
 				fmt.Fprintf(w, "   %-19s %-19s", cpu, clock)
 			}
 			fmt.Fprintln(w)
@@ -81,7 +81,7 @@ func (r *benchReport) flood(w io.Writer) {
 	fmt.Fprintf(w, "  %-9s %-7s %14s %10s %10s %16s\n", "", "", "round trips/s", "p50 µs", "p99 µs", "the flooder's/s")
 	for _, row := range r.Flood {
 		s := row.Median
-		fmt.Fprintf(w, "  %-9s %-7s %14.0f %10.0f %10.0f %16s\n", row.Contestant, row.Work, s.PerSecond/2, s.P50, s.P99, micros(s.FloodPerSecond))
+		fmt.Fprintf(w, "  %-9s %-7s %14.0f %10.0f %10.0f %16s\n", row.Candidate, row.Work, s.PerSecond/2, s.P50, s.P99, micros(s.FloodPerSecond))
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// caller is the end of a binary.
-type caller struct {
+// loadBinary is the end of a binary.
+type loadBinary struct {
 	*peer
 	phones []*phone
 	mu     sync.Mutex
@@ -18,7 +18,7 @@ type caller struct {
 // echo is the binary's reader: it sends every envelope back as it came,
 // which makes it one for the phone, and tells by the first of each phone
 // which conn-id it has.
-func (b *caller) echo() error {
+func (b *loadBinary) echo() error {
 	var out []byte
 	for {
 		payload, ok, err := b.take()
@@ -26,14 +26,14 @@ func (b *caller) echo() error {
 			return err
 		}
 		if ok {
-			id, frame, err := open(payload)
+			id, frame, err := parseEnvelope(payload)
 			if err != nil {
 				return err
 			}
 			if frame == nil {
 				continue // a close notice
 			}
-			if err := b.learn(id, frame); err != nil {
+			if err := b.recordConnID(id, frame); err != nil {
 				return err
 			}
 			out = appendMasked(out, opText, payload)
@@ -54,8 +54,8 @@ func (b *caller) echo() error {
 	}
 }
 
-// learn notes who has which conn-id, from a phone's frame number 0.
-func (b *caller) learn(id, frame []byte) error {
+// recordConnID notes who has which conn-id, from a phone's frame number 0.
+func (b *loadBinary) recordConnID(id, frame []byte) error {
 	if len(frame) < minFrame {
 		return fmt.Errorf("wrong frame: %s", excerpt(frame, 0))
 	}
@@ -86,14 +86,14 @@ func (ph *phone) appendNext(b []byte) []byte {
 // sendAtOnce is how many bytes a fan-out's sender writes in one call.
 const sendAtOnce = 32 << 10
 
-// spread is the sender of a fan-out: round and round the phones, one frame
+// fanOut is the sender of a fan-out: round and round the phones, one frame
 // each, as long as not more than flight of a phone's are under way.
-func (b *caller) spread(c *crowd) error {
+func (b *loadBinary) fanOut(fl *fleet) error {
 	var out, envelope []byte
-	for !c.stop.Load() {
+	for !fl.stop.Load() {
 		sent := false
 		for _, ph := range b.phones {
-			if ph.sent-ph.taken.Load() >= uint64(c.flight) {
+			if ph.sent-ph.taken.Load() >= uint64(fl.flight) {
 				continue
 			}
 			envelope = ph.appendNext(envelope[:0])
@@ -111,7 +111,7 @@ func (b *caller) spread(c *crowd) error {
 		}
 		if !sent {
 			select {
-			case <-c.room:
+			case <-fl.room:
 			case <-time.After(10 * time.Millisecond): // room may have come before
 			}
 		}

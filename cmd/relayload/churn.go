@@ -42,42 +42,42 @@ func (c *churnCommand) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	crowd := &crowd{shape: shape{size: minFrame, flight: 1}, to: t}
+	fl := &fleet{shape: shape{size: minFrame, flight: 1}, to: t}
 	var late latencies
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	from := crowd.snapshot(c.PID)
+	from := fl.snapshot(c.PID)
 	end := time.Now().Add(c.For)
 	for i := range c.Workers {
 		server := fmt.Sprintf("churn-%d-%d", self, i)
 		p, err := t.dial("/v1/server", server)
 		if err != nil {
-			crowd.fail(err)
+			fl.fail(err)
 			break
 		}
-		b := &caller{peer: p, ids: make(map[int]string)}
-		crowd.binaries = append(crowd.binaries, b)
-		go func() { crowd.ended("binary", i, b.echo()) }()
+		b := &loadBinary{peer: p, ids: make(map[int]string)}
+		fl.binaries = append(fl.binaries, b)
+		go func() { fl.ended("binary", i, b.echo()) }()
 		wg.Go(func() {
-			for time.Now().Before(end) && e.ctx.Err() == nil && crowd.failed() == nil {
+			for time.Now().Before(end) && e.ctx.Err() == nil && fl.failed() == nil {
 				start := time.Now()
-				ph, err := crowd.phone(server, i)
+				ph, err := fl.phone(server, i)
 				if err != nil {
-					crowd.fail(err)
+					fl.fail(err)
 					return
 				}
 				mu.Lock()
 				late.add(time.Since(start))
-				e.tell.say("churn: %d phones", late.n)
+				e.progress.show("churn: %d phones", late.n)
 				mu.Unlock()
 				ph.bye()
 			}
 		})
 	}
 	wg.Wait()
-	to := crowd.snapshot(c.PID)
-	crowd.leave()
-	if err := crowd.failed(); err != nil {
+	to := fl.snapshot(c.PID)
+	fl.close()
+	if err := fl.failed(); err != nil {
 		return hint(err)
 	}
 	if e.ctx.Err() != nil {
@@ -87,5 +87,5 @@ func (c *churnCommand) Run(e *env) error {
 		P50: float64(late.quantile(.5)) / 1e3, P99: float64(late.quantile(.99)) / 1e3}
 	r.PerSecond = float64(r.Phones) / r.Seconds
 	r.CPUEach = (to.relay - from.relay).Seconds() * 1e6 / float64(max(r.Phones, 1))
-	return e.print(c.JSON, r)
+	return e.printReport(c.JSON, r)
 }

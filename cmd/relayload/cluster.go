@@ -13,8 +13,8 @@ import (
 )
 
 type clusterCommand struct {
-	Battery clusterBattery `cmd:"" help:"Three relays, clients, and a nemesis that kills, freezes and partitions: does anything overlap, is all served again in time?"`
-	Figures clusterFigures `cmd:"" help:"Three relays and one alone: what a hop costs, how fast ids are claimed, how long after each fault all is served again (docs/cluster.md)."`
+	FaultTest clusterFaultTest `cmd:"" name:"battery" help:"Three relays, clients, and a nemesis that kills, freezes and partitions: does anything overlap, is all served again in time?"`
+	Benchmark clusterBenchmark `cmd:"" name:"figures" help:"Three relays and one alone: what a hop costs, how fast ids are claimed, how long after each fault all is served again (docs/cluster.md)."`
 }
 
 // clusterFlags are those of all commands about a cluster.
@@ -24,7 +24,7 @@ type clusterFlags struct {
 	JSON  bool   `name:"json" help:"Print JSON, not a table."`
 }
 
-type clusterBattery struct {
+type clusterFaultTest struct {
 	clusterFlags
 	For   time.Duration `default:"30m" help:"How long the nemesis is at work; the last fault is mended and waited for beyond that."`
 	IDs   int           `name:"ids" default:"40" help:"Server-ids; each has two binaries that want it and three phones."`
@@ -44,7 +44,7 @@ func knownFaults(names []string) error {
 }
 
 // Run is called by kong.
-func (c *clusterBattery) Run(e *env) error {
+func (c *clusterFaultTest) Run(e *env) error {
 	if len(c.Kinds) == 0 {
 		c.Kinds = faultNames()
 	}
@@ -68,33 +68,33 @@ func (c *clusterBattery) Run(e *env) error {
 		return err
 	}
 	defer t.end()
-	fl := launch(e.ctx, t, c.IDs, c.Move, c.Seed)
-	defer fl.end()
-	r := &batteryReport{Seed: c.Seed, IDs: c.IDs}
-	if err := fl.servedSince(e.ctx, 0); err != nil {
+	cc := startClients(e.ctx, t, c.IDs, c.Move, c.Seed)
+	defer cc.end()
+	r := &faultTestReport{Seed: c.Seed, IDs: c.IDs}
+	if err := cc.servedSince(e.ctx, 0); err != nil {
 		return err
 	}
 	r.Begun = clockNow()
-	r.add(fl.nemesis(e, c, r.Begun))
-	fl.quiet.Store(true)
+	r.add(cc.injectFaults(e, c, r.Begun))
+	cc.paused.Store(true)
 	if len(r.Wrong) == 0 {
-		if err := fl.servedSince(e.ctx, clockNow()); err != nil {
+		if err := cc.servedSince(e.ctx, clockNow()); err != nil {
 			r.add(nil, err)
 		}
 	}
 	r.Ended = clockNow()
-	fl.end()
-	r.judge(fl)
+	cc.end()
+	r.judge(cc)
 	picture := filepath.Join(c.Out, "lanes.svg")
-	if err := os.WriteFile(picture, r.svg(fl), 0o644); err != nil {
+	if err := os.WriteFile(picture, r.svg(cc), 0o644); err != nil {
 		return err
 	}
-	if len(r.stories) > 0 {
-		if err := os.WriteFile(filepath.Join(c.Out, "stories.txt"), r.stories, 0o644); err != nil {
+	if len(r.longGaps) > 0 {
+		if err := os.WriteFile(filepath.Join(c.Out, "stories.txt"), r.longGaps, 0o644); err != nil {
 			return err
 		}
 	}
-	if err := e.print(c.JSON, r); err != nil {
+	if err := e.printReport(c.JSON, r); err != nil {
 		return err
 	}
 	if n := len(r.Wrong) + r.More; n > 0 {
@@ -103,15 +103,15 @@ func (c *clusterBattery) Run(e *env) error {
 	return nil
 }
 
-// nemesis inflicts one fault after the other.
-func (fl *fleet) nemesis(e *env, c *clusterBattery, begun int64) (faults []*fault, err error) {
+// injectFaults inflicts one fault after the other.
+func (cc *clusterClients) injectFaults(e *env, c *clusterFaultTest, begun int64) (faults []*fault, err error) {
 	rng := rand.New(rand.NewPCG(c.Seed, 1<<32))
 	end := begun + int64(c.For)
 	for round := 0; clockNow() < end; round++ {
 		wait(e.ctx, min(between(rng, 2*time.Second, 5*time.Second), time.Duration(max(0, end-clockNow()))))
 		k := kindOf(c.Kinds[round%len(c.Kinds)])
-		e.tell.say("%.0f of %.0f s: %s; %d ids were given up", float64(clockNow()-begun)/1e9, c.For.Seconds(), k.name, fl.given.Load())
-		f, err := fl.inflict(e.ctx, k, rng)
+		e.progress.show("%.0f of %.0f s: %s; %d ids were given up", float64(clockNow()-begun)/1e9, c.For.Seconds(), k.name, cc.giveUps.Load())
+		f, err := cc.inflict(e.ctx, k, rng)
 		faults = append(faults, f)
 		if err != nil {
 			return faults, err
@@ -120,8 +120,8 @@ func (fl *fleet) nemesis(e *env, c *clusterBattery, begun int64) (faults []*faul
 	return faults, e.ctx.Err()
 }
 
-// batteryReport is what a battery showed.
-type batteryReport struct {
+// faultTestReport is what a battery showed.
+type faultTestReport struct {
 	Seed      uint64      `json:"seed"`
 	IDs       int         `json:"ids"`
 	Begun     int64       `json:"begun_ns"`
@@ -129,7 +129,7 @@ type batteryReport struct {
 	Faults    []*fault    `json:"faults"`
 	Rows      []*faultRow `json:"kinds"`
 	Handovers int         `json:"handovers"`
-	Elsewhere int         `json:"handovers_to_another_relay"`
+	ToAnother int         `json:"handovers_to_another_relay"`
 	Proofs    int         `json:"proofs"` // frames that prove who served
 	Refused   int         `json:"claims_refused_4409"`
 	Unknown   int         `json:"claims_unanswered_or_503"`
@@ -137,7 +137,7 @@ type batteryReport struct {
 	Wrong     []string    `json:"wrong"` // the first
 	More      int         `json:"more_wrong"`
 
-	stories []byte // what was tried while it took too long
+	longGaps []byte // what was tried while it took too long
 }
 
 // faultRow is how long it took to be served again after one kind of fault.
@@ -148,14 +148,14 @@ type faultRow struct {
 	Phones []float64 `json:"phones_seconds"` // of each phone that had to move though its binary had not
 }
 
-func (r *batteryReport) add(faults []*fault, err error) {
+func (r *faultTestReport) add(faults []*fault, err error) {
 	r.Faults = append(r.Faults, faults...)
 	if err != nil {
 		r.wrong("%v", err)
 	}
 }
 
-func (r *batteryReport) wrong(format string, a ...any) {
+func (r *faultTestReport) wrong(format string, a ...any) {
 	if len(r.Wrong) >= 20 {
 		r.More++
 		return
@@ -164,7 +164,7 @@ func (r *batteryReport) wrong(format string, a ...any) {
 }
 
 // judge looks at all lanes.
-func (r *batteryReport) judge(fl *fleet) {
+func (r *faultTestReport) judge(cc *clusterClients) {
 	rows := make(map[string]*faultRow)
 	for _, k := range faultKinds {
 		row := &faultRow{Kind: k.name}
@@ -177,73 +177,73 @@ func (r *batteryReport) judge(fl *fleet) {
 			r.Rows = append(r.Rows, row)
 		}
 	}
-	for _, l := range fl.lanes {
-		n, elsewhere := handovers(l.holdings)
-		r.Handovers, r.Elsewhere = r.Handovers+n, r.Elsewhere+elsewhere
-		r.Refused, r.Unknown = r.Refused+len(l.refused), r.Unknown+len(l.failed)
-		for _, h := range l.holdings {
+	for _, sid := range cc.ids {
+		n, toAnother := handovers(sid.holdings)
+		r.Handovers, r.ToAnother = r.Handovers+n, r.ToAnother+toAnother
+		r.Refused, r.Unknown = r.Refused+len(sid.refused), r.Unknown+len(sid.failed)
+		for _, h := range sid.holdings {
 			r.Proofs += h.proofs
 		}
-		for _, o := range overlaps(l.id, l.holdings) {
+		for _, o := range overlaps(sid.id, sid.holdings) {
 			r.Overlaps = append(r.Overlaps, o)
 			r.wrong("overlap: %s was served by binary %d at %s and by binary %d at %s, for %.3f s from %.1f s on",
-				o.Lane, o.First, fl.trio.members[o.a.node].name, o.Second, fl.trio.members[o.b.node].name, float64(o.To-o.From)/1e9, float64(o.From)/1e9)
+				o.ServerID, o.First, cc.trio.members[o.a.node].name, o.Second, cc.trio.members[o.b.node].name, float64(o.To-o.From)/1e9, float64(o.From)/1e9)
 		}
-		if n := spurious(l.refused, l.holdings); n > 0 {
-			r.wrong("%s: %d claims were answered 4409 while nobody held the id", l.id, n)
+		if n := spurious(sid.refused, sid.holdings); n > 0 {
+			r.wrong("%s: %d claims were answered 4409 while nobody held the id", sid.id, n)
 		}
-		for _, s := range l.strange {
+		for _, s := range sid.violations {
 			r.wrong("%s", s)
 		}
-		for _, g := range l.gaps {
-			f, t := g.weigh(r.Faults)
+		for _, g := range sid.gaps {
+			f, t := g.judge(r.Faults)
 			what := "while nothing had failed"
 			if f != nil {
-				what = "after " + f.Kind + " of " + fl.trio.members[f.Victim].name
+				what = "after " + f.Kind + " of " + cc.trio.members[f.Victim].name
 				switch row := rows[f.Kind]; {
 				case t.phones:
 					row.Phones = append(row.Phones, t.d.Seconds())
-				case g.who == lanePhones:
+				case g.phone == phonesPerID:
 					row.IDs = append(row.IDs, t.d.Seconds())
 				}
 			}
 			if t.d > t.most {
-				r.wrong("%s: %s: %s; at most %s %s", l.id, g, t.d.Round(time.Millisecond), t.most, what)
-				r.story(l, g)
+				r.wrong("%s: %s: %s; at most %s %s", sid.id, g, t.d.Round(time.Millisecond), t.most, what)
+				r.describeGap(sid, g)
 			}
 		}
 	}
 }
 
-// story tells of a gap that was too long what its binaries tried meanwhile.
-func (r *batteryReport) story(l *lane, g gap) {
+// describeGap tells of a gap that was too long what its binaries tried meanwhile.
+func (r *faultTestReport) describeGap(sid *serverID, g gap) {
 	type event struct {
 		at   int64
 		what string
 	}
 	var all []event
-	for _, a := range l.failed {
-		all = append(all, event{a.dialled, fmt.Sprintf("claim at %d fails after %.3f s: %v", a.node+1, float64(a.over-a.dialled)/1e9, a.err)})
+	for _, a := range sid.failed {
+		all = append(all, event{a.dialled, fmt.Sprintf("claim at %d fails after %.3f s: %v", a.node+1, float64(a.ended-a.dialled)/1e9, a.err)})
 	}
-	for _, h := range l.holdings {
-		all = append(all, event{h.dialled, fmt.Sprintf("binary %d at %d is upgraded, ends at %.3f with %d; given up: %v, silent: %v; %d frames", h.number, h.node+1, float64(h.over)/1e9, h.code, h.moved.Load(), h.silent.Load(), h.proofs)})
+	for _, h := range sid.holdings {
+		all = append(all, event{h.dialled, fmt.Sprintf("binary %d at %d is upgraded, ends at %.3f with %d; given up: %v, silent: %v; %d frames", h.number, h.node+1, float64(h.ended)/1e9, h.code, h.givenUp.Load(), h.silent.Load(), h.proofs)})
 	}
 	slices.SortFunc(all, func(a, b event) int { return cmp.Compare(a.at, b.at) })
-	r.stories = fmt.Appendf(r.stories, "%s: %s\n", l.id, g)
+	r.longGaps = fmt.Appendf(r.longGaps, "%s: %s\n", sid.id, g)
 	for _, e := range all {
 		if e.at > g.from-int64(30*time.Second) && e.at < g.to {
-			r.stories = fmt.Appendf(r.stories, "  %.3f %s\n", float64(e.at)/1e9, e.what)
+			r.longGaps = fmt.Appendf(r.longGaps, "  %.3f %s\n", float64(e.at)/1e9, e.what)
 		}
 	}
 }
 
-func (r *batteryReport) table(w io.Writer) {
+func (r *faultTestReport) table(w io.Writer) {
 	fmt.Fprintf(w, "three relays, %d server-ids, %.0f s, seed %d\n", r.IDs, float64(r.Ended-r.Begun)/1e9, r.Seed)
-	fmt.Fprintf(w, "  %d handovers, %d of them to another relay, %d overlaps (judged by %d frames)\n", r.Handovers, r.Elsewhere, len(r.Overlaps), r.Proofs)
+	fmt.Fprintf(w, "  %d handovers, %d of them to another relay, %d overlaps (judged by %d frames)\n", r.Handovers, r.ToAnother, len(r.Overlaps), r.Proofs)
 	fmt.Fprintf(w, "  claims: %d were answered 4409, spurious ones are told below; %d got 503 or no answer\n\n", r.Refused, r.Unknown)
 	fmt.Fprintf(w, "  %-16s %6s   %-34s %s\n", "fault", "times", "ids not served for 0.5 s or more", "phones that had to move, binaries not")
 	for _, row := range r.Rows {
-		fmt.Fprintf(w, "  %-16s %6d   %-34s %s\n", row.Kind, row.Times, spell(row.IDs), spell(row.Phones))
+		fmt.Fprintf(w, "  %-16s %6d   %-34s %s\n", row.Kind, row.Times, describeTimes(row.IDs), describeTimes(row.Phones))
 	}
 	for _, s := range r.Wrong {
 		fmt.Fprintf(w, "WRONG: %s\n", s)
@@ -253,8 +253,8 @@ func (r *batteryReport) table(w io.Writer) {
 	}
 }
 
-// spell is times in a few words.
-func spell(s []float64) string {
+// describeTimes is times in a few words.
+func describeTimes(s []float64) string {
 	if len(s) == 0 {
 		return "none"
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-type clusterFigures struct {
+type clusterBenchmark struct {
 	clusterFlags
 	Rounds int           `default:"5" help:"Rounds, in each of which everything that is compared has its turn."`
 	For    time.Duration `default:"2s" help:"How long each turn lasts."`
@@ -20,17 +20,17 @@ type clusterFigures struct {
 	IDs    int           `name:"ids" default:"12" help:"Server-ids that are served while faults are made."`
 }
 
-// comparing is one run of them.
-type comparing struct {
+// clusterBenchRun is one run of them.
+type clusterBenchRun struct {
 	*env
-	*clusterFigures
+	*clusterBenchmark
 	trio   *trio
 	alone  *child // a relay that is in no cluster
-	report *figuresReport
+	report *clusterBenchReport
 }
 
 // Run is called by kong.
-func (c *clusterFigures) Run(e *env) error {
+func (c *clusterBenchmark) Run(e *env) error {
 	if err := knownFaults(c.Faults); err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (c *clusterFigures) Run(e *env) error {
 	if err := enoughFiles(4000); err != nil {
 		return err
 	}
-	f := &comparing{env: e, clusterFigures: c, report: newFiguresReport(e.ctx, c.Relay)}
+	f := &clusterBenchRun{env: e, clusterBenchmark: c, report: newClusterBenchReport(e.ctx, c.Relay)}
 	var err error
 	// A short grace, so that ids that were claimed once and left are gone.
 	if f.trio, err = newTrio(e.ctx, c.Relay, c.Out, "--grace", "1s", "--max-conns", "4000"); err != nil {
@@ -61,7 +61,7 @@ func (c *clusterFigures) Run(e *env) error {
 	if err := f.faults(); err != nil {
 		return err
 	}
-	if err := e.print(c.JSON, f.report); err != nil {
+	if err := e.printReport(c.JSON, f.report); err != nil {
 		return err
 	}
 	if n := len(f.report.Wrong); n > 0 {
@@ -85,31 +85,31 @@ func targetAt(addr string) *target {
 	return &target{addr: addr, buffer: busyBuffer, timeout: 10 * time.Second, dialled: new(atomic.Int64)}
 }
 
-// way is one of the ways that are compared.
-type way struct {
+// variant is one of the ways that are compared.
+type variant struct {
 	Name   string   `json:"name"`
 	Rounds []sample `json:"rounds"`
 	Median sample   `json:"median"`
 
-	crowds []*crowd
+	fleets []*fleet
 }
 
 // measure has each way's crowds run in turn.
-func (f *comparing) measure(what string, all []*way) error {
+func (f *clusterBenchRun) measure(what string, all []*variant) error {
 	defer func() {
 		for _, w := range all {
-			for _, c := range w.crowds {
-				c.leave()
+			for _, c := range w.fleets {
+				c.close()
 			}
 		}
 	}()
 	for range f.Rounds {
 		for _, w := range all {
-			got := make([]sample, len(w.crowds))
-			failed := make([]error, len(w.crowds))
+			got := make([]sample, len(w.fleets))
+			failed := make([]error, len(w.fleets))
 			var running sync.WaitGroup
-			for i, c := range w.crowds {
-				running.Go(func() { got[i], failed[i] = c.run(f.ctx, f.For, 0, f.tell.running(what+": "+w.Name)) })
+			for i, c := range w.fleets {
+				running.Go(func() { got[i], failed[i] = c.run(f.ctx, f.For, 0, f.progress.running(what+": "+w.Name)) })
 			}
 			running.Wait()
 			for _, err := range failed {
@@ -117,7 +117,7 @@ func (f *comparing) measure(what string, all []*way) error {
 					return fmt.Errorf("%s, %s: %w", what, w.Name, err)
 				}
 			}
-			w.Rounds = append(w.Rounds, together(got))
+			w.Rounds = append(w.Rounds, sumSamples(got))
 		}
 	}
 	for _, w := range all {
@@ -126,9 +126,9 @@ func (f *comparing) measure(what string, all []*way) error {
 	return nil
 }
 
-// together is several samples of the same time as one. Each has seen the
+// sumSamples is several samples of the same time as one. Each has seen the
 // processor time of its own relay.
-func together(all []sample) sample {
+func sumSamples(all []sample) sample {
 	s := all[0]
 	for _, o := range all[1:] {
 		s.Frames += o.Frames
@@ -144,7 +144,7 @@ func together(all []sample) sample {
 
 // hop compares phones at their binary's relay with phones at another, with
 // one frame of each under way and with many.
-func (f *comparing) hop() error {
+func (f *clusterBenchRun) hop() error {
 	here, there := f.trio.direct(0), f.trio.direct(0)
 	there.phones = f.trio.direct(1)
 	for _, load := range []struct {
@@ -155,17 +155,17 @@ func (f *comparing) hop() error {
 		{"many frames of 512 bytes", shape{binaries: 4, phones: 8, size: 512, flight: 8}},
 		{"many frames of 16 KiB", shape{binaries: 4, phones: 8, size: 16 << 10, flight: 2}},
 	} {
-		var ways []*way
+		var ways []*variant
 		for _, w := range []struct {
 			name string
 			to   *target
 		}{{"local", here}, {"one hop", there}} {
-			c, err := gather(w.to, load.shape, f.tell.connecting)
+			c, err := connectFleet(w.to, load.shape, f.progress.connecting)
 			if err != nil {
 				return hint(err)
 			}
 			c.others = f.trio.pids()
-			ways = append(ways, &way{Name: w.name, crowds: []*crowd{c}})
+			ways = append(ways, &variant{Name: w.name, fleets: []*fleet{c}})
 		}
 		if err := f.measure(load.name, ways); err != nil {
 			return err
@@ -177,10 +177,10 @@ func (f *comparing) hop() error {
 
 // growth compares a relay alone with one and with three of a cluster, each
 // with its own clients.
-func (f *comparing) growth() error {
+func (f *clusterBenchRun) growth() error {
 	s := shape{binaries: 4, phones: 8, size: 512, flight: 8}
 	pids := f.trio.pids()
-	var ways []*way
+	var ways []*variant
 	for _, w := range []struct {
 		name string
 		at   []string
@@ -190,14 +190,14 @@ func (f *comparing) growth() error {
 		{"one of three", []string{f.trio.members[0].listen}, pids[:1]},
 		{"three of three", []string{f.trio.members[0].listen, f.trio.members[1].listen, f.trio.members[2].listen}, pids},
 	} {
-		one := &way{Name: w.name}
+		one := &variant{Name: w.name}
 		for i, addr := range w.at {
-			c, err := gather(targetAt(addr), s, f.tell.connecting)
+			c, err := connectFleet(targetAt(addr), s, f.progress.connecting)
 			if err != nil {
 				return hint(err)
 			}
 			c.others = w.pids[i : i+1]
-			one.crowds = append(one.crowds, c)
+			one.fleets = append(one.fleets, c)
 		}
 		ways = append(ways, one)
 	}
@@ -212,7 +212,7 @@ func (f *comparing) growth() error {
 const claimants = 32
 
 // claims counts how many new server-ids are claimed per second.
-func (f *comparing) claims() error {
+func (f *clusterBenchRun) claims() error {
 	at := []*claimRow{{Name: "one relay, alone", to: []string{f.alone.addr}}, {Name: "three of a cluster"}}
 	for _, m := range f.trio.members {
 		at[1].to = append(at[1].to, m.listen)
@@ -220,7 +220,7 @@ func (f *comparing) claims() error {
 	for round := range f.Rounds {
 		for k, row := range at {
 			d := min(f.For, 3*time.Second) // what is left is in the directory for a second
-			f.tell.say("claims: %s", row.Name)
+			f.progress.show("claims: %s", row.Name)
 			done, times, err := claimFor(f.ctx, row.to, d, fmt.Sprintf("claim-%d-%d", round, k))
 			if err != nil {
 				return fmt.Errorf("claims, %s: %w", row.Name, err)
@@ -272,21 +272,21 @@ func claimFor(ctx context.Context, at []string, d time.Duration, name string) (d
 
 // faults measures how long ids and phones are not served after each fault,
 // and for how long no new id can be claimed at the relays that are left.
-func (f *comparing) faults() error {
-	fl := launch(f.ctx, f.trio, f.IDs, 0, 1)
-	defer fl.end()
-	if err := fl.servedSince(f.ctx, 0); err != nil {
+func (f *clusterBenchRun) faults() error {
+	cc := startClients(f.ctx, f.trio, f.IDs, 0, 1)
+	defer cc.end()
+	if err := cc.servedSince(f.ctx, 0); err != nil {
 		return err
 	}
-	r := &batteryReport{IDs: f.IDs, Begun: clockNow()}
+	r := &faultTestReport{IDs: f.IDs, Begun: clockNow()}
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	for _, name := range f.Faults {
-		f.tell.say("%s", name)
+		f.progress.show("%s", name)
 		wait(f.ctx, 5*time.Second)
 		ctx, stop := context.WithCancel(f.ctx)
 		longest := make(chan time.Duration, 1)
 		go func() { longest <- f.claimable(ctx, name) }()
-		one, err := fl.inflict(f.ctx, kindOf(name), rng)
+		one, err := cc.inflict(f.ctx, kindOf(name), rng)
 		stop()
 		blocked := <-longest
 		r.add([]*fault{one}, nil)
@@ -296,15 +296,15 @@ func (f *comparing) faults() error {
 		f.report.Blocked[name] = max(f.report.Blocked[name], blocked.Seconds())
 	}
 	r.Ended = clockNow()
-	fl.end()
-	r.judge(fl)
+	cc.end()
+	r.judge(cc)
 	f.report.Faults, f.report.Wrong = r.Rows, r.Wrong
 	return nil
 }
 
 // claimable claims new ids, as clients behind a balancer would, until ctx ends,
 // and returns the longest time between two that were granted.
-func (f *comparing) claimable(ctx context.Context, name string) (longest time.Duration) {
+func (f *clusterBenchRun) claimable(ctx context.Context, name string) (longest time.Duration) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	last := time.Now()
 	for n := 0; ctx.Err() == nil; n++ {
@@ -323,8 +323,8 @@ func (f *comparing) claimable(ctx context.Context, name string) (longest time.Du
 
 // comparison is ways to do the same.
 type comparison struct {
-	Name string `json:"name"`
-	Ways []*way `json:"ways"`
+	Name     string     `json:"name"`
+	Variants []*variant `json:"ways"`
 }
 
 // claimRow is how fast ids are claimed.
@@ -338,8 +338,8 @@ type claimRow struct {
 	rates, p50, p99 []float64
 }
 
-// figuresReport is all figures of docs/cluster.md.
-type figuresReport struct {
+// clusterBenchReport is all figures of docs/cluster.md.
+type clusterBenchReport struct {
 	Relay  string        `json:"relay"`
 	Hop    []*comparison `json:"hop"`
 	Growth *comparison   `json:"growth"`
@@ -351,21 +351,21 @@ type figuresReport struct {
 	Blocked map[string]float64 `json:"claims_blocked_seconds"`
 }
 
-func newFiguresReport(ctx context.Context, relay string) *figuresReport {
-	return &figuresReport{Relay: versionOf(ctx, relay), Blocked: make(map[string]float64)}
+func newClusterBenchReport(ctx context.Context, relay string) *clusterBenchReport {
+	return &clusterBenchReport{Relay: versionOf(ctx, relay), Blocked: make(map[string]float64)}
 }
 
-func (r *figuresReport) table(w io.Writer) {
+func (r *clusterBenchReport) table(w io.Writer) {
 	fmt.Fprintf(w, "%s\n", r.Relay)
 	for _, c := range append(slices.Clone(r.Hop), r.Growth) {
 		fmt.Fprintf(w, "\n%s\n", c.Name)
 		fmt.Fprintf(w, "  %-18s %12s %10s %10s %14s   %s\n", "", "frames/s", "p50 µs", "p99 µs", "CPU µs/frame", "of the first: frames/s, p50, CPU")
-		base := c.Ways[0]
-		for _, one := range c.Ways {
+		base := c.Variants[0]
+		for _, one := range c.Variants {
 			s := one.Median
 			fmt.Fprintf(w, "  %-18s %12.0f %10.0f %10.0f %14.1f   %s, %s, %s\n", one.Name, s.PerSecond, s.P50, s.P99, s.CPUPerFrame,
-				one.to(base, func(s sample) float64 { return s.PerSecond }), one.to(base, func(s sample) float64 { return s.P50 }),
-				one.to(base, func(s sample) float64 { return s.CPUPerFrame }))
+				one.ratioTo(base, func(s sample) float64 { return s.PerSecond }), one.ratioTo(base, func(s sample) float64 { return s.P50 }),
+				one.ratioTo(base, func(s sample) float64 { return s.CPUPerFrame }))
 		}
 	}
 	fmt.Fprintf(w, "\nnew server-ids claimed, %d at a time\n", claimants)
@@ -374,15 +374,15 @@ func (r *figuresReport) table(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\n  %-16s %-34s %-39s %s\n", "fault", "ids not served for 0.5 s or more", "phones that had to move, binaries not", "no new id could be claimed for")
 	for _, row := range r.Faults {
-		fmt.Fprintf(w, "  %-16s %-34s %-39s %.1f s\n", row.Kind, spell(row.IDs), spell(row.Phones), r.Blocked[row.Kind])
+		fmt.Fprintf(w, "  %-16s %-34s %-39s %.1f s\n", row.Kind, describeTimes(row.IDs), describeTimes(row.Phones), r.Blocked[row.Kind])
 	}
 	for _, s := range r.Wrong {
 		fmt.Fprintf(w, "WRONG: %s\n", s)
 	}
 }
 
-// to is how many times the figures of base those of w are, round by round.
-func (w *way) to(base *way, f func(sample) float64) ratio {
+// ratioTo is how many times the figures of base those of w are, round by round.
+func (w *variant) ratioTo(base *variant, f func(sample) float64) ratio {
 	v := make([]float64, len(w.Rounds))
 	for i := range v {
 		v[i] = f(w.Rounds[i]) / f(base.Rounds[i])

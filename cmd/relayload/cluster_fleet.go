@@ -9,57 +9,57 @@ import (
 	"time"
 )
 
-// fleet is lanes at a trio.
-type fleet struct {
-	trio  *trio
-	lanes []*lane
-	given atomic.Int64 // ids that their binary gave up
-	quiet atomic.Bool  // none are
+// clusterClients is lanes at a trio.
+type clusterClients struct {
+	trio    *trio
+	ids     []*serverID
+	giveUps atomic.Int64 // ids that their binary gave up
+	paused  atomic.Bool  // none are
 
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 }
 
-// launch connects all clients; every move of an id takes each, on average.
-func launch(ctx context.Context, t *trio, ids int, each time.Duration, seed uint64) *fleet {
+// startClients connects all clients; every move of an id takes each, on average.
+func startClients(ctx context.Context, t *trio, ids int, each time.Duration, seed uint64) *clusterClients {
 	ctx, stop := context.WithCancel(ctx)
-	fl := &fleet{trio: t, stop: stop}
+	cc := &clusterClients{trio: t, stop: stop}
 	for i := range ids {
-		l := &lane{id: fmt.Sprintf("lane-%d", i), trio: t, wake: make(chan struct{}, 1)}
-		fl.lanes = append(fl.lanes, l)
+		sid := &serverID{id: fmt.Sprintf("lane-%d", i), trio: t, wake: make(chan struct{}, 1)}
+		cc.ids = append(cc.ids, sid)
 		rng := func(who int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(i*16+who))) }
 		for k := range 2 {
-			fl.tasks.Go(func() { l.rival(ctx, rng(k)) })
+			cc.tasks.Go(func() { sid.rival(ctx, rng(k)) })
 		}
-		for k := range lanePhones {
-			fl.tasks.Go(func() { l.phone(ctx, k, rng(2+k)) })
+		for k := range phonesPerID {
+			cc.tasks.Go(func() { sid.phone(ctx, k, rng(2+k)) })
 		}
-		fl.tasks.Go(func() {
+		cc.tasks.Go(func() {
 			rng := rng(15)
 			for each > 0 && ctx.Err() == nil {
 				wait(ctx, each/2+time.Duration(rng.Int64N(int64(each))))
-				if !fl.quiet.Load() && ctx.Err() == nil && l.give(rng) {
-					fl.given.Add(1)
+				if !cc.paused.Load() && ctx.Err() == nil && sid.giveUp(rng) {
+					cc.giveUps.Add(1)
 				}
 			}
 		})
 	}
-	return fl
+	return cc
 }
 
 // servedSince waits until every phone of every lane has got through after a
 // moment.
-func (fl *fleet) servedSince(ctx context.Context, moment int64) error {
+func (cc *clusterClients) servedSince(ctx context.Context, moment int64) error {
 	for end := time.Now().Add(servedIn + 10*time.Second); ; wait(ctx, 50*time.Millisecond) {
 		missing, which := 0, ""
-		for _, l := range fl.lanes {
-			l.mu.Lock()
-			for k := range lanePhones {
-				if l.services[k].at < moment {
-					missing, which = missing+1, fmt.Sprintf("phone %d of %s", k, l.id)
+		for _, sid := range cc.ids {
+			sid.mu.Lock()
+			for k := range phonesPerID {
+				if sid.services[k].at < moment {
+					missing, which = missing+1, fmt.Sprintf("phone %d of %s", k, sid.id)
 				}
 			}
-			l.mu.Unlock()
+			sid.mu.Unlock()
 		}
 		switch {
 		case missing == 0:
@@ -73,7 +73,7 @@ func (fl *fleet) servedSince(ctx context.Context, moment int64) error {
 }
 
 // end closes all clients.
-func (fl *fleet) end() {
-	fl.stop()
-	fl.tasks.Wait()
+func (cc *clusterClients) end() {
+	cc.stop()
+	cc.tasks.Wait()
 }

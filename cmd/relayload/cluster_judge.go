@@ -9,16 +9,16 @@ import (
 
 // What must hold (docs/cluster.md).
 const (
-	servedIn  = 35 * time.Second // after a fault, every id
-	phonesIn  = 6 * time.Second  // where only phones had to move
-	atOnce    = 3 * time.Second  // after a drain; a client's way back on a busy machine is in it
-	claimable = 2 * time.Second  // how much later than it is closed a relay may know that a binary is gone
+	servedIn         = 35 * time.Second // after a fault, every id
+	phonesIn         = 6 * time.Second  // where only phones had to move
+	atOnce           = 3 * time.Second  // after a drain; a client's way back on a busy machine is in it
+	closeNoticeDelay = 2 * time.Second  // how much later than it is closed a relay may know that a binary is gone
 )
 
 // overlap is two connections of which each served while the other had not
 // ended, whatever is assumed of the times between.
 type overlap struct {
-	Lane     string `json:"lane"`
+	ServerID string `json:"lane"`
 	First    int    `json:"first"` // numbers of holdings
 	Second   int    `json:"second"`
 	From, To int64
@@ -53,7 +53,7 @@ func overlaps(id string, all []*holding) (found []overlap) {
 func spurious(refused []refusal, all []*holding) (n int) {
 	for _, r := range refused {
 		if !slices.ContainsFunc(all, func(h *holding) bool {
-			return h.code != 4409 && h.dialled < r.over && (h.over == 0 || h.over+int64(claimable) > r.dialled)
+			return h.code != 4409 && h.dialled < r.ended && (h.ended == 0 || h.ended+int64(closeNoticeDelay) > r.dialled)
 		}) {
 			n++
 		}
@@ -62,7 +62,7 @@ func spurious(refused []refusal, all []*holding) (n int) {
 }
 
 // handovers is how often an id went from one connection to another.
-func handovers(all []*holding) (n, elsewhere int) {
+func handovers(all []*holding) (n, toAnother int) {
 	var served []*holding
 	for _, h := range all {
 		if h.proofs > 0 {
@@ -73,30 +73,30 @@ func handovers(all []*holding) (n, elsewhere int) {
 	for i := 1; i < len(served); i++ {
 		n++
 		if served[i].node != served[i-1].node {
-			elsewhere++
+			toAnother++
 		}
 	}
-	return n, elsewhere
+	return n, toAnother
 }
 
-// touches reports whether f can have to do with what was from one time to
+// affects reports whether f can have to do with what was from one time to
 // another.
-func (f *fault) touches(from, to int64) bool {
+func (f *fault) affects(from, to int64) bool {
 	return from < max(f.Whole, f.Mended)+int64(time.Second) && to > f.Begin
 }
 
-// took is a gap, as it counts against a fault, and how long it may be.
-type took struct {
+// gapVerdict is a gap, as it counts against a fault, and how long it may be.
+type gapVerdict struct {
 	d, most time.Duration
 	phones  bool // only phones had to move
 }
 
-// weigh says what g may take, faults given. No fault touches it: nothing has
+// judge says what g may take, faults given. No fault touches it: nothing has
 // failed, but a binary may have given its id up, or gone silent.
-func (g gap) weigh(faults []*fault) (f *fault, t took) {
-	t = took{d: time.Duration(g.to - g.from), most: servedIn}
+func (g gap) judge(faults []*fault) (f *fault, t gapVerdict) {
+	t = gapVerdict{d: time.Duration(g.to - g.from), most: servedIn}
 	for _, one := range faults {
-		if one.touches(g.from, g.to) {
+		if one.affects(g.from, g.to) {
 			f = one
 			t.d = time.Duration(g.to - max(g.from, one.Begin))
 		}
@@ -105,9 +105,9 @@ func (g gap) weigh(faults []*fault) (f *fault, t took) {
 	victim := f != nil && (g.before.node == f.Victim || g.before.node == f.Other)
 	switch {
 	case g.before.silent.Load():
-	case g.who != lanePhones && !moved && !victim:
+	case g.phone != phonesPerID && !moved && !victim:
 		t.most, t.phones = phonesIn, true
-	case g.who == lanePhones && f != nil && kindOf(f.Kind).drains && moved && !g.before.moved.Load():
+	case g.phone == phonesPerID && f != nil && kindOf(f.Kind).drains && moved && !g.before.givenUp.Load():
 		t.most = atOnce
 	}
 	return f, t
@@ -115,8 +115,8 @@ func (g gap) weigh(faults []*fault) (f *fault, t took) {
 
 func (g gap) String() string {
 	who := "nobody got"
-	if g.who != lanePhones {
-		who = fmt.Sprintf("phone %d did not get", g.who)
+	if g.phone != phonesPerID {
+		who = fmt.Sprintf("phone %d did not get", g.phone)
 	}
 	return fmt.Sprintf("%s through from %.1f s to %.1f s (binary %d at %d, then %d at %d)", who,
 		float64(g.from)/1e9, float64(g.to)/1e9, g.before.number, g.before.node+1, g.after.number, g.after.node+1)

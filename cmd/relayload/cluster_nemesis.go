@@ -37,7 +37,7 @@ func killed(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
 	if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
 		return err
 	}
-	t.gone(f.Victim)
+	t.waitExit(f.Victim)
 	wait(ctx, between(rng, 0, 10*time.Second))
 	return t.start(ctx, f.Victim)
 }
@@ -67,7 +67,7 @@ func isolated(t *trio, f *fault, l link) { t.isolate(f.Victim, l) }
 
 func parted(t *trio, f *fault, l link) {
 	f.Other = (f.Victim + 1) % nodes
-	t.part(f.Victim, f.Other, l)
+	t.disconnectPair(f.Victim, f.Other, l)
 }
 
 func clients(t *trio, f *fault, l link) { t.members[f.Victim].front.set(l) }
@@ -77,7 +77,7 @@ func drained(ctx context.Context, t *trio, f *fault, _ *rand.Rand) error {
 	if err := t.signal(f.Victim, syscall.SIGTERM); err != nil {
 		return err
 	}
-	t.gone(f.Victim)
+	t.waitExit(f.Victim)
 	return t.start(ctx, f.Victim)
 }
 
@@ -107,20 +107,20 @@ func kindOf(name string) faultKind {
 }
 
 // inflict does one fault to fl, and waits until all is well again.
-func (fl *fleet) inflict(ctx context.Context, k faultKind, rng *rand.Rand) (*fault, error) {
+func (cc *clusterClients) inflict(ctx context.Context, k faultKind, rng *rand.Rand) (*fault, error) {
 	f := &fault{Kind: k.name, Victim: rng.IntN(nodes), Other: -1}
-	if leader := fl.trio.leader(); k.leader && leader >= 0 {
+	if leader := cc.trio.leader(); k.leader && leader >= 0 {
 		f.Victim = leader
 	}
 	f.Begin = clockNow()
-	if err := k.do(ctx, fl.trio, f, rng); err != nil {
-		return f, fmt.Errorf("%s of %s: %w", k.name, fl.trio.members[f.Victim].name, err)
+	if err := k.do(ctx, cc.trio, f, rng); err != nil {
+		return f, fmt.Errorf("%s of %s: %w", k.name, cc.trio.members[f.Victim].name, err)
 	}
 	f.Mended = clockNow()
-	if err := fl.trio.whole(ctx); err != nil {
+	if err := cc.trio.waitReady(ctx); err != nil {
 		return f, fmt.Errorf("after %s: %w", k.name, err)
 	}
-	if err := fl.servedSince(ctx, clockNow()); err != nil {
+	if err := cc.servedSince(ctx, clockNow()); err != nil {
 		return f, fmt.Errorf("after %s: %w", k.name, err)
 	}
 	f.Whole = clockNow()

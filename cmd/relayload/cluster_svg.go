@@ -12,22 +12,22 @@ var nodeColours = [nodes]string{"#1f6feb", "#2e8540", "#d9a50d"}
 
 const overlapColour = "#e00000"
 
-// maxLanes is how many lanes are drawn; those with an overlap come first.
-const maxLanes = 24
+// maxDrawn is how many lanes are drawn; those with an overlap come first.
+const maxDrawn = 24
 
 // svg draws who served each id when: a bar for each binary's connection from
 // the first to the last moment at which it certainly did, in its relay's
 // colour; faults are grey bands, overlaps are red.
-func (r *batteryReport) svg(fl *fleet) []byte {
-	lanes := slices.Clone(fl.lanes)
+func (r *faultTestReport) svg(cc *clusterClients) []byte {
+	ids := slices.Clone(cc.ids)
 	bad := make(map[string]int)
 	for _, o := range r.Overlaps {
-		bad[o.Lane]++
+		bad[o.ServerID]++
 	}
-	slices.SortStableFunc(lanes, func(a, b *lane) int { return cmp.Compare(bad[b.id], bad[a.id]) })
-	lanes = lanes[:min(len(lanes), maxLanes)]
+	slices.SortStableFunc(ids, func(a, b *serverID) int { return cmp.Compare(bad[b.id], bad[a.id]) })
+	ids = ids[:min(len(ids), maxDrawn)]
 	const left, width, top, row = 80, 1240, 120, 14
-	height := top + len(lanes)*row
+	height := top + len(ids)*row
 	x := func(t int64) float64 {
 		t = min(max(t, r.Begun), r.Ended)
 		return left + float64(t-r.Begun)/float64(max(1, r.Ended-r.Begun))*width
@@ -37,7 +37,7 @@ func (r *batteryReport) svg(fl *fleet) []byte {
 	fmt.Fprintln(&b, `<rect width="100%" height="100%" fill="white"/>`)
 	fmt.Fprintf(&b, `<text x="%d" y="24" font-size="16">Who served each server-id: %d handovers, %d overlaps</text>`+"\n", left, r.Handovers, len(r.Overlaps))
 	for i, c := range nodeColours {
-		fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at %s</text>`+"\n", left+i*90, c, left+i*90+16, fl.trio.members[i].name)
+		fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at %s</text>`+"\n", left+i*90, c, left+i*90+16, cc.trio.members[i].name)
 	}
 	fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at two at once</text>`+"\n", left+270, overlapColour, left+286)
 	for _, f := range r.Faults {
@@ -48,7 +48,7 @@ func (r *batteryReport) svg(fl *fleet) []byte {
 		fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="#e8e8e8"/>`+"\n", x(f.Begin), top-4, max(1, x(end)-x(f.Begin)), height-top+8)
 		fmt.Fprintf(&b, `<text transform="translate(%.1f %d) rotate(-40)">%s %d</text>`+"\n", x(f.Begin)+4, top-8, f.Kind, f.Victim+1)
 	}
-	for i, l := range lanes {
+	for i, l := range ids {
 		y := top + i*row
 		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-6, y+10, l.id)
 		var bars [nodes][]byte
@@ -62,7 +62,7 @@ func (r *batteryReport) svg(fl *fleet) []byte {
 			fmt.Fprintf(&b, `<path fill="%s" d="%s"/>`+"\n", nodeColours[k], d)
 		}
 		for _, o := range r.Overlaps {
-			if o.Lane == l.id {
+			if o.ServerID == l.id {
 				fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", x(o.From), y, max(3, x(o.To)-x(o.From)), row, overlapColour)
 			}
 		}

@@ -18,7 +18,7 @@ import (
 // held is a holding that was proved to serve by frames sent and received at
 // these times, in turn.
 func held(number int, times ...int64) *holding {
-	h := &holding{lane: new(lane), number: number}
+	h := &holding{serverID: new(serverID), number: number}
 	for i := 0; i < len(times); i += 2 {
 		h.prove(times[i], times[i+1])
 	}
@@ -53,8 +53,8 @@ func TestOverlapsAreFoundWithoutSlack(t *testing.T) {
 
 func TestA4409NeedsAnotherBinary(t *testing.T) {
 	s := int64(time.Second)
-	other := &holding{dialled: 10 * s, over: 20 * s}
-	beside := &holding{dialled: 0, over: 90 * s, code: 4409}
+	other := &holding{dialled: 10 * s, ended: 20 * s}
+	beside := &holding{dialled: 0, ended: 90 * s, code: 4409}
 	for _, tt := range []struct {
 		name          string
 		dialled, over int64
@@ -75,7 +75,7 @@ func TestHowLongAGapMayBe(t *testing.T) {
 	s := int64(time.Second)
 	at := func(node, number int) *holding { return &holding{node: node, number: number} }
 	one, two, gaveUp := at(0, 1), at(1, 2), at(0, 3)
-	gaveUp.moved.Store(true)
+	gaveUp.givenUp.Store(true)
 	faults := []*fault{
 		{Kind: "kill", Victim: 0, Other: -1, Begin: 100 * s, Mended: 110 * s, Whole: 140 * s},
 		{Kind: "drain", Victim: 0, Other: -1, Begin: 200 * s, Mended: 205 * s, Whole: 206 * s},
@@ -88,14 +88,14 @@ func TestHowLongAGapMayBe(t *testing.T) {
 		most  time.Duration
 		alone bool
 	}{
-		{"nothing failed", gap{lanePhones, 50 * s, 60 * s, one, two}, "", 10 * time.Second, servedIn, false},
-		{"its relay was killed", gap{lanePhones, 99 * s, 130 * s, one, two}, "kill", 30 * time.Second, servedIn, false},
+		{"nothing failed", gap{phonesPerID, 50 * s, 60 * s, one, two}, "", 10 * time.Second, servedIn, false},
+		{"its relay was killed", gap{phonesPerID, 99 * s, 130 * s, one, two}, "kill", 30 * time.Second, servedIn, false},
 		{"another's was, a phone's", gap{1, 100 * s, 104 * s, two, two}, "kill", 4 * time.Second, phonesIn, true},
 		{"its binary gave up meanwhile", gap{1, 101 * s, 104 * s, two, one}, "kill", 3 * time.Second, servedIn, false},
-		{"a drain", gap{lanePhones, 200 * s, 201 * s, one, two}, "drain", time.Second, atOnce, false},
-		{"a drain of one that had given up", gap{lanePhones, 200 * s, 201 * s, gaveUp, two}, "drain", time.Second, servedIn, false},
+		{"a drain", gap{phonesPerID, 200 * s, 201 * s, one, two}, "drain", time.Second, atOnce, false},
+		{"a drain of one that had given up", gap{phonesPerID, 200 * s, 201 * s, gaveUp, two}, "drain", time.Second, servedIn, false},
 	} {
-		f, got := tt.gap.weigh(faults)
+		f, got := tt.gap.judge(faults)
 		kind := ""
 		if f != nil {
 			kind = f.Kind
@@ -107,17 +107,17 @@ func TestHowLongAGapMayBe(t *testing.T) {
 }
 
 func TestTheLanesAreDrawnAndWhatOverlapsIsRed(t *testing.T) {
-	l := &lane{id: "lane-0", holdings: []*holding{held(0, 10, 11, 90, 91), held(1, 30, 31, 40, 41)}}
-	fl := &fleet{lanes: []*lane{l}, trio: &trio{members: [nodes]*member{{name: "relay-1"}, {name: "relay-2"}, {name: "relay-3"}}}}
+	l := &serverID{id: "lane-0", holdings: []*holding{held(0, 10, 11, 90, 91), held(1, 30, 31, 40, 41)}}
+	cc := &clusterClients{ids: []*serverID{l}, trio: &trio{members: [nodes]*member{{name: "relay-1"}, {name: "relay-2"}, {name: "relay-3"}}}}
 	for i, h := range l.holdings {
 		h.node = i
 	}
-	r := &batteryReport{Begun: 0, Ended: 100, Faults: []*fault{{Kind: "kill", Begin: 20, Mended: 25, Whole: 30}}}
-	r.judge(fl)
+	r := &faultTestReport{Begun: 0, Ended: 100, Faults: []*fault{{Kind: "kill", Begin: 20, Mended: 25, Whole: 30}}}
+	r.judge(cc)
 	if len(r.Overlaps) != 1 || len(r.Wrong) == 0 {
 		t.Fatalf("%d overlaps, wrong: %q", len(r.Overlaps), r.Wrong)
 	}
-	svg := r.svg(fl)
+	svg := r.svg(cc)
 	if got := bytes.Count(svg, []byte(overlapColour)); got != 2 { // the legend's, and one
 		t.Errorf("%d are red; want 2", got)
 	}
@@ -209,11 +209,11 @@ func TestASmallClusterBatteryHolds(t *testing.T) {
 	}
 	code, stdout, stderr := command(t, "cluster", "battery", "--relay", relay, "--out", dir, "--for", "10s", "--ids", "6", "--move", "2s",
 		"--kinds", "drain,blink", "--json")
-	var r batteryReport
+	var r faultTestReport
 	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != exitDone {
 		t.Fatalf("exit code %d, %v: %s%s", code, err, stdout, stderr)
 	}
-	if r.Handovers == 0 || r.Elsewhere == 0 || len(r.Faults) == 0 || r.Proofs == 0 {
+	if r.Handovers == 0 || r.ToAnother == 0 || len(r.Faults) == 0 || r.Proofs == 0 {
 		t.Errorf("nothing was tried: %+v", r)
 	}
 }

@@ -47,8 +47,8 @@ type trio struct {
 	members [nodes]*member
 	options []string
 
-	stop  context.CancelFunc
-	looks sync.WaitGroup
+	stop     context.CancelFunc
+	watchers sync.WaitGroup
 }
 
 // freeAddress is one that was free just now.
@@ -109,9 +109,9 @@ func newTrio(ctx context.Context, program, dir string, options ...string) (t *tr
 		return nil, err
 	}
 	for _, m := range t.members {
-		t.looks.Go(func() { m.watch(ctx) })
+		t.watchers.Go(func() { m.watch(ctx) })
 	}
-	return t, t.whole(ctx)
+	return t, t.waitReady(ctx)
 }
 
 // start runs relay i.
@@ -142,8 +142,8 @@ func (t *trio) signal(i int, s syscall.Signal) error {
 	return m.child.cmd.Process.Signal(s)
 }
 
-// gone waits until the process of relay i is.
-func (t *trio) gone(i int) {
+// waitExit waits until the process of relay i is.
+func (t *trio) waitExit(i int) {
 	m := t.members[i]
 	m.mu.Lock()
 	c := m.child
@@ -155,13 +155,13 @@ func (t *trio) gone(i int) {
 func (t *trio) isolate(i int, l link) {
 	for j := range t.members {
 		if j != i {
-			t.part(i, j, l)
+			t.disconnectPair(i, j, l)
 		}
 	}
 }
 
-// part cuts or mends the ways between two.
-func (t *trio) part(i, j int, l link) {
+// disconnectPair cuts or mends the ways between two.
+func (t *trio) disconnectPair(i, j int, l link) {
 	t.members[i].from[j].set(l)
 	t.members[j].from[i].set(l)
 }
@@ -177,8 +177,8 @@ func (t *trio) leader() int {
 	return -1
 }
 
-// whole waits until all are ready and see each other.
-func (t *trio) whole(ctx context.Context) error {
+// waitReady waits until all are ready and see each other.
+func (t *trio) waitReady(ctx context.Context) error {
 	for end := time.Now().Add(joinIn); ; wait(ctx, 100*time.Millisecond) {
 		missing := ""
 		for _, m := range t.members {
@@ -240,7 +240,7 @@ func (t *trio) choose(rng *rand.Rand, not int) int {
 // end ends all.
 func (t *trio) end() {
 	t.stop()
-	t.looks.Wait()
+	t.watchers.Wait()
 	var ending sync.WaitGroup
 	for _, m := range t.members {
 		if m == nil {

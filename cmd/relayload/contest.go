@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// contest is one run of the bench command.
-type contest struct {
+// benchRun is one run of the bench command.
+type benchRun struct {
 	*env
 	*benchCommand
 	me     string
@@ -24,10 +24,10 @@ func relayArgs(conns int, more ...string) []string {
 		fmt.Sprintf("--max-conns=%d", conns)}, more...)
 }
 
-func (b *contest) serve(more ...string) []string { return relayArgs(b.Conns+1000, more...) }
+func (b *benchRun) serve(more ...string) []string { return relayArgs(b.Conns+1000, more...) }
 
-// contestants starts those that compare, once.
-func (b *contest) contestants(tls bool) ([]*child, error) {
+// candidates starts those that compare, once.
+func (b *benchRun) candidates(tls bool) ([]*child, error) {
 	all, options := &b.plain, []string(nil)
 	if tls {
 		all = &b.tls
@@ -70,7 +70,7 @@ func (b *contest) contestants(tls bool) ([]*child, error) {
 	return *all, nil
 }
 
-func (b *contest) end() {
+func (b *benchRun) end() {
 	for _, all := range [][]*child{b.plain, b.tls, b.others} {
 		for _, c := range all {
 			c.end()
@@ -82,7 +82,7 @@ func (b *contest) end() {
 }
 
 // to is a contestant as a target.
-func (b *contest) to(c *child, tls bool, buffer int) *target {
+func (b *benchRun) to(c *child, tls bool, buffer int) *target {
 	t := &target{addr: c.addr, raw: c.name == "splice", buffer: buffer, timeout: 10 * time.Second, dialled: new(atomic.Int64)}
 	if tls {
 		t.tls = b.cert.client()
@@ -90,20 +90,20 @@ func (b *contest) to(c *child, tls bool, buffer int) *target {
 	return t
 }
 
-// turn is one contestant in a row, connected.
-type turn struct {
+// rowEntry is one contestant in a row, connected.
+type rowEntry struct {
 	*child
-	who     string
-	crowd   *crowd
-	samples []sample
+	candidate string
+	fleet     *fleet
+	samples   []sample
 }
 
-// turns runs all in turn, A B C A B C …, since a shared machine drifts.
-func (b *contest) turns(row string, all []*turn) error {
+// runRounds runs all in turn, A B C A B C …, since a shared machine drifts.
+func (b *benchRun) runRounds(row string, all []*rowEntry) error {
 	for round := range b.Rounds {
 		for _, t := range all {
-			what := fmt.Sprintf("%s, round %d of %d, %s", row, round+1, b.Rounds, t.who)
-			s, err := t.crowd.run(b.ctx, b.For, t.pid(), b.tell.running(what))
+			what := fmt.Sprintf("%s, round %d of %d, %s", row, round+1, b.Rounds, t.candidate)
+			s, err := t.fleet.run(b.ctx, b.For, t.pid(), b.progress.running(what))
 			if err != nil {
 				return t.failed(err)
 			}
@@ -114,28 +114,28 @@ func (b *contest) turns(row string, all []*turn) error {
 }
 
 // work runs one row about traffic.
-func (b *contest) work(w work) error {
-	children, err := b.contestants(w.tls)
+func (b *benchRun) work(w work) error {
+	children, err := b.candidates(w.tls)
 	if err != nil {
 		return err
 	}
-	var all []*turn
+	var all []*rowEntry
 	for _, c := range children {
 		if c.name == "splice" && !w.splices() {
 			continue
 		}
-		cr, err := gather(b.to(c, w.tls, busyBuffer), w.shape, b.tell.connecting)
+		fl, err := connectFleet(b.to(c, w.tls, busyBuffer), w.shape, b.progress.connecting)
 		if err != nil {
 			return c.failed(err)
 		}
-		defer cr.leave()
-		all = append(all, &turn{child: c, who: c.name, crowd: cr})
+		defer fl.close()
+		all = append(all, &rowEntry{child: c, candidate: c.name, fleet: fl})
 	}
-	if err := b.turns(w.Name, all); err != nil {
+	if err := b.runRounds(w.Name, all); err != nil {
 		return err
 	}
 	for _, t := range all {
-		b.report.Rows = append(b.report.Rows, newBenchRow(w.Name, t.who, t.samples))
+		b.report.Rows = append(b.report.Rows, newBenchRow(w.Name, t.candidate, t.samples))
 	}
 	return nil
 }
@@ -145,8 +145,8 @@ const floodFlight = 2000
 
 // flood measures seven phones of a binary, alone and beside an eighth that
 // floods it.
-func (b *contest) flood() error {
-	children, err := b.contestants(false)
+func (b *benchRun) flood() error {
+	children, err := b.candidates(false)
 	if err != nil {
 		return err
 	}
@@ -154,24 +154,24 @@ func (b *contest) flood() error {
 		if c.name == "splice" {
 			continue // nothing is shared in it
 		}
-		cr, err := gather(b.to(c, false, busyBuffer), shape{binaries: 1, phones: 7, size: 512, flight: 1}, b.tell.connecting)
+		fl, err := connectFleet(b.to(c, false, busyBuffer), shape{binaries: 1, phones: 7, size: 512, flight: 1}, b.progress.connecting)
 		if err != nil {
 			return c.failed(err)
 		}
 		err = func() error {
-			defer cr.leave()
-			alone := &turn{child: c, who: c.name, crowd: cr}
-			if err := b.turns(rowFlood+", alone", []*turn{alone}); err != nil {
+			defer fl.close()
+			alone := &rowEntry{child: c, candidate: c.name, fleet: fl}
+			if err := b.runRounds(rowFlood+", alone", []*rowEntry{alone}); err != nil {
 				return err
 			}
-			if err := cr.addFlooders(1, floodFlight); err != nil {
+			if err := fl.addFlooders(1, floodFlight); err != nil {
 				return err
 			}
-			beside := &turn{child: c, who: c.name, crowd: cr}
-			if err := b.turns(rowFlood, []*turn{beside}); err != nil {
+			flooded := &rowEntry{child: c, candidate: c.name, fleet: fl}
+			if err := b.runRounds(rowFlood, []*rowEntry{flooded}); err != nil {
 				return err
 			}
-			b.report.Flood = append(b.report.Flood, newBenchRow("alone", c.name, alone.samples), newBenchRow("beside", c.name, beside.samples))
+			b.report.Flood = append(b.report.Flood, newBenchRow("alone", c.name, alone.samples), newBenchRow("beside", c.name, flooded.samples))
 			return nil
 		}()
 		if err != nil {
@@ -182,34 +182,34 @@ func (b *contest) flood() error {
 }
 
 // idle opens connections that do nothing, first at the baseline, then at the relay.
-func (b *contest) idle() error { return b.stayIdle(false, b.Conns, b.Beat) }
+func (b *benchRun) idle() error { return b.stayIdle(false, b.Conns, b.IdleFor) }
 
 // tlsIdle is idle with TLS, fewer of them and without a heartbeat: what is
 // asked is what a handshake and a connection cost.
-func (b *contest) tlsIdle() error { return b.stayIdle(true, min(4000, b.Conns), 4*time.Second) }
+func (b *benchRun) tlsIdle() error { return b.stayIdle(true, min(4000, b.Conns), 4*time.Second) }
 
-func (b *contest) stayIdle(tls bool, conns int, beat time.Duration) error {
-	children, err := b.contestants(tls)
+func (b *benchRun) stayIdle(tls bool, conns int, watchFor time.Duration) error {
+	children, err := b.candidates(tls)
 	if err != nil {
 		return err
 	}
 	for _, c := range []*child{children[1], children[0]} {
 		metrics, watch, n := "", time.Second, min(2000, conns)
 		if c.private != "" {
-			metrics, watch, n = "http://"+c.private+"/metrics", beat, conns
+			metrics, watch, n = "http://"+c.private+"/metrics", watchFor, conns
 		}
-		r, cr, err := idle(b.env, b.to(c, tls, idleBuffer), n, 16, watch, c.pid(), metrics)
+		r, fl, err := idle(b.env, b.to(c, tls, idleBuffer), n, 16, watch, c.pid(), metrics)
 		if err != nil {
 			return c.failed(err)
 		}
-		cr.leave()
+		fl.close()
 		b.report.Idle = append(b.report.Idle, &idleEntry{c.name, tls, r})
 	}
-	return b.settled(children[0])
+	return b.waitClosed(children[0])
 }
 
-// settled waits until a relay has let go of all that left.
-func (b *contest) settled(relay *child) error {
+// waitClosed waits until a relay has let go of all that left.
+func (b *benchRun) waitClosed(relay *child) error {
 	for end := time.Now().Add(20 * time.Second); ; wait(b.ctx, 200*time.Millisecond) {
 		f, _, err := scrape("http://" + relay.private + "/metrics")
 		if err != nil || f.FDs < 50 {
@@ -223,10 +223,10 @@ func (b *contest) settled(relay *child) error {
 
 // among measures the same round trips among more and more idle connections:
 // a relay for each number of them, taking turns like the others.
-func (b *contest) among() error {
+func (b *benchRun) among() error {
 	busy := shape{binaries: 4, phones: 8, size: 512, flight: 4}
 	levels := []int{0, 100, 1000, b.Conns}
-	var all []*turn
+	var all []*rowEntry
 	for _, n := range levels {
 		c, err := start(b.ctx, "relay", b.Relay, b.serve()...)
 		if err != nil {
@@ -234,20 +234,20 @@ func (b *contest) among() error {
 		}
 		b.others = append(b.others, c) // ended with the contestants
 		if n > 0 {
-			idle, err := gather(b.to(c, false, idleBuffer), shape{binaries: n / 2, phones: 1, size: minFrame, flight: 1}, b.tell.connecting)
+			idle, err := connectFleet(b.to(c, false, idleBuffer), shape{binaries: n / 2, phones: 1, size: minFrame, flight: 1}, b.progress.connecting)
 			if err != nil {
 				return err
 			}
-			defer idle.leave()
+			defer idle.close()
 		}
-		cr, err := gather(b.to(c, false, busyBuffer), busy, b.tell.connecting)
+		fl, err := connectFleet(b.to(c, false, busyBuffer), busy, b.progress.connecting)
 		if err != nil {
 			return err
 		}
-		defer cr.leave()
-		all = append(all, &turn{child: c, who: fmt.Sprintf("relay among %d", n), crowd: cr})
+		defer fl.close()
+		all = append(all, &rowEntry{child: c, candidate: fmt.Sprintf("relay among %d", n), fleet: fl})
 	}
-	if err := b.turns(rowAmong, all); err != nil {
+	if err := b.runRounds(rowAmong, all); err != nil {
 		return err
 	}
 	for i, n := range levels {
@@ -264,27 +264,27 @@ const busyPhones = 8
 // busy measures ever more phones that are all busy. The splice takes part:
 // the processor's caches and the kernel's tables are no larger for it. Here
 // one comes after the other: together they would need too many open files.
-func (b *contest) busy() error {
-	children, err := b.contestants(false)
+func (b *benchRun) busy() error {
+	children, err := b.candidates(false)
 	if err != nil {
 		return err
 	}
 	for conns := 90; conns <= b.Conns; conns *= 10 {
 		s := shape{binaries: conns / (1 + busyPhones), phones: busyPhones, size: 512, flight: 1}
 		for _, c := range children {
-			t := &turn{child: c, who: c.name}
-			if t.crowd, err = gather(b.to(c, false, smallBuffer), s, b.tell.connecting); err != nil {
+			t := &rowEntry{child: c, candidate: c.name}
+			if t.fleet, err = connectFleet(b.to(c, false, smallBuffer), s, b.progress.connecting); err != nil {
 				return c.failed(err)
 			}
-			err = b.turns(fmt.Sprintf("%s, %d connections", rowBusy, s.connections()), []*turn{t})
-			t.crowd.leave()
+			err = b.runRounds(fmt.Sprintf("%s, %d connections", rowBusy, s.connections()), []*rowEntry{t})
+			t.fleet.close()
 			if err != nil {
 				return err
 			}
-			r := newBenchRow("", t.who, t.samples)
+			r := newBenchRow("", t.candidate, t.samples)
 			r.Connections = s.connections()
 			b.report.Busy = append(b.report.Busy, r)
-			if err := b.settled(children[0]); err != nil {
+			if err := b.waitClosed(children[0]); err != nil {
 				return err
 			}
 		}

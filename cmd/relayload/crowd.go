@@ -19,13 +19,13 @@ type shape struct {
 
 func (s shape) connections() int { return s.binaries * (1 + s.phones) }
 
-// crowd is binaries and their phones, connected. Without fanout phones send
+// fleet is binaries and their phones, connected. Without fanout phones send
 // and binaries send back what they get; with it binaries send and phones
 // only receive.
-type crowd struct {
+type fleet struct {
 	shape
 	to       *target
-	binaries []*caller
+	binaries []*loadBinary
 	phones   []*phone
 	flooders []*phone // of that binary, beside the phones that are measured
 	server   string   // the server-id of the binary, if there is one
@@ -39,31 +39,31 @@ type crowd struct {
 	err error // the first
 }
 
-func (c *crowd) fail(err error) {
-	if c.ending.Load() {
+func (fl *fleet) fail(err error) {
+	if fl.ending.Load() {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err = err
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.err == nil {
+		fl.err = err
 	}
 }
 
-func (c *crowd) failed() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
+func (fl *fleet) failed() error {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	return fl.err
 }
 
 // connectAtOnce is how many upgrades are under way while a crowd connects.
 const connectAtOnce = 32
 
-// gather connects a crowd. Every phone has made one round trip when it returns.
-func gather(t *target, s shape, tell func(done, of int)) (*crowd, error) {
-	c := &crowd{shape: s, to: t, room: make(chan struct{}, 1)}
-	c.binaries = make([]*caller, s.binaries)
-	c.phones = make([]*phone, s.binaries*s.phones)
+// connectFleet connects a crowd. Every phone has made one round trip when it returns.
+func connectFleet(t *target, s shape, tell func(done, of int)) (*fleet, error) {
+	fl := &fleet{shape: s, to: t, room: make(chan struct{}, 1)}
+	fl.binaries = make([]*loadBinary, s.binaries)
+	fl.phones = make([]*phone, s.binaries*s.phones)
 	var done atomic.Int64
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, connectAtOnce)
@@ -73,78 +73,78 @@ func gather(t *target, s shape, tell func(done, of int)) (*crowd, error) {
 		go func() {
 			defer wg.Done()
 			defer func() { <-slots }()
-			if c.failed() != nil {
+			if fl.failed() != nil {
 				return
 			}
-			if err := c.join(i, &done); err != nil {
-				c.fail(err)
+			if err := fl.join(i, &done); err != nil {
+				fl.fail(err)
 			}
 		}()
 		tell(int(done.Load()), s.connections())
 	}
 	wg.Wait()
-	if err := c.failed(); err != nil {
-		c.leave()
+	if err := fl.failed(); err != nil {
+		fl.close()
 		return nil, err
 	}
-	return c, nil
+	return fl, nil
 }
 
 // join connects binary i and its phones.
-func (c *crowd) join(i int, done *atomic.Int64) error {
+func (fl *fleet) join(i int, done *atomic.Int64) error {
 	var id [8]byte
 	rand.Read(id[:])
 	server := "load-" + hex.EncodeToString(id[:])
-	if len(c.binaries) == 1 {
-		c.server = server
+	if len(fl.binaries) == 1 {
+		fl.server = server
 	}
-	b := &caller{ids: make(map[int]string)}
-	if !c.to.raw {
-		p, err := c.to.dial("/v1/server", server)
+	b := &loadBinary{ids: make(map[int]string)}
+	if !fl.to.raw {
+		p, err := fl.to.dial("/v1/server", server)
 		if err != nil {
 			return fmt.Errorf("binary %d: %w", i, err)
 		}
 		b.peer = p
-		c.binaries[i] = b
-		go func() { c.ended("binary", i, b.echo()) }()
+		fl.binaries[i] = b
+		go func() { fl.ended("binary", i, b.echo()) }()
 	}
 	done.Add(1)
-	for j := range c.shape.phones {
-		n := i*c.shape.phones + j
-		ph, err := c.phone(server, n)
+	for j := range fl.shape.phones {
+		n := i*fl.shape.phones + j
+		ph, err := fl.phone(server, n)
 		if err != nil {
 			return fmt.Errorf("phone %d: %w", n, err)
 		}
 		b.mu.Lock()
 		ph.connID = b.ids[n]
 		b.mu.Unlock()
-		c.phones[n] = ph
+		fl.phones[n] = ph
 		b.phones = append(b.phones, ph)
-		go func() { c.ended("phone", n, ph.loop()) }()
+		go func() { fl.ended("phone", n, ph.loop()) }()
 		done.Add(1)
 	}
 	return nil
 }
 
-func (c *crowd) ended(kind string, n int, err error) { c.fail(fmt.Errorf("%s %d: %w", kind, n, err)) }
+func (fl *fleet) ended(kind string, n int, err error) { fl.fail(fmt.Errorf("%s %d: %w", kind, n, err)) }
 
-// joinPatience is how long a phone tries again while nobody holds its
+// joinRetry is how long a phone tries again while nobody holds its
 // server-id: a binary has its 101 a moment before it holds its slot.
-const joinPatience = 5 * time.Second
+const joinRetry = 5 * time.Second
 
 // phone connects phone n and makes its first round trip.
-func (c *crowd) phone(server string, n int) (*phone, error) {
-	to := c.to
+func (fl *fleet) phone(server string, n int) (*phone, error) {
+	to := fl.to
 	if to.phones != nil {
 		to = to.phones
 	}
-	for end := time.Now().Add(joinPatience); ; {
+	for end := time.Now().Add(joinRetry); ; {
 		p, err := to.dial("/v1/client", server)
 		if err != nil {
 			return nil, err
 		}
-		ph := &phone{peer: p, crowd: c, number: n,
-			checker: newFramer(c.size, n), maker: newFramer(c.size, n), times: make([]int64, max(c.flight, 1))}
+		ph := &phone{peer: p, fleet: fl, number: n,
+			checker: newFramer(fl.size, n), maker: newFramer(fl.size, n), times: make([]int64, max(fl.flight, 1))}
 		err = ph.hello()
 		if err == nil {
 			return ph, nil
@@ -159,22 +159,24 @@ func (c *crowd) phone(server string, n int) (*phone, error) {
 
 // addFlooders connects n more phones of the one binary, which will have flight
 // round trips under way each.
-func (c *crowd) addFlooders(n, flight int) error {
+func (fl *fleet) addFlooders(n, flight int) error {
 	for range n {
-		number := len(c.phones) + len(c.flooders)
-		ph, err := c.phone(c.server, number)
+		number := len(fl.phones) + len(fl.flooders)
+		ph, err := fl.phone(fl.server, number)
 		if err != nil {
 			return fmt.Errorf("flooding phone: %w", err)
 		}
 		ph.times = make([]int64, flight)
-		c.flooders = append(c.flooders, ph)
-		go func() { c.ended("flooding phone", number, ph.loop()) }()
+		fl.flooders = append(fl.flooders, ph)
+		go func() { fl.ended("flooding phone", number, ph.loop()) }()
 	}
 	return nil
 }
 
 // all is all phones.
-func (c *crowd) all() []*phone { return append(c.phones[:len(c.phones):len(c.phones)], c.flooders...) }
+func (fl *fleet) all() []*phone {
+	return append(fl.phones[:len(fl.phones):len(fl.phones)], fl.flooders...)
+}
 
 // received is how many frames these have had.
 func received(phones []*phone) (n uint64) {
@@ -184,15 +186,15 @@ func received(phones []*phone) (n uint64) {
 	return n
 }
 
-// leave closes all connections, phones first.
-func (c *crowd) leave() {
-	c.ending.Store(true)
-	for _, ph := range c.all() {
+// close closes all connections, phones first.
+func (fl *fleet) close() {
+	fl.ending.Store(true)
+	for _, ph := range fl.all() {
 		if ph != nil {
 			ph.conn.Close()
 		}
 	}
-	for _, b := range c.binaries {
+	for _, b := range fl.binaries {
 		if b != nil && b.peer != nil {
 			b.conn.Close()
 		}

@@ -63,12 +63,12 @@ func (c *curveCommand) Run(e *env) error {
 	for n := 1; ; n = min(2*n, c.Max) {
 		each := min(n, c.Phones)
 		s := shape{binaries: max(n/each, 1), phones: each, size: c.Size, flight: 1}
-		crowd, err := gather(t, s, e.tell.connecting)
+		fl, err := connectFleet(t, s, e.progress.connecting)
 		if err != nil {
 			return hint(err)
 		}
-		got, err := crowd.run(e.ctx, c.For, c.PID, e.tell.running(fmt.Sprintf("%d phones", n)))
-		crowd.leave()
+		got, err := fl.run(e.ctx, c.For, c.PID, e.progress.running(fmt.Sprintf("%d phones", n)))
+		fl.close()
 		if err != nil {
 			return err
 		}
@@ -80,5 +80,5 @@ func (c *curveCommand) Run(e *env) error {
 	if err := os.WriteFile(c.Out, r.svg(), 0o644); err != nil {
 		return err
 	}
-	return e.print(c.JSON, r)
+	return e.printReport(c.JSON, r)
 }

@@ -13,17 +13,17 @@ type floodCommand struct {
 
 // floodReport is how phones fare beside others that flood their binary.
 type floodReport struct {
-	Phones   int    `json:"phones"`
-	Flooders int    `json:"flooding_phones"`
-	Flood    int    `json:"in_flight_per_flooding_phone"`
-	Alone    sample `json:"alone"`
-	Beside   sample `json:"beside_flooding_phones"`
+	Phones    int    `json:"phones"`
+	Flooders  int    `json:"flooding_phones"`
+	Flood     int    `json:"in_flight_per_flooding_phone"`
+	Alone     sample `json:"alone"`
+	WithFlood sample `json:"beside_flooding_phones"`
 }
 
 func (r *floodReport) table(w io.Writer) {
 	fmt.Fprintf(w, "flood: %d phones of one binary with one round trip under way each, beside %d with %d each\n", r.Phones, r.Flooders, r.Flood)
-	besideTable(w, r.Alone, "beside the flood", r.Beside)
-	fmt.Fprintf(w, "  %-20s %12.0f\n", "the flood itself", r.Beside.FloodPerSecond)
+	aloneTable(w, r.Alone, "beside the flood", r.WithFlood)
+	fmt.Fprintf(w, "  %-20s %12.0f\n", "the flood itself", r.WithFlood.FloodPerSecond)
 }
 
 // Run is called by kong.
@@ -36,11 +36,11 @@ func (c *floodCommand) Run(e *env) error {
 	}
 	r := &floodReport{Phones: c.Phones, Flooders: c.Flooders, Flood: c.Flood}
 	var err error
-	r.Alone, r.Beside, err = c.beside(e, c.Flooders, "beside the flood", func(crowd *crowd) (func(), error) {
-		return func() {}, crowd.addFlooders(c.Flooders, c.Flood)
+	r.Alone, r.WithFlood, err = c.aloneAndTogether(e, c.Flooders, "beside the flood", func(fl *fleet) (func(), error) {
+		return func() {}, fl.addFlooders(c.Flooders, c.Flood)
 	})
 	if err != nil {
 		return err
 	}
-	return e.print(c.JSON, r)
+	return e.printReport(c.JSON, r)
 }

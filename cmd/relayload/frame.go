@@ -67,8 +67,8 @@ const (
 	envelopeMid  = `","frame":`
 )
 
-// open splits an envelope as a relay sends it: no other shape counts.
-func open(b []byte) (connID, frame []byte, err error) {
+// parseEnvelope splits an envelope as a relay sends it: no other shape counts.
+func parseEnvelope(b []byte) (connID, frame []byte, err error) {
 	if !bytes.HasPrefix(b, []byte(envelopeHead)) || len(b) < 2 || b[len(b)-1] != '}' {
 		return nil, nil, fmt.Errorf("not an envelope: %s", excerpt(b, 0))
 	}

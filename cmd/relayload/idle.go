@@ -56,24 +56,24 @@ func (c *idleCommand) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	r, crowd, err := idle(e, t, c.Conns, c.Phones, c.For, c.PID, c.Metrics)
+	r, fl, err := idle(e, t, c.Conns, c.Phones, c.For, c.PID, c.Metrics)
 	if err != nil {
 		return hint(err)
 	}
-	crowd.leave()
-	return e.print(c.JSON, r)
+	fl.close()
+	return e.printReport(c.JSON, r)
 }
 
-// calm is how long after connecting memory is looked at: the relay's
+// collectorWait is how long after connecting memory is looked at: the relay's
 // collector has run by then.
-const calm = 3 * time.Second
+const collectorWait = 3 * time.Second
 
 // idle opens conns connections and looks at the relay while they do nothing
 // for d. The crowd it returns is still connected.
-func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metrics string) (*idleReport, *crowd, error) {
+func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metrics string) (*idleReport, *fleet, error) {
 	s := shape{binaries: max(conns/(1+phones), 1), phones: phones, size: minFrame, flight: 1}
 	r := &idleReport{Conns: s.connections()}
-	look := func() (rss int64, f figures, took time.Duration, err error) {
+	read := func() (rss int64, f procStats, took time.Duration, err error) {
 		if metrics != "" {
 			if f, took, err = scrape(metrics); err != nil {
 				return 0, f, 0, err
@@ -84,7 +84,7 @@ func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metric
 		}
 		return rss, f, took, err
 	}
-	rss0, f0, _, err := look()
+	rss0, f0, _, err := read()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -95,7 +95,7 @@ func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metric
 		}
 	}
 	start := time.Now()
-	c, err := gather(t, s, e.tell.connecting)
+	c, err := connectFleet(t, s, e.progress.connecting)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -105,27 +105,27 @@ func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metric
 		r.ConnectCPU = float64((cpu1 - cpu0).Microseconds()) / float64(r.Conns)
 	}
 	debug.FreeOSMemory() // this program must not crowd out what it looks at
-	wait(e.ctx, min(calm, d/2))
+	wait(e.ctx, min(collectorWait, d/2))
 
 	from := c.snapshot(pid)
 	for end := start.Add(time.Since(start) + d); e.ctx.Err() == nil && c.failed() == nil && time.Now().Before(end); {
-		e.tell.say("idle: %d connections, %.0f s to go", r.Conns, time.Until(end).Seconds())
+		e.progress.show("idle: %d connections, %.0f s to go", r.Conns, time.Until(end).Seconds())
 		wait(e.ctx, min(time.Until(end), 500*time.Millisecond))
 	}
 	to := c.snapshot(pid)
 	if err := c.failed(); err != nil {
-		c.leave()
+		c.close()
 		return nil, nil, err
 	}
 	if e.ctx.Err() != nil {
-		c.leave()
+		c.close()
 		return nil, nil, errInterrupted
 	}
 	r.Seconds = to.at.Sub(from.at).Seconds()
 	r.CPU = (to.relay - from.relay).Seconds() / r.Seconds
-	rss1, f1, took, err := look()
+	rss1, f1, took, err := read()
 	if err != nil {
-		c.leave()
+		c.close()
 		return nil, nil, err
 	}
 	n := float64(r.Conns)

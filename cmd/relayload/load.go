@@ -66,16 +66,16 @@ func (l *load) measure(e *env, mode string, s shape) error {
 	if err != nil {
 		return err
 	}
-	c, err := gather(t, s, e.tell.connecting)
+	c, err := connectFleet(t, s, e.progress.connecting)
 	if err != nil {
 		return hint(err)
 	}
-	defer c.leave()
-	got, err := c.run(e.ctx, l.For, l.PID, e.tell.running(mode))
+	defer c.close()
+	got, err := c.run(e.ctx, l.For, l.PID, e.progress.running(mode))
 	if err != nil {
 		return err
 	}
-	return e.print(l.JSON, &report{mode, s.binaries, s.phones, s.size, s.flight, got})
+	return e.printReport(l.JSON, &report{mode, s.binaries, s.phones, s.size, s.flight, got})
 }
 
 type echoCommand struct {

@@ -55,13 +55,13 @@ func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format
 
 // env is what commands run in.
 type env struct {
-	ctx    context.Context
-	stdout io.Writer
-	tell   *progress
+	ctx      context.Context
+	stdout   io.Writer
+	progress *progress
 }
 
-// print writes v as a table or as JSON.
-func (e *env) print(asJSON bool, v interface{ table(io.Writer) }) error {
+// printReport writes v as a table or as JSON.
+func (e *env) printReport(asJSON bool, v interface{ table(io.Writer) }) error {
 	if asJSON {
 		enc := json.NewEncoder(e.stdout)
 		enc.SetIndent("", "  ")
@@ -107,7 +107,7 @@ func run(ctx context.Context, args []string, stdout, stderr *os.File) int {
 		return exitUsage
 	}
 	tell := newProgress(stderr)
-	err = parsed.Run(&env{ctx: ctx, stdout: tell.writer(stdout), tell: tell})
+	err = parsed.Run(&env{ctx: ctx, stdout: tell.writer(stdout), progress: tell})
 	errs := tell.writer(stderr)
 	fmt.Fprint(errs, "") // the progress ends here
 	if _, ok := errors.AsType[usageError](err); ok {

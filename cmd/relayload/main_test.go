@@ -113,7 +113,7 @@ func TestFloodMeasuresTheOthers(t *testing.T) {
 	defer srv.Close()
 	code, stdout, stderr := command(t, "flood", "--url", "ws"+strings.TrimPrefix(srv.URL, "http"), "--phones", "2", "--flood", "50", "--for", "1s", "--json")
 	var r floodReport
-	if err := json.Unmarshal([]byte(stdout), &r); code != exitDone || err != nil || r.Alone.Frames == 0 || r.Beside.Frames == 0 || r.Beside.FloodPerSecond == 0 {
+	if err := json.Unmarshal([]byte(stdout), &r); code != exitDone || err != nil || r.Alone.Frames == 0 || r.WithFlood.Frames == 0 || r.WithFlood.FloodPerSecond == 0 {
 		t.Errorf("exit code %d, %v, %q, %q", code, err, stdout, stderr)
 	}
 }

@@ -24,31 +24,31 @@ type sample struct {
 	FloodPerSecond float64 `json:"flood_round_trips_per_second,omitempty"`
 }
 
-// settle is how long the traffic runs before it is measured.
-const settle = 200 * time.Millisecond
+// warmUp is how long the traffic runs before it is measured.
+const warmUp = 200 * time.Millisecond
 
-// lost is how long the last frames may take to arrive.
-const lost = 10 * time.Second
+// lastFrameTimeout is how long the last frames may take to arrive.
+const lastFrameTimeout = 10 * time.Second
 
 // run sends for d and measures. Nothing is under way before and after.
-func (c *crowd) run(ctx context.Context, d time.Duration, pid int, tell func(frames uint64, since time.Duration)) (sample, error) {
-	c.stop.Store(false)
-	for _, ph := range c.phones {
+func (fl *fleet) run(ctx context.Context, d time.Duration, pid int, tell func(frames uint64, since time.Duration)) (sample, error) {
+	fl.stop.Store(false)
+	for _, ph := range fl.phones {
 		ph.late = latencies{}
 	}
 	var senders sync.WaitGroup
-	if c.fanout {
-		for i, b := range c.binaries {
+	if fl.fanout {
+		for i, b := range fl.binaries {
 			senders.Add(1)
 			go func() {
 				defer senders.Done()
-				if err := b.spread(c); err != nil {
-					c.ended("binary", i, err)
+				if err := b.fanOut(fl); err != nil {
+					fl.ended("binary", i, err)
 				}
 			}()
 		}
 	} else {
-		for _, ph := range c.all() {
+		for _, ph := range fl.all() {
 			now := clockNow()
 			for range len(ph.times) {
 				ph.post(now)
@@ -61,26 +61,26 @@ func (c *crowd) run(ctx context.Context, d time.Duration, pid int, tell func(fra
 			}
 		}
 	}
-	wait(ctx, settle)
-	from := c.snapshot(pid)
-	for end := time.Now().Add(d); ctx.Err() == nil && c.failed() == nil; {
+	wait(ctx, warmUp)
+	from := fl.snapshot(pid)
+	for end := time.Now().Add(d); ctx.Err() == nil && fl.failed() == nil; {
 		left := time.Until(end)
 		if left <= 0 {
 			break
 		}
 		wait(ctx, min(left, 500*time.Millisecond))
-		tell(received(c.phones)-from.frames, time.Since(from.at))
+		tell(received(fl.phones)-from.frames, time.Since(from.at))
 	}
-	to := c.snapshot(pid)
-	c.stop.Store(true)
+	to := fl.snapshot(pid)
+	fl.stop.Store(true)
 	senders.Wait()
-	if err := c.quiesce(); err != nil {
+	if err := fl.quiesce(); err != nil {
 		return sample{}, err
 	}
 	if err := ctx.Err(); err != nil {
 		return sample{}, errInterrupted
 	}
-	return c.sample(from, to), nil
+	return fl.sample(from, to), nil
 }
 
 var errInterrupted = errors.New("interrupted")
@@ -93,13 +93,13 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // quiesce waits until every frame that was sent has come.
-func (c *crowd) quiesce() error {
-	for end := time.Now().Add(lost); ; time.Sleep(time.Millisecond) {
-		if err := c.failed(); err != nil {
+func (fl *fleet) quiesce() error {
+	for end := time.Now().Add(lastFrameTimeout); ; time.Sleep(time.Millisecond) {
+		if err := fl.failed(); err != nil {
 			return err
 		}
 		missing, who := uint64(0), 0
-		for i, ph := range c.all() {
+		for i, ph := range fl.all() {
 			ph.mu.Lock()
 			if ph.sent != ph.taken.Load() {
 				missing, who = missing+ph.sent-ph.taken.Load(), i
@@ -110,39 +110,39 @@ func (c *crowd) quiesce() error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%d frames are lost: not there %s after the last was sent (phone %d misses some)", missing, lost, who)
+			return fmt.Errorf("%d frames are lost: not there %s after the last was sent (phone %d misses some)", missing, lastFrameTimeout, who)
 		}
 	}
 }
 
-// moment is what had happened by then.
-type moment struct {
-	at     time.Time
-	frames uint64
-	flood  uint64
-	relay  time.Duration
-	mine   time.Duration
+// counters is what had happened by then.
+type counters struct {
+	at        time.Time
+	frames    uint64
+	flood     uint64
+	relay     time.Duration
+	generator time.Duration
 }
 
-func (c *crowd) snapshot(pid int) moment {
-	m := moment{at: time.Now(), frames: received(c.phones), flood: received(c.flooders)}
+func (fl *fleet) snapshot(pid int) counters {
+	m := counters{at: time.Now(), frames: received(fl.phones), flood: received(fl.flooders)}
 	if pid > 0 {
 		m.relay, _ = cpuOf(pid)
 	}
-	for _, other := range c.others {
+	for _, other := range fl.others {
 		used, _ := cpuOf(other)
 		m.relay += used
 	}
-	m.mine, _ = cpuOf(self)
+	m.generator, _ = cpuOf(self)
 	return m
 }
 
-func (c *crowd) sample(from, to moment) sample {
+func (fl *fleet) sample(from, to counters) sample {
 	s := sample{Seconds: to.at.Sub(from.at).Seconds(), Frames: float64(to.frames - from.frames)}
-	if !c.fanout {
+	if !fl.fanout {
 		s.Frames *= 2
 		var all latencies
-		for _, ph := range c.phones {
+		for _, ph := range fl.phones {
 			all.merge(&ph.late)
 		}
 		s.P50 = float64(all.quantile(.5)) / 1e3
@@ -151,7 +151,7 @@ func (c *crowd) sample(from, to moment) sample {
 	s.PerSecond = s.Frames / s.Seconds
 	s.FloodPerSecond = float64(to.flood-from.flood) / s.Seconds
 	s.CPU = (to.relay - from.relay).Seconds() / s.Seconds
-	s.GeneratorCPU = (to.mine - from.mine).Seconds() / s.Seconds
+	s.GeneratorCPU = (to.generator - from.generator).Seconds() / s.Seconds
 	if s.Frames > 0 {
 		s.CPUPerFrame = (to.relay - from.relay).Seconds() * 1e6 / s.Frames
 	}

@@ -8,7 +8,7 @@ import (
 // phone is the end of a phone.
 type phone struct {
 	*peer
-	crowd  *crowd
+	fleet  *fleet
 	number int
 	connID string // in a fan-out
 
@@ -24,7 +24,7 @@ type phone struct {
 }
 
 func (ph *phone) hello() error {
-	_ = ph.conn.SetDeadline(time.Now().Add(ph.crowd.to.timeout))
+	_ = ph.conn.SetDeadline(time.Now().Add(ph.fleet.to.timeout))
 	defer ph.conn.SetDeadline(time.Time{})
 	ph.post(0)
 	ph.mu.Lock()
@@ -61,28 +61,28 @@ func (ph *phone) frame() (b []byte, ok bool, err error) {
 	}
 	head := 2 + 4
 	switch {
-	case ph.crowd.size > 0xffff:
+	case ph.fleet.size > 0xffff:
 		head += 8
-	case ph.crowd.size > 125:
+	case ph.fleet.size > 125:
 		head += 2
 	}
-	if ph.w-ph.r < head+ph.crowd.size {
+	if ph.w-ph.r < head+ph.fleet.size {
 		return nil, false, nil
 	}
-	b = ph.in[ph.r+head : ph.r+head+ph.crowd.size]
-	ph.r += head + ph.crowd.size
+	b = ph.in[ph.r+head : ph.r+head+ph.fleet.size]
+	ph.r += head + ph.fleet.size
 	mask(b)
 	return b, true, nil
 }
 
-// began is the zero of all times.
-var began = time.Now()
+// processStart is the zero of all times.
+var processStart = time.Now()
 
-func clockNow() int64 { return int64(time.Since(began)) }
+func clockNow() int64 { return int64(time.Since(processStart)) }
 
 // loop is the phone's reader. It ends with the connection.
 func (ph *phone) loop() error {
-	c := ph.crowd
+	fl := ph.fleet
 	var now int64
 	for {
 		b, ok, err := ph.frame()
@@ -93,9 +93,9 @@ func (ph *phone) loop() error {
 			if err := ph.checker.check(b, ph.got); err != nil {
 				return err
 			}
-			if !c.fanout {
+			if !fl.fanout {
 				ph.late.add(time.Duration(now - ph.times[ph.got%uint64(len(ph.times))]))
-				if !c.stop.Load() {
+				if !fl.stop.Load() {
 					ph.post(now)
 				}
 			}
@@ -103,9 +103,9 @@ func (ph *phone) loop() error {
 			continue
 		}
 		ph.taken.Store(ph.got)
-		if c.fanout {
+		if fl.fanout {
 			select {
-			case c.room <- struct{}{}:
+			case fl.room <- struct{}{}:
 			default:
 			}
 		} else {

@@ -36,9 +36,9 @@ func newProgress(f *os.File) *progress {
 	return &progress{to: f, on: err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"}
 }
 
-// say shows the line, unless one was shown just now or other output has not
+// show shows the line, unless one was shown just now or other output has not
 // ended its line.
-func (p *progress) say(format string, a ...any) {
+func (p *progress) show(format string, a ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.on || p.inner || time.Since(p.last) < progressEvery {
@@ -72,7 +72,7 @@ func (b behind) Write(text []byte) (int, error) {
 }
 
 // connecting and running are what most commands say.
-func (p *progress) connecting(done, of int) { p.say("connecting: %d of %d", done, of) }
+func (p *progress) connecting(done, of int) { p.show("connecting: %d of %d", done, of) }
 
 func (p *progress) running(what string) func(uint64, time.Duration) {
 	return func(n uint64, since time.Duration) {
@@ -80,6 +80,6 @@ func (p *progress) running(what string) func(uint64, time.Duration) {
 		if since > 0 {
 			rate = float64(n) / since.Seconds()
 		}
-		p.say("%s: %d frames in %.1f s, %.0f per second", what, n, since.Seconds(), rate)
+		p.show("%s: %d frames in %.1f s, %.0f per second", what, n, since.Seconds(), rate)
 	}
 }

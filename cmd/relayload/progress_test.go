@@ -39,7 +39,7 @@ func TestTheProgressLineLeavesNothingBehind(t *testing.T) {
 		out := p.writer(&tty)
 		say := func(what string) {
 			time.Sleep(progressEvery)
-			p.say("%s", what)
+			p.show("%s", what)
 		}
 		say("connecting: 1 of 2")
 		say(strings.Repeat("long ", 50))
@@ -68,9 +68,9 @@ func TestThereIsNoProgressInALog(t *testing.T) {
 	}
 	defer f.Close()
 	p := newProgress(f)
-	p.say("connecting: 1 of 2")
+	p.show("connecting: 1 of 2")
 	fmt.Fprintln(p.writer(f), "report")
-	p.say("more")
+	p.show("more")
 	fmt.Fprint(p.writer(f), "")
 	got, err := os.ReadFile(f.Name())
 	if err != nil || string(got) != "report\n" {

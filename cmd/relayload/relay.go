@@ -84,8 +84,8 @@ func enoughFiles(connections int) error {
 	return nil
 }
 
-// figures is what the relay's metrics say of its process.
-type figures struct {
+// procStats is what the relay's metrics say of its process.
+type procStats struct {
 	Goroutines float64 `json:"goroutines"`
 	Heap       float64 `json:"heap_bytes"` // in use, garbage included
 	Stacks     float64 `json:"stack_bytes"`
@@ -93,8 +93,8 @@ type figures struct {
 }
 
 // scrape reads them.
-func scrape(from string) (figures, time.Duration, error) {
-	var f figures
+func scrape(from string) (procStats, time.Duration, error) {
+	var f procStats
 	want := map[string]*float64{
 		"go_goroutines": &f.Goroutines, "go_memstats_heap_inuse_bytes": &f.Heap,
 		"go_memstats_stack_inuse_bytes": &f.Stacks, "process_open_fds": &f.FDs,

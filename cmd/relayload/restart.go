@@ -59,32 +59,32 @@ type restartRow struct {
 	Closed     map[string]int `json:"closed"` // how connections ended
 	Busiest    int            `json:"most_attempts_in_100ms"`
 
-	Binaries backAgain `json:"binaries_back"`
-	Phones   backAgain `json:"phones_back"`
-	Without  backAgain `json:"phone_without"` // from the close of its connection on
+	Binaries reconnectTimes `json:"binaries_back"`
+	Phones   reconnectTimes `json:"phones_back"`
+	Without  reconnectTimes `json:"phone_without"` // from the close of its connection on
 
 	binaries, phones, without []time.Duration
 }
 
-// backAgain is after how many seconds clients were back: half of them, 99 % and
+// reconnectTimes is after how many seconds clients were back: half of them, 99 % and
 // all.
-type backAgain struct {
+type reconnectTimes struct {
 	Median float64 `json:"median"`
 	P99    float64 `json:"p99"`
 	All    float64 `json:"all"`
 }
 
-// newBackAgain sorts times and returns their quantiles.
-func newBackAgain(times []time.Duration) (b backAgain) {
+// newReconnectTimes sorts times and returns their quantiles.
+func newReconnectTimes(times []time.Duration) (b reconnectTimes) {
 	if len(times) == 0 {
 		return b
 	}
 	slices.Sort(times)
 	at := func(percent int) float64 { return times[max((len(times)*percent+99)/100, 1)-1].Seconds() }
-	return backAgain{at(50), at(99), at(100)}
+	return reconnectTimes{at(50), at(99), at(100)}
 }
 
-func (b backAgain) String() string {
+func (b reconnectTimes) String() string {
 	return fmt.Sprintf("%.2f / %.2f / %.2f", b.Median, b.P99, b.All)
 }
 
@@ -189,14 +189,14 @@ func (c *restartCommand) Run(e *env) error {
 			}
 			if err := c.row(e, row); err != nil {
 				if len(r.Rows) > 0 {
-					_ = e.print(c.JSON, r)
+					_ = e.printReport(c.JSON, r)
 				}
 				return fmt.Errorf("%s: %w", row.name(), err)
 			}
 			r.Rows = append(r.Rows, row)
 		}
 	}
-	if err := e.print(c.JSON, r); err != nil {
+	if err := e.printReport(c.JSON, r); err != nil {
 		return err
 	}
 	return r.wrong()
@@ -204,9 +204,9 @@ func (c *restartCommand) Run(e *env) error {
 
 // Bounds of a restart.
 const (
-	gatherIn = time.Minute      // until all clients are connected
-	endIn    = 20 * time.Second // the drain, in addition to its wait and its spread
-	returnIn = 3 * time.Minute  // until all clients are connected again
+	gatherIn    = time.Minute      // until all clients are connected
+	endIn       = 20 * time.Second // the drain, in addition to its wait and its spread
+	reconnectIn = 3 * time.Minute  // until all clients are connected again
 )
 
 // row measures one way to restart.
@@ -221,7 +221,7 @@ func (c *restartCommand) row(e *env, row *restartRow) error {
 		return err
 	}
 	t := &target{addr: way.address, buffer: idleBuffer, timeout: upgradeTimeout, dialled: new(atomic.Int64)}
-	p := &returners{crowd: &crowd{shape: shape{size: minFrame, flight: 1}, to: t},
+	p := &restartClients{fleet: &fleet{shape: shape{size: minFrame, flight: 1}, to: t},
 		pairs: c.Pairs, alone: c.Alone, young: row.Young, redial: c.Redial, row: row}
 	ctx, stop := context.WithCancel(e.ctx)
 	defer func() {
@@ -240,13 +240,13 @@ func (c *restartCommand) row(e *env, row *restartRow) error {
 			return err
 		}
 	}
-	row.Binaries, row.Phones, row.Without = newBackAgain(row.binaries), newBackAgain(row.phones), newBackAgain(row.without)
+	row.Binaries, row.Phones, row.Without = newReconnectTimes(row.binaries), newReconnectTimes(row.phones), newReconnectTimes(row.without)
 	return nil
 }
 
 // restart replaces relay, waits until all clients are back, and returns the new
 // one. On an error it returns the one that runs.
-func (c *restartCommand) restart(e *env, p *returners, way *restartWay, relay *child) (*child, error) {
+func (c *restartCommand) restart(e *env, p *restartClients, way *restartWay, relay *child) (*child, error) {
 	next := (*child)(nil)
 	if way.balancer != nil { // the new one is there first
 		var err error
@@ -254,7 +254,7 @@ func (c *restartCommand) restart(e *env, p *returners, way *restartWay, relay *c
 			return relay, err
 		}
 	}
-	p.restarting()
+	p.begin()
 	_ = relay.cmd.Process.Signal(syscall.SIGTERM)
 	within := time.Duration((p.row.Spread+p.row.Wait)*float64(time.Second)) + endIn
 	select {
@@ -273,10 +273,10 @@ func (c *restartCommand) restart(e *env, p *returners, way *restartWay, relay *c
 		}
 		p.row.Ready = max(p.row.Ready, p.since().Seconds())
 	}
-	if err := p.until(e, next, returnIn); err != nil {
+	if err := p.until(e, next, reconnectIn); err != nil {
 		return next, err
 	}
-	p.returned()
+	p.record()
 	return next, nil
 }
 
@@ -354,8 +354,8 @@ func (c *child) counts() (binaries, phones int, err error) {
 	return health.Binaries, health.Phones, err
 }
 
-// most returns how many of a sorted list lie within w of each other at most.
-func most(all []time.Duration, w time.Duration) (n int) {
+// maxInWindow returns how many of a sorted list lie within w of each other at maxInWindow.
+func maxInWindow(all []time.Duration, w time.Duration) (n int) {
 	first := 0
 	for i := range all {
 		for all[i]-all[first] >= w {

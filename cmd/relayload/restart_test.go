@@ -97,13 +97,13 @@ func TestQuantilesOfReturnsAreThoseOfClients(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		times []time.Duration
-		want  backAgain
+		want  reconnectTimes
 	}{
-		{nil, backAgain{}},
-		{[]time.Duration{3 * time.Second}, backAgain{3, 3, 3}},
-		{times, backAgain{100, 198, 200}},
+		{nil, reconnectTimes{}},
+		{[]time.Duration{3 * time.Second}, reconnectTimes{3, 3, 3}},
+		{times, reconnectTimes{100, 198, 200}},
 	} {
-		if got := newBackAgain(tt.times); got != tt.want {
+		if got := newReconnectTimes(tt.times); got != tt.want {
 			t.Errorf("%d clients: %v; want %v", len(tt.times), got, tt.want)
 		}
 	}
@@ -120,7 +120,7 @@ func TestTheBusiestMomentIsFound(t *testing.T) {
 		{[]time.Duration{0, 100 * ms, 200 * ms}, 1},
 		{[]time.Duration{0, 99 * ms, 150 * ms, 160 * ms, 300 * ms}, 3},
 	} {
-		if got := most(tt.all, 100*ms); got != tt.want {
+		if got := maxInWindow(tt.all, 100*ms); got != tt.want {
 			t.Errorf("most(%v) = %d; want %d", tt.all, got, tt.want)
 		}
 	}

@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// returners are clients that come back after a restart as the deployed ones do:
+// restartClients are clients that come back after a restart as the deployed ones do:
 // binaries, each with one phone or with none.
-type returners struct {
-	crowd  *crowd // what their phones are made in
+type restartClients struct {
+	fleet  *fleet // what their phones are made in
 	pairs  int
 	alone  bool          // binaries without phones
 	young  bool          // their connections are younger than backoffReset at each restart
@@ -26,24 +26,24 @@ type returners struct {
 	mu       sync.Mutex // guards all below
 	row      *restartRow
 	signal   time.Time // of the restart that is under way; zero before the first
-	binaries []*returner
-	phones   []*returner
+	binaries []*restartClient
+	phones   []*restartClient
 	attempts []time.Duration // since signal, of both kinds
 	last     error           // the last failure to connect
 }
 
-// returner is one client. Its fields are guarded by the mutex of returners.
-type returner struct {
+// restartClient is one client. Its fields are guarded by the mutex of returners.
+type restartClient struct {
 	daemon bool
 	up     time.Time // since when it is connected; zero: it is not
 	down   time.Time // when the connection that the restart ended had ended
 }
 
 // start connects all clients and keeps them connected until ctx ends.
-func (p *returners) start(ctx context.Context) {
+func (p *restartClients) start(ctx context.Context) {
 	for i := range p.pairs {
 		server := fmt.Sprintf("restart-%d-%d", self, i)
-		b := &returner{daemon: true}
+		b := &restartClient{daemon: true}
 		p.binaries = append(p.binaries, b)
 		held := make(chan struct{})
 		hold := sync.OnceFunc(func() { close(held) })
@@ -53,7 +53,7 @@ func (p *returners) start(ctx context.Context) {
 		if p.alone {
 			continue
 		}
-		ph := new(returner)
+		ph := new(restartClient)
 		p.phones = append(p.phones, ph)
 		p.tasks.Go(func() {
 			select {
@@ -66,7 +66,7 @@ func (p *returners) start(ctx context.Context) {
 }
 
 // keep keeps r connected until ctx ends.
-func (p *returners) keep(ctx context.Context, r *returner, connect func() error) {
+func (p *restartClients) keep(ctx context.Context, r *restartClient, connect func() error) {
 	b := backoff{first: p.redial, daemon: r.daemon}
 	b.keep(ctx, func() ending {
 		p.attempt(r)
@@ -83,27 +83,27 @@ func (p *returners) keep(ctx context.Context, r *returner, connect func() error)
 }
 
 // binary is one connection of a binary that echoes, from dialling to its end.
-func (p *returners) binary(ctx context.Context, r *returner, server string, held func()) error {
-	c, err := p.crowd.to.dial("/v1/server", server)
+func (p *restartClients) binary(ctx context.Context, r *restartClient, server string, held func()) error {
+	c, err := p.fleet.to.dial("/v1/server", server)
 	if err != nil {
 		return err
 	}
 	defer c.closeWith(ctx)()
 	p.connected(r)
 	held()
-	return (&caller{peer: c, ids: make(map[int]string)}).echo()
+	return (&loadBinary{peer: c, ids: make(map[int]string)}).echo()
 }
 
 // phone is one connection of a phone, from dialling to its end. The phone
 // counts as connected after its first round trip.
-func (p *returners) phone(ctx context.Context, r *returner, server string, n int) error {
-	c, err := p.crowd.to.dial("/v1/client", server)
+func (p *restartClients) phone(ctx context.Context, r *restartClient, server string, n int) error {
+	c, err := p.fleet.to.dial("/v1/client", server)
 	if err != nil {
 		return err
 	}
 	defer c.closeWith(ctx)()
-	ph := &phone{peer: c, crowd: p.crowd, number: n,
-		checker: newFramer(p.crowd.size, n), maker: newFramer(p.crowd.size, n), times: make([]int64, 1)}
+	ph := &phone{peer: c, fleet: p.fleet, number: n,
+		checker: newFramer(p.fleet.size, n), maker: newFramer(p.fleet.size, n), times: make([]int64, 1)}
 	if err := ph.hello(); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (p *peer) closeWith(ctx context.Context) (now func()) {
 }
 
 // attempt counts that r dials.
-func (p *returners) attempt(r *returner) {
+func (p *restartClients) attempt(r *restartClient) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.signal.IsZero() {
@@ -137,7 +137,7 @@ func (p *returners) attempt(r *returner) {
 }
 
 // connected notes that r is connected.
-func (p *returners) connected(r *returner) {
+func (p *restartClients) connected(r *restartClient) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.up = time.Now()
@@ -146,7 +146,7 @@ func (p *returners) connected(r *returner) {
 // ended counts the end of r's connection, or of its attempt. It returns how that
 // ended, for r's backoff, and whether it is the connection that a restart ends:
 // its age is then the one that the run asks for.
-func (p *returners) ended(r *returner, err error) (e ending, restarted bool) {
+func (p *restartClients) ended(r *restartClient, err error) (e ending, restarted bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -218,22 +218,22 @@ func lostBecause(err error, upgraded bool) string {
 	return lostAccepted // reset or ended, by a process that had, or whose kernel had, accepted it
 }
 
-// restarting says that the relay is told now to end.
-func (p *returners) restarting() {
+// begin says that the relay is told now to end.
+func (p *restartClients) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.signal = time.Now()
 	p.attempts = nil
 }
 
-func (p *returners) since() time.Duration {
+func (p *restartClients) since() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return time.Since(p.signal)
 }
 
-// up returns how many clients are connected.
-func (p *returners) up() (n int) {
+// connectedCount returns how many clients are connected.
+func (p *restartClients) connectedCount() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range slices.Concat(p.binaries, p.phones) {
@@ -245,9 +245,9 @@ func (p *returners) up() (n int) {
 }
 
 // until waits until all clients are connected to relay, for so long at most.
-func (p *returners) until(e *env, relay *child, most time.Duration) error {
+func (p *restartClients) until(e *env, relay *child, most time.Duration) error {
 	for end := time.Now().Add(most); ; wait(e.ctx, 10*time.Millisecond) {
-		n, all := p.up(), len(p.binaries)+len(p.phones)
+		n, all := p.connectedCount(), len(p.binaries)+len(p.phones)
 		if n == all {
 			// A client that has not noticed the end of its old connection
 			// still counts itself as connected. The relay does not count it.
@@ -267,17 +267,17 @@ func (p *returners) until(e *env, relay *child, most time.Duration) error {
 			defer p.mu.Unlock()
 			return relay.failed(fmt.Errorf("only %d of %d clients are connected after %s; the last failure: %v", n, all, most, p.last))
 		}
-		e.tell.say("%s: %d of %d clients are connected", p.row.name(), n, all)
+		e.progress.show("%s: %d of %d clients are connected", p.row.name(), n, all)
 	}
 }
 
-// returned adds what the clients did since the signal to the row. All clients
+// record adds what the clients did since the signal to the row. All clients
 // are connected.
-func (p *returners) returned() {
+func (p *restartClients) record() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	slices.Sort(p.attempts)
-	p.row.Busiest = max(p.row.Busiest, most(p.attempts, 100*time.Millisecond))
+	p.row.Busiest = max(p.row.Busiest, maxInWindow(p.attempts, 100*time.Millisecond))
 	for _, r := range p.binaries {
 		p.row.binaries = append(p.row.binaries, r.up.Sub(p.signal))
 	}

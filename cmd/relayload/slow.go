@@ -16,19 +16,19 @@ type slowCommand struct {
 
 // slowReport is how phones fare beside others that do not read.
 type slowReport struct {
-	Phones int            `json:"phones"`
-	Slow   int            `json:"slow_phones"`
-	Rate   int            `json:"frames_per_second_to_each_slow_phone"`
-	Alone  sample         `json:"alone"`
-	Beside sample         `json:"beside_slow_phones"`
-	Sent   int            `json:"frames_sent_to_slow_phones"`
-	Ends   map[string]int `json:"how_slow_phones_ended"`
+	Phones   int            `json:"phones"`
+	Slow     int            `json:"slow_phones"`
+	Rate     int            `json:"frames_per_second_to_each_slow_phone"`
+	Alone    sample         `json:"alone"`
+	WithSlow sample         `json:"beside_slow_phones"`
+	Sent     int            `json:"frames_sent_to_slow_phones"`
+	Ends     map[string]int `json:"how_slow_phones_ended"`
 }
 
 func (r *slowReport) table(w io.Writer) {
 	fmt.Fprintf(w, "slow: %d phones of one binary with one round trip under way each, beside %d that do not read %d frames per second each\n",
 		r.Phones, r.Slow, r.Rate)
-	besideTable(w, r.Alone, "beside the slow", r.Beside)
+	aloneTable(w, r.Alone, "beside the slow", r.WithSlow)
 	for how, n := range r.Ends {
 		fmt.Fprintf(w, "  %d slow: %s\n", n, how)
 	}
@@ -44,19 +44,19 @@ func (c *slowCommand) Run(e *env) error {
 	}
 	r := &slowReport{Phones: c.Phones, Slow: c.Slow, Rate: c.Rate, Ends: make(map[string]int)}
 	var err error
-	r.Alone, r.Beside, err = c.beside(e, c.Slow, "beside the slow", func(crowd *crowd) (func(), error) {
-		sluggards, err := crowd.sluggards(c.Slow)
+	r.Alone, r.WithSlow, err = c.aloneAndTogether(e, c.Slow, "beside the slow", func(fl *fleet) (func(), error) {
+		slow, err := fl.connectSlow(c.Slow)
 		if err != nil {
 			return func() {}, err
 		}
 		done := make(chan struct{})
 		var feeder sync.WaitGroup
-		feeder.Go(func() { r.Sent = crowd.binaries[0].feed(sluggards, c.Rate, done) })
+		feeder.Go(func() { r.Sent = fl.binaries[0].feed(slow, c.Rate, done) })
 		return func() {
 			close(done)
 			feeder.Wait()
-			for _, ph := range sluggards {
-				r.Ends[ph.fate()]++
+			for _, ph := range slow {
+				r.Ends[ph.howEnded()]++
 				ph.conn.Close()
 			}
 		}, nil
@@ -64,15 +64,15 @@ func (c *slowCommand) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return e.print(c.JSON, r)
+	return e.printReport(c.JSON, r)
 }
 
-// sluggards connects n more phones of the one binary, which nobody reads.
-func (c *crowd) sluggards(n int) (all []*phone, err error) {
-	b := c.binaries[0]
+// connectSlow connects n more phones of the one binary, which nobody reads.
+func (fl *fleet) connectSlow(n int) (all []*phone, err error) {
+	b := fl.binaries[0]
 	for range n {
-		number := len(c.phones) + len(all)
-		ph, err := c.phone(c.server, number)
+		number := len(fl.phones) + len(all)
+		ph, err := fl.phone(fl.server, number)
 		if err != nil {
 			return all, fmt.Errorf("slow phone: %w", err)
 		}
@@ -85,7 +85,7 @@ func (c *crowd) sluggards(n int) (all []*phone, err error) {
 }
 
 // feed sends to each of phones until done, and returns how many frames.
-func (b *caller) feed(phones []*phone, rate int, done chan struct{}) (sent int) {
+func (b *loadBinary) feed(phones []*phone, rate int, done chan struct{}) (sent int) {
 	const every = 10 * time.Millisecond
 	t := time.NewTicker(every)
 	defer t.Stop()
@@ -112,8 +112,8 @@ func (b *caller) feed(phones []*phone, rate int, done chan struct{}) (sent int) 
 	}
 }
 
-// fate reads at last and says what became of a slow phone.
-func (ph *phone) fate() string {
+// howEnded reads at last and says what became of a slow phone.
+func (ph *phone) howEnded() string {
 	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Second))
 	for {
 		b, err := ph.next()

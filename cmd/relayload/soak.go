@@ -22,7 +22,7 @@ type soakCommand struct {
 	For   time.Duration `default:"60m" help:"How long the load lasts; half a minute at the start and up to two minutes at the end come on top."`
 	Every time.Duration `default:"10s" help:"How often the relay is looked at."`
 	Out   string        `short:"o" default:"soak.svg" help:"Where the plot goes, an SVG; the samples go beside it, as .csv."`
-	Crowd int           `default:"20" help:"Binaries that stay for a while, with 8 phones each. What else goes on does not depend on it."`
+	Fleet int           `name:"crowd" default:"20" help:"Binaries that stay for a while, with 8 phones each. What else goes on does not depend on it."`
 	JSON  bool          `name:"json" help:"Print JSON, not a table."`
 }
 
@@ -31,10 +31,10 @@ type soak struct {
 	to      *target
 	metrics string // address of the private listener
 
-	mu     sync.Mutex // guards all below
-	rounds map[string]int
-	odd    []string // what should not have happened, the first few
-	odds   int
+	mu              sync.Mutex // guards all below
+	rounds          map[string]int
+	unexpected      []string // what should not have happened, the first few
+	unexpectedCount int
 }
 
 // actor is one thing that peers do, again and again, all for themselves. A
@@ -46,8 +46,8 @@ type actor struct {
 	round   func(*soak, context.Context, *rand.Rand) error
 }
 
-// look is the relay at one moment.
-type look struct {
+// soakSample is the relay at one moment.
+type soakSample struct {
 	At         float64 `json:"at_seconds"`
 	RSS        float64 `json:"rss_bytes"`
 	Heap       float64 `json:"heap_bytes"` // allocated, garbage included
@@ -70,10 +70,10 @@ func (c *soakCommand) Run(e *env) error {
 		return usagef("--for %s must be from 10s to %s", c.For, maxSoak)
 	case c.Every < time.Second || c.Every > c.For/4:
 		return usagef("--every %s must be from 1s to a quarter of --for", c.Every)
-	case c.Crowd < 1:
+	case c.Fleet < 1:
 		return usagef("--crowd must be 1 or more")
 	}
-	if err := enoughFiles(20*c.Crowd + 500); err != nil {
+	if err := enoughFiles(20*c.Fleet + 500); err != nil {
 		return err
 	}
 	if _, err := os.Stat(c.Relay); err != nil {
@@ -99,7 +99,7 @@ func (c *soakCommand) Run(e *env) error {
 	if err := r.writeCSV(strings.TrimSuffix(c.Out, ".svg") + ".csv"); err != nil {
 		return err
 	}
-	if err := e.print(c.JSON, r); err != nil {
+	if err := e.printReport(c.JSON, r); err != nil {
 		return err
 	}
 	if len(r.Wrong) > 0 {
@@ -119,13 +119,13 @@ func (s *soak) run(e *env, c *soakCommand) (*soakReport, error) {
 		}
 	}
 	var err error
-	if r.Before, err = s.quiet(e.ctx); err != nil {
+	if r.Before, err = s.waitIdle(e.ctx); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(e.ctx)
 	defer stop()
 	var working sync.WaitGroup
-	for _, a := range actors(c.Crowd) {
+	for _, a := range actors(c.Fleet) {
 		for range a.workers {
 			working.Go(func() { s.work(ctx, a, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))) })
 		}
@@ -140,27 +140,27 @@ func (s *soak) run(e *env, c *soakCommand) (*soakReport, error) {
 			return nil, errInterrupted
 		case <-tick.C:
 		}
-		l, err := s.look()
+		l, err := s.sample()
 		if err != nil {
 			return nil, err
 		}
 		l.At = time.Since(begun).Seconds()
-		r.Looks = append(r.Looks, l)
-		if err := s.balanced(); err != nil {
-			s.strange("/debug/check: " + err.Error())
+		r.Samples = append(r.Samples, l)
+		if err := s.checkState(); err != nil {
+			s.noteUnexpected("/debug/check: " + err.Error())
 		}
-		e.tell.say("soak: %.0f of %.0f s, %.0f binaries, %.0f phones, %.1f MiB resident, %d odd",
-			l.At, c.For.Seconds(), l.Binaries, l.Phones, l.RSS/(1<<20), s.strangeness())
+		e.progress.show("soak: %.0f of %.0f s, %.0f binaries, %.0f phones, %.1f MiB resident, %d odd",
+			l.At, c.For.Seconds(), l.Binaries, l.Phones, l.RSS/(1<<20), s.countUnexpected())
 	}
 	now, _ := cpuOf(self)
 	r.Generator = (now - mine).Seconds() / time.Since(begun).Seconds()
 	stop()
 	working.Wait()
-	if r.After, err = s.quiet(e.ctx); err != nil {
+	if r.After, err = s.waitIdle(e.ctx); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
-	r.Rounds, r.Odd, r.Odds = s.rounds, s.odd, s.odds
+	r.Rounds, r.Unexpected, r.UnexpectedCount = s.rounds, s.unexpected, s.unexpectedCount
 	s.mu.Unlock()
 	r.judge()
 	return r, nil
@@ -175,7 +175,7 @@ func (s *soak) work(ctx context.Context, a actor, rng *rand.Rand) {
 			return // it was cut short
 		}
 		if err != nil {
-			s.strange(a.name + ": " + err.Error())
+			s.noteUnexpected(a.name + ": " + err.Error())
 		}
 		s.mu.Lock()
 		s.rounds[a.name]++
@@ -184,20 +184,20 @@ func (s *soak) work(ctx context.Context, a actor, rng *rand.Rand) {
 	}
 }
 
-// strange notes what should not have happened.
-func (s *soak) strange(what string) {
+// noteUnexpected notes what should not have happened.
+func (s *soak) noteUnexpected(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.odds++
-	if len(s.odd) < 20 {
-		s.odd = append(s.odd, what)
+	s.unexpectedCount++
+	if len(s.unexpected) < 20 {
+		s.unexpected = append(s.unexpected, what)
 	}
 }
 
-func (s *soak) strangeness() int {
+func (s *soak) countUnexpected() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.odds
+	return s.unexpectedCount
 }
 
 // operators have a connection each time, so that none stays open.
@@ -213,13 +213,13 @@ func (s *soak) page(path string) (string, int, error) {
 	return string(b), resp.StatusCode, err
 }
 
-// look reads the metrics.
-func (s *soak) look() (look, error) {
+// sample reads the metrics.
+func (s *soak) sample() (soakSample, error) {
 	text, _, err := s.page("/metrics")
 	if err != nil {
-		return look{}, err
+		return soakSample{}, err
 	}
-	var l look
+	var l soakSample
 	want := map[string]*float64{
 		"process_resident_memory_bytes": &l.RSS, "go_memstats_heap_alloc_bytes": &l.Heap, "go_memstats_next_gc_bytes": &l.NextGC,
 		"go_goroutines": &l.Goroutines, "process_open_fds": &l.FDs, "process_cpu_seconds_total": &l.CPU,
@@ -236,8 +236,8 @@ func (s *soak) look() (look, error) {
 	return l, nil
 }
 
-// balanced asks whether gauges, maps and sockets agree.
-func (s *soak) balanced() error {
+// checkState asks whether gauges, maps and sockets agree.
+func (s *soak) checkState() error {
 	text, status, err := s.page("/debug/check")
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("%d: %s", status, strings.TrimSpace(text))
@@ -245,33 +245,33 @@ func (s *soak) balanced() error {
 	return err
 }
 
-// quietIn is how long the relay may take to be empty when all have left:
+// idleIn is how long the relay may take to be empty when all have left:
 // a grace, half a heartbeat, and the collector's two minutes.
-const quietIn = 3 * time.Minute
+const idleIn = 3 * time.Minute
 
-// quiet waits until nobody is connected and what is open no longer gets less,
+// waitIdle waits until nobody is connected and what is open no longer gets less,
 // and looks.
-func (s *soak) quiet(ctx context.Context) (look, error) {
-	var recent []look
-	for end := time.Now().Add(quietIn); ; wait(ctx, time.Second) {
-		l, err := s.look()
+func (s *soak) waitIdle(ctx context.Context) (soakSample, error) {
+	var recent []soakSample
+	for end := time.Now().Add(idleIn); ; wait(ctx, time.Second) {
+		l, err := s.sample()
 		if err != nil {
 			return l, err
 		}
 		recent = append(recent, l)
 		if n := len(recent); n >= 6 {
-			settled := !slices.ContainsFunc(recent[n-6:], func(o look) bool {
+			unchanged := !slices.ContainsFunc(recent[n-6:], func(o soakSample) bool {
 				return o.Goroutines > l.Goroutines || o.FDs > l.FDs || o.Binaries+o.Phones+o.InGrace > 0
 			})
-			if settled {
-				return l, s.balanced()
+			if unchanged {
+				return l, s.checkState()
 			}
 		}
 		if ctx.Err() != nil {
 			return l, errInterrupted
 		}
 		if time.Now().After(end) {
-			return l, fmt.Errorf("the relay is not quiet %s after all have left: %+v", quietIn, l)
+			return l, fmt.Errorf("the relay is not quiet %s after all have left: %+v", idleIn, l)
 		}
 	}
 }
@@ -285,7 +285,7 @@ func (r *soakReport) writeCSV(path string) error {
 	defer f.Close()
 	w := csv.NewWriter(f)
 	_ = w.Write([]string{"seconds", "rss_bytes", "heap_bytes", "heap_goal_bytes", "goroutines", "open_files", "cpu_seconds", "binaries", "phones", "in_grace"})
-	for _, l := range r.Looks {
+	for _, l := range r.Samples {
 		var row []string
 		for _, v := range []float64{l.At, l.RSS, l.Heap, l.NextGC, l.Goroutines, l.FDs, l.CPU, l.Binaries, l.Phones, l.InGrace} {
 			row = append(row, strconv.FormatFloat(v, 'f', -1, 64))

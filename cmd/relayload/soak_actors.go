@@ -12,9 +12,9 @@ import (
 )
 
 // actors is all that goes on in a soak.
-func actors(crowd int) []actor {
+func actors(fleetSize int) []actor {
 	return []actor{
-		{"stay", crowd, 2 * time.Second, (*soak).stay},
+		{"stay", fleetSize, 2 * time.Second, (*soak).stay},
 		{"visit", 4, 300 * time.Millisecond, (*soak).visit},
 		{"return", 6, 2 * time.Second, (*soak).comeBack},
 		{"abandon", 4, time.Second, (*soak).abandon},
@@ -29,14 +29,14 @@ func actors(crowd int) []actor {
 
 // stay is a binary with eight phones that talk for a minute or three.
 func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
-	b, all, err := s.gather(newID(rng), 8)
+	b, all, err := s.openWithPhones(newID(rng), 8)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	defer leave(all)
+	defer closePhones(all)
 	for end := time.Now().Add(time.Minute + time.Duration(rng.Int64N(int64(2*time.Minute)))); time.Now().Before(end) && ctx.Err() == nil; {
-		if err := all[rng.IntN(len(all))].trip(); err != nil {
+		if err := all[rng.IntN(len(all))].roundTrip(); err != nil {
 			return err
 		}
 		wait(ctx, 150*time.Millisecond+time.Duration(rng.Int64N(int64(200*time.Millisecond))))
@@ -47,7 +47,7 @@ func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 			all = append(all[:i], all[i+1:]...)
 		}
 		for _, ph := range all { // answer pings
-			if err := ph.glance(); err != nil {
+			if err := ph.answerPings(); err != nil {
 				return err
 			}
 		}
@@ -57,7 +57,7 @@ func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 
 // visit is a binary and a phone that stay for one round trip.
 func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
-	b, all, err := s.gather(newID(rng), 1)
+	b, all, err := s.openWithPhones(newID(rng), 1)
 	if err != nil {
 		return err
 	}
@@ -70,11 +70,11 @@ func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
 // phones are sent away, and come back too.
 func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
 	id := newID(rng)
-	b, all, err := s.gather(id, 4)
+	b, all, err := s.openWithPhones(id, 4)
 	if err != nil {
 		return err
 	}
-	defer leave(all)
+	defer closePhones(all)
 	if rng.IntN(2) == 0 {
 		_ = b.conn.(tcp).SetLinger(0)
 	}
@@ -86,25 +86,25 @@ func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
 	}
 	defer again.close()
 	for _, ph := range all {
-		if err := ph.closes(4404); err != nil {
+		if err := ph.waitClose(4404); err != nil {
 			return err
 		}
 	}
 	back, err := again.join(4)
-	leave(back)
+	closePhones(back)
 	return err
 }
 
 // abandon is a binary that does not come back: its phones wait for its grace.
 func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
-	b, all, err := s.gather(newID(rng), 2)
+	b, all, err := s.openWithPhones(newID(rng), 2)
 	if err != nil {
 		return err
 	}
 	b.close()
-	defer leave(all)
+	defer closePhones(all)
 	for _, ph := range all {
-		if err := ph.closes(1000); err != nil {
+		if err := ph.waitClose(1000); err != nil {
 			return err
 		}
 	}
@@ -115,12 +115,12 @@ func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
 // and its binary told so.
 func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 	id := newID(rng)
-	b, all, err := s.gather(id, 2)
+	b, all, err := s.openWithPhones(id, 2)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	defer leave(all)
+	defer closePhones(all)
 	b.mu.Lock()
 	victim := b.ids[0]
 	b.mu.Unlock()
@@ -135,7 +135,7 @@ func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 		}
 		wait(ctx, 2*time.Millisecond)
 	}
-	if err := all[1].trip(); err != nil {
+	if err := all[1].roundTrip(); err != nil {
 		return fmt.Errorf("the other phone: %w", err)
 	}
 	_ = all[0].conn.SetReadDeadline(time.Now().Add(time.Minute))
@@ -175,42 +175,42 @@ func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
 		return err
 	}
 	defer b.close()
-	if err := ph.closes(4404); err != nil {
+	if err := ph.waitClose(4404); err != nil {
 		return fmt.Errorf("a phone of the old binary: %w", err)
 	}
 	all, err := b.join(1)
-	leave(all)
+	closePhones(all)
 	if err != nil {
 		return err
 	}
-	return old.closes(1011)
+	return old.waitClose(1011)
 }
 
 // claimInVain is a rival of a binary that is alive.
 func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
 	id := newID(rng)
-	b, all, err := s.gather(id, 1) // then it holds its slot
+	b, all, err := s.openWithPhones(id, 1) // then it holds its slot
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	leave(all)
+	closePhones(all)
 	rival, err := s.to.dial("/v1/server", id)
 	if err != nil {
 		return err
 	}
 	defer rival.conn.Close()
-	return rival.closes(4409)
+	return rival.waitClose(4409)
 }
 
 // badFrame is a phone that breaks a rule.
 func (s *soak) badFrame(_ context.Context, rng *rand.Rand) error {
-	b, all, err := s.gather(newID(rng), 1)
+	b, all, err := s.openWithPhones(newID(rng), 1)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	defer leave(all)
+	defer closePhones(all)
 	many := func(op byte) (out []byte) {
 		for range 2000 {
 			out = appendMasked(out, op, []byte("x"))
@@ -239,7 +239,7 @@ func (s *soak) badFrame(_ context.Context, rng *rand.Rand) error {
 	}
 	one := bad[rng.IntN(len(bad))]
 	go all[0].conn.Write(one.bytes) // the relay may close before it has all
-	if err := all[0].closes(one.code); err != nil {
+	if err := all[0].waitClose(one.code); err != nil {
 		return fmt.Errorf("% x…: %w", one.bytes[:min(8, len(one.bytes))], err)
 	}
 	return nil
@@ -270,5 +270,5 @@ func (s *soak) nobodyThere(_ context.Context, rng *rand.Rand) error {
 		return err
 	}
 	defer p.conn.Close()
-	return p.closes(4404)
+	return p.waitClose(4404)
 }

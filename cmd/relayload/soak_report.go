@@ -12,16 +12,16 @@ import (
 
 // soakReport is what a soak showed.
 type soakReport struct {
-	Before    look           `json:"before"`
-	After     look           `json:"after"`
-	Looks     []look         `json:"samples"`
-	Rounds    map[string]int `json:"rounds"`
-	Trends    []trend        `json:"trends"`
-	CPU       float64        `json:"relay_cpu"`
-	Generator float64        `json:"generator_cpu"`
-	Odds      int            `json:"odd_events"`
-	Odd       []string       `json:"odd,omitempty"`
-	Wrong     []string       `json:"wrong,omitempty"`
+	Before          soakSample     `json:"before"`
+	After           soakSample     `json:"after"`
+	Samples         []soakSample   `json:"samples"`
+	Rounds          map[string]int `json:"rounds"`
+	Trends          []trend        `json:"trends"`
+	CPU             float64        `json:"relay_cpu"`
+	Generator       float64        `json:"generator_cpu"`
+	UnexpectedCount int            `json:"odd_events"`
+	Unexpected      []string       `json:"odd,omitempty"`
+	Wrong           []string       `json:"wrong,omitempty"`
 }
 
 // trend is how one figure moved after the first sixth, in which it grows to
@@ -38,66 +38,66 @@ type trend struct {
 // figures of a look that must not grow; share and floor are what counts as
 // growth.
 var grows = []struct {
-	name         string
-	of           func(look) float64
-	share, floor float64
+	name            string
+	of              func(soakSample) float64
+	fraction, floor float64
 }{
-	{"resident memory, MiB", func(l look) float64 { return l.RSS / (1 << 20) }, .05, 2},
-	{"heap goal, MiB", func(l look) float64 { return l.NextGC / (1 << 20) }, .05, 2},
-	{"goroutines", func(l look) float64 { return l.Goroutines }, .05, 10},
-	{"open files", func(l look) float64 { return l.FDs }, .05, 10},
+	{"resident memory, MiB", func(l soakSample) float64 { return l.RSS / (1 << 20) }, .05, 2},
+	{"heap goal, MiB", func(l soakSample) float64 { return l.NextGC / (1 << 20) }, .05, 2},
+	{"goroutines", func(l soakSample) float64 { return l.Goroutines }, .05, 10},
+	{"open files", func(l soakSample) float64 { return l.FDs }, .05, 10},
 }
 
-// back is how many goroutines and descriptors there may be more at the end
+// allowedExtra is how many goroutines and descriptors there may be more at the end
 // than at the start: the runtime and one scrape come and go.
-const back = 2
+const allowedExtra = 2
 
 // judge fills in the trends and all that is wrong.
 func (r *soakReport) judge() {
 	wrong := func(format string, a ...any) { r.Wrong = append(r.Wrong, fmt.Sprintf(format, a...)) }
-	steady := r.Looks[len(r.Looks)/6:]
+	steady := r.Samples[len(r.Samples)/6:]
 	third := len(steady) / 3
 	for _, g := range grows {
 		var first, last []float64
-		for i, l := range steady {
+		for i, sid := range steady {
 			switch {
 			case i < third:
-				first = append(first, g.of(l))
+				first = append(first, g.of(sid))
 			case i >= len(steady)-third:
-				last = append(last, g.of(l))
+				last = append(last, g.of(sid))
 			}
 		}
 		t := trend{Name: g.name, First: median(first), Last: median(last)}
 		t.Slope, t.Error = slope(steady, g.of)
-		t.Most = max(g.share*t.First, g.floor)
+		t.Most = max(g.fraction*t.First, g.floor)
 		if t.Last-t.First > t.Most {
 			wrong("%s grew from %.1f to %.1f; at most %.1f more was to be", g.name, t.First, t.Last, t.Most)
 		}
 		r.Trends = append(r.Trends, t)
 	}
-	if r.After.Goroutines > r.Before.Goroutines+back {
+	if r.After.Goroutines > r.Before.Goroutines+allowedExtra {
 		wrong("%.0f goroutines at the end, %.0f at the start", r.After.Goroutines, r.Before.Goroutines)
 	}
-	if r.After.FDs > r.Before.FDs+back {
+	if r.After.FDs > r.Before.FDs+allowedExtra {
 		wrong("%.0f open files at the end, %.0f at the start", r.After.FDs, r.Before.FDs)
 	}
-	if r.Odds > 0 {
-		wrong("%d times something happened that should not", r.Odds)
+	if r.UnexpectedCount > 0 {
+		wrong("%d times something happened that should not", r.UnexpectedCount)
 	}
-	if n := len(r.Looks); n > 1 {
-		r.CPU = (r.Looks[n-1].CPU - r.Looks[0].CPU) / (r.Looks[n-1].At - r.Looks[0].At)
+	if n := len(r.Samples); n > 1 {
+		r.CPU = (r.Samples[n-1].CPU - r.Samples[0].CPU) / (r.Samples[n-1].At - r.Samples[0].At)
 	}
 }
 
 // slope is the least-squares rise per hour and its standard error.
-func slope(looks []look, of func(look) float64) (perHour, stderr float64) {
-	n := float64(len(looks))
+func slope(samples []soakSample, of func(soakSample) float64) (perHour, stderr float64) {
+	n := float64(len(samples))
 	var sx, sy float64
-	for _, l := range looks {
+	for _, l := range samples {
 		sx, sy = sx+l.At, sy+of(l)
 	}
 	var sxx, sxy float64
-	for _, l := range looks {
+	for _, l := range samples {
 		sxx += (l.At - sx/n) * (l.At - sx/n)
 		sxy += (l.At - sx/n) * (of(l) - sy/n)
 	}
@@ -106,7 +106,7 @@ func slope(looks []look, of func(look) float64) (perHour, stderr float64) {
 	}
 	b := sxy / sxx
 	var rest float64
-	for _, l := range looks {
+	for _, l := range samples {
 		d := of(l) - sy/n - b*(l.At-sx/n)
 		rest += d * d
 	}
@@ -114,9 +114,9 @@ func slope(looks []look, of func(look) float64) (perHour, stderr float64) {
 }
 
 func (r *soakReport) table(w io.Writer) {
-	last := r.Looks[len(r.Looks)-1]
+	last := r.Samples[len(r.Samples)-1]
 	fmt.Fprintf(w, "soak: %s, %d samples; at the end of it %.0f binaries, %.0f phones, %.0f slots in grace\n",
-		(time.Duration(last.At) * time.Second).Round(time.Second), len(r.Looks), last.Binaries, last.Phones, last.InGrace)
+		(time.Duration(last.At) * time.Second).Round(time.Second), len(r.Samples), last.Binaries, last.Phones, last.InGrace)
 	fmt.Fprintf(w, "  %-22s %9s %11s %10s %20s %9s\n", "", "start", "first third", "last third", "per hour", "end")
 	ends := map[string][2]float64{
 		grows[0].name: {grows[0].of(r.Before), grows[0].of(r.After)}, grows[1].name: {grows[1].of(r.Before), grows[1].of(r.After)},
@@ -132,7 +132,7 @@ func (r *soakReport) table(w io.Writer) {
 		fmt.Fprintf(w, " %s %d;", name, r.Rounds[name])
 	}
 	fmt.Fprintln(w)
-	for _, o := range r.Odd {
+	for _, o := range r.Unexpected {
 		fmt.Fprintf(w, "  odd: %s\n", o)
 	}
 	if len(r.Wrong) == 0 {
@@ -148,16 +148,16 @@ func (r *soakReport) svg() []byte {
 	const width, height, left, top, gap = 760, 110, 90, 56, 46
 	panels := []struct {
 		title string
-		of    []func(look) float64
+		of    []func(soakSample) float64
 		names []string
 	}{
-		{"resident memory and heap goal, MiB", []func(look) float64{grows[0].of, grows[1].of}, []string{"resident", "heap goal"}},
-		{"goroutines and open files", []func(look) float64{grows[2].of, grows[3].of}, []string{"goroutines", "files"}},
-		{"phones and binaries connected", []func(look) float64{
-			func(l look) float64 { return l.Phones }, func(l look) float64 { return l.Binaries }}, []string{"phones", "binaries"}},
+		{"resident memory and heap goal, MiB", []func(soakSample) float64{grows[0].of, grows[1].of}, []string{"resident", "heap goal"}},
+		{"goroutines and open files", []func(soakSample) float64{grows[2].of, grows[3].of}, []string{"goroutines", "files"}},
+		{"phones and binaries connected", []func(soakSample) float64{
+			func(l soakSample) float64 { return l.Phones }, func(l soakSample) float64 { return l.Binaries }}, []string{"phones", "binaries"}},
 	}
 	colours := []string{"#1f6feb", "#d9730d"}
-	last := r.Looks[len(r.Looks)-1].At
+	last := r.Samples[len(r.Samples)-1].At
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`+"\n",
 		left+width+40, top+len(panels)*(height+gap)+10)
@@ -167,7 +167,7 @@ func (r *soakReport) svg() []byte {
 	for i, p := range panels {
 		y0 := top + i*(height+gap) + height
 		high := 1.0
-		for _, l := range r.Looks {
+		for _, l := range r.Samples {
 			for _, of := range p.of {
 				high = max(high, of(l))
 			}
@@ -182,7 +182,7 @@ func (r *soakReport) svg() []byte {
 		}
 		for k, of := range p.of {
 			fmt.Fprintf(&b, `<polyline fill="none" stroke="%s" stroke-width="1.5" points="`, colours[k])
-			for _, l := range r.Looks {
+			for _, l := range r.Samples {
 				fmt.Fprintf(&b, "%.1f,%.1f ", left+l.At/last*width, float64(y0)-of(l)/high*height)
 			}
 			fmt.Fprintf(&b, `"/><text x="%d" y="%d" fill="%s">● %s</text>`+"\n", left+width-95*(k+1), y0-height-8, colours[k], p.names[k])

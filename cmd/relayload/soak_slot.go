@@ -10,9 +10,9 @@ import (
 
 // slot is a binary that echoes, and where its phones are.
 type slot struct {
-	*caller
+	*loadBinary
 	id    string
-	crowd *crowd
+	fleet *fleet
 	ended chan error
 }
 
@@ -31,13 +31,13 @@ func (s *soak) open(id string) (*slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	sl := &slot{id: id, caller: &caller{peer: p, ids: make(map[int]string)}, crowd: &crowd{shape: shape{size: 200, flight: 1}, to: s.to}, ended: make(chan error, 1)}
+	sl := &slot{id: id, loadBinary: &loadBinary{peer: p, ids: make(map[int]string)}, fleet: &fleet{shape: shape{size: 200, flight: 1}, to: s.to}, ended: make(chan error, 1)}
 	go func() { sl.ended <- sl.echo() }()
 	return sl, nil
 }
 
-// gather makes a binary and n phones of it. On error none of them is left.
-func (s *soak) gather(id string, n int) (*slot, []*phone, error) {
+// openWithPhones makes a binary and n phones of it. On error none of them is left.
+func (s *soak) openWithPhones(id string, n int) (*slot, []*phone, error) {
 	b, err := s.open(id)
 	if err != nil {
 		return nil, nil, err
@@ -54,9 +54,9 @@ func (s *soak) gather(id string, n int) (*slot, []*phone, error) {
 func (sl *slot) join(n int) ([]*phone, error) {
 	var all []*phone
 	for i := range n {
-		ph, err := sl.crowd.phone(sl.id, i)
+		ph, err := sl.fleet.phone(sl.id, i)
 		if err != nil {
-			leave(all)
+			closePhones(all)
 			return nil, fmt.Errorf("phone %d: %w", i, err)
 		}
 		all = append(all, ph)
@@ -64,7 +64,7 @@ func (sl *slot) join(n int) ([]*phone, error) {
 	return all, nil
 }
 
-func leave(all []*phone) {
+func closePhones(all []*phone) {
 	for _, ph := range all {
 		ph.conn.Close()
 	}
@@ -75,8 +75,8 @@ func (sl *slot) close() {
 	<-sl.ended
 }
 
-// trip makes one more round trip.
-func (ph *phone) trip() error {
+// roundTrip makes one more round roundTrip.
+func (ph *phone) roundTrip() error {
 	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if err := ph.send(ph.maker.frame(ph.got)); err != nil {
 		return err
@@ -90,8 +90,8 @@ func (ph *phone) trip() error {
 	return err
 }
 
-// closes waits until the relay closes p with code.
-func (p *peer) closes(code int) error {
+// waitClose waits until the relay waitClose p with code.
+func (p *peer) waitClose(code int) error {
 	_ = p.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	for {
 		_, err := p.next()
@@ -104,9 +104,9 @@ func (p *peer) closes(code int) error {
 	}
 }
 
-// glance takes what has come without waiting for more. Pings are answered;
+// answerPings takes what has come without waiting for more. Pings are answered;
 // frames there are none.
-func (ph *phone) glance() error {
+func (ph *phone) answerPings() error {
 	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Microsecond))
 	err := ph.fill()
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {

@@ -6,8 +6,8 @@ import (
 )
 
 // soaked is the report of an hour in which figures grow by so much each.
-func soaked(grow func(i int) look) *soakReport {
-	r := &soakReport{Before: look{Goroutines: 11, FDs: 12}, After: look{Goroutines: 11, FDs: 12}}
+func soaked(grow func(i int) soakSample) *soakReport {
+	r := &soakReport{Before: soakSample{Goroutines: 11, FDs: 12}, After: soakSample{Goroutines: 11, FDs: 12}}
 	for i := range 360 {
 		l := grow(i)
 		l.At = float64(10 * i)
@@ -20,7 +20,7 @@ func soaked(grow func(i int) look) *soakReport {
 		l.RSS += noise * (64 << 10)
 		l.Goroutines += noise
 		l.FDs += noise
-		r.Looks = append(r.Looks, l)
+		r.Samples = append(r.Samples, l)
 	}
 	r.judge()
 	return r
@@ -29,17 +29,17 @@ func soaked(grow func(i int) look) *soakReport {
 func TestASoakJudgesWhatGrows(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		grow func(int) look
+		grow func(int) soakSample
 		want string // in the verdict; empty: nothing is wrong
 	}{
-		{"nothing grows", func(int) look { return look{} }, ""},
-		{"everything grows at the start only", func(i int) look {
-			return look{RSS: float64(min(i, 50)) * (1 << 20), FDs: float64(min(i, 50))}
+		{"nothing grows", func(int) soakSample { return soakSample{} }, ""},
+		{"everything grows at the start only", func(i int) soakSample {
+			return soakSample{RSS: float64(min(i, 50)) * (1 << 20), FDs: float64(min(i, 50))}
 		}, ""},
-		{"resident memory grows", func(i int) look { return look{RSS: float64(i) * (16 << 10)} }, "resident memory"},
-		{"the heap grows", func(i int) look { return look{NextGC: float64(i) * (16 << 10)} }, "heap goal"},
-		{"goroutines leak", func(i int) look { return look{Goroutines: float64(i) / 8} }, "goroutines"},
-		{"descriptors leak", func(i int) look { return look{FDs: float64(i) / 8} }, "open files"},
+		{"resident memory grows", func(i int) soakSample { return soakSample{RSS: float64(i) * (16 << 10)} }, "resident memory"},
+		{"the heap grows", func(i int) soakSample { return soakSample{NextGC: float64(i) * (16 << 10)} }, "heap goal"},
+		{"goroutines leak", func(i int) soakSample { return soakSample{Goroutines: float64(i) / 8} }, "goroutines"},
+		{"descriptors leak", func(i int) soakSample { return soakSample{FDs: float64(i) / 8} }, "open files"},
 	} {
 		got := strings.Join(soaked(tt.grow).Wrong, "; ")
 		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
@@ -56,9 +56,9 @@ func TestASoakJudgesWhatIsLeft(t *testing.T) {
 	}{
 		{"goroutines", func(r *soakReport) { r.After.Goroutines += 5 }, "16 goroutines at the end, 11 at the start"},
 		{"files", func(r *soakReport) { r.After.FDs += 5 }, "17 open files at the end, 12 at the start"},
-		{"odd events", func(r *soakReport) { r.Odds = 3 }, "3 times"},
+		{"odd events", func(r *soakReport) { r.UnexpectedCount = 3 }, "3 times"},
 	} {
-		r := soaked(func(int) look { return look{} })
+		r := soaked(func(int) soakSample { return soakSample{} })
 		tt.set(r)
 		r.Trends, r.Wrong = nil, nil
 		r.judge()
@@ -69,7 +69,7 @@ func TestASoakJudgesWhatIsLeft(t *testing.T) {
 }
 
 func TestASoakIsDrawn(t *testing.T) {
-	r := soaked(func(int) look { return look{Phones: 100, Binaries: 20} })
+	r := soaked(func(int) soakSample { return soakSample{Phones: 100, Binaries: 20} })
 	if s := string(r.svg()); !strings.HasPrefix(s, "<svg") || strings.Contains(s, "NaN") || strings.Count(s, "<polyline") != 6 {
 		t.Errorf("not the plot: %.200s", s)
 	}

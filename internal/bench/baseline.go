@@ -18,12 +18,12 @@ import (
 // is no slower for what it must do.
 type Baseline struct {
 	mu       sync.RWMutex
-	binaries map[string]*end // by server-id
-	phones   map[string]*end // by conn-id
+	binaries map[string]*baselineConn // by server-id
+	phones   map[string]*baselineConn // by conn-id
 }
 
-// end is one connection of the baseline.
-type end struct {
+// baselineConn is one connection of the baseline.
+type baselineConn struct {
 	mu sync.Mutex // one writer at a time
 	ws *websocket.Conn
 }
@@ -42,7 +42,7 @@ const (
 
 // NewBaseline returns a relay without connections.
 func NewBaseline() *Baseline {
-	return &Baseline{binaries: make(map[string]*end), phones: make(map[string]*end)}
+	return &Baseline{binaries: make(map[string]*baselineConn), phones: make(map[string]*baselineConn)}
 }
 
 // Handler serves both doors.
@@ -60,7 +60,7 @@ var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return
 // to it waits meanwhile for its lock.
 func (r *Baseline) serveBinary(w http.ResponseWriter, req *http.Request) {
 	id := req.Header.Get("X-Pyrycode-Server")
-	e := new(end)
+	e := new(baselineConn)
 	e.mu.Lock()
 	r.mu.Lock()
 	r.binaries[id] = e
@@ -97,7 +97,7 @@ func (r *Baseline) servePhone(w http.ResponseWriter, req *http.Request) {
 	if err != nil {
 		return
 	}
-	e := &end{ws: ws}
+	e := &baselineConn{ws: ws}
 	var raw [8]byte
 	rand.Read(raw[:])
 	id := "c-" + hex.EncodeToString(raw[:])
@@ -129,7 +129,7 @@ func (r *Baseline) servePhone(w http.ResponseWriter, req *http.Request) {
 }
 
 // serve reads until the connection ends, and pings meanwhile.
-func (e *end) serve(message func([]byte)) {
+func (e *baselineConn) serve(message func([]byte)) {
 	defer e.ws.Close()
 	done := make(chan struct{})
 	defer close(done)
@@ -146,7 +146,7 @@ func (e *end) serve(message func([]byte)) {
 	}
 }
 
-func (e *end) ping(done chan struct{}) {
+func (e *baselineConn) ping(done chan struct{}) {
 	t := time.NewTicker(heartbeat)
 	defer t.Stop()
 	for {
@@ -159,7 +159,7 @@ func (e *end) ping(done chan struct{}) {
 	}
 }
 
-func (e *end) write(b []byte) {
+func (e *baselineConn) write(b []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ws == nil {

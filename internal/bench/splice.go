@@ -22,14 +22,14 @@ func Splice(ln net.Listener, target string) error {
 				near.Close()
 				return
 			}
-			go pour(far, near)
-			pour(near, far)
+			go copyBytes(far, near)
+			copyBytes(near, far)
 		}()
 	}
 }
 
-// pour copies until either side ends, and then ends both.
-func pour(to, from net.Conn) {
+// copyBytes copies until either side ends, and then ends both.
+func copyBytes(to, from net.Conn) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, spliceBuffer)
