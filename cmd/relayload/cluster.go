@@ -1,14 +1,14 @@
 package main
 
 import (
-	"cmp"
+	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -120,144 +120,120 @@ func (cc *clusterClients) injectFaults(e *env, c *clusterFaultTest, begun int64)
 	return faults, e.ctx.Err()
 }
 
-// faultTestReport is what a battery showed.
-type faultTestReport struct {
-	Seed      uint64      `json:"seed"`
-	IDs       int         `json:"ids"`
-	Begun     int64       `json:"begun_ns"`
-	Ended     int64       `json:"ended_ns"`
-	Faults    []*fault    `json:"faults"`
-	Rows      []*faultRow `json:"kinds"`
-	Handovers int         `json:"handovers"`
-	ToAnother int         `json:"handovers_to_another_relay"`
-	Proofs    int         `json:"proofs"` // frames that prove who served
-	Refused   int         `json:"claims_refused_4409"`
-	Unknown   int         `json:"claims_unanswered_or_503"`
-	Overlaps  []overlap   `json:"overlaps"`
-	Wrong     []string    `json:"wrong"` // the first
-	More      int         `json:"more_wrong"`
-
-	longGaps []byte // what was tried while it took too long
+// A fault is one thing that goes wrong with a trio, and is mended.
+type fault struct {
+	Kind   string `json:"kind"`
+	Victim int    `json:"victim"` // a relay, from 0
+	Other  int    `json:"other"`  // the second one of a pair that is parted; else -1
+	Begin  int64  `json:"begin_ns"`
+	Mended int64  `json:"mended_ns"`
+	Whole  int64  `json:"whole_ns"` // all relays were ready and all ids served again
 }
 
-// faultRow is how long it took to be served again after one kind of fault.
-type faultRow struct {
-	Kind   string    `json:"kind"`
-	Times  int       `json:"times"`
-	IDs    []float64 `json:"ids_seconds"`    // of each id that nobody got through to for a while
-	Phones []float64 `json:"phones_seconds"` // of each phone that had to move though its binary had not
+// faultKind is how one is made. do breaks things, waits, and mends them.
+type faultKind struct {
+	name   string
+	leader bool // the victim is whoever leads the directory
+	drains bool // ids are given away, so they are served again at once
+	do     func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
 }
 
-func (r *faultTestReport) add(faults []*fault, err error) {
-	r.Faults = append(r.Faults, faults...)
-	if err != nil {
-		r.wrong("%v", err)
+func between(rng *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(rng.Int64N(int64(most-least)))
+}
+
+// killed kills a relay and starts it again after a while, under its old name
+// and with an empty memory.
+func killed(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+	if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
+		return err
+	}
+	t.waitExit(f.Victim)
+	wait(ctx, between(rng, 0, 10*time.Second))
+	return t.start(ctx, f.Victim)
+}
+
+// frozen stops a relay's process and lets it go on.
+func frozen(least, most time.Duration) func(context.Context, *trio, *fault, *rand.Rand) error {
+	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+		if err := t.signal(f.Victim, syscall.SIGSTOP); err != nil {
+			return err
+		}
+		wait(ctx, between(rng, least, most))
+		return t.signal(f.Victim, syscall.SIGCONT)
 	}
 }
 
-func (r *faultTestReport) wrong(format string, a ...any) {
-	if len(r.Wrong) >= 20 {
-		r.More++
-		return
+// cut does something to links for a while.
+func cut(least, most time.Duration, set func(t *trio, f *fault, l link), l link) func(context.Context, *trio, *fault, *rand.Rand) error {
+	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+		set(t, f, l)
+		wait(ctx, between(rng, least, most))
+		set(t, f, linkUp)
+		return nil
 	}
-	r.Wrong = append(r.Wrong, fmt.Sprintf(format, a...))
 }
 
-// judge looks at all lanes.
-func (r *faultTestReport) judge(cc *clusterClients) {
-	rows := make(map[string]*faultRow)
+func isolated(t *trio, f *fault, l link) { t.isolate(f.Victim, l) }
+
+func parted(t *trio, f *fault, l link) {
+	f.Other = (f.Victim + 1) % nodes
+	t.disconnectPair(f.Victim, f.Other, l)
+}
+
+func clients(t *trio, f *fault, l link) { t.members[f.Victim].front.set(l) }
+
+// drained ends a relay as an operator does, and starts it again.
+func drained(ctx context.Context, t *trio, f *fault, _ *rand.Rand) error {
+	if err := t.signal(f.Victim, syscall.SIGTERM); err != nil {
+		return err
+	}
+	t.waitExit(f.Victim)
+	return t.start(ctx, f.Victim)
+}
+
+var faultKinds = []faultKind{
+	{name: "drain", drains: true, do: drained},
+	{name: "kill", do: killed},
+	{name: "kill-leader", leader: true, do: killed},
+	{name: "blink", do: frozen(2*time.Second, 12*time.Second)},
+	{name: "freeze", do: frozen(35*time.Second, 45*time.Second)},
+	{name: "freeze-leader", leader: true, do: frozen(35*time.Second, 45*time.Second)},
+	{name: "isolate", do: cut(35*time.Second, 45*time.Second, isolated, linkStalled)},
+	{name: "isolate-leader", leader: true, do: cut(35*time.Second, 45*time.Second, isolated, linkStalled)},
+	{name: "cut-off", do: cut(5*time.Second, 40*time.Second, isolated, linkCut)},
+	{name: "part", do: cut(10*time.Second, 40*time.Second, parted, linkStalled)},
+	{name: "no-clients", do: cut(5*time.Second, 15*time.Second, clients, linkStalled)},
+}
+
+func faultNames() (all []string) {
 	for _, k := range faultKinds {
-		row := &faultRow{Kind: k.name}
-		for _, f := range r.Faults {
-			if f.Kind == k.name {
-				row.Times++
-			}
-		}
-		if rows[k.name] = row; row.Times > 0 {
-			r.Rows = append(r.Rows, row)
-		}
+		all = append(all, k.name)
 	}
-	for _, sid := range cc.ids {
-		n, toAnother := handovers(sid.holdings)
-		r.Handovers, r.ToAnother = r.Handovers+n, r.ToAnother+toAnother
-		r.Refused, r.Unknown = r.Refused+len(sid.refused), r.Unknown+len(sid.failed)
-		for _, h := range sid.holdings {
-			r.Proofs += h.proofs
-		}
-		for _, o := range overlaps(sid.id, sid.holdings) {
-			r.Overlaps = append(r.Overlaps, o)
-			r.wrong("overlap: %s was served by binary %d at %s and by binary %d at %s, for %.3f s from %.1f s on",
-				o.ServerID, o.First, cc.trio.members[o.a.node].name, o.Second, cc.trio.members[o.b.node].name, float64(o.To-o.From)/1e9, float64(o.From)/1e9)
-		}
-		if n := spurious(sid.refused, sid.holdings); n > 0 {
-			r.wrong("%s: %d claims were answered 4409 while nobody held the id", sid.id, n)
-		}
-		for _, s := range sid.violations {
-			r.wrong("%s", s)
-		}
-		for _, g := range sid.gaps {
-			f, t := g.judge(r.Faults)
-			what := "while nothing had failed"
-			if f != nil {
-				what = "after " + f.Kind + " of " + cc.trio.members[f.Victim].name
-				switch row := rows[f.Kind]; {
-				case t.phones:
-					row.Phones = append(row.Phones, t.d.Seconds())
-				case g.phone == phonesPerID:
-					row.IDs = append(row.IDs, t.d.Seconds())
-				}
-			}
-			if t.d > t.most {
-				r.wrong("%s: %s: %s; at most %s %s", sid.id, g, t.d.Round(time.Millisecond), t.most, what)
-				r.describeGap(sid, g)
-			}
-		}
-	}
+	return all
 }
 
-// describeGap tells of a gap that was too long what its binaries tried meanwhile.
-func (r *faultTestReport) describeGap(sid *serverID, g gap) {
-	type event struct {
-		at   int64
-		what string
-	}
-	var all []event
-	for _, a := range sid.failed {
-		all = append(all, event{a.dialled, fmt.Sprintf("claim at %d fails after %.3f s: %v", a.node+1, float64(a.ended-a.dialled)/1e9, a.err)})
-	}
-	for _, h := range sid.holdings {
-		all = append(all, event{h.dialled, fmt.Sprintf("binary %d at %d is upgraded, ends at %.3f with %d; given up: %v, silent: %v; %d frames", h.number, h.node+1, float64(h.ended)/1e9, h.code, h.givenUp.Load(), h.silent.Load(), h.proofs)})
-	}
-	slices.SortFunc(all, func(a, b event) int { return cmp.Compare(a.at, b.at) })
-	r.longGaps = fmt.Appendf(r.longGaps, "%s: %s\n", sid.id, g)
-	for _, e := range all {
-		if e.at > g.from-int64(30*time.Second) && e.at < g.to {
-			r.longGaps = fmt.Appendf(r.longGaps, "  %.3f %s\n", float64(e.at)/1e9, e.what)
-		}
-	}
+func kindOf(name string) faultKind {
+	return faultKinds[slices.IndexFunc(faultKinds, func(k faultKind) bool { return k.name == name })]
 }
 
-func (r *faultTestReport) table(w io.Writer) {
-	fmt.Fprintf(w, "three relays, %d server-ids, %.0f s, seed %d\n", r.IDs, float64(r.Ended-r.Begun)/1e9, r.Seed)
-	fmt.Fprintf(w, "  %d handovers, %d of them to another relay, %d overlaps (judged by %d frames)\n", r.Handovers, r.ToAnother, len(r.Overlaps), r.Proofs)
-	fmt.Fprintf(w, "  claims: %d were answered 4409, spurious ones are told below; %d got 503 or no answer\n\n", r.Refused, r.Unknown)
-	fmt.Fprintf(w, "  %-16s %6s   %-34s %s\n", "fault", "times", "ids not served for 0.5 s or more", "phones that had to move, binaries not")
-	for _, row := range r.Rows {
-		fmt.Fprintf(w, "  %-16s %6d   %-34s %s\n", row.Kind, row.Times, describeTimes(row.IDs), describeTimes(row.Phones))
+// inflict does one fault to fl, and waits until all is well again.
+func (cc *clusterClients) inflict(ctx context.Context, k faultKind, rng *rand.Rand) (*fault, error) {
+	f := &fault{Kind: k.name, Victim: rng.IntN(nodes), Other: -1}
+	if leader := cc.trio.leader(); k.leader && leader >= 0 {
+		f.Victim = leader
 	}
-	for _, s := range r.Wrong {
-		fmt.Fprintf(w, "WRONG: %s\n", s)
+	f.Begin = clockNow()
+	if err := k.do(ctx, cc.trio, f, rng); err != nil {
+		return f, fmt.Errorf("%s of %s: %w", k.name, cc.trio.members[f.Victim].name, err)
 	}
-	if r.More > 0 {
-		fmt.Fprintf(w, "WRONG: %d more\n", r.More)
+	f.Mended = clockNow()
+	if err := cc.trio.waitReady(ctx); err != nil {
+		return f, fmt.Errorf("after %s: %w", k.name, err)
 	}
-}
-
-// describeTimes is times in a few words.
-func describeTimes(s []float64) string {
-	if len(s) == 0 {
-		return "none"
+	if err := cc.servedSince(ctx, clockNow()); err != nil {
+		return f, fmt.Errorf("after %s: %w", k.name, err)
 	}
-	slices.Sort(s)
-	return fmt.Sprintf("%d: median %.1f s, worst %.1f s", len(s), s[len(s)/2], s[len(s)-1])
+	f.Whole = clockNow()
+	return f, nil
 }

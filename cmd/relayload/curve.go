@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"html"
 	"io"
+	"math"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 )
 
@@ -81,4 +85,118 @@ func (c *curveCommand) Run(e *env) error {
 		return err
 	}
 	return e.printReport(c.JSON, r)
+}
+
+// panel is one diagram of the curve: x is phones, in powers of two.
+type panel struct {
+	title string
+	log   bool
+	lines []line
+}
+
+type line struct {
+	name, colour string
+	y            func(step) float64
+}
+
+// svg draws the curve: what is carried, how long it takes, what it costs.
+func (r *curveReport) svg() []byte {
+	const blue, orange, green = "#1f6feb", "#d9730d", "#2e8540"
+	panels := []panel{
+		{"frames forwarded per second", false, []line{{"frames/s", blue, func(s step) float64 { return s.PerSecond }}}},
+		{"round trip time, µs", true, []line{
+			{"p99", orange, func(s step) float64 { return s.P99 }},
+			{"median", blue, func(s step) float64 { return s.P50 }},
+		}},
+	}
+	if r.Steps[0].CPUPerFrame > 0 {
+		panels = append(panels, panel{"relay's processor time per frame, µs", false, []line{{"µs", green, func(s step) float64 { return s.CPUPerFrame }}}})
+	}
+	const width, height, left, top, gap = 760, 190, 90, 60, 70
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`+"\n",
+		left+width+60, top+len(panels)*(height+gap))
+	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
+	fmt.Fprintf(&b, `<text x="%d" y="26" font-size="17">Capacity: round trips of %d-byte frames, one under way of each phone</text>`+"\n", left, r.Size)
+	fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#555">%s; %s</text>`+"\n", left, top+len(panels)*(height+gap)-8, r.Date, html.EscapeString(r.Relay))
+	for i, p := range panels {
+		r.panel(&b, p, left, top+i*(height+gap), width, height)
+	}
+	b.WriteString("</svg>\n")
+	return b.Bytes()
+}
+
+func (r *curveReport) panel(b *bytes.Buffer, p panel, left, top, width, height int) {
+	low, high := math.Inf(1), 0.0
+	for _, s := range r.Steps {
+		for _, l := range p.lines {
+			low, high = min(low, l.y(s)), max(high, l.y(s))
+		}
+	}
+	grid := []float64{0}
+	y := func(v float64) float64 { return float64(top+height) - v/high*float64(height) }
+	if p.log {
+		low = math.Pow(10, math.Floor(math.Log10(max(low, 1))))
+		high = math.Pow(10, math.Ceil(math.Log10(max(high, low*10))))
+		y = func(v float64) float64 {
+			return float64(top+height) - math.Log10(max(v, low)/low)/math.Log10(high/low)*float64(height)
+		}
+		grid = nil
+		for v := low; v <= high*1.001; v *= 10 {
+			grid = append(grid, v)
+		}
+	} else {
+		unit := nice(high / 4)
+		high = math.Ceil(high/unit) * unit
+		for v := unit; v <= high*1.001; v += unit {
+			grid = append(grid, v)
+		}
+	}
+	last := math.Log2(float64(r.Steps[len(r.Steps)-1].Phones))
+	x := func(s step) float64 {
+		return float64(left) + math.Log2(float64(s.Phones))/max(last, 1)*float64(width)
+	}
+	fmt.Fprintf(b, `<text x="%d" y="%d" font-weight="bold">%s</text>`+"\n", left, top-10, p.title)
+	for _, v := range grid {
+		fmt.Fprintf(b, `<line x1="%d" y1="%.1f" x2="%d" y2="%.1f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n",
+			left, y(v), left+width, y(v), left-8, y(v)+4, number(v))
+	}
+	for _, s := range r.Steps {
+		fmt.Fprintf(b, `<text x="%.1f" y="%d" text-anchor="middle">%d</text>`+"\n", x(s), top+height+18, s.Phones)
+	}
+	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="middle" fill="#555">phones</text>`+"\n", left+width/2, top+height+36)
+	for i, l := range p.lines {
+		fmt.Fprintf(b, `<polyline fill="none" stroke="%s" stroke-width="2" points="`, l.colour)
+		for _, s := range r.Steps {
+			fmt.Fprintf(b, "%.1f,%.1f ", x(s), y(l.y(s)))
+		}
+		b.WriteString(`"/>` + "\n")
+		for _, s := range r.Steps {
+			fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`, x(s), y(l.y(s)), l.colour)
+		}
+		if len(p.lines) > 1 {
+			fmt.Fprintf(b, `<text x="%d" y="%d" fill="%s">● %s</text>`+"\n", left+width-70*(i+1), top-10, l.colour, l.name)
+		}
+	}
+}
+
+// nice rounds up to 1, 2 or 5 times a power of ten.
+func nice(v float64) float64 {
+	p := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, m := range []float64{1, 2, 5} {
+		if v <= m*p {
+			return m * p
+		}
+	}
+	return 10 * p
+}
+
+func number(v float64) string {
+	switch {
+	case v >= 1e6:
+		return strconv.FormatFloat(v/1e6, 'g', 4, 64) + " M"
+	case v >= 1e4:
+		return strconv.FormatFloat(v/1e3, 'g', 4, 64) + " k"
+	}
+	return strconv.FormatFloat(v, 'g', 4, 64)
 }

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// faultTestReport is what a battery showed.
+type faultTestReport struct {
+	Seed      uint64      `json:"seed"`
+	IDs       int         `json:"ids"`
+	Begun     int64       `json:"begun_ns"`
+	Ended     int64       `json:"ended_ns"`
+	Faults    []*fault    `json:"faults"`
+	Rows      []*faultRow `json:"kinds"`
+	Handovers int         `json:"handovers"`
+	ToAnother int         `json:"handovers_to_another_relay"`
+	Proofs    int         `json:"proofs"` // frames that prove who served
+	Refused   int         `json:"claims_refused_4409"`
+	Unknown   int         `json:"claims_unanswered_or_503"`
+	Overlaps  []overlap   `json:"overlaps"`
+	Wrong     []string    `json:"wrong"` // the first
+	More      int         `json:"more_wrong"`
+
+	longGaps []byte // what was tried while it took too long
+}
+
+// faultRow is how long it took to be served again after one kind of fault.
+type faultRow struct {
+	Kind   string    `json:"kind"`
+	Times  int       `json:"times"`
+	IDs    []float64 `json:"ids_seconds"`    // of each id that nobody got through to for a while
+	Phones []float64 `json:"phones_seconds"` // of each phone that had to move though its binary had not
+}
+
+func (r *faultTestReport) add(faults []*fault, err error) {
+	r.Faults = append(r.Faults, faults...)
+	if err != nil {
+		r.wrong("%v", err)
+	}
+}
+
+func (r *faultTestReport) wrong(format string, a ...any) {
+	if len(r.Wrong) >= 20 {
+		r.More++
+		return
+	}
+	r.Wrong = append(r.Wrong, fmt.Sprintf(format, a...))
+}
+
+// judge looks at all lanes.
+func (r *faultTestReport) judge(cc *clusterClients) {
+	rows := make(map[string]*faultRow)
+	for _, k := range faultKinds {
+		row := &faultRow{Kind: k.name}
+		for _, f := range r.Faults {
+			if f.Kind == k.name {
+				row.Times++
+			}
+		}
+		if rows[k.name] = row; row.Times > 0 {
+			r.Rows = append(r.Rows, row)
+		}
+	}
+	for _, sid := range cc.ids {
+		n, toAnother := handovers(sid.holdings)
+		r.Handovers, r.ToAnother = r.Handovers+n, r.ToAnother+toAnother
+		r.Refused, r.Unknown = r.Refused+len(sid.refused), r.Unknown+len(sid.failed)
+		for _, h := range sid.holdings {
+			r.Proofs += h.proofs
+		}
+		for _, o := range overlaps(sid.id, sid.holdings) {
+			r.Overlaps = append(r.Overlaps, o)
+			r.wrong("overlap: %s was served by binary %d at %s and by binary %d at %s, for %.3f s from %.1f s on",
+				o.ServerID, o.First, cc.trio.members[o.a.node].name, o.Second, cc.trio.members[o.b.node].name, float64(o.To-o.From)/1e9, float64(o.From)/1e9)
+		}
+		if n := spurious(sid.refused, sid.holdings); n > 0 {
+			r.wrong("%s: %d claims were answered 4409 while nobody held the id", sid.id, n)
+		}
+		for _, s := range sid.violations {
+			r.wrong("%s", s)
+		}
+		for _, g := range sid.gaps {
+			f, t := g.judge(r.Faults)
+			what := "while nothing had failed"
+			if f != nil {
+				what = "after " + f.Kind + " of " + cc.trio.members[f.Victim].name
+				switch row := rows[f.Kind]; {
+				case t.phones:
+					row.Phones = append(row.Phones, t.d.Seconds())
+				case g.phone == phonesPerID:
+					row.IDs = append(row.IDs, t.d.Seconds())
+				}
+			}
+			if t.d > t.most {
+				r.wrong("%s: %s: %s; at most %s %s", sid.id, g, t.d.Round(time.Millisecond), t.most, what)
+				r.describeGap(sid, g)
+			}
+		}
+	}
+}
+
+// describeGap tells of a gap that was too long what its binaries tried meanwhile.
+func (r *faultTestReport) describeGap(sid *serverID, g gap) {
+	type event struct {
+		at   int64
+		what string
+	}
+	var all []event
+	for _, a := range sid.failed {
+		all = append(all, event{a.dialled, fmt.Sprintf("claim at %d fails after %.3f s: %v", a.node+1, float64(a.ended-a.dialled)/1e9, a.err)})
+	}
+	for _, h := range sid.holdings {
+		all = append(all, event{h.dialled, fmt.Sprintf("binary %d at %d is upgraded, ends at %.3f with %d; given up: %v, silent: %v; %d frames", h.number, h.node+1, float64(h.ended)/1e9, h.code, h.givenUp.Load(), h.silent.Load(), h.proofs)})
+	}
+	slices.SortFunc(all, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	r.longGaps = fmt.Appendf(r.longGaps, "%s: %s\n", sid.id, g)
+	for _, e := range all {
+		if e.at > g.from-int64(30*time.Second) && e.at < g.to {
+			r.longGaps = fmt.Appendf(r.longGaps, "  %.3f %s\n", float64(e.at)/1e9, e.what)
+		}
+	}
+}
+
+func (r *faultTestReport) table(w io.Writer) {
+	fmt.Fprintf(w, "three relays, %d server-ids, %.0f s, seed %d\n", r.IDs, float64(r.Ended-r.Begun)/1e9, r.Seed)
+	fmt.Fprintf(w, "  %d handovers, %d of them to another relay, %d overlaps (judged by %d frames)\n", r.Handovers, r.ToAnother, len(r.Overlaps), r.Proofs)
+	fmt.Fprintf(w, "  claims: %d were answered 4409, spurious ones are told below; %d got 503 or no answer\n\n", r.Refused, r.Unknown)
+	fmt.Fprintf(w, "  %-16s %6s   %-34s %s\n", "fault", "times", "ids not served for 0.5 s or more", "phones that had to move, binaries not")
+	for _, row := range r.Rows {
+		fmt.Fprintf(w, "  %-16s %6d   %-34s %s\n", row.Kind, row.Times, describeTimes(row.IDs), describeTimes(row.Phones))
+	}
+	for _, s := range r.Wrong {
+		fmt.Fprintf(w, "WRONG: %s\n", s)
+	}
+	if r.More > 0 {
+		fmt.Fprintf(w, "WRONG: %d more\n", r.More)
+	}
+}
+
+// describeTimes is times in a few words.
+func describeTimes(s []float64) string {
+	if len(s) == 0 {
+		return "none"
+	}
+	slices.Sort(s)
+	return fmt.Sprintf("%d: median %.1f s, worst %.1f s", len(s), s[len(s)/2], s[len(s)-1])
+}
+
+
+// Colours of relays, and of what must not be.
+var nodeColours = [nodes]string{"#1f6feb", "#2e8540", "#d9a50d"}
+
+const overlapColour = "#e00000"
+
+// maxDrawn is how many lanes are drawn; those with an overlap come first.
+const maxDrawn = 24
+
+// svg draws who served each id when: a bar for each binary's connection from
+// the first to the last moment at which it certainly did, in its relay's
+// colour; faults are grey bands, overlaps are red.
+func (r *faultTestReport) svg(cc *clusterClients) []byte {
+	ids := slices.Clone(cc.ids)
+	bad := make(map[string]int)
+	for _, o := range r.Overlaps {
+		bad[o.ServerID]++
+	}
+	slices.SortStableFunc(ids, func(a, b *serverID) int { return cmp.Compare(bad[b.id], bad[a.id]) })
+	ids = ids[:min(len(ids), maxDrawn)]
+	const left, width, top, row = 80, 1240, 120, 14
+	height := top + len(ids)*row
+	x := func(t int64) float64 {
+		t = min(max(t, r.Begun), r.Ended)
+		return left + float64(t-r.Begun)/float64(max(1, r.Ended-r.Begun))*width
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", left+width+20, height+40)
+	fmt.Fprintln(&b, `<rect width="100%" height="100%" fill="white"/>`)
+	fmt.Fprintf(&b, `<text x="%d" y="24" font-size="16">Who served each server-id: %d handovers, %d overlaps</text>`+"\n", left, r.Handovers, len(r.Overlaps))
+	for i, c := range nodeColours {
+		fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at %s</text>`+"\n", left+i*90, c, left+i*90+16, cc.trio.members[i].name)
+	}
+	fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at two at once</text>`+"\n", left+270, overlapColour, left+286)
+	for _, f := range r.Faults {
+		end := f.Mended
+		if end == 0 {
+			end = r.Ended
+		}
+		fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="#e8e8e8"/>`+"\n", x(f.Begin), top-4, max(1, x(end)-x(f.Begin)), height-top+8)
+		fmt.Fprintf(&b, `<text transform="translate(%.1f %d) rotate(-40)">%s %d</text>`+"\n", x(f.Begin)+4, top-8, f.Kind, f.Victim+1)
+	}
+	for i, l := range ids {
+		y := top + i*row
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-6, y+10, l.id)
+		var bars [nodes][]byte
+		for _, h := range l.holdings {
+			if h.proofs > 0 {
+				from, to := x(h.minBefore), x(max(h.minBefore, h.maxAfter))
+				bars[h.node] = fmt.Appendf(bars[h.node], "M%.1f %dh%.1fv%dH%.1fz", from, y+2, max(.6, to-from), row-4, from)
+			}
+		}
+		for k, d := range bars {
+			fmt.Fprintf(&b, `<path fill="%s" d="%s"/>`+"\n", nodeColours[k], d)
+		}
+		for _, o := range r.Overlaps {
+			if o.ServerID == l.id {
+				fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", x(o.From), y, max(3, x(o.To)-x(o.From)), row, overlapColour)
+			}
+		}
+	}
+	seconds := float64(r.Ended-r.Begun) / 1e9
+	for k := range 7 {
+		at := float64(left) + float64(k)*width/6
+		fmt.Fprintf(&b, `<text x="%.0f" y="%d" text-anchor="middle" fill="#555">%.0f s</text>`+"\n", at, height+22, seconds*float64(k)/6)
+	}
+	b.WriteString("</svg>\n")
+	return b.Bytes()
+}
