@@ -8,24 +8,25 @@ import (
 	"time"
 )
 
-// phone is the end of a phone.
+// phone is a connected phone. It checks every frame that it receives.
 type phone struct {
 	*peer
 	fleet  *fleet
 	number int
-	connID string // in a fan-out
+	connID string // known to the binary; used in a fan-out
 
-	got     uint64        // owned by loop
-	taken   atomic.Uint64 // got, after each batch
+	got     uint64        // frames received; owned by loop
+	taken   atomic.Uint64 // copy of got, updated after each batch
 	checker *framer
 	late    latencies
 
-	// Guarded by peer.mu, in a fan-out owned by its sender.
+	// Guarded by peer.mu. In a fan-out the sender owns these fields.
 	sent  uint64
 	maker *framer
-	times []int64 // when the frames under way left
+	times []int64 // send times of the frames in flight
 }
 
+// hello makes the phone's first round trip.
 func (ph *phone) hello() error {
 	_ = ph.conn.SetDeadline(time.Now().Add(ph.fleet.to.timeout))
 	defer ph.conn.SetDeadline(time.Time{})
@@ -47,7 +48,8 @@ func (ph *phone) hello() error {
 	return err
 }
 
-// post queues the phone's next frame.
+// post appends the phone's next frame to its output buffer; now is its send
+// time.
 func (ph *phone) post(now int64) {
 	ph.mu.Lock()
 	ph.times[ph.sent%uint64(len(ph.times))] = now
@@ -56,8 +58,8 @@ func (ph *phone) post(now int64) {
 	ph.mu.Unlock()
 }
 
-// frame is the next frame that has come whole. A copier of bytes sends back
-// what a client sends, mask and all.
+// frame returns the next complete frame in the buffer. A raw connection returns
+// the client's own bytes, so that the frame is still masked.
 func (ph *phone) frame() (b []byte, ok bool, err error) {
 	if !ph.raw {
 		return ph.take()
@@ -78,12 +80,13 @@ func (ph *phone) frame() (b []byte, ok bool, err error) {
 	return b, true, nil
 }
 
-// processStart is the zero of all times.
+// processStart is the zero of all timestamps.
 var processStart = time.Now()
 
+// clockNow returns the nanoseconds since processStart on the monotonic clock.
 func clockNow() int64 { return int64(time.Since(processStart)) }
 
-// loop is the phone's reader. It ends with the connection.
+// loop reads until the connection ends and returns the cause.
 func (ph *phone) loop() error {
 	fl := ph.fleet
 	var now int64
@@ -126,17 +129,17 @@ func (ph *phone) loop() error {
 	}
 }
 
-// loadBinary is the end of a binary.
+// loadBinary is a connected binary.
 type loadBinary struct {
 	*peer
 	phones []*phone
 	mu     sync.Mutex
-	ids    map[int]string // conn-id of each phone by its number
+	ids    map[int]string // conn-ids by phone number
 }
 
-// echo is the binary's reader: it sends every envelope back as it came,
-// which makes it one for the phone, and tells by the first of each phone
-// which conn-id it has.
+// echo reads until the connection ends. It sends every envelope back unchanged,
+// which delivers the frame to the phone that sent it. It records the conn-id of
+// each phone from the phone's first frame.
 func (b *loadBinary) echo() error {
 	var out []byte
 	for {
@@ -173,7 +176,7 @@ func (b *loadBinary) echo() error {
 	}
 }
 
-// recordConnID notes who has which conn-id, from a phone's frame number 0.
+// recordConnID stores a phone's conn-id if frame is the phone's frame number 0.
 func (b *loadBinary) recordConnID(id, frame []byte) error {
 	if len(frame) < minFrame {
 		return fmt.Errorf("wrong frame: %s", excerpt(frame, 0))
@@ -194,7 +197,7 @@ func (b *loadBinary) recordConnID(id, frame []byte) error {
 	return nil
 }
 
-// appendNext appends the next frame for ph, in its envelope.
+// appendNext appends the next frame for ph, wrapped in its envelope.
 func (ph *phone) appendNext(b []byte) []byte {
 	b = append(append(append(b, envelopeHead...), ph.connID...), envelopeMid...)
 	b = append(append(b, ph.maker.frame(ph.sent)...), '}')
@@ -202,11 +205,11 @@ func (ph *phone) appendNext(b []byte) []byte {
 	return b
 }
 
-// sendAtOnce is how many bytes a fan-out's sender writes in one call.
-const sendAtOnce = 32 << 10
+// fanoutBatch is the number of bytes that fanOut writes with one system call.
+const fanoutBatch = 32 << 10
 
-// fanOut is the sender of a fan-out: round and round the phones, one frame
-// each, as long as not more than flight of a phone's are under way.
+// fanOut sends frames to the phones in round-robin order. It keeps at most
+// flight frames in flight per phone, and returns when fl.stop is set.
 func (b *loadBinary) fanOut(fl *fleet) error {
 	var out, envelope []byte
 	for !fl.stop.Load() {
@@ -219,7 +222,7 @@ func (b *loadBinary) fanOut(fl *fleet) error {
 			out = appendMasked(out, opText, envelope)
 			sent = true
 		}
-		if len(out) > 0 && (!sent || len(out) >= sendAtOnce) {
+		if len(out) > 0 && (!sent || len(out) >= fanoutBatch) {
 			b.peer.mu.Lock()
 			_, err := b.conn.Write(out)
 			b.peer.mu.Unlock()
@@ -231,7 +234,7 @@ func (b *loadBinary) fanOut(fl *fleet) error {
 		if !sent {
 			select {
 			case <-fl.room:
-			case <-time.After(10 * time.Millisecond): // room may have come before
+			case <-time.After(10 * time.Millisecond): // the signal can precede this wait
 			}
 		}
 	}

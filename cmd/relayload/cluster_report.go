@@ -151,7 +151,6 @@ func describeTimes(s []float64) string {
 	return fmt.Sprintf("%d: median %.1f s, worst %.1f s", len(s), s[len(s)/2], s[len(s)-1])
 }
 
-
 // Colours of relays, and of what must not be.
 var nodeColours = [nodes]string{"#1f6feb", "#2e8540", "#d9a50d"}
 

@@ -9,34 +9,33 @@ import (
 	"time"
 )
 
-// shape is how many connections of each kind, and what goes over them.
+// shape describes a fleet: its connections and its traffic.
 type shape struct {
 	binaries, phones int // phones of each binary
 	size             int // bytes of a frame
-	flight           int // frames of a phone that are under way at once
+	flight           int // maximum frames in flight per phone
 	fanout           bool
 }
 
 func (s shape) connections() int { return s.binaries * (1 + s.phones) }
 
-// fleet is binaries and their phones, connected. Without fanout phones send
-// and binaries send back what they get; with it binaries send and phones
-// only receive.
+// fleet is a set of connected binaries and their phones. Without fanout, phones
+// send and binaries echo. With fanout, binaries send and phones only receive.
 type fleet struct {
 	shape
 	to       *target
 	binaries []*loadBinary
 	phones   []*phone
-	flooders []*phone // of that binary, beside the phones that are measured
-	server   string   // the server-id of the binary, if there is one
-	others   []int    // relays of the same cluster: their processor time counts too
+	flooders []*phone // phones of the one binary that are not measured
+	server   string   // the server-id, if the fleet has exactly one binary
+	others   []int    // process ids of relays whose processor time is added
 
 	stop   atomic.Bool
-	ending atomic.Bool   // the connections are being closed: errors are none
-	room   chan struct{} // a phone took something; for the senders of a fan-out
+	ending atomic.Bool   // close has been called: later errors are ignored
+	room   chan struct{} // signalled when a phone has received; wakes fanOut
 
 	mu  sync.Mutex
-	err error // the first
+	err error // the first failure
 }
 
 func (fl *fleet) fail(err error) {
@@ -56,17 +55,18 @@ func (fl *fleet) failed() error {
 	return fl.err
 }
 
-// connectAtOnce is how many upgrades are under way while a crowd connects.
-const connectAtOnce = 32
+// connectConcurrency is the number of binaries that connect concurrently.
+const connectConcurrency = 32
 
-// connectFleet connects a crowd. Every phone has made one round trip when it returns.
+// connectFleet connects a fleet to t. When it returns, every phone has made one
+// round trip. It calls tell with its progress.
 func connectFleet(t *target, s shape, tell func(done, of int)) (*fleet, error) {
 	fl := &fleet{shape: s, to: t, room: make(chan struct{}, 1)}
 	fl.binaries = make([]*loadBinary, s.binaries)
 	fl.phones = make([]*phone, s.binaries*s.phones)
 	var done atomic.Int64
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, connectAtOnce)
+	slots := make(chan struct{}, connectConcurrency)
 	for i := range s.binaries {
 		wg.Add(1)
 		slots <- struct{}{}
@@ -128,8 +128,8 @@ func (fl *fleet) join(i int, done *atomic.Int64) error {
 
 func (fl *fleet) ended(kind string, n int, err error) { fl.fail(fmt.Errorf("%s %d: %w", kind, n, err)) }
 
-// joinRetry is how long a phone tries again while nobody holds its
-// server-id: a binary has its 101 a moment before it holds its slot.
+// joinRetry bounds the retries of a phone that is closed with 4404. The relay
+// answers a binary's upgrade shortly before the binary holds its slot.
 const joinRetry = 5 * time.Second
 
 // phone connects phone n and makes its first round trip.
@@ -157,8 +157,8 @@ func (fl *fleet) phone(server string, n int) (*phone, error) {
 	}
 }
 
-// addFlooders connects n more phones of the one binary, which will have flight
-// round trips under way each.
+// addFlooders connects n more phones of the one binary. Each keeps flight round
+// trips in flight during the next run.
 func (fl *fleet) addFlooders(n, flight int) error {
 	for range n {
 		number := len(fl.phones) + len(fl.flooders)
@@ -173,12 +173,12 @@ func (fl *fleet) addFlooders(n, flight int) error {
 	return nil
 }
 
-// all is all phones.
+// all returns the measured and the flooding phones.
 func (fl *fleet) all() []*phone {
 	return append(fl.phones[:len(fl.phones):len(fl.phones)], fl.flooders...)
 }
 
-// received is how many frames these have had.
+// received returns the number of frames that phones have received.
 func received(phones []*phone) (n uint64) {
 	for _, ph := range phones {
 		n += ph.taken.Load()

@@ -6,23 +6,25 @@ import (
 	"strconv"
 )
 
-// A frame has the shape that clients send. Its data carry a number, so that
-// a frame lost, repeated, reordered or sent to the wrong phone is seen.
+// A frame has the format that clients use. Its data contain a frame number and a
+// phone number, so that the receiver detects a frame that is lost, repeated,
+// reordered or sent to the wrong phone.
 const (
 	frameHead = `{"v":2,"type":"noise_msg","data":"`
 	frameTail = `"}`
 	digits    = 12
 
-	// minFrame is the least that holds all of it and the phone's name.
+	// minFrame is the size of a frame with both numbers and no padding.
 	minFrame = len(frameHead) + digits + 8 + len(frameTail)
 )
 
-// framer makes and checks the frames of one direction to or from one phone.
+// framer makes and checks the frames of one phone in one direction.
 type framer struct {
-	plain []byte // the frame, with the number of whatever was made last
+	plain []byte // the frame, with the number of the previous call
 }
 
-// newFramer makes frames of size bytes that name phone n.
+// newFramer returns a framer for frames of size bytes that contain phone number
+// n.
 func newFramer(size, n int) *framer {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 	b := append(make([]byte, 0, size), frameHead...)
@@ -34,7 +36,8 @@ func newFramer(size, n int) *framer {
 	return &framer{plain: append(b, frameTail...)}
 }
 
-// frame is frame number n, valid until the next call.
+// frame returns frame number n. The slice is valid until the next call of frame
+// or check.
 func (f *framer) frame(n uint64) []byte {
 	at := f.plain[len(frameHead) : len(frameHead)+digits]
 	for i := digits - 1; i >= 0; i-- {
@@ -67,7 +70,8 @@ const (
 	envelopeMid  = `","frame":`
 )
 
-// parseEnvelope splits an envelope as a relay sends it: no other shape counts.
+// parseEnvelope splits an envelope from a relay. It accepts the relay's own
+// format only. The frame is nil if the envelope is a close notice.
 func parseEnvelope(b []byte) (connID, frame []byte, err error) {
 	if !bytes.HasPrefix(b, []byte(envelopeHead)) || len(b) < 2 || b[len(b)-1] != '}' {
 		return nil, nil, fmt.Errorf("not an envelope: %s", excerpt(b, 0))

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Buffers that peers read into: one with traffic takes in many frames with
-// one system call, of idle ones there are many.
+// Sizes of the buffers that peers read into. A busy peer reads many frames with
+// one system call. Idle peers are numerous, so that each gets a small buffer.
 const (
 	busyBuffer  = 64 << 10
 	smallBuffer = 4 << 10
@@ -25,9 +25,9 @@ type report struct {
 }
 
 func (r *report) table(w io.Writer) {
-	fmt.Fprintf(w, "%s: %d binaries × %d phones, %d under way of each phone, frames of %d bytes, %.1f s\n",
+	fmt.Fprintf(w, "%s: %d binaries × %d phones, %d in flight per phone, frames of %d bytes, %.1f s\n",
 		r.Mode, r.Binaries, r.Phones, r.Flight, r.Size, r.Seconds)
-	fmt.Fprintf(w, "  frames forwarded    %14.0f per second, every byte as it was sent\n", r.PerSecond)
+	fmt.Fprintf(w, "  frames forwarded    %14.0f per second, every byte verified\n", r.PerSecond)
 	if r.P99 > 0 {
 		fmt.Fprintf(w, "  round trips         %14.0f per second\n", r.PerSecond/2)
 		fmt.Fprintf(w, "  round trip time     %14.0f µs median, %.0f µs p99\n", r.P50, r.P99)
@@ -40,7 +40,7 @@ func (r *report) table(w io.Writer) {
 	}
 }
 
-// load is flags that echo and fanout share.
+// load has the flags that echo, fanout, slow and flood have in common.
 type load struct {
 	relayFlags
 	Phones int           `default:"8" help:"Phones of each binary. The relay's default limit is 16."`
@@ -53,7 +53,7 @@ func (l *load) check(binaries, flight int) error {
 	case binaries < 1 || l.Phones < 1 || flight < 1:
 		return usagef("--binaries, --phones and --flight must be 1 or more")
 	case l.Size < minFrame || l.Size > 256<<10:
-		return usagef("--size %d must be from %d to %d bytes, which is what phones may send", l.Size, minFrame, 256<<10)
+		return usagef("--size %d must be from %d to %d bytes, the limits of a phone's frame", l.Size, minFrame, 256<<10)
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (l *load) measure(e *env, mode string, s shape) error {
 type echoCommand struct {
 	load
 	Binaries int `default:"4" help:"Binaries."`
-	Flight   int `default:"4" help:"Round trips of each phone that are under way at once."`
+	Flight   int `default:"4" help:"Round trips of each phone that are in flight concurrently."`
 }
 
 // Run is called by kong.
@@ -92,7 +92,7 @@ func (c *echoCommand) Run(e *env) error {
 type fanoutCommand struct {
 	load
 	Binaries int `default:"1" help:"Binaries."`
-	Flight   int `default:"64" help:"Frames to each phone that are under way at most."`
+	Flight   int `default:"64" help:"Maximum number of frames in flight to each phone."`
 }
 
 // Run is called by kong.

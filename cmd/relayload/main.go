@@ -1,5 +1,5 @@
-// Command relayload puts load on a relay and tells what it carries, so that
-// an operator can size a machine.
+// Command relayload generates load for a relay and measures its throughput,
+// latency and cost, so that an operator can choose the size of a machine.
 package main
 
 import (
@@ -20,23 +20,23 @@ import (
 type commands struct {
 	Echo    echoCommand    `cmd:"" help:"Round trips: phones send, binaries send back."`
 	Fanout  fanoutCommand  `cmd:"" help:"Binaries send to many phones each."`
-	Idle    idleCommand    `cmd:"" help:"Connections that do nothing: what does each cost?"`
-	Churn   churnCommand   `cmd:"" help:"Phones that come, make one round trip and go."`
-	Slow    slowCommand    `cmd:"" help:"Round trips beside phones that do not read."`
-	Soak    soakCommand    `cmd:"" help:"Start a relay and put it for an hour through all that peers do; does anything grow?"`
-	Flood   floodCommand   `cmd:"" help:"Round trips beside phones that flood their binary."`
-	Restart restartCommand `cmd:"" help:"Restart a relay under many clients: how many redials are lost, and when are all clients back?"`
-	Curve   curveCommand   `cmd:"" help:"Round trips with ever more phones; draws the capacity curve."`
-	Bench   benchCommand   `cmd:"" help:"Start a relay, a plain one and a copier of bytes; compare them on the table of docs/performance.md."`
-	Cluster clusterCommand `cmd:"" help:"Three relays that share server-ids: what they stand, and what it costs."`
+	Idle    idleCommand    `cmd:"" help:"Idle connections: the memory and processor time of each."`
+	Churn   churnCommand   `cmd:"" help:"Phones that connect, make one round trip and close."`
+	Slow    slowCommand    `cmd:"" help:"Round trips while other phones of the same binary do not read."`
+	Soak    soakCommand    `cmd:"" help:"Start a relay, run all kinds of clients for an hour, and report memory, goroutines and files that grow."`
+	Flood   floodCommand   `cmd:"" help:"Round trips while other phones flood the same binary."`
+	Restart restartCommand `cmd:"" help:"Restart a relay under many clients: how many redials fail, and how long until all clients are connected again."`
+	Curve   curveCommand   `cmd:"" help:"Round trips with a growing number of phones; draws the capacity curve."`
+	Bench   benchCommand   `cmd:"" help:"Compare a relay with a plain relay and with a byte copier; prints the table of docs/performance.md."`
+	Cluster clusterCommand `cmd:"" help:"Three relays in a cluster: fault tests and benchmarks."`
 
-	Baseline serveBaseline `cmd:"" hidden:"" help:"Run the plain relay that bench compares with."`
-	Splice   serveSplice   `cmd:"" hidden:"" help:"Run the copier of bytes that bench compares with."`
+	Baseline serveBaseline `cmd:"" hidden:"" help:"Run the plain relay that bench uses as the baseline."`
+	Splice   serveSplice   `cmd:"" hidden:"" help:"Run the byte copier that bench uses as the upper bound."`
 }
 
-const about = `Puts load on a relay and tells what it carries.
+const about = `Generates load for a relay and measures it.
 
-Every frame is checked byte for byte: a frame lost, repeated, out of order or changed ends the run with exit code 1. Only relays on loopback are accepted without --i-own-this-relay. Each run ends by itself.`
+Every frame is checked byte for byte: a lost, repeated, reordered or changed frame ends the run with exit code 1. Without --i-own-this-relay, only relays on loopback are accepted. Every run has a time limit.`
 
 // Exit codes.
 const (
@@ -45,22 +45,23 @@ const (
 	exitUsage  = 2
 )
 
-// self is this process.
+// self is the process id of this program.
 var self = os.Getpid()
 
-// usageError is a command line that cannot be right.
+// usageError reports an invalid command line. run returns exitUsage for it.
 type usageError struct{ error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
 
-// env is what commands run in.
+// env is the environment of a command: its context, its output and its progress
+// line.
 type env struct {
 	ctx      context.Context
 	stdout   io.Writer
 	progress *progress
 }
 
-// printReport writes v as a table or as JSON.
+// printReport writes v as a table, or as indented JSON.
 func (e *env) printReport(asJSON bool, v interface{ table(io.Writer) }) error {
 	if asJSON {
 		enc := json.NewEncoder(e.stdout)
@@ -93,7 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr *os.File) int {
 			return fmt.Sprintf("%s (default %s)", v.Help, v.Default)
 		}))
 	if err != nil {
-		panic(err) // of the struct above, not of the input
+		panic(err) // a bad struct tag in commands; the input cannot cause it
 	}
 	if len(args) == 0 {
 		args = []string{"--help"}
@@ -103,13 +104,13 @@ func run(ctx context.Context, args []string, stdout, stderr *os.File) int {
 	case helped:
 		return exitDone
 	case err != nil:
-		fmt.Fprintf(stderr, "relayload: %v; relayload --help lists what there is\n", err)
+		fmt.Fprintf(stderr, "relayload: %v; relayload --help lists the commands\n", err)
 		return exitUsage
 	}
 	tell := newProgress(stderr)
 	err = parsed.Run(&env{ctx: ctx, stdout: tell.writer(stdout), progress: tell})
 	errs := tell.writer(stderr)
-	fmt.Fprint(errs, "") // the progress ends here
+	fmt.Fprint(errs, "") // removes the progress line
 	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintln(errs, "relayload:", err)
 		return exitUsage

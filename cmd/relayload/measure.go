@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// sample is what one run over a crowd showed.
+// sample is the result of one run over a fleet.
 type sample struct {
 	Seconds      float64 `json:"seconds"`
-	Frames       float64 `json:"frames"` // the relay has read and written; a round trip is two
+	Frames       float64 `json:"frames"` // read and written by the relay; a round trip has two
 	PerSecond    float64 `json:"frames_per_second"`
 	P50          float64 `json:"p50_us,omitempty"` // of a round trip
 	P99          float64 `json:"p99_us,omitempty"`
@@ -20,18 +20,20 @@ type sample struct {
 	CPUPerFrame  float64 `json:"relay_cpu_us_per_frame"`  // 0: unknown
 	GeneratorCPU float64 `json:"generator_cpu,omitempty"` // processors used by this program
 
-	// FloodPerSecond is how many round trips phones made that flooded their
-	// binary beside these; they are in none of the other figures.
+	// FloodPerSecond counts the round trips of flooding phones. The other
+	// fields do not include them.
 	FloodPerSecond float64 `json:"flood_round_trips_per_second,omitempty"`
 }
 
-// warmUp is how long the traffic runs before it is measured.
+// warmUp is the duration of the traffic before the measurement begins.
 const warmUp = 200 * time.Millisecond
 
-// lastFrameTimeout is how long the last frames may take to arrive.
+// lastFrameTimeout bounds the wait for the frames in flight at the end of a run.
 const lastFrameTimeout = 10 * time.Second
 
-// run sends for d and measures. Nothing is under way before and after.
+// run generates traffic for d and returns the measurements. No frame is in
+// flight before and after the call. If pid is not 0, the sample includes the
+// processor time of that process. run calls tell about twice per second.
 func (fl *fleet) run(ctx context.Context, d time.Duration, pid int, tell func(frames uint64, since time.Duration)) (sample, error) {
 	fl.stop.Store(false)
 	for _, ph := range fl.phones {
@@ -93,17 +95,18 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// quiesce waits until every frame that was sent has come.
+// quiesce waits until every sent frame has been received. It returns an error if
+// frames are missing after lastFrameTimeout.
 func (fl *fleet) quiesce() error {
 	for end := time.Now().Add(lastFrameTimeout); ; time.Sleep(time.Millisecond) {
 		if err := fl.failed(); err != nil {
 			return err
 		}
-		missing, who := uint64(0), 0
+		missing, number := uint64(0), 0
 		for i, ph := range fl.all() {
 			ph.mu.Lock()
 			if ph.sent != ph.taken.Load() {
-				missing, who = missing+ph.sent-ph.taken.Load(), i
+				missing, number = missing+ph.sent-ph.taken.Load(), i
 			}
 			ph.mu.Unlock()
 		}
@@ -111,12 +114,12 @@ func (fl *fleet) quiesce() error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%d frames are lost: not there %s after the last was sent (phone %d misses some)", missing, lastFrameTimeout, who)
+			return fmt.Errorf("%d frames are lost: not received %s after the last was sent (phone %d is one of those affected)", missing, lastFrameTimeout, number)
 		}
 	}
 }
 
-// counters is what had happened by then.
+// counters holds cumulative counts at one point in time.
 type counters struct {
 	at        time.Time
 	frames    uint64
@@ -159,8 +162,9 @@ func (fl *fleet) sample(from, to counters) sample {
 	return s
 }
 
-// latencies counts durations in buckets that are 1/16 wide: quantiles within
-// 3 %, in constant memory, and counting costs nothing beside a frame.
+// latencies is a histogram of durations. Its buckets are 1/16 of a power of two
+// wide: quantiles are within 3 %, memory is constant, and add is cheap compared
+// with a frame.
 type latencies struct {
 	buckets [64 * 16]uint32
 	n       uint64
@@ -184,7 +188,8 @@ func (l *latencies) merge(o *latencies) {
 	l.n += o.n
 }
 
-// quantile is the duration that a share q of all does not exceed.
+// quantile returns the duration that a fraction q of all durations does not
+// exceed.
 func (l *latencies) quantile(q float64) time.Duration {
 	left := uint64(q * float64(l.n))
 	for i, n := range l.buckets {

@@ -25,11 +25,11 @@ const (
 	opPong  = 10
 )
 
-// maskKey masks all that is sent. A key that an intermediary cannot guess
-// protects browsers; here it would only cost the generator time.
+// maskKey masks all frames. A constant key is sufficient: an unpredictable key
+// protects browsers against intermediaries, and generating one costs time here.
 var maskKey = [4]byte{0x37, 0xfa, 0x21, 0x3d}
 
-// closedError says how the relay closed a connection.
+// closedError reports a close frame from the relay.
 type closedError struct {
 	code   int
 	reason string
@@ -39,7 +39,7 @@ func (e *closedError) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("closed by the relay: %d %s", e.code, e.reason))
 }
 
-// refusedError says how the relay refused an upgrade.
+// refusedError reports a refused upgrade.
 type refusedError struct {
 	status int
 	text   string
@@ -47,37 +47,37 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return "refused: HTTP " + e.text }
 
-// peer is one connection, binary or phone. It is no library client: it
-// reads and writes many frames per system call, so that what is measured is
-// the relay and not the generator.
+// peer is one connection of a binary or of a phone. It reads and writes many
+// frames per system call, which a WebSocket library does not, so that the relay
+// and not the generator is the bottleneck.
 type peer struct {
 	conn net.Conn
-	raw  bool // no framing: the far end is a copier of bytes
+	raw  bool // no WebSocket framing: the other end copies bytes
 
-	in   []byte // what was read
-	r, w int    // in[r:w] is not yet taken
+	in   []byte // bytes read from conn
+	r, w int    // in[r:w] is not consumed yet
 
-	mu  sync.Mutex // guards out, and writing to conn
+	mu  sync.Mutex // guards out and writes to conn
 	out []byte
 }
 
-// target is a relay and how it is dialled.
+// target is a relay with the parameters for dialling it.
 type target struct {
 	addr    string // host:port
 	raw     bool
-	tls     *tls.Config // nil: none
-	buffer  int         // bytes each peer reads into
+	tls     *tls.Config // nil: no TLS
+	buffer  int         // size of each peer's read buffer
 	timeout time.Duration
 	dialled *atomic.Int64 // spreads loopback connections over source addresses
-	phones  *target       // where phones connect; nil: here too
+	phones  *target       // where phones connect; nil: at this target
 }
 
-// perAddress is how many connections each loopback address opens. A relay
-// bounds the upgrades and the connections of one address; all of 127/8 is
-// ours to come from.
+// perAddress is the number of connections from each loopback source address. A
+// relay limits upgrades and connections per address. All addresses of 127/8 are
+// available as source addresses.
 const perAddress = 100
 
-// from is the next source address, nil for the usual one.
+// from returns the next source address, or nil to let the system choose.
 func (t *target) from() net.Addr {
 	host, _, _ := net.SplitHostPort(t.addr)
 	if ip := net.ParseIP(host); ip == nil || ip.To4() == nil || !ip.IsLoopback() {
@@ -87,7 +87,7 @@ func (t *target) from() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(127, byte(n>>16), byte(n>>8), byte(n))}
 }
 
-// dial opens a connection to path: /v1/server or /v1/client.
+// dial opens a connection to path, /v1/server or /v1/client, for a server-id.
 func (t *target) dial(path, server string) (*peer, error) {
 	d := net.Dialer{Timeout: t.timeout, LocalAddr: t.from(), KeepAlive: -1}
 	conn, err := d.Dial("tcp", t.addr)
@@ -135,7 +135,8 @@ func (p *peer) handshake(host, path, server string) error {
 	return nil
 }
 
-// fill waits until more has come. The buffer grows if a frame needs it.
+// fill blocks until more bytes have been read. It grows the buffer if a frame
+// needs more room.
 func (p *peer) fill() error {
 	if p.r > 0 {
 		p.w = copy(p.in, p.in[p.r:p.w])
@@ -149,8 +150,9 @@ func (p *peer) fill() error {
 	return err
 }
 
-// take returns the next data frame that has come whole. It answers pings,
-// into out; on the relay's close it returns a *closedError.
+// take returns the next complete data frame in the buffer; ok is false if the
+// buffer holds none. It answers pings. After a close frame from the relay it
+// returns a *closedError. The payload is valid until the next fill.
 func (p *peer) take() (payload []byte, ok bool, err error) {
 	for {
 		b := p.in[p.r:p.w]
@@ -202,7 +204,7 @@ func (p *peer) take() (payload []byte, ok bool, err error) {
 	}
 }
 
-// next waits for one data frame.
+// next blocks until a data frame has arrived and returns it.
 func (p *peer) next() ([]byte, error) {
 	for {
 		payload, ok, err := p.take()
@@ -215,7 +217,7 @@ func (p *peer) next() ([]byte, error) {
 	}
 }
 
-// flushLocked writes out. The lock is held.
+// flushLocked writes out to the connection. The caller holds mu.
 func (p *peer) flushLocked() error {
 	if len(p.out) == 0 {
 		return nil
@@ -225,7 +227,7 @@ func (p *peer) flushLocked() error {
 	return err
 }
 
-// send writes one text frame now.
+// send writes one text frame.
 func (p *peer) send(payload []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -233,8 +235,9 @@ func (p *peer) send(payload []byte) error {
 	return p.flushLocked()
 }
 
-// bye closes with 1000 and waits a moment for the answer, so that no relay
-// has to wonder.
+// bye sends a close frame with code 1000 and waits up to one second for the
+// answer, so that the relay counts an orderly close. It then closes the
+// connection.
 func (p *peer) bye() {
 	_ = p.conn.SetDeadline(time.Now().Add(time.Second))
 	if !p.raw {
@@ -249,7 +252,7 @@ func (p *peer) bye() {
 	p.conn.Close()
 }
 
-// appendMasked appends one whole frame as a client sends it.
+// appendMasked appends one complete masked frame to dst.
 func appendMasked(dst []byte, op byte, payload []byte) []byte {
 	switch n := len(payload); {
 	case n <= 125:
@@ -286,7 +289,7 @@ func mask(b []byte) {
 	}
 }
 
-// isClosed reports whether err is a close by the relay with code.
+// isClosed reports whether err is a close by the relay with the given code.
 func isClosed(err error, code int) bool {
 	e, ok := errors.AsType[*closedError](err)
 	return ok && e.code == code

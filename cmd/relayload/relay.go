@@ -16,21 +16,24 @@ import (
 	"time"
 )
 
-// relayFlags say which relay, and what may be looked at of it.
+// relayFlags select the relay and the measurements that are taken of its
+// process.
 type relayFlags struct {
 	URL     string        `default:"ws://127.0.0.1:8080" help:"The relay, ws://host:port or wss://host:port."`
-	AnyCert bool          `name:"any-certificate" help:"Do not check the certificate of a wss:// relay: for one that is self-signed."`
-	PID     int           `name:"pid" help:"The relay's process, if it runs here: its processor time and memory are measured."`
-	Metrics string        `help:"The relay's metrics, http://host:port/metrics: its goroutines and heap are told."`
-	Timeout time.Duration `default:"10s" help:"How long connecting may take, of each connection."`
-	Own     bool          `name:"i-own-this-relay" help:"Put load on a relay that is not on loopback."`
+	AnyCert bool          `name:"any-certificate" help:"Do not verify the certificate of a wss:// relay, for example if it is self-signed."`
+	PID     int           `name:"pid" help:"The process id of a relay on this machine; its processor time and memory are measured."`
+	Metrics string        `help:"The relay's metrics, http://host:port/metrics; its goroutines and heap are reported."`
+	Timeout time.Duration `default:"10s" help:"Time limit for establishing each connection."`
+	Own     bool          `name:"i-own-this-relay" help:"Allow a relay that is not on loopback."`
 	JSON    bool          `name:"json" help:"Print JSON, not a table."`
 }
 
-// maxRun bounds every run: a load that nobody remembers does not go on.
+// maxRun bounds every run, so that a forgotten load stops.
 const maxRun = time.Hour
 
-// target checks the flags; connections is how many will be opened.
+// target validates the flags and returns the relay to dial. The caller opens at
+// most connections connections, with a read buffer of buffer bytes each, for a
+// run of d. It returns a usageError for invalid flags.
 func (f *relayFlags) target(connections, buffer int, d time.Duration) (*target, error) {
 	u, err := url.Parse(f.URL)
 	switch {
@@ -47,7 +50,7 @@ func (f *relayFlags) target(connections, buffer int, d time.Duration) (*target, 
 		u.Host = net.JoinHostPort(u.Hostname(), map[string]string{"ws": "80", "wss": "443"}[u.Scheme])
 	}
 	if !f.Own && !onLoopback(u.Hostname()) {
-		return nil, usagef("%s is not on loopback: load on somebody else's relay is an attack; give --i-own-this-relay if it is yours", u.Hostname())
+		return nil, usagef("%s is not on loopback: load on a relay of another operator is an attack; add --i-own-this-relay if the relay is yours", u.Hostname())
 	}
 	if f.PID != 0 {
 		if _, err := cpuOf(f.PID); err != nil {
@@ -72,12 +75,13 @@ func onLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// enoughFiles says if this process may not open so many connections.
+// enoughFiles returns a usageError if the limit of open files is too low for the
+// given number of connections.
 func enoughFiles(connections int) error {
 	const spare = 64
 	var lim syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
-		return nil // then connecting will tell
+		return nil // a limit that is too low then shows as a failed dial
 	}
 	if need := uint64(connections) + spare; uint64(lim.Cur) < need {
 		return usagef("%d connections need %d open files, this shell allows %d: raise it with ulimit -n, or ask for fewer", connections, need, lim.Cur)
@@ -85,7 +89,7 @@ func enoughFiles(connections int) error {
 	return nil
 }
 
-// procStats is what the relay's metrics say of its process.
+// procStats is the part of the relay's metrics that describes its process.
 type procStats struct {
 	Goroutines float64 `json:"goroutines"`
 	Heap       float64 `json:"heap_bytes"` // in use, garbage included
@@ -93,7 +97,8 @@ type procStats struct {
 	FDs        float64 `json:"open_files"`
 }
 
-// scrape reads them.
+// scrape reads procStats from a metrics URL. It also returns the duration of the
+// request.
 func scrape(from string) (procStats, time.Duration, error) {
 	var f procStats
 	want := map[string]*float64{
@@ -119,7 +124,7 @@ func scrape(from string) (procStats, time.Duration, error) {
 	return f, time.Since(start), nil
 }
 
-// hint adds to an error what to do about it, where that is known.
+// hint adds advice to an error if its cause is known.
 func hint(err error) error {
 	switch s := err.Error(); {
 	case errors.Is(err, syscall.ECONNREFUSED):
