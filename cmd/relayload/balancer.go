@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// balancer passes connections on to relays that are ready, as a load balancer
-// does: it asks each relay's /readyz, takes the relay out after two failures in
-// a row, and tells the relay by the PROXY header who connects.
+// balancer forwards connections to ready relays, as a load balancer does. It
+// polls each relay's /readyz, excludes a relay after two consecutive failures,
+// and sends the client's address in a PROXY header.
 type balancer struct {
 	ln    net.Listener
-	every time.Duration // between two questions
+	every time.Duration // interval of the readiness checks
 	ctx   context.Context
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
@@ -31,10 +31,10 @@ type balancer struct {
 // balancedRelay is one relay of a balancer.
 type balancedRelay struct {
 	addr, private string
-	failures      int // in a row
+	failures      int // consecutive
 }
 
-// failuresAllowed is how many failures in a row take a relay out.
+// failuresAllowed is the number of consecutive failures that excludes a relay.
 const failuresAllowed = 2
 
 // newBalancer serves ln until close is called.
@@ -46,7 +46,7 @@ func newBalancer(ln net.Listener, every time.Duration) *balancer {
 	return b
 }
 
-// add puts a relay in.
+// add registers a relay by its public and its private address.
 func (b *balancer) add(addr, private string) {
 	r := &balancedRelay{addr: addr, private: private}
 	b.mu.Lock()
@@ -55,11 +55,11 @@ func (b *balancer) add(addr, private string) {
 	b.tasks.Go(func() { b.checkReady(r) })
 }
 
-// checkTimeout is how long a relay may take to answer. An answer that is late on a
-// busy machine does not take a relay out.
+// checkTimeout bounds a readiness check. It is long, so that a slow answer on a
+// busy machine does not exclude a relay.
 const checkTimeout = 5 * time.Second
 
-// checkReady asks r's /readyz until r's process has ended.
+// checkReady polls r's /readyz until r's process has ended.
 func (b *balancer) checkReady(r *balancedRelay) {
 	client := &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	for wait(b.ctx, b.every); b.ctx.Err() == nil; wait(b.ctx, b.every) {
@@ -81,16 +81,16 @@ func (b *balancer) checkReady(r *balancedRelay) {
 	}
 }
 
-// remove takes r out for good.
+// remove deletes r from the list of relays.
 func (b *balancer) remove(r *balancedRelay) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.relays = slices.DeleteFunc(b.relays, func(other *balancedRelay) bool { return other == r })
 }
 
-// pick returns the relay that gets the next connection, "" if none is ready.
-// The oldest goes first: until it is taken out, as a balancer that counts
-// connections may choose it, a relay that ends still gets new ones.
+// pick returns the relay for the next connection, or "" if none is ready. It
+// prefers the oldest relay: until its exclusion a relay that shuts down still
+// gets new connections, which is the worst case for a balancer.
 func (b *balancer) pick() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +112,7 @@ func (b *balancer) accept() {
 	}
 }
 
-// pass connects c with a relay until one of the two ends.
+// pass forwards bytes between c and a relay until one side ends.
 func (b *balancer) pass(c net.Conn) {
 	defer context.AfterFunc(b.ctx, func() { c.Close() })()
 	defer c.Close()
@@ -138,7 +138,7 @@ func (b *balancer) pass(c net.Conn) {
 	<-ended
 }
 
-// close ends all that goes through the balancer.
+// close ends all connections through the balancer and waits for them.
 func (b *balancer) close() {
 	b.stop()
 	b.tasks.Wait()

@@ -13,29 +13,29 @@ import (
 )
 
 type benchCommand struct {
-	Relay   string        `default:"" help:"The relay's program; the one beside this by default."`
-	Before  string        `placeholder:"PROGRAM" help:"Another build of the relay, to compare with."`
-	Rounds  int           `default:"5" help:"Rounds; what is compared takes turns in each. Medians are printed."`
-	For     time.Duration `default:"1s" help:"How long each turn is."`
+	Relay   string        `default:"" help:"The relay's program; by default pyrycode-relay in the directory of this program."`
+	Before  string        `placeholder:"PROGRAM" help:"Another build of the relay, to compare."`
+	Rounds  int           `default:"5" help:"Rounds; every candidate is measured once per round. Medians are printed."`
+	For     time.Duration `default:"1s" help:"Duration of each measurement."`
 	Only    string        `default:"" placeholder:"REGEXP" help:"Rows to run, by name: ${rows}."`
-	Conns   int           `default:"10000" help:"Connections of the rows about many."`
-	IdleFor time.Duration `name:"beat" default:"33s" help:"How long heartbeats are watched; one comes every 30s."`
+	Conns   int           `default:"10000" help:"Connections of the rows with many connections."`
+	IdleFor time.Duration `name:"beat" default:"33s" help:"Duration of the idle measurement; a heartbeat is sent every 30s."`
 	JSON    bool          `name:"json" help:"Print JSON, not a table."`
 }
 
-// work is one row about traffic, with what issue 5 asks of the relay. 0: nothing.
+// work is one traffic row with its goals (issue 5). A goal of 0 is no goal.
 type work struct {
 	Name  string
 	shape shape
 	tls   bool
 
-	baseline, baselineStretch float64 // times the baseline
-	spliceStretch             float64 // times the splice
-	p99                       float64 // of the baseline's, at most
+	baseline, baselineStretch float64 // minimum ratio to the baseline
+	spliceStretch             float64 // minimum ratio to the splice
+	p99                       float64 // maximum ratio to the baseline
 }
 
-// splices reports whether the copier of bytes can take part: it joins one to
-// one, and without TLS.
+// splices reports whether the byte copier can run this row: it connects one
+// client to one server, without TLS.
 func (w work) splices() bool { return !w.tls && !w.shape.fanout }
 
 var works = []work{
@@ -47,7 +47,7 @@ var works = []work{
 	{Name: "tls: one binary to 16 phones", shape: shape{binaries: 1, phones: 16, size: 512, flight: 64, fanout: true}, tls: true},
 }
 
-// The other rows.
+// Names of the other rows.
 const (
 	rowFlood   = "flood"
 	rowIdle    = "idle"
@@ -56,7 +56,7 @@ const (
 	rowBusy    = "growth: all busy"
 )
 
-// benchRows names them all.
+// benchRows returns the names of all rows.
 func benchRows() (all []string) {
 	for _, w := range works {
 		all = append(all, w.Name)
@@ -64,15 +64,15 @@ func benchRows() (all []string) {
 	return append(all, rowFlood, rowIdle, rowTLSIdle, rowAmong, rowBusy)
 }
 
-// Run is called by kong. It fails if a frame was wrong, lost or not carried;
-// a goal that is missed is told in the table.
+// Run is called by kong. It fails if a frame was wrong or lost. A missed goal
+// appears in the table and is not an error.
 func (c *benchCommand) Run(e *env) error {
 	only, err := regexp.Compile(c.Only)
 	switch {
 	case err != nil:
 		return usagef("--only: %v", err)
 	case !slices.ContainsFunc(benchRows(), only.MatchString):
-		return usagef("--only %q: there is no such row; there are %s", c.Only, strings.Join(benchRows(), ", "))
+		return usagef("--only %q: there is no such row; the rows are %s", c.Only, strings.Join(benchRows(), ", "))
 	case c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute || c.Conns < 100 || c.IdleFor < time.Second || c.IdleFor > maxRun:
 		return usagef("--rounds must be 1 or more, --for from 100ms to 1m, --conns 100 or more, --beat 1s or more")
 	}
@@ -91,7 +91,7 @@ func (c *benchCommand) Run(e *env) error {
 			return usagef("no relay at %s: build it with make build, or give --relay", program)
 		}
 	}
-	runtime.GOMAXPROCS(1) // one processor for each: the relay, and the generator
+	runtime.GOMAXPROCS(1) // one processor for the relay and one for the generator
 
 	b := &benchRun{env: e, benchCommand: c, me: me, report: newBenchReport(e.ctx, c.Relay)}
 	defer b.end()
@@ -104,17 +104,17 @@ func (c *benchCommand) Run(e *env) error {
 		rows = append(rows, row{w.Name, func() error { return b.work(w) }})
 	}
 	rows = append(rows, row{rowFlood, b.flood}, row{rowIdle, b.idle}, row{rowTLSIdle, b.tlsIdle}, row{rowAmong, b.among}, row{rowBusy, b.busy})
-	// What has been measured by then is told even if a later row breaks.
-	var broken error
+	// Report the completed rows even if a later row fails.
+	var failed error
 	for _, r := range rows {
 		if !only.MatchString(r.name) {
 			continue
 		}
 		if err := r.run(); err != nil {
-			broken = fmt.Errorf("%s: %w", r.name, err)
+			failed = fmt.Errorf("%s: %w", r.name, err)
 			break
 		}
 	}
 	b.report.judge()
-	return errors.Join(e.printReport(c.JSON, b.report), broken)
+	return errors.Join(e.printReport(c.JSON, b.report), failed)
 }

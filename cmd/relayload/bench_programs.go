@@ -55,7 +55,8 @@ func (s *serveSplice) Run(e *env) error {
 	return nil
 }
 
-// echoServer is what a copier of bytes copies to: it sends back all it gets.
+// echoServer starts the server behind the byte copier. It sends back all bytes
+// that it receives.
 func echoServer() (net.Listener, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -86,8 +87,8 @@ func echoServer() (net.Listener, error) {
 	return ln, nil
 }
 
-// selfSigned is a certificate for loopback, in files, of the kind that an
-// authority gives today: ECDSA on P-256.
+// selfSigned is a certificate for loopback in files: ECDSA on P-256, which
+// public authorities issue today.
 type selfSigned struct {
 	dir, certFile, keyFile string
 	pool                   *x509.CertPool
@@ -135,7 +136,8 @@ func newSelfSigned() (*selfSigned, error) {
 
 func (s *selfSigned) remove() { os.RemoveAll(s.dir) }
 
-// client trusts this certificate and no other. Each handshake is a full one.
+// client returns a configuration that trusts only this certificate and does not
+// resume sessions.
 func (s *selfSigned) client() *tls.Config {
 	return &tls.Config{RootCAs: s.pool, ServerName: "localhost", MinVersion: tls.VersionTLS12}
 }

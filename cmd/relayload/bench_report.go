@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// benchRow is one contestant in one row: the median of each figure, and all.
+// benchRow has the samples of one candidate in one row, and their median.
 type benchRow struct {
 	Work        string   `json:"work,omitempty"`
 	Candidate   string   `json:"contestant"`
@@ -27,7 +27,7 @@ func newBenchRow(work, candidate string, rounds []sample) *benchRow {
 
 type benchReport struct {
 	Date  string       `json:"date"`
-	Relay string       `json:"relay,omitempty"` // what it says of itself
+	Relay string       `json:"relay,omitempty"` // its version line
 	Cores int          `json:"processors"`
 	Rows  []*benchRow  `json:"rows,omitempty"`
 	Flood []*benchRow  `json:"flood,omitempty"`
@@ -43,12 +43,12 @@ type idleEntry struct {
 	*idleReport
 }
 
-// goal is one thing that was asked for. By the clock only where that differs
-// from what it is by processor time.
+// goal is one requirement and its result. Got is by processor time; Clock, if
+// set, is the same ratio by wall-clock time.
 type goal struct {
 	What    string   `json:"what"`
 	Bound   float64  `json:"bound"`
-	Most    bool     `json:"at_most"` // else at least
+	Most    bool     `json:"at_most"` // otherwise Bound is the minimum
 	Stretch bool     `json:"stretch"`
 	Got     float64  `json:"got"`
 	Clock   *float64 `json:"got_by_the_clock,omitempty"`
@@ -65,8 +65,8 @@ func newBenchReport(ctx context.Context, relay string) *benchReport {
 	return &benchReport{Date: time.Now().Format(time.DateOnly), Relay: versionOf(ctx, relay), Cores: runtime.NumCPU()}
 }
 
-// versionOf is what a relay says of itself. One that does not say is measured
-// all the same.
+// versionOf returns the version line of a relay program, or its path if it
+// prints none.
 func versionOf(ctx context.Context, relay string) string {
 	out, err := exec.CommandContext(ctx, relay, "version").Output()
 	if err != nil {
@@ -76,7 +76,7 @@ func versionOf(ctx context.Context, relay string) string {
 	return line
 }
 
-// medianSample is the median of each figure by itself.
+// medianSample returns the median of each field separately.
 func medianSample(all []sample) sample {
 	med := func(f func(sample) float64) float64 {
 		v := make([]float64, len(all))
@@ -106,7 +106,7 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// findRow is a contestant in a row, nil if it was not in it.
+// findRow returns the row of a candidate, or nil.
 func findRow(rows []*benchRow, work, candidate string) *benchRow {
 	for _, row := range rows {
 		if row.Work == work && row.Candidate == candidate {
@@ -116,16 +116,16 @@ func findRow(rows []*benchRow, work, candidate string) *benchRow {
 	return nil
 }
 
-// ratio is how many frames one carries for one of another, round by round.
+// ratio compares two candidates: the median over the rounds, and the extremes.
 type ratio struct{ median, least, most float64 }
 
 func (r ratio) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", r.median, r.least, r.most) }
 
-// ratiosTo is how much r carries of what base carries, per second of its own
-// processor time and by the clock. The first is what a contestant costs. On
-// a machine with other work, or with the generator on the same processors,
-// none has a processor for itself, and the clock measures who else was
-// there; with a processor of its own, fully used, both agree.
+// ratiosTo returns the throughput of r relative to base, per second of the
+// relay's own processor time and by wall-clock time. The first is the
+// candidate's cost. The second also depends on other work on the machine, unless
+// the candidate has a processor for itself and uses it fully; in that case both
+// agree.
 func (r *benchRow) ratiosTo(base *benchRow) (processor, clock ratio) {
 	of := func(f func(own, base sample) float64) ratio {
 		v := make([]float64, len(r.Rounds))
@@ -138,7 +138,7 @@ func (r *benchRow) ratiosTo(base *benchRow) (processor, clock ratio) {
 		of(func(own, base sample) float64 { return own.PerSecond / base.PerSecond })
 }
 
-// judge sets what was found against what was asked for.
+// judge compares the results with the goals.
 func (r *benchReport) judge() {
 	least := func(what string, bound float64, stretch bool, cpu, clock ratio) {
 		if bound > 0 {
@@ -181,7 +181,7 @@ func (r *benchReport) judge() {
 	}
 }
 
-// contestants in the order in which the table has them.
+// candidateOrder is the order of the candidates in the table.
 var candidateOrder = []string{"baseline", "splice", "before", "relay"}
 
 func (r *benchReport) table(w io.Writer) {
@@ -204,7 +204,7 @@ func (r *benchReport) table(w io.Writer) {
 		}
 	}
 	if len(r.Busy) > 0 {
-		fmt.Fprintf(w, "\n%s, %d phones to each binary, a round trip under way of each phone\n", rowBusy, busyPhones)
+		fmt.Fprintf(w, "\n%s, %d phones to each binary, a round trip in flight of each phone\n", rowBusy, busyPhones)
 		for _, row := range r.Busy {
 			s := row.Median
 			fmt.Fprintf(w, "  %6d connections %-9s %10.0f frames per second %8.2f µs CPU per frame\n",
@@ -214,7 +214,7 @@ func (r *benchReport) table(w io.Writer) {
 	r.goals(w)
 }
 
-// traffic is the rows that compare.
+// traffic prints the traffic rows.
 func (r *benchReport) traffic(w io.Writer) {
 	fmt.Fprintf(w, "\n%-29s %-9s %12s %10s %5s %5s %8s %8s   %-19s %-19s\n",
 		"frames forwarded: medians", "", "per CPU s", "per second", "CPU", "gen.", "p50 µs", "p99 µs", "× baseline by CPU", "by the clock")
@@ -237,7 +237,7 @@ func (r *benchReport) traffic(w io.Writer) {
 	}
 }
 
-// describe is a row's name and its numbers: binaries × phones × in flight.
+// describe returns a row's name and its shape: binaries × phones × in flight.
 func (w work) describe() string {
 	if w.shape.fanout {
 		return w.Name
@@ -253,7 +253,7 @@ func micros(v float64) string {
 }
 
 func (r *benchReport) flood(w io.Writer) {
-	fmt.Fprintf(w, "\n%s: 7 phones of a binary, a round trip under way of each, alone and beside an eighth with %d\n", rowFlood, floodFlight)
+	fmt.Fprintf(w, "\n%s: 7 phones of a binary, a round trip in flight of each, alone and while an eighth phone floods with %d\n", rowFlood, floodFlight)
 	fmt.Fprintf(w, "  %-9s %-7s %14s %10s %10s %16s\n", "", "", "round trips/s", "p50 µs", "p99 µs", "the flooder's/s")
 	for _, row := range r.Flood {
 		s := row.Median

@@ -13,12 +13,13 @@ type benchRun struct {
 	me     string
 	report *benchReport
 
-	plain, tls []*child // the contestants: relay first
-	others     []*child // relays that one row has for itself
+	plain, tls []*child // the candidates; the relay is the first
+	others     []*child // relays that belong to one row
 	cert       *selfSigned
 }
 
-// relayArgs is how a relay is started: on free ports, with room for so many.
+// relayArgs returns the arguments of a relay on free ports with room for conns
+// connections.
 func relayArgs(conns int, more ...string) []string {
 	return append([]string{"serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--drain=0s",
 		fmt.Sprintf("--max-conns=%d", conns)}, more...)
@@ -26,7 +27,7 @@ func relayArgs(conns int, more ...string) []string {
 
 func (b *benchRun) serve(more ...string) []string { return relayArgs(b.Conns+1000, more...) }
 
-// candidates starts those that compare, once.
+// candidates returns the programs to compare. The first call starts them.
 func (b *benchRun) candidates(tls bool) ([]*child, error) {
 	all, options := &b.plain, []string(nil)
 	if tls {
@@ -81,7 +82,7 @@ func (b *benchRun) end() {
 	}
 }
 
-// to is a contestant as a target.
+// to returns a candidate as a target.
 func (b *benchRun) to(c *child, tls bool, buffer int) *target {
 	t := &target{addr: c.addr, raw: c.name == "splice", buffer: buffer, timeout: 10 * time.Second, dialled: new(atomic.Int64)}
 	if tls {
@@ -90,7 +91,7 @@ func (b *benchRun) to(c *child, tls bool, buffer int) *target {
 	return t
 }
 
-// rowEntry is one contestant in a row, connected.
+// rowEntry is one candidate in a row, with its connected fleet.
 type rowEntry struct {
 	*child
 	candidate string
@@ -98,7 +99,8 @@ type rowEntry struct {
 	samples   []sample
 }
 
-// runRounds runs all in turn, A B C A B C …, since a shared machine drifts.
+// runRounds measures all entries once per round, interleaved as A B C A B C,
+// because the speed of a shared machine drifts.
 func (b *benchRun) runRounds(row string, all []*rowEntry) error {
 	for round := range b.Rounds {
 		for _, t := range all {
@@ -113,7 +115,7 @@ func (b *benchRun) runRounds(row string, all []*rowEntry) error {
 	return nil
 }
 
-// work runs one row about traffic.
+// work runs one traffic row.
 func (b *benchRun) work(w work) error {
 	children, err := b.candidates(w.tls)
 	if err != nil {
@@ -140,11 +142,12 @@ func (b *benchRun) work(w work) error {
 	return nil
 }
 
-// floodFlight is how many round trips the flooding phone has under way.
+// floodFlight is the number of round trips that the flooding phone has in
+// flight.
 const floodFlight = 2000
 
-// flood measures seven phones of a binary, alone and beside an eighth that
-// floods it.
+// flood measures seven phones of a binary, alone and while an eighth phone
+// floods the binary.
 func (b *benchRun) flood() error {
 	children, err := b.candidates(false)
 	if err != nil {
@@ -152,7 +155,7 @@ func (b *benchRun) flood() error {
 	}
 	for _, c := range children {
 		if c.name == "splice" {
-			continue // nothing is shared in it
+			continue // its phones have no common binary
 		}
 		fl, err := connectFleet(b.to(c, false, busyBuffer), shape{binaries: 1, phones: 7, size: 512, flight: 1}, b.progress.connecting)
 		if err != nil {
@@ -171,7 +174,7 @@ func (b *benchRun) flood() error {
 			if err := b.runRounds(rowFlood, []*rowEntry{flooded}); err != nil {
 				return err
 			}
-			b.report.Flood = append(b.report.Flood, newBenchRow("alone", c.name, alone.samples), newBenchRow("beside", c.name, flooded.samples))
+			b.report.Flood = append(b.report.Flood, newBenchRow("alone", c.name, alone.samples), newBenchRow("flooded", c.name, flooded.samples))
 			return nil
 		}()
 		if err != nil {
@@ -181,11 +184,12 @@ func (b *benchRun) flood() error {
 	return nil
 }
 
-// idle opens connections that do nothing, first at the baseline, then at the relay.
+// idle measures idle connections, first at the baseline, then at the relay.
 func (b *benchRun) idle() error { return b.stayIdle(false, b.Conns, b.IdleFor) }
 
-// tlsIdle is idle with TLS, fewer of them and without a heartbeat: what is
-// asked is what a handshake and a connection cost.
+// tlsIdle measures idle connections with TLS. They are fewer and the time
+// includes no heartbeat: the row shows the cost of a handshake and of a
+// connection.
 func (b *benchRun) tlsIdle() error { return b.stayIdle(true, min(4000, b.Conns), 4*time.Second) }
 
 func (b *benchRun) stayIdle(tls bool, conns int, watchFor time.Duration) error {
@@ -208,7 +212,8 @@ func (b *benchRun) stayIdle(tls bool, conns int, watchFor time.Duration) error {
 	return b.waitClosed(children[0])
 }
 
-// waitClosed waits until a relay has let go of all that left.
+// waitClosed waits until the relay has closed the connections of the previous
+// row.
 func (b *benchRun) waitClosed(relay *child) error {
 	for end := time.Now().Add(20 * time.Second); ; wait(b.ctx, 200*time.Millisecond) {
 		f, _, err := scrape("http://" + relay.private + "/metrics")
@@ -221,8 +226,9 @@ func (b *benchRun) waitClosed(relay *child) error {
 	}
 }
 
-// among measures the same round trips among more and more idle connections:
-// a relay for each number of them, taking turns like the others.
+// among measures the same round trips with a growing number of idle connections
+// at the same relay. Each number of idle connections has its own relay, so that
+// the rounds can be interleaved.
 func (b *benchRun) among() error {
 	busy := shape{binaries: 4, phones: 8, size: 512, flight: 4}
 	levels := []int{0, 100, 1000, b.Conns}
@@ -232,7 +238,7 @@ func (b *benchRun) among() error {
 		if err != nil {
 			return err
 		}
-		b.others = append(b.others, c) // ended with the contestants
+		b.others = append(b.others, c) // ended with the candidates
 		if n > 0 {
 			idle, err := connectFleet(b.to(c, false, idleBuffer), shape{binaries: n / 2, phones: 1, size: minFrame, flight: 1}, b.progress.connecting)
 			if err != nil {
@@ -258,12 +264,13 @@ func (b *benchRun) among() error {
 	return nil
 }
 
-// busyPhones is of each binary in the rows with many that are busy.
+// busyPhones is the number of phones per binary in the rows with many busy
+// connections.
 const busyPhones = 8
 
-// busy measures ever more phones that are all busy. The splice takes part:
-// the processor's caches and the kernel's tables are no larger for it. Here
-// one comes after the other: together they would need too many open files.
+// busy measures a growing number of busy phones. The splice is included, because
+// processor caches and kernel tables limit it equally. The candidates run one
+// after the other: together they need too many open files.
 func (b *benchRun) busy() error {
 	children, err := b.candidates(false)
 	if err != nil {

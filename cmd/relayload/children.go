@@ -13,26 +13,26 @@ import (
 	"time"
 )
 
-// child is a process that is measured.
+// child is a process that this program starts and measures.
 type child struct {
 	name    string
-	addr    string // where it listens
-	private string // the relay's private listener
+	addr    string // its public listener
+	private string // a relay's private listener
 	cmd     *exec.Cmd
 
-	log io.Writer // gets what it says; nil: nobody does
+	log io.Writer // receives its output; nil: the output is discarded
 
-	exited chan struct{} // closed when it has
-	how    error         // valid then
+	exited chan struct{} // closed when the process has ended
+	how    error         // the result of Wait; valid after exited
 }
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// startIn is how long a child may take to say where it listens.
-const startIn = 10 * time.Second
+// startTimeout bounds the time until a child has printed its address.
+const startTimeout = 10 * time.Second
 
-// start runs a program with one processor and waits until it has said in a
-// line of its output where it listens. The relay says so in its log.
+// start runs a program on one processor and waits until it has printed its
+// address. The relay prints it in its log.
 func start(ctx context.Context, name, program string, args ...string) (*child, error) {
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
@@ -41,13 +41,14 @@ func start(ctx context.Context, name, program string, args ...string) (*child, e
 
 func startCmd(ctx context.Context, name string, cmd *exec.Cmd) (*child, error) {
 	c := &child{name: name, cmd: cmd}
-	if err := c.start(ctx, startIn); err != nil {
+	if err := c.start(ctx, startTimeout); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// start runs c.cmd and waits, for so long, until it has said where it listens.
+// start runs c.cmd and waits until it has printed its address, up to the given
+// time.
 func (c *child) start(ctx context.Context, within time.Duration) error {
 	c.exited = make(chan struct{})
 	if c.log == nil {
@@ -90,7 +91,7 @@ func (c *child) start(ctx context.Context, within time.Duration) error {
 	select {
 	case err = <-found:
 	case <-time.After(within):
-		err = fmt.Errorf("%s did not say within %s where it listens", c.name, within)
+		err = fmt.Errorf("%s did not print its address within %s", c.name, within)
 	case <-ctx.Done():
 		err = errInterrupted
 	}
@@ -111,7 +112,7 @@ func (c *child) listens(line string) bool {
 	return c.addr != ""
 }
 
-// end ends the process, and waits.
+// end terminates the process and waits for it.
 func (c *child) end() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
 	late := time.AfterFunc(3*time.Second, func() { _ = c.cmd.Process.Kill() })
@@ -119,12 +120,12 @@ func (c *child) end() {
 	<-c.exited
 }
 
-// failed is err with whose it is, and with what may be its cause: that c has
-// ended.
+// failed adds the child's name to err. If the child has ended, which can be the
+// cause, it adds that too.
 func (c *child) failed(err error) error {
 	select {
 	case <-c.exited:
-		return fmt.Errorf("%s: %w; it has ended, by itself or by somebody else: %v", c.name, err, c.how)
+		return fmt.Errorf("%s: %w; the process has ended: %v", c.name, err, c.how)
 	case <-time.After(100 * time.Millisecond):
 		return fmt.Errorf("%s: %w", c.name, err)
 	}

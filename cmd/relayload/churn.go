@@ -9,11 +9,11 @@ import (
 
 type churnCommand struct {
 	relayFlags
-	Workers int           `default:"8" help:"Phones that come and go at the same time, each with a binary of its own."`
+	Workers int           `default:"8" help:"Concurrent phones; each has its own binary."`
 	For     time.Duration `default:"5s" help:"How long to measure."`
 }
 
-// churnReport is how fast phones come and go.
+// churnReport is the rate of short phone connections.
 type churnReport struct {
 	Workers   int     `json:"workers"`
 	Seconds   float64 `json:"seconds"`
@@ -26,7 +26,7 @@ type churnReport struct {
 
 func (r *churnReport) table(w io.Writer) {
 	fmt.Fprintf(w, "churn: %d phones at a time for %.1f s: connect, join, one round trip, close\n", r.Workers, r.Seconds)
-	fmt.Fprintf(w, "  came and went       %14.0f phones per second\n", r.PerSecond)
+	fmt.Fprintf(w, "  connected, closed   %14.0f phones per second\n", r.PerSecond)
 	fmt.Fprintf(w, "  from dial to answer %14.0f µs median, %.0f µs p99\n", r.P50, r.P99)
 	if r.CPUEach > 0 {
 		fmt.Fprintf(w, "  the relay used      %14.0f µs per phone\n", r.CPUEach)

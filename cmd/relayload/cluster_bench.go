@@ -49,7 +49,7 @@ func (c *clusterBenchmark) Run(e *env) error {
 	defer f.trio.end()
 	f.alone = &child{name: "alone", cmd: exec.Command(c.Relay, "serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--drain=0s",
 		"--grace=1s", "--max-conns=4000", "--max-conns-per-address=4000", "--rate=100000", "--burst=100000")}
-	if err := f.alone.start(e.ctx, startIn); err != nil {
+	if err := f.alone.start(e.ctx, startTimeout); err != nil {
 		return err
 	}
 	defer f.alone.end()

@@ -15,11 +15,11 @@ import (
 type curveCommand struct {
 	relayFlags
 	Relay  string        `placeholder:"PROGRAM" help:"Start this relay, with one processor, and measure it; --url and --pid are not needed then."`
-	Out    string        `short:"o" default:"capacity.svg" help:"Where the curve is drawn, an SVG."`
-	Max    int           `default:"1024" help:"Phones at the end; each step doubles them."`
-	Phones int           `default:"8" help:"Phones of each binary at most."`
+	Out    string        `short:"o" default:"capacity.svg" help:"File for the curve, an SVG."`
+	Max    int           `default:"1024" help:"Phones of the last step; each step doubles the number."`
+	Phones int           `default:"8" help:"Maximum number of phones of each binary."`
 	Size   int           `default:"512" help:"Bytes of a frame."`
-	For    time.Duration `default:"2s" help:"How long each step is measured."`
+	For    time.Duration `default:"2s" help:"Duration of each step."`
 }
 
 // step is one point of the curve.
@@ -31,14 +31,14 @@ type step struct {
 
 type curveReport struct {
 	Date  string `json:"date"`
-	Relay string `json:"relay"` // what it says of itself, or where it is
+	Relay string `json:"relay"` // its version line or its URL
 	Size  int    `json:"frame_bytes"`
 	Steps []step `json:"steps"`
 }
 
 func (r *curveReport) table(w io.Writer) {
 	fmt.Fprintf(w, "%s; %s\n", r.Date, r.Relay)
-	fmt.Fprintf(w, "round trips, one under way of each phone, frames of %d bytes\n", r.Size)
+	fmt.Fprintf(w, "round trips, one in flight per phone, frames of %d bytes\n", r.Size)
 	fmt.Fprintf(w, "%8s %8s %12s %10s %10s %12s %8s %8s\n", "phones", "binaries", "frames/s", "p50 µs", "p99 µs", "CPU µs/frame", "CPU", "gen.")
 	for _, s := range r.Steps {
 		fmt.Fprintf(w, "%8d %8d %12.0f %10.0f %10.0f %12.2f %8.2f %8.2f\n", s.Phones, s.Binaries, s.PerSecond, s.P50, s.P99, s.CPUPerFrame, s.CPU, s.GeneratorCPU)
@@ -58,7 +58,7 @@ func (c *curveCommand) Run(e *env) error {
 		}
 		defer child.end()
 		c.URL, c.PID, r.Relay = "ws://"+child.addr, child.pid(), versionOf(e.ctx, c.Relay)
-		runtime.GOMAXPROCS(1) // the other processor is the relay's
+		runtime.GOMAXPROCS(1) // leaves the other processor to the relay
 	}
 	t, err := c.target(c.Max+(c.Max+c.Phones-1)/c.Phones, 16<<10, c.For)
 	if err != nil {
@@ -87,7 +87,8 @@ func (c *curveCommand) Run(e *env) error {
 	return e.printReport(c.JSON, r)
 }
 
-// panel is one diagram of the curve: x is phones, in powers of two.
+// panel is one diagram of the curve. Its x axis is the number of phones, in
+// powers of two.
 type panel struct {
 	title string
 	log   bool
@@ -99,7 +100,7 @@ type line struct {
 	y            func(step) float64
 }
 
-// svg draws the curve: what is carried, how long it takes, what it costs.
+// svg draws throughput, latency and cost.
 func (r *curveReport) svg() []byte {
 	const blue, orange, green = "#1f6feb", "#d9730d", "#2e8540"
 	panels := []panel{
@@ -117,7 +118,7 @@ func (r *curveReport) svg() []byte {
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`+"\n",
 		left+width+60, top+len(panels)*(height+gap))
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
-	fmt.Fprintf(&b, `<text x="%d" y="26" font-size="17">Capacity: round trips of %d-byte frames, one under way of each phone</text>`+"\n", left, r.Size)
+	fmt.Fprintf(&b, `<text x="%d" y="26" font-size="17">Capacity: round trips of %d-byte frames, one in flight per phone</text>`+"\n", left, r.Size)
 	fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#555">%s; %s</text>`+"\n", left, top+len(panels)*(height+gap)-8, r.Date, html.EscapeString(r.Relay))
 	for i, p := range panels {
 		r.panel(&b, p, left, top+i*(height+gap), width, height)
@@ -180,7 +181,7 @@ func (r *curveReport) panel(b *bytes.Buffer, p panel, left, top, width, height i
 	}
 }
 
-// nice rounds up to 1, 2 or 5 times a power of ten.
+// nice rounds v up to 1, 2 or 5 times a power of ten.
 func nice(v float64) float64 {
 	p := math.Pow(10, math.Floor(math.Log10(v)))
 	for _, m := range []float64{1, 2, 5} {

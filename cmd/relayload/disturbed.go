@@ -10,11 +10,12 @@ import (
 
 type slowCommand struct {
 	load
-	Slow int `default:"4" help:"Phones beside the others that never read what the binary sends them."`
-	Rate int `default:"5000" help:"Frames per second that the binary sends to each of them."`
+	Slow int `default:"4" help:"Additional phones that never read."`
+	Rate int `default:"5000" help:"Frames per second that the binary sends to each slow phone."`
 }
 
-// slowReport is how phones fare beside others that do not read.
+// slowReport compares phones alone with phones of a binary that also has phones
+// that do not read.
 type slowReport struct {
 	Phones   int            `json:"phones"`
 	Slow     int            `json:"slow_phones"`
@@ -26,9 +27,9 @@ type slowReport struct {
 }
 
 func (r *slowReport) table(w io.Writer) {
-	fmt.Fprintf(w, "slow: %d phones of one binary with one round trip under way each, beside %d that do not read %d frames per second each\n",
+	fmt.Fprintf(w, "slow: %d phones of one binary with one round trip in flight each, and %d that do not read %d frames per second each\n",
 		r.Phones, r.Slow, r.Rate)
-	aloneTable(w, r.Alone, "beside the slow", r.WithSlow)
+	aloneTable(w, r.Alone, "with slow phones", r.WithSlow)
 	for how, n := range r.Ends {
 		fmt.Fprintf(w, "  %d slow: %s\n", n, how)
 	}
@@ -44,7 +45,7 @@ func (c *slowCommand) Run(e *env) error {
 	}
 	r := &slowReport{Phones: c.Phones, Slow: c.Slow, Rate: c.Rate, Ends: make(map[string]int)}
 	var err error
-	r.Alone, r.WithSlow, err = c.aloneAndTogether(e, c.Slow, "beside the slow", func(fl *fleet) (func(), error) {
+	r.Alone, r.WithSlow, err = c.aloneAndTogether(e, c.Slow, "with slow phones", func(fl *fleet) (func(), error) {
 		slow, err := fl.connectSlow(c.Slow)
 		if err != nil {
 			return func() {}, err
@@ -67,7 +68,8 @@ func (c *slowCommand) Run(e *env) error {
 	return e.printReport(c.JSON, r)
 }
 
-// connectSlow connects n more phones of the one binary, which nobody reads.
+// connectSlow connects n more phones of the one binary. Only howEnded reads from
+// them.
 func (fl *fleet) connectSlow(n int) (all []*phone, err error) {
 	b := fl.binaries[0]
 	for range n {
@@ -84,7 +86,8 @@ func (fl *fleet) connectSlow(n int) (all []*phone, err error) {
 	return all, nil
 }
 
-// feed sends to each of phones until done, and returns how many frames.
+// feed sends frames to phones at rate frames per second each until done is
+// closed. It returns the number of frames sent.
 func (b *loadBinary) feed(phones []*phone, rate int, done chan struct{}) (sent int) {
 	const every = 10 * time.Millisecond
 	t := time.NewTicker(every)
@@ -112,18 +115,18 @@ func (b *loadBinary) feed(phones []*phone, rate int, done chan struct{}) (sent i
 	}
 }
 
-// howEnded reads at last and says what became of a slow phone.
+// howEnded reads a slow phone's frames and describes how its connection ended.
 func (ph *phone) howEnded() string {
 	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Second))
 	for {
 		b, err := ph.next()
 		switch e, ok := errors.AsType[*closedError](err); {
 		case ok:
-			return fmt.Sprintf("%v; all it had got before was in order", e)
+			return fmt.Sprintf("%v; all frames before it were correct", e)
 		case errors.Is(err, io.EOF):
-			return "cut off without a close"
+			return "ended without a close frame"
 		case err != nil:
-			return "still connected; all it has got was in order"
+			return "still connected; all frames were correct"
 		}
 		if err := ph.checker.check(b, ph.got); err != nil {
 			return err.Error()
@@ -134,11 +137,12 @@ func (ph *phone) howEnded() string {
 
 type floodCommand struct {
 	load
-	Flooders int `default:"1" help:"Phones beside the others that flood the binary."`
-	Flood    int `default:"2000" help:"Round trips that each of them has under way at once."`
+	Flooders int `default:"1" help:"Additional phones that flood the binary."`
+	Flood    int `default:"2000" help:"Round trips in flight of each flooding phone."`
 }
 
-// floodReport is how phones fare beside others that flood their binary.
+// floodReport compares phones alone with phones of a binary that other phones
+// flood.
 type floodReport struct {
 	Phones    int    `json:"phones"`
 	Flooders  int    `json:"flooding_phones"`
@@ -148,8 +152,8 @@ type floodReport struct {
 }
 
 func (r *floodReport) table(w io.Writer) {
-	fmt.Fprintf(w, "flood: %d phones of one binary with one round trip under way each, beside %d with %d each\n", r.Phones, r.Flooders, r.Flood)
-	aloneTable(w, r.Alone, "beside the flood", r.WithFlood)
+	fmt.Fprintf(w, "flood: %d phones of one binary with one round trip in flight each, and %d with %d each\n", r.Phones, r.Flooders, r.Flood)
+	aloneTable(w, r.Alone, "during the flood", r.WithFlood)
 	fmt.Fprintf(w, "  %-20s %12.0f\n", "the flood itself", r.WithFlood.FloodPerSecond)
 }
 
@@ -163,7 +167,7 @@ func (c *floodCommand) Run(e *env) error {
 	}
 	r := &floodReport{Phones: c.Phones, Flooders: c.Flooders, Flood: c.Flood}
 	var err error
-	r.Alone, r.WithFlood, err = c.aloneAndTogether(e, c.Flooders, "beside the flood", func(fl *fleet) (func(), error) {
+	r.Alone, r.WithFlood, err = c.aloneAndTogether(e, c.Flooders, "during the flood", func(fl *fleet) (func(), error) {
 		return func() {}, fl.addFlooders(c.Flooders, c.Flood)
 	})
 	if err != nil {
@@ -172,9 +176,9 @@ func (c *floodCommand) Run(e *env) error {
 	return e.printReport(c.JSON, r)
 }
 
-// aloneAndTogether measures phones of one binary, one round trip under way each, first
-// alone and then aloneAndTogether what add adds: others phones more. What add returns
-// ends that, after the second measurement.
+// aloneAndTogether measures phones of one binary with one round trip in flight
+// each: first alone, then after add has connected others more phones. It calls
+// the function that add returns after the second measurement.
 func (l *load) aloneAndTogether(e *env, others int, name string, add func(*fleet) (end func(), err error)) (alone, together sample, err error) {
 	t, err := l.target(1+l.Phones+others, busyBuffer, l.For)
 	if err != nil {
@@ -197,10 +201,9 @@ func (l *load) aloneAndTogether(e *env, others int, name string, add func(*fleet
 	return alone, together, err
 }
 
-// aloneTable shows both measurements. A sample counts frames; a round trip is
-// two.
-func aloneTable(w io.Writer, alone sample, name string, beside sample) {
+// aloneTable prints the two samples.
+func aloneTable(w io.Writer, alone sample, name string, together sample) {
 	fmt.Fprintf(w, "  %-20s %12s %12s %12s\n", "", "round trips/s", "p50 µs", "p99 µs")
 	fmt.Fprintf(w, "  %-20s %12.0f %12.0f %12.0f\n", "alone", alone.PerSecond/2, alone.P50, alone.P99)
-	fmt.Fprintf(w, "  %-20s %12.0f %12.0f %12.0f\n", name, beside.PerSecond/2, beside.P50, beside.P99)
+	fmt.Fprintf(w, "  %-20s %12.0f %12.0f %12.0f\n", name, together.PerSecond/2, together.P50, together.P99)
 }

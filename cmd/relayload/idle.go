@@ -11,25 +11,25 @@ type idleCommand struct {
 	relayFlags
 	Conns  int           `default:"1000" help:"Connections to open."`
 	Phones int           `default:"16" help:"Phones of each binary. The relay's default limit is 16."`
-	For    time.Duration `default:"65s" help:"How long to stay idle; the relay's heartbeat comes every 30s."`
+	For    time.Duration `default:"65s" help:"Duration of the idle time; the relay sends a heartbeat every 30s."`
 }
 
-// idleReport is what connections cost that do nothing.
+// idleReport is the cost of idle connections.
 type idleReport struct {
 	Conns      int     `json:"connections"`
 	Connect    float64 `json:"connects_per_second"`
-	ConnectCPU float64 `json:"relay_cpu_us_per_connect,omitempty"` // a round trip included
+	ConnectCPU float64 `json:"relay_cpu_us_per_connect,omitempty"` // includes one round trip
 	Seconds    float64 `json:"seconds"`
 	RSS        float64 `json:"rss_bytes_per_connection,omitempty"`
 	Heap       float64 `json:"heap_bytes_per_connection,omitempty"`
 	Stacks     float64 `json:"stack_bytes_per_connection,omitempty"`
 	Goroutines float64 `json:"goroutines_per_connection,omitempty"`
-	CPU        float64 `json:"relay_cpu,omitempty"` // processors used while all are idle
+	CPU        float64 `json:"relay_cpu,omitempty"` // processors used while all connections are idle
 	Scrape     float64 `json:"scrape_ms,omitempty"` // one scrape of the metrics, with all connected
 }
 
 func (r *idleReport) table(w io.Writer) {
-	fmt.Fprintf(w, "idle: %d connections for %.0f s; each has made one round trip before\n", r.Conns, r.Seconds)
+	fmt.Fprintf(w, "idle: %d connections for %.0f s; each made one round trip before\n", r.Conns, r.Seconds)
 	fmt.Fprintf(w, "  connected           %14.0f per second, a round trip each\n", r.Connect)
 	if r.ConnectCPU != 0 {
 		fmt.Fprintf(w, "  processor time      %14.0f µs each\n", r.ConnectCPU)
@@ -38,7 +38,7 @@ func (r *idleReport) table(w io.Writer) {
 		fmt.Fprintf(w, "  resident memory     %14.0f bytes per connection\n", r.RSS)
 	}
 	if r.Heap != 0 || r.Stacks != 0 {
-		fmt.Fprintf(w, "  of it, as Go says   %14.0f bytes per connection: heap %.0f, stacks %.0f\n", r.Heap+r.Stacks, r.Heap, r.Stacks)
+		fmt.Fprintf(w, "  of it, Go runtime   %14.0f bytes per connection: heap %.0f, stacks %.0f\n", r.Heap+r.Stacks, r.Heap, r.Stacks)
 		fmt.Fprintf(w, "  goroutines          %14.3f per connection\n", r.Goroutines)
 		fmt.Fprintf(w, "  a scrape takes      %14.2f ms\n", r.Scrape)
 	}
@@ -64,12 +64,12 @@ func (c *idleCommand) Run(e *env) error {
 	return e.printReport(c.JSON, r)
 }
 
-// collectorWait is how long after connecting memory is looked at: the relay's
-// collector has run by then.
+// collectorWait is the delay between connecting and the measurement of memory.
+// The relay's garbage collector runs during it.
 const collectorWait = 3 * time.Second
 
-// idle opens conns connections and looks at the relay while they do nothing
-// for d. The crowd it returns is still connected.
+// idle opens conns connections and measures the relay while they are idle for d.
+// The returned fleet is still connected; the caller closes it.
 func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metrics string) (*idleReport, *fleet, error) {
 	s := shape{binaries: max(conns/(1+phones), 1), phones: phones, size: minFrame, flight: 1}
 	r := &idleReport{Conns: s.connections()}
@@ -104,7 +104,7 @@ func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metric
 		cpu1, _ = cpuOf(pid)
 		r.ConnectCPU = float64((cpu1 - cpu0).Microseconds()) / float64(r.Conns)
 	}
-	debug.FreeOSMemory() // this program must not crowd out what it looks at
+	debug.FreeOSMemory() // leaves more memory to the relay
 	wait(e.ctx, min(collectorWait, d/2))
 
 	from := c.snapshot(pid)

@@ -13,9 +13,9 @@ import (
 // that Go runs on.
 const tick = 10 * time.Millisecond
 
-// cpuOf is the processor time that process pid has used: of each thread to
-// the nanosecond where the kernel keeps that, else in ticks. Threads that have
-// ended are not in the first, but a Go program's do not.
+// cpuOf returns the processor time of process pid. It sums the threads' times in
+// nanoseconds if the kernel records them, and uses ticks otherwise. The sum
+// excludes threads that have ended; a Go program's threads rarely end.
 func cpuOf(pid int) (time.Duration, error) {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	sum := int64(0)
@@ -37,13 +37,15 @@ func cpuOf(pid int) (time.Duration, error) {
 	return time.Duration(sum), nil
 }
 
-// ticksOf is the same by /proc/PID/stat.
+// ticksOf returns the processor time of process pid in ticks, from
+// /proc/PID/stat.
 func ticksOf(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the command's name, in parentheses; it may hold any.
+	// The second field is the command's name, in parentheses; it can contain spaces
+	// and parentheses.
 	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 	if len(f) < 13 {
 		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(f))
@@ -56,7 +58,7 @@ func ticksOf(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * tick, nil
 }
 
-// rssOf is the resident memory of process pid in bytes.
+// rssOf returns the resident memory of process pid in bytes.
 func rssOf(pid int) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {

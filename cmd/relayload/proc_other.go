@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-var errNoProc = errors.New("a process can be looked at on Linux only: leave out --pid")
+var errNoProc = errors.New("--pid works on Linux only: omit it")
 
 func cpuOf(int) (time.Duration, error) { return 0, errNoProc }
 func rssOf(int) (int64, error)         { return 0, errNoProc }

@@ -8,24 +8,23 @@ import (
 	"time"
 )
 
-// progress is one line on a terminal that says what a run does now. Elsewhere,
-// in a file or a log, there is none. It never stays behind: whatever is written
-// through writer comes in its place.
+// progress shows the state of a run in one line of a terminal. If the output is
+// not a terminal, it shows nothing. Output through writer replaces the line.
 type progress struct {
 	mu    sync.Mutex
 	to    io.Writer
 	on    bool // to is a terminal that can remove a line
 	shown bool
-	inner bool // what was written through writer has not ended its line
+	inner bool // the last write through writer did not end with a newline
 	last  time.Time
 }
 
 const (
-	// progressWidth is how much of the line is shown: a line that wraps cannot be
+	// progressWidth is the maximum width of the line. A line that wraps cannot be
 	// removed.
 	progressWidth = 79
 
-	// progressEvery is the least time between two lines.
+	// progressEvery is the minimum time between two updates.
 	progressEvery = 100 * time.Millisecond
 
 	removeLine = "\r\x1b[K"
@@ -36,8 +35,8 @@ func newProgress(f *os.File) *progress {
 	return &progress{to: f, on: err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"}
 }
 
-// show shows the line, unless one was shown just now or other output has not
-// ended its line.
+// show replaces the line. It does nothing within progressEvery of the previous
+// update, or while other output has an incomplete line.
 func (p *progress) show(format string, a ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,9 +70,10 @@ func (b behind) Write(text []byte) (int, error) {
 	return b.w.Write(text)
 }
 
-// connecting and running are what most commands say.
+// connecting shows the progress of connectFleet.
 func (p *progress) connecting(done, of int) { p.show("connecting: %d of %d", done, of) }
 
+// running returns a function that shows the progress of fleet.run.
 func (p *progress) running(what string) func(uint64, time.Duration) {
 	return func(n uint64, since time.Duration) {
 		rate := 0.0

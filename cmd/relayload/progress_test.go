@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// screen is what a terminal of 80 columns shows after text was written to it.
+// screen returns the lines that a terminal of 80 columns shows for text.
 func screen(text string) []string {
 	lines := []string{""}
 	for text != "" {
@@ -31,7 +31,7 @@ func screen(text string) []string {
 	return lines
 }
 
-// Only the report remains on the screen, however the two come in turns.
+// Only the report remains on the screen, in any order of report and progress.
 func TestTheProgressLineLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tty bytes.Buffer
@@ -50,7 +50,7 @@ func TestTheProgressLineLeavesNothingBehind(t *testing.T) {
 		say("between")
 		fmt.Fprintln(out, "row")
 		say("last")
-		fmt.Fprint(out, "") // the end
+		fmt.Fprint(out, "") // as at the end of a run
 		if got, want := strings.Join(screen(tty.String()), "|"), "first row|half a row|"; got != want {
 			t.Errorf("the screen shows %q; want %q", got, want)
 		}
@@ -60,7 +60,7 @@ func TestTheProgressLineLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-// Where there is no terminal nothing of the progress is written.
+// Without a terminal the progress writes nothing.
 func TestThereIsNoProgressInALog(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {

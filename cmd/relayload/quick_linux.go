@@ -9,14 +9,15 @@ import (
 	"unsafe"
 )
 
-// quickConn is a TCP connection that reads and writes without telling the
-// scheduler, as the relay does: otherwise it is the generator that bounds what
-// is carried by the clock. One may read and one write at a time.
+// quickConn is a TCP connection whose reads and writes bypass the scheduler's
+// system call accounting, as those of the relay do. Otherwise the generator
+// limits the measured throughput. One goroutine may read and one may write
+// concurrently.
 type quickConn struct {
 	*net.TCPConn
 	raw syscall.RawConn
 
-	onRead  func(fd uintptr) bool // made once; beside each is what it is about
+	onRead  func(fd uintptr) bool // allocated once; the next fields are its input and result
 	in      []byte
 	nIn     int
 	errIn   syscall.Errno
@@ -25,7 +26,7 @@ type quickConn struct {
 	nOut    int
 }
 
-// quick is conn made quick, or conn.
+// quick returns conn as a quickConn if it is a TCP connection, otherwise conn.
 func quick(conn net.Conn) net.Conn {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -71,7 +72,8 @@ func (q *quickConn) Read(p []byte) (int, error) {
 	return q.nIn, nil
 }
 
-// Write leaves to the usual way what does not go at once, errors too.
+// Write sends without blocking. The standard library's Write handles the rest of
+// p, and errors.
 func (q *quickConn) Write(p []byte) (int, error) {
 	q.out, q.nOut = p, 0
 	if err := q.raw.Write(q.onWrite); err != nil {
@@ -84,7 +86,7 @@ func (q *quickConn) Write(p []byte) (int, error) {
 	return q.nOut + n, err
 }
 
-// now is recv(2) or send(2) on p without waiting.
+// now calls recv(2) or send(2) on p without blocking.
 func now(call, fd uintptr, p []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall6(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
 		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)

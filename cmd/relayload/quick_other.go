@@ -4,4 +4,5 @@ package main
 
 import "net"
 
+// quick returns conn. The race detector does not see raw system calls.
 func quick(conn net.Conn) net.Conn { return conn }
