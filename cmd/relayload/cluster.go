@@ -13,31 +13,31 @@ import (
 )
 
 type clusterCommand struct {
-	FaultTest clusterFaultTest `cmd:"" name:"battery" help:"Three relays, clients, and a nemesis that kills, freezes and partitions: does anything overlap, is all served again in time?"`
-	Benchmark clusterBenchmark `cmd:"" name:"figures" help:"Three relays and one alone: what a hop costs, how fast ids are claimed, how long after each fault all is served again (docs/cluster.md)."`
+	FaultTest clusterFaultTest `cmd:"" name:"battery" help:"Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long."`
+	Benchmark clusterBenchmark `cmd:"" name:"figures" help:"Benchmark of three relays and of a single one: the cost of a hop, the rate of claims, and the recovery time after each fault (docs/cluster.md)."`
 }
 
-// clusterFlags are those of all commands about a cluster.
+// clusterFlags are the common flags of the cluster commands.
 type clusterFlags struct {
-	Relay string `default:"bin/pyrycode-relay" help:"The relay's program, which is started three times."`
-	Out   string `default:"out/cluster" help:"A directory for the relays' logs and for pictures."`
+	Relay string `default:"bin/pyrycode-relay" help:"The relay's program; three processes of it are started."`
+	Out   string `default:"out/cluster" help:"The directory for the relays' logs and for diagrams."`
 	JSON  bool   `name:"json" help:"Print JSON, not a table."`
 }
 
 type clusterFaultTest struct {
 	clusterFlags
-	For   time.Duration `default:"30m" help:"How long the nemesis is at work; the last fault is mended and waited for beyond that."`
-	IDs   int           `name:"ids" default:"40" help:"Server-ids; each has two binaries that want it and three phones."`
-	Move  time.Duration `default:"5s" help:"How often each id is given up by its binary, on average, so that the other gets it."`
-	Kinds []string      `help:"Kinds of faults, in turn: ${faults}. Default: all."`
-	Seed  uint64        `help:"Of the nemesis' choices; 0: another each time."`
+	For   time.Duration `default:"30m" help:"How long faults are injected; the recovery from the last fault comes on top."`
+	IDs   int           `name:"ids" default:"40" help:"Server-ids; each has two binaries that compete for it and three phones."`
+	Move  time.Duration `default:"5s" help:"Average interval at which the binary of each id gives it up, so that the other binary gets it."`
+	Kinds []string      `help:"Kinds of faults, in this order: ${faults}. Default: all."`
+	Seed  uint64        `help:"Seed of the random choices; 0: a random seed."`
 }
 
-// knownFaults says which name is none of a fault.
+// knownFaults returns a usageError if a name is not the name of a fault.
 func knownFaults(names []string) error {
 	for _, k := range names {
 		if !slices.Contains(faultNames(), k) {
-			return usagef("there is no fault %q; there are %s", k, strings.Join(faultNames(), ", "))
+			return usagef("there is no fault %q; the faults are %s", k, strings.Join(faultNames(), ", "))
 		}
 	}
 	return nil
@@ -85,12 +85,12 @@ func (c *clusterFaultTest) Run(e *env) error {
 	r.Ended = clockNow()
 	cc.end()
 	r.judge(cc)
-	picture := filepath.Join(c.Out, "lanes.svg")
+	picture := filepath.Join(c.Out, "server-ids.svg")
 	if err := os.WriteFile(picture, r.svg(cc), 0o644); err != nil {
 		return err
 	}
 	if len(r.longGaps) > 0 {
-		if err := os.WriteFile(filepath.Join(c.Out, "stories.txt"), r.longGaps, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(c.Out, "long-gaps.txt"), r.longGaps, 0o644); err != nil {
 			return err
 		}
 	}
@@ -98,19 +98,19 @@ func (c *clusterFaultTest) Run(e *env) error {
 		return err
 	}
 	if n := len(r.Wrong) + r.More; n > 0 {
-		return fmt.Errorf("%d things are wrong; the lanes are in %s, the relays' logs and what clients tried beside it", n, picture)
+		return fmt.Errorf("%d checks failed; %s shows the server-ids; the relays' logs and the clients' attempts are in the same directory", n, picture)
 	}
 	return nil
 }
 
-// injectFaults inflicts one fault after the other.
+// injectFaults injects one fault after another and returns them.
 func (cc *clusterClients) injectFaults(e *env, c *clusterFaultTest, begun int64) (faults []*fault, err error) {
 	rng := rand.New(rand.NewPCG(c.Seed, 1<<32))
 	end := begun + int64(c.For)
 	for round := 0; clockNow() < end; round++ {
 		wait(e.ctx, min(between(rng, 2*time.Second, 5*time.Second), time.Duration(max(0, end-clockNow()))))
 		k := kindOf(c.Kinds[round%len(c.Kinds)])
-		e.progress.show("%.0f of %.0f s: %s; %d ids were given up", float64(clockNow()-begun)/1e9, c.For.Seconds(), k.name, cc.giveUps.Load())
+		e.progress.show("%.0f of %.0f s: %s; %d ids given up", float64(clockNow()-begun)/1e9, c.For.Seconds(), k.name, cc.giveUps.Load())
 		f, err := cc.inflict(e.ctx, k, rng)
 		faults = append(faults, f)
 		if err != nil {
@@ -120,21 +120,21 @@ func (cc *clusterClients) injectFaults(e *env, c *clusterFaultTest, begun int64)
 	return faults, e.ctx.Err()
 }
 
-// A fault is one thing that goes wrong with a trio, and is mended.
+// fault is one injected fault and its repair.
 type fault struct {
 	Kind   string `json:"kind"`
 	Victim int    `json:"victim"` // a relay, from 0
-	Other  int    `json:"other"`  // the second one of a pair that is parted; else -1
+	Other  int    `json:"other"`  // the second relay of a disconnected pair; otherwise -1
 	Begin  int64  `json:"begin_ns"`
 	Mended int64  `json:"mended_ns"`
-	Whole  int64  `json:"whole_ns"` // all relays were ready and all ids served again
+	Whole  int64  `json:"whole_ns"` // all relays were ready and all ids were served again
 }
 
-// faultKind is how one is made. do breaks things, waits, and mends them.
+// faultKind is a kind of fault. do causes the fault, waits, and repairs it.
 type faultKind struct {
 	name   string
-	leader bool // the victim is whoever leads the directory
-	drains bool // ids are given away, so they are served again at once
+	leader bool // the victim is the leader of the directory
+	drains bool // the relay releases its ids, so that they are served again without a lease timeout
 	do     func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
 }
 
@@ -142,8 +142,8 @@ func between(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Int64N(int64(most-least)))
 }
 
-// killed kills a relay and starts it again after a while, under its old name
-// and with an empty memory.
+// killed kills a relay and restarts it after a delay, with the same name and
+// without state.
 func killed(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
 	if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
 		return err
@@ -153,7 +153,7 @@ func killed(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
 	return t.start(ctx, f.Victim)
 }
 
-// frozen stops a relay's process and lets it go on.
+// frozen stops a relay's process and continues it after a delay.
 func frozen(least, most time.Duration) func(context.Context, *trio, *fault, *rand.Rand) error {
 	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
 		if err := t.signal(f.Victim, syscall.SIGSTOP); err != nil {
@@ -164,7 +164,7 @@ func frozen(least, most time.Duration) func(context.Context, *trio, *fault, *ran
 	}
 }
 
-// cut does something to links for a while.
+// cut puts links into state l for a while.
 func cut(least, most time.Duration, set func(t *trio, f *fault, l link), l link) func(context.Context, *trio, *fault, *rand.Rand) error {
 	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
 		set(t, f, l)
@@ -183,7 +183,7 @@ func parted(t *trio, f *fault, l link) {
 
 func clients(t *trio, f *fault, l link) { t.members[f.Victim].front.set(l) }
 
-// drained ends a relay as an operator does, and starts it again.
+// drained ends a relay with SIGTERM and restarts it.
 func drained(ctx context.Context, t *trio, f *fault, _ *rand.Rand) error {
 	if err := t.signal(f.Victim, syscall.SIGTERM); err != nil {
 		return err
@@ -217,7 +217,8 @@ func kindOf(name string) faultKind {
 	return faultKinds[slices.IndexFunc(faultKinds, func(k faultKind) bool { return k.name == name })]
 }
 
-// inflict does one fault to fl, and waits until all is well again.
+// inflict injects one fault and waits until all relays are ready and all phones
+// get answers.
 func (cc *clusterClients) inflict(ctx context.Context, k faultKind, rng *rand.Rand) (*fault, error) {
 	f := &fault{Kind: k.name, Victim: rng.IntN(nodes), Other: -1}
 	if leader := cc.trio.leader(); k.leader && leader >= 0 {

@@ -14,18 +14,18 @@ import (
 
 type clusterBenchmark struct {
 	clusterFlags
-	Rounds int           `default:"5" help:"Rounds, in each of which everything that is compared has its turn."`
-	For    time.Duration `default:"2s" help:"How long each turn lasts."`
-	Faults []string      `default:"drain,kill,kill-leader,freeze,isolate,isolate-leader" help:"Faults after which it is measured how long it takes to be served again; a minute each."`
-	IDs    int           `name:"ids" default:"12" help:"Server-ids that are served while faults are made."`
+	Rounds int           `default:"5" help:"Rounds; every variant is measured once per round."`
+	For    time.Duration `default:"2s" help:"Duration of each measurement."`
+	Faults []string      `default:"drain,kill,kill-leader,freeze,isolate,isolate-leader" help:"Faults whose recovery time is measured; a minute each."`
+	IDs    int           `name:"ids" default:"12" help:"Server-ids that are served during the faults."`
 }
 
-// clusterBenchRun is one run of them.
+// clusterBenchRun is one run of the cluster benchmark.
 type clusterBenchRun struct {
 	*env
 	*clusterBenchmark
 	trio   *trio
-	alone  *child // a relay that is in no cluster
+	alone  *child // a relay without a cluster
 	report *clusterBenchReport
 }
 
@@ -42,7 +42,7 @@ func (c *clusterBenchmark) Run(e *env) error {
 	}
 	f := &clusterBenchRun{env: e, clusterBenchmark: c, report: newClusterBenchReport(e.ctx, c.Relay)}
 	var err error
-	// A short grace, so that ids that were claimed once and left are gone.
+	// With a short grace, ids that were claimed once and left expire soon.
 	if f.trio, err = newTrio(e.ctx, c.Relay, c.Out, "--grace", "1s", "--max-conns", "4000"); err != nil {
 		return err
 	}
@@ -65,12 +65,12 @@ func (c *clusterBenchmark) Run(e *env) error {
 		return err
 	}
 	if n := len(f.report.Wrong); n > 0 {
-		return fmt.Errorf("%d things are wrong; the relays' logs are in %s", n, c.Out)
+		return fmt.Errorf("%d checks failed; the relays' logs are in %s", n, c.Out)
 	}
 	return nil
 }
 
-// pids are the processes of the trio's relays.
+// pids returns the process ids of the trio's relays.
 func (t *trio) pids() (all []int) {
 	for _, m := range t.members {
 		all = append(all, m.child.pid())
@@ -78,14 +78,14 @@ func (t *trio) pids() (all []int) {
 	return all
 }
 
-// direct is relay i without a proxy before it.
+// direct returns relay i without the proxy in front of it.
 func (t *trio) direct(i int) *target { return targetAt(t.members[i].listen) }
 
 func targetAt(addr string) *target {
 	return &target{addr: addr, buffer: busyBuffer, timeout: 10 * time.Second, dialled: new(atomic.Int64)}
 }
 
-// variant is one of the ways that are compared.
+// variant is one of the setups that a comparison has.
 type variant struct {
 	Name   string   `json:"name"`
 	Rounds []sample `json:"rounds"`
@@ -94,7 +94,7 @@ type variant struct {
 	fleets []*fleet
 }
 
-// measure has each way's crowds run in turn.
+// measure runs the fleets of each variant, once per round and interleaved.
 func (f *clusterBenchRun) measure(what string, all []*variant) error {
 	defer func() {
 		for _, w := range all {
@@ -126,8 +126,8 @@ func (f *clusterBenchRun) measure(what string, all []*variant) error {
 	return nil
 }
 
-// sumSamples is several samples of the same time as one. Each has seen the
-// processor time of its own relay.
+// sumSamples adds concurrent samples. Each sample has the processor time of its
+// own relay.
 func sumSamples(all []sample) sample {
 	s := all[0]
 	for _, o := range all[1:] {
@@ -142,8 +142,8 @@ func sumSamples(all []sample) sample {
 	return s
 }
 
-// hop compares phones at their binary's relay with phones at another, with
-// one frame of each under way and with many.
+// hop compares phones at their binary's relay with phones at another relay, with
+// one frame in flight and with many.
 func (f *clusterBenchRun) hop() error {
 	here, there := f.trio.direct(0), f.trio.direct(0)
 	there.phones = f.trio.direct(1)
@@ -151,7 +151,7 @@ func (f *clusterBenchRun) hop() error {
 		name  string
 		shape shape
 	}{
-		{"one frame under way", shape{binaries: 1, phones: 1, size: 512, flight: 1}},
+		{"one frame in flight", shape{binaries: 1, phones: 1, size: 512, flight: 1}},
 		{"many frames of 512 bytes", shape{binaries: 4, phones: 8, size: 512, flight: 8}},
 		{"many frames of 16 KiB", shape{binaries: 4, phones: 8, size: 16 << 10, flight: 2}},
 	} {
@@ -175,8 +175,8 @@ func (f *clusterBenchRun) hop() error {
 	return nil
 }
 
-// growth compares a relay alone with one and with three of a cluster, each
-// with its own clients.
+// growth compares a relay without a cluster with one and with three relays of a
+// cluster. Each relay has its own clients.
 func (f *clusterBenchRun) growth() error {
 	s := shape{binaries: 4, phones: 8, size: 512, flight: 8}
 	pids := f.trio.pids()
@@ -208,10 +208,10 @@ func (f *clusterBenchRun) growth() error {
 	return nil
 }
 
-// claimants is how many claim at once.
+// claimants is the number of concurrent claims.
 const claimants = 32
 
-// claims counts how many new server-ids are claimed per second.
+// claims measures how many new server-ids are claimed per second.
 func (f *clusterBenchRun) claims() error {
 	at := []*claimRow{{Name: "one relay, alone", to: []string{f.alone.addr}}, {Name: "three of a cluster"}}
 	for _, m := range f.trio.members {
@@ -219,7 +219,7 @@ func (f *clusterBenchRun) claims() error {
 	}
 	for round := range f.Rounds {
 		for k, row := range at {
-			d := min(f.For, 3*time.Second) // what is left is in the directory for a second
+			d := min(f.For, 3*time.Second) // an id remains in the directory for a second
 			f.progress.show("claims: %s", row.Name)
 			done, times, err := claimFor(f.ctx, row.to, d, fmt.Sprintf("claim-%d-%d", round, k))
 			if err != nil {
@@ -237,7 +237,8 @@ func (f *clusterBenchRun) claims() error {
 	return nil
 }
 
-// claimFor claims one id after the other, and leaves, for d.
+// claimFor claims new ids and releases them, for d. It returns their number and
+// the durations.
 func claimFor(ctx context.Context, at []string, d time.Duration, name string) (done int64, all latencies, err error) {
 	var n atomic.Int64
 	var mu sync.Mutex
@@ -270,8 +271,8 @@ func claimFor(ctx context.Context, at []string, d time.Duration, name string) (d
 	return n.Load(), all, err
 }
 
-// faults measures how long ids and phones are not served after each fault,
-// and for how long no new id can be claimed at the relays that are left.
+// faults measures, for each fault, how long ids and phones are not served, and
+// how long no new id can be claimed at the ready relays.
 func (f *clusterBenchRun) faults() error {
 	cc := startClients(f.ctx, f.trio, f.IDs, 0, 1)
 	defer cc.end()
@@ -302,8 +303,8 @@ func (f *clusterBenchRun) faults() error {
 	return nil
 }
 
-// claimable claims new ids, as clients behind a balancer would, until ctx ends,
-// and returns the longest time between two that were granted.
+// claimable claims new ids at ready relays until ctx ends. It returns the
+// longest time between two grants.
 func (f *clusterBenchRun) claimable(ctx context.Context, name string) (longest time.Duration) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	last := time.Now()
@@ -321,13 +322,13 @@ func (f *clusterBenchRun) claimable(ctx context.Context, name string) (longest t
 	return longest
 }
 
-// comparison is ways to do the same.
+// comparison is the same load in several variants.
 type comparison struct {
 	Name     string     `json:"name"`
 	Variants []*variant `json:"ways"`
 }
 
-// claimRow is how fast ids are claimed.
+// claimRow is the rate of claims at one set of relays.
 type claimRow struct {
 	Name      string  `json:"name"`
 	PerSecond float64 `json:"per_second"`
@@ -338,7 +339,7 @@ type claimRow struct {
 	rates, p50, p99 []float64
 }
 
-// clusterBenchReport is all figures of docs/cluster.md.
+// clusterBenchReport has the measurements of docs/cluster.md.
 type clusterBenchReport struct {
 	Relay  string        `json:"relay"`
 	Hop    []*comparison `json:"hop"`
@@ -347,7 +348,7 @@ type clusterBenchReport struct {
 	Faults []*faultRow   `json:"faults"`
 	Wrong  []string      `json:"wrong"`
 
-	// Blocked is for how long no new id could be claimed, by fault.
+	// Blocked is the time in which no new id could be claimed, by fault.
 	Blocked map[string]float64 `json:"claims_blocked_seconds"`
 }
 
@@ -359,7 +360,7 @@ func (r *clusterBenchReport) table(w io.Writer) {
 	fmt.Fprintf(w, "%s\n", r.Relay)
 	for _, c := range append(slices.Clone(r.Hop), r.Growth) {
 		fmt.Fprintf(w, "\n%s\n", c.Name)
-		fmt.Fprintf(w, "  %-18s %12s %10s %10s %14s   %s\n", "", "frames/s", "p50 µs", "p99 µs", "CPU µs/frame", "of the first: frames/s, p50, CPU")
+		fmt.Fprintf(w, "  %-18s %12s %10s %10s %14s   %s\n", "", "frames/s", "p50 µs", "p99 µs", "CPU µs/frame", "ratio to the first: frames/s, p50, CPU")
 		base := c.Variants[0]
 		for _, one := range c.Variants {
 			s := one.Median
@@ -368,7 +369,7 @@ func (r *clusterBenchReport) table(w io.Writer) {
 				one.ratioTo(base, func(s sample) float64 { return s.CPUPerFrame }))
 		}
 	}
-	fmt.Fprintf(w, "\nnew server-ids claimed, %d at a time\n", claimants)
+	fmt.Fprintf(w, "\nnew server-ids claimed, %d concurrently\n", claimants)
 	for _, c := range r.Claims {
 		fmt.Fprintf(w, "  %-18s %8.0f per second, p50 %.1f ms, p99 %.1f ms\n", c.Name, c.PerSecond, c.P50, c.P99)
 	}
@@ -381,7 +382,7 @@ func (r *clusterBenchReport) table(w io.Writer) {
 	}
 }
 
-// ratioTo is how many times the figures of base those of w are, round by round.
+// ratioTo returns the ratio of w to base for one field, round by round.
 func (w *variant) ratioTo(base *variant, f func(sample) float64) ratio {
 	v := make([]float64, len(w.Rounds))
 	for i := range v {

@@ -10,23 +10,24 @@ import (
 	"time"
 )
 
-// clusterClients is lanes at a trio.
+// clusterClients are the clients of all server-ids at a trio.
 type clusterClients struct {
 	trio    *trio
 	ids     []*serverID
-	giveUps atomic.Int64 // ids that their binary gave up
-	paused  atomic.Bool  // none are
+	giveUps atomic.Int64 // how often a binary gave up its id
+	paused  atomic.Bool  // no binary gives up its id
 
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 }
 
-// startClients connects all clients; every move of an id takes each, on average.
+// startClients connects all clients. The binary of each id gives it up after
+// each, on average; 0 means never.
 func startClients(ctx context.Context, t *trio, ids int, each time.Duration, seed uint64) *clusterClients {
 	ctx, stop := context.WithCancel(ctx)
 	cc := &clusterClients{trio: t, stop: stop}
 	for i := range ids {
-		sid := &serverID{id: fmt.Sprintf("lane-%d", i), trio: t, wake: make(chan struct{}, 1)}
+		sid := &serverID{id: fmt.Sprintf("id-%d", i), trio: t, wake: make(chan struct{}, 1)}
 		cc.ids = append(cc.ids, sid)
 		rng := func(who int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(i*16+who))) }
 		for k := range 2 {
@@ -48,7 +49,7 @@ func startClients(ctx context.Context, t *trio, ids int, each time.Duration, see
 	return cc
 }
 
-// servedSince waits until every phone of every lane has got through after a
+// servedSince waits until every phone of every id has had an answer after
 // moment.
 func (cc *clusterClients) servedSince(ctx context.Context, moment int64) error {
 	for end := time.Now().Add(servedIn + 10*time.Second); ; wait(ctx, 50*time.Millisecond) {
@@ -68,7 +69,7 @@ func (cc *clusterClients) servedSince(ctx context.Context, moment int64) error {
 		case ctx.Err() != nil:
 			return errInterrupted
 		case time.Now().After(end):
-			return fmt.Errorf("%d phones do not get through (%s is one)", missing, which)
+			return fmt.Errorf("%d phones get no answer (%s is one of them)", missing, which)
 		}
 	}
 }
@@ -79,7 +80,7 @@ func (cc *clusterClients) end() {
 	cc.tasks.Wait()
 }
 
-// rival is one of the two binaries that want the id.
+// rival runs one of the two binaries that compete for the id.
 func (sid *serverID) rival(ctx context.Context, rng *rand.Rand) {
 	between := func(least, most time.Duration) time.Duration {
 		return least + time.Duration(rng.Int64N(int64(most-least)))
@@ -88,13 +89,13 @@ func (sid *serverID) rival(ctx context.Context, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		h, err := sid.claim(ctx, node)
 		switch {
-		case err != nil: // it cannot be known now, or nobody is there
+		case err != nil: // the claim was refused with 503 or not answered
 			node = sid.trio.choose(rng, node)
 			sid.pause(ctx, between(100*time.Millisecond, 400*time.Millisecond), true)
 		case h.code == 4409:
 			sid.pause(ctx, between(time.Second, 3*time.Second), true)
 			node = sid.trio.choose(rng, node)
-		case h.givenUp.Load(): // the other one's turn
+		case h.givenUp.Load(): // leaves time for the other binary
 			sid.pause(ctx, between(2*time.Second, 4*time.Second), false)
 			node = sid.trio.choose(rng, -1)
 		default:
@@ -104,7 +105,8 @@ func (sid *serverID) rival(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-// pause waits; with a call it ends early if the id is given away.
+// pause waits for d. If called is set, it ends early when the binary gives the
+// id up.
 func (sid *serverID) pause(ctx context.Context, d time.Duration, called bool) {
 	var wake chan struct{}
 	if called {
@@ -117,7 +119,7 @@ func (sid *serverID) pause(ctx context.Context, d time.Duration, called bool) {
 	}
 }
 
-// claim connects as a binary and echoes until the end.
+// claim connects as a binary and echoes until the connection ends.
 func (sid *serverID) claim(ctx context.Context, node int) (*holding, error) {
 	dialled := clockNow()
 	p, err := sid.target(node, claimIn).dial("/v1/server", sid.id)
@@ -148,7 +150,7 @@ func (sid *serverID) claim(ctx context.Context, node int) (*holding, error) {
 	return h, nil
 }
 
-// echo sends back what comes, with the time and whose connection this is.
+// echo sends back every frame with the time and the number of this connection.
 func (h *holding) echo(ctx context.Context) error {
 	var out []byte
 	for {
@@ -162,15 +164,15 @@ func (h *holding) echo(ctx context.Context) error {
 			return err
 		}
 		if frame == nil {
-			continue // a phone has left
+			continue // a close notice
 		}
 		var f stampedFrame
 		if !f.parse(frame) {
 			h.serverID.violation("the binary got %.80s", frame)
-			return fmt.Errorf("not a frame of ours")
+			return fmt.Errorf("not a frame of this program")
 		}
 		h.prove(f.sent, now)
-		for h.silent.Load() { // as a machine that has gone to sleep
+		for h.silent.Load() { // like a suspended machine
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -187,10 +189,10 @@ func (h *holding) echo(ctx context.Context) error {
 	}
 }
 
-// stampedFrame is what phones send and binaries complete.
+// stampedFrame is a frame that phones send and binaries complete.
 type stampedFrame struct {
-	number  int   // of the frame on its connection
-	sent    int64 // by the phone
+	number  int   // sequence number on the phone's connection
+	sent    int64 // when the phone sent it
 	holding int
 	echoed  int64
 }
@@ -237,7 +239,7 @@ func (sid *serverID) phone(ctx context.Context, who int, rng *rand.Rand) {
 			case <-heard:
 			case <-ended:
 				patient = false
-				node = sid.trio.choose(rng, -1) // wherever the balancer sends it
+				node = sid.trio.choose(rng, -1) // any ready relay, as a balancer chooses
 			case <-time.After(phoneTimeout):
 				patient = false
 				if kept = append(kept, p); len(kept) > maxAbandoned {
@@ -251,7 +253,7 @@ func (sid *serverID) phone(ctx context.Context, who int, rng *rand.Rand) {
 	}
 }
 
-// send is the phone's beat, until done.
+// send sends a frame every phoneInterval until done is closed.
 func send(p *peer, done <-chan struct{}) {
 	tick := time.NewTicker(phoneInterval)
 	defer tick.Stop()
@@ -270,8 +272,8 @@ func send(p *peer, done <-chan struct{}) {
 	}
 }
 
-// listen takes what a phone gets, to the end: each frame once and in order, or
-// none after it.
+// listen reads a phone's answers until the connection ends. Answers must arrive
+// once and in order, without gaps.
 func (sid *serverID) listen(who int, p *peer, heard chan<- struct{}) error {
 	for want := 0; ; want++ {
 		b, err := p.next()
@@ -301,8 +303,9 @@ func (sid *serverID) listen(who int, p *peer, heard chan<- struct{}) error {
 	}
 }
 
-// giveUp has the binary that holds the id giveUp it up, in one of the ways in
-// which that happens, and calls the other. It reports whether one did.
+// giveUp makes the binary that holds the id give it up: it goes silent, or it
+// closes with or without a close frame. It then wakes the other binary. It
+// reports whether a binary held the id.
 func (sid *serverID) giveUp(rng *rand.Rand) bool {
 	h := sid.holder()
 	if h == nil || clockNow()-h.dialled < int64(time.Second) {

@@ -7,29 +7,29 @@ import (
 	"time"
 )
 
-// What must hold (docs/cluster.md).
+// Limits of the fault tests (docs/cluster.md).
 const (
-	servedIn         = 35 * time.Second // after a fault, every id
-	phonesIn         = 6 * time.Second  // where only phones had to move
-	atOnce           = 3 * time.Second  // after a drain; a client's way back on a busy machine is in it
-	closeNoticeDelay = 2 * time.Second  // how much later than it is closed a relay may know that a binary is gone
+	servedIn         = 35 * time.Second // every id, after a fault
+	phonesIn         = 6 * time.Second  // if only phones had to reconnect
+	drainedIn        = 3 * time.Second  // after a drain; includes the clients' reconnects on a busy machine
+	closeNoticeDelay = 2 * time.Second  // delay until a relay notices that a binary has closed
 )
 
-// overlap is two connections of which each served while the other had not
-// ended, whatever is assumed of the times between.
+// overlap is a pair of connections that served the same id concurrently.
 type overlap struct {
 	ServerID string `json:"lane"`
-	First    int    `json:"first"` // numbers of holdings
+	First    int    `json:"first"` // number of a holding
 	Second   int    `json:"second"`
 	From, To int64
 	a, b     *holding
 }
 
-// overlaps judges one lane. Each frame through a connection proves that it
-// served at some time between two. First can have served before second only if
-// there is a moment that all of first's proofs reach back behind, and all of
-// second's reach beyond. If neither can have been before the other they have
-// served at the same time. No clock but this process's comes in, and no slack.
+// overlaps returns the pairs of connections of one id that served concurrently.
+// Each frame through a connection proves that it served at some time between two
+// timestamps. A connection can have served entirely before another only if a
+// time exists that lies after the start of all its proofs and before the end of
+// all proofs of the other. If neither can have been first, they overlap. The
+// rule uses only this process's clock and no tolerance.
 func overlaps(id string, all []*holding) (found []overlap) {
 	var served []*holding
 	for _, h := range all {
@@ -48,8 +48,8 @@ func overlaps(id string, all []*holding) (found []overlap) {
 	return found
 }
 
-// spurious is the refusals for which there was no other binary: 4409 can stop
-// a daemon for good.
+// spurious counts the refusals without another binary. They matter because 4409
+// can stop a daemon permanently.
 func spurious(refused []refusal, all []*holding) (n int) {
 	for _, r := range refused {
 		if !slices.ContainsFunc(all, func(h *holding) bool {
@@ -61,7 +61,8 @@ func spurious(refused []refusal, all []*holding) (n int) {
 	return n
 }
 
-// handovers is how often an id went from one connection to another.
+// handovers counts how often the id moved to another connection, and how often
+// to a connection at another relay.
 func handovers(all []*holding) (n, toAnother int) {
 	var served []*holding
 	for _, h := range all {
@@ -79,20 +80,19 @@ func handovers(all []*holding) (n, toAnother int) {
 	return n, toAnother
 }
 
-// affects reports whether f can have to do with what was from one time to
-// another.
+// affects reports whether f can be the cause of an event between the two times.
 func (f *fault) affects(from, to int64) bool {
 	return from < max(f.Whole, f.Mended)+int64(time.Second) && to > f.Begin
 }
 
-// gapVerdict is a gap, as it counts against a fault, and how long it may be.
+// gapVerdict is the duration of a gap after its fault, and its limit.
 type gapVerdict struct {
 	d, most time.Duration
-	phones  bool // only phones had to move
+	phones  bool // only phones had to reconnect
 }
 
-// judge says what g may take, faults given. No fault touches it: nothing has
-// failed, but a binary may have given its id up, or gone silent.
+// judge returns the fault that affects g and the limit for g. If f is nil, no
+// fault affects it: its binary may have given the id up, or gone silent.
 func (g gap) judge(faults []*fault) (f *fault, t gapVerdict) {
 	t = gapVerdict{d: time.Duration(g.to - g.from), most: servedIn}
 	for _, one := range faults {
@@ -108,16 +108,16 @@ func (g gap) judge(faults []*fault) (f *fault, t gapVerdict) {
 	case g.phone != phonesPerID && !moved && !victim:
 		t.most, t.phones = phonesIn, true
 	case g.phone == phonesPerID && f != nil && kindOf(f.Kind).drains && moved && !g.before.givenUp.Load():
-		t.most = atOnce
+		t.most = drainedIn
 	}
 	return f, t
 }
 
 func (g gap) String() string {
-	who := "nobody got"
+	who := "no phone got an answer"
 	if g.phone != phonesPerID {
-		who = fmt.Sprintf("phone %d did not get", g.phone)
+		who = fmt.Sprintf("phone %d got no answer", g.phone)
 	}
-	return fmt.Sprintf("%s through from %.1f s to %.1f s (binary %d at %d, then %d at %d)", who,
+	return fmt.Sprintf("%s from %.1f s to %.1f s (binary %d at %d, then %d at %d)", who,
 		float64(g.from)/1e9, float64(g.to)/1e9, g.before.number, g.before.node+1, g.after.number, g.after.node+1)
 }

@@ -6,22 +6,21 @@ import (
 	"time"
 )
 
-// link is what a proxy does with the bytes of its connections.
+// link is the state of a proxy.
 type link int
 
 const (
 	linkUp      link = iota
-	linkStalled      // nothing moves and nobody is told, as when packets are lost
+	linkStalled      // no bytes move and connections stay open, like with packet loss
 	linkCut          // connections are reset and refused
 )
 
-// proxyAddress is where proxies listen and connect from. NATS servers tell
-// each other at which address they have seen the others, so what they find
-// out by themselves is an address at which only proxies are: no way leads
-// around them.
+// proxyAddress is the address that proxies listen on and dial from. NATS servers
+// tell each other the addresses of their peers. With this address they can only
+// find proxies, so that no route bypasses a proxy.
 const proxyAddress = "127.77.0.1"
 
-// proxy passes bytes on between those who connect to it and one address.
+// proxy forwards connections to one address.
 type proxy struct {
 	ln net.Listener
 	to string
@@ -58,7 +57,7 @@ func (p *proxy) accept() {
 	}
 }
 
-// join connects c through.
+// join connects c to the address and forwards bytes until one side ends.
 func (p *proxy) join(c net.Conn) {
 	if !p.enter(c) {
 		return
@@ -73,7 +72,8 @@ func (p *proxy) join(c net.Conn) {
 	p.pump(far, c)
 }
 
-// enter waits while nothing moves; it closes c if it may not go on.
+// enter registers c and waits while the link is stalled. If the link is cut or
+// the proxy closed, it resets c and returns false.
 func (p *proxy) enter(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,7 +116,7 @@ func (p *proxy) pump(from, to net.Conn) {
 	}
 }
 
-// set changes what the proxy does, for the connections there are too.
+// set changes the state of the proxy for new and for existing connections.
 func (p *proxy) set(l link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,7 +141,7 @@ func (p *proxy) close() {
 	p.tasks.Wait()
 }
 
-// reset closes c without a word that could be taken for an orderly end.
+// reset closes c with a TCP RST.
 func reset(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)

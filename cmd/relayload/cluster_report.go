@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// faultTestReport is what a battery showed.
+// faultTestReport is the result of the fault tests.
 type faultTestReport struct {
 	Seed      uint64      `json:"seed"`
 	IDs       int         `json:"ids"`
@@ -19,22 +19,22 @@ type faultTestReport struct {
 	Rows      []*faultRow `json:"kinds"`
 	Handovers int         `json:"handovers"`
 	ToAnother int         `json:"handovers_to_another_relay"`
-	Proofs    int         `json:"proofs"` // frames that prove who served
+	Proofs    int         `json:"proofs"` // frames that prove which connection served
 	Refused   int         `json:"claims_refused_4409"`
 	Unknown   int         `json:"claims_unanswered_or_503"`
 	Overlaps  []overlap   `json:"overlaps"`
-	Wrong     []string    `json:"wrong"` // the first
+	Wrong     []string    `json:"wrong"` // the first 20 failures
 	More      int         `json:"more_wrong"`
 
-	longGaps []byte // what was tried while it took too long
+	longGaps []byte // the binaries' attempts during the gaps that were too long
 }
 
-// faultRow is how long it took to be served again after one kind of fault.
+// faultRow has the recovery times after one kind of fault.
 type faultRow struct {
 	Kind   string    `json:"kind"`
 	Times  int       `json:"times"`
-	IDs    []float64 `json:"ids_seconds"`    // of each id that nobody got through to for a while
-	Phones []float64 `json:"phones_seconds"` // of each phone that had to move though its binary had not
+	IDs    []float64 `json:"ids_seconds"`    // of each id without answers for a while
+	Phones []float64 `json:"phones_seconds"` // of each phone that had to reconnect although its binary did not
 }
 
 func (r *faultTestReport) add(faults []*fault, err error) {
@@ -52,7 +52,7 @@ func (r *faultTestReport) wrong(format string, a ...any) {
 	r.Wrong = append(r.Wrong, fmt.Sprintf(format, a...))
 }
 
-// judge looks at all lanes.
+// judge checks the observations of all server-ids.
 func (r *faultTestReport) judge(cc *clusterClients) {
 	rows := make(map[string]*faultRow)
 	for _, k := range faultKinds {
@@ -75,18 +75,18 @@ func (r *faultTestReport) judge(cc *clusterClients) {
 		}
 		for _, o := range overlaps(sid.id, sid.holdings) {
 			r.Overlaps = append(r.Overlaps, o)
-			r.wrong("overlap: %s was served by binary %d at %s and by binary %d at %s, for %.3f s from %.1f s on",
+			r.wrong("overlap: binary %[2]d at %[3]s and binary %[4]d at %[5]s served %[1]s concurrently, for %.3[6]f s from %.1[7]f s on",
 				o.ServerID, o.First, cc.trio.members[o.a.node].name, o.Second, cc.trio.members[o.b.node].name, float64(o.To-o.From)/1e9, float64(o.From)/1e9)
 		}
 		if n := spurious(sid.refused, sid.holdings); n > 0 {
-			r.wrong("%s: %d claims were answered 4409 while nobody held the id", sid.id, n)
+			r.wrong("%s: %d claims were closed with 4409 while no binary held the id", sid.id, n)
 		}
 		for _, s := range sid.violations {
 			r.wrong("%s", s)
 		}
 		for _, g := range sid.gaps {
 			f, t := g.judge(r.Faults)
-			what := "while nothing had failed"
+			what := "without a fault"
 			if f != nil {
 				what = "after " + f.Kind + " of " + cc.trio.members[f.Victim].name
 				switch row := rows[f.Kind]; {
@@ -104,7 +104,8 @@ func (r *faultTestReport) judge(cc *clusterClients) {
 	}
 }
 
-// describeGap tells of a gap that was too long what its binaries tried meanwhile.
+// describeGap appends to longGaps the claims and connections of the id's
+// binaries during g.
 func (r *faultTestReport) describeGap(sid *serverID, g gap) {
 	type event struct {
 		at   int64
@@ -115,7 +116,7 @@ func (r *faultTestReport) describeGap(sid *serverID, g gap) {
 		all = append(all, event{a.dialled, fmt.Sprintf("claim at %d fails after %.3f s: %v", a.node+1, float64(a.ended-a.dialled)/1e9, a.err)})
 	}
 	for _, h := range sid.holdings {
-		all = append(all, event{h.dialled, fmt.Sprintf("binary %d at %d is upgraded, ends at %.3f with %d; given up: %v, silent: %v; %d frames", h.number, h.node+1, float64(h.ended)/1e9, h.code, h.givenUp.Load(), h.silent.Load(), h.proofs)})
+		all = append(all, event{h.dialled, fmt.Sprintf("binary %d at %d is upgraded, ends at %.3f with %d; gave up: %v, silent: %v; %d frames", h.number, h.node+1, float64(h.ended)/1e9, h.code, h.givenUp.Load(), h.silent.Load(), h.proofs)})
 	}
 	slices.SortFunc(all, func(a, b event) int { return cmp.Compare(a.at, b.at) })
 	r.longGaps = fmt.Appendf(r.longGaps, "%s: %s\n", sid.id, g)
@@ -129,8 +130,8 @@ func (r *faultTestReport) describeGap(sid *serverID, g gap) {
 func (r *faultTestReport) table(w io.Writer) {
 	fmt.Fprintf(w, "three relays, %d server-ids, %.0f s, seed %d\n", r.IDs, float64(r.Ended-r.Begun)/1e9, r.Seed)
 	fmt.Fprintf(w, "  %d handovers, %d of them to another relay, %d overlaps (judged by %d frames)\n", r.Handovers, r.ToAnother, len(r.Overlaps), r.Proofs)
-	fmt.Fprintf(w, "  claims: %d were answered 4409, spurious ones are told below; %d got 503 or no answer\n\n", r.Refused, r.Unknown)
-	fmt.Fprintf(w, "  %-16s %6s   %-34s %s\n", "fault", "times", "ids not served for 0.5 s or more", "phones that had to move, binaries not")
+	fmt.Fprintf(w, "  claims: %d closed with 4409, the spurious ones are listed below; %d with 503 or no answer\n\n", r.Refused, r.Unknown)
+	fmt.Fprintf(w, "  %-16s %6s   %-34s %s\n", "fault", "times", "ids not served for 0.5 s or more", "phones that had to move, not binaries")
 	for _, row := range r.Rows {
 		fmt.Fprintf(w, "  %-16s %6d   %-34s %s\n", row.Kind, row.Times, describeTimes(row.IDs), describeTimes(row.Phones))
 	}
@@ -142,7 +143,7 @@ func (r *faultTestReport) table(w io.Writer) {
 	}
 }
 
-// describeTimes is times in a few words.
+// describeTimes summarizes times in seconds. It sorts s.
 func describeTimes(s []float64) string {
 	if len(s) == 0 {
 		return "none"
@@ -151,17 +152,18 @@ func describeTimes(s []float64) string {
 	return fmt.Sprintf("%d: median %.1f s, worst %.1f s", len(s), s[len(s)/2], s[len(s)-1])
 }
 
-// Colours of relays, and of what must not be.
+// Colours of the relays and of overlaps.
 var nodeColours = [nodes]string{"#1f6feb", "#2e8540", "#d9a50d"}
 
 const overlapColour = "#e00000"
 
-// maxDrawn is how many lanes are drawn; those with an overlap come first.
+// maxDrawn is the number of server-ids in the diagram; those with an overlap
+// come first.
 const maxDrawn = 24
 
-// svg draws who served each id when: a bar for each binary's connection from
-// the first to the last moment at which it certainly did, in its relay's
-// colour; faults are grey bands, overlaps are red.
+// svg draws a bar for each binary's connection, from the first to the last time
+// at which it certainly served, in the colour of its relay. Faults are grey
+// bands and overlaps are red.
 func (r *faultTestReport) svg(cc *clusterClients) []byte {
 	ids := slices.Clone(cc.ids)
 	bad := make(map[string]int)
@@ -179,11 +181,11 @@ func (r *faultTestReport) svg(cc *clusterClients) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", left+width+20, height+40)
 	fmt.Fprintln(&b, `<rect width="100%" height="100%" fill="white"/>`)
-	fmt.Fprintf(&b, `<text x="%d" y="24" font-size="16">Who served each server-id: %d handovers, %d overlaps</text>`+"\n", left, r.Handovers, len(r.Overlaps))
+	fmt.Fprintf(&b, `<text x="%d" y="24" font-size="16">Connections that served each server-id: %d handovers, %d overlaps</text>`+"\n", left, r.Handovers, len(r.Overlaps))
 	for i, c := range nodeColours {
 		fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at %s</text>`+"\n", left+i*90, c, left+i*90+16, cc.trio.members[i].name)
 	}
-	fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">at two at once</text>`+"\n", left+270, overlapColour, left+286)
+	fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">two relays</text>`+"\n", left+270, overlapColour, left+286)
 	for _, f := range r.Faults {
 		end := f.Mended
 		if end == 0 {

@@ -7,86 +7,84 @@ import (
 	"time"
 )
 
-// A serverID is one server-id, and all that was seen of it: which binary's
-// connections served it when, and when its phones got through. All clients
-// are tasks of this process, so all times are of one monotonic clock.
+// serverID is one server-id with the observations of it: when connections of its
+// binaries served it, and when its phones got answers. All clients run in this
+// process, so that all timestamps are of one monotonic clock.
 //
-// Two binaries want the id, each at a relay of its own choice; whoever has it
-// answers pings, so the other is refused until the first is gone. Three
-// phones send all the time, whether they are answered or not. Neither ever
-// gives up a connection that may still be served: what has been given up by
-// its owner is kept open, and listened to, so that a relay that goes on
-// serving it is found out.
+// Two binaries compete for the id, each at a relay that it chooses. The binary
+// that holds the id answers pings, so that the relay refuses the other until the
+// first is gone. Three phones send continuously, answered or not. The clients
+// keep connections open after they have given them up and still read from them,
+// so that a relay that continues to serve one is detected.
 type serverID struct {
 	id   string
 	trio *trio
-	wake chan struct{} // the binary that has it not should try now
+	wake chan struct{} // tells the waiting binary to claim
 
 	mu         sync.Mutex // guards all below
 	holdings   []*holding
 	refused    []refusal
-	failed     []failedClaim // claims that were answered 503, or not at all
+	failed     []failedClaim // claims answered with 503 or not at all
 	services   [phonesPerID + 1]lastServed
 	gaps       []gap
-	violations []string // what must not be; the first few
+	violations []string // protocol violations; the first five
 }
 
-// phonesPerID is how many phones a lane has; services and gaps of the lane as
-// a whole have the number after theirs.
+// phonesPerID is the number of phones of an id. As an index into lastServed and
+// in gap.phone it stands for all phones of the id together.
 const phonesPerID = 3
 
 // Times of clients.
 const (
-	phoneInterval = 200 * time.Millisecond // between two frames of a phone
-	phoneTimeout  = 2 * time.Second        // unanswered for so long it connects elsewhere
-	maxAbandoned  = 2                      // connections given up that each phone keeps
-	claimIn       = 8 * time.Second        // a node asks another for 6 s whether its binary is alive
+	phoneInterval = 200 * time.Millisecond // between frames of a phone
+	phoneTimeout  = 2 * time.Second        // without an answer, until a phone connects to another relay
+	maxAbandoned  = 2                      // abandoned connections that each phone keeps open
+	claimIn       = 8 * time.Second        // a node waits up to 6 s for another node's liveness answer
 	joinPhoneIn   = 3 * time.Second
-	longGap       = 500 * time.Millisecond // what is shorter is not noted
+	longGap       = 500 * time.Millisecond // shorter gaps are not recorded
 )
 
-// holding is one connection of a binary that was upgraded, and what is known
-// of when it served. Each frame that came through it proves that it served at
-// some time between two: after it was sent, and before it had come.
+// holding is one upgraded connection of a binary. Each frame through it proves
+// that it served at some time between the sending and the arrival of the frame.
 type holding struct {
 	serverID       *serverID
 	number, node   int
 	peer           *peer
-	dialled, ended int64 // over 0: still open
-	code           int   // of the relay's close, or 0
+	dialled, ended int64 // ended 0: still open
+	code           int   // the relay's close code, or 0
 
 	proofs    int
-	minBefore int64 // it had begun to serve by then
-	maxAfter  int64 // and it had not ended yet then
+	minBefore int64 // it served at this time or earlier
+	maxAfter  int64 // it served at this time or later
 
-	givenUp atomic.Bool // its own end has given it up
-	silent  atomic.Bool // it does not read any more
+	givenUp atomic.Bool // the binary has given up the id
+	silent  atomic.Bool // the binary no longer reads
 }
 
-// refusal is a claim that was answered 4409.
+// refusal is a claim that was closed with 4409.
 type refusal struct{ dialled, ended int64 }
 
-// failedClaim is a claim that came to nothing.
+// failedClaim is a claim without an upgrade.
 type failedClaim struct {
 	dialled, ended int64
 	node           int
 	err            error
 }
 
-// lastServed is the last time that somebody got through.
+// lastServed is the last answer, and the connection that sent it.
 type lastServed struct {
 	at      int64
 	holding *holding
 }
 
-// gap is a time in which somebody did not.
+// gap is a time without answers for one phone or for all phones of an id.
 type gap struct {
-	phone         int // a phone, or lanePhones: nobody at all
+	phone         int // a phone, or phonesPerID for all phones
 	from, to      int64
 	before, after *holding
 }
 
-// prove notes a frame that was sent after one time and had come before another.
+// prove records a frame that was sent at after and received at before.
 func (h *holding) prove(after, before int64) {
 	sid := h.serverID
 	sid.mu.Lock()
@@ -98,7 +96,7 @@ func (h *holding) prove(after, before int64) {
 	h.proofs++
 }
 
-// served notes that phone who got an answer.
+// served records an answer through h to phone number who.
 func (sid *serverID) served(who int, h *holding, now int64) {
 	sid.mu.Lock()
 	defer sid.mu.Unlock()
@@ -111,7 +109,7 @@ func (sid *serverID) served(who int, h *holding, now int64) {
 	}
 }
 
-// violation notes what must not be.
+// violation records behaviour that the protocol forbids.
 func (sid *serverID) violation(format string, a ...any) {
 	sid.mu.Lock()
 	defer sid.mu.Unlock()
@@ -120,9 +118,9 @@ func (sid *serverID) violation(format string, a ...any) {
 	}
 }
 
-// holder is the connection that has served just now, if it is open. One that
-// has stopped serving does not give its id up: it is left open, so that it
-// shows should it ever serve again.
+// holder returns the connection that served recently and is open, or nil. A
+// connection that has stopped serving does not give the id up: it stays open, so
+// that a relay that serves it again is detected.
 func (sid *serverID) holder() *holding {
 	sid.mu.Lock()
 	defer sid.mu.Unlock()
@@ -133,7 +131,7 @@ func (sid *serverID) holder() *holding {
 	return nil
 }
 
-// target is a relay of the trio for one dial.
+// target returns a relay of the trio for one dial.
 func (sid *serverID) target(node int, timeout time.Duration) *target {
 	return &target{addr: sid.trio.members[node].front.addr(), buffer: 2048, timeout: timeout, dialled: new(atomic.Int64)}
 }

@@ -18,8 +18,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// held is a holding that was proved to serve by frames sent and received at
-// these times, in turn.
+// held returns a holding with proofs. The times are pairs: a frame's sending and
+// its arrival.
 func held(number int, times ...int64) *holding {
 	h := &holding{serverID: new(serverID), number: number}
 	for i := 0; i < len(times); i += 2 {
@@ -57,7 +57,7 @@ func TestOverlapsAreFoundWithoutSlack(t *testing.T) {
 func TestA4409NeedsAnotherBinary(t *testing.T) {
 	s := int64(time.Second)
 	other := &holding{dialled: 10 * s, ended: 20 * s}
-	beside := &holding{dialled: 0, ended: 90 * s, code: 4409}
+	refused := &holding{dialled: 0, ended: 90 * s, code: 4409}
 	for _, tt := range []struct {
 		name          string
 		dialled, over int64
@@ -68,7 +68,7 @@ func TestA4409NeedsAnotherBinary(t *testing.T) {
 		{"long after", 30 * s, 31 * s, 1},
 		{"before it came", 5 * s, 6 * s, 1},
 	} {
-		if got := spurious([]refusal{{tt.dialled, tt.over}}, []*holding{other, beside}); got != tt.want {
+		if got := spurious([]refusal{{tt.dialled, tt.over}}, []*holding{other, refused}); got != tt.want {
 			t.Errorf("%s: %d spurious; want %d", tt.name, got, tt.want)
 		}
 	}
@@ -95,7 +95,7 @@ func TestHowLongAGapMayBe(t *testing.T) {
 		{"its relay was killed", gap{phonesPerID, 99 * s, 130 * s, one, two}, "kill", 30 * time.Second, servedIn, false},
 		{"another's was, a phone's", gap{1, 100 * s, 104 * s, two, two}, "kill", 4 * time.Second, phonesIn, true},
 		{"its binary gave up meanwhile", gap{1, 101 * s, 104 * s, two, one}, "kill", 3 * time.Second, servedIn, false},
-		{"a drain", gap{phonesPerID, 200 * s, 201 * s, one, two}, "drain", time.Second, atOnce, false},
+		{"a drain", gap{phonesPerID, 200 * s, 201 * s, one, two}, "drain", time.Second, drainedIn, false},
 		{"a drain of one that had given up", gap{phonesPerID, 200 * s, 201 * s, gaveUp, two}, "drain", time.Second, servedIn, false},
 	} {
 		f, got := tt.gap.judge(faults)
@@ -109,8 +109,8 @@ func TestHowLongAGapMayBe(t *testing.T) {
 	}
 }
 
-func TestTheLanesAreDrawnAndWhatOverlapsIsRed(t *testing.T) {
-	l := &serverID{id: "lane-0", holdings: []*holding{held(0, 10, 11, 90, 91), held(1, 30, 31, 40, 41)}}
+func TestServerIDsAreDrawnAndOverlapsAreRed(t *testing.T) {
+	l := &serverID{id: "id-0", holdings: []*holding{held(0, 10, 11, 90, 91), held(1, 30, 31, 40, 41)}}
 	cc := &clusterClients{ids: []*serverID{l}, trio: &trio{members: [nodes]*member{{name: "relay-1"}, {name: "relay-2"}, {name: "relay-3"}}}}
 	for i, h := range l.holdings {
 		h.node = i
@@ -121,7 +121,7 @@ func TestTheLanesAreDrawnAndWhatOverlapsIsRed(t *testing.T) {
 		t.Fatalf("%d overlaps, wrong: %q", len(r.Overlaps), r.Wrong)
 	}
 	svg := r.svg(cc)
-	if got := bytes.Count(svg, []byte(overlapColour)); got != 2 { // the legend's, and one
+	if got := bytes.Count(svg, []byte(overlapColour)); got != 2 { // one in the legend and one bar
 		t.Errorf("%d are red; want 2", got)
 	}
 	for d := xml.NewDecoder(bytes.NewReader(svg)); ; {
@@ -180,7 +180,7 @@ func TestAProxyPassesStallsAndCuts(t *testing.T) {
 	p.set(linkUp)
 	_ = c.SetReadDeadline(time.Now().Add(15 * time.Second))
 	if _, err := io.ReadFull(c, make([]byte, 3)); err != nil {
-		t.Errorf("what was held back: %v", err)
+		t.Errorf("bytes held back during the stall: %v", err)
 	}
 	p.set(linkCut)
 	if err := say("three"); err == nil {
@@ -196,9 +196,9 @@ func TestAProxyPassesStallsAndCuts(t *testing.T) {
 	}
 }
 
-// A dose of seconds, so that the battery itself does not rot: three relays as
-// processes, one drained and one frozen for a moment.
-func TestASmallClusterBatteryHolds(t *testing.T) {
+// A short run of the fault tests: three relay processes, one drained and one
+// frozen for some seconds.
+func TestAShortRunOfTheFaultTestsPasses(t *testing.T) {
 	switch {
 	case testing.Short():
 		t.Skip("takes half a minute")
@@ -217,18 +217,19 @@ func TestASmallClusterBatteryHolds(t *testing.T) {
 		t.Fatalf("exit code %d, %v: %s%s", code, err, stdout, stderr)
 	}
 	if r.Handovers == 0 || r.ToAnother == 0 || len(r.Faults) == 0 || r.Proofs == 0 {
-		t.Errorf("nothing was tried: %+v", r)
+		t.Errorf("no handover or no fault: %+v", r)
 	}
 }
 
-// serving is what must be true of an id: one connection serves it at a time,
-// and one that has ended does not begin again.
+// serving is the state of an id in the model: one connection serves it at a
+// time, and a connection that has stopped does not serve again.
 type serving struct {
 	now   int
 	ended uint
 }
 
-// oneAtATime has a read for each frame: whose connection it came through.
+// oneAtATime is a register whose reads are the frames. A read returns the
+// connection that the frame came through.
 var oneAtATime = porcupine.Model{
 	Init: func() any { return serving{now: -1} },
 	Step: func(state, input, _ any) (bool, any) {
@@ -246,8 +247,8 @@ var oneAtATime = porcupine.Model{
 	},
 }
 
-// The rule for overlaps finds one exactly where no order of all frames explains
-// what was seen.
+// overlaps finds a pair exactly if no order of all frames explains the
+// observations.
 func TestTheRuleForOverlapsIsLinearizability(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		frames := rapid.IntRange(2, 7).Draw(t, "frames")

@@ -18,32 +18,33 @@ import (
 	"time"
 )
 
-// nodes is how many relays a trio has.
+// nodes is the number of relays of a trio.
 const nodes = 3
 
-// joinIn is how long a relay may take to be ready: its NATS server has to find
-// the others, and they have to agree.
-const joinIn = 70 * time.Second
+// joinTimeout bounds the time until a relay is ready: its NATS server connects
+// to the others and they elect a leader.
+const joinTimeout = 70 * time.Second
 
-// member is one relay of a trio. Its addresses outlive its process.
+// member is one relay of a trio. Its addresses stay the same across restarts of
+// its process.
 type member struct {
 	name                    string
 	listen, private, routes string
-	front                   *proxy         // where clients reach it
-	from                    [nodes]*proxy  // where each other member's NATS reaches this one's
-	log                     io.WriteCloser // of all its processes
+	front                   *proxy         // the proxy for clients
+	from                    [nodes]*proxy  // the proxies for the NATS server of each other member
+	log                     io.WriteCloser // the output of all its processes
 
-	up atomic.Bool // /readyz says so, and it answers
+	up atomic.Bool // the last readiness check succeeded
 
 	mu    sync.Mutex // guards child
 	child *child
 }
 
-// trio is three relays in processes of their own, with a NATS server in each,
-// and with proxies between all of them and before them.
+// trio is a cluster of three relay processes with embedded NATS servers. Proxies
+// connect all of them with each other and with the clients.
 type trio struct {
 	program string
-	dir     string // of logs
+	dir     string // for logs
 	members [nodes]*member
 	options []string
 
@@ -51,7 +52,7 @@ type trio struct {
 	watchers sync.WaitGroup
 }
 
-// freeAddress is one that was free just now.
+// freeAddress returns an address that was free when it was chosen.
 func freeAddress() (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -64,7 +65,7 @@ func freeAddress() (string, error) {
 // newTrio starts three relays and waits until all are ready.
 func newTrio(ctx context.Context, program, dir string, options ...string) (t *trio, err error) {
 	if _, err := os.Stat(program); err != nil {
-		return nil, usagef("%v: make build makes it, --relay says where it is", err)
+		return nil, usagef("%v: build it with make build, or give --relay", err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -114,7 +115,8 @@ func newTrio(ctx context.Context, program, dir string, options ...string) (t *tr
 	return t, t.waitReady(ctx)
 }
 
-// start runs relay i.
+// start starts the process of relay i and waits until it has printed its
+// address.
 func (t *trio) start(ctx context.Context, i int) error {
 	m := t.members[i]
 	var peers []string
@@ -126,15 +128,15 @@ func (t *trio) start(ctx context.Context, i int) error {
 	cmd := exec.Command(t.program, append([]string{"serve", "--listen", m.listen, "--metrics-listen", m.private,
 		"--cluster-embedded", "--cluster-name", m.name, "--cluster-listen", m.routes, "--cluster-peers", strings.Join(peers, ","),
 		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000", "--max-pending-per-address", "1000"}, t.options...)...)
-	cmd.Env = append(os.Environ(), "PYRYCODE_RELAY_CLUSTER_SECRET=battery")
+	cmd.Env = append(os.Environ(), "PYRYCODE_RELAY_CLUSTER_SECRET=relayload")
 	c := &child{name: m.name, cmd: cmd, log: m.log}
 	m.mu.Lock()
 	m.child = c
 	m.mu.Unlock()
-	return c.start(ctx, joinIn)
+	return c.start(ctx, joinTimeout)
 }
 
-// signal sends one to relay i.
+// signal sends s to the process of relay i.
 func (t *trio) signal(i int, s syscall.Signal) error {
 	m := t.members[i]
 	m.mu.Lock()
@@ -142,7 +144,7 @@ func (t *trio) signal(i int, s syscall.Signal) error {
 	return m.child.cmd.Process.Signal(s)
 }
 
-// waitExit waits until the process of relay i is.
+// waitExit waits until the process of relay i has ended.
 func (t *trio) waitExit(i int) {
 	m := t.members[i]
 	m.mu.Lock()
@@ -151,7 +153,7 @@ func (t *trio) waitExit(i int) {
 	<-c.exited
 }
 
-// isolate cuts or mends all ways between NATS of relay i and the others.
+// isolate puts all NATS links between relay i and the others into state l.
 func (t *trio) isolate(i int, l link) {
 	for j := range t.members {
 		if j != i {
@@ -160,14 +162,14 @@ func (t *trio) isolate(i int, l link) {
 	}
 }
 
-// disconnectPair cuts or mends the ways between two.
+// disconnectPair puts the NATS links between two relays into state l.
 func (t *trio) disconnectPair(i, j int, l link) {
 	t.members[i].from[j].set(l)
 	t.members[j].from[i].set(l)
 }
 
-// leader is the relay whose NATS server leads the directory, -1 if none says
-// so.
+// leader returns the relay whose NATS server leads the directory, or -1 if no
+// relay reports it.
 func (t *trio) leader() int {
 	for i, m := range t.members {
 		if text, err := m.page("/metrics"); err == nil && strings.Contains(text, "\npyrycode_relay_cluster_directory_leader 1\n") {
@@ -177,9 +179,9 @@ func (t *trio) leader() int {
 	return -1
 }
 
-// waitReady waits until all are ready and see each other.
+// waitReady waits until all relays are ready and see each other.
 func (t *trio) waitReady(ctx context.Context) error {
-	for end := time.Now().Add(joinIn); ; wait(ctx, 100*time.Millisecond) {
+	for end := time.Now().Add(joinTimeout); ; wait(ctx, 100*time.Millisecond) {
 		missing := ""
 		for _, m := range t.members {
 			text, err := m.page("/metrics")
@@ -193,12 +195,13 @@ func (t *trio) waitReady(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return errInterrupted
 		case time.Now().After(end):
-			return fmt.Errorf("%s is not ready, or does not see the others, %s after all has been mended; its log is in %s", missing, joinIn, t.dir)
+			return fmt.Errorf("%s is not ready, or does not see the others, %s after the repair; its log is in %s", missing, joinTimeout, t.dir)
 		}
 	}
 }
 
-// probing asks often, and gives up soon: a balancer's way.
+// probing is the client for readiness checks. Its timeout is short, like a
+// balancer's.
 var probing = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
 
 func (m *member) page(path string) (string, error) {
@@ -214,7 +217,7 @@ func (m *member) page(path string) (string, error) {
 	return string(b), err
 }
 
-// watch asks a relay whether it is ready, as a balancer does.
+// watch polls the relay's readiness, as a balancer does.
 func (m *member) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		_, err := m.page("/readyz")
@@ -223,8 +226,8 @@ func (m *member) watch(ctx context.Context) {
 	}
 }
 
-// choose is a relay that is ready, other than not if that can be, as a
-// balancer would choose.
+// choose returns a ready relay, as a balancer does. It returns relay not only if
+// no other is ready.
 func (t *trio) choose(rng *rand.Rand, not int) int {
 	first := rng.IntN(nodes)
 	for _, picky := range []bool{true, false} {
@@ -237,7 +240,7 @@ func (t *trio) choose(rng *rand.Rand, not int) int {
 	return first
 }
 
-// end ends all.
+// end ends all relays and proxies.
 func (t *trio) end() {
 	t.stop()
 	t.watchers.Wait()

@@ -18,7 +18,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/bench"
 )
 
-// command runs relayload and returns its exit code and what it wrote.
+// command runs relayload and returns its exit code and its output.
 func command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	out, err1 := os.Create(filepath.Join(t.TempDir(), "out"))
@@ -49,8 +49,8 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 		{[]string{"idle", "--conns", "100000000"}, "ulimit -n"},
 		{[]string{"echo", "--pid", "999999999"}, "--pid 999999999"},
 		{[]string{"bench", "--relay", "/nowhere/relay"}, "make build"},
-		{[]string{"bench", "--only", "no such row"}, "there is no such row; there are round trips"},
-		{[]string{"cluster", "battery", "--kinds", "flood"}, `there is no fault "flood"; there are drain, kill`},
+		{[]string{"bench", "--only", "no such row"}, "there is no such row; the rows are round trips"},
+		{[]string{"cluster", "battery", "--kinds", "flood"}, `there is no fault "flood"; the faults are drain, kill`},
 		{[]string{"cluster", "battery", "--ids", "0"}, "--ids must be 1 or more"},
 		{[]string{"cluster", "battery", "--relay", "/nowhere/relay"}, "make build"},
 		{[]string{"cluster", "figures", "--rounds", "0"}, "must be 1 or more"},
@@ -64,7 +64,7 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-func TestNobodyThereIsSaidPlainly(t *testing.T) {
+func TestAnUnreachableRelayIsReported(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +92,7 @@ func TestLoadRunsAndPrintsJSON(t *testing.T) {
 	}
 }
 
-// Over TLS it is the same; a certificate that nobody vouches for is refused.
+// Echo also works over TLS. An untrusted certificate is refused.
 func TestLoadRunsOverTLS(t *testing.T) {
 	srv := httptest.NewTLSServer(bench.NewBaseline().Handler())
 	defer srv.Close()
@@ -118,7 +118,7 @@ func TestFloodMeasuresTheOthers(t *testing.T) {
 	}
 }
 
-// What is judged, by an example with a figure for each.
+// Each goal is judged by an example.
 func TestGoalsAreJudged(t *testing.T) {
 	of := func(cpu, rate, p99 float64) []sample {
 		return []sample{{CPUPerFrame: cpu * .9, PerSecond: rate, P99: p99}, {CPUPerFrame: cpu, PerSecond: rate, P99: p99}, {CPUPerFrame: cpu * 1.1, PerSecond: rate, P99: p99}}
@@ -166,7 +166,7 @@ func TestGoalsAreJudged(t *testing.T) {
 	}
 }
 
-// A relay that changes one byte of one frame is found out.
+// check detects one changed byte in a frame.
 func TestAChangedByteIsFound(t *testing.T) {
 	want := newFramer(512, 3)
 	for _, at := range []int{0, 40, 60, 511} {
@@ -176,7 +176,7 @@ func TestAChangedByteIsFound(t *testing.T) {
 		}
 		got[at] ^= 1
 		if err := want.check(got, 77); err == nil {
-			t.Errorf("byte %d changed; check says nothing", at)
+			t.Errorf("byte %d changed; check returns nil", at)
 		}
 	}
 	if want.check(newFramer(512, 3).frame(78), 77) == nil {

@@ -19,19 +19,19 @@ import (
 )
 
 type restartCommand struct {
-	Relay  string        `default:"bin/pyrycode-relay" help:"The relay's program, which is started, ended and started again."`
+	Relay  string        `default:"bin/pyrycode-relay" help:"The relay's program."`
 	Pairs  int           `default:"1000" help:"Binaries, each with one phone."`
 	Alone  bool          `name:"binaries-only" help:"Binaries without phones."`
-	Rounds int           `default:"1" help:"Restarts of each row, one after the other. A row adds them up."`
+	Rounds int           `default:"1" help:"Restarts of each row, one after the other. A row shows their sum."`
 	Ways   []string      `default:"own,own-spread,kept,kept-spread,balancer" enum:"own,own-spread,kept,kept-spread,balancer" help:"Ways to restart, a row for each: the relay opens its own socket, the socket is kept by the supervisor, or a second relay takes over behind a balancer."`
 	Age    []string      `default:"long,young" enum:"long,young" help:"The age of the connections at the signal, a row for each. long: 60 s or more, so that the first failed dial costs the first step of the backoff. young: less, and the client has reached the last step."`
 	Spread time.Duration `default:"10s" help:"The --drain-spread of the rows that have one."`
-	Wait   time.Duration `default:"1s" help:"The --drain-wait of the row with a balancer, which asks /readyz five times in it and takes a relay out after two failures."`
+	Wait   time.Duration `default:"1s" help:"The --drain-wait of the row with a balancer. The balancer polls /readyz five times in this time and excludes a relay after two failures."`
 	Redial time.Duration `default:"1s" help:"The first step of the clients' backoff; the next are 2, 4, 8, 16 and 30 times as long, each ± 20 %."`
 	JSON   bool          `name:"json" help:"Print JSON, not a table."`
 }
 
-// restartReport is what clients went through, a row for each way to restart.
+// restartReport has a row for each way to restart.
 type restartReport struct {
 	Pairs  int           `json:"pairs"`
 	Alone  bool          `json:"binaries_only"`
@@ -40,14 +40,14 @@ type restartReport struct {
 	Rows   []*restartRow `json:"rows"`
 }
 
-// restartRow is one way to restart. All times are seconds after the signal,
-// unless their description says otherwise. A binary is back once it is
-// connected, a phone once it has had a round trip.
+// restartRow is the result of one way to restart. All times are seconds after
+// the signal, unless their comment says otherwise. A binary is back when it is
+// connected, a phone when it has completed a round trip.
 type restartRow struct {
 	Way    string  `json:"way"`
 	Spread float64 `json:"drain_spread"`
 	Wait   float64 `json:"drain_wait"`
-	Young  bool    `json:"young"` // the connections that the restart ends
+	Young  bool    `json:"young"` // the age of the connections that the restart ends
 
 	Ended float64 `json:"ended"`       // the longest of all rounds
 	Ready float64 `json:"ready_again"` // likewise
@@ -61,13 +61,13 @@ type restartRow struct {
 
 	Binaries reconnectTimes `json:"binaries_back"`
 	Phones   reconnectTimes `json:"phones_back"`
-	Without  reconnectTimes `json:"phone_without"` // from the close of its connection on
+	Without  reconnectTimes `json:"phone_without"` // from the close of its connection
 
 	binaries, phones, without []time.Duration
 }
 
-// reconnectTimes is after how many seconds clients were back: half of them, 99 % and
-// all.
+// reconnectTimes are the seconds until half, 99 % and all of the clients are
+// back.
 type reconnectTimes struct {
 	Median float64 `json:"median"`
 	P99    float64 `json:"p99"`
@@ -93,7 +93,7 @@ func (r *restartReport) table(w io.Writer) {
 	if r.Alone {
 		of = "binaries"
 	}
-	fmt.Fprintf(w, "%d × restart under %d %s; a close frame makes a binary redial immediately, all else costs a step of the backoff: %g, %g, %g … s ± 20 %%\n",
+	fmt.Fprintf(w, "%d × restart under %d %s; a close frame makes a binary redial immediately, everything else costs a step of the backoff: %g, %g, %g … s ± 20 %%\n",
 		r.Rounds, r.Pairs, of, r.Redial, 2*r.Redial, 4*r.Redial)
 	fmt.Fprintln(w, "times in seconds after the signal; back: half / 99 % / all")
 	const row = "%-44s %7s %7s %8s %7s   %-22s %-22s %6s %6s %8s\n"
@@ -140,8 +140,8 @@ func (r *restartRow) name() string {
 	return name
 }
 
-// wrong returns what must not happen: with a socket that outlives the process,
-// and with a balancer that knows of the end, no client loses a redial.
+// wrong returns an error if a redial failed although the socket outlives the
+// process, or although a balancer excludes the relay first.
 func (r *restartReport) wrong() error {
 	for _, row := range r.Rows {
 		if n := sum(row.Lost) + sum(row.PhonesLost); row.Way != wayOwn && n > 0 {
@@ -165,7 +165,7 @@ func (c *restartCommand) check() error {
 		return usagef("--redial %s must be from 10ms to 1s", c.Redial)
 	}
 	if _, err := os.Stat(c.Relay); err != nil {
-		return usagef("--relay: %v: make build makes it, --relay says where it is", err)
+		return usagef("--relay: %v: build it with make build, or give --relay", err)
 	}
 	const ends = 4 // both ends of a phone and of a binary, and both of the balancer's connections
 	return enoughFiles(ends * c.Pairs)
@@ -202,7 +202,7 @@ func (c *restartCommand) Run(e *env) error {
 	return r.wrong()
 }
 
-// Bounds of a restart.
+// Time limits of a restart.
 const (
 	gatherIn    = time.Minute      // until all clients are connected
 	endIn       = 20 * time.Second // the drain, in addition to its wait and its spread
@@ -226,8 +226,8 @@ func (c *restartCommand) row(e *env, row *restartRow) error {
 	ctx, stop := context.WithCancel(e.ctx)
 	defer func() {
 		stop()
-		way.close()                  // connections in its queue get no answer otherwise, and no end
-		_ = relay.cmd.Process.Kill() // this end is not measured
+		way.close()                  // otherwise connections in its queue stay open without an answer
+		_ = relay.cmd.Process.Kill() // this shutdown is not measured
 		<-relay.exited
 		p.tasks.Wait()
 	}()
@@ -245,10 +245,10 @@ func (c *restartCommand) row(e *env, row *restartRow) error {
 }
 
 // restart replaces relay, waits until all clients are back, and returns the new
-// one. On an error it returns the one that runs.
+// relay. On an error it returns the relay that runs.
 func (c *restartCommand) restart(e *env, p *restartClients, way *restartWay, relay *child) (*child, error) {
 	next := (*child)(nil)
-	if way.balancer != nil { // the new one is there first
+	if way.balancer != nil { // the new relay starts first
 		var err error
 		if next, err = way.launch(); err != nil {
 			return relay, err
@@ -280,12 +280,12 @@ func (c *restartCommand) restart(e *env, p *restartClients, way *restartWay, rel
 	return next, nil
 }
 
-// restartWay is how relays of one row are started, and where clients find them.
+// restartWay starts the relays of one row.
 type restartWay struct {
 	address  string // where clients dial
 	launch   func() (*child, error)
 	balancer *balancer // nil: clients dial the relay itself
-	close    func()    // closes what outlives the relays; may be called more than once
+	close    func()    // closes the socket or the balancer; may be called more than once
 }
 
 // way returns the way of a row. The caller must call its close.
@@ -317,27 +317,28 @@ func (c *restartCommand) way(e *env, row *restartRow) (*restartWay, error) {
 			return nil, err
 		}
 	}
-	ln.Close() // a relay that opens its own socket finds the address free
+	ln.Close() // frees the address for a relay that opens its own socket
 	launch := func() (*child, error) {
 		return startCmd(e.ctx, "relay", relayOn(socket, c.Relay, args...))
 	}
 	return &restartWay{address: address, launch: launch, close: sync.OnceFunc(func() { socket.Close() })}, nil
 }
 
-// relayOn is the relay's command. It gets socket, if that is not nil, as systemd
-// hands one over.
+// relayOn returns the relay's command. If socket is not nil, the relay inherits
+// it as from systemd.
 func relayOn(socket *os.File, program string, args ...string) *exec.Cmd {
 	if socket == nil {
 		return exec.Command(program, args...)
 	}
-	// Only the process itself knows its number.
+	// LISTEN_PID is the process's own id, which only the process knows.
 	const script = `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=public exec "$0" "$@"`
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, program}, args...)...)
 	cmd.ExtraFiles = []*os.File{socket}
 	return cmd
 }
 
-// counts returns how many binaries and phones the relay says are connected.
+// counts returns the numbers of connected binaries and phones, from the relay's
+// /healthz.
 func (c *child) counts() (binaries, phones int, err error) {
 	client := http.Client{Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
@@ -354,7 +355,8 @@ func (c *child) counts() (binaries, phones int, err error) {
 	return health.Binaries, health.Phones, err
 }
 
-// maxInWindow returns how many of a sorted list lie within w of each other at maxInWindow.
+// maxInWindow returns the maximum number of entries of a sorted list within any
+// window of length w.
 func maxInWindow(all []time.Duration, w time.Duration) (n int) {
 	first := 0
 	for i := range all {

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// restartClients are clients that come back after a restart as the deployed ones do:
-// binaries, each with one phone or with none.
+// restartClients are clients that reconnect after a restart as the deployed
+// clients do: binaries, each with one phone or with none.
 type restartClients struct {
-	fleet  *fleet // what their phones are made in
+	fleet  *fleet // provides the target and the frame size
 	pairs  int
 	alone  bool          // binaries without phones
 	young  bool          // their connections are younger than backoffReset at each restart
@@ -26,18 +26,18 @@ type restartClients struct {
 
 	mu       sync.Mutex // guards all below
 	row      *restartRow
-	signal   time.Time // of the restart that is under way; zero before the first
+	signal   time.Time // time of the current restart's SIGTERM; zero before the first
 	binaries []*restartClient
 	phones   []*restartClient
-	attempts []time.Duration // since signal, of both kinds
+	attempts []time.Duration // dials since signal, of binaries and phones
 	last     error           // the last failure to connect
 }
 
-// restartClient is one client. Its fields are guarded by the mutex of returners.
+// restartClient is one client. The mutex of restartClients guards its fields.
 type restartClient struct {
 	daemon bool
-	up     time.Time // since when it is connected; zero: it is not
-	down   time.Time // when the connection that the restart ended had ended
+	up     time.Time // when it connected; zero: not connected
+	down   time.Time // when the restart ended its connection
 }
 
 // start connects all clients and keeps them connected until ctx ends.
@@ -83,7 +83,7 @@ func (p *restartClients) keep(ctx context.Context, r *restartClient, connect fun
 	})
 }
 
-// binary is one connection of a binary that echoes, from dialling to its end.
+// binary runs one connection of an echoing binary, from the dial to its end.
 func (p *restartClients) binary(ctx context.Context, r *restartClient, server string, held func()) error {
 	c, err := p.fleet.to.dial("/v1/server", server)
 	if err != nil {
@@ -95,7 +95,7 @@ func (p *restartClients) binary(ctx context.Context, r *restartClient, server st
 	return (&loadBinary{peer: c, ids: make(map[int]string)}).echo()
 }
 
-// phone is one connection of a phone, from dialling to its end. The phone
+// phone runs one connection of a phone, from the dial to its end. The phone
 // counts as connected after its first round trip.
 func (p *restartClients) phone(ctx context.Context, r *restartClient, server string, n int) error {
 	c, err := p.fleet.to.dial("/v1/client", server)
@@ -115,7 +115,7 @@ func (p *restartClients) phone(ctx context.Context, r *restartClient, server str
 	return err
 }
 
-// closeWith closes p when ctx ends, or when the function it returns is called.
+// closeWith closes p when ctx ends, or when the returned function is called.
 func (p *peer) closeWith(ctx context.Context) (now func()) {
 	stop := context.AfterFunc(ctx, func() { p.conn.Close() })
 	return func() {
@@ -124,7 +124,7 @@ func (p *peer) closeWith(ctx context.Context) (now func()) {
 	}
 }
 
-// attempt counts that r dials.
+// attempt records a dial of r.
 func (p *restartClients) attempt(r *restartClient) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -137,16 +137,16 @@ func (p *restartClients) attempt(r *restartClient) {
 	}
 }
 
-// connected notes that r is connected.
+// connected records that r is connected.
 func (p *restartClients) connected(r *restartClient) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.up = time.Now()
 }
 
-// ended counts the end of r's connection, or of its attempt. It returns how that
-// ended, for r's backoff, and whether it is the connection that a restart ends:
-// its age is then the one that the run asks for.
+// ended records the end of r's connection or of its attempt. It returns the
+// ending for r's backoff, and whether a restart ended the connection. In that
+// case the connection's age is the one that the run asks for.
 func (p *restartClients) ended(r *restartClient, err error) (e ending, restarted bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -188,17 +188,17 @@ func (p *restartClients) ended(r *restartClient, err error) (e ending, restarted
 	return e, restarted
 }
 
-// Causes for which a redial is lost.
+// Causes of failed redials.
 const (
 	lostRefused  = "refused"
 	lostAccepted = "accepted, then lost before an answer"
 	lostUpgraded = "accepted, then lost after the upgrade"
-	lostUnheard  = "no answer"
+	lostNoAnswer = "no answer"
 	lostBusy     = "HTTP 503"
 )
 
-// lostBecause returns the cause for which an attempt failed. upgraded reports
-// whether the relay had answered 101.
+// lostBecause returns the cause of a failed attempt. upgraded reports whether
+// the relay had answered 101.
 func lostBecause(err error, upgraded bool) string {
 	refused, ok := errors.AsType[*refusedError](err)
 	switch {
@@ -214,12 +214,13 @@ func lostBecause(err error, upgraded bool) string {
 		return lostRefused
 	}
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-		return lostUnheard
+		return lostNoAnswer
 	}
-	return lostAccepted // reset or ended, by a process that had, or whose kernel had, accepted it
+	return lostAccepted // reset or closed after the process or its kernel had accepted it
 }
 
-// begin says that the relay is told now to end.
+// begin marks the start of a restart. The caller sends the signal immediately
+// after it.
 func (p *restartClients) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -233,7 +234,7 @@ func (p *restartClients) since() time.Duration {
 	return time.Since(p.signal)
 }
 
-// connectedCount returns how many clients are connected.
+// connectedCount returns the number of connected clients.
 func (p *restartClients) connectedCount() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -245,13 +246,14 @@ func (p *restartClients) connectedCount() (n int) {
 	return n
 }
 
-// until waits until all clients are connected to relay, for so long at most.
+// until waits until all clients are connected to relay. It returns an error
+// after most.
 func (p *restartClients) until(e *env, relay *child, most time.Duration) error {
 	for end := time.Now().Add(most); ; wait(e.ctx, 10*time.Millisecond) {
 		n, all := p.connectedCount(), len(p.binaries)+len(p.phones)
 		if n == all {
 			// A client that has not noticed the end of its old connection
-			// still counts itself as connected. The relay does not count it.
+			// still counts as connected here, but not at the relay.
 			binaries, phones, err := relay.counts()
 			if err != nil {
 				return relay.failed(err)
@@ -272,8 +274,8 @@ func (p *restartClients) until(e *env, relay *child, most time.Duration) error {
 	}
 }
 
-// record adds what the clients did since the signal to the row. All clients
-// are connected.
+// record adds the clients' times since the signal to the row. All clients must
+// be connected.
 func (p *restartClients) record() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -288,30 +290,30 @@ func (p *restartClients) record() {
 	}
 }
 
-// backoffSteps is how long a deployed client waits after each failure in a row,
-// in multiples of the first wait (1 s). The last step repeats.
+// backoffSteps are the waits of a deployed client after consecutive failures, in
+// multiples of the first wait (1 s). The last step repeats.
 var backoffSteps = [...]int{1, 2, 4, 8, 16, 30}
 
 const (
-	// backoffJitter is how far each wait may be off its step, in either direction.
+	// backoffJitter is the maximum deviation of a wait from its step.
 	backoffJitter = 0.2
-	// backoffReset is how long a connection must last before the next failure
-	// starts at the first step again.
+	// backoffReset is the minimum age of a connection whose end resets the
+	// backoff to the first step.
 	backoffReset = time.Minute
-	// instantRedial is what a deployed daemon waits after a close frame.
+	// instantRedial is the wait of a deployed daemon after a close frame.
 	instantRedial = time.Millisecond
-	// upgradeTimeout is how long clients wait for the answer to an upgrade.
-	// Deployed daemons wait for 40 s and more.
+	// upgradeTimeout bounds the wait for the answer to an upgrade. Deployed
+	// daemons wait for 40 s and more.
 	upgradeTimeout = 45 * time.Second
 )
 
-// ending says how an attempt to be connected ended.
+// ending describes the end of a connection or of an attempt.
 type ending struct {
 	lasted time.Duration // the age of the connection; 0 if the attempt failed
 	closed bool          // the relay sent a close frame
 }
 
-// backoff decides how long a client waits before it dials again. It ignores
+// backoff determines a client's wait before its next dial. It ignores
 // Retry-After, as the deployed clients do.
 type backoff struct {
 	first  time.Duration // the first step: 1 s in deployed clients
@@ -319,9 +321,9 @@ type backoff struct {
 	step   int           // the index into backoffSteps of the next wait
 }
 
-// after returns the wait that follows e. A close frame does not cost a daemon a
-// step. A connection younger than backoffReset keeps the step that the client
-// had reached before it.
+// after returns the wait after e. A close frame does not cost a daemon a step.
+// After a connection younger than backoffReset the client continues at its
+// previous step.
 func (b *backoff) after(e ending) time.Duration {
 	if e.lasted >= backoffReset {
 		b.step = 0
@@ -334,8 +336,8 @@ func (b *backoff) after(e ending) time.Duration {
 	return time.Duration(float64(wait) * (1 - backoffJitter + 2*backoffJitter*rand.Float64()))
 }
 
-// keep calls connect, waits as b says, and calls it again, until ctx ends.
-// connect returns when its connection has ended.
+// keep calls connect, waits, and calls it again, until ctx ends. connect returns
+// when its connection has ended.
 func (b *backoff) keep(ctx context.Context, connect func() ending) {
 	for ctx.Err() == nil {
 		e := connect()

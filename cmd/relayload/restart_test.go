@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// A real relay ends under pairs and is started again, each way. All clients
-// come back, each close is told, and only a relay that opens its own socket
-// costs the binaries their redial.
+// A real relay is restarted under pairs, in each way. All clients reconnect,
+// each close is counted, and redials fail only if the relay opens its own
+// socket.
 func TestClientsComeBackFromARestart(t *testing.T) {
 	relay := filepath.Join(t.TempDir(), "relay")
 	if out, err := exec.Command("go", "build", "-o", relay, "../pyrycode-relay").CombinedOutput(); err != nil {
@@ -39,7 +39,7 @@ func TestClientsComeBackFromARestart(t *testing.T) {
 		if lost := sum(row.Lost); row.Redials != pairs*rounds+lost {
 			t.Errorf("%s: %d redials of which %d are lost; want %d that succeed", row.name(), row.Redials, lost, pairs*rounds)
 		} else if row.Way == wayOwn && lost == 0 {
-			t.Errorf("%s: no redial is lost; want those that no process listens for", row.name())
+			t.Errorf("%s: no redial is lost; want those during which no process listens", row.name())
 		} else if row.Way != wayOwn && lost > 0 {
 			t.Errorf("%s: lost %v; want none", row.name(), row.Lost)
 		}
@@ -95,7 +95,7 @@ func TestRestartRefusesWhatItCannotMeasure(t *testing.T) {
 	}
 }
 
-func TestQuantilesOfReturnsAreThoseOfClients(t *testing.T) {
+func TestReconnectTimesAreQuantilesOverClients(t *testing.T) {
 	times := make([]time.Duration, 200)
 	for i := range times {
 		times[len(times)-1-i] = time.Duration(i+1) * time.Second
@@ -131,7 +131,7 @@ func TestTheBusiestMomentIsFound(t *testing.T) {
 	}
 }
 
-// meets lists how the attempts and connections of a client end, one after the other.
+// meets lists the endings of a client's consecutive attempts and connections.
 func TestADeployedClientRedials(t *testing.T) {
 	const s, ms = time.Second, time.Millisecond
 	failed := ending{}

@@ -18,35 +18,35 @@ import (
 )
 
 type soakCommand struct {
-	Relay string        `default:"bin/pyrycode-relay" help:"The relay's program, which is started."`
-	For   time.Duration `default:"60m" help:"How long the load lasts; half a minute at the start and up to two minutes at the end come on top."`
-	Every time.Duration `default:"10s" help:"How often the relay is looked at."`
-	Out   string        `short:"o" default:"soak.svg" help:"Where the plot goes, an SVG; the samples go beside it, as .csv."`
-	Fleet int           `name:"crowd" default:"20" help:"Binaries that stay for a while, with 8 phones each. What else goes on does not depend on it."`
+	Relay string        `default:"bin/pyrycode-relay" help:"The relay's program."`
+	For   time.Duration `default:"60m" help:"Duration of the load; half a minute before it and up to two minutes after it come on top."`
+	Every time.Duration `default:"10s" help:"Interval of the samples."`
+	Out   string        `short:"o" default:"soak.svg" help:"File for the plot, an SVG; the samples are written next to it as .csv."`
+	Fleet int           `name:"crowd" default:"20" help:"Long-lived binaries, with 8 phones each. The other clients do not depend on it."`
 	JSON  bool          `name:"json" help:"Print JSON, not a table."`
 }
 
-// soak is one run.
+// soak is one run of the soak command.
 type soak struct {
 	to      *target
 	metrics string // address of the private listener
 
 	mu              sync.Mutex // guards all below
 	rounds          map[string]int
-	unexpected      []string // what should not have happened, the first few
+	unexpected      []string // unexpected events, the first 20
 	unexpectedCount int
 }
 
-// actor is one thing that peers do, again and again, all for themselves. A
-// round ends with all its connections closed.
+// actor is one kind of client behaviour, repeated in rounds. Each worker of an
+// actor has its own connections and closes all of them at the end of a round.
 type actor struct {
 	name    string
 	workers int
-	pause   time.Duration // between two rounds, on average
+	pause   time.Duration // average time between two rounds
 	round   func(*soak, context.Context, *rand.Rand) error
 }
 
-// soakSample is the relay at one moment.
+// soakSample is the state of the relay at one time.
 type soakSample struct {
 	At         float64 `json:"at_seconds"`
 	RSS        float64 `json:"rss_bytes"`
@@ -60,7 +60,7 @@ type soakSample struct {
 	InGrace    float64 `json:"in_grace"`
 }
 
-// maxSoak bounds it, as every run is bounded.
+// maxSoak bounds a soak run.
 const maxSoak = 25 * time.Hour
 
 // Run is called by kong.
@@ -77,7 +77,7 @@ func (c *soakCommand) Run(e *env) error {
 		return err
 	}
 	if _, err := os.Stat(c.Relay); err != nil {
-		return usagef("%v: make build makes it, --relay says where it is", err)
+		return usagef("%v: build it with make build, or give --relay", err)
 	}
 	cmd := exec.Command(c.Relay, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
 	relay, err := startCmd(e.ctx, "relay", cmd)
@@ -103,12 +103,12 @@ func (c *soakCommand) Run(e *env) error {
 		return err
 	}
 	if len(r.Wrong) > 0 {
-		return fmt.Errorf("%d things are wrong", len(r.Wrong))
+		return fmt.Errorf("%d checks failed", len(r.Wrong))
 	}
 	return nil
 }
 
-// run puts on the load, looks, takes the load off, and judges.
+// run applies the load, takes samples, removes the load, and judges the result.
 func (s *soak) run(e *env, c *soakCommand) (*soakReport, error) {
 	r := &soakReport{}
 	// The first connections make what stays for ever, pools and runtime
@@ -149,7 +149,7 @@ func (s *soak) run(e *env, c *soakCommand) (*soakReport, error) {
 		if err := s.checkState(); err != nil {
 			s.noteUnexpected("/debug/check: " + err.Error())
 		}
-		e.progress.show("soak: %.0f of %.0f s, %.0f binaries, %.0f phones, %.1f MiB resident, %d odd",
+		e.progress.show("soak: %.0f of %.0f s, %.0f binaries, %.0f phones, %.1f MiB resident, %d unexpected",
 			l.At, c.For.Seconds(), l.Binaries, l.Phones, l.RSS/(1<<20), s.countUnexpected())
 	}
 	now, _ := cpuOf(self)
@@ -166,13 +166,13 @@ func (s *soak) run(e *env, c *soakCommand) (*soakReport, error) {
 	return r, nil
 }
 
-// work is one worker of an actor, until ctx ends.
+// work runs one worker of an actor until ctx ends.
 func (s *soak) work(ctx context.Context, a actor, rng *rand.Rand) {
-	wait(ctx, time.Duration(rng.Int64N(int64(10*time.Second)))) // not all at once
+	wait(ctx, time.Duration(rng.Int64N(int64(10*time.Second)))) // the workers start at different times
 	for ctx.Err() == nil {
 		err := a.round(s, ctx, rng)
 		if ctx.Err() != nil {
-			return // it was cut short
+			return // the round was interrupted
 		}
 		if err != nil {
 			s.noteUnexpected(a.name + ": " + err.Error())
@@ -184,7 +184,7 @@ func (s *soak) work(ctx context.Context, a actor, rng *rand.Rand) {
 	}
 }
 
-// noteUnexpected notes what should not have happened.
+// noteUnexpected records an event that must not occur.
 func (s *soak) noteUnexpected(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,7 +200,7 @@ func (s *soak) countUnexpected() int {
 	return s.unexpectedCount
 }
 
-// operators have a connection each time, so that none stays open.
+// operator opens a new connection for every request, so that none stays open.
 var operator = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
 func (s *soak) page(path string) (string, int, error) {
@@ -213,7 +213,7 @@ func (s *soak) page(path string) (string, int, error) {
 	return string(b), resp.StatusCode, err
 }
 
-// sample reads the metrics.
+// sample reads the relay's metrics.
 func (s *soak) sample() (soakSample, error) {
 	text, _, err := s.page("/metrics")
 	if err != nil {
@@ -236,7 +236,7 @@ func (s *soak) sample() (soakSample, error) {
 	return l, nil
 }
 
-// checkState asks whether gauges, maps and sockets agree.
+// checkState returns an error if the relay's gauges, maps and sockets disagree.
 func (s *soak) checkState() error {
 	text, status, err := s.page("/debug/check")
 	if err == nil && status != http.StatusOK {
@@ -249,8 +249,8 @@ func (s *soak) checkState() error {
 // a grace, half a heartbeat, and the collector's two minutes.
 const idleIn = 3 * time.Minute
 
-// waitIdle waits until nobody is connected and what is open no longer gets less,
-// and looks.
+// waitIdle waits until no client is connected and the numbers of goroutines and
+// files no longer decrease. It returns the last sample.
 func (s *soak) waitIdle(ctx context.Context) (soakSample, error) {
 	var recent []soakSample
 	for end := time.Now().Add(idleIn); ; wait(ctx, time.Second) {
@@ -271,7 +271,7 @@ func (s *soak) waitIdle(ctx context.Context) (soakSample, error) {
 			return l, errInterrupted
 		}
 		if time.Now().After(end) {
-			return l, fmt.Errorf("the relay is not quiet %s after all have left: %+v", idleIn, l)
+			return l, fmt.Errorf("the relay is not idle %s after all clients have left: %+v", idleIn, l)
 		}
 	}
 }

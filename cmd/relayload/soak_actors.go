@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// actors is all that goes on in a soak.
+// actors returns all actors of a soak. fleetSize is the number of long-lived
+// binaries.
 func actors(fleetSize int) []actor {
 	return []actor{
 		{"stay", fleetSize, 2 * time.Second, (*soak).stay},
@@ -27,7 +28,8 @@ func actors(fleetSize int) []actor {
 	}
 }
 
-// stay is a binary with eight phones that talk for a minute or three.
+// stay is a binary with eight phones that make round trips for one to three
+// minutes.
 func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 	b, all, err := s.openWithPhones(newID(rng), 8)
 	if err != nil {
@@ -40,7 +42,7 @@ func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 			return err
 		}
 		wait(ctx, 150*time.Millisecond+time.Duration(rng.Int64N(int64(200*time.Millisecond))))
-		if len(all) > 1 && rng.IntN(50) == 0 { // one loses its network
+		if len(all) > 1 && rng.IntN(50) == 0 { // a phone loses its network
 			i := rng.IntN(len(all))
 			_ = all[i].conn.(tcp).SetLinger(0)
 			all[i].conn.Close()
@@ -55,7 +57,7 @@ func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 	return nil
 }
 
-// visit is a binary and a phone that stay for one round trip.
+// visit is a binary and a phone that make one round trip.
 func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
 	b, all, err := s.openWithPhones(newID(rng), 1)
 	if err != nil {
@@ -66,8 +68,8 @@ func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
 	return nil
 }
 
-// comeBack is a binary that is gone for a moment and finds its slot; its
-// phones are sent away, and come back too.
+// comeBack is a binary that disconnects and reclaims its slot within the grace
+// period. The relay closes its phones with 4404, and they connect again.
 func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
 	id := newID(rng)
 	b, all, err := s.openWithPhones(id, 4)
@@ -95,7 +97,8 @@ func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
 	return err
 }
 
-// abandon is a binary that does not come back: its phones wait for its grace.
+// abandon is a binary that does not reconnect. Its phones are closed at the end
+// of the grace period.
 func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
 	b, all, err := s.openWithPhones(newID(rng), 2)
 	if err != nil {
@@ -111,8 +114,8 @@ func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
 	return nil
 }
 
-// stall is a phone that does not read what its binary sends: it is closed,
-// and its binary told so.
+// stall is a phone that does not read. The relay closes it and notifies its
+// binary.
 func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 	id := newID(rng)
 	b, all, err := s.openWithPhones(id, 2)
@@ -126,7 +129,7 @@ func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 	b.mu.Unlock()
 	_ = all[0].conn.(tcp).SetReadBuffer(4096)
 	envelope := []byte(envelopeHead + victim + envelopeMid + `"` + strings.Repeat("x", 64<<10) + `"}`)
-	for range 400 { // 25 MiB: its share of 4 MiB, and what kernels hold
+	for range 400 { // 25 MiB: more than the outbox of 4 MiB and the kernels' buffers
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -139,7 +142,7 @@ func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 		return fmt.Errorf("the other phone: %w", err)
 	}
 	_ = all[0].conn.SetReadDeadline(time.Now().Add(time.Minute))
-	for { // either the close is read at last, or the socket was reset
+	for { // the phone reads the close frame, or the socket was reset
 		switch _, err := all[0].next(); {
 		case err == nil:
 		case isClosed(err, 1011) || errors.Is(err, io.EOF) || strings.Contains(err.Error(), "reset"):
@@ -150,7 +153,8 @@ func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 	}
 }
 
-// takeOver is a binary that has stopped answering, and a rival.
+// takeOver is a binary that has stopped answering pings, and a second binary
+// that claims its id.
 func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
 	id := newID(rng)
 	old, err := s.to.dial("/v1/server", id)
@@ -163,12 +167,12 @@ func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
 		return err
 	}
 	defer ph.conn.Close()
-	if err := ph.send([]byte(`"hello"`)); err != nil { // so that it has joined, or is told that it may not
+	if err := ph.send([]byte(`"hello"`)); err != nil { // the phone then has joined or is closed with 4404
 		return err
 	}
 	_ = ph.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 	if _, err := ph.next(); isClosed(err, 4404) {
-		return nil // it came before its binary had its slot
+		return nil // the phone joined before its binary had its slot
 	}
 	b, err := s.open(id)
 	if err != nil {
@@ -186,10 +190,10 @@ func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
 	return old.waitClose(1011)
 }
 
-// claimInVain is a rival of a binary that is alive.
+// claimInVain is a second binary that claims the id of a live one.
 func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
 	id := newID(rng)
-	b, all, err := s.openWithPhones(id, 1) // then it holds its slot
+	b, all, err := s.openWithPhones(id, 1) // the binary then holds its slot
 	if err != nil {
 		return err
 	}
@@ -203,7 +207,7 @@ func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
 	return rival.waitClose(4409)
 }
 
-// badFrame is a phone that breaks a rule.
+// badFrame is a phone that violates the protocol or a limit.
 func (s *soak) badFrame(_ context.Context, rng *rand.Rand) error {
 	b, all, err := s.openWithPhones(newID(rng), 1)
 	if err != nil {
@@ -238,14 +242,14 @@ func (s *soak) badFrame(_ context.Context, rng *rand.Rand) error {
 		{appendMasked(nil, opClose, []byte{4242 >> 8, 4242 & 0xff}), 4242},
 	}
 	one := bad[rng.IntN(len(bad))]
-	go all[0].conn.Write(one.bytes) // the relay may close before it has all
+	go all[0].conn.Write(one.bytes) // the relay may close before it has read everything
 	if err := all[0].waitClose(one.code); err != nil {
 		return fmt.Errorf("% x…: %w", one.bytes[:min(8, len(one.bytes))], err)
 	}
 	return nil
 }
 
-// halfRequest never says what it wants.
+// halfRequest is a connection that sends an incomplete request.
 func (s *soak) halfRequest(_ context.Context, rng *rand.Rand) error {
 	c, err := net.Dial("tcp", s.to.addr)
 	if err != nil {
@@ -263,7 +267,7 @@ func (s *soak) halfRequest(_ context.Context, rng *rand.Rand) error {
 	return nil
 }
 
-// nobodyThere is a phone whose binary is not.
+// nobodyThere is a phone without a binary.
 func (s *soak) nobodyThere(_ context.Context, rng *rand.Rand) error {
 	p, err := s.to.dial("/v1/client", newID(rng))
 	if err != nil {
@@ -273,7 +277,7 @@ func (s *soak) nobodyThere(_ context.Context, rng *rand.Rand) error {
 	return p.waitClose(4404)
 }
 
-// slot is a binary that echoes, and where its phones are.
+// slot is an echoing binary, with the fleet that its phones belong to.
 type slot struct {
 	*loadBinary
 	id    string
@@ -281,8 +285,8 @@ type slot struct {
 	ended chan error
 }
 
-// tcp is what the soak does to a socket below the protocol. Both a quickConn
-// and the standard library's connection can.
+// tcp has the socket options that the soak needs. quickConn and net.TCPConn
+// implement it.
 type tcp interface {
 	SetLinger(seconds int) error
 	SetReadBuffer(bytes int) error
@@ -290,7 +294,7 @@ type tcp interface {
 
 func newID(rng *rand.Rand) string { return fmt.Sprintf("soak-%016x%016x", rng.Uint64(), rng.Uint64()) }
 
-// open makes a binary, and the crowd that its phones are made in.
+// open connects an echoing binary.
 func (s *soak) open(id string) (*slot, error) {
 	p, err := s.to.dial("/v1/server", id)
 	if err != nil {
@@ -301,7 +305,8 @@ func (s *soak) open(id string) (*slot, error) {
 	return sl, nil
 }
 
-// openWithPhones makes a binary and n phones of it. On error none of them is left.
+// openWithPhones connects a binary and n phones. On an error it closes all of
+// them.
 func (s *soak) openWithPhones(id string, n int) (*slot, []*phone, error) {
 	b, err := s.open(id)
 	if err != nil {
@@ -315,7 +320,7 @@ func (s *soak) openWithPhones(id string, n int) (*slot, []*phone, error) {
 	return b, all, nil
 }
 
-// join makes n phones that have made a round trip each.
+// join connects n phones. Each has made one round trip.
 func (sl *slot) join(n int) ([]*phone, error) {
 	var all []*phone
 	for i := range n {
@@ -340,7 +345,7 @@ func (sl *slot) close() {
 	<-sl.ended
 }
 
-// roundTrip makes one more round roundTrip.
+// roundTrip makes one round trip.
 func (ph *phone) roundTrip() error {
 	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if err := ph.send(ph.maker.frame(ph.got)); err != nil {
@@ -355,7 +360,8 @@ func (ph *phone) roundTrip() error {
 	return err
 }
 
-// waitClose waits until the relay waitClose p with code.
+// waitClose waits until the relay closes p. It returns an error if the code
+// differs.
 func (p *peer) waitClose(code int) error {
 	_ = p.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	for {
@@ -369,8 +375,8 @@ func (p *peer) waitClose(code int) error {
 	}
 }
 
-// answerPings takes what has come without waiting for more. Pings are answered;
-// frames there are none.
+// answerPings answers the pings that have arrived, without blocking. It returns
+// an error if another frame has arrived.
 func (ph *phone) answerPings() error {
 	_ = ph.conn.SetReadDeadline(time.Now().Add(time.Microsecond))
 	err := ph.fill()

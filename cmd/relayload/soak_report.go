@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// soakReport is what a soak showed.
+// soakReport is the result of a soak.
 type soakReport struct {
 	Before          soakSample     `json:"before"`
 	After           soakSample     `json:"after"`
@@ -24,20 +24,20 @@ type soakReport struct {
 	Wrong           []string       `json:"wrong,omitempty"`
 }
 
-// trend is how one figure moved after the first sixth, in which it grows to
-// what the load needs.
+// trend is the growth of one value after the first sixth of the run, in which it
+// rises to the level of the load.
 type trend struct {
 	Name  string  `json:"name"`
 	First float64 `json:"median_of_first_third"`
 	Last  float64 `json:"median_of_last_third"`
 	Slope float64 `json:"per_hour"`          // least squares
 	Error float64 `json:"per_hour_standard"` // its standard error, as if samples were independent
-	Most  float64 `json:"allowed"`           // Last may be so much over First
+	Most  float64 `json:"allowed"`           // the maximum of Last - First
 }
 
-// figures of a look that must not grow; share and floor are what counts as
-// growth.
-var grows = []struct {
+// growthChecks are the values that must not grow. A value grows if it rises by
+// more than fraction, and by more than floor.
+var growthChecks = []struct {
 	name            string
 	of              func(soakSample) float64
 	fraction, floor float64
@@ -48,16 +48,16 @@ var grows = []struct {
 	{"open files", func(l soakSample) float64 { return l.FDs }, .05, 10},
 }
 
-// allowedExtra is how many goroutines and descriptors there may be more at the end
-// than at the start: the runtime and one scrape come and go.
+// allowedExtra is the permitted difference in goroutines and descriptors between
+// the end and the start. The runtime and one scrape account for it.
 const allowedExtra = 2
 
-// judge fills in the trends and all that is wrong.
+// judge sets Trends, Wrong and CPU.
 func (r *soakReport) judge() {
 	wrong := func(format string, a ...any) { r.Wrong = append(r.Wrong, fmt.Sprintf(format, a...)) }
 	steady := r.Samples[len(r.Samples)/6:]
 	third := len(steady) / 3
-	for _, g := range grows {
+	for _, g := range growthChecks {
 		var first, last []float64
 		for i, sid := range steady {
 			switch {
@@ -71,7 +71,7 @@ func (r *soakReport) judge() {
 		t.Slope, t.Error = slope(steady, g.of)
 		t.Most = max(g.fraction*t.First, g.floor)
 		if t.Last-t.First > t.Most {
-			wrong("%s grew from %.1f to %.1f; at most %.1f more was to be", g.name, t.First, t.Last, t.Most)
+			wrong("%s grew from %.1f to %.1f; the limit is %.1f more", g.name, t.First, t.Last, t.Most)
 		}
 		r.Trends = append(r.Trends, t)
 	}
@@ -82,14 +82,14 @@ func (r *soakReport) judge() {
 		wrong("%.0f open files at the end, %.0f at the start", r.After.FDs, r.Before.FDs)
 	}
 	if r.UnexpectedCount > 0 {
-		wrong("%d times something happened that should not", r.UnexpectedCount)
+		wrong("%d unexpected events", r.UnexpectedCount)
 	}
 	if n := len(r.Samples); n > 1 {
 		r.CPU = (r.Samples[n-1].CPU - r.Samples[0].CPU) / (r.Samples[n-1].At - r.Samples[0].At)
 	}
 }
 
-// slope is the least-squares rise per hour and its standard error.
+// slope returns the least-squares slope per hour and its standard error.
 func slope(samples []soakSample, of func(soakSample) float64) (perHour, stderr float64) {
 	n := float64(len(samples))
 	var sx, sy float64
@@ -115,12 +115,12 @@ func slope(samples []soakSample, of func(soakSample) float64) (perHour, stderr f
 
 func (r *soakReport) table(w io.Writer) {
 	last := r.Samples[len(r.Samples)-1]
-	fmt.Fprintf(w, "soak: %s, %d samples; at the end of it %.0f binaries, %.0f phones, %.0f slots in grace\n",
+	fmt.Fprintf(w, "soak: %s, %d samples; at the end %.0f binaries, %.0f phones, %.0f slots in grace\n",
 		(time.Duration(last.At) * time.Second).Round(time.Second), len(r.Samples), last.Binaries, last.Phones, last.InGrace)
 	fmt.Fprintf(w, "  %-22s %9s %11s %10s %20s %9s\n", "", "start", "first third", "last third", "per hour", "end")
 	ends := map[string][2]float64{
-		grows[0].name: {grows[0].of(r.Before), grows[0].of(r.After)}, grows[1].name: {grows[1].of(r.Before), grows[1].of(r.After)},
-		grows[2].name: {grows[2].of(r.Before), grows[2].of(r.After)}, grows[3].name: {grows[3].of(r.Before), grows[3].of(r.After)},
+		growthChecks[0].name: {growthChecks[0].of(r.Before), growthChecks[0].of(r.After)}, growthChecks[1].name: {growthChecks[1].of(r.Before), growthChecks[1].of(r.After)},
+		growthChecks[2].name: {growthChecks[2].of(r.Before), growthChecks[2].of(r.After)}, growthChecks[3].name: {growthChecks[3].of(r.Before), growthChecks[3].of(r.After)},
 	}
 	for _, t := range r.Trends {
 		fmt.Fprintf(w, "  %-22s %9.1f %11.1f %10.1f %20s %9.1f\n", t.Name, ends[t.Name][0], t.First, t.Last,
@@ -133,7 +133,7 @@ func (r *soakReport) table(w io.Writer) {
 	}
 	fmt.Fprintln(w)
 	for _, o := range r.Unexpected {
-		fmt.Fprintf(w, "  odd: %s\n", o)
+		fmt.Fprintf(w, "  unexpected: %s\n", o)
 	}
 	if len(r.Wrong) == 0 {
 		fmt.Fprintln(w, "  verdict: no slope; descriptors and goroutines are back at the start; /debug/check was ok every time")
@@ -143,7 +143,7 @@ func (r *soakReport) table(w io.Writer) {
 	}
 }
 
-// svg draws the figures over time.
+// svg draws the samples over time.
 func (r *soakReport) svg() []byte {
 	const width, height, left, top, gap = 760, 110, 90, 56, 46
 	panels := []struct {
@@ -151,8 +151,8 @@ func (r *soakReport) svg() []byte {
 		of    []func(soakSample) float64
 		names []string
 	}{
-		{"resident memory and heap goal, MiB", []func(soakSample) float64{grows[0].of, grows[1].of}, []string{"resident", "heap goal"}},
-		{"goroutines and open files", []func(soakSample) float64{grows[2].of, grows[3].of}, []string{"goroutines", "files"}},
+		{"resident memory and heap goal, MiB", []func(soakSample) float64{growthChecks[0].of, growthChecks[1].of}, []string{"resident", "heap goal"}},
+		{"goroutines and open files", []func(soakSample) float64{growthChecks[2].of, growthChecks[3].of}, []string{"goroutines", "files"}},
 		{"phones and binaries connected", []func(soakSample) float64{
 			func(l soakSample) float64 { return l.Phones }, func(l soakSample) float64 { return l.Binaries }}, []string{"phones", "binaries"}},
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// soaked is the report of an hour in which figures grow by so much each.
+// soaked returns the report of an hour in which the values grow as grow says.
 func soaked(grow func(i int) soakSample) *soakReport {
 	r := &soakReport{Before: soakSample{Goroutines: 11, FDs: 12}, After: soakSample{Goroutines: 11, FDs: 12}}
 	for i := range 360 {
@@ -15,7 +15,7 @@ func soaked(grow func(i int) soakSample) *soakReport {
 		l.NextGC += 8 << 20
 		l.Goroutines += 250
 		l.FDs += 260
-		// What a load that comes and goes does to all of them.
+		// The noise of a load that changes.
 		noise := float64(i*7919%13) - 6
 		l.RSS += noise * (64 << 10)
 		l.Goroutines += noise
@@ -30,7 +30,7 @@ func TestASoakJudgesWhatGrows(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		grow func(int) soakSample
-		want string // in the verdict; empty: nothing is wrong
+		want string // in the verdict; empty: no failure
 	}{
 		{"nothing grows", func(int) soakSample { return soakSample{} }, ""},
 		{"everything grows at the start only", func(i int) soakSample {
@@ -56,7 +56,7 @@ func TestASoakJudgesWhatIsLeft(t *testing.T) {
 	}{
 		{"goroutines", func(r *soakReport) { r.After.Goroutines += 5 }, "16 goroutines at the end, 11 at the start"},
 		{"files", func(r *soakReport) { r.After.FDs += 5 }, "17 open files at the end, 12 at the start"},
-		{"odd events", func(r *soakReport) { r.UnexpectedCount = 3 }, "3 times"},
+		{"unexpected events", func(r *soakReport) { r.UnexpectedCount = 3 }, "3 unexpected events"},
 	} {
 		r := soaked(func(int) soakSample { return soakSample{} })
 		tt.set(r)

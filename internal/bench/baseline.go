@@ -11,11 +11,11 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Baseline is a relay as one would first write it: gorilla/websocket for
-// reading and writing, encoding/json for envelopes, a map of phones per
-// server-id under one lock, a deadline and a flush per frame. It forwards
-// correctly and does none of the rest (no grace, no probe, no limits), so it
-// is no slower for what it must do.
+// Baseline is a relay in its simplest form: gorilla/websocket for reading and
+// writing, encoding/json for envelopes, a map of phones per server-id under one
+// lock, and a deadline and a flush per frame. It forwards correctly and omits
+// the relay's other work (grace, probes, limits), so that its speed is not
+// limited by features that only the relay has.
 type Baseline struct {
 	mu       sync.RWMutex
 	binaries map[string]*baselineConn // by server-id
@@ -24,7 +24,7 @@ type Baseline struct {
 
 // baselineConn is one connection of the baseline.
 type baselineConn struct {
-	mu sync.Mutex // one writer at a time
+	mu sync.Mutex // serializes writers
 	ws *websocket.Conn
 }
 
@@ -45,7 +45,7 @@ func NewBaseline() *Baseline {
 	return &Baseline{binaries: make(map[string]*baselineConn), phones: make(map[string]*baselineConn)}
 }
 
-// Handler serves both doors.
+// Handler serves both endpoints.
 func (r *Baseline) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/v1/server", r.serveBinary)
@@ -55,9 +55,9 @@ func (r *Baseline) Handler() http.Handler {
 
 var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 
-// serveBinary enters the binary before it answers: a phone may know of that
-// answer, and the frame it sends at once must find the binary. Whoever writes
-// to it waits meanwhile for its lock.
+// serveBinary registers the binary before it sends the 101 answer, so that a
+// phone that connects after the answer finds the binary. Writers to the binary
+// block on its lock until the upgrade is complete.
 func (r *Baseline) serveBinary(w http.ResponseWriter, req *http.Request) {
 	id := req.Header.Get("X-Pyrycode-Server")
 	e := new(baselineConn)
@@ -128,7 +128,7 @@ func (r *Baseline) servePhone(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// serve reads until the connection ends, and pings meanwhile.
+// serve reads until the connection ends, and sends pings.
 func (e *baselineConn) serve(message func([]byte)) {
 	defer e.ws.Close()
 	done := make(chan struct{})
@@ -163,7 +163,7 @@ func (e *baselineConn) write(b []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ws == nil {
-		return // it never came to be
+		return // the upgrade failed
 	}
 	_ = e.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
 	_ = e.ws.WriteMessage(websocket.TextMessage, b)

@@ -1,3 +1,3 @@
-// Package bench holds what the relay is measured against: a relay written
-// the plain way, and a bare copier of bytes. Nothing but benchmarks uses it.
+// Package bench provides the references for the relay's benchmarks: a relay in its
+// simplest form (Baseline) and a byte copier (Splice).
 package bench

@@ -2,14 +2,14 @@ package bench
 
 import "net"
 
-// spliceBuffer is how much one read of the splice may bring.
+// spliceBuffer is the maximum size of one read of the splice.
 const spliceBuffer = 64 << 10
 
-// Splice copies bytes between each connection that ln accepts and one that
-// it dials to target, and does nothing else: what a relay that joins one to
-// one could reach at best with a system call per read and per write. It
-// copies in user space: for frames of this size that is faster than
-// splice(2), which takes two calls for each piece.
+// Splice copies bytes between each connection that ln accepts and a new
+// connection to target. It is the upper bound for a relay that connects one
+// client to one server with a system call per read and per write. It copies in
+// user space: for frames of this size that is faster than splice(2), which takes
+// two calls for each piece. It returns the error of ln.Accept.
 func Splice(ln net.Listener, target string) error {
 	for {
 		near, err := ln.Accept()
@@ -28,7 +28,7 @@ func Splice(ln net.Listener, target string) error {
 	}
 }
 
-// copyBytes copies until either side ends, and then ends both.
+// copyBytes copies until either side ends, and then closes both.
 func copyBytes(to, from net.Conn) {
 	defer to.Close()
 	defer from.Close()
