@@ -122,12 +122,12 @@ func (cc *clusterClients) injectFaults(e *env, c *clusterFaultTest, begun int64)
 
 // fault is one injected fault and its repair.
 type fault struct {
-	Kind   string `json:"kind"`
-	Victim int    `json:"victim"` // a relay, from 0
-	Other  int    `json:"other"`  // the second relay of a disconnected pair; otherwise -1
-	Begin  int64  `json:"begin_ns"`
-	Mended int64  `json:"mended_ns"`
-	Whole  int64  `json:"whole_ns"` // all relays were ready and all ids were served again
+	Kind      string `json:"kind"`
+	Victim    int    `json:"victim"` // a relay, from 0
+	Other     int    `json:"other"`  // the second relay of a disconnected pair; otherwise -1
+	Begin     int64  `json:"begin_ns"`
+	Repaired  int64  `json:"mended_ns"`
+	Recovered int64  `json:"whole_ns"` // all relays were ready and all ids were served again
 }
 
 // faultKind is a kind of fault. do causes the fault, waits, and repairs it.
@@ -228,13 +228,13 @@ func (cc *clusterClients) inflict(ctx context.Context, k faultKind, rng *rand.Ra
 	if err := k.do(ctx, cc.trio, f, rng); err != nil {
 		return f, fmt.Errorf("%s of %s: %w", k.name, cc.trio.members[f.Victim].name, err)
 	}
-	f.Mended = clockNow()
+	f.Repaired = clockNow()
 	if err := cc.trio.waitReady(ctx); err != nil {
 		return f, fmt.Errorf("after %s: %w", k.name, err)
 	}
 	if err := cc.servedSince(ctx, clockNow()); err != nil {
 		return f, fmt.Errorf("after %s: %w", k.name, err)
 	}
-	f.Whole = clockNow()
+	f.Recovered = clockNow()
 	return f, nil
 }

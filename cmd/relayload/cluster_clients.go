@@ -29,7 +29,7 @@ func startClients(ctx context.Context, t *trio, ids int, each time.Duration, see
 	for i := range ids {
 		sid := &serverID{id: fmt.Sprintf("id-%d", i), trio: t, wake: make(chan struct{}, 1)}
 		cc.ids = append(cc.ids, sid)
-		rng := func(who int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(i*16+who))) }
+		rng := func(number int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(i*16+number))) }
 		for k := range 2 {
 			cc.tasks.Go(func() { sid.rival(ctx, rng(k)) })
 		}
@@ -207,8 +207,8 @@ func (f *stampedFrame) parse(b []byte) bool {
 }
 
 // phone keeps one phone connected.
-func (sid *serverID) phone(ctx context.Context, who int, rng *rand.Rand) {
-	node := who % nodes
+func (sid *serverID) phone(ctx context.Context, number int, rng *rand.Rand) {
+	node := number % nodes
 	var kept []*peer
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -227,7 +227,7 @@ func (sid *serverID) phone(ctx context.Context, who int, rng *rand.Rand) {
 		ended := make(chan error, 1)
 		done := make(chan struct{})
 		all.Go(func() {
-			err := sid.listen(who, p, heard)
+			err := sid.listen(number, p, heard)
 			close(done)
 			stop()
 			p.conn.Close()
@@ -274,7 +274,7 @@ func send(p *peer, done <-chan struct{}) {
 
 // listen reads a phone's answers until the connection ends. Answers must arrive
 // once and in order, without gaps.
-func (sid *serverID) listen(who int, p *peer, heard chan<- struct{}) error {
+func (sid *serverID) listen(number int, p *peer, heard chan<- struct{}) error {
 	for want := 0; ; want++ {
 		b, err := p.next()
 		if err != nil {
@@ -295,7 +295,7 @@ func (sid *serverID) listen(who int, p *peer, heard chan<- struct{}) error {
 			return fmt.Errorf("wrong frame")
 		}
 		h.prove(f.echoed, now)
-		sid.served(who, h, now)
+		sid.served(number, h, now)
 		select {
 		case heard <- struct{}{}:
 		default:

@@ -82,7 +82,7 @@ func handovers(all []*holding) (n, toAnother int) {
 
 // affects reports whether f can be the cause of an event between the two times.
 func (f *fault) affects(from, to int64) bool {
-	return from < max(f.Whole, f.Mended)+int64(time.Second) && to > f.Begin
+	return from < max(f.Recovered, f.Repaired)+int64(time.Second) && to > f.Begin
 }
 
 // gapVerdict is the duration of a gap after its fault, and its limit.
@@ -114,10 +114,10 @@ func (g gap) judge(faults []*fault) (f *fault, t gapVerdict) {
 }
 
 func (g gap) String() string {
-	who := "no phone got an answer"
+	subject := "no phone got an answer"
 	if g.phone != phonesPerID {
-		who = fmt.Sprintf("phone %d got no answer", g.phone)
+		subject = fmt.Sprintf("phone %d got no answer", g.phone)
 	}
-	return fmt.Sprintf("%s from %.1f s to %.1f s (binary %d at %d, then %d at %d)", who,
+	return fmt.Sprintf("%s from %.1f s to %.1f s (binary %d at %d, then %d at %d)", subject,
 		float64(g.from)/1e9, float64(g.to)/1e9, g.before.number, g.before.node+1, g.after.number, g.after.node+1)
 }

@@ -187,7 +187,7 @@ func (r *faultTestReport) svg(cc *clusterClients) []byte {
 	}
 	fmt.Fprintf(&b, `<rect x="%d" y="36" width="12" height="10" fill="%s"/><text x="%d" y="45">two relays</text>`+"\n", left+270, overlapColour, left+286)
 	for _, f := range r.Faults {
-		end := f.Mended
+		end := f.Repaired
 		if end == 0 {
 			end = r.Ended
 		}

@@ -96,11 +96,11 @@ func (h *holding) prove(after, before int64) {
 	h.proofs++
 }
 
-// served records an answer through h to phone number who.
-func (sid *serverID) served(who int, h *holding, now int64) {
+// served records an answer through h to the phone with the given number.
+func (sid *serverID) served(number int, h *holding, now int64) {
 	sid.mu.Lock()
 	defer sid.mu.Unlock()
-	for _, k := range []int{who, phonesPerID} {
+	for _, k := range []int{number, phonesPerID} {
 		s := &sid.services[k]
 		if s.holding != nil && now-s.at > int64(longGap) {
 			sid.gaps = append(sid.gaps, gap{k, s.at, now, s.holding, h})

@@ -80,8 +80,8 @@ func TestHowLongAGapMayBe(t *testing.T) {
 	one, two, gaveUp := at(0, 1), at(1, 2), at(0, 3)
 	gaveUp.givenUp.Store(true)
 	faults := []*fault{
-		{Kind: "kill", Victim: 0, Other: -1, Begin: 100 * s, Mended: 110 * s, Whole: 140 * s},
-		{Kind: "drain", Victim: 0, Other: -1, Begin: 200 * s, Mended: 205 * s, Whole: 206 * s},
+		{Kind: "kill", Victim: 0, Other: -1, Begin: 100 * s, Repaired: 110 * s, Recovered: 140 * s},
+		{Kind: "drain", Victim: 0, Other: -1, Begin: 200 * s, Repaired: 205 * s, Recovered: 206 * s},
 	}
 	for _, tt := range []struct {
 		name  string
@@ -115,7 +115,7 @@ func TestServerIDsAreDrawnAndOverlapsAreRed(t *testing.T) {
 	for i, h := range l.holdings {
 		h.node = i
 	}
-	r := &faultTestReport{Begun: 0, Ended: 100, Faults: []*fault{{Kind: "kill", Begin: 20, Mended: 25, Whole: 30}}}
+	r := &faultTestReport{Begun: 0, Ended: 100, Faults: []*fault{{Kind: "kill", Begin: 20, Repaired: 25, Recovered: 30}}}
 	r.judge(cc)
 	if len(r.Overlaps) != 1 || len(r.Wrong) == 0 {
 		t.Fatalf("%d overlaps, wrong: %q", len(r.Overlaps), r.Wrong)

@@ -111,8 +111,8 @@ func (c *soakCommand) Run(e *env) error {
 // run applies the load, takes samples, removes the load, and judges the result.
 func (s *soak) run(e *env, c *soakCommand) (*soakReport, error) {
 	r := &soakReport{}
-	// The first connections make what stays for ever, pools and runtime
-	// threads; then there is quiet, and that is the start.
+	// The first connections allocate permanent resources, such as pools and
+	// runtime threads. The idle relay after them is the baseline.
 	for range 3 {
 		if err := s.visit(e.ctx, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))); err != nil {
 			return nil, hint(err)
@@ -245,8 +245,8 @@ func (s *soak) checkState() error {
 	return err
 }
 
-// idleIn is how long the relay may take to be empty when all have left:
-// a grace, half a heartbeat, and the collector's two minutes.
+// idleIn bounds the time until the relay is empty after all clients have left: a
+// grace period, half a heartbeat, and the two minutes of a forced collection.
 const idleIn = 3 * time.Minute
 
 // waitIdle waits until no client is connected and the numbers of goroutines and

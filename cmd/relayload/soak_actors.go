@@ -24,7 +24,7 @@ func actors(fleetSize int) []actor {
 		{"claim in vain", 1, 2 * time.Second, (*soak).claimInVain},
 		{"bad frame", 2, 300 * time.Millisecond, (*soak).badFrame},
 		{"half a request", 3, time.Second, (*soak).halfRequest},
-		{"nobody there", 1, 300 * time.Millisecond, (*soak).nobodyThere},
+		{"nobody there", 1, 300 * time.Millisecond, (*soak).noBinary},
 	}
 }
 
@@ -267,8 +267,8 @@ func (s *soak) halfRequest(_ context.Context, rng *rand.Rand) error {
 	return nil
 }
 
-// nobodyThere is a phone without a binary.
-func (s *soak) nobodyThere(_ context.Context, rng *rand.Rand) error {
+// noBinary is a phone without a binary.
+func (s *soak) noBinary(_ context.Context, rng *rand.Rand) error {
 	p, err := s.to.dial("/v1/client", newID(rng))
 	if err != nil {
 		return err
