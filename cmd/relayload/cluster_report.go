@@ -75,8 +75,8 @@ func (r *faultTestReport) judge(cc *clusterClients) {
 		}
 		for _, o := range overlaps(sid.id, sid.holdings) {
 			r.Overlaps = append(r.Overlaps, o)
-			r.wrong("overlap: binary %[2]d at %[3]s and binary %[4]d at %[5]s served %[1]s concurrently, for %.3[6]f s from %.1[7]f s on",
-				o.ServerID, o.First, cc.trio.members[o.a.node].name, o.Second, cc.trio.members[o.b.node].name, float64(o.To-o.From)/1e9, float64(o.From)/1e9)
+			r.wrong("overlap: binary %d at %s and binary %d at %s served %s concurrently, for %.3f s from %.1f s on",
+				o.First, cc.trio.members[o.a.node].name, o.Second, cc.trio.members[o.b.node].name, o.ServerID, float64(o.To-o.From)/1e9, float64(o.From)/1e9)
 		}
 		if n := spurious(sid.refused, sid.holdings); n > 0 {
 			r.wrong("%s: %d claims were closed with 4409 while no binary held the id", sid.id, n)
