@@ -12,7 +12,7 @@ type Campaign struct {
 	Seconds   float64 // spent
 	Killed    bool
 	Invariant string // that noticed
-	Reached   bool   // the mutant's code was come to
+	Covered   bool   `json:"Reached"` // the code of the mutant ran
 }
 
 // Campaigns run n searches for each strategy, each from seeds of its own
@@ -26,7 +26,7 @@ func Campaigns(w World, strategies []string, n int, limits []int, each time.Dura
 		for i := range n {
 			c := Campaign{Strategy: s}
 			limit := limits[min(len(out), len(limits)-1)]
-			before, start := reached(), time.Now()
+			before, start := mutantHits(), time.Now()
 			for c.Seeds < limit && (c.Seeds%16 != 0 || time.Since(start) < each) {
 				res, err := x.Seed(Seed(strconv.Itoa(campaignSeed(i) + c.Seeds)))
 				if err != nil {
@@ -39,7 +39,7 @@ func Campaigns(w World, strategies []string, n int, limits []int, each time.Dura
 				}
 			}
 			c.Seconds = time.Since(start).Seconds()
-			c.Reached = reached() > before
+			c.Covered = mutantHits() > before
 			out = append(out, c)
 		}
 	}
@@ -49,8 +49,8 @@ func Campaigns(w World, strategies []string, n int, limits []int, each time.Dura
 // campaignSeed is where the i-th search begins.
 func campaignSeed(i int) int { return 1_000_000 * (i + 1) }
 
-// Tell runs a story and returns which invariant broke, if any.
-func Tell(r *Run) (string, error) {
+// ReplayRegression runs a story and returns which invariant broke, if any.
+func ReplayRegression(r *Run) (string, error) {
 	w, err := FindWorld(r.World)
 	if err != nil {
 		return "", err

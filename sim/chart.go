@@ -11,33 +11,33 @@ import (
 // A Chart is what happened to those who use a world, for people who do not
 // know its code: a lane for each, arrows for what they send each other.
 type Chart struct {
-	Lanes  []string
-	Arrows []Arrow
-	Marks  []Mark
-	Shades []Shade
-	Bad    int // the step that failed, or 0
-	Why    string
+	Columns    []string
+	Arrows     []Arrow
+	Marks      []Mark
+	Shades     []Shade
+	FailedStep int // the step that failed, or 0
+	Why        string
 }
 
 // An Arrow is something on its way from one lane to another; it has been
 // lost if To never came.
 type Arrow struct {
-	Lane, At int
-	From, To stamp
-	Label    string
+	FromColumn, ToColumn int
+	From, To             stamp
+	Label                string
 }
 
 // A Mark is something that happened in a lane.
 type Mark struct {
-	Lane  int
-	At    stamp
-	Label string
-	Class string
+	Column int
+	At     stamp
+	Label  string
+	Class  string
 }
 
 // A Shade is a state that lasted.
 type Shade struct {
-	Lane     int
+	Column   int
 	From, To stamp
 	Class    string
 }
@@ -73,10 +73,10 @@ func (c *Chart) rows() []stamp {
 }
 
 const (
-	chartLeft, chartRow, chartTop = 80, 13, 16
-	laneMost, laneLeast           = 110, 56 // widths of a lane
-	pageWide                      = 1800    // what a page should fit into
-	letterWide                    = 6
+	chartLeft, chartRow, chartTop  = 80, 13, 16
+	maxColumnWidth, minColumnWidth = 110, 56 // widths of a lane
+	maxPageWidth                   = 1800    // what a page should fit into
+	letterWidth                    = 6
 )
 
 // HTML draws the chart as one page that needs nothing else.
@@ -90,17 +90,17 @@ func (c *Chart) HTML(title, run string) string {
 		i, _ := slices.BinarySearchFunc(rows, s.step, func(r stamp, step int) int { return r.step - step })
 		return chartTop + i*chartRow
 	}
-	wide := max(laneLeast, min(laneMost, (pageWide-chartLeft)/max(len(c.Lanes), 1)))
-	x := func(lane int) int { return chartLeft + lane*wide + wide/2 }
-	right := x(len(c.Lanes))
+	width := max(minColumnWidth, min(maxColumnWidth, (maxPageWidth-chartLeft)/max(len(c.Columns), 1)))
+	x := func(column int) int { return chartLeft + column*width + width/2 }
+	right := x(len(c.Columns))
 	var b strings.Builder
 	verdict := "everything held"
 	if c.Why != "" {
-		verdict = "broken: " + cut(firstLine(c.Why), 200) + ` <a href="#broke">where</a>`
+		verdict = "broken: " + truncate(firstLine(c.Why), 200) + ` <a href="#broke">where</a>`
 	}
 	fmt.Fprintf(&b, chartPage, html.EscapeString(title), html.EscapeString(title), verdict, html.EscapeString(run))
 	fmt.Fprintf(&b, `<svg class="heads" xmlns="http://www.w3.org/2000/svg" width="%d" height="24">`+"\n", right+200)
-	for i, l := range c.Lanes {
+	for i, l := range c.Columns {
 		fmt.Fprintf(&b, `<text class="h" x="%d" y="16">%s</text>`, x(i), html.EscapeString(l))
 	}
 	fmt.Fprintf(&b, "</svg>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\">\n%s", right+200, bottom+40, chartTip)
@@ -112,15 +112,15 @@ func (c *Chart) HTML(title, run string) string {
 				y(r), right, y(r), y(r)+4, time.Duration(r.at).Round(time.Microsecond))
 		}
 	}
-	for i := range c.Lanes {
+	for i := range c.Columns {
 		fmt.Fprintf(&b, `<line class="lane" x1="%d" y1="0" x2="%d" y2="%d"/>`+"\n", x(i), x(i), bottom)
 	}
 	c.bars(&b, x, y)
 	for _, a := range c.Arrows {
-		from, to, class, came := x(a.Lane), x(a.At), "arrow", ""
+		from, to, class, came := x(a.FromColumn), x(a.ToColumn), "arrow", ""
 		end := y(a.To)
 		if a.To.step == 0 {
-			to, end = from+(to-from)/max(2*abs(a.At-a.Lane), 1), y(a.From)+chartRow/2
+			to, end = from+(to-from)/max(2*abs(a.ToColumn-a.FromColumn), 1), y(a.From)+chartRow/2
 			class, came = "lost", ", never came"
 		}
 		fmt.Fprintf(&b, `<line class="%s" x1="%d" y1="%d" x2="%d" y2="%d"><title>%s%s</title></line>`+"\n",
@@ -128,12 +128,12 @@ func (c *Chart) HTML(title, run string) string {
 	}
 	for _, m := range c.Marks {
 		fmt.Fprintf(&b, `<g class="%s"><circle cx="%d" cy="%d" r="3.5"/><text x="%d" y="%d">%s</text><title>%s</title></g>`+"\n",
-			m.Class, x(m.Lane), y(m.At), x(m.Lane)+6, y(m.At)+4, cut(m.Label, max(2*wide/letterWide, 16)), html.EscapeString(m.Label))
+			m.Class, x(m.Column), y(m.At), x(m.Column)+6, y(m.At)+4, truncate(m.Label, max(2*width/letterWidth, 16)), html.EscapeString(m.Label))
 	}
 	if c.Why != "" {
-		at := y(stamp{0, c.Bad})
+		at := y(stamp{0, c.FailedStep})
 		fmt.Fprintf(&b, `<line class="bad" id="broke" x1="0" y1="%d" x2="%d" y2="%d"/><text class="bad" x="8" y="%d">step %d: %s</text>`+"\n",
-			at, right, at, at+14, c.Bad, cut(firstLine(c.Why), 200))
+			at, right, at, at+14, c.FailedStep, truncate(firstLine(c.Why), 200))
 	}
 	b.WriteString("</svg></html>\n")
 	return b.String()
@@ -142,21 +142,21 @@ func (c *Chart) HTML(title, run string) string {
 // bars draws what lasts.
 func (c *Chart) bars(b *strings.Builder, x func(int) int, y func(stamp) int) {
 	for k, s := range c.Shades {
-		wide, aside := 14, 0
+		width, shift := 14, 0
 		if strings.HasPrefix(s.Class, "conn") { // those of one lane that overlap stand beside each other
-			wide = 4
+			width = 4
 			for _, o := range c.Shades[:k] {
-				if o.Lane == s.Lane && strings.HasPrefix(o.Class, "conn") && (o.To.step == 0 || o.To.step > s.From.step) {
-					aside = (aside + 5) % 25
+				if o.Column == s.Column && strings.HasPrefix(o.Class, "conn") && (o.To.step == 0 || o.To.step > s.From.step) {
+					shift = (shift + 5) % 25
 				}
 			}
 		}
-		fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d"/>`+"\n", s.Class, x(s.Lane)-wide/2-aside, y(s.From), wide, max(y(s.To)-y(s.From), 3))
+		fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d"/>`+"\n", s.Class, x(s.Column)-width/2-shift, y(s.From), width, max(y(s.To)-y(s.From), 3))
 	}
 }
 
-// cut is s in at most n letters, for a page.
-func cut(s string, n int) string {
+// truncate is s in at most n letters, for a page.
+func truncate(s string, n int) string {
 	if r := []rune(s); len(r) > n {
 		s = string(r[:n-1]) + "…"
 	}

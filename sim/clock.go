@@ -48,7 +48,7 @@ func (c simClock) Until(t time.Time) time.Duration { return t.Sub(c.Now()) }
 
 func (c simClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 	c.e.yield(AtArm, 0)
-	c.e.unseen(AtArm)
+	c.e.countDriverPoint(AtArm)
 	t := &Timer{token: clock.NewMock().AfterFunc(d, func() {}), f: f}
 	c.e.arm(t, int64(d))
 	return t.token
@@ -121,11 +121,11 @@ func (e *Engine) nextDeadline() int64 {
 	return due
 }
 
-// reach moves time to a deadline. The timers due become tasks: fired, not
+// advanceTo moves time to a deadline. The timers due become tasks: fired, not
 // yet run. That is the state in which stale fires live.
 //
 //go:norace
-func (e *Engine) reach(due int64) {
+func (e *Engine) advanceTo(due int64) {
 	e.now = max(e.now, due)
 	for t := e.armedNow(); t != nil; t = t.next {
 		if t.due > e.now {
@@ -144,7 +144,7 @@ func (e *Engine) reach(due int64) {
 			if t.gate != nil {
 				t.gate.waiting--
 			}
-			e.revive(t)
+			e.addReady(t)
 		}
 	}
 	e.yield(AtFire, 0)
@@ -154,7 +154,7 @@ func (e *Engine) reach(due int64) {
 func (e *Engine) Next() bool {
 	due := e.nextDeadline()
 	if due >= 0 {
-		e.reach(due)
+		e.advanceTo(due)
 	}
 	return due >= 0
 }
@@ -163,7 +163,7 @@ func (e *Engine) Next() bool {
 func (e *Engine) Advance(d time.Duration) {
 	end := e.Now() + int64(d)
 	for due := e.nextDeadline(); due >= 0 && due <= end; due = e.nextDeadline() {
-		e.reach(due)
+		e.advanceTo(due)
 	}
 	e.setNow(end)
 }

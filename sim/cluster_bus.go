@@ -8,9 +8,9 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
-// hub is the bus: what one node publishes to one subject arrives in order,
+// messageBus is the bus: what one node publishes to one subject arrives in order,
 // or not at all. The mutex is held at no seam.
-type hub struct {
+type messageBus struct {
 	w *clusterRun
 
 	mu   sync.Mutex // guards all below
@@ -20,34 +20,34 @@ type hub struct {
 // subscription is one subscriber's. A task of its own delivers, from the
 // first message on.
 type subscription struct {
-	l       *line
+	l       *nodeLink
 	subject string
 	f       func(cluster.Message)
 	gate    Gate
 
 	// Guarded by the hub's mutex.
-	queue   []letter // in the order of their times
+	queue   []queuedMessage // in the order of their times
 	started bool
 	last    []lastFrom
 }
 
-// letter is one message on its way.
-type letter struct {
-	at    int64
-	from  *line
-	data  []byte
-	asker *request // nil: nobody waits for a reply
+// queuedMessage is one message on its way.
+type queuedMessage struct {
+	at      int64
+	from    *nodeLink
+	data    []byte
+	request *request // nil: nobody waits for a reply
 }
 
 // lastFrom is when the newest message of one publisher arrives.
 type lastFrom struct {
-	l  *line
+	l  *nodeLink
 	at int64
 }
 
 // request is who waits for a reply.
 type request struct {
-	l    *line
+	l    *nodeLink
 	by   any // the task's Data: whose phone it is about
 	gate Gate
 
@@ -57,10 +57,10 @@ type request struct {
 	at    int64 // when it arrives
 }
 
-// nudge lets those who deliver to l look again.
+// openGates lets those who deliver to l look again.
 //
 //go:norace
-func (h *hub) nudge(l *line) {
+func (h *messageBus) openGates(l *nodeLink) {
 	for i := range h.subs {
 		if s := h.subs[i]; s.l == l {
 			h.w.e.Open(&s.gate)
@@ -69,8 +69,8 @@ func (h *hub) nudge(l *line) {
 }
 
 // Subscribe implements cluster.Bus.
-func (l *line) Subscribe(subject string, f func(cluster.Message)) error {
-	h := l.w.hub
+func (l *nodeLink) Subscribe(subject string, f func(cluster.Message)) error {
+	h := l.w.bus
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.subs = append(h.subs, &subscription{l: l, subject: subject, f: f})
@@ -78,10 +78,10 @@ func (l *line) Subscribe(subject string, f func(cluster.Message)) error {
 }
 
 // Publish implements cluster.Bus.
-func (l *line) Publish(subject string, data []byte) error {
+func (l *nodeLink) Publish(subject string, data []byte) error {
 	if l.isCut(cutBus) {
 		if l.chance(2) {
-			return errAway // known already
+			return errUnreachable // known already
 		}
 		return nil
 	}
@@ -90,8 +90,8 @@ func (l *line) Publish(subject string, data []byte) error {
 }
 
 // send puts a message on its way. It reports whether anybody listens.
-func (l *line) send(subject string, data []byte, asker *request) bool {
-	h, e := l.w.hub, l.w.e
+func (l *nodeLink) send(subject string, data []byte, request *request) bool {
+	h, e := l.w.bus, l.w.e
 	var to []*subscription
 	heard := false
 	h.mu.Lock()
@@ -100,10 +100,10 @@ func (l *line) send(subject string, data []byte, asker *request) bool {
 			continue
 		}
 		heard = true
-		if s.l == l && asker == nil || l.lose() {
+		if s.l == l && request == nil || l.loseMessage() {
 			continue // what a node says to all it need not hear itself
 		}
-		at := e.Now() + l.upTo(l.w.busDelay(l))
+		at := e.Now() + l.randomUpTo(l.w.busDelay(l))
 		i := slices.IndexFunc(s.last, func(f lastFrom) bool { return f.l == l })
 		if i < 0 {
 			i = len(s.last)
@@ -111,8 +111,8 @@ func (l *line) send(subject string, data []byte, asker *request) bool {
 		}
 		at = max(at, s.last[i].at)
 		s.last[i].at = at
-		n, _ := slices.BinarySearchFunc(s.queue, at+1, func(x letter, at int64) int { return int(x.at - at) })
-		s.queue = slices.Insert(s.queue, n, letter{at, l, slices.Clone(data), asker})
+		n, _ := slices.BinarySearchFunc(s.queue, at+1, func(x queuedMessage, at int64) int { return int(x.at - at) })
+		s.queue = slices.Insert(s.queue, n, queuedMessage{at, l, slices.Clone(data), request})
 		if !s.started {
 			s.started = true
 			to = append(to, s)
@@ -128,10 +128,10 @@ func (l *line) send(subject string, data []byte, asker *request) bool {
 
 // deliver is the task of a subscription.
 func (s *subscription) deliver() {
-	l, h := s.l, s.l.w.hub
+	l, h := s.l, s.l.w.bus
 	e := l.w.e
 	for !l.isClosed() {
-		var x letter
+		var x queuedMessage
 		wait := int64(forever)
 		h.mu.Lock()
 		if len(s.queue) > 0 {
@@ -150,40 +150,40 @@ func (s *subscription) deliver() {
 		}
 		l.m.hold()
 		t := e.Current()
-		if x.asker != nil {
-			t.Data = x.asker.by
+		if x.request != nil {
+			t.Data = x.request.by
 		}
-		s.f(cluster.Message{Data: x.data, Reply: func(b []byte) { l.reply(x.asker, b) }})
+		s.f(cluster.Message{Data: x.data, Reply: func(b []byte) { l.reply(x.request, b) }})
 		t.Data = nil
 		e.Yield(AtRead, l.obj)
 	}
 }
 
 // reply answers a request.
-func (l *line) reply(r *request, b []byte) {
-	if r == nil || l.isCut(cutBus) || l.lose() {
+func (l *nodeLink) reply(r *request, b []byte) {
+	if r == nil || l.isCut(cutBus) || l.loseMessage() {
 		return
 	}
 	r.mu.Lock()
 	if !r.done {
-		r.done, r.reply, r.at = true, slices.Clone(b), max(l.w.e.Now()+l.upTo(l.w.busDelay(l)), r.l.heldUntil())
+		r.done, r.reply, r.at = true, slices.Clone(b), max(l.w.e.Now()+l.randomUpTo(l.w.busDelay(l)), r.l.heldUntil())
 	}
 	r.mu.Unlock()
 	l.w.e.Open(&r.gate)
 }
 
 // Request implements cluster.Bus.
-func (l *line) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
+func (l *nodeLink) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
 	e := l.w.e
 	defer l.m.hold()
 	until := e.Now() + int64(timeout)
 	r := &request{l: l, by: e.Current().Data}
 	if l.isCut(cutBus) {
 		if l.chance(2) {
-			return nil, errAway
+			return nil, errUnreachable
 		}
 	} else if !l.send(subject, data, r) {
-		e.Sleep(l.upTo(l.w.busDelay(l))) // the bus itself says that nobody listens
+		e.Sleep(l.randomUpTo(l.w.busDelay(l))) // the bus itself says that nobody listens
 		return nil, errNoReply
 	}
 	for e.Now() < until {
@@ -206,27 +206,27 @@ func (l *line) Request(subject string, data []byte, timeout time.Duration) ([]by
 }
 
 //go:norace
-func (l *line) heldUntil() int64 { return l.held }
+func (l *nodeLink) heldUntil() int64 { return l.held }
 
-// lose: this message is lost.
+// loseMessage: this message is lost.
 //
 //go:norace
-func (l *line) lose() bool {
-	n := l.w.bus.lose
-	if n == 0 || l.w.calmed || !l.rnd.Chance(n) {
+func (l *nodeLink) loseMessage() bool {
+	n := l.w.busFaults.lose
+	if n == 0 || l.w.faultsOver || !l.rnd.Chance(n) {
 		return false
 	}
-	l.upsets++
+	l.disturbed++
 	return true
 }
 
 // busDelay is how long a message may be on its way; now and then it is long.
 //
 //go:norace
-func (w *clusterRun) busDelay(l *line) int64 {
-	d := w.bus.delay
-	if n := w.bus.late; n > 0 && !w.calmed && l.rnd.Chance(n) {
-		l.upsets++
+func (w *clusterRun) busDelay(l *nodeLink) int64 {
+	d := w.busFaults.delay
+	if n := w.busFaults.late; n > 0 && !w.faultsOver && l.rnd.Chance(n) {
+		l.disturbed++
 		d += int64(4 * time.Second)
 	}
 	return d

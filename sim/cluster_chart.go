@@ -5,22 +5,22 @@ import (
 	"strings"
 )
 
-// A doing is something that the nemesis did to a place.
-type doing struct {
-	place int
-	at    stamp
-	verb  int
+// A nemesisAction is something that the nemesis did to a place.
+type nemesisAction struct {
+	node int
+	at   stamp
+	verb int
 }
 
-// noteDoing keeps it for the chart.
+// noteNemesisAction keeps it for the chart.
 //
 //go:norace
-func (w *clusterRun) noteDoing(op Op) {
-	if op.Verb >= cCutStore && w.ndoings < len(w.doings) {
-		d := &w.doings[w.ndoings]
-		d.place, d.verb = op.Arg%maxPlaces%w.size, op.Verb
+func (w *clusterRun) noteNemesisAction(op Op) {
+	if op.Verb >= cCutStore && w.nnemesisActions < len(w.nemesisActions) {
+		d := &w.nemesisActions[w.nnemesisActions]
+		d.node, d.verb = op.Arg%maxNodes%w.size, op.Verb
 		d.at.at, d.at.step = w.e.now, w.e.steps+1
-		w.ndoings++
+		w.nnemesisActions++
 	}
 }
 
@@ -28,27 +28,27 @@ func (w *clusterRun) noteDoing(op Op) {
 // may serve, and what was done to it.
 func (w *clusterRun) Chart() *Chart {
 	c, all := &Chart{}, w.all()
-	lane := map[*client]int{}
-	c.lanes(all, true, lane)
-	nodes := len(c.Lanes)
+	columns := map[*client]int{}
+	c.addColumns(all, true, columns)
+	nodes := len(c.Columns)
 	for i := range w.size {
-		c.Lanes = append(c.Lanes, fmt.Sprint("place ", i))
+		c.Columns = append(c.Columns, fmt.Sprint("place ", i))
 	}
-	c.lanes(all, false, lane)
+	c.addColumns(all, false, columns)
 	for _, o := range all {
-		w.chartOne(c, o, lane[o])
+		w.chartOne(c, o, columns[o])
 		if o.phone {
-			w.chartFrames(c, o, lane, nodes)
+			w.chartFrames(c, o, columns, nodes)
 		}
-		c.Marks = append(c.Marks, Mark{nodes + o.node.m.place, o.dialedAt, o.name, "dial"})
+		c.Marks = append(c.Marks, Mark{nodes + o.node.m.index, o.dialedAt, o.name, "dial"})
 	}
 	for _, m := range w.members[:w.nmembers] {
-		at := nodes + m.place
+		at := nodes + m.index
 		if m.n > w.size {
 			c.Marks = append(c.Marks, Mark{at, m.node.began, fmt.Sprint("node ", m.n, " starts"), "fault"})
 		}
 		for s := range maxServers {
-			for _, t := range m.terms[s][:m.nterms[s]] {
+			for _, t := range m.servePeriods[s][:m.nservePeriods[s]] {
 				c.Shades = append(c.Shades, Shade{at, t.from, t.to, "grace"})
 				c.Marks = append(c.Marks, Mark{at, t.from, "may serve " + relayServers[s], "notice"})
 				if t.to.step > 0 {
@@ -57,8 +57,8 @@ func (w *clusterRun) Chart() *Chart {
 			}
 		}
 	}
-	for _, d := range w.doings[:w.ndoings] {
-		at := nodes + d.place
+	for _, d := range w.nemesisActions[:w.nnemesisActions] {
+		at := nodes + d.node
 		switch d.verb {
 		case cMend, cThaw, cBoot, cStall, cLeap, cWipe:
 			at = nodes

@@ -5,7 +5,7 @@ import "time"
 // Idle lets time go on while something is left to happen. Once the actors
 // are through, everything heals.
 func (w *clusterRun) Idle() bool {
-	w.noteTaken()
+	w.noteAccepted()
 	if !w.healing && w.actorsDone() {
 		w.healing = true
 		w.e.Go("heal", w.heal)
@@ -25,15 +25,15 @@ func (w *clusterRun) heal() {
 	w.thawAll()
 	w.bootGone()
 	for _, c := range w.all() {
-		c.note(func() { c.mute = false })
+		c.note(func() { c.ignoresPings = false })
 		c.resume()
 	}
 	w.e.Sleep(int64(recovery))
-	w.settled("after the faults")
+	w.checkNodes("after the faults")
 	w.converge()
-	w.last()
+	w.replaceServingNode()
 	for i := range w.size {
-		if m := w.at(i); !m.isEnded() {
+		if m := w.nodeAt(i); !m.isEnded() {
 			w.leave(m, 0)
 		}
 	}
@@ -47,7 +47,7 @@ func (w *clusterRun) heal() {
 }
 
 //go:norace
-func (w *clusterRun) endFaults() { w.calmed, w.stalled, w.healedAt = true, 0, w.e.now }
+func (w *clusterRun) endFaults() { w.faultsOver, w.stalled, w.healedAt = true, 0, w.e.now }
 
 //go:norace
 func (m *member) isEnded() bool { return m.ended }
@@ -58,18 +58,18 @@ func (w *clusterRun) converge() {
 	v := &peerUser{name: "p-heal", rnd: NewRand(2)}
 	first := w.run.Param("noise", 0)
 	for s := range w.servers() {
-		w.dialTo(w.at(first+s).node, u, false, s, asIs)
+		w.dialTo(w.nodeAt(first+s).node, u, false, s, asIs)
 	}
 	w.e.Sleep(int64(8 * time.Second))
 	for s := range w.servers() {
 		for i := range w.size {
-			w.dialTo(w.at(i).node, v, true, s, asIs)
+			w.dialTo(w.nodeAt(i).node, v, true, s, asIs)
 		}
 	}
 	w.e.Sleep(int64(3 * time.Second))
-	w.settled("with everyone new")
-	w.ask(u.rnd, 0)
-	w.notices()
+	w.checkNodes("with everyone new")
+	w.checkAnswered(u.rnd, 0)
+	w.checkNotices()
 	for _, m := range w.members[:w.nmembers] {
 		if m.isEnded() {
 			continue
@@ -83,9 +83,9 @@ func (w *clusterRun) converge() {
 // servers is how many server-ids the run uses.
 func (w *clusterRun) servers() int { return 2 }
 
-// last takes away the node that serves s1, and sees that another does in
+// replaceServingNode takes away the node that serves s1, and sees that another does in
 // time: at once if it drains, when its entry has expired if it is killed.
-func (w *clusterRun) last() {
+func (w *clusterRun) replaceServingNode() {
 	var m *member
 	for _, c := range w.all() {
 		if !c.phone && c.server == 0 && c.is(c.open) {
@@ -97,7 +97,7 @@ func (w *clusterRun) last() {
 		return
 	}
 	began, within := w.e.Now(), int64(5*time.Second)
-	if !w.gentle {
+	if !w.idleTimeOnly {
 		within += int64(time.Minute)
 	}
 	if w.run.Param("last", 0) == 1 {
@@ -110,9 +110,9 @@ func (w *clusterRun) last() {
 	v := &peerUser{name: "p-last", rnd: NewRand(4)}
 	n := 0
 	other := func() *node {
-		for n++; w.at(n) == m; n++ {
+		for n++; w.nodeAt(n) == m; n++ {
 		}
-		return w.at(n).node
+		return w.nodeAt(n).node
 	}
 	var b *client
 	for ; w.e.Now()-began <= within; w.e.Sleep(int64(time.Second)) {
@@ -140,16 +140,16 @@ func (w *clusterRun) answered(d *node, u *peerUser) bool {
 	}
 	p.note(func() {
 		if p.open() {
-			p.frameUp(u.rnd, 0, 1, true)
+			p.sendToBinary(u.rnd, 0, 1, true)
 		}
 	})
 	w.e.Sleep(int64(time.Second))
 	return p.is(func() bool { return len(p.flow(0).got) > 0 })
 }
 
-// settled looks whether each node counts whom the peers know to be there,
+// checkNodes looks whether each node counts whom the peers know to be there,
 // and whether each server-id has one binary at most.
-func (w *clusterRun) settled(when string) {
+func (w *clusterRun) checkNodes(when string) {
 	var holder [maxServers]*client
 	all := w.all()
 	ids := 0
@@ -157,7 +157,7 @@ func (w *clusterRun) settled(when string) {
 		if m.isEnded() {
 			continue
 		}
-		var binaries, phones, away, remote int
+		var binaries, phones, proxied, remote int
 		for _, c := range all {
 			if !c.is(c.open) {
 				continue
@@ -170,7 +170,7 @@ func (w *clusterRun) settled(when string) {
 			case c.phone:
 				phones++
 				if c.homeOf() != m.node {
-					away++
+					proxied++
 				}
 			default:
 				binaries++
@@ -187,7 +187,7 @@ func (w *clusterRun) settled(when string) {
 		}
 		const prefix = "pyrycode_relay_cluster_"
 		shown := gather(m.metrics)
-		for name, want := range map[string]int{"claims": binaries, "streams": away + remote, "nodes": w.size} {
+		for name, want := range map[string]int{"claims": binaries, "streams": proxied + remote, "nodes": w.size} {
 			if v := shown[prefix+name]; v != float64(want) {
 				w.e.Fail("converges", "%s node %d shows %v %s; want %d", when, m.n, v, name, want)
 			}
@@ -201,8 +201,8 @@ func (w *clusterRun) settled(when string) {
 //go:norace
 func (c *client) homeOf() *node { return c.home }
 
-// empty looks whether a node that has drained has left such things behind.
-func (w *clusterRun) empty(m *member, names ...string) {
+// checkEmpty looks whether a node that has drained has left such things behind.
+func (w *clusterRun) checkEmpty(m *member, names ...string) {
 	shown := gather(m.metrics)
 	for _, name := range names {
 		if v := shown["pyrycode_relay_cluster_"+name]; v != 0 {

@@ -17,18 +17,18 @@ func (w *clusterRun) Step() {
 			continue
 		}
 		if m.lock.owner == nil {
-			w.shows(m)
+			w.checkGauges(m)
 		}
 		for s := range maxServers {
-			may := !m.dead && m.may(s)
+			may := !m.dead && m.mayServe(s)
 			if may != m.allowed[s] {
-				m.term(s, may)
+				m.noteMayServe(s, may)
 			}
-			if m.serving[s] = may && m.held[s]; !m.serving[s] {
+			if m.serving[s] = may && m.slotHeld[s]; !m.serving[s] {
 				continue
 			}
-			m.everOn[s] = true
-			if holder[s] != nil && !w.leapt {
+			m.everServed[s] = true
+			if holder[s] != nil && !w.clockLeapt {
 				w.e.Fail("one serving", "nodes %d and %d serve %s", holder[s].n, m.n, relayServers[s])
 			}
 			holder[s] = m
@@ -36,10 +36,10 @@ func (w *clusterRun) Step() {
 	}
 }
 
-// shows compares the gauges of one node with what its registry counts.
+// checkGauges compares the gauges of one node with what its registry counts.
 //
 //go:norace
-func (w *clusterRun) shows(m *member) {
+func (w *clusterRun) checkGauges(m *member) {
 	c := &m.shown
 	if m.gauges[0].value != float64(c.Binaries) || m.gauges[1].value != float64(c.Phones) || m.gauges[2].value != float64(c.InGrace) ||
 		m.remote.value != float64(c.Remote) {
@@ -56,7 +56,7 @@ func (w *clusterRun) Unlocking(t *Task, l *Lock) {
 	if l.name != "registry" {
 		return
 	}
-	if k, ok := t.Data.(*look); ok && l == k.node.lock {
+	if k, ok := t.Data.(*operatorRequest); ok && l == k.node.lock {
 		k.counts = k.node.relay.Counts()
 	}
 	for i := 0; i < w.nmembers; i++ {
@@ -69,7 +69,7 @@ func (w *clusterRun) Unlocking(t *Task, l *Lock) {
 			w.e.Fail("gauges", "the registry of node %d counts %+v", m.n, m.shown)
 		}
 		for s := range maxServers {
-			m.held[s] = m.host.Slot(wire.ServerID(relayServers[s])) == relay.SlotHeld
+			m.slotHeld[s] = m.host.Slot(wire.ServerID(relayServers[s])) == relay.SlotHeld
 		}
 	}
 }
@@ -78,7 +78,7 @@ func (w *clusterRun) Unlocking(t *Task, l *Lock) {
 //
 //go:norace
 func (w *clusterRun) Contended(t *Task, l *Lock) {
-	w.e.Sometimes(sawTenureWait, l.slow)
+	w.e.Sometimes(sawLeaseLockWait, l.slow)
 }
 
 // Ended is told that a task is over.
@@ -91,7 +91,7 @@ func (w *clusterRun) Final() {
 		if got := m.shown; got.Binaries+got.Phones+got.InGrace+got.Remote != 0 {
 			w.e.Fail("converges", "at rest node %d counts %+v; want nobody", m.n, got)
 		}
-		w.empty(m, "claims", "streams")
+		w.checkEmpty(m, "claims", "streams")
 	}
 	w.judge()
 }

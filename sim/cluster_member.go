@@ -19,7 +19,7 @@ import (
 // Times of the cluster's nodes: those of production.
 const (
 	entryLife   = 30 * time.Second
-	fenceMargin = 5 * time.Second
+	leaseMargin = 5 * time.Second
 	renewTime   = 5 * time.Second
 )
 
@@ -29,49 +29,49 @@ const (
 type member struct {
 	*node
 	w       *clusterRun
-	place   int
+	index   int
 	cluster *cluster.Node
 	host    *relay.Host
 	metrics *prometheus.Registry // of the cluster.Node
 	remote  *Gauge               // phones whose socket another node has
-	line    *line
+	link    *nodeLink
 	pace    int64 // per cent of the true time at which its clock goes
 	started int64 // by that clock
 	rnd     *Rand
 
 	// What the nemesis does, and what judges note, where the race detector
 	// does not look.
-	dead    bool  // killed
-	drained stamp // it has begun to drain
-	shut    stamp // and lets nobody in
-	ended   bool  // drained and closed, or dead
-	frozen  bool
-	thaw    Gate
-	iced    bool // it has been frozen
-	locks   [maxTasks]int8
-	fences  [maxServers][]fenceAt // each that a claim was given; written before the claim returns
-	nfences [maxServers]int
-	held    [maxServers]bool // the registry has a binary in the slot
-	serving [maxServers]bool
-	allowed [maxServers]bool       // a fence has not passed
-	terms   [maxServers][64]spanOf // when that was so
-	nterms  [maxServers]int
-	everOn  [maxServers]bool // it has served
+	dead          bool  // killed
+	drained       stamp // it has begun to drain
+	refusesFrom   stamp // and lets nobody in
+	ended         bool  // drained and closed, or dead
+	frozen        bool
+	thaw          Gate
+	everFrozen    bool // it has been frozen
+	locks         [maxTasks]int8
+	deadlines     [maxServers][]leaseDeadline // each that a claim was given; written before the claim returns
+	ndeadlines    [maxServers]int
+	slotHeld      [maxServers]bool // the registry has a binary in the slot
+	serving       [maxServers]bool
+	allowed       [maxServers]bool       // a fence has not passed
+	servePeriods  [maxServers][64]spanOf // when that was so
+	nservePeriods [maxServers]int
+	everServed    [maxServers]bool // it has served
 }
 
 // spanOf is a while.
 type spanOf struct{ from, to stamp }
 
-// fenceAt is a fence that a claim was given.
-type fenceAt struct{ *relay.LeaseDeadline }
+// leaseDeadline is a fence that a claim was given.
+type leaseDeadline struct{ *relay.LeaseDeadline }
 
-// maxFences bounds what is remembered of claims of one server-id: who claims
+// maxDeadlines bounds what is remembered of claims of one server-id: who claims
 // while a tenure lasts gets the same fence.
-const maxFences = 256
+const maxDeadlines = 256
 
-// enlist makes the relay of d a node of the cluster. The rest is in boot.
-func (w *clusterRun) enlist(d *node, cfg *relay.Config) {
-	m := w.joining
+// joinCluster makes the relay of d a node of the cluster. The rest is in boot.
+func (w *clusterRun) joinCluster(d *node, cfg *relay.Config) {
+	m := w.starting
 	m.node, d.m = d, m
 	m.started = w.e.Now() / 100 * m.pace
 	rt := &cfg.Runtime
@@ -94,8 +94,8 @@ func (w *clusterRun) enlist(d *node, cfg *relay.Config) {
 	own.Rand = m.rnd
 	p := w.run.Param
 	n, err := cluster.New(cluster.Config{
-		Name: fmt.Sprint("relay-", m.place), Store: m.line, Bus: m.line, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
-		TTL: entryLife, Margin: fenceMargin, Renew: renewTime, Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
+		Name: fmt.Sprint("relay-", m.index), Store: m.link, Bus: m.link, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
+		TTL: entryLife, Margin: leaseMargin, Renew: renewTime, Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
 		Window: max(p("window", 256<<10), 1<<10), Linger: linger,
 	})
 	if err != nil {
@@ -105,59 +105,59 @@ func (w *clusterRun) enlist(d *node, cfg *relay.Config) {
 	if err := n.Register(m.metrics); err != nil {
 		panic(err)
 	}
-	cfg.Cluster = watched{n, m}
+	cfg.Cluster = observedNode{n, m}
 }
 
 // boot starts the process of a place.
-func (w *clusterRun) boot(place int) {
+func (w *clusterRun) boot(index int) {
 	p := w.run.Param
-	w.births++
-	m := &member{w: w, place: place, rnd: NewRand(uint64(p("noise", 0))<<8 + uint64(w.births)), pace: int64(100 + w.skew(place))}
-	m.line = newLine(w, m)
-	w.joining = m
-	w.newNode(w.births)
-	w.places[place].Store(m)
-	w.enter(m)
+	w.starts++
+	m := &member{w: w, index: index, rnd: NewRand(uint64(p("noise", 0))<<8 + uint64(w.starts)), pace: int64(100 + w.skew(index))}
+	m.link = newLink(w, m)
+	w.starting = m
+	w.newNode(w.starts)
+	w.nodes[index].Store(m)
+	w.addMember(m)
 	if err := m.cluster.Start(context.Background()); err != nil {
 		panic(err)
 	}
 }
 
 // skew is by how many per cent the clock of a place is wrong.
-func (w *clusterRun) skew(place int) int {
-	return [...]int{0, -w.run.Param("skew", 0), w.run.Param("skew", 0)}[place%3]
+func (w *clusterRun) skew(index int) int {
+	return [...]int{0, -w.run.Param("skew", 0), w.run.Param("skew", 0)}[index%3]
 }
 
 // kill ends the process, as kill -9 does: nothing that it still does can be
 // noticed by anybody.
 func (w *clusterRun) kill(m *member) {
-	w.bury(m, true)
-	w.trouble(0)
-	m.line.cut(cutAll)
+	w.setEnded(m, true)
+	w.addFaultPeriod(0)
+	m.link.cut(cutAll)
 	m.unfreeze()
 	for _, c := range w.all() {
 		if c.node == m.node {
-			if c.is(func() bool { return !c.over && !c.left }) {
-				c.leave(wasCut)
+			if c.is(func() bool { return !c.ended && !c.left }) {
+				c.endByPeer(wasCut)
 			}
 			c.sock.cut()
 		}
 	}
 	m.relay.Abort()
 	m.cluster.Close()
-	m.line.close()
+	m.link.close()
 }
 
 // leave shuts the process down as main does: the relay first, then what it
 // holds in the directory.
 func (w *clusterRun) leave(m *member, spread time.Duration) {
 	m.setDrained(w.stamp())
-	w.trouble(0)
+	w.addFaultPeriod(0)
 	m.relay.Drain(spread, func() {})
-	m.setShut(w.stamp())
+	m.setRefuses(w.stamp())
 	m.cluster.Drain()
-	if spread == 0 && w.calmed {
-		w.empty(m, "claims")
+	if spread == 0 && w.faultsOver {
+		w.checkEmpty(m, "claims")
 	}
 	w.e.Sleep(int64(spread + 3*time.Second))
 	if spread > 0 {
@@ -165,18 +165,18 @@ func (w *clusterRun) leave(m *member, spread time.Duration) {
 	}
 	m.relay.Abort()
 	m.cluster.Close()
-	w.bury(m, false)
-	m.line.close()
+	w.setEnded(m, false)
+	m.link.close()
 }
 
 //go:norace
 func (m *member) setDrained(s stamp) { m.drained = s }
 
 //go:norace
-func (m *member) setShut(s stamp) { m.shut = s }
+func (m *member) setRefuses(s stamp) { m.refusesFrom = s }
 
 //go:norace
-func (w *clusterRun) bury(m *member, dead bool) { m.dead, m.ended = dead, true }
+func (w *clusterRun) setEnded(m *member, dead bool) { m.dead, m.ended = dead, true }
 
 //go:norace
 func (m *member) gone() bool { return m.ended || m.drained.step > 0 }
@@ -194,8 +194,8 @@ func (m *member) hold() {
 //go:norace
 func (m *member) freeze() {
 	if !m.ended {
-		m.frozen, m.iced = true, true
-		m.w.trouble(forever)
+		m.frozen, m.everFrozen = true, true
+		m.w.addFaultPeriod(forever)
 	}
 }
 
@@ -205,91 +205,91 @@ func (m *member) unfreeze() {
 	m.w.e.Open(&m.thaw)
 }
 
-// watched shows the judges whose slots a node may serve, and until when.
-type watched struct {
+// observedNode shows the judges whose slots a node may serve, and until when.
+type observedNode struct {
 	*cluster.Node
 	m *member
 }
 
-func (c watched) Attach(h *relay.Host) {
+func (c observedNode) Attach(h *relay.Host) {
 	c.m.host = h
 	c.Node.Attach(h)
 }
 
-func (c watched) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
+func (c observedNode) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
 	f, err := c.Node.Claim(id)
 	if err == nil {
-		c.m.given(id, f)
+		c.m.granted(id, f)
 	}
 	return f, err
 }
 
-func (m *member) given(id wire.ServerID, f *relay.LeaseDeadline) {
+func (m *member) granted(id wire.ServerID, f *relay.LeaseDeadline) {
 	for s, name := range relayServers {
 		if name == string(id) {
-			m.addFence(s, f)
+			m.addDeadline(s, f)
 		}
 	}
 }
 
 //go:norace
-func (m *member) addFence(s int, f *relay.LeaseDeadline) {
-	if m.fences[s] == nil {
-		m.fences[s] = make([]fenceAt, maxFences)
+func (m *member) addDeadline(s int, f *relay.LeaseDeadline) {
+	if m.deadlines[s] == nil {
+		m.deadlines[s] = make([]leaseDeadline, maxDeadlines)
 	}
-	n := m.nfences[s]
-	if n > 0 && m.fences[s][n-1].LeaseDeadline == f || n == maxFences {
+	n := m.ndeadlines[s]
+	if n > 0 && m.deadlines[s][n-1].LeaseDeadline == f || n == maxDeadlines {
 		return
 	}
-	m.fences[s][n].LeaseDeadline = f
-	m.nfences[s]++
+	m.deadlines[s][n].LeaseDeadline = f
+	m.ndeadlines[s]++
 }
 
-// may reports whether the node may serve the server-id now: whether a fence
+// mayServe reports whether the node may serve the server-id now: whether a fence
 // that one of its claims was given has not passed.
 //
 //go:norace
-func (m *member) may(s int) bool {
+func (m *member) mayServe(s int) bool {
 	now := m.w.e.now/100*m.pace - m.started + 1 // as relay.Relay counts
-	for i := m.nfences[s] - 1; i >= 0; i-- {
-		if *(*int64)(unsafe.Add(unsafe.Pointer(m.fences[s][i].LeaseDeadline), fenceUntil)) > now {
+	for i := m.ndeadlines[s] - 1; i >= 0; i-- {
+		if *(*int64)(unsafe.Add(unsafe.Pointer(m.deadlines[s][i].LeaseDeadline), deadlineOffset)) > now {
 			return true
 		}
 	}
 	return false
 }
 
-// term notes that the node may serve a server-id from now on, or no longer.
+// noteMayServe notes that the node may serve a server-id from now on, or no longer.
 //
 //go:norace
-func (m *member) term(s int, on bool) {
+func (m *member) noteMayServe(s int, on bool) {
 	m.allowed[s] = on
-	n := m.nterms[s]
+	n := m.nservePeriods[s]
 	if on {
-		if n == len(m.terms[s]) {
+		if n == len(m.servePeriods[s]) {
 			return
 		}
-		m.terms[s][n].from.at, m.terms[s][n].from.step = m.w.e.now, m.w.e.steps+1
-		m.nterms[s]++
-	} else if t := &m.terms[s][max(n-1, 0)]; t.to.step == 0 {
+		m.servePeriods[s][n].from.at, m.servePeriods[s][n].from.step = m.w.e.now, m.w.e.steps+1
+		m.nservePeriods[s]++
+	} else if t := &m.servePeriods[s][max(n-1, 0)]; t.to.step == 0 {
 		t.to.at, t.to.step = m.w.e.now, m.w.e.steps+1
 	}
 }
 
-// might reports whether the node may have served the server-id at any moment
+// mightHaveServed reports whether the node may have served the server-id at any moment
 // between.
-func (m *member) might(s int, from, to int64) bool {
-	for _, t := range m.terms[s][:m.nterms[s]] {
+func (m *member) mightHaveServed(s int, from, to int64) bool {
+	for _, t := range m.servePeriods[s][:m.nservePeriods[s]] {
 		if t.from.at <= to && (t.to.step == 0 || t.to.at >= from) {
 			return true
 		}
 	}
-	return m.nterms[s] == len(m.terms[s])
+	return m.nservePeriods[s] == len(m.servePeriods[s])
 }
 
-// fenceUntil is where a fence keeps its time. Loading it as the relay does
+// deadlineOffset is where a fence keeps its time. Loading it as the relay does
 // would show the race detector an order that there is not.
-var fenceUntil = func() uintptr {
+var deadlineOffset = func() uintptr {
 	f, ok := reflect.TypeFor[relay.LeaseDeadline]().FieldByName("until")
 	if !ok || f.Type != reflect.TypeFor[atomic.Int64]() {
 		panic("sim: relay.Fence has no field until that is an atomic.Int64")

@@ -11,8 +11,8 @@ import (
 )
 
 var (
-	errAway    = errors.New("sim: NATS is away")
-	errNoReply = errors.New("sim: no reply in time")
+	errUnreachable = errors.New("sim: NATS is away")
+	errNoReply     = errors.New("sim: no reply in time")
 )
 
 // callTime is how long a call of the directory waits for its answer.
@@ -24,9 +24,9 @@ const markerLife = int64(time.Minute)
 // directory is what all nodes have in common: the entries, which expire by
 // the true time. The mutex is held at no seam.
 type directory struct {
-	e     *Engine
-	wake  Gate // of the task that lets entries expire
-	tells Gate // of the watchers
+	e          *Engine
+	expiryGate Gate // of the task that lets entries expire
+	watchers   Gate // of the watchers
 
 	mu       sync.Mutex // guards all below
 	revision uint64
@@ -85,8 +85,8 @@ func (d *directory) set(k *key, value []byte, ttl time.Duration) uint64 {
 	k.versions = append(k.versions, v)
 	k.expires = v.at + int64(ttl)
 	d.log = append(d.log, v)
-	d.e.Open(&d.tells)
-	d.e.Open(&d.wake)
+	d.e.Open(&d.watchers)
+	d.e.Open(&d.expiryGate)
 	return d.revision
 }
 
@@ -115,14 +115,14 @@ func (d *directory) expire() {
 		if over {
 			return
 		}
-		d.e.Park(AtWait, &d.wake, next)
+		d.e.Park(AtWait, &d.expiryGate, next)
 	}
 }
 
 // close ends its task.
 func (d *directory) close() {
 	d.do(func() { d.closed = true })
-	d.e.Open(&d.wake)
+	d.e.Open(&d.expiryGate)
 }
 
 // leap is a server's clock that goes forward at once: what would have
@@ -133,7 +133,7 @@ func (d *directory) leap(by int64) {
 			k.expires -= by
 		}
 	})
-	d.e.Open(&d.wake)
+	d.e.Open(&d.expiryGate)
 }
 
 // wipe loses everything, and tells nobody.
@@ -162,7 +162,7 @@ func (d *directory) live() (n int) {
 }
 
 // Create implements cluster.Store.
-func (l *line) Create(name string, value []byte, ttl time.Duration) (rev uint64, err error) {
+func (l *nodeLink) Create(name string, value []byte, ttl time.Duration) (rev uint64, err error) {
 	value = slices.Clone(value)
 	callErr := l.change(func(d *directory) (uint64, error) {
 		k := d.key(name)
@@ -175,7 +175,7 @@ func (l *line) Create(name string, value []byte, ttl time.Duration) (rev uint64,
 }
 
 // Update implements cluster.Store.
-func (l *line) Update(name string, value []byte, revision uint64, ttl time.Duration) (rev uint64, err error) {
+func (l *nodeLink) Update(name string, value []byte, revision uint64, ttl time.Duration) (rev uint64, err error) {
 	value = slices.Clone(value)
 	callErr := l.change(func(d *directory) (uint64, error) {
 		k := d.key(name)
@@ -188,7 +188,7 @@ func (l *line) Update(name string, value []byte, revision uint64, ttl time.Durat
 }
 
 // Purge implements cluster.Store.
-func (l *line) Purge(name string, revision uint64) (err error) {
+func (l *nodeLink) Purge(name string, revision uint64) (err error) {
 	callErr := l.change(func(d *directory) (uint64, error) {
 		k := d.key(name)
 		if now := k.now(); now.Value == nil || now.Revision != revision {
@@ -200,8 +200,8 @@ func (l *line) Purge(name string, revision uint64) (err error) {
 }
 
 // Get implements cluster.Store. Who answers may lag behind.
-func (l *line) Get(name string) (e cluster.Entry, err error) {
-	lag := l.upTo(l.w.lag())
+func (l *nodeLink) Get(name string) (e cluster.Entry, err error) {
+	lag := l.randomUpTo(l.w.lag())
 	callErr := l.call(false, func(d *directory) (uint64, error) {
 		e = d.key(name).asOf(d.e.Now() - lag)
 		if e.Value == nil {
@@ -217,19 +217,19 @@ func (l *line) Get(name string) (e cluster.Entry, err error) {
 }
 
 // change is call for what is written.
-func (l *line) change(f func(*directory) (uint64, error), rev *uint64, err *error) error {
+func (l *nodeLink) change(f func(*directory) (uint64, error), rev *uint64, err *error) error {
 	return l.call(true, f, rev, err)
 }
 
 // call carries what is to be done to the directory, and its answer back:
 // either may be lost or come too late, and then the caller cannot tell.
-func (l *line) call(changes bool, f func(*directory) (uint64, error), rev *uint64, err *error) error {
+func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *uint64, err *error) error {
 	e, d := l.w.e, l.w.dir
 	defer l.m.hold()
 	e.Yield(AtPoint, l.obj)
 	began := e.Now()
 	late := func() error { // the caller gives up, at its time
-		l.fault()
+		l.noteUnanswered()
 		if left := began + callTime - e.Now(); left > 0 {
 			e.Sleep(left)
 		}
@@ -244,14 +244,14 @@ func (l *line) call(changes bool, f func(*directory) (uint64, error), rev *uint6
 		}
 	}
 	if l.isCut(cutStore) {
-		l.fault()
+		l.noteUnanswered()
 		if l.chance(2) {
-			return errAway // known already
+			return errUnreachable // known already
 		}
 		return late()
 	}
-	way := func() { e.Sleep(l.upTo(l.w.storeDelay())) }
-	way()
+	delay := func() { e.Sleep(l.randomUpTo(l.w.storeDelay())) }
+	delay()
 	stalled := l.w.stalledUntil() - e.Now() // no leader: nothing is answered
 	switch {
 	case l.isCut(cutStore):
@@ -264,12 +264,12 @@ func (l *line) call(changes bool, f func(*directory) (uint64, error), rev *uint6
 		}
 		return late()
 	}
-	if l.upset() {
+	if l.callFails() {
 		switch l.pick(3) {
 		case 0: // lost on its way there
 			return late()
 		case 1: // late: it is done after the caller has given up
-			later(callTime + l.upTo(8*int64(time.Second)))
+			later(callTime + l.randomUpTo(8*int64(time.Second)))
 			return late()
 		}
 		d.do(func() { _, _ = f(d) })
@@ -277,7 +277,7 @@ func (l *line) call(changes bool, f func(*directory) (uint64, error), rev *uint6
 	}
 	d.do(func() { *rev, *err = f(d) })
 	e.Yield(AtPoint, l.obj)
-	way()
+	delay()
 	if l.isCut(cutStore) {
 		return late()
 	}
@@ -286,12 +286,12 @@ func (l *line) call(changes bool, f func(*directory) (uint64, error), rev *uint6
 
 // Watch implements cluster.Store: a task of its own tells what changes, with
 // some delay. After it was cut off it tells the newest of each key.
-func (l *line) Watch(_ context.Context, f func(cluster.Entry)) error {
+func (l *nodeLink) Watch(_ context.Context, f func(cluster.Entry)) error {
 	l.w.e.Go("watch", func() { l.watch(f) })
 	return nil
 }
 
-func (l *line) watch(f func(cluster.Entry)) {
+func (l *nodeLink) watch(f func(cluster.Entry)) {
 	e, d := l.w.e, l.w.dir
 	var told []uint64 // by key
 	tell := func(v version) {
@@ -308,7 +308,7 @@ func (l *line) watch(f func(cluster.Entry)) {
 	for !l.isClosed() {
 		if l.isCut(cutStore) {
 			lost = true
-			e.Park(AtWait, &l.mended, forever)
+			e.Park(AtWait, &l.healedGate, forever)
 			continue
 		}
 		if lost {
@@ -341,10 +341,10 @@ func (l *line) watch(f func(cluster.Entry)) {
 			}
 		})
 		if !ok {
-			e.Park(AtWait, &d.tells, forever)
+			e.Park(AtWait, &d.watchers, forever)
 			continue
 		}
-		if at := v.at + l.upTo(l.w.watchDelay()); at > e.Now() {
+		if at := v.at + l.randomUpTo(l.w.watchDelay()); at > e.Now() {
 			e.Sleep(at - e.Now())
 			continue
 		}

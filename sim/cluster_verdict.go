@@ -9,71 +9,71 @@ import (
 // and the nodes did.
 func (w *clusterRun) judge() {
 	for _, c := range w.all() {
-		w.doors(c)
+		w.judgeHTTP(c)
 		if !c.upgraded {
 			continue
 		}
-		w.oneClose(c)
-		w.ending(c)
-		w.timely(c)
+		w.judgeOneClose(c)
+		w.judgeEnd(c)
+		w.judgeDelays(c)
 		if c.phone {
-			w.flows(c)
-			w.fenced(c)
+			w.judgeFlows(c)
+			w.judgeDeadlines(c)
 		}
 	}
 	for _, m := range w.members[:w.nmembers] {
-		w.tallies(m)
+		w.judgeNodeCounters(m)
 	}
-	w.inOneOrder()
+	w.judgeOneOrder()
 }
 
-// trouble is a time in which the directory, the bus or a node was not as it
+// faultPeriod is a time in which the directory, the bus or a node was not as it
 // should be.
-type trouble struct{ from, to int64 }
+type faultPeriod struct{ from, to int64 }
 
-// echoOf is how long what went wrong can show: an entry lives so long, and
+// faultAftermath is how long what went wrong can show: an entry lives so long, and
 // who asks may have begun before.
-const echoOf = int64(entryLife + 20*time.Second)
+const faultAftermath = int64(entryLife + 20*time.Second)
 
-// quiet tells whether nothing was wrong with the cluster for long before c
+// noFaults tells whether nothing was wrong with the cluster for long before c
 // came until it was over.
-func (w *clusterRun) quiet(from, to int64) bool {
-	if w.store.upset+w.bus.lose+w.bus.late > 0 && from < w.healedAt+echoOf {
+func (w *clusterRun) noFaults(from, to int64) bool {
+	if w.storeFaults.upset+w.busFaults.lose+w.busFaults.late > 0 && from < w.healedAt+faultAftermath {
 		return false
 	}
-	for _, t := range w.troubles[:w.ntroubles] {
-		if t.from <= to && (t.to == forever || t.to+echoOf >= from) {
+	for _, t := range w.faultPeriods[:w.nfaultPeriods] {
+		if t.from <= to && (t.to == forever || t.to+faultAftermath >= from) {
 			return false
 		}
 	}
 	return true
 }
 
-// quietFor is quiet for all of a connection's life.
-func (w *clusterRun) quietFor(c *client) bool {
-	to := c.sock.ended
+// noFaultsDuring is quiet for all of a connection's life.
+func (w *clusterRun) noFaultsDuring(c *client) bool {
+	to := c.sock.closedAt
 	if c.closed {
 		to = c.closedAt.at
 	}
 	if !c.upgraded {
 		to = c.servedAt.at
 	}
-	return w.gentle && w.quiet(c.dialedAt.at, to)
+	return w.idleTimeOnly && w.noFaults(c.dialedAt.at, to)
 }
 
-// doors judges what was answered over HTTP.
-func (w *clusterRun) doors(c *client) {
+// judgeHTTP judges what was answered over HTTP.
+func (w *clusterRun) judgeHTTP(c *client) {
 	ok := false
 	m := c.node.m
 	switch c.status {
 	case 0:
-		ok = c.kind == asIs && (m.shut.after(c.dialedAt) || !c.upgraded)
+		ok = c.kind == asIs && (m.refusesFrom.after(c.dialedAt) || !c.upgraded)
 	case 400:
-		ok = c.kind == noHeader || c.spoilt
+		ok = c.kind == noHeader || c.badHandshake
 	case 403:
 		ok = c.kind == fromPage
 	case 503:
-		ok = c.retry != "" && (m.drained.step > 0 || m.dead || !w.quietFor(c) || w.claimants(c) > 4)
+		ok = c.retry != "" && (m.drained.step > 0 || m.dead || !w.noFaultsDuring(c) || w.claimants(c) > 4)
 	}
 	if !ok {
 		w.blame("gates", c, "answered with %d, upgraded %t", c.status, c.upgraded)
@@ -91,21 +91,21 @@ func (w *clusterRun) claimants(c *client) int {
 	return n
 }
 
-// ending judges how a connection ended.
-func (w *clusterRun) ending(c *client) {
+// judgeEnd judges how a connection ended.
+func (w *clusterRun) judgeEnd(c *client) {
 	if c.closed {
-		if why := w.unfounded(c); why != "" {
+		if why := w.unfoundedClose(c); why != "" {
 			w.blame(why, c, "closed with %d %q", c.code, c.reason)
 		}
 		return
 	}
-	if w.quietFor(c) && !c.left && c.faults&didStall == 0 {
+	if w.noFaultsDuring(c) && !c.left && c.faults&didStall == 0 {
 		w.blame("goodbye", c, "ended without a close message")
 	}
 }
 
-// unfounded names the invariant that c's close breaks, if it does.
-func (w *clusterRun) unfounded(c *client) string {
+// unfoundedClose names the invariant that c's close breaks, if it does.
+func (w *clusterRun) unfoundedClose(c *client) string {
 	unless := func(ok bool, invariant string) string {
 		if ok {
 			return ""
@@ -113,23 +113,23 @@ func (w *clusterRun) unfounded(c *client) string {
 		return invariant
 	}
 	did := func(f fault, invariant string) string { return unless(c.faults&f != 0, invariant) }
-	quiet := w.quietFor(c)
-	plain := quiet && w.run.Param("skew", 0) == 0
+	noFaults := w.noFaultsDuring(c)
+	plain := noFaults && w.run.Param("skew", 0) == 0
 	if c.closeSent && c.code == c.closeWith && c.reason == "" {
 		return ""
 	}
 	switch c.reason {
 	case "shutting down":
-		parted := func(m *member) bool { return m.drained.step > 0 && c.closedAt.after(m.drained) }
-		return unless(c.code == 1012 && (parted(c.node.m) || c.home != nil && parted(c.home.m)), "close code")
+		shutDown := func(m *member) bool { return m.drained.step > 0 && c.closedAt.after(m.drained) }
+		return unless(c.code == 1012 && (shutDown(c.node.m) || c.home != nil && shutDown(c.home.m)), "close code")
 	case "message took too long":
-		return unless(c.code == 1008 && (!quiet || c.faults&didDribble != 0), "close code")
+		return unless(c.code == 1008 && (!noFaults || c.faults&didDribble != 0), "close code")
 	case "heartbeat timeout":
 		return unless(c.code == 1011 && (!plain || w.silent(c)), "displaced")
 	case "write timeout":
-		return unless(c.code == 1011 && (!quiet || c.faults&didStall != 0), "close code")
+		return unless(c.code == 1011 && (!noFaults || c.faults&didStall != 0), "close code")
 	case "this node no longer serves the server-id":
-		return unless(c.code == 1012 && (!w.gentle || w.mayHaveLost(c)), "lost")
+		return unless(c.code == 1012 && (!w.idleTimeOnly || w.mayHaveLost(c)), "lost")
 	}
 	switch {
 	case c.code == 1002 && c.reason != "":
@@ -137,9 +137,9 @@ func (w *clusterRun) unfounded(c *client) string {
 	case c.code == 1009 && c.reason != "":
 		return did(didBig, "close code")
 	case c.phone:
-		return w.unfoundedPhone(c, did, unless)
+		return w.unfoundedPhoneClose(c, did, unless)
 	case c.code == 4409 && c.reason == "server-id already claimed":
-		return unless(!w.gentle || w.aliveElsewhere(c), "spurious 4409")
+		return unless(!w.idleTimeOnly || w.aliveAtOtherNode(c), "spurious 4409")
 	}
 	return "close code"
 }
@@ -152,12 +152,12 @@ func (w *clusterRun) mayHaveLost(c *client) bool {
 		m = c.home.m
 	}
 	at := c.sock.tap.closed
-	return m.iced || w.leapt && w.elsewhere(m, c.server, at) || m.drained.step > 0 && m.drained.at <= at || m.line.silences(at-int64(entryLife)-int64(callTime), at) > 1
+	return m.everFrozen || w.clockLeapt && w.claimedAtOtherNode(m, c.server, at) || m.drained.step > 0 && m.drained.at <= at || m.link.unansweredBetween(at-int64(entryLife)-int64(callTime), at) > 1
 }
 
-// elsewhere: a binary has asked another node than m for the id by then, and
+// claimedAtOtherNode: a binary has asked another node than m for the id by then, and
 // that one may have it, though nobody has been told.
-func (w *clusterRun) elsewhere(m *member, server int, at int64) bool {
+func (w *clusterRun) claimedAtOtherNode(m *member, server int, at int64) bool {
 	for _, b := range w.all() {
 		if !b.phone && b.server == server && b.node != m.node && b.dialedAt.at <= at {
 			return true
@@ -166,35 +166,35 @@ func (w *clusterRun) elsewhere(m *member, server int, at int64) bool {
 	return false
 }
 
-func (w *clusterRun) unfoundedPhone(c *client, did func(fault, string) string, unless func(bool, string) string) string {
-	quiet := w.quietFor(c)
+func (w *clusterRun) unfoundedPhoneClose(c *client, did func(fault, string) string, unless func(bool, string) string) string {
+	noFaults := w.noFaultsDuring(c)
 	switch {
 	case c.code == 1007 && c.reason != "":
 		return did(didBad, "close code")
 	case c.code == 1012 && c.reason == "the way to the node that serves the server-id broke":
-		return unless(!quiet, "broken")
+		return unless(!noFaults, "broken")
 	case c.code == 1013 && c.reason == "the node that serves the server-id does not answer":
-		return unless(!quiet, "gates")
+		return unless(!noFaults, "gates")
 	case c.code == 4404 && c.reason == "no server with that id":
-		return unless(len(c.flow(0).got) == 0 && (!quiet || w.store.lag > 0 || !w.heldThroughout(c)), "joined")
+		return unless(len(c.flow(0).got) == 0 && (!noFaults || w.storeFaults.lag > 0 || !w.heldThroughout(c)), "joined")
 	case c.code == 4404 && c.reason == "binary reclaimed server-id":
-		return unless(w.rival(c), "reclaimed")
+		return unless(w.rivalCame(c), "reclaimed")
 	}
 	if c.code == 4429 && c.reason == "too many phones for server-id" {
 		n := 0
 		for _, o := range w.all() {
-			if o != c && o.phone && o.server == c.server && o.knownOver().after(c.dialedAt) && !o.dialedAt.after(c.closedAt) {
+			if o != c && o.phone && o.server == c.server && o.knownEnd().after(c.dialedAt) && !o.dialedAt.after(c.closedAt) {
 				n++
 			}
 		}
 		// An answer that came too late may have let a phone in whom nobody waited for.
-		return unless(!quiet || n >= w.run.Param("max-phones", 16), "joined")
+		return unless(!noFaults || n >= w.run.Param("max-phones", 16), "joined")
 	}
-	return w.relayRun.unfoundedPhone(c, did, unless)
+	return w.relayRun.unfoundedPhoneClose(c, did, unless)
 }
 
-// rival: another binary came than the one that served c, if only to ask.
-func (w *clusterRun) rival(c *client) bool {
+// rivalCame: another binary came than the one that served c, if only to ask.
+func (w *clusterRun) rivalCame(c *client) bool {
 	for _, b := range w.all() {
 		if !b.phone && b.server == c.server && b.num != c.flow(0).from && !b.dialedAt.after(c.closedAt) {
 			return true
@@ -203,16 +203,16 @@ func (w *clusterRun) rival(c *client) bool {
 	return false
 }
 
-// aliveElsewhere: another binary gave a sign of life while c waited, or not
+// aliveAtOtherNode: another binary gave a sign of life while c waited, or not
 // long before it came: whoever answers for it may have asked on behalf of
 // somebody else.
-func (w *clusterRun) aliveElsewhere(c *client) bool {
+func (w *clusterRun) aliveAtOtherNode(c *client) bool {
 	from := c.dialedAt.at - 4*int64(probeTime)
 	return w.binaries(c, func(b *client) bool {
 		if b.upgradedAt.at >= from && b.upgradedAt.at <= c.closedAt.at {
 			return true
 		}
-		for _, at := range b.lives {
+		for _, at := range b.sentAt {
 			if at >= from && at <= c.closedAt.at {
 				return true
 			}
@@ -221,35 +221,35 @@ func (w *clusterRun) aliveElsewhere(c *client) bool {
 	})
 }
 
-// tallies holds what a node's relay counted against what came out of it.
-func (w *clusterRun) tallies(m *member) {
+// judgeNodeCounters holds what a node's relay counted against what came out of it.
+func (w *clusterRun) judgeNodeCounters(m *member) {
 	got := gather(m.relay.Metrics())
 	const prefix = "pyrycode_relay_"
 	var frames [2]int
-	guests := false
+	proxied := false
 	for _, c := range w.all() {
 		if c.node == m.node && (!c.phone || c.home == m.node) {
-			frames[c.door()] += c.sock.tap.frames
+			frames[c.endpoint()] += c.sock.tap.frames
 		}
-		guests = guests || c.phone && c.home == m.node && c.node != m.node
+		proxied = proxied || c.phone && c.home == m.node && c.node != m.node
 	}
 	for i, dir := range []string{"phone_to_binary", "binary_to_phone"} {
 		v := got[prefix+"frames_forwarded_total "+dir]
-		if v < float64(frames[i]) || v > float64(frames[i]) && (i == 0 || !guests) {
+		if v < float64(frames[i]) || v > float64(frames[i]) && (i == 0 || !proxied) {
 			w.e.Fail("forwarded", "node %d counts %v frames %s; %d are on the wire", m.n, v, dir, frames[i])
 		}
 	}
-	for i, door := range []string{"server", "client"} {
+	for i, endpoint := range []string{"server", "client"} {
 		n := 0.0
 		for name, v := range got {
-			if strings.HasPrefix(name, prefix+"ws_upgrade_attempts_total "+door+" ") {
+			if strings.HasPrefix(name, prefix+"ws_upgrade_attempts_total "+endpoint+" ") {
 				n += v
 			}
 		}
 		if n != float64(m.dials[i]) {
-			w.e.Fail("attempts", "node %d: %d requests at door %s have %v outcomes; want one each", m.n, m.dials[i], door, n)
+			w.e.Fail("attempts", "node %d: %d requests at door %s have %v outcomes; want one each", m.n, m.dials[i], endpoint, n)
 		}
 	}
-	w.account(m)
-	w.watchedCounters(m, gather(m.metrics), got)
+	w.judgeNodeAccounting(m)
+	w.coverNode(m, gather(m.metrics), got)
 }

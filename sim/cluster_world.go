@@ -43,7 +43,7 @@ const (
 
 var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall-store", "hold", "freeze", "thaw", "kill", "leave", "boot", "leap", "wipe"}
 
-const maxPlaces = 3
+const maxNodes = 3
 
 func (clusterWorld) Format(op Op) string {
 	if op.Verb >= cCutStore {
@@ -82,7 +82,7 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 		p.clusterActor("p1", []int{rDial, rSend}, 2, 2)
 		return p.interleave()
 	}
-	places := set("places", 2, 2, 3)
+	nodes := set("places", 2, 2, 3)
 	set("eager", 0, 0, 0, 1)
 	set("noise", r.Intn(1<<20))
 	set("latency", 0, 0, 1, 20) // milliseconds
@@ -127,27 +127,27 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 	phone := some([]int{rDial, rSend, rSend, rSend, rWait}, 2, rDial, rBurst, rClose, rHangup, rVanish, rStall, rResume)
 	phone = some(phone, 6, rBad, rPing, rSplit, rDribble, rBig)
 	for i := range 1 + r.Intn(3) {
-		p.clusterActor("b"+strconv.Itoa(i+1), binary, n, places)
+		p.clusterActor("b"+strconv.Itoa(i+1), binary, n, nodes)
 	}
 	for i := range 1 + r.Intn(3) {
-		p.clusterActor("p"+strconv.Itoa(i+1), phone, n, places)
+		p.clusterActor("p"+strconv.Itoa(i+1), phone, n, nodes)
 	}
 	if r.Chance(3) { // one daemon's attempts at several places, while the directory hesitates
-		p.clusterRound("b8", []int{rDial, rWait, [...]int{rHangup, rVanish}[r.Intn(2)], rWait, rDial}, n, places)
-		p.clusterRound("b9", []int{rWait, rDial, rHangup}, n, places)
-		p.clusterRound("p9", []int{rWait, rDial, rSend}, n, places)
+		p.clusterRound("b8", []int{rDial, rWait, [...]int{rHangup, rVanish}[r.Intn(2)], rWait, rDial}, n, nodes)
+		p.clusterRound("b9", []int{rWait, rDial, rHangup}, n, nodes)
+		p.clusterRound("p9", []int{rWait, rDial, rSend}, n, nodes)
 		if faulty && r.Chance(2) {
-			p.clusterRound("net9", []int{cStall, rWait, rWait}, n, places)
+			p.clusterRound("net9", []int{cStall, rWait, rWait}, n, nodes)
 		}
 	}
 	if faulty && r.Chance(5) { // the way breaks while much is on it
 		p.clusterRound("b7", []int{rDial, rWait, rWait, rBurst, rSend, rBurst}, n+4, 1)
-		p.clusterRound("p7", []int{rWait, rDial, rWait, rSend}, n, places)
-		p.clusterRound("p8", []int{rWait, rDial, rSend, rWait, rBurst}, n, places)
-		p.clusterRound("net7", []int{rWait, rWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], rWait, cMend, cBoot}, 6+r.Intn(8), places)
+		p.clusterRound("p7", []int{rWait, rDial, rWait, rSend}, n, nodes)
+		p.clusterRound("p8", []int{rWait, rDial, rSend, rWait, rBurst}, n, nodes)
+		p.clusterRound("net7", []int{rWait, rWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], rWait, cMend, cBoot}, 6+r.Intn(8), nodes)
 	}
 	if faulty && r.Chance(6) { // a node has no directory, and a rival comes as the entry expires
-		at := r.Intn(places)
+		at := r.Intn(nodes)
 		p.list = append(p.list, []Op{{Actor: "b4", Label: 1, Verb: rDial, Arg: maxServers * at}},
 			[]Op{{Actor: "net4", Label: 1, Verb: rWait, Arg: 3000}, {Actor: "net4", Label: 2, Verb: cCutStore, Arg: at}})
 		rival := []Op{{Actor: "b0", Label: 1, Verb: rWait, Arg: 29_000}}
@@ -164,7 +164,7 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 			case cStall:
 				op.Arg = 1
 			case cFreeze:
-				op.Arg = 3 * maxPlaces // place 0, for 40 s
+				op.Arg = 3 * maxNodes // place 0, for 40 s
 			}
 		}
 		p.list = append(p.list, []Op{{Actor: "p6", Label: 1, Verb: rWait, Arg: 1}, {Actor: "p6", Label: 2, Verb: rDial}, {Actor: "p6", Label: 3, Verb: rWait, Arg: 32_000},
@@ -196,26 +196,26 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 		net = append(net, rWait, cLeap, [...]int{cLeap, cWipe}[r.Intn(2)])
 	}
 	if faulty && len(net) > 0 {
-		p.clusterActor("net", net, 3+r.Intn(6), places)
+		p.clusterActor("net", net, 3+r.Intn(6), nodes)
 	}
 	if r.Chance(3) {
-		p.clusterActor("ops", []int{rScrape, rCheck, rWait}, 1+r.Intn(4), places)
+		p.clusterActor("ops", []int{rScrape, rCheck, rWait}, 1+r.Intn(4), nodes)
 	}
 	if p.run.Param("eager", 0) == 1 {
-		p.clusterActor("clock", []int{rNext, rNext, rAdvance}, 2+r.Intn(n), places)
+		p.clusterActor("clock", []int{rNext, rNext, rAdvance}, 2+r.Intn(n), nodes)
 	}
 	return p.interleave()
 }
 
 // clusterActor plans n operations of one actor, the first of the list first.
-func (p *planner) clusterActor(name string, verbs []int, n, places int) {
+func (p *planner) clusterActor(name string, verbs []int, n, nodes int) {
 	p.relayActor(name, n, verbs, p.ids)
 	ops := p.list[len(p.list)-1]
 	for i := range ops {
 		op := &ops[i]
 		switch op.Verb {
 		case rDial:
-			op.Arg += maxServers * p.r.Intn(places)
+			op.Arg += maxServers * p.r.Intn(nodes)
 		case rWait:
 			if op.Arg > 1 {
 				op.Arg = [...]int{100, 1000, 3000, 7000, 20_000, 32_000}[p.r.Intn(6)]
@@ -225,29 +225,29 @@ func (p *planner) clusterActor(name string, verbs []int, n, places int) {
 		case cLeap:
 			op.Arg = [...]int{10, 40}[p.r.Intn(2)]
 		case cFreeze:
-			op.Arg = p.r.Intn(places) + maxPlaces*p.r.Intn(4)
+			op.Arg = p.r.Intn(nodes) + maxNodes*p.r.Intn(4)
 		case rScrape, rCheck, cCutStore, cCutBus, cCutAll, cHold, cKill, cLeave:
-			op.Arg = p.r.Intn(places)
+			op.Arg = p.r.Intn(nodes)
 		}
 	}
 }
 
 // clusterRound plans n operations in the order of the list, again and again,
 // for the first server-id.
-func (p *planner) clusterRound(name string, verbs []int, n, places int) {
+func (p *planner) clusterRound(name string, verbs []int, n, nodes int) {
 	p.relayRound(name, n, verbs)
 	ops := p.list[len(p.list)-1]
 	for i := range ops {
 		op := &ops[i]
 		switch op.Verb {
 		case rDial:
-			op.Arg = maxServers * p.r.Intn(places)
+			op.Arg = maxServers * p.r.Intn(nodes)
 		case rWait:
 			op.Arg = [...]int{1, 300, 1000, 3000}[p.r.Intn(4)]
 		case cStall:
 			op.Arg = [...]int{1, 3, 4}[p.r.Intn(3)]
 		case cCutBus, cHold, cKill, cFreeze:
-			op.Arg = p.r.Intn(places)
+			op.Arg = p.r.Intn(nodes)
 		}
 	}
 }
@@ -256,67 +256,67 @@ func (p *planner) clusterRound(name string, verbs []int, n, places int) {
 // than that it has several addresses.
 type clusterRun struct {
 	*relayRun
-	dir     *directory
-	hub     *hub
-	places  [maxPlaces]atomic.Pointer[member]
-	size    int
-	joining *member // whose relay is being made
-	births  int
+	dir      *directory
+	bus      *messageBus
+	nodes    [maxNodes]atomic.Pointer[member]
+	size     int
+	starting *member // whose relay is being made
+	starts   int
 
-	store struct {
+	storeFaults struct {
 		upset             int
 		lag, delay, watch int64
 	}
-	bus struct {
+	busFaults struct {
 		lose, late int
 		delay      int64
 	}
 
 	// Written and read where the race detector does not look.
-	members  [32]*member // all that there have been
-	nmembers int
-	stalled  int64 // the directory answers nobody before that time
-	calmed   bool  // no more faults
-	leapt    bool  // entries have gone early
-	up       bool  // all processes have started
-	started  Gate
-	booting  bool
-	gentle   bool // time moves only where nothing else can
-	healedAt int64
+	members      [32]*member // all that there have been
+	nmembers     int
+	stalled      int64 // the directory answers nobody before that time
+	faultsOver   bool  // no more faults
+	clockLeapt   bool  // entries have gone early
+	up           bool  // all processes have started
+	started      Gate
+	booting      bool
+	idleTimeOnly bool // time moves only where nothing else can
+	healedAt     int64
 
-	troubles  [256]trouble
-	ntroubles int
-	doings    [128]doing
-	ndoings   int
+	faultPeriods    [256]faultPeriod
+	nfaultPeriods   int
+	nemesisActions  [128]nemesisAction
+	nnemesisActions int
 }
 
 func (clusterWorld) Start(e *Engine, r *Run) Instance {
-	w := &clusterRun{relayRun: &relayRun{e: e, run: r}, gentle: r.Param("eager", 0) == 0}
-	w.mesh = w
+	w := &clusterRun{relayRun: &relayRun{e: e, run: r}, idleTimeOnly: r.Param("eager", 0) == 0}
+	w.cluster = w
 	for i, a := range r.actors() {
 		if i < maxActors {
 			w.users[i] = &peerUser{name: a.name, rnd: NewRand(nameKey(a.name) ^ uint64(r.Param("noise", 0)))}
 		}
 	}
 	ms := func(name string) int64 { return int64(r.Param(name, 0)) * int64(time.Millisecond) }
-	w.store.upset, w.store.lag, w.store.delay, w.store.watch = r.Param("upset", 0), ms("lag"), ms("store-delay"), ms("watch-delay")
-	w.bus.lose, w.bus.late, w.bus.delay = r.Param("lose", 0), r.Param("late", 0), ms("bus-delay")
+	w.storeFaults.upset, w.storeFaults.lag, w.storeFaults.delay, w.storeFaults.watch = r.Param("upset", 0), ms("lag"), ms("store-delay"), ms("watch-delay")
+	w.busFaults.lose, w.busFaults.late, w.busFaults.delay = r.Param("lose", 0), r.Param("late", 0), ms("bus-delay")
 	w.dir = &directory{e: e}
-	w.hub = &hub{w: w}
+	w.bus = &messageBus{w: w}
 	e.Go("expiry", w.dir.expire)
-	w.size = min(max(r.Param("places", 2), 2), maxPlaces)
+	w.size = min(max(r.Param("places", 2), 2), maxNodes)
 	e.Go("boot", func() {
 		for i := range w.size {
 			w.boot(i)
 		}
-		e.Sleep(2*w.bus.delay + 1) // until they have heard of each other
+		e.Sleep(2*w.busFaults.delay + 1) // until they have heard of each other
 		w.setUp()
 	})
 	return w
 }
 
-// at is the node at a place: the last life of its process.
-func (w *clusterRun) at(place int) *member { return w.places[place%w.size].Load() }
+// nodeAt is the node at a place: the last life of its process.
+func (w *clusterRun) nodeAt(index int) *member { return w.nodes[index%w.size].Load() }
 
 //go:norace
 func (w *clusterRun) setUp() {
@@ -333,10 +333,10 @@ func (w *clusterRun) awaitUp() {
 	}
 }
 
-// enter notes a life.
+// addMember notes a life.
 //
 //go:norace
-func (w *clusterRun) enter(m *member) {
+func (w *clusterRun) addMember(m *member) {
 	if w.nmembers == len(w.members) {
 		panic("sim: too many lives of nodes in one run")
 	}

@@ -43,11 +43,11 @@ type step struct {
 // An Engine runs one seed: real goroutines, one at a time, handing over
 // to each other at the seams.
 type Engine struct {
-	inst  Instance
-	pick_ picker
-	plain bool // hand over in sight of the race detector; only to prove that hiding matters
-	limit int
-	until int // end the run, undisturbed, after so many steps; 0: never
+	inst     Instance
+	picker   picker
+	plain    bool // hand over in sight of the race detector; only to prove that hiding matters
+	limit    int
+	maxSteps int // end the run, undisturbed, after so many steps; 0: never
 
 	mode     mode
 	checking bool // an invariant is being looked at: seams do nothing
@@ -60,22 +60,22 @@ type Engine struct {
 	driver   chan struct{}
 	fin      byte // tasks release it when they end, the driver acquires it
 
-	now     int64
-	timers  *Timer // armed, oldest first
-	last    *Timer
-	names   []string // of locks and gauges
-	nnames  int
-	listed  []listed // when tasks begin that no actor is, sorted by key
-	trace   []step
-	steps   int
-	hash    uint64
-	failure *Failure
-	probes  [64]bool
-	states  []uint64 // of the world, where the caller wants to count them
-	nstates int
+	now        int64
+	timers     *Timer // armed, oldest first
+	last       *Timer
+	names      []string // of locks and gauges
+	nnames     int
+	taskOrders []taskOrder // when tasks begin that no actor is, sorted by key
+	trace      []step
+	steps      int
+	hash       uint64
+	failure    *Failure
+	covered    [64]bool
+	states     []uint64 // of the world, where the caller wants to count them
+	nstates    int
 }
 
-type listed struct {
+type taskOrder struct {
 	key   uint64
 	order int
 }
@@ -96,7 +96,7 @@ func newBuffers(limit int) *buffers {
 }
 
 func newEngine(b *buffers, p picker) *Engine {
-	e := &Engine{pick_: p, limit: len(b.trace), tasks: b.tasks, ready: b.ready, trace: b.trace,
+	e := &Engine{picker: p, limit: len(b.trace), tasks: b.tasks, ready: b.ready, trace: b.trace,
 		names: b.names, states: b.states, driver: make(chan struct{}, 1), hash: 14695981039346656037}
 	e.main = e.newTask()
 	e.main.Name, e.main.Actor, e.main.key, e.main.state = "idle", -1, nameKey("idle"), done
@@ -130,7 +130,7 @@ func (e *Engine) object(name string) int32 {
 // run carries out a listing and returns when nothing is left to happen or
 // something broke. The goroutines are still parked then.
 func (e *Engine) run(w World, r *Run) {
-	e.listed = r.listed()
+	e.taskOrders = r.taskOrders()
 	e.inst = w.Start(e, r)
 	for i, a := range r.actors() {
 		t := e.newTask()
@@ -145,23 +145,23 @@ func (e *Engine) run(w World, r *Run) {
 				e.inst.Do(t, ops[j])
 			}
 		}
-		e.revive(t)
-		e.pick_.born(e, t)
+		e.addReady(t)
+		e.picker.born(e, t)
 		go e.body(t)
 	}
 	e.mode = running
-	for e.failure == nil && !e.cut() {
+	for e.failure == nil && !e.stoppedEarly() {
 		e.point(e.main, AtPoint, 0)
 		if next := e.pick(e.main); next != nil {
-			e.turn(next)
-		} else if e.failure == nil && !e.cut() && !e.idle() {
+			e.runTasks(next)
+		} else if e.failure == nil && !e.stoppedEarly() && !e.idle() {
 			break
 		}
 	}
 	acquire(&e.fin)
 	e.mode = judging
 	e.cur = e.main
-	if e.cut() {
+	if e.stoppedEarly() {
 		return
 	}
 	for i := range e.tasks[1:e.ntasks] {
@@ -174,15 +174,15 @@ func (e *Engine) run(w World, r *Run) {
 	}
 }
 
-// cut tells whether the run was ended before its end.
+// stoppedEarly tells whether the run was ended before its end.
 //
 //go:norace
-func (e *Engine) cut() bool { return e.until > 0 && e.steps >= e.until }
+func (e *Engine) stoppedEarly() bool { return e.maxSteps > 0 && e.steps >= e.maxSteps }
 
-// turn lets the tasks run until one hands back to the driver.
+// runTasks lets the tasks run until one hands back to the driver.
 //
 //go:norace
-func (e *Engine) turn(next *Task) {
+func (e *Engine) runTasks(next *Task) {
 	e.cur = next
 	if e.plain {
 		next.wake <- struct{}{}
@@ -213,7 +213,7 @@ func (e *Engine) idle() bool {
 	if !on || due < 0 {
 		return false
 	}
-	e.reach(due)
+	e.advanceTo(due)
 	return true
 }
 

@@ -7,38 +7,38 @@ import (
 	"time"
 )
 
-// theatre is a world in which a test says what each actor does.
-type theatre struct {
-	roles map[string]func(e *Engine)
-	e     *Engine
+// scriptedWorld is a world in which a test says what each actor does.
+type scriptedWorld struct {
+	scripts map[string]func(e *Engine)
+	e       *Engine
 }
 
-func (*theatre) Name() string               { return "theatre" }
-func (*theatre) Plan(*Rand, bool) *Run      { return nil }
-func (*theatre) Format(Op) string           { return "act" }
-func (*theatre) Parse([]string) (Op, error) { return Op{}, nil }
-func (*theatre) Probes() []string           { return nil }
-func (*theatre) Invariants() []string       { return nil }
-func (w *theatre) Start(e *Engine, _ *Run) Instance {
+func (*scriptedWorld) Name() string               { return "theatre" }
+func (*scriptedWorld) Plan(*Rand, bool) *Run      { return nil }
+func (*scriptedWorld) Format(Op) string           { return "act" }
+func (*scriptedWorld) Parse([]string) (Op, error) { return Op{}, nil }
+func (*scriptedWorld) CoverageGoals() []string    { return nil }
+func (*scriptedWorld) Invariants() []string       { return nil }
+func (w *scriptedWorld) Start(e *Engine, _ *Run) Instance {
 	w.e = e
 	return w
 }
-func (w *theatre) Do(t *Task, _ Op)     { w.roles[t.Name](w.e) }
-func (*theatre) Step()                  {}
-func (*theatre) Unlocking(*Task, *Lock) {}
-func (*theatre) Contended(*Task, *Lock) {}
-func (*theatre) Ended(*Task)            {}
-func (*theatre) Idle() bool             { return true }
-func (*theatre) Final()                 {}
+func (w *scriptedWorld) Do(t *Task, _ Op)     { w.scripts[t.Name](w.e) }
+func (*scriptedWorld) Step()                  {}
+func (*scriptedWorld) Unlocking(*Task, *Lock) {}
+func (*scriptedWorld) Contended(*Task, *Lock) {}
+func (*scriptedWorld) Ended(*Task)            {}
+func (*scriptedWorld) Idle() bool             { return true }
+func (*scriptedWorld) Final()                 {}
 
-// play lets the actors act, in this order unless lines say otherwise.
-func play(roles map[string]func(*Engine), order []string, lines ...Line) *Result {
+// runScripted lets the actors act, in this order unless lines say otherwise.
+func runScripted(roles map[string]func(*Engine), order []string, lines ...Line) *Result {
 	r := &Run{World: "theatre"}
 	for _, a := range order {
 		r.Lines = append(r.Lines, Line{Op: Op{Actor: a, Label: 1}})
 	}
 	r.Lines = append(r.Lines, lines...)
-	x := Runner{World: &theatre{roles: roles}, Trace: true, Plain: true} // the tests share variables
+	x := Runner{World: &scriptedWorld{scripts: roles}, Trace: true, Plain: true} // the tests share variables
 	return x.Replay(r)
 }
 
@@ -52,7 +52,7 @@ func TestDeadlockNamesWhoHoldsWhat(t *testing.T) {
 		},
 		"b": func(*Engine) { right.Lock(); left.Lock() },
 	}
-	res := play(roles, []string{"a", "b"}, Line{At: "a.1@locked1", Run: "b"})
+	res := runScripted(roles, []string{"a", "b"}, Line{At: "a.1@locked1", Run: "b"})
 	if res.Failure == nil || res.Failure.Invariant != "deadlock" {
 		t.Fatalf("got %v; want a deadlock", res.Failure)
 	}
@@ -64,14 +64,14 @@ func TestDeadlockNamesWhoHoldsWhat(t *testing.T) {
 }
 
 func TestPanicIsAFailureOfItsTask(t *testing.T) {
-	res := play(map[string]func(*Engine){"a": func(*Engine) { panic("oh") }}, []string{"a"})
+	res := runScripted(map[string]func(*Engine){"a": func(*Engine) { panic("oh") }}, []string{"a"})
 	if res.Failure == nil || res.Failure.Invariant != "panic" || !strings.HasPrefix(res.Failure.Detail, "oh\n") || res.Failure.Task != "a" {
 		t.Errorf("got %v; want a panic of a", res.Failure)
 	}
 }
 
 func TestRunWithoutEndIsCutOff(t *testing.T) {
-	res := play(map[string]func(*Engine){"a": func(e *Engine) {
+	res := runScripted(map[string]func(*Engine){"a": func(e *Engine) {
 		for {
 			e.Yield(AtPoint, 0)
 		}
@@ -82,7 +82,7 @@ func TestRunWithoutEndIsCutOff(t *testing.T) {
 }
 
 func TestActorThatWaitsForNothingIsReported(t *testing.T) {
-	res := play(map[string]func(*Engine){"a": func(e *Engine) { e.Park(AtWait, new(Gate), -1) }}, []string{"a"})
+	res := runScripted(map[string]func(*Engine){"a": func(e *Engine) { e.Park(AtWait, new(Gate), -1) }}, []string{"a"})
 	if res.Failure == nil || res.Failure.Invariant != "ends" {
 		t.Errorf("got %v; want an actor that never ends", res.Failure)
 	}
@@ -90,7 +90,7 @@ func TestActorThatWaitsForNothingIsReported(t *testing.T) {
 
 func TestUnlockOfAnothersLock(t *testing.T) {
 	var l sync.Locker
-	res := play(map[string]func(*Engine){
+	res := runScripted(map[string]func(*Engine){
 		"a": func(e *Engine) { l = e.NewLock("l"); l.Lock() },
 		"b": func(*Engine) { l.Unlock() },
 	}, []string{"a", "b"})
@@ -102,7 +102,7 @@ func TestUnlockOfAnothersLock(t *testing.T) {
 func TestTimers(t *testing.T) {
 	var got []string
 	say := func(s string) { got = append(got, s) }
-	res := play(map[string]func(*Engine){
+	res := runScripted(map[string]func(*Engine){
 		"a": func(e *Engine) {
 			late := e.Clock().AfterFunc(2*time.Second, func() { say("late") })
 			e.Clock().AfterFunc(time.Second, func() { say("first at " + time.Duration(e.Now()).String()) })
@@ -133,7 +133,7 @@ func TestTimers(t *testing.T) {
 }
 
 func TestClockForbidsWhatCannotBeOrdered(t *testing.T) {
-	res := play(map[string]func(*Engine){"a": func(e *Engine) { e.Clock().Sleep(time.Second) }}, []string{"a"})
+	res := runScripted(map[string]func(*Engine){"a": func(e *Engine) { e.Clock().Sleep(time.Second) }}, []string{"a"})
 	if res.Failure == nil || !strings.Contains(res.Failure.Detail, onlyAfterFunc) {
 		t.Errorf("got %v; want %s", res.Failure, onlyAfterFunc)
 	}
@@ -143,7 +143,7 @@ func TestParkedTaskGoesOnWhenTheGateOpensOrTimeIsUp(t *testing.T) {
 	var g Gate
 	open := false
 	var got []string
-	res := play(map[string]func(*Engine){
+	res := runScripted(map[string]func(*Engine){
 		"a": func(e *Engine) {
 			for !open {
 				e.Park(AtRead, &g, -1)
@@ -182,14 +182,14 @@ func TestTasksStartedByTasksHaveNamesThatLast(t *testing.T) {
 		},
 		"b": func(e *Engine) { got = append(got, "b") },
 	}
-	if res := play(role, []string{"a", "b"}); res.Failure != nil {
+	if res := runScripted(role, []string{"a", "b"}); res.Failure != nil {
 		t.Fatal(res.Failure)
 	}
 	if s, want := strings.Join(got, " "), "a.1/go1 a.1/go1/go1 b"; s != want {
 		t.Errorf("got %s; want %s", s, want)
 	}
 	got = nil
-	if res := play(role, []string{"a", "b"}, Line{Begins: "a.1/go1"}); res.Failure != nil {
+	if res := runScripted(role, []string{"a", "b"}, Line{Begins: "a.1/go1"}); res.Failure != nil {
 		t.Fatal(res.Failure)
 	}
 	if s, want := strings.Join(got, " "), "b a.1/go1 a.1/go1/go1"; s != want {
@@ -201,7 +201,7 @@ func TestTasksStartedByTasksHaveNamesThatLast(t *testing.T) {
 func TestTasksStartedByTheWorldHaveNames(t *testing.T) {
 	var got []string
 	e := newEngine(newBuffers(1000), newReplayer(&Run{}))
-	w := &theatre{roles: map[string]func(*Engine){"a": func(e *Engine) { e.Advance(time.Second) }}}
+	w := &scriptedWorld{scripts: map[string]func(*Engine){"a": func(e *Engine) { e.Advance(time.Second) }}}
 	say := func() { got = append(got, e.Current().title()) }
 	e.Go("first", say)
 	e.Go("second", say)
@@ -232,7 +232,7 @@ func BenchmarkStep(b *testing.B) {
 	}
 	for _, s := range Strategies {
 		b.Run(s, func(b *testing.B) {
-			x := Runner{World: &theatre{roles: roles}}
+			x := Runner{World: &scriptedWorld{scripts: roles}}
 			steps := 0
 			for steps < b.N {
 				p, err := newPicker(s, NewRand(uint64(steps)), 1000)

@@ -39,7 +39,7 @@ func (p *exhaustive) pick(e *Engine, cur *Task) *Task {
 	// Choice 0 goes on with cur; the others go round from there.
 	from := 0
 	if cur.state == runnable {
-		from = cur.slot
+		from = cur.readyIndex
 	}
 	next := e.ready[(from+int(c))%e.nready]
 	if stay && next != cur {
@@ -73,8 +73,8 @@ type Coverage struct {
 	Failed    *Result
 }
 
-// Share is the percentage of the states that random schedules reached.
-func (c *Coverage) Share() float64 { return 100 * float64(c.Random) / float64(max(c.States, 1)) }
+// StatePercent is the percentage of the states that random schedules reached.
+func (c *Coverage) StatePercent() float64 { return 100 * float64(c.Random) / float64(max(c.States, 1)) }
 
 // Exhaust runs every schedule of the small world of a seed that takes a
 // task away from an operation at most bound times, then random schedules

@@ -13,21 +13,21 @@ import (
 func HTML(r *Result) string {
 	if c := r.Chart; c != nil {
 		if r.Failure != nil {
-			c.Bad, c.Why = r.Failure.Step, r.Failure.String()
+			c.FailedStep, c.Why = r.Failure.Step, r.Failure.String()
 		}
 		return c.HTML(r.title(), r.Run.String())
 	}
 	t := r.Trace
-	lane := map[int32]int{}
+	column := map[int32]int{}
 	var tasks []int32
 	for _, s := range t.steps {
-		if _, ok := lane[s.task]; !ok {
-			lane[s.task] = len(tasks)
+		if _, ok := column[s.task]; !ok {
+			column[s.task] = len(tasks)
 			tasks = append(tasks, s.task)
 		}
 	}
 	const left, width, height, top = 110, 150, 18, 60
-	x := func(task int32) int { return left + lane[task]*width + 12 }
+	x := func(task int32) int { return left + column[task]*width + 12 }
 	y := func(i int) int { return top + i*height }
 	var b strings.Builder
 	fmt.Fprintf(&b, page, html.EscapeString(r.title()), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()),
@@ -53,13 +53,13 @@ func HTML(r *Result) string {
 		if r.Failure != nil && i == min(r.Failure.Step, len(t.steps)-1) {
 			class = ` class="bad"`
 		}
-		if s.next >= 0 && s.next != s.task && lane[s.next] >= 0 {
-			if _, ok := lane[s.next]; ok {
+		if s.next >= 0 && s.next != s.task && column[s.next] >= 0 {
+			if _, ok := column[s.next]; ok {
 				fmt.Fprintf(&b, `<line class="to" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", x(s.task), y(i), x(s.next), y(i+1))
 			}
 		}
 		fmt.Fprintf(&b, `<g%s><circle cx="%d" cy="%d" r="4"/><text x="%d" y="%d">%s</text><title>step %d, %s</title></g>`+"\n",
-			class, x(s.task), y(i), x(s.task)+8, y(i)+4, html.EscapeString(label), i, html.EscapeString(t.tasks[s.task].place(s.at)))
+			class, x(s.task), y(i), x(s.task)+8, y(i)+4, html.EscapeString(label), i, html.EscapeString(t.tasks[s.task].pointName(s.at)))
 	}
 	b.WriteString("</svg></main></html>\n")
 	return b.String()

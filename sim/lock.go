@@ -6,13 +6,13 @@ import "sync"
 // engine; the real mutex inside never waits and is there to show the race
 // detector the order that the lock does create.
 type Lock struct {
-	e     *Engine
-	name  string
-	obj   int32
-	owner *Task
-	wants int
-	slow  bool // its holder may wait for something else
-	mu    sync.Mutex
+	e       *Engine
+	name    string
+	obj     int32
+	owner   *Task
+	waiters int
+	slow    bool // its holder may wait for something else
+	mu      sync.Mutex
 }
 
 // NewLock makes a lock; it is what the relay gets for new(sync.Mutex).
@@ -37,8 +37,8 @@ func (l *Lock) Lock() {
 		e.inst.Contended(t, l)
 	}
 	for l.owner != nil {
-		l.wants++
-		e.drop(t, blocked)
+		l.waiters++
+		e.removeReady(t, blocked)
 		t.lock = l
 		e.point(t, AtBlocked, l.obj)
 		e.park(t, e.pick(t))
@@ -70,11 +70,11 @@ func (l *Lock) Unlock() {
 	}
 	l.owner = nil
 	l.mu.Unlock()
-	if l.wants > 0 {
-		l.wants = 0
+	if l.waiters > 0 {
+		l.waiters = 0
 		for i := 1; i < e.ntasks; i++ {
 			if o := e.tasks[i]; o.state == blocked && o.lock == l {
-				e.revive(o)
+				e.addReady(o)
 			}
 		}
 	}

@@ -23,13 +23,13 @@ func TestMain(m *testing.M) {
 	case "hashes":
 		fmt.Print(hashes())
 	case "ab":
-		for _, s := range AB(100) {
+		for _, s := range DetectPlantedRace(100) {
 			fmt.Println(s.Seen)
 		}
 	case "canary":
 		fmt.Println(Canary())
 	case "reach":
-		for _, s := range Reach() {
+		for _, s := range MeasureDetector() {
 			fmt.Println(s.OK(), s)
 		}
 	}

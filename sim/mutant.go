@@ -13,22 +13,22 @@ import (
 var mutantFiles embed.FS
 
 //go:embed testdata/*.run
-var storyFiles embed.FS
+var regressionFiles embed.FS
 
 // A Mutant is one way to break the real relay: a patch, and what is known
 // about it.
 type Mutant struct {
-	Name     string
-	Class    string   // the kind of bug, in words of wire.md §16 where it is one
-	Catch    []string // the invariants that should notice
-	Story    string   // a run in testdata that breaks with it
-	Pair     string   // guards that cover this one, or that it covers
-	Race     bool     // only the race detector can see it
-	Survives string   // why nothing can notice
-	Note     string
-	World    string
-	File     string // what is patched
-	hunks    []hunk
+	Name          string
+	Class         string   // the kind of bug, in words of wire.md §16 where it is one
+	Catch         []string // the invariants that should notice
+	RegressionRun string   // a run in testdata that breaks with it
+	Pair          string   // guards that cover this one, or that it covers
+	Race          bool     // only the race detector can see it
+	Survives      string   // why nothing can notice
+	Note          string
+	World         string
+	File          string // what is patched
+	hunks         []hunk
 }
 
 type hunk struct{ old, new string }
@@ -79,7 +79,7 @@ func parseMutant(name, text string) (*Mutant, error) {
 		case "catch":
 			m.Catch = strings.Split(value, ", ")
 		case "story":
-			m.Story = value
+			m.RegressionRun = value
 		case "pair":
 			m.Pair = value
 		case "race":
@@ -152,21 +152,21 @@ func Reached() int { return reached }
 
 import mutated "github.com/pyrycode/pyrycode-relay/` + path.Dir(m.File) + `"
 
-func reached() int { return mutated.Reached() }
+func mutantHits() int { return mutated.Reached() }
 `,
 	}, nil
 }
 
-// Stories returns the runs that are told in testdata, by name.
-func Stories() (map[string]*Run, error) {
-	names, err := fs.Glob(storyFiles, "testdata/*.run")
+// RegressionRuns returns the runs that are told in testdata, by name.
+func RegressionRuns() (map[string]*Run, error) {
+	names, err := fs.Glob(regressionFiles, "testdata/*.run")
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(names)
-	stories := map[string]*Run{}
+	runs := map[string]*Run{}
 	for _, name := range names {
-		b, err := storyFiles.ReadFile(name)
+		b, err := regressionFiles.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +174,7 @@ func Stories() (map[string]*Run, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		stories[strings.TrimSuffix(path.Base(name), ".run")] = r
+		runs[strings.TrimSuffix(path.Base(name), ".run")] = r
 	}
-	return stories, nil
+	return runs, nil
 }

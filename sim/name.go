@@ -39,7 +39,7 @@ func (t *Task) site(op int32) string {
 	return t.title() + "." + strconv.Itoa(int(op))
 }
 
-func (t *Task) place(p point) string {
+func (t *Task) pointName(p point) string {
 	return t.site(p.op) + "@" + p.kind.String() + strconv.Itoa(int(p.occ))
 }
 

@@ -18,21 +18,21 @@ const forever = -1
 // the time at which it arrives. The mutex is held at no seam; it shows the
 // race detector that bytes are written before they are read.
 type pipe struct {
-	e     *Engine
-	wants Gate // who waits for bytes
-	room  Gate // who waits for room
+	e        *Engine
+	readable Gate // who waits for bytes
+	writable Gate // who waits for room
 
-	mu      sync.Mutex // guards all below
-	bytes   []byte     // written, not read
-	parts   []part
-	max     int   // bytes that fit; 0: any number
-	latency int64 // at most
-	rnd     *Rand
-	last    int64 // when the newest byte arrives
-	eof     bool  // nothing more will be written
-	reset   bool  // both ends are gone
-	deaf    bool  // who should read has hung up: what is written vanishes
-	quit    bool  // who should read is to stop waiting
+	mu          sync.Mutex // guards all below
+	bytes       []byte     // written, not read
+	parts       []part
+	max         int   // bytes that fit; 0: any number
+	latency     int64 // at most
+	rnd         *Rand
+	last        int64 // when the newest byte arrives
+	eof         bool  // nothing more will be written
+	reset       bool  // both ends are gone
+	readClosed  bool  // who should read has hung up: what is written vanishes
+	readStopped bool  // who should read is to stop waiting
 }
 
 // part is bytes that arrive together.
@@ -50,7 +50,7 @@ func (p *pipe) put(b []byte, n int) (int, error) {
 		return 0, errReset
 	case p.eof:
 		return 0, errClosed
-	case p.deaf:
+	case p.readClosed:
 		return len(b), nil
 	}
 	n = min(n, len(b))
@@ -63,7 +63,7 @@ func (p *pipe) put(b []byte, n int) (int, error) {
 	p.bytes = append(p.bytes, b[:n]...)
 	p.last = max(p.last, p.e.Now()+p.delay())
 	p.parts = append(p.parts, part{n, p.last})
-	p.e.Open(&p.wants)
+	p.e.Open(&p.readable)
 	return n, nil
 }
 
@@ -79,7 +79,7 @@ func (p *pipe) delay() int64 {
 func (p *pipe) take(b []byte) (n int, again int64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.quit {
+	if p.readStopped {
 		return 0, forever, errClosed
 	}
 	now := p.e.Now()
@@ -98,7 +98,7 @@ func (p *pipe) take(b []byte) (n int, again int64, err error) {
 	}
 	switch {
 	case n > 0:
-		p.e.Open(&p.room)
+		p.e.Open(&p.writable)
 		return n, 0, nil
 	case len(p.parts) > 0:
 		return 0, again, nil
@@ -130,21 +130,21 @@ func (p *pipe) arrived() int {
 //
 //go:norace
 func (p *pipe) unread() bool {
-	return !p.quit && !p.reset && len(p.parts) > 0 && p.parts[0].at <= p.e.now
+	return !p.readStopped && !p.reset && len(p.parts) > 0 && p.parts[0].at <= p.e.now
 }
 
-// end is what happens to the pipe as a whole: change sets its flags.
-func (p *pipe) end(change func(*pipe)) {
+// update is what happens to the pipe as a whole: change sets its flags.
+func (p *pipe) update(change func(*pipe)) {
 	p.mu.Lock()
 	change(p)
 	p.mu.Unlock()
-	p.e.Open(&p.wants)
-	p.e.Open(&p.room)
+	p.e.Open(&p.readable)
+	p.e.Open(&p.writable)
 }
 
-func finish(p *pipe) { p.eof = true; p.last = max(p.last, p.e.Now()+p.delay()) }
-func hangUp(p *pipe) { p.deaf, p.bytes, p.parts = true, nil, nil }
-func stop(p *pipe)   { p.quit = true }
+func setWriteClosed(p *pipe) { p.eof = true; p.last = max(p.last, p.e.Now()+p.delay()) }
+func setReadClosed(p *pipe)  { p.readClosed, p.bytes, p.parts = true, nil, nil }
+func setReadStopped(p *pipe) { p.readStopped = true }
 
-// lose breaks the pipe; what had not been read is lost.
-func lose(p *pipe) { p.reset, p.bytes, p.parts = true, nil, nil }
+// setReset breaks the pipe; what had not been read is lost.
+func setReset(p *pipe) { p.reset, p.bytes, p.parts = true, nil, nil }

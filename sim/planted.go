@@ -19,10 +19,10 @@ type plantedWorld struct {
 
 var plantedVerbs = []string{"torn", "bare"}
 
-func (w plantedWorld) Name() string       { return w.name }
-func (plantedWorld) Probes() []string     { return nil }
-func (plantedWorld) Invariants() []string { return []string{"update"} }
-func (plantedWorld) Format(op Op) string  { return plantedVerbs[op.Verb] }
+func (w plantedWorld) Name() string          { return w.name }
+func (plantedWorld) CoverageGoals() []string { return nil }
+func (plantedWorld) Invariants() []string    { return []string{"update"} }
+func (plantedWorld) Format(op Op) string     { return plantedVerbs[op.Verb] }
 func (w plantedWorld) Plan(*Rand, bool) *Run {
 	r := &Run{}
 	for i := range 4 {

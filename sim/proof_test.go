@@ -76,7 +76,7 @@ func TestTornUpdateShrinksToItsCore(t *testing.T) {
 	}
 }
 
-func TestMutantsApplyAndTheirStoriesExist(t *testing.T) {
+func TestMutantsApplyAndTheirRegressionRunsExist(t *testing.T) {
 	ms, err := Mutants()
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestMutantsApplyAndTheirStoriesExist(t *testing.T) {
 	if len(ms) < 24 {
 		t.Errorf("%d mutants; want at least 24", len(ms))
 	}
-	stories, err := Stories()
+	regressions, err := RegressionRuns()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,8 +101,8 @@ func TestMutantsApplyAndTheirStoriesExist(t *testing.T) {
 		if _, err := parser.ParseFile(token.NewFileSet(), m.File, files[m.File], 0); err != nil {
 			t.Errorf("mutant %s: %v", m.Name, err)
 		}
-		if m.Story != "" && stories[m.Story] == nil {
-			t.Errorf("mutant %s: no story %q", m.Name, m.Story)
+		if m.RegressionRun != "" && regressions[m.RegressionRun] == nil {
+			t.Errorf("mutant %s: no story %q", m.Name, m.RegressionRun)
 		}
 		for _, p := range strings.Split(m.Pair, ", ") {
 			if p != "" && !names[p] {

@@ -43,18 +43,18 @@ func (x *Runner) Record(res *Result) (*Run, *Result) {
 	k := 0
 	for i, l := range r.Lines {
 		for ; k < p.n && p.left[k] < began[i]; k++ {
-			lines = append(lines, first.turning(p.left[k]))
+			lines = append(lines, first.switchLine(p.left[k]))
 		}
 		lines = append(lines, l)
 	}
 	for ; k < p.n; k++ {
-		lines = append(lines, first.turning(p.left[k]))
+		lines = append(lines, first.switchLine(p.left[k]))
 	}
 	r.Lines = lines
 	return &r, y.Replay(&r)
 }
 
-func (t *Trace) turning(i int) Line {
+func (t *Trace) switchLine(i int) Line {
 	s := t.steps[i]
-	return Line{At: t.tasks[s.task].place(s.at), Run: t.tasks[s.next].title()}
+	return Line{At: t.tasks[s.task].pointName(s.at), Run: t.tasks[s.next].title()}
 }

@@ -119,7 +119,7 @@ func (w *registryRun) Do(t *Task, op Op) {
 		c.binary = w.newBinary()
 		got := w.reg.Claim(id, c.binary)
 		u.conns = append(u.conns, conn{id: op.Arg, b: c.binary, incumbent: got.Incumbent})
-		w.claimed(t, c, got)
+		w.checkClaim(t, c, got)
 	case doTakeover:
 		k := lastIndex(u.conns, func(k conn) bool { return k.id == op.Arg && k.incumbent != 0 && !k.released })
 		if k < 0 {
@@ -127,7 +127,7 @@ func (w *registryRun) Do(t *Task, op Op) {
 		}
 		c.binary, c.incumbent = u.conns[k].b, u.conns[k].incumbent
 		u.conns[k].incumbent = 0
-		w.claimed(t, c, w.reg.Takeover(id, c.incumbent, c.binary))
+		w.checkClaim(t, c, w.reg.Takeover(id, c.incumbent, c.binary))
 	case doRelease:
 		k := slices.IndexFunc(u.conns, func(k conn) bool { return k.id == op.Arg && !k.released })
 		if k < 0 {
@@ -136,7 +136,7 @@ func (w *registryRun) Do(t *Task, op Op) {
 		u.conns[k].released = true
 		c.binary = u.conns[k].b
 		c.gotYes = w.reg.Release(id, c.binary)
-		w.answered(t, c, "release", c.gotYes == c.yes)
+		w.checkAnswer(t, c, "release", c.gotYes == c.yes)
 	case doHolds:
 		k := lastIndex(u.conns, func(k conn) bool { return k.id == op.Arg })
 		if k < 0 {
@@ -144,7 +144,7 @@ func (w *registryRun) Do(t *Task, op Op) {
 		}
 		c.binary = u.conns[k].b
 		c.gotYes = w.reg.Holds(id, c.binary)
-		w.answered(t, c, "holds", c.gotYes == c.yes)
+		w.checkAnswer(t, c, "holds", c.gotYes == c.yes)
 	case doJoin:
 		if len(u.phones) == 8 {
 			return
@@ -156,7 +156,7 @@ func (w *registryRun) Do(t *Task, op Op) {
 		if o == relay.Joined {
 			w.setJoined(c.phone)
 		}
-		w.answered(t, c, "join", o == c.outcome && b == c.holder)
+		w.checkAnswer(t, c, "join", o == c.outcome && b == c.holder)
 	case doLeave:
 		k := slices.IndexFunc(u.phones, func(k joinedPhone) bool { return k.id == op.Arg && !k.left })
 		if k < 0 {
@@ -168,32 +168,32 @@ func (w *registryRun) Do(t *Task, op Op) {
 		if c.gotYes {
 			w.end(c.phone)
 		}
-		w.answered(t, c, "leave", c.gotYes == c.yes)
+		w.checkAnswer(t, c, "leave", c.gotYes == c.yes)
 	case doScrape:
 		w.scrape(t, c)
 	case doHealth:
-		w.answered(t, c, "counts", w.reg.Counts() == c.counts)
+		w.checkAnswer(t, c, "counts", w.reg.Counts() == c.counts)
 	case doDrain:
 		ids, _ := w.reg.Drain()
-		w.answered(t, c, "drain", slices.Equal(ids, c.slots[:c.nslots]))
+		w.checkAnswer(t, c, "drain", slices.Equal(ids, c.slots[:c.nslots]))
 	case doRevoke:
 		b, ps, ok := w.reg.Revoke(id, 0)
 		c.gotOwner, c.gotYes = b, ok
-		w.closed(c, ps)
-		w.answered(t, c, "revoke", b == c.holder && ok == c.yes)
+		w.checkEvicted(c, ps)
+		w.checkAnswer(t, c, "revoke", b == c.holder && ok == c.yes)
 	}
 	u.calls = append(u.calls, c)
 }
 
-// claimed judges the answer to a claim or a takeover.
-func (w *registryRun) claimed(t *Task, c *call, got relay.Claim[binary, phone]) {
+// checkClaim judges the answer to a claim or a takeover.
+func (w *registryRun) checkClaim(t *Task, c *call, got relay.Claim[binary, phone]) {
 	c.got, c.gotOwner = got.Outcome, got.Incumbent
-	w.closed(c, got.Evicted)
-	w.answered(t, c, registryVerbs[c.verb], got.Outcome == c.outcome && got.Incumbent == c.holder)
+	w.checkEvicted(c, got.Evicted)
+	w.checkAnswer(t, c, registryVerbs[c.verb], got.Outcome == c.outcome && got.Incumbent == c.holder)
 }
 
-// answered compares what the registry said with what the model says.
-func (w *registryRun) answered(t *Task, c *call, invariant string, same bool) {
+// checkAnswer compares what the registry said with what the model says.
+func (w *registryRun) checkAnswer(t *Task, c *call, invariant string, same bool) {
 	c.to = w.e.Steps()
 	t.Data = nil
 	w.e.Note(uint64(c.got)<<8 | uint64(c.gotOwner)<<16 | uint64(c.verb))
@@ -206,8 +206,8 @@ func (w *registryRun) answered(t *Task, c *call, invariant string, same bool) {
 	}
 }
 
-// closed notes phones that the registry wants closed.
-func (w *registryRun) closed(c *call, ps []phone) {
+// checkEvicted notes phones that the registry wants closed.
+func (w *registryRun) checkEvicted(c *call, ps []phone) {
 	var want []phone
 	if c.ngone > 0 {
 		want = c.gone[:c.ngone]
@@ -245,7 +245,7 @@ func (w *registryRun) onExpired(id wire.ServerID, ps []phone) {
 	if id != serverIDs[c.id] {
 		w.e.Fail("stale timer", "the timer of %s has expired %s", serverIDs[c.id], id)
 	}
-	w.closed(c, ps)
+	w.checkEvicted(c, ps)
 }
 
 func lastIndex[T any](s []T, f func(T) bool) int {

@@ -33,7 +33,7 @@ const (
 	sawContendedTimer
 )
 
-func (registryWorld) Probes() []string {
+func (registryWorld) CoverageGoals() []string {
 	return []string{
 		sawStale:          "a timer fires that no longer counts",
 		sawStaleHeld:      "it meets a successor that holds the slot",
@@ -77,11 +77,11 @@ func (w *registryRun) Step() {
 	}
 	c := &w.model.counts
 	if w.gauges[0].value != float64(c.Binaries) || w.gauges[1].value != float64(c.Phones) || w.gauges[2].value != float64(c.InGrace) {
-		w.gaugesOff()
+		w.failGauges()
 	}
 }
 
-func (w *registryRun) gaugesOff() {
+func (w *registryRun) failGauges() {
 	w.e.Fail("gauges", "binaries %v, phones %v, in grace %v; want %+v",
 		w.gauges[0].Value(), w.gauges[1].Value(), w.gauges[2].Value(), w.model.counts)
 }
@@ -91,7 +91,7 @@ func (w *registryRun) Unlocking(t *Task, _ *Lock) {
 	c := w.callOf(t)
 	if c != nil && !c.applied {
 		w.model.apply(t, c)
-		w.probe(c)
+		w.coverCall(c)
 		w.e.State(w.model.state())
 		w.e.Note(uint64(c.outcome))
 	}
@@ -154,7 +154,7 @@ func (w *registryRun) Contended(t *Task, _ *Lock) {
 }
 
 //go:norace
-func (w *registryRun) probe(c *call) {
+func (w *registryRun) coverCall(c *call) {
 	e, s := w.e, &w.model.slots[c.id%maxIDs]
 	switch c.verb {
 	case doNext:
@@ -162,7 +162,7 @@ func (w *registryRun) probe(c *call) {
 		e.Sometimes(sawExpiryPhones, c.yes && c.ngone > 0)
 		if !c.yes {
 			e.Sometimes(sawStale, true)
-			w.staleMeets(c.timer)
+			w.coverStaleTimer(c.timer)
 		}
 	case doClaim:
 		e.Sometimes(sawReclaim, c.outcome == relay.Reclaimed && c.ngone == 0)
@@ -187,10 +187,10 @@ func (w *registryRun) probe(c *call) {
 	}
 }
 
-// staleMeets tells what a stale timer finds in the place of its grace.
+// coverStaleTimer tells what a stale timer finds in the place of its grace.
 //
 //go:norace
-func (w *registryRun) staleMeets(tm *Timer) {
+func (w *registryRun) coverStaleTimer(tm *Timer) {
 	if tm.Tag == 0 {
 		return
 	}
@@ -211,7 +211,7 @@ func (w *registryRun) Ended(t *Task) {
 	if c.yes && !c.acted {
 		w.e.Fail("expired", "%s expired and nobody was told", serverIDs[c.id])
 	}
-	w.keep(c)
+	w.recordTimerCall(c)
 }
 
 // Idle lets time go on until no timer is left: after the faults, everything
@@ -232,7 +232,7 @@ func (w *registryRun) Final() {
 		c := &call{verb: doRevoke, id: i}
 		w.model.apply(nil, c)
 		b, ps, _ := w.reg.Revoke(id, 0)
-		w.closed(c, ps)
+		w.checkEvicted(c, ps)
 		if b != c.holder {
 			w.e.Fail("revoke", "at the end %s is held by %d; want %d", id, b, c.holder)
 		}
@@ -274,5 +274,5 @@ func (w *registryRun) scrape(t *Task, c *call) {
 	if got != want {
 		w.e.Fail("scrape", "a scrape reads %v; want %v", got, want)
 	}
-	w.answered(t, c, "scrape", true)
+	w.checkAnswer(t, c, "scrape", true)
 }

@@ -98,10 +98,10 @@ func (w *registryRun) linearizable() {
 	}
 }
 
-// keep remembers what a timer's task did.
+// recordTimerCall remembers what a timer's task did.
 //
 //go:norace
-func (w *registryRun) keep(c *call) {
+func (w *registryRun) recordTimerCall(c *call) {
 	if w.nfired < len(w.fired) {
 		w.fired[w.nfired] = c
 		w.nfired++

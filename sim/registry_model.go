@@ -46,22 +46,22 @@ type call struct {
 const maxPhones = 16 // of one slot
 
 type modelSlot struct {
-	used   bool
-	holder binary // 0 in grace
-	timer  *Timer
-	seated int32
-	phones [maxPhones]phone
-	n      int
+	used       bool
+	holder     binary // 0 in grace
+	timer      *Timer
+	grantOrder int32
+	phones     [maxPhones]phone
+	n          int
 }
 
 type model struct {
-	slots    [maxIDs]modelSlot
-	max      int
-	arrivals int32
-	draining bool
-	expired  int
-	counts   relay.Counts
-	broken   string // a step of the registry that cannot be right
+	slots     [maxIDs]modelSlot
+	max       int
+	lastGrant int32
+	draining  bool
+	expired   int
+	counts    relay.Counts
+	broken    string // a step of the registry that cannot be right
 }
 
 //go:norace
@@ -75,13 +75,13 @@ func (m *model) apply(t *Task, c *call) {
 			c.outcome = relay.Refused
 		case !s.used:
 			s.used, s.timer, s.n = true, nil, 0
-			m.seat(s, c)
+			m.grant(s, c)
 			c.outcome = relay.Claimed
 		case s.holder == 0:
 			c.outcome = relay.Reclaimed
 			s.evict(c)
 			c.timer, s.timer = s.timer, nil
-			m.seat(s, c)
+			m.grant(s, c)
 		default:
 			c.outcome, c.holder = relay.Held, s.holder
 		}
@@ -96,7 +96,7 @@ func (m *model) apply(t *Task, c *call) {
 		default:
 			c.outcome = relay.TakenOver
 			s.evict(c)
-			m.seat(s, c)
+			m.grant(s, c)
 		}
 	case doRelease:
 		if s.used && s.holder == c.binary {
@@ -151,9 +151,9 @@ func (m *model) apply(t *Task, c *call) {
 }
 
 //go:norace
-func (m *model) seat(s *modelSlot, c *call) {
-	m.arrivals++
-	s.holder, s.seated = c.binary, m.arrivals
+func (m *model) grant(s *modelSlot, c *call) {
+	m.lastGrant++
+	s.holder, s.grantOrder = c.binary, m.lastGrant
 }
 
 // drain lists the slots in use, in order of arrival.
@@ -164,14 +164,14 @@ func (m *model) drain(c *call) {
 	for {
 		first := -1
 		for i := range m.slots {
-			if s := &m.slots[i]; s.used && s.seated > last && (first < 0 || s.seated < m.slots[first].seated) {
+			if s := &m.slots[i]; s.used && s.grantOrder > last && (first < 0 || s.grantOrder < m.slots[first].grantOrder) {
 				first = i
 			}
 		}
 		if first < 0 {
 			return
 		}
-		last = m.slots[first].seated
+		last = m.slots[first].grantOrder
 		c.slots[c.nslots] = serverIDs[first]
 		c.nslots++
 	}

@@ -54,12 +54,12 @@ func TestSameHashWithAndWithoutRace(t *testing.T) {
 	}
 }
 
-func TestStoriesHold(t *testing.T) {
-	stories, err := Stories()
+func TestRegressionRunsHold(t *testing.T) {
+	regressions, err := RegressionRuns()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, r := range stories {
+	for name, r := range regressions {
 		t.Run(name, func(t *testing.T) {
 			w, err := FindWorld(r.World)
 			if err != nil {
@@ -167,7 +167,7 @@ func TestEveryScheduleOfASmallWorldHolds(t *testing.T) {
 	if !c.Complete || c.Schedules < 100 || c.States < 5 {
 		t.Errorf("complete %t, %d schedules, %d states; want all of them, and some", c.Complete, c.Schedules, c.States)
 	}
-	if c.Share() < 99 {
-		t.Errorf("random schedules came to %.0f%% of the states; want all", c.Share())
+	if c.StatePercent() < 99 {
+		t.Errorf("random schedules came to %.0f%% of the states; want all", c.StatePercent())
 	}
 }

@@ -11,31 +11,31 @@ import (
 // Chart draws the run: phones, relay, binaries.
 func (w *relayRun) Chart() *Chart {
 	c, all := &Chart{}, w.all()
-	lane := map[*client]int{}
-	c.lanes(all, true, lane)
-	relay := len(c.Lanes)
-	c.Lanes = append(c.Lanes, "relay")
-	c.lanes(all, false, lane)
+	columns := map[*client]int{}
+	c.addColumns(all, true, columns)
+	relay := len(c.Columns)
+	c.Columns = append(c.Columns, "relay")
+	c.addColumns(all, false, columns)
 	for _, o := range all {
-		w.chartOne(c, o, lane[o])
+		w.chartOne(c, o, columns[o])
 		if o.phone {
-			w.chartFrames(c, o, lane, relay)
+			w.chartFrames(c, o, columns, relay)
 		}
 	}
 	for _, g := range w.graces[:w.ngraces] {
 		switch n := len(c.Shades); {
 		case g.on:
-			c.Shades = append(c.Shades, Shade{Lane: relay, From: g.at, Class: "grace"})
+			c.Shades = append(c.Shades, Shade{Column: relay, From: g.at, Class: "grace"})
 		case n > 0:
-			if i := slices.IndexFunc(c.Shades, func(s Shade) bool { return s.Lane == relay && s.To.step == 0 }); i >= 0 {
+			if i := slices.IndexFunc(c.Shades, func(s Shade) bool { return s.Column == relay && s.To.step == 0 }); i >= 0 {
 				c.Shades[i].To = g.at
 			}
 		}
 	}
-	for _, k := range w.relieved[:w.nreliefs] {
-		c.Marks = append(c.Marks, Mark{relay, k.from, fmt.Sprintf("%d KiB wanted, %d closed", k.want>>10, k.said), "fault"})
+	for _, k := range w.shedLoads[:w.nshedLoads] {
+		c.Marks = append(c.Marks, Mark{relay, k.from, fmt.Sprintf("%d KiB wanted, %d closed", k.want>>10, k.reported), "fault"})
 	}
-	for _, s := range w.spells[:w.nspells] {
+	for _, s := range w.limitsPeriods[:w.nlimitsPeriods] {
 		if s.from != s.node.began {
 			c.Marks = append(c.Marks, Mark{relay, s.from, "other limits", "fault"})
 		}
@@ -43,7 +43,7 @@ func (w *relayRun) Chart() *Chart {
 	if w.drained.step > 0 {
 		c.Marks = append(c.Marks, Mark{relay, w.drained, "drain", "fault"})
 	}
-	for _, d := range w.lives() {
+	for _, d := range w.processes() {
 		if d.n > 1 {
 			c.Marks = append(c.Marks, Mark{relay, d.began, "restart", "fault"})
 		}
@@ -51,8 +51,8 @@ func (w *relayRun) Chart() *Chart {
 	return c
 }
 
-// lanes adds a lane for each phone, or each binary, and says whose is which.
-func (c *Chart) lanes(all []*client, phones bool, lane map[*client]int) {
+// addColumns adds a lane for each phone, or each binary, and says whose is which.
+func (c *Chart) addColumns(all []*client, phones bool, columns map[*client]int) {
 	var users []*peerUser
 	for _, o := range all {
 		if o.phone == phones && !slices.Contains(users, o.user) {
@@ -65,11 +65,11 @@ func (c *Chart) lanes(all []*client, phones bool, lane map[*client]int) {
 	})
 	for _, o := range all {
 		if i := slices.Index(users, o.user); i >= 0 {
-			lane[o] = len(c.Lanes) + i
+			columns[o] = len(c.Columns) + i
 		}
 	}
 	for _, u := range users {
-		c.Lanes = append(c.Lanes, u.name)
+		c.Columns = append(c.Columns, u.name)
 	}
 }
 
@@ -89,7 +89,7 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 		return
 	}
 	mark(o.dialedAt, "dial", o.name+" "+relayServers[o.server])
-	to := o.overAt
+	to := o.endedAt
 	if o.left {
 		to = o.leftAt
 	}
@@ -100,8 +100,8 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 	c.Shades = append(c.Shades, Shade{at, o.dialedAt, to, class})
 	if o.closed {
 		mark(o.closedAt, "close", fmt.Sprint(name, o.code, " ", o.reason))
-	} else if o.over {
-		mark(o.overAt, "close", name+"cut")
+	} else if o.ended {
+		mark(o.endedAt, "close", name+"cut")
 	}
 	if o.left {
 		how := "vanishes"
@@ -129,13 +129,13 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 }
 
 // chartFrames draws what went between a phone and binaries.
-func (w *relayRun) chartFrames(c *Chart, p *client, lane map[*client]int, relay int) {
+func (w *relayRun) chartFrames(c *Chart, p *client, columns map[*client]int, relay int) {
 	mine := relay
 	var up, down *flow
 	for _, b := range w.all() {
 		if l := b.flows[p.num]; l != nil && !b.phone {
 			if len(l.got) > 0 || up == nil {
-				mine, up = lane[b], l
+				mine, up = columns[b], l
 			}
 		}
 	}
@@ -147,15 +147,15 @@ func (w *relayRun) chartFrames(c *Chart, p *client, lane map[*client]int, relay 
 	}
 	arrows := func(from, to int, sent []sent, got []stamp) {
 		for i, f := range sent {
-			a := Arrow{Lane: from, At: to, From: f.stamp, Label: fmt.Sprintf("frame %d, %d bytes", i+1, f.size)}
+			a := Arrow{FromColumn: from, ToColumn: to, From: f.stamp, Label: fmt.Sprintf("frame %d, %d bytes", i+1, f.size)}
 			if i < len(got) {
 				a.To = got[i]
 			}
 			c.Arrows = append(c.Arrows, a)
 		}
 	}
-	arrows(lane[p], mine, down.sent, up.got)
-	arrows(mine, lane[p], up.sent, down.got)
+	arrows(columns[p], mine, down.sent, up.got)
+	arrows(mine, columns[p], up.sent, down.got)
 	for _, o := range up.orders {
 		c.Marks = append(c.Marks, Mark{mine, o.at, "closes " + p.name + " " + strconv.Itoa(o.code), "close"})
 	}

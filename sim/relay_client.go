@@ -13,26 +13,26 @@ var (
 // A client is one connection of a peer, as the peer sees it: a WebSocket
 // client of its own make, and what it will be judged by.
 type client struct {
-	w      *relayRun
-	num    int
-	phone  bool
-	server int
-	kind   int
-	spoilt bool // the handshake fails
-	name   string
-	user   *peerUser
-	node   *node
-	home   *node // which has made a phone of it; another node, perhaps, in a cluster
-	sock   *socket
-	gate   Gate  // opened when anything below changes
-	rnd    *Rand // of the task that reads
+	w            *relayRun
+	num          int
+	phone        bool
+	server       int
+	kind         int
+	badHandshake bool // the handshake fails
+	name         string
+	user         *peerUser
+	node         *node
+	home         *node // which has made a phone of it; another node, perhaps, in a cluster
+	sock         *socket
+	gate         Gate  // opened when anything below changes
+	rnd          *Rand // of the task that reads
 
 	dialedAt stamp
 	parked   bool // the relay does not read it; noted where no task runs
-	mails    mails
+	sentLog  sentLog
 	// Noted where no task runs: frames that the relay has taken in for sure, and
 	// stray envelopes.
-	sure, sureStrays int
+	acceptedFrames, acceptedStrays int
 
 	mu sync.Mutex // guards all below; held at no seam
 
@@ -43,36 +43,36 @@ type client struct {
 	served     bool // the door is done with it
 	servedAt   stamp
 
-	stalled, mute bool
-	answers       bool // of a binary: sends one envelope for each close notice
-	dying         bool // is gone after its next pong
-	faults        fault
-	left          bool // the peer has ended it: no more of its doing
-	leftAt        stamp
-	dribbled      bool // it is in the middle of a message
-	dribbledAt    int64
-	amissAt       int64 // when the first fault was, or its close message
-	closeSent     bool
-	closeWith     int
-	stalls        []span
+	stalled, ignoresPings bool
+	answersNotices        bool // of a binary: sends one envelope for each close notice
+	diesAfterPong         bool // is gone after its next pong
+	faults                fault
+	left                  bool // the peer has ended it: no more of its doing
+	leftAt                stamp
+	dribbled              bool // it is in the middle of a message
+	dribbledAt            int64
+	firstFaultAt          int64 // when the first fault was, or its close message
+	closeSent             bool
+	closeWith             int
+	stalls                []span
 
-	closed   bool // the relay's close message has come
-	code     int
-	reason   string
-	closedAt stamp
-	over     bool // nothing more will come
-	overAt   stamp
-	lives    []int64 // when it sent anything
-	lost     bool    // without a close message
+	closed            bool // the relay's close message has come
+	code              int
+	reason            string
+	closedAt          stamp
+	ended             bool // nothing more will come
+	endedAt           stamp
+	sentAt            []int64 // when it sent anything
+	endedWithoutClose bool    // without a close message
 
-	pings   int      // sent
-	pongs   int      // got
-	ponged  []beatAt // pings that it answered
-	known   []int
-	flows   map[int]*flow // of a binary by phone; of a phone under 0
-	arrived int           // bytes of frames
-	wakes   int           // asked for
-	woken   int           // seen by push; used on the relay's tasks only
+	pings         int      // sent
+	pongs         int      // got
+	ponged        []pingAt // pings that it answered
+	known         []int
+	flows         map[int]*flow // of a binary by phone; of a phone under 0
+	receivedBytes int           // bytes of frames
+	wakes         int           // asked for
+	woken         int           // seen by push; used on the relay's tasks only
 }
 
 func (c *client) note(change func()) {
@@ -108,23 +108,23 @@ func (c *client) flow(n int) *flow {
 }
 
 // open tells whether the peer can still send. The mutex is held.
-func (c *client) open() bool { return c.upgraded && !c.left && !c.over && !c.closeSent && !c.closed }
+func (c *client) open() bool { return c.upgraded && !c.left && !c.ended && !c.closeSent && !c.closed }
 
-// well tells whether what the peer sends next still counts. The mutex is
+// sendCounts tells whether what the peer sends next still counts. The mutex is
 // held.
-func (c *client) well() bool {
+func (c *client) sendCounts() bool {
 	return c.open() && !c.dribbled && c.faults&(didBig|didBreak|didBad) == 0
 }
 
-// put sends bytes. The mutex is held.
-func (c *client) put(b []byte) {
-	c.lives = append(c.lives, c.w.e.Now())
+// write sends bytes. The mutex is held.
+func (c *client) write(b []byte) {
+	c.sentAt = append(c.sentAt, c.w.e.Now())
 	_, _ = c.sock.up.put(b, len(b)) // a reset is noticed by who reads
 }
 
-// message sends a data message. The mutex is held.
-func (c *client) message(r *Rand, payload []byte, pieces int) {
-	c.mails.sent(bytes.Contains(payload, bareDirective) || bytes.Contains(payload, takenWake))
+// sendMessage sends a data message. The mutex is held.
+func (c *client) sendMessage(r *Rand, payload []byte, pieces int) {
+	c.sentLog.add(bytes.Contains(payload, bareDirective) || bytes.Contains(payload, takenWake))
 	var b []byte
 	op := byte(opText)
 	if r.Chance(8) {
@@ -139,21 +139,21 @@ func (c *client) message(r *Rand, payload []byte, pieces int) {
 			b = appendMasked(b, opPing, true, []byte{byte(c.pings)}, uint32(r.Uint64()))
 		}
 	}
-	c.put(appendMasked(b, op, true, payload, uint32(r.Uint64())))
+	c.write(appendMasked(b, op, true, payload, uint32(r.Uint64())))
 }
 
-// amiss notes a fault. The mutex is held.
-func (c *client) amiss(f fault) {
+// noteFault notes a fault. The mutex is held.
+func (c *client) noteFault(f fault) {
 	if c.faults == 0 && !c.closeSent {
-		c.amissAt = c.w.e.Now()
+		c.firstFaultAt = c.w.e.Now()
 	}
 	c.faults |= f
 }
 
-// leave ends the connection from the peer's side.
-func (c *client) leave(how fault) {
+// endByPeer ends the connection from the peer's side.
+func (c *client) endByPeer(how fault) {
 	c.change(func() {
-		c.amiss(how)
+		c.noteFault(how)
 		c.left, c.leftAt, c.stalled = true, c.w.stamp(), false
 	})
 }
@@ -173,11 +173,11 @@ func (c *client) read() {
 		}
 		n, again, err := c.sock.down.take(buf[:1+c.rnd.Intn(len(buf))])
 		if err != nil {
-			c.ended()
+			c.noteEnd()
 			return
 		}
 		if n == 0 {
-			e.Park(AtRead, &c.sock.down.wants, again)
+			e.Park(AtRead, &c.sock.down.readable, again)
 			continue
 		}
 		in.bytes = append(in.bytes, buf[:n]...)
@@ -189,23 +189,23 @@ func (c *client) read() {
 			if !ok {
 				break
 			}
-			c.hear(op, payload)
+			c.receive(op, payload)
 		}
 		e.Yield(AtRead, c.sock.obj)
 	}
 }
 
-// ended notes that nothing more will come, and closes the peer's side.
-func (c *client) ended() {
+// noteEnd notes that nothing more will come, and closes the peer's side.
+func (c *client) noteEnd() {
 	c.change(func() {
-		c.over, c.overAt, c.lost = true, c.w.stamp(), !c.closed
+		c.ended, c.endedAt, c.endedWithoutClose = true, c.w.stamp(), !c.closed
 	})
-	c.sock.up.end(finish)
-	c.sock.down.end(hangUp)
+	c.sock.up.update(setWriteClosed)
+	c.sock.down.update(setReadClosed)
 }
 
-// hear takes one message of the relay.
-func (c *client) hear(op byte, payload []byte) {
+// receive takes one message of the relay.
+func (c *client) receive(op byte, payload []byte) {
 	e, last := c.w.e, false
 	if c.is(func() bool { return c.closed }) {
 		e.Fail("after close", "%s got a message after the close", c.name)
@@ -214,9 +214,9 @@ func (c *client) hear(op byte, payload []byte) {
 	case opText:
 		var wrong, how string
 		if c.phone {
-			wrong, how = c.phoneGets(payload)
+			wrong, how = c.phoneReceives(payload)
 		} else {
-			wrong, how = c.binaryGets(payload)
+			wrong, how = c.binaryReceives(payload)
 		}
 		if wrong != "" {
 			e.Fail(wrong, "%s: %s: %.120q", c.name, how, payload)
@@ -226,26 +226,26 @@ func (c *client) hear(op byte, payload []byte) {
 			e.Fail("framing", "%s: a ping with %d bytes", c.name, len(payload))
 		}
 		c.note(func() {
-			if !c.mute && c.open() {
-				c.ponged = append(c.ponged, newBeat(payload, c.w.stamp()))
-				c.put(appendMasked(nil, opPong, true, payload, uint32(c.rnd.Uint64())))
-				last = c.dying
+			if !c.ignoresPings && c.open() {
+				c.ponged = append(c.ponged, newPingAt(payload, c.w.stamp()))
+				c.write(appendMasked(nil, opPong, true, payload, uint32(c.rnd.Uint64())))
+				last = c.diesAfterPong
 			}
 		})
 		if last {
-			c.w.goAway(c, true)
+			c.w.disconnect(c, true)
 		}
 		e.Yield(AtWrite, c.sock.obj)
 	case opPong:
-		c.pong(payload)
+		c.checkPong(payload)
 	case opClose:
-		c.hearClose(payload)
+		c.receiveClose(payload)
 	}
 }
 
-// pong must carry the newest ping answered so far, or an older one that is
+// checkPong must carry the newest ping answered so far, or an older one that is
 // newer than the last.
-func (c *client) pong(payload []byte) {
+func (c *client) checkPong(payload []byte) {
 	ok := c.is(func() bool {
 		n := -1
 		if len(payload) == 1 {
@@ -260,7 +260,7 @@ func (c *client) pong(payload []byte) {
 	}
 }
 
-func (c *client) hearClose(payload []byte) {
+func (c *client) receiveClose(payload []byte) {
 	e := c.w.e
 	code, reason := 0, ""
 	if len(payload) >= 2 {
@@ -273,11 +273,11 @@ func (c *client) hearClose(payload []byte) {
 	c.change(func() {
 		c.closed, c.code, c.reason, c.closedAt = true, code, reason, c.w.stamp()
 		if answer < 3 && !c.closeSent && !c.left && !c.dribbled {
-			c.put(appendMasked(nil, opClose, true, payload, uint32(c.rnd.Uint64())))
+			c.write(appendMasked(nil, opClose, true, payload, uint32(c.rnd.Uint64())))
 		}
 	})
 	if answer == 0 && c.is(func() bool { return !c.left }) { // does not wait for the server to end it
-		c.sock.up.end(finish)
+		c.sock.up.update(setWriteClosed)
 	}
 }
 

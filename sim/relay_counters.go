@@ -2,8 +2,8 @@ package sim
 
 import "strings"
 
-// lives are the processes there have been, the newest last.
-func (w *relayRun) lives() []*node {
+// processes are the processes there have been, the newest last.
+func (w *relayRun) processes() []*node {
 	var ds []*node
 	for _, c := range w.all() {
 		if k := len(ds); k == 0 || ds[k-1] != c.node {
@@ -19,8 +19,8 @@ func (w *relayRun) lives() []*node {
 	return ds
 }
 
-// counters holds what the relay counted against what came out of it.
-func (w *relayRun) counters(d *node) {
+// judgeCounters holds what the relay counted against what came out of it.
+func (w *relayRun) judgeCounters(d *node) {
 	got := gather(d.relay.Metrics())
 	const prefix = "pyrycode_relay_"
 	var frames, refused [2]int
@@ -28,7 +28,7 @@ func (w *relayRun) counters(d *node) {
 		if c.node != d {
 			continue
 		}
-		frames[c.door()] += c.sock.tap.frames
+		frames[c.endpoint()] += c.sock.tap.frames
 		if c.code == 4409 && c.reason != "" {
 			refused[0]++
 		}
@@ -38,8 +38,8 @@ func (w *relayRun) counters(d *node) {
 	}
 	var attempts [2]float64
 	for name, v := range got {
-		for i, door := range []string{"server", "client"} {
-			if strings.HasPrefix(name, prefix+"ws_upgrade_attempts_total "+door+" ") {
+		for i, endpoint := range []string{"server", "client"} {
+			if strings.HasPrefix(name, prefix+"ws_upgrade_attempts_total "+endpoint+" ") {
 				attempts[i] += v
 			}
 		}
@@ -61,16 +61,16 @@ func (w *relayRun) counters(d *node) {
 	if v := int(got[prefix+"grace_expiries_total"]); v < d.expired || w.drained.step == 0 && v != d.expired {
 		w.e.Fail("expiries", "%d graces have ended and %v are counted", d.expired, v)
 	}
-	w.graceCloses(d, int(got[prefix+"grace_expiry_closes_total"]))
-	w.strays(d, int(got[prefix+"dropped_frames_total unknown_phone"]))
-	w.unwokenCounted(d, got[prefix+"dropped_frames_total push_refused"])
-	w.counted(got)
+	w.judgeGraceCloses(d, int(got[prefix+"grace_expiry_closes_total"]))
+	w.checkStrays(d, int(got[prefix+"dropped_frames_total unknown_phone"]))
+	w.judgeRefusedWakes(d, got[prefix+"dropped_frames_total push_refused"])
+	w.coverCounters(got)
 }
 
-// graceCloses holds the phones that are counted as closed at the end of a grace
+// judgeGraceCloses holds the phones that are counted as closed at the end of a grace
 // against those that went with one, and against those that were told so: with
 // 1000, where neither the phone nor its binary has asked for that.
-func (w *relayRun) graceCloses(d *node, counted int) {
+func (w *relayRun) judgeGraceCloses(d *node, counted int) {
 	told := 0
 	for _, c := range w.all() {
 		if c.node != d || !c.phone || !c.closed || c.code != 1000 || c.reason != "" || c.closeSent {

@@ -26,7 +26,7 @@ func clientAddr(req *http.Request) netip.Addr {
 func (w *relayRun) upgrade(rw http.ResponseWriter, req *http.Request) (relay.Socket, error) {
 	c := req.Context().Value(clientKey{}).(*client)
 	w.e.Yield(AtPoint, c.sock.obj)
-	if c.spoilt {
+	if c.badHandshake {
 		rw.WriteHeader(http.StatusBadRequest)
 		return nil, errors.New("sim: a bad handshake")
 	}
@@ -58,12 +58,12 @@ func (w *relayRun) dialTo(d *node, u *peerUser, phone bool, server, kind int) *c
 	p := w.run.Param
 	seed := nameKey(c.name) ^ uint64(p("noise", 0))<<32
 	c.rnd = NewRand(seed + 7)
-	c.answers = !phone && p("answers", 0) == 1
-	if in := p("handshake", 0); in > 0 && (w.mesh == nil || !w.mesh.calmed) {
-		c.spoilt = c.rnd.Chance(in)
+	c.answersNotices = !phone && p("answers", 0) == 1
+	if in := p("handshake", 0); in > 0 && (w.cluster == nil || !w.cluster.faultsOver) {
+		c.badHandshake = c.rnd.Chance(in)
 	}
 	c.sock = newSocket(w.e, c.name, seed, max(p("room", 1<<14), 512), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
-	c.sock.closing = func() { w.closing(c) }
+	c.sock.onClose = func() { w.noteClosing(c) }
 	if !w.add(c) {
 		return nil
 	}
@@ -92,7 +92,7 @@ func (w *relayRun) dialTo(d *node, u *peerUser, phone bool, server, kind int) *c
 }
 
 //go:norace
-func (w *relayRun) dialed(c *client) { c.node.dials[c.door()]++ }
+func (w *relayRun) dialed(c *client) { c.node.dials[c.endpoint()]++ }
 
 func (c *client) request() *http.Request {
 	paths := [2]string{"/v1/server", "/v1/client"}
@@ -109,11 +109,11 @@ func (c *client) request() *http.Request {
 	case fromPage:
 		h["Origin"] = []string{"https://elsewhere.example"}
 	}
-	req := &http.Request{Method: "GET", URL: &url.URL{Path: paths[c.door()]}, Header: h, Host: "relay", RemoteAddr: "192.0.2.1:1234"}
+	req := &http.Request{Method: "GET", URL: &url.URL{Path: paths[c.endpoint()]}, Header: h, Host: "relay", RemoteAddr: "192.0.2.1:1234"}
 	return req.WithContext(context.WithValue(context.Background(), clientKey{}, c))
 }
 
-func (c *client) door() int {
+func (c *client) endpoint() int {
 	if c.phone {
 		return 1
 	}

@@ -6,7 +6,7 @@ type fault uint16
 
 const (
 	didStall fault = 1 << iota
-	didMute
+	didIgnorePings
 	didVanish
 	didHangUp
 	didBreak
@@ -34,15 +34,15 @@ func (s stamp) after(o stamp) bool { return s.step == 0 || s.step > o.step }
 // A flow is the frames between one phone and one binary, as one of them
 // sees it.
 type flow struct {
-	sent    []sent
-	got     []stamp // when
-	from    int     // the binary, for a phone
-	since   stamp   // when its first frame came
-	orders  []order
-	notices int
-	notice  int
-	muffled bool // the notice has come
-	toldAt  stamp
+	sent           []sent
+	got            []stamp // when
+	from           int     // the binary, for a phone
+	since          stamp   // when its first frame came
+	orders         []order
+	notices        int
+	notice         int
+	noticeReceived bool // the notice has come
+	toldAt         stamp
 }
 
 type sent struct {

@@ -2,8 +2,8 @@ package sim
 
 import "time"
 
-// flows judges the frames between a phone and its binary.
-func (w *relayRun) flows(p *client) {
+// judgeFlows judges the frames between a phone and its binary.
+func (w *relayRun) judgeFlows(p *client) {
 	var mine *client
 	for _, b := range w.all() {
 		l := b.flows[p.num]
@@ -20,17 +20,17 @@ func (w *relayRun) flows(p *client) {
 	for _, b := range w.all() {
 		if l := b.flows[p.num]; !b.phone && l != nil && l.notices > 0 {
 			late := b.dialedAt.step > p.servedAt.step && p.servedAt.step > 0
-			if mine != nil && mine != b || late && w.mesh == nil { // a node may be asked late to let it in
+			if mine != nil && mine != b || late && w.cluster == nil { // a node may be asked late to let it in
 
 				w.blame("notice", p, "%s was told that it is gone, and never served it", b.name)
 			}
-			w.noticed(p, b, l)
+			w.judgeNotice(p, b, l)
 		}
 	}
 	if mine == nil {
 		return
 	}
-	w.crammed(p, mine)
+	w.judgePhoneCap(p, mine)
 	if from := p.flow(0).from; from != 0 && from != mine.num {
 		w.blame("one binary", p, "frames went to %s and came from another", mine.name)
 	}
@@ -38,22 +38,22 @@ func (w *relayRun) flows(p *client) {
 	if len(up.got) > len(down.sent) || len(down.got) > len(up.sent) {
 		w.blame("order", p, "%d and %d frames came; %d and %d were sent", len(up.got), len(down.got), len(down.sent), len(up.sent))
 	}
-	if !w.calm {
+	if !w.exactTiming {
 		return
 	}
-	w.delays(p, mine, up.got, down.sent)
-	w.delays(p, p, down.got, up.sent)
-	w.backlog(p, down, up)
-	parted := p.closeSent && p.closed && p.code == p.closeWith && p.reason == "" && len(up.orders) == 0
-	if parted && p.faults == 0 && mine.faults == 0 && !mine.closeSent && mine.closedAt.after(p.overAt) && mine.first().step > 0 &&
-		w.drained.after(p.overAt) && len(up.got) != len(down.sent) && !w.aborted {
+	w.judgeFrameDelays(p, mine, up.got, down.sent)
+	w.judgeFrameDelays(p, p, down.got, up.sent)
+	w.judgeBacklog(p, down, up)
+	closedByPhone := p.closeSent && p.closed && p.code == p.closeWith && p.reason == "" && len(up.orders) == 0
+	if closedByPhone && p.faults == 0 && mine.faults == 0 && !mine.closeSent && mine.closedAt.after(p.endedAt) && mine.firstFrameAt().step > 0 &&
+		w.drained.after(p.endedAt) && len(up.got) != len(down.sent) && !w.aborted {
 		w.blame("loss", p, "it sent %d frames and a close; %d came to %s", len(down.sent), len(up.got), mine.name)
 	}
 }
 
-// crammed holds p's joining against the cap: so many had joined before it and
+// judgePhoneCap holds p's joining against the cap: so many had joined before it and
 // were there after it.
-func (w *relayRun) crammed(p, mine *client) {
+func (w *relayRun) judgePhoneCap(p, mine *client) {
 	n := 0
 	for _, o := range w.all() {
 		l := mine.flows[o.num]
@@ -69,8 +69,8 @@ func (w *relayRun) crammed(p, mine *client) {
 	}
 }
 
-// noticed judges what a binary was told of a phone's end.
-func (w *relayRun) noticed(p, b *client, l *flow) {
+// judgeNotice judges what a binary was told of a phone's end.
+func (w *relayRun) judgeNotice(p, b *client, l *flow) {
 	sent := 1001
 	if p.closeSent && p.closeWith != 0 {
 		sent = p.closeWith
@@ -81,18 +81,18 @@ func (w *relayRun) noticed(p, b *client, l *flow) {
 	}
 }
 
-// most is how long what is for c may take to come to it if it reads. What
+// maxDelay is how long what is for c may take to come to it if it reads. What
 // is on its way fills the pipe, so it takes a while for much.
-func (w *relayRun) most(c *client) int64 {
-	return w.latency() * int64(6+2*c.arrived/max(w.run.Param("room", 1<<14), 512))
+func (w *relayRun) maxDelay(c *client) int64 {
+	return w.latency() * int64(6+2*c.receivedBytes/max(w.run.Param("room", 1<<14), 512))
 }
 
-// delays looks how long frames took to somebody who read all the time.
-func (w *relayRun) delays(p, to *client, got []stamp, from []sent) {
+// judgeFrameDelays looks how long frames took to somebody who read all the time.
+func (w *relayRun) judgeFrameDelays(p, to *client, got []stamp, from []sent) {
 	if to.faults&(didStall|didVanish) != 0 {
 		return
 	}
-	most := w.most(to)
+	most := w.maxDelay(to)
 	for i := range min(len(got), len(from)) {
 		if d := got[i].at - from[i].at; d > most {
 			w.blame("progress", p, "frame %d took %d ms to %s, which reads; want %d at most", i+1, d/1e6, to.name, most/1e6)
@@ -100,8 +100,8 @@ func (w *relayRun) delays(p, to *client, got []stamp, from []sent) {
 	}
 }
 
-// backlog looks how much was kept for a phone that did not read.
-func (w *relayRun) backlog(p *client, down, up *flow) {
+// judgeBacklog looks how much was kept for a phone that did not read.
+func (w *relayRun) judgeBacklog(p *client, down, up *flow) {
 	for _, s := range p.stalls {
 		kept, largest := 0, 0
 		for i := range min(len(down.got), len(up.sent)) {
@@ -120,28 +120,28 @@ func (w *relayRun) backlog(p *client, down, up *flow) {
 // slack is how late the relay's alarms may be.
 const slack = 100 * int64(time.Millisecond)
 
-// punctual looks whether the relay gave up in time.
-func (w *relayRun) punctual(c *client) {
+// judgeTimeouts looks whether the relay gave up in time.
+func (w *relayRun) judgeTimeouts(c *client) {
 	s := c.sock
-	if !w.calm {
+	if !w.exactTiming {
 		return
 	}
-	if s.longest > int64(writeTime)+slack {
-		w.blame("in time", c, "a write has waited %d ms", s.longest/1e6)
+	if s.longestWrite > int64(writeTime)+slack {
+		w.blame("in time", c, "a write has waited %d ms", s.longestWrite/1e6)
 	}
-	if s.tap.closes > 0 && s.ended-s.tap.closed > int64(linger)+slack {
-		w.blame("in time", c, "%d ms after its close message the socket was still open", (s.ended-s.tap.closed)/1e6)
+	if s.tap.closes > 0 && s.closedAt-s.tap.closed > int64(linger)+slack {
+		w.blame("in time", c, "%d ms after its close message the socket was still open", (s.closedAt-s.tap.closed)/1e6)
 	}
 	// A claimant is read no further than its first message.
-	served := len(c.known) > 0 && c.first().at <= c.dribbledAt
+	served := len(c.known) > 0 && c.firstFrameAt().at <= c.dribbledAt
 	if c.dribbled && served && c.code == 1008 && s.tap.closed-c.dribbledAt > int64(messageTime)+slack+w.latency() {
 		w.blame("in time", c, "the relay has waited %d ms for the rest of a message", (s.tap.closed-c.dribbledAt)/1e6)
 	}
 }
 
-// overflowed: at one time what the binary had sent and the phone had not
+// backlogOverflowed: at one time what the binary had sent and the phone had not
 // got was over the budget.
-func (w *relayRun) overflowed(c *client) bool {
+func (w *relayRun) backlogOverflowed(c *client) bool {
 	got, budget := c.flow(0).got, w.lowest(c.node, c.dialedAt, c.servedAt, budgetOf)
 	return w.binaries(c, func(b *client) bool {
 		l := b.flows[c.num]
@@ -165,5 +165,5 @@ func (w *relayRun) overflowed(c *client) bool {
 
 // binaryStuck: a binary of this server-id has not read all the time.
 func (w *relayRun) binaryStuck(c *client) bool {
-	return w.binaries(c, func(b *client) bool { return b.faults&(didStall|didVanish) != 0 && b.amissAt <= c.closedAt.at })
+	return w.binaries(c, func(b *client) bool { return b.faults&(didStall|didVanish) != 0 && b.firstFaultAt <= c.closedAt.at })
 }

@@ -14,8 +14,8 @@ type frame struct {
 	echo   bool
 }
 
-// odd is text that comes out changed if anybody writes it anew.
-const odd = `<&> é \u00e9 \/ \u2028`
+// roundTripText is text that comes out changed if anybody writes it anew.
+const roundTripText = `<&> é \u00e9 \/ \u2028`
 
 func (f frame) append(dst []byte, pad int) []byte {
 	start := len(dst)
@@ -29,9 +29,9 @@ func (f frame) append(dst []byte, pad int) []byte {
 	dst = strconv.AppendBool(dst, f.echo)
 	dst = append(dst, `,"x":"`...)
 	if pad > 0 {
-		dst = append(dst, odd...)
+		dst = append(dst, roundTripText...)
 	}
-	for i := len(odd); i < pad; i++ {
+	for i := len(roundTripText); i < pad; i++ {
 		dst = append(dst, 'a'+byte((i+f.n)%26))
 	}
 	dst = append(dst, `","h":`...)

@@ -2,37 +2,37 @@ package sim
 
 // What the doors may refuse, and for which reason.
 
-// gates judges what was answered over HTTP.
-func (w *relayRun) gates(c *client) {
+// judgeEndpoint judges what was answered over HTTP.
+func (w *relayRun) judgeEndpoint(c *client) {
 	ok, status := true, c.status
 	switch {
 	case c.upgraded:
-		ok = c.kind == asIs && !c.spoilt && w.shut.after(c.dialedAt)
-		w.within(c)
+		ok = c.kind == asIs && !c.badHandshake && w.refusesFrom.after(c.dialedAt)
+		w.judgeConnCaps(c)
 	case status == 400:
-		ok = c.kind == noHeader || c.spoilt
+		ok = c.kind == noHeader || c.badHandshake
 	case status == 403:
 		ok = c.kind == fromPage
 	case status == 429: // a bucket that was emptied while it was smaller stays so for a while
 		most := w.lowest(c.node, stamp{}, c.servedAt, burstOf)
-		ok = w.before(c)-min(w.missesBefore(c), most) >= most && c.retry != ""
+		ok = w.requestsBefore(c)-min(w.missesBefore(c), most) >= most && c.retry != ""
 	case status == 503:
-		ok = c.retry != "" && (w.drained.step != 0 || w.full(c) || w.addressFull(c) || w.crowded(c))
+		ok = c.retry != "" && (w.drained.step != 0 || w.relayFull(c) || w.addressFull(c) || w.tooManyClaimants(c))
 	default:
 		ok = false
 	}
 	if !ok {
 		w.blame("gates", c, "answered with %d, upgraded %t", status, c.upgraded)
 	}
-	w.hurried(c)
+	w.judgeRateLimit(c)
 }
 
-// hurried holds those of one address that came at one moment against what
+// judgeRateLimit holds those of one address that came at one moment against what
 // it may ask for at once.
-func (w *relayRun) hurried(c *client) {
+func (w *relayRun) judgeRateLimit(c *client) {
 	n, from := 0, c.dialedAt
 	for _, o := range w.all() {
-		if o == c || !c.neighbour(o) || o.node != c.node || o.dialedAt.at != c.dialedAt.at || o.num > c.num || o.status == 429 {
+		if o == c || !c.sameAddress(o) || o.node != c.node || o.dialedAt.at != c.dialedAt.at || o.num > c.num || o.status == 429 {
 			continue
 		}
 		if !o.mayHaveMissed() {
@@ -42,7 +42,7 @@ func (w *relayRun) hurried(c *client) {
 			from = o.dialedAt
 		}
 	}
-	if most := w.highest(c.node, from, c.servedAt, burstOf); w.calm && c.status != 429 && n >= most {
+	if most := w.highest(c.node, from, c.servedAt, burstOf); w.exactTiming && c.status != 429 && n >= most {
 		w.blame("gates", c, "let through after %d others of its address at once; want %d in all at most", n, most)
 	}
 }
@@ -57,27 +57,27 @@ func (c *client) mayHaveMissed() bool {
 	return c.missed() || c.phone && c.upgraded && !c.closed
 }
 
-// full: as many connections as there may be may have been open.
-func (w *relayRun) full(c *client) bool {
+// relayFull: as many connections as there may be may have been open.
+func (w *relayRun) relayFull(c *client) bool {
 	return w.others(c, func(*client) bool { return true }) >= w.lowest(c.node, c.dialedAt, c.servedAt, connsOf)
 }
 
 // addressFull: as many of the same address as there may be.
 func (w *relayRun) addressFull(c *client) bool {
-	return w.others(c, c.neighbour) >= w.lowest(c.node, c.dialedAt, c.servedAt, perAddressOf)
+	return w.others(c, c.sameAddress) >= w.lowest(c.node, c.dialedAt, c.servedAt, perAddressOf)
 }
 
-func (c *client) neighbour(o *client) bool { return o.user == c.user }
+func (c *client) sameAddress(o *client) bool { return o.user == c.user }
 
-// within holds who was let in against the caps: so many were open for sure.
-func (w *relayRun) within(c *client) {
+// judgeConnCaps holds who was let in against the caps: so many were open for sure.
+func (w *relayRun) judgeConnCaps(c *client) {
 	open, mine := 0, 0
 	for _, o := range w.all() {
 		if o == c || o.node != c.node || !o.upgraded || o.upgradedAt.after(c.dialedAt) || o.sock.endStep > 0 && o.sock.endStep < c.upgradedAt.step {
 			continue
 		}
 		open++
-		if c.neighbour(o) {
+		if c.sameAddress(o) {
 			mine++
 		}
 	}
@@ -89,8 +89,8 @@ func (w *relayRun) within(c *client) {
 	}
 }
 
-// before counts the requests from the same address.
-func (w *relayRun) before(c *client) int {
+// requestsBefore counts the requests from the same address.
+func (w *relayRun) requestsBefore(c *client) int {
 	n := 0
 	for _, o := range w.all() {
 		if o.user == c.user && o.node == c.node && o.num < c.num {
@@ -111,8 +111,8 @@ func (w *relayRun) missesBefore(c *client) int {
 	return n
 }
 
-// crowded: as many others as may wait wanted the same server-id.
-func (w *relayRun) crowded(c *client) bool {
+// tooManyClaimants: as many others as may wait wanted the same server-id.
+func (w *relayRun) tooManyClaimants(c *client) bool {
 	return !c.phone && w.others(c, func(o *client) bool { return !o.phone && o.server == c.server }) > 16
 }
 
@@ -124,18 +124,18 @@ func (w *relayRun) others(c *client, like func(*client) bool) int {
 		until = c.closedAt
 	}
 	for _, o := range w.all() {
-		if o != c && o.node == c.node && (o.upgraded || !o.served) && !o.dialedAt.after(until) && o.knownOver().after(c.dialedAt) && like(o) {
+		if o != c && o.node == c.node && (o.upgraded || !o.served) && !o.dialedAt.after(until) && o.knownEnd().after(c.dialedAt) && like(o) {
 			n++
 		}
 	}
 	return n
 }
 
-// knownOver is when the relay can at the latest have known that c is over, as
+// knownEnd is when the relay can at the latest have known that c is over, as
 // far as the peers know: never, if it was left in silence.
-func (c *client) knownOver() stamp {
-	if c.over && !c.left {
-		return c.overAt
+func (c *client) knownEnd() stamp {
+	if c.ended && !c.left {
+		return c.endedAt
 	}
 	return stamp{}
 }

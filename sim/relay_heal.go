@@ -5,10 +5,10 @@ import "time"
 // Idle lets time go on while something is left to happen. Once the actors
 // are through, everything heals.
 func (w *relayRun) Idle() bool {
-	w.lookAtRest()
-	w.balance(w.node.Load(), false)
-	if w.due() {
-		w.e.Go("walk", w.walk)
+	w.coverParked()
+	w.checkAccounting(w.node.Load(), false)
+	if w.checkDue() {
+		w.e.Go("walk", w.check)
 		return true
 	}
 	if !w.healing && w.actorsDone() {
@@ -18,21 +18,21 @@ func (w *relayRun) Idle() bool {
 	return !w.healed || w.e.Armed() > 0
 }
 
-// due tells whether it is time for the relay to count itself: at every
+// checkDue tells whether it is time for the relay to count itself: at every
 // walkEvery-th quiet moment.
-func (w *relayRun) due() bool {
-	if w.healed || w.quietAt == w.e.Now() {
+func (w *relayRun) checkDue() bool {
+	if w.healed || w.lastIdleAt == w.e.Now() {
 		return false
 	}
-	w.quietAt = w.e.Now()
-	w.quiets++
-	return w.quiets%walkEvery == 0
+	w.lastIdleAt = w.e.Now()
+	w.idleMoments++
+	return w.idleMoments%checkEvery == 0
 }
 
-// walkEvery trades what one walk finds earlier for what more seeds find.
-const walkEvery = 8
+// checkEvery trades what one walk finds earlier for what more seeds find.
+const checkEvery = 8
 
-func (w *relayRun) walk() {
+func (w *relayRun) check() {
 	if err := w.node.Load().relay.Check(); err != nil {
 		w.e.Fail("walk", "at a quiet moment: %v", err)
 	}
@@ -48,19 +48,19 @@ func (w *relayRun) actorsDone() bool {
 	return true
 }
 
-// settle is longer than any silence, grace and timeout of the relay,
+// recoveryTime is longer than any silence, grace and timeout of the relay,
 // together.
-const settle = 4*time.Minute + 30*time.Second
+const recoveryTime = 4*time.Minute + 30*time.Second
 
 // heal is the second phase: no more faults; everyone reads and answers
 // again, apart from those nobody will hear of any more. Then all must be
 // served, and at last everything must end.
 func (w *relayRun) heal() {
 	for _, c := range w.all() {
-		c.note(func() { c.mute = false })
+		c.note(func() { c.ignoresPings = false })
 		c.resume()
 	}
-	w.e.Sleep(int64(settle))
+	w.e.Sleep(int64(recoveryTime))
 	if !w.isDrained() {
 		w.converge()
 	}
@@ -68,7 +68,7 @@ func (w *relayRun) heal() {
 	spread := time.Duration(w.run.Param("spread", 0)) * time.Second
 	w.drain(d, spread)
 	w.e.Sleep(int64(15*time.Second + spread))
-	if got, want := w.dones(); got != want {
+	if got, want := w.drainCounts(); got != want {
 		w.e.Fail("drain", "15 s after the drain it has said %d times that it is done; was told to %d times", got, want)
 	}
 	if err := d.relay.Check(); err != nil {
@@ -78,7 +78,7 @@ func (w *relayRun) heal() {
 }
 
 //go:norace
-func (w *relayRun) dones() (got, want int) { return w.done, w.drains }
+func (w *relayRun) drainCounts() (got, want int) { return w.drainsDone, w.drainsBegun }
 
 //go:norace
 func (w *relayRun) setHealed() { w.healed = true }
@@ -88,31 +88,31 @@ func (w *relayRun) converge() {
 	d := w.node.Load()
 	u := &peerUser{name: "b-heal", rnd: NewRand(1)}
 	v := &peerUser{name: "p-heal", rnd: NewRand(2)}
-	w.compare("after the faults")
+	w.checkCounts("after the faults")
 	for s := range maxServers {
 		w.dial(u, false, s, asIs)
 		w.e.Sleep(int64(5 * time.Second))
 		w.dial(v, true, s, asIs)
 		w.e.Sleep(int64(time.Second))
 	}
-	w.compare("with everyone new")
+	w.checkCounts("with everyone new")
 	// What was written must not stay charged: with little budget the same
 	// again and again is more than fits at once.
 	rounds, pad := 1, 0
-	if w.limits().phoneOutbox <= 2<<10 && !w.chopped() {
+	if w.limits().phoneOutbox <= 2<<10 && !w.smallChunks() {
 		rounds, pad = 3, 1500
 	}
 	for range rounds {
-		w.ask(u.rnd, pad)
+		w.checkAnswered(u.rnd, pad)
 	}
-	w.notices()
+	w.checkNotices()
 	if err := d.relay.Check(); err != nil {
 		w.e.Fail("walk", "at rest: %v", err)
 	}
 }
 
-// ask has every phone send a frame, and sees that it is answered.
-func (w *relayRun) ask(r *Rand, pad int) {
+// checkAnswered has every phone send a frame, and sees that it is answered.
+func (w *relayRun) checkAnswered(r *Rand, pad int) {
 	var asked []*client
 	for _, c := range w.all() {
 		if c.phone && c.is(c.open) {
@@ -123,7 +123,7 @@ func (w *relayRun) ask(r *Rand, pad int) {
 	for i, c := range asked {
 		c.note(func() {
 			before[i] = len(c.flow(0).got)
-			c.frameUp(r, pad, 1, true)
+			c.sendToBinary(r, pad, 1, true)
 		})
 	}
 	w.e.Sleep(int64(5 * time.Second))
@@ -134,9 +134,9 @@ func (w *relayRun) ask(r *Rand, pad int) {
 	}
 }
 
-// compare looks whether the relay counts whom the peers know to be
+// checkCounts looks whether the relay counts whom the peers know to be
 // connected, and that each server-id has one binary at most.
-func (w *relayRun) compare(when string) {
+func (w *relayRun) checkCounts(when string) {
 	d := w.node.Load()
 	var open [2]int
 	var holder [maxServers]*client
@@ -147,7 +147,7 @@ func (w *relayRun) compare(when string) {
 		if c.dribbled {
 			w.e.Fail("patience", "%s: %s is in the middle of a message and still connected", when, c.name)
 		}
-		open[c.door()]++
+		open[c.endpoint()]++
 		if !c.phone {
 			if other := holder[c.server]; other != nil {
 				w.e.Fail("one holder", "%s: %s and %s are both connected for %s", when, other.name, c.name, relayServers[c.server])
@@ -161,9 +161,9 @@ func (w *relayRun) compare(when string) {
 	}
 }
 
-// notices looks whether each binary that is still there knows which of its
+// checkNotices looks whether each binary that is still there knows which of its
 // phones are gone.
-func (w *relayRun) notices() {
+func (w *relayRun) checkNotices() {
 	for _, b := range w.all() {
 		if b.phone || !b.is(b.open) {
 			continue

@@ -34,14 +34,14 @@ func (w *relayRun) binaries(c *client, like func(b *client) bool) bool {
 // was still there when c was told that there is none.
 func (w *relayRun) heldThroughout(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
-		return b.faults == 0 && b.reason != "heartbeat timeout" && b.first().step != 0 && !b.first().after(c.dialedAt) &&
-			b.leftAt.after(c.closedAt) && b.closedAt.after(c.closedAt) && b.overAt.after(c.closedAt) && !b.closeSent
+		return b.faults == 0 && b.reason != "heartbeat timeout" && b.firstFrameAt().step != 0 && !b.firstFrameAt().after(c.dialedAt) &&
+			b.leftAt.after(c.closedAt) && b.closedAt.after(c.closedAt) && b.endedAt.after(c.closedAt) && !b.closeSent
 	})
 }
 
-// first is when the first frame of a phone came to a binary: from then on
+// firstFrameAt is when the first frame of a phone came to a binary: from then on
 // it is sure to hold its slot.
-func (c *client) first() stamp {
+func (c *client) firstFrameAt() stamp {
 	if len(c.known) == 0 {
 		return stamp{}
 	}
@@ -59,7 +59,7 @@ func (w *relayRun) newcomer(c *client) bool {
 // was given up for a rival.
 func (w *relayRun) incumbentAlive(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
-		if !w.calm || b.upgradedAt.after(c.dialedAt) && !b.upgradedAt.after(c.closedAt) {
+		if !w.exactTiming || b.upgradedAt.after(c.dialedAt) && !b.upgradedAt.after(c.closedAt) {
 			return true
 		}
 		for _, pong := range b.ponged {
@@ -80,15 +80,15 @@ func (w *relayRun) latency() int64 {
 // to.
 func (w *relayRun) graceEnded(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
-		if !w.calm {
+		if !w.exactTiming {
 			return true
 		}
-		first := b.sock.ended
+		first := b.sock.closedAt
 		if b.sock.tap.closes > 0 {
 			first = min(first, b.sock.tap.closed)
 		}
 		if b.faults != 0 || b.closeSent {
-			first = min(first, b.amissAt)
+			first = min(first, b.firstFaultAt)
 		}
 		return first+int64(w.lowest(c.node, stamp{}, c.closedAt, graceOf)) <= c.closedAt.at
 	})

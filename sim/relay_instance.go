@@ -28,61 +28,61 @@ const (
 
 // relayRun is the real relay in one run, and its peers.
 type relayRun struct {
-	e    *Engine
-	run  *Run
-	calm bool        // time moves only where nothing else can: what takes no time is judged by it
-	mesh *clusterRun // the cluster that the relays are nodes of, or nil: there is one at a time
+	e           *Engine
+	run         *Run
+	exactTiming bool        // time moves only where nothing else can: what takes no time is judged by it
+	cluster     *clusterRun // the cluster that the relays are nodes of, or nil: there is one at a time
 
-	node     atomic.Pointer[node]
-	cur      *node // the same, for those the race detector does not watch
-	clients  [maxClients]atomic.Pointer[client]
-	peeks    [maxClients]peek
-	nclients int
-	users    [maxActors]*peerUser
-	rings    int // alarms that have begun and not ended
-	graces   [64]graceAt
-	ngraces  int
-	spells   [64]spell
-	nspells  int
-	relieved [8]relief
-	nreliefs int
+	node           atomic.Pointer[node]
+	cur            *node // the same, for those the race detector does not watch
+	clients        [maxClients]atomic.Pointer[client]
+	connInfos      [maxClients]connInfo
+	nclients       int
+	users          [maxActors]*peerUser
+	alarmsRunning  int // alarms that have begun and not ended
+	graces         [64]graceChange
+	ngraces        int
+	limitsPeriods  [64]limitsPeriod
+	nlimitsPeriods int
+	shedLoads      [8]shedLoadCall
+	nshedLoads     int
 
-	quiets   int // moments at which nothing could run, and the last
-	quietAt  int64
-	healing  bool // written between tasks only
-	healed   bool
-	drained  stamp // the first drain has begun
-	shut     stamp // and lets nobody in from here
-	plain    stamp // the first without a spread
-	spread   stamp // the first with one
-	closedBy int64 // when all must have been told
-	graceful bool  // a slot was in grace when a spread began
-	aborted  bool
-	drains   int // how often it was told to
-	done     int // how often a drain said that it was done
+	idleMoments    int // moments at which nothing could run, and the last
+	lastIdleAt     int64
+	healing        bool // written between tasks only
+	healed         bool
+	drained        stamp // the first drain has begun
+	refusesFrom    stamp // and lets nobody in from here
+	immediateDrain stamp // the first without a spread
+	spreadDrain    stamp // the first with one
+	closeDeadline  int64 // when all must have been told
+	graceAtSpread  bool  // a slot was in grace when a spread began
+	aborted        bool
+	drainsBegun    int // how often it was told to
+	drainsDone     int // how often a drain said that it was done
 }
 
 // node is one life of the relay's process.
 type node struct {
-	n       int
-	m       *member // what it is besides in a cluster, or nil
-	began   stamp
-	relay   *relay.Relay
-	handler http.Handler
-	lock    *Lock // the registry's
-	gauges  [3]*Gauge
-	shown   relay.Counts // when the lock was last given back
-	dials   [2]int       // requests so far, of binaries and phones
-	unwoken int          // wakes that push refused
-	expired int          // graces seen to end without a binary
-	books   []prometheus.Metric
+	n             int
+	m             *member // what it is besides in a cluster, or nil
+	began         stamp
+	relay         *relay.Relay
+	handler       http.Handler
+	lock          *Lock // the registry's
+	gauges        [3]*Gauge
+	shown         relay.Counts // when the lock was last given back
+	dials         [2]int       // requests so far, of binaries and phones
+	unwoken       int          // wakes that push refused
+	expired       int          // graces seen to end without a binary
+	frameCounters []prometheus.Metric
 
 	// expiredPhones are the phones that were in those graces at their end.
 	expiredPhones int
 }
 
-// graceAt is when a slot went into a grace, or one came out.
-type graceAt struct {
+// graceChange is when a slot went into a grace, or one came out.
+type graceChange struct {
 	at stamp
 	on bool
 }
@@ -102,7 +102,7 @@ func (u *peerUser) now() *client {
 }
 
 func (relayWorld) Start(e *Engine, r *Run) Instance {
-	w := &relayRun{e: e, run: r, calm: r.Param("eager", 0) == 0}
+	w := &relayRun{e: e, run: r, exactTiming: r.Param("eager", 0) == 0}
 	for i, a := range r.actors() {
 		if i < maxActors {
 			w.users[i] = &peerUser{name: a.name, rnd: NewRand(nameKey(a.name) ^ uint64(r.Param("noise", 0)))}
@@ -142,17 +142,17 @@ func (w *relayRun) newNode(n int) *node {
 		}
 		return g
 	}
-	w.spell(d, w.limits(), false)
+	w.addLimitsPeriod(d, w.limits(), false)
 	cfg := w.config(d, w.limits())
 	cfg.Runtime = rt
-	if w.mesh != nil {
-		w.mesh.enlist(d, &cfg)
+	if w.cluster != nil {
+		w.cluster.joinCluster(d, &cfg)
 	}
 	r, err := relay.New(cfg)
 	if err != nil {
 		panic(err)
 	}
-	d.relay, d.handler, d.books = r, r.Handler(), w.countersOf(r)
+	d.relay, d.handler, d.frameCounters = r, r.Handler(), w.frameCounters(r)
 	return d
 }
 
@@ -167,7 +167,7 @@ func (w *relayRun) config(d *node, l limits) relay.Config {
 		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
 		BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
 	}
-	l.into(&cfg)
+	l.applyTo(&cfg)
 	return cfg
 }
 
@@ -200,11 +200,11 @@ func (r connIDs) Read(p []byte) (int, error) {
 func (c *client) setHome(d *node) { c.home = d }
 
 // apart: the two processes share no server-ids.
-func (w *relayRun) apart(a, b *node) bool { return a != b && w.mesh == nil }
+func (w *relayRun) apart(a, b *node) bool { return a != b && w.cluster == nil }
 
-// peek is what never changes of a connection, for those who may look at
+// connInfo is what never changes of a connection, for those who may look at
 // no more.
-type peek struct {
+type connInfo struct {
 	phone  bool
 	server int
 	node   *node
@@ -225,7 +225,7 @@ func (w *relayRun) number(phone bool, server int, d *node) int {
 		return 0
 	}
 	w.nclients++
-	p := &w.peeks[w.nclients]
+	p := &w.connInfos[w.nclients]
 	p.phone, p.server, p.node = phone, server, d
 	return w.nclients
 }
@@ -233,14 +233,14 @@ func (w *relayRun) number(phone bool, server int, d *node) int {
 //go:norace
 func (w *relayRun) count() int { return w.nclients }
 
-// peek looks at a connection by its number.
+// connInfo looks at a connection by its number.
 //
 //go:norace
-func (w *relayRun) peek(n int) (p peek, ok bool) {
+func (w *relayRun) connInfo(n int) (p connInfo, ok bool) {
 	if n <= 0 || n > w.nclients {
 		return p, false
 	}
-	return w.peeks[n], true
+	return w.connInfos[n], true
 }
 
 // all are the connections there have been.
@@ -258,7 +258,7 @@ func (w *relayRun) all() []*client {
 func (w *relayRun) owner(id string) int {
 	var b [18]byte
 	for n := 1; n <= w.count(); n++ {
-		if p, _ := w.peek(n); p.phone && string(appendConnID(b[:0], n)) == id {
+		if p, _ := w.connInfo(n); p.phone && string(appendConnID(b[:0], n)) == id {
 			return n
 		}
 	}

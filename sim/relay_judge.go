@@ -38,13 +38,13 @@ func (w *relayRun) Unlocking(t *Task, l *Lock) {
 			w.e.Fail("gauges", "the registry counts %+v", d.shown)
 		}
 	}
-	if k, ok := t.Data.(*look); ok && l == k.node.lock {
+	if k, ok := t.Data.(*operatorRequest); ok && l == k.node.lock {
 		k.counts = k.node.relay.Counts()
 	}
 	if t.timer != nil && t.Data == nil && l.name == "alarms" {
 		t.Data = w
-		w.rings++
-		w.e.Sometimes(sawTwoRings, w.rings > 1)
+		w.alarmsRunning++
+		w.e.Sometimes(sawOverlappingAlarms, w.alarmsRunning > 1)
 	}
 }
 
@@ -60,7 +60,7 @@ func (w *relayRun) Contended(t *Task, l *Lock) {
 //go:norace
 func (w *relayRun) Ended(t *Task) {
 	if t.Data == any(w) {
-		w.rings--
+		w.alarmsRunning--
 	}
 }
 
@@ -70,7 +70,7 @@ func (w *relayRun) Final() {
 	if got := w.cur.shown; got.Binaries+got.Phones+got.InGrace != 0 {
 		w.e.Fail("converges", "at rest the relay counts %+v; want nobody", got)
 	}
-	w.verdicts()
+	w.judgeAll()
 }
 
 // atRest looks whether anything is still to happen.

@@ -15,12 +15,12 @@ type limits struct {
 	grace                            int64
 }
 
-// spell is how long limits were in force in one process.
-type spell struct {
+// limitsPeriod is how long limits were in force in one process.
+type limitsPeriod struct {
 	limits
 	node     *node
 	from, to stamp // the change to them began; that to the next was done
-	coming   bool  // the change to them is under way
+	changing bool  // the change to them is under way
 }
 
 // limits are those that a process starts with.
@@ -32,8 +32,8 @@ func (w *relayRun) limits() limits {
 	}
 }
 
-// changed are the limits that an operator's number stands for.
-func changed(n int) limits {
+// limitsByNumber are the limits that an operator's number stands for.
+func limitsByNumber(n int) limits {
 	h := mix(uint64(n))
 	pick := func(of ...int) int {
 		v := of[h%uint64(len(of))]
@@ -46,8 +46,8 @@ func changed(n int) limits {
 	}
 }
 
-// into writes l into a configuration.
-func (l limits) into(cfg *relay.Config) {
+// applyTo writes l into a configuration.
+func (l limits) applyTo(cfg *relay.Config) {
 	cfg.MaxPhones, cfg.MaxConns, cfg.MaxConnsPerAddress, cfg.Burst = l.phones, l.conns, l.perAddress, l.burst
 	cfg.PhoneOutbox, cfg.Grace = l.phoneOutbox, time.Duration(l.grace)
 }
@@ -55,7 +55,7 @@ func (l limits) into(cfg *relay.Config) {
 // reconfigure changes the limits, or tries to change them to some that no
 // relay may have: then nothing may have changed.
 func (w *relayRun) reconfigure(d *node, n int) {
-	l := changed(n)
+	l := limitsByNumber(n)
 	cfg := w.config(d, l)
 	if n%8 == 7 {
 		cfg.RoomTimeout = -1
@@ -64,49 +64,49 @@ func (w *relayRun) reconfigure(d *node, n int) {
 		}
 		return
 	}
-	k := w.begin(d, l)
+	k := w.beginLimits(d, l)
 	if k < 0 {
 		return
 	}
 	if err := d.relay.Reconfigure(cfg); err != nil {
 		w.e.Fail("limits", "%v", err)
 	}
-	w.begun(k)
+	w.limitsBegun(k)
 }
 
-// begin says that limits come into force and returns which spell of them it
+// beginLimits says that limits come into force and returns which spell of them it
 // is: none while others do, or if too often others have.
 //
 //go:norace
-func (w *relayRun) begin(d *node, l limits) int {
-	for i := range w.spells[:w.nspells] {
-		if w.spells[i].coming {
+func (w *relayRun) beginLimits(d *node, l limits) int {
+	for i := range w.limitsPeriods[:w.nlimitsPeriods] {
+		if w.limitsPeriods[i].changing {
 			return -1
 		}
 	}
-	if w.nspells > len(w.spells)-maxLives {
+	if w.nlimitsPeriods > len(w.limitsPeriods)-maxLives {
 		return -1
 	}
-	return w.spell(d, l, true)
+	return w.addLimitsPeriod(d, l, true)
 }
 
 //go:norace
-func (w *relayRun) spell(d *node, l limits, coming bool) int {
-	s := &w.spells[w.nspells]
-	s.limits, s.node, s.coming = l, d, coming
+func (w *relayRun) addLimitsPeriod(d *node, l limits, coming bool) int {
+	s := &w.limitsPeriods[w.nlimitsPeriods]
+	s.limits, s.node, s.changing = l, d, coming
 	s.from.at, s.from.step = w.e.now, w.e.steps+1
-	w.nspells++
-	return w.nspells - 1
+	w.nlimitsPeriods++
+	return w.nlimitsPeriods - 1
 }
 
-// begun says that they are in force, and those before no longer.
+// limitsBegun says that they are in force, and those before no longer.
 //
 //go:norace
-func (w *relayRun) begun(k int) {
-	w.spells[k].coming = false
+func (w *relayRun) limitsBegun(k int) {
+	w.limitsPeriods[k].changing = false
 	w.e.Sometimes(sawLimits, w.cur.shown.Phones > 0)
-	for i := range w.spells[:k] {
-		if s := &w.spells[i]; s.node == w.spells[k].node && s.to.step == 0 {
+	for i := range w.limitsPeriods[:k] {
+		if s := &w.limitsPeriods[i]; s.node == w.limitsPeriods[k].node && s.to.step == 0 {
 			s.to.at, s.to.step = w.e.now, w.e.steps+1
 		}
 	}
@@ -124,7 +124,7 @@ func (w *relayRun) highest(d *node, from, to stamp, of func(limits) int) int {
 
 func (w *relayRun) extreme(d *node, from, to stamp, of func(limits) int, better func(a, b int) int) int {
 	v, found := 0, false
-	for _, s := range w.spells[:w.nspells] {
+	for _, s := range w.limitsPeriods[:w.nlimitsPeriods] {
 		if s.node != d || !s.to.after(from) || to.step > 0 && s.from.step > to.step {
 			continue
 		}

@@ -15,13 +15,13 @@ import (
 type slotEvent uint8
 
 const (
-	seated  slotEvent = iota // the binary got the slot, or may have
-	parted                   // it let go of it, if it had it
-	inUse                    // it was told 4409
-	served                   // a frame of the phone came to the binary
-	noOne                    // the phone was told that there is no server
-	maxOpen = 14             // events without an end, beyond which the search takes too long
-	maxLook = 200 * time.Millisecond
+	slotGranted   slotEvent = iota // the binary got the slot, or may have
+	slotReleased                   // it let go of it, if it had it
+	toldInUse                      // it was told 4409
+	frameServed                    // a frame of the phone came to the binary
+	toldNoServer                   // the phone was told that there is no server
+	maxOpenEvents = 14             // events without an end, beyond which the search takes too long
+	searchTimeout = 200 * time.Millisecond
 )
 
 type slotCall struct {
@@ -40,32 +40,32 @@ var relaySlot = (&porcupine.NondeterministicModel{
 			}
 		}
 		switch c.event {
-		case seated: // by takeover only from one that is told so, or cannot be
+		case slotGranted: // by takeover only from one that is told so, or cannot be
 			can(holder == nil || !holder.closed || holder.reason == "heartbeat timeout", c.binary)
-			can(c.binary.first().step == 0, holder) // nobody knows that it was
-		case parted:
+			can(c.binary.firstFrameAt().step == 0, holder) // nobody knows that it was
+		case slotReleased:
 			can(holder == c.binary, nil)
 			can(holder != c.binary, holder)
-		case inUse:
+		case toldInUse:
 			can(holder != nil, holder)
-		case served:
+		case frameServed:
 			can(holder == c.binary, holder)
-		case noOne:
+		case toldNoServer:
 			can(holder == nil, holder)
 		}
 		return next
 	},
 }).ToModel()
 
-// linearizable asks that judge.
-func (w *relayRun) linearizable() {
-	for _, d := range w.lives() {
+// judgeLinearizable asks that judge.
+func (w *relayRun) judgeLinearizable() {
+	for _, d := range w.processes() {
 		for s := range maxServers {
 			history, open := w.history(d, s)
-			if len(history) < 2 || open > maxOpen {
+			if len(history) < 2 || open > maxOpenEvents {
 				continue
 			}
-			if porcupine.CheckOperationsTimeout(relaySlot, history, maxLook) == porcupine.Illegal {
+			if porcupine.CheckOperationsTimeout(relaySlot, history, searchTimeout) == porcupine.Illegal {
 				w.e.Fail("linearizable", "no order of claims and ends of %s explains what its peers were told", relayServers[s])
 			}
 		}
@@ -88,16 +88,16 @@ func (w *relayRun) history(d *node, server int) (all []porcupine.Operation, open
 		case d != nil && c.node != d || c.server != server || !c.upgraded:
 		case c.phone:
 			if c.closed && c.reason == "no server with that id" {
-				add(c, noOne, c, c.closedAt)
+				add(c, toldNoServer, c, c.closedAt)
 			}
 		case c.code == 4409 && c.reason != "":
-			add(c, inUse, c, c.closedAt)
+			add(c, toldInUse, c, c.closedAt)
 		default:
-			add(c, seated, c, c.first())
-			add(c, parted, c, stamp{step: c.sock.endStep})
+			add(c, slotGranted, c, c.firstFrameAt())
+			add(c, slotReleased, c, stamp{step: c.sock.endStep})
 			for n, f := range c.flows {
 				if len(f.got) > 0 {
-					add(w.clients[n].Load(), served, c, f.since)
+					add(w.clients[n].Load(), frameServed, c, f.since)
 				}
 			}
 		}

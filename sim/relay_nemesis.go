@@ -12,28 +12,28 @@ func (c *client) resume() {
 	})
 }
 
-// goAway ends a connection without a close message: the peer's system
+// disconnect ends a connection without a close message: the peer's system
 // closes it, or nobody hears of it any more.
-func (w *relayRun) goAway(c *client, silently bool) {
-	if c.is(func() bool { return !c.upgraded || c.left || c.over }) {
+func (w *relayRun) disconnect(c *client, silently bool) {
+	if c.is(func() bool { return !c.upgraded || c.left || c.ended }) {
 		return
 	}
 	if silently {
-		c.leave(didVanish)
-		c.sock.down.end(stop)
+		c.endByPeer(didVanish)
+		c.sock.down.update(setReadStopped)
 		return
 	}
-	c.leave(didHangUp)
-	c.sock.down.end(hangUp)
-	c.sock.down.end(stop)
-	c.sock.up.end(finish)
+	c.endByPeer(didHangUp)
+	c.sock.down.update(setReadClosed)
+	c.sock.down.update(setReadStopped)
+	c.sock.up.update(setWriteClosed)
 }
 
-// last waits until c has answered one more ping; then nobody hears of it any
+// dieAfterPong waits until c has answered one more ping; then nobody hears of it any
 // more. Nothing is waited for if it does not answer.
-func (w *relayRun) last(c *client) {
-	c.note(func() { c.dying = c.open() && !c.mute && !c.stalled })
-	for c.is(func() bool { return c.dying && c.open() }) {
+func (w *relayRun) dieAfterPong(c *client) {
+	c.note(func() { c.diesAfterPong = c.open() && !c.ignoresPings && !c.stalled })
+	for c.is(func() bool { return c.diesAfterPong && c.open() }) {
 		w.e.Park(AtWait, &c.gate, forever)
 	}
 }
@@ -42,13 +42,13 @@ func (w *relayRun) last(c *client) {
 func (w *relayRun) reset(n int) {
 	var open []*client
 	for _, c := range w.all() {
-		if c.is(func() bool { return c.upgraded && !c.over }) {
+		if c.is(func() bool { return c.upgraded && !c.ended }) {
 			open = append(open, c)
 		}
 	}
 	if len(open) > 0 {
 		c := open[n%len(open)]
-		c.leave(wasReset)
+		c.endByPeer(wasReset)
 		c.sock.cut()
 		w.e.Yield(AtClose, c.sock.obj)
 	}
@@ -66,8 +66,8 @@ func (w *relayRun) restart() {
 	w.boot(old.n + 1)
 	for _, c := range w.all() {
 		if c.node == old {
-			if c.is(func() bool { return !c.over && !c.left }) {
-				c.leave(wasCut)
+			if c.is(func() bool { return !c.ended && !c.left }) {
+				c.endByPeer(wasCut)
 			}
 			c.sock.cut()
 		}

@@ -14,14 +14,14 @@ import (
 
 // What operators do: they look, they shut down.
 
-// A look is what an operator's request saw, and what was the case then.
-type look struct {
+// A operatorRequest is what an operator's request saw, and what was the case then.
+type operatorRequest struct {
 	node   *node
 	counts relay.Counts
 }
 
 func (w *relayRun) operate(d *node, verb, arg int) {
-	t, l := w.e.Current(), &look{node: d}
+	t, l := w.e.Current(), &operatorRequest{node: d}
 	switch verb {
 	case rCheck:
 		if err := d.relay.Check(); err != nil {
@@ -51,7 +51,7 @@ func (w *relayRun) operate(d *node, verb, arg int) {
 	case rLimits:
 		w.reconfigure(d, arg)
 	case rRelieve:
-		w.relieve(d, max(arg, 1)<<10)
+		w.shedLoad(d, max(arg, 1)<<10)
 	case rAbort:
 		if w.isDrained() {
 			w.setAborted()
@@ -64,39 +64,39 @@ func (w *relayRun) operate(d *node, verb, arg int) {
 func (w *relayRun) drain(d *node, spread time.Duration) {
 	w.setDrained(int64(spread))
 	d.relay.Drain(spread, w.drainDone)
-	w.setShut()
+	w.setRefuses()
 }
 
 //go:norace
 func (w *relayRun) isDrained() bool { return w.drained.step != 0 }
 
-// drainGrain is how late a spread drain may come to anyone.
-const drainGrain = 10 * time.Millisecond
+// drainSlack is how late a spread drain may come to anyone.
+const drainSlack = 10 * time.Millisecond
 
 //go:norace
 func (w *relayRun) setDrained(spread int64) {
 	now := stamp{w.e.now, w.e.steps + 1}
-	w.drains++
+	w.drainsBegun++
 	by := now.at + spread
 	if spread > 0 {
-		by += int64(drainGrain)
+		by += int64(drainSlack)
 	}
 	if w.drained.step == 0 {
-		w.drained, w.closedBy = now, by
+		w.drained, w.closeDeadline = now, by
 	}
-	w.closedBy = min(w.closedBy, by)
+	w.closeDeadline = min(w.closeDeadline, by)
 	switch {
-	case spread == 0 && w.plain.step == 0:
-		w.plain = now
-	case spread > 0 && w.spread.step == 0:
-		w.spread, w.graceful = now, w.cur.shown.InGrace > 0
+	case spread == 0 && w.immediateDrain.step == 0:
+		w.immediateDrain = now
+	case spread > 0 && w.spreadDrain.step == 0:
+		w.spreadDrain, w.graceAtSpread = now, w.cur.shown.InGrace > 0
 	}
 }
 
 //go:norace
-func (w *relayRun) setShut() {
-	if w.shut.step == 0 {
-		w.shut = stamp{w.e.now, w.e.steps + 1}
+func (w *relayRun) setRefuses() {
+	if w.refusesFrom.step == 0 {
+		w.refusesFrom = stamp{w.e.now, w.e.steps + 1}
 	}
 }
 
@@ -107,7 +107,7 @@ func (w *relayRun) setAborted() { w.aborted = true }
 //
 //go:norace
 func (w *relayRun) drainDone() {
-	w.done++
+	w.drainsDone++
 	for n := 1; n <= w.nclients; n++ {
 		if c := w.clients[n].Load(); c != nil && c.node == w.cur && c.upgraded && !c.sock.closed {
 			w.e.Fail("drain", "it is said to be done; %s is still open", c.name)

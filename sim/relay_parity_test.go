@@ -342,7 +342,7 @@ func TestLoopbackAndSimulationAgree(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var inSim *simWire
-			res := play(map[string]func(*Engine){"script": func(e *Engine) {
+			res := runScripted(map[string]func(*Engine){"script": func(e *Engine) {
 				inSim = &simWire{e: e, cfg: parityConfig(name)}
 				inSim.cfg.Upgrade = func(_ http.ResponseWriter, r *http.Request) (relay.Socket, error) {
 					return r.Context().Value(parityKey{}).(*socket), nil

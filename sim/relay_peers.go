@@ -3,8 +3,8 @@ package sim
 // What phones and binaries make of a frame. Each returns the invariant
 // that is broken, if any, and how.
 
-// phoneGets takes a bare inner frame.
-func (c *client) phoneGets(payload []byte) (wrong, how string) {
+// phoneReceives takes a bare inner frame.
+func (c *client) phoneReceives(payload []byte) (wrong, how string) {
 	f, ok := parseFrame(payload)
 	if !ok {
 		return "unchanged", "not as the binary sent it"
@@ -12,7 +12,7 @@ func (c *client) phoneGets(payload []byte) (wrong, how string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.flow(0)
-	switch b, known := c.w.peek(f.binary); {
+	switch b, known := c.w.connInfo(f.binary); {
 	case f.phone != c.num:
 		return "misrouted", "a frame for another phone"
 	case !known || b.phone || b.server != c.server || c.w.apart(b.node, c.node):
@@ -24,33 +24,33 @@ func (c *client) phoneGets(payload []byte) (wrong, how string) {
 	}
 	l.from = f.binary
 	l.got = append(l.got, c.w.stamp())
-	c.arrived += len(payload)
+	c.receivedBytes += len(payload)
 	c.w.e.Note(uint64(f.n)<<32 | uint64(c.num))
 	return "", ""
 }
 
-// binaryGets takes an envelope.
-func (c *client) binaryGets(payload []byte) (wrong, how string) {
+// binaryReceives takes an envelope.
+func (c *client) binaryReceives(payload []byte) (wrong, how string) {
 	id, inner, code, ok := takeEnvelope(payload)
 	if !ok {
 		return "envelope", "not an envelope as the contract has it"
 	}
 	phone := c.w.owner(id)
-	if p, ok := c.w.peek(phone); !ok || p.server != c.server || c.w.apart(p.node, c.node) {
+	if p, ok := c.w.connInfo(phone); !ok || p.server != c.server || c.w.apart(p.node, c.node) {
 		return "misrouted", "a conn-id of another server-id, or of nobody"
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.flow(phone)
-	if l.muffled {
+	if l.noticeReceived {
 		return "after notice", "something after the close notice"
 	}
-	c.arrived += len(payload)
+	c.receivedBytes += len(payload)
 	if inner == nil {
-		l.muffled, l.notice, l.toldAt = true, code, c.w.stamp()
+		l.noticeReceived, l.notice, l.toldAt = true, code, c.w.stamp()
 		l.notices++
-		if c.answers && c.well() { // as the deployed daemon does
-			c.message(c.rnd, appendEnvelope(nil, phone, nil, 1000), 1)
+		if c.answersNotices && c.sendCounts() { // as the deployed daemon does
+			c.sendMessage(c.rnd, appendEnvelope(nil, phone, nil, 1000), 1)
 		}
 		return "", ""
 	}
@@ -69,15 +69,15 @@ func (c *client) binaryGets(payload []byte) (wrong, how string) {
 	}
 	l.got = append(l.got, c.w.stamp())
 	c.w.e.Note(uint64(f.n)<<32 | uint64(c.num))
-	if f.echo && c.well() {
-		c.frameTo(c.rnd, phone, max(len(inner)-100, 0), 1)
+	if f.echo && c.sendCounts() {
+		c.sendToPhone(c.rnd, phone, max(len(inner)-100, 0), 1)
 	}
 	return "", ""
 }
 
-// frameTo sends a binary's next frame to a phone. The mutex is held.
-func (c *client) frameTo(r *Rand, phone, pad, pieces int) {
-	c.message(r, appendEnvelope(nil, phone, c.nextFrame(phone, pad), 0), pieces)
+// sendToPhone sends a binary's next frame to a phone. The mutex is held.
+func (c *client) sendToPhone(r *Rand, phone, pad, pieces int) {
+	c.sendMessage(r, appendEnvelope(nil, phone, c.nextFrame(phone, pad), 0), pieces)
 }
 
 // nextFrame makes the next frame to a phone, and counts it as sent.
@@ -88,10 +88,10 @@ func (c *client) nextFrame(phone, pad int) []byte {
 	return inner
 }
 
-// frameUp sends a phone's next frame. The mutex is held.
-func (c *client) frameUp(r *Rand, pad, pieces int, echo bool) {
+// sendToBinary sends a phone's next frame. The mutex is held.
+func (c *client) sendToBinary(r *Rand, pad, pieces int, echo bool) {
 	l := c.flow(0)
 	inner := frame{phone: c.num, n: len(l.sent) + 1, echo: echo}.append(nil, pad)
 	l.sent = append(l.sent, sent{c.w.stamp(), len(inner)})
-	c.message(r, inner, pieces)
+	c.sendMessage(r, inner, pieces)
 }

@@ -49,7 +49,7 @@ func (w *relayRun) pushed(d *node, id wire.ServerID, wake wire.PushWake) error {
 	whose, which, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(wake.Token, tokenTaken), tokenRefused), " ")
 	num, _ := strconv.Atoi(whose)
 	n, _ := strconv.Atoi(which)
-	p, ok := w.peek(num)
+	p, ok := w.connInfo(num)
 	switch c := w.clients[min(max(num, 0), maxClients-1)].Load(); {
 	case !ok || c == nil || wake.Platform != "fcm":
 		w.e.Fail("wake", "not as a binary asked for it")
@@ -67,8 +67,8 @@ func (w *relayRun) pushed(d *node, id wire.ServerID, wake wire.PushWake) error {
 	return errNoWake
 }
 
-// unwokenCounted holds what the relay counted as refused against what was.
-func (w *relayRun) unwokenCounted(d *node, counted float64) {
+// judgeRefusedWakes holds what the relay counted as refused against what was.
+func (w *relayRun) judgeRefusedWakes(d *node, counted float64) {
 	if counted != float64(d.unwoken) {
 		w.e.Fail("wake", "the relay counts %v wakes that were refused; push refused %d", counted, d.unwoken)
 	}

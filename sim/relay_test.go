@@ -50,11 +50,11 @@ func TestPeersAreStrict(t *testing.T) {
 
 func TestThePageShowsPeersAndWhereItBroke(t *testing.T) {
 	x := Runner{World: relayWorld{}, Trace: true}
-	stories, err := Stories()
+	regressions, err := RegressionRuns()
 	if err != nil {
 		t.Fatal(err)
 	}
-	res := x.Replay(stories["relay-stalled-phone"])
+	res := x.Replay(regressions["relay-stalled-phone"])
 	page := HTML(res)
 	for _, want := range []string{">p1<", ">relay<", ">b1<", `class="arrow" x1="1`, `class="stall" x=`, "1011 phone backlog full", "everything held", "</html>"} {
 		if !strings.Contains(page, want) {

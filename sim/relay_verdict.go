@@ -8,55 +8,55 @@ func (w *relayRun) blame(invariant string, c *client, format string, args ...any
 	w.e.Fail(invariant, "%s (%s): "+format, append([]any{c.name, relayServers[c.server]}, args...)...)
 }
 
-// oneClose: a close message comes once, and is the last.
-func (w *relayRun) oneClose(c *client) {
-	if c.sock.tap.closes > 1 || c.sock.tap.after {
-		w.blame("one close", c, "%d close messages, something after it: %t", c.sock.tap.closes, c.sock.tap.after)
+// judgeOneClose: a close message comes once, and is the last.
+func (w *relayRun) judgeOneClose(c *client) {
+	if c.sock.tap.closes > 1 || c.sock.tap.afterClose {
+		w.blame("one close", c, "%d close messages, something after it: %t", c.sock.tap.closes, c.sock.tap.afterClose)
 	}
 }
 
-func (w *relayRun) verdicts() {
+func (w *relayRun) judgeAll() {
 	for _, c := range w.all() {
-		w.gates(c)
+		w.judgeEndpoint(c)
 		if !c.upgraded {
 			continue
 		}
-		w.oneClose(c)
-		w.farewell(c)
-		w.punctual(c)
-		w.parting(c)
+		w.judgeOneClose(c)
+		w.judgeClose(c)
+		w.judgeTimeouts(c)
+		w.judgeShutdown(c)
 		if c.phone {
-			w.flows(c)
+			w.judgeFlows(c)
 		}
 	}
-	for _, d := range w.lives() {
-		w.counters(d)
-		w.balance(d, true)
+	for _, d := range w.processes() {
+		w.judgeCounters(d)
+		w.checkAccounting(d, true)
 	}
-	w.reliefs()
-	w.linearizable()
+	w.judgeShedLoads()
+	w.judgeLinearizable()
 }
 
-// farewell judges how the connection ended.
-func (w *relayRun) farewell(c *client) {
-	if d := w.drained; w.calm && d.step > 0 && c.faults == 0 && !c.closeSent && d.after(c.upgradedAt) && c.closedAt.after(d) && c.overAt.after(d) && !w.aborted && !w.given(c) {
-		if late := c.closedAt.at - w.closedBy; !c.closed || late > w.most(c) {
-			w.blame("drain", c, "the shutdown came to it after %d ms; want %d at most", late/1e6, w.most(c)/1e6)
+// judgeClose judges how the connection ended.
+func (w *relayRun) judgeClose(c *client) {
+	if d := w.drained; w.exactTiming && d.step > 0 && c.faults == 0 && !c.closeSent && d.after(c.upgradedAt) && c.closedAt.after(d) && c.endedAt.after(d) && !w.aborted && !w.closedForMemory(c) {
+		if late := c.closedAt.at - w.closeDeadline; !c.closed || late > w.maxDelay(c) {
+			w.blame("drain", c, "the shutdown came to it after %d ms; want %d at most", late/1e6, w.maxDelay(c)/1e6)
 		}
 	}
 	if c.closed {
-		if why := w.unfounded(c); why != "" {
+		if why := w.unfoundedClose(c); why != "" {
 			w.blame(why, c, "closed with %d %q", c.code, c.reason)
 		}
 		return
 	}
-	if w.calm && !c.left && c.faults&didStall == 0 && !w.aborted && !w.given(c) {
+	if w.exactTiming && !c.left && c.faults&didStall == 0 && !w.aborted && !w.closedForMemory(c) {
 		w.blame("goodbye", c, "ended without a close message")
 	}
 }
 
-// unfounded names the invariant that c's close breaks, if it does.
-func (w *relayRun) unfounded(c *client) string {
+// unfoundedClose names the invariant that c's close breaks, if it does.
+func (w *relayRun) unfoundedClose(c *client) string {
 	did := func(f fault, invariant string) string {
 		if c.faults&f != 0 {
 			return ""
@@ -74,32 +74,32 @@ func (w *relayRun) unfounded(c *client) string {
 	}
 	switch {
 	case c.code == 1001 && c.reason == "shutting down":
-		return unless(w.plain.step != 0 && c.closedAt.after(w.plain), "drain")
+		return unless(w.immediateDrain.step != 0 && c.closedAt.after(w.immediateDrain), "drain")
 	case c.code == 1012 && c.reason == "shutting down":
-		return unless(w.spread.step != 0 && c.closedAt.after(w.spread), "drain")
+		return unless(w.spreadDrain.step != 0 && c.closedAt.after(w.spreadDrain), "drain")
 	case c.code == 1002 && c.reason != "":
 		return did(didBreak, "close code")
 	case c.code == 1008 && c.reason == "message took too long":
-		return unless(!w.calm || c.faults&didDribble != 0, "close code")
+		return unless(!w.exactTiming || c.faults&didDribble != 0, "close code")
 	case c.code == 1009 && c.reason != "":
 		return did(didBig, "close code")
 	case c.code == 1011 && c.reason == "heartbeat timeout":
-		return unless(!w.calm || w.silent(c), "displaced")
+		return unless(!w.exactTiming || w.silent(c), "displaced")
 	case c.code == 1011 && c.reason == "relay is short of memory":
-		return unless(w.given(c), "relief")
+		return unless(w.closedForMemory(c), "relief")
 	case c.code == 1011 && c.reason == "write timeout":
-		return unless(!w.calm || c.faults&didStall != 0, "close code")
+		return unless(!w.exactTiming || c.faults&didStall != 0, "close code")
 	case c.phone:
-		return w.unfoundedPhone(c, did, unless)
+		return w.unfoundedPhoneClose(c, did, unless)
 	case c.code == 1013 && c.reason == "too many claims at once":
-		return unless(w.crowded(c), "close code")
+		return unless(w.tooManyClaimants(c), "close code")
 	case c.code == 4409 && c.reason == "server-id already claimed":
 		return unless(w.incumbentAlive(c), "spurious 4409")
 	}
 	return "close code"
 }
 
-func (w *relayRun) unfoundedPhone(c *client, did func(fault, string) string, unless func(bool, string) string) string {
+func (w *relayRun) unfoundedPhoneClose(c *client, did func(fault, string) string, unless func(bool, string) string) string {
 	switch {
 	case c.code == 1007 && c.reason != "":
 		return did(didBad, "close code")
@@ -111,9 +111,9 @@ func (w *relayRun) unfoundedPhone(c *client, did func(fault, string) string, unl
 	case c.code == 4404 && c.reason == "binary reclaimed server-id":
 		return unless(w.newcomer(c), "reclaimed")
 	case c.code == 1011 && c.reason == "phone backlog full":
-		return unless(w.overflowed(c), "budget")
+		return unless(w.backlogOverflowed(c), "budget")
 	case c.code == 1011 && c.reason == "binary backlog full":
-		return unless(!w.calm || w.binaryStuck(c), "budget")
+		return unless(!w.exactTiming || w.binaryStuck(c), "budget")
 	case c.reason == "":
 		if b, o := w.ordered(c); b != nil && (o.code == c.code || !legalCode(o.code) && c.code == 1011) {
 			if len(c.flow(0).got) != o.frames {
@@ -138,3 +138,32 @@ func (w *relayRun) ordered(c *client) (*client, order) {
 	}
 	return nil, order{}
 }
+
+// judgeShutdown judges what a drain did to c: a phone is told together with its
+// binary, and no claimant that it is refused for good. That everyone is told
+// in time is the farewell's matter.
+func (w *relayRun) judgeShutdown(c *client) {
+	if !w.exactTiming || w.drained.step == 0 || w.aborted || c.node != w.cur {
+		return
+	}
+	told := c.sock.tap.closed
+	if c.code == 4409 && c.reason != "" && told > w.drained.at {
+		w.blame("drain", c, "told 4409 by a relay that drains")
+	}
+	if !c.phone || !c.blameless() || told <= w.drained.at {
+		return
+	}
+	for _, b := range w.all() {
+		served := b.num == c.flow(0).from || b.flows[c.num] != nil && len(b.flows[c.num].got) > 0
+		if b.phone || !served || !b.blameless() || b.code != 1012 {
+			continue
+		}
+		apart := told - b.sock.tap.closed
+		if apart > slack+w.latency() || apart >= 0 && c.code != 1012 {
+			w.blame("together", c, "closed with %d, %d ms after %s", c.code, apart/1e6, b.name)
+		}
+	}
+}
+
+// blameless tells whether only the relay can have ended c, and at once.
+func (c *client) blameless() bool { return c.closed && c.faults == 0 && !c.closeSent && !c.left }

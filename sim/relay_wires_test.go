@@ -139,9 +139,9 @@ type simConn struct{ s *socket }
 
 func (c simConn) Write(b []byte) (int, error) { return c.s.up.put(b, len(b)) }
 func (c simConn) Close() error {
-	c.s.down.end(hangUp)
-	c.s.down.end(stop)
-	c.s.up.end(finish)
+	c.s.down.update(setReadClosed)
+	c.s.down.update(setReadStopped)
+	c.s.up.update(setWriteClosed)
 	return nil
 }
 func (c simConn) Read(b []byte) (int, error) {
@@ -150,7 +150,7 @@ func (c simConn) Read(b []byte) (int, error) {
 		if n > 0 || err != nil {
 			return n, err
 		}
-		c.s.e.Park(AtRead, &c.s.down.wants, again)
+		c.s.e.Park(AtRead, &c.s.down.readable, again)
 	}
 }
 

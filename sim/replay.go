@@ -8,12 +8,12 @@ import (
 // replayer follows a listing and its switches. A switch that cannot be
 // made, since its task does not exist or cannot run, is passed over.
 type replayer struct {
-	at     []turning // sorted by point
-	missed int       // switches met that could not be made
-	first  int       // the step of the first one
+	at     []switchPoint // sorted by point
+	missed int           // switches met that could not be made
+	first  int           // the step of the first one
 }
 
-type turning struct {
+type switchPoint struct {
 	point, task uint64
 	used        bool
 }
@@ -27,10 +27,10 @@ func newReplayer(r *Run) *replayer {
 		point, ok1 := pointKey(l.At)
 		task, ok2 := taskKey(l.Run)
 		if ok1 && ok2 {
-			p.at = append(p.at, turning{point: point, task: task})
+			p.at = append(p.at, switchPoint{point: point, task: task})
 		}
 	}
-	slices.SortStableFunc(p.at, func(a, b turning) int { return cmp.Compare(a.point, b.point) })
+	slices.SortStableFunc(p.at, func(a, b switchPoint) int { return cmp.Compare(a.point, b.point) })
 	return p
 }
 

@@ -105,12 +105,12 @@ func (r *Run) actors() []actor {
 	return as
 }
 
-func (r *Run) listed() []listed {
-	var l []listed
+func (r *Run) taskOrders() []taskOrder {
+	var l []taskOrder
 	for i := range r.Lines {
 		if b := r.Lines[i].Begins; b != "" {
 			if k, ok := taskKey(b); ok {
-				l = append(l, listed{k, i + 1})
+				l = append(l, taskOrder{k, i + 1})
 			}
 		}
 	}

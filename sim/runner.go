@@ -32,7 +32,7 @@ type Result struct {
 	Missed   int // switches that could not be made
 	Diverged int // the step of the first
 	Unused   int // switches whose point was never reached
-	Probes   []bool
+	Covered  []bool
 	States   []uint64
 	Trace    *Trace // if asked for
 	Chart    *Chart // if the world draws one
@@ -121,7 +121,7 @@ func (x *Runner) run(r *Run, p picker) *Result {
 		x.buf = newBuffers(stepLimit)
 	}
 	e := newEngine(x.buf, p)
-	e.plain, e.until = x.Plain, x.Steps
+	e.plain, e.maxSteps = x.Plain, x.Steps
 	before := raceErrors()
 	e.run(x.World, r)
 	races := raceErrors() - before
@@ -129,7 +129,7 @@ func (x *Runner) run(r *Run, p picker) *Result {
 		e.failure = &Failure{Invariant: "race", Detail: strings.Join(raceLog(), "; "), Step: e.steps, Task: "idle"}
 	}
 	res := &Result{Seed: r.Seed, Strategy: r.Strategy, Run: r, Steps: e.steps, Hash: e.hash, Races: races,
-		Failure: e.failure, Probes: e.probes[:len(x.World.Probes())], States: e.states[:e.nstates]}
+		Failure: e.failure, Covered: e.covered[:len(x.World.CoverageGoals())], States: e.states[:e.nstates]}
 	if x.Trace {
 		res.Trace = newTrace(e)
 		if c, ok := e.inst.(charted); ok {

@@ -12,25 +12,25 @@ type socket struct {
 	up, down pipe // from the peer, to the peer
 	obj      int32
 	chunk    int    // bytes that one read or write carries at most; 0: any number
-	closing  func() // told by whoever closes it; may be nil
+	onClose  func() // told by whoever closes it; may be nil
 
 	// Owned by the relay's reader and by its writer, and looked at where no
 	// task runs.
 	fromPeer, toPeer *Rand
 	tap              tap
-	in               entry
+	in               inboundCounter
 	reading          bool // the reader waits, or is about to
 	writers          int  // tasks in Write
-	begun            int  // bytes that they have written
+	unfinished       int  // bytes that they have written
 
-	mu      sync.Mutex // guards all below
-	closed  bool
-	ended   int64 // when it was closed
-	endStep int
-	waiting bool  // a write has had to wait
-	partial bool  // a write has carried less than all
-	failed  bool  // a write has failed
-	longest int64 // for so long a write has waited at most
+	mu           sync.Mutex // guards all below
+	closed       bool
+	closedAt     int64 // when it was closed
+	endStep      int
+	writeWaited  bool  // a write has had to wait
+	writePartial bool  // a write has carried less than all
+	writeFailed  bool  // a write has failed
+	longestWrite int64 // for so long a write has waited at most
 }
 
 func newSocket(e *Engine, name string, seed uint64, room, chunk int, latency int64) *socket {
@@ -40,8 +40,8 @@ func newSocket(e *Engine, name string, seed uint64, room, chunk int, latency int
 	return s
 }
 
-// carried is how much one call may carry.
-func (s *socket) carried(r *Rand, n int) int {
+// limitBytes is how much one call may carry.
+func (s *socket) limitBytes(r *Rand, n int) int {
 	if s.chunk == 0 {
 		return n
 	}
@@ -58,16 +58,16 @@ func (s *socket) Read() (*relay.Buffer, int, error) {
 			return nil, 0, errClosed
 		}
 		b := relay.NewBuffer()
-		n, again, err := s.up.take(b[:s.carried(s.fromPeer, len(b))])
+		n, again, err := s.up.take(b[:s.limitBytes(s.fromPeer, len(b))])
 		if n > 0 {
-			s.in.see(b, n)
+			s.in.add(b, n)
 			return b, n, nil
 		}
 		b.Free()
 		if err != nil {
 			return nil, 0, err
 		}
-		s.e.Park(AtRead, &s.up.wants, again)
+		s.e.Park(AtRead, &s.up.readable, again)
 	}
 }
 
@@ -75,7 +75,7 @@ func (s *socket) Read() (*relay.Buffer, int, error) {
 func (s *socket) setReading(yes bool) { s.reading = yes }
 
 //go:norace
-func (s *socket) addBegun(n int) { s.begun += n }
+func (s *socket) addUnfinished(n int) { s.unfinished += n }
 
 //go:norace
 func (s *socket) addWriter(n int) { s.writers += n }
@@ -90,13 +90,13 @@ func (s *socket) write(p []byte) (int, error) {
 	if s.isClosed() {
 		return 0, errClosed
 	}
-	n, err := s.down.put(p, s.carried(s.toPeer, len(p)))
+	n, err := s.down.put(p, s.limitBytes(s.toPeer, len(p)))
 	if err != nil {
-		s.mark(func() { s.failed = true })
+		s.mark(func() { s.writeFailed = true })
 	}
-	s.tap.see(p[:n], s.e.Now())
+	s.tap.add(p[:n], s.e.Now())
 	if n < len(p) {
-		s.mark(func() { s.partial = true })
+		s.mark(func() { s.writePartial = true })
 	}
 	return n, err
 }
@@ -106,30 +106,30 @@ func (s *socket) Write(p []byte) (n int, err error) {
 	s.addWriter(1)
 	defer func() {
 		s.addWriter(-1)
-		s.addBegun(-n)
+		s.addUnfinished(-n)
 	}()
 	s.e.Yield(AtWrite, s.obj)
 	began := s.e.Now()
 	for {
 		k, err := s.write(p[n:])
-		s.addBegun(k)
+		s.addUnfinished(k)
 		if n += k; n == len(p) || err != nil {
-			s.mark(func() { s.longest = max(s.longest, s.e.Now()-began) })
+			s.mark(func() { s.longestWrite = max(s.longestWrite, s.e.Now()-began) })
 			return n, err
 		}
 		if k > 0 {
 			s.e.Yield(AtWrite, s.obj)
 			continue
 		}
-		s.mark(func() { s.waiting = true })
-		s.e.Park(AtWrite, &s.down.room, forever)
+		s.mark(func() { s.writeWaited = true })
+		s.e.Park(AtWrite, &s.down.writable, forever)
 	}
 }
 
 // CloseWrite implements relay.Socket.
 func (s *socket) CloseWrite() error {
 	s.e.Yield(AtClose, s.obj)
-	s.down.end(finish)
+	s.down.update(setWriteClosed)
 	return nil
 }
 
@@ -137,24 +137,24 @@ func (s *socket) CloseWrite() error {
 // resets the connection, and what was on its way to the peer may be lost.
 func (s *socket) Close() error {
 	s.e.Yield(AtClose, s.obj)
-	if s.closing != nil {
-		s.closing()
+	if s.onClose != nil {
+		s.onClose()
 	}
-	if s.mark(s.shut) {
+	if s.mark(s.setClosed) {
 		return nil
 	}
 	if s.up.arrived() > 0 {
-		s.down.end(lose)
+		s.down.update(setReset)
 	} else {
-		s.down.end(finish)
+		s.down.update(setWriteClosed)
 	}
-	s.up.end(stop)
+	s.up.update(setReadStopped)
 	return nil
 }
 
-func (s *socket) shut() {
+func (s *socket) setClosed() {
 	if !s.closed {
-		s.closed, s.ended, s.endStep = true, s.e.Now(), s.e.Steps()+1
+		s.closed, s.closedAt, s.endStep = true, s.e.Now(), s.e.Steps()+1
 	}
 }
 
@@ -172,6 +172,6 @@ func (s *socket) isClosed() bool { return s.mark(func() {}) }
 
 // cut resets the connection, as the network or the peer's system does.
 func (s *socket) cut() {
-	s.up.end(lose)
-	s.down.end(lose)
+	s.up.update(setReset)
+	s.down.update(setReset)
 }

@@ -102,36 +102,36 @@ func (in *inbox) next() (op byte, payload []byte, ok bool, wrong string) {
 // tap counts the whole messages that the relay has put on one socket, where
 // they leave it: what happens to them on the way does not matter.
 type tap struct {
-	in     inbox
-	frames int // data messages that carry a frame
-	closes int
-	after  bool // something followed a close
-	pings  []beatAt
-	closed int64 // when the close left
+	in         inbox
+	frames     int // data messages that carry a frame
+	closes     int
+	afterClose bool // something followed a close
+	pings      []pingAt
+	closed     int64 // when the close left
 }
 
-// beatAt is a ping or a pong by its number.
-type beatAt struct {
+// pingAt is a ping or a pong by its number.
+type pingAt struct {
 	n uint64
 	stamp
 }
 
-func newBeat(payload []byte, now stamp) beatAt {
+func newPingAt(payload []byte, now stamp) pingAt {
 	var n uint64
 	for _, c := range payload {
 		n = n<<8 | uint64(c)
 	}
-	return beatAt{n, now}
+	return pingAt{n, now}
 }
 
 var frameKey = []byte(`","frame":`)
 var noticeKey = []byte(`","close_code":`)
 
-func (t *tap) see(p []byte, now int64) {
+func (t *tap) add(p []byte, now int64) {
 	if len(p) == 0 {
 		return
 	}
-	t.after = t.after || t.closes > 0
+	t.afterClose = t.afterClose || t.closes > 0
 	t.in.bytes = append(t.in.bytes, p...)
 	for {
 		op, payload, ok, _ := t.in.next()
@@ -144,7 +144,7 @@ func (t *tap) see(p []byte, now int64) {
 				t.frames++
 			}
 		case opPing:
-			t.pings = append(t.pings, newBeat(payload, stamp{at: now}))
+			t.pings = append(t.pings, newPingAt(payload, stamp{at: now}))
 		case opClose:
 			t.closes++
 			t.closed = now

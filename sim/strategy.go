@@ -104,7 +104,7 @@ func (p *starve) pick(e *Engine, cur *Task) *Task {
 	}
 	t := e.ready[p.r.Intn(e.nready)]
 	if t == p.victim && e.nready > 1 {
-		t = e.ready[(t.slot+1)%e.nready]
+		t = e.ready[(t.readyIndex+1)%e.nready]
 	}
 	return t
 }

@@ -7,39 +7,39 @@ import (
 	"time"
 )
 
-// A Tally is what many seeds came to. Tallies of different processes add
+// A SweepSummary is what many seeds came to. Tallies of different processes add
 // up to the same sum in any order.
-type Tally struct {
+type SweepSummary struct {
 	World      string
 	Seeds      int
 	Steps      int
 	Races      int
 	Violations int
-	Probes     []int // how many seeds hit each
+	Covered    []int `json:"Probes"` // by coverage goal: how many seeds covered it
 	Hash       uint64
 	Failed     []string // seeds that broke, at most a few
 }
 
 // Merge adds o.
-func (t *Tally) Merge(o *Tally) {
+func (t *SweepSummary) Merge(o *SweepSummary) {
 	t.Seeds += o.Seeds
 	t.Steps += o.Steps
 	t.Races += o.Races
 	t.Violations += o.Violations
 	t.Hash += o.Hash
 	t.Failed = append(t.Failed, o.Failed...)
-	if t.Probes == nil {
-		t.Probes = make([]int, len(o.Probes))
+	if t.Covered == nil {
+		t.Covered = make([]int, len(o.Covered))
 	}
-	for i, n := range o.Probes {
-		t.Probes[i] += n
+	for i, n := range o.Covered {
+		t.Covered[i] += n
 	}
 }
 
-// Hit counts the probes that were hit.
-func (t *Tally) Hit() int {
+// CoveredGoals counts the probes that were hit.
+func (t *SweepSummary) CoveredGoals() int {
 	n := 0
-	for _, p := range t.Probes {
+	for _, p := range t.Covered {
 		if p > 0 {
 			n++
 		}
@@ -48,29 +48,29 @@ func (t *Tally) Hit() int {
 }
 
 // Broken tells whether anything did not hold.
-func (t *Tally) Broken() bool { return t.Races+t.Violations > 0 }
+func (t *SweepSummary) Broken() bool { return t.Races+t.Violations > 0 }
 
 // String is the tally as key=value pairs.
-func (t *Tally) String() string {
+func (t *SweepSummary) String() string {
 	return fmt.Sprintf("world=%s seeds=%d steps=%d races=%d violations=%d sometimes=%d/%d hash=%016x",
-		t.World, t.Seeds, t.Steps, t.Races, t.Violations, t.Hit(), len(t.Probes), t.Hash)
+		t.World, t.Seeds, t.Steps, t.Races, t.Violations, t.CoveredGoals(), len(t.Covered), t.Hash)
 }
 
 // A Sweep runs many seeds in one process.
 type Sweep struct {
 	Runner
-	From, To uint64        // seeds, both included
-	Step     uint64        // every how manieth; for several processes
-	For      time.Duration // stop after; 0: when the seeds are done
-	Commit   string        // a commit whose hash is one more seed
-	Twice    int           // per cent of seeds that are run twice
-	Tell     func(*Tally)  // called now and then
+	From, To uint64              // seeds, both included
+	Step     uint64              // every how manieth; for several processes
+	For      time.Duration       // stop after; 0: when the seeds are done
+	Commit   string              // a commit whose hash is one more seed
+	Twice    int                 // per cent of seeds that are run twice
+	Progress func(*SweepSummary) // called now and then
 }
 
 // Run runs the seeds and stops at the first that breaks. It returns that
 // result, or nil.
-func (s *Sweep) Run() (*Tally, *Result, error) {
-	t := &Tally{World: s.World.Name(), Probes: make([]int, len(s.World.Probes()))}
+func (s *Sweep) Run() (*SweepSummary, *Result, error) {
+	t := &SweepSummary{World: s.World.Name(), Covered: make([]int, len(s.World.CoverageGoals()))}
 	start, told := time.Now(), time.Now()
 	if s.Commit != "" {
 		if res, err := s.one(t, Seed(s.Commit), true); res != nil || err != nil {
@@ -83,9 +83,9 @@ func (s *Sweep) Run() (*Tally, *Result, error) {
 			if s.For > 0 && now.Sub(start) >= s.For {
 				break
 			}
-			if s.Tell != nil && now.Sub(told) > 300*time.Millisecond {
+			if s.Progress != nil && now.Sub(told) > 300*time.Millisecond {
 				told = now
-				s.Tell(t)
+				s.Progress(t)
 			}
 		}
 		twice := mix(n)%100 < uint64(s.Twice)
@@ -97,7 +97,7 @@ func (s *Sweep) Run() (*Tally, *Result, error) {
 }
 
 // one adds one seed to the tally and returns its result if it broke.
-func (s *Sweep) one(t *Tally, seed Seed, twice bool) (*Result, error) {
+func (s *Sweep) one(t *SweepSummary, seed Seed, twice bool) (*Result, error) {
 	res, err := s.Seed(seed)
 	if err != nil {
 		return nil, err
@@ -114,9 +114,9 @@ func (s *Sweep) one(t *Tally, seed Seed, twice bool) (*Result, error) {
 	t.Seeds++
 	t.Steps += res.Steps
 	t.Hash += mix(res.Hash ^ mix(number))
-	for i, hit := range res.Probes {
+	for i, hit := range res.Covered {
 		if hit {
-			t.Probes[i]++
+			t.Covered[i]++
 		}
 	}
 	if res.Failure == nil {
@@ -132,21 +132,21 @@ func (s *Sweep) one(t *Tally, seed Seed, twice bool) (*Result, error) {
 }
 
 // Rarest lists the probes that fewest seeds hit, and all that none did.
-func (t *Tally) Rarest(w World, n int) string {
+func (t *SweepSummary) Rarest(w World, n int) string {
 	var b strings.Builder
-	seen := make([]bool, len(t.Probes))
-	for range t.Probes {
+	seen := make([]bool, len(t.Covered))
+	for range t.Covered {
 		best := -1
-		for i, c := range t.Probes {
-			if !seen[i] && (best < 0 || c < t.Probes[best]) {
+		for i, c := range t.Covered {
+			if !seen[i] && (best < 0 || c < t.Covered[best]) {
 				best = i
 			}
 		}
 		seen[best] = true
-		if n--; n < 0 && t.Probes[best] > 0 {
+		if n--; n < 0 && t.Covered[best] > 0 {
 			break
 		}
-		fmt.Fprintf(&b, "  %7d  %s\n", t.Probes[best], w.Probes()[best])
+		fmt.Fprintf(&b, "  %7d  %s\n", t.Covered[best], w.CoverageGoals()[best])
 	}
 	return b.String()
 }

@@ -53,10 +53,10 @@ type Task struct {
 	key    uint64 // the origin as a number, equal in every run that reaches it
 	timer  *Timer // the timer that fired, if one did
 
-	f     func()
-	wake  chan struct{}
-	state state
-	slot  int // index in the engine's list of runnable tasks
+	f          func()
+	wake       chan struct{}
+	state      state
+	readyIndex int // index in the engine's list of runnable tasks
 
 	op    int           // label of the current operation; 0 in tasks that are no actors
 	first int32         // label of the first one
@@ -151,10 +151,10 @@ func (e *Engine) unwinding() bool {
 func (e *Engine) park(t, next *Task) {
 	e.cur = next
 	if e.plain {
-		e.give(next)
+		e.wakeTask(next)
 	} else {
 		hideOn()
-		e.give(next)
+		e.wakeTask(next)
 		hideOff()
 	}
 	e.wait(t)
@@ -175,7 +175,7 @@ func (e *Engine) wait(t *Task) {
 }
 
 //go:norace
-func (e *Engine) give(next *Task) {
+func (e *Engine) wakeTask(next *Task) {
 	if next == nil {
 		e.driver <- struct{}{}
 	} else {
@@ -193,7 +193,7 @@ func (e *Engine) exit(t *Task) {
 		e.inst.Ended(t)
 		e.checking = false
 	}
-	e.drop(t, done)
+	e.removeReady(t, done)
 	release(&e.fin)
 	e.point(t, AtExit, 0)
 	e.park(t, e.pick(t))
@@ -202,23 +202,23 @@ func (e *Engine) exit(t *Task) {
 	}
 }
 
-// drop takes a task off the list of those that can run.
+// removeReady takes a task off the list of those that can run.
 //
 //go:norace
-func (e *Engine) drop(t *Task, s state) {
+func (e *Engine) removeReady(t *Task, s state) {
 	t.state = s
 	e.nready--
 	last := e.ready[e.nready]
-	e.ready[t.slot] = last
-	last.slot = t.slot
+	e.ready[t.readyIndex] = last
+	last.readyIndex = t.readyIndex
 }
 
-// revive puts it back.
+// addReady puts it back.
 //
 //go:norace
-func (e *Engine) revive(t *Task) {
+func (e *Engine) addReady(t *Task) {
 	t.state, t.lock, t.gate, t.due = runnable, nil, nil, -1
-	t.slot = e.nready
+	t.readyIndex = e.nready
 	e.ready[e.nready] = t
 	e.nready++
 }

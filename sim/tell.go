@@ -41,7 +41,7 @@ func (e *Engine) Steps() int { return e.steps }
 //go:norace
 func (e *Engine) Sometimes(n int, cond bool) {
 	if cond {
-		e.probes[n] = true
+		e.covered[n] = true
 	}
 }
 

@@ -24,7 +24,7 @@ type World interface {
 	Parse(words []string) (Op, error)
 	// Probes names what a sweep must have seen, by the number that
 	// Engine.Sometimes is given.
-	Probes() []string
+	CoverageGoals() []string
 	// Invariants names what must hold.
 	Invariants() []string
 }

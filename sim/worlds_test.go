@@ -17,12 +17,12 @@ func TestWorldsHold(t *testing.T) {
 	inEach(t, func(t *testing.T, w World) {
 		// What is rare takes thousands of seeds; a sweep of these must still
 		// have seen this share of the probes.
-		seeds, race, short, share := uint64(3000), uint64(1500), uint64(0), [2]int{1, 1}
+		seeds, race, short, fraction := uint64(3000), uint64(1500), uint64(0), [2]int{1, 1}
 		switch w.(type) {
 		case relayWorld:
-			seeds, race, short, share = 600, 300, 60, [2]int{9, 10}
+			seeds, race, short, fraction = 600, 300, 60, [2]int{9, 10}
 		case clusterWorld:
-			seeds, race, short, share = 200, 60, 20, [2]int{3, 4}
+			seeds, race, short, fraction = 200, 60, 20, [2]int{3, 4}
 		}
 		if RaceBuild {
 			seeds = race
@@ -32,15 +32,15 @@ func TestWorldsHold(t *testing.T) {
 			seeds = short
 		}
 		s := Sweep{Runner: Runner{World: w}, From: 1, To: seeds, Twice: 5}
-		tally, res, err := s.Run()
+		summary, res, err := s.Run()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if res != nil {
 			t.Fatal(s.Explain(res, 5*time.Second).Summary())
 		}
-		if want := len(tally.Probes) * share[0] / share[1]; !fewer && tally.Hit() < want {
-			t.Errorf("%d of %d probes seen; want %d at least:\n%s", tally.Hit(), len(tally.Probes), want, tally.Rarest(s.World, 3))
+		if want := len(summary.Covered) * fraction[0] / fraction[1]; !fewer && summary.CoveredGoals() < want {
+			t.Errorf("%d of %d probes seen; want %d at least:\n%s", summary.CoveredGoals(), len(summary.Covered), want, summary.Rarest(s.World, 3))
 		}
 	})
 }

@@ -41,12 +41,12 @@ func (e *env) campaign() int {
 	}
 	var s searched
 	if *story != "" {
-		stories, err := sim.Stories()
+		stories, err := sim.RegressionRuns()
 		if err == nil && stories[*story] == nil {
 			err = fmt.Errorf("no story %q", *story)
 		}
 		if err == nil {
-			s.Story, err = sim.Tell(stories[*story])
+			s.Story, err = sim.ReplayRegression(stories[*story])
 		}
 		if err != nil {
 			return e.complain("%v", err)
@@ -121,9 +121,9 @@ func (e *env) mutants() int {
 			if m.Survives != "" {
 				f := f // a search that cannot succeed need not be long
 				f.n, f.limit = 1, 500
-				r.s, err = e.search(bin, f, m.Story)
+				r.s, err = e.search(bin, f, m.RegressionRun)
 			} else {
-				r.s, err = e.search(bin, f, m.Story)
+				r.s, err = e.search(bin, f, m.RegressionRun)
 			}
 			os.Remove(bin)
 			if err != nil {

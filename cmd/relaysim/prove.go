@@ -16,7 +16,7 @@ func (e *env) reach() int {
 		return e.complain("this build has no race detector: build with -race")
 	}
 	code, good := held, 0
-	sights := sim.Reach()
+	sights := sim.MeasureDetector()
 	for _, s := range sights {
 		fmt.Fprintln(e.out, s)
 		if s.OK() {
@@ -25,7 +25,7 @@ func (e *env) reach() int {
 			code = broken
 		}
 	}
-	exits, calls := sim.Memory()
+	exits, calls := sim.DetectorMemory()
 	fmt.Fprintf(e.out, "sights=%d good=%d remembers_exits=%d remembers_calls=%d\n", len(sights), good, exits, calls)
 	return code
 }
@@ -57,7 +57,7 @@ func (e *env) exhaustive() int {
 		fmt.Fprintln(e.out, x.Explain(c.Failed, shrinkFor).Summary())
 	}
 	fmt.Fprintf(e.out, "world=%s seed=%s bound=%d schedules=%d complete=%t steps=%d states=%d random_seeds=%d random_states=%d share=%.0f%%\n",
-		e.world, *seed, *bound, c.Schedules, c.Complete, c.Steps, c.States, *seeds, c.Random, c.Share())
+		e.world, *seed, *bound, c.Schedules, c.Complete, c.Steps, c.States, *seeds, c.Random, c.StatePercent())
 	if c.Failed != nil {
 		return broken
 	}

@@ -93,7 +93,7 @@ func (e *env) work(s *sim.Sweep, f sweepFlags) int {
 		s.Commit = ""
 	}
 	enc := json.NewEncoder(e.out)
-	s.Tell = func(t *sim.Tally) { _ = enc.Encode(t) }
+	s.Progress = func(t *sim.SweepSummary) { _ = enc.Encode(t) }
 	t, res, err := s.Run()
 	if err != nil {
 		return e.complain("%v", err)
@@ -119,7 +119,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 	}
 	var (
 		mu    sync.Mutex
-		part  = make([]*sim.Tally, jobs)
+		part  = make([]*sim.SweepSummary, jobs)
 		code  = held
 		procs []*exec.Cmd
 		wait  sync.WaitGroup
@@ -144,7 +144,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 		go func() {
 			defer wait.Done()
 			for sc := bufio.NewScanner(pipe); sc.Scan(); {
-				t := &sim.Tally{}
+				t := &sim.SweepSummary{}
 				if json.Unmarshal(sc.Bytes(), t) == nil {
 					mu.Lock()
 					part[i] = t
@@ -158,10 +158,10 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 			}
 		}()
 	}
-	sum := func() *sim.Tally {
+	sum := func() *sim.SweepSummary {
 		mu.Lock()
 		defer mu.Unlock()
-		t := &sim.Tally{World: s.World.Name(), Probes: make([]int, len(s.World.Probes()))}
+		t := &sim.SweepSummary{World: s.World.Name(), Covered: make([]int, len(s.World.CoverageGoals()))}
 		for _, p := range part {
 			if p != nil {
 				t.Merge(p)
@@ -183,7 +183,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 		fmt.Fprintln(e.err, "relaysim:", err)
 		code, canary = broken, "missed"
 	}
-	if len(t.Probes) > 0 {
+	if len(t.Covered) > 0 {
 		fmt.Fprintf(e.out, "rarest of what was seen:\n%s", t.Rarest(s.World, 4))
 	}
 	took := time.Since(start).Seconds()
@@ -207,7 +207,7 @@ type statusLine struct {
 const lineWidth = 79
 
 // watch returns when finished is closed, and has removed the line.
-func (l *statusLine) watch(finished <-chan struct{}, start time.Time, sum func() *sim.Tally) {
+func (l *statusLine) watch(finished <-chan struct{}, start time.Time, sum func() *sim.SweepSummary) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -25,7 +25,7 @@ func (r row) found() bool {
 }
 
 func (r row) reached() bool {
-	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Reached })
+	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Covered })
 }
 
 // surprise is how the mutant came out otherwise than its file says; empty if
@@ -40,8 +40,8 @@ func (r row) surprise() string {
 		return "killed, though its file says that it survives"
 	case r.m.Survives == "" && !r.killed():
 		return "survived, and its file does not say why"
-	case r.m.Survives == "" && r.m.Story != "" && r.s.Story == "":
-		return "not killed by its story " + r.m.Story
+	case r.m.Survives == "" && r.m.RegressionRun != "" && r.s.Story == "":
+		return "not killed by its story " + r.m.RegressionRun
 	}
 	return ""
 }
@@ -70,7 +70,7 @@ func (r row) String() string {
 	case len(seeds) == 0 && r.m.Survives != "":
 		verdict, why = "survives", r.m.Survives
 	case len(seeds) == 0 && r.killed():
-		return fmt.Sprintf("%-28s killed by %s in its story %s only; missed in %d of %d", r.m.Name, short(r.s.Story), r.m.Story, missed, missed)
+		return fmt.Sprintf("%-28s killed by %s in its story %s only; missed in %d of %d", r.m.Name, short(r.s.Story), r.m.RegressionRun, missed, missed)
 	case len(seeds) == 0:
 		verdict = "SURVIVES"
 	case r.m.Survives != "":
@@ -78,11 +78,11 @@ func (r row) String() string {
 	}
 	story := ""
 	switch {
-	case r.m.Story == "":
+	case r.m.RegressionRun == "":
 	case r.s.Story == "" && r.m.Survives == "":
-		story = fmt.Sprintf(", but NOT in story %s", r.m.Story)
+		story = fmt.Sprintf(", but NOT in story %s", r.m.RegressionRun)
 	case r.s.Story != "":
-		story = fmt.Sprintf(", story %s: %s", r.m.Story, short(r.s.Story))
+		story = fmt.Sprintf(", story %s: %s", r.m.RegressionRun, short(r.s.Story))
 	}
 	if why != "" {
 		return fmt.Sprintf("%-28s %s: %s", r.m.Name, verdict, why)

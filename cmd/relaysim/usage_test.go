@@ -117,10 +117,10 @@ func TestWhatIsWrongNamesTheFlag(t *testing.T) {
 // The last line of mutants says of the clean build whether it held, and of the
 // mutants how they came out, each without the other.
 func TestAMutantThatSurvivesIsNotAnUncleanBuild(t *testing.T) {
-	found := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Killed: true, Reached: true, Invariant: "holder", Seeds: 3}}}
-	missed := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Reached: true, Seeds: 9}}}
+	found := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Killed: true, Covered: true, Invariant: "holder", Seeds: 3}}}
+	missed := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Covered: true, Seeds: 9}}}
 	unreached := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Seeds: 9}}}
-	plain, survivor, told := &sim.Mutant{Name: "a"}, &sim.Mutant{Name: "b", Survives: "nobody can see it"}, &sim.Mutant{Name: "c", Story: "s"}
+	plain, survivor, told := &sim.Mutant{Name: "a"}, &sim.Mutant{Name: "b", Survives: "nobody can see it"}, &sim.Mutant{Name: "c", RegressionRun: "s"}
 	for _, tt := range []struct {
 		what  string
 		rows  []row

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// A Sight is one measurement of what the race detector sees.
-type Sight struct {
+// A Measurement is one measurement of what the race detector sees.
+type Measurement struct {
 	Name string
 	Seen int // seeds in which it reported the planted race
 	Of   int
@@ -15,7 +15,7 @@ type Sight struct {
 }
 
 // OK tells whether it is as it should be.
-func (s Sight) OK() bool {
+func (s Measurement) OK() bool {
 	switch s.Want {
 	case "all":
 		return s.Seen == s.Of
@@ -27,7 +27,7 @@ func (s Sight) OK() bool {
 	return true
 }
 
-func (s Sight) String() string {
+func (s Measurement) String() string {
 	verdict := "as it should be"
 	if !s.OK() {
 		verdict = "WRONG"
@@ -35,34 +35,34 @@ func (s Sight) String() string {
 	return fmt.Sprintf("%-64s seen in %3d of %3d, want %s: %s", s.Name, s.Seen, s.Of, s.Want, verdict)
 }
 
-// AB plants a race and looks for it with the hand-overs hidden from the
+// DetectPlantedRace plants a race and looks for it with the hand-overs hidden from the
 // race detector, and in its sight. Only hidden ones leave it anything to
 // find: each visible one orders all that came before.
-func AB(seeds int) []Sight {
+func DetectPlantedRace(seeds int) []Measurement {
 	w, err := FindWorld("planted-race")
 	if err != nil {
 		return nil
 	}
-	hidden := Sight{Name: "planted race, hand-overs hidden", Of: seeds, Want: "most"}
-	plain := Sight{Name: "planted race, hand-overs in sight", Of: seeds, Want: "none"}
+	hidden := Measurement{Name: "planted race, hand-overs hidden", Of: seeds, Want: "most"}
+	plain := Measurement{Name: "planted race, hand-overs in sight", Of: seeds, Want: "none"}
 	for i := range seeds {
-		for _, s := range []*Sight{&hidden, &plain} {
+		for _, s := range []*Measurement{&hidden, &plain} {
 			x := Runner{World: w, Strategy: "uniform", Plain: s == &plain}
 			if res, err := x.Seed(Seed(fmt.Sprint(i + 1))); err == nil && res.Races > 0 {
 				s.Seen++
 			}
 		}
 	}
-	return []Sight{hidden, plain}
+	return []Measurement{hidden, plain}
 }
 
-// Reach measures how long the detector remembers. A race is lost once its
+// MeasureDetector measures how long the detector remembers. A race is lost once its
 // first racer has ended and enough others have after it, or once it has
 // made enough further calls; a run stays far below both. A newer Go may
 // remember less: then these figures say so.
-func Reach() []Sight {
+func MeasureDetector() []Measurement {
 	const n = 10
-	s := AB(100)
+	s := DetectPlantedRace(100)
 	for _, c := range []struct {
 		name         string
 		exits, calls int
@@ -74,20 +74,20 @@ func Reach() []Sight {
 		{"first racer made 10,000 further calls", 0, 10_000, "all"},
 		{"first racer made 2,000,000 further calls", 0, 2_000_000, "none"},
 	} {
-		sight := Sight{Name: c.name, Of: n, Want: c.want}
+		m := Measurement{Name: c.name, Of: n, Want: c.want}
 		for range n {
 			if remembered(c.exits, c.calls) {
-				sight.Seen++
+				m.Seen++
 			}
 		}
-		s = append(s, sight)
+		s = append(s, m)
 	}
 	return s
 }
 
-// Memory finds how many exits of others and how many calls of its own a
+// DetectorMemory finds how many exits of others and how many calls of its own a
 // first racer may leave behind it and the race is still seen.
-func Memory() (exits, calls int) {
+func DetectorMemory() (exits, calls int) {
 	last := func(seen func(int) bool, top int) int {
 		lo, hi := 1, top // seen at lo, not at hi
 		for hi-lo > lo/32+1 {

@@ -2,62 +2,62 @@ package sim
 
 // Probes of the cluster's world.
 const (
-	sawTenureWait = iota
-	sawCarried
-	sawLostFence
+	sawLeaseLockWait = iota
+	sawProxied
+	sawLostDeadline
 	sawLostTaken
 	sawLostReclaimed
 	sawRecreated
 	sawRefusal
 	sawGap
-	sawSilent
+	sawSilentStream
 	sawNodeGone
 	sawBusGone
 	sawUnknownStream
-	sawElsewhere409
-	sawTakenElsewhere
+	sawRemoteConflict
+	sawRemoteTakeover
 	sawBrokenPhone
 	sawNoAnswer
 	sawUnknownHolder
 	sawLostBinary
 	sawReclaimedPhone
 	sawHandover
-	sawIced
+	sawFrozen
 )
 
-func (clusterWorld) Probes() []string {
+func (clusterWorld) CoverageGoals() []string {
 	return []string{
-		sawTenureWait:     "a task waits for what is written to the directory",
-		sawCarried:        "a frame goes from node to node",
-		sawLostFence:      "a fence passes",
+		sawLeaseLockWait:  "a task waits for what is written to the directory",
+		sawProxied:        "a frame goes from node to node",
+		sawLostDeadline:   "a fence passes",
 		sawLostTaken:      "another node has taken the entry",
 		sawLostReclaimed:  "a binary comes back at another node",
 		sawRecreated:      "an entry that was lost is made again",
 		sawRefusal:        "the directory does not grant a claim",
 		sawGap:            "a gap in a stream",
-		sawSilent:         "the far end of a stream is silent",
+		sawSilentStream:   "the far end of a stream is silent",
 		sawNodeGone:       "a node is missed by its heartbeats",
 		sawBusGone:        "a stream cannot send",
 		sawUnknownStream:  "a stream is not known at its far end",
-		sawElsewhere409:   "a binary is told that another node's is alive",
-		sawTakenElsewhere: "a silent binary is taken over from by another node",
+		sawRemoteConflict: "a binary is told that another node's is alive",
+		sawRemoteTakeover: "a silent binary is taken over from by another node",
 		sawBrokenPhone:    "a phone is told that its way is broken",
 		sawNoAnswer:       "a phone is told that the node does not answer",
 		sawUnknownHolder:  "a claim is refused because nobody knows who holds it",
 		sawLostBinary:     "a binary is told that its node may not serve it",
 		sawReclaimedPhone: "a phone is told so because of another node",
 		sawHandover:       "two nodes have served an id one after the other",
-		sawIced:           "a process freezes while it serves",
+		sawFrozen:         "a process freezes while it serves",
 	}
 }
 
-// watchedCounters looks for probes in what a node counted.
-func (w *clusterRun) watchedCounters(m *member, node, relay map[string]float64) {
+// coverNode looks for probes in what a node counted.
+func (w *clusterRun) coverNode(m *member, node, relay map[string]float64) {
 	const prefix = "pyrycode_relay_cluster_"
 	for n, name := range map[int]string{
-		sawLostFence: "claim_losses_total fence", sawLostTaken: "claim_losses_total taken", sawLostReclaimed: "claim_losses_total reclaimed",
+		sawLostDeadline: "claim_losses_total fence", sawLostTaken: "claim_losses_total taken", sawLostReclaimed: "claim_losses_total reclaimed",
 		sawRecreated: "claims_recreated_total", sawRefusal: "claim_refusals_total",
-		sawGap: "broken_streams_total gap", sawSilent: "broken_streams_total silent", sawNodeGone: "broken_streams_total node",
+		sawGap: "broken_streams_total gap", sawSilentStream: "broken_streams_total silent", sawNodeGone: "broken_streams_total node",
 		sawBusGone: "broken_streams_total bus", sawUnknownStream: "broken_streams_total reset",
 	} {
 		w.e.Sometimes(n, node[prefix+name] > 0)
@@ -65,7 +65,7 @@ func (w *clusterRun) watchedCounters(m *member, node, relay map[string]float64) 
 	var served [maxServers]bool
 	for s := range served {
 		for _, o := range w.members[:w.nmembers] {
-			w.e.Sometimes(sawHandover, o != m && o.everOn[s] && m.everOn[s])
+			w.e.Sometimes(sawHandover, o != m && o.everServed[s] && m.everServed[s])
 		}
 	}
 	for _, c := range w.all() {
@@ -76,13 +76,13 @@ func (w *clusterRun) watchedCounters(m *member, node, relay map[string]float64) 
 		if !c.upgraded {
 			continue
 		}
-		w.e.Sometimes(sawCarried, c.phone && c.home != nil && c.home != c.node && len(c.flow(0).got) > 0)
-		w.e.Sometimes(sawElsewhere409, c.code == 4409)
-		w.e.Sometimes(sawTakenElsewhere, !c.phone && c.reason == "heartbeat timeout")
+		w.e.Sometimes(sawProxied, c.phone && c.home != nil && c.home != c.node && len(c.flow(0).got) > 0)
+		w.e.Sometimes(sawRemoteConflict, c.code == 4409)
+		w.e.Sometimes(sawRemoteTakeover, !c.phone && c.reason == "heartbeat timeout")
 		w.e.Sometimes(sawBrokenPhone, c.phone && c.code == 1012 && c.reason == "the way to the node that serves the server-id broke")
 		w.e.Sometimes(sawNoAnswer, c.phone && c.code == 1013)
 		w.e.Sometimes(sawLostBinary, !c.phone && c.reason == "this node no longer serves the server-id")
 		w.e.Sometimes(sawReclaimedPhone, c.phone && c.reason == "binary reclaimed server-id")
 	}
-	w.e.Sometimes(sawIced, m.iced && m.everOn != [maxServers]bool{})
+	w.e.Sometimes(sawFrozen, m.everFrozen && m.everServed != [maxServers]bool{})
 }

@@ -6,23 +6,23 @@ import "slices"
 // in it is known from outside as far as what was sent to it has surely come
 // to the relay, and surely not left it yet.
 
-// relief is one call of ShedLoad.
-type relief struct {
-	node     *node
-	from, to stamp
-	want     int         // bytes
-	said     int         // how many it closed, it says
-	closed   [16]*client // in that order
-	n        int
-	begun    [maxClients]int // bytes that a write which waits has written
+// shedLoadCall is one call of ShedLoad.
+type shedLoadCall struct {
+	node       *node
+	from, to   stamp
+	want       int         // bytes
+	reported   int         // how many it closed, it says
+	closed     [16]*client // in that order
+	n          int
+	unfinished [maxClients]int // bytes that a write which waits has written
 }
 
-// reliefLeast is what a connection must hold to be worth its closing.
-const reliefLeast = 64 << 10
+// minShedBytes is what a connection must hold to be worth its closing.
+const minShedBytes = 64 << 10
 
-// relieve asks for so many bytes.
-func (w *relayRun) relieve(d *node, want int) {
-	k := w.short(d, want)
+// shedLoad asks for so many bytes.
+func (w *relayRun) shedLoad(d *node, want int) {
+	k := w.beginShedLoad(d, want)
 	if k == nil {
 		return
 	}
@@ -30,62 +30,62 @@ func (w *relayRun) relieve(d *node, want int) {
 	t.Data = k
 	n := d.relay.ShedLoad(want)
 	t.Data = nil
-	w.eased(k, n)
+	w.endShedLoad(k, n)
 }
 
 //go:norace
-func (w *relayRun) short(d *node, want int) *relief {
-	if w.nreliefs == len(w.relieved) {
+func (w *relayRun) beginShedLoad(d *node, want int) *shedLoadCall {
+	if w.nshedLoads == len(w.shedLoads) {
 		return nil
 	}
-	k := &w.relieved[w.nreliefs]
-	w.nreliefs++
+	k := &w.shedLoads[w.nshedLoads]
+	w.nshedLoads++
 	k.node, k.want = d, want
 	k.from.at, k.from.step = w.e.now, w.e.steps+1
 	for n := 1; n <= w.nclients; n++ {
 		if c := w.clients[n].Load(); c != nil {
-			k.begun[n] = c.sock.begun
+			k.unfinished[n] = c.sock.unfinished
 		}
 	}
 	return k
 }
 
 //go:norace
-func (w *relayRun) eased(k *relief, n int) {
-	k.said = n
+func (w *relayRun) endShedLoad(k *shedLoadCall, n int) {
+	k.reported = n
 	k.to.at, k.to.step = w.e.now, w.e.steps+1
 }
 
-// closing notes that c's socket is closed, if that is done to free memory.
+// noteClosing notes that c's socket is closed, if that is done to free memory.
 //
 //go:norace
-func (w *relayRun) closing(c *client) {
-	if k, ok := w.e.Current().Data.(*relief); ok && k.n < len(k.closed) {
+func (w *relayRun) noteClosing(c *client) {
+	if k, ok := w.e.Current().Data.(*shedLoadCall); ok && k.n < len(k.closed) {
 		k.closed[k.n] = c
 		k.n++
 	}
 }
 
-// given tells whether c was closed to free memory.
-func (w *relayRun) given(c *client) bool {
-	for i := range w.relieved[:w.nreliefs] {
-		if k := &w.relieved[i]; slices.Contains(k.closed[:k.n], c) {
+// closedForMemory tells whether c was closed to free memory.
+func (w *relayRun) closedForMemory(c *client) bool {
+	for i := range w.shedLoads[:w.nshedLoads] {
+		if k := &w.shedLoads[i]; slices.Contains(k.closed[:k.n], c) {
 			return true
 		}
 	}
 	return false
 }
 
-// reliefs judges whom it has cost.
-func (w *relayRun) reliefs() {
-	for i := range w.relieved[:w.nreliefs] {
-		if k := &w.relieved[i]; w.calm && k.to.step > 0 && k.to.at == k.from.at {
-			w.reliefOf(k)
+// judgeShedLoads judges whom it has cost.
+func (w *relayRun) judgeShedLoads() {
+	for i := range w.shedLoads[:w.nshedLoads] {
+		if k := &w.shedLoads[i]; w.exactTiming && k.to.step > 0 && k.to.at == k.from.at {
+			w.judgeShedLoad(k)
 		}
 	}
 }
 
-func (w *relayRun) reliefOf(k *relief) {
+func (w *relayRun) judgeShedLoad(k *shedLoadCall) {
 	closed := k.closed[:k.n]
 	others := 0 // that came to their end meanwhile
 	for _, c := range w.all() {
@@ -93,13 +93,13 @@ func (w *relayRun) reliefOf(k *relief) {
 			others++
 		}
 	}
-	if k.n > k.said || k.n+others < k.said {
-		w.e.Fail("relief", "%d connections are closed for want of memory; it says %d", k.n, k.said)
+	if k.n > k.reported || k.n+others < k.reported {
+		w.e.Fail("relief", "%d connections are closed for want of memory; it says %d", k.n, k.reported)
 	}
 	least, freed := 0, 0 // of the last; of all but the last
 	for i, c := range closed {
-		lo, hi := w.holds(c, k)
-		if hi < reliefLeast {
+		lo, hi := w.heldBytes(c, k)
+		if hi < minShedBytes {
 			w.blame("relief", c, "closed for want of memory with %d bytes at most", hi)
 		}
 		if freed >= k.want {
@@ -110,17 +110,17 @@ func (w *relayRun) reliefOf(k *relief) {
 		}
 		least, freed = hi, freed+lo
 	}
-	w.e.Sometimes(sawRelieved, k.n > 0)
-	w.e.Sometimes(sawRelievedTwo, k.n > 1)
+	w.e.Sometimes(sawShedLoad, k.n > 0)
+	w.e.Sometimes(sawShedLoadTwo, k.n > 1)
 	most := 0
 	for _, c := range closed {
-		_, hi := w.holds(c, k)
+		_, hi := w.heldBytes(c, k)
 		most += hi
 	}
 	for _, c := range w.all() {
-		lo, _ := w.holds(c, k)
+		lo, _ := w.heldBytes(c, k)
 		switch {
-		case c.node != k.node || slices.Contains(closed, c) || lo < reliefLeast:
+		case c.node != k.node || slices.Contains(closed, c) || lo < minShedBytes:
 		case most < k.want:
 			w.blame("relief", c, "not closed with %d bytes; %d of %d are free", lo, most, k.want)
 		case k.n > 0 && least < lo:
@@ -129,11 +129,11 @@ func (w *relayRun) reliefOf(k *relief) {
 	}
 }
 
-// holds is what waits in the relay for c, in bytes that it charges, at the
+// heldBytes is what waits in the relay for c, in bytes that it charges, at the
 // least and at the most.
-func (w *relayRun) holds(c *client, k *relief) (lo, hi int) {
-	hi = binaryMessage + 2*k.begun[c.num] // a message that it is sending; charged until a write is done
-	if !c.phone {                         // with how much its phones wait is not known
+func (w *relayRun) heldBytes(c *client, k *shedLoadCall) (lo, hi int) {
+	hi = binaryMessage + 2*k.unfinished[c.num] // a message that it is sending; charged until a write is done
+	if !c.phone {                              // with how much its phones wait is not known
 		for n, l := range c.flows {
 			for i, f := range w.clients[n].Load().flow(0).sent {
 				if f.step <= k.to.step && (i >= len(l.got) || l.got[i].after(k.from)) {
@@ -151,7 +151,7 @@ func (w *relayRun) holds(c *client, k *relief) (lo, hi int) {
 		}
 		// What comes later waited; so did what this has taken, if nothing
 		// else can have.
-		waited := slices.Contains(k.closed[:k.n], c) && b.faults == 0 && b.closedAt.after(k.to) && len(l.orders) == 0 && !w.overflowed(c)
+		waited := slices.Contains(k.closed[:k.n], c) && b.faults == 0 && b.closedAt.after(k.to) && len(l.orders) == 0 && !w.backlogOverflowed(c)
 		for i, f := range l.sent {
 			came := i < len(got)
 			if f.step <= k.to.step && (!came || got[i].after(k.from)) {

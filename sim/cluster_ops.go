@@ -8,23 +8,23 @@ func (w *clusterRun) Do(t *Task, op Op) {
 		return
 	}
 	w.awaitUp()
-	w.noteDoing(op)
-	m := w.at(op.Arg % maxPlaces)
+	w.noteNemesisAction(op)
+	m := w.nodeAt(op.Arg % maxNodes)
 	switch op.Verb {
 	case rScrape, rCheck:
 		w.operate(m.node, op.Verb, 0)
 	case rRestart, rDrain, rSpread, rAbort, rHealth:
 	case cCutStore, cCutBus, cCutAll:
-		m.line.cut([...]int{cutStore, cutBus, cutAll}[op.Verb-cCutStore])
-		w.e.Yield(AtPoint, m.line.obj)
+		m.link.cut([...]int{cutStore, cutBus, cutAll}[op.Verb-cCutStore])
+		w.e.Yield(AtPoint, m.link.obj)
 	case cMend:
 		w.mendAll()
 	case cStall:
 		w.stall(int64(op.Arg) * int64(time.Second))
 	case cHold:
-		m.line.hold(int64(3 * time.Second))
+		m.link.hold(int64(3 * time.Second))
 	case cFreeze:
-		w.freeze(m, [...]int64{2, 8, 27, 40}[op.Arg/maxPlaces%4]*int64(time.Second))
+		w.freeze(m, [...]int64{2, 8, 27, 40}[op.Arg/maxNodes%4]*int64(time.Second))
 	case cThaw:
 		w.thawAll()
 	case cKill:
@@ -38,10 +38,10 @@ func (w *clusterRun) Do(t *Task, op Op) {
 	case cBoot:
 		w.bootGone()
 	case cLeap:
-		w.leap()
+		w.noteLeap()
 		w.dir.leap(int64(op.Arg) * int64(time.Second))
 	case cWipe:
-		w.leap()
+		w.noteLeap()
 		w.dir.wipe()
 	default:
 		w.relayRun.Do(t, op)
@@ -51,9 +51,9 @@ func (w *clusterRun) Do(t *Task, op Op) {
 // bootGone starts the processes that are gone.
 func (w *clusterRun) bootGone() {
 	for i := range w.size {
-		if w.at(i).isEnded() && (w.births < 20 || w.calmed) && w.bootBegins() {
+		if w.nodeAt(i).isEnded() && (w.starts < 20 || w.faultsOver) && w.bootBegins() {
 			w.boot(i)
-			w.trouble(int64(3*time.Second) - echoOf) // it must hear of the others first, and they of it
+			w.addFaultPeriod(int64(3*time.Second) - faultAftermath) // it must hear of the others first, and they of it
 			w.bootEnds()
 		}
 	}
@@ -75,38 +75,38 @@ func (w *clusterRun) bootEnds() { w.booting = false }
 
 func (w *clusterRun) thawAll() {
 	for i := range w.size {
-		w.at(i).unfreeze()
+		w.nodeAt(i).unfreeze()
 	}
-	w.untrouble()
+	w.endFaultPeriods()
 	w.e.Yield(AtPoint, 0)
 }
 
 //go:norace
 func (w *clusterRun) stall(d int64) {
-	if !w.calmed {
+	if !w.faultsOver {
 		w.stalled = max(w.stalled, w.e.now+d)
-		w.trouble(d)
+		w.addFaultPeriod(d)
 	}
 }
 
 //go:norace
-func (l *line) hold(d int64) {
+func (l *nodeLink) hold(d int64) {
 	l.held = l.w.e.now + d
-	l.upsets++
-	l.w.trouble(d)
+	l.disturbed++
+	l.w.addFaultPeriod(d)
 }
 
 //go:norace
-func (w *clusterRun) leap() { w.leapt = true; w.trouble(0) }
+func (w *clusterRun) noteLeap() { w.clockLeapt = true; w.addFaultPeriod(0) }
 
 // mendAll ends all cuts.
 func (w *clusterRun) mendAll() {
 	for i := range w.size {
-		if m := w.at(i); !m.isEnded() {
-			m.line.mend()
+		if m := w.nodeAt(i); !m.isEnded() {
+			m.link.heal()
 		}
 	}
-	w.untrouble()
+	w.endFaultPeriods()
 	w.e.Yield(AtPoint, 0)
 }
 
@@ -116,37 +116,37 @@ func (w *clusterRun) freeze(m *member, d int64) {
 	w.e.Go("thaw", func() {
 		w.e.Sleep(d)
 		m.unfreeze()
-		w.untrouble()
+		w.endFaultPeriods()
 	})
 }
 
-// trouble notes that something is wrong for so long from now, or, forever,
+// addFaultPeriod notes that something is wrong for so long from now, or, forever,
 // until untrouble.
 //
 //go:norace
-func (w *clusterRun) trouble(d int64) {
-	if w.ntroubles == len(w.troubles) {
-		w.ntroubles--
+func (w *clusterRun) addFaultPeriod(d int64) {
+	if w.nfaultPeriods == len(w.faultPeriods) {
+		w.nfaultPeriods--
 	}
-	t := &w.troubles[w.ntroubles]
+	t := &w.faultPeriods[w.nfaultPeriods]
 	t.from, t.to = w.e.now, forever
 	if d != forever {
 		t.to = w.e.now + d
 	}
-	w.ntroubles++
+	w.nfaultPeriods++
 }
 
-// untrouble ends all that nobody is cut off or frozen by any more.
+// endFaultPeriods ends all that nobody is cut off or frozen by any more.
 //
 //go:norace
-func (w *clusterRun) untrouble() {
+func (w *clusterRun) endFaultPeriods() {
 	for i := 0; i < w.nmembers; i++ {
-		if m := w.members[i]; m.frozen || m.line.cuts != 0 && !m.ended {
+		if m := w.members[i]; m.frozen || m.link.cuts != 0 && !m.ended {
 			return
 		}
 	}
-	for i := 0; i < w.ntroubles; i++ {
-		if t := &w.troubles[i]; t.to == forever {
+	for i := 0; i < w.nfaultPeriods; i++ {
+		if t := &w.faultPeriods[i]; t.to == forever {
 			t.to = w.e.now
 		}
 	}

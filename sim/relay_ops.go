@@ -32,7 +32,7 @@ func (w *relayRun) Do(t *Task, op Op) {
 		w.operate(w.node.Load(), op.Verb, op.Arg)
 	default:
 		if c := u.now(); c != nil {
-			w.act(c, u, op)
+			w.peerOp(c, u, op)
 		}
 	}
 }
@@ -44,8 +44,8 @@ func (w *relayRun) dialOp(u *peerUser, op Op) {
 		kind = noHeader + op.Arg%2
 	}
 	d := w.node.Load()
-	if w.mesh != nil {
-		m := w.mesh.at(op.Arg / maxServers)
+	if w.cluster != nil {
+		m := w.cluster.nodeAt(op.Arg / maxServers)
 		if m.isEnded() {
 			return // nobody listens there
 		}
@@ -55,19 +55,19 @@ func (w *relayRun) dialOp(u *peerUser, op Op) {
 	if c != nil && c.phone {
 		c.note(func() {
 			if c.open() {
-				c.frameUp(u.rnd, 0, 1, false) // as a handshake does, so that the binary knows it
+				c.sendToBinary(u.rnd, 0, 1, false) // as a handshake does, so that the binary knows it
 			}
 		})
 	}
 }
 
-// act is what a peer does with its connection.
-func (w *relayRun) act(c *client, u *peerUser, op Op) {
+// peerOp is what a peer does with its connection.
+func (w *relayRun) peerOp(c *client, u *peerUser, op Op) {
 	switch op.Verb {
 	case rStall:
 		c.change(func() {
 			if c.open() && !c.stalled {
-				c.amiss(didStall)
+				c.noteFault(didStall)
 				c.stalled = true
 				c.stalls = append(c.stalls, span{from: w.stamp()})
 			}
@@ -78,15 +78,15 @@ func (w *relayRun) act(c *client, u *peerUser, op Op) {
 		return
 	case rMute:
 		c.note(func() {
-			c.amiss(didMute)
-			c.mute = true
+			c.noteFault(didIgnorePings)
+			c.ignoresPings = true
 		})
 		return
 	case rHangup, rVanish:
-		w.goAway(c, op.Verb == rVanish)
+		w.disconnect(c, op.Verb == rVanish)
 		return
 	case rLast:
-		w.last(c)
+		w.dieAfterPong(c)
 		return
 	case rSend:
 		if c.is(func() bool { return !c.open() }) {
@@ -95,7 +95,7 @@ func (w *relayRun) act(c *client, u *peerUser, op Op) {
 		}
 	}
 	c.note(func() {
-		if !c.well() {
+		if !c.sendCounts() {
 			return
 		}
 		switch op.Verb {
@@ -103,16 +103,16 @@ func (w *relayRun) act(c *client, u *peerUser, op Op) {
 			w.sendOp(c, u, op)
 		case rPing:
 			if c.pings++; c.pings < 200 {
-				c.put(appendMasked(nil, opPing, true, []byte{byte(c.pings)}, uint32(u.rnd.Uint64())))
+				c.write(appendMasked(nil, opPing, true, []byte{byte(c.pings)}, uint32(u.rnd.Uint64())))
 			}
 		case rClose:
 			code := closeCodes[op.Arg%len(closeCodes)]
 			if !legalCode(code) {
 				code = 0
 			}
-			c.amiss(0)
+			c.noteFault(0)
 			c.closeSent, c.closeWith = true, code
-			c.put(appendMasked(nil, opClose, true, closePayload(code, "bye"), uint32(u.rnd.Uint64())))
+			c.write(appendMasked(nil, opClose, true, closePayload(code, "bye"), uint32(u.rnd.Uint64())))
 		case rOrder, rDismiss:
 			w.directive(c, u, op)
 		default:
@@ -134,16 +134,16 @@ func (w *relayRun) sendOp(c *client, u *peerUser, op Op) {
 		w.flood(c, u, op.Arg)
 		return
 	}
-	if w.chopped() {
+	if w.smallChunks() {
 		n, pad = min(n, 4), min(pad, 400)
 	}
 	for range n {
 		if c.phone {
-			c.frameUp(u.rnd, pad, pieces, false)
+			c.sendToBinary(u.rnd, pad, pieces, false)
 		} else if k := len(c.known); k > 0 {
 			to := c.known[(op.Arg/4)%k]
-			if l := c.flow(to); !l.muffled && len(l.orders) == 0 {
-				c.frameTo(u.rnd, to, pad, pieces)
+			if l := c.flow(to); !l.noticeReceived && len(l.orders) == 0 {
+				c.sendToPhone(u.rnd, to, pad, pieces)
 			}
 		}
 	}
@@ -152,23 +152,23 @@ func (w *relayRun) sendOp(c *client, u *peerUser, op Op) {
 // flood sends large frames to everyone c knows, to every other one
 // more of them. The connection's mutex is held.
 func (w *relayRun) flood(c *client, u *peerUser, n int) {
-	if c.phone || w.chopped() {
+	if c.phone || w.smallChunks() {
 		return
 	}
 	for _, to := range c.known {
 		l := c.flow(to)
-		if l.muffled || len(l.orders) > 0 {
+		if l.noticeReceived || len(l.orders) > 0 {
 			continue
 		}
 		for range [...]int{4, 12}[(to+n)%2] {
-			c.frameTo(u.rnd, to, 3500, 1)
+			c.sendToPhone(u.rnd, to, 3500, 1)
 		}
 	}
 }
 
-// chopped: each read and write carries a few bytes, so there must not be
+// smallChunks: each read and write carries a few bytes, so there must not be
 // many, or the run would not end.
-func (w *relayRun) chopped() bool { c := w.run.Param("chunk", 0); return c > 0 && c < 50 }
+func (w *relayRun) smallChunks() bool { c := w.run.Param("chunk", 0); return c > 0 && c < 50 }
 
 // directive closes a phone, with or without a last frame.
 func (w *relayRun) directive(c *client, u *peerUser, op Op) {
@@ -178,7 +178,7 @@ func (w *relayRun) directive(c *client, u *peerUser, op Op) {
 	to := c.known[(op.Arg/len(closeCodes))%len(c.known)]
 	code := closeCodes[op.Arg%len(closeCodes)]
 	l := c.flow(to)
-	if l.muffled || len(l.orders) > 0 {
+	if l.noticeReceived || len(l.orders) > 0 {
 		return
 	}
 	var inner []byte
@@ -186,7 +186,7 @@ func (w *relayRun) directive(c *client, u *peerUser, op Op) {
 		inner = c.nextFrame(to, 20)
 	}
 	l.orders = append(l.orders, order{len(l.sent), code, w.stamp()})
-	c.message(u.rnd, appendEnvelope(nil, to, inner, code), 1)
+	c.sendMessage(u.rnd, appendEnvelope(nil, to, inner, code), 1)
 }
 
 // misbehave does what the contract does not allow. The connection's mutex
@@ -194,18 +194,18 @@ func (w *relayRun) directive(c *client, u *peerUser, op Op) {
 func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 	switch op.Verb {
 	case rBig:
-		c.amiss(didBig)
+		c.noteFault(didBig)
 		size := phoneMessage + 1
 		if !c.phone {
 			size = binaryMessage + 1
 		}
-		c.message(u.rnd, make([]byte, size), 1+op.Arg%3)
+		c.sendMessage(u.rnd, make([]byte, size), 1+op.Arg%3)
 	case rDribble:
-		c.amiss(didDribble)
+		c.noteFault(didDribble)
 		c.dribbled, c.dribbledAt = true, w.e.Now()
-		c.put(appendMasked(nil, opText, false, []byte(`{"a`), uint32(u.rnd.Uint64())))
+		c.write(appendMasked(nil, opText, false, []byte(`{"a`), uint32(u.rnd.Uint64())))
 	case rBreak:
-		c.amiss(didBreak)
+		c.noteFault(didBreak)
 		b := appendMasked(nil, opText, true, []byte("1"), 0)
 		switch op.Arg % 4 {
 		case 0:
@@ -217,18 +217,18 @@ func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 		case 3:
 			b[0] = b[0]&^15 | opContinue // of nothing
 		}
-		c.put(b)
+		c.write(b)
 	case rBad:
 		if c.phone {
-			c.amiss(didBad)
-			c.message(u.rnd, []byte([...]string{`{"a":}`, "\"\xff\"", ``, `{} {}`}[op.Arg%4]), 1)
+			c.noteFault(didBad)
+			c.sendMessage(u.rnd, []byte([...]string{`{"a":}`, "\"\xff\"", ``, `{} {}`}[op.Arg%4]), 1)
 		}
 	case rJunk:
 		if !c.phone {
 			junk := w.junk(c, op.Arg)
-			c.message(u.rnd, junk, 1)
+			c.sendMessage(u.rnd, junk, 1)
 			if bytes.HasPrefix(junk, []byte(`{"conn_id":"c-`)) && !bytes.HasSuffix(junk, []byte(`"frame":null}`)) {
-				c.mails.wentAstray()
+				c.sentLog.markStray()
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 func (w *relayRun) junk(c *client, n int) []byte {
 	foreign := 0
 	for k := 1; k <= w.count(); k++ {
-		if o, _ := w.peek(k); o.phone && (o.server != c.server || w.apart(o.node, c.node)) {
+		if o, _ := w.connInfo(k); o.phone && (o.server != c.server || w.apart(o.node, c.node)) {
 			foreign = k
 		}
 	}

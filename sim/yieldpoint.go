@@ -20,10 +20,10 @@ func (e *Engine) yield(k Kind, obj int32) {
 	}
 }
 
-// look switches the seams off while something is only looked at.
+// setChecking switches the seams off while something is only looked at.
 //
 //go:norace
-func (e *Engine) look(on bool) { e.checking = on }
+func (e *Engine) setChecking(on bool) { e.checking = on }
 
 // point records where a task stands.
 //
@@ -53,7 +53,7 @@ func (e *Engine) check() {
 func (e *Engine) pick(t *Task) *Task {
 	n := e.steps
 	e.steps++
-	if e.failure != nil || e.cut() {
+	if e.failure != nil || e.stoppedEarly() {
 		return nil
 	}
 	if e.steps >= e.limit || e.ntasks > maxTasks-128 {
@@ -63,7 +63,7 @@ func (e *Engine) pick(t *Task) *Task {
 	if e.nready == 0 {
 		return nil
 	}
-	next := e.pick_.pick(e, t)
+	next := e.picker.pick(e, t)
 	e.trace[n].next = int32(next.ID)
 	e.hash = mix(e.hash + uint64(next.ID))
 	return next
@@ -76,17 +76,17 @@ func (e *Engine) Go(name string, f func()) {
 	if e.mode == judging || e.mode == unwinding {
 		return
 	}
-	e.unseen(AtGo)
+	e.countDriverPoint(AtGo)
 	t := e.child(e.Current(), f)
 	go e.body(t) // in sight of the detector: the order is real
 	e.yield(AtGo, 0)
 }
 
-// unseen counts a seam at which nobody can be interrupted: where the world
+// countDriverPoint counts a seam at which nobody can be interrupted: where the world
 // is built, and where the driver acts. Names of tasks need it.
 //
 //go:norace
-func (e *Engine) unseen(k Kind) {
+func (e *Engine) countDriverPoint(k Kind) {
 	if t := e.Current(); t == e.main {
 		t.occ[k]++
 		t.at = point{occ: t.occ[k], kind: k}
@@ -110,13 +110,13 @@ func (e *Engine) spawn(parent *Task, born point, order int, f func()) *Task {
 	t.Actor, t.parent, t.born, t.f = -1, parent, born, f
 	t.key = born.mix(parent.key) + 1
 	t.order = order
-	for i := range e.listed {
-		if e.listed[i].key == t.key {
-			t.order = e.listed[i].order
+	for i := range e.taskOrders {
+		if e.taskOrders[i].key == t.key {
+			t.order = e.taskOrders[i].order
 		}
 	}
-	e.revive(t)
-	e.pick_.born(e, t)
+	e.addReady(t)
+	e.picker.born(e, t)
 	return t
 }
 
@@ -141,7 +141,7 @@ func (e *Engine) Park(k Kind, g *Gate, deadline int64) {
 		e.yield(k, 0)
 		return
 	}
-	e.drop(t, parked)
+	e.removeReady(t, parked)
 	t.gate, t.due = g, deadline
 	if g != nil {
 		g.waiting++
@@ -160,7 +160,7 @@ func (e *Engine) Open(g *Gate) {
 	}
 	for i := 1; i < e.ntasks; i++ {
 		if t := e.tasks[i]; t.state == parked && t.gate == g {
-			e.revive(t)
+			e.addReady(t)
 		}
 	}
 	g.waiting = 0

@@ -1,0 +1,124 @@
+package sim
+
+// What the nemesis does to a line. A partition cuts a node off from the
+// directory, from the bus, or from both.
+const (
+	cutStore = 1 << iota
+	cutBus
+	cutAll = cutStore | cutBus
+)
+
+// nodeLink is one node's connection to the directory and to the bus: its
+// cluster.Store and its cluster.Bus. What is wrong with it is written and
+// read where the race detector does not look.
+type nodeLink struct {
+	w          *clusterRun
+	m          *member
+	obj        int32
+	rnd        *Rand
+	healedGate Gate // opened when a cut ends
+
+	cuts         int
+	held         int64 // the bus delivers nothing to this node before that time
+	closed       bool
+	unanswered   int        // calls of the directory without an answer
+	disturbed    int        // messages lost or late
+	unansweredAt [128]int64 // when the last ones gave up
+}
+
+func newLink(w *clusterRun, m *member) *nodeLink {
+	return &nodeLink{w: w, m: m, obj: w.e.Object("line"), rnd: NewRand(m.rnd.Uint64())}
+}
+
+//go:norace
+func (l *nodeLink) isCut(what int) bool { return l.cuts&what != 0 || l.closed }
+
+//go:norace
+func (l *nodeLink) isClosed() bool { return l.closed }
+
+//go:norace
+func (l *nodeLink) cut(what int) {
+	l.cuts |= what
+	l.w.addFaultPeriod(forever)
+	if what&cutBus != 0 {
+		l.disturbed++
+	}
+}
+
+// heal ends all cuts.
+//
+//go:norace
+func (l *nodeLink) heal() {
+	l.cuts, l.held = 0, 0
+	l.w.e.Open(&l.healedGate)
+	l.w.bus.openGates(l)
+}
+
+// close ends the tasks of the line.
+//
+//go:norace
+func (l *nodeLink) close() {
+	l.closed = true
+	l.w.e.Open(&l.healedGate)
+	l.w.e.Open(&l.w.dir.watchers)
+	l.w.bus.openGates(l)
+}
+
+// noteUnanswered notes a call of the directory that got no answer.
+//
+//go:norace
+func (l *nodeLink) noteUnanswered() {
+	l.unansweredAt[l.unanswered%len(l.unansweredAt)] = l.w.e.now
+	l.unanswered++
+}
+
+// unansweredBetween counts the calls without an answer between.
+func (l *nodeLink) unansweredBetween(from, to int64) (n int) {
+	for _, at := range l.unansweredAt[:min(l.unanswered, len(l.unansweredAt))] {
+		if from <= at && at <= to {
+			n++
+		}
+	}
+	return n
+}
+
+//go:norace
+func (l *nodeLink) randomUpTo(d int64) int64 {
+	if d <= 0 {
+		return 0
+	}
+	return int64(l.rnd.Uint64() % uint64(d))
+}
+
+//go:norace
+func (l *nodeLink) chance(n int) bool { return l.rnd.Chance(n) }
+
+//go:norace
+func (l *nodeLink) pick(n int) int { return l.rnd.Intn(n) }
+
+// callFails: this call of the directory goes wrong.
+//
+//go:norace
+func (l *nodeLink) callFails() bool {
+	n := l.w.storeFaults.upset
+	return n > 0 && !l.w.faultsOver && l.rnd.Chance(n)
+}
+
+// How slow everything is, in nanoseconds, at most.
+
+//go:norace
+func (w *clusterRun) lag() int64 {
+	if w.faultsOver {
+		return 0
+	}
+	return w.storeFaults.lag
+}
+
+//go:norace
+func (w *clusterRun) storeDelay() int64 { return w.storeFaults.delay }
+
+//go:norace
+func (w *clusterRun) watchDelay() int64 { return w.storeFaults.watch }
+
+//go:norace
+func (w *clusterRun) stalledUntil() int64 { return w.stalled }
