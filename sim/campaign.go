@@ -5,19 +5,19 @@ import (
 	"time"
 )
 
-// A Campaign searches for a failure from one seed on.
+// A Campaign is one search for a failure, from one seed on.
 type Campaign struct {
 	Strategy  string
-	Seeds     int     // run until it was found, or given up
-	Seconds   float64 // spent
+	Seeds     int     // run until the failure was found, or the search ended
+	Seconds   float64 // that the search took
 	Killed    bool
-	Invariant string // that noticed
+	Invariant string // that broke
 	Covered   bool   `json:"Reached"` // the code of the mutant ran
 }
 
-// Campaigns run n searches for each strategy, each from seeds of its own
-// and for at most the given time. limits says how many seeds each may
-// take, the last one holding for all that follow.
+// Campaigns runs n searches for each strategy. Each search has its own seeds
+// and takes at most the time each. limits[i] is how many seeds the i-th search
+// may take; the last limit holds for all further searches.
 func Campaigns(w World, strategies []string, n int, limits []int, each time.Duration) ([]Campaign, error) {
 	var out []Campaign
 	x := Runner{World: w}
@@ -49,7 +49,8 @@ func Campaigns(w World, strategies []string, n int, limits []int, each time.Dura
 // campaignSeed is where the i-th search begins.
 func campaignSeed(i int) int { return 1_000_000 * (i + 1) }
 
-// ReplayRegression runs a story and returns which invariant broke, if any.
+// ReplayRegression replays a regression run and returns the invariant that
+// broke, or an empty string.
 func ReplayRegression(r *Run) (string, error) {
 	w, err := FindWorld(r.World)
 	if err != nil {

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// A Chart is what happened to those who use a world, for people who do not
-// know its code: a lane for each, arrows for what they send each other.
+// A Chart shows what happened to the users of a world, for readers who do not
+// know its code. It has a column for each user, and arrows for the frames that
+// they send each other.
 type Chart struct {
 	Columns    []string
 	Arrows     []Arrow
@@ -19,15 +20,14 @@ type Chart struct {
 	Why        string
 }
 
-// An Arrow is something on its way from one lane to another; it has been
-// lost if To never came.
+// An Arrow is a frame from one column to another. It was lost if To is never.
 type Arrow struct {
 	FromColumn, ToColumn int
 	From, To             stamp
 	Label                string
 }
 
-// A Mark is something that happened in a lane.
+// A Mark is an event in a column.
 type Mark struct {
 	Column int
 	At     stamp
@@ -35,7 +35,7 @@ type Mark struct {
 	Class  string
 }
 
-// A Shade is a state that lasted.
+// A Shade is a state that a column had for some time.
 type Shade struct {
 	Column   int
 	From, To stamp
@@ -45,7 +45,7 @@ type Shade struct {
 // charted is a world that can draw its runs.
 type charted interface{ Chart() *Chart }
 
-// rows are the stamps at which something happened, each once, in order.
+// rows returns the stamps of all events, each once, in order.
 func (c *Chart) rows() []stamp {
 	seen := map[int]stamp{}
 	add := func(s ...stamp) {
@@ -74,8 +74,8 @@ func (c *Chart) rows() []stamp {
 
 const (
 	chartLeft, chartRow, chartTop  = 80, 13, 16
-	maxColumnWidth, minColumnWidth = 110, 56 // widths of a lane
-	maxPageWidth                   = 1800    // what a page should fit into
+	maxColumnWidth, minColumnWidth = 110, 56 // widths of a column
+	maxPageWidth                   = 1800    // the page should not be wider
 	letterWidth                    = 6
 )
 
@@ -113,7 +113,7 @@ func (c *Chart) HTML(title, run string) string {
 		}
 	}
 	for i := range c.Columns {
-		fmt.Fprintf(&b, `<line class="lane" x1="%d" y1="0" x2="%d" y2="%d"/>`+"\n", x(i), x(i), bottom)
+		fmt.Fprintf(&b, `<line class="column" x1="%d" y1="0" x2="%d" y2="%d"/>`+"\n", x(i), x(i), bottom)
 	}
 	c.bars(&b, x, y)
 	for _, a := range c.Arrows {
@@ -121,7 +121,7 @@ func (c *Chart) HTML(title, run string) string {
 		end := y(a.To)
 		if a.To.step == 0 {
 			to, end = from+(to-from)/max(2*abs(a.ToColumn-a.FromColumn), 1), y(a.From)+chartRow/2
-			class, came = "lost", ", never came"
+			class, came = "lost", ", never arrived"
 		}
 		fmt.Fprintf(&b, `<line class="%s" x1="%d" y1="%d" x2="%d" y2="%d"><title>%s%s</title></line>`+"\n",
 			class, from, y(a.From), to, end, html.EscapeString(a.Label), came)
@@ -139,11 +139,11 @@ func (c *Chart) HTML(title, run string) string {
 	return b.String()
 }
 
-// bars draws what lasts.
+// bars draws the shades.
 func (c *Chart) bars(b *strings.Builder, x func(int) int, y func(stamp) int) {
 	for k, s := range c.Shades {
 		width, shift := 14, 0
-		if strings.HasPrefix(s.Class, "conn") { // those of one lane that overlap stand beside each other
+		if strings.HasPrefix(s.Class, "conn") { // overlapping connections of one column are drawn next to each other
 			width = 4
 			for _, o := range c.Shades[:k] {
 				if o.Column == s.Column && strings.HasPrefix(o.Class, "conn") && (o.To.step == 0 || o.To.step > s.From.step) {
@@ -155,7 +155,7 @@ func (c *Chart) bars(b *strings.Builder, x func(int) int, y func(stamp) int) {
 	}
 }
 
-// truncate is s in at most n letters, for a page.
+// truncate returns at most n characters of s, escaped for HTML.
 func truncate(s string, n int) string {
 	if r := []rune(s); len(r) > n {
 		s = string(r[:n-1]) + "…"
@@ -181,7 +181,7 @@ ul{list-style:none;display:flex;flex-wrap:wrap;gap:2px 20px;margin:8px 0;padding
 svg{display:block}li svg{display:inline}.heads{position:sticky;top:0;background:var(--back);border-bottom:1px solid var(--line)}
 svg text{font:10px ui-monospace,monospace;fill:var(--text);paint-order:stroke;stroke:var(--back);stroke-width:3px}
 svg .h{font-weight:bold;font-size:12px;text-anchor:middle}svg .t{fill:var(--faint)}
-.lane{stroke:var(--line);stroke-dasharray:2 4}.time{stroke:var(--time)}.conn{fill:var(--conn)}.blamed{fill:var(--bad)}
+.column{stroke:var(--line);stroke-dasharray:2 4}.time{stroke:var(--time)}.conn{fill:var(--conn)}.blamed{fill:var(--bad)}
 .stall{fill:var(--stall);opacity:.8}.grace{fill:var(--grace);opacity:.8}
 .arrow{stroke:var(--frame);opacity:.6;marker-end:url(#tip)}.arrow:hover{opacity:1;stroke-width:3}marker path{fill:var(--frame)}
 .lost{stroke:var(--lost);stroke-dasharray:3 2;stroke-width:1.5}
@@ -189,19 +189,19 @@ svg .h{font-weight:bold;font-size:12px;text-anchor:middle}svg .t{fill:var(--fain
 line.bad{stroke:var(--bad);stroke-width:2}svg text.bad{fill:var(--bad);font-weight:bold}
 </style>
 <header><h1>%s: <span>%s</span></h1>
-<p>Each lane is one who takes part: phones on the left, the relay in the middle, binaries on the right. Time goes down, a row for each moment at which something happened; what happens in between is left out. Rest the pointer on a line or a dot for all of its text.</p>
+<p>Each column is a participant: phones on the left, the relay in the middle, binaries on the right. Time goes down, with a row for each moment at which an event happened. Rest the pointer on a line or a dot to see its full text.</p>
 <ul>
 <li><svg width="12" height="12"><rect class="conn" x="4" width="4" height="12"/></svg>a connection</li>
-<li><svg width="12" height="12" class="dial"><circle cx="6" cy="6" r="3.5"/></svg>it begins: p1#2 s1 is the second that p1 has made, for server-id s1</li>
+<li><svg width="12" height="12" class="dial"><circle cx="6" cy="6" r="3.5"/></svg>it begins: p1#2 s1 is the second connection of p1, for server-id s1</li>
 <li><svg width="12" height="12" class="close"><circle cx="6" cy="6" r="3.5"/></svg>it ends, with the code that the peer was told</li>
-<li><svg width="30" height="12"><line class="arrow" x1="0" y1="6" x2="30" y2="6"/></svg>a frame, from where it was sent to where it came</li>
-<li><svg width="20" height="12"><line class="lost" x1="0" y1="6" x2="20" y2="6"/></svg>one that never came</li>
+<li><svg width="30" height="12"><line class="arrow" x1="0" y1="6" x2="30" y2="6"/></svg>a frame, from its sender to its receiver</li>
+<li><svg width="20" height="12"><line class="lost" x1="0" y1="6" x2="20" y2="6"/></svg>a frame that never arrived</li>
 <li><svg width="12" height="12" class="fault"><circle cx="6" cy="6" r="3.5"/></svg>a fault, or what an operator did</li>
 <li><svg width="12" height="12" class="notice"><circle cx="6" cy="6" r="3.5"/></svg>a binary is told that a phone is gone</li>
 <li><svg width="14" height="12"><rect class="stall" width="14" height="12"/></svg>does not read</li>
 <li><svg width="14" height="12"><rect class="grace" width="14" height="12"/></svg>the relay keeps a slot for a binary that is gone; a cluster's node may serve a server-id</li>
-<li><svg width="30" height="12"><line class="bad" x1="0" y1="6" x2="30" y2="6"/></svg>where it broke; a red connection is whom it broke for</li>
+<li><svg width="30" height="12"><line class="bad" x1="0" y1="6" x2="30" y2="6"/></svg>the step that failed; the connection that the failure is about is red</li>
 </ul>
-<p>In the end all faults are over, and p-heal and b-heal come: everyone must be served, and at last closed.</p>
+<p>At the end all faults are over, and p-heal and b-heal connect: every connection must be served, and finally closed.</p>
 <details><summary>The run, as <code>relaysim replay</code> takes it</summary><pre>%s</pre></details></header>
 `

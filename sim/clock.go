@@ -69,7 +69,7 @@ func (e *Engine) arm(t *Timer, d int64) {
 	e.last = t
 }
 
-// armedNow drops the timers that are stopped or fired off the list.
+// armedNow removes stopped and fired timers from the list and returns its head.
 //
 //go:norace
 func (e *Engine) armedNow() *Timer {
@@ -103,7 +103,7 @@ func (e *Engine) Armed() int {
 	return n
 }
 
-// nextDeadline is when time has its next effect, or -1.
+// nextDeadline returns the earliest deadline of a timer or a parked task, or -1.
 //
 //go:norace
 func (e *Engine) nextDeadline() int64 {
@@ -122,7 +122,7 @@ func (e *Engine) nextDeadline() int64 {
 }
 
 // advanceTo moves time to a deadline. The timers due become tasks: fired, not
-// yet run. That is the state in which stale fires live.
+// yet run. A stale timer is one that stays in this state for long.
 //
 //go:norace
 func (e *Engine) advanceTo(due int64) {
@@ -171,9 +171,9 @@ func (e *Engine) Advance(d time.Duration) {
 //go:norace
 func (e *Engine) setNow(t int64) { e.now = max(e.now, t) }
 
-// stoppedAt is where the archived clock package keeps what a Stop left.
-// Calling Stop to find out would show the detector an order between tasks
-// that have none.
+// stoppedAt is the offset of the field in which the archived clock package
+// keeps whether a timer is stopped. Calling Stop to find out would show the
+// race detector a happens-before edge that does not exist.
 var stoppedAt = func() uintptr {
 	f, ok := reflect.TypeFor[clock.Timer]().FieldByName("stopped")
 	if !ok || f.Type.Kind() != reflect.Bool {

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// A Measurement is one measurement of what the race detector sees.
+// A Measurement is how often the race detector reported a planted race.
 type Measurement struct {
 	Name string
 	Seen int // seeds in which it reported the planted race
@@ -14,7 +14,7 @@ type Measurement struct {
 	Want string // "all", "none", or why it is no test
 }
 
-// OK tells whether it is as it should be.
+// OK reports whether the measurement is as wanted.
 func (s Measurement) OK() bool {
 	switch s.Want {
 	case "all":
@@ -35,8 +35,8 @@ func (s Measurement) String() string {
 	return fmt.Sprintf("%-64s seen in %3d of %3d, want %s: %s", s.Name, s.Seen, s.Of, s.Want, verdict)
 }
 
-// DetectPlantedRace plants a race and looks for it with the hand-overs hidden from the
-// race detector, and in its sight. Only hidden ones leave it anything to
+// DetectPlantedRace runs a world with a planted race, with the hand-overs
+// hidden from the race detector and with visible ones. Only hidden ones leave it anything to
 // find: each visible one orders all that came before.
 func DetectPlantedRace(seeds int) []Measurement {
 	w, err := FindWorld("planted-race")
@@ -104,8 +104,9 @@ func DetectorMemory() (exits, calls int) {
 	return exits, calls
 }
 
-// remembered plants one race: a goroutine writes, things happen, another
-// writes. It tells whether the detector saw it.
+// remembered plants one race: a goroutine writes, other goroutines end or it
+// makes calls, then another goroutine writes. It reports whether the detector
+// saw the race.
 func remembered(exits, calls int) bool {
 	before := raceErrors()
 	v := new(int)

@@ -10,7 +10,7 @@ type mode uint8
 const (
 	building mode = iota
 	running
-	judging   // the run is over; seams do nothing
+	judging   // the run is over; yield points do nothing
 	unwinding // goroutines are being ended
 )
 
@@ -18,7 +18,7 @@ const (
 // knows some 8,000 at once.
 const maxTasks = 4096
 
-// A Failure says what a run broke.
+// A Failure describes the invariant that a run broke.
 type Failure struct {
 	Invariant string // its name
 	Detail    string
@@ -41,7 +41,7 @@ type step struct {
 }
 
 // An Engine runs one seed: real goroutines, one at a time, handing over
-// to each other at the seams.
+// to each other at the yield points.
 type Engine struct {
 	inst     Instance
 	picker   picker
@@ -50,7 +50,7 @@ type Engine struct {
 	maxSteps int // end the run, undisturbed, after so many steps; 0: never
 
 	mode     mode
-	checking bool // an invariant is being looked at: seams do nothing
+	checking bool // an invariant is being checked: yield points do nothing
 	cur      *Task
 	main     *Task // stands for the engine itself where no task runs
 	tasks    []*Task
@@ -65,7 +65,7 @@ type Engine struct {
 	last       *Timer
 	names      []string // of locks and gauges
 	nnames     int
-	taskOrders []taskOrder // when tasks begin that no actor is, sorted by key
+	taskOrders []taskOrder // when tasks that are not actors begin
 	trace      []step
 	steps      int
 	hash       uint64
@@ -80,7 +80,7 @@ type taskOrder struct {
 	order int
 }
 
-// buffers are what an engine needs anew for each seed and can inherit.
+// buffers are the slices of an engine. The engine of the next seed reuses them.
 type buffers struct {
 	tasks, ready []*Task
 	trace        []step
@@ -115,7 +115,8 @@ func (e *Engine) newTask() *Task {
 	return t
 }
 
-// object gives a lock or a gauge its number.
+// object registers a name of a lock or a gauge for the trace and returns its
+// number.
 //
 //go:norace
 func (e *Engine) object(name string) int32 {
@@ -127,8 +128,8 @@ func (e *Engine) object(name string) int32 {
 	return int32(e.nnames - 1)
 }
 
-// run carries out a listing and returns when nothing is left to happen or
-// something broke. The goroutines are still parked then.
+// run carries out a run and returns when no task can run any more or an
+// invariant is broken. The goroutines are still parked then.
 func (e *Engine) run(w World, r *Run) {
 	e.taskOrders = r.taskOrders()
 	e.inst = w.Start(e, r)
@@ -196,8 +197,8 @@ func (e *Engine) runTasks(next *Task) {
 	e.cur = e.main
 }
 
-// idle finds something to go on with when no task can run: a deadline.
-// It is false when the run is over.
+// idle moves time to the next deadline when no task can run. It returns false
+// if the run is over.
 func (e *Engine) idle() bool {
 	if s := e.deadlock(); s != "" {
 		e.Fail("deadlock", "%s", s)
@@ -217,7 +218,8 @@ func (e *Engine) idle() bool {
 	return true
 }
 
-// deadlock names who waits for whom, if a task waits for a lock now.
+// deadlock describes the tasks that wait for a lock and the holders; it is
+// empty if no task waits.
 func (e *Engine) deadlock() string {
 	var b strings.Builder
 	for _, t := range e.tasks[:e.ntasks] {

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// scriptedWorld is a world in which a test says what each actor does.
+// scriptedWorld is a world in which each actor runs a function of the test.
 type scriptedWorld struct {
 	scripts map[string]func(e *Engine)
 	e       *Engine
 }
 
-func (*scriptedWorld) Name() string               { return "theatre" }
+func (*scriptedWorld) Name() string               { return "scripted" }
 func (*scriptedWorld) Plan(*Rand, bool) *Run      { return nil }
 func (*scriptedWorld) Format(Op) string           { return "act" }
 func (*scriptedWorld) Parse([]string) (Op, error) { return Op{}, nil }
@@ -31,9 +31,9 @@ func (*scriptedWorld) Ended(*Task)            {}
 func (*scriptedWorld) Idle() bool             { return true }
 func (*scriptedWorld) Final()                 {}
 
-// runScripted lets the actors act, in this order unless lines say otherwise.
+// runScripted runs the actors' functions, in this order unless lines change it.
 func runScripted(roles map[string]func(*Engine), order []string, lines ...Line) *Result {
-	r := &Run{World: "theatre"}
+	r := &Run{World: "scripted"}
 	for _, a := range order {
 		r.Lines = append(r.Lines, Line{Op: Op{Actor: a, Label: 1}})
 	}
@@ -226,7 +226,7 @@ func BenchmarkStep(b *testing.B) {
 		}
 	}
 	roles := map[string]func(*Engine){"a": spin, "b": spin, "c": spin, "d": spin}
-	r := &Run{World: "theatre"}
+	r := &Run{World: "scripted"}
 	for _, a := range []string{"a", "b", "c", "d"} {
 		r.Lines = append(r.Lines, Line{Op: Op{Actor: a, Label: 1}})
 	}

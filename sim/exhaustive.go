@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// exhaustive walks through every schedule of a small world that takes a
-// task away from an operation at most bound times; between operations all
-// orders are tried. One value serves all runs: each run follows the
-// choices of the last one up to the last that can still be changed.
+// exhaustive is a strategy that enumerates every schedule of a small world
+// with at most bound interruptions of an operation. Between operations it
+// tries all orders. One value serves all runs: each run repeats the choices of
+// the previous one up to the last choice that can still be changed.
 type exhaustive struct {
 	bound int
 
@@ -68,17 +68,16 @@ type Coverage struct {
 	Schedules int
 	Steps     int
 	Complete  bool // every schedule within the bound was run
-	States    int  // different states that they came to
-	Random    int  // how many of these random schedules came to, too
+	States    int  // different states that these schedules covered
+	Random    int  // how many of these states random schedules covered
 	Failed    *Result
 }
 
-// StatePercent is the percentage of the states that random schedules reached.
+// StatePercent is the percentage of the states that random schedules covered.
 func (c *Coverage) StatePercent() float64 { return 100 * float64(c.Random) / float64(max(c.States, 1)) }
 
-// Exhaust runs every schedule of the small world of a seed that takes a
-// task away from an operation at most bound times, then random schedules
-// of the same operations.
+// Exhaust runs every schedule of the small world of a seed with at most bound
+// interruptions of an operation, then random schedules of the same operations.
 func (x *Runner) Exhaust(seed Seed, bound int, limit time.Duration, random int) (*Coverage, error) {
 	n, ok := seed.Number()
 	if !ok {

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// HTML draws a traced run as one page that needs nothing else: a lane for
-// each task, time downwards, a line where one hands over to another,
-// shaded where a lock is held, the step that failed in red.
+// HTML draws a traced run as one page that needs nothing else: a column
+// for each task, time downwards, a line where one task hands over to another,
+// a shade where a lock is held, and the step that failed in red.
 func HTML(r *Result) string {
 	if c := r.Chart; c != nil {
 		if r.Failure != nil {
@@ -33,7 +33,7 @@ func HTML(r *Result) string {
 	fmt.Fprintf(&b, page, html.EscapeString(r.title()), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()),
 		left+len(tasks)*width+40, y(len(t.steps)+1))
 	for _, id := range tasks {
-		fmt.Fprintf(&b, `<text class="h" x="%d" y="30">%s</text><line class="lane" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
+		fmt.Fprintf(&b, `<text class="h" x="%d" y="30">%s</text><line class="column" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
 			x(id)-8, html.EscapeString(t.tasks[id].title()), x(id), x(id), y(len(t.steps)))
 	}
 	t.shades(&b, x, y)
@@ -101,12 +101,12 @@ body{font:13px/1.4 system-ui,sans-serif;margin:0;background:#fff;color:#222}
 header{padding:16px 24px;border-bottom:1px solid #ddd}h1{font-size:16px;margin:0 0 8px}
 pre{margin:0;font:12px/1.5 ui-monospace,monospace}main{overflow:auto;padding:8px 16px}
 svg text{font:11px ui-monospace,monospace;fill:#333}.h{font-weight:bold}.t{fill:#888}
-.lane{stroke:#e2e2e2}.to{stroke:#8aa6d6}circle{fill:#3a6fc4}
+.column{stroke:#e2e2e2}.to{stroke:#8aa6d6}circle{fill:#3a6fc4}
 .lock{fill:#f3d48a;opacity:.7}.grace{fill:#bfe3c8;opacity:.5}
 .bad circle{fill:#d11;r:7}.bad text{fill:#d11;font-weight:bold}
-@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ccc}.lane{stroke:#333}header{border-color:#333}}
+@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ccc}.column{stroke:#333}header{border-color:#333}}
 </style>
 <header><h1>%s</h1><details><summary>the run</summary><pre>%s</pre></details>
-<p>A lane is a task. Yellow: it holds the lock. Green: its timer is armed. A blue line hands over. Red: where it broke.</p></header>
+<p>A column is a task. Yellow: it holds the lock. Green: its timer is armed. Blue line: it hands over to another task. Red: the step that failed.</p></header>
 <main><svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">
 `

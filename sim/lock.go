@@ -2,16 +2,16 @@ package sim
 
 import "sync"
 
-// A Lock is the relay's mutex in a run. Who holds it is known to the
-// engine; the real mutex inside never waits and is there to show the race
-// detector the order that the lock does create.
+// A Lock is the relay's mutex in a run. The engine knows its holder. The real
+// mutex inside never blocks; it shows the race detector the happens-before
+// edges of the lock.
 type Lock struct {
 	e       *Engine
 	name    string
 	obj     int32
 	owner   *Task
 	waiters int
-	slow    bool // its holder may wait for something else
+	slow    bool // its holder may wait for something other than a lock
 	mu      sync.Mutex
 }
 
@@ -20,7 +20,7 @@ func (e *Engine) NewLock(name string) sync.Locker {
 	return &Lock{e: e, name: name, obj: e.object(name)}
 }
 
-// Name is the name that the relay gave it.
+// Name returns the name that the relay gave the lock.
 func (l *Lock) Name() string { return l.name }
 
 // Lock takes the lock; other tasks may run before and after.
@@ -48,8 +48,8 @@ func (l *Lock) Lock() {
 	e.yield(AtLocked, l.obj)
 }
 
-// Unlock gives it back. The world looks at what the lock guards just
-// before: that is the one moment at which this task may read it all.
+// Unlock releases the lock. Just before, the world checks the state that the
+// lock guards: at that moment this task may read all of it.
 //
 //go:norace
 func (l *Lock) Unlock() {
@@ -81,8 +81,8 @@ func (l *Lock) Unlock() {
 	e.yield(AtUnlock, l.obj)
 }
 
-// patient tells whether who holds the lock waits for something else, as it
-// may, so that who waits for the lock is in no deadlock.
+// patient reports whether the holder may wait for something other than a lock
+// and does so now. The tasks that wait for the lock are then not in a deadlock.
 //
 //go:norace
 func (l *Lock) patient() bool { return l.slow && l.owner != nil && l.owner.state == parked }

@@ -1,5 +1,5 @@
 package sim
 
-// mutantHits counts how often a mutant's code was come to. There is none in
-// this build; mutants are built with another version of this file.
+// mutantHits returns how often the code of the mutant ran. This build has no
+// mutant; mutants are built with another version of this file.
 func mutantHits() int { return 0 }

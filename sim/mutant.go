@@ -21,10 +21,10 @@ type Mutant struct {
 	Name          string
 	Class         string   // the kind of bug, in words of wire.md §16 where it is one
 	Catch         []string // the invariants that should notice
-	RegressionRun string   // a run in testdata that breaks with it
-	Pair          string   // guards that cover this one, or that it covers
+	RegressionRun string   // name of a run in testdata that this mutant breaks
+	Pair          string   // other guards that hide this mutant, or that it hides
 	Race          bool     // only the race detector can see it
-	Survives      string   // why nothing can notice
+	Survives      string   // why no check can notice it
 	Note          string
 	World         string
 	File          string // what is patched
@@ -102,15 +102,15 @@ func parseMutant(name, text string) (*Mutant, error) {
 	return m, nil
 }
 
-// Apply patches the source. Each place must be there exactly once; the
-// marker must be set, or a mutant that is never reached would count as one
-// that nothing notices.
+// Apply patches the source. The old text of each hunk must occur exactly once.
+// One hunk must contain the marker: it tells a mutant whose code never runs
+// from one that no check notices.
 func (m *Mutant) Apply(src string) (string, error) {
 	marked := false
 	for i, h := range m.hunks {
 		old, new := strings.TrimSuffix(h.old, "\n"), strings.TrimSuffix(h.new, "\n")
 		if n := strings.Count(src, old); n != 1 {
-			return "", fmt.Errorf("mutant %s, hunk %d: its place is there %d times; want once", m.Name, i+1, n)
+			return "", fmt.Errorf("mutant %s, hunk %d: the source contains its text %d times; want once", m.Name, i+1, n)
 		}
 		marked = marked || strings.Contains(new, "REACHED") || strings.Contains(new, "reach()")
 		src = strings.Replace(src, old, strings.ReplaceAll(new, "REACHED", "reach()"), 1)
@@ -121,8 +121,9 @@ func (m *Mutant) Apply(src string) (string, error) {
 	return src, nil
 }
 
-// Overlay is what go build -overlay must replace to make the mutant: paths
-// inside the module, and what they then hold. read gives the source.
+// Overlay returns the files that go build -overlay must replace to build the
+// mutant: their paths in the module, and their contents. read returns the
+// source of a file.
 func (m *Mutant) Overlay(read func(path string) (string, error)) (map[string]string, error) {
 	src, err := read(m.File)
 	if err != nil {
@@ -138,7 +139,7 @@ func (m *Mutant) Overlay(read func(path string) (string, error)) (map[string]str
 
 var reached int
 
-// reach counts how often the mutant's code was come to.
+// reach counts how often the code of the mutant runs.
 //
 //go:norace
 func reach() bool { reached++; return false }
@@ -157,7 +158,7 @@ func mutantHits() int { return mutated.Reached() }
 	}, nil
 }
 
-// RegressionRuns returns the runs that are told in testdata, by name.
+// RegressionRuns returns the runs in testdata, by name.
 func RegressionRuns() (map[string]*Run, error) {
 	names, err := fs.Glob(regressionFiles, "testdata/*.run")
 	if err != nil {

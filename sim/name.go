@@ -20,7 +20,7 @@ func nameKey(name string) uint64 {
 	return h
 }
 
-// title is the task's name.
+// title returns the task's name.
 func (t *Task) title() string {
 	if t == nil {
 		return "nobody"
@@ -31,7 +31,7 @@ func (t *Task) title() string {
 	return t.parent.site(t.born.op) + "/" + t.born.kind.String() + strconv.Itoa(int(t.born.occ))
 }
 
-// site is the task's name with the operation, if it has any.
+// site returns the task's name with the operation, if it has any.
 func (t *Task) site(op int32) string {
 	if op == 0 {
 		return t.title()
@@ -39,6 +39,7 @@ func (t *Task) site(op int32) string {
 	return t.title() + "." + strconv.Itoa(int(op))
 }
 
+// pointName returns the name of a point of the task.
 func (t *Task) pointName(p point) string {
 	return t.site(p.op) + "@" + p.kind.String() + strconv.Itoa(int(p.occ))
 }
@@ -91,7 +92,7 @@ func cutOp(s string) (string, int, bool) {
 	return name, n, err == nil && n > 0
 }
 
-// parseKind reads a kind of seam and how often it has come, as in lock2.
+// parseKind parses a kind of yield point and its occurrence, as in lock2.
 func parseKind(s string) (point, bool) {
 	name := strings.TrimRight(s, "0123456789")
 	n, err := strconv.ParseUint(s[len(name):], 10, 16)

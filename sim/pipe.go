@@ -15,12 +15,13 @@ var (
 const forever = -1
 
 // A pipe is one direction of a connection: bytes on their way, each with
-// the time at which it arrives. The mutex is held at no seam; it shows the
-// race detector that bytes are written before they are read.
+// the time at which it arrives. The mutex is never held at a
+// yield point; it shows the race detector that bytes are written before they
+// are read.
 type pipe struct {
 	e        *Engine
-	readable Gate // who waits for bytes
-	writable Gate // who waits for room
+	readable Gate // tasks that wait for bytes
+	writable Gate // tasks that wait for room
 
 	mu          sync.Mutex // guards all below
 	bytes       []byte     // written, not read
@@ -31,8 +32,8 @@ type pipe struct {
 	last        int64 // when the newest byte arrives
 	eof         bool  // nothing more will be written
 	reset       bool  // both ends are gone
-	readClosed  bool  // who should read has hung up: what is written vanishes
-	readStopped bool  // who should read is to stop waiting
+	readClosed  bool  // the reader has hung up: written bytes are discarded
+	readStopped bool  // the reader must stop waiting
 }
 
 // part is bytes that arrive together.
@@ -74,8 +75,8 @@ func (p *pipe) delay() int64 {
 	return int64(p.rnd.Intn(int(p.latency)))
 }
 
-// take reads what has arrived into b, without waiting. If that is nothing
-// it says when to look again.
+// take reads what has arrived into b, without waiting. If nothing has
+// arrived, again is when to try again, or forever.
 func (p *pipe) take(b []byte) (n int, again int64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,15 +126,15 @@ func (p *pipe) arrived() int {
 	return n
 }
 
-// unread tells whether something has arrived that is not read. Only where
-// no task runs.
+// unread reports whether bytes have arrived and are not read. Call it only
+// while no task runs.
 //
 //go:norace
 func (p *pipe) unread() bool {
 	return !p.readStopped && !p.reset && len(p.parts) > 0 && p.parts[0].at <= p.e.now
 }
 
-// update is what happens to the pipe as a whole: change sets its flags.
+// update changes the flags of the pipe and wakes all waiting tasks.
 func (p *pipe) update(change func(*pipe)) {
 	p.mu.Lock()
 	change(p)
@@ -146,5 +147,5 @@ func setWriteClosed(p *pipe) { p.eof = true; p.last = max(p.last, p.e.Now()+p.de
 func setReadClosed(p *pipe)  { p.readClosed, p.bytes, p.parts = true, nil, nil }
 func setReadStopped(p *pipe) { p.readStopped = true }
 
-// setReset breaks the pipe; what had not been read is lost.
+// setReset breaks the pipe; unread bytes are lost.
 func setReset(p *pipe) { p.reset, p.bytes, p.parts = true, nil, nil }

@@ -102,7 +102,7 @@ func TestMutantsApplyAndTheirRegressionRunsExist(t *testing.T) {
 			t.Errorf("mutant %s: %v", m.Name, err)
 		}
 		if m.RegressionRun != "" && regressions[m.RegressionRun] == nil {
-			t.Errorf("mutant %s: no story %q", m.Name, m.RegressionRun)
+			t.Errorf("mutant %s: no regression run %q", m.Name, m.RegressionRun)
 		}
 		for _, p := range strings.Split(m.Pair, ", ") {
 			if p != "" && !names[p] {

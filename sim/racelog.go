@@ -8,13 +8,13 @@ import (
 )
 
 // GORACE is how the race detector must be set for a verdict per seed: by
-// default it tells of a pair of stacks only once. The log goes where
+// default it reports a pair of stacks only once. The log goes where
 // raceLog finds it.
 func GORACE(log string) string {
 	return "suppress_equal_stacks=0 suppress_equal_addresses=0 history_size=7 halt_on_error=0 exitcode=0 atexit_sleep_ms=0 log_path=" + log
 }
 
-var raceRead int64 // how much of the log has been looked at
+var raceRead int64 // how many bytes of the log have been read
 
 // RaceReport is the detector's own text of the last race seen.
 var RaceReport string

@@ -38,7 +38,7 @@ func (x *Runner) Record(res *Result) (*Run, *Result) {
 		p.next = append(p.next, s.next)
 	}
 	y.run(&r, p)
-	// The switches go where they are made.
+	// Insert each switch where it is made.
 	var lines []Line
 	k := 0
 	for i, l := range r.Lines {

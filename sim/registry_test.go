@@ -71,7 +71,7 @@ func TestRegressionRunsHold(t *testing.T) {
 				t.Errorf("%v", res.Failure)
 			}
 			if res.Missed+res.Unused > 0 {
-				t.Errorf("%d switches could not be made, %d points were not reached: the story is not the one told", res.Missed, res.Unused)
+				t.Errorf("%d switches could not be made, %d points did not occur: it is not the recorded run any more", res.Missed, res.Unused)
 			}
 		})
 	}

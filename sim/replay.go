@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// replayer follows a listing and its switches. A switch that cannot be
-// made, since its task does not exist or cannot run, is passed over.
+// replayer is the strategy that follows a run and its switches. It skips a
+// switch whose task does not exist or cannot run.
 type replayer struct {
 	at     []switchPoint // sorted by point
 	missed int           // switches met that could not be made
@@ -63,7 +63,7 @@ func (p *replayer) pick(e *Engine, cur *Task) *Task {
 }
 func (p *replayer) born(*Engine, *Task) {}
 
-// unused counts the switches whose point the run never came to.
+// unused counts the switches whose point did not occur in the run.
 func (p *replayer) unused() int {
 	n := 0
 	for i := range p.at {
@@ -74,8 +74,8 @@ func (p *replayer) unused() int {
 	return n
 }
 
-// script makes the choices of a trace again and notes where they leave
-// the listing.
+// script is the strategy that repeats the choices of a trace. It records the
+// steps at which they differ from the order of the run's lines.
 type script struct {
 	next []int32
 	left []int // steps

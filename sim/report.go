@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// A Report is a failure made ready for people.
+// A Report is a failure, recorded and shrunk, for people to read.
 type Report struct {
 	Result *Result // as found
 	Run    *Run    // shrunk
 	Final  *Result // of the shrunk run
-	Matter int     // the line that matters, or -1
+	Matter int     // index of the line that matters, or -1
 	Tries  int
 	Before int // lines before shrinking
 	File   string
@@ -44,8 +44,8 @@ func (x *Runner) Explain(res *Result, limit time.Duration) *Report {
 	return rep
 }
 
-// Text is the artefact: a run that replays, with what people want to know
-// as comments.
+// Text returns the artefact: a run that replays, with an explanation in
+// comments.
 func (r *Report) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n", firstLine(r.Final.failure()))
@@ -76,7 +76,7 @@ func (r *Report) Matters() string {
 	}
 	l := r.Run.Lines[r.Matter]
 	if l.Begins != "" {
-		return fmt.Sprintf("what matters: %s begins this late; at once, and the run holds", l.Begins)
+		return fmt.Sprintf("what matters: %s begins this late; if it begins immediately, the run holds", l.Begins)
 	}
 	return fmt.Sprintf("what matters: at %s, %s goes on; without this switch the run holds", l.At, l.Run)
 }
@@ -99,7 +99,7 @@ func (r *Report) Summary() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "broken: %s\n", r.Result.failure())
 	if r.Final.Signature() != r.Result.Signature() {
-		fmt.Fprintf(&b, "what was written down does not break in the same way: %s\n", r.Final.failure())
+		fmt.Fprintf(&b, "the recorded run does not break in the same way: %s\n", r.Final.failure())
 	}
 	fmt.Fprintf(&b, "seed %s, strategy %s, shrunk from %d lines to %d:\n\n", r.Result.Seed, r.Result.Strategy, r.Before, len(r.Run.Lines))
 	for _, l := range strings.Split(strings.TrimSpace(r.Run.String()), "\n") {

@@ -17,11 +17,11 @@ type Op struct {
 }
 
 // A Line is one entry of a listing: an operation, the moment at which a
-// task begins that no actor is, or a switch.
+// task that is not an actor begins, or a switch.
 type Line struct {
 	Op     Op
 	Begins string // the task that begins here
-	At     string // a point; there, Run goes on
+	At     string // a point; there the task Run goes on
 	Run    string
 }
 
@@ -31,8 +31,8 @@ type Param struct {
 	Value int
 }
 
-// A Run is data: what is done, and where the schedule leaves the order of
-// the listing. Any subset of its lines is a run, too.
+// A Run is data: the operations, and where the schedule differs from the order
+// of the lines. Any subset of its lines is a run, too.
 type Run struct {
 	World    string
 	Seed     string
@@ -41,7 +41,7 @@ type Run struct {
 	Lines    []Line
 }
 
-// Param returns a setting, or what it is where the run does not say.
+// Param returns a setting, or otherwise if the run does not have it.
 func (r *Run) Param(name string, otherwise int) int {
 	for _, p := range r.Params {
 		if p.Name == name {
@@ -62,7 +62,7 @@ func (r *Run) Ops() int {
 	return n
 }
 
-// Switches counts where the schedule leaves the listing.
+// Switches counts the switches.
 func (r *Run) Switches() int {
 	n := 0
 	for i := range r.Lines {
@@ -84,7 +84,7 @@ type actor struct {
 	ops  []Op
 }
 
-// actors sorts the operations by who does them.
+// actors groups the operations by actor.
 func (r *Run) actors() []actor {
 	var as []actor
 	for i := range r.Lines {

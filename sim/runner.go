@@ -20,18 +20,18 @@ type Runner struct {
 	buf *buffers
 }
 
-// A Result is what came of one run.
+// A Result is the outcome of one run.
 type Result struct {
 	Seed     string
 	Strategy string
-	Run      *Run // the listing that was carried out
+	Run      *Run // the run that was carried out
 	Steps    int
 	Hash     uint64
 	Failure  *Failure // nil: everything held
 	Races    int
 	Missed   int // switches that could not be made
 	Diverged int // the step of the first
-	Unused   int // switches whose point was never reached
+	Unused   int // switches whose point did not occur
 	Covered  []bool
 	States   []uint64
 	Trace    *Trace // if asked for
@@ -84,7 +84,7 @@ func (x *Runner) Seed(seed Seed) (*Result, error) {
 	return x.run(plan, p), nil
 }
 
-// Replay carries out a run that was written down.
+// Replay carries out a recorded run.
 func (x *Runner) Replay(r *Run) *Result {
 	p := newReplayer(r)
 	res := x.run(r, p)
@@ -92,8 +92,8 @@ func (x *Runner) Replay(r *Run) *Result {
 	return res
 }
 
-// pace is how many yields an operation of the world takes, about. Pct
-// spreads its changes of priority over that many.
+// pace returns about how many yields an operation of the world takes. The pct
+// strategies spread their changes of priority over that many.
 func pace(w World) int {
 	if p, ok := w.(interface{ Pace() int }); ok {
 		return p.Pace()
@@ -110,8 +110,8 @@ func CheckStrategy(name string) error {
 	return err
 }
 
-// Choose runs a listing whose schedule is made of the bytes, for rapid and
-// the fuzzer.
+// Choose carries out a run with a schedule that the bytes choose, for rapid
+// and the fuzzer.
 func (x *Runner) Choose(r *Run, choices []byte) *Result {
 	return x.run(r, &stream{b: choices})
 }

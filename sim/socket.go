@@ -12,25 +12,25 @@ type socket struct {
 	up, down pipe // from the peer, to the peer
 	obj      int32
 	chunk    int    // bytes that one read or write carries at most; 0: any number
-	onClose  func() // told by whoever closes it; may be nil
+	onClose  func() // called by Close; may be nil
 
-	// Owned by the relay's reader and by its writer, and looked at where no
-	// task runs.
+	// Owned by the relay's reader and by its writer. Also read while no task
+	// runs.
 	fromPeer, toPeer *Rand
 	tap              tap
 	in               inboundCounter
-	reading          bool // the reader waits, or is about to
+	reading          bool // Read is running
 	writers          int  // tasks in Write
-	unfinished       int  // bytes that they have written
+	unfinished       int  // bytes that these unfinished Writes have written
 
 	mu           sync.Mutex // guards all below
 	closed       bool
 	closedAt     int64 // when it was closed
 	endStep      int
-	writeWaited  bool  // a write has had to wait
-	writePartial bool  // a write has carried less than all
+	writeWaited  bool  // a write had to wait
+	writePartial bool  // a write was partial
 	writeFailed  bool  // a write has failed
-	longestWrite int64 // for so long a write has waited at most
+	longestWrite int64 // the longest duration of a Write
 }
 
 func newSocket(e *Engine, name string, seed uint64, room, chunk int, latency int64) *socket {
@@ -40,7 +40,7 @@ func newSocket(e *Engine, name string, seed uint64, room, chunk int, latency int
 	return s
 }
 
-// limitBytes is how much one call may carry.
+// limitBytes returns how many of n bytes one call carries.
 func (s *socket) limitBytes(r *Rand, n int) int {
 	if s.chunk == 0 {
 		return n
@@ -133,8 +133,8 @@ func (s *socket) CloseWrite() error {
 	return nil
 }
 
-// Close implements relay.Socket. As with TCP, closing with something unread
-// resets the connection, and what was on its way to the peer may be lost.
+// Close implements relay.Socket. As with TCP, closing with unread bytes
+// resets the connection, and bytes on their way to the peer may be lost.
 func (s *socket) Close() error {
 	s.e.Yield(AtClose, s.obj)
 	if s.onClose != nil {
@@ -158,8 +158,8 @@ func (s *socket) setClosed() {
 	}
 }
 
-// mark changes what the mutex guards and tells whether the socket was
-// closed before.
+// mark changes the state that the mutex guards, and reports whether the socket
+// was closed before.
 func (s *socket) mark(change func()) (closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,8 +5,9 @@ import (
 	enc "encoding/binary"
 )
 
-// What the peers know of WebSocket (RFC 6455), written from its text and
-// not from the relay's code: they must not share the relay's assumptions.
+// The peers' implementation of WebSocket (RFC 6455). It is written from the
+// RFC and not from the relay's code, because it must not share the relay's
+// assumptions.
 const (
 	opContinue = 0
 	opText     = 1
@@ -47,11 +48,11 @@ func closePayload(code int, reason string) []byte {
 	return append([]byte{byte(code >> 8), byte(code)}, reason...)
 }
 
-// inbox takes a server's bytes apart, strictly.
+// inbox parses the bytes that a server sends, strictly.
 type inbox struct{ bytes []byte }
 
-// next returns the next message, or ok false if it is not all there. wrong
-// says what a client may not accept.
+// next returns the next message, or ok false if it is incomplete. wrong
+// describes a violation that a client must not accept.
 func (in *inbox) next() (op byte, payload []byte, ok bool, wrong string) {
 	b := in.bytes
 	if len(b) < 2 {
@@ -66,9 +67,9 @@ func (in *inbox) next() (op byte, payload []byte, ok bool, wrong string) {
 	case op == opBinary:
 		return 0, nil, false, "a data message has the binary opcode; want text"
 	case op != opText && op != opClose && op != opPing && op != opPong:
-		return 0, nil, false, "an opcode that there is not"
+		return 0, nil, false, "an opcode that does not exist"
 	case b[1]&0x80 != 0:
-		return 0, nil, false, "a server has masked"
+		return 0, nil, false, "a server frame is masked"
 	}
 	n, head := uint64(b[1]), 2
 	switch {
@@ -99,18 +100,18 @@ func (in *inbox) next() (op byte, payload []byte, ok bool, wrong string) {
 	return op, payload, true, ""
 }
 
-// tap counts the whole messages that the relay has put on one socket, where
-// they leave it: what happens to them on the way does not matter.
+// tap counts the complete messages that the relay has written to one socket,
+// before the simulated network can lose them.
 type tap struct {
 	in         inbox
 	frames     int // data messages that carry a frame
 	closes     int
-	afterClose bool // something followed a close
+	afterClose bool // the relay wrote bytes after a close
 	pings      []pingAt
-	closed     int64 // when the close left
+	closed     int64 // when the close was written
 }
 
-// pingAt is a ping or a pong by its number.
+// pingAt is the number of a ping or a pong, and its time.
 type pingAt struct {
 	n uint64
 	stamp

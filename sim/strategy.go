@@ -5,19 +5,19 @@ import (
 	"strings"
 )
 
-// A picker decides who runs next. Its methods run on whatever task is
-// current, unseen by the race detector: no append, no maps.
+// A picker is a strategy: it chooses the next task. Its methods run on the
+// current task and are hidden from the race detector: no append, no maps.
 type picker interface {
 	pick(e *Engine, cur *Task) *Task
 	born(e *Engine, t *Task)
 }
 
-// Strategies are the ways to walk through the schedules of a seed. None
-// finds everything; "mix" lets each seed choose one.
+// Strategies are the names of the strategies. None finds everything; "mix"
+// lets each seed choose one.
 var Strategies = []string{"uniform", "sticky", "pct2", "pct3", "pct4", "starve"}
 
-// newPicker makes the walk that a strategy's name and a seed stand for, for
-// a run of about so many steps.
+// newPicker returns the strategy of that name with that randomness, for a run
+// of about so many steps.
 func newPicker(strategy string, r *Rand, steps int) (picker, error) {
 	switch strategy {
 	case "uniform":
@@ -110,8 +110,8 @@ func (p *starve) pick(e *Engine, cur *Task) *Task {
 }
 func (p *starve) born(*Engine, *Task) {}
 
-// stream takes its choices from bytes that someone else makes up: rapid,
-// the fuzzer. What is missing means: go on.
+// stream takes its choices from bytes that rapid or the fuzzer generate. After
+// the last byte it keeps the order of the run's lines.
 type stream struct {
 	b []byte
 	n int
@@ -134,8 +134,8 @@ func (p *stream) pick(e *Engine, cur *Task) *Task {
 }
 func (p *stream) born(*Engine, *Task) {}
 
-// byListing is what happens where nothing else is said: an operation runs
-// to its end, then comes the next one in the listing.
+// byListing is the default choice: an operation runs to its end, then the next
+// one in the run's lines begins.
 //
 //go:norace
 func byListing(e *Engine, cur *Task) *Task {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A SweepSummary is what many seeds came to. Tallies of different processes add
-// up to the same sum in any order.
+// A SweepSummary is the result of many seeds. The summaries of different
+// processes merge to the same sum in any order.
 type SweepSummary struct {
 	World      string
 	Seeds      int
@@ -36,7 +36,7 @@ func (t *SweepSummary) Merge(o *SweepSummary) {
 	}
 }
 
-// CoveredGoals counts the probes that were hit.
+// CoveredGoals counts the coverage goals that at least one seed covered.
 func (t *SweepSummary) CoveredGoals() int {
 	n := 0
 	for _, p := range t.Covered {
@@ -47,10 +47,10 @@ func (t *SweepSummary) CoveredGoals() int {
 	return n
 }
 
-// Broken tells whether anything did not hold.
+// Broken reports whether a seed found a race or a violation.
 func (t *SweepSummary) Broken() bool { return t.Races+t.Violations > 0 }
 
-// String is the tally as key=value pairs.
+// String returns the summary as key=value pairs.
 func (t *SweepSummary) String() string {
 	return fmt.Sprintf("world=%s seeds=%d steps=%d races=%d violations=%d sometimes=%d/%d hash=%016x",
 		t.World, t.Seeds, t.Steps, t.Races, t.Violations, t.CoveredGoals(), len(t.Covered), t.Hash)
@@ -60,11 +60,11 @@ func (t *SweepSummary) String() string {
 type Sweep struct {
 	Runner
 	From, To uint64              // seeds, both included
-	Step     uint64              // every how manieth; for several processes
+	Step     uint64              // distance between two seeds; for several processes
 	For      time.Duration       // stop after; 0: when the seeds are done
 	Commit   string              // a commit whose hash is one more seed
 	Twice    int                 // per cent of seeds that are run twice
-	Progress func(*SweepSummary) // called now and then
+	Progress func(*SweepSummary) // called about every 300 ms
 }
 
 // Run runs the seeds and stops at the first that breaks. It returns that
@@ -96,7 +96,7 @@ func (s *Sweep) Run() (*SweepSummary, *Result, error) {
 	return t, nil, nil
 }
 
-// one adds one seed to the tally and returns its result if it broke.
+// one runs one seed, adds it to the summary and returns its result if it broke.
 func (s *Sweep) one(t *SweepSummary, seed Seed, twice bool) (*Result, error) {
 	res, err := s.Seed(seed)
 	if err != nil {
@@ -131,7 +131,8 @@ func (s *Sweep) one(t *SweepSummary, seed Seed, twice bool) (*Result, error) {
 	return res, nil
 }
 
-// Rarest lists the probes that fewest seeds hit, and all that none did.
+// Rarest lists the n coverage goals that the fewest seeds covered, and all
+// goals that no seed covered.
 func (t *SweepSummary) Rarest(w World, n int) string {
 	var b strings.Builder
 	seen := make([]bool, len(t.Covered))
@@ -164,7 +165,7 @@ func Canary() error {
 			return err
 		}
 		if res == nil {
-			return fmt.Errorf("the canary lives: %d seeds of %s broke nothing", t.Seeds, w.Name())
+			return fmt.Errorf("the canary was not caught: %d seeds of %s broke nothing", t.Seeds, w.Name())
 		}
 		run, again := s.Record(res)
 		if again.Signature() != res.Signature() {

@@ -2,16 +2,16 @@ package sim
 
 import "runtime"
 
-// A Kind says at which seam a task stands.
+// A Kind is a kind of yield point.
 type Kind uint8
 
-// The seams. A world may use the socket kinds as it needs.
+// The kinds of yield points. A world may use the socket kinds as it needs.
 const (
 	AtOp      Kind = iota + 1 // between two operations of an actor
-	AtLock                    // wants a lock
-	AtBlocked                 // found it taken
-	AtLocked                  // has it
-	AtUnlock                  // has just given it back
+	AtLock                    // before acquiring a lock
+	AtBlocked                 // blocked on a lock
+	AtLocked                  // has acquired a lock
+	AtUnlock                  // has just released a lock
 	AtArm                     // about to arm a timer
 	AtFire                    // the clock has reached a deadline
 	AtGauge                   // has just set a gauge
@@ -60,7 +60,7 @@ type Task struct {
 
 	op    int           // label of the current operation; 0 in tasks that are no actors
 	first int32         // label of the first one
-	order int           // place in the listing: what a run without switches does first
+	order int           // position in the run's lines, which a run without switches follows
 	occ   [kinds]uint16 // how often this operation has been at each kind
 	at    point
 	armed *Timer // the last timer that this operation armed
@@ -73,8 +73,8 @@ type Task struct {
 	Data any // the world's own
 }
 
-// A point names a place in a run by what happens there rather than by
-// when: the n-th time an operation stands at a kind of seam.
+// A point is the n-th yield point of one kind in an operation. It identifies a
+// position in a run by events and not by time.
 type point struct {
 	op   int32
 	occ  uint16
@@ -96,7 +96,7 @@ func (t *Task) Timer() *Timer { return t.timer }
 //go:norace
 func (t *Task) Armed() *Timer { return t.armed }
 
-// Begin opens the actor's next operation: the seam before it.
+// begin starts the actor's next operation, with a yield point before it.
 //
 //go:norace
 func (t *Task) begin(e *Engine, op, order int) {
@@ -143,9 +143,9 @@ func (e *Engine) unwinding() bool {
 	return true
 }
 
-// park hands the run to another task, or to the driver for nil, and
-// waits for its own next turn. The hand-over is hidden from the race
-// detector: it would otherwise put everything before it in order.
+// park hands over to another task, or to the driver for nil, and waits until
+// t is chosen again. The hand-over is hidden from the race detector, which
+// would otherwise take it for a happens-before edge.
 //
 //go:norace
 func (e *Engine) park(t, next *Task) {
@@ -202,7 +202,7 @@ func (e *Engine) exit(t *Task) {
 	}
 }
 
-// removeReady takes a task off the list of those that can run.
+// removeReady removes a task from the list of runnable tasks.
 //
 //go:norace
 func (e *Engine) removeReady(t *Task, s state) {
@@ -213,7 +213,7 @@ func (e *Engine) removeReady(t *Task, s state) {
 	last.readyIndex = t.readyIndex
 }
 
-// addReady puts it back.
+// addReady makes a task runnable.
 //
 //go:norace
 func (e *Engine) addReady(t *Task) {

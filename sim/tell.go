@@ -36,7 +36,8 @@ func (e *Engine) Current() *Task {
 //go:norace
 func (e *Engine) Steps() int { return e.steps }
 
-// Sometimes marks a probe as hit: n indexes the world's list.
+// Sometimes marks a coverage goal as covered if cond is true. n is an index of
+// the world's CoverageGoals.
 //
 //go:norace
 func (e *Engine) Sometimes(n int, cond bool) {
@@ -45,13 +46,13 @@ func (e *Engine) Sometimes(n int, cond bool) {
 	}
 }
 
-// Note mixes what happened into the trace hash.
+// Note mixes x into the trace hash.
 //
 //go:norace
 func (e *Engine) Note(x uint64) { e.hash = mix(e.hash ^ x) }
 
-// State records a hash of the world's state, to count how many of the
-// states that can be reached a search has seen.
+// State records a hash of the world's state, to count how many of the possible
+// states a search has covered.
 //
 //go:norace
 func (e *Engine) State(x uint64) {

@@ -36,7 +36,7 @@ func (r *Run) String() string {
 	return b.String()
 }
 
-// ParseRun reads a run. Lines that begin with # say something to people.
+// ParseRun parses a run. The text after # is a comment.
 // An operation without a label gets the next one of its actor.
 func ParseRun(text string) (*Run, error) {
 	r := &Run{}
@@ -93,7 +93,7 @@ func ParseRun(text string) (*Run, error) {
 		}
 	}
 	if w == nil {
-		return nil, fmt.Errorf("no line says which world")
+		return nil, fmt.Errorf("the line world <name> is missing")
 	}
 	return r, nil
 }

@@ -21,8 +21,8 @@ func newTrace(e *Engine) *Trace {
 	return t
 }
 
-// String writes a line for each step: when, who, where, and who runs next
-// if that is someone else.
+// String returns a line for each step: the time, the task, the yield point,
+// and the next task if it is another one.
 func (t *Trace) String() string {
 	var b strings.Builder
 	for i, s := range t.steps {
@@ -39,7 +39,7 @@ func (t *Trace) String() string {
 	return b.String()
 }
 
-// start is an operation, or a task that no actor is, as it began.
+// start is the beginning of an operation, or of a task that is not an actor.
 type start struct {
 	step int
 	task int32

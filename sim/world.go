@@ -9,8 +9,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// A World is something real that the engine can run, with those who use
-// it and those who judge it.
+// A World is a real component that the engine can run, with its users and the
+// checks of its behaviour.
 type World interface {
 	Name() string
 	// Plan makes up from chance what the actors do. small asks for a world
@@ -22,10 +22,10 @@ type World interface {
 	// and back.
 	Format(Op) string
 	Parse(words []string) (Op, error)
-	// Probes names what a sweep must have seen, by the number that
-	// Engine.Sometimes is given.
+	// CoverageGoals names the situations that a sweep must cover, indexed by
+	// the argument of Engine.Sometimes.
 	CoverageGoals() []string
-	// Invariants names what must hold.
+	// Invariants names the invariants.
 	Invariants() []string
 }
 
@@ -35,12 +35,12 @@ type World interface {
 // is really there, or touched only in //go:norace functions that use no
 // append, copy or map.
 type Instance interface {
-	// Do carries out one operation, as its actor. It is total: what makes
-	// no sense does nothing.
+	// Do carries out one operation, as its actor. An operation that is not
+	// possible in the current state does nothing.
 	Do(t *Task, op Op)
-	// Step looks at what costs nothing, after every step.
+	// Step checks the cheap invariants after every step.
 	Step()
-	// Unlocking looks at what a lock guards just before t gives it back.
+	// Unlocking checks the state that a lock guards just before t releases it.
 	Unlocking(t *Task, l *Lock)
 	// Contended is told that t found a lock taken.
 	Contended(t *Task, l *Lock)
@@ -76,7 +76,7 @@ func FindWorld(name string) (World, error) {
 	return nil, fmt.Errorf("unknown world %q: want one of %v", name, Worlds())
 }
 
-// Runtime is what the relay borrows in a run.
+// Runtime returns the simulated runtime of the relay.
 func (e *Engine) Runtime(ids io.Reader) relay.Runtime {
 	return relay.Runtime{
 		Clock:   e.Clock(),
@@ -89,8 +89,8 @@ func (e *Engine) Runtime(ids io.Reader) relay.Runtime {
 	}
 }
 
-// A Gauge is a real one at which a task can be interrupted, and which
-// remembers its value where looking costs nothing.
+// A Gauge is a real gauge with a yield point after each change. It keeps its
+// value in a field that is cheap to read.
 type Gauge struct {
 	prometheus.Gauge
 	e     *Engine

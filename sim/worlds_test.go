@@ -16,7 +16,7 @@ func inEach(t *testing.T, test func(t *testing.T, w World)) {
 func TestWorldsHold(t *testing.T) {
 	inEach(t, func(t *testing.T, w World) {
 		// What is rare takes thousands of seeds; a sweep of these must still
-		// have seen this share of the probes.
+		// have covered this fraction of the goals.
 		seeds, race, short, fraction := uint64(3000), uint64(1500), uint64(0), [2]int{1, 1}
 		switch w.(type) {
 		case relayWorld:
@@ -40,7 +40,7 @@ func TestWorldsHold(t *testing.T) {
 			t.Fatal(s.Explain(res, 5*time.Second).Summary())
 		}
 		if want := len(summary.Covered) * fraction[0] / fraction[1]; !fewer && summary.CoveredGoals() < want {
-			t.Errorf("%d of %d probes seen; want %d at least:\n%s", summary.CoveredGoals(), len(summary.Covered), want, summary.Rarest(s.World, 3))
+			t.Errorf("%d of %d coverage goals covered; want %d at least:\n%s", summary.CoveredGoals(), len(summary.Covered), want, summary.Rarest(s.World, 3))
 		}
 	})
 }

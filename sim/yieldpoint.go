@@ -1,10 +1,11 @@
 package sim
 
-// Yield is a seam of the world's own making: the engine may let any other
-// task run before it returns. obj is a number from Object, or 0.
+// Yield is a yield point of the world: the engine may run any other task
+// before Yield returns. obj is a number from Object, or 0.
 func (e *Engine) Yield(k Kind, obj int32) { e.yield(k, obj) }
 
-// Object names what a seam is about, for the trace.
+// Object registers the name of an object, for the trace, and returns its
+// number.
 func (e *Engine) Object(name string) int32 { return e.object(name) }
 
 //go:norace
@@ -20,12 +21,12 @@ func (e *Engine) yield(k Kind, obj int32) {
 	}
 }
 
-// setChecking switches the seams off while something is only looked at.
+// setChecking turns the yield points off while an invariant is checked.
 //
 //go:norace
 func (e *Engine) setChecking(on bool) { e.checking = on }
 
-// point records where a task stands.
+// point records the yield point of a task.
 //
 //go:norace
 func (e *Engine) point(t *Task, k Kind, obj int32) {
@@ -38,7 +39,7 @@ func (e *Engine) point(t *Task, k Kind, obj int32) {
 	e.hash = mix(e.hash ^ uint64(t.ID)<<48 ^ uint64(t.op)<<32 ^ uint64(k)<<24 ^ uint64(obj)<<12 ^ uint64(e.now))
 }
 
-// check looks at the invariants that cost nothing, after every step.
+// check checks the cheap invariants after every step.
 //
 //go:norace
 func (e *Engine) check() {
@@ -69,7 +70,7 @@ func (e *Engine) pick(t *Task) *Task {
 	return next
 }
 
-// Go starts a task; it is what the relay gets for the go statement.
+// Go starts a task. The relay calls it instead of the go statement.
 //
 //go:norace
 func (e *Engine) Go(name string, f func()) {
@@ -82,8 +83,9 @@ func (e *Engine) Go(name string, f func()) {
 	e.yield(AtGo, 0)
 }
 
-// countDriverPoint counts a seam at which nobody can be interrupted: where the world
-// is built, and where the driver acts. Names of tasks need it.
+// countDriverPoint counts a point of the driver, at which no task is
+// interrupted: while the world is built, and between tasks. The names of tasks
+// need it.
 //
 //go:norace
 func (e *Engine) countDriverPoint(k Kind) {
@@ -120,16 +122,17 @@ func (e *Engine) spawn(parent *Task, born point, order int, f func()) *Task {
 	return t
 }
 
-// A Gate is where tasks wait for what another task does. Its zero value
-// is ready.
+// A Gate is a place for tasks to wait until another task opens it. The zero
+// value is ready to use.
 type Gate struct{ waiting int }
 
 // Park lets the current task wait at a gate until it is opened, or until
 // the deadline (in simulated nanoseconds) if that is not negative. As with
-// a condition variable the caller looks at its condition again afterwards.
+// a condition variable, the caller checks its condition again afterwards.
 //
-// It creates no order for the race detector: where there is a real one,
-// guard the shared state with a sync.Mutex that is never held at a seam.
+// It creates no happens-before edge for the race detector. Where production
+// has one, guard the shared state with a sync.Mutex that is never held at a
+// yield point.
 //
 //go:norace
 func (e *Engine) Park(k Kind, g *Gate, deadline int64) {
