@@ -8,8 +8,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
-// messageBus is the bus: what one node publishes to one subject arrives in order,
-// or not at all. The mutex is held at no seam.
+// messageBus is the simulated bus. Messages of one node to one subject arrive
+// in order or are lost. The mutex is never held at a yield point.
 type messageBus struct {
 	w *clusterRun
 
@@ -17,26 +17,26 @@ type messageBus struct {
 	subs []*subscription
 }
 
-// subscription is one subscriber's. A task of its own delivers, from the
-// first message on.
+// subscription is one subscription of a node. From its first message on, a
+// task of its own delivers its messages.
 type subscription struct {
 	l       *nodeLink
 	subject string
 	f       func(cluster.Message)
 	gate    Gate
 
-	// Guarded by the hub's mutex.
-	queue   []queuedMessage // in the order of their times
+	// Guarded by the bus's mutex.
+	queue   []queuedMessage // sorted by arrival time
 	started bool
 	last    []lastFrom
 }
 
-// queuedMessage is one message on its way.
+// queuedMessage is a message that has not been delivered.
 type queuedMessage struct {
 	at      int64
 	from    *nodeLink
 	data    []byte
-	request *request // nil: nobody waits for a reply
+	request *request // nil: no reply is expected
 }
 
 // lastFrom is when the newest message of one publisher arrives.
@@ -45,10 +45,10 @@ type lastFrom struct {
 	at int64
 }
 
-// request is who waits for a reply.
+// request is a Request that waits for its reply.
 type request struct {
 	l    *nodeLink
-	by   any // the task's Data: whose phone it is about
+	by   any // the task's Data: the client of the request
 	gate Gate
 
 	mu    sync.Mutex // guards all below
@@ -57,7 +57,7 @@ type request struct {
 	at    int64 // when it arrives
 }
 
-// openGates lets those who deliver to l look again.
+// openGates wakes the tasks that deliver to l.
 //
 //go:norace
 func (h *messageBus) openGates(l *nodeLink) {
@@ -81,7 +81,7 @@ func (l *nodeLink) Subscribe(subject string, f func(cluster.Message)) error {
 func (l *nodeLink) Publish(subject string, data []byte) error {
 	if l.isCut(cutBus) {
 		if l.chance(2) {
-			return errUnreachable // known already
+			return errUnreachable // the node knows already
 		}
 		return nil
 	}
@@ -89,7 +89,7 @@ func (l *nodeLink) Publish(subject string, data []byte) error {
 	return nil
 }
 
-// send puts a message on its way. It reports whether anybody listens.
+// send queues a message for each subscriber. It reports whether there is one.
 func (l *nodeLink) send(subject string, data []byte, request *request) bool {
 	h, e := l.w.bus, l.w.e
 	var to []*subscription
@@ -101,7 +101,7 @@ func (l *nodeLink) send(subject string, data []byte, request *request) bool {
 		}
 		heard = true
 		if s.l == l && request == nil || l.loseMessage() {
-			continue // what a node says to all it need not hear itself
+			continue // a node does not receive its own broadcast
 		}
 		at := e.Now() + l.randomUpTo(l.w.busDelay(l))
 		i := slices.IndexFunc(s.last, func(f lastFrom) bool { return f.l == l })
@@ -145,7 +145,7 @@ func (s *subscription) deliver() {
 		case x.data == nil:
 			e.Park(AtRead, &s.gate, wait)
 			continue
-		case l.isCut(cutBus): // lost: nobody sends it again
+		case l.isCut(cutBus): // the message is lost
 			continue
 		}
 		l.m.hold()
@@ -183,7 +183,7 @@ func (l *nodeLink) Request(subject string, data []byte, timeout time.Duration) (
 			return nil, errUnreachable
 		}
 	} else if !l.send(subject, data, r) {
-		e.Sleep(l.randomUpTo(l.w.busDelay(l))) // the bus itself says that nobody listens
+		e.Sleep(l.randomUpTo(l.w.busDelay(l))) // the bus reports that there is no subscriber
 		return nil, errNoReply
 	}
 	for e.Now() < until {
@@ -208,7 +208,7 @@ func (l *nodeLink) Request(subject string, data []byte, timeout time.Duration) (
 //go:norace
 func (l *nodeLink) heldUntil() int64 { return l.held }
 
-// loseMessage: this message is lost.
+// loseMessage reports whether this message is lost.
 //
 //go:norace
 func (l *nodeLink) loseMessage() bool {
@@ -220,7 +220,7 @@ func (l *nodeLink) loseMessage() bool {
 	return true
 }
 
-// busDelay is how long a message may be on its way; now and then it is long.
+// busDelay returns the maximum delay of a message. Sometimes it is long.
 //
 //go:norace
 func (w *clusterRun) busDelay(l *nodeLink) int64 {

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// A nemesisAction is something that the nemesis did to a place.
+// A nemesisAction is an action of the nemesis on a node.
 type nemesisAction struct {
 	node int
 	at   stamp
 	verb int
 }
 
-// noteNemesisAction keeps it for the chart.
+// noteNemesisAction records an action for the chart.
 //
 //go:norace
 func (w *clusterRun) noteNemesisAction(op Op) {
@@ -24,15 +24,15 @@ func (w *clusterRun) noteNemesisAction(op Op) {
 	}
 }
 
-// Chart draws the run: phones, nodes, binaries. A node's lane shows what it
-// may serve, and what was done to it.
+// Chart draws the run: phones, nodes, binaries. A node's column shows when it
+// may serve, and the actions of the nemesis on it.
 func (w *clusterRun) Chart() *Chart {
 	c, all := &Chart{}, w.all()
 	columns := map[*client]int{}
 	c.addColumns(all, true, columns)
 	nodes := len(c.Columns)
 	for i := range w.size {
-		c.Columns = append(c.Columns, fmt.Sprint("place ", i))
+		c.Columns = append(c.Columns, fmt.Sprint("relay-", i))
 	}
 	c.addColumns(all, false, columns)
 	for _, o := range all {

@@ -1,6 +1,6 @@
 package sim
 
-// Probes of the cluster's world.
+// Coverage goals of the cluster's world.
 const (
 	sawLeaseLockWait = iota
 	sawProxied
@@ -27,9 +27,9 @@ const (
 
 func (clusterWorld) CoverageGoals() []string {
 	return []string{
-		sawLeaseLockWait:  "a task waits for what is written to the directory",
+		sawLeaseLockWait:  "a task waits for a write to the directory",
 		sawProxied:        "a frame goes from node to node",
-		sawLostDeadline:   "a fence passes",
+		sawLostDeadline:   "a lease deadline passes",
 		sawLostTaken:      "another node has taken the entry",
 		sawLostReclaimed:  "a binary comes back at another node",
 		sawRecreated:      "an entry that was lost is made again",
@@ -39,19 +39,19 @@ func (clusterWorld) CoverageGoals() []string {
 		sawNodeGone:       "a node is missed by its heartbeats",
 		sawBusGone:        "a stream cannot send",
 		sawUnknownStream:  "a stream is not known at its far end",
-		sawRemoteConflict: "a binary is told that another node's is alive",
+		sawRemoteConflict: "a binary is told that the holder at another node is alive",
 		sawRemoteTakeover: "a silent binary is taken over from by another node",
-		sawBrokenPhone:    "a phone is told that its way is broken",
+		sawBrokenPhone:    "a phone is told that its stream to the serving node broke",
 		sawNoAnswer:       "a phone is told that the node does not answer",
-		sawUnknownHolder:  "a claim is refused because nobody knows who holds it",
+		sawUnknownHolder:  "a claim is refused because the holder is unknown",
 		sawLostBinary:     "a binary is told that its node may not serve it",
-		sawReclaimedPhone: "a phone is told so because of another node",
+		sawReclaimedPhone: "a phone is told of a reclaim at another node",
 		sawHandover:       "two nodes have served an id one after the other",
 		sawFrozen:         "a process freezes while it serves",
 	}
 }
 
-// coverNode looks for probes in what a node counted.
+// coverNode marks the coverage goals that a node's counters show.
 func (w *clusterRun) coverNode(m *member, node, relay map[string]float64) {
 	const prefix = "pyrycode_relay_cluster_"
 	for n, name := range map[int]string{

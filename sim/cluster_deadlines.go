@@ -2,8 +2,8 @@ package sim
 
 import dto "github.com/prometheus/client_model/go"
 
-// judgeDeadlines judges the frames between a phone and its binary: none may have been
-// read by a node that might not serve the server-id any more.
+// judgeDeadlines checks the frames between a phone and its binary: no node may
+// read one after the lease deadline of the server-id.
 func (w *clusterRun) judgeDeadlines(p *client) {
 	for _, b := range w.all() {
 		l := b.flows[p.num]
@@ -26,8 +26,8 @@ func (w *clusterRun) judgeDeadlines(p *client) {
 	}
 }
 
-// judgeProxyDelays judges how long frames took to somebody who read all the time: so
-// many windows as they are, each there and back.
+// judgeProxyDelays checks how long frames took to a peer that read all the
+// time: a round trip for each window that they fill.
 func (w *clusterRun) judgeProxyDelays(from, to *client, sent []sent, got []stamp) {
 	if (from.faults|to.faults)&(didStall|didVanish) != 0 || !w.noFaultsDuring(from) || !w.noFaultsDuring(to) {
 		return
@@ -45,11 +45,11 @@ func (w *clusterRun) judgeProxyDelays(from, to *client, sent []sent, got []stamp
 	}
 }
 
-// nodeSlack is what nodes may take for what they do at once, besides the time that
-// messages are on their way.
+// nodeSlack is how long nodes may take for an immediate reaction, in addition
+// to the delays of messages.
 const nodeSlack = int64(500e6)
 
-// judgeDelays judges what must come soon after its reason.
+// judgeDelays checks the reactions that must come soon after their cause.
 func (w *clusterRun) judgeDelays(c *client) {
 	m := c.node.m
 	if !w.idleTimeOnly || m.everFrozen || m.dead || w.run.Param("skew", 0) > 0 {
@@ -57,7 +57,7 @@ func (w *clusterRun) judgeDelays(c *client) {
 	}
 	ended := c.sock.closedAt
 	if !c.sock.closed {
-		return // said elsewhere
+		return // atRest reports it
 	}
 	if !c.phone && c.upgraded && c.code != 4409 && c.faults&(didStall|didVanish) == 0 {
 		for _, t := range m.servePeriods[c.server][:m.nservePeriods[c.server]] {
@@ -76,7 +76,7 @@ func (w *clusterRun) judgeDelays(c *client) {
 	if !c.phone || c.home == nil || c.faults != 0 || c.closeSent {
 		return
 	}
-	// Whoever is joined at one node must be told that the id is another's.
+	// A phone that is joined at one node must be told when another node has the id.
 	told := ended
 	if c.sock.tap.closes > 0 {
 		told = c.sock.tap.closed
@@ -94,8 +94,8 @@ func (w *clusterRun) judgeDelays(c *client) {
 	}
 }
 
-// noteAccepted notes of each connection what has been taken in for sure. Nothing
-// runs meanwhile.
+// noteAccepted records for each connection the frames that the relay has
+// certainly accepted. Call it only while no task runs.
 //
 //go:norace
 func (w *clusterRun) noteAccepted() {
@@ -110,8 +110,9 @@ func (w *clusterRun) noteAccepted() {
 	}
 }
 
-// judgeNodeAccounting holds the books of one node against what was read: by its sockets,
-// and at most by those of phones that other nodes carried to it.
+// judgeNodeAccounting compares the frame counters of one node with the frames
+// that were read: from its own sockets, and at most from those of phones that
+// other nodes proxy to it.
 func (w *clusterRun) judgeNodeAccounting(m *member) {
 	least, most, counted := 0, 0, 0
 	for _, c := range w.all() {
@@ -127,6 +128,6 @@ func (w *clusterRun) judgeNodeAccounting(m *member) {
 		}
 	}
 	if counted < least || counted > most {
-		w.e.Fail("books", "node %d has counted %d frames as forwarded or dropped; from %d to %d were taken in", m.n, counted, least, most)
+		w.e.Fail("books", "node %d has counted %d frames as forwarded or dropped; it accepted from %d to %d", m.n, counted, least, most)
 	}
 }

@@ -2,8 +2,8 @@ package sim
 
 import "time"
 
-// Idle lets time go on while something is left to happen. Once the actors
-// are through, everything heals.
+// Idle lets time go on until the run is over. Once the actors have finished,
+// it starts heal.
 func (w *clusterRun) Idle() bool {
 	w.noteAccepted()
 	if !w.healing && w.actorsDone() {
@@ -13,12 +13,12 @@ func (w *clusterRun) Idle() bool {
 	return !w.healed || w.e.Armed() > 0
 }
 
-// recovery is longer than all silences, graces and lives of entries that can
-// follow on each other when faults have ended.
+// recovery is longer than the sum of the timeouts, graces and entry lifetimes
+// that can follow each other after the last fault.
 const recovery = 110 * time.Second
 
-// heal is the second phase: no more faults. Everyone must be served within
-// the time that docs/cluster.md promises, and at last nothing may be left.
+// heal is the second phase, without faults. Every peer must be served within
+// the time that docs/cluster.md states. At the end nothing may be left over.
 func (w *clusterRun) heal() {
 	w.endFaults()
 	w.mendAll()
@@ -37,7 +37,7 @@ func (w *clusterRun) heal() {
 			w.leave(m, 0)
 		}
 	}
-	w.e.Sleep(int64(entryLife)) // of who was killed
+	w.e.Sleep(int64(entryLife)) // entries of killed nodes expire
 	w.e.Sleep(int64(time.Second))
 	if n := w.dir.live(); n > 0 {
 		w.e.Fail("left over", "%d entries are in the directory; every node is gone", n)
@@ -52,7 +52,7 @@ func (w *clusterRun) endFaults() { w.faultsOver, w.stalled, w.healedAt = true, 0
 //go:norace
 func (m *member) isEnded() bool { return m.ended }
 
-// converge sees that whoever comes is served, wherever they come.
+// converge checks that new peers are served at every node.
 func (w *clusterRun) converge() {
 	u := &peerUser{name: "b-heal", rnd: NewRand(1)}
 	v := &peerUser{name: "p-heal", rnd: NewRand(2)}
@@ -83,8 +83,9 @@ func (w *clusterRun) converge() {
 // servers is how many server-ids the run uses.
 func (w *clusterRun) servers() int { return 2 }
 
-// replaceServingNode takes away the node that serves s1, and sees that another does in
-// time: at once if it drains, when its entry has expired if it is killed.
+// replaceServingNode ends the node that serves s1, and checks that another node
+// takes over in time: soon if the node drains, after its entry has expired if
+// it is killed.
 func (w *clusterRun) replaceServingNode() {
 	var m *member
 	for _, c := range w.all() {
@@ -93,7 +94,7 @@ func (w *clusterRun) replaceServingNode() {
 		}
 	}
 	if m == nil {
-		w.e.Fail("served", "nobody holds %s, though a binary has come", relayServers[0])
+		w.e.Fail("served", "no binary holds %s, though one has connected", relayServers[0])
 		return
 	}
 	began, within := w.e.Now(), int64(5*time.Second)
@@ -118,25 +119,25 @@ func (w *clusterRun) replaceServingNode() {
 	for ; w.e.Now()-began <= within; w.e.Sleep(int64(time.Second)) {
 		if b == nil || b.is(func() bool { return !b.open() }) {
 			b = w.dialTo(other(), u, false, 0, asIs)
-			w.e.Sleep(int64(100 * time.Millisecond)) // it is seated only after its upgrade
+			w.e.Sleep(int64(100 * time.Millisecond)) // the slot is granted only after the upgrade
 		}
 		if b == nil || b.is(func() bool { return !b.open() }) {
 			continue
 		}
 		if w.answered(other(), v) {
-			w.e.Sleep(int64(5 * time.Second)) // the one that drained is gone by now
+			w.e.Sleep(int64(5 * time.Second)) // the node that drained has ended by now
 			return
 		}
 	}
-	w.e.Fail("served again", "%d s after node %d went nobody else serves %s", within/1e9, m.n, relayServers[0])
+	w.e.Fail("served again", "%d s after node %d ended no other node serves %s", within/1e9, m.n, relayServers[0])
 }
 
-// answered has a new phone at d send a frame, and reports whether it got an
-// answer.
+// answered connects a new phone at d, has it send a frame, and reports whether
+// it got an answer.
 func (w *clusterRun) answered(d *node, u *peerUser) bool {
 	p := w.dialTo(d, u, true, 0, asIs)
 	if p == nil {
-		return true // there have been too many to make another
+		return true // the run has no connection left
 	}
 	p.note(func() {
 		if p.open() {
@@ -147,8 +148,8 @@ func (w *clusterRun) answered(d *node, u *peerUser) bool {
 	return p.is(func() bool { return len(p.flow(0).got) > 0 })
 }
 
-// checkNodes looks whether each node counts whom the peers know to be there,
-// and whether each server-id has one binary at most.
+// checkNodes checks that each node counts the connections that its peers know
+// to be open, and that each server-id has at most one binary.
 func (w *clusterRun) checkNodes(when string) {
 	var holder [maxServers]*client
 	all := w.all()
@@ -201,7 +202,7 @@ func (w *clusterRun) checkNodes(when string) {
 //go:norace
 func (c *client) homeOf() *node { return c.home }
 
-// checkEmpty looks whether a node that has drained has left such things behind.
+// checkEmpty checks that these gauges of a node that has drained are 0.
 func (w *clusterRun) checkEmpty(m *member, names ...string) {
 	shown := gather(m.metrics)
 	for _, name := range names {

@@ -5,8 +5,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Step looks, wherever it costs nothing, whether gauges are counts at every
-// node, and whether one node at most serves each server-id.
+// Step checks that the gauges of every node whose registry is not locked are
+// its counts, and that at most one node serves each server-id.
 //
 //go:norace
 func (w *clusterRun) Step() {
@@ -48,8 +48,8 @@ func (w *clusterRun) checkGauges(m *member) {
 	}
 }
 
-// Unlocking notes what a registry counts and who holds its slots, and keeps
-// what an operator's request must see.
+// Unlocking records a registry's counts and held slots, and the counts that an
+// operator's request must return.
 //
 //go:norace
 func (w *clusterRun) Unlocking(t *Task, l *Lock) {
@@ -74,7 +74,7 @@ func (w *clusterRun) Unlocking(t *Task, l *Lock) {
 	}
 }
 
-// Contended notes that somebody waits.
+// Contended marks a coverage goal.
 //
 //go:norace
 func (w *clusterRun) Contended(t *Task, l *Lock) {
@@ -89,7 +89,7 @@ func (w *clusterRun) Final() {
 	w.atRest()
 	for _, m := range w.members[:w.nmembers] {
 		if got := m.shown; got.Binaries+got.Phones+got.InGrace+got.Remote != 0 {
-			w.e.Fail("converges", "at rest node %d counts %+v; want nobody", m.n, got)
+			w.e.Fail("converges", "at rest node %d counts %+v; want none", m.n, got)
 		}
 		w.checkEmpty(m, "claims", "streams")
 	}

@@ -6,18 +6,18 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// judgeOneOrder asks the second judge: for each server-id, is there any order in
-// which one slot of the whole cluster, doing one thing at a time, could have
-// told all peers what they were told?
+// judgeOneOrder is the linearizability check. For each server-id it asks
+// whether there is an order in which one slot of the whole cluster, carrying
+// out one operation at a time, gives the answers that the peers got.
 func (w *clusterRun) judgeOneOrder() {
 	if w.clockLeapt {
-		return // the directory itself has given an id to two
+		return // the directory itself has granted an id to two nodes
 	}
 	for s := range maxServers {
 		history, open := w.history(nil, s)
 		history = slices.DeleteFunc(history, func(op porcupine.Operation) bool {
-			// Who is asked may not know yet; nor does a node that has just thawed,
-			// and finds its own slot going.
+			// A lagging directory may not know the holder yet. Nor does a node
+			// that has just thawed and loses its slot.
 			c := op.Input.(slotCall)
 			return c.event == toldNoServer && (w.storeFaults.lag > 0 || c.binary.node.m.everFrozen)
 		})

@@ -1,7 +1,6 @@
 package sim
 
-// What the nemesis does to a line. A partition cuts a node off from the
-// directory, from the bus, or from both.
+// The partitions of a node: from the directory, from the bus, or from both.
 const (
 	cutStore = 1 << iota
 	cutBus
@@ -9,8 +8,8 @@ const (
 )
 
 // nodeLink is one node's connection to the directory and to the bus: its
-// cluster.Store and its cluster.Bus. What is wrong with it is written and
-// read where the race detector does not look.
+// cluster.Store and its cluster.Bus. The fields of its faults are used only in
+// functions that are hidden from the race detector.
 type nodeLink struct {
 	w          *clusterRun
 	m          *member
@@ -23,7 +22,7 @@ type nodeLink struct {
 	closed       bool
 	unanswered   int        // calls of the directory without an answer
 	disturbed    int        // messages lost or late
-	unansweredAt [128]int64 // when the last ones gave up
+	unansweredAt [128]int64 // when the last of these calls failed
 }
 
 func newLink(w *clusterRun, m *member) *nodeLink {
@@ -54,7 +53,7 @@ func (l *nodeLink) heal() {
 	l.w.bus.openGates(l)
 }
 
-// close ends the tasks of the line.
+// close ends the tasks of the link.
 //
 //go:norace
 func (l *nodeLink) close() {
@@ -64,7 +63,7 @@ func (l *nodeLink) close() {
 	l.w.bus.openGates(l)
 }
 
-// noteUnanswered notes a call of the directory that got no answer.
+// noteUnanswered records a call of the directory that got no answer.
 //
 //go:norace
 func (l *nodeLink) noteUnanswered() {
@@ -96,7 +95,7 @@ func (l *nodeLink) chance(n int) bool { return l.rnd.Chance(n) }
 //go:norace
 func (l *nodeLink) pick(n int) int { return l.rnd.Intn(n) }
 
-// callFails: this call of the directory goes wrong.
+// callFails reports whether this call of the directory fails.
 //
 //go:norace
 func (l *nodeLink) callFails() bool {
@@ -104,7 +103,7 @@ func (l *nodeLink) callFails() bool {
 	return n > 0 && !l.w.faultsOver && l.rnd.Chance(n)
 }
 
-// How slow everything is, in nanoseconds, at most.
+// The maximum delays, in nanoseconds.
 
 //go:norace
 func (w *clusterRun) lag() int64 {

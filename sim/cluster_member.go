@@ -24,7 +24,7 @@ const (
 )
 
 // member is one life of one of the cluster's nodes: a real relay and a real
-// cluster.Node, on a clock of its own, and its lines to the directory and
+// cluster.Node, on a clock of its own, and its link to the directory and
 // the bus.
 type member struct {
 	*node
@@ -35,41 +35,38 @@ type member struct {
 	metrics *prometheus.Registry // of the cluster.Node
 	remote  *Gauge               // phones whose socket another node has
 	link    *nodeLink
-	pace    int64 // per cent of the true time at which its clock goes
+	pace    int64 // speed of its clock, in per cent of the true time
 	started int64 // by that clock
 	rnd     *Rand
 
-	// What the nemesis does, and what judges note, where the race detector
-	// does not look.
+	// Faults of the nemesis and records of the checks. They are used only in
+	// functions that are hidden from the race detector.
 	dead          bool  // killed
-	drained       stamp // it has begun to drain
-	refusesFrom   stamp // and lets nobody in
+	drained       stamp // its drain began
+	refusesFrom   stamp // it refuses new connections
 	ended         bool  // drained and closed, or dead
 	frozen        bool
 	thaw          Gate
 	everFrozen    bool // it has been frozen
 	locks         [maxTasks]int8
-	deadlines     [maxServers][]leaseDeadline // each that a claim was given; written before the claim returns
+	deadlines     [maxServers][]leaseDeadline // deadlines of its claims; written before Claim returns
 	ndeadlines    [maxServers]int
 	slotHeld      [maxServers]bool // the registry has a binary in the slot
 	serving       [maxServers]bool
-	allowed       [maxServers]bool       // a fence has not passed
-	servePeriods  [maxServers][64]spanOf // when that was so
+	allowed       [maxServers]bool     // a deadline has not passed
+	servePeriods  [maxServers][64]span // when allowed was true
 	nservePeriods [maxServers]int
-	everServed    [maxServers]bool // it has served
+	everServed    [maxServers]bool // it has served the id at least once
 }
 
-// spanOf is a while.
-type spanOf struct{ from, to stamp }
-
-// leaseDeadline is a fence that a claim was given.
+// leaseDeadline is the deadline of a claim.
 type leaseDeadline struct{ *relay.LeaseDeadline }
 
-// maxDeadlines bounds what is remembered of claims of one server-id: who claims
-// while a tenure lasts gets the same fence.
+// maxDeadlines bounds the recorded deadlines of one server-id. A claim during a
+// lease returns the deadline of that lease.
 const maxDeadlines = 256
 
-// joinCluster makes the relay of d a node of the cluster. The rest is in boot.
+// joinCluster makes the relay of d a node of the cluster. boot does the rest.
 func (w *clusterRun) joinCluster(d *node, cfg *relay.Config) {
 	m := w.starting
 	m.node, d.m = d, m
@@ -108,7 +105,7 @@ func (w *clusterRun) joinCluster(d *node, cfg *relay.Config) {
 	cfg.Cluster = observedNode{n, m}
 }
 
-// boot starts the process of a place.
+// boot starts the process of a node.
 func (w *clusterRun) boot(index int) {
 	p := w.run.Param
 	w.starts++
@@ -123,13 +120,13 @@ func (w *clusterRun) boot(index int) {
 	}
 }
 
-// skew is by how many per cent the clock of a place is wrong.
+// skew returns by how many per cent the clock of a node is wrong.
 func (w *clusterRun) skew(index int) int {
 	return [...]int{0, -w.run.Param("skew", 0), w.run.Param("skew", 0)}[index%3]
 }
 
-// kill ends the process, as kill -9 does: nothing that it still does can be
-// noticed by anybody.
+// kill ends the process as kill -9 does: none of its further actions is
+// visible outside.
 func (w *clusterRun) kill(m *member) {
 	w.setEnded(m, true)
 	w.addFaultPeriod(0)
@@ -148,8 +145,8 @@ func (w *clusterRun) kill(m *member) {
 	m.link.close()
 }
 
-// leave shuts the process down as main does: the relay first, then what it
-// holds in the directory.
+// leave shuts the process down as main does: first the relay, then its entries
+// in the directory.
 func (w *clusterRun) leave(m *member, spread time.Duration) {
 	m.setDrained(w.stamp())
 	w.addFaultPeriod(0)
@@ -181,8 +178,8 @@ func (w *clusterRun) setEnded(m *member, dead bool) { m.dead, m.ended = dead, tr
 //go:norace
 func (m *member) gone() bool { return m.ended || m.drained.step > 0 }
 
-// hold keeps the current task of a frozen process until that thaws. It goes
-// on to where it holds no lock: who is waited for must not be stopped.
+// hold parks the current task while its process is frozen. A task that holds a
+// lock is not parked, because other tasks may wait for it.
 //
 //go:norace
 func (m *member) hold() {
@@ -205,7 +202,7 @@ func (m *member) unfreeze() {
 	m.w.e.Open(&m.thaw)
 }
 
-// observedNode shows the judges whose slots a node may serve, and until when.
+// observedNode records the lease deadlines that a node's claims return.
 type observedNode struct {
 	*cluster.Node
 	m *member
@@ -245,8 +242,8 @@ func (m *member) addDeadline(s int, f *relay.LeaseDeadline) {
 	m.ndeadlines[s]++
 }
 
-// mayServe reports whether the node may serve the server-id now: whether a fence
-// that one of its claims was given has not passed.
+// mayServe reports whether the node may serve the server-id now: whether the
+// deadline of one of its claims has not passed.
 //
 //go:norace
 func (m *member) mayServe(s int) bool {
@@ -259,7 +256,8 @@ func (m *member) mayServe(s int) bool {
 	return false
 }
 
-// noteMayServe notes that the node may serve a server-id from now on, or no longer.
+// noteMayServe records that the node may serve a server-id from now on, or no
+// longer.
 //
 //go:norace
 func (m *member) noteMayServe(s int, on bool) {
@@ -287,18 +285,19 @@ func (m *member) mightHaveServed(s int, from, to int64) bool {
 	return m.nservePeriods[s] == len(m.servePeriods[s])
 }
 
-// deadlineOffset is where a fence keeps its time. Loading it as the relay does
-// would show the race detector an order that there is not.
+// deadlineOffset is the offset of the time in a relay.LeaseDeadline. An atomic
+// load would show the race detector a happens-before edge that does not exist
+// in production.
 var deadlineOffset = func() uintptr {
 	f, ok := reflect.TypeFor[relay.LeaseDeadline]().FieldByName("until")
 	if !ok || f.Type != reflect.TypeFor[atomic.Int64]() {
-		panic("sim: relay.Fence has no field until that is an atomic.Int64")
+		panic("sim: relay.LeaseDeadline has no field until that is an atomic.Int64")
 	}
 	return f.Offset
 }()
 
-// skewedClock is the clock of one node: it goes at its own pace, and who
-// waits for it waits on while the process is frozen.
+// skewedClock is the clock of one node. It has its own speed, and its timers
+// do not run while the process is frozen.
 type skewedClock struct {
 	clock.Clock
 	m *member
@@ -318,7 +317,7 @@ func (c skewedClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 	return c.Clock.AfterFunc((max(d, 0)+pace-1)/pace*100, func() { c.m.hold(); f() })
 }
 
-// frozenLock is a lock that nobody takes while its process is frozen.
+// frozenLock is a lock that no task acquires while its process is frozen.
 type frozenLock struct {
 	of *Lock
 	m  *member
@@ -344,7 +343,7 @@ func (l *frozenLock) count(n int8) {
 	}
 }
 
-// frozenSocket is a socket that carries nothing while its process is frozen.
+// frozenSocket is a socket that transfers no bytes while its process is frozen.
 type frozenSocket struct {
 	*socket
 	m *member

@@ -48,18 +48,19 @@ func (w *clusterRun) Do(t *Task, op Op) {
 	}
 }
 
-// bootGone starts the processes that are gone.
+// bootGone restarts the processes that have ended.
 func (w *clusterRun) bootGone() {
 	for i := range w.size {
 		if w.nodeAt(i).isEnded() && (w.starts < 20 || w.faultsOver) && w.bootBegins() {
 			w.boot(i)
-			w.addFaultPeriod(int64(3*time.Second) - faultAftermath) // it must hear of the others first, and they of it
+			w.addFaultPeriod(int64(3*time.Second) - faultAftermath) // until the nodes have heard of each other
 			w.bootEnds()
 		}
 	}
 }
 
-// One process is made at a time.
+// bootBegins reports whether the caller may start a process. One process is
+// started at a time.
 //
 //go:norace
 func (w *clusterRun) bootBegins() bool {
@@ -99,7 +100,7 @@ func (l *nodeLink) hold(d int64) {
 //go:norace
 func (w *clusterRun) noteLeap() { w.clockLeapt = true; w.addFaultPeriod(0) }
 
-// mendAll ends all cuts.
+// mendAll ends all partitions.
 func (w *clusterRun) mendAll() {
 	for i := range w.size {
 		if m := w.nodeAt(i); !m.isEnded() {
@@ -110,7 +111,7 @@ func (w *clusterRun) mendAll() {
 	w.e.Yield(AtPoint, 0)
 }
 
-// freeze lets a process stand still for so long, unless all thaw before.
+// freeze stops a process for a duration, or until thawAll.
 func (w *clusterRun) freeze(m *member, d int64) {
 	m.freeze()
 	w.e.Go("thaw", func() {
@@ -120,8 +121,8 @@ func (w *clusterRun) freeze(m *member, d int64) {
 	})
 }
 
-// addFaultPeriod notes that something is wrong for so long from now, or, forever,
-// until untrouble.
+// addFaultPeriod records a fault that lasts for d from now, or, if d is
+// forever, until endFaultPeriods.
 //
 //go:norace
 func (w *clusterRun) addFaultPeriod(d int64) {
@@ -136,7 +137,7 @@ func (w *clusterRun) addFaultPeriod(d int64) {
 	w.nfaultPeriods++
 }
 
-// endFaultPeriods ends all that nobody is cut off or frozen by any more.
+// endFaultPeriods ends the open fault periods if no node is cut off or frozen.
 //
 //go:norace
 func (w *clusterRun) endFaultPeriods() {

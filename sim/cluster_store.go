@@ -11,39 +11,39 @@ import (
 )
 
 var (
-	errUnreachable = errors.New("sim: NATS is away")
+	errUnreachable = errors.New("sim: NATS is unreachable")
 	errNoReply     = errors.New("sim: no reply in time")
 )
 
 // callTime is how long a call of the directory waits for its answer.
 const callTime = int64(2 * time.Second)
 
-// markerLife is for how long the directory remembers that a key is gone.
+// markerLife is how long the directory keeps the marker of a removed key.
 const markerLife = int64(time.Minute)
 
-// directory is what all nodes have in common: the entries, which expire by
-// the true time. The mutex is held at no seam.
+// directory is the key-value store that all nodes share. Its entries expire by
+// the true time. The mutex is never held at a yield point.
 type directory struct {
 	e          *Engine
-	expiryGate Gate // of the task that lets entries expire
-	watchers   Gate // of the watchers
+	expiryGate Gate // of the task that expires entries
+	watchers   Gate // of the watch tasks
 
 	mu       sync.Mutex // guards all below
 	revision uint64
 	keys     []*key
-	log      []version // all that ever changed, in order
+	log      []version // all changes, in order
 	closed   bool
 	wiped    bool
 }
 
-// key is one key of the directory, and what became of it.
+// key is one key of the directory, and its history.
 type key struct {
 	name     string
 	versions []version // the newest last
 	expires  int64
 }
 
-// version is what a key was from some time on.
+// version is the state of a key from a time on.
 type version struct {
 	cluster.Entry
 	at int64
@@ -60,7 +60,7 @@ func (d *directory) key(name string) *key {
 	return k
 }
 
-// now is what the key says now: a Value that is nil if it is gone.
+// now returns the current entry. Its Value is nil if the key does not exist.
 func (k *key) now() cluster.Entry {
 	if len(k.versions) == 0 {
 		return cluster.Entry{Key: k.name}
@@ -68,7 +68,7 @@ func (k *key) now() cluster.Entry {
 	return k.versions[len(k.versions)-1].Entry
 }
 
-// asOf is what it said at that time.
+// asOf returns the entry at that time.
 func (k *key) asOf(at int64) cluster.Entry {
 	for i := len(k.versions) - 1; i >= 0; i-- {
 		if k.versions[i].at <= at {
@@ -78,7 +78,7 @@ func (k *key) asOf(at int64) cluster.Entry {
 	return cluster.Entry{Key: k.name}
 }
 
-// set writes key; no value takes it out. The mutex is held.
+// set writes a key; a nil value removes it. The mutex must be held.
 func (d *directory) set(k *key, value []byte, ttl time.Duration) uint64 {
 	d.revision++
 	v := version{cluster.Entry{Key: k.name, Value: value, Revision: d.revision}, d.e.Now()}
@@ -96,7 +96,7 @@ func (d *directory) do(f func()) {
 	d.mu.Unlock()
 }
 
-// expire is the task that lets entries expire.
+// expire is the task that expires entries.
 func (d *directory) expire() {
 	for {
 		next, over := int64(forever), false
@@ -125,8 +125,8 @@ func (d *directory) close() {
 	d.e.Open(&d.expiryGate)
 }
 
-// leap is a server's clock that goes forward at once: what would have
-// expired in the meantime does so now.
+// leap moves the directory's clock forward: entries that expire within by
+// expire now.
 func (d *directory) leap(by int64) {
 	d.do(func() {
 		for _, k := range d.keys {
@@ -136,7 +136,7 @@ func (d *directory) leap(by int64) {
 	d.e.Open(&d.expiryGate)
 }
 
-// wipe loses everything, and tells nobody.
+// wipe loses all entries without notifying the watchers.
 func (d *directory) wipe() {
 	d.do(func() {
 		d.wiped = true
@@ -149,7 +149,7 @@ func (d *directory) wipe() {
 	})
 }
 
-// live counts the entries there are.
+// live counts the entries.
 func (d *directory) live() (n int) {
 	d.do(func() {
 		for _, k := range d.keys {
@@ -199,7 +199,7 @@ func (l *nodeLink) Purge(name string, revision uint64) (err error) {
 	return errors.Join(callErr, err)
 }
 
-// Get implements cluster.Store. Who answers may lag behind.
+// Get implements cluster.Store. The replica that answers may lag behind.
 func (l *nodeLink) Get(name string) (e cluster.Entry, err error) {
 	lag := l.randomUpTo(l.w.lag())
 	callErr := l.call(false, func(d *directory) (uint64, error) {
@@ -216,26 +216,26 @@ func (l *nodeLink) Get(name string) (e cluster.Entry, err error) {
 	return e, nil
 }
 
-// change is call for what is written.
+// change is call for a write.
 func (l *nodeLink) change(f func(*directory) (uint64, error), rev *uint64, err *error) error {
 	return l.call(true, f, rev, err)
 }
 
-// call carries what is to be done to the directory, and its answer back:
-// either may be lost or come too late, and then the caller cannot tell.
+// call sends an operation to the directory and returns its answer. Either may
+// be lost or late; then the caller cannot tell whether the operation was done.
 func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *uint64, err *error) error {
 	e, d := l.w.e, l.w.dir
 	defer l.m.hold()
 	e.Yield(AtPoint, l.obj)
 	began := e.Now()
-	late := func() error { // the caller gives up, at its time
+	late := func() error { // the caller gets no answer before its timeout
 		l.noteUnanswered()
 		if left := began + callTime - e.Now(); left > 0 {
 			e.Sleep(left)
 		}
 		return errNoReply
 	}
-	later := func(d int64) { // it is done all the same
+	later := func(d int64) { // the operation is done after the timeout
 		if changes {
 			e.Go("late", func() {
 				e.Sleep(d)
@@ -246,13 +246,13 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 	if l.isCut(cutStore) {
 		l.noteUnanswered()
 		if l.chance(2) {
-			return errUnreachable // known already
+			return errUnreachable // the node knows already
 		}
 		return late()
 	}
 	delay := func() { e.Sleep(l.randomUpTo(l.w.storeDelay())) }
 	delay()
-	stalled := l.w.stalledUntil() - e.Now() // no leader: nothing is answered
+	stalled := l.w.stalledUntil() - e.Now() // no leader: the directory does not answer
 	switch {
 	case l.isCut(cutStore):
 		return late()
@@ -266,14 +266,14 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 	}
 	if l.callFails() {
 		switch l.pick(3) {
-		case 0: // lost on its way there
+		case 0: // the request is lost
 			return late()
-		case 1: // late: it is done after the caller has given up
+		case 1: // the request is late: done after the timeout
 			later(callTime + l.randomUpTo(8*int64(time.Second)))
 			return late()
 		}
 		d.do(func() { _, _ = f(d) })
-		return late() // lost on its way back
+		return late() // the answer is lost
 	}
 	d.do(func() { *rev, *err = f(d) })
 	e.Yield(AtPoint, l.obj)
@@ -284,8 +284,8 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 	return nil
 }
 
-// Watch implements cluster.Store: a task of its own tells what changes, with
-// some delay. After it was cut off it tells the newest of each key.
+// Watch implements cluster.Store. A task of its own reports the changes with a
+// delay. After a partition it reports the newest state of each key.
 func (l *nodeLink) Watch(_ context.Context, f func(cluster.Entry)) error {
 	l.w.e.Go("watch", func() { l.watch(f) })
 	return nil
@@ -304,7 +304,7 @@ func (l *nodeLink) watch(f func(cluster.Entry)) {
 		l.m.hold()
 		f(cluster.Entry{Key: v.Key, Value: slices.Clone(v.Value), Revision: v.Revision})
 	}
-	next, lost := 0, true // at first all there is
+	next, lost := 0, true // at first it reports all entries
 	for !l.isClosed() {
 		if l.isCut(cutStore) {
 			lost = true
@@ -313,7 +313,7 @@ func (l *nodeLink) watch(f func(cluster.Entry)) {
 		}
 		if lost {
 			lost = false
-			again := l.chance(2) // also what it knows
+			again := l.chance(2) // report known states again
 			var all []version
 			d.do(func() {
 				next = len(d.log)

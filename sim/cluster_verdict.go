@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// judge holds what each peer has seen against what all of them, the network
-// and the nodes did.
+// judge compares the observations of each peer with the actions of all peers,
+// the network and the nodes.
 func (w *clusterRun) judge() {
 	for _, c := range w.all() {
 		w.judgeHTTP(c)
@@ -27,16 +27,15 @@ func (w *clusterRun) judge() {
 	w.judgeOneOrder()
 }
 
-// faultPeriod is a time in which the directory, the bus or a node was not as it
-// should be.
+// faultPeriod is a time with a fault of the directory, the bus or a node.
 type faultPeriod struct{ from, to int64 }
 
-// faultAftermath is how long what went wrong can show: an entry lives so long, and
-// who asks may have begun before.
+// faultAftermath is how long a fault can have effects after its end: the
+// lifetime of an entry, and of a request that began before.
 const faultAftermath = int64(entryLife + 20*time.Second)
 
-// noFaults tells whether nothing was wrong with the cluster for long before c
-// came until it was over.
+// noFaults reports whether no fault of the cluster can have had an effect
+// between from and to.
 func (w *clusterRun) noFaults(from, to int64) bool {
 	if w.storeFaults.upset+w.busFaults.lose+w.busFaults.late > 0 && from < w.healedAt+faultAftermath {
 		return false
@@ -49,7 +48,7 @@ func (w *clusterRun) noFaults(from, to int64) bool {
 	return true
 }
 
-// noFaultsDuring is quiet for all of a connection's life.
+// noFaultsDuring is noFaults for the lifetime of a connection.
 func (w *clusterRun) noFaultsDuring(c *client) bool {
 	to := c.sock.closedAt
 	if c.closed {
@@ -61,7 +60,7 @@ func (w *clusterRun) noFaultsDuring(c *client) bool {
 	return w.idleTimeOnly && w.noFaults(c.dialedAt.at, to)
 }
 
-// judgeHTTP judges what was answered over HTTP.
+// judgeHTTP checks the answer over HTTP.
 func (w *clusterRun) judgeHTTP(c *client) {
 	ok := false
 	m := c.node.m
@@ -80,7 +79,7 @@ func (w *clusterRun) judgeHTTP(c *client) {
 	}
 }
 
-// claimants counts the binaries that may have waited together with c.
+// claimants counts the binaries that may have waited for the id with c.
 func (w *clusterRun) claimants(c *client) int {
 	n := 0
 	for _, o := range w.all() {
@@ -91,7 +90,7 @@ func (w *clusterRun) claimants(c *client) int {
 	return n
 }
 
-// judgeEnd judges how a connection ended.
+// judgeEnd checks how a connection ended.
 func (w *clusterRun) judgeEnd(c *client) {
 	if c.closed {
 		if why := w.unfoundedClose(c); why != "" {
@@ -104,7 +103,8 @@ func (w *clusterRun) judgeEnd(c *client) {
 	}
 }
 
-// unfoundedClose names the invariant that c's close breaks, if it does.
+// unfoundedClose returns the invariant that c's close breaks, or an empty
+// string.
 func (w *clusterRun) unfoundedClose(c *client) string {
 	unless := func(ok bool, invariant string) string {
 		if ok {
@@ -144,8 +144,8 @@ func (w *clusterRun) unfoundedClose(c *client) string {
 	return "close code"
 }
 
-// mayHaveLost: the node that served c had reason to let go of the id. One
-// renewal that fails is none.
+// mayHaveLost reports whether the node that served c had a reason to release
+// the id. One failed renewal is not a reason.
 func (w *clusterRun) mayHaveLost(c *client) bool {
 	m := c.node.m
 	if c.phone && c.home != nil {
@@ -155,8 +155,8 @@ func (w *clusterRun) mayHaveLost(c *client) bool {
 	return m.everFrozen || w.clockLeapt && w.claimedAtOtherNode(m, c.server, at) || m.drained.step > 0 && m.drained.at <= at || m.link.unansweredBetween(at-int64(entryLife)-int64(callTime), at) > 1
 }
 
-// claimedAtOtherNode: a binary has asked another node than m for the id by then, and
-// that one may have it, though nobody has been told.
+// claimedAtOtherNode reports whether a binary had claimed the id at a node other
+// than m by then. That node may have it before any peer is told.
 func (w *clusterRun) claimedAtOtherNode(m *member, server int, at int64) bool {
 	for _, b := range w.all() {
 		if !b.phone && b.server == server && b.node != m.node && b.dialedAt.at <= at {
@@ -187,13 +187,14 @@ func (w *clusterRun) unfoundedPhoneClose(c *client, did func(fault, string) stri
 				n++
 			}
 		}
-		// An answer that came too late may have let a phone in whom nobody waited for.
+		// A late answer may have let in a phone that had already given up.
 		return unless(!noFaults || n >= w.run.Param("max-phones", 16), "joined")
 	}
 	return w.relayRun.unfoundedPhoneClose(c, did, unless)
 }
 
-// rivalCame: another binary came than the one that served c, if only to ask.
+// rivalCame reports whether a binary other than the one that served c
+// connected.
 func (w *clusterRun) rivalCame(c *client) bool {
 	for _, b := range w.all() {
 		if !b.phone && b.server == c.server && b.num != c.flow(0).from && !b.dialedAt.after(c.closedAt) {
@@ -203,9 +204,9 @@ func (w *clusterRun) rivalCame(c *client) bool {
 	return false
 }
 
-// aliveAtOtherNode: another binary gave a sign of life while c waited, or not
-// long before it came: whoever answers for it may have asked on behalf of
-// somebody else.
+// aliveAtOtherNode reports whether another binary sent data while c waited, or
+// shortly before: the node that answers may have probed it for another
+// claimant.
 func (w *clusterRun) aliveAtOtherNode(c *client) bool {
 	from := c.dialedAt.at - 4*int64(probeTime)
 	return w.binaries(c, func(b *client) bool {
@@ -221,7 +222,8 @@ func (w *clusterRun) aliveAtOtherNode(c *client) bool {
 	})
 }
 
-// judgeNodeCounters holds what a node's relay counted against what came out of it.
+// judgeNodeCounters compares the counters of a node's relay with the bytes that
+// it wrote.
 func (w *clusterRun) judgeNodeCounters(m *member) {
 	got := gather(m.relay.Metrics())
 	const prefix = "pyrycode_relay_"
@@ -247,7 +249,7 @@ func (w *clusterRun) judgeNodeCounters(m *member) {
 			}
 		}
 		if n != float64(m.dials[i]) {
-			w.e.Fail("attempts", "node %d: %d requests at door %s have %v outcomes; want one each", m.n, m.dials[i], endpoint, n)
+			w.e.Fail("attempts", "node %d: %d requests at endpoint %s have %v outcomes; want one each", m.n, m.dials[i], endpoint, n)
 		}
 	}
 	w.judgeNodeAccounting(m)

@@ -11,10 +11,10 @@ import (
 
 // clusterWorld runs several real relays that share their server-ids through
 // a simulated directory and a simulated bus. Binaries and phones are those of
-// the relay's world, and come to any of them. The network cuts nodes off,
-// loses and delays; nodes freeze, die, drain and come back; clocks differ in
-// pace. Then everything heals, everyone must be served, and at last nothing
-// may be left.
+// the relay's world, and connect to any node. The network partitions nodes,
+// and loses and delays messages. Nodes freeze, die, drain and restart. Clocks
+// run at different speeds. Then all faults end, every peer must be served, and
+// at the end nothing may be left over.
 type clusterWorld struct{}
 
 func (clusterWorld) Name() string { return "cluster" }
@@ -22,23 +22,23 @@ func (clusterWorld) Name() string { return "cluster" }
 // Pace is about how many yields an operation takes.
 func (clusterWorld) Pace() int { return 150 }
 
-// Verbs of the cluster's world, beside those of the relay's. A dial's
-// argument is a server-id and, times maxServers, a place. Where a verb acts
-// on a place its argument is that.
+// Verbs of the cluster's world, in addition to those of the relay's. The
+// argument of a dial is server-id + maxServers*node. The argument of a verb
+// that acts on a node is the node.
 const (
-	cCutStore = iota + 100 // a place has no directory
-	cCutBus                // or no bus
-	cCutAll                // or neither
-	cMend                  // nobody is cut off any more
-	cStall                 // the directory answers nobody for so many seconds
-	cHold                  // the bus delivers nothing to a place, for 3 s
-	cFreeze                // a process stands still
-	cThaw                  // all go on
-	cKill                  // a process is gone
-	cLeave                 // a process drains and ends
-	cBoot                  // the processes that are gone come back
+	cCutStore = iota + 100 // cut a node off from the directory
+	cCutBus                // cut a node off from the bus
+	cCutAll                // cut a node off from both
+	cMend                  // end all partitions
+	cStall                 // the directory does not answer for so many seconds
+	cHold                  // the bus delivers nothing to a node for 3 s
+	cFreeze                // freeze a process
+	cThaw                  // thaw all processes
+	cKill                  // kill a process
+	cLeave                 // drain a process and end it
+	cBoot                  // restart the processes that have ended
 	cLeap                  // the directory's clock leaps by so many seconds
-	cWipe                  // the directory has lost its memory
+	cWipe                  // the directory loses all entries
 )
 
 var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall-store", "hold", "freeze", "thaw", "kill", "leave", "boot", "leap", "wipe"}
@@ -66,9 +66,9 @@ func (clusterWorld) Parse(words []string) (Op, error) {
 	return op, err
 }
 
-// Plan makes up a run. Each seed has its own sizes and leaves whole
-// operations and faults out; many have no faults of one kind at all, so that
-// what only that kind excuses is judged.
+// Plan makes up a run. Each seed has its own sizes and leaves out some
+// operations and faults. Many seeds have no faults of one kind, so that
+// behaviour which only that kind excuses is checked.
 func (clusterWorld) Plan(r *Rand, small bool) *Run {
 	p := &planner{r: r}
 	set := func(name string, of ...int) int {
@@ -132,7 +132,7 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 	for i := range 1 + r.Intn(3) {
 		p.clusterActor("p"+strconv.Itoa(i+1), phone, n, nodes)
 	}
-	if r.Chance(3) { // one daemon's attempts at several places, while the directory hesitates
+	if r.Chance(3) { // one daemon's attempts at several nodes, while the directory stalls
 		p.clusterRound("b8", []int{rDial, rWait, [...]int{rHangup, rVanish}[r.Intn(2)], rWait, rDial}, n, nodes)
 		p.clusterRound("b9", []int{rWait, rDial, rHangup}, n, nodes)
 		p.clusterRound("p9", []int{rWait, rDial, rSend}, n, nodes)
@@ -140,13 +140,13 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 			p.clusterRound("net9", []int{cStall, rWait, rWait}, n, nodes)
 		}
 	}
-	if faulty && r.Chance(5) { // the way breaks while much is on it
+	if faulty && r.Chance(5) { // a stream breaks while it transfers much
 		p.clusterRound("b7", []int{rDial, rWait, rWait, rBurst, rSend, rBurst}, n+4, 1)
 		p.clusterRound("p7", []int{rWait, rDial, rWait, rSend}, n, nodes)
 		p.clusterRound("p8", []int{rWait, rDial, rSend, rWait, rBurst}, n, nodes)
 		p.clusterRound("net7", []int{rWait, rWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], rWait, cMend, cBoot}, 6+r.Intn(8), nodes)
 	}
-	if faulty && r.Chance(6) { // a node has no directory, and a rival comes as the entry expires
+	if faulty && r.Chance(6) { // a node is cut off from the directory, and a rival connects as the entry expires
 		at := r.Intn(nodes)
 		p.list = append(p.list, []Op{{Actor: "b4", Label: 1, Verb: rDial, Arg: maxServers * at}},
 			[]Op{{Actor: "net4", Label: 1, Verb: rWait, Arg: 3000}, {Actor: "net4", Label: 2, Verb: cCutStore, Arg: at}})
@@ -164,7 +164,7 @@ func (clusterWorld) Plan(r *Rand, small bool) *Run {
 			case cStall:
 				op.Arg = 1
 			case cFreeze:
-				op.Arg = 3 * maxNodes // place 0, for 40 s
+				op.Arg = 3 * maxNodes // node 0, for 40 s
 			}
 		}
 		p.list = append(p.list, []Op{{Actor: "p6", Label: 1, Verb: rWait, Arg: 1}, {Actor: "p6", Label: 2, Verb: rDial}, {Actor: "p6", Label: 3, Verb: rWait, Arg: 32_000},
@@ -252,15 +252,15 @@ func (p *planner) clusterRound(name string, verbs []int, n, nodes int) {
 	}
 }
 
-// clusterRun is a cluster in one run, and its peers, who know no more of it
-// than that it has several addresses.
+// clusterRun is a cluster in one run, and its peers. The peers know only that
+// the cluster has several addresses.
 type clusterRun struct {
 	*relayRun
 	dir      *directory
 	bus      *messageBus
 	nodes    [maxNodes]atomic.Pointer[member]
 	size     int
-	starting *member // whose relay is being made
+	starting *member // whose process is being started
 	starts   int
 
 	storeFaults struct {
@@ -272,16 +272,16 @@ type clusterRun struct {
 		delay      int64
 	}
 
-	// Written and read where the race detector does not look.
-	members      [32]*member // all that there have been
+	// Used only in functions that are hidden from the race detector.
+	members      [32]*member // all nodes' processes, oldest first
 	nmembers     int
-	stalled      int64 // the directory answers nobody before that time
+	stalled      int64 // the directory does not answer before that time
 	faultsOver   bool  // no more faults
-	clockLeapt   bool  // entries have gone early
+	clockLeapt   bool  // entries were lost before they expired
 	up           bool  // all processes have started
 	started      Gate
 	booting      bool
-	idleTimeOnly bool // time moves only where nothing else can
+	idleTimeOnly bool // time moves only when no task can run
 	healedAt     int64
 
 	faultPeriods    [256]faultPeriod
@@ -315,7 +315,7 @@ func (clusterWorld) Start(e *Engine, r *Run) Instance {
 	return w
 }
 
-// nodeAt is the node at a place: the last life of its process.
+// nodeAt returns the last process of a node.
 func (w *clusterRun) nodeAt(index int) *member { return w.nodes[index%w.size].Load() }
 
 //go:norace
@@ -333,7 +333,7 @@ func (w *clusterRun) awaitUp() {
 	}
 }
 
-// addMember notes a life.
+// addMember records a process.
 //
 //go:norace
 func (w *clusterRun) addMember(m *member) {
