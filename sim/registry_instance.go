@@ -10,17 +10,17 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// grace is how long a slot waits in this world.
+// grace is how long a slot is kept for an absent binary in this world.
 const grace = 30 * time.Second
 
-// registryRun is the real registry in one run, and those who use it.
+// registryRun is the real registry in one run, and its users.
 type registryRun struct {
 	e   *Engine
 	reg *relay.Registry[binary, phone]
 
 	lock    *Lock
 	unlocks int
-	linear  bool      // ask the second judge, too
+	linear  bool      // run the linearizability check too
 	gauges  [3]*Gauge // binaries, phones, in grace
 	model   model
 
@@ -29,11 +29,11 @@ type registryRun struct {
 	phones   int32
 	ended    [maxConns]uint8 // how often each phone has been closed or has left
 	joined   [maxConns]bool
-	fired    [maxConns]*call // what timers did
+	fired    [maxConns]*call // calls of timers
 	nfired   int
 }
 
-// A user is what one actor knows: its connections, oldest first.
+// A user is the state of one actor: its connections, oldest first.
 type user struct {
 	conns  []conn
 	phones []joinedPhone
@@ -185,14 +185,14 @@ func (w *registryRun) Do(t *Task, op Op) {
 	u.calls = append(u.calls, c)
 }
 
-// checkClaim judges the answer to a claim or a takeover.
+// checkClaim checks the answer to a claim or a takeover.
 func (w *registryRun) checkClaim(t *Task, c *call, got relay.Claim[binary, phone]) {
 	c.got, c.gotOwner = got.Outcome, got.Incumbent
 	w.checkEvicted(c, got.Evicted)
 	w.checkAnswer(t, c, registryVerbs[c.verb], got.Outcome == c.outcome && got.Incumbent == c.holder)
 }
 
-// checkAnswer compares what the registry said with what the model says.
+// checkAnswer fails if the registry's answer is not the model's.
 func (w *registryRun) checkAnswer(t *Task, c *call, invariant string, same bool) {
 	c.to = w.e.Steps()
 	t.Data = nil
@@ -206,7 +206,7 @@ func (w *registryRun) checkAnswer(t *Task, c *call, invariant string, same bool)
 	}
 }
 
-// checkEvicted notes phones that the registry wants closed.
+// checkEvicted compares the phones that the registry evicts with the model's.
 func (w *registryRun) checkEvicted(c *call, ps []phone) {
 	var want []phone
 	if c.ngone > 0 {
@@ -234,11 +234,11 @@ func (w *registryRun) setJoined(p phone) { w.joined[p] = true }
 
 // onExpired runs on the timer's task.
 func (w *registryRun) onExpired(id wire.ServerID, ps []phone) {
-	w.reg.Counts() // who closes phones calls back; under the lock this would wait for ever
+	w.reg.Counts() // the relay calls back here; under the lock this would deadlock
 	t := w.e.Current()
 	c, ok := t.Data.(*call)
 	if !ok || c.verb != doNext || !c.yes || c.acted {
-		w.e.Fail("stale timer", "a timer that no longer counts has expired %s", id)
+		w.e.Fail("stale timer", "a stale timer has expired %s", id)
 		return
 	}
 	c.acted = true

@@ -6,7 +6,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// Probes of the registry world.
+// Coverage goals of the registry world.
 const (
 	sawStale = iota
 	sawStaleHeld
@@ -35,11 +35,11 @@ const (
 
 func (registryWorld) CoverageGoals() []string {
 	return []string{
-		sawStale:          "a timer fires that no longer counts",
-		sawStaleHeld:      "it meets a successor that holds the slot",
-		sawStaleGrace:     "it meets a later grace",
-		sawStaleGone:      "it meets no slot",
-		sawStaleDrained:   "it meets a drained registry",
+		sawStale:          "a stale timer fires",
+		sawStaleHeld:      "a stale timer finds another holder of the slot",
+		sawStaleGrace:     "a stale timer finds a later grace",
+		sawStaleGone:      "a stale timer finds no slot",
+		sawStaleDrained:   "a stale timer finds a drained registry",
 		sawStopped:        "a timer is stopped in time",
 		sawVacant:         "a takeover finds its incumbent gone",
 		sawLostRace:       "a rival has taken over first",
@@ -52,10 +52,10 @@ func (registryWorld) CoverageGoals() []string {
 		sawLeaveEvicted:   "a phone leaves that was evicted",
 		sawJoinGrace:      "a phone joins during grace",
 		sawFull:           "a slot is full",
-		sawNoServer:       "a phone finds nobody",
+		sawNoServer:       "a phone finds no binary",
 		sawRefused:        "a draining registry refuses",
 		sawRevokeGrace:    "a slot is revoked in grace",
-		sawDrainHeld:      "a draining registry still holds, and lets go",
+		sawDrainHeld:      "a slot that is held is revoked in a drain",
 		sawContended:      "a task waits for the lock",
 		sawContendedTimer: "a timer's body waits for the lock",
 	}
@@ -86,7 +86,7 @@ func (w *registryRun) failGauges() {
 		w.gauges[0].Value(), w.gauges[1].Value(), w.gauges[2].Value(), w.model.counts)
 }
 
-// Unlocking lets the model take its step and compares everything.
+// Unlocking applies the call to the model and compares the registry with it.
 func (w *registryRun) Unlocking(t *Task, _ *Lock) {
 	c := w.callOf(t)
 	if c != nil && !c.applied {
@@ -109,7 +109,8 @@ func (w *registryRun) Unlocking(t *Task, _ *Lock) {
 	if n := w.e.Armed(); n != w.model.waiting() {
 		w.e.Fail("timers", "%d timers are armed; want %d, one for each grace", n, w.model.waiting())
 	}
-	// The walk is the costliest look by far: at every timer, else sometimes.
+	// Check is by far the most expensive check: run it at every timer, else
+	// sometimes.
 	if w.unlocks++; w.unlocks%4 != 0 && t.timer == nil {
 		return
 	}
@@ -118,7 +119,7 @@ func (w *registryRun) Unlocking(t *Task, _ *Lock) {
 	}
 }
 
-// holders asks the registry about the slot that the call was for.
+// holders checks who holds the slot of the call.
 func (w *registryRun) holders(c *call) {
 	if c == nil {
 		return
@@ -133,7 +134,7 @@ func (w *registryRun) holders(c *call) {
 	}
 }
 
-// callOf is what the task is about; a timer's task begins its call here.
+// callOf returns the call of the task. A timer's task begins its call here.
 //
 //go:norace
 func (w *registryRun) callOf(t *Task) *call {
@@ -145,7 +146,7 @@ func (w *registryRun) callOf(t *Task) *call {
 	return c
 }
 
-// Contended notes that somebody waits.
+// Contended marks coverage goals.
 //
 //go:norace
 func (w *registryRun) Contended(t *Task, _ *Lock) {
@@ -187,7 +188,7 @@ func (w *registryRun) coverCall(c *call) {
 	}
 }
 
-// coverStaleTimer tells what a stale timer finds in the place of its grace.
+// coverStaleTimer marks the goal for the state that a stale timer finds.
 //
 //go:norace
 func (w *registryRun) coverStaleTimer(tm *Timer) {
@@ -201,7 +202,7 @@ func (w *registryRun) coverStaleTimer(tm *Timer) {
 	w.e.Sometimes(sawStaleDrained, w.model.draining)
 }
 
-// Ended judges a timer's task at its end.
+// Ended checks a timer's task at its end.
 func (w *registryRun) Ended(t *Task) {
 	c := w.callOf(t)
 	if c == nil || t.Timer() == nil {
@@ -209,7 +210,7 @@ func (w *registryRun) Ended(t *Task) {
 	}
 	c.to = w.e.Steps()
 	if c.yes && !c.acted {
-		w.e.Fail("expired", "%s expired and nobody was told", serverIDs[c.id])
+		w.e.Fail("expired", "%s expired without a call of Expired", serverIDs[c.id])
 	}
 	w.recordTimerCall(c)
 }

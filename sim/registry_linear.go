@@ -6,14 +6,14 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// The second judge knows nothing of locks, nor when a step was taken. It
-// gets what each call was told, and from when to when the call lasted,
-// and asks whether there is any order in which one slot, doing one thing
-// at a time, could have given these answers.
+// The linearizability check knows neither locks nor the moments at which calls
+// take effect. It gets the answer of each call, and the steps at which the call
+// began and ended. It asks whether there is an order in which one slot,
+// carrying out one call at a time, gives these answers.
 
-// slotState is a slot as that judge sees it.
+// slotState is the state of a slot in that check.
 type slotState struct {
-	holder   binary // 0: nobody
+	holder   binary // 0: none
 	grace    *Timer // the one that ends it; nil: no grace
 	draining bool
 }
@@ -65,7 +65,7 @@ var slotSpec = porcupine.Model{
 	},
 }
 
-// linearizable asks the second judge, once for each server-id.
+// linearizable runs the check for each server-id.
 func (w *registryRun) linearizable() {
 	for id := range serverIDs {
 		var history []porcupine.Operation
@@ -98,7 +98,7 @@ func (w *registryRun) linearizable() {
 	}
 }
 
-// recordTimerCall remembers what a timer's task did.
+// recordTimerCall records the call of a timer's task.
 //
 //go:norace
 func (w *registryRun) recordTimerCall(c *call) {

@@ -5,10 +5,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// The model is what the registry should be, written as simply as can be:
-// arrays, searched from one end to the other. It shares no code and no
-// idea with the registry. It takes its step at the moment at which the
-// registry ends its own: just before the lock is given back.
+// The model is a reference implementation of the registry, as simple as
+// possible: arrays with linear search. It shares no code and no data structure
+// with the registry. A call is applied to it just before the registry releases
+// its lock.
 
 type (
 	binary int32
@@ -26,7 +26,7 @@ type call struct {
 	timer     *Timer
 	from, to  int // steps
 
-	applied bool // the model has taken this step
+	applied bool // applied to the model
 	outcome relay.Outcome
 	yes     bool
 	holder  binary
@@ -37,7 +37,7 @@ type call struct {
 	counts  relay.Counts // as a scrape shows them
 	expired int
 
-	got      relay.Outcome // what the registry said
+	got      relay.Outcome // the registry's answer
 	gotYes   bool
 	gotOwner binary
 	acted    bool
@@ -61,7 +61,7 @@ type model struct {
 	draining  bool
 	expired   int
 	counts    relay.Counts
-	broken    string // a step of the registry that cannot be right
+	broken    string // describes a call that must be wrong
 }
 
 //go:norace
@@ -156,7 +156,7 @@ func (m *model) grant(s *modelSlot, c *call) {
 	s.holder, s.grantOrder = c.binary, m.lastGrant
 }
 
-// drain lists the slots in use, in order of arrival.
+// drain lists the slots in use, sorted by grant order.
 //
 //go:norace
 func (m *model) drain(c *call) {
@@ -177,7 +177,7 @@ func (m *model) drain(c *call) {
 	}
 }
 
-// evict moves the slot's phones to those whom the call must close.
+// evict moves the slot's phones to those that the call must close.
 //
 //go:norace
 func (s *modelSlot) evict(c *call) {
@@ -239,7 +239,7 @@ func (m *model) waiting() int {
 	return n
 }
 
-// state is a number for where the model is, up to the names of those in it.
+// state returns a hash of the model's state.
 //
 //go:norace
 func (m *model) state() uint64 {

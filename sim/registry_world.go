@@ -78,8 +78,8 @@ func (registryWorld) Parse(words []string) (Op, error) {
 	return Op{}, fmt.Errorf("%q: want one of %v, and s1 to s%d, or seconds", strings.Join(words, " "), registryVerbs, maxIDs)
 }
 
-// Plan makes up a run. Each seed has its own sizes and leaves whole
-// operations out: what is rare among everything is common among little.
+// Plan makes up a run. Each seed has its own sizes and leaves out some
+// operations: a sequence that is rare among all operations is common among few.
 func (registryWorld) Plan(r *Rand, small bool) *Run {
 	p := &planner{r: r}
 	if small {
@@ -131,7 +131,7 @@ func (registryWorld) Plan(r *Rand, small bool) *Run {
 	return p.interleave()
 }
 
-// planner makes up operations and puts them in some order.
+// planner generates operations and interleaves those of all actors.
 type planner struct {
 	r    *Rand
 	ids  int

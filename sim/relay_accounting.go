@@ -9,18 +9,18 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// The relay's books: each data message that it took in is forwarded,
-// dropped with a reason, or still to be written. A directive without a
-// frame is neither, unless it names nobody.
+// The relay's frame accounting: each data message that it accepted is
+// forwarded, dropped with a reason, or still waits to be written. A directive
+// without a frame is not counted, unless it names an unknown phone.
 //
-// What was taken in is seen at the sockets. A connection that reads, and is
-// not about to close, has taken in all that it read; of one that ends, what
-// it had taken in when last seen at rest is certain, and all that it has
-// read is the most.
+// The number of accepted messages is derived from the sockets. A connection
+// that reads, and is not about to close, has accepted all messages that it read.
+// For a connection that ends there are two bounds: at least the messages that
+// it had accepted when no task ran last, and at most all that it has read.
 
-// inboundCounter counts the data messages that the relay has read from one socket,
-// by their headers, without a look at the relay's own code. It is used and
-// read where the race detector does not look.
+// inboundCounter counts the data messages that the relay has read from one
+// socket, by their headers and without the relay's own code. It is used only in
+// functions that are hidden from the race detector.
 type inboundCounter struct {
 	headerBytes [14]byte
 	headerLen   int
@@ -29,7 +29,7 @@ type inboundCounter struct {
 	malformed   bool
 }
 
-// add takes what has been read.
+// add parses the bytes of one read.
 //
 //go:norace
 func (in *inboundCounter) add(b *relay.Buffer, n int) {
@@ -48,7 +48,7 @@ func (in *inboundCounter) add(b *relay.Buffer, n int) {
 	}
 }
 
-// header looks whether a fragment's header is whole.
+// header parses a fragment's header once it is complete.
 //
 //go:norace
 func (in *inboundCounter) header() {
@@ -76,7 +76,7 @@ func (in *inboundCounter) header() {
 	in.end()
 }
 
-// end looks whether a fragment has come to its end.
+// end counts a message at the end of its last fragment.
 //
 //go:norace
 func (in *inboundCounter) end() {
@@ -89,9 +89,9 @@ func (in *inboundCounter) end() {
 	in.headerLen = 0
 }
 
-// sentLog says of each data message that a peer sent whether it is a directive
-// without a frame, and whether it is stray: an envelope for a phone that never
-// was this binary's.
+// sentLog records for each data message that a peer sent whether it is a
+// directive without a frame, and whether it is stray: an envelope for a phone
+// that never was a phone of this binary.
 type sentLog struct {
 	n                    int
 	bareDirective, stray [32]uint64
@@ -105,7 +105,7 @@ func (k *sentLog) add(bare bool) {
 	k.n++
 }
 
-// markStray says that the last message was stray.
+// markStray marks the last message as stray.
 //
 //go:norace
 func (k *sentLog) markStray() {
@@ -114,17 +114,17 @@ func (k *sentLog) markStray() {
 	}
 }
 
-// frames is how many of the first n carry a frame, or should.
+// frames counts the messages among the first n that are not bare directives.
 //
 //go:norace
 func (k *sentLog) frames(n int) int { return n - countBits(&k.bareDirective, n) }
 
-// strays is how many of the first n are stray.
+// strays counts the stray messages among the first n.
 //
 //go:norace
 func (k *sentLog) strays(n int) int { return countBits(&k.stray, n) }
 
-// countBits is how many of the first n bits are set.
+// countBits counts the set bits among the first n.
 //
 //go:norace
 func countBits(bitset *[32]uint64, n int) (m int) {
@@ -138,8 +138,8 @@ func countBits(bitset *[32]uint64, n int) (m int) {
 	return m
 }
 
-// frameCounters returns the relay's counters of frames. Seams do nothing
-// meanwhile: a process that starts is not there yet.
+// frameCounters returns the relay's counters of frames. Yield points do nothing
+// meanwhile, because the process is not complete while it starts.
 func (w *relayRun) frameCounters(r *relay.Relay) (all []prometheus.Metric) {
 	ch := make(chan prometheus.Metric, 512)
 	w.e.setChecking(true)
@@ -154,8 +154,9 @@ func (w *relayRun) frameCounters(r *relay.Relay) (all []prometheus.Metric) {
 	return all
 }
 
-// checkAccounting holds the books of one process against what was read. at rest
-// nothing else runs; in the end nothing is pending any more.
+// checkAccounting compares the frame counters of one process with the frames
+// that were read. No task runs meanwhile. If end is true, no frame may be
+// pending.
 func (w *relayRun) checkAccounting(d *node, end bool) {
 	least, most, pending := w.acceptedFrames(d)
 	counted := 0
@@ -168,12 +169,12 @@ func (w *relayRun) checkAccounting(d *node, end bool) {
 	}
 	hideOff()
 	if counted > most || counted < least && (end || !pending) {
-		w.e.Fail("books", "%d frames are counted as forwarded or dropped; from %d to %d were taken in", counted, least, most)
+		w.e.Fail("books", "%d frames are counted as forwarded or dropped; the relay accepted from %d to %d", counted, least, most)
 	}
 }
 
-// acceptedFrames is what a process has taken in, at least and at most, and whether
-// something may still wait to be written.
+// acceptedFrames returns how many frames a process has accepted, at least and
+// at most, and whether frames may still wait to be written.
 //
 //go:norace
 func (w *relayRun) acceptedFrames(d *node) (least, most int, pending bool) {
@@ -193,10 +194,9 @@ func (w *relayRun) acceptedFrames(d *node) (least, most int, pending bool) {
 	return least, most, pending
 }
 
-// checkStrays holds what a process counted as sent to unknown phones against the
-// envelopes that it has taken in for phones that never were their sender's. An
-// envelope for a phone that has left is none of them: honest binaries send such
-// ones.
+// checkStrays compares the counter of frames to unknown phones with the stray
+// envelopes that the process accepted. An envelope for a phone that has left is
+// not stray: correct binaries send such envelopes.
 func (w *relayRun) checkStrays(d *node, unknown int) {
 	least, most := 0, 0
 	for _, c := range w.all() {

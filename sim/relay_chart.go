@@ -51,7 +51,8 @@ func (w *relayRun) Chart() *Chart {
 	return c
 }
 
-// addColumns adds a lane for each phone, or each binary, and says whose is which.
+// addColumns adds a column for each phone, or for each binary, and enters the
+// column of each connection into columns.
 func (c *Chart) addColumns(all []*client, phones bool, columns map[*client]int) {
 	var users []*peerUser
 	for _, o := range all {
@@ -75,7 +76,7 @@ func (c *Chart) addColumns(all []*client, phones bool, columns map[*client]int) 
 
 // chartOne draws one connection.
 func (w *relayRun) chartOne(c *Chart, o *client, at int) {
-	name := "" // said again where an actor has several connections
+	name := "" // needed if an actor has several connections
 	if len(o.user.conns) > 1 {
 		name = o.name + " "
 	}
@@ -115,20 +116,20 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 		}
 		mark(o.leftAt, "fault", name+how)
 	}
-	for n := range maxClients { // in order, as a map is not
+	for n := range maxClients { // sorted, unlike the map
 		if f := o.flows[n]; f != nil && f.notices > 0 && !o.phone {
 			mark(f.toldAt, "notice", w.clients[n].Load().name+" is gone")
 		}
 	}
 	for _, s := range o.stalls {
 		if s.to.after(to) {
-			s.to = to // with the connection
+			s.to = to // it ends with the connection
 		}
 		c.Shades = append(c.Shades, Shade{at, s.from, s.to, "stall"})
 	}
 }
 
-// chartFrames draws what went between a phone and binaries.
+// chartFrames draws the frames between a phone and binaries.
 func (w *relayRun) chartFrames(c *Chart, p *client, columns map[*client]int, relay int) {
 	mine := relay
 	var up, down *flow

@@ -10,8 +10,8 @@ var (
 	takenWake     = []byte(`"token":"` + tokenTaken)
 )
 
-// A client is one connection of a peer, as the peer sees it: a WebSocket
-// client of its own make, and what it will be judged by.
+// A client is one connection of a peer, as the peer sees it: a WebSocket client
+// with its own implementation, and the records that the checks use.
 type client struct {
 	w            *relayRun
 	num          int
@@ -22,57 +22,57 @@ type client struct {
 	name         string
 	user         *peerUser
 	node         *node
-	home         *node // which has made a phone of it; another node, perhaps, in a cluster
+	home         *node // that registered it as a phone; in a cluster maybe another node
 	sock         *socket
 	gate         Gate  // opened when anything below changes
-	rnd          *Rand // of the task that reads
+	rnd          *Rand // randomness of the read task
 
 	dialedAt stamp
-	parked   bool // the relay does not read it; noted where no task runs
+	parked   bool // the relay does not read it; set while no task runs
 	sentLog  sentLog
-	// Noted where no task runs: frames that the relay has taken in for sure, and
-	// stray envelopes.
+	// Set while no task runs: the frames, and the stray envelopes, that the relay
+	// has certainly accepted.
 	acceptedFrames, acceptedStrays int
 
-	mu sync.Mutex // guards all below; held at no seam
+	mu sync.Mutex // guards all below; never held at a yield point
 
-	status     int // of the refusal over HTTP
+	status     int // HTTP status of a refusal
 	retry      string
 	upgraded   bool
 	upgradedAt stamp
-	served     bool // the door is done with it
+	served     bool // the relay's HTTP handler has returned
 	servedAt   stamp
 
 	stalled, ignoresPings bool
-	answersNotices        bool // of a binary: sends one envelope for each close notice
-	diesAfterPong         bool // is gone after its next pong
+	answersNotices        bool // a binary: sends one envelope for each close notice
+	diesAfterPong         bool // disappears after its next pong
 	faults                fault
-	left                  bool // the peer has ended it: no more of its doing
+	left                  bool // the peer has ended it and sends no more
 	leftAt                stamp
 	dribbled              bool // it is in the middle of a message
 	dribbledAt            int64
-	firstFaultAt          int64 // when the first fault was, or its close message
+	firstFaultAt          int64 // time of the first fault, or of its close message
 	closeSent             bool
 	closeWith             int
 	stalls                []span
 
-	closed            bool // the relay's close message has come
+	closed            bool // the relay's close message has arrived
 	code              int
 	reason            string
 	closedAt          stamp
-	ended             bool // nothing more will come
+	ended             bool // the connection has ended for the peer
 	endedAt           stamp
-	sentAt            []int64 // when it sent anything
+	sentAt            []int64 // times at which it sent bytes
 	endedWithoutClose bool    // without a close message
 
 	pings         int      // sent
 	pongs         int      // got
 	ponged        []pingAt // pings that it answered
 	known         []int
-	flows         map[int]*flow // of a binary by phone; of a phone under 0
+	flows         map[int]*flow // of a binary: by phone; of a phone: under 0
 	receivedBytes int           // bytes of frames
 	wakes         int           // asked for
-	woken         int           // seen by push; used on the relay's tasks only
+	woken         int           // that push got; used on the relay's tasks only
 }
 
 func (c *client) note(change func()) {
@@ -87,14 +87,14 @@ func (c *client) is(cond func() bool) bool {
 	return cond()
 }
 
-// change is note for what the connection's own tasks wait for.
+// change is note and wakes the connection's tasks.
 func (c *client) change(f func()) {
 	c.note(f)
 	c.w.e.Open(&c.gate)
 }
 
-// flow is that with the phone of that number, made if need be. The mutex is
-// held.
+// flow returns the flow with phone n, and creates it if necessary. The mutex
+// must be held.
 func (c *client) flow(n int) *flow {
 	if c.flows == nil {
 		c.flows = make(map[int]*flow)
@@ -107,28 +107,28 @@ func (c *client) flow(n int) *flow {
 	return f
 }
 
-// open tells whether the peer can still send. The mutex is held.
+// open reports whether the peer can still send. The mutex must be held.
 func (c *client) open() bool { return c.upgraded && !c.left && !c.ended && !c.closeSent && !c.closed }
 
-// sendCounts tells whether what the peer sends next still counts. The mutex is
-// held.
+// sendCounts reports whether the relay must handle the peer's next message. The
+// mutex must be held.
 func (c *client) sendCounts() bool {
 	return c.open() && !c.dribbled && c.faults&(didBig|didBreak|didBad) == 0
 }
 
-// write sends bytes. The mutex is held.
+// write sends bytes. The mutex must be held.
 func (c *client) write(b []byte) {
 	c.sentAt = append(c.sentAt, c.w.e.Now())
-	_, _ = c.sock.up.put(b, len(b)) // a reset is noticed by who reads
+	_, _ = c.sock.up.put(b, len(b)) // the read task notices a reset
 }
 
-// sendMessage sends a data message. The mutex is held.
+// sendMessage sends a data message. The mutex must be held.
 func (c *client) sendMessage(r *Rand, payload []byte, pieces int) {
 	c.sentLog.add(bytes.Contains(payload, bareDirective) || bytes.Contains(payload, takenWake))
 	var b []byte
 	op := byte(opText)
 	if r.Chance(8) {
-		op = opBinary // the contract has the relay not look
+		op = opBinary // the relay must accept both opcodes
 	}
 	for i := pieces; i > 1; i-- {
 		k := len(payload) / i
@@ -142,7 +142,7 @@ func (c *client) sendMessage(r *Rand, payload []byte, pieces int) {
 	c.write(appendMasked(b, op, true, payload, uint32(r.Uint64())))
 }
 
-// noteFault notes a fault. The mutex is held.
+// noteFault records a fault. The mutex must be held.
 func (c *client) noteFault(f fault) {
 	if c.faults == 0 && !c.closeSent {
 		c.firstFaultAt = c.w.e.Now()
@@ -158,8 +158,7 @@ func (c *client) endByPeer(how fault) {
 	})
 }
 
-// read is the task that takes what the relay sends, until nothing more
-// will come.
+// read is the task that reads what the relay sends, until the connection ends.
 func (c *client) read() {
 	e := c.w.e
 	var in inbox
@@ -195,7 +194,7 @@ func (c *client) read() {
 	}
 }
 
-// noteEnd notes that nothing more will come, and closes the peer's side.
+// noteEnd records the end of the connection and closes the peer's side.
 func (c *client) noteEnd() {
 	c.change(func() {
 		c.ended, c.endedAt, c.endedWithoutClose = true, c.w.stamp(), !c.closed
@@ -204,7 +203,7 @@ func (c *client) noteEnd() {
 	c.sock.down.update(setReadClosed)
 }
 
-// receive takes one message of the relay.
+// receive handles one message of the relay.
 func (c *client) receive(op byte, payload []byte) {
 	e, last := c.w.e, false
 	if c.is(func() bool { return c.closed }) {
@@ -243,8 +242,8 @@ func (c *client) receive(op byte, payload []byte) {
 	}
 }
 
-// checkPong must carry the newest ping answered so far, or an older one that is
-// newer than the last.
+// checkPong checks that a pong answers a ping that is newer than that of the
+// last pong.
 func (c *client) checkPong(payload []byte) {
 	ok := c.is(func() bool {
 		n := -1

@@ -2,7 +2,7 @@ package sim
 
 import "strings"
 
-// processes are the processes there have been, the newest last.
+// processes returns all processes of the run, the newest last.
 func (w *relayRun) processes() []*node {
 	var ds []*node
 	for _, c := range w.all() {
@@ -19,7 +19,7 @@ func (w *relayRun) processes() []*node {
 	return ds
 }
 
-// judgeCounters holds what the relay counted against what came out of it.
+// judgeCounters compares the relay's counters with the bytes that it wrote.
 func (w *relayRun) judgeCounters(d *node) {
 	got := gather(d.relay.Metrics())
 	const prefix = "pyrycode_relay_"
@@ -49,7 +49,7 @@ func (w *relayRun) judgeCounters(d *node) {
 			w.e.Fail("forwarded", "the relay counts %v frames %s; %d are on the wire", v, dir, frames[i])
 		}
 		if attempts[i] != float64(d.dials[i]) {
-			w.e.Fail("attempts", "%d requests at door %d have %v outcomes; want one each", d.dials[i], i, attempts[i])
+			w.e.Fail("attempts", "%d requests at endpoint %d have %v outcomes; want one each", d.dials[i], i, attempts[i])
 		}
 	}
 	if v := got[prefix+"ws_upgrade_attempts_total server reject_409"]; int(v) < refused[0] {
@@ -67,9 +67,9 @@ func (w *relayRun) judgeCounters(d *node) {
 	w.coverCounters(got)
 }
 
-// judgeGraceCloses holds the phones that are counted as closed at the end of a grace
-// against those that went with one, and against those that were told so: with
-// 1000, where neither the phone nor its binary has asked for that.
+// judgeGraceCloses compares the counter of phones closed at the end of a grace
+// with the phones that were joined then, and with those that were closed with
+// 1000 without a close or a directive of a peer.
 func (w *relayRun) judgeGraceCloses(d *node, counted int) {
 	told := 0
 	for _, c := range w.all() {

@@ -15,8 +15,8 @@ import (
 
 type clientKey struct{}
 
-// clientAddr is who is charged, as behind a proxy that is trusted: each
-// actor has an address of its own.
+// clientAddr returns the address to which the relay attributes the request, as
+// behind a trusted proxy. Each actor has its own address.
 func clientAddr(req *http.Request) netip.Addr {
 	c := req.Context().Value(clientKey{}).(*client)
 	return netip.AddrFrom4([4]byte{10, 0, byte(nameKey(c.user.name) >> 8), byte(nameKey(c.user.name))})
@@ -38,7 +38,7 @@ func (w *relayRun) upgrade(rw http.ResponseWriter, req *http.Request) (relay.Soc
 	return c.sock, nil
 }
 
-// A request's kind: what is wrong with it.
+// The kinds of requests.
 const (
 	asIs = iota
 	noHeader
@@ -46,7 +46,7 @@ const (
 )
 
 // dial makes a connection and returns once it is upgraded or refused. It
-// is nil if there are too many in this run.
+// returns nil if the run has too many connections.
 func (w *relayRun) dial(u *peerUser, phone bool, server, kind int) *client {
 	return w.dialTo(w.node.Load(), u, phone, server, kind)
 }

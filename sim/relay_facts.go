@@ -1,7 +1,7 @@
 package sim
 
-// A fault is something that a peer or the network did, after which less can
-// be asked of the relay.
+// A fault is an action of a peer or the network that excuses some behaviour of
+// the relay.
 type fault uint16
 
 const (
@@ -19,8 +19,7 @@ const (
 
 type span struct{ from, to stamp }
 
-// A stamp is when something happened. The step orders what happens at one
-// time.
+// A stamp is the time of an event. The step orders events at the same time.
 type stamp struct {
 	at   int64
 	step int // 0: never
@@ -28,7 +27,7 @@ type stamp struct {
 
 func (w *relayRun) stamp() stamp { return stamp{w.e.Now(), w.e.Steps() + 1} }
 
-// never or after o.
+// after reports whether s is after o. Never is after everything.
 func (s stamp) after(o stamp) bool { return s.step == 0 || s.step > o.step }
 
 // A flow is the frames between one phone and one binary, as one of them
@@ -36,12 +35,12 @@ func (s stamp) after(o stamp) bool { return s.step == 0 || s.step > o.step }
 type flow struct {
 	sent           []sent
 	got            []stamp // when
-	from           int     // the binary, for a phone
-	since          stamp   // when its first frame came
+	from           int     // of a phone: its binary
+	since          stamp   // when its first frame arrived
 	orders         []order
 	notices        int
 	notice         int
-	noticeReceived bool // the notice has come
+	noticeReceived bool // the close notice has arrived
 	toldAt         stamp
 }
 

@@ -2,7 +2,7 @@ package sim
 
 import "time"
 
-// judgeFlows judges the frames between a phone and its binary.
+// judgeFlows checks the frames between a phone and its binary.
 func (w *relayRun) judgeFlows(p *client) {
 	var mine *client
 	for _, b := range w.all() {
@@ -20,8 +20,7 @@ func (w *relayRun) judgeFlows(p *client) {
 	for _, b := range w.all() {
 		if l := b.flows[p.num]; !b.phone && l != nil && l.notices > 0 {
 			late := b.dialedAt.step > p.servedAt.step && p.servedAt.step > 0
-			if mine != nil && mine != b || late && w.cluster == nil { // a node may be asked late to let it in
-
+			if mine != nil && mine != b || late && w.cluster == nil { // in a cluster another node may be asked late to let it in
 				w.blame("notice", p, "%s was told that it is gone, and never served it", b.name)
 			}
 			w.judgeNotice(p, b, l)
@@ -51,8 +50,8 @@ func (w *relayRun) judgeFlows(p *client) {
 	}
 }
 
-// judgePhoneCap holds p's joining against the cap: so many had joined before it and
-// were there after it.
+// judgePhoneCap checks p's join against the limit of phones. It counts the phones
+// that had joined before p and were still joined after it.
 func (w *relayRun) judgePhoneCap(p, mine *client) {
 	n := 0
 	for _, o := range w.all() {
@@ -69,7 +68,7 @@ func (w *relayRun) judgePhoneCap(p, mine *client) {
 	}
 }
 
-// judgeNotice judges what a binary was told of a phone's end.
+// judgeNotice checks the close notice that a binary got for a phone.
 func (w *relayRun) judgeNotice(p, b *client, l *flow) {
 	sent := 1001
 	if p.closeSent && p.closeWith != 0 {
@@ -81,13 +80,13 @@ func (w *relayRun) judgeNotice(p, b *client, l *flow) {
 	}
 }
 
-// maxDelay is how long what is for c may take to come to it if it reads. What
-// is on its way fills the pipe, so it takes a while for much.
+// maxDelay returns how long a frame to c may take if c reads. It grows with the
+// number of bytes, because bytes on their way fill the pipe.
 func (w *relayRun) maxDelay(c *client) int64 {
 	return w.latency() * int64(6+2*c.receivedBytes/max(w.run.Param("room", 1<<14), 512))
 }
 
-// judgeFrameDelays looks how long frames took to somebody who read all the time.
+// judgeFrameDelays checks how long frames took to a peer that read all the time.
 func (w *relayRun) judgeFrameDelays(p, to *client, got []stamp, from []sent) {
 	if to.faults&(didStall|didVanish) != 0 {
 		return
@@ -100,7 +99,7 @@ func (w *relayRun) judgeFrameDelays(p, to *client, got []stamp, from []sent) {
 	}
 }
 
-// judgeBacklog looks how much was kept for a phone that did not read.
+// judgeBacklog checks how many bytes were kept for a phone that did not read.
 func (w *relayRun) judgeBacklog(p *client, down, up *flow) {
 	for _, s := range p.stalls {
 		kept, largest := 0, 0
@@ -110,7 +109,7 @@ func (w *relayRun) judgeBacklog(p *client, down, up *flow) {
 				largest = max(largest, f.size+64)
 			}
 		}
-		room := 2*max(w.run.Param("room", 1<<14), 512) + 2*largest // what the pipe holds is smaller than what it costs
+		room := 2*max(w.run.Param("room", 1<<14), 512) + 2*largest // the pipe holds fewer bytes than the relay charges for them
 		if most := w.highest(p.node, p.dialedAt, p.servedAt, budgetOf) + room; kept > most {
 			w.blame("budget", p, "%d bytes were kept for it; want %d at most", kept, most)
 		}
@@ -120,7 +119,7 @@ func (w *relayRun) judgeBacklog(p *client, down, up *flow) {
 // slack is how late the relay's alarms may be.
 const slack = 100 * int64(time.Millisecond)
 
-// judgeTimeouts looks whether the relay gave up in time.
+// judgeTimeouts checks that the relay closed the connection in time.
 func (w *relayRun) judgeTimeouts(c *client) {
 	s := c.sock
 	if !w.exactTiming {
@@ -132,15 +131,15 @@ func (w *relayRun) judgeTimeouts(c *client) {
 	if s.tap.closes > 0 && s.closedAt-s.tap.closed > int64(linger)+slack {
 		w.blame("in time", c, "%d ms after its close message the socket was still open", (s.closedAt-s.tap.closed)/1e6)
 	}
-	// A claimant is read no further than its first message.
+	// The relay reads no further than the first message of a claimant.
 	served := len(c.known) > 0 && c.firstFrameAt().at <= c.dribbledAt
 	if c.dribbled && served && c.code == 1008 && s.tap.closed-c.dribbledAt > int64(messageTime)+slack+w.latency() {
 		w.blame("in time", c, "the relay has waited %d ms for the rest of a message", (s.tap.closed-c.dribbledAt)/1e6)
 	}
 }
 
-// backlogOverflowed: at one time what the binary had sent and the phone had not
-// got was over the budget.
+// backlogOverflowed reports whether at some time the bytes that the binary had
+// sent and the phone had not received exceeded the budget.
 func (w *relayRun) backlogOverflowed(c *client) bool {
 	got, budget := c.flow(0).got, w.lowest(c.node, c.dialedAt, c.servedAt, budgetOf)
 	return w.binaries(c, func(b *client) bool {
@@ -163,7 +162,8 @@ func (w *relayRun) backlogOverflowed(c *client) bool {
 	})
 }
 
-// binaryStuck: a binary of this server-id has not read all the time.
+// binaryStuck reports whether a binary of this server-id did not read all the
+// time.
 func (w *relayRun) binaryStuck(c *client) bool {
 	return w.binaries(c, func(b *client) bool { return b.faults&(didStall|didVanish) != 0 && b.firstFaultAt <= c.closedAt.at })
 }

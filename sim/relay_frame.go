@@ -5,16 +5,16 @@ import (
 	"strconv"
 )
 
-// A frame of the relay world says who sent it, to whom, and which of them
-// it is, and ends with a sum over all of its bytes.
+// A frame of the relay world contains its sender, its receiver and its number,
+// and ends with a checksum over all of its bytes.
 type frame struct {
-	binary int // the connection that sent it, or 0 for a phone's
-	phone  int // the connection that sent it, or is meant
+	binary int // the connection that sent it, or 0 if a phone did
+	phone  int // the connection that sent it, or its receiver
 	n      int // counted from 1
 	echo   bool
 }
 
-// roundTripText is text that comes out changed if anybody writes it anew.
+// roundTripText is text that changes if it is decoded and encoded again.
 const roundTripText = `<&> é \u00e9 \/ \u2028`
 
 func (f frame) append(dst []byte, pad int) []byte {
@@ -39,7 +39,7 @@ func (f frame) append(dst []byte, pad int) []byte {
 	return append(dst, '}')
 }
 
-// parseFrame reads a frame; ok is false if one byte is not as it was sent.
+// parseFrame reads a frame; ok is false if a byte has changed.
 func parseFrame(b []byte) (f frame, ok bool) {
 	i := bytes.LastIndex(b, []byte(`"h":`))
 	if i < 0 || b[len(b)-1] != '}' {
@@ -78,8 +78,8 @@ func sum(b []byte) uint32 {
 	return h
 }
 
-// appendConnID appends the conn-id of a phone's connection. The world hands
-// the relay its randomness, so that ids say whose they are.
+// appendConnID appends the conn-id of a phone's connection. The world provides
+// the relay's randomness, so that it can derive the connection from the id.
 func appendConnID(dst []byte, phone int) []byte {
 	const digits = "0123456789abcdef"
 	v := mix(uint64(phone))

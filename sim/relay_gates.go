@@ -1,8 +1,8 @@
 package sim
 
-// What the doors may refuse, and for which reason.
+// Which requests the endpoints may refuse, and for which reasons.
 
-// judgeEndpoint judges what was answered over HTTP.
+// judgeEndpoint checks the answer over HTTP.
 func (w *relayRun) judgeEndpoint(c *client) {
 	ok, status := true, c.status
 	switch {
@@ -13,7 +13,7 @@ func (w *relayRun) judgeEndpoint(c *client) {
 		ok = c.kind == noHeader || c.badHandshake
 	case status == 403:
 		ok = c.kind == fromPage
-	case status == 429: // a bucket that was emptied while it was smaller stays so for a while
+	case status == 429: // a bucket that was emptied with a smaller limit refills slowly
 		most := w.lowest(c.node, stamp{}, c.servedAt, burstOf)
 		ok = w.requestsBefore(c)-min(w.missesBefore(c), most) >= most && c.retry != ""
 	case status == 503:
@@ -27,8 +27,8 @@ func (w *relayRun) judgeEndpoint(c *client) {
 	w.judgeRateLimit(c)
 }
 
-// judgeRateLimit holds those of one address that came at one moment against what
-// it may ask for at once.
+// judgeRateLimit checks the number of requests of one address at one moment
+// against its burst limit.
 func (w *relayRun) judgeRateLimit(c *client) {
 	n, from := 0, c.dialedAt
 	for _, o := range w.all() {
@@ -43,33 +43,35 @@ func (w *relayRun) judgeRateLimit(c *client) {
 		}
 	}
 	if most := w.highest(c.node, from, c.servedAt, burstOf); w.exactTiming && c.status != 429 && n >= most {
-		w.blame("gates", c, "let through after %d others of its address at once; want %d in all at most", n, most)
+		w.blame("gates", c, "let through after %d others of its address at the same time; want %d in all at most", n, most)
 	}
 }
 
-// missed: c was told that nobody holds its server-id, and has its attempt back.
+// missed reports whether c was told that its server-id has no holder. Such an
+// attempt is not charged.
 func (c *client) missed() bool {
 	return c.phone && c.closed && c.code == 4404 && c.reason == "no server with that id"
 }
 
-// mayHaveMissed is missed, also of those who left before they were told.
+// mayHaveMissed is missed, or a phone that left before it was told.
 func (c *client) mayHaveMissed() bool {
 	return c.missed() || c.phone && c.upgraded && !c.closed
 }
 
-// relayFull: as many connections as there may be may have been open.
+// relayFull reports whether as many connections as the limit may have been open.
 func (w *relayRun) relayFull(c *client) bool {
 	return w.others(c, func(*client) bool { return true }) >= w.lowest(c.node, c.dialedAt, c.servedAt, connsOf)
 }
 
-// addressFull: as many of the same address as there may be.
+// addressFull is relayFull for the connections of c's address.
 func (w *relayRun) addressFull(c *client) bool {
 	return w.others(c, c.sameAddress) >= w.lowest(c.node, c.dialedAt, c.servedAt, perAddressOf)
 }
 
 func (c *client) sameAddress(o *client) bool { return o.user == c.user }
 
-// judgeConnCaps holds who was let in against the caps: so many were open for sure.
+// judgeConnCaps checks an admitted connection against the connection limits. It
+// counts the connections that were certainly open.
 func (w *relayRun) judgeConnCaps(c *client) {
 	open, mine := 0, 0
 	for _, o := range w.all() {
@@ -82,14 +84,14 @@ func (w *relayRun) judgeConnCaps(c *client) {
 		}
 	}
 	if most := w.highest(c.node, c.dialedAt, c.upgradedAt, connsOf); open >= most {
-		w.blame("gates", c, "let in beside %d others; want %d in all at most", open, most)
+		w.blame("gates", c, "let in with %d others; want %d in all at most", open, most)
 	}
 	if most := w.highest(c.node, c.dialedAt, c.upgradedAt, perAddressOf); mine >= most {
-		w.blame("gates", c, "let in beside %d others of its address; want %d in all at most", mine, most)
+		w.blame("gates", c, "let in with %d others of its address; want %d in all at most", mine, most)
 	}
 }
 
-// requestsBefore counts the requests from the same address.
+// requestsBefore counts the earlier requests of the same address.
 func (w *relayRun) requestsBefore(c *client) int {
 	n := 0
 	for _, o := range w.all() {
@@ -100,7 +102,7 @@ func (w *relayRun) requestsBefore(c *client) int {
 	return n
 }
 
-// missesBefore counts those of them that had their attempts back by then.
+// missesBefore counts those of them that were not charged by then.
 func (w *relayRun) missesBefore(c *client) int {
 	n := 0
 	for _, o := range w.all() {
@@ -111,7 +113,8 @@ func (w *relayRun) missesBefore(c *client) int {
 	return n
 }
 
-// tooManyClaimants: as many others as may wait wanted the same server-id.
+// tooManyClaimants reports whether the limit of waiting claimants of the same
+// server-id may have been reached.
 func (w *relayRun) tooManyClaimants(c *client) bool {
 	return !c.phone && w.others(c, func(o *client) bool { return !o.phone && o.server == c.server }) > 16
 }
@@ -119,7 +122,7 @@ func (w *relayRun) tooManyClaimants(c *client) bool {
 // others counts the connections that may have been open at the same time
 // as c.
 func (w *relayRun) others(c *client, like func(*client) bool) int {
-	n, until := 0, c.servedAt // when it was refused over HTTP
+	n, until := 0, c.servedAt // if it was refused over HTTP
 	if c.upgraded {
 		until = c.closedAt
 	}
@@ -131,8 +134,8 @@ func (w *relayRun) others(c *client, like func(*client) bool) int {
 	return n
 }
 
-// knownEnd is when the relay can at the latest have known that c is over, as
-// far as the peers know: never, if it was left in silence.
+// knownEnd is the latest time at which the relay can have learned of c's end:
+// never, if the peer vanished.
 func (c *client) knownEnd() stamp {
 	if c.ended && !c.left {
 		return c.endedAt

@@ -2,8 +2,8 @@ package sim
 
 import "time"
 
-// Idle lets time go on while something is left to happen. Once the actors
-// are through, everything heals.
+// Idle lets time go on until the run is over. Once the actors have finished,
+// it starts heal.
 func (w *relayRun) Idle() bool {
 	w.coverParked()
 	w.checkAccounting(w.node.Load(), false)
@@ -18,8 +18,8 @@ func (w *relayRun) Idle() bool {
 	return !w.healed || w.e.Armed() > 0
 }
 
-// checkDue tells whether it is time for the relay to count itself: at every
-// walkEvery-th quiet moment.
+// checkDue reports whether the relay's full check is due: at every checkEvery-th
+// moment at which no task can run.
 func (w *relayRun) checkDue() bool {
 	if w.healed || w.lastIdleAt == w.e.Now() {
 		return false
@@ -29,12 +29,12 @@ func (w *relayRun) checkDue() bool {
 	return w.idleMoments%checkEvery == 0
 }
 
-// checkEvery trades what one walk finds earlier for what more seeds find.
+// checkEvery balances the cost of a check against the number of seeds.
 const checkEvery = 8
 
 func (w *relayRun) check() {
 	if err := w.node.Load().relay.Check(); err != nil {
-		w.e.Fail("walk", "at a quiet moment: %v", err)
+		w.e.Fail("walk", "with no task running: %v", err)
 	}
 }
 
@@ -48,13 +48,12 @@ func (w *relayRun) actorsDone() bool {
 	return true
 }
 
-// recoveryTime is longer than any silence, grace and timeout of the relay,
-// together.
+// recoveryTime is longer than the sum of all timeouts and graces of the relay.
 const recoveryTime = 4*time.Minute + 30*time.Second
 
-// heal is the second phase: no more faults; everyone reads and answers
-// again, apart from those nobody will hear of any more. Then all must be
-// served, and at last everything must end.
+// heal is the second phase, without faults. All peers read and answer again,
+// except those that have vanished. Then every peer must be served, and at the
+// end every connection must be closed.
 func (w *relayRun) heal() {
 	for _, c := range w.all() {
 		c.note(func() { c.ignoresPings = false })
@@ -64,12 +63,12 @@ func (w *relayRun) heal() {
 	if !w.isDrained() {
 		w.converge()
 	}
-	d := w.node.Load() // drained already, it must say once more that it is done
+	d := w.node.Load() // if it has drained already, it must report that it is done once more
 	spread := time.Duration(w.run.Param("spread", 0)) * time.Second
 	w.drain(d, spread)
 	w.e.Sleep(int64(15*time.Second + spread))
 	if got, want := w.drainCounts(); got != want {
-		w.e.Fail("drain", "15 s after the drain it has said %d times that it is done; was told to %d times", got, want)
+		w.e.Fail("drain", "15 s after the drain it has reported %d times that it is done; want %d, one for each drain", got, want)
 	}
 	if err := d.relay.Check(); err != nil {
 		w.e.Fail("walk", "after the drain: %v", err)
@@ -83,7 +82,7 @@ func (w *relayRun) drainCounts() (got, want int) { return w.drainsDone, w.drains
 //go:norace
 func (w *relayRun) setHealed() { w.healed = true }
 
-// converge sees that whoever should be served is.
+// converge checks that all peers that should be served are served.
 func (w *relayRun) converge() {
 	d := w.node.Load()
 	u := &peerUser{name: "b-heal", rnd: NewRand(1)}
@@ -96,8 +95,8 @@ func (w *relayRun) converge() {
 		w.e.Sleep(int64(time.Second))
 	}
 	w.checkCounts("with everyone new")
-	// What was written must not stay charged: with little budget the same
-	// again and again is more than fits at once.
+	// Written bytes must not stay charged: with a small budget, repeating the
+	// same frames exceeds it.
 	rounds, pad := 1, 0
 	if w.limits().phoneOutbox <= 2<<10 && !w.smallChunks() {
 		rounds, pad = 3, 1500
@@ -111,7 +110,7 @@ func (w *relayRun) converge() {
 	}
 }
 
-// checkAnswered has every phone send a frame, and sees that it is answered.
+// checkAnswered has every phone send a frame and checks that it gets an answer.
 func (w *relayRun) checkAnswered(r *Rand, pad int) {
 	var asked []*client
 	for _, c := range w.all() {
@@ -134,8 +133,8 @@ func (w *relayRun) checkAnswered(r *Rand, pad int) {
 	}
 }
 
-// checkCounts looks whether the relay counts whom the peers know to be
-// connected, and that each server-id has one binary at most.
+// checkCounts checks that the relay counts the connections that the peers know
+// to be open, and that each server-id has at most one binary.
 func (w *relayRun) checkCounts(when string) {
 	d := w.node.Load()
 	var open [2]int
@@ -161,8 +160,8 @@ func (w *relayRun) checkCounts(when string) {
 	}
 }
 
-// checkNotices looks whether each binary that is still there knows which of its
-// phones are gone.
+// checkNotices checks that each connected binary was told which of its phones
+// are gone.
 func (w *relayRun) checkNotices() {
 	for _, b := range w.all() {
 		if b.phone || !b.is(b.open) {

@@ -2,10 +2,10 @@ package sim
 
 import "time"
 
-// Who held a slot, and who was alive, as far as the peers know.
+// Which binaries held a slot, and which were alive, as far as the peers know.
 
-// silent: a ping had left, and was not answered for as long as a probe
-// waits, when the relay gave c up. The close may have left much later.
+// silent reports whether c had not answered a ping for the probe's timeout when
+// the relay gave c up. The close may have been written much later.
 func (w *relayRun) silent(c *client) bool {
 	until := c.sock.tap.closed
 	for _, ping := range c.sock.tap.pings {
@@ -20,7 +20,7 @@ func (w *relayRun) silent(c *client) bool {
 	return false
 }
 
-// binaries are the ones that may have served c.
+// binaries reports whether like is true for a binary that may have served c.
 func (w *relayRun) binaries(c *client, like func(b *client) bool) bool {
 	for _, b := range w.all() {
 		if b != c && !b.phone && b.server == c.server && !w.apart(b.node, c.node) && b.upgraded && like(b) {
@@ -30,8 +30,8 @@ func (w *relayRun) binaries(c *client, like func(b *client) bool) bool {
 	return false
 }
 
-// heldThroughout: a binary that had been served by the relay before c came
-// was still there when c was told that there is none.
+// heldThroughout reports whether a binary that was served before c connected was
+// still connected when c was told that there is none.
 func (w *relayRun) heldThroughout(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
 		return b.faults == 0 && b.reason != "heartbeat timeout" && b.firstFrameAt().step != 0 && !b.firstFrameAt().after(c.dialedAt) &&
@@ -39,8 +39,8 @@ func (w *relayRun) heldThroughout(c *client) bool {
 	})
 }
 
-// firstFrameAt is when the first frame of a phone came to a binary: from then on
-// it is sure to hold its slot.
+// firstFrameAt is when a binary got its first frame of a phone. From then on it
+// certainly holds its slot.
 func (c *client) firstFrameAt() stamp {
 	if len(c.known) == 0 {
 		return stamp{}
@@ -48,15 +48,15 @@ func (c *client) firstFrameAt() stamp {
 	return c.flows[c.known[0]].since
 }
 
-// newcomer: a binary came that had not been there before the phone.
+// newcomer reports whether a binary other than the phone's connected.
 func (w *relayRun) newcomer(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
 		return b.num != c.flow(0).from && b.code != 4409 && !b.upgradedAt.after(c.closedAt)
 	})
 }
 
-// incumbentAlive: while c waited another binary answered a ping, or came, or
-// was given up for a rival.
+// incumbentAlive reports whether, while c waited, another binary answered a
+// ping, connected, or lost its slot to a rival.
 func (w *relayRun) incumbentAlive(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
 		if !w.exactTiming || b.upgradedAt.after(c.dialedAt) && !b.upgradedAt.after(c.closedAt) {
@@ -76,8 +76,8 @@ func (w *relayRun) latency() int64 {
 	return int64(w.run.Param("latency", 0)) * int64(time.Millisecond)
 }
 
-// graceEnded: a grace before c was closed a binary had gone, or had begun
-// to.
+// graceEnded reports whether a binary disconnected, or began to, at least one
+// grace before c was closed.
 func (w *relayRun) graceEnded(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
 		if !w.exactTiming {

@@ -47,7 +47,7 @@ func (w *relayRun) dialOp(u *peerUser, op Op) {
 	if w.cluster != nil {
 		m := w.cluster.nodeAt(op.Arg / maxServers)
 		if m.isEnded() {
-			return // nobody listens there
+			return // the process has ended
 		}
 		d = m.node
 	}
@@ -55,13 +55,13 @@ func (w *relayRun) dialOp(u *peerUser, op Op) {
 	if c != nil && c.phone {
 		c.note(func() {
 			if c.open() {
-				c.sendToBinary(u.rnd, 0, 1, false) // as a handshake does, so that the binary knows it
+				c.sendToBinary(u.rnd, 0, 1, false) // as a real phone's handshake does, so that the binary knows it
 			}
 		})
 	}
 }
 
-// peerOp is what a peer does with its connection.
+// peerOp carries out an operation of a peer on its connection.
 func (w *relayRun) peerOp(c *client, u *peerUser, op Op) {
 	switch op.Verb {
 	case rStall:
@@ -90,7 +90,7 @@ func (w *relayRun) peerOp(c *client, u *peerUser, op Op) {
 		return
 	case rSend:
 		if c.is(func() bool { return !c.open() }) {
-			w.dialOp(u, Op{Verb: rDial, Arg: c.server + maxServers*op.Arg}) // as peers do that are cut off
+			w.dialOp(u, Op{Verb: rDial, Arg: c.server + maxServers*op.Arg}) // a disconnected peer redials
 			return
 		}
 	}
@@ -122,7 +122,7 @@ func (w *relayRun) peerOp(c *client, u *peerUser, op Op) {
 	w.e.Yield(AtWrite, c.sock.obj)
 }
 
-// sendOp sends frames. The connection's mutex is held.
+// sendOp sends frames. The connection's mutex must be held.
 func (w *relayRun) sendOp(c *client, u *peerUser, op Op) {
 	n, pieces, pad := 1, 1, [...]int{0, 40, 600, 1500}[op.Arg%4]
 	switch op.Verb {
@@ -149,8 +149,8 @@ func (w *relayRun) sendOp(c *client, u *peerUser, op Op) {
 	}
 }
 
-// flood sends large frames to everyone c knows, to every other one
-// more of them. The connection's mutex is held.
+// flood sends large frames to every phone that c knows, and more of them to
+// every second one. The connection's mutex must be held.
 func (w *relayRun) flood(c *client, u *peerUser, n int) {
 	if c.phone || w.smallChunks() {
 		return
@@ -166,8 +166,8 @@ func (w *relayRun) flood(c *client, u *peerUser, n int) {
 	}
 }
 
-// smallChunks: each read and write carries a few bytes, so there must not be
-// many, or the run would not end.
+// smallChunks reports whether each read and write carries only a few bytes. The
+// peers must then send little, or the run reaches its step limit.
 func (w *relayRun) smallChunks() bool { c := w.run.Param("chunk", 0); return c > 0 && c < 50 }
 
 // directive closes a phone, with or without a last frame.
@@ -189,8 +189,7 @@ func (w *relayRun) directive(c *client, u *peerUser, op Op) {
 	c.sendMessage(u.rnd, appendEnvelope(nil, to, inner, code), 1)
 }
 
-// misbehave does what the contract does not allow. The connection's mutex
-// is held.
+// misbehave violates the protocol. The connection's mutex must be held.
 func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 	switch op.Verb {
 	case rBig:
@@ -234,7 +233,7 @@ func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 	}
 }
 
-// junk is an envelope that the relay must drop, and no more, or a wake.
+// junk returns an envelope that the relay must drop, or a wake.
 func (w *relayRun) junk(c *client, n int) []byte {
 	foreign := 0
 	for k := 1; k <= w.count(); k++ {
