@@ -1,6 +1,6 @@
 package sim
 
-// Probes of the relay world.
+// Coverage goals of the relay world.
 const (
 	sawRelayWait = iota
 	sawOverlappingAlarms
@@ -56,7 +56,7 @@ const (
 func (relayWorld) CoverageGoals() []string {
 	return []string{
 		sawRelayWait:            "a task waits for a lock",
-		sawOverlappingAlarms:    "an alarm rings while another still does",
+		sawOverlappingAlarms:    "two alarms run at the same time",
 		sawTakenOver:            "a silent binary is taken over from",
 		sawReclaimed:            "a slot is reclaimed",
 		sawConflict:             "a probe is answered",
@@ -72,42 +72,42 @@ func (relayWorld) CoverageGoals() []string {
 		sawWriteWait:            "a write waits",
 		sawWriteTimeout:         "a write times out",
 		sawParked:               "a phone is parked for want of room",
-		sawUnparked:             "it is read again",
+		sawUnparked:             "a parked phone is read again",
 		sawParkedGrace:          "a phone is held through a grace",
 		sawPostponed:            "a probe is postponed",
-		sawClaimantGone:         "a claimant goes while it waits",
+		sawClaimantGone:         "a claimant disconnects while it waits",
 		sawDrainRivals:          "a drain finds rivals waiting",
 		sawDirectiveBehind:      "a directive waits behind a backlog",
 		sawCrossing:             "two closes cross",
 		sawIllegalDirective:     "a directive has an illegal code",
 		sawNotice:               "a binary is told that a phone is gone",
-		sawNoticeCode:           "and with which code",
+		sawNoticeCode:           "a binary is told the code with which a phone closed",
 		sawFullSlot:             "a slot is full",
-		sawNoBinary:             "a phone finds nobody",
+		sawNoBinary:             "a phone finds no binary",
 		sawRefusedCap:           "the relay is full",
-		sawRefusedRate:          "an address comes too often",
+		sawRefusedRate:          "an address connects too often",
 		sawTooBig:               "a message is too big",
 		sawTooSlow:              "a message takes too long",
 		sawRestartPhones:        "the process dies with phones joined",
 		sawManyPongs:            "pings of a peer are answered",
 		sawAborted:              "a drain is cut short",
-		sawTooManyClaimants:     "a claimant too many is refused before its upgrade",
-		sawTooManyClaimantsLate: "one gets past that, and is closed",
-		sawAddressFull:          "an address has all it may have",
+		sawTooManyClaimants:     "the limit of claimants refuses one before its upgrade",
+		sawTooManyClaimantsLate: "the limit of claimants closes one after its upgrade",
+		sawAddressFull:          "an address has all its connections",
 		sawWriteFailed:          "a socket fails with frames half written",
 		sawSpreadPhone:          "a drain closes phones one after the other",
 		sawSpreadGrace:          "a spread drain finds a slot in grace",
-		sawSpreadGone:           "a binary goes before its turn in a drain",
-		sawShedLoad:             "memory is short, and somebody holds much",
-		sawShedLoadTwo:          "and two must go",
+		sawSpreadGone:           "a binary disconnects before a spread drain closes it",
+		sawShedLoad:             "ShedLoad closes a connection",
+		sawShedLoadTwo:          "ShedLoad closes two connections",
 		sawLimits:               "limits change with phones joined",
-		sawLimitsRefuse:         "and somebody is refused for whom there was room before",
-		sawLastPong:             "a binary dies with a pong on its way, and its next life claims at once",
+		sawLimitsRefuse:         "a changed limit refuses a connection",
+		sawLastPong:             "a binary dies with a pong on its way, and reconnects immediately",
 		sawDeparted:             "an envelope is for a phone that has just left",
 	}
 }
 
-// coverCounters looks for probes in what the relay counted.
+// coverCounters marks the coverage goals that the relay's counters show.
 func (w *relayRun) coverCounters(got map[string]float64) {
 	for n, name := range map[int]string{
 		sawTakenOver: "takeovers_total", sawReclaimed: "reclaims_total", sawConflict: "claim_conflicts_total",
@@ -126,7 +126,7 @@ func (w *relayRun) coverCounters(got map[string]float64) {
 	w.e.Sometimes(sawSpreadGrace, w.graceAtSpread)
 }
 
-// coverConn looks for probes in what one peer saw.
+// coverConn marks the coverage goals that one connection shows.
 func (w *relayRun) coverConn(c *client) {
 	e := w.e
 	if c.status == 503 && w.drained.after(c.dialedAt) {
@@ -192,8 +192,8 @@ func (w *relayRun) coverPhone(c *client) {
 	}
 }
 
-// coverParked looks for phones that are not read although there is something
-// to read. Nothing runs meanwhile.
+// coverParked looks for phones with unread bytes: the relay has parked them.
+// Call it only while no task runs.
 //
 //go:norace
 func (w *relayRun) coverParked() {

@@ -13,8 +13,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Limits of this world's relay. They are small so that little is needed to
-// come to them; times are those of the contract.
+// Limits of this world's relay. They are small, so that few messages exceed
+// them. The times are those of production.
 const (
 	phoneMessage  = 2 << 10
 	binaryMessage = 4 << 10
@@ -30,11 +30,11 @@ const (
 type relayRun struct {
 	e           *Engine
 	run         *Run
-	exactTiming bool        // time moves only where nothing else can: what takes no time is judged by it
-	cluster     *clusterRun // the cluster that the relays are nodes of, or nil: there is one at a time
+	exactTiming bool        // time moves only when no task can run, so durations can be checked exactly; false in a cluster
+	cluster     *clusterRun // the cluster of the relays, or nil: then one process runs at a time
 
 	node           atomic.Pointer[node]
-	cur            *node // the same, for those the race detector does not watch
+	cur            *node // the same, for go:norace functions
 	clients        [maxClients]atomic.Pointer[client]
 	connInfos      [maxClients]connInfo
 	nclients       int
@@ -47,41 +47,41 @@ type relayRun struct {
 	shedLoads      [8]shedLoadCall
 	nshedLoads     int
 
-	idleMoments    int // moments at which nothing could run, and the last
+	idleMoments    int // moments at which no task could run, and the last of them
 	lastIdleAt     int64
 	healing        bool // written between tasks only
 	healed         bool
-	drained        stamp // the first drain has begun
-	refusesFrom    stamp // and lets nobody in from here
-	immediateDrain stamp // the first without a spread
-	spreadDrain    stamp // the first with one
-	closeDeadline  int64 // when all must have been told
-	graceAtSpread  bool  // a slot was in grace when a spread began
+	drained        stamp // when the first drain began
+	refusesFrom    stamp // when the relay began to refuse connections
+	immediateDrain stamp // the first drain without a spread
+	spreadDrain    stamp // the first drain with a spread
+	closeDeadline  int64 // when every connection must have been closed
+	graceAtSpread  bool  // a slot was in grace when a spread drain began
 	aborted        bool
-	drainsBegun    int // how often it was told to
-	drainsDone     int // how often a drain said that it was done
+	drainsBegun    int // calls of Drain
+	drainsDone     int // drains that reported that they are done
 }
 
-// node is one life of the relay's process.
+// node is one process of the relay, from its start to its end.
 type node struct {
 	n             int
-	m             *member // what it is besides in a cluster, or nil
+	m             *member // its member in a cluster, or nil
 	began         stamp
 	relay         *relay.Relay
 	handler       http.Handler
 	lock          *Lock // the registry's
 	gauges        [3]*Gauge
-	shown         relay.Counts // when the lock was last given back
+	shown         relay.Counts // at the last release of the lock
 	dials         [2]int       // requests so far, of binaries and phones
 	unwoken       int          // wakes that push refused
-	expired       int          // graces seen to end without a binary
+	expired       int          // graces that ended without a binary
 	frameCounters []prometheus.Metric
 
 	// expiredPhones are the phones that were in those graces at their end.
 	expiredPhones int
 }
 
-// graceChange is when a slot went into a grace, or one came out.
+// graceChange is the beginning or the end of a slot's grace.
 type graceChange struct {
 	at stamp
 	on bool
@@ -156,7 +156,7 @@ func (w *relayRun) newNode(n int) *node {
 	return d
 }
 
-// config is that of a process with such limits.
+// config returns the configuration of a process with these limits.
 func (w *relayRun) config(d *node, l limits) relay.Config {
 	p := w.run.Param
 	cfg := relay.Config{
@@ -171,9 +171,8 @@ func (w *relayRun) config(d *node, l limits) relay.Config {
 	return cfg
 }
 
-// connIDs is the relay's randomness: what it reads for a phone's id says
-// which connection of this world it is. What else it reads is for the order
-// of a drain.
+// connIDs is the relay's randomness. The bytes for a phone's id identify its
+// connection in this world. All other bytes are for the order of a drain.
 type connIDs struct {
 	w *relayRun
 	d *node
@@ -181,7 +180,7 @@ type connIDs struct {
 
 func (r connIDs) Read(p []byte) (int, error) {
 	c, _ := r.w.e.Current().Data.(*client)
-	if c == nil && len(p) == 16 { // a drain makes up its order
+	if c == nil && len(p) == 16 { // the order of a drain
 		enc.BigEndian.PutUint64(p, mix(uint64(r.w.run.Param("noise", 0))))
 		clear(p[8:])
 		return 16, nil
@@ -194,16 +193,16 @@ func (r connIDs) Read(p []byte) (int, error) {
 	return 8, nil
 }
 
-// setHome notes which process has made a phone of the connection.
+// setHome records the process that registered the connection as a phone.
 //
 //go:norace
 func (c *client) setHome(d *node) { c.home = d }
 
-// apart: the two processes share no server-ids.
+// apart reports whether the two processes share no server-ids.
 func (w *relayRun) apart(a, b *node) bool { return a != b && w.cluster == nil }
 
-// connInfo is what never changes of a connection, for those who may look at
-// no more.
+// connInfo is the constant part of a client, for go:norace functions and other
+// tasks.
 type connInfo struct {
 	phone  bool
 	server int
@@ -233,7 +232,7 @@ func (w *relayRun) number(phone bool, server int, d *node) int {
 //go:norace
 func (w *relayRun) count() int { return w.nclients }
 
-// connInfo looks at a connection by its number.
+// connInfo returns the info of the connection with that number.
 //
 //go:norace
 func (w *relayRun) connInfo(n int) (p connInfo, ok bool) {
@@ -243,7 +242,7 @@ func (w *relayRun) connInfo(n int) (p connInfo, ok bool) {
 	return w.connInfos[n], true
 }
 
-// all are the connections there have been.
+// all returns all connections of the run.
 func (w *relayRun) all() []*client {
 	var all []*client
 	for n := 1; n <= w.count(); n++ {
@@ -254,7 +253,7 @@ func (w *relayRun) all() []*client {
 	return all
 }
 
-// owner finds the phone whose conn-id it is, or 0.
+// owner returns the number of the phone with that conn-id, or 0.
 func (w *relayRun) owner(id string) int {
 	var b [18]byte
 	for n := 1; n <= w.count(); n++ {

@@ -16,8 +16,8 @@ func (w *relayRun) Step() {
 	}
 }
 
-// Unlocking notes what the registry counts, and keeps what an operator's
-// request must see.
+// Unlocking records the registry's counts, and the counts that an operator's
+// request must return.
 //
 //go:norace
 func (w *relayRun) Unlocking(t *Task, l *Lock) {
@@ -48,7 +48,7 @@ func (w *relayRun) Unlocking(t *Task, l *Lock) {
 	}
 }
 
-// Contended notes that somebody waits.
+// Contended marks a coverage goal.
 //
 //go:norace
 func (w *relayRun) Contended(t *Task, l *Lock) {
@@ -68,12 +68,12 @@ func (w *relayRun) Ended(t *Task) {
 func (w *relayRun) Final() {
 	w.atRest()
 	if got := w.cur.shown; got.Binaries+got.Phones+got.InGrace != 0 {
-		w.e.Fail("converges", "at rest the relay counts %+v; want nobody", got)
+		w.e.Fail("converges", "at rest the relay counts %+v; want none", got)
 	}
 	w.judgeAll()
 }
 
-// atRest looks whether anything is still to happen.
+// atRest checks that no timer is armed, no task waits and no socket is open.
 func (w *relayRun) atRest() {
 	if n := w.e.Armed(); n != 0 {
 		w.e.Fail("converges", "at rest %d timers are armed; want none", n)

@@ -8,22 +8,22 @@ import (
 
 // The limits of the simulated relay, which operators change while it runs.
 
-// limits is what of them is changed.
+// limits are the limits that operators change in this world.
 type limits struct {
 	phones, conns, perAddress, burst int
 	phoneOutbox                      int // bytes
 	grace                            int64
 }
 
-// limitsPeriod is how long limits were in force in one process.
+// limitsPeriod is a period in which limits were in force in one process.
 type limitsPeriod struct {
 	limits
 	node     *node
-	from, to stamp // the change to them began; that to the next was done
-	changing bool  // the change to them is under way
+	from, to stamp // from the beginning of the change to them to the end of the next change
+	changing bool  // the change to them has not finished
 }
 
-// limits are those that a process starts with.
+// limits returns the limits that a process starts with.
 func (w *relayRun) limits() limits {
 	p := w.run.Param
 	return limits{
@@ -32,7 +32,7 @@ func (w *relayRun) limits() limits {
 	}
 }
 
-// limitsByNumber are the limits that an operator's number stands for.
+// limitsByNumber returns the limits for the argument of an operation.
 func limitsByNumber(n int) limits {
 	h := mix(uint64(n))
 	pick := func(of ...int) int {
@@ -52,8 +52,8 @@ func (l limits) applyTo(cfg *relay.Config) {
 	cfg.PhoneOutbox, cfg.Grace = l.phoneOutbox, time.Duration(l.grace)
 }
 
-// reconfigure changes the limits, or tries to change them to some that no
-// relay may have: then nothing may have changed.
+// reconfigure changes the limits, or tries an invalid configuration, which the
+// relay must reject without a change.
 func (w *relayRun) reconfigure(d *node, n int) {
 	l := limitsByNumber(n)
 	cfg := w.config(d, l)
@@ -74,8 +74,9 @@ func (w *relayRun) reconfigure(d *node, n int) {
 	w.limitsBegun(k)
 }
 
-// beginLimits says that limits come into force and returns which spell of them it
-// is: none while others do, or if too often others have.
+// beginLimits records that limits begin to come into force and returns the index
+// of their period. It returns -1 during another change, or if there were too
+// many.
 //
 //go:norace
 func (w *relayRun) beginLimits(d *node, l limits) int {
@@ -99,7 +100,8 @@ func (w *relayRun) addLimitsPeriod(d *node, l limits, coming bool) int {
 	return w.nlimitsPeriods - 1
 }
 
-// limitsBegun says that they are in force, and those before no longer.
+// limitsBegun records that the limits of period k are in force and the previous
+// ones are not.
 //
 //go:norace
 func (w *relayRun) limitsBegun(k int) {
@@ -112,8 +114,7 @@ func (w *relayRun) limitsBegun(k int) {
 	}
 }
 
-// lowest and highest are what one limit was in d, while it may have been
-// looked at.
+// lowest and highest return the extremes of one limit in d between from and to.
 func (w *relayRun) lowest(d *node, from, to stamp, of func(limits) int) int {
 	return w.extreme(d, from, to, of, func(a, b int) int { return min(a, b) })
 }

@@ -7,20 +7,20 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// The second judge of the relay world knows what peers were told and when,
-// nothing of locks or steps. For each server-id of each process it asks
-// whether there is any order in which one slot, doing one thing at a time,
-// could have told them so.
+// The linearizability check of the relay world knows which answers the peers
+// got and when, and nothing of locks or steps. For each server-id of each
+// process it asks whether there is an order in which one slot, carrying out one
+// operation at a time, gives these answers.
 
 type slotEvent uint8
 
 const (
-	slotGranted   slotEvent = iota // the binary got the slot, or may have
-	slotReleased                   // it let go of it, if it had it
-	toldInUse                      // it was told 4409
-	frameServed                    // a frame of the phone came to the binary
+	slotGranted   slotEvent = iota // the binary got the slot, or may have got it
+	slotReleased                   // it released the slot, if it had it
+	toldInUse                      // it was closed with 4409
+	frameServed                    // the binary got a frame of the phone
 	toldNoServer                   // the phone was told that there is no server
-	maxOpenEvents = 14             // events without an end, beyond which the search takes too long
+	maxOpenEvents = 14             // with more events without an end the search takes too long
 	searchTimeout = 200 * time.Millisecond
 )
 
@@ -29,7 +29,7 @@ type slotCall struct {
 	binary *client // or the phone that was told that there is no server
 }
 
-// relaySlot is the slot: its state is who holds it.
+// relaySlot is the model of the slot. Its state is the holder.
 var relaySlot = (&porcupine.NondeterministicModel{
 	Init: func() []any { return []any{(*client)(nil)} },
 	Step: func(state, input, _ any) (next []any) {
@@ -40,9 +40,9 @@ var relaySlot = (&porcupine.NondeterministicModel{
 			}
 		}
 		switch c.event {
-		case slotGranted: // by takeover only from one that is told so, or cannot be
+		case slotGranted: // a takeover needs a holder that was told of it, or cannot be
 			can(holder == nil || !holder.closed || holder.reason == "heartbeat timeout", c.binary)
-			can(c.binary.firstFrameAt().step == 0, holder) // nobody knows that it was
+			can(c.binary.firstFrameAt().step == 0, holder) // no peer knows that it was granted
 		case slotReleased:
 			can(holder == c.binary, nil)
 			can(holder != c.binary, holder)
@@ -57,7 +57,7 @@ var relaySlot = (&porcupine.NondeterministicModel{
 	},
 }).ToModel()
 
-// judgeLinearizable asks that judge.
+// judgeLinearizable runs this check.
 func (w *relayRun) judgeLinearizable() {
 	for _, d := range w.processes() {
 		for s := range maxServers {
@@ -72,8 +72,8 @@ func (w *relayRun) judgeLinearizable() {
 	}
 }
 
-// history is what happened to one server-id, at one process or at all, and how
-// many of it have no end.
+// history returns the operations on one server-id, of process d or of all if d
+// is nil, and how many of them have no end.
 func (w *relayRun) history(d *node, server int) (all []porcupine.Operation, open int) {
 	add := func(c *client, event slotEvent, b *client, to stamp) {
 		end := int64(to.step)

@@ -1,6 +1,6 @@
 package sim
 
-// What the network does, and peers that go.
+// Faults of the network, and peers that disconnect.
 
 // resume lets a connection be read again.
 func (c *client) resume() {
@@ -12,8 +12,8 @@ func (c *client) resume() {
 	})
 }
 
-// disconnect ends a connection without a close message: the peer's system
-// closes it, or nobody hears of it any more.
+// disconnect ends a connection without a close message. Either the peer's
+// system closes it, or, if silently, the peer vanishes.
 func (w *relayRun) disconnect(c *client, silently bool) {
 	if c.is(func() bool { return !c.upgraded || c.left || c.ended }) {
 		return
@@ -29,8 +29,8 @@ func (w *relayRun) disconnect(c *client, silently bool) {
 	c.sock.up.update(setWriteClosed)
 }
 
-// dieAfterPong waits until c has answered one more ping; then nobody hears of it any
-// more. Nothing is waited for if it does not answer.
+// dieAfterPong waits until c has answered one more ping and then vanishes. It
+// does nothing if c does not answer pings.
 func (w *relayRun) dieAfterPong(c *client) {
 	c.note(func() { c.diesAfterPong = c.open() && !c.ignoresPings && !c.stalled })
 	for c.is(func() bool { return c.diesAfterPong && c.open() }) {
@@ -38,7 +38,7 @@ func (w *relayRun) dieAfterPong(c *client) {
 	}
 }
 
-// reset cuts one of the connections that are open.
+// reset resets one of the open connections.
 func (w *relayRun) reset(n int) {
 	var open []*client
 	for _, c := range w.all() {
@@ -72,5 +72,5 @@ func (w *relayRun) restart() {
 			c.sock.cut()
 		}
 	}
-	old.relay.Abort() // whatever the dead process still does ends
+	old.relay.Abort() // ends the tasks of the old process
 }

@@ -12,9 +12,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// What operators do: they look, they shut down.
+// The operators' requests: metrics, health, changes and shutdown.
 
-// A operatorRequest is what an operator's request saw, and what was the case then.
+// An operatorRequest is one scrape or health request, and the counts that it
+// must return.
 type operatorRequest struct {
 	node   *node
 	counts relay.Counts
@@ -60,7 +61,7 @@ func (w *relayRun) operate(d *node, verb, arg int) {
 	}
 }
 
-// drain shuts the relay down. Operators do so more than once.
+// drain shuts the relay down. It may be called several times.
 func (w *relayRun) drain(d *node, spread time.Duration) {
 	w.setDrained(int64(spread))
 	d.relay.Drain(spread, w.drainDone)
@@ -70,7 +71,7 @@ func (w *relayRun) drain(d *node, spread time.Duration) {
 //go:norace
 func (w *relayRun) isDrained() bool { return w.drained.step != 0 }
 
-// drainSlack is how late a spread drain may come to anyone.
+// drainSlack is how late a spread drain may close a connection.
 const drainSlack = 10 * time.Millisecond
 
 //go:norace
@@ -103,20 +104,20 @@ func (w *relayRun) setRefuses() {
 //go:norace
 func (w *relayRun) setAborted() { w.aborted = true }
 
-// drainDone is told that the last socket is closed.
+// drainDone is the drain's callback after the last socket is closed.
 //
 //go:norace
 func (w *relayRun) drainDone() {
 	w.drainsDone++
 	for n := 1; n <= w.nclients; n++ {
 		if c := w.clients[n].Load(); c != nil && c.node == w.cur && c.upgraded && !c.sock.closed {
-			w.e.Fail("drain", "it is said to be done; %s is still open", c.name)
+			w.e.Fail("drain", "the relay reports that it is done; %s is still open", c.name)
 		}
 	}
 }
 
-// gather reads all metrics by name and label values, on this task: Gather
-// would start goroutines that nobody orders.
+// gather reads all metrics by name and label values, on this task. Gather
+// starts goroutines that the engine does not control.
 func gather(r *prometheus.Registry) map[string]float64 {
 	ch := make(chan prometheus.Metric, 512)
 	r.Collect(ch)

@@ -1,9 +1,9 @@
 package sim
 
-// What phones and binaries make of a frame. Each returns the invariant
-// that is broken, if any, and how.
+// The checks of phones and binaries on received frames. Each returns the
+// invariant that is broken, if any, and a description.
 
-// phoneReceives takes a bare inner frame.
+// phoneReceives handles a frame without an envelope.
 func (c *client) phoneReceives(payload []byte) (wrong, how string) {
 	f, ok := parseFrame(payload)
 	if !ok {
@@ -29,7 +29,7 @@ func (c *client) phoneReceives(payload []byte) (wrong, how string) {
 	return "", ""
 }
 
-// binaryReceives takes an envelope.
+// binaryReceives handles an envelope.
 func (c *client) binaryReceives(payload []byte) (wrong, how string) {
 	id, inner, code, ok := takeEnvelope(payload)
 	if !ok {
@@ -37,7 +37,7 @@ func (c *client) binaryReceives(payload []byte) (wrong, how string) {
 	}
 	phone := c.w.owner(id)
 	if p, ok := c.w.connInfo(phone); !ok || p.server != c.server || c.w.apart(p.node, c.node) {
-		return "misrouted", "a conn-id of another server-id, or of nobody"
+		return "misrouted", "a conn-id of another server-id, or an unknown one"
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

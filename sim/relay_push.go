@@ -8,19 +8,21 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Wakes: binaries ask for them among what means nothing to phones, and a push
-// that takes every other one sees whether the relay hands on just those.
+// Push wakes: binaries send them among other envelopes. The simulated push
+// service accepts every second one and checks that the relay passes on exactly
+// those that were sent.
 
-// Tokens say whose wake it is, which, and whether push will take it.
+// A token contains the connection, the number of the wake, and whether push
+// accepts it.
 const (
 	tokenTaken   = "yes "
 	tokenRefused = "no "
-	tokenPhone   = "phone" // beside a conn_id it is none
+	tokenPhone   = "phone" // of an envelope with a conn_id, which is not a wake
 )
 
-var errNoWake = errors.New("sim: push takes every other wake")
+var errNoWake = errors.New("sim: push refuses every second wake")
 
-// wake asks for a connection's next wake. The mutex is held.
+// wake returns a connection's next wake. The mutex must be held.
 func (c *client) wake() []byte {
 	c.wakes++
 	kind := tokenRefused
@@ -30,19 +32,19 @@ func (c *client) wake() []byte {
 	return []byte(`{"push_wake":{"platform":"fcm","token":"` + kind + strconv.Itoa(c.num) + " " + strconv.Itoa(c.wakes) + `"}}`)
 }
 
-// noWake is an envelope for a phone that nobody knows, whatever else it has.
+// noWake returns an envelope for an unknown phone that also has a push_wake.
 func noWake() []byte {
 	b := appendEnvelope(nil, maxClients+1, []byte(`1`), 0)
 	return append(b[:len(b)-1], `,"push_wake":{"platform":"fcm","token":"`+tokenPhone+`"}}`...)
 }
 
-// pushed is the push of one process. It runs on a task of the relay's, so
-// the race detector is not to see what it does.
+// pushed is the push service of one process. It runs on a task of the relay, so
+// it is hidden from the race detector.
 //
 //go:norace
 func (w *relayRun) pushed(d *node, id wire.ServerID, wake wire.PushWake) error {
 	if wake.Token == tokenPhone {
-		w.e.Fail("wake", "what stands beside a conn_id was taken for a wake")
+		w.e.Fail("wake", "an envelope with a conn_id was taken for a wake")
 		return nil
 	}
 	taken := strings.HasPrefix(wake.Token, tokenTaken)
@@ -67,7 +69,8 @@ func (w *relayRun) pushed(d *node, id wire.ServerID, wake wire.PushWake) error {
 	return errNoWake
 }
 
-// judgeRefusedWakes holds what the relay counted as refused against what was.
+// judgeRefusedWakes compares the relay's counter of refused wakes with those
+// that push refused.
 func (w *relayRun) judgeRefusedWakes(d *node, counted float64) {
 	if counted != float64(d.unwoken) {
 		w.e.Fail("wake", "the relay counts %v wakes that were refused; push refused %d", counted, d.unwoken)

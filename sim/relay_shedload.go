@@ -2,25 +2,25 @@ package sim
 
 import "slices"
 
-// When memory is short the relay closes who holds the most. What a peer has
-// in it is known from outside as far as what was sent to it has surely come
-// to the relay, and surely not left it yet.
+// ShedLoad closes the connections that hold the most memory. From outside, a
+// connection's memory can only be bounded: by the bytes to it that have
+// certainly reached the relay and have certainly not left it.
 
 // shedLoadCall is one call of ShedLoad.
 type shedLoadCall struct {
 	node       *node
 	from, to   stamp
 	want       int         // bytes
-	reported   int         // how many it closed, it says
-	closed     [16]*client // in that order
+	reported   int         // its result: connections closed
+	closed     [16]*client // in order of closing
 	n          int
-	unfinished [maxClients]int // bytes that a write which waits has written
+	unfinished [maxClients]int // bytes written by Writes that have not returned
 }
 
-// minShedBytes is what a connection must hold to be worth its closing.
+// minShedBytes is the least that a connection must hold to be closed.
 const minShedBytes = 64 << 10
 
-// shedLoad asks for so many bytes.
+// shedLoad calls ShedLoad for want bytes.
 func (w *relayRun) shedLoad(d *node, want int) {
 	k := w.beginShedLoad(d, want)
 	if k == nil {
@@ -56,7 +56,7 @@ func (w *relayRun) endShedLoad(k *shedLoadCall, n int) {
 	k.to.at, k.to.step = w.e.now, w.e.steps+1
 }
 
-// noteClosing notes that c's socket is closed, if that is done to free memory.
+// noteClosing records that c's socket is closed, if ShedLoad closes it.
 //
 //go:norace
 func (w *relayRun) noteClosing(c *client) {
@@ -66,7 +66,7 @@ func (w *relayRun) noteClosing(c *client) {
 	}
 }
 
-// closedForMemory tells whether c was closed to free memory.
+// closedForMemory reports whether ShedLoad closed c.
 func (w *relayRun) closedForMemory(c *client) bool {
 	for i := range w.shedLoads[:w.nshedLoads] {
 		if k := &w.shedLoads[i]; slices.Contains(k.closed[:k.n], c) {
@@ -76,7 +76,7 @@ func (w *relayRun) closedForMemory(c *client) bool {
 	return false
 }
 
-// judgeShedLoads judges whom it has cost.
+// judgeShedLoads checks the connections that were closed.
 func (w *relayRun) judgeShedLoads() {
 	for i := range w.shedLoads[:w.nshedLoads] {
 		if k := &w.shedLoads[i]; w.exactTiming && k.to.step > 0 && k.to.at == k.from.at {
@@ -87,20 +87,20 @@ func (w *relayRun) judgeShedLoads() {
 
 func (w *relayRun) judgeShedLoad(k *shedLoadCall) {
 	closed := k.closed[:k.n]
-	others := 0 // that came to their end meanwhile
+	others := 0 // that ended meanwhile
 	for _, c := range w.all() {
 		if c.node == k.node && c.sock.endStep >= k.from.step && c.sock.endStep <= k.to.step && !slices.Contains(closed, c) {
 			others++
 		}
 	}
 	if k.n > k.reported || k.n+others < k.reported {
-		w.e.Fail("relief", "%d connections are closed for want of memory; it says %d", k.n, k.reported)
+		w.e.Fail("relief", "ShedLoad closed %d connections and returned %d", k.n, k.reported)
 	}
-	least, freed := 0, 0 // of the last; of all but the last
+	least, freed := 0, 0 // bytes of the last one; bytes of all
 	for i, c := range closed {
 		lo, hi := w.heldBytes(c, k)
 		if hi < minShedBytes {
-			w.blame("relief", c, "closed for want of memory with %d bytes at most", hi)
+			w.blame("relief", c, "closed by ShedLoad with %d bytes at most", hi)
 		}
 		if freed >= k.want {
 			w.blame("relief", c, "closed when %d bytes were free already; want %d", freed, k.want)
@@ -129,11 +129,10 @@ func (w *relayRun) judgeShedLoad(k *shedLoadCall) {
 	}
 }
 
-// heldBytes is what waits in the relay for c, in bytes that it charges, at the
-// least and at the most.
+// heldBytes returns the bytes that the relay charges to c, at least and at most.
 func (w *relayRun) heldBytes(c *client, k *shedLoadCall) (lo, hi int) {
 	hi = binaryMessage + 2*k.unfinished[c.num] // a message that it is sending; charged until a write is done
-	if !c.phone {                              // with how much its phones wait is not known
+	if !c.phone {                              // how much its parked phones hold is unknown
 		for n, l := range c.flows {
 			for i, f := range w.clients[n].Load().flow(0).sent {
 				if f.step <= k.to.step && (i >= len(l.got) || l.got[i].after(k.from)) {
@@ -149,8 +148,8 @@ func (w *relayRun) heldBytes(c *client, k *shedLoadCall) (lo, hi int) {
 		if b.phone || l == nil {
 			continue
 		}
-		// What comes later waited; so did what this has taken, if nothing
-		// else can have.
+		// Frames that arrive later were held. So were frames that never
+		// arrive, if only ShedLoad can have dropped them.
 		waited := slices.Contains(k.closed[:k.n], c) && b.faults == 0 && b.closedAt.after(k.to) && len(l.orders) == 0 && !w.backlogOverflowed(c)
 		for i, f := range l.sent {
 			came := i < len(got)
@@ -163,6 +162,6 @@ func (w *relayRun) heldBytes(c *client, k *shedLoadCall) (lo, hi int) {
 			}
 		}
 	}
-	// What is on its way out is charged no longer, and costs more than it takes.
+	// Written bytes are not charged any more, and the charge exceeds the bytes.
 	return max(lo-2*max(w.run.Param("room", 1<<14), 512)-2*largest, 0), hi
 }

@@ -1,14 +1,15 @@
 package sim
 
-// The verdicts at the end of a run: what each peer has seen is held against
-// what all of them did.
+// The checks at the end of a run: they compare the observations of each peer
+// with the actions of all peers.
 
-// A broken promise is told with the connection that it was made to.
+// blame reports a broken invariant of connection c.
 func (w *relayRun) blame(invariant string, c *client, format string, args ...any) {
 	w.e.Fail(invariant, "%s (%s): "+format, append([]any{c.name, relayServers[c.server]}, args...)...)
 }
 
-// judgeOneClose: a close message comes once, and is the last.
+// judgeOneClose checks that the relay wrote at most one close message, as the
+// last message.
 func (w *relayRun) judgeOneClose(c *client) {
 	if c.sock.tap.closes > 1 || c.sock.tap.afterClose {
 		w.blame("one close", c, "%d close messages, something after it: %t", c.sock.tap.closes, c.sock.tap.afterClose)
@@ -37,11 +38,11 @@ func (w *relayRun) judgeAll() {
 	w.judgeLinearizable()
 }
 
-// judgeClose judges how the connection ended.
+// judgeClose checks how the connection ended.
 func (w *relayRun) judgeClose(c *client) {
 	if d := w.drained; w.exactTiming && d.step > 0 && c.faults == 0 && !c.closeSent && d.after(c.upgradedAt) && c.closedAt.after(d) && c.endedAt.after(d) && !w.aborted && !w.closedForMemory(c) {
 		if late := c.closedAt.at - w.closeDeadline; !c.closed || late > w.maxDelay(c) {
-			w.blame("drain", c, "the shutdown came to it after %d ms; want %d at most", late/1e6, w.maxDelay(c)/1e6)
+			w.blame("drain", c, "the shutdown closed it after %d ms; want %d at most", late/1e6, w.maxDelay(c)/1e6)
 		}
 	}
 	if c.closed {
@@ -55,7 +56,8 @@ func (w *relayRun) judgeClose(c *client) {
 	}
 }
 
-// unfoundedClose names the invariant that c's close breaks, if it does.
+// unfoundedClose returns the invariant that c's close breaks, or an empty
+// string.
 func (w *relayRun) unfoundedClose(c *client) string {
 	did := func(f fault, invariant string) string {
 		if c.faults&f != 0 {
@@ -120,7 +122,7 @@ func (w *relayRun) unfoundedPhoneClose(c *client, did func(fault, string) string
 				w.blame("directive", c, "%d frames came before the close; want %d", len(c.flow(0).got), o.frames)
 			}
 			if l := b.flows[c.num]; l.notices > 0 && !c.closeSent && c.faults == 0 {
-				w.blame("notice", c, "%s has closed it and was told of it, too", b.name)
+				w.blame("notice", c, "%s has closed it and got a notice too", b.name)
 			}
 			return ""
 		}
@@ -129,7 +131,7 @@ func (w *relayRun) unfoundedPhoneClose(c *client, did func(fault, string) string
 	return "close code"
 }
 
-// ordered finds the directive that was meant for c.
+// ordered returns the directive for c, and its binary.
 func (w *relayRun) ordered(c *client) (*client, order) {
 	for _, b := range w.all() {
 		if l := b.flows[c.num]; !b.phone && l != nil && len(l.orders) > 0 {
@@ -139,9 +141,9 @@ func (w *relayRun) ordered(c *client) (*client, order) {
 	return nil, order{}
 }
 
-// judgeShutdown judges what a drain did to c: a phone is told together with its
-// binary, and no claimant that it is refused for good. That everyone is told
-// in time is the farewell's matter.
+// judgeShutdown checks what a drain did to c: a phone is closed together with
+// its binary, and no claimant is refused with 4409. judgeClose checks that each
+// connection is closed in time.
 func (w *relayRun) judgeShutdown(c *client) {
 	if !w.exactTiming || w.drained.step == 0 || w.aborted || c.node != w.cur {
 		return
@@ -165,5 +167,6 @@ func (w *relayRun) judgeShutdown(c *client) {
 	}
 }
 
-// blameless tells whether only the relay can have ended c, and at once.
+// blameless reports whether only the relay can have ended c, without waiting for
+// the peer.
 func (c *client) blameless() bool { return c.closed && c.faults == 0 && !c.closeSent && !c.left }

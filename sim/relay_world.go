@@ -7,9 +7,9 @@ import (
 )
 
 // relayWorld runs the whole relay over simulated sockets: binaries claim,
-// phones join, both send and go in every way that there is, the network
-// cuts and chops, the process restarts. Then everything heals, and must
-// come to rest.
+// phones join, and both send and disconnect in every possible way. The network
+// resets connections and splits writes, and the process restarts. Then all
+// faults end, and the relay must come to rest.
 type relayWorld struct{}
 
 func (relayWorld) Name() string { return "relay" }
@@ -19,16 +19,16 @@ func (relayWorld) Pace() int { return 40 }
 
 // Verbs of the relay world. Each acts on the newest connection of its actor.
 const (
-	rDial    = iota // a new connection, for a server-id
-	rSend           // one frame; a binary's goes to a phone it has heard of
-	rBurst          // so many frames at once
-	rClose          // a close message with that code; 0: without one
+	rDial    = iota // opens a connection for a server-id
+	rSend           // sends a frame; a binary sends it to a phone that it knows
+	rBurst          // sends so many frames together
+	rClose          // sends a close message with a code
 	rHangup         // the peer's system closes the connection
-	rVanish         // the peer is gone and nobody says so
+	rVanish         // the peer disappears silently
 	rStall          // stops reading
 	rResume         // goes on reading
 	rMute           // answers no pings
-	rWait           // milliseconds
+	rWait           // waits so many milliseconds
 	rPing           // pings the relay
 	rBig            // a message over the limit
 	rSplit          // a frame in so many fragments, with pings between
@@ -40,19 +40,19 @@ const (
 	rJunk           // binaries: an envelope that means nothing
 	rBare           // dials without a header, or from a page
 	rReset          // the network resets a connection
-	rRestart        // the relay's process dies and comes back
+	rRestart        // the relay's process dies and restarts
 	rScrape         // reads the gauges
 	rHealth         // asks /healthz
-	rCheck          // asks the relay to count itself
-	rDrain          // shuts down at once
-	rAbort          // and ends it
+	rCheck          // runs the relay's full check
+	rDrain          // shuts down immediately
+	rAbort          // aborts a drain
 	rNext           // time goes on to the next deadline, ready or not
 	rAdvance        // time goes on by milliseconds, ready or not
 	rSpread         // shuts down, spread over so many seconds
-	rFlood          // large frames to all phones it has heard of; by the number, more to the odd or the even ones
-	rLast           // answers one more ping and is gone then
-	rLimits         // other limits, by number
-	rRelieve        // memory is short: so many KiB are wanted
+	rFlood          // sends large frames to all phones that it knows; the argument selects those that get more
+	rLast           // answers one more ping and disappears
+	rLimits         // changes the limits, by number
+	rRelieve        // calls ShedLoad for so many KiB
 )
 
 var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
@@ -66,8 +66,8 @@ const (
 
 var relayServers = [maxServers]string{"s1", "s2", "s3"}
 
-// Codes with which binaries close phones, and phones themselves: some that
-// daemons use, some that may not be on the wire.
+// closeCodes are the codes with which binaries close phones, and phones close
+// themselves. Some are illegal on the wire.
 var closeCodes = [...]int{1000, 4401, 4421, 1001, 4404, 1005, 999, 70000, 3999}
 
 func (relayWorld) Format(op Op) string {
@@ -88,8 +88,8 @@ func (relayWorld) Parse(words []string) (Op, error) {
 	return Op{}, fmt.Errorf("%q: want one of %v and a number up to a million", strings.Join(words, " "), relayVerbs)
 }
 
-// Plan makes up a run. Each seed has its own sizes and leaves whole
-// operations and faults out.
+// Plan makes up a run. Each seed has its own sizes and leaves out some
+// operations and faults.
 func (relayWorld) Plan(r *Rand, small bool) *Run {
 	p := &planner{r: r}
 	set := func(name string, of ...int) int {
@@ -109,7 +109,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	}
 	set("latency", 0, 0, 1, 20, 50) // milliseconds
 	set("room", 1<<10, 4<<10, 16<<10)
-	heavy := r.Chance(12) // there is much to hold, and memory is short
+	heavy := r.Chance(12) // connections hold much memory, and ShedLoad is called
 	chunks, phoneBox, binaryBox := []int{0, 0, 0, 1000, 100, 7}, []int{2 << 10, 6 << 10, 64 << 10}, []int{4 << 10, 16 << 10, 64 << 10}
 	if heavy {
 		chunks, phoneBox, binaryBox = []int{0}, []int{256 << 10}, []int{256 << 10}
@@ -139,7 +139,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 		return verbs
 	}
 	waits := some([]int{rWait}, 2, rWait, rWait)
-	if r.Chance(4) { // somebody is slow, and there is much to read
+	if r.Chance(4) { // a slow reader gets many frames
 		slow := []int{rDial, rWait, rStall, rWait, rWait, rResume, rWait, rSend}
 		fast := []int{rDial, rWait, rWait, rBurst, rSend, rWait, [...]int{rOrder, rDismiss, rBurst, rBurst}[r.Intn(4)], rSend}
 		if r.Chance(2) {
@@ -156,7 +156,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	binary = some(binary, 4, rLast, rJunk, rPing, rSplit, rDribble, rBig, rBreak, rBare)
 	phone := some(append([]int{rDial, rSend, rSend, rSend}, waits...), 2, rBurst, rClose, rHangup, rVanish, rStall, rResume, rMute, rDial)
 	phone = some(phone, 4, rBad, rPing, rSplit, rDribble, rBig, rBreak, rBare, rBurst)
-	farewell := r.Chance(6) // both ends say goodbye at once
+	farewell := r.Chance(6) // both ends close at the same time
 	alone := (heavy || farewell) && r.Chance(2)
 	for i := range 1 + r.Intn(3) {
 		if alone {
@@ -170,7 +170,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 		}
 		p.relayActor("p"+strconv.Itoa(i+1), n, phone, p.ids)
 	}
-	if r.Chance(8) { // a daemon that restarts and restarts, against its own corpse
+	if r.Chance(8) { // a daemon that restarts again and again, against its own dead connection
 		for _, name := range []string{"b7", "b8"} {
 			p.relayRound(name, 14, []int{rDial, rDial, rDial, rDial, rDial, rDial, rDial, rDial, rDial, rVanish, rWait})
 		}
@@ -188,7 +188,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 		}
 		p.relayRound("mem", 4, []int{rWait, rWait, rWait, rRelieve}, 500, 500, 700)
 	}
-	if r.Chance(6) { // a daemon that is killed with an answer on its way, and comes back at once
+	if r.Chance(6) { // a daemon that is killed with an answer on its way, and reconnects immediately
 		p.relayRound("b5", 6, []int{rDial, rLast, rDial})
 	}
 	if farewell {
@@ -240,9 +240,9 @@ func (p *planner) relayActor(name string, n int, verbs []int, ids int) {
 	p.list = append(p.list, ops)
 }
 
-// relayRound plans n operations in the order of the list, again and again,
-// for the first server-id: some things only happen one after the other, or
-// at one time. Waits are of one of those many milliseconds.
+// relayRound plans n operations that repeat the list in its order, for the first
+// server-id. Some situations need a certain order or moment. Each wait takes one
+// of the waits, in milliseconds.
 func (p *planner) relayRound(name string, n int, verbs []int, waits ...int) {
 	if len(waits) == 0 {
 		waits = []int{1, 1000, 2000, 4000}
