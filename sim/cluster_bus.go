@@ -135,7 +135,7 @@ func (s *subscription) deliver() {
 		wait := int64(forever)
 		h.mu.Lock()
 		if len(s.queue) > 0 {
-			if wait = max(s.queue[0].at, l.heldUntil()); wait <= e.Now() {
+			if wait = max(s.queue[0].at, l.deliversAfter()); wait <= e.Now() {
 				x = s.queue[0]
 				s.queue = s.queue[1:]
 			}
@@ -148,7 +148,7 @@ func (s *subscription) deliver() {
 		case l.isCut(cutBus): // the message is lost
 			continue
 		}
-		l.m.hold()
+		l.m.parkWhileFrozen()
 		t := e.Current()
 		if x.request != nil {
 			t.Data = x.request.by
@@ -166,7 +166,7 @@ func (l *nodeLink) reply(r *request, b []byte) {
 	}
 	r.mu.Lock()
 	if !r.done {
-		r.done, r.reply, r.at = true, slices.Clone(b), max(l.w.e.Now()+l.randomUpTo(l.w.busDelay(l)), r.l.heldUntil())
+		r.done, r.reply, r.at = true, slices.Clone(b), max(l.w.e.Now()+l.randomUpTo(l.w.busDelay(l)), r.l.deliversAfter())
 	}
 	r.mu.Unlock()
 	l.w.e.Open(&r.gate)
@@ -175,7 +175,7 @@ func (l *nodeLink) reply(r *request, b []byte) {
 // Request implements cluster.Bus.
 func (l *nodeLink) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
 	e := l.w.e
-	defer l.m.hold()
+	defer l.m.parkWhileFrozen()
 	until := e.Now() + int64(timeout)
 	r := &request{l: l, by: e.Current().Data}
 	if l.isCut(cutBus) {
@@ -206,7 +206,7 @@ func (l *nodeLink) Request(subject string, data []byte, timeout time.Duration) (
 }
 
 //go:norace
-func (l *nodeLink) heldUntil() int64 { return l.held }
+func (l *nodeLink) deliversAfter() int64 { return l.deliverAfter }
 
 // loseMessage reports whether this message is lost.
 //

@@ -21,9 +21,9 @@ const recovery = 110 * time.Second
 // the time that docs/cluster.md states. At the end nothing may be left over.
 func (w *clusterRun) heal() {
 	w.endFaults()
-	w.mendAll()
+	w.healAll()
 	w.thawAll()
-	w.bootGone()
+	w.restartEnded()
 	for _, c := range w.all() {
 		c.note(func() { c.ignoresPings = false })
 		c.resume()
@@ -34,7 +34,7 @@ func (w *clusterRun) heal() {
 	w.replaceServingNode()
 	for i := range w.size {
 		if m := w.nodeAt(i); !m.isEnded() {
-			w.leave(m, 0)
+			w.drainNode(m, 0)
 		}
 	}
 	w.e.Sleep(int64(entryLife)) // entries of killed nodes expire
@@ -47,7 +47,7 @@ func (w *clusterRun) heal() {
 }
 
 //go:norace
-func (w *clusterRun) endFaults() { w.faultsOver, w.stalled, w.healedAt = true, 0, w.e.now }
+func (w *clusterRun) endFaults() { w.faultsOver, w.noAnswerBefore, w.healedAt = true, 0, w.e.now }
 
 //go:norace
 func (m *member) isEnded() bool { return m.ended }
@@ -102,10 +102,10 @@ func (w *clusterRun) replaceServingNode() {
 		within += int64(time.Minute)
 	}
 	if w.run.Param("last", 0) == 1 {
-		w.kill(m)
+		w.killNode(m)
 		within += int64(entryLife + 2*time.Second)
 	} else {
-		w.e.Go("leave", func() { w.leave(m, 0) })
+		w.e.Go("leave", func() { w.drainNode(m, 0) })
 	}
 	u := &peerUser{name: "b-last", rnd: NewRand(3)}
 	v := &peerUser{name: "p-last", rnd: NewRand(4)}

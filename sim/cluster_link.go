@@ -18,7 +18,7 @@ type nodeLink struct {
 	healedGate Gate // opened when a cut ends
 
 	cuts         int
-	held         int64 // the bus delivers nothing to this node before that time
+	deliverAfter int64 // the bus delivers nothing to this node before that time
 	closed       bool
 	unanswered   int        // calls of the directory without an answer
 	disturbed    int        // messages lost or late
@@ -48,7 +48,7 @@ func (l *nodeLink) cut(what int) {
 //
 //go:norace
 func (l *nodeLink) heal() {
-	l.cuts, l.held = 0, 0
+	l.cuts, l.deliverAfter = 0, 0
 	l.w.e.Open(&l.healedGate)
 	l.w.bus.openGates(l)
 }
@@ -120,4 +120,4 @@ func (w *clusterRun) storeDelay() int64 { return w.storeFaults.delay }
 func (w *clusterRun) watchDelay() int64 { return w.storeFaults.watch }
 
 //go:norace
-func (w *clusterRun) stalledUntil() int64 { return w.stalled }
+func (w *clusterRun) stalledUntil() int64 { return w.noAnswerBefore }

@@ -28,16 +28,16 @@ const (
 // the bus.
 type member struct {
 	*node
-	w       *clusterRun
-	index   int
-	cluster *cluster.Node
-	host    *relay.Host
-	metrics *prometheus.Registry // of the cluster.Node
-	remote  *Gauge               // phones whose socket another node has
-	link    *nodeLink
-	pace    int64 // speed of its clock, in per cent of the true time
-	started int64 // by that clock
-	rnd     *Rand
+	w          *clusterRun
+	index      int
+	cluster    *cluster.Node
+	host       *relay.Host
+	metrics    *prometheus.Registry // of the cluster.Node
+	remote     *Gauge               // phones whose socket another node has
+	link       *nodeLink
+	clockSpeed int64 // speed of its clock, in per cent of the true time
+	clockStart int64 // by that clock
+	rnd        *Rand
 
 	// Faults of the nemesis and records of the checks. They are used only in
 	// functions that are hidden from the race detector.
@@ -70,7 +70,7 @@ const maxDeadlines = 256
 func (w *clusterRun) joinCluster(d *node, cfg *relay.Config) {
 	m := w.starting
 	m.node, d.m = d, m
-	m.started = w.e.Now() / 100 * m.pace
+	m.clockStart = w.e.Now() / 100 * m.clockSpeed
 	rt := &cfg.Runtime
 	newLock, start, newGauge := rt.NewLock, rt.Go, rt.NewGauge
 	rt.Clock = skewedClock{rt.Clock, m}
@@ -79,7 +79,7 @@ func (w *clusterRun) joinCluster(d *node, cfg *relay.Config) {
 		l.slow = name == "tenure"
 		return &frozenLock{l, m}
 	}
-	rt.Go = func(name string, f func()) { start(name, func() { m.hold(); f() }) }
+	rt.Go = func(name string, f func()) { start(name, func() { m.parkWhileFrozen(); f() }) }
 	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
 		g := newGauge(o)
 		if o.Name == "pyrycode_relay_remote_phones" {
@@ -105,11 +105,11 @@ func (w *clusterRun) joinCluster(d *node, cfg *relay.Config) {
 	cfg.Cluster = observedNode{n, m}
 }
 
-// boot starts the process of a node.
-func (w *clusterRun) boot(index int) {
+// startNode starts the process of a node.
+func (w *clusterRun) startNode(index int) {
 	p := w.run.Param
 	w.starts++
-	m := &member{w: w, index: index, rnd: NewRand(uint64(p("noise", 0))<<8 + uint64(w.starts)), pace: int64(100 + w.skew(index))}
+	m := &member{w: w, index: index, rnd: NewRand(uint64(p("noise", 0))<<8 + uint64(w.starts)), clockSpeed: int64(100 + w.skew(index))}
 	m.link = newLink(w, m)
 	w.starting = m
 	w.newNode(w.starts)
@@ -125,9 +125,9 @@ func (w *clusterRun) skew(index int) int {
 	return [...]int{0, -w.run.Param("skew", 0), w.run.Param("skew", 0)}[index%3]
 }
 
-// kill ends the process as kill -9 does: none of its further actions is
+// killNode ends the process as kill -9 does: none of its further actions is
 // visible outside.
-func (w *clusterRun) kill(m *member) {
+func (w *clusterRun) killNode(m *member) {
 	w.setEnded(m, true)
 	w.addFaultPeriod(0)
 	m.link.cut(cutAll)
@@ -145,9 +145,9 @@ func (w *clusterRun) kill(m *member) {
 	m.link.close()
 }
 
-// leave shuts the process down as main does: first the relay, then its entries
+// drainNode shuts the process down as main does: first the relay, then its entries
 // in the directory.
-func (w *clusterRun) leave(m *member, spread time.Duration) {
+func (w *clusterRun) drainNode(m *member, spread time.Duration) {
 	m.setDrained(w.stamp())
 	w.addFaultPeriod(0)
 	m.relay.Drain(spread, func() {})
@@ -178,11 +178,11 @@ func (w *clusterRun) setEnded(m *member, dead bool) { m.dead, m.ended = dead, tr
 //go:norace
 func (m *member) gone() bool { return m.ended || m.drained.step > 0 }
 
-// hold parks the current task while its process is frozen. A task that holds a
+// parkWhileFrozen parks the current task while its process is frozen. A task that holds a
 // lock is not parked, because other tasks may wait for it.
 //
 //go:norace
-func (m *member) hold() {
+func (m *member) parkWhileFrozen() {
 	for e := m.w.e; m.frozen && e.mode == running && !e.checking && e.cur != e.main && m.locks[e.cur.ID] == 0; {
 		e.Park(AtWait, &m.thaw, forever)
 	}
@@ -247,7 +247,7 @@ func (m *member) addDeadline(s int, f *relay.LeaseDeadline) {
 //
 //go:norace
 func (m *member) mayServe(s int) bool {
-	now := m.w.e.now/100*m.pace - m.started + 1 // as relay.Relay counts
+	now := m.w.e.now/100*m.clockSpeed - m.clockStart + 1 // as relay.Relay counts
 	for i := m.ndeadlines[s] - 1; i >= 0; i-- {
 		if *(*int64)(unsafe.Add(unsafe.Pointer(m.deadlines[s][i].LeaseDeadline), deadlineOffset)) > now {
 			return true
@@ -304,7 +304,7 @@ type skewedClock struct {
 }
 
 func (c skewedClock) Now() time.Time {
-	return epoch.Add(time.Duration(c.m.w.e.Now() / 100 * c.m.pace))
+	return epoch.Add(time.Duration(c.m.w.e.Now() / 100 * c.m.clockSpeed))
 }
 
 func (c skewedClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
@@ -313,8 +313,8 @@ func (c skewedClock) Until(t time.Time) time.Duration { return t.Sub(c.Now()) }
 
 func (c skewedClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 	// Rounded up, or the timer would ring too early for its own clock.
-	pace := time.Duration(c.m.pace)
-	return c.Clock.AfterFunc((max(d, 0)+pace-1)/pace*100, func() { c.m.hold(); f() })
+	pace := time.Duration(c.m.clockSpeed)
+	return c.Clock.AfterFunc((max(d, 0)+pace-1)/pace*100, func() { c.m.parkWhileFrozen(); f() })
 }
 
 // frozenLock is a lock that no task acquires while its process is frozen.
@@ -325,7 +325,7 @@ type frozenLock struct {
 
 // Lock implements sync.Locker.
 func (l *frozenLock) Lock() {
-	l.m.hold()
+	l.m.parkWhileFrozen()
 	l.of.Lock()
 	l.count(1)
 }
@@ -350,16 +350,16 @@ type frozenSocket struct {
 }
 
 func (s frozenSocket) Read() (*relay.Buffer, int, error) {
-	s.m.hold()
+	s.m.parkWhileFrozen()
 	b, n, err := s.socket.Read()
-	s.m.hold()
+	s.m.parkWhileFrozen()
 	return b, n, err
 }
 
 func (s frozenSocket) Write(p []byte) (int, error) {
-	s.m.hold()
+	s.m.parkWhileFrozen()
 	n, err := s.socket.Write(p)
-	s.m.hold()
+	s.m.parkWhileFrozen()
 	return n, err
 }
 
@@ -380,7 +380,7 @@ func (g *waitGate) Wait() {
 	}
 	g.open = false
 	acquire(&g.edge)
-	g.m.hold()
+	g.m.parkWhileFrozen()
 }
 
 // Open implements cluster.Gate.

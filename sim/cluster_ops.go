@@ -7,7 +7,7 @@ func (w *clusterRun) Do(t *Task, op Op) {
 	if t.Actor >= maxActors {
 		return
 	}
-	w.awaitUp()
+	w.awaitStarted()
 	w.noteNemesisAction(op)
 	m := w.nodeAt(op.Arg % maxNodes)
 	switch op.Verb {
@@ -18,25 +18,25 @@ func (w *clusterRun) Do(t *Task, op Op) {
 		m.link.cut([...]int{cutStore, cutBus, cutAll}[op.Verb-cCutStore])
 		w.e.Yield(AtPoint, m.link.obj)
 	case cMend:
-		w.mendAll()
+		w.healAll()
 	case cStall:
 		w.stall(int64(op.Arg) * int64(time.Second))
 	case cHold:
-		m.link.hold(int64(3 * time.Second))
+		m.link.delayBus(int64(3 * time.Second))
 	case cFreeze:
 		w.freeze(m, [...]int64{2, 8, 27, 40}[op.Arg/maxNodes%4]*int64(time.Second))
 	case cThaw:
 		w.thawAll()
 	case cKill:
 		if !m.gone() {
-			w.kill(m)
+			w.killNode(m)
 		}
 	case cLeave:
 		if !m.gone() {
-			w.leave(m, 0)
+			w.drainNode(m, 0)
 		}
 	case cBoot:
-		w.bootGone()
+		w.restartEnded()
 	case cLeap:
 		w.noteLeap()
 		w.dir.leap(int64(op.Arg) * int64(time.Second))
@@ -48,31 +48,31 @@ func (w *clusterRun) Do(t *Task, op Op) {
 	}
 }
 
-// bootGone restarts the processes that have ended.
-func (w *clusterRun) bootGone() {
+// restartEnded restarts the processes that have ended.
+func (w *clusterRun) restartEnded() {
 	for i := range w.size {
-		if w.nodeAt(i).isEnded() && (w.starts < 20 || w.faultsOver) && w.bootBegins() {
-			w.boot(i)
+		if w.nodeAt(i).isEnded() && (w.starts < 20 || w.faultsOver) && w.beginStart() {
+			w.startNode(i)
 			w.addFaultPeriod(int64(3*time.Second) - faultAftermath) // until the nodes have heard of each other
-			w.bootEnds()
+			w.endStart()
 		}
 	}
 }
 
-// bootBegins reports whether the caller may start a process. One process is
+// beginStart reports whether the caller may start a process. One process is
 // started at a time.
 //
 //go:norace
-func (w *clusterRun) bootBegins() bool {
-	if w.booting {
+func (w *clusterRun) beginStart() bool {
+	if w.startRunning {
 		return false
 	}
-	w.booting = true
+	w.startRunning = true
 	return true
 }
 
 //go:norace
-func (w *clusterRun) bootEnds() { w.booting = false }
+func (w *clusterRun) endStart() { w.startRunning = false }
 
 func (w *clusterRun) thawAll() {
 	for i := range w.size {
@@ -85,14 +85,14 @@ func (w *clusterRun) thawAll() {
 //go:norace
 func (w *clusterRun) stall(d int64) {
 	if !w.faultsOver {
-		w.stalled = max(w.stalled, w.e.now+d)
+		w.noAnswerBefore = max(w.noAnswerBefore, w.e.now+d)
 		w.addFaultPeriod(d)
 	}
 }
 
 //go:norace
-func (l *nodeLink) hold(d int64) {
-	l.held = l.w.e.now + d
+func (l *nodeLink) delayBus(d int64) {
+	l.deliverAfter = l.w.e.now + d
 	l.disturbed++
 	l.w.addFaultPeriod(d)
 }
@@ -100,8 +100,8 @@ func (l *nodeLink) hold(d int64) {
 //go:norace
 func (w *clusterRun) noteLeap() { w.clockLeapt = true; w.addFaultPeriod(0) }
 
-// mendAll ends all partitions.
-func (w *clusterRun) mendAll() {
+// healAll ends all partitions.
+func (w *clusterRun) healAll() {
 	for i := range w.size {
 		if m := w.nodeAt(i); !m.isEnded() {
 			m.link.heal()

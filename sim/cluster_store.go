@@ -225,7 +225,7 @@ func (l *nodeLink) change(f func(*directory) (uint64, error), rev *uint64, err *
 // be lost or late; then the caller cannot tell whether the operation was done.
 func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *uint64, err *error) error {
 	e, d := l.w.e, l.w.dir
-	defer l.m.hold()
+	defer l.m.parkWhileFrozen()
 	e.Yield(AtPoint, l.obj)
 	began := e.Now()
 	late := func() error { // the caller gets no answer before its timeout
@@ -301,7 +301,7 @@ func (l *nodeLink) watch(f func(cluster.Entry)) {
 			told = append(told, 0)
 		}
 		told[i] = v.Revision
-		l.m.hold()
+		l.m.parkWhileFrozen()
 		f(cluster.Entry{Key: v.Key, Value: slices.Clone(v.Value), Revision: v.Revision})
 	}
 	next, lost := 0, true // at first it reports all entries

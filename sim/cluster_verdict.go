@@ -125,7 +125,7 @@ func (w *clusterRun) unfoundedClose(c *client) string {
 	case "message took too long":
 		return unless(c.code == 1008 && (!noFaults || c.faults&didDribble != 0), "close code")
 	case "heartbeat timeout":
-		return unless(c.code == 1011 && (!plain || w.silent(c)), "displaced")
+		return unless(c.code == 1011 && (!plain || w.answeredNoPing(c)), "displaced")
 	case "write timeout":
 		return unless(c.code == 1011 && (!noFaults || c.faults&didStall != 0), "close code")
 	case "this node no longer serves the server-id":
@@ -248,8 +248,8 @@ func (w *clusterRun) judgeNodeCounters(m *member) {
 				n += v
 			}
 		}
-		if n != float64(m.dials[i]) {
-			w.e.Fail("attempts", "node %d: %d requests at endpoint %s have %v outcomes; want one each", m.n, m.dials[i], endpoint, n)
+		if n != float64(m.requests[i]) {
+			w.e.Fail("attempts", "node %d: %d requests at endpoint %s have %v outcomes; want one each", m.n, m.requests[i], endpoint, n)
 		}
 	}
 	w.judgeNodeAccounting(m)

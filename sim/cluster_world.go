@@ -273,16 +273,16 @@ type clusterRun struct {
 	}
 
 	// Used only in functions that are hidden from the race detector.
-	members      [32]*member // all nodes' processes, oldest first
-	nmembers     int
-	stalled      int64 // the directory does not answer before that time
-	faultsOver   bool  // no more faults
-	clockLeapt   bool  // entries were lost before they expired
-	up           bool  // all processes have started
-	started      Gate
-	booting      bool
-	idleTimeOnly bool // time moves only when no task can run
-	healedAt     int64
+	members        [32]*member // all nodes' processes, oldest first
+	nmembers       int
+	noAnswerBefore int64 // the directory does not answer before that time
+	faultsOver     bool  // no more faults
+	clockLeapt     bool  // entries were lost before they expired
+	allStarted     bool  // all processes have started
+	started        Gate
+	startRunning   bool
+	idleTimeOnly   bool // time moves only when no task can run
+	healedAt       int64
 
 	faultPeriods    [256]faultPeriod
 	nfaultPeriods   int
@@ -307,10 +307,10 @@ func (clusterWorld) Start(e *Engine, r *Run) Instance {
 	w.size = min(max(r.Param("places", 2), 2), maxNodes)
 	e.Go("boot", func() {
 		for i := range w.size {
-			w.boot(i)
+			w.startNode(i)
 		}
 		e.Sleep(2*w.busFaults.delay + 1) // until they have heard of each other
-		w.setUp()
+		w.setAllStarted()
 	})
 	return w
 }
@@ -319,16 +319,16 @@ func (clusterWorld) Start(e *Engine, r *Run) Instance {
 func (w *clusterRun) nodeAt(index int) *member { return w.nodes[index%w.size].Load() }
 
 //go:norace
-func (w *clusterRun) setUp() {
-	w.up = true
+func (w *clusterRun) setAllStarted() {
+	w.allStarted = true
 	w.e.Open(&w.started)
 }
 
-// awaitUp waits until all processes have started.
+// awaitStarted waits until all processes have started.
 //
 //go:norace
-func (w *clusterRun) awaitUp() {
-	for !w.up {
+func (w *clusterRun) awaitStarted() {
+	for !w.allStarted {
 		w.e.Park(AtWait, &w.started, forever)
 	}
 }

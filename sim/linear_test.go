@@ -8,7 +8,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-func TestTheSecondJudge(t *testing.T) {
+func TestLinearizabilityCheck(t *testing.T) {
 	tm := &Timer{}
 	claim := func(b binary, o relay.Outcome, owner binary) *call {
 		return &call{verb: doClaim, binary: b, got: o, gotOwner: owner}

@@ -76,7 +76,7 @@ func TestTornUpdateShrinksToItsCore(t *testing.T) {
 	}
 }
 
-func TestMutantsApplyAndTheirRegressionRunsExist(t *testing.T) {
+func TestMutantsApplyAndHaveTheirRegressionRuns(t *testing.T) {
 	ms, err := Mutants()
 	if err != nil {
 		t.Fatal(err)

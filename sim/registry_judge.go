@@ -246,13 +246,13 @@ func (w *registryRun) Final() {
 	if err := w.reg.Check(); err != nil {
 		w.e.Fail("walk", "after the drain: %v", err)
 	}
-	if got := w.read(); got != [5]float64{0, 0, 0, 0, float64(w.model.expired)} {
+	if got := w.readMetrics(); got != [5]float64{0, 0, 0, 0, float64(w.model.expired)} {
 		w.e.Fail("scrape", "after the drain a scrape reads %v; want 0 0 0 0 %d", got, w.model.expired)
 	}
 }
 
-// read scrapes the registry: four gauges and a counter.
-func (w *registryRun) read() (v [5]float64) {
+// readMetrics scrapes the registry: four gauges and a counter.
+func (w *registryRun) readMetrics() (v [5]float64) {
 	ch := make(chan prometheus.Metric, 8)
 	w.reg.Collect(ch)
 	close(ch)
@@ -270,7 +270,7 @@ func (w *registryRun) read() (v [5]float64) {
 }
 
 func (w *registryRun) scrape(t *Task, c *call) {
-	got := w.read()
+	got := w.readMetrics()
 	want := [5]float64{float64(c.counts.Binaries), float64(c.counts.Phones), float64(c.counts.InGrace), float64(c.counts.Remote), float64(c.expired)}
 	if got != want {
 		w.e.Fail("scrape", "a scrape reads %v; want %v", got, want)

@@ -131,12 +131,12 @@ func (w *relayRun) chartOne(c *Chart, o *client, at int) {
 
 // chartFrames draws the frames between a phone and binaries.
 func (w *relayRun) chartFrames(c *Chart, p *client, columns map[*client]int, relay int) {
-	mine := relay
+	servedBy := relay
 	var up, down *flow
 	for _, b := range w.all() {
 		if l := b.flows[p.num]; l != nil && !b.phone {
 			if len(l.got) > 0 || up == nil {
-				mine, up = columns[b], l
+				servedBy, up = columns[b], l
 			}
 		}
 	}
@@ -155,9 +155,9 @@ func (w *relayRun) chartFrames(c *Chart, p *client, columns map[*client]int, rel
 			c.Arrows = append(c.Arrows, a)
 		}
 	}
-	arrows(columns[p], mine, down.sent, up.got)
-	arrows(mine, columns[p], up.sent, down.got)
+	arrows(columns[p], servedBy, down.sent, up.got)
+	arrows(servedBy, columns[p], up.sent, down.got)
 	for _, o := range up.orders {
-		c.Marks = append(c.Marks, Mark{mine, o.at, "closes " + p.name + " " + strconv.Itoa(o.code), "close"})
+		c.Marks = append(c.Marks, Mark{servedBy, o.at, "closes " + p.name + " " + strconv.Itoa(o.code), "close"})
 	}
 }

@@ -48,8 +48,8 @@ func (w *relayRun) judgeCounters(d *node) {
 		if v := got[prefix+"frames_forwarded_total "+dir]; v != float64(frames[i]) {
 			w.e.Fail("forwarded", "the relay counts %v frames %s; %d are on the wire", v, dir, frames[i])
 		}
-		if attempts[i] != float64(d.dials[i]) {
-			w.e.Fail("attempts", "%d requests at endpoint %d have %v outcomes; want one each", d.dials[i], i, attempts[i])
+		if attempts[i] != float64(d.requests[i]) {
+			w.e.Fail("attempts", "%d requests at endpoint %d have %v outcomes; want one each", d.requests[i], i, attempts[i])
 		}
 	}
 	if v := got[prefix+"ws_upgrade_attempts_total server reject_409"]; int(v) < refused[0] {

@@ -206,8 +206,8 @@ func (w *relayRun) coverParked() {
 		case c.sock.up.unread():
 			if !c.parked {
 				c.parked = true
-				w.e.Sometimes(sawParked, w.cur.shown.InGrace == 0)
-				w.e.Sometimes(sawParkedGrace, w.cur.shown.InGrace > 0)
+				w.e.Sometimes(sawParked, w.current.shown.InGrace == 0)
+				w.e.Sometimes(sawParkedGrace, w.current.shown.InGrace > 0)
 			}
 		case c.parked:
 			c.parked = false

@@ -68,7 +68,7 @@ func (w *relayRun) dialTo(d *node, u *peerUser, phone bool, server, kind int) *c
 		return nil
 	}
 	u.conns = append(u.conns, c)
-	w.dialed(c)
+	w.countRequest(c)
 	req := c.request()
 	w.e.Go("serve", func() {
 		w.e.Current().Data = c
@@ -92,7 +92,7 @@ func (w *relayRun) dialTo(d *node, u *peerUser, phone bool, server, kind int) *c
 }
 
 //go:norace
-func (w *relayRun) dialed(c *client) { c.node.dials[c.endpoint()]++ }
+func (w *relayRun) countRequest(c *client) { c.node.requests[c.endpoint()]++ }
 
 func (c *client) request() *http.Request {
 	paths := [2]string{"/v1/server", "/v1/client"}

@@ -4,49 +4,49 @@ import "time"
 
 // judgeFlows checks the frames between a phone and its binary.
 func (w *relayRun) judgeFlows(p *client) {
-	var mine *client
+	var served *client
 	for _, b := range w.all() {
 		l := b.flows[p.num]
 		if b.phone || l == nil {
 			continue
 		}
 		if len(l.got) > 0 {
-			if mine != nil {
-				w.blame("one binary", p, "its frames came to %s and to %s", mine.name, b.name)
+			if served != nil {
+				w.blame("one binary", p, "its frames came to %s and to %s", served.name, b.name)
 			}
-			mine = b
+			served = b
 		}
 	}
 	for _, b := range w.all() {
 		if l := b.flows[p.num]; !b.phone && l != nil && l.notices > 0 {
 			late := b.dialedAt.step > p.servedAt.step && p.servedAt.step > 0
-			if mine != nil && mine != b || late && w.cluster == nil { // in a cluster another node may be asked late to let it in
+			if served != nil && served != b || late && w.cluster == nil { // in a cluster another node may be asked late to let it in
 				w.blame("notice", p, "%s was told that it is gone, and never served it", b.name)
 			}
 			w.judgeNotice(p, b, l)
 		}
 	}
-	if mine == nil {
+	if served == nil {
 		return
 	}
-	w.judgePhoneCap(p, mine)
-	if from := p.flow(0).from; from != 0 && from != mine.num {
-		w.blame("one binary", p, "frames went to %s and came from another", mine.name)
+	w.judgePhoneCap(p, served)
+	if from := p.flow(0).from; from != 0 && from != served.num {
+		w.blame("one binary", p, "frames went to %s and came from another", served.name)
 	}
-	up, down := mine.flows[p.num], p.flow(0)
+	up, down := served.flows[p.num], p.flow(0)
 	if len(up.got) > len(down.sent) || len(down.got) > len(up.sent) {
 		w.blame("order", p, "%d and %d frames came; %d and %d were sent", len(up.got), len(down.got), len(down.sent), len(up.sent))
 	}
 	if !w.exactTiming {
 		return
 	}
-	w.judgeFrameDelays(p, mine, up.got, down.sent)
+	w.judgeFrameDelays(p, served, up.got, down.sent)
 	w.judgeFrameDelays(p, p, down.got, up.sent)
 	w.judgeBacklog(p, down, up)
 	closedByPhone := p.closeSent && p.closed && p.code == p.closeWith && p.reason == "" && len(up.orders) == 0
-	if closedByPhone && p.faults == 0 && mine.faults == 0 && !mine.closeSent && mine.closedAt.after(p.endedAt) && mine.firstFrameAt().step > 0 &&
+	if closedByPhone && p.faults == 0 && served.faults == 0 && !served.closeSent && served.closedAt.after(p.endedAt) && served.firstFrameAt().step > 0 &&
 		w.drained.after(p.endedAt) && len(up.got) != len(down.sent) && !w.aborted {
-		w.blame("loss", p, "it sent %d frames and a close; %d came to %s", len(down.sent), len(up.got), mine.name)
+		w.blame("loss", p, "it sent %d frames and a close; %d came to %s", len(down.sent), len(up.got), served.name)
 	}
 }
 

@@ -73,21 +73,21 @@ func (c *client) sameAddress(o *client) bool { return o.user == c.user }
 // judgeConnCaps checks an admitted connection against the connection limits. It
 // counts the connections that were certainly open.
 func (w *relayRun) judgeConnCaps(c *client) {
-	open, mine := 0, 0
+	open, ofAddress := 0, 0
 	for _, o := range w.all() {
 		if o == c || o.node != c.node || !o.upgraded || o.upgradedAt.after(c.dialedAt) || o.sock.endStep > 0 && o.sock.endStep < c.upgradedAt.step {
 			continue
 		}
 		open++
 		if c.sameAddress(o) {
-			mine++
+			ofAddress++
 		}
 	}
 	if most := w.highest(c.node, c.dialedAt, c.upgradedAt, connsOf); open >= most {
 		w.blame("gates", c, "let in with %d others; want %d in all at most", open, most)
 	}
-	if most := w.highest(c.node, c.dialedAt, c.upgradedAt, perAddressOf); mine >= most {
-		w.blame("gates", c, "let in with %d others of its address; want %d in all at most", mine, most)
+	if most := w.highest(c.node, c.dialedAt, c.upgradedAt, perAddressOf); ofAddress >= most {
+		w.blame("gates", c, "let in with %d others of its address; want %d in all at most", ofAddress, most)
 	}
 }
 
@@ -121,13 +121,13 @@ func (w *relayRun) tooManyClaimants(c *client) bool {
 
 // others counts the connections that may have been open at the same time
 // as c.
-func (w *relayRun) others(c *client, like func(*client) bool) int {
+func (w *relayRun) others(c *client, match func(*client) bool) int {
 	n, until := 0, c.servedAt // if it was refused over HTTP
 	if c.upgraded {
 		until = c.closedAt
 	}
 	for _, o := range w.all() {
-		if o != c && o.node == c.node && (o.upgraded || !o.served) && !o.dialedAt.after(until) && o.knownEnd().after(c.dialedAt) && like(o) {
+		if o != c && o.node == c.node && (o.upgraded || !o.served) && !o.dialedAt.after(until) && o.knownEnd().after(c.dialedAt) && match(o) {
 			n++
 		}
 	}

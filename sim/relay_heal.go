@@ -168,7 +168,7 @@ func (w *relayRun) checkNotices() {
 			continue
 		}
 		for _, p := range w.all() {
-			if !p.phone || p.server != b.server || w.apart(p.node, b.node) {
+			if !p.phone || p.server != b.server || w.separateProcesses(p.node, b.node) {
 				continue
 			}
 			var orders, n int

@@ -4,9 +4,9 @@ import "time"
 
 // Which binaries held a slot, and which were alive, as far as the peers know.
 
-// silent reports whether c had not answered a ping for the probe's timeout when
+// answeredNoPing reports whether c had not answered a ping for the probe's timeout when
 // the relay gave c up. The close may have been written much later.
-func (w *relayRun) silent(c *client) bool {
+func (w *relayRun) answeredNoPing(c *client) bool {
 	until := c.sock.tap.closed
 	for _, ping := range c.sock.tap.pings {
 		answered := false
@@ -21,9 +21,9 @@ func (w *relayRun) silent(c *client) bool {
 }
 
 // binaries reports whether like is true for a binary that may have served c.
-func (w *relayRun) binaries(c *client, like func(b *client) bool) bool {
+func (w *relayRun) binaries(c *client, match func(b *client) bool) bool {
 	for _, b := range w.all() {
-		if b != c && !b.phone && b.server == c.server && !w.apart(b.node, c.node) && b.upgraded && like(b) {
+		if b != c && !b.phone && b.server == c.server && !w.separateProcesses(b.node, c.node) && b.upgraded && match(b) {
 			return true
 		}
 	}
@@ -48,8 +48,8 @@ func (c *client) firstFrameAt() stamp {
 	return c.flows[c.known[0]].since
 }
 
-// newcomer reports whether a binary other than the phone's connected.
-func (w *relayRun) newcomer(c *client) bool {
+// newBinary reports whether a binary other than the phone's connected.
+func (w *relayRun) newBinary(c *client) bool {
 	return w.binaries(c, func(b *client) bool {
 		return b.num != c.flow(0).from && b.code != 4409 && !b.upgradedAt.after(c.closedAt)
 	})

@@ -34,7 +34,7 @@ type relayRun struct {
 	cluster     *clusterRun // the cluster of the relays, or nil: then one process runs at a time
 
 	node           atomic.Pointer[node]
-	cur            *node // the same, for go:norace functions
+	current        *node // the same, for go:norace functions
 	clients        [maxClients]atomic.Pointer[client]
 	connInfos      [maxClients]connInfo
 	nclients       int
@@ -72,8 +72,8 @@ type node struct {
 	lock          *Lock // the registry's
 	gauges        [3]*Gauge
 	shown         relay.Counts // at the last release of the lock
-	dials         [2]int       // requests so far, of binaries and phones
-	unwoken       int          // wakes that push refused
+	requests      [2]int       // requests so far, of binaries and phones
+	refusedWakes  int          // wakes that push refused
 	expired       int          // graces that ended without a binary
 	frameCounters []prometheus.Metric
 
@@ -94,7 +94,7 @@ type peerUser struct {
 	rnd   *Rand
 }
 
-func (u *peerUser) now() *client {
+func (u *peerUser) newest() *client {
 	if len(u.conns) == 0 {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (w *relayRun) boot(n int) {
 }
 
 //go:norace
-func (w *relayRun) setCurrent(d *node) { w.cur = d }
+func (w *relayRun) setCurrent(d *node) { w.current = d }
 
 // newNode starts the relay's process.
 func (w *relayRun) newNode(n int) *node {
@@ -198,8 +198,8 @@ func (r connIDs) Read(p []byte) (int, error) {
 //go:norace
 func (c *client) setHome(d *node) { c.home = d }
 
-// apart reports whether the two processes share no server-ids.
-func (w *relayRun) apart(a, b *node) bool { return a != b && w.cluster == nil }
+// separateProcesses reports whether the two processes share no server-ids.
+func (w *relayRun) separateProcesses(a, b *node) bool { return a != b && w.cluster == nil }
 
 // connInfo is the constant part of a client, for go:norace functions and other
 // tasks.

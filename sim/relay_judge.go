@@ -5,7 +5,7 @@ package sim
 //
 //go:norace
 func (w *relayRun) Step() {
-	d := w.cur
+	d := w.current
 	if d == nil || d.lock.owner != nil {
 		return
 	}
@@ -21,7 +21,7 @@ func (w *relayRun) Step() {
 //
 //go:norace
 func (w *relayRun) Unlocking(t *Task, l *Lock) {
-	d := w.cur
+	d := w.current
 	if l == d.lock {
 		was := d.shown
 		d.shown = d.relay.Counts()
@@ -67,7 +67,7 @@ func (w *relayRun) Ended(t *Task) {
 // Final judges the run once everything is at rest.
 func (w *relayRun) Final() {
 	w.atRest()
-	if got := w.cur.shown; got.Binaries+got.Phones+got.InGrace != 0 {
+	if got := w.current.shown; got.Binaries+got.Phones+got.InGrace != 0 {
 		w.e.Fail("converges", "at rest the relay counts %+v; want none", got)
 	}
 	w.judgeAll()

@@ -106,7 +106,7 @@ func (w *relayRun) addLimitsPeriod(d *node, l limits, coming bool) int {
 //go:norace
 func (w *relayRun) limitsBegun(k int) {
 	w.limitsPeriods[k].changing = false
-	w.e.Sometimes(sawLimits, w.cur.shown.Phones > 0)
+	w.e.Sometimes(sawLimits, w.current.shown.Phones > 0)
 	for i := range w.limitsPeriods[:k] {
 		if s := &w.limitsPeriods[i]; s.node == w.limitsPeriods[k].node && s.to.step == 0 {
 			s.to.at, s.to.step = w.e.now, w.e.steps+1

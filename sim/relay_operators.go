@@ -90,7 +90,7 @@ func (w *relayRun) setDrained(spread int64) {
 	case spread == 0 && w.immediateDrain.step == 0:
 		w.immediateDrain = now
 	case spread > 0 && w.spreadDrain.step == 0:
-		w.spreadDrain, w.graceAtSpread = now, w.cur.shown.InGrace > 0
+		w.spreadDrain, w.graceAtSpread = now, w.current.shown.InGrace > 0
 	}
 }
 
@@ -110,7 +110,7 @@ func (w *relayRun) setAborted() { w.aborted = true }
 func (w *relayRun) drainDone() {
 	w.drainsDone++
 	for n := 1; n <= w.nclients; n++ {
-		if c := w.clients[n].Load(); c != nil && c.node == w.cur && c.upgraded && !c.sock.closed {
+		if c := w.clients[n].Load(); c != nil && c.node == w.current && c.upgraded && !c.sock.closed {
 			w.e.Fail("drain", "the relay reports that it is done; %s is still open", c.name)
 		}
 	}

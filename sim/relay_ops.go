@@ -31,7 +31,7 @@ func (w *relayRun) Do(t *Task, op Op) {
 	case rScrape, rHealth, rCheck, rAbort, rLimits, rRelieve:
 		w.operate(w.node.Load(), op.Verb, op.Arg)
 	default:
-		if c := u.now(); c != nil {
+		if c := u.newest(); c != nil {
 			w.peerOp(c, u, op)
 		}
 	}
@@ -237,7 +237,7 @@ func (w *relayRun) misbehave(c *client, u *peerUser, op Op) {
 func (w *relayRun) junk(c *client, n int) []byte {
 	foreign := 0
 	for k := 1; k <= w.count(); k++ {
-		if o, _ := w.connInfo(k); o.phone && (o.server != c.server || w.apart(o.node, c.node)) {
+		if o, _ := w.connInfo(k); o.phone && (o.server != c.server || w.separateProcesses(o.node, c.node)) {
 			foreign = k
 		}
 	}

@@ -68,19 +68,19 @@ type parityPlay struct {
 	wire  parityWire
 	start func(func())
 
-	mu    sync.Mutex
-	conns map[string]parityConn
-	mute  map[string]bool
-	stall map[string]bool
-	hung  map[string]bool // ended its connection, or heard why it is
-	ended bool            // what ends now is no news
-	seen  map[string][]string
-	ids   map[string]string
-	total int
+	mu           sync.Mutex
+	conns        map[string]parityConn
+	ignoresPings map[string]bool
+	stall        map[string]bool
+	hung         map[string]bool // ended its connection, or heard why it is
+	ended        bool            // what ends now is no news
+	seen         map[string][]string
+	ids          map[string]string
+	total        int
 }
 
 func newPlay(wire parityWire, start func(func())) *parityPlay {
-	return &parityPlay{wire: wire, start: start, conns: map[string]parityConn{}, mute: map[string]bool{}, stall: map[string]bool{}, hung: map[string]bool{}, seen: map[string][]string{}, ids: map[string]string{}}
+	return &parityPlay{wire: wire, start: start, conns: map[string]parityConn{}, ignoresPings: map[string]bool{}, stall: map[string]bool{}, hung: map[string]bool{}, seen: map[string][]string{}, ids: map[string]string{}}
 }
 
 func (p *parityPlay) note(peer, what string) {
@@ -100,7 +100,7 @@ func (p *parityPlay) run(script string) {
 				arg = w[2]
 			}
 			p.step(w[0], w[1], arg)
-			p.wire.settled(n)
+			p.wire.awaitStep(n)
 			n++
 		}
 	}
@@ -132,7 +132,7 @@ func (p *parityPlay) step(peer, verb, arg string) {
 		return
 	case "mute", "stall", "resume":
 		p.mu.Lock()
-		p.mute[peer], p.stall[peer] = p.mute[peer] || verb == "mute", verb == "stall"
+		p.ignoresPings[peer], p.stall[peer] = p.ignoresPings[peer] || verb == "mute", verb == "stall"
 		p.mu.Unlock()
 		return
 	case "wait":
@@ -264,7 +264,7 @@ func (p *parityPlay) read(peer string, c parityConn) {
 			if !ok {
 				break
 			}
-			p.hear(peer, c, op, payload)
+			p.receive(peer, c, op, payload)
 		}
 		if err != nil {
 			c.Close()
@@ -292,11 +292,11 @@ func (p *parityPlay) end() {
 	p.mu.Unlock()
 }
 
-func (p *parityPlay) hear(peer string, c parityConn, op byte, payload []byte) {
+func (p *parityPlay) receive(peer string, c parityConn, op byte, payload []byte) {
 	switch op {
 	case opPing:
 		p.mu.Lock()
-		mute := p.mute[peer]
+		mute := p.ignoresPings[peer]
 		p.mu.Unlock()
 		if !mute {
 			_, _ = c.Write(appendMasked(nil, opPong, true, payload, 4))

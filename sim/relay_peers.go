@@ -15,7 +15,7 @@ func (c *client) phoneReceives(payload []byte) (wrong, how string) {
 	switch b, known := c.w.connInfo(f.binary); {
 	case f.phone != c.num:
 		return "misrouted", "a frame for another phone"
-	case !known || b.phone || b.server != c.server || c.w.apart(b.node, c.node):
+	case !known || b.phone || b.server != c.server || c.w.separateProcesses(b.node, c.node):
 		return "misrouted", "a frame from a binary of another server-id"
 	case l.from != 0 && l.from != f.binary:
 		return "one binary", "frames from two binaries"
@@ -36,7 +36,7 @@ func (c *client) binaryReceives(payload []byte) (wrong, how string) {
 		return "envelope", "not an envelope as the contract has it"
 	}
 	phone := c.w.owner(id)
-	if p, ok := c.w.connInfo(phone); !ok || p.server != c.server || c.w.apart(p.node, c.node) {
+	if p, ok := c.w.connInfo(phone); !ok || p.server != c.server || c.w.separateProcesses(p.node, c.node) {
 		return "misrouted", "a conn-id of another server-id, or an unknown one"
 	}
 	c.mu.Lock()

@@ -65,14 +65,14 @@ func (w *relayRun) pushed(d *node, id wire.ServerID, wake wire.PushWake) error {
 	if taken {
 		return nil
 	}
-	d.unwoken++
+	d.refusedWakes++
 	return errNoWake
 }
 
 // judgeRefusedWakes compares the relay's counter of refused wakes with those
 // that push refused.
 func (w *relayRun) judgeRefusedWakes(d *node, counted float64) {
-	if counted != float64(d.unwoken) {
-		w.e.Fail("wake", "the relay counts %v wakes that were refused; push refused %d", counted, d.unwoken)
+	if counted != float64(d.refusedWakes) {
+		w.e.Fail("wake", "the relay counts %v wakes that were refused; push refused %d", counted, d.refusedWakes)
 	}
 }

@@ -86,7 +86,7 @@ func (w *relayRun) unfoundedClose(c *client) string {
 	case c.code == 1009 && c.reason != "":
 		return did(didBig, "close code")
 	case c.code == 1011 && c.reason == "heartbeat timeout":
-		return unless(!w.exactTiming || w.silent(c), "displaced")
+		return unless(!w.exactTiming || w.answeredNoPing(c), "displaced")
 	case c.code == 1011 && c.reason == "relay is short of memory":
 		return unless(w.closedForMemory(c), "relief")
 	case c.code == 1011 && c.reason == "write timeout":
@@ -111,7 +111,7 @@ func (w *relayRun) unfoundedPhoneClose(c *client, did func(fault, string) string
 		n := w.others(c, func(o *client) bool { return o.phone && o.server == c.server })
 		return unless(n >= w.lowest(c.node, c.dialedAt, c.closedAt, phonesOf), "joined")
 	case c.code == 4404 && c.reason == "binary reclaimed server-id":
-		return unless(w.newcomer(c), "reclaimed")
+		return unless(w.newBinary(c), "reclaimed")
 	case c.code == 1011 && c.reason == "phone backlog full":
 		return unless(w.backlogOverflowed(c), "budget")
 	case c.code == 1011 && c.reason == "binary backlog full":
@@ -145,7 +145,7 @@ func (w *relayRun) ordered(c *client) (*client, order) {
 // its binary, and no claimant is refused with 4409. judgeClose checks that each
 // connection is closed in time.
 func (w *relayRun) judgeShutdown(c *client) {
-	if !w.exactTiming || w.drained.step == 0 || w.aborted || c.node != w.cur {
+	if !w.exactTiming || w.drained.step == 0 || w.aborted || c.node != w.current {
 		return
 	}
 	told := c.sock.tap.closed

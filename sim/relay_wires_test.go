@@ -22,7 +22,7 @@ type parityWire interface {
 	relay() *relay.Relay
 	restart()
 	pause()
-	settled(step int) // all that follows from a step has happened
+	awaitStep(step int) // all that follows from a step has happened
 }
 
 type parityConn interface {
@@ -93,8 +93,8 @@ type parityRest struct {
 	counts relay.Counts
 }
 
-// settled waits until it is as in the simulation.
-func (w *realWire) settled(step int) {
+// awaitStep waits until it is as in the simulation.
+func (w *realWire) awaitStep(step int) {
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		w.play.mu.Lock()
 		n := w.play.total
@@ -169,7 +169,7 @@ func (w *simWire) dial(path string, h http.Header) (parityConn, *http.Response) 
 	return simConn{s}, nil
 }
 
-func (w *simWire) settled(int) {
+func (w *simWire) awaitStep(int) {
 	w.e.Sleep(int64(time.Second)) // more than a grace and a probe, less than a heartbeat
 	w.seen = append(w.seen, parityRest{w.play.total, w.r.Counts()})
 }

@@ -109,9 +109,9 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	}
 	set("latency", 0, 0, 1, 20, 50) // milliseconds
 	set("room", 1<<10, 4<<10, 16<<10)
-	heavy := r.Chance(12) // connections hold much memory, and ShedLoad is called
+	muchMemory := r.Chance(12) // connections hold much memory, and ShedLoad is called
 	chunks, phoneBox, binaryBox := []int{0, 0, 0, 1000, 100, 7}, []int{2 << 10, 6 << 10, 64 << 10}, []int{4 << 10, 16 << 10, 64 << 10}
-	if heavy {
+	if muchMemory {
 		chunks, phoneBox, binaryBox = []int{0}, []int{256 << 10}, []int{256 << 10}
 	}
 	chunk := set("chunk", chunks...)
@@ -156,16 +156,16 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	binary = some(binary, 4, rLast, rJunk, rPing, rSplit, rDribble, rBig, rBreak, rBare)
 	phone := some(append([]int{rDial, rSend, rSend, rSend}, waits...), 2, rBurst, rClose, rHangup, rVanish, rStall, rResume, rMute, rDial)
 	phone = some(phone, 4, rBad, rPing, rSplit, rDribble, rBig, rBreak, rBare, rBurst)
-	farewell := r.Chance(6) // both ends close at the same time
-	alone := (heavy || farewell) && r.Chance(2)
+	crossingCloses := r.Chance(6) // both ends close at the same time
+	noOthers := (muchMemory || crossingCloses) && r.Chance(2)
 	for i := range 1 + r.Intn(3) {
-		if alone {
+		if noOthers {
 			break
 		}
 		p.relayActor("b"+strconv.Itoa(i+1), n, binary, p.ids)
 	}
 	for i := range 1 + r.Intn(5) {
-		if alone {
+		if noOthers {
 			break
 		}
 		p.relayActor("p"+strconv.Itoa(i+1), n, phone, p.ids)
@@ -181,7 +181,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	if r.Chance(2) {
 		p.relayActor("ops", 1+r.Intn(4), some([]int{rScrape, rHealth, rCheck, rWait}, 2, rLimits, rLimits, rCheck), p.ids)
 	}
-	if heavy {
+	if muchMemory {
 		p.relayRound("b6", 9, []int{rDial, rWait, rFlood, rFlood, rFlood, rFlood, rFlood, rWait, rSend}, 1000)
 		for _, name := range []string{"p6", "p7"} {
 			p.relayRound(name, 11, []int{rWait, rDial, rStall, rSend, rWait, rSend, rWait, rBurst, rWait, rResume, rSend}, 500, 500, 700)
@@ -191,7 +191,7 @@ func (relayWorld) Plan(r *Rand, small bool) *Run {
 	if r.Chance(6) { // a daemon that is killed with an answer on its way, and reconnects immediately
 		p.relayRound("b5", 6, []int{rDial, rLast, rDial})
 	}
-	if farewell {
+	if crossingCloses {
 		p.relayRound("b4", 13, []int{rDial, rWait, rDismiss, rWait, rDismiss}, 1000)
 		p.relayRound("p8", 12, []int{rWait, rDial, rWait, rClose}, 500)
 	}

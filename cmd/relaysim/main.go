@@ -1,5 +1,5 @@
-// Relaysim runs the relay in a simulated world, where a seed decides what
-// happens next.
+// Relaysim runs the relay in a simulated world, where a seed decides every
+// choice.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim"
 )
 
-// What the command returns.
+// Exit codes.
 const (
 	held   = 0
 	broken = 1
@@ -42,23 +42,23 @@ type command struct {
 	name     string
 	operands string   // arguments that are not flags
 	needs    []string // one of these flags must be given
-	what     string
+	summary  string
 	run      func(*env) int
 }
 
 var commands = []command{
 	{"run", "", []string{"seed"}, "run exactly one seed", (*env).runSeed},
 	{"sweep", "", []string{"seeds", "for"}, "run many seeds, in one process per core", (*env).sweep},
-	{"replay", "FILE", nil, "run what a file says", (*env).replay},
-	{"shrink", "FILE", nil, "make a broken run smaller", (*env).shrink},
-	{"mutants", "", nil, "break the relay on purpose and see that it is noticed", (*env).mutants},
-	{"campaign", "", nil, "search in this build only; mutants runs it in the build of each mutant", (*env).campaign},
+	{"replay", "FILE", nil, "carry out the run in a file", (*env).replay},
+	{"shrink", "FILE", nil, "make a failing run smaller", (*env).shrink},
+	{"mutants", "", nil, "break the relay on purpose and check that the simulator notices", (*env).mutants},
+	{"campaign", "", nil, "search for failures in this build only; mutants runs it in the build of each mutant", (*env).campaign},
 	{"exhaustive", "", nil, "try every schedule of a small world", (*env).exhaustive},
 	{"worlds", "", nil, "name all worlds", (*env).worlds},
-	{"reach", "", nil, "measure what the race detector sees", (*env).reach},
+	{"reach", "", nil, "measure which races the race detector reports", (*env).reach},
 }
 
-// env is what a command works with.
+// env is the state of a running command.
 type env struct {
 	command
 	args     []string
@@ -73,7 +73,7 @@ type env struct {
 
 func (c command) env(args []string, out, errw io.Writer) *env {
 	e := &env{command: c, args: args, out: out, err: errw, flags: flag.NewFlagSet(c.name, flag.ContinueOnError)}
-	e.flags.SetOutput(io.Discard) // parse says what is wrong
+	e.flags.SetOutput(io.Discard) // parse reports errors
 	return e
 }
 
@@ -115,16 +115,16 @@ func help(w io.Writer) {
 		e := c.env(nil, io.Discard, io.Discard)
 		e.list = true
 		c.run(e)
-		fmt.Fprintf(w, "  %s\n      %s\n", e.synopsis(), c.what)
+		fmt.Fprintf(w, "  %s\n      %s\n", e.synopsis(), c.summary)
 	}
-	fmt.Fprintf(w, "relaysim COMMAND -h says what the flags of a command are for.\nworlds: %s\nstrategies: mix, %s\n", strings.Join(sim.Worlds(), ", "), strings.Join(sim.Strategies, ", "))
+	fmt.Fprintf(w, "relaysim COMMAND -h explains the flags of a command.\nworlds: %s\nstrategies: mix, %s\n", strings.Join(sim.Worlds(), ", "), strings.Join(sim.Strategies, ", "))
 	fmt.Fprintln(w, `exit codes:
-  0  all held; mutants: the clean build held, and each mutant came out as its file says
-  1  something broke, in a run that was replayed or shrunk too; mutants: the clean build broke, or a mutant did not come out as its file says
+  0  no failure; mutants: the clean build held, and each mutant had the result that its file states
+  1  a run failed, also one that was replayed or shrunk; mutants: the clean build failed, or a mutant had another result than its file states
   2  the command line is wrong, or the command could not run`)
 }
 
-// synopsis is the command with all its flags, those that it needs first.
+// synopsis returns the command with all its flags, required flags first.
 func (e *env) synopsis() string {
 	all := []string{"relaysim", e.name}
 	if e.operands != "" {
@@ -165,7 +165,7 @@ func (e *env) parse(n int) ([]string, bool) {
 		}
 		switch err := e.flags.Parse(args); {
 		case errors.Is(err, flag.ErrHelp):
-			fmt.Fprintf(e.out, "usage: %s\n%s\n", e.synopsis(), e.what)
+			fmt.Fprintf(e.out, "usage: %s\n%s\n", e.synopsis(), e.summary)
 			e.flags.SetOutput(e.out)
 			e.flags.PrintDefaults()
 			e.code = held
@@ -186,8 +186,7 @@ func (e *env) parse(n int) ([]string, bool) {
 	return rest, true
 }
 
-// complain writes what is wrong with the command line and returns the exit
-// code for it.
+// complain writes an error about the command line and returns its exit code.
 func (e *env) complain(format string, args ...any) int {
 	fmt.Fprintf(e.err, "relaysim %s: %s\n", e.name, fmt.Sprintf(format, args...))
 	return usage
@@ -201,7 +200,7 @@ type rule struct {
 	must  string
 }
 
-// check complains of each rule that is broken, and reports whether none is.
+// check complains of each rule that is broken, and reports whether all hold.
 func (e *env) check(rules ...rule) bool {
 	good := true
 	for _, r := range rules {
@@ -221,13 +220,13 @@ func (e *env) worlds() int {
 	return held
 }
 
-// where adds the flags that say what is run.
-func (e *env) where() {
-	e.flags.StringVar(&e.world, "world", "registry", "`NAME` of what to run: "+strings.Join(sim.Worlds(), ", "))
-	e.flags.StringVar(&e.strategy, "strategy", "mix", "`NAME` of how to choose the next task: mix, "+strings.Join(sim.Strategies, ", "))
+// worldFlags adds the flags -world and -strategy.
+func (e *env) worldFlags() {
+	e.flags.StringVar(&e.world, "world", "registry", "`NAME` of the world: "+strings.Join(sim.Worlds(), ", "))
+	e.flags.StringVar(&e.strategy, "strategy", "mix", "`NAME` of the strategy that chooses the next task: mix, "+strings.Join(sim.Strategies, ", "))
 }
 
-// runner makes what runs the seeds. Its error names the flag that is wrong.
+// runner returns the runner for the flags. Its error names the invalid flag.
 func (e *env) runner() (sim.Runner, error) {
 	w, err := sim.FindWorld(e.world)
 	if err != nil {

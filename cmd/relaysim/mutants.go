@@ -15,19 +15,20 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim"
 )
 
-// searched is what the process of a mutant tells.
+// searched is the result of a mutant's process, as JSON.
 type searched struct {
-	Campaigns []sim.Campaign
-	Story     string // the invariant that broke in the mutant's story
+	Campaigns     []sim.Campaign
+	RegressionRun string `json:"Story"` // the invariant that broke in the mutant's regression run
 }
 
-// campaign searches in this very build; mutants runs it in each mutant.
+// campaign searches in this build. The command mutants runs it in the build of
+// each mutant.
 func (e *env) campaign() int {
-	e.where()
+	e.worldFlags()
 	n := e.flags.Int("n", 15, "`N` searches per strategy")
 	limits := e.flags.String("limits", "3000", "`N,N,…` seeds per search; the last holds for all that follow")
 	each := e.flags.Duration("each", 3*time.Second, "`TIME` per search")
-	story := e.flags.String("story", "", "`NAME` of a story to run, too")
+	regression := e.flags.String("story", "", "`NAME` of a regression run to replay first")
 	if _, ok := e.parse(0); !ok {
 		return e.code
 	}
@@ -40,27 +41,27 @@ func (e *env) campaign() int {
 		strategies = []string{e.strategy}
 	}
 	var s searched
-	if *story != "" {
-		stories, err := sim.RegressionRuns()
-		if err == nil && stories[*story] == nil {
-			err = fmt.Errorf("no story %q", *story)
+	if *regression != "" {
+		runs, err := sim.RegressionRuns()
+		if err == nil && runs[*regression] == nil {
+			err = fmt.Errorf("no regression run %q", *regression)
 		}
 		if err == nil {
-			s.Story, err = sim.ReplayRegression(stories[*story])
+			s.RegressionRun, err = sim.ReplayRegression(runs[*regression])
 		}
 		if err != nil {
 			return e.complain("%v", err)
 		}
 	}
-	var seeds []int
+	var seedLimits []int
 	for _, l := range strings.Split(*limits, ",") {
 		n, err := strconv.Atoi(l)
 		if err != nil || n < 0 {
 			return e.complain("-limits %q: want numbers", *limits)
 		}
-		seeds = append(seeds, n)
+		seedLimits = append(seedLimits, n)
 	}
-	if s.Campaigns, err = sim.Campaigns(x.World, strategies, *n, seeds, *each); err != nil {
+	if s.Campaigns, err = sim.Campaigns(x.World, strategies, *n, seedLimits, *each); err != nil {
 		return e.complain("%v", err)
 	}
 	if err := json.NewEncoder(e.out).Encode(s); err != nil {
@@ -79,12 +80,12 @@ type mutantFlags struct {
 
 func (e *env) mutants() int {
 	var f mutantFlags
-	e.where()
+	e.worldFlags()
 	e.flags.StringVar(&f.only, "only", "", "`NAMES` of the mutants to try, by comma; none: all of the world")
 	e.flags.IntVar(&f.n, "n", 15, "`N` searches per strategy")
 	e.flags.IntVar(&f.limit, "limit", 3000, "at most `N` seeds per search")
 	e.flags.DurationVar(&f.each, "each", 3*time.Second, "at most this `TIME` per search")
-	e.flags.BoolVar(&f.race, "race", true, "build with the race detector; without it the same seeds take a fraction of the time, and what only it sees lives")
+	e.flags.BoolVar(&f.race, "race", true, "build with the race detector; without it the same seeds take a fraction of the time, and mutants that only the detector sees survive")
 	if _, ok := e.parse(0); !ok {
 		return e.code
 	}
@@ -116,7 +117,7 @@ func (e *env) mutants() int {
 		r := row{m: m}
 		bin, err := build(root, tmp, m, f.race)
 		if err != nil {
-			r.broken = err // the others are none the worse for it
+			r.broken = err // the other mutants go on
 		} else {
 			if m.Survives != "" {
 				f := f // a search that cannot succeed need not be long
@@ -133,11 +134,11 @@ func (e *env) mutants() int {
 		rows = append(rows, r)
 		fmt.Fprintln(e.out, r)
 	}
-	return e.judge(rows, f, root, tmp)
+	return e.judgeCleanBuild(rows, f, root, tmp)
 }
 
-// judge looks at the clean build on the same seeds, and sums up.
-func (e *env) judge(rows []row, f mutantFlags, root, tmp string) int {
+// judgeCleanBuild searches the clean build with the same seeds, and reports.
+func (e *env) judgeCleanBuild(rows []row, f mutantFlags, root, tmp string) int {
 	bin, err := build(root, tmp, nil, f.race)
 	if err != nil {
 		return e.complain("the clean build: %v", err)
@@ -150,9 +151,9 @@ func (e *env) judge(rows []row, f mutantFlags, root, tmp string) int {
 	return report(e.out, e.world, rows, clean, f.n)
 }
 
-// report sums the rows up, and returns held only if the clean build held and
-// each mutant came out as its file says. Its last line says both separately:
-// clean is about the clean build and nothing else.
+// report writes the summary. It returns held only if the clean build held and
+// the result of each mutant is the one that its file states. Its last line
+// reports both separately: clean is about the clean build only.
 func report(out io.Writer, world string, rows []row, clean searched, searches int) int {
 	fmt.Fprint(out, perStrategy(rows))
 	code, cleanHeld, seeds := held, true, 0
@@ -163,7 +164,7 @@ func report(out io.Writer, world string, rows []row, clean searched, searches in
 			code, cleanHeld = broken, false
 		}
 	}
-	killed, survived, explained, surprises := 0, 0, 0, 0
+	killed, survived, explained, unexpected := 0, 0, 0, 0
 	for _, r := range rows {
 		switch {
 		case r.broken != nil: // neither
@@ -175,18 +176,18 @@ func report(out io.Writer, world string, rows []row, clean searched, searches in
 				explained++
 			}
 		}
-		if why := r.surprise(); why != "" {
+		if why := r.unexpected(); why != "" {
 			fmt.Fprintf(out, "mutant %s: %s\n", r.m.Name, why)
-			surprises++
+			unexpected++
 			code = broken
 		}
 	}
 	fmt.Fprintf(out, "world=%s mutants=%d killed=%d survived=%d explained=%d surprises=%d campaigns=%d clean_seeds=%d clean=%t\n",
-		world, len(rows), killed, survived, explained, surprises, searches, seeds, cleanHeld)
+		world, len(rows), killed, survived, explained, unexpected, searches, seeds, cleanHeld)
 	return code
 }
 
-// chosen returns the mutants of a world, or those of them that only names.
+// chosen returns the mutants of a world, or those of them that are in only.
 func chosen(all []*sim.Mutant, world, only string) (some []*sim.Mutant, err error) {
 	names := make(map[string]bool)
 	for _, name := range strings.Split(only, ",") {
@@ -209,7 +210,7 @@ func chosen(all []*sim.Mutant, world, only string) (some []*sim.Mutant, err erro
 	return some, nil
 }
 
-// deepest is how far each search went before it found something.
+// deepest returns for each search the largest number of seeds to a kill.
 func deepest(rows []row) []int {
 	var deep []int
 	for _, r := range rows {
@@ -226,14 +227,14 @@ func deepest(rows []row) []int {
 }
 
 // search runs the campaigns in a build.
-func (e *env) search(bin string, f mutantFlags, story string, limits ...int) (s searched, err error) {
+func (e *env) search(bin string, f mutantFlags, regression string, limits ...int) (s searched, err error) {
 	if len(limits) == 0 {
 		limits = []int{f.limit}
 	}
 	list := strings.Trim(strings.ReplaceAll(fmt.Sprint(limits), " ", ","), "[]")
 	args := []string{"campaign", "-world", e.world, "-strategy", e.strategy, "-n", fmt.Sprint(f.n), "-limits", list, "-each", f.each.String()}
-	if story != "" {
-		args = append(args, "-story", story)
+	if regression != "" {
+		args = append(args, "-story", regression)
 	}
 	cmd := exec.Command(bin, args...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, stage+"=") })
@@ -284,12 +285,13 @@ func build(root, tmp string, m *sim.Mutant, race bool) (string, error) {
 	return bin, nil
 }
 
-// moduleRoot is where the source is: mutants needs it, and the go command.
+// moduleRoot returns the directory of the module. The command mutants needs the
+// source and the go command.
 func moduleRoot() (string, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
 	mod := strings.TrimSpace(string(out))
 	if err != nil || filepath.Base(mod) != "go.mod" {
-		return "", fmt.Errorf("run it inside the module: it builds the relay anew for each mutant")
+		return "", fmt.Errorf("run it inside the module: it builds the relay for each mutant")
 	}
 	return filepath.Dir(mod), nil
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim"
 )
 
-// reach measures what the race detector sees.
+// reach measures which races the race detector reports.
 func (e *env) reach() int {
 	if _, ok := e.parse(0); !ok {
 		return e.code
@@ -30,12 +30,12 @@ func (e *env) reach() int {
 	return code
 }
 
-// exhaustive tries every schedule of a small world, and compares with what
-// a sweep of random ones comes to.
+// exhaustive tries every schedule of a small world, and compares the covered
+// states with those of random schedules.
 func (e *env) exhaustive() int {
-	e.where()
+	e.worldFlags()
 	seed := e.flags.String("seed", "1", "`N`, a number: which small world")
-	bound := e.flags.Int("bound", 2, "`N`: how often a task may be taken away from an operation")
+	bound := e.flags.Int("bound", 2, "`N`: how often operations may be interrupted")
 	limit := e.flags.Duration("for", time.Minute, "give up after this `TIME`")
 	seeds := e.flags.Int("seeds", 2000, "`N`, random schedules to compare with")
 	if _, ok := e.parse(0); !ok {

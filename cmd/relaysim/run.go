@@ -12,7 +12,7 @@ import (
 const shrinkFor = 20 * time.Second
 
 func (e *env) runSeed() int {
-	e.where()
+	e.worldFlags()
 	seed := e.flags.String("seed", "", "`N`: a number, or a commit's hash of 40 digits")
 	steps := e.flags.Int("steps", 0, "end after `N` steps (0: at the end)")
 	trace := e.flags.String("trace", "", "write each step to this `FILE`; - is the terminal")
@@ -39,7 +39,7 @@ func (e *env) runSeed() int {
 	return e.show(&x, res, *trace, *html, *out)
 }
 
-// show prints what came of one run, and writes the files asked for.
+// show prints the result of one run, and writes the requested files.
 func (e *env) show(x *sim.Runner, res *sim.Result, trace, html, out string) int {
 	line, code, final := res.String(), held, res
 	if res.Failure != nil {
@@ -84,7 +84,7 @@ func (e *env) replay() int {
 	}
 	res := x.Replay(run)
 	if res.Missed+res.Unused > 0 {
-		fmt.Fprintf(e.out, "diverged: %d switches could not be made (the first at step %d), %d points were not reached; went on without\n",
+		fmt.Fprintf(e.out, "diverged: %d switches could not be made (the first at step %d), %d points did not occur; these switches were skipped\n",
 			res.Missed, res.Diverged, res.Unused)
 	}
 	code = held
@@ -110,7 +110,7 @@ func (e *env) replay() int {
 }
 
 func (e *env) shrink() int {
-	into := e.flags.String("o", "", "write the smaller run to this `FILE` (default: the terminal)")
+	file := e.flags.String("o", "", "write the smaller run to this `FILE` (default: the terminal)")
 	x, run, code := e.load()
 	if run == nil {
 		return code
@@ -120,10 +120,10 @@ func (e *env) shrink() int {
 		return e.complain("the run holds; there is nothing to shrink")
 	}
 	rep := x.Explain(res, shrinkFor)
-	if *into == "" {
-		*into = "-"
+	if *file == "" {
+		*file = "-"
 	}
-	if err := e.write(*into, rep.Text()); err != nil {
+	if err := e.write(*file, rep.Text()); err != nil {
 		return e.complain("%v", err)
 	}
 	fmt.Fprintln(e.out, rep.Final)

@@ -12,11 +12,12 @@ import (
 )
 
 // stage is set in the process that does the work. Its value is a
-// directory for files that nobody needs afterwards.
+// directory for temporary files.
 const stage = "RELAYSIM_STAGE"
 
 // prepare runs the program once more, in an environment in which the race
-// detector tells everything: it reads its settings only as it starts.
+// detector reports every race. The detector reads its settings only when the
+// process starts.
 func prepare() int {
 	dir, err := os.MkdirTemp("", "relaysim")
 	if err != nil {
@@ -24,12 +25,12 @@ func prepare() int {
 		return usage
 	}
 	defer os.RemoveAll(dir)
-	self, err := os.Executable()
+	executable, err := os.Executable()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "relaysim:", err)
 		return usage
 	}
-	cmd := exec.Command(self, os.Args[1:]...)
+	cmd := exec.Command(executable, os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), stage+"="+dir)

@@ -26,7 +26,7 @@ type sweepFlags struct {
 
 func (e *env) sweep() int {
 	var f sweepFlags
-	e.where()
+	e.worldFlags()
 	e.flags.StringVar(&f.seeds, "seeds", "", "`FIRST-LAST`, one number, or FIRST- without an end")
 	e.flags.DurationVar(&f.dur, "for", 0, "stop after this `TIME`")
 	e.flags.IntVar(&f.jobs, "jobs", runtime.NumCPU(), "`N` processes")
@@ -82,7 +82,7 @@ func seedRange(s string) (from, to uint64, err error) {
 	return from, to, nil
 }
 
-// work runs this process's part and tells the parent about it in JSON.
+// work runs this process's part and reports to the parent in JSON.
 func (e *env) work(s *sim.Sweep, f sweepFlags) int {
 	var i, n uint64
 	if _, err := fmt.Sscanf(f.worker, "%d/%d", &i, &n); err != nil || n == 0 || i >= n {
@@ -110,7 +110,7 @@ func (e *env) work(s *sim.Sweep, f sweepFlags) int {
 	return broken
 }
 
-// direct starts the workers, adds up what they tell, and shows progress.
+// direct starts the workers, merges their summaries, and shows the progress.
 func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 	start := time.Now()
 	jobs := max(f.jobs, 1)
@@ -125,12 +125,12 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 		wait  sync.WaitGroup
 	)
 	line := &statusLine{to: e.err, on: terminal(e.err)}
-	self, err := os.Executable()
+	executable, err := os.Executable()
 	if err != nil {
 		return e.complain("%v", err)
 	}
 	for i := range jobs {
-		cmd := exec.Command(self, append([]string{"sweep", "-worker", fmt.Sprintf("%d/%d", i, jobs)}, e.args...)...)
+		cmd := exec.Command(executable, append([]string{"sweep", "-worker", fmt.Sprintf("%d/%d", i, jobs)}, e.args...)...)
 		cmd.Stderr = line
 		pipe, err := cmd.StdoutPipe()
 		if err == nil {
@@ -184,7 +184,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 		code, canary = broken, "missed"
 	}
 	if len(t.Covered) > 0 {
-		fmt.Fprintf(e.out, "rarest of what was seen:\n%s", t.Rarest(s.World, 4))
+		fmt.Fprintf(e.out, "rarest coverage goals, with the number of seeds that covered each:\n%s", t.Rarest(s.World, 4))
 	}
 	took := time.Since(start).Seconds()
 	fmt.Fprintf(e.out, "canary %s, race detector %t, %d processes, %.1f s, %.0f steps/s\n%s\n",
@@ -192,8 +192,8 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 	return code
 }
 
-// statusLine is a line on a terminal that says how far a sweep is. What is
-// written to it otherwise comes in its place, on whole lines.
+// statusLine is a line on a terminal that shows the progress of a sweep. Other
+// output that is written to it replaces the line.
 type statusLine struct {
 	to io.Writer
 	on bool // to is a terminal
@@ -202,11 +202,10 @@ type statusLine struct {
 	shown bool
 }
 
-// lineWidth is how much of the line is shown: a line that wraps cannot be
-// removed.
+// lineWidth is the maximum width: a line that wraps cannot be removed.
 const lineWidth = 79
 
-// watch returns when finished is closed, and has removed the line.
+// watch shows the progress until finished is closed, then removes the line.
 func (l *statusLine) watch(finished <-chan struct{}, start time.Time, sum func() *sim.SweepSummary) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()

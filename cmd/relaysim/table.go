@@ -15,38 +15,39 @@ type row struct {
 	broken error // it does not build
 }
 
-// killed tells whether a search found it, or its story does each time.
+// killed reports whether a search or the mutant's regression run found it.
 func (r row) killed() bool {
-	return r.found() || r.s.Story != "" && r.m.Survives == ""
+	return r.foundBySearch() || r.s.RegressionRun != "" && r.m.Survives == ""
 }
 
-func (r row) found() bool {
+func (r row) foundBySearch() bool {
 	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Killed })
 }
 
-func (r row) reached() bool {
+func (r row) covered() bool {
 	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Covered })
 }
 
-// surprise is how the mutant came out otherwise than its file says; empty if
+// unexpected is how the mutant came out otherwise than its file says; empty if
 // it did not.
-func (r row) surprise() string {
+func (r row) unexpected() string {
 	switch {
 	case r.broken != nil:
 		return "it does not build"
-	case !r.reached():
-		return "its code was not reached"
-	case r.m.Survives != "" && r.found():
+	case !r.covered():
+		return "its code never ran"
+	case r.m.Survives != "" && r.foundBySearch():
 		return "killed, though its file says that it survives"
 	case r.m.Survives == "" && !r.killed():
 		return "survived, and its file does not say why"
-	case r.m.Survives == "" && r.m.RegressionRun != "" && r.s.Story == "":
-		return "not killed by its story " + r.m.RegressionRun
+	case r.m.Survives == "" && r.m.RegressionRun != "" && r.s.RegressionRun == "":
+		return "not killed by its regression run " + r.m.RegressionRun
 	}
 	return ""
 }
 
-// String shows whether the mutant was killed, by what, and how soon.
+// String shows whether the mutant was killed, by which invariants, and after
+// how many seeds.
 func (r row) String() string {
 	if r.broken != nil {
 		return fmt.Sprintf("%-28s DOES NOT BUILD: %v", r.m.Name, r.broken)
@@ -65,30 +66,30 @@ func (r row) String() string {
 	}
 	verdict, why := "killed", ""
 	switch {
-	case !r.reached():
-		verdict = "NOT REACHED"
+	case !r.covered():
+		verdict = "CODE NEVER RAN"
 	case len(seeds) == 0 && r.m.Survives != "":
 		verdict, why = "survives", r.m.Survives
 	case len(seeds) == 0 && r.killed():
-		return fmt.Sprintf("%-28s killed by %s in its story %s only; missed in %d of %d", r.m.Name, short(r.s.Story), r.m.RegressionRun, missed, missed)
+		return fmt.Sprintf("%-28s killed by %s in its regression run %s only; missed in %d of %d", r.m.Name, short(r.s.RegressionRun), r.m.RegressionRun, missed, missed)
 	case len(seeds) == 0:
 		verdict = "SURVIVES"
 	case r.m.Survives != "":
 		verdict = "KILLED, though said to survive"
 	}
-	story := ""
+	regression := ""
 	switch {
 	case r.m.RegressionRun == "":
-	case r.s.Story == "" && r.m.Survives == "":
-		story = fmt.Sprintf(", but NOT in story %s", r.m.RegressionRun)
-	case r.s.Story != "":
-		story = fmt.Sprintf(", story %s: %s", r.m.RegressionRun, short(r.s.Story))
+	case r.s.RegressionRun == "" && r.m.Survives == "":
+		regression = fmt.Sprintf(", but NOT in regression run %s", r.m.RegressionRun)
+	case r.s.RegressionRun != "":
+		regression = fmt.Sprintf(", regression run %s: %s", r.m.RegressionRun, short(r.s.RegressionRun))
 	}
 	if why != "" {
 		return fmt.Sprintf("%-28s %s: %s", r.m.Name, verdict, why)
 	}
 	return fmt.Sprintf("%-28s %s by %s; seeds %s (%s), seconds %s; missed in %d of %d%s", r.m.Name, verdict, top(by),
-		spread(seeds, "%d"), r.medians(), spread(seconds, "%.2f"), missed, len(r.s.Campaigns), story)
+		spread(seeds, "%d"), r.medians(), spread(seconds, "%.2f"), missed, len(r.s.Campaigns), regression)
 }
 
 // medians is how many seeds each strategy needed.

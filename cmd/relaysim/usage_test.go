@@ -119,8 +119,8 @@ func TestWhatIsWrongNamesTheFlag(t *testing.T) {
 func TestAMutantThatSurvivesIsNotAnUncleanBuild(t *testing.T) {
 	found := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Killed: true, Covered: true, Invariant: "holder", Seeds: 3}}}
 	missed := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Covered: true, Seeds: 9}}}
-	unreached := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Seeds: 9}}}
-	plain, survivor, told := &sim.Mutant{Name: "a"}, &sim.Mutant{Name: "b", Survives: "nobody can see it"}, &sim.Mutant{Name: "c", RegressionRun: "s"}
+	notCovered := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Seeds: 9}}}
+	plain, survivor, withRun := &sim.Mutant{Name: "a"}, &sim.Mutant{Name: "b", Survives: "nobody can see it"}, &sim.Mutant{Name: "c", RegressionRun: "s"}
 	for _, tt := range []struct {
 		what  string
 		rows  []row
@@ -132,9 +132,9 @@ func TestAMutantThatSurvivesIsNotAnUncleanBuild(t *testing.T) {
 		{"an explained survivor", []row{{m: survivor, s: missed}}, missed, held, []string{"survived=1 explained=1 surprises=0", "clean=true"}},
 		{"a survivor", []row{{m: plain, s: missed}}, missed, broken, []string{"mutant a: survived", "survived=1 explained=0 surprises=1", "clean=true"}},
 		{"a survivor that is killed", []row{{m: survivor, s: found}}, missed, broken, []string{"mutant b: killed, though", "killed=1 survived=0", "clean=true"}},
-		{"code not reached", []row{{m: plain, s: unreached}}, missed, broken, []string{"mutant a: its code was not reached", "clean=true"}},
+		{"code never ran", []row{{m: plain, s: notCovered}}, missed, broken, []string{"mutant a: its code never ran", "clean=true"}},
 		{"it does not build", []row{{m: plain, broken: errors.New("x")}}, missed, broken, []string{"mutant a: it does not build", "killed=0 survived=0 explained=0 surprises=1", "clean=true"}},
-		{"its story holds", []row{{m: told, s: found}}, missed, broken, []string{"mutant c: not killed by its story s", "clean=true"}},
+		{"its regression run holds", []row{{m: withRun, s: found}}, missed, broken, []string{"mutant c: not killed by its regression run s", "clean=true"}},
 		{"the clean build breaks", []row{{m: plain, s: found}}, found, broken, []string{"the clean build breaks holder", "killed=1 survived=0 explained=0 surprises=0", "clean=false"}},
 	} {
 		var out bytes.Buffer
