@@ -150,7 +150,7 @@ func (e *Engine) advanceTo(due int64) {
 	e.yield(AtFire, 0)
 }
 
-// Next moves time to the next deadline and tells whether there was one.
+// Next moves time to the next deadline and reports whether there was one.
 func (e *Engine) Next() bool {
 	due := e.nextDeadline()
 	if due >= 0 {

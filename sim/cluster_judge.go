@@ -81,7 +81,7 @@ func (w *clusterRun) Contended(t *Task, l *Lock) {
 	w.e.Sometimes(sawLeaseLockWait, l.slow)
 }
 
-// Ended is told that a task is over.
+// Ended does nothing in this world.
 func (w *clusterRun) Ended(*Task) {}
 
 // Final judges the run once everything is at rest.

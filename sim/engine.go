@@ -15,7 +15,7 @@ const (
 )
 
 // maxTasks bounds the goroutines of one run; the race detector of Go
-// knows some 8,000 at once.
+// supports about 8,000 at the same time.
 const maxTasks = 4096
 
 // A Failure describes the invariant that a run broke.
@@ -31,7 +31,7 @@ func (f *Failure) String() string {
 }
 
 // A step is one entry of the trace: a task stood at a point and the
-// engine chose who runs next.
+// engine chose the next task.
 type step struct {
 	now  int64
 	at   point
@@ -175,7 +175,7 @@ func (e *Engine) run(w World, r *Run) {
 	}
 }
 
-// stoppedEarly tells whether the run was ended before its end.
+// stoppedEarly reports whether the run ended after maxSteps.
 //
 //go:norace
 func (e *Engine) stoppedEarly() bool { return e.maxSteps > 0 && e.steps >= e.maxSteps }

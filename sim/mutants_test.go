@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// A mutant that fits its place may no longer build: what stands there has
+// A mutant whose text is still found may no longer build: the source there has
 // another type. That is seen here, not after half an hour of searching.
 func TestMutantsBuild(t *testing.T) {
 	if testing.Short() {
@@ -101,7 +101,7 @@ func newBuilder(t *testing.T) *builder {
 	return b
 }
 
-// check looks whether the package in dir is well typed with these files.
+// check type-checks the package in dir with these files.
 func (b *builder) check(dir string, replaced map[string]string) error {
 	var files []*ast.File
 	for name, text := range replaced {

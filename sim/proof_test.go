@@ -14,7 +14,7 @@ import (
 )
 
 // Hand-overs that the detector can see leave it nothing to find. This
-// fails if somebody removes the hiding.
+// fails if the hiding is removed.
 func TestHiddenHandOversShowRacesAndPlainOnesDoNot(t *testing.T) {
 	if !RaceBuild {
 		t.Skip("needs the race detector")

@@ -2,7 +2,7 @@
 
 package sim
 
-// RaceBuild tells whether this build watches for data races.
+// RaceBuild reports whether this build watches for data races.
 const RaceBuild = false
 
 func hideOn()         {}

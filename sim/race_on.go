@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// RaceBuild tells whether this build watches for data races.
+// RaceBuild reports whether this build watches for data races.
 const RaceBuild = true
 
 // hideOn makes the detector blind to the order that synchronisation on

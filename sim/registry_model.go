@@ -226,7 +226,7 @@ func (m *model) count() {
 	m.counts = c
 }
 
-// waiting counts the graces whose timer is still to fire.
+// waiting counts the graces whose timer has not fired.
 //
 //go:norace
 func (m *model) waiting() int {

@@ -104,7 +104,7 @@ func TestRapidFindsNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := &Run{World: "registry", Params: []Param{{"max-phones", rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
 		labels := map[string]int{}
-		var fired []string // timers that may begin later than at once
+		var fired []string // timers that may begin late
 		for range rapid.IntRange(1, 24).Draw(t, "operations") {
 			if len(fired) > 0 && rapid.IntRange(0, 3).Draw(t, "begins") == 0 {
 				r.Lines = append(r.Lines, Line{Begins: fired[0]})

@@ -55,7 +55,7 @@ func (w *relayRun) Contended(t *Task, l *Lock) {
 	w.e.Sometimes(sawRelayWait, true)
 }
 
-// Ended is told that a task is over.
+// Ended counts the alarms that run.
 //
 //go:norace
 func (w *relayRun) Ended(t *Task) {

@@ -209,8 +209,9 @@ func (p *parityPlay) step(peer, verb, arg string) {
 	_, _ = p.conns[peer].Write(b)
 }
 
-// flood writes large frames until somebody is told of an end: that of who does
-// not read, or of who writes. How many that takes is not to be compared.
+// flood writes large frames until a peer learns of the end of a connection: that
+// of the peer that does not read, or of the writer. The number of frames differs
+// and is not compared.
 func (p *parityPlay) flood(c parityConn, to string) {
 	frame := `"flood` + strings.Repeat("x", 60_000) + `"`
 	if to != "" {
@@ -246,7 +247,7 @@ func (p *parityPlay) named(s string) string {
 	return s
 }
 
-// read notes what comes to a peer; ids are written as whose they are.
+// read records the messages to a peer. It replaces each id by its phone's name.
 func (p *parityPlay) read(peer string, c parityConn) {
 	var in inbox
 	buf := make([]byte, 64<<10)

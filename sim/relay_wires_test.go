@@ -22,7 +22,7 @@ type parityWire interface {
 	relay() *relay.Relay
 	restart()
 	pause()
-	awaitStep(step int) // all that follows from a step has happened
+	awaitStep(step int) // waits until all effects of a step have happened
 }
 
 type parityConn interface {
@@ -87,13 +87,13 @@ func (w *realWire) dial(path string, h http.Header) (parityConn, *http.Response)
 	}{r, c}, nil
 }
 
-// parityRest is how much has been seen and who is connected.
+// parityRest is the number of observations and the counts after a step.
 type parityRest struct {
 	seen   int
 	counts relay.Counts
 }
 
-// awaitStep waits until it is as in the simulation.
+// awaitStep waits until the state is that of the simulation.
 func (w *realWire) awaitStep(step int) {
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		w.play.mu.Lock()

@@ -101,7 +101,7 @@ func pace(w World) int {
 	return 6
 }
 
-// CheckStrategy tells whether there is such a strategy.
+// CheckStrategy returns an error if there is no such strategy.
 func CheckStrategy(name string) error {
 	if name == "" || name == "mix" {
 		return nil

@@ -42,9 +42,9 @@ type Instance interface {
 	Step()
 	// Unlocking checks the state that a lock guards just before t releases it.
 	Unlocking(t *Task, l *Lock)
-	// Contended is told that t found a lock taken.
+	// Contended is called when t finds a lock taken.
 	Contended(t *Task, l *Lock)
-	// Ended is told that a task's function has returned.
+	// Ended is called when a task's function has returned.
 	Ended(t *Task)
 	// Idle is asked when no task can run: whether time should go on, if
 	// there is a deadline for it to go to. It may start tasks, which then

@@ -48,7 +48,7 @@ func (e *Engine) check() {
 	e.checking = false
 }
 
-// pick chooses who runs next; nil is the driver.
+// pick chooses the next task; nil is the driver.
 //
 //go:norace
 func (e *Engine) pick(t *Task) *Task {
