@@ -71,6 +71,12 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"a cluster that anybody may join", func(c *Config) { embedded(c); c.ClusterListen = "10.0.0.1:6222" }, `--cluster-secret (withheld): is needed where other machines can reach --cluster-listen; give all relays the same, for example what openssl rand -hex 32 says`},
 		{"a cluster of one", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222"} }, `--cluster-peers "10.0.0.1:6222": must name the others of three relays; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
 		{"a peer without a port", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222", "10.0.0.2"} }, `--cluster-peers "10.0.0.2": must be host:port, several by comma; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
+		{"a certificate that is not there, without a key", func(c *Config) { c.TLSCert = "/nowhere/cert.pem" },
+			"--tls-cert \"/nowhere/cert.pem\": must be a PEM file that this user can read (no such file or directory); is that its name?\n" +
+				`--tls-key "": must be given with --tls-cert; name the file of the certificate's key`},
+		{"a key that is not there, without a certificate", func(c *Config) { c.TLSKey = "/nowhere/key.pem" },
+			"--tls-cert \"\": must be given with --tls-key; name the file of the key's certificate\n" +
+				`--tls-key "/nowhere/key.pem": must be a PEM file that this user can read (no such file or directory); is that its name?`},
 		{"unknown format", func(c *Config) { c.LogFormat = "xml" }, `--log-format "xml": must be text or json; the default is text`},
 		{"unknown level", func(c *Config) { c.LogLevel = "loud" }, `--log-level "loud": must be debug, info, warn or error; the default is info`},
 	} {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -94,11 +93,7 @@ func (f *Findings) lifetime(where string, leaf *x509.Certificate, now time.Time)
 		f.warn("the certificate in %s ends in %d days, on %s; renew it", where, int(left.Hours()/24), end)
 		return
 	}
-	names := slices.Clone(leaf.DNSNames)
-	for _, a := range leaf.IPAddresses {
-		names = append(names, a.String())
-	}
-	f.note("certificate and key belong together; good for %s until %s", strings.Join(names, ", "), end)
+	f.note("certificate and key belong together; good for %s until %s", strings.Join(namesOf(leaf), ", "), end)
 }
 
 // webConfig looks at the certificate of the private listener. Clients that
@@ -122,17 +117,19 @@ func (f *Findings) webConfig(c Config, now time.Time) {
 	}
 }
 
-// ports asks for each address that serve would listen on. One that is in use
-// is no problem if a relay runs already.
+// ports tries to listen on each address that serve listens on. An address in use is
+// a warning only, because the relay that runs already may use it. Every other
+// failure also ends serve, and is a problem.
 func (f *Findings) ports(ctx context.Context, c Config) {
 	for _, a := range c.listeners() {
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address)
 		if err != nil {
 			why := (&ListenError{Option: a.option, Address: a.address, Err: err}).Error()
 			if errors.Is(err, syscall.EADDRINUSE) {
-				why += "; nothing is wrong if a relay runs there already, or systemd keeps the socket"
+				f.warn("%s; nothing is wrong if a relay runs there already, or systemd keeps the socket", why)
+			} else {
+				f.problem("%s", why)
 			}
-			f.warn("%s", why)
 			continue
 		}
 		defer ln.Close() // held meanwhile: serve has them all at the same time

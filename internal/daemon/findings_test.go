@@ -30,6 +30,7 @@ func TestFindings(t *testing.T) {
 		{"ended", withCert, machine{}, notAfter, "problem", "--tls-cert " + cert + ": must not have ended, and this certificate ended on "},
 		{"gone", func(c *Config) { c.TLSCert, c.TLSKey = "/nowhere", "/nowhere" }, machine{}, notAfter, "problem", "--tls-cert: /nowhere: no such file or directory"},
 		{"in use", func(c *Config) { c.Listen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--listen): address already in use"},
+		{"an address of another machine", func(c *Config) { c.MetricsListen = "192.0.2.1:9090" }, machine{}, notAfter, "problem", "cannot listen on 192.0.2.1:9090 (--metrics-listen): cannot assign requested address"},
 		{"free", nil, machine{}, notAfter, "note", "--listen 127.0.0.1:0 is free"},
 		{"few files", nil, machine{files: 1000, filesKnown: true}, notAfter, "warning", "this user may open 1000 files, and --max-conns and --max-pending need 11088"},
 		{"files", nil, machine{files: 11088, filesKnown: true}, notAfter, "note", "11088 open files are enough"},

@@ -14,13 +14,15 @@ type Origin struct {
 	Env  string // an environment variable, by this name
 	File string // a file, at
 	Line int    // this line, from 1
+
+	Supervisor bool // the address of a socket that the supervisor handed over
 }
 
 // Origins is where options came from, by name; those that are not in it are
 // at their default.
 type Origins map[string]Origin
 
-// String is such as flag, PYRYCODE_RELAY_GRACE, relay.yml:3 or default.
+// String is such as flag, PYRYCODE_RELAY_GRACE, relay.yml:3, supervisor or default.
 func (o Origin) String() string {
 	switch {
 	case o.Flag:
@@ -29,6 +31,8 @@ func (o Origin) String() string {
 		return o.Env
 	case o.File != "":
 		return o.File + ":" + strconv.Itoa(o.Line)
+	case o.Supervisor:
+		return "supervisor"
 	}
 	return "default"
 }

@@ -95,8 +95,8 @@ func (p *process) plan() *plan {
 	if err != nil {
 		return &plan{err: err}
 	}
+	n := &plan{from: p.env.Supervisor.adoptOrigins(asked, from)}
 	asked = p.env.Supervisor.adopt(asked)
-	n := &plan{from: from}
 	n.cfg, n.changed, n.fixed = merge(*p.live.cfg.Load(), asked)
 	// Both what is asked for and what is made of it must be valid.
 	for _, c := range []Config{asked, n.cfg} {
@@ -114,7 +114,7 @@ func (p *process) plan() *plan {
 // into force nevertheless.
 func (p *process) reload(next *plan) {
 	if next == nil {
-		p.log.Info("reload: the certificate is read again")
+		p.log.Info("reload: there is no configuration to read" + p.reread())
 		return
 	}
 	from, account, changed, fixed, err := next.from, next.account, next.changed, next.fixed, next.err
@@ -140,10 +140,26 @@ func (p *process) reload(next *plan) {
 		p.log.Info("reload: push wakes are sent with another key", "project", p.push.Project())
 	}
 	if len(changed) == 0 {
-		p.log.Info("reload: no option has changed that may; the certificate is read again")
+		p.log.Info("reload: no option has changed that may" + p.reread())
 		return
 	}
 	p.log.Info("reload: options have changed", "options", strings.Join(changed, " "))
+}
+
+// reread returns the end of a log message about a reload: the files that are read
+// again in addition to the configuration. It is empty if there are none.
+func (p *process) reread() string {
+	_, cert := p.certs.(*fileCerts)
+	web := p.cfg.WebConfigFile != ""
+	switch {
+	case cert && web:
+		return "; the files of --tls-cert, --tls-key and --web.config.file are read again"
+	case cert:
+		return "; the files of --tls-cert and --tls-key are read again"
+	case web:
+		return "; --web.config.file is read again"
+	}
+	return ""
 }
 
 // merge is old with what asked changes and may change. changed and fixed are

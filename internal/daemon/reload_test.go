@@ -120,6 +120,17 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 	}
 }
 
+// A relay without certificate files must not claim to have read any.
+func TestAReloadNamesOnlyFilesThatItReads(t *testing.T) {
+	r := startReloading(t, nil)
+	r.reload(func(*Config) {})
+	r.wantLog(`msg="reload: no option has changed that may"`)
+	cert, key, _ := newAuthority(t).issue(t.TempDir(), "relay.test")
+	r = startReloading(t, func(c *Config) { c.TLSCert, c.TLSKey = cert, key })
+	r.reload(func(*Config) {})
+	r.wantLog(`msg="reload: no option has changed that may; the files of --tls-cert and --tls-key are read again"`)
+}
+
 func TestAnInvalidReloadChangesNothing(t *testing.T) {
 	r := startReloading(t, nil)
 	before := r.p.live.cfg.Load()

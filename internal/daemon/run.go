@@ -111,6 +111,7 @@ func Run(ctx context.Context, cfg Config, env Env) error {
 // newProcess makes a process that does not listen yet. In a cluster it waits for
 // NATS; if ctx ends meanwhile, the error wraps the cause of that.
 func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed error) {
+	env.Origins = env.Supervisor.adoptOrigins(cfg, env.Origins)
 	cfg = env.Supervisor.adopt(cfg)
 	problems, err := interruptible(ctx, cfg.Check)
 	if err != nil {
@@ -134,6 +135,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	p.live.origins.Store(&env.Origins)
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
 	p.log = newLogger(p.recent, cfg.LogFormat, p.live.level)
+	p.env.Supervisor = env.Supervisor.closeUnused(cfg, p.log)
 	p.cfg = cfg.fit(p.log, maxFiles)
 	p.ready.set("starting")
 	rc := p.cfg.relay(p.log, env.Build)

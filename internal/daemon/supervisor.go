@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -165,9 +167,13 @@ func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {
 
 // adopt returns c with the addresses of the supervisor's sockets in place of those
 // that c has: these must not be exposed by mistake. Of several sockets of one name
-// it takes the address that most can reach.
+// it takes the address that most can reach. It ignores the http socket unless
+// Domain is set, because nothing else uses that socket.
 func (s Supervisor) adopt(c Config) Config {
 	for name, at := range map[string]*string{SocketPublic: &c.Listen, SocketPrivate: &c.MetricsListen, SocketHTTP: &c.HTTPListen} {
+		if name == SocketHTTP && c.Domain == "" {
+			continue
+		}
 		for i, ln := range s.Listeners[name] {
 			if address := ln.Addr().String(); i == 0 || reachOf(address) > reachOf(*at) {
 				*at = address
@@ -175,6 +181,35 @@ func (s Supervisor) adopt(c Config) Config {
 		}
 	}
 	return c
+}
+
+// adoptOrigins returns a copy of from for the configuration that adopt returns for
+// c: an address that adopt replaces comes from the supervisor.
+func (s Supervisor) adoptOrigins(c Config, from Origins) Origins {
+	all := make(Origins, len(from))
+	maps.Copy(all, from)
+	for name, option := range map[string]string{SocketPublic: "listen", SocketPrivate: "metrics-listen", SocketHTTP: "http-listen"} {
+		if len(s.Listeners[name]) > 0 && (name != SocketHTTP || c.Domain != "") {
+			all[option] = Origin{Supervisor: true}
+		}
+	}
+	return all
+}
+
+// closeUnused closes the sockets that c does not use, and returns a Supervisor
+// without them. It logs one warning for the http socket, which only Domain uses.
+func (s Supervisor) closeUnused(c Config, log *slog.Logger) Supervisor {
+	unused := s.Listeners[SocketHTTP]
+	if c.Domain != "" || len(unused) == 0 {
+		return s
+	}
+	log.Warn("the supervisor's socket \"http\" is not used without --domain: give --domain, or disable that socket", "listen", unused[0].Addr())
+	for _, ln := range unused {
+		_ = ln.Close() // the relay never accepts on it
+	}
+	s.Listeners = maps.Clone(s.Listeners)
+	delete(s.Listeners, SocketHTTP)
+	return s
 }
 
 // listen returns the supervisor's sockets of that name, or opens one.

@@ -249,3 +249,42 @@ func TestASupervisorThatDoesNotReadHoldsUpNobody(t *testing.T) {
 		t.Errorf("then it sends %q; want what came after the queue was empty", got)
 	}
 }
+
+// Only --domain uses the http socket. Without --domain, serve runs, closes that
+// socket and says so once.
+func TestAnHTTPSocketWithoutADomainIsClosedWithAWarning(t *testing.T) {
+	kept, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	given := handOver(t, kept)
+	d := startEnv(t, t.Context(), nil, Env{Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketHTTP: {given}}}})
+	const want = `the supervisor's socket \"http\" is not used without --domain`
+	if n := strings.Count(d.log.String(), want); n != 1 {
+		t.Errorf("the log has the warning %d times; want once:\n%s", n, d.log)
+	}
+	if _, err := given.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the socket: %v; want it closed", err)
+	}
+	c := DefaultConfig()
+	c.Domain = "relay.example.com"
+	if got := (Supervisor{Listeners: map[string][]net.Listener{SocketHTTP: {kept}}}).adopt(c).HTTPListen; got != kept.Addr().String() {
+		t.Errorf("with --domain, --http-listen is %s; want %s", got, kept.Addr())
+	}
+}
+
+func TestTheConfigurationNamesTheSupervisorsSockets(t *testing.T) {
+	kept, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	d := startEnv(t, t.Context(), nil, Env{Origins: Origins{"listen": {Flag: true}},
+		Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: {handOver(t, kept)}}}})
+	_, _, page := get(t, "http://"+d.private+"/debug/config")
+	want := `"name": "listen", "value": "` + kept.Addr().String() + `", "from": "supervisor"`
+	if flat := strings.Join(strings.Fields(page), " "); !strings.Contains(flat, want) {
+		t.Errorf("/debug/config has no %s:\n%s", want, page)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,8 +61,17 @@ func (c *certificate) use(cert *tls.Certificate) {
 	old := c.at.Swap(cert)
 	c.notAfter.Set(float64(cert.Leaf.NotAfter.Unix()))
 	if old == nil || !old.Leaf.Equal(cert.Leaf) {
-		c.log.Info("certificate", "names", cert.Leaf.DNSNames, "not_after", cert.Leaf.NotAfter)
+		c.log.Info("certificate", "names", namesOf(cert.Leaf), "not_after", cert.Leaf.NotAfter)
 	}
+}
+
+// namesOf returns the host names and the IP addresses that a certificate is for.
+func namesOf(leaf *x509.Certificate) []string {
+	names := slices.Clone(leaf.DNSNames)
+	for _, a := range leaf.IPAddresses {
+		names = append(names, a.String())
+	}
+	return names
 }
 
 // failed tells why there is no newer certificate.

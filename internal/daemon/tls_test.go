@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
@@ -246,4 +247,24 @@ func TestACertificatesFilesAreWatched(t *testing.T) {
 		stop()
 		<-ended
 	})
+}
+
+func TestTheNamesOfACertificateIncludeItsIPAddresses(t *testing.T) {
+	leaf := &x509.Certificate{DNSNames: []string{"relay.test"}, IPAddresses: []net.IP{net.ParseIP("192.0.2.7")}}
+	c, log := newLoggedCertificate(t)
+	c.use(&tls.Certificate{Leaf: leaf})
+	if want := `names="[relay.test 192.0.2.7]"`; !strings.Contains(log.String(), want) {
+		t.Errorf("the log has no %s:\n%s", want, log)
+	}
+}
+
+// newLoggedCertificate returns a certificate without a pair yet, and its log.
+func newLoggedCertificate(t *testing.T) (*certificate, *syncBuffer) {
+	t.Helper()
+	log := new(syncBuffer)
+	c, err := newCertificate(prometheus.NewRegistry(), newLogger(log, "text", slog.LevelInfo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, log
 }

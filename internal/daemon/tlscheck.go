@@ -38,9 +38,11 @@ func (v *validator) tls(c Config) {
 	}
 	switch {
 	case c.TLSCert != "" && c.TLSKey == "":
+		v.pemFile("tls-cert", c.TLSCert)
 		v.add("tls-key", "", "must be given with --tls-cert", "name the file of the certificate's key")
 	case c.TLSCert == "" && c.TLSKey != "":
 		v.add("tls-cert", "", "must be given with --tls-key", "name the file of the key's certificate")
+		v.pemFile("tls-key", c.TLSKey)
 	case c.TLSCert != "":
 		_, _, pair, err := readPair(c.TLSCert, c.TLSKey)
 		if err != nil {
@@ -50,6 +52,14 @@ func (v *validator) tls(c Config) {
 		if rule, fix := unusable(pair.Leaf, v.now); rule != "" {
 			v.add("tls-cert", c.TLSCert, rule, fix)
 		}
+	}
+}
+
+// pemFile demands that the file of an option can be read. It is for a certificate
+// or a key without the other: what is in it can only be checked with both.
+func (v *validator) pemFile(option, name string) {
+	if _, err := ReadFile(name, maxFile, false); err != nil {
+		v.add(option, name, fmt.Sprintf("must be a PEM file that this user can read (%v)", err), "is that its name?")
 	}
 }
 

@@ -74,7 +74,7 @@ var (
 	ErrServerInUse = errors.New("another node's binary holds the server-id")
 
 	// ErrUnknownHolder says that it cannot be known now who holds the id.
-	ErrUnknownHolder = errors.New("it cannot be known now whether another node holds the server-id; try again")
+	ErrUnknownHolder = errors.New("it cannot be known now whether another node holds the server-id")
 )
 
 // Verdict is what a probe on behalf of another node has found.

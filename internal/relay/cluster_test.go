@@ -2,7 +2,9 @@ package relay
 
 import (
 	"errors"
+	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -76,6 +78,12 @@ func TestWhoHoldsAnIDIsAskedBeforeTheUpgrade(t *testing.T) {
 			c := &neighbours{claim: tt.claim, find: tt.find}
 			n := start(t, Config{Cluster: c})
 			_, resp, err := websocket.DefaultDialer.Dial(n.url+tt.path, headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1"))
+			if resp != nil {
+				body, _ := io.ReadAll(resp.Body)
+				if strings.Contains(string(body), "try again") {
+					t.Errorf("the answer says %q; Retry-After says already when to try again", body)
+				}
+			}
 			if err == nil || resp == nil || resp.StatusCode != tt.status || resp.Header.Get("Retry-After") == "" {
 				t.Errorf("dial: %v, %v; want %d with Retry-After", err, resp, tt.status)
 			}

@@ -102,17 +102,35 @@ func serverID(id wire.ServerID) slog.Attr {
 	return slog.String("server_id", wire.Printable(string(id), logText))
 }
 
-func connID(id wire.ConnID) slog.Attr      { return slog.String("conn_id", string(id)) }
-func remote(a netip.Addr) slog.Attr        { return slog.String("remote", a.String()) }
-func closeCode(c wire.CloseCode) slog.Attr { return slog.Int("close_code", int(c)) }
+func connID(id wire.ConnID) slog.Attr { return slog.String("conn_id", string(id)) }
+func remote(a netip.Addr) slog.Attr   { return slog.String("remote", a.String()) }
+
+// closeCode returns the code that the log shows for the end of c. Without a code it is
+// one of those that RFC 6455 §7.4.1 reserves for logs: 1005 if the peer sent a close
+// frame, and 1006 if it did not.
+func closeCode(code wire.CloseCode, c *conn) slog.Attr {
+	switch {
+	case code != wire.CloseNone:
+	case c.left.Load():
+		code = closeNoCode
+	default:
+		code = closeNoFrame
+	}
+	return slog.Int("close_code", int(code))
+}
+
+const (
+	closeNoCode  wire.CloseCode = 1005
+	closeNoFrame wire.CloseCode = 1006
+)
 
 func (e *events) since(began time.Time) slog.Attr {
 	return slog.Duration("duration", e.clock.Now().Sub(began))
 }
 
 // ending is why a connection ended, in the keys that there are for it.
-func ending(code wire.CloseCode, reason string) []slog.Attr {
-	attrs := []slog.Attr{closeCode(code)}
+func ending(c *conn, code wire.CloseCode, reason string) []slog.Attr {
+	attrs := []slog.Attr{closeCode(code, c)}
 	if reason != "" {
 		attrs = append(attrs, slog.String("err", reason))
 	}
@@ -141,7 +159,7 @@ func (e *events) serverTakeover(b *binary) {
 
 func (e *events) serverReleased(b *binary, code wire.CloseCode, reason string) {
 	e.ended(reason, serverID(b.server), remote(b.from))
-	e.emit(slog.LevelInfo, "server_released", append(ending(code, reason), serverID(b.server), remote(b.from), e.since(b.began))...)
+	e.emit(slog.LevelInfo, "server_released", append(ending(&b.conn, code, reason), serverID(b.server), remote(b.from), e.since(b.began))...)
 }
 
 func (e *events) graceExpired(id wire.ServerID) {
@@ -162,7 +180,7 @@ func (e *events) phoneRefused(p *phone, event, device string) {
 
 func (e *events) phoneUnregistered(p *phone, code wire.CloseCode, reason string) {
 	e.ended(reason, serverID(p.server), connID(p.id), remote(p.from))
-	e.emit(slog.LevelInfo, "phone_unregistered", append(ending(code, reason), serverID(p.server), connID(p.id), remote(p.from), e.since(p.began))...)
+	e.emit(slog.LevelInfo, "phone_unregistered", append(ending(&p.conn, code, reason), serverID(p.server), connID(p.id), remote(p.from), e.since(p.began))...)
 }
 
 // ended adds the record that a missed heartbeat deserves.

@@ -140,6 +140,9 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 	e.serverReleased(b, wire.CloseInternal, wire.ReasonHeartbeat)
 	e.graceExpired("s1")
 	e.phoneRegistered(p, "Pixel")
+	e.phoneUnregistered(p, wire.CloseNone, "")
+	p.left.Store(true)
+	e.phoneUnregistered(p, wire.CloseNone, "")
 	e.phoneCarried(wire.PhoneHello{Server: "s1", Device: "Pixel"}, from)
 	e.phoneRefused(p, "phone_register_no_server", "")
 	e.phoneRefused(p, "phone_register_at_cap", "")
@@ -165,6 +168,8 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 		"msg=server_claimed server_id=s1 remote=192.0.2.1 binary_version=1.2.3\n",
 		"msg=server_released close_code=1000 server_id=s1 remote=192.0.2.1 duration=1m30s\n",
 		"msg=phone_unregistered close_code=4404 err=\"binary reclaimed server-id\" server_id=s1 conn_id=c-0123456789abcdef remote=192.0.2.1 duration=1m30s\n",
+		"msg=phone_unregistered close_code=1006 server_id=s1 conn_id=c-0123456789abcdef remote=192.0.2.1 duration=1m30s\n", // no close frame
+		"msg=phone_unregistered close_code=1005 server_id=s1 conn_id=c-0123456789abcdef remote=192.0.2.1 duration=1m30s\n", // one without a code
 		"msg=rate_limited remote=192.0.2.1 path=client\n",
 	} {
 		if !strings.Contains(rec.text.String(), want) {

@@ -144,6 +144,8 @@ func TestWhatThePageSays(t *testing.T) {
 		if strings.Contains(page, "<dt>Cluster") {
 			t.Error("the page of a relay that is alone speaks of a cluster")
 		}
+		failures := prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "tls_certificate_failures_total", Help: "."})
+		b.reg.MustRegister(failures)
 		connected := b.join()
 		if page := b.html(); !strings.Contains(page, "3 nodes<br>12 server-ids held here<br>5 phones of theirs connected to other nodes<br>4 phones connected here for binaries at other nodes<br>2 lost: not renewed in time, 2 in the last hour") {
 			t.Errorf("the page lacks the cluster: %s", page)
@@ -154,11 +156,12 @@ func TestWhatThePageSays(t *testing.T) {
 		}
 		b.reason, b.wrong = "draining <now>", errors.New("gauges say 1; walking finds 2")
 		b.notAfter.Set(float64(time.Now().Add(73 * time.Hour).Unix()))
+		failures.Inc()
 		b.attempts.WithLabelValues("client", "reject_rate_limit").Add(3)
 		b.attempts.WithLabelValues("client", "accept").Add(7)
 		page = b.html()
 		for _, want := range []string{
-			"Not ready: draining &lt;now&gt;", "walking finds 2", "3 days left", "too many attempts from one address", ", not ready",
+			"Not ready: draining &lt;now&gt;", "walking finds 2", "3 days left", "1 failed renewal or reload<", "too many attempts from one address", ", not ready",
 		} {
 			if !strings.Contains(page, want) {
 				t.Errorf("the page lacks %q", want)
