@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -33,6 +34,7 @@ type clustered struct {
 	server *natsbus.Server
 
 	connected func() bool // NATS is there
+	silent    atomic.Bool // the directory has not answered for silentFor
 
 	stop     context.CancelFunc // of the looks at the directory; nil: there are none yet
 	watchers sync.WaitGroup
@@ -113,6 +115,13 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 		}
 		return 0
 	})
+	answers := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_answers",
+		Help: "1 if the directory in NATS answers, 0 if it has not answered for 12 s: then claims are answered 503, also where cluster_connected is 1."}, func() float64 {
+		if c.silent.Load() {
+			return 0
+		}
+		return 1
+	})
 	leads := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_leader",
 		Help: "1 if the NATS server inside this process leads the directory: while another takes over from it claims are answered 503. 0 with a NATS of your own."}, func() float64 {
 		if c.server != nil && c.server.Leads(natsbus.DefaultBucket) {
@@ -120,7 +129,7 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 		}
 		return 0
 	})
-	for _, m := range []prometheus.Collector{up, leads} {
+	for _, m := range []prometheus.Collector{up, answers, leads} {
 		if err := reg.Register(m); err != nil {
 			return err
 		}
@@ -139,25 +148,24 @@ func (c *clustered) start(ctx context.Context, log *slog.Logger, ready *readines
 	}
 	watching, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	c.watchers.Go(func() { watchDirectory(watching, c.conn.Answers, log, ready) })
+	c.watchers.Go(func() { watchDirectory(watching, c.conn.Answers, log, ready, &c.silent) })
 	return nil
 }
 
-// watchDirectory has ready say so while the directory does not answer, though
-// the link to NATS may be well: so it is at a server that has lost the others.
-func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger, ready *readiness) {
-	last, silent := time.Now(), false
+// watchDirectory sets silent, and the reason in ready, while the directory does not
+// answer. The link to NATS may work nevertheless: it does on a server that has lost
+// the others.
+func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger, ready *readiness, silent *atomic.Bool) {
+	last := time.Now()
 	every(ctx, directoryCheckEvery, func() {
 		err := answers()
 		switch now := time.Now(); {
 		case err == nil:
-			if last = now; silent {
-				silent = false
+			if last = now; silent.CompareAndSwap(true, false) {
 				log.Info("the directory answers again")
 				ready.setDirectory("")
 			}
-		case !silent && now.Sub(last) >= silentFor:
-			silent = true
+		case now.Sub(last) >= silentFor && silent.CompareAndSwap(false, true):
 			log.Warn("the directory in NATS does not answer: new claims are answered 503; are the other servers there?", "err", err)
 			ready.setDirectory("the directory in NATS does not answer")
 		}

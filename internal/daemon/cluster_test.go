@@ -11,6 +11,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
 // Choosing a new leader takes the directory some seconds: no reason to send
@@ -24,12 +28,21 @@ func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
 			}
 			return nil
 		}
+		port := cluster.NewMemory(nil).Port()
+		node, err := cluster.New(cluster.Config{Store: port, Bus: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reg, c := prometheus.NewRegistry(), clustered{connected: func() bool { return true }, node: node}
+		if err := c.register(reg); err != nil {
+			t.Fatal(err)
+		}
 		var ready readiness
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			watchDirectory(ctx, answers, slog.New(slog.NewTextHandler(io.Discard, nil)), &ready)
+			watchDirectory(ctx, answers, slog.New(slog.NewTextHandler(io.Discard, nil)), &ready, &c.silent)
 		}()
 		wait := func(d time.Duration, want bool) {
 			t.Helper()
@@ -37,6 +50,9 @@ func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
 			synctest.Wait()
 			if got := ready.get(); (got == "") != want {
 				t.Errorf("after %v: %q; want ready: %v", d, got, want)
+			}
+			if got := gaugeOf(t, reg, "pyrycode_relay_cluster_directory_answers"); (got == 1) != want {
+				t.Errorf("after %v: pyrycode_relay_cluster_directory_answers is %v; want it to say ready: %v", d, got, want)
 			}
 		}
 		wait(time.Minute, true)
@@ -52,6 +68,22 @@ func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
 		stop()
 		<-done
 	})
+}
+
+// gaugeOf returns the value of a gauge without labels.
+func gaugeOf(t *testing.T, reg prometheus.Gatherer, name string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("there is no %s", name)
+	return 0
 }
 
 // A name goes into the logs of all nodes: it must be short and printable. Without
