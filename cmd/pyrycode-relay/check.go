@@ -26,12 +26,16 @@ type checked struct {
 	daemon.Findings
 }
 
-// run prints the report and reports whether the configuration can run.
-// problems is what was wrong with it before it could be looked at.
-func (c *check) run(ctx context.Context, origins daemon.Origins, problems []string, out io.Writer) (ok bool) {
-	r := checked{Options: c.Config.Settings(origins)}
+// run prints the report and reports whether the configuration can run. e is where
+// the options came from. problems is what was wrong with them before they could be
+// looked at.
+func (c *check) run(ctx context.Context, e *environment, problems []string, out io.Writer) (ok bool) {
+	r := checked{Options: c.Config.Settings(e.origins)}
 	if len(problems) == 0 {
 		r.Findings = c.Config.Inspect(ctx)
+		if f := e.file; f != nil && len(f.values) == 0 {
+			r.Warnings = append(r.Warnings, fmt.Sprintf("--config %q sets no option: a relay that runs with options from this file refuses a reload", f.name))
+		}
 	} else {
 		r.Findings = daemon.Findings{Problems: problems, Warnings: []string{}, Notes: []string{}}
 	}

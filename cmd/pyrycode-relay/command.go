@@ -91,7 +91,7 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 		lines = append(lines, f.problems...)
 	}
 	if err != nil {
-		lines = append(lines, sentence(err))
+		lines = append(lines, c.sentence(err, args))
 	} else {
 		c.env.given(ctx)
 		name, _, _ = strings.Cut(ctx.Command(), " ")
@@ -133,8 +133,19 @@ func (c *command) logFormat(args []string) string {
 	return c.Serve.LogFormat
 }
 
-// sentence is an error of kong's with what to do about it.
-func sentence(err error) string {
+// sentence is an error of kong's, which has read args, with what to do about it.
+func (c *command) sentence(err error, args []string) string {
+	if name, ok := strings.CutPrefix(err.Error(), "unexpected argument "); ok && len(args) > 0 && name == args[0] {
+		commands := make(map[string]bool)
+		for _, n := range c.model.Children {
+			commands[n.Name] = true
+		}
+		text := fmt.Sprintf("unknown command %q; ", name)
+		if near := nearest(name, commands, 0); near != "" {
+			text += fmt.Sprintf("did you mean %s? ", near)
+		}
+		return text + "pyrycode-relay --help lists the commands"
+	}
 	path := "pyrycode-relay serve" // the command when none is named
 	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil {
 		if n := p.Context.Selected(); n != nil {

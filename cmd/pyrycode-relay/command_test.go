@@ -179,7 +179,13 @@ func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
 		{"an unknown flag", nil, []string{"serve", "--grce", "1s"},
 			`pyrycode-relay: unknown flag --grce, did you mean "--grace"?; pyrycode-relay serve --help lists what there is`},
 		{"an unknown command", nil, []string{"sevre"},
-			`pyrycode-relay: unexpected argument sevre; pyrycode-relay serve --help lists what there is`},
+			`pyrycode-relay: unknown command "sevre"; did you mean serve? pyrycode-relay --help lists the commands`},
+		{"an unknown command with an option", nil, []string{"healthchek", "--live"},
+			`pyrycode-relay: unknown command "healthchek"; did you mean healthcheck? pyrycode-relay --help lists the commands`},
+		{"a command that resembles none", nil, []string{"frobnicate"},
+			`pyrycode-relay: unknown command "frobnicate"; pyrycode-relay --help lists the commands`},
+		{"an argument that serve does not have", nil, []string{"serve", "now"},
+			`pyrycode-relay: unexpected argument now; pyrycode-relay serve --help lists what there is`},
 		{"a flag without its value", nil, []string{"serve", "--grace"},
 			`pyrycode-relay: --grace: its value is missing; pyrycode-relay serve --help lists what there is`},
 		{"a flag of text without its value", nil, []string{"--log-level"},
@@ -207,7 +213,7 @@ func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
 }
 
 func TestHelpReturns0(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"probe", "--help"}, {"--help", "--grace", "soon"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"probe", "--help"}, {"--help", "--grace", "soon"}, {"help"}, {"help", "probe"}} {
 		if got := call(t.Context(), nil, args...); got.code != 0 || !strings.HasPrefix(got.stdout, "Usage: pyrycode-relay") || got.stderr != "" {
 			t.Errorf("%v: %d, %q, %q", args, got.code, got.stdout, got.stderr)
 		}

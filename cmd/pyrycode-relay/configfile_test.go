@@ -159,6 +159,15 @@ func TestCheckTellsAndReturns0Or2(t *testing.T) {
 	}
 }
 
+// A reload refuses a file without options, so check must not pass over it in silence.
+func TestCheckWarnsOfAFileThatSetsNothing(t *testing.T) {
+	file := configAt(t, "# nothing\n")
+	got := call(t.Context(), nil, "check", "--quiet", "--config", file, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+	if want := "unusual  --config \"" + file + "\" sets no option"; got.code != done || !strings.Contains(got.stdout, want) {
+		t.Errorf("check returns %d and says\n%s\nwant %s", got.code, got.stdout, want)
+	}
+}
+
 func TestSIGHUPReadsTheFileAgain(t *testing.T) {
 	file := configAt(t, "max-phones: 3\n")
 	cmd, lines := child(t, append(onFreePorts, "--config", file)...)

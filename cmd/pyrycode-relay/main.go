@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +44,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	defer signal.Stop(reload)
 	earlysignals.Handover(stop, reload)
 
+	args = withoutAliases(args)
 	b := daemon.ReadBuild(version, revision)
 	c := newCommand(environ)
 	var name string
@@ -77,7 +79,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		}
 	}()
 	if name == "check" {
-		if !c.Check.run(ctx, c.env.origins, problems, stdout) {
+		if !c.Check.run(ctx, c.env, problems, stdout) {
 			return refused
 		}
 		return done
@@ -143,6 +145,19 @@ func dumpOnQuit(stderr io.Writer) (stop func()) {
 		signal.Stop(quit)
 		close(stopped)
 	}
+}
+
+// withoutAliases returns args with the command or the flag that stands for what is
+// commonly typed: "help COMMAND" for "COMMAND --help", "--version" for "version".
+func withoutAliases(args []string) []string {
+	switch {
+	case len(args) == 0:
+	case args[0] == "help":
+		return append(slices.Clone(args[1:]), "--help")
+	case args[0] == "--version":
+		return append([]string{"version"}, args[1:]...)
+	}
+	return args
 }
 
 // outlivePipes makes a write to standard output or error fail when its reader has

@@ -164,6 +164,8 @@ func (a *asker) get(ctx context.Context, path string) (status int, body []byte, 
 		return 0, nil, explain(err, target{base: a.base, timeout: a.client.Timeout, private: true})
 	}
 	switch {
+	case status == http.StatusUnauthorized && a.user != "":
+		return status, nil, fmt.Errorf("%s refuses the user %q or its password; check --web-user and --web-password-file", a.base, a.user)
 	case status == http.StatusUnauthorized:
 		return status, nil, fmt.Errorf("%s asks for a password; give --web-user and --web-password-file", a.base)
 	case status == http.StatusBadRequest && strings.HasPrefix(a.base, "http:") && bytes.Contains(body, []byte("HTTPS")):

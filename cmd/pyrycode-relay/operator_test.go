@@ -87,6 +87,7 @@ func TestHealthcheckKnowsTLSAndPasswords(t *testing.T) {
 	}{
 		{"all given", []string{"--web.config.file", web, "--web-user", "ops", "--web-password-file", password}, ""},
 		{"no password", []string{"--web.config.file", web}, "https://" + s.private + " asks for a password; give --web-user and --web-password-file"},
+		{"a wrong user", []string{"--web.config.file", web, "--web-user", "op", "--web-password-file", password}, "https://" + s.private + ` refuses the user "op" or its password; check --web-user and --web-password-file`},
 		{"no TLS", nil, "http://" + s.private + " has TLS; give the --web.config.file that serve has"},
 		{"another certificate", []string{"--web.config.file", other}, "it shows another certificate than the one in --web.config.file"},
 	} {

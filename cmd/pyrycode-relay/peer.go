@@ -77,7 +77,9 @@ func undecided(p *peer, err error) bool {
 }
 
 // phone joins the server-id and makes a first round trip, which shows that it
-// is in, and that binary, unless it is nil, holds the server-id.
+// is in, and that binary, unless it is nil, holds the server-id. It tries again
+// while the relay can still be deciding the claim of binary. With a nil binary it
+// tries once, because no claim of this process is pending.
 func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, time.Duration, error) {
 	deadline := time.Now().Add(d.timeout)
 	for pause := firstRetryAfter; ; pause = min(2*pause, lastRetryAfter) {
@@ -93,7 +95,7 @@ func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, t
 		if undecided(p, err) && binary != nil && binary.over() {
 			return nil, 0, d.notHeld(binary)
 		}
-		if !undecided(p, err) || time.Now().Add(pause).After(deadline) {
+		if !undecided(p, err) || binary == nil || time.Now().Add(pause).After(deadline) {
 			return nil, 0, err
 		}
 		select {

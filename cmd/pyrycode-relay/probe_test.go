@@ -9,7 +9,9 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -89,6 +91,21 @@ func TestProbeThatIsClosed(t *testing.T) {
 		t.Errorf("a second binary: %+v", got)
 	}
 	_ = holder.Process.Kill()
+}
+
+// A phone alone waits for no claim: without a binary it must fail with the first close.
+func TestAPhoneAloneTriesOnce(t *testing.T) {
+	var dials atomic.Int32
+	nobody := badRelay(t, func(c *websocket.Conn) {
+		dials.Add(1)
+		_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(noServer, "no server with that id"), time.Now().Add(time.Second))
+		_, _, _ = c.ReadMessage()
+	})
+	wantFailure(t, call(t.Context(), nil, "probe", "--relay", nobody, "--role", "phone", "--server-id", "nobody"),
+		"the relay closed the phone: 4404 no server with that id")
+	if n := dials.Load(); n != 1 {
+		t.Errorf("the phone dialled %d times; want once", n)
+	}
 }
 
 func TestProbeEndsWhenInterrupted(t *testing.T) {

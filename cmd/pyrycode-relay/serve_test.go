@@ -432,8 +432,10 @@ func TestAnAddressInUseReturns1(t *testing.T) {
 func TestVersion(t *testing.T) {
 	version, revision = "v1.2.3", "abc"
 	defer func() { version, revision = "", "" }()
-	got := call(t.Context(), []string{"PYRYCODE_RELAY_TYPO=1"}, "version")
-	if got.code != 0 || !strings.HasPrefix(got.stdout, "pyrycode-relay v1.2.3 (revision abc, go1.") || got.stderr != "" {
-		t.Errorf("version: %+v", got)
+	for _, arg := range []string{"version", "--version"} {
+		got := call(t.Context(), []string{"PYRYCODE_RELAY_TYPO=1"}, arg)
+		if got.code != 0 || !strings.HasPrefix(got.stdout, "pyrycode-relay v1.2.3 (revision abc, go1.") || got.stderr != "" {
+			t.Errorf("%s: %+v", arg, got)
+		}
 	}
 }
