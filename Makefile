@@ -33,11 +33,7 @@ run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
 	./bin/pyrycode-relay serve $(ARGS)
 
 cluster: bin/pyrycode-relay ## three relays here that share server-ids, until Ctrl-C (docs/cluster.md)
-	@trap 'kill 0' EXIT; peers=127.0.0.1:$$(($(PORT)+21)),127.0.0.1:$$(($(PORT)+22)),127.0.0.1:$$(($(PORT)+23)); \
-	for n in 1 2 3; do ./bin/pyrycode-relay serve --cluster-embedded --cluster-name relay-$$n --cluster-peers $$peers \
-		--cluster-listen 127.0.0.1:$$(($(PORT)+20+n)) --listen 127.0.0.1:$$(($(PORT)+n)) --metrics-listen 127.0.0.1:$$(($(PORT)+10+n)) $(ARGS) & done; \
-	echo "relays: ws://127.0.0.1:$$(($(PORT)+1)) to …$$(($(PORT)+3)); operators: http://127.0.0.1:$$(($(PORT)+11)) to …$$(($(PORT)+13))"; \
-	echo "once they are ready: ./bin/pyrycode-relay probe --help; Ctrl-C ends all"; wait
+	@if [ -t 0 ]; then set -m; fi; scripts/cluster.sh $(PORT) $(ARGS) # -m: Ctrl-C reaches the script and not make
 
 NEMESIS ?= 30m
 cluster-battery: bin/pyrycode-relay bin/relayload ## NEMESIS (30m) of kills, freezes and partitions of three relays: no overlap? (docs/cluster.md)
