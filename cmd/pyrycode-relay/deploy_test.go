@@ -145,3 +145,26 @@ func TestWhatDoesNotExistIsFound(t *testing.T) {
 		}
 	}
 }
+
+// Peers use the paths of both versions; operators' pages stay behind the proxy.
+func TestTheProxiesPassEveryEndpoint(t *testing.T) {
+	endpoints := []string{"/v1/server", "/v1/client", "/v2/server", "/v2/client"}
+	m := regexp.MustCompile(`location ~ (\S+) \{`).FindStringSubmatch(deployFile(t, "proxies/nginx.conf"))
+	if m == nil {
+		t.Fatal("nginx.conf has no location for the endpoints")
+	}
+	nginx := regexp.MustCompile(m[1])
+	for _, e := range endpoints {
+		if !nginx.MatchString(e) {
+			t.Errorf("nginx.conf does not pass %s", e)
+		}
+	}
+	if nginx.MatchString("/metrics") {
+		t.Error("nginx.conf passes /metrics")
+	}
+	for name, rule := range map[string]string{"proxies/haproxy.cfg": "unless { path ", "proxies/Caddyfile": "@peers path "} {
+		if want := rule + strings.Join(endpoints, " "); !strings.Contains(deployFile(t, name), want) {
+			t.Errorf("%s lacks %q", name, want)
+		}
+	}
+}

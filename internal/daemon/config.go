@@ -57,7 +57,7 @@ type Config struct {
 	ACMEDirectory string `name:"acme-directory" default:"https://acme-v02.api.letsencrypt.org/directory" unit:"URL" group:"TLS" help:"The ACME authority. To try things out: https://acme-staging-v02.api.letsencrypt.org/directory."`
 
 	// HTTPListen answers ACME challenges.
-	HTTPListen string `name:"http-listen" default:":80" unit:"host:port" group:"TLS" help:"Where --domain answers the challenges of its authority, and nothing else. Empty: only on --listen, which must then be port 443."`
+	HTTPListen string `name:"http-listen" default:":80" unit:"host:port" group:"TLS" help:"Where --domain answers the challenges of its authority, and nothing else. Empty (\"\" as a flag or in the file; an empty variable counts as not set): only on --listen, which must then be port 443."`
 
 	// MaxConns caps the connections of the whole relay.
 	MaxConns int `default:"10000" unit:"connections" group:"Limits" reload:"true" help:"Connections in all; one more is answered 503."`
