@@ -33,7 +33,7 @@ run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
 	./bin/pyrycode-relay serve $(ARGS)
 
 cluster: bin/pyrycode-relay ## three relays here that share server-ids, until Ctrl-C (docs/cluster.md)
-	@if [ -t 0 ]; then set -m; fi; scripts/cluster.sh $(PORT) $(ARGS) # -m: Ctrl-C reaches the script and not make
+	@if [ -t 0 ]; then set -m; fi; .ci/cluster $(PORT) $(ARGS) # -m: Ctrl-C reaches the script and not make
 
 NEMESIS ?= 30m
 cluster-battery: bin/pyrycode-relay bin/relayload ## NEMESIS (30m) of kills, freezes and partitions of three relays: no overlap? (docs/cluster.md)
