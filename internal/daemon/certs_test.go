@@ -89,3 +89,21 @@ func (a *authority) issueAs(dir string, set func(*x509.Certificate)) (certFile, 
 func (a *authority) client(name string) *tls.Config {
 	return &tls.Config{RootCAs: a.pool, ServerName: name}
 }
+
+// pem returns a's certificate as a file has it.
+func (a *authority) pem() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
+}
+
+// clientCertificate issues a certificate for a client.
+func (a *authority) clientCertificate(t *testing.T, name string) tls.Certificate {
+	t.Helper()
+	cert, key, _ := a.issueAs(t.TempDir(), func(c *x509.Certificate) {
+		c.DNSNames, c.ExtKeyUsage = []string{name}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	})
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}

@@ -204,6 +204,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	p.operators = p.pending.operators()
 	p.private = newServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))), p.errorLog("private"))
 	p.private.ConnState = p.operators.state
+	p.private.ConnContext = p.web.connContext
 	return p, nil
 }
 

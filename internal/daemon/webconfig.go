@@ -3,8 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,7 +16,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,7 +23,6 @@ import (
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/exporter-toolkit/web"
 	"go.yaml.in/yaml/v3"
-	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/time/rate"
 )
 
@@ -37,35 +33,25 @@ const (
 
 	// webSettle is how long a file may be bad before that is told.
 	webSettle = 100 * time.Millisecond
-
-	// mostCost bounds the cost of a password's hash: one comparison at this
-	// cost takes some seconds of a processor.
-	mostCost = 16
-
-	// mostWaiting bounds the requests that wait for the comparison of their
-	// password. Comparisons are made one after the other.
-	mostWaiting = 64
 )
 
 // webConfig is one good reading of --web.config.file and the files that it
-// names. It does not change, apart from what it remembers of good passwords.
+// names. It does not change.
 type webConfig struct {
 	content [sha256.Size]byte // of all files
 	headers map[string]string
 	limit   web.RateLimiterConfig
 	limiter *rate.Limiter // nil: no limit
 
-	tls        *tls.Config // nil: no TLS
-	clientCert bool        // only clients with a certificate that has been verified get in
+	tls        *tls.Config       // nil: no TLS
+	clientCert bool              // only clients with a certificate that has been verified get in
+	sans       []string          // client_allowed_sans; empty: any name
+	tlsPart    [sha256.Size]byte // of tls_server_config with the files that it names
+	tlsRules   [sha256.Size]byte // of the same without the server's own certificate and key
 
-	users   map[string][]byte // bcrypt hashes by name; empty: no password is asked for
-	decoy   []byte            // the costliest of the hashes, which unknown users are compared with
-	compare chan struct{}     // holds one token while a password is compared
-	waiting chan struct{}     // holds a token for each request that compares or waits to
-
-	mu   sync.Mutex
-	good map[string][]byte // by user, the digest of the password that was right
-	salt [sha256.Size]byte // of the digests
+	users     map[string][]byte // bcrypt hashes by name; empty: no password is asked for
+	decoy     []byte            // the costliest of the hashes, which unknown users are compared with
+	passwords *passwords        // the same in all readings of one process
 }
 
 // asks reports whether only clients that prove who they are get in.
@@ -147,7 +133,11 @@ func loadWebConfig(name string, old *webConfig) (*webConfig, error) {
 	}
 	c := &webConfig{
 		content: f.content, headers: f.HTTPConfig.Header, limit: f.RateLimiterConfig,
-		compare: make(chan struct{}, 1), waiting: make(chan struct{}, mostWaiting), good: make(map[string][]byte),
+	}
+	if old != nil {
+		c.passwords = old.passwords
+	} else {
+		c.passwords = newPasswords()
 	}
 	if err := errors.Join(c.useTLS(&f.TLSConfig), c.useUsers(f.Users), c.useLimit(old), checkHeaders(c.headers)); err != nil {
 		return nil, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -155,7 +145,6 @@ func loadWebConfig(name string, old *webConfig) (*webConfig, error) {
 	if c.tls == nil && len(c.users) == 0 && len(c.headers) == 0 && c.limiter == nil {
 		return nil, errors.New("it sets nothing")
 	}
-	_, _ = rand.Read(c.salt[:]) // it never fails
 	return c, nil
 }
 
@@ -177,6 +166,12 @@ func (c *webConfig) useTLS(t *web.TLSConfig) error {
 	if len(t.ClientAllowedSans) > 0 && c.tls.ClientAuth == tls.NoClientCert {
 		return errors.New("tls_server_config: client_allowed_sans has no effect without client_auth_type: RequireAndVerifyClientCert")
 	}
+	if t.ClientAllowedSans != nil && (len(t.ClientAllowedSans) == 0 || slices.Contains(t.ClientAllowedSans, "")) {
+		return errors.New("tls_server_config: client_allowed_sans must name at least one client, and each name must not be empty")
+	}
+	if t.MinVersion > t.MaxVersion {
+		return fmt.Errorf("tls_server_config: min_version %s must not be more than max_version %s, or no client can connect", tls.VersionName(uint16(t.MinVersion)), tls.VersionName(uint16(t.MaxVersion)))
+	}
 	pair, err := tls.X509KeyPair([]byte(t.TLSCert), []byte(t.TLSKey))
 	if err != nil {
 		return fmt.Errorf("tls_server_config: %w", err)
@@ -191,28 +186,17 @@ func (c *webConfig) useTLS(t *web.TLSConfig) error {
 			return verify(raw, chains)
 		}
 	}
+	if err := canShakeHands(c.tls); err != nil {
+		return fmt.Errorf("tls_server_config: no client can connect: %w", err)
+	}
+	c.sans = t.ClientAllowedSans
+	c.tlsPart = sha256.Sum256(fmt.Appendf(nil, "%#v", *t))
+	rules := *t
+	rules.TLSCert, rules.TLSKey = "", ""
+	c.tlsRules = sha256.Sum256(fmt.Appendf(nil, "%#v", rules))
 	// Without authorities of its own it would let in every client whose
 	// certificate comes from one of the system's.
 	c.clientCert = c.tls.ClientAuth == tls.RequireAndVerifyClientCert && (c.tls.ClientCAs != nil || len(t.ClientAllowedSans) > 0)
-	return nil
-}
-
-// useUsers takes the section basic_auth_users.
-func (c *webConfig) useUsers(users map[string]config.Secret) error {
-	most := 0
-	c.users = make(map[string][]byte)
-	for name, hash := range users {
-		cost, err := bcrypt.Cost([]byte(hash))
-		switch {
-		case err != nil: // it may tell of a password that is no hash
-			return fmt.Errorf("basic_auth_users: the password of %s must be a bcrypt hash; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
-		case cost > mostCost:
-			return fmt.Errorf("basic_auth_users: the hash of %s costs %d; at most %d, or each comparison takes minutes", quote(name), cost, mostCost)
-		case cost > most:
-			most, c.decoy = cost, []byte(hash)
-		}
-		c.users[name] = []byte(hash)
-	}
 	return nil
 }
 
@@ -254,21 +238,6 @@ func checkHeaders(headers map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// weaker says which protection old has and c lacks; nothing if none. While the
-// process runs protection can only be added: a file that is cut in the middle
-// must not open the operators' pages.
-func (c *webConfig) weaker(old *webConfig) string {
-	switch {
-	case len(old.users) > 0 && len(c.users) == 0:
-		return "basic_auth_users"
-	case old.clientCert && !c.clientCert:
-		return "client_auth_type: RequireAndVerifyClientCert with client_ca_file"
-	case old.tls != nil && c.tls == nil:
-		return "tls_server_config"
-	}
-	return ""
 }
 
 // webAccess protects the private listener as --web.config.file says. It
@@ -333,7 +302,7 @@ func (w *webAccess) read() (*webConfig, error) {
 		return nil, errOpen
 	case old != nil:
 		if lost := c.weaker(old); lost != "" {
-			return nil, fmt.Errorf("it no longer has %s; to take that away, restart", lost)
+			return nil, fmt.Errorf("%s; to take protection away, restart", lost)
 		}
 	}
 	return c, nil
@@ -418,12 +387,54 @@ type webListener struct {
 func (l *webListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if c := l.web.now.Load(); err == nil && c.tls != nil {
-		return tls.Server(conn, c.tls), nil
+		return tls.Server(&admittedConn{conn, c}, c.tls), nil
 	}
 	return conn, err
 }
 
+// admittedConn is what is below the TLS of a connection. It carries the
+// reading whose TLS rules the client had to meet.
+type admittedConn struct {
+	net.Conn
+	by *webConfig
+}
+
+// admittedKey is the key of the reading that a connection was admitted by, in
+// the context of its requests.
+type admittedKey struct{}
+
+// connContext is [http.Server.ConnContext] of a server on w's listener. It
+// tells handler which reading admitted the connection.
+func (w *webAccess) connContext(ctx context.Context, conn net.Conn) context.Context {
+	if t, ok := conn.(*tls.Conn); ok {
+		if a, ok := t.NetConn().(*admittedConn); ok {
+			return context.WithValue(ctx, admittedKey{}, a.by)
+		}
+	}
+	return ctx
+}
+
+// outdated reports how a request's connection stands to the TLS section of c,
+// which may be newer than the connection. With refuse true the client may be
+// one that c does not admit, so the request must not be served. With last true
+// the connection must end after the answer, so that the client does a new
+// handshake.
+func (c *webConfig) outdated(r *http.Request) (refuse, last bool) {
+	if c.tls == nil {
+		return false, false
+	}
+	by, _ := r.Context().Value(admittedKey{}).(*webConfig)
+	switch {
+	case r.TLS == nil || by == nil:
+		return true, true
+	case by.tlsPart == c.tlsPart:
+		return false, false
+	}
+	return by.tlsRules != c.tlsRules && c.tls.ClientAuth >= tls.RequireAnyClientCert, true
+}
+
 // handler returns next behind the file's passwords, headers and rate limit.
+// The server's ConnContext must be connContext.
 func (w *webAccess) handler(next http.Handler) http.Handler {
 	if w == nil {
 		return next
@@ -437,9 +448,11 @@ func (w *webAccess) handler(next http.Handler) http.Handler {
 		for name, value := range c.headers {
 			rw.Header().Set(name, value)
 		}
-		if c.tls != nil && (r.TLS == nil || c.clientCert && len(r.TLS.VerifiedChains) == 0) {
-			// The connection is older than the file's present content.
+		refuse, last := c.outdated(r)
+		if last {
 			rw.Header().Set("Connection", "close")
+		}
+		if refuse {
 			httpError(rw, http.StatusMisdirectedRequest)
 			return
 		}
@@ -457,56 +470,3 @@ func (w *webAccess) handler(next http.Handler) http.Handler {
 }
 
 func httpError(rw http.ResponseWriter, status int) { http.Error(rw, http.StatusText(status), status) }
-
-// admit returns 200 if the request has the password of a user, 401 if it has
-// not, and 503 if too many others wait for the same answer. It takes as long
-// for a user that does not exist as for one that does.
-func (c *webConfig) admit(r *http.Request) int {
-	if len(c.users) == 0 {
-		return http.StatusOK
-	}
-	user, password, ok := r.BasicAuth()
-	if !ok {
-		return http.StatusUnauthorized
-	}
-	hash, known := c.users[user]
-	digest := hmac.New(sha256.New, c.salt[:])
-	digest.Write([]byte(password))
-	sum := digest.Sum(nil)
-	if known && c.remembers(user, sum) {
-		return http.StatusOK
-	}
-	select {
-	case c.waiting <- struct{}{}:
-		defer func() { <-c.waiting }()
-	default:
-		return http.StatusServiceUnavailable
-	}
-	select {
-	case c.compare <- struct{}{}:
-		defer func() { <-c.compare }()
-	case <-r.Context().Done():
-		return http.StatusServiceUnavailable
-	}
-	if known && c.remembers(user, sum) { // it was compared meanwhile
-		return http.StatusOK
-	}
-	if !known {
-		hash = c.decoy
-	}
-	if err := bcrypt.CompareHashAndPassword(hash, []byte(password)); err != nil || !known {
-		return http.StatusUnauthorized
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.good[user] = sum
-	return http.StatusOK
-}
-
-// remembers reports whether sum is the digest of a password that was right.
-// There is at most one for each user, so that no client can fill the memory.
-func (c *webConfig) remembers(user string, sum []byte) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return hmac.Equal(c.good[user], sum)
-}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net/http"
@@ -44,6 +45,10 @@ func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
 	a.issue(dir, "relay.test")
 	users := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
 	tls := "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n" // next to the file
+	clients := tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"
+	hash := hashOf(t, "secret")
+	hash = hash[:59] + "."
+	const damaged = `the bcrypt hash of "op" is damaged`
 	const asks = "must ask for a password or a client's certificate"
 	for _, tt := range []struct {
 		name, text     string
@@ -59,6 +64,21 @@ func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
 		{"two documents", users + "---\n", "must be one document", "must be one document"},
 		{"users", users, "", ""},
 		{"a password in the clear", "basic_auth_users:\n  op: hunter2\n", `the password of "op" must be a bcrypt hash`, `the password of "op" must be a bcrypt hash`},
+		{"a hash that is one character short", "basic_auth_users:\n  op: " + hash[:59] + "\n", damaged, damaged},
+		{"a hash that is two characters long", "basic_auth_users:\n  op: " + hash + "..\n", damaged, damaged},
+		{"a salt that is no base64", "basic_auth_users:\n  op: " + hash[:10] + "!!" + hash[12:] + "\n", damaged, damaged},
+		{"a hash that no password has", "basic_auth_users:\n  op: " + hash[:59] + "9\n", damaged, damaged},
+		{"a hash of an unknown version", "basic_auth_users:\n  op: " + strings.Replace(hash, "$2a$", "$2x$", 1) + "\n", damaged, damaged},
+		{"a hash as PHP writes it", "basic_auth_users:\n  op: " + strings.Replace(hash, "$2a$", "$2y$", 1) + "\n", "", ""},
+		{"a cost that is too low", "basic_auth_users:\n  op: " + strings.Replace(hash, "$04$", "$03$", 1) + "\n", damaged, damaged},
+		{"a name with a colon", "basic_auth_users:\n  \"a:b\": " + hash + "\n", `the name "a:b" must have no colon`, `the name "a:b" must have no colon`},
+		{"versions in the wrong order", tls + "  min_version: TLS13\n  max_version: TLS12\n" + users, "min_version TLS 1.3 must not be more than max_version TLS 1.2", "min_version TLS 1.3 must not be more than max_version TLS 1.2"},
+		{"ciphers that the key cannot have", tls + "  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n  max_version: TLS12\n" + users, "no client can connect: ", "no client can connect: "},
+		{"old versions alone", tls + "  min_version: TLS10\n  max_version: TLS10\n" + users, "", ""},
+		{"new versions alone", tls + "  min_version: TLS13\n" + users, "", ""},
+		{"ciphers that the key can have", tls + "  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]\n  max_version: TLS12\n" + users, "", ""},
+		{"names of nobody", clients + "  client_allowed_sans: []\n", "client_allowed_sans must name at least one", "client_allowed_sans must name at least one"},
+		{"an empty name", clients + "  client_allowed_sans: [\"\"]\n", "each name must not be empty", "each name must not be empty"},
 		{"a hash that takes minutes", "basic_auth_users:\n  op: " + strings.Replace(hashOf(t, "x"), "$04$", "$31$", 1) + "\n", "costs 31; at most 16", "costs 31; at most 16"},
 		{"TLS", tls, "", asks},
 		{"headers", "http_server_config:\n  headers:\n    X-Frame-Options: deny\n", "", asks},
@@ -228,12 +248,36 @@ func TestProtectionIsOnlyAddedWhileTheProcessRuns(t *testing.T) {
 	tls := "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
 	clients := tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"
 	headers := "http_server_config:\n  headers:\n    X-Frame-Options: deny\n"
+	alice := "  client_allowed_sans: [alice]\n"
+	given := strings.Replace(clients, "RequireAndVerifyClientCert", "VerifyClientCertIfGiven", 1)
+	anyone := tls + "  client_auth_type: RequireAnyClientCert\n"
+	limit := "rate_limit:\n  interval: 10s\n  burst: 2\n"
 	for _, tt := range []struct{ from, to, want string }{
 		{users, tls + users, ""}, {headers, users, ""}, {tls, clients, ""}, {users, users + headers, ""},
-		{tls + users, users, "it no longer has tls_server_config; to take that away, restart"},
-		{tls + users, tls, "it no longer has basic_auth_users; to take that away, restart"},
-		{clients + users, tls + users, "it no longer has client_auth_type: RequireAndVerifyClientCert with client_ca_file; to take that away, restart"},
+		{tls + users, users, "it no longer has tls_server_config"},
+		{tls + users, tls, "it no longer has basic_auth_users"},
+		{clients + users, tls + users, "it no longer has client_auth_type: RequireAndVerifyClientCert with client_ca_file"},
+		{clients, clients + alice, ""}, {clients + alice, clients + "  client_allowed_sans: [bob]\n", ""},
+		{clients + alice, clients, "it no longer has client_allowed_sans"},
+		{clients + alice + users, strings.Replace(clients, "  client_ca_file: cert.pem\n", "", 1) + alice + users, "it no longer has client_ca_file"},
+		{clients + alice + users, strings.Replace(clients, "RequireAndVerify", "RequireAny", 1) + alice + users, "it no longer has client_auth_type: RequireAndVerifyClientCert with client_ca_file"},
+		{given + users, strings.Replace(given, "VerifyClientCertIfGiven", "RequireAnyClientCert", 1) + users, "its client_auth_type is RequireAnyClientCert, and was VerifyClientCertIfGiven"},
+		{anyone + users, tls + users, "its client_auth_type is NoClientCert, and was RequireAnyClientCert"},
+		{anyone + users, given + users, "its client_auth_type is VerifyClientCertIfGiven, and was RequireAnyClientCert"},
+		{given + users, clients + users, ""}, {anyone + users, clients + users, ""},
+		{tls, tls + "  min_version: TLS13\n", ""}, {tls + "  min_version: TLS11\n", tls, ""},
+		{tls + "  min_version: TLS13\n", tls, "its min_version is TLS 1.2, and was TLS 1.3"},
+		{tls, tls + "  min_version: TLS10\n", "its min_version is TLS 1.0, and was TLS 1.2"},
+		{tls, tls + "  max_version: TLS12\n", "its max_version is TLS 1.2, and was TLS 1.3"},
+		{users, users + limit, ""}, {users + limit, users + limit + headers, ""},
+		{users + limit, users, "it no longer has rate_limit"},
+		{users + limit, users + strings.Replace(limit, "10s", "1s", 1), "its rate_limit, interval 1s and burst 2, lets more through than before, interval 10s and burst 2"},
+		{users + limit, users + strings.Replace(limit, "2", "3", 1), "its rate_limit, interval 10s and burst 3, lets more through than before, interval 10s and burst 2"},
+		{users + limit, users + strings.Replace(limit, "10s", "1m", 1), ""},
 	} {
+		if tt.want != "" {
+			tt.want += "; to take protection away, restart"
+		}
 		w := &webAccess{name: filepath.Join(dir, "web.yml")}
 		write(t, w.name, tt.from)
 		c, err := w.read()
@@ -277,15 +321,15 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 			}
 		}
 	}
-	if len(c.good) != 2 {
-		t.Errorf("%d passwords are remembered; want those of the two users", len(c.good))
+	if len(c.passwords.good) != 2 {
+		t.Errorf("%d passwords are remembered; want those of the two users", len(c.passwords.good))
 	}
 	if r := httptest.NewRequest("GET", "/", nil); c.admit(r) != 401 {
 		t.Error("without a password somebody gets in")
 	}
 	// While one comparison goes on, a good password that is remembered gets in
 	// and at most so many others wait.
-	c.compare <- struct{}{}
+	c.passwords.compare <- struct{}{}
 	if got := ask("op", "secret"); got != 200 {
 		t.Errorf("a remembered password waits for others' comparisons: %d", got)
 	}
@@ -300,7 +344,7 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 			}
 		})
 	}
-	for end := time.Now().Add(patience); len(c.waiting) < mostWaiting && time.Now().Before(end); {
+	for end := time.Now().Add(patience); len(c.passwords.waiting) < mostWaiting && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if got := ask("op", "wrong"); got != 503 {
@@ -308,7 +352,7 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 	}
 	stop()
 	waiting.Wait()
-	<-c.compare
+	<-c.passwords.compare
 }
 
 func TestHeadersAndTheRateOfAWebConfigAreInForce(t *testing.T) {
@@ -325,10 +369,12 @@ func TestHeadersAndTheRateOfAWebConfigAreInForce(t *testing.T) {
 		}
 	}
 	write(t, file, "http_server_config:\n  headers:\n    X-Frame-Options: sameorigin\n")
-	d.until("the rate is gone", func() bool {
-		status, _ := d.asUser("http://"+d.private+"/healthz", "", "")
-		return status == 200
+	d.until("the rate stays", func() bool {
+		return strings.Contains(d.log.String(), "it no longer has rate_limit; to take protection away")
 	})
+	if status, _ := d.asUser("http://"+d.private+"/healthz", "", ""); status != 429 {
+		t.Errorf("after rate_limit was taken out of the file: %d; want 429", status)
+	}
 }
 
 // A connection that was accepted before the file asked for TLS gets nothing.
@@ -367,5 +413,121 @@ func TestTLSCanBeAddedToTheOperatorsPages(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != 200 || resp.ProtoMajor != 1 {
 		t.Errorf("with TLS: %s %s", resp.Proto, resp.Status)
+	}
+}
+
+// A reload must not make those wait who have been admitted already: many
+// wrong passwords from others can use up all the comparisons.
+func TestGoodPasswordsAreRememberedWhenTheFileChanges(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "web.yml")
+	op, other := hashOf(t, "secret"), hashOf(t, "word")
+	write(t, file, "basic_auth_users:\n  op: "+op+"\n  other: "+other+"\n")
+	before, err := loadWebConfig(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(ctx context.Context, c *webConfig, user, password string) int {
+		r := httptest.NewRequest("GET", "/metrics", nil).WithContext(ctx)
+		r.SetBasicAuth(user, password)
+		return c.admit(r)
+	}
+	ended, stop := context.WithCancel(t.Context()) // of a request that waits for no comparison
+	stop()
+	for user, password := range map[string]string{"op": "secret", "other": "word"} {
+		if got := ask(t.Context(), before, user, password); got != 200 {
+			t.Fatalf("%s: %d; want 200", user, got)
+		}
+	}
+	write(t, file, "basic_auth_users:\n  op: "+op+"\n  other: "+hashOf(t, "new")+"\n  third: "+other+"\n")
+	after, err := loadWebConfig(file, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.passwords.compare <- struct{}{} // a comparison goes on
+	for _, tt := range []struct {
+		user, password string
+		want           int
+	}{{"op", "secret", 200}, {"op", "wrong", 503}, {"other", "word", 503}, {"other", "new", 503}, {"third", "word", 503}} {
+		if got := ask(ended, after, tt.user, tt.password); got != tt.want {
+			t.Errorf("%s with %s while others are compared: %d; want %d", tt.user, tt.password, got, tt.want)
+		}
+	}
+	<-before.passwords.compare
+	if got := ask(t.Context(), after, "other", "word"); got != 401 {
+		t.Errorf("the old password: %d; want 401", got)
+	}
+	// Users that are gone are forgotten.
+	write(t, file, "basic_auth_users:\n  third: "+other+"\n")
+	last, err := loadWebConfig(file, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(t.Context(), last, "third", "word"); got != 200 || len(last.passwords.good) != 1 {
+		t.Errorf("the user that is left: %d, and %d passwords are remembered; want 200 and 1", got, len(last.passwords.good))
+	}
+}
+
+// A client that was admitted under other rules must do a new handshake.
+func TestAConnectionFromBeforeTheRulesChangedIsRefused(t *testing.T) {
+	a, stranger := newAuthority(t), newAuthority(t)
+	const base = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
+	const clients = base + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n"
+	users := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
+	for _, tt := range []struct {
+		name, from, to string
+		change         func(t *testing.T, dir string) // of the other files
+		kept, fresh    int                            // status on the kept connection and on a new one; 0: none
+		closed         bool                           // the kept connection ends
+	}{
+		{"names are demanded", clients, clients + "  client_allowed_sans: [nobody]\n", nil, 421, 0, true},
+		{"another authority", clients, clients + "# \n", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "ca.pem"), stranger.pem()) }, 421, 0, true},
+		{"certificates are demanded", base + users, clients + users, nil, 421, 200, true},
+		{"a newer version", base + users, base + "  min_version: TLS13\n" + users, nil, 200, 200, true},
+		{"the server's certificate", clients, clients, func(t *testing.T, dir string) { a.issue(dir, "relay.test") }, 200, 200, true},
+		{"something else", clients, clients + "rate_limit:\n  interval: 1ms\n  burst: 1000\n", nil, 200, 200, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "web.yml")
+			dir := filepath.Dir(file)
+			a.issue(dir, "relay.test")
+			write(t, filepath.Join(dir, "ca.pem"), a.pem())
+			write(t, file, tt.from)
+			d := start(t, t.Context(), func(c *Config) { c.MetricsListen, c.WebConfigFile = "127.0.0.1:0", file })
+			tlsConfig := a.client("relay.test")
+			tlsConfig.Certificates = []tls.Certificate{a.clientCertificate(t, "alice")}
+			kept := &http.Transport{TLSClientConfig: tlsConfig}
+			defer kept.CloseIdleConnections()
+			get := func(tr *http.Transport) (status int, closed bool) {
+				t.Helper()
+				req, err := http.NewRequest("GET", "https://"+d.private+"/healthz", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.SetBasicAuth("op", "secret")
+				resp, err := (&http.Client{Transport: tr, Timeout: patience}).Do(req)
+				if err != nil {
+					return 0, false
+				}
+				defer resp.Body.Close()
+				_, _ = io.Copy(io.Discard, resp.Body)
+				return resp.StatusCode, resp.Close
+			}
+			if status, closed := get(kept); status != 200 || closed {
+				t.Fatalf("before: %d, closed %v; want 200 on a connection that is kept", status, closed)
+			}
+			if tt.change != nil {
+				tt.change(t, dir)
+			}
+			write(t, file, tt.to)
+			d.p.web.ask()
+			d.until("the change is in force", func() bool { return strings.Contains(d.log.String(), "its content is in force") })
+			if status, closed := get(kept); status != tt.kept || closed != tt.closed {
+				t.Errorf("on the kept connection: %d, closed %v; want %d, %v", status, closed, tt.kept, tt.closed)
+			}
+			fresh := &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
+			if status, _ := get(fresh); status != tt.fresh {
+				t.Errorf("on a new connection: %d; want %d", status, tt.fresh)
+			}
+		})
 	}
 }

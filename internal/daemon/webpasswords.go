@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/common/config"
+	"golang.org/x/crypto/bcrypt"
+)
+
+const (
+	// mostCost bounds the cost of a password's hash: one comparison at this
+	// cost takes some seconds of a processor.
+	mostCost = 16
+
+	// mostWaiting bounds the requests that wait for the comparison of their
+	// password. Comparisons are made one after the other.
+	mostWaiting = 64
+)
+
+// passwords compares the passwords of requests with hashes, one at a time, and
+// remembers those that were right. All readings of --web.config.file share
+// one, so that a change of the file makes nobody wait whose hash is the same.
+type passwords struct {
+	compare chan struct{}     // holds one token while a password is compared
+	waiting chan struct{}     // holds a token for each request that compares or waits to
+	salt    [sha256.Size]byte // of the digests
+
+	mu   sync.Mutex
+	good map[string]goodPassword // by user
+}
+
+// goodPassword is a password that was right for a hash.
+type goodPassword struct {
+	hash   []byte
+	digest []byte // of the password
+}
+
+func newPasswords() *passwords {
+	p := &passwords{compare: make(chan struct{}, 1), waiting: make(chan struct{}, mostWaiting), good: make(map[string]goodPassword)}
+	_, _ = rand.Read(p.salt[:]) // it never fails
+	return p
+}
+
+// digest returns what p keeps of a password in its place.
+func (p *passwords) digest(password string) []byte {
+	d := hmac.New(sha256.New, p.salt[:])
+	d.Write([]byte(password))
+	return d.Sum(nil)
+}
+
+// remembers reports whether digest is that of a password that was right for
+// hash, which must be the user's.
+func (p *passwords) remembers(user string, hash, digest []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g, ok := p.good[user]
+	return ok && bytes.Equal(g.hash, hash) && hmac.Equal(g.digest, digest)
+}
+
+// remember keeps the digest of a password that was right, and forgets users
+// that users no longer has. There is at most one password for each user, so
+// that no client can fill the memory.
+func (p *passwords) remember(users map[string][]byte, user string, digest []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.good, func(name string, _ goodPassword) bool { return users[name] == nil })
+	p.good[user] = goodPassword{users[user], digest}
+}
+
+// wholeHash is a bcrypt hash: version, cost, 22 characters of salt, and 31 of
+// the hash itself. The last one has four bits and two that are 0.
+var wholeHash = regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{52}[.CGKOSWaeimquy026]$`)
+
+// useUsers takes the section basic_auth_users. It refuses users that no
+// request can be from.
+func (c *webConfig) useUsers(users map[string]config.Secret) error {
+	most := 0
+	c.users = make(map[string][]byte)
+	for _, name := range slices.Sorted(maps.Keys(users)) {
+		hash := []byte(users[name])
+		cost, err := bcrypt.Cost(hash)
+		switch {
+		case strings.Contains(name, ":"):
+			return fmt.Errorf("basic_auth_users: the name %s must have no colon: a request has the name in front of the first colon, and the password behind it", quote(name))
+		case err != nil && !bytes.HasPrefix(hash, []byte("$2")): // err may tell of a password that is no hash
+			return fmt.Errorf("basic_auth_users: the password of %s must be a bcrypt hash; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
+		case err != nil || !wholeHash.Match(hash):
+			return fmt.Errorf("basic_auth_users: the bcrypt hash of %s is damaged, so no password fits it: it must have 60 characters, with a cost from 04 on, and then 53 letters, digits, . and /; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
+		case cost > mostCost:
+			return fmt.Errorf("basic_auth_users: the hash of %s costs %d; at most %d, or each comparison takes minutes", quote(name), cost, mostCost)
+		case cost > most:
+			most, c.decoy = cost, hash
+		}
+		c.users[name] = hash
+	}
+	return nil
+}
+
+// admit returns 200 if the request has the password of a user, 401 if it has
+// not, and 503 if too many others wait for the same answer. It takes as long
+// for a user that does not exist as for one that does.
+func (c *webConfig) admit(r *http.Request) int {
+	if len(c.users) == 0 {
+		return http.StatusOK
+	}
+	user, password, ok := r.BasicAuth()
+	if !ok {
+		return http.StatusUnauthorized
+	}
+	hash, known := c.users[user]
+	p := c.passwords
+	digest := p.digest(password)
+	if known && p.remembers(user, hash, digest) {
+		return http.StatusOK
+	}
+	select {
+	case p.waiting <- struct{}{}:
+		defer func() { <-p.waiting }()
+	default:
+		return http.StatusServiceUnavailable
+	}
+	select {
+	case p.compare <- struct{}{}:
+		defer func() { <-p.compare }()
+	case <-r.Context().Done():
+		return http.StatusServiceUnavailable
+	}
+	if known && p.remembers(user, hash, digest) { // it was compared meanwhile
+		return http.StatusOK
+	}
+	if !known {
+		hash = c.decoy
+	}
+	if err := bcrypt.CompareHashAndPassword(hash, []byte(password)); err != nil || !known {
+		return http.StatusUnauthorized
+	}
+	p.remember(c.users, user, digest)
+	return http.StatusOK
+}
