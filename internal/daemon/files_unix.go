@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -26,6 +27,16 @@ func isRoot() bool { return os.Geteuid() == 0 }
 func ownedByUs(info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(s.Uid) == os.Geteuid()
+}
+
+// fileID tells files apart that are there at the same time: by device, inode
+// and kind.
+func fileID(info fs.FileInfo) string {
+	id := info.Mode().Type().String()
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		id += fmt.Sprintf(" %d:%d", s.Dev, s.Ino)
+	}
+	return id
 }
 
 // access reports whether the user of the process may read a file or directory

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,14 +20,135 @@ var readTime = 10 * time.Second
 // keys and the web configuration. Those are some kilobytes long.
 const maxFile = 1 << 20
 
-// unfinished are the files and directories whose reading has taken longer than
-// readTime and has not ended yet. Another reading of the same one fails
-// immediately, so that a file that hangs costs one goroutine and not one for
-// each attempt.
+// maxUnfinished bounds the attempts that have taken longer than readTime and
+// have not ended. Each one costs a goroutine and a thread of the system.
+const maxUnfinished = 64
+
+// unfinished are the steps at which attempts hang that have taken longer than
+// readTime, with the number of attempts at each. An attempt that comes to one
+// of these steps fails immediately, so that a file that hangs costs one
+// goroutine and not one for each attempt.
+//
+// A step is named by what the kernel is asked about, and not by the name that
+// the option has: if a file that hangs is replaced, or a link to it is changed,
+// the next attempt takes other steps.
 var unfinished = struct {
 	sync.Mutex
-	names map[string]bool
-}{names: make(map[string]bool)}
+	steps map[string]int
+	total int
+}{steps: make(map[string]int)}
+
+// errHangs says why an attempt fails that would hang like another.
+var errHangs = errors.New("an earlier attempt to read it has not ended; does its file system answer?")
+
+// attempt is one call of inTime. unfinished guards its fields.
+type attempt struct {
+	at    string // the step that it is at
+	hangs bool   // it is one of unfinished
+	ended bool
+}
+
+// enter begins a step. It fails if another attempt hangs there, or if nobody
+// waits for a any longer.
+func (a *attempt) enter(step string) error {
+	unfinished.Lock()
+	defer unfinished.Unlock()
+	if a.hangs || unfinished.steps[step] > 0 { // nobody waits for a, or it is going to hang
+		a.leave()
+		return errHangs
+	}
+	a.at = step
+	return nil
+}
+
+// leave takes a out of unfinished, which must be locked.
+func (a *attempt) leave() {
+	if !a.hangs {
+		return
+	}
+	a.hangs = false
+	unfinished.total--
+	if unfinished.steps[a.at]--; unfinished.steps[a.at] == 0 {
+		delete(unfinished.steps, a.at)
+	}
+}
+
+// end ends a.
+func (a *attempt) end() {
+	unfinished.Lock()
+	defer unfinished.Unlock()
+	a.leave()
+	a.ended = true
+}
+
+// giveUp notes that nobody waits for a any longer. It reports false if a has
+// ended already.
+func (a *attempt) giveUp() bool {
+	unfinished.Lock()
+	defer unfinished.Unlock()
+	if a.ended {
+		return false
+	}
+	a.hangs = true
+	unfinished.total++
+	unfinished.steps[a.at]++
+	return true
+}
+
+// maxLinks is how many symbolic links find follows, as many as Linux does.
+const maxLinks = 40
+
+// find follows name as the kernel does, one link after the other, and enters a
+// step before each question, since each one may hang. The last step that it
+// enters stands for the reading of what it has found. It stops early at what it
+// cannot follow, such as a file that does not exist. The error is errHangs.
+func (a *attempt) find(name string) error {
+	at, err := filepath.Abs(name)
+	if err != nil {
+		at = name
+	}
+	const slash = string(filepath.Separator)
+	rest := strings.Split(at, slash)
+	at = filepath.VolumeName(at) + slash
+	rest[0] = ""
+	id, odd := "", "" // of at, and what cannot be followed
+	for links := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		next := filepath.Join(at, part)
+		if err := a.enter("find " + next + " in " + id); err != nil {
+			return err
+		}
+		info, err := os.Lstat(next)
+		if err != nil {
+			odd = next
+			break
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			at, id = next, fileID(info)
+			continue
+		}
+		target, err := os.Readlink(next)
+		if links++; err != nil || links > maxLinks {
+			odd = next
+			break
+		}
+		id = fileID(info) + " to " + target
+		if filepath.IsAbs(target) {
+			at = filepath.VolumeName(target) + slash
+			target = target[len(filepath.VolumeName(target)):]
+		}
+		rest = append(strings.Split(target, slash), rest...)
+	}
+	return a.enter("read " + id + " " + odd)
+}
 
 // ReadFile returns the content of a file of at most most bytes. It returns
 // within ten seconds, whatever the file is. Only with pipes true may the file
@@ -42,23 +165,23 @@ func ReadFile(name string, most int64, pipes bool) ([]byte, error) {
 // so it must change nothing.
 func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 	unfinished.Lock()
-	hangs := unfinished.names[name]
+	full := unfinished.total >= maxUnfinished
 	unfinished.Unlock()
-	if hangs {
-		return none, errors.New("an earlier attempt to read it has not ended; does its file system answer?")
+	if full {
+		return none, fmt.Errorf("%d earlier attempts to read files have not ended; do their file systems answer?", maxUnfinished)
 	}
 	type result struct {
 		value T
 		err   error
 	}
-	done, ended := make(chan result, 1), false // unfinished guards ended
+	done, a := make(chan result, 1), new(attempt)
 	go func() {
-		value, err := read()
-		unfinished.Lock()
-		ended = true
-		delete(unfinished.names, name)
-		unfinished.Unlock()
-		done <- result{value, err}
+		var r result
+		if r.err = a.find(name); r.err == nil {
+			r.value, r.err = read()
+		}
+		a.end()
+		done <- r
 	}()
 	late := time.NewTimer(readTime)
 	defer late.Stop()
@@ -67,13 +190,7 @@ func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 		return r.value, r.err
 	case <-late.C:
 	}
-	unfinished.Lock()
-	hangs = !ended
-	if hangs {
-		unfinished.names[name] = true
-	}
-	unfinished.Unlock()
-	if !hangs {
+	if !a.giveUp() {
 		r := <-done
 		return r.value, r.err
 	}

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,20 +50,157 @@ func TestReadingAFileHasABound(t *testing.T) {
 		}
 	}
 	readTime = before
-	w, err := os.OpenFile(fifo, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
+	release(t, fifo)
+}
+
+// release lets the attempts end that hang at pipes, and waits until no attempt
+// hangs.
+func release(t *testing.T, pipes ...string) {
+	t.Helper()
+	for _, fifo := range pipes {
+		// Without O_NONBLOCK it waits for a reader, and an attempt that is given
+		// up before it opens the pipe is none.
+		w, err := os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err == nil {
+			w.Close()
+		} else if !errors.Is(err, syscall.ENXIO) {
+			t.Fatal(err)
+		}
 	}
-	w.Close()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		unfinished.Lock()
-		left := len(unfinished.names)
+		left, steps := unfinished.total, len(unfinished.steps)
 		unfinished.Unlock()
-		if left == 0 {
-			break
+		if left == 0 && steps == 0 {
+			return
 		}
 		if time.Now().After(end) {
-			t.Fatal("the attempt never ends")
+			t.Fatalf("%d attempts at %d steps never end", left, steps)
 		}
+	}
+}
+
+// A file that hangs must not make its name unusable: once another file is
+// there, that one is read.
+func TestAFileThatReplacesOneThatHangsIsRead(t *testing.T) {
+	before := readTime
+	defer func() { readTime = before }()
+	for _, tt := range []struct {
+		name  string
+		below string                               // what is read, below the directory
+		hang  func(dir, fifo string) error         // makes it hang
+		mend  func(dir, fifo, parked string) error // puts a good file there; the pipe goes to parked
+		again func(dir, fifo, parked string) error // makes it hang as before
+	}{
+		{
+			"the file itself", "web.yml",
+			func(dir, fifo string) error { return os.Rename(fifo, dir+"/web.yml") },
+			func(dir, _, parked string) error {
+				return errors.Join(os.Rename(dir+"/web.yml", parked), os.WriteFile(dir+"/web.yml", []byte("good"), 0o600))
+			},
+			func(dir, _, parked string) error { return os.Rename(parked, dir+"/web.yml") },
+		},
+		{
+			"a link", "web.yml",
+			func(dir, fifo string) error { return os.Symlink(fifo, dir+"/web.yml") },
+			func(dir, fifo, parked string) error {
+				return errors.Join(os.Rename(fifo, parked), os.Remove(dir+"/web.yml"), os.WriteFile(dir+"/web.yml", []byte("good"), 0o600))
+			},
+			func(dir, _, parked string) error {
+				return errors.Join(os.Remove(dir+"/web.yml"), os.Symlink(parked, dir+"/web.yml"))
+			},
+		},
+		{
+			"a link to its directory", "data/web.yml", // as Kubernetes has it
+			func(dir, fifo string) error {
+				return errors.Join(os.Mkdir(dir+"/one", 0o700), os.Mkdir(dir+"/two", 0o700), os.WriteFile(dir+"/two/web.yml", []byte("good"), 0o600),
+					os.Rename(fifo, dir+"/one/web.yml"), os.Symlink("one", dir+"/data"))
+			},
+			func(dir, _, parked string) error {
+				return errors.Join(os.Link(dir+"/one/web.yml", parked), os.Remove(dir+"/data"), os.Symlink("two", dir+"/data"))
+			},
+			func(dir, _, _ string) error {
+				return errors.Join(os.Remove(dir+"/data"), os.Symlink("one", dir+"/data"))
+			},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir, pipes := t.TempDir(), t.TempDir()
+			fifo, parked := filepath.Join(pipes, "fifo"), filepath.Join(pipes, "parked")
+			name := filepath.Join(dir, tt.below)
+			if err := errors.Join(syscall.Mkfifo(fifo, 0o600), tt.hang(dir, fifo)); err != nil {
+				t.Fatal(err)
+			}
+			readTime = 10 * time.Millisecond
+			for _, want := range []string{"it could not be read within 10ms", errHangs.Error()} {
+				if _, err := ReadFile(name, 4, true); err == nil || !strings.HasPrefix(err.Error(), want) {
+					t.Errorf("while it hangs: %v; want %s", err, want)
+				}
+			}
+			readTime = before
+			if err := tt.mend(dir, fifo, parked); err != nil {
+				t.Fatal(err)
+			}
+			if text, err := ReadFile(name, 4, true); err != nil || string(text) != "good" {
+				t.Errorf("the file that replaces it: %q, %v", text, err)
+			}
+			if err := tt.again(dir, fifo, parked); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ReadFile(name, 4, true); !errors.Is(err, errHangs) {
+				t.Errorf("the file that hangs still: %v; want %v", err, errHangs)
+			}
+			release(t, name)
+		})
+	}
+}
+
+func TestTheFilesThatHangHaveABound(t *testing.T) {
+	dir, before := t.TempDir(), readTime
+	defer func() { readTime = before }()
+	good := filepath.Join(dir, "good")
+	write(t, good, "good")
+	readTime = 20 * time.Millisecond
+	var pipes []string
+	for i := range maxUnfinished {
+		fifo := filepath.Join(dir, fmt.Sprint(i))
+		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadFile(fifo, 4, true); err == nil || !strings.HasPrefix(err.Error(), "it could not be read within 20ms") {
+			t.Fatalf("pipe %d: %v", i, err)
+		}
+		pipes = append(pipes, fifo)
+	}
+	readTime = before
+	if _, err := ReadFile(good, 4, false); err == nil || !strings.HasPrefix(err.Error(), "64 earlier attempts to read files have not ended") {
+		t.Errorf("with %d files that hang: %v", len(pipes), err)
+	}
+	release(t, pipes...)
+	if text, err := ReadFile(good, 4, false); err != nil || string(text) != "good" {
+		t.Errorf("once they have ended: %q, %v", text, err)
+	}
+}
+
+// An attempt that nobody waits for takes no further step.
+func TestAnAttemptThatIsGivenUpTakesNoFurtherStep(t *testing.T) {
+	a, b := new(attempt), new(attempt)
+	if err := errors.Join(a.enter("one"), b.enter("one")); err != nil || !a.giveUp() {
+		t.Fatal(err)
+	}
+	if err := new(attempt).enter("one"); !errors.Is(err, errHangs) {
+		t.Errorf("a step that hangs is taken: %v", err)
+	}
+	if err := b.enter("two"); err != nil {
+		t.Errorf("an attempt that does not hang: %v", err)
+	}
+	if err := a.enter("two"); !errors.Is(err, errHangs) {
+		t.Errorf("an attempt that was given up goes on: %v", err)
+	}
+	if err := new(attempt).enter("one"); err != nil {
+		t.Errorf("a step that hangs no more: %v", err)
+	}
+	if a.end(); a.giveUp() {
+		t.Error("an attempt that has ended is given up")
 	}
 }
