@@ -209,7 +209,7 @@ func (v *validator) cluster(c Config) {
 			break
 		}
 		p, err := url.Parse(u)
-		if err != nil || p.Host == "" || p.Scheme != "nats" && p.Scheme != "tls" {
+		if err != nil || p.Hostname() == "" || !aPort(p.Port()) || p.Scheme != "nats" && p.Scheme != "tls" {
 			v.add("cluster", c.Cluster, "must be nats://host:port or tls://host:port, several by comma", "for example nats://10.0.0.1:4222")
 			break
 		}

@@ -96,6 +96,16 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 		{"origins that never match", func(c *Config) {
 			c.AllowedOrigins = []string{"https://*.example.com", "https://a.example:443", "http://a.example:80", "https://bücher.example", "https://a.example:"}
 		}, machine{}, "allowed-origins allowed-origins allowed-origins allowed-origins allowed-origins"},
+		{"origins with a port that is none", func(c *Config) {
+			c.AllowedOrigins = []string{"https://a.example:99999", "https://a.example:0", "https://a.example:65535"}
+		}, machine{}, "allowed-origins allowed-origins"},
+		{"NATS at a port that is none", func(c *Config) { c.Cluster = "nats://127.0.0.1:99999" }, machine{}, "cluster"},
+		{"NATS at port 0", func(c *Config) { c.Cluster = "nats://127.0.0.1:4222,nats://127.0.0.1:0" }, machine{}, "cluster"},
+		{"NATS without a host", func(c *Config) { c.Cluster = "nats://:1" }, machine{}, "cluster"},
+		{"NATS at the last port", func(c *Config) { c.Cluster = "nats://127.0.0.1:65535,tls://[::1]" }, machine{}, ""},
+		{"a domain with a long label", func(c *Config) { withDomain(c); c.Domain = strings.Repeat("a", 64) + ".example.com" }, machine{}, "domain"},
+		{"a domain that is long", func(c *Config) { withDomain(c); c.Domain = strings.Repeat("a.", 126) + "ab" }, machine{}, "domain"},
+		{"a domain as long as may be", func(c *Config) { withDomain(c); c.Domain = strings.Repeat("a", 63) + strings.Repeat(".a", 95) }, machine{}, ""},
 		{"too few open files", func(*Config) {}, machine{files: 64, filesKnown: true}, "max-conns"},
 		{"too little memory", func(c *Config) { c.MemoryLimit = 1 << 20 }, machine{}, "memory-limit"},
 		{"all at once", func(c *Config) {

@@ -43,6 +43,11 @@ func (l *proxyHeaders) Accept() (net.Conn, error) {
 	}
 }
 
+// proxyUnspec begins a version 2 header of a proxy that does not say who calls
+// (PROXY, UNSPEC), as UNKNOWN does in version 1. The caller is then the proxy
+// itself. proxyproto.Read refuses such a header.
+var proxyUnspec = append(bytes.Clone(proxyproto.SIGV2), 0x21, 0x00)
+
 // proxiedConn is a connection from a proxy. Its header is read when it is
 // first used, in the task that serves it.
 type proxiedConn struct {
@@ -66,6 +71,11 @@ func (c *proxiedConn) header() {
 			return
 		}
 		head, early, err := readProxyHeader(c.TCPConn)
+		if err == nil && bytes.HasPrefix(head, proxyUnspec) {
+			c.early = bytes.Clone(early)
+			c.err = c.SetReadDeadline(time.Time{})
+			return
+		}
 		var h *proxyproto.Header
 		if err == nil {
 			h, err = proxyproto.Read(bufio.NewReader(bytes.NewReader(head)))

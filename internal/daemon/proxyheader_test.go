@@ -28,6 +28,8 @@ var goodProxyHeaders = []struct{ name, header, caller string }{
 	{"version 2 with a line feed in a TLV", v2Signature + "\x21\x11\x00\x11\xc6\x33\x64\x01\x7f\x00\x00\x01\x00\x01\x56\x78\xe0\x00\x02\r\n", "198.51.100.1:1"},
 	{"version 2, local", v2Signature + "\x20\x00\x00\x00", ""},
 	{"version 2, local with addresses", v2Signature + "\x20\x11\x00\x0c\xc6\x33\x64\x01\x7f\x00\x00\x01\x00\x01\x56\x78", ""},
+	{"version 2, of an unknown kind", v2Signature + "\x21\x00\x00\x00", ""},
+	{"version 2, of an unknown kind, with addresses", v2Signature + "\x21\x00\x00\x0c\xc6\x33\x64\x01\x7f\x00\x00\x01\x00\x01\x56\x78", ""},
 	{"version 2, a Unix socket", v2Signature + "\x21\x31\x00\xd8" + strings.Repeat("a", 216), ""},
 	{"version 2, as long as may be", v2Signature + "\x21\x11\x10\x00\xc6\x33\x64\x01\x7f\x00\x00\x01\x00\x01\x56\x78" + strings.Repeat("t", 4096-12), "198.51.100.1:1"},
 }

@@ -89,8 +89,10 @@ func (v *validator) acme(c Config) {
 	name := hostName(c.Domain)
 	if _, err := netip.ParseAddr(name); err == nil || name != strings.ToLower(c.Domain) || !aHostName.MatchString(name) {
 		v.add("domain", c.Domain, "must be a host name and nothing else, as clients send it", "for example relay.example.com, or xn--bcher-kva.example for bücher.example")
+	} else if len(name) > 253 || slices.ContainsFunc(strings.Split(name, "."), func(label string) bool { return len(label) > 63 }) {
+		v.add("domain", c.Domain, "must have at most 253 characters, and at most 63 between two dots, as DNS demands", "for example relay.example.com")
 	}
-	if u, err := url.Parse(c.ACMEDirectory); err != nil || u.Scheme != "https" || u.Host == "" {
+	if u, err := url.Parse(c.ACMEDirectory); err != nil || u.Scheme != "https" || u.Hostname() == "" || !aPort(u.Port()) {
 		v.add("acme-directory", c.ACMEDirectory, "must be an https:// URL", "the default is "+v.defaults["acme-directory"])
 	}
 	if c.ACMEEmail != "" {

@@ -150,6 +150,8 @@ func (v *validator) origin(option, value string) {
 	switch {
 	case err != nil || u.Scheme == "" || u.Host == "" || value != strings.ToLower(u.Scheme+"://"+u.Host):
 		v.add(option, value, rule, "for example https://app.example.com")
+	case !aPort(u.Port()):
+		v.add(option, value, "must have a port from 1 to 65535, or none", "for example https://app.example.com:8443")
 	case strings.Contains(u.Host, "*"):
 		v.add(option, value, "must be one origin: a star stands for no others", "name each, for example https://app.example.com")
 	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80" || strings.HasSuffix(u.Host, ":"):
@@ -157,6 +159,13 @@ func (v *validator) origin(option, value string) {
 	case strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }):
 		v.add(option, value, "must have its host as browsers send it: in ASCII, which begins with xn--", "for example https://xn--bcher-kva.example")
 	}
+}
+
+// aPort reports whether port can be connected to. It accepts the empty one,
+// which stands for the default.
+func aPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 func (v *validator) oneOf(option, value string, allowed ...string) {
