@@ -314,6 +314,9 @@ func (c *command) all(name string) []daemon.Problem {
 	}
 	for i := range all {
 		all[i].Origin = c.env.origins[all[i].Option]
+		if all[i].Origin.File != "" {
+			all[i].Origin.Line = c.env.file.values[all[i].Option].lineOf(all[i].Value)
+		}
 	}
 	return all
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -29,8 +30,20 @@ type configFile struct {
 
 // fileValue is the value of one key, as it stands in the file.
 type fileValue struct {
-	text string
-	line int
+	text  string
+	line  int
+	items []fileValue // of a list
+}
+
+// lineOf returns the line of the item of v whose text is item, or else the line
+// of v.
+func (v fileValue) lineOf(item string) int {
+	for _, i := range v.items {
+		if i.text == item {
+			return i.line
+		}
+	}
+	return v.line
 }
 
 // mistake is something wrong in one line of the file.
@@ -85,10 +98,16 @@ func (f *configFile) complain(line int, format string, args ...any) {
 	f.mistakes = append(f.mistakes, mistake{line, fmt.Sprintf(format, args...)})
 }
 
+// directive is the line %YAML at the beginning of a file, behind comments. The
+// parser refuses it with 1.2, whose rules and those of 1.1 are the same for
+// what a configuration may have.
+var directive = regexp.MustCompile(`\A(?:\x{FEFF})?(?:[ \t]*(?:#[^\n]*)?\n)*%YAML[ \t]+1\.[0-9]+[ \t]*(?:#[^\n]*)?(?:\n|\z)`)
+
 // parse takes the keys of one document. Values stay the text they are in the
 // file: the option's own rules read them, so no is a word and 1_000 no number.
 func (f *configFile) parse(text []byte) {
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	text = directive.ReplaceAllFunc(text, func(line []byte) []byte { return bytes.Repeat([]byte("\n"), bytes.Count(line, []byte("\n"))) })
 	if root, ok := document(text); !ok {
 		f.piecewise(text)
 	} else if root != nil {
@@ -131,8 +150,15 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 	name, line := key.Value, key.Line+below
 	first, seen := f.values[name]
 	text, ok := scalar(value)
+	var items []fileValue
+	bad := value // the node that is wrong if !ok
 	if value.Kind == yaml.SequenceNode {
-		text, ok = sequence(value)
+		items, bad = sequence(value, below)
+		var texts []string
+		for _, i := range items {
+			texts = append(texts, i.text)
+		}
+		text, ok = strings.Join(texts, ","), bad == nil
 	}
 	switch {
 	case !f.known[name] && value.Kind == yaml.MappingNode && len(value.Content) > 0:
@@ -152,9 +178,9 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 	case value.Tag == "!!null" && value.Value == "":
 		f.complain(line, `%s has no value; give one ("" for none), or take the line out`, name)
 	case !ok:
-		f.complain(value.Line+below, "%s must have one value, or a list of them; for example %s: %s", name, name, exampleOf(name))
+		f.complain(bad.Line+below, "%s must have one value, or a list of them; for example %s: %s", name, name, exampleOf(name))
 	default:
-		f.values[name] = fileValue{text, line}
+		f.values[name] = fileValue{text, line, items}
 	}
 }
 
@@ -163,17 +189,17 @@ func scalar(n *yaml.Node) (string, bool) {
 	return n.Value, n.Kind == yaml.ScalarNode && n.Anchor == ""
 }
 
-// sequence is a list as it is on the command line: with commas.
-func sequence(n *yaml.Node) (string, bool) {
-	var all []string
+// sequence returns the items of a list, and the first node that cannot be one;
+// nil if all can. An item with a comma cannot: on the command line it is two.
+func sequence(n *yaml.Node, below int) (items []fileValue, bad *yaml.Node) {
 	for _, item := range n.Content {
 		text, ok := scalar(item)
 		if !ok || strings.Contains(text, ",") {
-			return "", false
+			return nil, item
 		}
-		all = append(all, text)
+		items = append(items, fileValue{text: text, line: item.Line + below})
 	}
-	return strings.Join(all, ","), true
+	return items, nil
 }
 
 // exampleOf is a value that an option may have.

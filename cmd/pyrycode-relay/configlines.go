@@ -31,6 +31,7 @@ func (f *configFile) piecewise(text []byte) {
 // can have: bytes that are no text, and more than one document.
 func (f *configFile) entries(text []byte) (all []entry) {
 	text = bytes.TrimPrefix(text, []byte("\uFEFF"))
+	ended := 0 // the line ... that nothing has followed yet; 0: none
 	edge := -1 // how far the first entry stands from the left
 	for i, line := range strings.Split(strings.ReplaceAll(string(text), "\r", "\n"), "\n") {
 		line = f.printable(i+1, line)
@@ -41,12 +42,22 @@ func (f *configFile) entries(text []byte) (all []entry) {
 			if n := len(all); n > 0 { // so that the lines of an entry stay in step
 				all[n-1].lines = append(all[n-1].lines, "")
 			}
-		case line == "---" || line == "..." || strings.HasPrefix(line, "--- "):
+		case isMark(line, "..."):
+			ended = i + 1
+			if n := len(all); n > 0 {
+				all[n-1].lines = append(all[n-1].lines, "")
+			}
+		case isMark(line, "---"):
 			if len(all) > 0 {
+				ended = 0 // it is told here
 				f.complain(i+1, "must be one document; take out the line --- and what follows")
 				all[len(all)-1].lines = append(all[len(all)-1].lines, "")
 			}
 		case strings.HasPrefix(line, "%YAML ") && len(all) == 0:
+		case ended > 0:
+			f.complain(ended, "ends the document, and options follow; take out the line ...")
+			ended = 0
+			fallthrough
 		case edge < 0 || indent <= edge && !isItem(content):
 			if edge < 0 {
 				edge = indent
@@ -58,6 +69,12 @@ func (f *configFile) entries(text []byte) (all []entry) {
 		}
 	}
 	return all
+}
+
+// isMark reports whether a line is mark, which begins or ends a document.
+func isMark(line, mark string) bool {
+	rest, ok := strings.CutPrefix(line, mark)
+	return ok && (rest == "" || rest[0] == ' ' || rest[0] == '\t')
 }
 
 // isItem reports whether a line is one of a list.
@@ -157,7 +174,7 @@ func (f *configFile) explain(e entry, err error) {
 	take := func(value string) {
 		alone := strings.TrimSpace(strings.Join(e.lines[1:], "")) == ""
 		if _, seen := f.values[name]; f.known[name] && !seen && alone && value != "" {
-			f.values[name] = fileValue{value, e.line}
+			f.values[name] = fileValue{text: value, line: e.line}
 		}
 	}
 	if before, _, found := strings.Cut(name, "="); !colon || found && f.known[strings.TrimSpace(before)] {
@@ -180,6 +197,10 @@ func (f *configFile) explain(e entry, err error) {
 		f.complain(e.line, "%s: the list that begins with [ has no end; close it with ]", name)
 		return
 	}
+	if line := e.oddItem(); line > 0 {
+		f.complain(line, "%s: the item begins with what means something else in YAML; put the whole item in quotes", name)
+		return
+	}
 	if why := odd(value, whole); why != "" {
 		f.complain(e.line, "%s: %s", name, why)
 		if unquoted := strings.TrimLeft(value, `"'`); !strings.ContainsAny(unquoted, `"'`) {
@@ -199,6 +220,22 @@ func (f *configFile) explain(e entry, err error) {
 		reason = regexp.MustCompile(`^yaml: (line \d+: )?`).ReplaceAllString(err.Error(), "")
 	}
 	f.complain(e.line, "%.80q: %.200s; a line is like grace: 30s", name, reason)
+}
+
+// oddItem returns the line of the first item of a list in brackets, over
+// several lines, that cannot be an item without quotes; 0 if none is clear.
+func (e entry) oddItem() int {
+	if _, value, _ := strings.Cut(e.lines[0], ":"); !strings.HasPrefix(strings.TrimSpace(value), "[") {
+		return 0
+	}
+	for i, line := range e.lines[1:] {
+		for item := range strings.SplitSeq(line, ",") {
+			if item = strings.TrimSpace(item); item != "" && strings.ContainsRune("*&!|>%@`{", rune(item[0])) {
+				return e.line + i + 1
+			}
+		}
+	}
+	return 0
 }
 
 // odd says why a value, in some lines that cannot be parsed, is probably not
