@@ -53,6 +53,18 @@ func TestReadingAFileHasABound(t *testing.T) {
 	release(t, fifo)
 }
 
+// hangingReads returns the number of files at whose reading attempts hang.
+func hangingReads() (n int) {
+	unfinished.Lock()
+	defer unfinished.Unlock()
+	for step := range unfinished.steps {
+		if strings.HasPrefix(step, "read ") {
+			n++
+		}
+	}
+	return n
+}
+
 // release lets the attempts end that hang at pipes, and waits until no attempt
 // hangs.
 func release(t *testing.T, pipes ...string) {
@@ -132,12 +144,15 @@ func TestAFileThatReplacesOneThatHangsIsRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			readTime = 10 * time.Millisecond
-			for _, want := range []string{"it could not be read within 10ms", errHangs.Error()} {
-				if _, err := ReadFile(name, 4, true); err == nil || !strings.HasPrefix(err.Error(), want) {
-					t.Errorf("while it hangs: %v; want %s", err, want)
+			for hangingReads() == 0 { // on a busy machine an attempt may be given up before it opens the pipe
+				if _, err := ReadFile(name, 4, true); err == nil {
+					t.Fatal("a pipe that nobody writes to is read")
 				}
 			}
 			readTime = before
+			if _, err := ReadFile(name, 4, true); !errors.Is(err, errHangs) {
+				t.Errorf("while it hangs: %v; want %v", err, errHangs)
+			}
 			if err := tt.mend(dir, fifo, parked); err != nil {
 				t.Fatal(err)
 			}
@@ -162,13 +177,13 @@ func TestTheFilesThatHangHaveABound(t *testing.T) {
 	write(t, good, "good")
 	readTime = 20 * time.Millisecond
 	var pipes []string
-	for i := range maxUnfinished {
+	for i := 0; hangingReads() < maxUnfinished; i++ {
 		fifo := filepath.Join(dir, fmt.Sprint(i))
 		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadFile(fifo, 4, true); err == nil || !strings.HasPrefix(err.Error(), "it could not be read within 20ms") {
-			t.Fatalf("pipe %d: %v", i, err)
+		if _, err := ReadFile(fifo, 4, true); err == nil {
+			t.Fatalf("pipe %d is read, and nobody writes to it", i)
 		}
 		pipes = append(pipes, fifo)
 	}

@@ -531,3 +531,28 @@ func TestAConnectionFromBeforeTheRulesChangedIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// SIGHUP refuses what check refuses, so a file that is gone stops the other
+// options, too.
+func TestAWebConfigThatIsGoneStopsAReload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "web.yml")
+	good := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
+	write(t, file, good)
+	r := startReloading(t, func(c *Config) { c.WebConfigFile = file })
+	for _, tt := range []struct {
+		text string
+		want int // phones for each server-id, after 7 was asked for
+	}{{"", 16}, {"http_server_config:\n  headers:\n    X-Frame-Options: deny\n", 7}} {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		if tt.text != "" {
+			write(t, file, tt.text)
+		}
+		r.reload(func(c *Config) { c.MaxPhones = 7 })
+		if got := r.p.live.cfg.Load().MaxPhones; got != tt.want {
+			t.Errorf("with the file %q: --max-phones is %d; want %d", tt.text, got, tt.want)
+		}
+		write(t, file, good)
+	}
+}
