@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -250,6 +251,7 @@ type webAccess struct {
 	ok       prometheus.Gauge
 	now      atomic.Pointer[webConfig]
 	reread   chan struct{} // asks keep to read the file immediately
+	accepted sync.Map      // *webConfig by the *tls.Conn that it admits, between Accept and connContext
 
 	said string // the last failure that was logged, of keep
 }
@@ -387,16 +389,11 @@ type webListener struct {
 func (l *webListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if c := l.web.now.Load(); err == nil && c.tls != nil {
-		return tls.Server(&admittedConn{conn, c}, c.tls), nil
+		t := tls.Server(conn, c.tls) // nothing between: the pending connections are told by what is below TLS
+		l.web.accepted.Store(t, c)
+		return t, nil
 	}
 	return conn, err
-}
-
-// admittedConn is what is below the TLS of a connection. It carries the
-// reading whose TLS rules the client had to meet.
-type admittedConn struct {
-	net.Conn
-	by *webConfig
 }
 
 // admittedKey is the key of the reading that a connection was admitted by, in
@@ -406,10 +403,11 @@ type admittedKey struct{}
 // connContext is [http.Server.ConnContext] of a server on w's listener. It
 // tells handler which reading admitted the connection.
 func (w *webAccess) connContext(ctx context.Context, conn net.Conn) context.Context {
-	if t, ok := conn.(*tls.Conn); ok {
-		if a, ok := t.NetConn().(*admittedConn); ok {
-			return context.WithValue(ctx, admittedKey{}, a.by)
-		}
+	if w == nil {
+		return ctx
+	}
+	if by, ok := w.accepted.LoadAndDelete(conn); ok {
+		return context.WithValue(ctx, admittedKey{}, by)
 	}
 	return ctx
 }

@@ -524,6 +524,10 @@ func TestAConnectionFromBeforeTheRulesChangedIsRefused(t *testing.T) {
 			if status, closed := get(kept); status != tt.kept || closed != tt.closed {
 				t.Errorf("on the kept connection: %d, closed %v; want %d, %v", status, closed, tt.kept, tt.closed)
 			}
+			d.p.web.accepted.Range(func(conn, _ any) bool {
+				t.Errorf("the reading of %v is kept for no use", conn)
+				return true
+			})
 			fresh := &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
 			if status, _ := get(fresh); status != tt.fresh {
 				t.Errorf("on a new connection: %d; want %d", status, tt.fresh)
