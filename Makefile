@@ -89,7 +89,7 @@ restart: bin/pyrycode-relay bin/relayload ## restart a relay under 1,000 pairs, 
 bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon
 
-battery: ## attacks and faults in large doses, nine minutes; prints their table (docs/reliability.md)
+battery: ## attacks and faults in large doses, a quarter of an hour; prints their table (docs/reliability.md)
 	@.ci/battery
 
 docs: metrics-doc ## write what is generated in docs/ anew
