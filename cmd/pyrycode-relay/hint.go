@@ -25,7 +25,8 @@ type target struct {
 // explain turns the error of a request that brought no answer into a sentence
 // for the user, with what to do about that kind of error.
 func explain(err error, t target) *failure {
-	kind, cause, hint := t.diagnose(err)
+	d := t.diagnose(err)
+	kind, cause, hint := d.kind, d.cause, d.hint
 	if t.proxy != nil {
 		via := &url.URL{Scheme: t.proxy.Scheme, Host: t.proxy.Host} // not its password
 		if kind == failTLS {
@@ -41,20 +42,27 @@ func explain(err error, t target) *failure {
 	return &failure{kind, fmt.Errorf("cannot reach %s: %w; %s", t.base, cause, hint)}
 }
 
-// diagnose returns the kind of err, its cause in few words, and what to do. The
-// cause of a time-out is nil, unless a proxy is involved: the time says it all.
-func (t target) diagnose(err error) (kind string, cause error, hint string) {
-	if kind, cause, hint, ok := t.dnsProblem(err); ok {
-		return kind, cause, hint
+// diagnosis is why a connection failed.
+type diagnosis struct {
+	kind  string
+	cause error  // in few words; nil for a time-out without a proxy, since the time says it all
+	hint  string // what to do
+}
+
+// diagnose returns what err means.
+func (t target) diagnose(err error) diagnosis {
+	if d, ok := t.dnsProblem(err); ok {
+		return d
 	}
-	if cause, hint, ok := t.tlsProblem(err); ok {
-		return failTLS, cause, hint
+	if d, ok := t.tlsProblem(err); ok {
+		return d
 	}
+	var cause error
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		if t.proxy != nil {
 			cause = fmt.Errorf("no answer within %s", t.timeout)
 		}
-		return failTimeout, cause, "is the relay running, and is nothing in between that drops packets?"
+		return diagnosis{failTimeout, cause, "is the relay running, and is nothing in between that drops packets?"}
 	}
 	running := "is the relay running?"
 	if t.private {
@@ -63,14 +71,14 @@ func (t target) diagnose(err error) (kind string, cause error, hint string) {
 	cause = innermost(err)
 	switch {
 	case errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH):
-		return failUnreachable, cause, "is there a way from here to that address: network, VPN, firewall?"
+		return diagnosis{failUnreachable, cause, "is there a way from here to that address: network, VPN, firewall?"}
 	case closedEarly(err):
-		return failUnreachable, errors.New("it closed the connection without an answer"),
-			"is that the relay's port, does it want TLS, or a PROXY header (--proxy-protocol) first?"
+		return diagnosis{failUnreachable, errors.New("it closed the connection without an answer"),
+			"is that the relay's port, does it want TLS, or a PROXY header (--proxy-protocol) first?"}
 	case strings.Contains(err.Error(), "malformed HTTP"):
-		return failUnreachable, errors.New("its answer is not HTTP"), "is that the relay's port?"
+		return diagnosis{failUnreachable, errors.New("its answer is not HTTP"), "is that the relay's port?"}
 	}
-	return failUnreachable, cause, running
+	return diagnosis{failUnreachable, cause, running}
 }
 
 // closedEarly reports whether err says that the server closed the connection before
@@ -99,22 +107,22 @@ func innermost(err error) error {
 	return err
 }
 
-func (t target) dnsProblem(err error) (kind string, cause error, hint string, ok bool) {
+func (t target) dnsProblem(err error) (d diagnosis, ok bool) {
 	e, ok := errors.AsType[*net.DNSError](err)
 	switch {
 	case !ok:
-		return "", nil, "", false
+		return d, false
 	case e.IsTimeout:
-		return failTimeout, fmt.Errorf("DNS did not answer for %q", e.Name), "can this machine reach its name servers (/etc/resolv.conf)?", true
+		return diagnosis{failTimeout, fmt.Errorf("DNS did not answer for %q", e.Name), "can this machine reach its name servers (/etc/resolv.conf)?"}, true
 	case e.IsNotFound:
-		return failUnreachable, fmt.Errorf("DNS knows no address of %q", e.Name), "is the name right, and has its record been published?", true
+		return diagnosis{failUnreachable, fmt.Errorf("DNS knows no address of %q", e.Name), "is the name right, and has its record been published?"}, true
 	}
-	return failUnreachable, fmt.Errorf("DNS failed for %q: %s", e.Name, e.Err), "do this machine's name servers work (/etc/resolv.conf)?", true
+	return diagnosis{failUnreachable, fmt.Errorf("DNS failed for %q: %s", e.Name, e.Err), "do this machine's name servers work (/etc/resolv.conf)?"}, true
 }
 
 // tlsProblem is about certificates, and about one side that has TLS and one
 // that has not.
-func (t target) tlsProblem(err error) (cause error, hint string, ok bool) {
+func (t target) tlsProblem(err error) (d diagnosis, ok bool) {
 	plain, secure := "use ws://, or is it another port that has TLS?", "use wss://"
 	if t.private {
 		plain, secure = "leave --web.config.file out, or is it another port?", "give the --web.config.file that serve has"
@@ -128,30 +136,30 @@ func (t target) tlsProblem(err error) (cause error, hint string, ok bool) {
 	isRemote := errors.As(err, &remote) && remote.Op == "remote error" // an alert over TCP
 	switch {
 	case errors.Is(err, errOtherCertificate):
-		return errOtherCertificate, "is that the relay's --metrics-listen, and does it use that file?", true
+		return diagnosis{failTLS, errOtherCertificate, "is that the relay's --metrics-listen, and does it use that file?"}, true
 	case isRecord || errors.Is(err, http.ErrSchemeMismatch):
-		return errors.New("it does not speak TLS"), plain, true
+		return diagnosis{failTLS, errors.New("it does not speak TLS"), plain}, true
 	case strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`): // an alert
-		return errors.New("it speaks TLS"), secure, true
+		return diagnosis{failTLS, errors.New("it speaks TLS"), secure}, true
 	case isUnknown:
-		return unknown, "does the relay show its whole chain, and does this machine know the authority? SSL_CERT_FILE=FILE adds one of your own", true
+		return diagnosis{failTLS, unknown, "does the relay show its whole chain, and does this machine know the authority? SSL_CERT_FILE=FILE adds one of your own"}, true
 	case isName:
-		return name, "use a name that the certificate is for, or get one for this name", true
+		return diagnosis{failTLS, name, "use a name that the certificate is for, or get one for this name"}, true
 	case isInvalid && invalid.Reason == x509.Expired && invalid.Cert != nil && time.Now().Before(invalid.Cert.NotBefore):
-		return fmt.Errorf("its certificate is good only from %s on", date(invalid.Cert.NotBefore)), "is the clock of this machine right?", true
+		return diagnosis{failTLS, fmt.Errorf("its certificate is good only from %s on", date(invalid.Cert.NotBefore)), "is the clock of this machine right?"}, true
 	case isInvalid && invalid.Reason == x509.Expired && invalid.Cert != nil:
-		return fmt.Errorf("its certificate expired on %s", date(invalid.Cert.NotAfter)), "the relay's log says why there is no newer one; is the clock of this machine right?", true
+		return diagnosis{failTLS, fmt.Errorf("its certificate expired on %s", date(invalid.Cert.NotAfter)), "the relay's log says why there is no newer one; is the clock of this machine right?"}, true
 	case isInvalid:
-		return invalid, "the relay needs another certificate", true
+		return diagnosis{failTLS, invalid, "the relay needs another certificate"}, true
 	case isAlert:
-		return alert, refusedTLS, true
+		return diagnosis{failTLS, alert, refusedTLS}, true
 	case isRemote:
-		return remote.Err, refusedTLS, true
+		return diagnosis{failTLS, remote.Err, refusedTLS}, true
 	}
 	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return v.Err, "the relay needs another certificate", true
+		return diagnosis{failTLS, v.Err, "the relay needs another certificate"}, true
 	}
-	return nil, "", false
+	return d, false
 }
 
 const refusedTLS = "it refuses the TLS handshake: has it a certificate for that name, and does it speak TLS 1.2 or later?"

@@ -115,7 +115,7 @@ func readWebFile(name string) (*webFile, error) {
 // types and without values, which may be passwords.
 func yamlReason(err error) error {
 	text := regexp.MustCompile(` in type \S+`).ReplaceAllString(err.Error(), "")
-	text = regexp.MustCompile("cannot unmarshal .* into \\S+").ReplaceAllString(text, "the value is of the wrong kind")
+	text = regexp.MustCompile(`cannot unmarshal .* into \S+`).ReplaceAllString(text, "the value is of the wrong kind")
 	text = strings.TrimPrefix(text, "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
 	return errors.New(strings.Join(strings.Fields(text), " "))
