@@ -50,9 +50,15 @@ func withLog(t *testing.T, args ...string) (*exec.Cmd, *os.File) {
 	}
 	defer w.Close()
 	t.Cleanup(func() { r.Close() })
+	return startWith(t, w, args...), r
+}
+
+// startWith starts the command with a file as its log.
+func startWith(t *testing.T, log *os.File, args ...string) *exec.Cmd {
+	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
-	cmd.Stderr = w
+	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +68,37 @@ func withLog(t *testing.T, args ...string) (*exec.Cmd, *os.File) {
 			_ = cmd.Wait()
 		}
 	})
-	return cmd, r
+	return cmd
+}
+
+// fill writes to a pipe until it is full.
+func fill(pipe *os.File) {
+	_ = pipe.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	var err error
+	for err == nil {
+		_, err = pipe.Write(make([]byte, 4<<10))
+	}
+}
+
+// withFullLog starts the command with a pipe as its log that is full and that nobody
+// reads.
+func withFullLog(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	defer w.Close()
+	fill(w)
+	return startWith(t, w, args...)
+}
+
+// ends waits for the end of a command, and reports whether it came without a kill.
+func ends(cmd *exec.Cmd) bool {
+	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait()
+	return late.Stop()
 }
 
 // endsWell waits for the end of a command that has been told to end.
@@ -128,28 +164,11 @@ func TestALogThatIsFullDoesNotKeepARelayFromItsEnd(t *testing.T) {
 		append(onFreePorts, "--log-level", "debug"),
 		{"serve", "--listen", "256.0.0.1:0"}, // it fails, and cannot say so
 	} {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		_ = w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		for err == nil { // until it is full
-			_, err = w.Write(make([]byte, 4<<10))
-		}
-		cmd := exec.Command(os.Args[0], args...)
-		cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
-		cmd.Stderr = w
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		w.Close()
+		cmd := withFullLog(t, args...)
 		if len(args) > 3 {
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 		}
-		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
-		if !late.Stop() {
+		if !ends(cmd) {
 			t.Errorf("%q did not end while nobody read its log", args)
 		}
 	}
@@ -164,24 +183,19 @@ func TestSIGQUITAndSIGABRTEndARelayWhoseLogIsStuck(t *testing.T) {
 			readyLine(t, lines)
 			dumped := make(chan string, 1)
 			if stuck {
-				fill, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/2", cmd.Process.Pid), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+				pipe, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/2", cmd.Process.Pid), os.O_WRONLY|syscall.O_NONBLOCK, 0)
 				if err != nil {
 					t.Skip("the log of another process cannot be opened here")
 				}
-				_ = fill.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-				for err == nil {
-					_, err = fill.Write(make([]byte, 4<<10))
-				}
-				fill.Close()
+				fill(pipe)
+				pipe.Close()
 			} else {
 				go func() { dumped <- rest(lines) }()
 			}
 			if err := cmd.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
-			late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
-			_ = cmd.Wait()
-			if !late.Stop() || cmd.ProcessState.ExitCode() != refused {
+			if !ends(cmd) || cmd.ProcessState.ExitCode() != refused {
 				t.Errorf("after %v with a log that is stuck: %v it ends with %v; want exit %d", sig, stuck, cmd.ProcessState, refused)
 			}
 			if !stuck {
@@ -195,25 +209,7 @@ func TestSIGQUITAndSIGABRTEndARelayWhoseLogIsStuck(t *testing.T) {
 
 func TestACommandWhoseErrorsNobodyReadsEnds(t *testing.T) {
 	for _, args := range [][]string{{"healthcheck", "--metrics-listen", "127.0.0.1:1"}, {"probe", "--count", "x"}, {"nonsense"}} {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		_ = w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		for err == nil {
-			_, err = w.Write(make([]byte, 4<<10))
-		}
-		cmd := exec.Command(os.Args[0], args...)
-		cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
-		cmd.Stderr = w
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		w.Close()
-		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
-		if !late.Stop() {
+		if !ends(withFullLog(t, args...)) {
 			t.Errorf("%q did not end", args)
 		}
 	}

@@ -239,7 +239,7 @@ func (b *bubble) pingOf(e *pipeEnd) (payload string) {
 	return payload
 }
 
-// The answer to an older ping is no answer to the probe, but a heartbeat:
+// The answer to an older ping is no answer to the probe, but it shows that the peer was alive:
 // the probe goes on from there.
 func TestALateAnswerToAnOlderPing(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {

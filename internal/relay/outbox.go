@@ -65,7 +65,7 @@ type outbox struct {
 	cut          bool        // … and does not wait for what is being written
 	dead         bool        // the socket failed
 	parked       []*sender   // waiting for room
-	counted      int         // what of charged is in the stats
+	counted      int         // how much of charged is in stats
 	untimed      uint8       // frames until one is timed
 
 	pong      []byte    // payload to answer with; nil: none due
@@ -108,8 +108,8 @@ type sender struct {
 }
 
 // put queues frame, read at that time, as one text message, wrapped in prefix
-// and suffix. first reports that the caller must flush. A from that is closed
-// gets closed.
+// and suffix. first reports that the caller must flush. For a
+// sender that has been closed the verdict is closed.
 func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
 	o.mu.Lock()

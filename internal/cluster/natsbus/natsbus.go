@@ -98,15 +98,11 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.closedAtEnd(c), nil
+	return &dialledConn{c, context.AfterFunc(d.ctx, func() { c.Close() })}, nil
 }
 
-// closedAtEnd closes c when the dialer's context ends, and forgets it when it is
-// closed before.
-func (d *dialer) closedAtEnd(c net.Conn) net.Conn {
-	return &dialledConn{c, context.AfterFunc(d.ctx, func() { c.Close() })}
-}
-
+// dialledConn is a connection that its dialer closes at its end, unless it is closed
+// before.
 type dialledConn struct {
 	net.Conn
 	forget func() bool
