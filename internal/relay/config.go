@@ -179,3 +179,42 @@ func (c Config) validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// settings is what of a Config may change while the relay runs, made ready.
+// It is never written to: a change makes another. A connection keeps those
+// it began with, so that nothing is looked up for a frame, and two deadlines
+// that belong together come from one configuration.
+type settings struct {
+	Config
+	phoneLimits, binaryLimits wire.Limits
+	binaryQuota               int // bytes of a binary's outbox that one phone may fill
+}
+
+// newSettings makes those of cfg, which has its defaults and is valid.
+func newSettings(cfg Config) *settings {
+	return &settings{
+		Config:       cfg,
+		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments},
+		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments},
+		// At least one frame of any legal size, or a phone could wait for
+		// room that never comes.
+		binaryQuota: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),
+	}
+}
+
+// Reconfigure puts the limits, timers and origins of cfg into force; its
+// other fields (Runtime, Log, Version and all functions) are not looked at. Caps and rates hold from now on, and close nobody who is over
+// them already. Grace holds for graces that begin from now on. The rest
+// holds for connections that come from now on: who is connected keeps what
+// it began with. On error, which says what New would, nothing has changed.
+func (r *Relay) Reconfigure(cfg Config) error {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	r.settings.Store(newSettings(cfg))
+	r.gate.set(cfg)
+	r.table.set(cfg)
+	r.registry.Reconfigure(RegistryConfig[joiner]{Grace: cfg.Grace, MaxPhones: cfg.MaxPhones})
+	return nil
+}

@@ -46,6 +46,13 @@ func newConnTable(cfg Config, gauge prometheus.Gauge) connTable {
 	}
 }
 
+// set changes the caps.
+func (s *connTable) set(cfg Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.max, s.maxPerAddress = cfg.MaxConns, cfg.MaxConnsPerAddress
+}
+
 // trackedConn is a connection as the connection table knows it.
 type trackedConn interface {
 	abort() // closes it without a word
@@ -160,6 +167,15 @@ func (s *connTable) abort() []trackedConn {
 	defer s.mu.Unlock()
 	s.aborted = true
 	return sortedByJoinOrder(s.conns)
+}
+
+// all returns every connection, in the order they were added. Sorting them
+// takes too long for newcomers to wait for it.
+func (s *connTable) all() []trackedConn {
+	s.mu.Lock()
+	as := joinOrderOf(s.conns)
+	s.mu.Unlock()
+	return as.sortedByJoinOrder()
 }
 
 // check compares the open sockets with what the registry counts: everyone

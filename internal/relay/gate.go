@@ -45,6 +45,13 @@ func newGate(cfg Config) gate {
 
 func rateOf(cfg Config) (rate.Limit, int) { return rate.Limit(cfg.Rate), cfg.Burst }
 
+// set changes what each address may ask for.
+func (g *gate) set(cfg Config) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.limit, g.burst = rateOf(cfg)
+}
+
 // pass takes an attempt from a's allowance, or says how long until there is
 // one.
 func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {

@@ -1,10 +1,13 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // gauges is the registry's state as Prometheus sees it. The registry sets
@@ -91,4 +94,81 @@ func (r *Registry[B, P]) Collect(ch chan<- prometheus.Metric) {
 		}
 		ch <- prometheus.MustNewConstMetric(d, kind, v[i])
 	}
+}
+
+// Counts is how much is connected, at one moment.
+type Counts struct {
+	Binaries int // slots held by a binary; one in grace is not counted
+	Phones   int // phones joined whose socket is here, those waiting through a grace included
+	InGrace  int // slots kept for a binary that may come back
+	Remote   int // phones joined to slots here whose socket another node has
+}
+
+// Counts returns what is connected now.
+func (r *Registry[B, P]) Counts() Counts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.counts
+}
+
+// Peaks is the most that there was of each at one moment.
+type Peaks struct {
+	Binaries, Phones, InGrace int // as in Counts
+	Served                    int // Phones and Remote together
+}
+
+// note raises p to what c has more.
+func (p *Peaks) note(c Counts) {
+	p.Binaries = max(p.Binaries, c.Binaries)
+	p.Phones = max(p.Phones, c.Phones)
+	p.InGrace = max(p.InGrace, c.InGrace)
+	p.Served = max(p.Served, c.Phones+c.Remote)
+}
+
+// TakePeaks returns the peaks since it was last called, what was connected then
+// included. It is for one caller: a second one takes peaks from the first.
+func (r *Registry[B, P]) TakePeaks() Peaks {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.peaks
+	r.peaks = Peaks{}
+	r.peaks.note(r.counts)
+	return p
+}
+
+// Check counts everything again by walking, under the lock, and returns an
+// error that names each figure that differs: a counter, a gauge, or a slot
+// that is neither held nor in grace, or both.
+func (r *Registry[B, P]) Check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	var none B
+	walked := Counts{Phones: len(r.proxied)}
+	for id, s := range r.slots {
+		walked.Phones += len(s.phones)
+		walked.Remote += len(s.remote)
+		if s.grace != nil {
+			walked.InGrace++
+		} else {
+			walked.Binaries++
+		}
+		if (s.grace != nil) == (s.binary != none) {
+			errs = append(errs, fmt.Errorf("slot %s: held %t, in grace %t; want one of them",
+				wire.Printable(string(id), 64), s.binary != none, s.grace != nil))
+		}
+		if s.joined() > r.mostPhones {
+			errs = append(errs, fmt.Errorf("slot %s: %d phones; want at most %d",
+				wire.Printable(string(id), 64), s.joined(), r.mostPhones))
+		}
+	}
+	if walked != r.counts {
+		errs = append(errs, fmt.Errorf("counts say %+v; walking finds %+v", r.counts, walked))
+	}
+	if gauge, err := r.gauges.read(); err != nil {
+		errs = append(errs, err)
+	} else if gauge != walked {
+		errs = append(errs, fmt.Errorf("gauges say %+v; walking finds %+v", gauge, walked))
+	}
+	return errors.Join(errs...)
 }

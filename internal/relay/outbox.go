@@ -331,3 +331,10 @@ func (o *outbox) markFlush() (first bool) {
 	o.flushPending = o.flushPending || first
 	return first
 }
+
+// holds is how many bytes are charged to the outbox.
+func (o *outbox) holds() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.charged
+}

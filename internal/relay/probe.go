@@ -218,9 +218,8 @@ func (q *probe) take() []asking {
 	return rivals
 }
 
-// pinged reports whether ping n has left, and when.
-func (o *outbox) pinged(n uint64) (left time.Time, ok bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.pingLeft, o.pingSent >= n
+func (q *probe) rivalsNow() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.rivals)
 }

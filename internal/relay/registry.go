@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -82,14 +83,6 @@ type grace struct {
 	timer *clock.Timer
 }
 
-// Counts is how much is connected, at one moment.
-type Counts struct {
-	Binaries int // slots held by a binary; one in grace is not counted
-	Phones   int // phones joined whose socket is here, those waiting through a grace included
-	InGrace  int // slots kept for a binary that may come back
-	Remote   int // phones joined to slots here whose socket another node has
-}
-
 // Outcome is what the registry decided.
 type Outcome int
 
@@ -152,6 +145,22 @@ func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
 	}
 	r.set(cfg)
 	return r
+}
+
+// Reconfigure changes grace and cap to those of cfg; its other fields are
+// not looked at. A grace that runs keeps its end, a slot that is over the
+// cap its phones.
+func (r *Registry[B, P]) Reconfigure(cfg RegistryConfig[P]) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set(cfg)
+}
+
+// set is Reconfigure with the lock held, or before anybody else knows r.
+func (r *Registry[B, P]) set(cfg RegistryConfig[P]) {
+	r.period = cmp.Or(cfg.Grace, DefaultGrace)
+	r.maxPhones = cmp.Or(cfg.MaxPhones, DefaultMaxPhones)
+	r.mostPhones = max(r.mostPhones, r.maxPhones)
 }
 
 // Claim gives the slot of id to b if it is free (Claimed) or in grace
@@ -273,6 +282,37 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 	phones = r.removePhones(s)
 	r.publish()
 	return s.binary, phones, true
+}
+
+// Holds reports whether b itself, not just any binary, holds id.
+func (r *Registry[B, P]) Holds(id wire.ServerID, b B) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.slots[id].heldBy(b)
+}
+
+// Holder returns the binary that holds id, or the zero B if none does.
+func (r *Registry[B, P]) Holder(id wire.ServerID) B {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.slots[id]; s != nil {
+		return s.binary
+	}
+	var none B
+	return none
+}
+
+// Slot says how the slot of id is.
+func (r *Registry[B, P]) Slot(id wire.ServerID) SlotState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch s := r.slots[id]; {
+	case s == nil:
+		return SlotFree
+	case s.grace != nil:
+		return SlotInGrace
+	}
+	return SlotHeld
 }
 
 // Drain refuses everything from now on. It returns the server-ids in use, in

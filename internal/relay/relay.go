@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -102,6 +104,27 @@ func (r *Relay) Check() error {
 	return r.checkConns()
 }
 
+// checkConns looks at what waits for each connection: frames, and rivals.
+func (r *Relay) checkConns() error {
+	for _, s := range r.table.all() {
+		c, ok := s.(*conn)
+		if !ok {
+			continue // a phone that is away has another's outbox
+		}
+		whose := "phone"
+		if b, ok := c.role.(*binary); ok {
+			whose = "binary"
+			if n := b.probe.rivalsNow(); n > maxRivals {
+				return fmt.Errorf("%d claimants wait for a binary's answer; want at most %d", n, maxRivals)
+			}
+		}
+		if err := c.out.check(); err != nil {
+			return fmt.Errorf("outbox of a %s: %w", whose, err)
+		}
+	}
+	return nil
+}
+
 // Abort closes every socket that is left, without a word. Use it when a
 // Drain has taken too long.
 func (r *Relay) Abort() {
@@ -146,3 +169,30 @@ func (r *Relay) adopt(c *conn) {
 
 // forget is the end of c: its place is free.
 func (r *Relay) forget(c *conn) { r.table.remove(c) }
+
+// health is the body of /healthz; the order of its fields is part of the
+// contract.
+type health struct {
+	Status    string `json:"status"`
+	Version   string `json:"version"`
+	Binaries  int    `json:"connected_binaries"`
+	Phones    int    `json:"connected_phones"`
+	UptimeSec int64  `json:"uptime_seconds"`
+}
+
+// Health serves /healthz, for anyone and any method. Both counts come from
+// one moment, the same state that the gauges are set from.
+func (r *Relay) Health() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c := r.Counts()
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		_ = json.NewEncoder(w).Encode(health{ // a peer that has gone needs no answer
+			Status:    "ok",
+			Version:   r.cfg.Version,
+			Binaries:  c.Binaries,
+			Phones:    c.Phones,
+			UptimeSec: int64(r.rt.Clock.Now().Sub(r.started).Seconds()),
+		})
+	})
+}

@@ -57,19 +57,3 @@ func (r *Relay) ShedLoad(bytes int) (closed int) {
 	}
 	return closed
 }
-
-// holds is how many bytes are charged to the outbox.
-func (o *outbox) holds() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.charged
-}
-
-// all returns every connection, in the order they were added. Sorting them
-// takes too long for newcomers to wait for it.
-func (s *connTable) all() []trackedConn {
-	s.mu.Lock()
-	as := joinOrderOf(s.conns)
-	s.mu.Unlock()
-	return as.sortedByJoinOrder()
-}

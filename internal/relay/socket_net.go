@@ -3,6 +3,7 @@ package relay
 import (
 	"io"
 	"net"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -190,4 +191,25 @@ func (s *streamSocket) Close() error {
 		return c.NetConn().Close()
 	}
 	return s.conn.Close()
+}
+
+// unsentLimit is how many bytes the kernel may hold for a peer in addition to
+// those that are on their way. Without that limit a send buffer of megabytes
+// hides that a peer has stopped reading: frames count as written, and a ping
+// as asked, long before they are.
+const unsentLimit = 128 << 10
+
+// linuxNotSentLowat is the option TCP_NOTSENT_LOWAT of Linux, see tcp(7).
+const linuxNotSentLowat = 25
+
+// boundUnsent sets unsentLimit on a TCP socket. On systems other than Linux it
+// does nothing: their send buffers are small, or have no such limit.
+func boundUnsent(raw syscall.RawConn) {
+	if runtime.GOOS != "linux" {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		// A kernel that refuses the option works as before.
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, linuxNotSentLowat, unsentLimit)
+	})
 }

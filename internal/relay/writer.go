@@ -2,6 +2,8 @@ package relay
 
 import (
 	endian "encoding/binary"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -208,6 +210,13 @@ func (o *outbox) wrote(n int, err error) {
 	}
 }
 
+// pinged reports whether ping n has left, and when.
+func (o *outbox) pinged(n uint64) (left time.Time, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pingLeft, o.pingSent >= n
+}
+
 // truncate takes out of the batch that is being written what need not be
 // written any more: all but the message that has begun. It returns how many
 // frames that were. The lock is held.
@@ -253,4 +262,63 @@ func (o *outbox) unpark() (resume []*sender) {
 	o.parked = still
 	o.stats.parked.Add(-int64(len(resume)))
 	return resume
+}
+
+// check counts again what is charged, and returns an error that names each
+// figure that differs or is over what it may be, and what waits with nobody
+// to write it.
+func (o *outbox) check() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	charged, frames := 0, 0 // bytes
+	type load struct{ bytes, frames int }
+	var of map[*sender]load // most outboxes are empty
+	add := func(items []item) {
+		for _, it := range items {
+			charged += it.cost
+			if it.frame {
+				frames += it.cost
+			}
+			if it.from != nil {
+				if of == nil {
+					of = make(map[*sender]load)
+				}
+				l := of[it.from]
+				of[it.from] = load{l.bytes + it.cost, l.frames + 1}
+			}
+		}
+	}
+	if o.queue != nil {
+		add(o.queue.items)
+	}
+	if o.out != nil {
+		add(o.out.items[o.out.done:])
+	}
+	switch {
+	case charged != o.charged:
+		wrong("%d bytes are charged; what waits costs %d", o.charged, charged)
+	case frames > o.budget:
+		wrong("%d bytes of frames wait; want at most %d", frames, o.budget)
+	case charged > o.budget+noticeBudget:
+		wrong("%d bytes wait; want at most %d", charged, o.budget+noticeBudget)
+	}
+	for s, l := range of {
+		if l.bytes != s.charged {
+			wrong("%d bytes are charged to a sender; what waits of it costs %d", s.charged, l.bytes)
+		}
+		if l.frames > 1 && l.bytes > o.quota {
+			wrong("%d bytes of one sender wait; want at most %d", l.bytes, o.quota)
+		}
+	}
+	for _, s := range o.parked {
+		if s.senderClosed {
+			wrong("a sender that is muted waits for room")
+		}
+	}
+	if o.queue != nil && !o.writing && !o.flushPending {
+		wrong("%d bytes wait, and nobody is to write them", len(o.queue.bytes))
+	}
+	return errors.Join(errs...)
 }

@@ -1,10 +1,64 @@
 package relay
 
 import (
+	"sync"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
+
+// routes is where a binary's frames go: the phones that may be named in its
+// envelopes. The registry decides who is joined; this spares its lock a
+// visit per frame.
+type routes struct {
+	mu       sync.Locker // guards all below
+	m        map[wire.ConnID]*phone
+	departed departures
+}
+
+func (rs *routes) add(p *phone) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if p.ended.Load() {
+		return // evicted between its join and now
+	}
+	if rs.m == nil {
+		rs.m = make(map[wire.ConnID]*phone)
+	}
+	rs.m[p.id] = p
+}
+
+// remove ends the route to p, if there is one, and keeps the id of p among those
+// that have departed. A phone without a route can be known to the binary, too:
+// from a close notice, or from an earlier connection.
+func (rs *routes) remove(p *phone, now int64) {
+	rs.mu.Lock()
+	delete(rs.m, p.id)
+	rs.departed.add(p.id, now)
+	rs.mu.Unlock()
+}
+
+func (rs *routes) findRemote(id []byte) *phone {
+	rs.mu.Lock()
+	p := rs.m[wire.ConnID(id)]
+	rs.mu.Unlock()
+	return p
+}
+
+// hasDeparted reports whether the phone with that id was this binary's and has
+// left a short time ago.
+func (rs *routes) hasDeparted(id []byte, now int64) bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.departed.has(id, now)
+}
+
+// forgetDeparted frees the memory of ids that departed too long ago.
+func (rs *routes) forgetDeparted(now int64) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.departed.expire(now)
+}
 
 const (
 	// departedFor is how long an id is remembered at least after its phone
