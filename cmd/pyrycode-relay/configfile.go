@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -64,7 +65,7 @@ func newConfigFile(name string) *configFile {
 // from what is wrong with the values. With pipes true the file may be a pipe.
 func readConfigFile(name string, pipes bool) *configFile {
 	f := newConfigFile(name)
-	text, err := daemon.ReadFile(name, maxConfigFile, pipes)
+	text, err := config.ReadFile(name, maxConfigFile, pipes)
 	if err != nil {
 		f.problems = append(f.problems, fmt.Sprintf("--config %q: must be a file that can be read (%v); its format is in docs/operate.md", name, err))
 		return f

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -119,7 +120,7 @@ func (e *exporter) note(times []time.Duration, notAfter time.Time, err error) {
 func (p *probe) export(ctx context.Context, b daemon.Build, out io.Writer) error {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", p.Listen)
 	if err != nil {
-		return &daemon.ListenError{Option: "listen", Address: p.Listen, Err: err}
+		return &config.ListenError{Option: "listen", Address: p.Listen, Err: err}
 	}
 	e := newExporter(b)
 	mux := http.NewServeMux()

@@ -19,6 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -65,7 +66,7 @@ func (o *operator) asker(timeout time.Duration) (*asker, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	if o.WebPassword != "" {
-		text, err := daemon.ReadFile(o.WebPassword, maxConfigFile, true)
+		text, err := config.ReadFile(o.WebPassword, maxConfigFile, true)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read --web-password-file %s: %w", o.WebPassword, err)
 		}
@@ -108,7 +109,7 @@ func dialable(address string) string {
 
 // leafOf is the certificate that a web.config.file names; nil without one.
 func leafOf(name string) (*x509.Certificate, error) {
-	text, err := daemon.ReadFile(name, maxConfigFile, false)
+	text, err := config.ReadFile(name, maxConfigFile, false)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func leafOf(name string) (*x509.Certificate, error) {
 		if !filepath.IsAbs(at) {
 			at = filepath.Join(filepath.Dir(name), at)
 		}
-		if chain, err = daemon.ReadFile(at, maxConfigFile, false); err != nil {
+		if chain, err = config.ReadFile(at, maxConfigFile, false); err != nil {
 			return nil, fmt.Errorf("cert_file %s: %w", at, err)
 		}
 	}

@@ -20,7 +20,7 @@ const module = "github.com/pyrycode/pyrycode-relay"
 // code that is not a test. A package below one named here may import what
 // that one may, and its neighbours below it.
 var arrows = map[string][]string{
-	"cmd/pyrycode-relay": {"internal/daemon"},
+	"cmd/pyrycode-relay": {"internal/daemon", "internal/config"},
 	"cmd/relaysim":       {"sim"},
 	"cmd/relayload":      {"internal/bench", "internal/relay", "internal/wire"},
 	"internal/bench":     {"internal/wire"},
@@ -28,7 +28,10 @@ var arrows = map[string][]string{
 	"internal/relay":     {"internal/wire"},
 	"internal/push":      {"internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay"},
-	"internal/daemon":    {"internal/relay", "internal/cluster", "internal/push"},
+	"internal/config":    {},
+	"internal/front":     {"internal/config"},
+	"internal/daemon":    {"internal/config", "internal/front", "internal/relay", "internal/cluster", "internal/push"},
+	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/cluster", "internal/relay", "internal/wire"},
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // joinTime is how long the relay waits at its start for NATS and for the
@@ -223,7 +224,7 @@ func (v *validator) cluster(c Config) {
 		case c.Cluster == "":
 			v.add(o.name, o.value, "has no use without --cluster", "give --cluster, or leave it out")
 		default:
-			text, err := ReadFile(o.value, maxFile, false)
+			text, err := config.ReadFile(o.value, config.MaxFile, false)
 			if err != nil {
 				v.add(o.name, o.value, fmt.Sprintf("must be a file that this user can read (%v)", err), "is that its name?")
 			} else if err := o.check(text); err != nil {

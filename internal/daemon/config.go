@@ -163,7 +163,6 @@ func (c Config) relay(log *slog.Logger, b Build) relay.Config {
 		Log:                log,
 		Version:            b.Version,
 		AllowedOrigins:     c.AllowedOrigins,
-		ClientAddr:         newProxies(c.TrustedProxies).client,
 		Grace:              c.Grace,
 		Probe:              c.ConflictProbe,
 		Heartbeat:          c.Heartbeat,

@@ -143,7 +143,7 @@ func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 
 // The relay must not have a setting that its operator cannot reach.
 func TestEverySettingOfTheRelayIsAnOption(t *testing.T) {
-	borrowed := map[string]bool{"Runtime": true, "Upgrade": true, "Room": true, "Push": true, "Cluster": true}
+	borrowed := map[string]bool{"ClientAddr": true, "Runtime": true, "Upgrade": true, "Room": true, "Push": true, "Cluster": true}
 	c := DefaultConfig()
 	c.AllowedOrigins = []string{"https://a.example"}
 	v := reflect.ValueOf(c.relay(slog.New(slog.DiscardHandler), Build{Version: "v1"}))

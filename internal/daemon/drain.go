@@ -87,7 +87,7 @@ func (p *process) drain(second context.Context, broken bool) {
 	p.relay.Drain(cfg.DrainSpread, func() { close(closed) })
 	go func() {
 		defer close(served)
-		_ = p.public.Shutdown(ctx) // on timeout it is closed below
+		_ = p.front.Server.Shutdown(ctx) // on timeout it is closed below
 	}()
 	go func() {
 		defer close(woken)
@@ -113,7 +113,7 @@ func (p *process) drain(second context.Context, broken bool) {
 	}
 	p.log.Warn("cutting the connections that are left", "why", why, "duration", time.Since(begun).Round(time.Millisecond))
 	p.relay.Abort()
-	p.public.Close()
+	p.front.Server.Close()
 	<-served
 	<-woken
 	late := time.NewTimer(cutTime)
@@ -140,7 +140,7 @@ func (p *process) waitForBalancers(second context.Context, d time.Duration) {
 // this process no further connection of the public's.
 func (p *process) stopAccepting() {
 	for _, s := range p.listeners {
-		if s.Server == p.public || s.Server == p.http {
+		if s.Server == p.front.Server || s.Server == p.front.Challenges {
 			s.Listener.Close() // it may be closed already, if it is the reason for the end
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // machine is what a configuration must fit.
@@ -20,8 +22,8 @@ type machine struct {
 const leastFiles = spareFiles + 32
 
 func thisMachine() machine {
-	m := machine{root: isRoot()}
-	m.files, m.filesKnown = maxFiles()
+	m := machine{root: config.IsRoot()}
+	m.files, m.filesKnown = config.MaxFiles()
 	return m
 }
 
@@ -174,16 +176,16 @@ func portOf(address string) string {
 func (v *validator) proxies(c Config) {
 	wide := false
 	for _, text := range c.TrustedProxies {
-		p, err := parseProxy(text)
+		p, err := config.ParseNetwork(text)
 		switch {
 		case err != nil:
 			v.add("trusted-proxies", text, "must be a network or an address"+err.Error(), "for example 10.0.0.0/8 or 192.0.2.7")
-		case tooMany([]netip.Prefix{p}):
+		case config.TooMany([]netip.Prefix{p}):
 			wide = true
 			v.add("trusted-proxies", text, "must not be everybody: all addresses could be made up", "name the proxies' network")
 		}
 	}
-	if all := newProxies(c.TrustedProxies); !wide && tooMany(all) {
+	if all := config.ParseNetworks(c.TrustedProxies); !wide && config.TooMany(all) {
 		v.add("trusted-proxies", strings.Join(c.TrustedProxies, ","), "must not be everybody: together these networks are more than a sixteenth of all addresses, which could be made up", "name the proxies' networks")
 	}
 	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {

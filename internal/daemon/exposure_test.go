@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
 // problemsOf is the options that check complains of.
@@ -29,8 +31,8 @@ func problemsOf(set func(*Config), m machine) (names []string) {
 }
 
 func TestWhatIsUnsafeIsRefused(t *testing.T) {
-	a, dir := newAuthority(t), t.TempDir()
-	cert, key, _ := a.issue(dir, "relay.test")
+	a, dir := certtest.New(t), t.TempDir()
+	cert, key, _ := a.Issue(dir, "relay.test")
 	cache := filepath.Join(t.TempDir(), "made")
 	open := t.TempDir()
 	if err := os.Chmod(open, 0o755); err != nil {
@@ -121,54 +123,21 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 	}
 }
 
-// Whatever makes clients refuse a certificate is refused at the start, and
-// leaves the old one in force later.
+// A certificate that clients refuse is refused at the start.
 func TestACertificateThatClientsRefuseIsRefused(t *testing.T) {
-	a, dir := newAuthority(t), t.TempDir()
-	cert, key, _ := a.issue(dir, "relay.test")
-	d := start(t, t.Context(), func(c *Config) { c.TLSCert, c.TLSKey = cert, key })
-	files := d.p.certs.(*fileCerts)
-	good := files.leaf()
-	for _, tt := range []struct {
-		name string
-		set  func(*x509.Certificate)
-		want string
-	}{
-		{"without a name", func(*x509.Certificate) {}, "must name the hosts that it is good for"},
-		{"with a common name alone", func(c *x509.Certificate) { c.Subject.CommonName = "relay.test" }, "must name the hosts that it is good for"},
-		{"ended", func(c *x509.Certificate) {
-			c.DNSNames, c.NotAfter = []string{"relay.test"}, time.Now().Add(-time.Minute)
-		}, "must not have ended, and this certificate ended on "},
-		{"not yet good", func(c *x509.Certificate) {
-			c.DNSNames, c.NotBefore = []string{"relay.test"}, time.Now().Add(time.Minute)
-		}, "must be good already"},
-		{"for clients", func(c *x509.Certificate) {
-			c.DNSNames, c.ExtKeyUsage = []string{"relay.test"}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		}, "must be for servers"},
-		{"for an address", func(c *x509.Certificate) { c.IPAddresses = []net.IP{{192, 0, 2, 1}} }, ""},
-	} {
-		a.issueAs(dir, tt.set)
-		c := DefaultConfig()
-		c.TLSCert, c.TLSKey = cert, key
+	a, dir := certtest.New(t), t.TempDir()
+	c := DefaultConfig()
+	check := func(name string, set func(*x509.Certificate), want string) {
+		c.TLSCert, c.TLSKey, _ = a.IssueAs(dir, set)
 		problems := c.Check()
-		if tt.want == "" {
-			if len(problems) > 0 {
-				t.Errorf("%s: %v", tt.name, problems)
-			}
-			continue
-		}
-		if len(problems) != 1 || problems[0].Option != "tls-cert" || !strings.HasPrefix(problems[0].Rule, tt.want) {
-			t.Errorf("%s: %v; want %q", tt.name, problems, tt.want)
-		}
-		// What watches the files does the same, beside the daemon's own.
-		watched := &fileCerts{certificate: files.certificate, certFile: cert, keyFile: key}
-		if err := watched.load(); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: a reload says %v; want %q", tt.name, err, tt.want)
-		}
-		if got := files.leaf(); !got.Equal(good) {
-			t.Errorf("%s: it is served", tt.name)
+		if want == "" && len(problems) > 0 || want != "" && (len(problems) != 1 || problems[0].Option != "tls-cert" || !strings.HasPrefix(problems[0].Rule, want)) {
+			t.Errorf("%s: %v; want %q", name, problems, want)
 		}
 	}
+	for _, u := range certtest.Unusable {
+		check(u.Name, u.Set, u.Rule)
+	}
+	check("for an address", func(c *x509.Certificate) { c.IPAddresses = []net.IP{{192, 0, 2, 1}} }, "")
 }
 
 func TestListenersThatOverlapAreRefused(t *testing.T) {
@@ -207,8 +176,8 @@ func TestListenersThatOverlapAreRefused(t *testing.T) {
 }
 
 func TestOperatorsPagesHaveTLSAndAPassword(t *testing.T) {
-	a, dir := newAuthority(t), t.TempDir()
-	cert, key, _ := a.issue(dir, "relay.test")
+	a, dir := certtest.New(t), t.TempDir()
+	cert, key, _ := a.Issue(dir, "relay.test")
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +188,7 @@ func TestOperatorsPagesHaveTLSAndAPassword(t *testing.T) {
 	}
 	d := start(t, t.Context(), func(c *Config) { c.MetricsListen, c.WebConfigFile = "0.0.0.0:0", file })
 	_, port, _ := strings.Cut(d.private[strings.LastIndex(d.private, "]")+1:], ":")
-	tr := &http.Transport{TLSClientConfig: a.client("relay.test"), DisableKeepAlives: true}
+	tr := &http.Transport{TLSClientConfig: a.Client("relay.test"), DisableKeepAlives: true}
 	for password, want := range map[string]int{"secret": 200, "wrong": 401} {
 		req, err := http.NewRequest("GET", "https://127.0.0.1:"+port+"/metrics", nil)
 		if err != nil {

@@ -6,11 +6,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
 func TestFindings(t *testing.T) {
-	ca := newAuthority(t)
-	cert, key, notAfter := ca.issue(t.TempDir(), "relay.example.com")
+	ca := certtest.New(t)
+	cert, key, notAfter := ca.Issue(t.TempDir(), "relay.example.com")
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

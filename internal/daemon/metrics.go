@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -73,7 +74,7 @@ type ceiling struct {
 // limits is every limit that c sets, and memory, in bytes. They are gauges so
 // that a graph can draw the ceiling.
 func limits(c Config, memory int64) []ceiling {
-	files, _ := maxFiles()
+	files, _ := config.MaxFiles()
 	return []ceiling{
 		{"connections", "Connections the relay accepts in all.", float64(c.MaxConns)},
 		{"connections_per_address", "Connections the relay accepts from one IP address.", float64(c.MaxConnsPerAddress)},

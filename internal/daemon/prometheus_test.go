@@ -11,10 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"go.yaml.in/yaml/v3"
-
-	dto "github.com/prometheus/client_model/go"
 )
 
 var prometheusDir = filepath.Join("..", "..", "docs", "deploy", "prometheus")

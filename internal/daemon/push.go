@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 )
 
@@ -21,7 +22,7 @@ func (c Config) credentials() (*push.Credentials, error) {
 	text := []byte(c.FCMCredentials)
 	if name, ok := strings.CutPrefix(c.FCMCredentials, "@"); ok {
 		var err error
-		if text, err = ReadFile(name, maxCredentials, false); err != nil {
+		if text, err = config.ReadFile(name, maxCredentials, false); err != nil {
 			return nil, fmt.Errorf("must name a file that can be read (%q: %w)", name, err)
 		}
 	}

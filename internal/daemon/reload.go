@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 )
 
@@ -21,7 +22,6 @@ type live struct {
 	level   *slog.LevelVar
 	cfg     atomic.Pointer[Config] // as it runs, not lowered to what the machine allows
 	origins atomic.Pointer[Origins]
-	proxies atomic.Pointer[proxies]
 	certs   chan os.Signal // asks to read the certificate's files again
 
 	ceilings []prometheus.Gauge // in the order of limits
@@ -119,7 +119,7 @@ func (p *process) reload(next *plan) {
 	}
 	from, account, changed, fixed, err := next.from, next.account, next.changed, next.fixed, next.err
 	if err == nil {
-		err = p.apply(next.cfg, next.cfg.fit(p.log, maxFiles))
+		err = p.apply(next.cfg, next.cfg.fit(p.log, config.MaxFiles))
 	}
 	if err != nil {
 		p.live.ok.Set(0)
@@ -149,7 +149,7 @@ func (p *process) reload(next *plan) {
 // reread returns the end of a log message about a reload: the files that are read
 // again in addition to the configuration. It is empty if there are none.
 func (p *process) reread() string {
-	_, cert := p.certs.(*fileCerts)
+	cert := p.front.ReadsFiles()
 	web := p.cfg.WebConfigFile != ""
 	switch {
 	case cert && web:
@@ -200,8 +200,7 @@ func (p *process) apply(cfg, fit Config) error {
 	if err := p.relay.Reconfigure(fit.relay(p.log, p.env.Build)); err != nil {
 		return err
 	}
-	p.pending.set(fit)
-	p.useProxies(fit)
+	p.front.Set(fit.front())
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
 	limit := p.memory.set(fit)
 	for i, c := range limits(fit, limit) {
@@ -218,9 +217,4 @@ func (p *process) serveConfig(w http.ResponseWriter, _ *http.Request) {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	_ = e.Encode(p.live.cfg.Load().Settings(*p.live.origins.Load())) // whoever has gone needs no answer
-}
-
-func (p *process) useProxies(cfg Config) {
-	all := newProxies(cfg.TrustedProxies)
-	p.live.proxies.Store(&all)
 }

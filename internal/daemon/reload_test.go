@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
 // reloading is a daemon whose configuration the test changes.
@@ -125,7 +127,7 @@ func TestAReloadNamesOnlyFilesThatItReads(t *testing.T) {
 	r := startReloading(t, nil)
 	r.reload(func(*Config) {})
 	r.wantLog(`msg="reload: no option has changed that may"`)
-	cert, key, _ := newAuthority(t).issue(t.TempDir(), "relay.test")
+	cert, key, _ := certtest.New(t).Issue(t.TempDir(), "relay.test")
 	r = startReloading(t, func(c *Config) { c.TLSCert, c.TLSKey = cert, key })
 	r.reload(func(*Config) {})
 	r.wantLog(`msg="reload: no option has changed that may; the files of --tls-cert and --tls-key are read again"`)

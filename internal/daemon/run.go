@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/status"
+	"github.com/pyrycode/pyrycode-relay/internal/front"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
@@ -73,21 +74,17 @@ type process struct {
 	ready   readiness
 	cluster *clustered // nil: the relay is alone
 	live    live
-	public  *http.Server
+	front   *front.Front
 	private *http.Server
 
 	listeners []served   // once they are open
 	failed    chan error // of a server whose listener failed
 
-	certs     certificates // nil: no TLS
-	web       *webAccess   // nil: the private listener has no protection of its own
-	http      *http.Server // for ACME challenges; nil: none
-	pending   *pending
-	operators *pending // of the private listener
-	memory    *memory
-	accounts  *consistency
-	page      *status.Page
-	push      *push.Sender
+	web      *webAccess // nil: the private listener has no protection of its own
+	memory   *memory
+	accounts *consistency
+	page     *status.Page
+	push     *push.Sender
 }
 
 // Run runs a relay until a signal comes, ctx ends or a listener fails, then
@@ -136,10 +133,10 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
 	p.log = newLogger(p.recent, cfg.LogFormat, p.live.level)
 	p.env.Supervisor = env.Supervisor.closeUnused(cfg, p.log)
-	p.cfg = cfg.fit(p.log, maxFiles)
+	p.cfg = cfg.fit(p.log, config.MaxFiles)
 	p.ready.set("starting")
 	rc := p.cfg.relay(p.log, env.Build)
-	rc.ClientAddr = func(req *http.Request) netip.Addr { return p.live.proxies.Load().client(req) }
+	rc.ClientAddr = func(req *http.Request) netip.Addr { return p.front.ClientAddr(req) }
 	rc.Room = func() error { return p.memory.room() }
 	if p.push, err = newPush(p.cfg, p.log); err != nil {
 		return nil, err
@@ -167,7 +164,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	if err := register(p.relay, env.Build, &p.ready, p.accounts); err != nil {
 		return nil, err
 	}
-	if p.pending, err = newPending(p.cfg, reg); err != nil {
+	if p.front, err = p.newFront(reg); err != nil {
 		return nil, err
 	}
 	if p.memory, err = newMemory(p.log, reg); err != nil {
@@ -188,49 +185,35 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	if p.web, err = newWebAccess(p.cfg, p.log, reg); err != nil {
 		return nil, err
 	}
-	if err := p.useTLS(reg); err != nil {
-		return nil, err
-	}
-	handler := p.relay.Handler()
-	if p.certs != nil {
-		handler = onlyFor(p.certs.serves, handler)
-	}
-	p.public = newServer(closeUnread(handler), p.errorLog("public"))
-	p.public.ConnState = p.pending.state
 	p.page = status.New(status.Config{
 		Metrics: reg, Ready: p.ready.get, Check: p.accounts.err, Peaks: p.relay.TakePeaks,
 		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
 	})
-	p.operators = p.pending.operators()
-	p.private = newServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))), p.errorLog("private"))
-	p.private.ConnState = p.operators.state
+	p.private = front.NewServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))), p.errorLog("private"))
+	p.private.ConnState = p.front.PrivateState
 	p.private.ConnContext = p.web.connContext
 	return p, nil
 }
 
-// useTLS sets up what the public listener's TLS needs, if it has any.
-func (p *process) useTLS(reg prometheus.Registerer) error {
-	c, err := newCertificate(reg, p.log)
-	if err != nil {
-		return err
-	}
-	switch {
-	case p.cfg.TLSCert != "":
-		files := &fileCerts{certificate: c, certFile: p.cfg.TLSCert, keyFile: p.cfg.TLSKey}
-		p.certs = files
-		return files.load()
-	case p.cfg.Domain != "":
-		if err := makeOwnDir(p.cfg.ACMEDir); err != nil {
-			return err
-		}
-		a := newACME(p.cfg, c, p.env.ACME)
-		p.certs = a
-		if p.cfg.HTTPListen != "" {
-			p.http = newServer(closeUnread(a.challenges()), p.errorLog("http"))
-			p.http.ConnState = p.pending.state
+// newFront makes the public side of the process.
+func (p *process) newFront(reg prometheus.Registerer) (*front.Front, error) {
+	c := p.cfg
+	if c.TLSCert == "" && c.Domain != "" {
+		if err := makeOwnDir(c.ACMEDir); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return front.New(front.Config{
+		Log: p.log, Metrics: reg, ErrorLog: p.errorLog, Handler: p.relay.Handler(), Limits: c.front(),
+		ProxyProtocol: c.ProxyProtocol, TLSCert: c.TLSCert, TLSKey: c.TLSKey,
+		Domain: c.Domain, ACMEDir: c.ACMEDir, ACMEEmail: c.ACMEEmail, ACMEDirectory: c.ACMEDirectory,
+		Challenges: c.HTTPListen != "", ACME: p.env.ACME,
+	})
+}
+
+// front is the part of c that may change while the front runs.
+func (c Config) front() front.Limits {
+	return front.Limits{Pending: c.MaxPending, PendingPerAddress: c.MaxPendingPerAddress, Trusted: config.ParseNetworks(c.TrustedProxies)}
 }
 
 // errorLog returns the log for the errors of the HTTP server of that name.
@@ -275,9 +258,7 @@ func (p *process) run(stop *stops) error {
 	// These may be in the middle of a request or a file when the process ends, and
 	// it does not wait for them.
 	go p.reloads(background)
-	if p.certs != nil {
-		go p.certs.keep(background, p.live.certs)
-	}
+	go p.front.KeepCertificate(background, p.live.certs)
 	go p.web.keep(background)
 	p.failed = make(chan error, len(p.listeners))
 	for _, s := range p.listeners {
@@ -292,7 +273,7 @@ func (p *process) run(stop *stops) error {
 	p.env.Supervisor.tell("READY=1")
 	tasks.Go(func() { p.env.Supervisor.watch(background, p.relay) })
 	if p.env.Ready != nil {
-		p.env.Ready(p.addresses(p.public)[0], p.addresses(p.private)[0])
+		p.env.Ready(p.addresses(p.front.Server)[0], p.addresses(p.private)[0])
 	}
 
 	err = p.wait(stop.first)
@@ -328,18 +309,15 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 			all = nil
 		}
 	}()
-	limiter := newHandshakeLimiter()
 	for _, o := range []struct {
 		socket, option, address string
 		server                  *http.Server
 		guard                   func(net.Listener) net.Listener
 		serve                   func(net.Listener) error
 	}{
-		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, func(ln net.Listener) net.Listener {
-			return &limitingListener{ln, p.operators, make(handshakeLimiter, operatorConns)} // it knows how long each is idle, and limits nothing
-		}, p.servePrivate},
-		{SocketPublic, "listen", p.cfg.Listen, p.public, func(ln net.Listener) net.Listener { return p.guard(ln, limiter) }, nil},
-		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.http, func(ln net.Listener) net.Listener { return &limitingListener{Listener: ln, pending: p.pending} }, nil},
+		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, p.front.GuardPrivate, p.servePrivate},
+		{SocketPublic, "listen", p.cfg.Listen, p.front.Server, p.front.Guard, nil},
+		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.front.Challenges, p.front.GuardChallenges, nil},
 	} {
 		if o.server == nil {
 			continue
@@ -349,10 +327,7 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 			return all, err
 		}
 		for _, ln := range lns {
-			s := served{o.server, ln, o.serve}
-			if o.guard != nil {
-				s.Listener = o.guard(ln)
-			}
+			s := served{o.server, o.guard(ln), o.serve}
 			if s.serve == nil {
 				s.serve = o.server.Serve
 			}
@@ -360,23 +335,6 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 		}
 	}
 	return all, nil
-}
-
-// guard puts around a public listener what stands before HTTP. All public
-// listeners share turns.
-func (p *process) guard(ln net.Listener, limiter handshakeLimiter) net.Listener {
-	if p.cfg.ProxyProtocol {
-		ln = &proxyHeaders{Listener: ln, trusted: func() proxies { return *p.live.proxies.Load() }, refused: func(net.Addr) {
-			p.pending.cut.WithLabelValues(cutProxy).Inc()
-		}, broken: func(from net.Addr, err error) {
-			p.pending.cut.WithLabelValues(cutHeader).Inc()
-			p.public.ErrorLog.Printf("trusted proxy %s: %v; does it speak PROXY to this port?", from, err)
-		}}
-	}
-	if p.certs == nil {
-		return &limitingListener{Listener: ln, pending: p.pending}
-	}
-	return tls.NewListener(&limitingListener{ln, p.pending, limiter}, p.certs.config())
 }
 
 // servePrivate serves operators, with TLS and passwords if there is a file
@@ -426,8 +384,8 @@ func (p *process) sayStarting() {
 
 func (p *process) sayReady() {
 	private := p.addresses(p.private)
-	p.log.Info("ready", "listen", listOf(p.addresses(p.public)), "metrics_listen", listOf(private), "tls", p.certs != nil)
-	if slices.ContainsFunc(private, reachable) && !p.web.asks() {
+	p.log.Info("ready", "listen", listOf(p.addresses(p.front.Server)), "metrics_listen", listOf(private), "tls", p.front.HasTLS())
+	if slices.ContainsFunc(private, front.Reachable) && !p.web.asks() {
 		p.log.Warn("operators' pages, pprof among them, have no password and can be reached from other machines: use loopback or a private network",
 			"metrics_listen", listOf(private))
 	}

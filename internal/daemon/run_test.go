@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // patience bounds every wait of these tests; none ends by it.
@@ -225,17 +227,6 @@ func (d *running) raw(request string) string {
 	return line
 }
 
-func TestThePublicListenerKeepsToHTTP1AndSmallHeaders(t *testing.T) {
-	d := start(t, t.Context(), nil)
-	if got := d.raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); strings.HasPrefix(got, "\x00") || !strings.HasPrefix(got, "HTTP/1.1 ") {
-		t.Errorf("to an HTTP/2 preface the answer is %q; want one in HTTP/1.1", got)
-	}
-	long := "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + strings.Repeat("x", 2*maxHeaderBytes) + "\r\n\r\n"
-	if got, want := d.raw(long), "HTTP/1.1 431 Request Header Fields Too Large"; got != want {
-		t.Errorf("to long headers the answer is %q; want %q", got, want)
-	}
-}
-
 func TestAnAddressInUseIsASentence(t *testing.T) {
 	d := start(t, t.Context(), nil)
 	for option, set := range map[string]func(*Config){
@@ -246,7 +237,7 @@ func TestAnAddressInUseIsASentence(t *testing.T) {
 		set(&c)
 		err := Run(t.Context(), c, Env{Log: io.Discard})
 		want := "cannot listen on " + d.public + " (--" + option + "): address already in use; end the program that uses it, or choose another port"
-		if _, ok := errors.AsType[*ListenError](err); !ok || err.Error() != want {
+		if _, ok := errors.AsType[*config.ListenError](err); !ok || err.Error() != want {
 			t.Errorf("Run() = %v\n  want %s", err, want)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/pyrycode/pyrycode-relay/internal/front"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -58,10 +59,10 @@ func FromSystemd() (Supervisor, error) {
 		}
 		ln, err := net.FileListener(f)
 		tcp, ok := ln.(*net.TCPListener)
-		if err != nil || !ok || !isListening(f) {
+		if err != nil || !ok || !front.IsListening(f) {
 			return s, fmt.Errorf("the supervisor hands over a descriptor called %q that is no socket that listens for TCP: ListenStream= must be host:port, or a port, with Accept=no", f.Name())
 		}
-		s.Listeners[f.Name()] = append(s.Listeners[f.Name()], adopted{tcp})
+		s.Listeners[f.Name()] = append(s.Listeners[f.Name()], front.Adopt(tcp))
 	}
 	if s.Watchdog, err = systemd.SdWatchdogEnabled(true); err != nil {
 		return s, fmt.Errorf("watchdog of the supervisor: %w", err)
@@ -217,24 +218,6 @@ func (p *process) listen(ctx context.Context, name, option, address string) ([]n
 	if lns := p.env.Supervisor.Listeners[name]; len(lns) > 0 {
 		return lns, nil
 	}
-	ln, err := listen(ctx, option, address)
+	ln, err := front.Listen(ctx, option, address)
 	return []net.Listener{ln}, err
-}
-
-// adopted is a socket of the supervisor's. The connections that it accepts get the
-// settings that those of listen inherit.
-type adopted struct{ *net.TCPListener }
-
-// Accept waits for a connection.
-func (l adopted) Accept() (net.Conn, error) {
-	c, err := l.AcceptTCP()
-	if err != nil {
-		return nil, err
-	}
-	// It may be gone already; then its first read says so.
-	_ = c.SetKeepAliveConfig(keepAlive)
-	if raw, err := c.SyscallConn(); err == nil {
-		_ = tuneSocket("", "", raw)
-	}
-	return c, nil
 }

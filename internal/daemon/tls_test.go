@@ -2,13 +2,9 @@ package daemon
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
-	"log"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,18 +12,18 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
 // withTLS starts a daemon that ends TLS for relay.test.
-func withTLS(t *testing.T, set func(*Config)) (*running, *authority, string) {
+func withTLS(t *testing.T, set func(*Config)) (*running, *certtest.Authority, string) {
 	t.Helper()
-	a, dir := newAuthority(t), t.TempDir()
-	cert, key, _ := a.issue(dir, "relay.test")
+	a, dir := certtest.New(t), t.TempDir()
+	cert, key, _ := a.Issue(dir, "relay.test")
 	d := start(t, t.Context(), func(c *Config) {
 		c.TLSCert, c.TLSKey = cert, key
 		if set != nil {
@@ -43,9 +39,9 @@ func (d *running) handshake(cfg *tls.Config) (*tls.Conn, error) {
 }
 
 // ask sends one request over TLS and returns status, body and headers.
-func (d *running) ask(a *authority, request string) (int, string, http.Header) {
+func (d *running) ask(a *certtest.Authority, request string) (int, string, http.Header) {
 	d.t.Helper()
-	c, err := d.handshake(a.client("relay.test"))
+	c, err := d.handshake(a.Client("relay.test"))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -65,7 +61,7 @@ func (d *running) ask(a *authority, request string) (int, string, http.Header) {
 
 func TestFramesGoThroughTLS(t *testing.T) {
 	d, a, _ := withTLS(t, nil)
-	dialer := websocket.Dialer{TLSClientConfig: a.client("relay.test"), NetDial: func(string, string) (net.Conn, error) {
+	dialer := websocket.Dialer{TLSClientConfig: a.Client("relay.test"), NetDial: func(string, string) (net.Conn, error) {
 		return net.Dial("tcp", d.public)
 	}}
 	h := http.Header{"X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}, "User-Agent": {"test"}}
@@ -119,7 +115,7 @@ func TestAForeignHostIs421(t *testing.T) {
 
 func TestTLSIsNewAndWithoutHTTP2(t *testing.T) {
 	d, a, _ := withTLS(t, nil)
-	cfg := a.client("relay.test")
+	cfg := a.Client("relay.test")
 	cfg.NextProtos = []string{"h2", "http/1.1"}
 	c, err := d.handshake(cfg)
 	if err != nil {
@@ -129,7 +125,7 @@ func TestTLSIsNewAndWithoutHTTP2(t *testing.T) {
 	if got := c.ConnectionState().NegotiatedProtocol; got != "http/1.1" {
 		t.Errorf("negotiated %q; want http/1.1", got)
 	}
-	old := a.client("relay.test")
+	old := a.Client("relay.test")
 	old.MinVersion, old.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 	if c, err := d.handshake(old); err == nil {
 		c.Close()
@@ -139,46 +135,6 @@ func TestTLSIsNewAndWithoutHTTP2(t *testing.T) {
 		t.Errorf("without TLS: %q", got)
 	}
 }
-
-func TestAHandshakeHasADeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		// The deadline is net/http's, from ReadHeaderTimeout; so that it
-		// stays, the listener must hand out what net/http knows as TLS.
-		ours, theirs := net.Pipe()
-		ln := &one{conn: ours, end: make(chan struct{})}
-		s := newServer(http.NotFoundHandler(), log.New(io.Discard, "", 0))
-		served := make(chan struct{})
-		go func() {
-			defer close(served)
-			_ = s.Serve(tls.NewListener(ln, tlsConfig((&certificate{}).get)))
-		}()
-		begun := time.Now()
-		go io.WriteString(theirs, "\x16\x03\x01\x02") // half a ClientHello
-		_, _ = io.ReadAll(theirs)
-		if took := time.Since(begun); took != headerTimeout {
-			t.Errorf("half a ClientHello is cut after %v; want %v", took, headerTimeout)
-		}
-		s.Close()
-		<-served
-	})
-}
-
-// one is a listener of one connection.
-type one struct {
-	conn net.Conn
-	end  chan struct{}
-}
-
-func (l *one) Accept() (net.Conn, error) {
-	if c := l.conn; c != nil {
-		l.conn = nil
-		return c, nil
-	}
-	<-l.end
-	return nil, net.ErrClosed
-}
-func (l *one) Close() error   { close(l.end); return nil }
-func (l *one) Addr() net.Addr { return &net.TCPAddr{} }
 
 // expiry is what the metric shows.
 func (d *running) expiry() string {
@@ -190,12 +146,12 @@ func (d *running) expiry() string {
 }
 
 func TestACertificateIsReloadedWithoutRestart(t *testing.T) {
-	a, dir := newAuthority(t), t.TempDir()
-	cert, key, first := a.issue(dir, "relay.test")
+	a, dir := certtest.New(t), t.TempDir()
+	cert, key, first := a.Issue(dir, "relay.test")
 	reload := make(chan os.Signal)
 	d := startEnv(t, t.Context(), func(c *Config) { c.TLSCert, c.TLSKey = cert, key }, Env{Reload: reload})
 	seen := func() time.Time {
-		c, err := d.handshake(a.client("relay.test"))
+		c, err := d.handshake(a.Client("relay.test"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -205,7 +161,7 @@ func TestACertificateIsReloadedWithoutRestart(t *testing.T) {
 	if got := seen(); !got.Equal(first) {
 		t.Errorf("the first certificate ends %v; want %v", got, first)
 	}
-	_, _, second := a.issue(dir, "relay.test")
+	_, _, second := a.Issue(dir, "relay.test")
 	reload <- syscall.SIGHUP // the files are read by a task of their own
 	d.until("the second certificate is served", func() bool { return seen().Equal(second) })
 	d.until("the metric says when it ends", func() bool {
@@ -222,49 +178,4 @@ func TestACertificateIsReloadedWithoutRestart(t *testing.T) {
 	if got := seen(); !got.Equal(second) {
 		t.Errorf("after a reload that failed it ends %v; want the old one, %v", got, second)
 	}
-}
-
-func TestACertificatesFilesAreWatched(t *testing.T) {
-	a, dir := newAuthority(t), t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		cert, key, _ := a.issue(dir, "relay.test")
-		c, err := newCertificate(prometheus.NewRegistry(), newLogger(io.Discard, "text", slog.LevelInfo))
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := &fileCerts{certificate: c, certFile: cert, keyFile: key}
-		if err := f.load(); err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan struct{})
-		go func() { defer close(ended); f.keep(ctx, nil) }()
-		_, _, later := a.issue(dir, "relay.test")
-		time.Sleep(rereadEvery + time.Millisecond)
-		if got := f.leaf().NotAfter; !got.Equal(later.UTC()) {
-			t.Errorf("after %v the certificate ends %v; want %v", rereadEvery, got, later)
-		}
-		stop()
-		<-ended
-	})
-}
-
-func TestTheNamesOfACertificateIncludeItsIPAddresses(t *testing.T) {
-	leaf := &x509.Certificate{DNSNames: []string{"relay.test"}, IPAddresses: []net.IP{net.ParseIP("192.0.2.7")}}
-	c, log := newLoggedCertificate(t)
-	c.use(&tls.Certificate{Leaf: leaf})
-	if want := `names="[relay.test 192.0.2.7]"`; !strings.Contains(log.String(), want) {
-		t.Errorf("the log has no %s:\n%s", want, log)
-	}
-}
-
-// newLoggedCertificate returns a certificate without a pair yet, and its log.
-func newLoggedCertificate(t *testing.T) (*certificate, *syncBuffer) {
-	t.Helper()
-	log := new(syncBuffer)
-	c, err := newCertificate(prometheus.NewRegistry(), newLogger(log, "text", slog.LevelInfo))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, log
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // tls looks at where the certificate comes from.
@@ -44,12 +44,12 @@ func (v *validator) tls(c Config) {
 		v.add("tls-cert", "", "must be given with --tls-key", "name the file of the key's certificate")
 		v.pemFile("tls-key", c.TLSKey)
 	case c.TLSCert != "":
-		_, _, pair, err := readPair(c.TLSCert, c.TLSKey)
+		_, _, pair, err := config.ReadPair(c.TLSCert, c.TLSKey)
 		if err != nil {
 			v.add("tls-cert", c.TLSCert, fmt.Sprintf("must be a certificate, and --tls-key its key (%v)", err), "both are PEM files that this user can read")
 			return
 		}
-		if rule, fix := unusable(pair.Leaf, v.now); rule != "" {
+		if rule, fix := config.Unusable(pair.Leaf, v.now); rule != "" {
 			v.add("tls-cert", c.TLSCert, rule, fix)
 		}
 	}
@@ -58,27 +58,9 @@ func (v *validator) tls(c Config) {
 // pemFile demands that the file of an option can be read. It is for a certificate
 // or a key without the other: what is in it can only be checked with both.
 func (v *validator) pemFile(option, name string) {
-	if _, err := ReadFile(name, maxFile, false); err != nil {
+	if _, err := config.ReadFile(name, config.MaxFile, false); err != nil {
 		v.add(option, name, fmt.Sprintf("must be a PEM file that this user can read (%v)", err), "is that its name?")
 	}
-}
-
-// unusable says why clients refuse a certificate whatever they trust, and
-// what to do about it; nothing if they need not. The start refuses such a
-// certificate, and a reload keeps the one before it.
-func unusable(leaf *x509.Certificate, now time.Time) (rule, fix string) {
-	const form = "2006-01-02 15:04 MST"
-	switch {
-	case !now.Before(leaf.NotAfter):
-		return "must not have ended, and this certificate ended on " + leaf.NotAfter.UTC().Format(form), "get a new one"
-	case now.Before(leaf.NotBefore):
-		return "must be good already, and this certificate is good from " + leaf.NotBefore.UTC().Format(form) + " on", "is this machine's clock right?"
-	case len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0:
-		return "must name the hosts that it is good for, and this certificate names none (subjectAltName)", "get one with the relay's name in it; clients do not look at its common name"
-	case len(leaf.ExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny):
-		return "must be for servers, and this certificate is not (extendedKeyUsage lacks serverAuth)", "get one for servers"
-	}
-	return "", ""
 }
 
 // aHostName is a name that can be in a certificate and in a Host header.
@@ -86,7 +68,7 @@ var aHostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a
 
 // acme looks at what --domain needs.
 func (v *validator) acme(c Config) {
-	name := hostName(c.Domain)
+	name := config.HostName(c.Domain)
 	if _, err := netip.ParseAddr(name); err == nil || name != strings.ToLower(c.Domain) || !aHostName.MatchString(name) {
 		v.add("domain", c.Domain, "must be a host name and nothing else, as clients send it", "for example relay.example.com, or xn--bcher-kva.example for bücher.example")
 	} else if len(name) > 253 || slices.ContainsFunc(strings.Split(name, "."), func(label string) bool { return len(label) > 63 }) {
@@ -108,7 +90,7 @@ func (v *validator) acme(c Config) {
 		return
 	}
 	type finding struct{ rule, fix string }
-	f, err := inTime(c.ACMEDir, func() (finding, error) {
+	f, err := config.InTime(c.ACMEDir, func() (finding, error) {
 		rule, fix := checkOwnDir(c.ACMEDir)
 		return finding{rule, fix}, nil
 	})
@@ -130,7 +112,7 @@ func checkOwnDir(dir string) (rule, fix string) {
 		return checkCanMake(dir)
 	}
 	if err != nil {
-		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
+		return fmt.Sprintf("must be a directory or one that can be made (%v)", config.PathReason(err)), "make it, for this user alone (mode 0700)"
 	}
 	if !info.IsDir() {
 		return "must be a directory", "name another; the relay makes it if it does not exist"
@@ -138,29 +120,29 @@ func checkOwnDir(dir string) (rule, fix string) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Sprintf("must be closed to other users, and its mode is %04o", mode), "chmod 0700: there are private keys in it"
 	}
-	if !ownedByUs(info) {
+	if !config.OwnedByUs(info) {
 		return "must belong to the user that the relay runs as, and it belongs to another than the user of this process", "chown it; to check the configuration of another user, run check as that user"
 	}
-	if err := access(dir, true); err != nil {
+	if err := config.Access(dir, true); err != nil {
 		return fmt.Sprintf("must be writable (%v)", err), "without it every restart asks for a new certificate, until the authority refuses"
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Sprintf("must be readable (%v)", pathReason(err)), "give it to this user"
+		return fmt.Sprintf("must be readable (%v)", config.PathReason(err)), "give it to this user"
 	}
 	for _, e := range entries { // a certificate that cannot be read would be asked for again and again
 		name := filepath.Join(dir, e.Name())
 		info, err := os.Stat(name)
 		if err == nil && !info.IsDir() {
-			if rule := notRegular(info); rule != "" {
+			if rule := config.NotRegular(info); rule != "" {
 				err = errors.New(rule)
 			}
 		}
 		if err == nil {
-			err = access(name, false)
+			err = config.Access(name, false)
 		}
 		if err != nil {
-			return fmt.Sprintf("must be readable, and %s is not (%v)", e.Name(), pathReason(err)), "give it to this user, or take it away"
+			return fmt.Sprintf("must be readable, and %s is not (%v)", e.Name(), config.PathReason(err)), "give it to this user, or take it away"
 		}
 	}
 	return "", ""
@@ -181,12 +163,12 @@ func checkCanMake(dir string) (rule, fix string) {
 		err = fmt.Errorf("%s is no directory", above)
 	}
 	if err == nil {
-		if err = access(above, true); err != nil {
+		if err = config.Access(above, true); err != nil {
 			err = fmt.Errorf("%s: %w", above, err)
 		}
 	}
 	if err != nil {
-		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
+		return fmt.Sprintf("must be a directory or one that can be made (%v)", config.PathReason(err)), "make it, for this user alone (mode 0700)"
 	}
 	return "", ""
 }
@@ -195,7 +177,7 @@ func checkCanMake(dir string) (rule, fix string) {
 // calls it.
 func makeOwnDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return &ConfigError{Problems: []Problem{{Option: "acme-dir", Value: dir, Rule: fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), Fix: "make it, for this user alone (mode 0700)"}}}
+		return &ConfigError{Problems: []Problem{{Option: "acme-dir", Value: dir, Rule: fmt.Sprintf("must be a directory or one that can be made (%v)", config.PathReason(err)), Fix: "make it, for this user alone (mode 0700)"}}}
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // Check returns all that is wrong with c, in the order of the options; none
@@ -67,7 +69,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	within(&v, "drain", c.Drain, 0, time.Hour)
 	within(&v, "drain-spread", c.DrainSpread, 0, time.Hour)
 	if c.DrainSpread > 0 && c.DrainSpread >= c.Drain {
-		v.add("drain-spread", shortDuration(c.DrainSpread), "must be less than --drain, "+shortDuration(c.Drain),
+		v.add("drain-spread", config.ShortDuration(c.DrainSpread), "must be less than --drain, "+config.ShortDuration(c.Drain),
 			"give --drain some seconds more than the spread, for the last goodbyes")
 	}
 	v.push(c)
@@ -100,7 +102,7 @@ func within[T cmp.Ordered](v *validator, option string, value, low, high T) {
 func display(value any) string {
 	switch x := value.(type) {
 	case time.Duration:
-		return shortDuration(x)
+		return config.ShortDuration(x)
 	case float64:
 		return strconv.FormatFloat(x, 'f', -1, 64)
 	case string:
@@ -120,18 +122,6 @@ func withoutUsers(value string) string {
 		}
 	}
 	return strings.Join(all, ",")
-}
-
-// shortDuration is 1h for 1h0m0s.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = s[:len(s)-2]
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = s[:len(s)-2]
-	}
-	return s
 }
 
 func (v *validator) address(option, value string) {

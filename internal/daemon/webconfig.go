@@ -21,10 +21,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/config"
+	promconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/exporter-toolkit/web"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/time/rate"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 const (
@@ -67,7 +69,7 @@ type webFile struct {
 
 // readWebFile reads name and the files that it names.
 func readWebFile(name string) (*webFile, error) {
-	text, err := ReadFile(name, maxFile, false)
+	text, err := config.ReadFile(name, config.MaxFile, false)
 	if err != nil {
 		return nil, err
 	}
@@ -92,13 +94,13 @@ func readWebFile(name string) (*webFile, error) {
 		put  func(text string)
 	}{
 		{"cert_file", &f.TLSConfig.TLSCertPath, func(text string) { f.TLSConfig.TLSCert = text }},
-		{"key_file", &f.TLSConfig.TLSKeyPath, func(text string) { f.TLSConfig.TLSKey = config.Secret(text) }},
+		{"key_file", &f.TLSConfig.TLSKeyPath, func(text string) { f.TLSConfig.TLSKey = promconfig.Secret(text) }},
 		{"client_ca_file", &f.TLSConfig.ClientCAs, func(text string) { f.TLSConfig.ClientCAsText = text }},
 	} {
 		if *from.name == "" {
 			continue
 		}
-		text, err := ReadFile(*from.name, maxFile, false)
+		text, err := config.ReadFile(*from.name, config.MaxFile, false)
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: %w", from.key, *from.name, err)
 		}

@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
 // hashOf is a hash of password that is quick to compare.
@@ -31,18 +33,10 @@ func hashOf(t *testing.T, password string) string {
 	return string(hash)
 }
 
-// write writes a file, for this user alone.
-func write(t *testing.T, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // A file is no password: what counts is what it asks of clients.
 func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
-	a, dir := newAuthority(t), t.TempDir()
-	a.issue(dir, "relay.test")
+	a, dir := certtest.New(t), t.TempDir()
+	a.Issue(dir, "relay.test")
 	users := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
 	tls := "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n" // next to the file
 	clients := tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"
@@ -242,8 +236,8 @@ func valueOf(t *testing.T, g prometheus.Gauge) float64 {
 }
 
 func TestProtectionIsOnlyAddedWhileTheProcessRuns(t *testing.T) {
-	a, dir := newAuthority(t), t.TempDir()
-	a.issue(dir, "relay.test")
+	a, dir := certtest.New(t), t.TempDir()
+	a.Issue(dir, "relay.test")
 	users := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
 	tls := "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
 	clients := tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"
@@ -379,9 +373,9 @@ func TestHeadersAndTheRateOfAWebConfigAreInForce(t *testing.T) {
 
 // A connection that was accepted before the file asked for TLS gets nothing.
 func TestTLSCanBeAddedToTheOperatorsPages(t *testing.T) {
-	a := newAuthority(t)
+	a := certtest.New(t)
 	d, file := webAt(t, "127.0.0.1:0", "http_server_config:\n  headers:\n    X-Frame-Options: deny\n")
-	a.issue(filepath.Dir(file), "relay.test")
+	a.Issue(filepath.Dir(file), "relay.test")
 	old := &http.Client{Transport: &http.Transport{}, Timeout: patience}
 	defer old.CloseIdleConnections()
 	get := func() int {
@@ -404,7 +398,7 @@ func TestTLSCanBeAddedToTheOperatorsPages(t *testing.T) {
 	if got := get(); got != http.StatusBadRequest { // the old one is closed
 		t.Errorf("plain on a new connection: %d; want 400", got)
 	}
-	tr := &http.Transport{TLSClientConfig: a.client("127.0.0.1"), DisableKeepAlives: true}
+	tr := &http.Transport{TLSClientConfig: a.Client("127.0.0.1"), DisableKeepAlives: true}
 	tr.TLSClientConfig.ServerName = "relay.test"
 	resp, err := (&http.Client{Transport: tr, Timeout: patience}).Get("https://" + d.private + "/healthz")
 	if err != nil {
@@ -469,7 +463,7 @@ func TestGoodPasswordsAreRememberedWhenTheFileChanges(t *testing.T) {
 
 // A client that was admitted under other rules must do a new handshake.
 func TestAConnectionFromBeforeTheRulesChangedIsRefused(t *testing.T) {
-	a, stranger := newAuthority(t), newAuthority(t)
+	a, stranger := certtest.New(t), certtest.New(t)
 	const base = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
 	const clients = base + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n"
 	users := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
@@ -480,21 +474,21 @@ func TestAConnectionFromBeforeTheRulesChangedIsRefused(t *testing.T) {
 		closed         bool                           // the kept connection ends
 	}{
 		{"names are demanded", clients, clients + "  client_allowed_sans: [nobody]\n", nil, 421, 0, true},
-		{"another authority", clients, clients + "# \n", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "ca.pem"), stranger.pem()) }, 421, 0, true},
+		{"another authority", clients, clients + "# \n", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "ca.pem"), stranger.PEM()) }, 421, 0, true},
 		{"certificates are demanded", base + users, clients + users, nil, 421, 200, true},
 		{"a newer version", base + users, base + "  min_version: TLS13\n" + users, nil, 200, 200, true},
-		{"the server's certificate", clients, clients, func(t *testing.T, dir string) { a.issue(dir, "relay.test") }, 200, 200, true},
+		{"the server's certificate", clients, clients, func(t *testing.T, dir string) { a.Issue(dir, "relay.test") }, 200, 200, true},
 		{"something else", clients, clients + "rate_limit:\n  interval: 1ms\n  burst: 1000\n", nil, 200, 200, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "web.yml")
 			dir := filepath.Dir(file)
-			a.issue(dir, "relay.test")
-			write(t, filepath.Join(dir, "ca.pem"), a.pem())
+			a.Issue(dir, "relay.test")
+			write(t, filepath.Join(dir, "ca.pem"), a.PEM())
 			write(t, file, tt.from)
 			d := start(t, t.Context(), func(c *Config) { c.MetricsListen, c.WebConfigFile = "127.0.0.1:0", file })
-			tlsConfig := a.client("relay.test")
-			tlsConfig.Certificates = []tls.Certificate{a.clientCertificate(t, "alice")}
+			tlsConfig := a.Client("relay.test")
+			tlsConfig.Certificates = []tls.Certificate{a.ClientCertificate(t, "alice")}
 			kept := &http.Transport{TLSClientConfig: tlsConfig}
 			defer kept.CloseIdleConnections()
 			get := func(tr *http.Transport) (status int, closed bool) {
@@ -558,5 +552,13 @@ func TestAWebConfigThatIsGoneStopsAReload(t *testing.T) {
 			t.Errorf("with the file %q: --max-phones is %d; want %d", tt.text, got, tt.want)
 		}
 		write(t, file, good)
+	}
+}
+
+// write writes a file, for this user alone.
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/prometheus/common/config"
+	promconfig "github.com/prometheus/common/config"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -83,7 +83,7 @@ var wholeHash = regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{52}[.CGKO
 
 // useUsers takes the section basic_auth_users. It refuses users that no
 // request can be from.
-func (c *webConfig) useUsers(users map[string]config.Secret) error {
+func (c *webConfig) useUsers(users map[string]promconfig.Secret) error {
 	most := 0
 	c.users = make(map[string][]byte)
 	for _, name := range slices.Sorted(maps.Keys(users)) {

@@ -1,4 +1,4 @@
-package daemon
+package front
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isListening reports whether f is a socket that listens.
-func isListening(f *os.File) bool {
+// IsListening reports whether f is a socket that listens.
+func IsListening(f *os.File) bool {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return false

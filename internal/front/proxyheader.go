@@ -1,4 +1,4 @@
-package daemon
+package front
 
 import (
 	"bufio"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // proxyHeaderTimeout bounds the wait for a PROXY header.
@@ -21,7 +23,7 @@ const proxyHeaderTimeout = 5 * time.Second
 // can reach the listener could else be anybody.
 type proxyHeaders struct {
 	net.Listener
-	trusted func() proxies
+	trusted func() config.Networks
 	refused func(net.Addr)        // a stranger
 	broken  func(net.Addr, error) // a proxy whose header is none
 }
@@ -35,7 +37,7 @@ func (l *proxyHeaders) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		tcp, ok := c.(*net.TCPConn)
-		if ok && l.trusted().trust(addrOf(c.RemoteAddr())) {
+		if ok && l.trusted().Contain(addrOf(c.RemoteAddr())) {
 			return &proxiedConn{TCPConn: tcp, broken: l.broken}, nil
 		}
 		l.refused(c.RemoteAddr())

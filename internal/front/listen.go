@@ -1,15 +1,14 @@
-package daemon
+package front
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log"
 	"net"
 	"net/http"
 	"runtime"
-	"syscall"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // Bounds of both HTTP servers. They hold until an upgrade is through; from
@@ -30,54 +29,40 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interv
 // the kernel goes on for a quarter of an hour.
 const userTimeout = 30 * time.Second
 
-// ListenError says that an address could not be listened on.
-type ListenError struct {
-	Option  string
-	Address string
-	Err     error
-}
-
-// Error is one sentence, with what to do where that is known.
-func (e *ListenError) Error() string {
-	s := fmt.Sprintf("cannot listen on %s (--%s): %v", e.Address, e.Option, reason(e.Err))
-	switch {
-	case errors.Is(e.Err, syscall.EADDRINUSE):
-		s += "; end the program that uses it, or choose another port"
-	case errors.Is(e.Err, syscall.EACCES):
-		s += "; choose a port above 1023, or grant CAP_NET_BIND_SERVICE"
-	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
-		s += "; this machine has no such address"
-	}
-	return s
-}
-
-// Unwrap returns the cause.
-func (e *ListenError) Unwrap() error { return e.Err }
-
-// reason is err without what net puts before it: the address is named.
-func reason(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = op.Err
-	}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return errno
-	}
-	return err
-}
-
-// listen opens one listener. Accepted sockets inherit its settings.
-func listen(ctx context.Context, option, address string) (net.Listener, error) {
+// Listen opens one listener. Accepted sockets inherit its settings.
+func Listen(ctx context.Context, option, address string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: tuneSocket}
 	ln, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, &ListenError{Option: option, Address: address, Err: err}
+		return nil, &config.ListenError{Option: option, Address: address, Err: err}
 	}
 	return ln, nil
 }
 
-// newServer makes an HTTP/1.1 server: WebSocket upgrades need nothing newer,
+// Adopt returns a socket that another process opened, as [Listen] would have opened it.
+func Adopt(ln *net.TCPListener) net.Listener { return adopted{ln} }
+
+// adopted is a socket of the supervisor's. The connections that it accepts get the
+// settings that those of Listen inherit.
+type adopted struct{ *net.TCPListener }
+
+// Accept waits for a connection.
+func (l adopted) Accept() (net.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	// It may be gone already; then its first read says so.
+	_ = c.SetKeepAliveConfig(keepAlive)
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = tuneSocket("", "", raw)
+	}
+	return c, nil
+}
+
+// NewServer makes an HTTP/1.1 server: WebSocket upgrades need nothing newer,
 // and HTTP/2 would be one more way to make the server work for nothing.
-func newServer(h http.Handler, errorLog *log.Logger) *http.Server {
+func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
 	return &http.Server{
@@ -126,8 +111,21 @@ func behindFrames(h http.Handler) http.Handler {
 	})
 }
 
-// reachable reports whether address may be reached from other machines.
-func reachable(address net.Addr) bool {
+// Reachable reports whether address may be reached from other machines.
+func Reachable(address net.Addr) bool {
 	a, ok := address.(*net.TCPAddr)
 	return ok && !a.IP.IsLoopback()
+}
+
+// onlyFor answers 421, with nothing else, to requests for a host that is not
+// served here: DNS that points here by mistake, or a page that tries to reach
+// the relay under a name of its own.
+func onlyFor(serves func(host string) bool, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !serves(config.HostName(r.Host)) {
+			w.WriteHeader(http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }

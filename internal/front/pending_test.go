@@ -1,26 +1,22 @@
-package daemon
+package front
 
 import (
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 )
 
 // places is a pending of so many places, and pipes to put there.
 func places(t *testing.T, most, mostPer int) (*pending, func() net.Conn) {
 	t.Helper()
-	p, err := newPending(Config{MaxPending: most, MaxPendingPerAddress: mostPer}, prometheus.NewRegistry())
+	p, err := newPending(Limits{Pending: most, PendingPerAddress: mostPer}, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,37 +127,6 @@ func TestACloseEndsTheWaitForAPlace(t *testing.T) {
 	})
 }
 
-// A few addresses that take all places, before their requests or in the middle
-// of them, keep nobody else waiting.
-func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
-	d := start(t, t.Context(), func(c *Config) { c.MaxPending, c.MaxPendingPerAddress = 20, 10 })
-	d.p.pending.mu.Lock()
-	d.p.pending.evictAfter = 100 * time.Millisecond
-	d.p.pending.mu.Unlock()
-	for i := range 40 {
-		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 7, byte(1+i/8))}}
-		c, err := dialer.Dial("tcp", d.public)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if i%2 == 0 {
-			_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\nX-")
-		}
-	}
-	begun := time.Now()
-	if status, _, _ := get(t, "http://"+d.public+"/healthz"); status != 200 {
-		t.Errorf("a newcomer gets %d; want 200", status)
-	}
-	if took := time.Since(begun); took > headerTimeout/2 {
-		t.Errorf("a newcomer waited %v", took)
-	}
-	_, _, page := get(t, "http://"+d.private+"/metrics")
-	if strings.Contains(page, `connections_cut_total{reason="pending"} 0`+"\n") {
-		t.Error("who gave way is not counted")
-	}
-}
-
 // Each request lets others run before it, whatever waits behind it.
 func TestRequestsLetOthersRunFirst(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -174,87 +139,5 @@ func TestRequestsLetOthersRunFirst(t *testing.T) {
 	}
 	if !first {
 		t.Error("five requests were served while another task was ready; want it to run before one of them")
-	}
-}
-
-// Port 80 is as public as 443 is.
-func TestTheListenerForChallengesIsBoundedToo(t *testing.T) {
-	c := DefaultConfig()
-	c.Listen, c.MetricsListen, c.HTTPListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	c.Domain, c.ACMEDir, c.MaxPendingPerAddress = "relay.example", t.TempDir(), 3
-	if err := os.Chmod(c.ACMEDir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	p, err := newProcess(t.Context(), c, Env{Log: io.Discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := p.open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- all[2].serve(all[2].Listener) }()
-	defer func() {
-		for _, s := range all {
-			s.Listener.Close()
-			s.Server.Close()
-		}
-		<-ended
-	}()
-	for range 5 {
-		c, err := net.Dial("tcp", all[2].Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-	}
-	cut := func() float64 {
-		var m dto.Metric
-		if err := p.pending.cut.WithLabelValues(cutAddress).Write(&m); err != nil {
-			t.Fatal(err)
-		}
-		return m.GetCounter().GetValue()
-	}
-	for end := time.Now().Add(patience); cut() < 2; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%v of five connections are cut; want two", cut())
-		}
-	}
-}
-
-// Clients that may connect to the private listener, password or not, can neither
-// keep operators out nor use up the process's descriptors.
-func TestThePrivateListenerServesNewcomersBesidesIdleConnections(t *testing.T) {
-	d := start(t, t.Context(), nil)
-	for i := range 3 * operatorConns {
-		dial := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 5, byte(1+i%4))}}
-		c, err := dial.Dial("tcp", d.private)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if i%2 == 0 { // idle before its first request, and behind it
-			if _, err := c.Write([]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
-				continue // cut for a newer one
-			}
-		}
-	}
-	for range 3 {
-		if status, _, _ := get(t, "http://"+d.private+"/readyz"); status != http.StatusOK {
-			t.Errorf("/readyz: %d; want 200", status)
-		}
-	}
-	d.p.operators.mu.Lock()
-	held := len(d.p.operators.conns)
-	d.p.operators.mu.Unlock()
-	if held > operatorConns {
-		t.Errorf("the private listener holds %d connections; want at most %d", held, operatorConns)
-	}
-	if status, _, _ := get(t, "http://"+d.public+"/healthz"); status != http.StatusOK {
-		t.Errorf("the public listener answers %d", status)
-	}
-	if _, _, m := get(t, "http://"+d.private+"/metrics"); strings.Contains(m, `cut_total{reason="private"} 0`) {
-		t.Error("the connections that gave way are not counted")
 	}
 }

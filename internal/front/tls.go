@@ -1,17 +1,20 @@
-package daemon
+package front
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // certificates is where the public listener's certificate comes from: an
@@ -61,17 +64,8 @@ func (c *certificate) use(cert *tls.Certificate) {
 	old := c.at.Swap(cert)
 	c.notAfter.Set(float64(cert.Leaf.NotAfter.Unix()))
 	if old == nil || !old.Leaf.Equal(cert.Leaf) {
-		c.log.Info("certificate", "names", namesOf(cert.Leaf), "not_after", cert.Leaf.NotAfter)
+		c.log.Info("certificate", "names", config.NamesOf(cert.Leaf), "not_after", cert.Leaf.NotAfter)
 	}
-}
-
-// namesOf returns the host names and the IP addresses that a certificate is for.
-func namesOf(leaf *x509.Certificate) []string {
-	names := slices.Clone(leaf.DNSNames)
-	for _, a := range leaf.IPAddresses {
-		names = append(names, a.String())
-	}
-	return names
 }
 
 // failed tells why there is no newer certificate.
@@ -110,4 +104,67 @@ func tlsConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), protoco
 		NextProtos:     append([]string{"http/1.1"}, protocols...),
 		GetCertificate: get,
 	}
+}
+
+// rereadEvery is how often the certificate's files are looked at. Their
+// content is compared, so it does not matter how they are replaced.
+const rereadEvery = 10 * time.Second
+
+// fileCerts is a certificate from files.
+type fileCerts struct {
+	*certificate
+	certFile, keyFile string
+	cert, key         []byte // as last read; owned by whoever runs keep
+}
+
+// load reads the files and serves them if they have changed and clients can
+// use them.
+func (f *fileCerts) load() error {
+	cert, key, pair, err := config.ReadPair(f.certFile, f.keyFile)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(cert, f.cert) && bytes.Equal(key, f.key) {
+		return nil
+	}
+	if rule, fix := config.Unusable(pair.Leaf, time.Now()); rule != "" {
+		return fmt.Errorf("%s %s; %s", f.certFile, rule, fix)
+	}
+	f.cert, f.key = cert, key
+	f.use(pair)
+	return nil
+}
+
+// keep reloads the files when they change. A reload that fails leaves the
+// old certificate, and is told once for each different reason: files are
+// replaced one after the other.
+func (f *fileCerts) keep(ctx context.Context, reload <-chan os.Signal) {
+	tick := time.NewTicker(rereadEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		asked := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-reload:
+			asked = true
+		}
+		switch err := f.load(); {
+		case err == nil:
+			said = ""
+		case asked || err.Error() != said:
+			said = err.Error()
+			f.failed(err, 0)
+		}
+	}
+}
+
+func (f *fileCerts) config() *tls.Config { return tlsConfig(f.get) }
+
+// serves asks the certificate: what it is not good for is not ours.
+func (f *fileCerts) serves(host string) bool {
+	leaf := f.leaf()
+	return leaf != nil && leaf.VerifyHostname(host) == nil
 }

@@ -1,4 +1,4 @@
-package daemon
+package front
 
 import (
 	"crypto/x509"

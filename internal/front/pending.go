@@ -1,4 +1,4 @@
-package daemon
+package front
 
 import (
 	"crypto/tls"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // pending bounds the connections that have been accepted and have not been
@@ -25,8 +27,8 @@ type pending struct {
 	mu         sync.Mutex // guards all below
 	room       sync.Cond  // a place was given back
 	max        int
-	maxPer     int     // of one address
-	exempt     proxies // from that
+	maxPer     int             // of one address
+	exempt     config.Networks // from that
 	conns      map[net.Conn]netip.Addr
 	byAddr     map[netip.Addr][]waiting // in order of arrival
 	evictAfter time.Duration
@@ -64,7 +66,7 @@ const (
 	operatorEvictAfter      = 100 * time.Millisecond
 )
 
-func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
+func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
 		reasonFull: cutFull, reasonAddress: cutAddress,
 		evictAfter: defaultEvictAfter,
@@ -79,7 +81,7 @@ func newPending(cfg Config, reg prometheus.Registerer) (*pending, error) {
 		Help: "Connections that the kernel had and the process could not take, for lack of descriptors for example.",
 	})
 	p.room.L = &p.mu
-	p.set(cfg)
+	p.set(l)
 	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutOperators} {
 		p.cut.WithLabelValues(reason)
 	}
@@ -107,11 +109,11 @@ func (p *pending) operators() *pending {
 	return q
 }
 
-// set puts the bounds of cfg into force. Whoever has a place keeps it.
-func (p *pending) set(cfg Config) {
+// set puts l into force. Connections that have a place keep it.
+func (p *pending) set(l Limits) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.max, p.maxPer, p.exempt = cfg.MaxPending, cfg.MaxPendingPerAddress, newProxies(cfg.TrustedProxies)
+	p.max, p.maxPer, p.exempt = l.Pending, l.PendingPerAddress, l.Trusted
 	p.room.Broadcast()
 }
 
@@ -125,7 +127,7 @@ func (p *pending) set(cfg Config) {
 func (p *pending) enter(c net.Conn, a netip.Addr) (in bool, instead net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.byAddr[a]) >= p.maxPer && !p.exempt.trust(a) {
+	if len(p.byAddr[a]) >= p.maxPer && !p.exempt.Contain(a) {
 		return false, nil
 	}
 	for len(p.conns) >= p.max && !p.shut {

@@ -1,4 +1,4 @@
-package daemon
+package front
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 const (
@@ -46,15 +48,15 @@ type acmeCerts struct {
 }
 
 // newACME makes one for cfg, whose directory has been checked.
-func newACME(cfg Config, c *certificate, client *http.Client) *acmeCerts {
-	domain := hostName(cfg.Domain)
+func newACME(cfg Config, c *certificate) *acmeCerts {
+	domain := config.HostName(cfg.Domain)
 	a := &acmeCerts{certificate: c, domain: domain}
 	a.manager = &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
 		Cache:      autocert.DirCache(cfg.ACMEDir),
 		HostPolicy: autocert.HostWhitelist(domain),
 		Email:      cfg.ACMEEmail,
-		Client: &acme.Client{DirectoryURL: cfg.ACMEDirectory, HTTPClient: client, UserAgent: "pyrycode-relay",
+		Client: &acme.Client{DirectoryURL: cfg.ACMEDirectory, HTTPClient: cfg.ACME, UserAgent: "pyrycode-relay",
 			RetryBackoff: a.again},
 	}
 	return a
@@ -146,7 +148,7 @@ func (a *acmeCerts) serves(host string) bool { return host == a.domain }
 func (a *acmeCerts) challenges() http.Handler {
 	answers := a.manager.HTTPHandler(http.NotFoundHandler())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Host = hostName(r.Host) // autocert would refuse one with a port
+		r.Host = config.HostName(r.Host) // autocert would refuse one with a port
 		answers.ServeHTTP(w, r)
 	})
 }

@@ -1,4 +1,4 @@
-package daemon
+package config
 
 import (
 	"errors"
@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 )
+
+// patience bounds every wait of these tests; none ends by it.
+const patience = 10 * time.Second
 
 func TestReadingAFileHasABound(t *testing.T) {
 	dir := t.TempDir()
@@ -217,5 +220,13 @@ func TestAnAttemptThatIsGivenUpTakesNoFurtherStep(t *testing.T) {
 	}
 	if a.end(); a.giveUp() {
 		t.Error("an attempt that has ended is given up")
+	}
+}
+
+// write writes a file, for this user alone.
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,4 +1,5 @@
-package daemon
+// Package certtest issues certificates for tests.
+package certtest
 
 import (
 	"crypto/ecdsa"
@@ -15,22 +16,23 @@ import (
 	"time"
 )
 
-// authority signs certificates for tests.
-type authority struct {
-	t    *testing.T
+// Authority signs certificates.
+type Authority struct {
+	t    testing.TB
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pool *x509.CertPool
 	n    int64
 }
 
-func newAuthority(t *testing.T) *authority {
+// New returns an authority with a key of its own. It fails t if it cannot sign.
+func New(t testing.TB) *Authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &authority{t: t, key: key, pool: x509.NewCertPool()}
+	a := &Authority{t: t, key: key, pool: x509.NewCertPool()}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -47,14 +49,15 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue writes a new certificate and its key into dir.
-func (a *authority) issue(dir string, names ...string) (certFile, keyFile string, notAfter time.Time) {
+// Issue writes a new certificate for servers of these names and its key into dir. Each
+// certificate ends later than the one before it.
+func (a *Authority) Issue(dir string, names ...string) (certFile, keyFile string, notAfter time.Time) {
 	a.t.Helper()
-	return a.issueAs(dir, func(c *x509.Certificate) { c.DNSNames = names })
+	return a.IssueAs(dir, func(c *x509.Certificate) { c.DNSNames = names })
 }
 
-// issueAs is issue of a certificate that set changes.
-func (a *authority) issueAs(dir string, set func(*x509.Certificate)) (certFile, keyFile string, notAfter time.Time) {
+// IssueAs is [Authority.Issue] of a certificate that set changes.
+func (a *Authority) IssueAs(dir string, set func(*x509.Certificate)) (certFile, keyFile string, notAfter time.Time) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -85,20 +88,21 @@ func (a *authority) issueAs(dir string, set func(*x509.Certificate)) (certFile, 
 	return certFile, keyFile, notAfter
 }
 
-// client is a TLS configuration that trusts a.
-func (a *authority) client(name string) *tls.Config {
+// Client returns the TLS configuration of a client that trusts a and expects a
+// server of that name.
+func (a *Authority) Client(name string) *tls.Config {
 	return &tls.Config{RootCAs: a.pool, ServerName: name}
 }
 
-// pem returns a's certificate as a file has it.
-func (a *authority) pem() string {
+// PEM returns a's certificate as a file has it.
+func (a *Authority) PEM() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
 }
 
-// clientCertificate issues a certificate for a client.
-func (a *authority) clientCertificate(t *testing.T, name string) tls.Certificate {
+// ClientCertificate issues a certificate for a client.
+func (a *Authority) ClientCertificate(t testing.TB, name string) tls.Certificate {
 	t.Helper()
-	cert, key, _ := a.issueAs(t.TempDir(), func(c *x509.Certificate) {
+	cert, key, _ := a.IssueAs(t.TempDir(), func(c *x509.Certificate) {
 		c.DNSNames, c.ExtKeyUsage = []string{name}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	})
 	pair, err := tls.LoadX509KeyPair(cert, key)
@@ -106,4 +110,24 @@ func (a *authority) clientCertificate(t *testing.T, name string) tls.Certificate
 		t.Fatal(err)
 	}
 	return pair
+}
+
+// Unusable are certificates that every client refuses: a name for the case, what to
+// set, and how the sentence that says why begins.
+var Unusable = []struct {
+	Name string
+	Set  func(*x509.Certificate)
+	Rule string
+}{
+	{"without a name", func(*x509.Certificate) {}, "must name the hosts that it is good for"},
+	{"with a common name alone", func(c *x509.Certificate) { c.Subject.CommonName = "relay.test" }, "must name the hosts that it is good for"},
+	{"ended", func(c *x509.Certificate) {
+		c.DNSNames, c.NotAfter = []string{"relay.test"}, time.Now().Add(-time.Minute)
+	}, "must not have ended, and this certificate ended on "},
+	{"not yet good", func(c *x509.Certificate) {
+		c.DNSNames, c.NotBefore = []string{"relay.test"}, time.Now().Add(time.Minute)
+	}, "must be good already"},
+	{"for clients", func(c *x509.Certificate) {
+		c.DNSNames, c.ExtKeyUsage = []string{"relay.test"}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	}, "must be for servers"},
 }

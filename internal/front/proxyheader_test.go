@@ -1,4 +1,4 @@
-package daemon
+package front
 
 import (
 	"bytes"
@@ -150,5 +150,66 @@ func TestAConnectionThatSendsNoByteIsNotReported(t *testing.T) {
 	far.Close()
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("it can be read")
+	}
+}
+
+// tcpPair is both ends of a TCP connection.
+func tcpPair(t *testing.T) (*net.TCPConn, *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close(); near.Close() })
+	return near.(*net.TCPConn), far.(*net.TCPConn)
+}
+
+func TestWhatComesWithThePROXYHeaderIsNotLost(t *testing.T) {
+	near, far := tcpPair(t)
+	c := &proxiedConn{TCPConn: near, broken: func(net.Addr, error) {}}
+	_, _ = io.WriteString(far, "PROXY TCP4 198.51.100.1 198.51.100.2 1 2\r\nabc")
+	if got := c.RemoteAddr().String(); got != "198.51.100.1:1" {
+		t.Errorf("remote is %s", got)
+	}
+	if len(c.early) == 0 {
+		t.Skip("the header came alone") // TCP may do that
+	}
+	if c.Bare() != nil {
+		t.Error("bytes wait and the connection is said to be bare")
+	}
+	var buf bytes.Buffer
+	if _, err := io.CopyN(&buf, readOnly{c}, 3); err != nil || buf.String() != "abc" {
+		t.Errorf("got %q, %v", &buf, err)
+	}
+	if c.Bare() != near {
+		t.Error("nothing waits and the connection is not bare")
+	}
+}
+
+type readOnly struct{ io.Reader }
+
+func TestAPROXYHeaderHasADeadline(t *testing.T) {
+	near, _ := tcpPair(t)
+	c := &proxiedConn{TCPConn: near, broken: func(net.Addr, error) {}}
+	// The deadline is on the socket, where no bubble reaches: it is looked at,
+	// not waited for.
+	if proxyHeaderTimeout != 5*time.Second {
+		t.Errorf("the deadline is %v; want 5s", proxyHeaderTimeout)
+	}
+	_ = near.CloseRead()
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection without its header can be read")
+	}
+	if c.Bare() != nil {
+		t.Error("a connection without its header is said to be bare")
 	}
 }

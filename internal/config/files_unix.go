@@ -1,6 +1,6 @@
 //go:build unix
 
-package daemon
+package config
 
 import (
 	"fmt"
@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFiles is how many descriptors the process may open.
-func maxFiles() (uint64, bool) {
+// MaxFiles is how many descriptors the process may open.
+func MaxFiles() (uint64, bool) {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		return 0, false
@@ -20,11 +20,11 @@ func maxFiles() (uint64, bool) {
 	return uint64(l.Cur), true
 }
 
-// isRoot reports whether the process may do everything.
-func isRoot() bool { return os.Geteuid() == 0 }
+// IsRoot reports whether the process may do everything.
+func IsRoot() bool { return os.Geteuid() == 0 }
 
-// ownedByUs reports whether a file belongs to the user of the process.
-func ownedByUs(info fs.FileInfo) bool {
+// OwnedByUs reports whether a file belongs to the user of the process.
+func OwnedByUs(info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(s.Uid) == os.Geteuid()
 }
@@ -39,9 +39,9 @@ func fileID(info fs.FileInfo) string {
 	return id
 }
 
-// access reports whether the user of the process may read a file or directory
+// Access reports whether the user of the process may read a file or directory
 // and, with write, write it. It asks the kernel and changes nothing.
-func access(name string, write bool) error {
+func Access(name string, write bool) error {
 	mode := uint32(unix.R_OK)
 	if write {
 		mode |= unix.W_OK

@@ -1,0 +1,176 @@
+package front
+
+import (
+	"context"
+	"crypto/tls"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+)
+
+// Config is what a [Front] is made of.
+type Config struct {
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+
+	// ErrorLog returns the log for the errors of the HTTP server of that name.
+	ErrorLog func(server string) *log.Logger
+
+	// Handler serves the requests of the public listener. It reads no content.
+	Handler http.Handler
+
+	Limits Limits // the first ones
+
+	// ProxyProtocol expects a PROXY header on each public connection.
+	ProxyProtocol bool
+
+	// TLSCert and TLSKey are the files of a certificate. Empty: no such files.
+	TLSCert, TLSKey string
+
+	// Domain is the name that a certificate is asked for, of the authority
+	// ACMEDirectory. Empty: no authority. ACMEDir must be a directory of this user's.
+	Domain, ACMEDir, ACMEEmail, ACMEDirectory string
+
+	// Challenges demands a server for the challenges of the authority.
+	Challenges bool
+
+	// ACME talks to the authority. Nil: the usual client.
+	ACME *http.Client
+}
+
+// Limits are what may change while the process runs.
+type Limits struct {
+	Pending           int             // connections that are not upgraded
+	PendingPerAddress int             // of those, connections of one address
+	Trusted           config.Networks // the proxies that are believed, and that have no limit of their own
+}
+
+// Front is the public side of the process, and what the private listener shares
+// with it. Its methods may be called from any goroutine.
+type Front struct {
+	Server     *http.Server // for public listeners
+	Challenges *http.Server // for listeners of ACME challenges; nil: there are none
+
+	pending   *pending
+	operators *pending     // of the private listener
+	certs     certificates // nil: no TLS
+	limiter   handshakeLimiter
+	trusted   atomic.Pointer[config.Networks]
+
+	proxyProtocol bool
+}
+
+// New makes a Front that does not listen yet. It reads the certificate's files.
+func New(c Config) (*Front, error) {
+	f := &Front{limiter: newHandshakeLimiter(), proxyProtocol: c.ProxyProtocol}
+	var err error
+	if f.pending, err = newPending(c.Limits, c.Metrics); err != nil {
+		return nil, err
+	}
+	f.operators = f.pending.operators()
+	f.trusted.Store(&c.Limits.Trusted)
+	if err := f.useTLS(c); err != nil {
+		return nil, err
+	}
+	handler := c.Handler
+	if f.certs != nil {
+		handler = onlyFor(f.certs.serves, handler)
+	}
+	f.Server = NewServer(closeUnread(handler), c.ErrorLog("public"))
+	f.Server.ConnState = f.pending.state
+	return f, nil
+}
+
+// useTLS sets up what the public listener's TLS needs, if it has any.
+func (f *Front) useTLS(c Config) error {
+	cert, err := newCertificate(c.Metrics, c.Log)
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.TLSCert != "":
+		files := &fileCerts{certificate: cert, certFile: c.TLSCert, keyFile: c.TLSKey}
+		f.certs = files
+		return files.load()
+	case c.Domain != "":
+		a := newACME(c, cert)
+		f.certs = a
+		if c.Challenges {
+			f.Challenges = NewServer(closeUnread(a.challenges()), c.ErrorLog("http"))
+			f.Challenges.ConnState = f.pending.state
+		}
+	}
+	return nil
+}
+
+// Set puts l into force. Connections that are there stay.
+func (f *Front) Set(l Limits) {
+	f.pending.set(l)
+	f.trusted.Store(&l.Trusted)
+}
+
+// ClientAddr returns the address that a request is charged to, with the word of
+// trusted proxies.
+func (f *Front) ClientAddr(req *http.Request) netip.Addr { return clientAddr(*f.trusted.Load(), req) }
+
+// HasTLS reports whether public listeners have TLS.
+func (f *Front) HasTLS() bool { return f.certs != nil }
+
+// ReadsFiles reports whether the certificate comes from files, which
+// [Front.KeepCertificate] reads again.
+func (f *Front) ReadsFiles() bool {
+	_, ok := f.certs.(*fileCerts)
+	return ok
+}
+
+// KeepCertificate renews the certificate, or reads its files again, until ctx ends.
+// A value from reload makes it do so immediately. It may be in the middle of a
+// request or of a file when ctx ends, so nothing should wait for its return.
+func (f *Front) KeepCertificate(ctx context.Context, reload <-chan os.Signal) {
+	if f.certs != nil {
+		f.certs.keep(ctx, reload)
+	}
+}
+
+// Guard puts around a public listener what stands before HTTP. All public
+// listeners share the limit on handshakes.
+func (f *Front) Guard(ln net.Listener) net.Listener {
+	if f.proxyProtocol {
+		ln = &proxyHeaders{Listener: ln, trusted: func() config.Networks { return *f.trusted.Load() }, refused: func(net.Addr) {
+			f.pending.cut.WithLabelValues(cutProxy).Inc()
+		}, broken: func(from net.Addr, err error) {
+			f.pending.cut.WithLabelValues(cutHeader).Inc()
+			f.Server.ErrorLog.Printf("trusted proxy %s: %v; does it speak PROXY to this port?", from, err)
+		}}
+	}
+	limited := &limitingListener{Listener: ln, pending: f.pending}
+	if f.certs == nil {
+		return limited
+	}
+	limited.limiter = f.limiter
+	return tls.NewListener(limited, f.certs.config())
+}
+
+// GuardChallenges limits the connections of a listener for ACME challenges,
+// together with those of the public listeners.
+func (f *Front) GuardChallenges(ln net.Listener) net.Listener {
+	return &limitingListener{Listener: ln, pending: f.pending}
+}
+
+// GuardPrivate limits the connections of the private listener. The server on it
+// must have [Front.PrivateState] as its ConnState.
+func (f *Front) GuardPrivate(ln net.Listener) net.Listener {
+	// Its limiter limits nothing: it knows how long each connection is idle.
+	return &limitingListener{ln, f.operators, make(handshakeLimiter, operatorConns)}
+}
+
+// PrivateState is [http.Server.ConnState] of the private listener's server.
+func (f *Front) PrivateState(c net.Conn, s http.ConnState) { f.operators.state(c, s) }
