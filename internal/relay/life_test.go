@@ -10,40 +10,42 @@ import (
 	"testing"
 )
 
-// The life of a slot as a table: from each state each step leads somewhere.
-// A test proves it against the registry, and draws it for docs/design.md.
+// This file has the life of a slot as a table: for each state and each step, the
+// registry's answer and the next state. One test compares the table with the registry.
+// Another writes it into docs/design.md.
 
-// lifeStates are what a server-id can be in; no slot at all is free. The
-// others are held, in grace and free once the drain has begun.
+// lifeStates are the states of a server-id. It is free if it has no slot. Once the
+// drain has begun, held is called closing, in grace is called closing in grace, and
+// free is called drained.
 var lifeStates = []string{"free", "held", "in grace", "closing", "closing in grace", "drained"}
 
-// lifeSteps are what can happen to it, each as a story of [book.step]: a and
-// the phones 1 and 2 are in the slot where somebody is, at a cap of 3. r is
-// a rival, x somebody who has no part in it.
-var lifeSteps = []struct{ name, story string }{
+// lifeSteps are the steps from each state, each with its text for [testRegistry.step].
+// A slot that exists has the binary a, unless it is in grace, and the phones 1 and 2.
+// It may have 3 phones. r is a rival. x and 9 have no part in the slot.
+var lifeSteps = []struct{ name, run string }{
 	{"claim", "claim r"},
 	{"takeover from the holder", "takeover a r"},
-	{"takeover from somebody else", "takeover x r"},
+	{"takeover from another binary", "takeover x r"},
 	{"release by the holder", "release a"},
-	{"release by somebody else", "release x"},
+	{"release by another binary", "release x"},
 	{"join of a phone", "join 3"},
 	{"leave of a phone", "leave 1"},
-	{"leave of a stranger", "leave 9"},
+	{"leave of another phone", "leave 9"},
 	{"end of the grace", "wait 30s"},
-	{"late end of an old grace", "late"},
+	{"late timer of an old grace", "late"},
 	{"drain", "drain"},
 	{"revoke", "revoke s1"},
 }
 
-// lifeRow is what one step does from some states.
+// lifeRow is the result of one step from one or more states.
 type lifeRow struct {
 	from   []string
 	step   string
 	answer string // of the registry
-	to     string // empty: as it was
-	holder string // after it
-	phones string // after it
-	closes string // what the caller closes, and with which code
+	to     string // the next state; empty: the same state
+	holder string // after the step
+	phones string // after the step
+	closes string // the connections that the caller closes, and the code
 }
 
 var life = []lifeRow{
@@ -61,21 +63,21 @@ var life = []lifeRow{
 	{from: []string{"closing in grace"}, step: "takeover from the holder", answer: "refused []", phones: "1 2"},
 	{from: []string{"drained"}, step: "takeover from the holder", answer: "refused []"},
 
-	{from: []string{"free"}, step: "takeover from somebody else", answer: "vacant []"},
-	{from: []string{"held"}, step: "takeover from somebody else", answer: "held a[]", holder: "a", phones: "1 2"},
-	{from: []string{"in grace"}, step: "takeover from somebody else", answer: "vacant []", phones: "1 2"},
-	{from: []string{"closing"}, step: "takeover from somebody else", answer: "refused []", holder: "a", phones: "1 2"},
-	{from: []string{"closing in grace"}, step: "takeover from somebody else", answer: "refused []", phones: "1 2"},
-	{from: []string{"drained"}, step: "takeover from somebody else", answer: "refused []"},
+	{from: []string{"free"}, step: "takeover from another binary", answer: "vacant []"},
+	{from: []string{"held"}, step: "takeover from another binary", answer: "held a[]", holder: "a", phones: "1 2"},
+	{from: []string{"in grace"}, step: "takeover from another binary", answer: "vacant []", phones: "1 2"},
+	{from: []string{"closing"}, step: "takeover from another binary", answer: "refused []", holder: "a", phones: "1 2"},
+	{from: []string{"closing in grace"}, step: "takeover from another binary", answer: "refused []", phones: "1 2"},
+	{from: []string{"drained"}, step: "takeover from another binary", answer: "refused []"},
 
 	{from: []string{"held"}, step: "release by the holder", answer: "true", to: "in grace", phones: "1 2"},
 	{from: []string{"closing"}, step: "release by the holder", answer: "true", to: "closing in grace", phones: "1 2"},
 	{from: []string{"in grace", "closing in grace"}, step: "release by the holder", answer: "false", phones: "1 2"},
 	{from: []string{"free", "drained"}, step: "release by the holder", answer: "false"},
 
-	{from: []string{"held", "closing"}, step: "release by somebody else", answer: "false", holder: "a", phones: "1 2"},
-	{from: []string{"in grace", "closing in grace"}, step: "release by somebody else", answer: "false", phones: "1 2"},
-	{from: []string{"free", "drained"}, step: "release by somebody else", answer: "false"},
+	{from: []string{"held", "closing"}, step: "release by another binary", answer: "false", holder: "a", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "release by another binary", answer: "false", phones: "1 2"},
+	{from: []string{"free", "drained"}, step: "release by another binary", answer: "false"},
 
 	{from: []string{"free"}, step: "join of a phone", answer: "no server"},
 	{from: []string{"held"}, step: "join of a phone", answer: "joined a", holder: "a", phones: "1 2 3"},
@@ -88,33 +90,33 @@ var life = []lifeRow{
 	{from: []string{"in grace", "closing in grace"}, step: "leave of a phone", answer: "true", phones: "2"},
 	{from: []string{"free", "drained"}, step: "leave of a phone", answer: "false"},
 
-	{from: []string{"held", "closing"}, step: "leave of a stranger", answer: "false", holder: "a", phones: "1 2"},
-	{from: []string{"in grace", "closing in grace"}, step: "leave of a stranger", answer: "false", phones: "1 2"},
-	{from: []string{"free", "drained"}, step: "leave of a stranger", answer: "false"},
+	{from: []string{"held", "closing"}, step: "leave of another phone", answer: "false", holder: "a", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "leave of another phone", answer: "false", phones: "1 2"},
+	{from: []string{"free", "drained"}, step: "leave of another phone", answer: "false"},
 
 	{from: []string{"held", "closing"}, step: "end of the grace", holder: "a", phones: "1 2"},
 	{from: []string{"in grace"}, step: "end of the grace", to: "free", closes: "its phones 1000"},
 	{from: []string{"closing in grace"}, step: "end of the grace", to: "drained", closes: "its phones 1000"},
 	{from: []string{"free", "drained"}, step: "end of the grace"},
 
-	{from: []string{"held", "closing"}, step: "late end of an old grace", answer: "true", holder: "a", phones: "1 2"},
-	{from: []string{"in grace", "closing in grace"}, step: "late end of an old grace", answer: "true", phones: "1 2"},
-	{from: []string{"free", "drained"}, step: "late end of an old grace", answer: "true"},
+	{from: []string{"held", "closing"}, step: "late timer of an old grace", answer: "true", holder: "a", phones: "1 2"},
+	{from: []string{"in grace", "closing in grace"}, step: "late timer of an old grace", answer: "true", phones: "1 2"},
+	{from: []string{"free", "drained"}, step: "late timer of an old grace", answer: "true"},
 
 	{from: []string{"free", "drained"}, step: "drain", answer: "[] []", to: "drained"},
 	{from: []string{"held", "closing"}, step: "drain", answer: "[s1] []", to: "closing", holder: "a", phones: "1 2"},
 	{from: []string{"in grace", "closing in grace"}, step: "drain", answer: "[s1] []", to: "closing in grace", phones: "1 2"},
 
-	{from: []string{"held"}, step: "revoke", answer: "a[1 2] true", to: "free", closes: "everybody 1012: another node has the server-id"},
+	{from: []string{"held"}, step: "revoke", answer: "a[1 2] true", to: "free", closes: "all its connections 1012: another node has the server-id"},
 	{from: []string{"in grace"}, step: "revoke", answer: "[1 2] true", to: "free", closes: "its phones 1012: another node has the server-id"},
-	{from: []string{"closing"}, step: "revoke", answer: "a[1 2] true", to: "drained", closes: "everybody, as the drain says"},
-	{from: []string{"closing in grace"}, step: "revoke", answer: "[1 2] true", to: "drained", closes: "its phones, as the drain says"},
+	{from: []string{"closing"}, step: "revoke", answer: "a[1 2] true", to: "drained", closes: "all its connections, with the code of the drain"},
+	{from: []string{"closing in grace"}, step: "revoke", answer: "[1 2] true", to: "drained", closes: "its phones, with the code of the drain"},
 	{from: []string{"free", "drained"}, step: "revoke", answer: "[] false"},
 }
 
-// lifeStory brings a book into a state. Somebody else has had a grace before,
-// whose timer may come late.
-func lifeStory(state string) []string {
+// lifeSetup returns the steps that bring a registry into a state. In each of them an
+// earlier binary o has had a grace, and the timer of that grace may come late.
+func lifeSetup(state string) []string {
 	before := []string{"claim o", "release o", "claim a", "join 1", "join 2"}
 	switch state {
 	case "free":
@@ -131,8 +133,8 @@ func lifeStory(state string) []string {
 	return before
 }
 
-// lifeNow is the state of s1, who holds it and its phones.
-func (b *book) lifeNow() (state, holder, phones string) {
+// lifeNow returns the state of s1, its holder and its phones.
+func (b *testRegistry) lifeNow() (state, holder, phones string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.slots["s1"]
@@ -153,7 +155,7 @@ func (b *book) lifeNow() (state, holder, phones string) {
 	return state, s.binary, strings.Trim(fmt.Sprint(sortedByJoinOrder(s.phones)), "[]")
 }
 
-func TestTheLifeOfASlotIsAsTheTableSays(t *testing.T) {
+func TestASlotLivesAsInTheTable(t *testing.T) {
 	for _, state := range lifeStates {
 		for _, step := range lifeSteps {
 			t.Run(step.name+" when "+state, func(t *testing.T) {
@@ -164,21 +166,21 @@ func TestTheLifeOfASlotIsAsTheTableSays(t *testing.T) {
 					}
 				}
 				if len(rows) != 1 {
-					t.Fatalf("the table has %d rows for it; want 1", len(rows))
+					t.Fatalf("the table has %d rows for this step; want 1", len(rows))
 				}
 				want := rows[0]
 				if want.to == "" {
 					want.to = state
 				}
-				b := newBook(3)
-				for _, line := range lifeStory(state) {
+				b := newTestRegistry(3)
+				for _, line := range lifeSetup(state) {
 					b.step(line)
 				}
 				if got, _, _ := b.lifeNow(); got != state {
-					t.Fatalf("it begins %s", got)
+					t.Fatalf("the slot begins in the state %q; want %q", got, state)
 				}
-				answer := b.step(step.story)
-				if step.story == "late" {
+				answer := b.step(step.run)
+				if step.run == "late" {
 					answer = fmt.Sprint(answer != "0")
 				}
 				to, holder, phones := b.lifeNow()
@@ -192,8 +194,8 @@ func TestTheLifeOfASlotIsAsTheTableSays(t *testing.T) {
 	}
 }
 
-// lifePicture is the table's changes of state and holder as a drawing that
-// GitHub and others make of text.
+// lifePicture returns the table as Markdown: a Mermaid diagram of the changes of state
+// and holder, and a table of all rows.
 func lifePicture() string {
 	name := strings.NewReplacer(" ", "_").Replace
 	var b strings.Builder
@@ -210,14 +212,14 @@ func lifePicture() string {
 			b.WriteByte('\n')
 		}
 	}
-	b.WriteString("    drained --> [*]\n```\n\n| From | Step | The registry answers | To | Closed then |\n|---|---|---|---|---|\n")
+	b.WriteString("    drained --> [*]\n```\n\n| From | Step | Answer of the registry | To | The caller closes |\n|---|---|---|---|---|\n")
 	for _, r := range life {
 		to := r.to
 		if to == "" {
-			to = "as it was"
+			to = "the same"
 		}
 		answer := r.answer
-		if r.step == "late end of an old grace" {
+		if r.step == "late timer of an old grace" {
 			answer = ""
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", strings.Join(r.from, ", "), r.step, answer, to, r.closes)
@@ -225,7 +227,7 @@ func lifePicture() string {
 	return b.String()
 }
 
-var update = flag.Bool("update", false, "write the generated parts of the pages anew")
+var update = flag.Bool("update", false, "write the generated parts of the pages")
 
 func TestTheDesignPageHasTheLifeOfASlot(t *testing.T) {
 	path := filepath.Join("..", "..", "docs", "design.md")

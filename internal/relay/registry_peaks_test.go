@@ -5,7 +5,7 @@ import "testing"
 // Peaks are of single moments, however short, and begin with what is connected
 // when they are taken.
 func TestPeaksAreTakenOfEveryMoment(t *testing.T) {
-	b := newBook(16)
+	b := newTestRegistry(16)
 	for _, tt := range []struct {
 		steps []string
 		want  Peaks

@@ -10,19 +10,19 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// model is what the registry should be, told as simply as possible: no
-// counters, everything found by looking.
+// model is the expected state of the registry in its simplest form: it has no
+// counters and computes every count from its entries.
 type model struct {
 	slots    map[wire.ServerID]*entry
 	expiries int
 	draining bool
-	released int // so many graces have begun, so many timers were armed
+	released int // graces that have begun, so also timers that were armed
 }
 
 type entry struct {
 	holder string
-	age    int // of the holder, in arrivals
-	grace  int // which release; -1: held
+	age    int // of the holder, in join order
+	grace  int // number of the release that began it; -1: held
 	phones []int
 }
 
@@ -38,34 +38,34 @@ func (l *model) counts() (c Counts) {
 	return c
 }
 
-// TestRegistryAgainstAModel draws steps in any order, timers that fire late
-// and after their Stop among them, and compares everything after each.
-func TestRegistryAgainstAModel(t *testing.T) {
+// The steps come in any order. Among them are timers that fire late and after their
+// Stop. After each step the test compares the whole registry with the model.
+func TestTheRegistryBehavesLikeAModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const maxPhones = 3
-		b := newBook(maxPhones)
+		b := newTestRegistry(maxPhones)
 		l := &model{slots: map[wire.ServerID]*entry{}}
-		arrivals := 0
+		joins := 0
 		ids := rapid.SampledFrom([]wire.ServerID{"s1", "s2"})
 		binaries := rapid.SampledFrom([]string{"a", "b", "c", "d"})
 		phones := rapid.IntRange(1, 6)
 		var expired []string
 
-		seat := func(e *entry, who string) (evicted []int) {
-			arrivals++
+		grant := func(e *entry, binary string) (evicted []int) {
+			joins++
 			evicted, e.phones = e.phones, nil
-			e.holder, e.age, e.grace = who, arrivals, -1
+			e.holder, e.age, e.grace = binary, joins, -1
 			return evicted
 		}
-		compare := func(what string, got, want Claim[string, int]) {
+		compare := func(call string, got, want Claim[string, int]) {
 			if got.Outcome != want.Outcome || got.Incumbent != want.Incumbent || !slices.Equal(got.Evicted, want.Evicted) {
-				t.Fatalf("%s = %+v; want %+v", what, got, want)
+				t.Fatalf("%s = %+v; want %+v", call, got, want)
 			}
 		}
 
 		t.Repeat(map[string]func(*rapid.T){
 			"claim": func(t *rapid.T) {
-				id, who := ids.Draw(t, "id"), binaries.Draw(t, "binary")
+				id, binary := ids.Draw(t, "id"), binaries.Draw(t, "binary")
 				var want Claim[string, int]
 				e := l.slots[id]
 				switch {
@@ -74,17 +74,17 @@ func TestRegistryAgainstAModel(t *testing.T) {
 				case e == nil:
 					e = new(entry)
 					l.slots[id] = e
-					seat(e, who)
+					grant(e, binary)
 					want.Outcome = Claimed
 				case e.grace >= 0:
-					want = Claim[string, int]{Outcome: Reclaimed, Evicted: seat(e, who)}
+					want = Claim[string, int]{Outcome: Reclaimed, Evicted: grant(e, binary)}
 				default:
 					want = Claim[string, int]{Outcome: Held, Incumbent: e.holder}
 				}
-				compare("Claim", b.Claim(id, who), want)
+				compare("Claim", b.Claim(id, binary), want)
 			},
 			"takeover": func(t *rapid.T) {
-				id, from, who := ids.Draw(t, "id"), binaries.Draw(t, "incumbent"), binaries.Draw(t, "binary")
+				id, from, binary := ids.Draw(t, "id"), binaries.Draw(t, "incumbent"), binaries.Draw(t, "binary")
 				if e := l.slots[id]; e != nil && e.grace < 0 && rapid.Bool().Draw(t, "the holder") {
 					from = e.holder
 				}
@@ -95,25 +95,25 @@ func TestRegistryAgainstAModel(t *testing.T) {
 				case e == nil || e.grace >= 0:
 					want.Outcome = Vacant
 				case e.holder == from:
-					want = Claim[string, int]{Outcome: TakenOver, Evicted: seat(e, who)}
+					want = Claim[string, int]{Outcome: TakenOver, Evicted: grant(e, binary)}
 				default:
 					want = Claim[string, int]{Outcome: Held, Incumbent: e.holder}
 				}
-				compare("Takeover", b.Takeover(id, from, who), want)
+				compare("Takeover", b.Takeover(id, from, binary), want)
 			},
 			"release": func(t *rapid.T) {
-				id, who := ids.Draw(t, "id"), binaries.Draw(t, "binary")
+				id, binary := ids.Draw(t, "id"), binaries.Draw(t, "binary")
 				e := l.slots[id]
 				if e != nil && e.grace < 0 && rapid.Bool().Draw(t, "the holder") {
-					who = e.holder
+					binary = e.holder
 				}
-				want := e != nil && e.grace < 0 && e.holder == who
+				want := e != nil && e.grace < 0 && e.holder == binary
 				if want {
 					e.holder, e.grace = "", l.released
 					l.released++
 				}
-				if got := b.Release(id, who); got != want {
-					t.Fatalf("Release(%s, %s) = %t; want %t", id, who, got, want)
+				if got := b.Release(id, binary); got != want {
+					t.Fatalf("Release(%s, %s) = %t; want %t", id, binary, got, want)
 				}
 				if n := len(b.clock.timers); n != l.released {
 					t.Fatalf("%d timers armed; want %d, one per release", n, l.released)
@@ -133,7 +133,7 @@ func TestRegistryAgainstAModel(t *testing.T) {
 				case len(e.phones) >= maxPhones:
 					want = Full
 				default:
-					arrivals++
+					joins++
 					e.phones = append(e.phones, p)
 					holder, want = e.holder, Joined
 				}
@@ -154,8 +154,8 @@ func TestRegistryAgainstAModel(t *testing.T) {
 				}
 			},
 			"fire": func(t *rapid.T) {
-				// Any timer, due or stopped or both: bodies that have begun may
-				// get the lock in any order. Each runs once.
+				// Any timer may fire, whether due, stopped, or both: bodies that have
+				// begun may get the lock in any order. Each body runs once.
 				var open []int
 				for i, timer := range b.clock.timers {
 					if !timer.ran {
@@ -187,7 +187,7 @@ func TestRegistryAgainstAModel(t *testing.T) {
 				slices.SortFunc(want, func(a, b wire.ServerID) int { return l.slots[a].age - l.slots[b].age })
 				l.draining = true
 				if got, proxied := b.Drain(); !slices.Equal(got, want) || proxied != nil {
-					t.Fatalf("Drain() = %v, %v; want %v and nobody away", got, proxied, want)
+					t.Fatalf("Drain() = %v, %v; want %v and no proxied phone", got, proxied, want)
 				}
 			},
 			"revoke": func(t *rapid.T) {
@@ -221,11 +221,11 @@ func TestRegistryAgainstAModel(t *testing.T) {
 					t.Fatalf("expired: %q; want %q", b.expired, expired)
 				}
 				for _, id := range []wire.ServerID{"s1", "s2"} {
-					for _, who := range []string{"a", "b", "c", "d"} {
+					for _, binary := range []string{"a", "b", "c", "d"} {
 						e := l.slots[id]
-						want := e != nil && e.grace < 0 && e.holder == who
-						if got := b.Holds(id, who); got != want {
-							t.Fatalf("Holds(%s, %s) = %t; want %t", id, who, got, want)
+						want := e != nil && e.grace < 0 && e.holder == binary
+						if got := b.Holds(id, binary); got != want {
+							t.Fatalf("Holds(%s, %s) = %t; want %t", id, binary, got, want)
 						}
 					}
 				}

@@ -9,10 +9,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// TestRemoteAndAwayPhonesAreCountedOnce draws joins, leaves, departures and
-// revocations in any order and compares the counts with a walk of what the
-// test remembers; Check compares gauges and slots.
-func TestRemoteAndAwayPhonesAreCountedOnce(t *testing.T) {
+// Claims, joins, leaves, revocations and the counting of proxied phones come in any
+// order. After each the test compares the counts with those of its own records, and
+// Check compares gauges and slots.
+func TestRemoteAndProxiedPhonesAreCountedOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const most = 3
 		r := NewRegistry[string](RegistryConfig[int]{Runtime: Runtime{Clock: newStillClock()}, MaxPhones: most})
@@ -30,17 +30,17 @@ func TestRemoteAndAwayPhonesAreCountedOnce(t *testing.T) {
 			"claim": func(t *rapid.T) {
 				id := ids.Draw(t, "id")
 				next++
-				who := string(rune('a' + next%26))
+				binary := string(rune('a' + next%26))
 				s := slots[id]
-				c := r.Claim(id, who)
+				c := r.Claim(id, binary)
 				switch {
 				case s == nil:
-					slots[id] = &slot{holder: who, remote: map[int]bool{}}
+					slots[id] = &slot{holder: binary, remote: map[int]bool{}}
 				case s.holder == "":
 					if !slices.Equal(c.Evicted, s.phones) {
 						t.Fatalf("a reclaim evicts %v; want %v", c.Evicted, s.phones)
 					}
-					slots[id] = &slot{holder: who, remote: map[int]bool{}}
+					slots[id] = &slot{holder: binary, remote: map[int]bool{}}
 				}
 			},
 			"release": func(t *rapid.T) {
@@ -81,30 +81,30 @@ func TestRemoteAndAwayPhonesAreCountedOnce(t *testing.T) {
 					s.phones = slices.DeleteFunc(s.phones, func(q int) bool { return q == p })
 				}
 			},
-			"depart": func(t *rapid.T) {
+			"count proxied": func(t *rapid.T) {
 				p := phone.Draw(t, "phone")
 				if !r.CountProxied(p) {
-					t.Fatal("depart was refused")
+					t.Fatal("CountProxied was refused")
 				}
 				proxied[p] = true
 			},
-			"return": func(t *rapid.T) {
+			"uncount proxied": func(t *rapid.T) {
 				p := phone.Draw(t, "phone")
 				if got := r.UncountProxied(p); got != proxied[p] {
-					t.Fatalf("return = %t; want %t", got, proxied[p])
+					t.Fatalf("UncountProxied = %t; want %t", got, proxied[p])
 				}
 				delete(proxied, p)
 			},
 			"revoke": func(t *rapid.T) {
-				id, who := ids.Draw(t, "id"), rapid.SampledFrom([]string{"", "nobody", "the holder"}).Draw(t, "from")
+				id, from := ids.Draw(t, "id"), rapid.SampledFrom([]string{"", "another binary", "the holder"}).Draw(t, "from")
 				s := slots[id]
-				if s != nil && who == "the holder" {
-					who = s.holder // in grace: whoever
+				if s != nil && from == "the holder" {
+					from = s.holder // in grace "", so from any holder
 				}
-				want := s != nil && (who == "" || who == s.holder)
-				b, phones, ok := r.Revoke(id, who)
+				want := s != nil && (from == "" || from == s.holder)
+				b, phones, ok := r.Revoke(id, from)
 				if ok != want || ok && (b != s.holder || !slices.Equal(phones, s.phones)) {
-					t.Fatalf("revoke from %q = %q %v %t; want %t", who, b, phones, ok, want)
+					t.Fatalf("revoke from %q = %q %v %t; want %t", from, b, phones, ok, want)
 				}
 				if ok {
 					delete(slots, id)

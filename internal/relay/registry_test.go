@@ -18,14 +18,14 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// stillClock moves only when a test says so. It keeps every timer's body, so
-// that a test can run one that had begun when its timer was stopped.
+// stillClock moves only when a test advances it. It keeps every timer's body, so
+// that a test can run a body that had begun when its timer was stopped.
 type stillClock struct {
 	*clock.Mock // makes timers that can be stopped; it is never advanced
 
 	mu     sync.Mutex
 	time   time.Time
-	timers []*stillTimer // all there ever were, in the order they were armed
+	timers []*stillTimer // all that were ever armed, in that order
 }
 
 type stillTimer struct {
@@ -53,7 +53,8 @@ func (c *stillClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 	return t
 }
 
-// live reports whether t is armed. Nothing but Stop tells.
+// live reports whether t is armed. Only Stop tells, so live stops t and arms it
+// again.
 func (t *stillTimer) live() bool {
 	if t.ran || !t.timer.Stop() {
 		return false
@@ -62,7 +63,7 @@ func (t *stillTimer) live() bool {
 	return true
 }
 
-// armed is how many timers are pending.
+// armed returns the number of pending timers.
 func (c *stillClock) armed() (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,7 +75,9 @@ func (c *stillClock) armed() (n int) {
 	return n
 }
 
-// next takes the earliest armed timer that is due at end and moves there.
+// next moves the clock to the earliest armed timer that is due by end, marks that
+// timer as run, and returns its body. If no timer is due, it moves the clock to end
+// and returns nil.
 func (c *stillClock) next(end time.Time) (body func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +99,8 @@ func (c *stillClock) next(end time.Time) (body func()) {
 	return first.body
 }
 
-// advance lets d pass and runs what is due, in order, on this goroutine.
+// advance moves the clock forward by d and runs the bodies of the timers that are
+// due, in order, on this goroutine.
 func (c *stillClock) advance(d time.Duration) {
 	for end := c.Now().Add(d); ; {
 		body := c.next(end)
@@ -107,8 +111,8 @@ func (c *stillClock) advance(d time.Duration) {
 	}
 }
 
-// late runs the bodies of timers that were stopped, each once: they had begun
-// before Stop could help.
+// late runs the bodies of all stopped timers, each once, as if they had begun
+// before their Stop. It returns their number.
 func (c *stillClock) late() (n int) {
 	c.mu.Lock()
 	var bodies []func()
@@ -125,7 +129,7 @@ func (c *stillClock) late() (n int) {
 	return len(bodies)
 }
 
-// gauged is what one scrape shows of the registry.
+// gauged is the registry's part of one scrape.
 type gauged struct {
 	Counts
 	Expiries int
@@ -156,17 +160,17 @@ func scrape(g prometheus.Gatherer) (got gauged, err error) {
 	return got, nil
 }
 
-// book is a registry of named binaries and numbered phones, with what a test
-// needs to see of it.
-type book struct {
+// testRegistry is a registry of named binaries and numbered phones, with its clock,
+// its metrics and its expiries.
+type testRegistry struct {
 	*Registry[string, int]
 	clock   *stillClock
 	prom    *prometheus.Registry
-	expired []string // "s1 [1 2]" per real expiry
+	expired []string // "s1 [1 2]" for each real expiry
 }
 
-func newBook(maxPhones int) *book {
-	b := &book{clock: newStillClock(), prom: prometheus.NewPedanticRegistry()}
+func newTestRegistry(maxPhones int) *testRegistry {
+	b := &testRegistry{clock: newStillClock(), prom: prometheus.NewPedanticRegistry()}
 	b.Registry = NewRegistry[string](RegistryConfig[int]{
 		Runtime:   Runtime{Clock: b.clock},
 		MaxPhones: maxPhones,
@@ -178,9 +182,10 @@ func newBook(maxPhones int) *book {
 	return b
 }
 
-// step carries out one line of a story and returns what the registry said.
-// The server-id is s1 unless a last word names another.
-func (b *book) step(line string) string {
+// step runs one step, such as "claim a" or "join 1 s2", and returns the registry's
+// answer as text. The server-id is s1 unless the last word is another one. It panics
+// if it does not know the step.
+func (b *testRegistry) step(line string) string {
 	w := strings.Fields(line)
 	id := wire.ServerID("s1")
 	if last := w[len(w)-1]; len(w) > 1 && strings.HasPrefix(last, "s") {
@@ -228,8 +233,8 @@ func (b *book) step(line string) string {
 	panic("no such step: " + line)
 }
 
-// state prints everything the registry holds.
-func (b *book) state() string {
+// state returns the content of the registry as text.
+func (b *testRegistry) state() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var lines []string
@@ -240,8 +245,8 @@ func (b *book) state() string {
 	return fmt.Sprint(strings.Join(lines, "; "), " ", b.counts, b.draining)
 }
 
-// sound fails the test unless counts, gauges and slots agree.
-func (b *book) sound(t testing.TB) {
+// sound fails the test unless counts, gauges, expiries and slots agree.
+func (b *testRegistry) sound(t testing.TB) {
 	t.Helper()
 	if err := b.Check(); err != nil {
 		t.Fatal(err)
@@ -258,97 +263,97 @@ func (b *book) sound(t testing.TB) {
 func TestRegistryDecides(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		story string // the last step's answer is compared
-		want  string
-		left  Counts
+		steps string
+		want  string // answer of the last step
+		left  Counts // after the last step
 	}{
 		{"a free slot is claimed", "claim a", "claimed []", Counts{Binaries: 1}},
-		{"a held slot is not", "claim a; claim b", "held a[]", Counts{Binaries: 1}},
+		{"a held slot is not claimed by another binary", "claim a; claim b", "held a[]", Counts{Binaries: 1}},
 		{"a held slot is not claimed again by its holder", "claim a; claim a", "held a[]", Counts{Binaries: 1}},
 		{"a held slot names its holder", "claim a; holder", "a", Counts{Binaries: 1}},
-		{"a slot in grace has none", "claim a; release a; holder", "", Counts{InGrace: 1}},
-		{"nor has a free one", "claim a; holder s2", "", Counts{Binaries: 1}},
-		{"slots do not mix", "claim a s1; claim b s2", "claimed []", Counts{Binaries: 2}},
-		{"a refused claim evicts nobody", "claim a; join 1; claim b; join 2", "joined a", Counts{Binaries: 1, Phones: 2}},
+		{"a slot in grace has no holder", "claim a; release a; holder", "", Counts{InGrace: 1}},
+		{"a free slot has no holder", "claim a; holder s2", "", Counts{Binaries: 1}},
+		{"slots are independent", "claim a s1; claim b s2", "claimed []", Counts{Binaries: 2}},
+		{"a refused claim evicts no phone", "claim a; join 1; claim b; join 2", "joined a", Counts{Binaries: 1, Phones: 2}},
 		{"a reclaim evicts the phones in the order they joined", "claim a; join 3; join 1; join 2; release a; claim b", "reclaimed [3 1 2]", Counts{Binaries: 1}},
 		{"a phone that left is not evicted", "claim a; join 3; join 1; leave 3; release a; claim b", "reclaimed [1]", Counts{Binaries: 1}},
-		{"a phone that came back is the youngest", "claim a; join 1; join 2; leave 1; join 1; release a; claim b", "reclaimed [2 1]", Counts{Binaries: 1}},
-		{"a reclaim by the same binary evicts too", "claim a; join 1; release a; claim a", "reclaimed [1]", Counts{Binaries: 1}},
-		{"a reclaim one tick before the end", "claim a; release a; wait 29.999999999s; claim b", "reclaimed []", Counts{Binaries: 1}},
-		{"a claim at the end finds the slot free", "claim a; release a; wait 30s; claim b", "claimed []", Counts{Binaries: 1}},
-		{"after a reclaim the old timer does nothing", "claim a; release a; wait 29s; claim b; wait 1h; holds b", "true", Counts{Binaries: 1}},
-		{"a takeover from the incumbent", "claim a; join 2; join 1; takeover a b", "taken over [2 1]", Counts{Binaries: 1}},
-		{"a takeover from somebody else", "claim a; join 1; takeover x b", "held a[]", Counts{Binaries: 1, Phones: 1}},
-		{"of two rivals one wins", "claim a; takeover a b; takeover a c", "held b[]", Counts{Binaries: 1}},
-		{"a takeover from nobody", "claim a s2; takeover a b", "vacant []", Counts{Binaries: 1}},
-		{"a takeover in grace", "claim a; join 1; release a; takeover a b", "vacant []", Counts{Phones: 1, InGrace: 1}},
-		{"a takeover from the zero binary in grace", "claim a; release a; takeover none b", "vacant []", Counts{InGrace: 1}},
-		{"the holder releases into grace, phones stay", "claim a; join 1; release a", "true", Counts{Phones: 1, InGrace: 1}},
-		{"only the holder can", "claim a; release b", "false", Counts{Binaries: 1}},
-		{"and once", "claim a; release a; release a", "false", Counts{InGrace: 1}},
-		{"nobody can release a free slot", "release a", "false", Counts{}},
-		{"the displaced cannot release their successor", "claim a; takeover a b; release a", "false", Counts{Binaries: 1}},
-		{"nor after a reclaim", "claim a; release a; claim b; release a", "false", Counts{Binaries: 1}},
-		{"a phone joins the holder", "claim a; join 1", "joined a", Counts{Binaries: 1, Phones: 1}},
-		{"a phone joins in grace and gets no binary", "claim a; release a; join 1", "joined", Counts{Phones: 1, InGrace: 1}},
-		{"a phone that is in stays as it is", "claim a; join 1; join 1", "joined a", Counts{Binaries: 1, Phones: 1}},
-		{"it does even when all places are taken", "claim a; join 1; join 2; join 3; join 1", "joined a", Counts{Binaries: 1, Phones: 3}},
-		{"nobody there", "join 1", "no server", Counts{}},
-		{"nobody there wins over full", "claim a; join 1; join 2; join 3; release a; wait 30s; join 4", "no server", Counts{}},
-		{"one phone too many", "claim a; join 1; join 2; join 3; join 4", "full", Counts{Binaries: 1, Phones: 3}},
-		{"one too many in grace", "claim a; join 1; join 2; join 3; release a; join 4", "full", Counts{Phones: 3, InGrace: 1}},
-		{"full is per slot", "claim a s1; claim b s2; join 1; join 2; join 3; join 4 s2", "joined b", Counts{Binaries: 2, Phones: 4}},
-		{"a place that was left is free", "claim a; join 1; join 2; join 3; leave 2; join 4", "joined a", Counts{Binaries: 1, Phones: 3}},
-		{"a phone leaves", "claim a; join 1; leave 1", "true", Counts{Binaries: 1}},
-		{"once", "claim a; join 1; leave 1; leave 1", "false", Counts{Binaries: 1}},
-		{"only its own slot", "claim a s1; claim b s2; join 1 s1; leave 1 s2", "false", Counts{Binaries: 2, Phones: 1}},
-		{"not one that was evicted", "claim a; join 1; release a; claim b; leave 1", "false", Counts{Binaries: 1}},
-		{"not one that expired", "claim a; join 1; release a; wait 30s; leave 1", "false", Counts{}},
-		{"not what never joined", "claim a; leave 1", "false", Counts{Binaries: 1}},
-		{"a phone leaves in grace", "claim a; join 1; release a; leave 1", "true", Counts{InGrace: 1}},
+		{"a phone that joins again is evicted last", "claim a; join 1; join 2; leave 1; join 1; release a; claim b", "reclaimed [2 1]", Counts{Binaries: 1}},
+		{"a reclaim by the same binary evicts the phones too", "claim a; join 1; release a; claim a", "reclaimed [1]", Counts{Binaries: 1}},
+		{"a claim one nanosecond before the end of the grace reclaims", "claim a; release a; wait 29.999999999s; claim b", "reclaimed []", Counts{Binaries: 1}},
+		{"a claim at the end of the grace finds the slot free", "claim a; release a; wait 30s; claim b", "claimed []", Counts{Binaries: 1}},
+		{"after a reclaim the timer of the grace does nothing", "claim a; release a; wait 29s; claim b; wait 1h; holds b", "true", Counts{Binaries: 1}},
+		{"a takeover from the incumbent succeeds", "claim a; join 2; join 1; takeover a b", "taken over [2 1]", Counts{Binaries: 1}},
+		{"a takeover from another binary fails", "claim a; join 1; takeover x b", "held a[]", Counts{Binaries: 1, Phones: 1}},
+		{"of two rivals one takes over", "claim a; takeover a b; takeover a c", "held b[]", Counts{Binaries: 1}},
+		{"a takeover of a free slot finds it vacant", "claim a s2; takeover a b", "vacant []", Counts{Binaries: 1}},
+		{"a takeover of a slot in grace finds it vacant", "claim a; join 1; release a; takeover a b", "vacant []", Counts{Phones: 1, InGrace: 1}},
+		{"a takeover from the zero binary finds a slot in grace vacant", "claim a; release a; takeover none b", "vacant []", Counts{InGrace: 1}},
+		{"a release by the holder begins the grace and keeps the phones", "claim a; join 1; release a", "true", Counts{Phones: 1, InGrace: 1}},
+		{"another binary cannot release", "claim a; release b", "false", Counts{Binaries: 1}},
+		{"the holder cannot release twice", "claim a; release a; release a", "false", Counts{InGrace: 1}},
+		{"a free slot cannot be released", "release a", "false", Counts{}},
+		{"a binary that was taken over cannot release its successor", "claim a; takeover a b; release a", "false", Counts{Binaries: 1}},
+		{"a binary cannot release the binary that reclaimed its slot", "claim a; release a; claim b; release a", "false", Counts{Binaries: 1}},
+		{"a phone that joins gets the holder", "claim a; join 1", "joined a", Counts{Binaries: 1, Phones: 1}},
+		{"a phone that joins in grace gets no binary", "claim a; release a; join 1", "joined", Counts{Phones: 1, InGrace: 1}},
+		{"a second join of a phone changes nothing", "claim a; join 1; join 1", "joined a", Counts{Binaries: 1, Phones: 1}},
+		{"a second join of a phone succeeds in a full slot", "claim a; join 1; join 2; join 3; join 1", "joined a", Counts{Binaries: 1, Phones: 3}},
+		{"a join of a free slot finds no server", "join 1", "no server", Counts{}},
+		{"a join after the grace of a full slot finds no server", "claim a; join 1; join 2; join 3; release a; wait 30s; join 4", "no server", Counts{}},
+		{"a full slot refuses a phone", "claim a; join 1; join 2; join 3; join 4", "full", Counts{Binaries: 1, Phones: 3}},
+		{"a full slot in grace refuses a phone", "claim a; join 1; join 2; join 3; release a; join 4", "full", Counts{Phones: 3, InGrace: 1}},
+		{"a full slot does not fill another", "claim a s1; claim b s2; join 1; join 2; join 3; join 4 s2", "joined b", Counts{Binaries: 2, Phones: 4}},
+		{"a phone that leaves makes room for another", "claim a; join 1; join 2; join 3; leave 2; join 4", "joined a", Counts{Binaries: 1, Phones: 3}},
+		{"a joined phone leaves", "claim a; join 1; leave 1", "true", Counts{Binaries: 1}},
+		{"a phone cannot leave twice", "claim a; join 1; leave 1; leave 1", "false", Counts{Binaries: 1}},
+		{"a phone cannot leave a slot that it has not joined", "claim a s1; claim b s2; join 1 s1; leave 1 s2", "false", Counts{Binaries: 2, Phones: 1}},
+		{"an evicted phone cannot leave", "claim a; join 1; release a; claim b; leave 1", "false", Counts{Binaries: 1}},
+		{"a phone of an expired slot cannot leave", "claim a; join 1; release a; wait 30s; leave 1", "false", Counts{}},
+		{"a phone that never joined cannot leave", "claim a; leave 1", "false", Counts{Binaries: 1}},
+		{"a phone can leave in grace", "claim a; join 1; release a; leave 1", "true", Counts{InGrace: 1}},
 		{"the holder holds", "claim a; holds a", "true", Counts{Binaries: 1}},
-		{"a stranger does not", "claim a; holds b", "false", Counts{Binaries: 1}},
-		{"nobody holds in grace", "claim a; release a; holds a", "false", Counts{InGrace: 1}},
-		{"nobody holds a free slot", "holds a", "false", Counts{}},
-		{"releasing again starts a whole grace", "claim a; release a; wait 29s; claim b; release b; wait 29s; claim c", "reclaimed []", Counts{Binaries: 1}},
-		{"draining returns the slots, in order of arrival", "claim c s3; claim a s1; claim b s2; release b s2; join 2 s3; join 1 s1; join 3 s2; drain", "[s3 s1 s2] []", Counts{Binaries: 2, Phones: 3, InGrace: 1}},
-		{"a takeover makes a younger holder", "claim a s1; claim b s2; takeover a c s1; drain", "[s2 s1] []", Counts{Binaries: 2}},
+		{"another binary does not hold", "claim a; holds b", "false", Counts{Binaries: 1}},
+		{"the former holder does not hold in grace", "claim a; release a; holds a", "false", Counts{InGrace: 1}},
+		{"no binary holds a free slot", "holds a", "false", Counts{}},
+		{"each release starts a whole grace", "claim a; release a; wait 29s; claim b; release b; wait 29s; claim c", "reclaimed []", Counts{Binaries: 1}},
+		{"a drain returns the slots in the order of their binaries", "claim c s3; claim a s1; claim b s2; release b s2; join 2 s3; join 1 s1; join 3 s2; drain", "[s3 s1 s2] []", Counts{Binaries: 2, Phones: 3, InGrace: 1}},
+		{"a drain puts a slot that was taken over last", "claim a s1; claim b s2; takeover a c s1; drain", "[s2 s1] []", Counts{Binaries: 2}},
 		{"no claim after a drain", "drain; claim a", "refused []", Counts{}},
 		{"no reclaim after a drain", "claim a; release a; drain; claim b", "refused []", Counts{InGrace: 1}},
 		{"no takeover after a drain", "claim a; drain; takeover a b", "refused []", Counts{Binaries: 1}},
 		{"no join after a drain", "claim a; drain; join 1", "refused", Counts{Binaries: 1}},
-		{"after a drain who is in can leave", "claim a; join 1; drain; leave 1", "true", Counts{Binaries: 1}},
-		{"after a drain a binary can go", "claim a; join 1; drain; release a", "true", Counts{Phones: 1, InGrace: 1}},
-		{"after a drain graces end as before", "claim a; join 1; release a; drain; wait 30s; leave 1", "false", Counts{}},
-		{"revoking returns who was in, in order of arrival", "claim a; join 2; join 1; revoke s1", "a[2 1] true", Counts{}},
-		{"revoking a grace returns its phones", "claim a; join 1; release a; revoke s1", "[1] true", Counts{}},
-		{"revoking twice returns nothing more", "claim a; join 1; revoke s1; revoke s1", "[] false", Counts{}},
-		{"revoking leaves others alone", "claim a s1; claim b s2; join 1 s2; revoke s1", "a[] true", Counts{Binaries: 1, Phones: 1}},
+		{"a phone can leave after a drain", "claim a; join 1; drain; leave 1", "true", Counts{Binaries: 1}},
+		{"a binary can release after a drain", "claim a; join 1; drain; release a", "true", Counts{Phones: 1, InGrace: 1}},
+		{"a grace ends after a drain", "claim a; join 1; release a; drain; wait 30s; leave 1", "false", Counts{}},
+		{"a revocation returns the binary and the phones in join order", "claim a; join 2; join 1; revoke s1", "a[2 1] true", Counts{}},
+		{"a revocation in grace returns the phones", "claim a; join 1; release a; revoke s1", "[1] true", Counts{}},
+		{"a second revocation returns nothing", "claim a; join 1; revoke s1; revoke s1", "[] false", Counts{}},
+		{"a revocation does not change other slots", "claim a s1; claim b s2; join 1 s2; revoke s1", "a[] true", Counts{Binaries: 1, Phones: 1}},
 		{"a revoked slot is free", "claim a; revoke s1; claim b", "claimed []", Counts{Binaries: 1}},
-		{"no release of what was revoked", "claim a; revoke s1; release a", "false", Counts{}},
-		{"no leave of who was revoked", "claim a; join 1; revoke s1; leave 1", "false", Counts{}},
-		{"a takeover finds what was revoked vacant", "claim a; revoke s1; takeover a b", "vacant []", Counts{}},
-		{"no grace ends after it was revoked", "claim a; join 1; release a; revoke s1; wait 1h; join 1", "no server", Counts{}},
+		{"a revoked binary cannot release", "claim a; revoke s1; release a", "false", Counts{}},
+		{"a revoked phone cannot leave", "claim a; join 1; revoke s1; leave 1", "false", Counts{}},
+		{"a takeover finds a revoked slot vacant", "claim a; revoke s1; takeover a b", "vacant []", Counts{}},
+		{"a revoked grace does not end", "claim a; join 1; release a; revoke s1; wait 1h; join 1", "no server", Counts{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBook(3)
+			b := newTestRegistry(3)
 			var got string
-			for line := range strings.SplitSeq(tt.story, ";") {
+			for line := range strings.SplitSeq(tt.steps, ";") {
 				got = b.step(line)
 				b.sound(t)
 			}
 			if got != tt.want {
-				t.Errorf("%s: got %q; want %q", tt.story, got, tt.want)
+				t.Errorf("%s: got %q; want %q", tt.steps, got, tt.want)
 			}
 			if b.Counts() != tt.left {
-				t.Errorf("%s: left %+v; want %+v", tt.story, b.Counts(), tt.left)
+				t.Errorf("%s: left %+v; want %+v", tt.steps, b.Counts(), tt.left)
 			}
 		})
 	}
 }
 
-func TestOnlyARealExpiryCounts(t *testing.T) {
-	b := newBook(3)
+func TestOnlyARealExpiryIsCounted(t *testing.T) {
+	b := newTestRegistry(3)
 	for _, line := range []string{"claim a", "join 2", "join 1", "release a", "wait 30s"} {
 		b.step(line)
 	}
@@ -364,49 +369,49 @@ func TestOnlyARealExpiryCounts(t *testing.T) {
 	b.sound(t)
 }
 
-// A timer whose body had begun when it was stopped must find that it no
-// longer counts.
-func TestAStaleFireChangesNothing(t *testing.T) {
-	for _, tt := range []struct{ name, story string }{
+// The body of a timer may have begun when the timer is stopped. Such a body must
+// find that its grace is no longer the current one.
+func TestAStaleTimerChangesNothing(t *testing.T) {
+	for _, tt := range []struct{ name, steps string }{
 		{"after a reclaim", "claim a; join 1; release a; claim b"},
 		{"after a reclaim and a join", "claim a; release a; claim b; join 1"},
 		{"in the next grace", "claim a; release a; claim b; join 1; release b"},
 		{"in the next grace of the same binary", "claim a; release a; claim a; join 1; release a"},
 		{"after a takeover in between", "claim a; release a; claim b; takeover b c; join 1"},
-		{"two of them", "claim a; release a; claim b; release b; claim c; join 1; release c"},
-		{"after the slot was freed and claimed anew", "claim a; release a; claim b; release b; wait 30s; claim c; join 1"},
-		{"after that, in grace", "claim a; release a; claim b; release b; wait 30s; claim c; join 1; release c"},
-		{"after it was revoked", "claim a; join 1; release a; revoke s1"},
-		{"after it was revoked and claimed anew", "claim a; join 1; release a; revoke s1; claim b; join 2; release b"},
+		{"two stale timers in a third grace", "claim a; release a; claim b; release b; claim c; join 1; release c"},
+		{"after the slot was freed and claimed again", "claim a; release a; claim b; release b; wait 30s; claim c; join 1"},
+		{"in the grace of a slot that was freed and claimed again", "claim a; release a; claim b; release b; wait 30s; claim c; join 1; release c"},
+		{"after a revocation", "claim a; join 1; release a; revoke s1"},
+		{"after a revocation and another claim", "claim a; join 1; release a; revoke s1; claim b; join 2; release b"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBook(3)
-			for line := range strings.SplitSeq(tt.story, ";") {
+			b := newTestRegistry(3)
+			for line := range strings.SplitSeq(tt.steps, ";") {
 				b.step(line)
 			}
 			before, expired := b.state(), len(b.expired)
 			if b.step("late") == "0" {
-				t.Fatal("the story leaves no stopped timer")
+				t.Fatal("the steps leave no stopped timer")
 			}
 			if got := b.state(); got != before {
-				t.Errorf("a stale fire made\n%s\nof\n%s", got, before)
+				t.Errorf("a stale timer changed\n%s\nto\n%s", before, got)
 			}
 			if len(b.expired) != expired {
-				t.Errorf("a stale fire was told as an expiry: %q", b.expired)
+				t.Errorf("a stale timer was reported as an expiry: %q", b.expired)
 			}
 			b.sound(t)
 		})
 	}
 }
 
-func TestARegistryOfZeroConfigIsUsable(t *testing.T) {
+func TestARegistryWithTheZeroConfigIsUsable(t *testing.T) {
 	r := NewRegistry[string](RegistryConfig[int]{})
 	if r.period != DefaultGrace || r.maxPhones != DefaultMaxPhones {
 		t.Errorf("grace %v, %d phones; want %v, %d", r.period, r.maxPhones, DefaultGrace, DefaultMaxPhones)
 	}
 	r.Claim("s", "a")
 	r.Release("s", "a")
-	r.expire("s", r.slots["s"].grace) // nobody listens for expiries
+	r.expire("s", r.slots["s"].grace) // Expired is nil
 	if got := r.Counts(); got != (Counts{}) {
 		t.Errorf("counts %+v; want none", got)
 	}
@@ -444,8 +449,8 @@ func TestGaugesAreNotOnTheDefaultRegistry(t *testing.T) {
 	}
 }
 
-func TestTwoRelaysCountApart(t *testing.T) {
-	one, two := newBook(3), newBook(3)
+func TestTwoRegistriesCountSeparately(t *testing.T) {
+	one, two := newTestRegistry(3), newTestRegistry(3)
 	one.step("claim a")
 	one.sound(t)
 	two.sound(t)
@@ -473,7 +478,7 @@ func TestAGaugeThatCannotBeReadFailsTheScrape(t *testing.T) {
 	}
 }
 
-// heldLock knows whether it is held.
+// heldLock records whether it is held.
 type heldLock struct {
 	sync.Mutex
 	held bool
@@ -482,7 +487,7 @@ type heldLock struct {
 func (l *heldLock) Lock()   { l.Mutex.Lock(); l.held = true }
 func (l *heldLock) Unlock() { l.held = false; l.Mutex.Unlock() }
 
-// guardedGauge fails the test when it is touched without the lock.
+// guardedGauge fails the test if it is set or read without the lock.
 type guardedGauge struct {
 	prometheus.Gauge
 	t    *testing.T
@@ -531,15 +536,16 @@ func TestGaugesAreSetAndReadUnderTheLock(t *testing.T) {
 	r.Drain()
 }
 
-// A slow scraper holds up nobody: Collect sends outside the lock.
+// Collect sends outside the lock, so that a slow scraper delays no other caller of
+// the registry.
 func TestCollectSendsOutsideTheLock(t *testing.T) {
-	b := newBook(3)
+	b := newTestRegistry(3)
 	ch := make(chan prometheus.Metric)
 	go func() {
 		b.Collect(ch)
 		close(ch)
 	}()
-	<-ch // it is sending, and three are still to come
+	<-ch // Collect is sending, and has three more metrics to send
 	b.step("claim a")
 	for range ch {
 	}
@@ -548,22 +554,22 @@ func TestCollectSendsOutsideTheLock(t *testing.T) {
 func TestCheckFindsDamage(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		damage func(*book)
+		damage func(*testRegistry)
 		want   string
 	}{
-		{"a binary counted twice", func(b *book) { b.counts.Binaries++; b.publish() }, "counts say"},
-		{"a phone not counted", func(b *book) { b.counts.Phones--; b.publish() }, "counts say"},
-		{"a grace not counted", func(b *book) { b.counts.InGrace--; b.publish() }, "counts say"},
-		{"a grace counted as a binary", func(b *book) { b.counts.InGrace--; b.counts.Binaries++; b.publish() }, "counts say"},
-		{"the binaries' gauge", func(b *book) { b.gauges.binaries.Inc() }, "gauges say"},
-		{"the phones' gauge", func(b *book) { b.gauges.phones.Dec() }, "gauges say"},
-		{"the graces' gauge", func(b *book) { b.gauges.inGrace.Set(0) }, "gauges say"},
-		{"two gauges exchanged", func(b *book) { b.gauges.binaries, b.gauges.phones = b.gauges.phones, b.gauges.binaries }, "gauges say"},
-		{"a slot held and in grace", func(b *book) { b.slots["s2"].binary = "z" }, "slot s2: held true, in grace true"},
-		{"a slot neither held nor in grace", func(b *book) { b.slots["s1"].binary = "" }, "slot s1: held false, in grace false"},
-		{"a slot that vanished", func(b *book) { delete(b.slots, "s1") }, "walking finds"},
-		{"a phone that vanished", func(b *book) { delete(b.slots["s1"].phones, 1) }, "walking finds"},
-		{"too many phones", func(b *book) {
+		{"a binary counted twice", func(b *testRegistry) { b.counts.Binaries++; b.publish() }, "counts say"},
+		{"a phone not counted", func(b *testRegistry) { b.counts.Phones--; b.publish() }, "counts say"},
+		{"a grace not counted", func(b *testRegistry) { b.counts.InGrace--; b.publish() }, "counts say"},
+		{"a grace counted as a binary", func(b *testRegistry) { b.counts.InGrace--; b.counts.Binaries++; b.publish() }, "counts say"},
+		{"the binaries' gauge", func(b *testRegistry) { b.gauges.binaries.Inc() }, "gauges say"},
+		{"the phones' gauge", func(b *testRegistry) { b.gauges.phones.Dec() }, "gauges say"},
+		{"the graces' gauge", func(b *testRegistry) { b.gauges.inGrace.Set(0) }, "gauges say"},
+		{"two gauges exchanged", func(b *testRegistry) { b.gauges.binaries, b.gauges.phones = b.gauges.phones, b.gauges.binaries }, "gauges say"},
+		{"a slot held and in grace", func(b *testRegistry) { b.slots["s2"].binary = "z" }, "slot s2: held true, in grace true"},
+		{"a slot neither held nor in grace", func(b *testRegistry) { b.slots["s1"].binary = "" }, "slot s1: held false, in grace false"},
+		{"a slot that vanished", func(b *testRegistry) { delete(b.slots, "s1") }, "walking finds"},
+		{"a phone that vanished", func(b *testRegistry) { delete(b.slots["s1"].phones, 1) }, "walking finds"},
+		{"too many phones", func(b *testRegistry) {
 			s := b.slots["s1"]
 			for n := range 3 {
 				s.phones[100+n] = 0
@@ -573,7 +579,7 @@ func TestCheckFindsDamage(t *testing.T) {
 		}, "slot s1: 5 phones; want at most 3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBook(3)
+			b := newTestRegistry(3)
 			for _, line := range []string{"claim a", "join 1", "join 2", "claim b s2", "release b s2", "join 3 s2"} {
 				b.step(line)
 			}
@@ -586,8 +592,8 @@ func TestCheckFindsDamage(t *testing.T) {
 	}
 }
 
-func TestCheckNamesAllThatIsWrong(t *testing.T) {
-	b := newBook(3)
+func TestCheckNamesAllErrors(t *testing.T) {
+	b := newTestRegistry(3)
 	b.step("claim a")
 	b.slots["s\n1"] = b.slots["s1"]
 	delete(b.slots, "s1")
@@ -605,10 +611,10 @@ func TestCheckNamesAllThatIsWrong(t *testing.T) {
 	}
 }
 
-// With one server-id whose life goes round there are few states; a scrape
-// that shows another one was put together from two.
-func TestEveryScrapeIsAStateThatWas(t *testing.T) {
-	b := newBook(2)
+// One server-id goes through the same few states again and again. A scrape that
+// shows another state was read in two steps.
+func TestEveryScrapeShowsAStateThatExisted(t *testing.T) {
+	b := newTestRegistry(2)
 	legal := map[Counts]bool{
 		{}:                       true,
 		{Binaries: 1}:            true,
@@ -635,7 +641,7 @@ func TestEveryScrapeIsAStateThatWas(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !legal[got.Counts] || got.Expiries < last {
-			t.Fatalf("scrape %d shows %+v, after %d expiries; no such state was", scrapes, got, last)
+			t.Fatalf("scrape %d shows %+v, after %d expiries; the registry was never in this state", scrapes, got, last)
 		}
 		last = got.Expiries
 		scrapes++
@@ -648,8 +654,9 @@ func TestEveryScrapeIsAStateThatWas(t *testing.T) {
 	}
 }
 
-// Register, unregister and expire from many goroutines, against scrapes.
-func TestScrapesUnderFire(t *testing.T) {
+// Many goroutines claim, release, join, leave and let graces expire while the test
+// scrapes.
+func TestScrapesAreRightWhileManyGoroutinesChangeTheRegistry(t *testing.T) {
 	const ids, workers, rounds, perSlot = 3, 6, 2000, 4
 	var mu sync.Mutex
 	clk := newStillClock()
@@ -718,7 +725,7 @@ func TestScrapesUnderFire(t *testing.T) {
 		}
 		if slots := got.Binaries + got.InGrace; slots > ids || got.Phones > slots*perSlot || got.Expiries < last ||
 			got.Binaries < 0 || got.InGrace < 0 || got.Phones < 0 {
-			t.Fatalf("scrape shows %+v, after %d expiries; no such state can be", got, last)
+			t.Fatalf("scrape shows %+v, after %d expiries; this state is impossible", got, last)
 		}
 		last = got.Expiries
 		if err := r.Check(); err != nil {

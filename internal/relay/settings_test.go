@@ -115,7 +115,7 @@ func TestARefusedReconfigurationChangesNothing(t *testing.T) {
 }
 
 func TestAGraceThatRunsKeepsItsEnd(t *testing.T) {
-	b := newBook(3)
+	b := newTestRegistry(3)
 	for _, line := range []string{"claim a s1", "claim b s2", "join 1 s1", "join 2 s1", "join 3 s1", "release a s1"} {
 		b.step(line)
 	}
