@@ -1,7 +1,7 @@
 package wire
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"strconv"
 	"unicode/utf8"
@@ -36,75 +36,65 @@ var (
 // comes with a conn_id is not looked at, well formed or not.
 //
 // ConnID and Frame may alias b. The error is [ErrNotUTF8], [ErrNotObject] or
-// [ErrField]. An envelope in the usual form costs no allocation.
+// [ErrField]. Whatever b is, ParseEnvelope passes over it a bounded number of
+// times, and allocates only for a conn_id with escapes and for a push_wake.
 func ParseEnvelope(b []byte) (Envelope, error) {
-	if e, ok := parseUsual(b); ok {
-		return e, nil
-	}
-	return parseAny(b)
-}
-
-// parseUsual reads an envelope of the kind that daemons send: conn_id, frame and
-// close_code, each at most once, no escapes in conn_id. That it is not ok says
-// nothing of b.
-func parseUsual(b []byte) (e Envelope, ok bool) {
+	var e Envelope
+	var odd oddFields
 	i := skipSpace(b, 0)
 	if i >= len(b) || b[i] != '{' {
-		return Envelope{}, false
+		return Envelope{}, notObject(b)
 	}
-	var seenID, seenFrame, seenCode bool
-	for {
+	for brace := i; ; {
 		i = skipSpace(b, i+1)
+		end := malformed
 		switch key := b[min(i, len(b)):]; {
-		case hasPrefix(key, keyConnID) && !seenID:
-			seenID = true
-			if i = usualValue(b, i+len(keyConnID)); i >= len(b) || b[i] != '"' {
-				return Envelope{}, false
+		case hasPrefix(key, keyConnID):
+			v := usualValue(b, i+len(keyConnID))
+			if v < len(b) && b[v] == '"' {
+				if q := scanPlain(b, v+1); q < len(b) && b[q] == '"' {
+					e.ConnID, odd.connID = b[v+1:q:q], nil
+					end = q + 1
+				}
 			}
-			end := scanPlain(b, i+1)
-			if end >= len(b) || b[end] != '"' {
-				return Envelope{}, false
+		case hasPrefix(key, keyFrame):
+			v := usualValue(b, i+len(keyFrame))
+			if end = scanValue(b, v); end < 0 {
+				return Envelope{}, notObject(b)
 			}
-			e.ConnID = b[i+1 : end : end]
-			i = end + 1
-		case hasPrefix(key, keyFrame) && !seenFrame:
-			seenFrame = true
-			i = usualValue(b, i+len(keyFrame))
-			end := scanValue(b, i)
-			if end < 0 {
-				return Envelope{}, false
+			e.Frame = b[v:end:end]
+			if b[v] == 'n' { // null
+				e.Frame = nil
 			}
-			if b[i] != 'n' { // else null
-				e.Frame = b[i:end:end]
+		case hasPrefix(key, keyCloseCode):
+			v := usualValue(b, i+len(keyCloseCode))
+			q, code := v, 0
+			for q < len(b) && b[q]-'0' <= 9 && q-v <= 5 {
+				code = code*10 + int(b[q]-'0')
+				q++
 			}
-			i = end
-		case hasPrefix(key, keyCloseCode) && !seenCode:
-			seenCode = true
-			i = usualValue(b, i+len(keyCloseCode))
-			end := i
-			for end < len(b) && b[end]-'0' <= 9 {
-				e.CloseCode = e.CloseCode*10 + int(b[end]-'0')
-				end++
+			// Not a sign, a leading zero, a fraction, an exponent, or more digits
+			// than any close code has.
+			if q > v && q-v <= 5 && b[v] != '0' && q < len(b) && b[q] != '.' && b[q]|0x20 != 'e' {
+				e.CloseCode, end = code, q
 			}
-			// A sign, a leading zero or more digits than any close code has: not
-			// usual. A fraction or an exponent fails below, at the comma.
-			if end == i || end-i > 5 || b[i] == '0' {
-				return Envelope{}, false
-			}
-			i = end
-		default:
-			return Envelope{}, false
 		}
-		i = skipSpace(b, i)
-		if i >= len(b) {
-			return Envelope{}, false
+		if end < 0 {
+			if i < len(b) && b[i] == '}' && skipSpace(b, brace+1) == i && skipSpace(b, i+1) == len(b) {
+				return Envelope{}, nil // no field at all
+			}
+			if end = odd.take(b, i, &e); end < 0 {
+				return Envelope{}, notObject(b)
+			}
 		}
-		if b[i] == '}' {
-			return e, skipSpace(b, i+1) == len(b)
+		i = skipSpace(b, end)
+		if i < len(b) && b[i] == ',' {
+			continue
 		}
-		if b[i] != ',' {
-			return Envelope{}, false
+		if i >= len(b) || b[i] != '}' || skipSpace(b, i+1) != len(b) {
+			return Envelope{}, notObject(b)
 		}
+		return odd.finish(e)
 	}
 }
 
@@ -128,43 +118,102 @@ func usualValue(b []byte, i int) int {
 	return skipSpace(b, i+1)
 }
 
-// parseAny is ParseEnvelope by way of encoding/json, which defines its meaning.
-func parseAny(b []byte) (Envelope, error) {
+// notObject is the error for a b that is not a JSON object in UTF-8.
+func notObject(b []byte) error {
 	if !utf8.Valid(b) {
-		return Envelope{}, ErrNotUTF8
+		return ErrNotUTF8
 	}
-	// Checked here because to json.Unmarshal null is a way to say nothing.
-	if i := skipSpace(b, 0); i >= len(b) || b[i] != '{' {
-		return Envelope{}, ErrNotObject
+	return ErrNotObject
+}
+
+// oddFields is what ParseEnvelope keeps of the fields that daemons do not
+// usually send, or not in that form, until it has seen the whole envelope.
+type oddFields struct {
+	connID    []byte // the last conn_id, a literal with escapes; nil if it had none
+	push      []byte // the last push_wake; nil if there is none
+	wrongType bool   // there is a field of the wrong type
+}
+
+// take takes in the field whose key begins at b[i], and returns the index of
+// what follows it, or malformed.
+func (o *oddFields) take(b []byte, i int, e *Envelope) int {
+	key, v := scanField(b, i)
+	if v < 0 {
+		return malformed
 	}
-	var fields struct {
-		ConnID    string          `json:"conn_id"`
-		Frame     json.RawMessage `json:"frame"`
-		CloseCode int             `json:"close_code"`
-		Push      json.RawMessage `json:"push_wake"`
+	end := scanValue(b, v)
+	if end < 0 {
+		return malformed
 	}
-	if err := json.Unmarshal(b, &fields); err != nil {
-		return Envelope{}, refusal(err)
-	}
-	e := Envelope{ConnID: []byte(fields.ConnID), CloseCode: fields.CloseCode}
-	if !isNull(fields.Frame) {
-		e.Frame = fields.Frame
-	}
-	if fields.ConnID == "" && !isNull(fields.Push) {
-		if err := json.Unmarshal(fields.Push, &e.Push); err != nil {
-			return Envelope{}, refusal(err)
+	value := b[v:end:end]
+	switch keyIn(key, "conn_id", "frame", "close_code", "push_wake") {
+	case 0:
+		switch {
+		case value[0] == '"':
+			e.ConnID, o.connID = value[1:len(value)-1:len(value)-1], nil
+			if bytes.IndexByte(value, '\\') >= 0 {
+				o.connID = value
+			}
+		case value[0] != 'n':
+			o.wrongType = true
 		}
+	case 1:
+		e.Frame = value
+		if value[0] == 'n' {
+			e.Frame = nil
+		}
+	case 2:
+		code, ok := integer(value)
+		switch {
+		case ok:
+			e.CloseCode = code
+		case value[0] != 'n':
+			o.wrongType = true
+		}
+	case 3:
+		o.push = value
+	}
+	return end
+}
+
+// finish completes e, whose message is an object in UTF-8.
+func (o *oddFields) finish(e Envelope) (Envelope, error) {
+	if o.wrongType {
+		return Envelope{}, ErrField
+	}
+	if o.connID != nil {
+		e.ConnID = unquote(nil, o.connID)
+	}
+	if len(e.ConnID) == 0 && o.push != nil && o.push[0] != 'n' {
+		push, ok := parsePush(o.push)
+		if !ok {
+			return Envelope{}, ErrField
+		}
+		e.Push = push
 	}
 	return e, nil
 }
 
-func isNull(raw json.RawMessage) bool { return len(raw) == 0 || raw[0] == 'n' }
-
-func refusal(err error) error {
-	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return ErrField
+// parsePush reads a push_wake. b is a valid JSON text.
+func parsePush(b []byte) (*PushWake, bool) {
+	if b[0] != '{' {
+		return nil, false
 	}
-	return ErrNotObject
+	var literals [2][]byte // of platform and token
+	for i := skipSpace(b, 1); b[i] != '}'; {
+		key, v := scanField(b, i)
+		end := scanValue(b, v)
+		if field := keyIn(key, "platform", "token"); field >= 0 && b[v] != 'n' {
+			if b[v] != '"' {
+				return nil, false
+			}
+			literals[field] = b[v:end]
+		}
+		if i = skipSpace(b, end); b[i] == ',' {
+			i = skipSpace(b, i+1)
+		}
+	}
+	return &PushWake{Platform: text(literals[0]), Token: text(literals[1])}, true
 }
 
 // What a frame is wrapped in on its way to a binary.

@@ -139,12 +139,12 @@ func TestParseEnvelope(t *testing.T) {
 func TestParseEnvelopeAgreesWithEncodingJSON(t *testing.T) {
 	keys := rapid.SampledFrom([]string{
 		`"conn_id"`, `"frame"`, `"close_code"`, `"push_wake"`, `"conn_id"`, `"frame"`, `"close_code"`,
-		`"Conn_Id"`, `"FRAME"`, `"cloſe_code"`, `"pu\u0073h_wake"`, `"conn_id `, `"frames"`, `"x"`, `""`, `frame`, "\"\xff\"",
+		`"\u0063onn_i\u0064"`, `"\ud83d\ude00"`, `"Push_Wa\u212ae"`, `"Conn_Id"`, `"FRAME"`, `"cloſe_code"`, `"pu\u0073h_wake"`, `"conn_id `, `"frames"`, `"x"`, `""`, `frame`, "\"\xff\"",
 	})
 	values := rapid.SampledFrom([]string{
-		`"c-0123456789abcdef"`, `"c-0123456789abcdef"`, `""`, `"a\"b"`, `"é"`, "\"\xff\"", `"`,
+		`"c-0123456789abcdef"`, `"c-0123456789abcdef"`, `""`, `"a\"b"`, `"\u00e9\n\/\ud83d\ude00\udead"`, `"é"`, "\"\xff\"", `"`,
 		`null`, `nul`, `true`, `0`, `00`, `-0`, `1000`, `4404`, `4404.5`, `4e3`, `65536`, `123456`, `-1`, `9223372036854775808`,
-		`{"v":2,"type":"noise_msg","data":"QUJD"}`, `{"platform":"fcm","token":"t"}`, `{"token":1}`, `{"Token":"T","token":null}`,
+		`{"v":2,"type":"noise_msg","data":"QUJD"}`, `{"platform":"fcm","token":"t"}`, `{"token":1}`, `{"Token":"T","token":null}`, `{"to\u212aen":"\ud83d","x":[{}],"platform":"\u0066cm"}`, `{"platform":{}}`,
 		`[]`, `[{"a":[1,2]}]`, `{`, `]`, ``, nested("[", "", "]", 63), nested("[", "", "]", 66),
 	})
 	space := rapid.SampledFrom([]string{"", "", "", " ", "\n\t\r ", "\v", "\u00a0"})
@@ -219,6 +219,9 @@ func FuzzParseEnvelope(f *testing.F) {
 		`{"close_code":-0}`, `{"close_code":1.0}`, `{"close_code":99999}`, `{"close_code":100000}`, `{"close_code":01}`,
 		`{"frame":` + nested("[", "", "]", 65) + `}`, `null`, `[]`, `{}`, `{`, ``, `{"frame":}`, `{"frame":1}}`,
 	} {
+		f.Add([]byte(s))
+	}
+	for _, s := range hostile(100) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { agreesWithOracle(t, b) })

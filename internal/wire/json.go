@@ -2,7 +2,6 @@ package wire
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"math/bits"
 	"unicode/utf8"
 )
@@ -16,46 +15,26 @@ const MaxNesting = 9_999
 // most [MaxNesting] deep. For such a b json.Valid and utf8.Valid report true,
 // and json.Valid still does once b is in its envelope. Both halves are needed:
 // encoding/json accepts bad UTF-8 inside a string, and a strict peer closes on
-// it. ValidFrame takes one pass and does not allocate, unless b nests more than
-// 64 deep.
+// it. ValidFrame takes one pass and does not allocate.
 func ValidFrame(b []byte) bool {
 	end := scanValue(b, 0)
-	if end == tooDeep {
-		return utf8.Valid(b) && json.Valid(b) && nesting(b) <= MaxNesting
-	}
 	return end >= 0 && skipSpace(b, end) == len(b)
 }
 
-// nesting returns how deep b nests. b must be a valid JSON text.
-func nesting(b []byte) (deepest int) {
-	depth := 0
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '"':
-			i = scanString(b, i+1) - 1
-		case '{', '[':
-			depth++
-			deepest = max(deepest, depth)
-		case '}', ']':
-			depth--
-		}
-	}
-	return deepest
-}
+// malformed is the result of scanValue and its parts where there is no end.
+const malformed = -1
 
-// Results of scanValue and its parts that are not the end of a value.
-const (
-	malformed = -1
-	tooDeep   = -2 // not judged: nests deeper than the bit stack
-)
-
-// maxDepth is how deep scanValue follows nesting: one bit of a word per level.
-// [MaxNesting] is the limit of a frame.
-const maxDepth = 64
+// wordDepth is how many levels of nesting one word holds: one bit per level.
+const wordDepth = 64
 
 // scanValue finds the end of the JSON value that begins at b[i], white space
-// before it allowed. What follows the value is not looked at.
-func scanValue(b []byte, i int) int {
+// before it allowed. What follows the value is not looked at. The value may nest
+// [MaxNesting] deep.
+func scanValue(b []byte, i int) int { return scanNested(b, i, MaxNesting) }
+
+// scanNested is scanValue for a value that may nest so deep. It calls itself for
+// what nests deeper than a word holds.
+func scanNested(b []byte, i, deepest int) int {
 	var objects uint64 // one bit per open container, innermost lowest: 1 for an object
 	depth := 0
 	for {
@@ -72,8 +51,12 @@ func scanValue(b []byte, i int) int {
 		case '"':
 			i = scanString(b, i+1)
 		case '{', '[':
-			if depth == maxDepth {
-				return tooDeep
+			if depth == wordDepth {
+				i = scanNested(b, i, deepest-wordDepth)
+				break
+			}
+			if depth == deepest {
+				return malformed
 			}
 			depth++
 			objects <<= 1
@@ -135,6 +118,23 @@ func scanKey(b []byte, i int) int {
 		return malformed
 	}
 	return i + 1
+}
+
+// scanField passes over an object's key, its colon and white space. It returns
+// the key, with its quotes, and the index of what follows; malformed if there
+// is no key and colon.
+func scanField(b []byte, i int) (key []byte, v int) {
+	if i >= len(b) || b[i] != '"' {
+		return nil, malformed
+	}
+	end := scanString(b, i+1)
+	if end < 0 {
+		return nil, malformed
+	}
+	if v = skipSpace(b, end); v >= len(b) || b[v] != ':' {
+		return nil, malformed
+	}
+	return b[i:end], skipSpace(b, v+1)
 }
 
 func skipSpace(b []byte, i int) int {
@@ -199,8 +199,10 @@ func scanString(b []byte, i int) int {
 		case c == '"':
 			return i + 1
 		case c == '\\':
-			if i = scanEscape(b, i+1); i < 0 {
-				return malformed
+			for i < len(b) && b[i] == '\\' {
+				if i = scanEscape(b, i+1); i < 0 {
+					return malformed
+				}
 			}
 		case c < utf8.RuneSelf: // a control character
 			return malformed

@@ -116,7 +116,7 @@ func BenchmarkParseEnvelope(b *testing.B) {
 	}
 }
 
-// An envelope with an unknown field goes through encoding/json.
+// An envelope with a field that daemons do not usually send.
 func BenchmarkParseEnvelopeUnusual(b *testing.B) {
 	envelope := slices.Replace(envelopeOf(512), 1, 1, []byte(`"x":1,`)...)
 	b.SetBytes(512)
