@@ -10,17 +10,22 @@ import (
 // Envelope is one message of a binary. Which of its fields are set decides what
 // it asks for; that is the relay's business.
 type Envelope struct {
-	ConnID    []byte    // the phone that is meant; empty if absent
+	ConnID    []byte    // the phone that is meant, cut at MaxText bytes; empty if absent
 	Frame     []byte    // one valid JSON text, exactly as the binary wrote it; nil if absent or null
 	CloseCode int       // 0 if absent or null; as sent, so perhaps not legal or not even positive
 	Push      *PushWake // nil if absent or null, and if there is a ConnID
 }
 
 // PushWake asks the relay itself to wake a device that has no connection.
+// Its texts are cut at [MaxText] bytes.
 type PushWake struct {
 	Platform string `json:"platform"`
 	Token    string `json:"token"` // a secret: never logged
 }
+
+// MaxText is how many bytes [ParseEnvelope] keeps of a text. It is more than any
+// that means something, and bounds the memory for those that mean nothing.
+const MaxText = 8 << 10
 
 // Why [ParseEnvelope] refuses a message. They quote nothing of it, so that they
 // may be logged and counted.
@@ -37,7 +42,8 @@ var (
 //
 // ConnID and Frame may alias b. The error is [ErrNotUTF8], [ErrNotObject] or
 // [ErrField]. Whatever b is, ParseEnvelope passes over it a bounded number of
-// times, and allocates only for a conn_id with escapes and for a push_wake.
+// times, and allocates only for a conn_id with escapes and for a push_wake,
+// [MaxText] bytes for each text at most.
 func ParseEnvelope(b []byte) (Envelope, error) {
 	var e Envelope
 	var odd oddFields
@@ -184,6 +190,7 @@ func (o *oddFields) finish(e Envelope) (Envelope, error) {
 	if o.connID != nil {
 		e.ConnID = unquote(nil, o.connID)
 	}
+	e.ConnID = e.ConnID[:min(len(e.ConnID), MaxText)]
 	if len(e.ConnID) == 0 && o.push != nil && o.push[0] != 'n' {
 		push, ok := parsePush(o.push)
 		if !ok {

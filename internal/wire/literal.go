@@ -32,33 +32,33 @@ func keyIn(literal []byte, names ...string) int {
 	return -1
 }
 
-// text is the text of a valid string literal; empty for nil.
+// text is the text of a valid string literal, cut at [MaxText] bytes; empty for nil.
 func text(literal []byte) string {
 	switch {
 	case literal == nil:
 		return ""
 	case bytes.IndexByte(literal, '\\') < 0:
-		return string(literal[1 : len(literal)-1])
+		return string(literal[1:min(len(literal)-1, 1+MaxText)])
 	}
 	return string(unquote(nil, literal))
 }
 
-// unquote appends the text of a valid string literal to dst. A nil dst becomes
-// one with room for all of it: the text is never longer than the literal. As with
-// encoding/json, half of a surrogate pair is U+FFFD.
+// unquote appends the text of a valid string literal to dst, cut at [MaxText]
+// bytes. A nil dst becomes one with room for all of it: the text is never longer
+// than the literal. As with encoding/json, half of a surrogate pair is U+FFFD.
 func unquote(dst, literal []byte) []byte {
 	s := literal[1 : len(literal)-1]
 	if dst == nil {
-		dst = make([]byte, 0, len(s))
+		dst = make([]byte, 0, min(len(s), MaxText+utf8.UTFMax))
 	}
 	for {
 		plain := 0
 		for plain < len(s) && s[plain] != '\\' {
 			plain++
 		}
-		dst = append(dst, s[:plain]...)
-		if plain == len(s) {
-			return dst
+		dst = append(dst, s[:min(plain, MaxText)]...)
+		if plain == len(s) || len(dst) >= MaxText {
+			return dst[:min(len(dst), MaxText)]
 		}
 		c := s[plain+1]
 		s = s[plain+2:]
