@@ -64,7 +64,7 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 		"max-conns": {func(c *daemon.Config) { c.MaxConns = 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
 			refusal{503, "the relay has all the connections it may have", "5"}},
 		"max-conns-per-address": {func(c *daemon.Config) { c.MaxConnsPerAddress = 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
-			refusal{503, "this address has all the connections it may have", "5"}},
+			refusal{503, "this address, or the IPv6 network that it is in, has all the connections it may have", "5"}},
 		"rate": {func(c *daemon.Config) { c.Rate, c.Burst = 0.1, 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
 			refusal{429, "too many connection attempts from this address", "10"}},
 		"max-phones": {func(c *daemon.Config) { c.MaxPhones = 1 }, func(n *node) refusal {

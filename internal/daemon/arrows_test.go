@@ -25,12 +25,13 @@ var arrows = map[string][]string{
 	"cmd/relayload":      {"internal/bench", "internal/relay", "internal/wire"},
 	"internal/bench":     {"internal/wire"},
 	"internal/wire":      {},
-	"internal/relay":     {"internal/wire"},
+	"internal/network":   {},
+	"internal/relay":     {"internal/wire", "internal/network"},
 	"internal/push":      {"internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay"},
-	"internal/config":    {},
-	"internal/front":     {"internal/config"},
-	"internal/daemon":    {"internal/config", "internal/front", "internal/relay", "internal/cluster", "internal/push"},
+	"internal/config":    {"internal/network"},
+	"internal/front":     {"internal/config", "internal/network"},
+	"internal/daemon":    {"internal/config", "internal/front", "internal/relay", "internal/cluster", "internal/push", "internal/network"},
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/cluster", "internal/relay", "internal/wire"},
 }

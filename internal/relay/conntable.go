@@ -7,13 +7,15 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 )
 
 // Why the connection table has no place.
 var (
 	errDraining    = errors.New("the relay is shutting down")
 	errFull        = errors.New("the relay has all the connections it may have")
-	errAddressFull = errors.New("this address has all the connections it may have")
+	errAddressFull = errors.New("this address, or the IPv6 network that it is in, has all the connections it may have")
 )
 
 // connTable knows every connection from its upgrade to the closing of its
@@ -26,7 +28,7 @@ type connTable struct {
 	gauge              prometheus.Gauge // places
 
 	count    int // taken, by upgrades under way too
-	byAddr   map[netip.Addr]int
+	byAddr   network.Counts
 	remote   int                    // those of them that have no socket here
 	conns    map[trackedConn]uint64 // each with when it was added
 	added    uint64
@@ -41,7 +43,6 @@ func newConnTable(cfg Config, gauge prometheus.Gauge) connTable {
 		max:           cfg.MaxConns,
 		maxPerAddress: cfg.MaxConnsPerAddress,
 		mu:            cfg.Runtime.NewLock("census"),
-		byAddr:        make(map[netip.Addr]int),
 		conns:         make(map[trackedConn]uint64),
 	}
 }
@@ -66,18 +67,20 @@ type trackedConn interface {
 func (s *connTable) take(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ns := network.Of(a)
+	_, full := s.byAddr.Full(ns, s.maxPerAddress)
 	switch {
 	// Full is said before draining, as the contract orders its gates.
 	case s.count-s.remote >= s.max:
 		return errFull
-	case s.byAddr[a] >= s.maxPerAddress:
+	case full:
 		return errAddressFull
 	case s.draining:
 		return errDraining
 	}
 	s.count++
 	s.show()
-	s.byAddr[a]++
+	s.byAddr.Add(ns, 1)
 	return nil
 }
 
@@ -100,8 +103,8 @@ func (s *connTable) leave(a netip.Addr, remote bool) {
 	s.count--
 	if remote {
 		s.remote--
-	} else if s.byAddr[a]--; s.byAddr[a] == 0 {
-		delete(s.byAddr, a)
+	} else {
+		s.byAddr.Add(network.Of(a), -1)
 	}
 	s.show()
 	now := s.ifEmpty()
@@ -183,10 +186,7 @@ func (s *connTable) all() []trackedConn {
 func (s *connTable) check(counts func() Counts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	count, conns, byAddr := s.count, len(s.conns), s.remote
-	for _, n := range s.byAddr {
-		byAddr += n
-	}
+	count, conns, byAddr := s.count, len(s.conns), s.remote+s.byAddr.Narrow()
 	// Under the lock: a connection is in the connection table before it is in a slot
 	// and leaves it after.
 	c := counts()

@@ -198,8 +198,8 @@ func TestTooManyAttemptsFromOneAddressAre429(t *testing.T) {
 
 func TestARelayThatIsFullAnswers503(t *testing.T) {
 	for name, cfg := range map[string]Config{
-		"the relay has all the connections it may have":    {MaxConns: 2},
-		"this address has all the connections it may have": {MaxConnsPerAddress: 2},
+		"the relay has all the connections it may have":                                        {MaxConns: 2},
+		"this address, or the IPv6 network that it is in, has all the connections it may have": {MaxConnsPerAddress: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := start(t, cfg)

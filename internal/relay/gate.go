@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 )
 
 // retryAfter is what a client is told to wait when the relay is full or
@@ -19,26 +21,26 @@ import (
 const retryAfter = 5
 
 // bucketsPerGeneration bounds the memory of the rate limit. With more
-// addresses than that the oldest are forgotten and start afresh.
+// networks than that the oldest are forgotten and start afresh.
 const bucketsPerGeneration = 32 << 10
 
-// gate bounds the upgrades of each address.
+// gate bounds the upgrades of each address, and of the networks that it is in.
 type gate struct {
 	mu         sync.Locker // guards all below
 	limit      rate.Limit
 	burst      int
-	young, old map[netip.Addr]*allowance
+	young, old map[netip.Prefix]*allowance
 	rotated    time.Time // when young was new
 }
 
-// allowance is what one address may still do.
+// allowance is what one network may still do.
 type allowance struct {
 	attempts *rate.Limiter
 	misses   *rate.Limiter // attempts that cost nothing, since they found no binary; nil: none yet
 }
 
 func newGate(cfg Config) gate {
-	g := gate{mu: cfg.Runtime.NewLock("gate"), young: make(map[netip.Addr]*allowance)}
+	g := gate{mu: cfg.Runtime.NewLock("gate"), young: make(map[netip.Prefix]*allowance)}
 	g.limit, g.burst = rateOf(cfg)
 	return g
 }
@@ -52,17 +54,26 @@ func (g *gate) set(cfg Config) {
 	g.limit, g.burst = rateOf(cfg)
 }
 
-// pass takes an attempt from a's allowance, or says how long until there is
-// one.
+// pass takes an attempt from the allowance of each of a's networks, or takes none
+// and returns how long until there is one.
 func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.allowance(a, now)
-	if l.attempts.AllowN(now, 1) {
-		return true, 0
+	ns := network.Of(a)
+	// The widest first: what it refuses leaves no trace of the narrower ones, of
+	// which one customer can have very many.
+	for i := ns.Len() - 1; i >= 0; i-- {
+		l := g.allowance(ns, i, now).attempts
+		if l.AllowN(now, 1) {
+			continue
+		}
+		for wider := i + 1; wider < ns.Len(); wider++ {
+			g.allowance(ns, wider, now).attempts.AllowN(now, -1)
+		}
+		missing := 1 - l.TokensAt(now)
+		return false, time.Duration(missing / float64(l.Limit()) * float64(time.Second))
 	}
-	missing := 1 - l.attempts.TokensAt(now)
-	return false, time.Duration(missing / float64(g.limit) * float64(time.Second))
+	return true, 0
 }
 
 // missed gives a back the attempt that has just found no binary: after a
@@ -73,33 +84,38 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 func (g *gate) missed(a netip.Addr, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.allowance(a, now)
-	if l.misses == nil {
-		l.misses = rate.NewLimiter(g.limit, g.burst)
-	}
-	if l.misses.AllowN(now, 1) {
-		l.attempts.AllowN(now, -1) // the limiter keeps it below the burst
+	ns := network.Of(a)
+	for i := range ns.Len() {
+		l := g.allowance(ns, i, now)
+		if l.misses == nil {
+			l.misses = rate.NewLimiter(l.attempts.Limit(), l.attempts.Burst())
+		}
+		if l.misses.AllowN(now, 1) {
+			l.attempts.AllowN(now, -1) // the limiter keeps it below the burst
+		}
 	}
 }
 
-// allowance is a's. Whoever has not asked for as long as an allowance takes to
-// fill up has a full one, and may be forgotten: addresses that come and go
-// leave nothing behind. The lock is held.
-func (g *gate) allowance(a netip.Addr, now time.Time) *allowance {
+// allowance returns that of network i of ns. A network that has not asked for as
+// long as an allowance takes to fill up has a full one, and may be forgotten:
+// addresses that come and go leave nothing behind. The lock is held.
+func (g *gate) allowance(ns network.Networks, i int, now time.Time) *allowance {
+	a, share := ns.At(i)
+	limit, burst := g.limit*rate.Limit(share), g.burst*share
 	l := g.young[a]
 	if l == nil {
 		if l = g.old[a]; l == nil {
-			l = &allowance{attempts: rate.NewLimiter(g.limit, g.burst)}
+			l = &allowance{attempts: rate.NewLimiter(limit, burst)}
 		}
 		if len(g.young) >= bucketsPerGeneration || now.Sub(g.rotated) >= g.fill() {
-			g.old, g.young, g.rotated = g.young, make(map[netip.Addr]*allowance), now
+			g.old, g.young, g.rotated = g.young, make(map[netip.Prefix]*allowance), now
 		}
 		g.young[a] = l
 	}
 	for _, r := range []*rate.Limiter{l.attempts, l.misses} {
-		if r != nil && (r.Limit() != g.limit || r.Burst() != g.burst) { // of before they changed
-			r.SetLimitAt(now, g.limit)
-			r.SetBurstAt(now, g.burst)
+		if r != nil && (r.Limit() != limit || r.Burst() != burst) { // of before they changed
+			r.SetLimitAt(now, limit)
+			r.SetBurstAt(now, burst)
 		}
 	}
 	return l
@@ -117,7 +133,7 @@ func (g *gate) fill() time.Duration {
 // counted. last is asked before the upgrade: by its error the server-id has
 // all the claimants it may have, or a cluster cannot tell who holds it.
 func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d endpoint, helloErr error, last func() error) (sock Socket, from netip.Addr, ok bool) {
-	from = charged(r.cfg.ClientAddr(req))
+	from = network.Charged(r.cfg.ClientAddr(req))
 	if pass, wait := r.gate.pass(from, r.rt.Clock.Now()); !pass {
 		secs := int(math.Ceil(wait.Seconds()))
 		refuse(w, http.StatusTooManyRequests, max(secs, 1), "too many connection attempts from this address")
@@ -200,16 +216,4 @@ func peerAddr(req *http.Request) netip.Addr {
 		return netip.Addr{} // not IP: all such share one allowance
 	}
 	return ap.Addr()
-}
-
-// charged is what stands for a when connections are counted: an IPv6 address
-// is cut to its /64, which is what one customer usually has.
-func charged(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return a
 }

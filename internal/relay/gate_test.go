@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -97,7 +98,7 @@ func TestOnlyAMissIsGivenBack(t *testing.T) {
 			{"a rival", "/v1/server", "s1", 1},
 		} {
 			b.dial(tt.path, polite, wire.HeaderServer, tt.id, wire.HeaderVersion, "1")
-			all := b.gate.young[netip.MustParseAddr("192.0.2.1")]
+			all := b.gate.young[netip.MustParsePrefix("192.0.2.1/32")]
 			if got := int(math.Round(all.attempts.TokensAt(time.Now()))); got != tt.want {
 				t.Errorf("after %s %d attempts are left; want %d", tt.name, got, tt.want)
 			}
@@ -118,8 +119,45 @@ func TestWhoIsCharged(t *testing.T) {
 		{"", "invalid IP"},
 		{"192.0.2.1", "invalid IP"},
 	} {
-		if got := charged(peerAddr(&http.Request{RemoteAddr: tt.remote})).String(); got != tt.want {
+		if got := network.Charged(peerAddr(&http.Request{RemoteAddr: tt.remote})).String(); got != tt.want {
 			t.Errorf("%s is charged to %s; want %s", tt.remote, got, tt.want)
+		}
+	}
+}
+
+// However many /64s a customer has, its /56 gets what two addresses get and its /48
+// what four get, of attempts and of connections.
+func TestTheNetworksOfOneCustomerShareTheLimits(t *testing.T) {
+	for _, tt := range []struct {
+		what  string
+		shift int // of the /64s' numbers
+		share int
+	}{{"one /64", 64, 1}, {"one /56", 0, 2}, {"one /48", 8, 4}} {
+		cfg := Config{Rate: 0.01, Burst: 10, MaxConns: 1000, MaxConnsPerAddress: 10}.withDefaults()
+		g, s := newGate(cfg), newConnTable(cfg, prometheus.NewGauge(prometheus.GaugeOpts{}))
+		now, attempts, conns := time.Unix(1000, 0), 0, 0
+		for i := range 200 {
+			b := netip.MustParseAddr("2001:db8::1").As16()
+			n := i << tt.shift
+			b[6], b[7] = byte(n>>8), byte(n)
+			a := netip.AddrFrom16(b)
+			if ok, wait := g.pass(a, now); ok {
+				attempts++
+			} else if want := 100 * time.Second / time.Duration(tt.share); wait < want-time.Second || wait > want {
+				t.Fatalf("%s is told to wait %v; want %v", tt.what, wait, want)
+			}
+			if s.take(a) == nil {
+				conns++
+			}
+		}
+		if want := 10 * tt.share; attempts != want || conns != want {
+			t.Errorf("%s has %d attempts and %d connections; want %d of each", tt.what, attempts, conns, want)
+		}
+		if got := len(g.young); got > 3*10*tt.share {
+			t.Errorf("%s makes the rate limit remember %d networks; attempts that are refused must leave none", tt.what, got)
+		}
+		if ok, _ := g.pass(netip.MustParseAddr("2001:db8:ffff::1"), now); !ok || s.take(netip.MustParseAddr("2001:db8:ffff::1")) != nil {
+			t.Errorf("beside %s another customer is refused", tt.what)
 		}
 	}
 }
@@ -164,7 +202,7 @@ func TestAddressesThatHaveGoneAreForgotten(t *testing.T) {
 			t.Fatalf("after %v: %d addresses remembered; want those of 20 s", at.Sub(now), n)
 		}
 		if i == 90 {
-			if _, wait := g.pass(spent, at); g.old[spent] == nil && g.young[spent] == nil || wait > 0 {
+			if _, wait := g.pass(spent, at); g.old[network.Of(spent).Narrowest()] == nil && g.young[network.Of(spent).Narrowest()] == nil || wait > 0 {
 				t.Fatalf("after 9 s it has to wait %v; want 18 attempts left", wait)
 			}
 			for range 17 {
@@ -212,7 +250,7 @@ func TestGatesOutermostFirst(t *testing.T) {
 		}, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 429, "4", outcomeRate},
 		{"capacity before draining", func(r *Relay) { r.table.count = r.table.max; r.table.draining = true }, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
 		{"the address's before draining", func(r *Relay) {
-			r.table.byAddr[netip.MustParseAddr("192.0.2.1")] = r.table.maxPerAddress
+			r.table.byAddr.Add(network.Of(netip.MustParseAddr("192.0.2.1")), r.table.maxPerAddress)
 			r.table.draining = true
 		}, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
 		{"draining before headers", func(r *Relay) { r.table.draining = true }, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 503, "5", outcomeDraining},
@@ -343,14 +381,11 @@ func TestTheCensusKeepsItsCaps(t *testing.T) {
 	s.leave(a, false)
 	take(c, nil)
 	take(b, errFull)
-	if len(s.byAddr) != 3 {
-		t.Errorf("%d addresses; want 3", len(s.byAddr))
-	}
 	for _, x := range []netip.Addr{a, b, c} {
 		s.leave(x, false)
 	}
-	if len(s.byAddr) != 0 || s.count != 0 {
-		t.Errorf("all left: %d addresses, %d places; want none: the map would grow for ever", len(s.byAddr), s.count)
+	if s.byAddr.Narrow() != 0 || s.count != 0 {
+		t.Errorf("all left: %d by address, %d in all; want none", s.byAddr.Narrow(), s.count)
 	}
 	s.drain()
 	take(a, errDraining)
@@ -387,7 +422,8 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 		if n != 1 {
 			t.Errorf("called %d times; want 1", n)
 		}
-		s.count, s.byAddr[a] = 1, 1
+		s.count = 1
+		s.byAddr.Add(network.Of(a), 1)
 		s.leave(a, false)
 		if n != 1 {
 			t.Errorf("called again, %d times in all", n)
@@ -430,7 +466,7 @@ func TestTheCensusFindsDamage(t *testing.T) {
 		want   string
 	}{
 		{"a place nobody has", func(r *Relay) { r.table.count++ }, "2 places taken; 1 by address"},
-		{"an address too many", func(r *Relay) { r.table.byAddr[netip.Addr{}] = 4 }, "1 places taken; 5 by address"},
+		{"an address too many", func(r *Relay) { r.table.byAddr.Add(network.Of(netip.Addr{}), 4) }, "1 places taken; 5 by address"},
 		{"a connection without a place", func(r *Relay) { r.table.conns[new(conn)] = 9 }, "2 connections; 1 places"},
 		{"a phone without a socket", func(r *Relay) {
 			r.registry.Claim("s1", new(binary))
