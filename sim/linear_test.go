@@ -6,10 +6,11 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 func TestLinearizabilityCheck(t *testing.T) {
-	tm := &Timer{}
+	tm := &engine.Timer{}
 	claim := func(b binary, o relay.Outcome, owner binary) *call {
 		return &call{verb: doClaim, binary: b, got: o, gotOwner: owner}
 	}

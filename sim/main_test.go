@@ -9,11 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"go.uber.org/goleak"
 )
 
-// child names what a copy of the test program is to do instead of testing:
-// provoke data races, which would fail a test, or show its hashes.
+// child tells a copy of the test program to show its hashes instead of testing.
 const child = "SIM_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -22,16 +22,6 @@ func TestMain(m *testing.M) {
 		goleak.VerifyTestMain(m)
 	case "hashes":
 		fmt.Print(hashes())
-	case "ab":
-		for _, s := range DetectPlantedRace(100) {
-			fmt.Println(s.Seen)
-		}
-	case "canary":
-		fmt.Println(Canary())
-	case "reach":
-		for _, s := range MeasureDetector() {
-			fmt.Println(s.OK(), s)
-		}
 	}
 }
 
@@ -39,7 +29,7 @@ func TestMain(m *testing.M) {
 func inChild(t *testing.T, what string, env ...string) string {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), child+"="+what, "GORACE="+GORACE(filepath.Join(t.TempDir(), "race")))
+	cmd.Env = append(os.Environ(), child+"="+what, "GORACE="+engine.GORACE(filepath.Join(t.TempDir(), "race")))
 	cmd.Env = append(cmd.Env, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -52,10 +42,10 @@ func inChild(t *testing.T, what string, env ...string) string {
 // hashes are the trace hashes of some seeds.
 func hashes() string {
 	var b strings.Builder
-	for i := range len(worlds) * len(Strategies) {
-		w, name := worlds[i/len(Strategies)], Strategies[i%len(Strategies)]
-		x := Runner{World: w, Strategy: name}
-		for _, seed := range []Seed{"1", "42", "1000000007", "da39a3ee5e6b4b0d3255bfef95601890afd80709"} {
+	for i := range len(Worlds()) * len(engine.Strategies) {
+		w, name := Worlds()[i/len(engine.Strategies)], engine.Strategies[i%len(engine.Strategies)]
+		x := engine.Runner{World: w, Strategy: name}
+		for _, seed := range []engine.Seed{"1", "42", "1000000007", "da39a3ee5e6b4b0d3255bfef95601890afd80709"} {
 			res, err := x.Seed(seed)
 			if err != nil {
 				return err.Error()

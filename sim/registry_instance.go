@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
 )
 
 // grace is how long a slot is kept for an absent binary in this world.
@@ -15,13 +17,13 @@ const grace = 30 * time.Second
 
 // registryRun is the real registry in one run, and its users.
 type registryRun struct {
-	e   *Engine
+	e   *engine.Engine
 	reg *relay.Registry[binary, phone]
 
-	lock    *Lock
+	lock    *engine.Lock
 	unlocks int
-	linear  bool      // run the linearizability check too
-	gauges  [3]*Gauge // binaries, phones, in grace
+	linear  bool                   // run the linearizability check too
+	gauges  [3]*relayruntime.Gauge // binaries, phones, in grace
 	model   model
 
 	actors   [maxActors]*user
@@ -53,24 +55,24 @@ type joinedPhone struct {
 	left bool
 }
 
-func (registryWorld) Start(e *Engine, r *Run) Instance {
+func (registryWorld) Start(e *engine.Engine, r *engine.Run) engine.Instance {
 	w := &registryRun{e: e}
 	w.linear = r.Param("linear", 1) != 0
 	w.model.max = min(max(r.Param("max-phones", maxPhones), 1), maxPhones)
-	for i := range min(len(r.actors()), maxActors) {
+	for i := range min(len(r.Actors()), maxActors) {
 		w.actors[i] = &user{}
 	}
-	rt := e.Runtime(NewRand(1))
+	rt := relayruntime.NewRuntime(e, engine.NewRand(1))
 	newGauge, n := rt.NewGauge, 0
 	rt.NewLock = func(name string) sync.Locker {
-		w.lock = e.NewLock(name).(*Lock)
+		w.lock = e.NewLock(name).(*engine.Lock)
 		return w.lock
 	}
 	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
 		g := newGauge(o)
-		for i, name := range gaugeNames {
+		for i, name := range relayruntime.GaugeNames {
 			if o.Name == name {
-				w.gauges[i] = g.(*Gauge)
+				w.gauges[i] = g.(*relayruntime.Gauge)
 				n++
 			}
 		}
@@ -79,16 +81,10 @@ func (registryWorld) Start(e *Engine, r *Run) Instance {
 	w.reg = relay.NewRegistry[binary, phone](relay.RegistryConfig[phone]{
 		Runtime: rt, Grace: grace, MaxPhones: w.model.max, Expired: w.onExpired,
 	})
-	if n != len(gaugeNames) || w.lock == nil {
+	if n != len(relayruntime.GaugeNames) || w.lock == nil {
 		panic("sim: the registry has not made its lock and its gauges")
 	}
 	return w
-}
-
-var gaugeNames = [3]string{
-	"pyrycode_relay_connected_binaries",
-	"pyrycode_relay_connected_phones",
-	"pyrycode_relay_binaries_in_grace",
 }
 
 //go:norace
@@ -98,7 +94,7 @@ func (w *registryRun) newBinary() binary { w.binaries++; return binary(w.binarie
 func (w *registryRun) newPhone() phone { w.phones++; return phone(w.phones) }
 
 // Do carries out one operation with a single call of the registry.
-func (w *registryRun) Do(t *Task, op Op) {
+func (w *registryRun) Do(t *engine.Task, op engine.Op) {
 	if op.Verb == doNext {
 		w.e.Next()
 		return
@@ -186,14 +182,14 @@ func (w *registryRun) Do(t *Task, op Op) {
 }
 
 // checkClaim checks the answer to a claim or a takeover.
-func (w *registryRun) checkClaim(t *Task, c *call, got relay.Claim[binary, phone]) {
+func (w *registryRun) checkClaim(t *engine.Task, c *call, got relay.Claim[binary, phone]) {
 	c.got, c.gotOwner = got.Outcome, got.Incumbent
 	w.checkEvicted(c, got.Evicted)
 	w.checkAnswer(t, c, registryVerbs[c.verb], got.Outcome == c.outcome && got.Incumbent == c.holder)
 }
 
 // checkAnswer fails if the registry's answer is not the model's.
-func (w *registryRun) checkAnswer(t *Task, c *call, invariant string, same bool) {
+func (w *registryRun) checkAnswer(t *engine.Task, c *call, invariant string, same bool) {
 	c.to = w.e.Steps()
 	t.Data = nil
 	w.e.Note(uint64(c.got)<<8 | uint64(c.gotOwner)<<16 | uint64(c.verb))

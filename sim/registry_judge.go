@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // Coverage goals of the registry world.
@@ -72,11 +73,11 @@ func (registryWorld) Invariants() []string {
 //
 //go:norace
 func (w *registryRun) Step() {
-	if w.lock.owner != nil {
+	if w.lock.Held() {
 		return
 	}
 	c := &w.model.counts
-	if w.gauges[0].value != float64(c.Binaries) || w.gauges[1].value != float64(c.Phones) || w.gauges[2].value != float64(c.InGrace) {
+	if w.gauges[0].Value() != float64(c.Binaries) || w.gauges[1].Value() != float64(c.Phones) || w.gauges[2].Value() != float64(c.InGrace) {
 		w.failGauges()
 	}
 }
@@ -87,7 +88,7 @@ func (w *registryRun) failGauges() {
 }
 
 // Unlocking applies the call to the model and compares the registry with it.
-func (w *registryRun) Unlocking(t *Task, _ *Lock) {
+func (w *registryRun) Unlocking(t *engine.Task, _ *engine.Lock) {
 	c := w.callOf(t)
 	if c != nil && !c.applied {
 		w.model.apply(t, c)
@@ -111,7 +112,7 @@ func (w *registryRun) Unlocking(t *Task, _ *Lock) {
 	}
 	// Check is by far the most expensive check: run it at every timer, else
 	// sometimes.
-	if w.unlocks++; w.unlocks%4 != 0 && t.timer == nil {
+	if w.unlocks++; w.unlocks%4 != 0 && t.Timer() == nil {
 		return
 	}
 	if err := w.reg.Check(); err != nil {
@@ -137,10 +138,10 @@ func (w *registryRun) holders(c *call) {
 // callOf returns the call of the task. A timer's task begins its call here.
 //
 //go:norace
-func (w *registryRun) callOf(t *Task) *call {
+func (w *registryRun) callOf(t *engine.Task) *call {
 	c, _ := t.Data.(*call)
-	if c == nil && t.timer != nil {
-		c = &call{verb: doNext, id: max(t.timer.Tag-1, 0), timer: t.timer, from: t.timer.firedAt}
+	if c == nil && t.Timer() != nil {
+		c = &call{verb: doNext, id: max(t.Timer().Tag-1, 0), timer: t.Timer(), from: t.Timer().FiredAt()}
 		t.Data = c
 	}
 	return c
@@ -149,9 +150,9 @@ func (w *registryRun) callOf(t *Task) *call {
 // Contended marks coverage goals.
 //
 //go:norace
-func (w *registryRun) Contended(t *Task, _ *Lock) {
+func (w *registryRun) Contended(t *engine.Task, _ *engine.Lock) {
 	w.e.Sometimes(sawContended, true)
-	w.e.Sometimes(sawContendedTimer, t.timer != nil)
+	w.e.Sometimes(sawContendedTimer, t.Timer() != nil)
 }
 
 //go:norace
@@ -168,7 +169,7 @@ func (w *registryRun) coverCall(c *call) {
 	case doClaim:
 		e.Sometimes(sawReclaim, c.outcome == relay.Reclaimed && c.ngone == 0)
 		e.Sometimes(sawReclaimPhones, c.ngone > 0)
-		e.Sometimes(sawStopped, c.timer != nil && !c.timer.fired)
+		e.Sometimes(sawStopped, c.timer != nil && !c.timer.Fired())
 		e.Sometimes(sawRefused, c.outcome == relay.Refused)
 	case doTakeover:
 		e.Sometimes(sawVacant, c.outcome == relay.Vacant)
@@ -191,7 +192,7 @@ func (w *registryRun) coverCall(c *call) {
 // coverStaleTimer marks the goal for the state that a stale timer finds.
 //
 //go:norace
-func (w *registryRun) coverStaleTimer(tm *Timer) {
+func (w *registryRun) coverStaleTimer(tm *engine.Timer) {
 	if tm.Tag == 0 {
 		return
 	}
@@ -203,7 +204,7 @@ func (w *registryRun) coverStaleTimer(tm *Timer) {
 }
 
 // Ended checks a timer's task at its end.
-func (w *registryRun) Ended(t *Task) {
+func (w *registryRun) Ended(t *engine.Task) {
 	c := w.callOf(t)
 	if c == nil || t.Timer() == nil {
 		return
@@ -269,7 +270,7 @@ func (w *registryRun) readMetrics() (v [5]float64) {
 	return v
 }
 
-func (w *registryRun) scrape(t *Task, c *call) {
+func (w *registryRun) scrape(t *engine.Task, c *call) {
 	got := w.readMetrics()
 	want := [5]float64{float64(c.counts.Binaries), float64(c.counts.Phones), float64(c.counts.InGrace), float64(c.counts.Remote), float64(c.expired)}
 	if got != want {

@@ -4,6 +4,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // The linearizability check knows neither locks nor the moments at which calls
@@ -13,8 +14,8 @@ import (
 
 // slotState is the state of a slot in that check.
 type slotState struct {
-	holder   binary // 0: none
-	grace    *Timer // the one that ends it; nil: no grace
+	holder   binary        // 0: none
+	grace    *engine.Timer // the one that ends it; nil: no grace
 	draining bool
 }
 

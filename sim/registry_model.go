@@ -3,6 +3,7 @@ package sim
 import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // The model is a reference implementation of the registry, as simple as
@@ -23,7 +24,7 @@ type call struct {
 	binary    binary
 	incumbent binary
 	phone     phone
-	timer     *Timer
+	timer     *engine.Timer
 	from, to  int // steps
 
 	applied bool // applied to the model
@@ -48,7 +49,7 @@ const maxPhones = 16 // of one slot
 type modelSlot struct {
 	used       bool
 	holder     binary // 0 in grace
-	timer      *Timer
+	timer      *engine.Timer
 	grantOrder int32
 	phones     [maxPhones]phone
 	n          int
@@ -65,7 +66,7 @@ type model struct {
 }
 
 //go:norace
-func (m *model) apply(t *Task, c *call) {
+func (m *model) apply(t *engine.Task, c *call) {
 	c.applied = true
 	s := &m.slots[c.id]
 	switch c.verb {
@@ -101,8 +102,8 @@ func (m *model) apply(t *Task, c *call) {
 	case doRelease:
 		if s.used && s.holder == c.binary {
 			c.yes = true
-			s.holder, s.timer = 0, t.armed
-			c.timer = t.armed
+			s.holder, s.timer = 0, t.Armed()
+			c.timer = t.Armed()
 			if s.timer != nil {
 				s.timer.Tag = c.id + 1
 			} else {
@@ -232,7 +233,7 @@ func (m *model) count() {
 func (m *model) waiting() int {
 	n := 0
 	for i := range m.slots {
-		if s := &m.slots[i]; s.used && s.holder == 0 && s.timer != nil && !s.timer.fired {
+		if s := &m.slots[i]; s.used && s.holder == 0 && s.timer != nil && !s.timer.Fired() {
 			n++
 		}
 	}
@@ -247,19 +248,19 @@ func (m *model) state() uint64 {
 	for i := range m.slots {
 		s := &m.slots[i]
 		if !s.used {
-			h = mix(h)
+			h = engine.Mix(h)
 			continue
 		}
-		h = mix(h ^ uint64(s.holder)<<8 ^ uint64(s.n)<<1 ^ 1)
-		if s.timer != nil && s.timer.fired {
-			h = mix(h + 7)
+		h = engine.Mix(h ^ uint64(s.holder)<<8 ^ uint64(s.n)<<1 ^ 1)
+		if s.timer != nil && s.timer.Fired() {
+			h = engine.Mix(h + 7)
 		}
 		for j := 0; j < s.n; j++ {
-			h = mix(h ^ uint64(s.phones[j])<<32)
+			h = engine.Mix(h ^ uint64(s.phones[j])<<32)
 		}
 	}
 	if m.draining {
-		h = mix(h + 3)
+		h = engine.Mix(h + 3)
 	}
 	return h
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"pgregory.net/rapid"
 )
 
@@ -61,11 +62,7 @@ func TestRegressionRunsHold(t *testing.T) {
 	}
 	for name, r := range regressions {
 		t.Run(name, func(t *testing.T) {
-			w, err := FindWorld(r.World)
-			if err != nil {
-				t.Fatal(err)
-			}
-			x := Runner{World: w}
+			x := engine.Runner{World: r.World}
 			res := x.Replay(r)
 			if res.Failure != nil {
 				t.Errorf("%v", res.Failure)
@@ -79,18 +76,19 @@ func TestRegressionRunsHold(t *testing.T) {
 
 // Any subset of a run's lines is a run that holds.
 func TestAnySubsetIsARun(t *testing.T) {
-	x := Runner{World: registryWorld{}}
+	x := engine.Runner{World: registryWorld{}}
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
-		r := registryWorld{}.Plan(NewRand(seed), false)
-		r.World = "registry"
-		var lines []Line
+		r := registryWorld{}.Plan(engine.NewRand(seed), false)
+		r.World = registryWorld{}
+		var lines []engine.Line
 		for _, l := range r.Lines {
 			if rapid.Bool().Draw(t, "keep") {
 				lines = append(lines, l)
 			}
 		}
-		if res := x.Choose(r.with(lines), rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "choices")); res.Failure != nil {
+		r.Lines = lines
+		if res := x.Choose(r, rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "choices")); res.Failure != nil {
 			t.Fatal(res.Failure)
 		}
 	})
@@ -100,18 +98,18 @@ func TestAnySubsetIsARun(t *testing.T) {
 // makes those that break smaller.
 func TestRapidFindsNothing(t *testing.T) {
 	verbs := []int{doClaim, doClaim, doClaim, doTakeover, doRelease, doRelease, doRelease, doJoin, doLeave, doScrape, doNext, doNext}
-	x := Runner{World: registryWorld{}}
+	x := engine.Runner{World: registryWorld{}}
 	rapid.Check(t, func(t *rapid.T) {
-		r := &Run{World: "registry", Params: []Param{{"max-phones", rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
+		r := &engine.Run{World: registryWorld{}, Params: []engine.Param{{Name: "max-phones", Value: rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
 		labels := map[string]int{}
 		var fired []string // timers that may begin late
 		for range rapid.IntRange(1, 24).Draw(t, "operations") {
 			if len(fired) > 0 && rapid.IntRange(0, 3).Draw(t, "begins") == 0 {
-				r.Lines = append(r.Lines, Line{Begins: fired[0]})
+				r.Lines = append(r.Lines, engine.Line{Begins: fired[0]})
 				fired = fired[1:]
 				continue
 			}
-			op := Op{Verb: rapid.SampledFrom(verbs).Draw(t, "verb")}
+			op := engine.Op{Verb: rapid.SampledFrom(verbs).Draw(t, "verb")}
 			switch op.Verb {
 			case doNext:
 				op.Actor = "clock"
@@ -127,7 +125,7 @@ func TestRapidFindsNothing(t *testing.T) {
 			if op.Verb == doRelease {
 				fired = append(fired, fmt.Sprintf("%s.%d/arm1", op.Actor, op.Label))
 			}
-			r.Lines = append(r.Lines, Line{Op: op})
+			r.Lines = append(r.Lines, engine.Line{Op: op})
 		}
 		if res := x.Choose(r, rapid.SliceOfN(rapid.Byte(), 0, 60).Draw(t, "choices")); res.Failure != nil {
 			t.Fatalf("%v\n%s", res.Failure, r)
@@ -138,13 +136,13 @@ func TestRapidFindsNothing(t *testing.T) {
 func FuzzRegistry(f *testing.F) {
 	f.Add(make([]byte, 8))
 	f.Add([]byte("\x01\x00\x00\x00\x00\x00\x00\x00\xff\x80\x91\xa2\x00\xb3\xc4"))
-	x := Runner{World: registryWorld{}}
+	x := engine.Runner{World: registryWorld{}}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < 8 || len(b) > 4096 {
 			return
 		}
-		r := registryWorld{}.Plan(NewRand(enc.LittleEndian.Uint64(b)), false)
-		r.World = "registry"
+		r := registryWorld{}.Plan(engine.NewRand(enc.LittleEndian.Uint64(b)), false)
+		r.World = registryWorld{}
 		if res := x.Choose(r, b[8:]); res.Failure != nil {
 			t.Fatalf("%v\n%s", res.Failure, r)
 		}
@@ -153,10 +151,10 @@ func FuzzRegistry(f *testing.F) {
 
 func TestEveryScheduleOfASmallWorldHolds(t *testing.T) {
 	bound := 1
-	if RaceBuild || testing.Short() {
+	if engine.RaceBuild || testing.Short() {
 		bound = 0
 	}
-	x := Runner{World: registryWorld{}}
+	x := engine.Runner{World: registryWorld{}}
 	c, err := x.Exhaust("1", bound, time.Minute, 2000)
 	if err != nil {
 		t.Fatal(err)

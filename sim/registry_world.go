@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // registryWorld runs the relay's registry: actors claim, take over,
@@ -40,7 +41,7 @@ const (
 
 var serverIDs = [maxIDs]wire.ServerID{"s1", "s2", "s3", "s4"}
 
-func (registryWorld) Format(op Op) string {
+func (registryWorld) Format(op engine.Op) string {
 	v := registryVerbs[op.Verb]
 	switch op.Verb {
 	case doScrape, doHealth, doDrain, doNext:
@@ -51,7 +52,7 @@ func (registryWorld) Format(op Op) string {
 	return v + " " + string(serverIDs[op.Arg])
 }
 
-func (registryWorld) Parse(words []string) (Op, error) {
+func (registryWorld) Parse(words []string) (engine.Op, error) {
 	if len(words) > 0 {
 		for v, name := range registryVerbs {
 			if name != words[0] {
@@ -60,40 +61,40 @@ func (registryWorld) Parse(words []string) (Op, error) {
 			alone := v == doScrape || v == doHealth || v == doDrain || v == doNext
 			switch {
 			case alone && len(words) == 1:
-				return Op{Verb: v}, nil
+				return engine.Op{Verb: v}, nil
 			case v == doAdvance && len(words) == 2:
 				n, err := strconv.Atoi(strings.TrimSuffix(words[1], "s"))
 				if err == nil && n >= 0 && n < 1e6 {
-					return Op{Verb: v, Arg: n}, nil
+					return engine.Op{Verb: v, Arg: n}, nil
 				}
 			case !alone && len(words) == 2:
 				for i, id := range serverIDs {
 					if string(id) == words[1] {
-						return Op{Verb: v, Arg: i}, nil
+						return engine.Op{Verb: v, Arg: i}, nil
 					}
 				}
 			}
 		}
 	}
-	return Op{}, fmt.Errorf("%q: want one of %v, and s1 to s%d, or seconds", strings.Join(words, " "), registryVerbs, maxIDs)
+	return engine.Op{}, fmt.Errorf("%q: want one of %v, and s1 to s%d, or seconds", strings.Join(words, " "), registryVerbs, maxIDs)
 }
 
 // Plan makes up a run. Each seed has its own sizes and leaves out some
 // operations: a sequence that is rare among all operations is common among few.
-func (registryWorld) Plan(r *Rand, small bool) *Run {
-	p := &planner{r: r}
+func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Run {
+	p := &planner{Planner: engine.Planner{Rand: r}}
 	if small {
-		p.run.Params = []Param{{"max-phones", 1}}
+		p.Run.Params = []engine.Param{{Name: "max-phones", Value: 1}}
 		p.ids = 1
 		p.actor("b1", 2, []int{doClaim, doRelease, doTakeover})
 		p.actor("b2", 2, []int{doClaim, doRelease, doTakeover})
 		p.actor("clock", 1, []int{doNext})
 		p.actor("p1", 1, []int{doJoin})
-		return p.interleave()
+		return p.Interleave()
 	}
-	p.run.Params = []Param{{"max-phones", 1 + r.Intn(4)}}
+	p.Run.Params = []engine.Param{{Name: "max-phones", Value: 1 + r.Intn(4)}}
 	if !r.Chance(4) {
-		p.run.Params = append(p.run.Params, Param{"linear", 0}) // it takes longer than the run
+		p.Run.Params = append(p.Run.Params, engine.Param{Name: "linear", Value: 0}) // it takes longer than the run
 	}
 	p.ids = 1 + r.Intn(3)
 	binary := []int{doClaim, doClaim, doRelease}
@@ -128,43 +129,30 @@ func (registryWorld) Plan(r *Rand, small bool) *Run {
 	if r.Chance(6) {
 		p.actor("stop", 1+r.Intn(4), []int{doDrain, doRevoke, doRevoke})
 	}
-	return p.interleave()
+	return p.Interleave()
 }
 
-// planner generates operations and interleaves those of all actors.
+// planner plans operations on so many server-ids.
 type planner struct {
-	r    *Rand
-	ids  int
-	run  Run
-	list [][]Op
+	engine.Planner
+	ids int
 }
 
 func (p *planner) actor(name string, n int, verbs []int) {
-	var ops []Op
+	var ops []engine.Op
 	for i := range n {
-		op := Op{Actor: name, Label: i + 1, Verb: verbs[p.r.Intn(len(verbs))]}
+		op := engine.Op{Actor: name, Label: i + 1, Verb: verbs[p.Rand.Intn(len(verbs))]}
 		if i == 0 {
 			op.Verb = verbs[0]
 		}
 		switch op.Verb {
 		case doScrape, doHealth, doDrain, doNext:
 		case doAdvance:
-			op.Arg = []int{1, 10, 20, 30}[p.r.Intn(4)]
+			op.Arg = []int{1, 10, 20, 30}[p.Rand.Intn(4)]
 		default:
-			op.Arg = p.r.Intn(p.ids)
+			op.Arg = p.Rand.Intn(p.ids)
 		}
 		ops = append(ops, op)
 	}
-	p.list = append(p.list, ops)
-}
-
-func (p *planner) interleave() *Run {
-	for len(p.list) > 0 {
-		i := p.r.Intn(len(p.list))
-		p.run.Lines = append(p.run.Lines, Line{Op: p.list[i][0]})
-		if p.list[i] = p.list[i][1:]; len(p.list[i]) == 0 {
-			p.list = append(p.list[:i], p.list[i+1:]...)
-		}
-	}
-	return &p.run
+	p.List = append(p.List, ops)
 }

@@ -4,34 +4,38 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim/clusterworld"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
 // inEach runs test for each world.
-func inEach(t *testing.T, test func(t *testing.T, w World)) {
-	for _, w := range worlds {
+func inEach(t *testing.T, test func(t *testing.T, w engine.World)) {
+	for _, w := range Worlds() {
 		t.Run(w.Name(), func(t *testing.T) { test(t, w) })
 	}
 }
 
 func TestWorldsHold(t *testing.T) {
-	inEach(t, func(t *testing.T, w World) {
+	inEach(t, func(t *testing.T, w engine.World) {
 		// What is rare takes thousands of seeds; a sweep of these must still
 		// have covered this fraction of the goals.
 		seeds, race, short, fraction := uint64(3000), uint64(1500), uint64(0), [2]int{1, 1}
 		switch w.(type) {
-		case relayWorld:
+		case relayworld.World:
 			seeds, race, short, fraction = 600, 300, 60, [2]int{9, 10}
-		case clusterWorld:
+		case clusterworld.World:
 			seeds, race, short, fraction = 200, 60, 20, [2]int{3, 4}
 		}
-		if RaceBuild {
+		if engine.RaceBuild {
 			seeds = race
 		}
 		fewer := testing.Short() && short > 0
 		if fewer {
 			seeds = short
 		}
-		s := Sweep{Runner: Runner{World: w}, From: 1, To: seeds, Twice: 5}
+		s := engine.Sweep{Runner: engine.Runner{World: w}, From: 1, To: seeds, Twice: 5}
 		summary, res, err := s.Run()
 		if err != nil {
 			t.Fatal(err)
@@ -46,11 +50,11 @@ func TestWorldsHold(t *testing.T) {
 }
 
 func TestPlannedRunsReadBack(t *testing.T) {
-	inEach(t, func(t *testing.T, w World) {
+	inEach(t, func(t *testing.T, w engine.World) {
 		for seed := range uint64(50) {
-			r := w.Plan(NewRand(seed), false)
-			r.World, r.Seed = w.Name(), fmt.Sprint(seed)
-			back, err := ParseRun(r.String())
+			r := w.Plan(engine.NewRand(seed), false)
+			r.World, r.Seed = w, fmt.Sprint(seed)
+			back, err := Parse(r.String())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,14 +67,14 @@ func TestPlannedRunsReadBack(t *testing.T) {
 
 // A recorded run does exactly what the seed did, read from its text as well.
 func TestRecordedRunsRepeat(t *testing.T) {
-	inEach(t, func(t *testing.T, w World) {
+	inEach(t, func(t *testing.T, w engine.World) {
 		n := 10 // of the long ones
 		if _, ok := w.(registryWorld); ok {
 			n = 60
 		}
-		x := Runner{World: w, Trace: true}
+		x := engine.Runner{World: w, Trace: true}
 		for i := range n {
-			res, err := x.Seed(Seed(fmt.Sprint(i)))
+			res, err := x.Seed(engine.Seed(fmt.Sprint(i)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +83,7 @@ func TestRecordedRunsRepeat(t *testing.T) {
 				t.Fatalf("seed %d, %s: %d steps %016x became %d steps %016x, %d switches missed, %d unused\n%s", i, res.Strategy,
 					res.Steps, res.Hash, again.Steps, again.Hash, again.Missed, again.Unused, run)
 			}
-			back, err := ParseRun(run.String())
+			back, err := Parse(run.String())
 			if err != nil {
 				t.Fatal(err)
 			}

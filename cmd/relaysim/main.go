@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // Exit codes.
@@ -117,7 +118,7 @@ func help(w io.Writer) {
 		c.run(e)
 		fmt.Fprintf(w, "  %s\n      %s\n", e.synopsis(), c.summary)
 	}
-	fmt.Fprintf(w, "relaysim COMMAND -h explains the flags of a command.\nworlds: %s\nstrategies: mix, %s\n", strings.Join(sim.Worlds(), ", "), strings.Join(sim.Strategies, ", "))
+	fmt.Fprintf(w, "relaysim COMMAND -h explains the flags of a command.\nworlds: %s\nstrategies: mix, %s\n", strings.Join(sim.WorldNames(), ", "), strings.Join(engine.Strategies, ", "))
 	fmt.Fprintln(w, `exit codes:
   0  no failure; mutants: the clean build held, and each mutant had the result that its file states
   1  a run failed, also one that was replayed or shrunk; mutants: the clean build failed, or a mutant had another result than its file states
@@ -216,24 +217,24 @@ func (e *env) worlds() int {
 	if _, ok := e.parse(0); !ok {
 		return e.code
 	}
-	fmt.Fprintln(e.out, strings.Join(sim.Worlds(), "\n"))
+	fmt.Fprintln(e.out, strings.Join(sim.WorldNames(), "\n"))
 	return held
 }
 
 // worldFlags adds the flags -world and -strategy.
 func (e *env) worldFlags() {
-	e.flags.StringVar(&e.world, "world", "registry", "`NAME` of the world: "+strings.Join(sim.Worlds(), ", "))
-	e.flags.StringVar(&e.strategy, "strategy", "mix", "`NAME` of the strategy that chooses the next task: mix, "+strings.Join(sim.Strategies, ", "))
+	e.flags.StringVar(&e.world, "world", "registry", "`NAME` of the world: "+strings.Join(sim.WorldNames(), ", "))
+	e.flags.StringVar(&e.strategy, "strategy", "mix", "`NAME` of the strategy that chooses the next task: mix, "+strings.Join(engine.Strategies, ", "))
 }
 
 // runner returns the runner for the flags. Its error names the invalid flag.
-func (e *env) runner() (sim.Runner, error) {
-	w, err := sim.FindWorld(e.world)
+func (e *env) runner() (engine.Runner, error) {
+	w, err := sim.Find(e.world)
 	if err != nil {
-		return sim.Runner{}, fmt.Errorf("-world: %w", err)
+		return engine.Runner{}, fmt.Errorf("-world: %w", err)
 	}
-	if err := sim.CheckStrategy(e.strategy); err != nil {
-		return sim.Runner{}, fmt.Errorf("-strategy: %w", err)
+	if err := engine.CheckStrategy(e.strategy); err != nil {
+		return engine.Runner{}, fmt.Errorf("-strategy: %w", err)
 	}
-	return sim.Runner{World: w, Strategy: e.strategy}, nil
+	return engine.Runner{World: w, Strategy: e.strategy}, nil
 }

@@ -13,11 +13,13 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/mutants"
 )
 
 // searched is the result of a mutant's process, as JSON.
 type searched struct {
-	Campaigns     []sim.Campaign
+	Campaigns     []engine.Campaign
 	RegressionRun string `json:"Story"` // the invariant that broke in the mutant's regression run
 }
 
@@ -36,7 +38,7 @@ func (e *env) campaign() int {
 	if err != nil {
 		return e.complain("%v", err)
 	}
-	strategies := sim.Strategies
+	strategies := engine.Strategies
 	if e.strategy != "mix" {
 		strategies = []string{e.strategy}
 	}
@@ -46,12 +48,11 @@ func (e *env) campaign() int {
 		if err == nil && runs[*regression] == nil {
 			err = fmt.Errorf("no regression run %q", *regression)
 		}
-		if err == nil {
-			s.RegressionRun, err = sim.ReplayRegression(runs[*regression])
-		}
 		if err != nil {
 			return e.complain("%v", err)
 		}
+		x := engine.Runner{World: runs[*regression].World}
+		s.RegressionRun = x.Replay(runs[*regression]).Signature()
 	}
 	var seedLimits []int
 	for _, l := range strings.Split(*limits, ",") {
@@ -61,7 +62,7 @@ func (e *env) campaign() int {
 		}
 		seedLimits = append(seedLimits, n)
 	}
-	if s.Campaigns, err = sim.Campaigns(x.World, strategies, *n, seedLimits, *each); err != nil {
+	if s.Campaigns, err = engine.Campaigns(x.World, strategies, *n, seedLimits, *each, mutants.Hits); err != nil {
 		return e.complain("%v", err)
 	}
 	if err := json.NewEncoder(e.out).Encode(s); err != nil {
@@ -99,7 +100,7 @@ func (e *env) mutants() int {
 	if err != nil {
 		return e.complain("%v", err)
 	}
-	all, err := sim.Mutants()
+	all, err := mutants.Mutants()
 	if err != nil {
 		return e.complain("%v", err)
 	}
@@ -188,7 +189,7 @@ func report(out io.Writer, world string, rows []row, clean searched, searches in
 }
 
 // chosen returns the mutants of a world, or those of them that are in only.
-func chosen(all []*sim.Mutant, world, only string) (some []*sim.Mutant, err error) {
+func chosen(all []*mutants.Mutant, world, only string) (some []*mutants.Mutant, err error) {
 	names := make(map[string]bool)
 	for _, name := range strings.Split(only, ",") {
 		names[name] = true
@@ -247,7 +248,7 @@ func (e *env) search(bin string, f mutantFlags, regression string, limits ...int
 }
 
 // build makes relaysim with a mutant in it, or the clean one for nil.
-func build(root, tmp string, m *sim.Mutant, race bool) (string, error) {
+func build(root, tmp string, m *mutants.Mutant, race bool) (string, error) {
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	if m != nil {
 		files, err := m.Overlay(func(path string) (string, error) {

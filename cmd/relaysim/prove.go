@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // reach measures which races the race detector reports.
@@ -12,11 +12,11 @@ func (e *env) reach() int {
 	if _, ok := e.parse(0); !ok {
 		return e.code
 	}
-	if !sim.RaceBuild {
+	if !engine.RaceBuild {
 		return e.complain("this build has no race detector: build with -race")
 	}
 	code, good := held, 0
-	sights := sim.MeasureDetector()
+	sights := engine.MeasureDetector()
 	for _, s := range sights {
 		fmt.Fprintln(e.out, s)
 		if s.OK() {
@@ -25,7 +25,7 @@ func (e *env) reach() int {
 			code = broken
 		}
 	}
-	exits, calls := sim.DetectorMemory()
+	exits, calls := engine.DetectorMemory()
 	fmt.Fprintf(e.out, "sights=%d good=%d remembers_exits=%d remembers_calls=%d\n", len(sights), good, exits, calls)
 	return code
 }
@@ -45,11 +45,11 @@ func (e *env) exhaustive() int {
 	if err != nil {
 		return e.complain("%v", err)
 	}
-	if _, ok := sim.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*bound >= 0, "bound", *bound, "0 or more"},
+	if _, ok := engine.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*bound >= 0, "bound", *bound, "0 or more"},
 		rule{*limit > 0, "for", *limit, "more than 0s"}, rule{*seeds >= 0, "seeds", *seeds, "0 or more"}) {
 		return usage
 	}
-	c, err := x.Exhaust(sim.Seed(*seed), *bound, *limit, *seeds)
+	c, err := x.Exhaust(engine.Seed(*seed), *bound, *limit, *seeds)
 	if err != nil {
 		return e.complain("%v", err)
 	}

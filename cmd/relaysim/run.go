@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // shrinkFor bounds the search for a smaller run.
@@ -28,11 +29,11 @@ func (e *env) runSeed() int {
 	if *seed == "" {
 		return e.complain("-seed is missing: a number, or a commit's hash of 40 digits")
 	}
-	if _, ok := sim.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*steps >= 0, "steps", *steps, "0 or more"}) {
+	if _, ok := engine.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*steps >= 0, "steps", *steps, "0 or more"}) {
 		return usage
 	}
 	x.Trace, x.Steps = true, *steps
-	res, err := x.Seed(sim.Seed(*seed))
+	res, err := x.Seed(engine.Seed(*seed))
 	if err != nil {
 		return e.complain("%v", err)
 	}
@@ -40,7 +41,7 @@ func (e *env) runSeed() int {
 }
 
 // show prints the result of one run, and writes the requested files.
-func (e *env) show(x *sim.Runner, res *sim.Result, trace, html, out string) int {
+func (e *env) show(x *engine.Runner, res *engine.Result, trace, html, out string) int {
 	line, code, final := res.String(), held, res
 	if res.Failure != nil {
 		code = broken
@@ -59,7 +60,7 @@ func (e *env) show(x *sim.Runner, res *sim.Result, trace, html, out string) int 
 		}
 	}
 	if html != "" {
-		if err := e.write(html, sim.HTML(final)); err != nil {
+		if err := e.write(html, engine.HTML(final)); err != nil {
 			return e.complain("%v", err)
 		}
 	}
@@ -92,7 +93,7 @@ func (e *env) replay() int {
 		code = broken
 		fmt.Fprintf(e.out, "broken: %s\n", res.Failure)
 		if res.Races > 0 {
-			fmt.Fprintln(e.out, sim.RaceReport)
+			fmt.Fprintln(e.out, engine.RaceReport)
 		}
 	}
 	if *trace != "" {
@@ -101,7 +102,7 @@ func (e *env) replay() int {
 		}
 	}
 	if *html != "" {
-		if err := e.write(*html, sim.HTML(res)); err != nil {
+		if err := e.write(*html, engine.HTML(res)); err != nil {
 			return e.complain("%v", err)
 		}
 	}
@@ -131,7 +132,7 @@ func (e *env) shrink() int {
 }
 
 // load reads the run that the one argument names.
-func (e *env) load() (*sim.Runner, *sim.Run, int) {
+func (e *env) load() (*engine.Runner, *engine.Run, int) {
 	args, ok := e.parse(1)
 	if !ok {
 		return nil, nil, e.code
@@ -140,13 +141,9 @@ func (e *env) load() (*sim.Runner, *sim.Run, int) {
 	if err != nil {
 		return nil, nil, e.complain("%v", err)
 	}
-	run, err := sim.ParseRun(string(b))
+	run, err := sim.Parse(string(b))
 	if err != nil {
 		return nil, nil, e.complain("%s: %v", args[0], err)
 	}
-	w, err := sim.FindWorld(run.World)
-	if err != nil {
-		return nil, nil, e.complain("%s: %v", args[0], err)
-	}
-	return &sim.Runner{World: w, Trace: true}, run, held
+	return &engine.Runner{World: run.World, Trace: true}, run, held
 }

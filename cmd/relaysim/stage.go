@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 // stage is set in the process that does the work. Its value is a
@@ -34,8 +34,8 @@ func prepare() int {
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), stage+"="+dir)
-	if sim.RaceBuild {
-		cmd.Env = append(cmd.Env, "GORACE="+sim.GORACE(filepath.Join(dir, "race")))
+	if engine.RaceBuild {
+		cmd.Env = append(cmd.Env, "GORACE="+engine.GORACE(filepath.Join(dir, "race")))
 	}
 	// A terminal interrupts both, a kill only this one.
 	signals := make(chan os.Signal, 1)

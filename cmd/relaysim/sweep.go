@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 type sweepFlags struct {
@@ -52,11 +52,11 @@ func (e *env) sweep() int {
 		return usage
 	}
 	if f.commit != "" {
-		if _, ok := sim.Seed(f.commit).Number(); !ok {
+		if _, ok := engine.Seed(f.commit).Number(); !ok {
 			return e.complain("-commit %q: want 40 hex digits", f.commit)
 		}
 	}
-	s := &sim.Sweep{Runner: x, From: from, To: to, Step: 1, For: f.dur, Commit: f.commit, Twice: f.twice}
+	s := &engine.Sweep{Runner: x, From: from, To: to, Step: 1, For: f.dur, Commit: f.commit, Twice: f.twice}
 	if f.worker != "" {
 		return e.work(s, f)
 	}
@@ -83,7 +83,7 @@ func seedRange(s string) (from, to uint64, err error) {
 }
 
 // work runs this process's part and reports to the parent in JSON.
-func (e *env) work(s *sim.Sweep, f sweepFlags) int {
+func (e *env) work(s *engine.Sweep, f sweepFlags) int {
 	var i, n uint64
 	if _, err := fmt.Sscanf(f.worker, "%d/%d", &i, &n); err != nil || n == 0 || i >= n {
 		return e.complain("-worker %q: want i/n", f.worker)
@@ -93,7 +93,7 @@ func (e *env) work(s *sim.Sweep, f sweepFlags) int {
 		s.Commit = ""
 	}
 	enc := json.NewEncoder(e.out)
-	s.Progress = func(t *sim.SweepSummary) { _ = enc.Encode(t) }
+	s.Progress = func(t *engine.SweepSummary) { _ = enc.Encode(t) }
 	t, res, err := s.Run()
 	if err != nil {
 		return e.complain("%v", err)
@@ -111,7 +111,7 @@ func (e *env) work(s *sim.Sweep, f sweepFlags) int {
 }
 
 // direct starts the workers, merges their summaries, and shows the progress.
-func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
+func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 	start := time.Now()
 	jobs := max(f.jobs, 1)
 	if n := s.To - s.From + 1; n < uint64(jobs) {
@@ -119,7 +119,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 	}
 	var (
 		mu    sync.Mutex
-		part  = make([]*sim.SweepSummary, jobs)
+		part  = make([]*engine.SweepSummary, jobs)
 		code  = held
 		procs []*exec.Cmd
 		wait  sync.WaitGroup
@@ -144,7 +144,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 		go func() {
 			defer wait.Done()
 			for sc := bufio.NewScanner(pipe); sc.Scan(); {
-				t := &sim.SweepSummary{}
+				t := &engine.SweepSummary{}
 				if json.Unmarshal(sc.Bytes(), t) == nil {
 					mu.Lock()
 					part[i] = t
@@ -158,10 +158,10 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 			}
 		}()
 	}
-	sum := func() *sim.SweepSummary {
+	sum := func() *engine.SweepSummary {
 		mu.Lock()
 		defer mu.Unlock()
-		t := &sim.SweepSummary{World: s.World.Name(), Covered: make([]int, len(s.World.CoverageGoals()))}
+		t := &engine.SweepSummary{World: s.World.Name(), Covered: make([]int, len(s.World.CoverageGoals()))}
 		for _, p := range part {
 			if p != nil {
 				t.Merge(p)
@@ -179,7 +179,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 		}
 	}
 	canary := "caught"
-	if err := sim.Canary(); err != nil {
+	if err := engine.Canary(); err != nil {
 		fmt.Fprintln(e.err, "relaysim:", err)
 		code, canary = broken, "missed"
 	}
@@ -188,7 +188,7 @@ func (e *env) direct(s *sim.Sweep, f sweepFlags) int {
 	}
 	took := time.Since(start).Seconds()
 	fmt.Fprintf(e.out, "canary %s, race detector %t, %d processes, %.1f s, %.0f steps/s\n%s\n",
-		canary, sim.RaceBuild, jobs, took, float64(t.Steps)/took, t)
+		canary, engine.RaceBuild, jobs, took, float64(t.Steps)/took, t)
 	return code
 }
 
@@ -206,7 +206,7 @@ type statusLine struct {
 const lineWidth = 79
 
 // watch shows the progress until finished is closed, then removes the line.
-func (l *statusLine) watch(finished <-chan struct{}, start time.Time, sum func() *sim.SweepSummary) {
+func (l *statusLine) watch(finished <-chan struct{}, start time.Time, sum func() *engine.SweepSummary) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -5,12 +5,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/mutants"
 )
 
 // row is one line of the kill table.
 type row struct {
-	m      *sim.Mutant
+	m      *mutants.Mutant
 	s      searched
 	broken error // it does not build
 }
@@ -21,11 +22,11 @@ func (r row) killed() bool {
 }
 
 func (r row) foundBySearch() bool {
-	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Killed })
+	return slices.ContainsFunc(r.s.Campaigns, func(c engine.Campaign) bool { return c.Killed })
 }
 
 func (r row) covered() bool {
-	return slices.ContainsFunc(r.s.Campaigns, func(c sim.Campaign) bool { return c.Covered })
+	return slices.ContainsFunc(r.s.Campaigns, func(c engine.Campaign) bool { return c.Covered })
 }
 
 // unexpected is how the mutant came out otherwise than its file says; empty if
@@ -95,7 +96,7 @@ func (r row) String() string {
 // medians is how many seeds each strategy needed.
 func (r row) medians() string {
 	var all []string
-	for _, s := range sim.Strategies {
+	for _, s := range engine.Strategies {
 		var seeds []int
 		for _, c := range r.s.Campaigns {
 			if c.Strategy == s && c.Killed {
@@ -146,7 +147,7 @@ func spread[T int | float64](v []T, format string) string {
 // perStrategy compares the strategies over all mutants that can be killed.
 func perStrategy(rows []row) string {
 	var b strings.Builder
-	for _, s := range sim.Strategies {
+	for _, s := range engine.Strategies {
 		var seeds []int
 		missed := 0
 		for _, r := range rows {

@@ -10,7 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pyrycode/pyrycode-relay/sim"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/mutants"
 )
 
 // flagsOf is what a command really has.
@@ -117,10 +118,10 @@ func TestWhatIsWrongNamesTheFlag(t *testing.T) {
 // The last line of mutants says of the clean build whether it held, and of the
 // mutants how they came out, each without the other.
 func TestAMutantThatSurvivesIsNotAnUncleanBuild(t *testing.T) {
-	found := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Killed: true, Covered: true, Invariant: "holder", Seeds: 3}}}
-	missed := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Covered: true, Seeds: 9}}}
-	notCovered := searched{Campaigns: []sim.Campaign{{Strategy: "pct3", Seeds: 9}}}
-	plain, survivor, withRun := &sim.Mutant{Name: "a"}, &sim.Mutant{Name: "b", Survives: "nobody can see it"}, &sim.Mutant{Name: "c", RegressionRun: "s"}
+	found := searched{Campaigns: []engine.Campaign{{Strategy: "pct3", Killed: true, Covered: true, Invariant: "holder", Seeds: 3}}}
+	missed := searched{Campaigns: []engine.Campaign{{Strategy: "pct3", Covered: true, Seeds: 9}}}
+	notCovered := searched{Campaigns: []engine.Campaign{{Strategy: "pct3", Seeds: 9}}}
+	plain, survivor, withRun := &mutants.Mutant{Name: "a"}, &mutants.Mutant{Name: "b", Survives: "nobody can see it"}, &mutants.Mutant{Name: "c", RegressionRun: "s"}
 	for _, tt := range []struct {
 		what  string
 		rows  []row

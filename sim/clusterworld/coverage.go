@@ -1,0 +1,92 @@
+package clusterworld
+
+import (
+	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
+)
+
+// Coverage goals of the cluster's world.
+const (
+	sawLeaseLockWait = iota
+	sawProxied
+	sawLostDeadline
+	sawLostTaken
+	sawLostReclaimed
+	sawRecreated
+	sawRefusal
+	sawGap
+	sawSilentStream
+	sawNodeGone
+	sawBusGone
+	sawUnknownStream
+	sawRemoteConflict
+	sawRemoteTakeover
+	sawBrokenPhone
+	sawNoAnswer
+	sawUnknownHolder
+	sawLostBinary
+	sawReclaimedPhone
+	sawHandover
+	sawFrozen
+)
+
+func (World) CoverageGoals() []string {
+	return []string{
+		sawLeaseLockWait:  "a task waits for a write to the directory",
+		sawProxied:        "a frame goes from node to node",
+		sawLostDeadline:   "a lease deadline passes",
+		sawLostTaken:      "another node has taken the entry",
+		sawLostReclaimed:  "a binary comes back at another node",
+		sawRecreated:      "an entry that was lost is made again",
+		sawRefusal:        "the directory does not grant a claim",
+		sawGap:            "a gap in a stream",
+		sawSilentStream:   "the far end of a stream is silent",
+		sawNodeGone:       "a node is missed by its heartbeats",
+		sawBusGone:        "a stream cannot send",
+		sawUnknownStream:  "a stream is not known at its far end",
+		sawRemoteConflict: "a binary is told that the holder at another node is alive",
+		sawRemoteTakeover: "a silent binary is taken over from by another node",
+		sawBrokenPhone:    "a phone is told that its stream to the serving node broke",
+		sawNoAnswer:       "a phone is told that the node does not answer",
+		sawUnknownHolder:  "a claim is refused because the holder is unknown",
+		sawLostBinary:     "a binary is told that its node may not serve it",
+		sawReclaimedPhone: "a phone is told of a reclaim at another node",
+		sawHandover:       "two nodes have served an id one after the other",
+		sawFrozen:         "a process freezes while it serves",
+	}
+}
+
+// coverNode marks the coverage goals that a node's counters show.
+func (w *instance) coverNode(m *member, node, relay map[string]float64) {
+	const prefix = "pyrycode_relay_cluster_"
+	for n, name := range map[int]string{
+		sawLostDeadline: "claim_losses_total fence", sawLostTaken: "claim_losses_total taken", sawLostReclaimed: "claim_losses_total reclaimed",
+		sawRecreated: "claims_recreated_total", sawRefusal: "claim_refusals_total",
+		sawGap: "broken_streams_total gap", sawSilentStream: "broken_streams_total silent", sawNodeGone: "broken_streams_total node",
+		sawBusGone: "broken_streams_total bus", sawUnknownStream: "broken_streams_total reset",
+	} {
+		w.Engine.Sometimes(n, node[prefix+name] > 0)
+	}
+	var served [relayworld.MaxServers]bool
+	for s := range served {
+		for _, o := range w.members[:w.nmembers] {
+			w.Engine.Sometimes(sawHandover, o != m && o.everServed[s] && m.everServed[s])
+		}
+	}
+	for _, c := range w.All() {
+		if c.Node != m.Node {
+			continue
+		}
+		w.Engine.Sometimes(sawUnknownHolder, !c.Phone && c.Status == 503 && m.drained.Step == 0)
+		if !c.Upgraded {
+			continue
+		}
+		w.Engine.Sometimes(sawProxied, c.Phone && c.Home != nil && c.Home != c.Node && len(c.Flow(0).Got) > 0)
+		w.Engine.Sometimes(sawRemoteConflict, c.Code == 4409)
+		w.Engine.Sometimes(sawRemoteTakeover, !c.Phone && c.Reason == "heartbeat timeout")
+		w.Engine.Sometimes(sawBrokenPhone, c.Phone && c.Code == 1012 && c.Reason == "the way to the node that serves the server-id broke")
+		w.Engine.Sometimes(sawNoAnswer, c.Phone && c.Code == 1013)
+		w.Engine.Sometimes(sawLostBinary, !c.Phone && c.Reason == "this node no longer serves the server-id")
+		w.Engine.Sometimes(sawReclaimedPhone, c.Phone && c.Reason == "binary reclaimed server-id")
+	}
+	w.Engine.Sometimes(sawFrozen, m.everFrozen && m.everServed != [relayworld.MaxServers]bool{})
+}

@@ -1,0 +1,107 @@
+package clusterworld
+
+import (
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
+)
+
+// Step checks that the gauges of every node whose registry is not locked are
+// its counts, and that at most one node serves each server-id.
+//
+//go:norace
+func (w *instance) Step() {
+	var holder [relayworld.MaxServers]*member
+	for i := 0; i < w.nmembers; i++ {
+		m := w.members[i]
+		if m.Lock == nil || m.Relay == nil {
+			continue
+		}
+		if !m.Lock.Held() {
+			w.checkGauges(m)
+		}
+		for s := range relayworld.MaxServers {
+			may := !m.dead && m.mayServe(s)
+			if may != m.allowed[s] {
+				m.noteMayServe(s, may)
+			}
+			if m.serving[s] = may && m.slotHeld[s]; !m.serving[s] {
+				continue
+			}
+			m.everServed[s] = true
+			if holder[s] != nil && !w.clockLeapt {
+				w.Engine.Fail("one serving", "nodes %d and %d serve %s", holder[s].N, m.N, relayworld.Servers[s])
+			}
+			holder[s] = m
+		}
+	}
+}
+
+// checkGauges compares the gauges of one node with what its registry counts.
+//
+//go:norace
+func (w *instance) checkGauges(m *member) {
+	c := &m.Shown
+	if m.Gauges[0].Value() != float64(c.Binaries) || m.Gauges[1].Value() != float64(c.Phones) || m.Gauges[2].Value() != float64(c.InGrace) ||
+		m.remote.Value() != float64(c.Remote) {
+		w.Engine.Fail("gauges", "node %d: binaries %v, phones %v, in grace %v, remote %v; want %+v", m.N,
+			m.Gauges[0].Value(), m.Gauges[1].Value(), m.Gauges[2].Value(), m.remote.Value(), *c)
+	}
+}
+
+// Unlocking records a registry's counts and held slots, and the counts that an
+// operator's request must return.
+//
+//go:norace
+func (w *instance) Unlocking(t *engine.Task, l *engine.Lock) {
+	if l.Name() != "registry" {
+		return
+	}
+	if k, ok := t.Data.(*relayworld.OperatorRequest); ok && l == k.Node.Lock {
+		k.Counts = k.Node.Relay.Counts()
+	}
+	for i := 0; i < w.nmembers; i++ {
+		m := w.members[i]
+		if m.Lock != l {
+			continue
+		}
+		m.Shown = m.Relay.Counts()
+		if m.Shown.Binaries < 0 || m.Shown.Phones < 0 || m.Shown.InGrace < 0 || m.Shown.Remote < 0 {
+			w.Engine.Fail("gauges", "the registry of node %d counts %+v", m.N, m.Shown)
+		}
+		for s := range relayworld.MaxServers {
+			m.slotHeld[s] = m.host.Slot(wire.ServerID(relayworld.Servers[s])) == relay.SlotHeld
+		}
+	}
+}
+
+// Contended marks a coverage goal.
+//
+//go:norace
+func (w *instance) Contended(t *engine.Task, l *engine.Lock) {
+	w.Engine.Sometimes(sawLeaseLockWait, l.HolderMayPark())
+}
+
+// Ended does nothing in this world.
+func (w *instance) Ended(*engine.Task) {}
+
+// Final judges the run once everything is at rest.
+func (w *instance) Final() {
+	w.AtRest()
+	for _, m := range w.members[:w.nmembers] {
+		if got := m.Shown; got.Binaries+got.Phones+got.InGrace+got.Remote != 0 {
+			w.Engine.Fail("converges", "at rest node %d counts %+v; want none", m.N, got)
+		}
+		w.checkEmpty(m, "claims", "streams")
+	}
+	w.judge()
+}
+
+// Invariants are what the runs of a cluster are judged by.
+func (World) Invariants() []string {
+	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
+		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "converges", "left over", "gates",
+		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "progress", "forwarded", "attempts", "books",
+		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+}

@@ -1,0 +1,431 @@
+package clusterworld
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/benbjohnson/clock"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
+	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
+)
+
+// Times of the cluster's nodes: those of production.
+const (
+	entryLife   = 30 * time.Second
+	leaseMargin = 5 * time.Second
+	renewTime   = 5 * time.Second
+)
+
+// member is one life of one of the cluster's nodes: a real relay and a real
+// cluster.Node, on a clock of its own, and its link to the directory and
+// the bus.
+type member struct {
+	*relayworld.Node
+	w          *instance
+	index      int
+	cluster    *cluster.Node
+	host       *relay.Host
+	metrics    *prometheus.Registry // of the cluster.Node
+	remote     *relayruntime.Gauge  // phones whose socket another node has
+	link       *nodeLink
+	clockSpeed int64 // speed of its clock, in per cent of the true time
+	clockStart int64 // by that clock
+	rnd        *engine.Rand
+
+	// Faults of the nemesis and records of the checks. They are used only in
+	// functions that are hidden from the race detector.
+	dead          bool         // killed
+	drained       engine.Stamp // its drain began
+	refusesFrom   engine.Stamp // it refuses new connections
+	ended         bool         // drained and closed, or dead
+	frozen        bool
+	thaw          engine.Gate
+	everFrozen    bool // it has been frozen
+	locks         [engine.MaxTasks]int8
+	deadlines     [relayworld.MaxServers][]leaseDeadline // deadlines of its claims; written before Claim returns
+	ndeadlines    [relayworld.MaxServers]int
+	slotHeld      [relayworld.MaxServers]bool // the registry has a binary in the slot
+	serving       [relayworld.MaxServers]bool
+	allowed       [relayworld.MaxServers]bool                // a deadline has not passed
+	servePeriods  [relayworld.MaxServers][64]relayworld.Span // when allowed was true
+	nservePeriods [relayworld.MaxServers]int
+	everServed    [relayworld.MaxServers]bool // it has served the id at least once
+}
+
+// leaseDeadline is the deadline of a claim.
+type leaseDeadline struct{ *relay.LeaseDeadline }
+
+// maxDeadlines bounds the recorded deadlines of one server-id. A claim during a
+// lease returns the deadline of that lease.
+const maxDeadlines = 256
+
+// JoinCluster makes the relay of d a node of the cluster. boot does the rest.
+func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
+	m := w.starting
+	m.Node = d
+	m.clockStart = w.Engine.Now() / 100 * m.clockSpeed
+	rt := &cfg.Runtime
+	newLock, start, newGauge := rt.NewLock, rt.Go, rt.NewGauge
+	rt.Clock = skewedClock{rt.Clock, m}
+	rt.NewLock = func(name string) sync.Locker {
+		l := newLock(name).(*engine.Lock)
+		if name == "tenure" {
+			l.LetHolderPark()
+		}
+		return &frozenLock{l, m}
+	}
+	rt.Go = func(name string, f func()) { start(name, func() { m.parkWhileFrozen(); f() }) }
+	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
+		g := newGauge(o)
+		if o.Name == "pyrycode_relay_remote_phones" {
+			m.remote = g.(*relayruntime.Gauge)
+		}
+		return g
+	}
+	own := *rt
+	own.Rand = m.rnd
+	p := w.Run.Param
+	n, err := cluster.New(cluster.Config{
+		Name: fmt.Sprint("relay-", m.index), Store: m.link, Bus: m.link, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
+		TTL: entryLife, Margin: leaseMargin, Renew: renewTime, Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
+		Window: max(p("window", 256<<10), 1<<10), Linger: relayworld.Linger,
+	})
+	if err != nil {
+		panic(err)
+	}
+	m.cluster, m.metrics = n, prometheus.NewRegistry()
+	if err := n.Register(m.metrics); err != nil {
+		panic(err)
+	}
+	cfg.Cluster = observedNode{n, m}
+}
+
+// Running returns the process of a node, or nil if it has ended.
+func (w *instance) Running(index int) *relayworld.Node {
+	if m := w.nodeAt(index); !m.isEnded() {
+		return m.Node
+	}
+	return nil
+}
+
+// Wrap returns a socket that transfers no bytes while the process is frozen.
+func (w *instance) Wrap(d *relayworld.Node, s *relayworld.Socket) relay.Socket {
+	return frozenSocket{s, w.memberOf(d)}
+}
+
+// FaultsOver reports whether the faults have ended.
+//
+//go:norace
+func (w *instance) FaultsOver() bool { return w.faultsOver }
+
+// memberOf returns the life of the node that this process is. It is nil for
+// none.
+//
+//go:norace
+func (w *instance) memberOf(d *relayworld.Node) *member {
+	for i := 0; i < w.nmembers; i++ {
+		if w.members[i].Node == d {
+			return w.members[i]
+		}
+	}
+	return nil
+}
+
+// startNode starts the process of a node.
+func (w *instance) startNode(index int) {
+	p := w.Run.Param
+	w.starts++
+	m := &member{w: w, index: index, rnd: engine.NewRand(uint64(p("noise", 0))<<8 + uint64(w.starts)), clockSpeed: int64(100 + w.skew(index))}
+	m.link = newLink(w, m)
+	w.starting = m
+	w.NewNode(w.starts)
+	w.nodes[index].Store(m)
+	w.addMember(m)
+	if err := m.cluster.Start(context.Background()); err != nil {
+		panic(err)
+	}
+}
+
+// skew returns by how many per cent the clock of a node is wrong.
+func (w *instance) skew(index int) int {
+	return [...]int{0, -w.Run.Param("skew", 0), w.Run.Param("skew", 0)}[index%3]
+}
+
+// killNode ends the process as kill -9 does: none of its further actions is
+// visible outside.
+func (w *instance) killNode(m *member) {
+	w.setEnded(m, true)
+	w.addFaultPeriod(0)
+	m.link.cut(cutAll)
+	m.unfreeze()
+	for _, c := range w.All() {
+		if c.Node == m.Node {
+			if c.Is(func() bool { return !c.Ended && !c.Left }) {
+				c.EndByPeer(relayworld.WasCut)
+			}
+			c.Sock.Cut()
+		}
+	}
+	m.Relay.Abort()
+	m.cluster.Close()
+	m.link.close()
+}
+
+// drainNode shuts the process down as main does: first the relay, then its entries
+// in the directory.
+func (w *instance) drainNode(m *member, spread time.Duration) {
+	m.setDrained(w.Engine.Stamp())
+	w.addFaultPeriod(0)
+	m.Relay.Drain(spread, func() {})
+	m.setRefuses(w.Engine.Stamp())
+	m.cluster.Drain()
+	if spread == 0 && w.faultsOver {
+		w.checkEmpty(m, "claims")
+	}
+	w.Engine.Sleep(int64(spread + 3*time.Second))
+	if spread > 0 {
+		m.cluster.Drain()
+	}
+	m.Relay.Abort()
+	m.cluster.Close()
+	w.setEnded(m, false)
+	m.link.close()
+}
+
+//go:norace
+func (m *member) setDrained(s engine.Stamp) { m.drained = s }
+
+//go:norace
+func (m *member) setRefuses(s engine.Stamp) { m.refusesFrom = s }
+
+//go:norace
+func (w *instance) setEnded(m *member, dead bool) { m.dead, m.ended = dead, true }
+
+//go:norace
+func (m *member) gone() bool { return m.ended || m.drained.Step > 0 }
+
+// parkWhileFrozen parks the current task while its process is frozen. A task that holds a
+// lock is not parked, because other tasks may wait for it.
+//
+//go:norace
+func (m *member) parkWhileFrozen() {
+	for e := m.w.Engine; m.frozen && e.InTask() && m.locks[e.Current().ID] == 0; {
+		e.Park(engine.AtWait, &m.thaw, engine.Forever)
+	}
+}
+
+//go:norace
+func (m *member) freeze() {
+	if !m.ended {
+		m.frozen, m.everFrozen = true, true
+		m.w.addFaultPeriod(engine.Forever)
+	}
+}
+
+//go:norace
+func (m *member) unfreeze() {
+	m.frozen = false
+	m.w.Engine.Open(&m.thaw)
+}
+
+// observedNode records the lease deadlines that a node's claims return.
+type observedNode struct {
+	*cluster.Node
+	m *member
+}
+
+func (c observedNode) Attach(h *relay.Host) {
+	c.m.host = h
+	c.Node.Attach(h)
+}
+
+func (c observedNode) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
+	f, err := c.Node.Claim(id)
+	if err == nil {
+		c.m.granted(id, f)
+	}
+	return f, err
+}
+
+func (m *member) granted(id wire.ServerID, f *relay.LeaseDeadline) {
+	for s, name := range relayworld.Servers {
+		if name == string(id) {
+			m.addDeadline(s, f)
+		}
+	}
+}
+
+//go:norace
+func (m *member) addDeadline(s int, f *relay.LeaseDeadline) {
+	if m.deadlines[s] == nil {
+		m.deadlines[s] = make([]leaseDeadline, maxDeadlines)
+	}
+	n := m.ndeadlines[s]
+	if n > 0 && m.deadlines[s][n-1].LeaseDeadline == f || n == maxDeadlines {
+		return
+	}
+	m.deadlines[s][n].LeaseDeadline = f
+	m.ndeadlines[s]++
+}
+
+// mayServe reports whether the node may serve the server-id now: whether the
+// deadline of one of its claims has not passed.
+//
+//go:norace
+func (m *member) mayServe(s int) bool {
+	now := m.w.Engine.Now()/100*m.clockSpeed - m.clockStart + 1 // as relay.Relay counts
+	for i := m.ndeadlines[s] - 1; i >= 0; i-- {
+		if *(*int64)(unsafe.Add(unsafe.Pointer(m.deadlines[s][i].LeaseDeadline), deadlineOffset)) > now {
+			return true
+		}
+	}
+	return false
+}
+
+// noteMayServe records that the node may serve a server-id from now on, or no
+// longer.
+//
+//go:norace
+func (m *member) noteMayServe(s int, on bool) {
+	m.allowed[s] = on
+	n := m.nservePeriods[s]
+	if on {
+		if n == len(m.servePeriods[s]) {
+			return
+		}
+		m.servePeriods[s][n].From = m.w.Engine.Stamp()
+		m.nservePeriods[s]++
+	} else if t := &m.servePeriods[s][max(n-1, 0)]; t.To.Step == 0 {
+		t.To = m.w.Engine.Stamp()
+	}
+}
+
+// mightHaveServed reports whether the node may have served the server-id at any moment
+// between.
+func (m *member) mightHaveServed(s int, from, to int64) bool {
+	for _, t := range m.servePeriods[s][:m.nservePeriods[s]] {
+		if t.From.At <= to && (t.To.Step == 0 || t.To.At >= from) {
+			return true
+		}
+	}
+	return m.nservePeriods[s] == len(m.servePeriods[s])
+}
+
+// deadlineOffset is the offset of the time in a relay.LeaseDeadline. An atomic
+// load would show the race detector a happens-before edge that does not exist
+// in production.
+var deadlineOffset = func() uintptr {
+	f, ok := reflect.TypeFor[relay.LeaseDeadline]().FieldByName("until")
+	if !ok || f.Type != reflect.TypeFor[atomic.Int64]() {
+		panic("sim: relay.LeaseDeadline has no field until that is an atomic.Int64")
+	}
+	return f.Offset
+}()
+
+// skewedClock is the clock of one node. It has its own speed, and its timers
+// do not run while the process is frozen.
+type skewedClock struct {
+	clock.Clock
+	m *member
+}
+
+func (c skewedClock) Now() time.Time {
+	return engine.Epoch.Add(time.Duration(c.m.w.Engine.Now() / 100 * c.m.clockSpeed))
+}
+
+func (c skewedClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
+
+func (c skewedClock) Until(t time.Time) time.Duration { return t.Sub(c.Now()) }
+
+func (c skewedClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
+	// Rounded up, or the timer would ring too early for its own clock.
+	pace := time.Duration(c.m.clockSpeed)
+	return c.Clock.AfterFunc((max(d, 0)+pace-1)/pace*100, func() { c.m.parkWhileFrozen(); f() })
+}
+
+// frozenLock is a lock that no task acquires while its process is frozen.
+type frozenLock struct {
+	of *engine.Lock
+	m  *member
+}
+
+// Lock implements sync.Locker.
+func (l *frozenLock) Lock() {
+	l.m.parkWhileFrozen()
+	l.of.Lock()
+	l.count(1)
+}
+
+// Unlock implements sync.Locker.
+func (l *frozenLock) Unlock() {
+	l.count(-1)
+	l.of.Unlock()
+}
+
+//go:norace
+func (l *frozenLock) count(n int8) {
+	if e := l.m.w.Engine; e.InTask() && !l.of.HolderMayPark() {
+		l.m.locks[e.Current().ID] += n
+	}
+}
+
+// frozenSocket is a socket that transfers no bytes while its process is frozen.
+type frozenSocket struct {
+	*relayworld.Socket
+	m *member
+}
+
+func (s frozenSocket) Read() (*relay.Buffer, int, error) {
+	s.m.parkWhileFrozen()
+	b, n, err := s.Socket.Read()
+	s.m.parkWhileFrozen()
+	return b, n, err
+}
+
+func (s frozenSocket) Write(p []byte) (int, error) {
+	s.m.parkWhileFrozen()
+	n, err := s.Socket.Write(p)
+	s.m.parkWhileFrozen()
+	return n, err
+}
+
+// waitGate is a cluster.Gate.
+type waitGate struct {
+	m    *member
+	g    engine.Gate
+	open bool
+	edge engine.Edge // opening comes before passing
+}
+
+// Wait implements cluster.Gate.
+//
+//go:norace
+func (g *waitGate) Wait() {
+	for !g.open {
+		g.m.w.Engine.Park(engine.AtWait, &g.g, engine.Forever)
+	}
+	g.open = false
+	g.edge.Acquire()
+	g.m.parkWhileFrozen()
+}
+
+// Open implements cluster.Gate.
+//
+//go:norace
+func (g *waitGate) Open() {
+	if !g.open {
+		g.open = true
+		g.edge.Release()
+		g.m.w.Engine.Open(&g.g)
+	}
+}

@@ -1,0 +1,351 @@
+package clusterworld
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
+)
+
+// World runs several real relays that share their server-ids through
+// a simulated directory and a simulated bus. Binaries and phones are those of
+// the relay's world, and connect to any node. The network partitions nodes,
+// and loses and delays messages. Nodes freeze, die, drain and restart. Clocks
+// run at different speeds. Then all faults end, every peer must be served, and
+// at the end nothing may be left over.
+type World struct{}
+
+func (World) Name() string { return "cluster" }
+
+// Pace is about how many yields an operation takes.
+func (World) Pace() int { return 150 }
+
+// Verbs of the cluster's world, in addition to those of the relay's. The
+// argument of a dial is server-id + maxServers*node. The argument of a verb
+// that acts on a node is the node.
+const (
+	cCutStore = iota + 100 // cut a node off from the directory
+	cCutBus                // cut a node off from the bus
+	cCutAll                // cut a node off from both
+	cMend                  // end all partitions
+	cStall                 // the directory does not answer for so many seconds
+	cHold                  // the bus delivers nothing to a node for 3 s
+	cFreeze                // freeze a process
+	cThaw                  // thaw all processes
+	cKill                  // kill a process
+	cLeave                 // drain a process and end it
+	cBoot                  // restart the processes that have ended
+	cLeap                  // the directory's clock leaps by so many seconds
+	cWipe                  // the directory loses all entries
+)
+
+var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall-store", "hold", "freeze", "thaw", "kill", "leave", "boot", "leap", "wipe"}
+
+const maxNodes = 3
+
+func (World) Format(op engine.Op) string {
+	if op.Verb >= cCutStore {
+		return clusterVerbs[op.Verb-cCutStore] + " " + strconv.Itoa(op.Arg)
+	}
+	return relayworld.World{}.Format(op)
+}
+
+func (World) Parse(words []string) (engine.Op, error) {
+	if i := slices.Index(clusterVerbs, words[0]); i >= 0 && len(words) <= 2 {
+		n, err := strconv.Atoi(strings.Join(append(words[1:], "0")[:1], ""))
+		if err == nil && n >= 0 && n <= 1e6 {
+			return engine.Op{Verb: cCutStore + i, Arg: n}, nil
+		}
+	}
+	op, err := relayworld.World{}.Parse(words)
+	if err != nil {
+		err = fmt.Errorf("%w, or one of %v and a number", err, clusterVerbs)
+	}
+	return op, err
+}
+
+// Plan makes up a run. Each seed has its own sizes and leaves out some
+// operations and faults. Many seeds have no faults of one kind, so that
+// behaviour which only that kind excuses is checked.
+func (World) Plan(r *engine.Rand, small bool) *engine.Run {
+	p := &planner{relayworld.Planner{Planner: engine.Planner{Rand: r}}}
+	set := func(name string, of ...int) int {
+		v := of[r.Intn(len(of))]
+		p.Run.Params = append(p.Run.Params, engine.Param{Name: name, Value: v})
+		return v
+	}
+	if small {
+		p.Run.Params = []engine.Param{{Name: "places", Value: 2}, {Name: "max-phones", Value: 1}}
+		p.actor("b1", []int{relayworld.VerbDial}, 1, 2)
+		p.actor("p1", []int{relayworld.VerbDial, relayworld.VerbSend}, 2, 2)
+		return p.Interleave()
+	}
+	nodes := set("places", 2, 2, 3)
+	set("eager", 0, 0, 0, 1)
+	set("noise", r.Intn(1<<20))
+	set("latency", 0, 0, 1, 20) // milliseconds
+	set("room", 1<<10, 4<<10, 16<<10)
+	set("chunk", 0, 0, 0, 1000)
+	set("max-phones", 2, 16)
+	set("phone-outbox", 2<<10, 6<<10, 64<<10)
+	set("binary-outbox", 4<<10, 16<<10, 64<<10)
+	set("beat", 12)
+	set("window", 1<<10, 4<<10, 64<<10, 256<<10)
+	set("store-delay", 0, 1, 20, 200)
+	set("watch-delay", 0, 1, 20, 1000)
+	set("bus-delay", 0, 1, 20, 100)
+	set("skew", 0, 0, 0, 3, 10) // per cent
+	set("handshake", 0, 0, 6)   // one in so many fails
+	set("last", 0, 1)           // how the run ends: one leaves, or is killed
+	if r.Chance(3) {
+		set("lag", 0, 50, 500)
+	}
+	faulty := !r.Chance(3)
+	if faulty && r.Chance(3) {
+		set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
+	}
+	if faulty && r.Chance(4) {
+		set("lose", 300, 50) // one message in so many
+	}
+	if faulty && r.Chance(4) {
+		set("late", 300, 50)
+	}
+
+	p.IDs = 1 + r.Intn(2)
+	n := 4 + r.Intn(8)
+	some := func(verbs []int, in int, more ...int) []int {
+		for _, v := range more {
+			if r.Chance(in) {
+				verbs = append(verbs, v)
+			}
+		}
+		return verbs
+	}
+	binary := some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbMute, relayworld.VerbStall, relayworld.VerbResume, relayworld.VerbOrder)
+	phone := some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbStall, relayworld.VerbResume)
+	phone = some(phone, 6, relayworld.VerbBad, relayworld.VerbPing, relayworld.VerbSplit, relayworld.VerbDribble, relayworld.VerbBig)
+	for i := range 1 + r.Intn(3) {
+		p.actor("b"+strconv.Itoa(i+1), binary, n, nodes)
+	}
+	for i := range 1 + r.Intn(3) {
+		p.actor("p"+strconv.Itoa(i+1), phone, n, nodes)
+	}
+	if r.Chance(3) { // one daemon's attempts at several nodes, while the directory stalls
+		p.round("b8", []int{relayworld.VerbDial, relayworld.VerbWait, [...]int{relayworld.VerbHangup, relayworld.VerbVanish}[r.Intn(2)], relayworld.VerbWait, relayworld.VerbDial}, n, nodes)
+		p.round("b9", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbHangup}, n, nodes)
+		p.round("p9", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbSend}, n, nodes)
+		if faulty && r.Chance(2) {
+			p.round("net9", []int{cStall, relayworld.VerbWait, relayworld.VerbWait}, n, nodes)
+		}
+	}
+	if faulty && r.Chance(5) { // a stream breaks while it transfers much
+		p.round("b7", []int{relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbWait, relayworld.VerbBurst, relayworld.VerbSend, relayworld.VerbBurst}, n+4, 1)
+		p.round("p7", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbSend}, n, nodes)
+		p.round("p8", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbBurst}, n, nodes)
+		p.round("net7", []int{relayworld.VerbWait, relayworld.VerbWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], relayworld.VerbWait, cMend, cBoot}, 6+r.Intn(8), nodes)
+	}
+	if faulty && r.Chance(6) { // a node is cut off from the directory, and a rival connects as the entry expires
+		at := r.Intn(nodes)
+		p.List = append(p.List, []engine.Op{{Actor: "b4", Label: 1, Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * at}},
+			[]engine.Op{{Actor: "net4", Label: 1, Verb: relayworld.VerbWait, Arg: 3000}, {Actor: "net4", Label: 2, Verb: cCutStore, Arg: at}})
+		rival := []engine.Op{{Actor: "b0", Label: 1, Verb: relayworld.VerbWait, Arg: 29_000}}
+		for i := range 8 {
+			rival = append(rival, engine.Op{Actor: "b0", Label: 2*i + 2, Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * (at + 1)}, engine.Op{Actor: "b0", Label: 2*i + 3, Verb: relayworld.VerbWait, Arg: 1000})
+		}
+		p.List = append(p.List, rival)
+	}
+	if faulty && r.Chance(6) { // a node freezes while it renews, for longer than its entry lives
+		p.round("b6", []int{relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbSend}, n, 1)
+		p.round("net6", []int{relayworld.VerbWait, cStall, cFreeze}, 3, 1)
+		for i := range p.List[len(p.List)-1] {
+			switch op := &p.List[len(p.List)-1][i]; op.Verb {
+			case cStall:
+				op.Arg = 1
+			case cFreeze:
+				op.Arg = 3 * maxNodes // node 0, for 40 s
+			}
+		}
+		p.List = append(p.List, []engine.Op{{Actor: "p6", Label: 1, Verb: relayworld.VerbWait, Arg: 1}, {Actor: "p6", Label: 2, Verb: relayworld.VerbDial}, {Actor: "p6", Label: 3, Verb: relayworld.VerbWait, Arg: 32_000},
+			{Actor: "p6", Label: 4, Verb: relayworld.VerbSend}, {Actor: "p6", Label: 5, Verb: relayworld.VerbWait, Arg: 3000}, {Actor: "p6", Label: 6, Verb: relayworld.VerbSend}})
+		p.List = append(p.List, []engine.Op{{Actor: "b5", Label: 1, Verb: relayworld.VerbWait, Arg: 32_000}})
+		for i := range 5 {
+			last := &p.List[len(p.List)-1]
+			*last = append(*last, engine.Op{Actor: "b5", Label: 2*i + 2, Verb: relayworld.VerbDial, Arg: relayworld.MaxServers}, engine.Op{Actor: "b5", Label: 2*i + 3, Verb: relayworld.VerbWait, Arg: 1000})
+		}
+	}
+	var net []int
+	switch r.Intn(6) {
+	case 0: // nothing goes wrong between nodes
+	case 1:
+		net = []int{cCutStore, relayworld.VerbWait, cMend}
+	case 2:
+		net = []int{cCutBus, relayworld.VerbWait, cMend, cHold}
+	case 3:
+		net = []int{cStall, relayworld.VerbWait}
+	case 4:
+		net = []int{cFreeze, relayworld.VerbWait, cThaw}
+	default:
+		net = some([]int{cCutAll, relayworld.VerbWait, cMend}, 2, cCutStore, cCutBus, cHold, cStall, cFreeze, cThaw)
+	}
+	if r.Chance(2) {
+		net = some(append(net, relayworld.VerbWait), 2, cKill, cLeave, cBoot, cBoot, relayworld.VerbReset)
+	}
+	if r.Chance(12) {
+		net = append(net, relayworld.VerbWait, cLeap, [...]int{cLeap, cWipe}[r.Intn(2)])
+	}
+	if faulty && len(net) > 0 {
+		p.actor("net", net, 3+r.Intn(6), nodes)
+	}
+	if r.Chance(3) {
+		p.actor("ops", []int{relayworld.VerbScrape, relayworld.VerbCheck, relayworld.VerbWait}, 1+r.Intn(4), nodes)
+	}
+	if p.Run.Param("eager", 0) == 1 {
+		p.actor("clock", []int{relayworld.VerbNext, relayworld.VerbNext, relayworld.VerbAdvance}, 2+r.Intn(n), nodes)
+	}
+	return p.Interleave()
+}
+
+// planner plans operations of peers and of the nemesis.
+type planner struct{ relayworld.Planner }
+
+// actor plans n operations of one actor, the first of the list first.
+func (p *planner) actor(name string, verbs []int, n, nodes int) {
+	p.Actor(name, n, verbs, p.IDs)
+	ops := p.List[len(p.List)-1]
+	for i := range ops {
+		op := &ops[i]
+		switch op.Verb {
+		case relayworld.VerbDial:
+			op.Arg += relayworld.MaxServers * p.Rand.Intn(nodes)
+		case relayworld.VerbWait:
+			if op.Arg > 1 {
+				op.Arg = [...]int{100, 1000, 3000, 7000, 20_000, 32_000}[p.Rand.Intn(6)]
+			}
+		case cStall:
+			op.Arg = [...]int{1, 4, 8, 30}[p.Rand.Intn(4)]
+		case cLeap:
+			op.Arg = [...]int{10, 40}[p.Rand.Intn(2)]
+		case cFreeze:
+			op.Arg = p.Rand.Intn(nodes) + maxNodes*p.Rand.Intn(4)
+		case relayworld.VerbScrape, relayworld.VerbCheck, cCutStore, cCutBus, cCutAll, cHold, cKill, cLeave:
+			op.Arg = p.Rand.Intn(nodes)
+		}
+	}
+}
+
+// round plans n operations in the order of the list, again and again,
+// for the first server-id.
+func (p *planner) round(name string, verbs []int, n, nodes int) {
+	p.Round(name, n, verbs)
+	ops := p.List[len(p.List)-1]
+	for i := range ops {
+		op := &ops[i]
+		switch op.Verb {
+		case relayworld.VerbDial:
+			op.Arg = relayworld.MaxServers * p.Rand.Intn(nodes)
+		case relayworld.VerbWait:
+			op.Arg = [...]int{1, 300, 1000, 3000}[p.Rand.Intn(4)]
+		case cStall:
+			op.Arg = [...]int{1, 3, 4}[p.Rand.Intn(3)]
+		case cCutBus, cHold, cKill, cFreeze:
+			op.Arg = p.Rand.Intn(nodes)
+		}
+	}
+}
+
+// instance is a cluster in one run, and its peers. The peers know only that
+// the cluster has several addresses.
+type instance struct {
+	*relayworld.Instance
+	dir      *directory
+	bus      *messageBus
+	nodes    [maxNodes]atomic.Pointer[member]
+	size     int
+	starting *member // whose process is being started
+	starts   int
+
+	storeFaults struct {
+		upset             int
+		lag, delay, watch int64
+	}
+	busFaults struct {
+		lose, late int
+		delay      int64
+	}
+
+	// Used only in functions that are hidden from the race detector.
+	members        [32]*member // all nodes' processes, oldest first
+	nmembers       int
+	noAnswerBefore int64 // the directory does not answer before that time
+	faultsOver     bool  // no more faults
+	clockLeapt     bool  // entries were lost before they expired
+	allStarted     bool  // all processes have started
+	started        engine.Gate
+	startRunning   bool
+	idleTimeOnly   bool // time moves only when no task can run
+	healedAt       int64
+
+	faultPeriods    [256]faultPeriod
+	nfaultPeriods   int
+	nemesisActions  [128]nemesisAction
+	nnemesisActions int
+}
+
+func (World) Start(e *engine.Engine, r *engine.Run) engine.Instance {
+	w := &instance{Instance: &relayworld.Instance{Engine: e, Run: r}, idleTimeOnly: r.Param("eager", 0) == 0}
+	w.Cluster = w
+	for i, name := range r.Actors() {
+		if i < relayworld.MaxUsers {
+			w.Users[i] = &relayworld.User{Name: name, Rnd: engine.NewRand(engine.HashName(name) ^ uint64(r.Param("noise", 0)))}
+		}
+	}
+	ms := func(name string) int64 { return int64(r.Param(name, 0)) * int64(time.Millisecond) }
+	w.storeFaults.upset, w.storeFaults.lag, w.storeFaults.delay, w.storeFaults.watch = r.Param("upset", 0), ms("lag"), ms("store-delay"), ms("watch-delay")
+	w.busFaults.lose, w.busFaults.late, w.busFaults.delay = r.Param("lose", 0), r.Param("late", 0), ms("bus-delay")
+	w.dir = &directory{e: e}
+	w.bus = &messageBus{w: w}
+	e.Go("expiry", w.dir.expire)
+	w.size = min(max(r.Param("places", 2), 2), maxNodes)
+	e.Go("boot", func() {
+		for i := range w.size {
+			w.startNode(i)
+		}
+		e.Sleep(2*w.busFaults.delay + 1) // until they have heard of each other
+		w.setAllStarted()
+	})
+	return w
+}
+
+// nodeAt returns the last process of a node.
+func (w *instance) nodeAt(index int) *member { return w.nodes[index%w.size].Load() }
+
+//go:norace
+func (w *instance) setAllStarted() {
+	w.allStarted = true
+	w.Engine.Open(&w.started)
+}
+
+// awaitStarted waits until all processes have started.
+//
+//go:norace
+func (w *instance) awaitStarted() {
+	for !w.allStarted {
+		w.Engine.Park(engine.AtWait, &w.started, engine.Forever)
+	}
+}
+
+// addMember records a process.
+//
+//go:norace
+func (w *instance) addMember(m *member) {
+	if w.nmembers == len(w.members) {
+		panic("sim: too many lives of nodes in one run")
+	}
+	w.members[w.nmembers] = m
+	w.nmembers++
+}

@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// A Report is a failure, recorded and shrunk, for people to read.
+type Report struct {
+	Result *Result // as found
+	Run    *Run    // shrunk
+	Final  *Result // of the shrunk run
+	Matter int     // index of the line that matters, or -1
+	Tries  int
+	Before int // lines before shrinking
+	File   string
+}
+
+// Commit is what the program was built from, if that is known.
+func Commit() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}
+
+// Explain records a failed run, shrinks it and finds what matters in it.
+func (x *Runner) Explain(res *Result, limit time.Duration) *Report {
+	rep := &Report{Result: res, Matter: -1}
+	run, again := x.Record(res)
+	rep.Before, rep.Run, rep.Final = len(run.Lines), run, again
+	if sig := res.Signature(); again.Signature() == sig {
+		rep.Run, rep.Final, rep.Tries = x.Shrink(run, sig, limit)
+		rep.Matter = x.Matters(rep.Run)
+	}
+	return rep
+}
+
+// Text returns the artefact: a run that replays, with an explanation in
+// comments.
+func (r *Report) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\n", firstLine(r.Final.failure()))
+	fmt.Fprintf(&b, "# signature: %s\n", r.Final.Signature())
+	fmt.Fprintf(&b, "# commit %s, race detector %t\n", Commit(), RaceBuild)
+	fmt.Fprintf(&b, "# %d lines before shrinking, %d after %d tries\n", r.Before, len(r.Run.Lines), r.Tries)
+	if m := r.Matters(); m != "" {
+		fmt.Fprintf(&b, "# %s\n", m)
+	}
+	if r.File != "" {
+		fmt.Fprintf(&b, "# repeat: relaysim replay %s\n", r.File)
+	}
+	b.WriteString(r.Run.String())
+	b.WriteString("\n# what happened:\n")
+	comment(&b, r.Final.Trace.String())
+	if r.Final.Races > 0 {
+		comment(&b, RaceReport)
+	} else if f := r.Final.Failure; f != nil && strings.Contains(f.Detail, "\n") {
+		comment(&b, f.Detail)
+	}
+	return b.String()
+}
+
+// Matters says which ordering it is that breaks the run.
+func (r *Report) Matters() string {
+	if r.Matter < 0 {
+		return "the operations break it in this order, without any switch between them"
+	}
+	l := r.Run.Lines[r.Matter]
+	if l.Begins != "" {
+		return fmt.Sprintf("what matters: %s begins this late; if it begins immediately, the run holds", l.Begins)
+	}
+	return fmt.Sprintf("what matters: at %s, %s goes on; without this switch the run holds", l.At, l.Run)
+}
+
+// Write puts the artefact into a directory.
+func (r *Report) Write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	seed := r.Result.Seed
+	if seed == "" {
+		seed = "replay"
+	}
+	r.File = filepath.Join(dir, r.Run.worldName()+"-"+seed+".run")
+	return os.WriteFile(r.File, []byte(r.Text()), 0o644)
+}
+
+// Summary is what the terminal shows.
+func (r *Report) Summary() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "broken: %s\n", r.Result.failure())
+	if r.Final.Signature() != r.Result.Signature() {
+		fmt.Fprintf(&b, "the recorded run does not break in the same way: %s\n", r.Final.failure())
+	}
+	fmt.Fprintf(&b, "seed %s, strategy %s, shrunk from %d lines to %d:\n\n", r.Result.Seed, r.Result.Strategy, r.Before, len(r.Run.Lines))
+	for _, l := range strings.Split(strings.TrimSpace(r.Run.String()), "\n") {
+		fmt.Fprintf(&b, "    %s\n", l)
+	}
+	fmt.Fprintf(&b, "\n%s\n", r.Matters())
+	if r.Final.Races > 0 {
+		fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(RaceReport))
+	}
+	if r.File != "" {
+		fmt.Fprintf(&b, "repeat: relaysim replay %s\n", r.File)
+	}
+	return b.String()
+}
+
+func (r *Result) failure() string {
+	if r.Failure == nil {
+		return "nothing is broken"
+	}
+	return r.Failure.String()
+}
+
+func firstLine(s string) string { l, _, _ := strings.Cut(s, "\n"); return l }
+
+func comment(b *strings.Builder, text string) {
+	for _, l := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		fmt.Fprintf(b, "# %s\n", l)
+	}
+}

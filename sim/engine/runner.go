@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+)
+
+// stepLimit bounds a run; what needs more does not end.
+const stepLimit = 1 << 16
+
+// A Runner runs seeds of one world, one after the other.
+type Runner struct {
+	World    World
+	Strategy string // empty or "mix": each seed chooses
+	Small    bool   // plan worlds whose schedules could all be tried
+	Plain    bool   // do not hide hand-overs from the race detector
+	Trace    bool   // keep the steps in the result
+	Steps    int    // end after so many; 0: at the end
+
+	buf *buffers
+}
+
+// A Result is the outcome of one run.
+type Result struct {
+	Seed     string
+	Strategy string
+	Run      *Run // the run that was carried out
+	Steps    int
+	Hash     uint64
+	Failure  *Failure // nil: everything held
+	Races    int
+	Missed   int // switches that could not be made
+	Diverged int // the step of the first
+	Unused   int // switches whose point did not occur
+	Covered  []bool
+	States   []uint64
+	Trace    *Trace // if asked for
+	Chart    *Chart // if the world draws one
+}
+
+// Signature names what broke, the same for every run that breaks in the
+// same way; empty if nothing did.
+func (r *Result) Signature() string {
+	if r.Failure == nil {
+		return ""
+	}
+	if r.Failure.Invariant == "race" {
+		return "race " + r.Failure.Detail
+	}
+	return r.Failure.Invariant
+}
+
+// String is the result as key=value pairs.
+func (r *Result) String() string {
+	violations, races := 0, 0
+	switch {
+	case r.Races > 0:
+		races = 1
+	case r.Failure != nil:
+		violations = 1
+	}
+	return fmt.Sprintf("world=%s seeds=1 steps=%d races=%d violations=%d strategy=%s hash=%016x",
+		r.Run.worldName(), r.Steps, races, violations, r.Strategy, r.Hash)
+}
+
+// Seed runs the seed.
+func (x *Runner) Seed(seed Seed) (*Result, error) {
+	n, ok := seed.Number()
+	if !ok {
+		return nil, fmt.Errorf("seed %q: want a number or 40 hex digits", seed)
+	}
+	plan := x.World.Plan(NewRand(n), x.Small)
+	plan.World, plan.Seed = x.World, string(seed)
+	r := NewRand(n ^ 0x5ced)
+	name := Strategies[r.Intn(len(Strategies))] // drawn even if not used: the rest is then the same
+	if x.Strategy != "" && x.Strategy != "mix" {
+		name = x.Strategy
+	}
+	plan.Strategy = name
+	p, err := newPicker(name, r, plan.Ops()*pace(x.World))
+	if err != nil {
+		return nil, err
+	}
+	return x.run(plan, p), nil
+}
+
+// Replay carries out a recorded run.
+func (x *Runner) Replay(r *Run) *Result {
+	p := newReplayer(r)
+	res := x.run(r, p)
+	res.Missed, res.Diverged, res.Unused = p.missed, p.first, p.unused()
+	return res
+}
+
+// pace returns about how many yields an operation of the world takes. The pct
+// strategies spread their changes of priority over that many.
+func pace(w World) int {
+	if p, ok := w.(interface{ Pace() int }); ok {
+		return p.Pace()
+	}
+	return 6
+}
+
+// CheckStrategy returns an error if there is no such strategy.
+func CheckStrategy(name string) error {
+	if name == "" || name == "mix" {
+		return nil
+	}
+	_, err := newPicker(name, NewRand(0), 1)
+	return err
+}
+
+// Choose carries out a run with a schedule that the bytes choose, for rapid
+// and the fuzzer.
+func (x *Runner) Choose(r *Run, choices []byte) *Result {
+	return x.run(r, &stream{b: choices})
+}
+
+func (x *Runner) run(r *Run, p picker) *Result {
+	if x.buf == nil {
+		x.buf = newBuffers(stepLimit)
+	}
+	e := newEngine(x.buf, p)
+	e.plain, e.maxSteps = x.Plain, x.Steps
+	before := raceErrors()
+	e.run(x.World, r)
+	races := raceErrors() - before
+	if races > 0 && e.failure == nil {
+		e.failure = &Failure{Invariant: "race", Detail: strings.Join(raceLog(), "; "), Step: e.steps, Task: "idle"}
+	}
+	res := &Result{Seed: r.Seed, Strategy: r.Strategy, Run: r, Steps: e.steps, Hash: e.hash, Races: races,
+		Failure: e.failure, Covered: e.covered[:len(x.World.CoverageGoals())], States: e.states[:e.nstates]}
+	if x.Trace {
+		res.Trace = newTrace(e)
+		if c, ok := e.inst.(charted); ok {
+			res.Chart = c.Chart()
+		}
+	}
+	e.unwind()
+	return res
+}

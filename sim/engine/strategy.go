@@ -1,0 +1,251 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A picker is a strategy: it chooses the next task. Its methods run on the
+// current task and are hidden from the race detector: no append, no maps.
+type picker interface {
+	pick(e *Engine, cur *Task) *Task
+	born(e *Engine, t *Task)
+}
+
+// Strategies are the names of the strategies. None finds everything; "mix"
+// lets each seed choose one.
+var Strategies = []string{"uniform", "sticky", "pct2", "pct3", "pct4", "starve"}
+
+// newPicker returns the strategy of that name with that randomness, for a run
+// of about so many steps.
+func newPicker(strategy string, r *Rand, steps int) (picker, error) {
+	switch strategy {
+	case "uniform":
+		return &uniform{r: r}, nil
+	case "sticky":
+		return &sticky{r: r, leave: 2 + r.Intn(14)}, nil
+	case "starve":
+		return &starve{r: r}, nil
+	case "pct2", "pct3", "pct4":
+		p := &pct{r: r, n: int(strategy[3]-'0') - 1}
+		for i := range p.n {
+			p.at[i] = r.Intn(steps + 1)
+		}
+		return p, nil
+	}
+	return nil, fmt.Errorf("unknown strategy %q: want mix, %s", strategy, strings.Join(Strategies, ", "))
+}
+
+// uniform gives every task that can run the same chance at each step.
+type uniform struct{ r *Rand }
+
+//go:norace
+func (p *uniform) pick(e *Engine, _ *Task) *Task { return e.ready[p.r.Intn(e.nready)] }
+func (p *uniform) born(*Engine, *Task)           {}
+
+// sticky mostly stays with the task that runs.
+type sticky struct {
+	r     *Rand
+	leave int
+}
+
+//go:norace
+func (p *sticky) pick(e *Engine, cur *Task) *Task {
+	if cur.state == runnable && !p.r.Chance(p.leave) {
+		return cur
+	}
+	return e.ready[p.r.Intn(e.nready)]
+}
+func (p *sticky) born(*Engine, *Task) {}
+
+// pct gives tasks random priorities and runs the highest; at n random
+// steps the task that runs falls below all others. It finds any bug that
+// needs n+1 orderings with a chance that can be computed.
+type pct struct {
+	r  *Rand
+	n  int
+	at [3]int
+}
+
+//go:norace
+func (p *pct) pick(e *Engine, cur *Task) *Task {
+	for i := 0; i < p.n; i++ {
+		if p.at[i] == e.steps && cur.state == runnable {
+			cur.prio = 3 - uint64(i)
+		}
+	}
+	best := e.ready[0]
+	for i := 1; i < e.nready; i++ {
+		if t := e.ready[i]; t.prio > best.prio || t.prio == best.prio && t.ID < best.ID {
+			best = t
+		}
+	}
+	return best
+}
+
+//go:norace
+func (p *pct) born(_ *Engine, t *Task) { t.prio = p.r.Uint64() | 1<<32 }
+
+// starve keeps one task from running for a long while, then another.
+type starve struct {
+	r      *Rand
+	victim *Task
+	until  int
+}
+
+//go:norace
+func (p *starve) pick(e *Engine, cur *Task) *Task {
+	if e.steps >= p.until {
+		p.victim = e.ready[p.r.Intn(e.nready)]
+		p.until = e.steps + 8<<p.r.Intn(5)
+	}
+	if cur.state == runnable && cur != p.victim && !p.r.Chance(4) {
+		return cur
+	}
+	t := e.ready[p.r.Intn(e.nready)]
+	if t == p.victim && e.nready > 1 {
+		t = e.ready[(t.readyIndex+1)%e.nready]
+	}
+	return t
+}
+func (p *starve) born(*Engine, *Task) {}
+
+// stream takes its choices from bytes that rapid or the fuzzer generate. After
+// the last byte it keeps the order of the run's lines.
+type stream struct {
+	b []byte
+	n int
+}
+
+//go:norace
+func (p *stream) pick(e *Engine, cur *Task) *Task {
+	if e.nready == 1 {
+		return e.ready[0]
+	}
+	if p.n == len(p.b) {
+		return byListing(e, cur)
+	}
+	c := int(p.b[p.n])
+	p.n++
+	if c < 128 {
+		return byListing(e, cur)
+	}
+	return e.ready[c%e.nready]
+}
+func (p *stream) born(*Engine, *Task) {}
+
+// byListing is the default choice: an operation runs to its end, then the next
+// one in the run's lines begins.
+//
+//go:norace
+func byListing(e *Engine, cur *Task) *Task {
+	if cur.state == runnable && cur.at.kind != AtOp {
+		return cur
+	}
+	best := e.ready[0]
+	for i := 1; i < e.nready; i++ {
+		t := e.ready[i]
+		if t.order < best.order || t.order == best.order && t.ID < best.ID {
+			best = t
+		}
+	}
+	return best
+}
+
+// replayer is the strategy that follows a run and its switches. It skips a
+// switch whose task does not exist or cannot run.
+type replayer struct {
+	at     []switchPoint // sorted by point
+	missed int           // switches met that could not be made
+	first  int           // the step of the first one
+}
+
+type switchPoint struct {
+	point, task uint64
+	used        bool
+}
+
+func newReplayer(r *Run) *replayer {
+	p := &replayer{}
+	for _, l := range r.Lines {
+		if l.At == "" {
+			continue
+		}
+		point, ok1 := pointKey(l.At)
+		task, ok2 := taskKey(l.Run)
+		if ok1 && ok2 {
+			p.at = append(p.at, switchPoint{point: point, task: task})
+		}
+	}
+	slices.SortStableFunc(p.at, func(a, b switchPoint) int { return cmp.Compare(a.point, b.point) })
+	return p
+}
+
+//go:norace
+func (p *replayer) pick(e *Engine, cur *Task) *Task {
+	if len(p.at) > 0 {
+		key := cur.at.Mix(cur.key)
+		lo, hi := 0, len(p.at)
+		for lo < hi {
+			if m := (lo + hi) / 2; p.at[m].point < key {
+				lo = m + 1
+			} else {
+				hi = m
+			}
+		}
+		if lo < len(p.at) && p.at[lo].point == key {
+			p.at[lo].used = true
+			for i := 0; i < e.nready; i++ {
+				if e.ready[i].key == p.at[lo].task {
+					return e.ready[i]
+				}
+			}
+			if p.missed == 0 {
+				p.first = e.steps
+			}
+			p.missed++
+		}
+	}
+	return byListing(e, cur)
+}
+func (p *replayer) born(*Engine, *Task) {}
+
+// unused counts the switches whose point did not occur in the run.
+func (p *replayer) unused() int {
+	n := 0
+	for i := range p.at {
+		if !p.at[i].used {
+			n++
+		}
+	}
+	return n
+}
+
+// script is the strategy that repeats the choices of a trace. It records the
+// steps at which they differ from the order of the run's lines.
+type script struct {
+	next []int32
+	left []int // steps
+	n    int
+}
+
+//go:norace
+func (p *script) pick(e *Engine, cur *Task) *Task {
+	i := e.steps - 1
+	usual := byListing(e, cur)
+	if i >= len(p.next) || p.next[i] < 0 {
+		return usual
+	}
+	want := e.tasks[p.next[i]]
+	if want == nil || want.state != runnable {
+		return usual
+	}
+	if want != usual {
+		p.left[p.n] = i
+		p.n++
+	}
+	return want
+}
+func (p *script) born(*Engine, *Task) {}

@@ -1,0 +1,221 @@
+package engine
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A SweepSummary is the result of many seeds. The summaries of different
+// processes merge to the same sum in any order.
+type SweepSummary struct {
+	World      string
+	Seeds      int
+	Steps      int
+	Races      int
+	Violations int
+	Covered    []int `json:"Probes"` // by coverage goal: how many seeds covered it
+	Hash       uint64
+	Failed     []string // seeds that broke, at most a few
+}
+
+// Merge adds o.
+func (t *SweepSummary) Merge(o *SweepSummary) {
+	t.Seeds += o.Seeds
+	t.Steps += o.Steps
+	t.Races += o.Races
+	t.Violations += o.Violations
+	t.Hash += o.Hash
+	t.Failed = append(t.Failed, o.Failed...)
+	if t.Covered == nil {
+		t.Covered = make([]int, len(o.Covered))
+	}
+	for i, n := range o.Covered {
+		t.Covered[i] += n
+	}
+}
+
+// CoveredGoals counts the coverage goals that at least one seed covered.
+func (t *SweepSummary) CoveredGoals() int {
+	n := 0
+	for _, p := range t.Covered {
+		if p > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// Broken reports whether a seed found a race or a violation.
+func (t *SweepSummary) Broken() bool { return t.Races+t.Violations > 0 }
+
+// String returns the summary as key=value pairs.
+func (t *SweepSummary) String() string {
+	return fmt.Sprintf("world=%s seeds=%d steps=%d races=%d violations=%d sometimes=%d/%d hash=%016x",
+		t.World, t.Seeds, t.Steps, t.Races, t.Violations, t.CoveredGoals(), len(t.Covered), t.Hash)
+}
+
+// A Sweep runs many seeds in one process.
+type Sweep struct {
+	Runner
+	From, To uint64              // seeds, both included
+	Step     uint64              // distance between two seeds; for several processes
+	For      time.Duration       // stop after; 0: when the seeds are done
+	Commit   string              // a commit whose hash is one more seed
+	Twice    int                 // per cent of seeds that are run twice
+	Progress func(*SweepSummary) // called about every 300 ms
+}
+
+// Run runs the seeds and stops at the first that breaks. It returns that
+// result, or nil.
+func (s *Sweep) Run() (*SweepSummary, *Result, error) {
+	t := &SweepSummary{World: s.World.Name(), Covered: make([]int, len(s.World.CoverageGoals()))}
+	start, told := time.Now(), time.Now()
+	if s.Commit != "" {
+		if res, err := s.one(t, Seed(s.Commit), true); res != nil || err != nil {
+			return t, res, err
+		}
+	}
+	for n := s.From; n <= s.To; n += max(s.Step, 1) {
+		if t.Seeds%16 == 0 {
+			now := time.Now()
+			if s.For > 0 && now.Sub(start) >= s.For {
+				break
+			}
+			if s.Progress != nil && now.Sub(told) > 300*time.Millisecond {
+				told = now
+				s.Progress(t)
+			}
+		}
+		twice := Mix(n)%100 < uint64(s.Twice)
+		if res, err := s.one(t, Seed(strconv.FormatUint(n, 10)), twice); res != nil || err != nil {
+			return t, res, err
+		}
+	}
+	return t, nil, nil
+}
+
+// one runs one seed, adds it to the summary and returns its result if it broke.
+func (s *Sweep) one(t *SweepSummary, seed Seed, twice bool) (*Result, error) {
+	res, err := s.Seed(seed)
+	if err != nil {
+		return nil, err
+	}
+	if twice && res.Failure == nil {
+		again, _ := s.Seed(seed)
+		if again.Hash != res.Hash || again.Steps != res.Steps {
+			again.Failure = &Failure{Invariant: "deterministic", Task: "idle",
+				Detail: fmt.Sprintf("the same seed gave %016x, then %016x", res.Hash, again.Hash)}
+			res = again
+		}
+	}
+	number, _ := seed.Number()
+	t.Seeds++
+	t.Steps += res.Steps
+	t.Hash += Mix(res.Hash ^ Mix(number))
+	for i, hit := range res.Covered {
+		if hit {
+			t.Covered[i]++
+		}
+	}
+	if res.Failure == nil {
+		return nil, nil
+	}
+	if res.Races > 0 {
+		t.Races++
+	} else {
+		t.Violations++
+	}
+	t.Failed = append(t.Failed, string(seed))
+	return res, nil
+}
+
+// Rarest lists the n coverage goals that the fewest seeds covered, and all
+// goals that no seed covered.
+func (t *SweepSummary) Rarest(w World, n int) string {
+	var b strings.Builder
+	seen := make([]bool, len(t.Covered))
+	for range t.Covered {
+		best := -1
+		for i, c := range t.Covered {
+			if !seen[i] && (best < 0 || c < t.Covered[best]) {
+				best = i
+			}
+		}
+		seen[best] = true
+		if n--; n < 0 && t.Covered[best] > 0 {
+			break
+		}
+		fmt.Fprintf(&b, "  %7d  %s\n", t.Covered[best], w.CoverageGoals()[best])
+	}
+	return b.String()
+}
+
+// Canary runs worlds with a planted failure. It returns an error if the
+// harness does not see it.
+func Canary() error {
+	for _, w := range planted {
+		if w.Name() == "planted-race" && !RaceBuild {
+			continue
+		}
+		s := Sweep{Runner: Runner{World: w}, From: 1, To: 100}
+		t, res, err := s.Run()
+		if err != nil {
+			return err
+		}
+		if res == nil {
+			return fmt.Errorf("the canary was not caught: %d seeds of %s broke nothing", t.Seeds, w.Name())
+		}
+		run, again := s.Record(res)
+		if again.Signature() != res.Signature() {
+			return fmt.Errorf("the canary does not replay: %s broke %q, its record %q\n%s", w.Name(), res.Signature(), again.Signature(), run)
+		}
+	}
+	return nil
+}
+
+// A Campaign is one search for a failure, from one seed on.
+type Campaign struct {
+	Strategy  string
+	Seeds     int     // run until the failure was found, or the search ended
+	Seconds   float64 // that the search took
+	Killed    bool
+	Invariant string // that broke
+	Covered   bool   `json:"Reached"` // the code of the mutant ran
+}
+
+// Campaigns runs n searches for each strategy. Each search has its own seeds
+// and takes at most the time each. limits[i] is how many seeds the i-th search
+// may take; the last limit holds for all further searches.
+// hits counts how often the code that was changed has run.
+func Campaigns(w World, strategies []string, n int, limits []int, each time.Duration, hits func() int) ([]Campaign, error) {
+	var out []Campaign
+	x := Runner{World: w}
+	for _, s := range strategies {
+		x.Strategy = s
+		for i := range n {
+			c := Campaign{Strategy: s}
+			limit := limits[min(len(out), len(limits)-1)]
+			before, start := hits(), time.Now()
+			for c.Seeds < limit && (c.Seeds%16 != 0 || time.Since(start) < each) {
+				res, err := x.Seed(Seed(strconv.Itoa(campaignSeed(i) + c.Seeds)))
+				if err != nil {
+					return nil, err
+				}
+				c.Seeds++
+				if res.Failure != nil {
+					c.Killed, c.Invariant = true, res.Failure.Invariant
+					break
+				}
+			}
+			c.Seconds = time.Since(start).Seconds()
+			c.Covered = hits() > before
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// campaignSeed is where the i-th search begins.
+func campaignSeed(i int) int { return 1_000_000 * (i + 1) }

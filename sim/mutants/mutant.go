@@ -1,0 +1,159 @@
+// Package mutants breaks the relay on purpose: each text file is a patch of one
+// source file, with the invariants that should notice it. The command relaysim
+// mutants builds each mutant and checks that the simulator notices.
+package mutants
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+)
+
+//go:embed *.txt
+var mutantFiles embed.FS
+
+// A Mutant is one way to break the real relay: a patch, and what is known
+// about it.
+type Mutant struct {
+	Name          string
+	Class         string   // the kind of bug, in words of wire.md §16 where it is one
+	Catch         []string // the invariants that should notice
+	RegressionRun string   // name of a run in testdata that this mutant breaks
+	Pair          string   // other guards that hide this mutant, or that it hides
+	Race          bool     // only the race detector can see it
+	Survives      string   // why no check can notice it
+	Note          string
+	World         string
+	File          string // what is patched
+	hunks         []hunk
+}
+
+type hunk struct{ old, new string }
+
+// Mutants reads all of them, by name.
+func Mutants() ([]*Mutant, error) {
+	names, err := fs.Glob(mutantFiles, "*.txt")
+	if err != nil {
+		return nil, err
+	}
+	var ms []*Mutant
+	for _, name := range names {
+		b, err := mutantFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		m, err := parseMutant(strings.TrimSuffix(path.Base(name), ".txt"), string(b))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		ms = append(ms, m)
+	}
+	return ms, nil
+}
+
+func parseMutant(name, text string) (*Mutant, error) {
+	m := &Mutant{Name: name, World: "registry", File: "internal/relay/registry.go"}
+	for n, l := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if l == "@@" {
+			m.hunks = append(m.hunks, hunk{})
+			continue
+		}
+		if k := len(m.hunks) - 1; k >= 0 {
+			switch {
+			case strings.HasPrefix(l, "-"):
+				m.hunks[k].old += l[1:] + "\n"
+			case strings.HasPrefix(l, "+"):
+				m.hunks[k].new += l[1:] + "\n"
+			default:
+				return nil, fmt.Errorf("line %d: want - or +, have %q", n+1, l)
+			}
+			continue
+		}
+		key, value, _ := strings.Cut(l, " ")
+		switch key {
+		case "class":
+			m.Class = value
+		case "catch":
+			m.Catch = strings.Split(value, ", ")
+		case "story":
+			m.RegressionRun = value
+		case "pair":
+			m.Pair = value
+		case "race":
+			m.Race = true
+		case "survives":
+			m.Survives = value
+		case "note":
+			m.Note = value
+		case "world":
+			m.World = value
+		case "file":
+			m.File = value
+		default:
+			return nil, fmt.Errorf("line %d: unknown key %q", n+1, key)
+		}
+	}
+	if len(m.hunks) == 0 || m.Class == "" || len(m.Catch) == 0 {
+		return nil, fmt.Errorf("want a class, a catch and a hunk")
+	}
+	return m, nil
+}
+
+// Apply patches the source. The old text of each hunk must occur exactly once.
+// One hunk must contain the marker: it tells a mutant whose code never runs
+// from one that no check notices.
+func (m *Mutant) Apply(src string) (string, error) {
+	marked := false
+	for i, h := range m.hunks {
+		old, new := strings.TrimSuffix(h.old, "\n"), strings.TrimSuffix(h.new, "\n")
+		if n := strings.Count(src, old); n != 1 {
+			return "", fmt.Errorf("mutant %s, hunk %d: the source contains its text %d times; want once", m.Name, i+1, n)
+		}
+		marked = marked || strings.Contains(new, "REACHED") || strings.Contains(new, "reach()")
+		src = strings.Replace(src, old, strings.ReplaceAll(new, "REACHED", "reach()"), 1)
+	}
+	if !marked {
+		return "", fmt.Errorf("mutant %s has no marker", m.Name)
+	}
+	return src, nil
+}
+
+// Overlay returns the files that go build -overlay must replace to build the
+// mutant: their paths in the module, and their contents. read returns the
+// source of a file.
+func (m *Mutant) Overlay(read func(path string) (string, error)) (map[string]string, error) {
+	src, err := read(m.File)
+	if err != nil {
+		return nil, err
+	}
+	if src, err = m.Apply(src); err != nil {
+		return nil, err
+	}
+	pkg := path.Base(path.Dir(m.File))
+	return map[string]string{
+		m.File: src,
+		path.Join(path.Dir(m.File), "zz_mutant.go"): "package " + pkg + `
+
+var reached int
+
+// reach counts how often the code of the mutant runs.
+//
+//go:norace
+func reach() bool { reached++; return false }
+
+// Reached is that count.
+//
+//go:norace
+func Reached() int { return reached }
+`,
+		"sim/mutants/marker.go": `package mutants
+
+import mutated "github.com/pyrycode/pyrycode-relay/` + path.Dir(m.File) + `"
+
+// Hits returns how often the code of the mutant ran.
+func Hits() int { return mutated.Reached() }
+`,
+	}, nil
+}

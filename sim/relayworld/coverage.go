@@ -1,0 +1,217 @@
+package relayworld
+
+// Coverage goals of the relay world.
+const (
+	sawRelayWait = iota
+	sawOverlappingAlarms
+	sawTakenOver
+	sawReclaimed
+	sawConflict
+	sawExpired
+	sawHeartbeatMissed
+	sawPhoneBacklog
+	sawBinaryBacklog
+	sawUnknownPhone
+	sawBadEnvelope
+	sawInvalid
+	sawDroppedClosed
+	sawPartial
+	sawWriteWait
+	sawWriteTimeout
+	sawParked
+	sawUnparked
+	sawParkedGrace
+	sawPostponed
+	sawClaimantGone
+	sawDrainRivals
+	sawDirectiveBehind
+	sawCrossing
+	sawIllegalDirective
+	sawNotice
+	sawNoticeCode
+	sawFullSlot
+	sawNoBinary
+	sawRefusedCap
+	sawRefusedRate
+	sawTooBig
+	sawTooSlow
+	sawRestartPhones
+	sawManyPongs
+	sawAborted
+	sawTooManyClaimants
+	sawTooManyClaimantsLate
+	sawAddressFull
+	sawWriteFailed
+	sawSpreadPhone
+	sawSpreadGrace
+	sawSpreadGone
+	sawShedLoad
+	sawShedLoadTwo
+	sawLimits
+	sawLimitsRefuse
+	sawLastPong
+	sawDeparted
+)
+
+func (World) CoverageGoals() []string {
+	return []string{
+		sawRelayWait:            "a task waits for a lock",
+		sawOverlappingAlarms:    "two alarms run at the same time",
+		sawTakenOver:            "a silent binary is taken over from",
+		sawReclaimed:            "a slot is reclaimed",
+		sawConflict:             "a probe is answered",
+		sawExpired:              "a grace expires",
+		sawHeartbeatMissed:      "a heartbeat is missed",
+		sawPhoneBacklog:         "a phone's backlog overflows",
+		sawBinaryBacklog:        "a phone waits for room in vain",
+		sawUnknownPhone:         "a frame names a phone that is not there",
+		sawBadEnvelope:          "an envelope means nothing",
+		sawInvalid:              "a phone's frame is no JSON",
+		sawDroppedClosed:        "frames are dropped with their connection",
+		sawPartial:              "a write is partial",
+		sawWriteWait:            "a write waits",
+		sawWriteTimeout:         "a write times out",
+		sawParked:               "a phone is parked for want of room",
+		sawUnparked:             "a parked phone is read again",
+		sawParkedGrace:          "a phone is held through a grace",
+		sawPostponed:            "a probe is postponed",
+		sawClaimantGone:         "a claimant disconnects while it waits",
+		sawDrainRivals:          "a drain finds rivals waiting",
+		sawDirectiveBehind:      "a directive waits behind a backlog",
+		sawCrossing:             "two closes cross",
+		sawIllegalDirective:     "a directive has an illegal code",
+		sawNotice:               "a binary is told that a phone is gone",
+		sawNoticeCode:           "a binary is told the code with which a phone closed",
+		sawFullSlot:             "a slot is full",
+		sawNoBinary:             "a phone finds no binary",
+		sawRefusedCap:           "the relay is full",
+		sawRefusedRate:          "an address connects too often",
+		sawTooBig:               "a message is too big",
+		sawTooSlow:              "a message takes too long",
+		sawRestartPhones:        "the process dies with phones joined",
+		sawManyPongs:            "pings of a peer are answered",
+		sawAborted:              "a drain is cut short",
+		sawTooManyClaimants:     "the limit of claimants refuses one before its upgrade",
+		sawTooManyClaimantsLate: "the limit of claimants closes one after its upgrade",
+		sawAddressFull:          "an address has all its connections",
+		sawWriteFailed:          "a socket fails with frames half written",
+		sawSpreadPhone:          "a drain closes phones one after the other",
+		sawSpreadGrace:          "a spread drain finds a slot in grace",
+		sawSpreadGone:           "a binary disconnects before a spread drain closes it",
+		sawShedLoad:             "ShedLoad closes a connection",
+		sawShedLoadTwo:          "ShedLoad closes two connections",
+		sawLimits:               "limits change with phones joined",
+		sawLimitsRefuse:         "a changed limit refuses a connection",
+		sawLastPong:             "a binary dies with a pong on its way, and reconnects immediately",
+		sawDeparted:             "an envelope is for a phone that has just left",
+	}
+}
+
+// coverCounters marks the coverage goals that the relay's counters show.
+func (w *Instance) coverCounters(got map[string]float64) {
+	for n, name := range map[int]string{
+		sawTakenOver: "takeovers_total", sawReclaimed: "reclaims_total", sawConflict: "claim_conflicts_total",
+		sawExpired: "grace_expiries_total", sawHeartbeatMissed: "heartbeat_timeouts_total",
+		sawPhoneBacklog: "dropped_frames_total phone_backlog", sawUnknownPhone: "dropped_frames_total unknown_phone",
+		sawDeparted:    "dropped_frames_total departed_phone",
+		sawBadEnvelope: "dropped_frames_total bad_envelope", sawInvalid: "dropped_frames_total invalid_frame",
+		sawDroppedClosed: "dropped_frames_total connection_closed",
+	} {
+		w.Engine.Sometimes(n, got["pyrycode_relay_"+name] > 0)
+	}
+	for _, c := range w.All() {
+		w.coverConn(c)
+	}
+	w.Engine.Sometimes(sawAborted, w.aborted)
+	w.Engine.Sometimes(sawSpreadGrace, w.graceAtSpread)
+}
+
+// coverConn marks the coverage goals that one connection shows.
+func (w *Instance) coverConn(c *Client) {
+	e := w.Engine
+	if c.Status == 503 && w.drained.After(c.DialedAt) {
+		tooMany := w.tooManyClaimants(c)
+		address, full := w.addressFull(c), w.relayFull(c)
+		e.Sometimes(sawTooManyClaimants, tooMany && !address && !full)
+		e.Sometimes(sawAddressFull, address && !tooMany && !full)
+		e.Sometimes(sawRefusedCap, full && !tooMany && !address)
+	}
+	e.Sometimes(sawRefusedRate, c.Status == 429)
+	e.Sometimes(sawLimitsRefuse, c.Status == 429 && w.requestsBefore(c) < w.limits().burst || c.Code == 4429 &&
+		w.others(c, func(o *Client) bool { return o.Phone && o.Server == c.Server }) < w.limits().phones)
+	if !c.Upgraded {
+		return
+	}
+	e.Sometimes(sawPartial, c.Sock.writePartial)
+	e.Sometimes(sawWriteWait, c.Sock.writeWaited)
+	e.Sometimes(sawTooManyClaimantsLate, c.Code == 1013)
+	e.Sometimes(sawWriteFailed, c.Sock.writeFailed && len(c.Sock.Tap.in.bytes) > 0)
+	e.Sometimes(sawWriteTimeout, w.exactTiming && c.Sock.writeWaited && c.endedWithoutClose && c.Faults&DidStall != 0)
+	e.Sometimes(sawCrossing, c.CloseSent && c.Closed && (c.Code != c.CloseWith || c.Reason != ""))
+	e.Sometimes(sawBinaryBacklog, c.Reason == "binary backlog full")
+	e.Sometimes(sawFullSlot, c.Code == 4429)
+	e.Sometimes(sawNoBinary, c.Reason == "no server with that id")
+	e.Sometimes(sawTooBig, c.Code == 1009)
+	e.Sometimes(sawTooSlow, c.Reason == "message took too long")
+	e.Sometimes(sawManyPongs, c.pongs > 0)
+	if c.Phone {
+		w.coverPhone(c)
+		return
+	}
+	e.Sometimes(sawPostponed, c.Code == 4409 && c.ClosedAt.At-c.DialedAt.At > int64(ProbeTime+ProbeTime/2))
+	if c.Left && len(c.known) == 0 {
+		e.Sometimes(sawClaimantGone, w.Binaries(c, func(b *Client) bool {
+			return !b.UpgradedAt.After(c.UpgradedAt) && b.endedAt.After(c.leftAt) && b.leftAt.After(c.leftAt)
+		}))
+	}
+	e.Sometimes(sawLastPong, c.diesAfterPong && c.Left && w.Latency() > 0 && w.Binaries(c, func(b *Client) bool {
+		return b.DialedAt.Step > c.leftAt.Step && b.DialedAt.At == c.leftAt.At
+	}))
+	shutDown := func(b *Client) bool {
+		return !b.UpgradedAt.After(w.drained) && b.Closed && b.Reason == "shutting down"
+	}
+	if shutDown(c) {
+		e.Sometimes(sawDrainRivals, w.Binaries(c, shutDown))
+	}
+	e.Sometimes(sawSpreadGone, w.spreadDrain.Step > 0 && c.Left && (!c.Closed || c.ClosedAt.After(c.leftAt)) && c.leftAt.At > w.spreadDrain.At && c.leftAt.At < w.closeDeadline)
+	for _, l := range c.Flows {
+		e.Sometimes(sawNotice, l.notices > 0)
+		e.Sometimes(sawNoticeCode, l.notices > 0 && l.notice != 1001)
+	}
+}
+
+func (w *Instance) coverPhone(c *Client) {
+	e := w.Engine
+	e.Sometimes(sawSpreadPhone, c.Code == 1012 && c.Sock.Tap.Closed > w.spreadDrain.At)
+	e.Sometimes(sawRestartPhones, c.Faults&WasCut != 0 && len(c.Flow(0).Sent) > 1)
+	if b, o := w.ordered(c); b != nil && c.Closed && c.Reason == "" {
+		e.Sometimes(sawIllegalDirective, !legalCode(o.code) && c.Code == 1011)
+		for _, s := range c.stalls {
+			e.Sometimes(sawDirectiveBehind, o.at.After(s.From) && s.To.After(o.at) && o.frames > 2)
+		}
+	}
+}
+
+// coverParked looks for phones with unread bytes: the relay has parked them.
+// Call it only while no task runs.
+//
+//go:norace
+func (w *Instance) coverParked() {
+	for n := 1; n <= w.Nclients; n++ {
+		c := w.Clients[n].Load()
+		if c == nil || !c.Phone {
+			continue
+		}
+		switch {
+		case c.Sock.up.Unread():
+			if !c.parked {
+				c.parked = true
+				w.Engine.Sometimes(sawParked, w.current.Shown.InGrace == 0)
+				w.Engine.Sometimes(sawParkedGrace, w.current.Shown.InGrace > 0)
+			}
+		case c.parked:
+			c.parked = false
+			w.Engine.Sometimes(sawUnparked, !c.Ended)
+		}
+	}
+}

@@ -1,0 +1,184 @@
+package relayworld
+
+import (
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+)
+
+// Idle lets time go on until the run is over. Once the actors have finished,
+// it starts heal.
+func (w *Instance) Idle() bool {
+	w.coverParked()
+	w.checkAccounting(w.node.Load(), false)
+	if w.checkDue() {
+		w.Engine.Go("walk", w.check)
+		return true
+	}
+	if !w.Healing && w.Engine.ActorsDone() {
+		w.Healing = true
+		w.Engine.Go("heal", w.heal)
+	}
+	return !w.Healed || w.Engine.Armed() > 0
+}
+
+// checkDue reports whether the relay's full check is due: at every checkEvery-th
+// moment at which no task can run.
+func (w *Instance) checkDue() bool {
+	if w.Healed || w.lastIdleAt == w.Engine.Now() {
+		return false
+	}
+	w.lastIdleAt = w.Engine.Now()
+	w.idleMoments++
+	return w.idleMoments%checkEvery == 0
+}
+
+// checkEvery balances the cost of a check against the number of seeds.
+const checkEvery = 8
+
+func (w *Instance) check() {
+	if err := w.node.Load().Relay.Check(); err != nil {
+		w.Engine.Fail("walk", "with no task running: %v", err)
+	}
+}
+
+// recoveryTime is longer than the sum of all timeouts and graces of the relay.
+const recoveryTime = 4*time.Minute + 30*time.Second
+
+// heal is the second phase, without faults. All peers read and answer again,
+// except those that have vanished. Then every peer must be served, and at the
+// end every connection must be closed.
+func (w *Instance) heal() {
+	for _, c := range w.All() {
+		c.Note(func() { c.IgnoresPings = false })
+		c.Resume()
+	}
+	w.Engine.Sleep(int64(recoveryTime))
+	if !w.isDrained() {
+		w.converge()
+	}
+	d := w.node.Load() // if it has drained already, it must report that it is done once more
+	spread := time.Duration(w.Run.Param("spread", 0)) * time.Second
+	w.drain(d, spread)
+	w.Engine.Sleep(int64(15*time.Second + spread))
+	if got, want := w.drainCounts(); got != want {
+		w.Engine.Fail("drain", "15 s after the drain it has reported %d times that it is done; want %d, one for each drain", got, want)
+	}
+	if err := d.Relay.Check(); err != nil {
+		w.Engine.Fail("walk", "after the drain: %v", err)
+	}
+	w.SetHealed()
+}
+
+//go:norace
+func (w *Instance) drainCounts() (got, want int) { return w.drainsDone, w.drainsBegun }
+
+//go:norace
+func (w *Instance) SetHealed() { w.Healed = true }
+
+// converge checks that all peers that should be served are served.
+func (w *Instance) converge() {
+	d := w.node.Load()
+	u := &User{Name: "b-heal", Rnd: engine.NewRand(1)}
+	v := &User{Name: "p-heal", Rnd: engine.NewRand(2)}
+	w.checkCounts("after the faults")
+	for s := range MaxServers {
+		w.dial(u, false, s, AsIs)
+		w.Engine.Sleep(int64(5 * time.Second))
+		w.dial(v, true, s, AsIs)
+		w.Engine.Sleep(int64(time.Second))
+	}
+	w.checkCounts("with everyone new")
+	// Written bytes must not stay charged: with a small budget, repeating the
+	// same frames exceeds it.
+	rounds, pad := 1, 0
+	if w.limits().phoneOutbox <= 2<<10 && !w.smallChunks() {
+		rounds, pad = 3, 1500
+	}
+	for range rounds {
+		w.CheckAnswered(u.Rnd, pad)
+	}
+	w.CheckNotices()
+	if err := d.Relay.Check(); err != nil {
+		w.Engine.Fail("walk", "at rest: %v", err)
+	}
+}
+
+// CheckAnswered has every phone send a frame and checks that it gets an answer.
+func (w *Instance) CheckAnswered(r *engine.Rand, pad int) {
+	var asked []*Client
+	for _, c := range w.All() {
+		if c.Phone && c.Is(c.Open) {
+			asked = append(asked, c)
+		}
+	}
+	before := make([]int, len(asked))
+	for i, c := range asked {
+		c.Note(func() {
+			before[i] = len(c.Flow(0).Got)
+			c.SendToBinary(r, pad, 1, true)
+		})
+	}
+	w.Engine.Sleep(int64(5 * time.Second))
+	for i, c := range asked {
+		if c.Is(func() bool { return len(c.Flow(0).Got) <= before[i] }) {
+			w.Engine.Fail("served", "%s has sent a frame and got no answer", c.Name)
+		}
+	}
+}
+
+// checkCounts checks that the relay counts the connections that the peers know
+// to be open, and that each server-id has at most one binary.
+func (w *Instance) checkCounts(when string) {
+	d := w.node.Load()
+	var open [2]int
+	var holder [MaxServers]*Client
+	for _, c := range w.All() {
+		if c.Node != d || !c.Is(c.Open) {
+			continue
+		}
+		if c.dribbled {
+			w.Engine.Fail("patience", "%s: %s is in the middle of a message and still connected", when, c.Name)
+		}
+		open[c.Endpoint()]++
+		if !c.Phone {
+			if other := holder[c.Server]; other != nil {
+				w.Engine.Fail("one holder", "%s: %s and %s are both connected for %s", when, other.Name, c.Name, Servers[c.Server])
+			}
+			holder[c.Server] = c
+		}
+	}
+	got := d.Relay.Counts()
+	if got.Binaries != open[0] || got.Phones != open[1] || got.InGrace != 0 {
+		w.Engine.Fail("converges", "%s the relay counts %+v; want %d binaries and %d phones", when, got, open[0], open[1])
+	}
+}
+
+// CheckNotices checks that each connected binary was told which of its phones
+// are gone.
+func (w *Instance) CheckNotices() {
+	for _, b := range w.All() {
+		if b.Phone || !b.Is(b.Open) {
+			continue
+		}
+		for _, p := range w.All() {
+			if !p.Phone || p.Server != b.Server || w.separateProcesses(p.Node, b.Node) {
+				continue
+			}
+			var orders, n int
+			var heard bool
+			b.Note(func() {
+				if f := b.Flows[p.Number]; f != nil {
+					orders, n, heard = len(f.orders), f.notices, len(f.Got) > 0
+				}
+			})
+			gone := !p.Is(p.Open)
+			switch {
+			case n > 0 && !gone:
+				w.Engine.Fail("notice", "%s was told that %s is gone; it is not", b.Name, p.Name)
+			case heard && gone && orders == 0 && n != 1:
+				w.Engine.Fail("notice", "%s was told %d times that %s is gone; want once", b.Name, n, p.Name)
+			}
+		}
+	}
+}

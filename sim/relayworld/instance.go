@@ -1,0 +1,284 @@
+package relayworld
+
+import (
+	enc "encoding/binary"
+	"errors"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
+)
+
+// Limits of this world's relay. They are small, so that few messages exceed
+// them. The times are those of production.
+const (
+	phoneMessage  = 2 << 10
+	binaryMessage = 4 << 10
+	maxPieces     = 32
+	graceTime     = 30 * time.Second
+	ProbeTime     = 3 * time.Second
+	roomTime      = 10 * time.Second
+	writeTime     = 10 * time.Second
+	messageTime   = 30 * time.Second
+	Linger        = 2 * time.Second
+)
+
+// Instance is the real relay in one run, and its peers.
+type Instance struct {
+	Engine      *engine.Engine
+	Run         *engine.Run
+	exactTiming bool    // time moves only when no task can run, so durations can be checked exactly; false in a cluster
+	Cluster     Cluster // the cluster of the relays, or nil: then one process runs at a time
+
+	node           atomic.Pointer[Node]
+	current        *Node // the same, for go:norace functions
+	Clients        [maxClients]atomic.Pointer[Client]
+	connInfos      [maxClients]connInfo
+	Nclients       int
+	Users          [MaxUsers]*User
+	alarmsRunning  int // alarms that have begun and not ended
+	graces         [64]graceChange
+	ngraces        int
+	limitsPeriods  [64]limitsPeriod
+	nlimitsPeriods int
+	shedLoads      [8]shedLoadCall
+	nshedLoads     int
+
+	idleMoments    int // moments at which no task could run, and the last of them
+	lastIdleAt     int64
+	Healing        bool // written between tasks only
+	Healed         bool
+	drained        engine.Stamp // when the first drain began
+	refusesFrom    engine.Stamp // when the relay began to refuse connections
+	immediateDrain engine.Stamp // the first drain without a spread
+	spreadDrain    engine.Stamp // the first drain with a spread
+	closeDeadline  int64        // when every connection must have been closed
+	graceAtSpread  bool         // a slot was in grace when a spread drain began
+	aborted        bool
+	drainsBegun    int // calls of Drain
+	drainsDone     int // drains that reported that they are done
+}
+
+// Cluster is what a relay's run needs of the cluster that it is in.
+type Cluster interface {
+	// JoinCluster completes the configuration of a process that starts.
+	JoinCluster(d *Node, cfg *relay.Config)
+	// Running returns the process of a node by its index, or nil if it has ended.
+	Running(index int) *Node
+	// Wrap returns the socket as the process of a node sees it.
+	Wrap(d *Node, s *Socket) relay.Socket
+	// FaultsOver reports whether the network makes no more faults.
+	FaultsOver() bool
+}
+
+// Node is one process of the relay, from its start to its end.
+type Node struct {
+	N             int
+	Began         engine.Stamp
+	Relay         *relay.Relay
+	handler       http.Handler
+	Lock          *engine.Lock // the registry's
+	Gauges        [3]*relayruntime.Gauge
+	Shown         relay.Counts // at the last release of the lock
+	Requests      [2]int       // requests so far, of binaries and phones
+	refusedWakes  int          // wakes that push refused
+	expired       int          // graces that ended without a binary
+	FrameCounters []prometheus.Metric
+
+	// expiredPhones are the phones that were in those graces at their end.
+	expiredPhones int
+}
+
+// graceChange is the beginning or the end of a slot's grace.
+type graceChange struct {
+	at engine.Stamp
+	on bool
+}
+
+// User is one actor: the connections it has made.
+type User struct {
+	Name  string
+	conns []*Client
+	Rnd   *engine.Rand
+}
+
+func (u *User) newest() *Client {
+	if len(u.conns) == 0 {
+		return nil
+	}
+	return u.conns[len(u.conns)-1]
+}
+
+func (World) Start(e *engine.Engine, r *engine.Run) engine.Instance {
+	w := &Instance{Engine: e, Run: r, exactTiming: r.Param("eager", 0) == 0}
+	for i, name := range r.Actors() {
+		if i < MaxUsers {
+			w.Users[i] = &User{Name: name, Rnd: engine.NewRand(engine.HashName(name) ^ uint64(r.Param("noise", 0)))}
+		}
+	}
+	w.boot(1)
+	return w
+}
+
+func (w *Instance) boot(n int) {
+	d := w.NewNode(n)
+	w.node.Store(d)
+	w.setCurrent(d)
+}
+
+//go:norace
+func (w *Instance) setCurrent(d *Node) { w.current = d }
+
+// NewNode starts the relay's process.
+func (w *Instance) NewNode(n int) *Node {
+	d := &Node{N: n, Began: w.Engine.Stamp()}
+	rt := relayruntime.NewRuntime(w.Engine, connIDs{w, d})
+	newLock, newGauge := rt.NewLock, rt.NewGauge
+	rt.NewLock = func(name string) sync.Locker {
+		l := newLock(name).(*engine.Lock)
+		if name == "registry" {
+			d.Lock = l
+		}
+		return l
+	}
+	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
+		g := newGauge(o).(*relayruntime.Gauge)
+		for i, name := range relayruntime.GaugeNames {
+			if o.Name == name {
+				d.Gauges[i] = g
+			}
+		}
+		return g
+	}
+	w.addLimitsPeriod(d, w.limits(), false)
+	cfg := w.config(d, w.limits())
+	cfg.Runtime = rt
+	if w.Cluster != nil {
+		w.Cluster.JoinCluster(d, &cfg)
+	}
+	r, err := relay.New(cfg)
+	if err != nil {
+		panic(err)
+	}
+	d.Relay, d.handler, d.FrameCounters = r, r.Handler(), w.frameCounters(r)
+	return d
+}
+
+// config returns the configuration of a process with these limits.
+func (w *Instance) config(d *Node, l limits) relay.Config {
+	p := w.Run.Param
+	cfg := relay.Config{
+		Version: "sim", Upgrade: w.upgrade,
+		Push:       func(id wire.ServerID, wake wire.PushWake) error { return w.pushed(d, id, wake) },
+		ClientAddr: clientAddr, Probe: ProbeTime, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
+		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: Linger, Rate: 5,
+		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
+		BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
+	}
+	l.applyTo(&cfg)
+	return cfg
+}
+
+// connIDs is the relay's randomness. The bytes for a phone's id identify its
+// connection in this world. All other bytes are for the order of a drain.
+type connIDs struct {
+	w *Instance
+	d *Node
+}
+
+func (r connIDs) Read(p []byte) (int, error) {
+	c, _ := r.w.Engine.Current().Data.(*Client)
+	if c == nil && len(p) == 16 { // the order of a drain
+		enc.BigEndian.PutUint64(p, engine.Mix(uint64(r.w.Run.Param("noise", 0))))
+		clear(p[8:])
+		return 16, nil
+	}
+	if c == nil || len(p) != 8 {
+		return 0, errors.New("sim: randomness that no phone asked for")
+	}
+	enc.BigEndian.PutUint64(p, engine.Mix(uint64(c.Number)))
+	c.setHome(r.d)
+	return 8, nil
+}
+
+// setHome records the process that registered the connection as a phone.
+//
+//go:norace
+func (c *Client) setHome(d *Node) { c.Home = d }
+
+// HomeOf returns the process that registered the connection as a phone.
+//
+//go:norace
+func (c *Client) HomeOf() *Node { return c.Home }
+
+// separateProcesses reports whether the two processes share no server-ids.
+func (w *Instance) separateProcesses(a, b *Node) bool { return a != b && w.Cluster == nil }
+
+// connInfo is the constant part of a client, for go:norace functions and other
+// tasks.
+type connInfo struct {
+	phone  bool
+	server int
+	node   *Node
+}
+
+// add gives a connection its number.
+func (w *Instance) add(c *Client) bool {
+	if c.Number = w.number(c.Phone, c.Server, c.Node); c.Number == 0 {
+		return false
+	}
+	w.Clients[c.Number].Store(c)
+	return true
+}
+
+//go:norace
+func (w *Instance) number(phone bool, server int, d *Node) int {
+	if w.Nclients == maxClients-1 {
+		return 0
+	}
+	w.Nclients++
+	p := &w.connInfos[w.Nclients]
+	p.phone, p.server, p.node = phone, server, d
+	return w.Nclients
+}
+
+//go:norace
+func (w *Instance) count() int { return w.Nclients }
+
+// connInfo returns the info of the connection with that number.
+//
+//go:norace
+func (w *Instance) connInfo(n int) (p connInfo, ok bool) {
+	if n <= 0 || n > w.Nclients {
+		return p, false
+	}
+	return w.connInfos[n], true
+}
+
+// All returns all connections of the run.
+func (w *Instance) All() []*Client {
+	var all []*Client
+	for n := 1; n <= w.count(); n++ {
+		if c := w.Clients[n].Load(); c != nil {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// owner returns the number of the phone with that conn-id, or 0.
+func (w *Instance) owner(id string) int {
+	var b [18]byte
+	for n := 1; n <= w.count(); n++ {
+		if p, _ := w.connInfo(n); p.phone && string(appendConnID(b[:0], n)) == id {
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,141 @@
+package relayworld
+
+import (
+	"bytes"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
+)
+
+// The operators' requests: metrics, health, changes and shutdown.
+
+// An OperatorRequest is one scrape or health request, and the counts that it
+// must return.
+type OperatorRequest struct {
+	Node   *Node
+	Counts relay.Counts
+}
+
+func (w *Instance) Operate(d *Node, verb, arg int) {
+	t, l := w.Engine.Current(), &OperatorRequest{Node: d}
+	switch verb {
+	case VerbCheck:
+		if err := d.Relay.Check(); err != nil {
+			w.Engine.Fail("walk", "%v", err)
+		}
+	case VerbScrape:
+		t.Data = l
+		got := Gather(d.Relay.Metrics())
+		t.Data = nil
+		c := l.Counts
+		want := [3]float64{float64(c.Binaries), float64(c.Phones), float64(c.InGrace)}
+		for i, name := range relayruntime.GaugeNames {
+			if got[name] != want[i] {
+				w.Engine.Fail("scrape", "a scrape reads %s %v; want %v", name, got[name], want[i])
+			}
+		}
+	case VerbHealth:
+		t.Data = l
+		rec := httptest.NewRecorder()
+		d.Relay.Health().ServeHTTP(rec, nil)
+		t.Data = nil
+		want := `{"status":"ok","version":"sim","connected_binaries":` + strconv.Itoa(l.Counts.Binaries) +
+			`,"connected_phones":` + strconv.Itoa(l.Counts.Phones) + `,"uptime_seconds":`
+		if got := rec.Body.String(); rec.Code != 200 || !strings.HasPrefix(got, want) {
+			w.Engine.Fail("health", "health says %s; want %s…", bytes.TrimSpace([]byte(got)), want)
+		}
+	case VerbLimits:
+		w.reconfigure(d, arg)
+	case VerbRelieve:
+		w.shedLoad(d, max(arg, 1)<<10)
+	case VerbAbort:
+		if w.isDrained() {
+			w.setAborted()
+			d.Relay.Abort()
+		}
+	}
+}
+
+// drain shuts the relay down. It may be called several times.
+func (w *Instance) drain(d *Node, spread time.Duration) {
+	w.setDrained(int64(spread))
+	d.Relay.Drain(spread, w.drainDone)
+	w.setRefuses()
+}
+
+//go:norace
+func (w *Instance) isDrained() bool { return w.drained.Step != 0 }
+
+// drainSlack is how late a spread drain may close a connection.
+const drainSlack = 10 * time.Millisecond
+
+//go:norace
+func (w *Instance) setDrained(spread int64) {
+	now := w.Engine.Stamp()
+	w.drainsBegun++
+	by := now.At + spread
+	if spread > 0 {
+		by += int64(drainSlack)
+	}
+	if w.drained.Step == 0 {
+		w.drained, w.closeDeadline = now, by
+	}
+	w.closeDeadline = min(w.closeDeadline, by)
+	switch {
+	case spread == 0 && w.immediateDrain.Step == 0:
+		w.immediateDrain = now
+	case spread > 0 && w.spreadDrain.Step == 0:
+		w.spreadDrain, w.graceAtSpread = now, w.current.Shown.InGrace > 0
+	}
+}
+
+//go:norace
+func (w *Instance) setRefuses() {
+	if w.refusesFrom.Step == 0 {
+		w.refusesFrom = w.Engine.Stamp()
+	}
+}
+
+//go:norace
+func (w *Instance) setAborted() { w.aborted = true }
+
+// drainDone is the drain's callback after the last socket is closed.
+//
+//go:norace
+func (w *Instance) drainDone() {
+	w.drainsDone++
+	for n := 1; n <= w.Nclients; n++ {
+		if c := w.Clients[n].Load(); c != nil && c.Node == w.current && c.Upgraded && !c.Sock.Closed {
+			w.Engine.Fail("drain", "the relay reports that it is done; %s is still open", c.Name)
+		}
+	}
+}
+
+// Gather reads all metrics by name and label values, on this task. Gather
+// starts goroutines that the engine does not control.
+func Gather(r *prometheus.Registry) map[string]float64 {
+	ch := make(chan prometheus.Metric, 512)
+	r.Collect(ch)
+	close(ch)
+	all := map[string]float64{}
+	for m := range ch {
+		var d dto.Metric
+		if err := m.Write(&d); err != nil {
+			continue
+		}
+		name := m.Desc().String()
+		name = name[strings.Index(name, `"`)+1:]
+		name = name[:strings.Index(name, `"`)]
+		for _, l := range d.GetLabel() {
+			name += " " + l.GetValue()
+		}
+		all[name] = d.GetGauge().GetValue() + d.GetCounter().GetValue()
+	}
+	return all
+}

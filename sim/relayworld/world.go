@@ -1,0 +1,277 @@
+package relayworld
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+)
+
+// World runs the whole relay over simulated sockets: binaries claim,
+// phones join, and both send and disconnect in every possible way. The network
+// resets connections and splits writes, and the process restarts. Then all
+// faults end, and the relay must come to rest.
+type World struct{}
+
+func (World) Name() string { return "relay" }
+
+// Pace is about how many yields an operation takes.
+func (World) Pace() int { return 40 }
+
+// Verbs of the relay world. Each acts on the newest connection of its actor.
+const (
+	VerbDial    = iota // opens a connection for a server-id
+	VerbSend           // sends a frame; a binary sends it to a phone that it knows
+	VerbBurst          // sends so many frames together
+	VerbClose          // sends a close message with a code
+	VerbHangup         // the peer's system closes the connection
+	VerbVanish         // the peer disappears silently
+	VerbStall          // stops reading
+	VerbResume         // goes on reading
+	VerbMute           // answers no pings
+	VerbWait           // waits so many milliseconds
+	VerbPing           // pings the relay
+	VerbBig            // a message over the limit
+	VerbSplit          // a frame in so many fragments, with pings between
+	VerbDribble        // begins a message and never ends it
+	VerbBreak          // breaks RFC 6455
+	VerbBad            // phones: not JSON, or not UTF-8
+	VerbOrder          // binaries: a close directive with a frame
+	VerbDismiss        // binaries: a close directive without one
+	VerbJunk           // binaries: an envelope that means nothing
+	VerbBare           // dials without a header, or from a page
+	VerbReset          // the network resets a connection
+	VerbRestart        // the relay's process dies and restarts
+	VerbScrape         // reads the gauges
+	VerbHealth         // asks /healthz
+	VerbCheck          // runs the relay's full check
+	VerbDrain          // shuts down immediately
+	VerbAbort          // aborts a drain
+	VerbNext           // time goes on to the next deadline, ready or not
+	VerbAdvance        // time goes on by milliseconds, ready or not
+	VerbSpread         // shuts down, spread over so many seconds
+	VerbFlood          // sends large frames to all phones that it knows; the argument selects those that get more
+	VerbLast           // answers one more ping and disappears
+	VerbLimits         // changes the limits, by number
+	VerbRelieve        // calls ShedLoad for so many KiB
+)
+
+var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
+	"big", "split", "dribble", "break", "bad", "order", "dismiss", "junk", "bare", "reset", "restart", "scrape", "health",
+	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve"}
+
+const (
+	maxClients = 200 // connections in one run
+	MaxServers = 3
+	MaxUsers   = 24
+)
+
+var Servers = [MaxServers]string{"s1", "s2", "s3"}
+
+// closeCodes are the codes with which binaries close phones, and phones close
+// themselves. Some are illegal on the wire.
+var closeCodes = [...]int{1000, 4401, 4421, 1001, 4404, 1005, 999, 70000, 3999}
+
+func (World) Format(op engine.Op) string {
+	return relayVerbs[op.Verb] + " " + strconv.Itoa(op.Arg)
+}
+
+func (World) Parse(words []string) (engine.Op, error) {
+	if len(words) == 1 {
+		words = append(words, "0")
+	}
+	if len(words) == 2 {
+		for v, name := range relayVerbs {
+			if n, err := strconv.Atoi(words[1]); name == words[0] && err == nil && n >= 0 && n <= 1e6 {
+				return engine.Op{Verb: v, Arg: n}, nil
+			}
+		}
+	}
+	return engine.Op{}, fmt.Errorf("%q: want one of %v and a number up to a million", strings.Join(words, " "), relayVerbs)
+}
+
+// Plan makes up a run. Each seed has its own sizes and leaves out some
+// operations and faults.
+func (World) Plan(r *engine.Rand, small bool) *engine.Run {
+	p := &Planner{Planner: engine.Planner{Rand: r}}
+	set := func(name string, of ...int) int {
+		v := of[r.Intn(len(of))]
+		p.Run.Params = append(p.Run.Params, engine.Param{Name: name, Value: v})
+		return v
+	}
+	if small {
+		p.Run.Params = []engine.Param{{Name: "max-phones", Value: 1}}
+		p.Actor("b1", 1, []int{VerbDial}, 1)
+		p.Actor("p1", 2, []int{VerbDial, VerbSend}, 1)
+		return p.Interleave()
+	}
+	eager := set("eager", 0, 0, 1)
+	if set("noise", r.Intn(1<<20))%2 == 1 {
+		p.Run.Params = append(p.Run.Params, engine.Param{Name: "answers", Value: 1}) // binaries answer close notices
+	}
+	set("latency", 0, 0, 1, 20, 50) // milliseconds
+	set("room", 1<<10, 4<<10, 16<<10)
+	muchMemory := r.Chance(12) // connections hold much memory, and ShedLoad is called
+	chunks, phoneBox, binaryBox := []int{0, 0, 0, 1000, 100, 7}, []int{2 << 10, 6 << 10, 64 << 10}, []int{4 << 10, 16 << 10, 64 << 10}
+	if muchMemory {
+		chunks, phoneBox, binaryBox = []int{0}, []int{256 << 10}, []int{256 << 10}
+	}
+	chunk := set("chunk", chunks...)
+	set("max-phones", 1, 2, 4, 16)
+	set("phone-outbox", phoneBox...)
+	set("binary-outbox", binaryBox...)
+	set("max-conns", 1000, 1000, 1000, 6)
+	set("per-address", 1000, 1000, 1000, 4)
+	set("burst", 1000, 1000, 1000, 4)
+	set("handshake", 0, 0, 0, 6) // one in so many fails
+	set("beat", 30, 30, 30, 12)  // seconds between pings
+	set("spread", 0, 0, 2, 12)   // seconds of the drain at the end
+
+	p.IDs = 1 + r.Intn(1+r.Intn(MaxServers))
+	n := 4 + r.Intn(14)
+	if chunk == 7 {
+		n = 3 + r.Intn(5)
+	}
+	some := func(verbs []int, in int, more ...int) []int {
+		for _, v := range more {
+			if r.Chance(in) {
+				verbs = append(verbs, v)
+			}
+		}
+		return verbs
+	}
+	waits := some([]int{VerbWait}, 2, VerbWait, VerbWait)
+	if r.Chance(4) { // a slow reader gets many frames
+		slow := []int{VerbDial, VerbWait, VerbStall, VerbWait, VerbWait, VerbResume, VerbWait, VerbSend}
+		fast := []int{VerbDial, VerbWait, VerbWait, VerbBurst, VerbSend, VerbWait, [...]int{VerbOrder, VerbDismiss, VerbBurst, VerbBurst}[r.Intn(4)], VerbSend}
+		if r.Chance(2) {
+			slow, fast = fast, slow
+		}
+		p.Round("b0", n, slow)
+		p.Round("p0", n, fast)
+		p.Round("p9", n, fast)
+		if r.Chance(2) {
+			p.Round("b9", n/2, []int{VerbWait, VerbWait, VerbDial})
+		}
+	}
+	binary := some(append([]int{VerbDial, VerbSend, VerbSend, VerbSend}, waits...), 2, VerbBurst, VerbBurst, VerbClose, VerbHangup, VerbVanish, VerbStall, VerbResume, VerbMute, VerbOrder, VerbDismiss, VerbDial)
+	binary = some(binary, 4, VerbLast, VerbJunk, VerbPing, VerbSplit, VerbDribble, VerbBig, VerbBreak, VerbBare)
+	phone := some(append([]int{VerbDial, VerbSend, VerbSend, VerbSend}, waits...), 2, VerbBurst, VerbClose, VerbHangup, VerbVanish, VerbStall, VerbResume, VerbMute, VerbDial)
+	phone = some(phone, 4, VerbBad, VerbPing, VerbSplit, VerbDribble, VerbBig, VerbBreak, VerbBare, VerbBurst)
+	crossingCloses := r.Chance(6) // both ends close at the same time
+	noOthers := (muchMemory || crossingCloses) && r.Chance(2)
+	for i := range 1 + r.Intn(3) {
+		if noOthers {
+			break
+		}
+		p.Actor("b"+strconv.Itoa(i+1), n, binary, p.IDs)
+	}
+	for i := range 1 + r.Intn(5) {
+		if noOthers {
+			break
+		}
+		p.Actor("p"+strconv.Itoa(i+1), n, phone, p.IDs)
+	}
+	if r.Chance(8) { // a daemon that restarts again and again, against its own dead connection
+		for _, name := range []string{"b7", "b8"} {
+			p.Round(name, 14, []int{VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbVanish, VerbWait})
+		}
+	}
+	if net := some(nil, 3, VerbReset, VerbReset, VerbRestart); net != nil {
+		p.Actor("net", 2+r.Intn(4), append(net, VerbWait), p.IDs)
+	}
+	if r.Chance(2) {
+		p.Actor("ops", 1+r.Intn(4), some([]int{VerbScrape, VerbHealth, VerbCheck, VerbWait}, 2, VerbLimits, VerbLimits, VerbCheck), p.IDs)
+	}
+	if muchMemory {
+		p.Round("b6", 9, []int{VerbDial, VerbWait, VerbFlood, VerbFlood, VerbFlood, VerbFlood, VerbFlood, VerbWait, VerbSend}, 1000)
+		for _, name := range []string{"p6", "p7"} {
+			p.Round(name, 11, []int{VerbWait, VerbDial, VerbStall, VerbSend, VerbWait, VerbSend, VerbWait, VerbBurst, VerbWait, VerbResume, VerbSend}, 500, 500, 700)
+		}
+		p.Round("mem", 4, []int{VerbWait, VerbWait, VerbWait, VerbRelieve}, 500, 500, 700)
+	}
+	if r.Chance(6) { // a daemon that is killed with an answer on its way, and reconnects immediately
+		p.Round("b5", 6, []int{VerbDial, VerbLast, VerbDial})
+	}
+	if crossingCloses {
+		p.Round("b4", 13, []int{VerbDial, VerbWait, VerbDismiss, VerbWait, VerbDismiss}, 1000)
+		p.Round("p8", 12, []int{VerbWait, VerbDial, VerbWait, VerbClose}, 500)
+	}
+	if r.Chance(4) {
+		p.Actor("stop", 4, []int{VerbWait, VerbWait, [...]int{VerbDrain, VerbSpread, VerbSpread}[r.Intn(3)], [...]int{VerbDrain, VerbAbort}[r.Intn(2)]}, p.IDs)
+	}
+	if r.Chance(12) { // a rival waits when the drain begins
+		p.Round("bye", 3, []int{VerbWait, VerbDial, VerbSpread})
+	}
+	if eager == 1 {
+		p.Actor("clock", 2+r.Intn(n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
+	}
+	return p.Interleave()
+}
+
+// Planner plans operations on so many server-ids.
+type Planner struct {
+	engine.Planner
+	IDs int
+}
+
+// Actor plans n operations of one actor, the first of the list first.
+func (p *Planner) Actor(name string, n int, verbs []int, ids int) {
+	var ops []engine.Op
+	for i := range n {
+		op := engine.Op{Actor: name, Label: i + 1, Verb: verbs[p.Rand.Intn(len(verbs))]}
+		if i == 0 {
+			op.Verb = verbs[0]
+			if name[0] == 'p' && n > 1 && !p.Rand.Chance(4) { // so that it finds a binary
+				ops = append(ops, engine.Op{Actor: name, Label: 1, Verb: VerbWait, Arg: 1})
+			}
+		}
+		op.Label = len(ops) + 1
+		switch op.Verb {
+		case VerbDial:
+			op.Arg = p.Rand.Intn(ids)
+		case VerbWait: // some end with a deadline of the relay's
+			op.Arg = [...]int{1, 100, 1000, 3000, 5000, 10_000, 12_000, 30_000, 35_000, 65_000}[p.Rand.Intn(10)]
+		case VerbAdvance:
+			op.Arg = [...]int{100, 3000, 10_000, 30_000}[p.Rand.Intn(4)]
+		case VerbSpread:
+			op.Arg = [...]int{1, 5, 20}[p.Rand.Intn(3)]
+		case VerbBurst:
+			op.Arg = [...]int{3, 10, 30}[p.Rand.Intn(3)]
+		case VerbOrder, VerbDismiss, VerbClose:
+			op.Arg = p.Rand.Intn(len(closeCodes) * 4)
+		default:
+			op.Arg = p.Rand.Intn(32)
+		}
+		ops = append(ops, op)
+	}
+	p.List = append(p.List, ops)
+}
+
+// Round plans n operations that repeat the list in its order, for the first
+// server-id. Some situations need a certain order or moment. Each wait takes one
+// of the waits, in milliseconds.
+func (p *Planner) Round(name string, n int, verbs []int, waits ...int) {
+	if len(waits) == 0 {
+		waits = []int{1, 1000, 2000, 4000}
+	}
+	var ops []engine.Op
+	for i := range n {
+		op := engine.Op{Actor: name, Label: i + 1, Verb: verbs[i%len(verbs)]}
+		switch op.Verb {
+		case VerbWait:
+			op.Arg = waits[p.Rand.Intn(len(waits))]
+		case VerbBurst:
+			op.Arg = [...]int{3, 10, 30}[p.Rand.Intn(3)]
+		case VerbFlood:
+		case VerbRelieve:
+			op.Arg = [...]int{1, 100, 200, 300}[p.Rand.Intn(4)]
+		case VerbDial:
+		default:
+			op.Arg = p.Rand.Intn(32)
+		}
+		ops = append(ops, op)
+	}
+	p.List = append(p.List, ops)
+}

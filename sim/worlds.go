@@ -1,0 +1,70 @@
+package sim
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/sim/clusterworld"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
+)
+
+// Worlds returns all worlds, in the order of the command's help.
+func Worlds() []engine.World {
+	return []engine.World{registryWorld{}, relayworld.World{}, clusterworld.World{}}
+}
+
+// WorldNames returns the names of all worlds.
+func WorldNames() []string {
+	var names []string
+	for _, w := range Worlds() {
+		names = append(names, w.Name())
+	}
+	return names
+}
+
+// Find returns the world of that name. The worlds with a planted failure have
+// names, too.
+func Find(name string) (engine.World, error) {
+	switch name {
+	case engine.PlantedUpdate.Name():
+		return engine.PlantedUpdate, nil
+	case engine.PlantedRace.Name():
+		return engine.PlantedRace, nil
+	}
+	return engine.FindWorld(name, Worlds()...)
+}
+
+// Parse parses a run of one of the worlds that Find knows.
+func Parse(text string) (*engine.Run, error) {
+	return engine.ParseRun(text, append(Worlds(), engine.PlantedUpdate, engine.PlantedRace)...)
+}
+
+//go:embed testdata/*.run
+var regressionFiles embed.FS
+
+// RegressionRuns returns the runs in testdata, by name.
+func RegressionRuns() (map[string]*engine.Run, error) {
+	names, err := fs.Glob(regressionFiles, "testdata/*.run")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	runs := map[string]*engine.Run{}
+	for _, name := range names {
+		b, err := regressionFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		r, err := Parse(string(b))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		runs[strings.TrimSuffix(path.Base(name), ".run")] = r
+	}
+	return runs, nil
+}
