@@ -17,7 +17,7 @@ const grace = 30 * time.Second
 
 // registryRun is the real registry in one run, and its users.
 type registryRun struct {
-	e   *engine.Engine
+	e   *engine.Run
 	reg *relay.Registry[binary, phone]
 
 	lock    *engine.Lock
@@ -55,7 +55,7 @@ type joinedPhone struct {
 	left bool
 }
 
-func (registryWorld) Start(e *engine.Engine, r *engine.Run) engine.Instance {
+func (registryWorld) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	w := &registryRun{e: e}
 	w.linear = r.Param("linear", 1) != 0
 	w.model.max = min(max(r.Param("max-phones", maxPhones), 1), maxPhones)

@@ -100,7 +100,7 @@ func TestRapidFindsNothing(t *testing.T) {
 	verbs := []int{doClaim, doClaim, doClaim, doTakeover, doRelease, doRelease, doRelease, doJoin, doLeave, doScrape, doNext, doNext}
 	x := engine.Runner{World: registryWorld{}}
 	rapid.Check(t, func(t *rapid.T) {
-		r := &engine.Run{World: registryWorld{}, Params: []engine.Param{{Name: "max-phones", Value: rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
+		r := &engine.Plan{World: registryWorld{}, Params: []engine.Param{{Name: "max-phones", Value: rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
 		labels := map[string]int{}
 		var fired []string // timers that may begin late
 		for range rapid.IntRange(1, 24).Draw(t, "operations") {

@@ -81,10 +81,10 @@ func (registryWorld) Parse(words []string) (engine.Op, error) {
 
 // Plan makes up a run. Each seed has its own sizes and leaves out some
 // operations: a sequence that is rare among all operations is common among few.
-func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Run {
+func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Plan {
 	p := &planner{Planner: engine.Planner{Rand: r}}
 	if small {
-		p.Run.Params = []engine.Param{{Name: "max-phones", Value: 1}}
+		p.Plan.Params = []engine.Param{{Name: "max-phones", Value: 1}}
 		p.ids = 1
 		p.actor("b1", 2, []int{doClaim, doRelease, doTakeover})
 		p.actor("b2", 2, []int{doClaim, doRelease, doTakeover})
@@ -92,9 +92,9 @@ func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Run {
 		p.actor("p1", 1, []int{doJoin})
 		return p.Interleave()
 	}
-	p.Run.Params = []engine.Param{{Name: "max-phones", Value: 1 + r.Intn(4)}}
+	p.Plan.Params = []engine.Param{{Name: "max-phones", Value: 1 + r.Intn(4)}}
 	if !r.Chance(4) {
-		p.Run.Params = append(p.Run.Params, engine.Param{Name: "linear", Value: 0}) // it takes longer than the run
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "linear", Value: 0}) // it takes longer than the run
 	}
 	p.ids = 1 + r.Intn(3)
 	binary := []int{doClaim, doClaim, doRelease}

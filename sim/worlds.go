@@ -40,21 +40,21 @@ func Find(name string) (engine.World, error) {
 }
 
 // Parse parses a run of one of the worlds that Find knows.
-func Parse(text string) (*engine.Run, error) {
-	return engine.ParseRun(text, append(Worlds(), engine.PlantedUpdate, engine.PlantedRace)...)
+func Parse(text string) (*engine.Plan, error) {
+	return engine.ParsePlan(text, append(Worlds(), engine.PlantedUpdate, engine.PlantedRace)...)
 }
 
 //go:embed testdata/*.run
 var regressionFiles embed.FS
 
 // RegressionRuns returns the runs in testdata, by name.
-func RegressionRuns() (map[string]*engine.Run, error) {
+func RegressionRuns() (map[string]*engine.Plan, error) {
 	names, err := fs.Glob(regressionFiles, "testdata/*.run")
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(names)
-	runs := map[string]*engine.Run{}
+	runs := map[string]*engine.Plan{}
 	for _, name := range names {
 		b, err := regressionFiles.ReadFile(name)
 		if err != nil {

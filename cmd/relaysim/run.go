@@ -132,7 +132,7 @@ func (e *env) shrink() int {
 }
 
 // load reads the run that the one argument names.
-func (e *env) load() (*engine.Runner, *engine.Run, int) {
+func (e *env) load() (*engine.Runner, *engine.Plan, int) {
 	args, ok := e.parse(1)
 	if !ok {
 		return nil, nil, e.code

@@ -25,7 +25,7 @@ const markerLife = int64(time.Minute)
 // directory is the key-value store that all nodes share. Its entries expire by
 // the true time. The mutex is never held at a yield point.
 type directory struct {
-	e          *engine.Engine
+	e          *engine.Run
 	expiryGate engine.Gate // of the task that expires entries
 	watchers   engine.Gate // of the watch tasks
 

@@ -72,15 +72,15 @@ func (World) Parse(words []string) (engine.Op, error) {
 // Plan makes up a run. Each seed has its own sizes and leaves out some
 // operations and faults. Many seeds have no faults of one kind, so that
 // behaviour which only that kind excuses is checked.
-func (World) Plan(r *engine.Rand, small bool) *engine.Run {
+func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	p := &planner{relayworld.Planner{Planner: engine.Planner{Rand: r}}}
 	set := func(name string, of ...int) int {
 		v := of[r.Intn(len(of))]
-		p.Run.Params = append(p.Run.Params, engine.Param{Name: name, Value: v})
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
 		return v
 	}
 	if small {
-		p.Run.Params = []engine.Param{{Name: "places", Value: 2}, {Name: "max-phones", Value: 1}}
+		p.Plan.Params = []engine.Param{{Name: "places", Value: 2}, {Name: "max-phones", Value: 1}}
 		p.actor("b1", []int{relayworld.VerbDial}, 1, 2)
 		p.actor("p1", []int{relayworld.VerbDial, relayworld.VerbSend}, 2, 2)
 		return p.Interleave()
@@ -204,7 +204,7 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Run {
 	if r.Chance(3) {
 		p.actor("ops", []int{relayworld.VerbScrape, relayworld.VerbCheck, relayworld.VerbWait}, 1+r.Intn(4), nodes)
 	}
-	if p.Run.Param("eager", 0) == 1 {
+	if p.Plan.Param("eager", 0) == 1 {
 		p.actor("clock", []int{relayworld.VerbNext, relayworld.VerbNext, relayworld.VerbAdvance}, 2+r.Intn(n), nodes)
 	}
 	return p.Interleave()
@@ -296,7 +296,7 @@ type instance struct {
 	nnemesisActions int
 }
 
-func (World) Start(e *engine.Engine, r *engine.Run) engine.Instance {
+func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	w := &instance{Instance: &relayworld.Instance{Engine: e, Run: r}, idleTimeOnly: r.Param("eager", 0) == 0}
 	w.Cluster = w
 	for i, name := range r.Actors() {

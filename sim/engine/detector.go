@@ -183,8 +183,8 @@ func (w plantedWorld) Name() string          { return w.name }
 func (plantedWorld) CoverageGoals() []string { return nil }
 func (plantedWorld) Invariants() []string    { return []string{"update"} }
 func (plantedWorld) Format(op Op) string     { return plantedVerbs[op.Verb] }
-func (w plantedWorld) Plan(*Rand, bool) *Run {
-	r := &Run{}
+func (w plantedWorld) Plan(*Rand, bool) *Plan {
+	r := &Plan{}
 	for i := range 4 {
 		for _, a := range []string{"a", "b", "c"} {
 			r.Lines = append(r.Lines, Line{Op: Op{Actor: a, Label: i + 1, Verb: w.verb}})
@@ -200,12 +200,12 @@ func (plantedWorld) Parse(words []string) (Op, error) {
 	return Op{}, fmt.Errorf("%q: want one of %v", words, plantedVerbs)
 }
 
-func (w plantedWorld) Start(e *Engine, _ *Run) Instance {
+func (w plantedWorld) Start(e *Run, _ *Plan) Instance {
 	return &plantedRun{e: e, mu: e.NewLock("count")}
 }
 
 type plantedRun struct {
-	e       *Engine
+	e       *Run
 	mu      sync.Locker
 	counted int
 	bare    int

@@ -32,7 +32,7 @@
 // any GOMAXPROCS and GOGC. The hash changes when the code under test passes
 // other yield points.
 //
-// A [Run] is the same as text: the operations in the order in which they
+// A [Plan] is the same as text: the operations in the order in which they
 // begin, the moments at which late tasks begin, and the switches. A switch is
 // a point at which a task is interrupted in the middle of an operation.
 // Points have names that stay valid when other lines are deleted:
@@ -45,7 +45,7 @@
 //
 // Implement [World] and [Instance] and hand the world to a [Runner] or a [Sweep].
 //
-// Sockets park their readers at a [Gate] with [Engine.Park], with a deadline
+// Sockets park their readers at a [Gate] with [Run.Park], with a deadline
 // for latency, and open the gate when data has arrived. State that several
 // tasks share is either guarded by a sync.Mutex that is never held at a yield
 // point, where production has a happens-before edge too (bytes are written

@@ -41,9 +41,9 @@ type step struct {
 	obj  int32
 }
 
-// An Engine runs one seed: real goroutines, one at a time, handing over
+// A Run runs one seed: real goroutines, one at a time, handing over
 // to each other at the yield points.
-type Engine struct {
+type Run struct {
 	inst     Instance
 	picker   picker
 	plain    bool // hand over in sight of the race detector; only to prove that hiding matters
@@ -96,8 +96,8 @@ func newBuffers(limit int) *buffers {
 	}
 }
 
-func newEngine(b *buffers, p picker) *Engine {
-	e := &Engine{picker: p, limit: len(b.trace), tasks: b.tasks, ready: b.ready, trace: b.trace,
+func newEngine(b *buffers, p picker) *Run {
+	e := &Run{picker: p, limit: len(b.trace), tasks: b.tasks, ready: b.ready, trace: b.trace,
 		names: b.names, states: b.states, driver: make(chan struct{}, 1), hash: 14695981039346656037}
 	e.main = e.newTask()
 	e.main.Name, e.main.Actor, e.main.key, e.main.state = "idle", -1, HashName("idle"), done
@@ -106,7 +106,7 @@ func newEngine(b *buffers, p picker) *Engine {
 }
 
 //go:norace
-func (e *Engine) newTask() *Task {
+func (e *Run) newTask() *Task {
 	if e.ntasks == MaxTasks {
 		panic("sim: too many tasks in one run")
 	}
@@ -120,7 +120,7 @@ func (e *Engine) newTask() *Task {
 // number.
 //
 //go:norace
-func (e *Engine) object(name string) int32 {
+func (e *Run) object(name string) int32 {
 	if e.nnames == len(e.names) {
 		return 0
 	}
@@ -131,7 +131,7 @@ func (e *Engine) object(name string) int32 {
 
 // run carries out a run and returns when no task can run any more or an
 // invariant is broken. The goroutines are still parked then.
-func (e *Engine) run(w World, r *Run) {
+func (e *Run) run(w World, r *Plan) {
 	e.taskOrders = r.taskOrders()
 	e.inst = w.Start(e, r)
 	for i, a := range r.actors() {
@@ -179,12 +179,12 @@ func (e *Engine) run(w World, r *Run) {
 // stoppedEarly reports whether the run ended after maxSteps.
 //
 //go:norace
-func (e *Engine) stoppedEarly() bool { return e.maxSteps > 0 && e.steps >= e.maxSteps }
+func (e *Run) stoppedEarly() bool { return e.maxSteps > 0 && e.steps >= e.maxSteps }
 
 // runTasks lets the tasks run until one hands back to the driver.
 //
 //go:norace
-func (e *Engine) runTasks(next *Task) {
+func (e *Run) runTasks(next *Task) {
 	e.cur = next
 	if e.plain {
 		next.wake <- struct{}{}
@@ -200,7 +200,7 @@ func (e *Engine) runTasks(next *Task) {
 
 // idle moves time to the next deadline when no task can run. It returns false
 // if the run is over.
-func (e *Engine) idle() bool {
+func (e *Run) idle() bool {
 	if s := e.deadlock(); s != "" {
 		e.Fail("deadlock", "%s", s)
 		return false
@@ -221,7 +221,7 @@ func (e *Engine) idle() bool {
 
 // deadlock describes the tasks that wait for a lock and the holders; it is
 // empty if no task waits.
-func (e *Engine) deadlock() string {
+func (e *Run) deadlock() string {
 	var b strings.Builder
 	for _, t := range e.tasks[:e.ntasks] {
 		if t.state == blocked && t.lock != nil && !t.lock.patient() {
@@ -232,7 +232,7 @@ func (e *Engine) deadlock() string {
 }
 
 // unwind ends every goroutine of the run, one after the other.
-func (e *Engine) unwind() {
+func (e *Run) unwind() {
 	e.mode = unwinding
 	for _, t := range e.tasks[1:e.ntasks] {
 		release(&e.fin)
@@ -246,12 +246,12 @@ func (e *Engine) unwind() {
 
 // Fail reports that an invariant is broken. Called by a task, it ends the
 // run; the first failure counts.
-func (e *Engine) Fail(invariant, format string, args ...any) {
+func (e *Run) Fail(invariant, format string, args ...any) {
 	e.fail(&Failure{Invariant: invariant, Detail: fmt.Sprintf(format, args...), Step: e.Steps(), Task: e.Current().Title()})
 }
 
 //go:norace
-func (e *Engine) fail(f *Failure) {
+func (e *Run) fail(f *Failure) {
 	if e.failure == nil {
 		e.failure = f
 	}
@@ -263,7 +263,7 @@ func (e *Engine) fail(f *Failure) {
 // Current is the task that runs.
 //
 //go:norace
-func (e *Engine) Current() *Task {
+func (e *Run) Current() *Task {
 	if e.cur == nil {
 		return e.main
 	}
@@ -274,10 +274,10 @@ func (e *Engine) Current() *Task {
 // tasks, and while an invariant is checked, yield points do nothing.
 //
 //go:norace
-func (e *Engine) InTask() bool { return e.mode == running && !e.checking && e.cur != e.main }
+func (e *Run) InTask() bool { return e.mode == running && !e.checking && e.cur != e.main }
 
 // WithoutYields calls f. Yield points in it do nothing.
-func (e *Engine) WithoutYields(f func()) {
+func (e *Run) WithoutYields(f func()) {
 	e.setChecking(true)
 	f()
 	e.setChecking(false)
@@ -286,12 +286,12 @@ func (e *Engine) WithoutYields(f func()) {
 // Failure returns the failure of the run so far, or nil.
 //
 //go:norace
-func (e *Engine) Failure() *Failure { return e.failure }
+func (e *Run) Failure() *Failure { return e.failure }
 
 // ActorsDone reports whether every actor has carried out all its operations.
 //
 //go:norace
-func (e *Engine) ActorsDone() bool {
+func (e *Run) ActorsDone() bool {
 	for i := 1; i < e.ntasks; i++ {
 		if t := e.tasks[i]; t.Actor >= 0 && t.state != done {
 			return false
@@ -302,7 +302,7 @@ func (e *Engine) ActorsDone() bool {
 
 // Unfinished returns a task that has not ended, the oldest first, or nil. Call
 // it only while no task runs.
-func (e *Engine) Unfinished() *Task {
+func (e *Run) Unfinished() *Task {
 	for _, t := range e.tasks[1:e.ntasks] {
 		if t.state != done {
 			return t
@@ -314,18 +314,18 @@ func (e *Engine) Unfinished() *Task {
 // Stamp returns the time of an event that happens now.
 //
 //go:norace
-func (e *Engine) Stamp() Stamp { return Stamp{At: e.now, Step: e.steps + 1} }
+func (e *Run) Stamp() Stamp { return Stamp{At: e.now, Step: e.steps + 1} }
 
 // Steps counts the yields so far; it is the run's logical time.
 //
 //go:norace
-func (e *Engine) Steps() int { return e.steps }
+func (e *Run) Steps() int { return e.steps }
 
 // Sometimes marks a coverage goal as covered if cond is true. n is an index of
 // the world's CoverageGoals.
 //
 //go:norace
-func (e *Engine) Sometimes(n int, cond bool) {
+func (e *Run) Sometimes(n int, cond bool) {
 	if cond {
 		e.covered[n] = true
 	}
@@ -334,13 +334,13 @@ func (e *Engine) Sometimes(n int, cond bool) {
 // Note mixes x into the trace hash.
 //
 //go:norace
-func (e *Engine) Note(x uint64) { e.hash = Mix(e.hash ^ x) }
+func (e *Run) Note(x uint64) { e.hash = Mix(e.hash ^ x) }
 
 // State records a hash of the world's state, to count how many of the possible
 // states a search has covered.
 //
 //go:norace
-func (e *Engine) State(x uint64) {
+func (e *Run) State(x uint64) {
 	if e.nstates < len(e.states) {
 		e.states[e.nstates] = x
 		e.nstates++

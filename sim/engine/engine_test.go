@@ -9,17 +9,17 @@ import (
 
 // scriptedWorld is a world in which each actor runs a function of the test.
 type scriptedWorld struct {
-	scripts map[string]func(e *Engine)
-	e       *Engine
+	scripts map[string]func(e *Run)
+	e       *Run
 }
 
 func (*scriptedWorld) Name() string               { return "scripted" }
-func (*scriptedWorld) Plan(*Rand, bool) *Run      { return nil }
+func (*scriptedWorld) Plan(*Rand, bool) *Plan     { return nil }
 func (*scriptedWorld) Format(Op) string           { return "act" }
 func (*scriptedWorld) Parse([]string) (Op, error) { return Op{}, nil }
 func (*scriptedWorld) CoverageGoals() []string    { return nil }
 func (*scriptedWorld) Invariants() []string       { return nil }
-func (w *scriptedWorld) Start(e *Engine, _ *Run) Instance {
+func (w *scriptedWorld) Start(e *Run, _ *Plan) Instance {
 	w.e = e
 	return w
 }
@@ -32,9 +32,9 @@ func (*scriptedWorld) Idle() bool             { return true }
 func (*scriptedWorld) Final()                 {}
 
 // runScripted runs the actors' functions, in this order unless lines change it.
-func runScripted(roles map[string]func(*Engine), order []string, lines ...Line) *Result {
+func runScripted(roles map[string]func(*Run), order []string, lines ...Line) *Result {
 	w := &scriptedWorld{scripts: roles}
-	r := &Run{World: w}
+	r := &Plan{World: w}
 	for _, a := range order {
 		r.Lines = append(r.Lines, Line{Op: Op{Actor: a, Label: 1}})
 	}
@@ -45,13 +45,13 @@ func runScripted(roles map[string]func(*Engine), order []string, lines ...Line) 
 
 func TestDeadlockNamesWhoHoldsWhat(t *testing.T) {
 	var left, right sync.Locker
-	roles := map[string]func(*Engine){
-		"a": func(e *Engine) {
+	roles := map[string]func(*Run){
+		"a": func(e *Run) {
 			left, right = e.NewLock("left"), e.NewLock("right")
 			left.Lock()
 			right.Lock()
 		},
-		"b": func(*Engine) { right.Lock(); left.Lock() },
+		"b": func(*Run) { right.Lock(); left.Lock() },
 	}
 	res := runScripted(roles, []string{"a", "b"}, Line{At: "a.1@locked1", Run: "b"})
 	if res.Failure == nil || res.Failure.Invariant != "deadlock" {
@@ -65,14 +65,14 @@ func TestDeadlockNamesWhoHoldsWhat(t *testing.T) {
 }
 
 func TestPanicIsAFailureOfItsTask(t *testing.T) {
-	res := runScripted(map[string]func(*Engine){"a": func(*Engine) { panic("oh") }}, []string{"a"})
+	res := runScripted(map[string]func(*Run){"a": func(*Run) { panic("oh") }}, []string{"a"})
 	if res.Failure == nil || res.Failure.Invariant != "panic" || !strings.HasPrefix(res.Failure.Detail, "oh\n") || res.Failure.Task != "a" {
 		t.Errorf("got %v; want a panic of a", res.Failure)
 	}
 }
 
 func TestRunWithoutEndIsCutOff(t *testing.T) {
-	res := runScripted(map[string]func(*Engine){"a": func(e *Engine) {
+	res := runScripted(map[string]func(*Run){"a": func(e *Run) {
 		for {
 			e.Yield(AtPoint, 0)
 		}
@@ -83,7 +83,7 @@ func TestRunWithoutEndIsCutOff(t *testing.T) {
 }
 
 func TestActorThatWaitsForNothingIsReported(t *testing.T) {
-	res := runScripted(map[string]func(*Engine){"a": func(e *Engine) { e.Park(AtWait, new(Gate), -1) }}, []string{"a"})
+	res := runScripted(map[string]func(*Run){"a": func(e *Run) { e.Park(AtWait, new(Gate), -1) }}, []string{"a"})
 	if res.Failure == nil || res.Failure.Invariant != "ends" {
 		t.Errorf("got %v; want an actor that never ends", res.Failure)
 	}
@@ -91,9 +91,9 @@ func TestActorThatWaitsForNothingIsReported(t *testing.T) {
 
 func TestUnlockOfAnothersLock(t *testing.T) {
 	var l sync.Locker
-	res := runScripted(map[string]func(*Engine){
-		"a": func(e *Engine) { l = e.NewLock("l"); l.Lock() },
-		"b": func(*Engine) { l.Unlock() },
+	res := runScripted(map[string]func(*Run){
+		"a": func(e *Run) { l = e.NewLock("l"); l.Lock() },
+		"b": func(*Run) { l.Unlock() },
 	}, []string{"a", "b"})
 	if res.Failure == nil || res.Failure.Invariant != "locks" {
 		t.Errorf("got %v; want a wrong unlock", res.Failure)
@@ -103,8 +103,8 @@ func TestUnlockOfAnothersLock(t *testing.T) {
 func TestTimers(t *testing.T) {
 	var got []string
 	say := func(s string) { got = append(got, s) }
-	res := runScripted(map[string]func(*Engine){
-		"a": func(e *Engine) {
+	res := runScripted(map[string]func(*Run){
+		"a": func(e *Run) {
 			late := e.AfterFunc(2*time.Second, func() { say("late") })
 			e.AfterFunc(time.Second, func() { say("first at " + time.Duration(e.Now()).String()) })
 			stopped := e.AfterFunc(time.Second, func() { say("stopped runs") })
@@ -137,8 +137,8 @@ func TestParkedTaskGoesOnWhenTheGateOpensOrTimeIsUp(t *testing.T) {
 	var g Gate
 	open := false
 	var got []string
-	res := runScripted(map[string]func(*Engine){
-		"a": func(e *Engine) {
+	res := runScripted(map[string]func(*Run){
+		"a": func(e *Run) {
 			for !open {
 				e.Park(AtRead, &g, -1)
 			}
@@ -146,12 +146,12 @@ func TestParkedTaskGoesOnWhenTheGateOpensOrTimeIsUp(t *testing.T) {
 			e.Park(AtRead, &g, e.Now()+int64(time.Second))
 			got = append(got, "a gives up at "+time.Duration(e.Now()).String())
 		},
-		"b": func(e *Engine) {
+		"b": func(e *Run) {
 			got = append(got, "b writes")
 			open = true
 			e.Open(&g)
 		},
-		"c": func(e *Engine) {
+		"c": func(e *Run) {
 			e.Sleep(int64(3 * time.Second))
 			got = append(got, "c wakes at "+time.Duration(e.Now()).String())
 		},
@@ -167,14 +167,14 @@ func TestParkedTaskGoesOnWhenTheGateOpensOrTimeIsUp(t *testing.T) {
 
 func TestTasksStartedByTasksHaveNamesThatLast(t *testing.T) {
 	var got []string
-	role := map[string]func(*Engine){
-		"a": func(e *Engine) {
+	role := map[string]func(*Run){
+		"a": func(e *Run) {
 			e.Go("child", func() {
 				e.Go("grandchild", func() { got = append(got, e.Current().Title()) })
 				got = append(got, e.Current().Title())
 			})
 		},
-		"b": func(e *Engine) { got = append(got, "b") },
+		"b": func(e *Run) { got = append(got, "b") },
 	}
 	if res := runScripted(role, []string{"a", "b"}); res.Failure != nil {
 		t.Fatal(res.Failure)
@@ -194,15 +194,15 @@ func TestTasksStartedByTasksHaveNamesThatLast(t *testing.T) {
 // What a world starts while it is built has a name of its own, too.
 func TestTasksStartedByTheWorldHaveNames(t *testing.T) {
 	var got []string
-	e := newEngine(newBuffers(1000), newReplayer(&Run{}))
-	w := &scriptedWorld{scripts: map[string]func(*Engine){"a": func(e *Engine) { e.Advance(time.Second) }}}
+	e := newEngine(newBuffers(1000), newReplayer(&Plan{}))
+	w := &scriptedWorld{scripts: map[string]func(*Run){"a": func(e *Run) { e.Advance(time.Second) }}}
 	say := func() { got = append(got, e.Current().Title()) }
 	e.Go("first", say)
 	e.Go("second", say)
 	e.AfterFunc(time.Second, say)
 	e.AfterFunc(time.Second, say)
 	e.plain = true
-	e.run(w, &Run{Lines: []Line{{Op: Op{Actor: "a", Label: 1}}}})
+	e.run(w, &Plan{Lines: []Line{{Op: Op{Actor: "a", Label: 1}}}})
 	failure := e.failure
 	e.unwind()
 	if failure != nil {
@@ -214,13 +214,13 @@ func TestTasksStartedByTheWorldHaveNames(t *testing.T) {
 }
 
 func BenchmarkStep(b *testing.B) {
-	spin := func(e *Engine) {
+	spin := func(e *Run) {
 		for range 2000 {
 			e.Yield(AtPoint, 0)
 		}
 	}
-	roles := map[string]func(*Engine){"a": spin, "b": spin, "c": spin, "d": spin}
-	r := &Run{}
+	roles := map[string]func(*Run){"a": spin, "b": spin, "c": spin, "d": spin}
+	r := &Plan{}
 	for _, a := range []string{"a", "b", "c", "d"} {
 		r.Lines = append(r.Lines, Line{Op: Op{Actor: a, Label: 1}})
 	}

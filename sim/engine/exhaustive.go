@@ -22,7 +22,7 @@ func newExhaustive(bound, limit int) *exhaustive {
 }
 
 //go:norace
-func (p *exhaustive) pick(e *Engine, cur *Task) *Task {
+func (p *exhaustive) pick(e *Run, cur *Task) *Task {
 	stay := cur.state == runnable && cur.at.kind != AtOp
 	width := int32(e.nready)
 	if stay && p.spent >= p.bound || width == 1 {
@@ -47,7 +47,7 @@ func (p *exhaustive) pick(e *Engine, cur *Task) *Task {
 	}
 	return next
 }
-func (p *exhaustive) born(*Engine, *Task) {}
+func (p *exhaustive) born(*Run, *Task) {}
 
 // advance moves on to the next schedule; false when all were tried.
 func (p *exhaustive) advance() bool {

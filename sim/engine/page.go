@@ -23,7 +23,7 @@ type Trace struct {
 	names []string
 }
 
-func newTrace(e *Engine) *Trace {
+func newTrace(e *Run) *Trace {
 	t := &Trace{}
 	t.steps = append(t.steps, e.trace[:min(e.steps, len(e.trace))]...)
 	t.tasks = append(t.tasks, e.tasks[:e.ntasks]...)

@@ -20,7 +20,7 @@ const Forever = -1
 // yield point; it shows the race detector that bytes are written before they
 // are read.
 type Pipe struct {
-	e        *Engine
+	e        *Run
 	readable Gate // tasks that wait for bytes
 	writable Gate // tasks that wait for room
 
@@ -45,7 +45,7 @@ type part struct {
 
 // NewPipe returns a pipe that holds max bytes, or any number if max is 0. Each
 // write is on its way for less than latency nanoseconds, as rnd decides.
-func (e *Engine) NewPipe(max int, latency int64, rnd *Rand) *Pipe {
+func (e *Run) NewPipe(max int, latency int64, rnd *Rand) *Pipe {
 	return &Pipe{e: e, max: max, latency: latency, rnd: rnd}
 }
 

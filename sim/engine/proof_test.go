@@ -95,7 +95,7 @@ func TestTornUpdateShrinksToItsCore(t *testing.T) {
 	if rep.Matter < 0 || rep.Run.Lines[rep.Matter].At == "" {
 		t.Errorf("no switch is said to matter:\n%s", rep.Text())
 	}
-	back, err := ParseRun(rep.Text(), PlantedUpdate)
+	back, err := ParsePlan(rep.Text(), PlantedUpdate)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 // A Report is a failure, recorded and shrunk, for people to read.
 type Report struct {
 	Result *Result // as found
-	Run    *Run    // shrunk
+	Run    *Plan   // shrunk
 	Final  *Result // of the shrunk run
 	Matter int     // index of the line that matters, or -1
 	Tries  int

@@ -24,7 +24,7 @@ type Runner struct {
 type Result struct {
 	Seed     string
 	Strategy string
-	Run      *Run // the run that was carried out
+	Run      *Plan // the run that was carried out
 	Steps    int
 	Hash     uint64
 	Failure  *Failure // nil: everything held
@@ -85,7 +85,7 @@ func (x *Runner) Seed(seed Seed) (*Result, error) {
 }
 
 // Replay carries out a recorded run.
-func (x *Runner) Replay(r *Run) *Result {
+func (x *Runner) Replay(r *Plan) *Result {
 	p := newReplayer(r)
 	res := x.run(r, p)
 	res.Missed, res.Diverged, res.Unused = p.missed, p.first, p.unused()
@@ -112,11 +112,11 @@ func CheckStrategy(name string) error {
 
 // Choose carries out a run with a schedule that the bytes choose, for rapid
 // and the fuzzer.
-func (x *Runner) Choose(r *Run, choices []byte) *Result {
+func (x *Runner) Choose(r *Plan, choices []byte) *Result {
 	return x.run(r, &stream{b: choices})
 }
 
-func (x *Runner) run(r *Run, p picker) *Result {
+func (x *Runner) run(r *Plan, p picker) *Result {
 	if x.buf == nil {
 		x.buf = newBuffers(stepLimit)
 	}

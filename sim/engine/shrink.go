@@ -8,7 +8,7 @@ import (
 // Shrink deletes lines of a run, operations and switches alike, as long as
 // it breaks in the same way. It gives up after a while and returns the
 // smallest run it has.
-func (x *Runner) Shrink(r *Run, signature string, limit time.Duration) (*Run, *Result, int) {
+func (x *Runner) Shrink(r *Plan, signature string, limit time.Duration) (*Plan, *Result, int) {
 	end := time.Now().Add(limit)
 	tries := 0
 	best := r
@@ -37,7 +37,7 @@ func (x *Runner) Shrink(r *Run, signature string, limit time.Duration) (*Run, *R
 // Matters finds the one ordering that matters: the last switch without
 // which the run holds. It is -1 where the order of the listing alone
 // breaks it.
-func (x *Runner) Matters(r *Run) int {
+func (x *Runner) Matters(r *Plan) int {
 	for i := len(r.Lines) - 1; i >= 0; i-- {
 		if r.Lines[i].Op.Actor != "" {
 			continue
@@ -53,7 +53,7 @@ func (x *Runner) Matters(r *Run) int {
 // Record runs a seed, or what a run lists, and writes down what happened
 // so that a replay does it again: the operations in the order in which
 // they began, and the switches.
-func (x *Runner) Record(res *Result) (*Run, *Result) {
+func (x *Runner) Record(res *Result) (*Plan, *Result) {
 	y := Runner{World: x.World, Strategy: res.Strategy, Small: x.Small, Plain: x.Plain, Trace: true, buf: x.buf}
 	if res.Trace == nil {
 		again := y.Replay(res.Run)

@@ -10,8 +10,8 @@ import (
 // A picker is a strategy: it chooses the next task. Its methods run on the
 // current task and are hidden from the race detector: no append, no maps.
 type picker interface {
-	pick(e *Engine, cur *Task) *Task
-	born(e *Engine, t *Task)
+	pick(e *Run, cur *Task) *Task
+	born(e *Run, t *Task)
 }
 
 // Strategies are the names of the strategies. None finds everything; "mix"
@@ -42,8 +42,8 @@ func newPicker(strategy string, r *Rand, steps int) (picker, error) {
 type uniform struct{ r *Rand }
 
 //go:norace
-func (p *uniform) pick(e *Engine, _ *Task) *Task { return e.ready[p.r.Intn(e.nready)] }
-func (p *uniform) born(*Engine, *Task)           {}
+func (p *uniform) pick(e *Run, _ *Task) *Task { return e.ready[p.r.Intn(e.nready)] }
+func (p *uniform) born(*Run, *Task)           {}
 
 // sticky mostly stays with the task that runs.
 type sticky struct {
@@ -52,13 +52,13 @@ type sticky struct {
 }
 
 //go:norace
-func (p *sticky) pick(e *Engine, cur *Task) *Task {
+func (p *sticky) pick(e *Run, cur *Task) *Task {
 	if cur.state == runnable && !p.r.Chance(p.leave) {
 		return cur
 	}
 	return e.ready[p.r.Intn(e.nready)]
 }
-func (p *sticky) born(*Engine, *Task) {}
+func (p *sticky) born(*Run, *Task) {}
 
 // pct gives tasks random priorities and runs the highest; at n random
 // steps the task that runs falls below all others. It finds any bug that
@@ -70,7 +70,7 @@ type pct struct {
 }
 
 //go:norace
-func (p *pct) pick(e *Engine, cur *Task) *Task {
+func (p *pct) pick(e *Run, cur *Task) *Task {
 	for i := 0; i < p.n; i++ {
 		if p.at[i] == e.steps && cur.state == runnable {
 			cur.prio = 3 - uint64(i)
@@ -86,7 +86,7 @@ func (p *pct) pick(e *Engine, cur *Task) *Task {
 }
 
 //go:norace
-func (p *pct) born(_ *Engine, t *Task) { t.prio = p.r.Uint64() | 1<<32 }
+func (p *pct) born(_ *Run, t *Task) { t.prio = p.r.Uint64() | 1<<32 }
 
 // starve keeps one task from running for a long while, then another.
 type starve struct {
@@ -96,7 +96,7 @@ type starve struct {
 }
 
 //go:norace
-func (p *starve) pick(e *Engine, cur *Task) *Task {
+func (p *starve) pick(e *Run, cur *Task) *Task {
 	if e.steps >= p.until {
 		p.victim = e.ready[p.r.Intn(e.nready)]
 		p.until = e.steps + 8<<p.r.Intn(5)
@@ -110,7 +110,7 @@ func (p *starve) pick(e *Engine, cur *Task) *Task {
 	}
 	return t
 }
-func (p *starve) born(*Engine, *Task) {}
+func (p *starve) born(*Run, *Task) {}
 
 // stream takes its choices from bytes that rapid or the fuzzer generate. After
 // the last byte it keeps the order of the run's lines.
@@ -120,7 +120,7 @@ type stream struct {
 }
 
 //go:norace
-func (p *stream) pick(e *Engine, cur *Task) *Task {
+func (p *stream) pick(e *Run, cur *Task) *Task {
 	if e.nready == 1 {
 		return e.ready[0]
 	}
@@ -134,13 +134,13 @@ func (p *stream) pick(e *Engine, cur *Task) *Task {
 	}
 	return e.ready[c%e.nready]
 }
-func (p *stream) born(*Engine, *Task) {}
+func (p *stream) born(*Run, *Task) {}
 
 // byListing is the default choice: an operation runs to its end, then the next
 // one in the run's lines begins.
 //
 //go:norace
-func byListing(e *Engine, cur *Task) *Task {
+func byListing(e *Run, cur *Task) *Task {
 	if cur.state == runnable && cur.at.kind != AtOp {
 		return cur
 	}
@@ -167,7 +167,7 @@ type switchPoint struct {
 	used        bool
 }
 
-func newReplayer(r *Run) *replayer {
+func newReplayer(r *Plan) *replayer {
 	p := &replayer{}
 	for _, l := range r.Lines {
 		if l.At == "" {
@@ -184,7 +184,7 @@ func newReplayer(r *Run) *replayer {
 }
 
 //go:norace
-func (p *replayer) pick(e *Engine, cur *Task) *Task {
+func (p *replayer) pick(e *Run, cur *Task) *Task {
 	if len(p.at) > 0 {
 		key := cur.at.Mix(cur.key)
 		lo, hi := 0, len(p.at)
@@ -210,7 +210,7 @@ func (p *replayer) pick(e *Engine, cur *Task) *Task {
 	}
 	return byListing(e, cur)
 }
-func (p *replayer) born(*Engine, *Task) {}
+func (p *replayer) born(*Run, *Task) {}
 
 // unused counts the switches whose point did not occur in the run.
 func (p *replayer) unused() int {
@@ -232,7 +232,7 @@ type script struct {
 }
 
 //go:norace
-func (p *script) pick(e *Engine, cur *Task) *Task {
+func (p *script) pick(e *Run, cur *Task) *Task {
 	i := e.steps - 1
 	usual := byListing(e, cur)
 	if i >= len(p.next) || p.next[i] < 0 {
@@ -248,4 +248,4 @@ func (p *script) pick(e *Engine, cur *Task) *Task {
 	}
 	return want
 }
-func (p *script) born(*Engine, *Task) {}
+func (p *script) born(*Run, *Task) {}

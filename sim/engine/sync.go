@@ -6,7 +6,7 @@ import "sync"
 // mutex inside never blocks; it shows the race detector the happens-before
 // edges of the lock.
 type Lock struct {
-	e       *Engine
+	e       *Run
 	name    string
 	obj     int32
 	owner   *Task
@@ -16,7 +16,7 @@ type Lock struct {
 }
 
 // NewLock makes a lock; it is what the relay gets for new(sync.Mutex).
-func (e *Engine) NewLock(name string) sync.Locker {
+func (e *Run) NewLock(name string) sync.Locker {
 	return &Lock{e: e, name: name, obj: e.object(name)}
 }
 

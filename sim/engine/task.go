@@ -104,7 +104,7 @@ func (t *Task) Armed() *Timer { return t.armed }
 // begin starts the actor's next operation, with a yield point before it.
 //
 //go:norace
-func (t *Task) begin(e *Engine, op, order int) {
+func (t *Task) begin(e *Run, op, order int) {
 	t.op, t.order, t.armed = op, order, nil
 	for i := range t.occ {
 		t.occ[i] = 0
@@ -113,7 +113,7 @@ func (t *Task) begin(e *Engine, op, order int) {
 }
 
 // body is the goroutine of a task.
-func (e *Engine) body(t *Task) {
+func (e *Run) body(t *Task) {
 	defer e.leave(t)
 	e.wait(t)
 	if e.unwinding() {
@@ -131,7 +131,7 @@ func (e *Engine) body(t *Task) {
 // leave lets the driver unwind the next task.
 //
 //go:norace
-func (e *Engine) leave(t *Task) {
+func (e *Run) leave(t *Task) {
 	t.state = gone
 	release(&e.fin)
 	hideOn()
@@ -140,7 +140,7 @@ func (e *Engine) leave(t *Task) {
 }
 
 //go:norace
-func (e *Engine) unwinding() bool {
+func (e *Run) unwinding() bool {
 	if e.mode != unwinding {
 		return false
 	}
@@ -153,7 +153,7 @@ func (e *Engine) unwinding() bool {
 // would otherwise take it for a happens-before edge.
 //
 //go:norace
-func (e *Engine) park(t, next *Task) {
+func (e *Run) park(t, next *Task) {
 	e.cur = next
 	if e.plain {
 		e.wakeTask(next)
@@ -169,7 +169,7 @@ func (e *Engine) park(t, next *Task) {
 }
 
 //go:norace
-func (e *Engine) wait(t *Task) {
+func (e *Run) wait(t *Task) {
 	if e.plain {
 		<-t.wake
 		return
@@ -180,7 +180,7 @@ func (e *Engine) wait(t *Task) {
 }
 
 //go:norace
-func (e *Engine) wakeTask(next *Task) {
+func (e *Run) wakeTask(next *Task) {
 	if next == nil {
 		e.driver <- struct{}{}
 	} else {
@@ -192,7 +192,7 @@ func (e *Engine) wakeTask(next *Task) {
 // the detector forgets races of goroutines that are gone.
 //
 //go:norace
-func (e *Engine) exit(t *Task) {
+func (e *Run) exit(t *Task) {
 	if e.inst != nil {
 		e.checking = true
 		e.inst.Ended(t)
@@ -210,7 +210,7 @@ func (e *Engine) exit(t *Task) {
 // removeReady removes a task from the list of runnable tasks.
 //
 //go:norace
-func (e *Engine) removeReady(t *Task, s state) {
+func (e *Run) removeReady(t *Task, s state) {
 	t.state = s
 	e.nready--
 	last := e.ready[e.nready]
@@ -221,7 +221,7 @@ func (e *Engine) removeReady(t *Task, s state) {
 // addReady makes a task runnable.
 //
 //go:norace
-func (e *Engine) addReady(t *Task) {
+func (e *Run) addReady(t *Task) {
 	t.state, t.lock, t.gate, t.due = runnable, nil, nil, -1
 	t.readyIndex = e.nready
 	e.ready[e.nready] = t

@@ -65,30 +65,30 @@ func (t *Timer) FiredAt() int { return t.firedAt }
 // Now is the simulated time in nanoseconds since the run began.
 //
 //go:norace
-func (e *Engine) Now() int64 { return e.now }
+func (e *Run) Now() int64 { return e.now }
 
 // AfterFunc calls f on a task of its own once d has passed.
-func (e *Engine) AfterFunc(d time.Duration, f func()) *Timer {
+func (e *Run) AfterFunc(d time.Duration, f func()) *Timer {
 	e.BeforeArm()
 	return e.Arm(d, f, &ownMark{})
 }
 
 // BeforeArm is the yield point before a timer is armed with Arm.
-func (e *Engine) BeforeArm() {
+func (e *Run) BeforeArm() {
 	e.yield(AtArm, 0)
 	e.countDriverPoint(AtArm)
 }
 
 // Arm arms a timer whose state is kept by the caller, for code that has a timer
 // type of its own. Call BeforeArm first.
-func (e *Engine) Arm(d time.Duration, f func(), stop StopMark) *Timer {
+func (e *Run) Arm(d time.Duration, f func(), stop StopMark) *Timer {
 	t := &Timer{stop: stop, f: f}
 	e.arm(t, int64(d))
 	return t
 }
 
 //go:norace
-func (e *Engine) arm(t *Timer, d int64) {
+func (e *Run) arm(t *Timer, d int64) {
 	by := e.Current()
 	t.by, t.born, t.order = by, by.at, by.order
 	t.due = e.now + max(d, 0)
@@ -105,7 +105,7 @@ func (e *Engine) arm(t *Timer, d int64) {
 // armedNow removes stopped and fired timers from the list and returns its head.
 //
 //go:norace
-func (e *Engine) armedNow() *Timer {
+func (e *Run) armedNow() *Timer {
 	var head, tail *Timer
 	for t := e.timers; t != nil; t = t.next {
 		if t.fired || t.stop.Stopped() {
@@ -128,7 +128,7 @@ func (e *Engine) armedNow() *Timer {
 // Armed counts the timers that are still to fire.
 //
 //go:norace
-func (e *Engine) Armed() int {
+func (e *Run) Armed() int {
 	n := 0
 	for t := e.armedNow(); t != nil; t = t.next {
 		n++
@@ -139,7 +139,7 @@ func (e *Engine) Armed() int {
 // nextDeadline returns the earliest deadline of a timer or a parked task, or -1.
 //
 //go:norace
-func (e *Engine) nextDeadline() int64 {
+func (e *Run) nextDeadline() int64 {
 	due := int64(-1)
 	for t := e.armedNow(); t != nil; t = t.next {
 		if due < 0 || t.due < due {
@@ -158,7 +158,7 @@ func (e *Engine) nextDeadline() int64 {
 // yet run. A stale timer is one that stays in this state for long.
 //
 //go:norace
-func (e *Engine) advanceTo(due int64) {
+func (e *Run) advanceTo(due int64) {
 	e.now = max(e.now, due)
 	for t := e.armedNow(); t != nil; t = t.next {
 		if t.due > e.now {
@@ -184,7 +184,7 @@ func (e *Engine) advanceTo(due int64) {
 }
 
 // Next moves time to the next deadline and reports whether there was one.
-func (e *Engine) Next() bool {
+func (e *Run) Next() bool {
 	due := e.nextDeadline()
 	if due >= 0 {
 		e.advanceTo(due)
@@ -193,7 +193,7 @@ func (e *Engine) Next() bool {
 }
 
 // Advance moves time on by d, through every deadline on the way.
-func (e *Engine) Advance(d time.Duration) {
+func (e *Run) Advance(d time.Duration) {
 	end := e.Now() + int64(d)
 	for due := e.nextDeadline(); due >= 0 && due <= end; due = e.nextDeadline() {
 		e.advanceTo(due)
@@ -202,4 +202,4 @@ func (e *Engine) Advance(d time.Duration) {
 }
 
 //go:norace
-func (e *Engine) setNow(t int64) { e.now = max(e.now, t) }
+func (e *Run) setNow(t int64) { e.now = max(e.now, t) }

@@ -10,15 +10,15 @@ type World interface {
 	Name() string
 	// Plan makes up from chance what the actors do. small asks for a world
 	// whose schedules can all be tried.
-	Plan(r *Rand, small bool) *Run
+	Plan(r *Rand, small bool) *Plan
 	// Start builds what is to be run on the engine's runtime.
-	Start(e *Engine, r *Run) Instance
+	Start(e *Run, r *Plan) Instance
 	// Format and Parse turn an operation's verb and arguments into words
 	// and back.
 	Format(Op) string
 	Parse(words []string) (Op, error)
 	// CoverageGoals names the situations that a sweep must cover, indexed by
-	// the argument of Engine.Sometimes.
+	// the argument of Run.Sometimes.
 	CoverageGoals() []string
 	// Invariants names the invariants.
 	Invariants() []string
@@ -62,19 +62,19 @@ func FindWorld(name string, worlds ...World) (World, error) {
 }
 
 // FuncWorld returns a world with one actor, main, whose only operation calls f.
-func FuncWorld(name string, f func(*Engine)) World { return funcWorld{name, f} }
+func FuncWorld(name string, f func(*Run)) World { return funcWorld{name, f} }
 
 type funcWorld struct {
 	name string
-	f    func(*Engine)
+	f    func(*Run)
 }
 
 func (w funcWorld) Name() string          { return w.name }
 func (funcWorld) CoverageGoals() []string { return nil }
 func (funcWorld) Invariants() []string    { return nil }
 func (funcWorld) Format(Op) string        { return "run" }
-func (w funcWorld) Plan(*Rand, bool) *Run {
-	return &Run{World: w, Lines: []Line{{Op: Op{Actor: "main", Label: 1}}}}
+func (w funcWorld) Plan(*Rand, bool) *Plan {
+	return &Plan{World: w, Lines: []Line{{Op: Op{Actor: "main", Label: 1}}}}
 }
 
 func (funcWorld) Parse(words []string) (Op, error) {
@@ -84,11 +84,11 @@ func (funcWorld) Parse(words []string) (Op, error) {
 	return Op{}, fmt.Errorf("%q: want run", words)
 }
 
-func (w funcWorld) Start(e *Engine, _ *Run) Instance { return &funcRun{e, w.f} }
+func (w funcWorld) Start(e *Run, _ *Plan) Instance { return &funcRun{e, w.f} }
 
 type funcRun struct {
-	e *Engine
-	f func(*Engine)
+	e *Run
+	f func(*Run)
 }
 
 func (r *funcRun) Do(*Task, Op)           { r.f(r.e) }

@@ -2,14 +2,14 @@ package engine
 
 // Yield is a yield point of the world: the engine may run any other task
 // before Yield returns. obj is a number from Object, or 0.
-func (e *Engine) Yield(k Kind, obj int32) { e.yield(k, obj) }
+func (e *Run) Yield(k Kind, obj int32) { e.yield(k, obj) }
 
 // Object registers the name of an object, for the trace, and returns its
 // number.
-func (e *Engine) Object(name string) int32 { return e.object(name) }
+func (e *Run) Object(name string) int32 { return e.object(name) }
 
 //go:norace
-func (e *Engine) yield(k Kind, obj int32) {
+func (e *Run) yield(k Kind, obj int32) {
 	if e.mode != running || e.checking || e.cur == e.main {
 		return
 	}
@@ -24,12 +24,12 @@ func (e *Engine) yield(k Kind, obj int32) {
 // setChecking turns the yield points off while an invariant is checked.
 //
 //go:norace
-func (e *Engine) setChecking(on bool) { e.checking = on }
+func (e *Run) setChecking(on bool) { e.checking = on }
 
 // point records the yield point of a task.
 //
 //go:norace
-func (e *Engine) point(t *Task, k Kind, obj int32) {
+func (e *Run) point(t *Task, k Kind, obj int32) {
 	t.occ[k]++
 	t.at = point{op: int32(t.op), occ: t.occ[k], kind: k}
 	if e.steps < len(e.trace) {
@@ -42,7 +42,7 @@ func (e *Engine) point(t *Task, k Kind, obj int32) {
 // check checks the cheap invariants after every step.
 //
 //go:norace
-func (e *Engine) check() {
+func (e *Run) check() {
 	e.checking = true
 	e.inst.Step()
 	e.checking = false
@@ -51,7 +51,7 @@ func (e *Engine) check() {
 // pick chooses the next task; nil is the driver.
 //
 //go:norace
-func (e *Engine) pick(t *Task) *Task {
+func (e *Run) pick(t *Task) *Task {
 	n := e.steps
 	e.steps++
 	if e.failure != nil || e.stoppedEarly() {
@@ -73,7 +73,7 @@ func (e *Engine) pick(t *Task) *Task {
 // Go starts a task. The relay calls it instead of the go statement.
 //
 //go:norace
-func (e *Engine) Go(name string, f func()) {
+func (e *Run) Go(name string, f func()) {
 	if e.mode == judging || e.mode == unwinding {
 		return
 	}
@@ -88,7 +88,7 @@ func (e *Engine) Go(name string, f func()) {
 // need it.
 //
 //go:norace
-func (e *Engine) countDriverPoint(k Kind) {
+func (e *Run) countDriverPoint(k Kind) {
 	if t := e.Current(); t == e.main {
 		t.occ[k]++
 		t.at = point{occ: t.occ[k], kind: k}
@@ -98,7 +98,7 @@ func (e *Engine) countDriverPoint(k Kind) {
 // child makes a task whose origin is the parent's next point.
 //
 //go:norace
-func (e *Engine) child(p *Task, f func()) *Task {
+func (e *Run) child(p *Task, f func()) *Task {
 	born := point{op: int32(p.op), occ: p.occ[AtGo] + 1, kind: AtGo}
 	if p == e.main {
 		born = p.at
@@ -107,7 +107,7 @@ func (e *Engine) child(p *Task, f func()) *Task {
 }
 
 //go:norace
-func (e *Engine) spawn(parent *Task, born point, order int, f func()) *Task {
+func (e *Run) spawn(parent *Task, born point, order int, f func()) *Task {
 	t := e.newTask()
 	t.Actor, t.parent, t.born, t.f = -1, parent, born, f
 	t.key = born.Mix(parent.key) + 1
@@ -135,7 +135,7 @@ type Gate struct{ waiting int }
 // yield point.
 //
 //go:norace
-func (e *Engine) Park(k Kind, g *Gate, deadline int64) {
+func (e *Run) Park(k Kind, g *Gate, deadline int64) {
 	if e.mode != running || e.checking || e.cur == e.main {
 		return
 	}
@@ -157,7 +157,7 @@ func (e *Engine) Park(k Kind, g *Gate, deadline int64) {
 // Open lets every task at the gate run again; it does not yield.
 //
 //go:norace
-func (e *Engine) Open(g *Gate) {
+func (e *Run) Open(g *Gate) {
 	if g.waiting == 0 {
 		return
 	}
@@ -170,4 +170,4 @@ func (e *Engine) Open(g *Gate) {
 }
 
 // Sleep parks the current task for a simulated while.
-func (e *Engine) Sleep(d int64) { e.Park(AtWait, nil, e.Now()+d) }
+func (e *Run) Sleep(d int64) { e.Park(AtWait, nil, e.Now()+d) }

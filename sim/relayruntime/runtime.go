@@ -26,7 +26,7 @@ var GaugeNames = [3]string{
 
 // NewRuntime returns the relay's runtime on an engine. ids is the relay's
 // source of randomness.
-func NewRuntime(e *engine.Engine, ids io.Reader) relay.Runtime {
+func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
 	return relay.Runtime{
 		Clock:   NewClock(e),
 		NewLock: func(name string) sync.Locker { return e.NewLock(name) },
@@ -42,7 +42,7 @@ func NewRuntime(e *engine.Engine, ids io.Reader) relay.Runtime {
 // value in a field that is cheap to read.
 type Gauge struct {
 	prometheus.Gauge
-	e     *engine.Engine
+	e     *engine.Run
 	obj   int32
 	value float64
 }
@@ -75,10 +75,10 @@ func (g *Gauge) moved(v float64) {
 
 // simClock is the relay's clock in a run. Each timer belongs to a mock of its
 // own that never advances: a token that remembers whether Stop came.
-type simClock struct{ e *engine.Engine }
+type simClock struct{ e *engine.Run }
 
 // NewClock returns the clock of a run.
-func NewClock(e *engine.Engine) clock.Clock { return simClock{e} }
+func NewClock(e *engine.Run) clock.Clock { return simClock{e} }
 
 func (c simClock) Now() time.Time { return engine.Epoch.Add(time.Duration(c.e.Now())) }
 

@@ -9,7 +9,7 @@ import (
 )
 
 func TestClockForbidsWhatCannotBeOrdered(t *testing.T) {
-	w := engine.FuncWorld("sleep", func(e *engine.Engine) { NewClock(e).Sleep(time.Second) })
+	w := engine.FuncWorld("sleep", func(e *engine.Run) { NewClock(e).Sleep(time.Second) })
 	x := engine.Runner{World: w}
 	res := x.Replay(w.Plan(nil, false))
 	if res.Failure == nil || !strings.Contains(res.Failure.Detail, onlyAfterFunc) {

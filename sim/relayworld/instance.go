@@ -31,8 +31,8 @@ const (
 
 // Instance is the real relay in one run, and its peers.
 type Instance struct {
-	Engine      *engine.Engine
-	Run         *engine.Run
+	Engine      *engine.Run
+	Run         *engine.Plan
 	exactTiming bool    // time moves only when no task can run, so durations can be checked exactly; false in a cluster
 	Cluster     Cluster // the cluster of the relays, or nil: then one process runs at a time
 
@@ -115,7 +115,7 @@ func (u *User) newest() *Client {
 	return u.conns[len(u.conns)-1]
 }
 
-func (World) Start(e *engine.Engine, r *engine.Run) engine.Instance {
+func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	w := &Instance{Engine: e, Run: r, exactTiming: r.Param("eager", 0) == 0}
 	for i, name := range r.Actors() {
 		if i < MaxUsers {

@@ -344,7 +344,7 @@ func TestLoopbackAndSimulationAgree(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var inSim *simWire
-			world := engine.FuncWorld("script", func(e *engine.Engine) {
+			world := engine.FuncWorld("script", func(e *engine.Run) {
 				inSim = &simWire{e: e, cfg: parityConfig(name)}
 				inSim.cfg.Upgrade = func(_ http.ResponseWriter, r *http.Request) (relay.Socket, error) {
 					return r.Context().Value(parityKey{}).(*Socket), nil

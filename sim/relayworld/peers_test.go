@@ -57,7 +57,7 @@ func TestThePageShowsPeersAndWhereItBroke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := engine.ParseRun(string(text), x.World)
+	r, err := engine.ParsePlan(string(text), x.World)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 
 // A Socket is the relay's end of a connection to a simulated peer.
 type Socket struct {
-	e        *engine.Engine
+	e        *engine.Run
 	up, down *engine.Pipe // from the peer, to the peer
 	obj      int32
 	chunk    int    // bytes that one read or write carries at most; 0: any number
@@ -34,7 +34,7 @@ type Socket struct {
 	longestWrite int64 // the longest duration of a Write
 }
 
-func newSocket(e *engine.Engine, name string, seed uint64, room, chunk int, latency int64) *Socket {
+func newSocket(e *engine.Run, name string, seed uint64, room, chunk int, latency int64) *Socket {
 	s := &Socket{e: e, obj: e.Object(name), chunk: chunk, fromPeer: engine.NewRand(seed), toPeer: engine.NewRand(seed + 1)}
 	s.up = e.NewPipe(0, latency, engine.NewRand(seed+2))
 	s.down = e.NewPipe(room, latency, engine.NewRand(seed+3))

@@ -109,7 +109,7 @@ func (w *realWire) awaitStep(step int) {
 
 // simWire is the simulated sockets.
 type simWire struct {
-	e    *engine.Engine
+	e    *engine.Run
 	cfg  relay.Config
 	r    *relay.Relay
 	play *parityPlay

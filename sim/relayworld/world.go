@@ -93,22 +93,22 @@ func (World) Parse(words []string) (engine.Op, error) {
 
 // Plan makes up a run. Each seed has its own sizes and leaves out some
 // operations and faults.
-func (World) Plan(r *engine.Rand, small bool) *engine.Run {
+func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	p := &Planner{Planner: engine.Planner{Rand: r}}
 	set := func(name string, of ...int) int {
 		v := of[r.Intn(len(of))]
-		p.Run.Params = append(p.Run.Params, engine.Param{Name: name, Value: v})
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
 		return v
 	}
 	if small {
-		p.Run.Params = []engine.Param{{Name: "max-phones", Value: 1}}
+		p.Plan.Params = []engine.Param{{Name: "max-phones", Value: 1}}
 		p.Actor("b1", 1, []int{VerbDial}, 1)
 		p.Actor("p1", 2, []int{VerbDial, VerbSend}, 1)
 		return p.Interleave()
 	}
 	eager := set("eager", 0, 0, 1)
 	if set("noise", r.Intn(1<<20))%2 == 1 {
-		p.Run.Params = append(p.Run.Params, engine.Param{Name: "answers", Value: 1}) // binaries answer close notices
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "answers", Value: 1}) // binaries answer close notices
 	}
 	set("latency", 0, 0, 1, 20, 50) // milliseconds
 	set("room", 1<<10, 4<<10, 16<<10)

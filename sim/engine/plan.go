@@ -33,9 +33,9 @@ type Param struct {
 	Value int
 }
 
-// A Run is data: the operations, and where the schedule differs from the order
+// A Plan is data: the operations, and where the schedule differs from the order
 // of the lines. Any subset of its lines is a run, too.
-type Run struct {
+type Plan struct {
 	World    World
 	Seed     string
 	Strategy string
@@ -43,7 +43,7 @@ type Run struct {
 	Lines    []Line
 }
 
-func (r *Run) worldName() string {
+func (r *Plan) worldName() string {
 	if r.World == nil {
 		return "unknown"
 	}
@@ -51,7 +51,7 @@ func (r *Run) worldName() string {
 }
 
 // Param returns a setting, or otherwise if the run does not have it.
-func (r *Run) Param(name string, otherwise int) int {
+func (r *Plan) Param(name string, otherwise int) int {
 	for _, p := range r.Params {
 		if p.Name == name {
 			return p.Value
@@ -61,7 +61,7 @@ func (r *Run) Param(name string, otherwise int) int {
 }
 
 // Ops counts the operations.
-func (r *Run) Ops() int {
+func (r *Plan) Ops() int {
 	n := 0
 	for i := range r.Lines {
 		if r.Lines[i].Op.Actor != "" {
@@ -72,7 +72,7 @@ func (r *Run) Ops() int {
 }
 
 // Switches counts the switches.
-func (r *Run) Switches() int {
+func (r *Plan) Switches() int {
 	n := 0
 	for i := range r.Lines {
 		if r.Lines[i].At != "" {
@@ -82,7 +82,7 @@ func (r *Run) Switches() int {
 	return n
 }
 
-func (r *Run) with(lines []Line) *Run {
+func (r *Plan) with(lines []Line) *Plan {
 	c := *r
 	c.Lines = lines
 	return &c
@@ -94,7 +94,7 @@ type actor struct {
 }
 
 // actors groups the operations by actor.
-func (r *Run) actors() []actor {
+func (r *Plan) actors() []actor {
 	var as []actor
 	for i := range r.Lines {
 		op := r.Lines[i].Op
@@ -115,7 +115,7 @@ func (r *Run) actors() []actor {
 }
 
 // Actors returns the names of all actors, sorted. Task.Actor is an index of it.
-func (r *Run) Actors() []string {
+func (r *Plan) Actors() []string {
 	var names []string
 	for _, a := range r.actors() {
 		names = append(names, a.name)
@@ -123,7 +123,7 @@ func (r *Run) Actors() []string {
 	return names
 }
 
-func (r *Run) taskOrders() []taskOrder {
+func (r *Plan) taskOrders() []taskOrder {
 	var l []taskOrder
 	for i := range r.Lines {
 		if b := r.Lines[i].Begins; b != "" {
@@ -138,21 +138,21 @@ func (r *Run) taskOrders() []taskOrder {
 // A Planner collects what the actors of a run do, for [World.Plan].
 type Planner struct {
 	Rand *Rand
-	Run  Run    // its Params are set; its Lines are for Interleave
+	Plan Plan   // its Params are set; its Lines are for Interleave
 	List [][]Op // the operations of each actor
 }
 
 // Interleave moves the operations of all actors into the run's lines, in a
 // random order that keeps the order of each actor.
-func (p *Planner) Interleave() *Run {
+func (p *Planner) Interleave() *Plan {
 	for len(p.List) > 0 {
 		i := p.Rand.Intn(len(p.List))
-		p.Run.Lines = append(p.Run.Lines, Line{Op: p.List[i][0]})
+		p.Plan.Lines = append(p.Plan.Lines, Line{Op: p.List[i][0]})
 		if p.List[i] = p.List[i][1:]; len(p.List[i]) == 0 {
 			p.List = append(p.List[:i], p.List[i+1:]...)
 		}
 	}
-	return &p.Run
+	return &p.Plan
 }
 
 // A Seed is a number, or the hash of a commit.
@@ -177,8 +177,8 @@ func (s Seed) Number() (uint64, bool) {
 	return h, true
 }
 
-// String is the run as text, which ParseRun reads.
-func (r *Run) String() string {
+// String is the run as text, which ParsePlan reads.
+func (r *Plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "world %s\n", r.worldName())
 	if r.Seed != "" {
@@ -203,10 +203,10 @@ func (r *Run) String() string {
 	return b.String()
 }
 
-// ParseRun parses a run of one of the worlds. The text after # is a comment.
+// ParsePlan parses a run of one of the worlds. The text after # is a comment.
 // An operation without a label gets the next one of its actor.
-func ParseRun(text string, worlds ...World) (*Run, error) {
-	r := &Run{}
+func ParsePlan(text string, worlds ...World) (*Plan, error) {
+	r := &Plan{}
 	labels := map[string]int{}
 	for n, line := range strings.Split(text, "\n") {
 		line, _, _ = strings.Cut(line, "#")
