@@ -94,7 +94,7 @@ battery: ## attacks and faults in large doses, a quarter of an hour; prints thei
 
 docs: metrics-doc ## write what is generated in docs/ anew
 	$(GO) test ./internal/relay -run 'TestTheDesignPageHasTheLifeOfASlot' -update
-	$(GO) test ./internal/daemon -run 'TestTheOperatorsPageHasTheOptions' -update
+	$(GO) test ./internal/config -run 'TestTheOperatorsPageHasTheOptions' -update
 
 threats: ## take out each mitigation (of those that match THREATS) and see that a test notices (docs/security.md)
 	THREATS='$(THREATS)' $(GO) test -count=1 -timeout 60m -v -run 'TestThreatsAreNoticed' ./internal/battery

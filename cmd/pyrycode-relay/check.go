@@ -8,7 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // check is the check command: what serve would do, without doing it.
@@ -22,8 +22,8 @@ type check struct {
 // checked is what check has to say.
 type checked struct {
 	OK      bool             `json:"ok"`
-	Options []daemon.Setting `json:"options"`
-	daemon.Findings
+	Options []config.Setting `json:"options"`
+	config.Findings
 }
 
 // run prints the report and reports whether the configuration can run. e is where
@@ -37,7 +37,7 @@ func (c *check) run(ctx context.Context, e *environment, problems []string, out 
 			r.Warnings = append(r.Warnings, fmt.Sprintf("--config %q sets no option: a relay that runs with options from this file refuses a reload", f.name))
 		}
 	} else {
-		r.Findings = daemon.Findings{Problems: problems, Warnings: []string{}, Notes: []string{}}
+		r.Findings = config.Findings{Problems: problems, Warnings: []string{}, Notes: []string{}}
 	}
 	r.OK = len(r.Problems) == 0
 	if c.JSON {

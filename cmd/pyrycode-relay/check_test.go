@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -228,15 +229,15 @@ func TestCheckAndServeAgreeAboutRoot(t *testing.T) {
 func TestSecretsAreNoFlagsInTheHelp(t *testing.T) {
 	for _, args := range [][]string{{"serve", "--help"}, {"check", "--help"}, {"man"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}} {
 		got := call(t.Context(), nil, args...)
-		for _, o := range daemon.Options() {
+		for _, o := range config.Options() {
 			if !o.Secret {
 				continue
 			}
 			if strings.Contains(strings.ReplaceAll(got.stdout, `\-`, "-"), "--"+o.Name) {
 				t.Errorf("%v shows --%s, which is refused", args, o.Name)
 			}
-			if args[0] != "completion" && !strings.Contains(got.stdout, daemon.EnvName(o.Name)) {
-				t.Errorf("%v does not show %s", args, daemon.EnvName(o.Name))
+			if args[0] != "completion" && !strings.Contains(got.stdout, config.EnvName(o.Name)) {
+				t.Errorf("%v does not show %s", args, config.EnvName(o.Name))
 			}
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -29,7 +30,7 @@ type command struct {
 	model *kong.Application // once read
 
 	env      *environment
-	problems []daemon.Problem // values that could not be read
+	problems []config.Problem // values that could not be read
 }
 
 // versionCommand is the version command.
@@ -57,7 +58,7 @@ type options struct {
 	// ConfigFile is read by the resolver, before all others are known.
 	ConfigFile string `name:"config" default:"" placeholder:"FILE" unit:"file" group:"Configuration" help:"Where options come from that are neither flag nor variable: lines of option: value. It is read again on SIGHUP."`
 
-	daemon.Config `embed:""`
+	config.Config `embed:""`
 }
 
 const about = `Pipes frames between a binary and its phones, none of whom can reach the other.
@@ -124,7 +125,7 @@ func (c *command) logFormat(args []string) string {
 			return args[i+1]
 		}
 	}
-	if value := c.env.vars[daemon.EnvName(option)]; value != "" {
+	if value := c.env.vars[config.EnvName(option)]; value != "" {
 		return value
 	}
 	if c.env.file != nil {
@@ -154,7 +155,7 @@ func (c *command) sentence(err error, args []string) string {
 	}
 	text := err.Error()
 	for name := range secretNames() {
-		text = strings.ReplaceAll(text, `"--`+name+`"`, "the environment variable "+daemon.EnvName(name))
+		text = strings.ReplaceAll(text, `"--`+name+`"`, "the environment variable "+config.EnvName(name))
 	}
 	return fmt.Sprintf("%s; %s --help lists what there is", text, path)
 }
@@ -163,7 +164,7 @@ func (c *command) sentence(err error, args []string) string {
 // only.
 func secretNames() map[string]bool {
 	all := make(map[string]bool)
-	for _, o := range daemon.Options() {
+	for _, o := range config.Options() {
 		if o.Secret {
 			all[o.Name] = true
 		}
@@ -185,10 +186,10 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 		kong.WithHyphenPrefixedParameters(true),
 		kong.Resolvers(c.env),
 		reads(c, func(text string) (string, error) { return text, nil }),
-		reads(c, daemon.ParseDuration),
-		reads(c, daemon.ParseInt),
-		reads(c, daemon.ParseFloat),
-		reads(c, daemon.ParseSize),
+		reads(c, config.ParseDuration),
+		reads(c, config.ParseInt),
+		reads(c, config.ParseFloat),
+		reads(c, config.ParseSize),
 		kong.TypeMapper(reflect.TypeFor[bool](), boolean{c}),
 	)
 	if err != nil {
@@ -241,7 +242,7 @@ func helpWithSecrets(o kong.HelpOptions, ctx *kong.Context) error {
 
 // reads makes kong read values of T with parse. What cannot be read does not
 // end the reading: it is noted, so that all problems are told at once.
-func reads[T string | time.Duration | int | float64 | daemon.Size](c *command, parse func(string) (T, error)) kong.Option {
+func reads[T string | time.Duration | int | float64 | config.Size](c *command, parse func(string) (T, error)) kong.Option {
 	return kong.TypeMapper(reflect.TypeFor[T](), valueOf(c, parse))
 }
 
@@ -254,8 +255,8 @@ func valueOf[T any](c *command, parse func(string) (T, error)) kong.Mapper {
 		}
 		text := fmt.Sprint(t.Value)
 		v, err := parse(text)
-		if p, ok := errors.AsType[*daemon.ParseError](err); ok {
-			c.problems = append(c.problems, daemon.Problem{Option: ctx.Value.Name, Value: text, Rule: p.Rule, Fix: p.Fix})
+		if p, ok := errors.AsType[*config.ParseError](err); ok {
+			c.problems = append(c.problems, config.Problem{Option: ctx.Value.Name, Value: text, Rule: p.Rule, Fix: p.Fix})
 			return nil
 		}
 		if err == nil {
@@ -277,18 +278,18 @@ func (m boolean) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
 		target.SetBool(true)
 		return nil
 	}
-	return valueOf(m.c, daemon.ParseBool).Decode(ctx, target)
+	return valueOf(m.c, config.ParseBool).Decode(ctx, target)
 }
 
 // all returns the problems of the values of command name: those that could
 // not be read, then, of the others, those that break a rule.
-func (c *command) all(name string) []daemon.Problem {
+func (c *command) all(name string) []config.Problem {
 	all := c.problems
 	unread := make(map[string]bool)
 	for _, p := range all {
 		unread[p.Option] = true
 	}
-	var rules []daemon.Problem
+	var rules []config.Problem
 	switch name {
 	case "serve":
 		rules = c.Serve.Config.Check()
@@ -306,9 +307,9 @@ func (c *command) all(name string) []daemon.Problem {
 			all = append(all, p)
 		}
 	}
-	for _, o := range daemon.Options() {
+	for _, o := range config.Options() {
 		if from := c.env.origins[o.Name]; o.Secret && (from.Flag || from.File != "") {
-			all = append(all, daemon.Problem{Option: o.Name, Rule: "must come from the environment, as " + daemon.EnvName(o.Name),
+			all = append(all, config.Problem{Option: o.Name, Rule: "must come from the environment, as " + config.EnvName(o.Name),
 				Fix: "it is a secret: other users can see a command line, and files are copied about"})
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -31,7 +32,7 @@ var samples = map[string]string{
 }
 
 // parsed is the configuration that arguments and environment make.
-func parsed(t *testing.T, environ []string, args ...string) daemon.Config {
+func parsed(t *testing.T, environ []string, args ...string) config.Config {
 	t.Helper()
 	c := newCommand(environ)
 	name, problem := c.parse(args, daemon.Build{}, io.Discard)
@@ -42,7 +43,7 @@ func parsed(t *testing.T, environ []string, args ...string) daemon.Config {
 }
 
 // read is parsed without a look at the rules, which forbid most options alone.
-func read(t *testing.T, environ []string, args ...string) daemon.Config {
+func read(t *testing.T, environ []string, args ...string) config.Config {
 	t.Helper()
 	c := newCommand(environ)
 	k, _, err := c.parser(daemon.Build{}, io.Discard)
@@ -56,7 +57,7 @@ func read(t *testing.T, environ []string, args ...string) daemon.Config {
 }
 
 func TestWithoutArgumentsTheDefaultsRun(t *testing.T) {
-	want := daemon.DefaultConfig()
+	want := config.Default()
 	got := parsed(t, nil)
 	if len(got.AllowedOrigins) == 0 {
 		got.AllowedOrigins = nil
@@ -67,13 +68,13 @@ func TestWithoutArgumentsTheDefaultsRun(t *testing.T) {
 }
 
 func TestFlagEnvironmentAndFileAreTheSame(t *testing.T) {
-	for _, o := range daemon.Options() {
+	for _, o := range config.Options() {
 		value, ok := samples[o.Name]
 		if !ok {
 			t.Errorf("--%s has no sample in this test", o.Name)
 			continue
 		}
-		env := daemon.EnvName(o.Name) + "=" + value
+		env := config.EnvName(o.Name) + "=" + value
 		file := filepath.Join(t.TempDir(), "relay.yml")
 		if err := os.WriteFile(file, []byte("# all there is\n"+o.Name+": "+strconv.Quote(value)+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -91,11 +92,11 @@ func TestFlagEnvironmentAndFileAreTheSame(t *testing.T) {
 		if reflect.DeepEqual(byFlag, read(t, nil)) {
 			t.Errorf("--%s=%s changes nothing", o.Name, value)
 		}
-		if both := read(t, []string{daemon.EnvName(o.Name) + "=nonsense"}, "--"+o.Name+"="+value); !reflect.DeepEqual(both, byFlag) {
+		if both := read(t, []string{config.EnvName(o.Name) + "=nonsense"}, "--"+o.Name+"="+value); !reflect.DeepEqual(both, byFlag) {
 			t.Errorf("--%s does not win over its variable", o.Name)
 		}
-		if empty := read(t, []string{daemon.EnvName(o.Name) + "="}); !reflect.DeepEqual(empty, read(t, nil)) {
-			t.Errorf("%s, empty, is not the default", daemon.EnvName(o.Name))
+		if empty := read(t, []string{config.EnvName(o.Name) + "="}); !reflect.DeepEqual(empty, read(t, nil)) {
+			t.Errorf("%s, empty, is not the default", config.EnvName(o.Name))
 		}
 	}
 }
@@ -112,7 +113,7 @@ func TestEveryFlagTellsUnitDefaultAndVariable(t *testing.T) {
 			if unit == "" || f.OrigHelp == "" {
 				t.Errorf("%s --%s: unit %q, help %q; want both", cmd.Name, f.Name, unit, f.OrigHelp)
 			}
-			if prefix := daemon.EnvPrefix + "PROBE_"; (cmd.Name == "probe") != strings.HasPrefix(env, prefix) {
+			if prefix := config.EnvPrefix + "PROBE_"; (cmd.Name == "probe") != strings.HasPrefix(env, prefix) {
 				t.Errorf("%s --%s: its variable is %s; those of probe, and no others, begin with %s", cmd.Name, f.Name, env, prefix)
 			}
 			if other, ok := seen[env]; ok && other != f.Name {

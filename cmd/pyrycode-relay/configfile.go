@@ -55,7 +55,7 @@ type mistake struct {
 
 func newConfigFile(name string) *configFile {
 	f := &configFile{name: name, values: make(map[string]fileValue), known: make(map[string]bool)}
-	for _, o := range daemon.Options() {
+	for _, o := range config.Options() {
 		f.known[o.Name] = true
 	}
 	return f
@@ -78,9 +78,9 @@ func readConfigFile(name string, pipes bool) *configFile {
 // has it: from the same arguments and variables, and from the file as it is
 // then. The file must be a regular one. Once it has had options it must have
 // some: an empty file is one that is being written, or has been cut.
-func (c *command) again(args, environ []string, b daemon.Build) func() (daemon.Config, daemon.Origins, error) {
+func (c *command) again(args, environ []string, b daemon.Build) func() (config.Config, config.Origins, error) {
 	had := c.env.file != nil && len(c.env.file.values) > 0
-	return func() (daemon.Config, daemon.Origins, error) {
+	return func() (config.Config, config.Origins, error) {
 		n := newCommand(environ)
 		n.env.again = true
 		_, problems := n.read(args, b, io.Discard)
@@ -88,7 +88,7 @@ func (c *command) again(args, environ []string, b daemon.Build) func() (daemon.C
 			problems = append(problems, fmt.Sprintf("--config %q: has no options now, and had some before; put them back; to go back to the default of every option, restart", f.name))
 		}
 		if len(problems) > 0 {
-			return daemon.Config{}, nil, errors.New(strings.Join(problems, "\n"))
+			return config.Config{}, nil, errors.New(strings.Join(problems, "\n"))
 		}
 		had = had || n.env.file != nil && len(n.env.file.values) > 0
 		return n.Serve.Config, n.env.origins, nil
@@ -170,7 +170,7 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 		if near := nearest(name, f.known, 0); near != "" {
 			fix = fmt.Sprintf("did you mean %s?", near)
 			if secretNames()[near] {
-				fix = fmt.Sprintf("did you mean the environment variable %s?", daemon.EnvName(near))
+				fix = fmt.Sprintf("did you mean the environment variable %s?", config.EnvName(near))
 			}
 		}
 		f.complain(line, "%.80q is no option; %s", name, fix)
@@ -205,7 +205,7 @@ func sequence(n *yaml.Node, below int) (items []fileValue, bad *yaml.Node) {
 
 // exampleOf is a value that an option may have.
 func exampleOf(name string) string {
-	for _, o := range daemon.Options() {
+	for _, o := range config.Options() {
 		if o.Name == name && o.Default != "" && !slices.Contains([]string{"true", "false"}, o.Default) {
 			return o.Default
 		}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -128,7 +129,7 @@ func FuzzConfigFile(f *testing.F) {
 		c := newConfigFile("relay.yml")
 		c.parse([]byte(text))
 		for name, v := range c.values {
-			if v.line < 1 || daemon.EnvName(name) == daemon.EnvPrefix {
+			if v.line < 1 || config.EnvName(name) == config.EnvPrefix {
 				t.Errorf("%q: %+v", name, v)
 			}
 		}
@@ -160,10 +161,10 @@ func TestCheckTellsAndReturns0Or2(t *testing.T) {
 	got = call(t.Context(), nil, append(onFree, "--grace", "0s", "--json")...)
 	var r struct {
 		OK       bool
-		Options  []daemon.Setting
+		Options  []config.Setting
 		Problems []string
 	}
-	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != refused || r.OK || len(r.Options) != len(daemon.Options()) ||
+	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != refused || r.OK || len(r.Options) != len(config.Options()) ||
 		len(r.Problems) != 1 || !strings.HasPrefix(r.Problems[0], `--grace "0s": must be`) {
 		t.Errorf("%v, %+v from %d, %s", err, r, got.code, got.stdout)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -29,7 +30,7 @@ var (
 	// Dockerfile's list. So prose after the bare name needs a comma or a colon.
 	deployCommand  = regexp.MustCompile(`(?:^|[ /"'` + "`" + `=@+!-])pyrycode-relay(?: |", ")([a-z]+)\b`)
 	deployFlag     = regexp.MustCompile("(?:^|[ `(\"\\[])(--[a-z][a-z.-]*[a-z])")
-	deployVariable = regexp.MustCompile(daemon.EnvPrefix + `[A-Z_]*[A-Z]`)
+	deployVariable = regexp.MustCompile(config.EnvPrefix + `[A-Z_]*[A-Z]`)
 )
 
 // misnamed returns what a file of docs/deploy names that the daemon does not

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -25,10 +26,10 @@ type diag struct {
 }
 
 // check returns all that is wrong with the options.
-func (d *diag) check() []daemon.Problem {
+func (d *diag) check() []config.Problem {
 	all := d.operator.check()
 	if d.CPU != 0 && d.CPU < time.Second || d.CPU > time.Minute {
-		all = append(all, daemon.Problem{Option: "cpu", Value: fmt.Sprint(d.CPU), Rule: "must be from 1s to 1m, or 0s", Fix: "for example 10s"})
+		all = append(all, config.Problem{Option: "cpu", Value: fmt.Sprint(d.CPU), Rule: "must be from 1s to 1m, or 0s", Fix: "for example 10s"})
 	}
 	return all
 }

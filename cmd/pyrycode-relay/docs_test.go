@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -39,7 +40,7 @@ func TestTheCommandsOnThePagesExist(t *testing.T) {
 	vars := names(k.Model)
 	command := regexp.MustCompile(`(?m)pyrycode-relay ([a-z]+)`)
 	flag := regexp.MustCompile("(?m)(?:^|[ `(\"])(--[a-z][a-z.-]*[a-z])")
-	variable := regexp.MustCompile(daemon.EnvPrefix + `[A-Z_]*[A-Z]`)
+	variable := regexp.MustCompile(config.EnvPrefix + `[A-Z_]*[A-Z]`)
 	for _, name := range []string{"README.md", "docs/operate.md"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(name)))
 		if err != nil {

@@ -7,26 +7,26 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // environment is where options come from that are not on the command line:
 // variables and, behind them, the file that --config names.
 type environment struct {
-	vars map[string]string // those that begin with daemon.EnvPrefix and are not empty
+	vars map[string]string // those that begin with config.EnvPrefix and are not empty
 	file *configFile       // nil: not looked for yet, or none
 	read bool              // it has been looked for
 
 	again bool // the process runs already: the file must be one that can be read again
 
-	origins daemon.Origins // of options that are not at their default
+	origins config.Origins // of options that are not at their default
 }
 
 func newEnvironment(environ []string) *environment {
-	e := &environment{vars: make(map[string]string), origins: make(daemon.Origins)}
+	e := &environment{vars: make(map[string]string), origins: make(config.Origins)}
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, daemon.EnvPrefix) && value != "" {
+		if strings.HasPrefix(name, config.EnvPrefix) && value != "" {
 			e.vars[name] = value
 		}
 	}
@@ -37,9 +37,9 @@ func newEnvironment(environ []string) *environment {
 // carry the command's name, so that one environment can serve both.
 func envName(v *kong.Value) string {
 	if parent := v.Tag.Get("of"); parent != "" {
-		return daemon.EnvName(parent + "-" + v.Name)
+		return config.EnvName(parent + "-" + v.Name)
 	}
-	return daemon.EnvName(v.Name)
+	return config.EnvName(v.Name)
 }
 
 // Validate implements kong.Resolver. Unknown variables are told together
@@ -56,7 +56,7 @@ func (e *environment) Resolve(ctx *kong.Context, _ *kong.Path, f *kong.Flag) (an
 	}
 	name := envName(f.Value)
 	if value, ok := e.vars[name]; ok {
-		e.origins[f.Name] = daemon.Origin{Env: name}
+		e.origins[f.Name] = config.Origin{Env: name}
 		return value, nil
 	}
 	if f.Tag.Get("of") != "" || f.Name == configOption {
@@ -70,7 +70,7 @@ func (e *environment) Resolve(ctx *kong.Context, _ *kong.Path, f *kong.Flag) (an
 	if !ok {
 		return nil, nil
 	}
-	e.origins[f.Name] = daemon.Origin{File: e.file.name, Line: value.line}
+	e.origins[f.Name] = config.Origin{File: e.file.name, Line: value.line}
 	return value.text, nil
 }
 
@@ -80,7 +80,7 @@ func (e *environment) open(ctx *kong.Context) {
 		return
 	}
 	e.read = true
-	name := e.vars[daemon.EnvName(configOption)]
+	name := e.vars[config.EnvName(configOption)]
 	for _, p := range ctx.Path {
 		if p.Flag != nil && p.Flag.Name == configOption && !p.Resolved {
 			name = fmt.Sprint(ctx.FlagValue(p.Flag))
@@ -95,7 +95,7 @@ func (e *environment) open(ctx *kong.Context) {
 func (e *environment) given(ctx *kong.Context) {
 	for _, p := range ctx.Path {
 		if p.Flag != nil && !p.Resolved && p.Flag.Tag.Get("unit") != "" {
-			e.origins[p.Flag.Name] = daemon.Origin{Flag: true}
+			e.origins[p.Flag.Name] = config.Origin{Flag: true}
 		}
 	}
 }
@@ -109,7 +109,7 @@ func (e *environment) unknown(known map[string]bool) []string {
 			continue
 		}
 		line := name + ": no option has this environment variable"
-		if near := nearest(name, known, len(daemon.EnvPrefix)); near != "" {
+		if near := nearest(name, known, len(config.EnvPrefix)); near != "" {
 			line += fmt.Sprintf("; did you mean %s?", near)
 		} else {
 			line += "; pyrycode-relay serve --help lists them"

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
 )
@@ -186,7 +187,7 @@ func (c *command) serve(ctx context.Context, args, environ, problems []string, b
 		return done
 	}
 	daemon.LogFailure(stderr, format, strings.Split(err.Error(), "\n"))
-	if _, ok := errors.AsType[*daemon.ConfigError](err); ok {
+	if _, ok := errors.AsType[*config.Error](err); ok {
 		return refused
 	}
 	return failed

@@ -20,7 +20,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // operator is what commands that ask a running relay's private listener
@@ -36,16 +35,16 @@ type operator struct {
 }
 
 // check returns all that is wrong with the options.
-func (o *operator) check() []daemon.Problem {
-	var all []daemon.Problem
+func (o *operator) check() []config.Problem {
+	var all []config.Problem
 	if _, port, err := net.SplitHostPort(o.MetricsListen); err != nil || port == "0" || port == "" {
-		all = append(all, daemon.Problem{Option: "metrics-listen", Value: o.MetricsListen, Rule: "must be host:port with the port that serve listens on", Fix: "the default is 127.0.0.1:9090"})
+		all = append(all, config.Problem{Option: "metrics-listen", Value: o.MetricsListen, Rule: "must be host:port with the port that serve listens on", Fix: "the default is 127.0.0.1:9090"})
 	}
 	if (o.WebUser == "") != (o.WebPassword == "") {
-		all = append(all, daemon.Problem{Option: "web-password-file", Value: o.WebPassword, Rule: "must be given with --web-user", Fix: "both or none"})
+		all = append(all, config.Problem{Option: "web-password-file", Value: o.WebPassword, Rule: "must be given with --web-user", Fix: "both or none"})
 	}
 	if o.AnswerTimeout <= 0 {
-		all = append(all, daemon.Problem{Option: "answer-timeout", Value: fmt.Sprint(o.AnswerTimeout), Rule: "must be more than 0s", Fix: "the default is 5s"})
+		all = append(all, config.Problem{Option: "answer-timeout", Value: fmt.Sprint(o.AnswerTimeout), Rule: "must be more than 0s", Fix: "the default is 5s"})
 	}
 	return all
 }

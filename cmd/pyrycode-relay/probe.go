@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // probe is the probe command: both ends of a relay in one process, or one of
@@ -34,11 +34,11 @@ type probe struct {
 }
 
 // check returns all that is wrong with the options.
-func (p *probe) check() []daemon.Problem {
-	var all []daemon.Problem
+func (p *probe) check() []config.Problem {
+	var all []config.Problem
 	add := func(ok bool, option string, value any, rule, fix string) {
 		if !ok {
-			all = append(all, daemon.Problem{Option: option, Value: fmt.Sprint(value), Rule: rule, Fix: fix})
+			all = append(all, config.Problem{Option: option, Value: fmt.Sprint(value), Rule: rule, Fix: fix})
 		}
 	}
 	u, err := url.Parse(p.Relay)

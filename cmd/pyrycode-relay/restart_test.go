@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -82,7 +83,7 @@ func TestTheUnitsKeepTheSocketsWhileTheServiceRestarts(t *testing.T) {
 			t.Errorf("%s: PartOf=%s; want no socket that restarts with the service", name, service)
 		}
 	}
-	c := daemon.DefaultConfig()
+	c := config.Default()
 	if got, err := strconv.Atoi(strings.Join(p["Backlog"], "")); err != nil || got < c.MaxConns {
 		t.Errorf("%s: Backlog=%v; want at least --max-conns, %d", public, p["Backlog"], c.MaxConns)
 	}
@@ -122,7 +123,7 @@ type kubeWorkload struct {
 // deployTimes returns the drain-wait, and how long the relay may take to end. value
 // returns what the file says for an option, "" if nothing.
 func deployTimes(value func(option string) string) (wait, all time.Duration, err error) {
-	c := daemon.DefaultConfig()
+	c := config.Default()
 	times := map[string]*time.Duration{"drain-wait": &c.DrainWait, "drain-spread": &c.DrainSpread, "drain": &c.Drain, "linger": &c.Linger}
 	for option, d := range times {
 		if text := value(option); text != "" {
@@ -139,7 +140,7 @@ func deployTimes(value func(option string) string) (wait, all time.Duration, err
 
 // variable is the environment variable of an option.
 func variable(option string) string {
-	return daemon.EnvPrefix + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
+	return config.EnvPrefix + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
 }
 
 // In Kubernetes a pod that ends is first taken out, then closes its listener, then

@@ -23,6 +23,7 @@ import (
 	"github.com/letsencrypt/pebble/v2/wfe"
 	"github.com/miekg/dns"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
@@ -117,7 +118,7 @@ func pebbleFor(t *testing.T, httpPort, tlsPort int, last time.Duration, blocked 
 func withACME(t *testing.T, s *authority, dir string, httpPort, tlsPort int) *node {
 	t.Helper()
 	reload := make(chan os.Signal)
-	n := startEnv(t, func(c *daemon.Config) {
+	n := startEnv(t, func(c *config.Config) {
 		c.Listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(tlsPort))
 		c.HTTPListen = net.JoinHostPort("127.0.0.1", strconv.Itoa(httpPort))
 		c.Domain, c.ACMEDir, c.ACMEDirectory = "relay.test", dir, s.URL+"/dir"

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // spoiled are the ways in which a configuration file goes bad while the relay
@@ -54,7 +54,7 @@ func TestRow34AWebConfigThatGoesBadStaysInForce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web.yml")
 	good := "basic_auth_users:\n  op: " + string(hash) + "\n"
 	mended(t, file, good)
-	n := start(t, func(c *daemon.Config) { c.MetricsListen, c.WebConfigFile = "0.0.0.0:0", file })
+	n := start(t, func(c *config.Config) { c.MetricsListen, c.WebConfigFile = "0.0.0.0:0", file })
 	open := "127.0.0.1" + n.private[strings.LastIndexByte(n.private, ':'):]
 	n.private = "op:secret@" + open // as a URL has it
 	h := n.pair()

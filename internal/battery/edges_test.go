@@ -15,7 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // exchange sends parts, each as a segment of its own, and returns everything
@@ -60,12 +60,12 @@ func edges(t *testing.T) map[string]func() *node {
 	return map[string]func() *node{
 		"plain": func() *node { return start(t, nil) },
 		"TLS": func() *node {
-			n := start(t, func(c *daemon.Config) { c.TLSCert, c.TLSKey = cert, key })
+			n := start(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
 			n.tls = client
 			return n
 		},
 		"behind a proxy": func() *node {
-			n := start(t, func(c *daemon.Config) { c.ProxyProtocol, c.TrustedProxies = true, []string{"127.0.0.1"} })
+			n := start(t, func(c *config.Config) { c.ProxyProtocol, c.TrustedProxies = true, []string{"127.0.0.1"} })
 			n.preface = proxyV1
 			return n
 		},
@@ -200,7 +200,7 @@ func TestRow35AFrameInTheNextTLSRecordIsRefused(t *testing.T) {
 // A proxy's header may be split anywhere; one that is refused is counted, and
 // the log of that is bounded.
 func TestRow35SplitPROXYHeadersAreRead(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.ProxyProtocol, c.TrustedProxies = true, []string{"127.0.0.1"} })
+	n := start(t, func(c *config.Config) { c.ProxyProtocol, c.TrustedProxies = true, []string{"127.0.0.1"} })
 	n.preface = proxyV1
 	h := n.pair()
 	n.preface = ""
@@ -300,7 +300,7 @@ func TestRow35DeepFramesEndTheirSenderOnly(t *testing.T) {
 // Every answer that is no 101 says in a sentence what is wrong. Those without a
 // body are listed in docs/protocol.md.
 func TestRow35EveryRefusalHasASentence(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.AllowedOrigins = []string{"https://app.example"} })
+	n := start(t, func(c *config.Config) { c.AllowedOrigins = []string{"https://app.example"} })
 	h := n.pair()
 	type answer struct {
 		status int
@@ -359,7 +359,7 @@ func TestRow35EveryRefusalHasASentence(t *testing.T) {
 // it, whichever gate refuses.
 func TestRow35RefusalsDoNotWaitForContent(t *testing.T) {
 	cert, key, client := selfSigned(t)
-	n := start(t, func(c *daemon.Config) { c.TLSCert, c.TLSKey, c.Rate, c.Burst = cert, key, 0.01, 3 })
+	n := start(t, func(c *config.Config) { c.TLSCert, c.TLSKey, c.Rate, c.Burst = cert, key, 0.01, 3 })
 	n.tls = client
 	h := n.pair() // two of the burst
 	given(t, "%d × 4 requests", dose(5, 100))

@@ -15,7 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // A binary that stops reading: what its phones send waits, then they do, and
@@ -44,7 +44,7 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 			if tt.tls {
 				cert, key, client = selfSigned(t)
 			}
-			n := start(t, func(c *daemon.Config) {
+			n := start(t, func(c *config.Config) {
 				c.WriteTimeout, c.RoomTimeout, c.ConflictProbe = write, write, write/4
 				c.BinaryOutbox = 2 << 20
 				c.TLSCert, c.TLSKey = cert, key
@@ -126,7 +126,7 @@ func codeOf(c *websocket.Conn) int {
 
 func TestRow17PhonesOfAnExpiredGraceAreAllClosedAtOnce(t *testing.T) {
 	beside(t)
-	n := startChild(t, func(c *daemon.Config) { c.Grace, c.PhoneOutbox = 500*time.Millisecond, 4<<20 })
+	n := startChild(t, func(c *config.Config) { c.Grace, c.PhoneOutbox = 500*time.Millisecond, 4<<20 })
 	h := n.pair()
 	given(t, "%d graces, 3 dead phones of 16 in each", dose(1, 20))
 	for range dose(1, 20) {
@@ -241,9 +241,9 @@ func (n *node) herd(binaries int, from func(i int) string) time.Duration {
 
 func TestRow24AllReconnectAtOnce(t *testing.T) {
 	beside(t)
-	herd := func(t *testing.T, binaries, burst int, client *tls.Config, from func(i int) string, set func(*daemon.Config)) {
-		c := startChild(t, func(c *daemon.Config) {
-			d := daemon.DefaultConfig()
+	herd := func(t *testing.T, binaries, burst int, client *tls.Config, from func(i int) string, set func(*config.Config)) {
+		c := startChild(t, func(c *config.Config) {
+			d := config.Default()
 			c.Rate, c.Burst, c.MaxConnsPerAddress, c.MaxPendingPerAddress = d.Rate, cmp.Or(burst, d.Burst), d.MaxConnsPerAddress, d.MaxPendingPerAddress
 			c.MaxConns = 20_000
 			set(c)
@@ -255,14 +255,14 @@ func TestRow24AllReconnectAtOnce(t *testing.T) {
 		early := c.metric(`pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_404"}`)
 		t.Logf("%d clients were back after %v; %v times a phone came before its binary", 10*binaries, took, early)
 	}
-	plain := func(*daemon.Config) {}
+	plain := func(*config.Config) {}
 	many := func(i int) string { return fmt.Sprintf("127.3.%d.%d", i/100/250, 1+i/100%250) }
 	t.Run("from many addresses", func(t *testing.T) { herd(t, dose(20, 1000), 0, nil, many, plain) })
 	// More than may wait to be upgraded: who came first must not be cut for
 	// who came last, or all come again and again.
 	t.Run("over TLS", func(t *testing.T) {
 		cert, key, client := selfSigned(t)
-		herd(t, dose(15, 300), 0, client, many, func(c *daemon.Config) {
+		herd(t, dose(15, 300), 0, client, many, func(c *config.Config) {
 			c.TLSCert, c.TLSKey, c.MaxPending = cert, key, dose(50, c.MaxPending)
 		})
 	})
@@ -401,7 +401,7 @@ func TestRow22A23UnderLoad(t *testing.T) {
 			conn.Close()
 		}
 		begun = time.Now()
-		again := startChild(t, func(cfg *daemon.Config) { cfg.Listen, cfg.MetricsListen = c.public, c.private })
+		again := startChild(t, func(cfg *config.Config) { cfg.Listen, cfg.MetricsListen = c.public, c.private })
 		again.connected(0, 0)
 		for k := range 10 {
 			echo(again.slot(fmt.Sprint("s", k)))

@@ -10,7 +10,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // slot is a binary that reads all it gets, under an id of its own.
@@ -34,7 +34,7 @@ func drained(c *websocket.Conn) {
 }
 
 func TestRows09To13And16BadFramesCostTheirSenderOnly(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.MessageTimeout = time.Second })
+	n := start(t, func(c *config.Config) { c.MessageTimeout = time.Second })
 	h := n.pair()
 	drained(n.slot("s"))
 	limit := 256 << 10

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 const upgrade = "Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nX-Pyrycode-Version: 1\r\nUser-Agent: x\r\n"
@@ -79,7 +79,7 @@ func TestOddRequestsGetOneAnswer(t *testing.T) {
 // What peers call themselves is one printable value of one record.
 func TestNamesDoNotForgeLogLines(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
-		n := start(t, func(c *daemon.Config) { c.LogFormat = format })
+		n := start(t, func(c *config.Config) { c.LogFormat = format })
 		evil := "x\tmsg=forged level=ERROR \"\u202e\u2028\x85 \\n{\"msg\":\"forged\"}" + strings.Repeat("y", 4000)
 		head := http.Header{"X-Pyrycode-Server": {strings.ReplaceAll(evil[:60], "\x85", "")}, "X-Pyrycode-Version": {evil}, "User-Agent": {"x"}, "X-Pyrycode-Device-Name": {evil}}
 		for _, path := range []string{"/v1/server", "/v1/client"} {

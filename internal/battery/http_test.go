@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // send writes bytes, slowly if pause is set, and returns when the relay has
@@ -105,7 +105,7 @@ func (n *node) attempt(id, from string) (status int, retry string) {
 }
 
 func TestRow05AnUpgradeFloodIsRefusedByAddress(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.Rate, c.Burst = 0.01, 50 })
+	n := start(t, func(c *config.Config) { c.Rate, c.Burst = 0.01, 50 })
 	h := n.pair() // two of the burst of 127.0.0.1
 	given(t, "2 × %d upgrades of one address, %d of as many others", dose(200, 5000), dose(50, 2000))
 	drained(n.slot("s"))
@@ -134,7 +134,7 @@ func TestRow05AnUpgradeFloodIsRefusedByAddress(t *testing.T) {
 }
 
 func TestRow06HeldConnectionsAreCappedByAddress(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.MaxConnsPerAddress = 20; c.MaxPendingPerAddress = 10 })
+	n := start(t, func(c *config.Config) { c.MaxConnsPerAddress = 20; c.MaxPendingPerAddress = 10 })
 	h := n.pair()
 	given(t, "%d connections of one address", dose(60, 1000))
 	status := make(map[int]int)
@@ -174,7 +174,7 @@ func TestRow06HeldConnectionsAreCappedByAddress(t *testing.T) {
 }
 
 func TestRow07ForgedAddressesDoNotCount(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.Rate, c.Burst, c.TrustedProxies = 0.01, 10, []string{"127.0.0.9"} })
+	n := start(t, func(c *config.Config) { c.Rate, c.Burst, c.TrustedProxies = 0.01, 10, []string{"127.0.0.9"} })
 	h := n.pair()
 	try := func(from, xff string) int {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -208,7 +208,7 @@ func TestRow07ForgedAddressesDoNotCount(t *testing.T) {
 }
 
 func TestRow08ForeignOriginsAreRefused(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.AllowedOrigins = []string{"https://app.example"} })
+	n := start(t, func(c *config.Config) { c.AllowedOrigins = []string{"https://app.example"} })
 	h := n.pair() // without an Origin
 	for origin, want := range map[string]int{
 		"https://evil.example": 403, "null": 403, "https://app.example.evil.example": 403, "http://app.example": 403,

@@ -11,11 +11,11 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 func TestRow01IdleConnectionsAreCountedExactly(t *testing.T) {
-	n := startChild(t, func(c *daemon.Config) { c.MaxConns = 12_000 }) // each process has its own descriptors
+	n := startChild(t, func(c *config.Config) { c.MaxConns = 12_000 }) // each process has its own descriptors
 	binaries, each := dose(10, 910), 10
 	var held []*websocket.Conn
 	given(t, "%d connections", binaries*(1+each))
@@ -107,7 +107,7 @@ func (n *node) forwarded(direction string, q float64) string {
 
 func TestRow14PhonesThatStopReadingAreClosedAlone(t *testing.T) {
 	beside(t)
-	n := start(t, func(c *daemon.Config) { c.PhoneOutbox, c.BinaryMessage, c.WriteTimeout = 256<<10, 128<<10, time.Second })
+	n := start(t, func(c *config.Config) { c.PhoneOutbox, c.BinaryMessage, c.WriteTimeout = 256<<10, 128<<10, time.Second })
 	h := n.pair()
 	given(t, "%d phones that stop reading", dose(3, 15))
 	b := n.slot("s")
@@ -225,7 +225,7 @@ func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 }
 
 func TestRow28ACanaryIsInNoLogMetricOrPage(t *testing.T) {
-	n := start(t, func(c *daemon.Config) { c.LogLevel = "debug" })
+	n := start(t, func(c *config.Config) { c.LogLevel = "debug" })
 	const canary = "canary7secret"
 	head := header("s")
 	head.Set("X-Pyrycode-Token", canary)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 func TestRow20WithoutDescriptorsOperatorsStillGetAnswers(t *testing.T) {
@@ -56,7 +56,7 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 	}
 	beside(t)
 	limit := dose(64, 256) << 20
-	c := startChild(t, func(cfg *daemon.Config) { cfg.MemoryLimit = daemon.Size(limit); cfg.MessageTimeout = time.Minute })
+	c := startChild(t, func(cfg *config.Config) { cfg.MemoryLimit = config.Size(limit); cfg.MessageTimeout = time.Minute })
 	h := c.pair()
 	// Phones each hold back the end of a message that is nearly as long as it
 	// may be: three times the limit in all.

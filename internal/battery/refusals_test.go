@@ -10,7 +10,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // refusal is what a peer is told: a status and a body, or a code and a reason.
@@ -57,36 +57,36 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 		return closedWith(c)
 	}
 	limits := map[string]struct {
-		set  func(*daemon.Config)
+		set  func(*config.Config)
 		do   func(*node) refusal
 		want refusal
 	}{
-		"max-conns": {func(c *daemon.Config) { c.MaxConns = 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
+		"max-conns": {func(c *config.Config) { c.MaxConns = 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
 			refusal{503, "the relay has all the connections it may have", "5"}},
-		"max-conns-per-address": {func(c *daemon.Config) { c.MaxConnsPerAddress = 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
+		"max-conns-per-address": {func(c *config.Config) { c.MaxConnsPerAddress = 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
 			refusal{503, "this address, or the IPv6 network that it is in, has all the connections it may have", "5"}},
-		"rate": {func(c *daemon.Config) { c.Rate, c.Burst = 0.1, 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
+		"rate": {func(c *config.Config) { c.Rate, c.Burst = 0.1, 1 }, func(n *node) refusal { n.slot("s"); return n.asked("/v1/client", "s") },
 			refusal{429, "too many connection attempts from this address", "10"}},
-		"max-phones": {func(c *daemon.Config) { c.MaxPhones = 1 }, func(n *node) refusal {
+		"max-phones": {func(c *config.Config) { c.MaxPhones = 1 }, func(n *node) refusal {
 			drained(n.slot("s"))
 			n.mustDial("/v1/client", "s")
 			n.connected(1, 1)
 			return closedWith(n.mustDial("/v1/client", "s"))
 		}, refusal{code: 4429, sentence: "too many phones for server-id"}},
-		"phone-message": {func(c *daemon.Config) { c.PhoneMessage = 1024 }, func(n *node) refusal { return phone(n, strings.Repeat("1", 1025)) },
+		"phone-message": {func(c *config.Config) { c.PhoneMessage = 1024 }, func(n *node) refusal { return phone(n, strings.Repeat("1", 1025)) },
 			refusal{code: 1009, sentence: "message too big"}},
-		"binary-message": {func(c *daemon.Config) { c.BinaryMessage = 1024 }, func(n *node) refusal {
+		"binary-message": {func(c *config.Config) { c.BinaryMessage = 1024 }, func(n *node) refusal {
 			b := n.slot("s")
 			_ = b.WriteMessage(websocket.TextMessage, make([]byte, 1025))
 			return closedWith(b)
 		}, refusal{code: 1009, sentence: "message too big"}},
-		"fragments": {func(c *daemon.Config) { c.Fragments = 2 }, func(n *node) refusal {
+		"fragments": {func(c *config.Config) { c.Fragments = 2 }, func(n *node) refusal {
 			drained(n.slot("s"))
 			c := n.mustDial("/v1/client", "s")
 			_, _ = io.WriteString(c.NetConn(), frame(0x01, "1")+frame(0x00, "1")+frame(0x80, "1"))
 			return closedWith(c)
 		}, refusal{code: 1008, sentence: "too many fragments in a message"}},
-		"phone-outbox": {func(c *daemon.Config) { c.PhoneOutbox, c.BinaryMessage = 64<<10, 64<<10 }, func(n *node) refusal {
+		"phone-outbox": {func(c *config.Config) { c.PhoneOutbox, c.BinaryMessage = 64<<10, 64<<10 }, func(n *node) refusal {
 			b := n.slot("s")
 			c := n.mustDial("/v1/client", "s")
 			_ = c.WriteMessage(websocket.TextMessage, []byte("1"))
@@ -99,7 +99,7 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 			_ = b.WriteMessage(websocket.TextMessage, []byte(head+strings.Repeat("x", 64<<10-len(head)-2)+`"}`))
 			return closedWith(c)
 		}, refusal{code: 1011, sentence: "phone backlog full"}},
-		"binary-outbox": {func(c *daemon.Config) {
+		"binary-outbox": {func(c *config.Config) {
 			c.BinaryOutbox, c.PhoneMessage, c.RoomTimeout = 2<<20, 64<<10, 200*time.Millisecond
 		}, func(n *node) refusal {
 			n.slot("s") // which does not read
@@ -125,7 +125,7 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 		"max-pending":             "before TLS nothing can be said: cut, and counted",
 		"max-pending-per-address": "the same",
 	}
-	for _, o := range daemon.Options() {
+	for _, o := range config.Options() {
 		if o.Group == "Limits" && told[o.Name] == "" && limits[o.Name].do == nil {
 			t.Errorf("--%s is a limit, and this test does not know what it says", o.Name)
 		}

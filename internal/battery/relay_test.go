@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
 )
@@ -52,10 +53,10 @@ func (b *logBuffer) String() string {
 	return b.buf.String()
 }
 
-// config is the defaults on free ports, with room for many peers of one
+// testConfig is the defaults on free ports, with room for many peers of one
 // address, since all of a test's come from one.
-func config() daemon.Config {
-	c := daemon.DefaultConfig()
+func testConfig() config.Config {
+	c := config.Default()
 	c.Listen, c.MetricsListen = "127.0.0.1:0", "127.0.0.1:0"
 	c.Rate, c.Burst, c.MaxConnsPerAddress, c.MaxPendingPerAddress = 1e5, 1e5, 1e5, 1e5
 	c.Linger = 200 * time.Millisecond
@@ -64,14 +65,14 @@ func config() daemon.Config {
 }
 
 // start runs a daemon in this process.
-func start(t *testing.T, set func(*daemon.Config)) *node {
+func start(t *testing.T, set func(*config.Config)) *node {
 	t.Helper()
 	return startEnv(t, set, daemon.Env{})
 }
 
-func startEnv(t *testing.T, set func(*daemon.Config), env daemon.Env) *node {
+func startEnv(t *testing.T, set func(*config.Config), env daemon.Env) *node {
 	t.Helper()
-	c := config()
+	c := testConfig()
 	if set != nil {
 		set(&c)
 	}
@@ -110,7 +111,7 @@ func startEnv(t *testing.T, set func(*daemon.Config), env daemon.Env) *node {
 // beRelay is a relay in a process of its own: the test binary, told so. Its
 // configuration is in the environment, with a limit on open files if any.
 func beRelay() {
-	var c daemon.Config
+	var c config.Config
 	if err := json.Unmarshal([]byte(os.Getenv(asRelay)), &c); err != nil {
 		panic(err)
 	}
@@ -144,15 +145,15 @@ type child struct {
 	cmd *exec.Cmd
 }
 
-func startChild(t *testing.T, set func(*daemon.Config), environ ...string) *child {
+func startChild(t *testing.T, set func(*config.Config), environ ...string) *child {
 	t.Helper()
 	return startChildLog(t, set, nil, environ...)
 }
 
 // childCommand is the command of a relay in a process of its own.
-func childCommand(t *testing.T, set func(*daemon.Config), environ ...string) *exec.Cmd {
+func childCommand(t *testing.T, set func(*config.Config), environ ...string) *exec.Cmd {
 	t.Helper()
-	c := config()
+	c := testConfig()
 	if set != nil {
 		set(&c)
 	}
@@ -166,14 +167,14 @@ func childCommand(t *testing.T, set func(*daemon.Config), environ ...string) *ex
 }
 
 // startChildLog is startChild with a file as the relay's log; nil: a buffer.
-func startChildLog(t *testing.T, set func(*daemon.Config), log *os.File, environ ...string) *child {
+func startChildLog(t *testing.T, set func(*config.Config), log *os.File, environ ...string) *child {
 	t.Helper()
 	return runChild(t, childCommand(t, set, environ...), log)
 }
 
 // startChildOn is startChild with a socket, handed over as systemd does it, as the
 // relay's public one.
-func startChildOn(t *testing.T, socket *os.File, set func(*daemon.Config)) *child {
+func startChildOn(t *testing.T, socket *os.File, set func(*config.Config)) *child {
 	t.Helper()
 	cmd := childCommand(t, set, "LISTEN_FDS=1", "LISTEN_FDNAMES="+daemon.SocketPublic)
 	cmd.ExtraFiles = []*os.File{socket}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // A deployed daemon redials 1 ms after a close frame. A dial that fails then
@@ -42,7 +42,7 @@ func TestRow31ARestartWithAKeptSocketLosesNoRedial(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer socket.Close()
-			set := func(c *daemon.Config) { c.DrainSpread = spread }
+			set := func(c *config.Config) { c.DrainSpread = spread }
 
 			c := startChildOn(t, socket, set)
 			r := redialers{n: node{t: t, public: c.public}, ending: make(chan struct{}), failures: make(map[string]int)}

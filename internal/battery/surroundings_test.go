@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // endsWell tells c to end and waits until it has.
@@ -41,7 +41,7 @@ func TestRow32TheLogStandsStill(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer log.Close()
-			c := startChildLog(t, func(cfg *daemon.Config) { cfg.LogLevel = "debug" }, w)
+			c := startChildLog(t, func(cfg *config.Config) { cfg.LogLevel = "debug" }, w)
 			w.Close()
 			if tt.reason == "write_failed" {
 				log.Close()
@@ -92,7 +92,7 @@ func TestRow33SignalsDuringTheStart(t *testing.T) {
 	given(t, "%d signals in the first 100 ms, half of them while it waits for NATS", signals)
 	early := 0
 	for i := range signals {
-		cmd := childCommand(t, func(cfg *daemon.Config) {
+		cmd := childCommand(t, func(cfg *config.Config) {
 			if i%2 == 0 {
 				cfg.Cluster = "nats://" + mute.Addr().String()
 			}

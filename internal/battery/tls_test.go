@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // A ClientHello costs its sender nothing; the answer costs a signature. That
@@ -23,9 +23,9 @@ import (
 // their processor.
 func TestRow03HandshakesThatAreNeverFinishedDisturbNobody(t *testing.T) {
 	cert, key, client := selfSigned(t)
-	c := startChild(t, func(c *daemon.Config) {
+	c := startChild(t, func(c *config.Config) {
 		c.TLSCert, c.TLSKey = cert, key
-		c.MaxPendingPerAddress = daemon.DefaultConfig().MaxPendingPerAddress
+		c.MaxPendingPerAddress = config.Default().MaxPendingPerAddress
 	})
 	c.tls = client
 	h := c.pair()

@@ -3,8 +3,16 @@ package config
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"net/mail"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -60,4 +68,170 @@ func HostName(host string) string {
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	return strings.ToLower(strings.TrimSuffix(host, "."))
+}
+
+// tls looks at where the certificate comes from.
+func (v *validator) tls(c Config) {
+	if c.Domain != "" && (c.TLSCert != "" || c.TLSKey != "") {
+		v.add("domain", c.Domain, "contradicts --tls-cert and --tls-key", "leave out one or the other: a certificate comes from an authority or from files")
+		return
+	}
+	if c.Domain != "" {
+		v.acme(c)
+		return
+	}
+	for _, o := range []struct{ name, value string }{{"acme-dir", c.ACMEDir}, {"acme-email", c.ACMEEmail}} {
+		if o.value != "" {
+			v.add(o.name, o.value, "has no use without --domain", "give --domain, or leave it out")
+		}
+	}
+	for _, o := range []struct{ name, value string }{{"acme-directory", c.ACMEDirectory}, {"http-listen", c.HTTPListen}} {
+		if o.value != v.defaults[o.name] {
+			v.add(o.name, o.value, "has no use without --domain", "give --domain, or leave it out")
+		}
+	}
+	switch {
+	case c.TLSCert != "" && c.TLSKey == "":
+		v.pemFile("tls-cert", c.TLSCert)
+		v.add("tls-key", "", "must be given with --tls-cert", "name the file of the certificate's key")
+	case c.TLSCert == "" && c.TLSKey != "":
+		v.add("tls-cert", "", "must be given with --tls-key", "name the file of the key's certificate")
+		v.pemFile("tls-key", c.TLSKey)
+	case c.TLSCert != "":
+		_, _, pair, err := ReadPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			v.add("tls-cert", c.TLSCert, fmt.Sprintf("must be a certificate, and --tls-key its key (%v)", err), "both are PEM files that this user can read")
+			return
+		}
+		if rule, fix := Unusable(pair.Leaf, v.now); rule != "" {
+			v.add("tls-cert", c.TLSCert, rule, fix)
+		}
+	}
+}
+
+// pemFile demands that the file of an option can be read. It is for a certificate
+// or a key without the other: what is in it can only be checked with both.
+func (v *validator) pemFile(option, name string) {
+	if _, err := ReadFile(name, MaxFile, false); err != nil {
+		v.add(option, name, fmt.Sprintf("must be a PEM file that this user can read (%v)", err), "is that its name?")
+	}
+}
+
+// aHostName is a name that can be in a certificate and in a Host header.
+var aHostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$`)
+
+// acme looks at what --domain needs.
+func (v *validator) acme(c Config) {
+	name := HostName(c.Domain)
+	if _, err := netip.ParseAddr(name); err == nil || name != strings.ToLower(c.Domain) || !aHostName.MatchString(name) {
+		v.add("domain", c.Domain, "must be a host name and nothing else, as clients send it", "for example relay.example.com, or xn--bcher-kva.example for bücher.example")
+	} else if len(name) > 253 || slices.ContainsFunc(strings.Split(name, "."), func(label string) bool { return len(label) > 63 }) {
+		v.add("domain", c.Domain, "must have at most 253 characters, and at most 63 between two dots, as DNS demands", "for example relay.example.com")
+	}
+	if u, err := url.Parse(c.ACMEDirectory); err != nil || u.Scheme != "https" || u.Hostname() == "" || !aPort(u.Port()) {
+		v.add("acme-directory", c.ACMEDirectory, "must be an https:// URL", "the default is "+v.defaults["acme-directory"])
+	}
+	if c.ACMEEmail != "" {
+		if a, err := mail.ParseAddress(c.ACMEEmail); err != nil || a.Address != c.ACMEEmail {
+			v.add("acme-email", c.ACMEEmail, "must be a mail address and nothing else", "for example admin@example.com")
+		}
+	}
+	if c.HTTPListen != "" {
+		v.address("http-listen", c.HTTPListen)
+	}
+	if c.ACMEDir == "" {
+		v.add("acme-dir", "", "must be given with --domain", "for example /var/lib/pyrycode-relay, on a disk that outlives restarts")
+		return
+	}
+	type finding struct{ rule, fix string }
+	f, err := inTime(c.ACMEDir, func() (finding, error) {
+		rule, fix := checkOwnDir(c.ACMEDir)
+		return finding{rule, fix}, nil
+	})
+	if err != nil {
+		f = finding{fmt.Sprintf("must be readable (%v)", err), "name another, or mend the file system"}
+	}
+	if f.rule != "" {
+		v.add("acme-dir", c.ACMEDir, f.rule, f.fix)
+	}
+}
+
+// checkOwnDir looks at a directory for private keys without changing anything.
+// It must be a directory that this user alone can read and write, or one that
+// MakeACMEDir can make. checkOwnDir returns what is wrong, and what to do
+// about it.
+func checkOwnDir(dir string) (rule, fix string) {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkCanMake(dir)
+	}
+	if err != nil {
+		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
+	}
+	if !info.IsDir() {
+		return "must be a directory", "name another; the relay makes it if it does not exist"
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Sprintf("must be closed to other users, and its mode is %04o", mode), "chmod 0700: there are private keys in it"
+	}
+	if !ownedByUs(info) {
+		return "must belong to the user that the relay runs as, and it belongs to another than the user of this process", "chown it; to check the configuration of another user, run check as that user"
+	}
+	if err := access(dir, true); err != nil {
+		return fmt.Sprintf("must be writable (%v)", err), "without it every restart asks for a new certificate, until the authority refuses"
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Sprintf("must be readable (%v)", pathReason(err)), "give it to this user"
+	}
+	for _, e := range entries { // a certificate that cannot be read would be asked for again and again
+		name := filepath.Join(dir, e.Name())
+		info, err := os.Stat(name)
+		if err == nil && !info.IsDir() {
+			if rule := notRegular(info); rule != "" {
+				err = errors.New(rule)
+			}
+		}
+		if err == nil {
+			err = access(name, false)
+		}
+		if err != nil {
+			return fmt.Sprintf("must be readable, and %s is not (%v)", e.Name(), pathReason(err)), "give it to this user, or take it away"
+		}
+	}
+	return "", ""
+}
+
+// checkCanMake looks at the nearest directory above dir that exists: this
+// user must be able to make a directory in it.
+func checkCanMake(dir string) (rule, fix string) {
+	if _, err := os.Lstat(dir); err == nil {
+		return fmt.Sprintf("must be a directory or one that can be made, and %s is a symbolic link to nothing", dir), "make what the link names, or take the link away"
+	}
+	above := filepath.Dir(filepath.Clean(dir))
+	info, err := os.Stat(above)
+	if errors.Is(err, fs.ErrNotExist) && above != filepath.Dir(above) {
+		return checkCanMake(above)
+	}
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory", above)
+	}
+	if err == nil {
+		if err = access(above, true); err != nil {
+			err = fmt.Errorf("%s: %w", above, err)
+		}
+	}
+	if err != nil {
+		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
+	}
+	return "", ""
+}
+
+// MakeACMEDir makes the directory of --acme-dir, which Check has found that it can be
+// made.
+func (c Config) MakeACMEDir() error {
+	if err := os.MkdirAll(c.ACMEDir, 0o700); err != nil {
+		return &Error{Problems: []Problem{{Option: "acme-dir", Value: c.ACMEDir, Rule: fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), Fix: "make it, for this user alone (mode 0700)"}}}
+	}
+	return nil
 }

@@ -7,11 +7,11 @@ import "io/fs"
 // MaxFiles is not known here.
 func MaxFiles() (uint64, bool) { return 0, false }
 
-// IsRoot is not known here.
-func IsRoot() bool { return false }
+// isRoot is not known here.
+func isRoot() bool { return false }
 
-// OwnedByUs is not known here.
-func OwnedByUs(fs.FileInfo) bool { return true }
+// ownedByUs is not known here.
+func ownedByUs(fs.FileInfo) bool { return true }
 
 // fileID tells a file from another in its place: by name, kind and time.
 func fileID(info fs.FileInfo) string {
@@ -19,4 +19,4 @@ func fileID(info fs.FileInfo) string {
 }
 
 // Access cannot ask here without a change: the first use of name says it.
-func Access(string, bool) error { return nil }
+func access(string, bool) error { return nil }

@@ -20,11 +20,11 @@ func MaxFiles() (uint64, bool) {
 	return uint64(l.Cur), true
 }
 
-// IsRoot reports whether the process may do everything.
-func IsRoot() bool { return os.Geteuid() == 0 }
+// isRoot reports whether the process may do everything.
+func isRoot() bool { return os.Geteuid() == 0 }
 
-// OwnedByUs reports whether a file belongs to the user of the process.
-func OwnedByUs(info fs.FileInfo) bool {
+// ownedByUs reports whether a file belongs to the user of the process.
+func ownedByUs(info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(s.Uid) == os.Geteuid()
 }
@@ -39,9 +39,9 @@ func fileID(info fs.FileInfo) string {
 	return id
 }
 
-// Access reports whether the user of the process may read a file or directory
+// access reports whether the user of the process may read a file or directory
 // and, with write, write it. It asks the kernel and changes nothing.
-func Access(name string, write bool) error {
+func access(name string, write bool) error {
 	mode := uint32(unix.R_OK)
 	if write {
 		mode |= unix.W_OK

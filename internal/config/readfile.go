@@ -41,7 +41,7 @@ var unfinished = struct {
 // errHangs says why an attempt fails that would hang like another.
 var errHangs = errors.New("an earlier attempt to read it has not ended; does its file system answer?")
 
-// attempt is one call of InTime. unfinished guards its fields.
+// attempt is one call of inTime. unfinished guards its fields.
 type attempt struct {
 	at    string // the step that it is at
 	hangs bool   // it is one of unfinished
@@ -157,13 +157,13 @@ func (a *attempt) find(name string) error {
 //
 // The error does not name the file.
 func ReadFile(name string, most int64, pipes bool) ([]byte, error) {
-	return InTime(name, func() ([]byte, error) { return readAll(name, most, pipes) })
+	return inTime(name, func() ([]byte, error) { return readAll(name, most, pipes) })
 }
 
-// InTime returns what read returns, which reads the file or directory name.
+// inTime returns what read returns, which reads the file or directory name.
 // It waits no longer than readTime. If read takes longer, read goes on alone,
 // so it must change nothing.
-func InTime[T any](name string, read func() (T, error)) (none T, err error) {
+func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 	unfinished.Lock()
 	full := unfinished.total >= maxUnfinished
 	unfinished.Unlock()
@@ -194,7 +194,7 @@ func InTime[T any](name string, read func() (T, error)) (none T, err error) {
 		r := <-done
 		return r.value, r.err
 	}
-	return none, fmt.Errorf("it could not be read within %s; is it a pipe that nobody writes to, or does its file system not answer?", ShortDuration(readTime))
+	return none, fmt.Errorf("it could not be read within %s; is it a pipe that nobody writes to, or does its file system not answer?", shortDuration(readTime))
 }
 
 // readAll is ReadFile without the bound on its time.
@@ -202,20 +202,20 @@ func readAll(name string, most int64, pipes bool) ([]byte, error) {
 	if !pipes { // before it is opened: to open a pipe waits for its writer
 		info, err := os.Stat(name)
 		if err != nil {
-			return nil, PathReason(err)
+			return nil, pathReason(err)
 		}
-		if rule := NotRegular(info); rule != "" {
+		if rule := notRegular(info); rule != "" {
 			return nil, errors.New(rule)
 		}
 	}
 	file, err := os.Open(name)
 	if err != nil {
-		return nil, PathReason(err)
+		return nil, pathReason(err)
 	}
 	defer file.Close()
 	text, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err != nil {
-		return nil, PathReason(err)
+		return nil, pathReason(err)
 	}
 	if int64(len(text)) > most {
 		return nil, fmt.Errorf("it is longer than %d bytes", most)
@@ -223,8 +223,8 @@ func readAll(name string, most int64, pipes bool) ([]byte, error) {
 	return text, nil
 }
 
-// NotRegular says why a file cannot be read more than once; nothing if it can.
-func NotRegular(info fs.FileInfo) string {
+// notRegular says why a file cannot be read more than once; nothing if it can.
+func notRegular(info fs.FileInfo) string {
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
 		return ""
@@ -236,16 +236,16 @@ func NotRegular(info fs.FileInfo) string {
 	return "it is no regular file"
 }
 
-// PathReason returns err without the path, which the caller names.
-func PathReason(err error) error {
+// pathReason returns err without the path, which the caller names.
+func pathReason(err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err
 	}
 	return err
 }
 
-// ShortDuration is 1h for 1h0m0s.
-func ShortDuration(d time.Duration) string {
+// shortDuration is 1h for 1h0m0s.
+func shortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = s[:len(s)-2]

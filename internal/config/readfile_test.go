@@ -222,11 +222,3 @@ func TestAnAttemptThatIsGivenUpTakesNoFurtherStep(t *testing.T) {
 		t.Error("an attempt that has ended is given up")
 	}
 }
-
-// write writes a file, for this user alone.
-func write(t *testing.T, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}

@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"internal/relay":     {"internal/wire", "internal/network"},
 	"internal/push":      {"internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay"},
-	"internal/config":    {"internal/network"},
+	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push"},
 	"internal/front":     {"internal/config", "internal/network"},
 	"internal/daemon":    {"internal/config", "internal/front", "internal/relay", "internal/cluster", "internal/push", "internal/network"},
 	"internal/certtest":  {}, // of tests only
@@ -39,6 +39,7 @@ var arrows = map[string][]string{
 	"sim/relayruntime":   {"internal/relay", "sim/engine"},
 	"sim/relayworld":     {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime"},
 	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld"},
+	"internal/golden":    {},
 }
 
 // goFiles calls f with every Go file below the root of the module, and its

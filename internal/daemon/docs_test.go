@@ -1,12 +1,10 @@
 package daemon
 
 import (
-	"flag"
 	"go/ast"
 	"os"
 	"path"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,6 +12,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -27,7 +26,7 @@ func TestTheProtocolNamesEveryLimitAndReason(t *testing.T) {
 		wire.ReasonShuttingDown, wire.ReasonHeartbeat, wire.ReasonPhoneBacklog, wire.ReasonBinaryBacklog,
 		wire.ReasonNoServer, wire.ReasonReclaimed, wire.ReasonServerInUse, wire.ReasonTooManyPhones,
 	}
-	for _, o := range Options() {
+	for _, o := range config.Options() {
 		switch o.Name {
 		case "allowed-origins", "log-format", "log-level": // not limits
 		default:
@@ -89,51 +88,6 @@ func TestTheProtocolNamesEveryClose(t *testing.T) {
 		if label := wire.Label(wire.CloseCode(code)); label != "other" && !regexp.MustCompile(`\b`+label+`\b`).MatchString(page[strings.Index(page, "## 12."):]) {
 			t.Errorf("section 12 does not name the code %s", label)
 		}
-	}
-}
-
-// update writes what is generated into the pages instead of comparing it.
-var update = flag.Bool("update", false, "write the generated parts of the pages anew")
-
-// generated compares what stands in a page of docs/ between <!-- name --> and
-// <!-- /name --> with want, or puts it there.
-func generated(t *testing.T, file, name, want string) {
-	t.Helper()
-	path := filepath.Join("..", "..", "docs", file)
-	page, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->\n"
-	before, rest, ok := strings.Cut(string(page), begin)
-	got, after, closed := strings.Cut(rest, end)
-	switch {
-	case !ok || !closed:
-		t.Fatalf("docs/%s has no %s… %s", file, begin, end)
-	case got == want:
-	case *update:
-		if err := os.WriteFile(path, []byte(before+begin+want+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	default:
-		t.Errorf("docs/%s differs from the code: make docs", file)
-	}
-}
-
-func TestTheOperatorsPageHasTheOptions(t *testing.T) {
-	generated(t, "operate.md", "options", OptionsTable())
-}
-
-func TestSecretsAndWhatReloadsAreMarked(t *testing.T) {
-	got := tableOf(optionsOf(reflect.TypeFor[struct {
-		Key   string `secret:"true" default:"" unit:"text" group:"G" help:"A key."`
-		Grace string `reload:"true" default:"30s" unit:"time" group:"G" help:"A | time."`
-	}]()))
-	want := "\n| G | Default | What it is |\n|---|---|---|\n" +
-		"| `PYRYCODE_RELAY_KEY` | – (text) | A key. |\n" +
-		"| `--grace` ↻<br>`PYRYCODE_RELAY_GRACE` | `30s` (time) | A \\| time. |\n"
-	if got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

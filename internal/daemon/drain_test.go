@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // connected opens a binary and a phone and waits until both are counted.
@@ -63,7 +65,7 @@ func TestABrokenListenerIsAnError(t *testing.T) {
 }
 
 // stubborn peers do not answer a close: they never read.
-func stubborn(c *Config) { c.Linger, c.Drain = time.Minute, time.Hour }
+func stubborn(c *config.Config) { c.Linger, c.Drain = time.Minute, time.Hour }
 
 func TestWhileDrainingItSaysSoAndTheSecondSignalEndsIt(t *testing.T) {
 	d := start(t, t.Context(), stubborn)
@@ -95,7 +97,7 @@ func TestWhileDrainingItSaysSoAndTheSecondSignalEndsIt(t *testing.T) {
 
 func TestADrainThatTakesTooLongCuts(t *testing.T) {
 	for _, limit := range []time.Duration{0, 50 * time.Millisecond} {
-		d := start(t, t.Context(), func(c *Config) { stubborn(c); c.Drain = limit })
+		d := start(t, t.Context(), func(c *config.Config) { stubborn(c); c.Drain = limit })
 		_, phone := connected(d)
 		d.signals <- syscall.SIGTERM
 		if err := d.end(); err != nil {
@@ -113,7 +115,7 @@ func TestADrainThatTakesTooLongCuts(t *testing.T) {
 
 // In the time for balancers who comes is served. A second signal ends it.
 func TestBalancersHaveTimeToNotice(t *testing.T) {
-	d := start(t, t.Context(), func(c *Config) { stubborn(c); c.DrainWait = time.Minute })
+	d := start(t, t.Context(), func(c *config.Config) { stubborn(c); c.DrainWait = time.Minute })
 	d.signals <- syscall.SIGTERM
 	d.until("/readyz says draining", func() bool {
 		status, _, body := get(t, "http://"+d.private+"/readyz")
@@ -132,7 +134,7 @@ func TestBalancersHaveTimeToNotice(t *testing.T) {
 func TestTheTimeForBalancersEnds(t *testing.T) {
 	told := new(states)
 	const wait = 50 * time.Millisecond
-	d := startEnv(t, t.Context(), func(c *Config) { c.DrainWait = wait }, Env{Supervisor: Supervisor{Notify: told.notify}})
+	d := startEnv(t, t.Context(), func(c *config.Config) { c.DrainWait = wait }, Env{Supervisor: Supervisor{Notify: told.notify}})
 	binary, phone := connected(d)
 	begun := time.Now()
 	d.signals <- syscall.SIGTERM
@@ -155,7 +157,7 @@ func TestTheTimeForBalancersEnds(t *testing.T) {
 
 // A listener that broke has nobody to wait for.
 func TestABrokenListenerDoesNotWaitForBalancers(t *testing.T) {
-	d := start(t, t.Context(), func(c *Config) { c.DrainWait = time.Minute })
+	d := start(t, t.Context(), func(c *config.Config) { c.DrainWait = time.Minute })
 	broken := errors.New("listener broke")
 	d.p.failed <- broken
 	if err := d.end(); !errors.Is(err, broken) {
@@ -164,7 +166,7 @@ func TestABrokenListenerDoesNotWaitForBalancers(t *testing.T) {
 }
 
 func TestReadinessStartsWithAReason(t *testing.T) {
-	p, err := newProcess(t.Context(), DefaultConfig(), Env{Log: new(syncBuffer)})
+	p, err := newProcess(t.Context(), config.Default(), Env{Log: new(syncBuffer)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"testing"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // Every limit is an option with a unit, a gauge of its ceiling, and a series
@@ -35,7 +37,7 @@ func TestEveryLimitHasAGaugeAndACounter(t *testing.T) {
 		}
 	}
 	var options []string
-	for _, o := range Options() {
+	for _, o := range config.Options() {
 		if o.Group != "Limits" {
 			continue
 		}

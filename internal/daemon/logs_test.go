@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 func newLost() prometheus.Counter {
@@ -57,7 +59,7 @@ func TestOneComplaintIsBounded(t *testing.T) {
 }
 
 func TestLogLevelHolds(t *testing.T) {
-	for i, level := range logLevels {
+	for i, level := range config.LogLevels {
 		var out bytes.Buffer
 		least := new(slog.LevelVar)
 		if err := least.UnmarshalText([]byte(level)); err != nil {
@@ -68,7 +70,7 @@ func TestLogLevelHolds(t *testing.T) {
 		l.Info("x")
 		l.Warn("x")
 		l.Error("x")
-		if got, want := strings.Count(out.String(), "\n"), len(logLevels)-i; got != want {
+		if got, want := strings.Count(out.String(), "\n"), len(config.LogLevels)-i; got != want {
 			t.Errorf("level %s: %d lines; want %d", level, got, want)
 		}
 	}

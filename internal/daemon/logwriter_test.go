@@ -16,6 +16,8 @@ import (
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // faultyWriter is a log whose reader can stop, go, and come back.
@@ -100,7 +102,7 @@ func TestALogThatNobodyReadsHoldsUpNobodyAndIsBounded(t *testing.T) {
 }
 
 func TestWhatCouldNotBeWrittenIsCountedAndSaidOnceItCan(t *testing.T) {
-	for _, format := range logFormats {
+	for _, format := range config.LogFormats {
 		to := &faultyWriter{fail: syscall.EPIPE, short: 3}
 		l := NewLogWriter(to, format)
 		for i := range 5 {
@@ -166,7 +168,7 @@ func TestARelayWhoseLogIsStuckServesAndEnds(t *testing.T) {
 	to := &faultyWriter{stuck: make(chan struct{})}
 	defer close(to.stuck)
 	signals, ended, addresses := make(chan os.Signal, 1), make(chan error, 1), make(chan string, 1)
-	c := DefaultConfig()
+	c := config.Default()
 	c.Listen, c.MetricsListen = "127.0.0.1:0", "127.0.0.1:0"
 	go func() {
 		ended <- Run(t.Context(), c, Env{Log: to, Signals: signals, Ready: func(public, _ net.Addr) { addresses <- public.String() }})

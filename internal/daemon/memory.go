@@ -13,9 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -49,21 +49,6 @@ const (
 // errMemory is what newcomers are told.
 var errMemory = errors.New("the relay has all the memory in use that it may have")
 
-// memoryLimit is the limit that cfg and the surroundings set, 0 for none.
-func memoryLimit(cfg Config) int64 {
-	if cfg.MemoryLimit > 0 {
-		return int64(cfg.MemoryLimit)
-	}
-	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 {
-		return set // by GOMEMLIMIT
-	}
-	n, err := memlimit.ApplyRatio(memlimit.FromCgroup, cgroupFraction)()
-	if err != nil || n > 1<<50 {
-		return 0 // no control group has a limit
-	}
-	return int64(n)
-}
-
 // memory watches what the process uses and refuses newcomers before it is
 // too much.
 type memory struct {
@@ -77,7 +62,7 @@ type memory struct {
 }
 
 func newMemory(log *slog.Logger, reg prometheus.Registerer) (*memory, error) {
-	m := &memory{unset: memoryLimit(Config{}), log: log, shed: prometheus.NewCounter(prometheus.CounterOpts{
+	m := &memory{unset: config.Config{}.Memory(), log: log, shed: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "pyrycode_relay_memory_closes_total",
 		Help: "Connections closed because memory was short and they held much of it.",
 	})}
@@ -85,7 +70,7 @@ func newMemory(log *slog.Logger, reg prometheus.Registerer) (*memory, error) {
 }
 
 // set puts the limit of cfg into force, and returns it.
-func (m *memory) set(cfg Config) int64 {
+func (m *memory) set(cfg config.Config) int64 {
 	limit := m.unset
 	if cfg.MemoryLimit > 0 {
 		limit = int64(cfg.MemoryLimit)

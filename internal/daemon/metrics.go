@@ -17,7 +17,7 @@ import (
 // connected, shows, and what one of a cluster does beside: for the page that
 // documents it.
 func Metrics() (prometheus.Gatherer, error) {
-	p, err := newProcess(context.Background(), DefaultConfig(), Env{Log: io.Discard})
+	p, err := newProcess(context.Background(), config.Default(), Env{Log: io.Discard})
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ type ceiling struct {
 
 // limits is every limit that c sets, and memory, in bytes. They are gauges so
 // that a graph can draw the ceiling.
-func limits(c Config, memory int64) []ceiling {
+func limits(c config.Config, memory int64) []ceiling {
 	files, _ := config.MaxFiles()
 	return []ceiling{
 		{"connections", "Connections the relay accepts in all.", float64(c.MaxConns)},

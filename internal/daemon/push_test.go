@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // serviceAccount is the file of one whose tokens a server on this machine
@@ -55,7 +57,7 @@ func startPush(t *testing.T, drain time.Duration, h http.HandlerFunc) (*running,
 	if err := os.WriteFile(file, []byte(serviceAccount(t, google.URL+"/token")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := start(t, t.Context(), func(c *Config) {
+	d := start(t, t.Context(), func(c *config.Config) {
 		c.FCMCredentials, c.FCMEndpoint, c.Drain = "@"+file, google.URL, drain
 	})
 	t.Cleanup(func() {
@@ -174,7 +176,7 @@ func TestAReloadReadsTheServiceAccountAgain(t *testing.T) {
 		}
 	}
 	write(serviceAccount(t, google.URL+"/token-1"))
-	r := startReloading(t, func(c *Config) { c.FCMCredentials, c.FCMEndpoint = "@"+file, google.URL })
+	r := startReloading(t, func(c *config.Config) { c.FCMCredentials, c.FCMEndpoint = "@"+file, google.URL })
 	b := r.dial("/v1/server")
 	r.until("the binary is counted", func() bool { return r.p.relay.Counts().Binaries == 1 })
 	wake := func(n int) {
@@ -182,15 +184,15 @@ func TestAReloadReadsTheServiceAccountAgain(t *testing.T) {
 		r.until("it is sent", func() bool { return r.outcomes() == fmt.Sprintf("sent %d", n) })
 	}
 	wake(1)
-	r.reload(func(*Config) {})
+	r.reload(func(*config.Config) {})
 	wake(2)
 	write("CANARY")
-	r.reload(func(*Config) {})
+	r.reload(func(*config.Config) {})
 	r.wantMetrics("config_last_reload_successful 0")
 	r.wantLog(`msg="reload: refused, nothing has changed" err="--fcm-credentials (withheld): must be one JSON object`)
 	wake(3)
 	write(serviceAccount(t, google.URL+"/token-2"))
-	r.reload(func(*Config) {})
+	r.reload(func(*config.Config) {})
 	r.wantMetrics("config_last_reload_successful 1")
 	r.wantLog(`msg="reload: push wakes are sent with another key" project=pyry-1`)
 	wake(4)
@@ -264,27 +266,5 @@ func TestAnExitWaitsForAWakeThatIsSlow(t *testing.T) {
 	log := d.log.String()
 	if sent, drained := strings.Index(log, "push_wake_sent"), strings.Index(log, "msg=drained"); sent < 0 || drained < sent {
 		t.Errorf("the log is\n%s", log)
-	}
-}
-
-func TestCredentialsThatAreNoneAreRefusedWithoutThem(t *testing.T) {
-	huge := filepath.Join(t.TempDir(), "huge")
-	if err := os.WriteFile(huge, make([]byte, maxCredentials+1), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const fix = "; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it"
-	for value, want := range map[string]string{
-		"CANARY":     "must be one JSON object whose fields are texts",
-		`{"type":1}`: "must be one JSON object whose fields are texts",
-		`{"type":"service_account","project_id":"CANARY"}`: "must have a field project_id that is the id of a project",
-		"@" + huge: fmt.Sprintf("must name a file that can be read (%q: it is longer than %d bytes)", huge, maxCredentials),
-		"@":        `must name a file that can be read ("": no such file or directory)`,
-	} {
-		c := DefaultConfig()
-		c.FCMCredentials = value
-		_, err := newProcess(t.Context(), c, Env{Log: io.Discard})
-		if got := fmt.Sprint(err); got != "--fcm-credentials (withheld): "+want+fix {
-			t.Errorf("%.20s: %s\nwant %s", value, got, want)
-		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"reflect"
 	"strings"
 	"sync/atomic"
 
@@ -20,8 +19,8 @@ import (
 // live is what may change while the process runs, and who is told of it.
 type live struct {
 	level   *slog.LevelVar
-	cfg     atomic.Pointer[Config] // as it runs, not lowered to what the machine allows
-	origins atomic.Pointer[Origins]
+	cfg     atomic.Pointer[config.Config] // as it runs, not lowered to what the machine allows
+	origins atomic.Pointer[config.Origins]
 	certs   chan os.Signal // asks to read the certificate's files again
 
 	ceilings []prometheus.Gauge // in the order of limits
@@ -29,7 +28,7 @@ type live struct {
 	at       prometheus.Gauge
 }
 
-func (l *live) register(reg prometheus.Registerer, cfg Config, memory int64) error {
+func (l *live) register(reg prometheus.Registerer, cfg config.Config, memory int64) error {
 	l.certs = make(chan os.Signal, 1)
 	l.ok = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_config_last_reload_successful",
@@ -73,8 +72,8 @@ func (p *process) reloads(ctx context.Context) {
 
 // plan is what a reload puts into force.
 type plan struct {
-	cfg            Config
-	from           Origins
+	cfg            config.Config
+	from           config.Origins
 	account        *push.Credentials
 	changed, fixed []string // the options that differ, as merge has them
 	err            error    // why nothing is put into force
@@ -97,15 +96,15 @@ func (p *process) plan() *plan {
 	}
 	n := &plan{from: p.env.Supervisor.adoptOrigins(asked, from)}
 	asked = p.env.Supervisor.adopt(asked)
-	n.cfg, n.changed, n.fixed = merge(*p.live.cfg.Load(), asked)
+	n.cfg, n.changed, n.fixed = p.live.cfg.Load().Merge(asked)
 	// Both what is asked for and what is made of it must be valid.
-	for _, c := range []Config{asked, n.cfg} {
+	for _, c := range []config.Config{asked, n.cfg} {
 		if problems := c.Check(); len(problems) > 0 {
-			n.err = &ConfigError{Problems: problems}
+			n.err = &config.Error{Problems: problems}
 			return n
 		}
 	}
-	n.account, n.err = n.cfg.account() // its file may have another key
+	n.account, n.err = n.cfg.Account() // its file may have another key
 	return n
 }
 
@@ -119,7 +118,7 @@ func (p *process) reload(next *plan) {
 	}
 	from, account, changed, fixed, err := next.from, next.account, next.changed, next.fixed, next.err
 	if err == nil {
-		err = p.apply(next.cfg, next.cfg.fit(p.log, config.MaxFiles))
+		err = p.apply(next.cfg, next.cfg.Fit(p.log))
 	}
 	if err != nil {
 		p.live.ok.Set(0)
@@ -162,45 +161,13 @@ func (p *process) reread() string {
 	return ""
 }
 
-// merge is old with what asked changes and may change. changed and fixed are
-// the options that differ and may, or may not; each such as grace=1m, secrets
-// without their value.
-func merge(old, asked Config) (next Config, changed, fixed []string) {
-	next = old
-	from, to := reflect.ValueOf(asked), reflect.ValueOf(&next).Elem()
-	for i, o := range Options() {
-		a, b := textOf(from.Field(i).Interface()), textOf(to.Field(i).Interface())
-		if a == b {
-			continue
-		}
-		if o.Secret {
-			a = Withheld
-		}
-		if !o.Reload {
-			fixed = append(fixed, o.Name+"="+quoteIfOdd(a))
-			continue
-		}
-		to.Field(i).Set(from.Field(i))
-		changed = append(changed, o.Name+"="+quoteIfOdd(a))
-	}
-	return next, changed, fixed
-}
-
-// quoteIfOdd is a value as it can stand in a line of others.
-func quoteIfOdd(s string) string {
-	if q := quote(s); s == "" || strings.ContainsAny(s, " \t") || q != `"`+s+`"` {
-		return q
-	}
-	return s
-}
-
 // apply puts cfg, which is valid, into force; fit is what the machine allows
 // of it.
-func (p *process) apply(cfg, fit Config) error {
-	if err := p.relay.Reconfigure(fit.relay(p.log, p.env.Build)); err != nil {
+func (p *process) apply(cfg, fit config.Config) error {
+	if err := p.relay.Reconfigure(fit.Relay()); err != nil {
 		return err
 	}
-	p.front.Set(fit.front())
+	p.front.Set(frontLimits(fit))
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
 	limit := p.memory.set(fit)
 	for i, c := range limits(fit, limit) {

@@ -14,27 +14,28 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // reloading is a daemon whose configuration the test changes.
 type reloading struct {
 	*running
 	hup   chan os.Signal
-	asked atomic.Pointer[Config] // what Configure answers
+	asked atomic.Pointer[config.Config] // what Configure answers
 	err   atomic.Pointer[error]
 	done  chan struct{} // a reload has ended
 }
 
-func startReloading(t *testing.T, set func(*Config)) *reloading {
+func startReloading(t *testing.T, set func(*config.Config)) *reloading {
 	t.Helper()
 	r := &reloading{hup: make(chan os.Signal, 1), done: make(chan struct{}, 1)}
 	env := Env{
 		Reload: r.hup,
-		Configure: func() (Config, Origins, error) {
+		Configure: func() (config.Config, config.Origins, error) {
 			if err := r.err.Load(); err != nil {
-				return Config{}, nil, *err
+				return config.Config{}, nil, *err
 			}
-			return *r.asked.Load(), Origins{"max-conns": {File: "relay.yml", Line: 7}}, nil
+			return *r.asked.Load(), config.Origins{"max-conns": {File: "relay.yml", Line: 7}}, nil
 		},
 		Reloading: func() func() { return func() { r.done <- struct{}{} } },
 	}
@@ -43,7 +44,7 @@ func startReloading(t *testing.T, set func(*Config)) *reloading {
 }
 
 // reload asks for what set makes of the configuration that runs.
-func (r *reloading) reload(set func(*Config)) {
+func (r *reloading) reload(set func(*config.Config)) {
 	r.t.Helper()
 	c := *r.p.live.cfg.Load()
 	set(&c)
@@ -93,7 +94,7 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 	r.wantMetrics("config_last_reload_successful 1", "limit_connections 10000")
 	r.dial("/v1/server")
 	r.until("the binary has its slot", func() bool { return r.p.relay.Counts().Binaries == 1 })
-	r.reload(func(c *Config) {
+	r.reload(func(c *config.Config) {
 		c.MaxConns, c.MaxPhones, c.MemoryLimit, c.LogLevel, c.Drain = 1, 3, 64<<20, "debug", 0
 		c.TrustedProxies, c.MaxPending = []string{"127.0.0.0/8"}, 7
 	})
@@ -109,7 +110,7 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 	if !r.p.log.Enabled(t.Context(), -4) {
 		t.Error("debug is not logged")
 	}
-	r.reload(func(c *Config) { c.MaxConns, c.Rate, c.Burst, c.MemoryLimit = 100, 0.01, 1, 0 })
+	r.reload(func(c *config.Config) { c.MaxConns, c.Rate, c.Burst, c.MemoryLimit = 100, 0.01, 1, 0 })
 	r.wantMetrics("limit_connections 100", "limit_upgrades_at_once 1")
 	for i, want := range []int{101, 101, 429} { // whom the trusted proxy names is charged, each with a burst of its own
 		from := []string{"192.0.2.1", "192.0.2.2", "192.0.2.2"}[i]
@@ -125,37 +126,37 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 // A relay without certificate files must not claim to have read any.
 func TestAReloadNamesOnlyFilesThatItReads(t *testing.T) {
 	r := startReloading(t, nil)
-	r.reload(func(*Config) {})
+	r.reload(func(*config.Config) {})
 	r.wantLog(`msg="reload: no option has changed that may"`)
 	cert, key, _ := certtest.New(t).Issue(t.TempDir(), "relay.test")
-	r = startReloading(t, func(c *Config) { c.TLSCert, c.TLSKey = cert, key })
-	r.reload(func(*Config) {})
+	r = startReloading(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
+	r.reload(func(*config.Config) {})
 	r.wantLog(`msg="reload: no option has changed that may; the files of --tls-cert and --tls-key are read again"`)
 }
 
 func TestAnInvalidReloadChangesNothing(t *testing.T) {
 	r := startReloading(t, nil)
 	before := r.p.live.cfg.Load()
-	r.reload(func(c *Config) { c.MaxPhones, c.Grace, c.LogLevel = 3, 0, "loud" })
+	r.reload(func(c *config.Config) { c.MaxPhones, c.Grace, c.LogLevel = 3, 0, "loud" })
 	r.wantMetrics("config_last_reload_successful 0", "limit_phones_per_server_id 16")
 	r.wantLog(`msg="reload: refused, nothing has changed" err="--grace \"0s\": must be from 1ms to 1h; the default is 30s"`)
 	r.wantLog(`err="--log-level \"loud\": must be`)
 	err := errors.New("relay.yml:1: \"gracce\" is no option\nrelay.yml:2: \"x\" is no option")
 	r.err.Store(&err)
-	r.reload(func(*Config) {})
+	r.reload(func(*config.Config) {})
 	r.wantLog(`err="relay.yml:1: \"gracce\" is no option"`)
 	r.wantLog(`err="relay.yml:2: \"x\" is no option"`)
 	if r.p.live.cfg.Load() != before {
 		t.Error("something has changed")
 	}
 	r.err.Store(nil)
-	r.reload(func(c *Config) { c.MaxPhones = 3 })
+	r.reload(func(c *config.Config) { c.MaxPhones = 3 })
 	r.wantMetrics("config_last_reload_successful 1", "limit_phones_per_server_id 3")
 }
 
 func TestAReloadNamesWhatNeedsARestart(t *testing.T) {
 	r := startReloading(t, nil)
-	r.reload(func(c *Config) { c.Listen, c.LogFormat, c.MaxPhones = "127.0.0.1:1", "json", 3 })
+	r.reload(func(c *config.Config) { c.Listen, c.LogFormat, c.MaxPhones = "127.0.0.1:1", "json", 3 })
 	r.wantMetrics("config_last_reload_successful 0", "limit_phones_per_server_id 3")
 	r.wantLog(`msg="reload: options that need a restart have changed, and stay as they were" options="listen=127.0.0.1:1 log-format=json"`)
 	r.wantLog(`msg="reload: options have changed" options="max-phones=3"`)
@@ -163,15 +164,15 @@ func TestAReloadNamesWhatNeedsARestart(t *testing.T) {
 
 // What is valid in the file may not be with what only a restart changes.
 func TestAReloadThatFitsNotWhatRunsChangesNothing(t *testing.T) {
-	r := startReloading(t, func(c *Config) { c.ProxyProtocol, c.TrustedProxies = true, []string{"127.0.0.1"} })
-	r.reload(func(c *Config) { c.ProxyProtocol, c.TrustedProxies, c.MaxPhones = false, nil, 3 })
+	r := startReloading(t, func(c *config.Config) { c.ProxyProtocol, c.TrustedProxies = true, []string{"127.0.0.1"} })
+	r.reload(func(c *config.Config) { c.ProxyProtocol, c.TrustedProxies, c.MaxPhones = false, nil, 3 })
 	r.wantMetrics("config_last_reload_successful 0", "limit_phones_per_server_id 16")
 	r.wantLog(`err="--proxy-protocol \"true\": needs --trusted-proxies`)
 }
 
 // Every option that is marked so changes at a reload, and no other does.
 func TestWhatIsMarkedReloads(t *testing.T) {
-	zero := DefaultConfig()
+	zero := config.Default()
 	other := zero
 	v := reflect.ValueOf(&other).Elem()
 	for i := range v.NumField() {
@@ -190,11 +191,11 @@ func TestWhatIsMarkedReloads(t *testing.T) {
 			t.Fatalf("a field of kind %s", f.Kind())
 		}
 	}
-	next, changed, fixed := merge(zero, other)
+	next, changed, fixed := zero.Merge(other)
 	if len(changed)+len(fixed) != v.NumField() {
 		t.Errorf("%d changed, %d fixed; want %d in all", len(changed), len(fixed), v.NumField())
 	}
-	for i, o := range Options() {
+	for i, o := range config.Options() {
 		got := reflect.DeepEqual(reflect.ValueOf(next).Field(i).Interface(), v.Field(i).Interface())
 		if got != o.Reload {
 			t.Errorf("--%s: changed %t; marked %t", o.Name, got, o.Reload)

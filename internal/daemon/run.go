@@ -42,11 +42,11 @@ type Env struct {
 	Reload <-chan os.Signal
 
 	// Origins says where the options came from. Nil: all show as defaults.
-	Origins Origins
+	Origins config.Origins
 
 	// Configure reads the configuration again. Its error has one line for
 	// each problem. Nil: only the certificate is read again.
-	Configure func() (Config, Origins, error)
+	Configure func() (config.Config, config.Origins, error)
 
 	// Reloading, if not nil, is called when a reload begins; what it returns,
 	// when it has ended. For a supervisor that wants to know.
@@ -65,7 +65,7 @@ type Env struct {
 
 // process is one run of the daemon.
 type process struct {
-	cfg     Config
+	cfg     config.Config
 	env     Env
 	log     *slog.Logger
 	logs    *LogWriter
@@ -89,10 +89,10 @@ type process struct {
 
 // Run runs a relay until a signal comes, ctx ends or a listener fails, then
 // drains it. It returns nil after a signal or the end of ctx, also while it still
-// starts; a [*ConfigError] if it refuses cfg; a [*ListenError] if it cannot listen
+// starts; a [*config.Error] if it refuses cfg; a [*config.ListenError] if it cannot listen
 // on an address. Before it returns, it writes the log records that are left, for
 // at most FlushTime.
-func Run(ctx context.Context, cfg Config, env Env) error {
+func Run(ctx context.Context, cfg config.Config, env Env) error {
 	stop := newStops(ctx, env.Signals)
 	defer stop.end()
 	p, err := newProcess(stop.first, cfg, env)
@@ -107,7 +107,7 @@ func Run(ctx context.Context, cfg Config, env Env) error {
 
 // newProcess makes a process that does not listen yet. In a cluster it waits for
 // NATS; if ctx ends meanwhile, the error wraps the cause of that.
-func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed error) {
+func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, failed error) {
 	env.Origins = env.Supervisor.adoptOrigins(cfg, env.Origins)
 	cfg = env.Supervisor.adopt(cfg)
 	problems, err := interruptible(ctx, cfg.Check)
@@ -115,7 +115,7 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 		return nil, err
 	}
 	if len(problems) > 0 {
-		return nil, &ConfigError{Problems: problems}
+		return nil, &config.Error{Problems: problems}
 	}
 	logs := NewLogWriter(env.Log, cfg.LogFormat)
 	defer func() {
@@ -133,9 +133,10 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
 	p.log = newLogger(p.recent, cfg.LogFormat, p.live.level)
 	p.env.Supervisor = env.Supervisor.closeUnused(cfg, p.log)
-	p.cfg = cfg.fit(p.log, config.MaxFiles)
+	p.cfg = cfg.Fit(p.log)
 	p.ready.set("starting")
-	rc := p.cfg.relay(p.log, env.Build)
+	rc := p.cfg.Relay()
+	rc.Log, rc.Version = p.log, env.Build.Version
 	rc.ClientAddr = func(req *http.Request) netip.Addr { return p.front.ClientAddr(req) }
 	rc.Room = func() error { return p.memory.room() }
 	if p.push, err = newPush(p.cfg, p.log); err != nil {
@@ -199,20 +200,20 @@ func newProcess(ctx context.Context, cfg Config, env Env) (_ *process, failed er
 func (p *process) newFront(reg prometheus.Registerer) (*front.Front, error) {
 	c := p.cfg
 	if c.TLSCert == "" && c.Domain != "" {
-		if err := makeOwnDir(c.ACMEDir); err != nil {
+		if err := c.MakeACMEDir(); err != nil {
 			return nil, err
 		}
 	}
 	return front.New(front.Config{
-		Log: p.log, Metrics: reg, ErrorLog: p.errorLog, Handler: p.relay.Handler(), Limits: c.front(),
+		Log: p.log, Metrics: reg, ErrorLog: p.errorLog, Handler: p.relay.Handler(), Limits: frontLimits(c),
 		ProxyProtocol: c.ProxyProtocol, TLSCert: c.TLSCert, TLSKey: c.TLSKey,
 		Domain: c.Domain, ACMEDir: c.ACMEDir, ACMEEmail: c.ACMEEmail, ACMEDirectory: c.ACMEDirectory,
 		Challenges: c.HTTPListen != "", ACME: p.env.ACME,
 	})
 }
 
-// front is the part of c that may change while the front runs.
-func (c Config) front() front.Limits {
+// frontLimits is the part of c that may change while the front runs.
+func frontLimits(c config.Config) front.Limits {
 	return front.Limits{Pending: c.MaxPending, PendingPerAddress: c.MaxPendingPerAddress, Trusted: config.ParseNetworks(c.TrustedProxies)}
 }
 

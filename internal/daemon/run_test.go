@@ -56,15 +56,15 @@ func (b *syncBuffer) String() string {
 }
 
 // start runs a daemon on free ports and ends it with the test.
-func start(t *testing.T, ctx context.Context, set func(*Config)) *running {
+func start(t *testing.T, ctx context.Context, set func(*config.Config)) *running {
 	t.Helper()
 	return startEnv(t, ctx, set, Env{})
 }
 
 // startEnv is start in surroundings that are partly the test's.
-func startEnv(t *testing.T, ctx context.Context, set func(*Config), env Env) *running {
+func startEnv(t *testing.T, ctx context.Context, set func(*config.Config), env Env) *running {
 	t.Helper()
-	c := DefaultConfig()
+	c := config.Default()
 	c.Listen, c.MetricsListen = "127.0.0.1:0", "127.0.0.1:0"
 	if set != nil {
 		set(&c)
@@ -229,11 +229,11 @@ func (d *running) raw(request string) string {
 
 func TestAnAddressInUseIsASentence(t *testing.T) {
 	d := start(t, t.Context(), nil)
-	for option, set := range map[string]func(*Config){
-		"listen":         func(c *Config) { c.Listen, c.MetricsListen = d.public, "127.0.0.1:0" },
-		"metrics-listen": func(c *Config) { c.Listen, c.MetricsListen = "127.0.0.1:0", d.public },
+	for option, set := range map[string]func(*config.Config){
+		"listen":         func(c *config.Config) { c.Listen, c.MetricsListen = d.public, "127.0.0.1:0" },
+		"metrics-listen": func(c *config.Config) { c.Listen, c.MetricsListen = "127.0.0.1:0", d.public },
 	} {
-		c := DefaultConfig()
+		c := config.Default()
 		set(&c)
 		err := Run(t.Context(), c, Env{Log: io.Discard})
 		want := "cannot listen on " + d.public + " (--" + option + "): address already in use; end the program that uses it, or choose another port"

@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/front"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
@@ -170,13 +171,13 @@ func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {
 // that c has: these must not be exposed by mistake. Of several sockets of one name
 // it takes the address that most can reach. It ignores the http socket unless
 // Domain is set, because nothing else uses that socket.
-func (s Supervisor) adopt(c Config) Config {
+func (s Supervisor) adopt(c config.Config) config.Config {
 	for name, at := range map[string]*string{SocketPublic: &c.Listen, SocketPrivate: &c.MetricsListen, SocketHTTP: &c.HTTPListen} {
 		if name == SocketHTTP && c.Domain == "" {
 			continue
 		}
 		for i, ln := range s.Listeners[name] {
-			if address := ln.Addr().String(); i == 0 || reachOf(address) > reachOf(*at) {
+			if address := ln.Addr().String(); i == 0 || config.MoreExposed(address, *at) {
 				*at = address
 			}
 		}
@@ -186,12 +187,12 @@ func (s Supervisor) adopt(c Config) Config {
 
 // adoptOrigins returns a copy of from for the configuration that adopt returns for
 // c: an address that adopt replaces comes from the supervisor.
-func (s Supervisor) adoptOrigins(c Config, from Origins) Origins {
-	all := make(Origins, len(from))
+func (s Supervisor) adoptOrigins(c config.Config, from config.Origins) config.Origins {
+	all := make(config.Origins, len(from))
 	maps.Copy(all, from)
 	for name, option := range map[string]string{SocketPublic: "listen", SocketPrivate: "metrics-listen", SocketHTTP: "http-listen"} {
 		if len(s.Listeners[name]) > 0 && (name != SocketHTTP || c.Domain != "") {
-			all[option] = Origin{Supervisor: true}
+			all[option] = config.Origin{Supervisor: true}
 		}
 	}
 	return all
@@ -199,7 +200,7 @@ func (s Supervisor) adoptOrigins(c Config, from Origins) Origins {
 
 // closeUnused closes the sockets that c does not use, and returns a Supervisor
 // without them. It logs one warning for the http socket, which only Domain uses.
-func (s Supervisor) closeUnused(c Config, log *slog.Logger) Supervisor {
+func (s Supervisor) closeUnused(c config.Config, log *slog.Logger) Supervisor {
 	unused := s.Listeners[SocketHTTP]
 	if c.Domain != "" || len(unused) == 0 {
 		return s

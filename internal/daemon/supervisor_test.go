@@ -15,6 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -104,7 +105,7 @@ func TestARestartOnASocketOfTheSupervisorRefusesNobody(t *testing.T) {
 	defer kept.Close()
 	told := new(states)
 	run := func() *running {
-		return startEnv(t, t.Context(), func(c *Config) { c.Listen = "127.0.0.1:1" }, // must not matter
+		return startEnv(t, t.Context(), func(c *config.Config) { c.Listen = "127.0.0.1:1" }, // must not matter
 			Env{Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: {handOver(t, kept)}}, Notify: told.notify}})
 	}
 	d := run()
@@ -145,8 +146,8 @@ func TestTheSupervisorsSocketIsJudgedAsAnyOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	_, err = newProcess(t.Context(), DefaultConfig(), Env{Log: new(syncBuffer), Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: {ln}}}})
-	if e, ok := errors.AsType[*ConfigError](err); !ok || e.Problems[0].Option != "listen" {
+	_, err = newProcess(t.Context(), config.Default(), Env{Log: new(syncBuffer), Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: {ln}}}})
+	if e, ok := errors.AsType[*config.Error](err); !ok || e.Problems[0].Option != "listen" {
 		t.Errorf("a public socket without TLS: %v; want a problem of --listen", err)
 	}
 }
@@ -155,7 +156,7 @@ func TestTheSupervisorsSocketIsJudgedAsAnyOther(t *testing.T) {
 // it must not accept that connection, since it could only refuse it.
 func TestTheListenerClosesBeforeTheFirstConnectionIsTold(t *testing.T) {
 	for _, spread := range []time.Duration{0, 30 * time.Minute} {
-		d := startEnv(t, t.Context(), func(c *Config) { c.Drain, c.DrainSpread = time.Hour, spread }, Env{})
+		d := startEnv(t, t.Context(), func(c *config.Config) { c.Drain, c.DrainSpread = time.Hour, spread }, Env{})
 		var told sync.WaitGroup
 		first := make(chan struct{})
 		once := sync.OnceFunc(func() { close(first) })
@@ -223,7 +224,7 @@ func TestOfSeveralSocketsTheMostExposedIsJudged(t *testing.T) {
 		defer ln.Close()
 		sockets = append(sockets, ln)
 	}
-	c := Supervisor{Listeners: map[string][]net.Listener{SocketPrivate: sockets}}.adopt(DefaultConfig())
+	c := Supervisor{Listeners: map[string][]net.Listener{SocketPrivate: sockets}}.adopt(config.Default())
 	if want := sockets[1].Addr().String(); c.MetricsListen != want {
 		t.Errorf("--metrics-listen is judged as %s; want %s", c.MetricsListen, want)
 	}
@@ -267,7 +268,7 @@ func TestAnHTTPSocketWithoutADomainIsClosedWithAWarning(t *testing.T) {
 	if _, err := given.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the socket: %v; want it closed", err)
 	}
-	c := DefaultConfig()
+	c := config.Default()
 	c.Domain = "relay.example.com"
 	if got := (Supervisor{Listeners: map[string][]net.Listener{SocketHTTP: {kept}}}).adopt(c).HTTPListen; got != kept.Addr().String() {
 		t.Errorf("with --domain, --http-listen is %s; want %s", got, kept.Addr())
@@ -280,7 +281,7 @@ func TestTheConfigurationNamesTheSupervisorsSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kept.Close()
-	d := startEnv(t, t.Context(), nil, Env{Origins: Origins{"listen": {Flag: true}},
+	d := startEnv(t, t.Context(), nil, Env{Origins: config.Origins{"listen": {Flag: true}},
 		Supervisor: Supervisor{Listeners: map[string][]net.Listener{SocketPublic: {handOver(t, kept)}}}})
 	_, _, page := get(t, "http://"+d.private+"/debug/config")
 	want := `"name": "listen", "value": "` + kept.Addr().String() + `", "from": "supervisor"`

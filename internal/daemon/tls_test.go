@@ -17,14 +17,15 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // withTLS starts a daemon that ends TLS for relay.test.
-func withTLS(t *testing.T, set func(*Config)) (*running, *certtest.Authority, string) {
+func withTLS(t *testing.T, set func(*config.Config)) (*running, *certtest.Authority, string) {
 	t.Helper()
 	a, dir := certtest.New(t), t.TempDir()
 	cert, key, _ := a.Issue(dir, "relay.test")
-	d := start(t, t.Context(), func(c *Config) {
+	d := start(t, t.Context(), func(c *config.Config) {
 		c.TLSCert, c.TLSKey = cert, key
 		if set != nil {
 			set(c)
@@ -149,7 +150,7 @@ func TestACertificateIsReloadedWithoutRestart(t *testing.T) {
 	a, dir := certtest.New(t), t.TempDir()
 	cert, key, first := a.Issue(dir, "relay.test")
 	reload := make(chan os.Signal)
-	d := startEnv(t, t.Context(), func(c *Config) { c.TLSCert, c.TLSKey = cert, key }, Env{Reload: reload})
+	d := startEnv(t, t.Context(), func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key }, Env{Reload: reload})
 	seen := func() time.Time {
 		c, err := d.handshake(a.Client("relay.test"))
 		if err != nil {

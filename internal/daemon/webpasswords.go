@@ -5,27 +5,18 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"fmt"
 	"maps"
 	"net/http"
-	"regexp"
-	"slices"
-	"strings"
 	"sync"
 
-	promconfig "github.com/prometheus/common/config"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-const (
-	// mostCost bounds the cost of a password's hash: one comparison at this
-	// cost takes some seconds of a processor.
-	mostCost = 16
-
-	// mostWaiting bounds the requests that wait for the comparison of their
-	// password. Comparisons are made one after the other.
-	mostWaiting = 64
-)
+// mostWaiting bounds the requests that wait for the comparison of their
+// password. Comparisons are made one after the other.
+const mostWaiting = 64
 
 // passwords compares the passwords of requests with hashes, one at a time, and
 // remembers those that were right. All readings of --web.config.file share
@@ -77,48 +68,18 @@ func (p *passwords) remember(users map[string][]byte, user string, digest []byte
 	p.good[user] = goodPassword{users[user], digest}
 }
 
-// wholeHash is a bcrypt hash: version, cost, 22 characters of salt, and 31 of
-// the hash itself. The last one has four bits and two that are 0.
-var wholeHash = regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{52}[.CGKOSWaeimquy026]$`)
-
-// useUsers takes the section basic_auth_users. It refuses users that no
-// request can be from.
-func (c *webConfig) useUsers(users map[string]promconfig.Secret) error {
-	most := 0
-	c.users = make(map[string][]byte)
-	for _, name := range slices.Sorted(maps.Keys(users)) {
-		hash := []byte(users[name])
-		cost, err := bcrypt.Cost(hash)
-		switch {
-		case strings.Contains(name, ":"):
-			return fmt.Errorf("basic_auth_users: the name %s must have no colon: a request has the name in front of the first colon, and the password behind it", quote(name))
-		case err != nil && !bytes.HasPrefix(hash, []byte("$2")): // err may tell of a password that is no hash
-			return fmt.Errorf("basic_auth_users: the password of %s must be a bcrypt hash; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
-		case err != nil || !wholeHash.Match(hash):
-			return fmt.Errorf("basic_auth_users: the bcrypt hash of %s is damaged, so no password fits it: it must have 60 characters, with a cost from 04 on, and then 53 letters, digits, . and /; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
-		case cost > mostCost:
-			return fmt.Errorf("basic_auth_users: the hash of %s costs %d; at most %d, or each comparison takes minutes", quote(name), cost, mostCost)
-		case cost > most:
-			most, c.decoy = cost, hash
-		}
-		c.users[name] = hash
-	}
-	return nil
-}
-
-// admit returns 200 if the request has the password of a user, 401 if it has
+// admit returns 200 if the request has the password of a user of c, 401 if it has
 // not, and 503 if too many others wait for the same answer. It takes as long
 // for a user that does not exist as for one that does.
-func (c *webConfig) admit(r *http.Request) int {
-	if len(c.users) == 0 {
+func (p *passwords) admit(r *http.Request, c *config.Web) int {
+	if len(c.Users) == 0 {
 		return http.StatusOK
 	}
 	user, password, ok := r.BasicAuth()
 	if !ok {
 		return http.StatusUnauthorized
 	}
-	hash, known := c.users[user]
-	p := c.passwords
+	hash, known := c.Users[user]
 	digest := p.digest(password)
 	if known && p.remembers(user, hash, digest) {
 		return http.StatusOK
@@ -139,11 +100,11 @@ func (c *webConfig) admit(r *http.Request) int {
 		return http.StatusOK
 	}
 	if !known {
-		hash = c.decoy
+		hash = c.Decoy
 	}
 	if err := bcrypt.CompareHashAndPassword(hash, []byte(password)); err != nil || !known {
 		return http.StatusUnauthorized
 	}
-	p.remember(c.users, user, digest)
+	p.remember(c.Users, user, digest)
 	return http.StatusOK
 }

@@ -1,10 +1,13 @@
-package daemon
+package config
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Origin is where the value of an option came from. The zero value is the
@@ -110,17 +113,52 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// ConfigError is a configuration that was refused: all that is wrong with
+// Error is a configuration that was refused: all that is wrong with
 // it, so that one attempt is enough to mend it.
-type ConfigError struct {
+type Error struct {
 	Problems []Problem
 }
 
 // Error has one line for each problem.
-func (e *ConfigError) Error() string {
+func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
 		lines[i] = p.Error()
 	}
 	return strings.Join(lines, "\n")
+}
+
+// ListenError says that an address could not be listened on.
+type ListenError struct {
+	Option  string
+	Address string
+	Err     error
+}
+
+// Error is one sentence, with what to do where that is known.
+func (e *ListenError) Error() string {
+	s := fmt.Sprintf("cannot listen on %s (--%s): %v", e.Address, e.Option, reason(e.Err))
+	switch {
+	case errors.Is(e.Err, syscall.EADDRINUSE):
+		s += "; end the program that uses it, or choose another port"
+	case errors.Is(e.Err, syscall.EACCES):
+		s += "; choose a port above 1023, or grant CAP_NET_BIND_SERVICE"
+	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
+		s += "; this machine has no such address"
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// reason is err without what net puts before it: the address is named.
+func reason(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
+	}
+	return err
 }

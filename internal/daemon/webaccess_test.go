@@ -21,98 +21,15 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
-
-// hashOf is a hash of password that is quick to compare.
-func hashOf(t *testing.T, password string) string {
-	t.Helper()
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(hash)
-}
-
-// A file is no password: what counts is what it asks of clients.
-func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
-	a, dir := certtest.New(t), t.TempDir()
-	a.Issue(dir, "relay.test")
-	users := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
-	tls := "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n" // next to the file
-	clients := tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"
-	hash := hashOf(t, "secret")
-	hash = hash[:59] + "."
-	const damaged = `the bcrypt hash of "op" is damaged`
-	const asks = "must ask for a password or a client's certificate"
-	for _, tt := range []struct {
-		name, text     string
-		loopback, open string // what the rule says; empty: accepted
-	}{
-		{"empty", "", "it is empty", "it is empty"},
-		{"comments only", "# nothing\n", "it is empty", "it is empty"},
-		{"an empty document", "---\n", "it sets nothing", "it sets nothing"},
-		{"empty sections", "tls_server_config: {}\nbasic_auth_users: {}\n", "it sets nothing", "it sets nothing"},
-		{"a typo", "basic_auth_user:\n  op: x\n", "line 1: field basic_auth_user not found", "line 1: field basic_auth_user not found"},
-		{"a password in the wrong place", "basic_auth_users: CANARY\n", "(line 1: the value is of the wrong kind)", "(line 1: the value is of the wrong kind)"},
-		{"no YAML", "basic_auth_users: [\n", "did not find expected node content", "did not find expected node content"},
-		{"two documents", users + "---\n", "must be one document", "must be one document"},
-		{"users", users, "", ""},
-		{"a password in the clear", "basic_auth_users:\n  op: hunter2\n", `the password of "op" must be a bcrypt hash`, `the password of "op" must be a bcrypt hash`},
-		{"a hash that is one character short", "basic_auth_users:\n  op: " + hash[:59] + "\n", damaged, damaged},
-		{"a hash that is two characters long", "basic_auth_users:\n  op: " + hash + "..\n", damaged, damaged},
-		{"a salt that is no base64", "basic_auth_users:\n  op: " + hash[:10] + "!!" + hash[12:] + "\n", damaged, damaged},
-		{"a hash that no password has", "basic_auth_users:\n  op: " + hash[:59] + "9\n", damaged, damaged},
-		{"a hash of an unknown version", "basic_auth_users:\n  op: " + strings.Replace(hash, "$2a$", "$2x$", 1) + "\n", damaged, damaged},
-		{"a hash as PHP writes it", "basic_auth_users:\n  op: " + strings.Replace(hash, "$2a$", "$2y$", 1) + "\n", "", ""},
-		{"a cost that is too low", "basic_auth_users:\n  op: " + strings.Replace(hash, "$04$", "$03$", 1) + "\n", damaged, damaged},
-		{"a name with a colon", "basic_auth_users:\n  \"a:b\": " + hash + "\n", `the name "a:b" must have no colon`, `the name "a:b" must have no colon`},
-		{"versions in the wrong order", tls + "  min_version: TLS13\n  max_version: TLS12\n" + users, "min_version TLS 1.3 must not be more than max_version TLS 1.2", "min_version TLS 1.3 must not be more than max_version TLS 1.2"},
-		{"ciphers that the key cannot have", tls + "  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n  max_version: TLS12\n" + users, "no client can connect: ", "no client can connect: "},
-		{"old versions alone", tls + "  min_version: TLS10\n  max_version: TLS10\n" + users, "", ""},
-		{"new versions alone", tls + "  min_version: TLS13\n" + users, "", ""},
-		{"ciphers that the key can have", tls + "  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]\n  max_version: TLS12\n" + users, "", ""},
-		{"names of nobody", clients + "  client_allowed_sans: []\n", "client_allowed_sans must name at least one", "client_allowed_sans must name at least one"},
-		{"an empty name", clients + "  client_allowed_sans: [\"\"]\n", "each name must not be empty", "each name must not be empty"},
-		{"a hash that takes minutes", "basic_auth_users:\n  op: " + strings.Replace(hashOf(t, "x"), "$04$", "$31$", 1) + "\n", "costs 31; at most 16", "costs 31; at most 16"},
-		{"TLS", tls, "", asks},
-		{"headers", "http_server_config:\n  headers:\n    X-Frame-Options: deny\n", "", asks},
-		{"a rate", "rate_limit:\n  interval: 1s\n  burst: 1\n", "", asks},
-		{"a rate that lets nothing through", "rate_limit:\n  interval: 1s\n", "rate_limit: interval 1s and burst 0", "rate_limit: interval 1s and burst 0"},
-		{"a client's certificate", tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n", "", ""},
-		{"a certificate of anybody", tls + "  client_auth_type: RequireAnyClientCert\n", "", asks},
-		{"a certificate of any authority", tls + "  client_auth_type: RequireAndVerifyClientCert\n", "", asks},
-		{"a certificate if there is one", tls + "  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: cert.pem\n", "", asks},
-		{"authorities that are none", tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: key.pem\n", "client_ca has no certificate", "client_ca has no certificate"},
-		{"names without certificates", tls + "  client_allowed_sans: [prometheus]\n", "client_allowed_sans has no effect", "client_allowed_sans has no effect"},
-		{"TLS without a certificate", "tls_server_config:\n  min_version: TLS13\n" + users, "tls_server_config has no effect without cert_file", "tls_server_config has no effect without cert_file"},
-		{"a key without a certificate", "tls_server_config:\n  key_file: key.pem\n" + users, "missing one of cert or cert_file", "missing one of cert or cert_file"},
-		{"no such certificate", strings.Replace(tls, "cert.pem", "none.pem", 1), "none.pem: no such file or directory", "none.pem: no such file or directory"},
-		{"another certificate's key", strings.Replace(tls, "key.pem", "cert.pem", 1), "failed to load X509KeyPair", "failed to load X509KeyPair"},
-		{"a header that is not allowed", "http_server_config:\n  headers:\n    Server: x\n", `the header "Server" cannot be set`, `the header "Server" cannot be set`},
-		{"a header's value", "http_server_config:\n  headers:\n    X-Frame-Options: all\n", "X-Frame-Options must be deny or sameorigin", "X-Frame-Options must be deny or sameorigin"},
-	} {
-		file := filepath.Join(dir, "web.yml")
-		write(t, file, tt.text)
-		for listen, want := range map[string]string{"127.0.0.1:9090": tt.loopback, ":9090": tt.open} {
-			c := DefaultConfig()
-			c.WebConfigFile, c.MetricsListen = file, listen
-			got := ""
-			for _, p := range c.check(machine{}, time.Now()) {
-				got += p.Option + ": " + p.Rule
-			}
-			if want == "" && got != "" || want != "" && (!strings.HasPrefix(got, "web.config.file: ") || !strings.Contains(got, want)) {
-				t.Errorf("%s at %s: %q; want %q", tt.name, listen, got, want)
-			}
-		}
-	}
-}
 
 // webAt is a daemon with a web configuration.
 func webAt(t *testing.T, listen, text string) (*running, string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "web.yml")
 	write(t, file, text)
-	d := start(t, t.Context(), func(c *Config) { c.MetricsListen, c.WebConfigFile = listen, file })
+	d := start(t, t.Context(), func(c *config.Config) { c.MetricsListen, c.WebConfigFile = listen, file })
 	return d, file
 }
 
@@ -192,7 +109,7 @@ func TestEachReasonOfABadWebConfigIsToldOnce(t *testing.T) {
 		good := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
 		write(t, file, good)
 		log := new(syncBuffer)
-		c := DefaultConfig()
+		c := config.Default()
 		c.WebConfigFile = file
 		w, err := newWebAccess(c, slog.New(slog.NewTextHandler(log, nil)), prometheus.NewRegistry())
 		if err != nil {
@@ -235,75 +152,17 @@ func valueOf(t *testing.T, g prometheus.Gauge) float64 {
 	return m.GetGauge().GetValue()
 }
 
-func TestProtectionIsOnlyAddedWhileTheProcessRuns(t *testing.T) {
-	a, dir := certtest.New(t), t.TempDir()
-	a.Issue(dir, "relay.test")
-	users := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
-	tls := "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
-	clients := tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"
-	headers := "http_server_config:\n  headers:\n    X-Frame-Options: deny\n"
-	alice := "  client_allowed_sans: [alice]\n"
-	given := strings.Replace(clients, "RequireAndVerifyClientCert", "VerifyClientCertIfGiven", 1)
-	anyone := tls + "  client_auth_type: RequireAnyClientCert\n"
-	limit := "rate_limit:\n  interval: 10s\n  burst: 2\n"
-	for _, tt := range []struct{ from, to, want string }{
-		{users, tls + users, ""}, {headers, users, ""}, {tls, clients, ""}, {users, users + headers, ""},
-		{tls + users, users, "it no longer has tls_server_config"},
-		{tls + users, tls, "it no longer has basic_auth_users"},
-		{clients + users, tls + users, "it no longer has client_auth_type: RequireAndVerifyClientCert with client_ca_file"},
-		{clients, clients + alice, ""}, {clients + alice, clients + "  client_allowed_sans: [bob]\n", ""},
-		{clients + alice, clients, "it no longer has client_allowed_sans"},
-		{clients + alice + users, strings.Replace(clients, "  client_ca_file: cert.pem\n", "", 1) + alice + users, "it no longer has client_ca_file"},
-		{clients + alice + users, strings.Replace(clients, "RequireAndVerify", "RequireAny", 1) + alice + users, "it no longer has client_auth_type: RequireAndVerifyClientCert with client_ca_file"},
-		{given + users, strings.Replace(given, "VerifyClientCertIfGiven", "RequireAnyClientCert", 1) + users, "its client_auth_type is RequireAnyClientCert, and was VerifyClientCertIfGiven"},
-		{anyone + users, tls + users, "its client_auth_type is NoClientCert, and was RequireAnyClientCert"},
-		{anyone + users, given + users, "its client_auth_type is VerifyClientCertIfGiven, and was RequireAnyClientCert"},
-		{given + users, clients + users, ""}, {anyone + users, clients + users, ""},
-		{tls, tls + "  min_version: TLS13\n", ""}, {tls + "  min_version: TLS11\n", tls, ""},
-		{tls + "  min_version: TLS13\n", tls, "its min_version is TLS 1.2, and was TLS 1.3"},
-		{tls, tls + "  min_version: TLS10\n", "its min_version is TLS 1.0, and was TLS 1.2"},
-		{tls, tls + "  max_version: TLS12\n", "its max_version is TLS 1.2, and was TLS 1.3"},
-		{users, users + limit, ""}, {users + limit, users + limit + headers, ""},
-		{users + limit, users, "it no longer has rate_limit"},
-		{users + limit, users + strings.Replace(limit, "10s", "1s", 1), "its rate_limit, interval 1s and burst 2, lets more through than before, interval 10s and burst 2"},
-		{users + limit, users + strings.Replace(limit, "2", "3", 1), "its rate_limit, interval 10s and burst 3, lets more through than before, interval 10s and burst 2"},
-		{users + limit, users + strings.Replace(limit, "10s", "1m", 1), ""},
-	} {
-		if tt.want != "" {
-			tt.want += "; to take protection away, restart"
-		}
-		w := &webAccess{name: filepath.Join(dir, "web.yml")}
-		write(t, w.name, tt.from)
-		c, err := w.read()
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.now.Store(c)
-		write(t, w.name, tt.to)
-		got := ""
-		if _, err := w.read(); err != nil {
-			got = err.Error()
-		}
-		if got != tt.want {
-			t.Errorf("%q becomes %q: %q; want %q", tt.from, tt.to, got, tt.want)
-		}
-	}
-}
-
 func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web.yml")
 	write(t, file, "basic_auth_users:\n  op: "+hashOf(t, "secret")+"\n  other: "+hashOf(t, "word")+"\n")
-	c, err := loadWebConfig(file, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cost, err := bcrypt.Cost(c.decoy); err != nil || cost != bcrypt.MinCost {
+	c, p := loadWeb(t, file), newPasswords()
+	if cost, err := bcrypt.Cost(c.Decoy); err != nil || cost != bcrypt.MinCost {
 		t.Errorf("an unknown user is compared at cost %d, %v; want that of the others", cost, err)
 	}
 	ask := func(user, password string) int {
 		r := httptest.NewRequest("GET", "/metrics", nil)
 		r.SetBasicAuth(user, password)
-		return c.admit(r)
+		return p.admit(r, c)
 	}
 	for _, tt := range []struct {
 		user, password string
@@ -315,15 +174,15 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 			}
 		}
 	}
-	if len(c.passwords.good) != 2 {
-		t.Errorf("%d passwords are remembered; want those of the two users", len(c.passwords.good))
+	if len(p.good) != 2 {
+		t.Errorf("%d passwords are remembered; want those of the two users", len(p.good))
 	}
-	if r := httptest.NewRequest("GET", "/", nil); c.admit(r) != 401 {
+	if r := httptest.NewRequest("GET", "/", nil); p.admit(r, c) != 401 {
 		t.Error("without a password somebody gets in")
 	}
 	// While one comparison goes on, a good password that is remembered gets in
 	// and at most so many others wait.
-	c.passwords.compare <- struct{}{}
+	p.compare <- struct{}{}
 	if got := ask("op", "secret"); got != 200 {
 		t.Errorf("a remembered password waits for others' comparisons: %d", got)
 	}
@@ -333,12 +192,12 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 		waiting.Go(func() {
 			r := httptest.NewRequest("GET", "/", nil).WithContext(ctx)
 			r.SetBasicAuth("nobody", "x")
-			if got := c.admit(r); got != 503 {
+			if got := p.admit(r, c); got != 503 {
 				t.Errorf("one whose request has ended is told %d; want 503", got)
 			}
 		})
 	}
-	for end := time.Now().Add(patience); len(c.passwords.waiting) < mostWaiting && time.Now().Before(end); {
+	for end := time.Now().Add(patience); len(p.waiting) < mostWaiting && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if got := ask("op", "wrong"); got != 503 {
@@ -346,7 +205,7 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 	}
 	stop()
 	waiting.Wait()
-	<-c.passwords.compare
+	<-p.compare
 }
 
 func TestHeadersAndTheRateOfAWebConfigAreInForce(t *testing.T) {
@@ -410,20 +269,27 @@ func TestTLSCanBeAddedToTheOperatorsPages(t *testing.T) {
 	}
 }
 
+// loadWeb reads a web configuration.
+func loadWeb(t *testing.T, file string) *config.Web {
+	t.Helper()
+	c, err := config.Config{WebConfigFile: file}.LoadWeb(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // A reload must not make those wait who have been admitted already: many
 // wrong passwords from others can use up all the comparisons.
 func TestGoodPasswordsAreRememberedWhenTheFileChanges(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web.yml")
 	op, other := hashOf(t, "secret"), hashOf(t, "word")
 	write(t, file, "basic_auth_users:\n  op: "+op+"\n  other: "+other+"\n")
-	before, err := loadWebConfig(file, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ask := func(ctx context.Context, c *webConfig, user, password string) int {
+	before, p := loadWeb(t, file), newPasswords()
+	ask := func(ctx context.Context, c *config.Web, user, password string) int {
 		r := httptest.NewRequest("GET", "/metrics", nil).WithContext(ctx)
 		r.SetBasicAuth(user, password)
-		return c.admit(r)
+		return p.admit(r, c)
 	}
 	ended, stop := context.WithCancel(t.Context()) // of a request that waits for no comparison
 	stop()
@@ -433,11 +299,8 @@ func TestGoodPasswordsAreRememberedWhenTheFileChanges(t *testing.T) {
 		}
 	}
 	write(t, file, "basic_auth_users:\n  op: "+op+"\n  other: "+hashOf(t, "new")+"\n  third: "+other+"\n")
-	after, err := loadWebConfig(file, before)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before.passwords.compare <- struct{}{} // a comparison goes on
+	after := loadWeb(t, file)
+	p.compare <- struct{}{} // a comparison goes on
 	for _, tt := range []struct {
 		user, password string
 		want           int
@@ -446,18 +309,15 @@ func TestGoodPasswordsAreRememberedWhenTheFileChanges(t *testing.T) {
 			t.Errorf("%s with %s while others are compared: %d; want %d", tt.user, tt.password, got, tt.want)
 		}
 	}
-	<-before.passwords.compare
+	<-p.compare
 	if got := ask(t.Context(), after, "other", "word"); got != 401 {
 		t.Errorf("the old password: %d; want 401", got)
 	}
 	// Users that are gone are forgotten.
 	write(t, file, "basic_auth_users:\n  third: "+other+"\n")
-	last, err := loadWebConfig(file, after)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := ask(t.Context(), last, "third", "word"); got != 200 || len(last.passwords.good) != 1 {
-		t.Errorf("the user that is left: %d, and %d passwords are remembered; want 200 and 1", got, len(last.passwords.good))
+	last := loadWeb(t, file)
+	if got := ask(t.Context(), last, "third", "word"); got != 200 || len(p.good) != 1 {
+		t.Errorf("the user that is left: %d, and %d passwords are remembered; want 200 and 1", got, len(p.good))
 	}
 }
 
@@ -486,7 +346,7 @@ func TestAConnectionFromBeforeTheRulesChangedIsRefused(t *testing.T) {
 			a.Issue(dir, "relay.test")
 			write(t, filepath.Join(dir, "ca.pem"), a.PEM())
 			write(t, file, tt.from)
-			d := start(t, t.Context(), func(c *Config) { c.MetricsListen, c.WebConfigFile = "127.0.0.1:0", file })
+			d := start(t, t.Context(), func(c *config.Config) { c.MetricsListen, c.WebConfigFile = "127.0.0.1:0", file })
 			tlsConfig := a.Client("relay.test")
 			tlsConfig.Certificates = []tls.Certificate{a.ClientCertificate(t, "alice")}
 			kept := &http.Transport{TLSClientConfig: tlsConfig}
@@ -536,7 +396,7 @@ func TestAWebConfigThatIsGoneStopsAReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web.yml")
 	good := "basic_auth_users:\n  op: " + hashOf(t, "secret") + "\n"
 	write(t, file, good)
-	r := startReloading(t, func(c *Config) { c.WebConfigFile = file })
+	r := startReloading(t, func(c *config.Config) { c.WebConfigFile = file })
 	for _, tt := range []struct {
 		text string
 		want int // phones for each server-id, after 7 was asked for
@@ -547,12 +407,53 @@ func TestAWebConfigThatIsGoneStopsAReload(t *testing.T) {
 		if tt.text != "" {
 			write(t, file, tt.text)
 		}
-		r.reload(func(c *Config) { c.MaxPhones = 7 })
+		r.reload(func(c *config.Config) { c.MaxPhones = 7 })
 		if got := r.p.live.cfg.Load().MaxPhones; got != tt.want {
 			t.Errorf("with the file %q: --max-phones is %d; want %d", tt.text, got, tt.want)
 		}
 		write(t, file, good)
 	}
+}
+
+func TestOperatorsPagesHaveTLSAndAPassword(t *testing.T) {
+	a, dir := certtest.New(t), t.TempDir()
+	cert, key, _ := a.Issue(dir, "relay.test")
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "web.yml")
+	if err := os.WriteFile(file, []byte("tls_server_config:\n  cert_file: "+cert+"\n  key_file: "+key+"\nbasic_auth_users:\n  op: "+string(hash)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, t.Context(), func(c *config.Config) { c.MetricsListen, c.WebConfigFile = "0.0.0.0:0", file })
+	_, port, _ := strings.Cut(d.private[strings.LastIndex(d.private, "]")+1:], ":")
+	tr := &http.Transport{TLSClientConfig: a.Client("relay.test"), DisableKeepAlives: true}
+	for password, want := range map[string]int{"secret": 200, "wrong": 401} {
+		req, err := http.NewRequest("GET", "https://127.0.0.1:"+port+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("op", password)
+		resp, err := (&http.Client{Transport: tr, Timeout: patience}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("password %q: %d; want %d", password, resp.StatusCode, want)
+		}
+	}
+}
+
+// hashOf is a hash of password that is quick to compare.
+func hashOf(t *testing.T, password string) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(hash)
 }
 
 // write writes a file, for this user alone.

@@ -1,25 +1,22 @@
-package daemon
+package config
 
 import (
 	"bytes"
 	"crypto/x509"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/bcrypt"
-
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
 // problemsOf is the options that check complains of.
 func problemsOf(set func(*Config), m machine) (names []string) {
-	c := DefaultConfig()
+	c := Default()
 	set(&c)
 	for _, p := range c.check(m, time.Now()) {
 		names = append(names, p.Option)
@@ -126,7 +123,7 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 // A certificate that clients refuse is refused at the start.
 func TestACertificateThatClientsRefuseIsRefused(t *testing.T) {
 	a, dir := certtest.New(t), t.TempDir()
-	c := DefaultConfig()
+	c := Default()
 	check := func(name string, set func(*x509.Certificate), want string) {
 		c.TLSCert, c.TLSKey, _ = a.IssueAs(dir, set)
 		problems := c.Check()
@@ -159,7 +156,7 @@ func TestListenersThatOverlapAreRefused(t *testing.T) {
 			t.Errorf("%s and %s overlap: %v, %v; want %v", tt.a, tt.b, overlap(tt.a, tt.b), overlap(tt.b, tt.a), tt.want)
 		}
 	}
-	c := DefaultConfig()
+	c := Default()
 	embedded(&c)
 	c.Domain, c.ACMEDir = "relay.example.com", filepath.Join(t.TempDir(), "made")
 	c.Listen, c.MetricsListen, c.HTTPListen, c.ClusterListen = "127.0.0.1:8443", "localhost:8443", "[::1]:8443", "127.0.0.1:08443"
@@ -175,43 +172,12 @@ func TestListenersThatOverlapAreRefused(t *testing.T) {
 	}
 }
 
-func TestOperatorsPagesHaveTLSAndAPassword(t *testing.T) {
-	a, dir := certtest.New(t), t.TempDir()
-	cert, key, _ := a.Issue(dir, "relay.test")
-	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "web.yml")
-	if err := os.WriteFile(file, []byte("tls_server_config:\n  cert_file: "+cert+"\n  key_file: "+key+"\nbasic_auth_users:\n  op: "+string(hash)+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d := start(t, t.Context(), func(c *Config) { c.MetricsListen, c.WebConfigFile = "0.0.0.0:0", file })
-	_, port, _ := strings.Cut(d.private[strings.LastIndex(d.private, "]")+1:], ":")
-	tr := &http.Transport{TLSClientConfig: a.Client("relay.test"), DisableKeepAlives: true}
-	for password, want := range map[string]int{"secret": 200, "wrong": 401} {
-		req, err := http.NewRequest("GET", "https://127.0.0.1:"+port+"/metrics", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.SetBasicAuth("op", password)
-		resp, err := (&http.Client{Transport: tr, Timeout: patience}).Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("password %q: %d; want %d", password, resp.StatusCode, want)
-		}
-	}
-}
-
 func TestCapsFitTheOpenFiles(t *testing.T) {
 	for _, tt := range []struct{ files, conns, pending int }{
 		{20_000, 10_000, 1024}, {11_088, 10_000, 1024}, {11_087, 9_999, 1024}, {256, 144, 48}, {10, 1, 1},
 	} {
 		var out bytes.Buffer
-		c := DefaultConfig().fit(newLogger(&out, "text", slog.LevelInfo), func() (uint64, bool) { return uint64(tt.files), true })
+		c := Default().fit(slog.New(slog.NewTextHandler(&out, nil)), func() (uint64, bool) { return uint64(tt.files), true })
 		if c.MaxConns != tt.conns || c.MaxPending != tt.pending {
 			t.Errorf("%d files: %d connections, %d pending; want %d, %d", tt.files, c.MaxConns, c.MaxPending, tt.conns, tt.pending)
 		}

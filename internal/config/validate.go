@@ -1,4 +1,4 @@
-package daemon
+package config
 
 import (
 	"cmp"
@@ -11,7 +11,7 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/push"
 )
 
 // Check returns all that is wrong with c, in the order of the options; none
@@ -69,15 +69,21 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	within(&v, "drain", c.Drain, 0, time.Hour)
 	within(&v, "drain-spread", c.DrainSpread, 0, time.Hour)
 	if c.DrainSpread > 0 && c.DrainSpread >= c.Drain {
-		v.add("drain-spread", config.ShortDuration(c.DrainSpread), "must be less than --drain, "+config.ShortDuration(c.Drain),
+		v.add("drain-spread", shortDuration(c.DrainSpread), "must be less than --drain, "+shortDuration(c.Drain),
 			"give --drain some seconds more than the spread, for the last goodbyes")
 	}
 	v.push(c)
 	v.cluster(c)
-	v.oneOf("log-format", c.LogFormat, logFormats...)
-	v.oneOf("log-level", c.LogLevel, logLevels...)
+	v.oneOf("log-format", c.LogFormat, LogFormats...)
+	v.oneOf("log-level", c.LogLevel, LogLevels...)
 	return v.problems
 }
+
+// What the options of these names may be.
+var (
+	LogFormats = []string{"text", "json"}
+	LogLevels  = []string{"debug", "info", "warn", "error"}
+)
 
 type validator struct {
 	defaults map[string]string
@@ -102,7 +108,7 @@ func within[T cmp.Ordered](v *validator, option string, value, low, high T) {
 func display(value any) string {
 	switch x := value.(type) {
 	case time.Duration:
-		return config.ShortDuration(x)
+		return shortDuration(x)
 	case float64:
 		return strconv.FormatFloat(x, 'f', -1, 64)
 	case string:
@@ -164,4 +170,46 @@ func (v *validator) oneOf(option, value string, allowed ...string) {
 	}
 	v.add(option, value, "must be "+strings.Join(allowed[:len(allowed)-1], ", ")+" or "+allowed[len(allowed)-1],
 		"the default is "+v.defaults[option])
+}
+
+// maxCredentials is how long a service account's file may be, in bytes; they
+// have about 2,400.
+const maxCredentials = 64 << 10
+
+// credentials reads --fcm-credentials; nil if there are none. An error says
+// nothing of what they are.
+func (c Config) credentials() (*push.Credentials, error) {
+	if c.FCMCredentials == "" {
+		return nil, nil
+	}
+	text := []byte(c.FCMCredentials)
+	if name, ok := strings.CutPrefix(c.FCMCredentials, "@"); ok {
+		var err error
+		if text, err = ReadFile(name, maxCredentials, false); err != nil {
+			return nil, fmt.Errorf("must name a file that can be read (%q: %w)", name, err)
+		}
+	}
+	return push.ParseCredentials(text)
+}
+
+// push looks at what push wakes are sent with.
+func (v *validator) push(c Config) {
+	if _, err := c.credentials(); err != nil {
+		v.add("fcm-credentials", c.FCMCredentials, err.Error(),
+			"give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it")
+	}
+	if !push.Endpoint(c.FCMEndpoint) || strings.HasSuffix(c.FCMEndpoint, "/") {
+		v.add("fcm-endpoint", c.FCMEndpoint, "must be an https:// URL without a slash at its end, or an http:// one on this machine",
+			"the default is "+v.defaults["fcm-endpoint"])
+	}
+}
+
+// Account returns the service account that push wakes are sent with; nil if there is
+// none. c has been checked.
+func (c Config) Account() (*push.Credentials, error) {
+	a, err := c.credentials()
+	if err != nil {
+		return nil, &Error{Problems: []Problem{{Option: "fcm-credentials", Rule: err.Error()}}} // the file has changed since
+	}
+	return a, nil
 }

@@ -1,4 +1,4 @@
-package daemon
+package config
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
-	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // Findings is what can be said of a configuration without running it.
@@ -61,12 +60,12 @@ func (f *Findings) note(format string, args ...any) {
 func (f *Findings) certificate(c Config, now time.Time) {
 	switch {
 	case c.TLSCert != "":
-		_, _, pair, err := config.ReadPair(c.TLSCert, c.TLSKey)
+		_, _, pair, err := ReadPair(c.TLSCert, c.TLSKey)
 		if err != nil {
 			f.problem("--tls-cert: %v", err) // the files have changed since Check
 			return
 		}
-		if rule, fix := config.Unusable(pair.Leaf, now); rule != "" {
+		if rule, fix := Unusable(pair.Leaf, now); rule != "" {
 			f.problem("--tls-cert %s: %s; %s", c.TLSCert, rule, fix)
 			return
 		}
@@ -94,7 +93,7 @@ func (f *Findings) lifetime(where string, leaf *x509.Certificate, now time.Time)
 		f.warn("the certificate in %s ends in %d days, on %s; renew it", where, int(left.Hours()/24), end)
 		return
 	}
-	f.note("certificate and key belong together; good for %s until %s", strings.Join(config.NamesOf(leaf), ", "), end)
+	f.note("certificate and key belong together; good for %s until %s", strings.Join(NamesOf(leaf), ", "), end)
 }
 
 // webConfig looks at the certificate of the private listener. Clients that
@@ -103,17 +102,17 @@ func (f *Findings) webConfig(c Config, now time.Time) {
 	if c.WebConfigFile == "" {
 		return
 	}
-	w, err := loadWebConfig(c.WebConfigFile, nil)
+	w, err := c.LoadWeb(nil)
 	if err != nil {
 		f.problem("--web.config.file %s: %v", c.WebConfigFile, err) // it has changed since Check
 		return
 	}
-	if w.tls != nil {
-		if rule, fix := config.Unusable(w.tls.Certificates[0].Leaf, now); rule != "" {
+	if w.TLS != nil {
+		if rule, fix := Unusable(w.TLS.Certificates[0].Leaf, now); rule != "" {
 			f.warn("the certificate in --web.config.file %s %s; %s", c.WebConfigFile, rule, fix)
 		}
 	}
-	if !w.asks() {
+	if !w.Asks() {
 		f.warn("--web.config.file %s asks for no password: whoever reaches --metrics-listen %s sees the operators' pages", c.WebConfigFile, c.MetricsListen)
 	}
 }
@@ -125,7 +124,7 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 	for _, a := range c.listeners() {
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address)
 		if err != nil {
-			why := (&config.ListenError{Option: a.option, Address: a.address, Err: err}).Error()
+			why := (&ListenError{Option: a.option, Address: a.address, Err: err}).Error()
 			if errors.Is(err, syscall.EADDRINUSE) {
 				f.warn("%s; nothing is wrong if a relay runs there already, or systemd keeps the socket", why)
 			} else {
@@ -150,7 +149,7 @@ func (f *Findings) cluster(ctx context.Context, c Config) {
 			f.warn("--cluster: %s", s)
 		}
 		if err != nil {
-			f.warn("--cluster: %v; serve waits %s for it, and then fails", err, config.ShortDuration(joinTime))
+			f.warn("--cluster: %v; serve waits %s for it, and then fails", err, shortDuration(JoinTime))
 		}
 	case c.ClusterEmbedded:
 		for _, p := range c.ClusterPeers {
@@ -181,7 +180,7 @@ func (f *Findings) machine(c Config, m machine) {
 	default:
 		f.note("%d open files are enough for --max-conns and --max-pending, which need %d", m.files, need)
 	}
-	if limit := memoryLimit(c); limit == 0 {
+	if limit := c.Memory(); limit == 0 {
 		f.warn("memory has no limit: near the machine's end the kernel would kill the relay with all its connections; give --memory-limit")
 	} else {
 		f.note("memory is limited to %d MiB", limit>>20)
@@ -207,16 +206,16 @@ func (f *Findings) unusual(c Config) {
 		f.warn("--insecure without --trusted-proxies: behind a proxy all clients share one address, and its --rate and --max-conns-per-address")
 	}
 	if c.Heartbeat > time.Minute {
-		f.warn("--heartbeat %s: many routers and proxies forget a silent connection after a minute", config.ShortDuration(c.Heartbeat))
+		f.warn("--heartbeat %s: many routers and proxies forget a silent connection after a minute", shortDuration(c.Heartbeat))
 	}
 	if c.Grace < 5*time.Second {
-		f.warn("--grace %s: a daemon that restarts is seldom back so soon, and its phones are closed", config.ShortDuration(c.Grace))
+		f.warn("--grace %s: a daemon that restarts is seldom back so soon, and its phones are closed", shortDuration(c.Grace))
 	}
 	if c.Drain == 0 {
 		f.warn("--drain 0s: a shutdown cuts all connections, and clients cannot tell it from a fault")
 	}
 	if most := c.DrainWait + c.Drain + c.Linger; most > supervisorPatience {
-		f.warn("--drain-wait, --drain and --linger are %s together: Docker kills after 10s and Kubernetes after 30s, unless stop_grace_period or terminationGracePeriodSeconds says more", config.ShortDuration(most))
+		f.warn("--drain-wait, --drain and --linger are %s together: Docker kills after 10s and Kubernetes after 30s, unless stop_grace_period or terminationGracePeriodSeconds says more", shortDuration(most))
 	}
 	if c.LogLevel == "debug" {
 		f.warn("--log-level debug: much is logged for each connection")

@@ -1,4 +1,4 @@
-package daemon
+package config
 
 import (
 	"fmt"
@@ -7,25 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
-
-// machine is what a configuration must fit.
-type machine struct {
-	root       bool
-	files      uint64 // that the process may open
-	filesKnown bool
-}
-
-// leastFiles is the fewest open files that a relay is any use with.
-const leastFiles = spareFiles + 32
-
-func thisMachine() machine {
-	m := machine{root: config.IsRoot()}
-	m.files, m.filesKnown = config.MaxFiles()
-	return m
-}
 
 // exposureLevel is who can get to an address.
 type exposureLevel int
@@ -56,6 +38,10 @@ func reachOf(address string) exposureLevel {
 	return reachPublic
 }
 
+// MoreExposed reports whether more machines may reach the listener at a than the one
+// at b.
+func MoreExposed(a, b string) bool { return reachOf(a) > reachOf(b) }
+
 // needsRoot reports whether c listens on a port that needs a privilege. Root
 // has it; so has any user with CAP_NET_BIND_SERVICE.
 func (c Config) needsRoot() bool {
@@ -81,12 +67,8 @@ func (v *validator) exposure(c Config, m machine) {
 		v.add("insecure", "true", "contradicts --domain and --tls-cert", "leave it out: the listener has TLS")
 	}
 	if c.WebConfigFile != "" {
-		w, err := loadWebConfig(c.WebConfigFile, nil)
-		if err == nil && !w.asks() && reachOf(c.MetricsListen) == reachPublic {
-			err = errOpen
-		}
-		if err != nil {
-			v.problems = append(v.problems, webProblem(c, err))
+		if _, err := c.LoadWeb(nil); err != nil {
+			v.problems = append(v.problems, c.WebProblem(err))
 		}
 	} else if reachOf(c.MetricsListen) == reachPublic {
 		v.add("metrics-listen", c.MetricsListen, "must not be public without a password",
@@ -170,25 +152,4 @@ func portOf(address string) string {
 	_, port, _ := net.SplitHostPort(address)
 	n, _ := strconv.ParseUint(port, 10, 16)
 	return strconv.FormatUint(n, 10)
-}
-
-// proxies looks at who may say who is calling.
-func (v *validator) proxies(c Config) {
-	wide := false
-	for _, text := range c.TrustedProxies {
-		p, err := config.ParseNetwork(text)
-		switch {
-		case err != nil:
-			v.add("trusted-proxies", text, "must be a network or an address"+err.Error(), "for example 10.0.0.0/8 or 192.0.2.7")
-		case config.TooMany([]netip.Prefix{p}):
-			wide = true
-			v.add("trusted-proxies", text, "must not be everybody: all addresses could be made up", "name the proxies' network")
-		}
-	}
-	if all := config.ParseNetworks(c.TrustedProxies); !wide && config.TooMany(all) {
-		v.add("trusted-proxies", strings.Join(c.TrustedProxies, ","), "must not be everybody: together these networks are more than a sixteenth of all addresses, which could be made up", "name the proxies' networks")
-	}
-	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
-		v.add("proxy-protocol", "true", "needs --trusted-proxies", "name the addresses that the PROXY headers come from; others are refused")
-	}
 }

@@ -1,4 +1,4 @@
-package daemon
+package config
 
 import (
 	"net"
@@ -53,7 +53,7 @@ func TestFindings(t *testing.T) {
 		{"caps", func(c *Config) { c.MaxConns = 1 }, machine{}, notAfter, "warning", "--max-conns-per-address 1000 is more than --max-conns 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := DefaultConfig()
+			c := Default()
 			c.Listen, c.MetricsListen = "127.0.0.1:0", "127.0.0.1:0"
 			if tt.set != nil {
 				tt.set(&c)
@@ -65,13 +65,13 @@ func TestFindings(t *testing.T) {
 			}
 		})
 	}
-	if f := DefaultConfig().inspect(t.Context(), machine{}, time.Now()); len(f.Problems) > 0 {
+	if f := Default().inspect(t.Context(), machine{}, time.Now()); len(f.Problems) > 0 {
 		t.Errorf("the defaults have problems: %q", f.Problems)
 	}
 }
 
 func TestSettingsShowNoSecret(t *testing.T) {
-	c := DefaultConfig()
+	c := Default()
 	for i, s := range c.Settings(nil) {
 		o := Options()[i]
 		if s.Name != o.Name || s.Secret != o.Secret || s.From != "default" {

@@ -1,8 +1,6 @@
-package daemon
+package config
 
 import (
-	"errors"
-	"log/slog"
 	"math"
 	"reflect"
 	"strings"
@@ -15,7 +13,7 @@ import (
 )
 
 func TestDefaultsAreAccepted(t *testing.T) {
-	if p := DefaultConfig().Check(); len(p) > 0 {
+	if p := Default().Check(); len(p) > 0 {
 		t.Errorf("Check() = %v; want nothing", p)
 	}
 }
@@ -81,11 +79,10 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"unknown level", func(c *Config) { c.LogLevel = "loud" }, `--log-level "loud": must be debug, info, warn or error; the default is info`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := DefaultConfig()
+			c := Default()
 			tt.set(&c)
-			err := Run(t.Context(), c, Env{})
-			if _, ok := errors.AsType[*ConfigError](err); !ok || err.Error() != tt.want {
-				t.Errorf("Run() = %v\n  want %s", err, tt.want)
+			if err := (&Error{Problems: c.Check()}); err.Error() != tt.want {
+				t.Errorf("Check() = %v\n  want %s", err, tt.want)
 			}
 		})
 	}
@@ -97,12 +94,12 @@ func embedded(c *Config) {
 }
 
 func TestAClusterIsAccepted(t *testing.T) {
-	c := DefaultConfig()
+	c := Default()
 	embedded(&c)
 	if p := c.Check(); len(p) > 0 {
 		t.Errorf("Check() = %v; want nothing", p)
 	}
-	c = DefaultConfig()
+	c = Default()
 	c.Cluster = "tls://nats-1.example.com:4222,nats://10.0.0.2"
 	if p := c.Check(); len(p) > 0 {
 		t.Errorf("Check() = %v; want nothing", p)
@@ -110,11 +107,10 @@ func TestAClusterIsAccepted(t *testing.T) {
 }
 
 func TestAllProblemsAreToldAtOnce(t *testing.T) {
-	c := DefaultConfig()
+	c := Default()
 	c.Grace, c.MaxPhones, c.LogLevel = 0, 0, ""
-	err := Run(t.Context(), c, Env{})
-	if err == nil || strings.Count(err.Error(), "\n") != 2 {
-		t.Errorf("Run() = %v; want three lines", err)
+	if got := c.Check(); len(got) != 3 {
+		t.Errorf("Check() = %v; want three problems", got)
 	}
 }
 
@@ -143,17 +139,17 @@ func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 
 // The relay must not have a setting that its operator cannot reach.
 func TestEverySettingOfTheRelayIsAnOption(t *testing.T) {
-	borrowed := map[string]bool{"ClientAddr": true, "Runtime": true, "Upgrade": true, "Room": true, "Push": true, "Cluster": true}
-	c := DefaultConfig()
+	borrowed := map[string]bool{"Log": true, "Version": true, "ClientAddr": true, "Runtime": true, "Upgrade": true, "Room": true, "Push": true, "Cluster": true}
+	c := Default()
 	c.AllowedOrigins = []string{"https://a.example"}
-	v := reflect.ValueOf(c.relay(slog.New(slog.DiscardHandler), Build{Version: "v1"}))
+	v := reflect.ValueOf(c.Relay())
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Name
 		if !borrowed[name] && v.Field(i).IsZero() {
 			t.Errorf("relay.Config.%s is not set from an option", name)
 		}
 	}
-	if _, err := relay.New(c.relay(nil, Build{})); err != nil {
+	if _, err := relay.New(c.Relay()); err != nil {
 		t.Errorf("the relay refuses the defaults: %v", err)
 	}
 }

@@ -1,7 +1,6 @@
-package daemon
+package config
 
 import (
-	"log/slog"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
@@ -9,7 +8,7 @@ import (
 
 // Config is every option of the process. Its fields are, by their tags, also
 // the command's flags and environment variables: one table, so that the three
-// cannot differ. The zero value is not usable; [DefaultConfig] is.
+// cannot differ. The zero value is not usable; [Default] is.
 //
 // The tags: default is the value when nobody sets one, unit says what is
 // measured, group is the heading in the help. With reload:"true" an option may
@@ -157,11 +156,9 @@ type Config struct {
 	LogLevel string `default:"info" unit:"debug, info, warn or error" group:"Logs" reload:"true" help:"Least level that is logged."`
 }
 
-// relay is the part of c that the relay itself understands.
-func (c Config) relay(log *slog.Logger, b Build) relay.Config {
+// Relay returns the part of c that the relay itself understands.
+func (c Config) Relay() relay.Config {
 	return relay.Config{
-		Log:                log,
-		Version:            b.Version,
 		AllowedOrigins:     c.AllowedOrigins,
 		Grace:              c.Grace,
 		Probe:              c.ConflictProbe,

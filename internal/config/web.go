@@ -1,0 +1,372 @@
+package config
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	promconfig "github.com/prometheus/common/config"
+	"github.com/prometheus/exporter-toolkit/web"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Web is one good reading of --web.config.file and the files that it names. It does
+// not change.
+type Web struct {
+	Headers map[string]string
+	Limit   web.RateLimiterConfig // the zero value: no limit
+	TLS     *tls.Config           // nil: no TLS
+	Users   map[string][]byte     // bcrypt hashes by name; empty: no password is asked for
+	Decoy   []byte                // the costliest of the hashes, which unknown users are compared with
+
+	content    [sha256.Size]byte // of all files
+	clientCert bool              // only clients with a certificate that has been verified get in
+	sans       []string          // client_allowed_sans; empty: any name
+	tlsPart    [sha256.Size]byte // of tls_server_config with the files that it names
+	tlsRules   [sha256.Size]byte // of the same without the server's own certificate and key
+}
+
+// Asks reports whether only clients that prove who they are get in.
+func (w *Web) Asks() bool { return len(w.Users) > 0 || w.clientCert }
+
+// SameTLS reports whether w and o have the same section tls_server_config, with the
+// same certificates.
+func (w *Web) SameTLS(o *Web) bool { return w.tlsPart == o.tlsPart }
+
+// SameTLSRules is [Web.SameTLS] without regard to the server's own certificate and
+// key: both readings admit the same clients.
+func (w *Web) SameTLSRules(o *Web) bool { return w.tlsRules == o.tlsRules }
+
+// webFile is the content of --web.config.file, with the content of the files
+// that it names in place of their names.
+type webFile struct {
+	web.Config
+	content [sha256.Size]byte
+}
+
+// readWebFile reads name and the files that it names.
+func readWebFile(name string) (*webFile, error) {
+	text, err := ReadFile(name, MaxFile, false)
+	if err != nil {
+		return nil, err
+	}
+	f := &webFile{Config: web.Config{TLSConfig: web.TLSConfig{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13}}}
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	switch err := d.Decode(&f.Config); {
+	case errors.Is(err, io.EOF):
+		return nil, errors.New("it is empty")
+	case err != nil:
+		return nil, yamlReason(err)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it must be one document: take out the line --- and what follows")
+	}
+	all := sha256.New()
+	all.Write(text)
+	f.TLSConfig.SetDirectory(filepath.Dir(name))
+	for _, from := range []struct {
+		key  string
+		name *string
+		put  func(text string)
+	}{
+		{"cert_file", &f.TLSConfig.TLSCertPath, func(text string) { f.TLSConfig.TLSCert = text }},
+		{"key_file", &f.TLSConfig.TLSKeyPath, func(text string) { f.TLSConfig.TLSKey = promconfig.Secret(text) }},
+		{"client_ca_file", &f.TLSConfig.ClientCAs, func(text string) { f.TLSConfig.ClientCAsText = text }},
+	} {
+		if *from.name == "" {
+			continue
+		}
+		text, err := ReadFile(*from.name, MaxFile, false)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", from.key, *from.name, err)
+		}
+		fmt.Fprintf(all, "\x00%s\x00%d\x00", from.key, len(text))
+		all.Write(text)
+		from.put(string(text))
+		*from.name = ""
+	}
+	all.Sum(f.content[:0])
+	return f, nil
+}
+
+// yamlReason returns a parser's error in one line, without the names of Go's
+// types and without values, which may be passwords.
+func yamlReason(err error) error {
+	text := regexp.MustCompile(` in type \S+`).ReplaceAllString(err.Error(), "")
+	text = regexp.MustCompile(`cannot unmarshal .* into \S+`).ReplaceAllString(text, "the value is of the wrong kind")
+	text = strings.TrimPrefix(text, "yaml: ")
+	text = strings.TrimPrefix(text, "unmarshal errors:\n")
+	return errors.New(strings.Join(strings.Fields(text), " "))
+}
+
+// LoadWeb reads --web.config.file as [github.com/prometheus/exporter-toolkit/web]
+// does. It refuses in addition settings without effect, and a file that asks for no
+// password where the private listener is public. old is the reading in force, or nil.
+// LoadWeb returns old if the files have not changed, and refuses a file that protects
+// less than old. The error does not name the file; [Config.WebProblem] does.
+func (c Config) LoadWeb(old *Web) (*Web, error) {
+	w, err := readWeb(c.WebConfigFile, old)
+	switch {
+	case err != nil:
+		return nil, err
+	case reachOf(c.MetricsListen) == reachPublic && !w.Asks():
+		return nil, errOpen
+	case old != nil:
+		if lost := w.weaker(old); lost != "" {
+			return nil, fmt.Errorf("%s; to take protection away, restart", lost)
+		}
+	}
+	return w, nil
+}
+
+// errOpen says that a file asks for no password, where it must.
+var errOpen = errors.New("must ask for a password or a client's certificate")
+
+// WebProblem returns the problem of --web.config.file that err, of LoadWeb, is.
+func (c Config) WebProblem(err error) Problem {
+	if errors.Is(err, errOpen) {
+		return Problem{Option: "web.config.file", Value: c.WebConfigFile, Rule: err.Error() + " while --metrics-listen " + c.MetricsListen + " is public",
+			Fix: "give it basic_auth_users, or client_auth_type: RequireAndVerifyClientCert with client_ca_file; or listen on 127.0.0.1 or an address of a private network"}
+	}
+	return Problem{Option: "web.config.file", Value: c.WebConfigFile, Rule: fmt.Sprintf("must be a file that can be used (%v)", err),
+		Fix: "its format is at https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md"}
+}
+
+// readWeb is LoadWeb without the rules on what is safe.
+func readWeb(name string, old *Web) (*Web, error) {
+	f, err := readWebFile(name)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && old.content == f.content {
+		return old, nil
+	}
+	w := &Web{content: f.content, Headers: f.HTTPConfig.Header, Limit: f.RateLimiterConfig}
+	if err := errors.Join(w.useTLS(&f.TLSConfig), w.useUsers(f.Users), w.checkLimit(), checkHeaders(w.Headers)); err != nil {
+		return nil, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	if w.TLS == nil && len(w.Users) == 0 && len(w.Headers) == 0 && !w.limits() {
+		return nil, errors.New("it sets nothing")
+	}
+	return w, nil
+}
+
+// useTLS takes the section tls_server_config, whose files have been read.
+func (c *Web) useTLS(t *web.TLSConfig) error {
+	if !t.IsEnabled() {
+		if len(t.CipherSuites)+len(t.CurvePreferences)+len(t.ClientAllowedSans) > 0 || t.MinVersion != tls.VersionTLS12 || t.MaxVersion != tls.VersionTLS13 {
+			return errors.New("tls_server_config has no effect without cert_file and key_file")
+		}
+		return nil
+	}
+	var err error
+	if c.TLS, err = web.ConfigToTLSConfig(t); err != nil {
+		return fmt.Errorf("tls_server_config: %w", err)
+	}
+	if t.ClientCAsText != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(t.ClientCAsText)) {
+		return errors.New("tls_server_config: client_ca has no certificate (PEM)")
+	}
+	if len(t.ClientAllowedSans) > 0 && c.TLS.ClientAuth == tls.NoClientCert {
+		return errors.New("tls_server_config: client_allowed_sans has no effect without client_auth_type: RequireAndVerifyClientCert")
+	}
+	if t.ClientAllowedSans != nil && (len(t.ClientAllowedSans) == 0 || slices.Contains(t.ClientAllowedSans, "")) {
+		return errors.New("tls_server_config: client_allowed_sans must name at least one client, and each name must not be empty")
+	}
+	if t.MinVersion > t.MaxVersion {
+		return fmt.Errorf("tls_server_config: min_version %s must not be more than max_version %s, or no client can connect", tls.VersionName(uint16(t.MinVersion)), tls.VersionName(uint16(t.MaxVersion)))
+	}
+	pair, err := tls.X509KeyPair([]byte(t.TLSCert), []byte(t.TLSKey))
+	if err != nil {
+		return fmt.Errorf("tls_server_config: %w", err)
+	}
+	c.TLS.Certificates, c.TLS.GetCertificate = []tls.Certificate{pair}, nil // the other reads it again for each connection
+	c.TLS.NextProtos = []string{"http/1.1"}
+	if verify := c.TLS.VerifyPeerCertificate; verify != nil {
+		c.TLS.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
+			if len(raw) == 0 { // client_auth_type allows that
+				return nil
+			}
+			return verify(raw, chains)
+		}
+	}
+	if err := canShakeHands(c.TLS); err != nil {
+		return fmt.Errorf("tls_server_config: no client can connect: %w", err)
+	}
+	c.sans = t.ClientAllowedSans
+	c.tlsPart = sha256.Sum256(fmt.Appendf(nil, "%#v", *t))
+	rules := *t
+	rules.TLSCert, rules.TLSKey = "", ""
+	c.tlsRules = sha256.Sum256(fmt.Appendf(nil, "%#v", rules))
+	// Without authorities of its own it would let in every client whose
+	// certificate comes from one of the system's.
+	c.clientCert = c.TLS.ClientAuth == tls.RequireAndVerifyClientCert && (c.TLS.ClientCAs != nil || len(t.ClientAllowedSans) > 0)
+	return nil
+}
+
+// checkLimit looks at the section rate_limit.
+func (w *Web) checkLimit() error {
+	if l := w.Limit; w.limits() && (l.Interval <= 0 || l.Burst < 1) {
+		return fmt.Errorf("rate_limit: interval %s and burst %d must both be more than 0, or no request, or every one, is let through", l.Interval, l.Burst)
+	}
+	return nil
+}
+
+// limits reports whether there is a section rate_limit.
+func (w *Web) limits() bool { return w.Limit != (web.RateLimiterConfig{}) }
+
+// mayHave are the headers that http_server_config may set, with the values
+// that they may have; none: any.
+var mayHave = map[string][]string{
+	"Strict-Transport-Security": nil,
+	"X-Content-Type-Options":    {"nosniff"},
+	"X-Frame-Options":           {"deny", "sameorigin"},
+	"X-XSS-Protection":          nil,
+	"Content-Security-Policy":   nil,
+}
+
+func checkHeaders(headers map[string]string) error {
+	for name, value := range headers {
+		values, ok := mayHave[name]
+		if !ok {
+			return fmt.Errorf("http_server_config: the header %s cannot be set", quote(name))
+		}
+		if len(values) > 0 && !slices.Contains(values, value) {
+			return fmt.Errorf("http_server_config: %s must be %s, not %s", name, strings.Join(values, " or "), quote(value))
+		}
+	}
+	return nil
+}
+
+// mostCost bounds the cost of a password's hash: one comparison at this cost takes
+// some seconds of a processor.
+const mostCost = 16
+
+// wholeHash is a bcrypt hash: version, cost, 22 characters of salt, and 31 of
+// the hash itself. The last one has four bits and two that are 0.
+var wholeHash = regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{52}[.CGKOSWaeimquy026]$`)
+
+// useUsers takes the section basic_auth_users. It refuses users that no
+// request can be from.
+func (c *Web) useUsers(users map[string]promconfig.Secret) error {
+	most := 0
+	c.Users = make(map[string][]byte)
+	for _, name := range slices.Sorted(maps.Keys(users)) {
+		hash := []byte(users[name])
+		cost, err := bcrypt.Cost(hash)
+		switch {
+		case strings.Contains(name, ":"):
+			return fmt.Errorf("basic_auth_users: the name %s must have no colon: a request has the name in front of the first colon, and the password behind it", quote(name))
+		case err != nil && !bytes.HasPrefix(hash, []byte("$2")): // err may tell of a password that is no hash
+			return fmt.Errorf("basic_auth_users: the password of %s must be a bcrypt hash; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
+		case err != nil || !wholeHash.Match(hash):
+			return fmt.Errorf("basic_auth_users: the bcrypt hash of %s is damaged, so no password fits it: it must have 60 characters, with a cost from 04 on, and then 53 letters, digits, . and /; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
+		case cost > mostCost:
+			return fmt.Errorf("basic_auth_users: the hash of %s costs %d; at most %d, or each comparison takes minutes", quote(name), cost, mostCost)
+		case cost > most:
+			most, c.Decoy = cost, hash
+		}
+		c.Users[name] = hash
+	}
+	return nil
+}
+
+// weaker says which protection old has and c lacks; nothing if none. While the
+// process runs protection can only be added: a file that is cut in the middle
+// must not open the operators' pages.
+//
+// Rotation needs other names, keys and authorities, so these may be added or
+// replaced as long as some are left: users and their hashes, names in
+// client_allowed_sans, certificates in client_ca_file. Cipher suites and curves
+// are not compared, since all that can be configured are secure. Headers are
+// advice to browsers, and may be taken back.
+func (c *Web) weaker(old *Web) string {
+	switch {
+	case len(old.Users) > 0 && len(c.Users) == 0:
+		return "it no longer has basic_auth_users"
+	case old.limits() && !c.limits():
+		return "it no longer has rate_limit"
+	case old.limits() && moreThan(c.Limit, old.Limit):
+		return fmt.Sprintf("its rate_limit, interval %s and burst %d, lets more through than before, interval %s and burst %d", c.Limit.Interval, c.Limit.Burst, old.Limit.Interval, old.Limit.Burst)
+	case old.TLS == nil:
+		return ""
+	case c.TLS == nil:
+		return "it no longer has tls_server_config"
+	}
+	for _, v := range []struct {
+		key      string
+		was, now uint16
+	}{{"min_version", old.TLS.MinVersion, c.TLS.MinVersion}, {"max_version", old.TLS.MaxVersion, c.TLS.MaxVersion}} {
+		if v.now < v.was {
+			return fmt.Sprintf("its %s is %s, and was %s", v.key, tls.VersionName(v.now), tls.VersionName(v.was))
+		}
+	}
+	was, now := old.TLS.ClientAuth, c.TLS.ClientAuth
+	switch {
+	case old.clientCert && !c.clientCert:
+		return "it no longer has client_auth_type: RequireAndVerifyClientCert with client_ca_file"
+	case requires(was) && !requires(now) || verifies(was) && !verifies(now):
+		return fmt.Sprintf("its client_auth_type is %s, and was %s", now, was)
+	case old.TLS.ClientCAs != nil && c.TLS.ClientCAs == nil:
+		return "it no longer has client_ca_file"
+	case len(old.sans) > 0 && len(c.sans) == 0:
+		return "it no longer has client_allowed_sans"
+	}
+	return ""
+}
+
+// requires reports whether a client without a certificate is refused.
+func requires(a tls.ClientAuthType) bool {
+	return a == tls.RequireAnyClientCert || a == tls.RequireAndVerifyClientCert
+}
+
+// verifies reports whether a client is refused whose certificate comes from
+// an unknown authority.
+func verifies(a tls.ClientAuthType) bool {
+	return a == tls.VerifyClientCertIfGiven || a == tls.RequireAndVerifyClientCert
+}
+
+// moreThan reports whether a lets requests through that b does not: in a
+// burst, or over a long time.
+func moreThan(a, b web.RateLimiterConfig) bool { return a.Burst > b.Burst || a.Interval < b.Interval }
+
+// canShakeHands returns nil if a client that accepts everything that crypto/tls
+// has can do a handshake with a server that has c. It ignores what c demands of
+// the certificates of clients.
+func canShakeHands(c *tls.Config) error {
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	defer stop()
+	near, far := net.Pipe()
+	defer near.Close()
+	served := make(chan error, 1)
+	server := c.Clone()
+	server.ClientAuth, server.VerifyPeerCertificate = tls.NoClientCert, nil
+	server.SessionTicketsDisabled = true // the client does not wait for them
+	go func() {
+		defer far.Close()
+		served <- tls.Server(far, server).HandshakeContext(ctx)
+	}()
+	client := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10} // both ends are here
+	for _, s := range tls.CipherSuites() {
+		client.CipherSuites = append(client.CipherSuites, s.ID)
+	}
+	dialed := tls.Client(near, client).HandshakeContext(ctx)
+	near.Close()
+	if err := <-served; err != nil {
+		return err
+	}
+	return dialed
+}

@@ -1,0 +1,253 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+)
+
+const (
+	// webEvery is how often --web.config.file and the files that it names are
+	// read.
+	webEvery = time.Second
+
+	// webSettle is how long a file may be bad before that is told.
+	webSettle = 100 * time.Millisecond
+)
+
+// webAccess protects the private listener as --web.config.file says. It
+// serves the last good reading of the file from memory. A nil *webAccess
+// protects nothing; its methods may be called.
+type webAccess struct {
+	cfg       config.Config // names the file, and the address of the listener
+	log       *slog.Logger
+	ok        prometheus.Gauge
+	now       atomic.Pointer[webRules]
+	reread    chan struct{} // asks keep to read the file immediately
+	accepted  sync.Map      // *webRules by the *tls.Conn that it admits, between Accept and connContext
+	passwords *passwords
+
+	said string // the last failure that was logged, of keep
+}
+
+// webRules is one reading of the file. It does not change.
+type webRules struct {
+	*config.Web
+	limiter *rate.Limiter // nil: no limit
+}
+
+// newWebAccess reads the file that cfg names. It returns nil if cfg names
+// none. The metric is registered in both cases.
+func newWebAccess(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*webAccess, error) {
+	ok := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "pyrycode_relay_web_config_last_reload_successful",
+		Help: "1 if what protects the private listener is what --web.config.file says now, or there is no such file; else 0: the last good reading stays in force, and the log says why.",
+	})
+	if err := reg.Register(ok); err != nil {
+		return nil, err
+	}
+	ok.Set(1)
+	if cfg.WebConfigFile == "" {
+		return nil, nil
+	}
+	w := &webAccess{cfg: cfg, log: log, ok: ok, reread: make(chan struct{}, 1), passwords: newPasswords()}
+	c, err := w.read()
+	if err != nil { // the file has changed since it was checked
+		return nil, &config.Error{Problems: []config.Problem{cfg.WebProblem(err)}}
+	}
+	w.now.Store(c)
+	return w, nil
+}
+
+// read reads the file. It returns the rules in force if the file has not changed. A
+// rate limit that stays the same goes on with the allowance that is left.
+func (w *webAccess) read() (*webRules, error) {
+	old := w.now.Load()
+	if old == nil {
+		old = new(webRules)
+	}
+	c, err := w.cfg.LoadWeb(old.Web)
+	if err != nil {
+		return nil, err
+	}
+	if c == old.Web {
+		return old, nil
+	}
+	r := &webRules{Web: c}
+	switch l := c.Limit; {
+	case old.Web != nil && old.Limit == l:
+		r.limiter = old.limiter
+	case l.Burst > 0:
+		r.limiter = rate.NewLimiter(rate.Every(l.Interval), l.Burst)
+	}
+	return r, nil
+}
+
+// load puts the file into force if it has changed and is good. It tells each
+// different reason for a failure once.
+func (w *webAccess) load(ctx context.Context) {
+	c, err := w.read()
+	if err != nil && err.Error() != w.said { // it may be in the middle of being written
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(webSettle):
+		}
+		c, err = w.read()
+	}
+	if err != nil {
+		w.ok.Set(0)
+		if err.Error() != w.said {
+			w.said = err.Error()
+			w.log.Error("web.config.file: refused; its last good content stays in force", "path", w.cfg.WebConfigFile, "err", err)
+		}
+		return
+	}
+	w.ok.Set(1)
+	if changed := w.now.Swap(c) != c; changed || w.said != "" {
+		w.said = ""
+		w.log.Info("web.config.file: its content is in force", "path", w.cfg.WebConfigFile)
+	}
+}
+
+// keep reads the file again and again, until ctx ends. It may be in the
+// middle of a reading that hangs, so nothing should wait for its end.
+func (w *webAccess) keep(ctx context.Context) {
+	if w == nil {
+		return
+	}
+	tick := time.NewTicker(webEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-w.reread:
+		}
+		w.load(ctx)
+	}
+}
+
+// ask makes keep read the file immediately. It does not wait.
+func (w *webAccess) ask() {
+	if w == nil {
+		return
+	}
+	select {
+	case w.reread <- struct{}{}:
+	default: // it is asked for already
+	}
+}
+
+// asks reports whether only clients that prove who they are get in.
+func (w *webAccess) asks() bool { return w != nil && w.now.Load().Asks() }
+
+// listener returns ln with TLS on each connection that is accepted while the
+// file asks for TLS.
+func (w *webAccess) listener(ln net.Listener) net.Listener {
+	if w == nil {
+		return ln
+	}
+	return &webListener{ln, w}
+}
+
+type webListener struct {
+	net.Listener
+	web *webAccess
+}
+
+// Accept waits for a connection. The handshake is left to the server, which
+// has a deadline for it.
+func (l *webListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if c := l.web.now.Load(); err == nil && c.TLS != nil {
+		t := tls.Server(conn, c.TLS) // nothing between: the pending connections are told by what is below TLS
+		l.web.accepted.Store(t, c)
+		return t, nil
+	}
+	return conn, err
+}
+
+// admittedKey is the key of the reading that a connection was admitted by, in
+// the context of its requests.
+type admittedKey struct{}
+
+// connContext is [http.Server.ConnContext] of a server on w's listener. It
+// tells handler which reading admitted the connection.
+func (w *webAccess) connContext(ctx context.Context, conn net.Conn) context.Context {
+	if w == nil {
+		return ctx
+	}
+	if by, ok := w.accepted.LoadAndDelete(conn); ok {
+		return context.WithValue(ctx, admittedKey{}, by)
+	}
+	return ctx
+}
+
+// outdated reports how a request's connection stands to the TLS section of c,
+// which may be newer than the connection. With refuse true the client may be
+// one that c does not admit, so the request must not be served. With last true
+// the connection must end after the answer, so that the client does a new
+// handshake.
+func (c *webRules) outdated(r *http.Request) (refuse, last bool) {
+	if c.TLS == nil {
+		return false, false
+	}
+	by, _ := r.Context().Value(admittedKey{}).(*webRules)
+	switch {
+	case r.TLS == nil || by == nil:
+		return true, true
+	case c.SameTLS(by.Web):
+		return false, false
+	}
+	return !c.SameTLSRules(by.Web) && c.TLS.ClientAuth >= tls.RequireAnyClientCert, true
+}
+
+// handler returns next behind the file's passwords, headers and rate limit.
+// The server's ConnContext must be connContext.
+func (w *webAccess) handler(next http.Handler) http.Handler {
+	if w == nil {
+		return next
+	}
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		c := w.now.Load()
+		if c.limiter != nil && !c.limiter.Allow() {
+			httpError(rw, http.StatusTooManyRequests)
+			return
+		}
+		for name, value := range c.Headers {
+			rw.Header().Set(name, value)
+		}
+		refuse, last := c.outdated(r)
+		if last {
+			rw.Header().Set("Connection", "close")
+		}
+		if refuse {
+			httpError(rw, http.StatusMisdirectedRequest)
+			return
+		}
+		switch status := w.passwords.admit(r, c.Web); status {
+		case http.StatusOK:
+			next.ServeHTTP(rw, r)
+		case http.StatusUnauthorized:
+			rw.Header().Set("WWW-Authenticate", "Basic")
+			httpError(rw, status)
+		default:
+			rw.Header().Set("Retry-After", "1")
+			httpError(rw, status)
+		}
+	})
+}
+
+func httpError(rw http.ResponseWriter, status int) { http.Error(rw, http.StatusText(status), status) }

@@ -1,0 +1,75 @@
+// Package golden compares what is generated from the code with what stands in the
+// repository, for tests. With -update the tests write it instead.
+package golden
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write what is generated instead of comparing it")
+
+// File compares want with the content of a file, by its path from the root of the
+// module.
+func File(t testing.TB, name, want string) {
+	t.Helper()
+	name = filepath.Join(root(t), name)
+	got, err := os.ReadFile(name)
+	if err != nil && !*update {
+		t.Fatal(err)
+	}
+	check(t, name, string(got), want, want)
+}
+
+// Section compares want with what stands in a page between the lines <!-- name --> and
+// <!-- /name -->.
+func Section(t testing.TB, page, name, want string) {
+	t.Helper()
+	page = filepath.Join(root(t), page)
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->\n"
+	before, rest, ok := strings.Cut(string(text), begin)
+	got, after, closed := strings.Cut(rest, end)
+	if !ok || !closed {
+		t.Fatalf("%s has no %s… %s", page, begin, end)
+	}
+	check(t, page, got, want, before+begin+want+end+after)
+}
+
+// check compares got with want, and with -update writes text into the file.
+func check(t testing.TB, name, got, want, text string) {
+	t.Helper()
+	switch {
+	case got == want:
+	case *update:
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Errorf("%s differs from the code: make docs\ngot:\n%s\nwant:\n%s", name, got, want)
+	}
+}
+
+// root returns the directory of the module that the test belongs to.
+func root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("the test runs outside of a module")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
