@@ -36,19 +36,21 @@ cluster: bin/pyrycode-relay ## three relays here that share server-ids, until Ct
 	@if [ -t 0 ]; then set -m; fi; .ci/cluster $(PORT) $(ARGS) # -m: Ctrl-C reaches the script and not make
 
 NEMESIS ?= 30m
-cluster-battery: bin/pyrycode-relay bin/relayload ## NEMESIS (30m) of kills, freezes and partitions of three relays: no overlap? (docs/cluster.md)
-	./bin/relayload cluster battery --for $(NEMESIS) $(ARGS)
+cluster-battery: bin/pyrycode-relay bin/relayfault ## NEMESIS (30m) of kills, freezes and partitions of three relays: no overlap? (docs/cluster.md)
+	./bin/relayfault cluster battery --for $(NEMESIS) $(ARGS)
 
-cluster-figures: bin/pyrycode-relay bin/relayload ## the figures of docs/cluster.md, seven minutes on a quiet machine
-	./bin/relayload cluster figures $(ARGS)
+cluster-figures: bin/pyrycode-relay bin/relayfault ## the figures of docs/cluster.md, seven minutes on a quiet machine
+	./bin/relayfault cluster figures $(ARGS)
 
-build: bin/pyrycode-relay bin/relayload bin/relaysim bin/relaysim-race ## build everything into bin/
+build: bin/pyrycode-relay bin/relayload bin/relayfault bin/relaysim bin/relaysim-race ## build everything into bin/
 
-.PHONY: bin/pyrycode-relay bin/relayload bin/relaysim bin/relaysim-race
+.PHONY: bin/pyrycode-relay bin/relayload bin/relayfault bin/relaysim bin/relaysim-race
 bin/pyrycode-relay:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
 bin/relayload:
 	$(GO) build -trimpath -o $@ ./cmd/relayload
+bin/relayfault:
+	$(GO) build -trimpath -o $@ ./cmd/relayfault
 bin/relaysim:
 	$(GO) build -trimpath -o $@ ./cmd/relaysim
 bin/relaysim-race:
@@ -112,9 +114,9 @@ sbom: bin/pyrycode-relay ## what is in the binary, and its licences, as CycloneD
 	@echo "out/sbom.json: $$(grep -c '"purl"' out/sbom.json) components; licences:"
 	@grep -o '"id": "[^"]*"' out/sbom.json | sort | uniq -c
 
-soak: bin/pyrycode-relay bin/relayload ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
+soak: bin/pyrycode-relay bin/relayfault ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
 	@mkdir -p out
-	./bin/relayload soak --for $(SOAKTIME) --out out/soak.svg
+	./bin/relayfault soak --for $(SOAKTIME) --out out/soak.svg
 
 prometheus: ## a Prometheus on 127.0.0.1:9191 with the alerts, for `make run` (Debian: apt-get install prometheus)
 	@command -v prometheus >/dev/null || { echo "there is no prometheus here: apt-get install prometheus, or https://prometheus.io/download"; exit 1; }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 // balancer forwards connections to ready relays, as a load balancer does. It
@@ -62,7 +64,7 @@ const checkTimeout = 5 * time.Second
 // checkReady polls r's /readyz until r's process has ended.
 func (b *balancer) checkReady(r *balancedRelay) {
 	client := &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
-	for wait(b.ctx, b.every); b.ctx.Err() == nil; wait(b.ctx, b.every) {
+	for load.Wait(b.ctx, b.every); b.ctx.Err() == nil; load.Wait(b.ctx, b.every) {
 		resp, err := client.Get("http://" + r.private + "/readyz")
 		if err == nil {
 			resp.Body.Close()

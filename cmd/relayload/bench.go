@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 type benchCommand struct {
@@ -21,12 +22,14 @@ type benchCommand struct {
 	Conns   int           `default:"10000" help:"Connections of the rows with many connections."`
 	IdleFor time.Duration `name:"beat" default:"33s" help:"Duration of the idle measurement; a heartbeat is sent every 30s."`
 	JSON    bool          `name:"json" help:"Print JSON, not a table."`
+
+	me string // this program
 }
 
 // work is one traffic row with its goals (issue 5). A goal of 0 is no goal.
 type work struct {
 	Name  string
-	shape shape
+	shape load.Shape
 	tls   bool
 
 	baseline, baselineStretch float64 // minimum ratio to the baseline
@@ -36,15 +39,15 @@ type work struct {
 
 // splices reports whether the byte copier can run this row: it connects one
 // client to one server, without TLS.
-func (w work) splices() bool { return !w.tls && !w.shape.fanout }
+func (w work) splices() bool { return !w.tls && !w.shape.Fanout }
 
 var works = []work{
-	{Name: "round trips", shape: shape{binaries: 4, phones: 8, size: 512, flight: 4}, baseline: 8, spliceStretch: 1.2},
-	{Name: "one binary to 16 phones", shape: shape{binaries: 1, phones: 16, size: 512, flight: 64, fanout: true}, baseline: 15, baselineStretch: 25},
-	{Name: "8 KiB frames", shape: shape{binaries: 4, phones: 8, size: 8 << 10, flight: 4}, baseline: 7, baselineStretch: 10},
-	{Name: "one in flight", shape: shape{binaries: 4, phones: 8, size: 512, flight: 1}, baseline: 2.3, spliceStretch: 1.5, p99: .5},
-	{Name: "tls: round trips", shape: shape{binaries: 4, phones: 8, size: 512, flight: 4}, tls: true},
-	{Name: "tls: one binary to 16 phones", shape: shape{binaries: 1, phones: 16, size: 512, flight: 64, fanout: true}, tls: true},
+	{Name: "round trips", shape: load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 4}, baseline: 8, spliceStretch: 1.2},
+	{Name: "one binary to 16 phones", shape: load.Shape{Binaries: 1, Phones: 16, Size: 512, Flight: 64, Fanout: true}, baseline: 15, baselineStretch: 25},
+	{Name: "8 KiB frames", shape: load.Shape{Binaries: 4, Phones: 8, Size: 8 << 10, Flight: 4}, baseline: 7, baselineStretch: 10},
+	{Name: "one in flight", shape: load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 1}, baseline: 2.3, spliceStretch: 1.5, p99: .5},
+	{Name: "tls: round trips", shape: load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 4}, tls: true},
+	{Name: "tls: one binary to 16 phones", shape: load.Shape{Binaries: 1, Phones: 16, Size: 512, Flight: 64, Fanout: true}, tls: true},
 }
 
 // Names of the other rows.
@@ -64,36 +67,38 @@ func benchRows() (all []string) {
 	return append(all, rowFlood, rowIdle, rowTLSIdle, rowAmong, rowBusy)
 }
 
-// Run is called by kong. It fails if a frame was wrong or lost. A missed goal
-// appears in the table and is not an error.
-func (c *benchCommand) Run(e *env) error {
+func (c *benchCommand) plan() (plan, error) {
 	only, err := regexp.Compile(c.Only)
 	switch {
 	case err != nil:
-		return usagef("--only: %v", err)
+		return plan{}, load.Usagef("--only: %v", err)
 	case !slices.ContainsFunc(benchRows(), only.MatchString):
-		return usagef("--only %q: there is no such row; the rows are %s", c.Only, strings.Join(benchRows(), ", "))
+		return plan{}, load.Usagef("--only %q: there is no such row; the rows are %s", c.Only, strings.Join(benchRows(), ", "))
 	case c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute || c.Conns < 100 || c.IdleFor < time.Second || c.IdleFor > maxRun:
-		return usagef("--rounds must be 1 or more, --for from 100ms to 1m, --conns 100 or more, --beat 1s or more")
+		return plan{}, load.Usagef("--rounds must be 1 or more, --for from 100ms to 1m, --conns 100 or more, --beat 1s or more")
 	}
-	if err := enoughFiles(c.Conns*9/5 + 1000); err != nil {
-		return err
-	}
-	me, err := os.Executable()
-	if err != nil {
-		return err
+	if c.me, err = os.Executable(); err != nil {
+		return plan{}, err
 	}
 	if c.Relay == "" {
-		c.Relay = filepath.Join(filepath.Dir(me), "pyrycode-relay")
+		c.Relay = filepath.Join(filepath.Dir(c.me), "pyrycode-relay")
 	}
-	for _, program := range []string{c.Relay, c.Before} {
-		if _, err := os.Stat(program); program != "" && err != nil {
-			return usagef("no relay at %s: build it with make build, or give --relay", program)
+	if err := load.IsRelay(c.Relay); err != nil {
+		return plan{}, err
+	}
+	if c.Before != "" {
+		if _, err := os.Stat(c.Before); err != nil {
+			return plan{}, load.Usagef("--before: %v", err)
 		}
 	}
-	runtime.GOMAXPROCS(1) // one processor for the relay and one for the generator
+	return plan{conns: c.Conns*9/5 + 1000, json: c.JSON}, nil
+}
 
-	b := &benchRun{env: e, benchCommand: c, me: me, report: newBenchReport(e.ctx, c.Relay)}
+// run measures the rows. It fails if a frame was wrong or lost, and then returns
+// the completed rows too. A missed goal appears in the table and is not an error.
+func (c *benchCommand) run(d *driver) (load.Report, error) {
+	runtime.GOMAXPROCS(1) // one processor for the relay and one for the generator
+	b := &benchRun{driver: d, benchCommand: c, report: newBenchReport(d.Ctx, c.Relay)}
 	defer b.end()
 	type row struct {
 		name string
@@ -103,8 +108,8 @@ func (c *benchCommand) Run(e *env) error {
 	for _, w := range works {
 		rows = append(rows, row{w.Name, func() error { return b.work(w) }})
 	}
-	rows = append(rows, row{rowFlood, b.flood}, row{rowIdle, b.idle}, row{rowTLSIdle, b.tlsIdle}, row{rowAmong, b.among}, row{rowBusy, b.busy})
-	// Report the completed rows even if a later row fails.
+	rows = append(rows, row{rowFlood, b.flood}, row{rowIdle, b.idleRow}, row{rowTLSIdle, b.tlsIdle}, row{rowAmong, b.among}, row{rowBusy, b.busy})
+	only := regexp.MustCompile(c.Only)
 	var failed error
 	for _, r := range rows {
 		if !only.MatchString(r.name) {
@@ -116,5 +121,5 @@ func (c *benchCommand) Run(e *env) error {
 		}
 	}
 	b.report.judge()
-	return errors.Join(e.printReport(c.JSON, b.report), failed)
+	return b.report, failed
 }

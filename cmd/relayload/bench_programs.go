@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/bench"
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 type serveBaseline struct {
@@ -23,14 +24,14 @@ type serveBaseline struct {
 	TLSKey  string `name:"tls-key"`
 }
 
-// Run is called by kong.
-func (s *serveBaseline) Run(e *env) error {
+// serve runs the plain relay until the context ends.
+func (s *serveBaseline) serve(e *load.Env) error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(e.stdout, ln.Addr())
-	go func() { <-e.ctx.Done(); ln.Close() }()
+	fmt.Fprintln(e.Stdout, ln.Addr())
+	go func() { <-e.Ctx.Done(); ln.Close() }()
 	if s.TLSCert != "" {
 		_ = http.ServeTLS(ln, bench.NewBaseline().Handler(), s.TLSCert, s.TLSKey)
 		return nil
@@ -43,48 +44,16 @@ type serveSplice struct {
 	To string `required:"" help:"host:port to copy to."`
 }
 
-// Run is called by kong.
-func (s *serveSplice) Run(e *env) error {
+// serve runs the byte copier until the context ends.
+func (s *serveSplice) serve(e *load.Env) error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(e.stdout, ln.Addr())
-	go func() { <-e.ctx.Done(); ln.Close() }()
+	fmt.Fprintln(e.Stdout, ln.Addr())
+	go func() { <-e.Ctx.Done(); ln.Close() }()
 	_ = bench.Splice(ln, s.To)
 	return nil
-}
-
-// echoServer starts the server behind the byte copier. It sends back all bytes
-// that it receives.
-func echoServer() (net.Listener, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			conn = quick(conn)
-			go func() {
-				defer conn.Close()
-				b := make([]byte, 64<<10)
-				for {
-					n, err := conn.Read(b)
-					if err == nil {
-						_, err = conn.Write(b[:n])
-					}
-					if err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	return ln, nil
 }
 
 // selfSigned is a certificate for loopback in files: ECDSA on P-256, which

@@ -5,24 +5,24 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os/exec"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 // benchRow has the samples of one candidate in one row, and their median.
 type benchRow struct {
-	Work        string   `json:"work,omitempty"`
-	Candidate   string   `json:"contestant"`
-	Connections int      `json:"connections,omitempty"`
-	Median      sample   `json:"median"`
-	Rounds      []sample `json:"rounds"`
+	Work        string        `json:"work,omitempty"`
+	Candidate   string        `json:"contestant"`
+	Connections int           `json:"connections,omitempty"`
+	Median      load.Sample   `json:"median"`
+	Rounds      []load.Sample `json:"rounds"`
 }
 
-func newBenchRow(work, candidate string, rounds []sample) *benchRow {
-	return &benchRow{Work: work, Candidate: candidate, Median: medianSample(rounds), Rounds: rounds}
+func newBenchRow(work, candidate string, rounds []load.Sample) *benchRow {
+	return &benchRow{Work: work, Candidate: candidate, Median: load.MedianSample(rounds), Rounds: rounds}
 }
 
 type benchReport struct {
@@ -62,48 +62,7 @@ func (g goal) met(v float64) bool {
 }
 
 func newBenchReport(ctx context.Context, relay string) *benchReport {
-	return &benchReport{Date: time.Now().Format(time.DateOnly), Relay: versionOf(ctx, relay), Cores: runtime.NumCPU()}
-}
-
-// versionOf returns the version line of a relay program, or its path if it
-// prints none.
-func versionOf(ctx context.Context, relay string) string {
-	out, err := exec.CommandContext(ctx, relay, "version").Output()
-	if err != nil {
-		return relay
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return line
-}
-
-// medianSample returns the median of each field separately.
-func medianSample(all []sample) sample {
-	med := func(f func(sample) float64) float64 {
-		v := make([]float64, len(all))
-		for i, s := range all {
-			v[i] = f(s)
-		}
-		return median(v)
-	}
-	return sample{
-		Seconds:        med(func(s sample) float64 { return s.Seconds }),
-		Frames:         med(func(s sample) float64 { return s.Frames }),
-		PerSecond:      med(func(s sample) float64 { return s.PerSecond }),
-		P50:            med(func(s sample) float64 { return s.P50 }),
-		P99:            med(func(s sample) float64 { return s.P99 }),
-		CPU:            med(func(s sample) float64 { return s.CPU }),
-		CPUPerFrame:    med(func(s sample) float64 { return s.CPUPerFrame }),
-		GeneratorCPU:   med(func(s sample) float64 { return s.GeneratorCPU }),
-		FloodPerSecond: med(func(s sample) float64 { return s.FloodPerSecond }),
-	}
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	if len(v) == 0 {
-		return 0
-	}
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+	return &benchReport{Date: time.Now().Format(time.DateOnly), Relay: load.VersionOf(ctx, relay), Cores: runtime.NumCPU()}
 }
 
 // findRow returns the row of a candidate, or nil.
@@ -116,33 +75,28 @@ func findRow(rows []*benchRow, work, candidate string) *benchRow {
 	return nil
 }
 
-// ratio compares two candidates: the median over the rounds, and the extremes.
-type ratio struct{ median, least, most float64 }
-
-func (r ratio) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", r.median, r.least, r.most) }
-
 // ratiosTo returns the throughput of r relative to base, per second of the
 // relay's own processor time and by wall-clock time. The first is the
 // candidate's cost. The second also depends on other work on the machine, unless
 // the candidate has a processor for itself and uses it fully; in that case both
 // agree.
-func (r *benchRow) ratiosTo(base *benchRow) (processor, clock ratio) {
-	of := func(f func(own, base sample) float64) ratio {
+func (r *benchRow) ratiosTo(base *benchRow) (processor, clock load.Ratio) {
+	of := func(f func(own, base load.Sample) float64) load.Ratio {
 		v := make([]float64, len(r.Rounds))
 		for i := range v {
 			v[i] = f(r.Rounds[i], base.Rounds[i])
 		}
-		return ratio{f(r.Median, base.Median), slices.Min(v), slices.Max(v)}
+		return load.Ratio{Median: f(r.Median, base.Median), Least: slices.Min(v), Most: slices.Max(v)}
 	}
-	return of(func(own, base sample) float64 { return base.CPUPerFrame / own.CPUPerFrame }),
-		of(func(own, base sample) float64 { return own.PerSecond / base.PerSecond })
+	return of(func(own, base load.Sample) float64 { return base.CPUPerFrame / own.CPUPerFrame }),
+		of(func(own, base load.Sample) float64 { return own.PerSecond / base.PerSecond })
 }
 
 // judge compares the results with the goals.
 func (r *benchReport) judge() {
-	least := func(what string, bound float64, stretch bool, cpu, clock ratio) {
+	least := func(what string, bound float64, stretch bool, cpu, clock load.Ratio) {
 		if bound > 0 {
-			r.Goals = append(r.Goals, goal{What: what, Bound: bound, Stretch: stretch, Got: cpu.median, Clock: &clock.median})
+			r.Goals = append(r.Goals, goal{What: what, Bound: bound, Stretch: stretch, Got: cpu.Median, Clock: &clock.Median})
 		}
 	}
 	most := func(what string, bound float64, stretch bool, got float64) {
@@ -184,7 +138,8 @@ func (r *benchReport) judge() {
 // candidateOrder is the order of the candidates in the table.
 var candidateOrder = []string{"baseline", "splice", "before", "relay"}
 
-func (r *benchReport) table(w io.Writer) {
+// Table implements load.Report.
+func (r *benchReport) Table(w io.Writer) {
 	fmt.Fprintf(w, "%s; %s; %d processors, one for the relay and one for this program\n", r.Date, r.Relay, r.Cores)
 	if len(r.Rows) > 0 {
 		r.traffic(w)
@@ -194,7 +149,7 @@ func (r *benchReport) table(w io.Writer) {
 	}
 	for _, i := range r.Idle {
 		fmt.Fprintf(w, "\n%s%s, ", i.Candidate, map[bool]string{true: " with TLS"}[i.TLS])
-		i.table(w)
+		i.Table(w)
 	}
 	if len(r.Among) > 0 {
 		fmt.Fprintf(w, "\n%s connections, one phone to each binary: round trips, 4 binaries × 8 phones × 4\n", rowAmong)
@@ -239,10 +194,10 @@ func (r *benchReport) traffic(w io.Writer) {
 
 // describe returns a row's name and its shape: binaries × phones × in flight.
 func (w work) describe() string {
-	if w.shape.fanout {
+	if w.shape.Fanout {
 		return w.Name
 	}
-	return fmt.Sprintf("%s %d×%d×%d", w.Name, w.shape.binaries, w.shape.phones, w.shape.flight)
+	return fmt.Sprintf("%s %d×%d×%d", w.Name, w.shape.Binaries, w.shape.Phones, w.shape.Flight)
 }
 
 func micros(v float64) string {

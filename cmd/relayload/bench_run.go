@@ -2,33 +2,27 @@ package main
 
 import (
 	"fmt"
-	"sync/atomic"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 // benchRun is one run of the bench command.
 type benchRun struct {
-	*env
+	*driver
 	*benchCommand
-	me     string
 	report *benchReport
 
-	plain, tls []*child // the candidates; the relay is the first
-	others     []*child // relays that belong to one row
+	plain, tls []*load.Child // the candidates; the relay is the first
+	others     []*load.Child // relays that belong to one row
 	cert       *selfSigned
 }
 
-// relayArgs returns the arguments of a relay on free ports with room for conns
-// connections.
-func relayArgs(conns int, more ...string) []string {
-	return append([]string{"serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--drain=0s",
-		fmt.Sprintf("--max-conns=%d", conns)}, more...)
-}
-
+// serve returns the arguments of a relay with room for all connections.
 func (b *benchRun) serve(more ...string) []string { return relayArgs(b.Conns+1000, more...) }
 
 // candidates returns the programs to compare. The first call starts them.
-func (b *benchRun) candidates(tls bool) ([]*child, error) {
+func (b *benchRun) candidates(tls bool) ([]*load.Child, error) {
 	all, options := &b.plain, []string(nil)
 	if tls {
 		all = &b.tls
@@ -52,7 +46,7 @@ func (b *benchRun) candidates(tls bool) ([]*child, error) {
 		{"baseline", append([]string{b.me, "baseline"}, options...)},
 	}
 	if !tls {
-		ln, err := echoServer()
+		ln, err := load.EchoServer()
 		if err != nil {
 			return nil, err
 		}
@@ -62,7 +56,7 @@ func (b *benchRun) candidates(tls bool) ([]*child, error) {
 		programs = append(programs, program{"before", append([]string{b.Before}, b.serve(options...)...)})
 	}
 	for _, p := range programs {
-		c, err := start(b.ctx, p.name, p.argv[0], p.argv[1:]...)
+		c, err := load.Start(b.Ctx, p.name, p.argv[0], p.argv[1:]...)
 		if err != nil {
 			return nil, err
 		}
@@ -72,9 +66,9 @@ func (b *benchRun) candidates(tls bool) ([]*child, error) {
 }
 
 func (b *benchRun) end() {
-	for _, all := range [][]*child{b.plain, b.tls, b.others} {
+	for _, all := range [][]*load.Child{b.plain, b.tls, b.others} {
 		for _, c := range all {
-			c.end()
+			c.End()
 		}
 	}
 	if b.cert != nil {
@@ -82,21 +76,21 @@ func (b *benchRun) end() {
 	}
 }
 
-// to returns a candidate as a target.
-func (b *benchRun) to(c *child, tls bool, buffer int) *target {
-	t := &target{addr: c.addr, raw: c.name == "splice", buffer: buffer, timeout: 10 * time.Second, dialled: new(atomic.Int64)}
+// to returns the driver for a candidate.
+func (b *benchRun) to(c *load.Child, tls bool, buffer int) *driver {
+	t := &load.Target{Addr: c.Addr, Raw: c.Name == "splice", Buffer: buffer, Timeout: 10 * time.Second}
 	if tls {
-		t.tls = b.cert.client()
+		t.TLS = b.cert.client()
 	}
-	return t
+	return b.at(t, c.Pid())
 }
 
 // rowEntry is one candidate in a row, with its connected fleet.
 type rowEntry struct {
-	*child
+	*load.Child
 	candidate string
-	fleet     *fleet
-	samples   []sample
+	fleet     *load.Fleet
+	samples   []load.Sample
 }
 
 // runRounds measures all entries once per round, interleaved as A B C A B C,
@@ -105,9 +99,9 @@ func (b *benchRun) runRounds(row string, all []*rowEntry) error {
 	for round := range b.Rounds {
 		for _, t := range all {
 			what := fmt.Sprintf("%s, round %d of %d, %s", row, round+1, b.Rounds, t.candidate)
-			s, err := t.fleet.run(b.ctx, b.For, t.pid(), b.progress.running(what))
+			s, err := b.at(nil, t.Pid()).measure(t.fleet, what, b.For)
 			if err != nil {
-				return t.failed(err)
+				return t.Failed(err)
 			}
 			t.samples = append(t.samples, s)
 		}
@@ -123,15 +117,15 @@ func (b *benchRun) work(w work) error {
 	}
 	var all []*rowEntry
 	for _, c := range children {
-		if c.name == "splice" && !w.splices() {
+		if c.Name == "splice" && !w.splices() {
 			continue
 		}
-		fl, err := connectFleet(b.to(c, w.tls, busyBuffer), w.shape, b.progress.connecting)
+		fl, err := b.to(c, w.tls, load.BusyBuffer).connect(w.shape)
 		if err != nil {
-			return c.failed(err)
+			return c.Failed(err)
 		}
-		defer fl.close()
-		all = append(all, &rowEntry{child: c, candidate: c.name, fleet: fl})
+		defer fl.Close()
+		all = append(all, &rowEntry{Child: c, candidate: c.Name, fleet: fl})
 	}
 	if err := b.runRounds(w.Name, all); err != nil {
 		return err
@@ -154,27 +148,27 @@ func (b *benchRun) flood() error {
 		return err
 	}
 	for _, c := range children {
-		if c.name == "splice" {
+		if c.Name == "splice" {
 			continue // its phones have no common binary
 		}
-		fl, err := connectFleet(b.to(c, false, busyBuffer), shape{binaries: 1, phones: 7, size: 512, flight: 1}, b.progress.connecting)
+		fl, err := b.to(c, false, load.BusyBuffer).connect(load.Shape{Binaries: 1, Phones: 7, Size: 512, Flight: 1})
 		if err != nil {
-			return c.failed(err)
+			return c.Failed(err)
 		}
 		err = func() error {
-			defer fl.close()
-			alone := &rowEntry{child: c, candidate: c.name, fleet: fl}
+			defer fl.Close()
+			alone := &rowEntry{Child: c, candidate: c.Name, fleet: fl}
 			if err := b.runRounds(rowFlood+", alone", []*rowEntry{alone}); err != nil {
 				return err
 			}
-			if err := fl.addFlooders(1, floodFlight); err != nil {
+			if err := fl.AddFlooders(1, floodFlight); err != nil {
 				return err
 			}
-			flooded := &rowEntry{child: c, candidate: c.name, fleet: fl}
+			flooded := &rowEntry{Child: c, candidate: c.Name, fleet: fl}
 			if err := b.runRounds(rowFlood, []*rowEntry{flooded}); err != nil {
 				return err
 			}
-			b.report.Flood = append(b.report.Flood, newBenchRow("alone", c.name, alone.samples), newBenchRow("flooded", c.name, flooded.samples))
+			b.report.Flood = append(b.report.Flood, newBenchRow("alone", c.Name, alone.samples), newBenchRow("flooded", c.Name, flooded.samples))
 			return nil
 		}()
 		if err != nil {
@@ -184,8 +178,8 @@ func (b *benchRun) flood() error {
 	return nil
 }
 
-// idle measures idle connections, first at the baseline, then at the relay.
-func (b *benchRun) idle() error { return b.stayIdle(false, b.Conns, b.IdleFor) }
+// idleRow measures idle connections, first at the baseline, then at the relay.
+func (b *benchRun) idleRow() error { return b.stayIdle(false, b.Conns, b.IdleFor) }
 
 // tlsIdle measures idle connections with TLS. They are fewer and the time
 // includes no heartbeat: the row shows the cost of a handshake and of a
@@ -197,26 +191,25 @@ func (b *benchRun) stayIdle(tls bool, conns int, watchFor time.Duration) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []*child{children[1], children[0]} {
+	for _, c := range []*load.Child{children[1], children[0]} {
 		metrics, watch, n := "", time.Second, min(2000, conns)
-		if c.private != "" {
-			metrics, watch, n = "http://"+c.private+"/metrics", watchFor, conns
+		if c.Private != "" {
+			metrics, watch, n = "http://"+c.Private+"/metrics", watchFor, conns
 		}
-		r, fl, err := idle(b.env, b.to(c, tls, idleBuffer), n, 16, watch, c.pid(), metrics)
+		r, err := b.to(c, tls, load.IdleBuffer).idle(n, 16, watch, metrics)
 		if err != nil {
-			return c.failed(err)
+			return c.Failed(err)
 		}
-		fl.close()
-		b.report.Idle = append(b.report.Idle, &idleEntry{c.name, tls, r})
+		b.report.Idle = append(b.report.Idle, &idleEntry{c.Name, tls, r})
 	}
 	return b.waitClosed(children[0])
 }
 
 // waitClosed waits until the relay has closed the connections of the previous
 // row.
-func (b *benchRun) waitClosed(relay *child) error {
-	for end := time.Now().Add(20 * time.Second); ; wait(b.ctx, 200*time.Millisecond) {
-		f, _, err := scrape("http://" + relay.private + "/metrics")
+func (b *benchRun) waitClosed(relay *load.Child) error {
+	for end := time.Now().Add(20 * time.Second); ; load.Wait(b.Ctx, 200*time.Millisecond) {
+		f, _, err := load.ReadProcStats("http://" + relay.Private + "/metrics")
 		if err != nil || f.FDs < 50 {
 			return err
 		}
@@ -230,28 +223,28 @@ func (b *benchRun) waitClosed(relay *child) error {
 // at the same relay. Each number of idle connections has its own relay, so that
 // the rounds can be interleaved.
 func (b *benchRun) among() error {
-	busy := shape{binaries: 4, phones: 8, size: 512, flight: 4}
+	busy := load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 4}
 	levels := []int{0, 100, 1000, b.Conns}
 	var all []*rowEntry
 	for _, n := range levels {
-		c, err := start(b.ctx, "relay", b.Relay, b.serve()...)
+		c, err := load.Start(b.Ctx, "relay", b.Relay, b.serve()...)
 		if err != nil {
 			return err
 		}
 		b.others = append(b.others, c) // ended with the candidates
 		if n > 0 {
-			idle, err := connectFleet(b.to(c, false, idleBuffer), shape{binaries: n / 2, phones: 1, size: minFrame, flight: 1}, b.progress.connecting)
+			idle, err := b.to(c, false, load.IdleBuffer).connect(load.Shape{Binaries: n / 2, Phones: 1, Size: load.MinFrame, Flight: 1})
 			if err != nil {
 				return err
 			}
-			defer idle.close()
+			defer idle.Close()
 		}
-		fl, err := connectFleet(b.to(c, false, busyBuffer), busy, b.progress.connecting)
+		fl, err := b.to(c, false, load.BusyBuffer).connect(busy)
 		if err != nil {
 			return err
 		}
-		defer fl.close()
-		all = append(all, &rowEntry{child: c, candidate: fmt.Sprintf("relay among %d", n), fleet: fl})
+		defer fl.Close()
+		all = append(all, &rowEntry{Child: c, candidate: fmt.Sprintf("relay among %d", n), fleet: fl})
 	}
 	if err := b.runRounds(rowAmong, all); err != nil {
 		return err
@@ -277,19 +270,19 @@ func (b *benchRun) busy() error {
 		return err
 	}
 	for conns := 90; conns <= b.Conns; conns *= 10 {
-		s := shape{binaries: conns / (1 + busyPhones), phones: busyPhones, size: 512, flight: 1}
+		s := load.Shape{Binaries: conns / (1 + busyPhones), Phones: busyPhones, Size: 512, Flight: 1}
 		for _, c := range children {
-			t := &rowEntry{child: c, candidate: c.name}
-			if t.fleet, err = connectFleet(b.to(c, false, smallBuffer), s, b.progress.connecting); err != nil {
-				return c.failed(err)
+			t := &rowEntry{Child: c, candidate: c.Name}
+			if t.fleet, err = b.to(c, false, load.SmallBuffer).connect(s); err != nil {
+				return c.Failed(err)
 			}
-			err = b.runRounds(fmt.Sprintf("%s, %d connections", rowBusy, s.connections()), []*rowEntry{t})
-			t.fleet.close()
+			err = b.runRounds(fmt.Sprintf("%s, %d connections", rowBusy, s.Connections()), []*rowEntry{t})
+			t.fleet.Close()
 			if err != nil {
 				return err
 			}
 			r := newBenchRow("", t.candidate, t.samples)
-			r.Connections = s.connections()
+			r.Connections = s.Connections()
 			b.report.Busy = append(b.report.Busy, r)
 			if err := b.waitClosed(children[0]); err != nil {
 				return err

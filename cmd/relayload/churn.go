@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 type churnCommand struct {
@@ -24,7 +27,8 @@ type churnReport struct {
 	CPUEach   float64 `json:"relay_cpu_us_per_phone,omitempty"`
 }
 
-func (r *churnReport) table(w io.Writer) {
+// Table implements load.Report.
+func (r *churnReport) Table(w io.Writer) {
 	fmt.Fprintf(w, "churn: %d phones at a time for %.1f s: connect, join, one round trip, close\n", r.Workers, r.Seconds)
 	fmt.Fprintf(w, "  connected, closed   %14.0f phones per second\n", r.PerSecond)
 	fmt.Fprintf(w, "  from dial to answer %14.0f µs median, %.0f µs p99\n", r.P50, r.P99)
@@ -33,59 +37,54 @@ func (r *churnReport) table(w io.Writer) {
 	}
 }
 
-// Run is called by kong.
-func (c *churnCommand) Run(e *env) error {
+func (c *churnCommand) plan() (plan, error) {
 	if c.Workers < 1 {
-		return usagef("--workers must be 1 or more")
+		return plan{}, load.Usagef("--workers must be 1 or more")
 	}
-	t, err := c.target(2*c.Workers, 4096, c.For)
-	if err != nil {
-		return err
-	}
-	fl := &fleet{shape: shape{size: minFrame, flight: 1}, to: t}
-	var late latencies
+	return plan{relay: &c.relayFlags, conns: 2 * c.Workers, buffer: load.SmallBuffer, length: c.For, json: c.JSON}, nil
+}
+
+func (c *churnCommand) run(d *driver) (load.Report, error) {
+	fl := load.NewFleet(d.target, load.Shape{Size: load.MinFrame, Flight: 1})
+	var late load.Latencies
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	from := fl.snapshot(c.PID)
+	from := fl.Snapshot(d.pid)
 	end := time.Now().Add(c.For)
 	for i := range c.Workers {
-		server := fmt.Sprintf("churn-%d-%d", self, i)
-		p, err := t.dial("/v1/server", server)
-		if err != nil {
-			fl.fail(err)
+		server := fmt.Sprintf("churn-%d-%d", os.Getpid(), i)
+		if err := fl.AddBinary(server); err != nil {
+			fl.Fail(err)
 			break
 		}
-		b := &loadBinary{peer: p, ids: make(map[int]string)}
-		fl.binaries = append(fl.binaries, b)
-		go func() { fl.ended("binary", i, b.echo()) }()
 		wg.Go(func() {
-			for time.Now().Before(end) && e.ctx.Err() == nil && fl.failed() == nil {
+			for time.Now().Before(end) && d.Ctx.Err() == nil && fl.Failed() == nil {
 				start := time.Now()
-				ph, err := fl.phone(server, i)
+				ph, err := fl.Phone(server, i)
 				if err != nil {
-					fl.fail(err)
+					fl.Fail(err)
 					return
 				}
 				mu.Lock()
-				late.add(time.Since(start))
-				e.progress.show("churn: %d phones", late.n)
+				late.Add(time.Since(start))
+				d.Progress.Show("churn: %d phones", late.Count())
 				mu.Unlock()
-				ph.bye()
+				ph.Bye()
 			}
 		})
 	}
 	wg.Wait()
-	to := fl.snapshot(c.PID)
-	fl.close()
-	if err := fl.failed(); err != nil {
-		return hint(err)
+	to := fl.Snapshot(d.pid)
+	fl.Close()
+	if err := fl.Failed(); err != nil {
+		return nil, err
 	}
-	if e.ctx.Err() != nil {
-		return errInterrupted
+	if d.Ctx.Err() != nil {
+		return nil, load.ErrInterrupted
 	}
-	r := &churnReport{Workers: c.Workers, Seconds: to.at.Sub(from.at).Seconds(), Phones: int(late.n),
-		P50: float64(late.quantile(.5)) / 1e3, P99: float64(late.quantile(.99)) / 1e3}
+	r := &churnReport{Workers: c.Workers, Seconds: to.At.Sub(from.At).Seconds(), Phones: late.Count(),
+		P50: float64(late.Quantile(.5)) / 1e3, P99: float64(late.Quantile(.99)) / 1e3}
 	r.PerSecond = float64(r.Phones) / r.Seconds
-	r.CPUEach = (to.relay - from.relay).Seconds() * 1e6 / float64(max(r.Phones, 1))
-	return e.printReport(c.JSON, r)
+	r.CPUEach = (to.Relay - from.Relay).Seconds() * 1e6 / float64(max(r.Phones, 1))
+	return r, nil
 }

@@ -5,6 +5,8 @@ import (
 	"io"
 	"runtime/debug"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 type idleCommand struct {
@@ -28,7 +30,8 @@ type idleReport struct {
 	Scrape     float64 `json:"scrape_ms,omitempty"` // one scrape of the metrics, with all connected
 }
 
-func (r *idleReport) table(w io.Writer) {
+// Table implements load.Report.
+func (r *idleReport) Table(w io.Writer) {
 	fmt.Fprintf(w, "idle: %d connections for %.0f s; each made one round trip before\n", r.Conns, r.Seconds)
 	fmt.Fprintf(w, "  connected           %14.0f per second, a round trip each\n", r.Connect)
 	if r.ConnectCPU != 0 {
@@ -47,91 +50,88 @@ func (r *idleReport) table(w io.Writer) {
 	}
 }
 
-// Run is called by kong.
-func (c *idleCommand) Run(e *env) error {
+func (c *idleCommand) plan() (plan, error) {
 	if c.Conns < 2 || c.Phones < 1 {
-		return usagef("--conns must be 2 or more, --phones 1 or more")
+		return plan{}, load.Usagef("--conns must be 2 or more, --phones 1 or more")
 	}
-	t, err := c.target(c.Conns, idleBuffer, c.For)
+	return plan{relay: &c.relayFlags, conns: c.Conns, buffer: load.IdleBuffer, length: c.For, json: c.JSON}, nil
+}
+
+func (c *idleCommand) run(d *driver) (load.Report, error) {
+	r, err := d.idle(c.Conns, c.Phones, c.For, c.Metrics)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r, fl, err := idle(e, t, c.Conns, c.Phones, c.For, c.PID, c.Metrics)
-	if err != nil {
-		return hint(err)
-	}
-	fl.close()
-	return e.printReport(c.JSON, r)
+	return r, nil
 }
 
 // collectorWait is the delay between connecting and the measurement of memory.
 // The relay's garbage collector runs during it.
 const collectorWait = 3 * time.Second
 
-// idle opens conns connections and measures the relay while they are idle for d.
-// The returned fleet is still connected; the caller closes it.
-func idle(e *env, t *target, conns, phones int, d time.Duration, pid int, metrics string) (*idleReport, *fleet, error) {
-	s := shape{binaries: max(conns/(1+phones), 1), phones: phones, size: minFrame, flight: 1}
-	r := &idleReport{Conns: s.connections()}
-	read := func() (rss int64, f procStats, took time.Duration, err error) {
-		if metrics != "" {
-			if f, took, err = scrape(metrics); err != nil {
-				return 0, f, 0, err
-			}
-		}
-		if pid > 0 {
-			rss, err = rssOf(pid)
-		}
-		return rss, f, took, err
-	}
-	rss0, f0, _, err := read()
-	if err != nil {
-		return nil, nil, err
-	}
-	var cpu0, cpu1 time.Duration
-	if pid > 0 {
-		if cpu0, err = cpuOf(pid); err != nil {
-			return nil, nil, err
-		}
-	}
-	start := time.Now()
-	c, err := connectFleet(t, s, e.progress.connecting)
-	if err != nil {
-		return nil, nil, err
-	}
-	r.Connect = float64(r.Conns) / time.Since(start).Seconds()
-	if pid > 0 {
-		cpu1, _ = cpuOf(pid)
-		r.ConnectCPU = float64((cpu1 - cpu0).Microseconds()) / float64(r.Conns)
-	}
-	debug.FreeOSMemory() // leaves more memory to the relay
-	wait(e.ctx, min(collectorWait, d/2))
+// relayState is what the idle measurement reads of a relay's process.
+type relayState struct {
+	load.ProcStats
+	rss    int64
+	scrape time.Duration // how long the metrics took
+}
 
-	from := c.snapshot(pid)
-	for end := start.Add(time.Since(start) + d); e.ctx.Err() == nil && c.failed() == nil && time.Now().Before(end); {
-		e.progress.show("idle: %d connections, %.0f s to go", r.Conns, time.Until(end).Seconds())
-		wait(e.ctx, min(time.Until(end), 500*time.Millisecond))
+// state reads the relay's process. It skips the metrics if their URL is empty.
+func (d *driver) state(metrics string) (s relayState, err error) {
+	if metrics != "" {
+		if s.ProcStats, s.scrape, err = load.ReadProcStats(metrics); err != nil {
+			return s, err
+		}
 	}
-	to := c.snapshot(pid)
-	if err := c.failed(); err != nil {
-		c.close()
-		return nil, nil, err
+	if d.pid > 0 {
+		s.rss, err = load.RSS(d.pid)
 	}
-	if e.ctx.Err() != nil {
-		c.close()
-		return nil, nil, errInterrupted
-	}
-	r.Seconds = to.at.Sub(from.at).Seconds()
-	r.CPU = (to.relay - from.relay).Seconds() / r.Seconds
-	rss1, f1, took, err := read()
+	return s, err
+}
+
+// idle opens conns connections, measures the relay while they are idle for length,
+// and closes them.
+func (d *driver) idle(conns, phones int, length time.Duration, metrics string) (*idleReport, error) {
+	s := load.Shape{Binaries: max(conns/(1+phones), 1), Phones: phones, Size: load.MinFrame, Flight: 1}
+	r := &idleReport{Conns: s.Connections()}
+	before, err := d.state(metrics)
 	if err != nil {
-		c.close()
-		return nil, nil, err
+		return nil, err
+	}
+	empty := load.NewFleet(d.target, s).Snapshot(d.pid)
+	fl, err := d.connect(s)
+	if err != nil {
+		return nil, err
+	}
+	defer fl.Close()
+	connected := fl.Snapshot(d.pid)
+	r.Connect = float64(r.Conns) / connected.At.Sub(empty.At).Seconds()
+	r.ConnectCPU = float64((connected.Relay - empty.Relay).Microseconds()) / float64(r.Conns)
+	debug.FreeOSMemory() // leaves more memory to the relay
+	load.Wait(d.Ctx, min(collectorWait, length/2))
+
+	from := fl.Snapshot(d.pid)
+	for end := time.Now().Add(length); d.Ctx.Err() == nil && fl.Failed() == nil && time.Now().Before(end); {
+		d.Progress.Show("idle: %d connections, %.0f s to go", r.Conns, time.Until(end).Seconds())
+		load.Wait(d.Ctx, min(time.Until(end), 500*time.Millisecond))
+	}
+	to := fl.Snapshot(d.pid)
+	if err := fl.Failed(); err != nil {
+		return nil, err
+	}
+	if d.Ctx.Err() != nil {
+		return nil, load.ErrInterrupted
+	}
+	r.Seconds = to.At.Sub(from.At).Seconds()
+	r.CPU = (to.Relay - from.Relay).Seconds() / r.Seconds
+	after, err := d.state(metrics)
+	if err != nil {
+		return nil, err
 	}
 	n := float64(r.Conns)
-	r.RSS = float64(rss1-rss0) / n
-	r.Heap, r.Stacks = (f1.Heap-f0.Heap)/n, (f1.Stacks-f0.Stacks)/n
-	r.Goroutines = (f1.Goroutines - f0.Goroutines) / n
-	r.Scrape = float64(took) / 1e6
-	return r, c, nil
+	r.RSS = float64(after.rss-before.rss) / n
+	r.Heap, r.Stacks = (after.Heap-before.Heap)/n, (after.Stacks-before.Stacks)/n
+	r.Goroutines = (after.Goroutines - before.Goroutines) / n
+	r.Scrape = float64(after.scrape) / 1e6
+	return r, nil
 }

@@ -7,15 +7,15 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
 type restartCommand struct {
@@ -88,7 +88,8 @@ func (b reconnectTimes) String() string {
 	return fmt.Sprintf("%.2f / %.2f / %.2f", b.Median, b.P99, b.All)
 }
 
-func (r *restartReport) table(w io.Writer) {
+// Table implements load.Report.
+func (r *restartReport) Table(w io.Writer) {
 	of := "pairs"
 	if r.Alone {
 		of = "binaries"
@@ -151,31 +152,27 @@ func (r *restartReport) wrong() error {
 	return nil
 }
 
-func (c *restartCommand) check() error {
+func (c *restartCommand) plan() (plan, error) {
 	switch {
 	case c.Pairs < 1:
-		return usagef("--pairs %d must be 1 or more", c.Pairs)
+		return plan{}, load.Usagef("--pairs %d must be 1 or more", c.Pairs)
 	case c.Rounds < 1 || c.Rounds > 1000:
-		return usagef("--rounds %d must be from 1 to 1000", c.Rounds)
+		return plan{}, load.Usagef("--rounds %d must be from 1 to 1000", c.Rounds)
 	case c.Spread < 100*time.Millisecond || c.Spread > time.Minute:
-		return usagef("--spread %s must be from 100ms to 1m", c.Spread)
+		return plan{}, load.Usagef("--spread %s must be from 100ms to 1m", c.Spread)
 	case c.Wait < 100*time.Millisecond || c.Wait > time.Minute:
-		return usagef("--wait %s must be from 100ms to 1m", c.Wait)
+		return plan{}, load.Usagef("--wait %s must be from 100ms to 1m", c.Wait)
 	case c.Redial < 10*time.Millisecond || c.Redial > time.Second:
-		return usagef("--redial %s must be from 10ms to 1s", c.Redial)
+		return plan{}, load.Usagef("--redial %s must be from 10ms to 1s", c.Redial)
 	}
-	if _, err := os.Stat(c.Relay); err != nil {
-		return usagef("--relay: %v: build it with make build, or give --relay", err)
+	if err := load.IsRelay(c.Relay); err != nil {
+		return plan{}, err
 	}
 	const ends = 4 // both ends of a phone and of a binary, and both of the balancer's connections
-	return enoughFiles(ends * c.Pairs)
+	return plan{conns: ends * c.Pairs, json: c.JSON}, nil
 }
 
-// Run is called by kong.
-func (c *restartCommand) Run(e *env) error {
-	if err := c.check(); err != nil {
-		return err
-	}
+func (c *restartCommand) run(d *driver) (load.Report, error) {
 	r := &restartReport{Pairs: c.Pairs, Alone: c.Alone, Rounds: c.Rounds, Redial: c.Redial.Seconds()}
 	for _, way := range c.Ways {
 		for _, age := range c.Age {
@@ -187,19 +184,17 @@ func (c *restartCommand) Run(e *env) error {
 			if row.Way == wayBalancer {
 				row.Wait = c.Wait.Seconds()
 			}
-			if err := c.row(e, row); err != nil {
-				if len(r.Rows) > 0 {
-					_ = e.printReport(c.JSON, r)
+			if err := c.row(d, row); err != nil {
+				err = fmt.Errorf("%s: %w", row.name(), err)
+				if len(r.Rows) == 0 {
+					return nil, err
 				}
-				return fmt.Errorf("%s: %w", row.name(), err)
+				return r, err
 			}
 			r.Rows = append(r.Rows, row)
 		}
 	}
-	if err := e.printReport(c.JSON, r); err != nil {
-		return err
-	}
-	return r.wrong()
+	return r, r.wrong()
 }
 
 // Time limits of a restart.
@@ -210,8 +205,8 @@ const (
 )
 
 // row measures one way to restart.
-func (c *restartCommand) row(e *env, row *restartRow) error {
-	way, err := c.way(e, row)
+func (c *restartCommand) row(d *driver, row *restartRow) error {
+	way, err := c.way(d, row)
 	if err != nil {
 		return err
 	}
@@ -220,23 +215,23 @@ func (c *restartCommand) row(e *env, row *restartRow) error {
 		way.close()
 		return err
 	}
-	t := &target{addr: way.address, buffer: idleBuffer, timeout: upgradeTimeout, dialled: new(atomic.Int64)}
-	p := &restartClients{fleet: &fleet{shape: shape{size: minFrame, flight: 1}, to: t},
+	t := &load.Target{Addr: way.address, Buffer: load.IdleBuffer, Timeout: upgradeTimeout}
+	p := &restartClients{to: t, fleet: load.NewFleet(t, load.Shape{Size: load.MinFrame, Flight: 1}),
 		pairs: c.Pairs, alone: c.Alone, young: row.Young, redial: c.Redial, row: row}
-	ctx, stop := context.WithCancel(e.ctx)
+	ctx, stop := context.WithCancel(d.Ctx)
 	defer func() {
 		stop()
 		way.close()                  // otherwise connections in its queue stay open without an answer
-		_ = relay.cmd.Process.Kill() // this shutdown is not measured
-		<-relay.exited
+		_ = relay.Cmd.Process.Kill() // this shutdown is not measured
+		<-relay.Exited()
 		p.tasks.Wait()
 	}()
 	p.start(ctx)
-	if err := p.until(e, relay, gatherIn); err != nil {
+	if err := p.until(d, relay, gatherIn); err != nil {
 		return err
 	}
 	for range c.Rounds {
-		if relay, err = c.restart(e, p, way, relay); err != nil {
+		if relay, err = c.restart(d, p, way, relay); err != nil {
 			return err
 		}
 	}
@@ -246,8 +241,8 @@ func (c *restartCommand) row(e *env, row *restartRow) error {
 
 // restart replaces relay, waits until all clients are back, and returns the new
 // relay. On an error it returns the relay that runs.
-func (c *restartCommand) restart(e *env, p *restartClients, way *restartWay, relay *child) (*child, error) {
-	next := (*child)(nil)
+func (c *restartCommand) restart(d *driver, p *restartClients, way *restartWay, relay *load.Child) (*load.Child, error) {
+	next := (*load.Child)(nil)
 	if way.balancer != nil { // the new relay starts first
 		var err error
 		if next, err = way.launch(); err != nil {
@@ -255,13 +250,13 @@ func (c *restartCommand) restart(e *env, p *restartClients, way *restartWay, rel
 		}
 	}
 	p.begin()
-	_ = relay.cmd.Process.Signal(syscall.SIGTERM)
+	_ = relay.Signal(syscall.SIGTERM)
 	within := time.Duration((p.row.Spread+p.row.Wait)*float64(time.Second)) + endIn
 	select {
-	case <-relay.exited:
+	case <-relay.Exited():
 	case <-time.After(within):
 		if next != nil {
-			next.end()
+			next.End()
 		}
 		return relay, fmt.Errorf("the relay has not ended %s after the signal", within)
 	}
@@ -273,7 +268,7 @@ func (c *restartCommand) restart(e *env, p *restartClients, way *restartWay, rel
 		}
 		p.row.Ready = max(p.row.Ready, p.since().Seconds())
 	}
-	if err := p.until(e, next, reconnectIn); err != nil {
+	if err := p.until(d, next, reconnectIn); err != nil {
 		return next, err
 	}
 	p.record()
@@ -283,13 +278,13 @@ func (c *restartCommand) restart(e *env, p *restartClients, way *restartWay, rel
 // restartWay starts the relays of one row.
 type restartWay struct {
 	address  string // where clients dial
-	launch   func() (*child, error)
+	launch   func() (*load.Child, error)
 	balancer *balancer // nil: clients dial the relay itself
 	close    func()    // closes the socket or the balancer; may be called more than once
 }
 
 // way returns the way of a row. The caller must call its close.
-func (c *restartCommand) way(e *env, row *restartRow) (*restartWay, error) {
+func (c *restartCommand) way(d *driver, row *restartRow) (*restartWay, error) {
 	spread := time.Duration(row.Spread * float64(time.Second))
 	args := []string{"serve", "--metrics-listen", "127.0.0.1:0", "--drain-spread", spread.String(), "--drain", (spread + endIn/2).String()}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -300,10 +295,10 @@ func (c *restartCommand) way(e *env, row *restartRow) (*restartWay, error) {
 	if row.Way == wayBalancer {
 		b := newBalancer(ln, c.Wait/5)
 		args = append(args, "--listen", "127.0.0.1:0", "--drain-wait", c.Wait.String(), "--proxy-protocol", "--trusted-proxies", "127.0.0.1/32")
-		launch := func() (*child, error) {
-			relay, err := startCmd(e.ctx, "relay", exec.Command(c.Relay, args...))
+		launch := func() (*load.Child, error) {
+			relay, err := load.StartCommand(d.Ctx, "relay", exec.Command(c.Relay, args...), io.Discard, load.StartTimeout)
 			if err == nil {
-				b.add(relay.addr, relay.private)
+				b.add(relay.Addr, relay.Private)
 			}
 			return relay, err
 		}
@@ -318,8 +313,8 @@ func (c *restartCommand) way(e *env, row *restartRow) (*restartWay, error) {
 		}
 	}
 	ln.Close() // frees the address for a relay that opens its own socket
-	launch := func() (*child, error) {
-		return startCmd(e.ctx, "relay", relayOn(socket, c.Relay, args...))
+	launch := func() (*load.Child, error) {
+		return load.StartCommand(d.Ctx, "relay", relayOn(socket, c.Relay, args...), io.Discard, load.StartTimeout)
 	}
 	return &restartWay{address: address, launch: launch, close: sync.OnceFunc(func() { socket.Close() })}, nil
 }
@@ -339,19 +334,16 @@ func relayOn(socket *os.File, program string, args ...string) *exec.Cmd {
 
 // counts returns the numbers of connected binaries and phones, from the relay's
 // /healthz.
-func (c *child) counts() (binaries, phones int, err error) {
-	client := http.Client{Timeout: 10 * time.Second}
-	defer client.CloseIdleConnections()
-	resp, err := client.Get("http://" + c.private + "/healthz")
+func counts(relay *load.Child) (binaries, phones int, err error) {
+	text, err := load.Page("http://" + relay.Private + "/healthz")
 	if err != nil {
 		return 0, 0, err
 	}
-	defer resp.Body.Close()
 	var health struct {
 		Binaries int `json:"connected_binaries"`
 		Phones   int `json:"connected_phones"`
 	}
-	err = json.NewDecoder(resp.Body).Decode(&health)
+	err = json.Unmarshal([]byte(text), &health)
 	return health.Binaries, health.Phones, err
 }
 

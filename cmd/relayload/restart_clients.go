@@ -4,20 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // restartClients are clients that reconnect after a restart as the deployed
 // clients do: binaries, each with one phone or with none.
 type restartClients struct {
-	fleet  *fleet // provides the target and the frame size
+	to     *load.Target
+	fleet  *load.Fleet // of the phones
 	pairs  int
 	alone  bool          // binaries without phones
 	young  bool          // their connections are younger than backoffReset at each restart
@@ -43,7 +49,7 @@ type restartClient struct {
 // start connects all clients and keeps them connected until ctx ends.
 func (p *restartClients) start(ctx context.Context) {
 	for i := range p.pairs {
-		server := fmt.Sprintf("restart-%d-%d", self, i)
+		server := fmt.Sprintf("restart-%d-%d", os.Getpid(), i)
 		b := &restartClient{daemon: true}
 		p.binaries = append(p.binaries, b)
 		held := make(chan struct{})
@@ -85,42 +91,41 @@ func (p *restartClients) keep(ctx context.Context, r *restartClient, connect fun
 
 // binary runs one connection of an echoing binary, from the dial to its end.
 func (p *restartClients) binary(ctx context.Context, r *restartClient, server string, held func()) error {
-	c, err := p.fleet.to.dial("/v1/server", server)
+	b, err := p.to.Binary(server)
 	if err != nil {
 		return err
 	}
-	defer c.closeWith(ctx)()
+	defer closeWith(ctx, b)()
 	p.connected(r)
 	held()
-	return (&loadBinary{peer: c, ids: make(map[int]string)}).echo()
+	return b.Echo()
 }
 
 // phone runs one connection of a phone, from the dial to its end. The phone
 // counts as connected after its first round trip.
 func (p *restartClients) phone(ctx context.Context, r *restartClient, server string, n int) error {
-	c, err := p.fleet.to.dial("/v1/client", server)
+	c, err := p.to.Dial("/v1/client", server)
 	if err != nil {
 		return err
 	}
-	defer c.closeWith(ctx)()
-	ph := &phone{peer: c, fleet: p.fleet, number: n,
-		checker: newFramer(p.fleet.size, n), maker: newFramer(p.fleet.size, n), times: make([]int64, 1)}
-	if err := ph.hello(); err != nil {
+	defer closeWith(ctx, c)()
+	ph := p.fleet.NewPhone(c, n)
+	if err := ph.Hello(); err != nil {
 		return err
 	}
 	p.connected(r)
 	for err == nil {
-		_, err = ph.next()
+		_, err = ph.Next()
 	}
 	return err
 }
 
-// closeWith closes p when ctx ends, or when the returned function is called.
-func (p *peer) closeWith(ctx context.Context) (now func()) {
-	stop := context.AfterFunc(ctx, func() { p.conn.Close() })
+// closeWith closes c when ctx ends, or when the returned function is called.
+func closeWith(ctx context.Context, c io.Closer) (now func()) {
+	stop := context.AfterFunc(ctx, func() { c.Close() })
 	return func() {
 		stop()
-		p.conn.Close()
+		c.Close()
 	}
 }
 
@@ -151,7 +156,7 @@ func (p *restartClients) ended(r *restartClient, err error) (e ending, restarted
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	_, closed := errors.AsType[*closedError](err)
+	_, closed := errors.AsType[*wstest.CloseError](err)
 	up := r.up
 	r.up = time.Time{}
 	e.closed = closed
@@ -174,11 +179,11 @@ func (p *restartClients) ended(r *restartClient, err error) (e ending, restarted
 		} else {
 			row.Closed["without a close frame"]++
 		}
-	case r.daemon && closed && !isClosed(err, 4409):
+	case r.daemon && closed && !wstest.IsClose(err, 4409):
 		row.Closed["redialled, then "+err.Error()]++ // costs no step
 	case r.daemon:
 		row.Lost[lostBecause(err, !up.IsZero())]++
-	case isClosed(err, 4404):
+	case wstest.IsClose(err, 4404):
 		row.Early++
 	case closed:
 		row.Closed["redialled, then "+err.Error()]++
@@ -200,13 +205,13 @@ const (
 // lostBecause returns the cause of a failed attempt. upgraded reports whether
 // the relay had answered 101.
 func lostBecause(err error, upgraded bool) string {
-	refused, ok := errors.AsType[*refusedError](err)
+	refused, ok := errors.AsType[*wstest.RefusedError](err)
 	switch {
-	case ok && refused.status == http.StatusServiceUnavailable:
+	case ok && refused.Status == http.StatusServiceUnavailable:
 		return lostBusy
 	case ok:
-		return "HTTP " + strconv.Itoa(refused.status)
-	case isClosed(err, 4409):
+		return "HTTP " + strconv.Itoa(refused.Status)
+	case wstest.IsClose(err, 4409):
 		return "4409"
 	case upgraded:
 		return lostUpgraded
@@ -248,29 +253,29 @@ func (p *restartClients) connectedCount() (n int) {
 
 // until waits until all clients are connected to relay. It returns an error
 // after most.
-func (p *restartClients) until(e *env, relay *child, most time.Duration) error {
-	for end := time.Now().Add(most); ; wait(e.ctx, 10*time.Millisecond) {
+func (p *restartClients) until(d *driver, relay *load.Child, most time.Duration) error {
+	for end := time.Now().Add(most); ; load.Wait(d.Ctx, 10*time.Millisecond) {
 		n, all := p.connectedCount(), len(p.binaries)+len(p.phones)
 		if n == all {
 			// A client that has not noticed the end of its old connection
 			// still counts as connected here, but not at the relay.
-			binaries, phones, err := relay.counts()
+			binaries, phones, err := counts(relay)
 			if err != nil {
-				return relay.failed(err)
+				return relay.Failed(err)
 			}
 			if binaries == len(p.binaries) && phones == len(p.phones) {
 				return nil
 			}
 		}
 		switch {
-		case e.ctx.Err() != nil:
-			return errInterrupted
+		case d.Ctx.Err() != nil:
+			return load.ErrInterrupted
 		case time.Now().After(end):
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			return relay.failed(fmt.Errorf("only %d of %d clients are connected after %s; the last failure: %v", n, all, most, p.last))
+			return relay.Failed(fmt.Errorf("only %d of %d clients are connected after %s; the last failure: %v", n, all, most, p.last))
 		}
-		e.progress.show("%s: %d of %d clients are connected", p.row.name(), n, all)
+		d.Progress.Show("%s: %d of %d clients are connected", p.row.name(), n, all)
 	}
 }
 
@@ -341,6 +346,6 @@ func (b *backoff) after(e ending) time.Duration {
 func (b *backoff) keep(ctx context.Context, connect func() ending) {
 	for ctx.Err() == nil {
 		e := connect()
-		wait(ctx, b.after(e))
+		load.Wait(ctx, b.after(e))
 	}
 }

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // A real relay is restarted under pairs, in each way. All clients reconnect,
@@ -23,9 +26,9 @@ func TestClientsComeBackFromARestart(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	const pairs, rounds = 5, 2
-	code, stdout, stderr := command(t, "restart", "--relay", relay, "--pairs", "5", "--rounds", "2", "--spread", "200ms", "--wait", "1s", "--redial", "10ms", "--json")
+	code, stdout, stderr := command("restart", "--relay", relay, "--pairs", "5", "--rounds", "2", "--spread", "200ms", "--wait", "1s", "--redial", "10ms", "--json")
 	var r restartReport
-	if err := json.Unmarshal([]byte(stdout), &r); code != exitDone || err != nil || len(r.Rows) != 10 {
+	if err := json.Unmarshal([]byte(stdout), &r); code != load.ExitDone || err != nil || len(r.Rows) != 10 {
 		t.Fatalf("exit code %d, %v, %q, %q; want ten rows", code, err, stdout, stderr)
 	}
 	for _, row := range r.Rows {
@@ -89,7 +92,7 @@ func TestRestartRefusesWhatItCannotMeasure(t *testing.T) {
 		{"--age", "old", "--age"},
 		{"--relay", "/nowhere/relay", "make build"},
 	} {
-		if code, _, stderr := command(t, "restart", tt.option, tt.value); code != exitUsage || !strings.Contains(stderr, tt.want) {
+		if code, _, stderr := command("restart", tt.option, tt.value); code != load.ExitUsage || !strings.Contains(stderr, tt.want) {
 			t.Errorf("%s %s: exit code %d, %q; want %q", tt.option, tt.value, code, stderr, tt.want)
 		}
 	}
@@ -225,9 +228,9 @@ func TestALostRedialHasItsCause(t *testing.T) {
 		{errors.New("no answer to the handshake: unexpected EOF"), false, "accepted, then lost before an answer"},
 		{errors.New("EOF"), true, "accepted, then lost after the upgrade"},
 		{fmt.Errorf("read: %w", context.DeadlineExceeded), false, "no answer"},
-		{&refusedError{status: 503, text: "503 Service Unavailable"}, false, "HTTP 503"},
-		{fmt.Errorf("binary: %w", &refusedError{status: 429, text: "429 Too Many Requests"}), false, "HTTP 429"},
-		{&closedError{code: 4409, reason: "server-id already claimed"}, true, "4409"},
+		{&wstest.RefusedError{Status: 503, Text: "503 Service Unavailable"}, false, "HTTP 503"},
+		{fmt.Errorf("binary: %w", &wstest.RefusedError{Status: 429, Text: "429 Too Many Requests"}), false, "HTTP 429"},
+		{&wstest.CloseError{Code: 4409, Text: "server-id already claimed"}, true, "4409"},
 	} {
 		if got := lostBecause(tt.err, tt.upgraded); got != tt.want {
 			t.Errorf("%v: %q; want %q", tt.err, got, tt.want)

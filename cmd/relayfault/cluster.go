@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
+)
+
+type clusterCommand struct {
+	FaultTest clusterFaultTest `cmd:"" name:"battery" help:"Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long."`
+	Benchmark clusterBenchmark `cmd:"" name:"figures" help:"Benchmark of three relays and of a single one: the cost of a hop, the rate of claims, and the recovery time after each fault (docs/cluster.md)."`
+}
+
+// clusterFlags are the common flags of the cluster commands.
+type clusterFlags struct {
+	Relay string `default:"bin/pyrycode-relay" help:"The relay's program; three processes of it are started."`
+	Out   string `default:"out/cluster" help:"The directory for the relays' logs and for diagrams."`
+	JSON  bool   `name:"json" help:"Print JSON, not a table."`
+}
+
+type clusterFaultTest struct {
+	clusterFlags
+	For   time.Duration `default:"30m" help:"How long faults are injected; the recovery from the last fault comes on top."`
+	IDs   int           `name:"ids" default:"40" help:"Server-ids; each has two binaries that compete for it and three phones."`
+	Move  time.Duration `default:"5s" help:"Average interval at which the binary of each id gives it up, so that the other binary gets it."`
+	Kinds []string      `help:"Kinds of faults, in this order: ${faults}. Default: all."`
+	Seed  uint64        `help:"Seed of the random choices; 0: a random seed."`
+}
+
+// knownFaults returns a usage error if a name is not the name of a fault.
+func knownFaults(names []string) error {
+	for _, k := range names {
+		if !slices.Contains(faultNames(), k) {
+			return load.Usagef("there is no fault %q; the faults are %s", k, strings.Join(faultNames(), ", "))
+		}
+	}
+	return nil
+}
+
+func (c *clusterFaultTest) run(e *load.Env) error {
+	if len(c.Kinds) == 0 {
+		c.Kinds = faultNames()
+	}
+	if err := knownFaults(c.Kinds); err != nil {
+		return err
+	}
+	switch {
+	case c.For < time.Second || c.For > maxRun:
+		return load.Usagef("--for %s must be from 1s to %s", c.For, maxRun)
+	case c.IDs < 1 || c.Move < 500*time.Millisecond:
+		return load.Usagef("--ids must be 1 or more, --move 500ms or more")
+	}
+	if err := load.EnoughFiles(c.IDs*2*12 + 200); err != nil {
+		return err
+	}
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64()
+	}
+	t, err := newTrio(e.Ctx, c.Relay, c.Out, "--drain-spread", "2s") // as behind a balancer
+	if err != nil {
+		return err
+	}
+	defer t.end()
+	cc := startClients(e.Ctx, t, c.IDs, c.Move, c.Seed)
+	defer cc.end()
+	r := &faultTestReport{Seed: c.Seed, IDs: c.IDs}
+	if err := cc.servedSince(e.Ctx, 0); err != nil {
+		return err
+	}
+	r.Begun = load.Now()
+	r.add(cc.injectFaults(e, c, r.Begun))
+	cc.paused.Store(true)
+	if len(r.Wrong) == 0 {
+		if err := cc.servedSince(e.Ctx, load.Now()); err != nil {
+			r.add(nil, err)
+		}
+	}
+	r.Ended = load.Now()
+	cc.end()
+	r.judge(cc)
+	picture := filepath.Join(c.Out, "server-ids.svg")
+	if err := os.WriteFile(picture, r.svg(cc), 0o644); err != nil {
+		return err
+	}
+	if len(r.longGaps) > 0 {
+		if err := os.WriteFile(filepath.Join(c.Out, "long-gaps.txt"), r.longGaps, 0o644); err != nil {
+			return err
+		}
+	}
+	if err := e.Print(c.JSON, r); err != nil {
+		return err
+	}
+	if n := len(r.Wrong) + r.More; n > 0 {
+		return fmt.Errorf("%d checks failed; %s shows the server-ids; the relays' logs and the clients' attempts are in the same directory", n, picture)
+	}
+	return nil
+}
+
+// injectFaults injects one fault after another and returns them.
+func (cc *clusterClients) injectFaults(e *load.Env, c *clusterFaultTest, begun int64) (faults []*fault, err error) {
+	rng := rand.New(rand.NewPCG(c.Seed, 1<<32))
+	end := begun + int64(c.For)
+	for round := 0; load.Now() < end; round++ {
+		load.Wait(e.Ctx, min(between(rng, 2*time.Second, 5*time.Second), time.Duration(max(0, end-load.Now()))))
+		k := kindOf(c.Kinds[round%len(c.Kinds)])
+		e.Progress.Show("%.0f of %.0f s: %s; %d ids given up", float64(load.Now()-begun)/1e9, c.For.Seconds(), k.name, cc.giveUps.Load())
+		f, err := cc.inflict(e.Ctx, k, rng)
+		faults = append(faults, f)
+		if err != nil {
+			return faults, err
+		}
+	}
+	return faults, e.Ctx.Err()
+}
+
+// fault is one injected fault and its repair.
+type fault struct {
+	Kind      string `json:"kind"`
+	Victim    int    `json:"victim"` // a relay, from 0
+	Other     int    `json:"other"`  // the second relay of a disconnected pair; otherwise -1
+	Begin     int64  `json:"begin_ns"`
+	Repaired  int64  `json:"mended_ns"`
+	Recovered int64  `json:"whole_ns"` // all relays were ready and all ids were served again
+}
+
+// faultKind is a kind of fault. do causes the fault, waits, and repairs it.
+type faultKind struct {
+	name   string
+	leader bool // the victim is the leader of the directory
+	drains bool // the relay releases its ids, so that they are served again without a lease timeout
+	do     func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
+}
+
+func between(rng *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(rng.Int64N(int64(most-least)))
+}
+
+// killed kills a relay and restarts it after a delay, with the same name and
+// without state.
+func killed(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+	if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
+		return err
+	}
+	t.waitExit(f.Victim)
+	load.Wait(ctx, between(rng, 0, 10*time.Second))
+	return t.start(ctx, f.Victim)
+}
+
+// frozen stops a relay's process and continues it after a delay.
+func frozen(least, most time.Duration) func(context.Context, *trio, *fault, *rand.Rand) error {
+	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+		if err := t.signal(f.Victim, syscall.SIGSTOP); err != nil {
+			return err
+		}
+		load.Wait(ctx, between(rng, least, most))
+		return t.signal(f.Victim, syscall.SIGCONT)
+	}
+}
+
+// cut puts links into state l for a while.
+func cut(least, most time.Duration, set func(t *trio, f *fault, l link), l link) func(context.Context, *trio, *fault, *rand.Rand) error {
+	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+		set(t, f, l)
+		load.Wait(ctx, between(rng, least, most))
+		set(t, f, linkUp)
+		return nil
+	}
+}
+
+func isolated(t *trio, f *fault, l link) { t.isolate(f.Victim, l) }
+
+func parted(t *trio, f *fault, l link) {
+	f.Other = (f.Victim + 1) % nodes
+	t.disconnectPair(f.Victim, f.Other, l)
+}
+
+func clients(t *trio, f *fault, l link) { t.members[f.Victim].front.set(l) }
+
+// drained ends a relay with SIGTERM and restarts it.
+func drained(ctx context.Context, t *trio, f *fault, _ *rand.Rand) error {
+	if err := t.signal(f.Victim, syscall.SIGTERM); err != nil {
+		return err
+	}
+	t.waitExit(f.Victim)
+	return t.start(ctx, f.Victim)
+}
+
+var faultKinds = []faultKind{
+	{name: "drain", drains: true, do: drained},
+	{name: "kill", do: killed},
+	{name: "kill-leader", leader: true, do: killed},
+	{name: "blink", do: frozen(2*time.Second, 12*time.Second)},
+	{name: "freeze", do: frozen(35*time.Second, 45*time.Second)},
+	{name: "freeze-leader", leader: true, do: frozen(35*time.Second, 45*time.Second)},
+	{name: "isolate", do: cut(35*time.Second, 45*time.Second, isolated, linkStalled)},
+	{name: "isolate-leader", leader: true, do: cut(35*time.Second, 45*time.Second, isolated, linkStalled)},
+	{name: "cut-off", do: cut(5*time.Second, 40*time.Second, isolated, linkCut)},
+	{name: "part", do: cut(10*time.Second, 40*time.Second, parted, linkStalled)},
+	{name: "no-clients", do: cut(5*time.Second, 15*time.Second, clients, linkStalled)},
+}
+
+func faultNames() (all []string) {
+	for _, k := range faultKinds {
+		all = append(all, k.name)
+	}
+	return all
+}
+
+func kindOf(name string) faultKind {
+	return faultKinds[slices.IndexFunc(faultKinds, func(k faultKind) bool { return k.name == name })]
+}
+
+// inflict injects one fault and waits until all relays are ready and all phones
+// get answers.
+func (cc *clusterClients) inflict(ctx context.Context, k faultKind, rng *rand.Rand) (*fault, error) {
+	f := &fault{Kind: k.name, Victim: rng.IntN(nodes), Other: -1}
+	if leader := cc.trio.leader(); k.leader && leader >= 0 {
+		f.Victim = leader
+	}
+	f.Begin = load.Now()
+	if err := k.do(ctx, cc.trio, f, rng); err != nil {
+		return f, fmt.Errorf("%s of %s: %w", k.name, cc.trio.members[f.Victim].name, err)
+	}
+	f.Repaired = load.Now()
+	if err := cc.trio.waitReady(ctx); err != nil {
+		return f, fmt.Errorf("after %s: %w", k.name, err)
+	}
+	if err := cc.servedSince(ctx, load.Now()); err != nil {
+		return f, fmt.Errorf("after %s: %w", k.name, err)
+	}
+	f.Recovered = load.Now()
+	return f, nil
+}

@@ -1,0 +1,394 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os/exec"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
+)
+
+type clusterBenchmark struct {
+	clusterFlags
+	Rounds int           `default:"5" help:"Rounds; every variant is measured once per round."`
+	For    time.Duration `default:"2s" help:"Duration of each measurement."`
+	Faults []string      `default:"drain,kill,kill-leader,freeze,isolate,isolate-leader" help:"Faults whose recovery time is measured; a minute each."`
+	IDs    int           `name:"ids" default:"12" help:"Server-ids that are served during the faults."`
+}
+
+// clusterBenchRun is one run of the cluster benchmark.
+type clusterBenchRun struct {
+	*load.Env
+	*clusterBenchmark
+	trio   *trio
+	alone  *load.Child // a relay without a cluster
+	report *clusterBenchReport
+}
+
+func (c *clusterBenchmark) run(e *load.Env) error {
+	if err := knownFaults(c.Faults); err != nil {
+		return err
+	}
+	if c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute || c.IDs < 1 {
+		return load.Usagef("--rounds and --ids must be 1 or more, --for from 100ms to 1m")
+	}
+	if err := load.EnoughFiles(4000); err != nil {
+		return err
+	}
+	f := &clusterBenchRun{Env: e, clusterBenchmark: c, report: newClusterBenchReport(e.Ctx, c.Relay)}
+	var err error
+	// With a short grace, ids that were claimed once and left expire soon.
+	if f.trio, err = newTrio(e.Ctx, c.Relay, c.Out, "--grace", "1s", "--max-conns", "4000"); err != nil {
+		return err
+	}
+	defer f.trio.end()
+	cmd := exec.Command(c.Relay, "serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--drain=0s",
+		"--grace=1s", "--max-conns=4000", "--max-conns-per-address=4000", "--rate=100000", "--burst=100000")
+	if f.alone, err = load.StartCommand(e.Ctx, "alone", cmd, io.Discard, load.StartTimeout); err != nil {
+		return err
+	}
+	defer f.alone.End()
+	for _, step := range []func() error{f.hop, f.growth, f.claims} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if err := f.faults(); err != nil {
+		return err
+	}
+	if err := e.Print(c.JSON, f.report); err != nil {
+		return err
+	}
+	if n := len(f.report.Wrong); n > 0 {
+		return fmt.Errorf("%d checks failed; the relays' logs are in %s", n, c.Out)
+	}
+	return nil
+}
+
+// pids returns the process ids of the trio's relays.
+func (t *trio) pids() (all []int) {
+	for _, m := range t.members {
+		all = append(all, m.child.Pid())
+	}
+	return all
+}
+
+// direct returns relay i without the proxy in front of it.
+func (t *trio) direct(i int) *load.Target { return targetAt(t.members[i].listen) }
+
+func targetAt(addr string) *load.Target {
+	return &load.Target{Addr: addr, Buffer: load.BusyBuffer, Timeout: 10 * time.Second}
+}
+
+// variant is one of the setups that a comparison has.
+type variant struct {
+	Name   string        `json:"name"`
+	Rounds []load.Sample `json:"rounds"`
+	Median load.Sample   `json:"median"`
+
+	fleets []*load.Fleet
+}
+
+// measure runs the fleets of each variant, once per round and interleaved.
+func (f *clusterBenchRun) measure(what string, all []*variant) error {
+	defer func() {
+		for _, w := range all {
+			for _, c := range w.fleets {
+				c.Close()
+			}
+		}
+	}()
+	for range f.Rounds {
+		for _, w := range all {
+			got := make([]load.Sample, len(w.fleets))
+			failed := make([]error, len(w.fleets))
+			var running sync.WaitGroup
+			for i, c := range w.fleets {
+				running.Go(func() { got[i], failed[i] = c.Run(f.Ctx, f.For, 0, f.Progress.Running(what+": "+w.Name)) })
+			}
+			running.Wait()
+			for _, err := range failed {
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", what, w.Name, err)
+				}
+			}
+			w.Rounds = append(w.Rounds, sumSamples(got))
+		}
+	}
+	for _, w := range all {
+		w.Median = load.MedianSample(w.Rounds)
+	}
+	return nil
+}
+
+// sumSamples adds concurrent samples. Each load.Sample has the processor time of its
+// own relay.
+func sumSamples(all []load.Sample) load.Sample {
+	s := all[0]
+	for _, o := range all[1:] {
+		s.Frames += o.Frames
+		s.PerSecond += o.PerSecond
+		s.CPU += o.CPU
+		s.P50, s.P99 = max(s.P50, o.P50), max(s.P99, o.P99)
+	}
+	if s.PerSecond > 0 {
+		s.CPUPerFrame = s.CPU / s.PerSecond * 1e6
+	}
+	return s
+}
+
+// hop compares phones at their binary's relay with phones at another relay, with
+// one frame in flight and with many.
+func (f *clusterBenchRun) hop() error {
+	here, there := f.trio.direct(0), f.trio.direct(0)
+	there.Phones = f.trio.direct(1)
+	for _, traffic := range []struct {
+		name  string
+		shape load.Shape
+	}{
+		{"one frame in flight", load.Shape{Binaries: 1, Phones: 1, Size: 512, Flight: 1}},
+		{"many frames of 512 bytes", load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 8}},
+		{"many frames of 16 KiB", load.Shape{Binaries: 4, Phones: 8, Size: 16 << 10, Flight: 2}},
+	} {
+		var ways []*variant
+		for _, w := range []struct {
+			name string
+			to   *load.Target
+		}{{"local", here}, {"one hop", there}} {
+			c, err := load.Connect(w.to, traffic.shape, f.Progress.Connecting)
+			if err != nil {
+				return load.Hint(err)
+			}
+			c.Others = f.trio.pids()
+			ways = append(ways, &variant{Name: w.name, fleets: []*load.Fleet{c}})
+		}
+		if err := f.measure(traffic.name, ways); err != nil {
+			return err
+		}
+		f.report.Hop = append(f.report.Hop, &comparison{traffic.name, ways})
+	}
+	return nil
+}
+
+// growth compares a relay without a cluster with one and with three relays of a
+// cluster. Each relay has its own clients.
+func (f *clusterBenchRun) growth() error {
+	s := load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 8}
+	pids := f.trio.pids()
+	var ways []*variant
+	for _, w := range []struct {
+		name string
+		at   []string
+		pids []int
+	}{
+		{"one relay, alone", []string{f.alone.Addr}, []int{f.alone.Pid()}},
+		{"one of three", []string{f.trio.members[0].listen}, pids[:1]},
+		{"three of three", []string{f.trio.members[0].listen, f.trio.members[1].listen, f.trio.members[2].listen}, pids},
+	} {
+		one := &variant{Name: w.name}
+		for i, addr := range w.at {
+			c, err := load.Connect(targetAt(addr), s, f.Progress.Connecting)
+			if err != nil {
+				return load.Hint(err)
+			}
+			c.Others = w.pids[i : i+1]
+			one.fleets = append(one.fleets, c)
+		}
+		ways = append(ways, one)
+	}
+	if err := f.measure("growth", ways); err != nil {
+		return err
+	}
+	f.report.Growth = &comparison{"local phones only, frames of 512 bytes", ways}
+	return nil
+}
+
+// claimants is the number of concurrent claims.
+const claimants = 32
+
+// claims measures how many new server-ids are claimed per second.
+func (f *clusterBenchRun) claims() error {
+	at := []*claimRow{{Name: "one relay, alone", to: []string{f.alone.Addr}}, {Name: "three of a cluster"}}
+	for _, m := range f.trio.members {
+		at[1].to = append(at[1].to, m.listen)
+	}
+	for round := range f.Rounds {
+		for k, row := range at {
+			d := min(f.For, 3*time.Second) // an id remains in the directory for a second
+			f.Progress.Show("claims: %s", row.Name)
+			done, times, err := claimFor(f.Ctx, row.to, d, fmt.Sprintf("claim-%d-%d", round, k))
+			if err != nil {
+				return fmt.Errorf("claims, %s: %w", row.Name, err)
+			}
+			row.rates = append(row.rates, float64(done)/d.Seconds())
+			row.p50, row.p99 = append(row.p50, float64(times.Quantile(.5))/1e6), append(row.p99, float64(times.Quantile(.99))/1e6)
+			load.Wait(f.Ctx, 2*time.Second)
+		}
+	}
+	for _, row := range at {
+		row.PerSecond, row.P50, row.P99 = load.Median(row.rates), load.Median(row.p50), load.Median(row.p99)
+	}
+	f.report.Claims = at
+	return nil
+}
+
+// claimFor claims new ids and releases them, for d. It returns their number and
+// the durations.
+func claimFor(ctx context.Context, at []string, d time.Duration, name string) (done int64, all load.Latencies, err error) {
+	var n atomic.Int64
+	var mu sync.Mutex
+	var working sync.WaitGroup
+	ctx, stop := context.WithTimeout(ctx, d)
+	defer stop()
+	for w := range claimants {
+		working.Go(func() {
+			to := targetAt(at[w%len(at)])
+			to.Buffer = load.IdleBuffer
+			var times load.Latencies
+			for ctx.Err() == nil {
+				begun := time.Now()
+				p, e := to.Dial("/v1/server", fmt.Sprintf("%s-%d", name, n.Add(1)))
+				if e != nil {
+					mu.Lock()
+					err = e
+					mu.Unlock()
+					return
+				}
+				times.Add(time.Since(begun))
+				p.Bye()
+			}
+			mu.Lock()
+			all.Merge(&times)
+			mu.Unlock()
+		})
+	}
+	working.Wait()
+	return n.Load(), all, err
+}
+
+// faults measures, for each fault, how long ids and phones are not served, and
+// how long no new id can be claimed at the ready relays.
+func (f *clusterBenchRun) faults() error {
+	cc := startClients(f.Ctx, f.trio, f.IDs, 0, 1)
+	defer cc.end()
+	if err := cc.servedSince(f.Ctx, 0); err != nil {
+		return err
+	}
+	r := &faultTestReport{IDs: f.IDs, Begun: load.Now()}
+	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	for _, name := range f.Faults {
+		f.Progress.Show("%s", name)
+		load.Wait(f.Ctx, 5*time.Second)
+		ctx, stop := context.WithCancel(f.Ctx)
+		longest := make(chan time.Duration, 1)
+		go func() { longest <- f.claimable(ctx, name) }()
+		one, err := cc.inflict(f.Ctx, kindOf(name), rng)
+		stop()
+		blocked := <-longest
+		r.add([]*fault{one}, nil)
+		if err != nil {
+			return err
+		}
+		f.report.Blocked[name] = max(f.report.Blocked[name], blocked.Seconds())
+	}
+	r.Ended = load.Now()
+	cc.end()
+	r.judge(cc)
+	f.report.Faults, f.report.Wrong = r.Rows, r.Wrong
+	return nil
+}
+
+// claimable claims new ids at ready relays until ctx ends. It returns the
+// longest time between two grants.
+func (f *clusterBenchRun) claimable(ctx context.Context, name string) (longest time.Duration) {
+	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	last := time.Now()
+	for n := 0; ctx.Err() == nil; n++ {
+		to := targetAt(f.trio.members[f.trio.choose(rng, -1)].listen)
+		to.Buffer, to.Timeout = load.IdleBuffer, time.Second
+		p, err := to.Dial("/v1/server", fmt.Sprintf("new-%s-%d", name, n))
+		longest = max(longest, time.Since(last))
+		if err == nil {
+			last = time.Now()
+			p.Bye()
+		}
+		load.Wait(ctx, 50*time.Millisecond)
+	}
+	return longest
+}
+
+// comparison is the same load in several variants.
+type comparison struct {
+	Name     string     `json:"name"`
+	Variants []*variant `json:"ways"`
+}
+
+// claimRow is the rate of claims at one set of relays.
+type claimRow struct {
+	Name      string  `json:"name"`
+	PerSecond float64 `json:"per_second"`
+	P50       float64 `json:"p50_ms"`
+	P99       float64 `json:"p99_ms"`
+
+	to              []string
+	rates, p50, p99 []float64
+}
+
+// clusterBenchReport has the measurements of docs/cluster.md.
+type clusterBenchReport struct {
+	Relay  string        `json:"relay"`
+	Hop    []*comparison `json:"hop"`
+	Growth *comparison   `json:"growth"`
+	Claims []*claimRow   `json:"claims"`
+	Faults []*faultRow   `json:"faults"`
+	Wrong  []string      `json:"wrong"`
+
+	// Blocked is the time in which no new id could be claimed, by fault.
+	Blocked map[string]float64 `json:"claims_blocked_seconds"`
+}
+
+func newClusterBenchReport(ctx context.Context, relay string) *clusterBenchReport {
+	return &clusterBenchReport{Relay: load.VersionOf(ctx, relay), Blocked: make(map[string]float64)}
+}
+
+// Table implements load.Report.
+func (r *clusterBenchReport) Table(w io.Writer) {
+	fmt.Fprintf(w, "%s\n", r.Relay)
+	for _, c := range append(slices.Clone(r.Hop), r.Growth) {
+		fmt.Fprintf(w, "\n%s\n", c.Name)
+		fmt.Fprintf(w, "  %-18s %12s %10s %10s %14s   %s\n", "", "frames/s", "p50 µs", "p99 µs", "CPU µs/frame", "ratio to the first: frames/s, p50, CPU")
+		base := c.Variants[0]
+		for _, one := range c.Variants {
+			s := one.Median
+			fmt.Fprintf(w, "  %-18s %12.0f %10.0f %10.0f %14.1f   %s, %s, %s\n", one.Name, s.PerSecond, s.P50, s.P99, s.CPUPerFrame,
+				one.ratioTo(base, func(s load.Sample) float64 { return s.PerSecond }), one.ratioTo(base, func(s load.Sample) float64 { return s.P50 }),
+				one.ratioTo(base, func(s load.Sample) float64 { return s.CPUPerFrame }))
+		}
+	}
+	fmt.Fprintf(w, "\nnew server-ids claimed, %d concurrently\n", claimants)
+	for _, c := range r.Claims {
+		fmt.Fprintf(w, "  %-18s %8.0f per second, p50 %.1f ms, p99 %.1f ms\n", c.Name, c.PerSecond, c.P50, c.P99)
+	}
+	fmt.Fprintf(w, "\n  %-16s %-34s %-39s %s\n", "fault", "ids not served for 0.5 s or more", "phones that had to move, binaries not", "no new id could be claimed for")
+	for _, row := range r.Faults {
+		fmt.Fprintf(w, "  %-16s %-34s %-39s %.1f s\n", row.Kind, describeTimes(row.IDs), describeTimes(row.Phones), r.Blocked[row.Kind])
+	}
+	for _, s := range r.Wrong {
+		fmt.Fprintf(w, "WRONG: %s\n", s)
+	}
+}
+
+// ratioTo returns the ratio of w to base for one field, round by round.
+func (w *variant) ratioTo(base *variant, f func(load.Sample) float64) load.Ratio {
+	v := make([]float64, len(w.Rounds))
+	for i := range v {
+		v[i] = f(w.Rounds[i]) / f(base.Rounds[i])
+	}
+	return load.Ratio{Median: load.Median(v), Least: slices.Min(v), Most: slices.Max(v)}
+}

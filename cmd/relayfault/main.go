@@ -1,0 +1,48 @@
+// Command relayfault tests whole relay processes under load and faults, over real
+// sockets, and says what is wrong: soak runs one relay for an hour under all kinds
+// of clients and reports what grows; cluster kills, freezes and partitions three
+// relays and reports server-ids that two of them served concurrently.
+//
+// Its tests in one process are those of internal/battery. The load tool of an
+// operator is cmd/relayload.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
+)
+
+// commands is the command line.
+type commands struct {
+	Soak    soakCommand    `cmd:"" help:"Start a relay, run all kinds of clients for an hour, and report memory, goroutines and files that grow."`
+	Cluster clusterCommand `cmd:"" help:"Three relays in a cluster: fault tests and benchmarks."`
+}
+
+const about = `Tests relays in processes of their own, under load and faults.
+
+The exit code is 1 if a check failed. Every run has a time limit.`
+
+// maxRun bounds a soak and the fault tests.
+const maxRun = 25 * time.Hour
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	vars := kong.Vars{"faults": strings.Join(faultNames(), ", ")}
+	return load.Command(ctx, "relayfault", about, new(commands), vars, args, stdout, stderr, func(selected any, e *load.Env) error {
+		return selected.(interface{ run(*load.Env) error }).run(e)
+	})
+}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// command runs relayfault and returns its exit code and its output.
+func command(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(context.Background(), args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestUsageErrorsSayWhatToDo(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"cluster", "battery", "--kinds", "flood"}, `there is no fault "flood"; the faults are drain, kill`},
+		{[]string{"cluster", "battery", "--ids", "0"}, "--ids must be 1 or more"},
+		{[]string{"cluster", "battery", "--relay", "/nowhere/relay"}, "make build"},
+		{[]string{"cluster", "figures", "--rounds", "0"}, "must be 1 or more"},
+		{[]string{"soak", "--for", "1s"}, "--for 1s must be from"},
+		{[]string{"soak", "--relay", "/nowhere/relay"}, "make build"},
+		{[]string{"nonsense"}, "--help lists"},
+	} {
+		code, _, stderr := command(tt.args...)
+		if code != load.ExitUsage || !strings.Contains(stderr, tt.want) {
+			t.Errorf("relayfault %s: exit code %d, %q; want %d, containing %q", strings.Join(tt.args, " "), code, stderr, load.ExitUsage, tt.want)
+		}
+	}
+}

@@ -1,0 +1,347 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+)
+
+// actors returns all actors of a soak. fleetSize is the number of long-lived
+// binaries.
+func actors(fleetSize int) []actor {
+	return []actor{
+		{"stay", fleetSize, 2 * time.Second, (*soak).stay},
+		{"visit", 4, 300 * time.Millisecond, (*soak).visit},
+		{"return", 6, 2 * time.Second, (*soak).comeBack},
+		{"abandon", 4, time.Second, (*soak).abandon},
+		{"stall", 2, 5 * time.Second, (*soak).stall},
+		{"take over", 2, 5 * time.Second, (*soak).takeOver},
+		{"claim in vain", 1, 2 * time.Second, (*soak).claimInVain},
+		{"bad frame", 2, 300 * time.Millisecond, (*soak).badFrame},
+		{"half a request", 3, time.Second, (*soak).halfRequest},
+		{"nobody there", 1, 300 * time.Millisecond, (*soak).noBinary},
+	}
+}
+
+// stay is a binary with eight phones that make round trips for one to three
+// minutes.
+func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
+	b, all, err := s.openWithPhones(newID(rng), 8)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	defer closePhones(all)
+	for end := time.Now().Add(time.Minute + time.Duration(rng.Int64N(int64(2*time.Minute)))); time.Now().Before(end) && ctx.Err() == nil; {
+		if err := all[rng.IntN(len(all))].RoundTrip(); err != nil {
+			return err
+		}
+		load.Wait(ctx, 150*time.Millisecond+time.Duration(rng.Int64N(int64(200*time.Millisecond))))
+		if len(all) > 1 && rng.IntN(50) == 0 { // a phone loses its network
+			i := rng.IntN(len(all))
+			all[i].Reset()
+			all = append(all[:i], all[i+1:]...)
+		}
+		for _, ph := range all { // answer pings
+			if err := answerPings(ph); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// visit is a binary and a phone that make one round trip.
+func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
+	b, all, err := s.openWithPhones(newID(rng), 1)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	all[0].Bye()
+	return nil
+}
+
+// comeBack is a binary that disconnects and reclaims its slot within the grace
+// period. The relay closes its phones with 4404, and they connect again.
+func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
+	id := newID(rng)
+	b, all, err := s.openWithPhones(id, 4)
+	if err != nil {
+		return err
+	}
+	defer closePhones(all)
+	if rng.IntN(2) == 0 {
+		b.Reset()
+	}
+	b.close()
+	load.Wait(ctx, time.Duration(rng.Int64N(int64(5*time.Second))))
+	again, err := s.open(id)
+	if err != nil {
+		return err
+	}
+	defer again.close()
+	for _, ph := range all {
+		if err := waitClose(ph.Conn, 4404); err != nil {
+			return err
+		}
+	}
+	back, err := again.join(4)
+	closePhones(back)
+	return err
+}
+
+// abandon is a binary that does not reconnect. Its phones are closed at the end
+// of the grace period.
+func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
+	b, all, err := s.openWithPhones(newID(rng), 2)
+	if err != nil {
+		return err
+	}
+	b.close()
+	defer closePhones(all)
+	for _, ph := range all {
+		if err := waitClose(ph.Conn, 1000); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stall is a phone that does not read. The relay closes it and notifies its
+// binary.
+func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
+	id := newID(rng)
+	b, all, err := s.openWithPhones(id, 2)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	defer closePhones(all)
+	victim := b.ConnID(0)
+	_ = all[0].Conn.Conn.(interface{ SetReadBuffer(int) error }).SetReadBuffer(4096)
+	envelope := load.AppendEnvelope(nil, victim, []byte(`"`+strings.Repeat("x", 64<<10)+`"`))
+	for range 400 { // 25 MiB: more than the outbox of 4 MiB and the kernels' buffers
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := b.WriteMessage(wstest.Text, envelope); err != nil {
+			return err
+		}
+		load.Wait(ctx, 2*time.Millisecond)
+	}
+	if err := all[1].RoundTrip(); err != nil {
+		return fmt.Errorf("the other phone: %w", err)
+	}
+	_ = all[0].SetReadDeadline(time.Now().Add(time.Minute))
+	for { // the phone reads the close frame, or the socket was reset
+		switch _, err := all[0].Next(); {
+		case err == nil:
+		case wstest.IsClose(err, 1011) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "reset"):
+			return nil
+		default:
+			return fmt.Errorf("a phone that does not read ends with %w; want 1011", err)
+		}
+	}
+}
+
+// takeOver is a binary that has stopped answering pings, and a second binary
+// that claims its id.
+func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
+	id := newID(rng)
+	old, err := s.to.Dial("/v1/server", id)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	ph, err := s.to.Dial("/v1/client", id)
+	if err != nil {
+		return err
+	}
+	defer ph.Close()
+	if err := ph.WriteMessage(wstest.Text, []byte(`"hello"`)); err != nil { // the phone then has joined or is closed with 4404
+		return err
+	}
+	_ = ph.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	if _, err := ph.Next(); wstest.IsClose(err, 4404) {
+		return nil // the phone joined before its binary had its slot
+	}
+	b, err := s.open(id)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	if err := waitClose(ph, 4404); err != nil {
+		return fmt.Errorf("a phone of the old binary: %w", err)
+	}
+	all, err := b.join(1)
+	closePhones(all)
+	if err != nil {
+		return err
+	}
+	return waitClose(old, 1011)
+}
+
+// claimInVain is a second binary that claims the id of a live one.
+func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
+	id := newID(rng)
+	b, all, err := s.openWithPhones(id, 1) // the binary then holds its slot
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	closePhones(all)
+	rival, err := s.to.Dial("/v1/server", id)
+	if err != nil {
+		return err
+	}
+	defer rival.Close()
+	return waitClose(rival, 4409)
+}
+
+// badFrame is a phone that violates the protocol or a limit.
+func (s *soak) badFrame(_ context.Context, rng *rand.Rand) error {
+	b, all, err := s.openWithPhones(newID(rng), 1)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	defer closePhones(all)
+	bad := append(wstest.Violations(256<<10), wstest.Violation{
+		Name: "a close with a code of its own", Bytes: wstest.AppendFrame(nil, wstest.FIN|wstest.Close, wstest.ClosePayload(4242, "")), Code: 4242})
+	one := bad[rng.IntN(len(bad))]
+	go all[0].Write(one.Bytes) // the relay may close before it has read everything
+	if err := waitClose(all[0].Conn, one.Code); err != nil {
+		return fmt.Errorf("%s: %w", one.Name, err)
+	}
+	return nil
+}
+
+// halfRequest is a connection that sends an incomplete request.
+func (s *soak) halfRequest(_ context.Context, rng *rand.Rand) error {
+	c, err := net.Dial("tcp", s.to.Addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	halves := []string{"", "GET /v1/server HTTP/1.1\r\nHost: x\r\nX-", "\x16\x03\x01\x02\x00\x01", "PROXY TCP4 1.2.3.4"}
+	if _, err := io.WriteString(c, halves[rng.IntN(len(halves))]); err != nil {
+		return err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := io.Copy(io.Discard, c); err != nil && !strings.Contains(err.Error(), "reset") {
+		return fmt.Errorf("half a request ends with %w; want to be cut", err)
+	}
+	return nil
+}
+
+// noBinary is a phone without a binary.
+func (s *soak) noBinary(_ context.Context, rng *rand.Rand) error {
+	p, err := s.to.Dial("/v1/client", newID(rng))
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return waitClose(p, 4404)
+}
+
+// slot is an echoing binary, with the fleet that its phones belong to.
+type slot struct {
+	*load.Binary
+	id    string
+	fleet *load.Fleet
+	ended chan error
+}
+
+func newID(rng *rand.Rand) string { return fmt.Sprintf("soak-%016x%016x", rng.Uint64(), rng.Uint64()) }
+
+// open connects an echoing binary.
+func (s *soak) open(id string) (*slot, error) {
+	b, err := s.to.Binary(id)
+	if err != nil {
+		return nil, err
+	}
+	sl := &slot{Binary: b, id: id, fleet: load.NewFleet(s.to, load.Shape{Size: 200, Flight: 1}), ended: make(chan error, 1)}
+	go func() { sl.ended <- sl.Echo() }()
+	return sl, nil
+}
+
+// openWithPhones connects a binary and n phones. On an error it closes all of
+// them.
+func (s *soak) openWithPhones(id string, n int) (*slot, []*load.Phone, error) {
+	b, err := s.open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := b.join(n)
+	if err != nil {
+		b.close()
+		return nil, nil, err
+	}
+	return b, all, nil
+}
+
+// join connects n phones. Each has made one round trip.
+func (sl *slot) join(n int) ([]*load.Phone, error) {
+	var all []*load.Phone
+	for i := range n {
+		ph, err := sl.fleet.Phone(sl.id, i)
+		if err != nil {
+			closePhones(all)
+			return nil, fmt.Errorf("phone %d: %w", i, err)
+		}
+		all = append(all, ph)
+	}
+	return all, nil
+}
+
+func closePhones(all []*load.Phone) {
+	for _, ph := range all {
+		ph.Close()
+	}
+}
+
+func (sl *slot) close() {
+	sl.Close()
+	<-sl.ended
+}
+
+// waitClose waits until the relay closes c. It returns an error if the code
+// differs.
+func waitClose(c *wstest.Conn, code int) error {
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	for {
+		_, err := c.Next()
+		switch {
+		case wstest.IsClose(err, code):
+			return nil
+		case err != nil:
+			return fmt.Errorf("ends with %w; want close %d", err, code)
+		}
+	}
+}
+
+// answerPings answers the pings that have arrived, without blocking. It returns
+// an error if another frame has arrived.
+func answerPings(ph *load.Phone) error {
+	_ = ph.SetReadDeadline(time.Now().Add(time.Microsecond))
+	err := ph.Fill()
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	if b, ok, err := ph.Take(); err != nil || ok {
+		return fmt.Errorf("got %.60q, %v; want nothing", b, err)
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package load
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit codes of a command.
+const (
+	ExitDone   = 0
+	ExitFailed = 1
+	ExitUsage  = 2
+)
+
+// usageError reports an invalid command line. Command returns ExitUsage for it.
+type usageError struct{ error }
+
+// Usagef returns an error that reports an invalid command line.
+func Usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+// Env is the environment of a command: its context, its output and its progress
+// line.
+type Env struct {
+	Ctx      context.Context
+	Stdout   io.Writer
+	Progress *Progress
+}
+
+// Report is the result of a command.
+type Report interface{ Table(io.Writer) }
+
+// Print writes r as a table, or as indented JSON.
+func (e *Env) Print(asJSON bool, r Report) error {
+	if asJSON {
+		enc := json.NewEncoder(e.Stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	}
+	r.Table(e.Stdout)
+	return nil
+}
+
+// Command parses the command line args with the grammar of kong, calls run with the
+// selected command, and returns the exit code. vars are the variables of the help
+// texts.
+func Command(ctx context.Context, name, about string, grammar any, vars kong.Vars, args []string, stdout, stderr io.Writer, run func(selected any, e *Env) error) int {
+	helped := false
+	k, err := kong.New(grammar,
+		kong.Name(name), kong.Description(about),
+		kong.Writers(stdout, stdout),
+		vars,
+		kong.Exit(func(int) { helped = true }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
+		kong.ValueFormatter(func(v *kong.Value) string {
+			if v.Default == "" || v.IsBool() {
+				return v.Help
+			}
+			return fmt.Sprintf("%s (default %s)", v.Help, v.Default)
+		}))
+	if err != nil {
+		panic(err) // a bad struct tag in the grammar; the input cannot cause it
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := k.Parse(args)
+	switch {
+	case helped:
+		return ExitDone
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v; %s --help lists the commands\n", name, err, name)
+		return ExitUsage
+	}
+	tell := NewProgress(stderr)
+	err = run(parsed.Selected().Target.Addr().Interface(), &Env{Ctx: ctx, Stdout: tell.Writer(stdout), Progress: tell})
+	errs := tell.Writer(stderr)
+	fmt.Fprint(errs, "") // removes the progress line
+	if err == nil {
+		return ExitDone
+	}
+	fmt.Fprintf(errs, "%s: %v\n", name, err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		return ExitUsage
+	}
+	return ExitFailed
+}
+
+// EnoughFiles returns a usage error if the limit of open files is too low for the
+// given number of connections.
+func EnoughFiles(connections int) error {
+	const spare = 64
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		return nil // a limit that is too low then shows as a failed dial
+	}
+	if need := uint64(connections) + spare; uint64(lim.Cur) < need {
+		return Usagef("%d connections need %d open files, this shell allows %d: raise it with ulimit -n, or ask for fewer", connections, need, lim.Cur)
+	}
+	return nil
+}
+
+// IsRelay returns a usage error if no program exists at a path.
+func IsRelay(program string) error {
+	if _, err := os.Stat(program); err != nil {
+		return Usagef("--relay: %v: build it with make build, or give --relay", err)
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// Sample is the result of one run over a fleet.
+type Sample struct {
+	Seconds      float64 `json:"seconds"`
+	Frames       float64 `json:"frames"` // read and written by the relay; a round trip has two
+	PerSecond    float64 `json:"frames_per_second"`
+	P50          float64 `json:"p50_us,omitempty"` // of a round trip
+	P99          float64 `json:"p99_us,omitempty"`
+	CPU          float64 `json:"relay_cpu"`               // processors used; 0: unknown
+	CPUPerFrame  float64 `json:"relay_cpu_us_per_frame"`  // 0: unknown
+	GeneratorCPU float64 `json:"generator_cpu,omitempty"` // processors used by this program
+
+	// FloodPerSecond counts the round trips of flooding phones. The other
+	// fields do not include them.
+	FloodPerSecond float64 `json:"flood_round_trips_per_second,omitempty"`
+}
+
+// warmUp is the duration of the traffic before the measurement begins.
+const warmUp = 200 * time.Millisecond
+
+// lastFrameTimeout bounds the wait for the frames in flight at the end of a run.
+const lastFrameTimeout = 10 * time.Second
+
+// Run generates traffic for d and returns the measurements. No frame is in
+// flight before and after the call. If pid is not 0, the sample includes the
+// processor time of that process. Run calls tell about twice per second.
+func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(frames uint64, since time.Duration)) (Sample, error) {
+	fl.stop.Store(false)
+	for _, ph := range fl.phones {
+		ph.late = Latencies{}
+	}
+	var senders sync.WaitGroup
+	if fl.Fanout {
+		for i, b := range fl.binaries {
+			senders.Add(1)
+			go func() {
+				defer senders.Done()
+				if err := b.fanOut(fl); err != nil {
+					fl.Ended("binary", i, err)
+				}
+			}()
+		}
+	} else {
+		for _, ph := range fl.all() {
+			now := Now()
+			for range len(ph.times) {
+				ph.post(now)
+			}
+			if err := ph.flush(); err != nil {
+				return Sample{}, err
+			}
+		}
+	}
+	Wait(ctx, warmUp)
+	from := fl.Snapshot(pid)
+	for end := time.Now().Add(d); ctx.Err() == nil && fl.Failed() == nil; {
+		left := time.Until(end)
+		if left <= 0 {
+			break
+		}
+		Wait(ctx, min(left, 500*time.Millisecond))
+		tell(received(fl.phones)-from.frames, time.Since(from.At))
+	}
+	to := fl.Snapshot(pid)
+	fl.stop.Store(true)
+	senders.Wait()
+	if err := fl.quiesce(); err != nil {
+		return Sample{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Sample{}, ErrInterrupted
+	}
+	return fl.sample(from, to), nil
+}
+
+// ErrInterrupted reports that the run was interrupted.
+var ErrInterrupted = errors.New("interrupted")
+
+// Wait waits for d, or until ctx ends.
+func Wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// quiesce waits until every sent frame has been received. It returns an error if
+// frames are missing after lastFrameTimeout.
+func (fl *Fleet) quiesce() error {
+	for end := time.Now().Add(lastFrameTimeout); ; time.Sleep(time.Millisecond) {
+		if err := fl.Failed(); err != nil {
+			return err
+		}
+		missing, number := uint64(0), 0
+		for i, ph := range fl.all() {
+			ph.mu.Lock()
+			if ph.sent != ph.taken.Load() {
+				missing, number = missing+ph.sent-ph.taken.Load(), i
+			}
+			ph.mu.Unlock()
+		}
+		if missing == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d frames are lost: not received %s after the last was sent (phone %d is one of those affected)", missing, lastFrameTimeout, number)
+		}
+	}
+}
+
+// Counters holds cumulative counts at one point in time.
+type Counters struct {
+	At        time.Time
+	frames    uint64
+	flood     uint64
+	Relay     time.Duration // processor time of the relay
+	generator time.Duration
+}
+
+// Snapshot returns the counts of now. If pid is not 0, they include the processor time of
+// that process.
+func (fl *Fleet) Snapshot(pid int) Counters {
+	m := Counters{At: time.Now(), frames: received(fl.phones), flood: received(fl.flooders)}
+	if pid > 0 {
+		m.Relay, _ = CPU(pid)
+	}
+	for _, other := range fl.Others {
+		used, _ := CPU(other)
+		m.Relay += used
+	}
+	m.generator, _ = CPU(os.Getpid())
+	return m
+}
+
+func (fl *Fleet) sample(from, to Counters) Sample {
+	s := Sample{Seconds: to.At.Sub(from.At).Seconds(), Frames: float64(to.frames - from.frames)}
+	if !fl.Fanout {
+		s.Frames *= 2
+		var all Latencies
+		for _, ph := range fl.phones {
+			all.Merge(&ph.late)
+		}
+		s.P50 = float64(all.Quantile(.5)) / 1e3
+		s.P99 = float64(all.Quantile(.99)) / 1e3
+	}
+	s.PerSecond = s.Frames / s.Seconds
+	s.FloodPerSecond = float64(to.flood-from.flood) / s.Seconds
+	s.CPU = (to.Relay - from.Relay).Seconds() / s.Seconds
+	s.GeneratorCPU = (to.generator - from.generator).Seconds() / s.Seconds
+	if s.Frames > 0 {
+		s.CPUPerFrame = (to.Relay - from.Relay).Seconds() * 1e6 / s.Frames
+	}
+	return s
+}

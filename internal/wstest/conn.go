@@ -1,0 +1,195 @@
+package wstest
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// Conn is a client's end of a WebSocket connection. One goroutine may read. Any
+// number may write. The embedded net.Conn carries the bytes below WebSocket: its
+// Read must not be called after Fill, ReadFrame, Next or ReadMessage has been.
+type Conn struct {
+	net.Conn
+
+	in   []byte // bytes read from the connection
+	r, w int    // in[r:w] is not consumed yet
+
+	mu     sync.Mutex // guards out, closed, and writes to the connection
+	out    []byte
+	closed bool // a close frame has been sent
+}
+
+// NewConn returns a Conn on a connection that has been upgraded. early holds the
+// bytes of frames that have been read from it already. buffer is the initial size
+// of the read buffer, which grows if a frame needs more room.
+func NewConn(c net.Conn, early []byte, buffer int) *Conn {
+	in := make([]byte, max(buffer, len(early)))
+	return &Conn{Conn: c, in: in, w: copy(in, early)}
+}
+
+// Fill blocks until more bytes have been read. Payloads that the Conn has returned
+// are invalid afterwards.
+func (c *Conn) Fill() error {
+	if c.r > 0 {
+		c.w = copy(c.in, c.in[c.r:c.w])
+		c.r = 0
+	}
+	if c.w == len(c.in) {
+		c.in = append(c.in, make([]byte, max(len(c.in), 512))...)
+	}
+	n, err := c.Conn.Read(c.in[c.w:])
+	c.w += n
+	if n > 0 {
+		return nil // the error comes with the next read
+	}
+	return err
+}
+
+// TakeBytes returns the next n bytes that have been read, without interpreting
+// them. ok is false if fewer have been.
+func (c *Conn) TakeBytes(n int) (b []byte, ok bool) {
+	if c.w-c.r < n {
+		return nil, false
+	}
+	c.r += n
+	return c.in[c.r-n : c.r], true
+}
+
+// takeFrame returns the next whole frame that has been read; ok is false if none
+// has been.
+func (c *Conn) takeFrame() (f Frame, ok bool, err error) {
+	f, n, err := ParseFrame(c.in[c.r:c.w])
+	c.r += n
+	return f, n > 0, err
+}
+
+// ReadFrame returns the next frame, of whatever kind. It answers nothing. The
+// payload is valid until the next call.
+func (c *Conn) ReadFrame() (Frame, error) {
+	for {
+		if f, ok, err := c.takeFrame(); ok || err != nil {
+			return f, err
+		}
+		if err := c.Fill(); err != nil {
+			if err == io.EOF && c.r < c.w {
+				err = io.ErrUnexpectedEOF
+			}
+			return Frame{}, err
+		}
+	}
+}
+
+// handle answers a ping and a close, as a client must. It returns the payload of a
+// data frame, and a *CloseError for a close frame.
+func (c *Conn) handle(f Frame) (payload []byte, data bool, err error) {
+	switch f.Op {
+	case Text:
+		return f.Payload, true, nil
+	case Ping:
+		return nil, false, c.WriteFrame(FIN|Pong, f.Payload)
+	case Close:
+		err := parseClose(f.Payload)
+		c.mu.Lock()
+		answer := !c.closed
+		c.mu.Unlock()
+		if answer {
+			_ = c.WriteFrame(FIN|Close, f.Payload[:min(2, len(f.Payload))])
+		}
+		return nil, false, err
+	}
+	return nil, false, nil // a pong
+}
+
+// Take returns the payload of the next data frame that has been read; ok is false
+// if none has been. It answers pings and a close. The payload is valid until the
+// next Fill.
+func (c *Conn) Take() (payload []byte, ok bool, err error) {
+	for {
+		f, whole, err := c.takeFrame()
+		if err != nil || !whole {
+			return nil, false, err
+		}
+		if payload, data, err := c.handle(f); data || err != nil {
+			return payload, data, err
+		}
+	}
+}
+
+// Next blocks until a data frame arrives and returns its payload, which is valid
+// until the next call. It answers pings and a close.
+func (c *Conn) Next() ([]byte, error) {
+	for {
+		f, err := c.ReadFrame()
+		if err != nil {
+			return nil, err
+		}
+		if payload, data, err := c.handle(f); data || err != nil {
+			return payload, err
+		}
+	}
+}
+
+// ReadMessage is Next with the opcode, which is Text, and with a payload that the
+// caller keeps. It returns an error if the payload is not UTF-8.
+func (c *Conn) ReadMessage() (op int, payload []byte, err error) {
+	b, err := c.Next()
+	if err == nil && !utf8.Valid(b) {
+		err = errors.New("a text frame that is not UTF-8")
+	}
+	return Text, append([]byte(nil), b...), err
+}
+
+// Write writes b as it stands: frames, a part of a frame, or bytes that are none.
+// No answer to a ping comes between them.
+func (c *Conn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+// WriteFrame writes one masked frame. first is FIN, reserved bits and opcode.
+func (c *Conn) WriteFrame(first byte, payload []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = c.closed || first&0x0f == Close
+	c.out = AppendFrame(c.out[:0], first, payload)
+	_, err := c.Conn.Write(c.out)
+	return err
+}
+
+// WriteMessage writes a message in one frame.
+func (c *Conn) WriteMessage(op int, payload []byte) error {
+	return c.WriteFrame(FIN|byte(op), payload)
+}
+
+// WriteClose writes a close frame.
+func (c *Conn) WriteClose(code int, text string) error {
+	return c.WriteFrame(FIN|Close, ClosePayload(code, text))
+}
+
+// Bye closes with code 1000 and waits up to one second for the answer, so that the
+// relay counts an orderly close.
+func (c *Conn) Bye() {
+	_ = c.SetDeadline(time.Now().Add(time.Second))
+	err := c.WriteClose(1000, "")
+	for err == nil {
+		_, err = c.Next()
+	}
+	c.Close()
+}
+
+// Reset closes the connection with a TCP RST, as the crash of a machine shows in
+// the end.
+func (c *Conn) Reset() { Reset(c.Conn) }
+
+// Reset closes c with a TCP RST if it is a TCP connection.
+func Reset(c net.Conn) {
+	if tcp, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.Close()
+}

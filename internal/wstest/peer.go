@@ -1,0 +1,186 @@
+package wstest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"time"
+)
+
+// T is the part of testing.TB that a Peer uses. The package does not import
+// testing, so that commands can use it too.
+type T interface {
+	Helper()
+	Cleanup(func())
+	Logf(string, ...any)
+	Fatalf(string, ...any)
+}
+
+// patience bounds each wait of a Peer. No result depends on it: a test that waits
+// this long has failed.
+const patience = 10 * time.Second
+
+// Peer is a Conn of a test. Its own methods end the test at the first failure; they
+// must be called in the test's goroutine.
+type Peer struct {
+	*Conn
+	t T
+}
+
+// NewPeer returns c as a Peer, and closes it at the end of the test.
+func NewPeer(t T, c *Conn) *Peer {
+	t.Cleanup(func() { c.Close() })
+	return &Peer{c, t}
+}
+
+// Send sends a text frame.
+func (p *Peer) Send(s string) {
+	p.t.Helper()
+	if err := p.WriteMessage(Text, []byte(s)); err != nil {
+		p.t.Fatalf("send: %v", err)
+	}
+}
+
+// Frame sends one frame. first is FIN, reserved bits and opcode.
+func (p *Peer) Frame(first byte, payload string) {
+	p.t.Helper()
+	p.SendBytes(AppendFrame(nil, first, payload))
+}
+
+// SendBytes sends bytes as they stand.
+func (p *Peer) SendBytes(b []byte) {
+	p.t.Helper()
+	if _, err := p.Write(b); err != nil {
+		p.t.Fatalf("write: %v", err)
+	}
+}
+
+// Recv returns the next data frame.
+func (p *Peer) Recv() string {
+	p.t.Helper()
+	_ = p.SetReadDeadline(time.Now().Add(patience))
+	_, b, err := p.ReadMessage()
+	if err != nil {
+		p.t.Fatalf("receive: %v", err)
+	}
+	return string(b)
+}
+
+// Await reads frames until one with opcode op comes, and returns its payload. It
+// answers nothing.
+func (p *Peer) Await(op byte) string {
+	p.t.Helper()
+	_ = p.SetReadDeadline(time.Now().Add(patience))
+	for {
+		f, err := p.ReadFrame()
+		if err != nil {
+			p.t.Fatalf("before opcode %d: %v", op, err)
+		}
+		if f.Op == op {
+			return string(f.Payload)
+		}
+	}
+}
+
+// WantClose reads until the close, answers it, and compares it.
+func (p *Peer) WantClose(code int, text string) {
+	p.t.Helper()
+	_ = p.SetReadDeadline(time.Now().Add(patience))
+	for {
+		_, b, err := p.ReadMessage()
+		if err == nil {
+			p.t.Logf("before the close: %.80s", b)
+			continue
+		}
+		if e, ok := errors.AsType[*CloseError](err); !ok || e.Code != code || e.Text != text {
+			p.t.Fatalf("ended with %v; want close %d %q", err, code, text)
+		}
+		return
+	}
+}
+
+// WantEnd reads until the close, does not answer it, compares every byte of it, and
+// checks that nothing follows.
+func (p *Peer) WantEnd(code int, text string) {
+	p.t.Helper()
+	if got, want := p.Await(Close), string(ClosePayload(code, text)); got != want {
+		p.t.Fatalf("closed with %q; want %q", got, want)
+	}
+	if f, err := p.ReadFrame(); err != io.EOF {
+		p.t.Fatalf("after the close: %v, %v; want EOF", f, err)
+	}
+}
+
+// End is how a connection ended.
+type End struct {
+	Code int // 0: without a close frame
+	Text string
+	Err  error // nil: with a close frame
+}
+
+// EndOf returns the end that a read's error reports.
+func EndOf(err error) End {
+	if e, ok := errors.AsType[*CloseError](err); ok {
+		return End{Code: e.Code, Text: e.Text}
+	}
+	return End{Err: err}
+}
+
+// Hear reads p to its end in a goroutine of its own, and answers pings. The first
+// channel has the messages and is closed at the end. The second then has the end.
+func (p *Peer) Hear() (<-chan string, <-chan End) {
+	messages, ends := make(chan string, 1<<16), make(chan End, 1)
+	_ = p.SetReadDeadline(time.Time{})
+	go func() {
+		defer close(messages)
+		for {
+			_, b, err := p.ReadMessage()
+			if err != nil {
+				ends <- EndOf(err)
+				return
+			}
+			messages <- string(b)
+		}
+	}()
+	return messages, ends
+}
+
+// Attend is Hear for a peer whose messages are of no interest. It closes p at the
+// end.
+func (p *Peer) Attend() <-chan End {
+	ends := make(chan End, 1)
+	_ = p.SetReadDeadline(time.Time{})
+	go func() {
+		for {
+			if _, err := p.Next(); err != nil {
+				p.Close()
+				ends <- EndOf(err)
+				return
+			}
+		}
+	}()
+	return ends
+}
+
+// Echo returns every envelope with a frame to the phone that it came from, in a
+// goroutine of its own, until p ends. The channel is closed then.
+func (p *Peer) Echo() <-chan struct{} {
+	_ = p.SetReadDeadline(time.Time{})
+	return p.Conn.Echo()
+}
+
+// Echo returns every message with a frame to its sender, in a goroutine of its own,
+// until c ends. The channel is closed then.
+func (c *Conn) Echo() <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			b, err := c.Next()
+			if err != nil || bytes.Contains(b, []byte(`"frame"`)) && c.WriteMessage(Text, b) != nil {
+				return
+			}
+		}
+	}()
+	return ended
+}
