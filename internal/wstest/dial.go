@@ -136,14 +136,20 @@ func checkUpgrade(request string, h http.Header) error {
 	if i := strings.Index(strings.ToLower(request), label); i >= 0 {
 		key, _, _ = strings.Cut(request[i+len(label):], "\r\n")
 	}
-	sum := sha1.Sum([]byte(strings.TrimSpace(key) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	switch accept := base64.StdEncoding.EncodeToString(sum[:]); {
+	want := accept(strings.TrimSpace(key))
+	switch got := h.Get("Sec-WebSocket-Accept"); {
 	case !strings.EqualFold(h.Get("Upgrade"), "websocket"), !strings.EqualFold(h.Get("Connection"), "upgrade"):
 		return fmt.Errorf("a 101 that is no upgrade: %v", h)
-	case h.Get("Sec-WebSocket-Accept") != accept:
-		return fmt.Errorf("the upgrade is answered with the wrong Sec-WebSocket-Accept %q; want %q", h.Get("Sec-WebSocket-Accept"), accept)
+	case got != want:
+		return fmt.Errorf("the upgrade is answered with the wrong Sec-WebSocket-Accept %q; want %q", got, want)
 	case h.Get("Sec-WebSocket-Extensions") != "" || h.Get("Sec-WebSocket-Protocol") != "":
 		return fmt.Errorf("the upgrade negotiates something: %v", h)
 	}
 	return nil
+}
+
+// accept returns the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key.
+func accept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }

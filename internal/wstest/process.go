@@ -58,12 +58,15 @@ func StartProcess(ctx context.Context, name string, cmd *exec.Cmd, log io.Writer
 		return nil, err
 	}
 	p := &Process{Cmd: cmd, exited: make(chan struct{})}
+	found, read := make(chan error, 1), make(chan struct{})
 	go func() {
 		p.err = cmd.Wait()
+		_ = r.SetReadDeadline(time.Now().Add(time.Second)) // its own children can hold the pipe
+		<-read
 		close(p.exited)
 	}()
-	found := make(chan error, 1)
 	go func() {
+		defer close(read)
 		defer r.Close()
 		br := bufio.NewReader(io.TeeReader(r, log))
 		var said strings.Builder
@@ -95,7 +98,8 @@ func StartProcess(ctx context.Context, name string, cmd *exec.Cmd, log io.Writer
 	return p, nil
 }
 
-// Exited returns a channel that is closed when the process has ended.
+// Exited returns a channel that is closed when the process has ended and its output
+// has been read.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
 // Wait waits until the process has ended, and returns how.
