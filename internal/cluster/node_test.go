@@ -17,14 +17,14 @@ func TestAPhoneReachesABinaryAtAnotherNode(t *testing.T) {
 	a, b := w.nodes[0], w.nodes[1]
 	bin := a.binary("s1")
 	ph := b.phone("s1")
-	ph.send(`"hello"`)
-	got := bin.recv()
+	ph.Send(`"hello"`)
+	got := bin.Recv()
 	id := connID(t, got)
 	if want := fmt.Sprintf(`{"conn_id":%q,"frame":"hello"}`, id); got != want {
 		t.Errorf("the binary received %s; want %s", got, want)
 	}
-	bin.send(fmt.Sprintf(`{"conn_id":%q,"frame":{"a":1}}`, id))
-	if got := ph.recv(); got != `{"a":1}` {
+	bin.Send(fmt.Sprintf(`{"conn_id":%q,"frame":{"a":1}}`, id))
+	if got := ph.Recv(); got != `{"a":1}` {
 		t.Errorf("the phone received %s", got)
 	}
 	if c := a.relay.Counts(); c != (relay.Counts{Binaries: 1, Remote: 1}) {
@@ -38,11 +38,11 @@ func TestAPhoneReachesABinaryAtAnotherNode(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	bin.send(fmt.Sprintf(`{"conn_id":%q,"frame":"bye","close_code":4401}`, id))
-	if got := ph.recv(); got != `"bye"` {
+	bin.Send(fmt.Sprintf(`{"conn_id":%q,"frame":"bye","close_code":4401}`, id))
+	if got := ph.Recv(); got != `"bye"` {
 		t.Errorf("the phone received %s", got)
 	}
-	ph.wantClosed("4401")
+	ph.WantClose(4401, "")
 	until(t, "the counts to fall", func() bool {
 		return a.relay.Counts().Remote == 0 && b.relay.Counts().Phones == 0
 	})
@@ -51,23 +51,23 @@ func TestAPhoneReachesABinaryAtAnotherNode(t *testing.T) {
 func TestWhatAPhoneElsewhereIsTold(t *testing.T) {
 	w := newWorld(t, 2, func(_ *Config, r *relay.Config) { r.MaxPhones = 1 })
 	a, b := w.nodes[0], w.nodes[1]
-	b.phone("s1").wantClosed("4404 no server with that id")
+	b.phone("s1").WantClose(4404, "no server with that id")
 	bin := a.binary("s1")
 	ph := b.phone("s1")
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
-	b.phone("s1").wantClosed("4429 too many phones for server-id")
+	b.phone("s1").WantClose(4429, "too many phones for server-id")
 
-	ph.send(`broken`)
-	if got := bin.recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
+	ph.Send(`broken`)
+	if got := bin.Recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
 		t.Errorf("the binary received %s; want a close notice", got)
 	}
-	ph.wantClosed("1007 frame is not valid JSON in UTF-8")
+	ph.WantClose(1007, "frame is not valid JSON in UTF-8")
 	until(t, "its place to be free", func() bool { return a.relay.Counts().Remote == 0 })
 
 	ph = b.phone("s1")
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
 	ph.Close()
-	if got := bin.recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
+	if got := bin.Recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
 		t.Errorf("the binary received %s; want a close notice", got)
 	}
 }
@@ -76,32 +76,32 @@ func TestMuchGoesThroughInOrder(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	bin := w.nodes[0].binary("s1")
 	ph := w.nodes[1].phone("s1")
-	ph.send(`"first"`)
-	id := connID(t, bin.recv())
+	ph.Send(`"first"`)
+	id := connID(t, bin.Recv())
 	pad := strings.Repeat("x", 20_000)
 	const frames = 200 // many windows
 	go func() {
 		for i := range frames {
-			ph.send(fmt.Sprintf(`"%d%s"`, i, pad))
+			ph.Send(fmt.Sprintf(`"%d%s"`, i, pad))
 		}
 	}()
 	go func() {
 		for i := range frames {
-			bin.send(fmt.Sprintf(`{"conn_id":%q,"frame":"%d%s"}`, id, i, pad))
+			bin.Send(fmt.Sprintf(`{"conn_id":%q,"frame":"%d%s"}`, id, i, pad))
 		}
 	}()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for i := range frames {
-			if got, want := bin.recv(), fmt.Sprintf(`{"conn_id":%q,"frame":"%d%s"}`, id, i, pad); got != want {
+			if got, want := bin.Recv(), fmt.Sprintf(`{"conn_id":%q,"frame":"%d%s"}`, id, i, pad); got != want {
 				t.Errorf("frame %d: the binary received %.60s", i, got)
 				return
 			}
 		}
 	}()
 	for i := range frames {
-		if got, want := ph.recv(), fmt.Sprintf(`"%d%s"`, i, pad); got != want {
+		if got, want := ph.Recv(), fmt.Sprintf(`"%d%s"`, i, pad); got != want {
 			t.Errorf("frame %d: the phone received %.40s", i, got)
 			break
 		}
@@ -113,12 +113,11 @@ func TestOfTwoNodesOneHoldsAnID(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
 	bin := a.binary("s1")
-	alive := make(chan string, 1)
-	go func() { alive <- bin.closed() }() // answers pings
-	b.must("/v1/server", "s1").wantClosed("4409 server-id already claimed")
+	alive := bin.Attend() // answers pings
+	b.must("/v1/server", "s1").WantClose(4409, "server-id already claimed")
 	select {
 	case got := <-alive:
-		t.Errorf("the incumbent was closed: %s", got)
+		t.Errorf("the incumbent was closed: %v", got)
 	default:
 	}
 }
@@ -130,12 +129,12 @@ func TestADeadBinaryGivesWayToOneAtAnotherNode(t *testing.T) {
 	ph := b.phone("s1")
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
 	heir := b.binary("s1")
-	ph.wantClosed("4404 binary reclaimed server-id")
-	bin.wantClosed("1011 heartbeat timeout")
+	ph.WantClose(4404, "binary reclaimed server-id")
+	bin.WantClose(1011, "heartbeat timeout")
 	until(t, "one holder", func() bool { return a.relay.Counts() == relay.Counts{} && b.relay.Counts().Binaries == 1 })
 	ph = a.phone("s1")
-	ph.send(`1`)
-	if got := heir.recv(); !strings.HasSuffix(got, `"frame":1}`) {
+	ph.Send(`1`)
+	if got := heir.Recv(); !strings.HasSuffix(got, `"frame":1}`) {
 		t.Errorf("the heir received %s", got)
 	}
 }
@@ -149,8 +148,8 @@ func TestABinaryComesBackAtAnotherNode(t *testing.T) {
 	bin.Close()
 	until(t, "the grace", func() bool { return a.relay.Counts().InGrace == 1 })
 	b.binary("s1")
-	here.wantClosed("4404 binary reclaimed server-id")
-	there.wantClosed("4404 binary reclaimed server-id")
+	here.WantClose(4404, "binary reclaimed server-id")
+	there.WantClose(4404, "binary reclaimed server-id")
 	until(t, "the old slot to go", func() bool { return a.relay.Counts() == relay.Counts{} && a.claims() == 0 })
 }
 
@@ -161,7 +160,7 @@ func TestAGraceEndsAndTheIDIsFree(t *testing.T) {
 	ph := b.phone("s1")
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
 	bin.Close()
-	ph.wantClosed("1000")
+	ph.WantClose(1000, "")
 	until(t, "the claim to be given back", func() bool { return a.claims() == 0 })
 	b.binary("s1")
 }
@@ -176,13 +175,13 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	if _, resp, err := a.dial("/v1/server", "s2"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("a claim without the directory: %v %v; want 503 and Retry-After", resp, err)
 	}
-	ph.send(`1`) // what is here is served on
-	if got := bin.recv(); !strings.HasSuffix(got, `"frame":1}`) {
+	ph.Send(`1`) // what is here is served on
+	if got := bin.Recv(); !strings.HasSuffix(got, `"frame":1}`) {
 		t.Errorf("the binary received %s", got)
 	}
-	bin.wantClosed("1012 " + "this node no longer serves the server-id")
+	bin.WantClose(1012, "this node no longer serves the server-id")
 	stopped := time.Now()
-	ph.wantClosed("1012 " + "this node no longer serves the server-id")
+	ph.WantClose(1012, "this node no longer serves the server-id")
 	if d := stopped.Sub(began); d > 2600*time.Millisecond {
 		t.Errorf("served for %v without a renewal; the fence is at 2.5s", d)
 	}
@@ -205,8 +204,8 @@ func TestADirectoryThatForgetsIsTaughtAgain(t *testing.T) {
 	w.m.Wipe()
 	until(t, "the claim to be made again, and renewed", renewed)
 	ph := b.phone("s1")
-	ph.send(`1`)
-	if got := bin.recv(); !strings.HasSuffix(got, `"frame":1}`) {
+	ph.Send(`1`)
+	if got := bin.Recv(); !strings.HasSuffix(got, `"frame":1}`) {
 		t.Errorf("the binary received %s", got)
 	}
 }
@@ -218,9 +217,9 @@ func TestADrainHandsOverAtOnce(t *testing.T) {
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
 	began := time.Now()
 	go a.drain()
-	bin.wantClosed("1012 shutting down")
+	bin.WantClose(1012, "shutting down")
 	b.binary("s1")
-	ph.wantClosed("1012 shutting down")
+	ph.WantClose(1012, "shutting down")
 	if d := time.Since(began); d > 2*time.Second {
 		t.Errorf("handed over after %v; the entry lives for 3 s", d)
 	}
@@ -236,8 +235,8 @@ func TestADrainThatIsSpreadGivesEachIDAwayInItsTurn(t *testing.T) {
 	for i := range ids {
 		bin := a.binary(fmt.Sprint("s", i))
 		go func() {
-			if got := bin.closed(); !strings.HasPrefix(got, "1012") {
-				t.Errorf("s%d: closed with %q; want 1012", i, got)
+			if got := <-bin.Attend(); got.Code != 1012 {
+				t.Errorf("s%d: closed with %v; want 1012", i, got)
 			}
 			closed <- fmt.Sprint("s", i)
 		}()
@@ -268,13 +267,13 @@ func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Heartbeat = 200 * time.Millisecond })
 	a, b := w.nodes[0], w.nodes[1]
 	bin, ph := a.binary("s1"), b.phone("s1")
-	ph.send(`1`)
-	bin.recv()
+	ph.Send(`1`)
+	bin.Recv()
 	b.port.Down(true)
-	if got := bin.recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
+	if got := bin.Recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
 		t.Errorf("the binary received %s; want a close notice", got)
 	}
-	ph.wantClosed("1012 " + reasonBroken)
+	ph.WantClose(1012, reasonBroken)
 	until(t, "the counts", func() bool {
 		return a.relay.Counts() == relay.Counts{Binaries: 1} && b.relay.Counts() == relay.Counts{}
 	})
@@ -293,12 +292,12 @@ func TestNobodyWaitsForANodeThatIsSilent(t *testing.T) {
 	if _, resp, err := b.dial("/v1/server", "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a claim: %v, %v; want 503", resp, err)
 	}
-	b.phone("s1").wantClosed("1013 the node that serves the server-id does not answer")
+	b.phone("s1").WantClose(1013, "the node that serves the server-id does not answer")
 	if d := time.Since(began); d > time.Second { // OpenTimeout alone
 		t.Errorf("they waited for %v", d)
 	}
 	a.port.Down(false)
 	until(t, "it to be heard again", func() bool { return b.node.hears(a.node.id) })
-	go bin.closed() // answers pings
-	b.must("/v1/server", "s1").wantClosed("4409 server-id already claimed")
+	bin.Attend() // answers pings
+	b.must("/v1/server", "s1").WantClose(4409, "server-id already claimed")
 }

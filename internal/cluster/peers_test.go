@@ -16,28 +16,18 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // records is a log that a test reads back.
-type records struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (r *records) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.Write(p)
-}
+type records struct{ wstest.Log }
 
 func (r *records) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(r, nil)) }
 
 // of returns the records of an event, each as "key=value" of the keys given.
 func (r *records) of(t testing.TB, event string, keys ...string) (all []string) {
 	t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, line := range strings.Split(strings.TrimSpace(r.text.String()), "\n") {
+	for _, line := range strings.Split(strings.TrimSpace(r.String()), "\n") {
 		if line == "" {
 			continue
 		}
@@ -107,7 +97,7 @@ func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
 			t.Fatalf("a claim: %v, %v; want 503", resp, err)
 		}
 	}
-	b.phone("s1").wantClosed("1013 the node that serves the server-id does not answer")
+	b.phone("s1").WantClose(1013, "the node that serves the server-id does not answer")
 	counts := append(id, "claims", "phones")
 	log.want(t, "node_silent", counts, is("WARN", a, "relay-1")+" claims=1 phones=0")
 	if c, p := count(t, b.node.metrics.silent[askProbe]), count(t, b.node.metrics.silent[askOpen]); c != 3 || p != 1 {

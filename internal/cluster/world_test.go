@@ -2,17 +2,15 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // patience is how long a test waits for what must happen. Nothing is decided
@@ -115,21 +113,15 @@ func (m *member) drain() {
 	}
 }
 
-// peer is one end that a test holds.
-type peer struct {
-	*websocket.Conn
-	t testing.TB
-}
+type peer = wstest.Peer
 
 func (m *member) dial(path, id string) (*peer, *http.Response, error) {
 	h := http.Header{"User-Agent": {"test"}, wire.HeaderServer: {id}, wire.HeaderVersion: {"1"}}
-	d := websocket.Dialer{HandshakeTimeout: patience}
-	c, resp, err := d.Dial(m.url+path, h)
+	c, resp, err := wstest.Dial(m.url+path, h)
 	if err != nil {
 		return nil, resp, err
 	}
-	m.t.Cleanup(func() { c.Close() })
-	return &peer{c, m.t}, resp, nil
+	return wstest.NewPeer(m.t, c), resp, nil
 }
 
 func (m *member) must(path, id string) *peer {
@@ -175,49 +167,6 @@ func until(t testing.TB, what string, cond func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}
-	}
-}
-
-func (p *peer) send(s string) {
-	p.t.Helper()
-	if err := p.WriteMessage(websocket.TextMessage, []byte(s)); err != nil {
-		p.t.Fatalf("send: %v", err)
-	}
-}
-
-func (p *peer) recv() string {
-	p.t.Helper()
-	_ = p.SetReadDeadline(time.Now().Add(patience))
-	op, b, err := p.ReadMessage()
-	if err != nil {
-		p.t.Fatalf("receive: %v", err)
-	}
-	if op != websocket.TextMessage {
-		p.t.Fatalf("received opcode %d; want text", op)
-	}
-	return string(b)
-}
-
-// closed reads until the end and says how it came.
-func (p *peer) closed() string {
-	p.t.Helper()
-	_ = p.SetReadDeadline(time.Now().Add(patience))
-	for {
-		_, _, err := p.ReadMessage()
-		if err == nil {
-			continue
-		}
-		if ce, ok := err.(*websocket.CloseError); ok {
-			return strings.TrimSpace(fmt.Sprintf("%d %s", ce.Code, ce.Text))
-		}
-		return err.Error()
-	}
-}
-
-func (p *peer) wantClosed(want string) {
-	p.t.Helper()
-	if got := p.closed(); got != want {
-		p.t.Errorf("closed with %q; want %q", got, want)
 	}
 }
 

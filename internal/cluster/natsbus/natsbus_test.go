@@ -11,12 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/conform"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // ports are addresses that were free just now.
@@ -144,11 +143,11 @@ func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
 		})
 		urls = append(urls, "ws"+strings.TrimPrefix(srv.URL, "http"))
 	}
-	dial := func(i int, path, id string) *websocket.Conn {
+	dial := func(i int, path, id string) *wstest.Conn {
 		t.Helper()
 		h := http.Header{"User-Agent": {"test"}, wire.HeaderServer: {id}, wire.HeaderVersion: {"1"}}
 		for end := time.Now().Add(40 * time.Second); ; {
-			c, resp, err := websocket.DefaultDialer.Dial(urls[i]+path, h)
+			c, resp, err := wstest.Dial(urls[i]+path, h)
 			if err == nil {
 				t.Cleanup(func() { c.Close() })
 				return c
@@ -159,9 +158,9 @@ func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
 			time.Sleep(100 * time.Millisecond) // as a client backs off
 		}
 	}
-	say := func(from, to *websocket.Conn) {
+	say := func(from, to *wstest.Conn) {
 		t.Helper()
-		if err := from.WriteMessage(websocket.TextMessage, []byte(`"hello"`)); err != nil {
+		if err := from.WriteMessage(wstest.Text, []byte(`"hello"`)); err != nil {
 			t.Fatal(err)
 		}
 		_ = to.SetReadDeadline(time.Now().Add(15 * time.Second))
