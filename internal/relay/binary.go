@@ -27,19 +27,16 @@ type binary struct {
 // serveBinary is GET /v1/server: a binary claims a server-id.
 func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParseBinaryHello(req.Header)
-	var deadline *LeaseDeadline
-	inUse := false
-	sock, from, ok := r.admit(w, req, endpointBinary, err, func() (err error) {
-		if err = r.crowded(hello.Server); err != nil || r.cluster.Cluster == nil {
-			return err
-		}
-		deadline, err = r.cluster.Claim(hello.Server)
-		inUse = errors.Is(err, ErrServerInUse)
-		if inUse {
-			return nil // to be said behind the upgrade
-		}
-		return err
-	})
+	a := r.newAttempt(w, req, endpointBinary)
+	if !a.admit(err) {
+		return
+	}
+	deadline, inUse, why := r.prepareClaim(hello.Server)
+	if why != nil {
+		a.reject(why)
+		return
+	}
+	sock, ok := a.upgrade()
 	if !ok {
 		if deadline != nil {
 			r.cluster.ClaimApplied(hello.Server)
@@ -51,8 +48,8 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
 	b.probe.waiting = &r.metrics.claimsWaiting
-	b.init(r, set, sock, from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
-	b.startReading() // a claimant that leaves must be seen to
+	b.init(r, set, sock, a.from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
+	b.startReading() // a claimant that leaves must be noticed
 	if inUse {
 		r.apply(b, Claim[*binary, joiner]{Outcome: Held}, nil)
 		return
@@ -60,14 +57,29 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	r.claim(b)
 }
 
-// crowded says why id cannot be claimed now: too many wait for its holder's
-// answer already. Should they only have become too many by the time of the
-// claim, challenge closes the one that is over.
-func (r *Relay) crowded(id wire.ServerID) error {
+// prepareClaim decides before the upgrade whether a binary may claim id.
+// deadline is nil for a relay that is alone; otherwise the caller must call
+// ClaimApplied when its claim is over. inUse reports that a live binary at
+// another node holds id; a close after the upgrade tells the claimant so.
+//
+// It rejects the claim if too many wait for the holder's answer already, or
+// if the cluster cannot tell which node has id. A claim that is one too many
+// only later is closed by challenge.
+func (r *Relay) prepareClaim(id wire.ServerID) (deadline *LeaseDeadline, inUse bool, why *rejection) {
 	if b := r.registry.Holder(id); b != nil && b.crowded() {
-		return errCrowded
+		return nil, false, unavailable(outcomeCapacity, errCrowded)
 	}
-	return nil
+	if r.cluster.Cluster == nil {
+		return nil, false, nil
+	}
+	deadline, err := r.cluster.Claim(id)
+	switch {
+	case errors.Is(err, ErrServerInUse):
+		return nil, true, nil
+	case err != nil:
+		return nil, false, unavailable(outcomeCluster, err)
+	}
+	return deadline, false, nil
 }
 
 // claim tries to give b its slot. If another binary holds it, that one is
@@ -88,15 +100,15 @@ func (r *Relay) claim(b *binary) {
 	}
 }
 
-// apply carries out what the registry decided on b. displaced is who held
-// the slot until a takeover.
+// apply carries out the decision c of the registry on claimant b. displaced is
+// the binary that held the slot until a takeover; otherwise it is nil.
 func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	if c.Outcome == Held && r.shutdown.begun() {
-		c.Outcome = Refused // what is true could stop a daemon that need only redial
+		c.Outcome = Refused // 4409 could stop a daemon for good; this one need only redial
 	}
 	for _, p := range c.Evicted {
-		// Its daemon may be the one that knew these phones: it has redialled, and
-		// answers what they sent before.
+		// b's daemon may be the one that knew these phones: it has redialled, and
+		// answers frames that they sent before.
 		if p, ok := p.(*phone); ok {
 			b.phones.remove(p, b.relay.now())
 		}
@@ -104,25 +116,7 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	b.granted.Store(true)
 	switch c.Outcome {
 	case Claimed, Reclaimed, TakenOver:
-		for _, p := range c.Evicted {
-			p.evict(wire.CloseNoServer, wire.ReasonReclaimed)
-		}
-		if b.ended.Load() { // lost before it was granted
-			r.release(b)
-		}
-		b.startReading() // if it has parked
-		if displaced != nil {
-			displaced.displace()
-		}
-		b.recordAttempt(outcomeAccept)
-		switch c.Outcome {
-		case Reclaimed:
-			r.metrics.reclaims.Inc()
-		case TakenOver:
-			r.metrics.takeovers.Inc()
-			r.log.serverTakeover(b)
-		}
-		r.log.serverClaimed(b)
+		r.serve(b, c, displaced)
 	case Held:
 		b.refuse(wire.CloseServerInUse, wire.ReasonServerInUse)
 		b.recordAttempt(outcomeInUse)
@@ -135,6 +129,30 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	case Vacant:
 		r.claim(b)
 	}
+}
+
+// serve starts to serve the slot that b has got by c: it closes the phones of
+// the binary before, and that binary itself if b has taken the slot over.
+func (r *Relay) serve(b *binary, c Claim[*binary, joiner], displaced *binary) {
+	for _, p := range c.Evicted {
+		p.evict(wire.CloseNoServer, wire.ReasonReclaimed)
+	}
+	if b.ended.Load() { // lost before it was granted
+		r.release(b)
+	}
+	b.startReading() // if it has parked
+	if displaced != nil {
+		displaced.displace()
+	}
+	b.recordAttempt(outcomeAccept)
+	switch c.Outcome {
+	case Reclaimed:
+		r.metrics.reclaims.Inc()
+	case TakenOver:
+		r.metrics.takeovers.Inc()
+		r.log.serverTakeover(b)
+	}
+	r.log.serverClaimed(b)
 }
 
 // recordAttempt is the end of b's attempt to get its slot, whatever became of it.
@@ -183,7 +201,7 @@ func (b *binary) message(payload []byte) bool {
 	case env.Frame == nil && env.CloseCode == 0:
 		b.drop(dropEnvelope, "envelope has neither frame nor close_code")
 	default:
-		if p := b.phones.findRemote(env.ConnID); p != nil {
+		if p := b.phones.find(env.ConnID); p != nil {
 			b.deliver(p, env)
 		} else if b.phones.hasDeparted(env.ConnID, b.relay.now()) {
 			b.relay.metrics.dropped[dropDepartedPhone].Inc()

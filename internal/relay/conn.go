@@ -116,26 +116,12 @@ func (c *conn) startReading() {
 // read is the reader task. It ends when the connection is over, or parked.
 func (c *conn) read() {
 	c.roomSince.Store(0)
-	c.answered.Store(true) // a pong may have come while nobody read
-	clustered := c.relay.cluster.Cluster != nil
-	if clustered && c.role.pastDeadline(c.relay.now()) {
-		c.role.fail(wire.CloseRestart, reasonLost)
-		c.closing.Store(true)
-	}
+	c.answered.Store(true) // a pong may have come while nothing was read
+	c.checkDeadline(c.relay.now())
 	for {
-		if c.held == nil && len(c.rest) == 0 {
-			b, n, err := c.sock.Read()
-			if err != nil {
-				c.over()
-				return
-			}
-			c.buf, c.rest = b, b[:n]
-			now := c.relay.now()
-			c.heard.Store(now)
-			if clustered && c.role.pastDeadline(now) {
-				c.role.fail(wire.CloseRestart, reasonLost)
-				c.closing.Store(true) // whoever is closing it already may not have come to that yet
-			}
+		if c.held == nil && len(c.rest) == 0 && !c.receive() {
+			c.over()
+			return
 		}
 		few := len(c.rest) < yieldBelow
 		if !c.digest() && c.park() {
@@ -150,6 +136,29 @@ func (c *conn) read() {
 			}
 			c.flushDirty()
 		}
+	}
+}
+
+// receive waits for bytes of the peer. It reports false if none can come any
+// more.
+func (c *conn) receive() bool {
+	b, n, err := c.sock.Read()
+	if err != nil {
+		return false
+	}
+	c.buf, c.rest = b, b[:n]
+	now := c.relay.now()
+	c.heard.Store(now)
+	c.checkDeadline(now)
+	return true
+}
+
+// checkDeadline closes a connection that the node may serve no longer.
+// Nothing that is read from then on counts.
+func (c *conn) checkDeadline(now int64) {
+	if c.relay.cluster.Cluster != nil && c.role.pastDeadline(now) {
+		c.role.fail(wire.CloseRestart, reasonLost)
+		c.closing.Store(true) // another task that closes it may not have stored that yet
 	}
 }
 

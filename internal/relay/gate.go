@@ -126,67 +126,123 @@ func (g *gate) fill() time.Duration {
 	return time.Duration(min(float64(g.burst)/float64(g.limit), 1e9) * float64(time.Second))
 }
 
-// admit takes an upgrade request through the gates, outermost first, and
-// upgrades it. helloErr is what was wrong with its headers; crowded, if not
-// nil, says why it would be closed as soon as it is upgraded. If ok, a place
-// in the connection table is taken; otherwise the request has been answered and
-// counted. last is asked before the upgrade: by its error the server-id has
-// all the claimants it may have, or a cluster cannot tell who holds it.
-func (r *Relay) admit(w http.ResponseWriter, req *http.Request, d endpoint, helloErr error, last func() error) (sock Socket, from netip.Addr, ok bool) {
-	from = network.Charged(r.cfg.ClientAddr(req))
-	if pass, wait := r.gate.pass(from, r.rt.Clock.Now()); !pass {
-		secs := int(math.Ceil(wait.Seconds()))
-		refuse(w, http.StatusTooManyRequests, max(secs, 1), "too many connection attempts from this address")
-		r.metrics.upgrade(d, outcomeRate)
-		r.metrics.refused[refusedRate].Inc()
-		r.log.refused("rate_limited", from, d, nil)
-		return nil, from, false
+// attempt is one upgrade request on its way through the gates. Every attempt
+// ends in one call of upgrade that succeeds, or in one answer that refuses it.
+type attempt struct {
+	relay    *Relay
+	w        http.ResponseWriter
+	req      *http.Request
+	endpoint endpoint
+	from     netip.Addr // charged for it
+	placed   bool       // it holds a place in the connection table
+}
+
+// rejection is the reason why an attempt is refused before its upgrade.
+type rejection struct {
+	outcome outcome // how the attempt is counted
+	status  int     // of the answer
+	wait    int     // seconds that the client is told to wait; 0: it is not told
+	err     error   // its text is the body of the answer
+}
+
+var (
+	errRate   = errors.New("too many connection attempts from this address")
+	errOrigin = errors.New("header origin: not on the list of allowed origins")
+)
+
+// unavailable returns the rejection of an attempt that may succeed later.
+func unavailable(o outcome, err error) *rejection {
+	return &rejection{o, http.StatusServiceUnavailable, retryAfter, err}
+}
+
+func (r *Relay) newAttempt(w http.ResponseWriter, req *http.Request, e endpoint) *attempt {
+	return &attempt{relay: r, w: w, req: req, endpoint: e, from: network.Charged(r.cfg.ClientAddr(req))}
+}
+
+// admit takes the attempt through the gates in the order of the contract:
+// rate, connection limits, headers, origin. helloErr is the error of the
+// headers. If ok, the attempt holds a place in the connection table, and the
+// caller must call upgrade or reject. Otherwise the request has been answered.
+func (a *attempt) admit(helloErr error) (ok bool) {
+	why := a.checkRate()
+	if why == nil {
+		why = a.takePlace()
 	}
-	err := r.cfg.Room()
+	if why == nil {
+		why = a.checkHeaders(helloErr)
+	}
+	if why != nil {
+		a.reject(why)
+	}
+	return why == nil
+}
+
+func (a *attempt) checkRate() *rejection {
+	pass, wait := a.relay.gate.pass(a.from, a.relay.rt.Clock.Now())
+	if pass {
+		return nil
+	}
+	return &rejection{outcomeRate, http.StatusTooManyRequests, max(int(math.Ceil(wait.Seconds())), 1), errRate}
+}
+
+func (a *attempt) takePlace() *rejection {
+	err := a.relay.cfg.Room()
 	if err == nil {
-		err = r.table.take(from)
+		err = a.relay.table.take(a.from)
 	}
-	if err != nil {
-		refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
-		if errors.Is(err, errDraining) {
-			r.metrics.upgrade(d, outcomeDraining)
-			return nil, from, false
-		}
-		r.metrics.upgrade(d, outcomeCapacity)
-		r.log.refused("conn_cap_reached", from, d, err)
-		return nil, from, false
+	switch {
+	case err == nil:
+		a.placed = true
+		return nil
+	case errors.Is(err, errDraining):
+		return unavailable(outcomeDraining, err)
 	}
-	defer func() {
-		if !ok {
-			r.table.leave(from, false)
-		}
-	}()
+	return unavailable(outcomeCapacity, err)
+}
+
+func (a *attempt) checkHeaders(helloErr error) *rejection {
 	if helloErr != nil {
-		refuse(w, http.StatusBadRequest, 0, helloErr.Error())
-		r.metrics.upgrade(d, outcomeHeaders)
-		return nil, from, false
+		return &rejection{outcomeHeaders, http.StatusBadRequest, 0, helloErr}
 	}
-	if !r.originAllowed(req) {
-		refuse(w, http.StatusForbidden, 0, "header origin: not on the list of allowed origins")
-		r.metrics.upgrade(d, outcomeOrigin)
-		return nil, from, false
+	if !a.relay.originAllowed(a.req) {
+		return &rejection{outcomeOrigin, http.StatusForbidden, 0, errOrigin}
 	}
-	if err := last(); err != nil {
-		refuse(w, http.StatusServiceUnavailable, retryAfter, err.Error())
-		if errors.Is(err, errCrowded) {
-			r.metrics.upgrade(d, outcomeCapacity)
-			r.log.refused("conn_cap_reached", from, d, err)
-		} else {
-			r.metrics.upgrade(d, outcomeCluster)
-		}
-		return nil, from, false
+	return nil
+}
+
+// reject answers, counts and logs an attempt that is refused, and gives back
+// its place in the connection table.
+func (a *attempt) reject(why *rejection) {
+	r := a.relay
+	refuse(a.w, why.status, why.wait, why.err.Error())
+	r.metrics.upgrade(a.endpoint, why.outcome)
+	switch why.outcome {
+	case outcomeRate:
+		r.metrics.refused[refusedRate].Inc()
+		r.log.refused("rate_limited", a.from, a.endpoint, nil)
+	case outcomeCapacity:
+		r.log.refused("conn_cap_reached", a.from, a.endpoint, why.err)
 	}
-	sock, err = r.cfg.Upgrade(w, req)
+	a.leave()
+}
+
+// upgrade answers the attempt with the WebSocket handshake. If ok, the place
+// in the connection table belongs to the caller's connection. Otherwise the
+// request has been answered, and counted.
+func (a *attempt) upgrade() (sock Socket, ok bool) {
+	sock, err := a.relay.cfg.Upgrade(a.w, a.req)
 	if err != nil {
-		r.metrics.upgrade(d, outcomeHandshake)
-		return nil, from, false
+		a.relay.metrics.upgrade(a.endpoint, outcomeHandshake)
+		a.leave()
+		return nil, false
 	}
-	return sock, from, true
+	return sock, true
+}
+
+func (a *attempt) leave() {
+	if a.placed {
+		a.relay.table.leave(a.from, false)
+	}
 }
 
 // originAllowed reports whether a browser may have sent req. Browsers cannot

@@ -933,15 +933,15 @@ func TestAnOutboxFindsDamage(t *testing.T) {
 		damage func(*office, *sender)
 		want   string
 	}{
-		{"charged too much", func(o *office, _ *sender) { o.charged++ }, "bytes are charged; what waits costs"},
+		{"charged too much", func(o *office, _ *sender) { o.charged++ }, "bytes are charged; the messages that wait cost"},
 		{"over the budget", func(o *office, _ *sender) { o.budget = 10 }, "bytes of frames wait; want at most 10"},
 		{"notices over theirs", func(o *office, s *sender) {
 			o.add(item{cost: o.budget + noticeBudget}, nil, nil, "")
 		}, "bytes wait; want at most"},
-		{"a sender charged too little", func(_ *office, s *sender) { s.charged-- }, "are charged to a sender; what waits of it costs"},
-		{"a sender over its share", func(o *office, _ *sender) { o.quota = 10 }, "bytes of one sender wait; want at most 10"},
-		{"who is muted waits for room", func(o *office, s *sender) { o.parked = []*sender{s}; s.senderClosed = true }, "a sender that is muted waits for room"},
-		{"nobody flushes", func(o *office, _ *sender) { o.flushPending = false }, "nobody is to write them"},
+		{"a sender charged too little", func(_ *office, s *sender) { s.charged-- }, "are charged to a sender; its messages that wait cost"},
+		{"a sender over its quota", func(o *office, _ *sender) { o.quota = 10 }, "bytes of one sender wait; want at most 10"},
+		{"a closed sender waits for room", func(o *office, s *sender) { o.parked = []*sender{s}; s.senderClosed = true }, "a closed sender waits for room"},
+		{"no task flushes", func(o *office, _ *sender) { o.flushPending = false }, "no task is going to write them"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOffice(1000, 500)

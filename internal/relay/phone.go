@@ -30,55 +30,69 @@ type joiner interface {
 	evict(code wire.CloseCode, reason string) bool
 }
 
-// servePhone is GET /v1/client: a phone joins a server-id.
+// servePhone is GET /v1/client: a phone joins a server-id, here or, if another
+// node has the slot, there.
 func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParsePhoneHello(req.Header)
-	var slot RemoteSlot
-	sock, from, ok := r.admit(w, req, endpointPhone, err, func() (err error) {
-		slot, err = r.findRemote(hello.Server)
-		return err
-	})
+	a := r.newAttempt(w, req, endpointPhone)
+	if !a.admit(err) {
+		return
+	}
+	slot, err := r.findRemote(hello.Server)
+	if err != nil {
+		a.reject(unavailable(outcomeCluster, err))
+		return
+	}
+	sock, ok := a.upgrade()
 	if !ok {
 		return
 	}
-	outcome := NoServer
+	remote := NoServer // no other node has the slot, or no longer
 	if slot != nil {
-		outcome = r.proxy(slot, RemotePhone{Server: hello.Server, Device: hello.Device, From: from}, sock, from)
-		if outcome == Joined {
-			r.metrics.upgrade(endpointPhone, outcomeAccept)
-			r.log.phoneCarried(hello, from)
-			return
-		}
+		remote = r.proxy(slot, RemotePhone{Server: hello.Server, Device: hello.Device, From: a.from}, sock, a.from)
+	}
+	if remote == Joined {
+		r.metrics.upgrade(endpointPhone, outcomeAccept)
+		r.log.phoneCarried(hello, a.from)
+		return
 	}
 	p := r.newPhone(hello.Server)
 	set := r.settings.Load()
-	p.init(r, set, sock, from, p, &set.phoneLimits, set.PhoneOutbox, 0)
-	here := outcome == NoServer // nowhere else, or no longer
-	if here {
+	p.init(r, set, sock, a.from, p, &set.phoneLimits, set.PhoneOutbox, 0)
+	outcome := remote
+	if remote == NoServer {
 		outcome = r.join(p)
 	}
-	switch outcome {
-	case Joined:
-		r.metrics.upgrade(endpointPhone, outcomeAccept)
-		r.log.phoneRegistered(p, hello.Device)
-	case NoServer:
-		r.gate.missed(from, r.rt.Clock.Now())
+	if outcome != Joined {
+		r.refusePhone(p, hello.Device, outcome, remote == Refused)
+		return
+	}
+	r.metrics.upgrade(endpointPhone, outcomeAccept)
+	r.log.phoneRegistered(p, hello.Device)
+}
+
+// refusePhone closes p, which may not join because of o, and counts and logs
+// it. unanswered says that a Refused comes from another node, which has given
+// no answer, and not from the shutdown of this one.
+func (r *Relay) refusePhone(p *phone, device string, o Outcome, unanswered bool) {
+	switch {
+	case o == NoServer:
+		r.gate.missed(p.from, r.rt.Clock.Now())
 		p.refuse(wire.CloseNoServer, wire.ReasonNoServer)
 		r.metrics.upgrade(endpointPhone, outcomeNoServer)
 		r.metrics.refused[refusedNoServer].Inc()
-		r.log.phoneRefused(p, "phone_register_no_server", hello.Device)
-	case Full:
+		r.log.phoneRefused(p, "phone_register_no_server", device)
+	case o == Full:
 		p.refuse(wire.CloseTooManyPhones, wire.ReasonTooManyPhones)
 		r.metrics.upgrade(endpointPhone, outcomeTooMany)
 		r.metrics.refused[refusedPhones].Inc()
-		r.log.phoneRefused(p, "phone_register_at_cap", hello.Device)
-	case Refused:
-		code, reason, why := r.shutdown.code(), wire.ReasonShuttingDown, outcomeDraining
-		if !here {
-			code, reason, why = wire.CloseTryAgain, "the node that serves the server-id does not answer", outcomeCluster
-		}
-		p.refuse(code, reason)
-		r.metrics.upgrade(endpointPhone, why)
+		r.log.phoneRefused(p, "phone_register_at_cap", device)
+	case unanswered:
+		p.refuse(wire.CloseTryAgain, "the node that serves the server-id does not answer")
+		r.metrics.upgrade(endpointPhone, outcomeCluster)
+	default:
+		p.refuse(r.shutdown.code(), wire.ReasonShuttingDown)
+		r.metrics.upgrade(endpointPhone, outcomeDraining)
 	}
 }
 

@@ -38,7 +38,7 @@ func (rs *routes) remove(p *phone, now int64) {
 	rs.mu.Unlock()
 }
 
-func (rs *routes) findRemote(id []byte) *phone {
+func (rs *routes) find(id []byte) *phone {
 	rs.mu.Lock()
 	p := rs.m[wire.ConnID(id)]
 	rs.mu.Unlock()

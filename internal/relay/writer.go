@@ -144,8 +144,18 @@ func (o *outbox) next() bool {
 	return true
 }
 
+// progress is what one write has changed.
+type progress struct {
+	sent   []item // the messages that are whole on the wire now
+	frames int    // how many of them are frames
+	bytes  int    // of those frames, with their envelopes
+	timed  bool   // one of them is to be timed
+	lost   int    // frames that will not be written any more
+	resume []*sender
+}
+
 // wrote notes that n more bytes of the batch are on the wire, and that
-// nothing more can be if err is not nil.
+// no more can be if err is not nil.
 func (o *outbox) wrote(n int, err error) {
 	b := o.out
 	var now time.Time
@@ -153,8 +163,37 @@ func (o *outbox) wrote(n int, err error) {
 		now = o.rt.Clock.Now()
 	}
 	o.mu.Lock()
+	p := o.advance(n)
+	switch {
+	case err != nil:
+		p.lost = o.forget(b.done) // a frame of which only a part is written is lost, too
+	case o.cut && !b.close:
+		p.lost = o.truncate()
+	}
+	whole := err == nil && b.done == len(b.items)
+	if whole && b.ping > 0 {
+		o.pingSent, o.pingLeft = b.ping, now
+	}
+	p.resume = o.unpark()
+	o.account()
+	o.mu.Unlock()
+
+	o.report(p)
+	switch {
+	case err != nil:
+		o.on.broken()
+	case whole && b.close:
+		o.on.parted()
+	}
+}
+
+// advance moves the end of the written part of the batch by n bytes and takes
+// back the charge of each message that is whole on the wire now. The lock is
+// held.
+func (o *outbox) advance(n int) (p progress) {
+	b := o.out
 	b.pos += n
-	frames, bytes, samples, was := 0, 0, 0, b.done
+	was := b.done
 	for n > 0 {
 		it := &b.items[b.done]
 		if b.begun = n < it.size; b.begun {
@@ -163,50 +202,34 @@ func (o *outbox) wrote(n int, err error) {
 		}
 		n -= it.size
 		if it.frame {
-			bytes += it.cost - itemCost
+			p.bytes += it.cost - itemCost
 		}
-		if it.read != 0 {
-			samples++
-		}
-		frames += o.refund(*it)
+		p.timed = p.timed || it.read != 0
+		p.frames += o.refund(*it)
 		b.done++
 	}
-	lost := 0
-	switch {
-	case err != nil:
-		lost = o.forget(b.done) // with the one that has begun: half a frame is none
-	case o.cut && !b.close:
-		lost = o.truncate()
-	}
-	whole := err == nil && b.done == len(b.items)
-	if whole && b.ping > 0 {
-		o.pingSent, o.pingLeft = b.ping, now
-	}
-	resume := o.unpark()
-	o.account()
-	o.mu.Unlock()
+	p.sent = b.items[was:b.done]
+	return p
+}
 
-	if frames > 0 {
-		o.on.written(frames, bytes)
+// report tells the owner what a write has changed, and resumes the senders
+// that have room again. The lock is not held.
+func (o *outbox) report(p progress) {
+	if p.frames > 0 {
+		o.on.written(p.frames, p.bytes)
 	}
-	if samples > 0 {
-		for _, it := range b.items[was:b.done] {
+	if p.timed {
+		for _, it := range p.sent {
 			if it.read != 0 {
 				o.on.timed(it.read)
 			}
 		}
 	}
-	if lost > 0 {
-		o.on.lost(lost)
+	if p.lost > 0 {
+		o.on.lost(p.lost)
 	}
-	for _, s := range resume {
+	for _, s := range p.resume {
 		s.resume()
-	}
-	switch {
-	case err != nil:
-		o.on.broken()
-	case whole && b.close:
-		o.on.parted()
 	}
 }
 
@@ -265,60 +288,76 @@ func (o *outbox) unpark() (resume []*sender) {
 }
 
 // check counts again what is charged, and returns an error that names each
-// figure that differs or is over what it may be, and what waits with nobody
-// to write it.
+// figure that differs or is over its limit, each closed sender that still waits
+// for room, and a queue that no task is going to write.
 func (o *outbox) check() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var errs []error
-	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	charged, frames := 0, 0 // bytes
-	type load struct{ bytes, frames int }
-	var of map[*sender]load // most outboxes are empty
-	add := func(items []item) {
-		for _, it := range items {
-			charged += it.cost
-			if it.frame {
-				frames += it.cost
-			}
-			if it.from != nil {
-				if of == nil {
-					of = make(map[*sender]load)
-				}
-				l := of[it.from]
-				of[it.from] = load{l.bytes + it.cost, l.frames + 1}
-			}
-		}
-	}
+	var c charges
 	if o.queue != nil {
-		add(o.queue.items)
+		c.add(o.queue.items)
 	}
 	if o.out != nil {
-		add(o.out.items[o.out.done:])
+		c.add(o.out.items[o.out.done:])
 	}
-	switch {
-	case charged != o.charged:
-		wrong("%d bytes are charged; what waits costs %d", o.charged, charged)
-	case frames > o.budget:
-		wrong("%d bytes of frames wait; want at most %d", frames, o.budget)
-	case charged > o.budget+noticeBudget:
-		wrong("%d bytes wait; want at most %d", charged, o.budget+noticeBudget)
-	}
-	for s, l := range of {
-		if l.bytes != s.charged {
-			wrong("%d bytes are charged to a sender; what waits of it costs %d", s.charged, l.bytes)
-		}
-		if l.frames > 1 && l.bytes > o.quota {
-			wrong("%d bytes of one sender wait; want at most %d", l.bytes, o.quota)
-		}
-	}
+	errs := []error{c.checkBudget(o), c.checkQuotas(o.quota)}
 	for _, s := range o.parked {
 		if s.senderClosed {
-			wrong("a sender that is muted waits for room")
+			errs = append(errs, errors.New("a closed sender waits for room"))
 		}
 	}
 	if o.queue != nil && !o.writing && !o.flushPending {
-		wrong("%d bytes wait, and nobody is to write them", len(o.queue.bytes))
+		errs = append(errs, fmt.Errorf("%d bytes wait, and no task is going to write them", len(o.queue.bytes)))
+	}
+	return errors.Join(errs...)
+}
+
+// charges is the cost of messages, counted again. The zero value is ready.
+type charges struct {
+	all, frames int // bytes; frames: of frames only
+	senders     map[*sender]senderCharge
+}
+
+type senderCharge struct{ bytes, messages int }
+
+func (c *charges) add(items []item) {
+	for _, it := range items {
+		c.all += it.cost
+		if it.frame {
+			c.frames += it.cost
+		}
+		if it.from == nil {
+			continue
+		}
+		if c.senders == nil { // most outboxes are empty
+			c.senders = make(map[*sender]senderCharge)
+		}
+		l := c.senders[it.from]
+		c.senders[it.from] = senderCharge{l.bytes + it.cost, l.messages + 1}
+	}
+}
+
+func (c *charges) checkBudget(o *outbox) error {
+	switch {
+	case c.all != o.charged:
+		return fmt.Errorf("%d bytes are charged; the messages that wait cost %d", o.charged, c.all)
+	case c.frames > o.budget:
+		return fmt.Errorf("%d bytes of frames wait; want at most %d", c.frames, o.budget)
+	case c.all > o.budget+noticeBudget:
+		return fmt.Errorf("%d bytes wait; want at most %d", c.all, o.budget+noticeBudget)
+	}
+	return nil
+}
+
+func (c *charges) checkQuotas(quota int) error {
+	var errs []error
+	for s, l := range c.senders {
+		if l.bytes != s.charged {
+			errs = append(errs, fmt.Errorf("%d bytes are charged to a sender; its messages that wait cost %d", s.charged, l.bytes))
+		}
+		if l.messages > 1 && l.bytes > quota {
+			errs = append(errs, fmt.Errorf("%d bytes of one sender wait; want at most %d", l.bytes, quota))
+		}
 	}
 	return errors.Join(errs...)
 }
