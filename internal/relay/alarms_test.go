@@ -92,7 +92,7 @@ func (f *belfry) bell(name string, hook func(b *bell)) *bell {
 	if hook != nil {
 		b.hook = func() { hook(b) }
 	}
-	b.init(f.Relay, f.settings.Load(), new(tap), netip.Addr{}, new(idler), &f.settings.Load().phoneLimits, 1<<20, 1<<20)
+	b.init(f.Relay, f.settings.Load(), new(fakeSocket), netip.Addr{}, new(idler), &f.settings.Load().phoneLimits, 1<<20, 1<<20)
 	f.alarms.mu.Lock()
 	f.alarms.remove(b.alarm.index)
 	f.alarms.arm()

@@ -225,8 +225,8 @@ func BenchmarkRegistry(b *testing.B) {
 }
 
 func BenchmarkOutbox(b *testing.B) {
-	o := newOffice(1<<20, 1<<20)
-	o.sock, o.on = new(sums), &hush{}
+	o := newTestOutbox(1<<20, 1<<20)
+	o.sock, o.on = new(discardSocket), &countingOwner{}
 	prefix, frame := frameOfSize(41), frameOfSize(512)
 	b.SetBytes(int64(len(frame)))
 	b.ReportAllocs()

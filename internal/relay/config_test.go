@@ -109,7 +109,7 @@ func TestAnyFrameFitsAnEmptyOutbox(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := newOffice(r.cfg.BinaryOutbox, r.settings.Load().binaryQuota)
+		o := newTestOutbox(r.cfg.BinaryOutbox, r.settings.Load().binaryQuota)
 		p := &phone{id: "c-0123456789abcdef"}
 		v, _ := o.put(&p.sender, 0, []byte(`{"conn_id":"c-0123456789abcdef","frame":`), frameOfSize(r.cfg.PhoneMessage), "}")
 		if v != taken {

@@ -746,7 +746,7 @@ func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
 	b = &binary{server: "s1"}
 	b.phones.mu, b.probe.mu = new(sync.Mutex), new(sync.Mutex)
 	b.probe.waiting = new(atomic.Int64)
-	sock := new(tap)
+	sock := new(fakeSocket)
 	b.init(r, r.settings.Load(), sock, netip.Addr{}, b, &r.settings.Load().binaryLimits, 1<<20, 1<<20)
 	b.parked.Store(false) // this is its reader
 	b.held = []byte(`{"conn_id":"c-nobody","frame":1}`)

@@ -16,11 +16,11 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-var errTap = errors.New("tap closed")
+var errFakeSocket = errors.New("the fake socket is closed")
 
-// tap is a socket that records what is written and does what a test says.
-// Its zero value takes everything.
-type tap struct {
+// fakeSocket records the bytes that are written to it. The test decides how many of
+// them each call takes. The zero value takes all.
+type fakeSocket struct {
 	mu     sync.Mutex
 	got    []byte
 	calls  int // of TryWrite and Write
@@ -29,17 +29,17 @@ type tap struct {
 
 	try     func(p []byte) (int, error) // nil: takes all
 	write   func(p []byte) (int, error)
-	reading chan struct{} // a Read ends when this is closed; nil: at once
+	reading chan struct{} // Read returns when this is closed; nil: immediately
 }
 
-func (s *tap) record(p []byte, n int) {
+func (s *fakeSocket) record(p []byte, n int) {
 	s.mu.Lock()
 	s.calls++
 	s.got = append(s.got, p[:n]...)
 	s.mu.Unlock()
 }
 
-func (s *tap) TryWrite(p []byte) (n int, err error) {
+func (s *fakeSocket) TryWrite(p []byte) (n int, err error) {
 	n = len(p)
 	if s.try != nil {
 		n, err = s.try(p)
@@ -48,7 +48,7 @@ func (s *tap) TryWrite(p []byte) (n int, err error) {
 	return n, err
 }
 
-func (s *tap) Write(p []byte) (n int, err error) {
+func (s *fakeSocket) Write(p []byte) (n int, err error) {
 	n = len(p)
 	if s.write != nil {
 		n, err = s.write(p)
@@ -57,16 +57,16 @@ func (s *tap) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-func (s *tap) Read() (*Buffer, int, error) {
+func (s *fakeSocket) Read() (*Buffer, int, error) {
 	if s.reading != nil {
 		<-s.reading
 	}
-	return nil, 0, errTap
+	return nil, 0, errFakeSocket
 }
 
-func (s *tap) CloseWrite() error { s.halved++; return nil }
+func (s *fakeSocket) CloseWrite() error { s.halved++; return nil }
 
-func (s *tap) Close() error {
+func (s *fakeSocket) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed++
@@ -79,14 +79,14 @@ type outmail struct {
 	text string
 }
 
-// failer is what helpers need of a test or a property.
+// failer is the part of a test, or of a rapid property, that helpers use.
 type failer interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// opened takes apart what the relay sent, which must be whole messages,
-// unmasked, in one fragment each.
+// opened parses b, which the relay has sent. It fails the test unless b consists of
+// whole messages, unmasked and in one fragment each.
 func opened(t failer, b []byte) (mails []outmail) {
 	t.Helper()
 	for len(b) > 0 {
@@ -103,8 +103,8 @@ func opened(t failer, b []byte) (mails []outmail) {
 	return mails
 }
 
-// openMail reads the message that b begins with and its length on the wire,
-// 0 if it is not whole.
+// openMail parses the message at the beginning of b. n is its length on the wire, or
+// 0 if b does not have the whole message.
 func openMail(b []byte) (m outmail, n int) {
 	if len(b) < 2 {
 		return m, 0
@@ -131,37 +131,37 @@ func texts(mails []outmail) (ts []string) {
 	return ts
 }
 
-// office is an outbox with its owner, its socket, and its tasks, which run
-// when the test says.
-type office struct {
+// testOutbox is an outbox together with its owner, its socket and its tasks. The tasks
+// run when the test calls run.
+type testOutbox struct {
 	outbox
 	rt    Runtime
-	tap   *tap
+	fake  *fakeSocket
 	tasks []func()
 
 	frames   int
 	bytes    int
-	times    []int64 // of the frames to time, when they were read
+	times    []int64 // when each of the timed frames was read
 	gone     int     // frames that will never be written
 	waits    int
 	partings int
 	breaks   int
-	events   []string // what the owner and the senders heard, in order
+	events   []string // the senders that were resumed, in order
 }
 
-func newOffice(budget, quota int) *office {
-	o := &office{tap: new(tap)}
+func newTestOutbox(budget, quota int) *testOutbox {
+	o := &testOutbox{fake: new(fakeSocket)}
 	o.rt = Runtime{Go: func(_ string, f func()) { o.tasks = append(o.tasks, f) }}.WithDefaults()
-	o.outbox = outbox{rt: &o.rt, sock: o.tap, budget: budget, quota: quota, on: o, mu: new(sync.Mutex), stats: new(outboxStats)}
+	o.outbox = outbox{rt: &o.rt, sock: o.fake, budget: budget, quota: quota, on: o, mu: new(sync.Mutex), stats: new(outboxStats)}
 	return o
 }
 
-func (o *office) written(frames, bytes int) { o.frames += frames; o.bytes += bytes }
-func (o *office) timed(read int64)          { o.times = append(o.times, read) }
-func (o *office) lost(frames int)           { o.gone += frames }
-func (o *office) parted()                   { o.partings++ }
-func (o *office) broken()                   { o.breaks++ }
-func (o *office) waiting(yes bool) {
+func (o *testOutbox) written(frames, bytes int) { o.frames += frames; o.bytes += bytes }
+func (o *testOutbox) timed(read int64)          { o.times = append(o.times, read) }
+func (o *testOutbox) lost(frames int)           { o.gone += frames }
+func (o *testOutbox) parted()                   { o.partings++ }
+func (o *testOutbox) broken()                   { o.breaks++ }
+func (o *testOutbox) waiting(yes bool) {
 	if yes {
 		o.waits++
 	} else {
@@ -169,13 +169,13 @@ func (o *office) waiting(yes bool) {
 	}
 }
 
-// phone is a sender that says so when it is resumed.
-func (o *office) phone(name string) *sender {
+// phone returns a sender that adds an event when it is resumed.
+func (o *testOutbox) phone(name string) *sender {
 	return &sender{resume: func() { o.events = append(o.events, "resume "+name) }}
 }
 
-// run runs the tasks until there are none.
-func (o *office) run() {
+// run runs all tasks, including those that they start.
+func (o *testOutbox) run() {
 	for len(o.tasks) > 0 {
 		f := o.tasks[0]
 		o.tasks = o.tasks[1:]
@@ -183,23 +183,23 @@ func (o *office) run() {
 	}
 }
 
-// idle fails the test unless all was written and given back.
-func (o *office) idle(t failer) {
+// idle fails the test unless everything was written and nothing is charged any more.
+func (o *testOutbox) idle(t failer) {
 	t.Helper()
 	if o.queue != nil || o.out != nil || o.writing || o.flushPending || o.charged != 0 || o.stats.bytes.Load() != 0 || len(o.tasks) > 0 || o.waits != 0 {
-		t.Fatalf("not idle: queue %v, out %v, writing %t, promised %t, charged %d, tally %d, %d tasks, waits %d",
+		t.Fatalf("not idle: queue %v, out %v, writing %t, flush pending %t, charged %d, in the stats %d, %d tasks, waits %d",
 			o.queue != nil, o.out != nil, o.writing, o.flushPending, o.charged, o.stats.bytes.Load(), len(o.tasks), o.waits)
 	}
 }
 
 func frameOfSize(n int) []byte { return bytes.Repeat([]byte{'x'}, n) }
 
-func TestPutCountsBytesAndSomethingPerFrame(t *testing.T) {
+func TestPutChargesTheBytesAndACostForEachFrame(t *testing.T) {
 	const budget = 10_000
 	for _, tt := range []struct{ prefix, frame, suffix int }{
 		{0, 0, 0}, {0, 1, 0}, {0, 936, 0}, {41, 895, 0}, {41, 894, 1},
 	} {
-		o := newOffice(budget, budget)
+		o := newTestOutbox(budget, budget)
 		cost := tt.prefix + tt.frame + tt.suffix + itemCost
 		n := 0
 		for {
@@ -223,7 +223,7 @@ func TestPutCountsBytesAndSomethingPerFrame(t *testing.T) {
 }
 
 func TestTheBudgetIsExact(t *testing.T) {
-	o := newOffice(1000, 1000)
+	o := newTestOutbox(1000, 1000)
 	if v, _ := o.put(nil, 0, nil, frameOfSize(1000-itemCost+1), ""); v != full {
 		t.Errorf("one byte over the budget: %v; want full", v)
 	}
@@ -232,13 +232,12 @@ func TestTheBudgetIsExact(t *testing.T) {
 	}
 }
 
-// What is being written is charged until it is on the wire.
-func TestWhatIsBeingWrittenIsCharged(t *testing.T) {
-	o := newOffice(1000, 1000)
+func TestAFrameIsChargedUntilItIsOnTheWire(t *testing.T) {
+	o := newTestOutbox(1000, 1000)
 	for range 2 {
 		o.put(nil, 0, nil, frameOfSize(500-itemCost), "")
 	}
-	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.fake.try = func([]byte) (int, error) { return 0, nil }
 	o.flush()
 	if o.queue != nil || o.charged != 1000 {
 		t.Fatalf("queue %v, charged %d; want all in the batch that is being written, 1000 charged", o.queue, o.charged)
@@ -250,8 +249,8 @@ func TestWhatIsBeingWrittenIsCharged(t *testing.T) {
 	o.idle(t)
 }
 
-func TestASenderHasItsShare(t *testing.T) {
-	o := newOffice(10_000, 1000)
+func TestASenderCannotUseMoreThanItsQuota(t *testing.T) {
+	o := newTestOutbox(10_000, 1000)
 	one, two := o.phone("1"), o.phone("2")
 	frame := frameOfSize(500 - itemCost)
 	for i, want := range []verdict{taken, taken, full} {
@@ -263,7 +262,7 @@ func TestASenderHasItsShare(t *testing.T) {
 		t.Errorf("another sender: %v; want taken", v)
 	}
 	if v, _ := o.put(nil, 0, nil, frameOfSize(5000), ""); v != taken {
-		t.Errorf("without a sender there is no share: %v; want taken", v)
+		t.Errorf("without a sender no quota applies: %v; want taken", v)
 	}
 	if one.charged != 1000 || two.charged != 500 {
 		t.Errorf("charged %d and %d; want 1000 and 500", one.charged, two.charged)
@@ -274,8 +273,8 @@ func TestASenderHasItsShare(t *testing.T) {
 	}
 }
 
-func TestManyFramesAreOneWrite(t *testing.T) {
-	o := newOffice(1<<20, 1<<20)
+func TestManyFramesGoOutInOneWrite(t *testing.T) {
+	o := newTestOutbox(1<<20, 1<<20)
 	var want []string
 	for i := range 500 {
 		f := fmt.Sprintf(`{"n":%d}`, i)
@@ -287,24 +286,24 @@ func TestManyFramesAreOneWrite(t *testing.T) {
 	}
 	o.flush()
 	o.idle(t)
-	if got := texts(opened(t, o.tap.got)); !slices.Equal(got, want) {
+	if got := texts(opened(t, o.fake.got)); !slices.Equal(got, want) {
 		t.Errorf("wrote %.80q; want %.80q", got, want)
 	}
-	if o.tap.calls != 1 || o.frames != 500 {
-		t.Errorf("%d writes, %d frames; want 1, 500", o.tap.calls, o.frames)
+	if o.fake.calls != 1 || o.frames != 500 {
+		t.Errorf("%d writes, %d frames; want 1, 500", o.fake.calls, o.frames)
 	}
-	for _, m := range opened(t, o.tap.got) {
+	for _, m := range opened(t, o.fake.got) {
 		if m.op != wire.OpText {
 			t.Fatalf("a frame went out with opcode %d; want text", m.op)
 		}
 	}
 }
 
-// Frames are counted when their last byte is written, in whatever pieces.
-func TestFramesCountOnceWhole(t *testing.T) {
+// A frame is counted when its last byte is written, in however many pieces.
+func TestAFrameIsCountedWhenItsLastByteIsWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		o := newOffice(1<<20, 1<<20)
-		var ends []int // on the wire
+		o := newTestOutbox(1<<20, 1<<20)
+		var ends []int // of the frames, in bytes on the wire
 		var want []string
 		for i := range rapid.IntRange(1, 12).Draw(t, "frames") {
 			f := strings.Repeat(string(rune('a'+i)), rapid.SampledFrom([]int{0, 1, 2, 5, 123, 125, 126, 127, 300, 70_000}).Draw(t, "size"))
@@ -315,39 +314,39 @@ func TestFramesCountOnceWhole(t *testing.T) {
 		check := func() {
 			whole := 0
 			for _, e := range ends {
-				if len(o.tap.got) >= e {
+				if len(o.fake.got) >= e {
 					whole++
 				}
 			}
 			if o.frames != whole {
-				t.Fatalf("after %d bytes %d frames counted; want %d", len(o.tap.got), o.frames, whole)
+				t.Fatalf("after %d bytes %d frames counted; want %d", len(o.fake.got), o.frames, whole)
 			}
 		}
 		piece := func(p []byte) (int, error) {
 			check()
 			return rapid.IntRange(0, len(p)).Draw(t, "taken"), nil
 		}
-		o.tap.try = piece
-		o.tap.write = func(p []byte) (int, error) {
+		o.fake.try = piece
+		o.fake.write = func(p []byte) (int, error) {
 			if len(p) > writeChunk {
 				t.Fatalf("a write of %d bytes; want at most %d", len(p), writeChunk)
 			}
 			n, _ := piece(p)
-			return max(n, min(len(p), 1)), nil // as a socket that is slow, but goes on
+			return max(n, min(len(p), 1)), nil // a slow socket still takes at least one byte
 		}
 		o.flush()
 		for len(o.tasks) > 0 {
 			o.run()
 		}
 		check()
-		if got := texts(opened(t, o.tap.got)); !slices.Equal(got, want) {
+		if got := texts(opened(t, o.fake.got)); !slices.Equal(got, want) {
 			t.Fatalf("wrote %.80q; want %.80q", got, want)
 		}
 	})
 }
 
-func TestOnlyTheFirstMustFlush(t *testing.T) {
-	o := newOffice(1<<20, 1<<20)
+func TestOnlyTheFirstPutMustFlush(t *testing.T) {
+	o := newTestOutbox(1<<20, 1<<20)
 	s := o.phone("1")
 	firsts := func() (fs []bool) {
 		_, a := o.put(nil, 0, nil, []byte("1"), "")
@@ -360,29 +359,30 @@ func TestOnlyTheFirstMustFlush(t *testing.T) {
 	if got, want := firsts(), []bool{true, false, false, false, false}; !slices.Equal(got, want) {
 		t.Errorf("first = %v; want %v", got, want)
 	}
-	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.fake.try = func([]byte) (int, error) { return 0, nil }
 	o.flush()
 	if got, want := firsts(), make([]bool, 5); !slices.Equal(got, want) {
-		t.Errorf("while a task writes, first = %v; want %v: it will find it", got, want)
+		t.Errorf("while a task writes, first = %v; want %v: that task writes these too", got, want)
 	}
 	o.run()
 	o.idle(t)
-	o.tap.try = nil
+	o.fake.try = nil
 	if _, first := o.putPing(); !first {
-		t.Error("a ping into an idle outbox need not be flushed; it must")
+		t.Error("a ping into an idle outbox returns first = false; its caller must flush")
 	}
 	o.flush()
 	o.idle(t)
 }
 
-// One who flushes goes on with what others put meanwhile, but not for ever.
+// flush also writes what other callers put meanwhile, but only for a bounded number of
+// rounds. Then a writer task continues.
 func TestFlushLeavesTheRestToATask(t *testing.T) {
-	o := newOffice(1<<20, 1<<20)
+	o := newTestOutbox(1<<20, 1<<20)
 	rounds := 0
-	o.tap.try = func(p []byte) (int, error) {
+	o.fake.try = func(p []byte) (int, error) {
 		if rounds++; rounds < 100 {
 			if _, first := o.put(nil, 0, nil, []byte("more"), ""); first {
-				t.Fatal("somebody writes, and yet the caller must flush")
+				t.Fatal("first = true during a flush, which writes this frame too")
 			}
 		}
 		return len(p), nil
@@ -396,34 +396,34 @@ func TestFlushLeavesTheRestToATask(t *testing.T) {
 	o.idle(t)
 }
 
-func TestParkAndUnpark(t *testing.T) {
-	// Budget 8000, shares of 4000, frames that cost 1000.
+func TestASenderParksWithoutRoomAndIsResumedWithRoom(t *testing.T) {
+	// The budget is 8000, each quota 4000, and a frame costs 1000.
 	const onWire = 1000 - itemCost + 4
-	fill := func(o *office, s *sender, n int) {
+	fill := func(o *testOutbox, s *sender, n int) {
 		for range n {
 			if v, _ := o.put(s, 0, nil, frameOfSize(1000-itemCost), ""); v != taken {
 				panic("no room")
 			}
 		}
 	}
-	park := func(t *testing.T, o *office, s *sender) {
+	park := func(t *testing.T, o *testOutbox, s *sender) {
 		t.Helper()
 		if v, first := o.putOrPark(s, 0, nil, frameOfSize(1000-itemCost), ""); v != full || first {
 			t.Fatalf("putOrPark = %v, %t; want full", v, first)
 		}
 	}
-	t.Run("with room nobody parks", func(t *testing.T) {
-		o := newOffice(8000, 4000)
+	t.Run("with room no sender parks", func(t *testing.T) {
+		o := newTestOutbox(8000, 4000)
 		if v, first := o.putOrPark(o.phone("1"), 0, nil, []byte("1"), ""); v != taken || !first || len(o.parked) != 0 {
 			t.Errorf("putOrPark = %v, %t, %d parked; want taken, true, 0", v, first, len(o.parked))
 		}
 	})
-	t.Run("a sender waits until half its share is free", func(t *testing.T) {
-		o := newOffice(80_000, 4000)
+	t.Run("a sender waits until half its quota is free", func(t *testing.T) {
+		o := newTestOutbox(80_000, 4000)
 		s := o.phone("1")
 		fill(o, s, 4)
 		park(t, o, s)
-		o.tap.try = func([]byte) (int, error) { return 0, nil }
+		o.fake.try = func([]byte) (int, error) { return 0, nil }
 		o.flush()
 		for i, want := range []int{0, 1, 1} {
 			o.wrote(onWire, nil)
@@ -432,21 +432,21 @@ func TestParkAndUnpark(t *testing.T) {
 			}
 		}
 	})
-	t.Run("all wait until half the budget is free", func(t *testing.T) {
-		o := newOffice(8000, 4000)
+	t.Run("all senders wait until half the budget is free", func(t *testing.T) {
+		o := newTestOutbox(8000, 4000)
 		a, b, c := o.phone("a"), o.phone("b"), o.phone("c")
 		fill(o, a, 4)
 		fill(o, b, 4)
 		park(t, o, c)
 		park(t, o, b)
 		park(t, o, a)
-		o.tap.try = func([]byte) (int, error) { return 0, nil }
+		o.fake.try = func([]byte) (int, error) { return 0, nil }
 		o.flush()
 		for range 3 {
 			o.wrote(onWire, nil)
 		}
 		if len(o.events) != 0 {
-			t.Fatalf("with 5000 of 8000 charged: %q; want nobody resumed", o.events)
+			t.Fatalf("with 5000 of 8000 charged: %q; want no sender resumed", o.events)
 		}
 		o.wrote(onWire, nil) // a has 0, b 4000, c 0
 		if want := []string{"resume c", "resume a"}; !slices.Equal(o.events, want) {
@@ -461,8 +461,8 @@ func TestParkAndUnpark(t *testing.T) {
 			t.Errorf("%d still parked", len(o.parked))
 		}
 	})
-	t.Run("a shut outbox parks nobody", func(t *testing.T) {
-		o := newOffice(8000, 4000)
+	t.Run("no sender parks after finish", func(t *testing.T) {
+		o := newTestOutbox(8000, 4000)
 		s := o.phone("1")
 		fill(o, s, 4)
 		o.finish(wire.CloseNormal, "", true)
@@ -470,8 +470,8 @@ func TestParkAndUnpark(t *testing.T) {
 			t.Errorf("putOrPark = %v, %d parked; want closed, 0", v, len(o.parked))
 		}
 	})
-	t.Run("a dead one resumes nobody", func(t *testing.T) {
-		o := newOffice(8000, 4000)
+	t.Run("no sender is resumed after kill", func(t *testing.T) {
+		o := newTestOutbox(8000, 4000)
 		s := o.phone("1")
 		fill(o, s, 4)
 		park(t, o, s)
@@ -479,17 +479,17 @@ func TestParkAndUnpark(t *testing.T) {
 		o.flush()
 		o.run()
 		if len(o.events) != 0 || len(o.parked) != 0 {
-			t.Errorf("heard %q, %d parked; want neither", o.events, len(o.parked))
+			t.Errorf("events %q, %d parked; want none of either", o.events, len(o.parked))
 		}
 	})
-	t.Run("who is resumed may put at once", func(t *testing.T) {
-		o := newOffice(8000, 4000)
+	t.Run("a resumed sender may put immediately", func(t *testing.T) {
+		o := newTestOutbox(8000, 4000)
 		var s *sender
 		put := 0
 		s = &sender{resume: func() {
 			for range 2 {
 				if v, first := o.put(s, 0, nil, frameOfSize(1000-itemCost), ""); v != taken || first {
-					t.Errorf("put while resumed = %v, %t; want taken, and no flush: the writer is there", v, first)
+					t.Errorf("put while resumed = %v, %t; want taken, and no flush: the writer task is running", v, first)
 				}
 				put++
 			}
@@ -505,8 +505,8 @@ func TestParkAndUnpark(t *testing.T) {
 	})
 }
 
-func TestANoticeMutesItsSender(t *testing.T) {
-	o := newOffice(1000, 1000)
+func TestANoticeClosesItsSender(t *testing.T) {
+	o := newTestOutbox(1000, 1000)
 	one, two := o.phone("1"), o.phone("2")
 	o.put(one, 0, nil, []byte("a"), "")
 	if v, _ := o.putNotice(one, []byte("gone")); v != taken {
@@ -521,20 +521,20 @@ func TestANoticeMutesItsSender(t *testing.T) {
 	o.put(two, 0, nil, []byte("c"), "")
 	o.flush()
 	o.idle(t)
-	if got, want := texts(opened(t, o.tap.got)), []string{"a", "gone", "c"}; !slices.Equal(got, want) {
+	if got, want := texts(opened(t, o.fake.got)), []string{"a", "gone", "c"}; !slices.Equal(got, want) {
 		t.Errorf("wrote %q; want %q", got, want)
 	}
 	if o.frames != 2 {
-		t.Errorf("%d frames counted; want 2: a notice is none", o.frames)
+		t.Errorf("%d frames counted; want 2: a notice is not a frame", o.frames)
 	}
 	o.closeSender(two)
 	if v, _ := o.put(two, 0, nil, []byte("d"), ""); v != closed {
-		t.Errorf("put after mute = %v; want closed", v)
+		t.Errorf("put after closeSender = %v; want closed", v)
 	}
 }
 
 func TestNoticesHaveABudgetOfTheirOwn(t *testing.T) {
-	o := newOffice(1000, 1000)
+	o := newTestOutbox(1000, 1000)
 	o.put(nil, 0, nil, frameOfSize(1000-itemCost), "")
 	notice := frameOfSize(1024 - itemCost)
 	for i := range noticeBudget / 1024 {
@@ -547,18 +547,18 @@ func TestNoticesHaveABudgetOfTheirOwn(t *testing.T) {
 		t.Errorf("over the notices' budget: %v; want full", v)
 	}
 	if !last.senderClosed {
-		t.Error("a sender whose notice found no room is not muted; it must be")
+		t.Error("the notice found no room, and its sender is still open; want it closed")
 	}
 	o.flush()
 	o.idle(t)
 	o.finish(wire.CloseNormal, "", false)
 	late := o.phone("")
 	if v, _ := o.putNotice(late, notice); v != closed || !late.senderClosed {
-		t.Errorf("putNotice after the end = %v, muted %t; want closed, true", v, late.senderClosed)
+		t.Errorf("putNotice after finish = %v, sender closed %t; want closed, true", v, late.senderClosed)
 	}
 }
 
-func TestFinish(t *testing.T) {
+func TestFinishMakesTheCloseTheLastMessage(t *testing.T) {
 	normal := outmail{wire.OpClose, "\x03\xe8"}
 	text := func(s string) outmail { return outmail{wire.OpText, s} }
 	for _, tt := range []struct {
@@ -567,11 +567,11 @@ func TestFinish(t *testing.T) {
 		dropped int
 		want    []outmail
 	}{
-		{"in place of what is queued", false, 2, []outmail{normal}},
-		{"behind what is queued", true, 0, []outmail{text("a"), text("b"), normal}},
+		{"in place of the queued frames", false, 2, []outmail{normal}},
+		{"behind the queued frames", true, 0, []outmail{text("a"), text("b"), normal}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := newOffice(1000, 1000)
+			o := newTestOutbox(1000, 1000)
 			s := o.phone("1")
 			o.put(s, 0, nil, []byte("a"), "")
 			o.put(s, 0, nil, []byte("b"), "")
@@ -588,15 +588,15 @@ func TestFinish(t *testing.T) {
 				t.Errorf("put after finish = %v; want closed", v)
 			}
 			if o.putPong(nil) {
-				t.Error("a pong after finish must be flushed; want nothing of it")
+				t.Error("putPong after finish returns first = true; want false")
 			}
 			if _, first := o.putPing(); first {
-				t.Error("a ping after finish must be flushed; want nothing of it")
+				t.Error("putPing after finish returns first = true; want false")
 			}
 			o.flush()
 			o.run()
 			o.idle(t)
-			if got := opened(t, o.tap.got); !slices.Equal(got, tt.want) {
+			if got := opened(t, o.fake.got); !slices.Equal(got, tt.want) {
 				t.Errorf("wrote %q; want %q, and nothing after the close", got, tt.want)
 			}
 			if o.partings != 1 || o.frames != 2-tt.dropped || s.charged != 0 {
@@ -604,43 +604,43 @@ func TestFinish(t *testing.T) {
 			}
 		})
 	}
-	t.Run("in an idle outbox its caller flushes", func(t *testing.T) {
-		o := newOffice(1000, 1000)
+	t.Run("in an idle outbox the caller must flush", func(t *testing.T) {
+		o := newTestOutbox(1000, 1000)
 		if _, ok, first := o.finish(wire.CloseNoServer, wire.ReasonNoServer, false); !ok || !first {
 			t.Fatalf("finish = %t, %t; want true, true", ok, first)
 		}
 		o.flush()
-		if got, want := opened(t, o.tap.got), []outmail{{wire.OpClose, "\x11\x34" + wire.ReasonNoServer}}; !slices.Equal(got, want) {
+		if got, want := opened(t, o.fake.got), []outmail{{wire.OpClose, "\x11\x34" + wire.ReasonNoServer}}; !slices.Equal(got, want) {
 			t.Errorf("wrote %q; want %q", got, want)
 		}
 	})
 }
 
-// The frame whose first bytes are out must be completed, or the peer could
-// not read the close; what stands behind it must not hold the close up (§8:
-// evictions, expiry and shutdown do not queue behind data).
-func TestACloseDoesNotWaitForWhatIsBeingWritten(t *testing.T) {
-	o := newOffice(4<<20, 4<<20)
+// A frame with its first bytes on the wire must be completed, otherwise the peer cannot
+// read the close. The frames behind it must not delay the close: evictions, expiry and
+// shutdown do not queue behind data.
+func TestACloseDoesNotWaitForQueuedFrames(t *testing.T) {
+	o := newTestOutbox(4<<20, 4<<20)
 	const frames, size = 30, 100_000
 	for i := range frames {
 		o.put(nil, 0, nil, bytes.Repeat([]byte{'a' + byte(i)}, size), "")
 	}
-	o.tap.try = func([]byte) (int, error) { return 1000, nil }
+	o.fake.try = func([]byte) (int, error) { return 1000, nil }
 	var dropped int
-	o.tap.write = func(p []byte) (int, error) {
-		if len(o.tap.got) == 1000 {
+	o.fake.write = func(p []byte) (int, error) {
+		if len(o.fake.got) == 1000 {
 			dropped, _, _ = o.finish(wire.CloseNoServer, "", false)
 		}
 		return len(p), nil
 	}
 	o.flush()
 	o.run()
-	mails := opened(t, o.tap.got)
+	mails := opened(t, o.fake.got)
 	if last := mails[len(mails)-1]; last.op != wire.OpClose {
 		t.Fatalf("the last message has opcode %d; want a close", last.op)
 	}
-	if got, limit := len(o.tap.got), 2*writeChunk+size; got > limit {
-		t.Errorf("%d bytes (%d frames) were written before the close was through; want at most %d: the frame begun and the chunk under way", got, o.frames, limit)
+	if got, limit := len(o.fake.got), 2*writeChunk+size; got > limit {
+		t.Errorf("%d bytes (%d frames) were written up to the end of the close; want at most %d: the rest of one frame and of one chunk", got, o.frames, limit)
 	}
 	if o.frames+dropped+o.gone != frames {
 		t.Errorf("%d frames written, %d dropped, %d lost; want %d in all", o.frames, dropped, o.gone, frames)
@@ -648,10 +648,10 @@ func TestACloseDoesNotWaitForWhatIsBeingWritten(t *testing.T) {
 	o.idle(t)
 }
 
-// What waits for a peer that does not read shows while it waits, and who is
-// parked for it; what is written at once never does.
-func TestTheTallyIsWhatWaits(t *testing.T) {
-	o := newOffice(100_000, 100_000)
+// The stats show the bytes that wait for a peer, and the senders that are parked. Bytes
+// that are written immediately never show in them.
+func TestTheStatsShowTheBytesThatWaitAndTheParkedSenders(t *testing.T) {
+	o := newTestOutbox(100_000, 100_000)
 	check := func(when string, bytes, parked int64) {
 		t.Helper()
 		if b, p := o.stats.bytes.Load(), o.stats.parked.Load(); b != bytes || p != parked {
@@ -659,10 +659,10 @@ func TestTheTallyIsWhatWaits(t *testing.T) {
 		}
 	}
 	o.put(nil, 0, nil, frameOfSize(statsStep-itemCost-1), "")
-	check("less than a step is put", 0, 0)
+	check("less than statsStep is put", 0, 0)
 	o.flush()
 	check("it is written", 0, 0)
-	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.fake.try = func([]byte) (int, error) { return 0, nil }
 	o.put(nil, 0, nil, frameOfSize(1000-itemCost), "")
 	o.flush()
 	check("the socket takes nothing", 1000, 0)
@@ -676,7 +676,7 @@ func TestTheTallyIsWhatWaits(t *testing.T) {
 	}
 	check("two park", 91_000, 2)
 	o.closeSender(one)
-	check("one of them goes", 91_000, 1)
+	check("one of them is closed", 91_000, 1)
 	o.run()
 	check("all is written", 0, 0)
 	o.idle(t)
@@ -691,15 +691,14 @@ func TestTheTallyIsWhatWaits(t *testing.T) {
 	check("the socket is closed", 0, 0)
 }
 
-// One frame in sampleEvery is timed, wherever in a batch it stands, once it is
-// written whole.
-func TestWhichFramesAreTimed(t *testing.T) {
-	o := newOffice(1<<20, 1<<20)
+// One frame in sampleEvery is timed, at any place in a batch, when it is written whole.
+func TestOneFrameInSampleEveryIsTimed(t *testing.T) {
+	o := newTestOutbox(1<<20, 1<<20)
 	o.untimed = 3
 	for i := range 2*sampleEvery + 4 {
 		o.put(nil, int64(i+1), nil, []byte("frame"), "")
 	}
-	o.tap.try = func(p []byte) (int, error) { return len(p) / 2, nil }
+	o.fake.try = func(p []byte) (int, error) { return len(p) / 2, nil }
 	o.flush()
 	if want := []int64{4}; !slices.Equal(o.times, want) {
 		t.Errorf("half of them are written: timed %d; want %d", o.times, want)
@@ -713,14 +712,14 @@ func TestWhichFramesAreTimed(t *testing.T) {
 	}
 }
 
-func TestKill(t *testing.T) {
-	o := newOffice(1000, 1000)
+func TestKillDropsTheQueue(t *testing.T) {
+	o := newTestOutbox(1000, 1000)
 	s := o.phone("1")
 	o.put(s, 0, nil, []byte("a"), "")
 	o.putNotice(o.phone("2"), []byte("n"))
 	o.put(s, 0, nil, []byte("b"), "")
 	if n := o.kill(); n != 2 {
-		t.Errorf("kill() = %d; want 2: a notice is no frame", n)
+		t.Errorf("kill() = %d; want 2: a notice is not a frame", n)
 	}
 	if n := o.kill(); n != 0 {
 		t.Errorf("a second kill() = %d; want 0", n)
@@ -734,53 +733,53 @@ func TestKill(t *testing.T) {
 	o.flush()
 	o.run()
 	o.idle(t)
-	if len(o.tap.got) != 0 || o.frames != 0 {
-		t.Errorf("wrote %q, %d frames; want nothing", o.tap.got, o.frames)
+	if len(o.fake.got) != 0 || o.frames != 0 {
+		t.Errorf("wrote %q, %d frames; want nothing", o.fake.got, o.frames)
 	}
 }
 
-func TestAKillInMidWrite(t *testing.T) {
-	o := newOffice(10_000, 10_000)
+func TestAFrameThatIsBeingWrittenAtAKillIsLost(t *testing.T) {
+	o := newTestOutbox(10_000, 10_000)
 	o.put(nil, 0, nil, []byte("a"), "")
-	o.tap.try = func([]byte) (int, error) { return 1, nil }
+	o.fake.try = func([]byte) (int, error) { return 1, nil }
 	o.flush()
 	o.put(nil, 0, nil, []byte("b"), "")
-	o.tap.write = func(p []byte) (int, error) {
+	o.fake.write = func(p []byte) (int, error) {
 		if n := o.kill(); n != 1 {
-			t.Errorf("kill() = %d; want 1: one is waiting", n)
+			t.Errorf("kill() = %d; want 1: one frame is queued", n)
 		}
-		return 0, errTap
+		return 0, errFakeSocket
 	}
 	o.run()
-	if o.breaks != 1 || o.writing || o.out != nil || o.queue != nil || len(o.tap.got) != 1 || o.gone != 1 {
-		t.Errorf("broken %d times, writing %t, %d bytes out, %d lost; want 1, false, 1, 1: the one that had begun", o.breaks, o.writing, len(o.tap.got), o.gone)
+	if o.breaks != 1 || o.writing || o.out != nil || o.queue != nil || len(o.fake.got) != 1 || o.gone != 1 {
+		t.Errorf("broken %d times, writing %t, %d bytes out, %d lost; want 1, false, 1, 1: the frame that was being written", o.breaks, o.writing, len(o.fake.got), o.gone)
 	}
 }
 
-func TestASocketThatFails(t *testing.T) {
-	t.Run("at once", func(t *testing.T) {
-		o := newOffice(1000, 1000)
-		o.tap.try = func([]byte) (int, error) { return 0, errTap }
+func TestASocketThatFailsBreaksTheOutbox(t *testing.T) {
+	t.Run("in the first write", func(t *testing.T) {
+		o := newTestOutbox(1000, 1000)
+		o.fake.try = func([]byte) (int, error) { return 0, errFakeSocket }
 		o.put(nil, 0, nil, []byte("a"), "")
 		o.flush()
 		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 0 || o.gone != 1 {
 			t.Errorf("broken %d times, %d tasks, %d frames, %d lost; want 1, 0, 0, 1", o.breaks, len(o.tasks), o.frames, o.gone)
 		}
 	})
-	t.Run("after a part", func(t *testing.T) {
-		o := newOffice(1000, 1000)
+	t.Run("after a part of the batch", func(t *testing.T) {
+		o := newTestOutbox(1000, 1000)
 		o.put(nil, 0, nil, []byte("a"), "")
 		o.put(nil, 0, nil, []byte("b"), "")
-		o.tap.try = func([]byte) (int, error) { return 4, errTap }
+		o.fake.try = func([]byte) (int, error) { return 4, errFakeSocket }
 		o.flush()
 		if o.breaks != 1 || len(o.tasks) != 0 || o.frames != 1 || o.gone != 1 || o.charged != 0 {
 			t.Errorf("broken %d times, %d tasks, %d frames, %d lost, %d charged; want 1, 0, 1, 1, 0", o.breaks, len(o.tasks), o.frames, o.gone, o.charged)
 		}
 	})
-	t.Run("the writer task", func(t *testing.T) {
-		o := newOffice(1000, 1000)
-		o.tap.try = func([]byte) (int, error) { return 0, nil }
-		o.tap.write = func([]byte) (int, error) { return 2, errTap }
+	t.Run("in the writer task", func(t *testing.T) {
+		o := newTestOutbox(1000, 1000)
+		o.fake.try = func([]byte) (int, error) { return 0, nil }
+		o.fake.write = func([]byte) (int, error) { return 2, errFakeSocket }
 		o.put(nil, 0, nil, []byte("abc"), "")
 		o.flush()
 		o.run()
@@ -789,8 +788,8 @@ func TestASocketThatFails(t *testing.T) {
 		}
 	})
 	t.Run("in the close message", func(t *testing.T) {
-		o := newOffice(1000, 1000)
-		o.tap.try = func(p []byte) (int, error) { return len(p) - 1, errTap }
+		o := newTestOutbox(1000, 1000)
+		o.fake.try = func(p []byte) (int, error) { return len(p) - 1, errFakeSocket }
 		o.finish(wire.CloseNormal, "", false)
 		o.flush()
 		if o.breaks != 1 || o.partings != 0 {
@@ -799,16 +798,17 @@ func TestASocketThatFails(t *testing.T) {
 	})
 }
 
-// The write timeout holds for one write: the outbox says when each begins.
-func TestOnlyTheTaskWaits(t *testing.T) {
-	o := newOffice(1<<20, 1<<20)
-	o.tap.try = func(p []byte) (int, error) {
+// The write timeout applies to each write alone, so the outbox reports when each write
+// of the writer task begins. TryWrite never waits.
+func TestOnlyTheWriterTaskWaitsForTheSocket(t *testing.T) {
+	o := newTestOutbox(1<<20, 1<<20)
+	o.fake.try = func(p []byte) (int, error) {
 		if o.waits != 0 {
-			t.Error("TryWrite counts as waiting")
+			t.Error("a TryWrite is reported as waiting")
 		}
 		return 0, nil
 	}
-	o.tap.write = func(p []byte) (int, error) {
+	o.fake.write = func(p []byte) (int, error) {
 		if o.waits != 1 {
 			t.Errorf("waits = %d in a Write; want 1", o.waits)
 		}
@@ -818,24 +818,24 @@ func TestOnlyTheTaskWaits(t *testing.T) {
 	o.flush()
 	o.run()
 	o.idle(t)
-	if o.tap.calls != 1+4 {
-		t.Errorf("%d writes; want one that took nothing and four of at most 64 KiB", o.tap.calls)
+	if o.fake.calls != 1+4 {
+		t.Errorf("%d writes; want one that takes nothing and four of at most 64 KiB", o.fake.calls)
 	}
 }
 
-func TestPingsThatWaitAreOne(t *testing.T) {
-	o := newOffice(1000, 1000)
+func TestPingsThatWaitGoOutAsOne(t *testing.T) {
+	o := newTestOutbox(1000, 1000)
 	var last uint64
 	for range 3 {
 		last, _ = o.putPing()
 	}
-	o.tap.try = func([]byte) (int, error) { return 0, nil }
+	o.fake.try = func([]byte) (int, error) { return 0, nil }
 	o.flush()
 	pinged := func(n uint64) bool { _, ok := o.pinged(n); return ok }
 	if pinged(last) {
 		t.Error("a ping that waits counts as sent")
 	}
-	o.tap.write = func(p []byte) (int, error) {
+	o.fake.write = func(p []byte) (int, error) {
 		if pinged(last) {
 			t.Error("half a ping counts as sent")
 		}
@@ -847,7 +847,7 @@ func TestPingsThatWaitAreOne(t *testing.T) {
 		t.Errorf("pinged(%d) = %t, pinged(%d) = %t; want true, false", last, pinged(last), last+1, pinged(last+1))
 	}
 	want := []outmail{{wire.OpPing, string(endian.BigEndian.AppendUint64(nil, last))}}
-	if got := opened(t, o.tap.got); !slices.Equal(got, want) {
+	if got := opened(t, o.fake.got); !slices.Equal(got, want) {
 		t.Errorf("wrote %x; want one ping with the newest number, %x", got, want)
 	}
 	if o.frames != 0 {
@@ -861,30 +861,30 @@ func TestPingsThatWaitAreOne(t *testing.T) {
 }
 
 func TestOnlyTheNewestPingIsAnswered(t *testing.T) {
-	o := newOffice(1000, 1000)
+	o := newTestOutbox(1000, 1000)
 	o.putPong([]byte("one"))
 	o.putPong(nil)
 	payload := []byte("three")
 	o.putPong(payload)
-	copy(payload, "xxxxx") // the caller's again
+	copy(payload, "xxxxx") // the payload is the caller's after putPong
 	o.put(nil, 0, nil, []byte("a"), "")
 	o.flush()
 	want := []outmail{{wire.OpText, "a"}, {wire.OpPong, "three"}}
-	if got := opened(t, o.tap.got); !slices.Equal(got, want) {
+	if got := opened(t, o.fake.got); !slices.Equal(got, want) {
 		t.Errorf("wrote %q; want %q", got, want)
 	}
 	o.putPong(nil)
 	o.flush()
-	if got := opened(t, o.tap.got)[2:]; len(got) != 1 || got[0] != (outmail{wire.OpPong, ""}) {
+	if got := opened(t, o.fake.got)[2:]; len(got) != 1 || got[0] != (outmail{wire.OpPong, ""}) {
 		t.Errorf("wrote %q; want an empty pong", got)
 	}
 	o.idle(t)
 }
 
-// A peer that pings and never reads costs one payload.
-func TestPongsDoNotPileUp(t *testing.T) {
-	o := newOffice(1000, 1000)
-	o.tap.try = func([]byte) (int, error) { return 0, nil }
+// A peer that pings and never reads costs the memory of one payload.
+func TestPongsToAPeerThatNeverReadsDoNotPileUp(t *testing.T) {
+	o := newTestOutbox(1000, 1000)
+	o.fake.try = func([]byte) (int, error) { return 0, nil }
 	o.putPong([]byte("first"))
 	o.flush()
 	for range 10_000 {
@@ -895,23 +895,23 @@ func TestPongsDoNotPileUp(t *testing.T) {
 		t.Errorf("queue %v, %d bytes of pong; want none, at most 256", o.queue, cap(o.pong))
 	}
 	o.run()
-	if got := len(opened(t, o.tap.got)); got != 3 {
+	if got := len(opened(t, o.fake.got)); got != 3 {
 		t.Errorf("%d messages; want the first pong, the newest, and one ping", got)
 	}
 }
 
-func TestSpentBatchesAreClean(t *testing.T) {
+func TestAFreedBatchIsEmpty(t *testing.T) {
 	b := &batch{bytes: []byte("abc"), ping: 3, close: true, pos: 2, done: 1}
 	b.items = append(b.items, item{size: 1, from: new(sender)}, item{size: 2, from: new(sender)})
 	items := b.items
 	b.free()
 	for i, it := range items {
 		if it != (item{}) {
-			t.Errorf("item %d of a spent batch still holds %+v: a phone is kept alive", i, it)
+			t.Errorf("item %d of a freed batch still has %+v, which keeps a phone in memory", i, it)
 		}
 	}
 	if b.pos != 0 || b.done != 0 || b.ping != 0 || b.close || len(b.bytes) != 0 || len(b.items) != 0 {
-		t.Errorf("a spent batch is %+v; want an empty one", b)
+		t.Errorf("a freed batch is %+v; want an empty one", b)
 	}
 	for _, big := range []*batch{
 		{bytes: make([]byte, 0, keepBytes+1)},
@@ -920,31 +920,29 @@ func TestSpentBatchesAreClean(t *testing.T) {
 		big.ping = 7
 		big.free()
 		if big.ping != 7 {
-			t.Error("a batch that has grown too large was taken back")
+			t.Error("a batch that is too large was kept for later use")
 		}
 	}
 }
 
-// Whoever puts, in whatever order they and the writer take their turns: what
-// was taken goes out, in order, once, and nothing is left.
-func TestAnOutboxFindsDamage(t *testing.T) {
+func TestCheckFindsDamageOfAnOutbox(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		damage func(*office, *sender)
+		damage func(*testOutbox, *sender)
 		want   string
 	}{
-		{"charged too much", func(o *office, _ *sender) { o.charged++ }, "bytes are charged; the messages that wait cost"},
-		{"over the budget", func(o *office, _ *sender) { o.budget = 10 }, "bytes of frames wait; want at most 10"},
-		{"notices over theirs", func(o *office, s *sender) {
+		{"charged too much", func(o *testOutbox, _ *sender) { o.charged++ }, "bytes are charged; the messages that wait cost"},
+		{"over the budget", func(o *testOutbox, _ *sender) { o.budget = 10 }, "bytes of frames wait; want at most 10"},
+		{"notices over their budget", func(o *testOutbox, s *sender) {
 			o.add(item{cost: o.budget + noticeBudget}, nil, nil, "")
 		}, "bytes wait; want at most"},
-		{"a sender charged too little", func(_ *office, s *sender) { s.charged-- }, "are charged to a sender; its messages that wait cost"},
-		{"a sender over its quota", func(o *office, _ *sender) { o.quota = 10 }, "bytes of one sender wait; want at most 10"},
-		{"a closed sender waits for room", func(o *office, s *sender) { o.parked = []*sender{s}; s.senderClosed = true }, "a closed sender waits for room"},
-		{"no task flushes", func(o *office, _ *sender) { o.flushPending = false }, "no task is going to write them"},
+		{"a sender charged too little", func(_ *testOutbox, s *sender) { s.charged-- }, "are charged to a sender; its messages that wait cost"},
+		{"a sender over its quota", func(o *testOutbox, _ *sender) { o.quota = 10 }, "bytes of one sender wait; want at most 10"},
+		{"a closed sender is parked", func(o *testOutbox, s *sender) { o.parked = []*sender{s}; s.senderClosed = true }, "a closed sender waits for room"},
+		{"no flush is pending", func(o *testOutbox, _ *sender) { o.flushPending = false }, "no task is going to write them"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := newOffice(1000, 500)
+			o := newTestOutbox(1000, 500)
 			s := o.phone("p")
 			for range 2 {
 				if v, _ := o.put(s, 0, nil, frameOfSize(100), ""); v != taken {
@@ -962,28 +960,30 @@ func TestAnOutboxFindsDamage(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftUnflushed(t *testing.T) {
+// The senders put, and the writer writes, in any order. Every frame that was taken goes
+// out once and in order, and nothing is left.
+func TestEveryFrameThatIsTakenIsWrittenOnceAndInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const budget, share = 2000, 800
-		o := newOffice(budget, share)
-		type putter struct {
+		const budget, quota = 2000, 800
+		o := newTestOutbox(budget, quota)
+		type testSender struct {
 			*sender
 			name   string
 			next   int
 			sent   []string
 			parked string // the frame it parked with
 		}
-		var putters []*putter
-		owed := 0 // flushes somebody must still do
+		var testSenders []*testSender
+		owed := 0 // flushes that a caller must still do
 		for _, name := range []string{"a", "b", "c"} {
-			p := &putter{name: name}
+			p := &testSender{name: name}
 			p.sender = &sender{resume: func() {
 				if p.parked == "" {
-					t.Fatalf("%s is resumed and was not parked", p.name)
+					t.Fatalf("%s is resumed, although it is not parked", p.name)
 				}
 				p.parked = ""
 			}}
-			putters = append(putters, p)
+			testSenders = append(testSenders, p)
 		}
 		ended, finished, after := false, false, true
 		dropped := 0
@@ -1001,8 +1001,8 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 			}
 		}
 		act = func() {
-			p := rapid.SampledFrom(putters).Draw(t, "who")
-			switch rapid.IntRange(0, 13).Draw(t, "act") {
+			p := rapid.SampledFrom(testSenders).Draw(t, "sender")
+			switch rapid.IntRange(0, 13).Draw(t, "step") {
 			default: // most of the time: a frame
 				if p.parked != "" {
 					return
@@ -1029,7 +1029,7 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 					return
 				}
 				f := p.name + "gone"
-				p.parked = "" // nobody waits for a phone that goes
+				p.parked = "" // a closed sender is not resumed
 				v, first := o.putNotice(p.sender, []byte(f))
 				if v == taken {
 					p.sent = append(p.sent, f)
@@ -1061,7 +1061,7 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 				}
 			}
 		}
-		// While a write is under way the others go on.
+		// During a write other callers continue.
 		others := func() {
 			depth++
 			for range rapid.IntRange(0, 3).Draw(t, "others") {
@@ -1069,21 +1069,21 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 			}
 			depth--
 		}
-		o.tap.try = func(p []byte) (int, error) {
+		o.fake.try = func(p []byte) (int, error) {
 			others()
 			return rapid.IntRange(0, len(p)).Draw(t, "tried"), nil
 		}
-		o.tap.write = func(p []byte) (int, error) {
+		o.fake.write = func(p []byte) (int, error) {
 			others()
 			return rapid.IntRange(1, len(p)).Draw(t, "wrote"), nil
 		}
-		for range rapid.IntRange(1, 150).Draw(t, "acts") {
+		for range rapid.IntRange(1, 150).Draw(t, "steps") {
 			act()
 			if off := o.charged - int(o.stats.bytes.Load()); off < 0 || off >= statsStep {
-				t.Fatalf("charged %d, tally %d", o.charged, o.stats.bytes.Load())
+				t.Fatalf("charged %d, in the stats %d", o.charged, o.stats.bytes.Load())
 			}
 			if n := int(o.stats.parked.Load()); n != len(o.parked) {
-				t.Fatalf("%d parked, tally %d", len(o.parked), n)
+				t.Fatalf("%d parked, in the stats %d", len(o.parked), n)
 			}
 			if err := o.check(); err != nil {
 				t.Fatal(err)
@@ -1092,24 +1092,24 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 				t.Fatalf("charged %d of %d", o.charged, budget)
 			}
 		}
-		o.tap.try, o.tap.write = nil, nil
+		o.fake.try, o.fake.write = nil, nil
 		for owed > 0 || len(o.tasks) > 0 {
 			flushOne()
 			o.run()
 		}
 		o.idle(t)
 		if !ended && len(o.parked) > 0 {
-			t.Fatalf("%d are parked for ever", len(o.parked))
+			t.Fatalf("%d senders stay parked", len(o.parked))
 		}
-		for _, p := range putters {
+		for _, p := range testSenders {
 			if p.parked != "" && !ended {
-				t.Fatalf("%s is parked for ever", p.name)
+				t.Fatalf("%s stays parked", p.name)
 			}
 			if p.charged != 0 {
-				t.Fatalf("%s is charged %d for nothing", p.name, p.charged)
+				t.Fatalf("%s is charged %d; want 0", p.name, p.charged)
 			}
 		}
-		mails := opened(t, o.tap.got)
+		mails := opened(t, o.fake.got)
 		got := map[string][]string{}
 		frames := 0
 		for i, m := range mails {
@@ -1121,7 +1121,7 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 				}
 			case wire.OpClose:
 				if i != len(mails)-1 {
-					t.Fatalf("%d messages after the close", len(mails)-1-i)
+					t.Fatalf("%d messages follow the close", len(mails)-1-i)
 				}
 			}
 		}
@@ -1129,17 +1129,17 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 			t.Fatalf("%d frames counted; %d written", o.frames, frames)
 		}
 		lost := 0
-		for _, p := range putters {
+		for _, p := range testSenders {
 			sent, have := p.sent, got[p.name]
 			if !finished || after {
 				if !slices.Equal(have, sent) {
-					t.Fatalf("of %s came %q; want %q", p.name, have, sent)
+					t.Fatalf("%s: wrote %q; want %q", p.name, have, sent)
 				}
 				continue
 			}
-			// Dropped by the close: what came is a beginning of what was sent.
+			// The close dropped frames: those that came are the first that were sent.
 			if len(have) > len(sent) || !slices.Equal(have, sent[:len(have)]) {
-				t.Fatalf("of %s came %q; want the beginning of %q", p.name, have, sent)
+				t.Fatalf("%s: wrote %q; want the beginning of %q", p.name, have, sent)
 			}
 			for _, f := range sent[len(have):] {
 				if !strings.HasSuffix(f, "gone") {
@@ -1156,17 +1156,17 @@ func TestNothingIsLeftUnflushed(t *testing.T) {
 	})
 }
 
-// The same with real tasks, for the race detector.
-func TestManySendersOneOutbox(t *testing.T) {
+// Real goroutines put and write, for the race detector.
+func TestManyGoroutinesPutIntoOneOutbox(t *testing.T) {
 	const senders, each = 8, 300
 	var wg sync.WaitGroup
-	o := newOffice(20_000, 5_000)
+	o := newTestOutbox(20_000, 5_000)
 	var tasks sync.WaitGroup
 	o.rt.Go = func(_ string, f func()) { tasks.Go(f) }
-	quiet := &hush{}
+	quiet := &countingOwner{}
 	o.on = quiet
 	n := 0
-	o.tap.try = func(p []byte) (int, error) { n++; return len(p) / (1 + n%3), nil }
+	o.fake.try = func(p []byte) (int, error) { n++; return len(p) / (1 + n%3), nil }
 	for i := range senders {
 		wake := make(chan struct{}, 1)
 		s := &sender{resume: func() { wake <- struct{}{} }}
@@ -1193,16 +1193,16 @@ func TestManySendersOneOutbox(t *testing.T) {
 	wg.Wait()
 	tasks.Wait()
 	next := [senders]int{}
-	for _, m := range opened(t, o.tap.got) {
+	for _, m := range opened(t, o.fake.got) {
 		var i, k int
 		if _, err := fmt.Sscanf(m.text, "%d:%d:", &i, &k); err != nil || next[i] != k {
-			t.Fatalf("%.20q comes when %d is due: %v", m.text, next[i], err)
+			t.Fatalf("wrote %.20q; want number %d: %v", m.text, next[i], err)
 		}
 		next[i]++
 	}
 	for i, k := range next {
 		if k != each+1 {
-			t.Errorf("of sender %d came %d; want %d", i, k, each+1)
+			t.Errorf("sender %d: %d messages written; want %d", i, k, each+1)
 		}
 	}
 	if quiet.frames != senders*each {
@@ -1210,28 +1210,29 @@ func TestManySendersOneOutbox(t *testing.T) {
 	}
 }
 
-// hush owns an outbox without a word; only one task writes at a time.
-type hush struct{ frames int }
+// countingOwner is an owner that counts the written frames. It needs no lock, because
+// only one task writes at a time.
+type countingOwner struct{ frames int }
 
-func (h *hush) written(n, _ int) { h.frames += n }
-func (h *hush) timed(int64)      {}
-func (h *hush) lost(int)         {}
-func (h *hush) waiting(bool)     {}
-func (h *hush) parted()          {}
-func (h *hush) broken()          {}
+func (h *countingOwner) written(n, _ int) { h.frames += n }
+func (h *countingOwner) timed(int64)      {}
+func (h *countingOwner) lost(int)         {}
+func (h *countingOwner) waiting(bool)     {}
+func (h *countingOwner) parted()          {}
+func (h *countingOwner) broken()          {}
 
-// sums is a socket that keeps nothing.
-type sums struct {
-	tap
+// discardSocket takes all bytes and counts them.
+type discardSocket struct {
+	fakeSocket
 	n int
 }
 
-func (s *sums) TryWrite(p []byte) (int, error) { s.n += len(p); return len(p), nil }
+func (s *discardSocket) TryWrite(p []byte) (int, error) { s.n += len(p); return len(p), nil }
 
-func TestASteadyOutboxDoesNotAllocate(t *testing.T) {
+func TestAnOutboxInSteadyStateDoesNotAllocate(t *testing.T) {
 	skipUnderRace(t)
-	o := newOffice(1<<20, 1<<20)
-	o.sock, o.on = new(sums), &hush{}
+	o := newTestOutbox(1<<20, 1<<20)
+	o.sock, o.on = new(discardSocket), &countingOwner{}
 	s := o.phone("1")
 	prefix, frame := frameOfSize(41), frameOfSize(512)
 	round := func() {
@@ -1248,8 +1249,8 @@ func TestASteadyOutboxDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// skipUnderRace skips what counts allocations: under the race detector
-// sync.Pool drops some of what it is given, on purpose.
+// skipUnderRace skips a test that counts allocations. Under the race detector
+// sync.Pool drops random items on purpose.
 func skipUnderRace(t *testing.T) {
 	t.Helper()
 	if info, ok := debug.ReadBuildInfo(); ok {
