@@ -23,8 +23,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// bubble is a relay on the clock of a synctest bubble, whose connections are
-// pipes: a minute costs nothing, and nothing outlives the test.
+// bubble is a relay in a synctest bubble, with the clock of the bubble and pipes for
+// connections. A minute takes no real time, and no goroutine outlives the test.
 type bubble struct {
 	*Relay
 	t     *testing.T
@@ -34,8 +34,8 @@ type bubble struct {
 
 type socketKey struct{}
 
-// inBubble runs f with a relay of cfg, then drains it and sees that nothing
-// is left.
+// inBubble runs f with a relay of cfg. Afterwards it drains the relay, and fails the
+// test if a connection or an alarm is left.
 func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -62,7 +62,7 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if !drained {
-			t.Error("with all peers gone the drain does not end")
+			t.Error("all peers have closed, and the drain has not ended")
 		}
 		if err := r.Check(); err != nil {
 			t.Error(err)
@@ -78,14 +78,15 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 
 func (b *bubble) now() time.Duration { return time.Since(b.began) }
 
-// apply waits until nothing moves but time.
+// apply waits until every goroutine of the bubble is blocked.
 func (b *bubble) apply() { synctest.Wait() }
 
-// pipeEnd is a peer's end: a WebSocket client that keeps what it gets.
+// pipeEnd is the client's end of a connection: a WebSocket client that keeps the
+// messages that it gets.
 type pipeEnd struct {
 	b     *bubble
 	conn  net.Conn
-	order chan struct{} // holds a token while somebody writes
+	order chan struct{} // has a token during each write
 
 	answer *httptest.ResponseRecorder // if it was not upgraded
 
@@ -93,7 +94,7 @@ type pipeEnd struct {
 	box mailbox
 }
 
-// mailbox is what has come so far.
+// mailbox is the messages that have arrived so far.
 type mailbox struct {
 	mails  []outmail
 	at     []time.Duration // of each mail
@@ -101,7 +102,7 @@ type mailbox struct {
 	overAt time.Duration
 }
 
-// got is what has come once nothing moves.
+// got waits until every goroutine is blocked, and returns what has arrived.
 func (e *pipeEnd) got() mailbox {
 	e.b.apply()
 	e.mu.Lock()
@@ -109,12 +110,12 @@ func (e *pipeEnd) got() mailbox {
 	return mailbox{slices.Clone(e.box.mails), slices.Clone(e.box.at), e.box.over, e.box.overAt}
 }
 
-// manner is what a peer does with what comes.
+// manner is how a client treats what it gets.
 type manner int
 
 const (
 	polite manner = iota // reads, answers pings and closes
-	mute                 // reads, answers nothing
+	mute                 // reads, and answers nothing
 	deaf                 // does not read
 )
 
@@ -143,7 +144,7 @@ func (b *bubble) phone(m manner) *pipeEnd {
 	return b.dial("/v1/client", m, wire.HeaderServer, "s1")
 }
 
-// phones is who is joined, in order.
+// phones returns the phones of s1 in join order.
 func (b *bubble) phones() (all []*phone) {
 	b.registry.mu.Lock()
 	defer b.registry.mu.Unlock()
@@ -173,7 +174,7 @@ func (e *pipeEnd) listen(m manner) {
 			switch {
 			case m == mute:
 			case mail.op == wire.OpPing:
-				go e.send(wire.OpPong, mail.text) // not here: the relay may not be reading
+				go e.send(wire.OpPong, mail.text) // in a goroutine, because the relay may not be reading
 			case mail.op == wire.OpClose:
 				go func() {
 					e.send(wire.OpClose, mail.text)
@@ -191,10 +192,10 @@ func (e *pipeEnd) listen(m manner) {
 	}
 }
 
-// clientMail is one whole masked message.
+// clientMail returns a whole masked message.
 func clientMail(op wire.Opcode, payload string) []byte { return clientPiece(0x80|byte(op), payload) }
 
-// clientPiece is one masked fragment with its first byte as given.
+// clientPiece returns a masked fragment with first as its first byte.
 func clientPiece(first byte, payload string) []byte {
 	b := []byte{first}
 	switch n := len(payload); {
@@ -213,7 +214,8 @@ func clientPiece(first byte, payload string) []byte {
 	return b
 }
 
-// write writes raw bytes and waits until the relay has read them, or will not.
+// write writes raw bytes and waits until the relay has read them all, or has closed
+// the connection.
 func (e *pipeEnd) write(p []byte) error {
 	e.order <- struct{}{}
 	_, err := e.conn.Write(p)
@@ -225,7 +227,7 @@ func (e *pipeEnd) send(op wire.Opcode, payload string) error {
 	return e.write(clientMail(op, payload))
 }
 
-// texts is the frames that came.
+// texts returns the text messages that have arrived.
 func (e *pipeEnd) texts() (ts []string) {
 	for _, m := range e.got().mails {
 		if m.op == wire.OpText {
@@ -244,8 +246,9 @@ func (e *pipeEnd) count(op wire.Opcode) (n int) {
 	return n
 }
 
-// wantClosed compares the close message and, if at is not negative, when it
-// came; alarms may be late by their grain.
+// wantClosed fails the test unless the last message is a close with this code and
+// reason. Unless at is negative, the close must have arrived at that time, or up to two
+// alarmGrain later.
 func (e *pipeEnd) wantClosed(at time.Duration, code wire.CloseCode, reason string) {
 	t := e.b.t
 	t.Helper()
@@ -272,12 +275,12 @@ func (e *pipeEnd) wantOpen() {
 	}
 }
 
-func TestFramesOverPipes(t *testing.T) {
+func TestFramesArriveInOrderBothWays(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p := b.binary(polite), b.phone(polite)
 		id := string(b.phones()[0].id)
 		for i := range 3 {
-			p.send(wire.OpBinary, fmt.Sprint(i)) // its opcode is not checked
+			p.send(wire.OpBinary, fmt.Sprint(i)) // the relay does not check the opcode
 			bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":[%d]}`, id, i))
 		}
 		b.apply()
@@ -299,12 +302,11 @@ func TestFramesOverPipes(t *testing.T) {
 	})
 }
 
-// One message has 30 s from its first byte to its last, whatever else its
-// sender does.
-func TestAMessageThatDribbles(t *testing.T) {
+// A message has 30 s from its first byte to its last, whatever else its sender sends.
+func TestAMessageThatTakesMoreThan30SecondsClosesItsSender(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		begin string // what goes out at once
+		begin string // sent first
 		every func(p *pipeEnd, i int) error
 	}{
 		{"byte by byte", string(clientMail(wire.OpText, `"`+strings.Repeat("x", 1000))[:1]), func(p *pipeEnd, i int) error {
@@ -319,17 +321,17 @@ func TestAMessageThatDribbles(t *testing.T) {
 			}
 			return p.write(clientPiece(0x00, ""))
 		}},
-		{"after a whole one in the same read", string(clientMail(wire.OpText, "1")) + string(clientPiece(0x01, `"`)), func(p *pipeEnd, _ int) error {
+		{"after a whole message in the same read", string(clientMail(wire.OpText, "1")) + string(clientPiece(0x01, `"`)), func(p *pipeEnd, _ int) error {
 			return p.write(clientPiece(0x00, "x"))
 		}},
 	} {
-		for _, who := range []string{"binary", "phone"} {
-			t.Run(who+" "+tt.name, func(t *testing.T) {
+		for _, sender := range []string{"binary", "phone"} {
+			t.Run(sender+" "+tt.name, func(t *testing.T) {
 				inBubble(t, Config{}, func(b *bubble) {
 					bin := b.binary(polite)
 					other := b.phone(polite)
 					e := bin
-					if who == "phone" {
+					if sender == "phone" {
 						e = b.phone(polite)
 					}
 					time.Sleep(20 * time.Second)
@@ -357,13 +359,13 @@ func TestAMessageThatDribbles(t *testing.T) {
 	}
 }
 
-func TestMessagesOneAfterAnotherEachHaveTheirTime(t *testing.T) {
+func TestEachMessageHas30Seconds(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p := b.binary(polite), b.phone(polite)
 		for range 5 {
 			p.write(clientPiece(0x01, "1"))
 			time.Sleep(20 * time.Second)
-			// The end of one and the beginning of the next come in one read.
+			// The end of one message and the beginning of the next arrive in one read.
 			p.write(append(clientPiece(0x80, "2"), clientPiece(0x01, "[")...))
 			time.Sleep(20 * time.Second)
 			p.write(clientPiece(0x80, "]"))
@@ -375,9 +377,9 @@ func TestMessagesOneAfterAnotherEachHaveTheirTime(t *testing.T) {
 	})
 }
 
-// A frame that has come whole and waits for a binary is not one that takes
-// too long, in however many pieces it came.
-func TestAWaitingFrameIsNotASlowOne(t *testing.T) {
+// The time limit of a message ends when the message is whole, in however many pieces it
+// arrived. A frame may then wait for a binary without limit.
+func TestAWholeFrameThatWaitsForABinaryIsNotASlowMessage(t *testing.T) {
 	for _, whole := range []bool{true, false} {
 		t.Run(fmt.Sprint("in one piece ", whole), func(t *testing.T) {
 			inBubble(t, Config{Grace: 5 * time.Minute}, func(b *bubble) {
@@ -400,9 +402,9 @@ func TestAWaitingFrameIsNotASlowOne(t *testing.T) {
 	}
 }
 
-// A phone that joined in grace is not read any further than one frame, and
-// closed when a binary is there.
-func TestAPhoneInGraceWaits(t *testing.T) {
+// The relay reads one frame of a phone in grace and no more, and closes the phone when a
+// binary reclaims the server-id.
+func TestAPhoneInGraceIsReadOneFrameFarAndClosedAtTheReclaim(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin := b.binary(polite)
 		bin.conn.Close()
@@ -416,20 +418,20 @@ func TestAPhoneInGraceWaits(t *testing.T) {
 		go func() { p.write(bytes.Repeat(clientMail(wire.OpText, "2"), 100_000)); through.Store(true) }()
 		time.Sleep(10 * time.Second)
 		if through.Load() {
-			t.Error("a phone in grace is read on and on")
+			t.Error("the relay reads more than one frame of a phone in grace")
 		}
 		p.wantOpen()
 		next := b.binary(polite)
 		p.wantClosed(10*time.Second, wire.CloseNoServer, wire.ReasonReclaimed)
 		if got := next.texts(); len(got) != 0 {
-			t.Errorf("the new binary got %.80q; want nothing of the old one's phones", got)
+			t.Errorf("the new binary got %.80q; want no frame of the old binary's phones", got)
 		}
 	})
 }
 
-// A phone that never reads is closed once a write to it has waited for 10 s;
-// its sibling and the binary do not notice.
-func TestAPhoneThatNeverReads(t *testing.T) {
+// A phone that never reads is closed when a write to it has waited for 10 s. The binary
+// and the other phone are not affected.
+func TestAPhoneThatNeverReadsIsClosedAfterTenSeconds(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin := b.binary(polite)
 		p, sibling := b.phone(deaf), b.phone(polite)
@@ -439,7 +441,7 @@ func TestAPhoneThatNeverReads(t *testing.T) {
 		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":2}`, ids[1].id))
 		b.apply()
 		if got := sibling.texts(); !slices.Equal(got, []string{"2"}) {
-			t.Errorf("the sibling got %q; want its frame at once", got)
+			t.Errorf("the sibling got %q; want its frame immediately", got)
 		}
 		time.Sleep(9900 * time.Millisecond)
 		if b.Counts().Phones != 2 {
@@ -451,7 +453,7 @@ func TestAPhoneThatNeverReads(t *testing.T) {
 			t.Errorf("after 10 s %+v; want one phone", b.Counts())
 		}
 		if n, err := p.conn.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
-			t.Errorf("the socket takes %d, %v; want it closed", n, err)
+			t.Errorf("a write returns %d, %v; want a closed socket", n, err)
 		}
 		want := fmt.Sprintf(`{"conn_id":"%s","close_code":1001}`, ids[0].id)
 		if got := bin.texts(); !slices.Equal(got, []string{want}) {
@@ -460,7 +462,7 @@ func TestAPhoneThatNeverReads(t *testing.T) {
 	})
 }
 
-func TestABinaryThatNeverReads(t *testing.T) {
+func TestABinaryThatNeverReadsIsClosedAfterTenSeconds(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.binary(deaf)
 		p := b.phone(polite)
@@ -480,9 +482,9 @@ func TestABinaryThatNeverReads(t *testing.T) {
 	})
 }
 
-// Whoever reads, however slowly, is not cut off for the size of its backlog:
-// the write timeout is for 64 KiB.
-func TestASlowReaderIsNotCutOff(t *testing.T) {
+// The write timeout applies to each 64 KiB. A peer that reads 64 KiB in time is not
+// closed for the size of its backlog.
+func TestASlowReaderStaysConnected(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p := b.binary(polite), b.phone(deaf)
 		id := b.phones()[0].id
@@ -492,7 +494,7 @@ func TestASlowReaderIsNotCutOff(t *testing.T) {
 		chunk := make([]byte, writeChunk)
 		for len(got) < len(frame)+10 {
 			time.Sleep(9 * time.Second)
-			go p.send(wire.OpPong, "") // alive
+			go p.send(wire.OpPong, "") // answers the heartbeat
 			n, err := p.conn.Read(chunk)
 			if err != nil {
 				t.Fatalf("after %d bytes, at %v: %v", len(got), b.now(), err)
@@ -505,9 +507,9 @@ func TestASlowReaderIsNotCutOff(t *testing.T) {
 	})
 }
 
-// A phone waits 10 s for room towards a binary that reads too slowly; then
-// it is closed, and its binary and its siblings are not.
-func TestNoRoomTowardsTheBinary(t *testing.T) {
+// A phone waits up to 10 s for room in the outbox of a binary that reads too slowly. Then
+// the phone is closed. The binary and the other phones are not.
+func TestAPhoneIsClosedAfterTenSecondsWithoutRoom(t *testing.T) {
 	inBubble(t, Config{PhoneMessage: 64 << 10, BinaryOutbox: 512 << 10, MaxPhones: 2, Heartbeat: time.Hour}, func(b *bubble) {
 		bin, p, sibling := b.binary(deaf), b.phone(polite), b.phone(polite)
 		frame := `"` + strings.Repeat("x", 60<<10) + `"`
@@ -521,7 +523,7 @@ func TestNoRoomTowardsTheBinary(t *testing.T) {
 			}
 		}()
 		go func() {
-			for range 32 { // not for ever: what is sent to a close is read at no time
+			for range 32 { // bounded, because the relay reads nothing after its close
 				if p.send(wire.OpText, frame) != nil {
 					return
 				}
@@ -533,7 +535,7 @@ func TestNoRoomTowardsTheBinary(t *testing.T) {
 			t.Fatalf("%d phones; want 2", len(b.phones()))
 		}
 		if !b.phones()[0].parked.Load() {
-			t.Error("the phone is read on, though its binary has no room for it")
+			t.Error("the phone is not parked, although the outbox of its binary has no room")
 		}
 		sibling.send(wire.OpText, "1")
 		sibling.wantOpen()
@@ -546,7 +548,7 @@ func TestNoRoomTowardsTheBinary(t *testing.T) {
 	})
 }
 
-func TestNoRoomAtAllIsTenSeconds(t *testing.T) {
+func TestAPhoneIsClosedAfterTenSecondsAlsoIfTheBinaryNeverReads(t *testing.T) {
 	inBubble(t, Config{PhoneMessage: 64 << 10, BinaryOutbox: 128<<10 + 1000, MaxPhones: 2, WriteTimeout: time.Hour}, func(b *bubble) {
 		b.binary(deaf)
 		p := b.phone(polite)
@@ -560,8 +562,7 @@ func TestNoRoomAtAllIsTenSeconds(t *testing.T) {
 	})
 }
 
-// A resumed phone's frames arrive whole, in order and once.
-func TestParkedFramesArriveInOrderAndOnce(t *testing.T) {
+func TestFramesOfAParkedPhoneArriveWholeInOrderAndOnce(t *testing.T) {
 	inBubble(t, Config{PhoneMessage: 64 << 10, BinaryOutbox: 128<<10 + 1000, MaxPhones: 2, Heartbeat: time.Hour}, func(b *bubble) {
 		bin, p := b.binary(deaf), b.phone(polite)
 		const n = 60
@@ -598,7 +599,7 @@ func TestParkedFramesArriveInOrderAndOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if parks == 0 {
-			t.Fatal("the phone was never parked; the test tests nothing")
+			t.Fatal("the phone was never parked, so this test has shown nothing")
 		}
 		for i, m := range opened(t, got) {
 			if want := fmt.Sprintf(`"%02d%s"`, i, pad); !strings.Contains(m.text, want) {
@@ -608,15 +609,15 @@ func TestParkedFramesArriveInOrderAndOnce(t *testing.T) {
 	})
 }
 
-// A peer has Linger to answer a close message; then its socket is cut.
-func TestLinger(t *testing.T) {
+// A peer has the time Linger to answer a close message. Then the relay closes its socket.
+func TestAPeerHasTwoSecondsToAnswerAClose(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		p := b.phone(mute)
 		p.wantClosed(0, wire.CloseNoServer, wire.ReasonNoServer)
 		time.Sleep(1900 * time.Millisecond)
 		b.apply()
 		if got := p.got(); got.over {
-			t.Errorf("cut at %v; it has 2 s to answer", got.overAt)
+			t.Errorf("closed at %v; want 2 s to answer", got.overAt)
 		}
 		time.Sleep(200 * time.Millisecond)
 		b.apply()
@@ -625,15 +626,14 @@ func TestLinger(t *testing.T) {
 		}
 		q := b.phone(polite)
 		if got := q.got(); !got.over || got.overAt != b.now() {
-			t.Errorf("one who answers: over %t at %v; want at once", got.over, got.overAt)
+			t.Errorf("a peer that answers: over %t at %v; want closed immediately", got.over, got.overAt)
 		}
 	})
 }
 
-// Nor can a peer hold its connection by sending on, or by not reading the
-// close.
-func TestNobodyStaysAfterAClose(t *testing.T) {
-	t.Run("by talking on", func(t *testing.T) {
+// A peer cannot keep its connection after a close, neither by sending nor by not reading.
+func TestNoPeerKeepsItsConnectionAfterAClose(t *testing.T) {
+	t.Run("by sending", func(t *testing.T) {
 		inBubble(t, Config{}, func(b *bubble) {
 			p := b.phone(mute)
 			go func() {
@@ -644,7 +644,7 @@ func TestNobodyStaysAfterAClose(t *testing.T) {
 			time.Sleep(2100 * time.Millisecond)
 			b.apply()
 			if !p.got().over {
-				t.Error("a peer that talks on after the close stays")
+				t.Error("the connection of a peer that sends after the close is still open")
 			}
 		})
 	})
@@ -654,13 +654,13 @@ func TestNobodyStaysAfterAClose(t *testing.T) {
 			time.Sleep(10100 * time.Millisecond)
 			b.apply()
 			if n := len(b.table.conns); n != 0 {
-				t.Errorf("%d connections left 10 s after a close that is not read", n)
+				t.Errorf("%d connections are open 10 s after a close that the peer does not read", n)
 			}
 		})
 	})
 }
 
-func TestAPeersCloseIsAnsweredAndTold(t *testing.T) {
+func TestAPeersCloseIsAnsweredAndItsBinaryIsTold(t *testing.T) {
 	for _, tt := range []struct {
 		payload string
 		echo    wire.CloseCode
@@ -669,7 +669,7 @@ func TestAPeersCloseIsAnsweredAndTold(t *testing.T) {
 		{"", wire.CloseNone, 1001},
 		{"\x03\xe8bye", wire.CloseNormal, 1000},
 		{"\x10\x68", 4200, 4200},
-		{"\x03\xed", wire.CloseProtocol, 1001}, // 1005 must not be sent
+		{"\x03\xed", wire.CloseProtocol, 1001}, // 1005 is not legal on the wire
 		{"\x03", wire.CloseProtocol, 1001},
 		{"\x03\xe8\xff", wire.CloseInvalidData, 1001},
 	} {
@@ -696,12 +696,12 @@ func TestAPeersCloseIsAnsweredAndTold(t *testing.T) {
 	}
 }
 
-func TestControlMessagesHaveABudget(t *testing.T) {
+func TestTooManyControlMessagesBetweenHeartbeatsCloseTheirSender(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p := b.binary(polite), b.phone(polite)
 		p.write(bytes.Repeat(clientMail(wire.OpPong, ""), controlBudget))
 		p.wantOpen()
-		time.Sleep(31 * time.Second) // a heartbeat on, the budget is new
+		time.Sleep(31 * time.Second) // a heartbeat later the whole budget is there again
 		p.write(bytes.Repeat(clientMail(wire.OpPong, ""), controlBudget-1))
 		p.wantOpen()
 		p.write(bytes.Repeat(clientMail(wire.OpPing, ""), 2))
@@ -710,17 +710,17 @@ func TestControlMessagesHaveABudget(t *testing.T) {
 	})
 }
 
-func TestAbortEndsEverythingAtOnce(t *testing.T) {
+func TestAbortEndsADrainImmediately(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.binary(deaf)
 		p, q := b.phone(deaf), b.phone(mute)
-		p.send(wire.OpText, "1") // a write that waits
+		p.send(wire.OpText, "1") // its write to the binary waits
 		b.apply()
 		ended := false
 		b.Drain(0, func() { ended = true })
 		b.apply()
 		if ended {
-			t.Fatal("drained, with peers that do not answer")
+			t.Fatal("the drain has ended, although the peers have not answered")
 		}
 		q.wantClosed(0, wire.CloseGoingAway, wire.ReasonShuttingDown)
 		b.Abort()
@@ -729,16 +729,17 @@ func TestAbortEndsEverythingAtOnce(t *testing.T) {
 			t.Error("an abort does not end the drain")
 		}
 		if late := b.phone(mute).got(); late.over || len(late.mails) > 0 {
-			t.Errorf("one who comes after was let in: %q", late.mails)
+			t.Errorf("a phone was admitted after the abort: %q", late.mails)
 		}
 	})
 }
 
-// The second task that offers a kept message must not find it taken already.
+// A claimant's first message waits until the claim is decided. If two tasks offer it at
+// the same time, it must be taken once.
 func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
 	var b *binary
 	var tasks []func()
-	log := slog.New(&hook{f: func() { b.startReading() }}) // as settle does, at the worst moment
+	log := slog.New(&hook{f: func() { b.startReading() }}) // as apply does, at the worst moment
 	r, err := New(Config{Log: log, Runtime: Runtime{Go: func(_ string, f func()) { tasks = append(tasks, f) }}})
 	if err != nil {
 		t.Fatal(err)
@@ -751,10 +752,10 @@ func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
 	b.parked.Store(false) // this is its reader
 	b.held = []byte(`{"conn_id":"c-nobody","frame":1}`)
 	if b.message(b.held) {
-		t.Fatal("a claimant's message is taken before it is seated")
+		t.Fatal("a claimant's message is taken before it holds the slot")
 	}
 	b.granted.Store(true)
-	if !b.park() { // the right to read is won back: go on
+	if !b.park() { // the right to read came back
 		b.read()
 	}
 	for len(tasks) > 0 {
