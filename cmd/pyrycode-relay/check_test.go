@@ -21,7 +21,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// certificateFiles writes a certificate and its key, and returns their names.
+// certificateFiles writes a certificate and its key as PEM files, and returns the names
+// of both files.
 func certificateFiles(t *testing.T, dir, name string, set func(*x509.Certificate)) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -50,7 +51,7 @@ func certificateFiles(t *testing.T, dir, name string, set func(*x509.Certificate
 	return cert, key
 }
 
-// tree is what stands in a directory, with modes and times.
+// tree returns the names in a directory, with their modes and times.
 func tree(t *testing.T, dir string) string {
 	t.Helper()
 	var all []string
@@ -70,8 +71,9 @@ func tree(t *testing.T, dir string) string {
 	return strings.Join(all, "\n")
 }
 
-// What check calls wrong serve refuses, with the same sentences and the same
-// exit code; what check lets pass runs. And check changes nothing.
+// serve refuses each configuration that check calls wrong, with the same text and the
+// same exit code. It runs with each configuration that check accepts. check changes
+// nothing.
 func TestCheckAndServeAgree(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -107,38 +109,39 @@ func TestCheckAndServeAgree(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		args  []string
-		wrong string // in one of the sentences; empty: it runs
+		wrong string // a part of one problem; empty: serve runs
 	}{
 		{"the defaults", nil, ""},
 		{"a certificate", []string{"--tls-cert", cert, "--tls-key", key}, ""},
 		{"a certificate without a name", []string{"--tls-cert", nameless, "--tls-key", namelessKey}, "subjectAltName"},
 		{"a certificate that has ended", []string{"--tls-cert", ended, "--tls-key", endedKey}, "must not have ended"},
 		{"a certificate that is not good yet", []string{"--tls-cert", early, "--tls-key", earlyKey}, "must be good already"},
-		{"another certificate's key", []string{"--tls-cert", cert, "--tls-key", endedKey}, "must be a certificate, and --tls-key its key"},
+		{"the key of another certificate", []string{"--tls-cert", cert, "--tls-key", endedKey}, "must be a certificate, and --tls-key its key"},
 		{"a certificate that is a pipe", []string{"--tls-cert", in("pipe"), "--tls-key", key}, "it is a pipe"},
-		{"listeners at localhost", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "localhost:8081"}, "must not overlap --listen 127.0.0.1:8081"},
-		{"listeners at all addresses", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "0.0.0.0:8081"}, "must not overlap"},
-		{"listeners of two families", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "[::1]:8081"}, "must not overlap"},
-		{"listeners with another zero", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "127.0.0.1:08081"}, "must not overlap"},
+		{"listeners that overlap at localhost", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "localhost:8081"}, "must not overlap --listen 127.0.0.1:8081"},
+		{"listeners that overlap at all addresses", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "0.0.0.0:8081"}, "must not overlap"},
+		{"listeners with one port at IPv4 and IPv6", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "[::1]:8081"}, "must not overlap"},
+		{"listeners with one port, once with a leading zero", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "127.0.0.1:08081"}, "must not overlap"},
 		{"an empty web configuration", []string{"--web.config.file", in("empty.yml")}, "it is empty"},
 		{"a web configuration that sets nothing", []string{"--web.config.file", in("none.yml")}, "it sets nothing"},
 		{"a broken web configuration", []string{"--web.config.file", in("broken.yml")}, "must be a file that can be used"},
 		{"a public listener without users", []string{"--web.config.file", in("headers.yml"), "--metrics-listen", ":0"}, "must ask for a password or a client's certificate"},
-		{"headers for this machine", []string{"--web.config.file", in("headers.yml")}, ""},
-		{"everybody a proxy", []string{"--trusted-proxies", "::ffff:0:0/96"}, "must not be everybody"},
-		{"everybody in two halves", []string{"--trusted-proxies", "0.0.0.0/1,128.0.0.0/1"}, "must not be everybody"},
+		{"a web configuration without users for a loopback listener", []string{"--web.config.file", in("headers.yml")}, ""},
+		{"trusted proxies that are all addresses", []string{"--trusted-proxies", "::ffff:0:0/96"}, "must not be everybody"},
+		{"trusted proxies that are all addresses in two halves", []string{"--trusted-proxies", "0.0.0.0/1,128.0.0.0/1"}, "must not be everybody"},
 		{"a network of IPv4 in IPv6", []string{"--trusted-proxies", "::ffff:127.0.0.0/104"}, ""},
-		{"a directory that cannot be made", onDomain(cert + "/below"), "must be a directory or one that can be made"},
-		{"a directory that is open", onDomain(in("open")), "must be closed to other users"},
+		{"a directory that cannot be created", onDomain(cert + "/below"), "must be a directory or one that can be made"},
+		{"a directory that other users can read", onDomain(in("open")), "must be closed to other users"},
 		{"a directory with a pipe in it", onDomain(in("full")), "must be readable, and pipe is not"},
-		{"challenges where operators are", onDomain(in("x"), "--http-listen", "127.0.0.1:8082", "--metrics-listen", "localhost:8082"), "must not overlap --metrics-listen localhost:8082"},
+		{"challenges at the address of the private listener", onDomain(in("x"), "--http-listen", "127.0.0.1:8082", "--metrics-listen", "localhost:8082"), "must not overlap --metrics-listen localhost:8082"},
 		{"a cluster's options without a cluster", []string{"--cluster-peers", "127.0.0.1:1,127.0.0.1:2"}, "has no use without --cluster-embedded"},
-		{"authorities that are none", []string{"--cluster", "nats://127.0.0.1:9", "--cluster-ca", key}, "must be certificates"},
+		{"a file of authorities without certificates", []string{"--cluster", "nats://127.0.0.1:9", "--cluster-ca", key}, "must be certificates"},
 		{"a typo in the file", []string{"--config", in("typo.yml")}, "did you mean grace?"},
 		{"a tab in the file", []string{"--config", in("tab.yml")}, "begins with a tab"},
 		{"no file", []string{"--config", in("nowhere.yml")}, "no such file or directory"},
 		{"a file without options", []string{"--config", in("nothing.yml")}, ""},
-		// Last: a task of serve may write to its directory for a moment after the end.
+		// This is the last case, because a goroutine of serve may write to its directory
+		// for a moment after the end.
 		{"a domain", onDomain(in("made/by/serve")), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -169,12 +172,12 @@ func TestCheckAndServeAgree(t *testing.T) {
 						t.Errorf("serve returns %d: %s", got.code, got.stderr)
 					}
 				case <-time.After(patience):
-					t.Error("serve is never ready")
+					t.Error("serve does not become ready")
 				}
 				cancel()
 				return
 			}
-			late, cancel := context.WithTimeout(t.Context(), patience) // should it run
+			late, cancel := context.WithTimeout(t.Context(), patience) // in case serve runs
 			defer cancel()
 			served := call(late, nil, append([]string{"serve"}, args...)...)
 			if checked.code != refused || served.code != refused {
@@ -193,7 +196,7 @@ func TestCheckAndServeAgree(t *testing.T) {
 	}
 }
 
-// readySink is a log that ends the relay when it is ready.
+// readySink is a log that calls cancel when the relay is ready.
 type readySink struct {
 	text   strings.Builder
 	cancel func()
@@ -207,7 +210,7 @@ func (s *readySink) Write(p []byte) (int, error) {
 	return s.text.Write(p)
 }
 
-// The rule about root says the same in both, and no warning contradicts it.
+// check and serve apply the same rule about root, and no finding contradicts it.
 func TestCheckAndServeAgreeAboutRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("this user is not root")
@@ -226,7 +229,7 @@ func TestCheckAndServeAgreeAboutRoot(t *testing.T) {
 	}
 }
 
-func TestSecretsAreNoFlagsInTheHelp(t *testing.T) {
+func TestHelpShowsSecretsAsVariablesAndNotAsFlags(t *testing.T) {
 	for _, args := range [][]string{{"serve", "--help"}, {"check", "--help"}, {"man"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}} {
 		got := call(t.Context(), nil, args...)
 		for _, o := range config.Options() {

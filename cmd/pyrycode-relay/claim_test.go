@@ -11,7 +11,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// incumbent is a binary that holds server-id s, and answers pings or does not.
+// incumbent connects a binary that holds the server-id s. It answers pings if answers is
+// true.
 func incumbent(t *testing.T, s served, answers bool) *websocket.Conn {
 	t.Helper()
 	c, _, err := websocket.DefaultDialer.Dial("ws://"+s.public+"/v1/server", http.Header{"User-Agent": {"x"}, "X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}})
@@ -35,18 +36,18 @@ func incumbent(t *testing.T, s served, answers bool) *websocket.Conn {
 	return c
 }
 
-// "holds" is said once the relay has decided, and never of a claim that it
-// refuses.
-func TestProbeSaysThatItHoldsAServerIDOnceItDoes(t *testing.T) {
+// probe prints "holds" after the relay has granted the claim, and never for a claim that
+// the relay refuses.
+func TestProbePrintsThatItHoldsAServerIDWhenItDoes(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		held    bool // by another binary
 		answers bool
-		want    string // of all that is said, in this order
+		want    string // a regular expression for stdout and stderr
 		code    int
 	}{
-		{"nobody holds it", false, false, `^binary: holds server-id s\n$`, done},
+		{"the server-id is free", false, false, `^binary: holds server-id s\n$`, done},
 		{"a silent binary holds it", true, false, `^binary: connected, and waits for the relay to decide who holds server-id s\nbinary: holds server-id s\n$`, done},
 		{"a live binary holds it", true, true, `^pyrycode-relay probe: the relay closed the binary: 4409 server-id already claimed: another binary, which is alive, holds server-id s\n$`, failed},
 	} {
@@ -64,8 +65,8 @@ func TestProbeSaysThatItHoldsAServerIDOnceItDoes(t *testing.T) {
 	}
 }
 
-// Another binary that echoes, as a second probe does, is not taken for this
-// one's, whichever role it has.
+// A frame that another binary has answered, such as that of a second probe, does not
+// count as a round trip.
 func TestARoundTripThroughAnotherBinaryDoesNotCount(t *testing.T) {
 	t.Parallel()
 	s := serveHere(t)
@@ -73,7 +74,7 @@ func TestARoundTripThroughAnotherBinaryDoesNotCount(t *testing.T) {
 	if !said.Scan() {
 		t.Fatal("the holder says nothing")
 	}
-	for range 10 { // the two ends race
+	for range 10 { // the order of phone and binary is random
 		got := call(t.Context(), nil, "probe", "--relay", "ws://"+s.public, "--server-id", "s", "--timeout", "2s")
 		if got.code != failed || !strings.Contains(got.stderr, "4409") {
 			t.Fatalf("got %+v; want a failure with 4409", got)
@@ -83,7 +84,7 @@ func TestARoundTripThroughAnotherBinaryDoesNotCount(t *testing.T) {
 	_ = holder.Wait()
 }
 
-// A claim waits, but not for ever, and can be interrupted.
+// A probe waits for the decision about its claim until it is interrupted.
 func TestAClaimThatIsNeverDecidedCanBeInterrupted(t *testing.T) {
 	silent := badRelay(t, func(c *websocket.Conn) {
 		_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(noServer, "no server with that id"), time.Now().Add(time.Second))
@@ -93,6 +94,6 @@ func TestAClaimThatIsNeverDecidedCanBeInterrupted(t *testing.T) {
 	defer cancel()
 	got := call(ctx, nil, "probe", "--relay", silent, "--role", "binary", "--server-id", "s")
 	if got.code != failed || got.stdout != "" || got.stderr != "pyrycode-relay probe: interrupted\n" {
-		t.Errorf("got %+v; want it to be interrupted", got)
+		t.Errorf("got %+v; want an interruption", got)
 	}
 }

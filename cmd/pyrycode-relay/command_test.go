@@ -15,7 +15,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// samples is, for each option of serve, a value that is not its default.
+// samples has a value for each option of serve that is not its default.
 var samples = map[string]string{
 	"listen": "127.0.0.1:1", "metrics-listen": "127.0.0.1:2", "allowed-origins": "https://a.example,https://b.example:8443",
 	"insecure": "true", "web.config.file": "/w.yml", "allow-root": "true", "trusted-proxies": "10.0.0.0/8,192.0.2.7", "proxy-protocol": "true",
@@ -31,7 +31,7 @@ var samples = map[string]string{
 	"log-format": "json", "log-level": "warn",
 }
 
-// parsed is the configuration that arguments and environment make.
+// parsed returns the configuration from arguments and environment.
 func parsed(t *testing.T, environ []string, args ...string) config.Config {
 	t.Helper()
 	c := newCommand(environ)
@@ -42,7 +42,7 @@ func parsed(t *testing.T, environ []string, args ...string) config.Config {
 	return c.Serve.Config
 }
 
-// read is parsed without a look at the rules, which forbid most options alone.
+// read is parsed without validation, because most options are refused without others.
 func read(t *testing.T, environ []string, args ...string) config.Config {
 	t.Helper()
 	c := newCommand(environ)
@@ -101,7 +101,7 @@ func TestFlagEnvironmentAndFileAreTheSame(t *testing.T) {
 	}
 }
 
-func TestEveryFlagTellsUnitDefaultAndVariable(t *testing.T) {
+func TestTheHelpHasUnitDefaultAndVariableOfEachFlag(t *testing.T) {
 	k, _, err := newCommand(nil).parser(daemon.Build{}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestEveryFlagTellsUnitDefaultAndVariable(t *testing.T) {
 	var _ kong.Resolver = new(environment)
 }
 
-func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
+func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		environ []string
@@ -156,21 +156,21 @@ func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
 			`pyrycode-relay: PYRYCODE_RELAY_MAX_CONNS="many": must be a whole number; for example 1000`},
 		{"not a rate", nil, []string{"--rate=fast"},
 			`pyrycode-relay: --rate "fast": must be a number; for example 20 or 0.5`},
-		{"a secret for all to read", nil, []string{"--fcm-credentials", "CANARY"},
+		{"a secret as a flag", nil, []string{"--fcm-credentials", "CANARY"},
 			`pyrycode-relay: 2 problems
   --fcm-credentials (withheld): must be one JSON object whose fields are texts; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it
   --fcm-credentials (withheld): must come from the environment, as PYRYCODE_RELAY_FCM_CREDENTIALS; it is a secret: other users can see a command line, and files are copied about`},
-		{"a secret that is none", []string{`PYRYCODE_RELAY_FCM_CREDENTIALS={"type":"CANARY"}`}, nil,
+		{"a secret that is not valid", []string{`PYRYCODE_RELAY_FCM_CREDENTIALS={"type":"CANARY"}`}, nil,
 			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must have a field type that is "service_account"; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it`},
-		{"a secret in a file that is not there", []string{"PYRYCODE_RELAY_FCM_CREDENTIALS=@/nowhere/f.json"}, nil,
+		{"a secret in a missing file", []string{"PYRYCODE_RELAY_FCM_CREDENTIALS=@/nowhere/f.json"}, nil,
 			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must name a file that can be read ("/nowhere/f.json": no such file or directory); give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it`},
 		{"not a size", []string{"PYRYCODE_RELAY_PHONE_MESSAGE=1kb"}, nil,
 			`pyrycode-relay: PYRYCODE_RELAY_PHONE_MESSAGE="1kb": must be a size in bytes, KiB, MiB or GiB; for example 262144 or 256KiB`},
-		{"against a rule, from the environment", []string{"PYRYCODE_RELAY_GRACE=0s"}, nil,
+		{"a variable outside its range", []string{"PYRYCODE_RELAY_GRACE=0s"}, nil,
 			`pyrycode-relay: PYRYCODE_RELAY_GRACE="0s": must be from 1ms to 1h; the default is 30s`},
 		{"a negative value", nil, []string{"--drain", "-1s"},
 			`pyrycode-relay: --drain "-1s": must be from 0s to 1h; the default is 10s`},
-		{"all at once", []string{"PYRYCODE_RELAY_GRACE=0s", "PYRYCODE_RELAY_METRIC_LISTEN=x", "PYRYCODE_RELAY_QWERTZ=1"}, []string{"serve", "--burst", "x", "--log-level", "loud"},
+		{"several problems", []string{"PYRYCODE_RELAY_GRACE=0s", "PYRYCODE_RELAY_METRIC_LISTEN=x", "PYRYCODE_RELAY_QWERTZ=1"}, []string{"serve", "--burst", "x", "--log-level", "loud"},
 			`pyrycode-relay: 5 problems
   --burst "x": must be a whole number; for example 1000
   PYRYCODE_RELAY_GRACE="0s": must be from 1ms to 1h; the default is 30s
@@ -183,7 +183,7 @@ func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
 			`pyrycode-relay: unknown command "sevre"; did you mean serve? pyrycode-relay --help lists the commands`},
 		{"an unknown command with an option", nil, []string{"healthchek", "--live"},
 			`pyrycode-relay: unknown command "healthchek"; did you mean healthcheck? pyrycode-relay --help lists the commands`},
-		{"a command that resembles none", nil, []string{"frobnicate"},
+		{"an unknown command that resembles no other", nil, []string{"frobnicate"},
 			`pyrycode-relay: unknown command "frobnicate"; pyrycode-relay --help lists the commands`},
 		{"an argument that serve does not have", nil, []string{"serve", "now"},
 			`pyrycode-relay: unexpected argument now; pyrycode-relay serve --help lists what there is`},
@@ -201,7 +201,7 @@ func TestWhatCannotBeUnderstoodReturns2(t *testing.T) {
   --server-id "a\nb": must have at most 256 bytes and no control characters; without it a random one is used
   --role "both!": must be both, binary or phone; the default is both
   --hold "-1s": must be 0s or more; the default is 0s`},
-		{"a phone that knows no server", nil, []string{"probe", "--role", "phone"},
+		{"a phone without a server-id", nil, []string{"probe", "--role", "phone"},
 			`pyrycode-relay: --server-id "": must be given with --role phone; it is the one that the binary has`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

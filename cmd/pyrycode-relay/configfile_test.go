@@ -15,7 +15,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// configAt writes a configuration file.
+// configAt writes a configuration file and returns its name.
 func configAt(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "relay.yml")
@@ -53,21 +53,21 @@ func TestAListInAFileIsAList(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongInAFileIsToldWithItsLine(t *testing.T) {
+func TestEachProblemOfAFileIsReportedWithItsLine(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty", "", ""},
 		{"comments only", "# nothing\n", ""},
 		{"a typo", "gracce: 1m\n", `FILE:1: "gracce" is no option; did you mean grace?`},
-		{"nothing like it", "qwertzuiop: 1m\n", `FILE:1: "qwertzuiop" is no option; pyrycode-relay serve --help lists them`},
-		{"the file in the file", "config: x.yml\n", `FILE:1: "config" is no option; pyrycode-relay serve --help lists them`},
-		{"another command's option", "count: 1\n", `FILE:1: "count" is no option; pyrycode-relay serve --help lists them`},
+		{"an unknown option that resembles no other", "qwertzuiop: 1m\n", `FILE:1: "qwertzuiop" is no option; pyrycode-relay serve --help lists them`},
+		{"a file that names another file", "config: x.yml\n", `FILE:1: "config" is no option; pyrycode-relay serve --help lists them`},
+		{"an option of another command", "count: 1\n", `FILE:1: "count" is no option; pyrycode-relay serve --help lists them`},
 		{"twice", "grace: 1m\n\ngrace: 2m\n", `FILE:3: grace stands in line 1 already; take one of them out`},
 		{"no value", "domain:\n", `FILE:1: domain has no value; give one ("" for none), or take the line out`},
-		{"a nest", "grace: {a: 1m}\n", `FILE:1: grace must have one value, or a list of them; for example grace: 30s`},
+		{"a nested value", "grace: {a: 1m}\n", `FILE:1: grace must have one value, or a list of them; for example grace: 30s`},
 		{"an anchor", "grace: &a 1m\n", `FILE:1: grace must have one value, or a list of them; for example grace: 30s`},
 		{"not a time", "\ngrace: 30\n", `FILE:2: grace "30": must be a time with its unit; for example 30s, 1m30s or 500ms`},
-		{"against a rule", "grace: 0s\n", `FILE:1: grace "0s": must be from 1ms to 1h; the default is 30s`},
-		{"yes is no truth", "insecure: yes\n", `FILE:1: insecure "yes": must be true or false; without a value the flag means true`},
+		{"a value outside its range", "grace: 0s\n", `FILE:1: grace "0s": must be from 1ms to 1h; the default is 30s`},
+		{"yes in place of true", "insecure: yes\n", `FILE:1: insecure "yes": must be true or false; without a value the flag means true`},
 		{"a list at the top", "- grace\n", `FILE:1: must be lines of option: value; for example grace: 30s`},
 		{"two documents", "grace: 1m\n---\nburst: 1\n", `FILE:2: must be one document; take out the line --- and what follows`},
 		{"a bad item of a list", "trusted-proxies:\n- 10.0.0.0/8\n- nginx\n", `FILE:3: trusted-proxies "nginx": must be a network or an address; for example 10.0.0.0/8 or 192.0.2.7`},
@@ -75,33 +75,33 @@ func TestWhatIsWrongInAFileIsToldWithItsLine(t *testing.T) {
 		{"an item with a comma", "trusted-proxies:\n- 10.0.0.0/8\n- a,b\n", "FILE:3: trusted-proxies must have one value, or a list of them; for example trusted-proxies: \"…\""},
 		{"an item that is a list", "trusted-proxies: [10.0.0.0/8,\n  [b]]\n", "FILE:2: trusted-proxies must have one value, or a list of them; for example trusted-proxies: \"…\""},
 		{"an item in brackets that begins with a star", "trusted-proxies: [10.0.0.0/8,\n  *x]\n", "FILE:2: trusted-proxies: the item begins with what means something else in YAML; put the whole item in quotes"},
-		{"an end and no more", "grace: 1m\n...\n", ""},
-		{"options behind the end", "grace: 1m\n...\nburst: 1\n", "FILE:2: ends the document, and options follow; take out the line ..."},
+		{"the end of a document", "grace: 1m\n...\n", ""},
+		{"options after the end of the document", "grace: 1m\n...\nburst: 1\n", "FILE:2: ends the document, and options follow; take out the line ..."},
 		{"a version of YAML", "# c\n%YAML 1.2\n---\ngrace: 1m\n...\n", ""},
 		{"a version of YAML and a mistake", "%YAML 1.2\n---\ngrace: 0s\n...\n# c\n", `FILE:3: grace "0s": must be from 1ms to 1h; the default is 30s`},
 		{"two documents, the first ended", "grace: 1m\n...\n---\nburst: 1\n", `FILE:3: must be one document; take out the line --- and what follows`},
-		{"a bracket", "listen: [::1]:8080\n", "FILE:1: listen: the value begins with [, which means something else in YAML; put the whole value in quotes"},
+		{"a value that begins with a bracket", "listen: [::1]:8080\n", "FILE:1: listen: the value begins with [, which means something else in YAML; put the whole value in quotes"},
 		{"a heading", "limits:\n  burst: 0\n", "FILE:1: \"limits\" is no option, and options stand under no heading; begin each at the left edge\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"a tab", "grace: 30s\n\tburst: 0\n", "FILE:2: begins with a tab; begin options at the left edge, without one\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"tabs from the first line on", "\tgrace: 30s\n\tburst: 0\n", "FILE:1: begins with a tab; begin options at the left edge, without one\n  FILE:2: begins with a tab; begin options at the left edge, without one\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"further to the right", "grace: 30s\n  burst: 0\n", "FILE:2: burst begins further to the right than the option above; begin it at the left edge\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"all further to the right", "  grace: 30s\n  burst: 0\n", `FILE:2: burst "0": must be from 1 to 1000000; the default is 1000`},
-		{"no space", "grace:30\nburst: 1\n", "FILE:1: grace: a space must stand behind the colon\n  FILE:1: grace \"30\": must be a time with its unit; for example 30s, 1m30s or 500ms"},
+		{"an option with an indent", "grace: 30s\n  burst: 0\n", "FILE:2: burst begins further to the right than the option above; begin it at the left edge\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"all options with the same indent", "  grace: 30s\n  burst: 0\n", `FILE:2: burst "0": must be from 1 to 1000000; the default is 1000`},
+		{"no space after the colon", "grace:30\nburst: 1\n", "FILE:1: grace: a space must stand behind the colon\n  FILE:1: grace \"30\": must be a time with its unit; for example 30s, 1m30s or 500ms"},
 		{"no colon", "grace=30s\nburst: 0\n", "FILE:1: must be option: value; for example grace: 30s\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"one line that is no option", "grace 30s\n", "FILE:1: must be option: value; for example grace: 30s"},
-		{"a star", "burst: 0\nacme-dir: *x\n", "FILE:2: acme-dir: the value begins with *, which means something else in YAML; put the whole value in quotes\n  FILE:2: acme-dir \"*x\": has no use without --domain; give --domain, or leave it out\n  FILE:1: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"a quote without end", "log-format: \"json\nburst: 0\n", "FILE:1: log-format: the quote \" that begins the value has no end; close it\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"something behind a quote", "burst: 0\nlog-format: 'json' x\n", "FILE:2: log-format: the value in quotes is no value of YAML; nothing may stand behind the closing quote, and in \"double quotes\" a \\ begins an escape\n  FILE:1: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"a list without end", "trusted-proxies: [10.0.0.0/8\nburst: 0\n", "FILE:1: trusted-proxies: the list that begins with [ has no end; close it with ]\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"a list with a star", "trusted-proxies:\n- 10.0.0.0/8\n- *x\nburst: 0\n", "FILE:3: trusted-proxies: the value begins with *, which means something else in YAML; put the whole value in quotes\n  FILE:4: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a line without an option", "grace 30s\n", "FILE:1: must be option: value; for example grace: 30s"},
+		{"a value that begins with a star", "burst: 0\nacme-dir: *x\n", "FILE:2: acme-dir: the value begins with *, which means something else in YAML; put the whole value in quotes\n  FILE:2: acme-dir \"*x\": has no use without --domain; give --domain, or leave it out\n  FILE:1: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a quote without its end", "log-format: \"json\nburst: 0\n", "FILE:1: log-format: the quote \" that begins the value has no end; close it\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"text behind a quote", "burst: 0\nlog-format: 'json' x\n", "FILE:2: log-format: the value in quotes is no value of YAML; nothing may stand behind the closing quote, and in \"double quotes\" a \\ begins an escape\n  FILE:1: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a list without its end", "trusted-proxies: [10.0.0.0/8\nburst: 0\n", "FILE:1: trusted-proxies: the list that begins with [ has no end; close it with ]\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"a list with an item that begins with a star", "trusted-proxies:\n- 10.0.0.0/8\n- *x\nburst: 0\n", "FILE:3: trusted-proxies: the value begins with *, which means something else in YAML; put the whole value in quotes\n  FILE:4: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"a colon in a value", "log-format: a: b\nburst: 0\n", "FILE:1: log-format: the value has a colon with a space behind it, which means something else in YAML; put the whole value in quotes\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000\n  FILE:1: log-format \"a: b\": must be text or json; the default is text"},
-		{"lines of Windows, with a mark", "\uFEFFgrace: 30s\r\nburst: 0\r\n", `FILE:2: burst "0": must be from 1 to 1000000; the default is 1000`},
+		{"line ends of Windows and a byte order mark", "\uFEFFgrace: 30s\r\nburst: 0\r\n", `FILE:2: burst "0": must be from 1 to 1000000; the default is 1000`},
 		{"no UTF-8", "# caf\xe9\ngrace: 30s\nburst: 0\n", "FILE:1: has bytes that are no UTF-8; save the file as UTF-8\n  FILE:3: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"a control character", "grace: 3\x000s\nburst: 0\n", "FILE:1: has the control character U+0000; take it out\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"three documents with mistakes", "grace: 1m\n---\nburst: 0\n---\ngracce: 1\n", "FILE:2: must be one document; take out the line --- and what follows\n  FILE:4: must be one document; take out the line --- and what follows\n  FILE:5: \"gracce\" is no option; did you mean grace?\n  FILE:3: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"a secret", "fcm-credential: x\n", `FILE:1: "fcm-credential" is no option; did you mean the environment variable PYRYCODE_RELAY_FCM_CREDENTIALS?`},
-		{"a secret's value is not repeated", "cluster-secret: @CANARY\n", "FILE:1: cluster-secret: the value begins with @, which means something else in YAML; put the whole value in quotes\n  FILE:1: cluster-secret (withheld): has no use without --cluster-embedded; give --cluster-embedded, or leave it out\n  FILE:1: cluster-secret (withheld): must come from the environment, as PYRYCODE_RELAY_CLUSTER_SECRET; it is a secret: other users can see a command line, and files are copied about"},
-		{"all at once", "gracce: 1m\nburst: 0\nmax-conns: x\n", "FILE:1: \"gracce\" is no option; did you mean grace?\n  FILE:3: max-conns \"x\": must be a whole number; for example 1000\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
+		{"the value of a secret is not repeated", "cluster-secret: @CANARY\n", "FILE:1: cluster-secret: the value begins with @, which means something else in YAML; put the whole value in quotes\n  FILE:1: cluster-secret (withheld): has no use without --cluster-embedded; give --cluster-embedded, or leave it out\n  FILE:1: cluster-secret (withheld): must come from the environment, as PYRYCODE_RELAY_CLUSTER_SECRET; it is a secret: other users can see a command line, and files are copied about"},
+		{"several problems", "gracce: 1m\nburst: 0\nmax-conns: x\n", "FILE:1: \"gracce\" is no option; did you mean grace?\n  FILE:3: max-conns \"x\": must be a whole number; for example 1000\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			file := configAt(t, tt.text)
@@ -136,7 +136,7 @@ func FuzzConfigFile(f *testing.F) {
 	})
 }
 
-func TestCheckTellsAndReturns0Or2(t *testing.T) {
+func TestCheckReportsFindingsAndReturns0Or2(t *testing.T) {
 	onFree := []string{"check", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}
 	got := call(t.Context(), []string{"PYRYCODE_RELAY_GRACE=1s"}, onFree...)
 	flat := strings.Join(strings.Fields(got.stdout), " ")
@@ -170,7 +170,7 @@ func TestCheckTellsAndReturns0Or2(t *testing.T) {
 	}
 }
 
-// A reload refuses a file without options, so check must not pass over it in silence.
+// A reload refuses a file without options, so check must mention it.
 func TestCheckWarnsOfAFileThatSetsNothing(t *testing.T) {
 	file := configAt(t, "# nothing\n")
 	got := call(t.Context(), nil, "check", "--quiet", "--config", file, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")

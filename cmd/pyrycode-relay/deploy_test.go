@@ -17,7 +17,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// deployFlags is the flags under docs/deploy that belong to other programs.
+// deployFlags are the flags in docs/deploy that belong to other programs.
 var deployFlags = map[string]bool{
 	"--always": true, "--build": true, "--build-arg": true, "--chown": true, "--config.file": true,
 	"--enable-feature": true, "--fdname": true, "--from": true, "--from-literal": true, "--interval": true, "--no-deps": true, "--now": true, "--offline": true, "--platform": true,
@@ -26,15 +26,15 @@ var deployFlags = map[string]bool{
 }
 
 var (
-	// A command follows the program's name or path, as in a shell or as in a
-	// Dockerfile's list. So prose after the bare name needs a comma or a colon.
+	// A command follows the program's name or path, as in a shell or in a list of a
+	// Dockerfile. In prose, a comma or a colon must therefore follow the bare name.
 	deployCommand  = regexp.MustCompile(`(?:^|[ /"'` + "`" + `=@+!-])pyrycode-relay(?: |", ")([a-z]+)\b`)
 	deployFlag     = regexp.MustCompile("(?:^|[ `(\"\\[])(--[a-z][a-z.-]*[a-z])")
 	deployVariable = regexp.MustCompile(config.EnvPrefix + `[A-Z_]*[A-Z]`)
 )
 
-// misnamed returns what a file of docs/deploy names that the daemon does not
-// have, and how many names it has seen.
+// misnamed returns the commands, options and variables in text that the daemon does not
+// have. seen is the number of all names in text.
 func misnamed(text string, commands, flags, vars map[string]bool) (wrong []string, seen int) {
 	for line := range strings.Lines(text) {
 		for _, m := range deployCommand.FindAllStringSubmatch(line, -1) {
@@ -59,7 +59,7 @@ func misnamed(text string, commands, flags, vars map[string]bool) (wrong []strin
 	return wrong, seen
 }
 
-// model is what the daemon has: its commands, its flags and its variables.
+// model returns the commands, the flags and the variables of the daemon.
 func model(t *testing.T) (commands, flags, vars map[string]bool) {
 	t.Helper()
 	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
@@ -76,7 +76,8 @@ func model(t *testing.T) (commands, flags, vars map[string]bool) {
 	return commands, flags, names(k.Model)
 }
 
-// The files that people deploy with name only what is there, and can be read.
+// The files in docs/deploy name only commands, options and variables that exist. Those
+// in YAML can be parsed.
 func TestTheFilesToDeployWithNameWhatExists(t *testing.T) {
 	commands, flags, vars := model(t)
 	var files []string
@@ -124,8 +125,8 @@ func TestTheFilesToDeployWithNameWhatExists(t *testing.T) {
 	}
 }
 
-// What the files must not say is found in each way that they could say it.
-func TestWhatDoesNotExistIsFound(t *testing.T) {
+// misnamed finds a wrong name in every notation of the files.
+func TestMisnamedFindsWrongNamesInEveryNotation(t *testing.T) {
 	commands, flags, vars := model(t)
 	for _, tt := range []struct{ text, wrong string }{
 		{"ExecStart=/usr/local/bin/pyrycode-relay serve --config /etc/x.yml", ""},
@@ -147,7 +148,7 @@ func TestWhatDoesNotExistIsFound(t *testing.T) {
 	}
 }
 
-// Peers use the paths of both versions; operators' pages stay behind the proxy.
+// Peers use the paths of both versions. The proxies do not pass on the operators' pages.
 func TestTheProxiesPassEveryEndpoint(t *testing.T) {
 	endpoints := []string{"/v1/server", "/v1/client", "/v2/server", "/v2/client"}
 	m := regexp.MustCompile(`location ~ (\S+) \{`).FindStringSubmatch(deployFile(t, "proxies/nginx.conf"))

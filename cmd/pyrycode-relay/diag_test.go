@@ -21,7 +21,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// canaryCredentials are a service account in which every text is a canary.
+// canaryCredentials returns the JSON of a service account and its private key. Each text
+// in it contains the word CANARY.
 func canaryCredentials(t *testing.T) (text, key string) {
 	t.Helper()
 	pair, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -39,8 +40,8 @@ func canaryCredentials(t *testing.T) (text, key string) {
 	return string(b), key
 }
 
-// talk makes a binary and a phone say canaries wherever they may say something
-// that is nobody's business.
+// talk connects a binary and a phone. They send the word CANARY in every place with
+// content that the relay must not record.
 func talk(t *testing.T, s served) {
 	t.Helper()
 	dial := func(path string) *websocket.Conn {
@@ -61,7 +62,7 @@ func talk(t *testing.T, s served) {
 	public := served{private: s.public} // /healthz is there too
 	for end := time.Now().Add(patience); !strings.Contains(public.page(t, "/healthz"), `"connected_binaries":1,`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the binary never holds its server-id")
+			t.Fatal("the binary does not get its server-id")
 		}
 	}
 	phone := dial("/v1/client")
@@ -69,7 +70,7 @@ func talk(t *testing.T, s served) {
 	if _, _, err := binary.ReadMessage(); err != nil {
 		t.Fatal(err)
 	}
-	send(binary, `{"conn_id":"CANARY-nobody","frame":"CANARY-frame"}`)
+	send(binary, `{"conn_id":"CANARY-unknown","frame":"CANARY-frame"}`)
 	send(binary, `{"push_wake":{"platform":"apns","token":"CANARY-device"}}`)
 	send(phone, "CANARY is no JSON")
 	if _, _, err := phone.ReadMessage(); !websocket.IsCloseError(err, 1007) {
@@ -77,7 +78,7 @@ func talk(t *testing.T, s served) {
 	}
 }
 
-func TestDiagHasAllThatARelayTellsAndNoSecret(t *testing.T) {
+func TestDiagHasAllPagesOfARelayAndNoSecret(t *testing.T) {
 	web, password := webConfig(t)
 	credentials, key := canaryCredentials(t)
 	s := serveWith(t, []string{"PYRYCODE_RELAY_FCM_CREDENTIALS=" + credentials}, "--web.config.file", web)
@@ -129,7 +130,7 @@ func TestDiagHasAllThatARelayTellsAndNoSecret(t *testing.T) {
 		}
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the file: %v, %v; want it to be closed to others", info.Mode(), err)
+		t.Errorf("the file: %v, %v; want mode 0600", info.Mode(), err)
 	}
 	if piped := call(t.Context(), nil, append(args[:len(args)-1:len(args)-1], "-")...); piped.code != done || piped.stderr != "" {
 		t.Errorf("to standard output: %d, %s", piped.code, piped.stderr)

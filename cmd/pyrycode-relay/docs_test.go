@@ -11,14 +11,14 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// otherTools is the flags on the pages that belong to other programs.
+// otherTools are the flags on the pages that belong to other programs.
 var otherTools = map[string]bool{
 	"--now": true, "--user": true, "--help": true,
 	"--age": true, "--binaries-only": true, "--pairs": true, "--rounds": true, "--ways": true, // relayload restart
 }
 
-// What the pages for newcomers and operators say to type must exist, and each
-// command must be on the operators' page.
+// Each command, option and variable in the README and on the operators' page must exist,
+// and the operators' page must have each command.
 func TestTheCommandsOnThePagesExist(t *testing.T) {
 	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
 	if err != nil {
@@ -61,7 +61,7 @@ func TestTheCommandsOnThePagesExist(t *testing.T) {
 			}
 		}
 		for _, v := range variable.FindAllString(page, -1) {
-			if !vars[v] && v != "PYRYCODE_RELAY_GRACES" { // a typo that is shown on purpose
+			if !vars[v] && v != "PYRYCODE_RELAY_GRACES" { // an intended typo
 				t.Errorf("%s has %s; no option has this variable", name, v)
 			}
 		}

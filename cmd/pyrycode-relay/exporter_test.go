@@ -23,8 +23,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// exporting runs the exporter until the test ends, and returns a way to wait
-// until its metrics have all of some lines, which are regular expressions.
+// exporting runs the exporter until the test ends. until waits until the metrics have a
+// match for each of the lines, which are regular expressions.
 func exporting(t *testing.T, relay string) (until func(lines ...string)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -50,7 +50,7 @@ func exporting(t *testing.T, relay string) (until func(lines ...string)) {
 		<-drained
 	})
 	if m == nil {
-		t.Fatalf("it begins with %q", lines.Text())
+		t.Fatalf("the first line of the exporter is %q", lines.Text())
 	}
 	return func(want ...string) {
 		t.Helper()
@@ -69,29 +69,29 @@ func exporting(t *testing.T, relay string) (until func(lines ...string)) {
 				return
 			}
 			if time.Now().After(end) {
-				t.Fatalf("never %s:\n%s", want[missing], page)
+				t.Fatalf("the metrics never have %s:\n%s", want[missing], page)
 			}
 		}
 	}
 }
 
-func TestTheExporterShowsHowItGoes(t *testing.T) {
+func TestTheExporterCountsProbesThatSucceed(t *testing.T) {
 	s := serveHere(t)
 	until := exporting(t, "ws://"+s.public)
 	until("pyrycode_relay_probe_success 1", `pyrycode_relay_probes_total [1-9]\d*`, `pyrycode_relay_probe_duration_seconds_count [1-9]\d*`,
 		`pyrycode_relay_probe_failures_total\{reason="unreachable"\} 0`, "pyrycode_relay_probe_tls_certificate_not_after_timestamp_seconds 0")
-	until(`pyrycode_relay_probes_total ([2-9]|\d\d+)`, "pyrycode_relay_probe_success 1") // the second reclaims the first's slot
+	until(`pyrycode_relay_probes_total ([2-9]|\d\d+)`, "pyrycode_relay_probe_success 1") // the second probe reclaims the slot of the first
 	if got := s.page(t, "/metrics"); strings.Contains(got, "\npyrycode_relay_reclaims_total 0\n") {
 		t.Error("the second probe did not use the server-id of the first")
 	}
 }
 
-func TestTheExporterCountsWhyItFails(t *testing.T) {
+func TestTheExporterCountsFailuresByReason(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	nobody := "ws://" + ln.Addr().String()
+	unreachable := "ws://" + ln.Addr().String()
 	ln.Close()
 	full := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "full", http.StatusServiceUnavailable)
@@ -100,10 +100,10 @@ func TestTheExporterCountsWhyItFails(t *testing.T) {
 	odd := httptest.NewUnstartedServer(http.NotFoundHandler())
 	odd.Config.ErrorLog = nil
 	odd.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	odd.StartTLS() // with a certificate of nobody's
+	odd.StartTLS() // with a certificate of an unknown authority
 	defer odd.Close()
 	for kind, relay := range map[string]string{
-		failUnreachable: nobody,
+		failUnreachable: unreachable,
 		failRefused:     "ws" + strings.TrimPrefix(full.URL, "http"),
 		failTLS:         "ws" + strings.TrimPrefix(odd.URL, "http"),
 	} {
@@ -114,7 +114,7 @@ func TestTheExporterCountsWhyItFails(t *testing.T) {
 	}
 }
 
-func TestKindsOfFailures(t *testing.T) {
+func TestEachFailureHasItsKindAndIsPrintedOnce(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want string
@@ -133,11 +133,11 @@ func TestKindsOfFailures(t *testing.T) {
 		said = tell(&out, said, err)
 	}
 	if lines := regexp.MustCompile(`(?m)^\S+ (.*)$`).FindAllStringSubmatch(out.String(), -1); len(lines) != 3 || lines[0][1] != "a" || lines[1][1] != "b" || lines[2][1] != "well again" {
-		t.Errorf("told: %q; want a, b and well again", out.String())
+		t.Errorf("printed %q; want a, b and well again", out.String())
 	}
 }
 
-// Names and labels are as Prometheus wants them and as the relay has them.
+// Names and labels follow the rules of Prometheus. The labels are those of the relay.
 func TestThePageNamesEveryMetricOfTheExporter(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operate.md"))
 	if err != nil {
@@ -172,12 +172,12 @@ func TestThePageNamesEveryMetricOfTheExporter(t *testing.T) {
 		var shown []string
 		for _, name := range slices.Sorted(maps.Keys(labels)) {
 			text := "`" + name + "`"
-			if !strings.HasSuffix(f.GetName(), "_build_info") { // whose values are of each build
+			if !strings.HasSuffix(f.GetName(), "_build_info") { // its values differ between builds
 				slices.Sort(labels[name])
 				text += ": " + strings.Join(labels[name], ", ")
 			}
 			if !strings.Contains(relays, "`"+name+"`") {
-				t.Errorf("%s has a label %s; no metric of the relay calls anything so", f.GetName(), name)
+				t.Errorf("%s has a label %s; no metric of the relay has this label", f.GetName(), name)
 			}
 			shown = append(shown, text)
 		}

@@ -24,7 +24,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// certificate makes one for relay.test that vouches for itself.
+// certificate returns a self-signed certificate for relay.test, and a pool that has it.
 func certificate(t *testing.T, from, to time.Time) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -46,7 +46,7 @@ func certificate(t *testing.T, from, to time.Time) (tls.Certificate, *x509.CertP
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-// rawServer gives each connection to f and closes it then.
+// rawServer calls f for each connection and closes the connection afterwards.
 func rawServer(t *testing.T, f func(net.Conn)) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -70,7 +70,7 @@ func rawServer(t *testing.T, f func(net.Conn)) (address string) {
 	return ln.Addr().String()
 }
 
-// Each way in which a connection cannot be had has its own hint.
+// Each cause of a failed connection has a hint of its own.
 func TestEachFailureToConnectHasItsOwnHint(t *testing.T) {
 	now := time.Now()
 	good, goodPool := certificate(t, now.Add(-time.Hour), now.Add(time.Hour))
@@ -109,19 +109,19 @@ func TestEachFailureToConnectHasItsOwnHint(t *testing.T) {
 		kind      string
 		want      string // a regular expression
 	}{
-		{name: "nobody listens", url: "ws://" + closed.Addr().String(), kind: failUnreachable, want: "connection refused; is the relay running\\?$"},
+		{name: "a closed port", url: "ws://" + closed.Addr().String(), kind: failUnreachable, want: "connection refused; is the relay running\\?$"},
 		{name: "no answer", url: "ws://relay.test", dial: fails(os.ErrDeadlineExceeded), kind: failTimeout, want: " within 2s: is the relay running, and is nothing in between that drops packets\\?$"},
 		{name: "no route", url: "ws://relay.test", dial: fails(syscall.EHOSTUNREACH), kind: failUnreachable, want: "no route to host; is there a way from here"},
 		{name: "no network", url: "ws://relay.test", dial: fails(syscall.ENETUNREACH), kind: failUnreachable, want: "network is unreachable; is there a way from here"},
 		{name: "no such name", url: "ws://relay.test", dial: dnsFails(net.DNSError{Err: "no such host", IsNotFound: true}), kind: failUnreachable, want: `DNS knows no address of "relay.test"; is the name right`},
-		{name: "DNS is silent", url: "ws://relay.test", dial: dnsFails(net.DNSError{Err: "i/o timeout", IsTimeout: true}), kind: failTimeout, want: `DNS did not answer for "relay.test"; can this machine reach its name servers`},
+		{name: "DNS does not answer", url: "ws://relay.test", dial: dnsFails(net.DNSError{Err: "i/o timeout", IsTimeout: true}), kind: failTimeout, want: `DNS did not answer for "relay.test"; can this machine reach its name servers`},
 		{name: "DNS fails", url: "ws://relay.test", dial: dnsFails(net.DNSError{Err: "server misbehaving", IsTemporary: true}), kind: failUnreachable, want: `DNS failed for "relay.test": server misbehaving; do this machine's name servers work`},
-		{name: "wss to a plain port", url: "wss://" + answers("HTTP/1.1 400 Bad Request\r\n\r\n"), kind: failTLS, want: "it does not speak TLS; use ws://"},
+		{name: "wss to a port without TLS", url: "wss://" + answers("HTTP/1.1 400 Bad Request\r\n\r\n"), kind: failTLS, want: "it does not speak TLS; use ws://"},
 		{name: "ws to a TLS port that answers with an alert", url: "ws://" + answers("\x15\x03\x01\x00\x02\x02\x46"), kind: failTLS, want: "it speaks TLS; use wss://"},
 		{name: "an unknown authority", url: "wss://" + secure(good), kind: failTLS, want: "certificate signed by unknown authority; does the relay show its whole chain"},
-		{name: "another name", url: "wss://" + secure(good), roots: goodPool, kind: failTLS, want: "certificate is valid for relay.test, not other.test; use a name that the certificate is for"},
+		{name: "a certificate for another name", url: "wss://" + secure(good), roots: goodPool, kind: failTLS, want: "certificate is valid for relay.test, not other.test; use a name that the certificate is for"},
 		{name: "an expired certificate", url: "wss://" + secure(old), roots: oldPool, kind: failTLS, want: `its certificate expired on \d{4}-\d\d-\d\d \d\d:\d\d UTC; the relay's log says why`},
-		{name: "a certificate of tomorrow", url: "wss://" + secure(early), roots: earlyPool, kind: failTLS, want: `its certificate is good only from .* on; is the clock of this machine right`},
+		{name: "a certificate that is not valid yet", url: "wss://" + secure(early), roots: earlyPool, kind: failTLS, want: `its certificate is good only from .* on; is the clock of this machine right`},
 		{name: "a TLS alert", url: "wss://" + answers("\x15\x03\x03\x00\x02\x02\x28"), kind: failTLS, want: "handshake failure; it refuses the TLS handshake"},
 		{name: "closed without an answer", url: "ws://" + answers(""), kind: failUnreachable, want: "it closed the connection without an answer; is that the relay's port, does it want TLS, or a PROXY header"},
 		{name: "not HTTP", url: "ws://" + answers("SSH-2.0-x\r\n\r\n"), kind: failUnreachable, want: "its answer is not HTTP; is that the relay's port"},
@@ -132,7 +132,7 @@ func TestEachFailureToConnectHasItsOwnHint(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			name := "relay.test"
-			if tt.name == "another name" {
+			if tt.name == "a certificate for another name" {
 				name = "other.test"
 			}
 			ws := websocket.Dialer{HandshakeTimeout: patience, NetDialContext: tt.dial, TLSClientConfig: &tls.Config{ServerName: name, RootCAs: tt.roots, MinVersion: tls.VersionTLS12}}
@@ -145,7 +145,7 @@ func TestEachFailureToConnectHasItsOwnHint(t *testing.T) {
 			}
 			_, _, err := ws.DialContext(t.Context(), tt.url+"/v1/server", nil)
 			if err == nil {
-				t.Fatal("it is connected")
+				t.Fatal("the connection succeeds")
 			}
 			got := explain(err, to)
 			if got.kind != tt.kind || !regexp.MustCompile(tt.want).MatchString(got.Error()) || !strings.Contains(got.Error(), tt.url) {
@@ -161,7 +161,7 @@ func TestEachFailureToConnectHasItsOwnHint(t *testing.T) {
 	}
 }
 
-// An HTTP answer that a relay at the right address does not give has a hint.
+// Each HTTP answer that does not come from the relay's public listener has a hint.
 func TestAnAnswerOfTheWrongServerHasAHint(t *testing.T) {
 	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
 	secure.Config.ErrorLog = nil
@@ -184,7 +184,7 @@ func TestAnAnswerOfTheWrongServerHasAHint(t *testing.T) {
 		{"a redirect to TLS", says(308, "https://relay.test/"), "it sends everybody to TLS: use wss://"},
 		{"a redirect elsewhere", says(302, "http://other.test/"), "another server answers there"},
 		{"another domain", says(421, ""), "the relay serves another name"},
-		{"a password", says(401, ""), "asks for no password"},
+		{"a request for a password", says(401, ""), "asks for no password"},
 		{"a proxy without a relay", says(502, ""), "a proxy answers, and cannot reach the relay"},
 		{"a page", says(200, ""), "another server answers there, or a proxy in between"},
 	} {
@@ -197,9 +197,9 @@ func TestAnAnswerOfTheWrongServerHasAHint(t *testing.T) {
 	}
 }
 
-// healthcheck and diag say what to do at every port that is not the relay's
-// private listener, and diag leaves no file.
-func TestOperatorsCommandsAtTheWrongPort(t *testing.T) {
+// At a port that is not the relay's private listener, healthcheck and diag say what to
+// do. diag leaves no file.
+func TestHealthcheckAndDiagHaveAHintForEachWrongPort(t *testing.T) {
 	s := serveHere(t)
 	web, _ := webConfig(t)
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>welcome") }))
@@ -223,7 +223,7 @@ func TestOperatorsCommandsAtTheWrongPort(t *testing.T) {
 		{"a port with TLS", secure.Listener.Addr().String(), nil, "has TLS; give the --web.config.file that serve has; if it is the public listener: --metrics-listen"},
 		{"another certificate", secure.Listener.Addr().String(), []string{"--web.config.file", web}, "it shows another certificate than the one in --web.config.file; is that the relay's --metrics-listen"},
 		{"a port without TLS", s.private, []string{"--web.config.file", web}, "it does not speak TLS; leave --web.config.file out"},
-		{"a silent port", silent, []string{"--answer-timeout", "200ms"}, "within 200ms: is the relay running"},
+		{"a port that does not answer", silent, []string{"--answer-timeout", "200ms"}, "within 200ms: is the relay running"},
 		{"a port that closes", closes, nil, "it closed the connection without an answer"},
 	} {
 		for _, command := range []string{"healthcheck", "diag"} {

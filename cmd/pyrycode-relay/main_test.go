@@ -15,8 +15,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// asCommand in the environment makes the test binary be the command, for
-// tests that need a process of its own.
+// asCommand is an environment variable. If it is set, the test binary runs as the
+// command, for tests that need it in a separate process.
 const asCommand = "BE_THE_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -27,27 +27,28 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patience bounds every wait of these tests; none ends by it.
+// patience is the limit of every wait in these tests. A test that passes never reaches
+// it.
 const patience = 10 * time.Second
 
-// outcome is what a run of the command left.
+// outcome is the result of one run of the command.
 type outcome struct {
 	code           int
 	stdout, stderr string
 }
 
-// call runs the command to its end, in this process.
+// call runs the command in this process and waits for its end.
 func call(ctx context.Context, environ []string, args ...string) outcome {
 	var stdout, stderr strings.Builder
 	code := run(ctx, args, environ, &stdout, &stderr)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
-// child is the command in a process of its own.
+// child starts the command in a separate process. The scanner reads its output.
 func child(t *testing.T, args ...string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"} // nobody waits a second to hear of no race
+	cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"} // do not wait a second for reports of the race detector
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -65,12 +66,13 @@ func child(t *testing.T, args ...string) (*exec.Cmd, *bufio.Scanner) {
 	return cmd, bufio.NewScanner(out)
 }
 
-// served is a relay that runs, as the command started it.
+// served is a running relay that the command serve has started.
 type served struct {
 	public, private string // host:port
 }
 
-// readyLine finds the addresses in the log.
+// readyLine reads the log up to the line that says ready, and returns the addresses in
+// it.
 func readyLine(t *testing.T, lines *bufio.Scanner) served {
 	t.Helper()
 	for lines.Scan() {

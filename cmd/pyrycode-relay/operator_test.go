@@ -23,8 +23,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// webConfig writes a web.config.file with a certificate of its own, and with
-// the password "secret" of the user ops.
+// webConfig writes a web.config.file with a new certificate and with the user ops, and a
+// file with the password of ops, "secret". It returns the names of both files.
 func webConfig(t *testing.T) (file, password string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -59,7 +59,7 @@ func webConfig(t *testing.T) (file, password string) {
 	return filepath.Join(dir, "web.yml"), filepath.Join(dir, "password")
 }
 
-func TestHealthcheckOfARelay(t *testing.T) {
+func TestHealthcheckOfARelayReportsReadyAndAlive(t *testing.T) {
 	s := serveHere(t)
 	for _, tt := range []struct {
 		args []string
@@ -76,14 +76,14 @@ func TestHealthcheckOfARelay(t *testing.T) {
 	}
 }
 
-func TestHealthcheckKnowsTLSAndPasswords(t *testing.T) {
+func TestHealthcheckUsesTLSAndPasswords(t *testing.T) {
 	web, password := webConfig(t)
 	s := serveHere(t, "--web.config.file", web)
 	other, _ := webConfig(t)
 	for _, tt := range []struct {
 		name string
 		args []string
-		want string // of stderr, after the name; empty: ready
+		want string // in stderr; empty: ready
 	}{
 		{"all given", []string{"--web.config.file", web, "--web-user", "ops", "--web-password-file", password}, ""},
 		{"no password", []string{"--web.config.file", web}, "https://" + s.private + " asks for a password; give --web-user and --web-password-file"},
@@ -100,7 +100,7 @@ func TestHealthcheckKnowsTLSAndPasswords(t *testing.T) {
 	}
 }
 
-func TestHealthcheckOfARelayThatIsNotReady(t *testing.T) {
+func TestHealthcheckFailsIfTheRelayIsNotReadyOrNotRunning(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "not ready: draining", http.StatusServiceUnavailable)
 	}))
@@ -120,7 +120,7 @@ func TestHealthcheckOfARelayThatIsNotReady(t *testing.T) {
 	}
 }
 
-func TestWhatListensEverywhereIsDialledOnLoopback(t *testing.T) {
+func TestAListenerAtAllAddressesIsDialledOnLoopback(t *testing.T) {
 	for address, want := range map[string]string{":1": "127.0.0.1:1", "0.0.0.0:1": "127.0.0.1:1", "[::]:1": "127.0.0.1:1", "10.0.0.1:1": "10.0.0.1:1", "localhost:1": "localhost:1"} {
 		if got := dialable(address); got != want {
 			t.Errorf("dialable(%s) = %s; want %s", address, got, want)
@@ -128,7 +128,7 @@ func TestWhatListensEverywhereIsDialledOnLoopback(t *testing.T) {
 	}
 }
 
-func TestVersionAsJSON(t *testing.T) {
+func TestVersionPrintsJSON(t *testing.T) {
 	var v struct{ Version, Revision, GoVersion, OS, Arch string }
 	got := call(t.Context(), nil, "version", "--json")
 	if err := json.Unmarshal([]byte(got.stdout), &v); err != nil || v.Version == "" || v.Arch == "" {
@@ -170,7 +170,7 @@ func TestTheManualPageHasEveryCommandAndOption(t *testing.T) {
 	}
 }
 
-func TestCompletionKnowsEveryCommandAndFlag(t *testing.T) {
+func TestCompletionHasEveryCommandAndFlag(t *testing.T) {
 	c := newCommand(nil)
 	k, _, err := c.parser(daemon.Build{}, nil)
 	if err != nil {
@@ -189,7 +189,7 @@ func TestCompletionKnowsEveryCommandAndFlag(t *testing.T) {
 					want = f.Name
 				}
 				if !slices.Contains(words, want) {
-					t.Errorf("%s does not know %s --%s", shell, cmd.Name, f.Name)
+					t.Errorf("the script of %s does not have %s --%s", shell, cmd.Name, f.Name)
 				}
 			}
 		}
@@ -198,7 +198,7 @@ func TestCompletionKnowsEveryCommandAndFlag(t *testing.T) {
 		}
 		program, err := exec.LookPath(shell)
 		if err != nil {
-			t.Logf("%s is not here: its script has not been read by it", shell)
+			t.Logf("%s is not installed, so its script was not checked", shell)
 			continue
 		}
 		script := filepath.Join(t.TempDir(), "script")
@@ -206,7 +206,7 @@ func TestCompletionKnowsEveryCommandAndFlag(t *testing.T) {
 			t.Fatal(err)
 		}
 		if out, err := exec.Command(program, "-n", script).CombinedOutput(); err != nil {
-			t.Errorf("%s cannot read its script: %v\n%s", shell, err, out)
+			t.Errorf("%s reports an error in its script: %v\n%s", shell, err, out)
 		}
 	}
 }

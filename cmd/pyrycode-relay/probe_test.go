@@ -16,7 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-func TestProbeTellsTheRoundTrip(t *testing.T) {
+func TestProbePrintsTheTimeOfTheRoundTrip(t *testing.T) {
 	s := serveHere(t)
 	for _, tt := range []struct {
 		args []string
@@ -33,7 +33,8 @@ func TestProbeTellsTheRoundTrip(t *testing.T) {
 	}
 }
 
-// wantFailure demands exit 1 and exactly this sentence.
+// wantFailure fails the test unless the exit code is 1 and stderr has exactly this
+// sentence.
 func wantFailure(t *testing.T, got outcome, want string) {
 	t.Helper()
 	if got.code != failed || got.stderr != "pyrycode-relay probe: "+want+"\n" || got.stdout != "" {
@@ -41,7 +42,7 @@ func wantFailure(t *testing.T, got outcome, want string) {
 	}
 }
 
-func TestProbeOfARelayThatIsDown(t *testing.T) {
+func TestProbeFailsIfTheRelayIsDown(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -52,8 +53,8 @@ func TestProbeOfARelayThatIsDown(t *testing.T) {
 		"cannot reach "+relay+": connection refused; is the relay running?")
 }
 
-func TestProbeOfARelayThatDoesNotAnswer(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers
+func TestProbeFailsIfTheRelayDoesNotAnswer(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts connections, and no program answers them
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func TestProbeOfARelayThatDoesNotAnswer(t *testing.T) {
 		"no answer from "+relay+" within 50ms: is the relay running, and is nothing in between that drops packets?")
 }
 
-func TestProbeThatIsRefused(t *testing.T) {
+func TestProbePrintsTheReasonOfARefusal(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "7")
 		http.Error(w, "slow\tdown", http.StatusTooManyRequests)
@@ -73,10 +74,10 @@ func TestProbeThatIsRefused(t *testing.T) {
 		`the relay refused the binary: HTTP 429 Too Many Requests: slow\tdown (try again in 7 s)`)
 }
 
-func TestProbeThatIsClosed(t *testing.T) {
+func TestProbePrintsTheCodeAndReasonOfAClose(t *testing.T) {
 	s := serveHere(t)
 	relay := "ws://" + s.public
-	wantFailure(t, call(t.Context(), nil, "probe", "--relay", relay, "--role", "phone", "--server-id", "nobody", "--timeout", "500ms"),
+	wantFailure(t, call(t.Context(), nil, "probe", "--relay", relay, "--role", "phone", "--server-id", "free", "--timeout", "500ms"),
 		"the relay closed the phone: 4404 no server with that id")
 	wantFailure(t, call(t.Context(), nil, "probe", "--relay", relay, "--phones", "17"),
 		"the relay closed phone 17: 4429 too many phones for server-id")
@@ -93,15 +94,16 @@ func TestProbeThatIsClosed(t *testing.T) {
 	_ = holder.Process.Kill()
 }
 
-// A phone alone waits for no claim: without a binary it must fail with the first close.
-func TestAPhoneAloneTriesOnce(t *testing.T) {
+// A probe that is only a phone does not retry: without a binary it fails at the first
+// close.
+func TestAProbeThatIsOnlyAPhoneDialsOnce(t *testing.T) {
 	var dials atomic.Int32
-	nobody := badRelay(t, func(c *websocket.Conn) {
+	noBinary := badRelay(t, func(c *websocket.Conn) {
 		dials.Add(1)
 		_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(noServer, "no server with that id"), time.Now().Add(time.Second))
 		_, _, _ = c.ReadMessage()
 	})
-	wantFailure(t, call(t.Context(), nil, "probe", "--relay", nobody, "--role", "phone", "--server-id", "nobody"),
+	wantFailure(t, call(t.Context(), nil, "probe", "--relay", noBinary, "--role", "phone", "--server-id", "free"),
 		"the relay closed the phone: 4404 no server with that id")
 	if n := dials.Load(); n != 1 {
 		t.Errorf("the phone dialled %d times; want once", n)
@@ -119,9 +121,9 @@ func TestProbeEndsWhenInterrupted(t *testing.T) {
 		ended <- outcome{code: code, stderr: stderr.String()}
 	}()
 	if lines := bufio.NewScanner(out); !lines.Scan() || lines.Text() != "binary: holds server-id demo" {
-		t.Errorf("it says %q", lines.Text())
+		t.Errorf("the probe prints %q", lines.Text())
 	}
-	s.until(t, "1", "0", "0") // the phone that has shown it is gone
+	s.until(t, "1", "0", "0") // the phone that checked the claim has left
 	interrupt()
 	if got := <-ended; got.code != 0 || got.stderr != "" {
 		t.Errorf("got %+v; want exit 0", got)
@@ -129,7 +131,8 @@ func TestProbeEndsWhenInterrupted(t *testing.T) {
 	s.until(t, "0", "0", "1")
 }
 
-// badRelay accepts everything and treats each phone's frames as it likes.
+// badRelay runs a server that accepts every upgrade. It calls phone for each phone's
+// connection and reads from the others. It returns the server's URL.
 func badRelay(t *testing.T, phone func(*websocket.Conn)) string {
 	up := websocket.Upgrader{}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -151,7 +154,7 @@ func badRelay(t *testing.T, phone func(*websocket.Conn)) string {
 	return "ws" + strings.TrimPrefix(s.URL, "http")
 }
 
-func TestProbeOfARelayThatIsBroken(t *testing.T) {
+func TestProbeFailsIfTheRelayLosesOrChangesAFrame(t *testing.T) {
 	silent := badRelay(t, func(c *websocket.Conn) {
 		for {
 			if _, _, err := c.ReadMessage(); err != nil {

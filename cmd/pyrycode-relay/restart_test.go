@@ -17,11 +17,11 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// stopReserve is what a supervisor must wait in addition to what the relay may
-// take to end.
+// stopReserve is the time that a supervisor must wait in addition to the longest time
+// that the relay takes to end.
 const stopReserve = 5 * time.Second
 
-// patientDaemon is how long a deployed daemon waits for the answer to its upgrade.
+// patientDaemon is the time that a deployed daemon waits for the answer to its upgrade.
 const patientDaemon = 40 * time.Second
 
 func deployFile(t *testing.T, path string) string {
@@ -33,7 +33,7 @@ func deployFile(t *testing.T, path string) string {
 	return string(text)
 }
 
-// unit is a systemd unit: the values of each key, in order.
+// unit is a systemd unit: each key with its values, in order.
 type unit map[string][]string
 
 func deployUnit(t *testing.T, name string) unit {
@@ -47,8 +47,8 @@ func deployUnit(t *testing.T, name string) unit {
 	return u
 }
 
-// A restart of the service must leave the sockets open, and a stop of the public
-// socket must stop all of it.
+// A restart of the service must leave the sockets open. A stop of the public socket must
+// stop the service and the other socket.
 func TestTheUnitsKeepTheSocketsWhileTheServiceRestarts(t *testing.T) {
 	const service, public, http = "pyrycode-relay.service", "pyrycode-relay.socket", "pyrycode-relay-http.socket"
 	s, p, h := deployUnit(t, service), deployUnit(t, public), deployUnit(t, http)
@@ -92,7 +92,8 @@ func TestTheUnitsKeepTheSocketsWhileTheServiceRestarts(t *testing.T) {
 	}
 }
 
-// A kubeWorkload is what a Deployment or a StatefulSet says about its end.
+// A kubeWorkload is the part of a Deployment or a StatefulSet that is about the end of a
+// pod.
 type kubeWorkload struct {
 	Kind string
 	Spec struct {
@@ -120,8 +121,8 @@ type kubeWorkload struct {
 	}
 }
 
-// deployTimes returns the drain-wait, and how long the relay may take to end. value
-// returns what the file says for an option, "" if nothing.
+// deployTimes returns the drain-wait, and the longest time that the relay takes to end.
+// value returns the value of an option in the file, or "" if the file does not set it.
 func deployTimes(value func(option string) string) (wait, all time.Duration, err error) {
 	c := config.Default()
 	times := map[string]*time.Duration{"drain-wait": &c.DrainWait, "drain-spread": &c.DrainSpread, "drain": &c.Drain, "linger": &c.Linger}
@@ -138,13 +139,13 @@ func deployTimes(value func(option string) string) (wait, all time.Duration, err
 	return c.DrainWait, c.DrainWait + c.Drain + c.Linger, nil
 }
 
-// variable is the environment variable of an option.
+// variable returns the environment variable of an option.
 func variable(option string) string {
 	return config.EnvPrefix + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
 }
 
-// In Kubernetes a pod that ends is first taken out, then closes its listener, then
-// its connections, and is given the time for it.
+// In Kubernetes, a pod that ends is first removed from the Service. Then the relay closes
+// its listener, then its connections. The pod must get enough time for that.
 func TestKubernetesTakesARelayOutBeforeItCloses(t *testing.T) {
 	for _, path := range []string{"kubernetes.yaml", "cluster/kubernetes.yaml"} {
 		var w kubeWorkload
@@ -177,12 +178,12 @@ func TestKubernetesTakesARelayOutBeforeItCloses(t *testing.T) {
 		if update := w.Spec.Strategy; w.Kind == "Deployment" && (update.Type != "RollingUpdate" ||
 			update.RollingUpdate.MaxSurge == nil || *update.RollingUpdate.MaxSurge < 1 ||
 			update.RollingUpdate.MaxUnavailable == nil || *update.RollingUpdate.MaxUnavailable != 0) {
-			t.Errorf("%s: the strategy is %s; want a RollingUpdate whose maxSurge is 1 or more and whose maxUnavailable is 0", path, update.Type)
+			t.Errorf("%s: the strategy is %s; want a RollingUpdate with a maxSurge of 1 or more and a maxUnavailable of 0", path, update.Type)
 		}
 	}
 }
 
-// In the cluster's files the balancer takes a relay out before it closes.
+// With the cluster's files, the balancer stops using a relay before the relay closes.
 func TestTheBalancerTakesARelayOutBeforeItCloses(t *testing.T) {
 	options := make(map[string]string)
 	var file map[string]any
@@ -207,8 +208,8 @@ func TestTheBalancerTakesARelayOutBeforeItCloses(t *testing.T) {
 	}
 }
 
-// In front of one relay a proxy holds clients while the relay restarts: longer than
-// that takes, and not longer than a daemon waits.
+// While a relay restarts, the proxy in front of it holds new clients: longer than the
+// restart takes, and not longer than a daemon waits.
 func TestProxiesHoldClientsWhileTheRelayRestarts(t *testing.T) {
 	_, all, err := deployTimes(func(string) string { return "" })
 	if err != nil {
@@ -250,7 +251,7 @@ func durationAfter(text, key string) time.Duration {
 	return d
 }
 
-// In compose.yaml clients come by way of the proxy that holds them.
+// In compose.yaml clients connect through the proxy that holds them.
 func TestComposeHoldsClientsWhileTheRelayIsReplaced(t *testing.T) {
 	var file struct {
 		Services map[string]struct {
@@ -281,6 +282,6 @@ func TestComposeHoldsClientsWhileTheRelayIsReplaced(t *testing.T) {
 		t.Errorf("proxies/front.cfg does not pass on to the relay: want %q", want)
 	}
 	if !strings.Contains(fmt.Sprint(file.Services["probe"].Command), "ws://front:8080") {
-		t.Errorf("the probe is %v; want it to come as users do, by way of front", file.Services["probe"].Command)
+		t.Errorf("the probe is %v; want it to connect as users do, through front", file.Services["probe"].Command)
 	}
 }

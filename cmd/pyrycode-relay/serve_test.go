@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func TestASignalEndsTheProcessWell(t *testing.T) {
+func TestASignalEndsTheProcessWithExitCode0(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		cmd, lines := child(t, onFreePorts...)
 		s := readyLine(t, lines)
@@ -28,7 +28,7 @@ func TestASignalEndsTheProcessWell(t *testing.T) {
 			t.Errorf("after %v: %v; want exit 0", sig, err)
 		}
 		if !strings.Contains(log, `"msg":"ending","signal":"`+sig.String()+`"`) || !strings.Contains(log, `"msg":"stopped"`) {
-			t.Errorf("after %v the log lacks the ending:\n%s", sig, log)
+			t.Errorf("after %v the log has no ending and stopped:\n%s", sig, log)
 		}
 	}
 }
@@ -41,7 +41,7 @@ func rest(lines *bufio.Scanner) string {
 	return b.String()
 }
 
-// withLog starts the command with a pipe as its log, and returns the end to read.
+// withLog starts the command with a pipe as its log, and returns the read end.
 func withLog(t *testing.T, args ...string) (*exec.Cmd, *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -80,8 +80,8 @@ func fill(pipe *os.File) {
 	}
 }
 
-// withFullLog starts the command with a pipe as its log that is full and that nobody
-// reads.
+// withFullLog starts the command with a full pipe as its log. No goroutine reads from the
+// pipe.
 func withFullLog(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -94,27 +94,29 @@ func withFullLog(t *testing.T, args ...string) *exec.Cmd {
 	return startWith(t, w, args...)
 }
 
-// ends waits for the end of a command, and reports whether it came without a kill.
+// ends waits for the end of a command, and kills it after patience. It reports whether
+// the command ended without that.
 func ends(cmd *exec.Cmd) bool {
 	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	_ = cmd.Wait()
 	return late.Stop()
 }
 
-// endsWell waits for the end of a command that has been told to end.
+// endsWell waits for the end of a command that has received a signal, and fails the test
+// unless the exit code is 0.
 func endsWell(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("it ends with %v; want exit 0", err)
+		t.Errorf("the command ends with %v; want exit 0", err)
 	}
 }
 
-func TestARelayOutlivesTheReaderOfItsLog(t *testing.T) {
+func TestARelayContinuesAfterTheReaderOfItsLogHasEnded(t *testing.T) {
 	cmd, log := withLog(t, onFreePorts...)
 	s := readyLine(t, bufio.NewScanner(log))
-	log.Close() // from now on a write is answered with SIGPIPE
+	log.Close() // from now on each write causes SIGPIPE
 	for range 3 {
 		if got := call(t.Context(), nil, "probe", "--relay", "ws://"+s.public); got.code != 0 {
 			t.Errorf("probe returned %d: %s", got.code, got.stderr)
@@ -129,7 +131,7 @@ func TestARelayOutlivesTheReaderOfItsLog(t *testing.T) {
 	endsWell(t, cmd)
 }
 
-func TestTheExporterOutlivesTheReaderOfItsOutput(t *testing.T) {
+func TestTheExporterContinuesAfterTheReaderOfItsOutputHasEnded(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -143,14 +145,14 @@ func TestTheExporterOutlivesTheReaderOfItsOutput(t *testing.T) {
 	w.Close()
 	lines := bufio.NewScanner(r)
 	if !lines.Scan() {
-		t.Fatal("it says nothing")
+		t.Fatal("the exporter prints nothing")
 	}
 	_, at, _ := strings.Cut(lines.Text(), "metrics at http://")
-	r.Close() // before the first probe has failed, or after: the next line is answered with SIGPIPE
+	r.Close() // the next line causes SIGPIPE, whether or not the first probe has failed
 	e := served{private: strings.TrimSuffix(at, "/metrics")}
 	for end := time.Now().Add(patience); strings.Contains(e.page(t, "/metrics"), "\npyrycode_relay_probe_last_timestamp_seconds 0\n"); {
 		if time.Now().After(end) {
-			t.Fatal("it does not probe")
+			t.Fatal("the exporter does not probe")
 		}
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -159,23 +161,23 @@ func TestTheExporterOutlivesTheReaderOfItsOutput(t *testing.T) {
 	endsWell(t, cmd)
 }
 
-func TestALogThatIsFullDoesNotKeepARelayFromItsEnd(t *testing.T) {
+func TestARelayEndsAlthoughItsLogIsFull(t *testing.T) {
 	for _, args := range [][]string{
 		append(onFreePorts, "--log-level", "debug"),
-		{"serve", "--listen", "256.0.0.1:0"}, // it fails, and cannot say so
+		{"serve", "--listen", "256.0.0.1:0"}, // it fails, and cannot log the error
 	} {
 		cmd := withFullLog(t, args...)
 		if len(args) > 3 {
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 		}
 		if !ends(cmd) {
-			t.Errorf("%q did not end while nobody read its log", args)
+			t.Errorf("%q did not end with a full log", args)
 		}
 	}
 }
 
-// SIGABRT is what systemd's watchdog sends, to a relay whose log is stuck, too.
-func TestSIGQUITAndSIGABRTEndARelayWhoseLogIsStuck(t *testing.T) {
+// systemd's watchdog sends SIGABRT, also to a relay with a full log.
+func TestSIGQUITAndSIGABRTEndARelayWithOrWithoutAFullLog(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGABRT} {
 		for _, stuck := range []bool{false, true} {
 			cmd, log := withLog(t, onFreePorts...)
@@ -207,7 +209,7 @@ func TestSIGQUITAndSIGABRTEndARelayWhoseLogIsStuck(t *testing.T) {
 	}
 }
 
-func TestACommandWhoseErrorsNobodyReadsEnds(t *testing.T) {
+func TestACommandEndsAlthoughItsErrorOutputIsFull(t *testing.T) {
 	for _, args := range [][]string{{"healthcheck", "--metrics-listen", "127.0.0.1:1"}, {"probe", "--count", "x"}, {"nonsense"}} {
 		if !ends(withFullLog(t, args...)) {
 			t.Errorf("%q did not end", args)
@@ -215,8 +217,8 @@ func TestACommandWhoseErrorsNobodyReadsEnds(t *testing.T) {
 	}
 }
 
-// A supervisor's descriptors that cannot be served are refused: otherwise the relay
-// would listen somewhere else.
+// The relay refuses descriptors of a supervisor that it cannot serve. Otherwise it
+// listens at another address than the supervisor expects.
 func TestDescriptorsThatCannotBeServedAreRefused(t *testing.T) {
 	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -288,10 +290,10 @@ func TestDescriptorsThatCannotBeServedAreRefused(t *testing.T) {
 	}
 }
 
-func TestTheLastLogFormatCountsAndProblemsAreBounded(t *testing.T) {
+func TestTheLastLogFormatAppliesAndTheNumberOfProblemsIsBounded(t *testing.T) {
 	got := call(t.Context(), nil, "serve", "--log-format", "text", "--log-format", "json", "--grace", "0s")
 	if !strings.Contains(got.stderr, `"msg":"failed"`) {
-		t.Errorf("the last --log-format does not count: %s", got.stderr)
+		t.Errorf("the last --log-format does not apply: %s", got.stderr)
 	}
 	config := filepath.Join(t.TempDir(), "relay.yml")
 	if err := os.WriteFile(config, []byte(strings.Repeat("nonsense: 1\n", 1000)), 0o600); err != nil {
@@ -303,7 +305,7 @@ func TestTheLastLogFormatCountsAndProblemsAreBounded(t *testing.T) {
 	}
 }
 
-// A configuration that comes from a pipe may be long in coming.
+// A configuration that is read from a pipe may arrive late.
 func TestASignalEndsAStartThatWaitsForItsConfiguration(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "relay.yml")
 	if err := syscall.Mkfifo(name, 0o600); err != nil {
@@ -325,21 +327,21 @@ func TestASignalEndsAStartThatWaitsForItsConfiguration(t *testing.T) {
 }
 
 func TestASignalEndsAStartThatWaitsForItsCluster(t *testing.T) {
-	mute, err := net.Listen("tcp", "127.0.0.1:0") // accepts in the kernel, and says nothing
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and no program answers
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer mute.Close()
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	defer silent.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	nobody.Close()
-	for _, at := range []string{mute.Addr().String(), nobody.Addr().String()} {
+	closed.Close()
+	for _, at := range []string{silent.Addr().String(), closed.Addr().String()} {
 		cmd, log := withLog(t, append(onFreePorts, "--cluster", "nats://"+at)...)
 		lines := bufio.NewScanner(log)
 		if !lines.Scan() || !strings.Contains(lines.Text(), `"msg":"joining the cluster`) {
-			t.Fatalf("it logs %q", lines.Text())
+			t.Fatalf("the relay logs %q", lines.Text())
 		}
 		begun := time.Now()
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -349,7 +351,7 @@ func TestASignalEndsAStartThatWaitsForItsCluster(t *testing.T) {
 			t.Errorf("the log does not say why it ends:\n%s", log)
 		}
 		endsWell(t, cmd)
-		t.Logf("%s: it ended %v after the signal", at, time.Since(begun))
+		t.Logf("%s: the relay ended %v after the signal", at, time.Since(begun))
 	}
 }
 
@@ -375,8 +377,8 @@ func TestProblemsAreReportedInTheFormatOfTheLog(t *testing.T) {
 	}
 }
 
-// The gauges in each state that a relay's operator sees, with the binary's
-// process killed so that it can say nothing.
+// The gauges are right in each state that an operator sees. The binary's process is
+// killed, so that it cannot close its connection itself.
 func TestGaugesFollowABinaryThatIsKilled(t *testing.T) {
 	t.Parallel()
 	s := serveHere(t, "--grace", "2s")
@@ -425,7 +427,7 @@ func TestAnAddressInUseReturns1(t *testing.T) {
 	}
 }
 
-func TestVersion(t *testing.T) {
+func TestVersionPrintsVersionAndRevision(t *testing.T) {
 	version, revision = "v1.2.3", "abc"
 	defer func() { version, revision = "", "" }()
 	for _, arg := range []string{"version", "--version"} {
