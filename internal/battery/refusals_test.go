@@ -121,7 +121,7 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 	}
 	told := map[string]string{ // where they are held, or why they say nothing
 		"burst":                   "with rate",
-		"memory-limit":            "relay, TestNoRoomIsSaid; TestRow21MemoryIsRefusedBeforeItRunsOut",
+		"memory-limit":            "relay, TestARefusalForMemoryHasItsReason; TestRow21MemoryIsRefusedBeforeItRunsOut",
 		"max-pending":             "before TLS nothing can be said: cut, and counted",
 		"max-pending-per-address": "the same",
 	}

@@ -44,8 +44,9 @@ func TestTheRateIsPerAddress(t *testing.T) {
 	pass(one, time.Hour, false, 500*time.Millisecond)
 }
 
-// Attempts that find no binary cost nothing, as often as attempts are allowed.
-func TestMissesAreFreeUpToTheSameBounds(t *testing.T) {
+// Attempts that find no binary do not count, up to the same rate and burst as the
+// attempts that count.
+func TestAttemptsThatFindNoBinaryAreFreeUpToTheSameLimits(t *testing.T) {
 	g := newGate(Config{Rate: 2, Burst: 3}.withDefaults())
 	now := time.Unix(1000, 0)
 	a := netip.MustParseAddr("192.0.2.1")
@@ -68,7 +69,7 @@ func TestMissesAreFreeUpToTheSameBounds(t *testing.T) {
 		{0, true, 6},
 		{500 * time.Millisecond, true, 2},
 		{time.Second, false, 1},
-		{time.Hour, false, 3}, // what was given back is no more than the burst
+		{time.Hour, false, 3}, // attempts that are given back do not exceed the burst
 		{time.Hour, true, 0},
 		{2 * time.Hour, true, 6},
 	} {
@@ -85,16 +86,16 @@ func TestMissesAreFreeUpToTheSameBounds(t *testing.T) {
 	}
 }
 
-func TestOnlyAMissIsGivenBack(t *testing.T) {
+func TestOnlyAnAttemptThatFindsNoBinaryIsGivenBack(t *testing.T) {
 	inBubble(t, Config{Rate: 1e-6, Burst: 5, MaxPhones: 1}, func(b *bubble) {
 		for _, tt := range []struct {
 			name, path, id string
 			want           int
 		}{
-			{"a phone of nobody", "/v1/client", "s2", 5},
+			{"a phone that finds no binary", "/v1/client", "s2", 5},
 			{"a binary", "/v1/server", "s1", 4},
-			{"its phone", "/v1/client", "s1", 3},
-			{"a phone too many", "/v1/client", "s1", 2},
+			{"a phone of this binary", "/v1/client", "s1", 3},
+			{"a phone for a full slot", "/v1/client", "s1", 2},
 			{"a rival", "/v1/server", "s1", 1},
 		} {
 			b.dial(tt.path, polite, wire.HeaderServer, tt.id, wire.HeaderVersion, "1")
@@ -106,7 +107,7 @@ func TestOnlyAMissIsGivenBack(t *testing.T) {
 	})
 }
 
-func TestWhoIsCharged(t *testing.T) {
+func TestAnAttemptIsChargedToTheAddressOrItsIPv6Network(t *testing.T) {
 	for _, tt := range []struct{ remote, want string }{
 		{"192.0.2.1:4711", "192.0.2.1"},
 		{"[::ffff:192.0.2.1]:4711", "192.0.2.1"},
@@ -157,7 +158,7 @@ func TestTheNetworksOfOneCustomerShareTheLimits(t *testing.T) {
 			t.Errorf("%s makes the rate limit remember %d networks; attempts that are refused must leave none", tt.what, got)
 		}
 		if ok, _ := g.pass(netip.MustParseAddr("2001:db8:ffff::1"), now); !ok || s.take(netip.MustParseAddr("2001:db8:ffff::1")) != nil {
-			t.Errorf("beside %s another customer is refused", tt.what)
+			t.Errorf("with %s at its limit another customer is refused", tt.what)
 		}
 	}
 }
@@ -175,9 +176,9 @@ func TestTheRateLimitsMemoryIsBounded(t *testing.T) {
 			if ok, _ := g.pass(a, now); ok {
 				t.Fatalf("%s passes twice", a)
 			}
-			// One who comes again and again is not forgotten with the others.
+			// An address that comes again and again is not forgotten with the others.
 			if ok, _ := g.pass(busy, now); ok != (i == 0) {
-				t.Fatalf("after %d others: %t", i, ok)
+				t.Fatalf("after %d other addresses: pass = %t", i, ok)
 			}
 		}
 		if n := len(g.young) + len(g.old); n > 2*bucketsPerGeneration {
@@ -186,8 +187,8 @@ func TestTheRateLimitsMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// Addresses that came once leave nothing behind, and one that has used up its
-// allowance is not forgotten before it is full again.
+// An address that came once is forgotten. An address that has used its allowance is not
+// forgotten before the allowance is full again.
 func TestAddressesThatHaveGoneAreForgotten(t *testing.T) {
 	g := newGate(Config{Rate: 2, Burst: 20}.withDefaults()) // full after 10 s
 	now := time.Unix(1000, 0)
@@ -203,7 +204,7 @@ func TestAddressesThatHaveGoneAreForgotten(t *testing.T) {
 		}
 		if i == 90 {
 			if _, wait := g.pass(spent, at); g.old[network.Of(spent).Narrowest()] == nil && g.young[network.Of(spent).Narrowest()] == nil || wait > 0 {
-				t.Fatalf("after 9 s it has to wait %v; want 18 attempts left", wait)
+				t.Fatalf("after 9 s the address has to wait %v; want 18 attempts left", wait)
 			}
 			for range 17 {
 				g.pass(spent, at)
@@ -215,7 +216,8 @@ func TestAddressesThatHaveGoneAreForgotten(t *testing.T) {
 	}
 }
 
-// request makes an upgrade request that is good unless kv says otherwise.
+// request returns a valid upgrade request, in which the headers of kv replace the valid
+// ones.
 func request(path, remote string, kv ...string) *http.Request {
 	req := httptest.NewRequest(http.MethodGet, path, nil)
 	req.RemoteAddr = remote
@@ -223,8 +225,9 @@ func request(path, remote string, kv ...string) *http.Request {
 	return req
 }
 
-// A gate refuses with status and header, counts once and gives its place back.
-func TestGatesOutermostFirst(t *testing.T) {
+// Each gate refuses with a status and a header, counts the attempt once, and frees the
+// attempt's place. The gates apply in a fixed order.
+func TestTheFirstGateThatRefusesAnswers(t *testing.T) {
 	errNo := errors.New("no")
 	noSocket := func(w http.ResponseWriter, _ *http.Request) (Socket, error) {
 		http.Error(w, "no", http.StatusTeapot)
@@ -239,7 +242,7 @@ func TestGatesOutermostFirst(t *testing.T) {
 		retry   string
 		outcome outcome
 	}{
-		{"rate before all", func(r *Relay) {
+		{"rate before capacity, draining and headers", func(r *Relay) {
 			for {
 				if ok, _ := r.gate.pass(netip.MustParseAddr("192.0.2.1"), r.rt.Clock.Now()); !ok {
 					break
@@ -249,7 +252,7 @@ func TestGatesOutermostFirst(t *testing.T) {
 			r.table.draining = true
 		}, []string{wire.HeaderServer, ""}, "192.0.2.1:1", 429, "4", outcomeRate},
 		{"capacity before draining", func(r *Relay) { r.table.count = r.table.max; r.table.draining = true }, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
-		{"the address's before draining", func(r *Relay) {
+		{"capacity of the address before draining", func(r *Relay) {
 			r.table.byAddr.Add(network.Of(netip.MustParseAddr("192.0.2.1")), r.table.maxPerAddress)
 			r.table.draining = true
 		}, nil, "192.0.2.1:1", 503, "5", outcomeCapacity},
@@ -293,7 +296,7 @@ func TestGatesOutermostFirst(t *testing.T) {
 	}
 }
 
-func TestNoRoomIsSaid(t *testing.T) {
+func TestARefusalForMemoryHasItsReason(t *testing.T) {
 	r, err := New(Config{Room: func() error { return errors.New("no memory") }})
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +308,7 @@ func TestNoRoomIsSaid(t *testing.T) {
 	}
 }
 
-func TestRetryAfterIsWhenThereIsRoom(t *testing.T) {
+func TestRetryAfterIsTheTimeUntilTheNextAttempt(t *testing.T) {
 	clk := newStillClock()
 	r, err := New(Config{Runtime: Runtime{Clock: clk}, Rate: 0.1, Burst: 1, Upgrade: func(w http.ResponseWriter, _ *http.Request) (Socket, error) {
 		return nil, errors.New("no")
@@ -332,11 +335,11 @@ func TestRetryAfterIsWhenThereIsRoom(t *testing.T) {
 	}
 	clk.advance(time.Duration(secs) * time.Second)
 	if code, _ = try(); code != 200 {
-		t.Errorf("after the time it was told: %d; want to pass", code)
+		t.Errorf("after Retry-After: %d; want to pass", code)
 	}
 }
 
-func TestOrigins(t *testing.T) {
+func TestOnlyOriginsOnTheListAreAllowed(t *testing.T) {
 	r, err := New(Config{AllowedOrigins: []string{"https://a.example", "https://b.example"}})
 	if err != nil {
 		t.Fatal(err)
@@ -363,7 +366,7 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-func TestTheCensusKeepsItsCaps(t *testing.T) {
+func TestTheConnectionTableKeepsItsLimits(t *testing.T) {
 	s := newConnTable(Config{MaxConns: 3, MaxConnsPerAddress: 2}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
 	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	take := func(a netip.Addr, want error) {
@@ -385,16 +388,16 @@ func TestTheCensusKeepsItsCaps(t *testing.T) {
 		s.leave(x, false)
 	}
 	if s.byAddr.Narrow() != 0 || s.count != 0 {
-		t.Errorf("all left: %d by address, %d in all; want none", s.byAddr.Narrow(), s.count)
+		t.Errorf("after all have left: %d by address, %d in all; want none", s.byAddr.Narrow(), s.count)
 	}
 	s.drain()
 	take(a, errDraining)
 }
 
-func TestWhenEmptyIsOnce(t *testing.T) {
+func TestWhenEmptyIsCalledOnce(t *testing.T) {
 	cfg := Config{}.withDefaults()
 	a := netip.MustParseAddr("10.0.0.1")
-	t.Run("at once", func(t *testing.T) {
+	t.Run("immediately if the table is empty", func(t *testing.T) {
 		s, n := newConnTable(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
 		s.drain()
 		s.whenEmpty(func() { n++ })
@@ -402,7 +405,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 			t.Errorf("called %d times; want 1", n)
 		}
 	})
-	t.Run("after the last", func(t *testing.T) {
+	t.Run("when the last connection leaves", func(t *testing.T) {
 		s, n := newConnTable(cfg, prometheus.NewGauge(prometheus.GaugeOpts{})), 0
 		for range 3 {
 			if err := s.take(a); err != nil {
@@ -431,7 +434,7 @@ func TestWhenEmptyIsOnce(t *testing.T) {
 	})
 }
 
-func TestAbortIsInTheOrderTheyCame(t *testing.T) {
+func TestAbortReturnsTheConnectionsInJoinOrder(t *testing.T) {
 	s := newConnTable(Config{}.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
 	var all []*conn
 	for i := range 50 {
@@ -448,7 +451,7 @@ func TestAbortIsInTheOrderTheyCame(t *testing.T) {
 	got := s.abort()
 	want := append(append([]*conn{}, all[:7]...), all[8:]...)
 	if fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("abort gives %d in another order", len(got))
+		t.Errorf("abort returns %d connections in another order", len(got))
 	}
 	late := &conn{from: all[0].from}
 	if err := s.take(late.from); err != nil {
@@ -459,14 +462,14 @@ func TestAbortIsInTheOrderTheyCame(t *testing.T) {
 	}
 }
 
-func TestTheCensusFindsDamage(t *testing.T) {
+func TestCheckFindsDamageOfTheConnectionTable(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		damage func(*Relay)
 		want   string
 	}{
-		{"a place nobody has", func(r *Relay) { r.table.count++ }, "2 places taken; 1 by address"},
-		{"an address too many", func(r *Relay) { r.table.byAddr.Add(network.Of(netip.Addr{}), 4) }, "1 places taken; 5 by address"},
+		{"a place without a connection", func(r *Relay) { r.table.count++ }, "2 places taken; 1 by address"},
+		{"an address counted too often", func(r *Relay) { r.table.byAddr.Add(network.Of(netip.Addr{}), 4) }, "1 places taken; 5 by address"},
 		{"a connection without a place", func(r *Relay) { r.table.conns[new(conn)] = 9 }, "2 connections; 1 places"},
 		{"a phone without a socket", func(r *Relay) {
 			r.registry.Claim("s1", new(binary))
