@@ -13,15 +13,17 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
+// call returns the context of one call of the directory.
 func call() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), callTimeout)
 }
 
-// inFlight is the error code of a server whose replicas have not agreed yet on
-// a write to the same key: it is not the newest revision either.
+// inFlight is the error code of a server while its replicas have not agreed on an
+// earlier write to the same key. The expected revision is not the newest one then
+// either.
 const inFlight jetstream.ErrorCode = 10164
 
-// conflict is err in the words of cluster.Store.
+// conflict returns cluster.ErrConflict if err means a conflict, and otherwise err.
 func conflict(err error) error {
 	var api *jetstream.APIError
 	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == inFlight) {
@@ -30,8 +32,9 @@ func conflict(err error) error {
 	return err
 }
 
-// put writes value under key, for ttl, if revision is that of the last message
-// there; 0: if there has been none.
+// put writes value under key, to expire after ttl, and returns its revision. It fails
+// with cluster.ErrConflict unless revision is that of the last message under key, or 0
+// if key has no message.
 func (c *Conn) put(ctx context.Context, key string, value []byte, revision uint64, ttl time.Duration) (newer uint64, err error) {
 	m := nats.NewMsg(c.subject(key))
 	m.Data = value
@@ -46,10 +49,10 @@ func (c *Conn) put(ctx context.Context, key string, value []byte, revision uint6
 
 func (c *Conn) subject(key string) string { return "$KV." + c.bucket + "." + key }
 
-// last is the last message under key: a value, or a marker that it is gone. It
-// asks the leader. The library's Get asks any replica, and one that is frozen
-// or cut off is asked like the others, for seconds and in vain; one that lags
-// answers with what was.
+// last returns the last message under key. gone is true if that message is a marker of a
+// removed key, or if key has no message. last asks the leader. The library's Get asks
+// any replica: a replica that is frozen or cut off lets the call run into its timeout,
+// and one that lags returns an old entry.
 func (c *Conn) last(ctx context.Context, key string) (e cluster.Entry, gone bool, err error) {
 	m, err := c.stream.GetLastMsg("KV_"+c.bucket, c.subject(key), nats.Context(ctx))
 	if errors.Is(err, nats.ErrMsgNotFound) {
@@ -77,7 +80,7 @@ func (c *Conn) Create(key string, value []byte, ttl time.Duration) (uint64, erro
 	case !gone || e.Revision == 0:
 		return 0, cluster.ErrConflict
 	}
-	return c.put(ctx, key, value, e.Revision, ttl) // behind the marker
+	return c.put(ctx, key, value, e.Revision, ttl) // the marker is the last message
 }
 
 // Update implements cluster.Store.
@@ -108,8 +111,8 @@ func (c *Conn) Purge(key string, revision uint64) error {
 	return conflict(c.kv.Purge(ctx, key, jetstream.LastRevision(revision), jetstream.PurgeTTL(markerTTL)))
 }
 
-// watchTime is how long Watch tries. A server that was killed and is back at
-// once may have to be filled by the others first, and a leader be chosen.
+// watchTime is how long Watch tries. After a server was killed and started again, the
+// other servers may have to fill it first and to choose a leader.
 const watchTime = 30 * time.Second
 
 // Watch implements cluster.Store.
@@ -120,7 +123,7 @@ func (c *Conn) Watch(ctx context.Context, f func(cluster.Entry)) error {
 	tried := make(chan error, 1)
 	go func() {
 		tried <- persist(ctx, func() (err error) {
-			w, err = c.kv.WatchAll(context.Background()) // it waits for some seconds, whatever becomes of ctx
+			w, err = c.kv.WatchAll(context.Background()) // may wait for seconds, and does not observe ctx
 			return err
 		})
 	}()
@@ -129,13 +132,13 @@ func (c *Conn) Watch(ctx context.Context, f func(cluster.Entry)) error {
 		if err != nil {
 			return fmt.Errorf("watch the directory: %w", err)
 		}
-	case <-ctx.Done(): // Close ends what goes on
+	case <-ctx.Done(): // Close ends the call that continues
 		return fmt.Errorf("watch the directory: %w", context.Cause(ctx))
 	}
 	c.watch.Store(&w)
 	go func() {
 		for e := range w.Updates() {
-			if e == nil { // all there was has been told
+			if e == nil { // the end of the entries that existed at the start
 				continue
 			}
 			entry := cluster.Entry{Key: e.Key(), Revision: e.Revision()}

@@ -15,13 +15,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// inspectTimeout bounds one question of Look.
+// inspectTimeout bounds each request of Inspect.
 const inspectTimeout = 3 * time.Second
 
-// Inspect tries what a relay needs of the servers that cfg names. It leaves
-// nothing there. found is what is well, missing what is not as it should be
-// though relays could run. The error is what they could not do, and what to do
-// about it.
+// Inspect tests all that a relay needs of the servers in cfg, and leaves nothing on
+// them. found lists the results that are right, missing those that are not right but
+// let a relay run. The error names the first thing that a relay cannot do, and the
+// remedy.
 func Inspect(ctx context.Context, cfg Config) (found, missing []string, err error) {
 	bucket := cmp.Or(cfg.Bucket, DefaultBucket)
 	var refused violations
@@ -76,7 +76,7 @@ func Inspect(ctx context.Context, cfg Config) (found, missing []string, err erro
 		return found, nil, fmt.Errorf("the directory (bucket %s): %w", bucket, refused.because(err))
 	}
 	if limit := s.LimitMarkerTTL(); limit <= 0 {
-		return found, nil, fmt.Errorf("the directory (bucket %s) was made by something else: its entries cannot expire; delete it (nats kv del %s), and the first relay makes it anew", bucket, bucket)
+		return found, nil, fmt.Errorf("the directory (bucket %s) was made by another program: its entries cannot expire; delete it (nats kv del %s), and the first relay makes a new one", bucket, bucket)
 	}
 	if b, ok := s.(*jetstream.KeyValueBucketStatus); ok {
 		n := b.StreamInfo().Config.Replicas
@@ -86,7 +86,7 @@ func Inspect(ctx context.Context, cfg Config) (found, missing []string, err erro
 			found = append(found, fmt.Sprintf("the directory (bucket %s) is kept by %d servers", bucket, n))
 		}
 	}
-	// An entry that is gone in a second: claims have keys of another form.
+	// This entry expires after a second. The keys of claims have another form.
 	ask, cancel = context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	if _, err := kv.Create(ask, "check."+strings.ToLower(rand.Text()), nil, jetstream.KeyTTL(time.Second)); err != nil {
@@ -95,18 +95,18 @@ func Inspect(ctx context.Context, cfg Config) (found, missing []string, err erro
 	return found, missing, nil
 }
 
-// explain is why no server could be reached, and what to do about it.
+// explain returns err with the reason why no server was reached, and the remedy.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
-		return fmt.Errorf("NATS lets the relay not in: %w; --cluster-creds, or user:password@ in the URL, must be of a user that it knows", err)
+		return fmt.Errorf("NATS refuses the relay: %w; --cluster-creds, or user:password@ in the URL, must belong to one of its users", err)
 	case errors.Is(err, nats.ErrNoServers):
 		return fmt.Errorf("NATS cannot be reached: %w; is it running, and may this machine connect to it?", err)
 	}
 	return fmt.Errorf("NATS cannot be reached: %w", err)
 }
 
-// recent reports whether a server can have entries that expire.
+// recent reports whether a server of this version supports entries that expire.
 func recent(version string) bool {
 	major, rest, _ := strings.Cut(version, ".")
 	minor, _, _ := strings.Cut(rest, ".")
@@ -115,7 +115,7 @@ func recent(version string) bool {
 	return err1 == nil && err2 == nil && (a > 2 || a == 2 && b >= 11)
 }
 
-// echo sends a message to itself, and waits for it.
+// echo sends a message to its own subscription and waits for the reply.
 func echo(nc *nats.Conn, subject string) error {
 	s, err := nc.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(nil) }) // unanswered, the request fails
 	if err != nil {
@@ -126,8 +126,8 @@ func echo(nc *nats.Conn, subject string) error {
 	return err
 }
 
-// violations is what the server has said was not allowed. It says so beside
-// the call that fails, which only runs out of time.
+// violations keeps the last violation of permissions that the server has reported. The
+// server reports it separately; the call that fails only times out.
 type violations struct {
 	mu   sync.Mutex
 	last error
@@ -141,7 +141,7 @@ func (v *violations) note(_ *nats.Conn, _ *nats.Subscription, err error) {
 	}
 }
 
-// because is the better of two reasons.
+// because returns the last violation or, if the server has reported none, err.
 func (v *violations) because(err error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

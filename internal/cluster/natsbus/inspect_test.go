@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-func TestLookSaysWhatIsMissing(t *testing.T) {
+func TestInspectNamesEachMissingPart(t *testing.T) {
 	user := func(deny ...string) func(*server.Options) {
 		return func(o *server.Options) {
 			o.Users = []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{">"}, Deny: deny}}}}
@@ -48,7 +48,7 @@ func TestLookSaysWhatIsMissing(t *testing.T) {
 		{name: "one replica", before: bucket(jetstream.KeyValueConfig{LimitMarkerTTL: time.Minute}), found: "NATS 2.", lack: "kept by 1 server and lost with it"},
 		{name: "no JetStream", set: func(o *server.Options) { o.JetStream = false }, want: "JetStream is off; turn it on"},
 		{name: "a bucket of something else", before: bucket(jetstream.KeyValueConfig{}), want: "its entries cannot expire; delete it"},
-		{name: "an unknown user", set: user(), user: "x:y@", want: "lets the relay not in"},
+		{name: "an unknown user", set: user(), user: "x:y@", want: "NATS refuses the relay"},
 		{name: "no messages", set: user("pyrycode.>"), user: "u:p@", want: "allowed to publish and to subscribe to pyrycode.>"},
 		{name: "no questions to JetStream", set: user("$JS.>"), user: "u:p@", want: `Permissions Violation for Publish to "$JS.`},
 		{name: "a directory that cannot be written", set: user("$KV.>"), user: "u:p@", before: bucket(jetstream.KeyValueConfig{LimitMarkerTTL: time.Minute}), want: "cannot be written", lack: "kept by 1 server"},
@@ -72,14 +72,14 @@ func TestLookSaysWhatIsMissing(t *testing.T) {
 			}
 		})
 	}
-	t.Run("nobody there", func(t *testing.T) {
+	t.Run("no server", func(t *testing.T) {
 		if _, _, err := Inspect(t.Context(), Config{URLs: "nats://" + ports(t, 1)[0]}); err == nil || !strings.Contains(err.Error(), "is it running") {
 			t.Errorf("error %v", err)
 		}
 	})
 }
 
-func TestOldServersAreKnown(t *testing.T) {
+func TestServersBefore211AreTooOld(t *testing.T) {
 	for version, want := range map[string]bool{"2.10.29": false, "2.11.0": true, "2.12.3": true, "3.0.0-beta": true, "1.99.0": false, "": false} {
 		if got := recent(version); got != want {
 			t.Errorf("recent(%q) = %v; want %v", version, got, want)

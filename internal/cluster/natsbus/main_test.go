@@ -6,7 +6,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// The server leaves some tasks of the whole process behind.
+// The server leaves goroutines behind that serve the whole process.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),

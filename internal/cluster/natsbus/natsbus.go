@@ -1,13 +1,17 @@
 // Package natsbus is the directory and the bus of a cluster over NATS: a
 // JetStream key-value bucket in memory, and core subjects.
 //
-// What had to be found out the hard way is in four places. Renewing with
-// the library's Update would drop the entry's time to live and make it
-// permanent (nats.go#1994), so Conn.Update publishes to the key's subject
-// with both the revision and the time. What could not be sent while NATS was
-// away must not be sent later, so the buffer for that is off. And a key that
-// has just expired may still be said to exist; the claim asks again. And the
-// library's Get asks any replica, a frozen one too, so Conn.Get asks the leader.
+// Four properties of NATS and its library are not obvious:
+//
+//   - The library's Update drops the entry's time to live and makes the entry
+//     permanent (nats.go#1994). Conn.Update therefore publishes to the key's subject,
+//     with both the revision and the time.
+//   - Messages that could not be sent while NATS was disconnected must not be sent
+//     later, so the library's buffer for them is off.
+//   - A key that has just expired may still be reported as existing. The claim asks
+//     again.
+//   - The library's Get asks any replica, a frozen one too. Conn.Get therefore asks the
+//     leader.
 package natsbus
 
 import (
@@ -32,38 +36,38 @@ const (
 	// callTimeout bounds one call of the directory.
 	callTimeout = 2 * time.Second
 
-	// markerTTL is how long the directory remembers that a key is gone: for
-	// watchers that were away.
+	// markerTTL is how long the directory remembers that a key was removed, for
+	// watchers that were disconnected.
 	markerTTL = time.Minute
 
-	// pendingBytes bounds what waits for one subscription's callback.
+	// pendingBytes bounds the messages that wait for the callback of one subscription.
 	pendingBytes = 64 << 20
 )
 
 // DefaultBucket is the name of the directory in JetStream.
 const DefaultBucket = "pyrycode-relay"
 
-// Config says where NATS is.
+// Config says how to reach NATS.
 type Config struct {
-	// URLs are servers, by comma: nats:// or tls://.
+	// URLs are the servers, separated by commas: nats:// or tls://.
 	URLs string
 
-	// Creds is a file of credentials, CA one of certificates. Empty: none, and
-	// the system's.
+	// Creds is a file of credentials; empty means none. CA is a file of
+	// certificates; empty means those of the system.
 	Creds, CA string
 
 	// Bucket is the name of the directory. Empty means DefaultBucket.
 	Bucket string
 
-	// Replicas is how many servers keep the directory. 0 means three, or one
-	// where NATS is a single server.
+	// Replicas is the number of servers that keep the directory. 0 means three, or one
+	// if NATS is a single server.
 	Replicas int
 
-	// Embedded is a server of this process to connect to, instead of URLs.
+	// Embedded is a server in this process. If it is not nil, it replaces URLs.
 	Embedded *Server
 
-	// Lost is called when the connection is lost, with why, and when it is
-	// there again, with nil. It may be nil.
+	// Lost is called with the reason when the connection is lost, and with nil when it
+	// is restored. It may be nil.
 	Lost func(error)
 }
 
@@ -72,7 +76,7 @@ type Conn struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	kv     jetstream.KeyValue
-	stream nats.JetStreamContext // for reads by the leader, which jetstream has not
+	stream nats.JetStreamContext // for reads from the leader, which package jetstream does not support
 	bucket string
 	queue  *sendQueue
 	watch  atomic.Pointer[jetstream.KeyWatcher]
@@ -101,8 +105,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	return &dialledConn{c, context.AfterFunc(d.ctx, func() { c.Close() })}, nil
 }
 
-// dialledConn is a connection that its dialer closes at its end, unless it is closed
-// before.
+// dialledConn is a connection that its dialer closes when the dialer's context ends.
 type dialledConn struct {
 	net.Conn
 	forget func() bool
@@ -118,15 +121,15 @@ var (
 	_ cluster.Bus   = (*Conn)(nil)
 )
 
-// Dial connects, and finds or makes the directory. It tries again until ctx
-// ends: the servers of a cluster that starts need some seconds to agree.
+// Dial connects to NATS, and opens or creates the directory. It retries until ctx ends,
+// because the servers of a cluster that starts need seconds to agree.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	cfg.Bucket = cmp.Or(cfg.Bucket, DefaultBucket)
 	if cfg.Lost == nil {
 		cfg.Lost = func(error) {}
 	}
 	c := &Conn{bucket: cfg.Bucket, dialer: newDialer()}
-	dialled := context.AfterFunc(ctx, c.dialer.end) // stops that once there is a connection
+	dialled := context.AfterFunc(ctx, c.dialer.end) // dialled, called once connected, cancels this
 	c.queue = newSendQueue(func(subject string, data []byte) error {
 		err := c.nc.Publish(subject, data)
 		c.misframed(c.nc, err)
@@ -134,7 +137,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	})
 	opts := []nats.Option{
 		nats.Name("pyrycode-relay"),
-		nats.SetCustomDialer(c.dialer), nats.SkipHostLookup(), // the dialer looks names up, and can be interrupted
+		nats.SetCustomDialer(c.dialer), nats.SkipHostLookup(), // the dialer resolves names, and can be interrupted
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
@@ -144,7 +147,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		nats.FlusherTimeout(callTimeout),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err == nil {
-				err = errors.New("NATS is away")
+				err = errors.New("NATS is disconnected")
 			}
 			c.queue.setDisconnected(true)
 			cfg.Lost(err)
@@ -153,7 +156,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 			c.queue.setDisconnected(false)
 			cfg.Lost(nil)
 		}),
-		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) { c.misframed(nc, err) }), // what is lost shows as a gap
+		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) { c.misframed(nc, err) }), // receivers see lost messages as a gap
 	}
 	opts = append(opts, credentials(cfg)...)
 	url := cfg.URLs
@@ -188,7 +191,8 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-// credentials is how the servers know the relay, and it them.
+// credentials returns the options by which servers authenticate the relay, and the relay
+// them.
 func credentials(cfg Config) (opts []nats.Option) {
 	if cfg.Creds != "" {
 		opts = append(opts, nats.UserCredentials(cfg.Creds))
@@ -199,8 +203,8 @@ func credentials(cfg Config) (opts []nats.Option) {
 	return opts
 }
 
-// CheckCreds says why text is not the content of a file of credentials. The
-// error does not repeat any of it.
+// CheckCreds returns an error unless text is the content of a file of credentials. The
+// error does not repeat any part of text.
 func CheckCreds(text []byte) error {
 	if jwt, err := nkeys.ParseDecoratedJWT(text); err != nil || strings.Count(jwt, ".") != 2 {
 		return errors.New("must be credentials as NATS' tools write them: it has no user's JWT")
@@ -213,7 +217,7 @@ func CheckCreds(text []byte) error {
 	return nil
 }
 
-// open finds or makes the bucket.
+// open opens the bucket, and creates it if it does not exist.
 func (c *Conn) open(ctx context.Context, cfg Config) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -227,7 +231,7 @@ func (c *Conn) open(ctx context.Context, cfg Config) (err error) {
 	}
 	c.kv, err = c.js.CreateKeyValue(ctx, want)
 	var api *jetstream.APIError
-	if cfg.Replicas == 0 && errors.As(err, &api) && api.ErrorCode == 10074 { // a server that is alone keeps no replicas
+	if cfg.Replicas == 0 && errors.As(err, &api) && api.ErrorCode == 10074 { // a single server cannot keep replicas
 		want.Replicas = 1
 		c.kv, err = c.js.CreateKeyValue(ctx, want)
 	}
@@ -249,16 +253,15 @@ func persist(ctx context.Context, f func() error) error {
 	}
 }
 
-// Connected reports whether NATS is there now.
+// Connected reports whether the connection to NATS is up.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 
-// aliveTTL is the life of what Answers writes.
+// aliveTTL is the life of the entry that Answers writes.
 const aliveTTL = 10 * time.Second
 
-// Answers reports whether the directory takes what is written: if not, claims
-// are not granted now, though the connection may be well. A server that has
-// lost the others still answers questions, so this writes, under a key that is
-// nobody's claim.
+// Answers returns an error if the directory does not accept a write. Claims cannot be
+// granted then, even if the connection is up. A server that has lost the others still
+// answers reads, so Answers writes, under a key that no claim uses.
 func (c *Conn) Answers() error {
 	ctx, cancel := call()
 	defer cancel()
@@ -271,20 +274,19 @@ func (c *Conn) Answers() error {
 // Close ends the connection.
 func (c *Conn) Close() {
 	if w := c.watch.Load(); w != nil {
-		_ = (*w).Stop() // the connection goes anyway
+		_ = (*w).Stop() // the connection is closed in any case
 	}
-	c.queue.close(callTimeout)         // the node's last words
-	_ = c.nc.FlushTimeout(callTimeout) // it may be away
-	c.dialer.end()                     // a reconnect that is under way must not keep Close waiting
+	c.queue.close(callTimeout)         // sends the last messages of the node
+	_ = c.nc.FlushTimeout(callTimeout) // fails if NATS is disconnected
+	c.dialer.end()                     // Close must not wait for a reconnect in progress
 	c.nc.Close()
 }
 
-// misframed begins a new connection if err is that of a write which ran out
-// of time: it may have ended inside a message, and the library would go on
-// behind it.
+// misframed starts a new connection if err is the timeout of a write. Such a write may
+// have ended inside a message, and the library continues after it.
 func (c *Conn) misframed(nc *nats.Conn, err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = nc.ForceReconnect() // closed: then all is well
+		_ = nc.ForceReconnect() // fails only if nc is closed
 	}
 }
 
@@ -296,7 +298,7 @@ func (c *Conn) Subscribe(subject string, f func(cluster.Message)) error {
 	s, err := c.nc.Subscribe(subject, func(m *nats.Msg) {
 		f(cluster.Message{Data: m.Data, Reply: func(b []byte) {
 			if m.Reply != "" && strings.HasPrefix(m.Reply, "_INBOX.") {
-				_ = c.queue.put(m.Reply, b) // who asked gets no answer, and asks again
+				_ = c.queue.put(m.Reply, b) // without an answer, the sender of the request asks again
 			}
 		}})
 	})

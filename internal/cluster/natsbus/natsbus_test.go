@@ -18,7 +18,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// ports are addresses that were free just now.
+// ports returns n addresses on loopback that were free a moment ago.
 func ports(t *testing.T, n int) (all []string) {
 	t.Helper()
 	for range n {
@@ -57,7 +57,7 @@ func three(t *testing.T) (servers []*Server, conns []*Conn) {
 	return servers, conns
 }
 
-func TestThreeServersKeepThePromises(t *testing.T) {
+func TestThreeServersPassTheConformanceSuite(t *testing.T) {
 	servers, conns := three(t)
 	conform.Run(t, conns[0], conns[1])
 	if err := conns[0].Answers(); err != nil {
@@ -80,8 +80,7 @@ func TestThreeServersKeepThePromises(t *testing.T) {
 	}
 }
 
-// A question that any replica may answer goes to one that is frozen too, and is
-// waited for in vain.
+// A read that any replica may answer can go to a frozen replica, and then gets no answer.
 func asksTheLeader(t *testing.T, c, listens *Conn) {
 	t.Helper()
 	any, err := listens.nc.SubscribeSync("$JS.API.DIRECT.>")
@@ -107,7 +106,7 @@ func asksTheLeader(t *testing.T, c, listens *Conn) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatal("nobody asked the leader")
+			t.Fatal("the leader was not asked")
 		}
 	}
 	if m, err := any.NextMsg(50 * time.Millisecond); err == nil {
@@ -115,9 +114,9 @@ func asksTheLeader(t *testing.T, c, listens *Conn) {
 	}
 }
 
-// Two relays over real servers: a phone reaches its binary through another
-// node, and a server that ends takes only what went through it along.
-func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
+// Two relays use real servers. A phone reaches its binary through another node. When a
+// server ends, only the connections through it are lost.
+func TestRelaysContinueWhenOneServerEnds(t *testing.T) {
 	servers, conns := three(t)
 	var urls []string
 	for _, c := range conns {
@@ -155,7 +154,7 @@ func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
 			if resp == nil || resp.StatusCode != http.StatusServiceUnavailable || time.Now().After(end) {
 				t.Fatalf("dial %s: %v", path, err)
 			}
-			time.Sleep(100 * time.Millisecond) // as a client backs off
+			time.Sleep(100 * time.Millisecond) // the backoff of a client
 		}
 	}
 	say := func(from, to *wstest.Conn) {
@@ -172,25 +171,25 @@ func TestRelaysOverServersOfWhichOneEnds(t *testing.T) {
 	ph := dial(1, "/v1/client", "s1")
 	say(ph, bin)
 	servers[2].Close()
-	say(ph, bin)                         // neither is connected to that one
-	other := dial(1, "/v1/server", "s2") // once a leader has been chosen, if it was that one
+	say(ph, bin)                         // neither of them is connected to the server that ended
+	other := dial(1, "/v1/server", "s2") // succeeds once a new leader is chosen, if the server that ended was the leader
 	say(dial(0, "/v1/client", "s2"), other)
 }
 
-// The start of a relay can be interrupted wherever it waits for NATS.
+// The start of a relay can be interrupted at each point where it waits for NATS.
 func TestDialEndsWithItsContext(t *testing.T) {
-	mute, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and no program answers
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer mute.Close()
+	defer silent.Close()
 	closed := ports(t, 1)[0]
 	for name, urls := range map[string]string{
-		"a server that says nothing":     "nats://" + mute.Addr().String(),
-		"a TLS server that says nothing": "tls://" + mute.Addr().String(),
-		"nobody":                         "nats://" + closed,
-		"several":                        "nats://" + closed + ",nats://" + mute.Addr().String() + ",nats://" + mute.Addr().String(),
-		"a name that is not there":       "nats://nobody.invalid:4222",
+		"a server that says nothing":     "nats://" + silent.Addr().String(),
+		"a TLS server that says nothing": "tls://" + silent.Addr().String(),
+		"a closed port":                  "nats://" + closed,
+		"several":                        "nats://" + closed + ",nats://" + silent.Addr().String() + ",nats://" + silent.Addr().String(),
+		"a name that is not there":       "nats://unknown.invalid:4222",
 	} {
 		t.Run(name, func(t *testing.T) {
 			interrupted := errors.New("interrupted")
@@ -206,7 +205,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 			select {
 			case err := <-ended:
 				t.Fatalf("Dial ended before its context: %v", err)
-			case <-time.After(300 * time.Millisecond): // it is in the middle of an attempt, or between two
+			case <-time.After(300 * time.Millisecond): // Dial is inside an attempt or between two
 			}
 			cancel(interrupted)
 			begun := time.Now()
@@ -214,7 +213,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 				t.Error("Dial() = nil error")
 			}
 			if took := time.Since(begun); took > callTimeout/2 {
-				t.Errorf("Dial ended %v after its context; want it to give up what it waits for", took)
+				t.Errorf("Dial ended %v after its context; want it to return immediately", took)
 			}
 		})
 	}

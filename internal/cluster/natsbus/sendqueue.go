@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// maxQueued and maxQueuedBytes bound what waits for the link to NATS. A
-	// link that is well empties it at once; one that stands still is given up
-	// after callTimeout.
+	// maxQueued and maxQueuedBytes bound the messages that wait for the connection to
+	// NATS. A healthy connection empties the queue immediately. A connection that takes
+	// no data is closed after callTimeout.
 	maxQueued      = 64 << 10
 	maxQueuedBytes = 16 << 20
 
@@ -19,20 +19,19 @@ const (
 	keepBytes = 1 << 20
 )
 
-// errDisconnected says that there is no link.
-var errDisconnected = errors.New("NATS is away")
+// errDisconnected means that NATS is not connected.
+var errDisconnected = errors.New("NATS is disconnected")
 
-// sendQueue is what waits to be published. The library writes to its socket
-// under a lock, so publishing may wait as long as the link stands still; put
-// never does.
+// sendQueue is the queue of messages to publish. The library writes to its socket under
+// a lock, so publishing may wait while the connection takes no data. put never waits.
 type sendQueue struct {
 	send func(subject string, data []byte) error // may wait
 
 	mu           sync.Mutex // guards all below
-	some         sync.Cond  // something has come, or the end
+	some         sync.Cond  // items is not empty, or closed is true
 	none         chan struct{}
 	items        []queued
-	bytes        []byte // of all items, one behind the other
+	bytes        []byte // the data of all items, in order
 	disconnected bool
 	closed       bool
 }
@@ -49,7 +48,8 @@ func newSendQueue(send func(string, []byte) error) *sendQueue {
 	return q
 }
 
-// put copies data into the queue.
+// put copies data into the queue. It returns errDisconnected, or cluster.ErrBacklog if
+// the queue is full.
 func (q *sendQueue) put(subject string, data []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -65,8 +65,8 @@ func (q *sendQueue) put(subject string, data []byte) error {
 	return nil
 }
 
-// setDisconnected says whether there is a link. What waits when it is lost is dropped:
-// sent later it would be news of a world that is gone.
+// setDisconnected records whether NATS is connected. When the connection is lost, the
+// queued messages are dropped, because they are out of date after a reconnect.
 func (q *sendQueue) setDisconnected(yes bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -75,7 +75,7 @@ func (q *sendQueue) setDisconnected(yes bool) {
 	}
 }
 
-// run sends what comes, all that is there at a time.
+// run sends the queued messages until close, all that are queued at a time.
 func (q *sendQueue) run() {
 	defer close(q.none)
 	var items []queued
@@ -94,7 +94,7 @@ func (q *sendQueue) run() {
 		q.mu.Unlock()
 		at := 0
 		for _, it := range items {
-			// What follows one that was not sent shows at its receiver as a gap.
+			// If one message was not sent, the receiver sees a gap before the next.
 			if q.send(it.subject, bytes[at:at+it.size]) != nil {
 				break
 			}
@@ -106,7 +106,7 @@ func (q *sendQueue) run() {
 	}
 }
 
-// close sends what waits, for at most d, and ends the queue.
+// close ends the queue. It waits for at most d until the queued messages are sent.
 func (q *sendQueue) close(d time.Duration) {
 	q.mu.Lock()
 	q.closed = true

@@ -17,7 +17,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
-func TestTheQueueSendsInOrderAndEndsWithWhatWaits(t *testing.T) {
+func TestTheQueueSendsInOrderAndEmptiesAtClose(t *testing.T) {
 	var got []string
 	q := newSendQueue(func(subject string, data []byte) error {
 		got = append(got, subject+string(data))
@@ -26,7 +26,7 @@ func TestTheQueueSendsInOrderAndEndsWithWhatWaits(t *testing.T) {
 	var want []string
 	data := make([]byte, 0, 8)
 	for i := range 1000 {
-		data = fmt.Append(data[:0], i) // the caller's again
+		data = fmt.Append(data[:0], i) // data belongs to the caller after put
 		if err := q.put("s", data); err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +41,7 @@ func TestTheQueueSendsInOrderAndEndsWithWhatWaits(t *testing.T) {
 	}
 }
 
-// stuck is a queue whose link stands still until release.
+// stuck returns a queue with a connection that takes no data until release.
 func stuck(t *testing.T) (q *sendQueue, sent *atomic.Int64, release func()) {
 	sent = new(atomic.Int64)
 	entered, gate := make(chan struct{}, 1), make(chan struct{})
@@ -63,7 +63,7 @@ func stuck(t *testing.T) (q *sendQueue, sent *atomic.Int64, release func()) {
 	return q, sent, release
 }
 
-func TestAQueueWhoseLinkStandsStillIsBounded(t *testing.T) {
+func TestTheQueueIsBoundedWhileTheConnectionTakesNoData(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		data []byte
@@ -91,12 +91,12 @@ func TestAQueueWhoseLinkStandsStillIsBounded(t *testing.T) {
 	}
 }
 
-func TestWhatWaitsWhenTheLinkIsLostIsNotSentLater(t *testing.T) {
+func TestMessagesQueuedAtADisconnectAreNotSentLater(t *testing.T) {
 	q, sent, release := stuck(t)
 	_ = q.put("s", []byte("old"))
 	q.setDisconnected(true)
 	if err := q.put("s", []byte("x")); !errors.Is(err, errDisconnected) {
-		t.Errorf("put while NATS is away: %v; want %v", err, errDisconnected)
+		t.Errorf("put while NATS is disconnected: %v; want %v", err, errDisconnected)
 	}
 	q.setDisconnected(false)
 	_ = q.put("s", []byte("new"))
@@ -107,7 +107,7 @@ func TestWhatWaitsWhenTheLinkIsLostIsNotSentLater(t *testing.T) {
 	}
 }
 
-// single runs one NATS server, as an operator has it.
+// single runs one NATS server, like one that an operator runs.
 func single(t *testing.T, set func(*server.Options)) *server.Server {
 	t.Helper()
 	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()}
@@ -129,13 +129,12 @@ func single(t *testing.T, set func(*server.Options)) *server.Server {
 	return s
 }
 
-// stall is a link that can be made to stand still: nothing is read any more,
-// at either end.
+// stall is a connection that a test can stop: neither end reads any more.
 type stall struct {
 	net.Listener
 	to string
 
-	mu    sync.Mutex // held while it stands still
+	mu    sync.Mutex // held while the connection is stopped
 	conns sync.WaitGroup
 }
 
@@ -172,9 +171,10 @@ func (s *stall) run() {
 	}
 }
 
-// A link that stands still holds nobody up: whoever publishes learns that too
-// much waits, or that there is no link, and all is well once it moves again.
-func TestPublishingNeverWaitsForALinkThatStandsStill(t *testing.T) {
+// A connection that takes no data delays no publisher. Publish returns an error when the
+// queue is full or NATS is disconnected. Once the connection works again, Publish
+// succeeds.
+func TestPublishNeverWaitsForAConnectionThatTakesNoData(t *testing.T) {
 	s := single(t, nil)
 	u, err := url.Parse(s.ClientURL())
 	if err != nil {

@@ -24,18 +24,19 @@ type ServerConfig struct {
 	// Peers are where it reaches them.
 	Peers []string
 
-	// Secret lets servers in that know it. Empty: any that reaches Listen.
+	// Secret is the password of the peers. If it is empty, every server that reaches
+	// Listen may join.
 	Secret string
 
-	// Err is told what the server complains of. It may be nil.
+	// Err is called with each error that the server logs. It may be nil.
 	Err func(string)
 }
 
 // Server is a NATS server inside this process, for this process.
 type Server struct {
 	s      *server.Server
-	word   string // lets its process in
-	remove func() // what it has on disk
+	word   string // password for the clients in this process
+	remove func() // removes its directory
 }
 
 const (
@@ -70,8 +71,8 @@ func Serve(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		os.RemoveAll(dir)
 		lock.Close()
 	}
-	// Without a listener for clients the server would never begin to route, so
-	// it has one, on loopback, that lets in only who knows a word of this run.
+	// A server without a listener for clients never begins to route. It therefore has
+	// one on loopback, with a password that is new in each run.
 	word := rand.Text()
 	o := &server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, Username: "relay", Password: word,
@@ -79,9 +80,9 @@ func Serve(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		JetStream: true, StoreDir: dir, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 64 << 20,
 		MaxPayload: 1 << 20,
 		Cluster: server.ClusterOpts{Name: "pyrycode-relay", Host: host, Port: port, ConnectRetries: 1 << 30, PoolSize: -1,
-			// Where packets are lost a way is given up after 8 s, not after a
-			// minute: what the others said meanwhile must not come all at once
-			// when it is mended.
+			// A connection that loses all packets is closed after 8 s, not after a
+			// minute. Otherwise all messages of that time arrive together when the
+			// network works again.
 			PingInterval: 2 * time.Second, MaxPingsOut: 3},
 	}
 	user := url.UserPassword("relay", cfg.Secret)
@@ -118,8 +119,8 @@ func Serve(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	return started, nil
 }
 
-// Leads reports whether this server is the one that decides on what is
-// written to the directory bucket.
+// Leads reports whether this server is the leader of the directory bucket, which decides
+// on writes.
 func (s *Server) Leads(bucket string) bool {
 	return s.s.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "KV_"+bucket)
 }
@@ -140,7 +141,7 @@ func (s *Server) Close() {
 	}
 }
 
-// logger passes on what operators should know.
+// logger passes on the errors of the server and drops its other messages.
 type logger struct{ err func(string) }
 
 func (l logger) Errorf(f string, v ...any) { l.err(fmt.Sprintf(f, v...)) }

@@ -6,20 +6,21 @@ import (
 	"syscall"
 )
 
-// What a server has on disk is of no use after its process. Who is killed
-// cannot remove it, so the next one does: a directory whose lock can be had
-// has no owner any more.
+// A server's directory is useless after the end of its process. A process that is killed
+// cannot remove its directory, so the next process does: if the lock of a directory is
+// free, its owner has ended.
 const (
 	storePrefix = "pyrycode-relay-nats-"
 	lockName    = "lock"
 )
 
-// storeDir makes a directory that is this process' while lock is open.
+// storeDir creates a directory, which belongs to this process while lock is open.
 func storeDir() (dir string, lock *os.File, err error) {
 	if dir, err = os.MkdirTemp("", storePrefix); err != nil {
 		return "", nil, err
 	}
-	// Under its name only once it is locked: nobody finds it without an owner.
+	// The lock file gets its final name once it is locked, so that no process finds it
+	// unlocked.
 	early := filepath.Join(dir, lockName+".new")
 	if lock, err = os.Create(early); err == nil {
 		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
@@ -37,19 +38,19 @@ func storeDir() (dir string, lock *os.File, err error) {
 	return dir, lock, nil
 }
 
-// sweep removes what servers have left behind that were killed.
+// sweep removes the directories of servers that were killed.
 func sweep() {
 	all, err := filepath.Glob(filepath.Join(os.TempDir(), storePrefix+"*", lockName))
 	if err != nil {
-		return // of the pattern; there is none
+		return // the pattern is invalid, which cannot happen
 	}
 	for _, name := range all {
 		f, err := os.Open(name)
 		if err != nil {
-			continue // another user's
+			continue // the directory of another user
 		}
 		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			_ = os.RemoveAll(filepath.Dir(name)) // the next one tries again
+			_ = os.RemoveAll(filepath.Dir(name)) // the next sweep tries again
 		}
 		f.Close()
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestWhatAKilledServerLeftIsRemovedAndNothingElse(t *testing.T) {
+func TestSweepRemovesOnlyTheDirectoriesOfKilledServers(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	alive, lock, err := storeDir()
 	if err != nil {
@@ -20,9 +20,9 @@ func TestWhatAKilledServerLeftIsRemovedAndNothingElse(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dead, "stream"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	gone.Close() // as its process' end does
+	gone.Close() // as the end of its process does
 	strange := filepath.Join(os.TempDir(), storePrefix+"other")
-	if err := os.Mkdir(strange, 0o700); err != nil { // who made it, and for what, is not known
+	if err := os.Mkdir(strange, 0o700); err != nil { // without a lock, so its owner is unknown
 		t.Fatal(err)
 	}
 	sweep()
