@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func TestTheDefaultsAreTheContracts(t *testing.T) {
+func TestTheDefaultsAreThoseOfTheProtocol(t *testing.T) {
 	c := Config{}.withDefaults()
 	for _, tt := range []struct {
 		name      string
@@ -42,11 +42,11 @@ func TestTheDefaultsAreTheContracts(t *testing.T) {
 	}
 	if c.Log == nil || c.Upgrade == nil || c.Runtime.Clock == nil || c.Runtime.Go == nil ||
 		c.Runtime.NewLock == nil || c.Runtime.Rand == nil || c.Runtime.NewGauge == nil {
-		t.Error("something borrowed is nil")
+		t.Error("a field of Runtime is nil")
 	}
 }
 
-func TestABadFieldIsNamed(t *testing.T) {
+func TestAnErrorNamesTheInvalidField(t *testing.T) {
 	for _, tt := range []struct {
 		cfg  Config
 		want string
@@ -76,27 +76,27 @@ func TestABadFieldIsNamed(t *testing.T) {
 			t.Errorf("New: %v; want %q", err, tt.want)
 		}
 		if err != nil && strings.Contains(err.Error(), "\n") {
-			t.Errorf("%q names more than is wrong", err)
+			t.Errorf("%q also names valid fields", err)
 		}
 	}
 }
 
-func TestAllThatIsWrongIsSaid(t *testing.T) {
+func TestAnErrorNamesAllInvalidFields(t *testing.T) {
 	_, err := New(Config{
 		Grace: -1, Probe: -1, Heartbeat: -1, MessageTimeout: -1, WriteTimeout: -1, RoomTimeout: -1, Linger: -1, MaxPhones: -1,
 		MaxConns: -1, MaxConnsPerAddress: -1, Rate: -1, Burst: -1, PhoneMessage: -1, BinaryMessage: -1, Fragments: -1,
 		PhoneOutbox: -1, BinaryOutbox: -1,
 	})
 	if err == nil {
-		t.Fatal("New takes it all")
+		t.Fatal("New returns no error")
 	}
 	if got := strings.Count(err.Error(), "\n") + 1; got != 17 {
 		t.Errorf("%d sentences; want 17:\n%v", got, err)
 	}
 }
 
-// Whatever the sizes, a phone's largest frame fits its share of an empty
-// outbox, and the outbox: else it would wait for room that never comes.
+// With every configuration, a phone's largest frame fits its quota of an empty outbox, and
+// the outbox. Otherwise the phone waits for room that never comes.
 func TestAnyFrameFitsAnEmptyOutbox(t *testing.T) {
 	for _, cfg := range []Config{
 		{},
@@ -113,7 +113,7 @@ func TestAnyFrameFitsAnEmptyOutbox(t *testing.T) {
 		p := &phone{id: "c-0123456789abcdef"}
 		v, _ := o.put(&p.sender, 0, []byte(`{"conn_id":"c-0123456789abcdef","frame":`), frameOfSize(r.cfg.PhoneMessage), "}")
 		if v != taken {
-			t.Errorf("%+v: a frame of %d bytes is %v by an empty outbox of %d, share %d", cfg, r.cfg.PhoneMessage, v, r.cfg.BinaryOutbox, r.settings.Load().binaryQuota)
+			t.Errorf("%+v: a frame of %d bytes is %v in an empty outbox of %d, quota %d", cfg, r.cfg.PhoneMessage, v, r.cfg.BinaryOutbox, r.settings.Load().binaryQuota)
 		}
 		if n := len(o.queue.bytes); n >= 1<<20 {
 			t.Errorf("%+v: a message of %d bytes for a binary; want under 1 MiB", cfg, n)
@@ -121,7 +121,7 @@ func TestAnyFrameFitsAnEmptyOutbox(t *testing.T) {
 	}
 }
 
-func TestTheAcceptedExtremesHold(t *testing.T) {
+func TestTheExtremeValuesAreAccepted(t *testing.T) {
 	for _, cfg := range []Config{
 		{PhoneMessage: 1<<20 - 1<<10},
 		{PhoneMessage: 1, BinaryMessage: 1, Fragments: 1, MaxPhones: 1, MaxConns: 1, MaxConnsPerAddress: 1, Burst: 1, PhoneOutbox: 1},

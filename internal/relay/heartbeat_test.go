@@ -14,7 +14,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-func TestASilentPhoneIsClosedAfterOnePing(t *testing.T) {
+func TestAPhoneThatDoesNotAnswerOnePingIsClosed(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p, other := b.binary(polite), b.phone(mute), b.phone(polite)
 		id := b.phones()[0].id
@@ -43,7 +43,7 @@ func TestASilentPhoneIsClosedAfterOnePing(t *testing.T) {
 	})
 }
 
-func TestASilentBinaryIsClosedAndItsSlotWaits(t *testing.T) {
+func TestABinaryThatDoesNotAnswerAPingIsClosedAndItsSlotIsInGrace(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p := b.binary(mute), b.phone(polite)
 		time.Sleep(60*time.Second + 3*alarmGrain)
@@ -57,23 +57,23 @@ func TestASilentBinaryIsClosedAndItsSlotWaits(t *testing.T) {
 	})
 }
 
-func TestWhoAnswersStays(t *testing.T) {
+func TestPeersThatAnswerPingsStayConnected(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p := b.binary(polite), b.phone(polite)
 		time.Sleep(time.Hour + time.Second)
 		bin.wantOpen()
 		p.wantOpen()
-		// Each may be late by the grain, which adds up.
+		// Each ping may be late by alarmGrain, and these delays add up.
 		for _, e := range []*pipeEnd{bin, p} {
 			if n := e.count(wire.OpPing); n < 118 || n > 120 {
-				t.Errorf("%d pings in an hour; want one each 30 s", n)
+				t.Errorf("%d pings in an hour; want one every 30 s", n)
 			}
 		}
 	})
 }
 
-// A pong that nobody asked for proves life as well; data does not.
-func TestWhatCountsAsAnAnswer(t *testing.T) {
+// Every pong shows that the peer is alive, also without a ping. Data does not.
+func TestEveryPongCountsAsAnAnswerAndDataDoesNot(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.binary(polite)
 		p, q := b.phone(mute), b.phone(mute)
@@ -87,8 +87,9 @@ func TestWhatCountsAsAnAnswer(t *testing.T) {
 	})
 }
 
-// Its pongs are not read, so nothing follows from their absence.
-func TestAParkedPhoneIsNotTakenForDead(t *testing.T) {
+// The relay does not read a parked phone, so it cannot conclude anything from missing
+// pongs.
+func TestAParkedPhoneIsNotClosedForMissingPongs(t *testing.T) {
 	inBubble(t, Config{Grace: 10 * time.Minute}, func(b *bubble) {
 		bin := b.binary(polite)
 		p := b.phone(polite)
@@ -98,16 +99,16 @@ func TestAParkedPhoneIsNotTakenForDead(t *testing.T) {
 		time.Sleep(9 * time.Minute)
 		p.wantOpen()
 		if n := p.count(wire.OpPing); n == 0 {
-			t.Error("a parked phone gets no pings; want them, to keep its way open")
+			t.Error("a parked phone gets no pings; want pings, which keep NAT entries on its path")
 		}
 		b.binary(polite)
 		p.wantClosed(9*time.Minute, wire.CloseNoServer, wire.ReasonReclaimed)
 	})
 }
 
-// Dead or not: a phone in grace whose socket fails is seen to at once if it is
-// read, and at the end of the grace if it is not.
-func TestAParkedPhoneThatIsGone(t *testing.T) {
+// If the socket of a phone in grace fails, the relay notices immediately if it reads the
+// phone, and at the end of the grace if the phone is parked.
+func TestAParkedPhoneWithAFailedSocketIsRemovedAtTheEndOfTheGrace(t *testing.T) {
 	inBubble(t, Config{Grace: time.Minute}, func(b *bubble) {
 		bin := b.binary(polite)
 		read, parked := b.phone(polite), b.phone(polite)
@@ -128,15 +129,15 @@ func TestAParkedPhoneThatIsGone(t *testing.T) {
 	})
 }
 
-// A pong has its whole time from when the ping has left, not from when it was
-// put behind a backlog.
+// The time for a pong starts when the ping is written, not when the ping is queued behind
+// other data.
 func TestAPingThatLeavesLateIsNotMissedEarly(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		bin, p := b.binary(polite), b.phone(deaf)
 		id := b.phones()[0].id
 		time.Sleep(25 * time.Second)
-		// A frame of eight writes; the phone reads one each 4.9 s, so that the
-		// ping of 30 s leaves behind it, at about 59.9 s.
+		// The frame takes eight writes, and the phone reads one every 4.9 s. The ping of
+		// 30 s therefore leaves after the frame, at about 59.9 s.
 		frame := `"` + strings.Repeat("x", 8*writeChunk-10-2) + `"`
 		bin.send(wire.OpText, fmt.Sprintf(`{"conn_id":%q,"frame":%s}`, id, frame))
 		read := func(n int) {
@@ -155,14 +156,14 @@ func TestAPingThatLeavesLateIsNotMissedEarly(t *testing.T) {
 			read(writeChunk)
 		}
 		if at := b.now(); at < 59*time.Second || at > 60*time.Second {
-			t.Fatalf("the ping leaves at %v; the test means to have it leave just before 60 s", at)
+			t.Fatalf("the ping leaves at %v; this test needs it to leave just before 60 s", at)
 		}
 		read(writeChunk)
 		read(10) // the ping
 		b.apply()
-		time.Sleep(time.Second) // its answer is a second on its way
+		time.Sleep(time.Second) // the answer takes a second
 		if err := p.send(wire.OpPong, ""); err != nil {
-			t.Errorf("a ping that left at 59.3 s was held to be missed at %v: %v", b.now(), err)
+			t.Errorf("a ping that left at 59.3 s counts as missed at %v: %v", b.now(), err)
 		}
 		go p.listen(polite)
 		p.wantOpen()
@@ -172,14 +173,14 @@ func TestAPingThatLeavesLateIsNotMissedEarly(t *testing.T) {
 	})
 }
 
-func TestAnIncumbentSilentFor3sIsTakenOver(t *testing.T) {
+func TestAnIncumbentThatDoesNotAnswerFor3SecondsIsTakenOver(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old, p := b.binary(mute), b.phone(polite)
 		time.Sleep(10 * time.Second)
 		next := b.binary(polite)
 		next.wantOpen()
 		if got := old.count(wire.OpPing); got != 1 {
-			t.Errorf("the incumbent got %d pings; want 1 at once", got)
+			t.Errorf("the incumbent got %d pings; want 1 immediately", got)
 		}
 		time.Sleep(2900 * time.Millisecond)
 		p.wantOpen()
@@ -197,7 +198,7 @@ func TestAnIncumbentSilentFor3sIsTakenOver(t *testing.T) {
 	})
 }
 
-func TestALiveIncumbentIsNot(t *testing.T) {
+func TestALiveIncumbentIsNotTakenOver(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old, p := b.binary(polite), b.phone(polite)
 		next := b.binary(polite)
@@ -211,8 +212,8 @@ func TestALiveIncumbentIsNot(t *testing.T) {
 	})
 }
 
-// An incumbent that is still sending is alive, though its pong is late.
-func TestAnIncumbentInMidMessageIsNotTakenOver(t *testing.T) {
+// An incumbent that is sending a message is alive, although its pong is late.
+func TestAnIncumbentThatIsSendingAMessageIsNotTakenOver(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old := b.binary(mute)
 		old.write(clientPiece(0x01, "{"))
@@ -229,7 +230,7 @@ func TestAnIncumbentInMidMessageIsNotTakenOver(t *testing.T) {
 	})
 }
 
-// pingOf is the payload of the last ping that e got.
+// pingOf returns the payload of the last ping that e got.
 func (b *bubble) pingOf(e *pipeEnd) (payload string) {
 	for _, m := range e.got().mails {
 		if m.op == wire.OpPing {
@@ -239,9 +240,9 @@ func (b *bubble) pingOf(e *pipeEnd) (payload string) {
 	return payload
 }
 
-// The answer to an older ping is no answer to the probe, but it shows that the peer was alive:
-// the probe goes on from there.
-func TestALateAnswerToAnOlderPing(t *testing.T) {
+// A late answer to an older ping does not answer the probe. It shows that the peer was
+// alive at that moment, so the time of the probe starts again.
+func TestALateAnswerToAnOlderPingExtendsTheProbe(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old := b.binary(mute)
 		time.Sleep(31 * time.Second)
@@ -261,12 +262,12 @@ func TestALateAnswerToAnOlderPing(t *testing.T) {
 	})
 }
 
-// As long as the ping waits behind a write there is no answer to miss, and
-// when it has left the answer has its whole time.
+// While the ping waits behind another write, no answer can be missing. The time for the
+// answer starts when the ping is written.
 func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old, p := b.binary(deaf), b.phone(polite)
-		p.send(wire.OpText, "1") // a write that waits
+		p.send(wire.OpText, "1") // its write to the binary waits
 		b.apply()
 		next := b.binary(polite)
 		// The probe's 3 s end at 3 s; its ping leaves shortly before.
@@ -275,7 +276,7 @@ func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {
 		b.apply()
 		ping := b.pingOf(old)
 		if ping == "" {
-			t.Fatal("no ping came behind the frame")
+			t.Fatal("no ping follows the frame")
 		}
 		time.Sleep(500 * time.Millisecond)
 		b.apply()
@@ -286,7 +287,7 @@ func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {
 	})
 }
 
-func TestRivalsOfWhomOneWins(t *testing.T) {
+func TestOfManyRivalsTheNewestTakesOver(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.binary(mute)
 		var rivals []*pipeEnd
@@ -295,13 +296,12 @@ func TestRivalsOfWhomOneWins(t *testing.T) {
 		}
 		tooMany := b.binary(polite)
 		if got := tooMany.answer.Result(); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("Retry-After") == "" {
-			t.Errorf("one too many was answered %s, %v; want 503 with Retry-After", got.Status, got.Header)
+			t.Errorf("a further rival got %s, %v; want 503 with Retry-After", got.Status, got.Header)
 		}
 		if got, want := valueOf(t, b.metrics.attempts[endpointBinary][outcomeCapacity]), 1.0; got != want {
 			t.Errorf("%v attempts counted as over capacity; want %v", got, want)
 		}
-		// Those who are let in before the last place is taken find it taken
-		// at the claim.
+		// A rival that is upgraded before the last place is taken is closed at its claim.
 		late := &binary{server: "s1"}
 		late.probe.mu, late.phones.mu = new(sync.Mutex), new(sync.Mutex)
 		mine, theirs := net.Pipe()
@@ -327,8 +327,8 @@ func TestRivalsOfWhomOneWins(t *testing.T) {
 	})
 }
 
-// The incumbent ends while it is probed: the rival reclaims, at once.
-func TestAnIncumbentThatEndsWhileProbed(t *testing.T) {
+// If the incumbent's connection ends during the probe, the rival reclaims immediately.
+func TestARivalReclaimsWhenTheIncumbentEndsDuringTheProbe(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old, p := b.binary(mute), b.phone(polite)
 		next := b.binary(polite)
@@ -342,9 +342,9 @@ func TestAnIncumbentThatEndsWhileProbed(t *testing.T) {
 	})
 }
 
-// A rival that has left meanwhile reclaims nothing: the phones stay until
-// there is a live binary, or none in time.
-func TestARivalThatLeftEvictsNobody(t *testing.T) {
+// A rival that has left before the end of the probe reclaims nothing. The phones stay
+// until a live binary reclaims the slot, or until the grace ends.
+func TestARivalThatHasLeftEvictsNoPhone(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old, p := b.binary(mute), b.phone(polite)
 		next := b.binary(polite)
@@ -366,8 +366,8 @@ func TestARivalThatLeftEvictsNobody(t *testing.T) {
 	})
 }
 
-// A shutdown while a binary is probed is no verdict.
-func TestADrainWhileProbing(t *testing.T) {
+// A shutdown during a probe causes neither a takeover nor a conflict.
+func TestADrainDuringAProbeDecidesNothing(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		old := b.binary(mute)
 		next := b.binary(mute)

@@ -14,7 +14,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// valueOf reads a counter or gauge.
+// valueOf returns the value of a counter or gauge.
 func valueOf(t testing.TB, m prometheus.Metric) float64 {
 	t.Helper()
 	var d dto.Metric
@@ -24,7 +24,7 @@ func valueOf(t testing.TB, m prometheus.Metric) float64 {
 	return d.GetCounter().GetValue() + d.GetGauge().GetValue()
 }
 
-// allSeries is every series a relay has, as Prometheus writes them.
+// allSeries lists every series of a relay in the format of Prometheus.
 var allSeries = strings.Fields(`
 pyrycode_relay_binaries_in_grace
 pyrycode_relay_claim_conflicts_total
@@ -121,7 +121,7 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_origi
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_rate_limit"}
 `)
 
-// seriesOf lists what g has, and its values by series.
+// seriesOf returns the names of the series of g, and their values by name.
 func seriesOf(t testing.TB, g prometheus.Gatherer) (names []string, values map[string]float64) {
 	t.Helper()
 	fams, err := g.Gather()
@@ -197,8 +197,8 @@ func TestMetricsAreClean(t *testing.T) {
 	}
 }
 
-// Whatever the code of a peer's close, the series stay the same.
-func TestNoPeerMakesASeries(t *testing.T) {
+// The series stay the same, whatever the code of a peer's close is.
+func TestNoPeerCanCreateASeries(t *testing.T) {
 	r, err := New(Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -253,8 +253,8 @@ func TestClaimsThatWaitAreCounted(t *testing.T) {
 	shows(t, r, "waiting_claims", 0)
 }
 
-// shows waits until a series has a value: what is counted after a write is
-// counted by whoever wrote.
+// shows waits until a series has a value. The goroutine that writes a frame counts it
+// after the write, so the peer may see the frame before the counter changes.
 func shows(t *testing.T, r *Relay, series string, want float64) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {

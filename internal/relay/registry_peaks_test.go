@@ -2,9 +2,9 @@ package relay
 
 import "testing"
 
-// Peaks are of single moments, however short, and begin with what is connected
-// when they are taken.
-func TestPeaksAreTakenOfEveryMoment(t *testing.T) {
+// Peaks include every moment, however short. After they are taken, they start from the
+// current counts.
+func TestPeaksIncludeEveryMoment(t *testing.T) {
 	b := newTestRegistry(16)
 	for _, tt := range []struct {
 		steps []string
@@ -27,6 +27,6 @@ func TestPeaksAreTakenOfEveryMoment(t *testing.T) {
 	b.CountProxied(6)
 	b.UncountProxied(6)
 	if got, want := b.TakePeaks(), (Peaks{Binaries: 1, Phones: 2, InGrace: 1, Served: 3}); got != want {
-		t.Errorf("with phones of other nodes: %+v; want %+v", got, want)
+		t.Errorf("with remote phones: %+v; want %+v", got, want)
 	}
 }

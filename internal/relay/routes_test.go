@@ -12,23 +12,23 @@ import (
 
 func idOf(n int) wire.ConnID { return wire.ConnID(fmt.Sprintf("c-%016x", n)) }
 
-func TestAnIDIsRememberedForAMinuteOrTwo(t *testing.T) {
+func TestADepartedIDIsRememberedForOneToTwoMinutes(t *testing.T) {
 	const second = int64(time.Second)
 	for _, tt := range []struct {
 		name  string
-		leave []int64 // when phone 0, 1, … leaves, in seconds
-		asked int64   // when
-		want  string  // which are remembered
+		leave []int64 // the times at which phones 0, 1, … leave, in seconds
+		asked int64   // the time of the check, in seconds
+		want  string  // the phones that are remembered
 	}{
-		{"nobody has left", nil, 5, ""},
+		{"no phone has left", nil, 5, ""},
 		{"just now", []int64{5}, 5, "0"},
 		{"nearly a minute ago", []int64{5}, 64, "0"},
 		{"a minute ago", []int64{5}, 65, "0"},
 		{"two minutes ago", []int64{5}, 125, ""},
 		{"an hour ago", []int64{5}, 3605, ""},
-		{"the last of a generation as long as it", []int64{5, 64}, 124, "0 1"},
-		{"later both are forgotten", []int64{5, 64}, 125, ""},
-		{"one every half minute", []int64{0, 30, 60, 90, 120, 150}, 150, "2 3 4 5"},
+		{"the last of a generation extends its life", []int64{5, 64}, 124, "0 1"},
+		{"a generation is forgotten as a whole", []int64{5, 64}, 125, ""},
+		{"a departure every half minute", []int64{0, 30, 60, 90, 120, 150}, 150, "2 3 4 5"},
 		{"after a long pause", []int64{5, 3600}, 3601, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -43,18 +43,18 @@ func TestAnIDIsRememberedForAMinuteOrTwo(t *testing.T) {
 				}
 			}
 			if got := strings.Join(got, " "); got != tt.want {
-				t.Errorf("remembered are %q; want %q", got, tt.want)
+				t.Errorf("remembers %q; want %q", got, tt.want)
 			}
 		})
 	}
 }
 
-func TestOnlyTheVeryIDIsRemembered(t *testing.T) {
+func TestOnlyTheExactIDIsRemembered(t *testing.T) {
 	var d departures
 	d.add("c-00000000000000ab", 1)
 	for _, id := range []string{"", "c-", "c-00000000000000ac", "c-00000000000000AB", "x-00000000000000ab", "c-00000000000000ab0", "c-0000000000000ab", "c-0000000000000 ab"} {
 		if d.has([]byte(id), 1) {
-			t.Errorf("%q is taken for the phone that has left", id)
+			t.Errorf("%q counts as the departed phone", id)
 		}
 	}
 }
@@ -64,7 +64,7 @@ func TestDeparturesAreBoundedAndForgotten(t *testing.T) {
 	for i := range 5 * departedMost {
 		d.add(idOf(i), 1)
 		if n := len(d.young) + len(d.old); n > 2*departedMost {
-			t.Fatalf("%d ids are remembered; want %d at most", n, 2*departedMost)
+			t.Fatalf("%d ids are remembered; want at most %d", n, 2*departedMost)
 		}
 	}
 	for i := 4 * departedMost; i < 5*departedMost; i++ {
@@ -75,13 +75,13 @@ func TestDeparturesAreBoundedAndForgotten(t *testing.T) {
 	d.expire(2 * departedFor)
 	d.expire(4 * departedFor)
 	if d.young != nil || d.old != nil {
-		t.Errorf("%d and %d ids are kept with nobody there to leave", len(d.young), len(d.old))
+		t.Errorf("%d and %d ids are kept, although no phone has left for a long time", len(d.young), len(d.old))
 	}
 }
 
-// A daemon as deployed: it answers every close notice with one envelope for the
-// phone that has just left. Nothing is wrong with that.
-func TestAnAnswerToACloseNoticeIsNoFault(t *testing.T) {
+// Deployed daemons answer every close notice with one envelope for the phone that has
+// just left. This is not an error.
+func TestAnAnswerToACloseNoticeIsNotAnError(t *testing.T) {
 	rec := newRecorder()
 	n := start(t, Config{Log: slog.New(rec)})
 	b := n.binary("s1")
@@ -104,15 +104,15 @@ func TestAnAnswerToACloseNoticeIsNoFault(t *testing.T) {
 	if got := rec.count("envelope_for_departed_phone"); got != phones {
 		t.Errorf("%d records at debug level; want %d", got, phones)
 	}
-	// A phone that never was is a fault still.
+	// An envelope for an unknown phone is still an error.
 	b.send(`{"conn_id":"c-0123456789abcdef","frame":1}`)
 	n.wantMetric("dropped_frames_total", "unknown_phone", 1)
 	n.wantMetric("dropped_frames_total", "departed_phone", phones)
 }
 
-// Phones that a reclaim closes are not the new connection's; its daemon may be
-// the old one, with answers on their way.
-func TestAfterAReclaimThePhonesBeforeHaveDeparted(t *testing.T) {
+// The phones that a reclaim closes count as departed for the new binary. Its daemon may be
+// the old one, with envelopes for them in flight.
+func TestPhonesThatAReclaimClosesCountAsDeparted(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	p := n.phone("s1")
@@ -126,8 +126,8 @@ func TestAfterAReclaimThePhonesBeforeHaveDeparted(t *testing.T) {
 	n.wantMetric("dropped_frames_total", "unknown_phone", 0)
 }
 
-// After two heartbeats nothing is kept, although nobody leaves or asks.
-func TestAnIdleBinaryKeepsNoDepartures(t *testing.T) {
+// Heartbeats alone are enough to forget the departed ids.
+func TestAnIdleBinaryForgetsDepartedPhones(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.binary(polite)
 		p := b.phone(polite)
@@ -154,9 +154,9 @@ func TestAnIdleBinaryKeepsNoDepartures(t *testing.T) {
 	})
 }
 
-// Phones closed because their binary did not come back are counted for
-// themselves: "1000 sent by the relay" has other causes, too.
-func TestPhonesClosedAtTheEndOfAGraceAreCountedApart(t *testing.T) {
+// Phones that are closed because their binary did not come back have a counter of their
+// own, because a 1000 from the relay has other causes too.
+func TestPhonesClosedAtTheEndOfAGraceAreCountedSeparately(t *testing.T) {
 	n := start(t, Config{Grace: 200 * time.Millisecond})
 	b := n.binary("s1")
 	dismissed, leaving := n.phone("s1"), n.phone("s1")

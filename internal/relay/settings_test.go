@@ -13,7 +13,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// reconfigure changes the node and demands that it took it.
+// reconfigure changes the configuration of the node, and fails the test if the relay
+// refuses it.
 func (n *node) reconfigure(cfg Config) {
 	n.t.Helper()
 	if err := n.Reconfigure(cfg); err != nil {
@@ -21,7 +22,7 @@ func (n *node) reconfigure(cfg Config) {
 	}
 }
 
-// refusedWith dials as a phone of id and returns the status it is refused with.
+// refusedWith dials as a phone of id and returns the status of the answer.
 func (n *node) refusedWith(h http.Header) int {
 	n.t.Helper()
 	c, resp, err := websocket.DefaultDialer.Dial(n.url+"/v1/client", h)
@@ -35,7 +36,7 @@ func (n *node) refusedWith(h http.Header) int {
 	return resp.StatusCode
 }
 
-func TestCapsHoldFromNowOnAndCloseNobody(t *testing.T) {
+func TestNewLimitsApplyToNewConnectionsAndCloseNoneOfTheOld(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	phones := []*peer{n.phone("s1"), n.phone("s1"), n.phone("s1")}
@@ -65,11 +66,11 @@ func TestCapsHoldFromNowOnAndCloseNobody(t *testing.T) {
 	b.recv()
 }
 
-func TestRatesAndOriginsHoldFromNowOn(t *testing.T) {
+func TestNewRatesAndOriginsApplyToNewConnections(t *testing.T) {
 	n := start(t, Config{})
 	h := headers(wire.HeaderServer, "nobody", "Origin", "https://app.example.com")
 	if got := n.refusedWith(h); got != http.StatusForbidden {
-		t.Fatalf("a strange origin: %d; want 403", got)
+		t.Fatalf("an origin that is not on the list: %d; want 403", got)
 	}
 	n.reconfigure(Config{AllowedOrigins: []string{"https://app.example.com"}})
 	if got := n.refusedWith(h); got != http.StatusSwitchingProtocols {
@@ -82,7 +83,7 @@ func TestRatesAndOriginsHoldFromNowOn(t *testing.T) {
 	}
 }
 
-func TestAConnectionKeepsTheLimitsItBeganWith(t *testing.T) {
+func TestAConnectionKeepsTheLimitsOfItsStart(t *testing.T) {
 	n := start(t, Config{PhoneMessage: 1 << 10})
 	b, old := n.binary("s1"), n.phone("s1")
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
@@ -92,7 +93,7 @@ func TestAConnectionKeepsTheLimitsItBeganWith(t *testing.T) {
 	long := `"` + strings.Repeat("x", 800<<10) + `"`
 	newer.send(long)
 	if got := b.recv(); !strings.Contains(got, long) {
-		t.Errorf("a phone that came later: %d bytes arrived; want those of its message", len(got))
+		t.Errorf("a later phone: %d bytes arrived; want those of its message", len(got))
 	}
 	old.send(`"` + strings.Repeat("x", 2<<10) + `"`)
 	old.wantClose(int(wire.CloseTooBig), "message too big")
@@ -106,7 +107,7 @@ func TestARefusedReconfigurationChangesNothing(t *testing.T) {
 		t.Errorf("Reconfigure() = %v; want two lines", err)
 	}
 	if n.settings.Load() != before {
-		t.Error("the settings are others than before")
+		t.Error("the settings have changed")
 	}
 	n.binary("s1")
 	n.phone("s1")
@@ -114,7 +115,7 @@ func TestARefusedReconfigurationChangesNothing(t *testing.T) {
 	n.phone("s1").wantClose(int(wire.CloseTooManyPhones), wire.ReasonTooManyPhones)
 }
 
-func TestAGraceThatRunsKeepsItsEnd(t *testing.T) {
+func TestARunningGraceKeepsItsEnd(t *testing.T) {
 	b := newTestRegistry(3)
 	for _, line := range []string{"claim a s1", "claim b s2", "join 1 s1", "join 2 s1", "join 3 s1", "release a s1"} {
 		b.step(line)
@@ -136,8 +137,8 @@ func TestAGraceThatRunsKeepsItsEnd(t *testing.T) {
 	}
 }
 
-// For the race detector, which must see every way that settings are read.
-func TestReconfiguringWhileFramesFlow(t *testing.T) {
+// This test is for the race detector, which must see every read of the settings.
+func TestTheRelayCanBeReconfiguredWhileFramesFlow(t *testing.T) {
 	n := start(t, Config{Heartbeat: 2 * time.Millisecond, Grace: time.Millisecond})
 	stop := make(chan struct{})
 	var changing sync.WaitGroup

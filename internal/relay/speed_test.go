@@ -16,7 +16,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// sink is a socket that takes everything and brings nothing.
+// sink is a socket that takes all writes. Its reads return no data.
 type sink struct {
 	once   sync.Once
 	closed chan struct{}
@@ -31,7 +31,7 @@ func newSink(http.ResponseWriter, *http.Request) (Socket, error) {
 	return &sink{closed: make(chan struct{})}, nil
 }
 
-// stage is a relay with slots and phones whose sockets are sinks.
+// stage is a relay with slots and phones. Their sockets are sinks.
 type stage struct {
 	*Relay
 	binaries []*binary
@@ -86,8 +86,8 @@ func envelopeFor(p *phone, frame []byte) []byte {
 	return append(append(wire.AppendEnvelopePrefix(nil, p.id), frame...), wire.EnvelopeSuffix...)
 }
 
-// up and down take one frame through the relay, from a message that has been
-// read to the socket of the other side.
+// up and down forward one frame through the relay, from a message that has been read to
+// the socket of the other side.
 func up(t testing.TB, p *phone, frame []byte) {
 	if !p.message(frame) {
 		t.Fatal("no room")
@@ -114,8 +114,8 @@ func TestAFrameAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A frame costs the same however many there are: phones of its slot, slots
-// beside it. What grows a little is what the processor's caches miss.
+// The cost of a frame hardly depends on the number of phones in its slot and of other
+// slots. It grows a little because of misses in the processor's caches.
 func BenchmarkFrame(b *testing.B) {
 	frame := frameOf(512)
 	for _, n := range []struct{ slots, phones int }{{1, 1}, {1, 16}, {1, 1000}, {10_000, 1}} {
@@ -143,7 +143,7 @@ func BenchmarkFrame(b *testing.B) {
 	}
 }
 
-// A batch: what one read of 64 KiB brings, put one by one and flushed once.
+// A batch is the frames of one read of 64 KiB, put one by one and flushed once.
 func BenchmarkBatchOf100(b *testing.B) {
 	s := newStage(b, 1, 16)
 	frame := frameOf(512)
@@ -160,7 +160,7 @@ func BenchmarkBatchOf100(b *testing.B) {
 	}
 }
 
-// One look of the clock at one connection, a ping included.
+// One heartbeat alarm of one connection, including its ping.
 func BenchmarkHeartbeat(b *testing.B) {
 	s := newStage(b, 1, 1)
 	c := &s.phones[0].conn
@@ -171,7 +171,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 	}
 }
 
-// The alarm of one connection of many: a deadline set, and the heap kept.
+// One connection of many sets a deadline, which updates the heap of alarms.
 func BenchmarkAlarm(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -185,7 +185,7 @@ func BenchmarkAlarm(b *testing.B) {
 	}
 }
 
-// The relay's own part of a scrape does not grow with what is connected.
+// The relay's own part of a scrape does not grow with the number of connections.
 func BenchmarkScrape(b *testing.B) {
 	for _, n := range []int{10, 50_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -202,7 +202,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
-// Check walks everything, so it grows.
+// Check visits every connection, so its cost grows with their number.
 func BenchmarkCheck(b *testing.B) {
 	for _, n := range []int{10, 50_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// FuzzStream sends whatever there is, after a real upgrade, into a real
-// server, as a phone and as a binary. The connection must end when the peer
-// has, nobody else may notice, and the books must balance.
+// FuzzStream sends the input to a real server after a real upgrade, as a phone and as a
+// binary. The connection must end after the peer has closed it, other connections must
+// not be affected, and Check must succeed.
 func FuzzStream(f *testing.F) {
 	masked := func(first byte, payload string) string {
 		return string([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}) + payload
@@ -58,7 +58,7 @@ func FuzzStream(f *testing.F) {
 		phone.send(fmt.Sprintf(`{"round":%d}`, round))
 		want := fmt.Sprintf(`"frame":{"round":%d}}`, round)
 		for !strings.HasSuffix(binary.recv(), want) {
-			// what the fuzzed phone said, and its notice
+			// the frames of the fuzzed phone, and its close notice
 		}
 		if err := n.Check(); err != nil {
 			t.Fatal(err)

@@ -9,8 +9,8 @@ import (
 	"github.com/benbjohnson/clock"
 )
 
-// stepped is the real clock on a machine whose wall clock somebody sets:
-// what Now returns says another time, and measures the same durations.
+// stepped is the real clock of a machine after its wall clock was set. The times that Now
+// returns differ from the real ones, and the durations between them do not.
 type stepped struct {
 	clock.Clock
 	by atomic.Int64 // seconds
@@ -18,10 +18,10 @@ type stepped struct {
 
 func (c *stepped) Now() time.Time { return step(c.Clock.Now(), c.by.Load()) }
 
-// step moves the wall clock of t and leaves its monotonic reading alone, as
-// a step of the machine's clock does between two calls of time.Now. There is
-// no call for that: Add moves both. In the first word of a Time with a
-// monotonic reading the seconds stand above 30 bits of nanoseconds.
+// step changes the wall clock of t and not its monotonic reading, as if the machine's
+// clock were set between two calls of time.Now. Package time has no function for that:
+// Add changes both. The first word of a Time with a monotonic reading has the seconds
+// above 30 bits of nanoseconds.
 func step(t time.Time, seconds int64) time.Time {
 	word := (*uint64)(unsafe.Pointer(&t))
 	*word += uint64(seconds << 30)
@@ -54,7 +54,7 @@ func TestWallClockStepsExpireNothing(t *testing.T) {
 			t.Errorf("with the wall clock off by %ds: %+v; want %+v", by, got, want)
 		}
 	}
-	// No allowance came back with the steps: four of six are used.
+	// The steps have not refilled the allowance: four of six attempts are used.
 	c.by.Store(year)
 	for i, status := range []int{101, 101, 429} {
 		if got := n.refusedWith(binaryHeaders("s")); got != status && !(status == 101 && got == 0) {
