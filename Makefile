@@ -24,7 +24,7 @@ WORLD    ?= registry
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run cluster cluster-battery cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus dashboard-picture sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run cluster cluster-battery cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -94,7 +94,7 @@ bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
 battery: ## attacks and faults in large doses, a quarter of an hour; prints their table (docs/reliability.md)
 	@.ci/battery
 
-docs: metrics-doc ## write what is generated in docs/ anew
+docs: metrics-doc ## write what is generated in docs/
 	$(GO) test ./internal/relay -run 'TestTheDesignPageHasTheLifeOfASlot' -update
 	$(GO) test ./internal/config -run 'TestTheOperatorsPageHasTheOptions' -update
 
@@ -123,12 +123,8 @@ prometheus: ## a Prometheus on 127.0.0.1:9191 with the alerts, for `make run` (D
 	@mkdir -p out
 	prometheus --config.file=docs/deploy/prometheus/local.yml --storage.tsdb.path=out/prometheus --web.listen-address=127.0.0.1:9191
 
-PROMETHEUS ?= http://127.0.0.1:9191
-dashboard-picture: ## draw the dashboard's panels from PROMETHEUS (http://127.0.0.1:9191) into docs/dashboard.svg
-	$(GO) run ./internal/daemon/dashboardpicture -prometheus $(PROMETHEUS) -o docs/dashboard.svg
-
-metrics-doc: ## write docs/metrics.md anew
-	$(GO) run ./internal/daemon/metricsdoc -o docs/metrics.md
+metrics-doc: ## write docs/metrics.md
+	$(GO) test ./internal/daemon -run 'TestTheMetricsPageHasEveryMetric' -update
 
 sim: bin/relaysim bin/relaysim-race ## sweep every simulated world for SIMTIME (10s)
 	@for w in $$(./bin/relaysim worlds); do ./bin/relaysim-race sweep -world $$w -for $(SIMTIME) -out sim-artefacts || exit 1; done

@@ -1,33 +1,14 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
-	"io"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
-
-// Metrics is what a process with the defaults, to which nobody has
-// connected, shows, and what one of a cluster does beside: for the page that
-// documents it.
-func Metrics() (prometheus.Gatherer, error) {
-	p, err := newProcess(context.Background(), config.Default(), Env{Log: io.Discard})
-	if err != nil {
-		return nil, err
-	}
-	port := cluster.NewMemory(nil).Port()
-	c := clustered{connected: func() bool { return false }}
-	if c.node, err = cluster.New(cluster.Config{Store: port, Bus: port}); err != nil {
-		return nil, err
-	}
-	return p.relay.Metrics(), c.register(p.relay.Metrics())
-}
 
 // register adds to the relay's metrics what the process knows: its build,
 // whether new connections may come, whether its books balance, and what Go and

@@ -158,20 +158,6 @@ func probeMetrics(t *testing.T) map[string]map[string][]string {
 	return all
 }
 
-// gathered is every metric that there is, as it is at the start.
-func gathered(t *testing.T) []*dto.MetricFamily {
-	t.Helper()
-	metrics, err := Metrics()
-	if err != nil {
-		t.Fatal(err)
-	}
-	families, err := metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return families
-}
-
 // Every metric that a rule or panel names exists, with that label and, where
 // one is asked for, that value; what else can be written wrong promtool finds.
 func TestRulesAndDashboardNameWhatExists(t *testing.T) {

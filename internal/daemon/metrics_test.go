@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/golden"
+)
+
+// gathered returns every metric of a relay that is part of a cluster, as it is at the
+// start.
+func gathered(t *testing.T) []*dto.MetricFamily {
+	t.Helper()
+	p, err := newProcess(t.Context(), config.Default(), Env{Log: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := cluster.NewMemory(nil).Port()
+	c := clustered{connected: func() bool { return false }}
+	if c.node, err = cluster.New(cluster.Config{Store: port, Bus: port}); err != nil {
+		t.Fatal(err)
+	}
+	reg := p.relay.Metrics()
+	if err := c.register(reg); err != nil {
+		t.Fatal(err)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families
+}
+
+// own returns the metrics of families that are the relay's own.
+func own(families []*dto.MetricFamily) []*dto.MetricFamily {
+	return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return !strings.HasPrefix(f.GetName(), "pyrycode_relay_") })
+}
+
+func TestTheMetricsPageHasEveryMetric(t *testing.T) {
+	var b bytes.Buffer
+	b.WriteString(metricsHead)
+	for _, f := range own(gathered(t)) {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()),
+			labels(f), strings.ReplaceAll(f.GetHelp(), "|", "\\|"))
+	}
+	golden.File(t, "docs/metrics.md", b.String())
+}
+
+func TestMetricsFollowTheRulesOfPrometheus(t *testing.T) {
+	all := own(gathered(t))
+	if len(all) < 50 {
+		t.Fatalf("only %d metrics", len(all))
+	}
+	problems, err := promlint.NewWithMetricFamilies(all).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// metricsHead is what stands above the table of docs/metrics.md.
+const metricsHead = `# Metrics
+
+Generated from the code by ` + "`make metrics-doc`" + `; a test fails when it differs.
+
+They are at ` + "`/metrics`" + ` on the private listener (` + "`--metrics-listen`, by default `127.0.0.1:9090`" + `).
+All series stand at 0 from the start. The gauges of what is connected, and
+` + "`pyrycode_relay_grace_expiries_total`" + `, are read under one lock: each scrape is a
+state that the relay was really in. No label carries an id, an address or
+anything else that a peer can choose.
+
+Those that begin with ` + "`pyrycode_relay_cluster_`" + ` are there only if the relay is part of a
+cluster ([cluster.md](cluster.md)).
+
+Besides these there are the usual ` + "`go_*`, `process_*` and `promhttp_*`" + `.
+
+| Name | Type | Labels | What it says |
+|---|---|---|---|
+`
+
+// labels lists the labels of f, each with the values it has.
+func labels(f *dto.MetricFamily) string {
+	var names []string
+	values := make(map[string][]string)
+	for _, m := range f.GetMetric() {
+		for _, l := range m.GetLabel() {
+			if _, seen := values[l.GetName()]; !seen {
+				names = append(names, l.GetName())
+			}
+			if v := l.GetValue(); v != "" && !slices.Contains(values[l.GetName()], "`"+v+"`") {
+				values[l.GetName()] = append(values[l.GetName()], "`"+v+"`")
+			}
+			if values[l.GetName()] == nil {
+				values[l.GetName()] = []string{} // of the build: known, but not here
+			}
+		}
+	}
+	for i, n := range names {
+		if len(values[n]) > 0 {
+			slices.Sort(values[n])
+			names[i] = "`" + n + "`: " + strings.Join(values[n], ", ")
+		} else {
+			names[i] = "`" + n + "`"
+		}
+	}
+	return strings.Join(names, "<br>")
+}
