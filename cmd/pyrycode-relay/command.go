@@ -195,7 +195,16 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 	if err != nil {
 		return nil, helped, err
 	}
+	defaults := make(map[string]string)
+	for _, o := range config.Options() {
+		defaults[o.Name] = o.Default
+	}
 	for _, cmd := range k.Model.Children {
+		for _, f := range cmd.Flags {
+			if f.Tag.Get("relay") != "" {
+				f.Default, f.HasDefault = defaults[f.Name], true // no tag has it
+			}
+		}
 		for _, f := range secretsOf(cmd) {
 			f.Hidden = true // it is refused as a flag
 		}

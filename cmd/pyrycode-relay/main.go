@@ -89,7 +89,18 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		daemon.LogFailure(stderr, "text", problems)
 		return refused
 	}
-	var err error
+	err := c.operate(ctx, name, b, stdout)
+	if err != nil {
+		log := daemon.NewLogWriter(stderr, "text") // it may be a pipe that is full
+		fmt.Fprintf(log, "pyrycode-relay %s: %v\n", name, err)
+		log.Flush(daemon.FlushTime)
+		return failed
+	}
+	return done
+}
+
+// operate runs a command other than serve and check.
+func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdout io.Writer) error {
 	switch name {
 	case "version":
 		c.Version.run(b, stdout)
@@ -98,24 +109,18 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case "man":
 		c.Man.run(c.model, b, stdout)
 	case "diag":
-		err = c.Diag.run(ctx, b, time.Now(), stdout)
+		return c.Diag.run(ctx, b, time.Now(), stdout)
 	case "healthcheck":
-		err = c.Healthcheck.run(ctx, stdout)
+		return c.Healthcheck.run(ctx, stdout)
 	case "probe":
 		if c.Probe.Listen != "" {
 			outlivePipes()
-			err = c.Probe.export(ctx, b, stdout)
+			return c.Probe.export(ctx, b, stdout)
 		} else {
-			err = c.Probe.run(ctx, b.Version, stdout)
+			return c.Probe.run(ctx, b.Version, stdout)
 		}
 	}
-	if err != nil {
-		log := daemon.NewLogWriter(stderr, "text") // it may be a pipe that is full
-		fmt.Fprintf(log, "pyrycode-relay %s: %v\n", name, err)
-		log.Flush(daemon.FlushTime)
-		return failed
-	}
-	return done
+	return nil
 }
 
 // dumpOnQuit ends the process on SIGQUIT and SIGABRT, the watchdog's signal, after it

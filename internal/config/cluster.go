@@ -78,6 +78,11 @@ func (v *validator) cluster(c Config) {
 		}
 		return
 	}
+	v.embedded(c)
+}
+
+// embedded checks what --cluster-embedded needs.
+func (v *validator) embedded(c Config) {
 	if _, port, err := net.SplitHostPort(c.ClusterListen); err == nil && strings.Trim(port, "0") == "" && port != "" {
 		v.add("cluster-listen", c.ClusterListen, "must have a port that the other relays know", "the default is "+v.defaults["cluster-listen"])
 	}

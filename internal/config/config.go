@@ -1,6 +1,7 @@
 package config
 
 import (
+	"reflect"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
@@ -10,10 +11,11 @@ import (
 // the command's flags and environment variables: one table, so that the three
 // cannot differ. The zero value is not usable; [Default] is.
 //
-// The tags: default is the value when nobody sets one, unit says what is
-// measured, group is the heading in the help. With reload:"true" an option may
-// change while the process runs. One with secret:"true" comes from the
-// environment only, and its value is shown nowhere.
+// The tags: default is the value when nobody sets one, least and most are the bounds of
+// the value, unit says what is measured, group is the heading in the help. relay names
+// the field of [relay.Config] that the option is for; its default is the relay's. With
+// reload:"true" an option may change while the process runs. One with secret:"true"
+// comes from the environment only, and its value is shown nowhere.
 type Config struct {
 	// Listen is where binaries and phones connect.
 	Listen string `default:"127.0.0.1:8080" unit:"host:port" group:"Listeners" help:"Where binaries and phones connect. Port 0 takes a free one."`
@@ -31,7 +33,7 @@ type Config struct {
 	AllowRoot bool `default:"false" unit:"true or false" group:"Listeners" help:"Let a relay that other machines can reach run as root, which it has no use for."`
 
 	// AllowedOrigins are the values of Origin that may connect.
-	AllowedOrigins []string `default:"" placeholder:"ORIGIN,…" unit:"origins, by comma" group:"Listeners" reload:"true" help:"Origins whose pages may connect, such as https://app.example.com. Requests without an Origin always may."`
+	AllowedOrigins []string `relay:"AllowedOrigins" placeholder:"ORIGIN,…" unit:"origins, by comma" group:"Listeners" reload:"true" help:"Origins whose pages may connect, such as https://app.example.com. Requests without an Origin always may."`
 
 	// TrustedProxies are those whose word counts on who is calling.
 	TrustedProxies []string `default:"" placeholder:"CIDR,…" unit:"networks, by comma" group:"Listeners" reload:"true" help:"Proxies whose X-Forwarded-For is believed, and from which --proxy-protocol accepts connections; such as 10.0.0.0/8 or 192.0.2.7."`
@@ -59,73 +61,73 @@ type Config struct {
 	HTTPListen string `name:"http-listen" default:":80" unit:"host:port" group:"TLS" help:"Where --domain answers the challenges of its authority, and nothing else. Empty (\"\" as a flag or in the file; an empty variable counts as not set): only on --listen, which must then be port 443."`
 
 	// MaxConns caps the connections of the whole relay.
-	MaxConns int `default:"10000" unit:"connections" group:"Limits" reload:"true" help:"Connections in all; one more is answered 503."`
+	MaxConns int `relay:"MaxConns" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections in all; one more is answered 503."`
 
 	// MaxConnsPerAddress caps the connections of one IP address.
-	MaxConnsPerAddress int `default:"1000" unit:"connections" group:"Limits" reload:"true" help:"Connections of one IP address; one more is answered 503."`
+	MaxConnsPerAddress int `relay:"MaxConnsPerAddress" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections of one IP address; one more is answered 503."`
 
 	// MaxPending caps the connections that have not been upgraded.
-	MaxPending int `default:"1024" unit:"connections" group:"Limits" reload:"true" help:"Connections that have not been upgraded; one more waits, or takes the place of one that has been silent for 2s, of the address that has most."`
+	MaxPending int `default:"1024" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections that have not been upgraded; one more waits, or takes the place of one that has been silent for 2s, of the address that has most."`
 
 	// MaxPendingPerAddress caps those of one IP address.
-	MaxPendingPerAddress int `default:"128" unit:"connections" group:"Limits" reload:"true" help:"Of those, connections of one IP address that is no trusted proxy; one more is cut."`
+	MaxPendingPerAddress int `default:"128" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Of those, connections of one IP address that is no trusted proxy; one more is cut."`
 
 	// MemoryLimit is how much memory the process should use.
 	MemoryLimit Size `default:"0B" unit:"bytes" group:"Limits" reload:"true" help:"Memory that the process may use; near it newcomers are answered 503. 0B: nine tenths of the control group's limit, or GOMEMLIMIT if it is set."`
 
 	// MaxPhones caps the phones of one server-id.
-	MaxPhones int `default:"16" unit:"phones" group:"Limits" reload:"true" help:"Phones of one server-id; one more is closed with 4429."`
+	MaxPhones int `relay:"MaxPhones" least:"1" most:"10000" unit:"phones" group:"Limits" reload:"true" help:"Phones of one server-id; one more is closed with 4429."`
 
 	// Rate is how many upgrades per second one IP address may ask for.
-	Rate float64 `default:"20" unit:"per second" group:"Limits" reload:"true" help:"Connections that one IP address may open per second, in the long run; more are answered 429."`
+	Rate float64 `relay:"Rate" least:"0.01" most:"1000000" unit:"per second" group:"Limits" reload:"true" help:"Connections that one IP address may open per second, in the long run; more are answered 429."`
 
 	// Burst is how many upgrades one IP address may ask for at once.
-	Burst int `default:"1000" unit:"connections" group:"Limits" reload:"true" help:"Connections that one IP address may open at once: best as many as it may have, so that all are back soon after a restart."`
+	Burst int `relay:"Burst" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections that one IP address may open at once: best as many as it may have, so that all are back soon after a restart."`
 
 	// PhoneMessage is the longest message a phone may send.
-	PhoneMessage Size `default:"256KiB" unit:"bytes" group:"Limits" reload:"true" help:"Longest message of a phone; a longer one closes it with 1009."`
+	PhoneMessage Size `relay:"PhoneMessage" unit:"bytes" group:"Limits" reload:"true" help:"Longest message of a phone; a longer one closes it with 1009."`
 
 	// BinaryMessage is the longest message a binary may send.
-	BinaryMessage Size `default:"4MiB" unit:"bytes" group:"Limits" reload:"true" help:"Longest message of a binary; a longer one closes it with 1009."`
+	BinaryMessage Size `relay:"BinaryMessage" least:"1KiB" most:"256MiB" unit:"bytes" group:"Limits" reload:"true" help:"Longest message of a binary; a longer one closes it with 1009."`
 
 	// Fragments caps the fragments of one message.
-	Fragments int `default:"1024" unit:"fragments" group:"Limits" reload:"true" help:"Fragments of one message; one more closes the sender with 1008."`
+	Fragments int `relay:"Fragments" least:"1" most:"1000000" unit:"fragments" group:"Limits" reload:"true" help:"Fragments of one message; one more closes the sender with 1008."`
 
 	// PhoneOutbox is how much may wait to be written to one phone.
-	PhoneOutbox Size `default:"4MiB" unit:"bytes" group:"Limits" reload:"true" help:"What may wait to be written to one phone; more closes it with 1011."`
+	PhoneOutbox Size `relay:"PhoneOutbox" least:"64KiB" most:"1GiB" unit:"bytes" group:"Limits" reload:"true" help:"What may wait to be written to one phone; more closes it with 1011."`
 
 	// BinaryOutbox is how much may wait to be written to one binary.
-	BinaryOutbox Size `default:"16MiB" unit:"bytes" group:"Limits" reload:"true" help:"What may wait to be written to one binary; when it is full, phones that send are not read."`
+	BinaryOutbox Size `relay:"BinaryOutbox" least:"2MiB" most:"1GiB" unit:"bytes" group:"Limits" reload:"true" help:"What may wait to be written to one binary; when it is full, phones that send are not read."`
 
 	// Grace is how long a slot outlives its binary.
-	Grace time.Duration `default:"30s" unit:"time" group:"Timers" reload:"true" help:"How long a server-id and its phones wait for a binary that is gone."`
+	Grace time.Duration `relay:"Grace" least:"1ms" most:"1h" unit:"time" group:"Timers" reload:"true" help:"How long a server-id and its phones wait for a binary that is gone."`
 
 	// ConflictProbe is how long a silent incumbent has to answer a ping.
-	ConflictProbe time.Duration `default:"3s" unit:"time" group:"Timers" reload:"true" help:"How long a binary has to answer a ping before another may take its server-id."`
+	ConflictProbe time.Duration `relay:"Probe" least:"1ms" most:"1m" unit:"time" group:"Timers" reload:"true" help:"How long a binary has to answer a ping before another may take its server-id."`
 
 	// Heartbeat is the time between pings, and for the answer to one.
-	Heartbeat time.Duration `default:"30s" unit:"time" group:"Timers" reload:"true" help:"Time between two pings, and the time for the answer to one."`
+	Heartbeat time.Duration `relay:"Heartbeat" least:"1ms" most:"1h" unit:"time" group:"Timers" reload:"true" help:"Time between two pings, and the time for the answer to one."`
 
 	// MessageTimeout bounds one message, first header to last byte.
-	MessageTimeout time.Duration `default:"30s" unit:"time" group:"Timers" reload:"true" help:"How long one message may take to arrive, first byte to last."`
+	MessageTimeout time.Duration `relay:"MessageTimeout" least:"1ms" most:"1h" unit:"time" group:"Timers" reload:"true" help:"How long one message may take to arrive, first byte to last."`
 
 	// WriteTimeout bounds one write to a peer.
-	WriteTimeout time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a peer may take to accept one write."`
+	WriteTimeout time.Duration `relay:"WriteTimeout" least:"1ms" most:"1h" unit:"time" group:"Timers" reload:"true" help:"How long a peer may take to accept one write."`
 
 	// RoomTimeout bounds the wait for room in a binary's backlog.
-	RoomTimeout time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a phone waits for room in its binary's backlog before it is closed."`
+	RoomTimeout time.Duration `relay:"RoomTimeout" least:"1ms" most:"1h" unit:"time" group:"Timers" reload:"true" help:"How long a phone waits for room in its binary's backlog before it is closed."`
 
 	// Linger bounds the wait for the answer to a close.
-	Linger time.Duration `default:"2s" unit:"time" group:"Timers" reload:"true" help:"How long a peer may take to answer a close before its socket is cut."`
+	Linger time.Duration `relay:"Linger" least:"1ms" most:"1m" unit:"time" group:"Timers" reload:"true" help:"How long a peer may take to answer a close before its socket is cut."`
 
 	// DrainWait is how long a shutdown waits before it begins to close.
-	DrainWait time.Duration `default:"0s" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown still lets everybody come and stay after /readyz has turned to 503, for a balancer to notice: its interval between two checks times the failures it waits for, and a second more."`
+	DrainWait time.Duration `default:"0s" least:"0s" most:"10m" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown still lets everybody come and stay after /readyz has turned to 503, for a balancer to notice: its interval between two checks times the failures it waits for, and a second more."`
 
 	// Drain bounds the shutdown.
-	Drain time.Duration `default:"10s" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
+	Drain time.Duration `default:"10s" least:"0s" most:"1h" unit:"time" group:"Timers" reload:"true" help:"How long a shutdown waits for connections to close before it cuts them. 0s cuts at once."`
 
 	// DrainSpread spreads the closes of a shutdown.
-	DrainSpread time.Duration `default:"0s" unit:"time" group:"Timers" reload:"true" help:"Over how long a shutdown closes connections, slot by slot with 1012, so that they do not all come back at once. 0s: all at once with 1001."`
+	DrainSpread time.Duration `default:"0s" least:"0s" most:"1h" unit:"time" group:"Timers" reload:"true" help:"Over how long a shutdown closes connections, slot by slot with 1012, so that they do not all come back at once. 0s: all at once with 1001."`
 
 	// Cluster is where NATS is, for a relay that is not alone.
 	Cluster string `default:"" unit:"URLs, by comma" group:"Cluster" help:"Share server-ids with other relays over these NATS servers (nats:// or tls://), which have JetStream. Empty, and without --cluster-embedded: the relay is alone."`
@@ -157,25 +159,13 @@ type Config struct {
 }
 
 // Relay returns the part of c that the relay itself understands.
-func (c Config) Relay() relay.Config {
-	return relay.Config{
-		AllowedOrigins:     c.AllowedOrigins,
-		Grace:              c.Grace,
-		Probe:              c.ConflictProbe,
-		Heartbeat:          c.Heartbeat,
-		MessageTimeout:     c.MessageTimeout,
-		WriteTimeout:       c.WriteTimeout,
-		RoomTimeout:        c.RoomTimeout,
-		Linger:             c.Linger,
-		MaxPhones:          c.MaxPhones,
-		MaxConns:           c.MaxConns,
-		MaxConnsPerAddress: c.MaxConnsPerAddress,
-		Rate:               c.Rate,
-		Burst:              c.Burst,
-		PhoneMessage:       int(c.PhoneMessage),
-		BinaryMessage:      int(c.BinaryMessage),
-		Fragments:          c.Fragments,
-		PhoneOutbox:        int(c.PhoneOutbox),
-		BinaryOutbox:       int(c.BinaryOutbox),
+func (c Config) Relay() (r relay.Config) {
+	from, to := reflect.ValueOf(c), reflect.ValueOf(&r).Elem()
+	for i := range from.NumField() {
+		if name := from.Type().Field(i).Tag.Get("relay"); name != "" {
+			field := to.FieldByName(name)
+			field.Set(from.Field(i).Convert(field.Type()))
+		}
 	}
+	return r
 }

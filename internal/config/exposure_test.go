@@ -75,7 +75,7 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 		{"domain with a space", func(c *Config) { withDomain(c); c.Domain = "relay.example.com\t" }, machine{}, "domain"},
 		{"a cluster's name that NATS refuses", func(c *Config) { embedded(c); c.ClusterName = "relay 1" }, machine{}, "cluster-name"},
 		{"domain that is an address", func(c *Config) { withDomain(c); c.Domain = "192.0.2.1" }, machine{}, "domain"},
-		{"bad mail, directory and port", func(c *Config) { withDomain(c); c.ACMEEmail, c.ACMEDirectory, c.HTTPListen = "x", "http://x", "80" }, machine{}, "acme-directory acme-email http-listen"},
+		{"bad mail, directory and port", func(c *Config) { withDomain(c); c.ACMEEmail, c.ACMEDirectory, c.HTTPListen = "x", "http://x", "80" }, machine{}, "acme-email acme-directory http-listen"},
 		{"challenges where peers are", func(c *Config) { withDomain(c); c.Listen, c.HTTPListen = ":80", ":80" }, machine{}, "http-listen"},
 		{"proxies that are no network", func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "nginx"} }, machine{}, "trusted-proxies"},
 		{"everybody a proxy", func(c *Config) { c.TrustedProxies = []string{"0.0.0.0/0", "::/0"} }, machine{}, "trusted-proxies trusted-proxies"},

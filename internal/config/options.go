@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // EnvPrefix begins the name of every environment variable of the command.
@@ -23,6 +25,8 @@ func EnvName(option string) string {
 type Option struct {
 	Name    string // as on the command line, without the dashes
 	Default string
+	Least   string // the bounds of its value; empty: it has none
+	Most    string
 	Unit    string
 	Help    string
 	Group   string // the heading it stands under
@@ -39,7 +43,9 @@ func optionsOf(t reflect.Type) []Option {
 		f := t.Field(i)
 		all[i] = Option{
 			Name:    cmp.Or(f.Tag.Get("name"), optionName(f.Name)),
-			Default: f.Tag.Get("default"),
+			Default: defaultOf(f),
+			Least:   f.Tag.Get("least"),
+			Most:    f.Tag.Get("most"),
 			Unit:    f.Tag.Get("unit"),
 			Help:    f.Tag.Get("help"),
 			Group:   f.Tag.Get("group"),
@@ -48,6 +54,15 @@ func optionsOf(t reflect.Type) []Option {
 		}
 	}
 	return all
+}
+
+// defaultOf returns the default of the option that f is: by its tag, or the relay's.
+func defaultOf(f reflect.StructField) string {
+	name := f.Tag.Get("relay")
+	if name == "" {
+		return f.Tag.Get("default")
+	}
+	return textOf(reflect.ValueOf(relay.Defaults()).FieldByName(name).Convert(f.Type).Interface())
 }
 
 // optionName is max-conns for MaxConns.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/pyrycode/pyrycode-relay/internal/push"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // Check returns all that is wrong with c, in the order of the options; none
@@ -23,8 +25,10 @@ func (c Config) Check() []Problem {
 // check is Check on a machine, at a time.
 func (c Config) check(m machine, now time.Time) []Problem {
 	v := validator{defaults: make(map[string]string), now: now}
-	for _, o := range Options() {
-		v.defaults[o.Name] = o.Default
+	order := make(map[string]int)
+	for i, o := range Options() {
+		v.defaults[o.Name], order[o.Name] = o.Default, i
+		v.bounds(o, reflect.ValueOf(c).Field(i))
 	}
 	v.address("listen", c.Listen)
 	v.address("metrics-listen", c.MetricsListen)
@@ -33,12 +37,8 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	for _, o := range c.AllowedOrigins {
 		v.origin("allowed-origins", o)
 	}
-	within(&v, "max-conns", c.MaxConns, 1, 1_000_000)
-	within(&v, "max-conns-per-address", c.MaxConnsPerAddress, 1, 1_000_000)
 	v.proxies(c)
 	v.tls(c)
-	within(&v, "max-pending", c.MaxPending, 1, 1_000_000)
-	within(&v, "max-pending-per-address", c.MaxPendingPerAddress, 1, 1_000_000)
 	if c.MemoryLimit != 0 {
 		within(&v, "memory-limit", c.MemoryLimit, 32<<20, 1<<50)
 	}
@@ -46,28 +46,11 @@ func (c Config) check(m machine, now time.Time) []Problem {
 		v.add("max-conns", display(c.MaxConns), fmt.Sprintf("cannot be had with a limit of %d open files", m.files),
 			fmt.Sprintf("allow %d or more (ulimit -n, LimitNOFILE=)", leastFiles))
 	}
-	within(&v, "max-phones", c.MaxPhones, 1, 10_000)
-	within(&v, "rate", c.Rate, 0.01, 1_000_000)
-	within(&v, "burst", c.Burst, 1, 1_000_000)
-	within(&v, "phone-message", c.PhoneMessage, 1<<10, 1023<<10) // daemons drop a connection that brings 1 MiB
-	within(&v, "binary-message", c.BinaryMessage, 1<<10, 256<<20)
-	within(&v, "fragments", c.Fragments, 1, 1_000_000)
-	within(&v, "phone-outbox", c.PhoneOutbox, 64<<10, 1<<30)
-	within(&v, "binary-outbox", c.BinaryOutbox, 2<<20, 1<<30) // any frame of a phone fits
+	within(&v, "phone-message", c.PhoneMessage, 1<<10, relay.MaxPhoneMessage) // daemons drop a connection that brings 1 MiB
 	if c.BinaryMessage > c.PhoneOutbox {
 		v.add("binary-message", c.BinaryMessage.String(), "must not be more than --phone-outbox, "+c.PhoneOutbox.String(),
 			"a longer message could never be delivered")
 	}
-	within(&v, "grace", c.Grace, time.Millisecond, time.Hour)
-	within(&v, "conflict-probe", c.ConflictProbe, time.Millisecond, time.Minute)
-	within(&v, "heartbeat", c.Heartbeat, time.Millisecond, time.Hour)
-	within(&v, "message-timeout", c.MessageTimeout, time.Millisecond, time.Hour)
-	within(&v, "write-timeout", c.WriteTimeout, time.Millisecond, time.Hour)
-	within(&v, "room-timeout", c.RoomTimeout, time.Millisecond, time.Hour)
-	within(&v, "linger", c.Linger, time.Millisecond, time.Minute)
-	within(&v, "drain-wait", c.DrainWait, 0, 10*time.Minute)
-	within(&v, "drain", c.Drain, 0, time.Hour)
-	within(&v, "drain-spread", c.DrainSpread, 0, time.Hour)
 	if c.DrainSpread > 0 && c.DrainSpread >= c.Drain {
 		v.add("drain-spread", shortDuration(c.DrainSpread), "must be less than --drain, "+shortDuration(c.Drain),
 			"give --drain some seconds more than the spread, for the last goodbyes")
@@ -76,6 +59,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	v.cluster(c)
 	v.oneOf("log-format", c.LogFormat, LogFormats...)
 	v.oneOf("log-level", c.LogLevel, LogLevels...)
+	slices.SortStableFunc(v.problems, func(a, b Problem) int { return order[a.Option] - order[b.Option] })
 	return v.problems
 }
 
@@ -95,11 +79,36 @@ func (v *validator) add(option, value, rule, fix string) {
 	v.problems = append(v.problems, Problem{Option: option, Value: value, Rule: rule, Fix: fix})
 }
 
+// bounds demands that the value of o is within the bounds that o has.
+func (v *validator) bounds(o Option, value reflect.Value) {
+	if o.Most == "" {
+		return
+	}
+	bound := func(text string) reflect.Value {
+		b := reflect.New(value.Type()).Elem()
+		if err := setText(b, text); err != nil {
+			panic(fmt.Sprintf("bounds of --%s: %v", o.Name, err)) // a test reads them all
+		}
+		return b
+	}
+	least, most := bound(o.Least), bound(o.Most)
+	if value.CanFloat() {
+		within(v, o.Name, value.Float(), least.Float(), most.Float())
+	} else if value.Int() < least.Int() || value.Int() > most.Int() {
+		v.outside(o.Name, value.Interface(), least.Interface(), most.Interface())
+	}
+}
+
 // within demands low <= value <= high.
 func within[T cmp.Ordered](v *validator, option string, value, low, high T) {
 	if value >= low && value <= high { // so not NaN
 		return
 	}
+	v.outside(option, value, low, high)
+}
+
+// outside says that value is not within bounds.
+func (v *validator) outside(option string, value, low, high any) {
 	v.add(option, display(value), fmt.Sprintf("must be from %s to %s", display(low), display(high)),
 		"the default is "+v.defaults[option])
 }

@@ -35,7 +35,8 @@ var arrows = map[string][]string{
 	"internal/cluster":   {"internal/wire", "internal/relay"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push"},
 	"internal/front":     {"internal/config", "internal/network"},
-	"internal/daemon":    {"internal/config", "internal/front", "internal/relay", "internal/cluster", "internal/push", "internal/network"},
+	"internal/status":    {"internal/relay"},
+	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/network"},
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld"},
 	"sim/engine":         {},

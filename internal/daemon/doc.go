@@ -1,9 +1,18 @@
-// Package daemon is the process around a relay: its configuration, its two
-// listeners, its health and metrics pages, its logs and its way to end.
+// Package daemon is the process around a relay: it wires the configuration, the public
+// front, the relay and the operators' pages together, and it starts, reloads and ends.
 //
-//	public listener    /v1/server /v1/client /healthz      the relay's own
-//	private listener   /metrics /healthz /readyz /debug/…  for operators
+//	run.go         [Run]: makes everything, listens, waits for the end
+//	drain.go       the way to end
+//	reload.go      what SIGHUP does
+//	supervisor.go  systemd: sockets, states, the watchdog
+//	cluster.go     NATS and the directory
+//	memory.go      the limit on memory
+//	private.go     the operators' pages; webaccess.go and webpasswords.go protect them
+//	metrics.go     the process's own metrics; logs.go and logwriter.go, its log
 //
-// [Run] does all of it and returns when the process should end. What goes
-// over a connection is none of its business: that is package relay's.
+// The public listener has /v1/server, /v1/client and /healthz, which are the relay's.
+// The private listener has /metrics, /healthz, /readyz, /debug/… and the status page.
+//
+// It may import every package below it: internal/config, internal/front,
+// internal/status, internal/relay, internal/cluster, internal/push. Begin with [Run].
 package daemon

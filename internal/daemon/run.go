@@ -19,10 +19,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon/status"
 	"github.com/pyrycode/pyrycode-relay/internal/front"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/status"
 )
 
 // Env is what the process gets from its surroundings.
@@ -118,16 +118,17 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 		return nil, &config.Error{Problems: problems}
 	}
 	logs := NewLogWriter(env.Log, cfg.LogFormat)
+	p := &process{env: env, logs: logs, recent: &recent{to: logs}}
 	defer func() {
 		if failed == nil {
 			return
 		}
+		p.cluster.close()
 		if ctx.Err() != nil {
 			newLogger(logs, cfg.LogFormat, slog.LevelInfo).Info("ending before it was ready", "err", context.Cause(ctx))
 		}
 		logs.Flush(FlushTime)
 	}()
-	p := &process{env: env, logs: logs, recent: &recent{to: logs}}
 	p.live.level = new(slog.LevelVar)
 	p.live.origins.Store(&env.Origins)
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
@@ -135,65 +136,78 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 	p.env.Supervisor = env.Supervisor.closeUnused(cfg, p.log)
 	p.cfg = cfg.Fit(p.log)
 	p.ready.set("starting")
-	rc := p.cfg.Relay()
-	rc.Log, rc.Version = p.log, env.Build.Version
-	rc.ClientAddr = func(req *http.Request) netip.Addr { return p.front.ClientAddr(req) }
-	rc.Room = func() error { return p.memory.room() }
-	if p.push, err = newPush(p.cfg, p.log); err != nil {
+	if err := p.newRelay(ctx); err != nil {
 		return nil, err
-	}
-	rc.Push = p.push.Wake
-	if p.cluster, err = joinCluster(ctx, p.cfg, p.log, &p.ready); err != nil {
-		return nil, err
-	}
-	if p.cluster != nil {
-		defer func() {
-			if failed != nil {
-				p.cluster.close()
-			}
-		}()
-		rc.Cluster = p.cluster.node
-	}
-	if p.relay, err = relay.New(rc); err != nil {
-		return nil, fmt.Errorf("the relay refuses its configuration: %w", err)
 	}
 	reg := p.relay.Metrics()
-	if err := reg.Register(logs.losses); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
-	}
-	p.accounts = newConsistency(p.relay.Check)
-	if err := register(p.relay, env.Build, &p.ready, p.accounts); err != nil {
-		return nil, err
-	}
 	if p.front, err = p.newFront(reg); err != nil {
 		return nil, err
 	}
-	if p.memory, err = newMemory(p.log, reg); err != nil {
-		return nil, err
-	}
-	if err := p.live.register(reg, p.cfg, p.memory.set(p.cfg)); err != nil {
-		return nil, err
+	if err := p.register(reg); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	if err := p.apply(cfg, p.cfg); err != nil {
 		return nil, err
 	}
-	if err := reg.Register(p.push); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
+	return p, p.newPrivate(reg)
+}
+
+// newRelay makes the relay, what sends push wakes, or only counts them if push is off,
+// and the node of a cluster.
+func (p *process) newRelay(ctx context.Context) error {
+	account, err := p.cfg.Account()
+	if err != nil {
+		return err
 	}
-	if err := p.cluster.register(reg); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
+	p.push = push.New(push.Config{Endpoint: p.cfg.FCMEndpoint, Log: p.log})
+	p.push.Use(account)
+	c := p.cfg.Relay()
+	c.Log, c.Version = p.log, p.env.Build.Version
+	c.ClientAddr = func(req *http.Request) netip.Addr { return p.front.ClientAddr(req) }
+	c.Room = func() error { return p.memory.room() }
+	c.Push = p.push.Wake
+	if p.cluster, err = joinCluster(ctx, p.cfg, p.log, &p.ready); err != nil {
+		return err
 	}
+	if p.cluster != nil {
+		c.Cluster = p.cluster.node
+	}
+	if p.relay, err = relay.New(c); err != nil {
+		return fmt.Errorf("the relay refuses its configuration: %w", err)
+	}
+	return nil
+}
+
+// register makes what watches the process, and adds its metrics to the relay's.
+func (p *process) register(reg *prometheus.Registry) (err error) {
+	p.accounts = newConsistency(p.relay.Check)
+	if p.memory, err = newMemory(p.log, reg); err != nil {
+		return err
+	}
+	return errors.Join(
+		reg.Register(p.logs.losses),
+		reg.Register(p.push),
+		register(p.relay, p.env.Build, &p.ready, p.accounts),
+		p.live.register(reg, p.cfg, p.memory.set(p.cfg)),
+		p.cluster.register(reg),
+	)
+}
+
+// newPrivate makes the server for operators.
+func (p *process) newPrivate(reg *prometheus.Registry) (err error) {
 	if p.web, err = newWebAccess(p.cfg, p.log, reg); err != nil {
-		return nil, err
+		return err
 	}
+	b := p.env.Build
 	p.page = status.New(status.Config{
 		Metrics: reg, Ready: p.ready.get, Check: p.accounts.err, Peaks: p.relay.TakePeaks,
-		Version: env.Build.Version, Revision: env.Build.Revision, GoVersion: env.Build.GoVersion, Links: links,
+		Version: b.Version, Revision: b.Revision, GoVersion: b.GoVersion, Links: links,
 	})
-	p.private = front.NewServer(p.web.handler(privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))), p.errorLog("private"))
+	pages := privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))
+	p.private = front.NewServer(p.web.handler(pages), p.errorLog("private"))
 	p.private.ConnState = p.front.PrivateState
 	p.private.ConnContext = p.web.connContext
-	return p, nil
+	return nil
 }
 
 // newFront makes the public side of the process.
@@ -390,6 +404,15 @@ func (p *process) sayReady() {
 		p.log.Warn("operators' pages, pprof among them, have no password and can be reached from other machines: use loopback or a private network",
 			"metrics_listen", listOf(private))
 	}
+}
+
+// sayPush says once whether there is push.
+func (p *process) sayPush() {
+	if project := p.push.Project(); project != "" {
+		p.log.Info("push is on", "project", project)
+		return
+	}
+	p.log.Info("push is off: every push wake is dropped; " + config.EnvName("fcm-credentials") + " turns it on")
 }
 
 // listOf is addresses, separated by commas.

@@ -12,8 +12,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Config says how a Relay behaves. The zero value of every field is its
-// default, so Config{} is a relay with the contract's limits.
+// Config says how a Relay behaves. The zero value of every field stands for its
+// default, so Config{} is a relay with the contract's limits; [Defaults] has them.
 type Config struct {
 	// Runtime is what the relay borrows: clock, locks, goroutines, ids.
 	Runtime Runtime
@@ -50,64 +50,86 @@ type Config struct {
 	// without, as native clients send, passes. Empty means none.
 	AllowedOrigins []string
 
-	// Grace is how long a slot outlives its binary. Zero means 30 s.
+	// Grace is how long a slot outlives its binary.
 	Grace time.Duration
 
 	// Probe is how long a binary that holds a slot has to answer when a rival
-	// claims it. Zero means 3 s.
+	// claims it.
 	Probe time.Duration
 
-	// Heartbeat is the time between pings, and the time a pong has. Zero
-	// means 30 s.
+	// Heartbeat is the time between pings, and the time a pong has.
 	Heartbeat time.Duration
 
 	// MessageTimeout is the time from a message's first byte to its last.
-	// Zero means 30 s.
 	MessageTimeout time.Duration
 
-	// WriteTimeout is how long one write may wait. Zero means 10 s.
+	// WriteTimeout is how long one write may wait.
 	WriteTimeout time.Duration
 
 	// RoomTimeout is how long a phone may wait for room towards its binary.
-	// Zero means 10 s.
 	RoomTimeout time.Duration
 
 	// Linger is how long a peer has to answer a close message before its
-	// socket is cut. Zero means 2 s.
+	// socket is cut.
 	Linger time.Duration
 
-	// MaxPhones is how many phones may join one server-id. Zero means 16.
+	// MaxPhones is how many phones may join one server-id.
 	MaxPhones int
 
-	// MaxConns is how many connections there may be at once. Zero means
-	// 10,000.
+	// MaxConns is how many connections there may be at once.
 	MaxConns int
 
 	// MaxConnsPerAddress is how many of them one address may have; an IPv6
-	// address stands for its /64. Zero means 1,000.
+	// address stands for its /64.
 	MaxConnsPerAddress int
 
 	// Rate and Burst bound the upgrades of one address: so many per second,
 	// after so many at once. An attempt to join a server-id that nobody holds
-	// counts apart, with the same bounds. Zero means 20 and 1,000.
+	// counts apart, with the same bounds.
 	Rate  float64
 	Burst int
 
 	// PhoneMessage and BinaryMessage bound one message from a peer, in bytes.
-	// Zero means 256 KiB and 4 MiB.
 	PhoneMessage  int
 	BinaryMessage int
 
-	// Fragments bounds the fragments of one message. Zero means 1,024.
+	// Fragments bounds the fragments of one message.
 	Fragments int
 
 	// PhoneOutbox and BinaryOutbox bound what waits to be written to one
-	// peer, in bytes. Zero means 4 MiB and 16 MiB.
+	// peer, in bytes.
 	PhoneOutbox  int
 	BinaryOutbox int
 }
 
 var errPushOff = errors.New("push is off")
+
+// MaxPhoneMessage is the most that PhoneMessage may be, in bytes: binaries drop their
+// connection above 1 MiB.
+const MaxPhoneMessage = 1<<20 - 1<<10
+
+// Defaults returns the defaults of all limits and timers. Its other fields are zero.
+func Defaults() Config {
+	return Config{
+		Grace:              DefaultGrace,
+		Probe:              3 * time.Second,
+		Heartbeat:          30 * time.Second,
+		MessageTimeout:     30 * time.Second,
+		WriteTimeout:       10 * time.Second,
+		RoomTimeout:        10 * time.Second,
+		Linger:             2 * time.Second,
+		MaxPhones:          DefaultMaxPhones,
+		MaxConns:           10_000,
+		MaxConnsPerAddress: 1_000,
+		Rate:               20,
+		Burst:              1_000,
+		PhoneMessage:       256 << 10,
+		BinaryMessage:      4 << 20,
+		Fragments:          1_024,
+		PhoneOutbox:        4 << 20,
+		BinaryOutbox:       16 << 20,
+	}
+}
 
 func (c Config) withDefaults() Config {
 	c.Runtime = c.Runtime.WithDefaults()
@@ -126,23 +148,24 @@ func (c Config) withDefaults() Config {
 	if c.Push == nil {
 		c.Push = func(wire.ServerID, wire.PushWake) error { return errPushOff }
 	}
-	c.Grace = cmp.Or(c.Grace, DefaultGrace)
-	c.Probe = cmp.Or(c.Probe, 3*time.Second)
-	c.Heartbeat = cmp.Or(c.Heartbeat, 30*time.Second)
-	c.MessageTimeout = cmp.Or(c.MessageTimeout, 30*time.Second)
-	c.WriteTimeout = cmp.Or(c.WriteTimeout, 10*time.Second)
-	c.RoomTimeout = cmp.Or(c.RoomTimeout, 10*time.Second)
-	c.Linger = cmp.Or(c.Linger, 2*time.Second)
-	c.MaxPhones = cmp.Or(c.MaxPhones, DefaultMaxPhones)
-	c.MaxConns = cmp.Or(c.MaxConns, 10_000)
-	c.MaxConnsPerAddress = cmp.Or(c.MaxConnsPerAddress, 1_000)
-	c.Rate = cmp.Or(c.Rate, 20)
-	c.Burst = cmp.Or(c.Burst, 1_000)
-	c.PhoneMessage = cmp.Or(c.PhoneMessage, 256<<10)
-	c.BinaryMessage = cmp.Or(c.BinaryMessage, 4<<20)
-	c.Fragments = cmp.Or(c.Fragments, 1_024)
-	c.PhoneOutbox = cmp.Or(c.PhoneOutbox, 4<<20)
-	c.BinaryOutbox = cmp.Or(c.BinaryOutbox, 16<<20)
+	d := Defaults()
+	c.Grace = cmp.Or(c.Grace, d.Grace)
+	c.Probe = cmp.Or(c.Probe, d.Probe)
+	c.Heartbeat = cmp.Or(c.Heartbeat, d.Heartbeat)
+	c.MessageTimeout = cmp.Or(c.MessageTimeout, d.MessageTimeout)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, d.WriteTimeout)
+	c.RoomTimeout = cmp.Or(c.RoomTimeout, d.RoomTimeout)
+	c.Linger = cmp.Or(c.Linger, d.Linger)
+	c.MaxPhones = cmp.Or(c.MaxPhones, d.MaxPhones)
+	c.MaxConns = cmp.Or(c.MaxConns, d.MaxConns)
+	c.MaxConnsPerAddress = cmp.Or(c.MaxConnsPerAddress, d.MaxConnsPerAddress)
+	c.Rate = cmp.Or(c.Rate, d.Rate)
+	c.Burst = cmp.Or(c.Burst, d.Burst)
+	c.PhoneMessage = cmp.Or(c.PhoneMessage, d.PhoneMessage)
+	c.BinaryMessage = cmp.Or(c.BinaryMessage, d.BinaryMessage)
+	c.Fragments = cmp.Or(c.Fragments, d.Fragments)
+	c.PhoneOutbox = cmp.Or(c.PhoneOutbox, d.PhoneOutbox)
+	c.BinaryOutbox = cmp.Or(c.BinaryOutbox, d.BinaryOutbox)
 	return c
 }
 
@@ -167,7 +190,7 @@ func (c Config) validate() error {
 		{"MaxConnsPerAddress", c.MaxConnsPerAddress > 0, "at least 1", c.MaxConnsPerAddress},
 		{"Rate", c.Rate > 0, "positive", c.Rate},
 		{"Burst", c.Burst > 0, "at least 1", c.Burst},
-		{"PhoneMessage", c.PhoneMessage > 0 && c.PhoneMessage <= 1<<20-1<<10, "from 1 byte to 1 MiB less 1 KiB, since binaries drop their connection above 1 MiB", c.PhoneMessage},
+		{"PhoneMessage", c.PhoneMessage > 0 && c.PhoneMessage <= MaxPhoneMessage, "from 1 byte to 1 MiB less 1 KiB, since binaries drop their connection above 1 MiB", c.PhoneMessage},
 		{"BinaryMessage", c.BinaryMessage > 0, "at least 1 byte", c.BinaryMessage},
 		{"Fragments", c.Fragments > 0, "at least 1", c.Fragments},
 		{"PhoneOutbox", c.PhoneOutbox > 0, "at least 1 byte", c.PhoneOutbox},
