@@ -116,9 +116,8 @@ func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdo
 		if c.Probe.Listen != "" {
 			outlivePipes()
 			return c.Probe.export(ctx, b, stdout)
-		} else {
-			return c.Probe.run(ctx, b.Version, stdout)
 		}
+		return c.Probe.run(ctx, b.Version, stdout)
 	}
 	return nil
 }
