@@ -1,4 +1,4 @@
-package cluster
+package cluster_test
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	. "github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -199,7 +200,7 @@ func TestADirectoryThatForgetsIsTaughtAgain(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
 	bin := a.binary("s1")
-	renewed := func() bool { e, err := b.port.Get(keyOf("s1")); return err == nil && e.Revision >= 3 }
+	renewed := func() bool { e, err := b.port.Get(KeyOf("s1")); return err == nil && e.Revision >= 3 }
 	until(t, "renewals", renewed)
 	w.m.Wipe()
 	until(t, "the claim to be made again, and renewed", renewed)
@@ -246,7 +247,7 @@ func TestADrainThatIsSpreadGivesEachIDAwayInItsTurn(t *testing.T) {
 	a.relay.Drain(400*time.Millisecond, func() { close(done) })
 	a.node.Drain()
 	first := <-closed
-	until(t, first+" to be given away", func() bool { _, err := b.port.Get(keyOf(wire.ServerID(first))); return errors.Is(err, ErrNotFound) })
+	until(t, first+" to be given away", func() bool { _, err := b.port.Get(KeyOf(wire.ServerID(first))); return errors.Is(err, ErrNotFound) })
 	select {
 	case <-done:
 		t.Error("all were closed at once; want a spread")
@@ -273,7 +274,7 @@ func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 	if got := bin.Recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
 		t.Errorf("the binary received %s; want a close notice", got)
 	}
-	ph.WantClose(1012, reasonBroken)
+	ph.WantClose(1012, ReasonBroken)
 	until(t, "the counts", func() bool {
 		return a.relay.Counts() == relay.Counts{Binaries: 1} && b.relay.Counts() == relay.Counts{}
 	})
@@ -287,7 +288,7 @@ func TestNobodyWaitsForANodeThatIsSilent(t *testing.T) {
 	a, b := w.nodes[0], w.nodes[1]
 	bin := a.binary("s1")
 	a.port.Down(true)
-	until(t, "its silence to be noticed", func() bool { return !b.node.hears(a.node.id) })
+	until(t, "its silence to be noticed", func() bool { return !b.node.Hears(a.node.ID()) })
 	began := time.Now()
 	if _, resp, err := b.dial("/v1/server", "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a claim: %v, %v; want 503", resp, err)
@@ -297,7 +298,7 @@ func TestNobodyWaitsForANodeThatIsSilent(t *testing.T) {
 		t.Errorf("they waited for %v", d)
 	}
 	a.port.Down(false)
-	until(t, "it to be heard again", func() bool { return b.node.hears(a.node.id) })
+	until(t, "it to be heard again", func() bool { return b.node.Hears(a.node.ID()) })
 	bin.Attend() // answers pings
 	b.must("/v1/server", "s1").WantClose(4409, "server-id already claimed")
 }

@@ -1,7 +1,6 @@
-package cluster
+package cluster_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -15,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	. "github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
@@ -100,7 +101,7 @@ func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
 	b.phone("s1").WantClose(1013, "the node that serves the server-id does not answer")
 	counts := append(id, "claims", "phones")
 	log.want(t, "node_silent", counts, is("WARN", a, "relay-1")+" claims=1 phones=0")
-	if c, p := count(t, b.node.metrics.silent[askProbe]), count(t, b.node.metrics.silent[askOpen]); c != 3 || p != 1 {
+	if c, p := count(t, b.node.Silent(AskProbe)), count(t, b.node.Silent(AskOpen)); c != 3 || p != 1 {
 		t.Errorf("the metric says %v claims and %v phones; want 3 and 1", c, p)
 	}
 
@@ -118,7 +119,7 @@ func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
 // seconds; after a quiet time the next refusal is logged immediately.
 func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
 	mock := clock.NewMock()
-	m := NewMemory(mock)
+	m := clustertest.NewMemory(mock)
 	defer m.Close()
 	log := new(records)
 	n, err := New(Config{Store: m.Port(), Bus: m.Port(), Runtime: relay.Runtime{Clock: mock}, Log: log.logger()})
@@ -126,7 +127,7 @@ func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	n.heartbeat()
+	n.Heartbeat()
 	x, y := NodeID{1}, NodeID{2}
 	for _, step := range []struct {
 		after time.Duration
@@ -135,17 +136,17 @@ func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
 		times int
 		want  int // records in all
 	}{
-		{0, x, askProbe, 5, 1},
-		{0, y, askOpen, 1, 2},
-		{4 * time.Second, x, askOpen, 7, 2},
-		{6 * time.Second, x, askProbe, 0, 3}, // x: 4 claims and 7 phones
-		{10 * time.Second, x, askProbe, 0, 3},
-		{0, x, askProbe, 1, 4}, // after a quiet time
-		{0, y, askProbe, 1, 5},
+		{0, x, AskProbe, 5, 1},
+		{0, y, AskOpen, 1, 2},
+		{4 * time.Second, x, AskOpen, 7, 2},
+		{6 * time.Second, x, AskProbe, 0, 3}, // x: 4 claims and 7 phones
+		{10 * time.Second, x, AskProbe, 0, 3},
+		{0, x, AskProbe, 1, 4}, // after a quiet time
+		{0, y, AskProbe, 1, 5},
 	} {
 		mock.Add(step.after)
 		for range step.times {
-			n.refuse(step.node, step.ask)
+			n.Refuse(step.node, step.ask)
 		}
 		if got := log.of(t, "node_silent"); len(got) != step.want {
 			t.Fatalf("%+v: %d records", step, len(got))
@@ -154,18 +155,18 @@ func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
 	if got, want := log.of(t, "node_silent", "claims", "phones")[2], "WARN claims=4 phones=7"; got != want {
 		t.Errorf("the summary is %q; want %q", got, want)
 	}
-	for i := range 3 * maxNodes {
-		n.refuse(NodeID{3, byte(i)}, askProbe)
+	for i := range 3 * MaxNodes {
+		n.Refuse(NodeID{3, byte(i)}, AskProbe)
 	}
-	if got := len(n.refused); got > maxNodes {
-		t.Errorf("refusals of %d nodes are kept; want at most %d", got, maxNodes)
+	if got := n.RefusedNodes(); got > MaxNodes {
+		t.Errorf("refusals of %d nodes are kept; want at most %d", got, MaxNodes)
 	}
 }
 
 // A node from before there were names sends and reads heartbeats of one
 // length. It is served as ever, and its records have its id only.
 func TestNodesWithoutANameStillWork(t *testing.T) {
-	m := NewMemory(nil)
+	m := clustertest.NewMemory(nil)
 	defer m.Close()
 	old := m.Port()
 	var mu sync.Mutex
@@ -194,44 +195,17 @@ func TestNodesWithoutANameStillWork(t *testing.T) {
 		return len(sizes) >= 2
 	})
 	mu.Lock()
-	if sizes[0] != heartbeatSize+len("relay-1") || sizes[1] != heartbeatSize {
-		t.Errorf("sizes %v; want the name, then a heartbeat of %d bytes", sizes, heartbeatSize)
+	if sizes[0] != HeartbeatSize+len("relay-1") || sizes[1] != HeartbeatSize {
+		t.Errorf("sizes %v; want the name, then a heartbeat of %d bytes", sizes, HeartbeatSize)
 	}
 	mu.Unlock()
 	id := NodeID{7}
-	if err := old.Publish("pyrycode.beat", heartbeatMessage{node: id, at: 1}.append(nil)); err != nil {
+	if err := old.Publish("pyrycode.beat", UnnamedHeartbeat(id)); err != nil {
 		t.Fatal(err)
 	}
 	log.want(t, "node_seen", []string{"node", "name"}, "INFO node="+id.String()+" name=<nil>")
-	if !n.hears(id) {
+	if !n.Hears(id) {
 		t.Error("the node without a name is not heard")
-	}
-}
-
-func TestWhatIsAHeartbeat(t *testing.T) {
-	id := NodeID{1, 2}
-	plain := heartbeatMessage{node: id, at: 5}.append(nil)
-	named := func(name string) []byte { return heartbeatMessage{node: id, at: 5, name: name}.append(nil) }
-	for _, tt := range []struct {
-		what string
-		p    []byte
-		want heartbeatMessage
-		ok   bool
-	}{
-		{"plain", plain, heartbeatMessage{node: id, at: 5}, true},
-		{"echo", heartbeatMessage{node: id, at: 5, echo: true}.append(nil), heartbeatMessage{node: id, at: 5, echo: true}, true},
-		{"name", named("relay-1"), heartbeatMessage{node: id, at: 5, name: "relay-1"}, true},
-		{"longest name", named(strings.Repeat("x", maxName)), heartbeatMessage{node: id, at: 5, name: strings.Repeat("x", maxName)}, true},
-		{"name that does not print", named("a\nb\x1b[2J"), heartbeatMessage{node: id, at: 5, name: `a\nb\x1b[2J`}, true},
-		{"name that is too long", named(strings.Repeat("x", maxName+1)), heartbeatMessage{}, false},
-		{"bytes without a flag", append(bytes.Clone(plain), "relay-1"...), heartbeatMessage{}, false},
-		{"flag without bytes", append([]byte{protocol, 4}, plain[2:]...), heartbeatMessage{}, false},
-		{"too short", plain[:heartbeatSize-1], heartbeatMessage{}, false},
-		{"another version", append([]byte{protocol + 1}, plain[1:]...), heartbeatMessage{}, false},
-	} {
-		if got, ok := parseHeartbeat(tt.p); ok != tt.ok || ok && got != tt.want {
-			t.Errorf("%s: %+v, %t; want %+v, %t", tt.what, got, ok, tt.want, tt.ok)
-		}
 	}
 }
 

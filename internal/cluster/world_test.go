@@ -1,4 +1,4 @@
-package cluster
+package cluster_test
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	. "github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
@@ -20,13 +22,13 @@ const patience = 15 * time.Second
 // world is several real relays of one process that share a Memory.
 type world struct {
 	t     testing.TB
-	m     *Memory
+	m     *clustertest.Memory
 	nodes []*member
 }
 
 type member struct {
 	t     testing.TB
-	port  *Port
+	port  *clustertest.Port
 	node  *Node
 	relay *relay.Relay
 	url   string
@@ -42,7 +44,7 @@ func quick(c *Config) {
 // left of them.
 func newWorld(t testing.TB, size int, change func(*Config, *relay.Config)) *world {
 	t.Helper()
-	w := &world{t: t, m: NewMemory(nil)}
+	w := &world{t: t, m: clustertest.NewMemory(nil)}
 	t.Cleanup(w.m.Close)
 	for range size {
 		w.add(change)
@@ -77,7 +79,7 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 	until(w.t, "all to hear each other", func() bool {
 		for _, a := range w.nodes {
 			for _, b := range w.nodes {
-				if a != b && !a.port.unreachable() && !b.port.unreachable() && !a.node.hears(b.node.id) {
+				if a != b && !a.port.Unreachable() && !b.port.Unreachable() && !a.node.Hears(b.node.ID()) {
 					return false
 				}
 			}
@@ -91,11 +93,7 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 		if err := r.Check(); err != nil {
 			w.t.Errorf("after the drain: %v", err)
 		}
-		until(w.t, "all tenures and streams to end", func() bool { // a task that looks after one may still be at it
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			return len(n.leases) == 0 && len(n.streams) == 0
-		})
+		until(w.t, "all leases and streams to end", n.Idle) // their tasks may still run
 	})
 	return m
 }
@@ -138,7 +136,7 @@ func (m *member) binary(id string) *peer {
 	m.t.Helper()
 	p := m.must("/v1/server", id)
 	until(m.t, "the claim of "+id, func() bool {
-		return m.node.host.Slot(wire.ServerID(id)) == relay.SlotHeld && m.claims() > 0
+		return m.node.Slot(wire.ServerID(id)) == relay.SlotHeld && m.claims() > 0
 	})
 	return p
 }
@@ -149,17 +147,7 @@ func (m *member) phone(id string) *peer {
 	return m.must("/v1/client", id)
 }
 
-func (m *member) claims() int {
-	m.node.mu.Lock()
-	defer m.node.mu.Unlock()
-	held := 0
-	for _, t := range m.node.leases {
-		if t.state != "" {
-			held++
-		}
-	}
-	return held
-}
+func (m *member) claims() int { return m.node.HeldLeases() }
 
 func until(t testing.TB, what string, cond func() bool) {
 	t.Helper()

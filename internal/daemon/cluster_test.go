@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
 )
 
 // Choosing a new leader takes the directory some seconds: no reason to send
@@ -26,7 +27,7 @@ func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
 			}
 			return nil
 		}
-		port := cluster.NewMemory(nil).Port()
+		port := clustertest.NewMemory(nil).Port()
 		node, err := cluster.New(cluster.Config{Store: port, Bus: port})
 		if err != nil {
 			t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/golden"
 )
@@ -24,7 +25,7 @@ func gathered(t *testing.T) []*dto.MetricFamily {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := cluster.NewMemory(nil).Port()
+	port := clustertest.NewMemory(nil).Port()
 	c := clustered{connected: func() bool { return false }}
 	if c.node, err = cluster.New(cluster.Config{Store: port, Bus: port}); err != nil {
 		t.Fatal(err)

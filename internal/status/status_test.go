@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -387,7 +388,7 @@ func TestEveryLabelHasItsWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	memory := cluster.NewMemory(clock.New())
+	memory := clustertest.NewMemory(clock.New())
 	defer memory.Close()
 	node, err := cluster.New(cluster.Config{Store: memory.Port(), Bus: memory.Port()})
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
-	"github.com/pyrycode/pyrycode-relay/internal/cluster/conform"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
@@ -59,7 +59,7 @@ func three(t *testing.T) (servers []*Server, conns []*Conn) {
 
 func TestThreeServersPassTheConformanceSuite(t *testing.T) {
 	servers, conns := three(t)
-	conform.Run(t, conns[0], conns[1])
+	clustertest.TestConnections(t, conns[0], conns[1])
 	if err := conns[0].Answers(); err != nil {
 		t.Errorf("the directory does not answer: %v", err)
 	}

@@ -1,4 +1,4 @@
-package cluster
+package clustertest
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/benbjohnson/clock"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
 // Memory is a directory and a bus for nodes of one process. It keeps what
@@ -18,13 +20,13 @@ type Memory struct {
 	mu       sync.Mutex // guards all below
 	revision uint64
 	entries  map[string]*kept
-	watchers []*queue[Entry]
-	subs     map[string][]*queue[Message]
+	watchers []*queue[cluster.Entry]
+	subs     map[string][]*queue[cluster.Message]
 	closed   bool
 }
 
 type kept struct {
-	Entry
+	cluster.Entry
 	timer *clock.Timer
 }
 
@@ -33,7 +35,7 @@ func NewMemory(c clock.Clock) *Memory {
 	if c == nil {
 		c = clock.New()
 	}
-	return &Memory{clock: c, entries: make(map[string]*kept), subs: make(map[string][]*queue[Message])}
+	return &Memory{clock: c, entries: make(map[string]*kept), subs: make(map[string][]*queue[cluster.Message])}
 }
 
 // Port is one node's connection to a Memory: its Store and its Bus. While it
@@ -44,8 +46,8 @@ type Port struct {
 
 	mu      sync.Mutex // guards all below
 	down    bool
-	watcher *queue[Entry]
-	f       func(Entry)
+	watcher *queue[cluster.Entry]
+	f       func(cluster.Entry)
 }
 
 // ErrUnreachable is what a port that is down says.
@@ -67,7 +69,8 @@ func (p *Port) Down(yes bool) {
 	}
 }
 
-func (p *Port) unreachable() bool {
+// Unreachable reports whether the connection is cut.
+func (p *Port) Unreachable() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.down
@@ -75,66 +78,66 @@ func (p *Port) unreachable() bool {
 
 // Create implements Store.
 func (p *Port) Create(key string, value []byte, ttl time.Duration) (uint64, error) {
-	if p.unreachable() {
+	if p.Unreachable() {
 		return 0, ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.entries[key] != nil {
-		return 0, ErrConflict
+		return 0, cluster.ErrConflict
 	}
 	return m.set(key, value, ttl), nil
 }
 
 // Update implements Store.
 func (p *Port) Update(key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
-	if p.unreachable() {
+	if p.Unreachable() {
 		return 0, ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if k := m.entries[key]; k == nil || k.Revision != revision {
-		return 0, ErrConflict
+		return 0, cluster.ErrConflict
 	}
 	return m.set(key, value, ttl), nil
 }
 
 // Get implements Store.
-func (p *Port) Get(key string) (Entry, error) {
-	if p.unreachable() {
-		return Entry{}, ErrUnreachable
+func (p *Port) Get(key string) (cluster.Entry, error) {
+	if p.Unreachable() {
+		return cluster.Entry{}, ErrUnreachable
 	}
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if k := p.m.entries[key]; k != nil {
 		return k.Entry, nil
 	}
-	return Entry{}, ErrNotFound
+	return cluster.Entry{}, cluster.ErrNotFound
 }
 
 // Purge implements Store.
 func (p *Port) Purge(key string, revision uint64) error {
-	if p.unreachable() {
+	if p.Unreachable() {
 		return ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if k := m.entries[key]; k == nil || k.Revision != revision {
-		return ErrConflict
+		return cluster.ErrConflict
 	}
 	m.drop(key)
 	return nil
 }
 
 // Watch implements Store.
-func (p *Port) Watch(_ context.Context, f func(Entry)) error {
+func (p *Port) Watch(_ context.Context, f func(cluster.Entry)) error {
 	p.mu.Lock()
 	p.f = f
-	p.watcher = newQueue(func(e Entry) {
-		if !p.unreachable() {
+	p.watcher = newQueue(func(e cluster.Entry) {
+		if !p.Unreachable() {
 			f(e)
 		}
 	})
@@ -148,15 +151,15 @@ func (p *Port) Watch(_ context.Context, f func(Entry)) error {
 
 // Publish implements Bus.
 func (p *Port) Publish(subject string, data []byte) error {
-	return p.m.publish(p, subject, Message{Data: slices.Clone(data), Reply: func([]byte) {}})
+	return p.m.publish(p, subject, cluster.Message{Data: slices.Clone(data), Reply: func([]byte) {}})
 }
 
 // Subscribe implements Bus.
-func (p *Port) Subscribe(subject string, f func(Message)) error {
+func (p *Port) Subscribe(subject string, f func(cluster.Message)) error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	p.m.subs[subject] = append(p.m.subs[subject], newQueue(func(msg Message) {
-		if !p.unreachable() {
+	p.m.subs[subject] = append(p.m.subs[subject], newQueue(func(msg cluster.Message) {
+		if !p.Unreachable() {
 			f(msg)
 		}
 	}))
@@ -166,7 +169,7 @@ func (p *Port) Subscribe(subject string, f func(Message)) error {
 // Request implements Bus.
 func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
 	reply := make(chan []byte, 1)
-	err := p.m.publish(p, subject, Message{Data: slices.Clone(data), Reply: func(b []byte) {
+	err := p.m.publish(p, subject, cluster.Message{Data: slices.Clone(data), Reply: func(b []byte) {
 		select {
 		case reply <- slices.Clone(b):
 		default:
@@ -180,7 +183,7 @@ func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]by
 	defer t.Stop()
 	select {
 	case b := <-reply:
-		if p.unreachable() {
+		if p.Unreachable() {
 			return nil, ErrUnreachable
 		}
 		return b, nil
@@ -217,8 +220,8 @@ func (m *Memory) Close() {
 	}
 }
 
-func (m *Memory) publish(p *Port, subject string, msg Message) error {
-	if p.unreachable() {
+func (m *Memory) publish(p *Port, subject string, msg cluster.Message) error {
+	if p.Unreachable() {
 		return ErrUnreachable
 	}
 	m.mu.Lock()
@@ -236,7 +239,7 @@ func (m *Memory) set(key string, value []byte, ttl time.Duration) uint64 {
 	if old != nil {
 		old.timer.Stop()
 	}
-	k := &kept{Entry: Entry{Key: key, Value: slices.Clone(value), Revision: m.revision}}
+	k := &kept{Entry: cluster.Entry{Key: key, Value: slices.Clone(value), Revision: m.revision}}
 	m.entries[key] = k
 	k.timer = m.clock.AfterFunc(ttl, func() {
 		m.mu.Lock()
@@ -254,22 +257,22 @@ func (m *Memory) drop(key string) {
 	m.entries[key].timer.Stop()
 	delete(m.entries, key)
 	m.revision++
-	m.tell(Entry{Key: key, Revision: m.revision})
+	m.tell(cluster.Entry{Key: key, Revision: m.revision})
 }
 
-func (m *Memory) tell(e Entry) {
+func (m *Memory) tell(e cluster.Entry) {
 	for _, w := range m.watchers {
 		w.put(e)
 	}
 }
 
 // replay tells w all there is, in order. The lock is held.
-func (m *Memory) replay(w *queue[Entry]) {
-	var all []Entry
+func (m *Memory) replay(w *queue[cluster.Entry]) {
+	var all []cluster.Entry
 	for _, k := range m.entries {
 		all = append(all, k.Entry)
 	}
-	slices.SortFunc(all, func(a, b Entry) int { return int(a.Revision) - int(b.Revision) })
+	slices.SortFunc(all, func(a, b cluster.Entry) int { return int(a.Revision) - int(b.Revision) })
 	for _, e := range all {
 		w.put(e)
 	}

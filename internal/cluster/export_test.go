@@ -1,0 +1,54 @@
+package cluster
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// Tests of this package that import clustertest, which imports it, are in
+// package cluster_test. They see these parts of a node.
+
+const (
+	AskProbe      = askProbe
+	AskOpen       = askOpen
+	HeartbeatSize = heartbeatSize
+	MaxNodes      = maxNodes
+	ReasonBroken  = reasonBroken
+)
+
+// UnnamedHeartbeat returns the heartbeat of a node without a name.
+func UnnamedHeartbeat(node NodeID) []byte { return heartbeatMessage{node: node, at: 1}.append(nil) }
+
+// KeyOf returns the directory's key of a server-id.
+func KeyOf(id wire.ServerID) string { return keyOf(id) }
+
+func (n *Node) Hears(node NodeID) bool                { return n.hears(node) }
+func (n *Node) Heartbeat()                            { n.heartbeat() }
+func (n *Node) Slot(id wire.ServerID) relay.SlotState { return n.host.Slot(id) }
+func (n *Node) Refuse(node NodeID, ask string)        { n.refuse(node, ask) }
+func (n *Node) Silent(ask string) prometheus.Counter  { return n.metrics.silent[ask] }
+
+// RefusedNodes returns of how many nodes refusals are kept.
+func (n *Node) RefusedNodes() int { return len(n.refused) }
+
+// HeldLeases returns how many entries of the directory are this node's.
+func (n *Node) HeldLeases() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	held := 0
+	for _, t := range n.leases {
+		if t.state != "" {
+			held++
+		}
+	}
+	return held
+}
+
+// Idle reports whether the node has neither leases nor streams.
+func (n *Node) Idle() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.leases) == 0 && len(n.streams) == 0
+}
