@@ -14,8 +14,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// feed is a socket in memory: what is fed comes as one read, and each write is
-// told.
+// feed is a socket in memory. Each slice that is sent to in is one read. The size of each
+// write is sent to wrote.
 type feed struct {
 	in     chan []byte
 	wrote  chan int // bytes
@@ -49,7 +49,7 @@ func (f *feed) Write(p []byte) (int, error) { return f.TryWrite(p) }
 func (f *feed) CloseWrite() error           { return f.Close() }
 func (f *feed) Close() error                { f.once.Do(func() { close(f.closed) }); return nil }
 
-// couple is a binary and its phone, in a relay, over the given sockets.
+// couple starts a relay with a binary and its phone over the given sockets.
 func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
 	t.Helper()
 	r, err := New(Config{Upgrade: func(_ http.ResponseWriter, req *http.Request) (Socket, error) {
@@ -78,14 +78,14 @@ func upgradeTo(r *Relay, path string, sock Socket) {
 	r.Handler().ServeHTTP(httptest.NewRecorder(), req.WithContext(context.WithValue(req.Context(), socketKey{}, sock)))
 }
 
-// jsonOf is a frame of n bytes as clients send it.
+// jsonOf returns a frame of n bytes in the format of deployed clients.
 func jsonOf(n int) string {
 	const head, tail = `{"v":2,"type":"noise_msg","data":"`, `"}`
 	return head + string(bytes.Repeat([]byte("QUJD"), n))[:n-len(head)-len(tail)] + tail
 }
 
-// traffic is n frames of a size, for each direction, as they go in at one end
-// and as long as they come out at the other.
+// traffic returns n frames of the given size, on the wire as they enter the relay in each
+// direction, and the number of bytes that leave it.
 func traffic(id wire.ConnID, size, n int) (up, down []byte, upOut, downOut int) {
 	frame := jsonOf(size)
 	envelope := string(wire.AppendEnvelopePrefix(nil, id)) + frame + wire.EnvelopeSuffix
@@ -96,7 +96,7 @@ func traffic(id wire.ConnID, size, n int) (up, down []byte, upOut, downOut int) 
 	return up, down, upOut, downOut
 }
 
-// pass feeds one read and waits until so many bytes are written.
+// pass sends one read and waits until out bytes are written to the other socket.
 func (f *feed) pass(in []byte, to *feed, out int) {
 	f.in <- in
 	for out > 0 {
@@ -104,7 +104,7 @@ func (f *feed) pass(in []byte, to *feed, out int) {
 	}
 }
 
-// The whole way of a frame, reader task and all, costs no allocation.
+// The whole way of a frame, including the reader task, makes no allocation.
 func TestTheWayThroughTheConnAllocatesNothing(t *testing.T) {
 	skipUnderRace(t)
 	bin, ph := newFeed(), newFeed()
@@ -125,7 +125,7 @@ func TestTheWayThroughTheConnAllocatesNothing(t *testing.T) {
 	}
 }
 
-// In memory: what the relay itself costs, two task switches per read included.
+// The cost of the relay itself, in memory, including two task switches per read.
 func BenchmarkConn(b *testing.B) {
 	for _, tt := range []struct{ size, n int }{{512, 1}, {512, 64}, {8 << 10, 1}} {
 		bin, ph := newFeed(), newFeed()
@@ -145,7 +145,7 @@ func BenchmarkConn(b *testing.B) {
 	}
 }
 
-// The same over TCP on the loopback, the kernel's part included.
+// The same over TCP on loopback, including the kernel's part.
 func BenchmarkLoopback(b *testing.B) {
 	for _, tt := range []struct{ size, n int }{{512, 1}, {512, 64}, {8 << 10, 1}} {
 		binSock, bin := loopback(b)
@@ -172,7 +172,7 @@ func BenchmarkLoopback(b *testing.B) {
 	}
 }
 
-// What it costs that locks are asked for: a call through an interface.
+// The cost of locks through an interface: one indirect call.
 func BenchmarkLock(b *testing.B) {
 	b.Run("plain", func(b *testing.B) {
 		var mu sync.Mutex

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// loopback is a TCP pair: the relay's side and its peer's.
+// loopback returns the two ends of a TCP connection: the relay's and the peer's.
 func loopback(t testing.TB) (*rawSocket, *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -41,13 +41,13 @@ func loopback(t testing.TB) (*rawSocket, *net.TCPConn) {
 	conn := <-accepted
 	s, ok := newNetSocket(conn).(*rawSocket)
 	if !ok {
-		t.Fatalf("a TCP connection became a %T", newNetSocket(conn))
+		t.Fatalf("the socket of a TCP connection is a %T", newNetSocket(conn))
 	}
 	t.Cleanup(func() { conn.Close(); peer.Close() })
 	return s, peer.(*net.TCPConn)
 }
 
-// hungry calls f each time that a Read of s finds nothing and begins to wait.
+// hungry makes s call f each time that a Read finds no bytes and begins to wait.
 func (s *rawSocket) hungry(f func()) {
 	s.onRead = func(fd uintptr) bool {
 		ready := s.readReady(fd)
@@ -58,7 +58,7 @@ func (s *rawSocket) hungry(f func()) {
 	}
 }
 
-func TestARawSocketReads(t *testing.T) {
+func TestARawSocketReadsAllBytesInOrder(t *testing.T) {
 	s, peer := loopback(t)
 	for _, size := range []int{1, 512, 64 << 10} {
 		want := bytes.Repeat([]byte{'x'}, size)
@@ -75,7 +75,7 @@ func TestARawSocketReads(t *testing.T) {
 			b.Free()
 		}
 		if !bytes.Equal(got, want) {
-			t.Errorf("of %d bytes came %d, or others", size, len(got))
+			t.Errorf("got %d bytes, or wrong ones; want %d", len(got), size)
 		}
 	}
 	peer.CloseWrite()
@@ -102,17 +102,17 @@ func TestAResetEndsARead(t *testing.T) {
 	peer.SetLinger(0)
 	peer.Close()
 	if err := <-ended; err == nil || err == io.EOF {
-		t.Errorf("Read = %v; want that the connection was reset", err)
+		t.Errorf("Read = %v; want connection reset", err)
 	}
 }
 
-// 64 KiB per idle connection would be the relay's memory; they must not be.
-func TestAWaitingRawSocketHoldsNoBuffer(t *testing.T) {
+// A buffer of 64 KiB per idle connection is more than the relay can afford.
+func TestARawSocketThatWaitsHasNoBuffer(t *testing.T) {
 	const conns = 100
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
-		runtime.GC() // what the pools keep goes at the second
+		runtime.GC() // the second collection frees the content of the pools
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
@@ -144,7 +144,7 @@ func TestAWaitingRawSocketHoldsNoBuffer(t *testing.T) {
 	for range conns {
 		<-waits
 	}
-	for _, p := range pairs { // once more, after something came
+	for _, p := range pairs { // again, after data has arrived
 		p.peer.Write(make([]byte, 10_000))
 	}
 	for range conns {
@@ -155,7 +155,7 @@ func TestAWaitingRawSocketHoldsNoBuffer(t *testing.T) {
 	}
 	for _, p := range pairs {
 		if p.s.in != nil {
-			t.Error("a waiting socket holds a buffer")
+			t.Error("a waiting socket has a buffer")
 		}
 		p.s.Close()
 	}
@@ -164,8 +164,8 @@ func TestAWaitingRawSocketHoldsNoBuffer(t *testing.T) {
 	}
 }
 
-// The buffer with which a Read looked in vain is given back, and taken again.
-func TestARawSocketsReadsDoNotAllocate(t *testing.T) {
+// A Read that finds no bytes returns its buffer to the pool and takes it again later.
+func TestReadsOfARawSocketDoNotAllocate(t *testing.T) {
 	skipUnderRace(t)
 	s, peer := loopback(t)
 	waits := make(chan struct{})
@@ -191,7 +191,7 @@ func TestARawSocketsReadsDoNotAllocate(t *testing.T) {
 	}
 }
 
-func TestTryWriteTakesAPartAndWriteTheRest(t *testing.T) {
+func TestTryWriteWritesAPartAndWriteTheRest(t *testing.T) {
 	s, peer := loopback(t)
 	s.tcp.SetWriteBuffer(64 << 10)
 	peer.SetReadBuffer(64 << 10)
@@ -203,7 +203,7 @@ func TestTryWriteTakesAPartAndWriteTheRest(t *testing.T) {
 	if err != nil || n == 0 || n == len(want) {
 		t.Fatalf("TryWrite of %d = %d, %v; want a part", len(want), n, err)
 	}
-	for { // whatever more the kernel takes
+	for { // until the kernel takes no more
 		k, err := s.TryWrite(want[n:])
 		if err != nil {
 			t.Fatal(err)
@@ -227,11 +227,11 @@ func TestTryWriteTakesAPartAndWriteTheRest(t *testing.T) {
 		t.Error(err)
 	}
 	if s.out != nil {
-		t.Error("the socket holds on to what was written")
+		t.Error("the socket still refers to the written bytes")
 	}
 }
 
-func TestTryWriteFails(t *testing.T) {
+func TestTryWriteFailsOnAClosedOrResetConnection(t *testing.T) {
 	t.Run("after a close", func(t *testing.T) {
 		s, _ := loopback(t)
 		s.Close()
@@ -282,7 +282,7 @@ func TestCloseWakesReaderAndWriter(t *testing.T) {
 	s.Close()
 }
 
-func TestAReadAfterCloseWriteGoesOn(t *testing.T) {
+func TestReadsContinueAfterCloseWrite(t *testing.T) {
 	s, peer := loopback(t)
 	if err := s.CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -298,13 +298,12 @@ func TestAReadAfterCloseWriteGoesOn(t *testing.T) {
 	b.Free()
 }
 
-// scripted is a net.Conn to which pieces come as given, like TLS records: a
-// Read brings no more than what is left of one. It records how large a buffer
-// each Read that waits is offered.
+// scripted is a net.Conn that receives given pieces, like TLS records: a Read returns at
+// most the rest of one piece. It records the size of the buffer of each Read that waits.
 type scripted struct {
 	net.Conn
-	reads   []int // bytes each brings; 0: nothing and no error
-	begun   bool  // a part of the first has been read
+	reads   []int // the sizes of the pieces; 0: a Read of no bytes without an error
+	begun   bool  // a part of the first piece has been read
 	hurry   bool  // the deadline has passed
 	waits   []int
 	written int
@@ -343,8 +342,8 @@ func (c *scripted) Read(p []byte) (n int, err error) {
 
 func (c *scripted) Write(p []byte) (int, error) { c.written += len(p); return len(p), nil }
 
-// Whatever the pieces, what is read is what came.
-func TestAStreamSocketReads(t *testing.T) {
+// The socket reads all bytes in order, whatever the sizes of the pieces are.
+func TestAStreamSocketReadsAllBytesInOrder(t *testing.T) {
 	for _, reads := range [][]int{
 		{1}, {511}, {512}, {513}, {511, 512, 513}, {512, 1}, {512, 512, 512}, {1024}, {1025}, {64 << 10}, {64<<10 + 512},
 		{64<<10 + 513}, {200_000}, {1, 200_000, 1}, {512, 64 << 10, 512},
@@ -365,7 +364,7 @@ func TestAStreamSocketReads(t *testing.T) {
 				break
 			}
 			if n == 0 {
-				t.Fatalf("%v: a Read of nothing", reads)
+				t.Fatalf("%v: a Read of no bytes", reads)
 			}
 			for i := range n {
 				if b[i] != byte(got+i) {
@@ -376,20 +375,19 @@ func TestAStreamSocketReads(t *testing.T) {
 			b.Free()
 		}
 		if got != want {
-			t.Errorf("%v: %d bytes came; want %d", reads, got, want)
+			t.Errorf("%v: got %d bytes; want %d", reads, got, want)
 		}
 	}
 }
 
-// A piece that fits a buffer is read at once, not in one small part and one
-// large.
-func TestAStreamSocketTakesAllThatIsInHand(t *testing.T) {
+// A piece that fits a buffer is read in one step, not in a small part and a large one.
+func TestAStreamSocketReadsAWholePieceInOneStep(t *testing.T) {
 	for _, size := range []int{1, 511, 512, 513, 1400, 16 << 10, 64 << 10} {
 		s := newNetSocket(&scripted{reads: []int{size, 7}})
 		for _, want := range []int{size, 7} {
 			b, n, err := s.Read()
 			if err != nil || n != want {
-				t.Errorf("of pieces of %d and 7 bytes Read = %d, %v; want %d", size, n, err, want)
+				t.Errorf("with pieces of %d and 7 bytes Read = %d, %v; want %d", size, n, err, want)
 				break
 			}
 			b.Free()
@@ -397,11 +395,11 @@ func TestAStreamSocketTakesAllThatIsInHand(t *testing.T) {
 	}
 }
 
-func TestAStreamSocketsOtherHalf(t *testing.T) {
+func TestAStreamSocketWritesOnlyInWrite(t *testing.T) {
 	c := &scripted{reads: []int{0}}
 	s := newNetSocket(c)
 	if b, n, err := s.Read(); b != nil || n != 0 || err != io.ErrNoProgress {
-		t.Errorf("a read of nothing = %v, %d, %v; want no progress", b != nil, n, err)
+		t.Errorf("a Read of no bytes = %v, %d, %v; want no progress", b != nil, n, err)
 	}
 	if n, err := s.TryWrite([]byte("x")); n != 0 || err != nil || c.written != 0 {
 		t.Errorf("TryWrite = %d, %v, %d written; want nothing", n, err, c.written)
@@ -410,11 +408,11 @@ func TestAStreamSocketsOtherHalf(t *testing.T) {
 		t.Errorf("Write = %d, %v, %d written; want 1", n, err, c.written)
 	}
 	if err := s.CloseWrite(); err != nil {
-		t.Errorf("CloseWrite of what cannot = %v; want nil", err)
+		t.Errorf("CloseWrite without support of the connection = %v; want nil", err)
 	}
 }
 
-func TestAPipesCloseWakesItsReader(t *testing.T) {
+func TestClosingAPipeWakesItsReaderAndWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mine, theirs := net.Pipe()
 		s := newNetSocket(theirs)
@@ -432,7 +430,7 @@ func TestAPipesCloseWakesItsReader(t *testing.T) {
 	})
 }
 
-// selfSigned is a certificate for nobody.
+// selfSigned returns a self-signed certificate.
 func selfSigned(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -462,11 +460,11 @@ func tlsPair(t testing.TB, cert tls.Certificate, below, above net.Conn) (Socket,
 	return newNetSocket(srv), peer
 }
 
-func TestTLS(t *testing.T) {
+func TestASocketOverTLSReadsAndWrites(t *testing.T) {
 	raw, peerTCP := loopback(t)
 	s, peer := tlsPair(t, selfSigned(t), raw.tcp, peerTCP)
 	if _, ok := s.(*streamSocket); !ok {
-		t.Fatalf("TLS became a %T: its bytes would go out in clear", s)
+		t.Fatalf("the socket of a TLS connection is a %T, which sends without encryption", s)
 	}
 	for _, size := range []int{1, 511, 512, 513, 1024, 16 << 10, 100_000} {
 		want := bytes.Repeat([]byte{byte(size)}, size)
@@ -481,7 +479,7 @@ func TestTLS(t *testing.T) {
 			b.Free()
 		}
 		if !bytes.Equal(got, want) {
-			t.Errorf("of %d bytes came others", size)
+			t.Errorf("wrong bytes; want the %d that were sent", size)
 		}
 		if n, err := s.TryWrite(want); n != 0 || err != nil {
 			t.Errorf("TryWrite = %d, %v; want 0", n, err)
@@ -489,7 +487,7 @@ func TestTLS(t *testing.T) {
 		go s.Write(want)
 		back := make([]byte, size)
 		if _, err := io.ReadFull(peer, back); err != nil || !bytes.Equal(back, want) {
-			t.Errorf("back came %v", err)
+			t.Errorf("the peer reads %v", err)
 		}
 	}
 	if err := s.CloseWrite(); err != nil {
@@ -500,7 +498,7 @@ func TestTLS(t *testing.T) {
 	}
 	peer.Write([]byte("x"))
 	if b, n, err := s.Read(); err != nil || n != 1 {
-		t.Errorf("after CloseWrite Read = %d, %v; want what the peer sends", n, err)
+		t.Errorf("after CloseWrite Read = %d, %v; want the peer's data", n, err)
 	} else {
 		b.Free()
 	}
@@ -510,9 +508,9 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// A TLS peer that does not read must not hold up whoever closes it: closes
-// come from the clock's task, which looks after all connections.
-func TestClosingTLSDoesNotWait(t *testing.T) {
+// Close must not wait for a TLS peer that does not read: the clock's task, which serves
+// all connections, calls it.
+func TestClosingATLSConnectionDoesNotWaitForItsPeer(t *testing.T) {
 	cert := selfSigned(t)
 	synctest.Test(t, func(t *testing.T) {
 		below, above := net.Pipe()
@@ -526,9 +524,9 @@ func TestClosingTLSDoesNotWait(t *testing.T) {
 	})
 }
 
-// An idle TLS connection must not hold 64 KiB because its last message was
-// longer than the small read: that is what most are.
-func TestAWaitingStreamHoldsNoBuffer(t *testing.T) {
+// An idle TLS connection must not keep 64 KiB after a message that was longer than the
+// small read. Most messages are.
+func TestAStreamSocketThatWaitsHasOnlyItsSmallBuffer(t *testing.T) {
 	for _, message := range []int{100, 511, 512, 513, 600, 1024, 1025, 1500, 2048, 16 << 10, 64 << 10, 87_500, 256 << 10} {
 		c := &scripted{reads: []int{message}}
 		s := newNetSocket(c)
@@ -541,7 +539,7 @@ func TestAWaitingStreamHoldsNoBuffer(t *testing.T) {
 		}
 		for _, size := range c.waits {
 			if size > 512 {
-				t.Errorf("about a message of %d bytes the connection waits with a buffer of %d; want its own 512", message, size)
+				t.Errorf("with a message of %d bytes the connection waits with a buffer of %d; want its own 512", message, size)
 			}
 		}
 	}
