@@ -11,7 +11,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// check is the check command: what serve would do, without doing it.
+// check is the check command. It reports how serve would run, and starts nothing.
 type check struct {
 	options `embed:""`
 
@@ -19,16 +19,15 @@ type check struct {
 	Quiet bool `of:"check" name:"quiet" default:"false" unit:"true or false" group:"Output" help:"Print only what is unusual or wrong: for a journal."`
 }
 
-// checked is what check has to say.
+// checked is the report of check.
 type checked struct {
 	OK      bool             `json:"ok"`
 	Options []config.Setting `json:"options"`
 	config.Findings
 }
 
-// run prints the report and reports whether the configuration can run. e is where
-// the options came from. problems is what was wrong with them before they could be
-// looked at.
+// run prints the report and returns whether serve can run with the configuration. e is
+// the environment of the options. problems are the errors found before their validation.
 func (c *check) run(ctx context.Context, e *environment, problems []string, out io.Writer) (ok bool) {
 	r := checked{Options: c.Config.Settings(e.origins)}
 	if len(problems) == 0 {
@@ -44,13 +43,13 @@ func (c *check) run(ctx context.Context, e *environment, problems []string, out 
 		e := json.NewEncoder(out)
 		e.SetEscapeHTML(false)
 		e.SetIndent("", "  ")
-		_ = e.Encode(r) // nobody reads it
+		_ = e.Encode(r) // an error means that the output is closed
 		return r.OK
 	}
 	if c.Quiet {
 		r.Notes = nil
 	}
-	if len(problems) == 0 && !c.Quiet { // else there are values that could not be read
+	if len(problems) == 0 && !c.Quiet { // with problems, some values could not be read
 		t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "OPTION\tVALUE\tFROM")
 		for _, s := range r.Options {

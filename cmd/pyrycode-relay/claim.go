@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// claimTime bounds how long a claim may take. A relay gives the binary that
-	// held the server-id before up to a minute to answer (--conflict-probe).
+	// claimTime is the longest time that a claim may take. The relay gives the holder
+	// of the server-id up to a minute to answer (--conflict-probe).
 	claimTime = 90 * time.Second
 
-	// claimPause is how long a claim is left to be refused before a phone is
-	// opened, which could still reach the binary that held the server-id before.
+	// claimPause is the time between the claim and the first phone. In it the relay can
+	// refuse the claim; a phone that comes earlier may still reach the former holder.
 	claimPause = 100 * time.Millisecond
 
-	// claimPatience is after what time the user is told that the claim waits.
+	// claimPatience is the time after which the user is told that the claim waits.
 	claimPatience = time.Second
 
 	serverInUse = 4409
 )
 
-// claimed waits until the relay has decided the claim of binary. The caller has
-// started binary.echo. It returns nil once a frame of a phone has passed through this very
-// binary, which shows that it holds the server-id. The phone is closed again.
+// claimed waits until the relay has decided the claim of binary. It returns nil when a
+// frame of a phone has passed through binary itself, which shows that it holds the
+// server-id. It closes the phone. The caller must have started binary.echo.
 func (d *dialer) claimed(ctx context.Context, binary *peer, out io.Writer) error {
 	defer d.sayWaiting(out)()
 	deadline := time.NewTimer(claimTime)
@@ -56,8 +56,8 @@ func (d *dialer) claimed(ctx context.Context, binary *peer, out io.Writer) error
 	}
 }
 
-// sayWaiting tells the user after a while that the claim waits, unless done is
-// called before. Nothing is written after done has returned.
+// sayWaiting writes to out after claimPatience that the claim waits, unless done is
+// called before. After done has returned, it writes nothing.
 func (d *dialer) sayWaiting(out io.Writer) (done func()) {
 	var mu sync.Mutex
 	over := false
@@ -76,7 +76,8 @@ func (d *dialer) sayWaiting(out io.Writer) (done func()) {
 	}
 }
 
-// notHeld is why a binary does not hold its server-id. Its connection has ended.
+// notHeld returns the reason why binary does not hold its server-id. The connection of
+// binary must have ended.
 func (d *dialer) notHeld(binary *peer) error {
 	if websocket.IsCloseError(binary.err, serverInUse) {
 		return &failure{failClosed, fmt.Errorf("%w: another binary, which is alive, holds server-id %s", binary.reason(), d.server)}

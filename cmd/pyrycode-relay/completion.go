@@ -13,8 +13,8 @@ type completion struct {
 	Shell string `arg:"" name:"shell" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
 }
 
-// run writes the script. It lists commands and flags as they are now, so the
-// shell need not ask the program at each key.
+// run writes the script. The script contains all commands and flags, so the shell does
+// not run the program at each key.
 func (c *completion) run(app *kong.Application, out io.Writer) {
 	switch c.Shell {
 	case "bash":
@@ -26,7 +26,7 @@ func (c *completion) run(app *kong.Application, out io.Writer) {
 	}
 }
 
-// flagsOf is the flags of one command that are in its help.
+// flagsOf returns the flags of one command that are in its help.
 func flagsOf(cmd *kong.Node) []*kong.Flag {
 	var all []*kong.Flag
 	for _, f := range cmd.Flags {
@@ -37,7 +37,7 @@ func flagsOf(cmd *kong.Node) []*kong.Flag {
 	return all
 }
 
-// isFile reports whether a flag's value is a name in the file system.
+// isFile reports whether a flag's value is the name of a file or directory.
 func isFile(f *kong.Flag) bool {
 	unit := f.Tag.Get("unit")
 	return strings.HasPrefix(unit, "file") || unit == "directory"
@@ -73,11 +73,11 @@ complete -o default -F _pyrycode_relay %s
 `, strings.Join(commands, " "), app.Name)
 }
 
-// shellQuote is text as one word of a shell.
+// shellQuote returns text as one word of a shell.
 func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
 func completeZsh(app *kong.Application, out io.Writer) {
-	// What stands in brackets or before a colon means something to _arguments.
+	// Brackets and colons have a meaning for _arguments.
 	plain := strings.NewReplacer("[", "(", "]", ")", ":", " -").Replace
 	fmt.Fprintf(out, "#compdef %s\n# zsh completion for %[1]s: source <(%[1]s completion zsh)\n_pyrycode_relay() {\n  local -a commands=(\n", app.Name)
 	for _, cmd := range app.Children {
@@ -113,7 +113,7 @@ func completeFish(app *kong.Application, out io.Writer) {
 			fmt.Fprintf(out, "complete -c %s -n %s -a 'bash zsh fish'\n", app.Name, on)
 		}
 		for _, f := range flagsOf(cmd) {
-			how := "-x" // a value, and no file
+			how := "-x" // a value that is not a file
 			switch {
 			case isFile(f):
 				how = "-r -F"

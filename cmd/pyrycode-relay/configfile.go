@@ -15,29 +15,29 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// maxConfigFile is how long a configuration file may be, in bytes.
+// maxConfigFile is the greatest size of a configuration file, in bytes.
 const maxConfigFile = 1 << 20
 
-// configFile is what --config names: flat YAML, one key per option of serve,
-// under the option's name.
+// configFile is the content of the file that --config names: flat YAML with one key for
+// each option of serve, under the option's name.
 type configFile struct {
 	name     string
 	values   map[string]fileValue
-	problems []string // a sentence each
+	problems []string // one sentence each
 
 	known    map[string]bool // the names of all options
-	mistakes []mistake       // become problems in the order of their lines
+	mistakes []mistake       // become problems, in the order of their lines
 }
 
-// fileValue is the value of one key, as it stands in the file.
+// fileValue is the value of one key as text.
 type fileValue struct {
 	text  string
 	line  int
-	items []fileValue // of a list
+	items []fileValue // if the value is a list
 }
 
-// lineOf returns the line of the item of v whose text is item, or else the line
-// of v.
+// lineOf returns the line of the item of v with this text, or the line of v if v has no
+// such item.
 func (v fileValue) lineOf(item string) int {
 	for _, i := range v.items {
 		if i.text == item {
@@ -47,7 +47,7 @@ func (v fileValue) lineOf(item string) int {
 	return v.line
 }
 
-// mistake is something wrong in one line of the file.
+// mistake is an error in one line of the file.
 type mistake struct {
 	line int
 	text string
@@ -61,8 +61,8 @@ func newConfigFile(name string) *configFile {
 	return f
 }
 
-// readConfigFile reads the file and notes all that is wrong with it, apart
-// from what is wrong with the values. With pipes true the file may be a pipe.
+// readConfigFile reads the file and records all errors in its form. It does not validate
+// the values. The file may be a pipe if pipes is true.
 func readConfigFile(name string, pipes bool) *configFile {
 	f := newConfigFile(name)
 	text, err := config.ReadFile(name, maxConfigFile, pipes)
@@ -74,10 +74,10 @@ func readConfigFile(name string, pipes bool) *configFile {
 	return f
 }
 
-// again returns a function that reads the configuration again from where c
-// has it: from the same arguments and variables, and from the file as it is
-// then. The file must be a regular one. Once it has had options it must have
-// some: an empty file is one that is being written, or has been cut.
+// again returns a function that reads the configuration again, from the same arguments
+// and variables and from the current content of the file. The file must be a regular
+// file. If it has had options before, it must have some now: an empty file means that a
+// program is still writing it, or has truncated it.
 func (c *command) again(args, environ []string, b daemon.Build) func() (config.Config, config.Origins, error) {
 	had := c.env.file != nil && len(c.env.file.values) > 0
 	return func() (config.Config, config.Origins, error) {
@@ -99,13 +99,13 @@ func (f *configFile) complain(line int, format string, args ...any) {
 	f.mistakes = append(f.mistakes, mistake{line, fmt.Sprintf(format, args...)})
 }
 
-// directive is the line %YAML at the beginning of a file, behind comments. The
-// parser refuses it with 1.2, whose rules and those of 1.1 are the same for
-// what a configuration may have.
+// directive matches the line %YAML at the beginning of a file, after comments. The parser
+// refuses version 1.2. For the content that a configuration may have, the rules of 1.1
+// and 1.2 are the same.
 var directive = regexp.MustCompile(`\A(?:\x{FEFF})?(?:[ \t]*(?:#[^\n]*)?\n)*%YAML[ \t]+1\.[0-9]+[ \t]*(?:#[^\n]*)?(?:\n|\z)`)
 
-// parse takes the keys of one document. Values stay the text they are in the
-// file: the option's own rules read them, so no is a word and 1_000 no number.
+// parse reads the keys of one document. Values stay text, and the option's own parser
+// reads them: no is the word "no", and 1_000 is not a number.
 func (f *configFile) parse(text []byte) {
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	text = directive.ReplaceAllFunc(text, func(line []byte) []byte { return bytes.Repeat([]byte("\n"), bytes.Count(line, []byte("\n"))) })
@@ -120,8 +120,8 @@ func (f *configFile) parse(text []byte) {
 	}
 }
 
-// document returns the mapping that text is; none if it is empty. ok is false
-// if text is anything else, or cannot be parsed.
+// document returns the mapping in text, or nil if text is empty. ok is false if text is
+// not a mapping or cannot be parsed.
 func document(text []byte) (root *yaml.Node, ok bool) {
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	var doc yaml.Node
@@ -138,21 +138,21 @@ func document(text []byte) (root *yaml.Node, ok bool) {
 	return root, root.Kind == yaml.MappingNode
 }
 
-// takeAll takes the pairs of a mapping whose first line is that many lines
-// below the file's.
+// takeAll takes the pairs of a mapping. below is the number of lines of the file before
+// the mapping's first line.
 func (f *configFile) takeAll(m *yaml.Node, below int) {
 	for i := 0; i+1 < len(m.Content); i += 2 {
 		f.take(m.Content[i], m.Content[i+1], below)
 	}
 }
 
-// take takes one pair.
+// take records one pair of key and value, or its error.
 func (f *configFile) take(key, value *yaml.Node, below int) {
 	name, line := key.Value, key.Line+below
 	first, seen := f.values[name]
 	text, ok := scalar(value)
 	var items []fileValue
-	bad := value // the node that is wrong if !ok
+	bad := value // the invalid node if !ok
 	if value.Kind == yaml.SequenceNode {
 		items, bad = sequence(value, below)
 		var texts []string
@@ -185,13 +185,13 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 	}
 }
 
-// scalar is the text of a value that is one.
+// scalar returns the text of n. ok is false if n is not a scalar.
 func scalar(n *yaml.Node) (string, bool) {
 	return n.Value, n.Kind == yaml.ScalarNode && n.Anchor == ""
 }
 
-// sequence returns the items of a list, and the first node that cannot be one;
-// nil if all can. An item with a comma cannot: on the command line it is two.
+// sequence returns the items of a list, and the first node that is not a valid item, or
+// nil. An item with a comma is not valid, because on the command line it is two items.
 func sequence(n *yaml.Node, below int) (items []fileValue, bad *yaml.Node) {
 	for _, item := range n.Content {
 		text, ok := scalar(item)
@@ -203,7 +203,7 @@ func sequence(n *yaml.Node, below int) (items []fileValue, bad *yaml.Node) {
 	return items, nil
 }
 
-// exampleOf is a value that an option may have.
+// exampleOf returns a valid value of an option.
 func exampleOf(name string) string {
 	for _, o := range config.Options() {
 		if o.Name == name && o.Default != "" && !slices.Contains([]string{"true", "false"}, o.Default) {

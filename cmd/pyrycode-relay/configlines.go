@@ -10,36 +10,35 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// entry is one option in a file that is no YAML as a whole: its first line,
-// and the lines below that belong to it.
+// entry is one option in a file that is not valid YAML as a whole: its first line, and the
+// following lines that belong to it.
 type entry struct {
-	line  int // of the first, from 1
+	line  int // number of the first line, from 1
 	lines []string
 }
 
-// piecewise reads a file that cannot be parsed as a whole. It parses each
-// entry alone, so that one mistake hides no others and each is told with its
-// own line: a YAML parser names the line where it gave up, which is often
-// another, and stops there.
+// piecewise reads a file that cannot be parsed as a whole. It parses each entry alone, so
+// that all mistakes are reported, each with its own line. A YAML parser stops at the
+// first mistake, and often names another line.
 func (f *configFile) piecewise(text []byte) {
 	for _, e := range f.entries(text) {
 		f.entry(e)
 	}
 }
 
-// entries splits a file by its left edge. It complains about what no entry
-// can have: bytes that are no text, and more than one document.
+// entries splits a file into entries by the left edge of its lines. It reports bytes that
+// are not text, and a second document.
 func (f *configFile) entries(text []byte) (all []entry) {
 	text = bytes.TrimPrefix(text, []byte("\uFEFF"))
-	ended := 0 // the line ... that nothing has followed yet; 0: none
-	edge := -1 // how far the first entry stands from the left
+	ended := 0 // number of the line ... if nothing follows it so far; else 0
+	edge := -1 // indent of the first entry
 	for i, line := range strings.Split(strings.ReplaceAll(string(text), "\r", "\n"), "\n") {
 		line = f.printable(i+1, line)
 		content := strings.TrimSpace(line)
 		indent := len(line) - len(strings.TrimLeft(line, " \t"))
 		switch {
 		case content == "" || strings.HasPrefix(content, "#"):
-			if n := len(all); n > 0 { // so that the lines of an entry stay in step
+			if n := len(all); n > 0 { // keeps the line numbers of the entry right
 				all[n-1].lines = append(all[n-1].lines, "")
 			}
 		case isMark(line, "..."):
@@ -49,7 +48,7 @@ func (f *configFile) entries(text []byte) (all []entry) {
 			}
 		case isMark(line, "---"):
 			if len(all) > 0 {
-				ended = 0 // it is told here
+				ended = 0 // reported here
 				f.complain(i+1, "must be one document; take out the line --- and what follows")
 				all[len(all)-1].lines = append(all[len(all)-1].lines, "")
 			}
@@ -71,17 +70,17 @@ func (f *configFile) entries(text []byte) (all []entry) {
 	return all
 }
 
-// isMark reports whether a line is mark, which begins or ends a document.
+// isMark reports whether a line consists of mark, which begins or ends a document.
 func isMark(line, mark string) bool {
 	rest, ok := strings.CutPrefix(line, mark)
 	return ok && (rest == "" || rest[0] == ' ' || rest[0] == '\t')
 }
 
-// isItem reports whether a line is one of a list.
+// isItem reports whether a line is an item of a list.
 func isItem(content string) bool { return content == "-" || strings.HasPrefix(content, "- ") }
 
-// printable returns the line without what cannot stand in a configuration,
-// and complains about it.
+// printable returns the line without the characters that a configuration may not have,
+// and reports each of them.
 func (f *configFile) printable(line int, text string) string {
 	if !utf8.ValidString(text) {
 		f.complain(line, "has bytes that are no UTF-8; save the file as UTF-8")
@@ -101,13 +100,12 @@ func (f *configFile) printable(line int, text string) string {
 	return text
 }
 
-// anOption finds the name at the beginning of a line that looks like one with
-// an option in it.
+// anOption matches a line that begins with the name of an option and a colon.
 var anOption = regexp.MustCompile(`^\s*([a-z][a-z0-9.-]*)\s*:(?:\s|$)`)
 
-// entry takes one entry, or says what is wrong with it. An option that stands
-// further to the right than the one above is part of that one's value in
-// YAML; here it is told, and taken as an option of its own.
+// entry records one entry, or reports its errors. In YAML, an option with a deeper indent
+// than the option above belongs to that option's value. Here it is reported, and read as
+// an option of its own.
 func (f *configFile) entry(e entry) {
 	if isMapping(e.lines) {
 		f.piece(e)
@@ -116,7 +114,7 @@ func (f *configFile) entry(e entry) {
 	begin := 0
 	for i, line := range e.lines {
 		if m := anOption.FindStringSubmatch(line); i > 0 && m != nil && f.known[m[1]] {
-			if !strings.HasPrefix(line, "\t") { // piece tells of that
+			if !strings.HasPrefix(line, "\t") { // piece reports a tab
 				f.complain(e.line+i, "%s begins further to the right than the option above; begin it at the left edge", m[1])
 				e.lines[i] = strings.TrimSpace(line)
 			}
@@ -127,7 +125,7 @@ func (f *configFile) entry(e entry) {
 	f.piece(entry{e.line + begin, e.lines[begin:]})
 }
 
-// piece takes an entry with at most one option, or says what is wrong with it.
+// piece records an entry with at most one option, or reports its errors.
 func (f *configFile) piece(e entry) {
 	first := strings.TrimLeft(e.lines[0], " \t")
 	if strings.Contains(e.lines[0][:len(e.lines[0])-len(first)], "\t") {
@@ -145,13 +143,13 @@ func (f *configFile) piece(e entry) {
 	}
 }
 
-// isMapping reports whether lines are a mapping by themselves.
+// isMapping reports whether lines alone are a mapping.
 func isMapping(lines []string) bool {
 	root, err := parsePiece(lines)
 	return err == nil && root.Kind == yaml.MappingNode
 }
 
-// parsePiece parses some lines of the file.
+// parsePiece parses consecutive lines of the file.
 func parsePiece(lines []string) (*yaml.Node, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal([]byte(strings.Join(lines, "\n")+"\n"), &doc); err != nil {
@@ -163,9 +161,9 @@ func parsePiece(lines []string) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// explain says what is wrong with an entry that is no option and its value.
-// Where it is clear which value is meant, it takes that, so that the value is
-// checked as well. It repeats no value, since that may be a secret.
+// explain reports the error of an entry that is not an option with its value. If the
+// intended value is clear, it records this value, so that the value is validated too. It
+// never repeats a value, because the value may be a secret.
 func (f *configFile) explain(e entry, err error) {
 	name, value, colon := strings.Cut(strings.TrimSpace(e.lines[0]), ":")
 	name = strings.TrimSpace(name)
@@ -222,8 +220,8 @@ func (f *configFile) explain(e entry, err error) {
 	f.complain(e.line, "%.80q: %.200s; a line is like grace: 30s", name, reason)
 }
 
-// oddItem returns the line of the first item of a list in brackets, over
-// several lines, that cannot be an item without quotes; 0 if none is clear.
+// oddItem looks at a list in brackets over several lines. It returns the line of the
+// first item that needs quotes, or 0 if it finds none.
 func (e entry) oddItem() int {
 	if _, value, _ := strings.Cut(e.lines[0], ":"); !strings.HasPrefix(strings.TrimSpace(value), "[") {
 		return 0
@@ -238,8 +236,8 @@ func (e entry) oddItem() int {
 	return 0
 }
 
-// odd says why a value, in some lines that cannot be parsed, is probably not
-// what was meant; nothing if that is not clear.
+// odd returns the probable reason why the value in lines cannot be parsed, or "" if no
+// reason is clear.
 func odd(value, lines string) string {
 	switch {
 	case value == "":

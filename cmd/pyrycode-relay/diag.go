@@ -16,8 +16,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// diag is the diag command: all that a running relay tells, in one file for
-// whoever shall find out what is wrong with it.
+// diag is the diag command. It writes all pages of a running relay into one file, for a
+// bug report.
 type diag struct {
 	operator `embed:""`
 
@@ -25,7 +25,7 @@ type diag struct {
 	CPU time.Duration `of:"diag" name:"cpu" default:"0s" unit:"time" group:"The file" help:"How long to watch where the processor's time goes. 0s: not at all."`
 }
 
-// check returns all that is wrong with the options.
+// check returns all problems of the options.
 func (d *diag) check() []config.Problem {
 	all := d.operator.check()
 	if d.CPU != 0 && d.CPU < time.Second || d.CPU > time.Minute {
@@ -34,7 +34,7 @@ func (d *diag) check() []config.Problem {
 	return all
 }
 
-// pages is what is asked for, and what each is good for.
+// pages returns the pages to fetch: the name in the file, the path, and the purpose.
 func (d *diag) pages() [][3]string {
 	all := [][3]string{
 		{"config.json", "/debug/config", "every option that runs, and where it came from; secrets are withheld"},
@@ -53,14 +53,14 @@ func (d *diag) pages() [][3]string {
 	return all
 }
 
-// run writes the file and tells what is in it. The error is one sentence.
+// run writes the file and prints a list of its content. The error is one sentence.
 func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Writer) (err error) {
 	a, err := d.asker(d.AnswerTimeout + d.CPU)
 	if err != nil {
 		return err
 	}
 	if err := a.private(ctx); err != nil {
-		return err // a file of errors is of no use
+		return err // do not write a file that has only errors
 	}
 	if d.Out == "-" {
 		_, err := d.write(ctx, a, b, now, out)
@@ -76,7 +76,7 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(name) // half a file would mislead
+			_ = os.Remove(name) // an incomplete file is misleading
 		}
 	}()
 	defer file.Close()
@@ -90,7 +90,7 @@ func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Wr
 	return err
 }
 
-// cannotWrite is err, if there is one, in a sentence.
+// cannotWrite returns err as a sentence, or nil if err is nil.
 func cannotWrite(err error) error {
 	if err == nil {
 		return nil
@@ -98,7 +98,7 @@ func cannotWrite(err error) error {
 	return fmt.Errorf("cannot write the file: %w", err)
 }
 
-// write writes the file to out and returns a list of what is in it.
+// write writes the file to out and returns a list of its content.
 func (d *diag) write(ctx context.Context, a *asker, b daemon.Build, now time.Time, out io.Writer) (list string, err error) {
 	z := zip.NewWriter(out)
 	readme := new(strings.Builder)

@@ -10,16 +10,16 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// environment is where options come from that are not on the command line:
-// variables and, behind them, the file that --config names.
+// environment has the options that are not on the command line: those of variables and,
+// with a lower priority, those of the file that --config names.
 type environment struct {
 	vars map[string]string // those that begin with config.EnvPrefix and are not empty
-	file *configFile       // nil: not looked for yet, or none
-	read bool              // it has been looked for
+	file *configFile       // nil: not read yet, or no file is named
+	read bool              // file is final
 
-	again bool // the process runs already: the file must be one that can be read again
+	again bool // the process is running: the file must be one that can be read again
 
-	origins config.Origins // of options that are not at their default
+	origins config.Origins // of options that do not have their default
 }
 
 func newEnvironment(environ []string) *environment {
@@ -33,8 +33,8 @@ func newEnvironment(environ []string) *environment {
 	return e
 }
 
-// envName is the variable of a flag. Those of a command other than serve
-// carry the command's name, so that one environment can serve both.
+// envName returns the variable of a flag. For a command other than serve, the variable
+// contains the name of the command, so that one environment can serve both.
 func envName(v *kong.Value) string {
 	if parent := v.Tag.Get("of"); parent != "" {
 		return config.EnvName(parent + "-" + v.Name)
@@ -42,14 +42,14 @@ func envName(v *kong.Value) string {
 	return config.EnvName(v.Name)
 }
 
-// Validate implements kong.Resolver. Unknown variables are told together
-// with all other problems, later.
+// Validate implements kong.Resolver. Unknown variables are reported later, together with
+// all other problems.
 func (e *environment) Validate(*kong.Application) error { return nil }
 
 // configOption is the flag that names the file.
 const configOption = "config"
 
-// Resolve implements kong.Resolver. The variable wins over the file.
+// Resolve implements kong.Resolver. A variable has priority over the file.
 func (e *environment) Resolve(ctx *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
 	if f.Tag.Get("unit") == "" {
 		return nil, nil // --help
@@ -74,7 +74,7 @@ func (e *environment) Resolve(ctx *kong.Context, _ *kong.Path, f *kong.Flag) (an
 	return value.text, nil
 }
 
-// open reads the file, if one is named, once.
+// open reads the file once, if one is named.
 func (e *environment) open(ctx *kong.Context) {
 	if e.read {
 		return
@@ -91,7 +91,7 @@ func (e *environment) open(ctx *kong.Context) {
 	}
 }
 
-// given notes the flags that stand on the command line.
+// given records the flags of the command line.
 func (e *environment) given(ctx *kong.Context) {
 	for _, p := range ctx.Path {
 		if p.Flag != nil && !p.Resolved && p.Flag.Tag.Get("unit") != "" {
@@ -100,8 +100,8 @@ func (e *environment) given(ctx *kong.Context) {
 	}
 }
 
-// unknown has a sentence for each variable that no flag knows: a value that
-// is silently ignored is a night lost.
+// unknown returns a sentence for each variable that belongs to no flag. A variable that
+// is ignored without a message is hard to find.
 func (e *environment) unknown(known map[string]bool) []string {
 	var lines []string
 	for name := range e.vars {
@@ -120,8 +120,8 @@ func (e *environment) unknown(known map[string]bool) []string {
 	return lines
 }
 
-// nearest is the known name that differs least from name, if it is near
-// enough to be what was meant. All names share so many letters at the front.
+// nearest returns the known name that differs least from name, or "" if none is similar
+// enough. All names have the first shared letters in common.
 func nearest(name string, known map[string]bool, shared int) string {
 	best, least := "", max(3, (len(name)-shared)/2)
 	for k := range known {
@@ -132,8 +132,7 @@ func nearest(name string, known map[string]bool, shared int) string {
 	return best
 }
 
-// distance is how many letters must be put in, taken out or changed to make
-// a of b.
+// distance returns the number of letters to insert, delete or change to turn b into a.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -16,29 +16,29 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// failure is an error of a probe with the kind it is counted under.
+// failure is an error of a probe together with the kind that counts it.
 type failure struct {
 	kind string // one of failureKinds
 	error
 }
 
-// Unwrap returns the sentence.
+// Unwrap returns the error without its kind.
 func (f *failure) Unwrap() error { return f.error }
 
-// What a probe can come to. Nothing that the other side chose is in it.
+// Kinds of failures. None contains a text that the other side chose.
 const (
 	failUnreachable = "unreachable" // no connection
-	failTLS         = "tls"         // a certificate that is not good
+	failTLS         = "tls"         // the certificate is not valid, or TLS is not used on both sides
 	failTimeout     = "timeout"     // no answer in time
 	failRefused     = "refused"     // an HTTP answer other than 101
 	failClosed      = "closed"      // the relay closed, or the connection broke
-	failFrame       = "wrong_frame" // another frame came back than was sent
+	failFrame       = "wrong_frame" // the frame that came back is not the one that was sent
 	failOther       = "other"
 )
 
 var failureKinds = []string{failUnreachable, failTLS, failTimeout, failRefused, failClosed, failFrame, failOther}
 
-// kindOf is what err is counted under.
+// kindOf returns the kind that counts err.
 func kindOf(err error) string {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f.kind
@@ -46,8 +46,8 @@ func kindOf(err error) string {
 	return failOther
 }
 
-// exporter probes a relay again and again and shows how it went, for
-// Prometheus. It sees what users see, if --relay is the public address.
+// exporter probes a relay at intervals and shows the results to Prometheus. With the
+// public address in --relay, it takes the same path as users.
 type exporter struct {
 	all      *prometheus.Registry
 	ok       prometheus.Gauge
@@ -95,7 +95,7 @@ func newExporter(b daemon.Build) *exporter {
 	return e
 }
 
-// note takes the end of one probe.
+// note records the result of one probe.
 func (e *exporter) note(times []time.Duration, notAfter time.Time, err error) {
 	for _, t := range times {
 		e.took.Observe(t.Seconds())
@@ -114,9 +114,9 @@ func (e *exporter) note(times []time.Duration, notAfter time.Time, err error) {
 }
 
 // export probes every p.Every and serves metrics on p.Listen until ctx ends.
-// One probe runs at a time, with one server-id for all, so that the relay
-// never keeps more than one slot for it. What fails is a line on out, and
-// what fails again in the same way is not.
+// One probe runs at a time, and all use the same server-id, so that the relay never has
+// more than one slot for the exporter. Each failure is a line on out, unless it equals
+// the failure before.
 func (p *probe) export(ctx context.Context, b daemon.Build, out io.Writer) error {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", p.Listen)
 	if err != nil {
@@ -158,7 +158,7 @@ func (p *probe) export(ctx context.Context, b daemon.Build, out io.Writer) error
 	}
 }
 
-// tell says how a probe went where that is another than the time before.
+// tell writes the result of a probe if it differs from the result before, and returns it.
 func tell(out io.Writer, before string, err error) string {
 	now := "well again"
 	if err != nil {

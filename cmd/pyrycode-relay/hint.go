@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// target is what could not be reached, and how it was tried.
+// target is an address that was not reached, with the way to it.
 type target struct {
 	base    string // the URL, without a path
 	timeout time.Duration
-	proxy   *url.URL // by way of which; nil: directly
-	private bool     // the relay's private listener, not the public one
+	proxy   *url.URL // the proxy on the way; nil: none
+	private bool     // the private listener of the relay, not the public one
 }
 
-// explain turns the error of a request that brought no answer into a sentence
-// for the user, with what to do about that kind of error.
+// explain turns the error of a request without an answer into a sentence for the user,
+// with the remedy for this kind of error.
 func explain(err error, t target) *failure {
 	d := t.diagnose(err)
 	kind, cause, hint := d.kind, d.cause, d.hint
@@ -42,14 +42,14 @@ func explain(err error, t target) *failure {
 	return &failure{kind, fmt.Errorf("cannot reach %s: %w; %s", t.base, cause, hint)}
 }
 
-// diagnosis is why a connection failed.
+// diagnosis is the reason why a connection failed.
 type diagnosis struct {
 	kind  string
-	cause error  // in few words; nil for a time-out without a proxy, since the time says it all
-	hint  string // what to do
+	cause error  // in a few words; nil for a time-out without a proxy, which needs no cause
+	hint  string // the remedy
 }
 
-// diagnose returns what err means.
+// diagnose returns the diagnosis of err.
 func (t target) diagnose(err error) diagnosis {
 	if d, ok := t.dnsProblem(err); ok {
 		return d
@@ -81,19 +81,19 @@ func (t target) diagnose(err error) diagnosis {
 	return diagnosis{failUnreachable, cause, running}
 }
 
-// closedEarly reports whether err says that the server closed the connection before
-// it answered. Which error that is depends on how far the request had got.
+// closedEarly reports whether err means that the server closed the connection before its
+// answer. The error depends on how much of the request was sent.
 func closedEarly(err error) bool {
 	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, e) {
 			return true
 		}
 	}
-	return strings.Contains(err.Error(), "server closed idle connection") // net/http does not export it
+	return strings.Contains(err.Error(), "server closed idle connection") // net/http does not export this error
 }
 
-// innermost is err without what the sentence says already: the address, the
-// operation.
+// innermost returns err without the parts that the sentence already has: the address and
+// the operation.
 func innermost(err error) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
@@ -120,8 +120,8 @@ func (t target) dnsProblem(err error) (d diagnosis, ok bool) {
 	return diagnosis{failUnreachable, fmt.Errorf("DNS failed for %q: %s", e.Name, e.Err), "do this machine's name servers work (/etc/resolv.conf)?"}, true
 }
 
-// tlsProblem is about certificates, and about one side that has TLS and one
-// that has not.
+// tlsProblem returns the diagnosis if err is about a certificate, or if only one side uses
+// TLS.
 func (t target) tlsProblem(err error) (d diagnosis, ok bool) {
 	plain, secure := "use ws://, or is it another port that has TLS?", "use wss://"
 	if t.private {
@@ -166,8 +166,8 @@ const refusedTLS = "it refuses the TLS handshake: has it a certificate for that 
 
 func date(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }
 
-// refusalHint is what to do about an HTTP answer that a relay at the right
-// address does not give; empty for all others.
+// refusalHint returns the remedy for an HTTP answer that does not come from the relay's
+// public listener, and "" for all other answers.
 func refusalHint(base string, resp *http.Response, body string) string {
 	location, _ := url.Parse(resp.Header.Get("Location"))
 	switch code := resp.StatusCode; {

@@ -1,5 +1,5 @@
-// Pyrycode-relay pipes frames between a binary and its phones, none of whom
-// can reach the other. See README.md.
+// Pyrycode-relay forwards frames between a binary and its phones, which cannot reach each
+// other directly. See README.md.
 package main
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
 )
 
-// What the build tells: -ldflags "-X main.version=… -X main.revision=…".
+// Set by the build: -ldflags "-X main.version=… -X main.revision=…".
 var version, revision string
 
-// What the command returns.
+// Exit codes.
 const (
 	done    = 0 // also after a signal
 	failed  = 1
@@ -34,10 +34,10 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// run is the whole command. It returns the exit code. Signals are caught from its
-// first line on, so that one that comes during the start ends the process cleanly.
+// run runs the command and returns the exit code. It catches signals from its first line
+// on, so that a signal during the start ends the process cleanly.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	stop := make(chan os.Signal, 2) // the second must not be lost while the first is dealt with
+	stop := make(chan os.Signal, 2) // room for a second signal while the first is handled
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(stop)
 	reload := make(chan os.Signal, 1)
@@ -61,7 +61,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return done
 	}
 	if name == "" && len(problems) == 0 {
-		return done // it has printed the help
+		return done // help was printed
 	}
 	if name == "serve" || name == "" {
 		return c.serve(ctx, args, environ, problems, b, stderr, stop, reload)
@@ -74,7 +74,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	go func() {
 		select {
 		case <-stop:
-			signal.Stop(stop) // a second one kills
+			signal.Stop(stop) // a second signal kills the process
 			cancel()
 		case <-ended:
 		}
@@ -122,9 +122,9 @@ func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdo
 	return nil
 }
 
-// dumpOnQuit ends the process on SIGQUIT and SIGABRT, the watchdog's signal, after it
-// has written to stderr what each goroutine does. Go's runtime does the same, but
-// waits for ever for a pipe that nobody reads.
+// dumpOnQuit ends the process on SIGQUIT and on SIGABRT, the watchdog's signal, after it
+// has written the stacks of all goroutines to stderr. Go's runtime does the same, but
+// waits for ever if stderr is a full pipe.
 func dumpOnQuit(stderr io.Writer) (stop func()) {
 	quit, stopped := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(quit, syscall.SIGQUIT, syscall.SIGABRT)
@@ -152,8 +152,8 @@ func dumpOnQuit(stderr io.Writer) (stop func()) {
 	}
 }
 
-// withoutAliases returns args with the command or the flag that stands for what is
-// commonly typed: "help COMMAND" for "COMMAND --help", "--version" for "version".
+// withoutAliases returns args with common forms replaced by those that the parser knows:
+// "help COMMAND" by "COMMAND --help", "--version" by "version".
 func withoutAliases(args []string) []string {
 	switch {
 	case len(args) == 0:
@@ -165,12 +165,13 @@ func withoutAliases(args []string) []string {
 	return args
 }
 
-// outlivePipes makes a write to standard output or error fail when its reader has
-// gone. Without it such a write kills the process, connections and all.
+// outlivePipes makes a write to standard output or standard error return an error after
+// its reader has ended. By default such a write kills the process.
 func outlivePipes() { signal.Ignore(syscall.SIGPIPE) }
 
-// serve runs the relay until a signal comes. problems are those of the command
-// line and the configuration, as sentences. With them, it only reports them.
+// serve runs the relay until a signal arrives, and returns the exit code. problems are
+// the problems of the command line and of the configuration, as sentences. If problems
+// is not empty, serve only reports them.
 func (c *command) serve(ctx context.Context, args, environ, problems []string, b daemon.Build, stderr io.Writer, stop, reload <-chan os.Signal) int {
 	format := c.logFormat(args)
 	if len(problems) > 0 {

@@ -13,8 +13,7 @@ import (
 // man is the man command: it prints the manual page, in the form of man(7).
 type man struct{}
 
-// run writes the page. It is made of the commands and flags as they are, so
-// it says no more than their help does.
+// run writes the page. Its content comes from the help of the commands and flags.
 func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 	p := page{out}
 	p.f(".TH PYRYCODE\\-RELAY 1 \"\" %s", quoted("pyrycode-relay "+b.Version))
@@ -53,7 +52,7 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 			}
 			name := "--" + f.Name
 			if f.Tag.Get("secret") != "" {
-				name = "$" + envName(f.Value) // it is no flag
+				name = "$" + envName(f.Value) // it is a variable only
 			}
 			p.item(name, helpOf(f.Value))
 		}
@@ -69,17 +68,17 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 	p.f("%s", roff("docs/operate.md, docs/runbook.md and docs/protocol.md, which came with this program; https://github.com/pyrycode/pyrycode-relay"))
 }
 
-// page writes requests of man(7).
+// page writes macros of man(7).
 type page struct{ io.Writer }
 
 func (p page) f(format string, a ...any) { fmt.Fprintf(p, format+"\n", a...) }
 
 func (p page) section(name string) { p.f(".SH %s", quoted(name)) }
 
-// item is a paragraph with something in bold at its head.
+// item writes a paragraph with name in bold at its head.
 func (p page) item(name, text string) { p.f(".TP\n.B %s\n%s", roff(name), roff(text)) }
 
-// roff is text that means nothing but itself.
+// roff returns text with all special characters of roff escaped.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "\n", " ").Replace(text)
 	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
@@ -88,5 +87,5 @@ func roff(text string) string {
 	return text
 }
 
-// quoted is roff as one argument of a request.
+// quoted returns text as one argument of a macro.
 func quoted(text string) string { return `"` + strings.ReplaceAll(roff(text), `"`, `\(dq`) + `"` }

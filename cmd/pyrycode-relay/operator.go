@@ -22,9 +22,9 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// operator is what commands that ask a running relay's private listener
-// understand: the same options that serve found it by, so that in the same
-// surroundings nothing has to be given.
+// operator has the options of the commands that talk to the private listener of a running
+// relay. They are the options by which serve opened it, so that in the same environment
+// these commands need no options.
 type operator struct {
 	ConfigFile    string        `name:"config" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
 	MetricsListen string        `name:"metrics-listen" default:"127.0.0.1:9090" unit:"host:port" group:"The relay" help:"Where serve has its private listener."`
@@ -34,7 +34,7 @@ type operator struct {
 	AnswerTimeout time.Duration `name:"answer-timeout" default:"5s" unit:"time" group:"The relay" help:"How long an answer may take."`
 }
 
-// check returns all that is wrong with the options.
+// check returns all problems of the options.
 func (o *operator) check() []config.Problem {
 	var all []config.Problem
 	if _, port, err := net.SplitHostPort(o.MetricsListen); err != nil || port == "0" || port == "" {
@@ -49,14 +49,15 @@ func (o *operator) check() []config.Problem {
 	return all
 }
 
-// asker asks one relay's private listener.
+// asker sends requests to the private listener of one relay.
 type asker struct {
 	base           string // http://host:port
 	client         *http.Client
 	user, password string
 }
 
-// asker makes one, with so much time for an answer. Errors are sentences.
+// asker returns an asker that waits for each answer for at most timeout. Errors are
+// sentences.
 func (o *operator) asker(timeout time.Duration) (*asker, error) {
 	a := &asker{base: "http://" + dialable(o.MetricsListen), user: o.WebUser}
 	t := &http.Transport{DisableKeepAlives: true}
@@ -82,8 +83,8 @@ func (o *operator) asker(timeout time.Duration) (*asker, error) {
 		a.base = "https://" + dialable(o.MetricsListen)
 		t.TLSClientConfig = &tls.Config{
 			MinVersion: tls.VersionTLS12,
-			// The name it is good for is not the one it is dialled by: that
-			// it is this very certificate proves more.
+			// The certificate is not for the name that is dialled. The comparison with
+			// the certificate in the file proves more than a name.
 			InsecureSkipVerify: true,
 			VerifyConnection: func(s tls.ConnectionState) error {
 				if !bytes.Equal(s.PeerCertificates[0].Raw, leaf.Raw) {
@@ -96,8 +97,8 @@ func (o *operator) asker(timeout time.Duration) (*asker, error) {
 	return a, nil
 }
 
-// dialable is address as it can be reached from here: what listens on all
-// addresses does on loopback.
+// dialable returns the address to dial for a listener: loopback for a listener at all
+// addresses, and otherwise address.
 func dialable(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if a, perr := netip.ParseAddr(host); err == nil && (host == "" || perr == nil && a.IsUnspecified()) {
@@ -106,7 +107,7 @@ func dialable(address string) string {
 	return address
 }
 
-// leafOf is the certificate that a web.config.file names; nil without one.
+// leafOf returns the certificate that a web.config.file names, or nil if it names none.
 func leafOf(name string) (*x509.Certificate, error) {
 	text, err := config.ReadFile(name, maxConfigFile, false)
 	if err != nil {
@@ -142,10 +143,10 @@ func leafOf(name string) (*x509.Certificate, error) {
 
 var errOtherCertificate = errors.New("it shows another certificate than the one in --web.config.file")
 
-// maxAnswer bounds what is read of one answer, in bytes.
+// maxAnswer is the greatest number of bytes that is read of one answer.
 const maxAnswer = 64 << 20
 
-// get asks for one page. The error is a sentence: nobody answered.
+// get requests one page. The error, a sentence, says why no answer came.
 func (a *asker) get(ctx context.Context, path string) (status int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path, nil)
 	if err != nil {
@@ -174,14 +175,14 @@ func (a *asker) get(ctx context.Context, path string) (status int, body []byte, 
 	return status, body, nil
 }
 
-// health is what /healthz of a relay has in any case.
+// health has the fields that the answer of every relay's /healthz has.
 type health struct {
 	Status   *string `json:"status"`
 	Version  *string `json:"version"`
 	Binaries *int64  `json:"connected_binaries"`
 }
 
-// alive asks /healthz. The error is a sentence: there is no relay.
+// alive requests /healthz. The error, a sentence, says why no relay was found.
 func (a *asker) alive(ctx context.Context) error {
 	status, body, err := a.get(ctx, "/healthz")
 	if err != nil {
@@ -194,8 +195,8 @@ func (a *asker) alive(ctx context.Context) error {
 	return nil
 }
 
-// private asks whether a relay's private listener is there, and not its public
-// one or another server. The error is a sentence.
+// private checks that the address is the private listener of a relay, not its public
+// listener and not another server. The error is a sentence.
 func (a *asker) private(ctx context.Context) error {
 	if err := a.alive(ctx); err != nil {
 		return err
@@ -209,14 +210,15 @@ func (a *asker) private(ctx context.Context) error {
 
 const usePrivate = "--metrics-listen must name the private one, as serve has it (by default 127.0.0.1:9090)"
 
-// healthcheck is the command for images without curl.
+// healthcheck is the healthcheck command, for images without curl.
 type healthcheck struct {
 	operator `embed:""`
 
 	Live bool `of:"healthcheck" default:"false" unit:"true or false" group:"Question" help:"Ask only whether it is alive, not whether it is ready for connections; while it drains it is the one and not the other."`
 }
 
-// run asks. The error is one sentence for the user.
+// run checks that the relay is ready or, with --live, alive. The error is one sentence
+// for the user.
 func (h *healthcheck) run(ctx context.Context, out io.Writer) error {
 	a, err := h.asker(h.AnswerTimeout)
 	if err != nil {
@@ -238,7 +240,7 @@ func (h *healthcheck) run(ctx context.Context, out io.Writer) error {
 	case status == http.StatusOK && said == "ready":
 	case status == http.StatusServiceUnavailable && strings.HasPrefix(said, "not ready"):
 		return fmt.Errorf("%s/readyz: HTTP %d: %s", a.base, status, said)
-	default: // not what a relay says
+	default: // not an answer of a relay
 		if err := a.private(ctx); err != nil {
 			return err
 		}

@@ -19,67 +19,68 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// dialer opens peers on one relay with one server-id.
+// dialer opens connections to one relay with one server-id.
 type dialer struct {
 	base, server, version string
 	timeout               time.Duration
 	proxy                 func(*http.Request) (*url.URL, error)
 }
 
-// proxyFor returns the proxy by way of which the relay is dialled, or nil.
+// proxyFor returns the proxy on the way to the relay, or nil.
 func (d *dialer) proxyFor() *url.URL {
 	u, err := url.Parse("http" + strings.TrimPrefix(d.base, "ws"))
 	if err != nil || d.proxy == nil {
 		return nil
 	}
-	proxy, _ := d.proxy(&http.Request{URL: u}) // the dial has failed for the same reason
+	proxy, _ := d.proxy(&http.Request{URL: u}) // the dial reports the same error
 	return proxy
 }
 
-// peer is one connection to the relay. Its reader answers pings.
+// peer is one connection to the relay, as a binary or as a phone. Its reader answers
+// pings.
 type peer struct {
-	name string // as in a sentence: the binary, phone 2
+	name string // for sentences: "the binary", "phone 2"
 	conn *websocket.Conn
 	in   chan []byte   // messages, until the connection ends
-	done chan struct{} // closed when nobody wants messages any more
+	done chan struct{} // closed when messages are to be dropped
 
 	once sync.Once // closes done
 
 	mu     sync.Mutex
-	frames map[string]bool // of a binary: frames that are awaited, and whether they have passed through it
+	frames map[string]bool // of a binary: the frames of await, true if they have passed through it
 
 	ended chan struct{} // closed when the connection has ended
 	err   error         // why; set before ended is closed
 }
 
-// binary claims the server-id.
+// binary opens a connection that claims the server-id.
 func (d *dialer) binary(ctx context.Context) (*peer, error) {
 	return d.dial(ctx, "the binary", "/v1/server", http.Header{"X-Pyrycode-Version": {d.version}})
 }
 
-// The relay may still be deciding the claim of the binary when the phone comes:
-// nothing on the wire says when that is done. Until then the phone finds no
-// binary, or the one that held the server-id before.
+// The relay may still be deciding the claim of the binary when the phone connects, and it
+// does not announce its decision. Until then the phone finds no binary, or the former
+// holder of the server-id.
 const (
 	noServer        = 4404
 	firstRetryAfter = 20 * time.Millisecond
 	lastRetryAfter  = 500 * time.Millisecond
 )
 
-// errElsewhere says that a frame came back, and not through this process's
-// binary: another one has the server-id.
+// errElsewhere means that a frame came back, but not through the binary of this process:
+// another binary has the server-id.
 var errElsewhere = errors.New("another binary answers for the server-id")
 
-// undecided reports whether err, of p's first round trip, can mean that the
+// undecided reports whether err, the error of p's first round trip, can mean that the
 // relay has not decided the binary's claim yet.
 func undecided(p *peer, err error) bool {
 	return errors.Is(err, errElsewhere) || websocket.IsCloseError(p.err, noServer)
 }
 
-// phone joins the server-id and makes a first round trip, which shows that it
-// is in, and that binary, unless it is nil, holds the server-id. It tries again
-// while the relay can still be deciding the claim of binary. With a nil binary it
-// tries once, because no claim of this process is pending.
+// phone joins the server-id and makes a first round trip. The round trip shows that the
+// phone has joined and, unless binary is nil, that binary holds the server-id. phone
+// tries again while the relay may still be deciding the claim of binary. With a nil
+// binary it tries once, because this process has no pending claim.
 func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, time.Duration, error) {
 	deadline := time.Now().Add(d.timeout)
 	for pause := firstRetryAfter; ; pause = min(2*pause, lastRetryAfter) {
@@ -126,7 +127,7 @@ func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*p
 	return p, nil
 }
 
-// refusal is what an HTTP answer other than 101 says.
+// refusal returns an HTTP answer other than 101 as an error.
 func refusal(name, base string, resp *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
 	s := fmt.Sprintf("the relay refused %s: HTTP %s", name, resp.Status)
@@ -142,7 +143,7 @@ func refusal(name, base string, resp *http.Response) error {
 	return errors.New(s)
 }
 
-// read takes what comes until the connection ends.
+// read reads messages until the connection ends.
 func (p *peer) read() {
 	defer close(p.ended)
 	for {
@@ -168,7 +169,7 @@ func (p *peer) over() bool {
 	}
 }
 
-// why says how the connection ended, in a sentence. It has ended.
+// why returns the reason for the end of the connection, which must have ended.
 func (p *peer) why() error { return &failure{failClosed, p.reason()} }
 
 func (p *peer) reason() error {
@@ -183,8 +184,8 @@ func (p *peer) reason() error {
 	return fmt.Errorf("the connection of %s broke: %w", p.name, p.err)
 }
 
-// await lets echo note when frame passes through the binary p. seen says
-// whether it has, and ends the waiting.
+// await makes echo record when frame passes through the binary p. seen reports whether it
+// has, and removes the record.
 func (p *peer) await(frame []byte) (seen func() bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -201,7 +202,7 @@ func (p *peer) await(frame []byte) (seen func() bool) {
 	}
 }
 
-// passed notes that frame has passed through the binary p.
+// passed records that frame has passed through the binary p.
 func (p *peer) passed(frame []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,9 +211,9 @@ func (p *peer) passed(frame []byte) {
 	}
 }
 
-// roundTrip sends a frame from the phone and waits until the binary's answer
-// is back. binary may be nil: then it is in another process. If it is not nil
-// and the frame came back another way, the error is errElsewhere.
+// roundTrip sends a frame from the phone p and waits until it comes back from the binary.
+// If the binary is in another process, binary is nil. If binary is not nil and the frame
+// has not passed through it, the error is errElsewhere.
 func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *peer) (time.Duration, error) {
 	frame := fmt.Appendf(nil, `{"v":2,"type":"noise_msg","data":%q}`, base64.StdEncoding.EncodeToString([]byte(rand.Text())))
 	seen := func() bool { return true }
@@ -222,7 +223,7 @@ func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *pee
 	}
 	begun := time.Now()
 	_ = p.conn.SetWriteDeadline(begun.Add(timeout))
-	_ = p.conn.WriteMessage(websocket.TextMessage, frame) // the reader learns why it failed
+	_ = p.conn.WriteMessage(websocket.TextMessage, frame) // on failure the reader gets the reason
 	var lost <-chan struct{}
 	if binary != nil {
 		lost = binary.ended
@@ -250,8 +251,8 @@ func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *pee
 	}
 }
 
-// echo sends each frame back to the phone it came from. What a binary gets
-// and what it sends have the same shape, so an envelope goes back as it is.
+// echo sends each frame back to its phone. Envelopes have the same form in both
+// directions, so each envelope goes back unchanged.
 func (p *peer) echo() {
 	for {
 		select {
@@ -269,14 +270,14 @@ func (p *peer) echo() {
 	}
 }
 
-// discard lets the reader drop what comes from now on, so that it goes on
-// answering pings.
+// discard makes the reader drop all further messages, so that it continues to answer
+// pings.
 func (p *peer) discard() { p.once.Do(func() { close(p.done) }) }
 
-// goodbye is how long a relay may take to answer a close.
+// goodbye is the longest time for the relay's answer to a close.
 const goodbye = time.Second
 
-// close says goodbye and ends the connection.
+// close sends a close message, waits for the answer, and closes the connection.
 func (p *peer) close() {
 	p.discard()
 	_ = p.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(goodbye))

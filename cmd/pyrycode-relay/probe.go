@@ -19,8 +19,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// probe is the probe command: both ends of a relay in one process, or one of
-// them.
+// probe is the probe command. It runs a binary and phones, or only one of these two
+// sides, in one process.
 type probe struct {
 	Relay    string        `of:"probe" default:"ws://127.0.0.1:8080" unit:"URL" help:"The relay: ws://host:port, or wss://host with TLS."`
 	Timeout  time.Duration `of:"probe" default:"5s" unit:"time" help:"How long connecting may take, and each round trip."`
@@ -33,7 +33,7 @@ type probe struct {
 	Every    time.Duration `of:"probe" default:"30s" unit:"time" help:"With --listen, the time between two probes."`
 }
 
-// check returns all that is wrong with the options.
+// check returns all problems of the options.
 func (p *probe) check() []config.Problem {
 	var all []config.Problem
 	add := func(ok bool, option string, value any, rule, fix string) {
@@ -64,7 +64,7 @@ func (p *probe) check() []config.Problem {
 	return all
 }
 
-// run probes. The error is one sentence for the user.
+// run runs the probe. The error is one sentence for the user.
 func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
 	id := p.id()
 	d := p.dialer(id, version)
@@ -104,7 +104,7 @@ func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
 	return stay(ctx, time.After(p.Hold), append(phones, binary)...)
 }
 
-// id is the server-id to use.
+// id returns the server-id to use.
 func (p *probe) id() string {
 	if p.ServerID != "" {
 		return p.ServerID
@@ -118,9 +118,8 @@ func (p *probe) dialer(id, version string) dialer {
 	return dialer{base: strings.TrimSuffix(p.Relay, "/"), server: id, version: version, timeout: p.Timeout, proxy: http.ProxyFromEnvironment}
 }
 
-// once is one probe with both ends, as --listen repeats it. notAfter is the
-// end of the relay's certificate, zero if there is none or nothing was heard
-// of one.
+// once runs one probe with both sides, which --listen repeats. notAfter is the end of the
+// relay's certificate, or zero if none was seen.
 func (p *probe) once(ctx context.Context, id, version string) (times []time.Duration, notAfter time.Time, err error) {
 	d := p.dialer(id, version)
 	binary, err := d.binary(ctx)
@@ -143,8 +142,8 @@ func closeAll(phones *[]*peer) {
 	}
 }
 
-// roundTrips opens the phones and makes p.Count round trips with each. On
-// error phones are those that are open, and times what it came to before.
+// roundTrips opens the phones and makes p.Count round trips with each. With an error, it
+// also returns the phones that are open and the times so far.
 func (p *probe) roundTrips(ctx context.Context, d dialer, binary *peer) (phones []*peer, times []time.Duration, err error) {
 	for i := range p.Phones {
 		name := "the phone"
@@ -170,7 +169,7 @@ func (p *probe) roundTrips(ctx context.Context, d dialer, binary *peer) (phones 
 	return phones, times, nil
 }
 
-// report is what the user sees.
+// report returns the result as a sentence for the user.
 func report(times []time.Duration, phones int, base, id string) string {
 	slices.Sort(times)
 	s := "round trip " + ms(times[0])
@@ -184,8 +183,8 @@ func report(times []time.Duration, phones int, base, id string) string {
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond)) }
 
-// stay waits until the time is over or the user interrupts. If a peer's
-// connection ends before, that is the error.
+// stay waits until over fires or ctx ends. If the connection of a peer ends before, it
+// returns the reason.
 func stay(ctx context.Context, over <-chan time.Time, peers ...*peer) error {
 	ended := make(chan error, len(peers))
 	left := make(chan struct{})
@@ -211,5 +210,5 @@ func stay(ctx context.Context, over <-chan time.Time, peers ...*peer) error {
 	return nil
 }
 
-// errInterrupted is the end of a probe by a signal.
+// errInterrupted means that a signal has ended the probe.
 var errInterrupted = errors.New("interrupted")
