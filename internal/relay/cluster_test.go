@@ -9,9 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // neighbours is a cluster as a test would have it. Whole nodes are tested
@@ -77,7 +76,7 @@ func TestWhoHoldsAnIDIsAskedBeforeTheUpgrade(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &neighbours{claim: tt.claim, find: tt.find}
 			n := start(t, Config{Cluster: c})
-			_, resp, err := websocket.DefaultDialer.Dial(n.url+tt.path, headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1"))
+			_, resp, err := wstest.Dial(n.url+tt.path, headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1"))
 			if resp != nil {
 				body, _ := io.ReadAll(resp.Body)
 				if strings.Contains(string(body), "try again") {
@@ -94,7 +93,7 @@ func TestWhoHoldsAnIDIsAskedBeforeTheUpgrade(t *testing.T) {
 func TestABinaryAliveElsewhereIsAConflict(t *testing.T) {
 	c := &neighbours{claim: ErrServerInUse}
 	n := start(t, Config{Cluster: c})
-	n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1")).wantClose(4409, wire.ReasonServerInUse)
+	n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1")).WantClose(4409, wire.ReasonServerInUse)
 	if got := c.read(func() int { return c.settled }); got != 0 {
 		t.Errorf("settled %d times; no claim succeeded", got)
 	}
@@ -120,9 +119,9 @@ func TestEachClaimIsSettledOnce(t *testing.T) {
 	settled(2)
 	heir := n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1"))
 	settled(3)
-	silent.wantClose(1011, wire.ReasonHeartbeat)
+	silent.WantClose(1011, wire.ReasonHeartbeat)
 	go heir.ReadMessage() // it answers pings
-	n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1")).wantClose(4409, wire.ReasonServerInUse)
+	n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1")).WantClose(4409, wire.ReasonServerInUse)
 	settled(4)
 	http.DefaultClient.CloseIdleConnections()
 }
@@ -132,15 +131,15 @@ func TestNothingIsForwardedBehindTheFence(t *testing.T) {
 	n := start(t, Config{Cluster: c})
 	bin := n.binary("s1")
 	ph := n.phone("s1")
-	ph.send(`1`)
-	bin.recv()
+	ph.Send(`1`)
+	bin.Recv()
 	c.mu.Lock()
 	c.fences[0].Close()
 	c.mu.Unlock()
-	ph.send(`2`)
-	ph.wantClose(1012, reasonLost)
-	bin.send(`{"conn_id":"c-0","frame":1}`)
-	bin.wantClose(1012, reasonLost)
+	ph.Send(`2`)
+	ph.WantClose(1012, reasonLost)
+	bin.Send(`{"conn_id":"c-0","frame":1}`)
+	bin.WantClose(1012, reasonLost)
 	n.until(func() bool { return c.read(func() int { return c.changes }) > 0 })
 	n.until(func() bool { return c.host.Slot("s1") == SlotInGrace })
 	c.host.Revoke("s1", false)
@@ -164,7 +163,7 @@ func TestARevokedSlotTellsWhy(t *testing.T) {
 		ph := n.phone("s1")
 		n.until(func() bool { return n.Counts().Phones == 1 })
 		c.host.Revoke("s1", tt.reclaimed)
-		ph.wantClose(tt.phone, tt.reason)
-		bin.wantClose(1012, reasonLost)
+		ph.WantClose(tt.phone, tt.reason)
+		bin.WantClose(1012, reasonLost)
 	}
 }

@@ -3,7 +3,6 @@ package relay
 import (
 	"bytes"
 	"context"
-	endian "encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // bubble is a relay in a synctest bubble, with the clock of the bubble and pipes for
@@ -196,23 +196,7 @@ func (e *pipeEnd) listen(m manner) {
 func clientMail(op wire.Opcode, payload string) []byte { return clientPiece(0x80|byte(op), payload) }
 
 // clientPiece returns a masked fragment with first as its first byte.
-func clientPiece(first byte, payload string) []byte {
-	b := []byte{first}
-	switch n := len(payload); {
-	case n <= 125:
-		b = append(b, 0x80|byte(n))
-	case n <= 0xffff:
-		b = endian.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
-	default:
-		b = endian.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
-	}
-	key := [4]byte{0x37, 0xfa, 0x21, 0x3d}
-	b = append(b, key[:]...)
-	for i := range len(payload) {
-		b = append(b, payload[i]^key[i%4])
-	}
-	return b
-}
+func clientPiece(first byte, payload string) []byte { return wstest.AppendFrame(nil, first, payload) }
 
 // write writes raw bytes and waits until the relay has read them all, or has closed
 // the connection.

@@ -8,9 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func TestFramesKeepTheirBytes(t *testing.T) {
@@ -35,20 +34,20 @@ func TestFramesKeepTheirBytes(t *testing.T) {
 		"of 256 KiB of backslash": `"` + strings.Repeat(`\\`, 128<<10-1) + `"`,
 		"of 256 KiB of 😀":         `"` + strings.Repeat("😀", 64<<10-1) + `"`,
 	} {
-		for _, op := range []int{websocket.TextMessage, websocket.BinaryMessage} {
+		for _, op := range []int{wstest.Text, wstest.Binary} {
 			t.Run(fmt.Sprintf("%s, opcode %d", name, op), func(t *testing.T) {
 				if err := p.WriteMessage(op, []byte(frame)); err != nil {
 					t.Fatal(err)
 				}
 				envelope := `{"conn_id":"` + id + `","frame":` + frame + `}`
-				if got := b.recv(); got != envelope {
+				if got := b.Recv(); got != envelope {
 					t.Fatalf("binary got %d bytes, %.60q; want %d bytes, %.60q", len(got), got, len(envelope), envelope)
 				}
 				if err := b.WriteMessage(op, []byte(envelope)); err != nil {
 					t.Fatal(err)
 				}
 				// White space around a frame is the envelope's, as of any JSON value.
-				if got, want := p.recv(), strings.Trim(frame, " \t\r\n"); got != want && got != frame {
+				if got, want := p.Recv(), strings.Trim(frame, " \t\r\n"); got != want && got != frame {
 					t.Fatalf("phone got %d bytes, %.60q; want %d bytes, %.60q", len(got), got, len(want), want)
 				}
 			})
@@ -75,22 +74,22 @@ func TestTheLimitOfNestingHoldsInTheEnvelope(t *testing.T) {
 				t.Fatalf("encoding/json takes %s %d deep in an envelope: %t", kind, depth, passes)
 			}
 			if passes {
-				p.send(frame)
-				if got := b.recv(); got != envelope {
+				p.Send(frame)
+				if got := b.Recv(); got != envelope {
 					t.Errorf("%s %d deep: the binary got %d bytes; want %d", kind, depth, len(got), len(envelope))
 				}
-				b.send(envelope)
-				if got := p.recv(); got != frame {
+				b.Send(envelope)
+				if got := p.Recv(); got != frame {
 					t.Errorf("%s %d deep: the phone got %d bytes; want %d", kind, depth, len(got), len(frame))
 				}
 				continue
 			}
 			before := n.series("dropped_frames_total")["bad_envelope"]
-			b.send(envelope)
+			b.Send(envelope)
 			n.wantMetric("dropped_frames_total", "bad_envelope", before+1)
-			p.send(frame)
-			p.wantClose(1007, "frame is not valid JSON in UTF-8")
-			if got, want := b.recv(), `{"conn_id":"`+id+`","close_code":1001}`; got != want {
+			p.Send(frame)
+			p.WantClose(1007, "frame is not valid JSON in UTF-8")
+			if got, want := b.Recv(), `{"conn_id":"`+id+`","close_code":1001}`; got != want {
 				t.Errorf("%s %d deep: the binary got %.80s; want %s", kind, depth, got, want)
 			}
 		}
@@ -107,12 +106,12 @@ func TestTheLongestFrameIsUnder1MiBInItsEnvelope(t *testing.T) {
 	b := n.binary("s1")
 	p := n.phone("s1")
 	joined(t, b, p)
-	p.send(`"` + strings.Repeat("<", most-2) + `"`)
-	if got := len(b.recv()); got != most+wire.EnvelopeOverhead || got >= 1<<20 {
+	p.Send(`"` + strings.Repeat("<", most-2) + `"`)
+	if got := len(b.Recv()); got != most+wire.EnvelopeOverhead || got >= 1<<20 {
 		t.Errorf("the binary got %d bytes; want %d", got, most+wire.EnvelopeOverhead)
 	}
-	p.send(`"` + strings.Repeat("<", most-1) + `"`)
-	p.wantClose(1009, "message too big")
+	p.Send(`"` + strings.Repeat("<", most-1) + `"`)
+	p.WantClose(1009, "message too big")
 }
 
 func TestAFrameInAnyPiecesIsOneFrame(t *testing.T) {
@@ -137,14 +136,14 @@ func TestAFrameInAnyPiecesIsOneFrame(t *testing.T) {
 		}
 		for len(bytes) > 0 { // in writes of any length
 			cut := 1 + rnd.IntN(len(bytes))
-			p.write(bytes[:cut])
+			p.SendBytes(bytes[:cut])
 			bytes = bytes[cut:]
 		}
-		if got, want := b.recv(), `{"conn_id":"`+id+`","frame":`+frame+`}`; got != want {
+		if got, want := b.Recv(), `{"conn_id":"`+id+`","frame":`+frame+`}`; got != want {
 			t.Fatalf("binary got %.60q; want %.60q", got, want)
 		}
 	}
-	if got := p.until(wire.OpPong); got != "between" {
+	if got := p.Await(wstest.Pong); got != "between" {
 		t.Errorf("pong %q; want what the ping said", got)
 	}
 }
@@ -174,8 +173,8 @@ func TestNoEnvelopeHasAToken(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	p := n.dial("/v1/client", headers(wire.HeaderServer, "s1", "x-pyrycode-token", "s3cr3t", wire.HeaderDevice, "m\tobile"))
-	p.send("1")
-	got := b.recv()
+	p.Send("1")
+	got := b.Recv()
 	if want := `{"conn_id":"` + connIDOf(t, got) + `","frame":1}`; got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}

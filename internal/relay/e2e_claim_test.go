@@ -8,13 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // silent claims id and then neither reads nor answers.
-func (n *node) silent(id string) *raw {
+func (n *node) silent(id string) *peer {
 	n.t.Helper()
 	r := n.raw("/v1/server", binaryHeaders(id))
 	n.wait("the claim", func() bool { return n.held(id) })
@@ -26,14 +25,14 @@ func TestAReclaimInGraceEvictsThePhones(t *testing.T) {
 	b := n.binary("s1")
 	p := n.phone("s1")
 	joined(t, b, p)
-	b.reset()
+	b.Reset()
 	n.wantCounts(Counts{InGrace: 1, Phones: 1})
 	late := n.phone("s1") // joins in grace
 	n.wantCounts(Counts{InGrace: 1, Phones: 2})
 
 	b = n.binary("s1")
-	p.wantClose(4404, "binary reclaimed server-id")
-	late.wantClose(4404, "binary reclaimed server-id")
+	p.WantClose(4404, "binary reclaimed server-id")
+	late.WantClose(4404, "binary reclaimed server-id")
 	n.wantCounts(Counts{Binaries: 1})
 	n.wantMetric("reclaims_total", "", 1)
 	joined(t, b, n.phone("s1"))
@@ -43,14 +42,14 @@ func TestALiveIncumbentKeepsAll(t *testing.T) {
 	n := start(t, Config{Probe: patience}) // the answer decides, not the time
 	b := n.binary("s1")
 	p := n.phone("s1")
-	b.echo()
-	p.send("1")
-	p.recv()
+	b.Echo()
+	p.Send("1")
+	p.Recv()
 	for i := range 3 {
 		rival := n.dial("/v1/server", binaryHeaders("s1"))
-		rival.wantClose(4409, "server-id already claimed")
-		p.send(fmt.Sprint(i))
-		if got, want := p.recv(), fmt.Sprint(i); got != want {
+		rival.WantClose(4409, "server-id already claimed")
+		p.Send(fmt.Sprint(i))
+		if got, want := p.Recv(), fmt.Sprint(i); got != want {
 			t.Errorf("phone got %s; want %s", got, want)
 		}
 		n.wantMetric("claim_conflicts_total", "", float64(i+1))
@@ -68,14 +67,14 @@ func TestASilentIncumbentIsTakenOver(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 
 	b := n.dial("/v1/server", binaryHeaders("s1"))
-	p.wantClose(4404, "binary reclaimed server-id")
+	p.WantClose(4404, "binary reclaimed server-id")
 	n.wantMetric("takeovers_total", "", 1)
 	n.wantCounts(Counts{Binaries: 1})
 	joined(t, b, n.phone("s1"))
-	if got := old.until(wire.OpPing); len(got) == 0 {
+	if got := old.Await(wstest.Ping); len(got) == 0 {
 		t.Error("the incumbent was not asked")
 	}
-	old.wantClose(1011, "heartbeat timeout")
+	old.WantEnd(1011, "heartbeat timeout")
 }
 
 func TestADisplacedBinarysLateCleanupDoesNotHurtItsSuccessor(t *testing.T) {
@@ -88,19 +87,19 @@ func TestADisplacedBinarysLateCleanupDoesNotHurtItsSuccessor(t *testing.T) {
 			p := n.phone("s1")
 			id := joined(t, b, p)
 			// What the displaced one still says must go nowhere.
-			old.frame(text, `{"conn_id":"`+id+`","frame":"from the grave","close_code":4401}`)
+			old.Frame(text, `{"conn_id":"`+id+`","frame":"from the grave","close_code":4401}`)
 			switch leaving {
 			case "with a close":
-				old.frame(bye, closePayload(1000, ""))
+				old.Frame(bye, closePayload(1000, ""))
 			case "with a reset":
-				old.reset()
+				old.Reset()
 			case "with a breach":
-				old.frame(text|0x70, "")
+				old.Frame(text|0x70, "")
 			}
 			n.wait("the old socket to be closed", func() bool { return n.sockets() == 2 })
 			n.wantCounts(Counts{Binaries: 1, Phones: 1}) // so no grace runs, nor will one
-			b.send(`{"conn_id":"` + id + `","frame":"alive"}`)
-			if got, want := p.recv(), `"alive"`; got != want {
+			b.Send(`{"conn_id":"` + id + `","frame":"alive"}`)
+			if got, want := p.Recv(), `"alive"`; got != want {
 				t.Errorf("phone got %s; want %s", got, want)
 			}
 			if got := n.metric("grace_expiries_total", ""); got != 0 {
@@ -116,14 +115,14 @@ func TestOfSixteenRivalsForADeadIncumbentOneWins(t *testing.T) {
 	incumbent := n.holder("s1")
 	ends := make([]<-chan end, 16)
 	for i := range ends {
-		ends[i] = n.dial("/v1/server", binaryHeaders("s1")).attend()
+		ends[i] = n.dial("/v1/server", binaryHeaders("s1")).Attend()
 	}
 	n.wait("all to be counted", func() bool { return total(n.series("ws_upgrade_attempts_total")) == 17 })
 	var losers int
 	for _, e := range ends {
 		select {
 		case got := <-e:
-			if want := (end{code: 4409, text: "server-id already claimed"}); got != want {
+			if want := (end{Code: 4409, Text: "server-id already claimed"}); got != want {
 				t.Errorf("a rival ended with %+v; want %+v", got, want)
 			}
 			losers++
@@ -142,7 +141,7 @@ func TestOfSixteenRivalsForADeadIncumbentOneWins(t *testing.T) {
 		t.Errorf("the slot is held by %p; want a rival, not the incumbent %p", h, incumbent)
 	}
 	n.wantCounts(Counts{Binaries: 1})
-	old.wantClose(1011, "heartbeat timeout")
+	old.WantEnd(1011, "heartbeat timeout")
 }
 
 func TestSixtyFourClaimsAtOnceHaveOneWinner(t *testing.T) {
@@ -154,13 +153,13 @@ func TestSixtyFourClaimsAtOnceHaveOneWinner(t *testing.T) {
 		wg.Go(func() {
 			b, err := n.tryDial("/v1/server", binaryHeaders("s1"))
 			if err != nil { // sixteen wait already
-				if !errors.Is(err, websocket.ErrBadHandshake) {
+				if _, refused := errors.AsType[*wstest.RefusedError](err); !refused {
 					t.Error(err)
 				}
 				refused.Add(1)
 				return
 			}
-			ends[i] = b.attend()
+			ends[i] = b.Attend()
 		})
 	}
 	wg.Wait()
@@ -183,7 +182,7 @@ func TestSixtyFourClaimsAtOnceHaveOneWinner(t *testing.T) {
 		}
 		select {
 		case got := <-e:
-			if got != (end{code: 4409, text: "server-id already claimed"}) && got.code != int(wire.CloseTryAgain) {
+			if got != (end{Code: 4409, Text: "server-id already claimed"}) && got.Code != int(wire.CloseTryAgain) {
 				t.Errorf("a loser ended with %+v; want 4409 or 1013", got)
 			}
 		default:
@@ -231,7 +230,7 @@ func TestAnIncumbentBehindABacklogIsNotDisplacedByTheProbe(t *testing.T) {
 	n.block("s1")
 	before := n.Counts()
 
-	rivalEnd := n.dial("/v1/server", binaryHeaders("s1")).attend()
+	rivalEnd := n.dial("/v1/server", binaryHeaders("s1")).Attend()
 	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
 	select { // it waits as long as the ping does
 	case got := <-rivalEnd:
@@ -241,8 +240,8 @@ func TestAnIncumbentBehindABacklogIsNotDisplacedByTheProbe(t *testing.T) {
 	if n.holder("s1") != incumbent || n.Counts() != before {
 		t.Fatalf("displaced behind a backlog; counts %+v, were %+v", n.Counts(), before)
 	}
-	b.attend() // reads on, and answers the ping in its turn
-	if got, want := within(t, "the rival's end", rivalEnd), (end{code: 4409, text: "server-id already claimed"}); got != want {
+	b.Attend() // reads on, and answers the ping in its turn
+	if got, want := within(t, "the rival's end", rivalEnd), (end{Code: 4409, Text: "server-id already claimed"}); got != want {
 		t.Errorf("the rival ended with %+v; want %+v", got, want)
 	}
 	if n.holder("s1") != incumbent {
@@ -256,14 +255,14 @@ func TestAnIncumbentInTheMiddleOfAMessageIsAlive(t *testing.T) {
 	n := start(t, Config{Probe: 150 * time.Millisecond})
 	b := n.silent("s1")
 	incumbent := n.holder("s1")
-	rivalEnd := n.dial("/v1/server", binaryHeaders("s1")).attend()
+	rivalEnd := n.dial("/v1/server", binaryHeaders("s1")).Attend()
 	message := masked(text, `{"conn_id":"c-0","frame":"0123456789"}`)
 	for i := range message {
-		b.write(message[i : i+1])
+		b.SendBytes(message[i : i+1])
 		time.Sleep(15 * time.Millisecond) // a slow line
 	}
-	b.frame(pong, b.until(wire.OpPing))
-	if got, want := within(t, "the rival's end", rivalEnd), (end{code: 4409, text: "server-id already claimed"}); got != want {
+	b.Frame(pong, b.Await(wstest.Ping))
+	if got, want := within(t, "the rival's end", rivalEnd), (end{Code: 4409, Text: "server-id already claimed"}); got != want {
 		t.Errorf("the rival ended with %+v; want %+v", got, want)
 	}
 	if n.holder("s1") != incumbent {
@@ -277,14 +276,14 @@ func TestAnAnswerRefusesThoseItWasAskedFor(t *testing.T) {
 	n := start(t, Config{Probe: 500 * time.Millisecond})
 	b := n.silent("s1")
 	incumbent := n.holder("s1")
-	first := n.dial("/v1/server", binaryHeaders("s1")).attend()
+	first := n.dial("/v1/server", binaryHeaders("s1")).Attend()
 	n.wait("the first to wait", func() bool { return incumbent.waitingRivals() == 1 })
-	asked := b.until(wire.OpPing)
+	asked := b.Await(wstest.Ping)
 	next := n.dial("/v1/server", binaryHeaders("s1"))
-	ends := next.attend()
+	ends := next.Attend()
 	n.wait("both to wait", func() bool { return incumbent.waitingRivals() == 2 })
-	b.frame(pong, asked)
-	if got, want := within(t, "the first rival's end", first), (end{code: 4409, text: "server-id already claimed"}); got != want {
+	b.Frame(pong, asked)
+	if got, want := within(t, "the first rival's end", first), (end{Code: 4409, Text: "server-id already claimed"}); got != want {
 		t.Errorf("the first rival: %+v; want %+v", got, want)
 	}
 	n.wantMetric("takeovers_total", "", 1)
@@ -302,8 +301,8 @@ func TestAClaimantThatDiesWhileItWaitsLeavesNothingBehind(t *testing.T) {
 		incumbent := n.holder("s1")
 		rival := n.raw("/v1/server", binaryHeaders("s1"))
 		n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
-		rival.reset()
-		b.frame(pong, b.until(wire.OpPing))
+		rival.Reset()
+		b.Frame(pong, b.Await(wstest.Ping))
 		n.wait("the rival's socket to be closed", func() bool { return n.sockets() == 1 })
 		n.wantCounts(Counts{Binaries: 1})
 		if n.holder("s1") != incumbent {
@@ -317,7 +316,7 @@ func TestAClaimantThatDiesWhileItWaitsLeavesNothingBehind(t *testing.T) {
 		incumbent := n.holder("s1")
 		rival := n.raw("/v1/server", binaryHeaders("s1"))
 		n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
-		rival.reset()
+		rival.Reset()
 		n.wait("the rival's socket to be closed", func() bool { return n.sockets() == 1 })
 		n.wantMetric("ws_upgrade_attempts_total", "server/reject_409", 1)
 		n.wantCounts(Counts{Binaries: 1}) // a slot given to the rival would be nobody's
@@ -333,9 +332,9 @@ func TestAClaimantThatDiesWhileItWaitsLeavesNothingBehind(t *testing.T) {
 		n.wait("one to wait", func() bool { return incumbent.waitingRivals() == 1 })
 		dead := n.raw("/v1/server", binaryHeaders("s1"))
 		n.wait("both to wait", func() bool { return incumbent.waitingRivals() == 2 })
-		dead.reset()
+		dead.Reset()
 		n.wait("it to be gone", func() bool { return n.sockets() == 2 })
-		ends := alive.attend()
+		ends := alive.Attend()
 		n.wantMetric("takeovers_total", "", 1)
 		p := n.phone("s1")
 		n.wantCounts(Counts{Binaries: 1, Phones: 1})
@@ -354,10 +353,10 @@ func TestAClaimantThatDiesWhileItWaitsLeavesNothingBehind(t *testing.T) {
 		n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
 		p := n.phone("s1")
 		n.wantCounts(Counts{Binaries: 1, Phones: 1})
-		rival.reset()
+		rival.Reset()
 		n.wait("the rival's socket to be closed", func() bool { return n.sockets() == 2 })
-		b.reset()
-		p.wantClose(1000, "") // not evicted for a rival that is gone
+		b.Reset()
+		p.WantClose(1000, "") // not evicted for a rival that is gone
 		n.wantMetric("grace_expiries_total", "", 1)
 		n.wantMetric("reclaims_total", "", 0)
 		n.wantCounts(Counts{})
@@ -373,8 +372,8 @@ func TestARivalOfAnIncumbentThatLeavesGetsTheSlot(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 	rival := n.dial("/v1/server", binaryHeaders("s1"))
 	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
-	b.frame(bye, closePayload(1001, ""))
-	p.wantClose(4404, "binary reclaimed server-id")
+	b.Frame(bye, closePayload(1001, ""))
+	p.WantClose(4404, "binary reclaimed server-id")
 	joined(t, rival, n.phone("s1"))
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 	n.wantMetric("reclaims_total", "", 1)
@@ -388,8 +387,8 @@ func TestAShutdownIsNotADeadIncumbent(t *testing.T) {
 	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
 	done := make(chan struct{})
 	n.Drain(0, func() { close(done) })
-	rival.wantClose(1001, "shutting down")
-	b.wantClose(1001, "shutting down")
+	rival.WantClose(1001, "shutting down")
+	b.WantEnd(1001, "shutting down")
 	rival.Close()
 	b.Close()
 	within(t, "the drain", done)
@@ -413,7 +412,7 @@ func TestWhatABinarySaysAsItClaimsIsHeardOnce(t *testing.T) {
 	n := start(t, Config{Burst: 1000})
 	for i := range binaries {
 		r := n.raw("/v1/server", binaryHeaders(fmt.Sprint("s", i)))
-		r.frame(text, `{"conn_id":"c-0","frame":1}`)
+		r.Frame(text, `{"conn_id":"c-0","frame":1}`)
 	}
 	n.wantMetric("dropped_frames_total", "unknown_phone", binaries)
 	n.wantCounts(Counts{Binaries: binaries})
@@ -428,9 +427,9 @@ func TestWhatAClaimantSaysWaitsForItsSlot(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 	id := n.joinedTo("s1")[0].id
 	rival := n.raw("/v1/server", binaryHeaders("s1"))
-	rival.frame(text, `{"conn_id":"`+string(id)+`","frame":"not yours"}`)
-	rival.frame(text, `{"conn_id":"`+string(id)+`","frame":null,"close_code":4401}`)
+	rival.Frame(text, `{"conn_id":"`+string(id)+`","frame":"not yours"}`)
+	rival.Frame(text, `{"conn_id":"`+string(id)+`","frame":null,"close_code":4401}`)
 	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
-	p.wantClose(4404, "binary reclaimed server-id")
+	p.WantClose(4404, "binary reclaimed server-id")
 	n.wantMetric("dropped_frames_total", "departed_phone", 2)
 }

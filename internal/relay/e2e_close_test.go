@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func notice(id string, code int) string {
@@ -17,11 +16,11 @@ func notice(id string, code int) string {
 }
 
 // offender is a raw phone of s1 that the binary b has heard of.
-func (n *node) offender(b *peer) (r *raw, id string) {
+func (n *node) offender(b *peer) (r *peer, id string) {
 	n.t.Helper()
 	r = n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
-	r.frame(text, `"hello"`)
-	return r, connIDOf(n.t, b.recv())
+	r.Frame(text, `"hello"`)
+	return r, connIDOf(n.t, b.Recv())
 }
 
 func TestAFrameThatIsNotJSONInUTF8Is1007(t *testing.T) {
@@ -36,9 +35,9 @@ func TestAFrameThatIsNotJSONInUTF8Is1007(t *testing.T) {
 		for _, op := range []byte{text, blob} {
 			t.Run(fmt.Sprintf("%q as opcode %d", frame, op&0xf), func(t *testing.T) {
 				p, id := n.offender(b)
-				p.frame(op, frame)
-				p.wantClose(1007, "frame is not valid JSON in UTF-8")
-				if got, want := b.recv(), notice(id, 1001); got != want {
+				p.Frame(op, frame)
+				p.WantEnd(1007, "frame is not valid JSON in UTF-8")
+				if got, want := b.Recv(), notice(id, 1001); got != want {
 					t.Errorf("binary got %s; want %s", got, want)
 				}
 				p.Close()
@@ -53,21 +52,21 @@ func TestTheBudgetOfFragmentsIs1024(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	p, id := n.offender(b)
-	p.frame(byte(wire.OpText), "1")
+	p.Frame(byte(wire.OpText), "1")
 	for range 1022 {
-		p.frame(0, "")
+		p.Frame(0, "")
 	}
-	p.frame(fin, "2")
-	if got, want := b.recv(), `{"conn_id":"`+id+`","frame":12}`; got != want {
+	p.Frame(fin, "2")
+	if got, want := b.Recv(), `{"conn_id":"`+id+`","frame":12}`; got != want {
 		t.Fatalf("a message of 1,024 fragments came as %s; want %s", got, want)
 	}
-	p.frame(byte(wire.OpText), "1")
+	p.Frame(byte(wire.OpText), "1")
 	for range 1023 {
-		p.frame(0, "")
+		p.Frame(0, "")
 	}
-	p.frame(0, "")
-	p.wantClose(1008, "too many fragments in a message")
-	if got, want := b.recv(), notice(id, 1001); got != want {
+	p.Frame(0, "")
+	p.WantEnd(1008, "too many fragments in a message")
+	if got, want := b.Recv(), notice(id, 1001); got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 }
@@ -77,15 +76,15 @@ func TestTheBudgetOfControlMessagesIs1024(t *testing.T) {
 	b := n.binary("s1")
 	p, id := n.offender(b)
 	for i := range 1024 {
-		p.frame([]byte{ping, pong}[i%2], "x")
+		p.Frame([]byte{ping, pong}[i%2], "x")
 	}
-	p.frame(text, "1")
-	if got, want := b.recv(), `{"conn_id":"`+id+`","frame":1}`; got != want {
+	p.Frame(text, "1")
+	if got, want := b.Recv(), `{"conn_id":"`+id+`","frame":1}`; got != want {
 		t.Fatalf("after 1,024 control messages binary got %s; want %s", got, want)
 	}
-	p.frame(ping, "")
-	p.wantClose(1008, "too many control messages")
-	if got, want := b.recv(), notice(id, 1001); got != want {
+	p.Frame(ping, "")
+	p.WantEnd(1008, "too many control messages")
+	if got, want := b.Recv(), notice(id, 1001); got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 }
@@ -97,12 +96,12 @@ func TestTheLimitOfAPhonesMessage(t *testing.T) {
 	frame := func(n int) string { return `"` + strings.Repeat("a", n-2) + `"` }
 	t.Run("a message of exactly the limit passes", func(t *testing.T) {
 		p, id := n.offender(b)
-		p.frame(text, frame(limit))
-		if got, want := b.recv(), `{"conn_id":"`+id+`","frame":`+frame(limit)+`}`; got != want {
+		p.Frame(text, frame(limit))
+		if got, want := b.Recv(), `{"conn_id":"`+id+`","frame":`+frame(limit)+`}`; got != want {
 			t.Errorf("binary got %d bytes; want %d", len(got), len(want))
 		}
 		p.Close()
-		b.recv()
+		b.Recv()
 	})
 	whole := frame(limit + 1)
 	pieces := func() []byte {
@@ -123,7 +122,7 @@ func TestTheLimitOfAPhonesMessage(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		send   []byte
-		code   uint16
+		code   int
 		reason string
 	}{
 		{"a byte more is 1009", masked(text, whole), 1009, "message too big"},
@@ -135,13 +134,13 @@ func TestTheLimitOfAPhonesMessage(t *testing.T) {
 			p, id := n.offender(b)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			p.write(tt.send)
-			p.wantClose(tt.code, tt.reason)
+			p.SendBytes(tt.send)
+			p.WantEnd(tt.code, tt.reason)
 			runtime.ReadMemStats(&after)
 			if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
 				t.Errorf("%d bytes allocated meanwhile; want little", grown)
 			}
-			if got, want := b.recv(), notice(id, 1001); got != want {
+			if got, want := b.Recv(), notice(id, 1001); got != want {
 				t.Errorf("binary got %s; want %s", got, want)
 			}
 		})
@@ -154,18 +153,18 @@ func TestTheLimitOfABinarysMessage(t *testing.T) {
 	b := n.raw("/v1/server", binaryHeaders("s1"))
 	n.wantCounts(Counts{Binaries: 1})
 	p := n.phone("s1")
-	p.send(`"hello"`)
-	id := connIDOf(t, b.until(wire.OpText))
+	p.Send(`"hello"`)
+	id := connIDOf(t, b.Await(wstest.Text))
 	// White space makes the envelope as long as may be, and the frame no longer
 	// than the phone's outbox takes.
 	envelope := `{"conn_id":"` + id + `","frame":"` + strings.Repeat("a", limit-1000) + `"}`
 	envelope += strings.Repeat(" ", limit-len(envelope))
-	b.frame(text, envelope)
-	if got, want := len(p.recv()), limit-1000+2; got != want {
+	b.Frame(text, envelope)
+	if got, want := len(p.Recv()), limit-1000+2; got != want {
 		t.Errorf("phone got %d bytes; want %d", got, want)
 	}
 	go b.Write(masked(text, envelope+" ")) // its header is enough, so the rest may find nobody
-	b.wantClose(1009, "message too big")
+	b.WantEnd(1009, "message too big")
 	n.wantCounts(Counts{InGrace: 1, Phones: 1})
 }
 
@@ -180,8 +179,8 @@ func TestAMessageInManyFragmentsCostsWhatItsBytesCost(t *testing.T) {
 	message = append(message, masked(fin, `"`)...)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	p.write(message)
-	b.recv()
+	p.SendBytes(message)
+	b.Recv()
 	runtime.ReadMemStats(&after)
 	if got, want := after.TotalAlloc-before.TotalAlloc, uint64(16<<20); got > want {
 		t.Errorf("%d bytes allocated for a message of %d; want at most %d", got, 1022*256, want)
@@ -194,7 +193,7 @@ func TestABreachOfTheProtocolIs1002(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		send   []byte
-		code   uint16
+		code   int
 		reason string
 	}{
 		{"RSV1, as if compressed", masked(text|0x40, "1"), 1002, "reserved bits set"},
@@ -215,9 +214,9 @@ func TestABreachOfTheProtocolIs1002(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p, id := n.offender(b)
-			p.write(append(tt.send, masked(text, `"after the breach"`)...))
-			p.wantClose(tt.code, tt.reason)
-			if got, want := b.recv(), notice(id, 1001); got != want {
+			p.SendBytes(append(tt.send, masked(text, `"after the breach"`)...))
+			p.WantEnd(tt.code, tt.reason)
+			if got, want := b.Recv(), notice(id, 1001); got != want {
 				t.Errorf("binary got %s; want %s", got, want)
 			}
 			p.Close()
@@ -225,8 +224,8 @@ func TestABreachOfTheProtocolIs1002(t *testing.T) {
 	}
 	t.Run("from a binary too", func(t *testing.T) {
 		r := n.raw("/v1/server", binaryHeaders("s2"))
-		r.write([]byte{text, 1, '1'})
-		r.wantClose(1002, "fragment not masked")
+		r.SendBytes([]byte{text, 1, '1'})
+		r.WantEnd(1002, "fragment not masked")
 	})
 	n.wantCounts(Counts{Binaries: 1, InGrace: 1})
 }
@@ -235,22 +234,22 @@ func TestACloseIsAnsweredWithItsCode(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	p, _ := n.offender(b)
-	p.frame(bye, closePayload(4000, "why"))
-	p.wantClose(4000, "")
+	p.Frame(bye, closePayload(4000, "why"))
+	p.WantEnd(4000, "")
 	p, _ = n.offender(b)
-	p.frame(bye, "")
-	if got := p.until(wire.OpClose); got != "" {
+	p.Frame(bye, "")
+	if got := p.Await(wstest.Close); got != "" {
 		t.Errorf("an empty close is answered with %q; want an empty one", got)
 	}
-	b.reset()
+	b.Reset()
 }
 
 func TestAMissedPongIs1011(t *testing.T) {
 	n := start(t, Config{Heartbeat: 60 * time.Millisecond, Grace: time.Minute})
 	b := n.raw("/v1/server", binaryHeaders("s1"))
 	n.wantCounts(Counts{Binaries: 1})
-	n.raw("/v1/client", headers(wire.HeaderServer, "s1")).wantClose(1011, "heartbeat timeout")
-	b.wantClose(1011, "heartbeat timeout")
+	n.raw("/v1/client", headers(wire.HeaderServer, "s1")).WantEnd(1011, "heartbeat timeout")
+	b.WantEnd(1011, "heartbeat timeout")
 	n.wantCounts(Counts{InGrace: 1})
 	n.wantMetric("heartbeat_timeouts_total", "", 2)
 }
@@ -258,12 +257,12 @@ func TestAMissedPongIs1011(t *testing.T) {
 func TestAPeerThatPongsLives(t *testing.T) {
 	n := start(t, Config{Heartbeat: 40 * time.Millisecond})
 	b := n.binary("s1")
-	msgs, _ := b.hear()
+	msgs, _ := b.Hear()
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
 	for range 5 {
-		p.frame(pong, p.until(wire.OpPing))
+		p.Frame(pong, p.Await(wstest.Ping))
 	}
-	p.frame(text, "1")
+	p.Frame(text, "1")
 	within(t, "the phone's frame", msgs)
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 }
@@ -272,24 +271,24 @@ func TestAMessageThatNeverEndsIsClosed(t *testing.T) {
 	// It answers every ping and has something to say all the time.
 	n := start(t, Config{Heartbeat: 40 * time.Millisecond, MessageTimeout: 150 * time.Millisecond})
 	b := n.binary("s1")
-	msgs, _ := b.hear()
+	msgs, _ := b.Hear()
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
-	p.frame(text, `"hello"`)
+	p.Frame(text, `"hello"`)
 	id := connIDOf(t, within(t, "a frame", msgs))
-	p.frame(byte(wire.OpText), "")
+	p.Frame(byte(wire.OpText), "")
 	for {
-		op, payload, err := p.next()
+		f, err := p.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if op == wire.OpClose {
-			if want := closePayload(1008, "message took too long"); string(payload) != want {
-				t.Errorf("closed with %q; want %q", payload, want)
+		if f.Op == wstest.Close {
+			if want := closePayload(1008, "message took too long"); string(f.Payload) != want {
+				t.Errorf("closed with %q; want %q", f.Payload, want)
 			}
 			break
 		}
-		p.frame(pong, string(payload))
-		p.frame(0, "1")
+		p.Frame(pong, string(f.Payload))
+		p.Frame(0, "1")
 	}
 	if got, want := within(t, "the notice", msgs), notice(id, 1001); got != want {
 		t.Errorf("binary got %s; want %s", got, want)
@@ -300,8 +299,8 @@ func TestHalfAHeaderIsAMessageBegun(t *testing.T) {
 	n := start(t, Config{MessageTimeout: 50 * time.Millisecond})
 	n.binary("s1")
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
-	p.write([]byte{text})
-	p.wantClose(1008, "message took too long")
+	p.SendBytes([]byte{text})
+	p.WantEnd(1008, "message took too long")
 }
 
 func TestAPhoneThatDoesNotReadIsClosedOnceItsBacklogIsFull(t *testing.T) {
@@ -313,9 +312,9 @@ func TestAPhoneThatDoesNotReadIsClosedOnceItsBacklogIsFull(t *testing.T) {
 	joined(t, b, bystander)
 	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 60<<10))
 	for n.Counts().Phones == 2 {
-		b.send(envelope)
+		b.Send(envelope)
 	}
-	if got, want := b.recv(), notice(id, 1001); got != want {
+	if got, want := b.Recv(), notice(id, 1001); got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 	p.wantQuietClose(1011, "phone backlog full")
@@ -334,7 +333,7 @@ func (p *peer) wantQuietClose(code int, reason string) {
 	_ = p.SetReadDeadline(time.Now().Add(patience))
 	for {
 		if _, _, err := p.ReadMessage(); err != nil {
-			if got := endOf(err); got != (end{code: code, text: reason}) {
+			if got := wstest.EndOf(err); got != (end{Code: code, Text: reason}) {
 				p.t.Fatalf("ended with %+v; want %d %q", got, code, reason)
 			}
 			return
@@ -345,7 +344,7 @@ func (p *peer) wantQuietClose(code int, reason string) {
 // flood has p send frame until the connection ends.
 func (p *peer) flood(frame string) {
 	go func() {
-		for p.WriteMessage(websocket.TextMessage, []byte(frame)) == nil {
+		for p.WriteMessage(wstest.Text, []byte(frame)) == nil {
 		}
 	}()
 }
@@ -389,12 +388,12 @@ func TestAWriteThatTakesTooLongEndsTheConnection(t *testing.T) {
 	out := &n.joinedTo("s1")[0].out
 	for n.Counts().Phones == 1 {
 		if out.queued() < 1<<20 {
-			b.send(envelope)
+			b.Send(envelope)
 		} else {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	if got, want := b.recv(), notice(id, 1001); got != want {
+	if got, want := b.Recv(), notice(id, 1001); got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 	n.wait("the phone's socket to be closed", func() bool { return n.sockets() == 1 })
@@ -414,10 +413,10 @@ func TestCloseCodesOfTheBinary(t *testing.T) {
 	} {
 		t.Run(code, func(t *testing.T) {
 			p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
-			p.frame(text, "1")
-			id := connIDOf(t, b.recv())
-			b.send(`{"conn_id":"` + id + `","frame":null,"close_code":` + code + `}`)
-			p.wantClose(uint16(want), "")
+			p.Frame(text, "1")
+			id := connIDOf(t, b.Recv())
+			b.Send(`{"conn_id":"` + id + `","frame":null,"close_code":` + code + `}`)
+			p.WantEnd(int(want), "")
 			p.Close()
 		})
 	}

@@ -9,9 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
@@ -21,12 +20,12 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 	for i := range 4 {
 		id := fmt.Sprint("s", i)
 		b := n.binary(id)
-		ends = append(ends, b.attend())
+		ends = append(ends, b.Attend())
 		for range 4 {
 			p := n.phone(id)
-			ends = append(ends, p.attend())
+			ends = append(ends, p.Attend())
 			traffic = append(traffic, func() {
-				for f := 0; p.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"frame":%d}`, f)) == nil; f++ {
+				for f := 0; p.WriteMessage(wstest.Text, fmt.Appendf(nil, `{"frame":%d}`, f)) == nil; f++ {
 				}
 			})
 		}
@@ -35,7 +34,7 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 		traffic = append(traffic, func() {
 			for f := 0; ; f++ {
 				m := fmt.Appendf(nil, `{"conn_id":%q,"frame":%d}`, phones[f%4].id, f)
-				if b.WriteMessage(websocket.TextMessage, m) != nil {
+				if b.WriteMessage(wstest.Text, m) != nil {
 					return
 				}
 			}
@@ -44,9 +43,9 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 	grace := n.binary("grace") // and one slot in grace
 	waiting := n.phone("grace")
 	n.wantCounts(Counts{Binaries: 5, Phones: 17})
-	grace.reset()
+	grace.Reset()
 	n.wantCounts(Counts{Binaries: 4, Phones: 17, InGrace: 1})
-	ends = append(ends, waiting.attend())
+	ends = append(ends, waiting.Attend())
 	for _, f := range traffic {
 		go f()
 	}
@@ -71,7 +70,7 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 		t.Error(err)
 	}
 	for i, e := range ends {
-		if got, want := within(t, "the end", e), (end{code: 1001, text: "shutting down"}); got != want {
+		if got, want := within(t, "the end", e), (end{Code: 1001, Text: "shutting down"}); got != want {
 			t.Errorf("connection %d ended with %+v; want %+v", i, got, want)
 		}
 	}
@@ -104,7 +103,7 @@ func TestAnAbortEndsADrainThatPeersHoldUp(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1})
 	done := make(chan struct{})
 	n.Drain(0, func() { close(done) })
-	if b.until(8) != closePayload(1001, "shutting down") { // and does not answer
+	if b.Await(8) != closePayload(1001, "shutting down") { // and does not answer
 		t.Error("no 1001")
 	}
 	select {
@@ -114,7 +113,7 @@ func TestAnAbortEndsADrainThatPeersHoldUp(t *testing.T) {
 	}
 	n.Abort()
 	within(t, "the end of the drain", done)
-	if _, err := b.br.ReadByte(); err == nil {
+	if _, err := b.ReadFrame(); err == nil {
 		t.Error("the socket is still open")
 	}
 }
@@ -139,12 +138,12 @@ func TestASpreadDrainClosesSlotBySlot(t *testing.T) {
 		}
 		n.wait("the phones", func() bool { return len(n.joinedTo(id)) == 2 })
 		for _, p := range append(f.phones[:], f.binary) {
-			f.ends = append(f.ends, p.attend())
+			f.ends = append(f.ends, p.Attend())
 		}
 		families[i] = f
 	}
 	waiting := slots - 1 // one slot is in grace
-	families[waiting].binary.reset()
+	families[waiting].binary.Reset()
 	n.wantCounts(Counts{Binaries: slots - 1, Phones: 2 * slots, InGrace: 1})
 	families[waiting].ends = families[waiting].ends[:2]
 
@@ -164,7 +163,7 @@ func TestASpreadDrainClosesSlotBySlot(t *testing.T) {
 			if !slices.Contains(order, i) && !n.slotted(fmt.Sprint("s", i)) {
 				order = append(order, i)
 				for _, e := range f.ends {
-					if got, want := within(t, "the end", e), (end{code: 1012, text: "shutting down"}); got != want {
+					if got, want := within(t, "the end", e), (end{Code: 1012, Text: "shutting down"}); got != want {
 						t.Errorf("slot %d ended with %+v; want %+v", i, got, want)
 					}
 				}
@@ -215,7 +214,7 @@ func TestASpreadDrainOfManySlotsEndsWithinItsTime(t *testing.T) {
 	n := start(t, Config{Runtime: Runtime{Clock: clk}})
 	ends := make([]<-chan end, 50)
 	for i := range ends {
-		ends[i] = n.binary(fmt.Sprint("s", i)).attend()
+		ends[i] = n.binary(fmt.Sprint("s", i)).Attend()
 	}
 	done := make(chan struct{})
 	n.Drain(30*time.Millisecond, func() { close(done) }) // three rounds
@@ -225,7 +224,7 @@ func TestASpreadDrainOfManySlotsEndsWithinItsTime(t *testing.T) {
 	}
 	clk.advance(20 * time.Millisecond)
 	for _, e := range ends {
-		if got := within(t, "the end", e); got.code != 1012 {
+		if got := within(t, "the end", e); got.Code != 1012 {
 			t.Errorf("ended with %+v; want 1012", got)
 		}
 	}
@@ -237,16 +236,16 @@ func TestARivalThatWaitsIsNotRefusedForGoodByADrain(t *testing.T) {
 	n := start(t, Config{Runtime: Runtime{Clock: clk, Rand: zeros{}}, Probe: time.Minute})
 	b := n.silent("s1")
 	incumbent := n.holder("s1")
-	n.binary("s2").attend()
-	n.binary("s3").attend()
+	n.binary("s2").Attend()
+	n.binary("s3").Attend()
 	rival := n.dial("/v1/server", binaryHeaders("s1"))
 	n.wait("the rival to wait", func() bool { return incumbent.waitingRivals() == 1 })
 	n.Drain(time.Hour, func() {})
 	if !n.held("s1") {
 		t.Fatal("s1 is the first to be closed; the test wants another")
 	}
-	b.frame(pong, b.until(wire.OpPing)) // it is alive
-	rival.wantClose(1012, "shutting down")
+	b.Frame(pong, b.Await(wstest.Ping)) // it is alive
+	rival.WantClose(1012, "shutting down")
 	if got := n.metric("claim_conflicts_total", ""); got != 0 {
 		t.Errorf("%g conflicts; want 0", got)
 	}
@@ -266,10 +265,10 @@ func TestADrainKeepsItsBooks(t *testing.T) {
 	const frames = 180 // of 20 KiB: less than its outbox, more than the kernel takes
 	flood := strings.Repeat("x", 20<<10)
 	for i := range frames {
-		b.send(fmt.Sprintf(`{"conn_id":%q,"frame":{"n":%d,"x":%q}}`, id, i, flood))
+		b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":{"n":%d,"x":%q}}`, id, i, flood))
 	}
-	b.send(fmt.Sprintf(`{"conn_id":%q,"frame":"all"}`, mark))
-	if got := quick.recv(); string(got) != `"all"` {
+	b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":"all"}`, mark))
+	if got := quick.Recv(); string(got) != `"all"` {
 		t.Fatalf("got %s", got)
 	}
 	waiting := frames - n.metric("frames_forwarded_total", "binary_to_phone")
@@ -278,7 +277,7 @@ func TestADrainKeepsItsBooks(t *testing.T) {
 	}
 	done := make(chan struct{})
 	n.Drain(0, func() { close(done) })
-	msgs, ended := slow.hear()
+	msgs, ended := slow.Hear()
 	came := 0
 	for m := range msgs {
 		if !strings.HasPrefix(m, fmt.Sprintf(`{"n":%d,`, came)) {
@@ -286,7 +285,7 @@ func TestADrainKeepsItsBooks(t *testing.T) {
 		}
 		came++
 	}
-	if got, want := within(t, "the end", ended), (end{code: 1001, text: "shutting down"}); got != want {
+	if got, want := within(t, "the end", ended), (end{Code: 1001, Text: "shutting down"}); got != want {
 		t.Errorf("the slow phone's end is %+v; want %+v", got, want)
 	}
 	slow.Close()

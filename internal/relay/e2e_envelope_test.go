@@ -6,9 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func TestDirectivesAreCarriedOutInOrder(t *testing.T) {
@@ -30,22 +29,22 @@ func TestDirectivesAreCarriedOutInOrder(t *testing.T) {
 			p := n.phone("s1")
 			id := joined(t, b, p)
 			for i := range 50 {
-				b.send(fmt.Sprintf(`{"conn_id":%q,"frame":%d}`, id, i))
+				b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":%d}`, id, i))
 			}
-			b.send(`{"conn_id":"` + id + `",` + tt.fields + `}`)
-			b.send(`{"conn_id":"` + id + `","frame":"after the close"}`)
-			b.send(`{"conn_id":"` + id + `","frame":null,"close_code":4999}`)
+			b.Send(`{"conn_id":"` + id + `",` + tt.fields + `}`)
+			b.Send(`{"conn_id":"` + id + `","frame":"after the close"}`)
+			b.Send(`{"conn_id":"` + id + `","frame":null,"close_code":4999}`)
 			for i := range 50 {
-				if got := p.recv(); got != fmt.Sprint(i) {
+				if got := p.Recv(); got != fmt.Sprint(i) {
 					t.Fatalf("got %s; want %d", got, i)
 				}
 			}
 			for _, want := range tt.frames {
-				if got := p.recv(); got != want {
+				if got := p.Recv(); got != want {
 					t.Fatalf("got %s; want %s", got, want)
 				}
 			}
-			if _, m, err := p.ReadMessage(); endOf(err) != (end{code: tt.code}) {
+			if _, m, err := p.ReadMessage(); wstest.EndOf(err) != (end{Code: tt.code}) {
 				t.Errorf("then %s, %v; want close %d", m, err, tt.code)
 			}
 			p.Close()
@@ -62,16 +61,16 @@ func TestADirectiveWaitsForASlowPhonesBacklog(t *testing.T) {
 	body := strings.Repeat("x", 50<<10)
 	const frames = 60 // less than its budget, more than goes at once
 	for i := range frames {
-		b.send(fmt.Sprintf(`{"conn_id":%q,"frame":"%d %s"}`, id, i, body))
+		b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":"%d %s"}`, id, i, body))
 	}
-	b.send(fmt.Sprintf(`{"conn_id":%q,"close_code":4421}`, id))
+	b.Send(fmt.Sprintf(`{"conn_id":%q,"close_code":4421}`, id))
 	n.wantCounts(Counts{Binaries: 1}) // gone for the binary, not for its socket
 	for i := range frames {
-		if got, want := p.recv(), fmt.Sprintf(`"%d %s"`, i, body); got != want {
+		if got, want := p.Recv(), fmt.Sprintf(`"%d %s"`, i, body); got != want {
 			t.Fatalf("frame %d is %.20s…, %d bytes; want %.20s…, %d bytes", i, got, len(got), want, len(want))
 		}
 	}
-	p.wantClose(4421, "")
+	p.WantClose(4421, "")
 }
 
 func TestABadEnvelopeCostsItselfOnly(t *testing.T) {
@@ -122,9 +121,9 @@ func TestABadEnvelopeCostsItselfOnly(t *testing.T) {
 	} {
 		t.Run(tt.envelope, func(t *testing.T) {
 			want[tt.reason]++
-			b.send(strings.NewReplacer("ID", id, "FOREIGN", foreign).Replace(tt.envelope))
-			b.send(`{"conn_id":"` + id + `","frame":"still here"}`)
-			if got := p.recv(); got != `"still here"` {
+			b.Send(strings.NewReplacer("ID", id, "FOREIGN", foreign).Replace(tt.envelope))
+			b.Send(`{"conn_id":"` + id + `","frame":"still here"}`)
+			if got := p.Recv(); got != `"still here"` {
 				t.Errorf("phone got %s; want the next frame", got)
 			}
 			if got := n.series("dropped_frames_total"); !maps.Equal(got, want) {
@@ -132,12 +131,12 @@ func TestABadEnvelopeCostsItselfOnly(t *testing.T) {
 			}
 		})
 	}
-	other.send(`{"conn_id":"` + foreign + `","frame":"yours"}`)
-	if got := stranger.recv(); got != `"yours"` {
+	other.Send(`{"conn_id":"` + foreign + `","frame":"yours"}`)
+	if got := stranger.Recv(); got != `"yours"` {
 		t.Errorf("the other server's phone got %s; want its own frame only", got)
 	}
-	p.send(`"no reply was made"`)
-	if got, want := b.recv(), `{"conn_id":"`+id+`","frame":"no reply was made"}`; got != want {
+	p.Send(`"no reply was made"`)
+	if got, want := b.Recv(), `{"conn_id":"`+id+`","frame":"no reply was made"}`; got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 	n.wantCounts(Counts{Binaries: 2, Phones: 2})
@@ -164,12 +163,12 @@ func TestAnUnusualEnvelopeIsUnderstood(t *testing.T) {
 		{`{"conn_id":"ID","push_wake":{"platform":"fcm","token":"t"},"frame":6}`, `6`},
 		{`{"push_wake":"ill-formed","conn_id":"ID","frame":7}`, `7`},
 	} {
-		for _, op := range []int{websocket.TextMessage, websocket.BinaryMessage} {
+		for _, op := range []int{wstest.Text, wstest.Binary} {
 			m := strings.NewReplacer("ID", id, "ESCAPED", escaped).Replace(tt.envelope)
 			if err := b.WriteMessage(op, []byte(m)); err != nil {
 				t.Fatal(err)
 			}
-			if got := p.recv(); got != tt.frame {
+			if got := p.Recv(); got != tt.frame {
 				t.Errorf("of %s phone got %s; want %s", tt.envelope, got, tt.frame)
 			}
 		}

@@ -406,22 +406,22 @@ func TestTheDoorsHaveV2Aliases(t *testing.T) {
 func TestRefusalsAfterTheUpgradeAreCountedByTheirCode(t *testing.T) {
 	n := start(t, Config{MaxPhones: 1})
 	l := n.ledger()
-	n.phone("s1").wantClose(4404, "no server with that id")
+	n.phone("s1").WantClose(4404, "no server with that id")
 	l.moved("client/reject_404")
 	n.wantMetric("register_failures_total", "no_server", 1)
 
 	b := n.binary("s1")
 	l.moved("server/accept")
-	b.hear()
+	b.Hear()
 	n.phone("s1")
 	l.moved("client/accept")
-	n.phone("s1").wantClose(4429, "too many phones for server-id")
+	n.phone("s1").WantClose(4429, "too many phones for server-id")
 	l.moved("client/reject_429")
 	n.wantMetric("register_failures_total", "phones_at_cap", 1)
-	n.phone("s2").wantClose(4404, "no server with that id") // wins over the cap
+	n.phone("s2").WantClose(4404, "no server with that id") // wins over the cap
 	l.moved("client/reject_404")
 
-	n.dial("/v1/server", binaryHeaders("s1")).wantClose(4409, "server-id already claimed")
+	n.dial("/v1/server", binaryHeaders("s1")).WantClose(4409, "server-id already claimed")
 	l.moved("server/reject_409")
 	n.wantMetric("register_failures_total", "server_in_use", 1)
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // wantGauges compares what is scraped.
@@ -33,27 +34,27 @@ func TestTheGaugesThroughAGrace(t *testing.T) {
 		phones = append(phones, n.phone("s1"))
 		n.wantGauges(Counts{Binaries: 1, Phones: i + 1})
 	}
-	b.reset()
+	b.Reset()
 	n.wantGauges(Counts{Phones: 5, InGrace: 1})
 	if got := n.metric("grace_expiries_total", ""); got != 0 {
 		t.Errorf("%g expiries during the grace; want 0", got)
 	}
 	for _, p := range phones {
-		p.wantClose(1000, "")
+		p.WantClose(1000, "")
 	}
 	n.wantGauges(Counts{})
 	if got := n.metric("grace_expiries_total", ""); got != 1 {
 		t.Errorf("%g expiries; want 1", got)
 	}
-	n.phone("s1").wantClose(4404, "no server with that id")
+	n.phone("s1").WantClose(4404, "no server with that id")
 }
 
 func TestEveryEndOfABinaryBeginsAGrace(t *testing.T) {
-	for name, leave := range map[string]func(*raw){
-		"a close":          func(r *raw) { r.frame(bye, closePayload(1000, "")) },
-		"a reset":          func(r *raw) { r.reset() },
-		"an end of stream": func(r *raw) { r.Close() },
-		"a breach":         func(r *raw) { r.frame(text|0x40, "") },
+	for name, leave := range map[string]func(*peer){
+		"a close":          func(r *peer) { r.Frame(bye, closePayload(1000, "")) },
+		"a reset":          func(r *peer) { r.Reset() },
+		"an end of stream": func(r *peer) { r.Close() },
+		"a breach":         func(r *peer) { r.Frame(text|0x40, "") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := start(t, Config{Grace: time.Minute})
@@ -63,7 +64,7 @@ func TestEveryEndOfABinaryBeginsAGrace(t *testing.T) {
 			leave(b)
 			n.wantGauges(Counts{Phones: 1, InGrace: 1})
 			n.binary("s1")
-			p.wantClose(4404, "binary reclaimed server-id")
+			p.WantClose(4404, "binary reclaimed server-id")
 			n.wantGauges(Counts{Binaries: 1})
 		})
 	}
@@ -76,12 +77,12 @@ func (n *node) inGrace(frame string) (before, since *peer) {
 	b := n.binary("s1")
 	before = n.phone("s1")
 	joined(n.t, b, before)
-	b.reset()
+	b.Reset()
 	n.wantCounts(Counts{Phones: 1, InGrace: 1})
 	since = n.phone("s1")
 	n.wantCounts(Counts{Phones: 2, InGrace: 1})
-	before.send(frame)
-	since.send(frame)
+	before.Send(frame)
+	since.Send(frame)
 	n.wait("both to be held", func() bool {
 		for _, p := range n.joinedTo("s1") {
 			if !p.parked.Load() {
@@ -100,11 +101,11 @@ func TestAPhoneThatSendsInGraceIsHeld(t *testing.T) {
 			n := start(t, Config{Grace: time.Minute})
 			before, since := n.inGrace(frame)
 			b := n.binary("s1")
-			before.wantClose(4404, "binary reclaimed server-id")
-			since.wantClose(4404, "binary reclaimed server-id")
+			before.WantClose(4404, "binary reclaimed server-id")
+			since.WantClose(4404, "binary reclaimed server-id")
 			p := n.phone("s1")
-			p.send(`"the first"`)
-			if got := b.recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
+			p.Send(`"the first"`)
+			if got := b.Recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
 				t.Errorf("the new binary got %.80s first; want nothing from before it", got)
 			}
 			n.wantCounts(Counts{Binaries: 1, Phones: 1})
@@ -112,8 +113,8 @@ func TestAPhoneThatSendsInGraceIsHeld(t *testing.T) {
 		t.Run(fmt.Sprintf("until the expiry, %d bytes", size), func(t *testing.T) {
 			n := start(t, Config{Grace: 300 * time.Millisecond})
 			before, since := n.inGrace(frame)
-			before.wantClose(1000, "")
-			since.wantClose(1000, "")
+			before.WantClose(1000, "")
+			since.WantClose(1000, "")
 			n.wantCounts(Counts{})
 			if got := n.metric("frames_forwarded_total", "phone_to_binary"); got != 1 {
 				t.Errorf("%g frames forwarded; want the one from before", got)
@@ -123,8 +124,8 @@ func TestAPhoneThatSendsInGraceIsHeld(t *testing.T) {
 			// It has come whole: that it is held is not the phone's fault.
 			n := start(t, Config{Grace: 4 * time.Second, MessageTimeout: 2 * time.Second})
 			before, since := n.inGrace(frame)
-			before.wantClose(1000, "")
-			since.wantClose(1000, "")
+			before.WantClose(1000, "")
+			since.WantClose(1000, "")
 		})
 	}
 }
@@ -134,7 +135,7 @@ func TestAPhoneThatSendsInGraceAndVanishesLeavesNothing(t *testing.T) {
 		vanish := func(ps ...*peer) {
 			for _, p := range ps {
 				if how == "reset" {
-					p.reset()
+					p.Reset()
 				} else {
 					p.Close()
 				}
@@ -147,8 +148,8 @@ func TestAPhoneThatSendsInGraceAndVanishesLeavesNothing(t *testing.T) {
 			n.wait("the phones' sockets to be closed", func() bool { return n.sockets() == 1 })
 			n.wantCounts(Counts{Binaries: 1})
 			p := n.phone("s1")
-			p.send(`"the first"`)
-			if got := b.recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
+			p.Send(`"the first"`)
+			if got := b.Recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
 				t.Errorf("the new binary got %.80s first; want nothing from before it", got)
 			}
 		})
@@ -166,7 +167,7 @@ func TestAPhoneMayLeaveInGrace(t *testing.T) {
 	b := n.binary("s1")
 	before := n.phone("s1")
 	joined(t, b, before)
-	b.reset()
+	b.Reset()
 	n.wantCounts(Counts{Phones: 1, InGrace: 1})
 	since := n.phone("s1")
 	n.wantCounts(Counts{Phones: 2, InGrace: 1})
@@ -176,8 +177,8 @@ func TestAPhoneMayLeaveInGrace(t *testing.T) {
 	n.wantCounts(Counts{InGrace: 1})
 	b = n.binary("s1")
 	p := n.phone("s1")
-	p.send(`"the first"`)
-	if got := b.recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
+	p.Send(`"the first"`)
+	if got := b.Recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
 		t.Errorf("the new binary got %.80s first; want no notice of phones it never had", got)
 	}
 }
@@ -187,20 +188,20 @@ func TestAPhoneHeldInGraceStillHearsItsPings(t *testing.T) {
 	b := n.binary("s1")
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
-	b.reset()
+	b.Reset()
 	n.wantCounts(Counts{Phones: 1, InGrace: 1})
-	p.frame(text, "1")
+	p.Frame(text, "1")
 	for {
-		op, payload, err := p.next()
+		f, err := p.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if op == wire.OpClose {
-			if want := closePayload(1000, ""); string(payload) != want {
-				t.Errorf("closed with %q; want %q: its pongs are not read, so none is missed", payload, want)
+		if f.Op == wstest.Close {
+			if want := closePayload(1000, ""); string(f.Payload) != want {
+				t.Errorf("closed with %q; want %q: its pongs are not read, so none is missed", f.Payload, want)
 			}
 			return
 		}
-		p.frame(pong, string(payload))
+		p.Frame(pong, string(f.Payload))
 	}
 }

@@ -9,9 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // roundTrips has p exchange frames with its echoing binary until stop, and
@@ -25,7 +24,7 @@ func (p *peer) roundTrips(stop <-chan struct{}) (worst time.Duration, count int,
 		}
 		began := time.Now()
 		frame := fmt.Sprint(count)
-		if err := p.WriteMessage(websocket.TextMessage, []byte(frame)); err != nil {
+		if err := p.WriteMessage(wstest.Text, []byte(frame)); err != nil {
 			return worst, count, err
 		}
 		_ = p.SetReadDeadline(time.Now().Add(patience))
@@ -53,7 +52,7 @@ func TestWhoDoesNotReadDisturbsNobodyElse(t *testing.T) {
 	write := func(m []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
-		return b1.WriteMessage(websocket.TextMessage, m)
+		return b1.WriteMessage(wstest.Text, m)
 	}
 	var told atomic.Int64
 	_ = b1.SetReadDeadline(time.Time{})
@@ -86,7 +85,7 @@ func TestWhoDoesNotReadDisturbsNobodyElse(t *testing.T) {
 	}()
 
 	// s2: healthy all through.
-	n.binary("s2").echo()
+	n.binary("s2").Echo()
 
 	// s3: its binary stalls while its phones flood it.
 	b3 := n.narrow("/v1/server", binaryHeaders("s3"))
@@ -96,11 +95,11 @@ func TestWhoDoesNotReadDisturbsNobodyElse(t *testing.T) {
 	body := strings.Repeat("x", 16<<10)
 	for i := range senders {
 		p := n.phone("s3")
-		_ = p.NetConn().(*net.TCPConn).SetWriteBuffer(64 << 10)
-		p.attend()
+		_ = p.Conn.Conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
+		p.Attend()
 		go func() {
 			for f := range frames {
-				if p.WriteMessage(websocket.TextMessage, []byte(fmt.Sprintf(`"%d %d `, i, f)+body+`"`)) != nil {
+				if p.WriteMessage(wstest.Text, []byte(fmt.Sprintf(`"%d %d `, i, f)+body+`"`)) != nil {
 					return
 				}
 			}
@@ -144,7 +143,7 @@ func TestWhoDoesNotReadDisturbsNobodyElse(t *testing.T) {
 	var next [senders]int
 	for range senders * frames {
 		var who, f int
-		m := b3.recv()
+		m := b3.Recv()
 		_, frame, _ := strings.Cut(m, ",")
 		if _, err := fmt.Sscanf(frame, `"frame":"%d %d`, &who, &f); err != nil {
 			t.Fatalf("%.60s: %v", m, err)
@@ -179,7 +178,7 @@ func TestAFloodingPhoneDoesNotStarveItsSibling(t *testing.T) {
 		t.Errorf("one phone fills %d bytes of the outbox; want at most its share, %d", got, most)
 	}
 	sibling := n.phone("s1")
-	sibling.send(`"sibling"`)
+	sibling.Send(`"sibling"`)
 	var sender *phone
 	n.wait("the sibling's frame to be queued", func() bool {
 		ps := n.joinedTo("s1")
@@ -193,7 +192,7 @@ func TestAFloodingPhoneDoesNotStarveItsSibling(t *testing.T) {
 	})
 	most := int(n.metric("frames_forwarded_total", "phone_to_binary")) + n.settings.Load().binaryQuota/size + 2
 	for before := 0; ; before++ {
-		if strings.Contains(b.recv(), "sibling") {
+		if strings.Contains(b.Recv(), "sibling") {
 			t.Logf("%d frames came before the sibling's", before)
 			break
 		}

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -18,24 +16,24 @@ func TestTheBinaryIsToldHowAPhoneEnded(t *testing.T) {
 	b := n.binary("s1")
 	for _, tt := range []struct {
 		name  string
-		leave func(*raw)
+		leave func(*peer)
 		want  int
 	}{
-		{"with its own code", func(r *raw) { r.frame(bye, closePayload(1000, "")) }, 1000},
-		{"with its own code and a reason", func(r *raw) { r.frame(bye, closePayload(1001, "navigated away")) }, 1001},
-		{"with a code of its own making", func(r *raw) { r.frame(bye, closePayload(4999, "")) }, 4999},
-		{"with the code of a library", func(r *raw) { r.frame(bye, closePayload(3000, "")) }, 3000},
-		{"with 1001 if it gave none", func(r *raw) { r.frame(bye, "") }, 1001},
-		{"with 1001 if its code is not legal", func(r *raw) { r.frame(bye, closePayload(1005, "")) }, 1001},
-		{"with 1001 if its code is zero", func(r *raw) { r.frame(bye, closePayload(0, "")) }, 1001},
-		{"with 1001 if it vanished", func(r *raw) { r.Close() }, 1001},
-		{"with 1001 if it was reset", func(r *raw) { r.reset() }, 1001},
-		{"with 1001 if it vanished in mid-message", func(r *raw) { r.write(masked(text, `"half"`)[:9]); r.Close() }, 1001},
+		{"with its own code", func(r *peer) { r.Frame(bye, closePayload(1000, "")) }, 1000},
+		{"with its own code and a reason", func(r *peer) { r.Frame(bye, closePayload(1001, "navigated away")) }, 1001},
+		{"with a code of its own making", func(r *peer) { r.Frame(bye, closePayload(4999, "")) }, 4999},
+		{"with the code of a library", func(r *peer) { r.Frame(bye, closePayload(3000, "")) }, 3000},
+		{"with 1001 if it gave none", func(r *peer) { r.Frame(bye, "") }, 1001},
+		{"with 1001 if its code is not legal", func(r *peer) { r.Frame(bye, closePayload(1005, "")) }, 1001},
+		{"with 1001 if its code is zero", func(r *peer) { r.Frame(bye, closePayload(0, "")) }, 1001},
+		{"with 1001 if it vanished", func(r *peer) { r.Close() }, 1001},
+		{"with 1001 if it was reset", func(r *peer) { r.Reset() }, 1001},
+		{"with 1001 if it vanished in mid-message", func(r *peer) { r.SendBytes(masked(text, `"half"`)[:9]); r.Close() }, 1001},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p, id := n.offender(b)
 			tt.leave(p)
-			if got, want := b.recv(), notice(id, tt.want); got != want {
+			if got, want := b.Recv(), notice(id, tt.want); got != want {
 				t.Errorf("binary got %s; want %s", got, want)
 			}
 			n.wantCounts(Counts{Binaries: 1})
@@ -49,22 +47,22 @@ func TestThereIsNoNoticeOfWhatTheBinaryAskedFor(t *testing.T) {
 	for i, close := range []string{`"frame":null,"close_code":4401`, `"frame":"last","close_code":1000`, `"close_code":4421`} {
 		p := n.phone("s1")
 		id := joined(t, b, p)
-		b.send(`{"conn_id":"` + id + `",` + close + `}`)
+		b.Send(`{"conn_id":"` + id + `",` + close + `}`)
 		n.wantCounts(Counts{Binaries: 1})
 		p.Close()
 		n.wait("the phone's socket to be closed", func() bool { return n.sockets() == 1 })
 		p = n.phone("s1")
-		p.send(fmt.Sprint(i))
-		if got, want := b.recv(), fmt.Sprintf(`,"frame":%d}`, i); !strings.HasSuffix(got, want) {
+		p.Send(fmt.Sprint(i))
+		if got, want := b.Recv(), fmt.Sprintf(`,"frame":%d}`, i); !strings.HasSuffix(got, want) {
 			t.Errorf("after the directive binary got %s; want …%s, no notice", got, want)
 		}
 		p.frameClose()
-		b.recv() // the notice of this one
+		b.Recv() // the notice of this one
 	}
 }
 
 func (p *peer) frameClose() {
-	_ = p.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+	_ = p.WriteClose(1000, "")
 }
 
 func TestANoticeComesAfterThePhonesLastFrame(t *testing.T) {
@@ -84,10 +82,10 @@ func TestANoticeComesAfterThePhonesLastFrame(t *testing.T) {
 					all = append(all, masked(bye, closePayload(4000, ""))...)
 				}
 				if round%2 == 0 {
-					p.write(all)
+					p.SendBytes(all)
 				} else { // in two pieces, wherever the cut falls
-					p.write(all[:len(all)/2])
-					p.write(all[len(all)/2:])
+					p.SendBytes(all[:len(all)/2])
+					p.SendBytes(all[len(all)/2:])
 				}
 				if i%2 != 0 {
 					p.Close()
@@ -101,7 +99,7 @@ func TestANoticeComesAfterThePhonesLastFrame(t *testing.T) {
 				Frame     *int   `json:"frame"`
 				CloseCode int    `json:"close_code"`
 			}
-			m := b.recv()
+			m := b.Recv()
 			if err := json.Unmarshal([]byte(m), &e); err != nil {
 				t.Fatal(err)
 			}
@@ -142,7 +140,7 @@ func TestANewBinaryHearsNothingOfPhonesItNeverHad(t *testing.T) {
 				b := n.dial("/v1/server", binaryHeaders("s1"))
 				wg.Wait()
 				if how == "takeover" {
-					old.wantClose(1011, "heartbeat timeout")
+					old.WantEnd(1011, "heartbeat timeout")
 					old.Close()
 				}
 				for _, p := range phones {
@@ -151,8 +149,8 @@ func TestANewBinaryHearsNothingOfPhonesItNeverHad(t *testing.T) {
 				n.wait("all others to be gone", func() bool { return n.sockets() == 1 })
 				n.wantCounts(Counts{Binaries: 1}) // its claim may come after its upgrade
 				p := n.phone("s1")
-				p.send(`"the first"`)
-				if got := b.recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
+				p.Send(`"the first"`)
+				if got := b.Recv(); !strings.HasSuffix(got, `,"frame":"the first"}`) {
 					t.Errorf("the new binary got %.80s first; want no notice of phones it never had", got)
 				}
 				b.Close()

@@ -38,10 +38,10 @@ func TestWakesAreHandedOnWithTheirServerID(t *testing.T) {
 		`{"push_wake":{"platform":"fcm","token":"no"}}`,
 		`{"conn_id":"` + id + `","frame":2}`,
 	} {
-		b.send(e)
+		b.Send(e)
 	}
 	for _, want := range []string{"1", "2"} {
-		if frame := p.recv(); frame != want {
+		if frame := p.Recv(); frame != want {
 			t.Errorf("phone got %s; want %s", frame, want)
 		}
 	}

@@ -159,7 +159,7 @@ func TestScrapesWhileRealPeersComeAndGo(t *testing.T) {
 					return
 				}
 				if rnd.IntN(3) > 0 {
-					b.attend() // the others look dead to a rival
+					b.Attend() // the others look dead to a rival
 				}
 				var ps []*peer
 				for range phones {
@@ -174,7 +174,7 @@ func TestScrapesWhileRealPeersComeAndGo(t *testing.T) {
 					ps[0].frameClose()
 				}
 				if rnd.IntN(2) == 0 {
-					b.reset()
+					b.Reset()
 				} else {
 					b.frameClose()
 					b.Close()

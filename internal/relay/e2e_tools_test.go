@@ -1,23 +1,19 @@
 package relay
 
 import (
-	"bufio"
-	"bytes"
-	endian "encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // host is where the node listens.
@@ -132,13 +128,11 @@ func binaryHeaders(id string) http.Header {
 // tryDial is dial for tasks that may not end the test, and for connections
 // that may be refused.
 func (n *node) tryDial(path string, h http.Header) (*peer, error) {
-	d := websocket.Dialer{HandshakeTimeout: patience}
-	c, _, err := d.Dial(n.url+path, h)
+	c, _, err := wstest.Dial(n.url+path, h)
 	if err != nil {
 		return nil, err
 	}
-	n.t.Cleanup(func() { c.Close() })
-	return &peer{Conn: c, t: n.t}, nil
+	return n.peer(c), nil
 }
 
 // dialNarrow connects with a small receive buffer, so that not much hides in
@@ -156,79 +150,16 @@ func dialNarrow(network, addr string) (net.Conn, error) {
 // narrow is dial with a small receive buffer.
 func (n *node) narrow(path string, h http.Header) *peer {
 	n.t.Helper()
-	d := websocket.Dialer{HandshakeTimeout: patience, NetDial: dialNarrow, ReadBufferSize: 4 << 10}
+	d := wstest.Dialer{Connect: dialNarrow}
 	c, _, err := d.Dial(n.url+path, h)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { c.Close() })
-	return &peer{Conn: c, t: n.t}
+	return n.peer(c)
 }
 
 // end is how a connection ended.
-type end struct {
-	code int
-	text string
-	err  error // if not with a close message
-}
-
-func endOf(err error) end {
-	if ce, ok := errors.AsType[*websocket.CloseError](err); ok && ce.Code != websocket.CloseAbnormalClosure {
-		return end{code: ce.Code, text: ce.Text}
-	}
-	return end{err: err}
-}
-
-// hear reads p to its end, in a task of its own, as a client does: pings are
-// answered. The messages are for the taking; how it ended comes last.
-func (p *peer) hear() (<-chan string, <-chan end) {
-	msgs, ends := make(chan string, 1<<16), make(chan end, 1)
-	_ = p.SetReadDeadline(time.Time{})
-	go func() {
-		defer close(msgs)
-		for {
-			_, b, err := p.ReadMessage()
-			if err != nil {
-				ends <- endOf(err)
-				return
-			}
-			msgs <- string(b)
-		}
-	}()
-	return msgs, ends
-}
-
-// attend is hear for what says nothing worth keeping. It closes p at its end.
-func (p *peer) attend() <-chan end {
-	ends := make(chan end, 1)
-	_ = p.SetReadDeadline(time.Time{})
-	go func() {
-		for {
-			if _, _, err := p.NextReader(); err != nil {
-				p.Close()
-				ends <- endOf(err)
-				return
-			}
-		}
-	}()
-	return ends
-}
-
-// echo returns every envelope to the phone it came from, until p ends.
-func (p *peer) echo() {
-	_ = p.SetReadDeadline(time.Time{})
-	go func() {
-		for {
-			_, b, err := p.ReadMessage()
-			if err != nil {
-				return
-			}
-			if bytes.Contains(b, []byte(`"frame"`)) && p.WriteMessage(websocket.TextMessage, b) != nil {
-				return
-			}
-		}
-	}()
-}
+type end = wstest.End
 
 // within takes from c what must come.
 func within[T any](t testing.TB, what string, c <-chan T) T {
@@ -245,35 +176,19 @@ func within[T any](t testing.TB, what string, c <-chan T) T {
 // joined has p send a frame and returns the conn-id that the binary b sees.
 func joined(t testing.TB, b, p *peer) string {
 	t.Helper()
-	p.send(`"hello"`)
-	return connIDOf(t, b.recv())
+	p.Send(`"hello"`)
+	return connIDOf(t, b.Recv())
 }
 
-// raw is a client by hand: it sends what no library would, and reads no more
-// than it is told to. It answers nothing by itself.
-type raw struct {
-	net.Conn
-	t  testing.TB
-	br *bufio.Reader
-	mu sync.Mutex // writes
-}
-
-// handshake is an upgrade request; lines are added to it or, by their name,
-// stand in for its own.
+// handshake is an upgrade request with the given headers.
 func handshake(path string, h http.Header) string {
-	var s strings.Builder
-	fmt.Fprintf(&s, "GET %s HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", path)
-	for k, vs := range h {
-		for _, v := range vs {
-			fmt.Fprintf(&s, "%s: %s\r\n", k, v)
-		}
-	}
-	return s.String() + "\r\n"
+	all := http.Header{"Sec-WebSocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
+	maps.Copy(all, h)
+	return wstest.Request("relay", path, all)
 }
 
-// raw dials path by hand and upgrades.
-func (n *node) raw(path string, h http.Header) *raw {
+// raw dials path with a small receive buffer, for a test that works with frames.
+func (n *node) raw(path string, h http.Header) *peer {
 	n.t.Helper()
 	c, resp, _ := n.ask(handshake(path, h))
 	if resp.StatusCode != http.StatusSwitchingProtocols {
@@ -282,144 +197,41 @@ func (n *node) raw(path string, h http.Header) *raw {
 	return c
 }
 
-// ask sends one request as it stands and returns the answer and its body.
-func (n *node) ask(request string) (*raw, *http.Response, string) {
+// ask sends one request as it stands and returns the answer and its body. The peer
+// is nil unless the answer is 101.
+func (n *node) ask(request string) (*peer, *http.Response, string) {
 	n.t.Helper()
 	c, err := dialNarrow("tcp", n.host())
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { c.Close() })
-	r := &raw{Conn: c, t: n.t, br: bufio.NewReaderSize(c, 4<<10)}
-	r.write([]byte(request))
-	_ = c.SetReadDeadline(time.Now().Add(patience))
-	method, _, _ := strings.Cut(request, " ")
-	resp, err := http.ReadResponse(r.br, &http.Request{Method: method})
+	_ = c.SetDeadline(time.Now().Add(patience))
+	conn, resp, err := wstest.Exchange(c, request, 0)
 	if err != nil {
 		n.t.Fatalf("answer to %.60q: %v", request, err)
 	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return r, resp, ""
+	_ = c.SetDeadline(time.Time{})
+	if conn != nil {
+		return n.peer(conn), resp, ""
 	}
+	defer c.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	c.Close()
-	return r, resp, string(body)
-}
-
-func (r *raw) write(b []byte) {
-	r.t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, err := r.Write(b); err != nil {
-		r.t.Fatalf("write: %v", err)
-	}
+	return nil, resp, string(body)
 }
 
 const (
-	fin  = 0x80
-	text = fin | byte(wire.OpText)
-	blob = fin | byte(wire.OpBinary)
-	ping = fin | byte(wire.OpPing)
-	pong = fin | byte(wire.OpPong)
-	bye  = fin | byte(wire.OpClose)
+	fin  = wstest.FIN
+	text = fin | wstest.Text
+	blob = fin | wstest.Binary
+	ping = fin | wstest.Ping
+	pong = fin | wstest.Pong
+	bye  = fin | wstest.Close
 )
 
 // masked is one fragment as a client sends it. first is FIN, RSV, opcode.
-func masked(first byte, payload string) []byte {
-	key := [4]byte{0xa1, 0x02, 0xf3, 0x44}
-	b := []byte{first}
-	switch n := len(payload); {
-	case n <= 125:
-		b = append(b, 0x80|byte(n))
-	case n <= 0xffff:
-		b = endian.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
-	default:
-		b = endian.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
-	}
-	b = append(b, key[:]...)
-	for i := range len(payload) {
-		b = append(b, payload[i]^key[i%4])
-	}
-	return b
-}
+func masked(first byte, payload string) []byte { return wstest.AppendFrame(nil, first, payload) }
 
-func (r *raw) frame(first byte, payload string) {
-	r.t.Helper()
-	r.write(masked(first, payload))
-}
-
-// next reads one frame, which must be as a server sends it.
-func (r *raw) next() (op wire.Opcode, payload []byte, err error) {
-	_ = r.SetReadDeadline(time.Now().Add(patience))
-	var h [2]byte
-	if _, err := io.ReadFull(r.br, h[:]); err != nil {
-		return 0, nil, err
-	}
-	if h[0]&0xf0 != fin || h[1]&0x80 != 0 {
-		return 0, nil, fmt.Errorf("header % x; want FIN, no RSV, no mask", h)
-	}
-	n := uint64(h[1])
-	switch h[1] {
-	case 126:
-		var l [2]byte
-		if _, err := io.ReadFull(r.br, l[:]); err != nil {
-			return 0, nil, err
-		}
-		n = uint64(endian.BigEndian.Uint16(l[:]))
-	case 127:
-		var l [8]byte
-		if _, err := io.ReadFull(r.br, l[:]); err != nil {
-			return 0, nil, err
-		}
-		n = endian.BigEndian.Uint64(l[:])
-	}
-	payload = make([]byte, n)
-	_, err = io.ReadFull(r.br, payload)
-	return wire.Opcode(h[0] & 0x0f), payload, err
-}
-
-// until reads until a frame with opcode op has come, and returns its payload.
-func (r *raw) until(op wire.Opcode) string {
-	r.t.Helper()
-	for {
-		got, payload, err := r.next()
-		if err != nil {
-			r.t.Fatalf("before opcode %d: %v", op, err)
-		}
-		if got == op {
-			return string(payload)
-		}
-	}
-}
-
-// wantClose reads until the close message, compares every byte of it, and
-// sees that it is the last thing that comes.
-func (r *raw) wantClose(code uint16, reason string) {
-	r.t.Helper()
-	got := r.until(wire.OpClose)
-	if want := closePayload(code, reason); got != want {
-		r.t.Fatalf("closed with %q; want %q", got, want)
-	}
-	if b, err := r.br.ReadByte(); err != io.EOF {
-		r.t.Fatalf("after the close: byte %#x, %v; want EOF", b, err)
-	}
-}
-
-func closePayload(code uint16, reason string) string {
-	return string(endian.BigEndian.AppendUint16(nil, code)) + reason
-}
-
-// reset ends the connection as a crash of the peer's machine would be seen
-// at last: with an RST.
-func (r *raw) reset() {
-	_ = r.Conn.(*net.TCPConn).SetLinger(0)
-	r.Close()
-}
-
-func (p *peer) reset() {
-	_ = p.NetConn().(*net.TCPConn).SetLinger(0)
-	p.Close()
-}
+func closePayload(code int, reason string) string { return string(wstest.ClosePayload(code, reason)) }

@@ -23,14 +23,14 @@ func TestFramesGoBothWays(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	p := n.phone("s1")
-	p.send(`{"v":1}`)
-	got := b.recv()
+	p.Send(`{"v":1}`)
+	got := b.Recv()
 	id := connIDOf(t, got)
 	if want := `{"conn_id":"` + id + `","frame":{"v":1}}`; got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
-	b.send(fmt.Sprintf(`{"conn_id":%q,"frame":{"a": [1, 2]}}`, id))
-	if got, want := p.recv(), `{"a": [1, 2]}`; got != want {
+	b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":{"a": [1, 2]}}`, id))
+	if got, want := p.Recv(), `{"a": [1, 2]}`; got != want {
 		t.Errorf("phone got %s; want %s", got, want)
 	}
 	if got, want := n.Counts(), (Counts{Binaries: 1, Phones: 1}); got != want {
@@ -43,8 +43,8 @@ func TestALargeFrameOfAngleBracketsIsNotEscaped(t *testing.T) {
 	b := n.binary("s1")
 	p := n.phone("s1")
 	frame := `"` + strings.Repeat("<", 256<<10-2) + `"`
-	p.send(frame)
-	got := b.recv()
+	p.Send(frame)
+	got := b.Recv()
 	if want := `{"conn_id":"` + connIDOf(t, got) + `","frame":` + frame + `}`; got != want {
 		t.Errorf("binary got %d bytes; want %d, the same", len(got), len(want))
 	}
@@ -54,18 +54,18 @@ func TestADirectiveClosesAfterItsFrame(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	p := n.phone("s1")
-	p.send(`1`)
-	id := connIDOf(t, b.recv())
+	p.Send(`1`)
+	id := connIDOf(t, b.Recv())
 	for i := range 100 {
-		b.send(fmt.Sprintf(`{"conn_id":%q,"frame":%d}`, id, i))
+		b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":%d}`, id, i))
 	}
-	b.send(fmt.Sprintf(`{"conn_id":%q,"frame":100,"close_code":4421}`, id))
-	b.send(fmt.Sprintf(`{"conn_id":%q,"frame":"after the close"}`, id))
+	b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":100,"close_code":4421}`, id))
+	b.Send(fmt.Sprintf(`{"conn_id":%q,"frame":"after the close"}`, id))
 	for i := range 101 {
-		if got := p.recv(); got != fmt.Sprint(i) {
+		if got := p.Recv(); got != fmt.Sprint(i) {
 			t.Fatalf("frame %d is %s", i, got)
 		}
 	}
-	p.wantClose(4421, "")
+	p.WantClose(4421, "")
 	n.until(func() bool { return n.Counts().Phones == 0 })
 }

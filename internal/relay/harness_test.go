@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // patience is how long a test waits for what must happen. Nothing is
@@ -51,7 +50,7 @@ func start(t testing.TB, cfg Config) *node {
 
 // peer is one end that a test holds.
 type peer struct {
-	*websocket.Conn
+	*wstest.Peer
 	t testing.TB
 }
 
@@ -65,17 +64,18 @@ func headers(kv ...string) http.Header {
 
 func (n *node) dial(path string, h http.Header) *peer {
 	n.t.Helper()
-	d := websocket.Dialer{HandshakeTimeout: patience}
-	c, resp, err := d.Dial(n.url+path, h)
+	c, resp, err := wstest.Dial(n.url+path, h)
 	if err != nil {
 		if resp != nil {
 			n.t.Fatalf("dial %s: %v (%s)", path, err, resp.Status)
 		}
 		n.t.Fatalf("dial %s: %v", path, err)
 	}
-	n.t.Cleanup(func() { c.Close() })
-	return &peer{Conn: c, t: n.t}
+	return n.peer(c)
 }
+
+// peer returns c as an end that the test holds.
+func (n *node) peer(c *wstest.Conn) *peer { return &peer{wstest.NewPeer(n.t, c), n.t} }
 
 // binary claims id and returns once it holds it.
 func (n *node) binary(id string) *peer {
@@ -105,46 +105,5 @@ func (n *node) until(cond func() bool) {
 		if time.Now().After(end) {
 			n.t.Fatalf("waited in vain; counts %+v", n.Counts())
 		}
-	}
-}
-
-func (p *peer) send(s string) {
-	p.t.Helper()
-	if err := p.WriteMessage(websocket.TextMessage, []byte(s)); err != nil {
-		p.t.Fatalf("send: %v", err)
-	}
-}
-
-func (p *peer) recv() string {
-	p.t.Helper()
-	_ = p.SetReadDeadline(time.Now().Add(patience))
-	op, b, err := p.ReadMessage()
-	if err != nil {
-		p.t.Fatalf("receive: %v", err)
-	}
-	if op != websocket.TextMessage {
-		p.t.Fatalf("received opcode %d; want text", op)
-	}
-	return string(b)
-}
-
-// wantClose reads until the close and compares it.
-func (p *peer) wantClose(code int, text string) {
-	p.t.Helper()
-	_ = p.SetReadDeadline(time.Now().Add(patience))
-	for {
-		_, b, err := p.ReadMessage()
-		if err == nil {
-			p.t.Logf("before the close: %.80s", b)
-			continue
-		}
-		ce, ok := err.(*websocket.CloseError)
-		if !ok {
-			p.t.Fatalf("ended with %v; want close %d %q", err, code, text)
-		}
-		if ce.Code != code || ce.Text != text {
-			p.t.Fatalf("closed with %d %q; want %d %q", ce.Code, ce.Text, code, text)
-		}
-		return
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 var errFakeSocket = errors.New("the fake socket is closed")
@@ -94,9 +95,6 @@ func opened(t failer, b []byte) (mails []outmail) {
 		if n == 0 {
 			t.Fatalf("half a message at the end: %.40x (%d bytes)", b, len(b))
 		}
-		if b[0]&0xf0 != 0x80 || b[1]&0x80 != 0 {
-			t.Fatalf("header %x: fragmented, reserved bits or masked", b[:2])
-		}
 		mails = append(mails, m)
 		b = b[n:]
 	}
@@ -106,22 +104,11 @@ func opened(t failer, b []byte) (mails []outmail) {
 // openMail parses the message at the beginning of b. n is its length on the wire, or
 // 0 if b does not have the whole message.
 func openMail(b []byte) (m outmail, n int) {
-	if len(b) < 2 {
-		return m, 0
+	f, n, err := wstest.ParseFrame(b)
+	if err != nil {
+		panic(err) // the relay must not send it
 	}
-	size, head := uint64(b[1]&0x7f), 2
-	switch {
-	case size == 126 && len(b) >= 4:
-		size, head = uint64(endian.BigEndian.Uint16(b[2:])), 4
-	case size == 127 && len(b) >= 10:
-		size, head = endian.BigEndian.Uint64(b[2:]), 10
-	case size >= 126:
-		return m, 0
-	}
-	if uint64(len(b)-head) < size {
-		return m, 0
-	}
-	return outmail{wire.Opcode(b[0] & 0x0f), string(b[head : head+int(size)])}, head + int(size)
+	return outmail{wire.Opcode(f.Op), string(f.Payload)}, n
 }
 
 func texts(mails []outmail) (ts []string) {

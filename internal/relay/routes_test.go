@@ -90,11 +90,11 @@ func TestAnAnswerToACloseNoticeIsNotAnError(t *testing.T) {
 		p := n.phone("s1")
 		id := joined(t, b, p)
 		p.Close()
-		if got, want := b.recv(), `{"conn_id":"`+id+`","close_code":1001}`; got != want {
+		if got, want := b.Recv(), `{"conn_id":"`+id+`","close_code":1001}`; got != want {
 			t.Fatalf("the binary got %s; want %s", got, want)
 		}
 		n.wantCounts(Counts{Binaries: 1})
-		b.send(`{"conn_id":"` + id + `","frame":{"v":2,"type":"noise_msg","data":"QUJD"}}`)
+		b.Send(`{"conn_id":"` + id + `","frame":{"v":2,"type":"noise_msg","data":"QUJD"}}`)
 		n.wantMetric("dropped_frames_total", "departed_phone", float64(i+1))
 	}
 	n.wantMetric("dropped_frames_total", "unknown_phone", 0)
@@ -105,7 +105,7 @@ func TestAnAnswerToACloseNoticeIsNotAnError(t *testing.T) {
 		t.Errorf("%d records at debug level; want %d", got, phones)
 	}
 	// An envelope for an unknown phone is still an error.
-	b.send(`{"conn_id":"c-0123456789abcdef","frame":1}`)
+	b.Send(`{"conn_id":"c-0123456789abcdef","frame":1}`)
 	n.wantMetric("dropped_frames_total", "unknown_phone", 1)
 	n.wantMetric("dropped_frames_total", "departed_phone", phones)
 }
@@ -117,11 +117,11 @@ func TestPhonesThatAReclaimClosesCountAsDeparted(t *testing.T) {
 	b := n.binary("s1")
 	p := n.phone("s1")
 	id := joined(t, b, p)
-	b.reset()
+	b.Reset()
 	n.wantCounts(Counts{Phones: 1, InGrace: 1})
 	b = n.binary("s1")
-	p.wantClose(4404, "binary reclaimed server-id")
-	b.send(`{"conn_id":"` + id + `","frame":1}`)
+	p.WantClose(4404, "binary reclaimed server-id")
+	b.Send(`{"conn_id":"` + id + `","frame":1}`)
 	n.wantMetric("dropped_frames_total", "departed_phone", 1)
 	n.wantMetric("dropped_frames_total", "unknown_phone", 0)
 }
@@ -161,10 +161,10 @@ func TestPhonesClosedAtTheEndOfAGraceAreCountedSeparately(t *testing.T) {
 	b := n.binary("s1")
 	dismissed, leaving := n.phone("s1"), n.phone("s1")
 	id := joined(t, b, dismissed)
-	b.send(`{"conn_id":"` + id + `","frame":null,"close_code":1000}`)
-	dismissed.wantClose(1000, "")
+	b.Send(`{"conn_id":"` + id + `","frame":null,"close_code":1000}`)
+	dismissed.WantClose(1000, "")
 	_ = leaving.WriteMessage(8, []byte(closePayload(1000, "")))
-	leaving.wantClose(1000, "")
+	leaving.WantClose(1000, "")
 	n.wantCounts(Counts{Binaries: 1})
 	n.wantMetric("close_frames_total", "1000/relay", 2)
 	n.wantMetric("grace_expiry_closes_total", "", 0)
@@ -172,7 +172,7 @@ func TestPhonesClosedAtTheEndOfAGraceAreCountedSeparately(t *testing.T) {
 		n.phone("s1")
 	}
 	n.wantCounts(Counts{Binaries: 1, Phones: 3})
-	b.reset()
+	b.Reset()
 	n.wantMetric("grace_expiry_closes_total", "", 3)
 	n.wantMetric("close_frames_total", "1000/relay", 5)
 	n.wantMetric("grace_expiries_total", "", 1)

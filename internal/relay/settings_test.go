@@ -8,9 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // reconfigure changes the configuration of the node, and fails the test if the relay
@@ -25,7 +24,7 @@ func (n *node) reconfigure(cfg Config) {
 // refusedWith dials as a phone of id and returns the status of the answer.
 func (n *node) refusedWith(h http.Header) int {
 	n.t.Helper()
-	c, resp, err := websocket.DefaultDialer.Dial(n.url+"/v1/client", h)
+	c, resp, err := wstest.Dial(n.url+"/v1/client", h)
 	if err == nil {
 		c.Close()
 		return http.StatusSwitchingProtocols
@@ -43,7 +42,7 @@ func TestNewLimitsApplyToNewConnectionsAndCloseNoneOfTheOld(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1, Phones: 3})
 
 	n.reconfigure(Config{MaxPhones: 2})
-	n.phone("s1").wantClose(int(wire.CloseTooManyPhones), wire.ReasonTooManyPhones)
+	n.phone("s1").WantClose(int(wire.CloseTooManyPhones), wire.ReasonTooManyPhones)
 	n.reconfigure(Config{MaxConns: 2})
 	n.wait("the refused phone's socket to go", func() bool { return n.sockets() == 4 })
 	if got := n.refusedWith(headers(wire.HeaderServer, "s1")); got != http.StatusServiceUnavailable {
@@ -57,13 +56,13 @@ func TestNewLimitsApplyToNewConnectionsAndCloseNoneOfTheOld(t *testing.T) {
 		t.Error(err)
 	}
 	for _, p := range phones { // all are as they were
-		p.send(`"hello"`)
-		b.recv()
+		p.Send(`"hello"`)
+		b.Recv()
 	}
 	n.reconfigure(Config{MaxPhones: 4})
 	fourth := n.phone("s1")
-	fourth.send(`"hello"`)
-	b.recv()
+	fourth.Send(`"hello"`)
+	b.Recv()
 }
 
 func TestNewRatesAndOriginsApplyToNewConnections(t *testing.T) {
@@ -91,12 +90,12 @@ func TestAConnectionKeepsTheLimitsOfItsStart(t *testing.T) {
 	newer := n.phone("s1")
 	n.wantCounts(Counts{Binaries: 1, Phones: 2})
 	long := `"` + strings.Repeat("x", 800<<10) + `"`
-	newer.send(long)
-	if got := b.recv(); !strings.Contains(got, long) {
+	newer.Send(long)
+	if got := b.Recv(); !strings.Contains(got, long) {
 		t.Errorf("a later phone: %d bytes arrived; want those of its message", len(got))
 	}
-	old.send(`"` + strings.Repeat("x", 2<<10) + `"`)
-	old.wantClose(int(wire.CloseTooBig), "message too big")
+	old.Send(`"` + strings.Repeat("x", 2<<10) + `"`)
+	old.WantClose(int(wire.CloseTooBig), "message too big")
 }
 
 func TestARefusedReconfigurationChangesNothing(t *testing.T) {
@@ -112,7 +111,7 @@ func TestARefusedReconfigurationChangesNothing(t *testing.T) {
 	n.binary("s1")
 	n.phone("s1")
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
-	n.phone("s1").wantClose(int(wire.CloseTooManyPhones), wire.ReasonTooManyPhones)
+	n.phone("s1").WantClose(int(wire.CloseTooManyPhones), wire.ReasonTooManyPhones)
 }
 
 func TestARunningGraceKeepsItsEnd(t *testing.T) {
@@ -165,11 +164,11 @@ func TestTheRelayCanBeReconfiguredWhileFramesFlow(t *testing.T) {
 				b := n.binary(id)
 				p := n.phone(id)
 				for range 5 {
-					p.send(`"up"`)
-					b.recv()
+					p.Send(`"up"`)
+					b.Recv()
 				}
 				p.Close()
-				b.reset()
+				b.Reset()
 				n.until(func() bool { return !n.held(id) })
 			}
 		})

@@ -23,12 +23,12 @@ func TestShortOfMemoryWhoHoldsTheMostGoes(t *testing.T) {
 	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 60<<10))
 	sender := n.joinedTo("s1")[0]
 	for sender.out.queued() < 1<<20 {
-		b.send(envelope)
+		b.Send(envelope)
 	}
 	if got := n.ShedLoad(1); got != 1 {
 		t.Errorf("%d closed; want 1", got)
 	}
-	if got, want := b.recv(), notice(id, 1001); got != want {
+	if got, want := b.Recv(), notice(id, 1001); got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 	joined(t, b, bystander)
@@ -53,7 +53,7 @@ func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
 	for i, frames := range []int{20, 30, 10} {
 		envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, ids[i], strings.Repeat("x", 60<<10))
 		for range frames {
-			b.send(envelope)
+			b.Send(envelope)
 		}
 	}
 	n.wait("all is held", func() bool { h := held(); return h[0] > 300<<10 && h[1] > 900<<10 && h[2] > 1500<<10 })
@@ -61,7 +61,7 @@ func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
 		t.Errorf("%d closed; want 2", got)
 	}
 	for _, i := range []int{1, 0} { // in this order
-		if got, want := b.recv(), notice(ids[i], 1001); got != want {
+		if got, want := b.Recv(), notice(ids[i], 1001); got != want {
 			t.Errorf("binary got %s; want %s", got, want)
 		}
 	}
@@ -71,11 +71,11 @@ func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
 func TestShortOfMemoryASlowMessageGoes(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
-	msgs, _ := b.hear()
+	msgs, _ := b.Hear()
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
-	p.frame(text, `"hello"`)
+	p.Frame(text, `"hello"`)
 	within(t, "a frame", msgs)
-	p.frame(byte(wire.OpText), "1")
+	p.Frame(byte(wire.OpText), "1")
 	slow := n.joinedTo("s1")[0]
 	n.wait("the message has begun", func() bool { return slow.messageSince.Load() != 0 })
 	if got := n.ShedLoad(1); got != 0 {

@@ -38,8 +38,8 @@ func TestWallClockStepsExpireNothing(t *testing.T) {
 	n := start(t, Config{Runtime: Runtime{Clock: c}, Rate: 0.001, Burst: 6})
 	b := n.binary("s")
 	p := n.phone("s")
-	p.send(`1`)
-	b.recv()
+	p.Send(`1`)
+	b.Recv()
 	waiting := n.binary("waits") // its grace is to outlive every step
 	n.phone("waits")
 	waiting.Close()
@@ -48,8 +48,8 @@ func TestWallClockStepsExpireNothing(t *testing.T) {
 	for _, by := range []int64{3600, -3600, year, -year, 0} {
 		c.by.Store(by)
 		time.Sleep(2 * alarmGrain) // a look or two of the alarms
-		p.send(`2`)
-		b.recv()
+		p.Send(`2`)
+		b.Recv()
 		if got := n.Counts(); got != want {
 			t.Errorf("with the wall clock off by %ds: %+v; want %+v", by, got, want)
 		}

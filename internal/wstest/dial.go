@@ -84,8 +84,16 @@ func (d *Dialer) Dial(to string, h http.Header) (*Conn, *http.Response, error) {
 // Request returns an upgrade request with the given headers, which replace its own
 // of the same names. It offers permessage-deflate, which no relay accepts.
 func Request(host, path string, h http.Header) string {
-	all := http.Header{"Host": {host}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"},
-		"Sec-Websocket-Key": {newKey()}, "Sec-Websocket-Extensions": {"permessage-deflate"}}
+	all := http.Header{"Host": {host}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-WebSocket-Version": {"13"},
+		"Sec-WebSocket-Key": {newKey()}, "Sec-WebSocket-Extensions": {"permessage-deflate"}}
+	maps.DeleteFunc(all, func(own string, _ []string) bool {
+		for name := range h {
+			if strings.EqualFold(own, name) {
+				return true
+			}
+		}
+		return false
+	})
 	maps.Copy(all, h)
 	var b strings.Builder
 	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\n", path)

@@ -184,3 +184,6 @@ func (c *Conn) Echo() <-chan struct{} {
 	}()
 	return ended
 }
+
+// On returns p as a Peer of another test, such as a subtest.
+func (p *Peer) On(t T) *Peer { return &Peer{p.Conn, t} }
