@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // incumbent connects a binary that holds the server-id s. It answers pings if answers is
 // true.
-func incumbent(t *testing.T, s served, answers bool) *websocket.Conn {
+func incumbent(t *testing.T, s served, answers bool) *wstest.Conn {
 	t.Helper()
-	c, _, err := websocket.DefaultDialer.Dial("ws://"+s.public+"/v1/server", http.Header{"User-Agent": {"x"}, "X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}})
+	c, _, err := wstest.Dial("ws://"+s.public+"/v1/server", http.Header{"User-Agent": {"x"}, "X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}})
 	if err != nil {
 		t.Fatal(err)
 	}

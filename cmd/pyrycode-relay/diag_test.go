@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // canaryCredentials returns the JSON of a service account and its private key. Each text
@@ -44,8 +44,8 @@ func canaryCredentials(t *testing.T) (text, key string) {
 // content that the relay must not record.
 func talk(t *testing.T, s served) {
 	t.Helper()
-	dial := func(path string) *websocket.Conn {
-		c, _, err := websocket.DefaultDialer.Dial("ws://"+s.public+path, http.Header{"User-Agent": {"CANARY-agent"},
+	dial := func(path string) *wstest.Conn {
+		c, _, err := wstest.Dial("ws://"+s.public+path, http.Header{"User-Agent": {"CANARY-agent"},
 			"X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}, "X-Pyrycode-Token": {"CANARY-token"}, "Authorization": {"CANARY-header"}})
 		if err != nil {
 			t.Fatal(err)
@@ -53,8 +53,8 @@ func talk(t *testing.T, s served) {
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
-	send := func(c *websocket.Conn, text string) {
-		if err := c.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+	send := func(c *wstest.Conn, text string) {
+		if err := c.WriteMessage(wstest.Text, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,7 +73,7 @@ func talk(t *testing.T, s served) {
 	send(binary, `{"conn_id":"CANARY-unknown","frame":"CANARY-frame"}`)
 	send(binary, `{"push_wake":{"platform":"apns","token":"CANARY-device"}}`)
 	send(phone, "CANARY is no JSON")
-	if _, _, err := phone.ReadMessage(); !websocket.IsCloseError(err, 1007) {
+	if _, _, err := phone.ReadMessage(); !wstest.IsClose(err, 1007) {
 		t.Errorf("the phone: %v; want close 1007", err)
 	}
 }

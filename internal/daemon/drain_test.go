@@ -9,13 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // connected opens a binary and a phone and waits until both are counted.
-func connected(d *running) (binary, phone *websocket.Conn) {
+func connected(d *running) (binary, phone *wstest.Conn) {
 	d.t.Helper()
 	binary = d.dial("/v1/server")
 	d.until("the binary is counted", func() bool { return d.p.relay.Counts().Binaries == 1 })
@@ -28,10 +27,10 @@ func TestASignalClosesEveryoneAndEndsWell(t *testing.T) {
 	d := start(t, t.Context(), nil)
 	binary, phone := connected(d)
 	d.signals <- syscall.SIGTERM
-	for name, c := range map[string]*websocket.Conn{"binary": binary, "phone": phone} {
+	for name, c := range map[string]*wstest.Conn{"binary": binary, "phone": phone} {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
 		_, _, err := c.ReadMessage()
-		e, ok := errors.AsType[*websocket.CloseError](err)
+		e, ok := errors.AsType[*wstest.CloseError](err)
 		if !ok || e.Code != 1001 || e.Text != "shutting down" {
 			t.Errorf("%s: %v; want close 1001 shutting down", name, err)
 		}
@@ -138,9 +137,9 @@ func TestTheTimeForBalancersEnds(t *testing.T) {
 	binary, phone := connected(d)
 	begun := time.Now()
 	d.signals <- syscall.SIGTERM
-	for name, c := range map[string]*websocket.Conn{"binary": binary, "phone": phone} {
+	for name, c := range map[string]*wstest.Conn{"binary": binary, "phone": phone} {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
-		if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 1001) {
+		if _, _, err := c.ReadMessage(); !wstest.IsClose(err, 1001) {
 			t.Errorf("%s: %v; want close 1001", name, err)
 		}
 		if got := time.Since(begun); got < wait {

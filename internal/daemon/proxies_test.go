@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/pires/go-proxyproto"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // proxied runs a daemon that trusts this machine's word.
@@ -26,8 +26,8 @@ func proxied(t *testing.T) *running {
 }
 
 // through dials over a proxy that says that from is calling.
-func (d *running) through(version byte, from string) (*websocket.Conn, *http.Response, error) {
-	dialer := websocket.Dialer{HandshakeTimeout: patience, NetDial: func(string, string) (net.Conn, error) {
+func (d *running) through(version byte, from string) (*wstest.Conn, *http.Response, error) {
+	dialer := wstest.Dialer{Connect: func(string, string) (net.Conn, error) {
 		c, err := net.Dial("tcp", d.public)
 		if err != nil {
 			return nil, err
@@ -104,8 +104,8 @@ func TestProxiesInARowAreFollowed(t *testing.T) {
 		}
 		defer c.Close()
 		_, _ = proxyproto.HeaderProxyFromAddrs(2, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.said)), c.RemoteAddr()).WriteTo(c)
-		_, _ = io.WriteString(c, "GET /v1/server HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
-			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Version: 1\r\nUser-Agent: x\r\nX-Pyrycode-Server: "+tt.said+"\r\nX-Forwarded-For: "+tt.forwarded+"\r\n\r\n")
+		_, _ = io.WriteString(c, wstest.Request("x", "/v1/server", http.Header{"X-Pyrycode-Version": {"1"}, "User-Agent": {"x"},
+			"X-Pyrycode-Server": {tt.said}, "X-Forwarded-For": {tt.forwarded}}))
 		d.until("the caller is "+tt.want, func() bool {
 			return strings.Contains(d.log.String(), "server_id="+tt.said+" remote="+tt.want+" ")
 		})

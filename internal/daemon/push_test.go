@@ -18,9 +18,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // serviceAccount is the file of one whose tokens a server on this machine
@@ -43,7 +42,7 @@ func serviceAccount(t *testing.T, tokenURI string) string {
 }
 
 // startPush runs a daemon whose FCM is h, and returns a binary of it.
-func startPush(t *testing.T, drain time.Duration, h http.HandlerFunc) (*running, *websocket.Conn) {
+func startPush(t *testing.T, drain time.Duration, h http.HandlerFunc) (*running, *wstest.Conn) {
 	t.Helper()
 	google := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/token" {
@@ -70,9 +69,9 @@ func startPush(t *testing.T, drain time.Duration, h http.HandlerFunc) (*running,
 	return d, b
 }
 
-func askWake(t *testing.T, b *websocket.Conn, token string) {
+func askWake(t *testing.T, b *wstest.Conn, token string) {
 	t.Helper()
-	if err := b.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"push_wake":{"platform":"fcm","token":%q}}`, token)); err != nil {
+	if err := b.WriteMessage(wstest.Text, fmt.Appendf(nil, `{"push_wake":{"platform":"fcm","token":%q}}`, token)); err != nil {
 		t.Fatal(err)
 	}
 }

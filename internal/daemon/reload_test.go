@@ -11,10 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // reloading is a daemon whose configuration the test changes.
@@ -79,7 +78,7 @@ func (r *reloading) asks(h http.Header) int {
 	r.t.Helper()
 	h.Set("X-Pyrycode-Server", "s")
 	h.Set("User-Agent", "test")
-	c, resp, err := websocket.DefaultDialer.Dial("ws://"+r.public+"/v1/client", h)
+	c, resp, err := wstest.Dial("ws://"+r.public+"/v1/client", h)
 	if err == nil {
 		c.Close()
 	}

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -10,14 +9,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // patience bounds every wait of these tests; none ends by it.
@@ -33,26 +30,17 @@ type running struct {
 	p               *process
 }
 
+// syncBuffer is a log whose String returns the records that are queued for it too.
 type syncBuffer struct {
-	flush func() // writes what is queued for it; nil: nothing is
-
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
+	wstest.Log
+	flush func() // writes what is queued for the log; nil: nothing is
 }
 
 func (b *syncBuffer) String() string {
 	if b.flush != nil {
 		b.flush()
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	return b.Log.String()
 }
 
 // start runs a daemon on free ports and ends it with the test.
@@ -142,9 +130,9 @@ func get(t *testing.T, url string) (int, string, string) {
 }
 
 // dial opens one end of the relay.
-func (d *running) dial(path string) *websocket.Conn {
+func (d *running) dial(path string) *wstest.Conn {
 	d.t.Helper()
-	c, _, err := websocket.DefaultDialer.Dial("ws://"+d.public+path, http.Header{
+	c, _, err := wstest.Dial("ws://"+d.public+path, http.Header{
 		"X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}, "User-Agent": {"test"},
 	})
 	if err != nil {

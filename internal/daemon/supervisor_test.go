@@ -13,10 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // chanLock is a lock that a synctest bubble can see somebody wait for.
@@ -115,7 +114,7 @@ func TestARestartOnASocketOfTheSupervisorRefusesNobody(t *testing.T) {
 	_, phone := connected(d)
 	d.signals <- syscall.SIGTERM
 	_ = phone.SetReadDeadline(time.Now().Add(patience))
-	if _, _, err := phone.ReadMessage(); !websocket.IsCloseError(err, 1001) {
+	if _, _, err := phone.ReadMessage(); !wstest.IsClose(err, 1001) {
 		t.Errorf("phone: %v; want close 1001", err)
 	}
 	if err := d.end(); err != nil {
@@ -161,7 +160,7 @@ func TestTheListenerClosesBeforeTheFirstConnectionIsTold(t *testing.T) {
 		first := make(chan struct{})
 		once := sync.OnceFunc(func() { close(first) })
 		for i := range 20 {
-			c, _, err := websocket.DefaultDialer.Dial("ws://"+d.public+"/v1/server", http.Header{
+			c, _, err := wstest.Dial("ws://"+d.public+"/v1/server", http.Header{
 				"User-Agent": {"t"}, "X-Pyrycode-Server": {strconv.Itoa(i)}, "X-Pyrycode-Version": {"1"}})
 			if err != nil {
 				t.Fatal(err)
@@ -169,7 +168,7 @@ func TestTheListenerClosesBeforeTheFirstConnectionIsTold(t *testing.T) {
 			defer c.Close()
 			told.Go(func() {
 				_, _, err := c.ReadMessage()
-				if !websocket.IsCloseError(err, 1001, 1012) {
+				if !wstest.IsClose(err, 1001, 1012) {
 					return // cut by the second signal
 				}
 				defer once()

@@ -14,10 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // withTLS starts a daemon that ends TLS for relay.test.
@@ -62,7 +61,7 @@ func (d *running) ask(a *certtest.Authority, request string) (int, string, http.
 
 func TestFramesGoThroughTLS(t *testing.T) {
 	d, a, _ := withTLS(t, nil)
-	dialer := websocket.Dialer{TLSClientConfig: a.Client("relay.test"), NetDial: func(string, string) (net.Conn, error) {
+	dialer := wstest.Dialer{TLS: a.Client("relay.test"), Connect: func(string, string) (net.Conn, error) {
 		return net.Dial("tcp", d.public)
 	}}
 	h := http.Header{"X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}, "User-Agent": {"test"}}
@@ -81,14 +80,14 @@ func TestFramesGoThroughTLS(t *testing.T) {
 	_ = phone.SetReadDeadline(time.Now().Add(patience))
 	for i, size := range []int{1, 100, 1 << 10, 200 << 10} {
 		frame := fmt.Sprintf(`{"n":%d,"x":"%s"}`, i, strings.Repeat("x", size))
-		if err := phone.WriteMessage(websocket.TextMessage, []byte(frame)); err != nil {
+		if err := phone.WriteMessage(wstest.Text, []byte(frame)); err != nil {
 			t.Fatal(err)
 		}
 		_, got, err := binary.ReadMessage()
 		if err != nil || !strings.HasSuffix(string(got), `"frame":`+frame+"}") {
 			t.Fatalf("the binary gets %.80s, %v", got, err)
 		}
-		if err := binary.WriteMessage(websocket.TextMessage, got); err != nil {
+		if err := binary.WriteMessage(wstest.Text, got); err != nil {
 			t.Fatal(err)
 		}
 		if _, back, err := phone.ReadMessage(); err != nil || string(back) != frame {
@@ -96,7 +95,7 @@ func TestFramesGoThroughTLS(t *testing.T) {
 		}
 	}
 	d.signals <- syscall.SIGTERM
-	if _, _, err := phone.ReadMessage(); !websocket.IsCloseError(err, 1001) {
+	if _, _, err := phone.ReadMessage(); !wstest.IsClose(err, 1001) {
 		t.Errorf("phone: %v; want close 1001", err)
 	}
 }

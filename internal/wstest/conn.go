@@ -31,6 +31,9 @@ func NewConn(c net.Conn, early []byte, buffer int) *Conn {
 	return &Conn{Conn: c, in: in, w: copy(in, early)}
 }
 
+// NetConn returns the connection below WebSocket.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
 // Fill blocks until more bytes have been read. Payloads that the Conn has returned
 // are invalid afterwards.
 func (c *Conn) Fill() error {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"unicode/utf8"
 )
@@ -70,31 +71,48 @@ func parseClose(payload []byte) error {
 	return &CloseError{Code: code, Text: string(payload[2:])}
 }
 
+// header returns the lengths of the header and of the payload of the frame that b
+// begins with. It returns a payload of 0 if b does not hold the whole header, and a
+// header of 2 if b is shorter than that.
+func header(b []byte) (head int, size uint64) {
+	if len(b) < 2 {
+		return 2, 0
+	}
+	switch size = uint64(b[1] & 0x7f); size {
+	case 126:
+		if head = 4; len(b) >= head {
+			return head, uint64(binary.BigEndian.Uint16(b[2:]))
+		}
+	case 127:
+		if head = 10; len(b) >= head {
+			return head, binary.BigEndian.Uint64(b[2:])
+		}
+	default:
+		return 2, size
+	}
+	return head, 0
+}
+
 // ParseFrame returns the frame that b begins with, and its length. The length is 0
 // if b does not hold the whole frame. The payload is a part of b. ParseFrame
 // returns an error for a frame that a relay must not send: fragmented, masked,
 // binary, with reserved bits, with a length in too long a form, or a control frame
 // of more than 125 bytes.
 func ParseFrame(b []byte) (f Frame, length int, err error) {
-	if len(b) < 2 {
+	head, size := header(b)
+	if len(b) < head {
 		return f, 0, nil
 	}
 	f.Op = b[0] & 0x0f
-	size, head, least := uint64(b[1]&0x7f), 2, uint64(0)
-	switch size {
-	case 126:
-		if head, least = 4, 126; len(b) < head {
-			return f, 0, nil
-		}
-		size = uint64(binary.BigEndian.Uint16(b[2:]))
-	case 127:
-		if head, least = 10, 1<<16; len(b) < head {
-			return f, 0, nil
-		}
-		size = binary.BigEndian.Uint64(b[2:])
+	least := uint64(0)
+	switch head {
+	case 4:
+		least = 126
+	case 10:
+		least = 1 << 16
 	}
 	switch control := f.Op >= Close; {
-	case b[0]&0xf0 != FIN, b[1]&0x80 != 0, size < least, size > 64<<20, control && size > 125:
+	case b[0]&0xf0 != FIN, b[1]&0x80 != 0, size < least, size > maxFrame, control && size > 125:
 		return f, 0, fmt.Errorf("not a frame of a relay: it begins with % x", b[:head])
 	case f.Op != Text && f.Op != Close && f.Op != Ping && f.Op != Pong:
 		return f, 0, fmt.Errorf("opcode %d from the relay; want text", f.Op)
@@ -105,6 +123,30 @@ func ParseFrame(b []byte) (f Frame, length int, err error) {
 	length = head + int(size)
 	f.Payload = b[head:length]
 	return f, length, nil
+}
+
+// maxFrame is more than any frame of a relay has.
+const maxFrame = 64 << 20
+
+// ReadFrame reads one frame from r, and nothing that follows it. It returns an error
+// for a frame that a relay must not send.
+func ReadFrame(r io.Reader) (Frame, error) {
+	b := make([]byte, 2)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return Frame{}, err
+	}
+	head, _ := header(b)
+	b = append(b, make([]byte, head-2)...)
+	if _, err := io.ReadFull(r, b[2:]); err != nil {
+		return Frame{}, err
+	}
+	_, size := header(b)
+	b = append(b, make([]byte, min(size, maxFrame))...)
+	if _, err := io.ReadFull(r, b[head:]); err != nil {
+		return Frame{}, err
+	}
+	f, _, err := ParseFrame(b)
+	return f, err
 }
 
 // maskKey masks all frames. A constant key is sufficient: an unpredictable key

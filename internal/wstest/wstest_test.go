@@ -51,6 +51,11 @@ func TestTheReaderRefusesWhatARelayMustNotSend(t *testing.T) {
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("%s: %v; want an error with %q", tt.name, err, tt.want)
 		}
+		r := strings.NewReader(tt.bytes + "more")
+		one, err := ReadFrame(r)
+		if (err == nil) != (tt.want == "") || err == nil && (r.Len() != len("more") || !bytes.Equal(one.Payload, f.Payload)) {
+			t.Errorf("%s: ReadFrame returns %v and leaves %d bytes; want what ParseFrame returns, and 4", tt.name, err, r.Len())
+		}
 	}
 }
 
