@@ -13,9 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // exchange sends parts, each as a segment of its own, and returns everything
@@ -260,7 +259,7 @@ func TestRow35DeepFramesEndTheirSenderOnly(t *testing.T) {
 				t.Errorf("the daemon gets an envelope that it cannot read: %v", err)
 			}
 			if e.Frame != nil {
-				_ = b.WriteMessage(websocket.TextMessage, text)
+				_ = b.WriteMessage(wstest.Text, text)
 			}
 		}
 	}()
@@ -273,12 +272,12 @@ func TestRow35DeepFramesEndTheirSenderOnly(t *testing.T) {
 		}{{9_999, "[", "]", 0}, {9_999, `{"a":`, "}", 0}, {10_000, "[", "]", 1007}, {10_000, `{"a":`, "}", 1007}} {
 			frame := strings.Repeat(deep.open, deep.depth) + "1" + strings.Repeat(deep.close, deep.depth)
 			c := n.mustDial("/v1/client", "deep")
-			if err := c.WriteMessage(websocket.TextMessage, []byte(frame)); err != nil {
+			if err := c.WriteMessage(wstest.Text, []byte(frame)); err != nil {
 				t.Fatal(err)
 			}
 			_ = c.SetReadDeadline(time.Now().Add(patience))
 			_, got, err := c.ReadMessage()
-			e, _ := errors.AsType[*websocket.CloseError](err)
+			e, _ := errors.AsType[*wstest.CloseError](err)
 			switch {
 			case deep.code == 0 && string(got) != frame:
 				t.Errorf("%d deep: %d bytes come back, %v; want %d", deep.depth, len(got), err, len(frame))

@@ -13,9 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // A binary that stops reading: what its phones send waits, then they do, and
@@ -67,7 +66,7 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 			go func() {
 				k := 0
 				for ; k < tt.frames; k++ {
-					if p.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"k":%d,"x":%q}`, k, pad)) != nil {
+					if p.WriteMessage(wstest.Text, fmt.Appendf(nil, `{"k":%d,"x":%q}`, k, pad)) != nil {
 						break
 					}
 				}
@@ -111,11 +110,11 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 }
 
 // codeOf reads c to its end and returns the code of its close; 0: none.
-func codeOf(c *websocket.Conn) int {
+func codeOf(c *wstest.Conn) int {
 	_ = c.SetReadDeadline(time.Now().Add(patience))
 	for {
 		_, _, err := c.ReadMessage()
-		if e, ok := err.(*websocket.CloseError); ok {
+		if e, ok := err.(*wstest.CloseError); ok {
 			return e.Code
 		}
 		if err != nil {
@@ -158,7 +157,7 @@ func TestRow17PhonesOfAnExpiredGraceAreAllClosedAtOnce(t *testing.T) {
 		flood := strings.Repeat("x", 60<<10)
 		for range 20 { // the kernel's buffers and more, less than their outbox
 			for _, id := range ids {
-				if err := b.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"conn_id":%q,"frame":%q}`, id, flood)); err != nil {
+				if err := b.WriteMessage(wstest.Text, fmt.Appendf(nil, `{"conn_id":%q,"frame":%q}`, id, flood)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -187,7 +186,7 @@ func TestRow17PhonesOfAnExpiredGraceAreAllClosedAtOnce(t *testing.T) {
 }
 
 // client redials as clients do: 1, 2, 4, … 30 s, ±20 %.
-func (n *node) client(path, id, from string, until time.Time, back func(*websocket.Conn) bool) error {
+func (n *node) client(path, id, from string, until time.Time, back func(*wstest.Conn) bool) error {
 	for wait := time.Second; time.Now().Before(until); wait = min(2*wait, 30*time.Second) {
 		c, _, err := n.dial(path, id, from)
 		if err == nil {
@@ -211,7 +210,7 @@ func (n *node) herd(binaries int, from func(i int) string) time.Duration {
 	for i := range binaries {
 		id := fmt.Sprint("herd-", i)
 		all.Go(func() {
-			if err := n.client("/v1/server", id, from(10*i), until, func(c *websocket.Conn) bool {
+			if err := n.client("/v1/server", id, from(10*i), until, func(c *wstest.Conn) bool {
 				n.t.Cleanup(func() { c.Close() })
 				echo(c)
 				return true
@@ -221,10 +220,10 @@ func (n *node) herd(binaries int, from func(i int) string) time.Duration {
 		})
 		for k := range 9 {
 			all.Go(func() {
-				if err := n.client("/v1/client", id, from(10*i+k+1), until, func(c *websocket.Conn) bool {
+				if err := n.client("/v1/client", id, from(10*i+k+1), until, func(c *wstest.Conn) bool {
 					n.t.Cleanup(func() { c.Close() })
 					_ = c.SetReadDeadline(until)
-					if c.WriteMessage(websocket.TextMessage, []byte(`"back"`)) != nil {
+					if c.WriteMessage(wstest.Text, []byte(`"back"`)) != nil {
 						return false
 					}
 					_, m, err := c.ReadMessage()
@@ -319,7 +318,7 @@ func TestRow27AResetInMidFrameLeavesNoPartOfIt(t *testing.T) {
 		raw := n.raw("/v1/server", id)
 		n.until("it holds its slot", func() bool { return n.metric("pyrycode_relay_connected_binaries") == 3 })
 		p := n.mustDial("/v1/client", id)
-		_ = p.WriteMessage(websocket.TextMessage, []byte("1"))
+		_ = p.WriteMessage(wstest.Text, []byte("1"))
 		envelope := text(raw)
 		answer := frame(0x81, fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, connID(t, []byte(envelope)), strings.Repeat("z", 2000)))
 		_, _ = io.WriteString(raw, answer+answer[:1+i*97%(len(answer)-1)])
@@ -350,7 +349,7 @@ func TestRow22A23UnderLoad(t *testing.T) {
 	given(t, "%d ends, ten busy pairs at each", dose(2, 40))
 	for i := range dose(2, 40) {
 		c := startChild(t, nil)
-		var pairs []*websocket.Conn
+		var pairs []*wstest.Conn
 		var phones sync.WaitGroup
 		codes := make(chan int, 10)
 		for k := range 10 {
@@ -361,13 +360,13 @@ func TestRow22A23UnderLoad(t *testing.T) {
 			phones.Go(func() {
 				for n := 0; ; n++ {
 					want := fmt.Sprintf(`{"n":%d}`, n)
-					err := p.WriteMessage(websocket.TextMessage, []byte(want))
+					err := p.WriteMessage(wstest.Text, []byte(want))
 					var got []byte
 					if err == nil {
 						_, got, err = p.ReadMessage()
 					}
 					if err != nil {
-						e, _ := err.(*websocket.CloseError)
+						e, _ := err.(*wstest.CloseError)
 						if e == nil { // the close may wait behind a write that failed
 							codes <- codeOf(p)
 							return
@@ -406,7 +405,7 @@ func TestRow22A23UnderLoad(t *testing.T) {
 		for k := range 10 {
 			echo(again.slot(fmt.Sprint("s", k)))
 			p := again.mustDial("/v1/client", fmt.Sprint("s", k))
-			if err := p.WriteMessage(websocket.TextMessage, []byte(`"back"`)); err != nil {
+			if err := p.WriteMessage(wstest.Text, []byte(`"back"`)); err != nil {
 				t.Fatal(err)
 			}
 			if _, got, err := p.ReadMessage(); err != nil || string(got) != `"back"` {

@@ -8,13 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // slot is a binary that reads all it gets, under an id of its own.
-func (n *node) slot(id string) *websocket.Conn {
+func (n *node) slot(id string) *wstest.Conn {
 	n.t.Helper()
 	before := n.metric("pyrycode_relay_connected_binaries")
 	b := n.mustDial("/v1/server", id)
@@ -23,7 +22,7 @@ func (n *node) slot(id string) *websocket.Conn {
 }
 
 // drained reads c to its end, so that pings are answered.
-func drained(c *websocket.Conn) {
+func drained(c *wstest.Conn) {
 	go func() {
 		for {
 			if _, _, err := c.ReadMessage(); err != nil {
@@ -37,39 +36,18 @@ func TestRows09To13And16BadFramesCostTheirSenderOnly(t *testing.T) {
 	n := start(t, func(c *config.Config) { c.MessageTimeout = time.Second })
 	h := n.pair()
 	drained(n.slot("s"))
-	limit := 256 << 10
-	pieces := frame(0x01, strings.Repeat("1", limit/64))
-	for range 62 {
-		pieces += frame(0x00, strings.Repeat("1", limit/64))
-	}
-	pieces += frame(0x80, strings.Repeat("1", limit/64+1))
-	given(t, "12 kinds × %d", dose(1, 50))
-	for _, tt := range []struct {
-		row, name, text string
-		want            int
-	}{
-		{"9", "limit + 1", frame(0x81, strings.Repeat("1", limit+1)), 1009},
-		{"9", "64 fragments of limit + 1", pieces, 1009},
-		{"9", "declared 2⁶³−1", "\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff", 1009},
-		{"10", "empty continuations", frame(0x01, "") + strings.Repeat(frame(0x00, ""), 2000), 1008},
-		{"11", "a message that never ends", frame(0x01, "1"), 1008},
-		{"12", "pings", strings.Repeat(frame(0x89, "x"), 2000), 1008},
-		{"12", "pongs", strings.Repeat(frame(0x8a, "x"), 2000), 1008},
-		{"13", "RSV1", "\xc1\x80\x00\x00\x00\x00", 1002},
-		{"13", "RSV2", "\xa1\x80\x00\x00\x00\x00", 1002},
-		{"13", "RSV3", "\x91\x80\x00\x00\x00\x00", 1002},
-		{"16", "bad JSON", frame(0x81, `{"a":`), 1007},
-		{"16", "bad UTF-8", frame(0x81, "\"\xff\""), 1007},
-	} {
+	bad := append(wstest.Violations(256<<10), wstest.Violation{Name: "a message that never ends", Bytes: wstest.AppendFrame(nil, wstest.Text, "1"), Code: 1008})
+	given(t, "%d kinds × %d", len(bad), dose(1, 50))
+	for _, tt := range bad {
 		for range dose(1, 50) {
 			begun := time.Now()
 			c := n.raw("/v1/client", "s")
-			go io.WriteString(c, tt.text) // the relay may close before it has all
-			if got := closeCode(c); got != tt.want {
-				t.Errorf("row %s, %s: closed with %d; want %d", tt.row, tt.name, got, tt.want)
+			go c.Write(tt.Bytes) // the relay may close before it has all
+			if got := closeCode(c); got != tt.Code {
+				t.Errorf("%s: closed with %d; want %d", tt.Name, got, tt.Code)
 			}
 			if took := time.Since(begun); took > time.Second+slack {
-				t.Errorf("row %s, %s: took %v", tt.row, tt.name, took)
+				t.Errorf("%s: took %v", tt.Name, took)
 			}
 			c.Close()
 		}
@@ -170,26 +148,12 @@ func chopped(c net.Conn, text string, yes bool) {
 // text is the next data message, whatever control messages come before.
 func text(c net.Conn) string {
 	for {
-		var h [10]byte
-		if _, err := io.ReadFull(c, h[:2]); err != nil {
+		f, err := wstest.ReadFrame(c)
+		if err != nil {
 			return err.Error()
 		}
-		size, more := int(h[1]), map[byte]int{126: 2, 127: 8}[h[1]]
-		if _, err := io.ReadFull(c, h[2:2+more]); err != nil {
-			return err.Error()
-		}
-		if more > 0 {
-			size = 0
-			for _, x := range h[2 : 2+more] {
-				size = size<<8 | int(x)
-			}
-		}
-		body := make([]byte, size)
-		if _, err := io.ReadFull(c, body); err != nil {
-			return err.Error()
-		}
-		if h[0] == 0x81 {
-			return string(body)
+		if f.Op == wstest.Text {
+			return string(f.Payload)
 		}
 	}
 }

@@ -9,15 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func TestRow01IdleConnectionsAreCountedExactly(t *testing.T) {
 	n := startChild(t, func(c *config.Config) { c.MaxConns = 12_000 }) // each process has its own descriptors
 	binaries, each := dose(10, 910), 10
-	var held []*websocket.Conn
+	var held []*wstest.Conn
 	given(t, "%d connections", binaries*(1+each))
 	before := n.metric("go_goroutines")
 	for i := range binaries {
@@ -43,7 +42,7 @@ func TestRow02PairsUnderLoadLoseNothing(t *testing.T) {
 	pairs, frames := dose(10, 1000), dose(20, 100)
 	given(t, "%d pairs × %d frames of 1 KiB each way, ten a second", pairs, frames)
 	pad := strings.Repeat("x", 1000)
-	binaries, phones := make([]*websocket.Conn, pairs), make([]*websocket.Conn, pairs)
+	binaries, phones := make([]*wstest.Conn, pairs), make([]*wstest.Conn, pairs)
 	for i := range pairs {
 		binaries[i] = n.slot(fmt.Sprint("pair", i))
 		phones[i] = n.mustDial("/v1/client", fmt.Sprint("pair", i))
@@ -60,7 +59,7 @@ func TestRow02PairsUnderLoadLoseNothing(t *testing.T) {
 			defer tick.Stop()
 			for k := range frames {
 				<-tick.C
-				if err := p.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"k":%d,"of":%q,"x":%q}`, k, id, pad)); err != nil {
+				if err := p.WriteMessage(wstest.Text, fmt.Appendf(nil, `{"k":%d,"of":%q,"x":%q}`, k, id, pad)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -128,7 +127,7 @@ func TestRow14PhonesThatStopReadingAreClosedAlone(t *testing.T) {
 	flood := strings.Repeat("x", 100<<10)
 	n.until("all of them are closed", func() bool {
 		for _, id := range ids {
-			if err := b.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"conn_id":%q,"frame":%q}`, id, flood)); err != nil {
+			if err := b.WriteMessage(wstest.Text, fmt.Appendf(nil, `{"conn_id":%q,"frame":%q}`, id, flood)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -153,12 +152,12 @@ func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
 	begun := time.Now()
 	bad := []string{`nonsense`, `{}`, `{"conn_id":"c-0000000000000000","frame":1}`, `[1]`, `{"conn_id":7,"frame":1}`, `{"conn_id":"x"}`}
 	for i := range count {
-		if err := b.WriteMessage(websocket.TextMessage, []byte(bad[i%len(bad)])); err != nil {
+		if err := b.WriteMessage(wstest.Text, []byte(bad[i%len(bad)])); err != nil {
 			t.Fatal(err)
 		}
 	}
 	long := `{"conn_id":"` + strings.Repeat("canary", 900<<10/6) + `","frame":1}`
-	if err := b.WriteMessage(websocket.TextMessage, []byte(long)); err != nil {
+	if err := b.WriteMessage(wstest.Text, []byte(long)); err != nil {
 		t.Fatal(err)
 	}
 	n.until("all are counted", func() bool {
@@ -184,7 +183,7 @@ func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 	given(t, "%d rivals × %d rounds", rivals, rounds)
 	for round := range rounds {
 		id := fmt.Sprint("fought-over-", round)
-		conns, codes := make(chan *websocket.Conn, rivals), make(chan int, rivals)
+		conns, codes := make(chan *wstest.Conn, rivals), make(chan int, rivals)
 		for i := range rivals {
 			go func() {
 				c, resp, err := n.dial("/v1/server", id, fmt.Sprint("127.5.0.", 1+i))
@@ -212,7 +211,7 @@ func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 		}
 		for len(conns) > 0 {
 			c := <-conns
-			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+			_ = c.WriteClose(1000, "")
 		}
 		if code := <-codes; code != 1000 { // the winner's, who is out when he is answered
 			t.Fatalf("round %d: the winner is closed with %d; want 1000", round, code)
@@ -232,36 +231,36 @@ func TestRow28ACanaryIsInNoLogMetricOrPage(t *testing.T) {
 	head.Set("User-Agent", canary)
 	head.Set("Authorization", "Bearer "+canary)
 	head.Set("Cookie", canary)
-	b, _, err := websocket.DefaultDialer.Dial("ws://"+n.public+"/v1/server?token="+canary, head)
+	b, _, err := wstest.Dial("ws://"+n.public+"/v1/server?token="+canary, head)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.Close()
 	n.connected(1, 0)
-	p, _, err := websocket.DefaultDialer.Dial("ws://"+n.public+"/v1/client?token="+canary, head)
+	p, _, err := wstest.Dial("ws://"+n.public+"/v1/client?token="+canary, head)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	_ = p.WriteMessage(websocket.TextMessage, []byte(`{"data":"`+canary+`"}`))
+	_ = p.WriteMessage(wstest.Text, []byte(`{"data":"`+canary+`"}`))
 	if _, got, err := b.ReadMessage(); err != nil || strings.Count(string(got), canary) != 1 {
 		t.Fatalf("the frame came as %s, %v", got, err)
 	}
 	for _, bad := range []string{`{"push_wake":{"platform":"fcm","token":"` + canary + `"}}`, `{"conn_id":"` + canary + `","frame":1}`, canary} {
-		_ = b.WriteMessage(websocket.TextMessage, []byte(bad))
+		_ = b.WriteMessage(wstest.Text, []byte(bad))
 	}
-	_ = p.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, canary), time.Now().Add(patience))
-	if _, _, err := p.ReadMessage(); !websocket.IsCloseError(err, 4000) || strings.Contains(err.Error(), canary) {
+	_ = p.WriteClose(4000, canary)
+	if _, _, err := p.ReadMessage(); !wstest.IsClose(err, 4000) || strings.Contains(err.Error(), canary) {
 		t.Errorf("the close is answered with %v; want its code without its reason", err)
 	}
 	n.connected(1, 0)
-	q, _, err := websocket.DefaultDialer.Dial("ws://"+n.public+"/v1/client?token="+canary, head)
+	q, _, err := wstest.Dial("ws://"+n.public+"/v1/client?token="+canary, head)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer q.Close()
-	_ = q.WriteMessage(websocket.TextMessage, []byte(canary)) // is no JSON
-	if _, _, err := q.ReadMessage(); !websocket.IsCloseError(err, 1007) || strings.Contains(err.Error(), canary) {
+	_ = q.WriteMessage(wstest.Text, []byte(canary)) // is no JSON
+	if _, _, err := q.ReadMessage(); !wstest.IsClose(err, 1007) || strings.Contains(err.Error(), canary) {
 		t.Errorf("a bad frame is answered with %v; want 1007 and no part of it", err)
 	}
 	n.send("GET /"+canary+" HTTP/1.1\r\nHost: "+canary+"\r\nConnection: close\r\n\r\n", 0)

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func header(id string) http.Header {
@@ -20,8 +20,8 @@ func header(id string) http.Header {
 }
 
 // dial opens one end of the relay, from an address of this machine.
-func (n *node) dial(path, id, from string) (*websocket.Conn, *http.Response, error) {
-	d := websocket.Dialer{HandshakeTimeout: patience, NetDial: func(network, addr string) (net.Conn, error) {
+func (n *node) dial(path, id, from string) (*wstest.Conn, *http.Response, error) {
+	d := wstest.Dialer{Timeout: patience, TLS: n.tls, Connect: func(network, addr string) (net.Conn, error) {
 		nd := net.Dialer{Timeout: patience}
 		if from != "" {
 			nd.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
@@ -35,13 +35,12 @@ func (n *node) dial(path, id, from string) (*websocket.Conn, *http.Response, err
 	if n.tls == nil {
 		return d.Dial("ws://"+n.public+path, header(id))
 	}
-	d.TLSClientConfig = n.tls
 	head := header(id)
 	head.Set("Host", n.tls.ServerName)
 	return d.Dial("wss://"+n.public+path, head)
 }
 
-func (n *node) mustDial(path, id string) *websocket.Conn {
+func (n *node) mustDial(path, id string) *wstest.Conn {
 	n.t.Helper()
 	c, resp, err := n.dial(path, id, "")
 	if err != nil {
@@ -69,33 +68,22 @@ func (n *node) tryRaw(path, id string) (net.Conn, error) {
 		return nil, err
 	}
 	_ = c.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n"+
-		"X-Pyrycode-Server: %s\r\nX-Pyrycode-Version: 1\r\nUser-Agent: battery\r\n\r\n", path, id)
-	answer := make([]byte, 0, 512)
-	for b := make([]byte, 1); !strings.HasSuffix(string(answer), "\r\n\r\n"); answer = append(answer, b[0]) {
-		if _, err := io.ReadFull(c, b); err != nil {
-			c.Close()
-			return nil, fmt.Errorf("after %q: %w", answer, err)
-		}
-	}
-	if !strings.HasPrefix(string(answer), "HTTP/1.1 101 ") || strings.Contains(strings.ToLower(string(answer)), "extensions") {
+	if upgraded, resp, err := wstest.Exchange(oneByte{c}, wstest.Request("x", path, header(id)), 0); err != nil || upgraded == nil {
 		c.Close()
-		return nil, fmt.Errorf("the upgrade is answered %q", answer)
+		return nil, fmt.Errorf("the upgrade: %v, %v", resp, err)
 	}
 	return c, nil
 }
 
-// frame is one of a client's, masked with zeros. first is the first byte.
+// oneByte reads a byte at a time, so that a buffered reader takes nothing that follows
+// what it returns.
+type oneByte struct{ net.Conn }
+
+func (c oneByte) Read(p []byte) (int, error) { return c.Conn.Read(p[:1]) }
+
+// frame returns one frame as a client sends it. first is the first byte.
 func frame(first byte, payload string) string {
-	n := len(payload)
-	switch {
-	case n < 126:
-		return string([]byte{first, 0x80 | byte(n), 0, 0, 0, 0}) + payload
-	case n < 1<<16:
-		return string([]byte{first, 0x80 | 126, byte(n >> 8), byte(n), 0, 0, 0, 0}) + payload
-	}
-	return string([]byte{first, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}) + payload
+	return string(wstest.AppendFrame(nil, first, payload))
 }
 
 // closeCode reads what the relay sends until its close message or the end,
@@ -103,36 +91,24 @@ func frame(first byte, payload string) string {
 func closeCode(c net.Conn) int {
 	_ = c.SetReadDeadline(time.Now().Add(patience))
 	for {
-		var h [2]byte
-		if _, err := io.ReadFull(c, h[:]); err != nil {
+		f, err := wstest.ReadFrame(c)
+		if err != nil {
 			return 0
 		}
-		size := int(h[1] & 0x7f)
-		if size == 126 {
-			var l [2]byte
-			if _, err := io.ReadFull(c, l[:]); err != nil {
-				return 0
-			}
-			size = int(l[0])<<8 | int(l[1])
-		}
-		body := make([]byte, size)
-		if _, err := io.ReadFull(c, body); err != nil {
-			return 0
-		}
-		if h[0]&0x0f == 8 && size >= 2 {
-			return int(body[0])<<8 | int(body[1])
+		if f.Op == wstest.Close && len(f.Payload) >= 2 {
+			return int(f.Payload[0])<<8 | int(f.Payload[1])
 		}
 	}
 }
 
 // echo makes a binary answer every frame with itself, until it ends.
-func echo(c *websocket.Conn) <-chan struct{} {
+func echo(c *wstest.Conn) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
 			_, b, err := c.ReadMessage()
-			if err != nil || c.WriteMessage(websocket.TextMessage, b) != nil {
+			if err != nil || c.WriteMessage(wstest.Text, b) != nil {
 				return
 			}
 		}
@@ -144,7 +120,7 @@ func echo(c *websocket.Conn) <-chan struct{} {
 // attack, and measures how long they take.
 type healthy struct {
 	n             *node
-	binary, phone *websocket.Conn
+	binary, phone *wstest.Conn
 	done, ended   chan struct{}
 	enough        chan struct{} // closed after so many round trips that they can be judged
 	echoed        <-chan struct{}
@@ -174,7 +150,7 @@ func (h *healthy) run() {
 		want := fmt.Sprintf(`{"n":%d}`, i)
 		begun := time.Now()
 		_ = h.phone.SetReadDeadline(begun.Add(patience))
-		err := h.phone.WriteMessage(websocket.TextMessage, []byte(want))
+		err := h.phone.WriteMessage(wstest.Text, []byte(want))
 		var got []byte
 		if err == nil {
 			_, got, err = h.phone.ReadMessage()

@@ -9,9 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func TestRow20WithoutDescriptorsOperatorsStillGetAnswers(t *testing.T) {
@@ -103,12 +102,12 @@ func TestRow23ASignalUnderLoadEndsWithACodeForEveryone(t *testing.T) {
 		codes := make(chan int, 20)
 		for i := range 5 {
 			id := fmt.Sprint("s", i)
-			for _, conn := range []*websocket.Conn{c.slot(id), c.mustDial("/v1/client", id)} {
-				_ = conn.WriteMessage(websocket.TextMessage, []byte("1"))
+			for _, conn := range []*wstest.Conn{c.slot(id), c.mustDial("/v1/client", id)} {
+				_ = conn.WriteMessage(wstest.Text, []byte("1"))
 				go func() {
 					for {
 						_, m, err := conn.ReadMessage()
-						if e, ok := err.(*websocket.CloseError); ok {
+						if e, ok := err.(*wstest.CloseError); ok {
 							codes <- e.Code
 							return
 						}
@@ -116,7 +115,7 @@ func TestRow23ASignalUnderLoadEndsWithACodeForEveryone(t *testing.T) {
 							codes <- 0
 							return
 						}
-						_ = conn.WriteMessage(websocket.TextMessage, m)
+						_ = conn.WriteMessage(wstest.Text, m)
 					}
 				}()
 			}

@@ -8,9 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // refusal is what a peer is told: a status and a body, or a code and a reason.
@@ -35,11 +34,11 @@ func (n *node) asked(path, id string) refusal {
 }
 
 // closedWith is how the relay closes c.
-func closedWith(c *websocket.Conn) refusal {
+func closedWith(c *wstest.Conn) refusal {
 	_ = c.SetReadDeadline(time.Now().Add(patience))
 	for {
 		if _, _, err := c.ReadMessage(); err != nil {
-			e, ok := errors.AsType[*websocket.CloseError](err)
+			e, ok := errors.AsType[*wstest.CloseError](err)
 			if !ok {
 				return refusal{sentence: err.Error()}
 			}
@@ -53,7 +52,7 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 	phone := func(n *node, text string) refusal {
 		drained(n.slot("s"))
 		c := n.mustDial("/v1/client", "s")
-		_ = c.WriteMessage(websocket.TextMessage, []byte(text))
+		_ = c.WriteMessage(wstest.Text, []byte(text))
 		return closedWith(c)
 	}
 	limits := map[string]struct {
@@ -77,7 +76,7 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 			refusal{code: 1009, sentence: "message too big"}},
 		"binary-message": {func(c *config.Config) { c.BinaryMessage = 1024 }, func(n *node) refusal {
 			b := n.slot("s")
-			_ = b.WriteMessage(websocket.TextMessage, make([]byte, 1025))
+			_ = b.WriteMessage(wstest.Text, make([]byte, 1025))
 			return closedWith(b)
 		}, refusal{code: 1009, sentence: "message too big"}},
 		"fragments": {func(c *config.Config) { c.Fragments = 2 }, func(n *node) refusal {
@@ -89,14 +88,14 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 		"phone-outbox": {func(c *config.Config) { c.PhoneOutbox, c.BinaryMessage = 64<<10, 64<<10 }, func(n *node) refusal {
 			b := n.slot("s")
 			c := n.mustDial("/v1/client", "s")
-			_ = c.WriteMessage(websocket.TextMessage, []byte("1"))
+			_ = c.WriteMessage(wstest.Text, []byte("1"))
 			_, e, err := b.ReadMessage()
 			if err != nil {
 				t.Fatal(err)
 			}
 			drained(b)
 			head := fmt.Sprintf(`{"conn_id":%q,"frame":"`, connID(t, e)) // a frame as long as may be, and what is charged for it
-			_ = b.WriteMessage(websocket.TextMessage, []byte(head+strings.Repeat("x", 64<<10-len(head)-2)+`"}`))
+			_ = b.WriteMessage(wstest.Text, []byte(head+strings.Repeat("x", 64<<10-len(head)-2)+`"}`))
 			return closedWith(c)
 		}, refusal{code: 1011, sentence: "phone backlog full"}},
 		"binary-outbox": {func(c *config.Config) {
@@ -105,7 +104,7 @@ func TestEveryLimitSaysWhoItIs(t *testing.T) {
 			n.slot("s") // which does not read
 			c := n.mustDial("/v1/client", "s")
 			go func() {
-				for c.WriteMessage(websocket.TextMessage, []byte(`"`+strings.Repeat("x", 60<<10)+`"`)) == nil {
+				for c.WriteMessage(wstest.Text, []byte(`"`+strings.Repeat("x", 60<<10)+`"`)) == nil {
 				}
 			}()
 			return closedWith(c)

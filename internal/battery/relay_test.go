@@ -2,7 +2,6 @@ package battery
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -15,7 +14,6 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +21,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // node is a daemon under attack.
@@ -36,22 +35,7 @@ type node struct {
 	preface         string      // what its clients send before all else: a PROXY header
 }
 
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type logBuffer = wstest.Log
 
 // testConfig is the defaults on free ports, with room for many peers of one
 // address, since all of a test's come from one.

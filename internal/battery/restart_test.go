@@ -13,9 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // A deployed daemon redials 1 ms after a close frame. A dial that fails then
@@ -95,7 +94,7 @@ type redialers struct {
 }
 
 // keep dials, serves the connection until it ends, and dials again after pause.
-func (r *redialers) keep(path, id string, pause time.Duration, serve func(*websocket.Conn) error) {
+func (r *redialers) keep(path, id string, pause time.Duration, serve func(*wstest.Conn) error) {
 	for {
 		if path == "/v1/server" {
 			r.dials.Add(1)
@@ -118,7 +117,7 @@ func (r *redialers) keep(path, id string, pause time.Duration, serve func(*webso
 			err = serve(conn)
 			close(ended)
 			// 4404: the phone came before its binary.
-			if !websocket.IsCloseError(err, websocket.CloseGoingAway, websocket.CloseServiceRestart, 4404) {
+			if !wstest.IsClose(err, 1001, 1012, 4404) {
 				r.fail(path, "end", err)
 			}
 		}
@@ -156,11 +155,11 @@ func (r *redialers) failed() (all []string) {
 }
 
 // echo sends back what comes.
-func (r *redialers) echo(c *websocket.Conn) error {
+func (r *redialers) echo(c *wstest.Conn) error {
 	for {
 		_, m, err := c.ReadMessage()
 		if err == nil {
-			err = c.WriteMessage(websocket.TextMessage, m)
+			err = c.WriteMessage(wstest.Text, m)
 		}
 		if err != nil {
 			return closeOf(c, err)
@@ -170,10 +169,10 @@ func (r *redialers) echo(c *websocket.Conn) error {
 
 // talk makes one round trip after the other. It counts as talking from the first
 // on.
-func (r *redialers) talk(c *websocket.Conn) error {
+func (r *redialers) talk(c *wstest.Conn) error {
 	for i := 0; ; i++ {
 		want := fmt.Sprintf(`{"n":%d}`, i)
-		err := c.WriteMessage(websocket.TextMessage, []byte(want))
+		err := c.WriteMessage(wstest.Text, []byte(want))
 		var got []byte
 		if err == nil {
 			_, got, err = c.ReadMessage()
@@ -196,13 +195,13 @@ func (r *redialers) talk(c *websocket.Conn) error {
 
 // closeOf returns the close frame that explains why a write failed with err, if
 // one has come, else err.
-func closeOf(c *websocket.Conn, err error) error {
+func closeOf(c *wstest.Conn, err error) error {
 	for {
-		if _, ok := errors.AsType[*websocket.CloseError](err); ok {
+		if _, ok := errors.AsType[*wstest.CloseError](err); ok {
 			return err
 		}
 		if _, _, next := c.ReadMessage(); next != nil {
-			if _, ok := errors.AsType[*websocket.CloseError](next); ok {
+			if _, ok := errors.AsType[*wstest.CloseError](next); ok {
 				return next
 			}
 			return err
