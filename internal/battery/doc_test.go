@@ -54,6 +54,9 @@ func TestMain(m *testing.M) {
 		beRelay()
 		return
 	}
+	if os.Getenv(asFlood) != "" {
+		beFlood()
+	}
 	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1") // the authority checks at once
 	goleak.VerifyTestMain(m,
 		// net/http waits half a second before it closes a connection on which

@@ -1,6 +1,7 @@
 package battery
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -53,7 +54,7 @@ func (n *node) mustDial(path, id string) *wstest.Conn {
 // raw upgrades by hand and returns the bare connection.
 func (n *node) raw(path, id string) net.Conn {
 	n.t.Helper()
-	c, err := n.tryRaw(path, id)
+	c, err := n.tryRaw(path, id, "")
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -61,11 +62,18 @@ func (n *node) raw(path, id string) net.Conn {
 	return c
 }
 
-// tryRaw is raw where that may be refused.
-func (n *node) tryRaw(path, id string) (net.Conn, error) {
-	c, err := net.Dial("tcp", n.public)
+// tryRaw is raw where that may be refused, from an address of this machine.
+func (n *node) tryRaw(path, id, from string) (net.Conn, error) {
+	d := net.Dialer{Timeout: patience}
+	if from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	c, err := d.Dial("tcp", n.public)
 	if err != nil {
 		return nil, err
+	}
+	if n.tls != nil {
+		c = tls.Client(c, n.tls)
 	}
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if upgraded, resp, err := wstest.Exchange(oneByte{c}, wstest.Request("x", path, header(id)), 0); err != nil || upgraded == nil {

@@ -76,7 +76,7 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 				continue
 			}
 		}
-		conn, err := c.tryRaw("/v1/client", fmt.Sprint("s", i/16))
+		conn, err := c.tryRaw("/v1/client", fmt.Sprint("s", i/16), "")
 		if err != nil {
 			refused++
 			continue

@@ -190,7 +190,7 @@ func (o *oddFields) finish(e Envelope) (Envelope, error) {
 	if o.connID != nil {
 		e.ConnID = unquote(nil, o.connID)
 	}
-	e.ConnID = e.ConnID[:min(len(e.ConnID), MaxText)]
+	e.ConnID = e.ConnID[:min(len(e.ConnID), MaxText):min(len(e.ConnID), MaxText)]
 	if len(e.ConnID) == 0 && o.push != nil && o.push[0] != 'n' {
 		push, ok := parsePush(o.push)
 		if !ok {

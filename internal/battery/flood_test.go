@@ -1,0 +1,201 @@
+package battery
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// asFlood in the environment makes the test binary send a flood, for a test whose
+// own pair must not compete with it inside one process.
+const asFlood = "BE_A_FLOOD"
+
+// flood is connections of one address that send as much as the relay takes, and
+// read what it answers. One that is closed dials again.
+type flood struct {
+	Kind   string // of floods
+	Relay  string // its address
+	From   string // the address of this machine that all come from
+	Conns  int
+	TLS    bool
+	MBytes int // a second, of all together
+}
+
+// floods is what each kind sends. A %s stands for the server-id of connection i.
+var floods = map[string]struct {
+	phone  bool   // joins slot-i and sends to its binary; else claims it
+	text   string // sent again and again
+	chunks int    // bytes of one TLS record; 0: as many as fit
+}{
+	"a repeated close_code":   {text: frame(0x81, `{`+strings.Repeat(`"close_code":1,`, 4000)+`"close_code":1}`)},
+	"bad envelopes of a byte": {text: frame(0x81, `1`)},
+	"unknown phones":          {text: frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`)},
+	"bad envelopes of 3 MB":   {text: frame(0x81, `{"frame":[`+strings.Repeat(`{"":""},`, 400_000)+`1]}`)},
+	"fragments of a byte":     {text: frame(0x01, ``) + strings.Repeat(frame(0x00, ` `), 1000) + frame(0x80, `{"conn_id":"c-0123456789abcdef","frame":1}`)},
+	"pings":                   {text: frame(0x89, `x`)},
+	"frames of a byte":        {text: frame(0x81, `1`), phone: true},
+	"frames of 200 KiB":       {text: frame(0x81, `[`+strings.Repeat(`[],`, 200<<10/3)+`1]`), phone: true},
+	"records of a byte":       {text: frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`), chunks: 1},
+}
+
+// beFlood sends a flood until its standard input ends, and prints what it sent.
+func beFlood() {
+	var f flood
+	if err := json.Unmarshal([]byte(os.Getenv(asFlood)), &f); err != nil {
+		panic(err)
+	}
+	var sent, dialled atomic.Int64
+	for i := range f.Conns {
+		go func() {
+			for {
+				_ = f.send(i, &sent, &dialled)
+				time.Sleep(50 * time.Millisecond)
+			}
+		}()
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	fmt.Println(sent.Load(), dialled.Load())
+	os.Exit(0) // the kernel closes all connections
+}
+
+// send is one connection, from its upgrade to its end.
+func (f flood) send(i int, sent, dialled *atomic.Int64) error {
+	kind := floods[f.Kind]
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(f.From)}}
+	c, err := d.Dial("tcp", f.Relay)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out := &batched{Conn: c}
+	var w net.Conn = out
+	if f.TLS {
+		w = tls.Client(out, &tls.Config{InsecureSkipVerify: true})
+	}
+	path := "/v1/server"
+	if kind.phone {
+		path = "/v1/client"
+	}
+	dialled.Add(1)
+	fmt.Fprintf(w, "GET %s HTTP/1.1\r\nHost: relay.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: slot-%d\r\nX-Pyrycode-Version: 1\r\nUser-Agent: battery\r\n\r\n", path, i/(1+15*one(kind.phone)))
+	_ = out.flush()
+	if _, err := w.Read(make([]byte, 1)); err != nil {
+		return err
+	}
+	go func() { _, _ = io.Copy(io.Discard, w) }()
+	text := []byte(kind.text)
+	if len(text) < 64<<10 {
+		text = bytes.Repeat(text, 64<<10/len(text))
+	}
+	pause := time.Duration(0)
+	if f.MBytes > 0 {
+		pause = time.Duration(float64(len(text)) * float64(f.Conns) / float64(f.MBytes) * 1000)
+	}
+	for next := time.Now(); ; next = next.Add(pause) {
+		time.Sleep(time.Until(next))
+		for rest := text; len(rest) > 0; {
+			k := len(rest)
+			if kind.chunks > 0 {
+				k = kind.chunks
+			}
+			n, err := w.Write(rest[:k])
+			sent.Add(int64(n))
+			if err != nil {
+				return err
+			}
+			rest = rest[k:]
+		}
+		if err := out.flush(); err != nil {
+			return err
+		}
+	}
+}
+
+func one(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// batched is a connection whose small writes leave together.
+type batched struct {
+	net.Conn
+	mu      sync.Mutex
+	waiting []byte
+}
+
+func (b *batched) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = append(b.waiting, p...)
+	if len(b.waiting) < 32<<10 {
+		return len(p), nil
+	}
+	return len(p), b.out()
+}
+
+func (b *batched) Read(p []byte) (int, error) {
+	if err := b.flush(); err != nil { // the other side may wait for it
+		return 0, err
+	}
+	return b.Conn.Read(p)
+}
+
+func (b *batched) flush() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.out()
+}
+
+func (b *batched) out() error {
+	_, err := b.Conn.Write(b.waiting)
+	b.waiting = b.waiting[:0]
+	return err
+}
+
+// flood starts f, from a process of its own that gives way to all others, as if it
+// ran elsewhere. What it returns ends it, and says how many bytes it has sent and
+// how often it has dialled.
+func (n *node) flood(f flood) (end func() (sent, dialled int)) {
+	n.t.Helper()
+	f.Relay, f.TLS = n.public, n.tls != nil
+	text, err := json.Marshal(f)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cmd := exec.Command("nice", "-n", "10", os.Args[0])
+	cmd.Env = append(os.Environ(), asFlood+"="+string(text), "GOMAXPROCS=1")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	end = sync.OnceValues(func() (sent, dialled int) {
+		in.Close()
+		_ = cmd.Wait()
+		if _, err := fmt.Sscan(out.String(), &sent, &dialled); err != nil {
+			n.t.Errorf("the flood: %v: %.2000s", err, out.String())
+		}
+		return sent, dialled
+	})
+	n.t.Cleanup(func() { end() })
+	return end
+}
+
+var _ testing.TB
