@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
@@ -13,7 +16,7 @@ import (
 // One address takes as much of the relay's processors as it can, in every way that
 // frames allow. Peers of other addresses, those of the same one, and newcomers do
 // not notice.
-func TestRow36ProcessorTimeIsSharedFairly(t *testing.T) {
+func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(floods)) {
 		for _, from := range []string{"127.0.0.2", "127.0.0.1"} {
 			t.Run(name+" from "+from, func(t *testing.T) {
@@ -56,4 +59,65 @@ func TestRow36ProcessorTimeIsSharedFairly(t *testing.T) {
 			})
 		}
 	}
+}
+
+// One connection has the relay log as much as it can. What happens to a stranger is
+// in the log all the same.
+func TestRow42GarbageHidesNobodyInTheLog(t *testing.T) {
+	c := startChild(t, func(c *daemon.Config) { c.ConflictProbe = time.Second })
+	h := c.pair()
+	given(t, "1 connection, %d MB/s", 4)
+	end := c.flood(flood{Kind: "bad envelopes of a byte", From: "127.0.0.2", Conns: 1, MBytes: 4})
+	c.until("the log is full", func() bool {
+		return c.metric(`pyrycode_relay_log_records_suppressed_total{class="frame"}`) > 1000
+	})
+	const stranger = "127.0.0.3"
+	holder, _, err := c.dial("/v1/server", "stranger", stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drained(holder)
+	logged := func(event string) {
+		t.Helper()
+		c.until(event+" is logged", func() bool {
+			for line := range strings.Lines(c.log.String()) {
+				if strings.Contains(line, `"msg":"`+event+`"`) && strings.Contains(line, stranger) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	logged("server_claimed")
+	rival, _, err := c.dial("/v1/server", "stranger", stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := rival.ReadMessage(); !websocket.IsCloseError(err, 4409) {
+		t.Errorf("a rival of a live binary: %v; want 4409", err)
+	}
+	logged("server_id_conflict")
+	holder.Close()
+	logged("server_released")
+	silent, err := c.tryRaw("/v1/server", "silent", stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c.until("the silent one is there", func() bool { return strings.Contains(c.log.String(), "silent") })
+	heir, _, err := c.dial("/v1/server", "silent", stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer heir.Close()
+	logged("server_id_takeover")
+	end()
+	lines := 0
+	for line := range strings.Lines(c.log.String()) {
+		if strings.Contains(line, "envelope_dropped") {
+			lines++
+		}
+	}
+	t.Logf("%d lines for garbage", lines)
+	h.check()
 }

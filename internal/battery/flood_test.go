@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 )
 
@@ -197,5 +196,3 @@ func (n *node) flood(f flood) (end func() (sent, dialled int)) {
 	n.t.Cleanup(func() { end() })
 	return end
 }
-
-var _ testing.TB

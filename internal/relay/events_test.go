@@ -26,7 +26,7 @@ import (
 // knownKeys is every key a record of this package may have (wire contract
 // §15; binary_conn_id, from, to and those of push wakes are others' to use).
 var knownKeys = []string{
-	"server_id", "conn_id", "device_name", "remote", "binary_version", "close_code", "err", "path", "duration", "count",
+	"server_id", "conn_id", "device_name", "remote", "binary_version", "close_code", "err", "path", "duration", "class", "count",
 }
 
 // knownEvents is every event, with its level and its keys in their order;
@@ -48,7 +48,15 @@ var knownEvents = map[string]string{
 	"conn_cap_reached":               "WARN remote path err",
 	"envelope_dropped":               "WARN server_id err",
 	"envelope_for_departed_phone":    "DEBUG server_id",
-	"log_records_suppressed":         "WARN count",
+	"log_records_suppressed":         "WARN class count",
+}
+
+// noCounters are counters that nobody reads, one for each class of event.
+func noCounters() (cs [eventClasses]prometheus.Counter) {
+	for i := range cs {
+		cs[i] = prometheus.NewCounter(prometheus.CounterOpts{})
+	}
+	return cs
 }
 
 // recorder keeps records.
@@ -125,7 +133,7 @@ func (r *recorder) wantKnown(t *testing.T) {
 // Every event there is, driven by hand.
 func TestTheEventsAreAClosedSet(t *testing.T) {
 	rec, clk := newRecorder(), newStillClock()
-	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), prometheus.NewCounter(prometheus.CounterOpts{}))
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), noCounters())
 	from := netip.MustParseAddr("192.0.2.1")
 	b := &binary{server: "s1", version: "1.2.3", began: clk.Now()}
 	b.from = from
@@ -228,7 +236,7 @@ func TestTheSourceLogsNothingElse(t *testing.T) {
 				}
 				keys[k] = true
 			case sel.Sel.Name == "emit":
-				if s, ok := text(1); ok {
+				if s, ok := text(3); ok {
 					events[s] = true
 				}
 			case sel.Sel.Name == "refused":
@@ -270,7 +278,7 @@ func TestTheSourceLogsNothingElse(t *testing.T) {
 
 func TestPeersCannotFillTheLog(t *testing.T) {
 	rec, clk := newRecorder(), newStillClock()
-	suppressed := prometheus.NewCounter(prometheus.CounterOpts{})
+	suppressed := noCounters()
 	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), suppressed)
 	flood := func(n int) {
 		for range n {
@@ -285,32 +293,34 @@ func TestPeersCannotFillTheLog(t *testing.T) {
 		if got := rec.count("log_records_suppressed"); got != reports {
 			t.Errorf("%s: %d reports of what was suppressed; want %d", when, got, reports)
 		}
-		if got := valueOf(t, suppressed); got != counted {
+		if got := valueOf(t, suppressed[eventConnection]); got != counted {
 			t.Errorf("%s: the counter is at %v; want %v", when, got, counted)
 		}
 	}
+	const most = logPool / 3 // of what no address is known for
 	flood(5000)
-	want("5000 at once", logRate, 0, 4900)
-	clk.advance(10 * time.Millisecond) // room for one
-	flood(50)
-	want("after room for one", logRate+1, 0, 4949)
-	clk.advance(suppressedEvery - 11*time.Millisecond)
-	want("just before the time", logRate+1, 0, 4949)
+	want("5000 at once", most, 0, 5000-most)
+	clk.advance(time.Second) // room again
+	flood(5000)
+	left := float64(2 * (5000 - most))
+	want("a second later", 2*most, 0, left)
+	clk.advance(suppressedEvery - time.Second - time.Millisecond)
+	want("just before the time", 2*most, 0, left)
 	clk.advance(time.Millisecond)
-	want("after the time", logRate+1, 1, 4949)
-	if want := "msg=log_records_suppressed count=4949\n"; !strings.Contains(rec.text.String(), want) {
+	want("after the time", 2*most, 1, left)
+	if want := fmt.Sprintf("msg=log_records_suppressed class=connection count=%v\n", left); !strings.Contains(rec.text.String(), want) {
 		t.Errorf("the log has no %q", want)
 	}
 	clk.advance(time.Hour)
 	flood(1)
-	want("with nothing more suppressed", logRate+2, 1, 4949)
+	want("with nothing more suppressed", 2*most+1, 1, left)
 	e.flush()
-	want("at an end with nothing to report", logRate+2, 1, 4949)
-	flood(2 * logRate)
+	want("at an end with nothing to report", 2*most+1, 1, left)
+	flood(2 * most)
 	e.flush()
-	want("at an end with something to report", 2*logRate+1, 2, 4949+logRate+1)
+	want("at an end with something to report", 3*most, 2, left+most+1)
 	clk.advance(time.Hour)
-	want("after the end", 2*logRate+1, 2, 4949+logRate+1)
+	want("after the end", 3*most, 2, left+most+1)
 	if n := clk.armed(); n != 0 {
 		t.Errorf("%d timers are armed; want none", n)
 	}
@@ -320,7 +330,7 @@ func TestPeersCannotFillTheLog(t *testing.T) {
 // left out, and the numbers add up.
 func TestWhatIsSuppressedIsReportedSeldomAndInFull(t *testing.T) {
 	rec, clk := newRecorder(), newStillClock()
-	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), prometheus.NewCounter(prometheus.CounterOpts{}))
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), noCounters())
 	const sent = 600 * 100
 	for range 600 {
 		for range 100 {
@@ -333,7 +343,12 @@ func TestWhatIsSuppressedIsReportedSeldomAndInFull(t *testing.T) {
 	for _, r := range rec.records {
 		if r.Message == "log_records_suppressed" {
 			reports++
-			r.Attrs(func(a slog.Attr) bool { told += int(a.Value.Int64()); return true })
+			r.Attrs(func(a slog.Attr) bool {
+				if a.Key == "count" {
+					told += int(a.Value.Int64())
+				}
+				return true
+			})
 		}
 	}
 	if reports < 5 || reports > 7 {
@@ -341,6 +356,68 @@ func TestWhatIsSuppressedIsReportedSeldomAndInFull(t *testing.T) {
 	}
 	if got := rec.count("server_grace_expired"); got+told != sent {
 		t.Errorf("%d records and %d reported as left out; want %d together", got, told, sent)
+	}
+}
+
+// However one address, or half a dozen, fill the log, with whichever events, a
+// stranger's first claim, conflict, takeover, refusal and end in a second are there.
+func TestNobodyCanHideAStrangersEvents(t *testing.T) {
+	at := func(format string, i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf(format, i)) }
+	for name, addresses := range map[string][]netip.Addr{
+		"one address":           {at("192.0.2.%d", 1)},
+		"seven addresses":       {at("192.0.2.%d", 1), at("192.0.2.%d", 2), at("192.0.2.%d", 3), at("192.0.2.%d", 4), at("192.0.2.%d", 5), at("192.0.2.%d", 6), at("192.0.2.%d", 7)},
+		"one network of a home": {at("2001:db8:0:%x::1", 1), at("2001:db8:0:%x::1", 2), at("2001:db8:0:%x::1", 0x300), at("2001:db8:0:%x::1", 0x4000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rec, clk := newRecorder(), newStillClock()
+			e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), noCounters())
+			someone := func(from netip.Addr, id wire.ServerID) {
+				b := &binary{server: id, began: clk.Now()}
+				b.from = from
+				p := &phone{server: id}
+				p.from = from
+				e.envelopeDropped(b, "no phone with that conn_id")
+				e.serverClaimed(b)
+				e.serverConflict(b)
+				e.refused("rate_limited", from, endpointPhone, nil)
+				e.serverReleased(b, wire.CloseNormal, "")
+				e.phoneRegistered(p, "Pixel")
+				e.graceExpired(id)
+			}
+			for range 5 { // seconds
+				for i := range 3000 {
+					someone(addresses[i%len(addresses)], "theirs")
+				}
+				before := len(rec.records)
+				someone(netip.MustParseAddr("198.51.100.1"), "stranger")
+				if got := len(rec.records); before > logRate*5 || got-before < 5 {
+					t.Fatalf("%d records, and %d of a stranger's events; want at most %d, and one of each of 5 classes", before, got-before, logRate*5)
+				}
+				if len(addresses) == 1 {
+					before := rec.count("server_claimed")
+					for range 10 {
+						e.serverClaimed(&binary{server: "stranger", conn: conn{from: netip.MustParseAddr("198.51.100.1")}})
+					}
+					if got := rec.count("server_claimed") - before; got != 10 {
+						t.Fatalf("%d of a stranger's 10 claims in a second; want all", got)
+					}
+				}
+				clk.advance(time.Second)
+			}
+			rec.wantKnown(t)
+		})
+	}
+}
+
+// Many addresses are told apart only so far; then they share one's part.
+func TestTheMemoryOfTheLogsLimitIsBounded(t *testing.T) {
+	rec := newRecorder()
+	e := newEvents(slog.New(rec), Runtime{Clock: newStillClock()}.WithDefaults(), noCounters())
+	for i := range 3 * logAddresses {
+		e.refused("rate_limited", netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), endpointPhone, nil)
+	}
+	if n := len(e.addresses); n > logAddresses+1 || len(rec.records) > logRate {
+		t.Errorf("%d addresses are remembered, %d records written; want at most %d and %d", n, len(rec.records), logAddresses+1, logRate)
 	}
 }
 
@@ -354,7 +431,7 @@ func (l levelled) Enabled(_ context.Context, level slog.Level) bool { return lev
 
 func TestRecordsBelowTheLevelSuppressNoOthers(t *testing.T) {
 	rec := newRecorder()
-	e := newEvents(slog.New(levelled{rec, slog.LevelInfo}), Runtime{Clock: newStillClock()}.WithDefaults(), prometheus.NewCounter(prometheus.CounterOpts{}))
+	e := newEvents(slog.New(levelled{rec, slog.LevelInfo}), Runtime{Clock: newStillClock()}.WithDefaults(), noCounters())
 	b := &binary{server: "s1"}
 	for range 2 * logRate {
 		e.envelopeDeparted(b)
@@ -366,7 +443,7 @@ func TestRecordsBelowTheLevelSuppressNoOthers(t *testing.T) {
 }
 
 func TestTheLogDiscardsEverything(t *testing.T) {
-	if e := newEvents(slog.New(slog.DiscardHandler), Runtime{}.WithDefaults(), nil); !e.quiet {
+	if e := newEvents(slog.New(slog.DiscardHandler), Runtime{}.WithDefaults(), noCounters()); !e.quiet {
 		t.Error("records are made for a log that discards them")
 	}
 }

@@ -81,7 +81,7 @@ type metrics struct {
 	conflicts         prometheus.Counter
 	heartbeatTimeouts prometheus.Counter
 	graceCloses       prometheus.Counter
-	suppressed        prometheus.Counter
+	suppressed        [eventClasses]prometheus.Counter
 	connections       prometheus.Gauge
 
 	stats         map[direction]*outboxStats // of the outboxes that frames of a direction leave by
@@ -122,7 +122,10 @@ func newMetrics(registry prometheus.Collector) *metrics {
 	m.heartbeatTimeouts = m.counter("heartbeat_timeouts_total", "Connections closed because a ping was not answered.")
 
 	m.graceCloses = m.counter("grace_expiry_closes_total", `Phones closed with 1000 because no binary came back within the grace period. close_frames_total{side="relay",code="1000"} counts them too.`)
-	m.suppressed = m.counter("log_records_suppressed_total", "Log records that peers caused and that were left out because there were too many.")
+	suppressed := m.vec("log_records_suppressed_total", "Log records that peers caused and that were left out because there were too many, by class of event.", "class")
+	for class, name := range eventClassNames {
+		m.suppressed[class] = suppressed.WithLabelValues(name)
+	}
 
 	frameBytes := m.vec("frame_bytes_total", "Bytes of the frames that frames_forwarded_total counts, as they were written: towards a binary with their envelope.", "direction")
 	took := m.timeForwarding()
