@@ -10,7 +10,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // One address takes as much of the relay's processors as it can, in every way that
@@ -29,7 +29,7 @@ func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 					cert, key, c.tls = selfSigned(t)
 				}
 				client := c.tls
-				c = startChild(t, func(c *daemon.Config) { c.TLSCert, c.TLSKey = cert, key })
+				c = startChild(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
 				c.tls = client
 				h := c.pair()
 				if kind.phone {
@@ -64,7 +64,7 @@ func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 // One connection has the relay log as much as it can. What happens to a stranger is
 // in the log all the same.
 func TestRow42GarbageHidesNobodyInTheLog(t *testing.T) {
-	c := startChild(t, func(c *daemon.Config) { c.ConflictProbe = time.Second })
+	c := startChild(t, func(c *config.Config) { c.ConflictProbe = time.Second })
 	h := c.pair()
 	given(t, "1 connection, %d MB/s", 4)
 	end := c.flood(flood{Kind: "bad envelopes of a byte", From: "127.0.0.2", Conns: 1, MBytes: 4})
