@@ -368,7 +368,7 @@ func TestRow35RefusalsDoNotWaitForContent(t *testing.T) {
 			"POST /v1/client HTTP/1.1\r\nHost: relay.test\r\n": http.StatusTooManyRequests,
 			"POST /nothing HTTP/1.1\r\nHost: relay.test\r\n":   http.StatusNotFound,
 			"POST /nothing HTTP/1.1\r\nHost: elsewhere\r\n":    http.StatusMisdirectedRequest,
-			"POST /healthz HTTP/1.1\r\nHost: relay.test\r\n":   http.StatusOK,
+			"POST /healthz HTTP/1.1\r\nHost: relay.test\r\n":   http.StatusRequestEntityTooLarge,
 		} {
 			all.Go(func() {
 				begun := time.Now()

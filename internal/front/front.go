@@ -62,7 +62,6 @@ type Front struct {
 	pending   *pending
 	operators *pending     // of the private listener
 	certs     certificates // nil: no TLS
-	limiter   handshakeLimiter
 	trusted   atomic.Pointer[config.Networks]
 
 	proxyProtocol bool
@@ -70,7 +69,7 @@ type Front struct {
 
 // New makes a Front that does not listen yet. It reads the certificate's files.
 func New(c Config) (*Front, error) {
-	f := &Front{limiter: newHandshakeLimiter(), proxyProtocol: c.ProxyProtocol}
+	f := &Front{proxyProtocol: c.ProxyProtocol}
 	var err error
 	if f.pending, err = newPending(c.Limits, c.Metrics); err != nil {
 		return nil, err
@@ -84,9 +83,17 @@ func New(c Config) (*Front, error) {
 	if f.certs != nil {
 		handler = onlyFor(f.certs.serves, handler)
 	}
-	f.Server = NewServer(closeUnread(handler), c.ErrorLog("public"))
-	f.Server.ConnState = f.pending.state
+	f.Server = f.server(handler, c.ErrorLog("public"))
 	return f, nil
+}
+
+// server makes a server whose connections have one request: an upgrade, or one that
+// ends its connection. Otherwise a connection could stay for ever without an upgrade.
+func (f *Front) server(h http.Handler, errorLog *log.Logger) *http.Server {
+	s := NewServer(closeUnread(h), errorLog)
+	s.SetKeepAlivesEnabled(false)
+	s.ConnState = f.pending.state
+	return s
 }
 
 // useTLS sets up what the public listener's TLS needs, if it has any.
@@ -104,8 +111,7 @@ func (f *Front) useTLS(c Config) error {
 		a := newACME(c, cert)
 		f.certs = a
 		if c.Challenges {
-			f.Challenges = NewServer(closeUnread(a.challenges()), c.ErrorLog("http"))
-			f.Challenges.ConnState = f.pending.state
+			f.Challenges = f.server(a.challenges(), c.ErrorLog("http"))
 		}
 	}
 	return nil
@@ -151,12 +157,11 @@ func (f *Front) Guard(ln net.Listener) net.Listener {
 			f.Server.ErrorLog.Printf("trusted proxy %s: %v; does it speak PROXY to this port?", from, err)
 		}}
 	}
-	limited := &limitingListener{Listener: ln, pending: f.pending}
+	ln = &limitingListener{Listener: ln, pending: f.pending}
 	if f.certs == nil {
-		return limited
+		return ln
 	}
-	limited.limiter = f.limiter
-	return tls.NewListener(limited, f.certs.config())
+	return tls.NewListener(ln, f.certs.config())
 }
 
 // GuardChallenges limits the connections of a listener for ACME challenges,
@@ -168,8 +173,7 @@ func (f *Front) GuardChallenges(ln net.Listener) net.Listener {
 // GuardPrivate limits the connections of the private listener. The server on it
 // must have [Front.PrivateState] as its ConnState.
 func (f *Front) GuardPrivate(ln net.Listener) net.Listener {
-	// Its limiter limits nothing: it knows how long each connection is idle.
-	return &limitingListener{ln, f.operators, make(handshakeLimiter, operatorConns)}
+	return &limitingListener{Listener: ln, pending: f.operators}
 }
 
 // PrivateState is [http.Server.ConnState] of the private listener's server.

@@ -136,7 +136,7 @@ func TestThePrivateListenerServesNewcomersBesidesIdleConnections(t *testing.T) {
 		}
 	}
 	f.operators.mu.Lock()
-	held := len(f.operators.conns)
+	held := len(f.operators.all)
 	f.operators.mu.Unlock()
 	if held > operatorConns {
 		t.Errorf("the private listener holds %d connections; want at most %d", held, operatorConns)

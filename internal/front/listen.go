@@ -85,14 +85,12 @@ func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
 // destroy the answer on its way.
 const unreadLinger = 500 * time.Millisecond
 
-// closeUnread answers a request with content with "Connection: close", and
-// ends its connection soon after the answer. It is for handlers that never
-// read content. Without it net/http waits up to readTimeout for the content,
-// and in most cases before it sends the answer.
+// closeUnread ends the connection of a request with content soon after the answer.
+// It is for handlers that never read content, on servers without keep-alive. Without
+// it net/http waits up to readTimeout for the content.
 func closeUnread(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-			w.Header().Set("Connection", "close")
 			// If the deadline cannot be set, that of the server stays.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(unreadLinger))
 		}

@@ -13,40 +13,49 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 )
 
-// pending bounds the connections that have been accepted and have not been
-// upgraded yet, all together and for each address. The relay itself bounds
-// the upgraded ones. Those of the private listener, which are never upgraded, have
-// a pending of their own. So the number of descriptors that clients can use up is
-// known.
+// pending is the table of the connections that have been accepted and have not been
+// upgraded yet. It bounds their number, all together and for each network, so that
+// the number of descriptors that clients can use up is known. The relay itself
+// bounds the upgraded ones. Connections of the private listener, which are never
+// upgraded, have a table of their own.
 type pending struct {
 	reasonFull    string // of a cut for lack of a place
-	reasonAddress string // of a cut because the address has all the places it may have
+	reasonAddress string // of a cut because a network has all the places it may have
 
-	mu         sync.Mutex // guards all below
+	mu         sync.Mutex // guards all below, and the part of each conn that says so
 	room       sync.Cond  // a place was given back
 	max        int
 	maxPer     int             // of one address
 	exempt     config.Networks // from that
-	conns      map[net.Conn]netip.Addr
-	byAddr     map[netip.Addr][]waiting // in order of arrival
+	all        []*conn         // in order of arrival
+	fresh      int             // those of them that no goroutine has begun to serve
+	networks   network.Counts
 	evictAfter time.Duration
+	keepAlive  bool // requests may follow each other; a connection counts from the last one
 	shut       bool
+
+	turns int     // handshakes that may still compute
+	queue []*conn // handshakes that wait for that, in order of arrival
 
 	cut    *prometheus.CounterVec
 	failed prometheus.Counter
 }
 
-// waiting is a connection and since when.
-type waiting struct {
-	net.Conn
-	since time.Time
-}
-
-// defaultEvictAfter is how long a connection may have its place in silence for
-// sure. It is long enough for a slow network.
+// defaultEvictAfter is how long a connection has its place in any case, unless its
+// network has much more than the network of a newcomer. It is long enough for a
+// handshake and a request over a slow network.
 const defaultEvictAfter = 2 * time.Second
+
+// headerGrace is how long a connection of a proxy has its place in any case. A proxy
+// sends the header with its first packet.
+const headerGrace = 100 * time.Millisecond
+
+// busyShare is the part of all places above which one address is refused more
+// while the table is full.
+const busyShare = 16
 
 // Reasons for which a connection is cut before it is served.
 const (
@@ -54,6 +63,7 @@ const (
 	cutFull      = "pending"
 	cutProxy     = "untrusted_proxy"
 	cutHeader    = "proxy_header"
+	cutHandshake = "handshake_bytes"
 	cutOperators = "private"
 )
 
@@ -70,7 +80,7 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
 		reasonFull: cutFull, reasonAddress: cutAddress,
 		evictAfter: defaultEvictAfter,
-		conns:      make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
+		turns:      handshakesAtATime(),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
 			Help: "Connections that were cut before they were upgraded, or at the private listener, by reason.",
@@ -82,7 +92,7 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 	})
 	p.room.L = &p.mu
 	p.set(l)
-	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutOperators} {
+	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutHandshake, cutOperators} {
 		p.cut.WithLabelValues(reason)
 	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -91,18 +101,18 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 	}, func() float64 {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return float64(len(p.conns))
+		return float64(len(p.all))
 	})
 	return p, errors.Join(reg.Register(p.cut), reg.Register(p.failed), reg.Register(gauge))
 }
 
-// operators returns a pending for the private listener, which counts in the series
+// operators returns a table for the private listener, which counts in the series
 // of p.
 func (p *pending) operators() *pending {
 	q := &pending{
 		reasonFull: cutOperators, reasonAddress: cutOperators,
 		max: operatorConns, maxPer: operatorConnsPerAddress, evictAfter: operatorEvictAfter,
-		conns: make(map[net.Conn]netip.Addr), byAddr: make(map[netip.Addr][]waiting),
+		keepAlive: true, turns: operatorConns, // so none ever waits for one
 		cut: p.cut, failed: p.failed,
 	}
 	q.room.L = &q.mu
@@ -117,89 +127,140 @@ func (p *pending) set(l Limits) {
 	p.room.Broadcast()
 }
 
-// enter takes a place for a connection from a, and reports false if a has all
-// the places it may have. If there is no place at all, one who has been waited
-// for for long is to be closed for it: connections that ask for nothing must
-// not keep out those that do. Nobody is who waits for the relay: after a
-// restart, when all come at once, that would cut who is nearly through, and he
-// would come again. Then it waits until a place is free or somebody's time is
-// over.
-func (p *pending) enter(c net.Conn, a netip.Addr) (in bool, instead net.Conn) {
+// enter takes a place for c, a connection from a. It returns the connection that
+// must be closed for it, if any: c itself if it gets no place. reason says why.
+//
+// What counts is the time since the accept, not whether bytes come: a connection
+// that sends one byte a second asks for nothing either.
+func (p *pending) enter(c *conn, a netip.Addr) (out *conn, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.byAddr[a]) >= p.maxPer && !p.exempt.Contain(a) {
-		return false, nil
+	ns, exempt := network.Of(a), p.exempt.Contain(a)
+	c.since = time.Now()
+	if full, is := p.networks.Full(ns, p.maxPer); is && !exempt {
+		// Clients behind one address share its places with whatever else is there.
+		if out = p.oldest(full, c.since.Add(-p.evictAfter)); out == nil {
+			return c, p.reasonAddress
+		}
+		p.remove(out)
+		reason = p.reasonAddress
 	}
-	for len(p.conns) >= p.max && !p.shut {
-		var wait time.Duration
-		if instead, wait = p.toEvict(time.Now()); instead != nil {
-			p.remove(instead)
+	for len(p.all) >= p.max && !p.shut {
+		if out = p.toEvict(c, ns); out != nil {
+			p.remove(out)
+			reason = p.reasonFull
 			break
 		}
-		timer := time.AfterFunc(wait, func() {
-			p.mu.Lock() // or it could come between the look and the wait
-			defer p.mu.Unlock()
-			p.room.Broadcast()
-		})
-		p.room.Wait()
-		timer.Stop()
+		// Waiting helps only if the relay is what the others wait for. In other
+		// cases it would make every client behind c wait, too.
+		if 2*(p.fresh+len(p.queue)) < len(p.all) || !exempt && p.networks.Load(ns) >= max(1, p.max/busyShare) {
+			return c, p.reasonFull
+		}
+		p.wait()
+		c.since = time.Now()
 	}
-	p.conns[c] = a
-	p.byAddr[a] = append(p.byAddr[a], waiting{c, time.Now()})
-	return true, instead
+	c.group = p.networks.Add(ns, 1)
+	p.all = append(p.all, c)
+	p.fresh++
+	return out, reason
 }
 
-// toEvict is who gives way, or how long until there is somebody: of those whose
-// time is over the one who has been waited for longest, of the address that
-// has most places, so that who takes many loses them. The lock is held.
-func (p *pending) toEvict(now time.Time) (c net.Conn, wait time.Duration) {
-	wait = p.evictAfter
-	most, longest := 0, time.Duration(0)
-	for _, all := range p.byAddr {
-		for _, w := range all {
-			silent := w.silent(now)
-			wait = min(wait, p.evictAfter-silent)
-			if silent >= p.evictAfter && (len(all) > most || len(all) == most && silent > longest) {
-				most, longest, c = len(all), silent, w.Conn
-			}
+// toEvict returns the connection that gives way to c, whose networks are ns: of the
+// network that has most, the oldest one. If that network has less than twice what
+// ns have, only connections older than evictAfter give way; nil: none does. mu is
+// held.
+func (p *pending) toEvict(c *conn, ns network.Networks) *conn {
+	own := 0 // of a client that is not known yet: nothing is held against it
+	if !c.unknown {
+		own = p.networks.Load(ns) + 1
+	}
+	heaviest, heaviestOld := (*conn)(nil), (*conn)(nil)
+	load, loadOld := 0, 0
+	for _, x := range p.all {
+		if !x.begun || x.busy { // the relay makes it wait, or works for it
+			continue
+		}
+		if x.unknown && c.since.Sub(x.since) < headerGrace {
+			continue
+		}
+		l := x.group.Load()
+		if l > load || l == load && x.since.Before(heaviest.since) {
+			heaviest, load = x, l
+		}
+		if c.since.Sub(x.since) >= p.evictAfter && (l > loadOld || l == loadOld && x.since.Before(heaviestOld.since)) {
+			heaviestOld, loadOld = x, l
 		}
 	}
-	return c, wait
+	if load >= 2*max(own, 1) {
+		return heaviest
+	}
+	return heaviestOld
 }
 
-// silent is how long the relay has waited for w; 0 while w waits for the
-// relay.
-func (w waiting) silent(now time.Time) time.Duration {
-	if t, ok := w.Conn.(*limitedConn); ok {
-		return t.silent(now)
+// oldest returns the oldest connection of a network that came before a time; nil if
+// there is none. mu is held.
+func (p *pending) oldest(of netip.Prefix, before time.Time) (c *conn) {
+	for _, x := range p.all {
+		if !x.busy && x.begun && !x.since.After(before) && x.group.In(of) && (c == nil || x.since.Before(c.since)) {
+			c = x
+		}
 	}
-	return now.Sub(w.since)
+	return c
+}
+
+// wait waits until a place is free, or for some milliseconds. mu is held, but not
+// meanwhile.
+func (p *pending) wait() {
+	timer := time.AfterFunc(10*time.Millisecond, func() {
+		p.mu.Lock() // or it could come between the look and the wait
+		defer p.mu.Unlock()
+		p.room.Broadcast()
+	})
+	p.room.Wait()
+	timer.Stop()
+}
+
+// identify moves c to the networks of a, which a PROXY header has named. It reports
+// false if they have all the places they may have.
+func (p *pending) identify(c *conn, a netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.group == nil {
+		return false // it is being closed
+	}
+	ns := network.Of(a)
+	if _, full := p.networks.Full(ns, p.maxPer); full && !p.exempt.Contain(a) {
+		p.cut.WithLabelValues(p.reasonAddress).Inc()
+		return false
+	}
+	p.networks.Add(c.group.Networks(), -1)
+	c.group, c.unknown = p.networks.Add(ns, 1), false
+	return true
 }
 
 // leave gives the place of c back, if it has one still.
-func (p *pending) leave(c net.Conn) {
+func (p *pending) leave(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.remove(c)
 }
 
 // remove is leave with the lock held.
-func (p *pending) remove(c net.Conn) {
-	a, ok := p.conns[c]
-	if !ok {
+func (p *pending) remove(c *conn) {
+	if c.group == nil {
 		return
 	}
-	delete(p.conns, c)
+	p.networks.Add(c.group.Networks(), -1)
+	c.group = nil
+	if !c.begun {
+		p.fresh--
+	}
+	i := slices.Index(p.all, c)
+	p.all = slices.Delete(p.all, i, i+1)
 	p.room.Broadcast()
-	all := p.byAddr[a]
-	if len(all) == 1 {
-		delete(p.byAddr, a)
-		return
-	}
-	p.byAddr[a] = slices.DeleteFunc(all, func(w waiting) bool { return w.Conn == c })
 }
 
-// close lets whoever waits go on.
+// close ends the waiting for a place.
 func (p *pending) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -208,14 +269,25 @@ func (p *pending) close() {
 }
 
 // state is the server's ConnState: an upgraded connection is the relay's.
-func (p *pending) state(c net.Conn, s http.ConnState) {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+func (p *pending) state(nc net.Conn, s http.ConnState) {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
 	}
-	if l, ok := c.(*limitedConn); ok {
-		l.state(s)
+	c, ok := nc.(*conn)
+	if !ok {
+		return
 	}
-	if s == http.StateHijacked || s == http.StateClosed {
+	switch s {
+	case http.StateActive:
+		c.requested()
+		fallthrough
+	case http.StateIdle:
+		if p.keepAlive {
+			p.mu.Lock()
+			c.busy, c.since = s == http.StateActive, time.Now()
+			p.mu.Unlock()
+		}
+	case http.StateHijacked, http.StateClosed:
 		p.leave(c)
 	}
 }
@@ -225,37 +297,31 @@ func (p *pending) state(c net.Conn, s http.ConnState) {
 type limitingListener struct {
 	net.Listener
 	pending *pending
-	limiter handshakeLimiter // of TLS handshakes; nil: no TLS
 }
 
 // Accept waits for a connection for which there is a place.
 func (d *limitingListener) Accept() (net.Conn, error) {
 	for {
-		c, err := d.Listener.Accept()
+		nc, err := d.Listener.Accept()
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
 				d.pending.failed.Inc()
 			}
 			return nil, err
 		}
-		from := c.RemoteAddr
-		if p, ok := c.(*proxiedConn); ok {
+		c := newConn(nc, d.pending)
+		from := nc.RemoteAddr
+		if p, ok := nc.(*proxiedConn); ok {
 			from = p.TCPConn.RemoteAddr // the header may not have come
 		}
-		at := network(addrOf(from()))
-		if d.limiter != nil {
-			c = &limitedConn{Conn: c, limiter: d.limiter}
+		out, reason := d.pending.enter(c, addrOf(from()))
+		if out != nil {
+			d.pending.cut.WithLabelValues(reason).Inc()
+			out.Close()
 		}
-		in, instead := d.pending.enter(c, at)
-		if instead != nil {
-			d.pending.cut.WithLabelValues(d.pending.reasonFull).Inc()
-			instead.Close()
-		}
-		if in {
+		if out != c {
 			return c, nil
 		}
-		d.pending.cut.WithLabelValues(d.pending.reasonAddress).Inc()
-		c.Close()
 	}
 }
 
@@ -271,14 +337,4 @@ func addrOf(a net.Addr) netip.Addr {
 		return t.AddrPort().Addr().Unmap().WithZone("")
 	}
 	return netip.Addr{}
-}
-
-// network is what one customer usually has: an IPv4 address, an IPv6 /64.
-func network(a netip.Addr) netip.Addr {
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return a
 }

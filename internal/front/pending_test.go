@@ -11,100 +11,161 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 )
 
-// places is a pending of so many places, and pipes to put there.
-func places(t *testing.T, most, mostPer int) (*pending, func() net.Conn) {
+// places is a pending of so many places, and connections to put there that are
+// waited for.
+func places(t *testing.T, most, mostPer int) (*pending, func() *conn) {
 	t.Helper()
 	p, err := newPending(Limits{Pending: most, PendingPerAddress: mostPer}, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p, func() net.Conn {
-		c, _ := net.Pipe()
-		t.Cleanup(func() { c.Close() })
-		return c
+	return p, func() *conn {
+		nc, _ := net.Pipe()
+		t.Cleanup(func() { nc.Close() })
+		return newConn(nc, p)
 	}
 }
 
 func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
-	p, pipe := places(t, 10, 2)
-	a := network(netip.MustParseAddr("2001:db8::1"))
+	p, pipe := places(t, 100, 2)
 	first, second := pipe(), pipe()
-	for _, tt := range []struct {
-		conn net.Conn
-		from string
-		in   bool
-	}{
-		{first, "2001:db8::1", true},
-		{second, "2001:db8::2", true},
-		{pipe(), "2001:db8::3", false},
-		{pipe(), "2001:db8:0:1::1", true},
-	} {
-		if in, instead := p.enter(tt.conn, network(netip.MustParseAddr(tt.from))); in != tt.in || instead != nil {
-			t.Errorf("%s is let in: %t, in the place of %v; want %t, nobody", tt.from, in, instead, tt.in)
+	enter := func(c *conn, from string, want string) {
+		t.Helper()
+		out, reason := p.enter(c, netip.MustParseAddr(from))
+		if reason != want || (out != nil) != (want != "") || out != nil && out != c {
+			t.Errorf("%s: %p is closed, because of %q; want %q", from, out, reason, want)
 		}
 	}
+	enter(first, "2001:db8::1", "")
+	enter(second, "2001:db8::2", "")
+	enter(pipe(), "2001:db8::3", cutAddress)
+	enter(pipe(), "2001:db8:0:1::1", "")
+	enter(pipe(), "2001:db8:0:2::1", "")
+	enter(pipe(), "2001:db8:0:3::1", cutAddress) // its /56 has twice two
+	for i := range 4 {
+		enter(pipe(), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 6: byte(i + 1)}).String(), "")
+	}
+	enter(pipe(), "2001:db8:0:ff00::1", cutAddress) // its /48 has four times two
+	enter(pipe(), "2001:db8:1::1", "")
 	p.state(first, http.StateHijacked)
 	p.state(first, http.StateClosed) // it is the relay's; what http says of it later does not count
-	if in, _ := p.enter(pipe(), a); !in {
-		t.Error("a place that is free is not given")
-	}
+	enter(pipe(), "2001:db8::4", "")
 	p.leave(second)
-	if len(p.conns) != 2 || len(p.byAddr[a]) != 1 {
-		t.Errorf("%d places, %d of the /64; want 2, 1", len(p.conns), len(p.byAddr[a]))
+	if len(p.all) != 8 || p.networks.Sum() != 8 {
+		t.Errorf("%d places, %d by network; want 8", len(p.all), p.networks.Sum())
 	}
 }
 
-// When all places are taken a newcomer waits until one is free, or until
-// somebody has had his for long: then it gets that of the oldest of the
-// address that has most.
-func TestAFullDoorwayLetsNewcomersIn(t *testing.T) {
+// A client behind an address that has all its places gets that of the oldest, if
+// that has had it for long.
+func TestAFullAddressLetsItsOwnNewcomersIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, pipe := places(t, 4, 3)
-		began := time.Now()
-		conns := make([]net.Conn, 8)
+		p, pipe := places(t, 100, 2)
+		a := netip.MustParseAddr("192.0.2.1")
+		first, second := pipe(), pipe()
+		for _, c := range []*conn{first, second} {
+			p.enter(c, a)
+			c.begin()
+		}
+		time.Sleep(defaultEvictAfter - 1)
+		if out, reason := p.enter(pipe(), a); out == first || out == second || reason != cutAddress {
+			t.Errorf("closed: %p, because of %q; want the newcomer", out, reason)
+		}
+		time.Sleep(1)
+		if out, reason := p.enter(pipe(), a); out != first || reason != cutAddress {
+			t.Errorf("closed: %p, because of %q; want the oldest", out, reason)
+		}
+	})
+}
+
+// When all places are taken a newcomer gets that of the oldest connection of the
+// network that has most, whatever that connection does, if its own network has at
+// most half as much; else that of one that is old.
+func TestAFullTableLetsNewcomersIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, pipe := places(t, 8, 8)
+		conns := make([]*conn, 0, 20)
 		for i, step := range []struct {
-			from    int
-			wait    time.Duration // before it comes
-			instead int           // who gives way; -1: nobody
-			at      time.Duration // when it is in
+			from string
+			wait time.Duration // before it comes
+			out  int           // the connection that is closed; -1: none, -2: the newcomer
 		}{
-			{1, 0, -1, 0},
-			{2, 100 * time.Millisecond, -1, 100 * time.Millisecond},
-			{2, 0, -1, 100 * time.Millisecond},
-			{2, 0, -1, 100 * time.Millisecond},
-			{3, 0, 0, defaultEvictAfter},                                          // one's time is over first
-			{3, 0, 1, defaultEvictAfter + 100*time.Millisecond},                   // then two's, who has most
-			{4, 0, 2, defaultEvictAfter + 100*time.Millisecond},                   // two and three are as many, two's is over
-			{1, defaultEvictAfter, 4, 2*defaultEvictAfter + 100*time.Millisecond}, // three has most
+			{"192.0.2.1", 0, -1},
+			{"192.0.2.2", 0, -1},
+			{"192.0.2.2", 10 * time.Millisecond, -1},
+			{"192.0.2.2", 0, -1},
+			{"192.0.2.2", 0, -1},
+			{"2001:db8:0:100::1", 0, -1},
+			{"2001:db8:0:200::1", 0, -1},
+			{"192.0.2.3", 0, -1},
+			{"192.0.2.3", 0, 1},  // 192.0.2.2 has four
+			{"192.0.2.2", 0, -2}, // it has most itself
+			{"192.0.2.3", 0, -2}, // it has two, and three are not twice as many
+			{"192.0.2.4", 0, 2},  // it has none
+			{"192.0.2.5", 0, 3},  // 192.0.2.2 and 192.0.2.3 have two each, it came first
+			{"192.0.2.2", defaultEvictAfter - 10*time.Millisecond, 0}, // the first one is old
+			{"192.0.2.2", 10 * time.Millisecond, 4},                   // all are old: of the address that has most
 		} {
 			time.Sleep(step.wait)
-			conns[i] = pipe()
-			in, instead := p.enter(conns[i], netip.AddrFrom4([4]byte{192, 0, 2, byte(step.from)}))
-			if want := step.instead; !in || (instead == nil) != (want < 0) || instead != nil && instead != conns[want] {
-				t.Errorf("step %d: in %t, in the place of %v; want that of %d", i, in, instead, want)
+			c := pipe()
+			conns = append(conns, c)
+			out, reason := p.enter(c, netip.MustParseAddr(step.from))
+			want := c
+			if step.out == -1 {
+				want = nil
+			} else if step.out >= 0 {
+				want = conns[step.out]
 			}
-			if at := time.Since(began); at != step.at {
-				t.Errorf("step %d: in after %v; want %v", i, at, step.at)
+			if out != want || (reason != "") != (want != nil) {
+				at := -1
+				for k := range conns {
+					if conns[k] == out {
+						at = k
+					}
+				}
+				t.Errorf("step %d: %d is closed, because of %q; want %d", i, at, reason, step.out)
 			}
-			if instead != nil {
-				p.state(instead, http.StateClosed) // as the server will say
+			c.begin()
+			if out != nil {
+				p.state(out, http.StateClosed) // as the server will say
 			}
-			if len(p.conns) > 4 {
-				t.Fatalf("step %d: %d places are taken of 4", i, len(p.conns))
+			if len(p.all) > 8 {
+				t.Fatalf("step %d: %d places are taken of 8", i, len(p.all))
 			}
 		}
-		time.AfterFunc(time.Second, func() { p.leave(conns[7]) })
-		again := time.Now()
-		for _, c := range conns[:7] {
-			p.leave(c)
+	})
+}
+
+// A newcomer waits for a place only as long as the relay itself is what most
+// connections wait for: in other cases everyone behind it would wait, too.
+func TestOnlyARelayThatIsBehindMakesNewcomersWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, pipe := places(t, 32, 32)
+		var first *conn
+		for i := range 32 {
+			c := pipe()
+			if first == nil {
+				first = c
+			}
+			p.enter(c, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
 		}
-		for range 3 {
-			p.enter(pipe(), netip.MustParseAddr("192.0.2.9"))
+		began := time.Now()
+		time.AfterFunc(time.Second, func() { p.leave(first) })
+		if out, reason := p.enter(pipe(), netip.MustParseAddr("198.51.100.1")); out != nil || time.Since(began) != time.Second {
+			t.Errorf("%p is closed, because of %q, after %v; want none, when one has left", out, reason, time.Since(began))
 		}
-		if in, instead := p.enter(pipe(), netip.MustParseAddr("192.0.2.8")); !in || instead != nil || time.Since(again) != time.Second {
-			t.Errorf("in %t, in the place of %v, after %v; want nobody's, when one has left", in, instead, time.Since(again))
+		for _, c := range p.all {
+			c.begin() // now they are waited for
+		}
+		began = time.Now()
+		c := pipe()
+		if out, _ := p.enter(c, netip.MustParseAddr("198.51.100.2")); out != c || time.Since(began) != 0 {
+			t.Errorf("%p is closed after %v; want the newcomer, immediately", out, time.Since(began))
 		}
 	})
 }
@@ -125,6 +186,40 @@ func TestACloseEndsTheWaitForAPlace(t *testing.T) {
 		p.close()
 		<-entered
 	})
+}
+
+// Behind a balancer that speaks PROXY a connection counts for the balancer until its
+// header names the client, then for the client.
+func TestAPROXYHeaderSaysWhoseThePlaceIs(t *testing.T) {
+	p, pipe := places(t, 4, 1)
+	p.exempt = config.ParseNetworks([]string{"192.0.2.0/24"})
+	balancer := netip.MustParseAddr("192.0.2.1")
+	var all []*conn
+	for range 4 {
+		c := pipe()
+		c.unknown = true
+		p.enter(c, balancer)
+		c.begin()
+		all = append(all, c)
+	}
+	client := netip.MustParseAddr("198.51.100.1")
+	if !p.identify(all[0], client) || p.identify(all[1], client) {
+		t.Error("a client may have one connection; want the first identified and the second refused")
+	}
+	if got := p.networks.Load(network.Of(balancer)); got != 3 {
+		t.Errorf("the balancer has %d; want 3", got)
+	}
+	c := pipe()
+	c.unknown = true
+	if out, _ := p.enter(c, balancer); out != c {
+		t.Errorf("%p gives way before it had time for its header; want none", out)
+	}
+	for _, x := range p.all {
+		x.since = x.since.Add(-headerGrace)
+	}
+	if out, _ := p.enter(c, balancer); out != all[1] {
+		t.Errorf("%p gives way; want the oldest that has not named its client", out)
+	}
 }
 
 // Each request lets others run before it, whatever waits behind it.

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -56,6 +58,13 @@ type proxiedConn struct {
 	*net.TCPConn
 	broken func(net.Addr, error)
 
+	// reading is told that the header is waited for; nil: nobody asks.
+	reading func()
+
+	// identified is told the address in the header; nil: nobody asks. False ends the
+	// connection: that address has all it may have.
+	identified func(netip.Addr) bool
+
 	once   sync.Once
 	remote net.Addr
 	err    error
@@ -68,14 +77,16 @@ type proxiedConn struct {
 // byte is not reported to broken: it only looked whether the port is open.
 func (c *proxiedConn) header() {
 	c.once.Do(func() {
+		if c.reading != nil {
+			c.reading()
+		}
 		c.remote = c.TCPConn.RemoteAddr()
 		if c.err = c.SetReadDeadline(time.Now().Add(proxyHeaderTimeout)); c.err != nil {
 			return
 		}
 		head, early, err := readProxyHeader(c.TCPConn)
 		if err == nil && bytes.HasPrefix(head, proxyUnspec) {
-			c.early = bytes.Clone(early)
-			c.err = c.SetReadDeadline(time.Time{})
+			c.accept(early)
 			return
 		}
 		var h *proxyproto.Header
@@ -92,10 +103,23 @@ func (c *proxiedConn) header() {
 		if src, ok := h.SourceAddr.(*net.TCPAddr); ok && h.Command.IsProxy() {
 			c.remote = src
 		}
-		c.early = bytes.Clone(early)
-		c.err = c.SetReadDeadline(time.Time{})
+		c.accept(early)
 	})
 }
+
+// accept ends the reading of a header behind which early has come already.
+func (c *proxiedConn) accept(early []byte) {
+	c.early = bytes.Clone(early)
+	if c.identified != nil && !c.identified(addrOf(c.remote)) {
+		c.err = errIdentified
+		return
+	}
+	c.err = c.SetReadDeadline(time.Time{})
+}
+
+// errIdentified ends a connection whose PROXY header names an address that has all
+// it may have.
+var errIdentified = errors.New("the address in the PROXY header, or the IPv6 network that it is in, has all the connections it may have before their upgrade (--max-pending-per-address)")
 
 // Sizes of PROXY headers.
 const (

@@ -13,7 +13,10 @@
 // The package imports nothing of this module.
 package network
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // levels are the widths of an IPv6 network that count, the narrowest first, and how
 // many times the limit of one address each may have.
@@ -57,18 +60,50 @@ func Charged(a netip.Addr) netip.Addr { return Of(a).prefixes[0].Addr() }
 
 // Counts says how much each network has. The zero value is ready for use. It is not
 // safe for concurrent use.
-type Counts struct{ m map[netip.Prefix]int }
+type Counts struct {
+	groups   map[netip.Prefix]*Group // by the narrowest network
+	networks map[netip.Prefix]*int
+}
 
-// Add adds n, which may be negative, to each of ns. What comes to 0 is forgotten.
-func (c *Counts) Add(ns Networks, n int) {
-	if c.m == nil {
-		c.m = make(map[netip.Prefix]int)
+// Group is what the networks of one address have in a [Counts]. It is valid as long
+// as the narrowest of them has anything.
+type Group struct {
+	ns   Networks
+	have [len(levels)]*int
+}
+
+// Add adds n, which may be negative, to what each of ns has, and returns their
+// group. What comes to 0 is forgotten.
+func (c *Counts) Add(ns Networks, n int) *Group {
+	g := c.groups[ns.Narrowest()]
+	if g == nil {
+		g = c.group(ns)
 	}
-	for _, p := range ns.prefixes[:ns.n] {
-		if c.m[p] += n; c.m[p] == 0 {
-			delete(c.m, p)
+	for i, p := range ns.prefixes[:ns.n] {
+		if *g.have[i] += n; *g.have[i] == 0 {
+			delete(c.networks, p)
+			if i == 0 {
+				delete(c.groups, p)
+			}
 		}
 	}
+	return g
+}
+
+// group enters the group of ns.
+func (c *Counts) group(ns Networks) *Group {
+	if c.groups == nil {
+		c.groups, c.networks = make(map[netip.Prefix]*Group), make(map[netip.Prefix]*int)
+	}
+	g := &Group{ns: ns}
+	for i, p := range ns.prefixes[:ns.n] {
+		if g.have[i] = c.networks[p]; g.have[i] == nil {
+			g.have[i] = new(int)
+			c.networks[p] = g.have[i]
+		}
+	}
+	c.groups[ns.Narrowest()] = g
+	return g
 }
 
 // Full returns the narrowest of ns that has all it may have if one address may have
@@ -76,7 +111,7 @@ func (c *Counts) Add(ns Networks, n int) {
 func (c *Counts) Full(ns Networks, limit int) (p netip.Prefix, full bool) {
 	for i := range ns.n {
 		p, share := ns.At(i)
-		if c.m[p] >= limit*share {
+		if have := c.networks[p]; have != nil && *have >= limit*share {
 			return p, true
 		}
 	}
@@ -88,18 +123,32 @@ func (c *Counts) Full(ns Networks, limit int) (p netip.Prefix, full bool) {
 func (c *Counts) Load(ns Networks) (load int) {
 	for i := range ns.n {
 		p, share := ns.At(i)
-		load = max(load, (c.m[p]+share-1)/share)
+		if have := c.networks[p]; have != nil {
+			load = max(load, (*have+share-1)/share)
+		}
 	}
 	return load
 }
 
-// Narrow returns the sum of what the narrowest networks have, which is the sum of
-// all that was added.
-func (c *Counts) Narrow() (sum int) {
-	for p, n := range c.m {
-		if p.Bits() == levels[0].bits || !p.Addr().Is6() {
-			sum += n
-		}
+// Load is [Counts.Load] of the group's networks.
+func (g *Group) Load() (load int) {
+	for i, have := range g.have[:g.ns.n] {
+		share := levels[i].share
+		load = max(load, (*have+share-1)/share)
+	}
+	return load
+}
+
+// Networks returns the networks of the group.
+func (g *Group) Networks() Networks { return g.ns }
+
+// In reports whether p is one of the group's networks.
+func (g *Group) In(p netip.Prefix) bool { return slices.Contains(g.ns.prefixes[:g.ns.n], p) }
+
+// Sum returns the sum of all that was added.
+func (c *Counts) Sum() (sum int) {
+	for _, g := range c.groups {
+		sum += *g.have[0]
 	}
 	return sum
 }

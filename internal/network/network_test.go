@@ -63,8 +63,8 @@ func TestTheNetworksOfOneCustomerShareALimit(t *testing.T) {
 		if in != tt.want {
 			t.Errorf("%s has %d; want %d", tt.what, in, tt.want)
 		}
-		if got := c.Narrow(); got != in {
-			t.Errorf("%s: the narrowest networks have %d; want %d", tt.what, got, in)
+		if got := c.Sum(); got != in {
+			t.Errorf("%s: the sum is %d; want %d", tt.what, got, in)
 		}
 	}
 }
@@ -85,12 +85,15 @@ func TestTheLoadIsThatOfTheHeaviestNetwork(t *testing.T) {
 		if got := c.Load(Of(addr(a))); got != want {
 			t.Errorf("%s: load %d; want %d", a, got, want)
 		}
+		if g := c.groups[Of(addr(a)).Narrowest()]; g != nil && (g.Load() != want || !g.In(Of(addr(a)).Narrowest())) {
+			t.Errorf("%s: its group has load %d; want %d", a, g.Load(), want)
+		}
 	}
 	for i := range 8 {
 		c.Add(Of(addr(fmt.Sprintf("2001:db8:0:%x::1", i<<8))), -5)
 	}
 	c.Add(Of(addr("192.0.2.1")), -7)
-	if len(c.m) != 0 {
-		t.Errorf("%v is left of what has gone; want nothing", c.m)
+	if len(c.groups) != 0 || len(c.networks) != 0 {
+		t.Errorf("%v and %v are left of what has gone; want nothing", c.groups, c.networks)
 	}
 }

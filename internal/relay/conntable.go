@@ -186,7 +186,7 @@ func (s *connTable) all() []trackedConn {
 func (s *connTable) check(counts func() Counts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	count, conns, byAddr := s.count, len(s.conns), s.remote+s.byAddr.Narrow()
+	count, conns, byAddr := s.count, len(s.conns), s.remote+s.byAddr.Sum()
 	// Under the lock: a connection is in the connection table before it is in a slot
 	// and leaves it after.
 	c := counts()

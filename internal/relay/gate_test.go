@@ -387,8 +387,8 @@ func TestTheConnectionTableKeepsItsLimits(t *testing.T) {
 	for _, x := range []netip.Addr{a, b, c} {
 		s.leave(x, false)
 	}
-	if s.byAddr.Narrow() != 0 || s.count != 0 {
-		t.Errorf("after all have left: %d by address, %d in all; want none", s.byAddr.Narrow(), s.count)
+	if s.byAddr.Sum() != 0 || s.count != 0 {
+		t.Errorf("after all have left: %d by address, %d in all; want none", s.byAddr.Sum(), s.count)
 	}
 	s.drain()
 	take(a, errDraining)

@@ -73,6 +73,10 @@ func (r *Relay) Handler() http.Handler {
 		case "/v1/client", "/v2/client":
 			r.servePhone(w, req)
 		case "/healthz":
+			if hasContent(req) {
+				refuse(w, http.StatusRequestEntityTooLarge, 0, "content: /healthz takes none, so no Content-Length other than 0 and no Transfer-Encoding")
+				return
+			}
 			health.ServeHTTP(w, req)
 		default:
 			http.NotFound(w, req)

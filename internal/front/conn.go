@@ -1,0 +1,285 @@
+package front
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/network"
+)
+
+const (
+	// requestTimeout is how long a connection has from its accept, or from the end
+	// of its PROXY header, to the end of its first request's header. It includes the
+	// wait for a handshake's turn.
+	requestTimeout = 10 * time.Second
+
+	// maxHandshakeBytes is what a client may send before the end of its TLS
+	// handshake. crypto/tls keeps the buffer of a ClientHello, which may have 64 KiB
+	// and more, for the life of a connection. Clients send 0.3 to 0.6 KiB, with
+	// post-quantum key shares 1.8 KiB, and with a second ClientHello, several of
+	// those shares and a ticket less than 5.
+	maxHandshakeBytes = 8 << 10
+
+	// maxRequestBytes is what a client may send, after the handshake, before the end
+	// of its first request's header. It is three times the limit of net/http on that
+	// header, since TLS adds to each record.
+	maxRequestBytes = 64 << 10
+)
+
+// errHandshakeBytes ends a handshake that is longer than any honest client's.
+var errHandshakeBytes = fmt.Errorf("the client sent more than %d bytes before the end of the TLS handshake, which is more than a ClientHello needs; does it offer too many key shares, or a session ticket that is not the relay's?", maxHandshakeBytes)
+
+// errRequestBytes ends a request whose header does not end.
+var errRequestBytes = fmt.Errorf("the client sent more than %d bytes before the end of its request's header; send a shorter header, in larger TLS records", maxRequestBytes)
+
+// handshakesAtATime is how many TLS handshakes may compute at a time: as many as
+// half the processors. A handshake costs as much as hundreds of frames, and a
+// client need not even finish it. A hundred that compute concurrently would stand
+// before every frame in the scheduler's queue; those that wait for a turn do not.
+func handshakesAtATime() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+
+// conn is a connection from its accept until its upgrade or its end. Until the
+// first request's header has been read it bounds time and bytes, and a TLS
+// handshake computes only while it has a turn: from the end of a Read until the
+// next use of the connection, never while it waits for its peer. After that
+// it does nothing any more.
+type conn struct {
+	net.Conn // a TCP connection, perhaps with a PROXY header before its first byte
+	table    *pending
+
+	// Guarded by table.mu.
+	group   *network.Group // nil: it has no place
+	since   time.Time      // its accept; at the private listener, its last request
+	busy    bool           // a request is being answered, at the private listener
+	begun   bool           // the goroutine that serves it runs
+	unknown bool           // its PROXY header has not come: it counts for the proxy
+	hasTurn bool
+	closed  bool
+	wake    chan struct{} // of a takeTurn that waits: c has a turn, or was closed
+
+	handshaking atomic.Bool // a TLS handshake has begun, and has not come to its end
+	over        atomic.Bool // the first request's header has been read
+	spoken      bool        // bytes have come; of the reader
+	left        int         // bytes that may come before over; of the reader
+
+	mu       sync.Mutex // guards both below
+	deadline time.Time  // of the first request's header
+	wanted   time.Time  // the read deadline that was asked for
+}
+
+func newConn(nc net.Conn, table *pending) *conn {
+	c := &conn{Conn: nc, table: table, left: maxRequestBytes, deadline: time.Now().Add(requestTimeout)}
+	if p, ok := nc.(*proxiedConn); ok {
+		c.unknown = true
+		p.reading = c.begin
+		p.identified = func(a netip.Addr) bool {
+			c.mu.Lock()
+			c.deadline = time.Now().Add(requestTimeout)
+			c.mu.Unlock()
+			return table.identify(c, a)
+		}
+	}
+	return c
+}
+
+// Read waits for bytes and, in a handshake, for a turn.
+func (c *conn) Read(b []byte) (int, error) {
+	if c.over.Load() {
+		return c.Conn.Read(b)
+	}
+	c.begin()
+	if c.left <= 0 {
+		if c.handshaking.Load() {
+			c.table.cut.WithLabelValues(cutHandshake).Inc()
+			return 0, errHandshakeBytes
+		}
+		return 0, errRequestBytes
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	if !c.spoken && n > 0 && b[0] < 'A' {
+		c.handshaking.Store(true) // no request begins so, and every record of TLS does
+		c.left = maxHandshakeBytes
+	}
+	c.spoken = c.spoken || n > 0
+	c.left -= n
+	if err == nil && c.handshaking.Load() {
+		err = c.takeTurn()
+	}
+	return n, err
+}
+
+// Write ends the turn, since it may have to wait.
+func (c *conn) Write(b []byte) (int, error) {
+	if !c.over.Load() {
+		c.endTurn()
+	}
+	return c.Conn.Write(b)
+}
+
+// Close may be called by any goroutine, also while a Read waits.
+func (c *conn) Close() error {
+	c.table.mu.Lock()
+	c.closed = true
+	c.table.endTurn(c)
+	c.table.unqueue(c)
+	c.table.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// SetReadDeadline sets no deadline that is later than that of the first request's
+// header. net/http takes a deadline away when a handshake has come to its end, and
+// nothing else tells c of that.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.over.Load() {
+		return c.Conn.SetReadDeadline(t)
+	}
+	if t.IsZero() && c.handshaking.Swap(false) {
+		c.endTurn()
+		c.left = maxRequestBytes
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted = t
+	if t.IsZero() || t.After(c.deadline) {
+		t = c.deadline
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// requested says that the first request's header has been read.
+func (c *conn) requested() {
+	if c.over.Swap(true) {
+		return
+	}
+	c.handshaking.Store(false)
+	c.endTurn()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.Conn.SetReadDeadline(c.wanted) // the next read tells
+}
+
+// NetConn returns the connection below.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
+// Bare returns the TCP connection, or nil while bytes that were read with the PROXY
+// header wait: the relay can then do without what is around it.
+func (c *conn) Bare() *net.TCPConn {
+	switch nc := c.Conn.(type) {
+	case *net.TCPConn:
+		return nc
+	case *proxiedConn:
+		return nc.Bare()
+	}
+	return nil
+}
+
+// CloseWrite ends the sending half.
+func (c *conn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// takeTurn waits until c may compute. The error says that c was closed, or that its
+// time is over.
+func (c *conn) takeTurn() error {
+	p := c.table
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case c.closed:
+		return net.ErrClosed
+	case p.turns > 0:
+		p.turns--
+		c.hasTurn = true
+		return nil
+	}
+	wake := make(chan struct{})
+	c.wake = wake
+	p.queue = append(p.queue, c)
+	p.mu.Unlock()
+	c.mu.Lock()
+	late := time.NewTimer(time.Until(c.deadline))
+	c.mu.Unlock()
+	select {
+	case <-wake:
+	case <-late.C:
+	}
+	late.Stop()
+	p.mu.Lock()
+	switch {
+	case c.hasTurn:
+		return nil
+	case c.closed:
+		return net.ErrClosed
+	}
+	p.unqueue(c)
+	return os.ErrDeadlineExceeded
+}
+
+// unqueue takes c out of the queue for a turn, if it is there, and wakes it. mu is
+// held.
+func (p *pending) unqueue(c *conn) {
+	if i := slices.Index(p.queue, c); i >= 0 {
+		p.queue = slices.Delete(p.queue, i, i+1)
+		close(c.wake)
+		c.wake = nil
+	}
+}
+
+// begin says that c waits for its peer from now on, and not for the relay.
+func (c *conn) begin() {
+	c.table.mu.Lock()
+	defer c.table.mu.Unlock()
+	c.table.endTurn(c)
+	if !c.begun {
+		c.begun = true
+		if c.group != nil {
+			c.table.fresh--
+		}
+	}
+}
+
+// endTurn gives the turn of c to the next one, if it has one.
+func (c *conn) endTurn() {
+	c.table.mu.Lock()
+	defer c.table.mu.Unlock()
+	c.table.endTurn(c)
+}
+
+// endTurn gives the turn of c, if it has one, to the connection whose network has
+// the fewest connections, and of those to the one that has waited for longest: the
+// handshakes of a few addresses then stand before each other, not before everyone
+// else's. mu is held.
+func (p *pending) endTurn(c *conn) {
+	if !c.hasTurn {
+		return
+	}
+	c.hasTurn = false
+	next, least := -1, 0
+	for i, x := range p.queue {
+		load := 0 // of one that is about to be closed
+		if x.group != nil {
+			load = x.group.Load()
+		}
+		if next < 0 || load < least {
+			next, least = i, load
+		}
+	}
+	if next < 0 {
+		p.turns++
+		return
+	}
+	x := p.queue[next]
+	x.hasTurn = true
+	p.unqueue(x)
+}

@@ -1,0 +1,232 @@
+package front
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// hello is what a TLS handshake begins with.
+const hello = "\x16"
+
+// table is a pending with so many turns.
+func table(t *testing.T, turns int) *pending {
+	t.Helper()
+	p, err := newPending(Limits{Pending: 100, PendingPerAddress: 100}, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.turns = turns
+	return p
+}
+
+// connect enters a connection from an address, and returns it with its peer.
+func connect(t *testing.T, p *pending, from string) (*conn, net.Conn) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	c := newConn(ours, p)
+	if out, reason := p.enter(c, netip.MustParseAddr(from)); out != nil {
+		t.Fatalf("%s gets no place, or another one's: %s", from, reason)
+	}
+	return c, theirs
+}
+
+// Of two handshakes that have something to compute one waits, until the other
+// writes, reads on, is closed, or has come to its end.
+func TestHandshakesTakeTurns(t *testing.T) {
+	for _, tt := range []struct {
+		what string
+		do   func(*conn)
+	}{
+		{"writes", func(c *conn) { _, _ = c.Write([]byte("x")) }},
+		{"reads on", func(c *conn) { go c.Read(make([]byte, 1)) }},
+		{"is closed", func(c *conn) { c.Close() }},
+		{"has ended", func(c *conn) { _ = c.SetReadDeadline(time.Time{}) }},
+		{"has a request", func(c *conn) { c.table.state(c, http.StateActive) }},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := table(t, 1)
+				first, peer := connect(t, p, "192.0.2.1")
+				second, other := connect(t, p, "192.0.2.2")
+				go io.WriteString(peer, hello)
+				go io.WriteString(other, hello)
+				if _, err := first.Read(make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+				has := make(chan error, 1)
+				go func() {
+					_, err := second.Read(make([]byte, 1))
+					has <- err
+				}()
+				synctest.Wait()
+				if len(has) > 0 {
+					t.Fatal("two compute at a time; want one")
+				}
+				go io.Copy(io.Discard, peer)
+				tt.do(first)
+				if err := <-has; err != nil {
+					t.Error(err)
+				}
+				p.state(second, http.StateActive)
+				go io.WriteString(other, "c")
+				if _, err := second.Read(make([]byte, 1)); err != nil || p.turns != 1 {
+					t.Errorf("behind its handshake %d turns are free, %v; want one", p.turns, err)
+				}
+			})
+		})
+	}
+}
+
+// The handshakes of an address with many connections wait behind those of an
+// address with few, however many they are and whoever came first.
+func TestTheTurnGoesToTheAddressThatHasLeast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := table(t, 0)
+		order := make(chan string, 10)
+		for _, from := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.1", "2001:db8:0:100::1", "2001:db8:0:200::1", "2001:db8:0:300::1", "2001:db8:0:400::1", "2001:db8:0:500::1", "192.0.2.2"} {
+			c, peer := connect(t, p, from)
+			go func() {
+				_, _ = io.WriteString(peer, hello)
+			}()
+			go func() {
+				if _, err := c.Read(make([]byte, 1)); err == nil {
+					order <- from
+					c.Close()
+				}
+			}()
+			synctest.Wait()
+		}
+		holder, _ := connect(t, p, "192.0.2.3")
+		holder.hasTurn = true
+		holder.endTurn()
+		synctest.Wait()
+		if first := <-order; first != "192.0.2.2" {
+			t.Errorf("the first turn is %s's; want that of 192.0.2.2, which has one connection", first)
+		}
+		for range 5 {
+			if from := <-order; from == "192.0.2.1" {
+				t.Error("an address with three connections is before a /48 with five, which may have four times as many")
+			}
+		}
+	})
+}
+
+// A handshake that is cut while it waits for its turn, or whose time ends
+// meanwhile, takes none with it.
+func TestAHandshakeCutBeforeItsTurnKeepsNone(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := table(t, 1)
+			first, peer := connect(t, p, "192.0.2.1")
+			go io.WriteString(peer, hello)
+			if _, err := first.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			c, theirs := connect(t, p, "192.0.2.2")
+			go io.WriteString(theirs, hello)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := c.Read(make([]byte, 1))
+				ended <- err
+			}()
+			synctest.Wait()
+			if late {
+				time.Sleep(requestTimeout)
+			} else {
+				c.Close()
+			}
+			if err := <-ended; err == nil {
+				t.Error("the handshake goes on")
+			}
+			first.Close()
+			if p.turns != 1 || len(p.queue) != 0 {
+				t.Errorf("%d turns are free and %d wait; want one and none", p.turns, len(p.queue))
+			}
+		})
+	}
+}
+
+// From its accept a connection has a time and a number of bytes until the end of
+// its first request's header, and a smaller number until the end of a handshake.
+func TestWhatComesBeforeARequestIsBounded(t *testing.T) {
+	for _, tt := range []struct {
+		what  string
+		begin string
+		ended bool // the handshake has
+		most  int
+		want  error
+	}{
+		{"a handshake", hello, false, maxHandshakeBytes, errHandshakeBytes},
+		{"an alert before a handshake", "\x15", false, maxHandshakeBytes, errHandshakeBytes},
+		{"a request over TLS", hello, true, maxRequestBytes + 1, errRequestBytes},
+		{"a request", "G", false, maxRequestBytes, errRequestBytes},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := table(t, 1)
+			c, peer := connect(t, p, "192.0.2.1")
+			_ = c.SetReadDeadline(time.Now().Add(time.Hour))
+			go func() {
+				_, _ = io.WriteString(peer, tt.begin)
+				for {
+					if _, err := peer.Write(make([]byte, 1000)); err != nil {
+						return
+					}
+				}
+			}()
+			if n, err := c.Read(make([]byte, 1)); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+			if tt.ended {
+				_ = c.SetReadDeadline(time.Time{}) // as net/http does behind a handshake
+			}
+			n, err := io.Copy(io.Discard, c)
+			if int(n)+1 != tt.most || err != tt.want {
+				t.Errorf("%s: %d bytes are read, then %v; want %d, then %v", tt.what, n+1, err, tt.most, tt.want)
+			}
+			c.Close()
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := connect(t, table(t, 1), "192.0.2.1")
+		began := time.Now()
+		_ = c.SetReadDeadline(time.Now().Add(time.Hour))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != requestTimeout {
+			t.Errorf("a silent connection ends after %v, %v; want %v", time.Since(began), err, requestTimeout)
+		}
+		c.table.state(c, http.StateActive)
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != time.Hour {
+			t.Errorf("behind its request's header a connection ends after %v, %v; want %v, as the server says", time.Since(began), err, time.Hour)
+		}
+	})
+}
+
+// At the private listener a connection counts from its last request, and not while
+// a request is answered.
+func TestAConnectionBetweenTwoRequestsIsIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := table(t, 1).operators()
+		c, _ := connect(t, p, "192.0.2.1")
+		c.begin()
+		for range 2 {
+			p.state(c, http.StateActive)
+			time.Sleep(time.Second)
+			if !c.busy {
+				t.Error("a connection whose request is being answered is idle")
+			}
+			p.state(c, http.StateIdle)
+			if c.busy || !c.since.Equal(time.Now()) {
+				t.Errorf("busy %t, idle since %v; want since now", c.busy, c.since)
+			}
+		}
+	})
+}
