@@ -1,0 +1,343 @@
+package battery
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// attacker opens connections of one address, which never read unless told to.
+type attacker struct {
+	c    *child
+	from string
+	all  sync.WaitGroup
+	stop chan struct{}
+	held []net.Conn
+}
+
+// dial upgrades a connection. Nil means that the relay refused it.
+func (a *attacker) dial(path, id string) net.Conn {
+	c, err := a.c.tryRaw(path, id, a.from)
+	if err != nil {
+		return nil
+	}
+	_ = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+	_ = c.SetDeadline(time.Time{})
+	a.held = append(a.held, c)
+	return c
+}
+
+// send writes parts to c, without waiting for it.
+func (a *attacker) send(c net.Conn, parts ...string) {
+	if c == nil {
+		return
+	}
+	a.all.Go(func() {
+		for _, p := range parts {
+			if _, err := io.WriteString(c, p); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// slowly reads from c, so little that its writes go on and its backlog stays.
+func (a *attacker) slowly(c net.Conn) {
+	a.all.Go(func() {
+		b := make([]byte, 512)
+		for {
+			select {
+			case <-a.stop:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// end closes all connections and waits for the tasks that use them.
+func (a *attacker) end() {
+	close(a.stop)
+	for _, c := range a.held {
+		c.Close()
+	}
+	a.all.Wait()
+}
+
+// memoryAttacks is what peers may try to make the relay hold more than it has.
+// Each takes so many connections.
+var memoryAttacks = []struct {
+	name       string
+	small, big int
+	run        func(a *attacker, n int)
+}{
+	{"claimants that wait send 4 MiB each", 48, 160, func(a *attacker, n int) {
+		message := frame(0x81, `"`+strings.Repeat("x", 4<<20-2)+`"`)
+		for i := range n {
+			id := fmt.Sprint("claimed-", i/16)
+			if i%16 == 0 {
+				a.dial("/v1/server", id) // answers nothing
+			}
+			a.send(a.dial("/v1/server", id), message)
+		}
+	}},
+	{"claimants that wait send 4 MiB in fragments", 48, 160, func(a *attacker, n int) {
+		first, more := frame(0x01, strings.Repeat("1", 4<<10)), frame(0x00, strings.Repeat("1", 4<<10))
+		for i := range n {
+			id := fmt.Sprint("claimed-", i/16)
+			if i%16 == 0 {
+				a.dial("/v1/server", id)
+			}
+			a.send(a.dial("/v1/server", id), first+strings.Repeat(more, 1000))
+		}
+	}},
+	{"phones in grace send 256 KiB and more", 480, 1920, func(a *attacker, n int) {
+		message := frame(0x81, `"`+strings.Repeat("x", 256<<10-2)+`"`)
+		for i := range n {
+			id := fmt.Sprint("grace-", i/16)
+			if i%16 == 0 {
+				b := a.dial("/v1/server", id)
+				if b == nil {
+					continue
+				}
+				_, _ = b.Write([]byte(frame(0x88, "\x03\xe8")))
+				closeCode(b)
+			}
+			a.send(a.dial("/v1/client", id), message, message)
+		}
+	}},
+	{"phones of a binary that does not read", 240, 960, func(a *attacker, n int) {
+		message := frame(0x81, `"`+strings.Repeat("x", 250<<10)+`"`)
+		for i := range n {
+			id := fmt.Sprint("deaf-", i/16)
+			if i%16 == 0 {
+				if b := a.dial("/v1/server", id); b != nil {
+					a.slowly(b)
+				}
+			}
+			a.send(a.dial("/v1/client", id), strings.Repeat(message, 8))
+		}
+	}},
+	{"binaries hold back the last byte of 4 MiB", 48, 160, func(a *attacker, n int) {
+		message := frame(0x81, `"`+strings.Repeat("x", 4<<20-2)+`"`)
+		for i := range n {
+			a.send(a.dial("/v1/server", fmt.Sprint("late-", i)), message[:len(message)-1])
+		}
+	}},
+	{"binaries finish 4 MiB at one moment", 24, 70, func(a *attacker, n int) {
+		// Not in the usual form: it has a field that no daemon sends.
+		message := frame(0x81, `{"x":0,"conn_id":"c-0000000000000000","frame":"`+strings.Repeat("x", 4<<20-50)+`"}`)
+		var bs []net.Conn
+		for i := range n {
+			b := a.dial("/v1/server", fmt.Sprint("moment-", i))
+			a.send(b, message[:len(message)-1])
+			bs = append(bs, b)
+		}
+		time.Sleep(time.Second)
+		for range 4 {
+			for _, b := range bs {
+				a.send(b, message[len(message)-1:]+message[:len(message)-1])
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+	}},
+	{"slow readers keep newcomers out", 32, 98, func(a *attacker, n int) {
+		var bs []net.Conn
+		for i := range (n + 15) / 16 {
+			bs = append(bs, a.dial("/v1/server", fmt.Sprint("slow-", i)))
+		}
+		envelopes := make([]string, len(bs))
+		for i := range n {
+			b := bs[i/16]
+			p := a.dial("/v1/client", fmt.Sprint("slow-", i/16))
+			if b == nil || p == nil {
+				continue
+			}
+			_, _ = io.WriteString(p, frame(0x81, "1"))
+			m := text(b)
+			envelopes[i/16] += frame(0x81, fmt.Sprintf(`{"conn_id":%q,"frame":"%s"}`, connID(a.c.t, []byte(m)), strings.Repeat("x", 60<<10)))
+			a.slowly(p)
+		}
+		// Until newcomers are refused: from then on no more comes.
+		a.all.Go(func() {
+			for range 65 {
+				for i, b := range bs {
+					if b != nil {
+						_, _ = io.WriteString(b, envelopes[i])
+					}
+				}
+				if c, _, err := a.c.dial("/v1/server", "trial", a.from); err != nil {
+					return
+				} else {
+					c.Close()
+				}
+			}
+		})
+	}},
+}
+
+// Peers that make the relay hold much pay for it with their own connections:
+// resident memory stays below the limit, newcomers of other addresses are
+// served, and a slow binary that holds little keeps its connection.
+func TestRow36MemoryIsTakenFromTheAddressThatHoldsMost(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("resident memory is read from /proc")
+	}
+	limit := dose(160, 460) << 20
+	for _, at := range memoryAttacks {
+		for _, times := range dose([]int{1}, []int{1, 2}) {
+			t.Run(fmt.Sprintf("%s ×%d", at.name, times), func(t *testing.T) {
+				n := dose(at.small, at.big) * times
+				given(t, "%s, %d connections of one address, %d MiB", at.name, n, limit>>20)
+				c := startChild(t, func(cfg *daemon.Config) {
+					cfg.MemoryLimit = daemon.Size(limit)
+					cfg.ConflictProbe, cfg.WriteTimeout, cfg.RoomTimeout = 15*time.Second, 30*time.Second, 15*time.Second
+				})
+				h := c.pair()
+				slow := c.slowBinary("127.8.0.1")
+				a := &attacker{c: c, from: "127.7.0.1", stop: make(chan struct{})}
+				defer a.end()
+				worst := c.newcomers(func() {
+					at.run(a, n)
+					time.Sleep(dose(2*time.Second, 6*time.Second))
+				})
+				most := c.mostResident()
+				t.Logf("refused %v, closed %v, resident at most %d MiB of %d; newcomers waited %v at most",
+					c.metric(`pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_capacity"}`)+
+						c.metric(`pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_capacity"}`),
+					c.metric("pyrycode_relay_memory_closes_total"), most>>20, limit>>20, worst.Round(time.Millisecond))
+				if most > limit && !raced {
+					t.Errorf("resident memory was %d MiB; want at most %d", most>>20, limit>>20)
+				}
+				if worst > 2*time.Second {
+					t.Errorf("newcomers waited %v; want at most 2s", worst)
+				}
+				if got := c.page("/debug/check"); !strings.HasPrefix(got, "ok") {
+					t.Errorf("/debug/check: %s", got)
+				}
+				slow()
+				h.check()
+			})
+		}
+	}
+}
+
+// slowBinary is a binary at an address that stops reading with little to read.
+// The function that it returns reads all and expects that nothing was lost.
+func (c *child) slowBinary(from string) (catchUp func()) {
+	c.t.Helper()
+	b, _, err := c.dial("/v1/server", "innocent", from)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { b.Close() })
+	_ = b.NetConn().(*net.TCPConn).SetReadBuffer(4 << 10)
+	c.until("the slow binary is there", func() bool { return c.metric("pyrycode_relay_connected_binaries") == 2 })
+	p, _, err := c.dial("/v1/client", "innocent", from)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { p.Close() })
+	sent := 0
+	c.until("something waits for the slow binary", func() bool {
+		for range 50 {
+			if err := p.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"k":%d,"x":"%s"}`, sent, strings.Repeat("x", 1000))); err != nil {
+				c.t.Fatal(err)
+			}
+			sent++
+		}
+		return c.metric(`pyrycode_relay_outbox_bytes{side="binary"}`) > 0
+	})
+	return func() {
+		c.t.Helper()
+		_ = b.SetReadDeadline(time.Now().Add(patience))
+		for k := range sent {
+			_, m, err := b.ReadMessage()
+			if err != nil || !strings.Contains(string(m), fmt.Sprintf(`{"k":%d,`, k)) {
+				c.t.Errorf("the slow binary reads %.60q, %v; want frame %d of %d", m, err, k, sent)
+				return
+			}
+		}
+	}
+}
+
+// newcomers dials pairs of new addresses while f runs, five a second. It returns
+// the longest time until a frame of such a phone has come back.
+func (c *child) newcomers(f func()) (worst time.Duration) {
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	for i := 0; ; i++ {
+		select {
+		case <-done:
+			all.Wait()
+			return worst
+		case <-time.After(200 * time.Millisecond):
+		}
+		all.Go(func() {
+			begun := time.Now()
+			c.newcomer(fmt.Sprint("new-", i), fmt.Sprintf("127.9.%d.%d", i/250, 1+i%250), begun.Add(patience))
+			mu.Lock()
+			defer mu.Unlock()
+			worst = max(worst, time.Since(begun))
+		})
+	}
+}
+
+// newcomer is a new pair that exchanges one frame. It tries until then.
+func (c *child) newcomer(id, from string, until time.Time) {
+	for ; time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		b, _, err := c.dial("/v1/server", id, from)
+		if err != nil {
+			continue
+		}
+		echoed := echo(b)
+		for ; time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+			p, _, err := c.dial("/v1/client", id, from)
+			if err != nil {
+				continue
+			}
+			_ = p.SetReadDeadline(until)
+			_ = p.WriteMessage(websocket.TextMessage, []byte("1"))
+			_, m, err := p.ReadMessage()
+			p.Close()
+			if err == nil && string(m) == "1" {
+				break
+			}
+		}
+		b.Close()
+		<-echoed
+		return
+	}
+}
+
+// mostResident is the most memory of c that was resident, in bytes.
+func (c *child) mostResident() int {
+	c.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kb, _, _ := strings.Cut(strings.TrimSpace(rest), " kB")
+	n, err := strconv.Atoi(kb)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return n << 10
+}
