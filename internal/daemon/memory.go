@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
@@ -29,6 +27,18 @@ const (
 	// Go needs the rest: with less it collects garbage all the time.
 	tight    = 0.70
 	critical = 0.80
+
+	// peers is the share of the limit that may be held for peers: parts of
+	// messages, and what waits to be written. The relay keeps to it exactly, since
+	// it is asked before memory is taken. The rest is for connections that hold
+	// nothing, for stacks, and for garbage, of which buffers that grow make as much
+	// as they hold.
+	peers = 0.50
+
+	// relief is the share down to which connections are closed that keep newcomers
+	// out for stuckLooks. Between tight and critical nothing else closes anyone.
+	relief     = 0.62
+	stuckLooks = 10
 
 	// gcPercent is by how much the heap may grow before garbage is collected,
 	// unless GOGC says otherwise. Half of Go's default: forwarding makes no
@@ -57,16 +67,12 @@ type memory struct {
 	log   *slog.Logger
 	relay interface{ ShedLoad(bytes int) int }
 
-	full atomic.Bool
-	shed prometheus.Counter
+	full  atomic.Bool
+	since int // looks at memory since newcomers are refused
 }
 
-func newMemory(log *slog.Logger, reg prometheus.Registerer) (*memory, error) {
-	m := &memory{unset: config.Config{}.Memory(), log: log, shed: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "pyrycode_relay_memory_closes_total",
-		Help: "Connections closed because memory was short and they held much of it.",
-	})}
-	return m, reg.Register(m.shed)
+func newMemory(log *slog.Logger) *memory {
+	return &memory{unset: config.Config{}.Memory(), log: log}
 }
 
 // set puts the limit of cfg into force, and returns it.
@@ -117,6 +123,7 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 		if limit != told {
 			told = limit
 			debug.SetMemoryLimit(cmp.Or(limit, math.MaxInt64))
+			r.LimitMemory(int(float64(limit) * peers))
 		}
 		if limit == 0 {
 			m.full.Store(false)
@@ -149,13 +156,16 @@ func (m *memory) judge(used, limit int64) (shed bool) {
 			m.log.Warn("memory: newcomers are answered 503 until it is less", "used", used, "limit", limit)
 		}
 	}
-	if fraction < critical {
+	if fraction < tight {
+		m.since = 0
 		return false
 	}
-	closed := m.relay.ShedLoad(int(used - int64(tight*float64(limit))))
-	if closed > 0 {
-		m.shed.Add(float64(closed))
-		m.log.Warn("memory: closed the connections that held the most", "used", used, "limit", limit, "count", closed)
+	target := tight
+	if m.since++; fraction < critical {
+		if m.since < stuckLooks {
+			return false
+		}
+		target, m.since = relief, 0
 	}
-	return closed > 0
+	return m.relay.ShedLoad(int(used-int64(target*float64(limit)))) > 0
 }

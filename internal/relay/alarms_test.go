@@ -19,6 +19,7 @@ type idler struct{ failed []string }
 func (*idler) message([]byte) bool     { return true }
 func (*idler) await([]byte) bool       { return false }
 func (*idler) starved()                {}
+func (*idler) settled() bool           { return true }
 func (*idler) pong(uint64)             {}
 func (*idler) pastDeadline(int64) bool { return false }
 func (*idler) gone(wire.CloseCode)     {}

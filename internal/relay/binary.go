@@ -260,6 +260,8 @@ func (b *binary) await([]byte) bool {
 	return false
 }
 
+func (b *binary) settled() bool { return b.granted.Load() }
+
 // starved never happens: nothing is said to wait for room.
 func (b *binary) starved() {}
 

@@ -221,6 +221,7 @@ type proxiedPhone struct {
 	relay  *Relay
 	from   netip.Addr
 	stream Stream
+	load   load
 	ended  atomic.Bool
 }
 
@@ -240,6 +241,10 @@ func (r *Relay) proxy(place RemoteSlot, v RemotePhone, sock Socket, from netip.A
 		return o
 	}
 	a := &proxiedPhone{relay: r, from: from, stream: stream}
+	r.memory.open(&a.load, from, idleBytes(sock))
+	if h, ok := stream.(Holder); ok {
+		h.ReportHeld(a.load.setSocket)
+	}
 	kept := r.table.add(a)
 	counted := r.registry.CountProxied(a)
 	stream.Carry(sock, a.over)
@@ -265,9 +270,18 @@ func (a *proxiedPhone) abort() { a.stream.Abort() }
 
 func (a *proxiedPhone) place() (netip.Addr, bool) { return a.from, false }
 
+func (a *proxiedPhone) memoryLoad() *load { return &a.load }
+
+func (a *proxiedPhone) shed(code wire.CloseCode, reason string) {
+	a.evict(code, reason)
+	a.load.close()
+	a.abort()
+}
+
 // over is the end: the socket is closed.
 func (a *proxiedPhone) over() {
 	a.ended.Store(true)
+	a.load.close()
 	a.relay.registry.UncountProxied(a)
 	a.relay.table.remove(a)
 }

@@ -20,6 +20,9 @@ const controlBudget = 1024
 // With more than this in hand the write is worth its system call already.
 const yieldBelow = 16 << 10
 
+// unknown stands for a number of bytes that somebody else may have changed.
+const unknown = -1
+
 // role is what a conn is for: a binary or a phone.
 type role interface {
 	// message takes one data message; payload is valid during the call.
@@ -29,6 +32,11 @@ type role interface {
 	// await arranges that startReading is called when payload may be
 	// offered again. True means that it has been taken after all.
 	await(payload []byte) bool
+
+	// settled reports whether messages can be handed on at all: not yet for a
+	// claimant, and never for a phone in grace. await(nil) arranges that
+	// startReading is called once it is.
+	settled() bool
 
 	// starved says that the conn has been parked for too long.
 	starved()
@@ -64,6 +72,7 @@ type conn struct {
 	from   netip.Addr // charged for the connection
 	remote bool       // by another node, which has its socket
 	out    outbox
+	load   load // what it holds
 
 	parked  atomic.Bool
 	closing atomic.Bool // a close message is queued, or the socket is closed
@@ -74,6 +83,8 @@ type conn struct {
 	asm   wire.Assembler
 	rest  []byte    // read, not yet digested
 	held  []byte    // a message there was no room for
+	wants int       // bytes that a message needs before more of it is read; 0: none
+	told  int       // what load was told that the reader holds
 	buf   *Buffer   // what rest is in, if borrowed
 	dirty []*outbox // to flush before the next read
 
@@ -94,8 +105,12 @@ type conn struct {
 // startReading.
 func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, quota int) {
 	c.relay, c.set, c.sock, c.from, c.role, c.limits = r, set, sock, from, as, limits
-	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, quota: quota, on: c, mu: r.rt.NewLock("outbox"),
+	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, quota: quota, on: c, mu: r.rt.NewLock("outbox"), load: &c.load,
 		stats: r.metrics.stats[as.towards()], untimed: r.metrics.stagger()}
+	r.memory.open(&c.load, from, idleBytes(sock))
+	if h, ok := sock.(Holder); ok {
+		h.ReportHeld(c.load.setSocket)
+	}
 	c.parked.Store(true)
 	c.nextPing = r.now() + int64(set.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
@@ -105,6 +120,15 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 }
 
 func (c *conn) place() (netip.Addr, bool) { return c.from, c.remote }
+
+func (c *conn) memoryLoad() *load { return &c.load }
+
+// shed closes the connection without waiting for its close message to leave: that
+// would keep its memory.
+func (c *conn) shed(code wire.CloseCode, reason string) {
+	c.role.fail(code, reason)
+	c.abort()
+}
 
 // startReading starts the reader unless there is one.
 func (c *conn) startReading() {
@@ -142,6 +166,7 @@ func (c *conn) read() {
 // receive waits for bytes of the peer. It reports false if none can come any
 // more.
 func (c *conn) receive() bool {
+	c.tellHeld(0)
 	b, n, err := c.sock.Read()
 	if err != nil {
 		return false
@@ -162,13 +187,16 @@ func (c *conn) checkDeadline(now int64) {
 	}
 }
 
-// digest hands on what has been read. False means that c.held could not be.
+// digest hands on what has been read. False means that c.held could not be, or that
+// a message needs c.wants bytes before more of it may be taken in.
 func (c *conn) digest() bool {
+	c.wants = 0
 	if c.closing.Load() { // only the end counts now
 		if c.held != nil {
 			c.relay.metrics.dropped[dropClosed].Inc()
 		}
 		c.rest, c.held = nil, nil
+		c.asm.Discard()
 		return true
 	}
 	if c.held != nil {
@@ -191,7 +219,12 @@ func (c *conn) digest() bool {
 		switch m.Op {
 		case wire.OpContinuation:
 			c.note(whole)
-			return true
+			if c.wants = c.asm.Wanted(); c.wants == 0 {
+				return true
+			}
+			if !c.reserve() {
+				return false
+			}
 		case wire.OpText, wire.OpBinary:
 			whole = true
 			if !c.role.message(m.Payload) {
@@ -204,6 +237,30 @@ func (c *conn) digest() bool {
 		}
 	}
 	return true
+}
+
+// reserve lets the message at hand have the buffer that it wants. False means that
+// the conn must park, and wait for its role or for memory.
+func (c *conn) reserve() bool {
+	if !c.role.settled() {
+		c.messageSince.Store(0) // it is not late, but not read
+		return false
+	}
+	if c.wants > freeMessage && !c.load.reserve(c.wants) {
+		return false
+	}
+	c.asm.Grant(c.wants)
+	c.wants = 0
+	return true
+}
+
+// tellHeld tells load what the reader holds: what a part of a message needs, and
+// so many bytes in addition.
+func (c *conn) tellHeld(more int) {
+	if n := c.asm.Holds() + more; n != c.told {
+		c.load.setReader(n)
+		c.told = n
+	}
 }
 
 // note keeps the time since which a message has been on its way: from its
@@ -256,12 +313,20 @@ func (c *conn) control(m wire.Message) {
 func (c *conn) park() bool {
 	c.held = append([]byte(nil), c.held...)
 	c.rest = append([]byte(nil), c.rest...)
+	c.asm.Release() // held was in it
 	c.freeBuffer()
 	c.flushDirty()
-	held := c.held
+	c.tellHeld(cap(c.held) + cap(c.rest))
+	held, wants, done, room := c.held, c.wants, false, false
+	c.told = unknown // a message that waits may get room while nobody reads
+	settled := c.role.settled()
 	c.parked.Store(true)
-	done := c.role.await(held)
-	if !done && !c.closing.Load() {
+	if wants > 0 && settled {
+		room = c.load.wait(wants, c.startReading)
+	} else {
+		done = c.role.await(held)
+	}
+	if !done && !room && !c.closing.Load() {
 		return true
 	}
 	if !c.parked.CompareAndSwap(true, false) {
@@ -313,6 +378,7 @@ func (c *conn) abort() {
 	}
 	c.closing.Store(true)
 	c.relay.metrics.dropped[dropClosed].Add(float64(c.out.kill()))
+	c.load.close()
 	_ = c.sock.Close() // what would an error tell?
 	c.startReading()
 }

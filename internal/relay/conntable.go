@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/network"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // Why the connection table has no place.
@@ -57,6 +58,11 @@ func (s *connTable) set(cfg Config) {
 // trackedConn is a connection as the connection table knows it.
 type trackedConn interface {
 	abort() // closes it without a word
+
+	// shed closes it, so that what it holds is free.
+	shed(code wire.CloseCode, reason string)
+
+	memoryLoad() *load
 
 	// place is whose place it has: that of an address, or, if its socket is
 	// at another node, nobody's.

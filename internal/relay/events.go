@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -202,6 +203,13 @@ func (e *events) refused(event string, from netip.Addr, d endpoint, err error) {
 		attrs = append(attrs, slog.String("err", err.Error()))
 	}
 	e.emit(eventRefusal, from, slog.LevelWarn, event, attrs...)
+}
+
+// shed writes that so many connections were closed for want of memory, the first
+// of them of that address.
+func (e *events) shed(closed int, from netip.Addr) {
+	e.emit(slog.LevelWarn, "memory_short", remote(from),
+		slog.String("err", fmt.Sprintf("memory is short: closed connections of the addresses that hold the most, this one first: %d", closed)))
 }
 
 func (e *events) serverClaimed(b *binary) {

@@ -55,6 +55,7 @@ type outbox struct {
 	quota  int // bytes of it that one sender may use
 	on     outboxOwner
 	stats  *outboxStats
+	load   *load // of its connection; nil in tests: what it holds is not accounted for
 
 	mu           sync.Locker // guards all below
 	queue        *batch      // waiting; nil: nothing
@@ -66,6 +67,8 @@ type outbox struct {
 	dead         bool        // the socket failed
 	parked       []*sender   // waiting for room
 	counted      int         // how much of charged is in stats
+	held         int         // bytes of buffers, as load knows them
+	queueCap     int         // … of them those of queue
 	untimed      uint8       // frames until one is timed
 
 	pong      []byte    // payload to answer with; nil: none due
@@ -268,7 +271,9 @@ func (o *outbox) add(it item, prefix, frame []byte, suffix string) {
 	if it.from != nil {
 		it.from.charged += it.cost
 	}
-	if o.charged-o.counted >= statsStep {
+	// What is about to be written at once need not be accounted for. While another
+	// write is under way, what waits behind it must be.
+	if o.charged-o.counted >= statsStep || o.writing && cap(q.bytes) != o.queueCap {
 		o.account()
 	}
 }
@@ -283,11 +288,23 @@ func (o *outbox) sample(read int64) int64 {
 	return read
 }
 
-// account brings the stats up to date. The lock is held.
+// account brings the stats and the load up to date. The lock is held.
 func (o *outbox) account() {
 	if o.charged != o.counted {
 		o.stats.bytes.Add(int64(o.charged - o.counted))
 		o.counted = o.charged
+	}
+	n := 0
+	if o.charged > 0 {
+		n = o.queue.size() + o.out.size()
+	}
+	if n != o.held && o.load != nil {
+		o.held = n
+		o.load.setOutbox(n)
+	}
+	o.queueCap = 0
+	if o.queue != nil {
+		o.queueCap = cap(o.queue.bytes)
 	}
 }
 

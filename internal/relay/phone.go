@@ -187,6 +187,8 @@ func (p *phone) await(frame []byte) bool {
 	return v == taken
 }
 
+func (p *phone) settled() bool { return p.binary.Load() != nil }
+
 // starved closes a phone whose binary has had no room for too long. If the
 // binary is gone meanwhile, the phone waits through the grace instead.
 func (p *phone) starved() {

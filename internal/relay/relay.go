@@ -24,6 +24,7 @@ type Relay struct {
 	registry *Registry[*binary, joiner]
 	shutdown shutdownState
 	table    connTable
+	memory   *memory
 	cluster  cluster
 	gate     gate
 	alarms   alarms
@@ -53,6 +54,7 @@ func New(cfg Config) (*Relay, error) {
 	r.metrics = newMetrics(r.registry)
 	r.log = newEvents(cfg.Log, cfg.Runtime, r.metrics.suppressed)
 	r.table = newConnTable(cfg, r.metrics.connections)
+	r.memory = newMemory(&r.rt, r.relieve)
 	r.gate = newGate(cfg)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
 	r.cluster = cluster{cfg.Cluster}
@@ -108,9 +110,14 @@ func (r *Relay) Check() error {
 	return r.checkConns()
 }
 
-// checkConns looks at what waits for each connection: frames, and rivals.
+// checkConns looks at what waits for each connection: frames, and rivals; and at
+// what all of them hold.
 func (r *Relay) checkConns() error {
-	for _, s := range r.table.all() {
+	all := r.table.all()
+	if err := r.memory.check(all); err != nil {
+		return err
+	}
+	for _, s := range all {
 		c, ok := s.(*conn)
 		if !ok {
 			continue // a phone that is away has another's outbox

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -50,6 +51,14 @@ type item struct {
 // batches keeps spent ones. They start small and grow with what their
 // connection needs.
 var batches = sync.Pool{New: func() any { return &batch{bytes: make([]byte, 0, 2<<10)} }}
+
+// size is how many bytes of memory b takes; nil takes none.
+func (b *batch) size() int {
+	if b == nil {
+		return 0
+	}
+	return cap(b.bytes) + cap(b.items)*int(unsafe.Sizeof(item{}))
+}
 
 // free gives b back, unless it has grown too large to keep.
 func (b *batch) free() {
@@ -138,9 +147,13 @@ func (o *outbox) next() bool {
 	}
 	if o.dead || o.queue == nil {
 		o.writing = false
+		o.account()
 		return false
 	}
 	o.out, o.queue = o.queue, nil
+	if o.held > 0 {
+		o.account()
+	}
 	return true
 }
 

@@ -5,6 +5,7 @@ package wire
 type Limits struct {
 	Message   int // bytes of a whole message
 	Fragments int // fragments of one message, of which empty ones escape the limit in bytes
+	Free      int // bytes of buffer that need no [Assembler.Grant]
 }
 
 // Message is one whole message, or nothing if Op is [OpContinuation].
@@ -35,6 +36,8 @@ type Assembler struct {
 	message   Opcode // 0 if there is none
 	spent     bool   // buf belongs to a payload that was handed out
 	fragments int32
+	granted   int // bytes that the message's buffer may have
+	wanted    int // bytes that it needs; 0 if no grant is missing
 
 	header [maxHeaderIn]byte // of the next fragment, as far as it has come
 	have   uint8
@@ -44,6 +47,11 @@ type Assembler struct {
 // and what of b is left. If there is none in b, m.Op is [OpContinuation], all of b has
 // been taken in, and rest is empty. So a caller goes round until m.Op is
 // OpContinuation; that last call also gives back the buffer of the payload before it.
+//
+// A message that does not come in one piece needs a buffer. If it needs more than
+// lim.Free, Next stops before it grows: m.Op is OpContinuation, Wanted is not 0, and
+// rest is not empty or the bytes to come are missing. The caller calls Grant and
+// then Next with rest.
 //
 // Next may write to b. m.Payload is valid until the next call: it is a part of b
 // when the message was wholly in b and in one fragment, which costs neither copy
@@ -65,32 +73,78 @@ func (a *Assembler) Next(b []byte, lim *Limits) (m Message, rest []byte, err err
 				return Message{}, nil, nil
 			}
 		}
+		if a.wanted = a.missing(len(b), lim); a.wanted > 0 {
+			return Message{}, b, nil
+		}
 		if a.left > uint64(len(b)) {
-			a.keep(b)
+			a.keep(b, lim)
 			return Message{}, nil, nil
 		}
 		part := b[:a.left:a.left]
 		b = b[a.left:]
 		a.inside = false
 		if a.op.Control() {
-			return Message{a.op, a.endControl(part)}, b, nil
+			return Message{a.op, a.endControl(part, lim)}, b, nil
 		}
 		if a.fin {
 			op := a.message
-			a.message, a.fragments = 0, 0
-			return Message{op, a.endMessage(part)}, b, nil
+			payload := a.endMessage(part, lim)
+			a.message, a.fragments, a.granted = 0, 0, 0
+			return Message{op, payload}, b, nil
 		}
-		a.keep(part)
+		a.keep(part, lim)
+	}
+}
+
+// missing returns how large a buffer the fragment at hand needs, of which n bytes
+// are there, or 0 if the message may have as much or needs none.
+func (a *Assembler) missing(n int, lim *Limits) int {
+	if a.op.Control() || a.buf == nil && a.fin && a.left <= uint64(n) {
+		return 0
+	}
+	need := a.held() + int(a.left) // parseHeader keeps it within lim.Message
+	if need <= max(a.granted, lim.Free, a.size()) {
+		return 0
+	}
+	if !a.fin {
+		need = min(2*need, lim.Message) // the buffer doubles
+	}
+	return need
+}
+
+// Wanted returns how many bytes of buffer the message at hand needs before Next
+// goes on, or 0 if it needs no grant.
+func (a *Assembler) Wanted() int { return a.wanted }
+
+// Grant lets the message at hand have a buffer of n bytes.
+func (a *Assembler) Grant(n int) { a.granted, a.wanted = n, 0 }
+
+// Holds returns the capacity of the buffer, or what has been granted if that is
+// more.
+func (a *Assembler) Holds() int { return max(a.size(), a.granted) }
+
+// size is the capacity of the buffer.
+func (a *Assembler) size() int {
+	if a.buf == nil {
+		return 0
+	}
+	return cap(a.buf.bytes)
+}
+
+// Release gives back the buffer of the last payload, which is no longer valid.
+func (a *Assembler) Release() {
+	if a.spent {
+		a.release()
 	}
 }
 
 // endControl is the payload of the control message of which part is the rest.
-func (a *Assembler) endControl(part []byte) []byte {
+func (a *Assembler) endControl(part []byte, lim *Limits) []byte {
 	if a.control == 0 {
 		unmask(part, a.key)
 		return part
 	}
-	a.keep(part)
+	a.keep(part, lim)
 	end := len(a.buf.bytes)
 	start := end - int(a.control)
 	payload := a.buf.bytes[start:end:end]
@@ -101,18 +155,18 @@ func (a *Assembler) endControl(part []byte) []byte {
 }
 
 // endMessage is the payload of the data message of which part is the rest.
-func (a *Assembler) endMessage(part []byte) []byte {
+func (a *Assembler) endMessage(part []byte, lim *Limits) []byte {
 	if a.buf == nil {
 		unmask(part, a.key)
 		return part
 	}
-	a.keep(part)
+	a.keep(part, lim)
 	a.spent = true
 	return a.buf.bytes
 }
 
 // keep takes in a part of the fragment at hand.
-func (a *Assembler) keep(part []byte) {
+func (a *Assembler) keep(part []byte, lim *Limits) {
 	if len(part) == 0 {
 		return
 	}
@@ -120,7 +174,11 @@ func (a *Assembler) keep(part []byte) {
 		a.buf = getBuffer()
 	}
 	old := len(a.buf.bytes)
-	a.buf.append(part, a.left, a.fin)
+	most := lim.Message
+	if whole := old + int(a.left); a.fin || whole > most {
+		most = whole
+	}
+	a.buf.append(part, most)
 	a.key = unmask(a.buf.bytes[old:], a.key)
 	a.left -= uint64(len(part))
 	if a.op.Control() {

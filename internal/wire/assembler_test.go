@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-var testLimits = Limits{Message: 4 << 20, Fragments: 1024}
+var testLimits = Limits{Message: 4 << 20, Fragments: 1024, Free: 4 << 20}
 
 func TestAssembler(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 5000) // 80,000 bytes: a 64-bit length
@@ -52,7 +52,7 @@ func TestAssembler(t *testing.T) {
 
 func TestAssemblerRefuses(t *testing.T) {
 	begun := fragment(OpText, false, "ab")
-	tiny := &Limits{Message: 10, Fragments: 3}
+	tiny := &Limits{Message: 10, Fragments: 3, Free: 10}
 	for _, tt := range []struct {
 		name  string
 		input []byte
@@ -104,7 +104,7 @@ func TestAssemblerRefuses(t *testing.T) {
 }
 
 func TestAssemblerTakesWhatIsJustWithinTheLimits(t *testing.T) {
-	tiny := &Limits{Message: 10, Fragments: 3}
+	tiny := &Limits{Message: 10, Fragments: 3, Free: 10}
 	for range 3 { // the counts start again with each message
 		var a Assembler
 		for _, input := range [][]byte{
@@ -122,7 +122,7 @@ func TestAssemblerTakesWhatIsJustWithinTheLimits(t *testing.T) {
 // Empty continuation fragments escape every limit in bytes; they end here.
 func TestEndlessEmptyFragmentsAreEnded(t *testing.T) {
 	var a Assembler
-	lim := &Limits{Message: 1 << 20, Fragments: 1024}
+	lim := &Limits{Message: 1 << 20, Fragments: 1024, Free: 1 << 20}
 	input := fragment(OpText, false, "")
 	for range 1023 {
 		input = append(input, fragment(0, false, "")...)
@@ -183,7 +183,7 @@ func TestMemoryFollowsWhatHasCome(t *testing.T) {
 	part := make([]byte, 1000)
 	for left := whole; left > 0; {
 		n := min(left, len(part))
-		b.append(part[:n], uint64(left), true)
+		b.append(part[:n], len(b.bytes)+left)
 		left -= n
 		if got, most := cap(b.bytes), max(2*len(b.bytes), minBuffer); got > most {
 			t.Fatalf("after %d bytes of %d announced the buffer has %d; want at most %d", len(b.bytes), whole, got, most)

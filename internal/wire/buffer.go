@@ -28,19 +28,12 @@ func putBuffer(b *buffer) {
 	buffers.Put(b)
 }
 
-// append adds part, the first of left bytes that are announced. Memory follows
-// what has come, not what was announced: it at most doubles. Where nothing can
-// come after those (last) it stops at what was announced, so that a message of
-// known length wastes none; elsewhere that would copy the message anew for each
-// of a thousand fragments.
-func (b *buffer) append(part []byte, left uint64, last bool) {
+// append adds part. Memory follows what has come, not what was announced: it at
+// most doubles, and stops at most bytes, which must have room for part.
+func (b *buffer) append(part []byte, most int) {
 	need := len(b.bytes) + len(part)
 	if need > cap(b.bytes) {
-		room := max(2*need, minBuffer)
-		if whole := uint64(len(b.bytes)) + left; last && whole < uint64(room) {
-			room = int(whole)
-		}
-		grown := make([]byte, len(b.bytes), room)
+		grown := make([]byte, len(b.bytes), min(max(2*need, minBuffer), most))
 		copy(grown, b.bytes)
 		b.bytes = grown
 	}

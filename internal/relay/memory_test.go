@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -57,7 +56,7 @@ func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
 		}
 	}
 	n.wait("all is held", func() bool { h := held(); return h[0] > 300<<10 && h[1] > 900<<10 && h[2] > 1500<<10 })
-	if got := n.ShedLoad(held()[2] + 1); got != 2 {
+	if got := n.ShedLoad(n.loadOf(ids[1]).outbox + idleCost + 1); got != 2 {
 		t.Errorf("%d closed; want 2", got)
 	}
 	for _, i := range []int{1, 0} { // in this order
@@ -68,22 +67,14 @@ func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 }
 
-func TestShortOfMemoryASlowMessageGoes(t *testing.T) {
-	n := start(t, Config{})
-	b := n.binary("s1")
-	msgs, _ := b.Hear()
-	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
-	p.Frame(text, `"hello"`)
-	within(t, "a frame", msgs)
-	p.Frame(byte(wire.OpText), "1")
-	slow := n.joinedTo("s1")[0]
-	n.wait("the message has begun", func() bool { return slow.messageSince.Load() != 0 })
-	if got := n.ShedLoad(1); got != 0 {
-		t.Errorf("%d closed for a message that has just begun; want 0", got)
+// loadOf returns what the phone with that id holds.
+func (n *node) loadOf(id string) load {
+	for _, p := range n.joinedTo("s1") {
+		if string(p.id) == id {
+			n.memory.mu.Lock()
+			defer n.memory.mu.Unlock()
+			return p.load
+		}
 	}
-	slow.messageSince.Add(-int64(shedSlowMessage + time.Hour)) // as if it had begun earlier
-	if got := n.ShedLoad(1); got != 1 {
-		t.Errorf("%d closed; want 1", got)
-	}
-	n.wantCounts(Counts{Binaries: 1})
+	return load{}
 }
