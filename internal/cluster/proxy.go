@@ -114,7 +114,11 @@ func (c *proxy) up() {
 		if err != nil {
 			break
 		}
-		_, _ = c.writeAll(b[:n]) // broken: whoever broke it ends the phone
+		if k, err := c.write(b[:n]); err == nil && k < n {
+			c.pin(len(b))
+			_, _ = c.writeAll(b[k:n]) // broken: whoever broke it ends the phone
+			c.pin(0)
+		}
 		b.Free()
 	}
 	_ = c.finish() // the same
@@ -124,6 +128,14 @@ func (c *proxy) up() {
 	if over {
 		c.Abort() // nobody waits for it any more
 	}
+}
+
+// pin notes that a buffer of n bytes waits for credit.
+func (c *proxy) pin(n int) {
+	c.mu.Lock()
+	c.pinned = n
+	c.holds()
+	c.mu.Unlock()
 }
 
 // input sees to what has changed: there are bytes to write, or an end.
@@ -149,13 +161,16 @@ func (c *proxy) due() bool {
 func (c *proxy) drain() {
 	for {
 		c.mu.Lock()
+		c.inWrite = 0
 		if c.gone || !c.due() {
 			c.writing = false
+			c.holds()
 			c.mu.Unlock()
 			return
 		}
 		bytes := c.queue
-		c.queue = nil
+		c.queue, c.queueCap, c.inWrite = nil, 0, cap(c.queue)
+		c.holds()
 		if len(bytes) == 0 {
 			last := c.last()
 			c.mu.Unlock()

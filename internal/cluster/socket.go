@@ -25,7 +25,8 @@ func (k socket) Read() (*relay.Buffer, int, error) {
 			n = copy(b[:], s.queue)
 			s.queue = s.queue[n:]
 			if len(s.queue) == 0 {
-				s.queue = nil // an idle phone holds no memory
+				s.queue, s.queueCap = nil, 0 // an idle phone holds no memory
+				s.holds()
 			}
 		case s.broken != "":
 			err = errStreamBroken
@@ -43,6 +44,9 @@ func (k socket) Read() (*relay.Buffer, int, error) {
 		s.in.Wait()
 	}
 }
+
+// ReportHeld implements relay.Holder.
+func (k socket) ReportHeld(report func(bytes int)) { k.s.ReportHeld(report) }
 
 // TryWrite implements relay.Socket.
 func (k socket) TryWrite(p []byte) (int, error) { return k.s.write(p) }

@@ -60,6 +60,12 @@ type stream struct {
 	broken   brokenReason
 	over     bool // this end is done: not in the node's map any more
 
+	queueCap int // bytes of the array that queue is a part of
+	inWrite  int // bytes that are being written to the phone's socket
+	pinned   int // bytes of a buffer that waits for credit
+	reported int // of all three
+	report   func(bytes int)
+
 	unanswered int
 	heard      time.Time
 	timer      *clock.Timer // nil: nobody asks
@@ -72,6 +78,26 @@ type stream struct {
 func (n *Node) newStream(far NodeID, id uint64) *stream {
 	return &stream{node: n, key: streamKey{far, id}, subject: n.streamSubject(far, int(id%shards)),
 		in: n.cfg.NewGate(), out: n.cfg.NewGate(), mu: n.rt.NewLock("stream"), heard: n.rt.Clock.Now()}
+}
+
+// reportStep is by how much what a stream holds changes before it is reported.
+const reportStep = 16 << 10
+
+// ReportHeld implements relay.Holder.
+func (s *stream) ReportHeld(report func(bytes int)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report = report
+	s.holds()
+}
+
+// holds reports what s holds, if that has changed by a lot. The lock is held.
+func (s *stream) holds() {
+	n := s.queueCap + s.inWrite + s.pinned
+	if d := n - s.reported; s.report != nil && (d >= reportStep || d <= -reportStep || n == 0 && d < 0) {
+		s.reported = n
+		s.report(n)
+	}
 }
 
 // join enters s. It reports false if there is one already, or if the node
@@ -341,7 +367,11 @@ func (s *stream) accept(r record) brokenReason {
 		if len(s.queue)+len(r.bytes) > s.node.cfg.Window || s.fin {
 			return brokenOverrun
 		}
-		s.queue = append(s.queue, r.bytes...)
+		had := cap(s.queue)
+		if s.queue = append(s.queue, r.bytes...); cap(s.queue) != had {
+			s.queueCap = cap(s.queue)
+			s.holds()
+		}
 		s.received += uint64(len(r.bytes))
 	case kindFin:
 		s.fin = true

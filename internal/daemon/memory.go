@@ -35,6 +35,10 @@ const (
 	// as they hold.
 	peers = 0.50
 
+	// goSpare is the part of the limit that Go is not told of: Go's limit does not
+	// count the pages of the program itself, which are resident too.
+	goSpare = 16
+
 	// relief is the share down to which connections are closed that keep newcomers
 	// out for stuckLooks. Between tight and critical nothing else closes anyone.
 	relief     = 0.62
@@ -122,7 +126,7 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 		limit := m.limit.Load()
 		if limit != told {
 			told = limit
-			debug.SetMemoryLimit(cmp.Or(limit, math.MaxInt64))
+			debug.SetMemoryLimit(cmp.Or(limit-limit/goSpare, math.MaxInt64))
 			r.LimitMemory(int(float64(limit) * peers))
 		}
 		if limit == 0 {

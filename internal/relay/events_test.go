@@ -46,6 +46,7 @@ var knownEvents = map[string]string{
 	"phone_close_notice_send_failed": "WARN server_id conn_id err",
 	"rate_limited":                   "WARN remote path",
 	"conn_cap_reached":               "WARN remote path err",
+	"memory_short":                   "WARN remote err",
 	"envelope_dropped":               "WARN server_id err",
 	"envelope_for_departed_phone":    "DEBUG server_id",
 	"log_records_suppressed":         "WARN class count",
@@ -159,6 +160,7 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 	e.noticeFailed(p, "binary backlog full")
 	e.refused("rate_limited", from, endpointPhone, nil)
 	e.refused("conn_cap_reached", from, endpointBinary, errFull)
+	e.shed(3, from)
 	e.envelopeDropped(b, "no phone with that conn_id")
 	e.envelopeDeparted(b)
 	for range 2 * logRate {
@@ -436,6 +438,7 @@ func TestRecordsBelowTheLevelSuppressNoOthers(t *testing.T) {
 	for range 2 * logRate {
 		e.envelopeDeparted(b)
 	}
+	e.shed(3, from)
 	e.envelopeDropped(b, "no phone with that conn_id")
 	if got := rec.count("envelope_dropped"); got != 1 || len(rec.records) != 1 {
 		t.Errorf("%d of %d records are envelope_dropped; want it alone", got, len(rec.records))
