@@ -14,7 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // attacker opens connections of one address, which never read unless told to.
@@ -203,8 +203,8 @@ func TestRow36MemoryIsTakenFromTheAddressThatHoldsMost(t *testing.T) {
 			t.Run(fmt.Sprintf("%s ×%d", at.name, times), func(t *testing.T) {
 				n := dose(at.small, at.big) * times
 				given(t, "%s, %d connections of one address, %d MiB", at.name, n, limit>>20)
-				c := startChild(t, func(cfg *daemon.Config) {
-					cfg.MemoryLimit = daemon.Size(limit)
+				c := startChild(t, func(cfg *config.Config) {
+					cfg.MemoryLimit = config.Size(limit)
 					cfg.ConflictProbe, cfg.WriteTimeout, cfg.RoomTimeout = 15*time.Second, 30*time.Second, 15*time.Second
 				})
 				h := c.pair()

@@ -217,8 +217,8 @@ type settings struct {
 func newSettings(cfg Config) *settings {
 	return &settings{
 		Config:       cfg,
-		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments, Free: earlyMessage},
-		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments, Free: earlyMessage},
+		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments, Free: earlyMessage, Fresh: cfg.Runtime.Fresh},
+		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments, Free: earlyMessage, Fresh: cfg.Runtime.Fresh},
 		// At least one frame of any legal size, or a phone could wait for
 		// room that never comes.
 		binaryQuota: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),

@@ -438,7 +438,6 @@ func TestRecordsBelowTheLevelSuppressNoOthers(t *testing.T) {
 	for range 2 * logRate {
 		e.envelopeDeparted(b)
 	}
-	e.shed(3, from)
 	e.envelopeDropped(b, "no phone with that conn_id")
 	if got := rec.count("envelope_dropped"); got != 1 || len(rec.records) != 1 {
 		t.Errorf("%d of %d records are envelope_dropped; want it alone", got, len(rec.records))

@@ -311,7 +311,11 @@ func (o *outbox) account() {
 // waiting is the queue, made if there is none. The lock is held.
 func (o *outbox) waiting() *batch {
 	if o.queue == nil {
-		o.queue = batches.Get().(*batch)
+		if o.rt.Fresh {
+			o.queue = newBatch()
+		} else {
+			o.queue = batches.Get().(*batch)
+		}
 	}
 	return o.queue
 }

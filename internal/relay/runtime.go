@@ -31,6 +31,10 @@ type Runtime struct {
 	// concurrent use and must never repeat across restarts.
 	Rand io.Reader
 
+	// Fresh has buffers made new and not reused. Else their capacities, which decide
+	// what ShedLoad closes, depend on what other runs have left.
+	Fresh bool
+
 	// NewGauge makes a gauge.
 	NewGauge func(prometheus.GaugeOpts) prometheus.Gauge
 }

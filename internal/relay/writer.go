@@ -50,7 +50,9 @@ type item struct {
 
 // batches keeps spent ones. They start small and grow with what their
 // connection needs.
-var batches = sync.Pool{New: func() any { return &batch{bytes: make([]byte, 0, 2<<10)} }}
+var batches = sync.Pool{New: func() any { return newBatch() }}
+
+func newBatch() *batch { return &batch{bytes: make([]byte, 0, 2<<10)} }
 
 // size is how many bytes of memory b takes; nil takes none.
 func (b *batch) size() int {

@@ -6,6 +6,10 @@ type Limits struct {
 	Message   int // bytes of a whole message
 	Fragments int // fragments of one message, of which empty ones escape the limit in bytes
 	Free      int // bytes of buffer that need no [Assembler.Grant]
+
+	// Fresh has buffers made new and not reused, so that their capacity depends on
+	// nothing but the message.
+	Fresh bool
 }
 
 // Message is one whole message, or nothing if Op is [OpContinuation].
@@ -103,7 +107,7 @@ func (a *Assembler) missing(n int, lim *Limits) int {
 		return 0
 	}
 	need := a.held() + int(a.left) // parseHeader keeps it within lim.Message
-	if need <= max(a.granted, lim.Free, a.size()) {
+	if need <= max(a.granted, lim.Free) {
 		return 0
 	}
 	if !a.fin {
@@ -171,7 +175,11 @@ func (a *Assembler) keep(part []byte, lim *Limits) {
 		return
 	}
 	if a.buf == nil {
-		a.buf = getBuffer()
+		if lim.Fresh {
+			a.buf = new(buffer)
+		} else {
+			a.buf = getBuffer()
+		}
 	}
 	old := len(a.buf.bytes)
 	most := lim.Message

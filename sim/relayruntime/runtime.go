@@ -32,6 +32,7 @@ func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
 		NewLock: func(name string) sync.Locker { return e.NewLock(name) },
 		Go:      e.Go,
 		Rand:    ids,
+		Fresh:   true,
 		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge {
 			return &Gauge{Gauge: prometheus.NewGauge(o), e: e, obj: e.Object(o.Name)}
 		},
