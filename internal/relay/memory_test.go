@@ -2,9 +2,14 @@ package relay
 
 import (
 	"fmt"
+	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -67,14 +72,219 @@ func TestShortOfMemoryTheLargestGoesFirstAndNoMoreThanNeedBe(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})
 }
 
+// fromHeader charges each request to the address in one of its headers.
+func fromHeader(r *http.Request) netip.Addr { return netip.MustParseAddr(r.Header.Get("X-From")) }
+
+// from dials a binary or a phone of id that is charged to that address.
+func (n *node) from(addr, path, id string) *peer {
+	n.t.Helper()
+	h := binaryHeaders(id)
+	h.Set("X-From", addr)
+	return n.narrow(path, h)
+}
+
 // loadOf returns what the phone with that id holds.
 func (n *node) loadOf(id string) load {
 	for _, p := range n.joinedTo("s1") {
 		if string(p.id) == id {
-			n.memory.mu.Lock()
-			defer n.memory.mu.Unlock()
-			return p.load
+			return n.loadNow(&p.load)
 		}
 	}
 	return load{}
+}
+
+// loadNow copies l.
+func (n *node) loadNow(l *load) load {
+	n.memory.mu.Lock()
+	defer n.memory.mu.Unlock()
+	return *l
+}
+
+// total is what all connections hold.
+func (n *node) total() int {
+	n.memory.mu.Lock()
+	defer n.memory.mu.Unlock()
+	return n.memory.total
+}
+
+// flood has b, which holds s1, send frames to the phone with that id, which does not
+// read, until so many bytes wait for it.
+func flood(n *node, b *peer, id string, bytes int) {
+	n.t.Helper()
+	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 20<<10))
+	for n.loadOf(id).outbox < bytes {
+		b.send(envelope)
+		before := n.holder("s1").controls.Load()
+		if err := b.WriteControl(websocket.PingMessage, nil, time.Now().Add(patience)); err != nil {
+			n.t.Fatal(err)
+		}
+		n.wait("the frame is read", func() bool { return n.holder("s1").controls.Load() > before })
+	}
+}
+
+func TestShortOfMemoryTheAddressThatHoldsTheMostGoes(t *testing.T) {
+	n := start(t, Config{ClientAddr: fromHeader})
+	b := n.from("192.0.2.1", "/v1/server", "s1")
+	n.until(func() bool { return n.held("s1") })
+	alone := joined(t, b, n.from("192.0.2.2", "/v1/client", "s1"))
+	var ids []string
+	for i := range 4 { // of one customer's /48
+		ids = append(ids, joined(t, b, n.from(fmt.Sprintf("2001:db8:7:%d::1", i), "/v1/client", "s1")))
+	}
+	flood(n, b, alone, 1<<20)
+	for _, id := range ids {
+		flood(n, b, id, 512<<10)
+	}
+	if got := n.ShedLoad(1 << 20); got < 1 || got > 2 {
+		t.Errorf("%d closed; want one or two", got)
+	}
+	if got := b.recv(); !slices.ContainsFunc(ids, func(id string) bool { return got == notice(id, 1001) }) {
+		t.Errorf("binary got %s; want a notice of a phone in the /48", got)
+	}
+	if n.loadOf(alone).over {
+		t.Error("the phone of the address that holds less is closed")
+	}
+}
+
+func TestShortOfMemoryManyIdleConnectionsOutweighAPeerThatIsSlow(t *testing.T) {
+	n := start(t, Config{ClientAddr: fromHeader, MaxPhones: 1000})
+	b := n.from("192.0.2.1", "/v1/server", "s1")
+	n.until(func() bool { return n.held("s1") })
+	slow := joined(t, b, n.from("192.0.2.1", "/v1/client", "s1"))
+	flood(n, b, slow, 200<<10)
+	const idle = shedMany/idleCost + 1
+	for range idle {
+		n.from("198.51.100.1", "/v1/client", "s1")
+	}
+	n.wantCounts(Counts{Binaries: 1, Phones: 1 + idle})
+	if got := n.ShedLoad(1); got != 1 {
+		t.Errorf("%d closed; want 1", got)
+	}
+	n.wantCounts(Counts{Binaries: 1, Phones: idle})
+	if n.loadOf(slow).over {
+		t.Error("the slow peer is closed; its address holds the least")
+	}
+}
+
+// A claimant that waits, and a phone in grace, may send as much as they like; the
+// relay holds little of it, and what it holds arrives.
+func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
+	const most = earlyMessage + len(Buffer{})
+	pad := strings.Repeat("x", 200<<10)
+	t.Run("claimant", func(t *testing.T) {
+		n := start(t, Config{Probe: time.Hour})
+		n.silent("s1")
+		rival := n.dial("/v1/server", binaryHeaders("s1"))
+		holder := n.holder("s1")
+		n.until(func() bool { return holder.waitingRivals() == 1 })
+		b := holder.probe.rivals[0].rival.(*binary)
+		rest := make(chan error, 1)
+		go func() {
+			for _, m := range []string{`{"push_wake":1}`, fmt.Sprintf(`{"x":%q}`, strings.Repeat(pad, 20))} {
+				if err := rival.WriteMessage(1, []byte(m)); err != nil {
+					rest <- err
+				}
+			}
+			rest <- nil
+		}()
+		n.wait("it is not read any further", func() bool { return b.parked.Load() })
+		time.Sleep(50 * time.Millisecond)
+		if l := n.loadNow(&b.load); l.held() == 0 || l.held() > most {
+			t.Errorf("a claimant holds %d bytes; want some and at most %d", l.held(), most)
+		}
+		holder.fail(1000, "")
+		n.wantMetric("dropped_frames_total", "bad_envelope", 2) // both arrive
+		if err := <-rest; err != nil {
+			t.Error(err)
+		}
+		n.wait("it holds nothing", func() bool { l := n.loadNow(&b.load); return l.held() == 0 })
+	})
+	t.Run("phone in grace", func(t *testing.T) {
+		n := start(t, Config{Grace: time.Minute})
+		n.binary("s1").reset()
+		n.wantCounts(Counts{InGrace: 1})
+		r := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
+		p := n.joinedTo("s1")[0]
+		go func() { _, _ = r.Write([]byte(maskedText(fmt.Sprintf("%q", pad)))) }()
+		n.wait("it is not read any further", func() bool { return p.parked.Load() })
+		if l := n.loadNow(&p.load); l.held() == 0 || l.held() > most {
+			t.Errorf("a phone in grace holds %d bytes; want some and at most %d", l.held(), most)
+		}
+		if p.messageSince.Load() != 0 {
+			t.Error("the message that is not read counts as late")
+		}
+	})
+}
+
+// maskedText is a text message of a client, masked with zeros.
+func maskedText(payload string) string {
+	n := len(payload)
+	return string([]byte{0x81, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}) + payload
+}
+
+func TestALargeMessageWaitsWhileItsAddressHoldsMuch(t *testing.T) {
+	n := start(t, Config{ClientAddr: fromHeader})
+	n.LimitMemory(3000 << 10)
+	message := func(n int) string { return maskedText(fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", n))) }
+	frame := message(900 << 10)
+	half := len(frame) / 2
+	send := func(addr, id, part string) (*peer, *binary) {
+		p := n.from(addr, "/v1/server", id)
+		n.until(func() bool { return n.held(id) })
+		go func() { _, _ = p.NetConn().Write([]byte(part)) }()
+		return p, n.holder(id)
+	}
+	reads := func(b *binary) func() bool {
+		return func() bool { return n.loadNow(&b.load).reader >= 900<<10 }
+	}
+	const a = "192.0.2.1"
+	_, b1 := send(a, "s1", frame[:half])
+	n.wait("the first has room", reads(b1))
+	_, b2 := send(a, "s2", frame[:half])
+	n.wait("the second has room", reads(b2))
+	p3, b3 := send(a, "s3", frame[:half])
+	n.wait("one goes on without room", reads(b3))
+	_, b4 := send(a, "s4", frame)
+	n.wait("the next waits", b4.parked.Load)
+	if l := n.loadNow(&b4.load); l.reader > freeMessage+len(Buffer{}) {
+		t.Errorf("a message that waits holds %d bytes", l.reader)
+	}
+	send("192.0.2.2", "s5", message(150<<10))
+	n.wantMetric("dropped_frames_total", "bad_envelope", 1) // another address does not wait
+	if !b4.parked.Load() {
+		t.Error("the message that waits is read, and nothing has changed for it")
+	}
+	if _, err := p3.NetConn().Write([]byte(frame[half:])); err != nil {
+		t.Fatal(err)
+	}
+	n.wantMetric("dropped_frames_total", "bad_envelope", 3)
+	if err := n.Check(); err != nil {
+		t.Error(err)
+	}
+	n.wantMetric("memory_closes_total", "", 0)
+}
+
+func TestOverTheBudgetTheHeaviestGoesAtOnce(t *testing.T) {
+	n := start(t, Config{})
+	n.LimitMemory(2 << 20)
+	b := n.binary("s1")
+	var ids []string
+	for range 4 {
+		ids = append(ids, joined(t, b, n.narrow("/v1/client", headers(wire.HeaderServer, "s1"))))
+	}
+	for _, id := range ids[:3] {
+		flood(n, b, id, 300<<10)
+	}
+	heavy := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, ids[3], strings.Repeat("x", 60<<10))
+	for range 30 {
+		b.send(heavy)
+	}
+	if got, want := b.recv(), notice(ids[3], 1001); got != want {
+		t.Errorf("binary got %s; want %s", got, want)
+	}
+	n.wantMetric("memory_closes_total", "", 1)
+	n.wantCounts(Counts{Binaries: 1, Phones: 3})
+	if got := n.total(); got > 2<<20 {
+		t.Errorf("%d bytes are held; want at most %d", got, 2<<20)
+	}
 }
