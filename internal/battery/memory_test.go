@@ -211,7 +211,7 @@ func TestRow36MemoryIsTakenFromTheAddressThatHoldsMost(t *testing.T) {
 				slow := c.slowBinary("127.8.0.1")
 				a := &attacker{c: c, from: "127.7.0.1", stop: make(chan struct{})}
 				defer a.end()
-				worst := c.newcomers(func() {
+				worst := c.newPairs(func() {
 					at.run(a, n)
 					time.Sleep(dose(2*time.Second, 6*time.Second))
 				})
@@ -275,9 +275,9 @@ func (c *child) slowBinary(from string) (catchUp func()) {
 	}
 }
 
-// newcomers dials pairs of new addresses while f runs, five a second. It returns
+// newPairs dials pairs of new addresses while f runs, five a second. It returns
 // the longest time until a frame of such a phone has come back.
-func (c *child) newcomers(f func()) (worst time.Duration) {
+func (c *child) newPairs(f func()) (worst time.Duration) {
 	done := make(chan struct{})
 	go func() { f(); close(done) }()
 	var all sync.WaitGroup

@@ -32,7 +32,7 @@ func TestLinesAreDrawnToScale(t *testing.T) {
 	}}
 	s := wellFormed(t, l.SVG())
 	for _, want := range []string{
-		`points="90.0,160.0 470.0,110.0 850.0,60.0 "`,   // from the bottom of the panel to its top
+		`points="90.0,160.0 470.0,110.0 850.0,60.0 "`,  // from the bottom of the panel to its top
 		`points="90.0,272.7 470.0,239.3 850.0,206.0 "`, // a decade is a third of the panel
 		`points="90.0,452.0 470.0,452.0 850.0,452.0 "`,
 		"a &lt; b", "● w",

@@ -179,11 +179,9 @@ func (p *process) newRelay(ctx context.Context) error {
 }
 
 // register makes what watches the process, and adds its metrics to the relay's.
-func (p *process) register(reg *prometheus.Registry) (err error) {
+func (p *process) register(reg *prometheus.Registry) error {
 	p.accounts = newConsistency(p.relay.Check)
-	if p.memory, err = newMemory(p.log, reg); err != nil {
-		return err
-	}
+	p.memory = newMemory(p.log)
 	return errors.Join(
 		reg.Register(p.logs.losses),
 		reg.Register(p.push),

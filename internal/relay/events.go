@@ -208,7 +208,7 @@ func (e *events) refused(event string, from netip.Addr, d endpoint, err error) {
 // shed writes that so many connections were closed for want of memory, the first
 // of them of that address.
 func (e *events) shed(closed int, from netip.Addr) {
-	e.emit(slog.LevelWarn, "memory_short", remote(from),
+	e.emit(eventRefusal, from, slog.LevelWarn, "memory_short", remote(from),
 		slog.String("err", fmt.Sprintf("memory is short: closed connections of the addresses that hold the most, this one first: %d", closed)))
 }
 

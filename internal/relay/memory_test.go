@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -113,11 +111,9 @@ func flood(n *node, b *peer, id string, bytes int) {
 	n.t.Helper()
 	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 20<<10))
 	for n.loadOf(id).outbox < bytes {
-		b.send(envelope)
+		b.Send(envelope)
 		before := n.holder("s1").controls.Load()
-		if err := b.WriteControl(websocket.PingMessage, nil, time.Now().Add(patience)); err != nil {
-			n.t.Fatal(err)
-		}
+		b.Frame(ping, "")
 		n.wait("the frame is read", func() bool { return n.holder("s1").controls.Load() > before })
 	}
 }
@@ -138,7 +134,7 @@ func TestShortOfMemoryTheAddressThatHoldsTheMostGoes(t *testing.T) {
 	if got := n.ShedLoad(1 << 20); got < 1 || got > 2 {
 		t.Errorf("%d closed; want one or two", got)
 	}
-	if got := b.recv(); !slices.ContainsFunc(ids, func(id string) bool { return got == notice(id, 1001) }) {
+	if got := b.Recv(); !slices.ContainsFunc(ids, func(id string) bool { return got == notice(id, 1001) }) {
 		t.Errorf("binary got %s; want a notice of a phone in the /48", got)
 	}
 	if n.loadOf(alone).over {
@@ -201,11 +197,11 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 	})
 	t.Run("phone in grace", func(t *testing.T) {
 		n := start(t, Config{Grace: time.Minute})
-		n.binary("s1").reset()
+		n.binary("s1").Reset()
 		n.wantCounts(Counts{InGrace: 1})
 		r := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
 		p := n.joinedTo("s1")[0]
-		go func() { _, _ = r.Write([]byte(maskedText(fmt.Sprintf("%q", pad)))) }()
+		go func() { _, _ = r.Write(masked(text, fmt.Sprintf("%q", pad))) }()
 		n.wait("it is not read any further", func() bool { return p.parked.Load() })
 		if l := n.loadNow(&p.load); l.held() == 0 || l.held() > most {
 			t.Errorf("a phone in grace holds %d bytes; want some and at most %d", l.held(), most)
@@ -216,16 +212,10 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 	})
 }
 
-// maskedText is a text message of a client, masked with zeros.
-func maskedText(payload string) string {
-	n := len(payload)
-	return string([]byte{0x81, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}) + payload
-}
-
 func TestALargeMessageWaitsWhileItsAddressHoldsMuch(t *testing.T) {
 	n := start(t, Config{ClientAddr: fromHeader})
 	n.LimitMemory(3000 << 10)
-	message := func(n int) string { return maskedText(fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", n))) }
+	message := func(n int) string { return string(masked(text, fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", n)))) }
 	frame := message(900 << 10)
 	half := len(frame) / 2
 	send := func(addr, id, part string) (*peer, *binary) {
@@ -277,9 +267,9 @@ func TestOverTheBudgetTheHeaviestGoesAtOnce(t *testing.T) {
 	}
 	heavy := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, ids[3], strings.Repeat("x", 60<<10))
 	for range 30 {
-		b.send(heavy)
+		b.Send(heavy)
 	}
-	if got, want := b.recv(), notice(ids[3], 1001); got != want {
+	if got, want := b.Recv(), notice(ids[3], 1001); got != want {
 		t.Errorf("binary got %s; want %s", got, want)
 	}
 	n.wantMetric("memory_closes_total", "", 1)
