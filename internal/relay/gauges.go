@@ -10,10 +10,9 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// gauges is the registry's state as Prometheus sees it. The registry sets
-// them inside its lock and they are read inside it too: a scrape that read
-// them one after another could show a phone that joined between two reads
-// and no binary that it joined.
+// gauges is the registry's state as Prometheus sees it. The registry sets and
+// reads them under its lock. Without it a scrape, which reads one after another,
+// could show a phone without the binary that it has joined.
 type gauges struct {
 	binaries, phones, inGrace, remote prometheus.Gauge
 	expiries                          prometheus.Counter
@@ -21,7 +20,7 @@ type gauges struct {
 	descs [5]*prometheus.Desc
 }
 
-// newGauges makes the gauges, all at 0.
+// newGauges returns the gauges, all at 0.
 func newGauges(newGauge func(prometheus.GaugeOpts) prometheus.Gauge) gauges {
 	opts := [...]prometheus.GaugeOpts{
 		{Name: "pyrycode_relay_connected_binaries", Help: "Binaries connected now. A binary whose slot waits in grace is not counted."},
@@ -43,7 +42,7 @@ func newGauges(newGauge func(prometheus.GaugeOpts) prometheus.Gauge) gauges {
 	return g
 }
 
-// set shows c.
+// set sets the gauges to c.
 func (g *gauges) set(c Counts) {
 	g.binaries.Set(float64(c.Binaries))
 	g.phones.Set(float64(c.Phones))
@@ -51,19 +50,20 @@ func (g *gauges) set(c Counts) {
 	g.remote.Set(float64(c.Remote))
 }
 
-// values reads what is shown, in the order of descs.
+// values returns the values of the gauges and of the counter, in the order of
+// descs.
 func (g *gauges) values() (v [5]float64, err error) {
 	for i, m := range [...]prometheus.Metric{g.binaries, g.phones, g.inGrace, g.remote, g.expiries} {
 		var d dto.Metric
 		if err := m.Write(&d); err != nil {
 			return v, fmt.Errorf("read %s: %w", g.descs[i], err)
 		}
-		v[i] = d.GetGauge().GetValue() + d.GetCounter().GetValue() // it is one or the other
+		v[i] = d.GetGauge().GetValue() + d.GetCounter().GetValue() // one of the two is 0
 	}
 	return v, nil
 }
 
-// read returns what the gauges show as counts.
+// read returns the values of the gauges as counts.
 func (g *gauges) read() (Counts, error) {
 	v, err := g.values()
 	return Counts{Binaries: int(v[0]), Phones: int(v[1]), InGrace: int(v[2]), Remote: int(v[3])}, err
@@ -76,9 +76,9 @@ func (r *Registry[B, P]) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. What it sends is one state that
-// the registry really was in. The lock is held for the reading only, never
-// for the sending: a slow scraper must not hold up a join.
+// Collect implements prometheus.Collector. It sends the values of one moment. It
+// holds the lock while it reads them and not while it sends them, so a slow
+// scraper does not delay a join.
 func (r *Registry[B, P]) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
 	v, err := r.gauges.values()
@@ -96,7 +96,7 @@ func (r *Registry[B, P]) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Counts is how much is connected, at one moment.
+// Counts is the number of connections of each kind at one moment.
 type Counts struct {
 	Binaries int // slots held by a binary; one in grace is not counted
 	Phones   int // phones joined whose socket is here, those waiting through a grace included
@@ -104,20 +104,20 @@ type Counts struct {
 	Remote   int // phones joined to slots here whose socket another node has
 }
 
-// Counts returns what is connected now.
+// Counts returns the numbers of connections now.
 func (r *Registry[B, P]) Counts() Counts {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.counts
 }
 
-// Peaks is the most that there was of each at one moment.
+// Peaks is the greatest value that each count has had. The moments may differ.
 type Peaks struct {
 	Binaries, Phones, InGrace int // as in Counts
 	Served                    int // Phones and Remote together
 }
 
-// note raises p to what c has more.
+// note raises p to the counts of c where they are greater.
 func (p *Peaks) note(c Counts) {
 	p.Binaries = max(p.Binaries, c.Binaries)
 	p.Phones = max(p.Phones, c.Phones)
@@ -125,8 +125,9 @@ func (p *Peaks) note(c Counts) {
 	p.Served = max(p.Served, c.Phones+c.Remote)
 }
 
-// TakePeaks returns the peaks since it was last called, what was connected then
-// included. It is for one caller: a second one takes peaks from the first.
+// TakePeaks returns the peaks since its last call, and starts again with the
+// counts of now. Only one caller may use it: a second one takes peaks from the
+// first.
 func (r *Registry[B, P]) TakePeaks() Peaks {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -136,9 +137,9 @@ func (r *Registry[B, P]) TakePeaks() Peaks {
 	return p
 }
 
-// Check counts everything again by walking, under the lock, and returns an
-// error that names each figure that differs: a counter, a gauge, or a slot
-// that is neither held nor in grace, or both.
+// Check walks over all slots and counts again, under the lock. It returns an
+// error that names each count and each gauge that differs, and each slot that is
+// not in exactly one of the states held and in grace, or has too many phones.
 func (r *Registry[B, P]) Check() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

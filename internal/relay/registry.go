@@ -29,24 +29,25 @@ type RegistryConfig[P comparable] struct {
 	// MaxPhones is how many phones a slot holds. Zero means 16.
 	MaxPhones int
 
-	// Expired is called with the phones that a grace took with it when it
-	// ran out, in the order they joined. It runs on the timer's own task,
-	// outside the lock, and only for real expiries. It may be nil.
+	// Expired is called when a grace has expired, with the phones that the
+	// registry has removed, in the order they joined. The call comes from the
+	// timer's goroutine, without the lock. A timer that fires too late does
+	// not call it. It may be nil.
 	Expired func(id wire.ServerID, phones []P)
 }
 
-// Registry knows who is connected and decides who may be. It maps each
-// server-id to a slot: the binary that holds it, or the grace it waits in,
-// and the phones that joined it.
+// Registry is the table of all slots. It decides claims and joins and keeps the
+// gauges. It maps each server-id in use to its slot: the binary that holds it,
+// or its grace, and the phones that have joined it.
 //
-// B and P are identities, of binaries and phones. The registry compares
-// them and hands them back; it cannot call them. Each method is one
-// critical section and one step: it decides under the lock and returns
-// what its caller must close, and the caller acts after. The lock is a
-// leaf: under it only the clock and the gauges are called.
+// B and P are the identities of binaries and phones. The registry compares
+// them and returns them; it cannot call them. Each method is one critical
+// section: it decides under the lock and returns the connections that its
+// caller must close without the lock. While the registry holds its lock it
+// calls only the clock and the gauges.
 //
-// All methods may be called from any goroutine. Each costs O(1), or O(what
-// it returns), apart from Check, which walks everything.
+// All methods may be called from any goroutine. The cost of each is O(1) or
+// proportional to its result, except for Check, which walks over all slots.
 type Registry[B, P comparable] struct {
 	clock   clock.Clock
 	expired func(wire.ServerID, []P)
@@ -55,35 +56,35 @@ type Registry[B, P comparable] struct {
 	mu         sync.Locker // guards all below, and the gauges
 	period     time.Duration
 	maxPhones  int
-	mostPhones int // the greatest maxPhones so far: a cap that is lowered closes nobody
+	mostPhones int // the greatest maxPhones so far: a lower limit closes no phone
 
 	slots    map[wire.ServerID]*slot[B, P]
-	proxied  map[P]uint64 // joined to slots of other nodes, each with when it arrived
+	proxied  map[P]uint64 // joined to slots of other nodes; the value is the join order
 	counts   Counts
 	peaks    Peaks  // since they were last taken
-	joins    uint64 // orders whatever is returned
+	joins    uint64 // the join order of the newest binary or phone
 	draining bool
 }
 
-// slot is one server-id in use. Either a binary holds it (grace is nil) or
-// it waits in grace (binary is zero); never both, never neither.
+// slot is one server-id in use. Either a binary holds it, and grace is nil, or
+// it is in grace, and binary is the zero B.
 type slot[B, P comparable] struct {
 	binary B
-	since  uint64       // when binary arrived, in arrivals
-	grace  *grace       // identity of the grace running now
-	phones map[P]uint64 // each with when it arrived; nil until the first
-	remote map[P]uint64 // the same, of those whose socket another node has
+	since  uint64       // the join order of binary
+	grace  *grace       // identity of the grace that runs now
+	phones map[P]uint64 // with their join order; nil until the first
+	remote map[P]uint64 // the same, of phones whose socket another node has
 }
 
-// grace is one waiting period of one slot. It is made before its timer is
-// armed, because the timer's body compares it: Stop does not wait for a
-// body that has begun, and a body that comes too late must find that it no
-// longer counts.
+// grace is one waiting period of one slot. It exists before its timer is armed,
+// because the timer's function compares it with the slot's grace: Stop does not
+// wait for a function that has begun, and a function that runs too late must
+// find that its grace no longer counts.
 type grace struct {
 	timer *clock.Timer
 }
 
-// Outcome is what the registry decided.
+// Outcome is a decision of the registry.
 type Outcome int
 
 // Outcomes of Claim, Takeover and Join.
@@ -92,10 +93,10 @@ const (
 	Reclaimed                    // it was in grace and is the caller's; Evicted must be closed
 	TakenOver                    // it was the incumbent's and is the caller's; Evicted must be closed
 	Held                         // another binary holds it
-	Vacant                       // nobody holds it any more: claim it
-	Joined                       // the phone is in
-	NoServer                     // nobody holds that server-id, not even in grace
-	Full                         // the slot has all the phones it may have
+	Vacant                       // no binary holds it any more: claim it
+	Joined                       // the phone has joined
+	NoServer                     // the server-id has no slot, not even one in grace
+	Full                         // the slot has as many phones as it may have
 	Refused                      // the registry drains
 )
 
@@ -104,7 +105,7 @@ var outcomeNames = [...]string{
 	Joined: "joined", NoServer: "no server", Full: "full", Refused: "refused",
 }
 
-// String names the outcome for traces and test failures.
+// String returns the name of the outcome, for traces and test failures.
 func (o Outcome) String() string {
 	if o > 0 && int(o) < len(outcomeNames) {
 		return outcomeNames[o]
@@ -112,20 +113,20 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("Outcome(%d)", int(o))
 }
 
-// SlotState is how a slot is.
+// SlotState is the state of a slot.
 type SlotState int
 
-// What a slot may be.
+// States of a slot.
 const (
-	SlotFree    SlotState = iota // nobody has it
-	SlotHeld                     // a binary does
-	SlotInGrace                  // it is kept for a binary that may come back
+	SlotFree    SlotState = iota // there is no such slot
+	SlotHeld                     // a binary holds it
+	SlotInGrace                  // it waits for a binary that may come back
 )
 
-// Claim is the answer to a binary that wants a slot.
+// Claim is the answer to a binary that claims a slot.
 type Claim[B, P comparable] struct {
 	Outcome   Outcome
-	Incumbent B   // who holds the slot, if Outcome is Held
+	Incumbent B   // the binary that holds the slot, if Outcome is Held
 	Evicted   []P // phones of the former holder, in the order they joined
 }
 
@@ -147,16 +148,16 @@ func NewRegistry[B, P comparable](cfg RegistryConfig[P]) *Registry[B, P] {
 	return r
 }
 
-// Reconfigure changes grace and cap to those of cfg; its other fields are
-// not looked at. A grace that runs keeps its end, a slot that is over the
-// cap its phones.
+// Reconfigure changes the grace and the limit of phones to those of cfg and
+// ignores its other fields. A grace that runs keeps its end. A slot that is over
+// the limit keeps its phones.
 func (r *Registry[B, P]) Reconfigure(cfg RegistryConfig[P]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.set(cfg)
 }
 
-// set is Reconfigure with the lock held, or before anybody else knows r.
+// set is Reconfigure with the lock held, or before r is shared.
 func (r *Registry[B, P]) set(cfg RegistryConfig[P]) {
 	r.period = cmp.Or(cfg.Grace, DefaultGrace)
 	r.maxPhones = cmp.Or(cfg.MaxPhones, DefaultMaxPhones)
@@ -166,9 +167,9 @@ func (r *Registry[B, P]) set(cfg RegistryConfig[P]) {
 // Claim gives the slot of id to b if it is free (Claimed) or in grace
 // (Reclaimed). A reclaim evicts every phone of the slot: their sessions
 // live in the memory of the binary that is gone. If a binary holds the
-// slot, nothing changes (Held): the caller probes that incumbent and goes
-// on with Takeover, or refuses b. b is not the zero B, and has not claimed
-// before.
+// slot, nothing changes (Held): the caller probes that incumbent and then
+// calls Takeover, or refuses b. b must not be the zero B, and must not hold a
+// slot.
 func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -184,7 +185,7 @@ func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
 		r.grant(s, b)
 		return Claim[B, P]{Outcome: Claimed}
 	case s.grace != nil:
-		s.grace.timer.Stop() // what has begun all the same finds s.grace changed
+		s.grace.timer.Stop() // a function that has begun already finds s.grace changed
 		s.grace = nil
 		r.counts.InGrace--
 		r.counts.Binaries++
@@ -195,9 +196,9 @@ func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
 }
 
 // Takeover gives the slot of id to b if exactly incumbent holds it: a
-// compare-and-swap, so that of many rivals one wins. Its phones are evicted
-// as by a reclaim. If another binary holds the slot by now the answer is
-// Held; if none does, Vacant, and b may claim it.
+// compare-and-swap, so that only one of many rivals wins. It evicts the phones
+// as a reclaim does. If another binary holds the slot by now, the outcome is
+// Held; if no binary does, it is Vacant, and b may claim the slot.
 func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B) Claim[B, P] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -213,9 +214,9 @@ func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B) Claim[B, P] 
 	return Claim[B, P]{Outcome: TakenOver, Evicted: r.grant(s, b)}
 }
 
-// Release ends b's hold of id: the slot goes into grace, its phones stay.
-// Unless b holds the slot nothing happens and Release reports false, so a
-// displaced binary's late cleanup cannot touch its successor.
+// Release ends b's hold of id: the slot goes into grace, and its phones stay.
+// If b does not hold the slot, Release changes nothing and reports false, so the
+// late cleanup of a displaced binary cannot affect its successor.
 func (r *Registry[B, P]) Release(id wire.ServerID, b B) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -234,8 +235,8 @@ func (r *Registry[B, P]) Release(id wire.ServerID, b B) bool {
 	return true
 }
 
-// expire is the body of grace g's timer: slot and phones go, unless g is
-// no longer the grace that runs.
+// expire is the function of g's timer. It removes the slot and its phones,
+// unless g is no longer the grace that runs.
 func (r *Registry[B, P]) expire(id wire.ServerID, g *grace) {
 	phones, ok := r.evict(id, g)
 	if ok {
@@ -243,7 +244,7 @@ func (r *Registry[B, P]) expire(id wire.ServerID, g *grace) {
 	}
 }
 
-// evict is the one step of expire that holds the lock.
+// evict is the part of expire that holds the lock.
 func (r *Registry[B, P]) evict(id wire.ServerID, g *grace) ([]P, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -259,11 +260,11 @@ func (r *Registry[B, P]) evict(id wire.ServerID, g *grace) ([]P, bool) {
 	return phones, true
 }
 
-// Revoke takes the slot of id away without a grace, and returns who must be
-// closed: its binary, or the zero B if it was in grace, and its phones in
-// the order they joined. If b is not the zero B that happens only while b
-// holds the slot. It reports false, and changes nothing, if there is no
-// such slot.
+// Revoke removes the slot of id without a grace, and returns the connections
+// that must be closed: its binary, or the zero B if it was in grace, and its
+// phones in the order they joined. If b is not the zero B, Revoke removes the
+// slot only while b holds it. It reports false, and changes nothing, if there is
+// no such slot.
 func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -274,7 +275,7 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 	}
 	delete(r.slots, id)
 	if s.grace != nil {
-		s.grace.timer.Stop() // what has begun all the same finds no slot
+		s.grace.timer.Stop() // a function that has begun already finds no slot
 		r.counts.InGrace--
 	} else {
 		r.counts.Binaries--
@@ -284,7 +285,7 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 	return s.binary, phones, true
 }
 
-// Holds reports whether b itself, not just any binary, holds id.
+// Holds reports whether exactly b holds id.
 func (r *Registry[B, P]) Holds(id wire.ServerID, b B) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -302,7 +303,7 @@ func (r *Registry[B, P]) Holder(id wire.ServerID) B {
 	return none
 }
 
-// Slot says how the slot of id is.
+// Slot returns the state of the slot of id.
 func (r *Registry[B, P]) Slot(id wire.ServerID) SlotState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -315,10 +316,10 @@ func (r *Registry[B, P]) Slot(id wire.ServerID) SlotState {
 	return SlotHeld
 }
 
-// Drain refuses everything from now on. It returns the server-ids in use, in
-// the order in which their binaries came, and the phones that are away, in
-// theirs. Nothing else changes: who is connected stays so and graces run on;
-// the caller revokes slot by slot, and has each phone return.
+// Drain refuses all claims and joins from now on. It returns the server-ids in
+// use, in the join order of their binaries, and the proxied phones in theirs.
+// Nothing else changes: connections stay, and graces go on. The caller then
+// calls Revoke for each slot and UncountProxied for each phone.
 func (r *Registry[B, P]) Drain() (ids []wire.ServerID, proxied []P) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -330,8 +331,8 @@ func (r *Registry[B, P]) Drain() (ids []wire.ServerID, proxied []P) {
 	return sortedByJoinOrder(since), sortedByJoinOrder(r.proxied)
 }
 
-// grant makes b the holder of s and returns the phones of the one before,
-// which are joined no longer. Called with the lock held.
+// grant makes b the holder of s. It removes the phones of the binary before and
+// returns them. The lock is held.
 func (r *Registry[B, P]) grant(s *slot[B, P], b B) []P {
 	r.joins++
 	s.binary, s.since = b, r.joins
@@ -340,8 +341,8 @@ func (r *Registry[B, P]) grant(s *slot[B, P], b B) []P {
 	return evicted
 }
 
-// publish sets the gauges from the counts. Called with the lock held, by
-// every step that changed a count, so that they cannot drift.
+// publish sets the gauges from the counts. Every method that changes a count
+// calls it before it releases the lock, so that the two cannot differ.
 func (r *Registry[B, P]) publish() {
 	r.peaks.note(r.counts)
 	r.gauges.set(r.counts)

@@ -9,14 +9,14 @@ import (
 )
 
 // Join adds p to the slot of id and returns the binary that holds it, or
-// the zero B while the slot is in grace. Since every change of holder
-// evicts the phones, that binary is p's for as long as p is joined.
-// NoServer wins over Full. A p that is in already stays as it is.
+// the zero B while the slot is in grace. Every change of holder evicts the
+// phones, so that binary is p's for as long as p is joined. The outcome is
+// Joined, NoServer, Full or Refused. If p has joined already, Join changes
+// nothing.
 func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, false) }
 
-// JoinRemote is Join for a phone whose socket another node has. It takes one
-// of the slot's places all the same, but it is that node's to count among
-// the connected.
+// JoinRemote is Join for a phone whose socket another node has. The phone counts
+// towards the limit of the slot, but that other node counts it as connected.
 func (r *Registry[B, P]) JoinRemote(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, true) }
 
 func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
@@ -55,8 +55,8 @@ func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
 	return s.binary, Joined
 }
 
-// Leave takes p out of the slot of id. It reports false, and changes
-// nothing, if p is not in it: whoever evicted p has counted it already.
+// Leave removes p from the slot of id. It reports false, and changes nothing, if
+// p is not in it, for example because p has been evicted.
 func (r *Registry[B, P]) Leave(id wire.ServerID, p P) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,9 +79,9 @@ func (r *Registry[B, P]) Leave(id wire.ServerID, p P) bool {
 	return true
 }
 
-// CountProxied counts p, whose socket is here, among the connected phones while it
-// is joined to a slot of another node, which decides. It reports false if
-// the registry drains.
+// CountProxied counts p as a connected phone: its socket is here, and it has
+// joined a slot of another node. It reports false, and changes nothing, if the
+// registry drains.
 func (r *Registry[B, P]) CountProxied(p P) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,8 +97,8 @@ func (r *Registry[B, P]) CountProxied(p P) bool {
 	return true
 }
 
-// UncountProxied ends what Depart began. It reports false, and changes nothing, if p
-// is not away.
+// UncountProxied ends the counting of p. It reports false, and changes nothing,
+// if p is not counted.
 func (r *Registry[B, P]) UncountProxied(p P) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -111,8 +111,8 @@ func (r *Registry[B, P]) UncountProxied(p P) bool {
 	return true
 }
 
-// removePhones takes all phones out of s and the counts and returns them in the
-// order they joined. Called with the lock held.
+// removePhones removes all phones from s and from the counts, and returns them in
+// the order they joined. The lock is held.
 func (r *Registry[B, P]) removePhones(s *slot[B, P]) []P {
 	r.counts.Phones -= len(s.phones)
 	r.counts.Remote -= len(s.remote)
@@ -125,37 +125,37 @@ func (r *Registry[B, P]) removePhones(s *slot[B, P]) []P {
 	return sortedByJoinOrder(all)
 }
 
-// has reports whether p is joined.
+// has reports whether p has joined s.
 func (s *slot[B, P]) has(p P) bool {
 	_, here := s.phones[p]
 	_, there := s.remote[p]
 	return here || there
 }
 
-// joined is how many phones there are.
+// joined returns the number of phones in s.
 func (s *slot[B, P]) joined() int { return len(s.phones) + len(s.remote) }
 
-// sortedByJoinOrder returns the keys of m by when they arrived.
+// sortedByJoinOrder returns the keys of m in the order of their values.
 func sortedByJoinOrder[T comparable](m map[T]uint64) []T { return joinOrderOf(m).sortedByJoinOrder() }
 
-// joinOrder are some that arrived, each with its turn.
+// joinOrder is a list of binaries, phones or connections with their join order.
 type joinOrder[T any] []joinedAt[T]
 
 type joinedAt[T any] struct {
-	who   T
-	order uint64
+	joined T
+	order  uint64
 }
 
-// joinOrderOf copies m: what is to be sorted while nobody holds its lock.
+// joinOrderOf copies m, so that the copy can be sorted without the lock of m.
 func joinOrderOf[T comparable](m map[T]uint64) joinOrder[T] {
 	as := make(joinOrder[T], 0, len(m))
-	for t, turn := range m {
-		as = append(as, joinedAt[T]{t, turn})
+	for t, order := range m {
+		as = append(as, joinedAt[T]{t, order})
 	}
 	return as
 }
 
-// sortedByJoinOrder sorts as and returns who they are.
+// sortedByJoinOrder sorts as and returns its elements without their order.
 func (as joinOrder[T]) sortedByJoinOrder() []T {
 	slices.SortFunc(as, func(a, b joinedAt[T]) int { return cmp.Compare(a.order, b.order) })
 	if len(as) == 0 {
@@ -163,7 +163,7 @@ func (as joinOrder[T]) sortedByJoinOrder() []T {
 	}
 	ts := make([]T, len(as))
 	for i, a := range as {
-		ts[i] = a.who
+		ts[i] = a.joined
 	}
 	return ts
 }
