@@ -1,12 +1,12 @@
 package relay
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -148,24 +148,12 @@ func (c Config) withDefaults() Config {
 	if c.Push == nil {
 		c.Push = func(wire.ServerID, wire.PushWake) error { return errPushOff }
 	}
-	d := Defaults()
-	c.Grace = cmp.Or(c.Grace, d.Grace)
-	c.Probe = cmp.Or(c.Probe, d.Probe)
-	c.Heartbeat = cmp.Or(c.Heartbeat, d.Heartbeat)
-	c.MessageTimeout = cmp.Or(c.MessageTimeout, d.MessageTimeout)
-	c.WriteTimeout = cmp.Or(c.WriteTimeout, d.WriteTimeout)
-	c.RoomTimeout = cmp.Or(c.RoomTimeout, d.RoomTimeout)
-	c.Linger = cmp.Or(c.Linger, d.Linger)
-	c.MaxPhones = cmp.Or(c.MaxPhones, d.MaxPhones)
-	c.MaxConns = cmp.Or(c.MaxConns, d.MaxConns)
-	c.MaxConnsPerAddress = cmp.Or(c.MaxConnsPerAddress, d.MaxConnsPerAddress)
-	c.Rate = cmp.Or(c.Rate, d.Rate)
-	c.Burst = cmp.Or(c.Burst, d.Burst)
-	c.PhoneMessage = cmp.Or(c.PhoneMessage, d.PhoneMessage)
-	c.BinaryMessage = cmp.Or(c.BinaryMessage, d.BinaryMessage)
-	c.Fragments = cmp.Or(c.Fragments, d.Fragments)
-	c.PhoneOutbox = cmp.Or(c.PhoneOutbox, d.PhoneOutbox)
-	c.BinaryOutbox = cmp.Or(c.BinaryOutbox, d.BinaryOutbox)
+	d, v := reflect.ValueOf(Defaults()), reflect.ValueOf(&c).Elem()
+	for i := range d.NumField() {
+		if v.Field(i).IsZero() {
+			v.Field(i).Set(d.Field(i))
+		}
+	}
 	return c
 }
 

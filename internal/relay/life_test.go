@@ -1,13 +1,12 @@
 package relay
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pyrycode/pyrycode-relay/internal/golden"
 )
 
 // This file has the life of a slot as a table: for each state and each step, the
@@ -227,26 +226,6 @@ func lifePicture() string {
 	return b.String()
 }
 
-var update = flag.Bool("update", false, "write the generated parts of the pages")
-
 func TestTheDesignPageHasTheLifeOfASlot(t *testing.T) {
-	path := filepath.Join("..", "..", "docs", "design.md")
-	page, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const begin, end = "<!-- life -->\n", "<!-- /life -->\n"
-	before, rest, ok := strings.Cut(string(page), begin)
-	got, after, closed := strings.Cut(rest, end)
-	switch want := lifePicture(); {
-	case !ok || !closed:
-		t.Fatalf("docs/design.md has no %s… %s", begin, end)
-	case got == want:
-	case *update:
-		if err := os.WriteFile(path, []byte(before+begin+want+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	default:
-		t.Error("docs/design.md differs from the table: make docs")
-	}
+	golden.Section(t, "docs/design.md", "life", lifePicture())
 }
