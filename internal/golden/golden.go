@@ -52,7 +52,12 @@ func check(t testing.TB, name, got, want, text string) {
 			t.Fatal(err)
 		}
 	default:
-		t.Errorf("%s differs from the code: make docs\ngot:\n%s\nwant:\n%s", name, got, want)
+		has, wants := strings.Split(got, "\n"), strings.Split(want, "\n")
+		n := 0
+		for n < min(len(has), len(wants))-1 && has[n] == wants[n] {
+			n++
+		}
+		t.Errorf("%s differs from the code: make docs; first in\n%s\nwant\n%s", name, has[n], wants[n])
 	}
 }
 
