@@ -91,7 +91,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	}
 	err := c.operate(ctx, name, b, stdout)
 	if err != nil {
-		log := daemon.NewLogWriter(stderr, "text") // it may be a pipe that is full
+		log := daemon.NewLogWriter(stderr, "text") // stderr may be a full pipe
 		fmt.Fprintf(log, "pyrycode-relay %s: %v\n", name, err)
 		log.Flush(daemon.FlushTime)
 		return failed
