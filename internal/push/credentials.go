@@ -15,20 +15,20 @@ import (
 	"golang.org/x/oauth2/jwt"
 )
 
-// scope is all that the relay may do with the service account.
+// scope is the only permission that the relay requests for the service account.
 const scope = "https://www.googleapis.com/auth/firebase.messaging"
 
-// Credentials are a service account that may send through FCM. They print as
-// the name of their project and no more.
+// Credentials are a service account that may send through FCM. Printing them shows only
+// the id of their project.
 type Credentials struct {
 	project string
 	account jwt.Config
 }
 
-// String is the project's id, which is no secret.
+// String returns the id of the project, which is not secret.
 func (c *Credentials) String() string { return c.project }
 
-// GoString is the project's id, too.
+// GoString returns the id of the project.
 func (c *Credentials) GoString() string { return c.project }
 
 // equal reports whether c and o are the same account and key. Both may be nil.
@@ -43,9 +43,8 @@ func (c *Credentials) equal(o *Credentials) bool {
 // project-id, or example.com:project-id
 var projectID = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{2,98}[a-z0-9]$`)
 
-// ParseCredentials reads the JSON file of a service account, as the Firebase
-// console hands it out. An error says what the file must have, and quotes
-// nothing of it.
+// ParseCredentials parses the JSON file of a service account from the Firebase console.
+// An error states the requirement that text does not meet, and quotes no part of text.
 func ParseCredentials(text []byte) (*Credentials, error) {
 	var file struct {
 		Type       string `json:"type"`
@@ -82,7 +81,7 @@ func ParseCredentials(text []byte) (*Credentials, error) {
 	}}, nil
 }
 
-// rsaKey reports whether oauth2 will be able to sign with the key.
+// rsaKey reports whether oauth2 can sign with the key.
 func rsaKey(text string) bool {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
@@ -96,8 +95,8 @@ func rsaKey(text string) bool {
 	return err == nil && ok
 }
 
-// Endpoint reports whether secrets may be sent to a URL: it has TLS, or ends
-// on this machine.
+// Endpoint reports whether secrets may be sent to a URL: it uses TLS, or its host is this
+// machine.
 func Endpoint(text string) bool {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {

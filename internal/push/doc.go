@@ -1,16 +1,16 @@
 // Package push wakes phones that have no connection, through Firebase Cloud
 // Messaging (FCM).
 //
-// A binary asks for a wake with a push_wake envelope; the relay hands it to
-// [Sender.Wake]. There it is admitted at once or not at all, so that no
-// reader of a binary waits. What is admitted runs as a goroutine of its own,
-// survives its binary, and ends in exactly one log line and one count.
+// A binary asks for a wake with a push_wake envelope, which the relay passes to
+// [Sender.Wake]. Wake admits it immediately or refuses it, so that no reader of a
+// binary waits. An admitted wake runs in a goroutine of its own, continues after the end
+// of its binary, and ends in exactly one log line and one count.
 //
-// A wake says nothing: it is a data message with a constant in it, and makes
-// the app connect. So a wake that comes twice is harmless, and one that comes
-// late is still of use.
+// A wake has no content: it is a data message with a constant in it, and makes the app
+// connect. A wake that arrives twice is therefore harmless, and a late one is still
+// useful.
 //
-// Three things are secret: the service account's key, the access tokens that
-// it buys, and the tokens of devices. So no error of another package is ever
-// logged or returned as it is: each is put into words of this package first.
+// Three things are secret: the key of the service account, the access tokens that it
+// obtains, and the tokens of devices. Errors of other packages may contain them, so this
+// package never logs or returns such an error. It replaces each by a text of its own.
 package push

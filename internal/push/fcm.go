@@ -19,20 +19,19 @@ import (
 	"time"
 )
 
-// A second attempt is made where it is likely to help: with a new access
-// token if FCM does not take the old one, and after a pause if FCM is not
-// available or not reached. There is no third, none when FCM asks for a longer
-// pause, and none against a quota: a wake holds one of few places, and a
-// binary that still needs its phone asks again.
+// A wake makes a second attempt in two cases: with a new access token if FCM refuses the
+// old one, and after a pause if FCM is unavailable or was not reached. It never makes a
+// third attempt, nor a second one if FCM asks for a longer pause or a quota is exceeded:
+// few wakes may be in flight, and a binary that still needs its phone asks again.
 const (
 	pause    = 2 * time.Second
 	maxPause = 5 * time.Second
 )
 
-// maxAnswer is how much of an answer of FCM's is read, in bytes.
+// maxAnswer is the greatest number of bytes that is read of an answer of FCM.
 const maxAnswer = 64 << 10
 
-// fcm sends messages by FCM's HTTP v1 interface, with one account.
+// fcm sends messages through FCM's HTTP v1 interface, with one account.
 type fcm struct {
 	credentials *Credentials
 	url         string
@@ -40,8 +39,8 @@ type fcm struct {
 	tokens      *tokens
 }
 
-// newClient is what FCM and token endpoints are asked with. A nil transport
-// is one of its own.
+// newClient returns the client for requests to FCM and to token endpoints. If transport
+// is nil, the client has a transport of its own.
 func newClient(transport http.RoundTripper) *http.Client {
 	if transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
@@ -51,7 +50,7 @@ func newClient(transport http.RoundTripper) *http.Client {
 	}
 	return &http.Client{
 		Transport: transport,
-		// A redirect could take a token anywhere.
+		// A redirect can send a token to any server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -65,8 +64,8 @@ func newFCM(c *Credentials, endpoint string, client *http.Client) *fcm {
 	}
 }
 
-// request is the message. It has no notification, or Android would show
-// something by itself, and no content.
+// request is the message. It has no content, and no notification, which Android shows
+// without the app.
 type request struct {
 	Message message `json:"message"`
 }
@@ -93,7 +92,7 @@ func newRequest(token string) request {
 func (f *fcm) deliver(ctx context.Context, token string) (id string, fail *failure) {
 	body, err := json.Marshal(newRequest(token))
 	if err != nil {
-		return "", &failure{invalid, "the message cannot be encoded", never} // never happens to texts
+		return "", &failure{invalid, "the message cannot be encoded", never} // texts can always be encoded
 	}
 	if id, fail = f.attempt(ctx, body); fail == nil || !sleep(ctx, fail.again) {
 		return id, fail
@@ -101,8 +100,8 @@ func (f *fcm) deliver(ctx context.Context, token string) (id string, fail *failu
 	return f.attempt(ctx, body)
 }
 
-// sleep waits, and reports whether it did: not if d is too long, and not if
-// ctx has ended.
+// sleep waits for d. It returns false immediately if d is longer than maxPause or than the
+// rest of ctx, and later if ctx ends meanwhile.
 func sleep(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); d > maxPause || ok && time.Until(deadline) <= d {
 		return false
@@ -125,7 +124,7 @@ func (f *fcm) attempt(ctx context.Context, body []byte) (id string, fail *failur
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url, bytes.NewReader(body))
 	if err != nil {
-		return "", &failure{unexpected, "FCM's address is not one", never} // it has been checked
+		return "", &failure{unexpected, "FCM's address is not one", never} // the endpoint was validated at the start
 	}
 	req.Header.Set("Authorization", "Bearer "+access)
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
@@ -136,7 +135,7 @@ func (f *fcm) attempt(ctx context.Context, body []byte) (id string, fail *failur
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil && ctx.Err() != nil {
-		return "", ended(ctx, what) // else what came may do
+		return "", ended(ctx, what) // otherwise the part that was read is used
 	}
 	if resp.StatusCode == http.StatusOK {
 		return messageID(answer)
@@ -148,7 +147,7 @@ func (f *fcm) attempt(ctx context.Context, body []byte) (id string, fail *failur
 	return "", fail
 }
 
-// messageID reads the answer of success, {"name":"projects/…/messages/ID"}.
+// messageID returns the ID in an answer of success, {"name":"projects/…/messages/ID"}.
 func messageID(answer []byte) (string, *failure) {
 	var said struct {
 		Name string `json:"name"`
@@ -159,14 +158,14 @@ func messageID(answer []byte) (string, *failure) {
 	return said.Name[strings.LastIndexByte(said.Name, '/')+1:], nil
 }
 
-// fcmCodes are the errors that may be repeated in a log.
+// fcmCodes are the error codes that may appear in a log.
 var fcmCodes = []string{
 	"INVALID_ARGUMENT", "UNREGISTERED", "SENDER_ID_MISMATCH", "QUOTA_EXCEEDED", "UNAVAILABLE", "INTERNAL", "THIRD_PARTY_AUTH_ERROR",
 	"UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION",
 }
 
-// errorCode is FCM's own code in an answer, or else the general one; empty if
-// it is neither.
+// errorCode returns FCM's own code in an answer, or else the general one, or "" if the
+// answer has neither.
 func errorCode(answer []byte) string {
 	var said struct {
 		Error struct {
@@ -176,7 +175,7 @@ func errorCode(answer []byte) string {
 			} `json:"details"`
 		} `json:"error"`
 	}
-	_ = json.Unmarshal(answer, &said) // it may be anything
+	_ = json.Unmarshal(answer, &said) // answer may not be JSON
 	code := said.Error.Status
 	for _, d := range said.Error.Details {
 		if d.ErrorCode != "" {
@@ -189,7 +188,7 @@ func errorCode(answer []byte) string {
 	return code
 }
 
-// refused makes a failure of an answer that is not 200.
+// refused returns the failure for an answer with another status than 200.
 func refused(status int, retryAfter string, answer []byte) *failure {
 	code := errorCode(answer)
 	text := fmt.Sprintf("FCM answers %d", status)
@@ -215,8 +214,8 @@ func refused(status int, retryAfter string, answer []byte) *failure {
 	return &failure{unexpected, text, never}
 }
 
-// pauseFor is the pause that FCM asks for, or the usual one. It may ask with
-// a date, too, but does not.
+// pauseFor returns the pause that FCM asks for in seconds, or the default. HTTP also allows
+// a date, which FCM does not use.
 func pauseFor(retryAfter string) time.Duration {
 	if s, err := strconv.ParseUint(retryAfter, 10, 31); err == nil {
 		return max(time.Duration(s)*time.Second, pause)
@@ -224,8 +223,8 @@ func pauseFor(retryAfter string) time.Duration {
 	return pause
 }
 
-// noAnswer makes a failure of a request that was not answered. It says why
-// only in words that it knows: others may hold an address with a password.
+// noAnswer returns the failure for a request without an answer. Its text has only known
+// causes, because other error texts may contain an address with a password.
 func noAnswer(ctx context.Context, what string, err error) *failure {
 	if ctx.Err() != nil {
 		return ended(ctx, what)
@@ -250,7 +249,7 @@ func noAnswer(ctx context.Context, what string, err error) *failure {
 	return &failure{unreachable, what + " cannot be reached: " + why, pause}
 }
 
-// ended makes a failure of a wake whose time is up, or that is cancelled.
+// ended returns the failure of a wake that has exceeded its time or was cancelled.
 func ended(ctx context.Context, what string) *failure {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &failure{timeout, what + " did not answer in " + wakeTime.String(), never}

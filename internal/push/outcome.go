@@ -6,16 +6,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// outcome is what became of a wake: a closed set of label values.
+// outcome is the result of a wake, a label value from a closed set.
 type outcome string
 
 const (
 	sent outcome = "sent"
 
-	// What FCM, or the way to it, made of an admitted wake.
+	// Results of an admitted wake.
 	unregistered outcome = "unregistered"    // the app is gone from the device
-	invalid      outcome = "invalid"         // not a token, says FCM
-	mismatch     outcome = "sender_mismatch" // a token of another project
+	invalid      outcome = "invalid"         // FCM does not accept the token
+	mismatch     outcome = "sender_mismatch" // the token belongs to another project
 	auth         outcome = "auth"            // the service account is not accepted
 	quota        outcome = "quota"
 	unavailable  outcome = "unavailable"
@@ -24,7 +24,7 @@ const (
 	unexpected   outcome = "unexpected_answer"
 	cancelled    outcome = "cancelled" // by the end of the relay
 
-	// Why a wake was not admitted.
+	// Reasons why a wake was not admitted.
 	off        outcome = "off"
 	malformed  outcome = "malformed"
 	limited    outcome = "limited_rate"
@@ -37,7 +37,7 @@ var outcomes = []outcome{
 	off, malformed, limited, crowded, inShutdown,
 }
 
-// metrics is what operators see. All series exist at 0 from the start.
+// metrics are the metrics of push wakes. All series exist from the start, at 0.
 type metrics struct {
 	all      []prometheus.Collector
 	wakes    map[outcome]prometheus.Counter
@@ -83,12 +83,12 @@ func (s *Sender) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// failure is why a wake did not get through.
+// failure is the reason why a wake failed.
 type failure struct {
 	outcome outcome
 	text    string        // for the log, in words of this package
-	again   time.Duration // when a second attempt may be made; never: not at all
+	again   time.Duration // the pause before a second attempt; never: no second attempt
 }
 
-// never is far beyond the time of a wake.
+// never is longer than any wake may take.
 const never time.Duration = 1 << 62

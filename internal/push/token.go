@@ -13,17 +13,17 @@ import (
 	"golang.org/x/oauth2/jwt"
 )
 
-// tokenPause is how long a failure to get an access token stands for those
-// who ask next: 32 wakes must not ask 32 times a server that has just failed.
+// tokenPause is how long a failure to get an access token is returned to other wakes, so
+// that 32 wakes do not send 32 requests to a server that has just failed.
 const tokenPause = time.Second
 
-// tokens has the access token of the service account, and gets a new one
-// when the old one is about to end.
+// tokens has the access token of the service account, and requests a new one shortly
+// before the old one expires.
 type tokens struct {
 	account jwt.Config
 	client  *http.Client
 
-	turn   chan struct{} // holds one value while somebody looks at what is below, or fetches
+	turn   chan struct{} // a lock for the fields below; it has one value while a wake holds it
 	token  *oauth2.Token
 	failed *failure
 	until  time.Time // failed stands until then
@@ -33,8 +33,8 @@ func newTokens(account jwt.Config, client *http.Client) *tokens {
 	return &tokens{account: account, client: client, turn: make(chan struct{}, 1)}
 }
 
-// get returns an access token. It waits no longer than ctx allows, also when
-// another wake fetches.
+// get returns an access token. It returns when ctx ends, also while another wake requests
+// the token.
 func (t *tokens) get(ctx context.Context) (string, *failure) {
 	select {
 	case t.turn <- struct{}{}:
@@ -56,7 +56,7 @@ func (t *tokens) get(ctx context.Context) (string, *failure) {
 	return token.AccessToken, nil
 }
 
-// reject forgets a token that FCM does not take.
+// reject forgets the token access, which FCM has refused.
 func (t *tokens) reject(ctx context.Context, access string) {
 	select {
 	case t.turn <- struct{}{}:
@@ -69,8 +69,9 @@ func (t *tokens) reject(ctx context.Context, access string) {
 	}
 }
 
-// within makes every request of a client one of ctx: package jwt makes one
-// without. It keeps why the last one failed, of which jwt keeps only words.
+// within adds ctx to every request of a client, because package jwt makes requests
+// without a context. It also keeps the error of the last request, of which jwt keeps only
+// the text.
 type within struct {
 	ctx  context.Context
 	next http.RoundTripper
@@ -83,7 +84,7 @@ func (w *within) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// fetch buys a token.
+// fetch requests a token.
 func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, *failure) {
 	const what = "the token endpoint"
 	w := &within{ctx: ctx, next: t.client.Transport}
@@ -103,7 +104,7 @@ func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, *failure) {
 	return nil, &failure{unexpected, what + " gave an answer without a token", never}
 }
 
-// oauthErrors are the errors that may be repeated in a log (RFC 6749, 5.2).
+// oauthErrors are the error codes that may appear in a log (RFC 6749, 5.2).
 var oauthErrors = []string{
 	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
 	"access_denied", "disabled_client", "org_internal", "admin_policy_enforced",
@@ -113,7 +114,7 @@ func refusedToken(status int, body []byte) *failure {
 	var said struct {
 		Error string `json:"error"`
 	}
-	_ = json.Unmarshal(body, &said) // it may be anything
+	_ = json.Unmarshal(body, &said) // body may not be JSON
 	text := fmt.Sprintf("the token endpoint answers %d", status)
 	if slices.Contains(oauthErrors, said.Error) {
 		text += " " + said.Error

@@ -5,14 +5,13 @@ import (
 	"unicode/utf8"
 )
 
-// maxReason is what a close's 125 bytes leave beside the code.
+// maxReason is the greatest length of a reason: the 125 bytes of a close without the code.
 const maxReason = maxShort - 2
 
-// AppendClose appends a whole close message. The reason is cut at 123 bytes, not
-// inside a rune, and before anything that is not UTF-8. [CloseNone] makes an
-// empty payload, so without a reason; any other code that is not
-// [CloseCode.Legal] is sent as [CloseInternal], since a peer would take the
-// relay for broken.
+// AppendClose appends a whole close message. The reason is cut at 123 bytes, not inside a
+// rune, and before the first byte that is not UTF-8. With [CloseNone] the payload is
+// empty and has no reason. Any other code that is not [CloseCode.Legal] is sent as
+// [CloseInternal], because peers treat an illegal code as an error of the relay.
 func AppendClose(dst []byte, code CloseCode, reason string) []byte {
 	if code == CloseNone {
 		return AppendHeader(dst, OpClose, 0)
@@ -33,9 +32,9 @@ func AppendClose(dst []byte, code CloseCode, reason string) []byte {
 	return append(dst, reason[:n]...)
 }
 
-// ParseClose reads the payload of a close message. An empty one gives
-// [CloseNone]. The error is a [*ProtocolError]: 1002 for half a code or one that
-// may not be sent, 1007 for a reason that is not UTF-8 (RFC 6455 §5.5.1, §7.4).
+// ParseClose parses the payload of a close message. The code of an empty payload is
+// [CloseNone]. The error is a [*ProtocolError]: 1002 for a payload of one byte or an
+// illegal code, 1007 for a reason that is not UTF-8 (RFC 6455 §5.5.1, §7.4).
 func ParseClose(payload []byte) (code CloseCode, reason string, err error) {
 	if len(payload) == 0 {
 		return CloseNone, "", nil

@@ -3,8 +3,8 @@ package wire
 // CloseCode is the status code of a WebSocket close (RFC 6455 §7.4).
 type CloseCode uint16
 
-// The close codes that the relay itself sends or looks for. Binaries close
-// their phones with others, which are passed through.
+// The close codes that the relay itself sends or handles. Binaries close their phones
+// with others, which the relay passes through.
 const (
 	// CloseNone means that no code was given. It is never sent: RFC 6455 §7.1.5
 	// expresses it by an empty close payload.
@@ -18,15 +18,15 @@ const (
 	CloseTooBig      CloseCode = 1009 // message over the limit
 	CloseInternal    CloseCode = 1011 // heartbeat missed, backlog full
 	CloseRestart     CloseCode = 1012 // the relay restarts (IANA registry)
-	CloseTryAgain    CloseCode = 1013 // too many claims wait already (IANA registry)
+	CloseTryAgain    CloseCode = 1013 // too many claims wait (IANA registry)
 
-	CloseNoServer      CloseCode = 4404 // nobody holds the server-id, or it was reclaimed
+	CloseNoServer      CloseCode = 4404 // no binary holds the server-id, or it was reclaimed
 	CloseServerInUse   CloseCode = 4409 // the server-id's holder is alive
 	CloseTooManyPhones CloseCode = 4429 // the server-id has all its phones
 )
 
-// The reason texts that go with the relay's own close codes. Clients may show
-// or compare them, so they do not change.
+// The reasons of the relay's own close codes. Clients may show or compare them, so they
+// must not change.
 const (
 	ReasonShuttingDown  = "shutting down"
 	ReasonHeartbeat     = "heartbeat timeout"
@@ -39,14 +39,14 @@ const (
 )
 
 // Legal reports whether c may be sent in a close: 1000–1003, 1007–1014 and
-// 3000–4999 (RFC 6455 §7.4 with the IANA registry as of 1014). The others are
-// reserved, or, like 1005 and 1006, only a way to talk about a close without a
-// code or without a close message.
+// 3000–4999 (RFC 6455 §7.4 with the IANA registry as of 1014). The other codes are
+// reserved. Of these, 1005 and 1006 denote a close without a code and an end without a
+// close message.
 func (c CloseCode) Legal() bool {
 	return c >= 1000 && c <= 1003 || c >= 1007 && c <= 1014 || c >= 3000 && c <= 4999
 }
 
-// labels holds the codes that the contract names, in the order of their text.
+// labels has the codes that the protocol names, in the order of their text.
 var labels = [...]struct {
 	code CloseCode
 	text string
@@ -73,9 +73,9 @@ var labels = [...]struct {
 
 const labelOther = "other"
 
-// Label is c as a metric's label value: its decimal digits if the contract
-// names it, else "other" (so for [CloseNone]). A peer may choose among 2,000
-// codes and must not be able to create as many series. It allocates nothing.
+// Label returns c as a label value for metrics: its decimal digits if the protocol names
+// it, and otherwise "other", also for [CloseNone]. A peer can choose among 2,000 codes and
+// must not be able to create as many series. Label does not allocate.
 func Label(c CloseCode) string {
 	for i := range labels {
 		if labels[i].code == c {
@@ -85,8 +85,8 @@ func Label(c CloseCode) string {
 	return labelOther
 }
 
-// Labels is every value that [Label] can return, sorted, so that all series can
-// be made at the start. The slice is the caller's.
+// Labels returns every value that [Label] can return, sorted, so that all series can be
+// created at the start. The slice belongs to the caller.
 func Labels() []string {
 	all := make([]string, 0, len(labels)+1)
 	for i := range labels {

@@ -1,5 +1,5 @@
-// Package wire is what crosses the wire between the relay and its two kinds of
-// peer, and nothing else: bytes in, values or bytes out.
+// Package wire encodes and decodes the messages between the relay and its two kinds of
+// peers: bytes in, values or bytes out.
 //
 // A binary (the user's daemon) holds a server-id; phones (its clients) join
 // that server-id. A phone sends and gets bare frames: a frame is one JSON text
@@ -10,20 +10,20 @@
 //	phone  <-- frame -->  relay  <-- {"conn_id":"c-…","frame":frame} -->  binary
 //
 // Frames and envelopes travel as WebSocket messages. On the wire a message is
-// one or more fragments (RFC 6455 calls these frames; that word is taken here),
-// with control fragments allowed between them. Layer by layer, from below:
+// one or more fragments (RFC 6455 calls these frames, a word that has another meaning
+// here), with control fragments allowed between them. The layers, from below:
 //
 //   - an [Assembler] turns the bytes of one connection into messages, the
 //     Append functions do the reverse;
 //   - [ParseEnvelope] opens a binary's message, [AppendEnvelopePrefix] wraps a
 //     phone's;
-//   - [ValidFrame] says whether a phone's message may be passed on;
-//   - [CloseCode] is how either side says why it ends.
+//   - [ValidFrame] reports whether a phone's message may be passed on;
+//   - [CloseCode] is the reason for which either side ends the connection.
 //
-// Before any of that there is one HTTP request, of which only the headers
-// matter: [ParseBinaryHello] and [ParsePhoneHello].
+// The connection begins with one HTTP request. [ParseBinaryHello] and [ParsePhoneHello]
+// parse its headers.
 //
-// The package is tolerant of what arrives and exact in what it sends. It is
-// pure: it knows no sockets, no clocks and no locks, starts no goroutines, and
-// keeps nothing between calls but a pool of spent buffers.
+// The package accepts every form that the protocol allows, and always produces the same
+// form. It uses no sockets, clocks or locks, starts no goroutines, and keeps nothing
+// between calls except a pool of free buffers.
 package wire

@@ -2,8 +2,8 @@ package wire
 
 import "net/http"
 
-// The headers of the upgrade request that the relay reads, as clients spell
-// them. There is deliberately no x-pyrycode-token: it is not looked at.
+// The headers of the upgrade request that the relay reads, in the spelling of clients.
+// The relay does not read x-pyrycode-token, so it is not in this list.
 const (
 	HeaderServer    = "x-pyrycode-server"
 	HeaderVersion   = "x-pyrycode-version"
@@ -14,26 +14,26 @@ const (
 // maxLogged is the length in bytes at which a header that is only logged is cut.
 const maxLogged = 128
 
-// BinaryHello is what a binary says of itself when it connects.
+// BinaryHello is the content of the headers of a binary's upgrade request.
 type BinaryHello struct {
 	Server  ServerID
 	Version string // for the log only: through Printable, at most 128 bytes
 }
 
-// PhoneHello is what a phone says of itself when it connects.
+// PhoneHello is the content of the headers of a phone's upgrade request.
 type PhoneHello struct {
 	Server ServerID
 	Device string // for the log only: through Printable, at most 128 bytes; may be empty
 }
 
-// HeaderError says which header of an upgrade request breaks which rule. It
-// never holds the header's value, so it may go to the peer and to the log.
+// HeaderError names the header of an upgrade request that breaks a rule, and the rule. It
+// never contains the header's value, so it may be sent to the peer and logged.
 type HeaderError struct {
 	Header string // one of the Header constants
-	Rule   string // what is wrong, e.g. "missing or empty"
+	Rule   string // for example "missing or empty"
 }
 
-// Error is one line such as
+// Error returns one line such as
 //
 //	header x-pyrycode-server: missing or empty
 func (e *HeaderError) Error() string { return "header " + e.Header + ": " + e.Rule }

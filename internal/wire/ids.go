@@ -15,8 +15,8 @@ type ServerID string
 const MaxServerID = 256
 
 // ConnID names one phone's connection towards its binary. Every ConnID that
-// [NewConnID] makes is "c-" and 16 lower-case hexadecimal digits, so it needs
-// no escaping in JSON; to peers it is opaque.
+// [NewConnID] makes is "c-" and 16 lower-case hexadecimal digits, so it needs no escaping
+// in JSON. It is opaque to peers.
 type ConnID string
 
 const (
@@ -24,9 +24,9 @@ const (
 	connIDBytes  = 8
 )
 
-// NewConnID makes a ConnID of the next 8 bytes of r. An id that comes back
-// within one daemon's lifetime, relay restarts included, breaks that session,
-// so in production r is crypto/rand.Reader. The error is that of r.
+// NewConnID makes a ConnID from the next 8 bytes of r. In production r is
+// crypto/rand.Reader: an id that is used twice during the lifetime of one daemon, even
+// after a restart of the relay, breaks the session. The error is that of r.
 func NewConnID(r io.Reader) (ConnID, error) {
 	var raw [connIDBytes]byte
 	if _, err := io.ReadFull(r, raw[:]); err != nil {
@@ -38,9 +38,8 @@ func NewConnID(r io.Reader) (ConnID, error) {
 	return ConnID(id[:]), nil
 }
 
-// ConnIDNumber returns the 8 bytes that an id was made of, as one number, which
-// takes less memory than the id. ok is false if id is none that [NewConnID]
-// makes.
+// ConnIDNumber returns the 8 bytes from which id was made as one number, which takes less
+// memory than id. ok is false if id does not have the form of [NewConnID].
 func ConnIDNumber(id []byte) (n uint64, ok bool) {
 	if len(id) != len(connIDPrefix)+2*connIDBytes || string(id[:len(connIDPrefix)]) != connIDPrefix {
 		return 0, false

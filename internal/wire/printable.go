@@ -6,14 +6,14 @@ import (
 	"unicode/utf8"
 )
 
-// Printable makes s safe to log: what would not print ([strconv.IsPrint]:
-// control characters, line breaks, bidirectional overrides and the like) and
-// bytes that are not UTF-8 become Go escapes such as \n, \u202e or \xff, and the
-// result is cut at max bytes, never inside a rune or an escape. A backslash of
-// s stays as it is, so that Printable of a printable text changes nothing.
+// Printable makes s safe to log. Unprintable characters ([strconv.IsPrint]: control
+// characters, line breaks, bidirectional overrides and others) and bytes that are not
+// UTF-8 become Go escapes such as \n, \u202e or \xff. The result is cut at max bytes, never
+// inside a rune or an escape. A backslash in s is not escaped, so that Printable does not
+// change a printable text.
 //
-// A text that is clean and short enough is returned itself; any other result
-// shares no memory with s, which may be a great deal longer.
+// If s is printable and short enough, Printable returns s itself. Any other result shares
+// no memory with s, which may be much longer.
 func Printable(s string, max int) string {
 	clean := 0 // s[:clean] needs no escape and fits
 	for clean < len(s) {
@@ -29,7 +29,7 @@ func Printable(s string, max int) string {
 	return s
 }
 
-// escape is Printable from s[clean:] on, where the first escape is needed.
+// escape is Printable for an s that needs its first escape at s[clean].
 func escape(s string, clean, max int) string {
 	var room [12]byte // the longest piece is \U0010ffff
 	out := make([]byte, clean, min(max, len(s)+32))

@@ -2,21 +2,21 @@ package wire
 
 import "strconv"
 
-// ProtocolError is how a peer broke the WebSocket protocol or a limit, and what
-// its connection must be closed with.
+// ProtocolError is a breach of the WebSocket protocol or of a limit by a peer. Its
+// connection must be closed with this code and reason.
 type ProtocolError struct {
 	Code   CloseCode
 	Reason string // short; quotes nothing that the peer sent
 }
 
-// Error is a line for the log such as
+// Error returns a line for the log such as
 //
 //	close 1002: reserved bits set
 func (e *ProtocolError) Error() string {
 	return "close " + strconv.Itoa(int(e.Code)) + ": " + e.Reason
 }
 
-// All of them, made once: a peer that misbehaves costs no allocation.
+// All protocol errors. They are values, so that a misbehaving peer causes no allocation.
 var (
 	errRsv           = &ProtocolError{CloseProtocol, "reserved bits set"}
 	errOpcode        = &ProtocolError{CloseProtocol, "unknown opcode"}

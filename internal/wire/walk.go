@@ -2,16 +2,16 @@ package wire
 
 import "encoding/binary"
 
-// FrameTracker follows what a server sends, to know where messages end. The zero
-// value stands before the first. It looks at headers only.
+// FrameTracker follows the byte stream of a server and knows where messages end. It reads
+// only headers. The zero value is at the beginning of the stream.
 type FrameTracker struct {
-	left   uint64 // bytes of the message's payload still to come
+	left   uint64 // bytes of the message's payload that have not passed
 	header [MaxHeader]byte
 	have   uint8
 	closed bool
 }
 
-// Skip goes over p.
+// Skip advances over p, the next bytes of the stream.
 func (w *FrameTracker) Skip(p []byte) {
 	for len(p) > 0 {
 		if w.left > 0 {
@@ -27,7 +27,7 @@ func (w *FrameTracker) Skip(p []byte) {
 	}
 }
 
-// begin starts a message if its header is complete.
+// begin starts a message when its header is complete.
 func (w *FrameTracker) begin() {
 	if w.have < 2 {
 		return
@@ -46,6 +46,6 @@ func (w *FrameTracker) begin() {
 	w.closed = w.closed || Opcode(w.header[0]&bitsOp) == OpClose
 }
 
-// Whole reports whether another message may follow: the last has ended and
-// was not a close.
+// Whole reports whether a further message may follow: the last message has ended and was
+// not a close.
 func (w *FrameTracker) Whole() bool { return w.left == 0 && w.have == 0 && !w.closed }

@@ -2,7 +2,7 @@ package wire
 
 import "encoding/binary"
 
-// Opcode says what a WebSocket message is (RFC 6455 §5.2).
+// Opcode is the kind of a WebSocket message (RFC 6455 §5.2).
 type Opcode byte
 
 // The opcodes of RFC 6455; all others are reserved.
@@ -19,17 +19,17 @@ const (
 // fragmented, has at most 125 bytes, and may come between fragments of another.
 func (op Opcode) Control() bool { return op&8 != 0 }
 
-// MaxHeader is the length in bytes of the longest header that the relay sends;
-// a server does not mask.
+// MaxHeader is the length in bytes of the longest header that the relay sends. It has no
+// masking key, because a server does not mask.
 const MaxHeader = 10
 
-// What is in the first two bytes of a header, and the bounds of RFC 6455 §5.2.
+// The content of the first two bytes of a header, and the bounds of RFC 6455 §5.2.
 const (
 	bitFin   = 0x80 // first byte: last fragment of its message
-	bitsRsv  = 0x70 // first byte: extensions, of which none is negotiated
+	bitsRsv  = 0x70 // first byte: extensions, which are never negotiated
 	bitsOp   = 0x0f // first byte
 	bitMask  = 0x80 // second byte: a masking key follows the length
-	bitsLen  = 0x7f // second byte: the length, or where it stands
+	bitsLen  = 0x7f // second byte: the length, or len16 or len64
 	len16    = 126  // the length is in the next 2 bytes
 	len64    = 127  // the length is in the next 8 bytes
 	maxShort = 125  // the longest length without either; the longest control message
