@@ -46,7 +46,7 @@ func TestFramesKeepTheirBytes(t *testing.T) {
 				if err := b.WriteMessage(op, []byte(envelope)); err != nil {
 					t.Fatal(err)
 				}
-				// White space around a frame is the envelope's, as of any JSON value.
+				// White space around a frame belongs to the envelope, not to the frame.
 				if got, want := p.Recv(), strings.Trim(frame, " \t\r\n"); got != want && got != frame {
 					t.Fatalf("phone got %d bytes, %.60q; want %d bytes, %.60q", len(got), got, len(want), want)
 				}
@@ -55,8 +55,8 @@ func TestFramesKeepTheirBytes(t *testing.T) {
 	}
 }
 
-// encoding/json, with which daemons read envelopes, is the judge: what it takes
-// in an envelope passes both ways, and one level more passes neither way.
+// Daemons read envelopes with encoding/json. The deepest frame that it accepts in an
+// envelope passes in both directions, and a frame with one more level in neither.
 func TestTheLimitOfNestingHoldsInTheEnvelope(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
@@ -96,7 +96,7 @@ func TestTheLimitOfNestingHoldsInTheEnvelope(t *testing.T) {
 	}
 }
 
-// A daemon drops its connection at 1 MiB.
+// A daemon drops its connection at a message of 1 MiB.
 func TestTheLongestFrameIsUnder1MiBInItsEnvelope(t *testing.T) {
 	const most = 1<<20 - 1<<10
 	if err := (Config{PhoneMessage: most + 1}).withDefaults().validate(); err == nil {
@@ -114,7 +114,7 @@ func TestTheLongestFrameIsUnder1MiBInItsEnvelope(t *testing.T) {
 	p.WantClose(1009, "message too big")
 }
 
-func TestAFrameInAnyPiecesIsOneFrame(t *testing.T) {
+func TestAFrameInSeveralFragmentsArrivesAsOneFrame(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	p, id := n.offender(b)

@@ -12,7 +12,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// silent claims id and then neither reads nor answers.
+// silent connects a binary that claims id, and then neither reads nor answers.
 func (n *node) silent(id string) *peer {
 	n.t.Helper()
 	r := n.raw("/v1/server", binaryHeaders(id))
@@ -38,7 +38,7 @@ func TestAReclaimInGraceEvictsThePhones(t *testing.T) {
 	joined(t, b, n.phone("s1"))
 }
 
-func TestALiveIncumbentKeepsAll(t *testing.T) {
+func TestALiveIncumbentKeepsItsSlotAndPhones(t *testing.T) {
 	n := start(t, Config{Probe: patience}) // the answer decides, not the time
 	b := n.binary("s1")
 	p := n.phone("s1")
@@ -86,8 +86,8 @@ func TestADisplacedBinarysLateCleanupDoesNotHurtItsSuccessor(t *testing.T) {
 			n.wantMetric("takeovers_total", "", 1)
 			p := n.phone("s1")
 			id := joined(t, b, p)
-			// What the displaced one still says must go nowhere.
-			old.Frame(text, `{"conn_id":"`+id+`","frame":"from the grave","close_code":4401}`)
+			// Messages of the displaced binary must not be forwarded.
+			old.Frame(text, `{"conn_id":"`+id+`","frame":"late","close_code":4401}`)
 			switch leaving {
 			case "with a close":
 				old.Frame(bye, closePayload(1000, ""))
@@ -144,7 +144,7 @@ func TestOfSixteenRivalsForADeadIncumbentOneWins(t *testing.T) {
 	old.WantEnd(1011, "heartbeat timeout")
 }
 
-func TestSixtyFourClaimsAtOnceHaveOneWinner(t *testing.T) {
+func TestOfSixtyFourConcurrentClaimsOneSucceeds(t *testing.T) {
 	n := start(t, Config{Burst: 1000})
 	var wg sync.WaitGroup
 	var refused atomic.Int32
@@ -195,8 +195,8 @@ func TestSixtyFourClaimsAtOnceHaveOneWinner(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 1})
 }
 
-// block has phones of id send until the socket of its binary, which does not
-// read, takes nothing more.
+// block makes phones of id send until the socket of its binary, which does not read, takes
+// no more bytes.
 func (n *node) block(id string) {
 	n.t.Helper()
 	b := n.holder(id)
@@ -250,8 +250,8 @@ func TestAnIncumbentBehindABacklogIsNotDisplacedByTheProbe(t *testing.T) {
 }
 
 func TestAnIncumbentInTheMiddleOfAMessageIsAlive(t *testing.T) {
-	// Its pong is behind the message it sends, which takes longer than the
-	// probe; but bytes keep coming.
+	// The incumbent's pong is behind its message, which takes longer than the probe.
+	// Bytes of the message keep arriving.
 	n := start(t, Config{Probe: 150 * time.Millisecond})
 	b := n.silent("s1")
 	incumbent := n.holder("s1")
@@ -270,9 +270,9 @@ func TestAnIncumbentInTheMiddleOfAMessageIsAlive(t *testing.T) {
 	}
 }
 
-// A binary answers a rival's ping and dies; its next life claims before that
-// answer has come. The answer says nothing about it.
-func TestAnAnswerRefusesThoseItWasAskedFor(t *testing.T) {
+// A binary answers the ping for a rival and dies. Its daemon restarts and claims before
+// that answer arrives. The answer refuses the first rival, not the restarted daemon.
+func TestAnAnswerToAPingRefusesOnlyTheRivalsBeforeThePing(t *testing.T) {
 	n := start(t, Config{Probe: 500 * time.Millisecond})
 	b := n.silent("s1")
 	incumbent := n.holder("s1")
@@ -397,7 +397,7 @@ func TestAShutdownIsNotADeadIncumbent(t *testing.T) {
 	}
 }
 
-func TestServerIDsDoNotKnowEachOther(t *testing.T) {
+func TestServerIDsAreIndependent(t *testing.T) {
 	n := start(t, Config{})
 	a, b := n.binary("s1"), n.binary("S1")
 	pa, pb := n.phone("s1"), n.phone("S1")
@@ -407,7 +407,7 @@ func TestServerIDsDoNotKnowEachOther(t *testing.T) {
 	n.wantCounts(Counts{Binaries: 2, Phones: 2})
 }
 
-func TestWhatABinarySaysAsItClaimsIsHeardOnce(t *testing.T) {
+func TestTheFirstMessageOfABinaryIsTakenOnce(t *testing.T) {
 	const binaries = 200
 	n := start(t, Config{Burst: 1000})
 	for i := range binaries {
@@ -419,7 +419,7 @@ func TestWhatABinarySaysAsItClaimsIsHeardOnce(t *testing.T) {
 	n.wantMetric("dropped_frames_total", "unknown_phone", binaries) // and none came after
 }
 
-func TestWhatAClaimantSaysWaitsForItsSlot(t *testing.T) {
+func TestAMessageOfAClaimantWaitsForItsSlot(t *testing.T) {
 	n := start(t, Config{Probe: 100 * time.Millisecond})
 	n.silent("s1")
 	incumbent := n.holder("s1")

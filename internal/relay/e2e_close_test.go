@@ -15,7 +15,7 @@ func notice(id string, code int) string {
 	return fmt.Sprintf(`{"conn_id":%q,"close_code":%d}`, id, code)
 }
 
-// offender is a raw phone of s1 that the binary b has heard of.
+// offender returns a raw phone of s1 and its conn-id, which b has received.
 func (n *node) offender(b *peer) (r *peer, id string) {
 	n.t.Helper()
 	r = n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
@@ -155,8 +155,8 @@ func TestTheLimitOfABinarysMessage(t *testing.T) {
 	p := n.phone("s1")
 	p.Send(`"hello"`)
 	id := connIDOf(t, b.Await(wstest.Text))
-	// White space makes the envelope as long as may be, and the frame no longer
-	// than the phone's outbox takes.
+	// White space fills the envelope to the limit. The frame still fits the phone's
+	// outbox.
 	envelope := `{"conn_id":"` + id + `","frame":"` + strings.Repeat("a", limit-1000) + `"}`
 	envelope += strings.Repeat(" ", limit-len(envelope))
 	b.Frame(text, envelope)
@@ -244,7 +244,7 @@ func TestACloseIsAnsweredWithItsCode(t *testing.T) {
 	b.Reset()
 }
 
-func TestAMissedPongIs1011(t *testing.T) {
+func TestAMissingPongIs1011(t *testing.T) {
 	n := start(t, Config{Heartbeat: 60 * time.Millisecond, Grace: time.Minute})
 	b := n.raw("/v1/server", binaryHeaders("s1"))
 	n.wantCounts(Counts{Binaries: 1})
@@ -254,7 +254,7 @@ func TestAMissedPongIs1011(t *testing.T) {
 	n.wantMetric("heartbeat_timeouts_total", "", 2)
 }
 
-func TestAPeerThatPongsLives(t *testing.T) {
+func TestAPeerThatAnswersPingsStaysConnected(t *testing.T) {
 	n := start(t, Config{Heartbeat: 40 * time.Millisecond})
 	b := n.binary("s1")
 	msgs, _ := b.Hear()
@@ -268,7 +268,7 @@ func TestAPeerThatPongsLives(t *testing.T) {
 }
 
 func TestAMessageThatNeverEndsIsClosed(t *testing.T) {
-	// It answers every ping and has something to say all the time.
+	// The peer answers every ping and sends bytes all the time.
 	n := start(t, Config{Heartbeat: 40 * time.Millisecond, MessageTimeout: 150 * time.Millisecond})
 	b := n.binary("s1")
 	msgs, _ := b.Hear()
@@ -295,7 +295,7 @@ func TestAMessageThatNeverEndsIsClosed(t *testing.T) {
 	}
 }
 
-func TestHalfAHeaderIsAMessageBegun(t *testing.T) {
+func TestHalfAHeaderStartsTheTimeOfAMessage(t *testing.T) {
 	n := start(t, Config{MessageTimeout: 50 * time.Millisecond})
 	n.binary("s1")
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
@@ -327,7 +327,7 @@ func TestAPhoneThatDoesNotReadIsClosedOnceItsBacklogIsFull(t *testing.T) {
 	joined(t, b, bystander)
 }
 
-// wantQuietClose is wantClose without a word on what comes before.
+// wantQuietClose is wantClose, but ignores the messages before the close.
 func (p *peer) wantQuietClose(code int, reason string) {
 	p.t.Helper()
 	_ = p.SetReadDeadline(time.Now().Add(patience))
@@ -341,7 +341,7 @@ func (p *peer) wantQuietClose(code int, reason string) {
 	}
 }
 
-// flood has p send frame until the connection ends.
+// flood makes p send frame until the connection ends.
 func (p *peer) flood(frame string) {
 	go func() {
 		for p.WriteMessage(wstest.Text, []byte(frame)) == nil {
@@ -363,7 +363,7 @@ func TestAPhoneWhoseBinaryHasNoRoomForTooLongIsClosed(t *testing.T) {
 	}
 }
 
-// lastOf reads what has been put for b.
+// lastOf reads the messages that wait for b and returns the last one.
 func lastOf(b *peer, n *node) (last string, err error) {
 	holder := n.holder("s1")
 	for {
@@ -399,14 +399,14 @@ func TestAWriteThatTakesTooLongEndsTheConnection(t *testing.T) {
 	n.wait("the phone's socket to be closed", func() bool { return n.sockets() == 1 })
 }
 
-func TestCloseCodesOfTheBinary(t *testing.T) {
+func TestABinaryCanCloseItsPhonesWithAnyLegalCode(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	for code, want := range map[string]int{
 		"1000": 1000, "1001": 1001, "1002": 1002, "1003": 1003, "1007": 1007, "1008": 1008, "1009": 1009, "1010": 1010,
 		"1011": 1011, "1012": 1012, "1013": 1013, "1014": 1014, "3000": 3000, "3999": 3999, "4000": 4000,
 		"4401": 4401, "4404": 4404, "4408": 4408, "4412": 4412, "4421": 4421, "4426": 4426, "4999": 4999,
-		// What may not be on the wire.
+		// Codes that are not legal on the wire.
 		"1": 1011, "-1": 1011, "-4401": 1011, "999": 1011, "1004": 1011, "1005": 1011, "1006": 1011, "1015": 1011,
 		"1016": 1011, "2000": 1011, "2999": 1011, "5000": 1011, "65535": 1011, "65536": 1011, "66536": 1011,
 		"69937": 1011, "4294968296": 1011, "9223372036854775807": 1011,

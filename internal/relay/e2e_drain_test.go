@@ -13,7 +13,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
+func TestADrainUnderTrafficClosesAllConnections(t *testing.T) {
 	n := start(t, Config{})
 	var ends []<-chan end
 	var traffic []func()
@@ -97,7 +97,7 @@ func TestADrainUnderTrafficClosesEveryone(t *testing.T) {
 	}
 }
 
-func TestAnAbortEndsADrainThatPeersHoldUp(t *testing.T) {
+func TestAnAbortEndsADrainWhenPeersDoNotAnswer(t *testing.T) {
 	n := start(t, Config{Linger: time.Minute})
 	b := n.silent("s1")
 	n.wantCounts(Counts{Binaries: 1})
@@ -118,7 +118,7 @@ func TestAnAbortEndsADrainThatPeersHoldUp(t *testing.T) {
 	}
 }
 
-// family is a binary and its phones.
+// family is a binary with its phones.
 type family struct {
 	binary *peer
 	phones [2]*peer
@@ -194,7 +194,7 @@ func TestASpreadDrainClosesSlotBySlot(t *testing.T) {
 	}
 }
 
-// zeros is randomness that is none.
+// zeros is a source of random bytes that are all 0.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) {
@@ -252,10 +252,9 @@ func TestARivalThatWaitsIsNotRefusedForGoodByADrain(t *testing.T) {
 	clk.advance(time.Hour)
 }
 
-// What waits for a phone when a drain begins arrives before the close or is
-// counted as dropped: nothing is lost without a trace, and nothing counts as
-// forwarded that does not arrive.
-func TestADrainKeepsItsBooks(t *testing.T) {
+// A frame that waits for a phone when a drain begins arrives before the close, or counts
+// as dropped. A frame that does not arrive never counts as forwarded.
+func TestADrainCountsEveryFrame(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s")
 	slow := n.narrow("/v1/client", headers(wire.HeaderServer, "s"))

@@ -73,7 +73,7 @@ func TestADirectiveWaitsForASlowPhonesBacklog(t *testing.T) {
 	p.WantClose(4421, "")
 }
 
-func TestABadEnvelopeCostsItselfOnly(t *testing.T) {
+func TestABadEnvelopeIsDroppedAndTheConnectionStaysOpen(t *testing.T) {
 	n := start(t, Config{})
 	b, other := n.binary("s1"), n.binary("s2")
 	p, stranger := n.phone("s1"), n.phone("s2")

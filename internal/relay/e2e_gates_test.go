@@ -13,7 +13,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// ledger expects each attempt to be counted once and under its outcome.
+// ledger checks that each attempt is counted once, under its outcome.
 type ledger struct {
 	n    *node
 	want map[string]float64
@@ -21,8 +21,8 @@ type ledger struct {
 
 func (n *node) ledger() *ledger { return &ledger{n, n.series("ws_upgrade_attempts_total")} }
 
-// moved says that one more attempt has had outcome, given as endpoint/outcome.
-// All other series must be where they were.
+// moved expects that one more attempt has this outcome, given as endpoint/outcome, and
+// that all other series are unchanged.
 func (l *ledger) moved(outcome string) {
 	l.n.t.Helper()
 	if _, ok := l.want[outcome]; !ok {
@@ -159,7 +159,7 @@ func TestNoOriginIsAllowedUnlessConfigured(t *testing.T) {
 	}
 }
 
-// retryAfterOf is the Retry-After of a refusal, in seconds.
+// retryAfterOf returns the Retry-After of a refusal, in seconds.
 func retryAfterOf(t testing.TB, resp *http.Response) int {
 	t.Helper()
 	s, err := strconv.Atoi(resp.Header.Get("Retry-After"))
@@ -177,7 +177,7 @@ func TestTooManyAttemptsFromOneAddressAre429(t *testing.T) {
 	n.phone("s1")
 	l.moved("client/accept")
 	for i, door := range []string{"server", "client"} {
-		// Without the headers too: the rate is the outermost gate.
+		// The second request has no headers: the rate is the outermost gate.
 		for j, h := range []http.Header{binaryHeaders("s2"), {}} {
 			_, resp, _ := n.ask(handshake("/v1/"+door, h))
 			if resp.StatusCode != http.StatusTooManyRequests {
@@ -242,7 +242,7 @@ func TestARefusedRequestGivesItsPlaceBack(t *testing.T) {
 	}
 }
 
-// places is how many places in the connection table are taken.
+// places returns the number of places in the connection table that are taken.
 func (n *node) places() int {
 	n.table.mu.Lock()
 	defer n.table.mu.Unlock()
@@ -270,7 +270,7 @@ func TestADrainingRelayAnswers503(t *testing.T) {
 	}
 }
 
-func TestABadHandshakeIsToldWhichPartIsWrong(t *testing.T) {
+func TestTheAnswerToABadHandshakeNamesTheWrongPart(t *testing.T) {
 	const secret = "s3cr3t"
 	n := start(t, Config{})
 	l := n.ledger()
@@ -352,10 +352,10 @@ func TestABadHandshakeIsToldWhichPartIsWrong(t *testing.T) {
 	n.wait("the places to be free", func() bool { return n.places() == 0 })
 }
 
-// pingFrame is a ping of a client, masked with zeros.
+// pingFrame is a client's ping with the masking key 0.
 const pingFrame = "\x89\x80\x00\x00\x00\x00"
 
-func TestAHandshakeIsTakenInEveryFormThatIsAllowed(t *testing.T) {
+func TestEveryValidFormOfAHandshakeIsAccepted(t *testing.T) {
 	n := start(t, Config{})
 	good := handshake("/v1/server", binaryHeaders("s1"))
 	for name, request := range map[string]string{
@@ -391,7 +391,7 @@ func TestEverythingElseIs404(t *testing.T) {
 	l.same()
 }
 
-func TestTheDoorsHaveV2Aliases(t *testing.T) {
+func TestTheEndpointsHaveV2Aliases(t *testing.T) {
 	n := start(t, Config{})
 	l := n.ledger()
 	b := n.dial("/v2/server", binaryHeaders("s1"))

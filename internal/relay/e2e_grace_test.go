@@ -10,7 +10,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// wantGauges compares what is scraped.
+// wantGauges fails the test unless a scrape shows these counts.
 func (n *node) wantGauges(want Counts) {
 	n.t.Helper()
 	n.wantCounts(want)
@@ -24,7 +24,7 @@ func (n *node) wantGauges(want Counts) {
 	}
 }
 
-func TestTheGaugesThroughAGrace(t *testing.T) {
+func TestTheGaugesAreRightThroughAGrace(t *testing.T) {
 	n := start(t, Config{Grace: 300 * time.Millisecond})
 	n.wantGauges(Counts{})
 	b := n.binary("s1")
@@ -70,8 +70,8 @@ func TestEveryEndOfABinaryBeginsAGrace(t *testing.T) {
 	}
 }
 
-// inGrace leaves s1 in grace with one phone that joined before and one that
-// joined since; both have sent frame.
+// inGrace brings s1 into grace, with one phone that joined before the grace and one that
+// joined in it. Both have sent frame.
 func (n *node) inGrace(frame string) (before, since *peer) {
 	n.t.Helper()
 	b := n.binary("s1")
@@ -121,7 +121,7 @@ func TestAPhoneThatSendsInGraceIsHeld(t *testing.T) {
 			}
 		})
 		t.Run(fmt.Sprintf("longer than a message may take, %d bytes", size), func(t *testing.T) {
-			// It has come whole: that it is held is not the phone's fault.
+			// The frame has arrived whole, so the time limit of a message does not apply.
 			n := start(t, Config{Grace: 4 * time.Second, MessageTimeout: 2 * time.Second})
 			before, since := n.inGrace(frame)
 			before.WantClose(1000, "")
@@ -130,7 +130,7 @@ func TestAPhoneThatSendsInGraceIsHeld(t *testing.T) {
 	}
 }
 
-func TestAPhoneThatSendsInGraceAndVanishesLeavesNothing(t *testing.T) {
+func TestAPhoneThatSendsInGraceAndFailsIsRemoved(t *testing.T) {
 	for _, how := range []string{"reset", "close"} {
 		vanish := func(ps ...*peer) {
 			for _, p := range ps {
@@ -183,7 +183,7 @@ func TestAPhoneMayLeaveInGrace(t *testing.T) {
 	}
 }
 
-func TestAPhoneHeldInGraceStillHearsItsPings(t *testing.T) {
+func TestAPhoneThatIsParkedInGraceStillGetsPings(t *testing.T) {
 	n := start(t, Config{Grace: 500 * time.Millisecond, Heartbeat: 50 * time.Millisecond})
 	b := n.binary("s1")
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))

@@ -13,8 +13,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// roundTrips has p exchange frames with its echoing binary until stop, and
-// returns the longest time that one took.
+// roundTrips makes p exchange frames with its binary, which echoes them, until stop. It
+// returns the longest time of a round trip, and their number.
 func (p *peer) roundTrips(stop <-chan struct{}) (worst time.Duration, count int, err error) {
 	for ; ; count++ {
 		select {
@@ -40,11 +40,11 @@ func (p *peer) roundTrips(stop <-chan struct{}) (worst time.Duration, count int,
 	}
 }
 
-func TestWhoDoesNotReadDisturbsNobodyElse(t *testing.T) {
+func TestAPeerThatDoesNotReadDelaysNoOther(t *testing.T) {
 	const stall = 1500 * time.Millisecond
 	n := start(t, Config{PhoneOutbox: 256 << 10, BinaryOutbox: 2 << 20})
 
-	// s1: its binary floods a phone that never reads, and echoes the others.
+	// The binary of s1 floods a phone that never reads, and echoes the others.
 	b1 := n.binary("s1")
 	deaf := n.narrow("/v1/client", headers(wire.HeaderServer, "s1"))
 	deafID := joined(t, b1, deaf)
@@ -84,10 +84,10 @@ func TestWhoDoesNotReadDisturbsNobodyElse(t *testing.T) {
 		}
 	}()
 
-	// s2: healthy all through.
+	// s2 is healthy all the time.
 	n.binary("s2").Echo()
 
-	// s3: its binary stalls while its phones flood it.
+	// The binary of s3 does not read while its phones flood it.
 	b3 := n.narrow("/v1/server", binaryHeaders("s3"))
 	n.wait("the claim", func() bool { return n.held("s3") })
 	stalled := n.holder("s3")
@@ -139,7 +139,7 @@ func TestWhoDoesNotReadDisturbsNobodyElse(t *testing.T) {
 		t.Error("the stalled binary lost its slot")
 	}
 
-	// It reads on, and everything comes, each phone's frames in order.
+	// When it reads again, all frames arrive, those of each phone in order.
 	var next [senders]int
 	for range senders * frames {
 		var who, f int

@@ -11,7 +11,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-func TestTheBinaryIsToldHowAPhoneEnded(t *testing.T) {
+func TestTheCloseNoticeHasTheCodeOfThePhonesClose(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	for _, tt := range []struct {
@@ -41,7 +41,7 @@ func TestTheBinaryIsToldHowAPhoneEnded(t *testing.T) {
 	}
 }
 
-func TestThereIsNoNoticeOfWhatTheBinaryAskedFor(t *testing.T) {
+func TestACloseThatTheBinaryRequestedCausesNoNotice(t *testing.T) {
 	n := start(t, Config{})
 	b := n.binary("s1")
 	for i, close := range []string{`"frame":null,"close_code":4401`, `"frame":"last","close_code":1000`, `"close_code":4421`} {
@@ -118,7 +118,7 @@ func TestANoticeComesAfterThePhonesLastFrame(t *testing.T) {
 	}
 }
 
-func TestANewBinaryHearsNothingOfPhonesItNeverHad(t *testing.T) {
+func TestANewBinaryGetsNoNoticeOfPhonesItNeverHad(t *testing.T) {
 	for _, how := range []string{"reclaim", "takeover"} {
 		t.Run(how, func(t *testing.T) {
 			n := start(t, Config{Probe: 50 * time.Millisecond, Burst: 1000})
@@ -157,7 +157,7 @@ func TestANewBinaryHearsNothingOfPhonesItNeverHad(t *testing.T) {
 				p.Close()
 				n.wantCounts(Counts{InGrace: 1})
 				n.wait("all to be gone", func() bool { return n.sockets() == 0 })
-				// The next round claims in grace; its phones are new.
+				// The next round claims in grace, with new phones.
 			}
 		})
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-func TestWakesAreHandedOnWithTheirServerID(t *testing.T) {
+func TestWakesArePassedOnWithTheirServerID(t *testing.T) {
 	type wake struct {
 		id wire.ServerID
 		wire.PushWake

@@ -12,7 +12,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// shown is one scrape of the registry's figures.
+// shown is one scrape of the registry's gauges and its counter of expiries.
 type shown struct{ binaries, phones, inGrace, expiries float64 }
 
 func scrapeFigures(g prometheus.Gatherer) (s shown, err error) {
@@ -39,8 +39,8 @@ func scrapeFigures(g prometheus.Gatherer) (s shown, err error) {
 	return s, nil
 }
 
-// wrong says what cannot be so at any moment, with so many server-ids and so
-// many phones to a slot; was is the scrape before.
+// wrong returns an error if s is impossible with this number of server-ids and of phones
+// per slot. was is the scrape before.
 func (s shown) wrong(was shown, ids, phones int) error {
 	slots := s.binaries + s.inGrace
 	switch {

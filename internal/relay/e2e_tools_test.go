@@ -16,11 +16,11 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// host is where the node listens.
+// host returns the address of the node's listener.
 func (n *node) host() string { return strings.TrimPrefix(n.url, "ws://") }
 
-// series returns what is scraped under name: values by label values, joined
-// with slashes in the order of label names.
+// series returns the scraped values of a metric. The keys are the label values, joined
+// with slashes in the order of the label names.
 func (n *node) series(name string) map[string]float64 {
 	n.t.Helper()
 	families, err := n.Metrics().Gather()
@@ -55,14 +55,14 @@ func (n *node) metric(name, labels string) float64 {
 	return v
 }
 
-// wantMetric waits until a counter, which moves after what a peer can see,
-// has come to want.
+// wantMetric waits until a counter has the value want. Counters change after the event
+// that a peer can see.
 func (n *node) wantMetric(name, labels string, want float64) {
 	n.t.Helper()
 	n.wait(fmt.Sprintf("%s{%s} to be %g", name, labels, want), func() bool { return n.metric(name, labels) == want })
 }
 
-// wait is until with a word for what is waited for.
+// wait is until, with a description of cond for the error message.
 func (n *node) wait(what string, cond func() bool) {
 	n.t.Helper()
 	for end := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
@@ -80,7 +80,7 @@ func (n *node) wantCounts(want Counts) {
 	}
 }
 
-// holder returns the binary that holds id, nil if none does.
+// holder returns the binary that holds id, or nil.
 func (n *node) holder(id string) *binary {
 	n.registry.mu.Lock()
 	defer n.registry.mu.Unlock()
@@ -90,7 +90,7 @@ func (n *node) holder(id string) *binary {
 	return nil
 }
 
-// joinedTo returns the phones of id, in the order they joined.
+// joinedTo returns the phones of id in join order.
 func (n *node) joinedTo(id string) (all []*phone) {
 	n.registry.mu.Lock()
 	defer n.registry.mu.Unlock()
@@ -104,17 +104,17 @@ func (n *node) joinedTo(id string) (all []*phone) {
 	return all
 }
 
-// sockets is how many connections are open.
+// sockets returns the number of open connections.
 func (n *node) sockets() int {
 	n.table.mu.Lock()
 	defer n.table.mu.Unlock()
 	return len(n.table.conns)
 }
 
-// waitingRivals is how many claimants wait for b's answer.
+// waitingRivals returns the number of claimants that wait for b's answer.
 func (b *binary) waitingRivals() int { return b.probe.rivalsNow() }
 
-// queued is what is charged to an outbox.
+// queued returns the bytes that are charged to an outbox.
 func (o *outbox) queued() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -125,8 +125,8 @@ func binaryHeaders(id string) http.Header {
 	return headers(wire.HeaderServer, id, wire.HeaderVersion, "1")
 }
 
-// tryDial is dial for tasks that may not end the test, and for connections
-// that may be refused.
+// tryDial is dial for goroutines that must not end the test, and for connections that may
+// be refused.
 func (n *node) tryDial(path string, h http.Header) (*peer, error) {
 	c, _, err := wstest.Dial(n.url+path, h)
 	if err != nil {
@@ -135,8 +135,8 @@ func (n *node) tryDial(path string, h http.Header) (*peer, error) {
 	return n.peer(c), nil
 }
 
-// dialNarrow connects with a small receive buffer, so that not much hides in
-// the kernel while the peer does not read.
+// dialNarrow connects with a small receive buffer, so that the kernel stores little while
+// the peer does not read.
 func dialNarrow(network, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: patience, Control: func(_, _ string, c syscall.RawConn) (err error) {
 		cerr := c.Control(func(fd uintptr) {
@@ -158,10 +158,10 @@ func (n *node) narrow(path string, h http.Header) *peer {
 	return n.peer(c)
 }
 
-// end is how a connection ended.
+// end is the end of a connection: its close code and reason, or its error.
 type end = wstest.End
 
-// within takes from c what must come.
+// within receives from c, and fails the test if nothing arrives in time.
 func within[T any](t testing.TB, what string, c <-chan T) T {
 	t.Helper()
 	select {
@@ -173,14 +173,14 @@ func within[T any](t testing.TB, what string, c <-chan T) T {
 	}
 }
 
-// joined has p send a frame and returns the conn-id that the binary b sees.
+// joined makes p send a frame, and returns the conn-id in the envelope that b gets.
 func joined(t testing.TB, b, p *peer) string {
 	t.Helper()
 	p.Send(`"hello"`)
 	return connIDOf(t, b.Recv())
 }
 
-// handshake is an upgrade request with the given headers.
+// handshake returns an upgrade request for path with the additional headers of h.
 func handshake(path string, h http.Header) string {
 	all := http.Header{"Sec-WebSocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
 	maps.Copy(all, h)
@@ -197,8 +197,8 @@ func (n *node) raw(path string, h http.Header) *peer {
 	return c
 }
 
-// ask sends one request as it stands and returns the answer and its body. The peer
-// is nil unless the answer is 101.
+// ask sends request unchanged and returns the answer and its body. The peer is nil unless
+// the answer is 101.
 func (n *node) ask(request string) (*peer, *http.Response, string) {
 	n.t.Helper()
 	c, err := dialNarrow("tcp", n.host())
@@ -231,7 +231,7 @@ const (
 	bye  = fin | wstest.Close
 )
 
-// masked is one fragment as a client sends it. first is FIN, RSV, opcode.
+// masked returns one masked fragment. first has FIN, RSV and the opcode.
 func masked(first byte, payload string) []byte { return wstest.AppendFrame(nil, first, payload) }
 
 func closePayload(code int, reason string) string { return string(wstest.ClosePayload(code, reason)) }
