@@ -8,9 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // One address takes as much of the relay's processors as it can, in every way that
@@ -93,7 +92,7 @@ func TestRow42GarbageHidesNobodyInTheLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := rival.ReadMessage(); !websocket.IsCloseError(err, 4409) {
+	if _, _, err := rival.ReadMessage(); !wstest.IsClose(err, 4409) {
 		t.Errorf("a rival of a live binary: %v; want 4409", err)
 	}
 	logged("server_id_conflict")
