@@ -163,26 +163,17 @@ func (p *Peer) Attend() <-chan End {
 }
 
 // Echo returns every envelope with a frame to the phone that it came from, in a
-// goroutine of its own, until p ends. The channel is closed then.
-func (p *Peer) Echo() <-chan struct{} {
+// goroutine of its own, until p ends.
+func (p *Peer) Echo() {
 	_ = p.SetReadDeadline(time.Time{})
-	return p.Conn.Echo()
-}
-
-// Echo returns every message with a frame to its sender, in a goroutine of its own,
-// until c ends. The channel is closed then.
-func (c *Conn) Echo() <-chan struct{} {
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
 		for {
-			b, err := c.Next()
-			if err != nil || bytes.Contains(b, []byte(`"frame"`)) && c.WriteMessage(Text, b) != nil {
+			b, err := p.Next()
+			if err != nil || bytes.Contains(b, []byte(`"frame"`)) && p.WriteMessage(Text, b) != nil {
 				return
 			}
 		}
 	}()
-	return ended
 }
 
 // On returns p as a Peer of another test, such as a subtest.
