@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // attacker opens connections of one address, which never read unless told to.
@@ -255,7 +254,7 @@ func (c *child) slowBinary(from string) (catchUp func()) {
 	sent := 0
 	c.until("something waits for the slow binary", func() bool {
 		for range 50 {
-			if err := p.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"k":%d,"x":"%s"}`, sent, strings.Repeat("x", 1000))); err != nil {
+			if err := p.WriteMessage(wstest.Text, fmt.Appendf(nil, `{"k":%d,"x":"%s"}`, sent, strings.Repeat("x", 1000))); err != nil {
 				c.t.Fatal(err)
 			}
 			sent++
@@ -313,7 +312,7 @@ func (c *child) newcomer(id, from string, until time.Time) {
 				continue
 			}
 			_ = p.SetReadDeadline(until)
-			_ = p.WriteMessage(websocket.TextMessage, []byte("1"))
+			_ = p.WriteMessage(wstest.Text, []byte("1"))
 			_, m, err := p.ReadMessage()
 			p.Close()
 			if err == nil && string(m) == "1" {

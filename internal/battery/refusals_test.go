@@ -29,7 +29,7 @@ func (n *node) asked(path, id string) refusal {
 	if resp == nil {
 		return refusal{sentence: err.Error()}
 	}
-	body, _ := io.ReadAll(resp.Body) // gorilla keeps the first KiB of it
+	body, _ := io.ReadAll(resp.Body)
 	return refusal{resp.StatusCode, strings.TrimSpace(string(body)), resp.Header.Get("Retry-After")}
 }
 
