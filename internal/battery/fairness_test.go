@@ -2,9 +2,11 @@ package battery
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,6 +60,55 @@ func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A holder sends something all the time and answers no ping. Its owner, who redials,
+// is not kept waiting for an answer that never comes.
+func TestRow43AClaimIsDecidedWhateverTheHolderAnswers(t *testing.T) {
+	n := start(t, func(c *config.Config) {
+		c.WriteTimeout, c.ConflictProbe = dose(time.Second, c.WriteTimeout), dose(300*time.Millisecond, c.ConflictProbe)
+	})
+	h := n.pair()
+	rivals := dose(2, 16)
+	given(t, "2 kinds of holders, %d claimants of each", rivals)
+	var all sync.WaitGroup
+	for name, text := range map[string]string{
+		"pongs that nobody asked for": frame(0x8a, "x"),
+		"frames":                      frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`),
+	} {
+		holder := n.raw("/v1/server", name[:5])
+		_ = holder.SetDeadline(time.Time{})
+		n.until("the holder is there", func() bool { return strings.Contains(n.log.String(), name[:5]) })
+		done := make(chan struct{})
+		var sends sync.WaitGroup
+		sends.Go(func() {
+			for {
+				if _, err := io.WriteString(holder, text); err != nil {
+					return
+				}
+				select {
+				case <-done:
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+		})
+		t.Cleanup(func() { close(done); sends.Wait() })
+		for range rivals {
+			begun := time.Now()
+			rival := n.raw("/v1/server", name[:5])
+			all.Go(func() {
+				if got := closeCode(rival); got != 1013 {
+					t.Errorf("%s: a claimant is closed with %d after %v; want 1013", name, got, time.Since(begun))
+				}
+				if took := time.Since(begun); took > dose(1300*time.Millisecond, 13*time.Second)+slack {
+					t.Errorf("%s: a claimant waits for %v", name, took)
+				}
+			})
+		}
+	}
+	all.Wait()
+	h.check()
 }
 
 // One connection has the relay log as much as it can. What happens to a stranger is

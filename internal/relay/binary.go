@@ -91,7 +91,7 @@ func (r *Relay) claim(b *binary) {
 			r.apply(b, c, nil)
 			return
 		}
-		if c.Incumbent.challenge(b) {
+		if c.Incumbent.challenge(b, r.at(b.began)) {
 			return
 		}
 		// It ended between the two. Should it have won its slot only after

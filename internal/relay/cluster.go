@@ -123,7 +123,7 @@ func (h *Host) Slot(id wire.ServerID) SlotState { return h.relay.registry.Slot(i
 func (h *Host) Probe(id wire.ServerID, answer func(Verdict)) {
 	r := h.relay
 	b := r.registry.Holder(id)
-	if b == nil || !b.challenge(&remoteRival{relay: r, server: id, answer: answer}) {
+	if b == nil || !b.challenge(&remoteRival{relay: r, server: id, answer: answer}, r.now()) {
 		answer(Nobody)
 	}
 }
@@ -193,6 +193,7 @@ type remoteRival struct {
 
 func (v *remoteRival) abandoned() bool { return false } // its node forgets the answer
 func (v *remoteRival) overflow()       { v.answer(Busy) }
+func (v *remoteRival) unanswered()     { v.answer(Busy) }
 func (v *remoteRival) refused(*binary) { v.answer(Alive) }
 func (v *remoteRival) vacant()         { v.answer(Nobody) }
 

@@ -18,8 +18,9 @@ import (
 // What the log takes of the records that peers can cause, in each second. It is
 // logRate records in all: logPool for whoever comes first, and logReserve of each
 // class for addresses of which the log has no record of that class in this second.
-// One address has at most a third of the pool. So neither a class nor an address keeps
-// another's records out. The others are suppressed and counted.
+// An address that has taken a third of the pool in the second before has at most a
+// third of it: only what comes in bursts may be more. So neither a class nor an address
+// keeps another's records out. The others are suppressed and counted.
 const (
 	logRate    = 100
 	logReserve = 8
@@ -65,8 +66,9 @@ type events struct {
 	pool       int         // records taken from it
 	reserved   [eventClasses]int
 	addresses  map[netip.Prefix]logged
-	suppressed [eventClasses]int // since they were last reported
-	pending    bool              // a timer is going to report them
+	before     map[netip.Prefix]logged // of the second before
+	suppressed [eventClasses]int       // since they were last reported
+	pending    bool                    // a timer is going to report them
 }
 
 // logged is what the log has of one address in this second.
@@ -83,6 +85,7 @@ func newEvents(log *slog.Logger, rt Runtime, suppressed [eventClasses]prometheus
 		dropped:   suppressed,
 		mu:        rt.NewLock("events"),
 		addresses: make(map[netip.Prefix]logged),
+		before:    make(map[netip.Prefix]logged),
 	}
 }
 
@@ -104,8 +107,12 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if now := e.clock.Now(); now.Sub(e.second) >= time.Second {
-		e.second, e.pool, e.reserved = now, 0, [eventClasses]int{}
+		e.addresses, e.before = e.before, e.addresses
 		clear(e.addresses)
+		if now.Sub(e.second) >= 2*time.Second {
+			clear(e.before)
+		}
+		e.second, e.pool, e.reserved = now, 0, [eventClasses]int{}
 	}
 	var whose netip.Prefix // the zero one is for all that are not told apart
 	if from.IsValid() {
@@ -119,7 +126,7 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 	switch {
 	case whose.IsValid() && !has.classes[class] && e.reserved[class] < logReserve:
 		e.reserved[class]++
-	case e.pool < logPool && has.pool < logPool/3:
+	case e.pool < logPool && (has.pool < logPool/3 || e.before[whose].pool < logPool/3):
 		e.pool++
 		has.pool++
 	default:

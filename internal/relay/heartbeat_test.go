@@ -287,6 +287,54 @@ func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {
 	})
 }
 
+// A holder that is never silent, and answers everything but the probe, keeps nobody
+// waiting for longer than a write's timeout and the probe's time: neither a claimant
+// here, nor one at another node, nor one that comes while others wait.
+func TestAClaimIsDecidedWithinABound(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		old, p := b.binary(mute), b.phone(polite)
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Second):
+					old.send(wire.OpPong, "unasked")
+				}
+			}
+		}()
+		first := b.binary(polite)
+		var told time.Duration
+		(&Host{b.Relay}).Probe("s1", func(v Verdict) {
+			if v != Busy {
+				t.Errorf("the claimant at another node is told %v; want Busy", v)
+			}
+			told = b.now()
+		})
+		time.Sleep(5 * time.Second)
+		second := b.binary(polite)
+		time.Sleep(14 * time.Second)
+		const reason = "the holder of the server-id does not answer"
+		first.wantClosed(13*time.Second, wire.CloseTryAgain, reason)
+		second.wantClosed(18*time.Second, wire.CloseTryAgain, reason)
+		if told != 13*time.Second {
+			t.Errorf("the claimant at another node was told at %v; want 13 s", told)
+		}
+		old.wantOpen()
+		p.wantOpen()
+		if got := b.metrics.claimsWaiting.Load(); got != 0 {
+			t.Errorf("%d claims wait; want none", got)
+		}
+		close(stop)
+		time.Sleep(time.Second)
+		third := b.binary(polite)
+		time.Sleep(3 * time.Second)
+		third.wantOpen() // silence is death, as before
+		old.wantClosed(23*time.Second, wire.CloseInternal, wire.ReasonHeartbeat)
+	})
+}
+
 func TestOfManyRivalsTheNewestTakesOver(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.binary(mute)

@@ -89,7 +89,11 @@ pyrycode_relay_frames_forwarded_total{direction="binary_to_phone"}
 pyrycode_relay_frames_forwarded_total{direction="phone_to_binary"}
 pyrycode_relay_grace_expiries_total
 pyrycode_relay_grace_expiry_closes_total
-pyrycode_relay_log_records_suppressed_total
+pyrycode_relay_log_records_suppressed_total{class="claim"}
+pyrycode_relay_log_records_suppressed_total{class="conflict"}
+pyrycode_relay_log_records_suppressed_total{class="connection"}
+pyrycode_relay_log_records_suppressed_total{class="frame"}
+pyrycode_relay_log_records_suppressed_total{class="refusal"}
 pyrycode_relay_heartbeat_timeouts_total
 pyrycode_relay_reclaims_total
 pyrycode_relay_register_failures_total{kind="no_server"}

@@ -35,7 +35,8 @@ type probe struct {
 // its own next life.
 type asking struct {
 	rival
-	ping uint64
+	ping  uint64
+	since int64 // when the rival came, by Relay.now
 }
 
 // rival is who wants the slot of a binary that holds it, and waits for its
@@ -44,6 +45,7 @@ type asking struct {
 type rival interface {
 	abandoned() bool    // it has left
 	overflow()          // too many wait
+	unanswered()        // b is neither silent nor does it answer, for as long as a rival waits
 	refused(b *binary)  // b is alive
 	inherits(b *binary) // b is dead: take its slot, if it still has it
 	vacant()            // the incumbent is gone: claim again
@@ -56,9 +58,9 @@ type round struct {
 	began int64  // by Relay.now
 }
 
-// challenge asks b and lets r wait for its answer. False means that b has
-// ended: claim again.
-func (b *binary) challenge(r rival) bool {
+// challenge asks b and lets r, which came at since, wait for its answer. False
+// means that b has ended: claim again. How long r waits is bounded, see patience.
+func (b *binary) challenge(r rival, since int64) bool {
 	q := &b.probe
 	q.mu.Lock()
 	if q.over {
@@ -71,12 +73,12 @@ func (b *binary) challenge(r rival) bool {
 		return true
 	}
 	ping, first := b.out.putPing()
-	q.rivals = append(q.rivals, asking{r, ping})
+	q.rivals = append(q.rivals, asking{r, ping, since})
 	q.waiting.Add(1)
 	if q.round == nil {
 		g := &round{ping: ping, began: b.relay.now()}
 		q.round = g
-		b.relay.rt.Clock.AfterFunc(b.set.Probe, func() { b.judge(g) })
+		b.judgeAt(g, g.began+int64(b.set.Probe))
 	}
 	q.mu.Unlock()
 	if first {
@@ -117,12 +119,36 @@ func (b *binary) pong(n uint64) {
 	}
 }
 
+// patience returns how long a rival waits for b at most, all its challenges together:
+// for a write's timeout, after which a b that takes no bytes is cut, and a probe's
+// time, after which a b that sends none is dead. While b is in the middle of a message
+// its pong may have to wait for the rest: then it is a message's time and a probe's. So
+// a b that answers everything but the probe, or that reads or writes slowly for ever,
+// keeps no rival waiting.
+func (b *binary) patience() int64 {
+	if b.messageSince.Load() != 0 {
+		return int64(max(b.set.MessageTimeout, b.set.WriteTimeout) + b.set.Probe)
+	}
+	return int64(b.set.WriteTimeout + b.set.Probe)
+}
+
+// judgeAt has b judged at at, or sooner if a rival's time ends. The probe's lock is
+// held.
+func (b *binary) judgeAt(g *round, at int64) {
+	patience := b.patience()
+	for _, r := range b.probe.rivals {
+		at = min(at, r.since+patience)
+	}
+	b.relay.rt.Clock.AfterFunc(time.Duration(at-b.relay.now()), func() { b.judge(g) })
+}
+
 // judge is the end of a round's time. b counts as dead if it has been
 // silent for all of it. It has not been if something came from it, say
 // half of a long message that keeps its pong waiting; and as long as a write
 // waits, the ping's or one behind it, b has stopped reading, and the write
-// timeout decides whether it is slow or dead. Rivals wait so long: they are
-// not refused, and a binary that is only slow keeps its phones.
+// timeout decides whether it is slow or dead. Rivals wait so long, and no
+// longer than patience says: they are not refused, and a binary that is only
+// slow keeps its phones.
 func (b *binary) judge(g *round) {
 	q := &b.probe
 	q.mu.Lock()
@@ -130,15 +156,24 @@ func (b *binary) judge(g *round) {
 		q.mu.Unlock()
 		return
 	}
+	now := b.relay.now()
 	since := max(b.heard.Load(), g.began)
 	if left, ok := b.out.pinged(g.ping); ok && b.writeSince.Load() == 0 {
 		since = max(since, b.relay.at(left))
 	} else {
-		since = b.relay.now()
+		since = now
 	}
-	if wait := since + int64(b.set.Probe) - b.relay.now(); wait > 0 {
-		b.relay.rt.Clock.AfterFunc(time.Duration(wait), func() { b.judge(g) })
+	if since+int64(b.set.Probe) > now {
+		late := q.expire(now - b.patience())
+		if q.round == g {
+			b.judgeAt(g, since+int64(b.set.Probe))
+		}
 		q.mu.Unlock()
+		for _, rival := range late {
+			if !rival.abandoned() {
+				rival.unanswered()
+			}
+		}
 		return
 	}
 	rivals := q.take()
@@ -155,11 +190,40 @@ func (b *binary) judge(g *round) {
 	}
 }
 
+// expire takes out the rivals that came at before or sooner. The lock is held.
+func (q *probe) expire(before int64) (late []asking) {
+	still := q.rivals[:0]
+	for _, r := range q.rivals {
+		if r.since <= before {
+			late = append(late, r)
+		} else {
+			still = append(still, r)
+		}
+	}
+	clear(q.rivals[len(still):])
+	q.rivals = still
+	q.waiting.Add(-int64(len(late)))
+	if len(still) == 0 {
+		q.take()
+	} else {
+		q.round.ping = still[0].ping
+	}
+	return late
+}
+
 // overflow closes claimant b: so many wait already that it may not.
 func (b *binary) overflow() {
 	// Not 4409: nobody has found the incumbent alive.
 	b.refuse(wire.CloseTryAgain, "too many claims at once")
 	b.recordAttempt(outcomeCapacity)
+}
+
+// unanswered closes claimant b: its incumbent has not been found dead, nor alive. It
+// may redial, which a 4409 could keep it from.
+func (b *binary) unanswered() {
+	b.refuse(wire.CloseTryAgain, "the holder of the server-id does not answer")
+	b.recordAttempt(outcomeInUse)
+	b.relay.log.serverConflict(b)
 }
 
 // refused is the end of claimant b: its incumbent is alive.
