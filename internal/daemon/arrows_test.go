@@ -31,7 +31,7 @@ var arrows = map[string][]string{
 	"internal/wire":      {},
 	"internal/network":   {},
 	"internal/relay":     {"internal/wire", "internal/network"},
-	"internal/push":      {"internal/wire"},
+	"internal/push":      {"internal/network", "internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push"},
 	"internal/front":     {"internal/config", "internal/network"},

@@ -2,16 +2,20 @@ package push
 
 import (
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // What is admitted: of one server-id a wake per period in the long run and so
-// many at once; of all so many at a time.
+// many at once; of all so many at a time. An address may have as many on their way as
+// there are places left: one address alone has half of the places, and another one
+// always finds some.
 const (
 	wakePeriod  = 10 * time.Second
 	wakeBurst   = 6
@@ -45,24 +49,27 @@ type admission struct {
 	mu         sync.Mutex // guards all below
 	closed     bool
 	inFlight   int
-	shown      func(float64) // the gauge: what inFlight is
+	byAddr     network.Counts // what inFlight is, by who asked
+	shown      func(float64)  // the gauge: what inFlight is
 	young, old map[wire.ServerID]*rate.Limiter
 	rotated    time.Time // when young was new
 }
 
-// enter takes a place for a wake of id, which leave gives back.
-func (a *admission) enter(id wire.ServerID, now time.Time) error {
+// enter takes a place for a wake of id, whose binary is at from. leave gives it back.
+func (a *admission) enter(from netip.Addr, id wire.ServerID, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	ns := network.Of(from)
 	switch {
 	case a.closed:
 		return ErrShutdown
-	case a.inFlight >= maxInFlight: // first, so that it costs the server-id nothing
+	case a.byAddr.Load(ns) >= maxInFlight-a.inFlight: // first, so that it costs the server-id nothing
 		return ErrInFlight
 	case !a.allowance(id, now).AllowN(now, 1):
 		return ErrRate
 	}
 	a.inFlight++
+	a.byAddr.Add(ns, 1)
 	a.shown(float64(a.inFlight))
 	a.wakes.Add(1)
 	return nil
@@ -85,9 +92,10 @@ func (a *admission) allowance(id wire.ServerID, now time.Time) *rate.Limiter {
 	return l
 }
 
-func (a *admission) leave() {
+func (a *admission) leave(from netip.Addr) {
 	a.mu.Lock()
 	a.inFlight--
+	a.byAddr.Add(network.Of(from), -1)
 	a.shown(float64(a.inFlight))
 	a.mu.Unlock()
 	a.wakes.Done()

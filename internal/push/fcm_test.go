@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func TestWhatGoesOverTheWire(t *testing.T) {
 			t.Errorf("%s was asked for", r.URL)
 		}
 	})
-	if err := s.Wake("s", wire.PushWake{Platform: "fcm", Token: canaryToken}); err != nil {
+	if err := s.Wake(netip.Addr{}, "s", wire.PushWake{Platform: "fcm", Token: canaryToken}); err != nil {
 		t.Fatal(err)
 	}
 	s.Drain(t.Context())
@@ -156,7 +157,7 @@ func TestServersThatFail(t *testing.T) {
 					tt.fcm(w)
 				}
 			})
-			if err := s.Wake("s", wire.PushWake{Platform: "fcm", Token: canaryToken}); err != nil {
+			if err := s.Wake(netip.Addr{}, "s", wire.PushWake{Platform: "fcm", Token: canaryToken}); err != nil {
 				t.Fatal(err)
 			}
 			s.Drain(t.Context())

@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -76,8 +77,9 @@ func account(t *testing.T, kv ...any) *Credentials {
 // google is FCM and the token endpoint without a network: each answers with
 // the next of its functions, the last of them for ever.
 type google struct {
-	t   *testing.T
-	log bytes.Buffer
+	wakes int // asked for
+	t     *testing.T
+	log   bytes.Buffer
 	*Sender
 
 	mu            sync.Mutex
@@ -159,8 +161,14 @@ func breaks(err error) answer {
 }
 
 // wake asks for one.
+// wake is a wake of id, each time from another address.
 func (g *google) wake(id wire.ServerID) error {
-	return g.Wake(id, wire.PushWake{Platform: "fcm", Token: canaryToken})
+	g.wakes++
+	return g.wakeFrom(netip.AddrFrom4([4]byte{10, 0, byte(g.wakes >> 8), byte(g.wakes)}), id)
+}
+
+func (g *google) wakeFrom(from netip.Addr, id wire.ServerID) error {
+	return g.Wake(from, id, wire.PushWake{Platform: "fcm", Token: canaryToken})
 }
 
 // finish waits for all that was admitted and returns the log.

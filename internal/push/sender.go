@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -87,32 +88,32 @@ func (s *Sender) Project() string {
 	return ""
 }
 
-// Wake admits a wake at once, and then sends it in the background, or says
-// why not: [ErrOff], [ErrMalformed], [ErrRate], [ErrInFlight] or
+// Wake admits a wake that a binary at from asks for at once, and then sends it in the
+// background, or says why not: [ErrOff], [ErrMalformed], [ErrRate], [ErrInFlight] or
 // [ErrShutdown]. Either way the wake is counted. It never waits.
-func (s *Sender) Wake(id wire.ServerID, w wire.PushWake) error {
+func (s *Sender) Wake(from netip.Addr, id wire.ServerID, w wire.PushWake) error {
 	f := s.fcm.Load()
-	if err := s.admit(f, id, w); err != nil {
+	if err := s.admit(f, from, id, w); err != nil {
 		s.metrics.wakes[refusals[err]].Inc()
 		return err
 	}
-	go s.send(f, id, w.Token)
+	go s.send(f, from, id, w.Token)
 	return nil
 }
 
-func (s *Sender) admit(f *fcm, id wire.ServerID, w wire.PushWake) error {
+func (s *Sender) admit(f *fcm, from netip.Addr, id wire.ServerID, w wire.PushWake) error {
 	switch {
 	case w.Platform != "fcm" || w.Token == "" || len(w.Token) > maxToken:
 		return ErrMalformed
 	case f == nil:
 		return ErrOff
 	}
-	return s.admission.enter(id, time.Now())
+	return s.admission.enter(from, id, time.Now())
 }
 
 // send sends an admitted wake and tells how that ended.
-func (s *Sender) send(f *fcm, id wire.ServerID, token string) {
-	defer s.admission.leave()
+func (s *Sender) send(f *fcm, from netip.Addr, id wire.ServerID, token string) {
+	defer s.admission.leave(from)
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(s.base, wakeTime)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -200,7 +202,7 @@ func TestSoManyAreInFlightAndNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startGoogle(t, nil, []answer{hang})
 		for i := range maxInFlight {
-			if err := g.wake(wire.ServerID(fmt.Sprint(i))); err != nil {
+			if err := g.wakeFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), wire.ServerID(fmt.Sprint(i))); err != nil {
 				t.Fatalf("wake %d: %v", i, err)
 			}
 		}
@@ -227,6 +229,48 @@ func TestSoManyAreInFlightAndNoMore(t *testing.T) {
 	})
 }
 
+// However many server-ids one address wakes phones of, and for however long, a stranger
+// gets its wakes through.
+func TestOneAddressLeavesRoomForTheWakesOfOthers(t *testing.T) {
+	for name, crowd := range map[string]func(i int) netip.Addr{
+		"one address":  func(int) netip.Addr { return netip.MustParseAddr("192.0.2.1") },
+		"three":        func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 3)}) },
+		"an IPv6 /64":  func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i)) },
+		"an IPv6 /56":  func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", i%256)) },
+		"nobody knows": func(int) netip.Addr { return netip.Addr{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := startGoogle(t, nil, []answer{hang})
+				wave := func() (taken int) {
+					for i := range 800 {
+						if g.wakeFrom(crowd(i), wire.ServerID(fmt.Sprint("crowd-", i))) == nil {
+							taken++
+						}
+					}
+					return taken
+				}
+				if n := wave(); n < maxInFlight/2 || n >= maxInFlight {
+					t.Errorf("%d wakes of the crowd were admitted; want half of the %d places at least, and not all", n, maxInFlight)
+				}
+				for i := range 7 {
+					if err := g.wakeFrom(netip.MustParseAddr("198.51.100.1"), "stranger"); err != nil {
+						t.Errorf("a stranger's wake %d: %v", i, err)
+					}
+					time.Sleep(wakeTime + time.Second) // all have ended, and the crowd comes again
+					wave()
+				}
+				g.finish()
+				for i := range 800 {
+					if left := g.admission.byAddr.Load(network.Of(crowd(i))); left != 0 {
+						t.Fatalf("%d wakes are charged to %v at the end; want none", left, crowd(i))
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestTheMemoryForAllowancesIsBounded(t *testing.T) {
 	a := admission{shown: func(float64) {}}
 	now := time.Now()
@@ -250,11 +294,11 @@ func TestOnlyWakesForFCMWithATokenAreWakes(t *testing.T) {
 		{Platform: "fcm", Token: strings.Repeat("x", maxToken+1)},
 	}
 	for _, w := range bad {
-		if err := g.Wake("s", w); err != ErrMalformed {
+		if err := g.Wake(netip.Addr{}, "s", w); err != ErrMalformed {
 			t.Errorf("Wake(%.20v) = %v; want %v", w, err, ErrMalformed)
 		}
 	}
-	if err := g.Wake("s", wire.PushWake{Platform: "fcm", Token: strings.Repeat("x", maxToken)}); err != nil {
+	if err := g.Wake(netip.Addr{}, "s", wire.PushWake{Platform: "fcm", Token: strings.Repeat("x", maxToken)}); err != nil {
 		t.Errorf("a token as long as may be: %v", err)
 	}
 	g.finish()
@@ -263,7 +307,7 @@ func TestOnlyWakesForFCMWithATokenAreWakes(t *testing.T) {
 
 func TestWithoutCredentialsPushIsOff(t *testing.T) {
 	s := New(Config{})
-	if err := s.Wake("s", wire.PushWake{Platform: "fcm", Token: "t"}); err != ErrOff {
+	if err := s.Wake(netip.Addr{}, "s", wire.PushWake{Platform: "fcm", Token: "t"}); err != ErrOff {
 		t.Errorf("Wake() = %v; want %v", err, ErrOff)
 	}
 	if got := value(s.metrics.wakes[off]); got != 1 || s.Project() != "" {

@@ -193,7 +193,7 @@ func (b *binary) message(payload []byte) bool {
 	case err != nil:
 		b.drop(dropEnvelope, err.Error())
 	case len(env.ConnID) == 0 && env.Push != nil:
-		if err := b.relay.cfg.Push(b.server, *env.Push); err != nil {
+		if err := b.relay.cfg.Push(b.from, b.server, *env.Push); err != nil {
 			b.drop(dropPush, err.Error())
 		}
 	case len(env.ConnID) == 0:

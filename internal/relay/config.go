@@ -36,10 +36,10 @@ type Config struct {
 	// cannot see, such as memory. Nil means that there is always room.
 	Room func() error
 
-	// Push takes a wake that the binary of a server-id asks for, or says why
+	// Push takes a wake that the binary of a server-id, at that address, asks for, or says why
 	// it does not; the error is logged. It is called by the binary's reader
 	// and must not wait. Nil means that push is off: none is taken.
-	Push func(wire.ServerID, wire.PushWake) error
+	Push func(netip.Addr, wire.ServerID, wire.PushWake) error
 
 	// Cluster is the nodes that share server-ids with this one. Nil means that
 	// there are none.
@@ -146,7 +146,7 @@ func (c Config) withDefaults() Config {
 		c.Room = func() error { return nil }
 	}
 	if c.Push == nil {
-		c.Push = func(wire.ServerID, wire.PushWake) error { return errPushOff }
+		c.Push = func(netip.Addr, wire.ServerID, wire.PushWake) error { return errPushOff }
 	}
 	d, v := reflect.ValueOf(Defaults()), reflect.ValueOf(&c).Elem()
 	for i := range d.NumField() {

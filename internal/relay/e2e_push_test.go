@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -17,7 +18,7 @@ func TestWakesArePassedOnWithTheirServerID(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var got []wake
-	n := start(t, Config{Push: func(id wire.ServerID, w wire.PushWake) error {
+	n := start(t, Config{Push: func(_ netip.Addr, id wire.ServerID, w wire.PushWake) error {
 		mu.Lock()
 		defer mu.Unlock()
 		got = append(got, wake{id, w})

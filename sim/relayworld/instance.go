@@ -4,6 +4,7 @@ import (
 	enc "encoding/binary"
 	"errors"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,7 +176,7 @@ func (w *Instance) config(d *Node, l limits) relay.Config {
 	p := w.Run.Param
 	cfg := relay.Config{
 		Version: "sim", Upgrade: w.upgrade,
-		Push:       func(id wire.ServerID, wake wire.PushWake) error { return w.pushed(d, id, wake) },
+		Push:       func(_ netip.Addr, id wire.ServerID, wake wire.PushWake) error { return w.pushed(d, id, wake) },
 		ClientAddr: clientAddr, Probe: ProbeTime, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
 		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: Linger, Rate: 5,
 		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
