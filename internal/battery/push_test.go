@@ -38,7 +38,7 @@ func TestRow39WakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	account, err := json.Marshal(map[string]string{
-		"type": "service_account", "project_id": "p", "private_key_id": "x", "token_uri": fcm.URL + "/token", "client_email": "x@example.test",
+		"type": "service_account", "project_id": "pyry-1", "private_key_id": "x", "token_uri": fcm.URL + "/token", "client_email": "x@example.test",
 		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(k)})),
 	})
 	if err != nil {
