@@ -302,3 +302,29 @@ func TestNobodyWaitsForANodeThatIsSilent(t *testing.T) {
 	bin.Attend() // answers pings
 	b.must("/v1/server", "s1").WantClose(4409, "server-id already claimed")
 }
+
+// A phone that does not read holds memory at the node of its socket too, and that
+// node can take it back.
+func TestAStreamTellsWhatItHolds(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	b := w.nodes[0].binary("s1")
+	p := w.nodes[1].phone("s1")
+	p.Send(`"hello"`)
+	id := connID(t, b.Recv())
+	edge := w.nodes[1].relay
+	if got := edge.ShedLoad(1); got != 0 {
+		t.Fatalf("%d closed while nothing waits; want 0", got)
+	}
+	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 60<<10))
+	go func() {
+		for range 60 { // more than the kernel holds, less than an outbox
+			if b.WriteMessage(1, []byte(envelope)) != nil {
+				return
+			}
+		}
+	}()
+	until(t, "the stream to hold much", func() bool { return edge.ShedLoad(1) == 1 })
+	if got, want := b.Recv(), `"close_code":1001`; !strings.Contains(got, want) {
+		t.Errorf("the binary gets %s; want a notice with %s", got, want)
+	}
+}

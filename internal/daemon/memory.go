@@ -35,9 +35,9 @@ const (
 	// as they hold.
 	peers = 0.50
 
-	// goSpare is the part of the limit that Go is not told of: Go's limit does not
-	// count the pages of the program itself, which are resident too.
-	goSpare = 16
+	// goSpare is how much of the limit Go is not told of, but at most an eighth: Go
+	// does not count the pages of the program itself, which are resident too.
+	goSpare = 24 << 20
 
 	// relief is the share down to which connections are closed that keep newcomers
 	// out for stuckLooks. Between tight and critical nothing else closes anyone.
@@ -126,7 +126,7 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 		limit := m.limit.Load()
 		if limit != told {
 			told = limit
-			debug.SetMemoryLimit(cmp.Or(limit-limit/goSpare, math.MaxInt64))
+			debug.SetMemoryLimit(cmp.Or(limit-min(limit/8, goSpare), math.MaxInt64))
 			r.LimitMemory(int(float64(limit) * peers))
 		}
 		if limit == 0 {

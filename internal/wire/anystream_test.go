@@ -89,7 +89,7 @@ func FuzzAssembler(f *testing.F) {
 		f.Add(slices.Concat(parts...), []byte{3}, uint16(100), uint8(255))
 	}
 	f.Fuzz(func(t *testing.T, stream, cuts []byte, message uint16, fragments uint8) {
-		lim := &Limits{Message: int(message), Fragments: int(fragments), Free: int(message)}
+		lim := &Limits{Message: int(message), Fragments: int(fragments)}
 		var whole, cut Assembler
 		defer whole.Discard()
 		defer cut.Discard()

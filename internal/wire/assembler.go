@@ -5,7 +5,7 @@ package wire
 type Limits struct {
 	Message   int // bytes of a whole message
 	Fragments int // fragments of one message, of which empty ones escape the limit in bytes
-	Free      int // bytes of buffer that need no [Assembler.Grant]
+	Free      int // bytes of buffer that need no [Assembler.Grant]; 0: none needs one
 
 	// Fresh has buffers made new and not reused, so that their capacity depends on
 	// nothing but the message.
@@ -52,8 +52,8 @@ type Assembler struct {
 // been taken in, and rest is empty. So a caller goes round until m.Op is
 // OpContinuation; that last call also gives back the buffer of the payload before it.
 //
-// A message that does not come in one piece needs a buffer. If it needs more than
-// lim.Free, Next stops before it grows: m.Op is OpContinuation, Wanted is not 0, and
+// A message that does not come in one piece needs a buffer. If lim.Free is not 0 and
+// it needs more than that, Next stops before it grows: m.Op is OpContinuation, Wanted is not 0, and
 // rest is not empty or the bytes to come are missing. The caller calls Grant and
 // then Next with rest.
 //
@@ -103,7 +103,7 @@ func (a *Assembler) Next(b []byte, lim *Limits) (m Message, rest []byte, err err
 // missing returns how large a buffer the fragment at hand needs, of which n bytes
 // are there, or 0 if the message may have as much or needs none.
 func (a *Assembler) missing(n int, lim *Limits) int {
-	if a.op.Control() || a.buf == nil && a.fin && a.left <= uint64(n) {
+	if lim.Free == 0 || a.op.Control() || a.buf == nil && a.fin && a.left <= uint64(n) {
 		return 0
 	}
 	need := a.held() + int(a.left) // parseHeader keeps it within lim.Message

@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-var testLimits = Limits{Message: 4 << 20, Fragments: 1024, Free: 4 << 20}
+var testLimits = Limits{Message: 4 << 20, Fragments: 1024}
 
 func TestAssembler(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 5000) // 80,000 bytes: a 64-bit length
@@ -52,7 +52,7 @@ func TestAssembler(t *testing.T) {
 
 func TestAssemblerRefuses(t *testing.T) {
 	begun := fragment(OpText, false, "ab")
-	tiny := &Limits{Message: 10, Fragments: 3, Free: 10}
+	tiny := &Limits{Message: 10, Fragments: 3}
 	for _, tt := range []struct {
 		name  string
 		input []byte
@@ -104,7 +104,7 @@ func TestAssemblerRefuses(t *testing.T) {
 }
 
 func TestAssemblerTakesWhatIsJustWithinTheLimits(t *testing.T) {
-	tiny := &Limits{Message: 10, Fragments: 3, Free: 10}
+	tiny := &Limits{Message: 10, Fragments: 3}
 	for range 3 { // the counts start again with each message
 		var a Assembler
 		for _, input := range [][]byte{
@@ -122,7 +122,7 @@ func TestAssemblerTakesWhatIsJustWithinTheLimits(t *testing.T) {
 // Empty continuation fragments escape every limit in bytes; they end here.
 func TestEndlessEmptyFragmentsAreEnded(t *testing.T) {
 	var a Assembler
-	lim := &Limits{Message: 1 << 20, Fragments: 1024, Free: 1 << 20}
+	lim := &Limits{Message: 1 << 20, Fragments: 1024}
 	input := fragment(OpText, false, "")
 	for range 1023 {
 		input = append(input, fragment(0, false, "")...)
@@ -213,3 +213,55 @@ func TestBigBuffersAreNotKept(t *testing.T) {
 		}
 	}
 }
+
+func TestALargeBufferNeedsAGrant(t *testing.T) {
+	lim := &Limits{Message: 1000, Fragments: 10, Free: 100, Fresh: true}
+	for _, tt := range []struct {
+		name   string
+		reads  [][]byte
+		wanted int
+	}{
+		{"a message in one read", [][]byte{fragment(OpText, true, strings.Repeat("x", 900))}, 0},
+		{"a small one in two", halves(fragment(OpText, true, strings.Repeat("x", 100))), 0},
+		{"a large one in two", halves(fragment(OpText, true, strings.Repeat("x", 101))), 101},
+		{"a header with nothing behind it", [][]byte{fragment(OpText, true, strings.Repeat("x", 900))[:8]}, 900},
+		{"a fragment, for which the buffer may double", [][]byte{fragment(OpText, false, strings.Repeat("x", 101))}, 202},
+		{"but not beyond the limit", [][]byte{fragment(OpText, false, strings.Repeat("x", 600))}, 1000},
+		{"a control message in between", [][]byte{fragment(OpText, false, "x"), fragment(OpPing, true, strings.Repeat("x", 125))}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var a Assembler
+			defer a.Discard()
+			wanted := 0
+			for _, b := range tt.reads {
+				for {
+					m, rest, err := a.Next(b, lim)
+					if err != nil {
+						t.Fatal(err)
+					}
+					b = rest
+					if m.Op != OpContinuation {
+						continue
+					}
+					if a.Wanted() == 0 {
+						break
+					}
+					wanted = a.Wanted()
+					if held := a.Holds(); held > max(lim.Free, minBuffer) {
+						t.Errorf("before the grant it holds %d bytes", held)
+					}
+					a.Grant(wanted)
+				}
+			}
+			if wanted != tt.wanted {
+				t.Errorf("it wanted %d bytes; want %d", wanted, tt.wanted)
+			}
+			if got := a.Holds(); got > max(wanted, lim.Free, minBuffer) {
+				t.Errorf("it holds %d bytes; it was granted %d", got, wanted)
+			}
+		})
+	}
+}
+
+// halves cuts b in two.
+func halves(b []byte) [][]byte { return [][]byte{b[:len(b)/2], b[len(b)/2:]} }

@@ -93,7 +93,7 @@ func byUs(stream []byte, limit int) ([]event, error) {
 	}
 	var a Assembler
 	defer a.Discard()
-	all, err := drain(&a, slices.Clone(stream), &Limits{Message: limit, Fragments: math.MaxInt32, Free: limit})
+	all, err := drain(&a, slices.Clone(stream), &Limits{Message: limit, Fragments: math.MaxInt32})
 	for i, e := range all {
 		if e.Op != OpClose {
 			continue
