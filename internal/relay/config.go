@@ -93,6 +93,12 @@ type Config struct {
 	PhoneMessage  int
 	BinaryMessage int
 
+	// EarlyMessage is how much is kept, in bytes, of a message that cannot be handed
+	// on yet: of a claimant that waits for its slot, and of a phone in grace. More of
+	// it stays in the kernel. Zero means 16 KiB, more than the first messages of a
+	// handshake have.
+	EarlyMessage int
+
 	// Fragments bounds the fragments of one message.
 	Fragments int
 
@@ -125,6 +131,7 @@ func Defaults() Config {
 		Burst:              1_000,
 		PhoneMessage:       256 << 10,
 		BinaryMessage:      4 << 20,
+		EarlyMessage:       16 << 10,
 		Fragments:          1_024,
 		PhoneOutbox:        4 << 20,
 		BinaryOutbox:       16 << 20,
@@ -180,6 +187,7 @@ func (c Config) validate() error {
 		{"Burst", c.Burst > 0, "at least 1", c.Burst},
 		{"PhoneMessage", c.PhoneMessage > 0 && c.PhoneMessage <= MaxPhoneMessage, "from 1 byte to 1 MiB less 1 KiB, since binaries drop their connection above 1 MiB", c.PhoneMessage},
 		{"BinaryMessage", c.BinaryMessage > 0, "at least 1 byte", c.BinaryMessage},
+		{"EarlyMessage", c.EarlyMessage > 0, "at least 1 byte", c.EarlyMessage},
 		{"Fragments", c.Fragments > 0, "at least 1", c.Fragments},
 		{"PhoneOutbox", c.PhoneOutbox > 0, "at least 1 byte", c.PhoneOutbox},
 		{"BinaryOutbox", c.BinaryOutbox >= c.PhoneMessage+wire.EnvelopeOverhead+itemCost, "enough for PhoneMessage in its envelope, or a phone could wait for room that never comes", c.BinaryOutbox},
@@ -205,8 +213,8 @@ type settings struct {
 func newSettings(cfg Config) *settings {
 	return &settings{
 		Config:       cfg,
-		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments, Free: earlyMessage, Fresh: cfg.Runtime.Fresh},
-		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments, Free: earlyMessage, Fresh: cfg.Runtime.Fresh},
+		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments, Free: cfg.EarlyMessage, Fresh: cfg.Runtime.Fresh},
+		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments, Free: cfg.EarlyMessage, Fresh: cfg.Runtime.Fresh},
 		// At least one frame of any legal size, or a phone could wait for
 		// room that never comes.
 		binaryQuota: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),

@@ -19,10 +19,6 @@ const (
 	// asked. Larger ones need a buffer that their sender's address may have.
 	freeMessage = 64 << 10
 
-	// earlyMessage bounds what is kept of a message that cannot be handed on yet:
-	// of a claimant that waits for its slot, and of a phone in grace. More of it
-	// stays in the kernel. It is more than the first messages of a handshake.
-	earlyMessage = 16 << 10
 
 	// idleCost and tlsCost are about what a connection costs that holds nothing.
 	idleCost = 8 << 10

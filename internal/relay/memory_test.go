@@ -165,7 +165,7 @@ func TestShortOfMemoryManyIdleConnectionsOutweighAPeerThatIsSlow(t *testing.T) {
 // A claimant that waits, and a phone in grace, may send as much as they like; the
 // relay holds little of it, and what it holds arrives.
 func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
-	const most = earlyMessage + len(Buffer{})
+	most := Defaults().EarlyMessage + len(Buffer{})
 	pad := strings.Repeat("x", 200<<10)
 	t.Run("claimant", func(t *testing.T) {
 		n := start(t, Config{Probe: time.Hour})

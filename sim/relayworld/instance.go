@@ -180,6 +180,7 @@ func (w *Instance) config(d *Node, l limits) relay.Config {
 		ClientAddr: clientAddr, Probe: ProbeTime, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
 		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: Linger, Rate: 5,
 		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
+		EarlyMessage: p("early", 0),
 		BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
 	}
 	l.applyTo(&cfg)

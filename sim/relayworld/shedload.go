@@ -24,6 +24,9 @@ type shedLoadCall struct {
 // minShedBytes is the least that a connection must hold to be closed.
 const minShedBytes = 64 << 10
 
+// idleBytes is what a connection costs at least.
+const idleBytes = 8 << 10
+
 // shedLoad calls ShedLoad for want bytes.
 func (w *Instance) shedLoad(d *Node, want int) {
 	k := w.beginShedLoad(d, want)
@@ -100,7 +103,7 @@ func (w *Instance) judgeShedLoad(k *shedLoadCall) {
 	if k.n > k.reported || k.n+others < k.reported {
 		w.Engine.Fail("relief", "ShedLoad closed %d connections and returned %d", k.n, k.reported)
 	}
-	least, freed := 0, 0 // bytes of the last one; bytes of all
+	least, freed, most := 0, 0, 0 // bytes of the last address; bytes of all, at least and at most
 	for i, c := range closed {
 		lo, hi := w.heldBytes(c, k)
 		if hi < minShedBytes {
@@ -110,17 +113,12 @@ func (w *Instance) judgeShedLoad(k *shedLoadCall) {
 			w.Blame("relief", c, "closed when %d bytes were free already; want %d", freed, k.want)
 		}
 		if before := closed[:i]; i > 0 && least < lo {
-			w.Blame("relief", before[i-1], "closed with %d bytes at most before %s with %d at least", least, c.Name, lo)
+			w.Blame("relief", before[i-1], "closed with %d bytes of its address at most before %s with %d at least", least, c.Name, lo)
 		}
-		least, freed = hi, freed+lo
+		least, freed, most = w.addressBytes(c, k), freed+lo, most+hi+idleBytes
 	}
 	w.Engine.Sometimes(sawShedLoad, k.n > 0)
 	w.Engine.Sometimes(sawShedLoadTwo, k.n > 1)
-	most := 0
-	for _, c := range closed {
-		_, hi := w.heldBytes(c, k)
-		most += hi
-	}
 	for _, c := range w.All() {
 		lo, _ := w.heldBytes(c, k)
 		switch {
@@ -128,14 +126,28 @@ func (w *Instance) judgeShedLoad(k *shedLoadCall) {
 		case most < k.want:
 			w.Blame("relief", c, "not closed with %d bytes; %d of %d are free", lo, most, k.want)
 		case k.n > 0 && least < lo:
-			w.Blame("relief", closed[k.n-1], "closed with %d bytes at most; %s has %d at least", least, c.Name, lo)
+			w.Blame("relief", closed[k.n-1], "closed with %d bytes of its address at most; %s has %d at least", least, c.Name, lo)
 		}
 	}
 }
 
-// heldBytes returns the bytes that the relay charges to c, at least and at most.
+// addressBytes returns what the connections of c's address hold and cost at most.
+func (w *Instance) addressBytes(c *Client, k *shedLoadCall) (sum int) {
+	for _, other := range w.All() {
+		if other.Node == k.node && other.user == c.user && (other.Sock.endStep == 0 || other.Sock.endStep >= k.from.Step) {
+			_, hi := w.heldBytes(other, k)
+			sum += hi + idleBytes
+		}
+	}
+	return sum
+}
+
+// heldBytes returns the bytes that the relay holds for c, at least and at most. At
+// most buffers have twice the room that they need, and a batch holds what it has
+// written until all of it is.
 func (w *Instance) heldBytes(c *Client, k *shedLoadCall) (lo, hi int) {
-	hi = binaryMessage + 2*k.unfinished[c.Number] // a message that it is sending; charged until a write is done
+	defer func() { hi = 2*hi + 8<<10 }()
+	hi = 2*binaryMessage + 2*k.unfinished[c.Number] // messages that it is sending; charged until a write is done
 	if !c.Phone {                                 // how much its parked phones hold is unknown
 		for n, l := range c.Flows {
 			for i, f := range w.Clients[n].Load().Flow(0).Sent {
@@ -155,16 +167,21 @@ func (w *Instance) heldBytes(c *Client, k *shedLoadCall) (lo, hi int) {
 		// Frames that arrive later were held. So were frames that never
 		// arrive, if only ShedLoad can have dropped them.
 		waited := slices.Contains(k.closed[:k.n], c) && b.Faults == 0 && b.ClosedAt.After(k.to) && len(l.orders) == 0 && !w.backlogOverflowed(c)
+		batch := 0 // bytes of the frames since all had arrived
 		for i, f := range l.Sent {
 			came := i < len(got)
-			if f.Step <= k.to.Step && (!came || got[i].After(k.from)) {
-				hi += f.Size + 128
+			if i > 0 && i <= len(got) && f.After(got[i-1]) && f.Step <= k.from.Step {
+				batch = 0
+			}
+			if f.Step <= k.to.Step {
+				batch += f.Size + 128
 			}
 			if f.At+w.Latency() < k.from.At && (came && got[i].After(k.to) || !came && waited) {
 				lo += f.Size + 64
 				largest = max(largest, f.Size+64)
 			}
 		}
+		hi += batch
 	}
 	// Written bytes are not charged any more, and the charge exceeds the bytes.
 	return max(lo-2*max(w.Run.Param("room", 1<<14), 512)-2*largest, 0), hi

@@ -118,6 +118,7 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 		chunks, phoneBox, binaryBox = []int{0}, []int{256 << 10}, []int{256 << 10}
 	}
 	chunk := set("chunk", chunks...)
+	set("early", 0, 0, 64) // bytes of a message that are kept before it can be handed on
 	set("max-phones", 1, 2, 4, 16)
 	set("phone-outbox", phoneBox...)
 	set("binary-outbox", binaryBox...)
