@@ -45,7 +45,7 @@ func (e *env) show(x *engine.Runner, res *engine.Result, trace, html, out string
 	line, code, final := res.String(), held, res
 	if res.Failure != nil {
 		code = broken
-		rep := x.Explain(res, shrinkFor)
+		rep := explain(x, res)
 		final = rep.Final
 		if out != "" {
 			if err := rep.Write(out); err != nil {
@@ -120,7 +120,7 @@ func (e *env) shrink() int {
 	if res.Failure == nil {
 		return e.complain("the run holds; there is nothing to shrink")
 	}
-	rep := x.Explain(res, shrinkFor)
+	rep := explain(x, res)
 	if *file == "" {
 		*file = "-"
 	}
@@ -146,4 +146,11 @@ func (e *env) load() (*engine.Runner, *engine.Plan, int) {
 		return nil, nil, e.complain("%s: %v", args[0], err)
 	}
 	return &engine.Runner{World: run.World, Trace: true}, run, held
+}
+
+// explain records and shrinks a failed run.
+func explain(x *engine.Runner, res *engine.Result) *engine.Report {
+	rep := x.Explain(res, shrinkFor)
+	rep.Repeat = "relaysim replay"
+	return rep
 }

@@ -102,7 +102,7 @@ func (e *env) work(s *engine.Sweep, f sweepFlags) int {
 	if res == nil {
 		return held
 	}
-	rep := s.Explain(res, shrinkFor)
+	rep := explain(&s.Runner, res)
 	if err := rep.Write(f.out); err != nil {
 		fmt.Fprintln(e.err, "relaysim:", err)
 	}

@@ -184,7 +184,7 @@ func (l *nodeLink) Request(subject string, data []byte, timeout time.Duration) (
 			return nil, errUnreachable
 		}
 	} else if !l.send(subject, data, r) {
-		e.Sleep(l.randomUpTo(l.w.busDelay(l))) // the bus reports that there is no subscriber
+		e.Sleep(time.Duration(l.randomUpTo(l.w.busDelay(l)))) // the bus reports that there is no subscriber
 		return nil, errNoReply
 	}
 	for e.Now() < until {

@@ -33,7 +33,7 @@ func (w *instance) heal() {
 		c.Note(func() { c.IgnoresPings = false })
 		c.Resume()
 	}
-	w.Engine.Sleep(int64(recovery))
+	w.Engine.Sleep(recovery)
 	w.checkNodes("after the faults")
 	w.converge()
 	w.replaceServingNode()
@@ -42,8 +42,8 @@ func (w *instance) heal() {
 			w.drainNode(m, 0)
 		}
 	}
-	w.Engine.Sleep(int64(entryLife)) // entries of killed nodes expire
-	w.Engine.Sleep(int64(time.Second))
+	w.Engine.Sleep(entryLife) // entries of killed nodes expire
+	w.Engine.Sleep(time.Second)
 	if n := w.dir.live(); n > 0 {
 		w.Engine.Fail("left over", "%d entries are in the directory; every node is gone", n)
 	}
@@ -65,13 +65,13 @@ func (w *instance) converge() {
 	for s := range w.servers() {
 		w.DialTo(w.nodeAt(first+s).Node, u, false, s, relayworld.AsIs)
 	}
-	w.Engine.Sleep(int64(8 * time.Second))
+	w.Engine.Sleep(8 * time.Second)
 	for s := range w.servers() {
 		for i := range w.size {
 			w.DialTo(w.nodeAt(i).Node, v, true, s, relayworld.AsIs)
 		}
 	}
-	w.Engine.Sleep(int64(3 * time.Second))
+	w.Engine.Sleep(3 * time.Second)
 	w.checkNodes("with everyone new")
 	w.CheckAnswered(u.Rnd, 0)
 	w.CheckNotices()
@@ -121,16 +121,16 @@ func (w *instance) replaceServingNode() {
 		return w.nodeAt(n).Node
 	}
 	var b *relayworld.Client
-	for ; w.Engine.Now()-began <= within; w.Engine.Sleep(int64(time.Second)) {
+	for ; w.Engine.Now()-began <= within; w.Engine.Sleep(time.Second) {
 		if b == nil || b.Is(func() bool { return !b.Open() }) {
 			b = w.DialTo(other(), u, false, 0, relayworld.AsIs)
-			w.Engine.Sleep(int64(100 * time.Millisecond)) // the slot is granted only after the upgrade
+			w.Engine.Sleep(100 * time.Millisecond) // the slot is granted only after the upgrade
 		}
 		if b == nil || b.Is(func() bool { return !b.Open() }) {
 			continue
 		}
 		if w.answered(other(), v) {
-			w.Engine.Sleep(int64(5 * time.Second)) // the node that drained has ended by now
+			w.Engine.Sleep(5 * time.Second) // the node that drained has ended by now
 			return
 		}
 	}
@@ -149,7 +149,7 @@ func (w *instance) answered(d *relayworld.Node, u *relayworld.User) bool {
 			p.SendToBinary(u.Rnd, 0, 1, true)
 		}
 	})
-	w.Engine.Sleep(int64(time.Second))
+	w.Engine.Sleep(time.Second)
 	return p.Is(func() bool { return len(p.Flow(0).Got) > 0 })
 }
 

@@ -192,7 +192,7 @@ func (w *instance) drainNode(m *member, spread time.Duration) {
 	if spread == 0 && w.faultsOver {
 		w.checkEmpty(m, "claims")
 	}
-	w.Engine.Sleep(int64(spread + 3*time.Second))
+	w.Engine.Sleep(spread + 3*time.Second)
 	if spread > 0 {
 		m.cluster.Drain()
 	}

@@ -120,7 +120,7 @@ func (w *instance) healAll() {
 func (w *instance) freeze(m *member, d int64) {
 	m.freeze()
 	w.Engine.Go("thaw", func() {
-		w.Engine.Sleep(d)
+		w.Engine.Sleep(time.Duration(d))
 		m.unfreeze()
 		w.endFaultPeriods()
 	})

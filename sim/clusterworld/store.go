@@ -232,14 +232,14 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 	late := func() error { // the caller gets no answer before its timeout
 		l.noteUnanswered()
 		if left := began + callTime - e.Now(); left > 0 {
-			e.Sleep(left)
+			e.Sleep(time.Duration(left))
 		}
 		return errNoReply
 	}
 	later := func(d int64) { // the operation is done after the timeout
 		if changes {
 			e.Go("late", func() {
-				e.Sleep(d)
+				e.Sleep(time.Duration(d))
 				l.w.dir.do(func() { _, _ = f(l.w.dir) })
 			})
 		}
@@ -251,14 +251,14 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 		}
 		return late()
 	}
-	delay := func() { e.Sleep(l.randomUpTo(l.w.storeDelay())) }
+	delay := func() { e.Sleep(time.Duration(l.randomUpTo(l.w.storeDelay()))) }
 	delay()
 	stalled := l.w.stalledUntil() - e.Now() // no leader: the directory does not answer
 	switch {
 	case l.isCut(cutStore):
 		return late()
 	case stalled > 0 && stalled < began+callTime-e.Now():
-		e.Sleep(stalled)
+		e.Sleep(time.Duration(stalled))
 	case stalled > 0:
 		if l.chance(3) { // when there is a leader again
 			later(stalled)
@@ -346,7 +346,7 @@ func (l *nodeLink) watch(f func(cluster.Entry)) {
 			continue
 		}
 		if at := v.at + l.randomUpTo(l.w.watchDelay()); at > e.Now() {
-			e.Sleep(at - e.Now())
+			e.Sleep(time.Duration(at - e.Now()))
 			continue
 		}
 		next++

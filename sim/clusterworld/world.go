@@ -315,7 +315,7 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 		for i := range w.size {
 			w.startNode(i)
 		}
-		e.Sleep(2*w.busFaults.delay + 1) // until they have heard of each other
+		e.Sleep(time.Duration(2*w.busFaults.delay + 1)) // until they have heard of each other
 		w.setAllStarted()
 	})
 	return w

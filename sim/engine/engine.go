@@ -61,6 +61,8 @@ type Run struct {
 	driver   chan struct{}
 	fin      byte // tasks release it when they end, the driver acquires it
 
+	seed       uint64 // of the plan
+	rand       *Rand  // of the code under test
 	now        int64
 	timers     *Timer // armed, oldest first
 	last       *Timer
@@ -133,6 +135,8 @@ func (e *Run) object(name string) int32 {
 // invariant is broken. The goroutines are still parked then.
 func (e *Run) run(w World, r *Plan) {
 	e.taskOrders = r.taskOrders()
+	e.seed, _ = Seed(r.Seed).Number()
+	e.rand = NewRand(e.seed ^ 0x7a2d)
 	e.inst = w.Start(e, r)
 	for i, a := range r.actors() {
 		t := e.newTask()
@@ -168,7 +172,7 @@ func (e *Run) run(w World, r *Plan) {
 	}
 	for i := range e.tasks[1:e.ntasks] {
 		if t := e.tasks[i+1]; t.Actor >= 0 && t.state != done {
-			e.Fail("ends", "%s never ends", t.Title())
+			e.Fail("ends", "%s never ends; it waits: %s", t.Title(), e.waits(t))
 		}
 	}
 	if e.failure == nil {

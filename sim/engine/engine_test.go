@@ -152,7 +152,7 @@ func TestParkedTaskGoesOnWhenTheGateOpensOrTimeIsUp(t *testing.T) {
 			e.Open(&g)
 		},
 		"c": func(e *Run) {
-			e.Sleep(int64(3 * time.Second))
+			e.Sleep(3 * time.Second)
 			got = append(got, "c wakes at "+time.Duration(e.Now()).String())
 		},
 	}, []string{"a", "b", "c"})

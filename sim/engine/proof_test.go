@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		}
 	case "canary":
 		fmt.Println(Canary())
+	case "edges":
+		showEdges()
 	case "reach":
 		for _, s := range MeasureDetector() {
 			fmt.Println(s.OK(), s)

@@ -2,9 +2,11 @@ package engine
 
 import (
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // GORACE is how the race detector must be set for a verdict per seed: by
@@ -65,23 +67,40 @@ func RacePairs(report string) []string {
 	return pairs
 }
 
-// topFrame is the innermost function of ours in a stack.
+// topFrame returns the innermost function of a stack that belongs to the module of
+// the program and not to this package. If the stack has none, it returns the innermost
+// function of the module, or of all.
 func topFrame(frames string) string {
-	first := ""
+	var module, all string
 	for _, l := range strings.Split(frames, "\n") {
 		if strings.HasPrefix(l, "      ") || !strings.HasSuffix(l, ")") {
 			continue
 		}
-		name := strings.TrimSpace(l)
-		name = strings.TrimSuffix(name, "()")
-		name = strings.ReplaceAll(name, "[...]", "")
-		name = name[strings.LastIndex(name, "/")+1:]
-		if first == "" {
-			first = name
+		path := strings.ReplaceAll(strings.TrimSuffix(strings.TrimSpace(l), "()"), "[...]", "")
+		name := path[strings.LastIndex(path, "/")+1:]
+		if all == "" {
+			all = name
 		}
-		if strings.Contains(l, "pyrycode-relay/") {
+		if !strings.HasPrefix(path, mainModule()) {
+			continue
+		}
+		if !strings.Contains(path, "/sim/engine.") {
 			return name
 		}
+		if module == "" {
+			module = name
+		}
 	}
-	return first
+	if module != "" {
+		return module
+	}
+	return all
 }
+
+// mainModule is the path of the module of the program.
+var mainModule = sync.OnceValue(func() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Path != "" {
+		return info.Main.Path
+	}
+	return "main."
+})

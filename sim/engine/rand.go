@@ -1,5 +1,7 @@
 package engine
 
+import "math/rand/v2"
+
 // Rand is the only source of chance in a run: splitmix64, so that a seed
 // means the same on every machine and with every Go release.
 type Rand struct{ s uint64 }
@@ -44,4 +46,25 @@ func Mix(x uint64) uint64 {
 	x ^= x >> 27
 	x *= 0x94d049bb133111eb
 	return x ^ x>>31
+}
+
+// Uint64 returns a random number. In a run it follows from the seed. Without a run
+// (e is nil) it is that of math/rand/v2.
+//
+//go:norace
+func (e *Run) Uint64() uint64 {
+	if e == nil {
+		return rand.Uint64()
+	}
+	return e.rand.Uint64()
+}
+
+// Intn returns a random number in [0, n); n must be positive. e may be nil.
+//
+//go:norace
+func (e *Run) Intn(n int) int {
+	if e == nil {
+		return rand.IntN(n)
+	}
+	return e.rand.Intn(n)
 }

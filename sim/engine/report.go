@@ -16,8 +16,9 @@ type Report struct {
 	Final  *Result // of the shrunk run
 	Matter int     // index of the line that matters, or -1
 	Tries  int
-	Before int // lines before shrinking
-	File   string
+	Before int    // lines before shrinking
+	File   string // that Write has written
+	Repeat string // the command that replays the file, without its name; may be empty
 }
 
 // Commit is what the program was built from, if that is known.
@@ -55,8 +56,8 @@ func (r *Report) Text() string {
 	if m := r.Matters(); m != "" {
 		fmt.Fprintf(&b, "# %s\n", m)
 	}
-	if r.File != "" {
-		fmt.Fprintf(&b, "# repeat: relaysim replay %s\n", r.File)
+	if r.File != "" && r.Repeat != "" {
+		fmt.Fprintf(&b, "# repeat: %s %s\n", r.Repeat, r.File)
 	}
 	b.WriteString(r.Run.String())
 	b.WriteString("\n# what happened:\n")
@@ -90,7 +91,7 @@ func (r *Report) Write(dir string) error {
 	if seed == "" {
 		seed = "replay"
 	}
-	r.File = filepath.Join(dir, r.Run.worldName()+"-"+seed+".run")
+	r.File = filepath.Join(dir, strings.ReplaceAll(r.Run.worldName(), "/", "-")+"-"+seed+".run")
 	return os.WriteFile(r.File, []byte(r.Text()), 0o644)
 }
 
@@ -109,8 +110,8 @@ func (r *Report) Summary() string {
 	if r.Final.Races > 0 {
 		fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(RaceReport))
 	}
-	if r.File != "" {
-		fmt.Fprintf(&b, "repeat: relaysim replay %s\n", r.File)
+	if r.File != "" && r.Repeat != "" {
+		fmt.Fprintf(&b, "repeat: %s %s\n", r.Repeat, r.File)
 	}
 	return b.String()
 }

@@ -70,6 +70,9 @@ type Task struct {
 	at    point
 	armed *Timer // the last timer that this operation armed
 
+	process *Process // that it belongs to, or nil
+	life    int      // of that process
+
 	lock *Lock // blocked on
 	gate *Gate // parked on
 	due  int64 // parked until; never if negative
@@ -163,7 +166,7 @@ func (e *Run) park(t, next *Task) {
 		hideOff()
 	}
 	e.wait(t)
-	if t.state != done && e.unwinding() {
+	if (t.state != done || t.dead()) && e.unwinding() {
 		runtime.Goexit()
 	}
 }
@@ -344,4 +347,23 @@ func checkNames(l Line) error {
 		}
 	}
 	return nil
+}
+
+// waits describes where a task is: its name, the kind of yield point, and the name
+// of the lock or channel, if it has one.
+func (e *Run) waits(t *Task) string {
+	s := t.Title() + " at " + t.at.kind.String()
+	for i := e.steps - 1; i >= 0 && i < len(e.trace); i-- {
+		x := &e.trace[i]
+		if x.task != int32(t.ID) {
+			continue
+		}
+		if x.obj != 0 {
+			return s + " " + e.names[x.obj]
+		}
+		if x.at.kind != t.at.kind {
+			break
+		}
+	}
+	return s
 }

@@ -9,6 +9,8 @@ var Epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // A Timer is a timer that the code under test armed.
 type Timer struct {
+	real  *time.Timer // without a run
+	run   *Run        // if AfterFunc armed it
 	stop  StopMark
 	f     func()
 	due   int64
@@ -41,10 +43,17 @@ func (m *ownMark) Stopped() bool { return m.stopped }
 //go:norace
 func (m *ownMark) SetStopped() { m.stopped = true }
 
-// Stop prevents the timer from firing and reports whether it was in time.
+// Stop prevents the timer from firing and reports whether it was in time. In a run
+// it is a yield point of timers that AfterFunc armed.
 //
 //go:norace
 func (t *Timer) Stop() bool {
+	if t.real != nil {
+		return t.real.Stop()
+	}
+	if t.run != nil {
+		t.run.yield(AtPoint, 0)
+	}
 	if t.stop.Stopped() {
 		return false
 	}
@@ -67,10 +76,32 @@ func (t *Timer) FiredAt() int { return t.firedAt }
 //go:norace
 func (e *Run) Now() int64 { return e.now }
 
-// AfterFunc calls f on a task of its own once d has passed.
+// Time returns the time. A run begins at Epoch. Without a run (e is nil) it is
+// time.Now.
+func (e *Run) Time() time.Time {
+	if e == nil {
+		return time.Now()
+	}
+	return Epoch.Add(time.Duration(e.Now()))
+}
+
+// AfterFunc calls f on a task of its own once d has passed. Without a run (e is
+// nil) it is time.AfterFunc.
 func (e *Run) AfterFunc(d time.Duration, f func()) *Timer {
+	if e == nil {
+		return &Timer{real: time.AfterFunc(d, f)}
+	}
 	e.BeforeArm()
-	return e.Arm(d, f, &ownMark{})
+	t := e.Arm(d, f, &ownMark{})
+	t.run = e
+	return t
+}
+
+// After returns a channel that receives the time once d has passed.
+func (e *Run) After(d time.Duration) *Chan[time.Time] {
+	c := NewChan[time.Time](e, "after", 1)
+	e.AfterFunc(d, func() { c.Send(e.Time()) })
+	return c
 }
 
 // BeforeArm is the yield point before a timer is armed with Arm.
@@ -108,7 +139,7 @@ func (e *Run) arm(t *Timer, d int64) {
 func (e *Run) armedNow() *Timer {
 	var head, tail *Timer
 	for t := e.timers; t != nil; t = t.next {
-		if t.fired || t.stop.Stopped() {
+		if t.fired || t.stop.Stopped() || t.by.dead() {
 			continue
 		}
 		if tail == nil {

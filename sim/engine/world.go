@@ -97,4 +97,10 @@ func (r *funcRun) Unlocking(*Task, *Lock) {}
 func (r *funcRun) Contended(*Task, *Lock) {}
 func (r *funcRun) Ended(*Task)            {}
 func (r *funcRun) Idle() bool             { return true }
-func (r *funcRun) Final()                 {}
+
+// Final fails the run if a task waits for ever.
+func (r *funcRun) Final() {
+	if t := r.e.Unfinished(); t != nil {
+		r.e.Fail("ends", "%s waits for ever", r.e.waits(t))
+	}
+}

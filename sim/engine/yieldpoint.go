@@ -1,5 +1,7 @@
 package engine
 
+import "time"
+
 // Yield is a yield point of the world: the engine may run any other task
 // before Yield returns. obj is a number from Object, or 0.
 func (e *Run) Yield(k Kind, obj int32) { e.yield(k, obj) }
@@ -70,10 +72,15 @@ func (e *Run) pick(t *Task) *Task {
 	return next
 }
 
-// Go starts a task. The relay calls it instead of the go statement.
+// Go starts a task, in place of the go statement. Without a run (e is nil) it is a
+// go statement.
 //
 //go:norace
 func (e *Run) Go(name string, f func()) {
+	if e == nil {
+		go f()
+		return
+	}
 	if e.mode == judging || e.mode == unwinding {
 		return
 	}
@@ -112,6 +119,7 @@ func (e *Run) spawn(parent *Task, born point, order int, f func()) *Task {
 	t.Actor, t.parent, t.born, t.f = -1, parent, born, f
 	t.key = born.Mix(parent.key) + 1
 	t.order = order
+	t.process, t.life = parent.process, parent.life
 	for i := range e.taskOrders {
 		if e.taskOrders[i].key == t.key {
 			t.order = e.taskOrders[i].order
@@ -169,5 +177,12 @@ func (e *Run) Open(g *Gate) {
 	g.waiting = 0
 }
 
-// Sleep parks the current task for a simulated while.
-func (e *Run) Sleep(d int64) { e.Park(AtWait, nil, e.Now()+d) }
+// Sleep parks the current task for so long. Without a run (e is nil) it is
+// time.Sleep.
+func (e *Run) Sleep(d time.Duration) {
+	if e == nil {
+		time.Sleep(d)
+		return
+	}
+	e.Park(AtWait, nil, e.Now()+int64(d))
+}

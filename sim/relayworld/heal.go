@@ -53,14 +53,14 @@ func (w *Instance) heal() {
 		c.Note(func() { c.IgnoresPings = false })
 		c.Resume()
 	}
-	w.Engine.Sleep(int64(recoveryTime))
+	w.Engine.Sleep(recoveryTime)
 	if !w.isDrained() {
 		w.converge()
 	}
 	d := w.node.Load() // if it has drained already, it must report that it is done once more
 	spread := time.Duration(w.Run.Param("spread", 0)) * time.Second
 	w.drain(d, spread)
-	w.Engine.Sleep(int64(15*time.Second + spread))
+	w.Engine.Sleep(15*time.Second + spread)
 	if got, want := w.drainCounts(); got != want {
 		w.Engine.Fail("drain", "15 s after the drain it has reported %d times that it is done; want %d, one for each drain", got, want)
 	}
@@ -84,9 +84,9 @@ func (w *Instance) converge() {
 	w.checkCounts("after the faults")
 	for s := range MaxServers {
 		w.dial(u, false, s, AsIs)
-		w.Engine.Sleep(int64(5 * time.Second))
+		w.Engine.Sleep(5 * time.Second)
 		w.dial(v, true, s, AsIs)
-		w.Engine.Sleep(int64(time.Second))
+		w.Engine.Sleep(time.Second)
 	}
 	w.checkCounts("with everyone new")
 	// Written bytes must not stay charged: with a small budget, repeating the
@@ -119,7 +119,7 @@ func (w *Instance) CheckAnswered(r *engine.Rand, pad int) {
 			c.SendToBinary(r, pad, 1, true)
 		})
 	}
-	w.Engine.Sleep(int64(5 * time.Second))
+	w.Engine.Sleep(5 * time.Second)
 	for i, c := range asked {
 		if c.Is(func() bool { return len(c.Flow(0).Got) <= before[i] }) {
 			w.Engine.Fail("served", "%s has sent a frame and got no answer", c.Name)

@@ -19,7 +19,7 @@ func (w *Instance) Do(t *engine.Task, op engine.Op) {
 	case VerbAdvance:
 		w.Engine.Advance(time.Duration(op.Arg) * time.Millisecond)
 	case VerbWait:
-		w.Engine.Sleep(int64(op.Arg) * int64(time.Millisecond))
+		w.Engine.Sleep(time.Duration(op.Arg) * time.Millisecond)
 	case VerbDial, VerbBare:
 		w.dialOp(u, op)
 	case VerbReset:

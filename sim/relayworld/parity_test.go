@@ -354,7 +354,7 @@ func TestLoopbackAndSimulationAgree(t *testing.T) {
 				inSim.play.run(script)
 				inSim.play.end()
 				inSim.r.Abort()
-				e.Sleep(int64(time.Minute))
+				e.Sleep(time.Minute)
 			})
 			x := engine.Runner{World: world, Plain: true} // the peers share variables
 			if res := x.Replay(world.Plan(nil, false)); res.Failure != nil {

@@ -133,7 +133,7 @@ func (w *simWire) boot() {
 
 func (w *simWire) restart() { w.boot() }
 
-func (w *simWire) pause() { w.e.Sleep(int64(time.Millisecond)) }
+func (w *simWire) pause() { w.e.Sleep(time.Millisecond) }
 
 type parityKey struct{}
 
@@ -172,6 +172,6 @@ func (w *simWire) dial(path string, h http.Header) (parityConn, *http.Response) 
 }
 
 func (w *simWire) awaitStep(int) {
-	w.e.Sleep(int64(time.Second)) // more than a grace and a probe, less than a heartbeat
+	w.e.Sleep(time.Second) // more than a grace and a probe, less than a heartbeat
 	w.seen = append(w.seen, parityRest{w.play.total, w.r.Counts()})
 }
