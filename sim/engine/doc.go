@@ -84,8 +84,8 @@
 // The hand-overs are hidden from the race detector. Otherwise it would take each for a
 // happens-before edge and would never report a race. The edges that exist in production
 // are shown to it: those of locks, channels, wait groups, pools and messages, of the go
-// statement, and of arming a timer before its body. Scheduler code is therefore marked
-// go:norace and uses no append, copy or map, which the runtime reports regardless of
+// statement, and of arming a timer before its body. Scheduler code therefore has the
+// directive go:norace, and uses no append, copy or map, which the runtime reports regardless of
 // that mark.
 //
 // # What a seed fixes

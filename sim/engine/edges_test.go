@@ -57,7 +57,7 @@ var edges = map[string]func(r *Run, v *int){
 		g.Wait()
 		*v++
 	},
-	"racy: a wait group that nobody waits for": func(r *Run, v *int) {
+	"racy: a wait group without a wait": func(r *Run, v *int) {
 		g := NewWaitGroup(r)
 		g.Go("add", func() { *v++ })
 		*v++

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// otherModule is a program of somebody else: a table of leases whose test has been
-// written from this package's doc alone.
+// otherModule is a program in another module: a table of leases, and tests that use
+// what this package's doc describes.
 var otherModule = map[string]string{
 	"go.mod": `module example.com/lease
 
@@ -80,7 +80,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
-func TestNobodyEndsTheLeaseOfAnother(t *testing.T) {
+func TestOnlyTheHolderEndsItsLease(t *testing.T) {
 	engine.Test(t, func(r *engine.Run) {
 		table, all := New(r), engine.NewWaitGroup(r)
 		for _, name := range []string{"ann", "bob"} {
@@ -123,7 +123,7 @@ func TestMessagesWithoutABug(t *testing.T) {
 `,
 }
 
-// The engine is of use to another module, which knows only its doc.
+// Another module can import the engine, find its bugs and replay them.
 func TestAnotherModuleFindsItsBug(t *testing.T) {
 	dir, out := t.TempDir(), t.TempDir()
 	root, err := filepath.Abs("../..")
@@ -158,16 +158,16 @@ func TestAnotherModuleFindsItsBug(t *testing.T) {
 	}
 	text, ok := run("-run", "MessagesWithoutABug")
 	contains(text, ok, true)
-	text, ok = run("-run", "NobodyEnds", "-sim.out", out)
+	text, ok = run("-run", "OnlyTheHolder", "-sim.out", out)
 	contains(text, ok, false, "broken: lease: ", "what matters: ", "  at main.1/", "-sim.seed ", "-sim.replay "+out)
 	seed := regexp.MustCompile(`-sim\.seed (\d+)`).FindStringSubmatch(text)
 	file := regexp.MustCompile(`-sim\.replay (\S+)`).FindStringSubmatch(text)
 	if seed == nil || file == nil {
 		t.FailNow()
 	}
-	text, ok = run("-run", "NobodyEnds", "-sim.out", out, "-sim.seed", seed[1])
+	text, ok = run("-run", "OnlyTheHolder", "-sim.out", out, "-sim.seed", seed[1])
 	contains(text, ok, false, "broken: lease: ")
-	text, ok = run("-run", "NobodyEnds", "-sim.replay", file[1])
+	text, ok = run("-run", "OnlyTheHolder", "-sim.replay", file[1])
 	contains(text, ok, false, "lease: ")
 	if page, err := os.ReadFile(strings.TrimSuffix(file[1], ".run") + ".html"); err != nil || !strings.Contains(string(page), `class="bad"`) {
 		t.Errorf("no page that shows the failing step: %v", err)

@@ -125,13 +125,16 @@ func TestAnRWMutexLetsReadersInTogetherAndWritersAlone(t *testing.T) {
 		t.Error("two readers never held the lock together")
 	}
 	breaks(t, "ends", func(r *Run) { // a writer that waits keeps the second reader out
-		mu, all := NewRWMutex(r, "mu"), NewWaitGroup(r)
-		all.Go("write", func() { mu.Lock(); mu.Unlock() }) //nolint:staticcheck // only whether it gets in matters
+		mu := NewRWMutex(r, "mu")
+		r.Go("write", func() {
+			mu.Lock()
+			defer mu.Unlock()
+		})
 		mu.RLock()
+		defer mu.RUnlock()
 		mu.RLock()
-		mu.RUnlock()
-		mu.RUnlock()
-		all.Wait()
+		defer mu.RUnlock()
+		r.Yield(AtPoint, 0)
 	})
 	breaks(t, "locks", func(r *Run) { NewRWMutex(r, "mu").RUnlock() })
 	breaks(t, "locks", func(r *Run) { NewRWMutex(r, "mu").Unlock() })
@@ -306,7 +309,7 @@ func TestWithoutARunEverythingIsReal(t *testing.T) {
 	}
 	all.Wait()
 	rw.Lock()
-	rw.Unlock() //nolint:staticcheck // that it can be locked is all
+	defer rw.Unlock()
 	if n != 4 {
 		t.Errorf("counted %d; want 4", n)
 	}

@@ -248,7 +248,7 @@ func HashName(name string) uint64 {
 // Title returns the task's name.
 func (t *Task) Title() string {
 	if t == nil {
-		return "nobody"
+		return "no task"
 	}
 	if t.parent == nil {
 		return t.Name
