@@ -185,10 +185,10 @@ func (p *Port) send(to string, m *message) {
 	n := p.net
 	l := n.link(p.address, to)
 	q := n.find(to)
+	m.at = l.arrival(n, len(m.data)) // a message that is lost takes its time, too
 	if p.closed || q == nil || l.cut || l.Loss > 0 && n.rnd.Chance(l.Loss) {
 		return
 	}
-	m.at = l.arrival(n, len(m.data))
 	m.edge.Release()
 	at := &q.messages
 	for *at != nil && (*at).at <= m.at {

@@ -241,8 +241,9 @@ func TestTimersSleepAndTimeouts(t *testing.T) {
 		c := NewChan[string](r, "c", 1)
 		timer := r.AfterFunc(time.Second, func() { c.Send("fired") })
 		r.Sleep(500 * time.Millisecond)
-		if !timer.Stop() || timer.Stop() {
-			r.Fail("timer", "Stop is wrong about a timer that is armed, or one that is stopped")
+		steps := r.Steps()
+		if !timer.Stop() || timer.Stop() || r.Steps() != steps+2 {
+			r.Fail("timer", "Stop is wrong about a timer that is armed, or one that is stopped, or no yield point")
 		}
 		start := r.Time()
 		if i := Select(r, Recv(c, nil), Recv(r.After(3*time.Second), nil)); i != 1 || r.Time().Sub(start) != 3*time.Second {
@@ -357,8 +358,10 @@ func TestMessagesOfALink(t *testing.T) {
 				break
 			}
 			// 100 bytes take 100 ms at 1,000 bytes a second.
-			if earliest := Epoch.Add(time.Duration(last+2)*0 + 110*time.Millisecond); from != "a" || int(data[0]) <= last || r.Time().Before(earliest) {
-				r.Fail("link", "message %d of %s after %d, at %v", data[0], from, last, r.Time().Sub(Epoch))
+			earliest := time.Duration(data[0]+1)*100*time.Millisecond + 10*time.Millisecond
+			at := r.Time().Sub(Epoch)
+			if from != "a" || int(data[0]) <= last || at < earliest || at > earliest+5*time.Millisecond {
+				r.Fail("link", "message %d of %s after %d, at %v; want it at %v or within 5 ms", data[0], from, last, at, earliest)
 			}
 			last = int(data[0])
 			delivered++
@@ -406,9 +409,13 @@ func TestAPartitionLosesMessagesAndHoldsBytes(t *testing.T) {
 		if _, err := io.ReadFull(c, got); err != nil || string(got) != "kept" {
 			r.Fail("heal", "read %q, %v", got, err)
 		}
+		a.Send("b", []byte("on its way"))
+		n.Partition("a", "b")
+		r.Sleep(time.Millisecond)
 		if _, _, err := b.ReceiveUntil(r.Time().Add(time.Second)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			r.Fail("partition", "a message crossed it: %v", err)
 		}
+		n.Heal("a", "b")
 		c.Close()
 	})
 }
