@@ -192,7 +192,7 @@ var memoryAttacks = []struct {
 // Peers that make the relay hold much pay for it with their own connections:
 // resident memory stays below the limit, newcomers of other addresses are
 // served, and a slow binary that holds little keeps its connection.
-func TestRow36MemoryIsTakenFromTheAddressThatHoldsMost(t *testing.T) {
+func TestRow37MemoryIsTakenFromTheAddressThatHoldsMost(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("resident memory is read from /proc")
 	}
