@@ -4,6 +4,9 @@ package config
 
 import "io/fs"
 
+// nonBlocking is not known here.
+const nonBlocking = 0
+
 // MaxFiles is not known here.
 func MaxFiles() (uint64, bool) { return 0, false }
 

@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// nonBlocking makes the opening of a pipe return although nobody writes to it.
+const nonBlocking = syscall.O_NONBLOCK
+
 // MaxFiles is how many descriptors the process may open.
 func MaxFiles() (uint64, bool) {
 	var l syscall.Rlimit

@@ -199,20 +199,32 @@ func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 
 // readAll is ReadFile without the bound on its time.
 func readAll(name string, most int64, pipes bool) ([]byte, error) {
-	if !pipes { // before it is opened: to open a pipe waits for its writer
-		info, err := os.Stat(name)
+	regular := func(info fs.FileInfo, err error) error {
 		if err != nil {
-			return nil, pathReason(err)
+			return pathReason(err)
 		}
 		if rule := notRegular(info); rule != "" {
-			return nil, errors.New(rule)
+			return errors.New(rule)
+		}
+		return nil
+	}
+	flags := os.O_RDONLY
+	if !pipes {
+		flags |= nonBlocking // if it becomes a pipe now, the open does not wait for a writer
+		if err := regular(os.Stat(name)); err != nil {
+			return nil, err
 		}
 	}
-	file, err := os.Open(name)
+	file, err := os.OpenFile(name, flags, 0)
 	if err != nil {
 		return nil, pathReason(err)
 	}
 	defer file.Close()
+	if !pipes {
+		if err := regular(file.Stat()); err != nil { // another file took its place
+			return nil, err
+		}
+	}
 	text, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err != nil {
 		return nil, pathReason(err)

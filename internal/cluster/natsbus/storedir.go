@@ -1,9 +1,12 @@
 package natsbus
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // A server's directory is useless after the end of its process. A process that is killed
@@ -38,20 +41,75 @@ func storeDir() (dir string, lock *os.File, err error) {
 	return dir, lock, nil
 }
 
-// sweep removes the directories of servers that were killed.
+// sweep removes the directories of servers that were killed. It looks at nothing but
+// directories that only this user can write, and at regular files in them: the
+// directory for temporary files belongs to everyone, and a pipe of another user's
+// under a name that sweep expects must not make the start wait.
 func sweep() {
-	all, err := filepath.Glob(filepath.Join(os.TempDir(), storePrefix+"*", lockName))
+	all, err := filepath.Glob(filepath.Join(os.TempDir(), storePrefix+"*"))
 	if err != nil {
-		return // the pattern is invalid, which cannot happen
+		return // only a bad pattern is an error
 	}
-	for _, name := range all {
-		f, err := os.Open(name)
+	for _, dir := range all {
+		lock, err := openLock(dir)
 		if err != nil {
-			continue // the directory of another user
+			continue // not one of ours, or it has no lock yet
 		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			_ = os.RemoveAll(filepath.Dir(name)) // the next sweep tries again
+		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			_ = os.RemoveAll(dir) // the next start tries again
 		}
-		f.Close()
+		lock.Close()
 	}
+}
+
+// errNotOurs is the error of what storeDir cannot have made.
+var errNotOurs = errors.New("not a directory or regular file that belongs to this user alone")
+
+// openLock opens the lock of dir. It follows no link in the last two parts of the
+// name, and never waits.
+func openLock(dir string) (*os.File, error) {
+	at, err := openOurs(unix.AT_FDCWD, dir, unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(at)
+	fd, err := openOurs(at, lockName, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), filepath.Join(dir, lockName)), nil
+}
+
+// openOurs opens a regular file or, if flags has O_DIRECTORY, a directory, in the
+// directory at. It must belong to the user of this process, no other user may be able
+// to write it, and a file must have one name.
+func openOurs(at int, name string, flags int) (fd int, err error) {
+	// Of a pipe O_NONBLOCK makes the open return; of a device it may have effects,
+	// so what is no regular file is not opened if that can be known.
+	want := uint32(unix.S_IFREG)
+	if flags&unix.O_DIRECTORY != 0 {
+		want = unix.S_IFDIR
+	}
+	ours := func(st *unix.Stat_t) bool {
+		return uint32(st.Mode)&unix.S_IFMT == want && int(st.Uid) == os.Geteuid() && st.Mode&0o022 == 0 && (want == unix.S_IFDIR || st.Nlink == 1)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return 0, err
+	}
+	if !ours(&st) {
+		return 0, errNotOurs
+	}
+	fd, err = unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+	if err != nil {
+		return 0, err
+	}
+	if err = unix.Fstat(fd, &st); err == nil && !ours(&st) { // it was replaced in between
+		err = errNotOurs
+	}
+	if err != nil {
+		unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
 }
