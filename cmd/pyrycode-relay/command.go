@@ -18,14 +18,15 @@ import (
 
 // command is the command line, as kong reads it, and what was wrong with it.
 type command struct {
-	Serve       options        `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
-	Check       check          `cmd:"" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual."`
-	Probe       probe          `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
-	Healthcheck healthcheck    `cmd:"" help:"Ask a running relay whether it is ready; returns 0 or 1 and says why. For images without curl."`
-	Diag        diag           `cmd:"" help:"Put all that a running relay tells about itself into one zip file, without its secrets."`
-	Version     versionCommand `cmd:"" help:"Print what program this is."`
-	Completion  completion     `cmd:"" help:"Print a script that completes commands and options in a shell."`
-	Man         man            `cmd:"" help:"Print the manual page: pyrycode-relay man | man -l -."`
+	Serve       options            `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
+	Check       check              `cmd:"" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual."`
+	Probe       probe              `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
+	Healthcheck healthcheck        `cmd:"" help:"Ask a running relay whether it is ready; returns 0 or 1 and says why. For images without curl."`
+	Diag        diag               `cmd:"" help:"Put all that a running relay tells about itself into one zip file, without its secrets."`
+	Fingerprint fingerprintCommand `cmd:"" help:"Print what the log shows for a server-id, or with --log the last lines of a running relay's log that are about it."`
+	Version     versionCommand     `cmd:"" help:"Print what program this is."`
+	Completion  completion         `cmd:"" help:"Print a script that completes commands and options in a shell."`
+	Man         man                `cmd:"" help:"Print the manual page: pyrycode-relay man | man -l -."`
 
 	model *kong.Application // once read
 
@@ -308,6 +309,8 @@ func (c *command) all(name string) []config.Problem {
 		rules = c.Healthcheck.check()
 	case "diag":
 		rules = c.Diag.check()
+	case "fingerprint":
+		rules = c.Fingerprint.check()
 	case "probe":
 		rules = c.Probe.check()
 	}

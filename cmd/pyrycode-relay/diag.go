@@ -142,7 +142,7 @@ func (d *diag) write(ctx context.Context, a *asker, b daemon.Build, now time.Tim
 		return "", fmt.Errorf("the relay at %s has stopped answering", a.base)
 	}
 	told := readme.String()
-	readme.WriteString("\nThere are no secrets in it and no frames. Server-ids, addresses and names of\ndevices are in log.txt, and may be in goroutines.txt.\n")
+	readme.WriteString("\nThere are no secrets in it and no frames, and no server-ids unless the relay runs\nwith --log-server-ids full. Addresses and names of devices are in log.txt.\n")
 	w, err := z.Create("README.txt")
 	if err == nil {
 		_, err = io.WriteString(w, readme.String())

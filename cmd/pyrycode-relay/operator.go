@@ -148,7 +148,12 @@ const maxAnswer = 64 << 20
 
 // get requests one page. The error, a sentence, says why no answer came.
 func (a *asker) get(ctx context.Context, path string) (status int, body []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path, nil)
+	return a.do(ctx, http.MethodGet, path, nil)
+}
+
+// do makes one request. Its error is as that of get.
+func (a *asker) do(ctx context.Context, method, path string, content io.Reader) (status int, body []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, a.base+path, content)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -10,8 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -287,15 +290,21 @@ func TestRow36PROXYAddressesShareThePlacesFairly(t *testing.T) {
 	h.check()
 }
 
-// Port 80 of the ACME challenges has the same guests.
-func TestRow36TheListenerForChallengesServesNewcomers(t *testing.T) {
-	beside(t)
+// freeAddress returns an address of this machine that nothing listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := ln.Addr().String()
-	ln.Close()
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// Port 80 of the ACME challenges has the same guests.
+func TestRow36TheListenerForChallengesServesNewcomers(t *testing.T) {
+	beside(t)
+	at := freeAddress(t)
 	addresses, per := dose(8, 16), dose(8, 128)
 	given(t, "%d addresses × %d connections", addresses, per)
 	dir := t.TempDir()
@@ -422,4 +431,138 @@ func TestRow41AHandshakeLeavesLittleMemoryBehind(t *testing.T) {
 	if huge > 2<<10 {
 		t.Errorf("a ClientHello of 60 KB leaves %.0f bytes behind; want nothing", huge)
 	}
+}
+
+// operatorPages are all that the private listener has, and what changes something.
+var operatorPages = []string{"/", "/metrics", "/healthz", "/readyz", "/status.json", "/debug/check", "/debug/config", "/debug/log", "/debug/fingerprint",
+	"/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/heap?gc=1", "/debug/pprof/goroutine?debug=2", "/debug/pprof/symbol", "/nothing"}
+
+// A page of another site, by a name that DNS makes lead to the private listener or
+// from its own origin, gets no operators' page and has nothing done.
+func TestRow45PagesOfOtherSitesReachNoOperatorsPage(t *testing.T) {
+	n := start(t, func(c *config.Config) { c.MetricsHosts = []string{"ops.internal"} })
+	given(t, "%d pages × 2 methods × 5 kinds", len(operatorPages))
+	refusals := 0
+	for _, path := range operatorPages {
+		for _, method := range []string{"GET", "POST"} {
+			for _, tt := range []struct {
+				host, name, value string
+				status            int
+			}{
+				{"evil.example", "X-None", "", 421},
+				{"evil.example:9090", "Origin", "http://evil.example:9090", 421},
+				{n.private, "Origin", "http://evil.example", 403},
+				{n.private, "Origin", "null", 403},
+				{n.private, "Sec-Fetch-Site", "cross-site", 403},
+			} {
+				req, err := http.NewRequest(method, "http://"+n.private+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Host = tt.host
+				req.Header.Set(tt.name, tt.value)
+				resp, err := operator.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				refusals++
+				if resp.StatusCode != tt.status || len(body) > 400 {
+					t.Errorf("%s %s of %s with %s %q: %d and %d bytes; want %d and a sentence", method, path, tt.host, tt.name, tt.value, resp.StatusCode, len(body), tt.status)
+				}
+			}
+		}
+	}
+	counted := 0.0
+	for _, reason := range []string{"host", "origin", "site"} {
+		counted += n.metric(fmt.Sprintf("pyrycode_relay_private_requests_refused_total{reason=%q}", reason))
+	}
+	if counted != float64(refusals) {
+		t.Errorf("%v refusals are counted; want %d", counted, refusals)
+	}
+	for _, host := range []string{n.private, "localhost", "ops.internal:9090"} {
+		req, _ := http.NewRequest("GET", "http://"+n.private+"/readyz", nil)
+		req.Host = host
+		resp, err := operator.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("an operator who asks for %s gets %d; want 200", host, resp.StatusCode)
+		}
+	}
+}
+
+// Whatever is logged about a server-id, by the relay, by push and by the process, the
+// server-id is in no log and on no page.
+func TestRow45NoServerIDIsInTheLog(t *testing.T) {
+	n := start(t, func(c *config.Config) {
+		c.LogLevel, c.Grace, c.ConflictProbe = "debug", 100*time.Millisecond, 100*time.Millisecond
+	})
+	const id = "canary-server-id"
+	b := n.mustDial("/v1/server", id)
+	n.until("it is claimed", func() bool { return n.binaries() == 1 })
+	p := n.mustDial("/v1/client", id)
+	_, _, _ = n.dial("/v1/server", id, "") // a conflict, or a takeover
+	_, _, _ = n.dial("/v1/client", id+"-nobody", "")
+	_ = p.WriteMessage(1, []byte("no JSON"))
+	_ = b.WriteMessage(1, []byte("no envelope"))
+	time.Sleep(200 * time.Millisecond)
+	p.Close()
+	b.Close()
+	n.until("the grace is over", func() bool { return strings.Contains(n.log.String(), "server_grace_expired") })
+	all := n.log.String()
+	for _, path := range operatorPages {
+		if path != "/debug/fingerprint" {
+			all += n.page(path)
+		}
+	}
+	if at := strings.Index(all, "canary"); at >= 0 {
+		t.Errorf("a server-id shows: %.200s", all[max(0, at-100):])
+	}
+	resp, err := operator.Post("http://"+n.private+"/debug/fingerprint", "text/plain", strings.NewReader(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	if shown := strings.TrimSpace(string(text)); strings.Count(n.log.String(), `"server_id":"`+shown+`"`) < 4 {
+		t.Errorf("the fingerprint %q is in few records:\n%s", shown, n.log)
+	}
+}
+
+// A pipe under the name of a lock file, in the directory for temporary files that
+// belongs to everyone, does not make a start wait.
+func TestRow47APipeInPlaceOfALockDoesNotStopTheStart(t *testing.T) {
+	tmp := t.TempDir()
+	given(t, "a pipe, a link to a pipe, a device")
+	for i, plant := range []func(lock string) error{
+		func(lock string) error { return syscall.Mkfifo(lock, 0o666) },
+		func(lock string) error {
+			return errors.Join(syscall.Mkfifo(lock+"2", 0o666), os.Symlink(lock+"2", lock))
+		},
+		func(lock string) error { return os.Symlink("/dev/zero", lock) },
+	} {
+		dir := filepath.Join(tmp, fmt.Sprint("pyrycode-relay-nats-", i))
+		if err := errors.Join(os.Mkdir(dir, 0o755), plant(filepath.Join(dir, "lock"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := childCommand(t, func(c *config.Config) {
+		c.ClusterEmbedded, c.ClusterName, c.ClusterListen = true, "a", freeAddress(t)
+		c.ClusterPeers = []string{"127.0.0.1:1", "127.0.0.1:2"}
+	}, "TMPDIR="+tmp)
+	log := new(logBuffer)
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	n := &node{t: t, log: log}
+	n.until("it has a directory of its own", func() bool {
+		own, _ := filepath.Glob(filepath.Join(tmp, "pyrycode-relay-nats-*", "lock"))
+		return len(own) == 4
+	})
 }

@@ -26,6 +26,9 @@ type Config struct {
 	// MetricsListen is where operators look.
 	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" help:"Where operators find metrics, health and pprof: loopback or a private network, unless --web.config.file asks for a password."`
 
+	// MetricsHosts are names under which operators may look.
+	MetricsHosts []string `default:"" placeholder:"HOST,…" unit:"host names, by comma" group:"Listeners" reload:"true" help:"Names under which --metrics-listen may be asked, such as prometheus' target or the name of a proxy in front. IP addresses, localhost, this machine's own name and the host in --metrics-listen always may: a browser must not be led there under another name."`
+
 	// WebConfigFile is TLS and passwords of the private listener.
 	WebConfigFile string `name:"web.config.file" default:"" unit:"file" group:"Listeners" help:"TLS and basic authentication of --metrics-listen, in the format of Prometheus' exporters. It is read again when it changes, and on SIGHUP; what cannot be used changes nothing."`
 
@@ -64,13 +67,13 @@ type Config struct {
 	MaxConns int `relay:"MaxConns" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections in all; one more is answered 503."`
 
 	// MaxConnsPerAddress caps the connections of one IP address.
-	MaxConnsPerAddress int `relay:"MaxConnsPerAddress" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections of one IP address; one more is answered 503."`
+	MaxConnsPerAddress int `relay:"MaxConnsPerAddress" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections of one IP address, or IPv6 /64; one more is answered 503. A /56 may have twice as many, a /48 four times."`
 
 	// MaxPending caps the connections that have not been upgraded.
-	MaxPending int `default:"1024" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections that have not been upgraded; one more waits, or takes the place of one that has been silent for 2s, of the address that has most."`
+	MaxPending int `default:"1024" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Connections that have not been upgraded; one more takes the place of the oldest one of the network that has most."`
 
 	// MaxPendingPerAddress caps those of one IP address.
-	MaxPendingPerAddress int `default:"128" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Of those, connections of one IP address that is no trusted proxy; one more is cut."`
+	MaxPendingPerAddress int `default:"128" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Of those, connections of one IP address, or IPv6 /64, that is no trusted proxy; one more is cut, or the oldest of them if it is 2s old. A /56 has twice as many, a /48 four times."`
 
 	// MemoryLimit is how much memory the process should use.
 	MemoryLimit Size `default:"0B" unit:"bytes" group:"Limits" reload:"true" help:"Memory that the process may use; near it newcomers are answered 503. 0B: nine tenths of the control group's limit, or GOMEMLIMIT if it is set."`
@@ -156,6 +159,12 @@ type Config struct {
 
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `default:"info" unit:"debug, info, warn or error" group:"Logs" reload:"true" help:"Least level that is logged."`
+
+	// LogServerIDs is how the log shows server-ids.
+	LogServerIDs string `name:"log-server-ids" default:"fingerprint" unit:"fingerprint or full" group:"Logs" help:"How the log shows server-ids, which are secrets: as a keyed fingerprint, which the command fingerprint tells for a server-id, or in full."`
+
+	// LogKeyFile is the key of those fingerprints.
+	LogKeyFile string `default:"" unit:"file" group:"Logs" help:"Key of the fingerprints: at least 16 random bytes, in the same file for all relays whose logs are compared. Without it each process has a key of its own, and a server-id has another fingerprint after a restart."`
 }
 
 // Relay returns the part of c that the relay itself understands.

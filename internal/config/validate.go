@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"net"
@@ -34,6 +35,9 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	v.address("metrics-listen", c.MetricsListen)
 	v.apart(c)
 	v.exposure(c, m)
+	for _, h := range c.MetricsHosts {
+		v.host("metrics-hosts", h)
+	}
 	for _, o := range c.AllowedOrigins {
 		v.origin("allowed-origins", o)
 	}
@@ -59,6 +63,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	v.cluster(c)
 	v.oneOf("log-format", c.LogFormat, LogFormats...)
 	v.oneOf("log-level", c.LogLevel, LogLevels...)
+	v.serverIDs(c)
 	slices.SortStableFunc(v.problems, func(a, b Problem) int { return order[a.Option] - order[b.Option] })
 	return v.problems
 }
@@ -67,6 +72,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 var (
 	LogFormats = []string{"text", "json"}
 	LogLevels  = []string{"debug", "info", "warn", "error"}
+	LogIDs     = []string{FingerprintServerIDs, FullServerIDs}
 )
 
 type validator struct {
@@ -221,4 +227,50 @@ func (c Config) Account() (*push.Credentials, error) {
 		return nil, &Error{Problems: []Problem{{Option: "fcm-credentials", Rule: err.Error()}}} // the file has changed since
 	}
 	return a, nil
+}
+
+// Values of --log-server-ids.
+const (
+	FingerprintServerIDs = "fingerprint"
+	FullServerIDs        = "full"
+)
+
+// minLogKey is the shortest key of fingerprints, in bytes: none that can be guessed.
+const minLogKey = 16
+
+// ReadLogKey reads the file of --log-key-file. Blanks around the key do not count. The
+// error does not name the file.
+func ReadLogKey(name string) ([]byte, error) {
+	text, err := ReadFile(name, MaxFile, false)
+	if err != nil {
+		return nil, err
+	}
+	if text = bytes.TrimSpace(text); len(text) < minLogKey {
+		return nil, fmt.Errorf("it has %d bytes", len(text))
+	}
+	return text, nil
+}
+
+// serverIDs looks at how the log shows server-ids.
+func (v *validator) serverIDs(c Config) {
+	v.oneOf("log-server-ids", c.LogServerIDs, LogIDs...)
+	if c.LogKeyFile == "" {
+		return
+	}
+	if c.LogServerIDs == FullServerIDs {
+		v.add("log-key-file", c.LogKeyFile, "has no use with --log-server-ids full", "leave out one or the other")
+		return
+	}
+	if _, err := ReadLogKey(c.LogKeyFile); err != nil {
+		v.add("log-key-file", c.LogKeyFile, fmt.Sprintf("must be a file with at least %d random bytes that this user can read (%v)", minLogKey, err), "for example: (umask 077; head -c 32 /dev/urandom | base64 >FILE)")
+	}
+}
+
+// host demands a host name as it stands in a Host header, without a port.
+func (v *validator) host(option, value string) {
+	if value != HostName(value) || value == "" || strings.ContainsFunc(value, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
+	}) {
+		v.add(option, value, "must be a host name in small letters, without a port: a star stands for no others", "for example prometheus.internal; IP addresses need not be named")
+	}
 }

@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push"},
 	"internal/front":     {"internal/config", "internal/network"},
 	"internal/status":    {"internal/relay"},
-	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/network"},
+	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/network", "internal/wire"},
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld"},
 	"sim/engine":         {},

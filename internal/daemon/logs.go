@@ -21,9 +21,17 @@ var (
 )
 
 // newLogger returns a log that writes records of at least level to w, in one of
-// logFormats.
+// [config.LogFormats]. No record has a server-id in it.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
+	return newLoggerOf(w, format, level, nil)
+}
+
+// newLoggerOf is newLogger for records in which a server-id is shown as show says.
+func newLoggerOf(w io.Writer, format string, level slog.Leveler, show func(string) string) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: durationsAsText}
+	if show != nil {
+		opts.ReplaceAttr = fingerprints(show, durationsAsText)
+	}
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}

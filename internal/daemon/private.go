@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"fmt"
-	"log"
 	"net/http"
 	"net/http/pprof"
 	"sync"
@@ -73,21 +72,23 @@ func answer(w http.ResponseWriter, status int, line string) {
 	fmt.Fprintln(w, line)
 }
 
-// privateHandler is everything for operators.
-func privateHandler(r *relay.Relay, ready *readiness, page *status.Page, config http.HandlerFunc, recent http.Handler, errorLog *log.Logger) http.Handler {
+// privateHandler is everything for operators of p.
+func privateHandler(p *process) http.Handler {
+	r, page := p.relay, p.page
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(r.Metrics(), promhttp.HandlerOpts{
 		Registry:            r.Metrics(),
-		ErrorLog:            errorLog,
+		ErrorLog:            p.errorLog("metrics"),
 		Timeout:             scrapeTimeout,
 		MaxRequestsInFlight: scrapesAtATime,
 		EnableOpenMetrics:   true,
 	}))
 	mux.Handle("/healthz", r.Health())
-	mux.Handle("/readyz", ready)
+	mux.Handle("/readyz", &p.ready)
 	mux.Handle("/debug/check", checkHandler(r.Check, r.Counts))
-	mux.Handle("/debug/config", config)
-	mux.Handle("/debug/log", recent)
+	mux.HandleFunc("/debug/config", p.serveConfig)
+	mux.Handle("/debug/log", p.recent)
+	mux.Handle("/debug/fingerprint", fingerprintHandler(p.showID))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -68,6 +68,7 @@ type process struct {
 	cfg     config.Config
 	env     Env
 	log     *slog.Logger
+	showID  func(string) string // how the log shows a server-id
 	logs    *LogWriter
 	recent  *recent
 	relay   *relay.Relay
@@ -132,7 +133,10 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 	p.live.level = new(slog.LevelVar)
 	p.live.origins.Store(&env.Origins)
 	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
-	p.log = newLogger(p.recent, cfg.LogFormat, p.live.level)
+	if p.showID, err = showID(cfg); err != nil {
+		return nil, err
+	}
+	p.log = newLoggerOf(p.recent, cfg.LogFormat, p.live.level, p.showID)
 	p.env.Supervisor = env.Supervisor.closeUnused(cfg, p.log)
 	p.cfg = cfg.Fit(p.log)
 	p.ready.set("starting")
@@ -201,8 +205,11 @@ func (p *process) newPrivate(reg *prometheus.Registry) (err error) {
 		Metrics: reg, Ready: p.ready.get, Check: p.accounts.err, Peaks: p.relay.TakePeaks,
 		Version: b.Version, Revision: b.Revision, GoVersion: b.GoVersion, Links: links,
 	})
-	pages := privateHandler(p.relay, &p.ready, p.page, p.serveConfig, p.recent, p.errorLog("metrics"))
-	p.private = front.NewServer(p.web.handler(pages), p.errorLog("private"))
+	guard, err := newHostGuard(p.cfg, func() []string { return p.live.cfg.Load().MetricsHosts }, reg)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	p.private = front.NewServer(guard.handler(p.web.handler(privateHandler(p))), p.errorLog("private"))
 	p.private.ConnState = p.front.PrivateState
 	p.private.ConnContext = p.web.connContext
 	return nil
