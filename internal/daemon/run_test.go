@@ -54,6 +54,7 @@ func startEnv(t *testing.T, ctx context.Context, set func(*config.Config), env E
 	t.Helper()
 	c := config.Default()
 	c.Listen, c.MetricsListen = "127.0.0.1:0", "127.0.0.1:0"
+	c.LogServerIDs = config.FullServerIDs // tests look for them
 	if set != nil {
 		set(&c)
 	}
