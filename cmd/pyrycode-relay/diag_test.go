@@ -46,7 +46,7 @@ func talk(t *testing.T, s served) {
 	t.Helper()
 	dial := func(path string) *wstest.Conn {
 		c, _, err := wstest.Dial("ws://"+s.public+path, http.Header{"User-Agent": {"CANARY-agent"},
-			"X-Pyrycode-Server": {"s"}, "X-Pyrycode-Version": {"1"}, "X-Pyrycode-Token": {"CANARY-token"}, "Authorization": {"CANARY-header"}})
+			"X-Pyrycode-Server": {"CANARY-server"}, "X-Pyrycode-Version": {"1"}, "X-Pyrycode-Token": {"CANARY-token"}, "Authorization": {"CANARY-header"}})
 		if err != nil {
 			t.Fatal(err)
 		}

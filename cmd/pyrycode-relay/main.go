@@ -110,6 +110,8 @@ func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdo
 		c.Man.run(c.model, b, stdout)
 	case "diag":
 		return c.Diag.run(ctx, b, time.Now(), stdout)
+	case "fingerprint":
+		return c.Fingerprint.run(ctx, os.Stdin, stdout)
 	case "healthcheck":
 		return c.Healthcheck.run(ctx, stdout)
 	case "probe":
