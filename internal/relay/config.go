@@ -227,6 +227,7 @@ func newSettings(cfg Config) *settings {
 // holds for connections that come from now on: who is connected keeps what
 // it began with. On error, which says what New would, nothing has changed.
 func (r *Relay) Reconfigure(cfg Config) error {
+	cfg.Runtime = r.rt
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return err
