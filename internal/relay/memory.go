@@ -19,7 +19,6 @@ const (
 	// asked. Larger ones need a buffer that their sender's address may have.
 	freeMessage = 64 << 10
 
-
 	// idleCost and tlsCost are about what a connection costs that holds nothing.
 	idleCost = 8 << 10
 	tlsCost  = 24 << 10

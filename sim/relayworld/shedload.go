@@ -148,7 +148,7 @@ func (w *Instance) addressBytes(c *Client, k *shedLoadCall) (sum int) {
 func (w *Instance) heldBytes(c *Client, k *shedLoadCall) (lo, hi int) {
 	defer func() { hi = 2*hi + 8<<10 }()
 	hi = 2*binaryMessage + 2*k.unfinished[c.Number] // messages that it is sending; charged until a write is done
-	if !c.Phone {                                 // how much its parked phones hold is unknown
+	if !c.Phone {                                   // how much its parked phones hold is unknown
 		for n, l := range c.Flows {
 			for i, f := range w.Clients[n].Load().Flow(0).Sent {
 				if f.Step <= k.to.Step && (i >= len(l.Got) || l.Got[i].After(k.from)) {
