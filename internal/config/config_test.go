@@ -77,6 +77,11 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 				`--tls-key "/nowhere/key.pem": must be a PEM file that this user can read (no such file or directory); is that its name?`},
 		{"unknown format", func(c *Config) { c.LogFormat = "xml" }, `--log-format "xml": must be text or json; the default is text`},
 		{"unknown level", func(c *Config) { c.LogLevel = "loud" }, `--log-level "loud": must be debug, info, warn or error; the default is info`},
+		{"unknown form of server-ids", func(c *Config) { c.LogServerIDs = "short" }, `--log-server-ids "short": must be fingerprint or full; the default is fingerprint`},
+		{"a key without a use", func(c *Config) { c.LogServerIDs, c.LogKeyFile = "full", "x" }, `--log-key-file "x": has no use with --log-server-ids full; leave out one or the other`},
+		{"a key that is too short", func(c *Config) { c.LogKeyFile = "/dev/null" }, `--log-key-file "/dev/null": must be a file with at least 16 random bytes that this user can read (it is no regular file); for example: (umask 077; head -c 32 /dev/urandom | base64 >FILE)`},
+		{"a host with a port", func(c *Config) { c.MetricsHosts = []string{"relay.internal:9090"} }, `--metrics-hosts "relay.internal:9090": must be a host name in small letters, without a port: a star stands for no others; for example prometheus.internal; IP addresses need not be named`},
+		{"any host", func(c *Config) { c.MetricsHosts = []string{"*.internal"} }, `--metrics-hosts "*.internal": must be a host name in small letters, without a port: a star stands for no others; for example prometheus.internal; IP addresses need not be named`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := Default()

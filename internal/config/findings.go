@@ -220,6 +220,9 @@ func (f *Findings) unusual(c Config) {
 	if c.LogLevel == "debug" {
 		f.warn("--log-level debug: much is logged for each connection")
 	}
+	if c.LogServerIDs == FullServerIDs {
+		f.warn("--log-server-ids full: whoever reads the log can join every server-id in it")
+	}
 	if c.MaxConnsPerAddress > c.MaxConns {
 		f.warn("--max-conns-per-address %d is more than --max-conns %d: one address may take all places", c.MaxConnsPerAddress, c.MaxConns)
 	}

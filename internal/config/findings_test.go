@@ -44,6 +44,7 @@ func TestFindings(t *testing.T) {
 		{"drain", func(c *Config) { c.Drain = 0 }, machine{}, notAfter, "warning", "--drain 0s: "},
 		{"patience", func(c *Config) { c.DrainWait = 19 * time.Second }, machine{}, notAfter, "warning", "--drain-wait, --drain and --linger are 31s together: "},
 		{"debug", func(c *Config) { c.LogLevel = "debug" }, machine{}, notAfter, "warning", "--log-level debug: "},
+		{"server-ids in full", func(c *Config) { c.LogServerIDs = FullServerIDs }, machine{}, notAfter, "warning", "--log-server-ids full: "},
 		{"no NATS", func(c *Config) { c.Cluster = "nats://127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster: NATS cannot be reached: "},
 		{"a peer that is there", func(c *Config) { embedded(c); c.ClusterPeers[0] = taken.Addr().String() }, machine{}, notAfter, "note", "--cluster-peers " + taken.Addr().String() + " can be reached"},
 		{"a peer that is not", func(c *Config) { embedded(c); c.ClusterPeers[1] = "127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster-peers 127.0.0.1:1 cannot be reached: "},

@@ -140,7 +140,7 @@ func TestTheNetworksOfOneCustomerShareTheLimits(t *testing.T) {
 		for i := range 200 {
 			b := netip.MustParseAddr("2001:db8::1").As16()
 			n := i << tt.shift
-			b[6], b[7] = byte(n>>8), byte(n)
+			b[6], b[7], b[15] = byte(n>>8), byte(n), byte(i)
 			a := netip.AddrFrom16(b)
 			if ok, wait := g.pass(a, now); ok {
 				attempts++
