@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -124,37 +127,95 @@ var frontAttacks = []frontAttack{
 // relay has ended. With all of 2,048 connections that is a thousand a second.
 const redial = time.Second
 
-// besiege holds per connections of each address until the returned function is
-// called: those that the relay ends are dialled again.
-func (n *node) besiege(a frontAttack, addresses, per int, prefaces ...string) (end func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var all sync.WaitGroup
-	for i := range addresses {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 9, byte(1+i))}}
-		preface := ""
-		if len(prefaces) > 0 {
-			d.LocalAddr, preface = nil, prefaces[i%len(prefaces)]
+// proxyTrickle is for a relay behind a balancer; "PR" is its preface.
+var proxyTrickle = frontAttack{"a PROXY header that trickles", func(_ *node, c net.Conn, stop <-chan struct{}) {
+	text := "OXY TCP4 192.0.2.1 192.0.2.2 1 2"
+	every(stop, 200*time.Millisecond, func() error {
+		if text == "" {
+			return io.EOF
 		}
-		for range per {
-			all.Go(func() {
-				for ctx.Err() == nil {
-					if c, err := d.DialContext(ctx, "tcp", n.public); err == nil {
-						drop := context.AfterFunc(ctx, func() { c.Close() })
+		_, err := io.WriteString(c, text[:1])
+		text = text[1:]
+		return err
+	})
+}}
+
+// asSiege in the environment makes the test binary an attacker, for a test whose own
+// pair and newcomers must not compete with it inside one process.
+const asSiege = "BE_A_SIEGE"
+
+// siege is Per connections of each of so many addresses, or of each of Prefaces,
+// PROXY headers, in turn. Those that the relay ends are dialled again.
+type siege struct {
+	Attack         string // of frontAttacks
+	Relay          string // its address
+	Addresses, Per int
+	Prefaces       []string
+	TLS            bool
+}
+
+// beSiege attacks until its standard input ends.
+func beSiege() {
+	var g siege
+	if err := json.Unmarshal([]byte(os.Getenv(asSiege)), &g); err != nil {
+		panic(err)
+	}
+	all := append(slices.Clone(frontAttacks), proxyTrickle)
+	attack := all[slices.IndexFunc(all, func(a frontAttack) bool { return a.name == g.Attack })]
+	n := &node{public: g.Relay}
+	if g.TLS {
+		n.tls = &tls.Config{InsecureSkipVerify: true, ServerName: "relay.test"}
+	}
+	for k := range g.Addresses {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 9, byte(1+k))}}
+		preface := ""
+		if len(g.Prefaces) > 0 {
+			d.LocalAddr, preface = nil, g.Prefaces[k%len(g.Prefaces)]
+		}
+		for range g.Per {
+			go func() {
+				for {
+					if c, err := d.Dial("tcp", g.Relay); err == nil {
 						if _, err := io.WriteString(c, preface); err == nil {
-							a.hold(n, c, ctx.Done())
+							attack.hold(n, c, nil)
 						}
-						drop()
 						c.Close()
 					}
-					select {
-					case <-ctx.Done():
-					case <-time.After(redial + time.Duration(rand.Int64N(int64(redial)))):
-					}
+					time.Sleep(redial + time.Duration(rand.Int64N(int64(redial))))
 				}
-			})
+			}()
 		}
 	}
-	return func() { cancel(); all.Wait() }
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0) // the kernel closes all connections
+}
+
+// besiege attacks from a process of its own that gives way to all others, as if it
+// ran elsewhere, until the returned function is called.
+func (n *node) besiege(a frontAttack, addresses, per int, prefaces ...string) (end func()) {
+	n.t.Helper()
+	text, err := json.Marshal(siege{a.name, n.public, addresses, per, prefaces, n.tls != nil})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cmd := exec.Command("nice", "-n", "10", os.Args[0])
+	cmd.Env = append(os.Environ(), asSiege+"="+string(text), "GOMAXPROCS=1", "GORACE=atexit_sleep_ms=0")
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			n.t.Errorf("the attacker: %v", err)
+		}
+	})
+	n.t.Cleanup(end)
+	time.Sleep(dose(500*time.Millisecond, 3*time.Second)) // until all places are taken
+	return end
 }
 
 // newcomers asks for /healthz over new connections, from addresses of their own,
@@ -232,9 +293,6 @@ func TestRow36NoConnectionKeepsItsPlaceWithoutAnUpgrade(t *testing.T) {
 				continue
 			}
 			end := c.besiege(a, addresses, per)
-			if per > 8 {
-				time.Sleep(2 * time.Second) // until all places are taken
-			}
 			worst := c.newcomers(t, 200, dose(300*time.Millisecond, 4*time.Second))
 			end()
 			t.Logf("%s (TLS %t): newcomers waited %v at most", a.name, secure, worst)
@@ -264,25 +322,12 @@ func TestRow36PROXYAddressesShareThePlacesFairly(t *testing.T) {
 		one = append(one, fmt.Sprintf("PROXY TCP6 2001:db8:1:%x::1 2001:db8::1 1 2\r\n", i*0x101))
 		others = append(others, fmt.Sprintf("PROXY TCP6 2001:db8:%x::1 2001:db8::1 1 2\r\n", 0x100+i))
 	}
-	for _, a := range []frontAttack{frontAttacks[0], {"a PROXY header that trickles", func(_ *node, c net.Conn, stop <-chan struct{}) {
-		text := "OXY TCP4 192.0.2.1 192.0.2.2 1 2"
-		every(stop, 200*time.Millisecond, func() error {
-			if text == "" {
-				return io.EOF
-			}
-			_, err := io.WriteString(c, text[:1])
-			text = text[1:]
-			return err
-		})
-	}}} {
+	for _, a := range []frontAttack{frontAttacks[0], proxyTrickle} {
 		from := one
 		if a.name != "nothing" {
 			from = []string{"PR"}
 		}
 		end := c.besiege(a, 16, per, from...)
-		if per > 8 {
-			time.Sleep(2 * time.Second)
-		}
 		worst := c.newcomers(t, 200, dose(500*time.Millisecond, 6*time.Second), others...)
 		end()
 		t.Logf("%s: newcomers waited %v at most", a.name, worst)
@@ -318,9 +363,6 @@ func TestRow36TheListenerForChallengesServesNewcomers(t *testing.T) {
 			continue
 		}
 		end := n.besiege(a, addresses, per)
-		if per > 8 {
-			time.Sleep(2 * time.Second)
-		}
 		worst := n.newcomers(t, 404, dose(300*time.Millisecond, 3*time.Second))
 		end()
 		t.Logf("%s: newcomers waited %v at most", a.name, worst)
