@@ -115,7 +115,7 @@ func (w *Instance) judgeShedLoad(k *shedLoadCall) {
 		if before := closed[:i]; i > 0 && least < lo {
 			w.Blame("relief", before[i-1], "closed with %d bytes of its address at most before %s with %d at least", least, c.Name, lo)
 		}
-		least, freed, most = w.addressBytes(c, k), freed+lo, most+hi+idleBytes
+		least, freed, most = w.addressBytes(c, k), freed+lo+idleBytes, most+hi+idleBytes
 	}
 	w.Engine.Sometimes(sawShedLoad, k.n > 0)
 	w.Engine.Sometimes(sawShedLoadTwo, k.n > 1)
@@ -143,10 +143,10 @@ func (w *Instance) addressBytes(c *Client, k *shedLoadCall) (sum int) {
 }
 
 // heldBytes returns the bytes that the relay holds for c, at least and at most. At
-// most buffers have twice the room that they need, and a batch holds what it has
+// most buffers have half as much room again as they need, and a batch holds what it has
 // written until all of it is.
 func (w *Instance) heldBytes(c *Client, k *shedLoadCall) (lo, hi int) {
-	defer func() { hi = 2*hi + 8<<10 }()
+	defer func() { hi += hi/2 + 8<<10 }()
 	hi = 2*binaryMessage + 2*k.unfinished[c.Number] // messages that it is sending; charged until a write is done
 	if !c.Phone {                                   // how much its parked phones hold is unknown
 		for n, l := range c.Flows {
