@@ -248,11 +248,18 @@ func (m *memory) add(a *account, delta int) (t tally) {
 		}
 		t.start = m.resume()
 	}
+	t.overflow = m.overflows()
+	return t
+}
+
+// overflows returns what is to run because more is held than may be, or nil. The
+// lock is held.
+func (m *memory) overflows() (run func()) {
 	if m.budget > 0 && m.total > max(m.budget, m.again) && !m.relief {
 		m.relief = true
-		t.overflow = m.overflow
+		run = m.overflow
 	}
-	return t
+	return run
 }
 
 // resume reserves what waits and has room now, the oldest of each address first,
@@ -350,7 +357,7 @@ func (r *Relay) LimitMemory(bytes int) {
 	m := r.memory
 	m.mu.Lock()
 	m.budget = bytes
-	t := tally{start: m.resume()}
+	t := tally{start: m.resume(), overflow: m.overflows()}
 	m.mu.Unlock()
 	t.do(m.rt)
 }

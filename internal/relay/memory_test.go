@@ -277,4 +277,6 @@ func TestOverTheBudgetTheHeaviestGoesAtOnce(t *testing.T) {
 	if got := n.total(); got > 2<<20 {
 		t.Errorf("%d bytes are held; want at most %d", got, 2<<20)
 	}
+	n.LimitMemory(600 << 10) // as a reload does
+	n.wait("what is too much for the new limit is closed", func() bool { return n.total() <= 600<<10 })
 }
