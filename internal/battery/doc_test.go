@@ -60,6 +60,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asSiege) != "" {
 		beSiege()
 	}
+	if os.Getenv(asAttacker) != "" {
+		beAttacker()
+	}
 	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1") // the authority checks at once
 	goleak.VerifyTestMain(m,
 		// net/http waits half a second before it closes a connection on which

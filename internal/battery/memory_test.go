@@ -1,10 +1,13 @@
 package battery
 
 import (
+	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -16,18 +19,60 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
+// asAttacker in the environment makes the test binary be an attacker, so that the
+// test's own pair does not compete with it inside one process.
+const asAttacker = "BE_AN_ATTACKER"
+
 // attacker opens connections of one address, which never read unless told to.
 type attacker struct {
-	c    *child
+	node
 	from string
 	all  sync.WaitGroup
-	stop chan struct{}
 	held []net.Conn
+}
+
+// beAttacker runs one of memoryAttacks, says when it has, and holds its connections
+// until its standard input ends.
+func beAttacker() {
+	var relay, from string
+	var attack, n int
+	if _, err := fmt.Sscan(os.Getenv(asAttacker), &relay, &from, &attack, &n); err != nil {
+		panic(err)
+	}
+	a := &attacker{node: node{public: relay}, from: from}
+	memoryAttacks[attack].run(a, n)
+	fmt.Println("done")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0) // the kernel closes all connections
+}
+
+// attack runs attack number i with so many connections, in a process of its own. end
+// ends it.
+func (c *child) attack(i, n int) (end func()) {
+	c.t.Helper()
+	cmd := exec.Command("nice", "-n", "10", os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s 127.7.0.1 %d %d", asAttacker, c.public, i, n), "GOMAXPROCS=1")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		c.t.Errorf("the attacker said %q: %v", line, err)
+	}
+	return sync.OnceFunc(func() { in.Close(); _ = cmd.Wait() })
 }
 
 // dial upgrades a connection. Nil means that the relay refused it.
 func (a *attacker) dial(path, id string) net.Conn {
-	c, err := a.c.tryRaw(path, id, a.from)
+	c, err := a.tryRaw(path, id, a.from)
 	if err != nil {
 		return nil
 	}
@@ -56,25 +101,12 @@ func (a *attacker) slowly(c net.Conn) {
 	a.all.Go(func() {
 		b := make([]byte, 512)
 		for {
-			select {
-			case <-a.stop:
-				return
-			case <-time.After(200 * time.Millisecond):
-			}
+			time.Sleep(200 * time.Millisecond)
 			if _, err := c.Read(b); err != nil {
 				return
 			}
 		}
 	})
-}
-
-// end closes all connections and waits for the tasks that use them.
-func (a *attacker) end() {
-	close(a.stop)
-	for _, c := range a.held {
-		c.Close()
-	}
-	a.all.Wait()
 }
 
 // memoryAttacks is what peers may try to make the relay hold more than it has.
@@ -167,8 +199,11 @@ var memoryAttacks = []struct {
 				continue
 			}
 			_, _ = io.WriteString(p, frame(0x81, "1"))
-			m := text(b)
-			envelopes[i/16] += frame(0x81, fmt.Sprintf(`{"conn_id":%q,"frame":"%s"}`, connID(a.c.t, []byte(m)), strings.Repeat("x", 60<<10)))
+			var e struct {
+				ID string `json:"conn_id"`
+			}
+			_ = json.Unmarshal([]byte(text(b)), &e)
+			envelopes[i/16] += frame(0x81, fmt.Sprintf(`{"conn_id":%q,"frame":"%s"}`, e.ID, strings.Repeat("x", 60<<10)))
 			a.slowly(p)
 		}
 		// Until newcomers are refused: from then on no more comes.
@@ -179,7 +214,7 @@ var memoryAttacks = []struct {
 						_, _ = io.WriteString(b, envelopes[i])
 					}
 				}
-				if c, _, err := a.c.dial("/v1/server", "trial", a.from); err != nil {
+				if c, _, err := a.node.dial("/v1/server", "trial", a.from); err != nil {
 					return
 				} else {
 					c.Close()
@@ -197,21 +232,21 @@ func TestRow37MemoryIsTakenFromTheAddressThatHoldsMost(t *testing.T) {
 		t.Skip("resident memory is read from /proc")
 	}
 	limit := dose(160, 460) << 20
-	for _, at := range memoryAttacks {
+	for i, at := range memoryAttacks {
 		for _, times := range dose([]int{1}, []int{1, 2}) {
 			t.Run(fmt.Sprintf("%s ×%d", at.name, times), func(t *testing.T) {
 				n := dose(at.small, at.big) * times
 				given(t, "%s, %d connections of one address, %d MiB", at.name, n, limit>>20)
 				c := startChild(t, func(cfg *config.Config) {
 					cfg.MemoryLimit = config.Size(limit)
-					cfg.ConflictProbe, cfg.WriteTimeout, cfg.RoomTimeout = 15*time.Second, 30*time.Second, 15*time.Second
+					cfg.ConflictProbe, cfg.WriteTimeout, cfg.RoomTimeout = 15*time.Second, 2*time.Minute, 15*time.Second
 				})
 				h := c.pair()
 				slow := c.slowBinary("127.8.0.1")
-				a := &attacker{c: c, from: "127.7.0.1", stop: make(chan struct{})}
-				defer a.end()
+				end := func() {}
+				defer func() { end() }()
 				worst := c.newPairs(func() {
-					at.run(a, n)
+					end = c.attack(i, n)
 					time.Sleep(dose(2*time.Second, 6*time.Second))
 				})
 				most := c.mostResident()
