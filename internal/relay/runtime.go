@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/rand"
 	"io"
+	"runtime"
 	"sync"
 
 	"github.com/benbjohnson/clock"
@@ -31,6 +32,9 @@ type Runtime struct {
 	// concurrent use and must never repeat across restarts.
 	Rand io.Reader
 
+	// Processors is how many tasks can run at the same time.
+	Processors int
+
 	// Fresh has buffers made new and not reused. Else their capacities, which decide
 	// what ShedLoad closes, depend on what other runs have left.
 	Fresh bool
@@ -52,6 +56,9 @@ func (rt Runtime) WithDefaults() Runtime {
 	}
 	if rt.Rand == nil {
 		rt.Rand = rand.Reader
+	}
+	if rt.Processors == 0 {
+		rt.Processors = runtime.GOMAXPROCS(0)
 	}
 	if rt.NewGauge == nil {
 		rt.NewGauge = prometheus.NewGauge

@@ -28,11 +28,12 @@ var GaugeNames = [3]string{
 // source of randomness.
 func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
 	return relay.Runtime{
-		Clock:   NewClock(e),
-		NewLock: func(name string) sync.Locker { return e.NewLock(name) },
-		Go:      e.Go,
-		Rand:    ids,
-		Fresh:   true,
+		Clock:      NewClock(e),
+		NewLock:    func(name string) sync.Locker { return e.NewLock(name) },
+		Go:         e.Go,
+		Rand:       ids,
+		Fresh:      true,
+		Processors: 2,
 		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge {
 			return &Gauge{Gauge: prometheus.NewGauge(o), e: e, obj: e.Object(o.Name)}
 		},
