@@ -48,7 +48,7 @@ func TestRow39WakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 	if err := os.WriteFile(file, account, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n := start(t, func(c *config.Config) { c.FCMCredentials, c.FCMEndpoint = "@"+file, fcm.URL })
+	n := start(t, func(c *config.Config) { c.FCMCredentials, c.FCMEndpoint, c.LogServerIDs = "@"+file, fcm.URL, "full" })
 	h := n.pair()
 	crowd, wakes := dose(100, 800), dose(5, 7)
 	given(t, "%d server-ids of one address", crowd)

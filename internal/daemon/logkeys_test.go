@@ -13,7 +13,7 @@ import (
 // process's own, whose values no peer can choose.
 var logKeys = []string{
 	"server_id", "conn_id", "binary_conn_id", "device_name", "remote", "binary_version", "close_code", "err", "path", "from", "to", "token_fp", "duration", "fcm_message_id",
-	"count",
+	"class", "count",
 
 	"version", "revision", "go", "listen", "metrics_listen", "tls", "server", "signal",
 	"max_conns", "max_pending", "max_conns_per_address", "max_phones", "rate", "burst", "phone_message", "binary_message",
