@@ -27,7 +27,7 @@ func TestLinearizabilityCheck(t *testing.T) {
 	}{
 		{"two rivals, one wins", []at{{claim(1, relay.Claimed, 0), 0, 9}, {claim(2, relay.Held, 1), 0, 9}}, true},
 		{"two rivals, both win", []at{{claim(1, relay.Claimed, 0), 0, 9}, {claim(2, relay.Claimed, 0), 0, 9}}, false},
-		{"held by one who came later", []at{{claim(2, relay.Held, 1), 0, 3}, {claim(1, relay.Claimed, 0), 4, 9}}, false},
+		{"held by a later claimant", []at{{claim(2, relay.Held, 1), 0, 3}, {claim(1, relay.Claimed, 0), 4, 9}}, false},
 		{"a reclaim before the release", []at{{claim(1, relay.Claimed, 0), 0, 1}, {claim(2, relay.Reclaimed, 0), 2, 3}, {release, 4, 5}}, false},
 		{"a reclaim after the release", []at{{claim(1, relay.Claimed, 0), 0, 1}, {release, 2, 3}, {claim(2, relay.Reclaimed, 0), 4, 5}}, true},
 		{"a stale timer acts", []at{{claim(1, relay.Claimed, 0), 0, 1}, {release, 2, 3}, {claim(2, relay.Reclaimed, 0), 4, 5}, {fire, 6, 7}}, false},

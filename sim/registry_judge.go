@@ -120,7 +120,7 @@ func (w *registryRun) Unlocking(t *engine.Task, _ *engine.Lock) {
 	}
 }
 
-// holders checks who holds the slot of the call.
+// holders checks which binary holds the slot of the call.
 func (w *registryRun) holders(c *call) {
 	if c == nil {
 		return

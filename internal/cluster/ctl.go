@@ -8,49 +8,49 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// What nodes ask each other.
+// The kinds of questions between nodes.
 const (
-	askOpen  = "open"  // let a phone in
+	askOpen  = "open"  // join a phone
 	askProbe = "probe" // is the binary alive?
 )
 
-// question is one request from node to node.
+// question is a request from one node to another.
 type question struct {
 	V      int    `json:"v"`
 	Ask    string `json:"ask"`
 	From   string `json:"from"`
-	Server []byte `json:"server"` // it need not be UTF-8
-	Nonce  string `json:"nonce"`  // of the lease that is meant
+	Server []byte `json:"server"` // may be invalid UTF-8
+	Nonce  string `json:"nonce"`  // of the lease
 
-	// Of a phone.
+	// The following fields are those of askOpen.
 	Stream uint64 `json:"stream,omitempty"`
 	Device string `json:"device,omitempty"`
 	Remote string `json:"remote,omitempty"`
 }
 
-// answer is what a node says to a question.
+// answer is a node's answer to a question, as it is on the bus.
 type answer string
 
 const (
-	answerNone    answer = ""        // it said nothing, or nothing known
-	answerAlive   answer = "alive"   // the binary is
-	answerLetGo   answer = "let go"  // nobody holds it any more: claim again
-	answerGone    answer = "gone"    // there is no such lease, and never will be again
-	answerBusy    answer = "busy"    // ask again
-	answerJoined  answer = "joined"  // the phone is in
-	answerFull    answer = "full"    // the slot has all its phones
-	answerRefused answer = "refused" // the node shuts down
+	answerNone     answer = ""        // no answer, or an unknown one
+	answerAlive    answer = "alive"   // the binary is alive
+	answerReleased answer = "let go"  // the slot is free now: claim again
+	answerGone     answer = "gone"    // the lease has ended for good
+	answerBusy     answer = "busy"    // ask again
+	answerJoined   answer = "joined"  // the phone has joined
+	answerFull     answer = "full"    // the slot is at its limit of phones
+	answerRefused  answer = "refused" // the node shuts down
 )
 
-// request sends q to a node and returns its answer. The answer is answerNone if
-// this node does not hear that one, or if it gives no answer in time.
+// request sends q to a node and waits for the answer. It returns answerNone if
+// that node is silent or does not answer in time.
 func (n *Node) request(to string, q question) answer {
 	owner, ok := parseNodeID(to)
 	if !ok {
 		n.metrics.silent[q.Ask].Inc()
 		return answerNone
 	}
-	if !n.hears(owner) { // a silent node is not waited for
+	if !n.hears(owner) { // do not wait for a silent node
 		n.refuse(owner, q.Ask)
 		return answerNone
 	}
@@ -61,7 +61,7 @@ func (n *Node) request(to string, q question) answer {
 	q.V, q.From = protocol, n.id.String()
 	b, err := json.Marshal(q)
 	if err != nil {
-		panic(err) // it holds nothing that could fail
+		panic(err) // a question can always be marshalled
 	}
 	got, err := n.cfg.Bus.Request(n.ctlSubject(owner), b, timeout)
 	if err != nil {
@@ -76,7 +76,7 @@ func (n *Node) ask(v value, id wire.ServerID) answer {
 	return n.request(v.Node, question{Ask: askProbe, Server: []byte(id), Nonce: v.Nonce})
 }
 
-// onCtl hears what others ask.
+// onCtl handles questions of other nodes, and echoes of heartbeats.
 func (n *Node) onCtl(m Message) {
 	if b, ok := parseHeartbeat(m.Data); ok {
 		if b.echo {
@@ -98,7 +98,8 @@ func (n *Node) onCtl(m Message) {
 	}
 }
 
-// onProbe finds out whether the binary that is meant is alive.
+// onProbe probes the binary of a lease. It calls reply once, possibly later and
+// from another task.
 func (n *Node) onProbe(q question, reply func(answer)) {
 	id := wire.ServerID(q.Server)
 	n.mu.Lock()
@@ -114,14 +115,14 @@ func (n *Node) onProbe(q question, reply func(answer)) {
 		reply(answerBusy)
 		return
 	}
-	letGo := func() {
+	release := func() {
 		n.rt.Go("let go", func() {
 			n.sync(t, false)
-			reply(answerLetGo)
+			reply(answerReleased)
 		})
 	}
 	if n.host.Slot(id) != relay.SlotHeld {
-		letGo() // the directory did not know yet
+		release() // the directory has not been updated yet
 		return
 	}
 	n.host.Probe(id, func(v relay.Verdict) {
@@ -131,12 +132,12 @@ func (n *Node) onProbe(q question, reply func(answer)) {
 		case relay.Busy:
 			reply(answerBusy)
 		default:
-			letGo()
+			release()
 		}
 	})
 }
 
-// onOpen lets in a phone whose socket another node has.
+// onOpen joins a phone that has its socket at another node.
 func (n *Node) onOpen(q question) answer {
 	id := wire.ServerID(q.Server)
 	from, ok := parseNodeID(q.From)
@@ -179,7 +180,8 @@ type remoteSlot struct {
 	nonce string
 }
 
-// Join implements relay.Elsewhere. If the slot has moved it looks once more.
+// Join implements relay.RemoteSlot. If the slot has moved, it asks the directory
+// again, once.
 func (e *remoteSlot) Join(v relay.RemotePhone) (relay.Stream, relay.Outcome) {
 	n := e.node
 	for again := false; ; again = true {
@@ -192,7 +194,7 @@ func (e *remoteSlot) Join(v relay.RemotePhone) (relay.Stream, relay.Outcome) {
 		if a == answerJoined {
 			return c, relay.Joined
 		}
-		c.end(kindClose) // it may have been let in all the same
+		c.end(kindClose) // the phone may have joined although no answer came
 		switch a {
 		case answerFull:
 			return nil, relay.Full

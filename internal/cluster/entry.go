@@ -9,7 +9,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// protocol is the version of everything that nodes say to each other.
+// protocol is the version of entries, questions, records and heartbeats.
 const protocol = 1
 
 // States of an entry in the directory.
@@ -18,7 +18,7 @@ const (
 	stateGrace = "grace"
 )
 
-// value is what an entry says.
+// value is the value of an entry.
 type value struct {
 	V     int    `json:"v"`
 	Node  string `json:"node"`
@@ -29,7 +29,7 @@ type value struct {
 func (v value) bytes() []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // it holds nothing that could fail
+		panic(err) // a value can always be marshalled
 	}
 	return b
 }
@@ -38,8 +38,8 @@ func parseValue(b []byte) (v value, ok bool) {
 	return v, json.Unmarshal(b, &v) == nil && v.V == protocol
 }
 
-// keyOf is where the directory keeps id. A server-id may be secret and may
-// hold any byte, so it never goes there itself.
+// keyOf returns the key of id in the directory, a hash. A server-id may be
+// secret and may contain any byte, so the directory never gets it.
 func keyOf(id wire.ServerID) string {
 	sum := sha256.Sum256([]byte(id))
 	return "c." + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:26]

@@ -8,18 +8,18 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// lagPause is how long a phone that finds nobody waits before it looks once
-// more.
+// lagPause is the time after which Find asks the directory again if it has no
+// entry.
 const lagPause = 100 * time.Millisecond
 
-// cached is what the directory said of a key that another node has.
+// cached is the entry of another node, as the watch reported it.
 type cached struct {
 	value
 	revision uint64
-	at       time.Time // when it said so
+	at       time.Time // of the report
 }
 
-// onEntry hears of a change in the directory.
+// onEntry handles a change in the directory.
 func (n *Node) onEntry(e Entry) {
 	now := n.rt.Clock.Now()
 	v, ok := parseValue(e.Value)
@@ -37,7 +37,7 @@ func (n *Node) onEntry(e Entry) {
 	switch {
 	case !news:
 	case e.Value == nil:
-		n.rt.Go("directory", func() { n.sync(t, true) }) // perhaps our own purge; else make it again
+		n.rt.Go("directory", func() { n.sync(t, true) }) // creates the entry again, unless the purge was this node's
 	case v.Nonce != t.nonce:
 		n.overtaken(t)
 	}
@@ -55,20 +55,20 @@ func (n *Node) Find(id wire.ServerID) (relay.RemoteSlot, error) {
 	}
 	e, err := n.findAgain(id)
 	if e == nil && err == nil && !n.holds(key) {
-		n.pause(lagPause) // the server that was asked may not have heard of it yet
+		n.pause(lagPause) // the NATS server may not have the entry yet
 		return n.findAgain(id)
 	}
 	return e, err
 }
 
-// holds reports whether this node has a lease under key, or claims it now.
+// holds reports whether this node has a lease under key, or is claiming it.
 func (n *Node) holds(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.leases[key] != nil
 }
 
-// findAgain asks the directory itself.
+// findAgain asks the directory, without the cache.
 func (n *Node) findAgain(id wire.ServerID) (relay.RemoteSlot, error) {
 	e, err := n.cfg.Store.Get(keyOf(id))
 	switch {
@@ -90,7 +90,7 @@ func (n *Node) slotOf(id wire.ServerID, v value) (relay.RemoteSlot, error) {
 		return nil, relay.ErrUnknownHolder
 	}
 	if owner == n.id {
-		return nil, nil // it has just begun here, or just ended
+		return nil, nil // a claim here has just begun or just ended
 	}
 	return &remoteSlot{node: n, id: id, owner: owner, nonce: v.Nonce}, nil
 }

@@ -1,6 +1,6 @@
 package cluster
 
-// gate is the real Gate.
+// gate is the Gate outside the simulator.
 type gate chan struct{}
 
 func newGate() Gate { return make(gate, 1) }

@@ -8,30 +8,30 @@ import (
 )
 
 const (
-	// missed is how many heartbeats of a node may be missing.
+	// missed is the number of missing heartbeats after which a node counts as gone.
 	missed = 3
 
-	// maxNodes bounds what is remembered of nodes.
+	// maxNodes is the number of nodes in each of a node's tables of other nodes.
 	maxNodes = 64
 )
 
-// maxName is how many bytes of a node's name are sent and kept.
+// maxName is the length of a node's name in bytes, at most.
 const maxName = 64
 
-// heartbeatMessage is a node heartbeat, its echo, or the announcement of a node's name.
-// The time that an echo takes is the way to the other node and back.
+// heartbeatMessage is a node heartbeat, its echo, or the announcement of a
+// node's name. The time until the echo arrives is the round trip to another node.
 //
-// A name is sent as a message of its own, before each heartbeat: nodes from
-// before there were names read heartbeats of one length only, and ignore it.
+// A name is sent as a separate message before each heartbeat. Older versions
+// have no names, accept heartbeats of one length only, and ignore that message.
 type heartbeatMessage struct {
 	node NodeID
 	at   int64  // the sender's time
-	bye  bool   // it is the last
-	echo bool   // it comes back
-	name string // not empty: it is an announcement and nothing else
+	bye  bool   // the node's last heartbeat
+	echo bool   // the echo of a heartbeat of the receiver
+	name string // not empty: an announcement of the name
 }
 
-// heartbeatSize is the size of a beat without a name.
+// heartbeatSize is the size of a heartbeat without a name.
 const heartbeatSize = 2 + len(NodeID{}) + 8
 
 func (b heartbeatMessage) append(dst []byte) []byte {
@@ -65,14 +65,15 @@ func parseHeartbeat(p []byte) (b heartbeatMessage, ok bool) {
 	return b, true
 }
 
-// heartbeat sends this node's name and heartbeat. It drops the nodes that have
-// missed too many of theirs.
+// heartbeat sends this node's name and heartbeat, and sets the timer for the
+// next one. It moves nodes that have missed too many heartbeats to n.lost, and
+// breaks their streams.
 func (n *Node) heartbeat() {
 	now := n.rt.Clock.Now()
 	if n.cfg.Name != "" {
-		_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, at: now.UnixNano(), name: n.cfg.Name}.append(nil)) // the next one may get through
+		_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, at: now.UnixNano(), name: n.cfg.Name}.append(nil)) // the next one may succeed
 	}
-	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, at: now.UnixNano()}.append(nil)) // the next one may get through
+	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, at: now.UnixNano()}.append(nil)) // the next one may succeed
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
@@ -108,7 +109,8 @@ func (n *Node) heartbeat() {
 	}
 }
 
-// onHeartbeat takes in another node's heartbeat, or its name.
+// onHeartbeat handles a heartbeat or an announcement. It sends an echo of a
+// heartbeat.
 func (n *Node) onHeartbeat(m Message) {
 	b, ok := parseHeartbeat(m.Data)
 	if !ok || b.node == n.id {

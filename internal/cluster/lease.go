@@ -11,34 +11,35 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// maxClaimants is how many may wait for the directory with one id. A daemon
-// has one connection; more are refused, and ask again.
+// maxClaimants is the number of claims of one server-id that may wait for the
+// directory. A daemon has one connection; further claims are refused with
+// relay.ErrUnknownHolder, and their daemons try again.
 const maxClaimants = 4
 
-// lease is this node's hold of one server-id, or the attempt to get it.
+// lease is this node's lease of one server-id, or its attempt to get one.
 type lease struct {
 	id    wire.ServerID
 	key   string
 	nonce string
 	until *relay.LeaseDeadline
 
-	dir sync.Locker // held through what is written to the key
+	dir sync.Locker // held while the entry is read and written
 
 	// Guarded by the node's lock.
-	waiting  int    // who needs it in the map: claims that wait for dir, or hold it, and whoever revokes its slot
-	attempts int    // claims that succeeded and are not settled; they grow under dir only
-	state    string // what the directory says; empty: it is not ours yet
-	doubt    bool   // it may say grace: that was written, and no answer has come
+	waiting  int    // claims that wait for dir or hold it, and tasks that revoke the slot; the lease stays in the map
+	attempts int    // claims that succeeded and are not applied yet; increased under dir only
+	state    string // the state in the directory; empty: the entry is not this node's
+	doubt    bool   // the directory may say grace: that was written, and no answer has come
 	revision uint64
-	deadline time.Time // where the lease deadline is
+	deadline time.Time // the lease deadline
 	renewal  *clock.Timer
-	end      *clock.Timer // rings at the lease deadline
-	lost     lostReason   // this node may not serve the id; empty: it may
-	over     bool         // not in the node's map any more
+	end      *clock.Timer // fires at the lease deadline
+	lost     lostReason   // why this node may not serve the server-id; empty: it may
+	over     bool         // removed from the node's map
 }
 
-// errOver says that a lease ended while its claimant waited.
-var errOver = errors.New("the tenure is over")
+// errOver says that a lease ended while a claim waited for it.
+var errOver = errors.New("the lease is over")
 
 // Claim implements relay.Cluster.
 func (n *Node) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
@@ -63,8 +64,8 @@ func (n *Node) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
 	}
 }
 
-// enter finds or makes the lease of id and counts the caller as waiting for
-// it. It returns nil if the caller must try later.
+// enter returns the lease of id, which it creates if necessary, and increments
+// its waiting. It returns nil if the claim must be refused for now.
 func (n *Node) enter(id wire.ServerID) *lease {
 	key := keyOf(id)
 	n.mu.Lock()
@@ -74,7 +75,7 @@ func (n *Node) enter(id wire.ServerID) *lease {
 	case n.draining:
 		return nil
 	case t == nil:
-		t = &lease{id: id, key: key, nonce: n.nonce(), until: n.host.NewLeaseDeadline(), dir: n.rt.NewLock("tenure")}
+		t = &lease{id: id, key: key, nonce: n.nonce(), until: n.host.NewLeaseDeadline(), dir: n.rt.NewLock("lease")}
 		n.leases[key] = t
 	case t.lost != "" || t.waiting >= maxClaimants:
 		return nil
@@ -83,7 +84,7 @@ func (n *Node) enter(id wire.ServerID) *lease {
 	return t
 }
 
-// dropIfDone takes t out if nothing is left of it. The lock is held.
+// dropIfDone removes t from the map if nothing needs it. n.mu is held.
 func (n *Node) dropIfDone(t *lease) {
 	if t.over || t.waiting > 0 || t.attempts > 0 || t.state != "" && t.lost == "" {
 		return
@@ -91,10 +92,10 @@ func (n *Node) dropIfDone(t *lease) {
 	n.remove(t)
 }
 
-// remove takes t out. The lock is held.
+// remove removes t from the map and stops its timers. n.mu is held.
 func (n *Node) remove(t *lease) {
 	if t.over {
-		return // its successor may be there
+		return // the map may have the next lease of this server-id
 	}
 	t.over = true
 	delete(n.leases, t.key)
@@ -106,7 +107,8 @@ func (n *Node) remove(t *lease) {
 	}
 }
 
-// acquire makes the id of t this node's, for one more attempt. dir is held.
+// acquire gets the entry of t for this node, unless the node has it, and counts
+// one more attempt. t.dir is held.
 func (n *Node) acquire(t *lease) error {
 	n.mu.Lock()
 	state, lost, over := t.state, t.lost, t.over
@@ -121,7 +123,7 @@ func (n *Node) acquire(t *lease) error {
 		return errOver
 	case lost != "":
 		return relay.ErrUnknownHolder
-	case state != "": // another node may take a grace, so it must say live first
+	case state != "": // another node may take an entry in grace, so write live first
 		if !n.write(t, stateLive) {
 			return relay.ErrUnknownHolder
 		}
@@ -134,7 +136,7 @@ func (n *Node) acquire(t *lease) error {
 	return n.begin(t)
 }
 
-// begin counts an attempt, if t is still held.
+// begin counts an attempt. It returns an error if t has been lost meanwhile.
 func (n *Node) begin(t *lease) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -145,8 +147,8 @@ func (n *Node) begin(t *lease) error {
 	return nil
 }
 
-// atDeadline is the body of the timer at the lease deadline: it ends t unless the lease deadline
-// has moved.
+// atDeadline is the function of the timer at the lease deadline. It ends t, or
+// sets the timer again if the lease deadline has moved.
 func (n *Node) atDeadline(t *lease) {
 	now := n.rt.Clock.Now()
 	n.mu.Lock()
@@ -189,7 +191,7 @@ func (n *Node) Changed(id wire.ServerID) {
 	}
 }
 
-// overtaken is the end of t because another node has its key.
+// overtaken ends t because another node has its entry.
 func (n *Node) overtaken(t *lease) {
 	n.mu.Lock()
 	why := lostTaken
@@ -200,8 +202,9 @@ func (n *Node) overtaken(t *lease) {
 	n.lose(t, why)
 }
 
-// lose ends t: this node may not serve its id any longer. The lease deadline is closed
-// first; a claim that is granted after the slot was revoked finds it so.
+// lose ends t: this node may no longer serve the server-id. It closes the lease
+// deadline before it revokes the slot, so that a claim that is granted after the
+// revocation finds the lease deadline closed.
 func (n *Node) lose(t *lease, why lostReason) {
 	n.mu.Lock()
 	if t.over || t.lost != "" {
@@ -213,7 +216,7 @@ func (n *Node) lose(t *lease, why lostReason) {
 		return
 	}
 	t.lost = why
-	t.waiting++ // a successor's slot must not be revoked
+	t.waiting++ // keeps t in the map: Revoke must not take the slot of the next lease
 	n.mu.Unlock()
 	t.until.Close()
 	n.metrics.lost[why].Inc()

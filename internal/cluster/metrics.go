@@ -6,23 +6,23 @@ import (
 
 // Closed sets of label values.
 type (
-	lostReason   string // why a node may not serve a server-id any longer
+	lostReason   string // why a node may no longer serve a server-id
 	brokenReason string // why a stream broke
 )
 
 const (
 	lostDeadline  lostReason = "fence"     // not renewed in time
 	lostTaken     lostReason = "taken"     // another node has the entry
-	lostReclaimed lostReason = "reclaimed" // the same, while it was in grace: nothing wrong
+	lostReclaimed lostReason = "reclaimed" // another node has the entry, which was in grace: as intended
 	lostClosed    lostReason = "closed"    // the node ended
 
 	brokenGap     brokenReason = "gap"      // bytes are missing
 	brokenSilent  brokenReason = "silent"   // the far end does not answer
 	brokenNode    brokenReason = "node"     // the far node is gone
-	brokenBus     brokenReason = "bus"      // nothing can be sent
-	brokenBacklog brokenReason = "backlog"  // more waits to be sent than may
-	brokenOverrun brokenReason = "overrun"  // more came than there was credit for
-	brokenReset   brokenReason = "reset"    // the far end does not know it, or found it broken
+	brokenBus     brokenReason = "bus"      // the bus cannot send
+	brokenBacklog brokenReason = "backlog"  // the bus has too much that waits to be sent
+	brokenOverrun brokenReason = "overrun"  // the far end sent more than its credit
+	brokenReset   brokenReason = "reset"    // the far end does not know the stream, or has broken it
 	brokenClosed  brokenReason = "shutdown" // this node ended
 )
 
@@ -31,12 +31,12 @@ var (
 	brokenReasons = []brokenReason{brokenGap, brokenSilent, brokenNode, brokenBus, brokenBacklog, brokenOverrun, brokenReset, brokenClosed}
 )
 
-// metrics is what a node tells Prometheus.
+// metrics has the metrics of a node.
 type metrics struct {
 	lost      map[lostReason]prometheus.Counter
 	broken    map[brokenReason]prometheus.Counter
 	refusals  prometheus.Counter
-	silent    map[string]prometheus.Counter // by what was asked
+	silent    map[string]prometheus.Counter // by kind of question
 	recreated prometheus.Counter
 	roundTrip prometheus.Histogram
 
@@ -48,24 +48,24 @@ const prefix = "pyrycode_relay_cluster_"
 func newMetrics(n *Node) *metrics {
 	m := &metrics{lost: make(map[lostReason]prometheus.Counter), broken: make(map[brokenReason]prometheus.Counter)}
 	lost := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "claim_losses_total",
-		Help: "Server-ids that this node had to stop serving, by reason; reclaimed is a binary that came back at another node, as it should."}, []string{"reason"})
+		Help: "Server-ids that this node had to stop serving, by reason. The reason reclaimed is normal: a binary came back at another node."}, []string{"reason"})
 	for _, r := range lostReasons {
 		m.lost[r] = lost.WithLabelValues(string(r))
 	}
 	broken := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "broken_streams_total",
-		Help: "Phones whose way between two nodes broke, by reason. A gap closes a phone; nothing is skipped."}, []string{"reason"})
+		Help: "Streams between two nodes that broke, each the connection of one phone, by reason. The phone is closed."}, []string{"reason"})
 	for _, r := range brokenReasons {
 		m.broken[r] = broken.WithLabelValues(string(r))
 	}
 	m.refusals = prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "claim_refusals_total",
-		Help: "Claims that the directory did not grant: another node's binary is alive, or it could not be known."})
+		Help: "Claims that this node refused because a binary at another node is alive, or because it could not find out."})
 	silent := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "silent_node_refusals_total",
-		Help: "Claims and phones refused because the node that has their server-id is silent or did not answer in time."}, []string{"kind"})
+		Help: "Claims and phones refused because the node that has the server-id is silent or did not answer in time."}, []string{"kind"})
 	m.silent = map[string]prometheus.Counter{askProbe: silent.WithLabelValues("claim"), askOpen: silent.WithLabelValues("phone")}
 	m.recreated = prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "claims_recreated_total",
-		Help: "Claims that the directory had lost and that were made again while they were served."})
+		Help: "Entries that the directory had lost and that this node created again while it served their server-ids."})
 	m.roundTrip = prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + "round_trip_seconds",
-		Help:    "Time from this node to another and back.",
+		Help:    "Round trip time from this node to another node.",
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}})
 	gauge := func(name, help string, f func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + name, Help: help}, func() float64 {
@@ -75,7 +75,7 @@ func newMetrics(n *Node) *metrics {
 		})
 	}
 	m.all = []prometheus.Collector{lost, broken, m.refusals, silent, m.recreated, m.roundTrip,
-		gauge("claims", "Server-ids that this node holds in the directory, those in grace included.", func() int {
+		gauge("claims", "Server-ids that this node has in the directory, including those in grace.", func() int {
 			held := 0
 			for _, t := range n.leases {
 				if t.state != "" && t.lost == "" {
@@ -84,8 +84,8 @@ func newMetrics(n *Node) *metrics {
 			}
 			return held
 		}),
-		gauge("nodes", "Nodes heard of in the last seconds, this one included.", func() int { return len(n.peers) + 1 }),
-		gauge("streams", "Phones whose bytes this node sends to or gets from another node.", func() int { return len(n.streams) }),
+		gauge("nodes", "Nodes with a recent heartbeat, including this one.", func() int { return len(n.peers) + 1 }),
+		gauge("streams", "Streams of phones between this node and other nodes.", func() int { return len(n.streams) }),
 	}
 	return m
 }

@@ -20,59 +20,61 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Config says how a Node behaves. Store and Bus are needed; the zero value
-// of every other field is its default.
+// Config has the settings of a Node. Store and Bus are required. The zero value
+// of every other field selects its default.
 type Config struct {
-	// Store and Bus are how the node reaches the others.
+	// Store and Bus connect the node to the others.
 	Store Store
 	Bus   Bus
 
-	// Runtime is what the node borrows. It uses Clock, NewLock, Go and Rand.
+	// Runtime supplies time, locks, tasks and randomness. The node uses Clock,
+	// NewLock, Go and Rand.
 	Runtime relay.Runtime
 
-	// NewGate makes a gate. Nil means a real one.
+	// NewGate returns a closed gate. Nil means a channel.
 	NewGate func() Gate
 
-	// Log gets what operators should know. Nil discards it.
+	// Log gets the node's records. Nil discards them.
 	Log *slog.Logger
 
-	// Name is what the logs of all nodes call this one, next to its id. It is
-	// cut at 64 bytes, and what does not print is escaped. Empty: the logs have
-	// the id only.
+	// Name is this node's name in the logs of all nodes, next to its id. It is
+	// cut at 64 bytes, and characters that do not print are escaped. If it is
+	// empty, the logs have the id only.
 	Name string
 
 	// Space is the first word of all subjects, so that several clusters can
 	// share a bus. Empty means "pyrycode".
 	Space string
 
-	// TTL is the life of an entry in the directory. Zero means 30 s.
+	// TTL is the lifetime of an entry in the directory. Zero means 30 s.
 	TTL time.Duration
 
-	// Renew is the time between renewals, give or take a fifth. Zero means
-	// 5 s. Several must fit into TTL less Margin: losing the leader of the
-	// directory blocks it for up to 8 s.
+	// Renew is the time between renewals; each differs from it by up to a
+	// fifth. Zero means 5 s. Two renewals must fit into TTL less Margin: when
+	// the directory loses its leader, it accepts no writes for up to 8 s.
 	Renew time.Duration
 
-	// Margin is how long before an entry can expire its node stops serving.
-	// It covers what the servers' clocks may differ in pace, and the way of
-	// the last bytes. Zero means 5 s.
+	// Margin is the time from the lease deadline to the earliest expiry of the
+	// entry. It covers the different rates of the servers' clocks, and the
+	// transmission of the last bytes. Zero means 5 s.
 	Margin time.Duration
 
-	// Heartbeat is the time between a node's heartbeats; after three that
-	// are missing it is gone. Zero means 2 s.
+	// Heartbeat is the time between a node's heartbeats. A node that misses
+	// three counts as gone. Zero means 2 s.
 	Heartbeat time.Duration
 
-	// Window is how many bytes of a phone may be on their way between nodes,
-	// per direction. Zero means 256 KiB.
+	// Window is the number of bytes of one phone that may be in transit between
+	// nodes, in each direction. Zero means 256 KiB.
 	Window int
 
-	// OpenTimeout and ProbeTimeout are how long another node has to answer.
-	// Zero means 1 s and 6 s.
+	// OpenTimeout and ProbeTimeout are the times in which another node must
+	// answer a question about a phone, and one about a binary. Zero means 1 s
+	// and 6 s.
 	OpenTimeout  time.Duration
 	ProbeTimeout time.Duration
 
-	// Linger is how long a phone has to answer a close message that this node
-	// had to send itself. Zero means 2 s.
+	// Linger is the time in which a phone must answer a close message that this
+	// node, not the slot's node, has sent. Zero means 2 s.
 	Linger time.Duration
 }
 
@@ -108,7 +110,7 @@ func parseNodeID(s string) (id NodeID, ok bool) {
 	return NodeID(append(b, id[:]...)[:len(id)]), err == nil && len(b) == len(id)
 }
 
-// host is what a node needs of its relay.
+// host is the part of relay.Host that a node uses.
 type host interface {
 	NewLeaseDeadline() *relay.LeaseDeadline
 	Slot(wire.ServerID) relay.SlotState
@@ -117,8 +119,8 @@ type host interface {
 	Join(relay.RemotePhone, relay.Socket) relay.Outcome
 }
 
-// Node is one relay's part in a cluster. It is a [relay.Cluster]: make it
-// with New, hand it to the relay, then Start it. All methods may be called
+// Node connects one relay to a cluster. It implements [relay.Cluster]: create
+// it with New, pass it to relay.New, then call Start. All methods may be called
 // from any task.
 type Node struct {
 	cfg         Config
@@ -126,22 +128,22 @@ type Node struct {
 	id          NodeID
 	host        host
 	metrics     *metrics
-	purgeFailed atomic.Bool // the last purge had no answer
+	purgeFailed atomic.Bool // the directory did not answer the last purge
 
 	mu             sync.Locker       // guards all below
 	leases         map[string]*lease // by key
-	cache          map[string]cached // by key: what the directory says of other nodes
+	cache          map[string]cached // by key: the entries of other nodes
 	streams        map[streamKey]*stream
-	peers          map[NodeID]*otherNode // nodes that this node hears
-	lost           map[NodeID]lostNode   // nodes that it no longer hears
-	refused        map[NodeID]*refusals  // what silent nodes cost
+	peers          map[NodeID]*otherNode // nodes with a recent heartbeat
+	lost           map[NodeID]lostNode   // nodes without one
+	refused        map[NodeID]*refusals  // claims and phones refused because of silent nodes
 	heartbeatTimer *clock.Timer
 	draining       bool
 	closed         bool
 }
 
-// New returns a node that nobody knows yet. The error is that of the
-// randomness, or names what cfg lacks.
+// New returns a node. It sends nothing until Start. The error says which
+// settings are missing or do not fit together, or is that of Runtime.Rand.
 func New(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Store == nil || cfg.Bus == nil {
@@ -168,15 +170,15 @@ func New(cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// ID is the node's name.
+// ID returns the node's id.
 func (n *Node) ID() NodeID { return n.id }
 
 // Attach implements relay.Cluster.
 func (n *Node) Attach(h *relay.Host) { n.host = h }
 
-// Start subscribes and begins to watch and to send heartbeats. Until it
-// has returned nil the relay should get no connections. If ctx ends while it waits
-// for the directory, it returns the cause of that.
+// Start subscribes to the bus, watches the directory and sends heartbeats. The
+// relay should accept no connections until Start has returned nil. If ctx ends
+// while Start waits for the directory, Start returns the cause.
 func (n *Node) Start(ctx context.Context) error {
 	n.logNode(slog.LevelInfo, "node_started", n.id, n.cfg.Name)
 	for s := range shards {
@@ -197,22 +199,23 @@ func (n *Node) Start(ctx context.Context) error {
 	return nil
 }
 
-// Drain refuses claims from now on and purges what its relay, drained
-// already, has no slot for. It waits for the directory, some seconds at most.
+// Drain refuses later claims and purges the entries of server-ids for which the
+// relay has no slot any more. Call it after the drain of the relay has begun. It
+// waits for the directory, for a few seconds at most.
 func (n *Node) Drain() {
 	n.mu.Lock()
 	n.draining = true
 	ts := n.sorted()
 	n.mu.Unlock()
-	// Few at a time: the directory takes them one after the other anyway.
+	// The directory applies purges one after the other, so more workers gain nothing.
 	const workers = 32
 	left := n.cfg.NewGate()
-	n.purgeFailed.Store(false) // it may have come back
+	n.purgeFailed.Store(false) // the directory may answer again
 	todo := min(workers, len(ts))
-	for lane := range todo {
+	for worker := range todo {
 		n.rt.Go("purge", func() {
-			// Without an answer all the others would wait as long: they expire.
-			for i := lane; i < len(ts) && !n.purgeFailed.Load(); i += workers {
+			// If the directory does not answer one purge, the rest are left to expire.
+			for i := worker; i < len(ts) && !n.purgeFailed.Load(); i += workers {
 				n.sync(ts[i], false)
 			}
 			n.mu.Lock()
@@ -229,8 +232,8 @@ func (n *Node) Drain() {
 	}
 }
 
-// Close ends the node: the others are told and its timers are stopped. What
-// it still holds is lost with it, its streams break.
+// Close ends the node. It tells the other nodes, stops the timers, breaks all
+// streams and revokes the slots of all leases.
 func (n *Node) Close() {
 	n.mu.Lock()
 	if n.closed {
@@ -252,10 +255,10 @@ func (n *Node) Close() {
 	for _, t := range ts {
 		n.lose(t, lostClosed)
 	}
-	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, bye: true}.append(nil)) // they would find out
+	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, bye: true}.append(nil)) // without it they notice the missing heartbeats
 }
 
-// sorted is all leases, in a fixed order. The lock is held.
+// sorted returns all leases, sorted by key. n.mu is held.
 func (n *Node) sorted() []*lease {
 	ts := make([]*lease, 0, len(n.leases))
 	for _, t := range n.leases {
@@ -273,14 +276,14 @@ func (n *Node) streamSubject(id NodeID, shard int) string {
 	return fmt.Sprintf("%s.n.%s.s.%d", n.cfg.Space, id, shard)
 }
 
-// pause waits for about d, between half and all of it.
+// pause waits for a random time between d/2 and d.
 func (n *Node) pause(d time.Duration) {
 	g := n.cfg.NewGate()
 	n.rt.Clock.AfterFunc(d/2+n.jitter(d/2), g.Open)
 	g.Wait()
 }
 
-// jitter is a random time up to d.
+// jitter returns a random time of less than d.
 func (n *Node) jitter(d time.Duration) time.Duration {
 	var b [8]byte
 	if _, err := io.ReadFull(n.rt.Rand, b[:]); err != nil || d <= 0 {

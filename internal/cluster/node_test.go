@@ -49,7 +49,7 @@ func TestAPhoneReachesABinaryAtAnotherNode(t *testing.T) {
 	})
 }
 
-func TestWhatAPhoneElsewhereIsTold(t *testing.T) {
+func TestWhatARemotePhoneIsTold(t *testing.T) {
 	w := newWorld(t, 2, func(_ *Config, r *relay.Config) { r.MaxPhones = 1 })
 	a, b := w.nodes[0], w.nodes[1]
 	b.phone("s1").WantClose(4404, "no server with that id")
@@ -63,7 +63,7 @@ func TestWhatAPhoneElsewhereIsTold(t *testing.T) {
 		t.Errorf("the binary received %s; want a close notice", got)
 	}
 	ph.WantClose(1007, "frame is not valid JSON in UTF-8")
-	until(t, "its place to be free", func() bool { return a.relay.Counts().Remote == 0 })
+	until(t, "the phone to leave", func() bool { return a.relay.Counts().Remote == 0 })
 
 	ph = b.phone("s1")
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
@@ -123,10 +123,10 @@ func TestOfTwoNodesOneHoldsAnID(t *testing.T) {
 	}
 }
 
-func TestADeadBinaryGivesWayToOneAtAnotherNode(t *testing.T) {
+func TestABinaryAtAnotherNodeReplacesADeadOne(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
-	bin := a.binary("s1") // nobody reads it: it is silent
+	bin := a.binary("s1") // the test does not read it, so it answers no pings
 	ph := b.phone("s1")
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
 	heir := b.binary("s1")
@@ -176,7 +176,7 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	if _, resp, err := a.dial("/v1/server", "s2"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("a claim without the directory: %v %v; want 503 and Retry-After", resp, err)
 	}
-	ph.Send(`1`) // what is here is served on
+	ph.Send(`1`) // this node still serves its own slot
 	if got := bin.Recv(); !strings.HasSuffix(got, `"frame":1}`) {
 		t.Errorf("the binary received %s", got)
 	}
@@ -184,7 +184,7 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	stopped := time.Now()
 	ph.WantClose(1012, "this node no longer serves the server-id")
 	if d := stopped.Sub(began); d > 2600*time.Millisecond {
-		t.Errorf("served for %v without a renewal; the fence is at 2.5s", d)
+		t.Errorf("served for %v without a renewal; the lease deadline is at 2.5s", d)
 	}
 	until(t, "the id to be free", func() bool {
 		p, _, err := b.dial("/v1/server", "s1")
@@ -196,7 +196,7 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	a.port.Down(false)
 }
 
-func TestADirectoryThatForgetsIsTaughtAgain(t *testing.T) {
+func TestANodeRestoresAnEntryThatTheDirectoryLost(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
 	bin := a.binary("s1")
@@ -211,7 +211,7 @@ func TestADirectoryThatForgetsIsTaughtAgain(t *testing.T) {
 	}
 }
 
-func TestADrainHandsOverAtOnce(t *testing.T) {
+func TestADrainHandsOverImmediately(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
 	bin, ph := a.binary("s1"), b.phone("s1")
@@ -226,8 +226,8 @@ func TestADrainHandsOverAtOnce(t *testing.T) {
 	}
 }
 
-// With a spread ids are given away one by one, each when its binary is closed;
-// the node's Drain has come long before.
+// A drain with a spread releases the server-ids one by one, each when its binary is
+// closed, although the node's Drain was called at the beginning.
 func TestADrainThatIsSpreadGivesEachIDAwayInItsTurn(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
@@ -247,13 +247,13 @@ func TestADrainThatIsSpreadGivesEachIDAwayInItsTurn(t *testing.T) {
 	a.relay.Drain(400*time.Millisecond, func() { close(done) })
 	a.node.Drain()
 	first := <-closed
-	until(t, first+" to be given away", func() bool { _, err := b.port.Get(KeyOf(wire.ServerID(first))); return errors.Is(err, ErrNotFound) })
+	until(t, first+" to be released", func() bool { _, err := b.port.Get(KeyOf(wire.ServerID(first))); return errors.Is(err, ErrNotFound) })
 	select {
 	case <-done:
-		t.Error("all were closed at once; want a spread")
+		t.Error("all were closed in one step; want a spread")
 	default:
 	}
-	b.binary(first) // while the others are served on
+	b.binary(first) // while the first node still serves the others
 	<-done
 	a.node.Drain() // waits for the last ones
 	if left := a.claims(); left != 0 {
@@ -281,9 +281,9 @@ func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 	b.port.Down(false)
 }
 
-// A claim, or a phone, does not wait for a node that has been silent: it is
-// told at once to come again.
-func TestNobodyWaitsForANodeThatIsSilent(t *testing.T) {
+// A claim or a phone for a silent node is refused immediately, with a request to
+// try again.
+func TestNoPeerWaitsForASilentNode(t *testing.T) {
 	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Heartbeat = 200 * time.Millisecond })
 	a, b := w.nodes[0], w.nodes[1]
 	bin := a.binary("s1")

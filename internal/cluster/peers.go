@@ -11,34 +11,34 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// summaryEvery is the least time between two records of what one silent node
-// costs.
+// summaryEvery is the shortest time between two records of the refusals of one
+// silent node.
 const summaryEvery = 10 * time.Second
 
-// otherNode is another node that this one hears.
+// otherNode is another node with a recent heartbeat.
 type otherNode struct {
-	name   string    // empty: it has not told it
-	heard  time.Time // when it was last heard
-	logged bool      // a record says that it is there
-	named  bool      // that record has its name
+	name   string    // empty: not known
+	heard  time.Time // of its last heartbeat or message
+	logged bool      // logSeen has written a record
+	named  bool      // that record has the name
 }
 
-// lostNode is a node that is not heard any longer. The directory may still
-// say for a while that it has server-ids.
+// lostNode is a node without a recent heartbeat. The directory may still have
+// entries of it for a while.
 type lostNode struct {
 	name string
 	at   time.Time
 }
 
-// refusals is what one silent node, or the directory's silence, costs: the claims and phones refused since
-// the last record, and when that was.
+// refusals counts the claims and phones that were refused since the last record,
+// because of one silent node or because the directory did not answer.
 type refusals struct {
 	claims, phones int
-	logged         time.Time
+	logged         time.Time // of the last record
 }
 
-// saw notes that a node is there, with its name where the caller knows it.
-// The first name that a node gives is kept.
+// saw records a message of a node, with the name of the node if the message has
+// it. The first name of a node is kept.
 func (n *Node) saw(id NodeID, name string) {
 	now := n.rt.Clock.Now()
 	n.mu.Lock()
@@ -56,17 +56,17 @@ func (n *Node) saw(id NodeID, name string) {
 	p.name = cmp.Or(p.name, name)
 }
 
-// hears reports whether a node has given a heartbeat in the last seconds,
-// or might have: so many are not remembered.
+// hears reports whether a node has sent a heartbeat recently. If the table of
+// nodes is full, it returns true for every node.
 func (n *Node) hears(id NodeID) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.peers[id] != nil || len(n.peers) >= maxNodes
 }
 
-// logSeen writes a record of a node, once: node_back if it, or an earlier run
-// of the same name, was there before, else node_seen. If its name comes later,
-// a second record has it.
+// logSeen writes one record of a node: node_back if this node, or an earlier run
+// with the same name, was there before, and node_seen otherwise. If the name
+// arrives later, logSeen writes a second record with it.
 func (n *Node) logSeen(id NodeID) {
 	n.mu.Lock()
 	p := n.peers[id]
@@ -88,7 +88,7 @@ func (n *Node) logSeen(id NodeID) {
 	n.logNode(slog.LevelInfo, event, id, name, attrs...)
 }
 
-// earlier returns the latest other node of that name. The lock is held.
+// earlier returns the latest other node with that name. n.mu is held.
 func (n *Node) earlier(id NodeID, name string) (before NodeID, ok bool) {
 	if name == "" {
 		return before, false
@@ -108,16 +108,16 @@ func (n *Node) earlier(id NodeID, name string) (before NodeID, ok bool) {
 	return before, ok
 }
 
-// departure is a node that was there until now.
+// departure is the result of forget: a node that is gone.
 type departure struct {
 	id     NodeID
 	name   string
-	was    bool // this node heard it
-	left   bool // it said so
-	others bool // another node has the same name: it has started again
+	was    bool // it was in the table
+	left   bool // it has announced its end
+	others bool // another node has the same name: the relay has been restarted
 }
 
-// forget moves a node to those that are not heard. The lock is held.
+// forget moves a node from n.peers to n.lost. n.mu is held.
 func (n *Node) forget(id NodeID, now time.Time) departure {
 	p := n.peers[id]
 	if p == nil {
@@ -135,7 +135,7 @@ func (n *Node) forget(id NodeID, now time.Time) departure {
 	return d
 }
 
-// dropOldest forgets the node that has been lost for longest. The lock is held.
+// dropOldest removes the node that was lost first from n.lost. n.mu is held.
 func (n *Node) dropOldest() {
 	var oldest NodeID
 	var at time.Time
@@ -147,8 +147,8 @@ func (n *Node) dropOldest() {
 	delete(n.lost, oldest)
 }
 
-// logGone writes the record of a node that is gone: a warning, unless it said
-// so before, or runs again under another id.
+// logGone writes the record of a node that is gone. It is a warning, unless the
+// node has announced its end or has been restarted with another id.
 func (n *Node) logGone(d departure, why string) {
 	if !d.was {
 		return
@@ -163,20 +163,20 @@ func (n *Node) logGone(d departure, why string) {
 	n.logNode(level, "node_gone", d.id, d.name, slog.String("why", why))
 }
 
-// refuse counts a claim or a phone, by what was asked, that is refused
-// because the node that has its server-id is silent. The first of each node is
-// logged immediately, those that follow in one record every summaryEvery.
+// refuse counts a claim or a phone that is refused because the node owner is
+// silent. ask is the kind of question. The first refusal of each node is logged
+// immediately, later ones in one record every summaryEvery.
 func (n *Node) refuse(owner NodeID, ask string) {
 	n.metrics.silent[ask].Inc()
 	n.noteRefusal(owner, ask)
 }
 
-// directory stands for the directory where refusals are counted by node. No
-// node has this id.
+// directory is the key in Node.refused of refusals because the directory did not
+// answer. No node has this id.
 var directory NodeID
 
-// unanswered notes a claim or a phone, by what was asked, that is refused because
-// the directory gave no answer. It returns the error for it.
+// unanswered records a claim or a phone that is refused because the directory did
+// not answer. ask is the kind of question. It returns the error for the caller.
 func (n *Node) unanswered(ask string) error {
 	n.noteRefusal(directory, ask)
 	return relay.ErrUnknownHolder
@@ -215,7 +215,7 @@ type summary struct {
 	claims, phones int
 }
 
-// summary takes what r has counted. The lock is held.
+// summary returns the counts of r and resets them. n.mu is held.
 func (n *Node) summary(id NodeID, r *refusals, now time.Time) summary {
 	name := n.lost[id].name
 	if p := n.peers[id]; p != nil {
@@ -226,9 +226,9 @@ func (n *Node) summary(id NodeID, r *refusals, now time.Time) summary {
 	return s
 }
 
-// summaries takes what is due to be logged, or all of it, in the order of the
-// ids. A node for which nothing was refused for summaryEvery is forgotten, so
-// that its next refusal is logged immediately. The lock is held.
+// summaries returns the counts that are due to be logged, or all counts, sorted by
+// id. A node without refusals for summaryEvery is forgotten, so that its next
+// refusal is logged immediately. n.mu is held.
 func (n *Node) summaries(now time.Time, all bool) (due []summary) {
 	for id, r := range n.refused {
 		if !all && now.Sub(r.logged) < summaryEvery {
@@ -257,7 +257,8 @@ func (n *Node) logRefusals(all []summary) {
 	}
 }
 
-// logNode writes a record of a node: its id, its name if it has one, and attrs.
+// logNode writes a record with the id of a node, its name if it is not empty, and
+// attrs.
 func (n *Node) logNode(level slog.Level, event string, id NodeID, name string, attrs ...slog.Attr) {
 	all := []slog.Attr{slog.String("node", id.String())}
 	if name != "" {

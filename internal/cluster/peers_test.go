@@ -68,8 +68,8 @@ func count(t testing.TB, c prometheus.Counter) float64 {
 	return m.GetCounter().GetValue()
 }
 
-// The log of each node maps ids to names, says who comes, goes and returns,
-// and what the silence of one costs.
+// The log of each node maps ids to names. It says which nodes come, go and return,
+// and how many claims and phones are refused because of a silent node.
 func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
 	var logs []*records
 	names := []string{"relay-1", "relay-2"}

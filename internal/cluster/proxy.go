@@ -9,36 +9,39 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// lastWrite is how long a phone may take for what came for it before the far
-// end was done. Until then that one sees to phones that do not read.
+// lastWrite is the time in which a phone must read the bytes that are left when
+// the far end has ended the stream. Before that the far end closes phones that do
+// not read.
 const lastWrite = 10 * time.Second
 
-// reasonBroken is the reason of a close because the way to the slot broke.
+// reasonBroken is the reason of a close after the stream to the slot's node broke.
 const reasonBroken = "the way to the node that serves the server-id broke"
 
-// proxy is the end at the node that has the phone's socket: it carries
-// bytes and looks at none, but to know whether a message has begun.
+// proxy is the end of a stream at the node with the phone's socket. It forwards
+// bytes. It parses only as much as it needs to know whether a message is
+// incomplete.
 type proxy struct {
 	*stream
-	sock  relay.Socket
-	ended func()
+	sock   relay.Socket
+	onGone func() // the ended of Carry
 
 	// Guarded by the stream's lock.
 	started bool // Carry has been called
-	writing bool // somebody drains; walk is theirs
+	writing bool // a task runs writeQueue, and frames belongs to it
 	frames  wire.FrameTracker
-	leaving bool // the phone is to go, with the close message last
+	leaving bool // the phone is being closed, with the following code and reason
 	code    wire.CloseCode
 	reason  string
-	toldEnd bool // the phone has been told that no more bytes come
-	parted  bool // nothing more is to be done but to see the socket end
+	toldEnd bool // the writing half of the socket is shut down
+	ended   bool // all that remains is the end of the socket
 	gone    bool // the socket is closed
 	linger  *clock.Timer
 
-	lingering bool // linger is that of the close
+	lingering bool // linger was set by lingers
 }
 
-// newProxy makes one and enters its stream; nil if the node closes.
+// newProxy returns a proxy with a new stream to owner, which is in the node's map.
+// It returns nil if the node is closed.
 func (n *Node) newProxy(owner NodeID) *proxy {
 	c := &proxy{stream: n.newStream(owner, n.streamID())}
 	c.edge, c.stream.input = true, c.input
@@ -50,13 +53,13 @@ func (n *Node) newProxy(owner NodeID) *proxy {
 
 // Carry implements relay.Stream.
 func (c *proxy) Carry(sock relay.Socket, ended func()) {
-	c.sock, c.ended = sock, ended
+	c.sock, c.onGone = sock, ended
 	c.mu.Lock()
 	c.started = true
 	c.watch(idleAsk)
 	c.mu.Unlock()
-	c.node.rt.Go("carrier", c.up)
-	c.input() // what came before
+	c.node.rt.Go("proxy", c.up)
+	c.input() // for the bytes that came before Carry
 }
 
 // Close implements relay.Stream.
@@ -65,7 +68,8 @@ func (c *proxy) Close(code wire.CloseCode, reason string) {
 	c.input()
 }
 
-// leave has the phone closed with code, behind what came for it.
+// leave makes writeQueue close the phone with code, after the bytes that have
+// come for it.
 func (c *proxy) leave(code wire.CloseCode, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -76,7 +80,7 @@ func (c *proxy) leave(code wire.CloseCode, reason string) {
 	c.lingers()
 }
 
-// lingers ends the socket in a while. The lock is held.
+// lingers closes the socket after Config.Linger. c.mu is held.
 func (c *proxy) lingers() {
 	if c.lingering || c.gone {
 		return
@@ -101,13 +105,13 @@ func (c *proxy) Abort() {
 		return
 	}
 	c.end(kindClose)
-	_ = c.sock.Close() // what would an error tell?
-	c.ended()
+	_ = c.sock.Close() // the socket is gone, with or without an error
+	c.onGone()
 }
 
-// up carries what the phone sends. Once there is nowhere to carry it to it
-// is still read: closing with something unread would destroy what is on its
-// way to the phone.
+// up is a task. It forwards the bytes from the phone. When the stream has ended,
+// it goes on reading and discards the bytes: closing a socket with unread bytes
+// destroys the bytes on their way to the phone.
 func (c *proxy) up() {
 	for {
 		b, n, err := c.sock.Read()
@@ -116,21 +120,21 @@ func (c *proxy) up() {
 		}
 		if k, err := c.write(b[:n]); err == nil && k < n {
 			c.pin(len(b))
-			_, _ = c.writeAll(b[k:n]) // broken: whoever broke it ends the phone
+			_, _ = c.writeAll(b[k:n]) // after an error, input ends the phone
 			c.pin(0)
 		}
 		b.Free()
 	}
-	_ = c.finish() // the same
+	_ = c.finish() // after an error, input ends the phone
 	c.mu.Lock()
 	over := c.over || c.closed || c.leaving || c.broken != ""
 	c.mu.Unlock()
 	if over {
-		c.Abort() // nobody waits for it any more
+		c.Abort() // the far end needs the socket no longer
 	}
 }
 
-// pin notes that a buffer of n bytes waits for credit.
+// pin records that a buffer of n bytes waits for credit.
 func (c *proxy) pin(n int) {
 	c.mu.Lock()
 	c.pinned = n
@@ -138,27 +142,28 @@ func (c *proxy) pin(n int) {
 	c.mu.Unlock()
 }
 
-// input sees to what has changed: there are bytes to write, or an end.
+// input starts a task that runs writeQueue, if there is work and no task runs it.
 func (c *proxy) input() {
 	c.mu.Lock()
 	if c.started && c.writing && !c.gone && c.linger == nil && (c.closed || c.broken != "") {
-		c.linger = c.node.rt.Clock.AfterFunc(lastWrite, c.Abort) // the far end does not watch it any more
+		c.linger = c.node.rt.Clock.AfterFunc(lastWrite, c.Abort) // the far end no longer watches the phone
 	}
 	start := c.started && !c.writing && !c.gone && c.due()
 	c.writing = c.writing || start
 	c.mu.Unlock()
 	if start {
-		c.node.rt.Go("down", c.drain)
+		c.node.rt.Go("down", c.writeQueue)
 	}
 }
 
-// due reports whether there is something to do for drain. The lock is held.
+// due reports whether writeQueue has work. c.mu is held.
 func (c *proxy) due() bool {
-	return len(c.queue) > 0 || c.fin && !c.toldEnd || !c.parted && (c.closed || c.broken != "" || c.leaving)
+	return len(c.queue) > 0 || c.fin && !c.toldEnd || !c.ended && (c.closed || c.broken != "" || c.leaving)
 }
 
-// drain writes to the phone what has come for it, waiting for its socket.
-func (c *proxy) drain() {
+// writeQueue writes the queue to the phone and then ends the phone if it is time.
+// It waits for the socket.
+func (c *proxy) writeQueue() {
 	for {
 		c.mu.Lock()
 		c.inWrite = 0
@@ -187,8 +192,8 @@ func (c *proxy) drain() {
 	}
 }
 
-// last is what there is to do when all has been written. The lock is held;
-// what it returns is called without.
+// last returns the next action after the queue has been written. c.mu is held, but
+// not while the action runs.
 func (c *proxy) last() func() {
 	half := func() { _ = c.sock.CloseWrite() }
 	switch {
@@ -196,14 +201,14 @@ func (c *proxy) last() func() {
 		c.toldEnd = true
 		return half
 	case c.closed && c.broken == "" && c.toldEnd:
-		c.parted = true
-		return c.Abort // the far end has waited for the phone to see it
+		c.ended = true
+		return c.Abort // the far end has waited for the phone's answer
 	case c.closed && c.broken == "":
-		c.parted = true
-		c.lingers() // cut at the far end: what it sent just before should arrive
+		c.ended = true
+		c.lingers() // the far end was cut; give the last bytes time to arrive
 		return half
 	}
-	c.parted = true
+	c.ended = true
 	code, reason := c.code, c.reason
 	if !c.leaving {
 		code, reason = wire.CloseRestart, reasonBroken
@@ -214,7 +219,7 @@ func (c *proxy) last() func() {
 	return func() {
 		c.end(kindClose)
 		if !whole {
-			c.Abort() // inside a message a close would be taken for its rest
+			c.Abort() // inside a message, the phone takes a close message for the rest of it
 			return
 		}
 		if _, err := c.sock.Write(wire.AppendClose(nil, code, reason)); err != nil {

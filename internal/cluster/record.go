@@ -4,37 +4,37 @@ import (
 	endian "encoding/binary"
 )
 
-// kind is what a record is.
+// kind is the kind of a record.
 type kind byte
 
 const (
 	kindData   kind = iota + 1 // bytes of the stream
-	kindFin                    // the sender will send no more bytes; takes one place in the sequence
-	kindCredit                 // only its header counts
-	kindSync                   // to be answered with kindCredit
-	kindClose                  // the sender is done with the stream, both ways
-	kindReset                  // the sender does not know the stream, or has found it broken
+	kindFin                    // the sender will send no more bytes; counts as one byte of the stream
+	kindCredit                 // has only the header
+	kindSync                   // must be answered with kindCredit
+	kindClose                  // the sender has ended the stream in both directions
+	kindReset                  // the sender does not know the stream, or has broken it
 )
 
 // recordHeader is version, kind, node, stream, offset and credit.
 const recordHeader = 1 + 1 + len(NodeID{}) + 8 + 8 + 8
 
-// maxRecord is how many bytes of a stream one record carries at most. With
-// the header it stays far below what NATS takes.
+// maxRecord is the number of bytes of a stream in one record, at most. With the
+// header it is far below the limit of NATS.
 const maxRecord = 64 << 10
 
-// shards is how many subjects each node's streams are spread over: each is
-// one task at the receiver, and a stream stays on one.
+// shards is the number of subjects for the streams of each node. The receiver has
+// one task for each subject, and a stream uses one subject.
 const shards = 16
 
-// record is one message about one stream. Each kind has all of the header,
-// so that whatever comes shows a gap and brings credit.
+// record is one message of one stream. Each kind has the whole header, so that
+// every record reveals a gap and carries credit.
 type record struct {
 	kind   kind
 	from   NodeID
 	stream uint64
-	offset uint64 // of what it carries, in all that its sender has sent
-	credit uint64 // so much of what the receiver has sent has been passed on
+	offset uint64 // of bytes, in the stream from the record's sender
+	credit uint64 // bytes that the record's sender has received and passed on
 	bytes  []byte
 }
 
@@ -47,7 +47,7 @@ func (r record) append(dst []byte) []byte {
 	return append(dst, r.bytes...)
 }
 
-// parseRecord reads a record; its bytes are a part of p.
+// parseRecord parses a record. Its bytes alias p.
 func parseRecord(p []byte) (r record, ok bool) {
 	if len(p) < recordHeader || len(p) > recordHeader+maxRecord || p[0] != protocol {
 		return r, false

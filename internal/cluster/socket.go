@@ -6,7 +6,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// socket is the end at the slot's node: to the relay a socket like any other.
+// socket is the end of a stream at the slot's node. It implements relay.Socket.
 type socket struct{ s *stream }
 
 // Read implements relay.Socket.
@@ -25,7 +25,7 @@ func (k socket) Read() (*relay.Buffer, int, error) {
 			n = copy(b[:], s.queue)
 			s.queue = s.queue[n:]
 			if len(s.queue) == 0 {
-				s.queue, s.queueCap = nil, 0 // an idle phone holds no memory
+				s.queue, s.queueCap = nil, 0 // an idle stream holds no memory
 				s.holds()
 			}
 		case s.broken != "":

@@ -13,74 +13,75 @@ import (
 )
 
 const (
-	// askAfter is how long a sender waits for credit for all it has sent
-	// before it asks how much has come; unanswered so often, it breaks.
+	// askAfter is the time that a sender waits for credit for all its bytes
+	// before it sends kindSync. After maxUnanswered of them without an answer,
+	// the stream breaks.
 	askAfter      = 2 * time.Second
 	maxUnanswered = 3
 
-	// idleAsk is how often the node that has the socket asks about a stream
-	// in which nothing moves: whether it is still there.
+	// idleAsk is the time after which the node with the socket sends kindSync in
+	// an idle stream, to check that the far end still has it.
 	idleAsk = 30 * time.Second
 )
 
-// Why a stream takes or gives nothing more.
+// Errors of reads and writes.
 var (
 	errStreamOver   = errors.New("cluster: the stream is closed")
 	errStreamBroken = errors.New("cluster: the stream is broken")
 )
 
-// streamKey names a stream at one of its ends: the far node, and the number
-// that the node with the socket chose.
+// streamKey identifies a stream at one of its ends.
 type streamKey struct {
-	node NodeID
-	id   uint64
+	node NodeID // the far node
+	id   uint64 // chosen by the node with the socket
 }
 
-// stream is one end of one phone's bytes between two nodes.
+// stream is one end of the stream of one phone between two nodes.
 type stream struct {
 	node    *Node
 	key     streamKey
 	subject string
-	edge    bool   // this is the end that has the socket
-	input   func() // called, outside mu, when something new is to be done with; nil: readers wait at in
+	edge    bool   // this end has the socket
+	input   func() // called without mu after each change of the stream; nil: readers wait at in
 
 	in  Gate // where a reader waits for bytes
 	out Gate // where a writer waits for credit
 
 	mu       sync.Locker // guards all below; records are published under it
-	sent     uint64      // offsets
-	acked    uint64
-	received uint64
-	consumed uint64
-	told     uint64 // of consumed
-	queue    []byte // received, not consumed
-	fin      bool   // the far end sends no more
-	finished bool   // nor do we
-	closed   bool   // the far end is done
+	sent     uint64      // bytes sent
+	acked    uint64      // of sent: bytes for which the far end gave credit
+	received uint64      // bytes received
+	consumed uint64      // of received: bytes passed on
+	told     uint64      // of consumed: bytes for which this end gave credit
+	queue    []byte      // received, not consumed
+	fin      bool        // the far end sends no more bytes
+	finished bool        // this end sends no more bytes
+	closed   bool        // the far end has ended the stream
 	broken   brokenReason
-	over     bool // this end is done: not in the node's map any more
+	over     bool // this end has ended the stream, and the node's map does not have it
 
-	queueCap int // bytes of the array that queue is a part of
+	queueCap int // capacity of the array behind queue
 	inWrite  int // bytes that are being written to the phone's socket
 	pinned   int // bytes of a buffer that waits for credit
-	reported int // of all three
+	reported int // the last reported sum of these three
 	report   func(bytes int)
 
-	unanswered int
-	heard      time.Time
-	timer      *clock.Timer // nil: nobody asks
-	round      uint64       // which timer that is: counts them
-	idle       bool         // it has much time
+	unanswered int          // kindSync records since the last record of the far end
+	heard      time.Time    // of the last record of the far end
+	timer      *clock.Timer // nil: not set
+	round      uint64       // counts the timers
+	idle       bool         // timer was set with idleAsk
 	scratch    []byte
 }
 
-// newStream makes one end of a stream.
+// newStream returns one end of a stream. The node's map does not have it yet.
 func (n *Node) newStream(far NodeID, id uint64) *stream {
 	return &stream{node: n, key: streamKey{far, id}, subject: n.streamSubject(far, int(id%shards)),
 		in: n.cfg.NewGate(), out: n.cfg.NewGate(), mu: n.rt.NewLock("stream"), heard: n.rt.Clock.Now()}
 }
 
-// reportStep is by how much what a stream holds changes before it is reported.
+// reportStep is the smallest change in the memory of a stream that is reported,
+// except the change to 0.
 const reportStep = 16 << 10
 
 // ReportHeld implements relay.Holder.
@@ -91,7 +92,8 @@ func (s *stream) ReportHeld(report func(bytes int)) {
 	s.holds()
 }
 
-// holds reports what s holds, if that has changed by a lot. The lock is held.
+// holds reports the memory of s if it has changed by reportStep or is 0. s.mu is
+// held.
 func (s *stream) holds() {
 	n := s.queueCap + s.inWrite + s.pinned
 	if d := n - s.reported; s.report != nil && (d >= reportStep || d <= -reportStep || n == 0 && d < 0) {
@@ -100,8 +102,8 @@ func (s *stream) holds() {
 	}
 }
 
-// join enters s. It reports false if there is one already, or if the node
-// closes.
+// join adds s to the node's map. It returns false if the map has a stream with
+// that key, or if the node is closed.
 func (n *Node) join(s *stream) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -120,8 +122,8 @@ func (n *Node) streamID() uint64 {
 	return endian.BigEndian.Uint64(b[:])
 }
 
-// streamsOf is the streams to one node, or all, in a fixed order. The lock is
-// held.
+// streamsOf returns the streams to the node far, or all streams if far is nil,
+// sorted by key. n.mu is held.
 func (n *Node) streamsOf(far *NodeID) []*stream {
 	var ss []*stream
 	for k, s := range n.streams {
@@ -135,7 +137,7 @@ func (n *Node) streamsOf(far *NodeID) []*stream {
 	return ss
 }
 
-// send publishes a record. The lock is held.
+// send publishes a record. s.mu is held.
 func (s *stream) send(k kind, bytes []byte) error {
 	r := record{kind: k, from: s.node.id, stream: s.key.id, offset: s.sent, credit: s.consumed, bytes: bytes}
 	s.scratch = r.append(s.scratch[:0])
@@ -155,7 +157,7 @@ func (s *stream) send(k kind, bytes []byte) error {
 	return nil
 }
 
-// unsent is why a stream breaks whose record could not be sent.
+// unsent returns the reason for which a stream breaks after an error of send.
 func unsent(err error) brokenReason {
 	if errors.Is(err, ErrBacklog) {
 		return brokenBacklog
@@ -163,13 +165,13 @@ func unsent(err error) brokenReason {
 	return brokenBus
 }
 
-// watch arms the timer, unless it rings as soon. The lock is held.
+// watch sets the timer to d, unless it is set and fires as early. s.mu is held.
 func (s *stream) watch(d time.Duration) {
 	switch {
 	case s.over || s.timer != nil && (!s.idle || d == idleAsk):
 		return
 	case s.timer != nil:
-		s.timer.Stop() // should it ring all the same, it is of another round
+		s.timer.Stop() // if it has fired already, tick sees the old round
 	}
 	s.round++
 	round := s.round
@@ -177,7 +179,8 @@ func (s *stream) watch(d time.Duration) {
 	s.timer = s.node.rt.Clock.AfterFunc(d, func() { s.tick(round) })
 }
 
-// tick asks the far end what has come, if it has not said.
+// tick is the function of the timer. It sends kindSync if the far end has not
+// given credit for all bytes, or if the stream has been idle for idleAsk.
 func (s *stream) tick(round uint64) {
 	now := s.node.rt.Clock.Now()
 	s.mu.Lock()
@@ -207,7 +210,8 @@ func (s *stream) tick(round uint64) {
 	}
 }
 
-// write sends as much of p as there is credit for; none of it waits.
+// write sends the part of p that the window allows, and returns its length. It
+// does not wait.
 func (s *stream) write(p []byte) (n int, err error) {
 	s.mu.Lock()
 	for n < len(p) && err == nil {
@@ -235,7 +239,7 @@ func (s *stream) write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// writeAll sends all of p and waits for credit as long as that takes.
+// writeAll sends all of p. It waits for credit until the stream ends.
 func (s *stream) writeAll(p []byte) (n int, err error) {
 	for {
 		k, err := s.write(p[n:])
@@ -246,7 +250,7 @@ func (s *stream) writeAll(p []byte) (n int, err error) {
 	}
 }
 
-// finish says that no more bytes will come from here.
+// finish tells the far end that this end sends no more bytes.
 func (s *stream) finish() error {
 	s.mu.Lock()
 	if s.over || s.closed || s.finished || s.broken != "" {
@@ -262,8 +266,8 @@ func (s *stream) finish() error {
 	return err
 }
 
-// consume notes that n more bytes have been passed on, and gives credit for
-// them once it is worth a record.
+// consume records that n more bytes have been passed on. It gives credit when a
+// quarter of the window has been passed on.
 func (s *stream) consume(n int) {
 	s.mu.Lock()
 	s.consumed += uint64(n)
@@ -277,7 +281,9 @@ func (s *stream) consume(n int) {
 	}
 }
 
-// end is this end's last act; k tells the far one.
+// end ends the stream at this end and removes it from the node's map. It sends a
+// record of kind k, unless the far end has ended the stream. Only the first call
+// has an effect.
 func (s *stream) end(k kind) {
 	n := s.node
 	s.mu.Lock()
@@ -287,7 +293,7 @@ func (s *stream) end(k kind) {
 	}
 	s.over = true
 	if !s.closed {
-		_ = s.send(k, nil) // if it is lost the far end will ask, and be told
+		_ = s.send(k, nil) // if it is lost, the far end sends kindSync and gets kindReset
 	}
 	if s.timer != nil {
 		s.timer.Stop()
@@ -299,7 +305,8 @@ func (s *stream) end(k kind) {
 	s.wake()
 }
 
-// fail breaks the stream: bytes are missing, or could be.
+// fail breaks the stream, because bytes are missing or may be missing. Only the
+// first call has an effect.
 func (s *stream) fail(why brokenReason) {
 	s.mu.Lock()
 	if s.over || s.broken != "" {
@@ -307,13 +314,13 @@ func (s *stream) fail(why brokenReason) {
 		return
 	}
 	s.broken = why
-	_ = s.send(kindReset, nil) // it may well not come
+	_ = s.send(kindReset, nil) // it may be lost, too
 	s.mu.Unlock()
 	s.node.metrics.broken[why].Inc()
 	s.wake()
 }
 
-// wake lets everyone look again.
+// wake makes the tasks of the stream check its state again. s.mu is not held.
 func (s *stream) wake() {
 	s.in.Open()
 	s.out.Open()
@@ -322,7 +329,8 @@ func (s *stream) wake() {
 	}
 }
 
-// onRecord hears of a stream.
+// onRecord handles a record. It answers a record of an unknown stream with
+// kindReset.
 func (n *Node) onRecord(m Message) {
 	r, ok := parseRecord(m.Data)
 	if !ok {
@@ -334,7 +342,7 @@ func (n *Node) onRecord(m Message) {
 	if s == nil {
 		if r.kind != kindReset && r.kind != kindClose {
 			reset := record{kind: kindReset, from: n.id, stream: r.stream}
-			_ = n.cfg.Bus.Publish(n.streamSubject(r.from, int(r.stream%shards)), reset.append(nil)) // it will ask again
+			_ = n.cfg.Bus.Publish(n.streamSubject(r.from, int(r.stream%shards)), reset.append(nil)) // if it is lost, the far end sends kindSync
 		}
 		return
 	}
@@ -345,7 +353,8 @@ func (n *Node) onRecord(m Message) {
 	s.wake()
 }
 
-// accept takes r in and says why it breaks the stream, if it does.
+// accept applies r to the stream. It returns the reason for which r breaks the
+// stream, or "".
 func (s *stream) accept(r record) brokenReason {
 	now := s.node.rt.Clock.Now()
 	s.mu.Lock()
@@ -356,7 +365,7 @@ func (s *stream) accept(r record) brokenReason {
 	s.heard, s.unanswered = now, 0
 	switch {
 	case r.kind == kindReset:
-		s.closed = true // it knows of no stream: no use in telling it
+		s.closed = true // the far end has no stream, so send it nothing more
 		return brokenReset
 	case r.offset != s.received || r.credit > s.sent:
 		return brokenGap

@@ -15,8 +15,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// patience is how long a test waits for what must happen. Nothing is decided
-// by it.
+// patience is how long a test waits for an event that must happen. No result
+// depends on it.
 const patience = 15 * time.Second
 
 // world is several real relays of one process that share a Memory.
@@ -158,7 +158,7 @@ func until(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// connID is whose envelope it is.
+// connID returns the conn_id of an envelope.
 func connID(t testing.TB, envelope string) string {
 	t.Helper()
 	env, err := wire.ParseEnvelope([]byte(envelope))

@@ -7,17 +7,18 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// claimTries is how often a claim asks the directory before it gives up, and
-// claimPause what lies between.
+// claimTries is the number of attempts of a claim at the directory, and claimPause
+// the pause after some of them.
 const (
 	claimTries = 8
 	claimPause = 300 * time.Millisecond
 )
 
-// win gets the key for t, which has not had it yet. dir is held.
+// win gets the entry for t, which does not have it. If another node has the entry,
+// win asks that node. t.dir is held. Errors are those of relay.Cluster.Claim.
 func (n *Node) win(t *lease) error {
 	mine := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: stateLive}.bytes()
-	first := n.rt.Clock.Now() // since when the directory may say that it is ours
+	first := n.rt.Clock.Now() // the earliest time at which the directory may have this node's entry
 	for range claimTries {
 		sent := n.rt.Clock.Now()
 		rev, err := n.cfg.Store.Create(t.key, mine, n.cfg.TTL)
@@ -30,7 +31,7 @@ func (n *Node) win(t *lease) error {
 		}
 		e, err := n.cfg.Store.Get(t.key)
 		if errors.Is(err, ErrNotFound) {
-			n.pause(claimPause) // expired just now; the directory may go on saying that it is there
+			n.pause(claimPause) // it has just expired; Create may still find it for a moment
 			continue
 		}
 		if err != nil {
@@ -38,24 +39,24 @@ func (n *Node) win(t *lease) error {
 		}
 		v, ok := parseValue(e.Value)
 		switch {
-		case !ok: // of another version: it is not known how to ask its node
+		case !ok: // of another version, so this node cannot ask the holder
 			return relay.ErrUnknownHolder
-		case v.Nonce == t.nonce: // an earlier Create got through
+		case v.Nonce == t.nonce: // an earlier Create succeeded without an answer
 			n.won(t, e.Revision, first)
 			return nil
 		case v.State == stateGrace, v.Node == n.id.String():
-			// A grace is for whoever comes first. And what bears this node's
-			// name is a claim that it has given up without a word.
+			// The first claim may take an entry in grace. An entry with this
+			// node's id is one of its earlier claims, which it has given up.
 		default:
 			switch n.ask(v, t.id) {
 			case answerAlive:
 				return relay.ErrServerInUse
-			case answerGone: // its node says that nobody serves under it
-			case answerLetGo, answerBusy:
+			case answerGone: // the node no longer serves under this lease
+			case answerReleased, answerBusy:
 				n.pause(claimPause)
 				continue
 			default:
-				return relay.ErrUnknownHolder // never a steal before expiry
+				return relay.ErrUnknownHolder // the entry must expire first
 			}
 		}
 		sent = n.rt.Clock.Now()
@@ -71,8 +72,8 @@ func (n *Node) win(t *lease) error {
 	return relay.ErrUnknownHolder
 }
 
-// won notes that the directory says that t is this node's, since it was told
-// at sent.
+// won records that this node has the entry of t. sent is the time before the
+// request that created it. won starts the timers of the lease.
 func (n *Node) won(t *lease, revision uint64, sent time.Time) {
 	n.renewed(t, stateLive, revision, sent)
 	now := n.rt.Clock.Now()
@@ -82,8 +83,8 @@ func (n *Node) won(t *lease, revision uint64, sent time.Time) {
 	t.end = n.rt.Clock.AfterFunc(t.deadline.Sub(now), func() { n.atDeadline(t) })
 }
 
-// renewed notes what the directory says of t, and moves the lease deadline if it was
-// told so at sent.
+// renewed records the state and the revision of the entry of t. If sent is not
+// zero, it is the time before the request, and renewed moves the lease deadline.
 func (n *Node) renewed(t *lease, state string, revision uint64, sent time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -94,14 +95,14 @@ func (n *Node) renewed(t *lease, state string, revision uint64, sent time.Time) 
 	}
 }
 
-// period is the time to the next renewal: spread, so that those of many ids
-// that were claimed together do not stay together.
+// period returns the time to the next renewal. It is random, so that the renewals
+// of leases that began together spread over time.
 func (n *Node) period() time.Duration {
 	fifth := n.cfg.Renew / 5
 	return n.cfg.Renew - fifth + n.jitter(2*fifth)
 }
 
-// renew is the body of a lease's renewal timer.
+// renew is the function of a lease's renewal timer.
 func (n *Node) renew(t *lease) {
 	n.sync(t, true)
 	n.mu.Lock()
@@ -111,22 +112,23 @@ func (n *Node) renew(t *lease) {
 	}
 }
 
-// changed has the directory follow the slot of t, if it does not already.
+// changed starts a task that updates the entry of t to the state of its slot,
+// unless the entry has it.
 func (n *Node) changed(t *lease) {
 	if n.host.Slot(t.id) == relay.SlotHeld {
 		n.mu.Lock()
 		fine := t.state == stateLive && t.lost == ""
 		n.mu.Unlock()
 		if fine {
-			return // the usual case, and no reason for a task
+			return // the usual case, which needs no task
 		}
 	}
 	n.rt.Go("directory", func() { n.sync(t, false) })
 }
 
-// sync makes the directory say of t what its slot is: live, in grace, or
-// nothing. If they agree it is written again only in order to renew. Should
-// that fail the next renewal tries again.
+// sync writes the state of the slot of t to the directory: live, grace, or no
+// entry. If the entry has that state, sync writes only if renew is set. If the
+// write fails, the next renewal tries again.
 func (n *Node) sync(t *lease, renew bool) {
 	t.dir.Lock()
 	defer t.dir.Unlock()
@@ -137,13 +139,13 @@ func (n *Node) sync(t *lease, renew bool) {
 		return
 	}
 	if lost != "" {
-		t.waiting++ // a successor's slot must not be revoked
+		t.waiting++ // keeps t in the map: Revoke must not take the slot of the next lease
 	}
 	n.mu.Unlock()
-	slot := n.host.Slot(t.id) // after attempts: who has settled is granted
+	slot := n.host.Slot(t.id) // read after attempts: an applied claim already has its slot
 	if lost != "" {
 		if slot != relay.SlotFree {
-			n.host.Revoke(t.id, lost == lostReclaimed) // granted after it was lost
+			n.host.Revoke(t.id, lost == lostReclaimed) // the slot was granted after the lease was lost
 		}
 		n.mu.Lock()
 		t.waiting--
@@ -166,14 +168,14 @@ func (n *Node) sync(t *lease, renew bool) {
 	}
 }
 
-// write renews t as being in state. It reports whether the directory says so
-// now. dir is held.
+// write writes state to the entry of t, which renews it. It returns whether the
+// entry is known to have that state. t.dir is held.
 func (n *Node) write(t *lease, state string) bool {
 	v := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: state}.bytes()
 	for range 2 {
 		n.mu.Lock()
 		revision := t.revision
-		t.doubt = t.doubt || state == stateGrace // until there is an answer
+		t.doubt = t.doubt || state == stateGrace // until an answer comes
 		n.mu.Unlock()
 		sent := n.rt.Clock.Now()
 		rev, err := n.cfg.Store.Update(t.key, v, revision, n.cfg.TTL)
@@ -182,16 +184,16 @@ func (n *Node) write(t *lease, state string) bool {
 			return true
 		}
 		if !errors.Is(err, ErrConflict) {
-			return false // unknown; the lease deadline stays where it is
+			return false // the result is unknown, so the lease deadline does not move
 		}
 		e, err := n.cfg.Store.Get(t.key)
 		switch {
 		case errors.Is(err, ErrNotFound):
-			// The directory has lost it, or a server's clock has leapt. What
-			// is served is there, so the entry is made again; if somebody was
-			// faster, it is theirs.
+			// The directory has lost the entry, or a server's clock has jumped.
+			// This node still serves the slot, so it creates the entry again,
+			// unless another node has created it.
 			if t.until.Passed() {
-				n.lose(t, lostDeadline) // others may have had it meanwhile
+				n.lose(t, lostDeadline) // another node may have had the entry meanwhile
 				return false
 			}
 			sent = n.rt.Clock.Now()
@@ -209,21 +211,21 @@ func (n *Node) write(t *lease, state string) bool {
 			return false
 		}
 		if e.Revision < revision {
-			return false // a server that lags behind; it says nothing
+			return false // from a server that lags behind
 		}
 		got, ok := parseValue(e.Value)
 		if !ok || got.Nonce != t.nonce {
 			n.overtaken(t)
 			return false
 		}
-		// An earlier write got through after all. When it was sent is not
-		// known, so the lease deadline stays.
+		// An earlier write succeeded without an answer. The time of that write is
+		// not known, so the lease deadline does not move.
 		n.renewed(t, got.State, e.Revision, time.Time{})
 	}
 	return false
 }
 
-// purge takes the key of t, which has no slot, out of the directory. dir is
+// purge deletes the entry of t, which has no slot, and ends the lease. t.dir is
 // held.
 func (n *Node) purge(t *lease) {
 	n.mu.Lock()
@@ -234,7 +236,7 @@ func (n *Node) purge(t *lease) {
 	if errors.Is(err, ErrConflict) {
 		if e, err := n.cfg.Store.Get(t.key); err == nil {
 			if v, ok := parseValue(e.Value); ok && v.Nonce == t.nonce {
-				_ = n.cfg.Store.Purge(t.key, e.Revision) // or it expires
+				_ = n.cfg.Store.Purge(t.key, e.Revision) // if this fails, the entry expires
 			}
 		}
 	}
@@ -242,5 +244,5 @@ func (n *Node) purge(t *lease) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t.state = ""
-	n.remove(t) // whoever waits finds it over, and begins with a new nonce
+	n.remove(t) // a waiting claim gets errOver, and starts again with a new nonce
 }

@@ -36,7 +36,7 @@ type member struct {
 	cluster    *cluster.Node
 	host       *relay.Host
 	metrics    *prometheus.Registry // of the cluster.Node
-	remote     *relayruntime.Gauge  // phones whose socket another node has
+	remote     *relayruntime.Gauge  // phones with their socket at another node
 	link       *nodeLink
 	clockSpeed int64 // speed of its clock, in per cent of the true time
 	clockStart int64 // by that clock
@@ -79,7 +79,7 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	rt.Clock = skewedClock{rt.Clock, m}
 	rt.NewLock = func(name string) sync.Locker {
 		l := newLock(name).(*engine.Lock)
-		if name == "tenure" {
+		if name == "lease" {
 			l.LetHolderPark()
 		}
 		return &frozenLock{l, m}
@@ -128,8 +128,7 @@ func (w *instance) Wrap(d *relayworld.Node, s *relayworld.Socket) relay.Socket {
 //go:norace
 func (w *instance) FaultsOver() bool { return w.faultsOver }
 
-// memberOf returns the life of the node that this process is. It is nil for
-// none.
+// memberOf returns the member of a process, or nil.
 //
 //go:norace
 func (w *instance) memberOf(d *relayworld.Node) *member {

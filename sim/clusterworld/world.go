@@ -266,7 +266,7 @@ type instance struct {
 	bus      *messageBus
 	nodes    [maxNodes]atomic.Pointer[member]
 	size     int
-	starting *member // whose process is being started
+	starting *member // its process is being started
 	starts   int
 
 	storeFaults struct {

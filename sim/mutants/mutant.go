@@ -102,7 +102,7 @@ func parseMutant(name, text string) (*Mutant, error) {
 }
 
 // Apply patches the source. The old text of each hunk must occur exactly once.
-// One hunk must contain the marker: it tells a mutant whose code never runs
+// One hunk must contain the marker: it distinguishes a mutant with code that never runs
 // from one that no check notices.
 func (m *Mutant) Apply(src string) (string, error) {
 	marked := false

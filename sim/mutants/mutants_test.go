@@ -17,8 +17,8 @@ import (
 	"testing"
 )
 
-// A mutant whose text is still found may no longer build: the source there has
-// another type. That is seen here, not after half an hour of searching.
+// A mutant that still applies may no longer build, because a type has changed. This
+// test reports it immediately, not after half an hour of searching.
 func TestMutantsBuild(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds what the relay imports")

@@ -18,38 +18,38 @@ import (
 // The same scripts run over simulated sockets and over loopback TCP with a
 // real handshake. What each peer sees must be the same.
 var parityScripts = map[string]string{
-	"frames": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b1 to p1 {"a": [1, 2]}; b1 to p1 "<&>\u2028"; p1 long 200000
+	"frames": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; b1 to p1 {"a": [1, 2]}; b1 to p1 "<&>\u2028"; p1 long 200000
 		b1 long-to p1 900000; p1 text 1; p1 text 2; p1 pieces {"three":3}; p1 ping hello; b1 ping hi; b1 binary-to p1 7`,
-	"directives": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p2 client s1; p2 text {"who":"p2"}
+	"directives": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; p2 client s1; p2 text {"name":"p2"}
 		b1 to p1 1; b1 raw {"conn_id":"@p1","frame":2,"close_code":4421}; b1 to p1 3; b1 raw {"close_code":4401,"conn_id":"@p2"}
-		p3 client s1; p3 text {"who":"p3"}; b1 raw {"conn_id":"@p3","frame":null,"close_code":1005}
-		p4 client s1; p4 text {"who":"p4"}; b1 raw {"conn_id":"@p4","close_code":1000,"frame":"bye"}`,
-	"notices": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p1 close 4001; p2 client s1; p2 text {"who":"p2"}; p2 hangup
-		p3 client s1; p3 text {"who":"p3"}; p3 close 0; p4 client s1; p4 text {"who":"p4"}; p4 close 1005`,
-	"bad phones": `b1 server s1; p1 client s1; p1 text {"who":"p1"; p2 client s1; p2 text {"who":"p2"}; p2 utf8; p3 client s1
-		p3 text {"who":"p3"}; p3 long 262145; p4 client s1; p4 text {"who":"p4"}; p4 reserved; p5 client s1; p5 unmasked`,
-	"bad envelopes": `b1 server s1; b2 server s2; p1 client s1; p1 text {"who":"p1"}; b1 raw {; b1 raw []; b1 raw {"frame":1}
+		p3 client s1; p3 text {"name":"p3"}; b1 raw {"conn_id":"@p3","frame":null,"close_code":1005}
+		p4 client s1; p4 text {"name":"p4"}; b1 raw {"conn_id":"@p4","close_code":1000,"frame":"bye"}`,
+	"notices": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; p1 close 4001; p2 client s1; p2 text {"name":"p2"}; p2 hangup
+		p3 client s1; p3 text {"name":"p3"}; p3 close 0; p4 client s1; p4 text {"name":"p4"}; p4 close 1005`,
+	"bad phones": `b1 server s1; p1 client s1; p1 text {"name":"p1"; p2 client s1; p2 text {"name":"p2"}; p2 utf8; p3 client s1
+		p3 text {"name":"p3"}; p3 long 262145; p4 client s1; p4 text {"name":"p4"}; p4 reserved; p5 client s1; p5 unmasked`,
+	"bad envelopes": `b1 server s1; b2 server s2; p1 client s1; p1 text {"name":"p1"}; b1 raw {; b1 raw []; b1 raw {"frame":1}
 		b1 raw {"conn_id":"c-0","frame":1}; b2 raw {"conn_id":"@p1","frame":1}; b1 raw {"conn_id":"@p1"}; b1 to p1 "still here"`,
-	"claims": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b2 server s1; b1 mute; b3 server s1; p2 client s1
-		p2 text {"who":"p2"}; b3 to p2 1; b3 hangup; p3 client s1; p3 text 1; b4 server s1; p4 client s1; p4 text {"who":"p4"}; b4 to p4 2`,
+	"claims": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; b2 server s1; b1 mute; b3 server s1; p2 client s1
+		p2 text {"name":"p2"}; b3 to p2 1; b3 hangup; p3 client s1; p3 text 1; b4 server s1; p4 client s1; p4 text {"name":"p4"}; b4 to p4 2`,
 	"joins": `p1 client s1; b1 server s1; p2 client s1; p3 client s1; p4 client s1; p5 client s2; p6 bare`,
-	"grace": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b1 close 1000; p2 client s1; p2 text 1; relay wait; p3 client s1`,
-	"budgets": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p1 pongs 1000; p1 text 1; p1 pongs 25
-		p2 client s1; p2 text {"who":"p2"}; p2 fragments 1023; p2 text 2; p2 fragments 1025; b1 fragments 1025`,
-	"backlog of a phone": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p2 client s1; p2 text {"who":"p2"}; p1 stall
-		b1 flood p1; b1 to p2 "still here"; p1 resume; p3 client s1; p3 text {"who":"p3"}; b1 to p3 1`,
-	"backlog of a binary": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p2 client s1; p2 text {"who":"p2"}; b1 stall; p1 flood
-		b1 resume; p2 text "still here"; b1 to p2 1; p3 client s1; p3 text {"who":"p3"}`,
+	"grace": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; b1 close 1000; p2 client s1; p2 text 1; relay wait; p3 client s1`,
+	"budgets": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; p1 pongs 1000; p1 text 1; p1 pongs 25
+		p2 client s1; p2 text {"name":"p2"}; p2 fragments 1023; p2 text 2; p2 fragments 1025; b1 fragments 1025`,
+	"backlog of a phone": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; p2 client s1; p2 text {"name":"p2"}; p1 stall
+		b1 flood p1; b1 to p2 "still here"; p1 resume; p3 client s1; p3 text {"name":"p3"}; b1 to p3 1`,
+	"backlog of a binary": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; p2 client s1; p2 text {"name":"p2"}; b1 stall; p1 flood
+		b1 resume; p2 text "still here"; b1 to p2 1; p3 client s1; p3 text {"name":"p3"}`,
 	"caps": `b1 server s1; p1 client s1; p2 client s1; p3 client s1; b2 server s1; p1 close 1000; p4 client s1`,
 	"rate": `b1 server s1; p1 client s2; p2 client s2; p3 client s1; p4 bare; p5 page s1; p6 client s1; b2 server s2`,
-	"restart": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b1 to p1 1; relay restart; p1 client s1; b1 server s1
-		p1 client s1; p1 text {"who":"p1"}; b1 to p1 2`,
-	"limits": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; p2 client s1; p2 text {"who":"p2"}; relay phones 1; p3 client s1
-		b1 to p2 "still here"; p2 close 1000; p1 close 1000; p4 client s1; p4 text {"who":"p4"}; p5 client s1; relay phones 2; p6 client s1`,
-	"drain": `b1 server s1; p1 client s1; p1 text {"who":"p1"}; b2 server s1; b3 server s2; relay drain; p2 client s1`,
+	"restart": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; b1 to p1 1; relay restart; p1 client s1; b1 server s1
+		p1 client s1; p1 text {"name":"p1"}; b1 to p1 2`,
+	"limits": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; p2 client s1; p2 text {"name":"p2"}; relay phones 1; p3 client s1
+		b1 to p2 "still here"; p2 close 1000; p1 close 1000; p4 client s1; p4 text {"name":"p4"}; p5 client s1; relay phones 2; p6 client s1`,
+	"drain": `b1 server s1; p1 client s1; p1 text {"name":"p1"}; b2 server s1; b3 server s2; relay drain; p2 client s1`,
 }
 
-// parityConfig is what a script runs with.
+// parityConfig returns the configuration for a script.
 func parityConfig(script string) relay.Config {
 	cfg := relay.Config{Grace: 400 * time.Millisecond, Probe: 200 * time.Millisecond, Linger: 5 * time.Second,
 		RoomTimeout: 300 * time.Millisecond, MaxPhones: 2, PhoneOutbox: 1 << 20, BinaryOutbox: 1 << 20}
@@ -73,8 +73,8 @@ type parityPlay struct {
 	conns        map[string]parityConn
 	ignoresPings map[string]bool
 	stall        map[string]bool
-	hung         map[string]bool // ended its connection, or heard why it is
-	ended        bool            // what ends now is no news
+	hung         map[string]bool // the peer ended its connection, or got a close message
+	ended        bool            // the script is over: later ends are not recorded
 	seen         map[string][]string
 	ids          map[string]string
 	total        int
@@ -226,7 +226,7 @@ func (p *parityPlay) flood(c parityConn, to string) {
 	}
 }
 
-// news is how much has been seen.
+// news returns the number of recorded events.
 func (p *parityPlay) news() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -242,8 +242,8 @@ func (p *parityPlay) stalled(peer string) bool {
 func (p *parityPlay) named(s string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for who, id := range p.ids {
-		s = strings.ReplaceAll(s, "@"+who, id)
+	for name, id := range p.ids {
+		s = strings.ReplaceAll(s, "@"+name, id)
 	}
 	return s
 }
@@ -276,8 +276,8 @@ func (p *parityPlay) read(peer string, c parityConn) {
 	}
 }
 
-// cut notes an end without a word, unless it is the peer's own doing, or that
-// of the script's end.
+// cut records the end of a connection without a close message, unless the peer or
+// the end of the script caused it.
 func (p *parityPlay) cut(peer string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -287,7 +287,7 @@ func (p *parityPlay) cut(peer string) {
 	}
 }
 
-// end says that the script is over.
+// end records that the script is over.
 func (p *parityPlay) end() {
 	p.mu.Lock()
 	p.ended = true
@@ -320,12 +320,12 @@ func (p *parityPlay) receive(peer string, c parityConn, op byte, payload []byte)
 		s := string(payload)
 		p.mu.Lock()
 		if id, inner, _, ok := takeEnvelope(payload); ok {
-			if i := strings.Index(string(inner), `"who":"`); i >= 0 {
-				p.ids[string(inner[i+7:i+9])] = id
+			if i := strings.Index(string(inner), `"name":"`); i >= 0 {
+				p.ids[string(inner[i+8:i+10])] = id
 			}
 		}
-		for who, id := range p.ids {
-			s = strings.ReplaceAll(s, id, "@"+who)
+		for name, id := range p.ids {
+			s = strings.ReplaceAll(s, id, "@"+name)
 		}
 		p.mu.Unlock()
 		if strings.Contains(s, `"flood`) {

@@ -45,7 +45,7 @@ func TestPeersAreStrict(t *testing.T) {
 	for i := range b {
 		b[i] ^= 1
 		if _, ok := parseFrame(b); ok {
-			t.Errorf("byte %d changed, and nobody sees it", i)
+			t.Errorf("byte %d changed, and the check does not detect it", i)
 		}
 		b[i] ^= 1
 	}

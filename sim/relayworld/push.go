@@ -48,8 +48,8 @@ func (w *Instance) pushed(d *Node, id wire.ServerID, wake wire.PushWake) error {
 		return nil
 	}
 	taken := strings.HasPrefix(wake.Token, tokenTaken)
-	whose, which, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(wake.Token, tokenTaken), tokenRefused), " ")
-	num, _ := strconv.Atoi(whose)
+	conn, which, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(wake.Token, tokenTaken), tokenRefused), " ")
+	num, _ := strconv.Atoi(conn)
 	n, _ := strconv.Atoi(which)
 	p, ok := w.connInfo(num)
 	switch c := w.Clients[min(max(num, 0), maxClients-1)].Load(); {

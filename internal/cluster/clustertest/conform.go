@@ -23,8 +23,8 @@ type Connection interface {
 	cluster.Bus
 }
 
-// TestConnections tests that two connections to the same directory and bus do
-// what cluster.Store and cluster.Bus promise.
+// TestConnections tests two connections to the same directory and bus against the
+// contracts of cluster.Store and cluster.Bus.
 func TestConnections(t *testing.T, a, b Connection) {
 	p := &pair{a: a, b: b, seen: make(map[string]string)}
 	if err := b.Watch(t.Context(), p.watch); err != nil {
@@ -200,7 +200,7 @@ func (p *pair) messagesInOrder(t *testing.T) {
 		select {
 		case x := <-got:
 			if x != i {
-				t.Fatalf("message %d came in place %d", x, i)
+				t.Fatalf("message %d arrived as number %d", x, i)
 			}
 		case <-time.After(patience):
 			t.Fatalf("message %d did not come", i)

@@ -12,8 +12,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
-// Memory is a directory and a bus for nodes of one process. It keeps what
-// Store and Bus promise, and expires by its clock.
+// Memory is a directory and a bus for nodes of one process, which follows the
+// contracts of Store and Bus. Entries expire by its clock.
 type Memory struct {
 	clock clock.Clock
 
@@ -30,7 +30,7 @@ type kept struct {
 	timer *clock.Timer
 }
 
-// NewMemory returns an empty one.
+// NewMemory returns an empty Memory. A nil clock means the real one.
 func NewMemory(c clock.Clock) *Memory {
 	if c == nil {
 		c = clock.New()
@@ -38,9 +38,9 @@ func NewMemory(c clock.Clock) *Memory {
 	return &Memory{clock: c, entries: make(map[string]*kept), subs: make(map[string][]*queue[cluster.Message])}
 }
 
-// Port is one node's connection to a Memory: its Store and its Bus. While it
-// is down its calls fail and nothing reaches it; the watch makes up for it
-// after.
+// Port is one node's connection to a Memory: its Store and its Bus. While it is
+// down, its calls fail and it receives nothing. When it is up again, its watch
+// reports all entries.
 type Port struct {
 	m *Memory
 
@@ -50,13 +50,13 @@ type Port struct {
 	f       func(cluster.Entry)
 }
 
-// ErrUnreachable is what a port that is down says.
+// ErrUnreachable is the error of a port that is down.
 var ErrUnreachable = errors.New("the directory cannot be reached")
 
 // Port returns a new connection.
 func (m *Memory) Port() *Port { return &Port{m: m} }
 
-// Down cuts the connection, or mends it.
+// Down cuts the connection, or restores it.
 func (p *Port) Down(yes bool) {
 	p.mu.Lock()
 	was, f := p.down, p.f
@@ -192,8 +192,8 @@ func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]by
 	}
 }
 
-// Wipe forgets every entry, as a directory does that has lost its memory,
-// and tells nobody. Revisions begin anew.
+// Wipe removes all entries without a report to the watches, like a directory that
+// has lost its memory. Revisions start at 1 again.
 func (m *Memory) Wipe() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -232,7 +232,7 @@ func (m *Memory) publish(p *Port, subject string, msg cluster.Message) error {
 	return nil
 }
 
-// set writes key. The lock is held.
+// set writes key. m.mu is held.
 func (m *Memory) set(key string, value []byte, ttl time.Duration) uint64 {
 	m.revision++
 	old := m.entries[key]
@@ -252,7 +252,7 @@ func (m *Memory) set(key string, value []byte, ttl time.Duration) uint64 {
 	return m.revision
 }
 
-// drop deletes key. The lock is held.
+// drop deletes key. m.mu is held.
 func (m *Memory) drop(key string) {
 	m.entries[key].timer.Stop()
 	delete(m.entries, key)
@@ -266,7 +266,7 @@ func (m *Memory) tell(e cluster.Entry) {
 	}
 }
 
-// replay tells w all there is, in order. The lock is held.
+// replay reports all entries to w, in the order of their revisions. m.mu is held.
 func (m *Memory) replay(w *queue[cluster.Entry]) {
 	var all []cluster.Entry
 	for _, k := range m.entries {
@@ -278,7 +278,7 @@ func (m *Memory) replay(w *queue[cluster.Entry]) {
 	}
 }
 
-// queue calls f with what is put, in order, on a task of its own.
+// queue calls f with each item that is put, in order, on a task of its own.
 type queue[T any] struct {
 	f func(T)
 

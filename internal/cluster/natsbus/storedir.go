@@ -41,10 +41,10 @@ func storeDir() (dir string, lock *os.File, err error) {
 	return dir, lock, nil
 }
 
-// sweep removes the directories of servers that were killed. It looks at nothing but
-// directories that only this user can write, and at regular files in them: the
-// directory for temporary files belongs to everyone, and a pipe of another user's
-// under a name that sweep expects must not make the start wait.
+// sweep removes the directories of servers that were killed. It opens only
+// directories that no other user can write, and regular files in them. All users
+// can write to the directory for temporary files, and another user's pipe with an
+// expected name must not delay the start.
 func sweep() {
 	all, err := filepath.Glob(filepath.Join(os.TempDir(), storePrefix+"*"))
 	if err != nil {
@@ -62,7 +62,7 @@ func sweep() {
 	}
 }
 
-// errNotOurs is the error of what storeDir cannot have made.
+// errNotOurs is the error for a file that storeDir cannot have created.
 var errNotOurs = errors.New("not a directory or regular file that belongs to this user alone")
 
 // openLock opens the lock of dir. It follows no link in the last two parts of the
@@ -84,8 +84,8 @@ func openLock(dir string) (*os.File, error) {
 // directory at. It must belong to the user of this process, no other user may be able
 // to write it, and a file must have one name.
 func openOurs(at int, name string, flags int) (fd int, err error) {
-	// Of a pipe O_NONBLOCK makes the open return; of a device it may have effects,
-	// so what is no regular file is not opened if that can be known.
+	// O_NONBLOCK makes the open of a pipe return. Opening a device may have
+	// effects, so the type is checked first.
 	want := uint32(unix.S_IFREG)
 	if flags&unix.O_DIRECTORY != 0 {
 		want = unix.S_IFDIR

@@ -36,8 +36,8 @@ func TestSweepRemovesOnlyTheDirectoriesOfKilledServers(t *testing.T) {
 	}
 }
 
-// What another user puts into the directory for temporary files under our names
-// neither makes a start wait nor is removed.
+// Files of another user with names like ours, in the directory for temporary files,
+// neither delay a start nor are removed.
 func TestAStartOpensNothingThatIsNotOurs(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	elsewhere := t.TempDir()
@@ -80,7 +80,7 @@ func TestAStartOpensNothingThatIsNotOurs(t *testing.T) {
 	select {
 	case <-swept:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the start waits for a pipe that nobody writes to")
+		t.Fatal("the start waits for a pipe without a writer")
 	}
 	for name := range plant {
 		if _, err := os.Lstat(at(name)); err != nil {
