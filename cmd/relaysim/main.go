@@ -52,6 +52,7 @@ var commands = []command{
 	{"sweep", "", []string{"seeds", "for"}, "run many seeds, in one process per core", (*env).sweep},
 	{"replay", "FILE", nil, "carry out the run in a file", (*env).replay},
 	{"shrink", "FILE", nil, "make a failing run smaller", (*env).shrink},
+	{"demo", "", nil, "plant a bug in a copy of the relay, find it, shrink it and draw it", (*env).demo},
 	{"mutants", "", nil, "break the relay on purpose and check that the simulator notices", (*env).mutants},
 	{"campaign", "", nil, "search for failures in this build only; mutants runs it in the build of each mutant", (*env).campaign},
 	{"exhaustive", "", nil, "try every schedule of a small world", (*env).exhaustive},
@@ -120,8 +121,8 @@ func help(w io.Writer) {
 	}
 	fmt.Fprintf(w, "relaysim COMMAND -h explains the flags of a command.\nworlds: %s\nstrategies: mix, %s\n", strings.Join(sim.WorldNames(), ", "), strings.Join(engine.Strategies, ", "))
 	fmt.Fprintln(w, `exit codes:
-  0  no failure; mutants: the clean build held, and each mutant had the result that its file states
-  1  a run failed, also one that was replayed or shrunk; mutants: the clean build failed, or a mutant had another result than its file states
+  0  no failure; mutants: the clean build held, and each mutant had the result that its file states; demo: the planted bug was found
+  1  a run failed, also one that was replayed or shrunk; mutants: the clean build failed, or a mutant had another result than its file states; demo: no seed failed
   2  the command line is wrong, or the command could not run`)
 }
 

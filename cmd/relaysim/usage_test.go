@@ -103,6 +103,11 @@ func TestWhatIsWrongNamesTheFlag(t *testing.T) {
 		"mutants -each 0s":                   "-each 0s",
 		"mutants -world planted-update":      "-world planted-update has no mutants",
 		"mutants -only torn-moon,held-twice": `-only "`,
+		"demo -mutant moon":                  "-mutant moon: no such mutant; relaysim demo -list names them",
+		"demo -mutant held-in-grace":         "-mutant held-in-grace: no check can find it",
+		"demo -strategy luck":                `-strategy: unknown strategy "luck"`,
+		"demo -for 0s":                       "-for 0s: must be more than 0s",
+		"demo -dir .":                        "-dir: . is not empty",
 		"worlds more":                        "it takes 0 arguments besides flags, not 1 (more)",
 	} {
 		var out, errs bytes.Buffer

@@ -120,6 +120,24 @@ func (m *Mutant) Apply(src string) (string, error) {
 	return src, nil
 }
 
+// Diff returns the lines that the mutant removes, after "-", and those that it
+// adds, after "+".
+func (m *Mutant) Diff() string {
+	var b strings.Builder
+	for i, h := range m.hunks {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		for line := range strings.Lines(h.old) {
+			b.WriteString("-" + line)
+		}
+		for line := range strings.Lines(strings.ReplaceAll(h.new, "REACHED", "reach()")) {
+			b.WriteString("+" + line)
+		}
+	}
+	return b.String()
+}
+
 // Overlay returns the files that go build -overlay must replace to build the
 // mutant: their paths in the module, and their contents. read returns the
 // source of a file.
