@@ -129,8 +129,8 @@ metrics-doc: ## write docs/metrics.md
 sim: bin/relaysim bin/relaysim-race ## sweep every simulated world for SIMTIME (10s)
 	@for w in $$(./bin/relaysim worlds); do ./bin/relaysim-race sweep -world $$w -for $(SIMTIME) -out sim-artefacts || exit 1; done
 
-mutants: bin/relaysim-race ## break the relay on purpose and see that the simulator notices; WORLD=registry, relay or cluster
-	./bin/relaysim-race mutants -world $(WORLD) -n 3 -limit 3000 -each 2s $(ARGS)
+mutants: bin/relaysim-race ## break the relay on purpose and see that the simulator notices: sim/mutants/kills-WORLD.md; WORLD=registry, relay or cluster
+	./bin/relaysim-race mutants -world $(WORLD) -n 3 -limit 3000 -each 2s $(if $(findstring -only,$(ARGS)),,-o sim/mutants/kills-$(WORLD).md) $(ARGS)
 
 sim-nightly: bin/relaysim bin/relaysim-race ## an hour: every world, every strategy, exhaustive small scope
 	./bin/relaysim-race reach

@@ -185,6 +185,13 @@ func (d *demo) plant() error {
 	if err != nil {
 		return err
 	}
+	good, err := os.ReadFile(filepath.Join(d.root, d.m.File))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, d.good()), good, 0o644); err != nil {
+		return err
+	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(src, name), []byte(text), 0o644); err != nil {
 			return err
@@ -193,6 +200,9 @@ func (d *demo) plant() error {
 	fmt.Fprintf(d.out, "\n%s\n   reach counts how often this code runs and returns false.\n", indent(d.m.Diff()))
 	return nil
 }
+
+// good is the name of the file that holds the source without the mutant.
+func (d *demo) good() string { return filepath.Base(d.m.File) + ".good" }
 
 // build makes the simulator with the mutant in it.
 func (d *demo) build() error {
@@ -300,7 +310,7 @@ Then remove the bug from the copy, build it, and replay the run, which now holds
    ./relaysim replay %s
 
 docs/debug-a-failing-seed.md explains each step. To remove all files: rm -r %s
-`, d.dir, width, "open "+open, width, trace, filepath.Join(d.root, d.m.File), d.m.File, race, file, d.dir)
+`, d.dir, width, "open "+open, width, trace, d.good(), d.m.File, race, file, d.dir)
 }
 
 // command prints a command and runs it in the directory of the demo. It
