@@ -348,8 +348,11 @@ func TestRow35EveryRefusalHasASentence(t *testing.T) {
 	}
 	// The operators' listener, too.
 	private := &node{t: t, public: n.private}
-	if got := private.exchange(get("OPTIONS *", "")); !strings.HasPrefix(got, "HTTP/1.1 404 ") || !strings.Contains(got, "not found") {
+	if got := private.exchange("OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 404 ") || !strings.Contains(got, "not found") {
 		t.Errorf("OPTIONS * of an operator: %.200q; want 404 and a sentence", got)
+	}
+	if got := private.exchange(get("GET /", "")); !strings.HasPrefix(got, "HTTP/1.1 421 ") || !strings.Contains(got, "--metrics-hosts") {
+		t.Errorf("an operator with another host's name: %.400q; want 421 and a sentence with the option", got)
 	}
 	h.check()
 }
