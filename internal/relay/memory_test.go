@@ -88,7 +88,7 @@ func (n *node) loadOf(id string) load {
 			return n.loadNow(&p.load)
 		}
 	}
-	return load{}
+	return load{over: true}
 }
 
 // loadNow copies l.
