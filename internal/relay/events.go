@@ -11,7 +11,6 @@ import (
 	"github.com/benbjohnson/clock"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -116,8 +115,7 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 	}
 	var whose netip.Prefix // the zero one is for all that are not told apart
 	if from.IsValid() {
-		ns := network.Of(from)
-		whose, _ = ns.At(ns.Len() - 1)
+		whose = home(from)
 		if _, known := e.addresses[whose]; !known && len(e.addresses) >= logAddresses {
 			whose = netip.Prefix{}
 		}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -57,19 +58,20 @@ type outbox struct {
 	stats  *outboxStats
 	load   *load // of its connection; nil in tests: what it holds is not accounted for
 
-	mu           sync.Locker // guards all below
-	queue        *batch      // waiting; nil: nothing
-	charged      int         // bytes charged, for what is being written too
-	flushPending bool        // somebody will flush
-	writing      bool        // somebody writes; the batch out is theirs
-	shut         bool        // takes nothing any more; the close message is last
-	cut          bool        // … and does not wait for what is being written
-	dead         bool        // the socket failed
-	parked       []*sender   // waiting for room
-	counted      int         // how much of charged is in stats
-	held         int         // bytes of buffers, as load knows them
-	queueCap     int         // … of them those of queue
-	untimed      uint8       // frames until one is timed
+	mu           sync.Locker          // guards all below
+	queue        *batch               // waiting; nil: nothing
+	charged      int                  // bytes charged, for what is being written too
+	flushPending bool                 // somebody will flush
+	writing      bool                 // somebody writes; the batch out is theirs
+	shut         bool                 // takes nothing any more; the close message is last
+	cut          bool                 // … and does not wait for what is being written
+	dead         bool                 // the socket failed
+	parked       []*sender            // waiting for room
+	left         map[netip.Prefix]int // bytes of closed senders not yet written, by network
+	counted      int                  // how much of charged is in stats
+	held         int                  // bytes of buffers, as load knows them
+	queueCap     int                  // … of them those of queue
+	untimed      uint8                // frames until one is timed
 
 	pong      []byte    // payload to answer with; nil: none due
 	ping      uint64    // number of the newest ping asked for
@@ -105,9 +107,10 @@ type outboxStats struct {
 // sender is one of those who put into a shared outbox: a phone, in that of
 // its binary. Its fields are guarded by the outbox's lock.
 type sender struct {
-	charged      int    // bytes of its frames not yet written
-	senderClosed bool   // its close notice is queued: no frame may come after
-	resume       func() // restarts it when there is room
+	charged      int          // bytes of its frames not yet written
+	senderClosed bool         // its close notice is queued: no frame may come after
+	resume       func()       // restarts it when there is room
+	network      netip.Prefix // where it is; set before its first frame
 }
 
 // put queues frame, read at that time, as one text message, wrapped in prefix
@@ -168,6 +171,12 @@ func (o *outbox) closeSender(from *sender) {
 // closeSenderLocked takes nothing from from any more, nor lets it wait for room: it is
 // being closed, which starts its reader again. The lock is held.
 func (o *outbox) closeSenderLocked(from *sender) {
+	if !from.senderClosed && from.charged > 0 {
+		if o.left == nil {
+			o.left = make(map[netip.Prefix]int)
+		}
+		o.left[from.network] += from.charged
+	}
 	from.senderClosed = true
 	if i := slices.Index(o.parked, from); i >= 0 {
 		o.parked = slices.Delete(o.parked, i, i+1)
@@ -244,17 +253,25 @@ func (o *outbox) kill() (dropped int) {
 
 // room says whether from may put something of that cost. An outbox that is
 // shared gives each sender its share, so that one who floods is stopped
-// before the others notice. A sender with nothing queued may always put one
-// frame: limits that have been raised since must not make it wait for room
-// that never comes.
+// before the others notice. What closed senders of its network have left counts as
+// its own, so that a phone that joins again has no fresh share. A sender for which
+// nothing is queued may always put one frame: limits that have been raised since must
+// not make it wait for room that never comes.
 func (o *outbox) room(from *sender, cost int) verdict {
 	switch {
 	case o.shut || o.dead || from != nil && from.senderClosed:
 		return closed
 	case o.charged+cost > o.budget, from != nil && from.charged > 0 && from.charged+cost > o.quota:
 		return full
+	case from != nil && len(o.left) > 0 && o.used(from) > 0 && o.used(from)+cost > o.quota:
+		return full
 	}
 	return taken
+}
+
+// used returns how much of its share from has used. The lock is held.
+func (o *outbox) used(from *sender) int {
+	return from.charged + o.left[from.network]
 }
 
 // add appends one text message. The lock is held.
@@ -339,6 +356,11 @@ func (o *outbox) refund(it item) int {
 	o.charged -= it.cost
 	if it.from != nil {
 		it.from.charged -= it.cost
+		if it.from.senderClosed {
+			if o.left[it.from.network] -= it.cost; o.left[it.from.network] == 0 {
+				delete(o.left, it.from.network)
+			}
+		}
 	}
 	if it.frame {
 		return 1

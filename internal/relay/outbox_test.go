@@ -5,6 +5,7 @@ import (
 	endian "encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -1246,5 +1247,33 @@ func skipUnderRace(t *testing.T) {
 				t.Skip("allocations are not counted under the race detector")
 			}
 		}
+	}
+}
+
+// A phone that leaves and joins again finds what it left counted as its own, and so
+// does one of its neighbours; others do not notice.
+func TestADepartedSendersFramesCountForItsNetwork(t *testing.T) {
+	o := newTestOutbox(10_000, 1000)
+	here := home(netip.MustParseAddr("2001:db8::1"))
+	old := &sender{network: here}
+	if v, _ := o.put(old, 0, nil, frameOfSize(900-itemCost), ""); v != taken {
+		t.Fatalf("put = %v; want taken", v)
+	}
+	o.closeSender(old)
+	o.closeSender(old) // is no second time
+	again := &sender{network: home(netip.MustParseAddr("2001:db8::2")), resume: func() {}}
+	if v, _ := o.putOrPark(again, 0, nil, frameOfSize(101-itemCost+64), ""); v != full {
+		t.Errorf("a phone that joins again: %v; want full", v)
+	}
+	if v, _ := o.put(&sender{network: home(netip.MustParseAddr("2001:db9::1"))}, 0, nil, frameOfSize(900-itemCost), ""); v != taken {
+		t.Errorf("a phone of another network: %v; want taken", v)
+	}
+	o.flush()
+	o.run()
+	if len(o.left) != 0 || len(o.parked) != 0 {
+		t.Errorf("when all is written %v is left and %d senders wait; want nothing", o.left, len(o.parked))
+	}
+	if v, _ := o.put(again, 0, nil, frameOfSize(900-itemCost), ""); v != taken {
+		t.Errorf("then: %v; want taken", v)
 	}
 }

@@ -110,6 +110,7 @@ func (r *Relay) newPhone(server wire.ServerID) *phone {
 
 // join lets p in, if that may be, and starts to read it.
 func (r *Relay) join(p *phone) Outcome {
+	p.sender.network = home(p.from)
 	in := r.registry.Join
 	if p.remote {
 		in = r.registry.JoinRemote

@@ -66,8 +66,7 @@ func (t *turns) take() bool {
 // wait has the reader of c, which is parked, started when its turn comes. That may be
 // before wait returns.
 func (t *turns) wait(c *conn) {
-	ns := network.Of(c.from)
-	of, _ := ns.At(ns.Len() - 1)
+	of := home(c.from)
 	t.mu.Lock()
 	if !c.queued {
 		c.queued = true
@@ -116,6 +115,13 @@ func (t *turns) next() (next []*conn) {
 		}
 	}
 	return next
+}
+
+// home is the widest network of a that counts as one: what one customer may have.
+func home(a netip.Addr) netip.Prefix {
+	ns := network.Of(a)
+	of, _ := ns.At(ns.Len() - 1)
+	return of
 }
 
 func (t *turns) start(next []*conn) {

@@ -290,7 +290,7 @@ func (o *outbox) unpark() (resume []*sender) {
 	}
 	still := o.parked[:0]
 	for _, s := range o.parked {
-		if s.charged <= o.quota/2 {
+		if o.used(s) <= o.quota/2 {
 			resume = append(resume, s)
 		} else {
 			still = append(still, s)
