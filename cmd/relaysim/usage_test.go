@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/pyrycode/pyrycode-relay/sim"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"github.com/pyrycode/pyrycode-relay/sim/mutants"
 )
@@ -58,13 +60,13 @@ func TestHelpExitsWithZeroAndListsEveryFlag(t *testing.T) {
 
 // The documented flags of each command exist.
 func TestTheDocumentedFlagsExist(t *testing.T) {
-	page, err := os.ReadFile("../../docs/simulation.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := 0
-	for _, line := range strings.Split(string(page), "\n") {
-		for _, use := range regexp.MustCompile("relaysim(?:-race)? (\\w+)([^`]*)").FindAllStringSubmatch(line, -1) {
+	for name, least := range map[string]int{"simulation.md": 15, "debug-a-failing-seed.md": 5} {
+		page, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for _, use := range regexp.MustCompile("relaysim(?:-race)? (\\w+)([^`\n]*)").FindAllStringSubmatch(string(page), -1) {
 			for _, c := range commands {
 				if c.name != use[1] {
 					continue
@@ -72,14 +74,48 @@ func TestTheDocumentedFlagsExist(t *testing.T) {
 				all := flagsOf(c)
 				for _, f := range regexp.MustCompile("[ \\[`]-([a-z]+)").FindAllStringSubmatch(use[2], -1) {
 					if seen++; !all[f[1]] {
-						t.Errorf("docs/simulation.md: relaysim %s has no -%s", c.name, f[1])
+						t.Errorf("docs/%s: relaysim %s has no -%s", name, c.name, f[1])
 					}
 				}
 			}
 		}
+		if seen < least {
+			t.Errorf("docs/%s: only %d flags seen", name, seen)
+		}
 	}
-	if seen < 15 {
-		t.Errorf("only %d flags seen", seen)
+}
+
+// The tables of docs/simulation.md have the invariants of each world, and no
+// others.
+func TestTheDocumentedInvariantsAreThoseOfTheWorlds(t *testing.T) {
+	page, err := os.ReadFile("../../docs/simulation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofEngine := []string{"race", "deadlock", "locks", "panic", "terminates", "ends", "deterministic"}
+	for _, w := range sim.Worlds() {
+		_, section, ok := strings.Cut(string(page), "\n## Invariants of the "+w.Name()+"'s world\n")
+		if !ok {
+			t.Fatalf("no section for the world %s", w.Name())
+		}
+		section, _, _ = strings.Cut(section, "\n## ")
+		documented := make(map[string]bool)
+		for _, row := range regexp.MustCompile(`(?m)^\| ([a-z0-9, ]+) \| [^|]+ \|$`).FindAllStringSubmatch(section, -1) {
+			for _, name := range strings.Split(row[1], ", ") {
+				documented[name] = true
+			}
+		}
+		for _, name := range w.Invariants() {
+			if !documented[name] && !slices.Contains(ofEngine, name) {
+				t.Errorf("world %s: no row of docs/simulation.md has the invariant %q", w.Name(), name)
+			}
+			delete(documented, name)
+		}
+		for name := range documented {
+			if !slices.Contains(ofEngine, name) {
+				t.Errorf("world %s: docs/simulation.md has the invariant %q, which does not exist", w.Name(), name)
+			}
+		}
 	}
 }
 
