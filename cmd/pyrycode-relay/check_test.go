@@ -114,8 +114,8 @@ func TestCheckAndServeAgree(t *testing.T) {
 		{"the defaults", nil, ""},
 		{"a certificate", []string{"--tls-cert", cert, "--tls-key", key}, ""},
 		{"a certificate without a name", []string{"--tls-cert", nameless, "--tls-key", namelessKey}, "subjectAltName"},
-		{"a certificate that has ended", []string{"--tls-cert", ended, "--tls-key", endedKey}, "must not have ended"},
-		{"a certificate that is not good yet", []string{"--tls-cert", early, "--tls-key", earlyKey}, "must be good already"},
+		{"a certificate that has ended", []string{"--tls-cert", ended, "--tls-key", endedKey}, "must not have expired"},
+		{"a certificate that is not good yet", []string{"--tls-cert", early, "--tls-key", earlyKey}, "must be valid already"},
 		{"the key of another certificate", []string{"--tls-cert", cert, "--tls-key", endedKey}, "must be a certificate, and --tls-key its key"},
 		{"a certificate that is a pipe", []string{"--tls-cert", in("pipe"), "--tls-key", key}, "it is a pipe"},
 		{"listeners that overlap at localhost", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "localhost:8081"}, "must not overlap --listen 127.0.0.1:8081"},
@@ -124,13 +124,13 @@ func TestCheckAndServeAgree(t *testing.T) {
 		{"listeners with one port, once with a leading zero", []string{"--listen", "127.0.0.1:8081", "--metrics-listen", "127.0.0.1:08081"}, "must not overlap"},
 		{"an empty web configuration", []string{"--web.config.file", in("empty.yml")}, "it is empty"},
 		{"a web configuration that sets nothing", []string{"--web.config.file", in("none.yml")}, "it sets nothing"},
-		{"a broken web configuration", []string{"--web.config.file", in("broken.yml")}, "must be a file that can be used"},
+		{"a broken web configuration", []string{"--web.config.file", in("broken.yml")}, "must be a usable file"},
 		{"a public listener without users", []string{"--web.config.file", in("headers.yml"), "--metrics-listen", ":0"}, "must ask for a password or a client's certificate"},
 		{"a web configuration without users for a loopback listener", []string{"--web.config.file", in("headers.yml")}, ""},
-		{"trusted proxies that are all addresses", []string{"--trusted-proxies", "::ffff:0:0/96"}, "must not be everybody"},
-		{"trusted proxies that are all addresses in two halves", []string{"--trusted-proxies", "0.0.0.0/1,128.0.0.0/1"}, "must not be everybody"},
+		{"trusted proxies that are all addresses", []string{"--trusted-proxies", "::ffff:0:0/96"}, "must not include so many addresses"},
+		{"trusted proxies that are all addresses in two halves", []string{"--trusted-proxies", "0.0.0.0/1,128.0.0.0/1"}, "must not include so many addresses"},
 		{"a network of IPv4 in IPv6", []string{"--trusted-proxies", "::ffff:127.0.0.0/104"}, ""},
-		{"a directory that cannot be created", onDomain(cert + "/below"), "must be a directory or one that can be made"},
+		{"a directory that cannot be created", onDomain(cert + "/below"), "must be a directory, or it must be possible to create it"},
 		{"a directory that other users can read", onDomain(in("open")), "must be closed to other users"},
 		{"a directory with a pipe in it", onDomain(in("full")), "must be readable, and pipe is not"},
 		{"challenges at the address of the private listener", onDomain(in("x"), "--http-listen", "127.0.0.1:8082", "--metrics-listen", "localhost:8082"), "must not overlap --metrics-listen localhost:8082"},
@@ -224,7 +224,7 @@ func TestCheckAndServeAgreeAboutRoot(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "acme")
 	got := call(t.Context(), nil, "check", "--listen", ":0", "--metrics-listen", "127.0.0.1:0", "--domain", "relay.example.com", "--acme-dir", dir)
-	if got.code != done || strings.Contains(got.stdout, "of which the relay needs nothing") || !strings.Contains(got.stdout, "which the relay needs for ports below 1024 only") {
+	if got.code != done || strings.Contains(got.stdout, "needs no privilege of root") || !strings.Contains(got.stdout, "needs root only for ports below 1024") {
 		t.Errorf("check of a domain as root: %+v", got)
 	}
 }

@@ -158,12 +158,12 @@ func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
 			`pyrycode-relay: --rate "fast": must be a number; for example 20 or 0.5`},
 		{"a secret as a flag", nil, []string{"--fcm-credentials", "CANARY"},
 			`pyrycode-relay: 2 problems
-  --fcm-credentials (withheld): must be one JSON object whose fields are texts; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it
+  --fcm-credentials (withheld): must be one JSON object with only strings as values; give the service account's JSON from the Firebase console, or @ and the path of a file with it
   --fcm-credentials (withheld): must come from the environment, as PYRYCODE_RELAY_FCM_CREDENTIALS; it is a secret: other users can see a command line, and files are copied about`},
 		{"a secret that is not valid", []string{`PYRYCODE_RELAY_FCM_CREDENTIALS={"type":"CANARY"}`}, nil,
-			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must have a field type that is "service_account"; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it`},
+			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must have a field type that is "service_account"; give the service account's JSON from the Firebase console, or @ and the path of a file with it`},
 		{"a secret in a missing file", []string{"PYRYCODE_RELAY_FCM_CREDENTIALS=@/nowhere/f.json"}, nil,
-			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must name a file that can be read ("/nowhere/f.json": no such file or directory); give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it`},
+			`pyrycode-relay: PYRYCODE_RELAY_FCM_CREDENTIALS=(withheld): must name a file that can be read ("/nowhere/f.json": no such file or directory); give the service account's JSON from the Firebase console, or @ and the path of a file with it`},
 		{"not a size", []string{"PYRYCODE_RELAY_PHONE_MESSAGE=1kb"}, nil,
 			`pyrycode-relay: PYRYCODE_RELAY_PHONE_MESSAGE="1kb": must be a size in bytes, KiB, MiB or GiB; for example 262144 or 256KiB`},
 		{"a variable outside its range", []string{"PYRYCODE_RELAY_GRACE=0s"}, nil,

@@ -212,11 +212,11 @@ func TestSIGHUPReadsTheFileAgain(t *testing.T) {
 		{"# max-phones: 3\n", "has no options now", nil},
 		{"{}\n", "has no options now", nil},
 		{"", "no such file or directory", func() error { return os.RemoveAll(file) }},
-		{"", "it is a pipe, whose content can be read only once; put the content into a regular file", func() error {
+		{"", "it is a pipe, which can be read only once; put the content into a regular file", func() error {
 			return errors.Join(os.RemoveAll(file), syscall.Mkfifo(pipe, 0o600), os.Rename(pipe, file))
 		}},
 		{"", "it is a directory", func() error { return errors.Join(os.RemoveAll(file), os.Mkdir(file, 0o700)) }},
-		{"", "it is no regular file", func() error { return errors.Join(os.RemoveAll(file), os.Symlink(os.DevNull, file)) }},
+		{"", "it is not a regular file", func() error { return errors.Join(os.RemoveAll(file), os.Symlink(os.DevNull, file)) }},
 	} {
 		reload(tt.text, tt.want, tt.spoil)
 		m := s.page(t, "/metrics")

@@ -119,14 +119,14 @@ var Unusable = []struct {
 	Set  func(*x509.Certificate)
 	Rule string
 }{
-	{"without a name", func(*x509.Certificate) {}, "must name the hosts that it is good for"},
-	{"with a common name alone", func(c *x509.Certificate) { c.Subject.CommonName = "relay.test" }, "must name the hosts that it is good for"},
+	{"without a name", func(*x509.Certificate) {}, "must name its hosts"},
+	{"with a common name alone", func(c *x509.Certificate) { c.Subject.CommonName = "relay.test" }, "must name its hosts"},
 	{"ended", func(c *x509.Certificate) {
 		c.DNSNames, c.NotAfter = []string{"relay.test"}, time.Now().Add(-time.Minute)
-	}, "must not have ended, and this certificate ended on "},
+	}, "must not have expired, and this certificate expired on "},
 	{"not yet good", func(c *x509.Certificate) {
 		c.DNSNames, c.NotBefore = []string{"relay.test"}, time.Now().Add(time.Minute)
-	}, "must be good already"},
+	}, "must be valid already"},
 	{"for clients", func(c *x509.Certificate) {
 		c.DNSNames, c.ExtKeyUsage = []string{"relay.test"}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}, "must be for servers"},

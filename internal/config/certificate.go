@@ -33,18 +33,18 @@ func ReadPair(certFile, keyFile string) (cert, key []byte, pair *tls.Certificate
 	return cert, key, &p, nil
 }
 
-// Unusable says why clients refuse a certificate whatever they trust, and
-// what to do about it; nothing if they need not. The start refuses such a
-// certificate, and a reload keeps the one before it.
+// Unusable returns the rule that a certificate breaks and the remedy, if every client
+// refuses it. It returns two empty strings for a usable certificate. The start of the
+// relay refuses an unusable certificate, and a reload keeps the previous one.
 func Unusable(leaf *x509.Certificate, now time.Time) (rule, fix string) {
 	const form = "2006-01-02 15:04 MST"
 	switch {
 	case !now.Before(leaf.NotAfter):
-		return "must not have ended, and this certificate ended on " + leaf.NotAfter.UTC().Format(form), "get a new one"
+		return "must not have expired, and this certificate expired on " + leaf.NotAfter.UTC().Format(form), "get a new one"
 	case now.Before(leaf.NotBefore):
-		return "must be good already, and this certificate is good from " + leaf.NotBefore.UTC().Format(form) + " on", "is this machine's clock right?"
+		return "must be valid already, and this certificate is valid from " + leaf.NotBefore.UTC().Format(form) + " on", "is this machine's clock right?"
 	case len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0:
-		return "must name the hosts that it is good for, and this certificate names none (subjectAltName)", "get one with the relay's name in it; clients do not look at its common name"
+		return "must name its hosts, and this certificate names none (subjectAltName)", "get one with the relay's name in it; clients ignore the common name"
 	case len(leaf.ExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny):
 		return "must be for servers, and this certificate is not (extendedKeyUsage lacks serverAuth)", "get one for servers"
 	}
@@ -60,8 +60,8 @@ func NamesOf(leaf *x509.Certificate) []string {
 	return names
 }
 
-// HostName is a Host header's name: without port, brackets and the root's
-// dot, in small letters.
+// HostName returns the name in a Host header in small letters, without port, brackets
+// and final dot.
 func HostName(host string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -70,7 +70,7 @@ func HostName(host string) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
-// tls looks at where the certificate comes from.
+// tls checks the options of the certificate.
 func (v *validator) tls(c Config) {
 	if c.Domain != "" && (c.TLSCert != "" || c.TLSKey != "") {
 		v.add("domain", c.Domain, "contradicts --tls-cert and --tls-key", "leave out one or the other: a certificate comes from an authority or from files")
@@ -109,22 +109,22 @@ func (v *validator) tls(c Config) {
 	}
 }
 
-// pemFile demands that the file of an option can be read. It is for a certificate
-// or a key without the other: what is in it can only be checked with both.
+// pemFile checks that the file of an option can be read. It is for a certificate
+// without a key, or a key without a certificate: only a pair can be checked further.
 func (v *validator) pemFile(option, name string) {
 	if _, err := ReadFile(name, MaxFile, false); err != nil {
 		v.add(option, name, fmt.Sprintf("must be a PEM file that this user can read (%v)", err), "is that its name?")
 	}
 }
 
-// aHostName is a name that can be in a certificate and in a Host header.
+// aHostName matches a name that can be in a certificate and in a Host header.
 var aHostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$`)
 
-// acme looks at what --domain needs.
+// acme checks the options that --domain needs.
 func (v *validator) acme(c Config) {
 	name := HostName(c.Domain)
 	if _, err := netip.ParseAddr(name); err == nil || name != strings.ToLower(c.Domain) || !aHostName.MatchString(name) {
-		v.add("domain", c.Domain, "must be a host name and nothing else, as clients send it", "for example relay.example.com, or xn--bcher-kva.example for bücher.example")
+		v.add("domain", c.Domain, "must be a host name and nothing else, in the form that clients send", "for example relay.example.com, or xn--bcher-kva.example for bücher.example")
 	} else if len(name) > 253 || slices.ContainsFunc(strings.Split(name, "."), func(label string) bool { return len(label) > 63 }) {
 		v.add("domain", c.Domain, "must have at most 253 characters, and at most 63 between two dots, as DNS demands", "for example relay.example.com")
 	}
@@ -140,7 +140,7 @@ func (v *validator) acme(c Config) {
 		v.address("http-listen", c.HTTPListen)
 	}
 	if c.ACMEDir == "" {
-		v.add("acme-dir", "", "must be given with --domain", "for example /var/lib/pyrycode-relay, on a disk that outlives restarts")
+		v.add("acme-dir", "", "must be given with --domain", "for example /var/lib/pyrycode-relay, on a disk that survives restarts")
 		return
 	}
 	type finding struct{ rule, fix string }
@@ -149,24 +149,23 @@ func (v *validator) acme(c Config) {
 		return finding{rule, fix}, nil
 	})
 	if err != nil {
-		f = finding{fmt.Sprintf("must be readable (%v)", err), "name another, or mend the file system"}
+		f = finding{fmt.Sprintf("must be readable (%v)", err), "name another, or repair the file system"}
 	}
 	if f.rule != "" {
 		v.add("acme-dir", c.ACMEDir, f.rule, f.fix)
 	}
 }
 
-// checkOwnDir looks at a directory for private keys without changing anything.
-// It must be a directory that this user alone can read and write, or one that
-// MakeACMEDir can make. checkOwnDir returns what is wrong, and what to do
-// about it.
+// checkOwnDir checks a directory for private keys, and changes nothing. The directory
+// must be readable and writable for this user alone, or MakeACMEDir must be able to
+// create it. checkOwnDir returns the broken rule and the remedy.
 func checkOwnDir(dir string) (rule, fix string) {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return checkCanMake(dir)
 	}
 	if err != nil {
-		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
+		return fmt.Sprintf("must be a directory, or it must be possible to create it (%v)", pathReason(err)), "create it, for this user alone (mode 0700)"
 	}
 	if !info.IsDir() {
 		return "must be a directory", "name another; the relay makes it if it does not exist"
@@ -184,7 +183,7 @@ func checkOwnDir(dir string) (rule, fix string) {
 	if err != nil {
 		return fmt.Sprintf("must be readable (%v)", pathReason(err)), "give it to this user"
 	}
-	for _, e := range entries { // a certificate that cannot be read would be asked for again and again
+	for _, e := range entries { // the relay would request an unreadable certificate again and again
 		name := filepath.Join(dir, e.Name())
 		info, err := os.Stat(name)
 		if err == nil && !info.IsDir() {
@@ -196,17 +195,17 @@ func checkOwnDir(dir string) (rule, fix string) {
 			err = access(name, false)
 		}
 		if err != nil {
-			return fmt.Sprintf("must be readable, and %s is not (%v)", e.Name(), pathReason(err)), "give it to this user, or take it away"
+			return fmt.Sprintf("must be readable, and %s is not (%v)", e.Name(), pathReason(err)), "give it to this user, or remove it"
 		}
 	}
 	return "", ""
 }
 
-// checkCanMake looks at the nearest directory above dir that exists: this
-// user must be able to make a directory in it.
+// checkCanMake checks that this user can create dir, in the nearest directory above it
+// that exists.
 func checkCanMake(dir string) (rule, fix string) {
 	if _, err := os.Lstat(dir); err == nil {
-		return fmt.Sprintf("must be a directory or one that can be made, and %s is a symbolic link to nothing", dir), "make what the link names, or take the link away"
+		return fmt.Sprintf("must be a directory, or it must be possible to create it, and %s is a symbolic link to nothing", dir), "create the target of the link, or remove the link"
 	}
 	above := filepath.Dir(filepath.Clean(dir))
 	info, err := os.Stat(above)
@@ -222,16 +221,15 @@ func checkCanMake(dir string) (rule, fix string) {
 		}
 	}
 	if err != nil {
-		return fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), "make it, for this user alone (mode 0700)"
+		return fmt.Sprintf("must be a directory, or it must be possible to create it (%v)", pathReason(err)), "create it, for this user alone (mode 0700)"
 	}
 	return "", ""
 }
 
-// MakeACMEDir makes the directory of --acme-dir, which Check has found that it can be
-// made.
+// MakeACMEDir creates the directory of --acme-dir. Check must have accepted c.
 func (c Config) MakeACMEDir() error {
 	if err := os.MkdirAll(c.ACMEDir, 0o700); err != nil {
-		return &Error{Problems: []Problem{{Option: "acme-dir", Value: c.ACMEDir, Rule: fmt.Sprintf("must be a directory or one that can be made (%v)", pathReason(err)), Fix: "make it, for this user alone (mode 0700)"}}}
+		return &Error{Problems: []Problem{{Option: "acme-dir", Value: c.ACMEDir, Rule: fmt.Sprintf("must be a directory, or it must be possible to create it (%v)", pathReason(err)), Fix: "create it, for this user alone (mode 0700)"}}}
 	}
 	return nil
 }

@@ -19,11 +19,11 @@ import (
 // directory: servers that start together need some seconds to agree.
 const JoinTime = time.Minute
 
-// Clustered reports whether c asks for a cluster.
+// Clustered reports whether c configures a cluster.
 func (c Config) Clustered() bool { return c.Cluster != "" || c.ClusterEmbedded }
 
-// NodeName is what the relay is called in the logs of all: --cluster-name, else
-// the name of its host.
+// NodeName returns the relay's name in the logs of all nodes: --cluster-name, or the
+// name of its host if that is empty.
 func (c Config) NodeName() string {
 	if c.ClusterName != "" {
 		return c.ClusterName
@@ -32,10 +32,10 @@ func (c Config) NodeName() string {
 	return name
 }
 
-// cluster checks what c says of other relays.
+// cluster checks the options of the cluster.
 func (v *validator) cluster(c Config) {
 	if c.Cluster != "" && c.ClusterEmbedded {
-		v.add("cluster", c.Cluster, "cannot be had together with --cluster-embedded", "use one of them")
+		v.add("cluster", c.Cluster, "contradicts --cluster-embedded", "use one of them")
 	}
 	for _, u := range strings.Split(c.Cluster, ",") {
 		if c.Cluster == "" {
@@ -81,7 +81,7 @@ func (v *validator) cluster(c Config) {
 	v.embedded(c)
 }
 
-// embedded checks what --cluster-embedded needs.
+// embedded checks the options that --cluster-embedded needs.
 func (v *validator) embedded(c Config) {
 	if _, port, err := net.SplitHostPort(c.ClusterListen); err == nil && strings.Trim(port, "0") == "" && port != "" {
 		v.add("cluster-listen", c.ClusterListen, "must have a port that the other relays know", "the default is "+v.defaults["cluster-listen"])
@@ -89,11 +89,11 @@ func (v *validator) embedded(c Config) {
 	v.address("cluster-listen", c.ClusterListen)
 	where := reachOf(c.ClusterListen)
 	if where == reachPublic {
-		v.add("cluster-listen", c.ClusterListen, "must not be public: what the servers say to each other is not encrypted",
+		v.add("cluster-listen", c.ClusterListen, "must not be public: the connections between the servers are not encrypted",
 			"listen on an address of a private network")
 	}
 	if where != reachLoopback && c.ClusterSecret == "" {
-		v.add("cluster-secret", "", "is needed where other machines can reach --cluster-listen", "give all relays the same, for example what openssl rand -hex 32 says")
+		v.add("cluster-secret", "", "is needed where other machines can reach --cluster-listen", "give all relays the same, for example the output of openssl rand -hex 32")
 	}
 	if c.ClusterName == "" {
 		v.add("cluster-name", c.ClusterName, "is needed by --cluster-embedded", "give each relay its own, such as relay-1")
@@ -111,11 +111,11 @@ func (v *validator) embedded(c Config) {
 		}
 	}
 	if len(others) < 2 {
-		v.add("cluster-peers", strings.Join(c.ClusterPeers, ","), "must name the others of three relays", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
+		v.add("cluster-peers", strings.Join(c.ClusterPeers, ","), "must name the other two of three relays, or more", "for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222")
 	}
 }
 
-// checkCA says why text is no file of certificates.
+// checkCA returns an error if text has no certificate.
 func checkCA(text []byte) error {
 	if !x509.NewCertPool().AppendCertsFromPEM(text) {
 		return errors.New("must be certificates (PEM)")

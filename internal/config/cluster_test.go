@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A name goes into the logs of all nodes: it must be short and printable. Without
-// one a node has the name of its host.
+// The name of a node is in the logs of all nodes, so it must be short and printable. If
+// it is empty, the node has the name of its host.
 func TestANodeHasANameThatCanBeLogged(t *testing.T) {
 	for name, fine := range map[string]bool{"": true, "relay-1": true, "relais né": true, strings.Repeat("x", 64): true,
 		strings.Repeat("x", 65): false, "a\nb": false, "\x1b[2J": false, "\xff": false, "\u202e": false} {

@@ -44,7 +44,7 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"no burst", func(c *Config) { c.Burst = 0 }, `--burst "0": must be from 1 to 1000000; the default is 1000`},
 		{"phone message over what a binary takes", func(c *Config) { c.PhoneMessage = 1 << 20 }, `--phone-message "1MiB": must be from 1KiB to 1023KiB; the default is 256KiB`},
 		{"binary message too small", func(c *Config) { c.BinaryMessage = 0 }, `--binary-message "0B": must be from 1KiB to 256MiB; the default is 4MiB`},
-		{"binary message over the outbox", func(c *Config) { c.BinaryMessage = 5 << 20 }, `--binary-message "5MiB": must not be more than --phone-outbox, 4MiB; a longer message could never be delivered`},
+		{"binary message over the outbox", func(c *Config) { c.BinaryMessage = 5 << 20 }, `--binary-message "5MiB": must not be more than --phone-outbox, 4MiB; the relay cannot deliver a longer message`},
 		{"no fragments", func(c *Config) { c.Fragments = 0 }, `--fragments "0": must be from 1 to 1000000; the default is 1024`},
 		{"phone outbox too big", func(c *Config) { c.PhoneOutbox = 2 << 30 }, `--phone-outbox "2GiB": must be from 64KiB to 1GiB; the default is 4MiB`},
 		{"binary outbox too small", func(c *Config) { c.BinaryOutbox = 1 << 20 }, `--binary-outbox "1MiB": must be from 2MiB to 1GiB; the default is 16MiB`},
@@ -56,7 +56,7 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"no room timeout", func(c *Config) { c.RoomTimeout = 0 }, `--room-timeout "0s": must be from 1ms to 1h; the default is 10s`},
 		{"no linger", func(c *Config) { c.Linger = 0 }, `--linger "0s": must be from 1ms to 1m; the default is 2s`},
 		{"negative drain", func(c *Config) { c.Drain = -1 }, `--drain "-1ns": must be from 0s to 1h; the default is 10s`},
-		{"two kinds of cluster", func(c *Config) { embedded(c); c.Cluster = "nats://10.0.0.1:4222" }, `--cluster "nats://10.0.0.1:4222": cannot be had together with --cluster-embedded; use one of them`},
+		{"two kinds of cluster", func(c *Config) { embedded(c); c.Cluster = "nats://10.0.0.1:4222" }, `--cluster "nats://10.0.0.1:4222": contradicts --cluster-embedded; use one of them`},
 		{"NATS at a page", func(c *Config) { c.Cluster = "nats://10.0.0.1:4222,http://10.0.0.2" }, `--cluster "nats://10.0.0.1:4222,http://10.0.0.2": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
 		{"NATS with a password, and a page", func(c *Config) { c.Cluster = "nats://relay:hunter2@10.0.0.1:4222,http://t0ken@10.0.0.2" }, `--cluster "nats://(withheld)@10.0.0.1:4222,http://(withheld)@10.0.0.2": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
 		{"NATS without a scheme", func(c *Config) { c.Cluster = "10.0.0.1:4222" }, `--cluster "10.0.0.1:4222": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
@@ -65,9 +65,9 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"credentials that are not there", func(c *Config) { c.Cluster, c.ClusterCreds = "nats://10.0.0.1:4222", "nowhere.creds" }, `--cluster-creds "nowhere.creds": must be a file that this user can read (no such file or directory); is that its name?`},
 		{"a cluster without a name", func(c *Config) { embedded(c); c.ClusterName = "" }, `--cluster-name "": is needed by --cluster-embedded; give each relay its own, such as relay-1`},
 		{"a cluster that listens nowhere", func(c *Config) { embedded(c); c.ClusterListen = "10.0.0.1" }, `--cluster-listen "10.0.0.1": must be host:port with a port from 0 to 65535; for example 127.0.0.1:6222 for this machine only or :6222 for all its addresses`},
-		{"a cluster for all the world", func(c *Config) { embedded(c); c.ClusterListen, c.ClusterSecret = ":6222", "x" }, `--cluster-listen ":6222": must not be public: what the servers say to each other is not encrypted; listen on an address of a private network`},
-		{"a cluster that anybody may join", func(c *Config) { embedded(c); c.ClusterListen = "10.0.0.1:6222" }, `--cluster-secret (withheld): is needed where other machines can reach --cluster-listen; give all relays the same, for example what openssl rand -hex 32 says`},
-		{"a cluster of one", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222"} }, `--cluster-peers "10.0.0.1:6222": must name the others of three relays; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
+		{"a cluster for all the world", func(c *Config) { embedded(c); c.ClusterListen, c.ClusterSecret = ":6222", "x" }, `--cluster-listen ":6222": must not be public: the connections between the servers are not encrypted; listen on an address of a private network`},
+		{"a cluster that anybody may join", func(c *Config) { embedded(c); c.ClusterListen = "10.0.0.1:6222" }, `--cluster-secret (withheld): is needed where other machines can reach --cluster-listen; give all relays the same, for example the output of openssl rand -hex 32`},
+		{"a cluster of one", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222"} }, `--cluster-peers "10.0.0.1:6222": must name the other two of three relays, or more; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
 		{"a peer without a port", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222", "10.0.0.2"} }, `--cluster-peers "10.0.0.2": must be host:port, several by comma; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
 		{"a certificate that is not there, without a key", func(c *Config) { c.TLSCert = "/nowhere/cert.pem" },
 			"--tls-cert \"/nowhere/cert.pem\": must be a PEM file that this user can read (no such file or directory); is that its name?\n" +
@@ -79,9 +79,9 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"unknown level", func(c *Config) { c.LogLevel = "loud" }, `--log-level "loud": must be debug, info, warn or error; the default is info`},
 		{"unknown form of server-ids", func(c *Config) { c.LogServerIDs = "short" }, `--log-server-ids "short": must be fingerprint or full; the default is fingerprint`},
 		{"a key without a use", func(c *Config) { c.LogServerIDs, c.LogKeyFile = "full", "x" }, `--log-key-file "x": has no use with --log-server-ids full; leave out one or the other`},
-		{"a key that is too short", func(c *Config) { c.LogKeyFile = "/dev/null" }, `--log-key-file "/dev/null": must be a file with at least 16 random bytes that this user can read (it is no regular file); for example: (umask 077; head -c 32 /dev/urandom | base64 >FILE)`},
-		{"a host with a port", func(c *Config) { c.MetricsHosts = []string{"relay.internal:9090"} }, `--metrics-hosts "relay.internal:9090": must be a host name in small letters, without a port: a star stands for no others; for example prometheus.internal; IP addresses need not be named`},
-		{"any host", func(c *Config) { c.MetricsHosts = []string{"*.internal"} }, `--metrics-hosts "*.internal": must be a host name in small letters, without a port: a star stands for no others; for example prometheus.internal; IP addresses need not be named`},
+		{"a key that is too short", func(c *Config) { c.LogKeyFile = "/dev/null" }, `--log-key-file "/dev/null": must be a file with at least 16 random bytes that this user can read (it is not a regular file); for example: (umask 077; head -c 32 /dev/urandom | base64 >FILE)`},
+		{"a host with a port", func(c *Config) { c.MetricsHosts = []string{"relay.internal:9090"} }, `--metrics-hosts "relay.internal:9090": must be a host name in small letters, without a port: a star is no wildcard; for example prometheus.internal; IP addresses are always allowed`},
+		{"any host", func(c *Config) { c.MetricsHosts = []string{"*.internal"} }, `--metrics-hosts "*.internal": must be a host name in small letters, without a port: a star is no wildcard; for example prometheus.internal; IP addresses are always allowed`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := Default()
@@ -93,9 +93,9 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 	}
 }
 
-// embedded makes c that of a relay with NATS inside.
+// embedded makes c the configuration of a relay with an embedded NATS server.
 func embedded(c *Config) {
-	c.ClusterEmbedded, c.ClusterName, c.ClusterPeers = true, "relay-1", []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"} // nobody is asked by Check
+	c.ClusterEmbedded, c.ClusterName, c.ClusterPeers = true, "relay-1", []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"} // Check connects to none of them
 }
 
 func TestAClusterIsAccepted(t *testing.T) {

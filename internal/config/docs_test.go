@@ -26,7 +26,7 @@ func TestSecretsAndWhatReloadsAreMarked(t *testing.T) {
 	}
 }
 
-// tableOf is options as docs/operate.md shows them.
+// tableOf returns the table of options in docs/operate.md.
 func tableOf(options []Option) string {
 	var b strings.Builder
 	group := ""

@@ -5,16 +5,17 @@ import (
 	"strings"
 )
 
-// Setting is one option with the value that runs.
+// Setting is one option with its value in a configuration.
 type Setting struct {
 	Name   string `json:"name"`
-	Value  string `json:"value"` // as it would be given; a secret's is withheld
-	From   string `json:"from"`  // as [Origin.String] has it
+	Value  string `json:"value"` // in the form that the option takes; withheld if it is secret
+	From   string `json:"from"`  // from [Origin.String]
 	Reload bool   `json:"reload"`
 	Secret bool   `json:"secret"`
 }
 
-// Settings is every option of c, in their order. There is no secret in it.
+// Settings returns every option of c, in the order of [Options]. Values of secret
+// options are withheld.
 func (c Config) Settings(from Origins) []Setting {
 	v := reflect.ValueOf(c)
 	options := Options()
@@ -28,7 +29,7 @@ func (c Config) Settings(from Origins) []Setting {
 	return all
 }
 
-// textOf is a value as setText reads it.
+// textOf returns the text from which setText sets value.
 func textOf(value any) string {
 	if list, ok := value.([]string); ok {
 		return strings.Join(list, ",")
@@ -36,9 +37,9 @@ func textOf(value any) string {
 	return display(value)
 }
 
-// Merge returns c with the values of asked of the options that may change while the
-// process runs. changed and fixed are the options that differ and may change, or may
-// not; each such as grace=1m, secrets without their value.
+// Merge returns c with the values of asked for the options that may change while the
+// process runs. changed lists the options that differ and may change, fixed those
+// that differ and may not. Their form is grace=1m; the value of a secret is withheld.
 func (c Config) Merge(asked Config) (next Config, changed, fixed []string) {
 	next = c
 	from, to := reflect.ValueOf(asked), reflect.ValueOf(&next).Elem()
@@ -60,7 +61,7 @@ func (c Config) Merge(asked Config) (next Config, changed, fixed []string) {
 	return next, changed, fixed
 }
 
-// quoteIfOdd is a value as it can stand in a line of others.
+// quoteIfOdd returns s, quoted if it is empty, contains blanks, or does not print.
 func quoteIfOdd(s string) string {
 	if q := quote(s); s == "" || strings.ContainsAny(s, " \t") || q != `"`+s+`"` {
 		return q

@@ -9,22 +9,22 @@ import (
 	"strings"
 )
 
-// exposureLevel is who can get to an address.
+// exposureLevel says which machines can reach an address.
 type exposureLevel int
 
 const (
 	reachLoopback exposureLevel = iota // this machine
-	reachPrivate                       // a network that is nobody else's
-	reachPublic                        // anybody; also an address of which this is not known
+	reachPrivate                       // the machines of a private network
+	reachPublic                        // all machines, or not known
 )
 
-// reachOf is the reach of host:port. All addresses of a machine, which is
-// what no host or 0.0.0.0 means, count as public, in a container too: from
-// within it cannot be seen who gets there.
+// reachOf returns the exposure of host:port. No host and 0.0.0.0 mean all addresses of
+// a machine and count as public. So they do in a container, because a process in it
+// cannot know which machines reach it.
 func reachOf(address string) exposureLevel {
 	host, port, err := net.SplitHostPort(address)
 	if _, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || host == "localhost" {
-		return reachLoopback // what is no address at all is told elsewhere
+		return reachLoopback // address reports an invalid one
 	}
 	a, err := netip.ParseAddr(host)
 	switch {
@@ -42,8 +42,8 @@ func reachOf(address string) exposureLevel {
 // at b.
 func MoreExposed(a, b string) bool { return reachOf(a) > reachOf(b) }
 
-// needsRoot reports whether c listens on a port that needs a privilege. Root
-// has it; so has any user with CAP_NET_BIND_SERVICE.
+// needsRoot reports whether c listens on a port that needs a privilege, which root and
+// users with CAP_NET_BIND_SERVICE have.
 func (c Config) needsRoot() bool {
 	return slices.ContainsFunc(c.listeners(), func(l listener) bool { return lowPort(l.address) })
 }
@@ -55,7 +55,7 @@ func lowPort(address string) bool {
 	return err == nil && perr == nil && n > 0 && n < 1024
 }
 
-// exposure looks at who can reach what.
+// exposure checks which machines can reach each listener.
 func (v *validator) exposure(c Config, m machine) {
 	hasTLS := c.Domain != "" || c.TLSCert != ""
 	public := reachOf(c.Listen) != reachLoopback
@@ -76,14 +76,14 @@ func (v *validator) exposure(c Config, m machine) {
 	}
 	if m.root && public && !c.needsRoot() && !c.AllowRoot {
 		v.add("allow-root", "false", "must be true for a relay that runs as root and can be reached from other machines",
-			"run it as another user (User= or DynamicUser= in systemd, --user in Docker): it needs nothing of root's")
+			"run it as another user (User= or DynamicUser= in systemd, --user in Docker): it needs no privilege of root")
 	}
 }
 
-// listener is one address that serve listens on, and the option that says so.
+// listener is an address on which serve listens, with its option.
 type listener struct{ option, address string }
 
-// listeners returns every address that serve listens on.
+// listeners returns every address on which serve listens.
 func (c Config) listeners() []listener {
 	all := []listener{{"listen", c.Listen}, {"metrics-listen", c.MetricsListen}}
 	if c.Domain != "" && c.HTTPListen != "" {
@@ -95,7 +95,7 @@ func (c Config) listeners() []listener {
 	return all
 }
 
-// apart demands that no two listeners have an address in common.
+// apart checks that no two listeners have an address in common.
 func (v *validator) apart(c Config) {
 	all := c.listeners()
 	for i, b := range all {
@@ -113,10 +113,9 @@ func (v *validator) apart(c Config) {
 	}
 }
 
-// overlap reports whether two listeners get in each other's way: they have
-// the same port, and an address in common. The loopback addresses of IPv4 and
-// IPv6 count as one, since a client that asks for localhost gets either. Of a
-// host name it is not known which addresses it has.
+// overlap reports whether two listeners have the same port and an address in common.
+// The loopback addresses of IPv4 and IPv6 count as one, because localhost can mean
+// either. Host names are not resolved.
 func overlap(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
@@ -129,9 +128,9 @@ func overlap(a, b string) bool {
 	return hostA == hostB || hostA == "" || hostB == ""
 }
 
-// canonicalHost returns the same text for hosts that are the same: nothing for
-// all addresses, and 127.0.0.1 for loopback. To Go 0.0.0.0 is, like [::], all
-// addresses of both families.
+// canonicalHost returns the same text for equal hosts: "" for all addresses, and
+// 127.0.0.1 for loopback. Go treats 0.0.0.0, like [::], as all addresses of both
+// families.
 func canonicalHost(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	a, err := netip.ParseAddr(host)

@@ -14,7 +14,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
-// problemsOf is the options that check complains of.
+// problemsOf returns the options with problems in c.
 func problemsOf(set func(*Config), m machine) (names []string) {
 	c := Default()
 	set(&c)
@@ -79,11 +79,11 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 		{"challenges where peers are", func(c *Config) { withDomain(c); c.Listen, c.HTTPListen = ":80", ":80" }, machine{}, "http-listen"},
 		{"proxies that are no network", func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "nginx"} }, machine{}, "trusted-proxies"},
 		{"everybody a proxy", func(c *Config) { c.TrustedProxies = []string{"0.0.0.0/0", "::/0"} }, machine{}, "trusted-proxies trusted-proxies"},
-		{"PROXY headers from nobody", func(c *Config) { c.ProxyProtocol = true }, machine{}, "proxy-protocol"},
+		{"PROXY headers without trusted proxies", func(c *Config) { c.ProxyProtocol = true }, machine{}, "proxy-protocol"},
 		{"cluster options without a cluster", func(c *Config) {
 			c.ClusterName, c.ClusterListen, c.ClusterPeers, c.ClusterSecret = "a", "127.0.0.1:1", []string{"b:1", "c:1"}, "d"
 		}, machine{}, "cluster-name cluster-listen cluster-peers cluster-secret"},
-		{"a cluster on a port that nobody knows", func(c *Config) { embedded(c); c.ClusterListen = "127.0.0.1:0" }, machine{}, "cluster-listen"},
+		{"a cluster on an unknown port", func(c *Config) { embedded(c); c.ClusterListen = "127.0.0.1:0" }, machine{}, "cluster-listen"},
 		{"a cluster of two", func(c *Config) {
 			embedded(c)
 			c.ClusterPeers = []string{c.ClusterListen, "127.0.0.1:1", "127.0.0.1:1"}

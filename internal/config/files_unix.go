@@ -11,10 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nonBlocking makes the opening of a pipe return although nobody writes to it.
+// nonBlocking makes the open of a pipe without a writer return.
 const nonBlocking = syscall.O_NONBLOCK
 
-// MaxFiles is how many descriptors the process may open.
+// MaxFiles returns the number of descriptors that the process may open, and whether
+// it is known.
 func MaxFiles() (uint64, bool) {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
@@ -23,7 +24,7 @@ func MaxFiles() (uint64, bool) {
 	return uint64(l.Cur), true
 }
 
-// isRoot reports whether the process may do everything.
+// isRoot reports whether the process runs as root.
 func isRoot() bool { return os.Geteuid() == 0 }
 
 // ownedByUs reports whether a file belongs to the user of the process.
@@ -32,8 +33,8 @@ func ownedByUs(info fs.FileInfo) bool {
 	return ok && int(s.Uid) == os.Geteuid()
 }
 
-// fileID tells files apart that are there at the same time: by device, inode
-// and kind.
+// fileID identifies a file by device, inode and kind. Two files that exist at the same
+// time differ in it.
 func fileID(info fs.FileInfo) string {
 	id := info.Mode().Type().String()
 	if s, ok := info.Sys().(*syscall.Stat_t); ok {

@@ -14,21 +14,22 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
 )
 
-// Findings is what can be said of a configuration without running it.
+// Findings are the results of Inspect.
 type Findings struct {
-	Problems []string `json:"problems"` // it cannot run, or nobody could use it
+	Problems []string `json:"problems"` // serve cannot run, or clients cannot use it
 	Warnings []string `json:"warnings"` // unusual, or soon a problem
-	Notes    []string `json:"notes"`    // what was looked at and is well
+	Notes    []string `json:"notes"`    // checked and good
 }
 
-// certificateSoon is when the end of a certificate is near.
+// certificateSoon is the remaining time of a certificate below which Inspect warns.
 const certificateSoon = 14 * 24 * time.Hour
 
-// peerTime is how long another relay has to accept a connection.
+// peerTime is the time in which another relay must accept a connection.
 const peerTime = 3 * time.Second
 
-// Inspect looks at c, which Check has let pass, and at the machine: files,
-// ports, descriptors, memory.
+// Inspect checks c on this machine: files, ports, descriptors, memory, and the servers
+// of the cluster. Check must have accepted c. Inspect listens on each port for a short
+// time.
 func (c Config) Inspect(ctx context.Context) Findings {
 	return c.inspect(ctx, thisMachine(), time.Now())
 }
@@ -56,7 +57,7 @@ func (f *Findings) note(format string, args ...any) {
 	f.Notes = append(f.Notes, fmt.Sprintf(format, args...))
 }
 
-// certificate looks at the files of one.
+// certificate checks the certificate of the public listener.
 func (f *Findings) certificate(c Config, now time.Time) {
 	switch {
 	case c.TLSCert != "":
@@ -72,20 +73,20 @@ func (f *Findings) certificate(c Config, now time.Time) {
 		f.lifetime("--tls-cert "+c.TLSCert, pair.Leaf, now)
 	case c.Domain != "":
 		if _, err := os.Stat(c.ACMEDir); err != nil {
-			f.note("--acme-dir %s does not exist, and serve makes it", c.ACMEDir)
+			f.note("--acme-dir %s does not exist; serve creates it", c.ACMEDir)
 		} else {
-			f.note("--acme-dir %s is this user's alone, and can be written", c.ACMEDir)
+			f.note("--acme-dir %s belongs to this user alone, and is writable", c.ACMEDir)
 		}
 		if c.HTTPListen == "" && portOf(c.Listen) != "443" {
-			f.warn("--http-listen is empty and --listen is %s: the authority asks on port 443, so that port must lead there", c.Listen)
+			f.warn("--http-listen is empty and --listen is %s: the authority connects to port 443, so that port must lead there", c.Listen)
 		}
 		if strings.Contains(c.ACMEDirectory, "staging") {
-			f.warn("--acme-directory is an authority for trying things out: clients will refuse its certificates")
+			f.warn("--acme-directory is an authority for tests: clients refuse its certificates")
 		}
 	}
 }
 
-// lifetime says until when a certificate that can be used is good.
+// lifetime adds the finding on the remaining time of a usable certificate.
 func (f *Findings) lifetime(where string, leaf *x509.Certificate, now time.Time) {
 	left := leaf.NotAfter.Sub(now)
 	end := leaf.NotAfter.UTC().Format("2006-01-02 15:04 MST")
@@ -93,11 +94,11 @@ func (f *Findings) lifetime(where string, leaf *x509.Certificate, now time.Time)
 		f.warn("the certificate in %s ends in %d days, on %s; renew it", where, int(left.Hours()/24), end)
 		return
 	}
-	f.note("certificate and key belong together; good for %s until %s", strings.Join(NamesOf(leaf), ", "), end)
+	f.note("certificate and key match; valid for %s until %s", strings.Join(NamesOf(leaf), ", "), end)
 }
 
-// webConfig looks at the certificate of the private listener. Clients that
-// are told which it is accept it when it has ended, so that is no problem.
+// webConfig checks --web.config.file. An expired certificate of the private listener is
+// only a warning, because operators' clients may be configured to accept it.
 func (f *Findings) webConfig(c Config, now time.Time) {
 	if c.WebConfigFile == "" {
 		return
@@ -113,7 +114,7 @@ func (f *Findings) webConfig(c Config, now time.Time) {
 		}
 	}
 	if !w.Asks() {
-		f.warn("--web.config.file %s asks for no password: whoever reaches --metrics-listen %s sees the operators' pages", c.WebConfigFile, c.MetricsListen)
+		f.warn("--web.config.file %s asks for no password: every client that reaches --metrics-listen %s sees the operators' pages", c.WebConfigFile, c.MetricsListen)
 	}
 }
 
@@ -126,18 +127,18 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 		if err != nil {
 			why := (&ListenError{Option: a.option, Address: a.address, Err: err}).Error()
 			if errors.Is(err, syscall.EADDRINUSE) {
-				f.warn("%s; nothing is wrong if a relay runs there already, or systemd keeps the socket", why)
+				f.warn("%s; this is normal if a relay runs there already, or systemd has the socket", why)
 			} else {
 				f.problem("%s", why)
 			}
 			continue
 		}
-		defer ln.Close() // held meanwhile: serve has them all at the same time
+		defer ln.Close() // kept open until the end, because serve opens all of them
 		f.note("--%s %s is free", a.option, a.address)
 	}
 }
 
-// cluster tries NATS, or who else there is of relays that have it inside.
+// cluster connects to NATS, or to the peers of the embedded server.
 func (f *Findings) cluster(ctx context.Context, c Config) {
 	switch {
 	case c.Cluster != "":
@@ -158,75 +159,75 @@ func (f *Findings) cluster(ctx context.Context, c Config) {
 			}
 			conn, err := (&net.Dialer{Timeout: peerTime}).DialContext(ctx, "tcp", p)
 			if err != nil {
-				f.warn("--cluster-peers %s cannot be reached: %v; nothing is wrong if that relay does not run yet, or is this one", p, err)
+				f.warn("--cluster-peers %s cannot be reached: %v; this is normal if that relay does not run yet, or is this one", p, err)
 				continue
 			}
 			conn.Close()
 			f.note("--cluster-peers %s can be reached", p)
 		}
 		if c.ClusterSecret == "" {
-			f.warn("--cluster-secret is empty: whoever reaches --cluster-listen %s is one of the relays", c.ClusterListen)
+			f.warn("--cluster-secret is empty: every server that reaches --cluster-listen %s may join the cluster", c.ClusterListen)
 		}
 	}
 }
 
-// machine looks at what this user may have here.
+// machine checks the limits and privileges of this user.
 func (f *Findings) machine(c Config, m machine) {
 	need := uint64(c.MaxConns) + uint64(c.MaxPending) + spareFiles
 	switch {
 	case !m.filesKnown:
 	case m.files < need:
-		f.warn("this user may open %d files, and --max-conns and --max-pending need %d: serve would lower them; raise the limit (ulimit -n, LimitNOFILE=)", m.files, need)
+		f.warn("this user may open %d files, and --max-conns and --max-pending need %d: serve lowers them; raise the limit (ulimit -n, LimitNOFILE=)", m.files, need)
 	default:
 		f.note("%d open files are enough for --max-conns and --max-pending, which need %d", m.files, need)
 	}
 	if limit := c.Memory(); limit == 0 {
-		f.warn("memory has no limit: near the machine's end the kernel would kill the relay with all its connections; give --memory-limit")
+		f.warn("memory has no limit: when the machine runs out of memory, the kernel may kill the relay; set --memory-limit")
 	} else {
 		f.note("memory is limited to %d MiB", limit>>20)
 	}
 	switch {
 	case m.root && c.needsRoot():
-		f.warn("this user is root, which the relay needs for ports below 1024 only: another user with CAP_NET_BIND_SERVICE can do that")
+		f.warn("this user is root, and the relay needs root only for ports below 1024: use another user with CAP_NET_BIND_SERVICE")
 	case m.root:
-		f.warn("this user is root, of which the relay needs nothing")
+		f.warn("this user is root, and the relay needs no privilege of root")
 	}
 	if m.root {
-		f.note("root may read and write all files; what the user of a service may, only check as that user says")
+		f.note("root may read and write all files; to check the files of a service, run check as its user")
 	}
 }
 
-// supervisorPatience is how long those who stop processes commonly wait before
-// they kill; systemd is asked for more.
+// supervisorPatience is the time after which common supervisors kill a process that
+// they stop. The relay asks systemd for more.
 const supervisorPatience = 30 * time.Second
 
-// unusual looks for values that are allowed and seldom meant.
+// unusual warns of values that are allowed and seldom intended.
 func (f *Findings) unusual(c Config) {
 	if c.Insecure && len(c.TrustedProxies) == 0 {
-		f.warn("--insecure without --trusted-proxies: behind a proxy all clients share one address, and its --rate and --max-conns-per-address")
+		f.warn("--insecure without --trusted-proxies: behind a proxy all clients have one address, and share its --rate and --max-conns-per-address")
 	}
 	if c.Heartbeat > time.Minute {
-		f.warn("--heartbeat %s: many routers and proxies forget a silent connection after a minute", shortDuration(c.Heartbeat))
+		f.warn("--heartbeat %s: many routers and proxies drop an idle connection after a minute", shortDuration(c.Heartbeat))
 	}
 	if c.Grace < 5*time.Second {
-		f.warn("--grace %s: a daemon that restarts is seldom back so soon, and its phones are closed", shortDuration(c.Grace))
+		f.warn("--grace %s: a daemon that restarts is seldom back so soon, and the relay closes its phones", shortDuration(c.Grace))
 	}
 	if c.Drain == 0 {
 		f.warn("--drain 0s: a shutdown cuts all connections, and clients cannot tell it from a fault")
 	}
 	if most := c.DrainWait + c.Drain + c.Linger; most > supervisorPatience {
-		f.warn("--drain-wait, --drain and --linger are %s together: Docker kills after 10s and Kubernetes after 30s, unless stop_grace_period or terminationGracePeriodSeconds says more", shortDuration(most))
+		f.warn("--drain-wait, --drain and --linger are %s together: Docker kills after 10s and Kubernetes after 30s, unless stop_grace_period or terminationGracePeriodSeconds is longer", shortDuration(most))
 	}
 	if c.LogLevel == "debug" {
-		f.warn("--log-level debug: much is logged for each connection")
+		f.warn("--log-level debug: the relay logs many records for each connection")
 	}
 	if c.LogServerIDs == FullServerIDs {
-		f.warn("--log-server-ids full: whoever reads the log can join every server-id in it")
+		f.warn("--log-server-ids full: every reader of the log can join the server-ids in it")
 	}
 	if c.MaxConnsPerAddress > c.MaxConns {
-		f.warn("--max-conns-per-address %d is more than --max-conns %d: one address may take all places", c.MaxConnsPerAddress, c.MaxConns)
+		f.warn("--max-conns-per-address %d is more than --max-conns %d: one address can use all connections", c.MaxConnsPerAddress, c.MaxConns)
 	}
 	if most := min(c.MaxConnsPerAddress, c.MaxConns); c.Burst < most {
-		f.warn("--burst %d is less than --max-conns-per-address %d: an address with so many is not back at once after a restart, but %.0f s later at best", c.Burst, most, float64(most-c.Burst)/c.Rate)
+		f.warn("--burst %d is less than --max-conns-per-address %d: after a restart an address with so many connections needs at least %.0f s to restore them", c.Burst, most, float64(most-c.Burst)/c.Rate)
 	}
 }

@@ -27,9 +27,9 @@ func TestFindings(t *testing.T) {
 		kind string // problem, warning, note
 		want string // its beginning
 	}{
-		{"not yet", withCert, machine{}, notAfter.Add(-15 * 24 * time.Hour), "problem", "--tls-cert " + cert + ": must be good already, and this certificate is good from "},
+		{"not yet", withCert, machine{}, notAfter.Add(-15 * 24 * time.Hour), "problem", "--tls-cert " + cert + ": must be valid already, and this certificate is valid from "},
 		{"soon", withCert, machine{}, notAfter.Add(-time.Hour), "warning", "the certificate in --tls-cert " + cert + " ends in 0 days, on "},
-		{"ended", withCert, machine{}, notAfter, "problem", "--tls-cert " + cert + ": must not have ended, and this certificate ended on "},
+		{"ended", withCert, machine{}, notAfter, "problem", "--tls-cert " + cert + ": must not have expired, and this certificate expired on "},
 		{"gone", func(c *Config) { c.TLSCert, c.TLSKey = "/nowhere", "/nowhere" }, machine{}, notAfter, "problem", "--tls-cert: /nowhere: no such file or directory"},
 		{"in use", func(c *Config) { c.Listen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--listen): address already in use"},
 		{"an address of another machine", func(c *Config) { c.MetricsListen = "192.0.2.1:9090" }, machine{}, notAfter, "problem", "cannot listen on 192.0.2.1:9090 (--metrics-listen): cannot assign requested address"},
@@ -50,7 +50,7 @@ func TestFindings(t *testing.T) {
 		{"a peer that is not", func(c *Config) { embedded(c); c.ClusterPeers[1] = "127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster-peers 127.0.0.1:1 cannot be reached: "},
 		{"no secret", embedded, machine{}, notAfter, "warning", "--cluster-secret is empty: "},
 		{"the server's port", func(c *Config) { embedded(c); c.ClusterListen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--cluster-listen)"},
-		{"burst", func(c *Config) { c.Burst = 200 }, machine{}, notAfter, "warning", "--burst 200 is less than --max-conns-per-address 1000: an address with so many is not back at once after a restart, but 40 s later at best"},
+		{"burst", func(c *Config) { c.Burst = 200 }, machine{}, notAfter, "warning", "--burst 200 is less than --max-conns-per-address 1000: after a restart an address with so many connections needs at least 40 s to restore them"},
 		{"caps", func(c *Config) { c.MaxConns = 1 }, machine{}, notAfter, "warning", "--max-conns-per-address 1000 is more than --max-conns 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// FuzzTrustedProxies holds what is made of networks to the standard library.
+// FuzzTrustedProxies compares parsed networks with the standard library.
 func FuzzTrustedProxies(f *testing.F) {
 	for _, s := range []string{"10.0.0.0/8", "10.1.2.3/8", "192.0.2.7", "2001:db8::/32", "::ffff:10.0.0.1", "fe80::1%eth0", "0.0.0.0/0", "x", ""} {
 		f.Add(s)
@@ -27,8 +27,8 @@ func FuzzTrustedProxies(f *testing.F) {
 	})
 }
 
-// FuzzOptionTexts gives any text to any option: a value or an error that says
-// a rule, and Check names what is wrong without a panic.
+// FuzzOptionTexts gives any text to any option. The result is a value or an error with a
+// rule, and Check must not panic.
 func FuzzOptionTexts(f *testing.F) {
 	for i, o := range Options() {
 		f.Add(i, o.Default)

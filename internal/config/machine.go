@@ -8,14 +8,15 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// machine is what a configuration must fit.
+// machine has the properties of the machine and the user that a configuration depends
+// on.
 type machine struct {
 	root       bool
-	files      uint64 // that the process may open
+	files      uint64 // descriptors that the process may open
 	filesKnown bool
 }
 
-// leastFiles is the fewest open files that a relay is any use with.
+// leastFiles is the lowest limit on open files with which the relay starts.
 const leastFiles = spareFiles + 32
 
 func thisMachine() machine {
@@ -24,13 +25,13 @@ func thisMachine() machine {
 	return m
 }
 
-// spareFiles is how many descriptors the process needs besides the public's
-// connections: operators' connections, files, what Go itself has open.
+// spareFiles is the number of descriptors that the process needs in addition to the
+// public connections: for operators' connections, files, and Go's runtime.
 const spareFiles = 64
 
-// Fit lowers the caps of c to what the process's limit on open files allows,
-// and says so: at that limit nobody could be answered any more, operators
-// included.
+// Fit returns c with --max-conns and --max-pending lowered to the process's limit on
+// open files, and logs a warning if it lowers them. At that limit the relay can accept
+// no connection, not even an operator's.
 func (c Config) Fit(log *slog.Logger) Config { return c.fit(log, MaxFiles) }
 
 func (c Config) fit(log *slog.Logger, files func() (uint64, bool)) Config {
@@ -48,12 +49,12 @@ func (c Config) fit(log *slog.Logger, files func() (uint64, bool)) Config {
 	return c
 }
 
-// cgroupFraction is how much of the control group's limit the process aims to use.
-// The rest is for what Go's limit does not count.
+// cgroupFraction is the part of the control group's limit that the process uses. The
+// rest is for memory that Go's limit does not count.
 const cgroupFraction = 0.9
 
-// Memory returns the limit on memory that c and the surroundings set, in bytes; 0 for
-// none.
+// Memory returns the limit on memory in bytes, from --memory-limit, GOMEMLIMIT or the
+// control group. It returns 0 if no limit is set.
 func (c Config) Memory() int64 {
 	if c.MemoryLimit > 0 {
 		return int64(c.MemoryLimit)

@@ -12,12 +12,12 @@ import (
 // Networks are networks of addresses, such as those of --trusted-proxies.
 type Networks []netip.Prefix
 
-// mapped is where IPv6 has the addresses of IPv4.
+// mapped has the IPv4 addresses in the form of IPv6.
 var mapped = netip.MustParsePrefix("::ffff:0:0/96")
 
-// parseNetwork reads a network, or one address. An IPv4 network may be written
-// as IPv6, as in ::ffff:10.0.0.0/104: it becomes 10.0.0.0/8, since callers'
-// addresses are compared as IPv4. The error is the end of a sentence that
+// parseNetwork parses a network or an address. An IPv4 network may have the form of
+// IPv6, such as ::ffff:10.0.0.0/104. It becomes 10.0.0.0/8, because IPv4 addresses of
+// clients are compared in the form of IPv4. The error is the end of a sentence that
 // begins with "must be a network or an address".
 func parseNetwork(text string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
@@ -39,7 +39,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// ParseNetworks reads networks that have been checked.
+// ParseNetworks parses networks that Check has accepted.
 func ParseNetworks(texts []string) Networks {
 	var all Networks
 	for _, t := range texts {
@@ -50,14 +50,14 @@ func ParseNetworks(texts []string) Networks {
 	return all
 }
 
-// global is where IPv6 has the addresses of the internet.
+// global has the IPv6 addresses of the internet.
 var global = netip.MustParsePrefix("2000::/3")
 
-// tooMany reports whether ps are, together, more than a sixteenth of all
-// addresses of IPv4, or of those that the internet has of IPv6. A /4 of IPv4
-// or a /7 of IPv6 is just allowed.
+// tooMany reports whether ps together contain more than a sixteenth of all IPv4
+// addresses, or of the IPv6 addresses in global. An IPv4 /4 or an IPv6 /7 is not too
+// many.
 func tooMany(ps []netip.Prefix) bool {
-	var four, six float64 // the parts of all addresses
+	var four, six float64 // fractions of all addresses
 	ps = slices.Clone(ps)
 	slices.SortFunc(ps, func(a, b netip.Prefix) int { return cmp.Compare(a.Bits(), b.Bits()) })
 	for i, p := range ps {
@@ -84,7 +84,7 @@ func (ps Networks) Contain(a netip.Addr) bool {
 	return false
 }
 
-// proxies looks at who may say who is calling.
+// proxies checks --trusted-proxies and --proxy-protocol.
 func (v *validator) proxies(c Config) {
 	wide := false
 	for _, text := range c.TrustedProxies {
@@ -94,11 +94,11 @@ func (v *validator) proxies(c Config) {
 			v.add("trusted-proxies", text, "must be a network or an address"+err.Error(), "for example 10.0.0.0/8 or 192.0.2.7")
 		case tooMany([]netip.Prefix{p}):
 			wide = true
-			v.add("trusted-proxies", text, "must not be everybody: all addresses could be made up", "name the proxies' network")
+			v.add("trusted-proxies", text, "must not include so many addresses: their clients can forge every address", "name the proxies' network")
 		}
 	}
 	if all := ParseNetworks(c.TrustedProxies); !wide && tooMany(all) {
-		v.add("trusted-proxies", strings.Join(c.TrustedProxies, ","), "must not be everybody: together these networks are more than a sixteenth of all addresses, which could be made up", "name the proxies' networks")
+		v.add("trusted-proxies", strings.Join(c.TrustedProxies, ","), "must not include so many addresses: together these networks are more than a sixteenth of all addresses, and their clients can forge every address", "name the proxies' networks")
 	}
 	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
 		v.add("proxy-protocol", "true", "needs --trusted-proxies", "name the addresses that the PROXY headers come from; others are refused")

@@ -15,13 +15,13 @@ import (
 // EnvPrefix begins the name of every environment variable of the command.
 const EnvPrefix = "PYRYCODE_RELAY_"
 
-// EnvName is the environment variable of an option: grace is
-// PYRYCODE_RELAY_GRACE.
+// EnvName returns the environment variable of an option: PYRYCODE_RELAY_GRACE for
+// grace.
 func EnvName(option string) string {
 	return EnvPrefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(option))
 }
 
-// Option is one option of [Config], as its field's tags describe it.
+// Option is one option of [Config], from the tags of its field.
 type Option struct {
 	Name    string // as on the command line, without the dashes
 	Default string
@@ -29,12 +29,12 @@ type Option struct {
 	Most    string
 	Unit    string
 	Help    string
-	Group   string // the heading it stands under
+	Group   string // the heading in the help
 	Reload  bool   // it may change while the process runs
-	Secret  bool   // it comes from the environment only, and is shown nowhere
+	Secret  bool   // it comes from the environment only, and is never shown
 }
 
-// Options is every option of [Config], in the order of its fields.
+// Options returns every option of [Config], in the order of its fields.
 func Options() []Option { return optionsOf(reflect.TypeFor[Config]()) }
 
 func optionsOf(t reflect.Type) []Option {
@@ -56,7 +56,8 @@ func optionsOf(t reflect.Type) []Option {
 	return all
 }
 
-// defaultOf returns the default of the option that f is: by its tag, or the relay's.
+// defaultOf returns the default of the option of field f: from its tag, or from
+// relay.Defaults.
 func defaultOf(f reflect.StructField) string {
 	name := f.Tag.Get("relay")
 	if name == "" {
@@ -65,7 +66,7 @@ func defaultOf(f reflect.StructField) string {
 	return textOf(reflect.ValueOf(relay.Defaults()).FieldByName(name).Convert(f.Type).Interface())
 }
 
-// optionName is max-conns for MaxConns.
+// optionName returns max-conns for MaxConns.
 func optionName(field string) string {
 	var b strings.Builder
 	for i, r := range field {
@@ -77,28 +78,28 @@ func optionName(field string) string {
 	return strings.ToLower(b.String())
 }
 
-// Default is what runs when nobody sets anything.
+// Default returns the configuration with every option at its default.
 func Default() Config {
 	var c Config
 	v := reflect.ValueOf(&c).Elem()
 	for i, o := range Options() {
 		if err := setText(v.Field(i), o.Default); err != nil {
-			panic(fmt.Sprintf("default of --%s: %v", o.Name, err)) // a test reads them all
+			panic(fmt.Sprintf("default of --%s: %v", o.Name, err)) // a test parses them all
 		}
 	}
 	return c
 }
 
-// ParseError says that a text is no value of its type.
+// ParseError is the error for a text that is no value of its type.
 type ParseError struct {
-	Rule string // what it must be
+	Rule string // the form that the text must have
 	Fix  string // an example
 }
 
-// Error is the rule and the example.
+// Error returns the rule and the example.
 func (e *ParseError) Error() string { return e.Rule + "; " + e.Fix }
 
-// ParseDuration reads a duration as options are written. The error is a
+// ParseDuration parses the text of an option that is a duration. The error is a
 // [*ParseError].
 func ParseDuration(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
@@ -108,7 +109,7 @@ func ParseDuration(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// ParseInt reads a whole number. The error is a [*ParseError].
+// ParseInt parses a whole number. The error is a [*ParseError].
 func ParseInt(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -117,7 +118,7 @@ func ParseInt(text string) (int, error) {
 	return n, nil
 }
 
-// ParseBool reads true or false. The error is a [*ParseError].
+// ParseBool parses true or false. The error is a [*ParseError].
 func ParseBool(text string) (bool, error) {
 	switch text {
 	case "true":
@@ -128,7 +129,7 @@ func ParseBool(text string) (bool, error) {
 	return false, &ParseError{"must be true or false", "without a value the flag means true"}
 }
 
-// ParseFloat reads a number. The error is a [*ParseError].
+// ParseFloat parses a number. The error is a [*ParseError].
 func ParseFloat(text string) (float64, error) {
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil {
@@ -176,7 +177,7 @@ var sizeUnits = [...]struct {
 	{"", 1},
 }
 
-// ParseSize reads a size. The error is a [*ParseError].
+// ParseSize parses a size. The error is a [*ParseError].
 func ParseSize(text string) (Size, error) {
 	for _, u := range sizeUnits {
 		digits, ok := strings.CutSuffix(text, u.suffix)
@@ -192,7 +193,7 @@ func ParseSize(text string) (Size, error) {
 	return 0, &ParseError{"must be a size in bytes, KiB, MiB or GiB", "for example 262144 or 256KiB"}
 }
 
-// String is the shortest text that [ParseSize] reads as s.
+// String returns the shortest text that [ParseSize] parses as s.
 func (s Size) String() string {
 	for _, u := range sizeUnits[:3] {
 		if s != 0 && int(s)%u.bytes == 0 {

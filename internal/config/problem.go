@@ -10,22 +10,23 @@ import (
 	"syscall"
 )
 
-// Origin is where the value of an option came from. The zero value is the
+// Origin says where the value of an option came from. The zero value means the
 // option's default.
 type Origin struct {
 	Flag bool   // the command line
 	Env  string // an environment variable, by this name
-	File string // a file, at
-	Line int    // this line, from 1
+	File string // a file
+	Line int    // the line in File, from 1
 
 	Supervisor bool // the address of a socket that the supervisor handed over
 }
 
-// Origins is where options came from, by name; those that are not in it are
-// at their default.
+// Origins has the origins of options by name. Options that it does not have are at
+// their default.
 type Origins map[string]Origin
 
-// String is such as flag, PYRYCODE_RELAY_GRACE, relay.yml:3, supervisor or default.
+// String returns for example flag, PYRYCODE_RELAY_GRACE, relay.yml:3, supervisor or
+// default.
 func (o Origin) String() string {
 	switch {
 	case o.Flag:
@@ -40,16 +41,16 @@ func (o Origin) String() string {
 	return "default"
 }
 
-// Problem is one thing that is wrong with a configuration.
+// Problem is one reason to refuse a configuration.
 type Problem struct {
 	Option string // name without dashes, such as grace
-	Origin Origin // where the value came from
+	Origin Origin
 	Value  string // as given
-	Rule   string // what it must be
-	Fix    string // what to do about it
+	Rule   string // the rule that the value breaks
+	Fix    string // the remedy
 }
 
-// Error is one sentence such as
+// Error returns one sentence such as
 //
 //	--grace "0s": must be more than 0s and at most 1h0m0s; the default is 30s
 //
@@ -89,11 +90,11 @@ var secrets = sync.OnceValue(func() map[string]bool {
 	return all
 })
 
-// maxRule is how long a rule may be told, in bytes.
+// maxRule is the number of bytes of a rule that are printed.
 const maxRule = 1 << 10
 
-// oneLine is one line of rule that can be printed: an error in it may name a
-// file, or tell its content.
+// oneLine returns rule as one printable line. A rule can contain an error that
+// quotes a file's name or content.
 func oneLine(rule string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || !strconv.IsPrint(r) {
@@ -103,7 +104,7 @@ func oneLine(rule string) string {
 	}, rule[:min(len(rule), maxRule)])
 }
 
-// maxQuoted is how much of a bad value is worth repeating, in bytes.
+// maxQuoted is the number of bytes of a bad value that are printed.
 const maxQuoted = 80
 
 func quote(s string) string {
@@ -113,13 +114,13 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// Error is a configuration that was refused: all that is wrong with
-// it, so that one attempt is enough to mend it.
+// Error is the error for a configuration that was refused. It has all its problems,
+// so that the operator can fix them in one attempt.
 type Error struct {
 	Problems []Problem
 }
 
-// Error has one line for each problem.
+// Error returns one line for each problem.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
@@ -128,14 +129,14 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// ListenError says that an address could not be listened on.
+// ListenError is the error for an address on which the process cannot listen.
 type ListenError struct {
 	Option  string
 	Address string
 	Err     error
 }
 
-// Error is one sentence, with what to do where that is known.
+// Error returns one sentence, with the remedy if it is known.
 func (e *ListenError) Error() string {
 	s := fmt.Sprintf("cannot listen on %s (--%s): %v", e.Address, e.Option, reason(e.Err))
 	switch {
@@ -152,7 +153,8 @@ func (e *ListenError) Error() string {
 // Unwrap returns the cause.
 func (e *ListenError) Unwrap() error { return e.Err }
 
-// reason is err without what net puts before it: the address is named.
+// reason returns err without the text that package net adds, because the caller
+// names the address.
 func reason(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err

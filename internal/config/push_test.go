@@ -12,10 +12,10 @@ func TestCredentialsThatAreNoneAreRefusedWithoutThem(t *testing.T) {
 	if err := os.WriteFile(huge, make([]byte, maxCredentials+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const fix = "; give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it"
+	const fix = "; give the service account's JSON from the Firebase console, or @ and the path of a file with it"
 	for value, want := range map[string]string{
-		"CANARY":     "must be one JSON object whose fields are texts",
-		`{"type":1}`: "must be one JSON object whose fields are texts",
+		"CANARY":     "must be one JSON object with only strings as values",
+		`{"type":1}`: "must be one JSON object with only strings as values",
 		`{"type":"service_account","project_id":"CANARY"}`: "must have a field project_id that is the id of a project",
 		"@" + huge: fmt.Sprintf("must name a file that can be read (%q: it is longer than %d bytes)", huge, maxCredentials),
 		"@":        `must name a file that can be read ("": no such file or directory)`,

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// readTime bounds the reading of one file. Only a file system that does not
-// answer, or a pipe that nobody writes to, takes so long.
+// readTime limits the time to read one file. Only a file system that does not answer,
+// or a pipe without a writer, takes so long.
 var readTime = 10 * time.Second
 
 // MaxFile is the longest file that options may name, in bytes: certificates,
@@ -24,36 +24,35 @@ const MaxFile = 1 << 20
 // have not ended. Each one costs a goroutine and a thread of the system.
 const maxUnfinished = 64
 
-// unfinished are the steps at which attempts hang that have taken longer than
-// readTime, with the number of attempts at each. An attempt that comes to one
-// of these steps fails immediately, so that a file that hangs costs one
-// goroutine and not one for each attempt.
+// unfinished has the steps at which attempts hang after readTime, with the number of
+// attempts at each. Another attempt that reaches one of these steps fails immediately.
+// A file that hangs therefore costs one goroutine, and not one for each attempt.
 //
-// A step is named by what the kernel is asked about, and not by the name that
-// the option has: if a file that hangs is replaced, or a link to it is changed,
-// the next attempt takes other steps.
+// The name of a step contains the file that the kernel is asked about, not the name in
+// the option. If a file that hangs is replaced, or a link to it is changed, the next
+// attempt takes other steps.
 var unfinished = struct {
 	sync.Mutex
 	steps map[string]int
 	total int
 }{steps: make(map[string]int)}
 
-// errHangs says why an attempt fails that would hang like another.
+// errHangs is the error of an attempt that reaches a step at which another one hangs.
 var errHangs = errors.New("an earlier attempt to read it has not ended; does its file system answer?")
 
-// attempt is one call of inTime. unfinished guards its fields.
+// attempt is one call of inTime. The lock of unfinished guards its fields.
 type attempt struct {
-	at    string // the step that it is at
-	hangs bool   // it is one of unfinished
+	at    string // the current step
+	hangs bool   // counted in unfinished
 	ended bool
 }
 
-// enter begins a step. It fails if another attempt hangs there, or if nobody
-// waits for a any longer.
+// enter begins a step. It returns errHangs if another attempt hangs at that step, or if
+// the caller of inTime has given up.
 func (a *attempt) enter(step string) error {
 	unfinished.Lock()
 	defer unfinished.Unlock()
-	if a.hangs || unfinished.steps[step] > 0 { // nobody waits for a, or it is going to hang
+	if a.hangs || unfinished.steps[step] > 0 {
 		a.leave()
 		return errHangs
 	}
@@ -61,7 +60,7 @@ func (a *attempt) enter(step string) error {
 	return nil
 }
 
-// leave takes a out of unfinished, which must be locked.
+// leave removes a from unfinished, which must be locked.
 func (a *attempt) leave() {
 	if !a.hangs {
 		return
@@ -73,7 +72,7 @@ func (a *attempt) leave() {
 	}
 }
 
-// end ends a.
+// end records that a has ended.
 func (a *attempt) end() {
 	unfinished.Lock()
 	defer unfinished.Unlock()
@@ -81,7 +80,7 @@ func (a *attempt) end() {
 	a.ended = true
 }
 
-// giveUp notes that nobody waits for a any longer. It reports false if a has
+// giveUp records that the caller no longer waits for a. It returns false if a has
 // ended already.
 func (a *attempt) giveUp() bool {
 	unfinished.Lock()
@@ -95,13 +94,13 @@ func (a *attempt) giveUp() bool {
 	return true
 }
 
-// maxLinks is how many symbolic links find follows, as many as Linux does.
+// maxLinks is the number of symbolic links that find follows, as in Linux.
 const maxLinks = 40
 
-// find follows name as the kernel does, one link after the other, and enters a
-// step before each question, since each one may hang. The last step that it
-// enters stands for the reading of what it has found. It stops early at what it
-// cannot follow, such as a file that does not exist. The error is errHangs.
+// find resolves name as the kernel does, one link after the other. It enters a step
+// before each system call, because each call may hang. The last step is that of reading
+// the file. If a part of the name cannot be resolved, such as a file that does not exist,
+// find stops there. The error is errHangs.
 func (a *attempt) find(name string) error {
 	at, err := filepath.Abs(name)
 	if err != nil {
@@ -111,7 +110,7 @@ func (a *attempt) find(name string) error {
 	rest := strings.Split(at, slash)
 	at = filepath.VolumeName(at) + slash
 	rest[0] = ""
-	id, odd := "", "" // of at, and what cannot be followed
+	id, odd := "", "" // the fileID of at, and the part that cannot be resolved
 	for links := 0; len(rest) > 0; {
 		part := rest[0]
 		rest = rest[1:]
@@ -160,9 +159,9 @@ func ReadFile(name string, most int64, pipes bool) ([]byte, error) {
 	return inTime(name, func() ([]byte, error) { return readAll(name, most, pipes) })
 }
 
-// inTime returns what read returns, which reads the file or directory name.
-// It waits no longer than readTime. If read takes longer, read goes on alone,
-// so it must change nothing.
+// inTime calls read, which must read the file or directory name, and returns its
+// results. It waits no longer than readTime. If read takes longer, read continues in
+// the background, so it must change nothing.
 func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 	unfinished.Lock()
 	full := unfinished.total >= maxUnfinished
@@ -194,10 +193,10 @@ func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 		r := <-done
 		return r.value, r.err
 	}
-	return none, fmt.Errorf("it could not be read within %s; is it a pipe that nobody writes to, or does its file system not answer?", shortDuration(readTime))
+	return none, fmt.Errorf("it could not be read within %s; is it a pipe without a writer, or does its file system not answer?", shortDuration(readTime))
 }
 
-// readAll is ReadFile without the bound on its time.
+// readAll is ReadFile without the limit on its time.
 func readAll(name string, most int64, pipes bool) ([]byte, error) {
 	regular := func(info fs.FileInfo, err error) error {
 		if err != nil {
@@ -210,7 +209,7 @@ func readAll(name string, most int64, pipes bool) ([]byte, error) {
 	}
 	flags := os.O_RDONLY
 	if !pipes {
-		flags |= nonBlocking // if it becomes a pipe now, the open does not wait for a writer
+		flags |= nonBlocking // if the file is replaced by a pipe now, the open does not wait
 		if err := regular(os.Stat(name)); err != nil {
 			return nil, err
 		}
@@ -221,7 +220,7 @@ func readAll(name string, most int64, pipes bool) ([]byte, error) {
 	}
 	defer file.Close()
 	if !pipes {
-		if err := regular(file.Stat()); err != nil { // another file took its place
+		if err := regular(file.Stat()); err != nil { // it was replaced after os.Stat
 			return nil, err
 		}
 	}
@@ -235,7 +234,7 @@ func readAll(name string, most int64, pipes bool) ([]byte, error) {
 	return text, nil
 }
 
-// notRegular says why a file cannot be read more than once; nothing if it can.
+// notRegular returns why a file cannot be read more than once, or "" if it can.
 func notRegular(info fs.FileInfo) string {
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
@@ -243,9 +242,9 @@ func notRegular(info fs.FileInfo) string {
 	case mode.IsDir():
 		return "it is a directory"
 	case mode&fs.ModeNamedPipe != 0:
-		return "it is a pipe, whose content can be read only once; put the content into a regular file"
+		return "it is a pipe, which can be read only once; put the content into a regular file"
 	}
-	return "it is no regular file"
+	return "it is not a regular file"
 }
 
 // pathReason returns err without the path, which the caller names.
@@ -256,7 +255,7 @@ func pathReason(err error) error {
 	return err
 }
 
-// shortDuration is 1h for 1h0m0s.
+// shortDuration returns 1h for 1h0m0s.
 func shortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// patience bounds every wait of these tests; none ends by it.
+// patience limits every wait of these tests. No test that passes reaches it.
 const patience = 10 * time.Second
 
 func TestReadingAFileHasABound(t *testing.T) {
@@ -30,8 +30,8 @@ func TestReadingAFileHasABound(t *testing.T) {
 		{file, 4, false, "text"}, {file, 3, true, "it is longer than 3 bytes"},
 		{dir, 4, false, "it is a directory"}, {dir, 4, true, "is a directory"},
 		{filepath.Join(dir, "none"), 4, false, "no such file or directory"},
-		{fifo, 4, false, "it is a pipe, whose content can be read only once; put the content into a regular file"},
-		{os.DevNull, 4, false, "it is no regular file"}, {os.DevNull, 4, true, ""},
+		{fifo, 4, false, "it is a pipe, which can be read only once; put the content into a regular file"},
+		{os.DevNull, 4, false, "it is not a regular file"}, {os.DevNull, 4, true, ""},
 	} {
 		text, err := ReadFile(tt.name, tt.most, tt.pipes)
 		got := string(text)
@@ -43,8 +43,8 @@ func TestReadingAFileHasABound(t *testing.T) {
 		}
 	}
 
-	// A pipe that nobody writes to costs one goroutine, however often it is
-	// asked for, and can be read once somebody does.
+	// A pipe without a writer costs one goroutine, even with many attempts, and can
+	// be read once it has a writer.
 	before := readTime
 	readTime = 10 * time.Millisecond
 	for i, want := range []string{"it could not be read within 10ms", "an earlier attempt to read it has not ended", "an earlier attempt to read it has not ended"} {
@@ -56,7 +56,7 @@ func TestReadingAFileHasABound(t *testing.T) {
 	release(t, fifo)
 }
 
-// hangingReads returns the number of files at whose reading attempts hang.
+// hangingReads returns the number of files at which attempts hang.
 func hangingReads() (n int) {
 	unfinished.Lock()
 	defer unfinished.Unlock()
@@ -68,13 +68,12 @@ func hangingReads() (n int) {
 	return n
 }
 
-// release lets the attempts end that hang at pipes, and waits until no attempt
-// hangs.
+// release ends the attempts that hang at pipes, and waits until no attempt hangs.
 func release(t *testing.T, pipes ...string) {
 	t.Helper()
 	for _, fifo := range pipes {
-		// Without O_NONBLOCK it waits for a reader, and an attempt that is given
-		// up before it opens the pipe is none.
+		// Without O_NONBLOCK the open waits for a reader. An attempt that is given
+		// up before it opens the pipe is no reader.
 		w, err := os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 		if err == nil {
 			w.Close()
@@ -95,8 +94,7 @@ func release(t *testing.T, pipes ...string) {
 	}
 }
 
-// A file that hangs must not make its name unusable: once another file is
-// there, that one is read.
+// A file that hangs must not make its name unusable: a file that replaces it is read.
 func TestAFileThatReplacesOneThatHangsIsRead(t *testing.T) {
 	before := readTime
 	defer func() { readTime = before }()
@@ -104,7 +102,7 @@ func TestAFileThatReplacesOneThatHangsIsRead(t *testing.T) {
 		name  string
 		below string                               // what is read, below the directory
 		hang  func(dir, fifo string) error         // makes it hang
-		mend  func(dir, fifo, parked string) error // puts a good file there; the pipe goes to parked
+		mend  func(dir, fifo, parked string) error // replaces the pipe by a good file, and moves it to parked
 		again func(dir, fifo, parked string) error // makes it hang as before
 	}{
 		{
@@ -149,7 +147,7 @@ func TestAFileThatReplacesOneThatHangsIsRead(t *testing.T) {
 			readTime = 10 * time.Millisecond
 			for hangingReads() == 0 { // on a busy machine an attempt may be given up before it opens the pipe
 				if _, err := ReadFile(name, 4, true); err == nil {
-					t.Fatal("a pipe that nobody writes to is read")
+					t.Fatal("a pipe without a writer is read")
 				}
 			}
 			readTime = before
@@ -186,7 +184,7 @@ func TestTheFilesThatHangHaveABound(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := ReadFile(fifo, 4, true); err == nil {
-			t.Fatalf("pipe %d is read, and nobody writes to it", i)
+			t.Fatalf("pipe %d is read, and it has no writer", i)
 		}
 		pipes = append(pipes, fifo)
 	}
@@ -200,7 +198,7 @@ func TestTheFilesThatHangHaveABound(t *testing.T) {
 	}
 }
 
-// An attempt that nobody waits for takes no further step.
+// An attempt that was given up takes no further step.
 func TestAnAttemptThatIsGivenUpTakesNoFurtherStep(t *testing.T) {
 	a, b := new(attempt), new(attempt)
 	if err := errors.Join(a.enter("one"), b.enter("one")); err != nil || !a.giveUp() {

@@ -17,13 +17,13 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// Check returns all that is wrong with c, in the order of the options; none
-// if it can run.
+// Check returns all problems of c, in the order of the options. It returns none if
+// serve accepts c. It changes nothing.
 func (c Config) Check() []Problem {
 	return c.check(thisMachine(), time.Now())
 }
 
-// check is Check on a machine, at a time.
+// check is Check for a given machine and time.
 func (c Config) check(m machine, now time.Time) []Problem {
 	v := validator{defaults: make(map[string]string), now: now}
 	order := make(map[string]int)
@@ -47,17 +47,17 @@ func (c Config) check(m machine, now time.Time) []Problem {
 		within(&v, "memory-limit", c.MemoryLimit, 32<<20, 1<<50)
 	}
 	if m.filesKnown && m.files < leastFiles {
-		v.add("max-conns", display(c.MaxConns), fmt.Sprintf("cannot be had with a limit of %d open files", m.files),
+		v.add("max-conns", display(c.MaxConns), fmt.Sprintf("is impossible with a limit of %d open files", m.files),
 			fmt.Sprintf("allow %d or more (ulimit -n, LimitNOFILE=)", leastFiles))
 	}
-	within(&v, "phone-message", c.PhoneMessage, 1<<10, relay.MaxPhoneMessage) // daemons drop a connection that brings 1 MiB
+	within(&v, "phone-message", c.PhoneMessage, 1<<10, relay.MaxPhoneMessage) // daemons close the connection after a message of 1 MiB
 	if c.BinaryMessage > c.PhoneOutbox {
 		v.add("binary-message", c.BinaryMessage.String(), "must not be more than --phone-outbox, "+c.PhoneOutbox.String(),
-			"a longer message could never be delivered")
+			"the relay cannot deliver a longer message")
 	}
 	if c.DrainSpread > 0 && c.DrainSpread >= c.Drain {
 		v.add("drain-spread", shortDuration(c.DrainSpread), "must be less than --drain, "+shortDuration(c.Drain),
-			"give --drain some seconds more than the spread, for the last goodbyes")
+			"make --drain a few seconds longer than the spread, for the last closes")
 	}
 	v.push(c)
 	v.cluster(c)
@@ -68,7 +68,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	return v.problems
 }
 
-// What the options of these names may be.
+// The values of --log-format, --log-level and --log-server-ids.
 var (
 	LogFormats = []string{"text", "json"}
 	LogLevels  = []string{"debug", "info", "warn", "error"}
@@ -85,7 +85,7 @@ func (v *validator) add(option, value, rule, fix string) {
 	v.problems = append(v.problems, Problem{Option: option, Value: value, Rule: rule, Fix: fix})
 }
 
-// bounds demands that the value of o is within the bounds that o has.
+// bounds checks that value is within the bounds of o, if o has bounds.
 func (v *validator) bounds(o Option, value reflect.Value) {
 	if o.Most == "" {
 		return
@@ -93,7 +93,7 @@ func (v *validator) bounds(o Option, value reflect.Value) {
 	bound := func(text string) reflect.Value {
 		b := reflect.New(value.Type()).Elem()
 		if err := setText(b, text); err != nil {
-			panic(fmt.Sprintf("bounds of --%s: %v", o.Name, err)) // a test reads them all
+			panic(fmt.Sprintf("bounds of --%s: %v", o.Name, err)) // a test parses them all
 		}
 		return b
 	}
@@ -105,21 +105,21 @@ func (v *validator) bounds(o Option, value reflect.Value) {
 	}
 }
 
-// within demands low <= value <= high.
+// within checks that low <= value <= high.
 func within[T cmp.Ordered](v *validator, option string, value, low, high T) {
-	if value >= low && value <= high { // so not NaN
+	if value >= low && value <= high { // false for NaN
 		return
 	}
 	v.outside(option, value, low, high)
 }
 
-// outside says that value is not within bounds.
+// outside adds the problem of a value that is not within its bounds.
 func (v *validator) outside(option string, value, low, high any) {
 	v.add(option, display(value), fmt.Sprintf("must be from %s to %s", display(low), display(high)),
 		"the default is "+v.defaults[option])
 }
 
-// display is a bound the way it is typed.
+// display returns value in the form in which an operator writes it.
 func display(value any) string {
 	switch x := value.(type) {
 	case time.Duration:
@@ -132,8 +132,8 @@ func display(value any) string {
 	return fmt.Sprint(value)
 }
 
-// withoutUsers is a value, or several by comma, in which no URL says who its
-// user is: NATS has passwords and tokens there.
+// withoutUsers returns value, which may be a list, with the user part of each URL
+// withheld. In URLs of NATS that part has passwords and tokens.
 func withoutUsers(value string) string {
 	all := strings.Split(value, ",")
 	for i, one := range all {
@@ -154,7 +154,8 @@ func (v *validator) address(option, value string) {
 		"for example "+v.defaults[option]+" for this machine only or :"+v.defaults[option][strings.LastIndex(v.defaults[option], ":")+1:]+" for all its addresses")
 }
 
-// origin demands an origin as browsers send it: anything else never matches.
+// origin checks that value is an origin in the form in which browsers send it. Another
+// form never matches.
 func (v *validator) origin(option, value string) {
 	const rule = "must be scheme://host or scheme://host:port in small letters, with nothing after it"
 	u, err := url.Parse(value)
@@ -164,16 +165,16 @@ func (v *validator) origin(option, value string) {
 	case !aPort(u.Port()):
 		v.add(option, value, "must have a port from 1 to 65535, or none", "for example https://app.example.com:8443")
 	case strings.Contains(u.Host, "*"):
-		v.add(option, value, "must be one origin: a star stands for no others", "name each, for example https://app.example.com")
+		v.add(option, value, "must be one origin: a star is no wildcard", "name each, for example https://app.example.com")
 	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80" || strings.HasSuffix(u.Host, ":"):
-		v.add(option, value, "must be without the port that browsers leave out", "write "+u.Scheme+"://"+u.Hostname())
+		v.add(option, value, "must not have the default port, which browsers omit", "write "+u.Scheme+"://"+u.Hostname())
 	case strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }):
-		v.add(option, value, "must have its host as browsers send it: in ASCII, which begins with xn--", "for example https://xn--bcher-kva.example")
+		v.add(option, value, "must have its host in the form that browsers send: in ASCII, beginning with xn--", "for example https://xn--bcher-kva.example")
 	}
 }
 
-// aPort reports whether port can be connected to. It accepts the empty one,
-// which stands for the default.
+// aPort reports whether port is a number from 1 to 65535, or empty, which means the
+// default.
 func aPort(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return port == "" || err == nil && n > 0
@@ -187,12 +188,12 @@ func (v *validator) oneOf(option, value string, allowed ...string) {
 		"the default is "+v.defaults[option])
 }
 
-// maxCredentials is how long a service account's file may be, in bytes; they
+// maxCredentials is the limit on the file of a service account, in bytes. Such files
 // have about 2,400.
 const maxCredentials = 64 << 10
 
-// credentials reads --fcm-credentials; nil if there are none. An error says
-// nothing of what they are.
+// credentials parses --fcm-credentials. It returns nil if the option is empty. No part
+// of the credentials is in an error.
 func (c Config) credentials() (*push.Credentials, error) {
 	if c.FCMCredentials == "" {
 		return nil, nil
@@ -207,11 +208,11 @@ func (c Config) credentials() (*push.Credentials, error) {
 	return push.ParseCredentials(text)
 }
 
-// push looks at what push wakes are sent with.
+// push checks the options of push wakes.
 func (v *validator) push(c Config) {
 	if _, err := c.credentials(); err != nil {
 		v.add("fcm-credentials", c.FCMCredentials, err.Error(),
-			"give the service account's JSON as the Firebase console hands it out, or @ and the path of a file that has it")
+			"give the service account's JSON from the Firebase console, or @ and the path of a file with it")
 	}
 	if !push.Endpoint(c.FCMEndpoint) || strings.HasSuffix(c.FCMEndpoint, "/") {
 		v.add("fcm-endpoint", c.FCMEndpoint, "must be an https:// URL without a slash at its end, or an http:// one on this machine",
@@ -219,12 +220,12 @@ func (v *validator) push(c Config) {
 	}
 }
 
-// Account returns the service account that push wakes are sent with; nil if there is
-// none. c has been checked.
+// Account returns the service account for push wakes, or nil if c has none. Check must
+// have accepted c. An error means that the file has changed since.
 func (c Config) Account() (*push.Credentials, error) {
 	a, err := c.credentials()
 	if err != nil {
-		return nil, &Error{Problems: []Problem{{Option: "fcm-credentials", Rule: err.Error()}}} // the file has changed since
+		return nil, &Error{Problems: []Problem{{Option: "fcm-credentials", Rule: err.Error()}}}
 	}
 	return a, nil
 }
@@ -235,10 +236,11 @@ const (
 	FullServerIDs        = "full"
 )
 
-// minLogKey is the shortest key of fingerprints, in bytes: none that can be guessed.
+// minLogKey is the length of the shortest key of fingerprints in bytes. A shorter key
+// can be guessed.
 const minLogKey = 16
 
-// ReadLogKey reads the file of --log-key-file. Blanks around the key do not count. The
+// ReadLogKey reads the file of --log-key-file and removes blanks around the key. The
 // error does not name the file.
 func ReadLogKey(name string) ([]byte, error) {
 	text, err := ReadFile(name, MaxFile, false)
@@ -251,7 +253,7 @@ func ReadLogKey(name string) ([]byte, error) {
 	return text, nil
 }
 
-// serverIDs looks at how the log shows server-ids.
+// serverIDs checks --log-server-ids and --log-key-file.
 func (v *validator) serverIDs(c Config) {
 	v.oneOf("log-server-ids", c.LogServerIDs, LogIDs...)
 	if c.LogKeyFile == "" {
@@ -266,11 +268,11 @@ func (v *validator) serverIDs(c Config) {
 	}
 }
 
-// host demands a host name as it stands in a Host header, without a port.
+// host checks that value is a host name in the form of a Host header, without a port.
 func (v *validator) host(option, value string) {
 	if value != HostName(value) || value == "" || strings.ContainsFunc(value, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
 	}) {
-		v.add(option, value, "must be a host name in small letters, without a port: a star stands for no others", "for example prometheus.internal; IP addresses need not be named")
+		v.add(option, value, "must be a host name in small letters, without a port: a star is no wildcard", "for example prometheus.internal; IP addresses are always allowed")
 	}
 }

@@ -23,35 +23,35 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Web is one good reading of --web.config.file and the files that it names. It does
-// not change.
+// Web is the content of --web.config.file and of the files that it names, parsed and
+// checked. It does not change.
 type Web struct {
 	Headers map[string]string
 	Limit   web.RateLimiterConfig // the zero value: no limit
 	TLS     *tls.Config           // nil: no TLS
-	Users   map[string][]byte     // bcrypt hashes by name; empty: no password is asked for
-	Decoy   []byte                // the costliest of the hashes, which unknown users are compared with
+	Users   map[string][]byte     // bcrypt hashes by name; empty: no password is needed
+	Decoy   []byte                // the costliest of the hashes, for comparison with the passwords of unknown users
 
 	content    [sha256.Size]byte // of all files
-	clientCert bool              // only clients with a certificate that has been verified get in
+	clientCert bool              // clients need a verified certificate
 	sans       []string          // client_allowed_sans; empty: any name
 	tlsPart    [sha256.Size]byte // of tls_server_config with the files that it names
 	tlsRules   [sha256.Size]byte // of the same without the server's own certificate and key
 }
 
-// Asks reports whether only clients that prove who they are get in.
+// Asks reports whether clients need a password or a verified certificate.
 func (w *Web) Asks() bool { return len(w.Users) > 0 || w.clientCert }
 
 // SameTLS reports whether w and o have the same section tls_server_config, with the
 // same certificates.
 func (w *Web) SameTLS(o *Web) bool { return w.tlsPart == o.tlsPart }
 
-// SameTLSRules is [Web.SameTLS] without regard to the server's own certificate and
-// key: both readings admit the same clients.
+// SameTLSRules is [Web.SameTLS] without the server's own certificate and key. If it
+// returns true, w and o admit the same clients.
 func (w *Web) SameTLSRules(o *Web) bool { return w.tlsRules == o.tlsRules }
 
-// webFile is the content of --web.config.file, with the content of the files
-// that it names in place of their names.
+// webFile is the parsed --web.config.file. It has the content of the files that it
+// names instead of their names.
 type webFile struct {
 	web.Config
 	content [sha256.Size]byte
@@ -73,7 +73,7 @@ func readWebFile(name string) (*webFile, error) {
 		return nil, yamlReason(err)
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("it must be one document: take out the line --- and what follows")
+		return nil, errors.New("it must be one document: remove the line --- and all lines after it")
 	}
 	all := sha256.New()
 	all.Write(text)
@@ -114,10 +114,10 @@ func yamlReason(err error) error {
 }
 
 // LoadWeb reads --web.config.file as [github.com/prometheus/exporter-toolkit/web]
-// does. It refuses in addition settings without effect, and a file that asks for no
-// password where the private listener is public. old is the reading in force, or nil.
-// LoadWeb returns old if the files have not changed, and refuses a file that protects
-// less than old. The error does not name the file; [Config.WebProblem] does.
+// does. In addition it refuses settings without effect, and a file without a password
+// if the private listener is public. old is the Web in force, or nil. LoadWeb returns old
+// if the files have not changed, and refuses a file that protects less than old. The
+// error does not name the file; [Config.WebProblem] does.
 func (c Config) LoadWeb(old *Web) (*Web, error) {
 	w, err := readWeb(c.WebConfigFile, old)
 	switch {
@@ -127,26 +127,26 @@ func (c Config) LoadWeb(old *Web) (*Web, error) {
 		return nil, errOpen
 	case old != nil:
 		if lost := w.weaker(old); lost != "" {
-			return nil, fmt.Errorf("%s; to take protection away, restart", lost)
+			return nil, fmt.Errorf("%s; to remove protection, restart the relay", lost)
 		}
 	}
 	return w, nil
 }
 
-// errOpen says that a file asks for no password, where it must.
+// errOpen is the error for a file without a password, where it needs one.
 var errOpen = errors.New("must ask for a password or a client's certificate")
 
-// WebProblem returns the problem of --web.config.file that err, of LoadWeb, is.
+// WebProblem returns an error of LoadWeb as a problem of --web.config.file.
 func (c Config) WebProblem(err error) Problem {
 	if errors.Is(err, errOpen) {
 		return Problem{Option: "web.config.file", Value: c.WebConfigFile, Rule: err.Error() + " while --metrics-listen " + c.MetricsListen + " is public",
 			Fix: "give it basic_auth_users, or client_auth_type: RequireAndVerifyClientCert with client_ca_file; or listen on 127.0.0.1 or an address of a private network"}
 	}
-	return Problem{Option: "web.config.file", Value: c.WebConfigFile, Rule: fmt.Sprintf("must be a file that can be used (%v)", err),
+	return Problem{Option: "web.config.file", Value: c.WebConfigFile, Rule: fmt.Sprintf("must be a usable file (%v)", err),
 		Fix: "its format is at https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md"}
 }
 
-// readWeb is LoadWeb without the rules on what is safe.
+// readWeb is LoadWeb without the comparison with old and the rule for public listeners.
 func readWeb(name string, old *Web) (*Web, error) {
 	f, err := readWebFile(name)
 	if err != nil {
@@ -165,7 +165,7 @@ func readWeb(name string, old *Web) (*Web, error) {
 	return w, nil
 }
 
-// useTLS takes the section tls_server_config, whose files have been read.
+// useTLS applies the section tls_server_config, after its files have been read.
 func (c *Web) useTLS(t *web.TLSConfig) error {
 	if !t.IsEnabled() {
 		if len(t.CipherSuites)+len(t.CurvePreferences)+len(t.ClientAllowedSans) > 0 || t.MinVersion != tls.VersionTLS12 || t.MaxVersion != tls.VersionTLS13 {
@@ -193,7 +193,7 @@ func (c *Web) useTLS(t *web.TLSConfig) error {
 	if err != nil {
 		return fmt.Errorf("tls_server_config: %w", err)
 	}
-	c.TLS.Certificates, c.TLS.GetCertificate = []tls.Certificate{pair}, nil // the other reads it again for each connection
+	c.TLS.Certificates, c.TLS.GetCertificate = []tls.Certificate{pair}, nil // that function reads the files again for each connection
 	c.TLS.NextProtos = []string{"http/1.1"}
 	if verify := c.TLS.VerifyPeerCertificate; verify != nil {
 		c.TLS.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
@@ -211,25 +211,25 @@ func (c *Web) useTLS(t *web.TLSConfig) error {
 	rules := *t
 	rules.TLSCert, rules.TLSKey = "", ""
 	c.tlsRules = sha256.Sum256(fmt.Appendf(nil, "%#v", rules))
-	// Without authorities of its own it would let in every client whose
-	// certificate comes from one of the system's.
+	// Without authorities in the file, the system's authorities count, and everyone
+	// can get a certificate from one of them.
 	c.clientCert = c.TLS.ClientAuth == tls.RequireAndVerifyClientCert && (c.TLS.ClientCAs != nil || len(t.ClientAllowedSans) > 0)
 	return nil
 }
 
-// checkLimit looks at the section rate_limit.
+// checkLimit checks the section rate_limit.
 func (w *Web) checkLimit() error {
 	if l := w.Limit; w.limits() && (l.Interval <= 0 || l.Burst < 1) {
-		return fmt.Errorf("rate_limit: interval %s and burst %d must both be more than 0, or no request, or every one, is let through", l.Interval, l.Burst)
+		return fmt.Errorf("rate_limit: interval %s and burst %d must both be more than 0; otherwise no request or every request is served", l.Interval, l.Burst)
 	}
 	return nil
 }
 
-// limits reports whether there is a section rate_limit.
+// limits reports whether the file has a section rate_limit.
 func (w *Web) limits() bool { return w.Limit != (web.RateLimiterConfig{}) }
 
-// mayHave are the headers that http_server_config may set, with the values
-// that they may have; none: any.
+// mayHave has the headers that http_server_config may set, with their possible values;
+// nil means every value.
 var mayHave = map[string][]string{
 	"Strict-Transport-Security": nil,
 	"X-Content-Type-Options":    {"nosniff"},
@@ -251,16 +251,16 @@ func checkHeaders(headers map[string]string) error {
 	return nil
 }
 
-// mostCost bounds the cost of a password's hash: one comparison at this cost takes
-// some seconds of a processor.
+// mostCost is the highest cost of a password's hash. One comparison at this cost takes
+// several seconds of a processor.
 const mostCost = 16
 
 // wholeHash is a bcrypt hash: version, cost, 22 characters of salt, and 31 of
 // the hash itself. The last one has four bits and two that are 0.
 var wholeHash = regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{52}[.CGKOSWaeimquy026]$`)
 
-// useUsers takes the section basic_auth_users. It refuses users that no
-// request can be from.
+// useUsers applies the section basic_auth_users. It refuses users that no request can
+// name.
 func (c *Web) useUsers(users map[string]promconfig.Secret) error {
 	most := 0
 	c.Users = make(map[string][]byte)
@@ -270,7 +270,7 @@ func (c *Web) useUsers(users map[string]promconfig.Secret) error {
 		switch {
 		case strings.Contains(name, ":"):
 			return fmt.Errorf("basic_auth_users: the name %s must have no colon: a request has the name in front of the first colon, and the password behind it", quote(name))
-		case err != nil && !bytes.HasPrefix(hash, []byte("$2")): // err may tell of a password that is no hash
+		case err != nil && !bytes.HasPrefix(hash, []byte("$2")): // err may contain a plain password
 			return fmt.Errorf("basic_auth_users: the password of %s must be a bcrypt hash; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
 		case err != nil || !wholeHash.Match(hash):
 			return fmt.Errorf("basic_auth_users: the bcrypt hash of %s is damaged, so no password fits it: it must have 60 characters, with a cost from 04 on, and then 53 letters, digits, . and /; htpasswd -nBC 10 %s makes one", quote(name), quoteIfOdd(name))
@@ -284,15 +284,15 @@ func (c *Web) useUsers(users map[string]promconfig.Secret) error {
 	return nil
 }
 
-// weaker says which protection old has and c lacks; nothing if none. While the
-// process runs protection can only be added: a file that is cut in the middle
-// must not open the operators' pages.
+// weaker returns which protection old has and c lacks, or "". While the process runs,
+// protection can only be added: a file that has been written only in part must not open
+// the operators' pages.
 //
-// Rotation needs other names, keys and authorities, so these may be added or
-// replaced as long as some are left: users and their hashes, names in
-// client_allowed_sans, certificates in client_ca_file. Cipher suites and curves
-// are not compared, since all that can be configured are secure. Headers are
-// advice to browsers, and may be taken back.
+// Rotation needs other names, keys and authorities. Therefore these may be added or
+// replaced as long as at least one is left: users and their hashes, names in
+// client_allowed_sans, certificates in client_ca_file. Cipher suites and curves are not
+// compared, because all configurable ones are secure. Headers are advice to browsers and
+// may be removed.
 func (c *Web) weaker(old *Web) string {
 	switch {
 	case len(old.Users) > 0 && len(c.Users) == 0:
@@ -333,8 +333,8 @@ func requires(a tls.ClientAuthType) bool {
 	return a == tls.RequireAnyClientCert || a == tls.RequireAndVerifyClientCert
 }
 
-// verifies reports whether a client is refused whose certificate comes from
-// an unknown authority.
+// verifies reports whether a client with a certificate from an unknown authority is
+// refused.
 func verifies(a tls.ClientAuthType) bool {
 	return a == tls.VerifyClientCertIfGiven || a == tls.RequireAndVerifyClientCert
 }
@@ -343,9 +343,9 @@ func verifies(a tls.ClientAuthType) bool {
 // burst, or over a long time.
 func moreThan(a, b web.RateLimiterConfig) bool { return a.Burst > b.Burst || a.Interval < b.Interval }
 
-// canShakeHands returns nil if a client that accepts everything that crypto/tls
-// has can do a handshake with a server that has c. It ignores what c demands of
-// the certificates of clients.
+// canShakeHands returns nil if a handshake succeeds between a server with c and a client
+// that accepts all versions and cipher suites of crypto/tls. It ignores the rules of c
+// for the certificates of clients.
 func canShakeHands(c *tls.Config) error {
 	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
 	defer stop()
@@ -359,7 +359,7 @@ func canShakeHands(c *tls.Config) error {
 		defer far.Close()
 		served <- tls.Server(far, server).HandshakeContext(ctx)
 	}()
-	client := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10} // both ends are here
+	client := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10} // both ends are in this function
 	for _, s := range tls.CipherSuites() {
 		client.CipherSuites = append(client.CipherSuites, s.ID)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
 )
 
-// hashOf is a hash of password that is quick to compare.
+// hashOf returns a hash of password with the lowest cost.
 func hashOf(t *testing.T, password string) string {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
@@ -22,7 +22,7 @@ func hashOf(t *testing.T, password string) string {
 	return string(hash)
 }
 
-// A file is no password: what counts is what it asks of clients.
+// A file alone is no protection: its rules for clients decide.
 func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
 	a, dir := certtest.New(t), t.TempDir()
 	a.Issue(dir, "relay.test")
@@ -60,7 +60,7 @@ func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
 		{"old versions alone", tls + "  min_version: TLS10\n  max_version: TLS10\n" + users, "", ""},
 		{"new versions alone", tls + "  min_version: TLS13\n" + users, "", ""},
 		{"ciphers that the key can have", tls + "  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]\n  max_version: TLS12\n" + users, "", ""},
-		{"names of nobody", clients + "  client_allowed_sans: []\n", "client_allowed_sans must name at least one", "client_allowed_sans must name at least one"},
+		{"an empty list of names", clients + "  client_allowed_sans: []\n", "client_allowed_sans must name at least one", "client_allowed_sans must name at least one"},
 		{"an empty name", clients + "  client_allowed_sans: [\"\"]\n", "each name must not be empty", "each name must not be empty"},
 		{"a hash that takes minutes", "basic_auth_users:\n  op: " + strings.Replace(hashOf(t, "x"), "$04$", "$31$", 1) + "\n", "costs 31; at most 16", "costs 31; at most 16"},
 		{"TLS", tls, "", asks},
@@ -131,7 +131,7 @@ func TestProtectionIsOnlyAddedWhileTheProcessRuns(t *testing.T) {
 		{users + limit, users + strings.Replace(limit, "10s", "1m", 1), ""},
 	} {
 		if tt.want != "" {
-			tt.want += "; to take protection away, restart"
+			tt.want += "; to remove protection, restart the relay"
 		}
 		c := Config{WebConfigFile: filepath.Join(dir, "web.yml")}
 		write(t, c.WebConfigFile, tt.from)

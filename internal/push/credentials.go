@@ -55,7 +55,7 @@ func ParseCredentials(text []byte) (*Credentials, error) {
 		TokenURI   string `json:"token_uri"`
 	}
 	if err := json.Unmarshal(text, &file); err != nil {
-		return nil, errors.New("must be one JSON object whose fields are texts")
+		return nil, errors.New("must be one JSON object with only strings as values")
 	}
 	for _, f := range []struct {
 		name string
