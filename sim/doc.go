@@ -24,7 +24,7 @@
 //
 // All of the relay's own code is real: its goroutines, its gauges, and the race
 // detector's view of both. The relay takes the rest through relay.Runtime, and
-// that is simulated: time, locks, the go statement and randomness. Setting a
+// that is simulated: time, locks, the go statement, randomness, and the pools of buffers. Setting a
 // gauge is real, but a task may be interrupted there. The relay's users, and the
 // checks of its behaviour, belong to a world.
 //

@@ -123,7 +123,7 @@ func (c *proxy) up() {
 			_, _ = c.writeAll(b[k:n]) // after an error, input ends the phone
 			c.pin(0)
 		}
-		b.Free()
+		c.node.rt.FreeBuffer(b)
 	}
 	_ = c.finish() // after an error, input ends the phone
 	c.mu.Lock()

@@ -21,7 +21,7 @@ func (k socket) Read() (*relay.Buffer, int, error) {
 		case s.over:
 			err = errStreamOver
 		case n > 0:
-			b = relay.NewBuffer()
+			b = s.node.rt.NewBuffer()
 			n = copy(b[:], s.queue)
 			s.queue = s.queue[n:]
 			if len(s.queue) == 0 {

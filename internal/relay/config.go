@@ -213,8 +213,8 @@ type settings struct {
 func newSettings(cfg Config) *settings {
 	return &settings{
 		Config:       cfg,
-		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments, Free: cfg.EarlyMessage, Fresh: cfg.Runtime.Fresh},
-		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments, Free: cfg.EarlyMessage, Fresh: cfg.Runtime.Fresh},
+		phoneLimits:  wire.Limits{Message: cfg.PhoneMessage, Fragments: cfg.Fragments, Free: cfg.EarlyMessage, Buffers: cfg.Runtime.pools.messages},
+		binaryLimits: wire.Limits{Message: cfg.BinaryMessage, Fragments: cfg.Fragments, Free: cfg.EarlyMessage, Buffers: cfg.Runtime.pools.messages},
 		// At least one frame of any legal size, or a phone could wait for
 		// room that never comes.
 		binaryQuota: max(cfg.BinaryOutbox/cfg.MaxPhones, cfg.PhoneMessage+wire.EnvelopeOverhead+itemCost),

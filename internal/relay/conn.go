@@ -375,7 +375,7 @@ func (c *conn) unread() {
 
 func (c *conn) freeBuffer() {
 	if c.buf != nil {
-		c.buf.Free()
+		c.relay.rt.FreeBuffer(c.buf)
 		c.buf = nil
 	}
 }

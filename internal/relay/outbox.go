@@ -328,11 +328,7 @@ func (o *outbox) account() {
 // waiting is the queue, made if there is none. The lock is held.
 func (o *outbox) waiting() *batch {
 	if o.queue == nil {
-		if o.rt.Fresh {
-			o.queue = newBatch()
-		} else {
-			o.queue = batches.Get().(*batch)
-		}
+		o.queue = o.rt.pools.batches.Get().(*batch)
 	}
 	return o.queue
 }
@@ -346,7 +342,7 @@ func (o *outbox) drop() (frames int) {
 	for _, it := range o.queue.items {
 		frames += o.refund(it)
 	}
-	o.queue.free()
+	o.queue.free(o.rt.pools)
 	o.queue = nil
 	return frames
 }

@@ -892,7 +892,8 @@ func TestAFreedBatchIsEmpty(t *testing.T) {
 	b := &batch{bytes: []byte("abc"), ping: 3, close: true, pos: 2, done: 1}
 	b.items = append(b.items, item{size: 1, from: new(sender)}, item{size: 2, from: new(sender)})
 	items := b.items
-	b.free()
+	p := Runtime{}.WithDefaults().pools
+	b.free(p)
 	for i, it := range items {
 		if it != (item{}) {
 			t.Errorf("item %d of a freed batch still has %+v, which keeps a phone in memory", i, it)
@@ -906,7 +907,7 @@ func TestAFreedBatchIsEmpty(t *testing.T) {
 		{items: make([]item, 0, keepItems+1), ping: 7},
 	} {
 		big.ping = 7
-		big.free()
+		big.free(p)
 		if big.ping != 7 {
 			t.Error("a batch that is too large was kept for later use")
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/benbjohnson/clock"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // Runtime is what the relay borrows from the world: time, locks,
@@ -35,15 +36,20 @@ type Runtime struct {
 	// Processors is how many tasks can run at the same time.
 	Processors int
 
-	// Fresh has buffers made new and not reused. Else their capacities, which decide
-	// what ShedLoad closes, depend on what other runs have left.
-	Fresh bool
+	// NewPool makes a pool of values that are used again. fresh makes a value. A pool
+	// may call overwrite with a value that is put back: nothing may use it any more.
+	// Nil is a sync.Pool, which never calls overwrite and is one for the whole process.
+	NewPool func(name string, fresh func() any, overwrite func(any)) wire.Pool
 
 	// NewGauge makes a gauge.
 	NewGauge func(prometheus.GaugeOpts) prometheus.Gauge
+
+	pools *pools // made by WithDefaults; every copy of the Runtime has the same
 }
 
-// WithDefaults returns rt with the real thing for every zero field.
+// WithDefaults returns rt with the real thing for every zero field. What shares
+// buffers, as a relay and the sockets that are made for it, must have copies of one
+// Runtime that WithDefaults has returned.
 func (rt Runtime) WithDefaults() Runtime {
 	if rt.Clock == nil {
 		rt.Clock = clock.New()
@@ -62,6 +68,12 @@ func (rt Runtime) WithDefaults() Runtime {
 	}
 	if rt.NewGauge == nil {
 		rt.NewGauge = prometheus.NewGauge
+	}
+	if rt.pools == nil {
+		rt.pools = processPools
+		if rt.NewPool != nil {
+			rt.pools = newPools(rt.NewPool)
+		}
 	}
 	return rt
 }
@@ -98,10 +110,35 @@ type Socket interface {
 // can be, because connections have one only while there is something in it.
 type Buffer [64 << 10]byte
 
-var buffers = sync.Pool{New: func() any { return new(Buffer) }}
+// pools are where the relay gets memory that it uses again.
+type pools struct {
+	buffers  wire.Pool // of *Buffer
+	batches  wire.Pool // of *batch
+	messages *wire.Buffers
+}
 
-// NewBuffer returns a buffer whose content is undefined.
-func NewBuffer() *Buffer { return buffers.Get().(*Buffer) }
+func newPools(newPool func(name string, fresh func() any, overwrite func(any)) wire.Pool) *pools {
+	return &pools{
+		buffers: newPool("read buffers", func() any { return new(Buffer) }, func(v any) { v.(*Buffer).overwrite() }),
+		batches: newPool("batches", func() any { return newBatch() }, func(v any) { v.(*batch).overwrite() }),
+		messages: wire.NewBuffers(func(fresh func() any, overwrite func(any)) wire.Pool {
+			return newPool("message buffers", fresh, overwrite)
+		}),
+	}
+}
 
-// Free gives b back for reuse. Nothing may touch b, or a slice of it, after.
-func (b *Buffer) Free() { buffers.Put(b) }
+var processPools = newPools(func(_ string, fresh func() any, _ func(any)) wire.Pool { return &sync.Pool{New: fresh} })
+
+// NewBuffer returns a buffer whose content is undefined. WithDefaults has returned rt.
+func (rt *Runtime) NewBuffer() *Buffer { return rt.pools.buffers.Get().(*Buffer) }
+
+// FreeBuffer gives b back for reuse. Nothing may use b, or a slice of it, afterwards.
+func (rt *Runtime) FreeBuffer(b *Buffer) { rt.pools.buffers.Put(b) }
+
+// NewBuffer returns a buffer of the process, as the Runtime{} of production has them.
+func NewBuffer() *Buffer { return processPools.buffers.Get().(*Buffer) }
+
+// Free gives back a buffer of the process.
+func (b *Buffer) Free() { processPools.buffers.Put(b) }
+
+func (b *Buffer) overwrite() { wire.Overwrite(b[:]) }

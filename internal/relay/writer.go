@@ -4,7 +4,6 @@ import (
 	endian "encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -48,10 +47,7 @@ type item struct {
 	read  int64   // when it was, if it is to be timed
 }
 
-// batches keeps spent ones. They start small and grow with what their
-// connection needs.
-var batches = sync.Pool{New: func() any { return newBatch() }}
-
+// newBatch makes a small one. It grows with what its connection needs.
 func newBatch() *batch { return &batch{bytes: make([]byte, 0, 2<<10)} }
 
 // size is how many bytes of memory b takes; nil takes none.
@@ -62,14 +58,24 @@ func (b *batch) size() int {
 	return cap(b.bytes) + cap(b.items)*int(unsafe.Sizeof(item{}))
 }
 
-// free gives b back, unless it has grown too large to keep.
-func (b *batch) free() {
+// free gives b back to its pool, unless it has grown too large to keep. Nothing may
+// use b, its bytes or its items afterwards.
+func (b *batch) free(to *pools) {
 	if cap(b.bytes) > keepBytes || cap(b.items) > keepItems {
 		return
 	}
 	clear(b.items) // they point to phones
 	*b = batch{bytes: b.bytes[:0], items: b.items[:0]}
-	batches.Put(b)
+	to.batches.Put(b)
+}
+
+// overwrite fills the memory of b with what no outbox has.
+func (b *batch) overwrite() {
+	wire.Overwrite(b.bytes[:cap(b.bytes)])
+	items := b.items[:cap(b.items)]
+	for i := range items {
+		items[i] = item{size: -1, cost: -1}
+	}
 }
 
 // control appends a control message, which costs nothing: there is at most
@@ -133,7 +139,7 @@ func (o *outbox) drain() {
 // there is one. If not, the caller writes no longer. The lock is held.
 func (o *outbox) next() bool {
 	if o.out != nil {
-		o.out.free()
+		o.out.free(o.rt.pools)
 		o.out = nil
 	}
 	if !o.shut {

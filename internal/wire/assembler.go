@@ -7,9 +7,9 @@ type Limits struct {
 	Fragments int // fragments of one message, of which empty ones escape the limit in bytes
 	Free      int // bytes of buffer that need no [Assembler.Grant]; 0: none needs one
 
-	// Fresh has buffers made new and not reused, so that their capacity depends on
-	// nothing but the message.
-	Fresh bool
+	// Buffers are where messages are put together that do not come in one piece.
+	// Nil are those of the process.
+	Buffers *Buffers
 }
 
 // Message is one whole message, or nothing if Op is [OpContinuation].
@@ -175,11 +175,7 @@ func (a *Assembler) keep(part []byte, lim *Limits) {
 		return
 	}
 	if a.buf == nil {
-		if lim.Fresh {
-			a.buf = new(buffer)
-		} else {
-			a.buf = getBuffer()
-		}
+		a.buf = lim.Buffers.get()
 	}
 	old := len(a.buf.bytes)
 	most := lim.Message
@@ -208,7 +204,7 @@ func (a *Assembler) Discard() {
 
 func (a *Assembler) release() {
 	if a.buf != nil {
-		putBuffer(a.buf)
+		a.buf.free()
 		a.buf = nil
 	}
 	a.spent = false

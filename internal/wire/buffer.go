@@ -1,6 +1,9 @@
 package wire
 
-import "sync"
+import (
+	"bytes"
+	"sync"
+)
 
 const (
 	// minBuffer is the smallest buffer, in bytes, so that a message that comes in
@@ -14,19 +17,68 @@ const (
 )
 
 // buffer is where a message that does not come in one piece is put together.
-type buffer struct{ bytes []byte }
+type buffer struct {
+	bytes []byte
+	from  *Buffers
+}
 
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+// A Pool keeps values for use again. A [sync.Pool] is one.
+type Pool interface {
+	Get() any
+	Put(any)
+}
 
-func getBuffer() *buffer { return buffers.Get().(*buffer) }
+// Buffers is a pool of the buffers in which messages are put together. Its methods
+// may be called from any goroutine.
+type Buffers struct{ pool Pool }
 
-func putBuffer(b *buffer) {
+// NewBuffers returns the buffers of a pool that newPool makes. newPool gets the
+// functions that make a value and that overwrite a value which nobody may use any
+// more.
+func NewBuffers(newPool func(fresh func() any, overwrite func(any)) Pool) *Buffers {
+	p := &Buffers{}
+	p.pool = newPool(func() any { return &buffer{from: p} }, func(v any) { v.(*buffer).overwrite() })
+	return p
+}
+
+// processBuffers are the buffers of every Limits that names no others.
+var processBuffers = NewBuffers(func(fresh func() any, _ func(any)) Pool { return &sync.Pool{New: fresh} })
+
+func (p *Buffers) get() *buffer {
+	if p == nil {
+		p = processBuffers
+	}
+	return p.pool.Get().(*buffer)
+}
+
+// free gives the buffer back to the pool that it is from, unless it has grown too
+// large to keep. Nothing may use b, or a slice of it, afterwards.
+func (b *buffer) free() {
 	if cap(b.bytes) > maxPooled {
 		return
 	}
 	b.bytes = b.bytes[:0]
-	buffers.Put(b)
+	b.from.pool.Put(b)
 }
+
+func (b *buffer) overwrite() { Overwrite(b.bytes[:cap(b.bytes)]) }
+
+var overwritten = bytes.Repeat([]byte{0xdb}, 1<<10)
+
+// Overwrite fills memory that nobody may use any more with bytes that are not UTF-8
+// and begin no frame that a peer accepts. It leaves out parts that no one has written
+// to since they were allocated or overwritten.
+func Overwrite(b []byte) {
+	for len(b) > 0 {
+		part := b[:min(len(b), len(overwritten))]
+		b = b[len(part):]
+		if !bytes.Equal(part, overwritten[:len(part)]) && !bytes.Equal(part, zeros[:len(part)]) {
+			copy(part, overwritten)
+		}
+	}
+}
+
+var zeros [1 << 10]byte
 
 // append adds part. Memory follows what has come, not what was announced: it at
 // most doubles, and stops at most bytes, which must have room for part.

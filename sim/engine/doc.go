@@ -117,7 +117,7 @@
 //   - A task is not interrupted between two yield points. The race detector sees a data
 //     race there; checks do not. Neither sees a race that the detector does not
 //     instrument (in a syscall, in assembly).
-//   - A run has at most 4,096 tasks and 65,536 steps.
+//   - A run has at most 4,096 tasks and 131,072 steps.
 //   - The detector remembers a limited past: it loses a race once the goroutine of the
 //     first access has ended and about 64 others have ended after it. Tasks therefore
 //     stay parked until the end of their seed.

@@ -619,19 +619,13 @@ func (p *Pipe) delay() int64 {
 func (p *Pipe) Take(b []byte) (n int, again int64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.readStopped {
-		return 0, Forever, ErrClosed
-	}
-	if p.isCut() {
-		return 0, Forever, nil
+	ok, again, err := p.arrived()
+	if !ok {
+		return 0, again, err
 	}
 	now := p.e.Now()
-	for len(p.parts) > 0 && n < len(b) {
+	for len(p.parts) > 0 && n < len(b) && p.parts[0].at <= now {
 		first := &p.parts[0]
-		if first.at > now {
-			again = first.at
-			break
-		}
 		k := copy(b[n:], p.bytes[:first.n])
 		p.bytes = p.bytes[k:]
 		n += k
@@ -639,20 +633,38 @@ func (p *Pipe) Take(b []byte) (n int, again int64, err error) {
 			p.parts = p.parts[1:]
 		}
 	}
-	switch {
-	case n > 0:
+	if n > 0 {
 		p.e.Open(&p.writable)
-		return n, 0, nil
-	case len(p.parts) > 0:
-		return 0, again, nil
-	case p.reset:
-		return 0, Forever, ErrReset
-	case p.eof && p.last > now:
-		return 0, p.last, nil
-	case p.eof:
-		return 0, Forever, io.EOF
 	}
-	return 0, Forever, nil
+	return n, 0, nil
+}
+
+// Readable reports whether Take has bytes to return. If it has none, again and err
+// are what Take returns.
+func (p *Pipe) Readable() (ok bool, again int64, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.arrived()
+}
+
+// arrived is Readable. mu is held.
+func (p *Pipe) arrived() (ok bool, again int64, err error) {
+	now := p.e.Now()
+	switch {
+	case p.readStopped:
+		return false, Forever, ErrClosed
+	case p.isCut():
+		return false, Forever, nil
+	case len(p.parts) > 0:
+		return p.parts[0].at <= now, p.parts[0].at, nil
+	case p.reset:
+		return false, Forever, ErrReset
+	case p.eof && p.last > now:
+		return false, p.last, nil
+	case p.eof:
+		return false, Forever, io.EOF
+	}
+	return false, Forever, nil
 }
 
 // Arrived is how many bytes could be read now.

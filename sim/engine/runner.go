@@ -6,7 +6,7 @@ import (
 )
 
 // stepLimit bounds a run; what needs more does not end.
-const stepLimit = 1 << 16
+const stepLimit = 1 << 17
 
 // A Runner runs seeds of one world, one after the other.
 type Runner struct {

@@ -376,7 +376,7 @@ func (p *Pool[T]) Get() T {
 	if p.run == nil {
 		return p.real.Get().(T)
 	}
-	p.run.yield(AtPoint, p.obj)
+	p.run.yield(AtPool, p.obj)
 	n := pop(&p.last)
 	if n == nil {
 		return p.fresh()
@@ -394,7 +394,7 @@ func (p *Pool[T]) Put(v T) {
 		p.poison(v)
 	}
 	push(&p.last, &pooled{value: v})
-	p.run.yield(AtPoint, p.obj)
+	p.run.yield(AtPool, p.obj)
 }
 
 //go:norace

@@ -27,11 +27,12 @@ const (
 	AtClose                   // a socket close
 	AtPoint                   // anything else a world wants to order
 	AtExit                    // has ended
+	AtPool                    // takes from a pool, or has given back to one
 	kinds
 )
 
 var kindNames = [kinds]string{"", "op", "lock", "blocked", "locked", "unlock", "arm", "fire",
-	"gauge", "go", "wait", "read", "write", "close", "point", "exit"}
+	"gauge", "go", "wait", "read", "write", "close", "point", "exit", "pool"}
 
 func (k Kind) String() string { return kindNames[k] }
 

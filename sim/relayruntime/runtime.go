@@ -13,6 +13,7 @@ import (
 	"github.com/benbjohnson/clock"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
@@ -25,19 +26,22 @@ var GaugeNames = [3]string{
 }
 
 // NewRuntime returns the relay's runtime on an engine. ids is the relay's
-// source of randomness.
+// source of randomness. Copies of the runtime share its pools.
 func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
-	return relay.Runtime{
+	rt := relay.Runtime{
 		Clock:      NewClock(e),
 		NewLock:    func(name string) sync.Locker { return e.NewLock(name) },
 		Go:         e.Go,
 		Rand:       ids,
-		Fresh:      true,
 		Processors: 2,
 		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge {
 			return &Gauge{Gauge: prometheus.NewGauge(o), e: e, obj: e.Object(o.Name)}
 		},
+		NewPool: func(name string, fresh func() any, overwrite func(any)) wire.Pool {
+			return engine.NewPool(e, name, fresh, overwrite)
+		},
 	}
+	return rt.WithDefaults()
 }
 
 // A Gauge is a real gauge with a yield point after each change. It keeps its

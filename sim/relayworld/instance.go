@@ -84,6 +84,7 @@ type Node struct {
 	Began         engine.Stamp
 	Relay         *relay.Relay
 	handler       http.Handler
+	runtime       relay.Runtime
 	Lock          *engine.Lock // the registry's
 	Gauges        [3]*relayruntime.Gauge
 	Shown         relay.Counts // at the last release of the lock
@@ -159,7 +160,7 @@ func (w *Instance) NewNode(n int) *Node {
 	}
 	w.addLimitsPeriod(d, w.limits(), false)
 	cfg := w.config(d, w.limits())
-	cfg.Runtime = rt
+	cfg.Runtime, d.runtime = rt, rt
 	if w.Cluster != nil {
 		w.Cluster.JoinCluster(d, &cfg)
 	}

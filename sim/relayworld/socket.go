@@ -10,7 +10,8 @@ import (
 // A Socket is the relay's end of a connection to a simulated peer.
 type Socket struct {
 	e        *engine.Run
-	up, down *engine.Pipe // from the peer, to the peer
+	rt       *relay.Runtime // has the buffers
+	up, down *engine.Pipe   // from the peer, to the peer
 	obj      int32
 	chunk    int    // bytes that one read or write carries at most; 0: any number
 	onClose  func() // called by Close; may be nil
@@ -34,8 +35,8 @@ type Socket struct {
 	longestWrite int64 // the longest duration of a Write
 }
 
-func newSocket(e *engine.Run, name string, seed uint64, room, chunk int, latency int64) *Socket {
-	s := &Socket{e: e, obj: e.Object(name), chunk: chunk, fromPeer: engine.NewRand(seed), toPeer: engine.NewRand(seed + 1)}
+func newSocket(e *engine.Run, rt *relay.Runtime, name string, seed uint64, room, chunk int, latency int64) *Socket {
+	s := &Socket{e: e, rt: rt, obj: e.Object(name), chunk: chunk, fromPeer: engine.NewRand(seed), toPeer: engine.NewRand(seed + 1)}
 	s.up = e.NewPipe(0, latency, engine.NewRand(seed+2))
 	s.down = e.NewPipe(room, latency, engine.NewRand(seed+3))
 	return s
@@ -58,17 +59,20 @@ func (s *Socket) Read() (*relay.Buffer, int, error) {
 		if s.isClosed() {
 			return nil, 0, engine.ErrClosed
 		}
-		b := relay.NewBuffer()
-		n, again, err := s.up.Take(b[:s.limitBytes(s.fromPeer, len(b))])
-		if n > 0 {
+		ok, again, err := s.up.Readable()
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case !ok:
+			s.up.AwaitReadable(again)
+			continue
+		}
+		b := s.rt.NewBuffer() // another task may close or reset the pipe meanwhile
+		if n, _, _ := s.up.Take(b[:s.limitBytes(s.fromPeer, len(b))]); n > 0 {
 			s.In.add(b, n)
 			return b, n, nil
 		}
-		b.Free()
-		if err != nil {
-			return nil, 0, err
-		}
-		s.up.AwaitReadable(again)
+		s.rt.FreeBuffer(b)
 	}
 }
 
