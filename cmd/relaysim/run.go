@@ -92,8 +92,8 @@ func (e *env) replay() int {
 	if res.Failure != nil {
 		code = broken
 		fmt.Fprintf(e.out, "broken: %s\n", res.Failure)
-		if res.Races > 0 {
-			fmt.Fprintln(e.out, engine.RaceReport)
+		if res.Race != nil {
+			fmt.Fprintln(e.out, res.Race.Stacks)
 		}
 	}
 	if *trace != "" {

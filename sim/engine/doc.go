@@ -100,7 +100,7 @@
 // moments at which late tasks begin, and the switches. A switch is a point at which a
 // task is interrupted in the middle of an operation. Points have names that stay valid
 // when other lines are deleted: main.1@unlock1 is the point at which the first operation
-// of main has released its first lock; main.1/go2 is the second task that it started;
+// of main has released its first lock; main.1/producer2 is the second task that it started;
 // main.1/arm1 is the task of the first timer that it armed. Any subset of the lines is a
 // run. This is why shrinking is deletion.
 //

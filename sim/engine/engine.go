@@ -73,6 +73,10 @@ type Run struct {
 	steps      int
 	hash       uint64
 	failure    *Failure
+	races      int   // that the detector had reported when the run began
+	raceStep   int   // at which it reported the first of the run
+	raceTask   *Task // that ran then; nil: it has reported none
+	witness    *witness
 	covered    [64]bool
 	states     []uint64 // of the world, where the caller wants to count them
 	nstates    int
@@ -103,6 +107,7 @@ func newEngine(b *buffers, p picker) *Run {
 		names: b.names, states: b.states, driver: make(chan struct{}, 1), hash: 14695981039346656037}
 	e.main = e.newTask()
 	e.main.Name, e.main.Actor, e.main.key, e.main.state = "idle", -1, HashName("idle"), done
+	e.main.oldKey = e.main.key
 	e.nnames = 1
 	return e
 }
@@ -113,6 +118,9 @@ func (e *Run) newTask() *Task {
 		panic("sim: too many tasks in one run")
 	}
 	t := &Task{ID: e.ntasks, wake: make(chan struct{}, 1), due: -1}
+	if e.witness != nil {
+		t.seen = new(int)
+	}
 	e.tasks[e.ntasks] = t
 	e.ntasks++
 	return t
@@ -140,7 +148,7 @@ func (e *Run) run(w World, r *Plan) {
 	e.inst = w.Start(e, r)
 	for i, a := range r.actors() {
 		t := e.newTask()
-		t.Name, t.Actor, t.key = a.name, i, HashName(a.name)
+		t.Name, t.Actor, t.key, t.oldKey = a.name, i, HashName(a.name), HashName(a.name)
 		t.op, t.order, t.first = a.ops[0].Label, a.ops[0].order, int32(a.ops[0].Label)
 		ops := a.ops
 		t.f = func() {

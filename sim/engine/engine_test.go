@@ -179,15 +179,17 @@ func TestTasksStartedByTasksHaveNamesThatLast(t *testing.T) {
 	if res := runScripted(role, []string{"a", "b"}); res.Failure != nil {
 		t.Fatal(res.Failure)
 	}
-	if s, want := strings.Join(got, " "), "a.1/go1 a.1/go1/go1 b"; s != want {
+	if s, want := strings.Join(got, " "), "a.1/child1 a.1/child1/grandchild1 b"; s != want {
 		t.Errorf("got %s; want %s", s, want)
 	}
-	got = nil
-	if res := runScripted(role, []string{"a", "b"}, Line{Begins: "a.1/go1"}); res.Failure != nil {
-		t.Fatal(res.Failure)
-	}
-	if s, want := strings.Join(got, " "), "b a.1/go1 a.1/go1/go1"; s != want {
-		t.Errorf("listed last: got %s; want %s", s, want)
+	for _, name := range []string{"a.1/child1", "a.1/go1"} { // the second is its name in older files
+		got = nil
+		if res := runScripted(role, []string{"a", "b"}, Line{Begins: name}); res.Failure != nil {
+			t.Fatal(res.Failure)
+		}
+		if s, want := strings.Join(got, " "), "b a.1/child1 a.1/child1/grandchild1"; s != want {
+			t.Errorf("%s listed last: got %s; want %s", name, s, want)
+		}
 	}
 }
 
@@ -208,7 +210,7 @@ func TestTasksStartedByTheWorldHaveNames(t *testing.T) {
 	if failure != nil {
 		t.Fatal(failure)
 	}
-	if s, want := strings.Join(got, " "), "idle/go1 idle/go2 idle/arm1 idle/arm2"; s != want {
+	if s, want := strings.Join(got, " "), "idle/first1 idle/second1 idle/arm1 idle/arm2"; s != want {
 		t.Errorf("got %s; want %s", s, want)
 	}
 }

@@ -56,7 +56,7 @@ func useQueue(r *engine.Run) {
 // In a test, engine.Test(t, useQueue) is all. This example does the same by hand: it
 // looks for a seed whose run fails, makes the run smaller, and explains it.
 //
-// In the shrunk run main starts three producers: main.1/go1, go2 and go3. The second
+// In the shrunk run main starts three producers: main.1/producer1, producer2 and producer3. The second
 // begins only where it is listed, after the others. The first puts its value. The
 // third sees a queue that is not full, and is interrupted after its first unlock
 // (unlock1). Now the second begins and takes the last place, and the third adds its
@@ -78,8 +78,8 @@ func Example() {
 	//     seed 5
 	//     strategy sticky
 	//     main.1 run
-	//     main.1/go2 begins
-	//       at main.1/go3@unlock1 run main.1/go2
+	//     main.1/producer2 begins
+	//       at main.1/producer3@unlock1 run main.1/producer2
 	//
-	// what matters: at main.1/go3@unlock1, main.1/go2 goes on; without this switch the run holds
+	// what matters: at main.1/producer3@unlock1, main.1/producer2 goes on; without this switch the run holds
 }

@@ -104,7 +104,7 @@ func (e *Run) goIn(p *Process, f func()) {
 		return
 	}
 	e.countDriverPoint(AtGo)
-	t := e.child(e.Current(), f)
+	t := e.child(e.Current(), p.name, f)
 	t.process, t.life = p, p.life
 	go e.body(t)
 	e.yield(AtGo, 0)

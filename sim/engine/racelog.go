@@ -1,12 +1,15 @@
 package engine
 
 import (
+	"fmt"
 	"os"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"unsafe"
 )
 
 // GORACE is how the race detector must be set for a verdict per seed: by
@@ -18,12 +21,9 @@ func GORACE(log string) string {
 
 var raceRead int64 // how many bytes of the log have been read
 
-// RaceReport is the detector's own text of the last race seen.
-var RaceReport string
-
-// raceLog reads what the detector has reported since the last call: each
-// race as the unordered pair of the functions that met.
-func raceLog() []string {
+// raceLog returns what the detector has reported since the last call, or "" if its
+// log cannot be read.
+func raceLog() string {
 	path := ""
 	for _, f := range strings.Fields(os.Getenv("GORACE")) {
 		if p, ok := strings.CutPrefix(f, "log_path="); ok {
@@ -32,22 +32,122 @@ func raceLog() []string {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return []string{"see the report above"}
+		return ""
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil
+		return ""
 	}
 	b := make([]byte, st.Size()-raceRead)
 	n, _ := f.ReadAt(b, raceRead)
 	raceRead += int64(n)
-	RaceReport = string(b[:n])
-	pairs := RacePairs(RaceReport)
-	if len(pairs) > 1 {
-		pairs = pairs[:1] // the first names it; the others follow from it
+	return string(b[:n])
+}
+
+// A Race is the first data race of a run; others often follow from it.
+type Race struct {
+	Functions string // the two functions that met, in alphabetical order
+	Stacks    string // the detector's report, in which tasks stand for goroutines
+	tasks     []*Task
+}
+
+// newRace reads the first race of a report. goroutines are the tasks by the number
+// that the report gives to their goroutines, as far as it is known.
+func newRace(report string, goroutines map[string]*Task) *Race {
+	pairs := RacePairs(report)
+	if len(pairs) == 0 {
+		return &Race{Functions: "see the report above"}
 	}
-	return pairs
+	r := &Race{Functions: pairs[0]}
+	block := strings.Split(report, "WARNING: DATA RACE")[1]
+	block, _, _ = strings.Cut(block, "==================")
+	block = addresses.ReplaceAllString(block, "")
+	r.Stacks = strings.TrimSpace(goroutine.ReplaceAllStringFunc(block, func(s string) string {
+		t := goroutines[numbers.FindString(s)]
+		if strings.HasPrefix(s, "main") {
+			t = goroutines["main"]
+		}
+		if t == nil {
+			return numbers.ReplaceAllString(s, "?")
+		}
+		if !slices.Contains(r.tasks, t) {
+			r.tasks = append(r.tasks, t)
+		}
+		return "task " + t.Title()
+	}))
+	return r
+}
+
+// What of a report differs from process to process.
+var (
+	addresses = regexp.MustCompile(` at 0x[0-9a-f]+|(?m) \+0x[0-9a-f]+$`)
+	goroutine = regexp.MustCompile(`[Gg]oroutine \d+|main goroutine`)
+	numbers   = regexp.MustCompile(`\d+`)
+)
+
+// A witness finds out which number the race detector gives to each goroutine, which
+// it tells only in its reports. Each task writes a value of its own as it begins.
+// After the run the witness, whose goroutine has seen no synchronisation since
+// before the run, writes to them all: each is a race, and its report has the number.
+// The methods may be called with nil.
+type witness struct {
+	ask  chan []*int
+	done chan struct{}
+	self int // written by the goroutine of the engine
+}
+
+func newWitness() *witness {
+	w := &witness{ask: make(chan []*int), done: make(chan struct{})}
+	go w.run()
+	w.self = 1
+	return w
+}
+
+func (w *witness) run() {
+	hideOn()
+	defer hideOff()
+	for values := range w.ask {
+		for _, v := range values {
+			*v = 2
+		}
+		w.done <- struct{}{}
+	}
+}
+
+// goroutines returns the tasks by the number of their goroutines. That of the engine
+// is e.main.
+func (w *witness) goroutines(e *Run) map[string]*Task {
+	if w == nil {
+		return nil
+	}
+	values, tasks := []*int{&w.self}, map[string]*Task{fmt.Sprintf("%#012x", uintptr(unsafe.Pointer(&w.self))): e.main}
+	for _, t := range e.tasks[1:e.ntasks] {
+		values = append(values, t.seen)
+		tasks[fmt.Sprintf("%#012x", uintptr(unsafe.Pointer(t.seen)))] = t
+	}
+	hideOn()
+	w.ask <- values
+	<-w.done
+	hideOff()
+	found := map[string]*Task{}
+	for _, m := range previous.FindAllStringSubmatch(raceLog(), -1) {
+		if t := tasks[m[1]]; t != nil {
+			found[m[2]] = t
+		}
+	}
+	return found
+}
+
+var previous = regexp.MustCompile(`Previous write at (0x[0-9a-f]+) by (?:goroutine )?(\d+|main)`)
+
+// end ends the goroutine of the witness.
+func (w *witness) end() {
+	if w != nil {
+		hideOn()
+		close(w.ask)
+		hideOff()
+	}
 }
 
 // RacePairs lists the races in a report of the detector.

@@ -62,8 +62,9 @@ func (r *Report) Text() string {
 	b.WriteString(r.Run.String())
 	b.WriteString("\n# what happened:\n")
 	comment(&b, r.Final.Trace.String())
-	if r.Final.Races > 0 {
-		comment(&b, RaceReport)
+	if race := r.Final.Race; race != nil {
+		fmt.Fprintf(&b, "\n# the race, reported at step %d:\n", r.Final.Failure.Step)
+		comment(&b, race.Stacks)
 	} else if f := r.Final.Failure; f != nil && strings.Contains(f.Detail, "\n") {
 		comment(&b, f.Detail)
 	}
@@ -107,8 +108,8 @@ func (r *Report) Summary() string {
 		fmt.Fprintf(&b, "    %s\n", l)
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.Matters())
-	if r.Final.Races > 0 {
-		fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(RaceReport))
+	if race := r.Final.Race; race != nil {
+		fmt.Fprintf(&b, "\n%s\n", race.Stacks)
 	}
 	if r.File != "" && r.Repeat != "" {
 		fmt.Fprintf(&b, "repeat: %s %s\n", r.Repeat, r.File)

@@ -1,9 +1,6 @@
 package engine
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // stepLimit bounds a run; what needs more does not end.
 const stepLimit = 1 << 17
@@ -29,13 +26,23 @@ type Result struct {
 	Hash     uint64
 	Failure  *Failure // nil: everything held
 	Races    int
-	Missed   int // switches that could not be made
-	Diverged int // the step of the first
-	Unused   int // switches whose point did not occur
+	Race     *Race // the first of them; nil if there is none
+	Missed   int   // switches that could not be made
+	Diverged int   // the step of the first
+	Unused   int   // switches whose point did not occur
 	Covered  []bool
 	States   []uint64
 	Trace    *Trace // if asked for
 	Chart    *Chart // if the world draws one
+}
+
+// Verdict is what must be the same whenever a seed is run: what broke, at which
+// step, and in which task.
+func (r *Result) Verdict() string {
+	if r.Failure == nil {
+		return "held"
+	}
+	return r.Failure.String()
 }
 
 // Signature names what broke, the same for every run that breaks in the
@@ -122,14 +129,25 @@ func (x *Runner) run(r *Plan, p picker) *Result {
 	}
 	e := newEngine(x.buf, p)
 	e.plain, e.maxSteps = x.Plain, x.Steps
-	before := raceErrors()
-	e.run(x.World, r)
-	races := raceErrors() - before
-	if races > 0 && e.failure == nil {
-		e.failure = &Failure{Invariant: "race", Detail: strings.Join(raceLog(), "; "), Step: e.steps, Task: "idle"}
+	if x.Trace && RaceBuild {
+		e.witness = newWitness()
 	}
+	e.races = raceErrors()
+	e.run(x.World, r)
+	races := raceErrors() - e.races
+	if e.raceTask == nil {
+		e.raceStep, e.raceTask = e.steps, e.main
+	}
+	var race *Race
+	if races > 0 {
+		race = newRace(raceLog(), e.witness.goroutines(e))
+	}
+	if races > 0 && e.failure == nil {
+		e.failure = &Failure{Invariant: "race", Detail: race.Functions, Step: e.raceStep, Task: e.raceTask.Title()}
+	}
+	e.witness.end()
 	res := &Result{Seed: r.Seed, Strategy: r.Strategy, Run: r, Steps: e.steps, Hash: e.hash, Races: races,
-		Failure: e.failure, Covered: e.covered[:len(x.World.CoverageGoals())], States: e.states[:e.nstates]}
+		Race: race, Failure: e.failure, Covered: e.covered[:len(x.World.CoverageGoals())], States: e.states[:e.nstates]}
 	if x.Trace {
 		res.Trace = newTrace(e)
 		if c, ok := e.inst.(charted); ok {

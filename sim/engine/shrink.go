@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -80,6 +81,13 @@ func (x *Runner) Record(res *Result) (*Plan, *Result) {
 			r.Lines = append(r.Lines, Line{Begins: task.Title()})
 		}
 		began = append(began, s.step)
+	}
+	// Operations that had not begun when the run failed stay: their actors and what
+	// they would have done next are part of the schedule.
+	for _, l := range res.Run.Lines {
+		if l.Op.Actor != "" && !slices.ContainsFunc(r.Lines, func(o Line) bool { return o.Op.Actor == l.Op.Actor && o.Op.Label == l.Op.Label }) {
+			r.Lines, began = append(r.Lines, l), append(began, len(first.steps))
+		}
 	}
 	p := &script{left: make([]int, stepLimit)}
 	for _, s := range first.steps {

@@ -185,31 +185,44 @@ func newReplayer(r *Plan) *replayer {
 
 //go:norace
 func (p *replayer) pick(e *Run, cur *Task) *Task {
-	if len(p.at) > 0 {
-		key := cur.at.Mix(cur.key)
-		lo, hi := 0, len(p.at)
-		for lo < hi {
-			if m := (lo + hi) / 2; p.at[m].point < key {
-				lo = m + 1
-			} else {
-				hi = m
-			}
-		}
-		if lo < len(p.at) && p.at[lo].point == key {
-			p.at[lo].used = true
-			for i := 0; i < e.nready; i++ {
-				if e.ready[i].key == p.at[lo].task {
-					return e.ready[i]
-				}
-			}
-			if p.missed == 0 {
-				p.first = e.steps
-			}
-			p.missed++
+	s := p.find(cur.at.Mix(cur.key))
+	if s == nil && cur.oldKey != cur.key {
+		s = p.find(cur.at.Mix(cur.oldKey))
+	}
+	if s == nil {
+		return byListing(e, cur)
+	}
+	s.used = true
+	for i := 0; i < e.nready; i++ {
+		if t := e.ready[i]; t.key == s.task || t.oldKey == s.task {
+			return t
 		}
 	}
+	if p.missed == 0 {
+		p.first = e.steps
+	}
+	p.missed++
 	return byListing(e, cur)
 }
+
+// find returns the switch at that point, or nil.
+//
+//go:norace
+func (p *replayer) find(point uint64) *switchPoint {
+	lo, hi := 0, len(p.at)
+	for lo < hi {
+		if m := (lo + hi) / 2; p.at[m].point < point {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	if lo < len(p.at) && p.at[lo].point == point {
+		return &p.at[lo]
+	}
+	return nil
+}
+
 func (p *replayer) born(*Run, *Task) {}
 
 // unused counts the switches whose point did not occur in the run.

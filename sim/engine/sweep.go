@@ -102,11 +102,11 @@ func (s *Sweep) one(t *SweepSummary, seed Seed, twice bool) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if twice && res.Failure == nil {
+	if twice {
 		again, _ := s.Seed(seed)
-		if again.Hash != res.Hash || again.Steps != res.Steps {
+		if again.Hash != res.Hash || again.Steps != res.Steps || again.Verdict() != res.Verdict() {
 			again.Failure = &Failure{Invariant: "deterministic", Task: "idle",
-				Detail: fmt.Sprintf("the same seed gave %016x, then %016x", res.Hash, again.Hash)}
+				Detail: fmt.Sprintf("the same seed gave %016x (%s), then %016x (%s)", res.Hash, firstLine(res.Verdict()), again.Hash, firstLine(again.Verdict()))}
 			res = again
 		}
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -50,13 +51,16 @@ const (
 // cur points at it.
 type Task struct {
 	ID    int
-	Actor int // which actor it is; -1 for tasks that actors' work started
-	Name  string
+	Actor int    // which actor it is; -1 for tasks that actors' work started
+	Name  string // of an actor; of another task the name that it was started with
 
 	// Origin: the point at which another task started it.
 	parent *Task
 	born   point
-	key    uint64 // the origin as a number, equal in every run that reaches it
+	word   string // Name, as a part of a title; empty: a timer started it
+	nth    int    // of the tasks of that word that the parent's operation started
+	key    uint64 // the title as a number
+	oldKey uint64 // of its title in files that name tasks go1, go2, ...
 	timer  *Timer // the timer that fired, if one did
 
 	f          func()
@@ -80,6 +84,8 @@ type Task struct {
 	prio uint64
 
 	Data any // the world's own
+
+	seen *int // written by the task as it begins; see witness
 }
 
 // A point is the n-th yield point of one kind in an operation. It identifies a
@@ -122,6 +128,9 @@ func (e *Run) body(t *Task) {
 	e.wait(t)
 	if e.unwinding() {
 		return
+	}
+	if t.seen != nil {
+		*t.seen = 1
 	}
 	if t.timer != nil {
 		acquire(&t.timer.edge)
@@ -233,9 +242,10 @@ func (e *Run) addReady(t *Task) {
 }
 
 // Names of tasks and points, which mean the same in any run that comes
-// there: b1 is an actor, b1.2 its second operation, b1.2/arm1 the task of
-// the first timer that one armed, b1.2@unlock1 the point at which it has
-// given back its first lock.
+// there: b1 is an actor, b1.2 its second operation, b1.2/reader1 the first task with
+// the name reader that one started, b1.2/arm1 the task of the first timer that it
+// armed, b1.2@unlock1 the point at which it has given back its first lock. Older
+// files number all tasks that an operation started: b1.2/go1.
 
 //go:norace
 func HashName(name string) uint64 {
@@ -254,7 +264,57 @@ func (t *Task) Title() string {
 	if t.parent == nil {
 		return t.Name
 	}
-	return t.parent.site(t.born.op) + "/" + t.born.kind.String() + strconv.Itoa(int(t.born.occ))
+	if t.word == "" {
+		return t.parent.site(t.born.op) + "/" + t.born.kind.String() + strconv.Itoa(int(t.born.occ))
+	}
+	return t.parent.site(t.born.op) + "/" + t.word + strconv.Itoa(t.nth)
+}
+
+// titleWord makes the name of a task a part of a title: letters and dashes, which a
+// number can follow.
+func titleWord(name string) string {
+	word := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, name)
+	switch {
+	case word == "":
+		return "task"
+	case strings.TrimRight(word, "0123456789") != word:
+		return word + "-"
+	case slices.Contains(kindNames[:], word):
+		return word + "-task"
+	}
+	return word
+}
+
+// wordKey returns the key of the n-th task of that word that the operation op of
+// the parent started.
+//
+//go:norace
+func wordKey(parent uint64, op int32, word string, n int) uint64 {
+	return point{op: op, occ: uint16(n), kind: AtGo}.Mix(parent^HashName(word)) + 1
+}
+
+// named gives a task that is not an actor its title, and its keys.
+//
+//go:norace
+func (e *Run) named(t *Task, name string) {
+	p := t.parent
+	t.oldKey = t.born.Mix(p.oldKey) + 1
+	if name == "" {
+		t.key = t.born.Mix(p.key) + 1
+		return
+	}
+	t.Name, t.word, t.nth = name, titleWord(name), 1
+	for i := 1; i < e.ntasks; i++ {
+		if o := e.tasks[i]; o != t && o.parent == p && o.born.op == t.born.op && o.word == t.word {
+			t.nth++
+		}
+	}
+	t.key = wordKey(p.key, t.born.op, t.word, t.nth)
 }
 
 // site returns the task's name with the operation, if it has any.
@@ -270,9 +330,9 @@ func (t *Task) pointName(p point) string {
 	return t.site(p.op) + "@" + p.kind.String() + strconv.Itoa(int(p.occ))
 }
 
-// taskKey turns a task's name into its key.
-func taskKey(name string) (uint64, bool) {
-	first, rest, nested := strings.Cut(name, "/")
+// taskKey turns a task's title into its key, or an older one into its oldKey.
+func taskKey(title string) (uint64, bool) {
+	first, rest, nested := strings.Cut(title, "/")
 	actor, op, ok := cutOp(first)
 	if !ok || actor == "" || !nested && op != 0 {
 		return 0, false
@@ -280,12 +340,21 @@ func taskKey(name string) (uint64, bool) {
 	key := HashName(actor)
 	for nested {
 		first, rest, nested = strings.Cut(rest, "/")
-		p, ok := parseKind(first)
-		if !ok {
+		word := strings.TrimRight(first, "0123456789")
+		n, err := strconv.ParseUint(first[len(word):], 10, 16)
+		switch {
+		case err != nil || word == "":
 			return 0, false
+		case slices.Contains(kindNames[:], word):
+			p, _ := parseKind(first)
+			p.op = int32(op)
+			key = p.Mix(key) + 1
+		case titleWord(word) != word:
+			return 0, false
+		default:
+			key = wordKey(key, int32(op), word, int(n))
 		}
-		p.op, op = int32(op), 0
-		key = p.Mix(key) + 1
+		op = 0
 	}
 	return key, true
 }

@@ -197,7 +197,7 @@ func (e *Run) advanceTo(due int64) {
 		}
 		t.fired, t.firedAt = true, e.steps
 		t.stop.SetStopped()
-		task := e.spawn(t.by, t.born, t.order, t.f)
+		task := e.spawn(t.by, t.born, t.order, "", t.f)
 		task.timer = t
 		hideOn()
 		go e.body(task)

@@ -54,6 +54,9 @@ func (e *Run) check() {
 //
 //go:norace
 func (e *Run) pick(t *Task) *Task {
+	if RaceBuild && e.raceTask == nil && raceErrors() > e.races {
+		e.raceStep, e.raceTask = e.steps, t
+	}
 	n := e.steps
 	e.steps++
 	if e.failure != nil || e.stoppedEarly() {
@@ -72,7 +75,8 @@ func (e *Run) pick(t *Task) *Task {
 	return next
 }
 
-// Go starts a task, in place of the go statement. Without a run (e is nil) it is a
+// Go starts a task, in place of the go statement. Its title in traces and files is
+// that of the task that starts it, then name and a number. Without a run (e is nil) it is a
 // go statement.
 //
 //go:norace
@@ -85,7 +89,7 @@ func (e *Run) Go(name string, f func()) {
 		return
 	}
 	e.countDriverPoint(AtGo)
-	t := e.child(e.Current(), f)
+	t := e.child(e.Current(), name, f)
 	go e.body(t) // in sight of the detector: the order is real
 	e.yield(AtGo, 0)
 }
@@ -105,23 +109,23 @@ func (e *Run) countDriverPoint(k Kind) {
 // child makes a task whose origin is the parent's next point.
 //
 //go:norace
-func (e *Run) child(p *Task, f func()) *Task {
+func (e *Run) child(p *Task, name string, f func()) *Task {
 	born := point{op: int32(p.op), occ: p.occ[AtGo] + 1, kind: AtGo}
 	if p == e.main {
 		born = p.at
 	}
-	return e.spawn(p, born, p.order, f)
+	return e.spawn(p, born, p.order, name, f)
 }
 
 //go:norace
-func (e *Run) spawn(parent *Task, born point, order int, f func()) *Task {
+func (e *Run) spawn(parent *Task, born point, order int, name string, f func()) *Task {
 	t := e.newTask()
 	t.Actor, t.parent, t.born, t.f = -1, parent, born, f
-	t.key = born.Mix(parent.key) + 1
+	e.named(t, name)
 	t.order = order
 	t.process, t.life = parent.process, parent.life
 	for i := range e.taskOrders {
-		if e.taskOrders[i].key == t.key {
+		if k := e.taskOrders[i].key; k == t.key || k == t.oldKey {
 			t.order = e.taskOrders[i].order
 		}
 	}
