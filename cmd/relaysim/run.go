@@ -9,8 +9,9 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
-// shrinkFor bounds the search for a smaller run.
-const shrinkFor = 20 * time.Second
+// shrinkFor bounds the search for a smaller run where the machine is slow. The engine
+// bounds it by steps.
+const shrinkFor = 2 * time.Minute
 
 func (e *env) runSeed() int {
 	e.worldFlags()
@@ -145,6 +146,9 @@ func (e *env) load() (*engine.Runner, *engine.Plan, int) {
 	if err != nil {
 		return nil, nil, e.complain("%s: %v", args[0], err)
 	}
+	if !engine.RaceBuild && engine.FailedByRace(string(b)) {
+		return nil, nil, e.complain("%s: its failure is a data race, which this build cannot see; use one with the race detector: make build, then bin/relaysim-race %s %s", args[0], e.name, args[0])
+	}
 	return &engine.Runner{World: run.World, Trace: true}, run, held
 }
 
@@ -152,5 +156,8 @@ func (e *env) load() (*engine.Runner, *engine.Plan, int) {
 func explain(x *engine.Runner, res *engine.Result) *engine.Report {
 	rep := x.Explain(res, shrinkFor)
 	rep.Repeat = "relaysim replay"
+	if res.Race != nil {
+		rep.Repeat = "relaysim-race replay"
+	}
 	return rep
 }

@@ -118,16 +118,29 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 		jobs = int(n)
 	}
 	var (
-		mu    sync.Mutex
-		part  = make([]*engine.SweepSummary, jobs)
-		code  = held
-		procs []*exec.Cmd
-		wait  sync.WaitGroup
+		mu       sync.Mutex
+		part     = make([]*engine.SweepSummary, jobs)
+		code     = held
+		procs    []*exec.Cmd
+		stopping bool // a worker has found a failure
+		wait     sync.WaitGroup
 	)
 	line := &statusLine{to: e.err, on: terminal(e.err)}
 	executable, err := os.Executable()
 	if err != nil {
 		return e.complain("%v", err)
+	}
+	// stop ends the other workers: worker i has found the failure of the sweep, and
+	// explains it. What the others have done in the last 300 ms is not counted.
+	stop := func(i int) {
+		mu.Lock()
+		defer mu.Unlock()
+		for k, p := range procs {
+			if k != i && !stopping {
+				_ = p.Process.Kill()
+			}
+		}
+		stopping = true
 	}
 	for i := range jobs {
 		cmd := exec.Command(executable, append([]string{"sweep", "-worker", fmt.Sprintf("%d/%d", i, jobs)}, e.args...)...)
@@ -139,7 +152,13 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 		if err != nil {
 			return e.complain("%v", err)
 		}
+		mu.Lock()
 		procs = append(procs, cmd)
+		late := stopping
+		mu.Unlock()
+		if late {
+			_ = cmd.Process.Kill()
+		}
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
@@ -149,6 +168,9 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 					mu.Lock()
 					part[i] = t
 					mu.Unlock()
+					if t.Broken() {
+						stop(i)
+					}
 				}
 			}
 			if err := cmd.Wait(); err != nil {

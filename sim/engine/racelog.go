@@ -62,7 +62,7 @@ func newRace(report string, goroutines map[string]*Task) *Race {
 	r := &Race{Functions: pairs[0]}
 	block := strings.Split(report, "WARNING: DATA RACE")[1]
 	block, _, _ = strings.Cut(block, "==================")
-	block = addresses.ReplaceAllString(block, "")
+	block = ownFrames(addresses.ReplaceAllString(block, ""))
 	r.Stacks = strings.TrimSpace(goroutine.ReplaceAllStringFunc(block, func(s string) string {
 		t := goroutines[numbers.FindString(s)]
 		if strings.HasPrefix(s, "main") {
@@ -77,6 +77,27 @@ func newRace(report string, goroutines map[string]*Task) *Race {
 		return "task " + t.Title()
 	}))
 	return r
+}
+
+// ownFrames leaves out of each stack of a report the frames of the engine below the
+// task, and the stacks of where the engine itself has started an actor.
+func ownFrames(block string) string {
+	var stacks []string
+	for _, stack := range strings.Split(strings.TrimSpace(block), "\n\n") {
+		head, frames, _ := strings.Cut(stack, "\n")
+		frames = "\n" + frames
+		for _, below := range []string{"/sim/engine.(*Run).run.func1()", "/sim/engine.guard()"} {
+			if i := strings.Index(frames, below); i >= 0 {
+				frames = frames[:strings.LastIndex(frames[:i], "\n")]
+			}
+		}
+		first, _, _ := strings.Cut(strings.TrimSpace(frames), "\n")
+		if strings.Contains(head, "created at") && (first == "" || strings.HasSuffix(first, "/sim/engine.(*Run).run()")) {
+			continue
+		}
+		stacks = append(stacks, head+frames)
+	}
+	return strings.Join(stacks, "\n\n")
 }
 
 // What of a report differs from process to process.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 )
@@ -35,7 +36,7 @@ func Commit() string {
 
 // Explain records a failed run, shrinks it and finds what matters in it.
 func (x *Runner) Explain(res *Result, limit time.Duration) *Report {
-	rep := &Report{Result: res, Matter: -1}
+	rep := &Report{Result: res, Matter: noMatter}
 	run, again := x.Record(res)
 	rep.Before, rep.Run, rep.Final = len(run.Lines), run, again
 	if sig := res.Signature(); again.Signature() == sig {
@@ -52,6 +53,9 @@ func (r *Report) Text() string {
 	fmt.Fprintf(&b, "# %s\n", firstLine(r.Final.failure()))
 	fmt.Fprintf(&b, "# signature: %s\n", r.Final.Signature())
 	fmt.Fprintf(&b, "# commit %s, race detector %t\n", Commit(), RaceBuild)
+	if r.Final.Race != nil {
+		b.WriteString("# only a build with the race detector sees this failure\n")
+	}
 	fmt.Fprintf(&b, "# %d lines before shrinking, %d after %d tries\n", r.Before, len(r.Run.Lines), r.Tries)
 	if m := r.Matters(); m != "" {
 		fmt.Fprintf(&b, "# %s\n", m)
@@ -71,8 +75,17 @@ func (r *Report) Text() string {
 	return b.String()
 }
 
+// FailedByRace reports whether the artefact in text is of a data race, which only a
+// race build sees.
+func FailedByRace(text string) bool {
+	return slices.ContainsFunc(strings.Split(text, "\n"), func(l string) bool { return strings.HasPrefix(l, "# signature: race ") })
+}
+
 // Matters says which ordering it is that breaks the run.
 func (r *Report) Matters() string {
+	if r.Matter == matterUnknown {
+		return "which ordering matters is not known: the run is too long to try them all"
+	}
 	if r.Matter < 0 {
 		return "the operations break it in this order, without any switch between them"
 	}

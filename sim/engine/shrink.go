@@ -6,49 +6,94 @@ import (
 	"time"
 )
 
-// Shrink deletes lines of a run, operations and switches alike, as long as
-// it breaks in the same way. It gives up after a while and returns the
-// smallest run it has.
+// shrinkSteps bounds the search for a smaller run by its work, so that it finds the
+// same run on any machine and in any build.
+const shrinkSteps = 4_000_000
+
+// Shrink deletes operations, switches and settings of a run as long as it breaks in
+// the same way. It returns the smallest run that it has found after a number of steps
+// that is always the same. limit is a second bound, for machines that are too slow.
 func (x *Runner) Shrink(r *Plan, signature string, limit time.Duration) (*Plan, *Result, int) {
-	end := time.Now().Add(limit)
-	tries := 0
-	best := r
-	holds := func(lines []Line) bool {
-		tries++
-		res := x.Replay(r.with(lines))
-		return res.Signature() == signature
+	s := shrinker{x: x, signature: signature, best: r, end: time.Now().Add(limit), steps: shrinkSteps}
+	for again := true; again && s.goesOn(); {
+		n := deleteParts(len(s.best.Params), &s, func(from, to int) *Plan {
+			c := *s.best
+			c.Params = slices.Delete(slices.Clone(c.Params), from, to)
+			return &c
+		})
+		m := deleteParts(len(s.best.Lines), &s, func(from, to int) *Plan {
+			return s.best.with(slices.Delete(slices.Clone(s.best.Lines), from, to))
+		})
+		again = n+m > 0
 	}
-	for again := true; again && time.Now().Before(end); {
-		again = false
-		for size := (len(best.Lines) + 1) / 2; size >= 1; size /= 2 {
-			for from := len(best.Lines) - size; from > -size && time.Now().Before(end); from -= size {
-				lo := max(from, 0)
-				cut := append(append([]Line{}, best.Lines[:lo]...), best.Lines[from+size:]...)
-				if holds(cut) {
-					best = r.with(cut)
-					again = true
-				}
+	y := Runner{World: x.World, Plain: x.Plain, Trace: true, buf: x.buf}
+	return s.best, y.Replay(s.best), s.tries
+}
+
+// A shrinker is one search for a smaller run.
+type shrinker struct {
+	x         *Runner
+	signature string
+	best      *Plan
+	end       time.Time
+	steps     int // that are left
+	tries     int
+}
+
+func (s *shrinker) goesOn() bool { return s.steps > 0 && time.Now().Before(s.end) }
+
+// try makes r the best run if it breaks in the same way.
+func (s *shrinker) try(r *Plan) bool {
+	res := s.x.Replay(r)
+	s.tries++
+	s.steps -= res.Steps
+	if res.Signature() != s.signature {
+		return false
+	}
+	s.best = r
+	return true
+}
+
+// deleteParts tries to delete parts of a list of n elements, half of it first and
+// single ones last. without returns the best run without the elements from from up to
+// to. deleteParts returns how many elements it has deleted.
+func deleteParts(n int, s *shrinker, without func(from, to int) *Plan) (deleted int) {
+	for size := (n + 1) / 2; size >= 1; size /= 2 {
+		for from := n - deleted - size; from > -size && s.goesOn(); from -= size {
+			lo := max(from, 0)
+			if s.try(without(lo, from+size)) {
+				deleted += from + size - lo
 			}
 		}
 	}
-	y := Runner{World: x.World, Plain: x.Plain, Trace: true, buf: x.buf}
-	return best, y.Replay(best), tries
+	return deleted
 }
+
+// matterUnknown and noMatter are what Matters returns in place of a line.
+const (
+	noMatter      = -1 // the order of the operations alone breaks the run
+	matterUnknown = -2 // the search would take too long
+)
 
 // Matters finds the one ordering that matters: the last switch without
 // which the run holds. It is -1 where the order of the listing alone
-// breaks it.
+// breaks it, and -2 where finding out takes too long.
 func (x *Runner) Matters(r *Plan) int {
+	steps := shrinkSteps
 	for i := len(r.Lines) - 1; i >= 0; i-- {
 		if r.Lines[i].Op.Actor != "" {
 			continue
 		}
-		cut := append(append([]Line{}, r.Lines[:i]...), r.Lines[i+1:]...)
-		if x.Replay(r.with(cut)).Failure == nil {
+		if steps < 0 {
+			return matterUnknown
+		}
+		res := x.Replay(r.with(slices.Delete(slices.Clone(r.Lines), i, i+1)))
+		steps -= res.Steps
+		if res.Failure == nil {
 			return i
 		}
 	}
-	return -1
+	return noMatter
 }
 
 // Record runs a seed, or what a run lists, and writes down what happened
