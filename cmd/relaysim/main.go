@@ -55,6 +55,8 @@ var commands = []command{
 	{"demo", "", nil, "plant a bug in a copy of the relay, find it, shrink it and draw it", (*env).demo},
 	{"mutants", "", nil, "break the relay on purpose and check that the simulator notices", (*env).mutants},
 	{"campaign", "", nil, "search for failures in this build only; mutants runs it in the build of each mutant", (*env).campaign},
+	{"verify", "", nil, "check that failing seeds of mutants give the same in every process and build", (*env).verify},
+	{"fingerprints", "", nil, "print what failing seeds give, in this build only; verify runs it in the build of each mutant", (*env).fingerprints},
 	{"exhaustive", "", nil, "try every schedule of a small world", (*env).exhaustive},
 	{"worlds", "", nil, "name all worlds", (*env).worlds},
 	{"reach", "", nil, "measure which races the race detector reports", (*env).reach},

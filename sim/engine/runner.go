@@ -14,6 +14,10 @@ type Runner struct {
 	Trace    bool   // keep the steps in the result
 	Steps    int    // end after so many; 0: at the end
 
+	// ShrinkSteps bounds the search for a smaller run, by the steps that it takes:
+	// 0 are 4 million.
+	ShrinkSteps int
+
 	buf *buffers
 }
 

@@ -8,13 +8,18 @@ import (
 
 // shrinkSteps bounds the search for a smaller run by its work, so that it finds the
 // same run on any machine and in any build.
-const shrinkSteps = 4_000_000
+func (x *Runner) shrinkSteps() int {
+	if x.ShrinkSteps > 0 {
+		return x.ShrinkSteps
+	}
+	return 4_000_000
+}
 
 // Shrink deletes operations, switches and settings of a run as long as it breaks in
 // the same way. It returns the smallest run that it has found after a number of steps
 // that is always the same. limit is a second bound, for machines that are too slow.
 func (x *Runner) Shrink(r *Plan, signature string, limit time.Duration) (*Plan, *Result, int) {
-	s := shrinker{x: x, signature: signature, best: r, end: time.Now().Add(limit), steps: shrinkSteps}
+	s := shrinker{x: x, signature: signature, best: r, end: time.Now().Add(limit), steps: x.shrinkSteps()}
 	for again := true; again && s.goesOn(); {
 		n := deleteParts(len(s.best.Params), &s, func(from, to int) *Plan {
 			c := *s.best
@@ -79,7 +84,7 @@ const (
 // which the run holds. It is -1 where the order of the listing alone
 // breaks it, and -2 where finding out takes too long.
 func (x *Runner) Matters(r *Plan) int {
-	steps := shrinkSteps
+	steps := x.shrinkSteps()
 	for i := len(r.Lines) - 1; i >= 0; i-- {
 		if r.Lines[i].Op.Actor != "" {
 			continue
