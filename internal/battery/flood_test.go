@@ -32,7 +32,7 @@ type flood struct {
 
 // floods is what each kind sends. A %s stands for the server-id of connection i.
 var floods = map[string]struct {
-	phone  bool   // every 16th connection is a binary that only reads, the others its phones
+	phone  bool   // joins slot-i and sends to its binary; else claims it
 	text   string // sent again and again
 	chunks int    // bytes of one TLS record; 0: as many as fit
 }{
@@ -81,22 +81,15 @@ func (f flood) send(i int, sent, dialled *atomic.Int64) error {
 	if f.TLS {
 		w = tls.Client(out, &tls.Config{InsecureSkipVerify: true})
 	}
-	path, slot, silent := "/v1/server", i, false
+	path := "/v1/server"
 	if kind.phone {
-		slot = i / 16
-		if silent = i%16 == 0; !silent {
-			path = "/v1/client"
-		}
+		path = "/v1/client"
 	}
 	dialled.Add(1)
 	fmt.Fprintf(w, "GET %s HTTP/1.1\r\nHost: relay.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: slot-%d\r\nX-Pyrycode-Version: 1\r\nUser-Agent: battery\r\n\r\n", path, slot)
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: slot-%d\r\nX-Pyrycode-Version: 1\r\nUser-Agent: battery\r\n\r\n", path, i/(1+15*one(kind.phone)))
 	_ = out.flush()
 	if _, err := w.Read(make([]byte, 1)); err != nil {
-		return err
-	}
-	if silent {
-		_, err := io.Copy(io.Discard, w)
 		return err
 	}
 	go func() { _, _ = io.Copy(io.Discard, w) }()
@@ -126,6 +119,13 @@ func (f flood) send(i int, sent, dialled *atomic.Int64) error {
 			return err
 		}
 	}
+}
+
+func one(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // batched is a connection whose small writes leave together.

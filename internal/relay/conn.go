@@ -20,6 +20,12 @@ const controlBudget = 1024
 // With more than this in hand the write is worth its system call already.
 const yieldBelow = 16 << 10
 
+// messagesPerYield is how many messages a reader takes in before other tasks run. A
+// read of tiny messages has thousands of them, and takes milliseconds. Go itself takes
+// the processor away from a task only after 10 ms: hundreds of connections that send as
+// fast as they can would then delay all others by seconds.
+const messagesPerYield = 128
+
 // unknown stands for a number of bytes that somebody else may have changed.
 const unknown = -1
 
@@ -87,10 +93,6 @@ type conn struct {
 	told  int       // what load was told that the reader holds
 	buf   *Buffer   // what rest is in, if borrowed
 	dirty []*outbox // to flush before the next read
-	work  int       // done since the socket last had nothing to read
-	turn  bool      // it has one, see turns
-
-	queued bool // it waits for a turn; guarded by the lock of turns
 
 	// For the clock; times by Relay.now, 0: not so.
 	alarm        alarm
@@ -151,28 +153,19 @@ func (c *conn) read() {
 			c.over()
 			return
 		}
-		if !c.takeTurn() {
-			return
-		}
 		few := len(c.rest) < yieldBelow
 		if !c.digest() && c.park() {
 			return
 		}
-		if len(c.rest) > 0 && c.held == nil { // the turn is over
-			c.endTurn()
-			runtime.Gosched()
-			continue
-		}
-		if c.held == nil {
+		if len(c.rest) == 0 && c.held == nil {
 			c.freeBuffer()
 		}
-		if len(c.dirty) > 0 {
-			if few {
-				runtime.Gosched()
-			}
-			c.flushDirty()
+		// A large read of which all was handed on has its write next: that waits
+		// for nothing, and is worth more than a turn of other tasks.
+		if few || len(c.rest) > 0 || len(c.dirty) == 0 {
+			runtime.Gosched()
 		}
-		c.endTurn()
+		c.flushDirty()
 	}
 }
 
@@ -180,20 +173,12 @@ func (c *conn) read() {
 // more.
 func (c *conn) receive() bool {
 	c.tellHeld(0)
-	var asked int64
-	if c.work >= workFree {
-		asked = c.relay.now()
-	}
 	b, n, err := c.sock.Read()
 	if err != nil {
 		return false
 	}
 	c.buf, c.rest = b, b[:n]
 	now := c.relay.now()
-	if asked != 0 && now-asked >= readWaited {
-		c.work = 0
-	}
-	c.work = min(c.work, workFree) + workRead + n*workByte
 	c.heard.Store(now)
 	c.checkDeadline(now)
 	return true
@@ -208,9 +193,9 @@ func (c *conn) checkDeadline(now int64) {
 	}
 }
 
-// digest hands on what has been read, or as much as one turn has time for. False
-// means that c.held could not be, or that a message needs c.wants bytes before more of
-// it may be taken in.
+// digest hands on what has been read, up to messagesPerYield messages of it. It returns
+// false if c.held could not be handed on, or if a message needs c.wants bytes before
+// more of it may be taken in.
 func (c *conn) digest() bool {
 	c.wants = 0
 	if c.closing.Load() { // only the end counts now
@@ -228,14 +213,8 @@ func (c *conn) digest() bool {
 		c.held = nil
 	}
 	whole := false
-	for left := workTurn; !c.closing.Load(); {
-		if left <= 0 && len(c.rest) > 0 {
-			c.note(whole)
-			c.work = workFree // what is left needs another turn
-			return true
-		}
+	for n := 1; !c.closing.Load(); n++ {
 		m, rest, err := c.asm.Next(c.rest, c.limits)
-		left -= workMessage + workByte*len(m.Payload)
 		c.rest = rest
 		if err != nil {
 			if pe, ok := errors.AsType[*wire.ProtocolError](err); ok {
@@ -259,6 +238,10 @@ func (c *conn) digest() bool {
 				c.messageSince.Store(0) // it has come whole; what is behind it is not read
 				c.held = m.Payload
 				return false
+			}
+			if n >= messagesPerYield {
+				c.note(whole)
+				return true
 			}
 		default:
 			c.control(m)
@@ -340,10 +323,13 @@ func (c *conn) control(m wire.Message) {
 // is won back.
 func (c *conn) park() bool {
 	c.held = append([]byte(nil), c.held...)
+	c.rest = append([]byte(nil), c.rest...)
 	c.asm.Release() // held was in it
-	c.unread()
-	c.endTurn()
+	c.freeBuffer()
+	c.flushDirty()
+	c.tellHeld(cap(c.held) + cap(c.rest))
 	held, wants, done, room := c.held, c.wants, false, false
+	c.told = unknown // a message that waits may get room while nobody reads
 	settled := c.role.settled()
 	c.parked.Store(true)
 	if wants > 0 && settled {
@@ -361,16 +347,6 @@ func (c *conn) park() bool {
 		c.held = nil
 	}
 	return false
-}
-
-// unread readies the reader for its end: what it has not digested is kept without the
-// buffer, and what it has put is flushed.
-func (c *conn) unread() {
-	c.rest = append([]byte(nil), c.rest...)
-	c.freeBuffer()
-	c.flushDirty()
-	c.tellHeld(cap(c.held) + cap(c.rest))
-	c.told = unknown // a message that waits may get room while nobody reads
 }
 
 func (c *conn) freeBuffer() {
@@ -420,7 +396,6 @@ func (c *conn) abort() {
 
 // over is the reader's last act: the peer cannot be read any more.
 func (c *conn) over() {
-	c.endTurn()
 	c.flushDirty()
 	c.role.gone(wire.CloseNone)
 	c.abort()

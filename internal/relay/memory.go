@@ -97,18 +97,19 @@ func newMemory(rt *Runtime, overflow func()) *memory {
 	return &memory{rt: rt, overflow: overflow, mu: rt.NewLock("memory"), accounts: make(map[netip.Addr]*account)}
 }
 
-// household is the address that stands for all that share an account with a: of
-// IPv6 a /48. It may be a carrier's, with many customers; but of those who share an
-// account only the ones that hold much are closed.
-func household(a netip.Addr) netip.Addr {
+// home returns the widest network of a that counts as one: the network that one
+// customer may have. Of IPv6 it is a /48, which may also be a carrier's, with many
+// customers; but of the connections that share an account only those that hold much
+// are closed.
+func home(a netip.Addr) netip.Prefix {
 	ns := network.Of(a)
 	p, _ := ns.At(ns.Len() - 1)
-	return p.Addr()
+	return p
 }
 
 // open sets l up for a connection of from.
 func (m *memory) open(l *load, from netip.Addr, idle int) {
-	from = household(from)
+	from = home(from).Addr()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a := m.accounts[from]

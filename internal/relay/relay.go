@@ -28,7 +28,6 @@ type Relay struct {
 	cluster  cluster
 	gate     gate
 	alarms   alarms
-	turns    turns
 
 	settings atomic.Pointer[settings] // in force now
 }
@@ -58,7 +57,6 @@ func New(cfg Config) (*Relay, error) {
 	r.memory = newMemory(&r.rt, r.relieve)
 	r.gate = newGate(cfg)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
-	r.turns = newTurns(&r.rt)
 	r.cluster = cluster{cfg.Cluster}
 	if cfg.Cluster != nil {
 		cfg.Cluster.Attach(&Host{r})

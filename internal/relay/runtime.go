@@ -3,7 +3,6 @@ package relay
 import (
 	"crypto/rand"
 	"io"
-	"runtime"
 	"sync"
 
 	"github.com/benbjohnson/clock"
@@ -33,9 +32,6 @@ type Runtime struct {
 	// concurrent use and must never repeat across restarts.
 	Rand io.Reader
 
-	// Processors is how many tasks can run at the same time.
-	Processors int
-
 	// NewPool makes a pool of values that are used again. fresh makes a value. A pool
 	// may call overwrite with a value that is put back: nothing may use it any more.
 	// Nil is a sync.Pool, which never calls overwrite and is one for the whole process.
@@ -62,9 +58,6 @@ func (rt Runtime) WithDefaults() Runtime {
 	}
 	if rt.Rand == nil {
 		rt.Rand = rand.Reader
-	}
-	if rt.Processors == 0 {
-		rt.Processors = runtime.GOMAXPROCS(0)
 	}
 	if rt.NewGauge == nil {
 		rt.NewGauge = prometheus.NewGauge

@@ -29,11 +29,10 @@ var GaugeNames = [3]string{
 // source of randomness. Copies of the runtime share its pools.
 func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
 	rt := relay.Runtime{
-		Clock:      NewClock(e),
-		NewLock:    func(name string) sync.Locker { return e.NewLock(name) },
-		Go:         e.Go,
-		Rand:       ids,
-		Processors: 2,
+		Clock:   NewClock(e),
+		NewLock: func(name string) sync.Locker { return e.NewLock(name) },
+		Go:      e.Go,
+		Rand:    ids,
 		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge {
 			return &Gauge{Gauge: prometheus.NewGauge(o), e: e, obj: e.Object(o.Name)}
 		},
