@@ -41,7 +41,7 @@ var arrows = map[string][]string{
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld"},
 	"sim/engine":         {},
 	"sim/mutants":        {},
-	"sim/relayruntime":   {"internal/relay", "sim/engine"},
+	"sim/relayruntime":   {"internal/relay", "internal/wire", "sim/engine"},
 	"sim/relayworld":     {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime"},
 	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld"},
 	"internal/golden":    {},
