@@ -79,8 +79,9 @@ const (
 	letterWidth                    = 6
 )
 
-// HTML draws the chart as one page that needs nothing else.
-func (c *Chart) HTML(title, run string) string {
+// HTML draws the chart as one page that needs nothing else. section is HTML that
+// follows the header.
+func (c *Chart) HTML(title, run, section string) string {
 	rows := c.rows()
 	bottom := chartTop + len(rows)*chartRow
 	y := func(s Stamp) int {
@@ -98,7 +99,7 @@ func (c *Chart) HTML(title, run string) string {
 	if c.Why != "" {
 		verdict = "broken: " + truncate(firstLine(c.Why), 200) + ` <a href="#broke">where</a>`
 	}
-	fmt.Fprintf(&b, chartPage, html.EscapeString(title), html.EscapeString(title), verdict, html.EscapeString(run))
+	fmt.Fprintf(&b, chartPage, html.EscapeString(title), html.EscapeString(title), verdict, html.EscapeString(run), section)
 	fmt.Fprintf(&b, `<svg class="heads" xmlns="http://www.w3.org/2000/svg" width="%d" height="24">`+"\n", right+200)
 	for i, l := range c.Columns {
 		fmt.Fprintf(&b, `<text class="h" x="%d" y="16">%s</text>`, x(i), html.EscapeString(l))
@@ -204,4 +205,4 @@ line.bad{stroke:var(--bad);stroke-width:2}svg text.bad{fill:var(--bad);font-weig
 </ul>
 <p>At the end all faults are over, and p-heal and b-heal connect: every connection must be served, and finally closed.</p>
 <details><summary>The run, as <code>relaysim replay</code> takes it</summary><pre>%s</pre></details></header>
-`
+%s`

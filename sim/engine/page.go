@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"html"
+	"slices"
 	"strings"
 	"time"
 )
@@ -88,65 +89,124 @@ func HTML(r *Result) string {
 		if r.Failure != nil {
 			c.FailedStep, c.Why = r.Failure.Step, r.Failure.String()
 		}
-		return c.HTML(r.Title(), r.Run.String())
+		return c.HTML(r.Title(), r.Run.String(), r.raceSection())
 	}
-	t := r.Trace
-	column := map[int32]int{}
-	var tasks []int32
-	for _, s := range t.steps {
-		if _, ok := column[s.task]; !ok {
-			column[s.task] = len(tasks)
-			tasks = append(tasks, s.task)
+	all := make([]int, len(r.Trace.steps))
+	for i := range all {
+		all[i] = i
+	}
+	failed := -1
+	if r.Failure != nil {
+		failed = min(r.Failure.Step, len(all)-1)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, page, html.EscapeString(r.Title()), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()), r.raceSection())
+	r.Trace.draw(&b, all, failed)
+	b.WriteString("</main></html>\n")
+	return b.String()
+}
+
+// raceRows is how many steps of the tasks of a race a page shows.
+const raceRows = 60
+
+// raceSection is the part of a page about the run's data race: the stacks, and the
+// last steps of the tasks that met. It is empty if there was none.
+func (r *Result) raceSection() string {
+	if r.Race == nil || r.Failure == nil || r.Failure.Invariant != "race" {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, raceText, r.Failure.Step, html.EscapeString(r.Race.Stacks))
+	var rows []int
+	for i, s := range r.Trace.steps[:min(r.Failure.Step+1, len(r.Trace.steps))] {
+		if slices.Contains(r.Race.tasks, r.Trace.tasks[s.task]) {
+			rows = append(rows, i)
 		}
 	}
-	const left, width, height, top = 110, 150, 18, 60
-	x := func(task int32) int { return left + column[task]*width + 12 }
-	y := func(i int) int { return top + i*height }
-	var b strings.Builder
-	fmt.Fprintf(&b, page, html.EscapeString(r.Title()), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()),
-		left+len(tasks)*width+40, y(len(t.steps)+1))
-	for _, id := range tasks {
-		fmt.Fprintf(&b, `<text class="h" x="%d" y="30">%s</text><line class="column" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
-			x(id)-8, html.EscapeString(t.tasks[id].Title()), x(id), x(id), y(len(t.steps)))
+	r.Trace.draw(&b, rows[max(0, len(rows)-raceRows):], r.Failure.Step)
+	b.WriteString("</section>\n")
+	return b.String()
+}
+
+const raceText = `<section class="race">
+<style>.race{padding:8px 24px}.race pre{white-space:pre}.race .column{stroke-dasharray:none}.race circle{fill:#3a6fc4}.race .to{stroke:#8aa6d6}
+.race .lock{fill:#f3d48a;opacity:.7}.race .grace{fill:#bfe3c8;opacity:.5}.race .bad circle{fill:#d11}.race .bad text{fill:#d11}</style>
+<h2>The data race, reported at step %d</h2>
+<p>Two tasks use the same memory, one of them writes, and no lock, channel or atomic orders the two. These are the stacks:</p>
+<pre>%s</pre>
+<p>Below are the last steps of these tasks, in the order in which they ran. A column is a task. Yellow: it holds a lock. Red: the step before which the race was reported.</p>
+`
+
+// draw draws those steps of the trace, which are in ascending order: a column for
+// each task, and the step failed in red.
+func (t *Trace) draw(b *strings.Builder, rows []int, failed int) {
+	column := map[int32]int{}
+	var tasks []int32
+	for _, i := range rows {
+		id := t.steps[i].task
+		if _, ok := column[id]; !ok {
+			column[id] = len(tasks)
+			tasks = append(tasks, id)
+		}
 	}
-	t.shades(&b, x, y)
+	widest := 0
+	for _, id := range tasks {
+		widest = max(widest, len(t.tasks[id].Title()))
+	}
+	const left, height, top = 110, 18, 60
+	width := max(150, widest*letterWidth*6/5+20)
+	x := func(task int32) int { return left + column[task]*width + 12 }
+	y := func(i int) int {
+		row, _ := slices.BinarySearch(rows, i)
+		return top + row*height
+	}
+	bottom := top + len(rows)*height
+	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">`+"\n", left+len(tasks)*width+40, bottom+height)
+	for _, id := range tasks {
+		fmt.Fprintf(b, `<text class="h" style="text-anchor:start" x="%d" y="30">%s</text><line class="column" x1="%d" y1="40" x2="%d" y2="%d"/>`+"\n",
+			x(id)-8, html.EscapeString(t.tasks[id].Title()), x(id), x(id), bottom)
+	}
+	t.shades(b, x, y, column)
 	last := int64(-1)
-	for i, s := range t.steps {
+	for row, i := range rows {
+		s := t.steps[i]
 		if s.now != last {
 			last = s.now
-			fmt.Fprintf(&b, `<text class="t" x="8" y="%d">%s</text>`+"\n", y(i)+4, time.Duration(s.now))
+			fmt.Fprintf(b, `<text class="t" x="8" y="%d">%s</text>`+"\n", y(i)+4, time.Duration(s.now))
 		}
 		class, label := "", s.at.kind.String()
 		if s.obj != 0 {
 			label += " " + strings.TrimPrefix(t.names[s.obj], "pyrycode_relay_")
 		}
-		if s.at.kind == AtOp || i == 0 || s.at.occ == 1 && s.at.kind == AtLock {
+		if s.at.kind == AtOp || row == 0 || s.at.occ == 1 && s.at.kind == AtLock {
 			label = t.tasks[s.task].site(s.at.op) + " " + label
 		}
-		if r.Failure != nil && i == min(r.Failure.Step, len(t.steps)-1) {
+		if i == failed {
 			class = ` class="bad"`
 		}
-		if s.next >= 0 && s.next != s.task && column[s.next] >= 0 {
-			if _, ok := column[s.next]; ok {
-				fmt.Fprintf(&b, `<line class="to" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", x(s.task), y(i), x(s.next), y(i+1))
-			}
+		if _, ok := column[s.next]; ok && s.next != s.task {
+			fmt.Fprintf(b, `<line class="to" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", x(s.task), y(i), x(s.next), y(i+1))
 		}
-		fmt.Fprintf(&b, `<g%s><circle cx="%d" cy="%d" r="4"/><text x="%d" y="%d">%s</text><title>step %d, %s</title></g>`+"\n",
+		fmt.Fprintf(b, `<g%s><circle cx="%d" cy="%d" r="4"/><text x="%d" y="%d">%s</text><title>step %d, %s</title></g>`+"\n",
 			class, x(s.task), y(i), x(s.task)+8, y(i)+4, html.EscapeString(label), i, html.EscapeString(t.tasks[s.task].pointName(s.at)))
 	}
-	b.WriteString("</svg></main></html>\n")
-	return b.String()
+	b.WriteString("</svg>\n")
 }
 
 // title names the run; one that was read from a file may have no seed.
 func (r *Result) Title() string { return strings.TrimSpace(r.Run.worldName() + " " + r.Seed) }
 
-// shades draws where locks are held and where timers run.
-func (t *Trace) shades(b *strings.Builder, x func(int32) int, y func(int) int) {
+// shades draws where locks are held and where timers run, in the columns that there
+// are.
+func (t *Trace) shades(b *strings.Builder, x func(int32) int, y func(int) int, column map[int32]int) {
 	from := map[int32]int{}
 	armed := map[uint64]int{}
 	for i, s := range t.steps {
-		switch s.at.kind {
+		kind := s.at.kind
+		if _, ok := column[s.task]; !ok && kind != AtArm {
+			kind = 0
+		}
+		switch kind {
 		case AtLocked:
 			from[s.task] = i
 		case AtUnlock:
@@ -157,7 +217,7 @@ func (t *Trace) shades(b *strings.Builder, x func(int32) int, y func(int) int) {
 		case AtArm:
 			armed[s.at.Mix(t.tasks[s.task].key)+1] = i
 		}
-		if s.next <= 0 {
+		if _, ok := column[s.next]; s.next <= 0 || !ok {
 			continue
 		}
 		if f, ok := armed[t.tasks[s.next].key]; ok && t.tasks[s.next].timer != nil {
@@ -181,5 +241,5 @@ svg text{font:11px ui-monospace,monospace;fill:#333}.h{font-weight:bold}.t{fill:
 </style>
 <header><h1>%s</h1><details><summary>the run</summary><pre>%s</pre></details>
 <p>A column is a task. Yellow: it holds the lock. Green: its timer is armed. Blue line: it hands over to another task. Red: the step that failed.</p></header>
-<main><svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d">
+%s<main>
 `
