@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"go.uber.org/goleak"
 )
 
@@ -24,6 +25,14 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 	torn := filepath.Join(t.TempDir(), "c.run")
 	if err := os.WriteFile(torn, []byte("world planted-update\na torn\n  at a.1@unlock1 run b\nb torn\n"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	raced := filepath.Join(t.TempDir(), "d.run")
+	if err := os.WriteFile(raced, []byte("# signature: race a | b\nworld planted-race\na bare\nb bare\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ofARace, says := usage, "its failure is a data race, which this build cannot see"
+	if engine.RaceBuild {
+		ofARace, says = broken, "broken: race: "
 	}
 	for _, tt := range []struct {
 		args string
@@ -48,6 +57,7 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{"replay " + bad, usage, "b.run: line 2"},
 		{"replay " + file, held, "world=registry seeds=1"},
 		{"replay " + torn, broken, "broken: update: counted 1 of 2"},
+		{"replay " + raced, ofARace, says},
 		{"shrink " + file, usage, "the run holds"},
 		{"shrink " + torn, broken, "# what matters: at a.1@unlock1, b goes on"},
 		{"run -world registry -seed 42", held, "races=0 violations=0"},

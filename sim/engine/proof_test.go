@@ -28,6 +28,18 @@ func TestMain(m *testing.M) {
 		}
 	case "canary":
 		fmt.Println(Canary())
+	case "stacks":
+		x := Runner{World: PlantedRace, Trace: true}
+		for n := range 20 {
+			res, err := x.Seed(Seed(fmt.Sprint(n + 1)))
+			if err != nil || res.Race == nil {
+				continue
+			}
+			fmt.Println("steps", res.Steps, "step", res.Failure.Step, "task", res.Failure.Task)
+			fmt.Println(res.Race.Stacks)
+			fmt.Println(strings.Contains(HTML(res), "Previous write by task"))
+			return
+		}
 	case "edges":
 		showEdges()
 	case "reach":
