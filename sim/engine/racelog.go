@@ -80,19 +80,19 @@ func newRace(report string, goroutines map[string]*Task) *Race {
 }
 
 // ownFrames leaves out of each stack of a report the frames of the engine below the
-// task, and the stacks of where the engine itself has started an actor.
+// task, and the stacks of where the engine itself has started an actor or a timer: they
+// name its caller, which is not a part of the run.
 func ownFrames(block string) string {
 	var stacks []string
 	for _, stack := range strings.Split(strings.TrimSpace(block), "\n\n") {
 		head, frames, _ := strings.Cut(stack, "\n")
 		frames = "\n" + frames
-		for _, below := range []string{"/sim/engine.(*Run).run.func1()", "/sim/engine.guard()"} {
+		for _, below := range []string{"/sim/engine.(*Run).run.func1()", "/sim/engine.guard()", "/sim/engine.(*Run).advanceTo()", "/sim/engine.(*Run).run()"} {
 			if i := strings.Index(frames, below); i >= 0 {
 				frames = frames[:strings.LastIndex(frames[:i], "\n")]
 			}
 		}
-		first, _, _ := strings.Cut(strings.TrimSpace(frames), "\n")
-		if strings.Contains(head, "created at") && (first == "" || strings.HasSuffix(first, "/sim/engine.(*Run).run()")) {
+		if strings.Contains(head, "created at") && strings.TrimSpace(frames) == "" {
 			continue
 		}
 		stacks = append(stacks, head+frames)
