@@ -43,6 +43,9 @@ func TestTheDemoFindsItsMutantAndItsCommandsRemoveIt(t *testing.T) {
 			}
 			contains(t, dir, "*.run", tt.file)
 			contains(t, dir, "*.html", tt.page)
+			if tt.race {
+				return // one build less; the commands are the same
+			}
 			for _, line := range lastCommands(t, out.String()) {
 				cmd := exec.Command("sh", "-c", line)
 				cmd.Dir = dir
