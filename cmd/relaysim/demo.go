@@ -262,15 +262,17 @@ func (d *demo) replay(file, page string) error {
 	return nil
 }
 
-// withoutStacks removes the report of the race detector, which the sweep has
-// printed already.
+// withoutStacks returns what a replay prints, without the stacks of a data
+// race, which the sweep has printed already: the failure and the last line.
 func withoutStacks(out string) string {
-	const line = "==================\n"
-	before, rest, ok := strings.Cut(out, line)
-	if !ok {
-		return out
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	var kept []string
+	for i, line := range lines {
+		if i == len(lines)-1 || strings.HasPrefix(line, "broken: ") || strings.HasPrefix(line, "diverged: ") {
+			kept = append(kept, line)
+		}
 	}
-	return before + rest[strings.LastIndex(rest, line)+len(line):]
+	return strings.Join(kept, "\n")
 }
 
 // replayUnbroken replays the run in this program, which has no mutant. Without

@@ -1,6 +1,8 @@
 // Package mutants breaks the relay on purpose: each text file is a patch of one
 // source file, with the invariants that should notice it. The command relaysim
-// mutants builds each mutant and checks that the simulator notices.
+// mutants builds each mutant, checks that the simulator notices, and writes the
+// results of a world to a page, kills-<world>.md. The command relaysim demo shows
+// one mutant step by step.
 package mutants
 
 import (
