@@ -27,7 +27,7 @@ func TestTheDemoFindsItsMutantAndItsCommandsRemoveIt(t *testing.T) {
 		file, page        []string // texts that they must contain
 	}{
 		{mutant: defaultMutant, invariant: "stale timer", file: []string{"# what matters: ", "clock."}, page: []string{"stale timer"}},
-		{mutant: "bare-counter", invariant: "race", race: true, file: []string{"/registry.go:"}, page: []string{"Release"}},
+		{mutant: "bare-counter", invariant: "race", race: true, file: []string{"/registry.go:"}, page: []string{"The data race", "/registry.go:"}},
 	} {
 		t.Run(tt.mutant, func(t *testing.T) {
 			if tt.race && !engine.RaceBuild {
