@@ -81,7 +81,11 @@ func (w *instance) judgeDelays(c *relayworld.Client) {
 	if !c.Phone || c.Home == nil || c.Faults != 0 || c.CloseSent {
 		return
 	}
-	// A phone that is joined at one node must be told when another node has the id.
+	// A phone that is joined at one node must be told when a binary has claimed the id at
+	// another. A claim whose upgrade fails reclaims nothing (docs/cluster.md): its node
+	// purges the entry that it took in grace. If the node of the phone renews before the
+	// watch reports the claim, it finds no entry, creates its own again, and the phone
+	// waits for the rest of the grace.
 	told := ended
 	if c.Sock.Tap.Closes > 0 {
 		told = c.Sock.Tap.Closed
@@ -92,11 +96,25 @@ func (w *instance) judgeDelays(c *relayworld.Client) {
 		}
 		for _, t := range o.servePeriods[c.Server][:o.nservePeriods[c.Server]] {
 			late := told - t.From.At
-			if c.ServedAt.Step < t.From.Step && late > nodeSlack+roundTrip+w.storeFaults.watch+2*w.storeFaults.delay {
+			if c.ServedAt.Step < t.From.Step && late > nodeSlack+roundTrip+w.storeFaults.watch+2*w.storeFaults.delay && w.claimedDuring(o, c.Server, t) {
 				w.Blame("reclaimed", c, "told %d ms after node %d may serve what it joined at node %d", late/1e6, o.N, c.Home.N)
 			}
 		}
 	}
+}
+
+// claimedDuring reports whether the upgrade of a binary that claimed the id at m may
+// have succeeded during t, one of the periods in which m might serve the id.
+func (w *instance) claimedDuring(m *member, server int, t relayworld.Span) bool {
+	if t.To.Step == 0 {
+		return true
+	}
+	for _, b := range w.All() {
+		if !b.Phone && b.Server == server && b.Node == m.Node && b.Upgraded && t.To.After(b.DialedAt) && b.ServedAt.After(t.From) {
+			return true
+		}
+	}
+	return false
 }
 
 // noteAccepted records for each connection the frames that the relay has
