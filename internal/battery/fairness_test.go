@@ -1,7 +1,6 @@
 package battery
 
 import (
-	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -16,7 +15,8 @@ import (
 
 // One address takes as much of the relay's processors as it can, in every way that
 // frames allow. Peers of other addresses, those of the same one, and newcomers do
-// not notice.
+// not notice. Binaries that send only bad envelopes are closed, and the rate of upgrades
+// then bounds what they can do.
 func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(floods)) {
 		for _, from := range []string{"127.0.0.2", "127.0.0.1"} {
@@ -30,14 +30,13 @@ func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 					cert, key, c.tls = selfSigned(t)
 				}
 				client := c.tls
-				c = startChild(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
+				usual := config.Default()
+				c = startChild(t, func(c *config.Config) {
+					c.TLSCert, c.TLSKey = cert, key
+					c.Rate, c.Burst = usual.Rate, usual.Burst
+				})
 				c.tls = client
 				h := c.pair()
-				if kind.phone {
-					for i := range (conns + 15) / 16 {
-						drained(c.mustDial("/v1/server", fmt.Sprint("slot-", i)))
-					}
-				}
 				end := c.flood(flood{Kind: name, From: from, Conns: conns, MBytes: 80})
 				time.Sleep(dose(100*time.Millisecond, time.Second)) // until all are there
 				before, begun := c.metric("process_cpu_seconds_total"), time.Now()
@@ -54,6 +53,11 @@ func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 				}
 				newcomer.Close()
 				waited := time.Since(arrived)
+				if kind.bad {
+					c.until("binaries are closed for bad envelopes", func() bool {
+						return c.metric(`pyrycode_relay_close_frames_total{code="1008",side="relay"}`) > 0
+					})
+				}
 				sent, dialled := end()
 				t.Logf("%.0f MB/s, relay %.2f processors, %.1f ns of the relay a byte, %d dialled, newcomer %v", float64(sent)/1e6/took.Seconds(), used/took.Seconds(), used*1e9/float64(sent), dialled, waited)
 				h.check()

@@ -32,13 +32,14 @@ type flood struct {
 
 // floods is what each kind sends. A %s stands for the server-id of connection i.
 var floods = map[string]struct {
-	phone  bool   // joins slot-i and sends to its binary; else claims it
+	bad    bool   // these envelopes are wrong, so that their binaries are closed
+	phone  bool   // every 16th connection is a binary that only reads, the others its phones
 	text   string // sent again and again
 	chunks int    // bytes of one TLS record; 0: as many as fit
 }{
 	"a repeated close_code":   {text: frame(0x81, `{`+strings.Repeat(`"close_code":1,`, 4000)+`"close_code":1}`)},
-	"bad envelopes of a byte": {text: frame(0x81, `1`)},
-	"unknown phones":          {text: frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`)},
+	"bad envelopes of a byte": {bad: true, text: frame(0x81, `1`)},
+	"unknown phones":          {bad: true, text: frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`)},
 	"bad envelopes of 3 MB":   {text: frame(0x81, `{"frame":[`+strings.Repeat(`{"":""},`, 400_000)+`1]}`)},
 	"fragments of a byte":     {text: frame(0x01, ``) + strings.Repeat(frame(0x00, ` `), 1000) + frame(0x80, `{"conn_id":"c-0123456789abcdef","frame":1}`)},
 	"pings":                   {text: frame(0x89, `x`)},
@@ -81,15 +82,22 @@ func (f flood) send(i int, sent, dialled *atomic.Int64) error {
 	if f.TLS {
 		w = tls.Client(out, &tls.Config{InsecureSkipVerify: true})
 	}
-	path := "/v1/server"
+	path, slot, silent := "/v1/server", i, false
 	if kind.phone {
-		path = "/v1/client"
+		slot = i / 16
+		if silent = i%16 == 0; !silent {
+			path = "/v1/client"
+		}
 	}
 	dialled.Add(1)
 	fmt.Fprintf(w, "GET %s HTTP/1.1\r\nHost: relay.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: slot-%d\r\nX-Pyrycode-Version: 1\r\nUser-Agent: battery\r\n\r\n", path, i/(1+15*one(kind.phone)))
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: slot-%d\r\nX-Pyrycode-Version: 1\r\nUser-Agent: battery\r\n\r\n", path, slot)
 	_ = out.flush()
 	if _, err := w.Read(make([]byte, 1)); err != nil {
+		return err
+	}
+	if silent {
+		_, err := io.Copy(io.Discard, w)
 		return err
 	}
 	go func() { _, _ = io.Copy(io.Discard, w) }()
@@ -119,13 +127,6 @@ func (f flood) send(i int, sent, dialled *atomic.Int64) error {
 			return err
 		}
 	}
-}
-
-func one(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // batched is a connection whose small writes leave together.

@@ -145,19 +145,22 @@ func TestRow14PhonesThatStopReadingAreClosedAlone(t *testing.T) {
 func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
-	b := n.slot("s")
-	drained(b)
-	count := dose(2000, 100_000)
+	count, conns := dose(2000, 100_000), dose(1, 12) // no connection sends so many that it is closed
 	given(t, "%d bad envelopes, one of 900 KiB", count+1)
+	var garbage []*wstest.Conn
+	for i := range conns {
+		garbage = append(garbage, n.slot(fmt.Sprint("s", i)))
+		drained(garbage[i])
+	}
 	begun := time.Now()
 	bad := []string{`nonsense`, `{}`, `{"conn_id":"c-0000000000000000","frame":1}`, `[1]`, `{"conn_id":7,"frame":1}`, `{"conn_id":"x"}`}
 	for i := range count {
-		if err := b.WriteMessage(wstest.Text, []byte(bad[i%len(bad)])); err != nil {
+		if err := garbage[i%conns].WriteMessage(wstest.Text, []byte(bad[i%len(bad)])); err != nil {
 			t.Fatal(err)
 		}
 	}
 	long := `{"conn_id":"` + strings.Repeat("canary", 900<<10/6) + `","frame":1}`
-	if err := b.WriteMessage(wstest.Text, []byte(long)); err != nil {
+	if err := garbage[0].WriteMessage(wstest.Text, []byte(long)); err != nil {
 		t.Fatal(err)
 	}
 	n.until("all are counted", func() bool {

@@ -27,10 +27,6 @@ const (
 // only then, some are forgotten that were not full again.
 const allowancesPerGeneration = 16 << 10
 
-// maxToken is how long a device's token may be, in bytes. FCM's have about
-// 200; 32 tokens as long as a message could be would be much memory.
-const maxToken = 4 << 10
-
 // Why a wake is not admitted.
 var (
 	ErrOff       = errors.New("push is off")

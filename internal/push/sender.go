@@ -103,7 +103,7 @@ func (s *Sender) Wake(from netip.Addr, id wire.ServerID, w wire.PushWake) error 
 
 func (s *Sender) admit(f *fcm, from netip.Addr, id wire.ServerID, w wire.PushWake) error {
 	switch {
-	case w.Platform != "fcm" || w.Token == "" || len(w.Token) > maxToken:
+	case !w.Usable():
 		return ErrMalformed
 	case f == nil:
 		return ErrOff

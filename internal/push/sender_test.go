@@ -291,14 +291,14 @@ func TestOnlyWakesForFCMWithATokenAreWakes(t *testing.T) {
 	g := startGoogle(t, nil, nil)
 	bad := []wire.PushWake{
 		{}, {Platform: "fcm"}, {Token: "t"}, {Platform: "FCM", Token: "t"}, {Platform: "apns", Token: "t"}, {Platform: "fcm ", Token: "t"},
-		{Platform: "fcm", Token: strings.Repeat("x", maxToken+1)},
+		{Platform: "fcm", Token: strings.Repeat("x", wire.MaxToken+1)},
 	}
 	for _, w := range bad {
 		if err := g.Wake(netip.Addr{}, "s", w); err != ErrMalformed {
 			t.Errorf("Wake(%.20v) = %v; want %v", w, err, ErrMalformed)
 		}
 	}
-	if err := g.Wake(netip.Addr{}, "s", wire.PushWake{Platform: "fcm", Token: strings.Repeat("x", maxToken)}); err != nil {
+	if err := g.Wake(netip.Addr{}, "s", wire.PushWake{Platform: "fcm", Token: strings.Repeat("x", wire.MaxToken)}); err != nil {
 		t.Errorf("a token as long as may be: %v", err)
 	}
 	g.finish()

@@ -20,7 +20,8 @@ type binary struct {
 
 	phones  routes
 	probe   probe
-	granted atomic.Bool // it holds its slot, or did
+	bad     badEnvelopes // owned by the reader
+	granted atomic.Bool  // it holds its slot, or did
 	ended   atomic.Bool
 }
 
@@ -182,35 +183,76 @@ func (b *binary) displace() {
 	b.close(wire.CloseInternal, wire.ReasonHeartbeat, false)
 }
 
-// message carries out one envelope. What is wrong with it costs the frame,
-// never the connection: the binary's other phones need it.
+// message carries out one envelope. A wrong envelope costs its frame and not the
+// connection, because the binary's other phones need that. Only a binary that sends
+// more wrong envelopes than badEnvelopes allows is closed.
 func (b *binary) message(payload []byte) bool {
 	if !b.granted.Load() {
 		return false
 	}
+	if !b.carryOut(payload) && !b.bad.allow(b.heard.Load(), len(payload)) {
+		b.fail(wire.ClosePolicy, wire.ReasonBadEnvelopes)
+	}
+	return true
+}
+
+// carryOut does what an envelope asks for, or counts and logs why not. It reports
+// whether the envelope is one that a correct binary may send.
+func (b *binary) carryOut(payload []byte) bool {
 	env, err := wire.ParseEnvelope(payload)
 	switch {
 	case err != nil:
 		b.drop(dropEnvelope, err.Error())
+		return false
 	case len(env.ConnID) == 0 && env.Push != nil:
 		if err := b.relay.cfg.Push(b.from, b.server, *env.Push); err != nil {
 			b.drop(dropPush, err.Error())
 		}
+		return env.Push.Usable()
 	case len(env.ConnID) == 0:
 		b.drop(dropEnvelope, "envelope has neither conn_id nor push_wake")
+		return false
 	case env.Frame == nil && env.CloseCode == 0:
 		b.drop(dropEnvelope, "envelope has neither frame nor close_code")
-	default:
-		if p := b.phones.find(env.ConnID); p != nil {
-			b.deliver(p, env)
-		} else if b.phones.hasDeparted(env.ConnID, b.relay.now()) {
-			b.relay.metrics.dropped[dropDepartedPhone].Inc()
-			b.relay.log.envelopeDeparted(b)
-		} else {
-			b.drop(dropUnknownPhone, "no phone with that conn_id")
-		}
+		return false
 	}
-	return true
+	if p := b.phones.find(env.ConnID); p != nil {
+		b.deliver(p, env)
+		return true
+	}
+	if b.phones.hasDeparted(env.ConnID, b.relay.now()) {
+		b.relay.metrics.dropped[dropDepartedPhone].Inc()
+		b.relay.log.envelopeDeparted(b)
+		return true
+	}
+	b.drop(dropUnknownPhone, "no phone with that conn_id")
+	return false
+}
+
+// A binary may send badBurst wrong envelopes without a pause, and then one every
+// badInterval. A long one counts as one more for each badBytes.
+//
+// A correct binary stays far below. After a restart of the relay it sends what it had
+// for the phones of before, whose conn_ids the new process does not know. That may be
+// the full outboxes of 16 phones, 64 MiB: some 4,000 for the bytes, and a few thousand
+// for the envelopes.
+const (
+	badBurst    = 10_000
+	badInterval = int64(10 * time.Millisecond)
+	badBytes    = 16 << 10
+)
+
+// badEnvelopes is the budget of one binary for wrong envelopes: a token bucket. The
+// zero value is a full one. Not for use by two goroutines concurrently.
+type badEnvelopes struct {
+	fullAt int64 // when the bucket is full again, by Relay.now
+}
+
+// allow takes a wrong envelope of so many bytes out of the budget, and reports whether
+// the budget had room for it.
+func (e *badEnvelopes) allow(now int64, size int) bool {
+	e.fullAt = max(e.fullAt, now) + int64(1+size/badBytes)*badInterval
+	return e.fullAt-now <= badBurst*badInterval
 }
 
 // deliver hands env to p: first the frame, then the close.

@@ -1,10 +1,13 @@
 package relay
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
@@ -172,5 +175,94 @@ func TestAnUnusualEnvelopeIsUnderstood(t *testing.T) {
 				t.Errorf("of %s phone got %s; want %s", tt.envelope, got, tt.frame)
 			}
 		}
+	}
+}
+
+// The budget for bad envelopes is spent by each, and by the bytes of long ones, and
+// comes back with time.
+func TestTheBudgetForBadEnvelopesRefills(t *testing.T) {
+	const second = int64(time.Second)
+	type round struct {
+		at      int64 // since the first one
+		count   int   // envelopes
+		size    int   // of each
+		allowed int
+	}
+	for _, tt := range []struct {
+		name   string
+		rounds []round
+	}{
+		{"short ones", []round{{0, badBurst + 5, 1, badBurst}}},
+		{"long ones", []round{{0, 100, 4 << 20, badBurst / 257}}},
+		{"a second brings a hundred", []round{{0, badBurst, 1, badBurst}, {second, 101, 1, 100}}},
+		{"an hour brings no more than all", []round{{0, badBurst, 1, badBurst}, {3600 * second, badBurst + 1, 1, badBurst}}},
+		{"time without any brings nothing more", []round{{3600 * second, badBurst + 1, 1, badBurst}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var e badEnvelopes
+			for _, r := range tt.rounds {
+				allowed := 0
+				for range r.count {
+					if e.allow(second+r.at, r.size) {
+						allowed++
+					}
+				}
+				if allowed != r.allowed {
+					t.Errorf("after %d s %d of %d are allowed; want %d", r.at/second, allowed, r.count, r.allowed)
+				}
+			}
+		})
+	}
+}
+
+// A binary that sends more bad envelopes than any correct one is closed, its phones
+// wait in grace, and the close is counted and logged. Envelopes that a correct binary
+// may send in any number close nothing.
+func TestABinaryThatSendsOnlyBadEnvelopesIsClosed(t *testing.T) {
+	for _, tt := range []struct {
+		name, envelope string
+		bad            bool
+	}{
+		{"no JSON", `x`, true},
+		{"no object", `[]`, true},
+		{"a wrong type", `{"conn_id":7,"frame":1}`, true},
+		{"no conn_id", `{"frame":1}`, true},
+		{"no frame", `{"conn_id":"ID"}`, true},
+		{"an unknown phone", `{"conn_id":"c-0000000000000000","frame":1}`, true},
+		{"a wake without a token", `{"push_wake":{"platform":"fcm"}}`, true},
+		{"a wake of another platform", `{"push_wake":{"platform":"apns","token":"t"}}`, true},
+		{"a wake that is refused", `{"push_wake":{"platform":"fcm","token":"t"}}`, false},
+		{"a phone that has left", `{"conn_id":"DEPARTED","frame":1}`, false},
+		{"a phone", `{"conn_id":"ID","frame":1}`, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log := new(wstest.Log)
+			inBubble(t, Config{Log: slog.New(slog.NewTextHandler(log, nil))}, func(b *bubble) {
+				bin, left := b.binary(polite), b.phone(polite)
+				departed := string(b.phones()[0].id)
+				left.conn.Close()
+				p := b.phone(polite)
+				text := strings.NewReplacer("ID", string(b.phones()[0].id), "DEPARTED", departed).Replace(tt.envelope)
+				mail := clientMail(wire.OpText, text)
+				bin.write(bytes.Repeat(mail, badBurst))
+				bin.wantOpen()
+				time.Sleep(time.Second)
+				bin.write(bytes.Repeat(mail, 101))
+				b.apply()
+				if !tt.bad {
+					bin.wantOpen()
+					return
+				}
+				bin.wantClosed(-1, wire.ClosePolicy, wire.ReasonBadEnvelopes)
+				p.wantOpen()
+				if got, want := b.Counts(), (Counts{Phones: 1, InGrace: 1}); got != want {
+					t.Errorf("%+v; want %+v", got, want)
+				}
+				shows(t, b.Relay, `close_frames_total{code="1008",side="relay"}`, 1)
+				if !strings.Contains(log.String(), `msg=server_released close_code=1008 err="too many bad envelopes"`) {
+					t.Errorf("the log does not tell of the close: %s", log)
+				}
+			})
+		})
 	}
 }

@@ -14,7 +14,7 @@ const (
 	CloseGoingAway   CloseCode = 1001 // the relay shuts down
 	CloseProtocol    CloseCode = 1002 // the peer broke RFC 6455
 	CloseInvalidData CloseCode = 1007 // not JSON, or not UTF-8
-	ClosePolicy      CloseCode = 1008 // too many fragments or control messages
+	ClosePolicy      CloseCode = 1008 // too many fragments, control messages or bad envelopes
 	CloseTooBig      CloseCode = 1009 // message over the limit
 	CloseInternal    CloseCode = 1011 // heartbeat missed, backlog full
 	CloseRestart     CloseCode = 1012 // the relay restarts (IANA registry)
@@ -36,6 +36,7 @@ const (
 	ReasonReclaimed     = "binary reclaimed server-id"
 	ReasonServerInUse   = "server-id already claimed"
 	ReasonTooManyPhones = "too many phones for server-id"
+	ReasonBadEnvelopes  = "too many bad envelopes"
 )
 
 // Legal reports whether c may be sent in a close: 1000–1003, 1007–1014 and

@@ -23,6 +23,16 @@ type PushWake struct {
 	Token    string `json:"token"` // a secret: never logged
 }
 
+// MaxToken is how long the token of a [PushWake] may be, in bytes. FCM's have about
+// 200, and those that wait to be sent are kept.
+const MaxToken = 4 << 10
+
+// Usable reports whether w is for a platform that the protocol knows, with a token
+// that can be one.
+func (w PushWake) Usable() bool {
+	return w.Platform == "fcm" && w.Token != "" && len(w.Token) <= MaxToken
+}
+
 // MaxText is how many bytes [ParseEnvelope] keeps of a text. It is more than any
 // that means something, and bounds the memory for those that mean nothing.
 const MaxText = 8 << 10

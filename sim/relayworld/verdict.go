@@ -56,6 +56,10 @@ func (w *Instance) judgeClose(c *Client) {
 	}
 }
 
+// badEnvelopes is how many wrong envelopes a binary may send before it is closed. No
+// binary of this world sends so many.
+const badEnvelopes = 10_000
+
 // unfoundedClose returns the invariant that c's close breaks, or an empty
 // string.
 func (w *Instance) unfoundedClose(c *Client) string {
@@ -93,6 +97,8 @@ func (w *Instance) unfoundedClose(c *Client) string {
 		return unless(!w.exactTiming || c.Faults&DidStall != 0, "close code")
 	case c.Phone:
 		return w.UnfoundedPhoneClose(c, did, unless)
+	case c.Code == 1008 && c.Reason == "too many bad envelopes":
+		return unless(c.SentLog.n > badEnvelopes, "close code")
 	case c.Code == 1013 && c.Reason == "too many claims at once":
 		return unless(w.tooManyClaimants(c), "close code")
 	case c.Code == 1013 && c.Reason == "the holder of the server-id does not answer":
