@@ -16,9 +16,9 @@ import (
 
 const module = "github.com/pyrycode/pyrycode-relay"
 
-// arrows says what the packages of this module may import of each other, in
-// code that is not a test. A package below one named here may import what
-// that one may, and its neighbours below it.
+// arrows has the imports between packages of this module that are allowed outside of
+// tests. A package in a directory below one of these may import the same packages, and
+// the others below it.
 var arrows = map[string][]string{
 	"cmd/pyrycode-relay": {"internal/daemon", "internal/config"},
 	"cmd/relaysim":       {"sim", "sim/engine", "sim/mutants"},
@@ -84,7 +84,7 @@ func goFiles(t *testing.T, f func(name string, file *ast.File)) {
 	}
 }
 
-// above is the entry of arrows that dir belongs to.
+// above returns the entry of arrows to which dir belongs.
 func above(dir string) (string, bool) {
 	for ; dir != "."; dir = path.Dir(dir) {
 		if _, ok := arrows[dir]; ok {
@@ -121,17 +121,16 @@ func TestImportArrowsHold(t *testing.T) {
 	})
 }
 
-// waits are the names by which code would wait, or tell the time, behind the
-// simulator's back.
+// waits has the names of functions that wait or tell the time without the simulator.
 var waits = map[string][]string{
 	"sync": {"Cond", "NewCond", "WaitGroup"},
 	"time": {"Sleep", "Now", "Since", "Until", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"},
 }
 
-// Code of internal/relay waits on its socket or on a lock that it was handed,
-// starts tasks through Runtime.Go and tells the time by Runtime.Clock. Else
-// the simulator could not decide what happens next. So does a cluster's node. Only the adapter of real
-// sockets may do otherwise, and the functions of mayAll.
+// Code of internal/relay and internal/cluster waits on a socket or on a lock of
+// Runtime.NewLock, starts tasks with Runtime.Go, and gets the time from Runtime.Clock.
+// Otherwise the simulator cannot decide what happens next. The exceptions are the adapter
+// of real sockets and the functions in mayAll.
 func TestRelayWaitsOnlyWhereTheSimulatorSees(t *testing.T) {
 	goFiles(t, func(name string, file *ast.File) {
 		base := path.Base(name)
@@ -154,11 +153,11 @@ func TestRelayWaitsOnlyWhereTheSimulatorSees(t *testing.T) {
 	})
 }
 
-// mayAll may do all that hidden forbids: withDefaults names the real things;
-// the methods of prometheus.Collector get a channel, from Prometheus.
+// mayAll has the functions to which hidden does not apply: withDefaults sets the real
+// implementations, and the methods of prometheus.Collector get a channel from Prometheus.
 var mayAll = []string{"withDefaults", "WithDefaults", "Describe", "Collect"}
 
-// hidden says what of n the simulator would not see, if anything.
+// hidden returns the part of n that the simulator does not see, or "".
 func hidden(n ast.Node) string {
 	switch n := n.(type) {
 	case *ast.GoStmt:

@@ -5,19 +5,19 @@ import (
 	"runtime/debug"
 )
 
-// unknown stands where the build did not say.
+// unknown stands for a property that the build did not set.
 const unknown = "unknown"
 
-// Build says what program this is.
+// Build is the version of a program.
 type Build struct {
 	Version   string // such as v1.2.0 or v1.2.0-3-gab12cd3-dirty
 	Revision  string // the commit
 	GoVersion string
 }
 
-// ReadBuild returns what is known of this build. What the linker was told
-// (version, revision; empty if nothing) comes first, then what the go command
-// noted in the binary; what neither knows is "unknown".
+// ReadBuild returns the Build of this program. version and revision, which the linker
+// sets, come first if they are not empty. Then come the settings that the go command
+// records in the program. A property that neither has is "unknown".
 func ReadBuild(version, revision string) Build {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -56,7 +56,7 @@ func describe(version, revision string, info *debug.BuildInfo) Build {
 	return b
 }
 
-// String is the line that the version command prints.
+// String returns the line that the command version prints.
 func (b Build) String() string {
 	return b.Version + " (revision " + b.Revision + ", " + b.GoVersion + ", " + runtime.GOOS + "/" + runtime.GOARCH + ")"
 }

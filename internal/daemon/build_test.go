@@ -19,7 +19,7 @@ func TestBuildTakesWhatIsKnown(t *testing.T) {
 		{"go install of a version", "", "", debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}}, Build{Version: "v1.2.3", Revision: "unknown"}},
 		{"go build in a changed checkout", "", "", debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: vcs}, Build{Version: "0123456789ab-dirty", Revision: "0123456789abcdef0123-dirty"}},
 		{"go build in a clean checkout", "", "", debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: clean}, Build{Version: "0123456789ab", Revision: "0123456789abcdef0123"}},
-		{"nobody said", "", "", debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, Build{Version: "unknown", Revision: "unknown"}},
+		{"nothing known", "", "", debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, Build{Version: "unknown", Revision: "unknown"}},
 	} {
 		tt.want.GoVersion = runtime.Version()
 		if got := describe(tt.version, tt.revision, &tt.info); got != tt.want {

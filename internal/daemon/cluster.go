@@ -15,30 +15,30 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// clustered is what the process has of a cluster. Nil: it is alone; all
-// methods may be called all the same.
+// clustered is the process's part of a cluster. A nil *clustered means no cluster; its
+// methods may be called.
 type clustered struct {
 	node   *cluster.Node
 	conn   *natsbus.Conn
 	server *natsbus.Server
 
-	connected func() bool // NATS is there
+	connected func() bool // reports whether NATS is connected
 	silent    atomic.Bool // the directory has not answered for silentFor
 
-	stop     context.CancelFunc // of the looks at the directory; nil: there are none yet
+	stop     context.CancelFunc // stops watchDirectory; nil: it does not run
 	watchers sync.WaitGroup
 }
 
-// The relay asks every directoryCheckEvery whether the directory answers. It is not
-// ready once that has failed for silentFor: longer than servers need to choose
-// who leads it, during which all relays would be found out.
+// The relay writes to the directory every directoryCheckEvery. It is not ready after
+// that has failed for silentFor. The servers need less time to elect a leader, so an
+// election does not make all relays unready.
 const (
 	directoryCheckEvery = 2 * time.Second
 	silentFor           = 12 * time.Second
 )
 
-// joinCluster connects to the other relays, if there are to be any. It waits
-// for them, until ctx ends or for joinTime.
+// joinCluster connects to NATS, if cfg has a cluster, and returns nil otherwise. It
+// waits until ctx ends, or for config.JoinTime.
 func joinCluster(ctx context.Context, cfg config.Config, log *slog.Logger, ready *readiness) (c *clustered, err error) {
 	if !cfg.Clustered() {
 		return nil, nil
@@ -65,11 +65,11 @@ func joinCluster(ctx context.Context, cfg config.Config, log *slog.Logger, ready
 				return // the process ends
 			}
 			if err != nil {
-				log.Warn("NATS is away: what is connected is served on for some seconds, new claims are answered 503", "err", err)
-				ready.setCluster("NATS is away")
+				log.Warn("NATS is disconnected: connected peers are served for some seconds more, new claims get 503", "err", err)
+				ready.setCluster("NATS is disconnected")
 				return
 			}
-			log.Info("NATS is there again")
+			log.Info("NATS is connected again")
 			ready.setCluster("")
 		}})
 	if err != nil {
@@ -85,21 +85,21 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 		return nil
 	}
 	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_connected",
-		Help: "1 if NATS is there, else 0."}, func() float64 {
+		Help: "1 if NATS is connected, else 0."}, func() float64 {
 		if c.connected() {
 			return 1
 		}
 		return 0
 	})
 	answers := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_answers",
-		Help: "1 if the directory in NATS answers, 0 if it has not answered for 12 s: then claims are answered 503, also where cluster_connected is 1."}, func() float64 {
+		Help: "1 if the directory in NATS answers, 0 if it has not answered for 12 s. While it does not answer, claims get 503, even if cluster_connected is 1."}, func() float64 {
 		if c.silent.Load() {
 			return 0
 		}
 		return 1
 	})
 	leads := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_leader",
-		Help: "1 if the NATS server inside this process leads the directory: while another takes over from it claims are answered 503. 0 with a NATS of your own."}, func() float64 {
+		Help: "1 if the NATS server in this process is the leader of the directory. While the servers elect another leader, claims get 503. 0 with a separate NATS."}, func() float64 {
 		if c.server != nil && c.server.Leads(natsbus.DefaultBucket) {
 			return 1
 		}
@@ -113,8 +113,7 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 	return c.node.Register(reg)
 }
 
-// start begins to take part in the cluster. It waits for the directory, until ctx
-// ends.
+// start starts the node. It waits for the directory until ctx ends.
 func (c *clustered) start(ctx context.Context, log *slog.Logger, ready *readiness) error {
 	if c == nil {
 		return nil
@@ -129,8 +128,8 @@ func (c *clustered) start(ctx context.Context, log *slog.Logger, ready *readines
 }
 
 // watchDirectory sets silent, and the reason in ready, while the directory does not
-// answer. The link to NATS may work nevertheless: it does on a server that has lost
-// the others.
+// answer. The connection to NATS can work nevertheless: it does at a server that has
+// lost the others.
 func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger, ready *readiness, silent *atomic.Bool) {
 	last := time.Now()
 	every(ctx, directoryCheckEvery, func() {
@@ -142,20 +141,21 @@ func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger,
 				ready.setDirectory("")
 			}
 		case now.Sub(last) >= silentFor && silent.CompareAndSwap(false, true):
-			log.Warn("the directory in NATS does not answer: new claims are answered 503; are the other servers there?", "err", err)
+			log.Warn("the directory in NATS does not answer: new claims get 503; are the other servers running?", "err", err)
 			ready.setDirectory("the directory in NATS does not answer")
 		}
 	})
 }
 
-// drain gives the server-ids of a relay that drains to the others.
+// drain releases the server-ids of a relay that drains, so that other relays can claim
+// them.
 func (c *clustered) drain() {
 	if c != nil {
 		c.node.Drain()
 	}
 }
 
-// close leaves the cluster.
+// close ends the node and the connection to NATS, and then the embedded server.
 func (c *clustered) close() {
 	if c == nil {
 		return

@@ -16,8 +16,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
 )
 
-// Choosing a new leader takes the directory some seconds: no reason to send
-// clients away, from all relays at once.
+// The directory needs several seconds to elect a leader. Relays must stay ready during
+// that time; otherwise all relays become unready together.
 func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var silent atomic.Bool

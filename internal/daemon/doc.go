@@ -1,16 +1,17 @@
-// Package daemon is the process around a relay: it wires the configuration, the public
-// front, the relay and the operators' pages together, and it starts, reloads and ends.
+// Package daemon is the process around a relay. It connects the configuration, the
+// public front, the relay and the operators' pages, and it starts, reloads and drains
+// them.
 //
-//	run.go         [Run]: makes everything, listens, waits for the end
-//	drain.go       the way to end
-//	reload.go      what SIGHUP does
+//	run.go         [Run]: creates everything, listens, waits for the end
+//	drain.go       the order of the end
+//	reload.go      the work of SIGHUP
 //	supervisor.go  systemd: sockets, states, the watchdog
 //	cluster.go     NATS and the directory
 //	memory.go      the limit on memory
-//	private.go     the operators' pages; webaccess.go and webpasswords.go protect them
-//	metrics.go     the process's own metrics; logs.go and logwriter.go, its log
+//	private.go     the operators' pages; hostguard.go, webaccess.go and webpasswords.go protect them
+//	metrics.go     the process's own metrics; logs.go, logwriter.go and fingerprint.go, its log
 //
-// The public listener has /v1/server, /v1/client and /healthz, which are the relay's.
+// The public listener has the relay's /v1/server, /v1/client and /healthz.
 // The private listener has /metrics, /healthz, /readyz, /debug/… and the status page.
 //
 // It may import every package below it: internal/config, internal/front,

@@ -43,7 +43,7 @@ func TestTheProtocolNamesEveryLimitAndReason(t *testing.T) {
 	}
 }
 
-// Every code and every reason that a close may have is in the protocol.
+// The protocol page has every code and every reason of closes.
 func TestTheProtocolNamesEveryClose(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
 	if err != nil {
@@ -186,7 +186,7 @@ func receiver(f *ast.FuncDecl) string {
 	}
 }
 
-// anchors is the headings of a page as a link names them.
+// anchors returns the headings of a page in the form of links.
 func anchors(page string) map[string]bool {
 	all := make(map[string]bool)
 	code := false
@@ -243,8 +243,8 @@ func TestTheLinksOnThePagesLead(t *testing.T) {
 	}
 }
 
-// A metric that a page names must be there. Those of the exporter that probes
-// are seen to beside it.
+// A metric that a page names must exist. Tests of the exporter check the metrics of
+// probe.
 func TestTheMetricsOnThePagesExist(t *testing.T) {
 	families := gathered(t)
 	exist := func(name string) bool {

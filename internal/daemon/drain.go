@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// cutTime is how long connections that were cut may take to be gone: they
-// wait for nobody, so this is for a machine that is very busy.
+// cutTime is the time in which connections that were cut must end. They do not wait for
+// their peers, so only a very busy machine needs it.
 const cutTime = 2 * time.Second
 
-// stops are the two requests to end the process. The first asks it to drain, or
-// to give up its start; the second, to cut what is left.
+// stops has the two requests to end the process. The first makes it drain, or give up
+// its start. The second makes it cut the remaining connections.
 type stops struct {
 	first  context.Context
 	second context.Context
@@ -45,7 +45,7 @@ func newStops(ctx context.Context, signals <-chan os.Signal) *stops {
 	return s
 }
 
-// end stops reading signals and frees what s holds.
+// end stops reading signals and frees the resources of s.
 func (s *stops) end() {
 	close(s.ended)
 	<-s.gone
@@ -58,15 +58,15 @@ func (e signalError) Error() string { return "signal: " + e.Signal.String() }
 
 // drain shuts the process down, in this order:
 //
-//  1. /readyz answers 503, and everyone is served for DrainWait more.
-//  2. The public listeners close. A peer that redials when it is told to leave
-//     must not be accepted by this process, which could only refuse it: where
-//     the supervisor keeps the socket, the peer waits there for the next process.
-//  3. The relay closes the connections that are there, and push wakes end.
-//  4. After Drain, or when second ends, it cuts what is left.
+//  1. /readyz answers 503, and all clients are served for DrainWait more.
+//  2. The public listeners close. This process must not accept a peer that redials
+//     after its close, because it can only refuse it. If the supervisor keeps the
+//     socket, that peer waits there for the next process.
+//  3. The relay closes its connections, and push wakes end.
+//  4. After Drain, or when second ends, it cuts the remaining connections.
 //
-// broken says that a listener failed. No balancer can send anybody here then, so
-// drain leaves out DrainWait.
+// broken says that a listener has failed. In that case no balancer can send clients
+// here, and drain skips DrainWait.
 func (p *process) drain(second context.Context, broken bool) {
 	p.ready.set("draining")
 	cfg := p.live.cfg.Load()
@@ -95,10 +95,10 @@ func (p *process) drain(second context.Context, broken bool) {
 	}()
 	go func() {
 		defer close(left)
-		p.cluster.drain() // what has no slot any more; another relay may have it now
+		p.cluster.drain() // releases the server-ids without a slot
 		select {
 		case <-closed:
-			p.cluster.drain() // what a spread closed last
+			p.cluster.drain() // releases those that a spread closed last
 		case <-ctx.Done():
 		}
 	}()
@@ -125,9 +125,9 @@ func (p *process) drain(second context.Context, broken bool) {
 	}
 }
 
-// waitForBalancers serves everyone for d more, or until second ends.
+// waitForBalancers serves all clients for d more, or until second ends.
 func (p *process) waitForBalancers(second context.Context, d time.Duration) {
-	p.log.Info("not ready any more: everybody is still served until balancers have noticed", "left", d)
+	p.log.Info("not ready any more: all clients are still served until balancers have noticed", "left", d)
 	over := time.NewTimer(d)
 	defer over.Stop()
 	select {
@@ -136,19 +136,19 @@ func (p *process) waitForBalancers(second context.Context, d time.Duration) {
 	}
 }
 
-// stopAccepting closes the public listeners. When it returns, the kernel gives
-// this process no further connection of the public's.
+// stopAccepting closes the public listeners. After it has returned, this process gets no
+// further public connection.
 func (p *process) stopAccepting() {
 	for _, s := range p.listeners {
 		if s.Server == p.front.Server || s.Server == p.front.Challenges {
-			s.Listener.Close() // it may be closed already, if it is the reason for the end
+			s.Listener.Close() // it is closed already if its failure is the reason for the end
 		}
 	}
 }
 
-// awaitDrain waits until sockets, requests, push wakes and the cluster's claims
-// have ended, which the channels tell in this order. It reports false if ctx ends
-// before. Every second it logs what it still waits for.
+// awaitDrain waits until all four channels are closed: those of sockets, requests, push
+// wakes and the cluster's claims. It returns false if ctx ends before. Every second it
+// logs what it still waits for.
 func (p *process) awaitDrain(ctx context.Context, closed, served, woken, left <-chan struct{}) bool {
 	tick := time.NewTicker(tell)
 	defer tick.Stop()

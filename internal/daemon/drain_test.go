@@ -63,7 +63,7 @@ func TestABrokenListenerIsAnError(t *testing.T) {
 	}
 }
 
-// stubborn peers do not answer a close: they never read.
+// stubborn peers never read, so they do not answer a close message.
 func stubborn(c *config.Config) { c.Linger, c.Drain = time.Minute, time.Hour }
 
 func TestWhileDrainingItSaysSoAndTheSecondSignalEndsIt(t *testing.T) {
@@ -112,7 +112,7 @@ func TestADrainThatTakesTooLongCuts(t *testing.T) {
 	}
 }
 
-// In the time for balancers who comes is served. A second signal ends it.
+// In the time for balancers new clients are served. A second signal ends that time.
 func TestBalancersHaveTimeToNotice(t *testing.T) {
 	d := start(t, t.Context(), func(c *config.Config) { stubborn(c); c.DrainWait = time.Minute })
 	d.signals <- syscall.SIGTERM
@@ -154,7 +154,7 @@ func TestTheTimeForBalancersEnds(t *testing.T) {
 	}
 }
 
-// A listener that broke has nobody to wait for.
+// After a listener has failed, a drain does not wait for balancers.
 func TestABrokenListenerDoesNotWaitForBalancers(t *testing.T) {
 	d := start(t, t.Context(), func(c *config.Config) { c.DrainWait = time.Minute })
 	broken := errors.New("listener broke")

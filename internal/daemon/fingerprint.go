@@ -15,31 +15,30 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// idKey is the key of the log for the server-id that a record is about. No other
-// value in the log has a server-id in it.
+// idKey is the key of the server-id in log records. No other value in the log contains
+// a server-id.
 const idKey = "server_id"
 
-// logText is how many bytes of a server-id a record is made from.
+// logText is the number of bytes of a server-id that go into a log record.
 const logText = 128
 
-// Fingerprint returns what stands for a server-id in the log. A server-id is the only
-// secret that peers have; without the key nobody can tell the server-id, or even try
-// one, from its fingerprint.
+// Fingerprint returns the text that stands for a server-id in the log. A server-id is
+// the only secret of the peers. Without the key, a reader of the log cannot compute the
+// server-id from its fingerprint, nor check a guess.
 func Fingerprint(key []byte, id string) string {
 	return fingerprint(key, wire.Printable(id, logText))
 }
 
-// fingerprint is Fingerprint of a text that is printable and cut already.
+// fingerprint is Fingerprint for a text that wire.Printable has returned.
 func fingerprint(key []byte, text string) string {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(text))
 	return "fp-" + hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// showID returns the function that says how the log shows a server-id, given as
-// wire.Printable makes it. With --log-server-ids full it is the identity. In other
-// cases it returns a fingerprint, with the key in --log-key-file or with a random
-// one.
+// showID returns the function from a server-id, after wire.Printable, to its form in the
+// log. With --log-server-ids full that function is the identity. Otherwise it returns a
+// fingerprint, with the key in --log-key-file or a random one.
 func showID(cfg config.Config) (func(text string) string, error) {
 	if cfg.LogServerIDs == config.FullServerIDs {
 		return func(text string) string { return text }, nil
@@ -47,7 +46,7 @@ func showID(cfg config.Config) (func(text string) string, error) {
 	var key []byte
 	if cfg.LogKeyFile == "" {
 		key = make([]byte, sha256.Size)
-		_, _ = rand.Read(key) // it does not fail
+		_, _ = rand.Read(key) // it never fails
 	} else {
 		var err error
 		if key, err = config.ReadLogKey(cfg.LogKeyFile); err != nil { // it has changed since Check
@@ -67,7 +66,7 @@ func fingerprints(show func(string) string, next func([]string, slog.Attr) slog.
 	}
 }
 
-// fingerprintHandler answers a POST of a server-id with what the log shows for it.
+// fingerprintHandler answers a POST of a server-id with its form in the log.
 func fingerprintHandler(show func(string) string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, err := io.ReadAll(io.LimitReader(r.Body, wire.MaxServerID+1))

@@ -14,12 +14,12 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// hostGuard refuses what a page of another site makes a browser ask of the private
-// listener. Such a page reaches it although the page's author cannot: by its address,
-// or by a name of the author's that DNS suddenly resolves to that address. The second
-// shows in Host, the first in Origin and Sec-Fetch-Site, which no page can change.
+// hostGuard refuses requests to the private listener that a page of another site may
+// have caused in an operator's browser. Such a page can use the address of the listener,
+// or a name of its own site that DNS now resolves to that address. The first shows in
+// Origin and Sec-Fetch-Site, the second in Host. No page can change these headers.
 type hostGuard struct {
-	own     []string        // names that it always has
+	own     []string        // names that are always accepted
 	allowed func() []string // the names of --metrics-hosts
 	refused *prometheus.CounterVec
 }
@@ -35,7 +35,7 @@ const (
 func newHostGuard(cfg config.Config, allowed func() []string, reg prometheus.Registerer) (*hostGuard, error) {
 	g := &hostGuard{own: []string{"localhost"}, allowed: allowed, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pyrycode_relay_private_requests_refused_total",
-		Help: "Requests refused at the private listener because a page of another site may have made them, by what showed it; method is a method that the page does not have.",
+		Help: "Requests refused at the private listener because a page of another site may have made them, by the header that shows it; or with reason method, because the page does not serve the method.",
 	}, []string{"reason"})}
 	for _, reason := range []string{refusedHost, refusedOrigin, refusedSite, refusedMethod} {
 		g.refused.WithLabelValues(reason)
@@ -65,15 +65,15 @@ func (g *hostGuard) handler(next http.Handler) http.Handler {
 	})
 }
 
-// judge returns why r is refused, with the status and the sentence for it; no reason
-// if it is served.
+// judge returns the reason for which r is refused, with the status and the sentence of
+// the answer. The reason is empty if r is served.
 func (g *hostGuard) judge(r *http.Request) (reason string, status int, sentence string) {
 	if !g.serves(r.Host) {
-		return refusedHost, http.StatusMisdirectedRequest, fmt.Sprintf("header host: %q is no name of this listener; use its IP address, or name the host in --metrics-hosts", cut(r.Host))
+		return refusedHost, http.StatusMisdirectedRequest, fmt.Sprintf("header host: %q is not a name of this listener; use its IP address, or name the host in --metrics-hosts", cut(r.Host))
 	}
 	for _, o := range r.Header.Values("Origin") {
 		if !g.ownOrigin(o, r.Host) {
-			return refusedOrigin, http.StatusForbidden, fmt.Sprintf("header origin: %q is not the origin of this listener; only its own pages may ask it, and those of the hosts in --metrics-hosts", cut(o))
+			return refusedOrigin, http.StatusForbidden, fmt.Sprintf("header origin: %q is not the origin of this listener; only its own pages and those of the hosts in --metrics-hosts may send requests", cut(o))
 		}
 	}
 	for _, site := range r.Header.Values("Sec-Fetch-Site") {
@@ -87,8 +87,8 @@ func (g *hostGuard) judge(r *http.Request) (reason string, status int, sentence 
 	return "", 0, ""
 }
 
-// serves reports whether a Host header names this listener. DNS cannot make an IP
-// address lead elsewhere, and a request without the header is not of a browser.
+// serves reports whether a Host header names this listener. It accepts every IP address,
+// which DNS cannot redirect, and requests without the header, which no browser sends.
 func (g *hostGuard) serves(host string) bool {
 	name := config.HostName(host)
 	if _, err := netip.ParseAddr(name); err == nil || host == "" {
@@ -102,8 +102,8 @@ func (g *hostGuard) listed(name string) bool {
 	return slices.ContainsFunc(g.allowed(), func(a string) bool { return strings.EqualFold(a, name) })
 }
 
-// ownOrigin reports whether an Origin header is that of the listener's own pages,
-// which were asked for as host, or of a host in --metrics-hosts.
+// ownOrigin reports whether an Origin header is that of the listener's own pages, which
+// have the same host as the request, or that of a host in --metrics-hosts.
 func (g *hostGuard) ownOrigin(origin, host string) bool {
 	u, err := url.Parse(origin)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
@@ -112,18 +112,18 @@ func (g *hostGuard) ownOrigin(origin, host string) bool {
 	return strings.EqualFold(u.Host, host) || g.listed(config.HostName(u.Host))
 }
 
-// isLink reports whether r is what a browser sends when its user follows a link, in
-// an alert or on a dashboard: it shows a page, and no script of the other site sees
-// that. Profiles cost the process too much for that.
+// isLink reports whether r is the request of a browser after its user follows a link, in
+// an alert or on a dashboard. The browser shows the page, and no script of the other
+// site can read it. Profiles are excluded, because they cost the process too much.
 func isLink(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) &&
 		r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document" &&
 		!strings.HasPrefix(r.URL.Path, "/debug/pprof")
 }
 
-// methodServed reports whether a page is served for r's method. The contract allows
-// all at /healthz; go tool pprof posts to symbol, and fingerprint takes an id that
-// must be in no URL.
+// methodServed reports whether the page of r serves its method. The contract allows all
+// methods at /healthz. go tool pprof posts to symbol. fingerprint takes a server-id,
+// which must not be in a URL.
 func methodServed(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -134,5 +134,5 @@ func methodServed(r *http.Request) bool {
 	return r.URL.Path == "/healthz" || r.RequestURI == "*"
 }
 
-// cut returns a text of a client's for a sentence.
+// cut returns at most 100 bytes of a client's text.
 func cut(s string) string { return s[:min(len(s), 100)] }

@@ -8,8 +8,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// Every limit is an option with a unit, a gauge of its ceiling, and a series
-// that counts whom it turned away, there from the start.
+// Every limit has an option with a unit, a gauge, and a counter of its refusals that
+// exists from the start.
 func TestEveryLimitHasAGaugeAndACounter(t *testing.T) {
 	held := map[string]struct{ gauge, refusals, label string }{
 		"max-conns":               {"connections", "ws_upgrade_attempts_total", "reject_capacity"},

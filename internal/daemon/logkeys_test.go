@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// logKeys is every key that a log line may have: the protocol's, then the
-// process's own, whose values no peer can choose.
+// logKeys has every key of log records: first those of the protocol, then those of the
+// process. No peer can choose a value of the second kind.
 var logKeys = []string{
 	"server_id", "conn_id", "binary_conn_id", "device_name", "remote", "binary_version", "close_code", "err", "path", "from", "to", "token_fp", "duration", "fcm_message_id",
 	"class", "count",

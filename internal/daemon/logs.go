@@ -15,18 +15,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-var (
-	logFormats = []string{"text", "json"}
-	logLevels  = []string{"debug", "info", "warn", "error"}
-)
-
 // newLogger returns a log that writes records of at least level to w, in one of
-// [config.LogFormats]. No record has a server-id in it.
+// [config.LogFormats]. It is for records without server-ids.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
 	return newLoggerOf(w, format, level, nil)
 }
 
-// newLoggerOf is newLogger for records in which a server-id is shown as show says.
+// newLoggerOf is newLogger for records with server-ids, which it replaces with the result
+// of show.
 func newLoggerOf(w io.Writer, format string, level slog.Leveler, show func(string) string) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: durationsAsText}
 	if show != nil {
@@ -38,8 +34,8 @@ func newLoggerOf(w io.Writer, format string, level slog.Leveler, show func(strin
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// durationsAsText makes a duration the same text in both formats, such as 1m30s.
-// As a number it has no unit that a reader could know.
+// durationsAsText turns durations into the same text in both formats, such as 1m30s. A
+// number does not show its unit.
 func durationsAsText(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		a.Value = slog.StringValue(a.Value.Duration().String())
@@ -47,9 +43,9 @@ func durationsAsText(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// LogFailure writes problems, the sentences that say why a process ends, to w: in
-// JSON one record each, otherwise as text for people. It returns after one second
-// if nobody reads w.
+// LogFailure writes problems, the sentences for which a process ends, to w. With the
+// format json it writes a record for each, otherwise a text for people. It returns after
+// one second if w blocks.
 func LogFailure(w io.Writer, format string, problems []string) {
 	l := NewLogWriter(w, format)
 	if format == "json" {
@@ -63,8 +59,8 @@ func LogFailure(w io.Writer, format string, problems []string) {
 	l.Flush(FlushTime)
 }
 
-// Complaint is problems, sentences, as one text for people; empty if there are
-// none.
+// Complaint returns problems, which are sentences, as one text for people. It returns ""
+// without problems.
 func Complaint(problems []string) string {
 	switch len(problems) {
 	case 0:
@@ -86,8 +82,8 @@ const (
 	complaintsReport = 10 * time.Second
 )
 
-// complaints writes what an HTTP server logs to the process's log, up to a limit.
-// Lines over the limit are counted, and their number is logged.
+// complaints writes the log lines of an HTTP server to the process's log, up to a limit.
+// Lines above the limit are counted, and their number is logged.
 type complaints struct {
 	log   *slog.Logger
 	limit *rate.Limiter
@@ -95,11 +91,11 @@ type complaints struct {
 
 	mu      sync.Mutex // guards all below
 	unsaid  int        // lines over the limit, since their number was logged
-	pending bool       // a timer is going to log it
+	pending bool       // a timer is set that logs it
 }
 
-// newErrorLog returns the log of one server, whose name is in each record. lost
-// counts the lines over the limit.
+// newErrorLog returns the log of one server. Its records have the server's name. lost
+// counts the lines above the limit.
 func newErrorLog(l *slog.Logger, name string, lost prometheus.Counter) *log.Logger {
 	c := &complaints{
 		log:   l.With("server", name),
@@ -122,8 +118,8 @@ func (c *complaints) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// admit reports whether a line may be logged now. If not, it counts the line and
-// sees to it that the number is logged after complaintsReport.
+// admit reports whether a line may be logged now. If not, it counts the line. The number
+// is logged after complaintsReport.
 func (c *complaints) admit() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,7 +135,7 @@ func (c *complaints) admit() bool {
 	return false
 }
 
-// report is the body of the timer that admit starts.
+// report is the function of the timer that admit sets.
 func (c *complaints) report() {
 	c.mu.Lock()
 	n := c.unsaid
@@ -148,18 +144,18 @@ func (c *complaints) report() {
 	c.log.Warn("http server: lines left out", "count", n)
 }
 
-// recentBytes is how much of the log is kept: some thousand lines of a quiet
-// relay, some ten seconds of one that peers make talk as fast as they may.
+// recentBytes is the size of the end of the log that is kept: about a thousand lines, or
+// the last ten seconds while peers cause as many records as the limits allow.
 const recentBytes = 256 << 10
 
-// recent passes the log on and keeps its end, for operators who cannot get at
-// what it was passed on to.
+// recent writes the log to another writer and keeps its end, for operators without
+// access to that writer's output.
 type recent struct {
 	to io.Writer
 
 	mu   sync.Mutex // guards all below
-	ring []byte     // grows to recentBytes, then the oldest are written over
-	at   int        // where the oldest begin, once it is full
+	ring []byte     // grows to recentBytes, then new bytes replace the oldest
+	at   int        // index of the oldest byte, once the ring is full
 }
 
 // Write takes whole lines.
@@ -180,8 +176,8 @@ func (r *recent) keep(b []byte) {
 	}
 }
 
-// lines is what is kept, oldest first; a line of which only the end is left
-// is not in it.
+// lines returns the kept lines, the oldest first. It omits a line with only its end
+// left.
 func (r *recent) lines() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -197,5 +193,5 @@ func (r *recent) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(r.lines()) // whoever has gone needs no answer
+	_, _ = w.Write(r.lines()) // a client that has gone needs no answer
 }

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// logQueueBytes bounds the records that wait for the log's reader.
+	// logQueueBytes is the limit on the records that wait to be written.
 	logQueueBytes = 1 << 20
 
-	// logKeepBytes is how much memory an empty queue keeps.
+	// logKeepBytes is the memory that an empty queue may keep.
 	logKeepBytes = 16 << 10
 
-	// FlushTime is how long the end of a process waits for its log.
+	// FlushTime is the time for which a process that ends waits for its log.
 	FlushTime = time.Second
 
-	// logRetry is the time between two attempts to write to a file that is not
-	// ready, which only a descriptor with O_NONBLOCK says.
+	// logRetry is the time between two attempts to write to a descriptor with
+	// O_NONBLOCK that is not ready.
 	logRetry = 20 * time.Millisecond
 )
 
@@ -34,14 +34,14 @@ const (
 	lostLimit  = "server_limit"
 )
 
-// LogWriter is an [io.Writer] that queues log records for a writer that may be slow, stuck or gone.
-// Write never waits for that writer: a supervisor that does not read the log must
-// not stop connections, signals or a drain. Records that find the queue full, and
-// records that could not be written, are lost and counted; as soon as a record can
-// be written again, another one behind it says how many were lost.
+// LogWriter is an [io.Writer] that queues log records for a writer that may be slow,
+// blocked or closed. Write never waits for that writer: a supervisor that does not read
+// the log must not stop connections, signals or a drain. Records are lost, and counted,
+// if the queue is full or the writer fails. When the writer works again, a record says
+// how many were lost.
 //
-// A goroutine writes while there is something in the queue, and then ends. All
-// methods may be called from any goroutine.
+// A goroutine writes the queue and ends when it is empty. All methods may be called from
+// any goroutine.
 type LogWriter struct {
 	to     io.Writer
 	format string
@@ -49,8 +49,8 @@ type LogWriter struct {
 
 	mu    sync.Mutex    // guards the fields up to idle
 	queue []byte        // whole records
-	lost  int           // records, since the log said so last
-	idle  chan struct{} // closed when the goroutine that writes ends; nil while there is none
+	lost  int           // records lost since the last record about losses
+	idle  chan struct{} // closed when the goroutine that writes ends; nil while none runs
 
 	torn bool // the last write ended inside a record; only the goroutine uses it
 }
@@ -59,7 +59,7 @@ type LogWriter struct {
 func NewLogWriter(w io.Writer, format string) *LogWriter {
 	l := &LogWriter{to: w, format: format, losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pyrycode_relay_log_records_lost_total",
-		Help: "Log records that were not written, by reason: the reader of the log was too slow; writing failed; an HTTP server complained of more than its limit allows. Of the first two /debug/log has the last ones.",
+		Help: "Log records that were not written, by reason: the reader of the log was too slow, writing failed, or an HTTP server logged more than its limit. /debug/log has the last records of the first two kinds.",
 	}, []string{"reason"})}
 	for _, reason := range []string{lostFull, lostFailed, lostLimit} {
 		l.losses.WithLabelValues(reason)
@@ -67,8 +67,8 @@ func NewLogWriter(w io.Writer, format string) *LogWriter {
 	return l
 }
 
-// Write queues one or more whole records. It takes all of them or none, and
-// returns no error.
+// Write queues one or more whole records, or drops all of them if the queue has no room.
+// It returns no error.
 func (l *LogWriter) Write(records []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,7 +84,8 @@ func (l *LogWriter) Write(records []byte) (int, error) {
 	return len(records), nil
 }
 
-// Flush waits until the queue is empty, for at most d. It reports whether it is.
+// Flush waits until the queue is empty, for at most d. It returns whether the queue is
+// empty.
 func (l *LogWriter) Flush(d time.Duration) bool {
 	l.mu.Lock()
 	idle := l.idle
@@ -140,20 +141,20 @@ func (l *LogWriter) run() {
 	}
 }
 
-// lossRecord is the record that says how many were lost.
+// lossRecord returns the record about lost records.
 func (l *LogWriter) lossRecord(lost int) []byte {
 	var b bytes.Buffer
 	newLogger(&b, l.format, slog.LevelWarn).Warn("log records are missing before this one: the log's reader was too slow, or writing failed", "count", lost)
 	return b.Bytes()
 }
 
-// lose counts records that are lost. The caller holds the lock.
+// lose counts lost records. l.mu is held.
 func (l *LogWriter) lose(reason string, records int) {
 	l.lost += records
 	l.losses.WithLabelValues(reason).Add(float64(records))
 }
 
-// countRecords returns the number of records that begin or go on in b.
+// countRecords returns the number of records in b, including incomplete ones.
 func countRecords(b []byte) int {
 	n := bytes.Count(b, []byte("\n"))
 	if len(b) > 0 && b[len(b)-1] != '\n' {
@@ -162,8 +163,8 @@ func countRecords(b []byte) int {
 	return n
 }
 
-// writeAll writes b and returns how much of it was written. It waits as long as
-// the file says that it is not ready.
+// writeAll writes b and returns the number of bytes written. It waits while the file is
+// not ready.
 func writeAll(w io.Writer, b []byte) (n int, err error) {
 	for {
 		var some int

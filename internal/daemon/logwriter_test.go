@@ -20,7 +20,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// faultyWriter is a log whose reader can stop, go, and come back.
+// faultyWriter is a log with a reader that can stop, go, and come back.
 type faultyWriter struct {
 	mu    sync.Mutex
 	buf   bytes.Buffer
@@ -82,7 +82,7 @@ func TestALogThatNobodyReadsHoldsUpNobodyAndIsBounded(t *testing.T) {
 		}
 		begun := time.Now()
 		if l.Flush(FlushTime) {
-			t.Error("flush() = true while nobody reads")
+			t.Error("flush() = true while the log is not read")
 		}
 		if took := time.Since(begun); took != FlushTime {
 			t.Errorf("flush took %v; want its bound, %v", took, FlushTime)
@@ -162,8 +162,7 @@ func TestAQueueThatWasFullGivesItsMemoryBack(t *testing.T) {
 	}
 }
 
-// The log's pipe is full and nobody reads it: a relay serves, and ends when it is
-// told to.
+// The log's pipe is full and is not read. The relay serves, and ends after a signal.
 func TestARelayWhoseLogIsStuckServesAndEnds(t *testing.T) {
 	to := &faultyWriter{stuck: make(chan struct{})}
 	defer close(to.stuck)

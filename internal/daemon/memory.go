@@ -18,61 +18,58 @@ import (
 )
 
 const (
-	// cgroupFraction is how much of the control group's limit the process aims
-	// to use. The rest is for what Go's limit does not count.
-	cgroupFraction = 0.9
-
-	// tight and critical are the shares of the limit that live memory may
-	// fill before newcomers are refused, and before the largest users go.
-	// Go needs the rest: with less it collects garbage all the time.
+	// tight and critical are the fractions of the limit of live memory above which
+	// new connections are refused, and connections are closed. Go needs the rest:
+	// with less it collects garbage all the time.
 	tight    = 0.70
 	critical = 0.80
 
-	// peers is the share of the limit that may be held for peers: parts of
-	// messages, and what waits to be written. The relay keeps to it exactly, since
-	// it is asked before memory is taken. The rest is for connections that hold
-	// nothing, for stacks, and for garbage, of which buffers that grow make as much
-	// as they hold.
+	// peers is the fraction of the limit that the relay may hold for peers: parts
+	// of messages, and data that waits to be written. The relay counts it exactly,
+	// before it allocates. The rest is for idle connections, stacks and garbage: a
+	// buffer that grows leaves garbage of its own size.
 	peers = 0.50
 
-	// goSpare is how much of the limit Go is not told of, but at most an eighth: Go
-	// does not count the pages of the program itself, which are resident too.
+	// goSpare is the difference between the limit and the one that Go gets, but
+	// never more than an eighth of the limit. Go does not count the resident pages
+	// of the program itself.
 	goSpare = 24 << 20
 
-	// relief is the share down to which connections are closed that keep newcomers
-	// out for stuckLooks. Between tight and critical nothing else closes anyone.
+	// relief is the fraction down to which connections are closed after stuckLooks
+	// measurements above tight. Between tight and critical nothing else closes
+	// connections.
 	relief     = 0.62
 	stuckLooks = 10
 
-	// gcPercent is by how much the heap may grow before garbage is collected,
-	// unless GOGC says otherwise. Half of Go's default: forwarding makes no
-	// garbage, connecting does, and what a burst of connects leaves behind
-	// stays resident. It makes an idle connection 0.9 KB smaller and
-	// connecting up to a tenth dearer (docs/performance.md).
+	// gcPercent is the growth of the heap after which Go collects garbage, unless
+	// GOGC sets it. It is half of Go's default. Forwarding makes no garbage, but
+	// connecting does, and the garbage of a burst of connects stays resident. With
+	// this value an idle connection needs 0.9 KB less, and connecting costs up to a
+	// tenth more (docs/performance.md).
 	gcPercent = 50
 
-	// memoryEvery is how often memory is looked at. At a gigabit per second
-	// 12 MB come in between.
+	// memoryEvery is the time between two measurements. At a gigabit per second
+	// 12 MB arrive in that time.
 	memoryEvery = 100 * time.Millisecond
 
-	// collectEvery is after how many looks garbage is collected while
-	// newcomers are refused.
+	// collectEvery is the number of measurements between two garbage collections
+	// while new connections are refused.
 	collectEvery = 5
 )
 
-// errMemory is what newcomers are told.
+// errMemory is the reason for which new connections are refused.
 var errMemory = errors.New("the relay has all the memory in use that it may have")
 
-// memory watches what the process uses and refuses newcomers before it is
-// too much.
+// memory measures the memory of the process. Near the limit it refuses new connections
+// and closes existing ones.
 type memory struct {
 	limit atomic.Int64 // 0: none
-	unset int64        // what it is if no option sets it
+	unset int64        // the limit if no option sets it
 	log   *slog.Logger
 	relay interface{ ShedLoad(bytes int) int }
 
 	full  atomic.Bool
-	since int // looks at memory since newcomers are refused
+	since int // measurements since new connections are refused
 }
 
 func newMemory(log *slog.Logger) *memory {
@@ -89,7 +86,7 @@ func (m *memory) set(cfg config.Config) int64 {
 	return limit
 }
 
-// room is the relay's gate: it says why nobody can be let in.
+// room returns an error if new connections are refused. It is relay.Config.Room.
 func (m *memory) room() error {
 	if m.full.Load() {
 		return errMemory
@@ -97,7 +94,7 @@ func (m *memory) room() error {
 	return nil
 }
 
-// watch looks at the process's memory until ctx ends.
+// watch measures the process's memory until ctx ends.
 func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 	m.relay = r
 	if os.Getenv("GOGC") == "" {
@@ -106,7 +103,7 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 	}
 	before := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(before)
-	var told int64 // to Go
+	var told int64 // the limit that Go and the relay have
 	tick := time.NewTicker(memoryEvery)
 	defer tick.Stop()
 	samples := []metrics.Sample{
@@ -134,30 +131,31 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 			continue
 		}
 		if m.full.Load() && n%collectEvery == 0 {
-			runtime.GC() // or what has been freed would not show while nobody allocates
+			runtime.GC() // without it, freed memory does not show until the next allocations
 		}
 		metrics.Read(samples)
-		// What the last collection found alive, and all that is not heap:
-		// garbage will make room for itself.
+		// The live heap at the last collection, and all memory that is not heap.
+		// Garbage does not count, because the next collection frees it.
 		used := int64(samples[0].Value.Uint64()) + int64(samples[1].Value.Uint64())
 		for _, s := range samples[2:] {
 			used -= int64(s.Value.Uint64())
 		}
 		if m.judge(used, limit) {
-			<-tick.C // so that the connections that go can end
+			<-tick.C // gives the closed connections time to end
 			runtime.GC()
 		}
 	}
 }
 
-// judge decides what used bytes of limit mean. It reports whether memory was freed.
+// judge refuses or admits new connections, and closes connections, for used bytes of
+// limit. It reports whether it closed any.
 func (m *memory) judge(used, limit int64) (shed bool) {
 	fraction := float64(used) / float64(limit)
 	if was := m.full.Swap(fraction >= tight); was != (fraction >= tight) {
 		if was {
-			m.log.Info("memory: newcomers are let in again", "used", used, "limit", limit)
+			m.log.Info("memory: new connections are accepted again", "used", used, "limit", limit)
 		} else {
-			m.log.Warn("memory: newcomers are answered 503 until it is less", "used", used, "limit", limit)
+			m.log.Warn("memory: new connections get 503 until less is used", "used", used, "limit", limit)
 		}
 	}
 	if fraction < tight {

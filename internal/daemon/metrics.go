@@ -13,25 +13,24 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// register adds to the relay's metrics what the process knows: its build,
-// whether new connections may come, whether its books balance, and what Go and
-// the kernel say of it.
+// register adds the metrics of the process to those of the relay: its build, its
+// readiness, its consistency, and the metrics of Go and of the process.
 func register(r *relay.Relay, b Build, ready *readiness, accounts *consistency) error {
 	reg := r.Metrics()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_build_info",
-		Help: "Always 1; the labels say what program this is.",
+		Help: "Always 1; the labels have the version of the program.",
 	}, []string{"version", "revision", "goversion"})
 	info.WithLabelValues(b.Version, b.Revision, b.GoVersion).Set(1)
 	all := []prometheus.Collector{
 		info,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_consistent",
-			Help: "1 if the gauges agree with what is connected, and what connections are charged with what waits for them, as /debug/check counts it, else 0. Counted once a minute.",
+			Help: "1 if the gauges agree with the connections, and the charged memory with the data that waits for them, as in /debug/check; else 0. Counted once a minute.",
 		}, accounts.value),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_ready",
-			Help: "1 if new connections may come, as /readyz says it, else 0.",
+			Help: "1 if the relay is ready for new connections, as in /readyz, else 0.",
 		}, func() float64 {
 			if ready.get() != "" {
 				return 0
@@ -49,40 +48,39 @@ func register(r *relay.Relay, b Build, ready *readiness, accounts *consistency) 
 	return nil
 }
 
-// ceiling is one limit as a gauge shows it.
+// ceiling is the gauge of one limit.
 type ceiling struct {
 	name, help string
 	value      float64
 }
 
-// limits is every limit that c sets, and memory, in bytes. They are gauges so
-// that a graph can draw the ceiling.
+// limits returns every limit that c sets, and memory, in bytes. They are gauges, so that
+// a graph can show them next to the values.
 func limits(c config.Config, memory int64) []ceiling {
 	files, _ := config.MaxFiles()
 	return []ceiling{
-		{"connections", "Connections the relay accepts in all.", float64(c.MaxConns)},
-		{"connections_per_address", "Connections the relay accepts from one IP address.", float64(c.MaxConnsPerAddress)},
-		{"pending_connections", "Connections that may wait to be upgraded.", float64(c.MaxPending)},
-		{"pending_connections_per_address", "Connections of one IP address that may wait to be upgraded.", float64(c.MaxPendingPerAddress)},
-		{"phones_per_server_id", "Phones that one server-id may have.", float64(c.MaxPhones)},
-		{"upgrades_per_second", "Upgrades that one IP address may ask for per second, in the long run.", c.Rate},
-		{"upgrades_at_once", "Upgrades that one IP address may ask for at once.", float64(c.Burst)},
+		{"connections", "Limit on the connections of the relay.", float64(c.MaxConns)},
+		{"connections_per_address", "Limit on the connections of one IP address.", float64(c.MaxConnsPerAddress)},
+		{"pending_connections", "Limit on the connections that have not been upgraded.", float64(c.MaxPending)},
+		{"pending_connections_per_address", "Limit on the connections of one IP address that have not been upgraded.", float64(c.MaxPendingPerAddress)},
+		{"phones_per_server_id", "Limit on the phones of one server-id.", float64(c.MaxPhones)},
+		{"upgrades_per_second", "Upgrades per second that one IP address may request over a long time.", c.Rate},
+		{"upgrades_at_once", "Upgrades that one IP address may request without a pause.", float64(c.Burst)},
 		{"phone_message_bytes", "Longest message of a phone.", float64(c.PhoneMessage)},
 		{"binary_message_bytes", "Longest message of a binary.", float64(c.BinaryMessage)},
-		{"fragments", "Fragments of one message.", float64(c.Fragments)},
-		{"phone_outbox_bytes", "What may wait to be written to one phone.", float64(c.PhoneOutbox)},
-		{"binary_outbox_bytes", "What may wait to be written to one binary.", float64(c.BinaryOutbox)},
-		{"open_files", "Descriptors the process may open; 0 if that is not known.", float64(files)},
-		{"memory_bytes", "Memory the process may use; 0 without a limit.", float64(memory)},
+		{"fragments", "Limit on the fragments of one message.", float64(c.Fragments)},
+		{"phone_outbox_bytes", "Limit on the data that waits to be written to one phone.", float64(c.PhoneOutbox)},
+		{"binary_outbox_bytes", "Limit on the data that waits to be written to one binary.", float64(c.BinaryOutbox)},
+		{"open_files", "Descriptors that the process may open; 0 if not known.", float64(files)},
+		{"memory_bytes", "Memory that the process may use; 0 without a limit.", float64(memory)},
 	}
 }
 
-// recheck is how long a count holds: it walks everything under the
-// registry's lock, a millisecond with fifty thousand connections. No scrape
-// and no page waits for it.
+// recheck is the time between two counts of all connections. No scrape and no page waits
+// for a count.
 const recheck = time.Minute
 
-// consistency is whether the relay's books balance.
+// consistency counts the relay's connections and keeps the last result.
 type consistency struct {
 	check func() error
 
@@ -90,7 +88,7 @@ type consistency struct {
 	last error
 }
 
-// newConsistency has counted once.
+// newConsistency returns a consistency that has counted once.
 func newConsistency(check func() error) *consistency {
 	return &consistency{check: check, last: check()}
 }
@@ -105,7 +103,7 @@ func (c *consistency) watch(ctx context.Context) {
 	})
 }
 
-// every calls f each time that so much has gone by, until ctx ends.
+// every calls f once per d until ctx ends.
 func every(ctx context.Context, d time.Duration, f func()) {
 	tick := time.NewTicker(d)
 	defer tick.Stop()
@@ -119,14 +117,14 @@ func every(ctx context.Context, d time.Duration, f func()) {
 	}
 }
 
-// err is what differed when they were last counted.
+// err returns the difference that the last count found, or nil.
 func (c *consistency) err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last
 }
 
-// value is 1 if they balance, else 0.
+// value returns 1 if the last count found no difference, else 0.
 func (c *consistency) value() float64 {
 	if c.err() != nil {
 		return 0

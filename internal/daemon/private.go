@@ -14,18 +14,19 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/status"
 )
 
-// Bounds of a scrape.
+// Limits of scrapes.
 const (
 	scrapeTimeout  = 10 * time.Second
 	scrapesAtATime = 4
 )
 
-// readiness is why the process should not get new connections.
+// readiness has the reasons for which the process should get no new connections. Empty
+// reasons mean that it is ready.
 type readiness struct {
 	mu        sync.Mutex
-	reason    string // empty: it should
-	cluster   string // the same, of NATS
-	directory string // the same, of what NATS keeps
+	reason    string // of the process itself
+	cluster   string // of the connection to NATS
+	directory string // of the directory in NATS
 }
 
 func (r *readiness) set(reason string) {
@@ -40,14 +41,14 @@ func (r *readiness) get() string {
 	return cmp.Or(r.reason, r.cluster, r.directory)
 }
 
-// setDirectory says whether claims cannot be granted, beside all other reasons.
+// setDirectory sets the reason of the directory.
 func (r *readiness) setDirectory(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.directory = reason
 }
 
-// setCluster says what the cluster lacks, beside all other reasons.
+// setCluster sets the reason of the connection to NATS.
 func (r *readiness) setCluster(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,7 +73,7 @@ func answer(w http.ResponseWriter, status int, line string) {
 	fmt.Fprintln(w, line)
 }
 
-// privateHandler is everything for operators of p.
+// privateHandler returns the handler of all operators' pages of p.
 func privateHandler(p *process) http.Handler {
 	r, page := p.relay, p.page
 	mux := http.NewServeMux()
@@ -99,8 +100,7 @@ func privateHandler(p *process) http.Handler {
 	return notForAll(mux)
 }
 
-// notForAll answers 404 to "OPTIONS *", for which ServeMux has an answer
-// without a sentence.
+// notForAll answers 404 to "OPTIONS *", because the answer of ServeMux has no sentence.
 func notForAll(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.RequestURI == "*" {
@@ -111,8 +111,7 @@ func notForAll(h http.Handler) http.Handler {
 	})
 }
 
-// checkHandler answers 200 and a sentence that begins with ok, or 500 and what
-// is wrong.
+// checkHandler answers 200 and a sentence that begins with ok, or 500 and the difference.
 func checkHandler(check func() error, counts func() relay.Counts) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		if err := check(); err != nil {
@@ -125,7 +124,7 @@ func checkHandler(check func() error, counts func() relay.Counts) http.HandlerFu
 	}
 }
 
-// links stand at the foot of the status page.
+// links are the links at the end of the status page.
 var links = []status.Link{
 	{Path: "/status.json", What: "this page for programs"},
 	{Path: "/metrics", What: "metrics for Prometheus"},

@@ -134,9 +134,8 @@ var (
 	grouping        = regexp.MustCompile(`\b(?:by|without|on|ignoring|group_left|group_right) ?\(([^)]*)\)`)
 )
 
-// probeMetrics is the metrics of `probe --listen` with their labels and values,
-// as the operators' page has them. A test beside the exporter sees to it that
-// the page is right.
+// probeMetrics returns the metrics of `probe --listen` with their labels and values, from
+// the operators' page. A test of the exporter checks that page.
 func probeMetrics(t *testing.T) map[string]map[string][]string {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operate.md"))

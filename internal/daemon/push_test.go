@@ -22,8 +22,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// serviceAccount is the file of one whose tokens a server on this machine
-// sells.
+// serviceAccount returns the file of a service account with a token server on this
+// machine.
 func serviceAccount(t *testing.T, tokenURI string) string {
 	t.Helper()
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -41,7 +41,7 @@ func serviceAccount(t *testing.T, tokenURI string) string {
 	return string(text)
 }
 
-// startPush runs a daemon whose FCM is h, and returns a binary of it.
+// startPush runs a daemon with h as its FCM, and returns a binary of it.
 func startPush(t *testing.T, drain time.Duration, h http.HandlerFunc) (*running, *wstest.Conn) {
 	t.Helper()
 	google := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -16,12 +16,12 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 )
 
-// live is what may change while the process runs, and who is told of it.
+// live has the configuration that may change while the process runs, and its metrics.
 type live struct {
 	level   *slog.LevelVar
-	cfg     atomic.Pointer[config.Config] // as it runs, not lowered to what the machine allows
+	cfg     atomic.Pointer[config.Config] // in force, before Fit
 	origins atomic.Pointer[config.Origins]
-	certs   chan os.Signal // asks to read the certificate's files again
+	certs   chan os.Signal // requests to read the certificate's files again
 
 	ceilings []prometheus.Gauge // in the order of limits
 	ok       prometheus.Gauge
@@ -32,11 +32,11 @@ func (l *live) register(reg prometheus.Registerer, cfg config.Config, memory int
 	l.certs = make(chan os.Signal, 1)
 	l.ok = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_config_last_reload_successful",
-		Help: "1 if the last reload put the whole configuration into force, or there was none yet; else 0, and the log says why.",
+		Help: "1 if the last reload put the whole configuration into force, or if no reload has happened; else 0, and the log has the reason.",
 	})
 	l.at = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_config_last_reload_success_timestamp_seconds",
-		Help: "When the last reload that was successful ended, or the start, as a Unix time.",
+		Help: "Unix time of the end of the last successful reload, or of the start.",
 	})
 	errs := []error{reg.Register(l.ok), reg.Register(l.at)}
 	for _, c := range limits(cfg, memory) {
@@ -49,7 +49,7 @@ func (l *live) register(reg prometheus.Registerer, cfg config.Config, memory int
 	return errors.Join(errs...)
 }
 
-// reloads does what SIGHUP asks for, until ctx ends.
+// reloads carries out the reloads that SIGHUP requests, until ctx ends.
 func (p *process) reloads(ctx context.Context) {
 	for {
 		select {
@@ -61,7 +61,7 @@ func (p *process) reloads(ctx context.Context) {
 				done = p.env.Reloading()
 			}
 			next := p.plan()
-			if ctx.Err() != nil { // reading it took long
+			if ctx.Err() != nil { // it has ended while the files were read
 				return
 			}
 			p.reload(next)
@@ -70,21 +70,21 @@ func (p *process) reloads(ctx context.Context) {
 	}
 }
 
-// plan is what a reload puts into force.
+// plan is the configuration that a reload puts into force.
 type plan struct {
 	cfg            config.Config
 	from           config.Origins
 	account        *push.Credentials
-	changed, fixed []string // the options that differ, as merge has them
-	err            error    // why nothing is put into force
+	changed, fixed []string // the results of Merge
+	err            error    // the reason to put nothing into force
 }
 
-// plan has the certificate and the web configuration read again, and reads
-// the configuration. It returns nil if there is none to read.
+// plan requests that the certificate and the web configuration are read again, and reads
+// the configuration. It returns nil if Env.Configure is nil.
 func (p *process) plan() *plan {
 	select {
 	case p.live.certs <- nil:
-	default: // one is asked for already
+	default: // a request waits already
 	}
 	p.web.ask()
 	if p.env.Configure == nil {
@@ -97,23 +97,23 @@ func (p *process) plan() *plan {
 	n := &plan{from: p.env.Supervisor.adoptOrigins(asked, from)}
 	asked = p.env.Supervisor.adopt(asked)
 	n.cfg, n.changed, n.fixed = p.live.cfg.Load().Merge(asked)
-	// Both what is asked for and what is made of it must be valid.
+	// Both the new configuration and the merged one must be valid.
 	for _, c := range []config.Config{asked, n.cfg} {
 		if problems := c.Check(); len(problems) > 0 {
 			n.err = &config.Error{Problems: problems}
 			return n
 		}
 	}
-	n.account, n.err = n.cfg.Account() // its file may have another key
+	n.account, n.err = n.cfg.Account() // reads its file again, which may have another key
 	return n
 }
 
-// reload puts into force what may change. A plan with an error changes
-// nothing. What may not change stays as it is and is named; the rest is put
-// into force nevertheless.
+// reload puts the options that may change into force. A plan with an error changes
+// nothing. Options that need a restart keep their values, and are logged; the others are
+// put into force nevertheless.
 func (p *process) reload(next *plan) {
 	if next == nil {
-		p.log.Info("reload: there is no configuration to read" + p.reread())
+		p.log.Info("reload: no configuration to read" + p.reread())
 		return
 	}
 	from, account, changed, fixed, err := next.from, next.account, next.changed, next.fixed, next.err
@@ -129,7 +129,7 @@ func (p *process) reload(next *plan) {
 	}
 	if len(fixed) > 0 {
 		p.live.ok.Set(0)
-		p.log.Error("reload: options that need a restart have changed, and stay as they were", "options", strings.Join(fixed, " "))
+		p.log.Error("reload: options that need a restart have changed, and keep their old values", "options", strings.Join(fixed, " "))
 	} else {
 		p.live.ok.Set(1)
 		p.live.at.SetToCurrentTime()
@@ -139,14 +139,14 @@ func (p *process) reload(next *plan) {
 		p.log.Info("reload: push wakes are sent with another key", "project", p.push.Project())
 	}
 	if len(changed) == 0 {
-		p.log.Info("reload: no option has changed that may" + p.reread())
+		p.log.Info("reload: no option that can change has changed" + p.reread())
 		return
 	}
 	p.log.Info("reload: options have changed", "options", strings.Join(changed, " "))
 }
 
-// reread returns the end of a log message about a reload: the files that are read
-// again in addition to the configuration. It is empty if there are none.
+// reread returns the end of a log message about a reload: the files that are read again
+// in addition to the configuration, or "".
 func (p *process) reread() string {
 	cert := p.front.ReadsFiles()
 	web := p.cfg.WebConfigFile != ""
@@ -161,14 +161,14 @@ func (p *process) reread() string {
 	return ""
 }
 
-// apply puts cfg, which is valid, into force; fit is what the machine allows
-// of it.
+// apply puts cfg into force. Check must have accepted it. fit is the result of
+// cfg.Fit.
 func (p *process) apply(cfg, fit config.Config) error {
 	if err := p.relay.Reconfigure(fit.Relay()); err != nil {
 		return err
 	}
 	p.front.Set(frontLimits(fit))
-	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
+	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // Check has accepted it
 	limit := p.memory.set(fit)
 	for i, c := range limits(fit, limit) {
 		p.live.ceilings[i].Set(c.value)
@@ -177,11 +177,11 @@ func (p *process) apply(cfg, fit config.Config) error {
 	return nil
 }
 
-// serveConfig shows the configuration that runs, without its secrets.
+// serveConfig answers with the configuration in force, without its secrets.
 func (p *process) serveConfig(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	_ = e.Encode(p.live.cfg.Load().Settings(*p.live.origins.Load())) // whoever has gone needs no answer
+	_ = e.Encode(p.live.cfg.Load().Settings(*p.live.origins.Load())) // a client that has gone needs no answer
 }

@@ -111,7 +111,7 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 	}
 	r.reload(func(c *config.Config) { c.MaxConns, c.Rate, c.Burst, c.MemoryLimit = 100, 0.01, 1, 0 })
 	r.wantMetrics("limit_connections 100", "limit_upgrades_at_once 1")
-	for i, want := range []int{101, 101, 429} { // whom the trusted proxy names is charged, each with a burst of its own
+	for i, want := range []int{101, 101, 429} { // each address that the trusted proxy names has a burst of its own
 		from := []string{"192.0.2.1", "192.0.2.2", "192.0.2.2"}[i]
 		if got := r.asks(http.Header{"X-Forwarded-For": {from}}); got != want {
 			t.Errorf("attempt %d: %d; want %d", i, got, want)
@@ -126,11 +126,11 @@ func TestAReloadPutsLimitsIntoForce(t *testing.T) {
 func TestAReloadNamesOnlyFilesThatItReads(t *testing.T) {
 	r := startReloading(t, nil)
 	r.reload(func(*config.Config) {})
-	r.wantLog(`msg="reload: no option has changed that may"`)
+	r.wantLog(`msg="reload: no option that can change has changed"`)
 	cert, key, _ := certtest.New(t).Issue(t.TempDir(), "relay.test")
 	r = startReloading(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
 	r.reload(func(*config.Config) {})
-	r.wantLog(`msg="reload: no option has changed that may; the files of --tls-cert and --tls-key are read again"`)
+	r.wantLog(`msg="reload: no option that can change has changed; the files of --tls-cert and --tls-key are read again"`)
 }
 
 func TestAnInvalidReloadChangesNothing(t *testing.T) {
@@ -157,7 +157,7 @@ func TestAReloadNamesWhatNeedsARestart(t *testing.T) {
 	r := startReloading(t, nil)
 	r.reload(func(c *config.Config) { c.Listen, c.LogFormat, c.MaxPhones = "127.0.0.1:1", "json", 3 })
 	r.wantMetrics("config_last_reload_successful 0", "limit_phones_per_server_id 3")
-	r.wantLog(`msg="reload: options that need a restart have changed, and stay as they were" options="listen=127.0.0.1:1 log-format=json"`)
+	r.wantLog(`msg="reload: options that need a restart have changed, and keep their old values" options="listen=127.0.0.1:1 log-format=json"`)
 	r.wantLog(`msg="reload: options have changed" options="max-phones=3"`)
 }
 

@@ -27,36 +27,37 @@ import (
 
 // Env is what the process gets from its surroundings.
 type Env struct {
-	// Build says what program this is.
+	// Build is the version of the program.
 	Build Build
 
-	// Log is where log lines go. It must be safe for one writer at a time.
+	// Log gets the log. Writes come one at a time.
 	Log io.Writer
 
-	// Signals asks the process to end: the first to drain, the second to
-	// end at once. Nil: only the context asks.
+	// Signals ends the process: the first signal makes it drain, the second
+	// makes it close everything immediately. Nil: only the end of the context
+	// makes it drain.
 	Signals <-chan os.Signal
 
-	// Reload asks to read the configuration and the certificate's files
-	// again. Nil: nobody asks.
+	// Reload makes the process read the configuration and the certificate's
+	// files again. Nil: it never does.
 	Reload <-chan os.Signal
 
-	// Origins says where the options came from. Nil: all show as defaults.
+	// Origins has the origins of the options. Nil: all show as defaults.
 	Origins config.Origins
 
 	// Configure reads the configuration again. Its error has one line for
 	// each problem. Nil: only the certificate is read again.
 	Configure func() (config.Config, config.Origins, error)
 
-	// Reloading, if not nil, is called when a reload begins; what it returns,
-	// when it has ended. For a supervisor that wants to know.
+	// Reloading, if not nil, is called when a reload begins. The process calls
+	// the function that it returns when the reload has ended.
 	Reloading func() (done func())
 
-	// Supervisor is what systemd, or who acts like it, has given the
-	// process. The zero value: nobody.
+	// Supervisor has the sockets and the notifications of a supervisor. The
+	// zero value means that the process has none.
 	Supervisor Supervisor
 
-	// ACME talks to the certificates' authority. Nil: the usual client.
+	// ACME is the HTTP client for the ACME authority. Nil: the usual client.
 	ACME *http.Client
 
 	// Ready, if not nil, is called once both listeners accept.
@@ -68,12 +69,12 @@ type process struct {
 	cfg     config.Config
 	env     Env
 	log     *slog.Logger
-	showID  func(string) string // how the log shows a server-id
+	showID  func(string) string // returns a server-id in the form of the log
 	logs    *LogWriter
 	recent  *recent
 	relay   *relay.Relay
 	ready   readiness
-	cluster *clustered // nil: the relay is alone
+	cluster *clustered // nil: no cluster
 	live    live
 	front   *front.Front
 	private *http.Server
@@ -88,26 +89,30 @@ type process struct {
 	push     *push.Sender
 }
 
-// Run runs a relay until a signal comes, ctx ends or a listener fails, then
-// drains it. It returns nil after a signal or the end of ctx, also while it still
-// starts; a [*config.Error] if it refuses cfg; a [*config.ListenError] if it cannot listen
-// on an address. Before it returns, it writes the log records that are left, for
-// at most FlushTime.
+// Run runs a relay until a signal comes, ctx ends or a listener fails, and then drains
+// it. It returns:
+//
+//   - nil after a signal or the end of ctx, also during its start;
+//   - a [*config.Error] if it refuses cfg;
+//   - a [*config.ListenError] if it cannot listen on an address;
+//   - another error if a listener fails or the start fails for another reason.
+//
+// Before it returns, it writes the log records that are left, for at most FlushTime.
 func Run(ctx context.Context, cfg config.Config, env Env) error {
 	stop := newStops(ctx, env.Signals)
 	defer stop.end()
 	p, err := newProcess(stop.first, cfg, env)
 	if err != nil {
 		if stop.first.Err() != nil {
-			return nil // asked to end before it was ready
+			return nil // a signal came before it was ready
 		}
 		return err
 	}
 	return p.run(stop)
 }
 
-// newProcess makes a process that does not listen yet. In a cluster it waits for
-// NATS; if ctx ends meanwhile, the error wraps the cause of that.
+// newProcess returns a process that does not listen yet. In a cluster it waits for
+// NATS; if ctx ends meanwhile, the error wraps the cause.
 func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, failed error) {
 	env.Origins = env.Supervisor.adoptOrigins(cfg, env.Origins)
 	cfg = env.Supervisor.adopt(cfg)
@@ -132,7 +137,7 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 	}()
 	p.live.level = new(slog.LevelVar)
 	p.live.origins.Store(&env.Origins)
-	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // it has been checked
+	_ = p.live.level.UnmarshalText([]byte(cfg.LogLevel)) // Check has accepted it
 	if p.showID, err = showID(cfg); err != nil {
 		return nil, err
 	}
@@ -156,8 +161,8 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 	return p, p.newPrivate(reg)
 }
 
-// newRelay makes the relay, what sends push wakes, or only counts them if push is off,
-// and the node of a cluster.
+// newRelay creates the relay, the sender of push wakes, and the node of a cluster. If
+// push is off, the sender only counts wakes.
 func (p *process) newRelay(ctx context.Context) error {
 	account, err := p.cfg.Account()
 	if err != nil {
@@ -182,7 +187,8 @@ func (p *process) newRelay(ctx context.Context) error {
 	return nil
 }
 
-// register makes what watches the process, and adds its metrics to the relay's.
+// register creates the monitors of consistency and memory, and adds the metrics of the
+// process to those of the relay.
 func (p *process) register(reg *prometheus.Registry) error {
 	p.accounts = newConsistency(p.relay.Check)
 	p.memory = newMemory(p.log)
@@ -195,7 +201,7 @@ func (p *process) register(reg *prometheus.Registry) error {
 	)
 }
 
-// newPrivate makes the server for operators.
+// newPrivate creates the server of the private listener.
 func (p *process) newPrivate(reg *prometheus.Registry) (err error) {
 	if p.web, err = newWebAccess(p.cfg, p.log, reg); err != nil {
 		return err
@@ -215,7 +221,7 @@ func (p *process) newPrivate(reg *prometheus.Registry) (err error) {
 	return nil
 }
 
-// newFront makes the public side of the process.
+// newFront creates the public listeners' front.
 func (p *process) newFront(reg prometheus.Registerer) (*front.Front, error) {
 	c := p.cfg
 	if c.TLSCert == "" && c.Domain != "" {
@@ -231,7 +237,7 @@ func (p *process) newFront(reg prometheus.Registerer) (*front.Front, error) {
 	})
 }
 
-// frontLimits is the part of c that may change while the front runs.
+// frontLimits returns the part of c that may change while the front runs.
 func frontLimits(c config.Config) front.Limits {
 	return front.Limits{Pending: c.MaxPending, PendingPerAddress: c.MaxPendingPerAddress, Trusted: config.ParseNetworks(c.TrustedProxies)}
 }
@@ -241,7 +247,7 @@ func (p *process) errorLog(name string) *log.Logger {
 	return newErrorLog(p.log, name, p.logs.losses.WithLabelValues(lostLimit))
 }
 
-// served is a server and where it listens.
+// served is a server with one of its listeners.
 type served struct {
 	*http.Server
 	net.Listener
@@ -275,8 +281,8 @@ func (p *process) run(stop *stops) error {
 	tasks.Go(func() { p.memory.watch(background, p.relay) })
 	tasks.Go(func() { p.accounts.watch(background) })
 	tasks.Go(func() { p.page.Watch(background) })
-	// These may be in the middle of a request or a file when the process ends, and
-	// it does not wait for them.
+	// These may be in the middle of a request or a file when the process ends. The
+	// process does not wait for them.
 	go p.reloads(background)
 	go p.front.KeepCertificate(background, p.live.certs)
 	go p.web.keep(background)
@@ -307,8 +313,8 @@ func (p *process) run(stop *stops) error {
 	return err
 }
 
-// addresses returns where a server listens: one address, or one for each socket
-// that the supervisor has handed over for it.
+// addresses returns the addresses on which a server listens: one, or one for each socket
+// that the supervisor has passed for it.
 func (p *process) addresses(of *http.Server) (all []net.Addr) {
 	for _, s := range p.listeners {
 		if s.Server == of {
@@ -318,8 +324,8 @@ func (p *process) addresses(of *http.Server) (all []net.Addr) {
 	return all
 }
 
-// open opens all listeners: private ones, public ones, and perhaps those for ACME
-// challenges. On error none is open.
+// open opens all listeners: private ones, public ones, and with ACME those for
+// challenges. After an error none is open.
 func (p *process) open(ctx context.Context) (all []served, err error) {
 	defer func() {
 		if err != nil {
@@ -357,8 +363,7 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 	return all, nil
 }
 
-// servePrivate serves operators, with TLS and passwords if there is a file
-// that says so.
+// servePrivate serves the private listener ln, with TLS if --web.config.file has it.
 func (p *process) servePrivate(ln net.Listener) error {
 	return p.private.Serve(p.web.listener(ln))
 }
@@ -379,8 +384,9 @@ func (p *process) wait(ctx context.Context) error {
 	return nil
 }
 
-// interruptible returns what f does, or the cause of ctx's end if that comes
-// first: f goes on, and its result is dropped. It is for what may wait for a file.
+// interruptible returns the result of f, or the cause of the end of ctx if that comes
+// first. In that case f continues, and its result is dropped. It is for functions that
+// may wait for a file.
 func interruptible[T any](ctx context.Context, f func() T) (v T, err error) {
 	got := make(chan T, 1)
 	go func() { got <- f() }()
@@ -411,7 +417,7 @@ func (p *process) sayReady() {
 	}
 }
 
-// sayPush says once whether there is push.
+// sayPush logs whether push is on.
 func (p *process) sayPush() {
 	if project := p.push.Project(); project != "" {
 		p.log.Info("push is on", "project", project)
@@ -420,7 +426,7 @@ func (p *process) sayPush() {
 	p.log.Info("push is off: every push wake is dropped; " + config.EnvName("fcm-credentials") + " turns it on")
 }
 
-// listOf is addresses, separated by commas.
+// listOf returns addresses as a text, separated by commas.
 func listOf(addresses []net.Addr) string {
 	texts := make([]string, len(addresses))
 	for i, a := range addresses {
@@ -429,5 +435,5 @@ func listOf(addresses []net.Addr) string {
 	return strings.Join(texts, ",")
 }
 
-// tell is how often a drain says what it waits for.
+// tell is the time between two log records of a drain that still waits.
 const tell = time.Second

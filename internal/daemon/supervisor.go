@@ -28,24 +28,25 @@ const (
 	SocketHTTP    = "http"    // in place of --http-listen
 )
 
-// Supervisor is systemd, or who acts like it: sockets that outlive the
-// process, so that nobody is refused while it restarts, and somebody who
-// wants to know how it is. The zero value is nobody.
+// Supervisor is systemd, or a program that acts like it. It keeps sockets open while the
+// process restarts, so that no client is refused, and gets reports of the process's
+// state. The zero value means no supervisor.
 type Supervisor struct {
-	// Listeners are the sockets that it has handed over, by name. A name may have
-	// several, such as one for IPv4 and one for IPv6.
+	// Listeners are the sockets that it has passed to the process, by name. A name
+	// may have several, such as one for IPv4 and one for IPv6.
 	Listeners map[string][]net.Listener
 
-	// Notify tells it the process's state, in the form of sd_notify(3). It must
-	// not wait for the supervisor.
+	// Notify reports the process's state to it, in the form of sd_notify(3). It
+	// must not wait for the supervisor.
 	Notify func(state string)
 
-	// Watchdog is how long it waits for a WATCHDOG=1. Zero means for ever.
+	// Watchdog is the time in which it expects a WATCHDOG=1. Zero means that it
+	// expects none.
 	Watchdog time.Duration
 }
 
-// FromSystemd is what the environment says of a supervisor. It takes the
-// variables out, so that no child believes them its own.
+// FromSystemd returns the supervisor that the environment describes. It removes the
+// variables, so that child processes do not use them.
 func FromSystemd() (Supervisor, error) {
 	s := Supervisor{Listeners: make(map[string][]net.Listener)}
 	files, err := handedOver()
@@ -56,12 +57,12 @@ func FromSystemd() (Supervisor, error) {
 	for _, f := range files {
 		defer f.Close() // a listener has a copy
 		if !slices.Contains(valid, f.Name()) {
-			return s, fmt.Errorf("the supervisor hands over a socket that is called %q: FileDescriptorName= must be one of %s", f.Name(), strings.Join(valid, ", "))
+			return s, fmt.Errorf("the supervisor passes a socket with the name %q: FileDescriptorName= must be one of %s", f.Name(), strings.Join(valid, ", "))
 		}
 		ln, err := net.FileListener(f)
 		tcp, ok := ln.(*net.TCPListener)
 		if err != nil || !ok || !front.IsListening(f) {
-			return s, fmt.Errorf("the supervisor hands over a descriptor called %q that is no socket that listens for TCP: ListenStream= must be host:port, or a port, with Accept=no", f.Name())
+			return s, fmt.Errorf("the supervisor passes a descriptor with the name %q that is not a listening TCP socket: ListenStream= must be host:port, or a port, with Accept=no", f.Name())
 		}
 		s.Listeners[f.Name()] = append(s.Listeners[f.Name()], front.Adopt(tcp))
 	}
@@ -74,12 +75,12 @@ func FromSystemd() (Supervisor, error) {
 	return s, nil
 }
 
-// maxHandedOver is how many descriptors a supervisor may hand over.
+// maxHandedOver is the number of descriptors that a supervisor may pass.
 const maxHandedOver = 64
 
-// handedOver returns the descriptors that the supervisor has handed over, by the
-// protocol of sd_listen_fds(3). It returns an error for values of its variables
-// that the library would ignore, or believe.
+// handedOver returns the descriptors that the supervisor has passed, by the protocol of
+// sd_listen_fds(3). It returns an error for bad values of the variables, which the
+// library ignores or accepts.
 func handedOver() ([]*os.File, error) {
 	if pid, err := strconv.Atoi(os.Getenv("LISTEN_PID")); err != nil || pid != os.Getpid() {
 		return nil, nil // not for this process
@@ -89,19 +90,18 @@ func handedOver() ([]*os.File, error) {
 		return nil, nil
 	}
 	if n, err := strconv.Atoi(value); err != nil || n < 0 || n > maxHandedOver {
-		return nil, fmt.Errorf("the supervisor says LISTEN_FDS=%.40q: must be a number from 0 to %d", value, maxHandedOver)
+		return nil, fmt.Errorf("the supervisor sets LISTEN_FDS=%.40q: must be a number from 0 to %d", value, maxHandedOver)
 	}
 	return activation.Files(true), nil
 }
 
-// notifyQueue is how many states may wait for a supervisor that does not take
-// them. It is enough for a restart and some minutes of a watchdog.
+// notifyQueue is the number of states that may wait for a supervisor that does not read
+// them. It is enough for a restart and several minutes of a watchdog.
 const notifyQueue = 64
 
-// newNotifier returns a function that calls send for each state, one after the
-// other, in a goroutine of its own: send waits for as long as the supervisor does
-// not read, and the caller must not. States are dropped while notifyQueue of them
-// wait.
+// newNotifier returns a function that queues a state and does not wait. A goroutine calls
+// send for each state, one after the other; send may wait for the supervisor. States are
+// dropped while notifyQueue of them wait.
 func newNotifier(send func(state string)) func(state string) {
 	var mu sync.Mutex // guards queue
 	var queue []string
@@ -113,7 +113,7 @@ func newNotifier(send func(state string)) func(state string) {
 		}
 		queue = append(queue, state)
 		if len(queue) > 1 {
-			return // the goroutine comes to it
+			return // the goroutine runs, and sends it later
 		}
 		go func() {
 			for next, more := state, true; more; {
@@ -129,34 +129,34 @@ func newNotifier(send func(state string)) func(state string) {
 	}
 }
 
-// tell notifies the supervisor, if there is one.
+// tell reports a state to the supervisor. Without a supervisor it does nothing.
 func (s Supervisor) tell(state string) {
 	if s.Notify != nil {
 		s.Notify(state)
 	}
 }
 
-// Reloading tells of a reload, and by what it returns of its end: for
-// [Env.Reloading].
+// Reloading reports the begin of a reload to the supervisor. The function that it returns
+// reports the end. It is for [Env.Reloading].
 func (s Supervisor) Reloading() (done func()) {
 	s.tell("RELOADING=1\n" + systemd.SdNotifyMonotonicUsec())
 	return func() { s.tell(systemd.SdNotifyReady) }
 }
 
-// stopReserve is how long the process may need after its drain: to cut what is
-// left, to leave a cluster whose servers do not answer, and to write its log.
+// stopReserve is the time that the process may need after its drain: to cut connections,
+// to leave a cluster with silent servers, and to write its log.
 const stopReserve = 15 * time.Second
 
-// stopping tells the supervisor that the process drains, for at most drain, and
-// asks it to wait that long and stopReserve.
+// stopping reports to the supervisor that the process drains, for at most drain, and asks
+// it to wait that long and stopReserve.
 func (s Supervisor) stopping(drain time.Duration) {
 	s.tell("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=" +
 		strconv.FormatInt((drain+stopReserve).Microseconds(), 10))
 }
 
-// watch notifies the watchdog, twice in the time that the supervisor waits,
-// until ctx ends. It goes through the registry's lock: a relay whose lock is
-// stuck is not alive, and is restarted.
+// watch notifies the watchdog, twice in the time that the supervisor waits, until ctx
+// ends. It takes the registry's lock each time, so that the supervisor restarts a relay
+// with a lock that is never released.
 func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {
 	if s.Watchdog <= 0 || s.Notify == nil {
 		return
@@ -167,10 +167,10 @@ func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {
 	})
 }
 
-// adopt returns c with the addresses of the supervisor's sockets in place of those
-// that c has: these must not be exposed by mistake. Of several sockets of one name
-// it takes the address that most can reach. It ignores the http socket unless
-// Domain is set, because nothing else uses that socket.
+// adopt returns c with the addresses of the supervisor's sockets instead of its own, so
+// that Check also finds sockets that are exposed by mistake. Of several sockets with one
+// name it uses the most exposed address. It ignores the http socket unless Domain is
+// set, because nothing else uses that socket.
 func (s Supervisor) adopt(c config.Config) config.Config {
 	for name, at := range map[string]*string{SocketPublic: &c.Listen, SocketPrivate: &c.MetricsListen, SocketHTTP: &c.HTTPListen} {
 		if name == SocketHTTP && c.Domain == "" {
@@ -185,8 +185,8 @@ func (s Supervisor) adopt(c config.Config) config.Config {
 	return c
 }
 
-// adoptOrigins returns a copy of from for the configuration that adopt returns for
-// c: an address that adopt replaces comes from the supervisor.
+// adoptOrigins returns a copy of from for the result of adopt for c. The origin of an
+// address that adopt replaces is the supervisor.
 func (s Supervisor) adoptOrigins(c config.Config, from config.Origins) config.Origins {
 	all := make(config.Origins, len(from))
 	maps.Copy(all, from)
@@ -214,7 +214,7 @@ func (s Supervisor) closeUnused(c config.Config, log *slog.Logger) Supervisor {
 	return s
 }
 
-// listen returns the supervisor's sockets of that name, or opens one.
+// listen returns the supervisor's sockets with that name, or opens one at address.
 func (p *process) listen(ctx context.Context, name, option, address string) ([]net.Listener, error) {
 	if lns := p.env.Supervisor.Listeners[name]; len(lns) > 0 {
 		return lns, nil

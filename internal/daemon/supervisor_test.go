@@ -18,7 +18,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// chanLock is a lock that a synctest bubble can see somebody wait for.
+// chanLock is a lock for which goroutines wait in a way that synctest recognizes.
 type chanLock chan struct{}
 
 func (l chanLock) Lock()   { l <- struct{}{} }
@@ -62,7 +62,7 @@ func TestAStuckRegistryGivesNoSignOfLife(t *testing.T) {
 	})
 }
 
-// states is what a supervisor was told.
+// states records the states that the supervisor gets.
 type states struct {
 	mu  sync.Mutex
 	all []string
@@ -81,7 +81,7 @@ func (s *states) String() string {
 	return strings.Join(s.all, " ")
 }
 
-// handOver is a copy of a listener's socket, as a supervisor hands it over.
+// handOver returns a copy of a listener's socket, as a supervisor passes it.
 func handOver(t *testing.T, ln net.Listener) net.Listener {
 	t.Helper()
 	f, err := ln.(*net.TCPListener).File()
@@ -120,7 +120,7 @@ func TestARestartOnASocketOfTheSupervisorRefusesNobody(t *testing.T) {
 	if err := d.end(); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("tcp", kept.Addr().String()) // nobody serves now
+	c, err := net.Dial("tcp", kept.Addr().String()) // no process serves now
 	if err != nil {
 		t.Fatalf("between two processes: %v", err)
 	}
@@ -132,7 +132,7 @@ func TestARestartOnASocketOfTheSupervisorRefusesNobody(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(patience))
 	answer := make([]byte, 12)
 	if _, err := c.Read(answer); err != nil || string(answer) != "HTTP/1.1 200" {
-		t.Errorf("who came between two processes gets %q, %v; want 200", answer, err)
+		t.Errorf("a client that came between two processes gets %q, %v; want 200", answer, err)
 	}
 	if got, want := told.String(), "READY=1 STOPPING=1 READY=1"; got != want {
 		t.Errorf("the supervisor was told %q; want %q", got, want)

@@ -17,30 +17,31 @@ import (
 )
 
 const (
-	// webEvery is how often --web.config.file and the files that it names are
-	// read.
+	// webEvery is the time between two readings of --web.config.file and the files
+	// that it names.
 	webEvery = time.Second
 
-	// webSettle is how long a file may be bad before that is told.
+	// webSettle is the time after which a bad file is read again before the failure
+	// is logged.
 	webSettle = 100 * time.Millisecond
 )
 
-// webAccess protects the private listener as --web.config.file says. It
-// serves the last good reading of the file from memory. A nil *webAccess
-// protects nothing; its methods may be called.
+// webAccess protects the private listener by the rules in --web.config.file. It keeps the
+// last good content of the file in memory. A nil *webAccess protects nothing; its methods
+// may be called.
 type webAccess struct {
 	cfg       config.Config // names the file, and the address of the listener
 	log       *slog.Logger
 	ok        prometheus.Gauge
 	now       atomic.Pointer[webRules]
-	reread    chan struct{} // asks keep to read the file immediately
+	reread    chan struct{} // makes keep read the file immediately
 	accepted  sync.Map      // *webRules by the *tls.Conn that it admits, between Accept and connContext
 	passwords *passwords
 
-	said string // the last failure that was logged, of keep
+	said string // the last failure that keep has logged
 }
 
-// webRules is one reading of the file. It does not change.
+// webRules is the content of the file at one time. It does not change.
 type webRules struct {
 	*config.Web
 	limiter *rate.Limiter // nil: no limit
@@ -51,7 +52,7 @@ type webRules struct {
 func newWebAccess(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*webAccess, error) {
 	ok := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_web_config_last_reload_successful",
-		Help: "1 if what protects the private listener is what --web.config.file says now, or there is no such file; else 0: the last good reading stays in force, and the log says why.",
+		Help: "1 if the current content of --web.config.file is in force, or if the option is not set; else 0: the last good content stays in force, and the log has the reason.",
 	})
 	if err := reg.Register(ok); err != nil {
 		return nil, err
@@ -69,8 +70,8 @@ func newWebAccess(cfg config.Config, log *slog.Logger, reg prometheus.Registerer
 	return w, nil
 }
 
-// read reads the file. It returns the rules in force if the file has not changed. A
-// rate limit that stays the same goes on with the allowance that is left.
+// read reads the file. If the file has not changed, it returns the rules in force. A rate
+// limit with unchanged settings keeps its state.
 func (w *webAccess) read() (*webRules, error) {
 	old := w.now.Load()
 	if old == nil {
@@ -93,11 +94,11 @@ func (w *webAccess) read() (*webRules, error) {
 	return r, nil
 }
 
-// load puts the file into force if it has changed and is good. It tells each
-// different reason for a failure once.
+// load puts the file into force if it has changed and is good. It logs each different
+// failure once.
 func (w *webAccess) load(ctx context.Context) {
 	c, err := w.read()
-	if err != nil && err.Error() != w.said { // it may be in the middle of being written
+	if err != nil && err.Error() != w.said { // the file may be incomplete because it is being written
 		select {
 		case <-ctx.Done():
 			return
@@ -120,8 +121,8 @@ func (w *webAccess) load(ctx context.Context) {
 	}
 }
 
-// keep reads the file again and again, until ctx ends. It may be in the
-// middle of a reading that hangs, so nothing should wait for its end.
+// keep reads the file every webEvery until ctx ends. A read can hang, so the process must
+// not wait for the end of keep.
 func (w *webAccess) keep(ctx context.Context) {
 	if w == nil {
 		return
@@ -146,15 +147,15 @@ func (w *webAccess) ask() {
 	}
 	select {
 	case w.reread <- struct{}{}:
-	default: // it is asked for already
+	default: // a request waits already
 	}
 }
 
-// asks reports whether only clients that prove who they are get in.
+// asks reports whether clients need a password or a verified certificate.
 func (w *webAccess) asks() bool { return w != nil && w.now.Load().Asks() }
 
-// listener returns ln with TLS on each connection that is accepted while the
-// file asks for TLS.
+// listener returns ln with TLS on the connections that are accepted while the file has
+// TLS.
 func (w *webAccess) listener(ln net.Listener) net.Listener {
 	if w == nil {
 		return ln
@@ -172,19 +173,19 @@ type webListener struct {
 func (l *webListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if c := l.web.now.Load(); err == nil && c.TLS != nil {
-		t := tls.Server(conn, c.TLS) // nothing between: the pending connections are told by what is below TLS
+		t := tls.Server(conn, c.TLS) // directly on conn, by which the table of pending connections knows it
 		l.web.accepted.Store(t, c)
 		return t, nil
 	}
 	return conn, err
 }
 
-// admittedKey is the key of the reading that a connection was admitted by, in
-// the context of its requests.
+// admittedKey is the key of the *webRules that admitted a connection, in the context of
+// its requests.
 type admittedKey struct{}
 
-// connContext is [http.Server.ConnContext] of a server on w's listener. It
-// tells handler which reading admitted the connection.
+// connContext is [http.Server.ConnContext] of a server on w's listener. It stores which
+// rules admitted the connection.
 func (w *webAccess) connContext(ctx context.Context, conn net.Conn) context.Context {
 	if w == nil {
 		return ctx
@@ -195,10 +196,9 @@ func (w *webAccess) connContext(ctx context.Context, conn net.Conn) context.Cont
 	return ctx
 }
 
-// outdated reports how a request's connection stands to the TLS section of c,
-// which may be newer than the connection. With refuse true the client may be
-// one that c does not admit, so the request must not be served. With last true
-// the connection must end after the answer, so that the client does a new
+// outdated compares a request's connection with the TLS section of c, which may be newer.
+// If refuse is true, c may not admit the client, so the request must not be served. If
+// last is true, the connection must end after the answer, so that the client does a new
 // handshake.
 func (c *webRules) outdated(r *http.Request) (refuse, last bool) {
 	if c.TLS == nil {

@@ -24,7 +24,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// webAt is a daemon with a web configuration.
+// webAt runs a daemon with a web configuration.
 func webAt(t *testing.T, listen, text string) (*running, string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "web.yml")
@@ -33,7 +33,7 @@ func webAt(t *testing.T, listen, text string) (*running, string) {
 	return d, file
 }
 
-// asUser is the status of a page, and the page, for who gives a password.
+// asUser requests a page with a password, and returns the status and the page.
 func (d *running) asUser(url, user, password string) (int, string) {
 	d.t.Helper()
 	req, err := http.NewRequest("GET", url, nil)
@@ -142,7 +142,7 @@ func TestEachReasonOfABadWebConfigIsToldOnce(t *testing.T) {
 	})
 }
 
-// valueOf is what a gauge shows.
+// valueOf returns the value of a gauge.
 func valueOf(t *testing.T, g prometheus.Gauge) float64 {
 	t.Helper()
 	var m dto.Metric
@@ -180,8 +180,8 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 	if r := httptest.NewRequest("GET", "/", nil); p.admit(r, c) != 401 {
 		t.Error("without a password somebody gets in")
 	}
-	// While one comparison goes on, a good password that is remembered gets in
-	// and at most so many others wait.
+	// During a comparison, requests with a remembered password are served, and at
+	// most mostWaiting others wait.
 	p.compare <- struct{}{}
 	if got := ask("op", "secret"); got != 200 {
 		t.Errorf("a remembered password waits for others' comparisons: %d", got)
@@ -193,7 +193,7 @@ func TestPasswordsAreComparedOnceAndRememberedInBounds(t *testing.T) {
 			r := httptest.NewRequest("GET", "/", nil).WithContext(ctx)
 			r.SetBasicAuth("nobody", "x")
 			if got := p.admit(r, c); got != 503 {
-				t.Errorf("one whose request has ended is told %d; want 503", got)
+				t.Errorf("a request that has ended gets %d; want 503", got)
 			}
 		})
 	}
@@ -223,7 +223,7 @@ func TestHeadersAndTheRateOfAWebConfigAreInForce(t *testing.T) {
 	}
 	write(t, file, "http_server_config:\n  headers:\n    X-Frame-Options: sameorigin\n")
 	d.until("the rate stays", func() bool {
-		return strings.Contains(d.log.String(), "it no longer has rate_limit; to take protection away")
+		return strings.Contains(d.log.String(), "it no longer has rate_limit; to remove protection")
 	})
 	if status, _ := d.asUser("http://"+d.private+"/healthz", "", ""); status != 429 {
 		t.Errorf("after rate_limit was taken out of the file: %d; want 429", status)
@@ -279,8 +279,8 @@ func loadWeb(t *testing.T, file string) *config.Web {
 	return c
 }
 
-// A reload must not make those wait who have been admitted already: many
-// wrong passwords from others can use up all the comparisons.
+// A reload must not make users wait that have been admitted already: many wrong
+// passwords from other clients can use up all the comparisons.
 func TestGoodPasswordsAreRememberedWhenTheFileChanges(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "web.yml")
 	op, other := hashOf(t, "secret"), hashOf(t, "word")

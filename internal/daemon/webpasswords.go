@@ -14,23 +14,23 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// mostWaiting bounds the requests that wait for the comparison of their
-// password. Comparisons are made one after the other.
+// mostWaiting is the limit on requests that wait for the comparison of their password.
+// Comparisons are made one after the other.
 const mostWaiting = 64
 
-// passwords compares the passwords of requests with hashes, one at a time, and
-// remembers those that were right. All readings of --web.config.file share
-// one, so that a change of the file makes nobody wait whose hash is the same.
+// passwords compares the passwords of requests with hashes, one at a time, and remembers
+// the correct ones. One passwords serves all versions of --web.config.file, so that
+// users with unchanged hashes do not wait after a change of the file.
 type passwords struct {
 	compare chan struct{}     // holds one token while a password is compared
-	waiting chan struct{}     // holds a token for each request that compares or waits to
+	waiting chan struct{}     // holds a token for each request that compares or waits for it
 	salt    [sha256.Size]byte // of the digests
 
 	mu   sync.Mutex
 	good map[string]goodPassword // by user
 }
 
-// goodPassword is a password that was right for a hash.
+// goodPassword is a password that was correct for a hash.
 type goodPassword struct {
 	hash   []byte
 	digest []byte // of the password
@@ -42,15 +42,15 @@ func newPasswords() *passwords {
 	return p
 }
 
-// digest returns what p keeps of a password in its place.
+// digest returns the digest that p stores instead of a password.
 func (p *passwords) digest(password string) []byte {
 	d := hmac.New(sha256.New, p.salt[:])
 	d.Write([]byte(password))
 	return d.Sum(nil)
 }
 
-// remembers reports whether digest is that of a password that was right for
-// hash, which must be the user's.
+// remembers reports whether digest is that of a password that was correct for hash, which
+// must be the user's.
 func (p *passwords) remembers(user string, hash, digest []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -58,9 +58,8 @@ func (p *passwords) remembers(user string, hash, digest []byte) bool {
 	return ok && bytes.Equal(g.hash, hash) && hmac.Equal(g.digest, digest)
 }
 
-// remember keeps the digest of a password that was right, and forgets users
-// that users no longer has. There is at most one password for each user, so
-// that no client can fill the memory.
+// remember stores the digest of a correct password, and forgets users that are no longer
+// in users. It stores one password per user, so that no client can fill the memory.
 func (p *passwords) remember(users map[string][]byte, user string, digest []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,9 +67,9 @@ func (p *passwords) remember(users map[string][]byte, user string, digest []byte
 	p.good[user] = goodPassword{users[user], digest}
 }
 
-// admit returns 200 if the request has the password of a user of c, 401 if it has
-// not, and 503 if too many others wait for the same answer. It takes as long
-// for a user that does not exist as for one that does.
+// admit returns 200 if the request has the password of a user of c, 401 if it does not,
+// and 503 if too many requests wait for a comparison. It takes the same time for unknown
+// users.
 func (p *passwords) admit(r *http.Request, c *config.Web) int {
 	if len(c.Users) == 0 {
 		return http.StatusOK

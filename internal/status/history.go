@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	sampleEvery = 10 * time.Second // so short a peak still shows
+	sampleEvery = 10 * time.Second // the shortest peak of traffic that shows
 	pointEvery  = time.Minute
 	day         = int(24 * time.Hour / pointEvery)
 	hour        = int(time.Hour / pointEvery)
 )
 
-// point is one minute: the most that was connected at one moment, and what
-// flowed per second, on average and in the busiest ten seconds.
+// point is one minute: the peaks of connections, and the traffic per second, on average
+// and in the busiest ten seconds.
 type point struct {
 	end                               uint32 // as a Unix time
 	binaries, phones, inGrace, served uint32 // served: phones, remote ones included
@@ -27,39 +27,39 @@ type point struct {
 	mostFrames, mostBytes             float32
 }
 
-// raise raises p to what q has more. The averages and the end stay.
+// raise raises each peak of p to that of q if it is lower. Averages and end stay.
 func (p *point) raise(q point) {
 	p.binaries, p.phones = max(p.binaries, q.binaries), max(p.phones, q.phones)
 	p.inGrace, p.served = max(p.inGrace, q.inGrace), max(p.served, q.served)
 	p.mostFrames, p.mostBytes = max(p.mostFrames, q.mostFrames), max(p.mostBytes, q.mostBytes)
 }
 
-// history is the last day, sampled.
+// history has the samples of the last day.
 type history struct {
 	metrics prometheus.Gatherer
 	peaks   func() relay.Peaks // nil: not known
 
 	mu       sync.Mutex // guards all below
 	points   [day]point
-	n        int // points there have been
+	n        int // number of points since the start
 	hours    minutes
-	current  point   // the minute that runs
-	began    reading // at its begin
+	current  point   // of the current minute
+	began    reading // at the begin of the current minute
 	last     reading
 	previous reading // the sample before last
 }
 
-// observe reads the metrics. It notes in the minute that runs what is connected,
-// and the peaks since it was last called. Page loads call it too, so that no
-// number on the page is greater than a peak that is shown later.
+// observe reads the metrics. It updates the current minute with the connections, and with
+// the peaks since its last call. Page loads call it too, so that no number on the page is
+// greater than a peak that is shown later.
 func (h *history) observe() reading {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.note()
 }
 
-// note is observe. The lock is held, so that the minute cannot end between the
-// reading and the note.
+// note is observe with h.mu held, so that the minute cannot end between the reading and
+// the update.
 func (h *history) note() reading {
 	now := read(h.metrics)
 	phones := now.count("connected_phones")
@@ -72,8 +72,7 @@ func (h *history) note() reading {
 	return now
 }
 
-// sample takes in what the metrics say now, and ends the minute that runs if it
-// is over.
+// sample reads the metrics, and ends the current minute if it is over.
 func (h *history) sample() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -96,14 +95,14 @@ func (h *history) sample() {
 	h.current, h.began = point{}, now
 }
 
-// traffic is what two counters, one for each direction, counted per second.
+// traffic returns the increase per second of two counters, one for each direction.
 func traffic(before, after reading, up, down string) float32 {
 	return float32(flow(up, before, after) + flow(down, before, after))
 }
 
-// minutes is the readings at the ends of the last hour's minutes, without the
-// names: a reading with them is ten times as big, and an hour of those looked
-// like a leak.
+// minutes has the readings at the ends of the last hour's minutes. It stores the names of
+// the values once: a reading with names is ten times as large, and an hour of those
+// looked like a leak.
 type minutes struct {
 	names []string       // of the values, in the order in which they first came
 	index map[string]int // of a name
@@ -111,8 +110,7 @@ type minutes struct {
 	value [hour + 1][]float64
 }
 
-// put keeps r as that of minute n, in the place of the one an hour and a
-// minute ago.
+// put stores r as the reading of minute n. It replaces the reading of 61 minutes before.
 func (m *minutes) put(n int, r reading) {
 	if m.index == nil {
 		m.index = make(map[string]int)
@@ -131,7 +129,7 @@ func (m *minutes) put(n int, r reading) {
 	}
 }
 
-// get is the reading of minute n. What there was not yet is 0.
+// get returns the reading of minute n. Values that did not exist then are 0.
 func (m *minutes) get(n int) reading {
 	i := n % len(m.at)
 	r := reading{at: m.at[i], values: make(map[string]float64, len(m.value[i]))}
@@ -141,16 +139,16 @@ func (m *minutes) get(n int) reading {
 	return r
 }
 
-// past is what history says of now.
+// past is a copy of the parts of history that a page needs.
 type past struct {
-	points []point // oldest first, the minute that runs left out
-	runs   point   // that minute
-	ago    reading // an hour ago, or when the process began
-	before reading // the two last samples
-	last   reading
+	points []point // oldest first, without the current minute
+	runs   point   // the current minute
+	ago    reading // an hour ago, or at the start of the process
+	before reading // the last sample but one
+	last   reading // the last sample
 }
 
-// peakOfLastHour is the most of the last 60 minutes and of the one that runs.
+// peakOfLastHour returns the peaks of the last 60 minutes and of the current one.
 func (p past) peakOfLastHour() point {
 	most := p.runs
 	for _, m := range p.points[max(0, len(p.points)-hour):] {
@@ -171,18 +169,17 @@ func (h *history) past() past {
 
 const prefix = "pyrycode_relay_"
 
-// reading is what the metrics said at one moment: by name, and by label
-// values where there are labels, such as close_frames_total{1001,relay}.
-// The relay's prefix is cut off.
+// reading has the values of the metrics at one time. Their keys are the names without the
+// relay's prefix, with the values of labels, such as close_frames_total{1001,relay}.
 type reading struct {
 	at     time.Time
 	values map[string]float64
 }
 
-// read gathers. What could not be gathered is missing, and so 0.
+// read gathers the metrics. Metrics with errors are missing, and count as 0.
 func read(from prometheus.Gatherer) reading {
 	r := reading{at: time.Now(), values: make(map[string]float64)}
-	families, _ := from.Gather() // what there is comes with the error
+	families, _ := from.Gather() // the metrics without errors come with the error
 	for _, f := range families {
 		name := strings.TrimPrefix(f.GetName(), prefix)
 		for _, m := range f.GetMetric() {
@@ -200,10 +197,10 @@ func read(from prometheus.Gatherer) reading {
 	return r
 }
 
-// count is a gauge or counter as a whole number.
+// count returns a gauge or counter as a whole number.
 func (r reading) count(name string) int64 { return int64(r.values[name]) }
 
-// flow is how often a counter counted between two readings, per second.
+// flow returns the increase per second of a counter between two readings.
 func flow(name string, before, after reading) float64 {
 	secs := after.at.Sub(before.at).Seconds()
 	if secs <= 0 {

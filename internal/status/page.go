@@ -16,25 +16,25 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// Config is what a Page shows.
+// Config has the sources of a Page.
 type Config struct {
-	// Metrics are what Prometheus scrapes.
+	// Metrics are the metrics that Prometheus scrapes.
 	Metrics prometheus.Gatherer
 
-	// Ready says why no new connection should come, or nothing if it may.
+	// Ready returns the reason for which the relay is not ready, or "".
 	Ready func() string
 
-	// Check says how the gauges and what is connected differed when that was
-	// last looked at.
+	// Check returns the difference that the last count found between the gauges and
+	// the connections, or nil.
 	Check func() error
 
 	Version, Revision, GoVersion string
 
-	// Peaks returns the most that was connected since it was last called. Nil:
-	// the page knows only what is connected when it takes a sample or is loaded.
+	// Peaks returns the peaks of the connections since its last call. Nil: the page
+	// has only the numbers at each sample and page load.
 	Peaks func() relay.Peaks
 
-	// Links stand at the foot of the page.
+	// Links are the links at the end of the page.
 	Links []Link
 }
 
@@ -78,8 +78,8 @@ var (
 
 	page = template.Must(template.New("page").Funcs(functions).Parse(html))
 
-	// policy lets nothing in but the page's own style and its icon: there is
-	// no script, and an id or a reason on it could not become one.
+	// policy allows the page's own style and its icon, and nothing else. The page has
+	// no script, and a text on it cannot become one.
 	policy = "default-src 'none'; style-src 'sha256-" + digest("\n"+css) + "'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -88,7 +88,7 @@ func digest(text string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// ServeHTTP is the page. With ?still it does not load itself again.
+// ServeHTTP serves the page. With ?still the page does not reload itself.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var b strings.Builder
 	if err := page.Execute(&b, view{Status: p.status(), CSS: template.CSS("\n" + css), Links: p.cfg.Links, Still: r.URL.Query().Has("still")}); err != nil {
@@ -101,7 +101,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write([]byte(b.String()))
 }
 
-// JSON is the same for programs.
+// JSON serves the same values for programs.
 func (p *Page) JSON(w http.ResponseWriter, _ *http.Request) {
 	headers(w, "application/json; charset=utf-8")
 	_ = json.NewEncoder(w).Encode(p.status()) // a peer that has gone needs no answer

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Status is what /status.json says. Its field names do not change; new ones
-// may come.
+// Status is the content of /status.json. The names of its fields do not change; later
+// versions may add fields.
 type Status struct {
 	Version       string    `json:"version"`
 	Revision      string    `json:"revision"`
@@ -19,9 +19,9 @@ type Status struct {
 	UptimeSeconds int64     `json:"uptime_seconds"`
 
 	Ready       bool   `json:"ready"`
-	ReadyReason string `json:"ready_reason"` // why it is not; empty if it is
-	Consistent  bool   `json:"consistent"`   // do the gauges agree with what is connected
-	CheckError  string `json:"check_error"`  // what does not; empty if all does
+	ReadyReason string `json:"ready_reason"` // why the relay is not ready; empty if it is
+	Consistent  bool   `json:"consistent"`   // the gauges agree with the connections
+	CheckError  string `json:"check_error"`  // the difference; empty if they agree
 
 	Binaries      int64 `json:"connected_binaries"`
 	Phones        int64 `json:"connected_phones"`
@@ -36,23 +36,23 @@ type Status struct {
 	OutboxBytes     Backlog `json:"outbox_bytes"`
 
 	Certificate *Certificate `json:"certificate"` // null without TLS
-	Cluster     *Cluster     `json:"cluster"`     // null for a relay that is alone
+	Cluster     *Cluster     `json:"cluster"`     // null without a cluster
 	Limits      []Limit      `json:"limits"`
 
 	Closes []Tally `json:"closes"` // close messages by code
-	// GraceExpiryCloses are those of Closes with 1000 by the relay that closed a
-	// phone because no binary came back.
+	// GraceExpiryCloses counts the closes of phones at the end of a grace. Closes
+	// has them, too, with code 1000 by the relay.
 	GraceExpiryCloses Count   `json:"grace_expiry_closes"`
-	Refusals          []Tally `json:"refusals"`       // upgrade attempts by what became of them
+	Refusals          []Tally `json:"refusals"`       // upgrade attempts by outcome
 	Dropped           []Tally `json:"dropped_frames"` // by reason
 
 	Peak    Peak    `json:"peak_last_hour"`
 	History History `json:"history"`
 
-	past past // what the charts draw
+	past past // the data of the charts
 }
 
-// Peak is the most that was connected at one moment.
+// Peak has the largest numbers of connections at one moment.
 type Peak struct {
 	Binaries int64 `json:"connected_binaries"`
 	Phones   int64 `json:"connected_phones"`
@@ -66,49 +66,49 @@ type Flow struct {
 	BinaryToPhone float64 `json:"binary_to_phone"`
 }
 
-// Sum is both directions together.
+// Sum returns the sum of both directions.
 func (f Flow) Sum() float64 { return f.PhoneToBinary + f.BinaryToPhone }
 
-// Backlog is what waits to be written, in bytes.
+// Backlog is the data that waits to be written, in bytes.
 type Backlog struct {
 	ToBinaries int64 `json:"to_binaries"`
 	ToPhones   int64 `json:"to_phones"`
 }
 
-// Certificate is that of the public listener.
+// Certificate is the certificate of the public listener.
 type Certificate struct {
 	NotAfter time.Time `json:"not_after"`
 	DaysLeft float64   `json:"days_left"`
 	Failures int64     `json:"failures"` // to get or reload one
 }
 
-// Cluster is what this node is to the others, and they to it.
+// Cluster is the state of this node in its cluster.
 type Cluster struct {
-	Connected bool    `json:"connected"`      // is NATS there
-	Nodes     int64   `json:"nodes"`          // heard of in the last seconds, this one included
-	Claims    int64   `json:"claims"`         // server-ids that this node holds, those in grace included
+	Connected bool    `json:"connected"`      // NATS is connected
+	Nodes     int64   `json:"nodes"`          // with a recent heartbeat, including this one
+	Claims    int64   `json:"claims"`         // server-ids of this node, including those in grace
 	Remote    int64   `json:"remote_phones"`  // joined here, connected to other nodes
 	Proxied   int64   `json:"proxied_phones"` // connected here, joined at other nodes
 	Streams   int64   `json:"streams"`
 	Losses    []Tally `json:"claim_losses"` // by reason
 }
 
-// Limit is how full something is.
+// Limit is the use of one limit.
 type Limit struct {
 	Name  string  `json:"name"`
 	Used  float64 `json:"used"`
 	Limit float64 `json:"limit"` // 0: none
 }
 
-// Tally is how often something happened.
+// Tally counts one kind of event.
 type Tally struct {
 	Label      string `json:"label"`
-	By         string `json:"by"` // side or endpoint; empty where there is none
+	By         string `json:"by"` // side or endpoint; may be empty
 	LastHour   int64  `json:"last_hour"`
 	SinceStart int64  `json:"since_start"`
 }
 
-// Count is how often one thing happened.
+// Count is a number of events.
 type Count struct {
 	LastHour   int64 `json:"last_hour"`
 	SinceStart int64 `json:"since_start"`
@@ -117,7 +117,7 @@ type Count struct {
 // History is the last day, oldest first; up to 1,440 points.
 type History struct {
 	StepSeconds     int       `json:"step_seconds"`
-	Binaries        []uint32  `json:"connected_binaries"` // the most in each step
+	Binaries        []uint32  `json:"connected_binaries"` // the peak of each step
 	Phones          []uint32  `json:"connected_phones"`
 	InGrace         []uint32  `json:"binaries_in_grace"`
 	FramesPerSecond []float32 `json:"frames_per_second"` // on average
@@ -214,5 +214,5 @@ func (p past) history() History {
 	return h
 }
 
-// round keeps one digit behind the point.
+// round rounds to one decimal place.
 func round(x float64) float64 { return math.Round(x*10) / 10 }

@@ -61,8 +61,8 @@ func newBoard() *board {
 	return b
 }
 
-// join makes the relay one of a cluster of three. It returns the gauge that
-// says whether NATS is there.
+// join makes the relay a node of a cluster of three. It returns the gauge for the
+// connection to NATS.
 func (b *board) join() (connected prometheus.Gauge) {
 	for name, v := range map[string]float64{"cluster_nodes": 3, "cluster_claims": 12, "remote_phones": 5, "cluster_streams": 9, "cluster_connected": 1} {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + name, Help: "."})
@@ -152,8 +152,8 @@ func TestWhatThePageSays(t *testing.T) {
 			t.Errorf("the page lacks the cluster: %s", page)
 		}
 		connected.Set(0)
-		if !strings.Contains(b.html(), "NATS is away") {
-			t.Error("the page does not say that NATS is away")
+		if !strings.Contains(b.html(), "NATS is disconnected") {
+			t.Error("the page does not say that NATS is disconnected")
 		}
 		b.reason, b.wrong = "draining <now>", errors.New("gauges say 1; walking finds 2")
 		b.notAfter.Set(float64(time.Now().Add(73 * time.Hour).Unix()))
@@ -234,10 +234,10 @@ func TestClosesWith1000AreShownByTheirCause(t *testing.T) {
 		want    []closeRow
 	}{
 		{"all are ordinary", Count{}, []closeRow{peer, {closes[1], "normal end"}, away}},
-		{"some are of a grace", Count{2, 3}, []closeRow{peer, {Tally{"1000", "relay", 2, 3}, "phones whose binary did not come back"},
-			{Tally{"1000", "relay", 3, 6}, "normal end, at the wish of phone or binary"}, away}},
-		{"all are of a grace", Count{5, 9}, []closeRow{peer, {Tally{"1000", "relay", 5, 9}, "phones whose binary did not come back"}, away}},
-		{"one more is counted between two looks", Count{6, 10}, []closeRow{peer, {Tally{"1000", "relay", 6, 10}, "phones whose binary did not come back"}, away}},
+		{"some are of a grace", Count{2, 3}, []closeRow{peer, {Tally{"1000", "relay", 2, 3}, "phones of a binary that did not come back"},
+			{Tally{"1000", "relay", 3, 6}, "normal end, requested by the phone or its binary"}, away}},
+		{"all are of a grace", Count{5, 9}, []closeRow{peer, {Tally{"1000", "relay", 5, 9}, "phones of a binary that did not come back"}, away}},
+		{"one more is counted between two readings", Count{6, 10}, []closeRow{peer, {Tally{"1000", "relay", 6, 10}, "phones of a binary that did not come back"}, away}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := view{Status: Status{Closes: closes, GraceExpiryCloses: tt.expired}}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// view is what the template shows.
+// view is the data of the template.
 type view struct {
 	Status
 	CSS   template.CSS
@@ -38,7 +38,7 @@ func (v view) BytesChart() chart {
 	return v.chart("Bytes per second", v.BytesPerSecond.Sum(), bytes, func(p point) float64 { return float64(p.mostBytes) })
 }
 
-// Bars are the limits that there are.
+// Bars returns the bars of the limits.
 func (v view) Bars() (bars []bar) {
 	for _, l := range v.Limits {
 		b := bar{Name: limitNames[l.Name], Used: count(int64(l.Used)), Limit: count(int64(l.Limit))}
@@ -73,13 +73,13 @@ var limitNames = map[string]string{
 	"open_files": "Open files", "memory_bytes": "Memory",
 }
 
-// chart is a line over time, in a box of 600 by 100. It has the age of the
-// process as its width, at most a day.
+// chart is a line over time, in a box of 600 by 100. Its width stands for the age of the
+// process, at most a day.
 type chart struct {
 	Title, Desc string
 	Line, Area  string // points of a polyline and of the area below it
 	Ticks       []tick
-	Window      string // what the width stands for
+	Window      string // the time that the width stands for
 	Peak        string
 }
 
@@ -89,7 +89,7 @@ type tick struct {
 	Percent string // of the width
 	Anchor  string // of the label's text
 	Label   string
-	Rank    string // minor and lesser ones are left out where there is little room
+	Rank    string // "", lesser or minor; narrow pages omit lesser and minor marks
 }
 
 // moment is a value at a time.
@@ -98,7 +98,8 @@ type moment struct {
 	value float64
 }
 
-// chart draws what of takes from each minute, and what is now.
+// chart draws the values that of returns for each minute, and the current value now. say
+// formats a value.
 func (v view) chart(title string, now float64, say func(float64) string, of func(point) float64) chart {
 	to := v.Now
 	from, young := v.Started, true
@@ -109,7 +110,7 @@ func (v view) chart(title string, now float64, say func(float64) string, of func
 		from = to.Add(-sampleEvery)
 	}
 	var all []moment
-	began := from // of the minute that runs
+	began := from // begin of the current minute
 	if young {
 		all = append(all, moment{from, 0})
 	}
@@ -129,7 +130,7 @@ func (v view) chart(title string, now float64, say func(float64) string, of func
 	return c
 }
 
-// draw draws values, which are in the order of their times and end at to.
+// draw draws values, which must be sorted by time and end at to.
 func draw(values []moment, from, to time.Time) chart {
 	most := 1e-9
 	for _, m := range values {
@@ -149,11 +150,11 @@ func draw(values []moment, from, to time.Time) chart {
 	return c
 }
 
-// share is where t is between from and to, from 0 to 1.
+// share returns the position of t between from and to, from 0 to 1.
 func share(t, from, to time.Time) float64 { return t.Sub(from).Seconds() / to.Sub(from).Seconds() }
 
-// peak names the greatest value of the last hour, and that of all before if it
-// is greater.
+// peak returns a text with the greatest value of the last hour, and with the greatest one
+// before that if it is greater.
 func peak(values []moment, to time.Time, say func(float64) string) string {
 	var ever, recent moment
 	for _, m := range values {
@@ -173,7 +174,7 @@ func peak(values []moment, to time.Time, say func(float64) string) string {
 	return "peak of the last hour " + say(recent.value) + ", before " + say(ever.value) + " at " + clockTime(ever.at, to)
 }
 
-// clockTime writes t, with its day if that is not the one of now.
+// clockTime formats t, with its day if that differs from the day of now.
 func clockTime(t, now time.Time) string {
 	if t.YearDay() != now.YearDay() || t.Year() != now.Year() {
 		return t.Format("Jan 2 15:04")
@@ -181,16 +182,16 @@ func clockTime(t, now time.Time) string {
 	return t.Format("15:04")
 }
 
-// tickSteps are the distances that marks may have.
+// tickSteps are the possible distances between marks.
 var tickSteps = [...]time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
 	10 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour}
 
-// lastTick is where the last mark may be: on the narrowest page, 320 pixels wide,
-// the axis has 260, half a label needs 18 of them and the label of now 26.
+// lastTick is the last possible position of a mark. On the narrowest page, 320 pixels
+// wide, the axis has 260 pixels. Half a label needs 18 of them, and the label of now 26.
 const lastTick = .82
 
-// ticks are marks at round times, at most six, none where the label of now
-// is. Those of a process of a few seconds say how long ago they are.
+// ticks returns at most six marks at round times, none at the label of now. In the first
+// seconds of a process the labels are seconds before now.
 func ticks(from, to time.Time) (all []tick) {
 	step := tickSteps[len(tickSteps)-1]
 	for _, s := range tickSteps {
@@ -218,7 +219,7 @@ func ticks(from, to time.Time) (all []tick) {
 	return all
 }
 
-// rank is the class of the i-th mark.
+// rank returns the class of the i-th mark.
 func rank(i int) string {
 	switch {
 	case i == 0:
@@ -231,7 +232,7 @@ func rank(i int) string {
 
 func short(x float64) string { return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) }
 
-// count writes n with its thousands apart.
+// count formats n with separated thousands.
 func count(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -242,7 +243,7 @@ func count(n int64) string {
 
 func whole(x float64) string { return count(int64(x)) }
 
-// amount writes a rate: one digit behind the point if it is small.
+// amount formats a rate, with one decimal place if it is less than 10.
 func amount(x float64) string {
 	if x > 0 && x < 10 {
 		return strconv.FormatFloat(x, 'f', 1, 64)
@@ -250,7 +251,7 @@ func amount(x float64) string {
 	return whole(math.Round(x))
 }
 
-// bytes writes a size.
+// bytes formats a size.
 func bytes(x float64) string {
 	unit := "B"
 	for _, u := range []string{"KiB", "MiB", "GiB", "TiB"} {
@@ -262,7 +263,7 @@ func bytes(x float64) string {
 	return amount(x) + " " + unit
 }
 
-// duration writes seconds by their two largest units.
+// duration formats seconds in their two largest units.
 func duration(seconds int64) string {
 	d := time.Duration(seconds) * time.Second
 	switch {
@@ -276,7 +277,7 @@ func duration(seconds int64) string {
 	return fmt.Sprintf("%d s", seconds)
 }
 
-// days writes what is left of a certificate.
+// days formats the remaining time of a certificate.
 func days(d float64) string {
 	if d >= 2 {
 		return whole(math.Floor(d)) + " days"
@@ -288,17 +289,17 @@ func meaning(of map[string]string) func(string) string {
 	return func(label string) string { return of[label] }
 }
 
-// CloseRows are the rows of the table of closes. Closes with 1000 by the relay
-// have two causes, and a row for each: the phone's binary did not come back, or
-// the phone or its binary ended the connection.
+// CloseRows returns the rows of the table of closes. Closes with 1000 by the relay have
+// two causes, and a row for each: the phone's binary did not come back, or the phone or
+// its binary ended the connection.
 func (v view) CloseRows() (rows []closeRow) {
 	expired := v.GraceExpiryCloses
 	for _, t := range v.Closes {
 		row := closeRow{t, closeMeanings[t.Label]}
 		if t.Label == "1000" && t.By == "relay" && expired.SinceStart > 0 {
-			row.Meaning = "normal end, at the wish of phone or binary"
+			row.Meaning = "normal end, requested by the phone or its binary"
 			row.LastHour, row.SinceStart = max(t.LastHour-expired.LastHour, 0), max(t.SinceStart-expired.SinceStart, 0)
-			rows = append(rows, closeRow{Tally{t.Label, t.By, expired.LastHour, expired.SinceStart}, "phones whose binary did not come back"})
+			rows = append(rows, closeRow{Tally{t.Label, t.By, expired.LastHour, expired.SinceStart}, "phones of a binary that did not come back"})
 			if row.SinceStart == 0 {
 				continue
 			}
@@ -316,26 +317,26 @@ type closeRow struct {
 var closeMeanings = map[string]string{
 	"1000": "normal end", "1001": "going away", "1002": "broke WebSocket's rules", "1006": "connection lost",
 	"1007": "not JSON in UTF-8", "1008": "broke a limit", "1009": "message too big", "1011": "missed a heartbeat, or too slow",
-	"1012": "relay restarts", "1013": "too many claims at once", "4401": "not let in", "4404": "nobody holds that server-id",
+	"1012": "relay restarts", "1013": "too many claims at once", "4401": "not allowed", "4404": "no binary holds that server-id",
 	"4408": "took too long", "4409": "server-id is held by a live binary", "4412": "wrong state", "4421": "wrong relay",
 	"4426": "too old", "4429": "server-id has all its phones", "other": "another code, or none",
 }
 
 var refusalMeanings = map[string]string{
-	"reject_404": "nobody holds that server-id", "reject_409": "server-id is held by a live binary",
+	"reject_404": "no binary holds that server-id", "reject_409": "server-id is held by a live binary",
 	"reject_429": "server-id has all its phones", "reject_rate_limit": "too many attempts from one address",
 	"reject_capacity": "relay or address at its limit", "reject_draining": "relay is shutting down",
 	"reject_headers": "bad headers", "reject_origin": "origin is not allowed", "reject_handshake": "bad handshake",
-	"reject_cluster": "the cluster cannot say who holds it",
+	"reject_cluster": "the cluster does not know which node holds it",
 }
 
 var dropMeanings = map[string]string{
-	"invalid_frame": "not JSON in UTF-8", "bad_envelope": "envelope makes no sense", "unknown_phone": "for a phone that is not joined",
+	"invalid_frame": "not JSON in UTF-8", "bad_envelope": "invalid envelope", "unknown_phone": "for a phone that is not joined",
 	"departed_phone": "for a phone that has just left: normal",
-	"phone_backlog":  "phone too slow", "connection_closed": "its connection closed first", "push_refused": "push wake was not taken on",
+	"phone_backlog":  "phone too slow", "connection_closed": "its connection closed first", "push_refused": "push wake was refused",
 }
 
 var lossMeanings = map[string]string{
-	"closed": "given up at the end", "fence": "lost: not renewed in time", "reclaimed": "reclaimed at another node while in grace",
+	"closed": "released at the end of the node", "fence": "lost: not renewed in time", "reclaimed": "reclaimed at another node while in grace",
 	"taken": "lost: another node has them",
 }
