@@ -76,7 +76,7 @@ func (as *alarms) cancel(a *alarm) {
 	as.arm()
 }
 
-// ring looks at all connections whose time has come. It is the task of the
+// ring checks all connections with an alarm that is due. It is the task of the
 // timer armed in that round. A ring that comes too late, because a later
 // timer took its place, finds what is due or nothing; both are right. But it
 // must not take that later timer for its own, or there would be two from

@@ -177,7 +177,7 @@ func (b *binary) refuse(code wire.CloseCode, reason string) {
 	b.close(code, reason, false)
 }
 
-// displace closes a binary whose slot another one has taken over.
+// displace closes a binary after another one has taken over its slot.
 func (b *binary) displace() {
 	b.end(wire.CloseInternal, wire.ReasonHeartbeat)
 	b.close(wire.CloseInternal, wire.ReasonHeartbeat, false)
@@ -325,7 +325,7 @@ func (b *binary) end(code wire.CloseCode, reason string) bool {
 	released := b.relay.release(b)
 	for _, rival := range b.probe.finish() {
 		if rival.abandoned() {
-			continue // a reclaim for it would evict the phones for nobody
+			continue // a reclaim for it evicts the phones although it has gone
 		}
 		b.relay.rt.Go("claim", rival.vacant)
 	}

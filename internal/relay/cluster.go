@@ -9,117 +9,116 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Cluster is what a relay needs of the nodes that it shares its server-ids
-// with. Nil in [Config] means that it is alone: nothing of this is asked.
+// Cluster connects a relay to the nodes with which it shares its server-ids. Nil in
+// [Config] means no cluster.
 //
-// Claim, Find and Elsewhere.Join may wait for other nodes, for seconds; they
-// are called where the relay holds no lock. The other methods do not wait.
+// Claim, Find and RemoteSlot.Join may wait for other nodes, for several seconds. The
+// relay calls them without a lock. The other methods must not wait.
 type Cluster interface {
-	// Attach is called once, by New: host is how the cluster reaches the relay.
+	// Attach is called once, by New. The cluster reaches the relay through host.
 	Attach(host *Host)
 
-	// Claim makes id this node's, or finds that it is already. Until Settled
-	// is called, once for each Claim that succeeded, it stays so; after that
-	// for as long as there is a slot. The relay serves id only until the
-	// lease deadline has passed. Errors are [ErrServerInUse], and others, after which
-	// nobody knows who has id.
+	// Claim gets the lease of id for this node, unless the node has it. The node
+	// keeps it until ClaimApplied is called, once for each successful Claim, and
+	// after that for as long as the slot exists. The relay serves id only until
+	// the lease deadline has passed. The error is [ErrServerInUse], or another one
+	// if the holder of id is not known.
 	Claim(id wire.ServerID) (*LeaseDeadline, error)
 
-	// ClaimApplied says that a claim has come to its end: it has its slot or will
-	// never have it.
+	// ClaimApplied reports the end of a claim: it has its slot, or has failed.
 	ClaimApplied(id wire.ServerID)
 
-	// Changed says that the slot of id went into grace, or is gone.
+	// Changed reports that the slot of id has gone into grace, or has ended.
 	Changed(id wire.ServerID)
 
-	// Find looks for another node that has id. It returns nil if none has,
-	// and an error if that cannot be known.
+	// Find looks for the slot of id at another node. It returns nil if no node
+	// has it, and an error if that is not known.
 	Find(id wire.ServerID) (RemoteSlot, error)
 }
 
 // RemoteSlot is a slot on another node.
 type RemoteSlot interface {
-	// Join asks that node to take a phone in: Joined, NoServer, Full, or
-	// Refused if it gives no answer. If Joined, stream is the phone's way
-	// there.
+	// Join asks that node to join a phone. The outcome is Joined, NoServer, Full,
+	// or Refused if the node does not answer. If it is Joined, stream connects to
+	// that node.
 	Join(v RemotePhone) (stream Stream, o Outcome)
 }
 
-// Stream carries the bytes of one phone's connection, both ways, between
-// the node that has its socket and the one that has its slot.
+// Stream carries the bytes of one phone's connection in both directions, between the
+// node with its socket and the node with its slot.
 type Stream interface {
-	// Carry begins to move bytes between sock and the slot. ended is called
-	// once, from any task, after sock is closed.
+	// Carry starts to move bytes between sock and the slot. It calls ended once,
+	// from any task, after it has closed sock.
 	Carry(sock Socket, ended func())
 
-	// Close ends the phone, with a close message if it can have one, and its
+	// Close closes the phone, with a close message if possible, and its
 	// connection at the other node.
 	Close(code wire.CloseCode, reason string)
 
-	// Abort closes the socket without a word.
+	// Abort closes the socket without a close message.
 	Abort()
 }
 
-// RemotePhone is a phone as the node that has its slot sees it.
+// RemotePhone describes a phone to the node with its slot.
 type RemotePhone struct {
 	Server wire.ServerID
-	Device string // as it goes into logs
+	Device string // in the form for logs
 	From   netip.Addr
 }
 
 // Errors of Cluster.Claim.
 var (
-	// ErrServerInUse says that the binary that holds the id, at another node,
+	// ErrServerInUse means that a binary at another node holds the server-id and
 	// is alive.
 	ErrServerInUse = errors.New("another node's binary holds the server-id")
 
-	// ErrUnknownHolder says that it cannot be known now who holds the id.
-	ErrUnknownHolder = errors.New("it cannot be known now whether another node holds the server-id")
+	// ErrUnknownHolder means that the holder of the server-id is not known now.
+	ErrUnknownHolder = errors.New("it is not known now whether another node holds the server-id")
 )
 
-// Verdict is what a probe on behalf of another node has found.
+// Verdict is the result of a probe for another node.
 type Verdict int
 
 // Verdicts of Host.Probe.
 const (
 	Alive  Verdict = iota + 1 // the binary has answered
-	LetGo                     // it has not, and its slot is gone
-	Nobody                    // no binary holds the id here, or it is another by now
-	Busy                      // too many ask
+	LetGo                     // the binary has not answered, and its slot is gone
+	Nobody                    // no binary holds the id here, or another one does now
+	Busy                      // too many claimants wait
 )
 
-// LeaseDeadline is until when a node may serve a server-id. After it another node
-// may, so whoever forwards looks first: one atomic load.
+// LeaseDeadline is the time until which a node may serve a server-id. After it another
+// node may. Each task checks it before it forwards, with one atomic load.
 type LeaseDeadline struct {
 	relay *Relay
 	until atomic.Int64 // by Relay.now
 }
 
-// Move moves the lease deadline to t.
+// Move sets the lease deadline to t.
 func (f *LeaseDeadline) Move(t time.Time) { f.until.Store(f.relay.at(t)) }
 
-// Close closes the lease deadline for good. Move is not called after.
+// Close makes the lease deadline pass for good. Do not call Move afterwards.
 func (f *LeaseDeadline) Close() { f.until.Store(0) }
 
-// Passed reports whether the time is over. A nil lease deadline never passes.
+// Passed reports whether the lease deadline has passed. A nil one never passes.
 func (f *LeaseDeadline) Passed() bool { return f != nil && f.passed(f.relay.now()) }
 
 func (f *LeaseDeadline) passed(now int64) bool { return now >= f.until.Load() }
 
-// Host is how a cluster reaches the relay of its node. All methods may be
-// called from any task; none waits.
+// Host connects a cluster to the relay of its node. All methods may be called from any
+// task, and none waits.
 type Host struct{ relay *Relay }
 
 // NewLeaseDeadline returns a lease deadline that has passed.
 func (h *Host) NewLeaseDeadline() *LeaseDeadline { return &LeaseDeadline{relay: h.relay} }
 
-// Slot says how the slot of id is. It becomes held only between a Claim that
-// succeeded and its Settled.
+// Slot returns the state of the slot of id. A slot becomes held only between a
+// successful Claim and its ClaimApplied.
 func (h *Host) Slot(id wire.ServerID) SlotState { return h.relay.registry.Slot(id) }
 
-// Probe asks the binary that holds id whether it is alive, for a rival at
-// another node, and calls answer once. A binary that is dead is closed 1011,
-// its phones 4404, and the slot is gone.
+// Probe probes the binary that holds id, for a rival at another node, and calls answer
+// once. If the binary is dead, it is closed with 1011 and its phones with 4404, and the
+// slot ends.
 func (h *Host) Probe(id wire.ServerID, answer func(Verdict)) {
 	r := h.relay
 	b := r.registry.Holder(id)
@@ -128,9 +127,9 @@ func (h *Host) Probe(id wire.ServerID, answer func(Verdict)) {
 	}
 }
 
-// Revoke takes the slot of id away: this node has lost it. Its binary is
-// closed 1012. So are its phones, unless a binary has reclaimed the id at
-// another node: then they are closed as by any reclaim, 4404.
+// Revoke ends the slot of id, because this node has lost the lease. Its binary and its
+// phones are closed with 1012. If reclaimed is true, a binary has reclaimed the id at
+// another node, and the phones are closed with 4404, as by every reclaim.
 func (h *Host) Revoke(id wire.ServerID, reclaimed bool) {
 	b, phones, ok := h.relay.registry.Revoke(id, nil)
 	if !ok {
@@ -148,12 +147,12 @@ func (h *Host) Revoke(id wire.ServerID, reclaimed bool) {
 	}
 }
 
-// Join lets a phone in whose socket another node has; sock is the way there
-// and the relay's from now on. If the outcome is not Joined it is closed.
+// Join joins a phone that has its socket at another node. sock is its stream, which
+// belongs to the relay from now on. If the outcome is not Joined, Join closes it.
 func (h *Host) Join(v RemotePhone, sock Socket) Outcome {
 	r := h.relay
 	if !r.table.takeRemote() {
-		_ = sock.Close() // nobody has seen it
+		_ = sock.Close()
 		return Refused
 	}
 	p := r.newPhone(v.Server)
@@ -170,8 +169,8 @@ func (h *Host) Join(v RemotePhone, sock Socket) Outcome {
 	return Joined
 }
 
-// reasonLost is the reason of a close because the node may not serve the
-// server-id any longer.
+// reasonLost is the reason of a close because the node may no longer serve the
+// server-id.
 const reasonLost = "this node no longer serves the server-id"
 
 // cluster is the relay's Cluster, or none.
@@ -197,7 +196,7 @@ func (v *remoteRival) unanswered()     { v.answer(Busy) }
 func (v *remoteRival) refused(*binary) { v.answer(Alive) }
 func (v *remoteRival) vacant()         { v.answer(Nobody) }
 
-// inherits lets go of the slot of b, which has not answered.
+// inherits ends the slot of b, which has not answered.
 func (v *remoteRival) inherits(b *binary) {
 	r := v.relay
 	_, phones, ok := r.registry.Revoke(v.server, b)
@@ -215,9 +214,9 @@ func (v *remoteRival) inherits(b *binary) {
 	v.answer(LetGo)
 }
 
-// proxiedPhone is a phone whose socket is here and whose slot is on another node.
-// This node passes the gates' judgement on it and carries its bytes; all
-// that a phone's connection is, is there.
+// proxiedPhone is a phone with its socket here and its slot at another node. This node
+// applies its gates to the phone and forwards the bytes. The other node has the
+// phone's conn.
 type proxiedPhone struct {
 	relay  *Relay
 	from   netip.Addr
@@ -226,7 +225,7 @@ type proxiedPhone struct {
 	ended  atomic.Bool
 }
 
-// findRemote looks for the slot of id on other nodes, unless it is here.
+// findRemote looks for the slot of id at other nodes, unless this node has it.
 func (r *Relay) findRemote(id wire.ServerID) (RemoteSlot, error) {
 	if r.cluster.Cluster == nil || r.registry.Slot(id) != SlotFree {
 		return nil, nil
@@ -234,8 +233,8 @@ func (r *Relay) findRemote(id wire.ServerID) (RemoteSlot, error) {
 	return r.cluster.Find(id)
 }
 
-// proxy joins the phone behind sock to its slot at place and carries its
-// bytes. Unless it is Joined, sock is the caller's.
+// proxy joins the phone behind sock to its slot at place and forwards its bytes. If the
+// outcome is not Joined, sock still belongs to the caller.
 func (r *Relay) proxy(place RemoteSlot, v RemotePhone, sock Socket, from netip.Addr) Outcome {
 	stream, o := place.Join(v)
 	if o != Joined {
@@ -250,7 +249,7 @@ func (r *Relay) proxy(place RemoteSlot, v RemotePhone, sock Socket, from netip.A
 	counted := r.registry.CountProxied(a)
 	stream.Carry(sock, a.over)
 	switch {
-	case !kept: // Abort has been through here
+	case !kept: // Relay.Abort has run
 		a.abort()
 	case !counted:
 		a.evict(r.shutdown.code(), wire.ReasonShuttingDown)
@@ -258,7 +257,7 @@ func (r *Relay) proxy(place RemoteSlot, v RemotePhone, sock Socket, from netip.A
 	return Joined
 }
 
-// evict closes the phone: its node here shuts down.
+// evict closes the phone, because this node shuts down.
 func (a *proxiedPhone) evict(code wire.CloseCode, reason string) bool {
 	if a.ended.Swap(true) {
 		return false
@@ -279,7 +278,7 @@ func (a *proxiedPhone) shed(code wire.CloseCode, reason string) {
 	a.abort()
 }
 
-// over is the end: the socket is closed.
+// over is called after the socket has been closed.
 func (a *proxiedPhone) over() {
 	a.ended.Store(true)
 	a.load.close()

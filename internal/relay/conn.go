@@ -11,8 +11,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// controlBudget is how many control messages a peer may send between two
-// heartbeats. Honest peers send a handful.
+// controlBudget is the number of control messages that a peer may send between two
+// heartbeats. Honest peers send a few.
 const controlBudget = 1024
 
 // yieldBelow is how little a read must have brought for its reader to let
@@ -26,7 +26,7 @@ const yieldBelow = 16 << 10
 // fast as they can would then delay all others by seconds.
 const messagesPerYield = 128
 
-// unknown stands for a number of bytes that somebody else may have changed.
+// unknown stands for a number of bytes that another task may have changed.
 const unknown = -1
 
 // role is what a conn is for: a binary or a phone.
@@ -64,11 +64,10 @@ type role interface {
 	pastDeadline(now int64) bool
 }
 
-// conn is one WebSocket connection after its upgrade. It moves bytes and
-// watches the clock; its role decides. One task at most reads. While there
-// is nothing to hand on to (parked) none does, and the right to read waits
-// for whoever swaps parked to false, which is what startReading does. A new
-// conn is parked.
+// conn is one WebSocket connection after its upgrade. It moves bytes and watches the
+// clock; its role decides. At most one task reads it. While the next message cannot be
+// handed on, the conn is parked and no task reads it. The task that swaps parked to false
+// gets the right to read; startReading does that. A new conn is parked.
 type conn struct {
 	relay  *Relay
 	set    *settings // those it lives by
@@ -120,8 +119,8 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 	c.parked.Store(true)
 	c.nextPing = r.now() + int64(set.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
-	r.adopt(c) // before the alarm: whatever ends c must find it in the connection table
-	// Not at nextPing if a message that begins at once must end before.
+	r.adopt(c) // before the alarm, because the end of c needs it in the connection table
+	// The alarm is earlier than nextPing if a message that begins now must end before.
 	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(set.MessageTimeout)))
 }
 
@@ -220,7 +219,7 @@ func (c *conn) digest() bool {
 			if pe, ok := errors.AsType[*wire.ProtocolError](err); ok {
 				c.role.fail(pe.Code, pe.Reason)
 			}
-			c.closing.Store(true) // nothing after a breach counts, whoever closes
+			c.closing.Store(true) // nothing after a violation counts
 			return true
 		}
 		switch m.Op {
@@ -318,9 +317,8 @@ func (c *conn) control(m wire.Message) {
 	}
 }
 
-// park gives up the right to read and reports whether the reader must end.
-// From the swap on nothing of the reader's may be touched, unless the right
-// is won back.
+// park gives up the right to read, and reports whether the reader must end. After the swap
+// it must not touch the reader's fields, unless it gets the right back.
 func (c *conn) park() bool {
 	c.held = append([]byte(nil), c.held...)
 	c.rest = append([]byte(nil), c.rest...)
@@ -341,7 +339,7 @@ func (c *conn) park() bool {
 		return true
 	}
 	if !c.parked.CompareAndSwap(true, false) {
-		return true // somebody else reads already
+		return true // another task reads already
 	}
 	if done {
 		c.held = nil
@@ -382,7 +380,7 @@ func (c *conn) close(code wire.CloseCode, reason string, after bool) bool {
 	return true
 }
 
-// abort closes the socket without a word.
+// abort closes the socket without a close message.
 func (c *conn) abort() {
 	if c.aborted.Swap(true) {
 		return
@@ -390,16 +388,16 @@ func (c *conn) abort() {
 	c.closing.Store(true)
 	c.relay.metrics.dropped[dropClosed].Add(float64(c.out.kill()))
 	c.load.close()
-	_ = c.sock.Close() // what would an error tell?
+	_ = c.sock.Close() // the socket is gone, with or without an error
 	c.startReading()
 }
 
-// over is the reader's last act: the peer cannot be read any more.
+// over is the last call of the reader, after the peer's last byte.
 func (c *conn) over() {
 	c.flushDirty()
 	c.role.gone(wire.CloseNone)
 	c.abort()
-	_ = c.sock.Close() // whoever aborted first may not have come to it yet
+	_ = c.sock.Close() // a task that aborts may not have closed it yet
 	c.asm.Discard()
 	c.relay.alarms.cancel(&c.alarm)
 	c.relay.forget(c)
@@ -435,8 +433,8 @@ func (c *conn) parted() {
 		c.abort()
 		return
 	}
-	// Half-closed, not closed: closing with something unread would reset
-	// the connection and could destroy the close message on its way.
+	// Half-closed, not closed: a close with unread bytes resets the connection,
+	// which can destroy the close message on its way.
 	_ = c.sock.CloseWrite()
 	now := c.relay.now()
 	c.partedSince.Store(now)

@@ -64,8 +64,8 @@ type trackedConn interface {
 
 	memoryLoad() *load
 
-	// place is whose place it has: that of an address, or, if its socket is
-	// at another node, nobody's.
+	// place returns the address to which the connection is counted. remote means
+	// that its socket is at another node, and no address is counted.
 	place() (from netip.Addr, remote bool)
 }
 

@@ -12,49 +12,54 @@
 //	                 │ └─────reclaim──────┘
 //	                 └─takeover (probe unanswered)──▶ held by the rival
 //
-// # Who does what
+// # Parts
 //
-// The [Registry] knows who is connected and decides who may be; it calls
-// nobody. A conn moves the bytes of one WebSocket and decides nothing. The
-// endpoints, binary.go and phone.go, join one to the other: they carry out what
-// the registry decided. [Relay] holds it together.
+// The [Registry] knows which peers are connected and decides which may be. It
+// calls no other part. A conn moves the bytes of one WebSocket and decides
+// nothing. The endpoints, binary.go and phone.go, carry out the decisions of the
+// registry on the conns. [Relay] has all parts.
 //
-// # The way of a frame
+// # The path of a frame
 //
-// A phone's reader (conn.read) takes bytes from its [Socket], an assembler
-// makes messages of them, phone.message checks one and puts it, wrapped,
-// into the outbox of its binary. When the reader has put all it read, it
-// flushes the outboxes it filled: flush writes what goes without waiting
-// and leaves the rest to a writer task. From a binary to its phones it is
-// the same way, with binary.message finding the phone by its conn-id. No
-// frame takes the registry's lock.
+// A phone's reader (conn.read) reads bytes from its [Socket], and an assembler
+// turns them into messages. phone.message checks a message and puts it, wrapped
+// in an envelope, into the outbox of its binary. When the reader has put all
+// messages of a read, it flushes the outboxes that it has filled. flush writes as
+// much as it can without waiting, and leaves the rest to a writer task. Frames
+// from a binary to its phones take the same path; binary.message finds the phone
+// by its conn-id. No frame takes the registry's lock.
 //
 // # More than one node
 //
-// A relay may share its server-ids with others. What it needs of them is
-// [Cluster], nil for a relay that is alone: a binary's endpoint asks it whether
-// the id may be this node's, a phone's endpoint where the id is if it is not
-// here. Then the phone is away: its bytes are carried to the node with its
-// slot, where it is a phone like any other, remote, its socket a stream.
+// A relay can share its server-ids with other relays through [Cluster], which is
+// nil without a cluster. A binary's endpoint asks it whether this node may have
+// the server-id. A phone's endpoint asks it for the node with the slot, if this
+// node does not have it. Such a phone is proxied: its bytes go to the node with
+// its slot, where it is a remote phone with a stream as its socket.
 //
 // # Tasks and waiting
 //
-// A task waits on its socket or on a lock, nothing else: no channel, no
-// select, no ticker; at the endpoints, before the upgrade is answered or the
-// phone is in, also for a cluster. Each connection has one reader, or none while it is
-// parked for want of room at the far end, and a writer only while a write
-// waits. Whoever makes room starts the parked reader again. Time comes from
-// one clock; all deadlines of a connection share one alarm. [Runtime] is
-// the list of what is borrowed, and the reason that the simulator can run
-// this package as it is.
+// A task waits on its socket or on a lock only: this package has no channel, no
+// select and no ticker. Before the answer to an upgrade, or before a phone has
+// joined, an endpoint may also wait for the cluster. Each connection has one
+// reader, or none while it is parked because the outbox at the far end has no
+// room. It has a writer only while a write waits. The task that makes room starts
+// the parked reader again. Time comes from one clock, and all deadlines of a
+// connection share one alarm. [Runtime] lists everything that the simulator
+// replaces; the rest of this package runs in it unchanged.
 //
 // # Locks
 //
-// registry, connection table, alarms, and per connection outbox, routes and probe. A
-// task that holds one may take: outbox while it holds probe; registry while
-// it holds connection table; the clock and gauges while it holds registry; the clock
-// while it holds alarms or probe; and, in a cluster, whatever Cluster.Settled
-// takes, the registry by way of Host.Slot too, while it holds probe: a
-// claimant that is found to have left is settled there.
+// The locks are: registry, connection table, alarms, and per connection outbox,
+// routes and probe. A task may take:
+//
+//   - outbox while it holds probe;
+//   - registry while it holds connection table;
+//   - the clock and gauges while it holds registry;
+//   - the clock while it holds alarms or probe;
+//   - in a cluster, the locks that Cluster.ClaimApplied takes, and the registry
+//     through Host.Slot, while it holds probe: there it applies the claim of a
+//     claimant that has left.
+//
 // Nothing else is nested.
 package relay

@@ -10,18 +10,17 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// drainGrain is how far apart two rounds of a drain are at least.
+// drainGrain is the shortest time between two rounds of a drain.
 const drainGrain = 10 * time.Millisecond
 
-// shutdownState is whether a drain has begun, and with which code it closes.
+// shutdownState says whether a drain has begun, and has its close code.
 type shutdownState struct{ with atomic.Uint32 }
 
 func (p *shutdownState) begun() bool          { return p.with.Load() != 0 }
 func (p *shutdownState) code() wire.CloseCode { return wire.CloseCode(p.with.Load()) }
 
-// drain closes the connections of a relay that ends. A binary is closed
-// together with its phones: a phone that outlived its binary would find
-// nobody and could not wait for it either, as nobody is let in any more.
+// drain closes the connections of a relay that ends. It closes a binary together with
+// its phones, because no binary can come back for them.
 type drain struct {
 	relay  *Relay
 	spread time.Duration
@@ -30,26 +29,27 @@ type drain struct {
 	done   int             // of them
 }
 
-// shutdownEntry is what is closed at one moment: a slot, or a phone whose slot is at
-// another node.
+// shutdownEntry is closed in one step: a slot with its binary and phones, or a proxied
+// phone.
 type shutdownEntry struct {
 	slot    wire.ServerID
 	proxied joiner // nil: a slot
 }
 
-// Drain refuses whoever comes from now on and closes everyone: at once, or,
-// if spread is positive, slot by slot in random order and evenly over that
-// time. The code is 1001; it is 1012 with a spread, and in a cluster, whose
-// other nodes go on and have the server-ids at once. Drain does not wait;
-// done is called once, from any goroutine, when the last socket is closed. So
-// is that of a second Drain; without a spread that one closes at once whoever
-// is left.
+// Drain refuses new connections and closes the existing ones: in one step, or, if spread
+// is positive, slot by slot in random order and evenly over that time. The code is 1001.
+// It is 1012 with a spread, and in a cluster, where another node can serve the clients
+// immediately.
+//
+// Drain does not wait. It calls done once, from any goroutine, when the last socket is
+// closed. Drain may be called again: each done is called, and a call without a spread
+// closes all remaining connections.
 func (r *Relay) Drain(spread time.Duration, done func()) {
 	code := wire.CloseGoingAway
 	if spread > 0 || r.cluster.Cluster != nil {
 		code = wire.CloseRestart
 	}
-	r.shutdown.with.Store(uint32(code)) // before anybody is refused
+	r.shutdown.with.Store(uint32(code)) // before the table refuses connections, which need the code
 	r.table.drain()
 	d := &drain{relay: r, spread: spread, began: r.rt.Clock.Now()}
 	ids, proxied := r.registry.Drain()
@@ -69,8 +69,8 @@ func (r *Relay) Drain(spread time.Duration, done func()) {
 	})
 }
 
-// shuffle makes an order that nobody can foresee: those who came together,
-// as after the last restart, must not come back together.
+// shuffle makes the order random. Clients that connected together, for example after the
+// last restart, must not come back together.
 func (d *drain) shuffle(from io.Reader) {
 	var seed [16]byte
 	if _, err := io.ReadFull(from, seed[:]); err != nil {
@@ -80,7 +80,7 @@ func (d *drain) shuffle(from io.Reader) {
 	r.Shuffle(len(d.queue), func(i, j int) { d.queue[i], d.queue[j] = d.queue[j], d.queue[i] })
 }
 
-// round closes those whose turn has come and arranges for the next.
+// round closes the entries that are due and sets a timer for the next ones.
 func (d *drain) round() {
 	past := d.relay.rt.Clock.Now().Sub(d.began)
 	for d.done < len(d.queue) && d.due(d.done) <= past {
@@ -92,13 +92,13 @@ func (d *drain) round() {
 	}
 }
 
-// due is when the one at place i is closed: the first at once, the last a
-// step before the spread is over.
+// due returns the time after the begin at which entry i is closed: the first one
+// immediately, the last one shortly before the spread is over.
 func (d *drain) due(i int) time.Duration {
 	return time.Duration(float64(d.spread) * float64(i) / float64(len(d.queue)))
 }
 
-// part closes whoever l is, unless they have gone by themselves.
+// part closes the connections of l that have not ended yet.
 func (r *Relay) part(l shutdownEntry) {
 	code := r.shutdown.code()
 	if l.proxied != nil {
@@ -117,5 +117,5 @@ func (r *Relay) part(l shutdownEntry) {
 	if b != nil {
 		b.fail(code, wire.ReasonShuttingDown)
 	}
-	r.cluster.changed(l.slot) // after the close: who redials at once asks again
+	r.cluster.changed(l.slot) // after the close; a peer that redials before this tries again
 }

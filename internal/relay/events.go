@@ -14,26 +14,25 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// What the log takes of the records that peers can cause, in each second. It is
-// logRate records in all: logPool for whoever comes first, and logReserve of each
-// class for addresses of which the log has no record of that class in this second.
-// An address that has taken a third of the pool in the second before has at most a
-// third of it: only what comes in bursts may be more. So neither a class nor an address
-// keeps another's records out. The others are suppressed and counted.
+// Limits on the log records per second that peers can cause. logRate is the limit on
+// all. logReserve of each class are for addresses without a record of that class in this
+// second. The rest, logPool, is for all records. An address that used a third of the
+// pool in the second before can use at most a third of it now; only bursts may use more.
+// Neither a class nor an address can therefore suppress the records of another. Records
+// above the limits are suppressed and counted.
 const (
 	logRate    = 100
 	logReserve = 8
 	logPool    = logRate - eventClasses*logReserve
 )
 
-// logAddresses bounds the addresses that are told apart in one second.
+// logAddresses is the limit on the addresses that are counted separately in one second.
 const logAddresses = 4 << 10
 
-// suppressedEvery is how often the number of suppressed records is logged at
-// most.
+// suppressedEvery is the shortest time between two records about suppressed records.
 const suppressedEvery = 10 * time.Second
 
-// logText is how many bytes of a text that a peer chose go into a record.
+// logText is the number of bytes of a peer's text that go into a record.
 const logText = 128
 
 // eventClass is a kind of event that has a reserve of its own in the log.
@@ -41,10 +40,10 @@ type eventClass int
 
 const (
 	eventClaim      eventClass = iota // a binary got a slot
-	eventConflict                     // it was another's: refused, or taken over
+	eventConflict                     // another binary held it: refused, or taken over
 	eventRefusal                      // a limit was reached
 	eventConnection                   // connections that come and go
-	eventFrame                        // frames that go nowhere
+	eventFrame                        // frames that are dropped
 	eventClasses    = iota
 )
 
@@ -52,8 +51,8 @@ var eventClassNames = [eventClasses]string{
 	eventClaim: "claim", eventConflict: "conflict", eventRefusal: "refusal", eventConnection: "connection", eventFrame: "frame",
 }
 
-// events writes the relay's log. Its event names and keys are a closed set,
-// held by a test: no payload, no token, no user-agent ever.
+// events writes the relay's log. Its event names and keys are a closed set, which a test
+// checks. No record has a payload, a token or a user-agent.
 type events struct {
 	log     *slog.Logger
 	clock   clock.Clock
@@ -61,16 +60,16 @@ type events struct {
 	dropped [eventClasses]prometheus.Counter
 
 	mu         sync.Locker // guards all below
-	second     time.Time   // since when the counts below hold, for a second
-	pool       int         // records taken from it
+	second     time.Time   // begin of the second of the counts below
+	pool       int         // records from the pool
 	reserved   [eventClasses]int
 	addresses  map[netip.Prefix]logged
 	before     map[netip.Prefix]logged // of the second before
 	suppressed [eventClasses]int       // since they were last reported
-	pending    bool                    // a timer is going to report them
+	pending    bool                    // a timer is set that reports them
 }
 
-// logged is what the log has of one address in this second.
+// logged counts the records of one address in one second.
 type logged struct {
 	classes [eventClasses]bool
 	pool    int // records from the pool
@@ -88,9 +87,9 @@ func newEvents(log *slog.Logger, rt Runtime, suppressed [eventClasses]prometheus
 	}
 }
 
-// emit writes one record that a peer at that address caused, unless the log does
-// not take records of that level or there have been too many. The zero address is
-// for records of which the address is not known; they come from the pool only.
+// emit writes a record that a peer at that address caused, unless the level is off or a
+// limit is reached. The zero address is for records without a known address; they use the
+// pool only.
 func (e *events) emit(class eventClass, from netip.Addr, level slog.Level, event string, attrs ...slog.Attr) {
 	if e.quiet || !e.log.Enabled(context.Background(), level) {
 		return
@@ -100,8 +99,8 @@ func (e *events) emit(class eventClass, from netip.Addr, level slog.Level, event
 	}
 }
 
-// admit reports whether a record may be written now. If not, it counts the
-// record, and sees to it that the number is reported after suppressedEvery.
+// admit reports whether a record may be written now. If not, it counts the record. The
+// number is logged after suppressedEvery.
 func (e *events) admit(class eventClass, from netip.Addr) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -113,18 +112,18 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 		}
 		e.second, e.pool, e.reserved = now, 0, [eventClasses]int{}
 	}
-	var whose netip.Prefix // the zero one is for all that are not told apart
+	var key netip.Prefix // the zero one is for all that are not counted separately
 	if from.IsValid() {
-		whose = home(from)
-		if _, known := e.addresses[whose]; !known && len(e.addresses) >= logAddresses {
-			whose = netip.Prefix{}
+		key = home(from)
+		if _, known := e.addresses[key]; !known && len(e.addresses) >= logAddresses {
+			key = netip.Prefix{}
 		}
 	}
-	has := e.addresses[whose]
+	has := e.addresses[key]
 	switch {
-	case whose.IsValid() && !has.classes[class] && e.reserved[class] < logReserve:
+	case key.IsValid() && !has.classes[class] && e.reserved[class] < logReserve:
 		e.reserved[class]++
-	case e.pool < logPool && (has.pool < logPool/3 || e.before[whose].pool < logPool/3):
+	case e.pool < logPool && (has.pool < logPool/3 || e.before[key].pool < logPool/3):
 		e.pool++
 		has.pool++
 	default:
@@ -137,11 +136,11 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 		return false
 	}
 	has.classes[class] = true
-	e.addresses[whose] = has
+	e.addresses[key] = has
 	return true
 }
 
-// report is the end of the time that admit began.
+// report is the function of the timer that admit sets.
 func (e *events) report() {
 	e.mu.Lock()
 	e.pending = false
@@ -149,8 +148,8 @@ func (e *events) report() {
 	e.flush()
 }
 
-// flush logs how many records of each class were suppressed since that was last
-// logged, if any were. Call it when the relay ends, too.
+// flush logs the number of suppressed records of each class since the last such record,
+// if it is not 0. The relay calls it at its end, too.
 func (e *events) flush() {
 	e.mu.Lock()
 	suppressed := e.suppressed
@@ -193,7 +192,7 @@ func (e *events) since(began time.Time) slog.Attr {
 	return slog.Duration("duration", e.clock.Now().Sub(began))
 }
 
-// ending is why a connection ended, in the keys that there are for it.
+// ending returns the close code and the reason of an end as attributes.
 func ending(c *conn, code wire.CloseCode, reason string) []slog.Attr {
 	attrs := []slog.Attr{closeCode(code, c)}
 	if reason != "" {
@@ -210,8 +209,8 @@ func (e *events) refused(event string, from netip.Addr, d endpoint, err error) {
 	e.emit(eventRefusal, from, slog.LevelWarn, event, attrs...)
 }
 
-// shed writes that so many connections were closed for want of memory, the first
-// of them of that address.
+// shed logs the number of connections that were closed because memory ran short, and the
+// address of the first one.
 func (e *events) shed(closed int, from netip.Addr) {
 	e.emit(eventRefusal, from, slog.LevelWarn, "memory_short", remote(from),
 		slog.String("err", fmt.Sprintf("memory is short: closed connections of the addresses that hold the most, this one first: %d", closed)))
@@ -255,7 +254,7 @@ func (e *events) phoneUnregistered(p *phone, code wire.CloseCode, reason string)
 	e.emit(eventConnection, p.from, slog.LevelInfo, "phone_unregistered", append(ending(&p.conn, code, reason), serverID(p.server), connID(p.id), remote(p.from), e.since(p.began))...)
 }
 
-// ended adds the record that a missed heartbeat deserves.
+// ended logs a missed heartbeat, if that is the reason.
 func (e *events) ended(from netip.Addr, reason string, attrs ...slog.Attr) {
 	if reason == wire.ReasonHeartbeat {
 		e.emit(eventConnection, from, slog.LevelInfo, "heartbeat_timeout", attrs...)
@@ -270,8 +269,8 @@ func (e *events) envelopeDropped(b *binary, err string) {
 	e.emit(eventFrame, b.from, slog.LevelWarn, "envelope_dropped", serverID(b.server), slog.String("err", err))
 }
 
-// envelopeDeparted is for an envelope that names a phone that has just left.
-// Every daemon sends such ones.
+// envelopeDeparted logs an envelope for a phone that left a short time ago. Every daemon
+// sends such envelopes.
 func (e *events) envelopeDeparted(b *binary) {
 	e.emit(eventFrame, b.from, slog.LevelDebug, "envelope_for_departed_phone", serverID(b.server))
 }

@@ -23,10 +23,10 @@ type gauges struct {
 // newGauges returns the gauges, all at 0.
 func newGauges(newGauge func(prometheus.GaugeOpts) prometheus.Gauge) gauges {
 	opts := [...]prometheus.GaugeOpts{
-		{Name: "pyrycode_relay_connected_binaries", Help: "Binaries connected now. A binary whose slot waits in grace is not counted."},
-		{Name: "pyrycode_relay_connected_phones", Help: "Phones joined now whose socket is here, those waiting through a grace included, those whose slot another node has too."},
+		{Name: "pyrycode_relay_connected_binaries", Help: "Connected binaries. Slots in grace have none."},
+		{Name: "pyrycode_relay_connected_phones", Help: "Phones with their socket at this node that have joined a slot, here or at another node, including those that wait in grace."},
 		{Name: "pyrycode_relay_binaries_in_grace", Help: "Slots kept for a binary that is gone and may come back."},
-		{Name: "pyrycode_relay_remote_phones", Help: "Phones joined to slots here whose socket another node of the cluster has; that node counts them as connected."},
+		{Name: "pyrycode_relay_remote_phones", Help: "Phones in slots of this node with their socket at another node of the cluster, which counts them as connected."},
 		{Name: "pyrycode_relay_grace_expiries_total", Help: "Slots evicted because no binary came back within the grace period."},
 	}
 	g := gauges{
@@ -99,9 +99,9 @@ func (r *Registry[B, P]) Collect(ch chan<- prometheus.Metric) {
 // Counts is the number of connections of each kind at one moment.
 type Counts struct {
 	Binaries int // slots held by a binary; one in grace is not counted
-	Phones   int // phones joined whose socket is here, those waiting through a grace included
+	Phones   int // joined phones with their socket here, including those that wait in grace
 	InGrace  int // slots kept for a binary that may come back
-	Remote   int // phones joined to slots here whose socket another node has
+	Remote   int // phones in slots here with their socket at another node
 }
 
 // Counts returns the numbers of connections now.

@@ -15,8 +15,8 @@ import (
 const reasonMemory = "relay is short of memory"
 
 const (
-	// freeMessage is how large a message may be, in bytes, for which nobody is
-	// asked. Larger ones need a buffer that their sender's address may have.
+	// freeMessage is the size in bytes up to which a message needs no room in the
+	// budget. A larger message waits until its sender's address has room for it.
 	freeMessage = 64 << 10
 
 	// idleCost and tlsCost are about what a connection costs that holds nothing.

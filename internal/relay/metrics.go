@@ -13,10 +13,10 @@ import (
 type (
 	endpoint   string // which endpoint
 	outcome    string // what became of an upgrade attempt
-	refusal    string // why somebody was not let into a slot
+	refusal    string // why a peer did not get into a slot
 	dropReason string // why a frame went nowhere
 	direction  string
-	side       string // who sent a close message
+	side       string // the sender of a close message
 )
 
 const (
@@ -104,7 +104,7 @@ func newMetrics(registry prometheus.Collector) *metrics {
 			return attempts.WithLabelValues(string(d), string(o))
 		})
 	}
-	closes := m.vec("close_frames_total", "Close messages by who sent them and by code; a code that the protocol does not name is other.", "side", "code")
+	closes := m.vec("close_frames_total", "Close messages by sender and code; other stands for all codes that the protocol does not name.", "side", "code")
 	for _, s := range sides {
 		m.closes[s] = series(wire.Labels(), func(code string) prometheus.Counter {
 			return closes.WithLabelValues(string(s), code)

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// itemCost is charged for each frame beside its bytes, so that a flood
-	// of tiny ones is bounded too.
+	// itemCost is charged for each frame in addition to its bytes, so that a
+	// flood of tiny frames is limited, too.
 	itemCost = 64
 
-	// noticeBudget is how far close notices may go over the budget. They
-	// are small and there are few, but a peer that makes phones come and
-	// go must not make them unbounded.
+	// noticeBudget is the number of bytes by which close notices may exceed the
+	// budget. They are small and few, but a client that connects and disconnects
+	// phones must not make them unlimited.
 	noticeBudget = 1 << 20
 
-	// sampleEvery is of how many frames one is timed. A clock reading and
-	// an observation cost 0.2 µs, a frame in a full batch 0.1 µs.
+	// sampleEvery is the number of frames of which one is timed. A clock reading
+	// and an observation cost 0.2 µs, a frame in a full batch 0.1 µs.
 	sampleEvery = 64
 
 	// statsStep is how far what is put may run ahead of the stats. What is
@@ -31,7 +31,7 @@ const (
 	statsStep = 16 << 10
 )
 
-// verdict is what an outbox says to a frame.
+// verdict is the answer of an outbox to a frame.
 type verdict int
 
 const (
@@ -40,14 +40,12 @@ const (
 	closed                // the connection takes nothing any more
 )
 
-// outbox is the bounded queue towards one peer: everything that is ever
-// written to its socket goes through here, so there is one writer. Putting
-// never waits for a socket.
+// outbox is the bounded queue towards one peer. All data for its socket goes through it,
+// so that the socket has one writer. Putting never waits for a socket.
 //
-// There is no writer task while nothing waits. Whoever puts into an outbox
-// that nobody has promised to flush must flush it, once it has put all it
-// has; flush writes what goes at once and starts a writer task for what
-// does not.
+// put returns first=true if no flush is pending. That caller must call flush after its
+// last put. flush writes as much as it can without waiting, and starts a writer task for
+// the rest. The writer task ends when nothing is left.
 type outbox struct {
 	// Set before the first frame.
 	rt     *Runtime
@@ -61,8 +59,8 @@ type outbox struct {
 	mu           sync.Locker          // guards all below
 	queue        *batch               // waiting; nil: nothing
 	charged      int                  // bytes charged, for what is being written too
-	flushPending bool                 // somebody will flush
-	writing      bool                 // somebody writes; the batch out is theirs
+	flushPending bool                 // a task is going to call flush
+	writing      bool                 // a task writes, and the batch out belongs to it
 	shut         bool                 // takes nothing any more; the close message is last
 	cut          bool                 // … and does not wait for what is being written
 	dead         bool                 // the socket failed
@@ -79,22 +77,22 @@ type outbox struct {
 	pingSent  uint64    // … that has been written
 	pingLeft  time.Time // when that was
 
-	out *batch // being written; owned by whoever set writing
+	out *batch // being written; belongs to the task that set writing
 }
 
-// outboxOwner is told what became of what was put. All calls come outside
-// the outbox's lock, from whoever writes.
+// outboxOwner gets reports about the data of an outbox. The task that writes calls its
+// methods, without the outbox's lock.
 type outboxOwner interface {
 	written(frames, bytes int) // so many frames are on the wire
 	timed(read int64)          // one of them, read then, is one to time
-	lost(frames int)           // so many will never be: a close goes before them, or the socket failed
+	lost(frames int)           // so many are dropped: a close replaces them, or the socket failed
 	waiting(bool)              // a write begins, or ends, to wait for the socket
 	parted()                   // the close message is on the wire
-	broken()                   // the socket takes nothing any more
+	broken()                   // the socket has failed
 }
 
-// outboxStats is what the outboxes of one side hold together, and what counts what
-// leaves by them.
+// outboxStats has the sums over the outboxes of one side, and the counters of the frames
+// that leave them.
 type outboxStats struct {
 	// Set before the first outbox.
 	frames, size prometheus.Counter
@@ -104,8 +102,8 @@ type outboxStats struct {
 	parked atomic.Int64 // senders that wait for room
 }
 
-// sender is one of those who put into a shared outbox: a phone, in that of
-// its binary. Its fields are guarded by the outbox's lock.
+// sender is one of the senders of a shared outbox: a phone of the outbox's binary. The
+// outbox's lock guards its fields.
 type sender struct {
 	charged      int          // bytes of its frames not yet written
 	senderClosed bool         // its close notice is queued: no frame may come after
@@ -127,8 +125,8 @@ func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix stri
 	return taken, o.markFlush()
 }
 
-// putOrPark is put, except that if there is no room from waits for it:
-// from.resume is called once there is.
+// putOrPark is put, but if the outbox has no room, from waits for room: the outbox calls
+// from.resume when it has room.
 func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
 	o.mu.Lock()
@@ -144,8 +142,8 @@ func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffi
 	return taken, o.markFlush()
 }
 
-// putNotice queues a close notice and mutes its sender, in one step: no
-// frame of that phone can come after its notice.
+// putNotice queues a close notice and closes its sender in one step, so that no frame of
+// that phone can follow its notice.
 func (o *outbox) putNotice(from *sender, notice []byte) (v verdict, first bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -161,7 +159,7 @@ func (o *outbox) putNotice(from *sender, notice []byte) (v verdict, first bool) 
 	return taken, o.markFlush()
 }
 
-// closeSender ends from's frames without a notice.
+// closeSender makes the outbox refuse further frames of from, without a notice.
 func (o *outbox) closeSender(from *sender) {
 	o.mu.Lock()
 	o.closeSenderLocked(from)
@@ -184,8 +182,8 @@ func (o *outbox) closeSenderLocked(from *sender) {
 	}
 }
 
-// putPing asks for a ping and returns its number. What has not been written
-// yet goes out as one ping, with the newest number.
+// putPing queues a ping and returns its number. Pings that have not been written are sent
+// as one ping, with the newest number.
 func (o *outbox) putPing() (n uint64, first bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -211,9 +209,9 @@ func (o *outbox) putPong(payload []byte) (first bool) {
 	return o.markFlush()
 }
 
-// finish makes a close message the last one: behind all that is queued if
-// after, otherwise in place of it, behind no more than the frame that has
-// begun. It returns how many frames it dropped, and ok only the first time.
+// finish makes a close message the last message. If after is true, it follows all queued
+// data. Otherwise it replaces the queued data, except the rest of an incomplete frame.
+// finish returns the number of frames that it dropped. ok is true for the first call only.
 func (o *outbox) finish(code wire.CloseCode, reason string, after bool) (dropped int, ok, first bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -235,8 +233,8 @@ func (o *outbox) finish(code wire.CloseCode, reason string, after bool) (dropped
 	return dropped, true, o.markFlush()
 }
 
-// kill says that the socket is closed: nothing more is written. It returns
-// how many frames were still waiting.
+// kill records that the socket is closed, so nothing more is written. It returns the
+// number of frames that waited.
 func (o *outbox) kill() (dropped int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -247,16 +245,15 @@ func (o *outbox) kill() (dropped int) {
 	dropped = o.drop()
 	o.account()
 	o.stats.parked.Add(-int64(len(o.parked)))
-	o.parked = nil // their binary is gone: reclaim or expiry will close them
+	o.parked = nil // their binary has gone; a reclaim or the end of the grace closes them
 	return dropped
 }
 
-// room says whether from may put something of that cost. An outbox that is
-// shared gives each sender its share, so that one who floods is stopped
-// before the others notice. What closed senders of its network have left counts as
-// its own, so that a phone that joins again has no fresh share. A sender for which
-// nothing is queued may always put one frame: limits that have been raised since must
-// not make it wait for room that never comes.
+// room reports whether from may put an item of that cost. Each sender of a shared outbox
+// has a quota, so that one that floods does not affect the others. The data that closed
+// senders of its network have left counts against its quota, so that a phone that joins
+// again gets no new quota. A sender without queued data may always put one frame: after a
+// change of the limits it must not wait for room that never comes.
 func (o *outbox) room(from *sender, cost int) verdict {
 	switch {
 	case o.shut || o.dead || from != nil && from.senderClosed:
@@ -269,7 +266,7 @@ func (o *outbox) room(from *sender, cost int) verdict {
 	return taken
 }
 
-// used returns how much of its share from has used. The lock is held.
+// used returns the used part of the quota of from. o.mu is held.
 func (o *outbox) used(from *sender) int {
 	return from.charged + o.left[from.network]
 }
@@ -288,8 +285,8 @@ func (o *outbox) add(it item, prefix, frame []byte, suffix string) {
 	if it.from != nil {
 		it.from.charged += it.cost
 	}
-	// What is about to be written at once need not be accounted for. While another
-	// write is under way, what waits behind it must be.
+	// Data that is written immediately need not be accounted for. Data that waits
+	// behind another write must be.
 	if o.charged-o.counted >= statsStep || o.writing && cap(q.bytes) != o.queueCap {
 		o.account()
 	}
@@ -371,7 +368,7 @@ func (o *outbox) markFlush() (first bool) {
 	return first
 }
 
-// holds is how many bytes are charged to the outbox.
+// holds returns the number of bytes that are charged to the outbox.
 func (o *outbox) holds() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -23,7 +23,7 @@ type phone struct {
 	ended  atomic.Bool
 }
 
-// joiner is a phone as the registry knows it: here in full, or away.
+// joiner is a phone in the registry: one with its slot here, or a proxied one.
 type joiner interface {
 	// evict closes a phone that the registry has already removed. It reports
 	// whether the phone is closed by this call, with that code.

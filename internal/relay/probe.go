@@ -10,56 +10,56 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// maxRivals is how many claimants may wait for one incumbent's answer.
+// maxRivals is the number of claimants that may wait for one incumbent's answer.
 const maxRivals = 16
 
-// errCrowded is what the next one is told, over HTTP if it can be.
-var errCrowded = errors.New("too many claims at once: as many as may wait until its holder has answered")
+// errCrowded is the error for the next claimant, if it is refused before the upgrade.
+var errCrowded = errors.New("too many claims of one server-id: wait until its holder has answered")
 
-// probe is the question whether a binary that holds a slot is alive, and
-// who waits for the answer. A binary that was killed without a word looks
-// alive for a heartbeat or two; the same daemon, restarted, must not be
-// locked out that long by its own corpse. Nor may a live one be displaced.
+// probe asks whether the binary that holds a slot is alive, and has the rivals that wait
+// for the answer. A binary that was killed seems alive until it misses a heartbeat. The
+// restarted daemon must not be refused for that long. A live binary must not be
+// displaced.
 type probe struct {
 	waiting *atomic.Int64 // rivals of all probes
 
 	mu     sync.Locker // guards all below
-	rivals []asking    // in order of arrival, so of their pings
-	round  *round      // identity of the round running now; nil: none
-	over   bool        // the incumbent is gone: nobody may wait for it
+	rivals []asking    // in order of arrival, and so of their pings
+	round  *round      // identity of the current round; nil: none
+	over   bool        // the incumbent has ended: no rival may wait for it
 }
 
-// asking is a rival and the ping that was sent for it. Only that one's answer,
-// or a later one's, shows that the incumbent was alive when the rival came: it
-// may have answered the ping of an earlier rival and died, and the rival be
-// its own next life.
+// asking is a rival with the ping that was sent for it. Only the answer to that ping, or
+// to a later one, shows that the incumbent was alive when the rival came. The incumbent
+// may have answered an earlier rival's ping and died since, and this rival may be the
+// same daemon after its restart.
 type asking struct {
 	rival
 	ping  uint64
 	since int64 // when the rival came, by Relay.now
 }
 
-// rival is who wants the slot of a binary that holds it, and waits for its
-// answer. abandoned is asked until it is true; then, or after one call of any
-// other method, the rival is forgotten.
+// rival is a claimant that waits for the answer of the binary that holds its slot. The
+// probe calls abandoned until it returns true, or one of the other methods once, and
+// then forgets the rival.
 type rival interface {
 	abandoned() bool    // it has left
 	overflow()          // too many wait
-	unanswered()        // b is neither silent nor does it answer, for as long as a rival waits
+	unanswered()        // b is not silent, and has not answered within patience
 	refused(b *binary)  // b is alive
 	inherits(b *binary) // b is dead: take its slot, if it still has it
 	vacant()            // the incumbent is gone: claim again
 }
 
-// round is the time that b has to answer, and its timer. Made before the timer
-// is armed: its body acts only while it is the current one.
+// round identifies the time in which b must answer. It is created before its timer is
+// set, and the timer's function acts only while the round is the current one.
 type round struct {
 	ping  uint64 // of the first rival that waits; guarded by the probe's lock
 	began int64  // by Relay.now
 }
 
-// challenge asks b and lets r, which came at since, wait for its answer. False
-// means that b has ended: claim again. How long r waits is bounded, see patience.
+// challenge sends a ping to b and makes r, which came at since, wait for the answer, for
+// patience at most. It returns false if b has ended: then the caller must claim again.
 func (b *binary) challenge(r rival, since int64) bool {
 	q := &b.probe
 	q.mu.Lock()
@@ -94,8 +94,8 @@ func (b *binary) crowded() bool {
 	return b.probe.crowded()
 }
 
-// crowded forgets the rivals that have left and reports whether there are
-// as many as there may be. The lock is held.
+// crowded forgets the rivals that have left, and reports whether maxRivals wait. q.mu is
+// held.
 func (q *probe) crowded() bool {
 	before := len(q.rivals)
 	q.rivals = slices.DeleteFunc(q.rivals, asking.abandoned)
@@ -103,8 +103,8 @@ func (q *probe) crowded() bool {
 	return len(q.rivals) >= maxRivals
 }
 
-// pong hears that b was alive when it was asked for ping n: the rivals that
-// had come by then are refused. For those that came later the round goes on.
+// pong handles the answer to ping n. It refuses the rivals with that ping or an earlier
+// one. For later rivals the round goes on.
 func (b *binary) pong(n uint64) {
 	b.phones.forgetDeparted(b.relay.now()) // one ping per heartbeat is often enough
 	q := &b.probe
@@ -119,12 +119,12 @@ func (b *binary) pong(n uint64) {
 	}
 }
 
-// patience returns how long a rival waits for b at most, all its challenges together:
-// for a write's timeout, after which a b that takes no bytes is cut, and a probe's
-// time, after which a b that sends none is dead. While b is in the middle of a message
-// its pong may have to wait for the rest: then it is a message's time and a probe's. So
-// a b that answers everything but the probe, or that reads or writes slowly for ever,
-// keeps no rival waiting.
+// patience returns the longest time for which a rival waits for b, for all its challenges
+// together. It is the write timeout, after which a b that reads nothing is cut, plus the
+// probe's time, after which a b that sends nothing is dead. While b is in the middle of a
+// message, its pong may have to wait for the rest, so the message timeout counts if it is
+// longer. A b that answers everything but the probe, or that is always slow, therefore
+// cannot keep a rival waiting.
 func (b *binary) patience() int64 {
 	if b.messageSince.Load() != 0 {
 		return int64(max(b.set.MessageTimeout, b.set.WriteTimeout) + b.set.Probe)
@@ -132,8 +132,8 @@ func (b *binary) patience() int64 {
 	return int64(b.set.WriteTimeout + b.set.Probe)
 }
 
-// judgeAt has b judged at at, or sooner if a rival's time ends. The probe's lock is
-// held.
+// judgeAt sets a timer for judge, at the time at or earlier if a rival's time ends. The
+// probe's lock is held.
 func (b *binary) judgeAt(g *round, at int64) {
 	patience := b.patience()
 	for _, r := range b.probe.rivals {
@@ -142,13 +142,11 @@ func (b *binary) judgeAt(g *round, at int64) {
 	b.relay.rt.Clock.AfterFunc(time.Duration(at-b.relay.now()), func() { b.judge(g) })
 }
 
-// judge is the end of a round's time. b counts as dead if it has been
-// silent for all of it. It has not been if something came from it, say
-// half of a long message that keeps its pong waiting; and as long as a write
-// waits, the ping's or one behind it, b has stopped reading, and the write
-// timeout decides whether it is slow or dead. Rivals wait so long, and no
-// longer than patience says: they are not refused, and a binary that is only
-// slow keeps its phones.
+// judge is the function of the timer of judgeAt. b counts as dead if it has been silent
+// for the probe's time. It has not been silent if bytes came from it, for example a part
+// of a long message that delays its pong. While a write waits, b does not read, and the
+// write timeout decides whether it is slow or dead. Rivals wait during that time, for
+// patience at most, so that a slow binary keeps its phones.
 func (b *binary) judge(g *round) {
 	q := &b.probe
 	q.mu.Lock()
@@ -179,18 +177,18 @@ func (b *binary) judge(g *round) {
 	rivals := q.take()
 	q.mu.Unlock()
 
-	// The newest first: if they are one daemon's attempts, only its last
-	// can be alive. Whoever is not the first finds the slot taken.
+	// The newest comes first: if they are attempts of one daemon, only its last
+	// attempt can be alive. The others find the slot taken.
 	for i := len(rivals) - 1; i >= 0; i-- {
 		rival := rivals[i]
 		if rival.abandoned() {
-			continue // a slot given to it would be nobody's
+			continue // it could not use the slot
 		}
 		rival.inherits(b)
 	}
 }
 
-// expire takes out the rivals that came at before or sooner. The lock is held.
+// expire removes and returns the rivals that came at before or earlier. q.mu is held.
 func (q *probe) expire(before int64) (late []asking) {
 	still := q.rivals[:0]
 	for _, r := range q.rivals {
@@ -211,22 +209,22 @@ func (q *probe) expire(before int64) (late []asking) {
 	return late
 }
 
-// overflow closes claimant b: so many wait already that it may not.
+// overflow closes claimant b, because maxRivals wait already.
 func (b *binary) overflow() {
-	// Not 4409: nobody has found the incumbent alive.
+	// Not 4409: the incumbent has not been found alive.
 	b.refuse(wire.CloseTryAgain, "too many claims at once")
 	b.recordAttempt(outcomeCapacity)
 }
 
-// unanswered closes claimant b: its incumbent has not been found dead, nor alive. It
-// may redial, which a 4409 could keep it from.
+// unanswered closes claimant b, because its incumbent has been found neither dead nor
+// alive. The code lets b redial; a 4409 can stop a daemon permanently.
 func (b *binary) unanswered() {
 	b.refuse(wire.CloseTryAgain, "the holder of the server-id does not answer")
 	b.recordAttempt(outcomeInUse)
 	b.relay.log.serverConflict(b)
 }
 
-// refused is the end of claimant b: its incumbent is alive.
+// refused closes claimant b, because its incumbent is alive.
 func (b *binary) refused(incumbent *binary) {
 	b.relay.apply(b, Claim[*binary, joiner]{Outcome: Held, Incumbent: incumbent}, nil)
 }
@@ -236,12 +234,11 @@ func (b *binary) inherits(incumbent *binary) {
 	b.relay.apply(b, b.relay.registry.Takeover(b.server, incumbent, b), incumbent)
 }
 
-// vacant lets claimant b try again: its incumbent is gone.
+// vacant makes claimant b claim again, because its incumbent has ended.
 func (b *binary) vacant() { b.relay.claim(b) }
 
-// abandoned reports whether claimant b has left while it waited. Its attempt
-// counts as refused because of a conflict; asked once that is true, it is
-// forgotten.
+// abandoned reports whether claimant b has left while it waited. If so, it records the
+// attempt as refused because of a conflict, and must not be called again.
 func (b *binary) abandoned() bool {
 	if !b.ended.Load() {
 		return false
@@ -250,7 +247,7 @@ func (b *binary) abandoned() bool {
 	return true
 }
 
-// finish ends all waiting for an incumbent that is gone and returns who did.
+// finish ends the probe of an incumbent that has ended, and returns the waiting rivals.
 func (q *probe) finish() []asking {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -258,7 +255,7 @@ func (q *probe) finish() []asking {
 	return q.take()
 }
 
-// answered takes out those whose ping is n or an earlier one. The lock is held.
+// answered removes and returns the rivals with ping n or an earlier one. q.mu is held.
 func (q *probe) answered(n uint64) (rivals []asking) {
 	k := 0
 	for k < len(q.rivals) && q.rivals[k].ping <= n {
@@ -274,7 +271,7 @@ func (q *probe) answered(n uint64) (rivals []asking) {
 	return rivals
 }
 
-// take ends the round and returns who waited for it. The lock is held.
+// take ends the round and returns its rivals. q.mu is held.
 func (q *probe) take() []asking {
 	rivals := q.rivals
 	q.round, q.rivals = nil, nil

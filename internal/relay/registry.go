@@ -73,7 +73,7 @@ type slot[B, P comparable] struct {
 	since  uint64       // the join order of binary
 	grace  *grace       // identity of the grace that runs now
 	phones map[P]uint64 // with their join order; nil until the first
-	remote map[P]uint64 // the same, of phones whose socket another node has
+	remote map[P]uint64 // the same, of remote phones
 }
 
 // grace is one waiting period of one slot. It exists before its timer is armed,

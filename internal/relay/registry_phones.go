@@ -15,7 +15,7 @@ import (
 // nothing.
 func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, false) }
 
-// JoinRemote is Join for a phone whose socket another node has. The phone counts
+// JoinRemote is Join for a remote phone. The phone counts
 // towards the limit of the slot, but that other node counts it as connected.
 func (r *Registry[B, P]) JoinRemote(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, true) }
 

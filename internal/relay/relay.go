@@ -120,7 +120,7 @@ func (r *Relay) checkConns() error {
 	for _, s := range all {
 		c, ok := s.(*conn)
 		if !ok {
-			continue // a phone that is away has another's outbox
+			continue // the other node has the outbox of a proxied phone
 		}
 		whose := "phone"
 		if b, ok := c.role.(*binary); ok {
@@ -151,7 +151,7 @@ func (r *Relay) now() int64 { return r.at(r.rt.Clock.Now()) }
 // at is t in the same count.
 func (r *Relay) at(t time.Time) int64 { return int64(t.Sub(r.started)) + 1 }
 
-// graceExpired closes the phones of a slot whose binary did not come back.
+// graceExpired closes the phones of a slot at the end of its grace.
 func (r *Relay) graceExpired(id wire.ServerID, phones []joiner) {
 	for _, p := range phones {
 		if p.evict(wire.CloseNormal, "") {

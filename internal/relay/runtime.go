@@ -94,7 +94,7 @@ type Socket interface {
 	// CloseWrite tells the peer that nothing more will come. Reading goes on.
 	CloseWrite() error
 
-	// Close ends both directions and wakes whoever waits.
+	// Close ends both directions and wakes all tasks that wait.
 	Close() error
 }
 

@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// writeChunk is how much one waiting write may carry. The write timeout
-	// holds for each, so a slow peer that still reads is not cut off for
-	// the size of its backlog.
+	// writeChunk is the number of bytes of one waiting write, at most. The write
+	// timeout applies to each write, so that a slow peer that reads is not cut
+	// because of the size of its queue.
 	writeChunk = 64 << 10
 
-	// inlineRounds is how often whoever flushes goes on with what others
-	// put meanwhile, before it leaves the rest to a writer task.
+	// inlineRounds is the number of batches that a call of flush writes, if others
+	// put data meanwhile, before it leaves the rest to a writer task.
 	inlineRounds = 4
 
-	// keepBytes and keepItems bound what an idle batch holds on to.
+	// keepBytes and keepItems limit the memory of an idle batch.
 	keepBytes = 64 << 10
 	keepItems = 1 << 10
 )
@@ -86,13 +86,13 @@ func (b *batch) control(op wire.Opcode, payload []byte) {
 	b.items = append(b.items, item{size: len(b.bytes) - n})
 }
 
-// flush writes what is queued, as far as that goes without waiting, and
-// starts a writer task for the rest.
+// flush writes as much of the queue as it can without waiting, and starts a writer task
+// for the rest.
 func (o *outbox) flush() {
 	o.mu.Lock()
 	o.flushPending = false
 	if o.writing {
-		o.mu.Unlock() // who writes will find it
+		o.mu.Unlock() // the task that writes continues with the queue
 		return
 	}
 	o.writing = true
@@ -165,7 +165,7 @@ func (o *outbox) next() bool {
 	return true
 }
 
-// progress is what one write has changed.
+// progress is the result of one write.
 type progress struct {
 	sent   []item // the messages that are whole on the wire now
 	frames int    // how many of them are frames
@@ -175,8 +175,8 @@ type progress struct {
 	resume []*sender
 }
 
-// wrote notes that n more bytes of the batch are on the wire, and that
-// no more can be if err is not nil.
+// wrote records that n more bytes of the batch are on the wire. If err is not nil, the
+// socket has failed.
 func (o *outbox) wrote(n int, err error) {
 	b := o.out
 	var now time.Time
@@ -287,9 +287,9 @@ func (o *outbox) forget(keep int) (frames int) {
 	return frames
 }
 
-// unpark takes out those who have room again. It waits until half of it is
-// there: one who is resumed should not have to stop at the next frame. The
-// lock is held.
+// unpark removes and returns the senders to resume, once the outbox is half empty
+// (hysteresis, so that a resumed sender does not park again at its next frame). o.mu is
+// held.
 func (o *outbox) unpark() (resume []*sender) {
 	if len(o.parked) == 0 || o.charged > o.budget/2 {
 		return nil
