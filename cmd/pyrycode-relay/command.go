@@ -54,7 +54,7 @@ func (v *versionCommand) run(b daemon.Build, out io.Writer) {
 	}{b.Version, b.Revision, b.GoVersion, runtime.GOOS, runtime.GOARCH})
 }
 
-// options is what serve and those who look at its configuration understand.
+// options are the options of serve and of the commands that read its configuration.
 type options struct {
 	// ConfigFile is read by the resolver, before all others are known.
 	ConfigFile string `name:"config" default:"" placeholder:"FILE" unit:"file" group:"Configuration" help:"Where options come from that are neither flag nor variable: lines of option: value. It is read again on SIGHUP."`

@@ -29,7 +29,7 @@ func TestFingerprintFindsAServerIDInTheLog(t *testing.T) {
 			t.Errorf("%v: %+v; want the lines about the server-id", args, lines)
 		}
 		if other := call(t.Context(), nil, "fingerprint", "--metrics-listen", s.private, "--server-id", "another", "--log"); other.stdout != "" || other.code != done {
-			t.Errorf("%v: of a server-id that nobody uses: %+v; want no line", args, other)
+			t.Errorf("%v: of an unused server-id: %+v; want no line", args, other)
 		}
 		if len(args) > 1 && args[1] == key {
 			if alone := call(t.Context(), nil, "fingerprint", "--server-id", "CANARY-server", "--log-key-file", key); alone.stdout != asked.stdout {

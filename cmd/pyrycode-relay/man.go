@@ -58,7 +58,7 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 		}
 	}
 	p.section("SIGNALS")
-	p.item("SIGTERM, SIGINT", "Drain: nobody new, a close for everyone, the end. A second one ends at once.")
+	p.item("SIGTERM, SIGINT", "Drain: refuse new connections, close the existing ones, and end. A second signal ends the process immediately.")
 	p.item("SIGHUP", "Read the file, the certificate and the web configuration again. What is wrong changes nothing.")
 	p.section("EXIT STATUS")
 	p.item("0", "All is well; serve was asked to end.")

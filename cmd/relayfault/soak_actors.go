@@ -27,7 +27,7 @@ func actors(fleetSize int) []actor {
 		{"claim in vain", 1, 2 * time.Second, (*soak).claimInVain},
 		{"bad frame", 2, 300 * time.Millisecond, (*soak).badFrame},
 		{"half a request", 3, time.Second, (*soak).halfRequest},
-		{"nobody there", 1, 300 * time.Millisecond, (*soak).noBinary},
+		{"no binary", 1, 300 * time.Millisecond, (*soak).noBinary},
 	}
 }
 

@@ -47,7 +47,7 @@ type acmeCerts struct {
 	told    atomic.Int64 // how long the authority said to wait, in nanoseconds
 }
 
-// newACME makes one for cfg, whose directory has been checked.
+// newACME returns an ACME client for cfg. Check must have accepted its directory.
 func newACME(cfg Config, c *certificate) *acmeCerts {
 	domain := config.HostName(cfg.Domain)
 	a := &acmeCerts{certificate: c, domain: domain}

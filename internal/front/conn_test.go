@@ -88,7 +88,7 @@ func TestHandshakesTakeTurns(t *testing.T) {
 }
 
 // The handshakes of an address with many connections wait behind those of an
-// address with few, however many they are and whoever came first.
+// address with few, whatever their number and order.
 func TestTheTurnGoesToTheAddressThatHasLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := table(t, 0)

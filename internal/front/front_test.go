@@ -83,7 +83,7 @@ func (f *Front) cuts(t *testing.T, reason string) float64 {
 }
 
 // A few addresses that take all places, before their requests or in the middle
-// of them, keep nobody else waiting.
+// of them, make no other client wait.
 func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	f, public, _, _ := open(t, Config{Limits: Limits{Pending: 20, PendingPerAddress: 10}})
 	f.pending.mu.Lock()

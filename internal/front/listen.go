@@ -80,7 +80,7 @@ func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
 	}
 }
 
-// unreadLinger is how long the server waits for content that nobody reads,
+// unreadLinger is how long the server waits for content that no handler reads,
 // after the answer. To close with unread bytes resets the connection, which can
 // destroy the answer on its way.
 const unreadLinger = 500 * time.Millisecond

@@ -228,7 +228,7 @@ func TestRequestsLetOthersRunFirst(t *testing.T) {
 	first := false
 	var other atomic.Bool
 	h := behindFrames(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { first = first || other.Load() }))
-	for range 5 { // one turn in 61 is that of who has just given way
+	for range 5 { // one turn in 61 goes to the goroutine that has just yielded
 		go other.Store(true)
 		h.ServeHTTP(nil, nil)
 	}

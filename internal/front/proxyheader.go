@@ -20,18 +20,18 @@ import (
 // proxyHeaderTimeout bounds the wait for a PROXY header.
 const proxyHeaderTimeout = 5 * time.Second
 
-// proxyHeaders accepts connections that begin with a PROXY header, and only
-// from trusted proxies: of others the connection is refused, since whoever
-// can reach the listener could else be anybody.
+// proxyHeaders accepts connections from trusted proxies that begin with a PROXY header. It
+// refuses other connections, because otherwise every client that reaches the listener can
+// forge its address.
 type proxyHeaders struct {
 	net.Listener
 	trusted func() config.Networks
 	refused func(net.Addr)        // a stranger
-	broken  func(net.Addr, error) // a proxy whose header is none
+	broken  func(net.Addr, error) // a proxy that sends a bad header
 }
 
-// Accept does not wait for the header: a proxy that sends none must hold up
-// nobody else.
+// Accept does not wait for the header: a proxy that sends none must not delay other
+// connections.
 func (l *proxyHeaders) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -47,22 +47,22 @@ func (l *proxyHeaders) Accept() (net.Conn, error) {
 	}
 }
 
-// proxyUnspec begins a version 2 header of a proxy that does not say who calls
-// (PROXY, UNSPEC), as UNKNOWN does in version 1. The caller is then the proxy
-// itself. proxyproto.Read refuses such a header.
+// proxyUnspec begins a version 2 header without a client's address (PROXY, UNSPEC), like
+// UNKNOWN in version 1. The client's address is then that of the proxy.
+// proxyproto.Read refuses such a header.
 var proxyUnspec = append(bytes.Clone(proxyproto.SIGV2), 0x21, 0x00)
 
-// proxiedConn is a connection from a proxy. Its header is read when it is
-// first used, in the task that serves it.
+// proxiedConn is a connection from a proxy. The goroutine that serves it reads the header
+// at its first use.
 type proxiedConn struct {
 	*net.TCPConn
 	broken func(net.Addr, error)
 
-	// reading is told that the header is waited for; nil: nobody asks.
+	// reading, if not nil, is called before the connection waits for the header.
 	reading func()
 
-	// identified is told the address in the header; nil: nobody asks. False ends the
-	// connection: that address has all it may have.
+	// identified, if not nil, is called with the address in the header. If it returns
+	// false, the connection ends, because that address has all its connections.
 	identified func(netip.Addr) bool
 
 	once   sync.Once
@@ -187,8 +187,8 @@ func proxyHeaderSize(b []byte) (int, error) {
 	return 0, proxyproto.ErrNoProxyProtocol
 }
 
-// RemoteAddr is who the proxy says is calling; the proxy itself when it says
-// that it calls on its own account.
+// RemoteAddr returns the client's address in the header. If the header has none, it returns
+// that of the proxy.
 func (c *proxiedConn) RemoteAddr() net.Addr {
 	c.header()
 	return c.remote

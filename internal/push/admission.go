@@ -45,13 +45,13 @@ type admission struct {
 	mu         sync.Mutex // guards all below
 	closed     bool
 	inFlight   int
-	byAddr     network.Counts // what inFlight is, by who asked
+	byAddr     network.Counts // inFlight by the address of the binary
 	shown      func(float64)  // the gauge: what inFlight is
 	young, old map[wire.ServerID]*rate.Limiter
 	rotated    time.Time // when young was new
 }
 
-// enter takes a place for a wake of id, whose binary is at from. leave gives it back.
+// enter admits a wake of id from a binary at from. The caller must call leave at its end.
 func (a *admission) enter(from netip.Addr, id wire.ServerID, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -71,8 +71,8 @@ func (a *admission) enter(from netip.Addr, id wire.ServerID, now time.Time) erro
 	return nil
 }
 
-// allowance is what id may still spend. Whoever has not asked for as long as
-// an allowance takes to fill up has a full one, so that it may be forgotten.
+// allowance returns the rate limiter of id. A server-id without requests for as long as its
+// limiter needs to fill up has a full one, so its limiter may be forgotten.
 func (a *admission) allowance(id wire.ServerID, now time.Time) *rate.Limiter {
 	if l := a.young[id]; l != nil {
 		return l

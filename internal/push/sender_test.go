@@ -53,7 +53,7 @@ func TestEachAnswerIsAnOutcomeAndOneLogLine(t *testing.T) {
 		{"quota", nil, []answer{says(429, fcmError("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), "Retry-After", "1")}, quota, "FCM answers 429 QUOTA_EXCEEDED", 0, 1},
 		{"an error that is no JSON", nil, []answer{says(400, "<html>CANARY")}, invalid, "FCM answers 400", 0, 1},
 		{"an error that is another JSON", nil, []answer{says(400, `{"error":"CANARY"}`)}, invalid, "FCM answers 400", 0, 1},
-		{"a code that nobody knows", nil, []answer{says(418, fcmError("CANARY", "CANARY"))}, unexpected, "FCM answers 418", 0, 1},
+		{"an unknown code", nil, []answer{says(418, fcmError("CANARY", "CANARY"))}, unexpected, "FCM answers 418", 0, 1},
 		{"a redirect", nil, []answer{says(307, "", "Location", "https://elsewhere.test/")}, unexpected, "FCM answers 307", 0, 1},
 		{"success without JSON", nil, []answer{says(200, "<html>CANARY")}, unexpected, "FCM answers 200 without the message's name: is something in between?", 0, 1},
 		{"success without a name", nil, []answer{says(200, "{}")}, unexpected, "FCM answers 200 without the message's name: is something in between?", 0, 1},
@@ -78,7 +78,7 @@ func TestEachAnswerIsAnOutcomeAndOneLogLine(t *testing.T) {
 
 		{"the key is gone", []answer{says(400, `{"error":"invalid_grant","error_description":"CANARY"}`)}, nil, auth,
 			"the token endpoint answers 400 invalid_grant: is the service account's key still good, and this machine's clock right?", 0, 0},
-		{"an error of OAuth that nobody knows", []answer{says(401, `{"error":"CANARY"}`)}, nil, auth,
+		{"an unknown error of OAuth", []answer{says(401, `{"error":"CANARY"}`)}, nil, auth,
 			"the token endpoint answers 401: is the service account's key still good, and this machine's clock right?", 0, 0},
 		{"the token endpoint fails for a moment", []answer{says(500, "CANARY"), token(3600)}, nil, sent, "", pause, 1},
 		{"the token endpoint fails", []answer{says(503, "CANARY")}, nil, unavailable, "the token endpoint answers 503", pause, 0},
@@ -316,7 +316,7 @@ func TestWithoutCredentialsPushIsOff(t *testing.T) {
 	s.Drain(t.Context())
 }
 
-// A wake goes on with the account that it began with; who comes later is sent
+// A wake goes on with the account that it began with; a later wake is sent
 // with the new one, which buys a token of its own.
 func TestTheAccountMayChange(t *testing.T) {
 	var mu sync.Mutex
