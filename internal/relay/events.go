@@ -15,18 +15,22 @@ import (
 )
 
 // Limits on the log records per second that peers can cause. logRate is the limit on
-// all. logReserve of each class are for addresses without a record of that class in this
-// second. The rest, logPool, is for all records. An address that used a third of the
-// pool in the second before can use at most a third of it now; only bursts may use more.
-// Neither a class nor an address can therefore suppress the records of another. Records
-// above the limits are suppressed and counted.
+// all. Of each class, logReserve are for addresses without a record of that class in this
+// second, and logNew more for addresses without one in the last minute: ten addresses that
+// use up the first in each second are not new. The rest, logPool, is for all records. An
+// address that used a third of the pool in the second before can use at most a third of
+// it now; only bursts may use more. Neither a class nor an address, nor ten addresses,
+// can therefore suppress the first record of another in a minute. Records above the
+// limits are suppressed and counted.
 const (
 	logRate    = 100
 	logReserve = 8
-	logPool    = logRate - eventClasses*logReserve
+	logNew     = 4
+	logPool    = logRate - eventClasses*(logReserve+logNew)
 )
 
-// logAddresses is the limit on the addresses that are counted separately in one second.
+// logAddresses is the limit on the addresses that are counted separately in one second,
+// and on those that are known in one minute.
 const logAddresses = 4 << 10
 
 // suppressedEvery is the shortest time between two records about suppressed records.
@@ -63,11 +67,18 @@ type events struct {
 	second     time.Time   // begin of the second of the counts below
 	pool       int         // records from the pool
 	reserved   [eventClasses]int
+	newcomers  [eventClasses]int // records of logNew
 	addresses  map[netip.Prefix]logged
 	before     map[netip.Prefix]logged // of the second before
-	suppressed [eventClasses]int       // since they were last reported
-	pending    bool                    // a timer is set that reports them
+	minute     time.Time               // begin of the minute of known
+	known      map[netip.Prefix]eventSet
+	knownOnce  map[netip.Prefix]eventSet // of the minute before
+	suppressed [eventClasses]int         // since they were last reported
+	pending    bool                      // a timer is set that reports them
 }
+
+// eventSet is the classes of which an address had records.
+type eventSet uint8
 
 // logged counts the records of one address in one second.
 type logged struct {
@@ -84,6 +95,8 @@ func newEvents(log *slog.Logger, rt Runtime, suppressed [eventClasses]prometheus
 		mu:        rt.NewLock("events"),
 		addresses: make(map[netip.Prefix]logged),
 		before:    make(map[netip.Prefix]logged),
+		known:     make(map[netip.Prefix]eventSet),
+		knownOnce: make(map[netip.Prefix]eventSet),
 	}
 }
 
@@ -110,7 +123,15 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 		if now.Sub(e.second) >= 2*time.Second {
 			clear(e.before)
 		}
-		e.second, e.pool, e.reserved = now, 0, [eventClasses]int{}
+		e.second, e.pool, e.reserved, e.newcomers = now, 0, [eventClasses]int{}, [eventClasses]int{}
+		if since := now.Sub(e.minute); since >= time.Minute {
+			e.minute = now
+			e.known, e.knownOnce = e.knownOnce, e.known
+			clear(e.known)
+			if since >= 2*time.Minute {
+				clear(e.knownOnce)
+			}
+		}
 	}
 	var key netip.Prefix // the zero one is for all that are not counted separately
 	if from.IsValid() {
@@ -120,9 +141,12 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 		}
 	}
 	has := e.addresses[key]
+	isKnown := (e.known[key]|e.knownOnce[key])&(1<<class) != 0
 	switch {
 	case key.IsValid() && !has.classes[class] && e.reserved[class] < logReserve:
 		e.reserved[class]++
+	case key.IsValid() && !isKnown && e.newcomers[class] < logNew:
+		e.newcomers[class]++
 	case e.pool < logPool && (has.pool < logPool/3 || e.before[key].pool < logPool/3):
 		e.pool++
 		has.pool++
@@ -137,6 +161,9 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 	}
 	has.classes[class] = true
 	e.addresses[key] = has
+	if set, ok := e.known[key]; ok || len(e.known) < logAddresses {
+		e.known[key] = set | 1<<class
+	}
 	return true
 }
 

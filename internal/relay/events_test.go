@@ -411,6 +411,30 @@ func TestNobodyCanHideAStrangersEvents(t *testing.T) {
 	}
 }
 
+// Ten addresses have events of each class in each second, more than the reserve. An
+// address that had none in the last minute still has its first ones in the log.
+func TestTenAddressesCannotHideANewOne(t *testing.T) {
+	rec, clk := newRecorder(), newStillClock()
+	e := newEvents(slog.New(rec), Runtime{Clock: clk}.WithDefaults(), noCounters())
+	conflict := func(from netip.Addr, id wire.ServerID) {
+		b := &binary{server: id, began: clk.Now()}
+		b.from = from
+		e.envelopeDropped(b, "no phone with that conn_id")
+		e.serverConflict(b)
+	}
+	for second := range 200 {
+		for i := range 300 {
+			conflict(netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 10)}), "theirs")
+		}
+		before := rec.count("server_id_conflict")
+		conflict(netip.AddrFrom4([4]byte{198, 51, 100, byte(second)}), "stranger")
+		if got := rec.count("server_id_conflict"); second > 0 && got != before+1 {
+			t.Fatalf("second %d: %d records of a new address's conflict; want 1", second, got-before)
+		}
+		clk.advance(time.Second)
+	}
+}
+
 // Many addresses are told apart only so far; then they share one's part.
 func TestTheMemoryOfTheLogsLimitIsBounded(t *testing.T) {
 	rec := newRecorder()
@@ -418,7 +442,7 @@ func TestTheMemoryOfTheLogsLimitIsBounded(t *testing.T) {
 	for i := range 3 * logAddresses {
 		e.refused("rate_limited", netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), endpointPhone, nil)
 	}
-	if n := len(e.addresses); n > logAddresses+1 || len(rec.records) > logRate {
+	if n := max(len(e.addresses), len(e.known)); n > logAddresses+1 || len(rec.records) > logRate {
 		t.Errorf("%d addresses are remembered, %d records written; want at most %d and %d", n, len(rec.records), logAddresses+1, logRate)
 	}
 }
