@@ -262,11 +262,11 @@ func TestDescriptorsThatCannotBeServedAreRefused(t *testing.T) {
 		names string
 		want  string
 	}{
-		{"a UDP socket", []*os.File{packets}, "1", "public", "is no socket that listens for TCP"},
-		{"a connection", []*os.File{connected}, "1", "public", "is no socket that listens for TCP"},
-		{"a file", []*os.File{regular}, "1", "public", "is no socket that listens for TCP"},
-		{"a closed descriptor", []*os.File{listens}, "2", "public:private", "is no socket that listens for TCP"},
-		{"another name", []*os.File{listens}, "1", "web", `is called "web"`},
+		{"a UDP socket", []*os.File{packets}, "1", "public", "is not a listening TCP socket"},
+		{"a connection", []*os.File{connected}, "1", "public", "is not a listening TCP socket"},
+		{"a file", []*os.File{regular}, "1", "public", "is not a listening TCP socket"},
+		{"a closed descriptor", []*os.File{listens}, "2", "public:private", "is not a listening TCP socket"},
+		{"another name", []*os.File{listens}, "1", "web", `with the name "web"`},
 		{"no number", []*os.File{listens}, "abc", "public", "LISTEN_FDS=\"abc\": must be a number from 0 to 64"},
 		{"less than none", []*os.File{listens}, "-1", "public", "must be a number from 0 to 64"},
 		{"very many", []*os.File{listens}, "9223372036854775807", "public", "must be a number from 0 to 64"},
