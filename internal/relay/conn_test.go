@@ -760,3 +760,26 @@ type hook struct {
 
 func (h *hook) Enabled(context.Context, slog.Level) bool  { return true }
 func (h *hook) Handle(context.Context, slog.Record) error { h.f(); return nil }
+
+// countingRole counts the messages that its conn hands on.
+type countingRole struct {
+	role
+	messages int
+}
+
+func (r *countingRole) message([]byte) bool { r.messages++; return true }
+
+func TestAReaderHandsOnABoundedNumberOfMessagesBeforeItYields(t *testing.T) {
+	const total = 10*messagesPerYield + 3
+	as := &countingRole{}
+	c := conn{role: as, limits: &wire.Limits{Message: 1 << 10, Fragments: 1}}
+	c.rest = bytes.Repeat(masked(text, "1"), total)
+	for want := messagesPerYield; len(c.rest) > 0; want += messagesPerYield {
+		if !c.digest() || as.messages != min(want, total) {
+			t.Fatalf("%d messages are handed on; want %d", as.messages, min(want, total))
+		}
+	}
+	if as.messages != total {
+		t.Errorf("%d messages are handed on in all; want %d", as.messages, total)
+	}
+}
