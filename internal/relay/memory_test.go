@@ -200,6 +200,7 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 		n.binary("s1").Reset()
 		n.wantCounts(Counts{InGrace: 1})
 		r := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
+		n.until(func() bool { return len(n.joinedTo("s1")) == 1 })
 		p := n.joinedTo("s1")[0]
 		go func() { _, _ = r.Write(masked(text, fmt.Sprintf("%q", pad))) }()
 		n.wait("it is not read any further", func() bool { return p.parked.Load() })
