@@ -74,7 +74,8 @@ func TestRow04BigHeadersAreRefused(t *testing.T) {
 		"1 MiB":         {head + "X-Big: " + strings.Repeat("canary", 1<<20/6) + "\r\n\r\n", "431"},
 		"1,000 headers": {head + many + "\r\n", "4"},
 		"64 KiB id":     {head + "X-Pyrycode-Server: " + strings.Repeat("canary", 64<<10/6) + "\r\n\r\n", "431"},
-		"8 KiB id":      {head + "X-Pyrycode-Server: " + strings.Repeat("canary", 8<<10/6) + "\r\n\r\n", "400"},
+		"4 KiB id":      {head + "X-Pyrycode-Server: " + strings.Repeat("canary", 4<<10/6) + "\r\n\r\n", "400"},
+		"8 KiB id":      {head + "X-Pyrycode-Server: " + strings.Repeat("canary", 8<<10/6) + "\r\n\r\n", "431"},
 		"control bytes": {head + "X-Pyrycode-Server: canary\x01\x1b[31m\r\n\r\n", "400"},
 	} {
 		for range dose(3, 200) {

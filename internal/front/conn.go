@@ -28,17 +28,20 @@ const (
 	// those shares and a ticket less than 5.
 	maxHandshakeBytes = 8 << 10
 
-	// maxRequestBytes is what a client may send, after the handshake, before the end
-	// of its first request's header. It is three times the limit of net/http on that
-	// header, since TLS adds to each record.
-	maxRequestBytes = 64 << 10
+	// requestFactor is how many times the limit of net/http on a request's header a
+	// client may send, after the handshake, before the end of its first one. TLS adds
+	// to each record, and the header may end in a record of 16 KiB.
+	requestFactor = 4
+
+	maxRequestBytes      = requestFactor * (maxHeaderBytes + headerSlop)
+	operatorRequestBytes = requestFactor * (operatorHeaderBytes + headerSlop)
 )
 
 // errHandshakeBytes ends a handshake that is longer than any honest client's.
 var errHandshakeBytes = fmt.Errorf("the client sent more than %d bytes before the end of the TLS handshake, which is more than a ClientHello needs; does it offer too many key shares, or a session ticket that is not the relay's?", maxHandshakeBytes)
 
 // errRequestBytes ends a request whose header does not end.
-var errRequestBytes = fmt.Errorf("the client sent more than %d bytes before the end of its request's header; send a shorter header, in larger TLS records", maxRequestBytes)
+var errRequestBytes = errors.New("the client sent several times the bytes that a request's header may have, before its end; send a shorter header, in larger TLS records")
 
 // handshakesAtATime is how many TLS handshakes may compute at a time: as many as
 // half the processors. A handshake costs as much as hundreds of frames, and a
@@ -76,7 +79,7 @@ type conn struct {
 }
 
 func newConn(nc net.Conn, table *pending) *conn {
-	c := &conn{Conn: nc, table: table, left: maxRequestBytes, deadline: time.Now().Add(requestTimeout)}
+	c := &conn{Conn: nc, table: table, left: table.requestBytes, deadline: time.Now().Add(requestTimeout)}
 	if p, ok := nc.(*proxiedConn); ok {
 		c.unknown = true
 		p.reading = c.begin
@@ -143,7 +146,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	}
 	if t.IsZero() && c.handshaking.Swap(false) {
 		c.endTurn()
-		c.left = maxRequestBytes
+		c.left = c.table.requestBytes
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -91,6 +91,7 @@ func New(c Config) (*Front, error) {
 // ends its connection. Otherwise a connection could stay for ever without an upgrade.
 func (f *Front) server(h http.Handler, errorLog *log.Logger) *http.Server {
 	s := NewServer(closeUnread(h), errorLog)
+	s.MaxHeaderBytes = maxHeaderBytes
 	s.SetKeepAlivesEnabled(false)
 	s.ConnState = f.pending.state
 	return s

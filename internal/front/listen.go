@@ -14,11 +14,24 @@ import (
 // Bounds of both HTTP servers. They hold until an upgrade is through; from
 // then on the relay watches the connection itself.
 const (
-	headerTimeout  = 5 * time.Second
-	readTimeout    = 60 * time.Second
-	writeTimeout   = 60 * time.Second
-	idleTimeout    = 120 * time.Second
-	maxHeaderBytes = 16 << 10
+	headerTimeout = 5 * time.Second
+	readTimeout   = 60 * time.Second
+	writeTimeout  = 60 * time.Second
+	idleTimeout   = 120 * time.Second
+)
+
+// Bounds of a request's header. net/http adds headerSlop to each.
+//
+// The header of a public request has at most 6 KiB in all. An upgrade of a client
+// has less than 2, and the rest is for headers that proxies add. Of a header that
+// consists of many short fields net/http makes up to 20 times as much memory.
+//
+// A request at the private listener may come from a browser with the cookies of
+// other programs.
+const (
+	maxHeaderBytes      = 2 << 10
+	operatorHeaderBytes = 16 << 10
+	headerSlop          = 4 << 10
 )
 
 // keepAlive finds peers that vanished before the relay's heartbeat has begun
@@ -60,7 +73,8 @@ func (l adopted) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// NewServer makes an HTTP/1.1 server: WebSocket upgrades need nothing newer,
+// NewServer makes an HTTP/1.1 server with the bounds of the private listener:
+// WebSocket upgrades need nothing newer,
 // and HTTP/2 would be one more way to make the server work for nothing.
 func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
 	p := new(http.Protocols)
@@ -72,7 +86,7 @@ func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    operatorHeaderBytes,
 		ErrorLog:          errorLog,
 
 		// "OPTIONS *" goes to the handler like every other request.

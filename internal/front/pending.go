@@ -24,6 +24,7 @@ import (
 type pending struct {
 	reasonFull    string // of a cut for lack of a place
 	reasonAddress string // of a cut because a network has all the places it may have
+	requestBytes  int    // that a client may send before the end of its request's header
 
 	mu         sync.Mutex // guards all below, and the part of each conn that says so
 	room       sync.Cond  // a place was given back
@@ -79,8 +80,9 @@ const (
 func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 	p := &pending{
 		reasonFull: cutFull, reasonAddress: cutAddress,
-		evictAfter: defaultEvictAfter,
-		turns:      handshakesAtATime(),
+		requestBytes: maxRequestBytes,
+		evictAfter:   defaultEvictAfter,
+		turns:        handshakesAtATime(),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
 			Help: "Connections that were cut before they were upgraded, or at the private listener, by reason.",
@@ -110,7 +112,7 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 // of p.
 func (p *pending) operators() *pending {
 	q := &pending{
-		reasonFull: cutOperators, reasonAddress: cutOperators,
+		reasonFull: cutOperators, reasonAddress: cutOperators, requestBytes: operatorRequestBytes,
 		max: operatorConns, maxPer: operatorConnsPerAddress, evictAfter: operatorEvictAfter,
 		keepAlive: true, turns: operatorConns, // so none ever waits for one
 		cut: p.cut, failed: p.failed,
