@@ -371,23 +371,26 @@ func (r *Relay) relieve() {
 
 // ShedLoad closes connections, without waiting for them, until about so many
 // bytes are free again, and returns how many it closed. Each is the one that
-// holds the most among those of the address that holds the most. What
-// connections cost that hold nothing counts too, so an address with many of
-// them outweighs a peer that is only slow.
+// holds the most in the narrowest network that holds the most, within the address
+// that holds the most: in a /48 that many customers share, a neighbour that holds
+// more is closed first. Idle connections count with what they cost, so an address
+// with many of them outweighs a peer that is only slow.
 func (r *Relay) ShedLoad(bytes int) (closed int) {
 	heavy := r.memory.heaviest(r.table.all())
 	var from netip.Addr
 	for bytes > 0 {
-		a := heavy.pick()
-		if a == nil {
+		n := heavy.pick(false)
+		if n == nil {
 			break
 		}
-		l := a.loads[0]
-		a.loads = a.loads[1:]
-		a.weight -= l.weight
+		l := n.loads[0]
+		n.loads = n.loads[1:]
 		bytes -= l.weight
-		if closed == 0 {
-			from = a.addr
+		for ; n != nil; n = n.outer {
+			n.weight -= l.weight
+			if closed == 0 {
+				from = n.addr
+			}
 		}
 		l.shed(wire.CloseInternal, reasonMemory)
 		closed++
@@ -399,53 +402,81 @@ func (r *Relay) ShedLoad(bytes int) (closed int) {
 	return closed
 }
 
-// weighed is a connection or an address, with what it holds and costs.
+// weighed is a connection, with what it holds and costs.
 type weighed struct {
 	trackedConn
 	held, weight int
 }
 
-type weighedAddr struct {
+// weighedNet is a network, with what its connections hold and cost: an address of
+// IPv4, or one of the networks that an address of IPv6 counts in.
+type weighedNet struct {
 	addr   netip.Addr
 	weight int
-	loads  []weighed // the heaviest first
+	outer  *weighedNet // nil: it is the widest
+	inner  weighedNets
+	loads  []weighed // of the narrowest; the heaviest first
 }
 
-type weighedAddrs []*weighedAddr
+type weighedNets []*weighedNet
 
-// heaviest returns what the connections of each address hold, in the order of
-// conns.
-func (m *memory) heaviest(conns []trackedConn) (all weighedAddrs) {
-	of := make(map[*account]*weighedAddr)
+// heaviest returns the widest networks of conns, in the order of conns.
+func (m *memory) heaviest(conns []trackedConn) (all weighedNets) {
+	loads := make([]weighed, 0, len(conns))
 	m.mu.Lock()
 	for _, c := range conns {
-		l := c.memoryLoad()
-		if l.over {
-			continue
+		if l := c.memoryLoad(); !l.over {
+			loads = append(loads, weighed{c, l.held(), l.held() + l.idle})
 		}
-		a := of[l.account]
-		if a == nil {
-			a = &weighedAddr{addr: l.account.addr}
-			of[l.account] = a
-			all = append(all, a)
-		}
-		w := weighed{c, l.held(), l.held() + l.idle}
-		a.weight += w.weight
-		a.loads = append(a.loads, w)
 	}
-	m.mu.Unlock() // sorting takes too long for readers to wait for it
-	for _, a := range all {
-		slices.SortStableFunc(a.loads, func(x, y weighed) int { return y.weight - x.weight })
+	m.mu.Unlock() // the rest takes too long for readers to wait for it
+	nets := make(map[netip.Prefix]*weighedNet)
+	for _, w := range loads {
+		from, _ := w.place()
+		ns := network.Of(from)
+		var n *weighedNet
+		for i := ns.Len() - 1; i >= 0; i-- {
+			p, _ := ns.At(i)
+			in := nets[p]
+			if in == nil {
+				in = &weighedNet{addr: p.Addr(), outer: n}
+				nets[p] = in
+				if n == nil {
+					all = append(all, in)
+				} else {
+					n.inner = append(n.inner, in)
+				}
+			}
+			in.weight += w.weight
+			n = in
+		}
+		n.loads = append(n.loads, w)
+	}
+	for _, n := range nets {
+		slices.SortStableFunc(n.loads, func(x, y weighed) int { return y.weight - x.weight })
 	}
 	return all
 }
 
-// pick returns the heaviest address of which a connection may be closed, or nil.
-func (all weighedAddrs) pick() (most *weighedAddr) {
-	for _, a := range all {
-		if len(a.loads) > 0 && (a.loads[0].held >= shedLeast || a.weight >= shedMany) && (most == nil || a.weight > most.weight) {
-			most = a
+// pick returns the narrowest network, within the heaviest of all, of which a
+// connection may be closed, or nil. many says that a network around all has shedMany.
+func (all weighedNets) pick(many bool) (most *weighedNet) {
+	for _, n := range all {
+		if n.worth(many) && (most == nil || n.weight > most.weight) {
+			most = n
 		}
 	}
-	return most
+	if most == nil || most.inner == nil {
+		return most
+	}
+	return most.inner.pick(many || most.weight >= shedMany)
+}
+
+// worth reports whether a connection of n may be closed.
+func (n *weighedNet) worth(many bool) bool {
+	many = many || n.weight >= shedMany
+	if n.inner == nil {
+		return len(n.loads) > 0 && (many || n.loads[0].held >= shedLeast)
+	}
+	return slices.ContainsFunc(n.inner, func(in *weighedNet) bool { return in.worth(many) })
 }

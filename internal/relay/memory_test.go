@@ -142,6 +142,34 @@ func TestShortOfMemoryTheAddressThatHoldsTheMostGoes(t *testing.T) {
 	}
 }
 
+// In a /48 that many customers share, the one whose own network holds the most loses
+// connections, however little each of them holds.
+func TestShortOfMemoryTheHeaviestNetworkOfAnAddressGoes(t *testing.T) {
+	n := start(t, Config{ClientAddr: fromHeader})
+	b := n.from("192.0.2.1", "/v1/server", "s1")
+	n.until(func() bool { return n.held("s1") })
+	neighbour := joined(t, b, n.from("2001:db8:7:1::1", "/v1/client", "s1"))
+	var ids []string
+	for i := range 4 { // of one customer's /56
+		ids = append(ids, joined(t, b, n.from(fmt.Sprintf("2001:db8:7:20%d::1", i/2), "/v1/client", "s1")))
+	}
+	flood(n, b, neighbour, 1<<20)
+	for _, id := range ids {
+		flood(n, b, id, 512<<10)
+	}
+	if got := n.ShedLoad(700 << 10); got != 2 {
+		t.Errorf("%d closed; want 2", got)
+	}
+	for range 2 {
+		if got := b.Recv(); !slices.ContainsFunc(ids, func(id string) bool { return got == notice(id, 1001) }) {
+			t.Errorf("binary got %s; want a notice of a phone in the /56 that holds the most", got)
+		}
+	}
+	if n.loadOf(neighbour).over {
+		t.Error("the phone of the network that holds less is closed")
+	}
+}
+
 func TestShortOfMemoryManyIdleConnectionsOutweighAPeerThatIsSlow(t *testing.T) {
 	n := start(t, Config{ClientAddr: fromHeader, MaxPhones: 1000})
 	b := n.from("192.0.2.1", "/v1/server", "s1")
