@@ -214,6 +214,10 @@ func (c *conn) tick(now int64) (next int64) {
 	case due(c.messageSince.Load(), cfg.MessageTimeout):
 		c.role.fail(wire.ClosePolicy, "message took too long")
 		return next
+	case due(c.memorySince.Load(), cfg.RoomTimeout):
+		c.relay.metrics.memoryCloses.Inc()
+		c.role.fail(wire.CloseInternal, reasonMemory)
+		return next
 	case due(c.roomSince.Load(), cfg.RoomTimeout):
 		c.roomSince.Store(0)
 		c.role.starved()

@@ -66,7 +66,8 @@ type Config struct {
 	// WriteTimeout is how long one write may wait.
 	WriteTimeout time.Duration
 
-	// RoomTimeout is how long a phone may wait for room towards its binary.
+	// RoomTimeout is how long a phone may wait for room towards its binary, and a
+	// message of either for memory.
 	RoomTimeout time.Duration
 
 	// Linger is how long a peer has to answer a close message before its

@@ -90,6 +90,7 @@ type conn struct {
 	held  []byte    // a message there was no room for
 	wants int       // bytes that a message needs before more of it is read; 0: none
 	told  int       // what load was told that the reader holds
+	took  int64     // how long the message was on its way before it waited for memory
 	buf   *Buffer   // what rest is in, if borrowed
 	dirty []*outbox // to flush before the next read
 
@@ -98,6 +99,7 @@ type conn struct {
 	messageSince atomic.Int64 // a message began and is not whole
 	writeSince   atomic.Int64 // a write waits
 	roomSince    atomic.Int64 // parked for want of room
+	memorySince  atomic.Int64 // parked for want of memory
 	partedSince  atomic.Int64 // our close message is out
 	controls     atomic.Int32 // control messages since the last heartbeat
 	heard        atomic.Int64 // the last time anything came
@@ -146,6 +148,7 @@ func (c *conn) startReading() {
 func (c *conn) read() {
 	c.roomSince.Store(0)
 	c.answered.Store(true) // a pong may have come while nothing was read
+	c.goOn()
 	c.checkDeadline(c.relay.now())
 	for {
 		if c.held == nil && len(c.rest) == 0 && !c.receive() {
@@ -329,6 +332,9 @@ func (c *conn) park() bool {
 	held, wants, done, room := c.held, c.wants, false, false
 	c.told = unknown // a message that waits may get room while nobody reads
 	settled := c.role.settled()
+	if wants > 0 && settled {
+		c.suspend()
+	}
 	c.parked.Store(true)
 	if wants > 0 && settled {
 		room = c.load.wait(wants, c.startReading)
@@ -344,7 +350,27 @@ func (c *conn) park() bool {
 	if done {
 		c.held = nil
 	}
+	c.goOn()
 	return false
+}
+
+// suspend stops the clock of the message at hand, which is about to wait for memory:
+// its peer is not late, but not read.
+func (c *conn) suspend() {
+	now := c.relay.now()
+	c.took = now - c.messageSince.Swap(0)
+	c.memorySince.Store(now)
+	c.relay.alarms.wake(&c.alarm, now+int64(c.set.RoomTimeout))
+}
+
+// goOn ends what suspend began.
+func (c *conn) goOn() {
+	if c.memorySince.Swap(0) == 0 {
+		return
+	}
+	since := c.relay.now() - c.took
+	c.messageSince.Store(since)
+	c.relay.alarms.wake(&c.alarm, since+int64(c.set.MessageTimeout))
 }
 
 func (c *conn) freeBuffer() {

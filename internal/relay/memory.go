@@ -352,8 +352,8 @@ func idleBytes(s Socket) int {
 // LimitMemory sets how many bytes connections may hold together; 0 means that
 // there is no limit. If they hold more, those of the address that holds most are
 // closed as by ShedLoad. A message of more than 64 KiB whose sender's address
-// holds as much as is free is not read until that has changed, or until it has
-// taken MessageTimeout.
+// holds as much as is free is not read until that has changed. A connection that
+// waits for that for RoomTimeout is closed; meanwhile MessageTimeout does not run.
 func (r *Relay) LimitMemory(bytes int) {
 	m := r.memory
 	m.mu.Lock()

@@ -283,6 +283,49 @@ func TestALargeMessageWaitsWhileItsAddressHoldsMuch(t *testing.T) {
 	n.wantMetric("memory_closes_total", "", 0)
 }
 
+// fill has a connection of addr hold more than is free, and the turn without room, so
+// that other messages of it wait until the returned function is called.
+func (n *node) fill(addr string) (free func()) {
+	n.t.Helper()
+	const budget = 4 << 20
+	n.LimitMemory(budget)
+	var l load
+	n.memory.open(&l, netip.MustParseAddr(addr), 0)
+	l.setOutbox(budget / 8 * 5)
+	if !l.reserve(90 << 10) {
+		n.t.Fatal("the first message of an address waits")
+	}
+	return l.close
+}
+
+func TestAMessageThatWaitsForMemoryIsNotLate(t *testing.T) {
+	frame := string(masked(text, fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", 200<<10))))
+	send := func(n *node) (*peer, *binary) {
+		p := n.from("192.0.2.1", "/v1/server", "s1")
+		n.until(func() bool { return n.held("s1") })
+		b := n.holder("s1")
+		go func() { _, _ = p.NetConn().Write([]byte(frame)) }()
+		n.wait("the message waits", b.parked.Load)
+		return p, b
+	}
+	t.Run("it arrives", func(t *testing.T) {
+		n := start(t, Config{ClientAddr: fromHeader, MessageTimeout: 300 * time.Millisecond, RoomTimeout: time.Minute})
+		free := n.fill("192.0.2.1")
+		send(n)
+		time.Sleep(600 * time.Millisecond)
+		free()
+		n.wantMetric("dropped_frames_total", "bad_envelope", 1)
+		n.wantMetric("memory_closes_total", "", 0)
+	})
+	t.Run("it is closed for what it waits for", func(t *testing.T) {
+		n := start(t, Config{ClientAddr: fromHeader, MessageTimeout: 150 * time.Millisecond, RoomTimeout: 600 * time.Millisecond})
+		defer n.fill("192.0.2.1")()
+		p, _ := send(n)
+		p.WantEnd(1011, reasonMemory)
+		n.wantMetric("memory_closes_total", "", 1)
+	})
+}
+
 func TestOverTheBudgetTheHeaviestGoesAtOnce(t *testing.T) {
 	n := start(t, Config{})
 	n.LimitMemory(2 << 20)

@@ -123,7 +123,7 @@ func newMetrics(registry prometheus.Collector) *metrics {
 	m.heartbeatTimeouts = m.counter("heartbeat_timeouts_total", "Connections closed because a ping was not answered.")
 
 	m.graceCloses = m.counter("grace_expiry_closes_total", `Phones closed with 1000 because no binary came back within the grace period. close_frames_total{side="relay",code="1000"} counts them too.`)
-	m.memoryCloses = m.counter("memory_closes_total", "Connections closed because memory was short and they held much of it.")
+	m.memoryCloses = m.counter("memory_closes_total", "Connections closed because memory was short and they held much of it, or waited for too long to have more.")
 	suppressed := m.vec("log_records_suppressed_total", "Log records that peers caused and that were left out because there were too many, by class of event.", "class")
 	for class, name := range eventClassNames {
 		m.suppressed[class] = suppressed.WithLabelValues(name)
