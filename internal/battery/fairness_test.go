@@ -3,9 +3,11 @@ package battery
 import (
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,6 +66,87 @@ func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A binary reads slowly. Phones of one address flood it, and leave and join again for a
+// fresh share of its outbox. The frames of a phone of another address wait for one share,
+// and what the kernel holds, and not for all that has been sent.
+func TestRow40APhoneThatJoinsAgainDelaysItsSiblingsNoMore(t *testing.T) {
+	const bytesPerSecond = 2 << 20 // that the binary reads
+	const share = 1 << 20          // the default outbox of 16 MiB, for 16 phones
+	phones, duration := dose(2, 8), dose(3*time.Second, 20*time.Second)
+	given(t, "%d phones for %v; the binary reads %d MiB/s", phones, duration, bytesPerSecond>>20)
+	n := start(t, nil)
+	h := n.pair()
+	b := n.raw("/v1/server", "slow")
+	_ = b.SetDeadline(time.Time{})
+	if err := b.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	n.until("the slow binary is there", func() bool { return n.metric("pyrycode_relay_connected_binaries") == 2 })
+	arrived := make(chan time.Time, 1)
+	var all sync.WaitGroup
+	all.Go(func() {
+		next := time.Now()
+		for {
+			f, err := wstest.ReadFrame(b)
+			if err != nil {
+				return
+			}
+			if strings.HasSuffix(string(f.Payload), `"frame":"sibling"}`) {
+				arrived <- time.Now()
+			}
+			if next = next.Add(time.Duration(len(f.Payload)) * time.Second / bytesPerSecond); next.Before(time.Now()) {
+				next = time.Now()
+			}
+			time.Sleep(time.Until(next))
+		}
+	})
+	sibling := n.mustDial("/v1/client", "slow")
+	done, joined := make(chan struct{}), new(atomic.Int64)
+	flood := strings.Repeat(frame(0x81, `"`+strings.Repeat("x", 60<<10)+`"`), 15) + frame(0x88, "\x03\xe8") // a share, and a close
+	for range phones {
+		all.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				c, err := n.tryRaw("/v1/client", "slow", "127.0.0.2")
+				if err != nil {
+					continue
+				}
+				joined.Add(1)
+				_ = c.SetDeadline(time.Now().Add(200 * time.Millisecond)) // then it leaves without an answer
+				_, _ = io.WriteString(c, flood)
+				_, _ = io.Copy(io.Discard, c)
+				c.Close()
+			}
+		})
+	}
+	var worst time.Duration
+	for end := time.Now().Add(duration); time.Now().Before(end); {
+		sent := time.Now()
+		if err := sibling.WriteMessage(wstest.Text, []byte(`"sibling"`)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case at := <-arrived:
+			worst = max(worst, at.Sub(sent))
+		case <-time.After(patience):
+			t.Fatal("a frame of the sibling does not arrive")
+		}
+	}
+	close(done)
+	b.Close()
+	all.Wait()
+	explained := time.Second * share / bytesPerSecond
+	t.Logf("worst latency of a sibling: %v; a share takes %v; %d joins", worst, explained, joined.Load())
+	if most := 3 * explained; worst > most {
+		t.Errorf("a frame of a sibling took %v; want at most %v", worst, most)
+	}
+	h.check()
 }
 
 // A holder sends something all the time and answers no ping. Its owner, who redials,

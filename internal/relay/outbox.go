@@ -106,6 +106,7 @@ type outboxStats struct {
 // outbox's lock guards its fields.
 type sender struct {
 	charged      int          // bytes of its frames not yet written
+	chosen       int          // bytes of the queue before the message at hand; used by batch.choose only
 	senderClosed bool         // its close notice is queued: no frame may come after
 	resume       func()       // restarts it when there is room
 	network      netip.Prefix // where it is; set before its first frame

@@ -1278,3 +1278,106 @@ func TestADepartedSendersFramesCountForItsNetwork(t *testing.T) {
 		t.Errorf("then: %v; want taken", v)
 	}
 }
+
+// If much waits, senders take turns: the frame of a sender that has put one does not
+// wait for all that others have put before it. A ping does not wait either.
+func TestSendersOfALongQueueTakeTurns(t *testing.T) {
+	o := newTestOutbox(16<<20, 1<<20)
+	var flooders [3]*sender
+	for i := range flooders {
+		flooders[i] = o.phone(fmt.Sprint("flooder ", i))
+		for range 15 {
+			if v, _ := o.put(flooders[i], 0, nil, frameOfSize(60<<10), ""); v != taken {
+				t.Fatal(v)
+			}
+		}
+	}
+	o.put(o.phone("sibling"), 0, nil, []byte("sibling"), "")
+	o.putPing()
+	o.flush()
+	o.run()
+	o.idle(t)
+	waited, seen := 0, 0
+	for _, m := range opened(t, o.fake.got) {
+		if m.text == "sibling" || m.op == wire.OpPing {
+			seen++
+		}
+		if seen < 2 {
+			waited += len(m.text)
+		}
+	}
+	if seen != 2 || waited > 600<<10 {
+		t.Errorf("%d of the sibling's frame and the ping have come, behind %d bytes; want 2, behind a quarter of %d at most", seen, waited, len(o.fake.got))
+	}
+}
+
+// In a long queue, too, the frames of each sender stay in order, its close notice comes
+// after them and once, and the close message comes last. No byte is lost, also when the
+// socket takes parts only.
+func TestTurnsKeepTheOrderOfEachSender(t *testing.T) {
+	long := 0
+	rapid.Check(t, func(t *rapid.T) {
+		o := newTestOutbox(4<<20, 1<<20)
+		o.fake.try = func(p []byte) (int, error) { return rapid.IntRange(0, len(p)).Draw(t, "taken"), nil }
+		senders := make([]*sender, 4)
+		for i := range senders {
+			senders[i] = o.phone(fmt.Sprint(i))
+		}
+		want := make([][]string, len(senders))
+		for n := range rapid.IntRange(1, 60).Draw(t, "messages") {
+			i := rapid.IntRange(0, len(senders)-1).Draw(t, "sender")
+			text := fmt.Sprintf("%d %d ", i, n)
+			first := false
+			switch rapid.IntRange(0, 19).Draw(t, "operation") {
+			case 0:
+				if senders[i].senderClosed {
+					continue
+				}
+				want[i] = append(want[i], text+"notice")
+				_, first = o.putNotice(senders[i], []byte(text+"notice"))
+			case 1:
+				_, first = o.putPing()
+			case 2:
+				o.run()
+			default:
+				text += strings.Repeat("x", rapid.IntRange(0, 100<<10).Draw(t, "size"))
+				var v verdict
+				if v, first = o.put(senders[i], 0, nil, []byte(text), ""); v == taken {
+					want[i] = append(want[i], text)
+				}
+			}
+			if first && rapid.Bool().Draw(t, "flush") || n%8 == 7 && o.flushPending {
+				o.flush()
+			}
+			if o.queue != nil && len(o.queue.bytes) > fairBatch {
+				long++
+			}
+			if err := o.check(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o.finish(wire.CloseNormal, "", true)
+		o.flush()
+		o.run()
+		o.idle(t)
+		mails := opened(t, o.fake.got)
+		if last := mails[len(mails)-1]; last.op != wire.OpClose {
+			t.Fatalf("the last message is a %v; want the close", last.op)
+		}
+		got := make([][]string, len(senders))
+		for _, m := range mails {
+			if m.op == wire.OpText {
+				i := int(m.text[0] - '0')
+				got[i] = append(got[i], m.text)
+			}
+		}
+		for i := range want {
+			if !slices.Equal(got[i], want[i]) {
+				t.Fatalf("of sender %d %d messages have come, or in another order; want %d", i, len(got[i]), len(want[i]))
+			}
+		}
+	})
+	if long == 0 {
+		t.Error("no queue was long")
+	}
+}

@@ -43,6 +43,7 @@ type item struct {
 	size  int     // bytes on the wire; of the one being written, those left
 	cost  int     // bytes charged
 	frame bool    // counts as a forwarded frame
+	next  bool    // goes into the next batch; used by outbox.take only
 	from  *sender // nil if the outbox is not shared
 	read  int64   // when it was, if it is to be timed
 }
@@ -158,11 +159,85 @@ func (o *outbox) next() bool {
 		o.account()
 		return false
 	}
-	o.out, o.queue = o.queue, nil
+	o.take()
 	if o.held > 0 {
 		o.account()
 	}
 	return true
+}
+
+// fairBatch is how many bytes may wait for one peer until its senders take turns.
+const fairBatch = 128 << 10
+
+// take makes the queue the batch that is being written. If much waits in an outbox
+// that is shared, it takes an eighth of that, of each sender the same number of bytes as
+// far as the sender has them: a frame then waits for one batch, and not for all that
+// other senders have queued. The order of one sender's messages stays. The lock is held.
+func (o *outbox) take() {
+	q := o.queue
+	if o.quota == 0 || q.close || len(q.bytes) <= fairBatch {
+		o.out, o.queue = q, nil
+		return
+	}
+	least := max(fairBatch, len(q.bytes)/8)
+	for part := max(1, least/max(1, o.budget/o.quota)); q.choose(part) < least; part *= 2 {
+	}
+	o.out = o.rt.pools.batches.Get().(*batch)
+	q.moveChosen(o.out)
+	if len(q.items) == 0 {
+		q.free(o.rt.pools)
+		o.queue = nil
+	}
+}
+
+// choose marks the messages of the next batch and returns their bytes: of each sender
+// the first ones, until they have part bytes or more. A close notice is chosen if
+// all before it are, since it must follow the frames of its phone; a control message
+// always is.
+func (b *batch) choose(part int) (bytes int) {
+	for i := range b.items {
+		if from := b.items[i].from; from != nil {
+			from.chosen = 0
+		}
+	}
+	all := true
+	for i := range b.items {
+		it := &b.items[i]
+		switch {
+		case it.from != nil:
+			it.next = it.from.chosen < part
+			it.from.chosen += it.size
+		case it.cost > 0:
+			it.next = all
+		default:
+			it.next = true
+		}
+		all = all && it.next
+		if it.next {
+			bytes += it.size
+		}
+	}
+	return bytes
+}
+
+// moveChosen moves the messages that choose has marked to the empty batch to.
+func (b *batch) moveChosen(to *batch) {
+	from, kept, items := 0, 0, b.items[:0]
+	for _, it := range b.items {
+		text := b.bytes[from : from+it.size]
+		from += it.size
+		if !it.next {
+			kept += copy(b.bytes[kept:], text)
+			items = append(items, it)
+			continue
+		}
+		it.next = false
+		to.bytes = append(to.bytes, text...)
+		to.items = append(to.items, it)
+	}
+	clear(b.items[len(items):])
+	b.bytes, b.items = b.bytes[:kept], items
+	to.ping, b.ping = b.ping, 0
 }
 
 // progress is the result of one write.
