@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/front"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -41,6 +42,15 @@ const (
 	relief     = 0.62
 	stuckLooks = 10
 
+	// pendingShare is the share of the limit that the large ones of the connections
+	// may hold that are not upgraded. They hold it for headers that do not end.
+	pendingShare = 0.10
+
+	// notTheirs is how many times what all upgraded connections hold may be missing
+	// for some of them to be closed. If more is missing, the memory is not theirs,
+	// and closing them all does not help.
+	notTheirs = 4
+
 	// gcPercent is the growth of the heap after which Go collects garbage, unless
 	// GOGC sets it. It is half of Go's default. Forwarding makes no garbage, but
 	// connecting does, and the garbage of a burst of connects stays resident. With
@@ -66,7 +76,11 @@ type memory struct {
 	limit atomic.Int64 // 0: none
 	unset int64        // the limit if no option sets it
 	log   *slog.Logger
-	relay interface{ ShedLoad(bytes int) int }
+	front interface{ ShedLoad(bytes int) (freed int) } // of connections that are not upgraded
+	relay interface {
+		ShedLoad(bytes int) (closed int)
+		Held() (bytes int)
+	}
 
 	full  atomic.Bool
 	since int // measurements since new connections are refused
@@ -95,8 +109,8 @@ func (m *memory) room() error {
 }
 
 // watch measures the process's memory until ctx ends.
-func (m *memory) watch(ctx context.Context, r *relay.Relay) {
-	m.relay = r
+func (m *memory) watch(ctx context.Context, r *relay.Relay, f *front.Front) {
+	m.relay, m.front = r, f
 	if os.Getenv("GOGC") == "" {
 		before := debug.SetGCPercent(gcPercent)
 		defer debug.SetGCPercent(before)
@@ -130,6 +144,7 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay) {
 			m.full.Store(false)
 			continue
 		}
+		f.ShedTo(int(float64(limit) * pendingShare))
 		if m.full.Load() && n%collectEvery == 0 {
 			runtime.GC() // without it, freed memory does not show until the next allocations
 		}
@@ -162,12 +177,19 @@ func (m *memory) judge(used, limit int64) (shed bool) {
 		m.since = 0
 		return false
 	}
+	// Connections that are not upgraded go first: they cost their peers nothing, and
+	// no honest one holds much.
+	freed := m.front.ShedLoad(int(used - int64(relief*float64(limit))))
 	target := tight
 	if m.since++; fraction < critical {
 		if m.since < stuckLooks {
-			return false
+			return freed > 0
 		}
 		target, m.since = relief, 0
 	}
-	return m.relay.ShedLoad(int(used-int64(target*float64(limit)))) > 0
+	missing := int(used-int64(target*float64(limit))) - freed
+	if missing <= 0 || m.relay.Held() < missing/notTheirs {
+		return freed > 0
+	}
+	return m.relay.ShedLoad(missing) > 0 || freed > 0
 }

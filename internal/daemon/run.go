@@ -278,7 +278,7 @@ func (p *process) run(stop *stops) error {
 	background, end := context.WithCancel(context.Background())
 	defer end()
 	var tasks sync.WaitGroup
-	tasks.Go(func() { p.memory.watch(background, p.relay) })
+	tasks.Go(func() { p.memory.watch(background, p.relay, p.front) })
 	tasks.Go(func() { p.accounts.watch(background) })
 	tasks.Go(func() { p.page.Watch(background) })
 	// These may be in the middle of a request or a file when the process ends. The

@@ -73,6 +73,8 @@ type conn struct {
 	spoken      bool        // bytes have come; of the reader
 	left        int         // bytes that may come before over; of the reader
 
+	requestBytes atomic.Int32 // that came since the handshake, before over
+
 	mu       sync.Mutex // guards both below
 	deadline time.Time  // of the first request's header
 	wanted   time.Time  // the read deadline that was asked for
@@ -113,6 +115,9 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	c.spoken = c.spoken || n > 0
 	c.left -= n
+	if !c.handshaking.Load() {
+		c.requestBytes.Add(int32(n))
+	}
 	if err == nil && c.handshaking.Load() {
 		err = c.takeTurn()
 	}
@@ -156,6 +161,9 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	}
 	return c.Conn.SetReadDeadline(t)
 }
+
+// holds returns about how many bytes of memory c makes the process use.
+func (c *conn) holds() int { return pendingBytes + headerFactor*int(c.requestBytes.Load()) }
 
 // requested says that the first request's header has been read.
 func (c *conn) requested() {

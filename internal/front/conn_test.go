@@ -165,11 +165,13 @@ func TestWhatComesBeforeARequestIsBounded(t *testing.T) {
 		ended bool // the handshake has
 		most  int
 		want  error
+
+		counted int // as bytes of a request
 	}{
-		{"a handshake", hello, false, maxHandshakeBytes, errHandshakeBytes},
-		{"an alert before a handshake", "\x15", false, maxHandshakeBytes, errHandshakeBytes},
-		{"a request over TLS", hello, true, maxRequestBytes + 1, errRequestBytes},
-		{"a request", "G", false, maxRequestBytes, errRequestBytes},
+		{"a handshake", hello, false, maxHandshakeBytes, errHandshakeBytes, 0},
+		{"an alert before a handshake", "\x15", false, maxHandshakeBytes, errHandshakeBytes, 0},
+		{"a request over TLS", hello, true, maxRequestBytes + 1, errRequestBytes, maxRequestBytes},
+		{"a request", "G", false, maxRequestBytes, errRequestBytes, maxRequestBytes},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := table(t, 1)
@@ -192,6 +194,9 @@ func TestWhatComesBeforeARequestIsBounded(t *testing.T) {
 			n, err := io.Copy(io.Discard, c)
 			if int(n)+1 != tt.most || err != tt.want {
 				t.Errorf("%s: %d bytes are read, then %v; want %d, then %v", tt.what, n+1, err, tt.most, tt.want)
+			}
+			if counted := int(c.requestBytes.Load()); counted != tt.counted {
+				t.Errorf("%s: %d bytes count as a request's; want %d", tt.what, counted, tt.counted)
 			}
 			c.Close()
 		})

@@ -124,6 +124,19 @@ func (f *Front) Set(l Limits) {
 	f.trusted.Store(&l.Trusted)
 }
 
+// ShedLoad cuts connections that have not been upgraded until about so many bytes of
+// memory are free, those of the network that holds the most first. It returns how
+// many bytes that is; they are free at the next collection of garbage. It spares
+// connections that hold little.
+func (f *Front) ShedLoad(bytes int) (freed int) {
+	return f.pending.shed(func(int) int { return bytes })
+}
+
+// ShedTo is ShedLoad until such connections hold at most so many bytes.
+func (f *Front) ShedTo(bytes int) (freed int) {
+	return f.pending.shed(func(held int) int { return held - bytes })
+}
+
 // ClientAddr returns the address that a request is charged to, with the word of
 // trusted proxies.
 func (f *Front) ClientAddr(req *http.Request) netip.Addr { return clientAddr(*f.trusted.Load(), req) }

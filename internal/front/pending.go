@@ -66,6 +66,7 @@ const (
 	cutHeader    = "proxy_header"
 	cutHandshake = "handshake_bytes"
 	cutOperators = "private"
+	cutMemory    = "memory"
 )
 
 // Bounds of the connections of the private listener. They come out of spareFiles.
@@ -94,7 +95,7 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 	})
 	p.room.L = &p.mu
 	p.set(l)
-	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutHandshake, cutOperators} {
+	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutHandshake, cutOperators, cutMemory} {
 		p.cut.WithLabelValues(reason)
 	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -197,6 +198,61 @@ func (p *pending) toEvict(c *conn, ns network.Networks) *conn {
 		return heaviest
 	}
 	return heaviestOld
+}
+
+// Estimates of the memory that a pending connection holds.
+const (
+	// pendingBytes is for goroutine, buffers and TLS.
+	pendingBytes = 16 << 10
+
+	// headerFactor is how many bytes net/http makes of one byte of a header whose
+	// fields are as short as possible.
+	headerFactor = 20
+
+	// shedLeast is what a connection holds that is worth a cut. That is less than
+	// one KiB of header more than any connection holds.
+	shedLeast = pendingBytes + headerFactor*800
+)
+
+// shed cuts connections that hold much until about so many bytes are free as need
+// returns; held is what all of them hold. It returns how many bytes that is. Both are
+// estimates. It takes connections of the network whose connections hold the most, the
+// largest first. It spares those that have sent less than 800 bytes of a request.
+func (p *pending) shed(need func(held int) (bytes int)) (freed int) {
+	type candidate struct {
+		*conn
+		holds, position int
+	}
+	p.mu.Lock()
+	var all []candidate
+	total := 0
+	for _, c := range p.all {
+		if holds := c.holds(); holds >= shedLeast {
+			all = append(all, candidate{c, holds, 0})
+			total += holds
+		}
+	}
+	// The position of a connection is what its network holds in it and in smaller
+	// ones. In the order of positions each one is of the network that holds the most.
+	slices.SortStableFunc(all, func(a, b candidate) int { return a.holds - b.holds })
+	var held network.Counts
+	for i := range all {
+		ns := all[i].group.Networks()
+		held.Add(ns, all[i].holds)
+		all[i].position = held.Load(ns)
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int { return b.position - a.position })
+	n, bytes := 0, need(total)
+	for ; n < len(all) && freed < bytes; n++ {
+		freed += all[n].holds
+		p.remove(all[n].conn)
+	}
+	p.mu.Unlock()
+	for _, c := range all[:n] {
+		p.cut.WithLabelValues(cutMemory).Inc()
+		c.Close()
+	}
+	return freed
 }
 
 // oldest returns the oldest connection of a network that came before a time; nil if

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/network"
@@ -219,6 +220,65 @@ func TestAPROXYHeaderSaysWhoseThePlaceIs(t *testing.T) {
 	}
 	if out, _ := p.enter(c, balancer); out != all[1] {
 		t.Errorf("%p gives way; want the oldest that has not named its client", out)
+	}
+}
+
+// Short of memory, connections with large headers are cut, those of the network that
+// holds the most first. Connections that hold little stay.
+func TestShortOfMemoryLargeHeadersAreCut(t *testing.T) {
+	const kib = headerFactor << 10
+	for _, tt := range []struct {
+		name  string
+		bytes int
+		sheds string // the names of those that are cut
+	}{
+		{"none is needed", 0, ""},
+		{"one", 1, "a"},
+		{"the network that holds the most, until it holds as much as the next", 6*kib + pendingBytes + 1, "ab"},
+		{"then both", 15*kib + 3*pendingBytes + 1, "abcx"},
+		{"all large ones", 1 << 30, "abcdxyz"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, pipe := places(t, 100, 100)
+			conns := make(map[string]*conn)
+			for _, c := range []struct {
+				name, from string
+				bytes      int32
+			}{
+				{"small", "192.0.2.1", 700},
+				{"d", "192.0.2.1", 1 << 10}, {"b", "192.0.2.1", 5 << 10}, {"c", "192.0.2.1", 4 << 10}, {"a", "192.0.2.1", 6 << 10},
+				{"x", "2001:db8:0:100::1", 5 << 10}, {"y", "2001:db8:0:200::1", 2 << 10}, {"z", "2001:db8:0:300::1", 1 << 10},
+			} {
+				conns[c.name] = pipe()
+				conns[c.name].requestBytes.Store(c.bytes)
+				p.enter(conns[c.name], netip.MustParseAddr(c.from))
+			}
+			freed := p.shed(func(held int) int {
+				if want := 7*pendingBytes + 24*kib; held != want {
+					t.Errorf("the large ones hold %d; want %d", held, want)
+				}
+				return tt.bytes
+			})
+			sheds := ""
+			for _, name := range []string{"a", "b", "c", "d", "x", "y", "z", "small"} {
+				if c := conns[name]; c.closed {
+					sheds += name
+					if c.group != nil {
+						t.Errorf("%s keeps its place", name)
+					}
+				}
+			}
+			if sheds != tt.sheds {
+				t.Errorf("%q are cut; want %q", sheds, tt.sheds)
+			}
+			var counted dto.Metric
+			if err := p.cut.WithLabelValues(cutMemory).Write(&counted); err != nil || int(counted.GetCounter().GetValue()) != len(sheds) {
+				t.Errorf("%v are counted, %v; want %d", counted.GetCounter().GetValue(), err, len(sheds))
+			}
+			if tt.bytes < 1<<30 && freed < tt.bytes || len(sheds) == 0 && freed != 0 {
+				t.Errorf("%d bytes are freed; want %d", freed, tt.bytes)
+			}
+		})
 	}
 }
 

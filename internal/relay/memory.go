@@ -402,6 +402,21 @@ func (r *Relay) ShedLoad(bytes int) (closed int) {
 	return closed
 }
 
+// Held returns how many bytes the connections hold and cost: the most that ShedLoad
+// can free.
+func (r *Relay) Held() (bytes int) {
+	conns := r.table.all()
+	m := r.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range conns {
+		if l := c.memoryLoad(); !l.over {
+			bytes += l.held() + l.idle
+		}
+	}
+	return bytes
+}
+
 // weighed is a connection, with what it holds and costs.
 type weighed struct {
 	trackedConn
