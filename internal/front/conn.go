@@ -3,6 +3,7 @@ package front
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -65,6 +66,7 @@ type conn struct {
 	begun   bool           // the goroutine that serves it runs
 	unknown bool           // its PROXY header has not come: it counts for the proxy
 	hasTurn bool
+	sharer  sharer // that its turns count for
 	closed  bool
 	wake    chan struct{} // of a takeTurn that waits: c has a turn, or was closed
 
@@ -206,12 +208,15 @@ func (c *conn) takeTurn() error {
 	p := c.table
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case c.closed:
+	if c.closed {
 		return net.ErrClosed
-	case p.turns > 0:
+	}
+	if c.group != nil { // if it has none, it is about to be closed
+		c.sharer = sharerOf(c.group.Networks())
+	}
+	if p.turns > 0 {
 		p.turns--
-		c.hasTurn = true
+		p.give(c)
 		return nil
 	}
 	wake := make(chan struct{})
@@ -267,30 +272,59 @@ func (c *conn) endTurn() {
 	c.table.endTurn(c)
 }
 
-// endTurn gives the turn of c, if it has one, to the connection whose network has
-// the fewest connections, and of those to the one that has waited for longest: the
-// handshakes of a few addresses then stand before each other, not before everyone
-// else's. mu is held.
+// endTurn gives the turn of c, if it has one, to a connection of the network whose
+// last turn is the longest ago, and of those to the one that has waited the longest.
+// A network with many connections then has as many turns as one with few, and neither
+// makes the other wait for ever. mu is held.
 func (p *pending) endTurn(c *conn) {
 	if !c.hasTurn {
 		return
 	}
 	c.hasTurn = false
-	next, least := -1, 0
-	for i, x := range p.queue {
-		load := 0 // of one that is about to be closed
-		if x.group != nil {
-			load = x.group.Load()
-		}
-		if next < 0 || load < least {
-			next, least = i, load
-		}
-	}
-	if next < 0 {
+	if len(p.queue) == 0 {
 		p.turns++
 		return
 	}
-	x := p.queue[next]
-	x.hasTurn = true
+	x := p.queue[0]
+	for _, y := range p.queue {
+		if p.lastTurns[y.sharer] < p.lastTurns[x.sharer] {
+			x = y
+		}
+	}
+	p.give(x)
 	p.unqueue(x)
+}
+
+// give gives a turn to c. mu is held.
+func (p *pending) give(c *conn) {
+	c.hasTurn = true
+	if p.lastTurns == nil {
+		p.lastTurns = make(map[sharer]uint64)
+	}
+	p.turn++
+	p.lastTurns[c.sharer] = p.turn
+	if len(p.lastTurns) > maxSharers {
+		maps.DeleteFunc(p.lastTurns, func(_ sharer, at uint64) bool { return at+maxSharers/2 < p.turn })
+	}
+}
+
+// maxSharers limits the networks whose last turn is remembered.
+const maxSharers = 4096
+
+// sharer is a network that takes turns with others. The /64s of a /56 are two of
+// them, those of a /48 are four, as they have two and four times the limit of one
+// address.
+type sharer struct {
+	widest netip.Prefix
+	part   byte
+}
+
+func sharerOf(ns network.Networks) sharer {
+	widest, _ := ns.At(ns.Len() - 1)
+	s := sharer{widest: widest}
+	if a := ns.Narrowest().Addr(); a.Is6() {
+		b := a.As16()
+		s.part = b[6]&1<<1 | b[7]&1
+	}
+	return s
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,38 +88,77 @@ func TestHandshakesTakeTurns(t *testing.T) {
 	}
 }
 
-// The handshakes of an address with many connections wait behind those of an
-// address with few, whatever their number and order.
-func TestTheTurnGoesToTheAddressThatHasLeast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := table(t, 0)
-		order := make(chan string, 10)
-		for _, from := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.1", "2001:db8:0:100::1", "2001:db8:0:200::1", "2001:db8:0:300::1", "2001:db8:0:400::1", "2001:db8:0:500::1", "192.0.2.2"} {
-			c, peer := connect(t, p, from)
-			go func() {
-				_, _ = io.WriteString(peer, hello)
-			}()
-			go func() {
-				if _, err := c.Read(make([]byte, 1)); err == nil {
-					order <- from
-					c.Close()
+// Networks have turns one after the other, however many connections each has and
+// in whatever order they came. Within a network the first one to come is first.
+func TestNetworksTakeTurns(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		froms []string // in order of arrival
+		comes string   // another one comes from here whenever one from here has had a turn
+		want  string   // the order of turns, by index into froms; x: one that came later
+	}{
+		{"in order of arrival", []string{"192.0.2.1", "192.0.2.1", "192.0.2.1"}, "", "012"},
+		{"many and few", []string{"192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"}, "", "03142"},
+		{"few that come again", []string{"192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"}, "192.0.2.2", "031x2x"},
+		{"a /64 is one", []string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.1"}, "", "0312"},
+		{"a /56 is two", []string{"2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:3::1", "192.0.2.1"}, "", "01423"},
+		{"a /48 is four", []string{"2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:100::1", "2001:db8:0:101::1", "2001:db8:0:200::1", "192.0.2.1"}, "", "012354"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := table(t, 0)
+				p.handOut(t, tt.froms, tt.comes, tt.want)
+			})
+		})
+	}
+}
+
+// handOut lets handshakes wait and gives one turn after the other.
+func (p *pending) handOut(t *testing.T, froms []string, comes, want string) {
+	order := make(chan byte, 100)
+	wait := func(from string, name byte) {
+		c, peer := connect(t, p, from)
+		go io.WriteString(peer, hello)
+		go func() {
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				order <- name
+				if from == comes {
+					return // the caller closes it
 				}
-			}()
+				c.Close()
+			}
+		}()
+		synctest.Wait()
+	}
+	for i, from := range froms {
+		wait(from, '0'+byte(i))
+	}
+	holder, _ := connect(t, p, "198.51.100.1")
+	holder.hasTurn = true
+	holder.endTurn()
+	synctest.Wait()
+	got := ""
+	for len(order) > 0 && len(got) < len(want) {
+		name := <-order
+		got += string(name)
+		if name == 'x' || froms[name-'0'] == comes {
+			wait(comes, 'x') // before the one that has the turn ends
+			for _, c := range p.all {
+				if c.hasTurn {
+					c.Close()
+					p.leave(c)
+					break
+				}
+			}
 			synctest.Wait()
 		}
-		holder, _ := connect(t, p, "192.0.2.3")
-		holder.hasTurn = true
-		holder.endTurn()
-		synctest.Wait()
-		if first := <-order; first != "192.0.2.2" {
-			t.Errorf("the first turn is %s's; want that of 192.0.2.2, which has one connection", first)
-		}
-		for range 5 {
-			if from := <-order; from == "192.0.2.1" {
-				t.Error("an address with three connections is before a /48 with five, which may have four times as many")
-			}
-		}
-	})
+	}
+	if got != want {
+		t.Errorf("turns in the order %s; want %s", got, want)
+	}
+	for _, c := range slices.Clone(p.all) {
+		c.Close()
+	}
 }
 
 // A handshake that is cut while it waits for its turn, or whose time ends

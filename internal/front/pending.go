@@ -41,6 +41,9 @@ type pending struct {
 	turns int     // handshakes that may still compute
 	queue []*conn // handshakes that wait for that, in order of arrival
 
+	turn      uint64            // the number of the last turn
+	lastTurns map[sharer]uint64 // the number of the last turn of each
+
 	cut    *prometheus.CounterVec
 	failed prometheus.Counter
 }
