@@ -243,7 +243,7 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 
 func TestALargeMessageWaitsWhileItsAddressHoldsMuch(t *testing.T) {
 	n := start(t, Config{ClientAddr: fromHeader})
-	n.LimitMemory(3000 << 10)
+	n.LimitMemory(2100 << 10)
 	message := func(n int) string { return string(masked(text, fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", n)))) }
 	frame := message(900 << 10)
 	half := len(frame) / 2
@@ -254,7 +254,7 @@ func TestALargeMessageWaitsWhileItsAddressHoldsMuch(t *testing.T) {
 		return p, n.holder(id)
 	}
 	reads := func(b *binary) func() bool {
-		return func() bool { return n.loadNow(&b.load).reader >= 900<<10 }
+		return func() bool { return n.loadNow(&b.load).reader >= 450<<10 }
 	}
 	const a = "192.0.2.1"
 	_, b1 := send(a, "s1", frame[:half])

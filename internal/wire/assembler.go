@@ -54,8 +54,8 @@ type Assembler struct {
 //
 // A message that does not come in one piece needs a buffer. If lim.Free is not 0 and
 // it needs more than that, Next stops before it grows: m.Op is OpContinuation, Wanted is not 0, and
-// rest is not empty or the bytes to come are missing. The caller calls Grant and
-// then Next with rest.
+// rest is not empty. The caller calls Grant and then Next with rest. A long message
+// needs several grants, each for about twice what has come.
 //
 // Next may write to b. m.Payload is valid until the next call: it is a part of b
 // when the message was wholly in b and in one fragment, which costs neither copy
@@ -100,20 +100,27 @@ func (a *Assembler) Next(b []byte, lim *Limits) (m Message, rest []byte, err err
 	}
 }
 
-// missing returns how large a buffer the fragment at hand needs, of which n bytes
-// are there, or 0 if the message may have as much or needs none.
+// missing returns how large the buffer must become to take in the n bytes that have
+// come of the fragment at hand, or 0 if the message may have as much or needs none.
+// What the fragment announces does not count before it comes.
 func (a *Assembler) missing(n int, lim *Limits) int {
 	if lim.Free == 0 || a.op.Control() || a.buf == nil && a.fin && a.left <= uint64(n) {
 		return 0
 	}
-	need := a.held() + int(a.left) // parseHeader keeps it within lim.Message
-	if need <= max(a.granted, lim.Free) {
+	got := a.held() + int(min(a.left, uint64(n)))
+	if got <= max(a.granted, lim.Free) {
 		return 0
 	}
-	if !a.fin {
-		need = min(2*need, lim.Message) // the buffer doubles
+	return min(2*got, a.most(lim)) // the buffer doubles
+}
+
+// most is how large the buffer may become in the fragment at hand.
+func (a *Assembler) most(lim *Limits) int {
+	whole := a.held() + int(a.left)
+	if a.fin {
+		return whole
 	}
-	return need
+	return max(whole, lim.Message)
 }
 
 // Wanted returns how many bytes of buffer the message at hand needs before Next
@@ -178,9 +185,9 @@ func (a *Assembler) keep(part []byte, lim *Limits) {
 		a.buf = lim.Buffers.get()
 	}
 	old := len(a.buf.bytes)
-	most := lim.Message
-	if whole := old + int(a.left); a.fin || whole > most {
-		most = whole
+	most := a.most(lim)
+	if lim.Free > 0 {
+		most = min(most, max(old+len(part), a.granted, lim.Free))
 	}
 	a.buf.append(part, most)
 	a.key = unmask(a.buf.bytes[old:], a.key)
