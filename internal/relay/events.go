@@ -23,9 +23,9 @@ import (
 // can therefore suppress the first record of another in a minute. Records above the
 // limits are suppressed and counted.
 const (
-	logRate    = 100
+	logRate    = 110
 	logReserve = 8
-	logNew     = 4
+	logNew     = 2
 	logPool    = logRate - eventClasses*(logReserve+logNew)
 )
 
