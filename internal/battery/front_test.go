@@ -467,11 +467,14 @@ func TestRow41AHandshakeLeavesLittleMemoryBehind(t *testing.T) {
 	}
 	usual, long, huge := measure(100, 0), measure(5000, 5000), measure(60_000, 0)
 	t.Logf("an idle TLS connection cost %.0f bytes, heap and stacks, one with a long ClientHello and header %.0f, one with a ClientHello of 60 KB %.0f", usual, long, huge)
-	if long > usual+24<<10 {
-		t.Errorf("a long ClientHello and header leave %.0f bytes more behind; want at most 24 KiB", long-usual)
+	// Heaps differ by 1 MB from one look to the next, which the connections share. The
+	// fault that this row is about left 112 KB of each connection.
+	noise := float64(2<<20) / float64(conns)
+	if long > usual+24<<10+noise {
+		t.Errorf("a long ClientHello and header leave %.0f bytes more behind; want at most %.0f", long-usual, 24<<10+noise)
 	}
-	if huge > 2<<10 {
-		t.Errorf("a ClientHello of 60 KB leaves %.0f bytes behind; want nothing", huge)
+	if huge > noise {
+		t.Errorf("a ClientHello of 60 KB leaves %.0f bytes behind; want at most %.0f", huge, noise)
 	}
 }
 
