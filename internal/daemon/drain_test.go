@@ -81,9 +81,10 @@ func TestWhileDrainingItSaysSoAndTheSecondSignalEndsIt(t *testing.T) {
 		}
 		return err != nil
 	})
-	if _, _, body := get(t, "http://"+d.private+"/metrics"); !strings.Contains(body, "\npyrycode_relay_connected_phones 0\n") {
-		t.Error("a scrape while draining does not show 0 phones")
-	}
+	d.until("a scrape while draining shows 0 phones", func() bool {
+		_, _, body := get(t, "http://"+d.private+"/metrics")
+		return strings.Contains(body, "\npyrycode_relay_connected_phones 0\n")
+	})
 	d.until("it says what it waits for", func() bool { return strings.Contains(d.log.String(), "still draining") })
 	d.signals <- syscall.SIGINT
 	if err := d.end(); err != nil {
