@@ -54,12 +54,6 @@ func TestMain(m *testing.M) {
 		beRelay()
 		return
 	}
-	if os.Getenv(asFlood) != "" {
-		beFlood()
-	}
-	if os.Getenv(asSiege) != "" {
-		beSiege()
-	}
 	if os.Getenv(asAttacker) != "" {
 		beAttacker()
 	}

@@ -3,21 +3,14 @@ package battery
 import (
 	"bytes"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// asFlood in the environment makes the test binary send a flood, for a test whose
-// own pair must not compete with it inside one process.
-const asFlood = "BE_A_FLOOD"
 
 // flood is connections of one address that send as much as the relay takes, and
 // read what it answers. One that is closed dials again.
@@ -48,12 +41,8 @@ var floods = map[string]struct {
 	"records of a byte":       {text: frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`), chunks: 1},
 }
 
-// beFlood sends a flood until its standard input ends, and prints what it sent.
-func beFlood() {
-	var f flood
-	if err := json.Unmarshal([]byte(os.Getenv(asFlood)), &f); err != nil {
-		panic(err)
-	}
+// begin sends the flood until the process ends. end prints what it has sent.
+func (f flood) begin() (end func()) {
 	var sent, dialled atomic.Int64
 	for i := range f.Conns {
 		go func() {
@@ -63,9 +52,7 @@ func beFlood() {
 			}
 		}()
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	fmt.Println(sent.Load(), dialled.Load())
-	os.Exit(0) // the kernel closes all connections
+	return func() { fmt.Println(sent.Load(), dialled.Load()) }
 }
 
 // send is one connection, from its upgrade to its end.
@@ -165,35 +152,17 @@ func (b *batched) out() error {
 	return err
 }
 
-// flood starts f, from a process of its own that gives way to all others, as if it
-// ran elsewhere. What it returns ends it, and says how many bytes it has sent and
-// how often it has dialled.
+// flood starts f in a process of its own. What it returns ends it, and says how many
+// bytes it has sent and how often it has dialled.
 func (n *node) flood(f flood) (end func() (sent, dialled int)) {
 	n.t.Helper()
 	f.Relay, f.TLS = n.public, n.tls != nil
-	text, err := json.Marshal(f)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	cmd := exec.Command("nice", "-n", "10", os.Args[0])
-	cmd.Env = append(os.Environ(), asFlood+"="+string(text), "GOMAXPROCS=1")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		n.t.Fatal(err)
-	}
-	end = sync.OnceValues(func() (sent, dialled int) {
-		in.Close()
-		_ = cmd.Wait()
-		if _, err := fmt.Sscan(out.String(), &sent, &dialled); err != nil {
-			n.t.Errorf("the flood: %v: %.2000s", err, out.String())
+	stop := n.attackFromOutside(f)
+	return func() (sent, dialled int) {
+		said := stop()
+		if _, err := fmt.Sscan(said, &sent, &dialled); err != nil {
+			n.t.Errorf("the flood: %v: %.2000s", err, said)
 		}
 		return sent, dialled
-	})
-	n.t.Cleanup(func() { end() })
-	return end
+	}
 }

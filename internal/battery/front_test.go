@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +11,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -140,10 +137,6 @@ var proxyTrickle = frontAttack{"a PROXY header that trickles", func(_ *node, c n
 	})
 }}
 
-// asSiege in the environment makes the test binary an attacker, for a test whose own
-// pair and newcomers must not compete with it inside one process.
-const asSiege = "BE_A_SIEGE"
-
 // siege is Per connections of each of so many addresses, or of each of Prefaces,
 // PROXY headers, in turn. Those that the relay ends are dialled again.
 type siege struct {
@@ -154,12 +147,8 @@ type siege struct {
 	TLS            bool
 }
 
-// beSiege attacks until its standard input ends.
-func beSiege() {
-	var g siege
-	if err := json.Unmarshal([]byte(os.Getenv(asSiege)), &g); err != nil {
-		panic(err)
-	}
+// begin attacks until the process ends.
+func (g siege) begin() (end func()) {
 	all := append(slices.Clone(frontAttacks), proxyTrickle)
 	attack := all[slices.IndexFunc(all, func(a frontAttack) bool { return a.name == g.Attack })]
 	n := &node{public: g.Relay}
@@ -186,36 +175,15 @@ func beSiege() {
 			}()
 		}
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	os.Exit(0) // the kernel closes all connections
+	return func() {}
 }
 
-// besiege attacks from a process of its own that gives way to all others, as if it
-// ran elsewhere, until the returned function is called.
+// besiege attacks from a process of its own until the returned function is called.
 func (n *node) besiege(a frontAttack, addresses, per int, prefaces ...string) (end func()) {
 	n.t.Helper()
-	text, err := json.Marshal(siege{a.name, n.public, addresses, per, prefaces, n.tls != nil})
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	cmd := exec.Command("nice", "-n", "10", os.Args[0])
-	cmd.Env = append(os.Environ(), asSiege+"="+string(text), "GOMAXPROCS=1", "GORACE=atexit_sleep_ms=0")
-	in, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	end = sync.OnceFunc(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			n.t.Errorf("the attacker: %v", err)
-		}
-	})
-	n.t.Cleanup(end)
+	stop := n.attackFromOutside(siege{a.name, n.public, addresses, per, prefaces, n.tls != nil})
 	time.Sleep(dose(500*time.Millisecond, 3*time.Second)) // until all places are taken
-	return end
+	return func() { stop() }
 }
 
 // newcomers asks for /healthz over new connections, from addresses of their own,

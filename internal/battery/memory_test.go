@@ -1,13 +1,11 @@
 package battery
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -19,10 +17,6 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// asAttacker in the environment makes the test binary be an attacker, so that the
-// test's own pair does not compete with it inside one process.
-const asAttacker = "BE_AN_ATTACKER"
-
 // attacker opens connections of one address, which never read unless told to.
 type attacker struct {
 	node
@@ -31,43 +25,24 @@ type attacker struct {
 	held []net.Conn
 }
 
-// beAttacker runs one of memoryAttacks, says when it has, and holds its connections
-// until its standard input ends.
-func beAttacker() {
-	var relay, from string
-	var attack, n int
-	if _, err := fmt.Sscan(os.Getenv(asAttacker), &relay, &from, &attack, &n); err != nil {
-		panic(err)
-	}
-	a := &attacker{node: node{public: relay}, from: from}
-	memoryAttacks[attack].run(a, n)
-	fmt.Println("done")
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	os.Exit(0) // the kernel closes all connections
+// memoryAttack is one of memoryAttacks, with so many connections.
+type memoryAttack struct {
+	Attack, Conns int
+	Relay, From   string // addresses
+}
+
+func (m memoryAttack) begin() (end func()) {
+	a := &attacker{node: node{public: m.Relay}, from: m.From}
+	memoryAttacks[m.Attack].run(a, m.Conns)
+	return func() {}
 }
 
 // attack runs attack number i with so many connections, in a process of its own. end
 // ends it.
 func (c *child) attack(i, n int) (end func()) {
 	c.t.Helper()
-	cmd := exec.Command("nice", "-n", "10", os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s 127.7.0.1 %d %d", asAttacker, c.public, i, n), "GOMAXPROCS=1")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		c.t.Errorf("the attacker said %q: %v", line, err)
-	}
-	return sync.OnceFunc(func() { in.Close(); _ = cmd.Wait() })
+	stop := c.attackFromOutside(memoryAttack{i, n, c.public, "127.7.0.1"})
+	return func() { stop() }
 }
 
 // dial upgrades a connection. Nil means that the relay refused it.
