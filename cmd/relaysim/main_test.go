@@ -7,8 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"go.uber.org/goleak"
+
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

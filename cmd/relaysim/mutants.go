@@ -97,18 +97,7 @@ func (e *env) mutants() int {
 		rule{f.page == "" || f.only == "", "o", f.page, "without -only, which leaves mutants out of the table"}) {
 		return usage
 	}
-	if _, err := e.runner(); err != nil {
-		return e.complain("%v", err)
-	}
-	root, err := moduleRoot()
-	if err != nil {
-		return e.complain("%v", err)
-	}
-	all, err := mutants.Mutants()
-	if err != nil {
-		return e.complain("%v", err)
-	}
-	all, err = chosen(all, e.world, f.only)
+	root, all, err := e.chosen(f.only)
 	if err != nil {
 		return e.complain("%v", err)
 	}
@@ -197,6 +186,23 @@ func report(out io.Writer, world string, rows []row, clean searched, searches in
 	fmt.Fprintf(out, "world=%s mutants=%d killed=%d survived=%d explained=%d surprises=%d campaigns=%d clean_seeds=%d clean=%t\n",
 		world, len(rows), killed, survived, explained, unexpected, searches, seeds, cleanHeld)
 	return code
+}
+
+// chosen returns the module's directory and the mutants of the world, or those of them
+// that are in only. It checks the other options of worldFlags, too.
+func (e *env) chosen(only string) (root string, some []*mutants.Mutant, err error) {
+	if _, err := e.runner(); err != nil {
+		return "", nil, err
+	}
+	if root, err = moduleRoot(); err != nil {
+		return "", nil, err
+	}
+	all, err := mutants.Mutants()
+	if err != nil {
+		return "", nil, err
+	}
+	some, err = chosen(all, e.world, only)
+	return root, some, err
 }
 
 // chosen returns the mutants of a world, or those of them that are in only.

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
-	"github.com/pyrycode/pyrycode-relay/sim/mutants"
 )
 
 // A fingerprint is what a seed must give in every process.
@@ -103,17 +102,7 @@ func (e *env) verify() int {
 	if !e.check(rule{*n > 0, "n", *n, "1 or more"}, rule{*limit > 0, "limit", *limit, "1 or more"}, rule{*steps > 0, "shrinksteps", *steps, "1 or more"}) {
 		return usage
 	}
-	if _, err := e.runner(); err != nil {
-		return e.complain("%v", err)
-	}
-	root, err := moduleRoot()
-	if err != nil {
-		return e.complain("%v", err)
-	}
-	all, err := mutants.Mutants()
-	if err == nil {
-		all, err = chosen(all, e.world, *only)
-	}
+	root, all, err := e.chosen(*only)
 	if err != nil {
 		return e.complain("%v", err)
 	}

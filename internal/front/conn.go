@@ -320,8 +320,7 @@ type sharer struct {
 }
 
 func sharerOf(ns network.Networks) sharer {
-	widest, _ := ns.At(ns.Len() - 1)
-	s := sharer{widest: widest}
+	s := sharer{widest: ns.Widest()}
 	if a := ns.Narrowest().Addr(); a.Is6() {
 		b := a.As16()
 		s.part = b[6]&1<<1 | b[7]&1

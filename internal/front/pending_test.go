@@ -73,11 +73,11 @@ func TestAFullAddressLetsItsOwnNewcomersIn(t *testing.T) {
 			p.enter(c, a)
 			c.begin()
 		}
-		time.Sleep(defaultEvictAfter - 1)
+		time.Sleep(defaultEvictAfter - time.Nanosecond)
 		if out, reason := p.enter(pipe(), a); out == first || out == second || reason != cutAddress {
 			t.Errorf("closed: %p, because of %q; want the newcomer", out, reason)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if out, reason := p.enter(pipe(), a); out != first || reason != cutAddress {
 			t.Errorf("closed: %p, because of %q; want the oldest", out, reason)
 		}

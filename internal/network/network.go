@@ -54,6 +54,10 @@ func (ns Networks) At(i int) (p netip.Prefix, share int) { return ns.prefixes[i]
 // Narrowest returns the network that stands for one address.
 func (ns Networks) Narrowest() netip.Prefix { return ns.prefixes[0] }
 
+// Widest returns the network that one customer may have. Of IPv6 it is a /48, which may
+// also be a carrier's, with many customers.
+func (ns Networks) Widest() netip.Prefix { return ns.prefixes[ns.n-1] }
+
 // Charged returns the address that stands for a where one network is enough: an IPv6
 // address is cut to its /64. The networks of both are the same.
 func Charged(a netip.Addr) netip.Addr { return Of(a).prefixes[0].Addr() }

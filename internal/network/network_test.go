@@ -28,7 +28,7 @@ func TestAnAddressCountsInItsNetworks(t *testing.T) {
 			t.Errorf("%s is charged as %s; want %s, with the same networks", tt.a, c, tt.charged)
 		}
 	}
-	if Of(netip.Addr{}) != Of(netip.Addr{}) || Of(netip.Addr{}).Len() != 1 {
+	if one, other := Of(netip.Addr{}), Of(netip.Addr{}); one != other || one.Len() != 1 {
 		t.Error("addresses that are none do not share one network")
 	}
 }

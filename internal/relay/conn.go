@@ -259,7 +259,7 @@ func (c *conn) reserve() bool {
 		c.messageSince.Store(0) // it is not late, but not read
 		return false
 	}
-	if c.wants > freeMessage && !c.load.reserve(c.wants) {
+	if c.wants > freeMessage && !c.load.reserve(c.wants, nil) {
 		return false
 	}
 	c.asm.Grant(c.wants)
@@ -337,7 +337,7 @@ func (c *conn) park() bool {
 	}
 	c.parked.Store(true)
 	if wants > 0 && settled {
-		room = c.load.wait(wants, c.startReading)
+		room = c.load.reserve(wants, c.startReading)
 	} else {
 		done = c.role.await(held)
 	}

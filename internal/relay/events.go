@@ -63,40 +63,43 @@ type events struct {
 	quiet   bool // the log discards everything
 	dropped [eventClasses]prometheus.Counter
 
-	mu         sync.Locker // guards all below
-	second     time.Time   // begin of the second of the counts below
-	pool       int         // records from the pool
-	reserved   [eventClasses]int
-	newcomers  [eventClasses]int // records of logNew
-	addresses  map[netip.Prefix]logged
-	before     map[netip.Prefix]logged // of the second before
-	minute     time.Time               // begin of the minute of known
-	known      map[netip.Prefix]eventSet
-	knownOnce  map[netip.Prefix]eventSet // of the minute before
-	suppressed [eventClasses]int         // since they were last reported
-	pending    bool                      // a timer is set that reports them
+	mu          sync.Locker // guards all below
+	second      time.Time   // begin of the second of the counts below
+	pool        int         // records from the pool
+	reserved    [eventClasses]int
+	newcomers   [eventClasses]int // records of logNew
+	addresses   map[netip.Prefix]logged
+	before      map[netip.Prefix]logged // of the second before
+	minute      time.Time               // begin of the minute of known
+	known       map[netip.Prefix]eventSet
+	knownBefore map[netip.Prefix]eventSet // of the minute before
+	suppressed  [eventClasses]int         // since they were last reported
+	pending     bool                      // a timer is set that reports them
 }
 
 // eventSet is the classes of which an address had records.
 type eventSet uint8
 
+func (s eventSet) has(class eventClass) bool      { return s&(1<<class) != 0 }
+func (s eventSet) with(class eventClass) eventSet { return s | 1<<class }
+
 // logged counts the records of one address in one second.
 type logged struct {
-	classes [eventClasses]bool
+	classes eventSet
 	pool    int // records from the pool
 }
 
 func newEvents(log *slog.Logger, rt Runtime, suppressed [eventClasses]prometheus.Counter) *events {
 	return &events{
-		log:       log,
-		clock:     rt.Clock,
-		quiet:     !log.Enabled(context.Background(), slog.LevelError),
-		dropped:   suppressed,
-		mu:        rt.NewLock("events"),
-		addresses: make(map[netip.Prefix]logged),
-		before:    make(map[netip.Prefix]logged),
-		known:     make(map[netip.Prefix]eventSet),
-		knownOnce: make(map[netip.Prefix]eventSet),
+		log:         log,
+		clock:       rt.Clock,
+		quiet:       !log.Enabled(context.Background(), slog.LevelError),
+		dropped:     suppressed,
+		mu:          rt.NewLock("events"),
+		addresses:   make(map[netip.Prefix]logged),
+		before:      make(map[netip.Prefix]logged),
+		known:       make(map[netip.Prefix]eventSet),
+		knownBefore: make(map[netip.Prefix]eventSet),
 	}
 }
 
@@ -126,10 +129,10 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 		e.second, e.pool, e.reserved, e.newcomers = now, 0, [eventClasses]int{}, [eventClasses]int{}
 		if since := now.Sub(e.minute); since >= time.Minute {
 			e.minute = now
-			e.known, e.knownOnce = e.knownOnce, e.known
+			e.known, e.knownBefore = e.knownBefore, e.known
 			clear(e.known)
 			if since >= 2*time.Minute {
-				clear(e.knownOnce)
+				clear(e.knownBefore)
 			}
 		}
 	}
@@ -141,9 +144,9 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 		}
 	}
 	has := e.addresses[key]
-	isKnown := (e.known[key]|e.knownOnce[key])&(1<<class) != 0
+	isKnown := (e.known[key] | e.knownBefore[key]).has(class)
 	switch {
-	case key.IsValid() && !has.classes[class] && e.reserved[class] < logReserve:
+	case key.IsValid() && !has.classes.has(class) && e.reserved[class] < logReserve:
 		e.reserved[class]++
 	case key.IsValid() && !isKnown && e.newcomers[class] < logNew:
 		e.newcomers[class]++
@@ -159,10 +162,10 @@ func (e *events) admit(class eventClass, from netip.Addr) bool {
 		}
 		return false
 	}
-	has.classes[class] = true
+	has.classes = has.classes.with(class)
 	e.addresses[key] = has
 	if set, ok := e.known[key]; ok || len(e.known) < logAddresses {
-		e.known[key] = set | 1<<class
+		e.known[key] = set.with(class)
 	}
 	return true
 }

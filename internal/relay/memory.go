@@ -97,15 +97,9 @@ func newMemory(rt *Runtime, overflow func()) *memory {
 	return &memory{rt: rt, overflow: overflow, mu: rt.NewLock("memory"), accounts: make(map[netip.Addr]*account)}
 }
 
-// home returns the widest network of a that counts as one: the network that one
-// customer may have. Of IPv6 it is a /48, which may also be a carrier's, with many
-// customers; but of the connections that share an account only those that hold much
-// are closed.
-func home(a netip.Addr) netip.Prefix {
-	ns := network.Of(a)
-	p, _ := ns.At(ns.Len() - 1)
-	return p
-}
+// home returns the network of a that has one account, one quota of an outbox, and one
+// share of the log.
+func home(a netip.Addr) netip.Prefix { return network.Of(a).Widest() }
 
 // open sets l up for a connection of from.
 func (m *memory) open(l *load, from netip.Addr, idle int) {
@@ -169,8 +163,9 @@ func (l *load) setReader(n int) { l.set(&l.reader, n) }
 // setSocket is set for what a socket holds, or the stream of a proxied phone.
 func (l *load) setSocket(n int) { l.set(&l.socket, n) }
 
-// reserve lets l's reader have n bytes, or reports that it must wait.
-func (l *load) reserve(n int) bool {
+// reserve lets l's reader have n bytes, or reports that it must wait. In that case
+// start, unless it is nil, is called once n bytes have been reserved.
+func (l *load) reserve(n int, start func()) bool {
 	m := l.memory
 	m.mu.Lock()
 	if l.over || n <= l.reader {
@@ -178,36 +173,27 @@ func (l *load) reserve(n int) bool {
 		return true // what is over is not read any further
 	}
 	if !m.admits(l, n) {
+		if start != nil {
+			m.enqueue(waiting{l, n, start})
+		}
 		m.mu.Unlock()
 		return false
 	}
-	t := m.give(l, n)
+	delta := n - l.reader
+	l.reader = n
+	t := m.add(l.account, delta)
 	m.mu.Unlock()
 	t.do(m.rt)
 	return true
 }
 
-// wait is reserve, except that if there is no room start is called once n bytes
-// have been reserved.
-func (l *load) wait(n int, start func()) bool {
-	m := l.memory
-	m.mu.Lock()
-	a := l.account
-	if l.over || n <= l.reader {
-		m.mu.Unlock()
-		return true
+// enqueue puts w behind what waits of its address. The lock is held.
+func (m *memory) enqueue(w waiting) {
+	a := w.load.account
+	a.waiting = append(a.waiting, w)
+	if len(a.waiting) == 1 {
+		m.blocked = append(m.blocked, a)
 	}
-	if !m.admits(l, n) {
-		if a.waiting = append(a.waiting, waiting{l, n, start}); len(a.waiting) == 1 {
-			m.blocked = append(m.blocked, a)
-		}
-		m.mu.Unlock()
-		return false
-	}
-	t := m.give(l, n)
-	m.mu.Unlock()
-	t.do(m.rt)
-	return true
 }
 
 // admits reports whether l's reader may have n bytes now, and not behind others of
@@ -230,13 +216,6 @@ func (m *memory) fits(l *load, n int) bool {
 	}
 	a.first = l
 	return true
-}
-
-// give charges l's reader n bytes. The lock is held.
-func (m *memory) give(l *load, n int) tally {
-	delta := n - l.reader
-	l.reader = n
-	return m.add(l.account, delta)
 }
 
 // add charges a delta bytes. The lock is held.

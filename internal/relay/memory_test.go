@@ -292,7 +292,7 @@ func (n *node) fill(addr string) (free func()) {
 	var l load
 	n.memory.open(&l, netip.MustParseAddr(addr), 0)
 	l.setOutbox(budget / 8 * 5)
-	if !l.reserve(90 << 10) {
+	if !l.reserve(90<<10, nil) {
 		n.t.Fatal("the first message of an address waits")
 	}
 	return l.close

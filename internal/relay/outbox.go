@@ -368,10 +368,3 @@ func (o *outbox) markFlush() (first bool) {
 	o.flushPending = o.flushPending || first
 	return first
 }
-
-// holds returns the number of bytes that are charged to the outbox.
-func (o *outbox) holds() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.charged
-}
