@@ -79,7 +79,7 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 			echo "fuzz $$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; done
 
-bench: bin/pyrycode-relay bin/relayload ## relay, baseline and splice side by side, five minutes (docs/performance.md); ARGS="--rounds 9"
+bench: bin/pyrycode-relay bin/relayload ## relay, baseline, splice and HAProxy side by side, seven minutes (docs/performance.md); ARGS="--rounds 9"
 	./bin/relayload bench $(ARGS)
 
 curve: bin/pyrycode-relay bin/relayload ## the capacity curve, docs/capacity.svg, a minute

@@ -139,7 +139,7 @@ func TestAProxyPassesStallsAndCuts(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has all of 127.0.0.0/8 on loopback")
 	}
-	ln, err := load.EchoServer()
+	ln, err := load.EchoServer(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,32 +23,54 @@ type benchCommand struct {
 	IdleFor time.Duration `name:"beat" default:"33s" help:"Duration of the idle measurement; a heartbeat is sent every 30s."`
 	JSON    bool          `name:"json" help:"Print JSON, not a table."`
 
-	me string // this program
+	me string // path of this program
 }
 
-// work is one traffic row with its goals (issue 5). A goal of 0 is no goal.
+// work is one traffic row with its goals.
 type work struct {
 	Name  string
 	shape load.Shape
 	tls   bool
-
-	baseline, baselineStretch float64 // minimum ratio to the baseline
-	spliceStretch             float64 // minimum ratio to the splice
-	p99                       float64 // maximum ratio to the baseline
+	goals []ratioGoal
+	p99   float64 // maximum ratio to the baseline; 0: no goal
 }
 
-// splices reports whether the byte copier can run this row: it connects one
-// client to one server, without TLS.
-func (w work) splices() bool { return !w.tls && !w.shape.Fanout }
+// ratioGoal is a goal of the relay relative to another candidate. The ratio is that of
+// the throughput, or of the processor time per frame if cost is set.
+type ratioGoal struct {
+	to             string
+	reach, stretch float64
+	cost           bool // reach and stretch are maxima
+}
+
+// The shapes of the traffic rows.
+var (
+	roundTrips  = load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 4}
+	large       = load.Shape{Binaries: 4, Phones: 8, Size: 8 << 10, Flight: 4}
+	oneInFlight = load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 1}
+	fanout      = load.Shape{Binaries: 1, Phones: 16, Size: 512, Flight: 64, Fanout: true}
+
+	// paced leaves about 50 µs between two frames of phones, so that a relay can
+	// hardly forward two of them with one system call.
+	paced = load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 16, Rate: 20_000}
+)
+
+const rowPaced, rowTLSPaced = "paced", "tls: paced"
 
 var works = []work{
-	{Name: "round trips", shape: load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 4}, baseline: 8, spliceStretch: 1.2},
-	{Name: "one binary to 16 phones", shape: load.Shape{Binaries: 1, Phones: 16, Size: 512, Flight: 64, Fanout: true}, baseline: 15, baselineStretch: 25},
-	{Name: "8 KiB frames", shape: load.Shape{Binaries: 4, Phones: 8, Size: 8 << 10, Flight: 4}, baseline: 7, baselineStretch: 10},
-	{Name: "one in flight", shape: load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 1}, baseline: 2.3, spliceStretch: 1.5, p99: .5},
-	{Name: "tls: round trips", shape: load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 4}, tls: true},
-	{Name: "tls: one binary to 16 phones", shape: load.Shape{Binaries: 1, Phones: 16, Size: 512, Flight: 64, Fanout: true}, tls: true},
+	{Name: "round trips", shape: roundTrips, goals: []ratioGoal{{"baseline", 13, 15, false}, {"splice", 1.45, 1.6, false}}},
+	{Name: "one binary to 16 phones", shape: fanout, goals: []ratioGoal{{"baseline", 28, 36, false}}},
+	{Name: "8 KiB frames", shape: large, goals: []ratioGoal{{"baseline", 16, 0, false}, {"splice", 0, 1, false}}},
+	{Name: "one in flight", shape: oneInFlight, goals: []ratioGoal{{"baseline", 4.5, 5.2, false}}, p99: .5},
+	{Name: rowPaced, shape: paced, goals: []ratioGoal{{"haproxy", 1, .9, true}}},
+	{Name: "tls: round trips", tls: true, shape: roundTrips, goals: []ratioGoal{{"baseline", 10, 12, false}}},
+	{Name: "tls: one binary to 16 phones", tls: true, shape: fanout, goals: []ratioGoal{{"baseline", 22, 28, false}}},
+	{Name: rowTLSPaced, tls: true, shape: paced, goals: []ratioGoal{{"haproxy", .8, .7, true}}},
 }
+
+// copiesBytes reports whether a candidate is a byte copier in front of an echo server.
+// It connects one client to one server, so it cannot run a fan-out.
+func copiesBytes(candidate string) bool { return candidate == "splice" || candidate == "haproxy" }
 
 // Names of the other rows.
 const (
@@ -100,6 +122,9 @@ func (c *benchCommand) run(d *driver) (load.Report, error) {
 	runtime.GOMAXPROCS(1) // one processor for the relay and one for the generator
 	b := &benchRun{driver: d, benchCommand: c, report: newBenchReport(d.Ctx, c.Relay)}
 	defer b.end()
+	if haproxyPath() == "" {
+		b.report.Notes = append(b.report.Notes, "HAProxy is not installed (Debian: apt-get install haproxy), so it is not among the candidates.")
+	}
 	type row struct {
 		name string
 		run  func() error

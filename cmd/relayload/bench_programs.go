@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,15 +9,20 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/bench"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 type serveBaseline struct {
@@ -56,11 +62,74 @@ func (s *serveSplice) serve(e *load.Env) error {
 	return nil
 }
 
+// haproxyPath returns the path of HAProxy, or "" if it is not installed. Debian
+// installs it in a directory that is not in the PATH of most users.
+func haproxyPath() string {
+	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// haproxyConfig copies bytes between the connections of file descriptor 3, a listening
+// socket, and new connections to a server. Its arguments are the options of the
+// listener, the server's address, and the options of the connections to the server.
+const haproxyConfig = `global
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 1h
+  timeout server 1h
+listen bench
+  bind fd@3 %s
+  server echo %s %s
+`
+
+// startHaproxy starts HAProxy with one thread in front of an echo server. With a
+// certificate it uses TLS on both sides, as a relay does.
+func startHaproxy(ctx context.Context, path, echo string, cert *selfSigned) (*load.Child, error) {
+	dir, err := os.MkdirTemp("", "relayload")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir) // HAProxy is ready and has read the files
+	bind, server := "", ""
+	if cert != nil {
+		bind, server = "ssl crt "+cert.bothFile, "ssl verify none"
+	}
+	file := filepath.Join(dir, "haproxy.cfg")
+	if err := os.WriteFile(file, fmt.Appendf(nil, haproxyConfig, bind, echo, server), 0o600); err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer ln.Close()
+	inherited, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		return nil, err
+	}
+	defer inherited.Close()
+	cmd := exec.Command(path, "-V", "-db", "-f", file)
+	cmd.ExtraFiles = []*os.File{inherited}
+	p, err := wstest.StartProcess(ctx, "haproxy", cmd, io.Discard, load.StartTimeout, func(line string) bool {
+		return strings.HasPrefix(line, "Using ") // the polling mechanism: the last line before it serves
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &load.Child{Process: p, Name: "haproxy", Addr: ln.Addr().String()}, nil
+}
+
 // selfSigned is a certificate for loopback in files: ECDSA on P-256, which
 // public authorities issue today.
 type selfSigned struct {
-	dir, certFile, keyFile string
-	pool                   *x509.CertPool
+	dir, certFile, keyFile, bothFile string
+	pool                             *x509.CertPool
 }
 
 func newSelfSigned() (*selfSigned, error) {
@@ -90,12 +159,11 @@ func newSelfSigned() (*selfSigned, error) {
 	if s.dir, err = os.MkdirTemp("", "relayload"); err != nil {
 		return nil, err
 	}
-	s.certFile, s.keyFile = filepath.Join(s.dir, "cert.pem"), filepath.Join(s.dir, "key.pem")
-	for _, f := range []struct {
-		name, kind string
-		der        []byte
-	}{{s.certFile, "CERTIFICATE", der}, {s.keyFile, "PRIVATE KEY", secret}} {
-		if err := os.WriteFile(f.name, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}), 0o600); err != nil {
+	s.certFile, s.keyFile, s.bothFile = filepath.Join(s.dir, "cert.pem"), filepath.Join(s.dir, "key.pem"), filepath.Join(s.dir, "both.pem")
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+	for name, text := range map[string][]byte{s.certFile: certPEM, s.keyFile: keyPEM, s.bothFile: slices.Concat(certPEM, keyPEM)} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
 			s.remove()
 			return nil, err
 		}
@@ -104,6 +172,12 @@ func newSelfSigned() (*selfSigned, error) {
 }
 
 func (s *selfSigned) remove() { os.RemoveAll(s.dir) }
+
+// server returns the configuration of a server with this certificate.
+func (s *selfSigned) server() (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(s.certFile, s.keyFile)
+	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, err
+}
 
 // client returns a configuration that trusts only this certificate and does not
 // resume sessions.

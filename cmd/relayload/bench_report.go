@@ -29,6 +29,7 @@ type benchReport struct {
 	Date  string       `json:"date"`
 	Relay string       `json:"relay,omitempty"` // its version line
 	Cores int          `json:"processors"`
+	Notes []string     `json:"notes,omitempty"` // candidates that are missing, and why
 	Rows  []*benchRow  `json:"rows,omitempty"`
 	Flood []*benchRow  `json:"flood,omitempty"`
 	Idle  []*idleEntry `json:"idle,omitempty"`
@@ -75,6 +76,11 @@ func findRow(rows []*benchRow, work, candidate string) *benchRow {
 	return nil
 }
 
+// cost returns the processor time per frame of r relative to base.
+func (r *benchRow) cost(base *benchRow) float64 {
+	return r.Median.CPUPerFrame / base.Median.CPUPerFrame
+}
+
 // ratiosTo returns the throughput of r relative to base, per second of the
 // relay's own processor time and by wall-clock time. The first is the
 // candidate's cost. The second also depends on other work on the machine, unless
@@ -103,26 +109,41 @@ func (r *benchReport) judge() {
 		r.Goals = append(r.Goals, goal{What: what, Bound: bound, Most: true, Stretch: stretch, Got: got})
 	}
 	for _, w := range works {
-		own, base, splice := findRow(r.Rows, w.Name, "relay"), findRow(r.Rows, w.Name, "baseline"), findRow(r.Rows, w.Name, "splice")
+		own := findRow(r.Rows, w.Name, "relay")
 		if own == nil {
 			continue
 		}
-		cpu, clock := own.ratiosTo(base)
-		least(w.Name+", × the baseline", w.baseline, false, cpu, clock)
-		least(w.Name+", × the baseline", w.baselineStretch, true, cpu, clock)
-		if splice != nil {
-			cpu, clock := own.ratiosTo(splice)
-			least(w.Name+", × the splice", w.spliceStretch, true, cpu, clock)
+		for _, g := range w.goals {
+			base := findRow(r.Rows, w.Name, g.to)
+			switch {
+			case base == nil:
+			case g.cost:
+				most(w.Name+", CPU ÷ "+g.to, g.reach, false, own.cost(base))
+				most(w.Name+", CPU ÷ "+g.to, g.stretch, true, own.cost(base))
+			default:
+				cpu, clock := own.ratiosTo(base)
+				least(w.Name+", × "+g.to, g.reach, false, cpu, clock)
+				least(w.Name+", × "+g.to, g.stretch, true, cpu, clock)
+			}
 		}
 		if w.p99 > 0 {
-			most(w.Name+", p99, of the baseline's", w.p99, false, own.Median.P99/base.Median.P99)
+			most(w.Name+", p99 ÷ baseline", w.p99, false, own.Median.P99/findRow(r.Rows, w.Name, "baseline").Median.P99)
 		}
 	}
+	if plain, encrypted := findRow(r.Rows, rowPaced, "relay"), findRow(r.Rows, rowTLSPaced, "relay"); plain != nil && encrypted != nil {
+		most("paced, CPU of TLS ÷ plain", 1.3, false, encrypted.cost(plain))
+	}
 	for _, i := range r.Idle {
-		if i.Candidate == "relay" && !i.TLS {
-			most("idle, KB per connection", 9, false, i.RSS/1000)
-			most("idle, KB per connection", 5, true, i.RSS/1000)
-			most("idle, goroutines per connection", 1.005, false, i.Goroutines)
+		switch {
+		case i.Candidate != "relay":
+		case i.TLS:
+			most("tls: idle, KB per connection", 9, false, i.RSS/1000)
+			most("tls: idle, KB per connection", 8, true, i.RSS/1000)
+			most("tls: idle, goroutines per connection", .01, false, i.Goroutines)
+		default:
+			most("idle, KB per connection", 2.5, false, i.RSS/1000)
+			most("idle, KB per connection", 2, true, i.RSS/1000)
+			most("idle, goroutines per connection", .01, false, i.Goroutines)
 			most("idle, % of a processor for heartbeats", 1, false, i.CPU*100)
 		}
 	}
@@ -133,14 +154,26 @@ func (r *benchReport) judge() {
 		}
 		most("growth among idle, dearest ÷ cheapest", 1.15, false, hi/lo)
 	}
+	var busy []*benchRow
+	for _, row := range r.Busy {
+		if row.Candidate == "relay" {
+			busy = append(busy, row)
+		}
+	}
+	if n := len(busy); n > 1 {
+		most("growth all busy, CPU of most ÷ fewest connections", 1.5, false, busy[n-1].cost(busy[0]))
+	}
 }
 
 // candidateOrder is the order of the candidates in the table.
-var candidateOrder = []string{"baseline", "splice", "before", "relay"}
+var candidateOrder = []string{"baseline", "splice", "haproxy", "before", "relay"}
 
 // Table implements load.Report.
 func (r *benchReport) Table(w io.Writer) {
 	fmt.Fprintf(w, "%s; %s; %d processors, one for the relay and one for this program\n", r.Date, r.Relay, r.Cores)
+	for _, note := range r.Notes {
+		fmt.Fprintln(w, note)
+	}
 	if len(r.Rows) > 0 {
 		r.traffic(w)
 	}
@@ -148,7 +181,8 @@ func (r *benchReport) Table(w io.Writer) {
 		r.flood(w)
 	}
 	for _, i := range r.Idle {
-		fmt.Fprintf(w, "\n%s%s, ", i.Candidate, map[bool]string{true: " with TLS"}[i.TLS])
+		fmt.Fprintf(w, "\n%s%s%s, ", i.Candidate, map[bool]string{true: " with TLS"}[i.TLS],
+			map[bool]string{true: " (two sockets per connection)"}[copiesBytes(i.Candidate)])
 		i.Table(w)
 	}
 	if len(r.Among) > 0 {
@@ -171,8 +205,8 @@ func (r *benchReport) Table(w io.Writer) {
 
 // traffic prints the traffic rows.
 func (r *benchReport) traffic(w io.Writer) {
-	fmt.Fprintf(w, "\n%-29s %-9s %12s %10s %5s %5s %8s %8s   %-19s %-19s\n",
-		"frames forwarded: medians", "", "per CPU s", "per second", "CPU", "gen.", "p50 µs", "p99 µs", "× baseline by CPU", "by the clock")
+	fmt.Fprintf(w, "\n%-29s %-9s %12s %7s %10s %5s %5s %8s %8s   %-19s %-19s\n",
+		"frames forwarded: medians", "", "per CPU s", "µs CPU", "per second", "CPU", "gen.", "p50 µs", "p99 µs", "× baseline by CPU", "by the clock")
 	for _, wk := range works {
 		base := findRow(r.Rows, wk.Name, "baseline")
 		for _, candidate := range candidateOrder {
@@ -181,8 +215,8 @@ func (r *benchReport) traffic(w io.Writer) {
 				continue
 			}
 			s := row.Median
-			fmt.Fprintf(w, "%-29s %-9s %12.0f %10.0f %5.2f %5.2f %8s %8s", wk.describe(), candidate,
-				1e6/s.CPUPerFrame, s.PerSecond, s.CPU, s.GeneratorCPU, micros(s.P50), micros(s.P99))
+			fmt.Fprintf(w, "%-29s %-9s %12.0f %7.2f %10.0f %5.2f %5.2f %8s %8s", wk.describe(), candidate,
+				1e6/s.CPUPerFrame, s.CPUPerFrame, s.PerSecond, s.CPU, s.GeneratorCPU, micros(s.P50), micros(s.P99))
 			if candidate != "baseline" {
 				cpu, clock := row.ratiosTo(base)
 				fmt.Fprintf(w, "   %-19s %-19s", cpu, clock)
@@ -192,10 +226,14 @@ func (r *benchReport) traffic(w io.Writer) {
 	}
 }
 
-// describe returns a row's name and its shape: binaries × phones × in flight.
+// describe returns a row's name and its shape: binaries × phones × in flight, or
+// binaries × phones and the round trips per second.
 func (w work) describe() string {
-	if w.shape.Fanout {
+	switch {
+	case w.shape.Fanout:
 		return w.Name
+	case w.shape.Rate > 0:
+		return fmt.Sprintf("%s %d×%d, %d/s", w.Name, w.shape.Binaries, w.shape.Phones, w.shape.Rate)
 	}
 	return fmt.Sprintf("%s %d×%d×%d", w.Name, w.shape.Binaries, w.shape.Phones, w.shape.Flight)
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
+	"net"
+	"slices"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
@@ -15,6 +18,7 @@ type benchRun struct {
 
 	plain, tls []*load.Child // the candidates; the relay is the first
 	others     []*load.Child // relays that belong to one row
+	echoes     []net.Listener
 	cert       *selfSigned
 }
 
@@ -37,20 +41,16 @@ func (b *benchRun) candidates(tls bool) ([]*load.Child, error) {
 	if *all != nil {
 		return *all, nil
 	}
-	type program struct {
-		name string
-		argv []string
+	echo, err := b.echoServer(tls)
+	if err != nil {
+		return nil, err
 	}
 	programs := []program{
 		{"relay", append([]string{b.Relay}, b.serve(options...)...)},
 		{"baseline", append([]string{b.me, "baseline"}, options...)},
 	}
 	if !tls {
-		ln, err := load.EchoServer()
-		if err != nil {
-			return nil, err
-		}
-		programs = append(programs, program{"splice", []string{b.me, "splice", "--to=" + ln.Addr().String()}})
+		programs = append(programs, program{"splice", []string{b.me, "splice", "--to=" + echo}})
 	}
 	if b.Before != "" {
 		programs = append(programs, program{"before", append([]string{b.Before}, b.serve(options...)...)})
@@ -62,7 +62,45 @@ func (b *benchRun) candidates(tls bool) ([]*load.Child, error) {
 		}
 		*all = append(*all, c)
 	}
+	if path := haproxyPath(); path != "" {
+		c, err := startHaproxy(b.Ctx, path, echo, b.certFor(tls))
+		if err != nil {
+			return nil, err
+		}
+		*all = append(*all, c)
+	}
 	return *all, nil
+}
+
+// program is a candidate that prints its address.
+type program struct {
+	name string
+	argv []string
+}
+
+// certFor returns the certificate if tls is set, and nil otherwise.
+func (b *benchRun) certFor(tls bool) *selfSigned {
+	if tls {
+		return b.cert
+	}
+	return nil
+}
+
+// echoServer starts the server behind the byte copiers and returns its address.
+func (b *benchRun) echoServer(withTLS bool) (string, error) {
+	var config *tls.Config
+	if withTLS {
+		var err error
+		if config, err = b.cert.server(); err != nil {
+			return "", err
+		}
+	}
+	ln, err := load.EchoServer(config)
+	if err != nil {
+		return "", err
+	}
+	b.echoes = append(b.echoes, ln)
+	return ln.Addr().String(), nil
 }
 
 func (b *benchRun) end() {
@@ -71,6 +109,9 @@ func (b *benchRun) end() {
 			c.End()
 		}
 	}
+	for _, ln := range b.echoes {
+		ln.Close()
+	}
 	if b.cert != nil {
 		b.cert.remove()
 	}
@@ -78,7 +119,7 @@ func (b *benchRun) end() {
 
 // to returns the driver for a candidate.
 func (b *benchRun) to(c *load.Child, tls bool, buffer int) *driver {
-	t := &load.Target{Addr: c.Addr, Raw: c.Name == "splice", Buffer: buffer, Timeout: 10 * time.Second}
+	t := &load.Target{Addr: c.Addr, Raw: copiesBytes(c.Name), Buffer: buffer, Timeout: 10 * time.Second}
 	if tls {
 		t.TLS = b.cert.client()
 	}
@@ -117,7 +158,7 @@ func (b *benchRun) work(w work) error {
 	}
 	var all []*rowEntry
 	for _, c := range children {
-		if c.Name == "splice" && !w.splices() {
+		if copiesBytes(c.Name) && w.shape.Fanout {
 			continue
 		}
 		fl, err := b.to(c, w.tls, load.BusyBuffer).connect(w.shape)
@@ -148,7 +189,7 @@ func (b *benchRun) flood() error {
 		return err
 	}
 	for _, c := range children {
-		if c.Name == "splice" {
+		if copiesBytes(c.Name) {
 			continue // its phones have no common binary
 		}
 		fl, err := b.to(c, false, load.BusyBuffer).connect(load.Shape{Binaries: 1, Phones: 7, Size: 512, Flight: 1})
@@ -178,7 +219,7 @@ func (b *benchRun) flood() error {
 	return nil
 }
 
-// idleRow measures idle connections, first at the baseline, then at the relay.
+// idleRow measures idle connections, at the relay last.
 func (b *benchRun) idleRow() error { return b.stayIdle(false, b.Conns, b.IdleFor) }
 
 // tlsIdle measures idle connections with TLS. They are fewer and the time
@@ -191,7 +232,10 @@ func (b *benchRun) stayIdle(tls bool, conns int, watchFor time.Duration) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []*load.Child{children[1], children[0]} {
+	for _, c := range slices.Backward(children) {
+		if c.Name == "splice" {
+			continue // its memory is that of two goroutines
+		}
 		metrics, watch, n := "", time.Second, min(2000, conns)
 		if c.Private != "" {
 			metrics, watch, n = "http://"+c.Private+"/metrics", watchFor, conns
@@ -223,7 +267,6 @@ func (b *benchRun) waitClosed(relay *load.Child) error {
 // at the same relay. Each number of idle connections has its own relay, so that
 // the rounds can be interleaved.
 func (b *benchRun) among() error {
-	busy := load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 4}
 	levels := []int{0, 100, 1000, b.Conns}
 	var all []*rowEntry
 	for _, n := range levels {
@@ -239,7 +282,7 @@ func (b *benchRun) among() error {
 			}
 			defer idle.Close()
 		}
-		fl, err := b.to(c, false, load.BusyBuffer).connect(busy)
+		fl, err := b.to(c, false, load.BusyBuffer).connect(roundTrips)
 		if err != nil {
 			return err
 		}

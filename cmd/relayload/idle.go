@@ -94,6 +94,9 @@ func (d *driver) state(metrics string) (s relayState, err error) {
 func (d *driver) idle(conns, phones int, length time.Duration, metrics string) (*idleReport, error) {
 	s := load.Shape{Binaries: max(conns/(1+phones), 1), Phones: phones, Size: load.MinFrame, Flight: 1}
 	r := &idleReport{Conns: s.Connections()}
+	if d.target.Raw {
+		r.Conns = s.Binaries * s.Phones // only phones connect
+	}
 	before, err := d.state(metrics)
 	if err != nil {
 		return nil, err

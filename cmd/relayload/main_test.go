@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -114,11 +115,15 @@ func TestGoalsAreJudged(t *testing.T) {
 	}
 	r := &benchReport{
 		Rows: []*benchRow{
-			newBenchRow("one in flight", "baseline", of(9, 100, 50)),
-			newBenchRow("one in flight", "splice", of(6, 150, 40)),
+			newBenchRow("one in flight", "baseline", of(15, 100, 50)),
 			newBenchRow("one in flight", "relay", of(3, 200, 30)),
+			newBenchRow("paced", "baseline", of(20, 40_000, 90)),
+			newBenchRow("paced", "haproxy", of(10, 40_000, 40)),
+			newBenchRow("paced", "relay", of(9.5, 40_000, 40)),
+			newBenchRow("tls: paced", "baseline", of(30, 40_000, 90)),
+			newBenchRow("tls: paced", "relay", of(14.25, 40_000, 40)),
 		},
-		Idle: []*idleEntry{{"relay", false, &idleReport{RSS: 6000, Goroutines: 1, CPU: .002}}},
+		Idle: []*idleEntry{{"relay", false, &idleReport{RSS: 2200, Goroutines: .001, CPU: .002}}},
 	}
 	r.judge()
 	got := map[string]bool{}
@@ -133,25 +138,85 @@ func TestGoalsAreJudged(t *testing.T) {
 		}
 	}
 	want := map[string]bool{
-		"one in flight, × the baseline":                     true,  // 3 ≥ 2.3
-		"one in flight, × the baseline by the clock":        false, // 2
-		"stretch: one in flight, × the splice":              true,  // 2 ≥ 1.5
-		"stretch: one in flight, × the splice by the clock": false, // 1.33
-		"one in flight, p99, of the baseline's":             false, // 0.6 > 0.5
-		"idle, KB per connection":                           true,
-		"stretch: idle, KB per connection":                  false,
-		"idle, goroutines per connection":                   true,
-		"idle, % of a processor for heartbeats":             true,
+		"one in flight, × baseline":                       true,  // 5 ≥ 4.5
+		"one in flight, × baseline by the clock":          false, // 2
+		"stretch: one in flight, × baseline":              false, // 5 < 5.2
+		"stretch: one in flight, × baseline by the clock": false,
+		"one in flight, p99 ÷ baseline":                   false, // 0.6 > 0.5
+		"paced, CPU ÷ haproxy":                            true,  // 0.95
+		"stretch: paced, CPU ÷ haproxy":                   false, // 0.95 > 0.9
+		"paced, CPU of TLS ÷ plain":                       false, // 1.5 > 1.3
+		"idle, KB per connection":                         true,
+		"stretch: idle, KB per connection":                false,
+		"idle, goroutines per connection":                 true,
+		"idle, % of a processor for heartbeats":           true,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("goals\n%v; want\n%v", got, want)
 	}
 	var b bytes.Buffer
 	r.Table(&b)
-	for _, want := range []string{"3.00 (3.00–3.00)", "MISSED", "reached"} {
+	for _, want := range []string{"5.00 (5.00–5.00)", "MISSED", "reached"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, b.String())
 		}
+	}
+}
+
+// measureFor connects a fleet to t and measures it for a moment.
+func measureFor(t *testing.T, to *load.Target, s load.Shape) load.Sample {
+	t.Helper()
+	to.Buffer, to.Timeout = load.BusyBuffer, 10*time.Second
+	fl, err := load.Connect(to, s, func(int, int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fl.Close()
+	got, err := fl.Run(t.Context(), 300*time.Millisecond, 0, func(uint64, time.Duration) {})
+	if err != nil || got.Frames == 0 {
+		t.Fatalf("%v frames, %v", got.Frames, err)
+	}
+	return got
+}
+
+func TestPacedPhonesDoNotExceedTheirRate(t *testing.T) {
+	srv := httptest.NewServer(bench.NewBaseline().Handler())
+	defer srv.Close()
+	s := load.Shape{Binaries: 2, Phones: 2, Size: 512, Flight: 16, Rate: 1000}
+	got := measureFor(t, &load.Target{Addr: srv.Listener.Addr().String()}, s)
+	if trips := got.Frames / 2; trips > got.Seconds*1000+16*4 {
+		t.Errorf("%.0f round trips in %.2f s; want at most 1000 per second", trips, got.Seconds)
+	}
+}
+
+// A candidate that copies bytes carries the same checked frames, with and without TLS.
+func TestHAProxyCarriesFrames(t *testing.T) {
+	path := haproxyPath()
+	if path == "" {
+		t.Skip("HAProxy is not installed")
+	}
+	cert, err := newSelfSigned()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cert.remove()
+	for _, tls := range []bool{false, true} {
+		b := &benchRun{cert: cert}
+		defer b.end()
+		echo, err := b.echoServer(tls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := startHaproxy(t.Context(), path, echo, b.certFor(tls))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.End()
+		to := &load.Target{Addr: c.Addr, Raw: true}
+		if tls {
+			to.TLS = cert.client()
+		}
+		measureFor(t, to, load.Shape{Binaries: 2, Phones: 2, Size: 512, Flight: 4})
 	}
 }
 

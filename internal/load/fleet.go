@@ -16,6 +16,7 @@ type Shape struct {
 	Binaries, Phones int // phones of each binary
 	Size             int // bytes of a frame
 	Flight           int // maximum frames in flight per phone
+	Rate             int // round trips per second of all phones together; 0: as many as Flight allows
 	Fanout           bool
 }
 

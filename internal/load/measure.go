@@ -40,7 +40,8 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(fr
 		ph.late = Latencies{}
 	}
 	var senders sync.WaitGroup
-	if fl.Fanout {
+	switch {
+	case fl.Fanout:
 		for i, b := range fl.binaries {
 			senders.Add(1)
 			go func() {
@@ -50,7 +51,13 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(fr
 				}
 			}()
 		}
-	} else {
+	case fl.Rate > 0:
+		senders.Go(func() {
+			if err := fl.pace(); err != nil {
+				fl.Fail(fmt.Errorf("paced phones: %w", err))
+			}
+		})
+	default:
 		for _, ph := range fl.all() {
 			now := Now()
 			for range len(ph.times) {
@@ -81,6 +88,40 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(fr
 		return Sample{}, ErrInterrupted
 	}
 	return fl.sample(from, to), nil
+}
+
+// maxCatchUp is the number of frames that pace sends at one time if it is late. A relay
+// can forward more frames than that with one system call.
+const maxCatchUp = 4
+
+// pace sends Rate frames per second, at equal intervals, until fl.stop is set. Frames
+// that follow each other come from phones of different binaries. It omits a frame if
+// Flight frames of its phone are in flight.
+func (fl *Fleet) pace() error {
+	tick, err := newTicker(time.Second / time.Duration(fl.Rate))
+	if err != nil {
+		return err
+	}
+	defer tick.close()
+	for i := 0; !fl.stop.Load(); {
+		n, err := tick.wait()
+		if err != nil {
+			return err
+		}
+		now := Now()
+		for range min(n, maxCatchUp) {
+			ph := fl.phones[i%fl.Binaries*fl.Shape.Phones+i/fl.Binaries%fl.Shape.Phones]
+			i++
+			if ph.sent-ph.taken.Load() >= uint64(len(ph.times)) {
+				continue
+			}
+			ph.post(now)
+			if err := ph.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // ErrInterrupted reports that the run was interrupted.

@@ -143,7 +143,7 @@ func (ph *Phone) loop() error {
 			}
 			if !fl.Fanout {
 				ph.late.Add(time.Duration(now - ph.times[ph.got%uint64(len(ph.times))]))
-				if !fl.stop.Load() {
+				if fl.Rate == 0 && !fl.stop.Load() {
 					ph.post(now)
 				}
 			}

@@ -21,7 +21,7 @@ const (
 // Target is a relay with the parameters for dialling it.
 type Target struct {
 	Addr    string // host:port
-	Raw     bool   // no WebSocket framing: the other end copies bytes
+	Raw     bool   // no WebSocket handshake: the other end copies bytes
 	TLS     *tls.Config
 	Buffer  int // size of each peer's read buffer
 	Timeout time.Duration
@@ -60,6 +60,9 @@ func (t *Target) Dial(path, server string) (*wstest.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if t.TLS != nil {
+			conn = tls.Client(conn, t.TLS)
+		}
 		return wstest.NewConn(conn, nil, t.Buffer), nil
 	}
 	scheme := "ws://"
@@ -81,8 +84,9 @@ func (t *Target) Binary(server string) (*Binary, error) {
 }
 
 // EchoServer starts a server on loopback that sends back all bytes that it
-// receives. A Raw target is a byte copier in front of it. The caller closes it.
-func EchoServer() (net.Listener, error) {
+// receives, with TLS if config is not nil. A Raw target is a byte copier in front of
+// it. The caller closes it.
+func EchoServer(config *tls.Config) (net.Listener, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -93,7 +97,9 @@ func EchoServer() (net.Listener, error) {
 			if err != nil {
 				return
 			}
-			conn = Quick(conn)
+			if conn = Quick(conn); config != nil {
+				conn = tls.Server(conn, config)
+			}
 			go func() {
 				defer conn.Close()
 				b := make([]byte, 64<<10)
