@@ -83,6 +83,10 @@ func (v *validator) cluster(c Config) {
 
 // embedded checks the options that --cluster-embedded needs.
 func (v *validator) embedded(c Config) {
+	if !natsbus.HasServer {
+		v.add("cluster-embedded", "true", "is not possible with this program, which was built without a NATS server (the lean build)",
+			"use the full program (make bin/pyrycode-relay), or NATS servers of your own with --cluster")
+	}
 	if _, port, err := net.SplitHostPort(c.ClusterListen); err == nil && strings.Trim(port, "0") == "" && port != "" {
 		v.add("cluster-listen", c.ClusterListen, "must have a port that the other relays know", "the default is "+v.defaults["cluster-listen"])
 	}

@@ -3,6 +3,8 @@ package daemon
 import (
 	"runtime"
 	"runtime/debug"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
 )
 
 // unknown stands for a property that the build did not set.
@@ -13,6 +15,7 @@ type Build struct {
 	Version   string // such as v1.2.0 or v1.2.0-3-gab12cd3-dirty
 	Revision  string // the commit
 	GoVersion string
+	Lean      bool // the program has no NATS server for --cluster-embedded
 }
 
 // ReadBuild returns the Build of this program. version and revision, which the linker
@@ -27,7 +30,7 @@ func ReadBuild(version, revision string) Build {
 }
 
 func describe(version, revision string, info *debug.BuildInfo) Build {
-	b := Build{Version: version, Revision: revision, GoVersion: runtime.Version()}
+	b := Build{Version: version, Revision: revision, GoVersion: runtime.Version(), Lean: !natsbus.HasServer}
 	noted, dirty := "", ""
 	for _, s := range info.Settings {
 		switch {
@@ -58,5 +61,9 @@ func describe(version, revision string, info *debug.BuildInfo) Build {
 
 // String returns the line that the command version prints.
 func (b Build) String() string {
-	return b.Version + " (revision " + b.Revision + ", " + b.GoVersion + ", " + runtime.GOOS + "/" + runtime.GOARCH + ")"
+	lean := ""
+	if b.Lean {
+		lean = ", lean: without the NATS server of --cluster-embedded"
+	}
+	return b.Version + " (revision " + b.Revision + ", " + b.GoVersion + ", " + runtime.GOOS + "/" + runtime.GOARCH + lean + ")"
 }

@@ -71,6 +71,25 @@ type Config struct {
 	Lost func(error)
 }
 
+// ServerConfig says how a NATS server inside this process finds the others.
+type ServerConfig struct {
+	// Name is the server's own among its peers, the same after a restart.
+	Name string
+
+	// Listen is where the peers reach it, host:port.
+	Listen string
+
+	// Peers are where it reaches them.
+	Peers []string
+
+	// Secret is the password of the peers. If it is empty, every server that reaches
+	// Listen may join.
+	Secret string
+
+	// Err is called with each error that the server logs. It may be nil.
+	Err func(string)
+}
+
 // Conn is a connection to NATS: a cluster.Store and a cluster.Bus.
 type Conn struct {
 	nc     *nats.Conn
@@ -161,8 +180,9 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	opts = append(opts, credentials(cfg)...)
 	url := cfg.URLs
 	if cfg.Embedded != nil {
-		url = cfg.Embedded.s.ClientURL()
-		opts = append(opts, nats.InProcessServer(cfg.Embedded.s), nats.UserInfo("relay", cfg.Embedded.word))
+		var own []nats.Option
+		url, own = cfg.Embedded.dial()
+		opts = append(opts, own...)
 	}
 	err := persist(ctx, func() (err error) {
 		c.nc, err = nats.Connect(url, opts...)

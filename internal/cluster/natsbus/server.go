@@ -1,3 +1,5 @@
+//go:build !lean
+
 package natsbus
 
 import (
@@ -11,26 +13,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
-// ServerConfig says how a NATS server inside this process finds the others.
-type ServerConfig struct {
-	// Name is the server's own among its peers, the same after a restart.
-	Name string
-
-	// Listen is where the peers reach it, host:port.
-	Listen string
-
-	// Peers are where it reaches them.
-	Peers []string
-
-	// Secret is the password of the peers. If it is empty, every server that reaches
-	// Listen may join.
-	Secret string
-
-	// Err is called with each error that the server logs. It may be nil.
-	Err func(string)
-}
+// HasServer reports whether this program has the NATS server of [Serve].
+const HasServer = true
 
 // Server is a NATS server inside this process, for this process.
 type Server struct {
@@ -123,6 +110,12 @@ func Serve(ctx context.Context, cfg ServerConfig) (*Server, error) {
 // on writes.
 func (s *Server) Leads(bucket string) bool {
 	return s.s.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "KV_"+bucket)
+}
+
+// dial returns the URL by which a client in this process connects to the server, and the
+// options that the client needs.
+func (s *Server) dial() (url string, opts []nats.Option) {
+	return s.s.ClientURL(), []nats.Option{nats.InProcessServer(s.s), nats.UserInfo("relay", s.word)}
 }
 
 // Close ends the server. It returns after shutdownTime at the latest; a server that
