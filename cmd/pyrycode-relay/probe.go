@@ -27,7 +27,7 @@ type probe struct {
 	Count    int           `of:"probe" default:"1" unit:"round trips" help:"Round trips of each phone."`
 	Phones   int           `of:"probe" default:"1" unit:"phones" help:"Phones to open."`
 	ServerID string        `of:"probe" name:"server-id" default:"" unit:"text" help:"Server-id to use; none: a random one, since a relay keeps it for a while."`
-	Role     string        `of:"probe" default:"both" unit:"both, binary or phone" help:"Which ends to open. A binary alone answers phones until it is interrupted."`
+	Role     string        `of:"probe" default:"both" values:"both,binary,phone" unit:"both, binary or phone" help:"Which ends to open. A binary alone answers phones until it is interrupted."`
 	Hold     time.Duration `of:"probe" default:"0s" unit:"time" help:"How long to stay connected after the round trips."`
 	Listen   string        `of:"probe" default:"" placeholder:"HOST:PORT" unit:"host:port" help:"Probe again and again, and show here how it went, for Prometheus. None: probe once."`
 	Every    time.Duration `of:"probe" default:"30s" unit:"time" help:"With --listen, the time between two probes."`

@@ -21,21 +21,23 @@ import (
 //	relay    the field of [relay.Config] that the option sets; that field has the default
 //	reload   "true": the option may change while the process runs
 //	secret   "true": the option comes from the environment only, and its value is never shown
+//	values   every valid value, separated by commas; without it the value is free
+//	common   "true": most operators need it, so the short help has it
 type Config struct {
 	// Listen is the address of the public listener, for binaries and phones.
-	Listen string `default:"127.0.0.1:8080" unit:"host:port" group:"Listeners" help:"Address for binaries and phones. Port 0 takes a free port."`
+	Listen string `default:"127.0.0.1:8080" unit:"host:port" group:"Listeners" common:"true" help:"Address for binaries and phones. Port 0 takes a free port."`
 
 	// Insecure allows a public listener without TLS.
-	Insecure bool `default:"false" unit:"true or false" group:"Listeners" help:"Let other machines reach --listen without TLS. Use it behind a proxy that has TLS."`
+	Insecure bool `default:"false" unit:"true or false" group:"Listeners" common:"true" help:"Let other machines reach --listen without TLS. Use it behind a proxy that has TLS."`
 
 	// MetricsListen is the address of the private listener, for operators.
-	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" help:"Address for operators: metrics, health, pprof. It must be on loopback or a private network, unless --web.config.file asks for a password."`
+	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" common:"true" help:"Address for operators: metrics, health, pprof. It must be on loopback or a private network, unless --web.config.file asks for a password."`
 
 	// MetricsHosts are the names by which requests may address the private listener.
 	MetricsHosts []string `default:"" placeholder:"HOST,…" unit:"host names, by comma" group:"Listeners" reload:"true" help:"Names by which requests may address --metrics-listen, such as Prometheus' target or the name of a proxy. IP addresses, localhost, this machine's own name and the host in --metrics-listen are always allowed. Other names are refused, so that a web page cannot make a browser read the operators' pages."`
 
 	// WebConfigFile has TLS and passwords of the private listener.
-	WebConfigFile string `name:"web.config.file" default:"" unit:"file" group:"Listeners" help:"TLS and basic authentication of --metrics-listen, in the format of Prometheus' exporters. It is read again when it changes, and on SIGHUP; an unusable file changes nothing."`
+	WebConfigFile string `name:"web.config.file" default:"" unit:"file" group:"Listeners" common:"true" help:"TLS and basic authentication of --metrics-listen, in the format of Prometheus' exporters. It is read again when it changes, and on SIGHUP; an unusable file changes nothing."`
 
 	// AllowRoot lets a public relay run as root.
 	AllowRoot bool `default:"false" unit:"true or false" group:"Listeners" help:"Let a relay that other machines can reach run as root. The relay needs no privilege of root."`
@@ -44,20 +46,20 @@ type Config struct {
 	AllowedOrigins []string `relay:"AllowedOrigins" placeholder:"ORIGIN,…" unit:"origins, by comma" group:"Listeners" reload:"true" help:"Web pages of these origins may connect, such as https://app.example.com. Requests without an Origin are always allowed."`
 
 	// TrustedProxies are the proxies from which the relay accepts client addresses.
-	TrustedProxies []string `default:"" placeholder:"CIDR,…" unit:"networks, by comma" group:"Listeners" reload:"true" help:"Proxies from which the relay accepts X-Forwarded-For, and with --proxy-protocol connections; such as 10.0.0.0/8 or 192.0.2.7."`
+	TrustedProxies []string `default:"" placeholder:"CIDR,…" unit:"networks, by comma" group:"Listeners" reload:"true" common:"true" help:"Proxies from which the relay accepts X-Forwarded-For, and with --proxy-protocol connections; such as 10.0.0.0/8 or 192.0.2.7."`
 
 	// ProxyProtocol expects a PROXY header at the beginning of each connection.
 	ProxyProtocol bool `default:"false" unit:"true or false" group:"Listeners" help:"Expect a PROXY header, version 1 or 2, on every connection, and refuse connections that do not come from --trusted-proxies."`
 
 	// Domain is the host name for which the relay gets certificates.
-	Domain string `default:"" unit:"host name" group:"TLS" help:"Terminate TLS on --listen with a certificate for this name, from an ACME authority such as Let's Encrypt."`
+	Domain string `default:"" unit:"host name" group:"TLS" common:"true" help:"Terminate TLS on --listen with a certificate for this name, from an ACME authority such as Let's Encrypt."`
 
 	// TLSCert and TLSKey are the files of a certificate.
-	TLSCert string `name:"tls-cert" default:"" unit:"file" group:"TLS" help:"Terminate TLS on --listen with this certificate chain (PEM). It is read again when it changes, and on SIGHUP."`
-	TLSKey  string `name:"tls-key" default:"" unit:"file" group:"TLS" help:"Private key of --tls-cert (PEM)."`
+	TLSCert string `name:"tls-cert" default:"" unit:"file" group:"TLS" common:"true" help:"Terminate TLS on --listen with this certificate chain (PEM). It is read again when it changes, and on SIGHUP."`
+	TLSKey  string `name:"tls-key" default:"" unit:"file" group:"TLS" common:"true" help:"Private key of --tls-cert (PEM)."`
 
 	// ACMEDir is the directory for certificates and the key of the ACME account.
-	ACMEDir string `name:"acme-dir" default:"" unit:"directory" group:"TLS" help:"Directory for the certificates of --domain, for nothing else, on a disk that survives restarts. Without it the relay soon exceeds the authority's rate limits."`
+	ACMEDir string `name:"acme-dir" default:"" unit:"directory" group:"TLS" common:"true" help:"Directory for the certificates of --domain, for nothing else, on a disk that survives restarts. Without it the relay soon exceeds the authority's rate limits."`
 
 	// ACMEEmail is the mail address for problems with certificates.
 	ACMEEmail string `name:"acme-email" default:"" unit:"address" group:"TLS" help:"Mail address to which the authority may write about the certificates of --domain."`
@@ -69,7 +71,7 @@ type Config struct {
 	HTTPListen string `name:"http-listen" default:":80" unit:"host:port" group:"TLS" help:"Address at which the relay answers the challenges of the authority of --domain, and nothing else. Empty (\"\" as a flag or in the file; an empty variable counts as not set): only on --listen, which must then be port 443."`
 
 	// MaxConns limits the connections of the whole relay.
-	MaxConns int `relay:"MaxConns" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Limit on all connections; above it 503."`
+	MaxConns int `relay:"MaxConns" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" common:"true" help:"Limit on all connections; above it 503."`
 
 	// MaxConnsPerAddress limits the connections of one IP address.
 	MaxConnsPerAddress int `relay:"MaxConnsPerAddress" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"Limit on the connections of one IP address or IPv6 /64; above it 503. A /56 may have twice as many, a /48 four times."`
@@ -81,10 +83,10 @@ type Config struct {
 	MaxPendingPerAddress int `default:"128" least:"1" most:"1000000" unit:"connections" group:"Limits" reload:"true" help:"The same for one IP address or IPv6 /64 that is no trusted proxy; one more is cut, or it replaces the oldest one if that is 2s old. A /56 may have twice as many, a /48 four times."`
 
 	// MemoryLimit is the memory that the process may use.
-	MemoryLimit Size `default:"0B" unit:"bytes" group:"Limits" reload:"true" help:"Memory that the process may use; near it new connections get 503. 0B: GOMEMLIMIT if it is set, else nine tenths of the control group's limit."`
+	MemoryLimit Size `default:"0B" unit:"bytes" group:"Limits" reload:"true" common:"true" help:"Memory that the process may use; near it new connections get 503. 0B: GOMEMLIMIT if it is set, else nine tenths of the control group's limit."`
 
 	// MaxPhones limits the phones of one server-id.
-	MaxPhones int `relay:"MaxPhones" least:"1" most:"10000" unit:"phones" group:"Limits" reload:"true" help:"Limit on the phones of one server-id; one more is closed with 4429."`
+	MaxPhones int `relay:"MaxPhones" least:"1" most:"10000" unit:"phones" group:"Limits" reload:"true" common:"true" help:"Limit on the phones of one server-id; one more is closed with 4429."`
 
 	// Rate is the number of upgrades per second of one IP address.
 	Rate float64 `relay:"Rate" least:"0.01" most:"1000000" unit:"per second" group:"Limits" reload:"true" help:"Connections per second that one IP address may open over a long time; above it 429."`
@@ -108,7 +110,7 @@ type Config struct {
 	BinaryOutbox Size `relay:"BinaryOutbox" least:"2MiB" most:"1GiB" unit:"bytes" group:"Limits" reload:"true" help:"Limit on the data that waits to be written to one binary; at it the relay does not read phones that send."`
 
 	// Grace is how long a slot waits for a binary after its connection has ended.
-	Grace time.Duration `relay:"Grace" least:"1ms" most:"1h" unit:"time" group:"Timers" reload:"true" help:"How long a server-id and its phones wait for a binary after its connection has ended."`
+	Grace time.Duration `relay:"Grace" least:"1ms" most:"1h" unit:"time" group:"Timers" reload:"true" common:"true" help:"How long a server-id and its phones wait for a binary after its connection has ended."`
 
 	// ConflictProbe is the time in which an incumbent must answer a ping.
 	ConflictProbe time.Duration `relay:"Probe" least:"1ms" most:"1m" unit:"time" group:"Timers" reload:"true" help:"Time in which a binary must answer a ping when another binary claims its server-id."`
@@ -160,13 +162,13 @@ type Config struct {
 	FCMEndpoint string `name:"fcm-endpoint" default:"https://fcm.googleapis.com" unit:"URL" group:"Push" help:"URL of Firebase Cloud Messaging, or of a proxy for it."`
 
 	// LogFormat is text or json.
-	LogFormat string `default:"text" unit:"text or json" group:"Logs" help:"Form of the log on standard error."`
+	LogFormat string `default:"text" values:"text,json" unit:"text or json" group:"Logs" common:"true" help:"Form of the log on standard error."`
 
 	// LogLevel is debug, info, warn or error.
-	LogLevel string `default:"info" unit:"debug, info, warn or error" group:"Logs" reload:"true" help:"Lowest level that is logged."`
+	LogLevel string `default:"info" values:"debug,info,warn,error" unit:"debug, info, warn or error" group:"Logs" reload:"true" help:"Lowest level that is logged."`
 
 	// LogServerIDs selects the form of server-ids in the log.
-	LogServerIDs string `name:"log-server-ids" default:"fingerprint" unit:"fingerprint or full" group:"Logs" help:"How the log shows server-ids, which are secrets: as a keyed fingerprint, which the command fingerprint computes, or in full."`
+	LogServerIDs string `name:"log-server-ids" default:"fingerprint" values:"fingerprint,full" unit:"fingerprint or full" group:"Logs" help:"How the log shows server-ids, which are secrets: as a keyed fingerprint, which the command fingerprint computes, or in full."`
 
 	// LogKeyFile has the key of those fingerprints.
 	LogKeyFile string `default:"" unit:"file" group:"Logs" help:"Key of the fingerprints: at least 16 random bytes, the same for all relays with logs that are compared. Without it each process has a key of its own, and a server-id has another fingerprint after a restart."`

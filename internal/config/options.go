@@ -32,6 +32,9 @@ type Option struct {
 	Group   string // the heading in the help
 	Reload  bool   // it may change while the process runs
 	Secret  bool   // it comes from the environment only, and is never shown
+
+	Values []string // every valid value; nil: the value is free
+	Common bool     // most operators need it, so the short help has it
 }
 
 // Options returns every option of [Config], in the order of its fields.
@@ -51,6 +54,10 @@ func optionsOf(t reflect.Type) []Option {
 			Group:   f.Tag.Get("group"),
 			Reload:  f.Tag.Get("reload") == "true",
 			Secret:  f.Tag.Get("secret") == "true",
+			Common:  f.Tag.Get("common") == "true",
+		}
+		if values := f.Tag.Get("values"); values != "" {
+			all[i].Values = strings.Split(values, ",")
 		}
 	}
 	return all

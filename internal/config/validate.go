@@ -30,6 +30,9 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	for i, o := range Options() {
 		v.defaults[o.Name], order[o.Name] = o.Default, i
 		v.bounds(o, reflect.ValueOf(c).Field(i))
+		if o.Values != nil {
+			v.oneOf(o.Name, reflect.ValueOf(c).Field(i).String(), o.Values...)
+		}
 	}
 	v.address("listen", c.Listen)
 	v.address("metrics-listen", c.MetricsListen)
@@ -61,19 +64,10 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	}
 	v.push(c)
 	v.cluster(c)
-	v.oneOf("log-format", c.LogFormat, LogFormats...)
-	v.oneOf("log-level", c.LogLevel, LogLevels...)
 	v.serverIDs(c)
 	slices.SortStableFunc(v.problems, func(a, b Problem) int { return order[a.Option] - order[b.Option] })
 	return v.problems
 }
-
-// The values of --log-format, --log-level and --log-server-ids.
-var (
-	LogFormats = []string{"text", "json"}
-	LogLevels  = []string{"debug", "info", "warn", "error"}
-	LogIDs     = []string{FingerprintServerIDs, FullServerIDs}
-)
 
 type validator struct {
 	defaults map[string]string
@@ -253,9 +247,8 @@ func ReadLogKey(name string) ([]byte, error) {
 	return text, nil
 }
 
-// serverIDs checks --log-server-ids and --log-key-file.
+// serverIDs checks --log-key-file.
 func (v *validator) serverIDs(c Config) {
-	v.oneOf("log-server-ids", c.LogServerIDs, LogIDs...)
 	if c.LogKeyFile == "" {
 		return
 	}

@@ -3,6 +3,7 @@
 // them.
 //
 //	run.go         [Run]: creates everything, listens, waits for the end
+//	banner.go      the URLs of a relay that is ready, for a terminal
 //	drain.go       the order of the end
 //	reload.go      the work of SIGHUP
 //	supervisor.go  systemd: sockets, states, the watchdog

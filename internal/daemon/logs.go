@@ -16,7 +16,7 @@ import (
 )
 
 // newLogger returns a log that writes records of at least level to w, in one of
-// [config.LogFormats]. It is for records without server-ids.
+// the values of --log-format. It is for records without server-ids.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
 	return newLoggerOf(w, format, level, nil)
 }

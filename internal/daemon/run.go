@@ -60,6 +60,10 @@ type Env struct {
 	// ACME is the HTTP client for the ACME authority. Nil: the usual client.
 	ACME *http.Client
 
+	// Banner, if not nil, returns a text that is written behind the log record of a
+	// relay that is ready, for an operator at a terminal.
+	Banner func(URLs) string
+
 	// Ready, if not nil, is called once both listeners accept.
 	Ready func(public, private net.Addr)
 }
@@ -295,6 +299,7 @@ func (p *process) run(stop *stops) error {
 		})
 	}
 	p.sayReady()
+	p.banner()
 	p.ready.set("")
 	p.env.Supervisor.tell("READY=1")
 	tasks.Go(func() { p.env.Supervisor.watch(background, p.relay) })

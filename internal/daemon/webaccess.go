@@ -70,6 +70,9 @@ func newWebAccess(cfg config.Config, log *slog.Logger, reg prometheus.Registerer
 	return w, nil
 }
 
+// hasTLS reports whether the private listener has TLS.
+func (w *webAccess) hasTLS() bool { return w != nil && w.now.Load().TLS != nil }
+
 // read reads the file. If the file has not changed, it returns the rules in force. A rate
 // limit with unchanged settings keeps its state.
 func (w *webAccess) read() (*webRules, error) {
