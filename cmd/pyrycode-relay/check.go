@@ -15,8 +15,9 @@ import (
 type check struct {
 	options `embed:""`
 
-	JSON  bool `of:"check" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object."`
-	Quiet bool `of:"check" name:"quiet" default:"false" unit:"true or false" group:"Output" help:"Print only what is unusual or wrong: for a journal."`
+	JSON    bool `of:"check" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object."`
+	Quiet   bool `of:"check" name:"quiet" default:"false" unit:"true or false" group:"Output" help:"Print only what is unusual or wrong: for a journal."`
+	Example bool `of:"check" name:"example" default:"false" unit:"true or false" group:"Output" help:"Print a configuration with a comment for each option, and check nothing: pyrycode-relay check --example >relay.yml."`
 }
 
 // checked is the report of check.
@@ -29,6 +30,10 @@ type checked struct {
 // run prints the report and returns whether serve can run with the configuration. e is
 // the environment of the options. problems are the errors found before their validation.
 func (c *check) run(ctx context.Context, e *environment, problems []string, out io.Writer) (ok bool) {
+	if c.Example && len(problems) == 0 {
+		exampleConfig(out, nil)
+		return true
+	}
 	r := checked{Options: c.Config.Settings(e.origins)}
 	if len(problems) == 0 {
 		r.Findings = c.Config.Inspect(ctx)

@@ -230,7 +230,7 @@ func TestCheckAndServeAgreeAboutRoot(t *testing.T) {
 }
 
 func TestHelpShowsSecretsAsVariablesAndNotAsFlags(t *testing.T) {
-	for _, args := range [][]string{{"serve", "--help"}, {"check", "--help"}, {"man"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}} {
+	for _, args := range [][]string{{"help", "--all"}, {"help", "check", "--all"}, {"man"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}} {
 		got := call(t.Context(), nil, args...)
 		for _, o := range config.Options() {
 			if !o.Secret {

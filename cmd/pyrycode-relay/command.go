@@ -7,6 +7,7 @@ import (
 	"io"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,15 +19,18 @@ import (
 
 // command is the command line, as kong reads it, and what was wrong with it.
 type command struct {
-	Serve       options            `cmd:"" default:"withargs" help:"Run the relay. This is what happens without a command."`
-	Check       check              `cmd:"" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual."`
-	Probe       probe              `cmd:"" help:"Open a binary and a phone on a relay, send frames both ways and tell how long they took."`
-	Healthcheck healthcheck        `cmd:"" help:"Ask a running relay whether it is ready; returns 0 or 1 and says why. For images without curl."`
-	Diag        diag               `cmd:"" help:"Put all that a running relay tells about itself into one zip file, without its secrets."`
-	Fingerprint fingerprintCommand `cmd:"" help:"Print what the log shows for a server-id, or with --log the last lines of a running relay's log that are about it."`
-	Version     versionCommand     `cmd:"" help:"Print what program this is."`
-	Completion  completion         `cmd:"" help:"Print a script that completes commands and options in a shell."`
-	Man         man                `cmd:"" help:"Print the manual page: pyrycode-relay man | man -l -."`
+	Serve       options            `cmd:"" default:"withargs" group:"Run" help:"Run the relay. This is what happens without a command."`
+	Check       check              `cmd:"" group:"Run" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual. With --example: print a configuration to begin with."`
+	Install     installCommand     `cmd:"" group:"Run" help:"Install the relay as a service of systemd and start it. With --dry-run: print the steps."`
+	Uninstall   uninstallCommand   `cmd:"" group:"Run" help:"Stop the service, and remove what install has created."`
+	Probe       probe              `cmd:"" group:"Observe" help:"Open a binary and a phone on a relay, send frames both ways, and print how long they took."`
+	Healthcheck healthcheck        `cmd:"" group:"Observe" help:"Ask a running relay whether it is ready, and return 0 or 1 with the reason. For images without curl."`
+	Diag        diag               `cmd:"" group:"Observe" help:"Write the state of a running relay into one zip file, without its secrets."`
+	Fingerprint fingerprintCommand `cmd:"" group:"Observe" help:"Print the form of a server-id in the log, or with --log the last lines about it in a running relay's log."`
+	Help        helpCommand        `cmd:"" group:"This program" help:"Print this help, or with --all every option, or the help on a command, a group of options, or one option."`
+	Version     versionCommand     `cmd:"" group:"This program" help:"Print the version of this program."`
+	Completion  completion         `cmd:"" group:"This program" help:"Print a script that completes commands and options in a shell."`
+	Man         man                `cmd:"" group:"This program" help:"Print the manual page: pyrycode-relay man | man -l -."`
 
 	model *kong.Application // once read
 
@@ -45,13 +49,14 @@ func (v *versionCommand) run(b daemon.Build, out io.Writer) {
 		fmt.Fprintln(out, "pyrycode-relay", b)
 		return
 	}
-	_ = json.NewEncoder(out).Encode(struct { // nobody reads it
+	_ = json.NewEncoder(out).Encode(struct { // an error means that the output is closed
 		Version   string `json:"version"`
 		Revision  string `json:"revision"`
 		GoVersion string `json:"goversion"`
 		OS        string `json:"os"`
 		Arch      string `json:"arch"`
-	}{b.Version, b.Revision, b.GoVersion, runtime.GOOS, runtime.GOARCH})
+		Lean      bool   `json:"lean"`
+	}{b.Version, b.Revision, b.GoVersion, runtime.GOOS, runtime.GOARCH, b.Lean})
 }
 
 // options are the options of serve and of the commands that read its configuration.
@@ -62,9 +67,9 @@ type options struct {
 	config.Config `embed:""`
 }
 
-const about = `Pipes frames between a binary and its phones, none of whom can reach the other.
+const about = `Forwards frames between a binary and its phones, which cannot reach each other.
 
-Every option is a flag, an environment variable and a key in the file that --config names; they win in this order. A variable that is empty counts as not set. Secrets are environment variables only.`
+Every option is a flag, an environment variable and a key in the file that --config names. A flag overrides a variable, and a variable overrides the file. An empty variable counts as not set. Secrets are environment variables only.`
 
 func newCommand(environ []string) *command {
 	return &command{env: newEnvironment(environ)}
@@ -98,7 +103,12 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 		c.env.given(ctx)
 		name, _, _ = strings.Cut(ctx.Command(), " ")
 	}
-	if name != "version" && name != "completion" && name != "man" {
+	if name == "help" {
+		if p := c.Help.problem(k.Model); p != "" {
+			lines = append(lines, p)
+		}
+	}
+	if !slices.Contains([]string{"help", "version", "completion", "man"}, name) {
 		for _, p := range c.all(name) {
 			lines = append(lines, p.Error())
 		}
@@ -135,32 +145,6 @@ func (c *command) logFormat(args []string) string {
 	return c.Serve.LogFormat
 }
 
-// sentence is an error of kong's, which has read args, with what to do about it.
-func (c *command) sentence(err error, args []string) string {
-	if name, ok := strings.CutPrefix(err.Error(), "unexpected argument "); ok && len(args) > 0 && name == args[0] {
-		commands := make(map[string]bool)
-		for _, n := range c.model.Children {
-			commands[n.Name] = true
-		}
-		text := fmt.Sprintf("unknown command %q; ", name)
-		if near := nearest(name, commands, 0); near != "" {
-			text += fmt.Sprintf("did you mean %s? ", near)
-		}
-		return text + "pyrycode-relay --help lists the commands"
-	}
-	path := "pyrycode-relay serve" // the command when none is named
-	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil {
-		if n := p.Context.Selected(); n != nil {
-			path = n.FullPath()
-		}
-	}
-	text := err.Error()
-	for name := range secretNames() {
-		text = strings.ReplaceAll(text, `"--`+name+`"`, "the environment variable "+config.EnvName(name))
-	}
-	return fmt.Sprintf("%s; %s --help lists what there is", text, path)
-}
-
 // secretNames returns the names of the options that come from the environment
 // only.
 func secretNames() map[string]bool {
@@ -181,9 +165,7 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 		kong.Description(about),
 		kong.Writers(stdout, stdout),
 		kong.Exit(func(int) { *helped = true }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
-		kong.Help(helpWithSecrets),
-		kong.ValueFormatter(helpOf),
+		kong.Help(helpPrinter),
 		kong.WithHyphenPrefixedParameters(true),
 		kong.Resolvers(c.env),
 		reads(c, func(text string) (string, error) { return text, nil }),
@@ -200,7 +182,7 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 	for _, o := range config.Options() {
 		defaults[o.Name] = o.Default
 	}
-	for _, cmd := range k.Model.Children {
+	for _, cmd := range everyCommand(k.Model.Node) {
 		for _, f := range cmd.Flags {
 			if f.Tag.Get("relay") != "" {
 				f.Default, f.HasDefault = defaults[f.Name], true // no tag has it
@@ -217,37 +199,11 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 // only. To kong they are flags.
 func secretsOf(cmd *kong.Node) (all []*kong.Flag) {
 	for _, f := range cmd.Flags {
-		if f.Tag.Get("secret") != "" {
+		if isSecret(f) {
 			all = append(all, f)
 		}
 	}
 	return all
-}
-
-// helpWithSecrets prints kong's help, and below it the options that come from
-// the environment only.
-func helpWithSecrets(o kong.HelpOptions, ctx *kong.Context) error {
-	if err := kong.DefaultHelpPrinter(o, ctx); err != nil {
-		return err
-	}
-	cmd := ctx.Selected()
-	if cmd == nil || len(secretsOf(cmd)) == 0 {
-		return nil
-	}
-	fmt.Fprint(ctx.Stdout, "\nSecrets, which are environment variables only\n")
-	for _, f := range secretsOf(cmd) {
-		fmt.Fprintf(ctx.Stdout, "  %s\n", envName(f.Value))
-		line := "     "
-		for word := range strings.FieldsSeq(fmt.Sprintf("%s (%s)", f.OrigHelp, f.Tag.Get("unit"))) {
-			if len(line)+1+len(word) > 80 {
-				fmt.Fprintln(ctx.Stdout, line)
-				line = "     "
-			}
-			line += " " + word
-		}
-		fmt.Fprintln(ctx.Stdout, line)
-	}
-	return nil
 }
 
 // reads makes kong read values of T with parse. What cannot be read does not
@@ -305,6 +261,8 @@ func (c *command) all(name string) []config.Problem {
 		rules = c.Serve.Config.Check()
 	case "check":
 		rules = c.Check.Config.Check()
+	case "install":
+		rules = c.Install.check()
 	case "healthcheck":
 		rules = c.Healthcheck.check()
 	case "diag":
@@ -348,10 +306,19 @@ func helpOf(v *kong.Value) string {
 	return fmt.Sprintf("%s (%s; default %s; $%s)", v.Help, unit, def, envName(v))
 }
 
-// names is the environment variables of all flags.
+// everyCommand returns the commands below node, each before its own commands.
+func everyCommand(node *kong.Node) (all []*kong.Node) {
+	for _, cmd := range node.Children {
+		all = append(all, cmd)
+		all = append(all, everyCommand(cmd)...)
+	}
+	return all
+}
+
+// names returns the environment variables of all flags.
 func names(app *kong.Application) map[string]bool {
 	all := make(map[string]bool)
-	for _, cmd := range app.Children {
+	for _, cmd := range everyCommand(app.Node) {
 		for _, f := range cmd.Flags {
 			all[envName(f.Value)] = true
 		}

@@ -120,7 +120,7 @@ func TestTheHelpHasUnitDefaultAndVariableOfEachFlag(t *testing.T) {
 				t.Errorf("%s is the variable of --%s and of --%s", env, f.Name, other)
 			}
 			seen[env] = f.Name
-			help := call(t.Context(), nil, cmd.Name, "--help")
+			help := call(t.Context(), nil, "help", cmd.Name, "--all")
 			flat := strings.Join(strings.Fields(help.stdout), " ")
 			def := f.Default
 			if def == "" {
@@ -176,21 +176,43 @@ func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
   PYRYCODE_RELAY_GRACE="0s": must be from 1ms to 1h; the default is 30s
   --log-level "loud": must be debug, info, warn or error; the default is info
   PYRYCODE_RELAY_METRIC_LISTEN: no option has this environment variable; did you mean PYRYCODE_RELAY_METRICS_LISTEN?
-  PYRYCODE_RELAY_QWERTZ: no option has this environment variable; pyrycode-relay serve --help lists them`},
+  PYRYCODE_RELAY_QWERTZ: no option has this environment variable; pyrycode-relay help --all lists them`},
 		{"an unknown flag", nil, []string{"serve", "--grce", "1s"},
-			`pyrycode-relay: unknown flag --grce, did you mean "--grace"?; pyrycode-relay serve --help lists what there is`},
+			`pyrycode-relay: unknown flag --grce; did you mean --grace?; pyrycode-relay help --all lists the options`},
+		{"an unknown flag without a command", nil, []string{"--grce", "1s"},
+			`pyrycode-relay: unknown flag --grce; did you mean --grace?; pyrycode-relay help --all lists the options`},
+		{"an unknown flag that resembles no other", nil, []string{"serve", "--frobnicate"},
+			`pyrycode-relay: unknown flag --frobnicate; pyrycode-relay help --all lists the options`},
+		{"a flag with one dash", nil, []string{"serve", "-grace=5s"},
+			`pyrycode-relay: unknown flag -grace; did you mean --grace, with two dashes?; pyrycode-relay help --all lists the options`},
+		{"a flag of another command", nil, []string{"serve", "--dry-run"},
+			`pyrycode-relay: unknown flag --dry-run, which is an option of install and not of serve; pyrycode-relay help --all lists the options`},
+		{"an unknown flag of another command", nil, []string{"probe", "--phons", "3"},
+			`pyrycode-relay: unknown flag --phons; did you mean --phones?; pyrycode-relay probe --help lists what there is`},
+		{"an option without its dashes", nil, []string{"serve", "grace=5s"},
+			`pyrycode-relay: unexpected argument grace=5s; did you mean --grace=5s?; pyrycode-relay help --all lists the options`},
+		{"a command behind an option", nil, []string{"--grace", "5s", "check"},
+			`pyrycode-relay: flag --grace applies to the default command "serve", not "check"; pyrycode-relay help --all lists the options`},
+		{"a command behind another", nil, []string{"serve", "check"},
+			`pyrycode-relay: unexpected argument check: the command must be the first argument, pyrycode-relay check …; pyrycode-relay help --all lists the options`},
+		{"an unknown topic of the help", nil, []string{"help", "grce"},
+			`pyrycode-relay: help has no topic "grce"; did you mean grace? a topic is a command, a group of options, or an option; pyrycode-relay help lists the commands and groups`},
+		{"an unknown shell", nil, []string{"completion", "bsh"},
+			`pyrycode-relay: <shell> must be one of "bash","zsh","fish" but got "bsh"; pyrycode-relay completion --help lists what there is`},
+		{"a domain that is none", nil, []string{"install", "--domain", "relay"},
+			`pyrycode-relay: --domain "relay": must be a host name and nothing else, in the form that clients send; for example relay.example.com, or xn--bcher-kva.example for bücher.example`},
 		{"an unknown command", nil, []string{"sevre"},
-			`pyrycode-relay: unknown command "sevre"; did you mean serve? pyrycode-relay --help lists the commands`},
+			`pyrycode-relay: unknown command "sevre"; did you mean serve? pyrycode-relay help lists the commands`},
 		{"an unknown command with an option", nil, []string{"healthchek", "--live"},
-			`pyrycode-relay: unknown command "healthchek"; did you mean healthcheck? pyrycode-relay --help lists the commands`},
+			`pyrycode-relay: unknown command "healthchek"; did you mean healthcheck? pyrycode-relay help lists the commands`},
 		{"an unknown command that resembles no other", nil, []string{"frobnicate"},
-			`pyrycode-relay: unknown command "frobnicate"; pyrycode-relay --help lists the commands`},
+			`pyrycode-relay: unknown command "frobnicate"; pyrycode-relay help lists the commands`},
 		{"an argument that serve does not have", nil, []string{"serve", "now"},
-			`pyrycode-relay: unexpected argument now; pyrycode-relay serve --help lists what there is`},
+			`pyrycode-relay: unexpected argument now; pyrycode-relay help --all lists the options`},
 		{"a flag without its value", nil, []string{"serve", "--grace"},
-			`pyrycode-relay: --grace: its value is missing; pyrycode-relay serve --help lists what there is`},
+			`pyrycode-relay: --grace: its value is missing; pyrycode-relay help --all lists the options`},
 		{"a flag of text without its value", nil, []string{"--log-level"},
-			`pyrycode-relay: --log-level: its value is missing; pyrycode-relay serve --help lists what there is`},
+			`pyrycode-relay: --log-level: its value is missing; pyrycode-relay help --all lists the options`},
 		{"probing over http", nil, []string{"probe", "--relay", "http://127.0.0.1:8080"},
 			`pyrycode-relay: --relay "http://127.0.0.1:8080": must be a URL that begins with ws:// or wss:// and names a host; for example ws://127.0.0.1:8080`},
 		{"probing with nonsense", []string{"PYRYCODE_RELAY_PROBE_COUNT=0"}, []string{"probe", "--phones=0", "--timeout=0s", "--hold=-1s", "--role=both!", "--server-id=a\nb"},
@@ -214,7 +236,7 @@ func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
 }
 
 func TestHelpReturns0(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"probe", "--help"}, {"--help", "--grace", "soon"}, {"help"}, {"help", "probe"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"probe", "--help"}, {"--help", "--grace", "soon"}, {"help"}, {"help", "probe"}, {"help", "--all"}, {"help", "serve", "--all"}} {
 		if got := call(t.Context(), nil, args...); got.code != 0 || !strings.HasPrefix(got.stdout, "Usage: pyrycode-relay") || got.stderr != "" {
 			t.Errorf("%v: %d, %q, %q", args, got.code, got.stdout, got.stderr)
 		}

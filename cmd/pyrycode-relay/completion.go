@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -13,8 +14,8 @@ type completion struct {
 	Shell string `arg:"" name:"shell" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
 }
 
-// run writes the script. The script contains all commands and flags, so the shell does
-// not run the program at each key.
+// run writes the script. The script contains all commands, flags and values, so the shell
+// does not run the program at each key.
 func (c *completion) run(app *kong.Application, out io.Writer) {
 	switch c.Shell {
 	case "bash":
@@ -30,97 +31,226 @@ func (c *completion) run(app *kong.Application, out io.Writer) {
 func flagsOf(cmd *kong.Node) []*kong.Flag {
 	var all []*kong.Flag
 	for _, f := range cmd.Flags {
-		if !f.Hidden && f.Tag.Get("secret") == "" {
+		if !f.Hidden && !isSecret(f) {
 			all = append(all, f)
 		}
 	}
 	return all
 }
 
-// isFile reports whether a flag's value is the name of a file or directory.
-func isFile(f *kong.Flag) bool {
-	unit := f.Tag.Get("unit")
-	return strings.HasPrefix(unit, "file") || unit == "directory"
+// isFile reports whether a flag's value is the name of a file.
+func isFile(f *kong.Flag) bool { return strings.HasPrefix(f.Tag.Get("unit"), "file") }
+
+// isDirectory reports whether a flag's value is the name of a directory.
+func isDirectory(f *kong.Flag) bool { return f.Tag.Get("unit") == "directory" }
+
+// valuesOf returns the valid values of a flag, or nil if they are not known.
+func valuesOf(f *kong.Flag) []string {
+	if f.IsBool() {
+		return []string{"true", "false"}
+	}
+	if values := f.Tag.Get("values"); values != "" {
+		return strings.Split(values, ",")
+	}
+	return nil
 }
 
-func completeBash(app *kong.Application, out io.Writer) {
-	fmt.Fprintf(out, "# bash completion for %s: source <(%[1]s completion bash)\n_pyrycode_relay() {\n", app.Name)
-	fmt.Fprint(out, "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]} words= files=\n  case $cmd in\n")
-	var commands []string
-	for _, cmd := range app.Children {
-		commands = append(commands, cmd.Name)
-		var flags, files []string
-		for _, f := range flagsOf(cmd) {
-			flags = append(flags, "--"+f.Name)
-			if isFile(f) {
-				files = append(files, "--"+f.Name)
-			}
-		}
-		if cmd.Name == "completion" {
-			flags = append(flags, "bash", "zsh", "fish")
-		}
-		fmt.Fprintf(out, "    %s) words='%s' files=' %s ' ;;\n", cmd.Name, strings.Join(flags, " "), strings.Join(files, " "))
+// argumentsOf returns the words that can follow a command: its own commands, or the values
+// of its first argument.
+func argumentsOf(app *kong.Application, cmd *kong.Node) (words []string) {
+	for _, sub := range cmd.Children {
+		words = append(words, sub.Name)
 	}
-	fmt.Fprintf(out, `  esac
-  if [ "$COMP_CWORD" = 1 ]; then words='%s --help'; fi
-  if [[ $files == *" $prev "* ]]; then
-    COMPREPLY=($(compgen -f -- "$cur"))
-  else
-    COMPREPLY=($(compgen -W "$words" -- "$cur"))
-  fi
+	if len(cmd.Positional) > 0 && cmd.Positional[0].Enum != "" {
+		words = append(words, strings.Split(cmd.Positional[0].Enum, ",")...)
+	}
+	if cmd.Name == "help" {
+		words = append(words, topics(app)...)
+	}
+	return words
 }
-complete -o default -F _pyrycode_relay %s
-`, strings.Join(commands, " "), app.Name)
+
+// pathOf returns the words of a command after the program's name, such as "access add".
+func pathOf(cmd *kong.Node) string {
+	if cmd.Parent == nil || cmd.Parent.Parent == nil {
+		return cmd.Name
+	}
+	return pathOf(cmd.Parent) + " " + cmd.Name
 }
 
 // shellQuote returns text as one word of a shell.
 func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-func completeZsh(app *kong.Application, out io.Writer) {
-	// Brackets and colons have a meaning for _arguments.
-	plain := strings.NewReplacer("[", "(", "]", ")", ":", " -").Replace
-	fmt.Fprintf(out, "#compdef %s\n# zsh completion for %[1]s: source <(%[1]s completion zsh)\n_pyrycode_relay() {\n  local -a commands=(\n", app.Name)
-	for _, cmd := range app.Children {
-		fmt.Fprintf(out, "    %s\n", shellQuote(cmd.Name+":"+plain(cmd.Help)))
+// patterns returns keys as the patterns of one branch of case.
+func patterns(keys []string) string {
+	quoted := make([]string, len(keys))
+	for i, k := range keys {
+		quoted[i] = shellQuote(k)
 	}
-	fmt.Fprint(out, "  )\n  if (( CURRENT == 2 )); then _describe command commands; return; fi\n  case $words[2] in\n")
-	for _, cmd := range app.Children {
-		fmt.Fprintf(out, "    %s) _arguments", cmd.Name)
-		if cmd.Name == "completion" {
-			fmt.Fprint(out, " '2:shell:(bash zsh fish)'")
-		}
-		for _, f := range flagsOf(cmd) {
-			spec := "--" + f.Name + "[" + plain(f.OrigHelp) + "]"
-			switch {
-			case isFile(f):
-				spec += ":" + f.Name + ":_files"
-			case !f.IsBool():
-				spec += ":" + plain(f.Tag.Get("unit")) + ":"
-			}
-			fmt.Fprint(out, " \\\n      ", shellQuote(spec))
-		}
-		fmt.Fprint(out, " ;;\n")
-	}
-	fmt.Fprintf(out, "  esac\n}\ncompdef _pyrycode_relay %s\n", app.Name)
+	return strings.Join(quoted, "|")
 }
 
+// completeBash writes a function that first finds the command before the cursor, and then
+// looks up the words that may follow it, or follow its flag.
+func completeBash(app *kong.Application, out io.Writer) {
+	fmt.Fprintf(out, `# bash completion for %s: source <(%[1]s completion bash)
+_pyrycode_relay() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd= words= i given=
+  if [ "$cur" = = ]; then cur= given=1; elif [ "$prev" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]} given=1; fi
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case "$cmd ${COMP_WORDS[i]}" in
+`, app.Name)
+	commands := everyCommand(app.Node)
+	var paths []string
+	for _, cmd := range commands {
+		path := pathOf(cmd)
+		if !strings.Contains(path, " ") {
+			path = " " + path
+		}
+		paths = append(paths, path)
+	}
+	fmt.Fprintf(out, "      %s) cmd=\"${cmd:+$cmd }${COMP_WORDS[i]}\" ;;\n    esac\n  done\n  case $cmd in\n", patterns(paths))
+	serve := commandOf(app.Node, []string{"serve"})
+	branch := func(key string, words []string, cmd *kong.Node) {
+		for _, f := range flagsOf(cmd) {
+			words = append(words, "--"+f.Name)
+		}
+		fmt.Fprintf(out, "    %s) words=%s ;;\n", shellQuote(key), shellQuote(strings.Join(words, " ")))
+	}
+	branch("", append(argumentsOf(app, app.Node), "--version"), serve)
+	for _, cmd := range commands {
+		branch(pathOf(cmd), argumentsOf(app, cmd), cmd)
+	}
+	fmt.Fprint(out, "  esac\n  case \"${cmd:-serve} $prev$given\" in\n")
+	for _, cmd := range commands {
+		bashValues(cmd, out)
+	}
+	fmt.Fprintf(out, `  esac
+  COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+complete -F _pyrycode_relay %s
+`, app.Name)
+}
+
+// bashValues writes a branch for each kind of value of the flags of cmd.
+func bashValues(cmd *kong.Node, out io.Writer) {
+	var order []string
+	keys := make(map[string][]string) // by the action of the branch
+	for _, f := range flagsOf(cmd) {
+		action := "return"
+		switch values := valuesOf(f); {
+		case isFile(f):
+			action = `compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return`
+		case isDirectory(f):
+			action = `compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")); return`
+		case values != nil:
+			action = "words=" + shellQuote(strings.Join(values, " "))
+		}
+		if keys[action] == nil {
+			order = append(order, action)
+		}
+		if !f.IsBool() {
+			keys[action] = append(keys[action], pathOf(cmd)+" --"+f.Name)
+		}
+		keys[action] = append(keys[action], pathOf(cmd)+" --"+f.Name+"1")
+	}
+	for _, action := range order {
+		fmt.Fprintf(out, "    %s) %s ;;\n", patterns(keys[action]), action)
+	}
+}
+
+// completeZsh writes a function with one call of _arguments for each command.
+func completeZsh(app *kong.Application, out io.Writer) {
+	fmt.Fprintf(out, "#compdef %s\n# zsh completion for %[1]s: source <(%[1]s completion zsh)\n_pyrycode_relay() {\n", app.Name)
+	zshCommand(app, app.Node, out, "  ", 2)
+	fmt.Fprintf(out, "}\ncompdef _pyrycode_relay %s\n", app.Name)
+}
+
+// zshPlain replaces the characters that have a meaning for _arguments.
+var zshPlain = strings.NewReplacer("[", "(", "]", ")", ":", " -").Replace
+
+// zshCommand writes the completion of the commands below node, which is the word at-1.
+func zshCommand(app *kong.Application, node *kong.Node, out io.Writer, indent string, at int) {
+	fmt.Fprintf(out, "%slocal -a commands%d=(\n", indent, at)
+	for _, cmd := range node.Children {
+		fmt.Fprintf(out, "%s  %s\n", indent, shellQuote(cmd.Name+":"+zshPlain(cmd.Help)))
+	}
+	fmt.Fprintf(out, "%s)\n%[1]sif (( CURRENT == %d )); then _describe command commands%[2]d; return; fi\n%[1]scase $words[%[2]d] in\n", indent, at)
+	for _, cmd := range node.Children {
+		fmt.Fprintf(out, "%s  %s)\n", indent, cmd.Name)
+		if len(cmd.Children) > 0 {
+			zshCommand(app, cmd, out, indent+"    ", at+1)
+		} else {
+			zshArguments(app, cmd, out, indent+"    ", at)
+		}
+		fmt.Fprintf(out, "%s    ;;\n", indent)
+	}
+	fmt.Fprintf(out, "%sesac\n", indent)
+}
+
+// zshArguments writes the completion of the arguments of cmd, which is the word at.
+func zshArguments(app *kong.Application, cmd *kong.Node, out io.Writer, indent string, at int) {
+	fmt.Fprintf(out, "%s_arguments", indent)
+	if words := argumentsOf(app, cmd); words != nil {
+		fmt.Fprintf(out, " %s", shellQuote(fmt.Sprintf("%d:%s:(%s)", at, cmd.Positional[0].Name, strings.Join(words, " "))))
+	}
+	for _, f := range flagsOf(cmd) {
+		spec := "--" + f.Name + "[" + zshPlain(f.OrigHelp) + "]"
+		switch values := valuesOf(f); {
+		case isFile(f):
+			spec += ":" + f.Name + ":_files"
+		case isDirectory(f):
+			spec += ":" + f.Name + ":_files -/"
+		case f.IsBool():
+		case values != nil:
+			spec += ":" + f.Name + ":(" + strings.Join(values, " ") + ")"
+		default:
+			spec += ":" + zshPlain(f.Tag.Get("unit")) + ":"
+		}
+		fmt.Fprintf(out, " \\\n%s  %s", indent, shellQuote(spec))
+	}
+	fmt.Fprintln(out)
+}
+
+// completeFish writes one line for each command and for each flag.
 func completeFish(app *kong.Application, out io.Writer) {
 	fmt.Fprintf(out, "# fish completion for %s: %[1]s completion fish | source\ncomplete -c %[1]s -f\n", app.Name)
-	for _, cmd := range app.Children {
-		fmt.Fprintf(out, "complete -c %s -n __fish_use_subcommand -a %s -d %s\n", app.Name, cmd.Name, shellQuote(cmd.Help))
-		on := shellQuote("__fish_seen_subcommand_from " + cmd.Name)
-		if cmd.Name == "completion" {
-			fmt.Fprintf(out, "complete -c %s -n %s -a 'bash zsh fish'\n", app.Name, on)
+	for _, cmd := range everyCommand(app.Node) {
+		before := "__fish_use_subcommand"
+		if cmd.Parent != app.Node {
+			before = fishSeen(cmd.Parent)
+			for _, sibling := range cmd.Parent.Children {
+				before += "; and not __fish_seen_subcommand_from " + sibling.Name
+			}
+		}
+		fmt.Fprintf(out, "complete -c %s -n %s -a %s -d %s\n", app.Name, shellQuote(before), cmd.Name, shellQuote(cmd.Help))
+		on := shellQuote(fishSeen(cmd))
+		if words := argumentsOf(app, cmd); len(cmd.Children) == 0 && words != nil {
+			fmt.Fprintf(out, "complete -c %s -n %s -a %s\n", app.Name, on, shellQuote(strings.Join(words, " ")))
 		}
 		for _, f := range flagsOf(cmd) {
-			how := "-x" // a value that is not a file
-			switch {
+			value := " -x" // a value that the shell does not know
+			switch values := valuesOf(f); {
 			case isFile(f):
-				how = "-r -F"
+				value = " -r -F"
+			case isDirectory(f):
+				value = " -x -a '(__fish_complete_directories)'"
 			case f.IsBool():
-				how = ""
+				value = ""
+			case values != nil:
+				value = " -x -a " + shellQuote(strings.Join(values, " "))
 			}
-			fmt.Fprintln(out, strings.Join(strings.Fields(fmt.Sprintf("complete -c %s -n %s -l %s %s", app.Name, on, f.Name, how)), " ")+" -d "+shellQuote(f.OrigHelp))
+			fmt.Fprintf(out, "complete -c %s -n %s -l %s%s -d %s\n", app.Name, on, f.Name, value, shellQuote(f.OrigHelp))
 		}
 	}
+}
+
+// fishSeen returns the condition that the command line has cmd.
+func fishSeen(cmd *kong.Node) string {
+	var seen []string
+	for ; cmd.Parent != nil; cmd = cmd.Parent {
+		seen = append(seen, "__fish_seen_subcommand_from "+cmd.Name)
+	}
+	slices.Reverse(seen)
+	return strings.Join(seen, "; and ")
 }

@@ -166,7 +166,7 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 		f.complain(line, "%.80q is no option, and options stand under no heading; begin each at the left edge", name)
 		f.takeAll(value, below)
 	case !f.known[name]:
-		fix := "pyrycode-relay serve --help lists them"
+		fix := "pyrycode-relay help --all lists them"
 		if near := nearest(name, f.known, 0); near != "" {
 			fix = fmt.Sprintf("did you mean %s?", near)
 			if secretNames()[near] {

@@ -82,8 +82,7 @@ func TestTheFilesToDeployWithNameWhatExists(t *testing.T) {
 	commands, flags, vars := model(t)
 	var files []string
 	named := 0
-	root := filepath.Join("..", "..", "docs", "deploy")
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	look := func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -111,9 +110,11 @@ func TestTheFilesToDeployWithNameWhatExists(t *testing.T) {
 			}
 		}
 		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+	}
+	for _, root := range []string{"../../docs/deploy", "../../internal/install/systemd"} {
+		if err := filepath.WalkDir(root, look); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, f := range []string{"pyrycode-relay.service", "Dockerfile", "compose.yaml", "kubernetes.yaml", "nginx.conf", "haproxy.cfg", "Caddyfile"} {
 		if !slices.Contains(files, f) {

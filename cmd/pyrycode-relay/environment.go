@@ -112,7 +112,7 @@ func (e *environment) unknown(known map[string]bool) []string {
 		if near := nearest(name, known, len(config.EnvPrefix)); near != "" {
 			line += fmt.Sprintf("; did you mean %s?", near)
 		} else {
-			line += "; pyrycode-relay serve --help lists them"
+			line += "; pyrycode-relay help --all lists them"
 		}
 		lines = append(lines, line)
 	}

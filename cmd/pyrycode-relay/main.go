@@ -102,6 +102,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 // operate runs a command other than serve and check.
 func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdout io.Writer) error {
 	switch name {
+	case "help":
+		c.Help.run(c.model, stdout)
+	case "install":
+		return c.Install.run(ctx, stdout)
+	case "uninstall":
+		return c.Uninstall.run(ctx, stdout)
 	case "version":
 		c.Version.run(b, stdout)
 	case "completion":
@@ -155,14 +161,19 @@ func dumpOnQuit(stderr io.Writer) (stop func()) {
 }
 
 // withoutAliases returns args with common forms replaced by those that the parser knows:
-// "help COMMAND" by "COMMAND --help", "--version" by "version".
+// "--version" by "version", and "help --OPTION" by "help OPTION".
 func withoutAliases(args []string) []string {
 	switch {
 	case len(args) == 0:
-	case args[0] == "help":
-		return append(slices.Clone(args[1:]), "--help")
 	case args[0] == "--version":
 		return append([]string{"version"}, args[1:]...)
+	case args[0] == "help":
+		args = slices.Clone(args)
+		for i, a := range args {
+			if a != "--all" && a != "--help" {
+				args[i] = strings.TrimPrefix(a, "--")
+			}
+		}
 	}
 	return args
 }
@@ -189,7 +200,7 @@ func (c *command) serve(ctx context.Context, args, environ, problems []string, b
 	}
 	again := c.again(args, environ, b)
 	err = daemon.Run(ctx, c.Serve.Config, daemon.Env{Build: b, Log: stderr, Signals: stop, Reload: reload, Origins: c.env.origins,
-		Configure: again, Supervisor: supervisor, Reloading: supervisor.Reloading})
+		Configure: again, Supervisor: supervisor, Reloading: supervisor.Reloading, Banner: bannerFor(stderr, c.Serve.LogFormat)})
 	if err == nil {
 		return done
 	}

@@ -18,7 +18,7 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 	p := page{out}
 	p.f(".TH PYRYCODE\\-RELAY 1 \"\" %s", quoted("pyrycode-relay "+b.Version))
 	p.section("NAME")
-	p.f("pyrycode\\-relay \\- joins phones to binaries and pipes frames between them")
+	p.f("pyrycode\\-relay \\- forwards frames between a binary and its phones")
 	p.section("SYNOPSIS")
 	p.f(".B pyrycode\\-relay\n.RI [ command ]\n.RI [ option \\~...]")
 	p.section("DESCRIPTION")
@@ -26,15 +26,15 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 		p.f(".PP\n%s", roff(text))
 	}
 	p.section("COMMANDS")
-	for _, cmd := range app.Children {
-		p.item(cmd.Name, cmd.Help)
+	commands := everyCommand(app.Node)
+	for _, cmd := range commands {
+		p.item(pathOf(cmd), cmd.Help)
 	}
 	ofServe := make(map[string]bool)
-	for i, cmd := range app.Children {
+	for i, cmd := range commands {
 		var own []*kong.Flag
-		for _, f := range cmd.Flags {
-			secret := f.Tag.Get("secret") != ""
-			if f.Hidden && !secret || f.Name == "help" || i > 0 && ofServe[f.Name] {
+		for _, f := range visible(cmd.Flags) {
+			if i > 0 && ofServe[f.Name] {
 				continue
 			}
 			ofServe[f.Name] = ofServe[f.Name] || i == 0
@@ -43,7 +43,7 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 		if len(own) == 0 {
 			continue
 		}
-		p.section("OPTIONS OF " + strings.ToUpper(cmd.Name))
+		p.section("OPTIONS OF " + strings.ToUpper(pathOf(cmd)))
 		group := ""
 		for _, f := range own {
 			if g := f.Tag.Get("group"); g != group {
@@ -51,7 +51,7 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 				p.f(".SS %s", roff(g))
 			}
 			name := "--" + f.Name
-			if f.Tag.Get("secret") != "" {
+			if isSecret(f) {
 				name = "$" + envName(f.Value) // it is a variable only
 			}
 			p.item(name, helpOf(f.Value))

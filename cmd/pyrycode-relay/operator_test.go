@@ -193,7 +193,7 @@ func TestCompletionHasEveryCommandAndFlag(t *testing.T) {
 				}
 			}
 		}
-		if strings.Contains(got.stdout, "fcm-credentials") {
+		if strings.Contains(got.stdout, "--fcm-credentials") || strings.Contains(got.stdout, "-l fcm-credentials") {
 			t.Errorf("%s completes a secret", shell)
 		}
 		program, err := exec.LookPath(shell)

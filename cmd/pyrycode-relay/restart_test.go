@@ -39,7 +39,7 @@ type unit map[string][]string
 func deployUnit(t *testing.T, name string) unit {
 	t.Helper()
 	u := make(unit)
-	for line := range strings.Lines(deployFile(t, filepath.Join("systemd", name))) {
+	for line := range strings.Lines(deployFile(t, "../../internal/install/systemd/"+name)) {
 		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
 			u[key] = append(u[key], strings.Fields(value)...)
 		}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+)
+
+var (
+	unexpectedArgument = regexp.MustCompile(`^unexpected argument (.+?)(?:, did you mean .*)?$`)
+	unknownFlag        = regexp.MustCompile(`^unknown flag (-\S+?)(?:, did you mean .*)?$`)
+)
+
+// sentence returns err, which kong has returned for args, as a sentence for the user: the
+// wrong word, the word that was probably meant, and the command that lists the valid ones.
+func (c *command) sentence(err error, args []string) string {
+	node := commandOf(c.model.Node, []string{"serve"}) // the command when none is named
+	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil && p.Context.Selected() != nil {
+		node = p.Context.Selected()
+	}
+	lists := fmt.Sprintf("; %s --help lists what there is", node.FullPath())
+	if node.Name == "serve" {
+		lists = "; pyrycode-relay help --all lists the options"
+	}
+	if m := unexpectedArgument.FindStringSubmatch(err.Error()); m != nil {
+		if len(node.Children) == 0 && len(args) > 0 && m[1] == args[0] {
+			return unknownCommand(c.model.Node, "", m[1]) + "pyrycode-relay help lists the commands"
+		}
+		if len(node.Children) > 0 {
+			return unknownCommand(node, pathOf(node)+" ", m[1]) + strings.TrimPrefix(lists, "; ")
+		}
+		return c.unexpected(node, m[1]) + lists
+	}
+	if m := unknownFlag.FindStringSubmatch(err.Error()); m != nil {
+		return c.unknownFlag(node, m[1], args) + lists
+	}
+	return err.Error() + lists
+}
+
+// unknownCommand returns the begin of a sentence about a word that is no command below
+// node. The words before it on the command line are in.
+func unknownCommand(node *kong.Node, in, word string) string {
+	commands := make(map[string]bool)
+	for _, n := range node.Children {
+		commands[n.Name] = true
+	}
+	text := fmt.Sprintf("unknown command %q; ", in+word)
+	if near := nearest(word, commands, 0); near != "" {
+		text += fmt.Sprintf("did you mean %s%s? ", in, near)
+	}
+	return text
+}
+
+// unexpected returns a sentence about an argument that node does not take.
+func (c *command) unexpected(node *kong.Node, word string) string {
+	text := "unexpected argument " + word
+	if name, _, ok := strings.Cut(word, "="); ok && flagOf(node, name) != nil {
+		return fmt.Sprintf("%s; did you mean --%s?", text, word)
+	}
+	if commandOf(c.model.Node, []string{word}) != nil {
+		return fmt.Sprintf("%s: the command must be the first argument, pyrycode-relay %s …", text, word)
+	}
+	return text
+}
+
+// flagOf returns the flag of cmd with this name, or nil.
+func flagOf(cmd *kong.Node, name string) *kong.Flag {
+	i := slices.IndexFunc(cmd.Flags, func(f *kong.Flag) bool { return f.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return cmd.Flags[i]
+}
+
+// unknownFlag returns a sentence about a flag that node does not have. In args it may be
+// longer: kong reads -grace as -g.
+func (c *command) unknownFlag(node *kong.Node, flag string, args []string) string {
+	if !strings.HasPrefix(flag, "--") {
+		for _, a := range args {
+			name, _, _ := strings.Cut(strings.TrimPrefix(a, "-"), "=")
+			if strings.HasPrefix(a, flag) && flagOf(node, name) != nil {
+				return fmt.Sprintf("unknown flag -%s; did you mean --%[1]s, with two dashes?", name)
+			}
+		}
+		return "unknown flag " + flag
+	}
+	name := strings.TrimPrefix(flag, "--")
+	known := make(map[string]bool)
+	for _, f := range node.Flags {
+		known[f.Name] = true
+	}
+	switch near := nearest(name, known, 0); {
+	case near != "" && secretNames()[near]:
+		return fmt.Sprintf("unknown flag %s; did you mean the environment variable %s?", flag, config.EnvName(near))
+	case near != "":
+		return fmt.Sprintf("unknown flag %s; did you mean --%s?", flag, near)
+	}
+	for _, cmd := range everyCommand(c.model.Node) {
+		if f := flagOf(cmd, name); f != nil {
+			return fmt.Sprintf("unknown flag %s, which is an option of %s and not of %s", flag, pathOf(cmd), pathOf(node))
+		}
+	}
+	return "unknown flag " + flag
+}
