@@ -24,7 +24,7 @@ WORLD    ?= registry
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: help run cluster cluster-battery cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: help run lean lean-test test-short cluster cluster-battery cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -44,9 +44,14 @@ cluster-figures: bin/pyrycode-relay bin/relayfault ## the figures of docs/cluste
 
 build: bin/pyrycode-relay bin/relayload bin/relayfault bin/relaysim bin/relaysim-race ## build everything into bin/
 
-.PHONY: bin/pyrycode-relay bin/relayload bin/relayfault bin/relaysim bin/relaysim-race
+# Without the NATS server of --cluster-embedded, and without debug information.
+lean: bin/pyrycode-relay-lean ## build the relay without the server of --cluster-embedded: half the size (docs/operate.md)
+
+.PHONY: bin/pyrycode-relay bin/pyrycode-relay-lean bin/relayload bin/relayfault bin/relaysim bin/relaysim-race
 bin/pyrycode-relay:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
+bin/pyrycode-relay-lean:
+	$(GO) build -trimpath -tags lean -ldflags '-s -w $(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
 bin/relayload:
 	$(GO) build -trimpath -o $@ ./cmd/relayload
 bin/relayfault:
@@ -58,6 +63,13 @@ bin/relaysim-race:
 
 test: ## run all tests under the race detector
 	$(GO) test -race ./...
+
+test-short: ## the fast tests: without the race detector, attacks and long simulations
+	$(GO) test -short $$($(GO) list ./... | grep -v /internal/battery)
+
+lean-test: ## the lean build compiles, and says what it lacks
+	$(GO) vet -tags lean ./...
+	$(GO) test -tags lean -run 'TestTheLeanBuild' ./cmd/pyrycode-relay
 
 vet: ## go vet
 	$(GO) vet ./...
