@@ -64,6 +64,16 @@ func (n *Node) hears(id NodeID) bool {
 	return n.peers[id] != nil || len(n.peers) >= maxNodes
 }
 
+// nameOf returns the name of a node, or its id if the name is not known.
+func (n *Node) nameOf(id NodeID) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p := n.peers[id]; p != nil && p.name != "" {
+		return p.name
+	}
+	return cmp.Or(n.lost[id].name, id.String())
+}
+
 // logSeen writes one record of a node: node_back if this node, or an earlier run
 // with the same name, was there before, and node_seen otherwise. If the name
 // arrives later, logSeen writes a second record with it.

@@ -9,6 +9,9 @@ import (
 // socket is the end of a stream at the slot's node. It implements relay.Socket.
 type socket struct{ s *stream }
 
+// OtherNode returns the node with the phone's socket, as stream.OtherNode does.
+func (k socket) OtherNode() string { return k.s.OtherNode() }
+
 // Read implements relay.Socket.
 func (k socket) Read() (*relay.Buffer, int, error) {
 	s := k.s

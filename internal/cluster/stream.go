@@ -122,6 +122,9 @@ func (n *Node) streamID() uint64 {
 	return endian.BigEndian.Uint64(b[:])
 }
 
+// OtherNode returns the name of the far node, or its id if the name is not known.
+func (s *stream) OtherNode() string { return s.node.nameOf(s.key.node) }
+
 // streamsOf returns the streams to the node far, or all streams if far is nil,
 // sorted by key. n.mu is held.
 func (n *Node) streamsOf(far *NodeID) []*stream {

@@ -24,8 +24,9 @@ func (*idler) pong(uint64)             {}
 func (*idler) pastDeadline(int64) bool { return false }
 func (*idler) gone(wire.CloseCode)     {}
 func (*idler) towards() direction      { return toPhone }
-func (i *idler) fail(code wire.CloseCode, reason string) {
+func (i *idler) fail(code wire.CloseCode, reason string) bool {
 	i.failed = append(i.failed, fmt.Sprint(int(code), " ", reason))
+	return true
 }
 
 // belfry is a relay on a still clock that sees which alarms ring.

@@ -29,7 +29,7 @@ type binary struct {
 func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParseBinaryHello(req.Header)
 	a := r.newAttempt(w, req, endpointBinary)
-	if !a.admit(err) {
+	if !a.admit(hello.Server, err) {
 		return
 	}
 	deadline, inUse, why := r.prepareClaim(hello.Server)
@@ -51,6 +51,13 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 	b.probe.waiting = &r.metrics.claimsWaiting
 	b.init(r, set, sock, a.from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
 	b.startReading() // a claimant that leaves must be noticed
+	// A ban may have come since the gates, too early to find b in the connection table.
+	if why := r.barred(b.from, b.server); why != nil {
+		b.granted.Store(true)
+		b.refuse(ByOperator.Code, ByOperator.Reason)
+		b.recordAttempt(why.outcome)
+		return
+	}
 	if inUse {
 		r.apply(b, Claim[*binary, joiner]{Outcome: Held}, nil)
 		return
@@ -309,10 +316,12 @@ func (b *binary) starved() {}
 
 func (b *binary) gone(code wire.CloseCode) { b.end(code, "") }
 
-func (b *binary) fail(code wire.CloseCode, reason string) {
-	if b.end(code, reason) {
-		b.close(code, reason, false)
+func (b *binary) fail(code wire.CloseCode, reason string) bool {
+	if !b.end(code, reason) {
+		return false
 	}
+	b.close(code, reason, false)
+	return true
 }
 
 // end lets go of the slot, once, before the socket closes: a binary that

@@ -219,7 +219,9 @@ func (v *remoteRival) inherits(b *binary) {
 // phone's conn.
 type proxiedPhone struct {
 	relay  *Relay
+	server wire.ServerID
 	from   netip.Addr
+	began  time.Time
 	stream Stream
 	load   load
 	ended  atomic.Bool
@@ -240,7 +242,7 @@ func (r *Relay) proxy(place RemoteSlot, v RemotePhone, sock Socket, from netip.A
 	if o != Joined {
 		return o
 	}
-	a := &proxiedPhone{relay: r, from: from, stream: stream}
+	a := &proxiedPhone{relay: r, server: v.Server, from: from, began: r.rt.Clock.Now(), stream: stream}
 	r.memory.open(&a.load, from, idleBytes(sock))
 	if h, ok := stream.(Holder); ok {
 		h.ReportHeld(a.load.setSocket)
@@ -251,6 +253,8 @@ func (r *Relay) proxy(place RemoteSlot, v RemotePhone, sock Socket, from netip.A
 	switch {
 	case !kept: // Relay.Abort has run
 		a.abort()
+	case r.barred(from, v.Server) != nil: // since it was admitted
+		a.evict(ByOperator.Code, ByOperator.Reason)
 	case !counted:
 		a.evict(r.shutdown.code(), wire.ReasonShuttingDown)
 	}

@@ -54,8 +54,9 @@ type role interface {
 	// CloseNone, without one. Only the first gone or fail counts.
 	gone(code wire.CloseCode)
 
-	// fail closes the connection because of what the peer did or failed to do.
-	fail(code wire.CloseCode, reason string)
+	// fail closes the connection because of what the peer did or failed to do. It
+	// reports false if the connection has ended before.
+	fail(code wire.CloseCode, reason string) bool
 
 	// towards is the direction of what is written to the connection.
 	towards() direction
@@ -78,6 +79,9 @@ type conn struct {
 	remote bool       // by another node, which has its socket
 	out    outbox
 	load   load // what it holds
+
+	traffic  trafficCounts
+	messages uint64 // that traffic does not have yet; owned by the reader
 
 	parked  atomic.Bool
 	closing atomic.Bool // a close message is queued, or the socket is closed
@@ -156,7 +160,9 @@ func (c *conn) read() {
 			return
 		}
 		few := len(c.rest) < yieldBelow
-		if !c.digest() && c.park() {
+		whole := c.digest()
+		c.countMessages()
+		if !whole && c.park() {
 			return
 		}
 		if len(c.rest) == 0 && c.held == nil {
@@ -180,6 +186,7 @@ func (c *conn) receive() bool {
 		return false
 	}
 	c.buf, c.rest = b, b[:n]
+	c.traffic.bytesIn.Add(uint64(n))
 	now := c.relay.now()
 	c.heard.Store(now)
 	c.checkDeadline(now)
@@ -236,6 +243,7 @@ func (c *conn) digest() bool {
 			}
 		case wire.OpText, wire.OpBinary:
 			whole = true
+			c.messages++
 			if !c.role.message(m.Payload) {
 				c.messageSince.Store(0) // it has come whole; what is behind it is not read
 				c.held = m.Payload
@@ -250,6 +258,14 @@ func (c *conn) digest() bool {
 		}
 	}
 	return true
+}
+
+// countMessages adds the messages of a digest to the traffic.
+func (c *conn) countMessages() {
+	if c.messages > 0 {
+		c.traffic.framesIn.Add(c.messages)
+		c.messages = 0
+	}
 }
 
 // reserve lets the message at hand have the buffer that it wants. False means that
@@ -435,6 +451,7 @@ func (c *conn) written(frames, bytes int) {
 	t := c.out.stats // resolved once: a look-up by name would cost as much as the counting
 	t.frames.Add(float64(frames))
 	t.size.Add(float64(bytes))
+	c.traffic.sent(frames, bytes)
 }
 
 func (c *conn) timed(read int64) {

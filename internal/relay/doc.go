@@ -50,7 +50,7 @@
 //
 // # Locks
 //
-// The locks are: registry, connection table, alarms, and per connection outbox,
+// The locks are: registry, connection table, alarms, bans, and per connection outbox,
 // routes and probe. A task may take:
 //
 //   - outbox while it holds probe;

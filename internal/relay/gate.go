@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pyrycode/pyrycode-relay/internal/network"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // retryAfter is what a client is told to wait when the relay is full or
@@ -160,11 +161,14 @@ func (r *Relay) newAttempt(w http.ResponseWriter, req *http.Request, e endpoint)
 }
 
 // admit takes the attempt through the gates in the order of the contract:
-// rate, connection limits, headers, origin. helloErr is the error of the
-// headers. If ok, the attempt holds a place in the connection table, and the
+// rate, bans, connection limits, headers, origin. server is the server-id in the
+// headers, and helloErr their error. If ok, the attempt holds a place in the connection table, and the
 // caller must call upgrade or reject. Otherwise the request has been answered.
-func (a *attempt) admit(helloErr error) (ok bool) {
+func (a *attempt) admit(server wire.ServerID, helloErr error) (ok bool) {
 	why := a.checkRate()
+	if why == nil {
+		why = a.relay.barred(a.from, server)
+	}
 	if why == nil {
 		why = a.takePlace()
 	}

@@ -34,6 +34,7 @@ const (
 	outcomeOrigin    outcome = "reject_origin"
 	outcomeHandshake outcome = "reject_handshake"
 	outcomeCluster   outcome = "reject_cluster"
+	outcomeBanned    outcome = "reject_banned"
 
 	refusedNoServer refusal = "no_server"
 	refusedInUse    refusal = "server_in_use"
@@ -58,7 +59,7 @@ const (
 var (
 	endpoints = []endpoint{endpointBinary, endpointPhone}
 	outcomes  = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
-		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster}
+		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster, outcomeBanned}
 	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate}
 	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropDepartedPhone, dropPhoneBacklog, dropClosed, dropPush}
 	directions  = []direction{toBinary, toPhone}
@@ -82,6 +83,7 @@ type metrics struct {
 	heartbeatTimeouts prometheus.Counter
 	graceCloses       prometheus.Counter
 	memoryCloses      prometheus.Counter
+	operatorCloses    prometheus.Counter
 	suppressed        [eventClasses]prometheus.Counter
 	connections       prometheus.Gauge
 
@@ -124,6 +126,7 @@ func newMetrics(registry prometheus.Collector) *metrics {
 
 	m.graceCloses = m.counter("grace_expiry_closes_total", `Phones closed with 1000 because no binary came back within the grace period. close_frames_total{side="relay",code="1000"} counts them too.`)
 	m.memoryCloses = m.counter("memory_closes_total", "Connections closed because memory was short and they held much of it, or waited for too long to have more.")
+	m.operatorCloses = m.counter("operator_closes_total", "Connections closed because an operator disconnected or banned them.")
 	suppressed := m.vec("log_records_suppressed_total", "Log records that peers caused and that were left out because there were too many, by class of event.", "class")
 	for class, name := range eventClassNames {
 		m.suppressed[class] = suppressed.WithLabelValues(name)

@@ -106,6 +106,7 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="accept"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_404"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_409"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_429"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_banned"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_capacity"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_draining"}
@@ -117,6 +118,7 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="accept"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_404"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_409"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_429"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_banned"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_capacity"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_draining"}

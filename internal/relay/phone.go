@@ -35,7 +35,7 @@ type joiner interface {
 func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParsePhoneHello(req.Header)
 	a := r.newAttempt(w, req, endpointPhone)
-	if !a.admit(err) {
+	if !a.admit(hello.Server, err) {
 		return
 	}
 	slot, err := r.findRemote(hello.Server)
@@ -59,6 +59,12 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	p := r.newPhone(hello.Server)
 	set := r.settings.Load()
 	p.init(r, set, sock, a.from, p, &set.phoneLimits, set.PhoneOutbox, 0)
+	// A ban may have come since the gates, too early to find p in the connection table.
+	if why := r.barred(a.from, hello.Server); why != nil {
+		p.refuse(ByOperator.Code, ByOperator.Reason)
+		r.metrics.upgrade(endpointPhone, why.outcome)
+		return
+	}
 	outcome := remote
 	if remote == NoServer {
 		outcome = r.join(p)
@@ -220,14 +226,16 @@ func (p *phone) gone(code wire.CloseCode) {
 	p.relay.log.phoneUnregistered(p, code, "")
 }
 
-// fail closes the phone for what it did. To its binary it has gone away.
-func (p *phone) fail(code wire.CloseCode, reason string) {
+// fail closes the phone. To its binary it has gone away. It reports false if the phone
+// has ended before.
+func (p *phone) fail(code wire.CloseCode, reason string) bool {
 	if p.ended.Swap(true) {
-		return
+		return false
 	}
 	p.leave(wire.CloseGoingAway)
 	p.close(code, reason, false)
 	p.relay.log.phoneUnregistered(p, code, reason)
+	return true
 }
 
 // dismiss closes the phone at its binary's request, behind all frames that

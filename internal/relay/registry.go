@@ -82,6 +82,7 @@ type slot[B, P comparable] struct {
 // find that its grace no longer counts.
 type grace struct {
 	timer *clock.Timer
+	until time.Time
 }
 
 // Outcome is a decision of the registry.
@@ -226,7 +227,7 @@ func (r *Registry[B, P]) Release(id wire.ServerID, b B) bool {
 	}
 	var none B
 	s.binary = none
-	g := new(grace)
+	g := &grace{until: r.clock.Now().Add(r.period)}
 	s.grace = g
 	g.timer = r.clock.AfterFunc(r.period, func() { r.expire(id, g) })
 	r.counts.Binaries--

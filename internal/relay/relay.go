@@ -28,6 +28,7 @@ type Relay struct {
 	cluster  cluster
 	gate     gate
 	alarms   alarms
+	bans     bans
 
 	settings atomic.Pointer[settings] // in force now
 }
@@ -56,6 +57,7 @@ func New(cfg Config) (*Relay, error) {
 	r.table = newConnTable(cfg, r.metrics.connections)
 	r.memory = newMemory(&r.rt, r.relieve)
 	r.gate = newGate(cfg)
+	r.bans.init(cfg.Runtime, r.metrics.all)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}
 	r.cluster = cluster{cfg.Cluster}
 	if cfg.Cluster != nil {

@@ -38,6 +38,13 @@ func (rs *routes) remove(p *phone, now int64) {
 	rs.mu.Unlock()
 }
 
+// count returns the number of phones with a route.
+func (rs *routes) count() int {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return len(rs.m)
+}
+
 func (rs *routes) find(id []byte) *phone {
 	rs.mu.Lock()
 	p := rs.m[wire.ConnID(id)]

@@ -383,6 +383,13 @@ func (o *outbox) unpark() (resume []*sender) {
 	return resume
 }
 
+// waitingBytes returns the bytes that are charged.
+func (o *outbox) waitingBytes() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.charged
+}
+
 // check counts again what is charged, and returns an error that names each
 // figure that differs or is over its limit, each closed sender that still waits
 // for room, and a queue that no task is going to write.

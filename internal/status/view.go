@@ -327,7 +327,7 @@ var refusalMeanings = map[string]string{
 	"reject_429": "server-id has all its phones", "reject_rate_limit": "too many attempts from one address",
 	"reject_capacity": "relay or address at its limit", "reject_draining": "relay is shutting down",
 	"reject_headers": "bad headers", "reject_origin": "origin is not allowed", "reject_handshake": "bad handshake",
-	"reject_cluster": "the cluster does not know which node holds it",
+	"reject_cluster": "the cluster does not know which node holds it", "reject_banned": "banned by the operator",
 }
 
 var dropMeanings = map[string]string{
