@@ -173,6 +173,9 @@ func New(cfg Config) (*Node, error) {
 // ID returns the node's id.
 func (n *Node) ID() NodeID { return n.id }
 
+// Name returns the node's name, or its id if it has no name.
+func (n *Node) Name() string { return cmp.Or(n.cfg.Name, n.id.String()) }
+
 // Attach implements relay.Cluster.
 func (n *Node) Attach(h *relay.Host) { n.host = h }
 

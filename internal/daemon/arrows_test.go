@@ -20,7 +20,7 @@ const module = "github.com/pyrycode/pyrycode-relay"
 // tests. A package in a directory below one of these may import the same packages, and
 // the others below it.
 var arrows = map[string][]string{
-	"cmd/pyrycode-relay": {"internal/daemon", "internal/config", "internal/install"},
+	"cmd/pyrycode-relay": {"internal/daemon", "internal/config", "internal/install", "internal/status"},
 	"cmd/relaysim":       {"sim", "sim/engine", "sim/mutants"},
 	"cmd/relayload":      {"internal/bench", "internal/chart", "internal/load", "internal/wstest"},
 	"cmd/relayfault":     {"internal/chart", "internal/load", "internal/wstest"},
@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"internal/cluster":   {"internal/wire", "internal/relay"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push"},
 	"internal/front":     {"internal/config", "internal/network"},
-	"internal/status":    {"internal/relay"},
+	"internal/status":    {"internal/relay", "internal/wire"},
 	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/network", "internal/wire"},
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld"},

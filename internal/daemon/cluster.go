@@ -147,6 +147,14 @@ func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger,
 	})
 }
 
+// name returns the name of this node in its cluster, or "" without a cluster.
+func (c *clustered) name() string {
+	if c == nil {
+		return ""
+	}
+	return c.node.Name()
+}
+
 // drain releases the server-ids of a relay that drains, so that other relays can claim
 // them.
 func (c *clustered) drain() {

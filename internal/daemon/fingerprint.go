@@ -56,6 +56,11 @@ func showID(cfg config.Config) (func(text string) string, error) {
 	return func(text string) string { return fingerprint(key, text) }, nil
 }
 
+// showServerID returns a server-id in the form of the log.
+func (p *process) showServerID(id wire.ServerID) string {
+	return p.showID(wire.Printable(string(id), logText))
+}
+
 // fingerprints replaces server-ids in log records.
 func fingerprints(show func(string) string, next func([]string, slog.Attr) slog.Attr) func([]string, slog.Attr) slog.Attr {
 	return func(groups []string, a slog.Attr) slog.Attr {

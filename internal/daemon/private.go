@@ -97,6 +97,7 @@ func privateHandler(p *process) http.Handler {
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.Handle("/{$}", page)
 	mux.HandleFunc("/status.json", page.JSON)
+	mux.Handle("/connections", status.Connections(status.ConnectionsConfig{Relay: r, ShowID: p.showServerID, Node: p.cluster.name()}))
 	return notForAll(mux)
 }
 
@@ -126,6 +127,7 @@ func checkHandler(check func() error, counts func() relay.Counts) http.HandlerFu
 
 // links are the links at the end of the status page.
 var links = []status.Link{
+	{Path: "/connections", What: "every connection, and its traffic"},
 	{Path: "/status.json", What: "this page for programs"},
 	{Path: "/metrics", What: "metrics for Prometheus"},
 	{Path: "/healthz", What: "alive, and how much is connected"},

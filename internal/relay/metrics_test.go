@@ -73,6 +73,8 @@ pyrycode_relay_forward_duration_seconds{direction="phone_to_binary"}
 pyrycode_relay_frame_bytes_total{direction="binary_to_phone"}
 pyrycode_relay_frame_bytes_total{direction="phone_to_binary"}
 pyrycode_relay_memory_closes_total
+pyrycode_relay_operator_closes_total
+pyrycode_relay_bans
 pyrycode_relay_outbox_bytes{side="binary"}
 pyrycode_relay_outbox_bytes{side="phone"}
 pyrycode_relay_parked_phones
