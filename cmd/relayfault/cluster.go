@@ -45,7 +45,9 @@ func knownFaults(names []string) error {
 	return nil
 }
 
-func (c *clusterFaultTest) run(e *load.Env) error {
+// check returns a usage error for invalid options. It replaces options that are
+// not set by their defaults.
+func (c *clusterFaultTest) check() error {
 	if len(c.Kinds) == 0 {
 		c.Kinds = faultNames()
 	}
@@ -58,11 +60,15 @@ func (c *clusterFaultTest) run(e *load.Env) error {
 	case c.IDs < 1 || c.Move < 500*time.Millisecond:
 		return load.Usagef("--ids must be 1 or more, --move 500ms or more")
 	}
-	if err := load.EnoughFiles(c.IDs*2*12 + 200); err != nil {
-		return err
-	}
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()
+	}
+	return load.EnoughFiles(c.IDs*2*12 + 200)
+}
+
+func (c *clusterFaultTest) run(e *load.Env) error {
+	if err := c.check(); err != nil {
+		return err
 	}
 	t, err := newTrio(e.Ctx, c.Relay, c.Out, "--drain-spread", "2s") // as behind a balancer
 	if err != nil {
@@ -86,6 +92,11 @@ func (c *clusterFaultTest) run(e *load.Env) error {
 	r.Ended = load.Now()
 	cc.end()
 	r.judge(cc)
+	return c.report(e, cc, r)
+}
+
+// report prints r, writes its files, and returns an error if a check failed.
+func (c *clusterFaultTest) report(e *load.Env, cc *clusterClients, r *faultTestReport) error {
 	picture := filepath.Join(c.Out, "server-ids.svg")
 	if err := os.WriteFile(picture, r.svg(cc), 0o644); err != nil {
 		return err
@@ -139,6 +150,7 @@ type faultKind struct {
 	do     func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
 }
 
+// between returns a random duration that is at least least and less than most.
 func between(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Int64N(int64(most-least)))
 }
@@ -166,23 +178,23 @@ func frozen(least, most time.Duration) func(context.Context, *trio, *fault, *ran
 }
 
 // cut puts links into state l for a while.
-func cut(least, most time.Duration, set func(t *trio, f *fault, l link), l link) func(context.Context, *trio, *fault, *rand.Rand) error {
+func cut(least, most time.Duration, set func(t *trio, f *fault, l load.Link), l load.Link) func(context.Context, *trio, *fault, *rand.Rand) error {
 	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
 		set(t, f, l)
 		load.Wait(ctx, between(rng, least, most))
-		set(t, f, linkUp)
+		set(t, f, load.LinkUp)
 		return nil
 	}
 }
 
-func isolated(t *trio, f *fault, l link) { t.isolate(f.Victim, l) }
+func isolated(t *trio, f *fault, l load.Link) { t.isolate(f.Victim, l) }
 
-func parted(t *trio, f *fault, l link) {
+func parted(t *trio, f *fault, l load.Link) {
 	f.Other = (f.Victim + 1) % nodes
 	t.disconnectPair(f.Victim, f.Other, l)
 }
 
-func clients(t *trio, f *fault, l link) { t.members[f.Victim].front.set(l) }
+func clients(t *trio, f *fault, l load.Link) { t.members[f.Victim].front.Set(l) }
 
 // drained ends a relay with SIGTERM and restarts it.
 func drained(ctx context.Context, t *trio, f *fault, _ *rand.Rand) error {
@@ -200,11 +212,11 @@ var faultKinds = []faultKind{
 	{name: "blink", do: frozen(2*time.Second, 12*time.Second)},
 	{name: "freeze", do: frozen(35*time.Second, 45*time.Second)},
 	{name: "freeze-leader", leader: true, do: frozen(35*time.Second, 45*time.Second)},
-	{name: "isolate", do: cut(35*time.Second, 45*time.Second, isolated, linkStalled)},
-	{name: "isolate-leader", leader: true, do: cut(35*time.Second, 45*time.Second, isolated, linkStalled)},
-	{name: "cut-off", do: cut(5*time.Second, 40*time.Second, isolated, linkCut)},
-	{name: "part", do: cut(10*time.Second, 40*time.Second, parted, linkStalled)},
-	{name: "no-clients", do: cut(5*time.Second, 15*time.Second, clients, linkStalled)},
+	{name: "isolate", do: cut(35*time.Second, 45*time.Second, isolated, load.LinkStalled)},
+	{name: "isolate-leader", leader: true, do: cut(35*time.Second, 45*time.Second, isolated, load.LinkStalled)},
+	{name: "cut-off", do: cut(5*time.Second, 40*time.Second, isolated, load.LinkCut)},
+	{name: "part", do: cut(10*time.Second, 40*time.Second, parted, load.LinkStalled)},
+	{name: "no-clients", do: cut(5*time.Second, 15*time.Second, clients, load.LinkStalled)},
 }
 
 func faultNames() (all []string) {

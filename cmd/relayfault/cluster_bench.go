@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
@@ -86,37 +88,52 @@ func targetAt(addr string) *load.Target {
 	return &load.Target{Addr: addr, Buffer: load.BusyBuffer, Timeout: 10 * time.Second}
 }
 
-// variant is one of the setups that a comparison has.
+// variant is one setup of a comparison.
 type variant struct {
 	Name   string        `json:"name"`
 	Rounds []load.Sample `json:"rounds"`
 	Median load.Sample   `json:"median"`
 
 	fleets []*load.Fleet
+	pids   [][]int // of the relays of each fleet
 }
 
-// measure runs the fleets of each variant, once per round and interleaved.
-func (f *clusterBenchRun) measure(what string, all []*variant) error {
-	defer func() {
-		for _, w := range all {
-			for _, c := range w.fleets {
-				c.Close()
-			}
+// comparison is the same load in several variants.
+type comparison struct {
+	Name     string     `json:"name"`
+	Variants []*variant `json:"ways"`
+}
+
+// connect adds a fleet at a target to w. pids are the processes of its relays.
+func (f *clusterBenchRun) connect(w *variant, to *load.Target, s load.Shape, pids ...int) error {
+	c, err := load.Connect(to, s, f.Progress.Connecting)
+	if err != nil {
+		return load.Hint(err)
+	}
+	w.fleets, w.pids = append(w.fleets, c), append(w.pids, pids)
+	return nil
+}
+
+// compare runs the fleets of each variant, once per round and interleaved, and
+// closes them.
+func (f *clusterBenchRun) compare(name string, all ...*variant) (*comparison, error) {
+	for _, w := range all {
+		for _, c := range w.fleets {
+			defer c.Close()
 		}
-	}()
+	}
 	for range f.Rounds {
 		for _, w := range all {
 			got := make([]load.Sample, len(w.fleets))
-			failed := make([]error, len(w.fleets))
-			var running sync.WaitGroup
+			var running errgroup.Group
 			for i, c := range w.fleets {
-				running.Go(func() { got[i], failed[i] = c.Run(f.Ctx, f.For, 0, f.Progress.Running(what+": "+w.Name)) })
+				running.Go(func() (err error) {
+					got[i], err = c.Run(f.Ctx, f.For, f.Progress.Running(name+": "+w.Name), w.pids[i]...)
+					return err
+				})
 			}
-			running.Wait()
-			for _, err := range failed {
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", what, w.Name, err)
-				}
+			if err := running.Wait(); err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", name, w.Name, err)
 			}
 			w.Rounds = append(w.Rounds, sumSamples(got))
 		}
@@ -124,7 +141,7 @@ func (f *clusterBenchRun) measure(what string, all []*variant) error {
 	for _, w := range all {
 		w.Median = load.MedianSample(w.Rounds)
 	}
-	return nil
+	return &comparison{name, all}, nil
 }
 
 // sumSamples adds concurrent samples. Each load.Sample has the processor time of its
@@ -156,22 +173,18 @@ func (f *clusterBenchRun) hop() error {
 		{"many frames of 512 bytes", load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 8}},
 		{"many frames of 16 KiB", load.Shape{Binaries: 4, Phones: 8, Size: 16 << 10, Flight: 2}},
 	} {
-		var ways []*variant
-		for _, w := range []struct {
-			name string
-			to   *load.Target
-		}{{"local", here}, {"one hop", there}} {
-			c, err := load.Connect(w.to, traffic.shape, f.Progress.Connecting)
-			if err != nil {
-				return load.Hint(err)
-			}
-			c.Others = f.trio.pids()
-			ways = append(ways, &variant{Name: w.name, fleets: []*load.Fleet{c}})
-		}
-		if err := f.measure(traffic.name, ways); err != nil {
+		local, hop := &variant{Name: "local"}, &variant{Name: "one hop"}
+		if err := f.connect(local, here, traffic.shape, f.trio.pids()...); err != nil {
 			return err
 		}
-		f.report.Hop = append(f.report.Hop, &comparison{traffic.name, ways})
+		if err := f.connect(hop, there, traffic.shape, f.trio.pids()...); err != nil {
+			return err
+		}
+		c, err := f.compare(traffic.name, local, hop)
+		if err != nil {
+			return err
+		}
+		f.report.Hop = append(f.report.Hop, c)
 	}
 	return nil
 }
@@ -193,20 +206,15 @@ func (f *clusterBenchRun) growth() error {
 	} {
 		one := &variant{Name: w.name}
 		for i, addr := range w.at {
-			c, err := load.Connect(targetAt(addr), s, f.Progress.Connecting)
-			if err != nil {
-				return load.Hint(err)
+			if err := f.connect(one, targetAt(addr), s, w.pids[i]); err != nil {
+				return err
 			}
-			c.Others = w.pids[i : i+1]
-			one.fleets = append(one.fleets, c)
 		}
 		ways = append(ways, one)
 	}
-	if err := f.measure("growth", ways); err != nil {
-		return err
-	}
-	f.report.Growth = &comparison{"local phones only, frames of 512 bytes", ways}
-	return nil
+	var err error
+	f.report.Growth, err = f.compare("local phones only, frames of 512 bytes", ways...)
+	return err
 }
 
 // claimants is the number of concurrent claims.
@@ -242,33 +250,31 @@ func (f *clusterBenchRun) claims() error {
 // the durations.
 func claimFor(ctx context.Context, at []string, d time.Duration, name string) (done int64, all load.Latencies, err error) {
 	var n atomic.Int64
-	var mu sync.Mutex
-	var working sync.WaitGroup
+	var mu sync.Mutex // guards all
+	var working errgroup.Group
 	ctx, stop := context.WithTimeout(ctx, d)
 	defer stop()
 	for w := range claimants {
-		working.Go(func() {
+		working.Go(func() error {
 			to := targetAt(at[w%len(at)])
 			to.Buffer = load.IdleBuffer
 			var times load.Latencies
 			for ctx.Err() == nil {
 				begun := time.Now()
-				p, e := to.Dial("/v1/server", fmt.Sprintf("%s-%d", name, n.Add(1)))
-				if e != nil {
-					mu.Lock()
-					err = e
-					mu.Unlock()
-					return
+				p, err := to.Dial("/v1/server", fmt.Sprintf("%s-%d", name, n.Add(1)))
+				if err != nil {
+					return err
 				}
 				times.Add(time.Since(begun))
 				p.Bye()
 			}
 			mu.Lock()
+			defer mu.Unlock()
 			all.Merge(&times)
-			mu.Unlock()
+			return nil
 		})
 	}
-	working.Wait()
+	err = working.Wait()
 	return n.Load(), all, err
 }
 
@@ -321,12 +327,6 @@ func (f *clusterBenchRun) claimable(ctx context.Context, name string) (longest t
 		load.Wait(ctx, 50*time.Millisecond)
 	}
 	return longest
-}
-
-// comparison is the same load in several variants.
-type comparison struct {
-	Name     string     `json:"name"`
-	Variants []*variant `json:"ways"`
 }
 
 // claimRow is the rate of claims at one set of relays.

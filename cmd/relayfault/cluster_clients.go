@@ -42,7 +42,7 @@ func startClients(ctx context.Context, t *trio, ids int, each time.Duration, see
 		cc.tasks.Go(func() {
 			rng := rng(15)
 			for each > 0 && ctx.Err() == nil {
-				load.Wait(ctx, each/2+time.Duration(rng.Int64N(int64(each))))
+				load.Wait(ctx, between(rng, each/2, each*3/2))
 				if !cc.paused.Load() && ctx.Err() == nil && sid.giveUp(rng) {
 					cc.giveUps.Add(1)
 				}
@@ -55,7 +55,7 @@ func startClients(ctx context.Context, t *trio, ids int, each time.Duration, see
 // servedSince waits until every phone of every id has had an answer after
 // moment.
 func (cc *clusterClients) servedSince(ctx context.Context, moment int64) error {
-	for end := time.Now().Add(servedIn + 10*time.Second); ; load.Wait(ctx, 50*time.Millisecond) {
+	return load.Until(ctx, 50*time.Millisecond, servedIn+10*time.Second, func() (string, error) {
 		missing, which := 0, ""
 		for _, sid := range cc.ids {
 			sid.mu.Lock()
@@ -66,15 +66,11 @@ func (cc *clusterClients) servedSince(ctx context.Context, moment int64) error {
 			}
 			sid.mu.Unlock()
 		}
-		switch {
-		case missing == 0:
-			return nil
-		case ctx.Err() != nil:
-			return load.ErrInterrupted
-		case time.Now().After(end):
-			return fmt.Errorf("%d phones get no answer (%s is one of them)", missing, which)
+		if missing == 0 {
+			return "", nil
 		}
-	}
+		return fmt.Sprintf("%d phones get no answer (%s is one of them)", missing, which), nil
+	})
 }
 
 // end closes all clients.
@@ -85,25 +81,22 @@ func (cc *clusterClients) end() {
 
 // rival runs one of the two binaries that compete for the id.
 func (sid *serverID) rival(ctx context.Context, rng *rand.Rand) {
-	between := func(least, most time.Duration) time.Duration {
-		return least + time.Duration(rng.Int64N(int64(most-least)))
-	}
 	node := sid.trio.choose(rng, -1)
 	for ctx.Err() == nil {
 		h, err := sid.claim(ctx, node)
 		switch {
 		case err != nil: // the claim was refused with 503 or not answered
 			node = sid.trio.choose(rng, node)
-			sid.pause(ctx, between(100*time.Millisecond, 400*time.Millisecond), true)
+			sid.pause(ctx, between(rng, 100*time.Millisecond, 400*time.Millisecond), true)
 		case h.code == 4409:
-			sid.pause(ctx, between(time.Second, 3*time.Second), true)
+			sid.pause(ctx, between(rng, time.Second, 3*time.Second), true)
 			node = sid.trio.choose(rng, node)
 		case h.givenUp.Load(): // leaves time for the other binary
-			sid.pause(ctx, between(2*time.Second, 4*time.Second), false)
+			sid.pause(ctx, between(rng, 2*time.Second, 4*time.Second), false)
 			node = sid.trio.choose(rng, -1)
 		default:
 			node = sid.trio.choose(rng, node)
-			sid.pause(ctx, between(10*time.Millisecond, 50*time.Millisecond), false)
+			sid.pause(ctx, between(rng, 10*time.Millisecond, 50*time.Millisecond), false)
 		}
 	}
 }
@@ -221,7 +214,7 @@ func (sid *serverID) phone(ctx context.Context, number int, rng *rand.Rand) {
 		p, err := sid.target(node, joinPhoneIn).Dial("/v1/client", sid.id)
 		if err != nil {
 			node = sid.trio.choose(rng, node)
-			load.Wait(ctx, 100*time.Millisecond+time.Duration(rng.Int64N(int64(200*time.Millisecond))))
+			load.Wait(ctx, between(rng, 100*time.Millisecond, 300*time.Millisecond))
 			continue
 		}
 		stop := context.AfterFunc(ctx, func() { p.Close() })
@@ -251,7 +244,7 @@ func (sid *serverID) phone(ctx context.Context, number int, rng *rand.Rand) {
 				node = sid.trio.choose(rng, node)
 			}
 		}
-		load.Wait(ctx, 50*time.Millisecond+time.Duration(rng.Int64N(int64(100*time.Millisecond))))
+		load.Wait(ctx, between(rng, 50*time.Millisecond, 150*time.Millisecond))
 	}
 }
 

@@ -24,6 +24,11 @@ type overlap struct {
 	a, b     *holding
 }
 
+// proven returns the connections that served at least one frame.
+func proven(all []*holding) []*holding {
+	return slices.DeleteFunc(slices.Clone(all), func(h *holding) bool { return h.proofs == 0 })
+}
+
 // overlaps returns the pairs of connections of one id that served concurrently.
 // Each frame through a connection proves that it served at some time between two
 // timestamps. A connection can have served entirely before another only if a
@@ -31,12 +36,7 @@ type overlap struct {
 // all proofs of the other. If neither can have been first, they overlap. The
 // rule uses only this process's clock and no tolerance.
 func overlaps(id string, all []*holding) (found []overlap) {
-	var served []*holding
-	for _, h := range all {
-		if h.proofs > 0 {
-			served = append(served, h)
-		}
-	}
+	served := proven(all)
 	for i, a := range served {
 		for _, b := range served[i+1:] {
 			if a.maxAfter > b.minBefore && b.maxAfter > a.minBefore {
@@ -64,12 +64,7 @@ func spurious(refused []refusal, all []*holding) (n int) {
 // handovers counts how often the id moved to another connection, and how often
 // to a connection at another relay.
 func handovers(all []*holding) (n, toAnother int) {
-	var served []*holding
-	for _, h := range all {
-		if h.proofs > 0 {
-			served = append(served, h)
-		}
-	}
+	served := proven(all)
 	slices.SortFunc(served, func(a, b *holding) int { return cmp.Compare(a.minBefore, b.minBefore) })
 	for i := 1; i < len(served); i++ {
 		n++

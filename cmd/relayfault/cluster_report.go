@@ -56,14 +56,14 @@ func (r *faultTestReport) wrong(format string, a ...any) {
 // judge checks the observations of all server-ids.
 func (r *faultTestReport) judge(cc *clusterClients) {
 	rows := make(map[string]*faultRow)
-	for _, k := range faultKinds {
-		row := &faultRow{Kind: k.name}
-		for _, f := range r.Faults {
-			if f.Kind == k.name {
-				row.Times++
-			}
+	for _, f := range r.Faults {
+		if rows[f.Kind] == nil {
+			rows[f.Kind] = &faultRow{Kind: f.Kind}
 		}
-		if rows[k.name] = row; row.Times > 0 {
+		rows[f.Kind].Times++
+	}
+	for _, name := range faultNames() {
+		if row := rows[name]; row != nil {
 			r.Rows = append(r.Rows, row)
 		}
 	}
@@ -86,22 +86,27 @@ func (r *faultTestReport) judge(cc *clusterClients) {
 			r.wrong("%s", s)
 		}
 		for _, g := range sid.gaps {
-			f, t := g.judge(r.Faults)
-			what := "without a fault"
-			if f != nil {
-				what = "after " + f.Kind + " of " + cc.trio.members[f.Victim].name
-				switch row := rows[f.Kind]; {
-				case t.phones:
-					row.Phones = append(row.Phones, t.d.Seconds())
-				case g.phone == phonesPerID:
-					row.IDs = append(row.IDs, t.d.Seconds())
-				}
-			}
-			if t.d > t.most {
-				r.wrong("%s: %s: %s; at most %s %s", sid.id, g, t.d.Round(time.Millisecond), t.most, what)
-				r.describeGap(sid, g)
-			}
+			r.judgeGap(cc, rows, sid, g)
 		}
+	}
+}
+
+// judgeGap adds a gap of an id to the row of its fault, and checks its duration.
+func (r *faultTestReport) judgeGap(cc *clusterClients, rows map[string]*faultRow, sid *serverID, g gap) {
+	f, t := g.judge(r.Faults)
+	what := "without a fault"
+	if f != nil {
+		what = "after " + f.Kind + " of " + cc.trio.members[f.Victim].name
+		switch row := rows[f.Kind]; {
+		case t.phones:
+			row.Phones = append(row.Phones, t.d.Seconds())
+		case g.phone == phonesPerID:
+			row.IDs = append(row.IDs, t.d.Seconds())
+		}
+	}
+	if t.d > t.most {
+		r.wrong("%s: %s: %s; at most %s %s", sid.id, g, t.d.Round(time.Millisecond), t.most, what)
+		r.describeGap(sid, g)
 	}
 }
 
@@ -189,10 +194,8 @@ func (r *faultTestReport) svg(cc *clusterClients) []byte {
 	}
 	for _, sid := range ids[:min(len(ids), maxDrawn)] {
 		row := chart.Row{Name: sid.id}
-		for _, h := range sid.holdings {
-			if h.proofs > 0 {
-				row.Bars = append(row.Bars, chart.Bar{From: seconds(h.minBefore), To: seconds(max(h.minBefore, h.maxAfter)), Colour: nodeColours[h.node]})
-			}
+		for _, h := range proven(sid.holdings) {
+			row.Bars = append(row.Bars, chart.Bar{From: seconds(h.minBefore), To: seconds(max(h.minBefore, h.maxAfter)), Colour: nodeColours[h.node]})
 		}
 		for _, o := range r.Overlaps {
 			if o.ServerID == sid.id {

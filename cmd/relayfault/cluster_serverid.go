@@ -136,5 +136,5 @@ func (sid *serverID) holder() *holding {
 
 // target returns a relay of the trio for one dial.
 func (sid *serverID) target(node int, timeout time.Duration) *load.Target {
-	return &load.Target{Addr: sid.trio.members[node].front.addr(), Buffer: 2048, Timeout: timeout}
+	return &load.Target{Addr: sid.trio.members[node].front.Addr(), Buffer: 2048, Timeout: timeout}
 }

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
@@ -32,9 +32,9 @@ const joinTimeout = 70 * time.Second
 type member struct {
 	name                    string
 	listen, private, routes string
-	front                   *proxy         // the proxy for clients
-	from                    [nodes]*proxy  // the proxies for the NATS server of each other member
-	log                     io.WriteCloser // the output of all its processes
+	front                   *load.Forwarder        // the proxy for clients
+	from                    [nodes]*load.Forwarder // the proxies for the NATS server of each other member
+	log                     io.WriteCloser         // the output of all its processes
 
 	up atomic.Bool // the last readiness check succeeded
 
@@ -52,6 +52,21 @@ type trio struct {
 
 	stop     context.CancelFunc
 	watchers sync.WaitGroup
+}
+
+// proxyAddress is the address that proxies listen on and dial from. NATS servers
+// tell each other the addresses of their peers. With this address they can only
+// find proxies, so that no route bypasses a proxy.
+const proxyAddress = "127.77.0.1"
+
+// newProxy returns a proxy in front of an address.
+func newProxy(to string) (*load.Forwarder, error) {
+	ln, err := net.Listen("tcp", proxyAddress+":0")
+	if err != nil {
+		return nil, err
+	}
+	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(proxyAddress)}}
+	return load.Forward(ln, func(net.Conn) (net.Conn, error) { return d.Dial("tcp", to) }), nil
 }
 
 // freeAddress returns an address that was free when it was chosen.
@@ -74,47 +89,53 @@ func newTrio(ctx context.Context, program, dir string, options ...string) (t *tr
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	t = &trio{program: program, dir: dir, options: options, stop: cancel}
+	for i := range t.members {
+		t.members[i] = &member{name: fmt.Sprintf("relay-%d", i+1)}
+	}
 	defer func() {
 		if err != nil {
 			t.end()
 		}
 	}()
-	for i := range t.members {
-		m := &member{name: fmt.Sprintf("relay-%d", i+1)}
-		t.members[i] = m
-		for _, a := range []*string{&m.listen, &m.private, &m.routes} {
-			if *a, err = freeAddress(); err != nil {
-				return nil, err
-			}
-		}
-		if m.front, err = newProxy(m.listen); err != nil {
-			return nil, err
-		}
-		for j := range m.from {
-			if j == i {
-				continue
-			}
-			if m.from[j], err = newProxy(m.routes); err != nil {
-				return nil, err
-			}
-		}
-		if m.log, err = os.Create(filepath.Join(dir, m.name+".log")); err != nil {
+	for i, m := range t.members {
+		if err := m.prepare(i, dir); err != nil {
 			return nil, err
 		}
 	}
-	var starting sync.WaitGroup
-	var failed [nodes]error
+	var starting errgroup.Group
 	for i := range t.members {
-		starting.Go(func() { failed[i] = t.start(ctx, i) })
+		starting.Go(func() error { return t.start(ctx, i) })
 	}
-	starting.Wait()
-	if err := errors.Join(failed[:]...); err != nil {
+	if err := starting.Wait(); err != nil {
 		return nil, err
 	}
 	for _, m := range t.members {
 		t.watchers.Go(func() { m.watch(ctx) })
 	}
 	return t, t.waitReady(ctx)
+}
+
+// prepare chooses the addresses of m, which is relay i, and opens its proxies and
+// its log.
+func (m *member) prepare(i int, dir string) (err error) {
+	for _, a := range []*string{&m.listen, &m.private, &m.routes} {
+		if *a, err = freeAddress(); err != nil {
+			return err
+		}
+	}
+	if m.front, err = newProxy(m.listen); err != nil {
+		return err
+	}
+	for j := range m.from {
+		if j == i {
+			continue
+		}
+		if m.from[j], err = newProxy(m.routes); err != nil {
+			return err
+		}
+	}
+	m.log, err = os.Create(filepath.Join(dir, m.name+".log"))
+	return err
 }
 
 // start starts the process of relay i and waits until it has printed its
@@ -124,7 +145,7 @@ func (t *trio) start(ctx context.Context, i int) error {
 	var peers []string
 	for j, other := range t.members {
 		if j != i {
-			peers = append(peers, other.from[i].addr())
+			peers = append(peers, other.from[i].Addr())
 		}
 	}
 	cmd := exec.Command(t.program, append([]string{"serve", "--listen", m.listen, "--metrics-listen", m.private,
@@ -159,7 +180,7 @@ func (t *trio) waitExit(i int) {
 }
 
 // isolate puts all NATS links between relay i and the others into state l.
-func (t *trio) isolate(i int, l link) {
+func (t *trio) isolate(i int, l load.Link) {
 	for j := range t.members {
 		if j != i {
 			t.disconnectPair(i, j, l)
@@ -168,9 +189,9 @@ func (t *trio) isolate(i int, l link) {
 }
 
 // disconnectPair puts the NATS links between two relays into state l.
-func (t *trio) disconnectPair(i, j int, l link) {
-	t.members[i].from[j].set(l)
-	t.members[j].from[i].set(l)
+func (t *trio) disconnectPair(i, j int, l load.Link) {
+	t.members[i].from[j].Set(l)
+	t.members[j].from[i].Set(l)
 }
 
 // leader returns the relay whose NATS server leads the directory, or -1 if no
@@ -186,40 +207,21 @@ func (t *trio) leader() int {
 
 // waitReady waits until all relays are ready and see each other.
 func (t *trio) waitReady(ctx context.Context) error {
-	for end := time.Now().Add(joinTimeout); ; load.Wait(ctx, 100*time.Millisecond) {
-		missing := ""
+	return load.Until(ctx, 100*time.Millisecond, joinTimeout, func() (missing string, err error) {
 		for _, m := range t.members {
 			text, err := m.page("/metrics")
 			if err != nil || !m.up.Load() || !strings.Contains(text, fmt.Sprintf("\npyrycode_relay_cluster_nodes %d\n", nodes)) {
-				missing = m.name
+				missing = fmt.Sprintf("%s is not ready, or does not see the others (its log is in %s)", m.name, t.dir)
 			}
 		}
-		switch {
-		case missing == "":
-			return nil
-		case ctx.Err() != nil:
-			return load.ErrInterrupted
-		case time.Now().After(end):
-			return fmt.Errorf("%s is not ready, or does not see the others, %s after the repair; its log is in %s", missing, joinTimeout, t.dir)
-		}
-	}
+		return missing, nil
+	})
 }
 
-// probing is the client for readiness checks. Its timeout is short, like a
-// balancer's.
-var probing = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
-
+// page returns a page of the relay's private listener. Its time limit is short,
+// like a balancer's.
 func (m *member) page(path string) (string, error) {
-	resp, err := probing.Get("http://" + m.private + path)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(resp.Status)
-	}
-	return string(b), err
+	return load.PageWithin("http://"+m.private+path, time.Second)
 }
 
 // watch polls the relay's readiness, as a balancer does.
@@ -251,9 +253,6 @@ func (t *trio) end() {
 	t.watchers.Wait()
 	var ending sync.WaitGroup
 	for _, m := range t.members {
-		if m == nil {
-			continue
-		}
 		ending.Go(func() {
 			m.mu.Lock()
 			c := m.child
@@ -264,7 +263,7 @@ func (t *trio) end() {
 			}
 			for _, p := range append(m.from[:], m.front) {
 				if p != nil {
-					p.close()
+					p.Close()
 				}
 			}
 			if m.log != nil {

@@ -43,7 +43,7 @@ type actor struct {
 	name    string
 	workers int
 	pause   time.Duration // average time between two rounds
-	round   func(*soak, context.Context, *rand.Rand) error
+	round   func(*soak, context.Context) error
 }
 
 // soakSample is the state of the relay at one time.
@@ -110,7 +110,7 @@ func (s *soak) run(e *load.Env, c *soakCommand) (*soakReport, error) {
 	// The first connections allocate permanent resources, such as pools and
 	// runtime threads. The idle relay after them is the baseline.
 	for range 3 {
-		if err := s.visit(e.Ctx, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))); err != nil {
+		if err := s.visit(e.Ctx); err != nil {
 			return nil, load.Hint(err)
 		}
 	}
@@ -123,7 +123,7 @@ func (s *soak) run(e *load.Env, c *soakCommand) (*soakReport, error) {
 	var working sync.WaitGroup
 	for _, a := range actors(c.Fleet) {
 		for range a.workers {
-			working.Go(func() { s.work(ctx, a, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))) })
+			working.Go(func() { s.work(ctx, a) })
 		}
 	}
 	begun := time.Now()
@@ -163,10 +163,10 @@ func (s *soak) run(e *load.Env, c *soakCommand) (*soakReport, error) {
 }
 
 // work runs one worker of an actor until ctx ends.
-func (s *soak) work(ctx context.Context, a actor, rng *rand.Rand) {
-	load.Wait(ctx, time.Duration(rng.Int64N(int64(10*time.Second)))) // the workers start at different times
+func (s *soak) work(ctx context.Context, a actor) {
+	load.Wait(ctx, rand.N(10*time.Second)) // the workers start at different times
 	for ctx.Err() == nil {
-		err := a.round(s, ctx, rng)
+		err := a.round(s, ctx)
 		if ctx.Err() != nil {
 			return // the round was interrupted
 		}
@@ -176,7 +176,7 @@ func (s *soak) work(ctx context.Context, a actor, rng *rand.Rand) {
 		s.mu.Lock()
 		s.rounds[a.name]++
 		s.mu.Unlock()
-		load.Wait(ctx, a.pause/2+time.Duration(rng.Int64N(int64(a.pause))))
+		load.Wait(ctx, a.pause/2+rand.N(a.pause))
 	}
 }
 
@@ -217,29 +217,22 @@ const idleIn = 3 * time.Minute
 
 // waitIdle waits until no client is connected and the numbers of goroutines and
 // files no longer decrease. It returns the last sample.
-func (s *soak) waitIdle(ctx context.Context) (soakSample, error) {
+func (s *soak) waitIdle(ctx context.Context) (l soakSample, err error) {
 	var recent []soakSample
-	for end := time.Now().Add(idleIn); ; load.Wait(ctx, time.Second) {
-		l, err := s.sample()
-		if err != nil {
-			return l, err
+	err = load.Until(ctx, time.Second, idleIn, func() (string, error) {
+		if l, err = s.sample(); err != nil {
+			return "", err
 		}
 		recent = append(recent, l)
-		if n := len(recent); n >= 6 {
-			unchanged := !slices.ContainsFunc(recent[n-6:], func(o soakSample) bool {
-				return o.Goroutines > l.Goroutines || o.FDs > l.FDs || o.Binaries+o.Phones+o.InGrace > 0
-			})
-			if unchanged {
-				return l, s.checkState()
-			}
+		n := len(recent)
+		if n >= 6 && !slices.ContainsFunc(recent[n-6:], func(o soakSample) bool {
+			return o.Goroutines > l.Goroutines || o.FDs > l.FDs || o.Binaries+o.Phones+o.InGrace > 0
+		}) {
+			return "", s.checkState()
 		}
-		if ctx.Err() != nil {
-			return l, load.ErrInterrupted
-		}
-		if time.Now().After(end) {
-			return l, fmt.Errorf("the relay is not idle %s after all clients have left: %+v", idleIn, l)
-		}
-	}
+		return fmt.Sprintf("the relay is not idle although all clients have left: %+v", l), nil
+	})
+	return l, err
 }
 
 // writeCSV writes the samples.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,24 +34,23 @@ func actors(fleetSize int) []actor {
 
 // stay is a binary with eight phones that make round trips for one to three
 // minutes.
-func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
-	b, all, err := s.openWithPhones(newID(rng), 8)
+func (s *soak) stay(ctx context.Context) error {
+	b, err := s.open(newID(), 8)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	defer closePhones(all)
-	for end := time.Now().Add(time.Minute + time.Duration(rng.Int64N(int64(2*time.Minute)))); time.Now().Before(end) && ctx.Err() == nil; {
-		if err := all[rng.IntN(len(all))].RoundTrip(); err != nil {
+	for end := time.Now().Add(time.Minute + rand.N(2*time.Minute)); time.Now().Before(end) && ctx.Err() == nil; {
+		if err := b.phones[rand.IntN(len(b.phones))].RoundTrip(); err != nil {
 			return err
 		}
-		load.Wait(ctx, 150*time.Millisecond+time.Duration(rng.Int64N(int64(200*time.Millisecond))))
-		if len(all) > 1 && rng.IntN(50) == 0 { // a phone loses its network
-			i := rng.IntN(len(all))
-			all[i].Reset()
-			all = append(all[:i], all[i+1:]...)
+		load.Wait(ctx, 150*time.Millisecond+rand.N(200*time.Millisecond))
+		if len(b.phones) > 1 && rand.IntN(50) == 0 { // a phone loses its network
+			i := rand.IntN(len(b.phones))
+			b.phones[i].Reset()
+			b.phones = slices.Delete(b.phones, i, i+1)
 		}
-		for _, ph := range all { // answer pings
+		for _, ph := range b.phones {
 			if err := answerPings(ph); err != nil {
 				return err
 			}
@@ -60,55 +60,53 @@ func (s *soak) stay(ctx context.Context, rng *rand.Rand) error {
 }
 
 // visit is a binary and a phone that make one round trip.
-func (s *soak) visit(_ context.Context, rng *rand.Rand) error {
-	b, all, err := s.openWithPhones(newID(rng), 1)
+func (s *soak) visit(context.Context) error {
+	b, err := s.open(newID(), 1)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	all[0].Bye()
+	b.phones[0].Bye()
 	return nil
 }
 
 // comeBack is a binary that disconnects and reclaims its slot within the grace
 // period. The relay closes its phones with 4404, and they connect again.
-func (s *soak) comeBack(ctx context.Context, rng *rand.Rand) error {
-	id := newID(rng)
-	b, all, err := s.openWithPhones(id, 4)
+func (s *soak) comeBack(ctx context.Context) error {
+	id := newID()
+	b, err := s.open(id, 4)
 	if err != nil {
 		return err
 	}
-	defer closePhones(all)
-	if rng.IntN(2) == 0 {
+	defer b.close()
+	if rand.IntN(2) == 0 {
 		b.Reset()
 	}
-	b.close()
-	load.Wait(ctx, time.Duration(rng.Int64N(int64(5*time.Second))))
-	again, err := s.open(id)
+	b.disconnect()
+	load.Wait(ctx, rand.N(5*time.Second))
+	again, err := s.open(id, 0)
 	if err != nil {
 		return err
 	}
 	defer again.close()
-	for _, ph := range all {
+	for _, ph := range b.phones {
 		if err := waitClose(ph.Conn, 4404); err != nil {
 			return err
 		}
 	}
-	back, err := again.join(4)
-	closePhones(back)
-	return err
+	return again.join(4)
 }
 
 // abandon is a binary that does not reconnect. Its phones are closed at the end
 // of the grace period.
-func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
-	b, all, err := s.openWithPhones(newID(rng), 2)
+func (s *soak) abandon(context.Context) error {
+	b, err := s.open(newID(), 2)
 	if err != nil {
 		return err
 	}
-	b.close()
-	defer closePhones(all)
-	for _, ph := range all {
+	defer b.close()
+	b.disconnect()
+	for _, ph := range b.phones {
 		if err := waitClose(ph.Conn, 1000); err != nil {
 			return err
 		}
@@ -118,17 +116,15 @@ func (s *soak) abandon(_ context.Context, rng *rand.Rand) error {
 
 // stall is a phone that does not read. The relay closes it and notifies its
 // binary.
-func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
-	id := newID(rng)
-	b, all, err := s.openWithPhones(id, 2)
+func (s *soak) stall(ctx context.Context) error {
+	b, err := s.open(newID(), 2)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	defer closePhones(all)
-	victim := b.ConnID(0)
-	_ = all[0].Conn.Conn.(interface{ SetReadBuffer(int) error }).SetReadBuffer(4096)
-	envelope := load.AppendEnvelope(nil, victim, []byte(`"`+strings.Repeat("x", 64<<10)+`"`))
+	victim, other := b.phones[0], b.phones[1]
+	_ = victim.Conn.Conn.(interface{ SetReadBuffer(int) error }).SetReadBuffer(4096)
+	envelope := load.AppendEnvelope(nil, b.ConnID(0), []byte(`"`+strings.Repeat("x", 64<<10)+`"`))
 	for range 400 { // 25 MiB: more than the outbox of 4 MiB and the kernels' buffers
 		if ctx.Err() != nil {
 			return nil
@@ -138,12 +134,12 @@ func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 		}
 		load.Wait(ctx, 2*time.Millisecond)
 	}
-	if err := all[1].RoundTrip(); err != nil {
+	if err := other.RoundTrip(); err != nil {
 		return fmt.Errorf("the other phone: %w", err)
 	}
-	_ = all[0].SetReadDeadline(time.Now().Add(time.Minute))
+	_ = victim.SetReadDeadline(time.Now().Add(time.Minute))
 	for { // the phone reads the close frame, or the socket was reset
-		switch _, err := all[0].Next(); {
+		switch _, err := victim.Next(); {
 		case err == nil:
 		case wstest.IsClose(err, 1011) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "reset"):
 			return nil
@@ -155,8 +151,8 @@ func (s *soak) stall(ctx context.Context, rng *rand.Rand) error {
 
 // takeOver is a binary that has stopped answering pings, and a second binary
 // that claims its id.
-func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
-	id := newID(rng)
+func (s *soak) takeOver(context.Context) error {
+	id := newID()
 	old, err := s.to.Dial("/v1/server", id)
 	if err != nil {
 		return err
@@ -174,7 +170,7 @@ func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
 	if _, err := ph.Next(); wstest.IsClose(err, 4404) {
 		return nil // the phone joined before its binary had its slot
 	}
-	b, err := s.open(id)
+	b, err := s.open(id, 0)
 	if err != nil {
 		return err
 	}
@@ -182,23 +178,20 @@ func (s *soak) takeOver(_ context.Context, rng *rand.Rand) error {
 	if err := waitClose(ph, 4404); err != nil {
 		return fmt.Errorf("a phone of the old binary: %w", err)
 	}
-	all, err := b.join(1)
-	closePhones(all)
-	if err != nil {
+	if err := b.join(1); err != nil {
 		return err
 	}
 	return waitClose(old, 1011)
 }
 
 // claimInVain is a second binary that claims the id of a live one.
-func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
-	id := newID(rng)
-	b, all, err := s.openWithPhones(id, 1) // the binary then holds its slot
+func (s *soak) claimInVain(context.Context) error {
+	id := newID()
+	b, err := s.open(id, 1) // the binary then holds its slot
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	closePhones(all)
 	rival, err := s.to.Dial("/v1/server", id)
 	if err != nil {
 		return err
@@ -208,32 +201,32 @@ func (s *soak) claimInVain(_ context.Context, rng *rand.Rand) error {
 }
 
 // badFrame is a phone that violates the protocol or a limit.
-func (s *soak) badFrame(_ context.Context, rng *rand.Rand) error {
-	b, all, err := s.openWithPhones(newID(rng), 1)
+func (s *soak) badFrame(context.Context) error {
+	b, err := s.open(newID(), 1)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	defer closePhones(all)
 	bad := append(wstest.Violations(256<<10), wstest.Violation{
 		Name: "a close with a code of its own", Bytes: wstest.AppendFrame(nil, wstest.FIN|wstest.Close, wstest.ClosePayload(4242, "")), Code: 4242})
-	one := bad[rng.IntN(len(bad))]
-	go all[0].Write(one.Bytes) // the relay may close before it has read everything
-	if err := waitClose(all[0].Conn, one.Code); err != nil {
+	one := bad[rand.IntN(len(bad))]
+	ph := b.phones[0].Conn
+	go ph.Write(one.Bytes) // the relay may close before it has read everything
+	if err := waitClose(ph, one.Code); err != nil {
 		return fmt.Errorf("%s: %w", one.Name, err)
 	}
 	return nil
 }
 
 // halfRequest is a connection that sends an incomplete request.
-func (s *soak) halfRequest(_ context.Context, rng *rand.Rand) error {
+func (s *soak) halfRequest(context.Context) error {
 	c, err := net.Dial("tcp", s.to.Addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	halves := []string{"", "GET /v1/server HTTP/1.1\r\nHost: x\r\nX-", "\x16\x03\x01\x02\x00\x01", "PROXY TCP4 1.2.3.4"}
-	if _, err := io.WriteString(c, halves[rng.IntN(len(halves))]); err != nil {
+	if _, err := io.WriteString(c, halves[rand.IntN(len(halves))]); err != nil {
 		return err
 	}
 	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
@@ -244,8 +237,8 @@ func (s *soak) halfRequest(_ context.Context, rng *rand.Rand) error {
 }
 
 // noBinary is a phone without a binary.
-func (s *soak) noBinary(_ context.Context, rng *rand.Rand) error {
-	p, err := s.to.Dial("/v1/client", newID(rng))
+func (s *soak) noBinary(context.Context) error {
+	p, err := s.to.Dial("/v1/client", newID())
 	if err != nil {
 		return err
 	}
@@ -253,65 +246,59 @@ func (s *soak) noBinary(_ context.Context, rng *rand.Rand) error {
 	return waitClose(p, 4404)
 }
 
-// slot is an echoing binary, with the fleet that its phones belong to.
+// slot is an echoing binary and its phones.
 type slot struct {
 	*load.Binary
-	id    string
-	fleet *load.Fleet
-	ended chan error
+	id     string
+	fleet  *load.Fleet // of the phones
+	phones []*load.Phone
+	ended  chan struct{} // closed when the binary's connection has ended
 }
 
-func newID(rng *rand.Rand) string { return fmt.Sprintf("soak-%016x%016x", rng.Uint64(), rng.Uint64()) }
+func newID() string { return fmt.Sprintf("soak-%016x%016x", rand.Uint64(), rand.Uint64()) }
 
-// open connects an echoing binary.
-func (s *soak) open(id string) (*slot, error) {
+// open connects an echoing binary and n phones. The caller must close the slot.
+func (s *soak) open(id string, n int) (*slot, error) {
 	b, err := s.to.Binary(id)
 	if err != nil {
 		return nil, err
 	}
-	sl := &slot{Binary: b, id: id, fleet: load.NewFleet(s.to, load.Shape{Size: 200, Flight: 1}), ended: make(chan error, 1)}
-	go func() { sl.ended <- sl.Echo() }()
+	sl := &slot{Binary: b, id: id, fleet: load.NewFleet(s.to, load.Shape{Size: 200, Flight: 1}), ended: make(chan struct{})}
+	go func() {
+		defer close(sl.ended)
+		_ = sl.Echo() // the phones notice its end
+	}()
+	if err := sl.join(n); err != nil {
+		sl.close()
+		return nil, err
+	}
 	return sl, nil
 }
 
-// openWithPhones connects a binary and n phones. On an error it closes all of
-// them.
-func (s *soak) openWithPhones(id string, n int) (*slot, []*load.Phone, error) {
-	b, err := s.open(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	all, err := b.join(n)
-	if err != nil {
-		b.close()
-		return nil, nil, err
-	}
-	return b, all, nil
-}
-
 // join connects n phones. Each has made one round trip.
-func (sl *slot) join(n int) ([]*load.Phone, error) {
-	var all []*load.Phone
+func (sl *slot) join(n int) error {
 	for i := range n {
 		ph, err := sl.fleet.Phone(sl.id, i)
 		if err != nil {
-			closePhones(all)
-			return nil, fmt.Errorf("phone %d: %w", i, err)
+			return fmt.Errorf("phone %d: %w", i, err)
 		}
-		all = append(all, ph)
+		sl.phones = append(sl.phones, ph)
 	}
-	return all, nil
+	return nil
 }
 
-func closePhones(all []*load.Phone) {
-	for _, ph := range all {
-		ph.Close()
-	}
-}
-
-func (sl *slot) close() {
+// disconnect closes the binary's connection. The phones stay connected.
+func (sl *slot) disconnect() {
 	sl.Close()
 	<-sl.ended
+}
+
+// close closes all connections.
+func (sl *slot) close() {
+	for _, ph := range sl.phones {
+		ph.Close()
+	}
+	sl.disconnect()
 }
 
 // waitClose waits until the relay closes c. It returns an error if the code

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -20,11 +19,11 @@ import (
 // polls each relay's /readyz, excludes a relay after two consecutive failures,
 // and sends the client's address in a PROXY header.
 type balancer struct {
-	ln    net.Listener
-	every time.Duration // interval of the readiness checks
-	ctx   context.Context
-	stop  context.CancelFunc
-	tasks sync.WaitGroup
+	*load.Forwarder
+	every  time.Duration // interval of the readiness checks
+	ctx    context.Context
+	stop   context.CancelFunc
+	checks sync.WaitGroup
 
 	mu     sync.Mutex // guards all below
 	relays []*balancedRelay
@@ -41,10 +40,9 @@ const failuresAllowed = 2
 
 // newBalancer serves ln until close is called.
 func newBalancer(ln net.Listener, every time.Duration) *balancer {
-	b := &balancer{ln: ln, every: every}
+	b := &balancer{every: every}
 	b.ctx, b.stop = context.WithCancel(context.Background())
-	context.AfterFunc(b.ctx, func() { ln.Close() })
-	b.tasks.Go(b.accept)
+	b.Forwarder = load.Forward(ln, b.dial)
 	return b
 }
 
@@ -54,7 +52,7 @@ func (b *balancer) add(addr, private string) {
 	b.mu.Lock()
 	b.relays = append(b.relays, r)
 	b.mu.Unlock()
-	b.tasks.Go(func() { b.checkReady(r) })
+	b.checks.Go(func() { b.checkReady(r) })
 }
 
 // checkTimeout bounds a readiness check. It is long, so that a slow answer on a
@@ -63,14 +61,10 @@ const checkTimeout = 5 * time.Second
 
 // checkReady polls r's /readyz until r's process has ended.
 func (b *balancer) checkReady(r *balancedRelay) {
-	client := &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	for load.Wait(b.ctx, b.every); b.ctx.Err() == nil; load.Wait(b.ctx, b.every) {
-		resp, err := client.Get("http://" + r.private + "/readyz")
-		if err == nil {
-			resp.Body.Close()
-		}
+		_, err := load.PageWithin("http://"+r.private+"/readyz", checkTimeout)
 		b.mu.Lock()
-		if err == nil && resp.StatusCode == http.StatusOK {
+		if err == nil {
 			r.failures = 0
 		} else {
 			r.failures++
@@ -104,44 +98,24 @@ func (b *balancer) pick() string {
 	return ""
 }
 
-func (b *balancer) accept() {
-	for {
-		c, err := b.ln.Accept()
-		if err != nil {
-			return
-		}
-		b.tasks.Go(func() { b.pass(c) })
-	}
-}
-
-// pass forwards bytes between c and a relay until one side ends.
-func (b *balancer) pass(c net.Conn) {
-	defer context.AfterFunc(b.ctx, func() { c.Close() })()
-	defer c.Close()
+// dial connects to a relay for the client c. If no relay can be reached, it answers
+// c with 503.
+func (b *balancer) dial(c net.Conn) (net.Conn, error) {
 	to := b.pick()
-	far, err := net.Dial("tcp", to)
-	if to == "" || err != nil {
+	far, err := net.Dial("tcp", to) // "" fails
+	if err != nil {
 		_, _ = http.ReadRequest(bufio.NewReader(c)) // a close with unread bytes would reset the answer
 		fmt.Fprint(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-		return
+		return nil, err
 	}
-	defer context.AfterFunc(b.ctx, func() { far.Close() })()
-	defer far.Close()
 	from, here := c.RemoteAddr().(*net.TCPAddr), c.LocalAddr().(*net.TCPAddr)
 	fmt.Fprintf(far, "PROXY TCP4 %s %s %d %d\r\n", from.IP, here.IP, from.Port, here.Port)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_, _ = io.Copy(far, c)
-		far.Close()
-	}()
-	_, _ = io.Copy(c, far)
-	c.Close()
-	<-ended
+	return far, nil
 }
 
 // close ends all connections through the balancer and waits for them.
 func (b *balancer) close() {
 	b.stop()
-	b.tasks.Wait()
+	b.Forwarder.Close()
+	b.checks.Wait()
 }

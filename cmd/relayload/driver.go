@@ -91,7 +91,7 @@ func (d *driver) connect(s load.Shape) (*load.Fleet, error) {
 
 // measure generates traffic with a fleet for a time. what names it in the progress.
 func (d *driver) measure(fl *load.Fleet, what string, length time.Duration) (load.Sample, error) {
-	return fl.Run(d.Ctx, length, d.pid, d.Progress.Running(what))
+	return fl.Run(d.Ctx, length, d.Progress.Running(what), d.pid)
 }
 
 // relayArgs returns the arguments of a relay on free ports with room for conns

@@ -172,7 +172,7 @@ func measureFor(t *testing.T, to *load.Target, s load.Shape) load.Sample {
 		t.Fatal(err)
 	}
 	defer fl.Close()
-	got, err := fl.Run(t.Context(), 300*time.Millisecond, 0, func(uint64, time.Duration) {})
+	got, err := fl.Run(t.Context(), 300*time.Millisecond, func(uint64, time.Duration) {})
 	if err != nil || got.Frames == 0 {
 		t.Fatalf("%v frames, %v", got.Frames, err)
 	}

@@ -110,7 +110,7 @@ func (p *restartClients) phone(ctx context.Context, r *restartClient, server str
 	}
 	defer closeWith(ctx, c)()
 	ph := p.fleet.NewPhone(c, n)
-	if err := ph.Hello(); err != nil {
+	if err := ph.RoundTrip(); err != nil {
 		return err
 	}
 	p.connected(r)

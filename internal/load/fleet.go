@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
@@ -27,7 +29,6 @@ func (s Shape) Connections() int { return s.Binaries * (1 + s.Phones) }
 // send and binaries echo. With fanout, binaries send and phones only receive.
 type Fleet struct {
 	Shape
-	Others []int // process ids of relays whose processor time is added
 
 	to       *Target
 	binaries []*Binary
@@ -45,12 +46,9 @@ type Fleet struct {
 
 // Fail records err if it is the first failure.
 func (fl *Fleet) Fail(err error) {
-	if fl.ending.Load() {
-		return
-	}
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	if fl.err == nil {
+	if fl.err == nil && !fl.ending.Load() {
 		fl.err = err
 	}
 }
@@ -77,24 +75,18 @@ func Connect(t *Target, s Shape, tell func(done, of int)) (*Fleet, error) {
 	fl.binaries = make([]*Binary, s.Binaries)
 	fl.phones = make([]*Phone, s.Binaries*s.Phones)
 	var done atomic.Int64
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, connectConcurrency)
+	var joining errgroup.Group
+	joining.SetLimit(connectConcurrency)
 	for i := range s.Binaries {
-		wg.Add(1)
-		slots <- struct{}{}
-		go func() {
-			defer wg.Done()
-			defer func() { <-slots }()
-			if fl.Failed() != nil {
-				return
+		joining.Go(func() error {
+			if fl.Failed() == nil {
+				fl.Fail(fl.join(i, &done))
 			}
-			if err := fl.join(i, &done); err != nil {
-				fl.Fail(err)
-			}
-		}()
+			return nil
+		})
 		tell(int(done.Load()), s.Connections())
 	}
-	wg.Wait()
+	joining.Wait()
 	if err := fl.Failed(); err != nil {
 		fl.Close()
 		return nil, err
@@ -154,7 +146,7 @@ func (fl *Fleet) Phone(server string, n int) (*Phone, error) {
 			return nil, err
 		}
 		ph := fl.NewPhone(p, n)
-		err = ph.Hello()
+		err = ph.RoundTrip()
 		if err == nil {
 			return ph, nil
 		}

@@ -32,9 +32,9 @@ const warmUp = 200 * time.Millisecond
 const lastFrameTimeout = 10 * time.Second
 
 // Run generates traffic for d and returns the measurements. No frame is in
-// flight before and after the call. If pid is not 0, the sample includes the
-// processor time of that process. Run calls tell about twice per second.
-func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(frames uint64, since time.Duration)) (Sample, error) {
+// flight before and after the call. The sample includes the processor time of the
+// processes pids; 0 is no process. Run calls tell about twice per second.
+func (fl *Fleet) Run(ctx context.Context, d time.Duration, tell func(frames uint64, since time.Duration), pids ...int) (Sample, error) {
 	fl.stop.Store(false)
 	for _, ph := range fl.phones {
 		ph.late = Latencies{}
@@ -43,13 +43,11 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(fr
 	switch {
 	case fl.Fanout:
 		for i, b := range fl.binaries {
-			senders.Add(1)
-			go func() {
-				defer senders.Done()
+			senders.Go(func() {
 				if err := b.fanOut(fl); err != nil {
 					fl.Ended("binary", i, err)
 				}
-			}()
+			})
 		}
 	case fl.Rate > 0:
 		senders.Go(func() {
@@ -69,7 +67,7 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(fr
 		}
 	}
 	Wait(ctx, warmUp)
-	from := fl.Snapshot(pid)
+	from := fl.Snapshot(pids...)
 	for end := time.Now().Add(d); ctx.Err() == nil && fl.Failed() == nil; {
 		left := time.Until(end)
 		if left <= 0 {
@@ -78,13 +76,13 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, pid int, tell func(fr
 		Wait(ctx, min(left, 500*time.Millisecond))
 		tell(received(fl.phones)-from.frames, time.Since(from.At))
 	}
-	to := fl.Snapshot(pid)
+	to := fl.Snapshot(pids...)
 	fl.stop.Store(true)
 	senders.Wait()
 	if err := fl.quiesce(); err != nil {
 		return Sample{}, err
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return Sample{}, ErrInterrupted
 	}
 	return fl.sample(from, to), nil
@@ -135,13 +133,27 @@ func Wait(ctx context.Context, d time.Duration) {
 	}
 }
 
+// Until calls check, and again after each interval, until missing is empty or err
+// is not nil. It returns err. Until also returns an error with the text of missing
+// after most, and ErrInterrupted when ctx ends.
+func Until(ctx context.Context, interval, most time.Duration, check func() (missing string, err error)) error {
+	for end := time.Now().Add(most); ; Wait(ctx, interval) {
+		missing, err := check()
+		switch {
+		case err != nil || missing == "":
+			return err
+		case ctx.Err() != nil:
+			return ErrInterrupted
+		case time.Now().After(end):
+			return fmt.Errorf("%s (waited %s)", missing, most)
+		}
+	}
+}
+
 // quiesce waits until every sent frame has been received. It returns an error if
 // frames are missing after lastFrameTimeout.
 func (fl *Fleet) quiesce() error {
-	for end := time.Now().Add(lastFrameTimeout); ; time.Sleep(time.Millisecond) {
-		if err := fl.Failed(); err != nil {
-			return err
-		}
+	return Until(context.Background(), time.Millisecond, lastFrameTimeout, func() (string, error) {
 		missing, number := uint64(0), 0
 		for i, ph := range fl.all() {
 			ph.mu.Lock()
@@ -150,13 +162,11 @@ func (fl *Fleet) quiesce() error {
 			}
 			ph.mu.Unlock()
 		}
-		if missing == 0 {
-			return nil
+		if missing == 0 || fl.Failed() != nil {
+			return "", fl.Failed()
 		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%d frames are lost: not received %s after the last was sent (phone %d is one of those affected)", missing, lastFrameTimeout, number)
-		}
-	}
+		return fmt.Sprintf("%d frames are lost: phone %d is one of those that have not received all", missing, number), nil
+	})
 }
 
 // Counters holds cumulative counts at one point in time.
@@ -164,20 +174,19 @@ type Counters struct {
 	At        time.Time
 	frames    uint64
 	flood     uint64
-	Relay     time.Duration // processor time of the relay
+	Relay     time.Duration // processor time of the relay's processes
 	generator time.Duration
 }
 
-// Snapshot returns the counts of now. If pid is not 0, they include the processor time of
-// that process.
-func (fl *Fleet) Snapshot(pid int) Counters {
+// Snapshot returns the counts of now, with the processor time of the processes
+// pids; 0 is no process.
+func (fl *Fleet) Snapshot(pids ...int) Counters {
 	m := Counters{At: time.Now(), frames: received(fl.phones), flood: received(fl.flooders)}
-	if pid > 0 {
-		m.Relay, _ = CPU(pid)
-	}
-	for _, other := range fl.Others {
-		used, _ := CPU(other)
-		m.Relay += used
+	for _, pid := range pids {
+		if pid > 0 {
+			used, _ := CPU(pid)
+			m.Relay += used
+		}
 	}
 	m.generator, _ = CPU(os.Getpid())
 	return m

@@ -11,13 +11,17 @@ import (
 	"time"
 )
 
-// operator opens a new connection for every request, so that none stays open.
-var operator = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+// oneRequest opens a new connection for every request, so that none stays open.
+var oneRequest = &http.Transport{DisableKeepAlives: true}
 
 // Page returns the body of a page for operators. It returns an error if the status
-// is not 200.
-func Page(url string) (string, error) {
-	resp, err := operator.Get(url)
+// is not 200, or if no answer comes within a minute.
+func Page(url string) (string, error) { return PageWithin(url, time.Minute) }
+
+// PageWithin is Page with another time limit.
+func PageWithin(url string, limit time.Duration) (string, error) {
+	client := http.Client{Transport: oneRequest, Timeout: limit}
+	resp, err := client.Get(url)
 	if err != nil {
 		return "", err
 	}

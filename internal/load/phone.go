@@ -38,8 +38,9 @@ func (fl *Fleet) NewPhone(c *wstest.Conn, n int) *Phone {
 		checker: newFramer(fl.Size, n), maker: newFramer(fl.Size, n), times: make([]int64, max(fl.Flight, 1))}
 }
 
-// Hello makes the phone's first round trip.
-func (ph *Phone) Hello() error {
+// RoundTrip makes one round trip within the timeout of the fleet's target. It must
+// not be called while loop runs.
+func (ph *Phone) RoundTrip() error {
 	_ = ph.SetDeadline(time.Now().Add(ph.fleet.to.Timeout))
 	defer ph.SetDeadline(time.Time{})
 	ph.post(0)
@@ -84,20 +85,6 @@ func (ph *Phone) flush() error {
 	_, err := ph.Write(ph.out)
 	ph.out = ph.out[:0]
 	return err
-}
-
-// RoundTrip makes one round trip. It must not be called while loop runs.
-func (ph *Phone) RoundTrip() error {
-	_ = ph.SetReadDeadline(time.Now().Add(time.Minute))
-	ph.post(0)
-	if err := ph.flush(); err != nil {
-		return err
-	}
-	b, err := ph.Next()
-	if err != nil {
-		return err
-	}
-	return ph.Check(b)
 }
 
 // frame returns the next complete frame in the buffer. A raw connection returns
