@@ -129,8 +129,8 @@ func TestWhatIsNotAdmittedIsSaidAndTheBinaryStays(t *testing.T) {
 	askWake(t, b, "")
 	d.until("all are counted", func() bool { return d.outcomes() == "limited_rate 2, malformed 1, sent 6" })
 	for want, n := range map[string]int{
-		`envelope_dropped server_id=s err="push wakes of this server-id come too fast"`:                        2,
-		`envelope_dropped server_id=s err="push_wake is not for platform fcm with a token of 1 to 4096 bytes"`: 1,
+		`envelope_dropped server_id=s err="this server-id sends too many push wakes"`:                        2,
+		`envelope_dropped server_id=s err="push_wake must have the platform fcm and a token of 1 to 4096 bytes"`: 1,
 	} {
 		if strings.Count(d.log.String(), want) != n {
 			t.Errorf("want %d times %s; the log is\n%s", n, want, d.log)
@@ -235,7 +235,7 @@ func TestAnExitDoesNotWaitForAWakeThatHangs(t *testing.T) {
 			if err := d.end(); err != nil {
 				t.Errorf("Run() = %v; want nil", err)
 			}
-			for _, want := range []string{tt.why, `push_wake_send_failed server_id=s token_fp=dffb68b1`, `err="the relay has ended before FCM answered"`} {
+			for _, want := range []string{tt.why, `push_wake_send_failed server_id=s token_fp=dffb68b1`, `err="the relay ended before FCM answered"`} {
 				if strings.Count(d.log.String(), want) != 1 {
 					t.Errorf("want once %s; the log is\n%s", want, d.log)
 				}

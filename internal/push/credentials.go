@@ -40,11 +40,11 @@ func (c *Credentials) equal(o *Credentials) bool {
 		c.account.PrivateKeyID == o.account.PrivateKeyID && bytes.Equal(c.account.PrivateKey, o.account.PrivateKey)
 }
 
-// project-id, or example.com:project-id
+// projectID matches my-project and example.com:my-project.
 var projectID = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{2,98}[a-z0-9]$`)
 
 // ParseCredentials parses the JSON file of a service account from the Firebase console.
-// An error states the requirement that text does not meet, and quotes no part of text.
+// An error states the rule that text breaks, and quotes no part of text.
 func ParseCredentials(text []byte) (*Credentials, error) {
 	var file struct {
 		Type       string `json:"type"`
@@ -60,12 +60,12 @@ func ParseCredentials(text []byte) (*Credentials, error) {
 	for _, f := range []struct {
 		name string
 		ok   bool
-		rule string
+		rule string // completes "must have a field NAME that is"
 	}{
 		{"type", file.Type == "service_account", `"service_account"`},
 		{"project_id", projectID.MatchString(file.ProjectID), "the id of a project"},
 		{"private_key", rsaKey(file.PrivateKey), "an RSA key in PEM"},
-		{"client_email", file.Email != "", "there"},
+		{"client_email", file.Email != "", "not empty"},
 		{"token_uri", Endpoint(file.TokenURI), "an https:// URL"},
 	} {
 		if !f.ok {
@@ -81,7 +81,7 @@ func ParseCredentials(text []byte) (*Credentials, error) {
 	}}, nil
 }
 
-// rsaKey reports whether oauth2 can sign with the key.
+// rsaKey reports whether text is a key with which package oauth2 can sign.
 func rsaKey(text string) bool {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
@@ -95,8 +95,8 @@ func rsaKey(text string) bool {
 	return err == nil && ok
 }
 
-// Endpoint reports whether secrets may be sent to a URL: it uses TLS, or its host is this
-// machine.
+// Endpoint reports whether the relay may send secrets to a URL: it must use TLS or name a
+// loopback host, and it must not have a user, a query or a fragment.
 func Endpoint(text string) bool {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {

@@ -41,7 +41,7 @@ func TestCredentials(t *testing.T) {
 		{"a key that is none", string(accountFile("private_key", "CANARY")), noKey},
 		{"PEM that is none", string(accountFile("private_key", "-----BEGIN PRIVATE KEY-----\nQ0FO\n-----END PRIVATE KEY-----\n")), noKey},
 		{"an EC key", string(accountFile("private_key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))), noKey},
-		{"no address", string(accountFile("client_email", nil)), "must have a field client_email that is there"},
+		{"no address", string(accountFile("client_email", nil)), "must have a field client_email that is not empty"},
 		{"no token endpoint", string(accountFile("token_uri", nil)), noURL},
 		{"a token endpoint without TLS", string(accountFile("token_uri", "http://CANARY.example/token")), noURL},
 	} {

@@ -12,26 +12,27 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
 
 // A wake makes a second attempt in two cases: with a new access token if FCM refuses the
-// old one, and after a pause if FCM is unavailable or was not reached. It never makes a
-// third attempt, nor a second one if FCM asks for a longer pause or a quota is exceeded:
-// few wakes may be in flight, and a binary that still needs its phone asks again.
+// old one, and after a pause if FCM is unavailable or unreachable. It makes no second
+// attempt if FCM asks for a pause above maxPause or if a quota is exceeded, and it never
+// makes a third one. The number of wakes in flight is small, and a binary that still
+// needs its phone sends another wake.
 const (
 	pause    = 2 * time.Second
 	maxPause = 5 * time.Second
 )
 
-// maxAnswer is the greatest number of bytes that is read of an answer of FCM.
+// maxAnswer limits the bytes that are read of an answer of FCM.
 const maxAnswer = 64 << 10
 
-// fcm sends messages through FCM's HTTP v1 interface, with one account.
+// fcm sends messages through FCM's HTTP v1 API with one account.
 type fcm struct {
 	credentials *Credentials
 	url         string
@@ -39,8 +40,8 @@ type fcm struct {
 	tokens      *tokens
 }
 
-// newClient returns the client for requests to FCM and to token endpoints. If transport
-// is nil, the client has a transport of its own.
+// newClient returns the client for requests to FCM and to token endpoints. A nil transport
+// means a new one.
 func newClient(transport http.RoundTripper) *http.Client {
 	if transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
@@ -50,7 +51,7 @@ func newClient(transport http.RoundTripper) *http.Client {
 	}
 	return &http.Client{
 		Transport: transport,
-		// A redirect can send a token to any server.
+		// The client follows no redirect, which could send a token to another server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -64,35 +65,28 @@ func newFCM(c *Credentials, endpoint string, client *http.Client) *fcm {
 	}
 }
 
-// request is the message. It has no content, and no notification, which Android shows
-// without the app.
+// request is the JSON of a message. The message has no content. It has no notification
+// either, because Android would show one without starting the app.
 type request struct {
-	Message message `json:"message"`
+	Message struct {
+		Token   string            `json:"token"`
+		Data    map[string]string `json:"data"`
+		Android struct {
+			Priority string `json:"priority"`
+		} `json:"android"`
+	} `json:"message"`
 }
 
-type message struct {
-	Token   string            `json:"token"`
-	Data    map[string]string `json:"data"`
-	Android android           `json:"android"`
-}
-
-type android struct {
-	Priority string `json:"priority"`
-}
-
-func newRequest(token string) request {
-	return request{message{
-		Token:   token,
-		Data:    map[string]string{"type": "push_wake"},
-		Android: android{Priority: "HIGH"},
-	}}
-}
-
-// deliver sends one message and returns its id.
+// deliver sends one message to the device with the given token, in at most two attempts.
+// It returns the id of the message.
 func (f *fcm) deliver(ctx context.Context, token string) (id string, fail *failure) {
-	body, err := json.Marshal(newRequest(token))
+	var r request
+	r.Message.Token = token
+	r.Message.Data = map[string]string{"type": "push_wake"}
+	r.Message.Android.Priority = "HIGH"
+	body, err := json.Marshal(r)
 	if err != nil {
-		return "", &failure{invalid, "the message cannot be encoded", never} // texts can always be encoded
+		return "", &failure{invalid, "the message cannot be encoded", never} // not possible: r has only strings
 	}
 	if id, fail = f.attempt(ctx, body); fail == nil || !sleep(ctx, fail.again) {
 		return id, fail
@@ -100,8 +94,8 @@ func (f *fcm) deliver(ctx context.Context, token string) (id string, fail *failu
 	return f.attempt(ctx, body)
 }
 
-// sleep waits for d. It returns false immediately if d is longer than maxPause or than the
-// rest of ctx, and later if ctx ends meanwhile.
+// sleep waits for d and returns true. It returns false without waiting if d is longer than
+// maxPause or than the time left in ctx, and also if ctx ends while it waits.
 func sleep(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); d > maxPause || ok && time.Until(deadline) <= d {
 		return false
@@ -116,6 +110,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// attempt sends body once.
 func (f *fcm) attempt(ctx context.Context, body []byte) (id string, fail *failure) {
 	const what = "FCM"
 	access, fail := f.tokens.get(ctx)
@@ -124,7 +119,7 @@ func (f *fcm) attempt(ctx context.Context, body []byte) (id string, fail *failur
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url, bytes.NewReader(body))
 	if err != nil {
-		return "", &failure{unexpected, "FCM's address is not one", never} // the endpoint was validated at the start
+		return "", &failure{unexpected, "the URL of FCM is invalid", never} // not possible: the endpoint was validated at the start
 	}
 	req.Header.Set("Authorization", "Bearer "+access)
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
@@ -133,9 +128,10 @@ func (f *fcm) attempt(ctx context.Context, body []byte) (id string, fail *failur
 		return "", noAnswer(ctx, what, err)
 	}
 	defer resp.Body.Close()
+	// If reading fails for another reason than ctx, the part that was read is used.
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil && ctx.Err() != nil {
-		return "", ended(ctx, what) // otherwise the part that was read is used
+		return "", ended(ctx, what)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return messageID(answer)
@@ -147,15 +143,15 @@ func (f *fcm) attempt(ctx context.Context, body []byte) (id string, fail *failur
 	return "", fail
 }
 
-// messageID returns the ID in an answer of success, {"name":"projects/…/messages/ID"}.
+// messageID returns the ID in a successful answer, {"name":"projects/…/messages/ID"}.
 func messageID(answer []byte) (string, *failure) {
-	var said struct {
+	var success struct {
 		Name string `json:"name"`
 	}
-	if err := json.Unmarshal(answer, &said); err != nil || said.Name == "" {
-		return "", &failure{unexpected, "FCM answers 200 without the message's name: is something in between?", never}
+	if err := json.Unmarshal(answer, &success); err != nil || success.Name == "" {
+		return "", &failure{unexpected, "FCM answers 200 without the message's name: check for a proxy in between", never}
 	}
-	return said.Name[strings.LastIndexByte(said.Name, '/')+1:], nil
+	return path.Base(success.Name), nil
 }
 
 // fcmCodes are the error codes that may appear in a log.
@@ -164,10 +160,10 @@ var fcmCodes = []string{
 	"UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION",
 }
 
-// errorCode returns FCM's own code in an answer, or else the general one, or "" if the
-// answer has neither.
+// errorCode returns the error code in an answer: FCM's own code if the answer has one,
+// otherwise the general code of Google's APIs. It returns "" for an unknown code.
 func errorCode(answer []byte) string {
-	var said struct {
+	var refusal struct {
 		Error struct {
 			Status  string `json:"status"`
 			Details []struct {
@@ -175,9 +171,9 @@ func errorCode(answer []byte) string {
 			} `json:"details"`
 		} `json:"error"`
 	}
-	_ = json.Unmarshal(answer, &said) // answer may not be JSON
-	code := said.Error.Status
-	for _, d := range said.Error.Details {
+	_ = json.Unmarshal(answer, &refusal) // answer may not be JSON
+	code := refusal.Error.Status
+	for _, d := range refusal.Error.Details {
 		if d.ErrorCode != "" {
 			code = d.ErrorCode
 		}
@@ -188,7 +184,7 @@ func errorCode(answer []byte) string {
 	return code
 }
 
-// refused returns the failure for an answer with another status than 200.
+// refused returns the failure for an answer whose status is not 200.
 func refused(status int, retryAfter string, answer []byte) *failure {
 	code := errorCode(answer)
 	text := fmt.Sprintf("FCM answers %d", status)
@@ -199,11 +195,11 @@ func refused(status int, retryAfter string, answer []byte) *failure {
 	case code == "UNREGISTERED":
 		return &failure{unregistered, text + ": the app is no longer on the device", never}
 	case code == "SENDER_ID_MISMATCH":
-		return &failure{mismatch, text + ": the token is one of another Firebase project", never}
+		return &failure{mismatch, text + ": the token belongs to another Firebase project", never}
 	case status == http.StatusUnauthorized:
-		return &failure{auth, text + ": is the service account still good?", 0}
+		return &failure{auth, text + ": check that the service account still exists and is enabled", 0}
 	case status == http.StatusForbidden:
-		return &failure{auth, text + ": may the service account send, and is the interface enabled for the project?", never}
+		return &failure{auth, text + ": check that the service account may send messages and that the project has the Firebase Cloud Messaging API enabled", never}
 	case status == http.StatusTooManyRequests:
 		return &failure{quota, text, never}
 	case status == http.StatusBadRequest:
@@ -214,8 +210,8 @@ func refused(status int, retryAfter string, answer []byte) *failure {
 	return &failure{unexpected, text, never}
 }
 
-// pauseFor returns the pause that FCM asks for in seconds, or the default. HTTP also allows
-// a date, which FCM does not use.
+// pauseFor returns the pause that a Retry-After header in seconds asks for, and at least
+// the default. HTTP also allows a date there, which FCM does not use.
 func pauseFor(retryAfter string) time.Duration {
 	if s, err := strconv.ParseUint(retryAfter, 10, 31); err == nil {
 		return max(time.Duration(s)*time.Second, pause)
@@ -223,8 +219,8 @@ func pauseFor(retryAfter string) time.Duration {
 	return pause
 }
 
-// noAnswer returns the failure for a request without an answer. Its text has only known
-// causes, because other error texts may contain an address with a password.
+// noAnswer returns the failure for a request to what that got no answer. Its text names
+// known causes only, because the text of err may contain an address with a password.
 func noAnswer(ctx context.Context, what string, err error) *failure {
 	if ctx.Err() != nil {
 		return ended(ctx, what)
@@ -249,10 +245,11 @@ func noAnswer(ctx context.Context, what string, err error) *failure {
 	return &failure{unreachable, what + " cannot be reached: " + why, pause}
 }
 
-// ended returns the failure of a wake that has exceeded its time or was cancelled.
+// ended returns the failure of a wake that waited for what until its time was over or the
+// relay ended.
 func ended(ctx context.Context, what string) *failure {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &failure{timeout, what + " did not answer in " + wakeTime.String(), never}
+		return &failure{timeout, what + " did not answer within " + wakeTime.String(), never}
 	}
-	return &failure{cancelled, "the relay has ended before " + what + " answered", never}
+	return &failure{cancelled, "the relay ended before " + what + " answered", never}
 }

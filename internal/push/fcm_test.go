@@ -138,11 +138,11 @@ func TestServersThatFail(t *testing.T) {
 					return
 				}
 			}
-		}, "FCM answers 200 without the message's name: is something in between?"},
+		}, "FCM answers 200 without the message's name: check for a proxy in between"},
 		{"the body is cut", good, func(w http.ResponseWriter) {
 			w.Header().Set("Content-Length", "1000")
 			io.WriteString(w, `{"name":"CANARY`)
-		}, "FCM answers 200 without the message's name: is something in between?"},
+		}, "FCM answers 200 without the message's name: check for a proxy in between"},
 		{"a token that is none", func(w http.ResponseWriter) { io.WriteString(w, `{"access_token":"CANARY\n"}`) }, nil, "FCM cannot be reached: connection failed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -19,12 +19,12 @@ const (
 	auth         outcome = "auth"            // the service account is not accepted
 	quota        outcome = "quota"
 	unavailable  outcome = "unavailable"
-	unreachable  outcome = "unreachable" // no connection
+	unreachable  outcome = "unreachable" // no connection to FCM or to the token endpoint
 	timeout      outcome = "timeout"
 	unexpected   outcome = "unexpected_answer"
-	cancelled    outcome = "cancelled" // by the end of the relay
+	cancelled    outcome = "cancelled" // the relay ended first
 
-	// Reasons why a wake was not admitted.
+	// Results of a wake that was not admitted.
 	off        outcome = "off"
 	malformed  outcome = "malformed"
 	limited    outcome = "limited_rate"
@@ -37,7 +37,7 @@ var outcomes = []outcome{
 	off, malformed, limited, crowded, inShutdown,
 }
 
-// metrics are the metrics of push wakes. All series exist from the start, at 0.
+// metrics are the metrics of push wakes. All series exist from the start with the value 0.
 type metrics struct {
 	all      []prometheus.Collector
 	wakes    map[outcome]prometheus.Counter
@@ -48,17 +48,17 @@ type metrics struct {
 func newMetrics() *metrics {
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pyrycode_relay_push_wakes_total",
-		Help: "Push wakes that binaries asked for, by what became of them.",
+		Help: "Push wakes that binaries asked for, by outcome.",
 	}, []string{"outcome"})
 	m := &metrics{
 		wakes: make(map[outcome]prometheus.Counter, len(outcomes)),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_push_wakes_in_flight",
-			Help: "Push wakes on their way now.",
+			Help: "Admitted push wakes that have not ended.",
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pyrycode_relay_push_wake_duration_seconds",
-			Help:    "Time of an admitted push wake, from its admission to its end, whatever that was.",
+			Help:    "Time of an admitted push wake, from its admission to its end, with any outcome.",
 			Buckets: []float64{.05, .1, .2, .5, 1, 2, 5, 10, wakeTime.Seconds()},
 		}),
 	}

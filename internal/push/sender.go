@@ -13,31 +13,31 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// DefaultEndpoint is where FCM is.
+// DefaultEndpoint is the scheme and the host of FCM.
 const DefaultEndpoint = "https://fcm.googleapis.com"
 
-// wakeTime is how long a wake may take, a second attempt included. It holds
-// one of few places meanwhile.
+// wakeTime limits the time of a wake, including a second attempt. During this time the
+// wake occupies one of the maxInFlight places.
 const wakeTime = 15 * time.Second
 
-// logText is how many bytes of a server-id or a message id go into a record.
+// logText limits the bytes of a server-id and of a message id in a log record.
 const logText = 128
 
-// Config says how a Sender behaves.
+// Config configures a [Sender].
 type Config struct {
 	// Endpoint is FCM's scheme and host. Empty means [DefaultEndpoint].
 	Endpoint string
 
-	// Log gets one record for each admitted wake.
+	// Log receives one record for each admitted wake.
 	Log *slog.Logger
 
-	// Transport makes the requests. Nil means one of its own, with the proxy
-	// that the environment names.
+	// Transport makes the requests. Nil means a new transport, which uses the
+	// proxy that the environment names.
 	Transport http.RoundTripper
 }
 
-// Sender sends wakes. It is a collector of metrics, too. Its methods may be
-// called from any goroutine.
+// Sender sends wakes. It is also the [prometheus.Collector] of their metrics. All methods
+// but [Sender.Use] may be called from any goroutine.
 type Sender struct {
 	log     *slog.Logger
 	metrics *metrics
@@ -46,23 +46,23 @@ type Sender struct {
 	client   *http.Client
 	fcm      atomic.Pointer[fcm] // nil: push is off
 
-	base      context.Context // of every wake
+	base      context.Context // the parent of the context of every wake
 	cancel    context.CancelFunc
 	admission admission
 }
 
-// New makes a Sender that is off: nothing is admitted before [Sender.Use].
+// New returns a Sender that is off: it admits no wake before [Sender.Use] is called. The
+// caller must call [Sender.Drain] at the end.
 func New(cfg Config) *Sender {
 	m := newMetrics()
-	s := &Sender{log: cfg.Log, metrics: m, endpoint: cfg.Endpoint, client: newClient(cfg.Transport), admission: admission{shown: m.inFlight.Set}}
+	s := &Sender{log: cfg.Log, metrics: m, endpoint: cfg.Endpoint, client: newClient(cfg.Transport), admission: admission{gauge: m.inFlight.Set}}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
-// Use says with which account wakes are sent that come from now on; nil: none
-// are. Those that are on their way go on with the one that they began with.
-// It reports whether that is another than before. Only one goroutine at a
-// time may call it.
+// Use sets the account for all later wakes. Nil turns push off. A wake in flight keeps its
+// account. Use reports whether the account differs from the one before; if it does not, the
+// access token stays valid too. Only one goroutine may call Use at a time.
 func (s *Sender) Use(c *Credentials) (changed bool) {
 	var before *Credentials
 	if f := s.fcm.Load(); f != nil {
@@ -70,7 +70,7 @@ func (s *Sender) Use(c *Credentials) (changed bool) {
 	}
 	switch {
 	case c.equal(before):
-		return false // and the access token stays
+		return false
 	case c == nil:
 		s.fcm.Store(nil)
 	default:
@@ -79,8 +79,7 @@ func (s *Sender) Use(c *Credentials) (changed bool) {
 	return true
 }
 
-// Project is the id of the Firebase project that wakes are sent to; empty if
-// push is off.
+// Project returns the id of the account's Firebase project, or "" if push is off.
 func (s *Sender) Project() string {
 	if f := s.fcm.Load(); f != nil {
 		return f.credentials.project
@@ -88,9 +87,9 @@ func (s *Sender) Project() string {
 	return ""
 }
 
-// Wake admits a wake that a binary at from asks for at once, and then sends it in the
-// background, or says why not: [ErrOff], [ErrMalformed], [ErrRate], [ErrInFlight] or
-// [ErrShutdown]. Either way the wake is counted. It never waits.
+// Wake admits a wake that the binary of id at address from asks for, and sends it in a
+// goroutine of its own. If it does not admit the wake, it returns [ErrOff], [ErrMalformed],
+// [ErrRate], [ErrInFlight] or [ErrShutdown]. It counts each wake, and never blocks.
 func (s *Sender) Wake(from netip.Addr, id wire.ServerID, w wire.PushWake) error {
 	f := s.fcm.Load()
 	if err := s.admit(f, from, id, w); err != nil {
@@ -111,7 +110,7 @@ func (s *Sender) admit(f *fcm, from netip.Addr, id wire.ServerID, w wire.PushWak
 	return s.admission.enter(from, id, time.Now())
 }
 
-// send sends an admitted wake and tells how that ended.
+// send sends an admitted wake. It logs and counts the outcome.
 func (s *Sender) send(f *fcm, from netip.Addr, id wire.ServerID, token string) {
 	defer s.admission.leave(from)
 	began := time.Now()
@@ -135,15 +134,15 @@ func (s *Sender) send(f *fcm, from netip.Addr, id wire.ServerID, token string) {
 	s.metrics.wakes[sent].Inc()
 }
 
-// fingerprint tells one token from another in a log, and is none.
+// fingerprint returns a short text by which a reader of the log can tell tokens apart. The
+// token cannot be computed from it.
 func fingerprint(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(sum[:4])
 }
 
-// Drain admits nothing from now on and returns when every wake that was
-// admitted has ended and been told. When ctx ends, those that are left are
-// cancelled.
+// Drain makes [Sender.Wake] refuse all further wakes, and waits until each admitted wake has
+// ended, has a log record and is counted. When ctx ends, it cancels the remaining wakes.
 func (s *Sender) Drain(ctx context.Context) {
 	s.admission.close()
 	stop := context.AfterFunc(ctx, s.cancel)

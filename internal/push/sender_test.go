@@ -47,18 +47,18 @@ func TestEachAnswerIsAnOutcomeAndOneLogLine(t *testing.T) {
 		{"no such project", nil, []answer{says(404, fcmError("NOT_FOUND", ""))}, unexpected, "FCM answers 404 NOT_FOUND", 0, 1},
 		{"not a token", nil, []answer{says(400, fcmError("INVALID_ARGUMENT", "INVALID_ARGUMENT"))}, invalid, "FCM answers 400 INVALID_ARGUMENT", 0, 1},
 		{"another project's token", nil, []answer{says(403, fcmError("PERMISSION_DENIED", "SENDER_ID_MISMATCH"))}, mismatch,
-			"FCM answers 403 SENDER_ID_MISMATCH: the token is one of another Firebase project", 0, 1},
+			"FCM answers 403 SENDER_ID_MISMATCH: the token belongs to another Firebase project", 0, 1},
 		{"may not send", nil, []answer{says(403, fcmError("PERMISSION_DENIED", ""))}, auth,
-			"FCM answers 403 PERMISSION_DENIED: may the service account send, and is the interface enabled for the project?", 0, 1},
+			"FCM answers 403 PERMISSION_DENIED: check that the service account may send messages and that the project has the Firebase Cloud Messaging API enabled", 0, 1},
 		{"quota", nil, []answer{says(429, fcmError("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), "Retry-After", "1")}, quota, "FCM answers 429 QUOTA_EXCEEDED", 0, 1},
 		{"an error that is no JSON", nil, []answer{says(400, "<html>CANARY")}, invalid, "FCM answers 400", 0, 1},
 		{"an error that is another JSON", nil, []answer{says(400, `{"error":"CANARY"}`)}, invalid, "FCM answers 400", 0, 1},
 		{"an unknown code", nil, []answer{says(418, fcmError("CANARY", "CANARY"))}, unexpected, "FCM answers 418", 0, 1},
 		{"a redirect", nil, []answer{says(307, "", "Location", "https://elsewhere.test/")}, unexpected, "FCM answers 307", 0, 1},
-		{"success without JSON", nil, []answer{says(200, "<html>CANARY")}, unexpected, "FCM answers 200 without the message's name: is something in between?", 0, 1},
-		{"success without a name", nil, []answer{says(200, "{}")}, unexpected, "FCM answers 200 without the message's name: is something in between?", 0, 1},
+		{"success without JSON", nil, []answer{says(200, "<html>CANARY")}, unexpected, "FCM answers 200 without the message's name: check for a proxy in between", 0, 1},
+		{"success without a name", nil, []answer{says(200, "{}")}, unexpected, "FCM answers 200 without the message's name: check for a proxy in between", 0, 1},
 		{"success that has no end", nil, []answer{says(200, `{"name":"`+strings.Repeat("x", maxAnswer))}, unexpected,
-			"FCM answers 200 without the message's name: is something in between?", 0, 1},
+			"FCM answers 200 without the message's name: check for a proxy in between", 0, 1},
 
 		{"unavailable", nil, []answer{says(503, fcmError("UNAVAILABLE", "UNAVAILABLE"))}, unavailable, "FCM answers 503 UNAVAILABLE", pause, 2},
 		{"unavailable for a moment", nil, []answer{says(503, ""), sentAs("m")}, sent, "", pause, 2},
@@ -69,25 +69,25 @@ func TestEachAnswerIsAnOutcomeAndOneLogLine(t *testing.T) {
 		{"cut, then not", nil, []answer{breaks(dialing(syscall.ECONNRESET)), sentAs("m")}, sent, "", pause, 2},
 		{"no name server", nil, []answer{breaks(&net.DNSError{Err: "CANARY", Name: "CANARY"})}, unreachable, "FCM cannot be reached: its name cannot be resolved", pause, 2},
 		{"broken in a way of its own", nil, []answer{breaks(errors.New("CANARY"))}, unreachable, "FCM cannot be reached: connection failed", pause, 2},
-		{"never answers", nil, []answer{hang}, timeout, "FCM did not answer in 15s", wakeTime, 1},
-		{"unavailable, then never answers", nil, []answer{says(503, ""), hang}, timeout, "FCM did not answer in 15s", wakeTime, 2},
+		{"never answers", nil, []answer{hang}, timeout, "FCM did not answer within 15s", wakeTime, 1},
+		{"unavailable, then never answers", nil, []answer{says(503, ""), hang}, timeout, "FCM did not answer within 15s", wakeTime, 2},
 
 		{"a token that was revoked", nil, []answer{says(401, fcmError("UNAUTHENTICATED", "")), sentAs("m")}, sent, "", 0, 2},
 		{"no token is good", nil, []answer{says(401, fcmError("UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"))}, auth,
-			"FCM answers 401 THIRD_PARTY_AUTH_ERROR: is the service account still good?", 0, 2},
+			"FCM answers 401 THIRD_PARTY_AUTH_ERROR: check that the service account still exists and is enabled", 0, 2},
 
 		{"the key is gone", []answer{says(400, `{"error":"invalid_grant","error_description":"CANARY"}`)}, nil, auth,
-			"the token endpoint answers 400 invalid_grant: is the service account's key still good, and this machine's clock right?", 0, 0},
+			"the token endpoint answers 400 invalid_grant: check that the key of the service account is still valid and that the clock of this machine is right", 0, 0},
 		{"an unknown error of OAuth", []answer{says(401, `{"error":"CANARY"}`)}, nil, auth,
-			"the token endpoint answers 401: is the service account's key still good, and this machine's clock right?", 0, 0},
+			"the token endpoint answers 401: check that the key of the service account is still valid and that the clock of this machine is right", 0, 0},
 		{"the token endpoint fails for a moment", []answer{says(500, "CANARY"), token(3600)}, nil, sent, "", pause, 1},
 		{"the token endpoint fails", []answer{says(503, "CANARY")}, nil, unavailable, "the token endpoint answers 503", pause, 0},
 		{"the token endpoint is not there", []answer{breaks(dialing(syscall.EHOSTUNREACH))}, nil, unreachable, "the token endpoint cannot be reached: no route to host", pause, 0},
 		{"the token endpoint redirects", []answer{says(302, "", "Location", "https://elsewhere.test/")}, nil, unexpected, "the token endpoint answers 302", 0, 0},
-		{"the token endpoint is something else", []answer{says(200, "<html>CANARY")}, nil, unexpected, "the token endpoint gave an answer without a token", 0, 0},
-		{"the token endpoint gives nothing", []answer{says(200, "{}")}, nil, unexpected, "the token endpoint gave an answer without a token", 0, 0},
-		{"the token endpoint has no end", []answer{says(200, `{"access_token":"`+strings.Repeat("x", 2<<20))}, nil, unexpected, "the token endpoint gave an answer without a token", 0, 0},
-		{"the token endpoint never answers", []answer{hang}, nil, timeout, "the token endpoint did not answer in 15s", wakeTime, 0},
+		{"the token endpoint is something else", []answer{says(200, "<html>CANARY")}, nil, unexpected, "the token endpoint answered without a token", 0, 0},
+		{"the token endpoint gives nothing", []answer{says(200, "{}")}, nil, unexpected, "the token endpoint answered without a token", 0, 0},
+		{"the token endpoint has no end", []answer{says(200, `{"access_token":"`+strings.Repeat("x", 2<<20))}, nil, unexpected, "the token endpoint answered without a token", 0, 0},
+		{"the token endpoint never answers", []answer{hang}, nil, timeout, "the token endpoint did not answer within 15s", wakeTime, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -272,18 +272,18 @@ func TestOneAddressLeavesRoomForTheWakesOfOthers(t *testing.T) {
 }
 
 func TestTheMemoryForAllowancesIsBounded(t *testing.T) {
-	a := admission{shown: func(float64) {}}
+	a := admission{gauge: func(float64) {}}
 	now := time.Now()
-	for i := range 5 * allowancesPerGeneration {
-		a.allowance(wire.ServerID(fmt.Sprint(i)), now)
-		if n := len(a.young) + len(a.old); n > 2*allowancesPerGeneration {
-			t.Fatalf("%d allowances after %d server-ids", n, i+1)
+	for i := range 5 * maxLimiters {
+		a.limiter(wire.ServerID(fmt.Sprint(i)), now)
+		if n := len(a.young) + len(a.old); n > 2*maxLimiters {
+			t.Fatalf("%d limiters after %d server-ids", n, i+1)
 		}
 	}
-	a.allowance("later", now.Add(time.Hour))
-	a.allowance("latest", now.Add(2*time.Hour))
+	a.limiter("later", now.Add(time.Hour))
+	a.limiter("latest", now.Add(2*time.Hour))
 	if n := len(a.young) + len(a.old); n != 2 {
-		t.Errorf("%d allowances when all but two are full again; want 2", n)
+		t.Errorf("%d limiters when all but two are full again; want 2", n)
 	}
 }
 

@@ -13,28 +13,30 @@ import (
 	"golang.org/x/oauth2/jwt"
 )
 
-// tokenPause is how long a failure to get an access token is returned to other wakes, so
-// that 32 wakes do not send 32 requests to a server that has just failed.
+// tokenPause is the time for which a failed request for an access token counts for all
+// wakes, so that 32 wakes do not send 32 requests to a server that has just failed.
 const tokenPause = time.Second
 
-// tokens has the access token of the service account, and requests a new one shortly
+// tokens has the access token of the service account. It requests a new token shortly
 // before the old one expires.
 type tokens struct {
 	account jwt.Config
 	client  *http.Client
 
-	turn   chan struct{} // a lock for the fields below; it has one value while a wake holds it
+	// turn is the lock of the fields below. It has one value while a wake holds it.
+	// Unlike a mutex, it can be waited for together with a context.
+	turn   chan struct{}
 	token  *oauth2.Token
-	failed *failure
-	until  time.Time // failed stands until then
+	failed *failure  // the last failure
+	until  time.Time // failed counts for all wakes until then
 }
 
 func newTokens(account jwt.Config, client *http.Client) *tokens {
 	return &tokens{account: account, client: client, turn: make(chan struct{}, 1)}
 }
 
-// get returns an access token. It returns when ctx ends, also while another wake requests
-// the token.
+// get returns an access token. If another wake is requesting one, get waits for it. It
+// returns a failure when ctx ends.
 func (t *tokens) get(ctx context.Context) (string, *failure) {
 	select {
 	case t.turn <- struct{}{}:
@@ -56,7 +58,7 @@ func (t *tokens) get(ctx context.Context) (string, *failure) {
 	return token.AccessToken, nil
 }
 
-// reject forgets the token access, which FCM has refused.
+// reject deletes the token access, which FCM has refused.
 func (t *tokens) reject(ctx context.Context, access string) {
 	select {
 	case t.turn <- struct{}{}:
@@ -69,9 +71,8 @@ func (t *tokens) reject(ctx context.Context, access string) {
 	}
 }
 
-// within adds ctx to every request of a client, because package jwt makes requests
-// without a context. It also keeps the error of the last request, of which jwt keeps only
-// the text.
+// within adds ctx to every request of a client, because package jwt makes requests without
+// a context. It also keeps the error of the last request, because jwt keeps only its text.
 type within struct {
 	ctx  context.Context
 	next http.RoundTripper
@@ -84,7 +85,7 @@ func (w *within) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// fetch requests a token.
+// fetch requests a token from the token endpoint.
 func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, *failure) {
 	const what = "the token endpoint"
 	w := &within{ctx: ctx, next: t.client.Transport}
@@ -101,7 +102,7 @@ func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, *failure) {
 	case ctx.Err() != nil:
 		return nil, ended(ctx, what)
 	}
-	return nil, &failure{unexpected, what + " gave an answer without a token", never}
+	return nil, &failure{unexpected, what + " answered without a token", never}
 }
 
 // oauthErrors are the error codes that may appear in a log (RFC 6749, 5.2).
@@ -110,18 +111,19 @@ var oauthErrors = []string{
 	"access_denied", "disabled_client", "org_internal", "admin_policy_enforced",
 }
 
+// refusedToken returns the failure for a token endpoint's answer whose status is not 200.
 func refusedToken(status int, body []byte) *failure {
-	var said struct {
+	var refusal struct {
 		Error string `json:"error"`
 	}
-	_ = json.Unmarshal(body, &said) // body may not be JSON
+	_ = json.Unmarshal(body, &refusal) // body may not be JSON
 	text := fmt.Sprintf("the token endpoint answers %d", status)
-	if slices.Contains(oauthErrors, said.Error) {
-		text += " " + said.Error
+	if slices.Contains(oauthErrors, refusal.Error) {
+		text += " " + refusal.Error
 	}
 	switch {
 	case status == http.StatusBadRequest || status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return &failure{auth, text + ": is the service account's key still good, and this machine's clock right?", never}
+		return &failure{auth, text + ": check that the key of the service account is still valid and that the clock of this machine is right", never}
 	case status == http.StatusTooManyRequests || status >= 500:
 		return &failure{unavailable, text, pause}
 	}
