@@ -11,11 +11,10 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Baseline is a relay in its simplest form: gorilla/websocket for reading and
-// writing, encoding/json for envelopes, a map of phones per server-id under one
-// lock, and a deadline and a flush per frame. It forwards correctly and omits
-// the relay's other work (grace, probes, limits), so that its speed is not
-// limited by features that only the relay has.
+// Baseline is the simplest relay that forwards correctly: gorilla/websocket reads and
+// writes, encoding/json parses envelopes, one lock guards the maps of binaries and of
+// phones, and each frame has a deadline and a flush of its own. It has no grace, no probes
+// and no limits, so that features that only the relay has do not cost it time.
 type Baseline struct {
 	mu       sync.RWMutex
 	binaries map[string]*baselineConn // by server-id
@@ -55,9 +54,9 @@ func (r *Baseline) Handler() http.Handler {
 
 var upgrader = websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 
-// serveBinary registers the binary before it sends the 101 answer, so that a
-// phone that connects after the answer finds the binary. Writers to the binary
-// block on its lock until the upgrade is complete.
+// serveBinary registers the binary before the 101 answer, so that a phone that connects
+// after the answer finds the binary. A writer to the binary blocks on the binary's lock
+// until the upgrade is complete.
 func (r *Baseline) serveBinary(w http.ResponseWriter, req *http.Request) {
 	id := req.Header.Get("X-Pyrycode-Server")
 	e := new(baselineConn)
@@ -128,7 +127,7 @@ func (r *Baseline) servePhone(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// serve reads until the connection ends, and sends pings.
+// serve calls message for each message until the connection ends. It sends pings.
 func (e *baselineConn) serve(message func([]byte)) {
 	defer e.ws.Close()
 	done := make(chan struct{})

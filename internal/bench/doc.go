@@ -1,3 +1,3 @@
-// Package bench provides the references for the relay's benchmarks: a relay in its
-// simplest form (Baseline) and a byte copier (Splice).
+// Package bench has the references of the relay's benchmarks: a relay in its simplest form
+// (Baseline) and a byte copier (Splice).
 package bench

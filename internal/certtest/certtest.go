@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Authority signs certificates.
+// Authority is a certificate authority of a test.
 type Authority struct {
 	t    testing.TB
 	cert *x509.Certificate
@@ -25,7 +25,7 @@ type Authority struct {
 	n    int64
 }
 
-// New returns an authority with a key of its own. It fails t if it cannot sign.
+// New returns an authority with a new key.
 func New(t testing.TB) *Authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -49,14 +49,14 @@ func New(t testing.TB) *Authority {
 	return a
 }
 
-// Issue writes a new certificate for servers of these names and its key into dir. Each
-// certificate ends later than the one before it.
+// Issue writes a new certificate for servers with the given names, and its key, into dir.
+// It returns the paths of both. Each certificate expires later than the one before it.
 func (a *Authority) Issue(dir string, names ...string) (certFile, keyFile string, notAfter time.Time) {
 	a.t.Helper()
 	return a.IssueAs(dir, func(c *x509.Certificate) { c.DNSNames = names })
 }
 
-// IssueAs is [Authority.Issue] of a certificate that set changes.
+// IssueAs is [Authority.Issue] with a certificate that set changes before it is signed.
 func (a *Authority) IssueAs(dir string, set func(*x509.Certificate)) (certFile, keyFile string, notAfter time.Time) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -88,13 +88,13 @@ func (a *Authority) IssueAs(dir string, set func(*x509.Certificate)) (certFile, 
 	return certFile, keyFile, notAfter
 }
 
-// Client returns the TLS configuration of a client that trusts a and expects a
-// server of that name.
+// Client returns the TLS configuration of a client that trusts a and expects a server
+// with the given name.
 func (a *Authority) Client(name string) *tls.Config {
 	return &tls.Config{RootCAs: a.pool, ServerName: name}
 }
 
-// PEM returns a's certificate as a file has it.
+// PEM returns a's certificate in PEM.
 func (a *Authority) PEM() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
 }
@@ -112,19 +112,18 @@ func (a *Authority) ClientCertificate(t testing.TB, name string) tls.Certificate
 	return pair
 }
 
-// Unusable are certificates that every client refuses: a name for the case, what to
-// set, and how the sentence that says why begins.
+// Unusable are certificates that every client refuses.
 var Unusable = []struct {
-	Name string
-	Set  func(*x509.Certificate)
-	Rule string
+	Name string                  // of the case
+	Set  func(*x509.Certificate) // for IssueAs
+	Rule string                  // the beginning of the rule that the certificate breaks
 }{
 	{"without a name", func(*x509.Certificate) {}, "must name its hosts"},
 	{"with a common name alone", func(c *x509.Certificate) { c.Subject.CommonName = "relay.test" }, "must name its hosts"},
-	{"ended", func(c *x509.Certificate) {
+	{"expired", func(c *x509.Certificate) {
 		c.DNSNames, c.NotAfter = []string{"relay.test"}, time.Now().Add(-time.Minute)
 	}, "must not have expired, and this certificate expired on "},
-	{"not yet good", func(c *x509.Certificate) {
+	{"not yet valid", func(c *x509.Certificate) {
 		c.DNSNames, c.NotBefore = []string{"relay.test"}, time.Now().Add(time.Minute)
 	}, "must be valid already"},
 	{"for clients", func(c *x509.Certificate) {

@@ -1,8 +1,8 @@
-// Package chart draws the SVG diagrams of the load tools: panels of lines over a
-// common x axis (Lines), and bars of several colours in rows over time (Bars).
+// Package chart draws the SVG diagrams of the load tools: panels of lines over a common x
+// axis (Lines), and rows of coloured bars over time (Bars).
 //
-// The pages of the simulator and the status page are drawn elsewhere. They are
-// interactive parts of HTML pages, with other axes and other contents.
+// It does not draw the diagrams of the simulator's pages and of the status page. Those are
+// interactive parts of HTML pages with other axes.
 package chart
 
 import (
@@ -34,7 +34,7 @@ func newCanvas(width, height, font, left int, title string, titleFont int) *canv
 	return c
 }
 
-// text writes a text at a point, with further attributes.
+// text writes a text at a point. attributes are further XML attributes.
 func (c *canvas) text(x, y float64, attributes, text string) {
 	fmt.Fprintf(c, `<text x="%.1f" y="%.1f" %s>%s</text>`+"\n", x, y, attributes, html.EscapeString(text))
 }
@@ -54,28 +54,28 @@ func (c *canvas) end() []byte {
 type Lines struct {
 	Title  string
 	Note   string    // a line below the panels
-	Height int       // of a panel
-	X      []float64 // from 0 to 1, of each point
+	Height int       // of each panel
+	X      []float64 // of each point, from 0 to 1
 	XTitle string
 	XMarks []Mark
 	Panels []Panel
 	Dots   bool // mark each point
 }
 
-// Mark is a label of an axis, at a place from 0 to 1.
+// Mark is a label of the x axis.
 type Mark struct {
-	At   float64
+	At   float64 // from 0 to 1
 	Text string
 }
 
 // Panel is one panel of lines.
 type Panel struct {
 	Title string
-	Log   bool // a logarithmic y axis, from a power of ten to a power of ten
+	Log   bool // the y axis is logarithmic and begins and ends at a power of ten
 	Lines []Line
 }
 
-// Line is one line. Y has a value for each X of the diagram.
+// Line is one line. Y has one value for each X of the diagram.
 type Line struct {
 	Name, Colour string
 	Y            []float64
@@ -97,7 +97,7 @@ func (l *Lines) SVG() []byte {
 	return c.end()
 }
 
-// panel draws a panel with its upper left corner at a point.
+// panel draws a panel whose upper left corner is at the given point.
 func (l *Lines) panel(c *canvas, p Panel, left, top, width, height float64) {
 	scale, grid := p.axis()
 	y := func(v float64) float64 { return top + height*(1-scale(v)) }
@@ -127,8 +127,8 @@ func (l *Lines) panel(c *canvas, p Panel, left, top, width, height float64) {
 	}
 }
 
-// axis returns the function from a value to its height, from 0 to 1, and the values
-// of the grid.
+// axis returns a function that maps a value to its height from 0 to 1, and the values of
+// the grid lines.
 func (p *Panel) axis() (scale func(float64) float64, grid []float64) {
 	low, high := math.Inf(1), 0.0
 	for _, line := range p.Lines {
@@ -166,6 +166,8 @@ func nice(v float64) float64 {
 	return 10 * p
 }
 
+// number formats v with at most four digits, in thousands (k) or millions (M) if it is
+// large.
 func number(v float64) string {
 	switch {
 	case v >= 1e6:
@@ -176,7 +178,7 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'g', 4, 64)
 }
 
-// Bars is a diagram of rows over time. Times are in seconds from 0 to End.
+// Bars is a diagram of rows over time. All times are in seconds, from 0 to End.
 type Bars struct {
 	Title  string
 	End    float64
@@ -191,7 +193,7 @@ type Row struct {
 	Bars []Bar
 }
 
-// Bar is a time in a row. A bar with Full set is as high as its row.
+// Bar is a period of time in a row. A bar with Full set is as high as its row.
 type Bar struct {
 	From, To     float64
 	Name, Colour string

@@ -129,7 +129,7 @@ func TestWhatIsNotAdmittedIsSaidAndTheBinaryStays(t *testing.T) {
 	askWake(t, b, "")
 	d.until("all are counted", func() bool { return d.outcomes() == "limited_rate 2, malformed 1, sent 6" })
 	for want, n := range map[string]int{
-		`envelope_dropped server_id=s err="this server-id sends too many push wakes"`:                        2,
+		`envelope_dropped server_id=s err="this server-id sends too many push wakes"`:                            2,
 		`envelope_dropped server_id=s err="push_wake must have the platform fcm and a token of 1 to 4096 bytes"`: 1,
 	} {
 		if strings.Count(d.log.String(), want) != n {

@@ -1,5 +1,5 @@
-// Package golden compares what is generated from the code with what stands in the
-// repository, for tests. With -update the tests write it instead.
+// Package golden compares text that a test generates from the code with text in the
+// repository. With -update the tests write the text into the repository.
 package golden
 
 import (
@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write what is generated instead of comparing it")
+var update = flag.Bool("update", false, "write the generated text instead of comparing it")
 
-// File compares want with the content of a file, by its path from the root of the
+// File compares want with the content of a file. name is its path from the root of the
 // module.
 func File(t testing.TB, name, want string) {
 	t.Helper()
@@ -24,8 +24,8 @@ func File(t testing.TB, name, want string) {
 	check(t, name, string(got), want, want)
 }
 
-// Section compares want with what stands in a page between the lines <!-- name --> and
-// <!-- /name -->.
+// Section compares want with the lines of a page between <!-- name --> and
+// <!-- /name -->. page is its path from the root of the module.
 func Section(t testing.TB, page, name, want string) {
 	t.Helper()
 	page = filepath.Join(root(t), page)
@@ -42,7 +42,8 @@ func Section(t testing.TB, page, name, want string) {
 	check(t, page, got, want, before+begin+want+end+after)
 }
 
-// check compares got with want, and with -update writes text into the file.
+// check compares got with want. If they differ, -update writes text into the file, and
+// otherwise the test fails.
 func check(t testing.TB, name, got, want, text string) {
 	t.Helper()
 	switch {

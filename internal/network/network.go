@@ -1,16 +1,16 @@
-// Package network says which addresses belong together when connections are
-// limited, and counts what each network has.
+// Package network defines which addresses share a limit, and counts what each network
+// uses.
 //
-// An IPv4 address stands alone: neighbouring addresses are often of different
-// customers, and each one costs its owner money. Of IPv6 one customer has a
-// network: a /64 at least, a /56 or a /48 in most homes, offices and data
-// centres. Yet a /48 is also what a mobile carrier gives its phones /64s from. So
-// wider networks have limits of their own, which are higher than that of one
-// address and much lower than the sum of what is in them: twice the limit for a
-// /56, four times for a /48. Sixty-five thousand /64s of one customer then count as
-// four addresses, and a carrier's /48 is not cut down to one.
+// An IPv4 address has a limit of its own: neighbouring addresses often belong to
+// different customers, and each address costs its owner money. One IPv6 customer has a
+// whole network: at least a /64, and a /56 or a /48 in most homes, offices and data
+// centres. However, a mobile carrier also assigns the /64s of its phones from one /48.
+// Therefore a wider network has a higher limit than one address, which is much lower
+// than the sum of the limits of its /64s: twice the limit for a /56, four times for a
+// /48. The 65,536 /64s of one customer then have the limit of four addresses, and a
+// carrier's /48 has more than that of one.
 //
-// The package imports nothing of this module.
+// The package imports nothing of this module. Begin with Of and Counts.
 package network
 
 import (
@@ -18,18 +18,19 @@ import (
 	"slices"
 )
 
-// levels are the widths of an IPv6 network that count, the narrowest first, and how
-// many times the limit of one address each may have.
+// levels are the prefix lengths at which IPv6 networks are counted, the narrowest
+// network first. share is the limit of such a network in multiples of the limit of one
+// address.
 var levels = [...]struct{ bits, share int }{{64, 1}, {56, 2}, {48, 4}}
 
-// Networks are the networks in which an address counts, the narrowest first.
+// Networks are the networks of one address, the narrowest first.
 type Networks struct {
 	prefixes [len(levels)]netip.Prefix
 	n        int
 }
 
-// Of returns the networks of a. An IPv4 address has one, itself. An invalid address
-// has one, too, which all such addresses share.
+// Of returns the networks of a. An IPv4 address has one network, which contains only
+// that address. All invalid addresses share one network.
 func Of(a netip.Addr) Networks {
 	var ns Networks
 	a = a.Unmap().WithZone("")
@@ -44,47 +45,47 @@ func Of(a netip.Addr) Networks {
 	return ns
 }
 
-// Len returns how many networks there are.
+// Len returns the number of networks.
 func (ns Networks) Len() int { return ns.n }
 
-// At returns network i, the narrowest first, and how many times the limit of one
-// address it may have.
+// At returns network i, and its limit in multiples of the limit of one address. Network 0
+// is the narrowest.
 func (ns Networks) At(i int) (p netip.Prefix, share int) { return ns.prefixes[i], levels[i].share }
 
-// Narrowest returns the network that stands for one address.
+// Narrowest returns the network that counts as one address.
 func (ns Networks) Narrowest() netip.Prefix { return ns.prefixes[0] }
 
-// Widest returns the network that one customer may have. Of IPv6 it is a /48, which may
-// also be a carrier's, with many customers.
+// Widest returns the largest network that one customer may have. For IPv6 it is a /48,
+// which can also belong to a carrier with many customers.
 func (ns Networks) Widest() netip.Prefix { return ns.prefixes[ns.n-1] }
 
-// Charged returns the address that stands for a where one network is enough: an IPv6
-// address is cut to its /64. The networks of both are the same.
+// Charged returns one address for all addresses of a's narrowest network: a itself for
+// IPv4, the first address of the /64 for IPv6. It has the same networks as a.
 func Charged(a netip.Addr) netip.Addr { return Of(a).prefixes[0].Addr() }
 
-// Counts says how much each network has. The zero value is ready for use. It is not
-// safe for concurrent use.
+// Counts has a count for each network. The zero value is ready to use. A caller must not
+// use it concurrently.
 type Counts struct {
 	groups   map[netip.Prefix]*Group // by the narrowest network
 	networks map[netip.Prefix]*int
 }
 
-// Group is what the networks of one address have in a [Counts]. It is valid as long
-// as the narrowest of them has anything.
+// Group has the counts of the networks of one address in a [Counts]. It is valid until
+// the count of the narrowest network becomes 0.
 type Group struct {
-	ns   Networks
-	have [len(levels)]*int
+	ns     Networks
+	counts [len(levels)]*int
 }
 
-// Add adds n, which may be negative, to what each of ns has, and returns their
-// group. What comes to 0 is forgotten.
+// Add adds n, which may be negative, to the count of each network of ns. It returns their
+// group, and deletes counts that become 0.
 func (c *Counts) Add(ns Networks, n int) *Group {
 	g := c.groups[ns.Narrowest()]
 	if g == nil {
 		g = c.group(ns)
 	}
 	for i, p := range ns.prefixes[:ns.n] {
-		if *g.have[i] += n; *g.have[i] == 0 {
+		if *g.counts[i] += n; *g.counts[i] == 0 {
 			delete(c.networks, p)
 			if i == 0 {
 				delete(c.groups, p)
@@ -94,51 +95,51 @@ func (c *Counts) Add(ns Networks, n int) *Group {
 	return g
 }
 
-// group enters the group of ns.
+// group creates the group of ns.
 func (c *Counts) group(ns Networks) *Group {
 	if c.groups == nil {
 		c.groups, c.networks = make(map[netip.Prefix]*Group), make(map[netip.Prefix]*int)
 	}
 	g := &Group{ns: ns}
 	for i, p := range ns.prefixes[:ns.n] {
-		if g.have[i] = c.networks[p]; g.have[i] == nil {
-			g.have[i] = new(int)
-			c.networks[p] = g.have[i]
+		if g.counts[i] = c.networks[p]; g.counts[i] == nil {
+			g.counts[i] = new(int)
+			c.networks[p] = g.counts[i]
 		}
 	}
 	c.groups[ns.Narrowest()] = g
 	return g
 }
 
-// Full returns the narrowest of ns that has all it may have if one address may have
-// limit.
+// Full returns the narrowest network of ns that has reached its limit, if any has. limit
+// is the limit of one address.
 func (c *Counts) Full(ns Networks, limit int) (p netip.Prefix, full bool) {
 	for i := range ns.n {
 		p, share := ns.At(i)
-		if have := c.networks[p]; have != nil && *have >= limit*share {
+		if n := c.networks[p]; n != nil && *n >= limit*share {
 			return p, true
 		}
 	}
 	return netip.Prefix{}, false
 }
 
-// Load returns how heavy ns are: the most that one of them has, divided by what it
-// may have of the limit of one address, and rounded up.
+// Load returns the highest load of a network of ns. The load is the count of a network,
+// divided by its limit in multiples of the limit of one address, and rounded up.
 func (c *Counts) Load(ns Networks) (load int) {
 	for i := range ns.n {
 		p, share := ns.At(i)
-		if have := c.networks[p]; have != nil {
-			load = max(load, (*have+share-1)/share)
+		if n := c.networks[p]; n != nil {
+			load = max(load, (*n+share-1)/share)
 		}
 	}
 	return load
 }
 
-// Load is [Counts.Load] of the group's networks.
+// Load returns the highest load of a network of the group, as [Counts.Load] does.
 func (g *Group) Load() (load int) {
-	for i, have := range g.have[:g.ns.n] {
+	for i, n := range g.counts[:g.ns.n] {
 		share := levels[i].share
-		load = max(load, (*have+share-1)/share)
+		load = max(load, (*n+share-1)/share)
 	}
 	return load
 }
@@ -149,10 +150,10 @@ func (g *Group) Networks() Networks { return g.ns }
 // In reports whether p is one of the group's networks.
 func (g *Group) In(p netip.Prefix) bool { return slices.Contains(g.ns.prefixes[:g.ns.n], p) }
 
-// Sum returns the sum of all that was added.
+// Sum returns the sum of the counts of all addresses.
 func (c *Counts) Sum() (sum int) {
 	for _, g := range c.groups {
-		sum += *g.have[0]
+		sum += *g.counts[0]
 	}
 	return sum
 }
