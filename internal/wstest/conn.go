@@ -1,6 +1,7 @@
 package wstest
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -9,9 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// Conn is a client's end of a WebSocket connection. One goroutine may read. Any
-// number may write. The embedded net.Conn carries the bytes below WebSocket: its
-// Read must not be called after Fill, ReadFrame, Next or ReadMessage has been.
+// Conn is a client's end of a WebSocket connection. One goroutine may read. Several
+// goroutines may write concurrently. The embedded net.Conn carries the bytes below
+// WebSocket: a caller must not use its Read after Fill, ReadFrame, Next or
+// ReadMessage.
 type Conn struct {
 	net.Conn
 
@@ -23,9 +25,9 @@ type Conn struct {
 	closed bool // a close frame has been sent
 }
 
-// NewConn returns a Conn on a connection that has been upgraded. early holds the
-// bytes of frames that have been read from it already. buffer is the initial size
-// of the read buffer, which grows if a frame needs more room.
+// NewConn returns a Conn on an upgraded connection. early holds the bytes of frames
+// that the caller has already read from it. buffer is the initial size of the read
+// buffer, which grows if a frame needs more room.
 func NewConn(c net.Conn, early []byte, buffer int) *Conn {
 	in := make([]byte, max(buffer, len(early)))
 	return &Conn{Conn: c, in: in, w: copy(in, early)}
@@ -34,8 +36,8 @@ func NewConn(c net.Conn, early []byte, buffer int) *Conn {
 // NetConn returns the connection below WebSocket.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
-// Fill blocks until more bytes have been read. Payloads that the Conn has returned
-// are invalid afterwards.
+// Fill blocks until it has read more bytes. Payloads that the Conn returned before are
+// invalid afterwards.
 func (c *Conn) Fill() error {
 	if c.r > 0 {
 		c.w = copy(c.in, c.in[c.r:c.w])
@@ -47,13 +49,13 @@ func (c *Conn) Fill() error {
 	n, err := c.Conn.Read(c.in[c.w:])
 	c.w += n
 	if n > 0 {
-		return nil // the error comes with the next read
+		return nil // the next read returns the error
 	}
 	return err
 }
 
-// TakeBytes returns the next n bytes that have been read, without interpreting
-// them. ok is false if fewer have been.
+// TakeBytes returns the next n bytes of the buffer without interpreting them. ok is
+// false if the buffer has fewer.
 func (c *Conn) TakeBytes(n int) (b []byte, ok bool) {
 	if c.w-c.r < n {
 		return nil, false
@@ -62,15 +64,15 @@ func (c *Conn) TakeBytes(n int) (b []byte, ok bool) {
 	return c.in[c.r-n : c.r], true
 }
 
-// takeFrame returns the next whole frame that has been read; ok is false if none
-// has been.
+// takeFrame returns the next frame of the buffer. ok is false if the buffer has no
+// complete frame.
 func (c *Conn) takeFrame() (f Frame, ok bool, err error) {
 	f, n, err := ParseFrame(c.in[c.r:c.w])
 	c.r += n
 	return f, n > 0, err
 }
 
-// ReadFrame returns the next frame, of whatever kind. It answers nothing. The
+// ReadFrame returns the next frame of any kind, and answers no ping and no close. The
 // payload is valid until the next call.
 func (c *Conn) ReadFrame() (Frame, error) {
 	for {
@@ -86,8 +88,8 @@ func (c *Conn) ReadFrame() (Frame, error) {
 	}
 }
 
-// handle answers a ping and a close, as a client must. It returns the payload of a
-// data frame, and a *CloseError for a close frame.
+// handle answers a ping or a close, as a client must. It returns the payload of a data
+// frame, and a *CloseError for a close frame.
 func (c *Conn) handle(f Frame) (payload []byte, data bool, err error) {
 	switch f.Op {
 	case Text:
@@ -107,9 +109,9 @@ func (c *Conn) handle(f Frame) (payload []byte, data bool, err error) {
 	return nil, false, nil // a pong
 }
 
-// Take returns the payload of the next data frame that has been read; ok is false
-// if none has been. It answers pings and a close. The payload is valid until the
-// next Fill.
+// Take returns the payload of the next data frame of the buffer, and answers pings and
+// a close. ok is false if the buffer has no complete data frame. The payload is valid
+// until the next Fill.
 func (c *Conn) Take() (payload []byte, ok bool, err error) {
 	for {
 		f, whole, err := c.takeFrame()
@@ -136,25 +138,26 @@ func (c *Conn) Next() ([]byte, error) {
 	}
 }
 
-// ReadMessage is Next with the opcode, which is Text, and with a payload that the
-// caller keeps. It returns an error if the payload is not UTF-8.
+// ReadMessage is like Next. It also returns the opcode, which is Text, and the caller
+// may keep the payload. It returns an error if the payload is not UTF-8.
 func (c *Conn) ReadMessage() (op int, payload []byte, err error) {
 	b, err := c.Next()
 	if err == nil && !utf8.Valid(b) {
-		err = errors.New("a text frame that is not UTF-8")
+		err = errors.New("the relay sent a text frame that is not UTF-8")
 	}
-	return Text, append([]byte(nil), b...), err
+	return Text, bytes.Clone(b), err
 }
 
-// Write writes b as it stands: frames, a part of a frame, or bytes that are none.
-// No answer to a ping comes between them.
+// Write writes b unchanged: frames, a part of a frame, or invalid bytes. The Conn writes
+// no answer to a ping between the bytes of b.
 func (c *Conn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.Conn.Write(b)
 }
 
-// WriteFrame writes one masked frame. first is FIN, reserved bits and opcode.
+// WriteFrame writes one masked frame. first is the frame's first byte: FIN, reserved
+// bits and opcode.
 func (c *Conn) WriteFrame(first byte, payload []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,8 +188,8 @@ func (c *Conn) Bye() {
 	c.Close()
 }
 
-// Reset closes the connection with a TCP RST, as the crash of a machine shows in
-// the end.
+// Reset closes the connection with a TCP RST, like a machine that restarts after a
+// crash.
 func (c *Conn) Reset() { Reset(c.Conn) }
 
 // Reset closes c with a TCP RST if it is a TCP connection.

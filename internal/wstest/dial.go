@@ -3,6 +3,7 @@ package wstest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/tls"
@@ -27,7 +28,7 @@ func (e *RefusedError) Error() string { return "refused: HTTP " + e.Text }
 
 // Dialer opens connections. The zero value is ready to use.
 type Dialer struct {
-	Timeout time.Duration                                   // of a dial, its handshakes included; 0: 10 s
+	Timeout time.Duration                                   // of a dial including its handshakes; 0: 10 s
 	Connect func(network, address string) (net.Conn, error) // nil: net.Dial within the timeout
 	TLS     *tls.Config                                     // for wss://; nil: the default
 	Buffer  int                                             // initial size of the read buffer; 0: 4 KiB
@@ -36,18 +37,15 @@ type Dialer struct {
 // Dial opens a connection with a zero Dialer.
 func Dial(to string, h http.Header) (*Conn, *http.Response, error) { return new(Dialer).Dial(to, h) }
 
-// Dial opens a connection to a ws:// or wss:// URL with the given headers. The
-// response is nil if none came. If it is not 101, Dial returns a *RefusedError,
-// and the response's body can be read.
+// Dial opens a connection to a ws:// or wss:// URL with the given headers. It also
+// returns the relay's response, or nil if the relay sent none. If the response is not
+// 101, Dial returns a *RefusedError, and the caller can read the response's body.
 func (d *Dialer) Dial(to string, h http.Header) (*Conn, *http.Response, error) {
 	u, err := url.Parse(to)
 	if err != nil {
 		return nil, nil, err
 	}
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = 10 * time.Second
-	}
+	timeout := cmp.Or(d.Timeout, 10*time.Second)
 	connect := d.Connect
 	if connect == nil {
 		connect = (&net.Dialer{Timeout: timeout, KeepAlive: -1}).Dial
@@ -81,8 +79,8 @@ func (d *Dialer) Dial(to string, h http.Header) (*Conn, *http.Response, error) {
 	return conn, resp, nil
 }
 
-// Request returns an upgrade request with the given headers, which replace its own
-// of the same names. It offers permessage-deflate, which no relay accepts.
+// Request returns an upgrade request. The headers h replace the request's own headers of
+// the same names. The request offers permessage-deflate, which no relay accepts.
 func Request(host, path string, h http.Header) string {
 	all := http.Header{"Host": {host}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-WebSocket-Version": {"13"},
 		"Sec-WebSocket-Key": {newKey()}, "Sec-WebSocket-Extensions": {"permessage-deflate"}}
@@ -108,11 +106,10 @@ func newKey() string {
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// Exchange writes one request to c as it stands and reads the answer. If the
-// answer is 101, it returns the upgraded connection, after it has checked the
-// answer's headers. Otherwise the Conn is nil and the caller reads the response's
-// body and closes c. The caller sets deadlines. buffer is the initial size of the
-// read buffer; 0 means 4 KiB.
+// Exchange writes a request to c unchanged and reads the answer. If the answer is 101,
+// Exchange checks its headers and returns the upgraded connection. Otherwise the Conn
+// is nil, and the caller reads the response's body and closes c. The caller sets
+// deadlines. buffer is the initial size of the read buffer; 0 means 4 KiB.
 func Exchange(c net.Conn, request string, buffer int) (*Conn, *http.Response, error) {
 	if _, err := io.WriteString(c, request); err != nil {
 		return nil, nil, err
@@ -130,14 +127,11 @@ func Exchange(c net.Conn, request string, buffer int) (*Conn, *http.Response, er
 		return nil, resp, err
 	}
 	early, _ := br.Peek(br.Buffered())
-	if buffer == 0 {
-		buffer = 4 << 10
-	}
-	return NewConn(c, early, buffer), resp, nil
+	return NewConn(c, early, cmp.Or(buffer, 4<<10)), resp, nil
 }
 
-// checkUpgrade returns an error if the headers of a 101 answer are not those of an
-// upgrade, or negotiate an extension or a subprotocol.
+// checkUpgrade returns an error if the headers h of a 101 answer do not complete the
+// upgrade that request asks for, or if they negotiate an extension or a subprotocol.
 func checkUpgrade(request string, h http.Header) error {
 	const label = "\r\nsec-websocket-key:"
 	key := ""
@@ -147,16 +141,16 @@ func checkUpgrade(request string, h http.Header) error {
 	want := accept(strings.TrimSpace(key))
 	switch got := h.Get("Sec-WebSocket-Accept"); {
 	case !strings.EqualFold(h.Get("Upgrade"), "websocket"), !strings.EqualFold(h.Get("Connection"), "upgrade"):
-		return fmt.Errorf("a 101 that is no upgrade: %v", h)
+		return fmt.Errorf("the 101 answer is not an upgrade: %v", h)
 	case got != want:
-		return fmt.Errorf("the upgrade is answered with the wrong Sec-WebSocket-Accept %q; want %q", got, want)
+		return fmt.Errorf("the 101 answer has the wrong Sec-WebSocket-Accept %q; want %q", got, want)
 	case h.Get("Sec-WebSocket-Extensions") != "" || h.Get("Sec-WebSocket-Protocol") != "":
-		return fmt.Errorf("the upgrade negotiates something: %v", h)
+		return fmt.Errorf("the 101 answer negotiates an extension or a subprotocol: %v", h)
 	}
 	return nil
 }
 
-// accept returns the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key.
+// accept returns the Sec-WebSocket-Accept for a Sec-WebSocket-Key.
 func accept(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

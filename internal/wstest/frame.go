@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -22,14 +23,14 @@ const (
 // FIN is the bit of a frame's first byte that marks the last frame of a message.
 const FIN = 0x80
 
-// Frame is one frame from a relay.
+// Frame is one frame that a relay sent.
 type Frame struct {
 	Op      byte
 	Payload []byte
 }
 
-// CloseError reports a close frame from the relay. The code is 1005 if the frame
-// has none.
+// CloseError reports a close frame from the relay. Code is 1005 if the frame has no
+// code.
 type CloseError struct {
 	Code int
 	Text string
@@ -42,12 +43,7 @@ func (e *CloseError) Error() string {
 // IsClose reports whether err is a close by the relay with one of the codes.
 func IsClose(err error, codes ...int) bool {
 	e, ok := errors.AsType[*CloseError](err)
-	for _, code := range codes {
-		if ok && e.Code == code {
-			return true
-		}
-	}
-	return false
+	return ok && slices.Contains(codes, e.Code)
 }
 
 // ClosePayload returns the payload of a close frame.
@@ -55,25 +51,25 @@ func ClosePayload(code int, text string) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), text...)
 }
 
-// parseClose returns the close that a payload says, or an error if a relay must
-// not send it.
+// parseClose returns a *CloseError for the payload of a close frame, or another error if
+// a relay must not send this payload.
 func parseClose(payload []byte) error {
 	if len(payload) == 0 {
 		return &CloseError{Code: 1005}
 	}
 	if len(payload) == 1 || !utf8.Valid(payload[2:]) {
-		return fmt.Errorf("a close frame with the payload %q", payload)
+		return fmt.Errorf("the relay sent a close frame with the payload %q", payload)
 	}
 	code := int(binary.BigEndian.Uint16(payload))
 	if code < 1000 || code > 1014 && code < 3000 || code > 4999 || code >= 1004 && code <= 1006 {
-		return fmt.Errorf("a close frame with the code %d", code)
+		return fmt.Errorf("the relay sent a close frame with the code %d", code)
 	}
 	return &CloseError{Code: code, Text: string(payload[2:])}
 }
 
-// header returns the lengths of the header and of the payload of the frame that b
-// begins with. It returns a payload of 0 if b does not hold the whole header, and a
-// header of 2 if b is shorter than that.
+// header returns the length of the header and of the payload of the frame at the start
+// of b. If b does not hold the complete header, the payload's length is 0; if b is
+// shorter than 2 bytes, the header's length is 2.
 func header(b []byte) (head int, size uint64) {
 	if len(b) < 2 {
 		return 2, 0
@@ -93,11 +89,11 @@ func header(b []byte) (head int, size uint64) {
 	return head, 0
 }
 
-// ParseFrame returns the frame that b begins with, and its length. The length is 0
-// if b does not hold the whole frame. The payload is a part of b. ParseFrame
-// returns an error for a frame that a relay must not send: fragmented, masked,
-// binary, with reserved bits, with a length in too long a form, or a control frame
-// of more than 125 bytes.
+// ParseFrame returns the frame at the start of b, and its length. The length is 0 if b
+// does not hold the complete frame. The payload is a part of b. ParseFrame returns an
+// error for a frame that a relay must not send: a fragmented, masked or binary frame, a
+// frame with reserved bits or with a length that is not in its shortest form, or a
+// control frame of more than 125 bytes.
 func ParseFrame(b []byte) (f Frame, length int, err error) {
 	head, size := header(b)
 	if len(b) < head {
@@ -125,11 +121,11 @@ func ParseFrame(b []byte) (f Frame, length int, err error) {
 	return f, length, nil
 }
 
-// maxFrame is more than any frame of a relay has.
+// maxFrame is larger than the payload of every frame of a relay.
 const maxFrame = 64 << 20
 
-// ReadFrame reads one frame from r, and nothing that follows it. It returns an error
-// for a frame that a relay must not send.
+// ReadFrame reads one frame from r, and no byte after it. It returns an error for a frame
+// that a relay must not send.
 func ReadFrame(r io.Reader) (Frame, error) {
 	b := make([]byte, 2)
 	if _, err := io.ReadFull(r, b); err != nil {
@@ -154,7 +150,7 @@ func ReadFrame(r io.Reader) (Frame, error) {
 // generator time.
 var maskKey = [4]byte{0x37, 0xfa, 0x21, 0x3d}
 
-// AppendFrame appends one masked frame to dst. first is the first byte: FIN,
+// AppendFrame appends one masked frame to dst. first is the frame's first byte: FIN,
 // reserved bits and opcode, in any combination.
 func AppendFrame[P []byte | string](dst []byte, first byte, payload P) []byte {
 	switch n := len(payload); {
@@ -192,16 +188,16 @@ func Mask(b []byte) {
 	}
 }
 
-// Violation is a stream of bytes that a phone must not send, and the code of the
-// close that the relay answers with.
+// Violation is a stream of bytes that a phone must not send, and the code of the close
+// frame with which the relay answers.
 type Violation struct {
 	Name  string
 	Bytes []byte
 	Code  int
 }
 
-// Violations returns streams that break a rule of the protocol or a limit. limit
-// is the maximum size of a message.
+// Violations returns streams that break a rule of the protocol or a limit. limit is the
+// relay's maximum size of a message.
 func Violations(limit int) []Violation {
 	repeated := func(first byte, payload string) []byte {
 		return []byte(strings.Repeat(string(AppendFrame(nil, first, payload)), 2000))

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// T is the part of testing.TB that a Peer uses. The package does not import
-// testing, so that commands can use it too.
+// T is the part of testing.TB that a Peer uses. The package does not import testing, so
+// that commands can use the package.
 type T interface {
 	Helper()
 	Cleanup(func())
@@ -16,12 +16,12 @@ type T interface {
 	Fatalf(string, ...any)
 }
 
-// patience bounds each wait of a Peer. No result depends on it: a test that waits
-// this long has failed.
+// patience bounds each wait of a Peer. A test that waits this long fails, so that no
+// other result depends on it.
 const patience = 10 * time.Second
 
-// Peer is a Conn of a test. Its own methods end the test at the first failure; they
-// must be called in the test's goroutine.
+// Peer is a Conn of a test. Its own methods end the test at the first failure, and must
+// be called in the test's goroutine.
 type Peer struct {
 	*Conn
 	t T
@@ -41,13 +41,13 @@ func (p *Peer) Send(s string) {
 	}
 }
 
-// Frame sends one frame. first is FIN, reserved bits and opcode.
+// Frame sends one frame. first is its first byte: FIN, reserved bits and opcode.
 func (p *Peer) Frame(first byte, payload string) {
 	p.t.Helper()
 	p.SendBytes(AppendFrame(nil, first, payload))
 }
 
-// SendBytes sends bytes as they stand.
+// SendBytes sends bytes unchanged.
 func (p *Peer) SendBytes(b []byte) {
 	p.t.Helper()
 	if _, err := p.Write(b); err != nil {
@@ -66,8 +66,8 @@ func (p *Peer) Recv() string {
 	return string(b)
 }
 
-// Await reads frames until one with opcode op comes, and returns its payload. It
-// answers nothing.
+// Await reads frames until one has opcode op, and returns its payload. It answers no ping
+// and no close.
 func (p *Peer) Await(op byte) string {
 	p.t.Helper()
 	_ = p.SetReadDeadline(time.Now().Add(patience))
@@ -82,7 +82,8 @@ func (p *Peer) Await(op byte) string {
 	}
 }
 
-// WantClose reads until the close, answers it, and compares it.
+// WantClose reads until the close frame and answers it. It compares the code and the
+// text.
 func (p *Peer) WantClose(code int, text string) {
 	p.t.Helper()
 	_ = p.SetReadDeadline(time.Now().Add(patience))
@@ -99,8 +100,8 @@ func (p *Peer) WantClose(code int, text string) {
 	}
 }
 
-// WantEnd reads until the close, does not answer it, compares every byte of it, and
-// checks that nothing follows.
+// WantEnd reads until the close frame and does not answer it. It compares every byte of
+// the frame, and checks that the relay then closes the connection.
 func (p *Peer) WantEnd(code int, text string) {
 	p.t.Helper()
 	if got, want := p.Await(Close), string(ClosePayload(code, text)); got != want {
@@ -111,11 +112,11 @@ func (p *Peer) WantEnd(code int, text string) {
 	}
 }
 
-// End is how a connection ended.
+// End describes the end of a connection.
 type End struct {
-	Code int // 0: without a close frame
+	Code int // of the close frame; 0: none
 	Text string
-	Err  error // nil: with a close frame
+	Err  error // nil if a close frame ended the connection
 }
 
 // EndOf returns the end that a read's error reports.
@@ -126,8 +127,9 @@ func EndOf(err error) End {
 	return End{Err: err}
 }
 
-// Hear reads p to its end in a goroutine of its own, and answers pings. The first
-// channel has the messages and is closed at the end. The second then has the end.
+// Hear reads p until it ends, in a goroutine of its own, and answers pings. It sends the
+// messages to the first channel. At the end it sends the end to the second channel and
+// closes the first.
 func (p *Peer) Hear() (<-chan string, <-chan End) {
 	messages, ends := make(chan string, 1<<16), make(chan End, 1)
 	_ = p.SetReadDeadline(time.Time{})
@@ -145,8 +147,8 @@ func (p *Peer) Hear() (<-chan string, <-chan End) {
 	return messages, ends
 }
 
-// Attend is Hear for a peer whose messages are of no interest. It closes p at the
-// end.
+// Attend reads p until it ends, in a goroutine of its own. It answers pings and discards
+// messages. Then it closes p and sends the end to the channel.
 func (p *Peer) Attend() <-chan End {
 	ends := make(chan End, 1)
 	_ = p.SetReadDeadline(time.Time{})
@@ -162,7 +164,7 @@ func (p *Peer) Attend() <-chan End {
 	return ends
 }
 
-// Echo returns every envelope with a frame to the phone that it came from, in a
+// Echo sends every envelope with a frame back to the phone that sent the frame, in a
 // goroutine of its own, until p ends.
 func (p *Peer) Echo() {
 	_ = p.SetReadDeadline(time.Time{})
@@ -176,5 +178,5 @@ func (p *Peer) Echo() {
 	}()
 }
 
-// On returns p as a Peer of another test, such as a subtest.
+// On returns p as a Peer of another test, for example of a subtest.
 func (p *Peer) On(t T) *Peer { return &Peer{p.Conn, t} }

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Log keeps what is written to it. Its methods may be called concurrently.
+// Log is a buffer in memory. Its methods may be called concurrently.
 type Log struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -27,7 +27,7 @@ func (l *Log) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-// String returns everything that has been written.
+// String returns all bytes that have been written.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,9 +41,9 @@ type Process struct {
 	err    error // the result of Wait; valid after exited
 }
 
-// StartProcess starts cmd and copies its output, standard error included, to log. It
-// returns when ready has returned true for a line of the output. Within the given
-// time, otherwise, or if the process or ctx ends first, it ends the process and
+// StartProcess starts cmd and copies its output, including standard error, to log. It
+// returns when ready has returned true for a line of the output. If no line is ready
+// within the given time, or if the process or ctx ends first, it ends the process and
 // returns an error that begins with name.
 func StartProcess(ctx context.Context, name string, cmd *exec.Cmd, log io.Writer, within time.Duration, ready func(line string) bool) (*Process, error) {
 	r, w, err := os.Pipe()
@@ -102,7 +102,7 @@ func StartProcess(ctx context.Context, name string, cmd *exec.Cmd, log io.Writer
 // has been read.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Wait waits until the process has ended, and returns how.
+// Wait waits until the process has ended, and returns the result of its exec.Cmd.
 func (p *Process) Wait() error {
 	<-p.exited
 	return p.err

@@ -156,7 +156,7 @@ func TestADialChecksTheAnswer(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{good + "\r\n", ""},
 		{strings.Replace(good, "KEY", "KEY=", 1) + "\r\n", "wrong Sec-WebSocket-Accept"},
-		{strings.Replace(good, "websocket", "h2c", 1) + "\r\n", "no upgrade"},
+		{strings.Replace(good, "websocket", "h2c", 1) + "\r\n", "not an upgrade"},
 		{good + "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n", "negotiates"},
 		{"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull", "refused: HTTP 503 Service Unavailable: full"},
 		{"nonsense\r\n\r\n", "no answer to the handshake"},
