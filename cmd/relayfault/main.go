@@ -1,9 +1,9 @@
-// Command relayfault tests whole relay processes under load and faults, over real
-// sockets, and says what is wrong: soak runs one relay for an hour under all kinds
-// of clients and reports what grows; cluster kills, freezes and partitions three
-// relays and reports server-ids that two of them served concurrently.
+// Command relayfault tests whole relay processes over real sockets, under load and
+// faults. soak runs one relay for an hour under all kinds of clients, and reports values
+// that grow. cluster kills, freezes and partitions three relays, and reports server-ids
+// that two of them served concurrently.
 //
-// Its tests in one process are those of internal/battery. The load tool of an
+// Fault tests of a relay within one process are in internal/battery. The load tool of an
 // operator is cmd/relayload.
 package main
 
