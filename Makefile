@@ -1,5 +1,5 @@
-# What to do with this module. Needs Go and make; the race detector, which
-# `test`, `build` and the simulator use, needs a C compiler too.
+# The targets need Go and make. `test`, `build` and the simulator use the race detector,
+# which also needs a C compiler.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 LDFLAGS  := -X main.version=$(VERSION) -X main.revision=$(REVISION)
 
-# What the tools of `lint` are; they are fetched when first used.
+# The tools of `lint` and `actionlint`. Go fetches each at its first use.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
@@ -32,14 +32,14 @@ help: ## show this list
 run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
 	./bin/pyrycode-relay serve $(ARGS)
 
-cluster: bin/pyrycode-relay ## three relays here that share server-ids, until Ctrl-C (docs/cluster.md)
+cluster: bin/pyrycode-relay ## run three relays here that share server-ids, until Ctrl-C (docs/cluster.md)
 	@if [ -t 0 ]; then set -m; fi; .ci/cluster $(PORT) $(ARGS) # -m: Ctrl-C reaches the script and not make
 
 NEMESIS ?= 30m
-cluster-battery: bin/pyrycode-relay bin/relayfault ## NEMESIS (30m) of kills, freezes and partitions of three relays: no overlap? (docs/cluster.md)
+cluster-battery: bin/pyrycode-relay bin/relayfault ## kill, freeze and partition three relays for NEMESIS (30m); fails if two serve one server-id (docs/cluster.md)
 	./bin/relayfault cluster battery --for $(NEMESIS) $(ARGS)
 
-cluster-figures: bin/pyrycode-relay bin/relayfault ## the figures of docs/cluster.md, seven minutes on a quiet machine
+cluster-figures: bin/pyrycode-relay bin/relayfault ## measure the figures of docs/cluster.md: seven minutes on a quiet machine
 	./bin/relayfault cluster figures $(ARGS)
 
 build: bin/pyrycode-relay bin/relayload bin/relayfault bin/relaysim bin/relaysim-race ## build everything into bin/
@@ -64,17 +64,17 @@ bin/relaysim-race:
 test: ## run all tests under the race detector
 	$(GO) test -race ./...
 
-test-short: ## the fast tests: without the race detector, attacks and long simulations
+test-short: ## run the fast tests: no race detector, no attacks, no long simulations
 	$(GO) test -short $$($(GO) list ./... | grep -v /internal/battery)
 
-lean-test: ## the lean build compiles, and says what it lacks
+lean-test: ## check that the lean build compiles and says what it lacks
 	$(GO) vet -tags lean ./...
 	$(GO) test -tags lean -run 'TestTheLeanBuild' ./cmd/pyrycode-relay
 
-vet: ## go vet
+vet: ## run go vet
 	$(GO) vet ./...
 
-lint: vet ## gofmt, go vet, staticcheck, govulncheck
+lint: vet ## run gofmt, go vet, staticcheck and govulncheck
 	@bad="$$(gofmt -l cmd internal sim)"; if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
 	@if $(GO) run $(STATICCHECK) -version >/dev/null 2>&1; then \
 		echo "staticcheck"; $(GO) run $(STATICCHECK) ./...; \
@@ -83,7 +83,7 @@ lint: vet ## gofmt, go vet, staticcheck, govulncheck
 		echo "govulncheck was NOT run: it could not be fetched"; \
 	else echo "govulncheck"; code=0; out="$$($(GO) run $(GOVULNCHECK) ./... 2>&1)" || code=$$?; \
 		if [ $$code -eq 0 ] || grep -q '^exit status 3$$' <<<"$$out"; then echo "$$out"; exit $$code; fi; \
-		echo "govulncheck was NOT run: it could not do its work, for lack of the network?"; grep govulncheck: <<<"$$out" || tail -n 2 <<<"$$out"; fi
+		echo "govulncheck was NOT run: it failed, perhaps because it needs the network:"; grep govulncheck: <<<"$$out" || tail -n 2 <<<"$$out"; fi
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	@set -e; for dir in $$(grep -rlE '^func Fuzz[A-Z_]' --include='*_test.go' . | xargs -r -n1 dirname | sort -u); do \
@@ -91,47 +91,47 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 			echo "fuzz $$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; done
 
-bench: bin/pyrycode-relay bin/relayload ## relay, baseline, splice and HAProxy side by side, seven minutes (docs/performance.md); ARGS="--rounds 9"
+bench: bin/pyrycode-relay bin/relayload ## compare the relay with the baseline, the splice and HAProxy: seven minutes (docs/performance.md); ARGS="--rounds 9"
 	./bin/relayload bench $(ARGS)
 
-curve: bin/pyrycode-relay bin/relayload ## the capacity curve, docs/capacity.svg, a minute
+curve: bin/pyrycode-relay bin/relayload ## measure and draw the capacity curve, docs/capacity.svg: a minute
 	./bin/relayload curve --relay bin/pyrycode-relay -o docs/capacity.svg --max 4096
 
-restart: bin/pyrycode-relay bin/relayload ## restart a relay under 1,000 pairs, each way, seven minutes (docs/operate.md)
+restart: bin/pyrycode-relay bin/relayload ## restart a relay under 1,000 pairs of clients in each way: seven minutes (docs/operate.md)
 	./bin/relayload restart $(ARGS)
 
-bench-steps: ## benchmarks of the steps, for benchstat; COUNT, BENCH
+bench-steps: ## run the benchmarks of single steps COUNT (10) times, for benchstat; BENCH selects them
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon
 
-battery: ## attacks and faults in large doses, a quarter of an hour; prints their table (docs/reliability.md)
+battery: ## run the fault tests with large doses: a quarter of an hour; prints their table (docs/reliability.md)
 	@.ci/battery
 
-docs: metrics-doc ## write what is generated in docs/
+docs: metrics-doc ## write the generated parts of docs/
 	$(GO) test ./internal/relay -run 'TestTheDesignPageHasTheLifeOfASlot' -update
 	$(GO) test ./internal/config -run 'TestTheOperatorsPageHasTheOptions' -update
 
-threats: ## take out each mitigation (of those that match THREATS) and see that a test notices (docs/security.md)
+threats: ## remove each mitigation that matches THREATS, and check that a test fails without it (docs/security.md)
 	THREATS='$(THREATS)' $(GO) test -count=1 -timeout 60m -v -run 'TestThreatsAreNoticed' ./internal/battery
 
-repro: bin/pyrycode-relay ## build the relay once more, elsewhere and with nothing cached, and compare
+repro: bin/pyrycode-relay ## build the relay again in another directory with an empty cache, and compare
 	@set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; cp -r go.mod go.sum cmd internal sim "$$d"; \
 	GOFLAGS=-buildvcs=false $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o "$$d/here" ./cmd/pyrycode-relay; \
 	(cd "$$d" && GOCACHE="$$d/cache" GOFLAGS=-buildvcs=false $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o there ./cmd/pyrycode-relay); \
 	if ! cmp "$$d/here" "$$d/there"; then echo "two builds of the same source differ"; exit 1; fi; \
 	echo "two builds in different directories are the same: $$(sha256sum <"$$d/here")"
 
-sbom: bin/pyrycode-relay ## what is in the binary, and its licences, as CycloneDX: out/sbom.json
+sbom: bin/pyrycode-relay ## write out/sbom.json: the modules of the relay and their licences, as CycloneDX
 	@mkdir -p out
 	@.ci/sbom bin/pyrycode-relay '$(VERSION)' >out/sbom.json
 	@echo "out/sbom.json: $$(grep -c '"purl"' out/sbom.json) components; licences:"
 	@grep -o '"id": "[^"]*"' out/sbom.json | sort | uniq -c
 
-soak: bin/pyrycode-relay bin/relayfault ## SOAKTIME (60m) of all that peers do; does anything grow? (docs/reliability.md)
+soak: bin/pyrycode-relay bin/relayfault ## run all kinds of clients for SOAKTIME (60m); fails if memory, goroutines or files grow (docs/reliability.md)
 	@mkdir -p out
 	./bin/relayfault soak --for $(SOAKTIME) --out out/soak.svg
 
-prometheus: ## a Prometheus on 127.0.0.1:9191 with the alerts, for `make run` (Debian: apt-get install prometheus)
-	@command -v prometheus >/dev/null || { echo "there is no prometheus here: apt-get install prometheus, or https://prometheus.io/download"; exit 1; }
+prometheus: ## run a Prometheus on 127.0.0.1:9191 with the alerts, for `make run` (Debian: apt-get install prometheus)
+	@command -v prometheus >/dev/null || { echo "prometheus is not installed: apt-get install prometheus, or https://prometheus.io/download"; exit 1; }
 	@mkdir -p out
 	prometheus --config.file=docs/deploy/prometheus/local.yml --storage.tsdb.path=out/prometheus --web.listen-address=127.0.0.1:9191
 
@@ -141,26 +141,26 @@ metrics-doc: ## write docs/metrics.md
 sim: bin/relaysim bin/relaysim-race ## sweep every simulated world for SIMTIME (10s)
 	@for w in $$(./bin/relaysim worlds); do ./bin/relaysim-race sweep -world $$w -for $(SIMTIME) -out sim-artefacts || exit 1; done
 
-mutants: bin/relaysim-race ## break the relay on purpose and see that the simulator notices: sim/mutants/kills-WORLD.md; WORLD=registry, relay or cluster
+mutants: bin/relaysim-race ## plant each bug of sim/mutants and check that the simulator finds it; writes sim/mutants/kills-WORLD.md; WORLD=registry, relay or cluster
 	./bin/relaysim-race mutants -world $(WORLD) -n 3 -limit 3000 -each 2s $(if $(findstring -only,$(ARGS)),,-o sim/mutants/kills-$(WORLD).md) $(ARGS)
 
-sim-nightly: bin/relaysim bin/relaysim-race ## an hour: every world, every strategy, exhaustive small scope
+sim-nightly: bin/relaysim bin/relaysim-race ## sweep every world with every strategy, and a small scope exhaustively: an hour
 	./bin/relaysim-race reach
 	./bin/relaysim exhaustive -bound 2 -for 5m
 	@for w in $$(./bin/relaysim worlds); do for s in uniform sticky pct2 pct3 pct4 starve; do \
 		./bin/relaysim-race sweep -world $$w -strategy $$s -for 4m -out sim-artefacts || exit 1; done; done
 
-actionlint: ## look at the workflows
+actionlint: ## check the workflows of GitHub Actions
 	@if $(GO) run $(ACTIONLINT) -version >/dev/null 2>&1; then $(GO) run $(ACTIONLINT); \
 	else echo "actionlint was NOT run: it could not be fetched"; fi
 
-cross: ## go vet for every system that a release is for
+cross: ## run go vet for every system of a release
 	@set -e; for s in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
 		echo "vet $$s"; CGO_ENABLED=0 GOOS=$${s%/*} GOARCH=$${s#*/} $(GO) vet ./...; done
 
 dist: ## build a release into dist/: archives, bills of materials, SHA256SUMS
 	.ci/dist
 
-dist-twice: ## the same, twice, and see that the bytes are the same
+dist-twice: ## build a release twice, and check that the bytes are the same
 	@set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; \
 	.ci/dist >/dev/null; cp dist/SHA256SUMS "$$d"; .ci/dist; cmp "$$d/SHA256SUMS" dist/SHA256SUMS

@@ -1,8 +1,8 @@
-// Command bom prints what is in a program, as CycloneDX, with the licence of
-// each module: bom PROGRAM VERSION. What is in it the go command has noted in
-// the program; licences are told from the texts in the module cache, into which
-// missing modules are fetched. The same program gives the same text. A module
-// whose licence is unknown, or is none that allows this use, is an error.
+// Command bom prints the modules of a program and their licences, as CycloneDX: bom
+// PROGRAM VERSION. It reads the modules from the build information in the program, and
+// recognizes the licences by their texts in the module cache. It downloads missing
+// modules. Two runs for the same program print the same text. A module with an unknown
+// licence, or with a licence that is not in allowed, is an error.
 package main
 
 import (
@@ -22,10 +22,10 @@ import (
 	"github.com/google/licenseclassifier/v2/assets"
 )
 
-// allowed are the licences that ask for no more than to be named.
+// allowed are the licences that require only a notice.
 var allowed = []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT"}
 
-// component and what is in it are CycloneDX 1.5.
+// component, choice, property and bom are parts of a CycloneDX 1.5 document.
 type component struct {
 	Type       string     `json:"type"`
 	Name       string     `json:"name"`
@@ -74,6 +74,8 @@ func main() {
 	}
 }
 
+// inventory returns the bill of materials of a program. The error names each module without
+// an allowed licence.
 func inventory(program, version string) (*bom, error) {
 	info, err := buildinfo.ReadFile(program)
 	if err != nil {
@@ -113,7 +115,7 @@ func inventory(program, version string) (*bom, error) {
 	return b, errors.Join(problems...)
 }
 
-// fetch is where a module's files are.
+// fetch returns the directory of a module in the module cache.
 func fetch(module string) (dir string, err error) {
 	cmd := exec.Command("go", "mod", "download", "-json", module)
 	cmd.Env = append(os.Environ(), "GOWORK=off")
@@ -127,7 +129,7 @@ func fetch(module string) (dir string, err error) {
 
 var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|unlicense)([-._].*)?$`)
 
-// licences is what the texts at the top of dir say.
+// licences returns the licences that the files at the top of dir contain.
 func licences(texts *classifier.Classifier, dir string) ([]choice, error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -149,7 +151,7 @@ func licences(texts *classifier.Classifier, dir string) ([]choice, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, errors.New("no licence that is known")
+		return nil, errors.New("found no known licence")
 	}
 	var all []choice
 	for _, id := range slices.Sorted(maps.Keys(found)) {

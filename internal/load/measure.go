@@ -40,6 +40,35 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, tell func(frames uint
 		ph.late = Latencies{}
 	}
 	var senders sync.WaitGroup
+	if err := fl.send(&senders); err != nil {
+		return Sample{}, err
+	}
+	Wait(ctx, warmUp)
+	from := fl.Snapshot(pids...)
+	for end := time.Now().Add(d); ctx.Err() == nil && fl.Failed() == nil; {
+		left := time.Until(end)
+		if left <= 0 {
+			break
+		}
+		Wait(ctx, min(left, 500*time.Millisecond))
+		tell(received(fl.phones)-from.frames, time.Since(from.At))
+	}
+	to := fl.Snapshot(pids...)
+	fl.stop.Store(true)
+	senders.Wait()
+	if err := fl.quiesce(); err != nil {
+		return Sample{}, err
+	}
+	if ctx.Err() != nil {
+		return Sample{}, ErrInterrupted
+	}
+	return fl.sample(from, to), nil
+}
+
+// send begins to send. In a fan-out and at a fixed rate, tasks of senders send until
+// fl.stop is set. Otherwise send posts the frames in flight, and each phone posts the
+// next frame when an answer arrives.
+func (fl *Fleet) send(senders *sync.WaitGroup) error {
 	switch {
 	case fl.Fanout:
 		for i, b := range fl.binaries {
@@ -62,30 +91,11 @@ func (fl *Fleet) Run(ctx context.Context, d time.Duration, tell func(frames uint
 				ph.post(now)
 			}
 			if err := ph.flush(); err != nil {
-				return Sample{}, err
+				return err
 			}
 		}
 	}
-	Wait(ctx, warmUp)
-	from := fl.Snapshot(pids...)
-	for end := time.Now().Add(d); ctx.Err() == nil && fl.Failed() == nil; {
-		left := time.Until(end)
-		if left <= 0 {
-			break
-		}
-		Wait(ctx, min(left, 500*time.Millisecond))
-		tell(received(fl.phones)-from.frames, time.Since(from.At))
-	}
-	to := fl.Snapshot(pids...)
-	fl.stop.Store(true)
-	senders.Wait()
-	if err := fl.quiesce(); err != nil {
-		return Sample{}, err
-	}
-	if ctx.Err() != nil {
-		return Sample{}, ErrInterrupted
-	}
-	return fl.sample(from, to), nil
+	return nil
 }
 
 // maxCatchUp is the number of frames that pace sends at one time if it is late. A relay
