@@ -1,67 +1,68 @@
 package wire
 
-// Limits bound one message of a peer. They fail closed: with the zero value only
-// control messages get through.
+// Limits bound one message of a peer. The zero value allows only control messages.
 type Limits struct {
-	Message   int // bytes of a whole message
-	Fragments int // fragments of one message, of which empty ones escape the limit in bytes
-	Free      int // bytes of buffer that need no [Assembler.Grant]; 0: none needs one
+	Message   int // bytes of one message
+	Fragments int // fragments of one message; the limit in bytes does not bound empty ones
+	Free      int // bytes of buffer without an [Assembler.Grant]; 0: no grant is ever needed
 
-	// Buffers are where messages are put together that do not come in one piece.
-	// Nil are those of the process.
+	// Buffers has the buffers for messages that arrive in more than one piece. Nil
+	// means the buffers of the process.
 	Buffers *Buffers
 }
 
-// Message is one whole message, or nothing if Op is [OpContinuation].
+// Message is one complete message. If Op is [OpContinuation], there is no message.
 type Message struct {
 	Op      Opcode
-	Payload []byte // unmasked; of a text message not checked to be UTF-8
+	Payload []byte // unmasked; a text may be invalid UTF-8
 }
 
-// Assembler turns what arrives on one connection from a client into messages.
-// The zero value is ready. It is small because every idle connection has one,
-// and holds a buffer only while a part of a message has come. Not for use by
-// two goroutines at once.
+// Assembler turns the bytes of one connection from a client into messages. The zero value
+// is ready to use. It is small, because every idle connection has one, and it has a
+// buffer only while a part of a message has arrived. Its methods must not be called
+// concurrently.
 //
-// The relay does not use the reader of gorilla/websocket, which puts no bound on
-// empty fragments and calls back for control messages in mid-read.
+// The relay does not use the reader of gorilla/websocket. That reader does not limit the
+// number of empty fragments, and it handles control messages in callbacks during a read.
 type Assembler struct {
-	buf *buffer // the message's bytes so far, then the control message's; nil if none
+	buf *buffer // the bytes of the message, followed by those of a control message; nil: none
 
-	// The fragment whose header has come.
-	left    uint64 // bytes of it still to come
-	key     uint32 // its mask, turned to the next byte
+	// The current fragment: its header is complete and its payload is not.
+	left    uint64 // bytes of the payload that have not arrived
+	key     uint32 // its masking key, rotated for the next byte
 	op      Opcode
 	fin     bool
-	inside  bool  // there is such a fragment
+	inside  bool  // a current fragment exists
 	control uint8 // bytes at the end of buf that belong to a control message
 
-	// The message whose first fragment has come.
-	message   Opcode // 0 if there is none
-	spent     bool   // buf belongs to a payload that was handed out
+	// The current message: its first fragment has begun and its last has not ended.
+	message   Opcode // 0: none
+	spent     bool   // buf belongs to a payload that Next has returned
 	fragments int32
-	granted   int // bytes that the message's buffer may have
-	wanted    int // bytes that it needs; 0 if no grant is missing
+	granted   int // bytes that the buffer of the message may have
+	wanted    int // bytes that the buffer needs; 0: no grant is needed
 
-	header [maxHeaderIn]byte // of the next fragment, as far as it has come
-	have   uint8
+	header [maxHeaderIn]byte // the part of the next fragment's header that has arrived
+	have   uint8             // the length of that part
 }
 
-// Next takes bytes from b and returns the next whole message, data or control,
-// and what of b is left. If there is none in b, m.Op is [OpContinuation], all of b has
-// been taken in, and rest is empty. So a caller goes round until m.Op is
-// OpContinuation; that last call also gives back the buffer of the payload before it.
+// Next takes bytes from b. It returns the next complete message, data or control, and the
+// rest of b. If b does not complete a message, m.Op is [OpContinuation], and Next has taken
+// all of b. A caller calls Next until m.Op is OpContinuation. That last call also returns
+// the buffer of the payload before it to its pool.
 //
-// A message that does not come in one piece needs a buffer. If lim.Free is not 0 and
-// it needs more than that, Next stops before it grows: m.Op is OpContinuation, Wanted is not 0, and
-// rest is not empty. The caller calls Grant and then Next with rest. A long message
-// needs several grants, each for about twice what has come.
+// A message that arrives in more than one piece needs a buffer. If lim.Free is not 0 and
+// the buffer must become larger than that, Next stops before it enlarges the buffer: m.Op
+// is OpContinuation, Wanted is not 0, and rest is not empty. The caller calls Grant and
+// then Next with rest. A long message needs several grants, each for about twice the bytes
+// that have arrived.
 //
-// Next may write to b. m.Payload is valid until the next call: it is a part of b
-// when the message was wholly in b and in one fragment, which costs neither copy
-// nor allocation, or else in a buffer which grows only by what has really come.
+// Next may write to b. m.Payload is valid until the next call. If the message is one
+// fragment and completely in b, the payload is a part of b, without a copy or an
+// allocation. Otherwise it is in a buffer, which grows only with the bytes that have
+// arrived.
 //
-// The error is a [*ProtocolError]. After it only Discard may be called.
+// Every error is a [*ProtocolError]. After an error the caller may only call Discard.
 func (a *Assembler) Next(b []byte, lim *Limits) (m Message, rest []byte, err error) {
 	if a.spent {
 		a.release()
@@ -100,9 +101,9 @@ func (a *Assembler) Next(b []byte, lim *Limits) (m Message, rest []byte, err err
 	}
 }
 
-// missing returns how large the buffer must become to take in the n bytes that have
-// come of the fragment at hand, or 0 if the message may have as much or needs none.
-// What the fragment announces does not count before it comes.
+// missing returns the size that the buffer needs for the n bytes of the current fragment
+// that have arrived. It returns 0 if the buffer may have this size or if the message needs
+// no buffer. Bytes that a header announces do not count before they arrive.
 func (a *Assembler) missing(n int, lim *Limits) int {
 	if lim.Free == 0 || a.op.Control() || a.buf == nil && a.fin && a.left <= uint64(n) {
 		return 0
@@ -114,7 +115,7 @@ func (a *Assembler) missing(n int, lim *Limits) int {
 	return min(2*got, a.most(lim)) // the buffer doubles
 }
 
-// most is how large the buffer may become in the fragment at hand.
+// most returns the maximum size of the buffer during the current fragment.
 func (a *Assembler) most(lim *Limits) int {
 	whole := a.held() + int(a.left)
 	if a.fin {
@@ -123,18 +124,17 @@ func (a *Assembler) most(lim *Limits) int {
 	return max(whole, lim.Message)
 }
 
-// Wanted returns how many bytes of buffer the message at hand needs before Next
-// goes on, or 0 if it needs no grant.
+// Wanted returns the size of the buffer in bytes that the current message needs before
+// Next can continue, or 0 if the message needs no grant.
 func (a *Assembler) Wanted() int { return a.wanted }
 
-// Grant lets the message at hand have a buffer of n bytes.
+// Grant allows the current message a buffer of n bytes.
 func (a *Assembler) Grant(n int) { a.granted, a.wanted = n, 0 }
 
-// Holds returns the capacity of the buffer, or what has been granted if that is
-// more.
+// Holds returns the capacity of the buffer or the granted size, whichever is larger.
 func (a *Assembler) Holds() int { return max(a.size(), a.granted) }
 
-// size is the capacity of the buffer.
+// size returns the capacity of the buffer.
 func (a *Assembler) size() int {
 	if a.buf == nil {
 		return 0
@@ -142,14 +142,15 @@ func (a *Assembler) size() int {
 	return cap(a.buf.bytes)
 }
 
-// Release gives back the buffer of the last payload, which is no longer valid.
+// Release returns the buffer of the last payload to its pool. The payload is invalid
+// afterwards.
 func (a *Assembler) Release() {
 	if a.spent {
 		a.release()
 	}
 }
 
-// endControl is the payload of the control message of which part is the rest.
+// endControl returns the payload of a control message. part is its last part.
 func (a *Assembler) endControl(part []byte, lim *Limits) []byte {
 	if a.control == 0 {
 		unmask(part, a.key)
@@ -165,7 +166,7 @@ func (a *Assembler) endControl(part []byte, lim *Limits) []byte {
 	return payload
 }
 
-// endMessage is the payload of the data message of which part is the rest.
+// endMessage returns the payload of a data message. part is its last part.
 func (a *Assembler) endMessage(part []byte, lim *Limits) []byte {
 	if a.buf == nil {
 		unmask(part, a.key)
@@ -176,7 +177,7 @@ func (a *Assembler) endMessage(part []byte, lim *Limits) []byte {
 	return a.buf.bytes
 }
 
-// keep takes in a part of the fragment at hand.
+// keep copies a part of the current fragment into the buffer.
 func (a *Assembler) keep(part []byte, lim *Limits) {
 	if len(part) == 0 {
 		return
@@ -197,13 +198,13 @@ func (a *Assembler) keep(part []byte, lim *Limits) {
 	}
 }
 
-// Pending reports whether a part of a message has come but not all of it.
+// Pending reports whether a message is incomplete: a part of it has arrived.
 func (a *Assembler) Pending() bool {
 	return a.inside || a.have > 0 || a.message != 0
 }
 
-// Discard gives back the buffer and forgets what has come: the connection is
-// over. The last payload is no longer valid.
+// Discard resets a and returns its buffer to its pool, at the end of the connection. The
+// last payload is invalid afterwards.
 func (a *Assembler) Discard() {
 	a.release()
 	*a = Assembler{}
@@ -217,7 +218,7 @@ func (a *Assembler) release() {
 	a.spent = false
 }
 
-// held is how many bytes of the message at hand have come.
+// held returns the number of bytes in the buffer.
 func (a *Assembler) held() int {
 	if a.buf == nil {
 		return 0

@@ -6,42 +6,40 @@ import (
 )
 
 const (
-	// minBuffer is the smallest buffer, in bytes, so that a message that comes in
-	// small pieces does not grow its buffer piece by piece.
+	// minBuffer is the minimum size of a buffer in bytes. With it, a message in small pieces
+	// does not enlarge its buffer for each piece.
 	minBuffer = 512
 
-	// maxPooled is the largest buffer, in bytes, that is kept for use again. Few
-	// messages are larger; their buffers are better given to the collector than
-	// held for ever.
+	// maxPooled is the maximum size in bytes of a buffer that returns to its pool. Few
+	// messages are larger, and the garbage collector frees their buffers.
 	maxPooled = 64 << 10
 )
 
-// buffer is where a message that does not come in one piece is put together.
+// buffer holds the bytes of a message that arrives in more than one piece.
 type buffer struct {
 	bytes []byte
 	from  *Buffers
 }
 
-// A Pool keeps values for use again. A [sync.Pool] is one.
+// A Pool keeps free values for later use, as [sync.Pool] does.
 type Pool interface {
 	Get() any
 	Put(any)
 }
 
-// Buffers is a pool of the buffers in which messages are put together. Its methods
-// may be called from any goroutine.
+// Buffers is a pool of the buffers of assemblers. Its methods may be called from any
+// goroutine.
 type Buffers struct{ pool Pool }
 
-// NewBuffers returns the buffers of a pool that newPool makes. newPool gets the
-// functions that make a value and that overwrite a value which nobody may use any
-// more.
+// NewBuffers returns buffers in a pool that newPool creates. newPool receives two
+// functions: fresh returns a new value, and overwrite overwrites the memory of a free value.
 func NewBuffers(newPool func(fresh func() any, overwrite func(any)) Pool) *Buffers {
 	p := &Buffers{}
 	p.pool = newPool(func() any { return &buffer{from: p} }, func(v any) { v.(*buffer).overwrite() })
 	return p
 }
 
-// processBuffers are the buffers of every Limits that names no others.
+// processBuffers are the buffers of every Limits in which Buffers is nil.
 var processBuffers = NewBuffers(func(fresh func() any, _ func(any)) Pool { return &sync.Pool{New: fresh} })
 
 func (p *Buffers) get() *buffer {
@@ -51,8 +49,8 @@ func (p *Buffers) get() *buffer {
 	return p.pool.Get().(*buffer)
 }
 
-// free gives the buffer back to the pool that it is from, unless it has grown too
-// large to keep. Nothing may use b, or a slice of it, afterwards.
+// free returns the buffer to its pool unless it is larger than maxPooled. The caller must
+// not use b, or a slice of it, afterwards.
 func (b *buffer) free() {
 	if cap(b.bytes) > maxPooled {
 		return
@@ -65,9 +63,9 @@ func (b *buffer) overwrite() { Overwrite(b.bytes[:cap(b.bytes)]) }
 
 var overwritten = bytes.Repeat([]byte{0xdb}, 1<<10)
 
-// Overwrite fills memory that nobody may use any more with bytes that are not UTF-8
-// and begin no frame that a peer accepts. It leaves out parts that no one has written
-// to since they were allocated or overwritten.
+// Overwrite fills free memory with bytes that are not UTF-8 and are not the start of a
+// message that a peer accepts, so that a use after free is noticed. It skips parts that
+// have not changed since they were allocated or overwritten.
 func Overwrite(b []byte) {
 	for len(b) > 0 {
 		part := b[:min(len(b), len(overwritten))]
@@ -80,8 +78,9 @@ func Overwrite(b []byte) {
 
 var zeros [1 << 10]byte
 
-// append adds part. Memory follows what has come, not what was announced: it at
-// most doubles, and stops at most bytes, which must have room for part.
+// append appends part. The buffer grows with the bytes that have arrived and not with the
+// length that a header announces: it at most doubles, up to most bytes. The caller ensures
+// that part fits into most bytes.
 func (b *buffer) append(part []byte, most int) {
 	need := len(b.bytes) + len(part)
 	if need > cap(b.bytes) {

@@ -5,12 +5,13 @@ import (
 	"unicode/utf8"
 )
 
-// maxReason is the greatest length of a reason: the 125 bytes of a close without the code.
+// maxReason is the maximum length of a reason in bytes: the 125 bytes of a control message
+// minus the code.
 const maxReason = maxShort - 2
 
-// AppendClose appends a whole close message. The reason is cut at 123 bytes, not inside a
-// rune, and before the first byte that is not UTF-8. With [CloseNone] the payload is
-// empty and has no reason. Any other code that is not [CloseCode.Legal] is sent as
+// AppendClose appends a close message. It cuts the reason to at most 123 bytes, at the end
+// of a rune, and before the first byte that is not UTF-8. With [CloseNone] the payload is
+// empty. AppendClose replaces any other code that is not [CloseCode.Legal] by
 // [CloseInternal], because peers treat an illegal code as an error of the relay.
 func AppendClose(dst []byte, code CloseCode, reason string) []byte {
 	if code == CloseNone {
@@ -33,7 +34,7 @@ func AppendClose(dst []byte, code CloseCode, reason string) []byte {
 }
 
 // ParseClose parses the payload of a close message. The code of an empty payload is
-// [CloseNone]. The error is a [*ProtocolError]: 1002 for a payload of one byte or an
+// [CloseNone]. Every error is a [*ProtocolError]: 1002 for a payload of one byte or an
 // illegal code, 1007 for a reason that is not UTF-8 (RFC 6455 §5.5.1, §7.4).
 func ParseClose(payload []byte) (code CloseCode, reason string, err error) {
 	if len(payload) == 0 {

@@ -4,13 +4,13 @@ package wire
 type CloseCode uint16
 
 // The close codes that the relay itself sends or handles. Binaries close their phones
-// with others, which the relay passes through.
+// with other codes too, which the relay forwards.
 const (
-	// CloseNone means that no code was given. It is never sent: RFC 6455 §7.1.5
-	// expresses it by an empty close payload.
+	// CloseNone means that a close has no code. The relay never sends it as a number: in
+	// RFC 6455 §7.1.5 such a close has an empty payload.
 	CloseNone CloseCode = 0
 
-	CloseNormal      CloseCode = 1000 // plain teardown, grace expiry
+	CloseNormal      CloseCode = 1000 // a normal end, or the end of the grace
 	CloseGoingAway   CloseCode = 1001 // the relay shuts down
 	CloseProtocol    CloseCode = 1002 // the peer broke RFC 6455
 	CloseInvalidData CloseCode = 1007 // not JSON, or not UTF-8
@@ -22,11 +22,11 @@ const (
 
 	CloseNoServer      CloseCode = 4404 // no binary holds the server-id, or it was reclaimed
 	CloseServerInUse   CloseCode = 4409 // the server-id's holder is alive
-	CloseTooManyPhones CloseCode = 4429 // the server-id has all its phones
+	CloseTooManyPhones CloseCode = 4429 // the server-id has its maximum number of phones
 )
 
-// The reasons of the relay's own close codes. Clients may show or compare them, so they
-// must not change.
+// The reasons of the relay's own close codes. They must not change, because clients may
+// show or compare them.
 const (
 	ReasonShuttingDown  = "shutting down"
 	ReasonHeartbeat     = "heartbeat timeout"
@@ -39,10 +39,10 @@ const (
 	ReasonBadEnvelopes  = "too many bad envelopes"
 )
 
-// Legal reports whether c may be sent in a close: 1000–1003, 1007–1014 and
-// 3000–4999 (RFC 6455 §7.4 with the IANA registry as of 1014). The other codes are
-// reserved. Of these, 1005 and 1006 denote a close without a code and an end without a
-// close message.
+// Legal reports whether a peer may send c in a close: 1000–1003, 1007–1014 and 3000–4999
+// (RFC 6455 §7.4, with the codes of the IANA registry up to 1014). The other codes are
+// reserved, for example 1005 for a close without a code and 1006 for an end without a close
+// message.
 func (c CloseCode) Legal() bool {
 	return c >= 1000 && c <= 1003 || c >= 1007 && c <= 1014 || c >= 3000 && c <= 4999
 }
@@ -74,9 +74,9 @@ var labels = [...]struct {
 
 const labelOther = "other"
 
-// Label returns c as a label value for metrics: its decimal digits if the protocol names
-// it, and otherwise "other", also for [CloseNone]. A peer can choose among 2,000 codes and
-// must not be able to create as many series. Label does not allocate.
+// Label returns the label value of c for metrics: its decimal digits if the protocol names
+// it, otherwise "other", also for [CloseNone]. A peer can choose among more than 2,000
+// codes, and must not be able to create a series for each. Label does not allocate.
 func Label(c CloseCode) string {
 	for i := range labels {
 		if labels[i].code == c {
@@ -86,8 +86,8 @@ func Label(c CloseCode) string {
 	return labelOther
 }
 
-// Labels returns every value that [Label] can return, sorted, so that all series can be
-// created at the start. The slice belongs to the caller.
+// Labels returns every value that [Label] can return, sorted, so that a caller can create
+// all series at the start. The caller may change the slice.
 func Labels() []string {
 	all := make([]string, 0, len(labels)+1)
 	for i := range labels {

@@ -7,53 +7,52 @@ import (
 	"unicode/utf8"
 )
 
-// Envelope is one message of a binary. Which of its fields are set decides what
-// it asks for; that is the relay's business.
+// Envelope is one message of a binary. The fields that are set decide its meaning, which
+// the relay interprets.
 type Envelope struct {
-	ConnID    []byte    // the phone that is meant, cut at MaxText bytes; empty if absent
-	Frame     []byte    // one valid JSON text, exactly as the binary wrote it; nil if absent or null
-	CloseCode int       // 0 if absent or null; as sent, so perhaps not legal or not even positive
-	Push      *PushWake // nil if absent or null, and if there is a ConnID
+	ConnID    []byte    // of the phone, cut to MaxText bytes; empty if absent
+	Frame     []byte    // one valid JSON text with the bytes that the binary sent; nil if absent or null
+	CloseCode int       // 0 if absent or null; may be illegal or negative
+	Push      *PushWake // nil if absent or null, and if ConnID is set
 }
 
-// PushWake asks the relay itself to wake a device that has no connection.
-// Its texts are cut at [MaxText] bytes.
+// PushWake asks the relay to wake a device that has no connection. Its texts are cut to
+// [MaxText] bytes.
 type PushWake struct {
 	Platform string `json:"platform"`
-	Token    string `json:"token"` // a secret: never logged
+	Token    string `json:"token"` // a secret: do not log it
 }
 
-// MaxToken is how long the token of a [PushWake] may be, in bytes. FCM's have about
-// 200, and those that wait to be sent are kept.
+// MaxToken is the maximum length in bytes of the token of a [PushWake]. FCM's tokens have
+// about 200 bytes. The limit bounds the memory of wakes in flight.
 const MaxToken = 4 << 10
 
-// Usable reports whether w is for a platform that the protocol knows, with a token
-// that can be one.
+// Usable reports whether w names a platform of the protocol and has a token of a valid
+// length.
 func (w PushWake) Usable() bool {
 	return w.Platform == "fcm" && w.Token != "" && len(w.Token) <= MaxToken
 }
 
-// MaxText is how many bytes [ParseEnvelope] keeps of a text. It is more than any
-// that means something, and bounds the memory for those that mean nothing.
+// MaxText is the length in bytes to which [ParseEnvelope] cuts a text. Every valid text is
+// shorter. The limit bounds the memory for invalid ones.
 const MaxText = 8 << 10
 
-// Why [ParseEnvelope] refuses a message. They quote nothing of it, so that they
-// may be logged and counted.
+// Errors of [ParseEnvelope]. They contain nothing of the message, so that the relay may log
+// and count them.
 var (
 	ErrNotUTF8   = errors.New("envelope is not UTF-8")
 	ErrNotObject = errors.New("envelope is not a JSON object")
 	ErrField     = errors.New("envelope has a field of the wrong type")
 )
 
-// ParseEnvelope opens a binary's message. It takes what encoding/json takes:
-// fields in any order, unknown ones, keys in other case or with escapes, of
-// repeated keys the last; but b must be UTF-8 and an object. A push_wake that
-// comes with a conn_id is not looked at, well formed or not.
+// ParseEnvelope parses a binary's message. b must be a JSON object in UTF-8. Otherwise
+// ParseEnvelope accepts the same as encoding/json: fields in any order, unknown fields, keys
+// in another case or with escapes, and repeated keys, of which the last counts. It ignores
+// a push_wake next to a conn_id, even a malformed one.
 //
-// ConnID and Frame may alias b. The error is [ErrNotUTF8], [ErrNotObject] or
-// [ErrField]. Whatever b is, ParseEnvelope passes over it a bounded number of
-// times, and allocates only for a conn_id with escapes and for a push_wake,
-// [MaxText] bytes for each text at most.
+// ConnID and Frame may alias b. The error is [ErrNotUTF8], [ErrNotObject] or [ErrField].
+// For every b, ParseEnvelope reads b a bounded number of times. It allocates only for a
+// conn_id with escapes and for a push_wake, at most [MaxText] bytes for each text.
 func ParseEnvelope(b []byte) (Envelope, error) {
 	var e Envelope
 	var odd oddFields
@@ -89,15 +88,15 @@ func ParseEnvelope(b []byte) (Envelope, error) {
 				code = code*10 + int(b[q]-'0')
 				q++
 			}
-			// Not a sign, a leading zero, a fraction, an exponent, or more digits
-			// than any close code has.
+			// This branch takes only a number without a sign, a leading zero, a fraction and
+			// an exponent, and with no more digits than a close code has.
 			if q > v && q-v <= 5 && b[v] != '0' && q < len(b) && b[q] != '.' && b[q]|0x20 != 'e' {
 				e.CloseCode, end = code, q
 			}
 		}
 		if end < 0 {
 			if i < len(b) && b[i] == '}' && skipSpace(b, brace+1) == i && skipSpace(b, i+1) == len(b) {
-				return Envelope{}, nil // no field at all
+				return Envelope{}, nil // the object is empty
 			}
 			if end = odd.take(b, i, &e); end < 0 {
 				return Envelope{}, notObject(b)
@@ -124,8 +123,8 @@ func hasPrefix(b []byte, prefix string) bool {
 	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
 }
 
-// usualValue passes over the colon and white space that follow a key; it is
-// len(b) if there is no colon.
+// usualValue returns the index of the value after a key that ends at i: it skips the colon
+// and white space. It returns len(b) if b has no colon there.
 func usualValue(b []byte, i int) int {
 	i = skipSpace(b, i)
 	if i >= len(b) || b[i] != ':' {
@@ -134,7 +133,7 @@ func usualValue(b []byte, i int) int {
 	return skipSpace(b, i+1)
 }
 
-// notObject is the error for a b that is not a JSON object in UTF-8.
+// notObject returns the error for a b that is not a JSON object in UTF-8.
 func notObject(b []byte) error {
 	if !utf8.Valid(b) {
 		return ErrNotUTF8
@@ -142,16 +141,16 @@ func notObject(b []byte) error {
 	return ErrNotObject
 }
 
-// oddFields is what ParseEnvelope keeps of the fields that daemons do not
-// usually send, or not in that form, until it has seen the whole envelope.
+// oddFields has the fields of unusual kind or form, until ParseEnvelope has read the whole
+// envelope. Daemons rarely send such fields.
 type oddFields struct {
-	connID    []byte // the last conn_id, a literal with escapes; nil if it had none
-	push      []byte // the last push_wake; nil if there is none
-	wrongType bool   // there is a field of the wrong type
+	connID    []byte // the literal of the last conn_id if it has escapes, otherwise nil
+	push      []byte // the last push_wake, or nil
+	wrongType bool   // a field has the wrong type
 }
 
-// take takes in the field whose key begins at b[i], and returns the index of
-// what follows it, or malformed.
+// take parses the field whose key begins at b[i] into e and o. It returns the index after
+// the field, or malformed.
 func (o *oddFields) take(b []byte, i int, e *Envelope) int {
 	key, v := scanField(b, i)
 	if v < 0 {
@@ -192,7 +191,7 @@ func (o *oddFields) take(b []byte, i int, e *Envelope) int {
 	return end
 }
 
-// finish completes e, whose message is an object in UTF-8.
+// finish completes e after the whole envelope has been read.
 func (o *oddFields) finish(e Envelope) (Envelope, error) {
 	if o.wrongType {
 		return Envelope{}, ErrField
@@ -211,7 +210,7 @@ func (o *oddFields) finish(e Envelope) (Envelope, error) {
 	return e, nil
 }
 
-// parsePush reads a push_wake. b is a valid JSON text.
+// parsePush parses a push_wake. b must be a valid JSON text.
 func parsePush(b []byte) (*PushWake, bool) {
 	if b[0] != '{' {
 		return nil, false
@@ -233,7 +232,7 @@ func parsePush(b []byte) (*PushWake, bool) {
 	return &PushWake{Platform: text(literals[0]), Token: text(literals[1])}, true
 }
 
-// What a frame is wrapped in on its way to a binary.
+// The parts of an envelope around a frame for a binary.
 const (
 	envelopeHead = `{"conn_id":"`
 	envelopeMid  = `","frame":`
@@ -241,21 +240,21 @@ const (
 	// EnvelopeSuffix ends an envelope that [AppendEnvelopePrefix] began.
 	EnvelopeSuffix = "}"
 
-	// EnvelopeOverhead is by how many bytes an envelope is longer than its frame.
+	// EnvelopeOverhead is the number of bytes that an envelope adds to its frame.
 	EnvelopeOverhead = len(envelopeHead) + len(connIDPrefix) + 2*connIDBytes + len(envelopeMid) + len(EnvelopeSuffix)
 )
 
-// AppendEnvelopePrefix appends what goes before a frame in the envelope that
-// takes it to a binary; [EnvelopeSuffix] goes after it. The id is one that
-// [NewConnID] made: it is not escaped.
+// AppendEnvelopePrefix appends the part of an envelope before its frame. The caller appends
+// the frame and [EnvelopeSuffix]. The id must be one of [NewConnID], because
+// AppendEnvelopePrefix does not escape it.
 func AppendEnvelopePrefix(dst []byte, id ConnID) []byte {
 	dst = append(dst, envelopeHead...)
 	dst = append(dst, id...)
 	return append(dst, envelopeMid...)
 }
 
-// AppendCloseNotice appends the envelope that tells a binary that a phone is
-// gone and with which code. It has no frame key: binaries tell it by that.
+// AppendCloseNotice appends the envelope that tells a binary that a phone has gone, and the
+// close code. It has no key frame, by which binaries recognize it.
 func AppendCloseNotice(dst []byte, id ConnID, code CloseCode) []byte {
 	dst = append(dst, envelopeHead...)
 	dst = append(dst, id...)

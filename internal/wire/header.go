@@ -5,12 +5,12 @@ import (
 	"math"
 )
 
-// maxHeaderIn is the length of the longest header of a client: two bytes, eight
-// of length, four of mask.
+// maxHeaderIn is the maximum length of a client's header: two bytes, eight bytes of
+// length, and four bytes of masking key.
 const maxHeaderIn = 14
 
-// takeHeader takes bytes of b for the header of the next fragment and returns
-// how many. With a whole header a.inside is true, without one all of b is taken.
+// takeHeader takes bytes of b for the header of the next fragment, and returns their
+// number. If the header is complete, it sets a.inside. Otherwise it takes all of b.
 func (a *Assembler) takeHeader(b []byte, lim *Limits) (int, error) {
 	if a.have == 0 {
 		n, err := a.parseHeader(b, lim)
@@ -18,7 +18,8 @@ func (a *Assembler) takeHeader(b []byte, lim *Limits) (int, error) {
 			return n, err
 		}
 	}
-	// Byte by byte, since only headers that a read has cut come here.
+	// Only a header that is split between two reads comes here, so that a loop over bytes
+	// is fast enough.
 	for i, c := range b {
 		a.header[a.have] = c
 		a.have++
@@ -34,9 +35,9 @@ func (a *Assembler) takeHeader(b []byte, lim *Limits) (int, error) {
 	return len(b), nil
 }
 
-// parseHeader reads the header that h begins with and returns its length, 0 if
-// not all of it is there. It judges every byte that is there, in their order, so
-// that what it says does not depend on how they were cut.
+// parseHeader parses the header at the start of h and returns its length, or 0 if h does
+// not hold the complete header. It checks the bytes of an incomplete header too, in their
+// order, so that the error does not depend on how the header is split between reads.
 func (a *Assembler) parseHeader(h []byte, lim *Limits) (int, error) {
 	if len(h) < 2 {
 		return 0, nil
@@ -84,7 +85,7 @@ func (a *Assembler) parseHeader(h []byte, lim *Limits) (int, error) {
 	return n + 4, nil
 }
 
-// checkStart judges a header by its first two bytes.
+// checkStart checks the first two bytes of a header.
 func (a *Assembler) checkStart(first, second byte, lim *Limits) error {
 	op := Opcode(first & bitsOp)
 	switch {

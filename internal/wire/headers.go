@@ -11,7 +11,7 @@ const (
 	HeaderUserAgent = "user-agent"
 )
 
-// maxLogged is the length in bytes at which a header that is only logged is cut.
+// maxLogged is the length in bytes to which a header is cut that is used only in the log.
 const maxLogged = 128
 
 // BinaryHello is the content of the headers of a binary's upgrade request.
@@ -38,10 +38,9 @@ type HeaderError struct {
 //	header x-pyrycode-server: missing or empty
 func (e *HeaderError) Error() string { return "header " + e.Header + ": " + e.Rule }
 
-// ParseBinaryHello reads the headers of a binary's upgrade request. The server-id,
-// the version and the user-agent must be there. Of a header that is repeated the
-// first value counts and the others are not looked at, as with [http.Header.Get].
-// Every error is a [*HeaderError].
+// ParseBinaryHello parses the headers of a binary's upgrade request, which must have the
+// server-id, the version and the user-agent. It uses the first value of a repeated header
+// and ignores the others, as [http.Header.Get] does. Every error is a [*HeaderError].
 func ParseBinaryHello(h http.Header) (BinaryHello, error) {
 	id, err := serverID(h)
 	if err != nil {
@@ -57,9 +56,9 @@ func ParseBinaryHello(h http.Header) (BinaryHello, error) {
 	return BinaryHello{Server: id, Version: Printable(version, maxLogged)}, nil
 }
 
-// ParsePhoneHello reads the headers of a phone's upgrade request. The server-id
-// and the user-agent must be there, the device name may be. Repeated headers and
-// errors are as for [ParseBinaryHello].
+// ParsePhoneHello parses the headers of a phone's upgrade request, which must have the
+// server-id and the user-agent. The device name is optional. Repeated headers and errors
+// are as in [ParseBinaryHello].
 func ParsePhoneHello(h http.Header) (PhoneHello, error) {
 	id, err := serverID(h)
 	if err != nil {

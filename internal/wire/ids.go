@@ -6,17 +6,16 @@ import (
 	"io"
 )
 
-// ServerID names a binary. It is an opaque key of 1 to [MaxServerID] bytes,
-// compared byte for byte; it need not be UTF-8 and is not to be logged without
-// [Printable].
+// ServerID names a binary. It is an opaque key of 1 to [MaxServerID] bytes, which the
+// relay compares byte for byte. It need not be UTF-8, so log it only through [Printable].
 type ServerID string
 
-// MaxServerID is the length in bytes of the longest server-id accepted.
+// MaxServerID is the maximum length of a server-id in bytes.
 const MaxServerID = 256
 
-// ConnID names one phone's connection towards its binary. Every ConnID that
-// [NewConnID] makes is "c-" and 16 lower-case hexadecimal digits, so it needs no escaping
-// in JSON. It is opaque to peers.
+// ConnID names one phone's connection to the phone's binary. A ConnID of [NewConnID] is
+// "c-" and 16 lower-case hexadecimal digits, so that it needs no escapes in JSON. Peers
+// must treat it as opaque.
 type ConnID string
 
 const (
@@ -24,9 +23,9 @@ const (
 	connIDBytes  = 8
 )
 
-// NewConnID makes a ConnID from the next 8 bytes of r. In production r is
-// crypto/rand.Reader: an id that is used twice during the lifetime of one daemon, even
-// after a restart of the relay, breaks the session. The error is that of r.
+// NewConnID returns a ConnID made of the next 8 bytes of r, or the error of r. In
+// production r is crypto/rand.Reader: if an id repeats during the lifetime of one daemon,
+// even after a restart of the relay, the session breaks.
 func NewConnID(r io.Reader) (ConnID, error) {
 	var raw [connIDBytes]byte
 	if _, err := io.ReadFull(r, raw[:]); err != nil {
@@ -38,8 +37,8 @@ func NewConnID(r io.Reader) (ConnID, error) {
 	return ConnID(id[:]), nil
 }
 
-// ConnIDNumber returns the 8 bytes from which id was made as one number, which takes less
-// memory than id. ok is false if id does not have the form of [NewConnID].
+// ConnIDNumber returns the 8 bytes of id as one number, which needs less memory than id.
+// ok is false if id does not have the form of [NewConnID].
 func ConnIDNumber(id []byte) (n uint64, ok bool) {
 	if len(id) != len(connIDPrefix)+2*connIDBytes || string(id[:len(connIDPrefix)]) != connIDPrefix {
 		return 0, false

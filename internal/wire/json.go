@@ -6,36 +6,36 @@ import (
 	"unicode/utf8"
 )
 
-// MaxNesting is how deep a frame may nest. An envelope is one level deeper
-// than its frame, and encoding/json, with which daemons read envelopes, refuses
-// what nests more than 10,000 deep.
+// MaxNesting is the maximum depth of a frame. An envelope is one level deeper than its
+// frame. Daemons read envelopes with encoding/json, which refuses a depth of more than
+// 10,000.
 const MaxNesting = 9_999
 
-// ValidFrame reports whether b is one JSON text in valid UTF-8 that nests at
-// most [MaxNesting] deep. For such a b json.Valid and utf8.Valid report true,
-// and json.Valid still does once b is in its envelope. Both halves are needed:
-// encoding/json accepts bad UTF-8 inside a string, and a strict peer closes on
-// it. ValidFrame takes one pass and does not allocate.
+// ValidFrame reports whether b is one JSON text in valid UTF-8 with a depth of at most
+// [MaxNesting]. For such a b json.Valid and utf8.Valid are true, and json.Valid is also
+// true for b in its envelope. Both checks are needed: encoding/json accepts invalid UTF-8
+// in a string, and a strict peer closes the connection because of it. ValidFrame reads b
+// once and does not allocate.
 func ValidFrame(b []byte) bool {
 	end := scanValue(b, 0)
 	return end >= 0 && skipSpace(b, end) == len(b)
 }
 
-// malformed is the result of scanValue and its parts where there is no end.
+// malformed is the result of scanValue and of its parts if b is not valid.
 const malformed = -1
 
-// wordDepth is how many levels of nesting one word holds: one bit per level.
+// wordDepth is the number of levels that one word holds, one bit per level.
 const wordDepth = 64
 
-// scanValue finds the end of the JSON value that begins at b[i], white space
-// before it allowed. What follows the value is not looked at. The value may nest
-// [MaxNesting] deep.
+// scanValue returns the index after the JSON value at b[i], or malformed. White space may
+// precede the value. The bytes after it may be anything. The value may have a depth of
+// [MaxNesting].
 func scanValue(b []byte, i int) int { return scanNested(b, i, MaxNesting) }
 
-// scanNested is scanValue for a value that may nest so deep. It calls itself for
-// what nests deeper than a word holds.
+// scanNested is scanValue with the maximum depth deepest. It calls itself for each further
+// word of levels.
 func scanNested(b []byte, i, deepest int) int {
-	var objects uint64 // one bit per open container, innermost lowest: 1 for an object
+	var objects uint64 // one bit per open container, the innermost lowest; 1: an object
 	depth := 0
 	for {
 		if objects&1 != 0 {
@@ -67,7 +67,7 @@ func scanNested(b []byte, i, deepest int) int {
 			if i >= len(b) || b[i] != c+2 { // '{'+2 is '}', '['+2 is ']'
 				continue
 			}
-			// Empty: the loop below closes it.
+			// The container is empty. The loop below closes it.
 		case 't':
 			i = scanWord(b, i, "true")
 		case 'f':
@@ -104,7 +104,7 @@ func scanNested(b []byte, i, deepest int) int {
 	}
 }
 
-// scanKey passes over an object's key and its colon.
+// scanKey returns the index after an object's key and its colon, or malformed.
 func scanKey(b []byte, i int) int {
 	i = skipSpace(b, i)
 	if i >= len(b) || b[i] != '"' {
@@ -120,9 +120,8 @@ func scanKey(b []byte, i int) int {
 	return i + 1
 }
 
-// scanField passes over an object's key, its colon and white space. It returns
-// the key, with its quotes, and the index of what follows; malformed if there
-// is no key and colon.
+// scanField returns an object's key with its quotes, and the index of its value. The index
+// is malformed if b has no key and colon at i.
 func scanField(b []byte, i int) (key []byte, v int) {
 	if i >= len(b) || b[i] != '"' {
 		return nil, malformed
@@ -175,7 +174,7 @@ func scanNumber(b []byte, i int) int {
 	return i
 }
 
-// scanDigits passes over one decimal digit or more.
+// scanDigits returns the index after one or more decimal digits, or malformed.
 func scanDigits(b []byte, i int) int {
 	start := i
 	for i < len(b) && b[i]-'0' <= 9 {
@@ -187,8 +186,8 @@ func scanDigits(b []byte, i int) int {
 	return i
 }
 
-// scanString passes over the rest of a string, b[i] being the byte after its
-// opening quote, and checks its escapes and its UTF-8.
+// scanString returns the index after a string, or malformed. b[i] is the byte after the
+// opening quote. scanString checks the escapes and the UTF-8.
 func scanString(b []byte, i int) int {
 	for {
 		i = scanPlain(b, i)
@@ -207,7 +206,7 @@ func scanString(b []byte, i int) int {
 		case c < utf8.RuneSelf: // a control character
 			return malformed
 		default:
-			// Text that is not Latin comes in runs.
+			// Characters that are not ASCII usually follow each other.
 			for i < len(b) && b[i] >= utf8.RuneSelf {
 				r, n := utf8.DecodeRune(b[i:])
 				if r == utf8.RuneError && n == 1 {
@@ -219,7 +218,8 @@ func scanString(b []byte, i int) int {
 	}
 }
 
-// scanEscape passes over what follows a backslash.
+// scanEscape returns the index after an escape, or malformed. b[i] is the byte after the
+// backslash.
 func scanEscape(b []byte, i int) int {
 	if i >= len(b) {
 		return malformed
@@ -228,7 +228,7 @@ func scanEscape(b []byte, i int) int {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 		return i + 1
 	case 'u':
-		// Lone surrogates are no error to encoding/json.
+		// Like encoding/json, scanEscape accepts half of a surrogate pair.
 		if len(b)-i < 5 {
 			return malformed
 		}
@@ -242,24 +242,25 @@ func scanEscape(b []byte, i int) int {
 	return malformed
 }
 
-// A byte repeated through a word.
+// Words in which each byte has the same value.
 const (
 	eachByte = 0x0101010101010101
 	highBits = 0x80 * eachByte
 )
 
-// special has a high bit set for each byte of w that ends a run of plain bytes:
-// a quote, a backslash, a control character or a byte of a longer rune. Quotes
-// and control characters share one comparison: c^2 < 0x21 holds for just these.
-// A subtraction that goes below zero borrows from the byte above, so marks above
-// the lowest may be wrong; the lowest is exact, which is all that is asked.
+// special sets the high bit of each byte of w that is special: a quote, a backslash, a
+// control character, or a byte of a longer rune. One comparison finds quotes and control
+// characters, because c^2 < 0x21 is true exactly for these. A subtraction below zero
+// borrows from the byte above. Therefore only the lowest high bit in the result is
+// reliable, and callers use no other.
 func special(w uint64) uint64 {
 	return w | ((w ^ 0x02*eachByte) - 0x21*eachByte) | ((w ^ '\\'*eachByte) - eachByte)
 }
 
-// scanPlain is the index of the first special byte from b[i] on, len(b) if none.
+// scanPlain returns the index of the first special byte at b[i] or later, or len(b).
 func scanPlain(b []byte, i int) int {
-	// The first word by itself: most strings are short, most bytes in long ones.
+	// The first word has its own branch: most strings are short, but most bytes are in long
+	// strings, for which the loop over 32 bytes is fastest.
 	if len(b)-i >= 8 {
 		if w := special(binary.LittleEndian.Uint64(b[i:])) & highBits; w != 0 {
 			return i + bits.TrailingZeros64(w)>>3

@@ -8,13 +8,13 @@ import (
 	"unicode/utf8"
 )
 
-// longestKey is more than the bytes of the longest key that [keyIn] is asked
-// for, in its quotes and with each character escaped.
+// longestKey is the maximum length in bytes of a literal for a key of [keyIn], with its
+// quotes and with each character escaped.
 const longestKey = 2 + 6*len("close_code")
 
-// keyIn returns which of names a key, a valid string literal, is to
-// encoding/json: without regard to case and escapes. It is -1 for none of them.
-// The names are ASCII, and have from 5 to 10 characters.
+// keyIn returns the index in names of a key, or -1 if the key is none of them. The key is a
+// valid string literal. Like encoding/json, keyIn ignores case and escapes. The names must
+// be ASCII and have 5 to 10 characters.
 func keyIn(literal []byte, names ...string) int {
 	if len(literal) > longestKey || len(literal) < 2+5 {
 		return -1
@@ -32,7 +32,8 @@ func keyIn(literal []byte, names ...string) int {
 	return -1
 }
 
-// text is the text of a valid string literal, cut at [MaxText] bytes; empty for nil.
+// text returns the text of a valid string literal, cut to [MaxText] bytes. For nil it
+// returns "".
 func text(literal []byte) string {
 	switch {
 	case literal == nil:
@@ -43,9 +44,9 @@ func text(literal []byte) string {
 	return string(unquote(nil, literal))
 }
 
-// unquote appends the text of a valid string literal to dst, cut at [MaxText]
-// bytes. A nil dst becomes one with room for all of it: the text is never longer
-// than the literal. As with encoding/json, half of a surrogate pair is U+FFFD.
+// unquote appends the text of a valid string literal to dst, cut to [MaxText] bytes. If dst
+// is nil, unquote allocates once: the text is never longer than the literal. Like
+// encoding/json, it replaces half of a surrogate pair by U+FFFD.
 func unquote(dst, literal []byte) []byte {
 	s := literal[1 : len(literal)-1]
 	if dst == nil {
@@ -92,7 +93,7 @@ func unquote(dst, literal []byte) []byte {
 	}
 }
 
-// hex4 is the number that the four hexadecimal digits at the start of s mean.
+// hex4 returns the number of the four hexadecimal digits at the start of s.
 func hex4(s []byte) (r rune) {
 	for _, c := range s[:4] {
 		if c >= 'A' {
@@ -103,8 +104,8 @@ func hex4(s []byte) (r rune) {
 	return r
 }
 
-// integer is the number that a valid JSON value is, if it is an integer that an
-// int can hold. It passes over the value once, however long that is.
+// integer returns the number of a valid JSON value, if it is an integer that an int can
+// hold. It reads a value of any length at most once.
 func integer(value []byte) (n int, ok bool) {
 	digits := value
 	if value[0] == '-' {
@@ -115,7 +116,7 @@ func integer(value []byte) (n int, ok bool) {
 		if c-'0' > 9 || n < (math.MinInt+d)/10 {
 			return 0, false
 		}
-		n = 10*n - d // below zero: there is one number more
+		n = 10*n - d // negative, because the range below zero has one number more
 	}
 	if len(digits) == len(value) {
 		return -n, n != math.MinInt

@@ -6,14 +6,14 @@ import (
 	"unicode/utf8"
 )
 
-// Printable makes s safe to log. Unprintable characters ([strconv.IsPrint]: control
-// characters, line breaks, bidirectional overrides and others) and bytes that are not
-// UTF-8 become Go escapes such as \n, \u202e or \xff. The result is cut at max bytes, never
-// inside a rune or an escape. A backslash in s is not escaped, so that Printable does not
-// change a printable text.
+// Printable returns a text for s that is safe to log. It replaces unprintable characters
+// (see [strconv.IsPrint]: control characters, line breaks, bidirectional overrides and
+// others) and bytes that are not UTF-8 by Go escapes such as \n, \u202e or \xff. It cuts
+// the result to at most max bytes, at the end of a rune or an escape. It does not escape a
+// backslash in s, so that it does not change a printable text.
 //
 // If s is printable and short enough, Printable returns s itself. Any other result shares
-// no memory with s, which may be much longer.
+// no memory with s, so that it does not keep a long s in memory.
 func Printable(s string, max int) string {
 	clean := 0 // s[:clean] needs no escape and fits
 	for clean < len(s) {
@@ -29,7 +29,7 @@ func Printable(s string, max int) string {
 	return s
 }
 
-// escape is Printable for an s that needs its first escape at s[clean].
+// escape is Printable for a text whose first escape is for the character at s[clean].
 func escape(s string, clean, max int) string {
 	var room [12]byte // the longest piece is \U0010ffff
 	out := make([]byte, clean, min(max, len(s)+32))

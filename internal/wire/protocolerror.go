@@ -2,11 +2,11 @@ package wire
 
 import "strconv"
 
-// ProtocolError is a breach of the WebSocket protocol or of a limit by a peer. Its
-// connection must be closed with this code and reason.
+// ProtocolError reports that a peer broke the WebSocket protocol or a limit. The relay must
+// close the connection with this code and reason.
 type ProtocolError struct {
 	Code   CloseCode
-	Reason string // short; quotes nothing that the peer sent
+	Reason string // short; contains nothing that the peer sent
 }
 
 // Error returns a line for the log such as
@@ -16,7 +16,7 @@ func (e *ProtocolError) Error() string {
 	return "close " + strconv.Itoa(int(e.Code)) + ": " + e.Reason
 }
 
-// All protocol errors. They are values, so that a misbehaving peer causes no allocation.
+// All protocol errors. They are variables, so that a misbehaving peer causes no allocation.
 var (
 	errRsv           = &ProtocolError{CloseProtocol, "reserved bits set"}
 	errOpcode        = &ProtocolError{CloseProtocol, "unknown opcode"}

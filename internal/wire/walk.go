@@ -2,10 +2,10 @@ package wire
 
 import "encoding/binary"
 
-// FrameTracker follows the byte stream of a server and knows where messages end. It reads
-// only headers. The zero value is at the beginning of the stream.
+// FrameTracker follows the bytes that a server sends, and reports the ends of messages. It
+// parses only headers. The zero value is at the beginning of the stream.
 type FrameTracker struct {
-	left   uint64 // bytes of the message's payload that have not passed
+	left   uint64 // bytes of the message's payload that Skip has not seen
 	header [MaxHeader]byte
 	have   uint8
 	closed bool
@@ -46,6 +46,6 @@ func (w *FrameTracker) begin() {
 	w.closed = w.closed || Opcode(w.header[0]&bitsOp) == OpClose
 }
 
-// Whole reports whether a further message may follow: the last message has ended and was
+// Whole reports whether another message may follow: the last message is complete and was
 // not a close.
 func (w *FrameTracker) Whole() bool { return w.left == 0 && w.have == 0 && !w.closed }

@@ -5,7 +5,7 @@ import "encoding/binary"
 // Opcode is the kind of a WebSocket message (RFC 6455 §5.2).
 type Opcode byte
 
-// The opcodes of RFC 6455; all others are reserved.
+// The opcodes of RFC 6455. All others are reserved.
 const (
 	OpContinuation Opcode = 0
 	OpText         Opcode = 1
@@ -15,15 +15,15 @@ const (
 	OpPong         Opcode = 10
 )
 
-// Control reports whether op is a control opcode: such a message is not
-// fragmented, has at most 125 bytes, and may come between fragments of another.
+// Control reports whether op is the opcode of control messages. A control message is not
+// fragmented, has at most 125 bytes, and may come between the fragments of another message.
 func (op Opcode) Control() bool { return op&8 != 0 }
 
-// MaxHeader is the length in bytes of the longest header that the relay sends. It has no
-// masking key, because a server does not mask.
+// MaxHeader is the maximum length in bytes of a header that the relay sends. The header
+// has no masking key, because a server does not mask.
 const MaxHeader = 10
 
-// The content of the first two bytes of a header, and the bounds of RFC 6455 §5.2.
+// The contents of the first two bytes of a header, and the limits of RFC 6455 §5.2.
 const (
 	bitFin   = 0x80 // first byte: last fragment of its message
 	bitsRsv  = 0x70 // first byte: extensions, which are never negotiated
@@ -32,11 +32,11 @@ const (
 	bitsLen  = 0x7f // second byte: the length, or len16 or len64
 	len16    = 126  // the length is in the next 2 bytes
 	len64    = 127  // the length is in the next 8 bytes
-	maxShort = 125  // the longest length without either; the longest control message
+	maxShort = 125  // the maximum length without len16 and len64, and of a control message
 )
 
-// AppendHeader appends the header of an unmasked, unfragmented message of n
-// bytes. For a control opcode n is at most 125.
+// AppendHeader appends the header of an unmasked, unfragmented message of n bytes. For a
+// control opcode n must be at most 125.
 func AppendHeader(dst []byte, op Opcode, n int) []byte {
 	first := bitFin | byte(op)
 	switch {
@@ -49,8 +49,8 @@ func AppendHeader(dst []byte, op Opcode, n int) []byte {
 	}
 }
 
-// AppendMessage appends a whole message, unmasked and unfragmented. For a
-// control opcode the payload is at most 125 bytes.
+// AppendMessage appends an unmasked, unfragmented message. For a control opcode the
+// payload must have at most 125 bytes.
 func AppendMessage(dst []byte, op Opcode, payload []byte) []byte {
 	return append(AppendHeader(dst, op, len(payload)), payload...)
 }
