@@ -12,10 +12,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
 )
 
-// grace is how long a slot is kept for an absent binary in this world.
+// grace is the grace period in this world.
 const grace = 30 * time.Second
 
-// registryRun is the real registry in one run, and its users.
+// registryRun is one run of the real registry with its users.
 type registryRun struct {
 	e   *engine.Run
 	reg *relay.Registry[binary, phone]
@@ -29,7 +29,7 @@ type registryRun struct {
 	actors   [maxActors]*user
 	binaries int32
 	phones   int32
-	ended    [maxConns]uint8 // how often each phone has been closed or has left
+	ended    [maxConns]uint8 // by phone: how often it has been closed or has left
 	joined   [maxConns]bool
 	fired    [maxConns]*call // calls of timers
 	nfired   int
@@ -93,92 +93,144 @@ func (w *registryRun) newBinary() binary { w.binaries++; return binary(w.binarie
 //go:norace
 func (w *registryRun) newPhone() phone { w.phones++; return phone(w.phones) }
 
-// Do carries out one operation with a single call of the registry.
+// Do carries out one operation with at most one call of the registry.
 func (w *registryRun) Do(t *engine.Task, op engine.Op) {
-	if op.Verb == doNext {
+	switch op.Verb {
+	case doNext:
 		w.e.Next()
 		return
-	}
-	if op.Verb == doAdvance {
+	case doAdvance:
 		w.e.Advance(time.Duration(op.Arg) * time.Second)
 		return
 	}
 	u := w.actors[t.Actor]
 	c := &call{verb: op.Verb, id: op.Arg, from: w.e.Steps()}
-	id := serverIDs[op.Arg%maxIDs]
 	t.Data = c
-	switch op.Verb {
-	case doClaim:
-		if len(u.conns) == 8 {
-			return
-		}
-		c.binary = w.newBinary()
-		got := w.reg.Claim(id, c.binary)
-		u.conns = append(u.conns, conn{id: op.Arg, b: c.binary, incumbent: got.Incumbent})
-		w.checkClaim(t, c, got)
-	case doTakeover:
-		k := lastIndex(u.conns, func(k conn) bool { return k.id == op.Arg && k.incumbent != 0 && !k.released })
-		if k < 0 {
-			return
-		}
-		c.binary, c.incumbent = u.conns[k].b, u.conns[k].incumbent
-		u.conns[k].incumbent = 0
-		w.checkClaim(t, c, w.reg.Takeover(id, c.incumbent, c.binary))
-	case doRelease:
-		k := slices.IndexFunc(u.conns, func(k conn) bool { return k.id == op.Arg && !k.released })
-		if k < 0 {
-			return
-		}
-		u.conns[k].released = true
-		c.binary = u.conns[k].b
-		c.gotYes = w.reg.Release(id, c.binary)
-		w.checkAnswer(t, c, "release", c.gotYes == c.yes)
-	case doHolds:
-		k := lastIndex(u.conns, func(k conn) bool { return k.id == op.Arg })
-		if k < 0 {
-			return
-		}
-		c.binary = u.conns[k].b
-		c.gotYes = w.reg.Holds(id, c.binary)
-		w.checkAnswer(t, c, "holds", c.gotYes == c.yes)
-	case doJoin:
-		if len(u.phones) == 8 {
-			return
-		}
-		c.phone = w.newPhone()
-		b, o := w.reg.Join(id, c.phone)
-		u.phones = append(u.phones, joinedPhone{id: op.Arg, p: c.phone, left: o != relay.Joined})
-		c.got, c.gotOwner = o, b
-		if o == relay.Joined {
-			w.setJoined(c.phone)
-		}
-		w.checkAnswer(t, c, "join", o == c.outcome && b == c.holder)
-	case doLeave:
-		k := slices.IndexFunc(u.phones, func(k joinedPhone) bool { return k.id == op.Arg && !k.left })
-		if k < 0 {
-			return
-		}
-		u.phones[k].left = true
-		c.phone = u.phones[k].p
-		c.gotYes = w.reg.Leave(id, c.phone)
-		if c.gotYes {
-			w.end(c.phone)
-		}
-		w.checkAnswer(t, c, "leave", c.gotYes == c.yes)
-	case doScrape:
-		w.scrape(t, c)
-	case doHealth:
-		w.checkAnswer(t, c, "counts", w.reg.Counts() == c.counts)
-	case doDrain:
-		ids, _ := w.reg.Drain()
-		w.checkAnswer(t, c, "drain", slices.Equal(ids, c.slots[:c.nslots]))
-	case doRevoke:
-		b, ps, ok := w.reg.Revoke(id, 0)
-		c.gotOwner, c.gotYes = b, ok
-		w.checkEvicted(c, ps)
-		w.checkAnswer(t, c, "revoke", b == c.holder && ok == c.yes)
+	if registryCalls[op.Verb](w, t, u, c) {
+		u.calls = append(u.calls, c)
 	}
-	u.calls = append(u.calls, c)
+}
+
+// registryCalls makes the call of each verb and checks the answer. A function returns false
+// without a call if the actor has no connection for it.
+var registryCalls = [...]func(w *registryRun, t *engine.Task, u *user, c *call) (made bool){
+	doClaim:    (*registryRun).claim,
+	doTakeover: (*registryRun).takeover,
+	doRelease:  (*registryRun).release,
+	doHolds:    (*registryRun).holds,
+	doJoin:     (*registryRun).join,
+	doLeave:    (*registryRun).leave,
+	doScrape:   (*registryRun).scrape,
+	doHealth:   (*registryRun).health,
+	doDrain:    (*registryRun).drain,
+	doRevoke:   (*registryRun).revoke,
+}
+
+// maxOfUser is the maximum number of connections that one actor makes.
+const maxOfUser = 8
+
+func (w *registryRun) claim(t *engine.Task, u *user, c *call) bool {
+	if len(u.conns) == maxOfUser {
+		return false
+	}
+	c.binary = w.newBinary()
+	got := w.reg.Claim(c.serverID(), c.binary)
+	u.conns = append(u.conns, conn{id: c.id, b: c.binary, incumbent: got.Incumbent})
+	w.checkClaim(t, c, got)
+	return true
+}
+
+func (w *registryRun) takeover(t *engine.Task, u *user, c *call) bool {
+	k := lastIndex(u.conns, func(k conn) bool { return k.id == c.id && k.incumbent != 0 && !k.released })
+	if k < 0 {
+		return false
+	}
+	c.binary, c.incumbent = u.conns[k].b, u.conns[k].incumbent
+	u.conns[k].incumbent = 0
+	w.checkClaim(t, c, w.reg.Takeover(c.serverID(), c.incumbent, c.binary))
+	return true
+}
+
+func (w *registryRun) release(t *engine.Task, u *user, c *call) bool {
+	k := slices.IndexFunc(u.conns, func(k conn) bool { return k.id == c.id && !k.released })
+	if k < 0 {
+		return false
+	}
+	u.conns[k].released = true
+	c.binary = u.conns[k].b
+	c.gotYes = w.reg.Release(c.serverID(), c.binary)
+	w.checkAnswer(t, c, "release", c.gotYes == c.yes)
+	return true
+}
+
+func (w *registryRun) holds(t *engine.Task, u *user, c *call) bool {
+	k := lastIndex(u.conns, func(k conn) bool { return k.id == c.id })
+	if k < 0 {
+		return false
+	}
+	c.binary = u.conns[k].b
+	c.gotYes = w.reg.Holds(c.serverID(), c.binary)
+	w.checkAnswer(t, c, "holds", c.gotYes == c.yes)
+	return true
+}
+
+func (w *registryRun) join(t *engine.Task, u *user, c *call) bool {
+	if len(u.phones) == maxOfUser {
+		return false
+	}
+	c.phone = w.newPhone()
+	b, o := w.reg.Join(c.serverID(), c.phone)
+	u.phones = append(u.phones, joinedPhone{id: c.id, p: c.phone, left: o != relay.Joined})
+	c.got, c.gotOwner = o, b
+	if o == relay.Joined {
+		w.setJoined(c.phone)
+	}
+	w.checkAnswer(t, c, "join", o == c.outcome && b == c.holder)
+	return true
+}
+
+func (w *registryRun) leave(t *engine.Task, u *user, c *call) bool {
+	k := slices.IndexFunc(u.phones, func(k joinedPhone) bool { return k.id == c.id && !k.left })
+	if k < 0 {
+		return false
+	}
+	u.phones[k].left = true
+	c.phone = u.phones[k].p
+	c.gotYes = w.reg.Leave(c.serverID(), c.phone)
+	if c.gotYes {
+		w.end(c.phone)
+	}
+	w.checkAnswer(t, c, "leave", c.gotYes == c.yes)
+	return true
+}
+
+func (w *registryRun) scrape(t *engine.Task, _ *user, c *call) bool {
+	got := w.readMetrics()
+	want := [5]float64{float64(c.counts.Binaries), float64(c.counts.Phones), float64(c.counts.InGrace), float64(c.counts.Remote), float64(c.expired)}
+	if got != want {
+		w.e.Fail("scrape", "a scrape reads %v; want %v", got, want)
+	}
+	w.checkAnswer(t, c, "scrape", true)
+	return true
+}
+
+func (w *registryRun) health(t *engine.Task, _ *user, c *call) bool {
+	w.checkAnswer(t, c, "counts", w.reg.Counts() == c.counts)
+	return true
+}
+
+func (w *registryRun) drain(t *engine.Task, _ *user, c *call) bool {
+	ids, _ := w.reg.Drain()
+	w.checkAnswer(t, c, "drain", slices.Equal(ids, c.slots[:c.nslots]))
+	return true
+}
+
+func (w *registryRun) revoke(t *engine.Task, _ *user, c *call) bool {
+	b, ps, ok := w.reg.Revoke(c.serverID(), 0)
+	c.gotOwner, c.gotYes = b, ok
+	w.checkEvicted(c, ps)
+	w.checkAnswer(t, c, "revoke", b == c.holder && ok == c.yes)
+	return true
 }
 
 // checkClaim checks the answer to a claim or a takeover.
@@ -188,17 +240,18 @@ func (w *registryRun) checkClaim(t *engine.Task, c *call, got relay.Claim[binary
 	w.checkAnswer(t, c, registryVerbs[c.verb], got.Outcome == c.outcome && got.Incumbent == c.holder)
 }
 
-// checkAnswer fails if the registry's answer is not the model's.
+// checkAnswer ends the call. It fails with invariant if same is false: the registry's answer
+// differs from the model's.
 func (w *registryRun) checkAnswer(t *engine.Task, c *call, invariant string, same bool) {
 	c.to = w.e.Steps()
 	t.Data = nil
 	w.e.Note(uint64(c.got)<<8 | uint64(c.gotOwner)<<16 | uint64(c.verb))
 	if !c.applied {
-		w.e.Fail("one step", "%s took no lock, or kept it", registryVerbs[c.verb])
+		w.e.Fail("one step", "%s did not take and release the lock", registryVerbs[c.verb])
 	}
 	if !same {
 		w.e.Fail(invariant, "%s %s by %d: registry says %v %t %d; want %v %t %d", registryVerbs[c.verb],
-			serverIDs[c.id%maxIDs], max(int(c.binary), int(c.phone)), c.got, c.gotYes, c.gotOwner, c.outcome, c.yes, c.holder)
+			c.serverID(), max(int(c.binary), int(c.phone)), c.got, c.gotYes, c.gotOwner, c.outcome, c.yes, c.holder)
 	}
 }
 
@@ -216,6 +269,7 @@ func (w *registryRun) checkEvicted(c *call, ps []phone) {
 	}
 }
 
+// end records that a phone has left or is closed.
 func (w *registryRun) end(p phone) {
 	if w.ends(p) > 1 {
 		w.e.Fail("one end", "phone %d is ended twice", p)
@@ -228,22 +282,23 @@ func (w *registryRun) ends(p phone) uint8 { w.ended[p]++; return w.ended[p] }
 //go:norace
 func (w *registryRun) setJoined(p phone) { w.joined[p] = true }
 
-// onExpired runs on the timer's task.
+// onExpired is the registry's callback for an expired grace. It runs in the task of the timer.
 func (w *registryRun) onExpired(id wire.ServerID, ps []phone) {
-	w.reg.Counts() // the relay calls back here; under the lock this would deadlock
+	w.reg.Counts() // the relay calls the registry here; under its lock this would deadlock
 	t := w.e.Current()
 	c, ok := t.Data.(*call)
 	if !ok || c.verb != doNext || !c.yes || c.acted {
-		w.e.Fail("stale timer", "a stale timer has expired %s", id)
+		w.e.Fail("stale timer", "a stale timer expired %s", id)
 		return
 	}
 	c.acted = true
 	if id != serverIDs[c.id] {
-		w.e.Fail("stale timer", "the timer of %s has expired %s", serverIDs[c.id], id)
+		w.e.Fail("stale timer", "the timer of %s expired %s", serverIDs[c.id], id)
 	}
 	w.checkEvicted(c, ps)
 }
 
+// lastIndex returns the last index of s for which f is true, or -1.
 func lastIndex[T any](s []T, f func(T) bool) int {
 	for i := len(s) - 1; i >= 0; i-- {
 		if f(s[i]) {

@@ -7,18 +7,19 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
-// The linearizability check knows neither locks nor the moments at which calls
-// take effect. It gets the answer of each call, and the steps at which the call
-// began and ended. It asks whether there is an order in which one slot,
-// carrying out one call at a time, gives these answers.
+// The linearizability check does not know the locks, nor the moments at which calls take
+// effect. It gets the answer of each call, and the steps at which the call began and ended.
+// It passes if an order of the calls exists in which one slot, with one call at a time,
+// returns these answers.
 
-// slotState is the state of a slot in that check.
+// slotState is the state of a slot in the linearizability check.
 type slotState struct {
 	holder   binary        // 0: none
-	grace    *engine.Timer // the one that ends it; nil: no grace
+	grace    *engine.Timer // the timer that ends the grace; nil: no grace
 	draining bool
 }
 
+// slotSpec is the specification of one slot.
 var slotSpec = porcupine.Model{
 	Init: func() any { return slotState{} },
 	Step: func(state, input, _ any) (bool, any) {
@@ -66,7 +67,7 @@ var slotSpec = porcupine.Model{
 	},
 }
 
-// linearizable runs the check for each server-id.
+// linearizable runs the linearizability check for each server-id.
 func (w *registryRun) linearizable() {
 	for id := range serverIDs {
 		var history []porcupine.Operation

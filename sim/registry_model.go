@@ -6,18 +6,17 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
-// The model is a reference implementation of the registry, as simple as
-// possible: arrays with linear search. It shares no code and no data structure
-// with the registry. A call is applied to it just before the registry releases
-// its lock.
+// The model is a reference implementation of the registry in its simplest form: arrays with
+// linear search. It shares no code and no data structure with the registry. The run applies
+// a call to the model just before the registry releases its lock.
 
 type (
 	binary int32
 	phone  int32
 )
 
-// A call is one operation on the registry: what was asked, what the model
-// answers, and when it happened.
+// A call is one call of the registry: its arguments, its first and its last step, the answer
+// of the model, and the answer of the registry.
 type call struct {
 	verb      int
 	id        int
@@ -27,22 +26,26 @@ type call struct {
 	timer     *engine.Timer
 	from, to  int // steps
 
-	applied bool // applied to the model
+	// The answer of the model.
+	applied bool // the model has applied the call
 	outcome relay.Outcome
 	yes     bool
 	holder  binary
-	gone    *[maxPhones]phone // phones that lose their slot, in the order they joined
+	gone    *[maxPhones]phone // the evicted phones in the order in which they joined
 	ngone   int
-	slots   [maxIDs]wire.ServerID // in use when a drain begins, in the order their binaries came
+	slots   [maxIDs]wire.ServerID // the slots in use when a drain begins, in grant order
 	nslots  int
-	counts  relay.Counts // as a scrape shows them
-	expired int
+	counts  relay.Counts // after the call
+	expired int          // after the call
 
-	got      relay.Outcome // the registry's answer
+	// The answer of the registry.
+	got      relay.Outcome
 	gotYes   bool
 	gotOwner binary
-	acted    bool
+	acted    bool // the registry has called Expired
 }
+
+func (c *call) serverID() wire.ServerID { return serverIDs[c.id%maxIDs] }
 
 const maxPhones = 16 // of one slot
 
@@ -62,105 +65,143 @@ type model struct {
 	draining  bool
 	expired   int
 	counts    relay.Counts
-	broken    string // describes a call that must be wrong
+	broken    string // describes a call that broke a rule
 }
 
+// apply applies a call to the model and sets the model's answer. t is the task of the call.
+//
 //go:norace
 func (m *model) apply(t *engine.Task, c *call) {
 	c.applied = true
 	s := &m.slots[c.id]
 	switch c.verb {
 	case doClaim:
-		switch {
-		case m.draining:
-			c.outcome = relay.Refused
-		case !s.used:
-			s.used, s.timer, s.n = true, nil, 0
-			m.grant(s, c)
-			c.outcome = relay.Claimed
-		case s.holder == 0:
-			c.outcome = relay.Reclaimed
-			s.evict(c)
-			c.timer, s.timer = s.timer, nil
-			m.grant(s, c)
-		default:
-			c.outcome, c.holder = relay.Held, s.holder
-		}
+		m.claim(s, c)
 	case doTakeover:
-		switch {
-		case m.draining:
-			c.outcome = relay.Refused
-		case !s.used || s.holder == 0:
-			c.outcome = relay.Vacant
-		case s.holder != c.incumbent:
-			c.outcome, c.holder = relay.Held, s.holder
-		default:
-			c.outcome = relay.TakenOver
-			s.evict(c)
-			m.grant(s, c)
-		}
+		m.takeover(s, c)
 	case doRelease:
-		if s.used && s.holder == c.binary {
-			c.yes = true
-			s.holder, s.timer = 0, t.Armed()
-			c.timer = t.Armed()
-			if s.timer != nil {
-				s.timer.Tag = c.id + 1
-			} else {
-				m.broken = "released into a grace without a timer"
-			}
-		}
+		m.release(t, s, c)
 	case doHolds:
 		c.yes = s.used && s.holder == c.binary
 	case doJoin:
-		switch {
-		case m.draining:
-			c.outcome = relay.Refused
-		case !s.used:
-			c.outcome = relay.NoServer
-		case s.n >= m.max:
-			c.outcome = relay.Full
-		default:
-			c.outcome, c.holder = relay.Joined, s.holder
-			s.phones[s.n] = c.phone
-			s.n++
-		}
+		m.join(s, c)
 	case doLeave:
 		c.yes = s.remove(c.phone)
 	case doDrain:
-		m.draining = true
 		m.drain(c)
 	case doRevoke:
-		if s.used {
-			c.holder, c.yes = s.holder, true
-			s.evict(c)
-			s.used, s.holder = false, 0
-			c.timer, s.timer = s.timer, nil
-		}
-	case doNext: // a timer of a grace
-		for i := range m.slots {
-			if s := &m.slots[i]; s.used && s.holder == 0 && s.timer == c.timer {
-				c.id, c.yes = i, true
-				s.evict(c)
-				s.used = false
-				m.expired++
-			}
-		}
+		m.revoke(s, c)
+	case doNext:
+		m.expire(c)
 	}
 	m.count()
 	c.counts, c.expired = m.counts, m.expired
 }
 
 //go:norace
+func (m *model) claim(s *modelSlot, c *call) {
+	switch {
+	case m.draining:
+		c.outcome = relay.Refused
+	case !s.used:
+		s.used, s.timer, s.n = true, nil, 0
+		m.grant(s, c)
+		c.outcome = relay.Claimed
+	case s.holder == 0:
+		c.outcome = relay.Reclaimed
+		s.evict(c)
+		c.timer, s.timer = s.timer, nil
+		m.grant(s, c)
+	default:
+		c.outcome, c.holder = relay.Held, s.holder
+	}
+}
+
+//go:norace
+func (m *model) takeover(s *modelSlot, c *call) {
+	switch {
+	case m.draining:
+		c.outcome = relay.Refused
+	case !s.used || s.holder == 0:
+		c.outcome = relay.Vacant
+	case s.holder != c.incumbent:
+		c.outcome, c.holder = relay.Held, s.holder
+	default:
+		c.outcome = relay.TakenOver
+		s.evict(c)
+		m.grant(s, c)
+	}
+}
+
+//go:norace
+func (m *model) release(t *engine.Task, s *modelSlot, c *call) {
+	if !s.used || s.holder != c.binary {
+		return
+	}
+	c.yes = true
+	s.holder, s.timer = 0, t.Armed()
+	c.timer = t.Armed()
+	if s.timer != nil {
+		s.timer.Tag = c.id + 1
+	} else {
+		m.broken = "a release began a grace without a timer"
+	}
+}
+
+//go:norace
+func (m *model) join(s *modelSlot, c *call) {
+	switch {
+	case m.draining:
+		c.outcome = relay.Refused
+	case !s.used:
+		c.outcome = relay.NoServer
+	case s.n >= m.max:
+		c.outcome = relay.Full
+	default:
+		c.outcome, c.holder = relay.Joined, s.holder
+		s.phones[s.n] = c.phone
+		s.n++
+	}
+}
+
+//go:norace
+func (m *model) revoke(s *modelSlot, c *call) {
+	if !s.used {
+		return
+	}
+	c.holder, c.yes = s.holder, true
+	s.evict(c)
+	s.used, s.holder = false, 0
+	c.timer, s.timer = s.timer, nil
+}
+
+// expire applies the timer of a grace. If no slot has this timer, it is stale.
+//
+//go:norace
+func (m *model) expire(c *call) {
+	for i := range m.slots {
+		if s := &m.slots[i]; s.used && s.holder == 0 && s.timer == c.timer {
+			c.id, c.yes = i, true
+			s.evict(c)
+			s.used = false
+			m.expired++
+		}
+	}
+}
+
+// grant gives the slot to the call's binary.
+//
+//go:norace
 func (m *model) grant(s *modelSlot, c *call) {
 	m.lastGrant++
 	s.holder, s.grantOrder = c.binary, m.lastGrant
 }
 
-// drain lists the slots in use, sorted by grant order.
+// drain begins the drain and lists the slots in use, sorted by grant order.
 //
 //go:norace
 func (m *model) drain(c *call) {
+	m.draining = true
 	last := int32(0)
 	for {
 		first := -1
@@ -178,7 +219,7 @@ func (m *model) drain(c *call) {
 	}
 }
 
-// evict moves the slot's phones to those that the call must close.
+// evict moves the slot's phones to the phones that the call evicts.
 //
 //go:norace
 func (s *modelSlot) evict(c *call) {
@@ -195,6 +236,8 @@ func (s *modelSlot) evict(c *call) {
 	s.n = 0
 }
 
+// remove removes a phone from the slot. It returns false if the slot does not have it.
+//
 //go:norace
 func (s *modelSlot) remove(p phone) bool {
 	for i := 0; s.used && i < s.n; i++ {
@@ -209,6 +252,8 @@ func (s *modelSlot) remove(p phone) bool {
 	return false
 }
 
+// count computes the counts.
+//
 //go:norace
 func (m *model) count() {
 	var c relay.Counts
@@ -227,7 +272,7 @@ func (m *model) count() {
 	m.counts = c
 }
 
-// waiting counts the graces whose timer has not fired.
+// waiting returns the number of graces whose timer has not fired.
 //
 //go:norace
 func (m *model) waiting() int {

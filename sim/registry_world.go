@@ -9,8 +9,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
-// registryWorld runs the relay's registry: actors claim, take over,
-// release, join, leave and scrape, time passes, graces run out.
+// registryWorld runs the relay's registry. Its actors claim, take over, release, join, leave
+// and scrape, and time advances so that graces expire.
 type registryWorld struct{}
 
 func (registryWorld) Name() string { return "registry" }
@@ -18,17 +18,17 @@ func (registryWorld) Name() string { return "registry" }
 // Verbs of the registry world.
 const (
 	doClaim    = iota // a new connection of the binary claims the id
-	doTakeover        // the last claim that met an incumbent takes over from it
-	doRelease         // the oldest connection not yet released cleans up
-	doHolds           // asks about the newest connection
+	doTakeover        // the last claim that found an incumbent takes over from it
+	doRelease         // the oldest connection that is not released is released
+	doHolds           // asks whether the newest connection holds the id
 	doJoin            // a new connection of the phone joins
-	doLeave           // the oldest one not yet gone leaves
+	doLeave           // the oldest connection that has not left leaves
 	doScrape          // reads the gauges
 	doHealth          // reads the counts
-	doDrain           // begins to shut down
-	doRevoke          // empties a slot, as a drain does one after the other
-	doNext            // time goes on to the next deadline
-	doAdvance         // time goes on by seconds
+	doDrain           // begins the drain
+	doRevoke          // empties a slot; a drain does this to one slot after the other
+	doNext            // advances time to the next deadline
+	doAdvance         // advances time by seconds
 )
 
 var registryVerbs = []string{"claim", "takeover", "release", "holds", "join", "leave", "scrape", "health", "drain", "revoke", "next", "advance"}
@@ -36,7 +36,7 @@ var registryVerbs = []string{"claim", "takeover", "release", "holds", "join", "l
 const (
 	maxIDs    = 4
 	maxActors = 24
-	maxConns  = 256 // identities in one run
+	maxConns  = 256 // connections in one run
 )
 
 var serverIDs = [maxIDs]wire.ServerID{"s1", "s2", "s3", "s4"}
@@ -79,8 +79,8 @@ func (registryWorld) Parse(words []string) (engine.Op, error) {
 	return engine.Op{}, fmt.Errorf("%q: want one of %v, and s1 to s%d, or seconds", strings.Join(words, " "), registryVerbs, maxIDs)
 }
 
-// Plan makes up a run. Each seed has its own sizes and leaves out some
-// operations: a sequence that is rare among all operations is common among few.
+// Plan returns a random plan. Each seed has its own sizes and omits some operations: a
+// sequence that is rare among many kinds of operations is frequent among few.
 func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Plan {
 	p := &planner{Planner: engine.Planner{Rand: r}}
 	if small {
@@ -94,7 +94,7 @@ func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Plan {
 	}
 	p.Plan.Params = []engine.Param{{Name: "max-phones", Value: 1 + r.Intn(4)}}
 	if !r.Chance(4) {
-		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "linear", Value: 0}) // it takes longer than the run
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "linear", Value: 0}) // the check takes longer than the run
 	}
 	p.ids = 1 + r.Intn(3)
 	binary := []int{doClaim, doClaim, doRelease}
@@ -132,12 +132,14 @@ func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Plan {
 	return p.Interleave()
 }
 
-// planner plans operations on so many server-ids.
+// planner plans the operations of the registry world.
 type planner struct {
 	engine.Planner
-	ids int
+	ids int // number of server-ids
 }
 
+// actor plans n operations of an actor. The first has the first of the verbs, and the
+// others have random ones.
 func (p *planner) actor(name string, n int, verbs []int) {
 	var ops []engine.Op
 	for i := range n {

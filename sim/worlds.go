@@ -13,7 +13,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
-// Worlds returns all worlds, in the order of the command's help.
+// Worlds returns all worlds in the order in which relaysim lists them.
 func Worlds() []engine.World {
 	return []engine.World{registryWorld{}, relayworld.World{}, clusterworld.World{}}
 }
@@ -27,8 +27,8 @@ func WorldNames() []string {
 	return names
 }
 
-// Find returns the world of that name. The worlds with a planted failure have
-// names, too.
+// Find returns the world with the given name, which can also be a world with a planted
+// failure.
 func Find(name string) (engine.World, error) {
 	switch name {
 	case engine.PlantedUpdate.Name():
@@ -39,7 +39,7 @@ func Find(name string) (engine.World, error) {
 	return engine.FindWorld(name, Worlds()...)
 }
 
-// Parse parses a run of one of the worlds that Find knows.
+// Parse parses a plan of one of the worlds that Find returns.
 func Parse(text string) (*engine.Plan, error) {
 	return engine.ParsePlan(text, append(Worlds(), engine.PlantedUpdate, engine.PlantedRace)...)
 }
@@ -47,7 +47,7 @@ func Parse(text string) (*engine.Plan, error) {
 //go:embed testdata/*.run
 var regressionFiles embed.FS
 
-// RegressionRuns returns the runs in testdata, by name.
+// RegressionRuns returns the plans in testdata by their names.
 func RegressionRuns() (map[string]*engine.Plan, error) {
 	names, err := fs.Glob(regressionFiles, "testdata/*.run")
 	if err != nil {
