@@ -1,5 +1,5 @@
 package mutants
 
-// Hits returns how often the code of the mutant ran. This build has no mutant;
-// mutants are built with another version of this file.
+// Hits returns how often the code of the mutant ran. This build has no mutant. The build of
+// a mutant replaces this file.
 func Hits() int { return 0 }

@@ -1,8 +1,7 @@
-// Package mutants breaks the relay on purpose: each text file is a patch of one
-// source file, with the invariants that should notice it. The command relaysim
-// mutants builds each mutant, checks that the simulator notices, and writes the
-// results of a world to a page, kills-<world>.md. The command relaysim demo shows
-// one mutant step by step.
+// Package mutants plants bugs in the relay. Each text file is a patch of one source file,
+// with the invariants that should notice the bug. The command relaysim mutants builds
+// each mutant, checks that the simulator finds it, and writes the results for a world to
+// a page, kills-<world>.md. The command relaysim demo shows one mutant step by step.
 package mutants
 
 import (
@@ -16,25 +15,24 @@ import (
 //go:embed *.txt
 var mutantFiles embed.FS
 
-// A Mutant is one way to break the real relay: a patch, and what is known
-// about it.
+// A Mutant is one bug in the relay, as a patch.
 type Mutant struct {
 	Name          string
-	Class         string   // the kind of bug, in words of wire.md §16 where it is one
-	Catch         []string // the invariants that should notice
-	RegressionRun string   // name of a run in testdata that this mutant breaks
-	Pair          string   // other guards that hide this mutant, or that it hides
-	Race          bool     // only the race detector can see it
-	Survives      string   // why no check can notice it
+	Class         string   // the bug, as a clause
+	Catch         []string // the invariants that should notice the bug
+	RegressionRun string   // name of a run in testdata in which the bug shows
+	Pair          string   // mutants of other checks that can hide this bug, or that it hides
+	Race          bool     // only the race detector can notice the bug
+	Survives      string   // the reason why no check can notice the bug
 	Note          string
-	World         string
-	File          string // what is patched
+	World         string // name of the world that runs the patched code
+	File          string // the patched file
 	hunks         []hunk
 }
 
 type hunk struct{ old, new string }
 
-// Mutants reads all of them, by name.
+// Mutants returns all mutants, sorted by name.
 func Mutants() ([]*Mutant, error) {
 	names, err := fs.Glob(mutantFiles, "*.txt")
 	if err != nil {
@@ -55,8 +53,12 @@ func Mutants() ([]*Mutant, error) {
 	return ms, nil
 }
 
+// parseMutant parses a file: lines of a key and a value, and then hunks. A hunk is a line @@,
+// the old lines with a - before each, and the new lines with a + before each.
 func parseMutant(name, text string) (*Mutant, error) {
 	m := &Mutant{Name: name, World: "registry", File: "internal/relay/registry.go"}
+	texts := map[string]*string{"class": &m.Class, "regression": &m.RegressionRun, "pair": &m.Pair,
+		"survives": &m.Survives, "note": &m.Note, "world": &m.World, "file": &m.File}
 	for n, l := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		if l == "@@" {
 			m.hunks = append(m.hunks, hunk{})
@@ -73,26 +75,13 @@ func parseMutant(name, text string) (*Mutant, error) {
 			}
 			continue
 		}
-		key, value, _ := strings.Cut(l, " ")
-		switch key {
-		case "class":
-			m.Class = value
-		case "catch":
+		switch key, value, _ := strings.Cut(l, " "); {
+		case key == "catch":
 			m.Catch = strings.Split(value, ", ")
-		case "story":
-			m.RegressionRun = value
-		case "pair":
-			m.Pair = value
-		case "race":
+		case key == "race":
 			m.Race = true
-		case "survives":
-			m.Survives = value
-		case "note":
-			m.Note = value
-		case "world":
-			m.World = value
-		case "file":
-			m.File = value
+		case texts[key] != nil:
+			*texts[key] = value
 		default:
 			return nil, fmt.Errorf("line %d: unknown key %q", n+1, key)
 		}
@@ -103,9 +92,9 @@ func parseMutant(name, text string) (*Mutant, error) {
 	return m, nil
 }
 
-// Apply patches the source. The old text of each hunk must occur exactly once.
-// One hunk must contain the marker: it distinguishes a mutant with code that never runs
-// from one that no check notices.
+// Apply patches the source. The old text of each hunk must occur exactly once. One hunk must
+// contain the marker REACHED, which tells a mutant whose code never runs from a mutant that
+// no check notices.
 func (m *Mutant) Apply(src string) (string, error) {
 	marked := false
 	for i, h := range m.hunks {
@@ -122,8 +111,8 @@ func (m *Mutant) Apply(src string) (string, error) {
 	return src, nil
 }
 
-// Diff returns the lines that the mutant removes, after "-", and those that it
-// adds, after "+".
+// Diff returns the lines that the mutant removes, each after "-", and the lines that it adds,
+// each after "+".
 func (m *Mutant) Diff() string {
 	var b strings.Builder
 	for i, h := range m.hunks {
@@ -140,9 +129,8 @@ func (m *Mutant) Diff() string {
 	return b.String()
 }
 
-// Overlay returns the files that go build -overlay must replace to build the
-// mutant: their paths in the module, and their contents. read returns the
-// source of a file.
+// Overlay returns the contents of the files that go build -overlay must replace to build the
+// mutant, by their paths in the module. read returns the source of a file.
 func (m *Mutant) Overlay(read func(path string) (string, error)) (map[string]string, error) {
 	src, err := read(m.File)
 	if err != nil {
@@ -163,7 +151,7 @@ var reached int
 //go:norace
 func reach() bool { reached++; return false }
 
-// Reached is that count.
+// Reached returns the count of reach.
 //
 //go:norace
 func Reached() int { return reached }
