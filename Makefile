@@ -107,6 +107,7 @@ battery: ## run the fault tests with large doses: a quarter of an hour; prints t
 	@.ci/battery
 
 docs: metrics-doc ## write the generated parts of docs/
+	$(GO) test ./internal/daemon -run 'TestTheGlossaryLinksToTheIdentifiers' -update
 	$(GO) test ./internal/relay -run 'TestTheDesignPageHasTheLifeOfASlot' -update
 	$(GO) test ./internal/config -run 'TestTheOperatorsPageHasTheOptions' -update
 

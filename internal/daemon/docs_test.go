@@ -13,6 +13,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/golden"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -118,50 +119,65 @@ func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
 	}
 }
 
-// Each word of the glossary stands for an identifier that exists.
-func TestTheGlossaryNamesIdentifiersThatExist(t *testing.T) {
-	exist := make(map[string]bool) // package directory, dot, name; with the type before a field or method
-	goFiles(t, func(name string, file *ast.File) {
+// Each word of the glossary has an identifier that exists, and a link to its file.
+func TestTheGlossaryLinksToTheIdentifiers(t *testing.T) {
+	const glossary = "docs/glossary.md"
+	file := make(map[string]string) // by package directory, dot, name; with the type before a field or method
+	goFiles(t, func(name string, f *ast.File) {
 		dir := path.Dir(name) + "."
-		for _, d := range file.Decls {
+		for _, d := range f.Decls {
 			switch d := d.(type) {
 			case *ast.FuncDecl:
-				exist[dir+receiver(d)+d.Name.Name] = true
+				file[dir+receiver(d)+d.Name.Name] = name
 			case *ast.GenDecl:
 				for _, spec := range d.Specs {
-					switch spec := spec.(type) {
-					case *ast.TypeSpec:
-						exist[dir+spec.Name.Name] = true
-						if st, ok := spec.Type.(*ast.StructType); ok {
-							for _, f := range st.Fields.List {
-								for _, n := range f.Names {
-									exist[dir+spec.Name.Name+"."+n.Name] = true
-								}
-							}
-						}
-					case *ast.ValueSpec:
-						for _, n := range spec.Names {
-							exist[dir+n.Name] = true
-						}
+					for _, id := range namesOf(spec) {
+						file[dir+id] = name
 					}
 				}
 			}
 		}
 	})
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "glossary.md"))
+	b, err := os.ReadFile(filepath.Join("..", "..", glossary))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile("(?m)^\\| ([^|]+) \\| [^|]+\\. (?:\\([^|]*\\) )?\\| `([^`]+)` \\|$").FindAllStringSubmatch(string(page), -1)
+	page := string(b)
+	row := regexp.MustCompile("(?m)^(\\| [^|]+ \\| [^|]+\\. (?:\\([^|]*\\) )?\\| )\\[?`([^`]+)`(?:\\]\\([^)]*\\))?( \\|)$")
+	rows := 0
+	want := row.ReplaceAllStringFunc(page, func(line string) string {
+		m := row.FindStringSubmatch(line)
+		if rows++; file[m[2]] == "" {
+			t.Errorf("%s: the identifier of this row does not exist: %s", glossary, line)
+			return line
+		}
+		return m[1] + "[`" + m[2] + "`](../" + file[m[2]] + ")" + m[3]
+	})
 	// Each table has a row of headings and a row |---|, which does not begin with "| ".
-	if lines := strings.Count(string(page), "\n| ") - strings.Count(string(page), "\n| Word |"); len(rows) != lines || lines == 0 {
-		t.Errorf("%d of %d rows of docs/glossary.md have a word, a sentence and an identifier", len(rows), lines)
+	if lines := strings.Count(page, "\n| ") - strings.Count(page, "\n| Word |"); rows != lines || lines == 0 {
+		t.Errorf("%d of %d rows of %s have a word, a sentence and an identifier", rows, lines, glossary)
 	}
-	for _, row := range rows {
-		if !exist[row[2]] {
-			t.Errorf("docs/glossary.md: %s is said to be %s, which does not exist", row[1], row[2])
+	golden.File(t, glossary, want)
+}
+
+// namesOf returns the names that a declaration declares, with the fields of a struct.
+func namesOf(spec ast.Spec) (names []string) {
+	switch spec := spec.(type) {
+	case *ast.TypeSpec:
+		names = append(names, spec.Name.Name)
+		if st, ok := spec.Type.(*ast.StructType); ok {
+			for _, f := range st.Fields.List {
+				for _, n := range f.Names {
+					names = append(names, spec.Name.Name+"."+n.Name)
+				}
+			}
+		}
+	case *ast.ValueSpec:
+		for _, n := range spec.Names {
+			names = append(names, n.Name)
 		}
 	}
+	return names
 }
 
 // receiver returns the name of a method's type and a dot, or nothing for a function.
