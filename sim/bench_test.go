@@ -30,7 +30,7 @@ func BenchmarkInjectedLock(b *testing.B) {
 	})
 	b.Run("registry", func(b *testing.B) {
 		r := relay.NewRegistry[int, int](relay.RegistryConfig[int]{})
-		r.Claim("s1", 1)
+		r.Claim("s1", 1, relay.Terms{})
 		for b.Loop() {
 			r.Join("s1", 7)
 			r.Leave("s1", 7)

@@ -134,7 +134,7 @@ func (w *registryRun) claim(t *engine.Task, u *user, c *call) bool {
 		return false
 	}
 	c.binary = w.newBinary()
-	got := w.reg.Claim(c.serverID(), c.binary)
+	got := w.reg.Claim(c.serverID(), c.binary, relay.Terms{})
 	u.conns = append(u.conns, conn{id: c.id, b: c.binary, incumbent: got.Incumbent})
 	w.checkClaim(t, c, got)
 	return true
@@ -147,7 +147,7 @@ func (w *registryRun) takeover(t *engine.Task, u *user, c *call) bool {
 	}
 	c.binary, c.incumbent = u.conns[k].b, u.conns[k].incumbent
 	u.conns[k].incumbent = 0
-	w.checkClaim(t, c, w.reg.Takeover(c.serverID(), c.incumbent, c.binary))
+	w.checkClaim(t, c, w.reg.Takeover(c.serverID(), c.incumbent, c.binary, relay.Terms{}))
 	return true
 }
 

@@ -118,6 +118,8 @@ func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdo
 		return c.Diag.run(ctx, b, time.Now(), stdout)
 	case "fingerprint":
 		return c.Fingerprint.run(ctx, os.Stdin, stdout)
+	case "access":
+		return c.Access.run(os.Stdin, stdout)
 	case "healthcheck":
 		return c.Healthcheck.run(ctx, stdout)
 	case "probe":

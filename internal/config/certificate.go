@@ -176,7 +176,7 @@ func checkOwnDir(dir string) (rule, fix string) {
 	if !ownedByUs(info) {
 		return "must belong to the user that the relay runs as, and it belongs to another than the user of this process", "chown it; to check the configuration of another user, run check as that user"
 	}
-	if err := access(dir, true); err != nil {
+	if err := mayAccess(dir, true); err != nil {
 		return fmt.Sprintf("must be writable (%v)", err), "without it every restart asks for a new certificate, until the authority refuses"
 	}
 	entries, err := os.ReadDir(dir)
@@ -192,7 +192,7 @@ func checkOwnDir(dir string) (rule, fix string) {
 			}
 		}
 		if err == nil {
-			err = access(name, false)
+			err = mayAccess(name, false)
 		}
 		if err != nil {
 			return fmt.Sprintf("must be readable, and %s is not (%v)", e.Name(), pathReason(err)), "give it to this user, or remove it"
@@ -216,7 +216,7 @@ func checkCanMake(dir string) (rule, fix string) {
 		err = fmt.Errorf("%s is no directory", above)
 	}
 	if err == nil {
-		if err = access(above, true); err != nil {
+		if err = mayAccess(above, true); err != nil {
 			err = fmt.Errorf("%s: %w", above, err)
 		}
 	}

@@ -51,6 +51,12 @@ type Config struct {
 	// ProxyProtocol expects a PROXY header at the beginning of each connection.
 	ProxyProtocol bool `default:"false" unit:"true or false" group:"Listeners" help:"Expect a PROXY header, version 1 or 2, on every connection, and refuse connections that do not come from --trusted-proxies."`
 
+	// Access selects who may claim server-ids.
+	Access string `default:"open" unit:"open or list" group:"Access" help:"Who may use the relay: everyone (open), or the binaries with a server-id in --access-file (list)."`
+
+	// AccessFile has the server-ids.
+	AccessFile string `default:"" unit:"file" group:"Access" help:"For --access list: server-ids or their SHA-256, one per line, which the command access edits. It is read again when it changes, and on SIGHUP; an unusable file changes nothing."`
+
 	// Domain is the host name for which the relay gets certificates.
 	Domain string `default:"" unit:"host name" group:"TLS" common:"true" help:"Terminate TLS on --listen with a certificate for this name, from an ACME authority such as Let's Encrypt."`
 

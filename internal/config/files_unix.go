@@ -43,9 +43,9 @@ func fileID(info fs.FileInfo) string {
 	return id
 }
 
-// access reports whether the user of the process may read a file or directory
+// mayAccess reports whether the user of the process may read a file or directory
 // and, with write, write it. It asks the kernel and changes nothing.
-func access(name string, write bool) error {
+func mayAccess(name string, write bool) error {
 	mode := uint32(unix.R_OK)
 	if write {
 		mode |= unix.W_OK

@@ -38,6 +38,7 @@ func (c Config) inspect(ctx context.Context, m machine, now time.Time) Findings 
 	f := Findings{Problems: []string{}, Warnings: []string{}, Notes: []string{}}
 	f.certificate(c, now)
 	f.webConfig(c, now)
+	f.access(c, now)
 	f.ports(ctx, c)
 	f.cluster(ctx, c)
 	f.machine(c, m)

@@ -45,6 +45,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 		v.origin("allowed-origins", o)
 	}
 	v.proxies(c)
+	v.access(c)
 	v.tls(c)
 	if c.MemoryLimit != 0 {
 		within(&v, "memory-limit", c.MemoryLimit, 32<<20, 1<<50)

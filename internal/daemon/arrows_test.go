@@ -20,7 +20,7 @@ const module = "github.com/pyrycode/pyrycode-relay"
 // tests. A package in a directory below one of these may import the same packages, and
 // the others below it.
 var arrows = map[string][]string{
-	"cmd/pyrycode-relay": {"internal/daemon", "internal/config", "internal/install", "internal/status"},
+	"cmd/pyrycode-relay": {"internal/daemon", "internal/config", "internal/install", "internal/status", "internal/access"},
 	"cmd/relaysim":       {"sim", "sim/engine", "sim/mutants"},
 	"cmd/relayload":      {"internal/bench", "internal/chart", "internal/load", "internal/wstest"},
 	"cmd/relayfault":     {"internal/chart", "internal/load", "internal/wstest"},
@@ -34,16 +34,17 @@ var arrows = map[string][]string{
 	"internal/relay":     {"internal/wire", "internal/network"},
 	"internal/push":      {"internal/network", "internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay"},
-	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push"},
+	"internal/access":    {"internal/relay", "internal/wire"},
+	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
 	"internal/front":     {"internal/config", "internal/network"},
 	"internal/status":    {"internal/relay", "internal/wire"},
-	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/network", "internal/wire"},
+	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/wire"},
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld"},
 	"sim/engine":         {},
 	"sim/mutants":        {},
 	"sim/relayruntime":   {"internal/relay", "internal/wire", "sim/engine"},
-	"sim/relayworld":     {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime"},
+	"sim/relayworld":     {"internal/access", "internal/relay", "internal/wire", "sim/engine", "sim/relayruntime"},
 	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld"},
 	"internal/golden":    {},
 

@@ -87,6 +87,7 @@ func (p *process) plan() *plan {
 	default: // a request waits already
 	}
 	p.web.ask()
+	p.access.ask()
 	if p.env.Configure == nil {
 		return nil
 	}
@@ -148,17 +149,20 @@ func (p *process) reload(next *plan) {
 // reread returns the end of a log message about a reload: the files that are read again
 // in addition to the configuration, or "".
 func (p *process) reread() string {
-	cert := p.front.ReadsFiles()
-	web := p.cfg.WebConfigFile != ""
-	switch {
-	case cert && web:
-		return "; the files of --tls-cert, --tls-key and --web.config.file are read again"
-	case cert:
-		return "; the files of --tls-cert and --tls-key are read again"
-	case web:
-		return "; --web.config.file is read again"
+	var files []string
+	if p.front.ReadsFiles() {
+		files = append(files, "--tls-cert", "--tls-key")
 	}
-	return ""
+	if p.cfg.WebConfigFile != "" {
+		files = append(files, "--web.config.file")
+	}
+	if p.cfg.AccessFile != "" {
+		files = append(files, "--access-file")
+	}
+	if files == nil {
+		return ""
+	}
+	return "; read again: " + strings.Join(files, ", ")
 }
 
 // apply puts cfg into force. Check must have accepted it. fit is the result of

@@ -130,7 +130,7 @@ func TestAReloadNamesOnlyFilesThatItReads(t *testing.T) {
 	cert, key, _ := certtest.New(t).Issue(t.TempDir(), "relay.test")
 	r = startReloading(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
 	r.reload(func(*config.Config) {})
-	r.wantLog(`msg="reload: no option that can change has changed; the files of --tls-cert and --tls-key are read again"`)
+	r.wantLog(`msg="reload: no option that can change has changed; read again: --tls-cert, --tls-key"`)
 }
 
 func TestAnInvalidReloadChangesNothing(t *testing.T) {

@@ -86,7 +86,8 @@ type process struct {
 	listeners []served   // once they are open
 	failed    chan error // of a server whose listener failed
 
-	web      *webAccess // nil: the private listener has no protection of its own
+	access   *accessControl // nil: the relay is open to everyone
+	web      *webAccess     // nil: the private listener has no protection of its own
 	memory   *memory
 	accounts *consistency
 	page     *status.Page
@@ -149,10 +150,19 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 	p.env.Supervisor = env.Supervisor.closeUnused(cfg, p.log)
 	p.cfg = cfg.Fit(p.log)
 	p.ready.set("starting")
+	var accessMetrics []prometheus.Collector
+	if p.access, accessMetrics, err = newAccessControl(p.cfg, p.log); err != nil {
+		return nil, err
+	}
 	if err := p.newRelay(ctx); err != nil {
 		return nil, err
 	}
 	reg := p.relay.Metrics()
+	for _, m := range accessMetrics {
+		if err := reg.Register(m); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
 	if p.front, err = p.newFront(reg); err != nil {
 		return nil, err
 	}
@@ -179,6 +189,7 @@ func (p *process) newRelay(ctx context.Context) error {
 	c.ClientAddr = func(req *http.Request) netip.Addr { return p.front.ClientAddr(req) }
 	c.Room = func() error { return p.memory.room() }
 	c.Push = p.push.Wake
+	c.Access = p.access.access()
 	if p.cluster, err = joinCluster(ctx, p.cfg, p.log, &p.ready); err != nil {
 		return err
 	}
@@ -265,6 +276,7 @@ func (p *process) run(stop *stops) error {
 	defer p.cluster.close()
 	p.sayStarting()
 	p.sayPush()
+	p.sayAccess()
 	err := p.cluster.start(stop.first, p.log, &p.ready)
 	if err == nil {
 		p.listeners, err = p.open(stop.first)
@@ -290,6 +302,7 @@ func (p *process) run(stop *stops) error {
 	go p.reloads(background)
 	go p.front.KeepCertificate(background, p.live.certs)
 	go p.web.keep(background)
+	go p.access.keep(background)
 	p.failed = make(chan error, len(p.listeners))
 	for _, s := range p.listeners {
 		tasks.Go(func() {

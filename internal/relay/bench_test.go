@@ -198,13 +198,13 @@ func BenchmarkRegistry(b *testing.B) {
 		for i := range ids {
 			ids[i] = wire.ServerID(fmt.Sprint("server-", i))
 			bins[i], phones[i] = new(binary), new(phone)
-			r.Claim(ids[i], bins[i])
+			r.Claim(ids[i], bins[i], Terms{})
 		}
 		b.Run(fmt.Sprint("release and reclaim/", slots), func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i = (i + 1) % slots {
 				r.Release(ids[i], bins[i])
-				r.Claim(ids[i], bins[i])
+				r.Claim(ids[i], bins[i], Terms{})
 			}
 		})
 		b.Run(fmt.Sprint("join and leave/", slots), func(b *testing.B) {
@@ -217,7 +217,7 @@ func BenchmarkRegistry(b *testing.B) {
 		b.Run(fmt.Sprint("takeover/", slots), func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i = (i + 1) % slots {
-				r.Takeover(ids[i], bins[i], bins[i])
+				r.Takeover(ids[i], bins[i], bins[i], Terms{})
 			}
 		})
 		r.Drain()

@@ -15,6 +15,7 @@ type binary struct {
 	conn
 	server   wire.ServerID
 	version  string
+	terms    Terms
 	deadline *LeaseDeadline // of its server-id; nil: no other node could have it
 	began    time.Time
 
@@ -25,11 +26,17 @@ type binary struct {
 	ended   atomic.Bool
 }
 
-// serveBinary is GET /v1/server: a binary claims a server-id.
-func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
+// serveBinary is GET /v1/server, or GET /t/ and a token: a binary claims a server-id.
+func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token string) {
 	hello, err := wire.ParseBinaryHello(req.Header)
 	a := r.newAttempt(w, req, endpointBinary)
+	a.server = hello.Server
 	if !a.admit(hello.Server, err) {
+		return
+	}
+	terms, why := r.askAccess(AccessQuestion{Server: hello.Server, From: a.from, Version: hello.Version, Token: token})
+	if why != nil {
+		a.reject(why)
 		return
 	}
 	deadline, inUse, why := r.prepareClaim(hello.Server)
@@ -45,7 +52,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	set := r.settings.Load()
-	b := &binary{server: hello.Server, version: hello.Version, deadline: deadline, began: r.rt.Clock.Now()}
+	b := &binary{server: hello.Server, version: hello.Version, terms: terms, deadline: deadline, began: r.rt.Clock.Now()}
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
 	b.probe.waiting = &r.metrics.claimsWaiting
@@ -94,7 +101,7 @@ func (r *Relay) prepareClaim(id wire.ServerID) (deadline *LeaseDeadline, inUse b
 // probed, and the verdict goes on from here.
 func (r *Relay) claim(b *binary) {
 	for {
-		c := r.registry.Claim(b.server, b)
+		c := r.registry.Claim(b.server, b, b.terms)
 		if c.Outcome != Held {
 			r.apply(b, c, nil)
 			return
@@ -151,6 +158,12 @@ func (r *Relay) serve(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	b.startReading() // if it has parked
 	if displaced != nil {
 		displaced.displace()
+	}
+	// After the claim, because accessChanged may have looked at the slots before it.
+	if !r.mayServe(b.server) {
+		r.Disconnect(Selector{Server: b.server}, noAccess, noAccess, false)
+		b.recordAttempt(outcomeAccess)
+		return
 	}
 	b.recordAttempt(outcomeAccept)
 	switch c.Outcome {

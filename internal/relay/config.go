@@ -45,6 +45,9 @@ type Config struct {
 	// there are none.
 	Cluster Cluster
 
+	// Access decides which peers may use the relay. Nil means that all may.
+	Access Access
+
 	// AllowedOrigins are the Origin header values that may connect, compared
 	// without regard to case. A request with another Origin gets 403; one
 	// without, as native clients send, passes. Empty means none.

@@ -101,9 +101,9 @@ func TestScrapesOfARacingRegistry(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(uint64(a), 1))
 			for range rounds {
 				b, p := new(B), new(P)
-				c := r.Claim(id, b)
+				c := r.Claim(id, b, Terms{})
 				if c.Outcome == Held && rnd.IntN(2) == 0 {
-					c = r.Takeover(id, c.Incumbent, b)
+					c = r.Takeover(id, c.Incumbent, b, Terms{})
 				}
 				_, in := r.Join(id, p)
 				if rnd.IntN(2) == 0 {

@@ -239,6 +239,12 @@ func (e *events) refused(event string, from netip.Addr, d endpoint, err error) {
 	e.emit(eventRefusal, from, slog.LevelWarn, event, attrs...)
 }
 
+// accessRefused logs an upgrade that was refused because its server-id has no access, or
+// because that is not known now.
+func (e *events) accessRefused(a *attempt, err error) {
+	e.emit(eventRefusal, a.from, slog.LevelWarn, "access_refused", serverID(a.server), remote(a.from), slog.String("path", string(a.endpoint)), slog.String("err", err.Error()))
+}
+
 // shed logs the number of connections that were closed because memory ran short, and the
 // address of the first one.
 func (e *events) shed(closed int, from netip.Addr) {

@@ -31,7 +31,7 @@ func ExampleRegistry() {
 
 	_, outcome := r.Join("home", "early phone")
 	fmt.Println(outcome)
-	fmt.Println(r.Claim("home", "first binary").Outcome)
+	fmt.Println(r.Claim("home", "first binary", relay.Terms{}).Outcome)
 	binary, outcome := r.Join("home", "phone 1")
 	fmt.Println(outcome, "with", binary)
 	show()
@@ -39,9 +39,9 @@ func ExampleRegistry() {
 	r.Release("home", "first binary")
 	show()
 	mock.Add(29 * time.Second)
-	c := r.Claim("home", "second binary")
+	c := r.Claim("home", "second binary", relay.Terms{})
 	fmt.Println(c.Outcome, "and close", c.Evicted)
-	fmt.Println(r.Claim("home", "rival").Outcome, "by", r.Holder("home"))
+	fmt.Println(r.Claim("home", "rival", relay.Terms{}).Outcome, "by", r.Holder("home"))
 
 	r.Join("home", "phone 2")
 	r.Release("home", "second binary")

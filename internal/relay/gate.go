@@ -134,8 +134,9 @@ type attempt struct {
 	w        http.ResponseWriter
 	req      *http.Request
 	endpoint endpoint
-	from     netip.Addr // charged for it
-	placed   bool       // it holds a place in the connection table
+	server   wire.ServerID // empty if the headers have none that is allowed
+	from     netip.Addr    // charged for it
+	placed   bool          // it holds a place in the connection table
 }
 
 // rejection is the reason why an attempt is refused before its upgrade.
@@ -226,6 +227,11 @@ func (a *attempt) reject(why *rejection) {
 		r.log.refused("rate_limited", a.from, a.endpoint, nil)
 	case outcomeCapacity:
 		r.log.refused("conn_cap_reached", a.from, a.endpoint, why.err)
+	case outcomeAccess:
+		r.metrics.refused[refusedAccess].Inc()
+		r.log.accessRefused(a, why.err)
+	case outcomeAccessUnknown:
+		r.log.accessRefused(a, why.err)
 	}
 	a.leave()
 }

@@ -472,7 +472,7 @@ func TestCheckFindsDamageOfTheConnectionTable(t *testing.T) {
 		{"an address counted too often", func(r *Relay) { r.table.byAddr.Add(network.Of(netip.Addr{}), 4) }, "1 places taken; 5 by address"},
 		{"a connection without a place", func(r *Relay) { r.table.conns[new(conn)] = 9 }, "2 connections; 1 places"},
 		{"a phone without a socket", func(r *Relay) {
-			r.registry.Claim("s1", new(binary))
+			r.registry.Claim("s1", new(binary), Terms{})
 			r.registry.Join("s1", new(phone))
 		}, "registry counts 1 binaries, 1 phones and 0 remote ones; 1 connections are open"},
 		{"the registry itself", func(r *Relay) { r.registry.counts.Phones++ }, "counts say"},

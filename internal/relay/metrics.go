@@ -36,10 +36,14 @@ const (
 	outcomeCluster   outcome = "reject_cluster"
 	outcomeBanned    outcome = "reject_banned"
 
+	outcomeAccess        outcome = "reject_access"
+	outcomeAccessUnknown outcome = "reject_access_unknown" // the verifier has not answered
+
 	refusedNoServer refusal = "no_server"
 	refusedInUse    refusal = "server_in_use"
 	refusedPhones   refusal = "phones_at_cap"
 	refusedRate     refusal = "ratelimit"
+	refusedAccess   refusal = "no_access"
 
 	dropInvalid       dropReason = "invalid_frame"
 	dropEnvelope      dropReason = "bad_envelope"
@@ -59,8 +63,8 @@ const (
 var (
 	endpoints = []endpoint{endpointBinary, endpointPhone}
 	outcomes  = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
-		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster, outcomeBanned}
-	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate}
+		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster, outcomeBanned, outcomeAccess, outcomeAccessUnknown}
+	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate, refusedAccess}
 	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropDepartedPhone, dropPhoneBacklog, dropClosed, dropPush}
 	directions  = []direction{toBinary, toPhone}
 	sides       = []side{sideRelay, sidePeer}

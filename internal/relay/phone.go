@@ -35,7 +35,13 @@ type joiner interface {
 func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	hello, err := wire.ParsePhoneHello(req.Header)
 	a := r.newAttempt(w, req, endpointPhone)
+	a.server = hello.Server
 	if !a.admit(hello.Server, err) {
+		return
+	}
+	// The terms are those of the binary's claim.
+	if _, why := r.askAccess(AccessQuestion{Phone: true, Server: hello.Server, From: a.from, Device: hello.Device}); why != nil {
+		a.reject(why)
 		return
 	}
 	slot, err := r.findRemote(hello.Server)

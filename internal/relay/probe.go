@@ -231,7 +231,7 @@ func (b *binary) refused(incumbent *binary) {
 
 // inherits gives claimant b the slot of its incumbent, which is silent.
 func (b *binary) inherits(incumbent *binary) {
-	b.relay.apply(b, b.relay.registry.Takeover(b.server, incumbent, b), incumbent)
+	b.relay.apply(b, b.relay.registry.Takeover(b.server, incumbent, b, b.terms), incumbent)
 }
 
 // vacant makes claimant b claim again, because its incumbent has ended.

@@ -70,6 +70,7 @@ type Registry[B, P comparable] struct {
 // it is in grace, and binary is the zero B.
 type slot[B, P comparable] struct {
 	binary B
+	terms  Terms
 	since  uint64       // the join order of binary
 	grace  *grace       // identity of the grace that runs now
 	phones map[P]uint64 // with their join order; nil until the first
@@ -124,6 +125,14 @@ const (
 	SlotInGrace                  // it waits for a binary that may come back
 )
 
+// Terms are the conditions on which a binary gets a slot. They hold for the slot until
+// another binary gets it.
+type Terms struct {
+	// MaxPhones limits the phones of the slot, if it is less than the limit of the
+	// registry. Zero means that only the limit of the registry counts.
+	MaxPhones int
+}
+
 // Claim is the answer to a binary that claims a slot.
 type Claim[B, P comparable] struct {
 	Outcome   Outcome
@@ -165,13 +174,13 @@ func (r *Registry[B, P]) set(cfg RegistryConfig[P]) {
 	r.mostPhones = max(r.mostPhones, r.maxPhones)
 }
 
-// Claim gives the slot of id to b if it is free (Claimed) or in grace
-// (Reclaimed). A reclaim evicts every phone of the slot: their sessions
+// Claim gives the slot of id to b on these terms, if it is free (Claimed) or in
+// grace (Reclaimed). A reclaim evicts every phone of the slot: their sessions
 // live in the memory of the binary that is gone. If a binary holds the
 // slot, nothing changes (Held): the caller probes that incumbent and then
 // calls Takeover, or refuses b. b must not be the zero B, and must not hold a
 // slot.
-func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
+func (r *Registry[B, P]) Claim(id wire.ServerID, b B, terms Terms) Claim[B, P] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.draining {
@@ -183,24 +192,24 @@ func (r *Registry[B, P]) Claim(id wire.ServerID, b B) Claim[B, P] {
 		s = new(slot[B, P])
 		r.slots[id] = s
 		r.counts.Binaries++
-		r.grant(s, b)
+		r.grant(s, b, terms)
 		return Claim[B, P]{Outcome: Claimed}
 	case s.grace != nil:
 		s.grace.timer.Stop() // a function that has begun already finds s.grace changed
 		s.grace = nil
 		r.counts.InGrace--
 		r.counts.Binaries++
-		return Claim[B, P]{Outcome: Reclaimed, Evicted: r.grant(s, b)}
+		return Claim[B, P]{Outcome: Reclaimed, Evicted: r.grant(s, b, terms)}
 	default:
 		return Claim[B, P]{Outcome: Held, Incumbent: s.binary}
 	}
 }
 
-// Takeover gives the slot of id to b if exactly incumbent holds it: a
-// compare-and-swap, so that only one of many rivals wins. It evicts the phones
+// Takeover gives the slot of id to b on these terms, if exactly incumbent holds it:
+// a compare-and-swap, so that only one of many rivals wins. It evicts the phones
 // as a reclaim does. If another binary holds the slot by now, the outcome is
 // Held; if no binary does, it is Vacant, and b may claim the slot.
-func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B) Claim[B, P] {
+func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B, terms Terms) Claim[B, P] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.slots[id]
@@ -212,7 +221,7 @@ func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B) Claim[B, P] 
 	case s.binary != incumbent:
 		return Claim[B, P]{Outcome: Held, Incumbent: s.binary}
 	}
-	return Claim[B, P]{Outcome: TakenOver, Evicted: r.grant(s, b)}
+	return Claim[B, P]{Outcome: TakenOver, Evicted: r.grant(s, b, terms)}
 }
 
 // Release ends b's hold of id: the slot goes into grace, and its phones stay.
@@ -325,18 +334,32 @@ func (r *Registry[B, P]) Drain() (ids []wire.ServerID, proxied []P) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
+	return sortedByJoinOrder(r.since()), sortedByJoinOrder(r.proxied)
+}
+
+// InUse returns the server-ids with a slot, in the join order of their binaries.
+func (r *Registry[B, P]) InUse() []wire.ServerID {
+	r.mu.Lock()
+	since := r.since()
+	r.mu.Unlock()
+	return sortedByJoinOrder(since)
+}
+
+// since returns the server-ids with a slot, each with the join order of its binary.
+// The lock is held.
+func (r *Registry[B, P]) since() map[wire.ServerID]uint64 {
 	since := make(map[wire.ServerID]uint64, len(r.slots))
 	for id, s := range r.slots {
 		since[id] = s.since
 	}
-	return sortedByJoinOrder(since), sortedByJoinOrder(r.proxied)
+	return since
 }
 
 // grant makes b the holder of s. It removes the phones of the binary before and
 // returns them. The lock is held.
-func (r *Registry[B, P]) grant(s *slot[B, P], b B) []P {
+func (r *Registry[B, P]) grant(s *slot[B, P], b B, terms Terms) []P {
 	r.joins++
-	s.binary, s.since = b, r.joins
+	s.binary, s.terms, s.since = b, terms, r.joins
 	evicted := r.removePhones(s)
 	r.publish()
 	return evicted

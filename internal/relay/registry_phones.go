@@ -33,7 +33,7 @@ func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
 	if s.has(p) {
 		return s.binary, Joined
 	}
-	if s.joined() >= r.maxPhones {
+	if s.joined() >= s.maxPhones(r.maxPhones) {
 		return none, Full
 	}
 	r.joins++
@@ -130,6 +130,14 @@ func (s *slot[B, P]) has(p P) bool {
 	_, here := s.phones[p]
 	_, there := s.remote[p]
 	return here || there
+}
+
+// maxPhones returns the limit on the phones of s. most is that of the registry.
+func (s *slot[B, P]) maxPhones(most int) int {
+	if n := s.terms.MaxPhones; n > 0 {
+		return min(n, most)
+	}
+	return most
 }
 
 // joined returns the number of phones in s.

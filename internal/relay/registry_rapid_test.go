@@ -81,7 +81,7 @@ func TestTheRegistryBehavesLikeAModel(t *testing.T) {
 				default:
 					want = Claim[string, int]{Outcome: Held, Incumbent: e.holder}
 				}
-				compare("Claim", b.Claim(id, binary), want)
+				compare("Claim", b.Claim(id, binary, Terms{}), want)
 			},
 			"takeover": func(t *rapid.T) {
 				id, from, binary := ids.Draw(t, "id"), binaries.Draw(t, "incumbent"), binaries.Draw(t, "binary")
@@ -99,7 +99,7 @@ func TestTheRegistryBehavesLikeAModel(t *testing.T) {
 				default:
 					want = Claim[string, int]{Outcome: Held, Incumbent: e.holder}
 				}
-				compare("Takeover", b.Takeover(id, from, binary), want)
+				compare("Takeover", b.Takeover(id, from, binary, Terms{}), want)
 			},
 			"release": func(t *rapid.T) {
 				id, binary := ids.Draw(t, "id"), binaries.Draw(t, "binary")

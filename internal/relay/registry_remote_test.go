@@ -32,7 +32,7 @@ func TestRemoteAndProxiedPhonesAreCountedOnce(t *testing.T) {
 				next++
 				binary := string(rune('a' + next%26))
 				s := slots[id]
-				c := r.Claim(id, binary)
+				c := r.Claim(id, binary, Terms{})
 				switch {
 				case s == nil:
 					slots[id] = &slot{holder: binary, remote: map[int]bool{}}

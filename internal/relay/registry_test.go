@@ -200,9 +200,9 @@ func (b *testRegistry) step(line string) string {
 	}
 	switch w[0] {
 	case "claim":
-		return claim(b.Claim(id, w[1]))
+		return claim(b.Claim(id, w[1], Terms{}))
 	case "takeover":
-		return claim(b.Takeover(id, w[1], w[2]))
+		return claim(b.Takeover(id, w[1], w[2], Terms{}))
 	case "release":
 		return fmt.Sprint(b.Release(id, w[1]))
 	case "join":
@@ -409,7 +409,7 @@ func TestARegistryWithTheZeroConfigIsUsable(t *testing.T) {
 	if r.period != DefaultGrace || r.maxPhones != DefaultMaxPhones {
 		t.Errorf("grace %v, %d phones; want %v, %d", r.period, r.maxPhones, DefaultGrace, DefaultMaxPhones)
 	}
-	r.Claim("s", "a")
+	r.Claim("s", "a", Terms{})
 	r.Release("s", "a")
 	r.expire("s", r.slots["s"].grace) // Expired is nil
 	if got := r.Counts(); got != (Counts{}) {
@@ -518,11 +518,11 @@ func TestGaugesAreSetAndReadUnderTheLock(t *testing.T) {
 	prom := prometheus.NewPedanticRegistry()
 	prom.MustRegister(r)
 	for range 2 {
-		r.Claim("s1", "a")
+		r.Claim("s1", "a", Terms{})
 		r.Join("s1", 1)
 		r.Join("s1", 2)
 		r.Leave("s1", 1)
-		r.Takeover("s1", "a", "b")
+		r.Takeover("s1", "a", "b", Terms{})
 		r.Join("s1", 3)
 		r.Release("s1", "b")
 		if got, err := scrape(prom); err != nil || got.Counts != (Counts{Phones: 1, InGrace: 1}) {
@@ -684,8 +684,8 @@ func TestScrapesAreRightWhileManyGoroutinesChangeTheRegistry(t *testing.T) {
 				id := wire.ServerID(strconv.Itoa(rng.IntN(ids)))
 				switch phone := w*rounds + i + 1; rng.IntN(8) {
 				case 0, 1:
-					if c := r.Claim(id, me); c.Outcome == Held && rng.IntN(2) == 0 {
-						out += len(r.Takeover(id, c.Incumbent, me).Evicted)
+					if c := r.Claim(id, me, Terms{}); c.Outcome == Held && rng.IntN(2) == 0 {
+						out += len(r.Takeover(id, c.Incumbent, me, Terms{}).Evicted)
 					} else {
 						out += len(c.Evicted)
 					}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -63,6 +64,9 @@ func New(cfg Config) (*Relay, error) {
 	if cfg.Cluster != nil {
 		cfg.Cluster.Attach(&Host{r})
 	}
+	if cfg.Access != nil {
+		cfg.Access.Attach(r.accessChanged)
+	}
 	return r, nil
 }
 
@@ -73,7 +77,7 @@ func (r *Relay) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		switch req.URL.Path { // no ServeMux: it redirects what is almost a path
 		case "/v1/server", "/v2/server":
-			r.serveBinary(w, req)
+			r.serveBinary(w, req, "")
 		case "/v1/client", "/v2/client":
 			r.servePhone(w, req)
 		case "/healthz":
@@ -83,6 +87,10 @@ func (r *Relay) Handler() http.Handler {
 			}
 			health.ServeHTTP(w, req)
 		default:
+			if token, ok := strings.CutPrefix(req.URL.Path, "/t/"); ok && token != "" {
+				r.serveBinary(w, req, token)
+				return
+			}
 			http.NotFound(w, req)
 		}
 	})

@@ -1,0 +1,213 @@
+package access
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// header is the beginning of a file that Edit creates.
+const header = `# Who may use this relay: one entry per line, and nothing else in the line but options.
+# The command "pyrycode-relay access" changes this file; docs/access.md has its format.
+`
+
+// FormatLine returns the line of an entry, with its newline. The subject is always written
+// as a hash, so that the file has no secret.
+func FormatLine(l Line) string {
+	var b strings.Builder
+	if l.Token {
+		fmt.Fprintf(&b, "%s%s name=%s", tokenPrefix, l.Subject, l.Name)
+	} else {
+		fmt.Fprintf(&b, "%s%s", hashPrefix, l.Subject)
+	}
+	for _, o := range []struct {
+		key   string
+		value int
+	}{{"ids", l.MaxIDs}, {"phones", l.Phones}, {"rate", l.Rate}} {
+		if o.value > 0 {
+			fmt.Fprintf(&b, " %s=%d", o.key, o.value)
+		}
+	}
+	if !l.Expires.IsZero() {
+		fmt.Fprintf(&b, " expires=%s", FormatTime(l.Expires))
+	}
+	if l.Note != "" {
+		fmt.Fprintf(&b, "  # %s", l.Note)
+	}
+	return b.String() + "\n"
+}
+
+// CheckNote checks the note of an entry.
+func CheckNote(note string) error {
+	if len(note) > 200 || strings.ContainsFunc(note, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return errors.New("must have at most 200 bytes and no control characters")
+	}
+	return nil
+}
+
+// Add returns text with a line for l at its end. It is an error if text has an entry with
+// the same subject or, of tokens, with the same name. text must be good.
+func Add(text []byte, l Line) ([]byte, error) {
+	err := eachEntry(text, func(line string, o Line) error {
+		switch {
+		case o.Token != l.Token:
+			return errors.New("the file has entries of the other kind: server-ids and tokens must be in separate files")
+		case o.Subject == l.Subject:
+			return errors.New("it has an entry in the file already; remove it first to change it")
+		case l.Token && o.Name == l.Name:
+			return fmt.Errorf("a token with the name %s exists already; remove it first, or choose another name", l.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	next := bytes.Clone(text)
+	switch {
+	case len(next) == 0:
+		next = []byte(header)
+	case next[len(next)-1] != '\n':
+		next = append(next, '\n')
+	}
+	return append(next, FormatLine(l)...), nil
+}
+
+// ErrNoEntry is the error of Remove if no entry matches.
+var ErrNoEntry = errors.New("the file has no such entry")
+
+// Remove returns text without the entries for which match returns true.
+func Remove(text []byte, match func(Line) bool) ([]byte, error) {
+	var rest []byte
+	found := false
+	for line := range strings.Lines(string(text)) {
+		if l, err := ParseLine(line); err == nil && !l.Comment && match(l) {
+			found = true
+			continue
+		}
+		rest = append(rest, line...)
+	}
+	switch {
+	case !found:
+		return nil, ErrNoEntry
+	case len(rest) == 0:
+		return []byte(header), nil // the relay refuses an empty file
+	}
+	return rest, nil
+}
+
+// Lines returns the entries of text in their order.
+func Lines(text []byte) (all []Line, err error) {
+	err = eachEntry(text, func(_ string, l Line) error {
+		all = append(all, l)
+		return nil
+	})
+	return all, err
+}
+
+// eachEntry calls f with each entry of text. It returns the first error.
+func eachEntry(text []byte, f func(line string, l Line) error) error {
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		l, err := ParseLine(line)
+		if err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+		if l.Comment {
+			continue
+		}
+		if err := f(line, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EditFile replaces the content of the file name by the result of change, in one step: a
+// reader sees the old content or the new one. A file that does not exist counts as empty.
+// Concurrent calls for files of one directory come one after the other. The file keeps its
+// mode and owner.
+func EditFile(name string, change func(text []byte) ([]byte, error)) error {
+	if target, err := filepath.EvalSymlinks(name); err == nil {
+		name = target // replaces the file, not the link to it
+	}
+	dir := filepath.Dir(name)
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return fmt.Errorf("lock the directory %s: %w", dir, err)
+	}
+	defer unlock()
+	info, err := os.Stat(name)
+	var text []byte
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return errors.New("it is not a regular file")
+	case info.Size() > MaxFile:
+		return fmt.Errorf("it has more than %d MiB", MaxFile>>20)
+	default:
+		if text, err = os.ReadFile(name); err != nil {
+			return err
+		}
+	}
+	next, err := change(text)
+	if err != nil {
+		return err
+	}
+	return replace(name, next, info)
+}
+
+// replace writes text to a new file and renames it to name. info is that of the file to
+// replace, or nil.
+func replace(name string, text []byte, info fs.FileInfo) (failed error) {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if failed != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	mode := fs.FileMode(0o644) // it has hashes only
+	if info != nil {
+		mode = info.Mode().Perm()
+		if err := keepOwner(f, info); err != nil {
+			return fmt.Errorf("keep its owner: %w", err)
+		}
+	}
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// syncDir makes a rename in a directory survive a power failure, where the system can.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	_ = d.Sync() // some file systems refuse it
+	return nil
+}

@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/access"
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+const (
+	// accessEvery is the time between two looks at --access-file. A file is read when it
+	// has not changed between two looks: its writer may not be done.
+	accessEvery = 250 * time.Millisecond
+
+	// accessCoarse is the time for which a changed file is read again at each look,
+	// because some file systems store times in seconds.
+	accessCoarse = 2 * time.Second
+)
+
+// accessControl keeps the content of --access-file in force. A nil *accessControl is that
+// of a relay which is open to everyone; its methods may be called.
+type accessControl struct {
+	cfg    config.Config // names the file
+	log    *slog.Logger
+	policy *access.Policy
+	reread chan struct{} // makes keep read the file immediately
+
+	ok      prometheus.Gauge
+	entries prometheus.Gauge
+
+	// The following fields belong to the goroutine of keep.
+	content [sha256.Size]byte // of the file in force
+	seen    fs.FileInfo       // of the last look
+	read    fs.FileInfo       // of the last reading
+	said    string            // the last failure that was logged
+}
+
+// newAccessControl reads the file that cfg names. It returns nil if the relay is open to
+// everyone. The metrics are registered in both cases.
+func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []prometheus.Collector, error) {
+	a := &accessControl{cfg: cfg, log: log, policy: access.NewList(relay.Runtime{}), reread: make(chan struct{}, 1),
+		ok: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pyrycode_relay_access_file_last_reload_successful",
+			Help: "1 if the current content of --access-file is in force, or if the option is not set; else 0: the last good content stays in force, and the log has the reason.",
+		}),
+		entries: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pyrycode_relay_access_entries",
+			Help: "Entries of --access-file in force, expired ones included.",
+		}),
+	}
+	a.ok.Set(1)
+	metrics := []prometheus.Collector{a.ok, a.entries, a.policy, openToEveryone(cfg)}
+	if cfg.Access == config.AccessOpen {
+		return nil, metrics, nil
+	}
+	text, err := cfg.ReadAccess()
+	if err == nil {
+		err = a.use(text)
+	}
+	if err != nil { // the file has changed since it was checked
+		return nil, nil, &config.Error{Problems: []config.Problem{cfg.AccessProblem(err)}}
+	}
+	return a, metrics, nil
+}
+
+// openToEveryone returns the gauge of Config.OpenToEveryone.
+func openToEveryone(cfg config.Config) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "pyrycode_relay_open_to_everyone",
+		Help: "1 if --access is open and --listen is a public address, so that everyone may use the relay; else 0.",
+	})
+	if cfg.OpenToEveryone() {
+		g.Set(1)
+	}
+	return g
+}
+
+// access returns a as the access of the relay: nil if the relay is open to everyone.
+func (a *accessControl) access() relay.Access {
+	if a == nil {
+		return nil
+	}
+	return a.policy
+}
+
+// use puts the content of the file into force.
+func (a *accessControl) use(text []byte) error {
+	b, err := a.cfg.ParseAccess(text)
+	if err != nil {
+		return err
+	}
+	a.content = sha256.Sum256(text)
+	a.policy.Use(b)
+	a.entries.Set(float64(b.Len()))
+	return nil
+}
+
+// ask makes keep read the file immediately. It does not wait.
+func (a *accessControl) ask() {
+	if a == nil {
+		return
+	}
+	select {
+	case a.reread <- struct{}{}:
+	default: // a request waits already
+	}
+}
+
+// keep looks at the file every accessEvery until ctx ends, and puts changes into force. A
+// look can hang, so the process must not wait for the end of keep.
+func (a *accessControl) keep(ctx context.Context) {
+	if a == nil {
+		return
+	}
+	tick := time.NewTicker(accessEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.reread:
+			a.load()
+		case <-tick.C:
+			if a.due(time.Now()) {
+				a.load()
+			}
+		}
+	}
+}
+
+// due looks at the file and reports whether it must be read: it differs from the last
+// reading, and has not changed since the last look.
+func (a *accessControl) due(now time.Time) bool {
+	info, err := os.Stat(a.cfg.AccessFile)
+	if err != nil {
+		a.seen = nil
+		a.failed(err)
+		return false
+	}
+	settled := a.seen != nil && same(info, a.seen)
+	a.seen = info
+	return settled && (a.read == nil || !same(info, a.read) || now.Sub(info.ModTime()) < accessCoarse)
+}
+
+// same reports whether two looks saw the same content, as far as they can tell.
+func same(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
+// load reads the file and puts it into force if it has changed and is good.
+func (a *accessControl) load() {
+	a.read = a.seen
+	text, err := a.cfg.ReadAccess()
+	changed := err == nil && sha256.Sum256(text) != a.content
+	if changed {
+		err = a.use(text)
+	}
+	if err != nil {
+		a.failed(err)
+		return
+	}
+	a.ok.Set(1)
+	if changed || a.said != "" {
+		a.said = ""
+		a.log.Info("access-file: its content is in force", "path", a.cfg.AccessFile, "count", a.policy.Len())
+	}
+}
+
+// failed logs each different failure once. The last good content stays in force.
+func (a *accessControl) failed(err error) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
+	a.ok.Set(0)
+	if err.Error() != a.said {
+		a.said = err.Error()
+		a.log.Error("access-file: refused; its last good content stays in force", "path", a.cfg.AccessFile, "err", err)
+	}
+}
+
+// sayAccess logs once that everyone may use the relay, if that is so.
+func (p *process) sayAccess() {
+	if p.cfg.OpenToEveryone() {
+		p.log.Warn("the relay is open to everyone: each client that reaches it may use it; --access list serves known server-ids only", "listen", p.cfg.Listen)
+	}
+}
