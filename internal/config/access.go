@@ -78,8 +78,8 @@ func (f *Findings) access(c Config, now time.Time) {
 	case b.Len() == 0:
 		f.warn("--access-file %s has no entry: no binary can use the relay; pyrycode-relay access add adds one", c.AccessFile)
 	case ended > 0:
-		f.warn("--access-file %s: %d of its %d entries have expired", c.AccessFile, ended, b.Len())
+		f.warn("--access-file %s: entries that have expired: %d of %d", c.AccessFile, ended, b.Len())
 	default:
-		f.note("--access-file %s has %d entries", c.AccessFile, b.Len())
+		f.note("--access-file %s is usable; entries: %d", c.AccessFile, b.Len())
 	}
 }

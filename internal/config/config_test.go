@@ -130,7 +130,7 @@ func TestLongAndOddValuesAreCutAndQuoted(t *testing.T) {
 func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 	none := map[string]bool{"cluster": true, "cluster-creds": true, "cluster-ca": true, "cluster-name": true, "cluster-peers": true, "cluster-secret": true,
 		"allowed-origins": true, "web.config.file": true, "trusted-proxies": true, "domain": true,
-		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true, "metrics-hosts": true, "log-key-file": true}
+		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true, "metrics-hosts": true, "log-key-file": true, "access-file": true}
 	for i, o := range Options() {
 		v := reflect.New(reflect.TypeFor[Config]().Field(i).Type).Elem()
 		if err := setText(v, o.Default); err != nil {
@@ -144,7 +144,7 @@ func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 
 // The relay must not have a setting that its operator cannot reach.
 func TestEverySettingOfTheRelayIsAnOption(t *testing.T) {
-	borrowed := map[string]bool{"Log": true, "Version": true, "ClientAddr": true, "Runtime": true, "Upgrade": true, "Room": true, "Push": true, "Cluster": true,
+	borrowed := map[string]bool{"Log": true, "Version": true, "ClientAddr": true, "Runtime": true, "Upgrade": true, "Room": true, "Push": true, "Cluster": true, "Access": true,
 		"EarlyMessage": true} // a bound that nobody has a reason to change; the simulator makes it small
 	c := Default()
 	c.AllowedOrigins = []string{"https://a.example"}

@@ -142,7 +142,7 @@ func (a *accessControl) keep(ctx context.Context) {
 func (a *accessControl) due(now time.Time) bool {
 	info, err := os.Stat(a.cfg.AccessFile)
 	if err != nil {
-		a.seen = nil
+		a.seen, a.read = nil, nil
 		a.failed(err)
 		return false
 	}

@@ -224,6 +224,7 @@ func (p *process) newPrivate(reg *prometheus.Registry) (err error) {
 	b := p.env.Build
 	p.page = status.New(status.Config{
 		Metrics: reg, Ready: p.ready.get, Check: p.accounts.err, Peaks: p.relay.TakePeaks,
+		Access:  p.cfg.Access,
 		Version: b.Version, Revision: b.Revision, GoVersion: b.GoVersion, Links: links,
 	})
 	guard, err := newHostGuard(p.cfg, func() []string { return p.live.cfg.Load().MetricsHosts }, reg)

@@ -47,6 +47,8 @@ var knownEvents = map[string]string{
 	"rate_limited":                   "WARN remote path",
 	"conn_cap_reached":               "WARN remote path err",
 	"memory_short":                   "WARN remote err",
+	"access_refused":                 "WARN server_id remote path err",
+	"access_withdrawn":               "INFO server_id",
 	"envelope_dropped":               "WARN server_id err",
 	"envelope_for_departed_phone":    "DEBUG server_id",
 	"log_records_suppressed":         "WARN class count",

@@ -26,6 +26,7 @@ func valueOf(t testing.TB, m prometheus.Metric) float64 {
 
 // allSeries lists every series of a relay in the format of Prometheus.
 var allSeries = strings.Fields(`
+pyrycode_relay_access_withdrawn_total
 pyrycode_relay_binaries_in_grace
 pyrycode_relay_claim_conflicts_total
 pyrycode_relay_close_frames_total{code="1000",side="peer"}
@@ -98,6 +99,7 @@ pyrycode_relay_log_records_suppressed_total{class="frame"}
 pyrycode_relay_log_records_suppressed_total{class="refusal"}
 pyrycode_relay_heartbeat_timeouts_total
 pyrycode_relay_reclaims_total
+pyrycode_relay_register_failures_total{kind="no_access"}
 pyrycode_relay_register_failures_total{kind="no_server"}
 pyrycode_relay_register_failures_total{kind="phones_at_cap"}
 pyrycode_relay_register_failures_total{kind="ratelimit"}
@@ -109,6 +111,8 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_404"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_409"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_429"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_banned"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_access"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_access_unknown"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_capacity"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_draining"}
@@ -121,6 +125,8 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_404"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_409"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_429"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_banned"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_access"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_access_unknown"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_capacity"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_draining"}

@@ -30,6 +30,9 @@ type Config struct {
 
 	Version, Revision, GoVersion string
 
+	// Access is the value of --access.
+	Access string
+
 	// Peaks returns the peaks of the connections since its last call. Nil: the page
 	// has only the numbers at each sample and page load.
 	Peaks func() relay.Peaks

@@ -29,7 +29,12 @@ type Status struct {
 	InGrace       int64 `json:"binaries_in_grace"`
 	Connections   int64 `json:"connections"`
 	WaitingClaims int64 `json:"waiting_claims"`
-	ParkedPhones  int64 `json:"parked_phones"`
+
+	Access         string `json:"access"`           // the value of --access
+	AccessEntries  int64  `json:"access_entries"`   // of --access-file
+	OpenToEveryone bool   `json:"open_to_everyone"` // everyone may use the relay, and it has a public address
+
+	ParkedPhones int64 `json:"parked_phones"`
 
 	FramesPerSecond Flow    `json:"frames_per_second"` // in the last ten seconds
 	BytesPerSecond  Flow    `json:"bytes_per_second"`
@@ -146,7 +151,8 @@ func (p *Page) status() Status {
 		FramesPerSecond: Flow{round(flow(framesUp, past.before, past.last)), round(flow(framesDown, past.before, past.last))},
 		BytesPerSecond:  Flow{round(flow(bytesUp, past.before, past.last)), round(flow(bytesDown, past.before, past.last))},
 		OutboxBytes:     Backlog{now.count("outbox_bytes{binary}"), now.count("outbox_bytes{phone}")},
-		Closes:          tallies("close_frames_total", 0, past.ago, now),
+		Access:          p.cfg.Access, AccessEntries: now.count("access_entries"), OpenToEveryone: now.count("open_to_everyone") == 1,
+		Closes: tallies("close_frames_total", 0, past.ago, now),
 		Refusals: slices.DeleteFunc(tallies("ws_upgrade_attempts_total", 1, past.ago, now),
 			func(t Tally) bool { return t.Label == "accept" }),
 		Dropped: tallies("dropped_frames_total", 0, past.ago, now),

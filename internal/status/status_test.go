@@ -207,7 +207,7 @@ func TestTheNamesInJSON(t *testing.T) {
 	walk("", all)
 	slices.Sort(names)
 	want := strings.Fields(`
-		.binaries_in_grace .bytes_per_second.binary_to_phone .bytes_per_second.phone_to_binary
+		.access .access_entries .binaries_in_grace .bytes_per_second.binary_to_phone .bytes_per_second.phone_to_binary
 		.certificate.days_left .certificate.failures .certificate.not_after .check_error
 		.closes[].by .closes[].label .closes[].last_hour .closes[].since_start
 		.cluster.claim_losses[].by .cluster.claim_losses[].label .cluster.claim_losses[].last_hour .cluster.claim_losses[].since_start
@@ -217,7 +217,7 @@ func TestTheNamesInJSON(t *testing.T) {
 		.grace_expiry_closes.last_hour .grace_expiry_closes.since_start
 		.history.binaries_in_grace[] .history.bytes_per_second[] .history.connected_binaries[]
 		.history.connected_phones[] .history.frames_per_second[] .history.step_seconds
-		.limits[].limit .limits[].name .limits[].used .now .outbox_bytes.to_binaries .outbox_bytes.to_phones
+		.limits[].limit .limits[].name .limits[].used .now .open_to_everyone .outbox_bytes.to_binaries .outbox_bytes.to_phones
 		.parked_phones .peak_last_hour.binaries_in_grace .peak_last_hour.connected_binaries .peak_last_hour.connected_phones .peak_last_hour.served_phones
 		.ready .ready_reason .refusals[] .revision .served_phones .started .uptime_seconds .version .waiting_claims`)
 	if !slices.Equal(names, want) {

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// accessRun runs the command access with the file and returns its exit code and output.
+func accessRun(t *testing.T, file string, args ...string) (int, string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code := run(t.Context(), append([]string{"access"}, args...), []string{"PYRYCODE_RELAY_ACCESS=list", "PYRYCODE_RELAY_ACCESS_FILE=" + file}, &out, &errs)
+	return code, out.String() + errs.String()
+}
+
+func TestAccessAddsListsAndRemovesEntries(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access")
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"add", "s1", "--note", "Anna's laptop"}, 0, "added sha256:e8bc163c82ee (Anna's laptop); a relay that runs with --access-file"},
+		{[]string{"add", "s2", "--expires", "2000-01-01", "--phones", "2", "--rate", "60"}, 0, "added sha256:"},
+		{[]string{"add", "s1"}, 1, "it has an entry in the file already; remove it first to change it; nothing has changed"},
+		{[]string{"list"}, 0, "sha256:e8bc163c82ee  never               –       –     Anna's laptop\n"},
+		{[]string{"list"}, 0, "2000-01-01 (ended)  2       60    \n"},
+		{[]string{"remove", "s3"}, 1, "the file has no such entry; nothing has changed"},
+		{[]string{"remove", "sha256:e8bc163c"}, 0, "removed sha256:e8bc163c82ee (Anna's laptop)"},
+		{[]string{"remove", "s2"}, 0, "removed sha256:"},
+		{[]string{"list"}, 0, "ENTRY  EXPIRES  PHONES  RATE  NOTE\n"},
+		{nil, 1, "what to do is missing or unknown"},
+		{[]string{"add"}, 1, "what to do is missing or unknown"},
+		{[]string{"add", "s1", "s2"}, 1, "what to do is missing or unknown"},
+		{[]string{"add", ""}, 1, "must have 1 to 256 bytes"},
+		{[]string{"add", "s1", "--expires", "soon"}, 2, `--expires "soon": must be a date, a time or a duration`},
+		{[]string{"add", "s1", "--phones", "-1"}, 2, "must be from 0 to 10000"},
+		{[]string{"add", "s1", "--note", "a\nb"}, 2, "no control characters"},
+		{[]string{"add", "sha256:12"}, 1, "must have 64 hexadecimal digits"},
+	} {
+		if code, got := accessRun(t, file, tt.args...); code != tt.code || !strings.Contains(got, tt.want) {
+			t.Errorf("access %q: %d\n%s\nwant %d, %s", tt.args, code, got, tt.code, tt.want)
+		}
+	}
+	if text, err := os.ReadFile(file); err != nil || bytes.Contains(text, []byte("s1\n")) || !bytes.HasPrefix(text, []byte("#")) {
+		t.Errorf("the file is\n%s, %v", text, err)
+	}
+}
+
+func TestAccessListInJSON(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access")
+	accessRun(t, file, "add", "s1", "--expires", "2000-01-01", "--note", "a")
+	code, out := accessRun(t, file, "list", "--json")
+	var got []map[string]any
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 {
+		t.Fatalf("%d, %v:\n%s", code, err, out)
+	}
+	if len(got) != 1 || got[0]["expired"] != true || got[0]["note"] != "a" || len(got[0]["sha256"].(string)) != 64 {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestAccessSaysThatServeDoesNotReadTheFile(t *testing.T) {
+	var out bytes.Buffer
+	file := filepath.Join(t.TempDir(), "access")
+	if code := run(t.Context(), []string{"access", "add", "s1", "--access-file", file}, nil, &out, &out); code != 0 || !strings.Contains(out.String(), "--access is open here") {
+		t.Errorf("%d\n%s", code, &out)
+	}
+}
