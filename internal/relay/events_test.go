@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -162,6 +163,8 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 	e.noticeFailed(p, "binary backlog full")
 	e.refused("rate_limited", from, endpointPhone, nil)
 	e.refused("conn_cap_reached", from, endpointBinary, errFull)
+	e.accessRefused(&attempt{server: "s1", from: from, endpoint: endpointBinary}, errors.New("no"))
+	e.accessWithdrawn("s1")
 	e.shed(3, from)
 	e.envelopeDropped(b, "no phone with that conn_id")
 	e.envelopeDeparted(b)
