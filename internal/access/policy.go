@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,9 @@ type Policy struct {
 	all       *prometheus.CounterVec
 	changed   func() // set by Attach
 
-	book atomic.Pointer[Book] // in force
+	book     atomic.Pointer[Book] // in force
+	bindings *Bindings            // of tokens; nil: the policy is none of tokens
+	verifier *Verifier            // nil: the policy asks no service
 
 	mu       sync.Locker               // guards all below
 	limiters map[Subject]*rate.Limiter // of entries with a rate that have been used
@@ -39,6 +42,24 @@ func NewList(rt relay.Runtime) *Policy {
 	return p
 }
 
+// NewTokens returns a policy that allows the binaries with a token in a book. A server-id
+// stays bound to the first token that claimed it, for as long as the book has that token.
+func NewTokens(rt relay.Runtime) *Policy {
+	p := NewList(rt)
+	p.bindings = newBindings(rt.WithDefaults().NewLock("access bindings"))
+	return p
+}
+
+// NewURL returns a policy that asks a verifier.
+func NewURL(rt relay.Runtime, v *Verifier) *Policy {
+	p := NewList(rt)
+	p.verifier = v
+	return p
+}
+
+// Bindings returns the bindings of a policy of tokens, or nil.
+func (p *Policy) Bindings() *Bindings { return p.bindings }
+
 // Attach implements relay.Access.
 func (p *Policy) Attach(changed func()) { p.changed = changed }
 
@@ -46,6 +67,9 @@ func (p *Policy) Attach(changed func()) { p.changed = changed }
 // its access has been closed.
 func (p *Policy) Use(b *Book) {
 	p.book.Store(b)
+	if p.bindings != nil {
+		p.bindings.keep(b.entries)
+	}
 	p.mu.Lock()
 	for s, l := range p.limiters {
 		if e := b.entries[s]; l.Limit() != limitOf(e.Rate) {
@@ -81,30 +105,86 @@ func (p *Policy) expire() {
 	p.changed()
 }
 
-// Ask implements relay.Access. It does not wait.
+// Ask implements relay.Access. With a verifier it waits for the answer, for at most the
+// timeout of the verifier.
 func (p *Policy) Ask(q relay.AccessQuestion) (relay.Terms, error) {
-	s := SubjectOf(q.Server)
-	e, d := p.find(s)
-	if d == allowed && !p.pass(s, e) {
+	s, e, why, d := p.decide(q)
+	if d.ok() && !p.pass(s, e) {
 		d = tooMany
 	}
-	if q.Phone && d != tooMany {
-		return relay.Terms{}, nil // without a binary it does not get in
+	if !q.Phone || !d.ok() {
+		p.decisions[d].Inc()
 	}
-	p.decisions[d].Inc()
-	if d != allowed {
-		return relay.Terms{}, d.refusal(e)
+	if !d.ok() {
+		return relay.Terms{}, d.refusal(e, why)
 	}
 	return relay.Terms{MaxPhones: e.Phones}, nil
 }
 
-// Allowed implements relay.Access.
+// decide returns the decision about q, and the entry and its subject that have decided. A
+// list and tokens allow every phone: without a binary that has access it does not get in.
+func (p *Policy) decide(q relay.AccessQuestion) (s Subject, e Entry, why string, d decision) {
+	switch {
+	case p.verifier != nil:
+		e, why, d = p.verifier.decide(q)
+		return SubjectOf(q.Server), e, why, d
+	case p.bindings != nil:
+		s, e, d = p.decideToken(q)
+	default:
+		s = SubjectOf(q.Server)
+		e, d = p.find(s)
+	}
+	if q.Phone {
+		d = allowed
+	}
+	return s, e, "", d
+}
+
+// decideToken is decide for tokens.
+func (p *Policy) decideToken(q relay.AccessQuestion) (Subject, Entry, decision) {
+	id := SubjectOf(q.Server)
+	if q.Phone {
+		s, _ := p.bindings.of(id)
+		e, d := p.find(s)
+		return s, e, d
+	}
+	if q.Token == "" {
+		return Subject{}, Entry{}, noToken
+	}
+	s := SubjectOf(q.Token)
+	e, d := p.find(s)
+	switch d {
+	case allowed:
+		d = p.bindings.bind(id, s, cmp.Or(e.MaxIDs, DefaultMaxIDs), func(token Subject) bool {
+			_, d := p.find(token)
+			return d != notListed // an expired token keeps its server-ids
+		})
+	case notListed:
+		d = unknownToken
+	}
+	return s, e, d
+}
+
+// Allowed implements relay.Access. With a verifier it allows every server-id: the
+// verifier is asked before an upgrade only.
 func (p *Policy) Allowed(id wire.ServerID) bool {
-	_, d := p.find(SubjectOf(id))
+	s := SubjectOf(id)
+	switch {
+	case p.verifier != nil:
+		return true
+	case p.bindings != nil:
+		token, ok := p.bindings.of(s)
+		if !ok {
+			return false
+		}
+		s = token
+	}
+	_, d := p.find(s)
 	return d == allowed
 }
 
-// find returns the entry of s and whether it grants access now.
+// find returns the entry of s and whether it grants access now. The time that it takes
+// depends on s, which is a hash, and tells nothing about the token behind it.
 func (p *Policy) find(s Subject) (Entry, decision) {
 	e, ok := p.book.Load().entries[s]
 	switch {
@@ -125,12 +205,19 @@ func (p *Policy) pass(s Subject, e Entry) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.limiters[s]
-	if l == nil {
+	if l == nil || l.Limit() != limitOf(e.Rate) {
+		if len(p.limiters) >= maxLimiters {
+			clear(p.limiters) // only a verifier can have so many
+		}
 		l = rate.NewLimiter(limitOf(e.Rate), e.Rate)
 		p.limiters[s] = l
 	}
 	return l.AllowN(p.clock.Now(), 1)
 }
+
+// maxLimiters bounds the limiters. A book can have more entries with a rate only if it is
+// very large.
+const maxLimiters = 256 << 10
 
 // limitOf returns the limit of so many attempts per minute.
 func limitOf(perMinute int) rate.Limit { return rate.Limit(perMinute) / 60 }
