@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -19,24 +21,23 @@ import (
 // accessCommand edits the file of --access-file. It asks no relay: a running relay reads
 // the file when it changes.
 type accessCommand struct {
-	Words []string `arg:"" optional:"" name:"what" help:"add ID, remove ID, or list. ID is a server-id, sha256: and its hash, or - for the first line of standard input, so that the server-id is in no list of processes. remove also takes the beginning of a hash, as list shows it."`
+	Words []string `arg:"" optional:"" name:"what" help:"add ID, remove ID, token add NAME, token remove NAME, or list. ID is a server-id, sha256: and its hash, or - for the first line of standard input, so that the server-id is in no list of processes. remove also takes the beginning of a hash, as list shows it."`
 
 	ConfigFile string `name:"config" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
-	Access     string `name:"access" default:"open" unit:"open or list" group:"The relay" help:"The --access of serve."`
+	Access     string `name:"access" default:"open" values:"open,list,tokens,url" unit:"open, list, tokens or url" group:"The relay" help:"The --access of serve."`
 	AccessFile string `name:"access-file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The --access-file of serve: the file to edit."`
+
+	Domain string `name:"domain" default:"" placeholder:"NAME" unit:"host name" group:"The relay" help:"The --domain of serve, for the URL with a new token."`
+	Relay  string `of:"access" name:"relay" default:"" placeholder:"URL" unit:"URL" group:"The relay" help:"The relay's URL, for the URL with a new token, such as wss://relay.example.com. None: wss:// and --domain."`
 
 	Note    string `of:"access" name:"note" default:"" unit:"text" group:"The entry" help:"Note for people, such as whose server-id it is."`
 	Expires string `of:"access" name:"expires" default:"" unit:"date, time or duration" group:"The entry" help:"When the access ends: 2027-01-31 (its begin in UTC), 2027-01-31T18:00:00Z, or 720h from now. None: never."`
 	Phones  int    `of:"access" name:"phones" default:"0" unit:"phones" group:"The entry" help:"Limit on its phones, if it is lower than --max-phones. 0: only --max-phones counts."`
 	Rate    int    `of:"access" name:"rate" default:"0" unit:"per minute" group:"The entry" help:"Limit on its connection attempts per minute, from all addresses, of its binary and its phones together. 0: none."`
 
-	JSON bool `of:"access" name:"json" default:"false" unit:"true or false" group:"Output" help:"list prints one JSON array."`
-}
+	IDs int `of:"access" name:"ids" default:"0" unit:"server-ids" group:"The entry" help:"Limit on the server-ids that a token may claim. 0: 8."`
 
-// action returns the action and its argument.
-func (a *accessCommand) action() (action, arg string) {
-	words := append(slices.Clone(a.Words), "", "")
-	return words[0], words[1]
+	JSON bool `of:"access" name:"json" default:"false" unit:"true or false" group:"Output" help:"list prints one JSON array."`
 }
 
 // check returns all that is wrong with the options.
@@ -55,6 +56,12 @@ func (a *accessCommand) check() (all []config.Problem) {
 		add(false, "note", a.Note, err.Error(), "for example Anna's laptop")
 	}
 	add(a.Phones >= 0 && a.Phones <= 10_000, "phones", fmt.Sprint(a.Phones), "must be from 0 to 10000", "0 means no limit of its own")
+	add(a.IDs >= 0 && a.IDs <= 10_000, "ids", fmt.Sprint(a.IDs), "must be from 0 to 10000", "0 means 8")
+	if a.Relay != "" {
+		u, err := url.Parse(a.Relay)
+		add(err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "", "relay", a.Relay,
+			"must be a URL that begins with ws:// or wss://, names a host, and has no path", "for example wss://relay.example.com")
+	}
 	add(a.Rate >= 0 && a.Rate <= 1_000_000, "rate", fmt.Sprint(a.Rate), "must be from 0 to 1000000", "0 means no limit")
 	return all
 }
@@ -72,16 +79,23 @@ func (a *accessCommand) expires(now time.Time) (time.Time, error) {
 
 // run carries out one action. The error is one sentence for the user.
 func (a *accessCommand) run(in io.Reader, out io.Writer) error {
-	action, arg := a.action()
-	switch {
-	case action == "add" && len(a.Words) == 2:
-		return a.add(arg, in, out)
-	case action == "remove" && len(a.Words) == 2:
-		return a.remove(arg, in, out)
-	case action == "list" && len(a.Words) == 1:
-		return a.list(time.Now(), out)
+	words := a.Words
+	is := func(action ...string) bool {
+		return len(words) >= len(action) && slices.Equal(words[:len(action)], action)
 	}
-	return errors.New("what to do is missing or unknown: access add ID, access remove ID, or access list")
+	switch {
+	case is("list") && len(words) == 1:
+		return a.list(time.Now(), out)
+	case is("add") && len(words) == 2:
+		return a.add(words[1], in, out)
+	case is("remove") && len(words) == 2:
+		return a.remove(func(text []byte) (access.Line, error) { return find(text, words[1], in) }, out)
+	case is("token", "add") && len(words) == 3:
+		return a.addToken(words[2], out)
+	case is("token", "remove") && len(words) == 3:
+		return a.remove(func(text []byte) (access.Line, error) { return findToken(text, words[2]) }, out)
+	}
+	return errors.New("what to do is missing or unknown: access add ID, access remove ID, access token add NAME, access token remove NAME, or access list")
 }
 
 // add adds an entry for a server-id.
@@ -90,24 +104,49 @@ func (a *accessCommand) add(arg string, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	end, err := a.expires(time.Now())
-	if err != nil {
+	return a.enter(l, out)
+}
+
+// addToken adds an entry for a new token, and prints the URL with it.
+func (a *accessCommand) addToken(name string, out io.Writer) error {
+	if err := access.CheckName(name); err != nil {
 		return err
 	}
-	l.Note, l.Entry = a.Note, access.Entry{Phones: a.Phones, Rate: a.Rate, Expires: end}
-	err = a.edit(func(text []byte) ([]byte, error) { return access.Add(text, l) })
-	if err != nil {
+	token := rand.Text()
+	l := access.Line{Token: true, Subject: access.SubjectOf(token), Entry: access.Entry{Name: name, MaxIDs: a.IDs}}
+	if err := a.enter(l, out); err != nil {
+		return err
+	}
+	base := strings.TrimSuffix(a.Relay, "/")
+	switch {
+	case base != "":
+	case a.Domain != "":
+		base = "wss://" + a.Domain
+	default:
+		base = "wss://HOST"
+	}
+	fmt.Fprintf(out, "The relay URL for the daemon of %s; the token in it is a secret, and is not shown again:\n\n    %s/t/%s\n\n", name, base, token)
+	return nil
+}
+
+// enter adds an entry with the limits, expiry and note of the options.
+func (a *accessCommand) enter(l access.Line, out io.Writer) (err error) {
+	l.Note, l.Phones, l.Rate = a.Note, a.Phones, a.Rate
+	if l.Expires, err = a.expires(time.Now()); err != nil {
+		return err
+	}
+	if err := a.edit(func(text []byte) ([]byte, error) { return access.Add(text, l) }); err != nil {
 		return err
 	}
 	a.said("added", l, out)
 	return nil
 }
 
-// remove removes the entry of a server-id.
-func (a *accessCommand) remove(arg string, in io.Reader, out io.Writer) error {
+// remove removes the entry that which returns.
+func (a *accessCommand) remove(which func(text []byte) (access.Line, error), out io.Writer) error {
 	var gone access.Line
 	err := a.edit(func(text []byte) (_ []byte, err error) {
-		if gone, err = find(text, arg, in); err != nil {
+		if gone, err = which(text); err != nil {
 			return nil, err
 		}
 		return access.Remove(text, func(l access.Line) bool { return l.Subject == gone.Subject })
@@ -126,13 +165,23 @@ func (a *accessCommand) said(done string, l access.Line, out io.Writer) {
 		note = " (" + l.Note + ")"
 	}
 	fmt.Fprintf(out, "%s %s%s; a relay that runs with --access-file %s has it within a second\n", done, short(l), note, a.AccessFile)
-	if a.Access == config.AccessOpen {
-		fmt.Fprintln(out, "note: --access is open here, and with it serve reads no such file; run serve with --access list")
+	want := config.AccessList
+	if l.Token {
+		want = config.AccessTokens
+	}
+	if a.Access != want {
+		fmt.Fprintf(out, "note: --access is %s here; serve reads such a file with --access %s\n", a.Access, want)
 	}
 }
 
-// short returns the text that stands for the subject of l: the beginning of its hash.
-func short(l access.Line) string { return "sha256:" + l.Subject.String()[:12] }
+// short returns the text that stands for l: the name of a token, or the beginning of the
+// hash of a server-id.
+func short(l access.Line) string {
+	if l.Token {
+		return l.Name
+	}
+	return "sha256:" + l.Subject.String()[:12]
+}
 
 // edit replaces the content of the file.
 func (a *accessCommand) edit(change func([]byte) ([]byte, error)) error {
@@ -188,6 +237,15 @@ func find(text []byte, arg string, in io.Reader) (access.Line, error) {
 	return only(lines, func(l access.Line) bool { return l.Subject == want.Subject })
 }
 
+// findToken returns the entry of the token with that name.
+func findToken(text []byte, name string) (access.Line, error) {
+	lines, err := access.Lines(text)
+	if err != nil {
+		return access.Line{}, err
+	}
+	return only(lines, func(l access.Line) bool { return l.Token && l.Name == name })
+}
+
 // only returns the line that matches. It is an error if there is none, or more than one.
 func only(lines []access.Line, match func(access.Line) bool) (found access.Line, err error) {
 	n := 0
@@ -208,10 +266,12 @@ func only(lines []access.Line, match func(access.Line) bool) (found access.Line,
 
 // accessEntry is one entry in the output of list.
 type accessEntry struct {
+	Name    string     `json:"name,omitempty"` // of a token
 	Subject string     `json:"sha256"`
 	Note    string     `json:"note,omitempty"`
 	Expires *time.Time `json:"expires,omitempty"`
 	Expired bool       `json:"expired"`
+	MaxIDs  int        `json:"ids,omitempty"` // of a token
 	Phones  int        `json:"phones,omitempty"`
 	Rate    int        `json:"rate,omitempty"`
 }
@@ -222,12 +282,16 @@ func (a *accessCommand) list(now time.Time, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.AccessFile, withoutName(err))
 	}
-	if _, err := access.ParseBook(text, access.ServerIDs); err != nil {
-		return fmt.Errorf("%s: %w", a.AccessFile, err)
-	}
 	lines, err := access.Lines(text)
+	if err == nil {
+		kind := access.ServerIDs
+		if len(lines) > 0 && lines[0].Token {
+			kind = access.Tokens
+		}
+		_, err = access.ParseBook(text, kind)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", a.AccessFile, err)
 	}
 	if a.JSON {
 		return printEntries(lines, now, out)
@@ -244,7 +308,7 @@ func (a *accessCommand) list(now time.Time, out io.Writer) error {
 func printEntries(lines []access.Line, now time.Time, out io.Writer) error {
 	all := make([]accessEntry, len(lines))
 	for i, l := range lines {
-		all[i] = accessEntry{Subject: l.Subject.String(), Note: l.Note, Phones: l.Phones, Rate: l.Rate}
+		all[i] = accessEntry{Name: l.Name, Subject: l.Subject.String(), Note: l.Note, MaxIDs: l.MaxIDs, Phones: l.Phones, Rate: l.Rate}
 		if !l.Expires.IsZero() {
 			all[i].Expires, all[i].Expired = &l.Expires, !now.Before(l.Expires)
 		}

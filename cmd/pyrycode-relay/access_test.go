@@ -67,7 +67,7 @@ func TestAccessListInJSON(t *testing.T) {
 func TestAccessSaysThatServeDoesNotReadTheFile(t *testing.T) {
 	var out bytes.Buffer
 	file := filepath.Join(t.TempDir(), "access")
-	if code := run(t.Context(), []string{"access", "add", "s1", "--access-file", file}, nil, &out, &out); code != 0 || !strings.Contains(out.String(), "--access is open here") {
+	if code := run(t.Context(), []string{"access", "add", "s1", "--access-file", file}, nil, &out, &out); code != 0 || !strings.Contains(out.String(), "note: --access is open here; serve reads such a file with --access list") {
 		t.Errorf("%d\n%s", code, &out)
 	}
 }

@@ -27,7 +27,7 @@ type command struct {
 	Healthcheck healthcheck        `cmd:"" group:"Observe" help:"Ask a running relay whether it is ready, and return 0 or 1 with the reason. For images without curl."`
 	Diag        diag               `cmd:"" group:"Observe" help:"Write the state of a running relay into one zip file, without its secrets."`
 	Fingerprint fingerprintCommand `cmd:"" group:"Observe" help:"Print the form of a server-id in the log, or with --log the last lines about it in a running relay's log."`
-	Access      accessCommand      `cmd:"" group:"Control" help:"Show and change who may use a relay with --access list: access add ID, access remove ID, access list."`
+	Access      accessCommand      `cmd:"" group:"Control" help:"Show and change which server-ids or tokens may use a relay: access add ID, access remove ID, access token add NAME, access token remove NAME, access list."`
 	Help        helpCommand        `cmd:"" group:"This program" help:"Print this help, or with --all every option, or the help on a command, a group of options, or one option."`
 	Version     versionCommand     `cmd:"" group:"This program" help:"Print the version of this program."`
 	Completion  completion         `cmd:"" group:"This program" help:"Print a script that completes commands and options in a shell."`

@@ -238,7 +238,7 @@ func (l *Line) set(key, value string) (err error) {
 	case key == "expires":
 		l.Expires, err = ParseTime(value)
 	case key == "name" && l.Token:
-		l.Name, err = value, checkName(value)
+		l.Name, err = value, CheckName(value)
 	case key == "ids" && l.Token:
 		l.MaxIDs, err = number(key, value, maxIDs)
 	default:
@@ -255,8 +255,8 @@ func number(key, value string, most int) (int, error) {
 	return n, nil
 }
 
-// checkName checks the name of a token.
-func checkName(name string) error {
+// CheckName checks the name of a token.
+func CheckName(name string) error {
 	if name == "" || len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.@", r))
 	}) {

@@ -11,7 +11,7 @@ import (
 )
 
 // header is the beginning of a file that Edit creates.
-const header = `# Who may use this relay: one entry per line, and nothing else in the line but options.
+const header = `# The server-ids or tokens that may use this relay, one per line.
 # The command "pyrycode-relay access" changes this file; docs/access.md has its format.
 `
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +24,7 @@ func book(t testing.TB, format string, args ...any) *Book {
 }
 
 // status returns the status with which p refuses a claim or a join, or 0.
-func status(t testing.TB, p *Policy, q relay.AccessQuestion) int {
+func status(t fataler, p *Policy, q relay.AccessQuestion) int {
 	t.Helper()
 	_, err := p.Ask(q)
 	if err == nil {
@@ -62,10 +63,13 @@ func TestAListAdmitsItsServerIDsAndNoOther(t *testing.T) {
 func TestAnExpiryFiresAtItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewList(relay.Runtime{})
+		var mu sync.Mutex
 		var lost []time.Duration
 		start := time.Now()
 		was := true
 		p.Attach(func() {
+			mu.Lock()
+			defer mu.Unlock()
 			if is := p.Allowed("s1"); was && !is {
 				lost = append(lost, time.Since(start))
 				was = is
@@ -73,6 +77,7 @@ func TestAnExpiryFiresAtItsTime(t *testing.T) {
 		})
 		p.Use(book(t, "s1 expires=%s", FormatTime(start.Add(150*time.Second))))
 		time.Sleep(151 * time.Second)
+		synctest.Wait()
 		if len(lost) != 1 || lost[0] != 150*time.Second {
 			t.Errorf("access was lost after %v; want 150s", lost)
 		}

@@ -2,6 +2,8 @@ package config
 
 import (
 	"errors"
+	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/access"
@@ -9,12 +11,14 @@ import (
 
 // Values of --access.
 const (
-	AccessOpen = "open" // everyone
-	AccessList = "list" // the server-ids in --access-file
+	AccessOpen   = "open"   // every binary
+	AccessList   = "list"   // those with a server-id in --access-file
+	AccessTokens = "tokens" // those with a token in --access-file
+	AccessURL    = "url"    // those that --access-url allows
 )
 
-// AccessModes has the values of --access.
-var AccessModes = []string{AccessOpen, AccessList}
+// usesFile reports whether --access decides by --access-file.
+func (c Config) usesFile() bool { return c.Access == AccessList || c.Access == AccessTokens }
 
 // OpenToEveryone reports whether every client that can reach the public listener may use
 // the relay, and machines outside of private networks may reach it.
@@ -28,6 +32,9 @@ func (c Config) ReadAccess() ([]byte, error) { return ReadFile(c.AccessFile, acc
 
 // ParseAccess parses the content of --access-file.
 func (c Config) ParseAccess(text []byte) (*access.Book, error) {
+	if c.Access == AccessTokens {
+		return access.ParseBook(text, access.Tokens)
+	}
 	return access.ParseBook(text, access.ServerIDs)
 }
 
@@ -48,25 +55,41 @@ func (c Config) AccessProblem(err error) Problem {
 
 // access checks the options of access.
 func (v *validator) access(c Config) {
-	v.oneOf("access", c.Access, AccessModes...)
 	switch {
-	case c.Access == AccessOpen && c.AccessFile != "":
-		v.add("access-file", c.AccessFile, "has no use with --access open", "add --access list, or leave it out")
-	case c.Access == AccessList && c.AccessFile == "":
-		v.add("access-file", "", "must be given with --access list", "for example /etc/pyrycode-relay/access")
-	case c.Access == AccessList:
+	case !c.usesFile() && c.AccessFile != "":
+		v.add("access-file", c.AccessFile, "has no use with --access "+c.Access, "add --access list or --access tokens, or leave it out")
+	case c.usesFile() && c.AccessFile == "":
+		v.add("access-file", "", "must be given with --access "+c.Access, "for example /etc/pyrycode-relay/access")
+	case c.usesFile():
 		if _, err := c.LoadAccess(); err != nil {
 			v.problems = append(v.problems, c.AccessProblem(errors.New("is not usable: "+err.Error())))
 		}
 	}
 }
 
+// verifier checks --access-url.
+func (v *validator) verifier(c Config) {
+	if c.Access != AccessURL {
+		if c.AccessURL != "" {
+			v.add("access-url", c.AccessURL, "has no use with --access "+c.Access, "add --access url, or leave it out")
+		}
+		return
+	}
+	u, err := url.Parse(c.AccessURL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Fragment != "" {
+		v.add("access-url", c.AccessURL, "must be a URL that begins with https:// or http:// and names a host", "for example https://users.example.com/relay")
+	}
+}
+
 // access reports who may use the relay.
 func (f *Findings) access(c Config, now time.Time) {
-	if c.Access == AccessOpen {
-		if c.OpenToEveryone() {
-			f.warn("--access is open: everyone who can reach --listen %s may use the relay; --access list serves known server-ids only", c.Listen)
-		}
+	switch {
+	case c.OpenToEveryone():
+		f.warn("--access is open: every client that can reach --listen %s may use the relay; --access list serves known server-ids only", c.Listen)
+	case c.Access == AccessURL:
+		f.verifier(c)
+	}
+	if !c.usesFile() {
 		return
 	}
 	b, err := c.LoadAccess()
@@ -81,5 +104,20 @@ func (f *Findings) access(c Config, now time.Time) {
 		f.warn("--access-file %s: entries that have expired: %d of %d", c.AccessFile, ended, b.Len())
 	default:
 		f.note("--access-file %s is usable; entries: %d", c.AccessFile, b.Len())
+	}
+}
+
+// verifier reports what is unusual about --access-url. It does not ask the service, which
+// may count questions.
+func (f *Findings) verifier(c Config) {
+	u, err := url.Parse(c.AccessURL)
+	if err != nil {
+		return // Check has reported it
+	}
+	if a, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (err != nil || !a.IsLoopback() && !a.IsPrivate()) {
+		f.warn("--access-url has no TLS: the network between can read server-ids and tokens, and forge answers; use https://")
+	}
+	if c.AccessURLFail == string(access.FailOpen) {
+		f.warn("--access-url-fail is open: every client may use the relay while the service at --access-url cannot be asked")
 	}
 }

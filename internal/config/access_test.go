@@ -21,7 +21,7 @@ func TestAccessNeedsAFileThatIsUsable(t *testing.T) {
 		{"open", "", ""},
 		{"list", file("good", "s1\n"), ""},
 		{"list", file("none", "# none\n"), ""},
-		{"all", "", `--access "all": must be open or list; the default is open`},
+		{"all", "", `--access "all": must be open, list, tokens or url; the default is open`},
 		{"open", file("good", "s1\n"), "has no use with --access open"},
 		{"list", "", `--access-file "": must be given with --access list`},
 		{"list", file("bad", "s1\ns1\n"), "is not usable: line 2: the same entry as in line 1"},
@@ -43,7 +43,7 @@ func TestCheckSaysWhoMayUseTheRelay(t *testing.T) {
 	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 	name := filepath.Join(t.TempDir(), "access")
 	for _, tt := range []struct{ listen, text, want string }{
-		{":1", "", "--access is open: everyone who can reach --listen :1"},
+		{":1", "", "--access is open: every client that can reach --listen :1"},
 		{"127.0.0.1:1", "", ""},
 		{":1", "s1\n", "is usable; entries: 1"},
 		{":1", "# none\n", "has no entry: no binary can use the relay"},

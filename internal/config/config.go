@@ -52,10 +52,16 @@ type Config struct {
 	ProxyProtocol bool `default:"false" unit:"true or false" group:"Listeners" help:"Expect a PROXY header, version 1 or 2, on every connection, and refuse connections that do not come from --trusted-proxies."`
 
 	// Access selects who may claim server-ids.
-	Access string `default:"open" unit:"open or list" group:"Access" help:"Who may use the relay: everyone (open), or the binaries with a server-id in --access-file (list)."`
+	Access string `default:"open" values:"open,list,tokens,url" unit:"open, list, tokens or url" group:"Access" common:"true" help:"Which binaries may use the relay: all (open), those with a server-id in --access-file (list), those with a token in --access-file (tokens), or those that the service at --access-url allows (url)."`
 
-	// AccessFile has the server-ids.
-	AccessFile string `default:"" unit:"file" group:"Access" help:"For --access list: server-ids or their SHA-256, one per line, which the command access edits. It is read again when it changes, and on SIGHUP; an unusable file changes nothing."`
+	// AccessFile has the server-ids or the hashes of tokens.
+	AccessFile string `default:"" unit:"file" group:"Access" common:"true" help:"For --access list and tokens: server-ids or their SHA-256, or the SHA-256 of tokens, one per line. The command access edits it. It is read again when it changes, and on SIGHUP; an unusable file changes nothing."`
+
+	// AccessURL is the service that decides about access, and the others say how it is asked.
+	AccessURL        string        `name:"access-url" default:"" unit:"URL" group:"Access" help:"For --access url: the service that the relay asks before an upgrade. A user and password in it are sent as basic authentication, and never shown."`
+	AccessURLFail    string        `name:"access-url-fail" default:"closed" values:"closed,last,open" unit:"closed, last or open" group:"Access" help:"If --access-url cannot be asked: refuse with 503 (closed), use its last answer to the same question and else refuse (last), or allow (open)."`
+	AccessURLTimeout time.Duration `name:"access-url-timeout" default:"3s" least:"10ms" most:"30s" unit:"time" group:"Access" help:"How long --access-url may take for one answer."`
+	AccessURLPhones  bool          `name:"access-url-phones" default:"false" unit:"true or false" group:"Access" help:"Ask --access-url about phones as well."`
 
 	// Domain is the host name for which the relay gets certificates.
 	Domain string `default:"" unit:"host name" group:"TLS" common:"true" help:"Terminate TLS on --listen with a certificate for this name, from an ACME authority such as Let's Encrypt."`

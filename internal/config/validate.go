@@ -46,6 +46,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	}
 	v.proxies(c)
 	v.access(c)
+	v.verifier(c)
 	v.tls(c)
 	if c.MemoryLimit != 0 {
 		within(&v, "memory-limit", c.MemoryLimit, 32<<20, 1<<50)

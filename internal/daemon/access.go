@@ -26,13 +26,14 @@ const (
 	accessCoarse = 2 * time.Second
 )
 
-// accessControl keeps the content of --access-file in force. A nil *accessControl is that
+// accessControl decides about access. It keeps the content of --access-file in force. A nil *accessControl is that
 // of a relay which is open to everyone; its methods may be called.
 type accessControl struct {
-	cfg    config.Config // names the file
-	log    *slog.Logger
-	policy *access.Policy
-	reread chan struct{} // makes keep read the file immediately
+	cfg      config.Config // names the file
+	log      *slog.Logger
+	policy   *access.Policy
+	verifier *access.Verifier
+	reread   chan struct{} // makes keep read the file immediately
 
 	ok      prometheus.Gauge
 	entries prometheus.Gauge
@@ -47,7 +48,7 @@ type accessControl struct {
 // newAccessControl reads the file that cfg names. It returns nil if the relay is open to
 // everyone. The metrics are registered in both cases.
 func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []prometheus.Collector, error) {
-	a := &accessControl{cfg: cfg, log: log, policy: access.NewList(relay.Runtime{}), reread: make(chan struct{}, 1),
+	a := &accessControl{cfg: cfg, log: log, reread: make(chan struct{}, 1),
 		ok: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_access_file_last_reload_successful",
 			Help: "1 if the current content of --access-file is in force, or if the option is not set; else 0: the last good content stays in force, and the log has the reason.",
@@ -58,9 +59,25 @@ func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []pr
 		}),
 	}
 	a.ok.Set(1)
-	metrics := []prometheus.Collector{a.ok, a.entries, a.policy, openToEveryone(cfg)}
-	if cfg.Access == config.AccessOpen {
+	a.verifier = access.NewVerifier(access.VerifierConfig{URL: cfg.AccessURL, Fail: access.Fail(cfg.AccessURLFail),
+		Phones: cfg.AccessURLPhones, Timeout: cfg.AccessURLTimeout, Log: log})
+	switch cfg.Access {
+	case config.AccessTokens:
+		a.policy = access.NewTokens(relay.Runtime{})
+	case config.AccessURL:
+		a.policy = access.NewURL(relay.Runtime{}, a.verifier)
+	default:
+		a.policy = access.NewList(relay.Runtime{})
+	}
+	if cfg.Access != config.AccessURL {
+		a.verifier.Stop() // it has only its metrics
+	}
+	metrics := append(a.verifier.Metrics(), a.ok, a.entries, a.policy, openToEveryone(cfg))
+	switch cfg.Access {
+	case config.AccessOpen:
 		return nil, metrics, nil
+	case config.AccessURL:
+		return a, metrics, nil
 	}
 	text, err := cfg.ReadAccess()
 	if err == nil {
@@ -106,7 +123,7 @@ func (a *accessControl) use(text []byte) error {
 
 // ask makes keep read the file immediately. It does not wait.
 func (a *accessControl) ask() {
-	if a == nil {
+	if a == nil || a.cfg.AccessFile == "" {
 		return
 	}
 	select {
@@ -115,10 +132,17 @@ func (a *accessControl) ask() {
 	}
 }
 
+// stop ends all questions to --access-url: upgrades that wait are refused.
+func (a *accessControl) stop() {
+	if a != nil {
+		a.verifier.Stop()
+	}
+}
+
 // keep looks at the file every accessEvery until ctx ends, and puts changes into force. A
 // look can hang, so the process must not wait for the end of keep.
 func (a *accessControl) keep(ctx context.Context) {
-	if a == nil {
+	if a == nil || a.cfg.AccessFile == "" {
 		return
 	}
 	tick := time.NewTicker(accessEvery)

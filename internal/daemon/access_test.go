@@ -1,14 +1,18 @@
 package daemon
 
 import (
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/access"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
@@ -151,5 +155,66 @@ func TestADaemonDoesNotStartWithABadList(t *testing.T) {
 		if err := Run(t.Context(), c, Env{Log: new(syncBuffer)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v; want %q", text, err, want)
 		}
+	}
+}
+
+func TestAVerifierThatHangsDelaysNeitherOthersNorADrain(t *testing.T) {
+	hangs := make(chan struct{})
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), `"server_id":"slow"`) {
+			select {
+			case <-hangs:
+			case <-r.Context().Done():
+			}
+		}
+		_, _ = io.WriteString(w, `{"allow":true,"cache_seconds":0}`)
+	}))
+	defer service.Close()
+	defer close(hangs)
+	d := start(t, t.Context(), func(c *config.Config) {
+		c.Access, c.AccessURL, c.AccessURLTimeout = config.AccessURL, service.URL, 30*time.Second
+	})
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	for range 20 {
+		waiting.Go(func() {
+			if status, _ := d.claim("/t/secret", "slow"); status != 503 {
+				t.Errorf("a claim that waits when the relay drains gets %d; want 503", status)
+			}
+		})
+	}
+	d.until("the service is asked", func() bool {
+		_, _, page := get(t, "http://"+d.private+"/metrics")
+		return strings.Contains(page, "\npyrycode_relay_connections 20\n")
+	})
+	began := time.Now()
+	d.wantClaims(map[string]int{"s1": 101, "s2": 101})
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("two claims took %v while others wait for the service", took)
+	}
+	began = time.Now()
+	d.signals <- syscall.SIGTERM
+	if err := d.end(); err != nil || time.Since(began) > 5*time.Second {
+		t.Errorf("the drain took %v: %v", time.Since(began), err)
+	}
+	for _, secret := range []string{"/t/secret", service.URL} {
+		if strings.Contains(d.log.String(), secret) {
+			t.Errorf("the log has %q", secret)
+		}
+	}
+}
+
+func TestATokenInThePathIsAsked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access")
+	write(t, file, "token:"+access.SubjectOf("word").String()+" name=anna\n")
+	d := start(t, t.Context(), func(c *config.Config) { c.Access, c.AccessFile = config.AccessTokens, file })
+	for path, want := range map[string]int{"/v1/server": 401, "/t/other": 401, "/t/word": 101, "/t/": 404} {
+		if got, _ := d.claim(path, "s1"); got != want {
+			t.Errorf("%s: %d; want %d", path, got, want)
+		}
+	}
+	if strings.Contains(d.log.String(), "word") {
+		t.Errorf("the log has the token:\n%s", d.log)
 	}
 }

@@ -85,6 +85,7 @@ func (p *process) drain(second context.Context, broken bool) {
 	defer cancel()
 	closed, served, woken, left := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
 	p.relay.Drain(cfg.DrainSpread, func() { close(closed) })
+	p.access.stop() // upgrades that wait for the verifier are refused
 	go func() {
 		defer close(served)
 		_ = p.front.Server.Shutdown(ctx) // on timeout it is closed below

@@ -134,6 +134,7 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 		if failed == nil {
 			return
 		}
+		p.access.stop()
 		p.cluster.close()
 		if ctx.Err() != nil {
 			newLogger(logs, cfg.LogFormat, slog.LevelInfo).Info("ending before it was ready", "err", context.Cause(ctx))

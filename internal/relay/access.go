@@ -61,6 +61,9 @@ func (r *Relay) askAccess(q AccessQuestion) (Terms, *rejection) {
 	if no, ok := err.(*AccessRefusal); ok {
 		why.status, why.wait = no.Status, no.Wait
 	}
+	if why.status == http.StatusServiceUnavailable && r.shutdown.begun() {
+		return terms, unavailable(outcomeDraining, errDraining)
+	}
 	switch why.status {
 	case http.StatusTooManyRequests:
 		why.outcome = outcomeRate

@@ -153,7 +153,7 @@ func TestAServerIDThatLosesItsAccessIsClosed(t *testing.T) {
 	p.WantClose(1001, reasonNoAccess)
 	waits.WantClose(1001, reasonNoAccess)
 	n.wantCounts(Counts{Binaries: 1})
-	n.wantMetric("access_withdrawn_total", "", 2)
+	n.wantMetric("operator_closes_total", "", 3)
 	joined(t, other, n.phone("s2"))
 	n.phone("s1").WantClose(4404, "no server with that id")
 }

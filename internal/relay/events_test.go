@@ -49,7 +49,6 @@ var knownEvents = map[string]string{
 	"conn_cap_reached":               "WARN remote path err",
 	"memory_short":                   "WARN remote err",
 	"access_refused":                 "WARN server_id remote path err",
-	"access_withdrawn":               "INFO server_id",
 	"envelope_dropped":               "WARN server_id err",
 	"envelope_for_departed_phone":    "DEBUG server_id",
 	"log_records_suppressed":         "WARN class count",
@@ -164,7 +163,6 @@ func TestTheEventsAreAClosedSet(t *testing.T) {
 	e.refused("rate_limited", from, endpointPhone, nil)
 	e.refused("conn_cap_reached", from, endpointBinary, errFull)
 	e.accessRefused(&attempt{server: "s1", from: from, endpoint: endpointBinary}, errors.New("no"))
-	e.accessWithdrawn("s1")
 	e.shed(3, from)
 	e.envelopeDropped(b, "no phone with that conn_id")
 	e.envelopeDeparted(b)

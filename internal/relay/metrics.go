@@ -130,7 +130,7 @@ func newMetrics(registry prometheus.Collector) *metrics {
 
 	m.graceCloses = m.counter("grace_expiry_closes_total", `Phones closed with 1000 because no binary came back within the grace period. close_frames_total{side="relay",code="1000"} counts them too.`)
 	m.memoryCloses = m.counter("memory_closes_total", "Connections closed because memory was short and they held much of it, or waited for too long to have more.")
-	m.operatorCloses = m.counter("operator_closes_total", "Connections closed because an operator disconnected or banned them.")
+	m.operatorCloses = m.counter("operator_closes_total", "Connections closed because an operator disconnected or banned them, or because their server-id lost its access.")
 	suppressed := m.vec("log_records_suppressed_total", "Log records that peers caused and that were left out because there were too many, by class of event.", "class")
 	for class, name := range eventClassNames {
 		m.suppressed[class] = suppressed.WithLabelValues(name)

@@ -26,7 +26,6 @@ func valueOf(t testing.TB, m prometheus.Metric) float64 {
 
 // allSeries lists every series of a relay in the format of Prometheus.
 var allSeries = strings.Fields(`
-pyrycode_relay_access_withdrawn_total
 pyrycode_relay_binaries_in_grace
 pyrycode_relay_claim_conflicts_total
 pyrycode_relay_close_frames_total{code="1000",side="peer"}
