@@ -40,6 +40,8 @@ func newMachine(t *testing.T) *machine {
 				return "", nil
 			}
 			return "", errors.New("disabled")
+		case strings.Contains(line, "MainPID"):
+			return "0\n", nil
 		case strings.HasPrefix(line, "systemctl start"):
 			m.running = true
 		case strings.HasPrefix(line, "systemctl stop"):
@@ -111,7 +113,7 @@ func TestInstallDoesOnlyWhatIsLeft(t *testing.T) {
 	}
 	again("a second installation", c)
 	c.Program = program(t, "two")
-	again("a new program", c, "systemctl daemon-reload", "systemctl reload "+Service, "systemctl restart "+Service)
+	again("a new program", c, "systemctl reload "+Service, "systemctl restart "+Service)
 	if got := m.file(t, Program); got != "two" {
 		t.Errorf("the program is %q", got)
 	}

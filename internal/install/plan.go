@@ -124,12 +124,12 @@ func Install(ctx context.Context, h Host, c Config) (*Plan, error) {
 		p.remove(unitDir + httpSocket)
 	}
 	serviceChanged := p.write(unitDir+Service, unit(Service), 0o644, "the service")
-	p.start(ctx, socketChanged, serviceChanged || programChanged)
+	p.start(ctx, socketChanged, serviceChanged, programChanged)
 	return p, nil
 }
 
 // start adds the commands that enable and start the service, or restart what has changed.
-func (p *Plan) start(ctx context.Context, socketChanged, serviceChanged bool) {
+func (p *Plan) start(ctx context.Context, socketChanged, serviceChanged, programChanged bool) {
 	p.online("systemctl daemon-reload", !socketChanged && !serviceChanged)
 	p.run("systemctl enable "+Service, p.host.enabled(ctx))
 	active := !p.host.Offline && p.host.active(ctx)
@@ -137,7 +137,7 @@ func (p *Plan) start(ctx context.Context, socketChanged, serviceChanged bool) {
 		p.online("systemctl stop "+publicSocket, false) // stops the service too
 		active = false
 	}
-	if active && serviceChanged {
+	if active && (serviceChanged || programChanged || p.host.runsOld(ctx)) {
 		p.online("systemctl reload "+Service, false) // has the new program check the configuration
 		p.online("systemctl restart "+Service, false)
 		return
@@ -149,7 +149,11 @@ func (p *Plan) start(ctx context.Context, socketChanged, serviceChanged bool) {
 // purge the steps also remove the configuration, the state and the user.
 func Uninstall(ctx context.Context, h Host, purge bool) *Plan {
 	p := &Plan{host: h}
-	p.online("systemctl stop "+Service+" "+publicSocket+" "+httpSocket, !h.exists(unitDir+Service))
+	for _, name := range []string{httpSocket, publicSocket, Service} { // a socket that is open starts the service
+		if h.exists(unitDir + name) {
+			p.online("systemctl stop "+name, false)
+		}
+	}
 	p.run("systemctl disable "+Service, !h.exists(unitDir+Service) || !h.enabled(ctx))
 	gone := true
 	for _, name := range []string{unitDir + Service, unitDir + publicSocket, unitDir + httpSocket} {

@@ -137,6 +137,17 @@ func (h Host) enabled(ctx context.Context) bool {
 	return err == nil
 }
 
+// runsOld reports whether the service runs a program that has been replaced since, such as
+// by an installation that failed before the restart.
+func (h Host) runsOld(ctx context.Context) bool {
+	pid, err := h.command(ctx, "systemctl", "show", "--property=MainPID", "--value", Service)
+	if err != nil {
+		return false
+	}
+	exe, err := os.Readlink("/proc/" + strings.TrimSpace(pid) + "/exe")
+	return err == nil && strings.HasSuffix(exe, " (deleted)")
+}
+
 // active reports whether the service runs.
 func (h Host) active(ctx context.Context) bool {
 	_, err := h.command(ctx, "systemctl", "is-active", "--quiet", Service)
