@@ -224,6 +224,7 @@ func (w *registryRun) Idle() bool { return true }
 
 // Final checks the registry at rest, drains it, and checks it again.
 func (w *registryRun) Final() {
+	w.e.Phase("at rest: no timer may be armed, then the registry drains and each slot is revoked")
 	if n := w.e.Armed(); n != 0 || w.model.counts.InGrace != 0 {
 		w.e.Fail("converges", "at rest %d timers are armed and %d slots in grace; want none", n, w.model.counts.InGrace)
 	}

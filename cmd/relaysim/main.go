@@ -52,6 +52,7 @@ var commands = []command{
 	{"sweep", "", []string{"seeds", "for"}, "run many seeds, in one process per core", (*env).sweep},
 	{"replay", "FILE", nil, "carry out the run in a file", (*env).replay},
 	{"shrink", "FILE", nil, "make a failing run smaller", (*env).shrink},
+	{"fork", "FILE", nil, "find the step from which on a failing run could not be saved", (*env).fork},
 	{"demo", "", nil, "plant a bug in a copy of the relay, find it, shrink it and draw it", (*env).demo},
 	{"mutants", "", nil, "break the relay on purpose and check that the simulator notices", (*env).mutants},
 	{"campaign", "", nil, "search for failures in this build only; mutants runs it in the build of each mutant", (*env).campaign},

@@ -58,7 +58,7 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{"shrink " + file, usage, "the run holds"},
 		{"shrink " + torn, broken, "# what matters: at a.1@unlock1, b goes on"},
 		{"run -world registry -seed 42", held, "races=0 violations=0"},
-		{"run -world registry -seed 42 -steps 10", held, "steps=10 "},
+		{"run -world registry -seed 42 -until 10", held, "before step 10, at "},
 		{"run -world registry -seed 42 -trace -", held, "locked registry"},
 		{"run -world registry -seed 42 -html -", held, "<!doctype html>"},
 		{"sweep -seeds 1-20 -worker 0/1", held, `"Seeds":20`},

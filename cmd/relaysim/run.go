@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim"
@@ -13,13 +15,26 @@ import (
 // bounds it by steps.
 const shrinkFor = 2 * time.Minute
 
+// outputs are the flags for what a run leaves behind.
+type outputs struct {
+	trace, html, out, save string
+	until                  string
+}
+
+// outputFlags adds the flags.
+func (e *env) outputFlags(o *outputs) {
+	e.flags.StringVar(&o.trace, "trace", "", "write each step to this `FILE`; - is the terminal")
+	e.flags.StringVar(&o.html, "html", "", "write a page that shows the run to this `FILE`; - is the terminal")
+	e.flags.StringVar(&o.save, "save", "", "write the run, also one that holds, to this `FILE`, which replay reads; - is the terminal")
+	e.flags.StringVar(&o.until, "until", "", "stop before this `STEP`, a number or a point such as b2.1@locked1, and print the state")
+}
+
 func (e *env) runSeed() int {
+	var o outputs
 	e.worldFlags()
 	seed := e.flags.String("seed", "", "`N`: a number, or a commit's hash of 40 digits")
-	steps := e.flags.Int("steps", 0, "end after `N` steps (0: at the end)")
-	trace := e.flags.String("trace", "", "write each step to this `FILE`; - is the terminal")
-	html := e.flags.String("html", "", "write a page that shows the run to this `FILE`; - is the terminal")
-	out := e.flags.String("out", "", "write the artefact of a failure into this directory, `DIR`")
+	e.outputFlags(&o)
+	e.flags.StringVar(&o.out, "out", "", "write the artefact of a failure into this directory, `DIR`")
 	if _, ok := e.parse(0); !ok {
 		return e.code
 	}
@@ -30,43 +45,84 @@ func (e *env) runSeed() int {
 	if *seed == "" {
 		return e.complain("-seed is missing: a number, or a commit's hash of 40 digits")
 	}
-	if _, ok := engine.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*steps >= 0, "steps", *steps, "0 or more"}) {
+	if _, ok := engine.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}) {
 		return usage
 	}
-	x.Trace, x.Steps = true, *steps
-	res, err := x.Seed(engine.Seed(*seed))
+	x.Trace = true
+	run := func() (*engine.Result, error) { return x.Seed(engine.Seed(*seed)) }
+	res, err := run()
 	if err != nil {
 		return e.complain("%v", err)
 	}
-	return e.show(&x, res, *trace, *html, *out)
+	if o.until != "" {
+		step, err := stepOf(o.until, res)
+		if err != nil {
+			return e.complain("-until %s: %v", o.until, err)
+		}
+		x.Steps = step + 1
+		if res, err = run(); err != nil {
+			return e.complain("%v", err)
+		}
+	}
+	return e.show(&x, res, o)
+}
+
+// stepOf returns the step that text names: a number, or a point of the run.
+func stepOf(text string, res *engine.Result) (int, error) {
+	step, err := strconv.Atoi(text)
+	if err != nil {
+		if step = res.Trace.Find(text); step < 0 {
+			return 0, errors.New("must be a number, or a point of this run such as b2.1@locked1")
+		}
+	}
+	if step < 0 || step >= res.Steps {
+		return 0, fmt.Errorf("must be a step of this run, which has %d", res.Steps)
+	}
+	return step, nil
 }
 
 // show prints the result of one run, and writes the requested files.
-func (e *env) show(x *engine.Runner, res *engine.Result, trace, html, out string) int {
+func (e *env) show(x *engine.Runner, res *engine.Result, o outputs) int {
 	line, code, final := res.String(), held, res
 	if res.Failure != nil {
 		code = broken
 		rep := explain(x, res)
 		final = rep.Final
-		if out != "" {
-			if err := rep.Write(out); err != nil {
+		if o.out != "" {
+			if err := rep.Write(o.out); err != nil {
 				return e.complain("%v", err)
 			}
 		}
 		fmt.Fprintln(e.out, rep.Summary())
 	}
-	if trace != "" {
-		if err := e.write(trace, res.Trace.String()); err != nil {
-			return e.complain("%v", err)
-		}
-	}
-	if html != "" {
-		if err := e.write(html, engine.HTML(final)); err != nil {
-			return e.complain("%v", err)
-		}
+	if c := e.leave(x, res, final, o); c != held {
+		return c
 	}
 	fmt.Fprintln(e.out, line)
 	return code
+}
+
+// leave writes the requested files, and prints the state of a run that has stopped early.
+// final is the run of the page.
+func (e *env) leave(x *engine.Runner, res, final *engine.Result, o outputs) int {
+	write := func(file string, text func() string) error {
+		if file == "" {
+			return nil
+		}
+		return e.write(file, text())
+	}
+	err := errors.Join(
+		write(o.trace, res.Trace.String),
+		write(o.html, func() string { return engine.HTML(final) }),
+		write(o.save, func() string { run, _ := x.Record(res); return run.String() }),
+	)
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	if res.State != "" {
+		fmt.Fprintf(e.out, "%s\n", res.State)
+	}
+	return held
 }
 
 func (e *env) write(file, text string) error {
@@ -78,16 +134,38 @@ func (e *env) write(file, text string) error {
 }
 
 func (e *env) replay() int {
-	trace := e.flags.String("trace", "", "write each step to this `FILE`; - is the terminal")
-	html := e.flags.String("html", "", "write a page that shows the run to this `FILE`; - is the terminal")
+	var o outputs
+	e.outputFlags(&o)
+	schedule := e.flags.Int("continue", -1, "at -until, continue with the schedule of number `N` in place of stopping")
+	strategy := e.flags.String("strategy", "mix", "`NAME` of the strategy that continues")
 	x, run, code := e.load()
 	if run == nil {
 		return code
+	}
+	if err := engine.CheckStrategy(*strategy); err != nil {
+		return e.complain("-strategy: %v", err)
+	}
+	if !e.check(rule{*schedule < 0 || o.until != "", "continue", *schedule, "given together with -until"}) {
+		return usage
 	}
 	res := x.Replay(run)
 	if res.Missed+res.Unused > 0 {
 		fmt.Fprintf(e.out, "diverged: %d switches could not be made (the first at step %d), %d points did not occur; these switches were skipped\n",
 			res.Missed, res.Diverged, res.Unused)
+	}
+	if o.until != "" {
+		step, err := stepOf(o.until, res)
+		switch {
+		case err != nil:
+			return e.complain("-until %s: %v", o.until, err)
+		case *schedule >= 0:
+			x.Strategy = *strategy
+			res = x.Continue(run, step, *schedule)
+		default:
+			x.Steps = step + 1
+			res = x.Replay(run)
+			x.Steps = 0
+		}
 	}
 	code = held
 	if res.Failure != nil {
@@ -97,15 +175,8 @@ func (e *env) replay() int {
 			fmt.Fprintln(e.out, res.Race.Stacks)
 		}
 	}
-	if *trace != "" {
-		if err := e.write(*trace, res.Trace.String()); err != nil {
-			return e.complain("%v", err)
-		}
-	}
-	if *html != "" {
-		if err := e.write(*html, engine.HTML(res)); err != nil {
-			return e.complain("%v", err)
-		}
+	if c := e.leave(x, res, res, o); c != held {
+		return c
 	}
 	fmt.Fprintln(e.out, res)
 	return code

@@ -123,8 +123,8 @@ func TestWhatIsWrongNamesTheFlag(t *testing.T) {
 	for args, says := range map[string]string{
 		"run -moon":                          "-moon",
 		"run -seed x":                        `-seed x: must be a number`,
-		"run -seed 1 -steps -1":              "-steps -1: must be 0 or more",
-		"run -seed 1 -steps x":               "flag -steps",
+		"run -seed 1 -until -1":              "-until -1: must be a step of this run",
+		"run -seed 1 -until x":               "-until x: must be a number, or a point of this run",
 		"run -seed 1 -world moon":            `-world: unknown world "moon"`,
 		"run -seed 1 -strategy luck":         `-strategy: unknown strategy "luck"`,
 		"sweep -seeds 1-2 -jobs 0":           "-jobs 0: must be 1 or more",

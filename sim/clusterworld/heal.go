@@ -25,6 +25,7 @@ const recovery = 110 * time.Second
 // heal is the second phase, without faults. Every peer must be served within
 // the time that docs/cluster.md states. At the end nothing may be left over.
 func (w *instance) heal() {
+	w.Engine.Phase("the faults end: partitions heal, frozen nodes continue, ended nodes start again, peers read and answer; 110 s pass")
 	w.endFaults()
 	w.healAll()
 	w.thawAll()
@@ -34,9 +35,12 @@ func (w *instance) heal() {
 		c.Resume()
 	}
 	w.Engine.Sleep(recovery)
+	w.Engine.Phase("the counts of each node are checked, and new peers must be served at every node")
 	w.checkNodes("after the faults")
 	w.converge()
+	w.Engine.Phase("the node that serves s1 drains or is killed, and another node must serve it")
 	w.replaceServingNode()
+	w.Engine.Phase("all nodes drain; at the end no claim, stream or entry may be left")
 	for i := range w.size {
 		if m := w.nodeAt(i); !m.isEnded() {
 			w.drainNode(m, 0)

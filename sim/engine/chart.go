@@ -18,6 +18,8 @@ type Chart struct {
 	Shades     []Shade
 	FailedStep int // the step that failed, or 0
 	Why        string
+
+	inevitable int // the step that made the failure inevitable, or 0
 }
 
 // An Arrow is a frame from one column to another. It was lost if To is never.
@@ -130,6 +132,10 @@ func (c *Chart) HTML(title, run, section string) string {
 	for _, m := range c.Marks {
 		fmt.Fprintf(&b, `<g class="%s"><circle cx="%d" cy="%d" r="3.5"/><text x="%d" y="%d">%s</text><title>%s</title></g>`+"\n",
 			m.Class, x(m.Column), y(m.At), x(m.Column)+6, y(m.At)+4, truncate(m.Label, max(2*width/letterWidth, 16)), html.EscapeString(m.Label))
+	}
+	if i := c.inevitable; i > 0 {
+		at := y(Stamp{0, i}) - chartRow/2
+		fmt.Fprintf(&b, `<line class="bad" style="stroke-dasharray:4 3" x1="0" y1="%d" x2="%d" y2="%d"/><text class="bad" x="%d" y="%d">step %d: inevitable from here on</text>`+"\n", at, right, at, right+8, at+4, i)
 	}
 	if c.Why != "" {
 		at := y(Stamp{0, c.FailedStep})

@@ -80,6 +80,8 @@ type Run struct {
 	covered    [64]bool
 	states     []uint64 // of the world, where the caller wants to count them
 	nstates    int
+	phases     [maxPhases]phase
+	nphases    int
 }
 
 type taskOrder struct {

@@ -22,6 +22,8 @@ type Trace struct {
 	steps []step
 	tasks []*Task
 	names []string
+
+	inevitable int // the step that made the failure inevitable, for draw; 0: not known
 }
 
 func newTrace(e *Run) *Trace {
@@ -37,17 +39,29 @@ func newTrace(e *Run) *Trace {
 func (t *Trace) String() string {
 	var b strings.Builder
 	for i, s := range t.steps {
-		task := t.tasks[s.task]
-		fmt.Fprintf(&b, "%5d %8s  %-24s %s", i, time.Duration(s.now), task.site(s.at.op), s.at.kind)
-		if s.obj != 0 {
-			fmt.Fprintf(&b, " %s", t.names[s.obj])
-		}
-		if s.next >= 0 && s.next != s.task {
-			fmt.Fprintf(&b, " -> %s", t.tasks[s.next].Title())
-		}
-		b.WriteByte('\n')
+		fmt.Fprintf(&b, "%5d %8s  %s\n", i, time.Duration(s.now), t.step(i))
 	}
 	return b.String()
+}
+
+// step describes one step: the task, the yield point, and the next task if it is another
+// one.
+func (t *Trace) step(i int) string {
+	s := t.steps[i]
+	text := fmt.Sprintf("%-24s %s", t.tasks[s.task].site(s.at.op), s.at.kind)
+	if s.obj != 0 {
+		text += " " + t.names[s.obj]
+	}
+	if s.next >= 0 && s.next != s.task {
+		text += " -> " + t.tasks[s.next].Title()
+	}
+	return text
+}
+
+// Find returns the step at which a task is at the point of that name, such as
+// b2.1@locked1, or -1.
+func (t *Trace) Find(point string) int {
+	return slices.IndexFunc(t.steps, func(s step) bool { return s.task > 0 && t.tasks[s.task].pointName(s.at) == point })
 }
 
 // start is the beginning of an operation, or of a task that is not an actor.
@@ -89,7 +103,8 @@ func HTML(r *Result) string {
 		if r.Failure != nil {
 			c.FailedStep, c.Why = r.Failure.Step, r.Failure.String()
 		}
-		return c.HTML(r.Title(), r.Run.String(), r.raceSection())
+		c.inevitable = r.inevitableStep()
+		return c.HTML(r.Title(), r.Run.String()+r.endPhase(), r.sections())
 	}
 	all := make([]int, len(r.Trace.steps))
 	for i := range all {
@@ -100,10 +115,29 @@ func HTML(r *Result) string {
 		failed = min(r.Failure.Step, len(all)-1)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, page, html.EscapeString(r.Title()), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()), r.raceSection())
+	fmt.Fprintf(&b, page, html.EscapeString(r.Title()), html.EscapeString(r.failure()), html.EscapeString(r.Run.String()+r.endPhase()), r.sections())
+	r.Trace.inevitable = r.inevitableStep()
 	r.Trace.draw(&b, all, failed)
 	b.WriteString("</main></html>\n")
 	return b.String()
+}
+
+// inevitableStep is the step that made the failure inevitable, or 0 if it is not known.
+func (r *Result) inevitableStep() int {
+	if r.Fork != nil {
+		if i := r.Fork.Inevitable(); i > 0 {
+			return r.Fork.Points[i].Kept - 1
+		}
+	}
+	return 0
+}
+
+// sections are the parts of a page between its header and the drawing.
+func (r *Result) sections() string {
+	if r.Fork == nil {
+		return r.raceSection()
+	}
+	return r.Fork.section() + r.raceSection()
 }
 
 // raceRows is how many steps of the tasks of a race a page shows.
@@ -184,6 +218,10 @@ func (t *Trace) draw(b *strings.Builder, rows []int, failed int) {
 		if i == failed {
 			class = ` class="bad"`
 		}
+		if i == t.inevitable && i > 0 {
+			fmt.Fprintf(b, `<line class="inevitable" x1="0" y1="%d" x2="%d" y2="%d"/><text class="inevitable" x="8" y="%d">inevitable from here on</text>`+"\n",
+				y(i)+height/2, left+len(tasks)*width, y(i)+height/2, y(i)+height+4)
+		}
 		if _, ok := column[s.next]; ok && s.next != s.task {
 			fmt.Fprintf(b, `<line class="to" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", x(s.task), y(i), x(s.next), y(i+1))
 		}
@@ -237,6 +275,7 @@ svg text{font:11px ui-monospace,monospace;fill:#333}.h{font-weight:bold}.t{fill:
 .column{stroke:#e2e2e2}.to{stroke:#8aa6d6}circle{fill:#3a6fc4}
 .lock{fill:#f3d48a;opacity:.7}.grace{fill:#bfe3c8;opacity:.5}
 .bad circle{fill:#d11;r:7}.bad text{fill:#d11;font-weight:bold}
+line.inevitable{stroke:#d11;stroke-dasharray:4 3}svg text.inevitable{fill:#d11}
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ccc}.column{stroke:#333}header{border-color:#333}}
 </style>
 <header><h1>%s</h1><details><summary>the run</summary><pre>%s</pre></details>

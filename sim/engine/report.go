@@ -64,6 +64,7 @@ func (r *Report) Text() string {
 		fmt.Fprintf(&b, "# repeat: %s %s\n", r.Repeat, r.File)
 	}
 	b.WriteString(r.Run.String())
+	b.WriteString(r.Final.endPhase())
 	b.WriteString("\n# what happened:\n")
 	comment(&b, r.Final.Trace.String())
 	if race := r.Final.Race; race != nil {
@@ -117,7 +118,7 @@ func (r *Report) Summary() string {
 		fmt.Fprintf(&b, "the recorded run does not break in the same way: %s\n", r.Final.failure())
 	}
 	fmt.Fprintf(&b, "seed %s, strategy %s, shrunk from %d lines to %d:\n\n", r.Result.Seed, r.Result.Strategy, r.Before, len(r.Run.Lines))
-	for _, l := range strings.Split(strings.TrimSpace(r.Run.String()), "\n") {
+	for _, l := range strings.Split(strings.TrimSpace(r.Run.String()+r.Final.endPhase()), "\n") {
 		fmt.Fprintf(&b, "    %s\n", l)
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.Matters())

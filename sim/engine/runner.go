@@ -12,7 +12,7 @@ type Runner struct {
 	Small    bool   // plan worlds whose schedules could all be tried
 	Plain    bool   // do not hide hand-overs from the race detector
 	Trace    bool   // keep the steps in the result
-	Steps    int    // end after so many; 0: at the end
+	Steps    int    // end after so many, before the last one's choice; 0: at the end
 
 	// ShrinkSteps bounds the search for a smaller run, by the steps that it takes:
 	// 0 are 4 million.
@@ -38,6 +38,9 @@ type Result struct {
 	States   []uint64
 	Trace    *Trace // if asked for
 	Chart    *Chart // if the world draws one
+	Fork     *Fork  // if the caller has set it, HTML shows it
+	State    string // where the run stood after Runner.Steps, if the steps were kept; empty if it ended before
+	phases   []phase
 }
 
 // Verdict is what must be the same whenever a seed is run: what broke, at which
@@ -152,7 +155,11 @@ func (x *Runner) run(r *Plan, p picker) *Result {
 	e.witness.end()
 	res := &Result{Seed: r.Seed, Strategy: r.Strategy, Run: r, Steps: e.steps, Hash: e.hash, Races: races,
 		Race: race, Failure: e.failure, Covered: e.covered[:len(x.World.CoverageGoals())], States: e.states[:e.nstates]}
+	res.phases = append(res.phases, e.phases[:e.nphases]...)
 	if x.Trace {
+		if e.stoppedEarly() {
+			res.State = e.state()
+		}
 		res.Trace = newTrace(e)
 		if c, ok := e.inst.(charted); ok {
 			res.Chart = c.Chart()

@@ -49,6 +49,7 @@ const recoveryTime = 4*time.Minute + 30*time.Second
 // except those that have vanished. Then every peer must be served, and at the
 // end every connection must be closed.
 func (w *Instance) heal() {
+	w.Engine.Phase("the faults end: all peers read and answer again, and 4m30s pass")
 	for _, c := range w.All() {
 		c.Note(func() { c.IgnoresPings = false })
 		c.Resume()
@@ -57,6 +58,7 @@ func (w *Instance) heal() {
 	if !w.isDrained() {
 		w.converge()
 	}
+	w.Engine.Phase("the relay drains: every connection must be closed, and 15 s later nothing is left")
 	d := w.node.Load() // if it has drained already, it must report that it is done once more
 	spread := time.Duration(w.Run.Param("spread", 0)) * time.Second
 	w.drain(d, spread)
@@ -81,6 +83,7 @@ func (w *Instance) converge() {
 	d := w.node.Load()
 	u := &User{Name: "b-heal", Rnd: engine.NewRand(1)}
 	v := &User{Name: "p-heal", Rnd: engine.NewRand(2)}
+	w.Engine.Phase("a new binary b-heal and a new phone p-heal connect for each server-id")
 	w.checkCounts("after the faults")
 	for s := range MaxServers {
 		w.dial(u, false, s, AsIs)
@@ -95,9 +98,11 @@ func (w *Instance) converge() {
 	if w.limits().phoneOutbox <= 2<<10 && !w.smallChunks() {
 		rounds, pad = 3, 1500
 	}
+	w.Engine.Phase("each phone sends a frame, and must get an answer")
 	for range rounds {
 		w.CheckAnswered(u.Rnd, pad)
 	}
+	w.Engine.Phase("each binary must have been told which of its phones are gone")
 	w.CheckNotices()
 	if err := d.Relay.Check(); err != nil {
 		w.Engine.Fail("walk", "at rest: %v", err)
