@@ -19,6 +19,7 @@ import (
 
 type sweepFlags struct {
 	seeds, out, commit string
+	corpus             string
 	dur                time.Duration
 	jobs, twice        int
 	worker             string
@@ -33,6 +34,7 @@ func (e *env) sweep() int {
 	e.flags.StringVar(&f.out, "out", "sim-artefacts", "directory, `DIR`, for the artefact of a failure")
 	e.flags.StringVar(&f.commit, "commit", "", "`HASH` of a commit: one more seed")
 	e.flags.IntVar(&f.twice, "twice", 5, "run `N` per cent of the seeds twice, for the trace hash")
+	e.flags.StringVar(&f.corpus, "corpus", "", "directory, `DIR`, for runs that reach new states; every second seed mutates one of them")
 	e.flags.StringVar(&f.worker, "worker", "", "`I/N`: run every N-th seed from the I-th on, as a part of another relaysim")
 	if _, ok := e.parse(0); !ok {
 		return e.code
@@ -92,6 +94,16 @@ func (e *env) work(s *engine.Sweep, f sweepFlags) int {
 	if i > 0 {
 		s.Commit = ""
 	}
+	if f.corpus != "" {
+		c, skipped, err := engine.OpenCorpus(f.corpus, &s.Runner)
+		if err != nil {
+			return e.complain("-corpus: %v", err)
+		}
+		if skipped > 0 && i == 0 {
+			fmt.Fprintf(e.err, "relaysim: %d files in %s are no runs of this version; they were skipped\n", skipped, f.corpus)
+		}
+		s.Corpus = c
+	}
 	enc := json.NewEncoder(e.out)
 	s.Progress = func(t *engine.SweepSummary) { _ = enc.Encode(t) }
 	t, res, err := s.Run()
@@ -102,6 +114,10 @@ func (e *env) work(s *engine.Sweep, f sweepFlags) int {
 	if res == nil {
 		return held
 	}
+	if file, ok := engine.KnownFailure(f.out, s.World.Name(), res.Signature()); ok {
+		fmt.Fprintf(e.err, "broken: %s\nIt breaks in the same way as %s, which stays; relaysim run -world %s -seed %s explains this seed, unless it is guided.\n", firstLine(res.Verdict()), file, s.World.Name(), t.Failed[len(t.Failed)-1])
+		return broken
+	}
 	rep := explain(&s.Runner, res)
 	if err := rep.Write(f.out); err != nil {
 		fmt.Fprintln(e.err, "relaysim:", err)
@@ -109,6 +125,9 @@ func (e *env) work(s *engine.Sweep, f sweepFlags) int {
 	fmt.Fprintln(e.err, rep.Summary())
 	return broken
 }
+
+// maxReport bounds the report of a worker: a state of it has about 60 bytes.
+const maxReport = 256 << 20
 
 // direct starts the workers, merges their summaries, and shows the progress.
 func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
@@ -162,7 +181,9 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
-			for sc := bufio.NewScanner(pipe); sc.Scan(); {
+			sc := bufio.NewScanner(pipe)
+			sc.Buffer(nil, maxReport)
+			for sc.Scan() {
 				t := &engine.SweepSummary{}
 				if json.Unmarshal(sc.Bytes(), t) == nil {
 					mu.Lock()
@@ -209,6 +230,12 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 		fmt.Fprintf(e.out, "rarest coverage goals, with the number of seeds that covered each:\n%s", t.Rarest(s.World, 4))
 	}
 	took := time.Since(start).Seconds()
+	if !t.Broken() && t.Seeds > 0 {
+		fmt.Fprintln(e.out, t.Evidence())
+		if t.Guided > 0 || t.Kept > 0 {
+			fmt.Fprintf(e.out, "guided: %d of the %d runs mutated a run of the corpus; %d runs reached new states and were added to it\n", t.Guided, t.Seeds, t.Kept)
+		}
+	}
 	fmt.Fprintf(e.out, "canary %s, race detector %t, %d processes, %.1f s, %.0f steps/s\n%s\n",
 		canary, engine.RaceBuild, jobs, took, float64(t.Steps)/took, t)
 	return code

@@ -82,6 +82,11 @@ func FailedByRace(text string) bool {
 	return slices.ContainsFunc(strings.Split(text, "\n"), func(l string) bool { return strings.HasPrefix(l, "# signature: race ") })
 }
 
+// hasSignature reports whether the artefact in text is of a failure with this signature.
+func hasSignature(text, signature string) bool {
+	return strings.Contains("\n"+text, "\n# signature: "+signature+"\n")
+}
+
 // Matters says which ordering it is that breaks the run.
 func (r *Report) Matters() string {
 	if r.Matter == matterUnknown {
@@ -106,8 +111,15 @@ func (r *Report) Write(dir string) error {
 	if seed == "" {
 		seed = "replay"
 	}
-	r.File = filepath.Join(dir, strings.ReplaceAll(r.Run.worldName(), "/", "-")+"-"+seed+".run")
-	return os.WriteFile(r.File, []byte(r.Text()), 0o644)
+	stem := filepath.Join(dir, strings.ReplaceAll(r.Run.worldName(), "/", "-")+"-"+seed)
+	r.File = stem + ".run"
+	for n := 2; ; n++ { // another failure of the same seed stays
+		old, err := os.ReadFile(r.File)
+		if err != nil || hasSignature(string(old), r.Final.Signature()) {
+			return os.WriteFile(r.File, []byte(r.Text()), 0o644)
+		}
+		r.File = fmt.Sprintf("%s-%d.run", stem, n)
+	}
 }
 
 // Summary is what the terminal shows.

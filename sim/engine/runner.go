@@ -12,6 +12,7 @@ type Runner struct {
 	Small    bool   // plan worlds whose schedules could all be tried
 	Plain    bool   // do not hide hand-overs from the race detector
 	Trace    bool   // keep the steps in the result
+	Reach    bool   // keep the states that the run reached, for a sweep
 	Steps    int    // end after so many, before the last one's choice; 0: at the end
 
 	// ShrinkSteps bounds the search for a smaller run, by the steps that it takes:
@@ -36,10 +37,11 @@ type Result struct {
 	Unused   int   // switches whose point did not occur
 	Covered  []bool
 	States   []uint64
-	Trace    *Trace // if asked for
-	Chart    *Chart // if the world draws one
-	Fork     *Fork  // if the caller has set it, HTML shows it
-	State    string // where the run stood after Runner.Steps, if the steps were kept; empty if it ended before
+	Reached  []uint64 // hashes of its states, in ascending order, if asked for
+	Trace    *Trace   // if asked for
+	Chart    *Chart   // if the world draws one
+	Fork     *Fork    // if the caller has set it, HTML shows it
+	State    string   // where the run stood after Runner.Steps, if the steps were kept; empty if it ended before
 	phases   []phase
 }
 
@@ -155,6 +157,9 @@ func (x *Runner) run(r *Plan, p picker) *Result {
 	e.witness.end()
 	res := &Result{Seed: r.Seed, Strategy: r.Strategy, Run: r, Steps: e.steps, Hash: e.hash, Races: races,
 		Race: race, Failure: e.failure, Covered: e.covered[:len(x.World.CoverageGoals())], States: e.states[:e.nstates]}
+	if x.Reach {
+		res.Reached = e.handovers()
+	}
 	res.phases = append(res.phases, e.phases[:e.nphases]...)
 	if x.Trace {
 		if e.stoppedEarly() {

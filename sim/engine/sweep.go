@@ -16,8 +16,14 @@ type SweepSummary struct {
 	Races      int
 	Violations int
 	Covered    []int `json:"Probes"` // by coverage goal: how many seeds covered it
+	Fresh      []int // the same without the guided seeds
 	Hash       uint64
 	Failed     []string // seeds that broke, at most a few
+	Guided     int      // of the seeds: those that mutated a run of the corpus
+	Kept       int      // runs that were added to the corpus
+
+	First, Last uint64           // seed that was run
+	Reached     map[uint64]Reach `json:",omitempty"` // states, once the sweep is over
 }
 
 // Merge adds o.
@@ -28,12 +34,26 @@ func (t *SweepSummary) Merge(o *SweepSummary) {
 	t.Violations += o.Violations
 	t.Hash += o.Hash
 	t.Failed = append(t.Failed, o.Failed...)
-	if t.Covered == nil {
-		t.Covered = make([]int, len(o.Covered))
+	t.Guided += o.Guided
+	t.Kept += o.Kept
+	if o.Last > 0 {
+		if t.Last == 0 || o.First < t.First {
+			t.First = o.First
+		}
+		t.Last = max(t.Last, o.Last)
 	}
-	for i, n := range o.Covered {
-		t.Covered[i] += n
+	t.mergeReached(o)
+	t.Covered, t.Fresh = added(t.Covered, o.Covered), added(t.Fresh, o.Fresh)
+}
+
+// added returns the sums of two lists of counts, of which either may be empty.
+func added(a, b []int) []int {
+	sum := make([]int, max(len(a), len(b)))
+	copy(sum, a)
+	for i, n := range b {
+		sum[i] += n
 	}
+	return sum
 }
 
 // CoveredGoals counts the coverage goals that at least one seed covered.
@@ -52,8 +72,13 @@ func (t *SweepSummary) Broken() bool { return t.Races+t.Violations > 0 }
 
 // String returns the summary as key=value pairs.
 func (t *SweepSummary) String() string {
-	return fmt.Sprintf("world=%s seeds=%d steps=%d races=%d violations=%d sometimes=%d/%d hash=%016x",
-		t.World, t.Seeds, t.Steps, t.Races, t.Violations, t.CoveredGoals(), len(t.Covered), t.Hash)
+	evidence := ""
+	if len(t.Reached) > 0 {
+		e := t.Evidence()
+		evidence = fmt.Sprintf(" states=%d late=%s unseen=%s missed=%s", e.States, percent(e.Late), percent(e.Unseen), percent(e.Missed))
+	}
+	return fmt.Sprintf("world=%s seeds=%d steps=%d races=%d violations=%d sometimes=%d/%d%s hash=%016x",
+		t.World, t.Seeds, t.Steps, t.Races, t.Violations, t.CoveredGoals(), len(t.Covered), evidence, t.Hash)
 }
 
 // A Sweep runs many seeds in one process.
@@ -64,6 +89,7 @@ type Sweep struct {
 	For      time.Duration       // stop after; 0: when the seeds are done
 	Commit   string              // a commit whose hash is one more seed
 	Twice    int                 // per cent of seeds that are run twice
+	Corpus   *Corpus             // every second seed mutates one of its runs; nil: none does
 	Progress func(*SweepSummary) // called about every 300 ms
 }
 
@@ -72,6 +98,7 @@ type Sweep struct {
 func (s *Sweep) Run() (*SweepSummary, *Result, error) {
 	t := &SweepSummary{World: s.World.Name(), Covered: make([]int, len(s.World.CoverageGoals()))}
 	start, told := time.Now(), time.Now()
+	s.Reach = true
 	if s.Commit != "" {
 		if res, err := s.one(t, Seed(s.Commit), true); res != nil || err != nil {
 			return t, res, err
@@ -85,8 +112,16 @@ func (s *Sweep) Run() (*SweepSummary, *Result, error) {
 			}
 			if s.Progress != nil && now.Sub(told) > 300*time.Millisecond {
 				told = now
-				s.Progress(t)
+				told := *t
+				told.Reached = nil // too many to tell them each time
+				s.Progress(&told)
 			}
+		}
+		if s.Corpus != nil && s.Corpus.Len() > 0 && (n-s.From)/max(s.Step, 1)%2 == 1 {
+			if res, err := s.guided(t, n); res != nil || err != nil {
+				return t, res, err
+			}
+			continue
 		}
 		twice := Mix(n)%100 < uint64(s.Twice)
 		if res, err := s.one(t, Seed(strconv.FormatUint(n, 10)), twice); res != nil || err != nil {
@@ -111,24 +146,75 @@ func (s *Sweep) one(t *SweepSummary, seed Seed, twice bool) (*Result, error) {
 		}
 	}
 	number, _ := seed.Number()
-	t.Seeds++
-	t.Steps += res.Steps
+	if s.Commit != string(seed) {
+		if t.Last == 0 {
+			t.First = number
+		}
+		t.Last = number
+	}
+	t.count(number, res)
+	t.Fresh = added(t.Fresh, counts(res.Covered))
 	t.Hash += Mix(res.Hash ^ Mix(number))
-	for i, hit := range res.Covered {
+	if res.Failure != nil {
+		t.Failed = append(t.Failed, string(seed))
+		return res, nil
+	}
+	return nil, s.keep(t, res, func(x *Runner) *Result {
+		again, _ := x.Seed(seed) // its error is that of the first time
+		return again
+	})
+}
+
+// guided mutates a run of the corpus, as the number n decides, and adds its result to the
+// summary. It returns the result, with its trace, if it broke.
+func (s *Sweep) guided(t *SweepSummary, n uint64) (*Result, error) {
+	g := s.Corpus.propose(NewRand(Mix(n ^ 0x901d)))
+	res := g.run(&s.Runner)
+	t.Guided++
+	t.Last = n
+	t.count(n, res)
+	if res.Failure == nil {
+		return nil, s.keep(t, res, g.run)
+	}
+	t.Failed = append(t.Failed, fmt.Sprintf("guided-%d", n))
+	x := s.Runner
+	x.Trace = true
+	return g.run(&x), nil
+}
+
+// keep adds the run to the corpus, if there is one and the run has reached a new state.
+func (s *Sweep) keep(t *SweepSummary, res *Result, again func(*Runner) *Result) error {
+	if s.Corpus == nil {
+		return nil
+	}
+	err := s.Corpus.Add(&s.Runner, res, again)
+	t.Kept = s.Corpus.Added
+	return err
+}
+
+// counts returns 1 for each goal that was covered, and 0 for each other one.
+func counts(covered []bool) []int {
+	all := make([]int, len(covered))
+	for i, hit := range covered {
 		if hit {
-			t.Covered[i]++
+			all[i] = 1
 		}
 	}
-	if res.Failure == nil {
-		return nil, nil
-	}
-	if res.Races > 0 {
+	return all
+}
+
+// count adds the result of the seed n.
+func (t *SweepSummary) count(n uint64, res *Result) {
+	t.Seeds++
+	t.Steps += res.Steps
+	t.reach(n, res.Reached)
+	t.Covered = added(t.Covered, counts(res.Covered))
+	switch {
+	case res.Races > 0:
 		t.Races++
-	} else {
+	case res.Failure != nil:
 		t.Violations++
 	}
-	t.Failed = append(t.Failed, string(seed))
-	return res, nil
 }
 
 // Rarest lists the n coverage goals that the fewest seeds covered, and all
