@@ -2,7 +2,6 @@ package push
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -59,7 +58,7 @@ func newClient(transport http.RoundTripper) *http.Client {
 func newFCM(c *Credentials, endpoint string, client *http.Client) *fcm {
 	return &fcm{
 		credentials: c,
-		url:         cmp.Or(endpoint, DefaultEndpoint) + "/v1/projects/" + url.PathEscape(c.project) + "/messages:send",
+		url:         endpoint + "/v1/projects/" + url.PathEscape(c.project) + "/messages:send",
 		client:      client,
 		tokens:      newTokens(c.account, client),
 	}

@@ -99,7 +99,7 @@ func startGoogle(t *testing.T, tokens, fcm []answer) *google {
 	if fcm == nil {
 		g.fcm = []answer{sentAs("projects/pyry-1/messages/0:15%31")}
 	}
-	g.Sender = New(Config{Log: slog.New(slog.NewTextHandler(&g.log, nil)), Transport: g})
+	g.Sender = New(Config{Endpoint: "https://fcm.example.com", Log: slog.New(slog.NewTextHandler(&g.log, nil)), Transport: g})
 	g.Use(account(t))
 	t.Cleanup(func() { noCanary(t, g.log.String()) })
 	return g

@@ -13,9 +13,6 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// DefaultEndpoint is the scheme and the host of FCM.
-const DefaultEndpoint = "https://fcm.googleapis.com"
-
 // wakeTime limits the time of a wake, including a second attempt. During this time the
 // wake occupies one of the maxInFlight places.
 const wakeTime = 15 * time.Second
@@ -25,7 +22,7 @@ const logText = 128
 
 // Config configures a [Sender].
 type Config struct {
-	// Endpoint is FCM's scheme and host. Empty means [DefaultEndpoint].
+	// Endpoint is the scheme and the host of FCM, without a slash at the end.
 	Endpoint string
 
 	// Log receives one record for each admitted wake.
