@@ -10,10 +10,7 @@ package main
 import (
 	"context"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -34,11 +31,7 @@ The exit code is 1 if a check failed. Every run has a time limit.`
 // maxRun bounds a soak and the fault tests.
 const maxRun = 25 * time.Hour
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { load.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	vars := kong.Vars{"faults": strings.Join(faultNames(), ", ")}

@@ -8,10 +8,7 @@ package main
 import (
 	"context"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -38,11 +35,7 @@ const about = `Generates load for a relay and measures it.
 
 Every frame is checked byte for byte: a lost, repeated, reordered or changed frame ends the run with exit code 1. Without --i-own-this-relay, only relays on loopback are accepted. Every run has a time limit.`
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { load.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	vars := kong.Vars{"rows": strings.Join(benchRows(), ", ")}

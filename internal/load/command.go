@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -47,9 +48,18 @@ func (e *Env) Print(asJSON bool, r Report) error {
 	return nil
 }
 
-// Command parses the command line args with the grammar of kong, calls run with the
-// selected command, and returns the exit code. vars are the variables of the help
-// texts.
+// Main runs a program with the arguments and the output of the process, and ends the
+// process with the exit code that run returns. The context of run ends at an interrupt
+// or a SIGTERM.
+func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// Command parses the command line args with kong's grammar, calls run with the selected
+// command, and returns the exit code. vars are the variables of the help texts.
 func Command(ctx context.Context, name, about string, grammar any, vars kong.Vars, args []string, stdout, stderr io.Writer, run func(selected any, e *Env) error) int {
 	helped := false
 	k, err := kong.New(grammar,
@@ -65,7 +75,7 @@ func Command(ctx context.Context, name, about string, grammar any, vars kong.Var
 			return fmt.Sprintf("%s (default %s)", v.Help, v.Default)
 		}))
 	if err != nil {
-		panic(err) // a bad struct tag in the grammar; the input cannot cause it
+		panic(err) // the grammar has an invalid struct tag; no input causes this
 	}
 	if len(args) == 0 {
 		args = []string{"--help"}
