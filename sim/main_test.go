@@ -13,7 +13,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// child tells a copy of the test program to show its hashes instead of testing.
+// child makes a copy of the test program print its hashes instead of running tests.
 const child = "SIM_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// inChild runs this program again and returns what it prints.
+// inChild runs this program again and returns its output.
 func inChild(t *testing.T, what string, env ...string) string {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -39,7 +39,7 @@ func inChild(t *testing.T, what string, env ...string) string {
 	return out.String()
 }
 
-// hashes are the trace hashes of some seeds.
+// hashes returns the trace hashes of a few seeds.
 func hashes() string {
 	var b strings.Builder
 	for i := range len(Worlds()) * len(engine.Strategies) {

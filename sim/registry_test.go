@@ -27,7 +27,7 @@ func TestSameSeedSameHash(t *testing.T) {
 	}
 }
 
-// The two builds of the command must agree, and with this one.
+// The two builds of the command must have the same hashes as this program.
 func TestSameHashWithAndWithoutRace(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds two programs")
@@ -74,7 +74,7 @@ func TestRegressionRunsHold(t *testing.T) {
 	}
 }
 
-// Any subset of a run's lines is a run that holds.
+// Every subset of the lines of a run is a run, and holds.
 func TestAnySubsetIsARun(t *testing.T) {
 	x := engine.Runner{World: registryWorld{}}
 	rapid.Check(t, func(t *rapid.T) {
@@ -94,15 +94,14 @@ func TestAnySubsetIsARun(t *testing.T) {
 	})
 }
 
-// Rapid makes up operations, late timers and schedules of its own, and
-// makes those that break smaller.
+// rapid draws operations, late timers and schedules, and shrinks those that fail.
 func TestRapidFindsNothing(t *testing.T) {
 	verbs := []int{doClaim, doClaim, doClaim, doTakeover, doRelease, doRelease, doRelease, doJoin, doLeave, doScrape, doNext, doNext}
 	x := engine.Runner{World: registryWorld{}}
 	rapid.Check(t, func(t *rapid.T) {
 		r := &engine.Plan{World: registryWorld{}, Params: []engine.Param{{Name: "max-phones", Value: rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
 		labels := map[string]int{}
-		var fired []string // timers that may begin late
+		var fired []string // timers whose body may run late
 		for range rapid.IntRange(1, 24).Draw(t, "operations") {
 			if len(fired) > 0 && rapid.IntRange(0, 3).Draw(t, "begins") == 0 {
 				r.Lines = append(r.Lines, engine.Line{Begins: fired[0]})

@@ -19,8 +19,8 @@ func inEach(t *testing.T, test func(t *testing.T, w engine.World)) {
 
 func TestWorldsHold(t *testing.T) {
 	inEach(t, func(t *testing.T, w engine.World) {
-		// What is rare takes thousands of seeds; a sweep of these must still
-		// have covered this fraction of the goals.
+		// A rare goal needs thousands of seeds. This sweep must reach this fraction of
+		// the goals.
 		seeds, race, short, fraction := uint64(3000), uint64(1500), uint64(0), [2]int{1, 1}
 		switch w.(type) {
 		case relayworld.World:
@@ -65,10 +65,10 @@ func TestPlannedRunsReadBack(t *testing.T) {
 	})
 }
 
-// A recorded run does exactly what the seed did, read from its text as well.
+// A recorded run repeats the run of its seed exactly, also when it is parsed from its text.
 func TestRecordedRunsRepeat(t *testing.T) {
 	inEach(t, func(t *testing.T, w engine.World) {
-		n := 10 // of the long ones
+		n := 10 // of the worlds with long runs
 		if _, ok := w.(registryWorld); ok {
 			n = 60
 		}

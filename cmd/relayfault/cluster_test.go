@@ -17,8 +17,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// held returns a holding with proofs. The times are pairs: a frame's sending and
-// its arrival.
+// held returns a holding with proofs. The times are pairs: when a frame was sent, and when it
+// arrived.
 func held(number int, times ...int64) *holding {
 	h := &holding{serverID: new(serverID), number: number}
 	for i := 0; i < len(times); i += 2 {
@@ -164,8 +164,8 @@ type serving struct {
 	ended uint
 }
 
-// oneAtATime is a register whose reads are the frames. A read returns the
-// connection that the frame came through.
+// oneAtATime is a register. Each frame is a read, which returns the connection that the frame
+// came through.
 var oneAtATime = porcupine.Model{
 	Init: func() any { return serving{now: -1} },
 	Step: func(state, input, _ any) (bool, any) {
@@ -183,8 +183,7 @@ var oneAtATime = porcupine.Model{
 	},
 }
 
-// overlaps finds a pair exactly if no order of all frames explains the
-// observations.
+// overlaps finds a pair if and only if no order of all frames explains the observations.
 func TestTheRuleForOverlapsIsLinearizability(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		frames := rapid.IntRange(2, 7).Draw(t, "frames")

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// soaked returns the report of an hour in which the values grow as grow says.
+// soaked returns the report of an hour. grow returns the growth of the values at each sample.
 func soaked(grow func(i int) soakSample) *soakReport {
 	r := &soakReport{Before: soakSample{Goroutines: 11, FDs: 12}, After: soakSample{Goroutines: 11, FDs: 12}}
 	for i := range 360 {
@@ -15,7 +15,7 @@ func soaked(grow func(i int) soakSample) *soakReport {
 		l.NextGC += 8 << 20
 		l.Goroutines += 250
 		l.FDs += 260
-		// The noise of a load that changes.
+		// Noise, as from a load that changes.
 		noise := float64(i*7919%13) - 6
 		l.RSS += noise * (64 << 10)
 		l.Goroutines += noise

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// wellFormed fails the test if svg is not XML or has a place that is no number.
+// wellFormed fails the test if svg is not XML or has a coordinate that is not a number.
 func wellFormed(t *testing.T, svg []byte) string {
 	t.Helper()
 	for d := xml.NewDecoder(bytes.NewReader(svg)); ; {

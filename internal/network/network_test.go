@@ -33,8 +33,8 @@ func TestAnAddressCountsInItsNetworks(t *testing.T) {
 	}
 }
 
-// One customer's /64s have together what a few addresses have, however many there
-// are.
+// The /64s of one customer together have the limit of a few addresses, however many /64s the
+// customer uses.
 func TestTheNetworksOfOneCustomerShareALimit(t *testing.T) {
 	const limit = 10
 	for _, tt := range []struct {
@@ -77,7 +77,7 @@ func TestTheLoadIsThatOfTheHeaviestNetwork(t *testing.T) {
 	c.Add(Of(addr("192.0.2.1")), 7)
 	for a, want := range map[string]int{
 		"2001:db8:0:100::1": 10, // 40 of the /48, whose share is 4
-		"2001:db8:0:9::1":   10, // has none itself
+		"2001:db8:0:9::1":   10, // its own /56 has none
 		"2001:db8:1::1":     0,
 		"192.0.2.1":         7,
 		"192.0.2.2":         0,

@@ -20,8 +20,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// overHTTP is a Sender whose FCM and token endpoint are a server on this
-// machine.
+// overHTTP returns a Sender that sends to a server on this machine, which is both FCM and
+// the token endpoint.
 func overHTTP(t *testing.T, h http.HandlerFunc) (s *Sender, log *bytes.Buffer) {
 	t.Helper()
 	srv := httptest.NewServer(h)
@@ -68,7 +68,7 @@ func TestWhatGoesOverTheWire(t *testing.T) {
 	}
 }
 
-// checkGrant sees whether a request for a token is one that Google takes.
+// checkGrant checks that a request for a token is one that Google accepts.
 func checkGrant(r *http.Request) error {
 	if err := r.ParseForm(); err != nil || r.PostForm.Get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" {
 		return fmt.Errorf("the form is %v, %v", r.PostForm, err)

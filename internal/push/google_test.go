@@ -23,7 +23,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// What must never be seen; every test looks for it in its log.
+// Secrets that no log may contain. Every test searches its log for them.
 const (
 	canaryToken  = "CANARY-device:token"
 	canaryAccess = "CANARY-access"
@@ -38,8 +38,8 @@ var key = sync.OnceValue(func() *rsa.PrivateKey {
 	return k
 })
 
-// accountFile is a service account's file. Fields named in kv replace those
-// of a good one; with the value nil they are left out.
+// accountFile returns the file of a service account. kv has names and values of fields that
+// replace those of a valid file. The value nil removes a field.
 func accountFile(kv ...any) []byte {
 	der, err := x509.MarshalPKCS8PrivateKey(key())
 	if err != nil {
@@ -74,22 +74,23 @@ func account(t *testing.T, kv ...any) *Credentials {
 	return c
 }
 
-// google is FCM and the token endpoint without a network: each answers with
-// the next of its functions, the last of them for ever.
+// google is FCM and the token endpoint without a network. Each answers a request with its
+// next function, and repeats the last one.
 type google struct {
-	wakes int // asked for
+	wakes int // wakes so far
 	t     *testing.T
 	log   bytes.Buffer
 	*Sender
 
-	mu            sync.Mutex
-	fcm, tokens   []answer
-	asked, bought int
+	mu             sync.Mutex
+	fcm, tokens    []answer
+	asked, granted int
 }
 
 type answer func(*http.Request) (*http.Response, error)
 
-// startGoogle makes a Sender for it. No answers mean good ones.
+// startGoogle returns a google with a Sender. If tokens or fcm is nil, that endpoint answers
+// with success.
 func startGoogle(t *testing.T, tokens, fcm []answer) *google {
 	t.Helper()
 	g := &google{t: t, tokens: tokens, fcm: fcm}
@@ -119,7 +120,7 @@ func (g *google) RoundTrip(r *http.Request) (*http.Response, error) {
 	g.mu.Lock()
 	all, n := g.fcm, &g.asked
 	if r.URL.Host == "oauth2.test" {
-		all, n = g.tokens, &g.bought
+		all, n = g.tokens, &g.granted
 	}
 	a := all[min(*n, len(all)-1)]
 	*n++
@@ -127,11 +128,11 @@ func (g *google) RoundTrip(r *http.Request) (*http.Response, error) {
 	return a(r)
 }
 
-// total is how often each was asked.
+// total returns the number of requests to each.
 func (g *google) total() (bought, asked int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.bought, g.asked
+	return g.granted, g.asked
 }
 
 func says(status int, body string, header ...string) answer {
@@ -150,7 +151,7 @@ func token(expires int) answer {
 
 func sentAs(name string) answer { return says(200, fmt.Sprintf(`{"name":%q}`, name)) }
 
-// hang answers when the request is given up.
+// hang answers when the context of the request ends.
 func hang(r *http.Request) (*http.Response, error) {
 	<-r.Context().Done()
 	return nil, fmt.Errorf("%s: %w", r.URL, context.Cause(r.Context()))
@@ -160,8 +161,7 @@ func breaks(err error) answer {
 	return func(*http.Request) (*http.Response, error) { return nil, err }
 }
 
-// wake asks for one.
-// wake is a wake of id, each time from another address.
+// wake asks for a wake of id, each time from another address.
 func (g *google) wake(id wire.ServerID) error {
 	g.wakes++
 	return g.wakeFrom(netip.AddrFrom4([4]byte{10, 0, byte(g.wakes >> 8), byte(g.wakes)}), id)
@@ -171,14 +171,14 @@ func (g *google) wakeFrom(from netip.Addr, id wire.ServerID) error {
 	return g.Wake(from, id, wire.PushWake{Platform: "fcm", Token: canaryToken})
 }
 
-// finish waits for all that was admitted and returns the log.
+// finish waits for all admitted wakes and returns the log.
 func (g *google) finish() string {
 	g.t.Helper()
 	g.Drain(g.t.Context())
 	return g.log.String()
 }
 
-// value is what a counter or a gauge shows.
+// value returns the value of a counter or a gauge.
 func value(m prometheus.Metric) float64 {
 	var v dto.Metric
 	if err := m.Write(&v); err != nil {
@@ -187,7 +187,7 @@ func value(m prometheus.Metric) float64 {
 	return v.GetCounter().GetValue() + v.GetGauge().GetValue()
 }
 
-// counted is how many wakes ended so; others must not have.
+// counted checks the number of wakes of each outcome. Outcomes that want lacks must have none.
 func (g *google) counted(want map[outcome]int) {
 	g.t.Helper()
 	for _, o := range outcomes {

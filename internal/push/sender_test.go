@@ -27,7 +27,7 @@ func fcmError(status, code string) string {
 	return fmt.Sprintf(`{"error":{"code":1,"message":"CANARY","status":%q,"details":[{"@type":"x"},{"errorCode":%q}]}}`, status, code)
 }
 
-// dialing is what a dial ends with. Its text is not for a log.
+// dialing returns an error of a dial. No log may contain its text.
 func dialing(err error) error { return &net.OpError{Op: "dial CANARY", Err: err} }
 
 func TestEachAnswerIsAnOutcomeAndOneLogLine(t *testing.T) {
@@ -38,7 +38,7 @@ func TestEachAnswerIsAnOutcomeAndOneLogLine(t *testing.T) {
 		outcome outcome
 		err     string        // in the log
 		took    time.Duration // 0: no second attempt
-		asked   int           // how often FCM was
+		asked   int           // requests to FCM
 	}{
 		{"sent", nil, nil, sent, "", 0, 1},
 		{"a message id that breaks lines", nil, []answer{says(200, `{"name":"m\n\u001b"}`)}, sent, "", 0, 1},
@@ -126,7 +126,7 @@ func TestEachAnswerIsAnOutcomeAndOneLogLine(t *testing.T) {
 	}
 }
 
-func TestATokenIsBoughtOnceAndAnewBeforeItEnds(t *testing.T) {
+func TestATokenIsRequestedOnceAndAgainBeforeItExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := func(r *http.Request) (*http.Response, error) {
 			time.Sleep(time.Second)
@@ -148,7 +148,7 @@ func TestATokenIsBoughtOnceAndAnewBeforeItEnds(t *testing.T) {
 	})
 }
 
-func TestAFailedPurchaseStandsForAMoment(t *testing.T) {
+func TestAFailedTokenRequestCountsForAMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := startGoogle(t, []answer{says(400, "{}"), token(3600)}, nil)
 		for i := range maxInFlight {
@@ -209,7 +209,7 @@ func TestSoManyAreInFlightAndNoMore(t *testing.T) {
 		if got := value(g.metrics.inFlight); got != maxInFlight {
 			t.Errorf("in flight: %v; want %d", got, maxInFlight)
 		}
-		for range 2 * wakeBurst { // which costs s nothing
+		for range 2 * wakeBurst { // does not count against the rate of s
 			if err := g.wake("s"); err != ErrInFlight {
 				t.Fatalf("wake: %v; want %v", err, ErrInFlight)
 			}
@@ -229,15 +229,15 @@ func TestSoManyAreInFlightAndNoMore(t *testing.T) {
 	})
 }
 
-// However many server-ids one address wakes phones of, and for however long, a stranger
-// gets its wakes through.
+// One address sends wakes for any number of server-ids and for any time. The wakes of another
+// address are still admitted.
 func TestOneAddressLeavesRoomForTheWakesOfOthers(t *testing.T) {
 	for name, crowd := range map[string]func(i int) netip.Addr{
-		"one address":  func(int) netip.Addr { return netip.MustParseAddr("192.0.2.1") },
-		"three":        func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 3)}) },
-		"an IPv6 /64":  func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i)) },
-		"an IPv6 /56":  func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", i%256)) },
-		"nobody knows": func(int) netip.Addr { return netip.Addr{} },
+		"one address": func(int) netip.Addr { return netip.MustParseAddr("192.0.2.1") },
+		"three":       func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 3)}) },
+		"an IPv6 /64": func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i)) },
+		"an IPv6 /56": func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", i%256)) },
+		"unknown":     func(int) netip.Addr { return netip.Addr{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -257,7 +257,7 @@ func TestOneAddressLeavesRoomForTheWakesOfOthers(t *testing.T) {
 					if err := g.wakeFrom(netip.MustParseAddr("198.51.100.1"), "stranger"); err != nil {
 						t.Errorf("a stranger's wake %d: %v", i, err)
 					}
-					time.Sleep(wakeTime + time.Second) // all have ended, and the crowd comes again
+					time.Sleep(wakeTime + time.Second) // all have ended, and the same address sends again
 					wave()
 				}
 				g.finish()
@@ -316,8 +316,8 @@ func TestWithoutCredentialsPushIsOff(t *testing.T) {
 	s.Drain(t.Context())
 }
 
-// A wake goes on with the account that it began with; a later wake is sent
-// with the new one, which buys a token of its own.
+// A wake in flight keeps its account. A later wake uses the new account, with an access token
+// of its own.
 func TestTheAccountMayChange(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
@@ -391,7 +391,7 @@ func TestADrainWaitsForWakes(t *testing.T) {
 	})
 }
 
-func TestADrainWhoseTimeIsUpCancels(t *testing.T) {
+func TestADrainCancelsWhenItsTimeIsOver(t *testing.T) {
 	for name, tt := range map[string]struct {
 		tokens, fcm []answer
 		end         outcome

@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// conversation draws messages and one way of sending them.
+// conversation draws messages and one way to send them.
 func conversation(t *rapid.T) (want []event, stream []byte) {
 	controls := rapid.SampledFrom([]Opcode{OpPing, OpPong, OpClose})
 	key := rapid.Custom(func(t *rapid.T) (k [4]byte) {
@@ -73,7 +73,7 @@ func TestMessagesComeOutAsTheyWentIn(t *testing.T) {
 	})
 }
 
-// After the bytes themselves, any cut of them: the same messages, the same error.
+// Every way to cut the bytes into reads gives the same messages and the same error as one read.
 func FuzzAssembler(f *testing.F) {
 	for _, parts := range [][][]byte{
 		{fragment(OpText, true, "Hello")},

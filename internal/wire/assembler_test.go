@@ -103,9 +103,9 @@ func TestAssemblerRefuses(t *testing.T) {
 	}
 }
 
-func TestAssemblerTakesWhatIsJustWithinTheLimits(t *testing.T) {
+func TestAssemblerAcceptsMessagesAtTheLimits(t *testing.T) {
 	tiny := &Limits{Message: 10, Fragments: 3}
-	for range 3 { // the counts start again with each message
+	for range 3 { // each message has its own counts
 		var a Assembler
 		for _, input := range [][]byte{
 			fragment(OpText, true, "0123456789"),
@@ -119,7 +119,7 @@ func TestAssemblerTakesWhatIsJustWithinTheLimits(t *testing.T) {
 	}
 }
 
-// Empty continuation fragments escape every limit in bytes; they end here.
+// No limit in bytes bounds empty continuation fragments. The limit on fragments does.
 func TestEndlessEmptyFragmentsAreEnded(t *testing.T) {
 	var a Assembler
 	lim := &Limits{Message: 1 << 20, Fragments: 1024}
@@ -157,7 +157,7 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// A message that is wholly in what was read is handed out where it lies.
+// The payload of a message that is complete in one read is a part of the read buffer.
 func TestWholeMessageIsNotCopied(t *testing.T) {
 	b := slices.Concat(fragment(OpText, true, "Hello"), fragment(OpPing, true, "p"))
 	var a Assembler
@@ -176,8 +176,9 @@ func TestAssemblerIsSmall(t *testing.T) {
 	}
 }
 
-// A promise costs the one who makes it nothing, so it must not cost the relay.
-func TestMemoryFollowsWhatHasCome(t *testing.T) {
+// A header that announces a long message costs its sender nothing, so it must not cost the
+// relay memory.
+func TestMemoryGrowsWithTheBytesThatArrived(t *testing.T) {
 	const whole = 4 << 20
 	b := new(buffer)
 	part := make([]byte, 1000)
@@ -214,7 +215,7 @@ func TestBigBuffersAreNotKept(t *testing.T) {
 	}
 }
 
-// noPool makes each value new, so that its capacity depends on nothing else.
+// noPool returns a new value each time, so that its capacity does not depend on earlier use.
 type noPool struct{ fresh func() any }
 
 func (p noPool) Get() any { return p.fresh() }
@@ -271,5 +272,5 @@ func TestALargeBufferNeedsAGrant(t *testing.T) {
 	}
 }
 
-// halves cuts b in two.
+// halves returns the two halves of b.
 func halves(b []byte) [][]byte { return [][]byte{b[:len(b)/2], b[len(b)/2:]} }

@@ -6,12 +6,11 @@ import (
 	"slices"
 )
 
-// What the tests send: a client's side of RFC 6455, kept apart from the code
-// under test.
+// The client's side of RFC 6455 for the tests. It shares no code with the package.
 
 var testKey = [4]byte{0x37, 0xfa, 0x21, 0x3d}
 
-// piece is one fragment as it goes over the wire.
+// piece is one fragment on the wire.
 type piece struct {
 	first   byte // FIN, RSV, opcode
 	payload []byte
@@ -35,7 +34,7 @@ func (p piece) append(dst []byte) []byte {
 	return dst
 }
 
-// fragment is one masked fragment, not the last of its message unless fin.
+// fragment returns one masked fragment. fin marks the last fragment of a message.
 func fragment(op Opcode, fin bool, payload string) []byte {
 	first := byte(op)
 	if fin {
@@ -44,12 +43,12 @@ func fragment(op Opcode, fin bool, payload string) []byte {
 	return piece{first, []byte(payload), testKey}.append(nil)
 }
 
-// header is the header of a masked fragment with its length as given.
+// header returns the header of a masked fragment with the given length.
 func header(first, second byte, length ...byte) []byte {
 	return slices.Concat([]byte{first, second}, length, testKey[:])
 }
 
-// event is a message that outlives the call that returned it.
+// event is a copy of a message, which stays valid after the next call.
 type event struct {
 	Op      Opcode
 	Payload string
@@ -57,7 +56,7 @@ type event struct {
 
 func (e event) String() string { return fmt.Sprintf("%d:%.60q(%d)", e.Op, e.Payload, len(e.Payload)) }
 
-// drain gives a one read and goes round until nothing whole is left.
+// drain gives one read to a, and calls Next until no complete message is left.
 func drain(a *Assembler, b []byte, lim *Limits) ([]event, error) {
 	var events []event
 	for {
@@ -79,8 +78,8 @@ func drain(a *Assembler, b []byte, lim *Limits) ([]event, error) {
 	}
 }
 
-// drainCut is drain in reads of the lengths in cuts, round and round. A length
-// of zero is an empty read, then one of one byte.
+// drainCut is drain with reads of the lengths in cuts, again and again. A length of zero is an
+// empty read followed by a read of one byte.
 func drainCut(a *Assembler, b []byte, cuts []byte, lim *Limits) ([]event, error) {
 	var events []event
 	for i := 0; len(b) > 0; i++ {
@@ -94,7 +93,7 @@ func drainCut(a *Assembler, b []byte, cuts []byte, lim *Limits) ([]event, error)
 			}
 			n = 1
 		}
-		// A read buffer is used again: whatever is kept of it must be a copy.
+		// The caller reuses its read buffer. The assembler must keep copies only.
 		read := slices.Clone(b[:n])
 		b = b[n:]
 		more, err := drain(a, read, lim)

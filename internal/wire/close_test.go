@@ -65,8 +65,8 @@ func TestProtocolErrorSaysTheCodeAndTheReason(t *testing.T) {
 	}
 }
 
-// What is refused is refused with a code that may be sent; what is taken can be
-// sent on and read again.
+// An error has a code that may be sent. A payload that is accepted can be sent and parsed
+// again.
 func FuzzParseClose(f *testing.F) {
 	for _, s := range []string{
 		"", "\x03", "\x03\xe8", "\x03\xe8bye", "\x03\xec", "\x03\xed", "\x03\xee", "\x03\xf6", "\x03\xf7", "\x0b\xb8", "\x13\x88",
@@ -76,7 +76,7 @@ func FuzzParseClose(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		if len(payload) > 125 {
-			return // the assembler lets no such thing through
+			return // the assembler returns no such payload
 		}
 		before := bytes.Clone(payload)
 		code, reason, err := ParseClose(payload)

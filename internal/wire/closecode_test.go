@@ -52,7 +52,7 @@ func TestLabelIsOneOfLabels(t *testing.T) {
 	}
 }
 
-// The codes of the contract's table, so that none is lost.
+// The codes of the protocol. No code may disappear.
 func TestLabelKnowsTheContract(t *testing.T) {
 	for _, c := range []CloseCode{
 		CloseNormal, CloseGoingAway, CloseProtocol, 1006, CloseInvalidData, ClosePolicy, CloseTooBig, CloseInternal, CloseRestart,

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// byOracle is what ParseEnvelope means, said with encoding/json alone.
+// byOracle is ParseEnvelope written with encoding/json.
 func byOracle(b []byte) (Envelope, error) {
 	if !utf8.Valid(b) {
 		return Envelope{}, ErrNotUTF8
@@ -136,14 +136,14 @@ func TestParseEnvelope(t *testing.T) {
 				t.Errorf("ParseEnvelope(%.200q)\n got %s\nwant %s", tt.input, g, w)
 			}
 			agreesWithOracle(t, []byte(tt.input))
-			for cut := range min(len(tt.input), 1000) { // and cut off anywhere
+			for cut := range min(len(tt.input), 1000) { // and cut at every byte
 				agreesWithOracle(t, []byte(tt.input[:cut]))
 			}
 		})
 	}
 }
 
-// Objects made of right and nearly right parts, put together at random.
+// Objects of valid and almost valid parts in random order.
 func TestParseEnvelopeAgreesWithEncodingJSON(t *testing.T) {
 	keys := rapid.SampledFrom([]string{
 		`"conn_id"`, `"frame"`, `"close_code"`, `"push_wake"`, `"conn_id"`, `"frame"`, `"close_code"`,

@@ -15,10 +15,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// memConn is a connection on which everything to be read has come, and nobody
-// reads what is written.
+// memConn is a connection with all bytes to read already there. It discards writes.
 type memConn struct {
-	net.Conn // nil: nothing else is called
+	net.Conn // nil, because gorilla calls no other method
 	in       *bytes.Reader
 }
 
@@ -28,7 +27,7 @@ func (c memConn) Close() error                     { return nil }
 func (c memConn) SetDeadline(time.Time) error      { return nil }
 func (c memConn) SetWriteDeadline(time.Time) error { return nil }
 
-// hijacked is a response that hands its memConn to the upgrader.
+// hijacked is a response that gives its memConn to the upgrader.
 type hijacked struct {
 	http.ResponseWriter
 	conn memConn
@@ -38,8 +37,8 @@ func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
 }
 
-// byGorilla reads stream as gorilla's server does. A close ends the events; err
-// is nil when the stream ended, wherever it did.
+// byGorilla reads stream with gorilla's server. A close ends the events. err is nil if the
+// stream ended, also inside a message.
 func byGorilla(t rapid.TB, stream []byte, limit int) (events []event, err error) {
 	request := &http.Request{Method: http.MethodGet, Header: http.Header{
 		"Connection":            {"Upgrade"},
@@ -51,7 +50,7 @@ func byGorilla(t rapid.TB, stream []byte, limit int) (events []event, err error)
 	if err != nil {
 		t.Fatalf("gorilla's handshake: %v", err)
 	}
-	if limit > 0 { // to gorilla zero is no limit
+	if limit > 0 { // in gorilla, zero means no limit
 		conn.SetReadLimit(int64(limit))
 	}
 	conn.SetPingHandler(func(s string) error { events = append(events, event{OpPing, s}); return nil })
@@ -69,7 +68,7 @@ func byGorilla(t rapid.TB, stream []byte, limit int) (events []event, err error)
 			events = append(events, event{Opcode(op), string(payload)})
 			continue
 		}
-		// gorilla gives the end of the stream inside a message as a close 1006.
+		// gorilla reports the end of the stream inside a message as a close with 1006.
 		if closed, ok := err.(*websocket.CloseError); ok && (closed.Code == websocket.CloseAbnormalClosure ||
 			len(events) > 0 && events[len(events)-1].Op == OpClose) {
 			return events, nil
@@ -81,12 +80,13 @@ func byGorilla(t rapid.TB, stream []byte, limit int) (events []event, err error)
 	}
 }
 
-// closeEvent is a close by what it means, since gorilla does not give its bytes.
+// closeEvent returns a close by its code and its reason, because gorilla does not return the
+// bytes.
 func closeEvent(code CloseCode, reason string) event {
 	return event{OpClose, string(AppendClose(nil, code, reason))}
 }
 
-// byUs reads stream as the relay does, up to the first close.
+// byUs reads stream with an assembler, up to the first close.
 func byUs(stream []byte, limit int) ([]event, error) {
 	if limit <= 0 {
 		limit = math.MaxInt
@@ -107,27 +107,27 @@ func byUs(stream []byte, limit int) ([]event, error) {
 	return all, err
 }
 
-// sameAsGorilla holds the assembler against gorilla's reader: the same messages
-// in the same order, and an error where gorilla has one. The differences, all
-// meant:
+// sameAsGorilla compares the assembler with gorilla's reader: it must return the same messages
+// in the same order, and an error where gorilla returns one. The intended differences:
 //
 //   - A length that is not in its shortest form is an error here (RFC 6455 §5.2
-//     demands the shortest); gorilla reads on.
-//   - A close payload of one byte is an error here (§5.5.1); to gorilla it is a
-//     close without a code. Close code 1014 is legal here (IANA); to gorilla not.
-//   - A message that is too big is an error here as soon as its length has come;
-//     gorilla waits for the mask.
-//   - gorilla has no bound on fragments; it is put out of reach here.
+//     demands the shortest). gorilla accepts it.
+//   - A close payload of one byte is an error here (§5.5.1). In gorilla it is a close
+//     without a code. Close code 1014 is legal here (IANA), and not in gorilla.
+//   - A message that is too big is an error here when its length has arrived. gorilla
+//     waits for the masking key.
+//   - gorilla does not limit the number of fragments. The test sets the limit so high that
+//     no stream reaches it.
 //
-// Which error it is may differ: a reason that is not UTF-8 is 1007 here, 1002
-// with gorilla, and too big is 1009 in both, but gorilla closes by itself.
+// The errors may differ: a reason that is not UTF-8 is 1007 here and 1002 in gorilla. A message
+// that is too big is 1009 in both, but gorilla sends the close itself.
 func sameAsGorilla(t rapid.TB, stream []byte, limit int) {
 	got, gotErr := byUs(stream, limit)
 	want, wantErr := byGorilla(t, stream, limit)
 	switch {
 	case gotErr == errLengthForm || gotErr == errCloseShort:
 		if len(want) > len(got) {
-			want = want[:len(got)] // gorilla reads on
+			want = want[:len(got)] // gorilla accepts more
 		}
 		wantErr = gotErr
 	case gotErr == errTooBig && wantErr == nil:

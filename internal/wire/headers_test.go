@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// headers makes an http.Header as net/http does, of name, value, name, value.
+// headers returns an http.Header of names and values in turns, as net/http parses it.
 func headers(pairs ...string) http.Header {
 	h := http.Header{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -173,7 +173,7 @@ func FuzzHeaders(f *testing.F) {
 	})
 }
 
-// An error says one of a few fixed sentences, so it cannot hold a value.
+// An error has one of a few fixed texts, so that it cannot contain a value.
 func checkHeaderError(t *testing.T, err error, sentences []string) {
 	if err == nil {
 		return

@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// hostile is envelopes of about n bytes each, of the kinds that cost a parser
-// most: valid ones, ones that are wrong at their end, and ones of which nothing is
-// right.
+// hostile returns envelopes of about n bytes each, of the kinds that cost a parser most: valid
+// ones, ones with an error at the end, and ones with nothing valid.
 func hostile(n int) map[string]string {
 	fill := func(piece string) string { return strings.Repeat(piece, n/len(piece)) }
 	list := func(piece string) string { return `[` + fill(piece+`,`) + piece + `]` }
@@ -55,13 +54,13 @@ func hostile(n int) map[string]string {
 	}
 }
 
-func TestHostileEnvelopesMeanWhatTheyDid(t *testing.T) {
+func TestHostileEnvelopesAreParsedLikeOthers(t *testing.T) {
 	for name, text := range hostile(60 << 10) {
 		t.Run(name, func(t *testing.T) { agreesWithOracle(t, []byte(text)) })
 	}
 }
 
-// best is the shortest time that f takes.
+// best returns the shortest of several times that f takes.
 func best(f func()) time.Duration {
 	least := time.Hour
 	for range 15 {
@@ -72,9 +71,9 @@ func best(f func()) time.Duration {
 	return least
 }
 
-// A byte of a hostile envelope costs at most twice as much as a byte of a list of
-// numbers costs json.Valid, which decodes nothing. So no kind of envelope is an
-// attack. Decoding with encoding/json costs up to 100 times as much.
+// ParseEnvelope needs at most twice the time per byte that json.Valid, which decodes nothing,
+// needs for a list of numbers. Therefore no kind of envelope is an attack. Decoding with
+// encoding/json takes up to 100 times as long.
 func TestAByteOfAHostileEnvelopeHasABoundedCost(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector slows one of the two down")

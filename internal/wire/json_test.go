@@ -9,13 +9,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// validByStd is what ValidFrame must report, by the standard library: b is valid
-// by itself and in the envelope that takes it to a daemon.
+// validByStd is ValidFrame written with the standard library: b is valid alone and in its
+// envelope.
 func validByStd(b []byte) bool {
 	return utf8.Valid(b) && json.Valid(b) && json.Valid(wrapped(b))
 }
 
-// wrapped is the envelope of a frame.
+// wrapped returns the envelope of a frame.
 func wrapped(frame []byte) []byte {
 	b := AppendEnvelopePrefix(nil, "c-0123456789abcdef")
 	return append(append(b, frame...), EnvelopeSuffix...)
@@ -94,7 +94,7 @@ func TestValidFrame(t *testing.T) {
 	}
 }
 
-// Every text of up to five of the bytes that JSON gives a meaning.
+// Every text of up to five bytes that have a meaning in JSON.
 func TestValidFrameOnAllShortTexts(t *testing.T) {
 	const alphabet = "{}[],:\"\\0-.eu1 \xc3\xa9"
 	var try func(prefix []byte, more int)
@@ -107,7 +107,7 @@ func TestValidFrameOnAllShortTexts(t *testing.T) {
 	try(make([]byte, 0, 8), 5)
 }
 
-// Every byte, at every place in the words that strings are scanned by.
+// Every byte at every place of the words in which strings are scanned.
 func TestValidFrameWithAnyByteAnywhere(t *testing.T) {
 	for _, length := range []int{1, 7, 8, 9, 15, 16, 17, 39, 40, 41, 48, 75} {
 		for at := range length {
@@ -116,7 +116,7 @@ func TestValidFrameWithAnyByteAnywhere(t *testing.T) {
 				text[1+at] = byte(c)
 				sameAsStd(t, text)
 			}
-			// The byte after a hit may be marked by a borrow: it must not count.
+			// A borrow may mark the byte after a special one. It must not count.
 			for c := range 256 {
 				text[1+at], text[min(2+at, length)] = byte(c), byte(c^1)
 				sameAsStd(t, text)
@@ -125,7 +125,7 @@ func TestValidFrameWithAnyByteAnywhere(t *testing.T) {
 	}
 }
 
-// Real JSON with one byte changed: nearly right is where scanners go wrong.
+// Valid JSON with one byte changed, because scanners fail at texts that are almost valid.
 func TestValidFrameNearMisses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b, err := json.Marshal(anyJSON(t, 4))
@@ -143,7 +143,7 @@ func TestValidFrameNearMisses(t *testing.T) {
 	})
 }
 
-// anyJSON draws a value that json.Marshal takes.
+// anyJSON draws a value that json.Marshal accepts.
 func anyJSON(t *rapid.T, depth int) any {
 	kinds := 5
 	if depth > 0 {

@@ -2,6 +2,6 @@
 
 package wire
 
-// Under the race detector sync.Pool drops some of what it is given, on purpose,
-// so allocations from it are not counted there.
+// With the race detector sync.Pool drops some values on purpose. Therefore allocations from it
+// are not counted there.
 const raceEnabled = true

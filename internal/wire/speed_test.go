@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// frameOf is a frame as clients send it, of n bytes.
+// frameOf returns a frame of n bytes in the form that clients send.
 func frameOf(n int) []byte {
 	const head, tail = `{"v":2,"type":"noise_msg","data":"`, `"}`
 	data := strings.Repeat("QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2", n/64+1)
@@ -19,7 +19,7 @@ func envelopeOf(n int) []byte {
 	return append(append(b, frameOf(n)...), EnvelopeSuffix...)
 }
 
-// The paths that every message takes allocate nothing.
+// The path of a usual message allocates nothing.
 func TestUsualPathsDoNotAllocate(t *testing.T) {
 	frame, envelope := frameOf(512), envelopeOf(512)
 	closing := append(slices.Clone(envelope[:len(envelope)-1]), `,"close_code":4404}`...)
@@ -116,7 +116,7 @@ func BenchmarkParseEnvelope(b *testing.B) {
 	}
 }
 
-// An envelope with a field that daemons do not usually send.
+// An envelope with a field that daemons rarely send.
 func BenchmarkParseEnvelopeUnusual(b *testing.B) {
 	envelope := slices.Replace(envelopeOf(512), 1, 1, []byte(`"x":1,`)...)
 	b.SetBytes(512)
@@ -128,9 +128,9 @@ func BenchmarkParseEnvelopeUnusual(b *testing.B) {
 	}
 }
 
-// As the relay reads: 64 KiB at a time, full of messages, the last one cut. Next
-// unmasks in place, so from the second round on it reads other payloads; the
-// headers stay, and what a payload says is all the same to it.
+// The benchmark reads like the relay: 64 KiB at a time, full of messages, with the last one
+// cut. Next unmasks in place, so that later rounds read other payloads. The headers stay the
+// same, and Next does not interpret a payload.
 func BenchmarkAssembler(b *testing.B) {
 	for _, n := range []int{512, 8 << 10} {
 		message := fragment(OpText, true, string(frameOf(n)))

@@ -7,9 +7,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// However it is cut, a walk stands between messages exactly where they end,
-// and at none after a close.
-func TestWalkKnowsWhereMessagesEnd(t *testing.T) {
+// For every way to cut the stream, the tracker reports an end exactly at the ends of messages,
+// and none after a close.
+func TestATrackerReportsTheEndsOfMessages(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var all []byte
 		ends := map[int]bool{0: true}

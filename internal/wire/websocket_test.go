@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// What the relay sends must be what gorilla's and every other client reads, so
-// the header is checked against the RFC's words and not against our own reader.
+// Every client must be able to read the header. Therefore the test compares it with the RFC
+// and not with this package's own parser.
 func TestAppendHeader(t *testing.T) {
 	for _, tt := range []struct {
 		op   Opcode

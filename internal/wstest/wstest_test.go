@@ -59,7 +59,7 @@ func TestTheReaderRefusesWhatARelayMustNotSend(t *testing.T) {
 	}
 }
 
-// pair returns a Conn and the relay's end of it.
+// pair returns a Conn and the relay's end of the connection.
 func pair(t *testing.T) (*Conn, net.Conn) {
 	t.Helper()
 	here, far := net.Pipe()
@@ -124,8 +124,8 @@ func TestAnEndInsideAFrameIsUnexpected(t *testing.T) {
 	}
 }
 
-// serve answers one upgrade on loopback with a text in which KEY stands for the
-// right Sec-WebSocket-Accept.
+// serve answers one upgrade on loopback with a text. It replaces KEY by the right
+// Sec-WebSocket-Accept.
 func serve(t *testing.T, text string) (url string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -45,7 +45,7 @@ type builder struct {
 	fset    *token.FileSet
 	imports types.Importer
 	sources map[string][]string  // by directory in the module
-	parsed  map[string]*ast.File // as they are
+	parsed  map[string]*ast.File // without replacements
 }
 
 func newBuilder(t *testing.T) *builder {

@@ -66,8 +66,8 @@ func source(path string) (string, error) {
 	return string(b), err
 }
 
-// One mutant, from the patch to the replayed artefact: a stale expiry that
-// gets past the guard is caught by name, shrunk, and replays from its file.
+// One mutant from the patch to the replayed artefact: the sweep finds a stale expiry under the
+// name of its invariant, shrinks it, and replays it from its file.
 func TestStaleExpiryIsCaughtShrunkAndReplayed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a program")
