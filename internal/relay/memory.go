@@ -8,35 +8,26 @@ import (
 	"sync"
 
 	"github.com/pyrycode/pyrycode-relay/internal/network"
-	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
-
-// reasonMemory is the reason of a close by ShedLoad.
-const reasonMemory = "relay is short of memory"
 
 const (
 	// freeMessage is the size in bytes up to which a message needs no room in the
-	// budget. A larger message waits until its sender's address has room for it.
+	// budget. A larger message waits until its sender's account has room for it.
 	freeMessage = 64 << 10
 
 	// idleCost and tlsCost are about what a connection costs that holds nothing.
 	idleCost = 8 << 10
 	tlsCost  = 24 << 10
-
-	// shedLeast is what a connection must hold to be worth its closing, unless
-	// its address has shedMany: many that hold little.
-	shedLeast = 64 << 10
-	shedMany  = 2 << 20
 )
 
-// memory is what connections hold, together and by address: messages that are
-// not whole, messages that cannot be handed on, and what waits to be written.
-// Figures are capacities of buffers, in bytes.
+// memory accounts for what connections hold, in total and by network: messages that
+// have not come whole, messages that cannot be handed on, and data that waits to be
+// written. The figures are capacities of buffers, in bytes.
 //
-// It has two rules, and both need a budget. A message that needs a large buffer
-// waits, and its sender is not read meanwhile, while its address holds as much
-// as is free. If all hold more than the budget together, connections of the
-// address that holds most are closed.
+// It enforces two rules if there is a budget. A message that needs a large buffer
+// waits, and its sender is not read meanwhile, while its account holds as much as is
+// free. If all accounts together hold more than the budget, overflow closes
+// connections.
 type memory struct {
 	rt       *Runtime
 	overflow func() // runs as a task, and ends with a call of relieved
@@ -47,21 +38,28 @@ type memory struct {
 	accounts map[netip.Addr]*account
 	blocked  []*account // those with messages that wait
 	relief   bool       // overflow runs
-	again    int        // above this total it may run again
+	again    int        // overflow runs again above this total
 }
 
-// account is what the connections of one address hold. Many of the addresses
-// that IPv6 has may be one customer's: there an account is of a /48.
+// account is what the connections of one address hold. One customer may have many
+// addresses of IPv6: there an account is that of a /48.
 type account struct {
-	addr    netip.Addr
-	loads   int
-	held    int
-	first   *load // has a message for which the address has no room
+	addr   netip.Addr
+	loads  int
+	held   int
+	first  *load        // its message goes on although the account has no room
+	queues []*waitQueue // none is empty; the next turn is that of the first
+}
+
+// waitQueue has the messages of one network of an account that wait for room, in the
+// order of their arrival. The networks of an account take turns.
+type waitQueue struct {
+	network netip.Prefix
 	waiting []waiting
 }
 
-// waiting is a message that waits for room: its reader is parked and, once it has
-// bytes, is started again.
+// waiting is a message that waits for room. Its reader is parked; start starts it again
+// once it has bytes.
 type waiting struct {
 	load  *load
 	bytes int
@@ -72,13 +70,16 @@ type waiting struct {
 type load struct {
 	memory  *memory
 	account *account
-	idle    int // what the connection costs at least; not part of what it holds
+	network netip.Prefix // the narrowest one of its address
+	idle    int          // what the connection costs at least; not part of what it holds
 
 	reader, outbox, socket int
 	over                   bool
+
+	flow flow // what the peer takes out of the outbox
 }
 
-// tally is what was found to be done under the memory's lock, for after it.
+// tally is the work that was found under the memory's lock and is done after it.
 type tally struct {
 	start    []func()
 	overflow func()
@@ -101,21 +102,21 @@ func newMemory(rt *Runtime, overflow func()) *memory {
 // share of the log.
 func home(a netip.Addr) netip.Prefix { return network.Of(a).Widest() }
 
-// open sets l up for a connection of from.
+// open sets l up for a connection from that address.
 func (m *memory) open(l *load, from netip.Addr, idle int) {
-	from = home(from).Addr()
+	addr, narrowest := home(from).Addr(), network.Of(from).Narrowest()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a := m.accounts[from]
+	a := m.accounts[addr]
 	if a == nil {
-		a = &account{addr: from}
-		m.accounts[from] = a
+		a = &account{addr: addr}
+		m.accounts[addr] = a
 	}
 	a.loads++
-	*l = load{memory: m, account: a, idle: idle}
+	*l = load{memory: m, account: a, network: narrowest, idle: idle}
 }
 
-// close ends l: what it holds is about to be freed. It may be called again.
+// close ends l. The caller is about to free what it holds. Further calls do nothing.
 func (l *load) close() {
 	m := l.memory
 	m.mu.Lock()
@@ -136,10 +137,10 @@ func (l *load) close() {
 	t.do(m.rt)
 }
 
-// held is what l is charged. The lock is held.
+// held returns what l is charged. The lock is held.
 func (l *load) held() int { return l.reader + l.outbox + l.socket }
 
-// set makes part, one of l's, n bytes. The caller may hold other locks.
+// set makes part, which is a field of l, n bytes. The caller may hold other locks.
 func (l *load) set(part *int, n int) {
 	m := l.memory
 	m.mu.Lock()
@@ -160,17 +161,18 @@ func (l *load) set(part *int, n int) {
 func (l *load) setOutbox(n int) { l.set(&l.outbox, n) }
 func (l *load) setReader(n int) { l.set(&l.reader, n) }
 
-// setSocket is set for what a socket holds, or the stream of a proxied phone.
+// setSocket sets what a socket holds, or the stream of a proxied phone.
 func (l *load) setSocket(n int) { l.set(&l.socket, n) }
 
-// reserve lets l's reader have n bytes, or reports that it must wait. In that case
-// start, unless it is nil, is called once n bytes have been reserved.
+// reserve lets l's reader have n bytes and returns true, or returns false: then the
+// reader must wait. In that case start, unless it is nil, is called once n bytes have
+// been reserved.
 func (l *load) reserve(n int, start func()) bool {
 	m := l.memory
 	m.mu.Lock()
 	if l.over || n <= l.reader {
 		m.mu.Unlock()
-		return true // what is over is not read any further
+		return true // a closed connection is not read any further
 	}
 	if !m.admits(l, n) {
 		if start != nil {
@@ -187,25 +189,45 @@ func (l *load) reserve(n int, start func()) bool {
 	return true
 }
 
-// enqueue puts w behind what waits of its address. The lock is held.
+// enqueue puts w behind the messages of its network that wait. The lock is held.
 func (m *memory) enqueue(w waiting) {
 	a := w.load.account
-	a.waiting = append(a.waiting, w)
-	if len(a.waiting) == 1 {
+	if len(a.queues) == 0 {
 		m.blocked = append(m.blocked, a)
+	}
+	for _, q := range a.queues {
+		if q.network == w.load.network {
+			q.waiting = append(q.waiting, w)
+			return
+		}
+	}
+	a.queues = append(a.queues, &waitQueue{w.load.network, []waiting{w}})
+}
+
+// dequeue removes the message whose turn it is, and passes the turn to the next
+// network. A message of a neighbour in the same /48 then waits for one message of each
+// other network, and not for all that came before it. The lock is held.
+func (a *account) dequeue() {
+	q := a.queues[0]
+	a.queues[0] = nil
+	a.queues = a.queues[1:]
+	q.waiting[0] = waiting{}
+	if q.waiting = q.waiting[1:]; len(q.waiting) > 0 {
+		a.queues = append(a.queues, q)
 	}
 }
 
-// admits reports whether l's reader may have n bytes now, and not behind others of
-// its address. The lock is held.
+// admits reports whether l's reader may have n bytes now: if its account has room for
+// them and none of its messages waits. The lock is held.
 func (m *memory) admits(l *load, n int) bool {
-	return l.account.first == l || len(l.account.waiting) == 0 && m.fits(l, n)
+	return l.account.first == l || len(l.account.queues) == 0 && m.fits(l, n)
 }
 
-// fits reports whether there is room for l's reader to have n bytes. An address may
-// hold as much as is free, so that there is always room for others; with an eighth
-// of the budget it never waits for them. One message of each address goes on
-// without room, or all could wait for each other. The lock is held.
+// fits reports whether there is room for l's reader to have n bytes. An account may
+// hold as much as is free, so that there is always room for others; up to an eighth
+// of the budget it never waits for them. One message of each account goes on
+// without room, because otherwise all could wait for each other; fits makes l's
+// message that one if no other is. The lock is held.
 func (m *memory) fits(l *load, n int) bool {
 	a := l.account
 	if m.budget == 0 || a.held+n-l.reader <= max(m.budget-m.total, m.budget/8) {
@@ -232,8 +254,8 @@ func (m *memory) add(a *account, delta int) (t tally) {
 	return t
 }
 
-// overflows returns what is to run because more is held than may be, or nil. The
-// lock is held.
+// overflows returns the function to run because the total is over the budget, or nil.
+// The lock is held.
 func (m *memory) overflows() (run func()) {
 	if m.budget > 0 && m.total > max(m.budget, m.again) && !m.relief {
 		m.relief = true
@@ -242,15 +264,16 @@ func (m *memory) overflows() (run func()) {
 	return run
 }
 
-// resume reserves what waits and has room now, the oldest of each address first,
-// and returns what starts it. The lock is held.
+// resume reserves the bytes of each message that waits and has room now, the networks
+// of each account in turn, and returns the functions that start their readers. The lock
+// is held.
 func (m *memory) resume() (start []func()) {
 	if len(m.blocked) == 0 {
 		return nil
 	}
 	m.blocked = slices.DeleteFunc(m.blocked, func(a *account) bool {
-		for len(a.waiting) > 0 {
-			w := a.waiting[0]
+		for len(a.queues) > 0 {
+			w := a.queues[0].waiting[0]
 			if !w.load.over {
 				if !m.fits(w.load, w.bytes) {
 					return false
@@ -261,24 +284,23 @@ func (m *memory) resume() (start []func()) {
 				m.total += delta
 				start = append(start, w.start)
 			}
-			a.waiting[0] = waiting{}
-			a.waiting = a.waiting[1:]
+			a.dequeue()
 		}
-		a.waiting = nil
+		a.queues = nil
 		return true
 	})
 	return start
 }
 
-// excess is how much more than seven eighths of the budget is held.
+// excess returns how many bytes more than seven eighths of the budget are held.
 func (m *memory) excess() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.total - m.budget/8*7
 }
 
-// relieved ends a run of overflow. If it could not close enough, much more must
-// come before the next.
+// relieved ends a run of overflow. If that run could not close enough, the next one
+// comes only when a sixteenth of the budget more is held.
 func (m *memory) relieved() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -288,8 +310,9 @@ func (m *memory) relieved() {
 	}
 }
 
-// check adds up what the loads of conns hold, which may be some of all, and returns
-// an error if that is not what is charged to their addresses, or those to all.
+// check adds up what the loads of conns hold. conns may be a part of all connections.
+// It returns an error if a sum is not what is charged to the account, or if the sum of
+// all accounts is not the total.
 func (m *memory) check(conns []trackedConn) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -315,10 +338,10 @@ func (m *memory) check(conns []trackedConn) error {
 }
 
 // Holder is a Socket or a Stream that holds bytes itself. It calls report, from
-// any task, when that has changed by a lot; report does not wait.
+// any task, when that number has changed by a lot; report does not wait.
 type Holder interface{ ReportHeld(report func(bytes int)) }
 
-// idleBytes is about what a connection costs that holds nothing.
+// idleBytes returns about what a connection costs that holds nothing.
 func idleBytes(s Socket) int {
 	if t, ok := s.(*streamSocket); ok {
 		if _, ok := t.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
@@ -329,10 +352,10 @@ func idleBytes(s Socket) int {
 }
 
 // LimitMemory sets how many bytes connections may hold together; 0 means that
-// there is no limit. If they hold more, those of the address that holds most are
-// closed as by ShedLoad. A message of more than 64 KiB whose sender's address
-// holds as much as is free is not read until that has changed. A connection that
-// waits for that for RoomTimeout is closed; meanwhile MessageTimeout does not run.
+// there is no limit. If they hold more, connections are closed as by ShedLoad. A
+// message of more than 64 KiB whose sender's address holds as much as is free is not
+// read until that has changed. A connection that waits for that for RoomTimeout is
+// closed; meanwhile MessageTimeout does not run.
 func (r *Relay) LimitMemory(bytes int) {
 	m := r.memory
 	m.mu.Lock()
@@ -340,137 +363,4 @@ func (r *Relay) LimitMemory(bytes int) {
 	t := tally{start: m.resume(), overflow: m.overflows()}
 	m.mu.Unlock()
 	t.do(m.rt)
-}
-
-// relieve closes connections until what is left is within the budget.
-func (r *Relay) relieve() {
-	r.ShedLoad(r.memory.excess())
-	r.memory.relieved()
-}
-
-// ShedLoad closes connections, without waiting for them, until about so many
-// bytes are free again, and returns how many it closed. Each is the one that
-// holds the most in the narrowest network that holds the most, within the address
-// that holds the most: in a /48 that many customers share, a neighbour that holds
-// more is closed first. Idle connections count with what they cost, so an address
-// with many of them outweighs a peer that is only slow.
-func (r *Relay) ShedLoad(bytes int) (closed int) {
-	heavy := r.memory.heaviest(r.table.all())
-	var from netip.Addr
-	for bytes > 0 {
-		n := heavy.pick(false)
-		if n == nil {
-			break
-		}
-		l := n.loads[0]
-		n.loads = n.loads[1:]
-		bytes -= l.weight
-		for ; n != nil; n = n.outer {
-			n.weight -= l.weight
-			if closed == 0 {
-				from = n.addr
-			}
-		}
-		l.shed(wire.CloseInternal, reasonMemory)
-		closed++
-	}
-	if closed > 0 {
-		r.metrics.memoryCloses.Add(float64(closed))
-		r.log.shed(closed, from)
-	}
-	return closed
-}
-
-// Held returns how many bytes the connections hold and cost: the most that ShedLoad
-// can free.
-func (r *Relay) Held() (bytes int) {
-	conns := r.table.all()
-	m := r.memory
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, c := range conns {
-		if l := c.memoryLoad(); !l.over {
-			bytes += l.held() + l.idle
-		}
-	}
-	return bytes
-}
-
-// weighed is a connection, with what it holds and costs.
-type weighed struct {
-	trackedConn
-	held, weight int
-}
-
-// weighedNet is a network, with what its connections hold and cost: an address of
-// IPv4, or one of the networks that an address of IPv6 counts in.
-type weighedNet struct {
-	addr   netip.Addr
-	weight int
-	outer  *weighedNet // nil: it is the widest
-	inner  weighedNets
-	loads  []weighed // of the narrowest; the heaviest first
-}
-
-type weighedNets []*weighedNet
-
-// heaviest returns the widest networks of conns, in the order of conns.
-func (m *memory) heaviest(conns []trackedConn) (all weighedNets) {
-	loads := make([]weighed, 0, len(conns))
-	m.mu.Lock()
-	for _, c := range conns {
-		if l := c.memoryLoad(); !l.over {
-			loads = append(loads, weighed{c, l.held(), l.held() + l.idle})
-		}
-	}
-	m.mu.Unlock() // the rest takes too long for readers to wait for it
-	nets := make(map[netip.Prefix]*weighedNet)
-	for _, w := range loads {
-		from, _ := w.place()
-		ns := network.Of(from)
-		var n *weighedNet
-		for i := ns.Len() - 1; i >= 0; i-- {
-			p, _ := ns.At(i)
-			in := nets[p]
-			if in == nil {
-				in = &weighedNet{addr: p.Addr(), outer: n}
-				nets[p] = in
-				if n == nil {
-					all = append(all, in)
-				} else {
-					n.inner = append(n.inner, in)
-				}
-			}
-			in.weight += w.weight
-			n = in
-		}
-		n.loads = append(n.loads, w)
-	}
-	for _, n := range nets {
-		slices.SortStableFunc(n.loads, func(x, y weighed) int { return y.weight - x.weight })
-	}
-	return all
-}
-
-// pick returns the narrowest network, within the heaviest of all, of which a
-// connection may be closed, or nil. many says that a network around all has shedMany.
-func (all weighedNets) pick(many bool) (most *weighedNet) {
-	for _, n := range all {
-		if n.worth(many) && (most == nil || n.weight > most.weight) {
-			most = n
-		}
-	}
-	if most == nil || most.inner == nil {
-		return most
-	}
-	return most.inner.pick(many || most.weight >= shedMany)
-}
-
-// worth reports whether a connection of n may be closed.
-func (n *weighedNet) worth(many bool) bool {
-	many = many || n.weight >= shedMany
-	if n.inner == nil {
-		return len(n.loads) > 0 && (many || n.loads[0].held >= shedLeast)
-	}
-	return slices.ContainsFunc(n.inner, func(in *weighedNet) bool { return in.worth(many) })
 }

@@ -81,21 +81,27 @@ func (n *node) from(addr, path, id string) *peer {
 	return n.narrow(path, h)
 }
 
+// figures are those of a load at one moment.
+type figures struct {
+	reader, outbox, held int
+	over                 bool
+}
+
 // loadOf returns what the phone with that id holds.
-func (n *node) loadOf(id string) load {
+func (n *node) loadOf(id string) figures {
 	for _, p := range n.joinedTo("s1") {
 		if string(p.id) == id {
 			return n.loadNow(&p.load)
 		}
 	}
-	return load{over: true}
+	return figures{over: true}
 }
 
-// loadNow copies l.
-func (n *node) loadNow(l *load) load {
+// loadNow returns the figures of l.
+func (n *node) loadNow(l *load) figures {
 	n.memory.mu.Lock()
 	defer n.memory.mu.Unlock()
-	return *l
+	return figures{l.reader, l.outbox, l.held(), l.over}
 }
 
 // total is what all connections hold.
@@ -190,6 +196,57 @@ func TestShortOfMemoryManyIdleConnectionsOutweighAPeerThatIsSlow(t *testing.T) {
 	}
 }
 
+// A peer that goes on reading keeps its connection while others that hold less, of
+// other addresses, do not read.
+func TestShortOfMemoryAPeerThatGoesOnReadingOutlivesThoseThatDoNot(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		n := start(t, Config{ClientAddr: fromHeader})
+		b := n.from("192.0.2.1", "/v1/server", "s1")
+		n.until(func() bool { return n.held("s1") })
+		slow := n.from("192.0.2.2", "/v1/client", "s1")
+		id := joined(t, b, slow)
+		var ids []string
+		for i := range 3 {
+			ids = append(ids, joined(t, b, n.from(fmt.Sprintf("198.51.100.%d", i), "/v1/client", "s1")))
+		}
+		if reads {
+			flood(n, b, id, 1500<<10)
+			for range 70 { // 20 KiB each
+				slow.Recv()
+			}
+		}
+		flood(n, b, id, 1<<20)
+		for _, id := range ids {
+			flood(n, b, id, 512<<10)
+		}
+		if got := n.ShedLoad(1); got != 1 {
+			t.Errorf("%d closed; want 1", got)
+		}
+		if over := n.loadOf(id).over; over == reads {
+			t.Errorf("the peer that holds the most, and reads %t, is closed: %t", reads, over)
+		}
+	}
+}
+
+func TestOnlyWhatAPeerTookInTheLastTimeCounts(t *testing.T) {
+	var f flow
+	at := func(periods float64) time.Time {
+		return time.Unix(0, int64(1e6*float64(flowTime)+periods*float64(flowTime)))
+	}
+	f.took(1, at(0.1))
+	f.took(2, at(0.9))
+	f.took(4, at(1.5))
+	for periods, want := range map[float64]int{1.6: 7, 1.99: 7, 2.1: 4, 2.99: 4, 3: 0, 30: 0, 0: 0} {
+		if got := f.recent(at(periods)); got != want {
+			t.Errorf("after %v periods %d bytes are recent; want %d", periods, got, want)
+		}
+	}
+	f.took(8, at(4))
+	if got := f.recent(at(4)); got != 8 {
+		t.Errorf("after a pause %d bytes are recent; want 8", got)
+	}
+}
+
 // A claimant that waits, and a phone in grace, may send as much as they like; the
 // relay holds little of it, and what it holds arrives.
 func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
@@ -213,15 +270,15 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 		}()
 		n.wait("it is not read any further", func() bool { return b.parked.Load() })
 		time.Sleep(50 * time.Millisecond)
-		if l := n.loadNow(&b.load); l.held() == 0 || l.held() > most {
-			t.Errorf("a claimant holds %d bytes; want some and at most %d", l.held(), most)
+		if l := n.loadNow(&b.load); l.held == 0 || l.held > most {
+			t.Errorf("a claimant holds %d bytes; want some and at most %d", l.held, most)
 		}
 		holder.fail(1000, "")
 		n.wantMetric("dropped_frames_total", "bad_envelope", 2) // both arrive
 		if err := <-rest; err != nil {
 			t.Error(err)
 		}
-		n.wait("it holds nothing", func() bool { l := n.loadNow(&b.load); return l.held() == 0 })
+		n.wait("it holds nothing", func() bool { l := n.loadNow(&b.load); return l.held == 0 })
 	})
 	t.Run("phone in grace", func(t *testing.T) {
 		n := start(t, Config{Grace: time.Minute})
@@ -232,8 +289,8 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 		p := n.joinedTo("s1")[0]
 		go func() { _, _ = r.Write(masked(text, fmt.Sprintf("%q", pad))) }()
 		n.wait("it is not read any further", func() bool { return p.parked.Load() })
-		if l := n.loadNow(&p.load); l.held() == 0 || l.held() > most {
-			t.Errorf("a phone in grace holds %d bytes; want some and at most %d", l.held(), most)
+		if l := n.loadNow(&p.load); l.held == 0 || l.held > most {
+			t.Errorf("a phone in grace holds %d bytes; want some and at most %d", l.held, most)
 		}
 		if p.messageSince.Load() != 0 {
 			t.Error("the message that is not read counts as late")
@@ -243,7 +300,7 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 
 func TestALargeMessageWaitsWhileItsAddressHoldsMuch(t *testing.T) {
 	n := start(t, Config{ClientAddr: fromHeader})
-	n.LimitMemory(2100 << 10)
+	n.LimitMemory(2400 << 10) // more than all hold at any time, and less than twice what the first two hold
 	message := func(n int) string { return string(masked(text, fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", n)))) }
 	frame := message(900 << 10)
 	half := len(frame) / 2
@@ -296,6 +353,34 @@ func (n *node) fill(addr string) (free func()) {
 		n.t.Fatal("the first message of an address waits")
 	}
 	return l.close
+}
+
+// Messages of one /48 that wait for room get it in turns of their /64s: a neighbour of
+// a customer that sends many waits for one of them, and not for all.
+func TestMessagesOfOneAddressWaitInTurnsOfItsNetworks(t *testing.T) {
+	n := start(t, Config{})
+	free := n.fill("2001:db8:7:1::1")
+	var order []string
+	for i, from := range []string{"1::1", "1::2", "1::3", "2::1", "1::1", "3::1", "3::2"} {
+		l := new(load)
+		n.memory.open(l, netip.MustParseAddr("2001:db8:7:"+from), 0)
+		name := fmt.Sprintf("%d of %s", i, from[:1])
+		if l.reserve(100<<10, func() { order = append(order, name); l.close() }) {
+			t.Fatalf("%s does not wait", name)
+		}
+	}
+	over := new(load) // its connection ends while its message waits
+	n.memory.open(over, netip.MustParseAddr("2001:db8:7:4::1"), 0)
+	over.reserve(100<<10, func() { t.Error("the reader of a connection that has ended is started") })
+	over.close()
+	free()
+	want := []string{"0 of 1", "3 of 2", "5 of 3", "1 of 1", "6 of 3", "2 of 1", "4 of 1"}
+	if !slices.Equal(order, want) {
+		t.Errorf("the order is %q; want %q", order, want)
+	}
+	if got := n.total(); got != 0 || len(n.memory.blocked) != 0 {
+		t.Errorf("%d bytes are held and %d accounts wait; want none", got, len(n.memory.blocked))
+	}
 }
 
 func TestAMessageThatWaitsForMemoryIsNotLate(t *testing.T) {

@@ -255,8 +255,11 @@ type progress struct {
 func (o *outbox) wrote(n int, err error) {
 	b := o.out
 	var now time.Time
-	if b.ping > 0 {
+	if slow := len(b.bytes) >= flowBatch; slow || b.ping > 0 {
 		now = o.rt.Clock.Now()
+		if slow && o.load != nil {
+			o.load.flow.took(n, now)
+		}
 	}
 	o.mu.Lock()
 	p := o.advance(n)

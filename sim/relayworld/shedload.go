@@ -112,7 +112,7 @@ func (w *Instance) judgeShedLoad(k *shedLoadCall) {
 		if freed >= k.want {
 			w.Blame("relief", c, "closed when %d bytes were free already; want %d", freed, k.want)
 		}
-		if before := closed[:i]; i > 0 && least < lo {
+		if before := closed[:i]; i > 0 && least < leastWeight(lo) {
 			w.Blame("relief", before[i-1], "closed with %d bytes of its address at most before %s with %d at least", least, c.Name, lo)
 		}
 		least, freed, most = w.addressBytes(c, k), freed+lo+idleBytes, most+hi+idleBytes
@@ -125,11 +125,15 @@ func (w *Instance) judgeShedLoad(k *shedLoadCall) {
 		case c.Node != k.node || slices.Contains(closed, c) || lo < minShedBytes:
 		case most < k.want:
 			w.Blame("relief", c, "not closed with %d bytes; %d of %d are free", lo, most, k.want)
-		case k.n > 0 && least < lo:
+		case k.n > 0 && least < leastWeight(lo):
 			w.Blame("relief", closed[k.n-1], "closed with %d bytes of its address at most; %s has %d at least", least, c.Name, lo)
 		}
 	}
 }
+
+// leastWeight returns what a connection with held bytes weighs at least: seven eighths
+// of its outbox do not count if its peer has taken as much.
+func leastWeight(held int) int { return held / 8 }
 
 // addressBytes returns what the connections of c's address hold and cost at most.
 func (w *Instance) addressBytes(c *Client, k *shedLoadCall) (sum int) {
