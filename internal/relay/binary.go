@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +40,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 		a.reject(why)
 		return
 	}
-	deadline, inUse, why := r.prepareClaim(hello.Server)
+	deadline, inUse, why := r.prepareClaim(hello.Server, a.from)
 	if why != nil {
 		a.reject(why)
 		return
@@ -72,7 +73,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 	r.claim(b)
 }
 
-// prepareClaim decides before the upgrade whether a binary may claim id.
+// prepareClaim decides before the upgrade whether a binary at address from may claim id.
 // deadline is nil for a relay that is alone; otherwise the caller must call
 // ClaimApplied when its claim is over. inUse reports that a live binary at
 // another node holds id; a close after the upgrade tells the claimant so.
@@ -80,8 +81,8 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 // It rejects the claim if too many wait for the holder's answer already, or
 // if the cluster cannot tell which node has id. A claim that is one too many
 // only later is closed by challenge.
-func (r *Relay) prepareClaim(id wire.ServerID) (deadline *LeaseDeadline, inUse bool, why *rejection) {
-	if b := r.registry.Holder(id); b != nil && b.crowded() {
+func (r *Relay) prepareClaim(id wire.ServerID, from netip.Addr) (deadline *LeaseDeadline, inUse bool, why *rejection) {
+	if b := r.registry.Holder(id); b != nil && b.crowded(home(from)) {
 		return nil, false, unavailable(outcomeCapacity, errCrowded)
 	}
 	if r.cluster.Cluster == nil {

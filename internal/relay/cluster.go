@@ -190,6 +190,8 @@ type remoteRival struct {
 	answer func(Verdict)
 }
 
+func (v *remoteRival) origin() netip.Prefix { return netip.Prefix{} }
+
 func (v *remoteRival) abandoned() bool { return false } // its node forgets the answer
 func (v *remoteRival) overflow()       { v.answer(Busy) }
 func (v *remoteRival) unanswered()     { v.answer(Busy) }

@@ -6,8 +6,10 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -355,11 +357,12 @@ func TestOfManyRivalsTheNewestTakesOver(t *testing.T) {
 		mine, theirs := net.Pipe()
 		e := &pipeEnd{b: b, conn: mine, order: make(chan struct{}, 1)}
 		b.ends = append(b.ends, e)
-		if err := b.table.take(netip.Addr{}); err != nil {
+		from := b.registry.Holder("s1").probe.rivals[0].rival.(*binary).from
+		if err := b.table.take(from); err != nil {
 			t.Fatal(err)
 		}
 		set := b.settings.Load()
-		late.init(b.Relay, set, newNetSocket(theirs), netip.Addr{}, late, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
+		late.init(b.Relay, set, newNetSocket(theirs), from, late, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
 		late.startReading()
 		go e.listen(polite)
 		b.claim(late)
@@ -373,6 +376,54 @@ func TestOfManyRivalsTheNewestTakesOver(t *testing.T) {
 			t.Errorf("%+v; want %+v", got, want)
 		}
 	})
+}
+
+// waitingRival is a rival that only has a network.
+type waitingRival struct {
+	rival
+	name    string
+	network netip.Prefix
+	left    bool
+}
+
+func (r *waitingRival) origin() netip.Prefix { return r.network }
+func (r *waitingRival) abandoned() bool      { return r.left }
+
+// One network cannot keep the claimants of others out, and others cannot displace
+// claimants of a network that has no more than they have.
+func TestClaimantsOfOneNetworkLeaveRoomForOthers(t *testing.T) {
+	const a, b, c = "192.0.2.1", "2001:db8:1::1", "2001:db8:1:ffff::1" // b and c are of one /48
+	for _, tt := range []struct {
+		name string
+		wait []string // in order of arrival
+		from string
+		out  int // the index of the rival that gives way; -1: none does
+		ok   bool
+	}{
+		{"not all places are taken", slices.Repeat([]string{a}, maxRivals-1), a, -1, true},
+		{"one network has all places", slices.Repeat([]string{a}, maxRivals), b, 0, true},
+		{"it is the newcomer's network", slices.Repeat([]string{b}, maxRivals), c, -1, false},
+		{"the oldest of the network that has the most", append([]string{b, "192.0.2.2"}, slices.Repeat([]string{a}, maxRivals-2)...), "192.0.2.3", 2, true},
+		{"equal shares", append(slices.Repeat([]string{a}, maxRivals/2), slices.Repeat([]string{b}, maxRivals/2)...), b, -1, false},
+		{"one more than the newcomer would have", append(slices.Repeat([]string{a}, maxRivals/2+1), slices.Repeat([]string{b}, maxRivals/2-1)...), b, 0, true},
+	} {
+		q := probe{waiting: new(atomic.Int64), round: new(round)}
+		for i, from := range tt.wait {
+			q.rivals = append(q.rivals, asking{rival: &waitingRival{name: fmt.Sprint(i), network: home(netip.MustParseAddr(from))}, ping: uint64(i)})
+		}
+		q.waiting.Store(int64(len(q.rivals)))
+		out, ok := q.makeRoom(home(netip.MustParseAddr(tt.from)))
+		got := -1
+		if out != nil {
+			got, _ = strconv.Atoi(out.(*waitingRival).name)
+		}
+		if got != tt.out || ok != tt.ok {
+			t.Errorf("%s: %d gives way, %t; want %d, %t", tt.name, got, ok, tt.out, tt.ok)
+		}
+		if int(q.waiting.Load()) != len(q.rivals) || out != nil && q.round.ping != q.rivals[0].ping {
+			t.Errorf("%s: %d are counted of %d, and the round is about ping %d", tt.name, q.waiting.Load(), len(q.rivals), q.round.ping)
+		}
+	}
 }
 
 // If the incumbent's connection ends during the probe, the rival reclaims immediately.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,7 +11,9 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// maxRivals is the number of claimants that may wait for one incumbent's answer.
+// maxRivals is the number of claimants that may wait for one incumbent's answer. If all
+// of them wait and another one comes from a network that has fewer than another
+// network, the oldest claimant of the network that has the most gives way.
 const maxRivals = 16
 
 // errCrowded is the error for the next claimant, if it is refused before the upgrade.
@@ -43,6 +46,8 @@ type asking struct {
 // probe calls abandoned until it returns true, or one of the other methods once, and
 // then forgets the rival.
 type rival interface {
+	origin() netip.Prefix // where it comes from; the zero value for claimants at other nodes
+
 	abandoned() bool    // it has left
 	overflow()          // too many wait
 	unanswered()        // b is not silent, and has not answered within patience
@@ -67,7 +72,8 @@ func (b *binary) challenge(r rival, since int64) bool {
 		q.mu.Unlock()
 		return false
 	}
-	if q.crowded() {
+	out, ok := q.makeRoom(r.origin())
+	if !ok {
 		q.mu.Unlock()
 		r.overflow()
 		return true
@@ -84,23 +90,56 @@ func (b *binary) challenge(r rival, since int64) bool {
 	if first {
 		b.out.flush()
 	}
+	if out != nil && !out.abandoned() {
+		out.overflow()
+	}
 	return true
 }
 
-// crowded reports whether no further claimant may wait for b's answer.
-func (b *binary) crowded() bool {
-	b.probe.mu.Lock()
-	defer b.probe.mu.Unlock()
-	return b.probe.crowded()
+// crowded reports whether no further claimant from that network may wait for b's answer.
+func (b *binary) crowded(from netip.Prefix) bool {
+	q := &b.probe
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, ok := q.placeFor(from)
+	return !ok
 }
 
-// crowded forgets the rivals that have left, and reports whether maxRivals wait. q.mu is
-// held.
-func (q *probe) crowded() bool {
+// makeRoom makes room for one more rival from that network, if that is possible. It
+// removes and returns the rival that gives way for it, or nil. q.mu is held.
+func (q *probe) makeRoom(from netip.Prefix) (out rival, ok bool) {
+	i, ok := q.placeFor(from)
+	if !ok || i < 0 {
+		return nil, ok
+	}
+	out = q.rivals[i].rival
+	q.rivals = slices.Delete(q.rivals, i, i+1)
+	q.waiting.Add(-1)
+	q.round.ping = q.rivals[0].ping
+	return out, true
+}
+
+// placeFor forgets the rivals that have left. It reports whether one more rival from
+// that network may wait, and returns the index of the rival that must give way for it,
+// or -1. q.mu is held.
+func (q *probe) placeFor(from netip.Prefix) (out int, ok bool) {
 	before := len(q.rivals)
 	q.rivals = slices.DeleteFunc(q.rivals, asking.abandoned)
 	q.waiting.Add(int64(len(q.rivals) - before))
-	return len(q.rivals) >= maxRivals
+	if len(q.rivals) < maxRivals {
+		return -1, true
+	}
+	have := make(map[netip.Prefix]int)
+	for _, r := range q.rivals {
+		have[r.origin()]++
+	}
+	out = -1
+	for i, r := range q.rivals {
+		if have[r.origin()] > have[from]+1 && (out < 0 || have[r.origin()] > have[q.rivals[out].origin()]) {
+			out = i
+		}
+	}
+	return out, out >= 0
 }
 
 // pong handles the answer to ping n. It refuses the rivals with that ping or an earlier
@@ -209,7 +248,11 @@ func (q *probe) expire(before int64) (late []asking) {
 	return late
 }
 
-// overflow closes claimant b, because maxRivals wait already.
+// origin returns the network of claimant b, of which an owner may have all.
+func (b *binary) origin() netip.Prefix { return home(b.from) }
+
+// overflow closes claimant b, because maxRivals wait already, or because a claimant of
+// another network has its place.
 func (b *binary) overflow() {
 	// Not 4409: the incumbent has not been found alive.
 	b.refuse(wire.CloseTryAgain, "too many claims at once")
