@@ -84,7 +84,8 @@ type Config struct {
 	MaxConns int
 
 	// MaxConnsPerAddress is how many of them one address may have; an IPv6
-	// address stands for its /64.
+	// address stands for its /64. If it is less than MaxConns, the last tenth of
+	// MaxConns is for addresses that have fewer than 16.
 	MaxConnsPerAddress int
 
 	// Rate and Burst bound the upgrades of one address: so many per second,

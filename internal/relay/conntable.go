@@ -17,6 +17,15 @@ var (
 	errDraining    = errors.New("the relay is shutting down")
 	errFull        = errors.New("the relay has all the connections it may have")
 	errAddressFull = errors.New("this address, or the IPv6 network that it is in, has all the connections it may have")
+	errLastPlaces  = errors.New("the relay has few connections left, and this address, or the IPv6 network that it is in, has many")
+)
+
+// Of all places one in lastPlaces is for addresses that have fewer than fewConns.
+// Without that rule ten addresses with the default limits take all places. It does not
+// apply if one address may have all places anyway.
+const (
+	lastPlaces = 10
+	fewConns   = 16
 )
 
 // connTable knows every connection from its upgrade to the closing of its
@@ -69,18 +78,21 @@ type trackedConn interface {
 	place() (from netip.Addr, remote bool)
 }
 
-// take takes a place for an upgrade from a.
+// take takes a place for an upgrade from a, or returns the reason why there is none.
 func (s *connTable) take(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ns := network.Of(a)
 	_, full := s.byAddr.Full(ns, s.maxPerAddress)
+	free := s.max - (s.count - s.remote)
 	switch {
 	// Full is said before draining, as the contract orders its gates.
-	case s.count-s.remote >= s.max:
+	case free <= 0:
 		return errFull
 	case full:
 		return errAddressFull
+	case free <= s.max/lastPlaces && s.maxPerAddress < s.max && s.byAddr.Load(ns) >= fewConns:
+		return errLastPlaces
 	case s.draining:
 		return errDraining
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -392,6 +393,33 @@ func TestTheConnectionTableKeepsItsLimits(t *testing.T) {
 	}
 	s.drain()
 	take(a, errDraining)
+}
+
+// Ten addresses, of which each may have a tenth of all places, leave some to others.
+func TestTheLastPlacesAreForAddressesThatHaveFew(t *testing.T) {
+	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	fill := func(cfg Config, addresses int) (had []int, last error) {
+		s := newConnTable(cfg.withDefaults(), prometheus.NewGauge(prometheus.GaugeOpts{}))
+		had = make([]int, addresses)
+		for i := range had {
+			for last = s.take(address(i)); last == nil; last = s.take(address(i)) {
+				had[i]++
+			}
+		}
+		return had, last
+	}
+	had, last := fill(Config{}, 10)
+	if got, want := had[8:], []int{1000, fewConns}; !slices.Equal(got, want) || last != errLastPlaces {
+		t.Errorf("the ninth and the tenth address get %v connections, then %v; want %v, then %v", got, last, want, errLastPlaces)
+	}
+	had, last = fill(Config{}, 100)
+	full := slices.IndexFunc(had, func(n int) bool { return n == 0 })
+	if want := 9 + (1000+fewConns-1)/fewConns; full != want || last != errFull {
+		t.Errorf("%d addresses take all places, then %v; want %d, then %v", full, last, want, errFull)
+	}
+	if had, _ := fill(Config{MaxConns: 100}, 1); had[0] != 100 {
+		t.Errorf("an address that may have all places gets %d of 100", had[0])
+	}
 }
 
 func TestWhenEmptyIsCalledOnce(t *testing.T) {
