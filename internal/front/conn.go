@@ -36,6 +36,17 @@ const (
 
 	maxRequestBytes      = requestFactor * (maxHeaderBytes + headerSlop)
 	operatorRequestBytes = requestFactor * (operatorHeaderBytes + headerSlop)
+
+	// smallRequest is how many bytes of a request need no turn. To parse a header takes
+	// up to 0.2 µs a byte if its fields are as short as possible. An upgrade of a client
+	// has 0.5 KiB.
+	smallRequest = 1536
+
+	// maxUndelivered is what TLS may take in, after the first request, without
+	// delivering data of the client. crypto/tls keeps the parts of a handshake message
+	// until it is whole, 64 KiB at most. A record of data has up to 16,645 bytes, and
+	// between two of them crypto/tls accepts 16 small records.
+	maxUndelivered = 18 << 10
 )
 
 // errHandshakeBytes ends a handshake that is longer than any honest client's.
@@ -44,17 +55,20 @@ var errHandshakeBytes = fmt.Errorf("the client sent more than %d bytes before th
 // errRequestBytes ends a request whose header does not end.
 var errRequestBytes = errors.New("the client sent several times the bytes that a request's header may have, before its end; send a shorter header, in larger TLS records")
 
+// errUndelivered ends a connection of which TLS delivers nothing.
+var errUndelivered = fmt.Errorf("the client sent more than %d bytes in TLS records without data; the relay takes no long handshake message after the first request", maxUndelivered)
+
 // handshakesAtATime is how many TLS handshakes may compute at a time: as many as
 // half the processors. A handshake costs as much as hundreds of frames, and a
 // client need not even finish it. A hundred that compute concurrently would stand
 // before every frame in the scheduler's queue; those that wait for a turn do not.
 func handshakesAtATime() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
-// conn is a connection from its accept until its upgrade or its end. Until the
-// first request's header has been read it bounds time and bytes, and a TLS
-// handshake computes only while it has a turn: from the end of a Read until the
-// next use of the connection, never while it waits for its peer. After that
-// it does nothing any more.
+// conn is a connection from its accept until its end. Until the first request's header
+// has been read it bounds time and bytes. A TLS handshake, and the parsing of a long
+// header, compute only while conn has a turn: from the end of a Read until the next use
+// of the connection, never while it waits for its peer. After the request's header it
+// only bounds what TLS takes in without delivering data.
 type conn struct {
 	net.Conn // a TCP connection, perhaps with a PROXY header before its first byte
 	table    *pending
@@ -74,6 +88,8 @@ type conn struct {
 	over        atomic.Bool // the first request's header has been read
 	spoken      bool        // bytes have come; of the reader
 	left        int         // bytes that may come before over; of the reader
+	hasTLS      bool        // of the reader
+	undelivered int         // bytes after over since the last call of Delivered; of the reader
 
 	requestBytes atomic.Int32 // that came since the handshake, before over
 
@@ -97,10 +113,10 @@ func newConn(nc net.Conn, table *pending) *conn {
 	return c
 }
 
-// Read waits for bytes and, in a handshake, for a turn.
+// Read waits for bytes and, if they are expensive to process, for a turn.
 func (c *conn) Read(b []byte) (int, error) {
 	if c.over.Load() {
-		return c.Conn.Read(b)
+		return c.readOn(b)
 	}
 	c.begin()
 	if c.left <= 0 {
@@ -113,18 +129,35 @@ func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b[:min(len(b), c.left)])
 	if !c.spoken && n > 0 && b[0] < 'A' {
 		c.handshaking.Store(true) // no request begins so, and every record of TLS does
-		c.left = maxHandshakeBytes
+		c.hasTLS, c.left = true, maxHandshakeBytes
 	}
 	c.spoken = c.spoken || n > 0
 	c.left -= n
 	if !c.handshaking.Load() {
 		c.requestBytes.Add(int32(n))
 	}
-	if err == nil && c.handshaking.Load() {
+	if err == nil && (c.handshaking.Load() || c.requestBytes.Load() > smallRequest) {
 		err = c.takeTurn()
 	}
 	return n, err
 }
+
+// readOn is Read after the first request's header.
+func (c *conn) readOn(b []byte) (int, error) {
+	if c.undelivered > maxUndelivered {
+		c.table.cut.WithLabelValues(cutUndelivered).Inc()
+		return 0, errUndelivered
+	}
+	n, err := c.Conn.Read(b)
+	if c.hasTLS {
+		c.undelivered += n
+	}
+	return n, err
+}
+
+// Delivered reports that TLS has delivered data of the client. The goroutine that reads
+// from TLS must call it after each such read.
+func (c *conn) Delivered() { c.undelivered = 0 }
 
 // Write ends the turn, since it may have to wait.
 func (c *conn) Write(b []byte) (int, error) {

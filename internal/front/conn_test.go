@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,6 +254,83 @@ func TestWhatComesBeforeARequestIsBounded(t *testing.T) {
 			t.Errorf("behind its request's header a connection ends after %v, %v; want %v, as the server says", time.Since(began), err, time.Hour)
 		}
 	})
+}
+
+// The first bytes of a request need no turn. The parsing of a long header does, so that
+// requests with many fields leave processors to frames.
+func TestALongHeaderIsParsedInATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := table(t, 1)
+		holder, _ := connect(t, p, "192.0.2.1")
+		holder.begin()
+		p.mu.Lock()
+		p.turns--
+		p.give(holder)
+		p.mu.Unlock()
+		c, peer := connect(t, p, "192.0.2.2")
+		go io.WriteString(peer, strings.Repeat("G", smallRequest+1))
+		if n, err := c.Read(make([]byte, smallRequest)); n != smallRequest || err != nil {
+			t.Fatalf("%d bytes, %v; want %d without a turn", n, err, smallRequest)
+		}
+		has := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			has <- err
+		}()
+		synctest.Wait()
+		if len(has) > 0 {
+			t.Fatal("a long header is parsed while a handshake computes, and there is one turn")
+		}
+		holder.Close()
+		if err := <-has; err != nil {
+			t.Error(err)
+		}
+		c.Close()
+	})
+}
+
+// After the first request, TLS gets a bounded number of bytes between two reads that
+// bring data, for as long as the connection lives.
+func TestTLSTakesInABoundedAmountWithoutDelivering(t *testing.T) {
+	for _, tt := range []struct {
+		what      string
+		begin     string
+		delivered bool // after each read
+		want      error
+	}{
+		{"TLS that delivers nothing", hello, false, errUndelivered},
+		{"TLS that delivers data", hello, true, io.EOF},
+		{"no TLS", "G", false, io.EOF},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := table(t, 1)
+			c, peer := connect(t, p, "192.0.2.1")
+			go func() {
+				_, _ = io.WriteString(peer, tt.begin)
+				for range 100 {
+					_, _ = peer.Write(make([]byte, 1000))
+				}
+				peer.Close()
+			}()
+			if n, err := c.Read(make([]byte, 1)); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+			p.state(c, http.StateActive)
+			n, err := 0, error(nil)
+			for err == nil {
+				var k int
+				k, err = c.Read(make([]byte, 1000))
+				n += k
+				if tt.delivered {
+					c.Delivered()
+				}
+			}
+			if err != tt.want || err == errUndelivered && (n <= maxUndelivered || n > maxUndelivered+1000) {
+				t.Errorf("%s: %d bytes are read, then %v; want %v", tt.what, n, err, tt.want)
+			}
+			c.Close()
+		})
+	}
 }
 
 // At the private listener a connection counts from its last request, and not while

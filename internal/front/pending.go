@@ -38,8 +38,8 @@ type pending struct {
 	keepAlive  bool // requests may follow each other; a connection counts from the last one
 	shut       bool
 
-	turns int     // handshakes that may still compute
-	queue []*conn // handshakes that wait for that, in order of arrival
+	turns int     // connections that may still compute
+	queue []*conn // those that wait for that, in order of arrival
 
 	turn      uint64            // the number of the last turn
 	lastTurns map[sharer]uint64 // the number of the last turn of each
@@ -61,7 +61,7 @@ const headerGrace = 100 * time.Millisecond
 // while the table is full.
 const busyShare = 16
 
-// Reasons for which a connection is cut before it is served.
+// Reasons for which a connection is cut.
 const (
 	cutAddress   = "pending_per_address"
 	cutFull      = "pending"
@@ -70,6 +70,8 @@ const (
 	cutHandshake = "handshake_bytes"
 	cutOperators = "private"
 	cutMemory    = "memory"
+
+	cutUndelivered = "tls_bytes" // after the upgrade
 )
 
 // Bounds of the connections of the private listener. They come out of spareFiles.
@@ -89,7 +91,7 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 		turns:        handshakesAtATime(),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
-			Help: "Connections that were cut before they were upgraded, or at the private listener, by reason.",
+			Help: "Connections that were cut before they were upgraded, at the private listener, or by TLS, by reason.",
 		}, []string{"reason"}),
 	}
 	p.failed = prometheus.NewCounter(prometheus.CounterOpts{
@@ -98,7 +100,7 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 	})
 	p.room.L = &p.mu
 	p.set(l)
-	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutHandshake, cutOperators, cutMemory} {
+	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutHandshake, cutOperators, cutMemory, cutUndelivered} {
 		p.cut.WithLabelValues(reason)
 	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -30,7 +30,21 @@ func newNetSocket(c net.Conn) Socket {
 			boundUnsent(raw)
 		}
 	}
-	return &streamSocket{conn: c}
+	return &streamSocket{conn: c, below: below(c)}
+}
+
+// deliverer bounds what a connection above it, TLS, takes in without delivering data.
+// Delivered reports such data.
+type deliverer interface{ Delivered() }
+
+// below returns the connection below c, or nil if that needs no reports.
+func below(c net.Conn) deliverer {
+	above, ok := c.(interface{ NetConn() net.Conn })
+	if !ok {
+		return nil
+	}
+	d, _ := above.NetConn().(deliverer)
+	return d
 }
 
 // bottom is the connection below TLS, and below whatever else says what is
@@ -135,8 +149,9 @@ func (s *rawSocket) Close() error                { return s.tcp.Close() }
 
 // streamSocket is any other net.Conn: TLS, or a pipe in a test.
 type streamSocket struct {
-	conn net.Conn
-	wait [512]byte // while nothing has come only this waits
+	conn  net.Conn
+	below deliverer // nil: conn is not above such a connection
+	wait  [512]byte // while nothing has come only this waits
 }
 
 // longAgo is a deadline for what must not wait.
@@ -146,6 +161,9 @@ func (s *streamSocket) Read() (*Buffer, int, error) {
 	n, err := s.conn.Read(s.wait[:])
 	if n == 0 {
 		return nil, 0, reason(err)
+	}
+	if s.below != nil {
+		s.below.Delivered()
 	}
 	b := NewBuffer()
 	copy(b[:], s.wait[:n])
