@@ -60,7 +60,9 @@ func ParseEnvelope(b []byte) (Envelope, error) {
 	if i >= len(b) || b[i] != '{' {
 		return Envelope{}, notObject(b)
 	}
+	y := yieldFrom(i)
 	for brace := i; ; {
+		y.at(i)
 		i = skipSpace(b, i+1)
 		end := malformed
 		switch key := b[min(i, len(b)):]; {
@@ -216,7 +218,9 @@ func parsePush(b []byte) (*PushWake, bool) {
 		return nil, false
 	}
 	var literals [2][]byte // of platform and token
+	y := yieldFrom(0)
 	for i := skipSpace(b, 1); b[i] != '}'; {
+		y.at(i)
 		key, v := scanField(b, i)
 		end := scanValue(b, v)
 		if field := keyIn(key, "platform", "token"); field >= 0 && b[v] != 'n' {

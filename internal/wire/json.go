@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"math/bits"
+	"runtime"
 	"unicode/utf8"
 )
 
@@ -24,6 +25,23 @@ func ValidFrame(b []byte) bool {
 // malformed is the result of scanValue and of its parts if b is not valid.
 const malformed = -1
 
+// yieldEvery is after how many bytes of a long text its scan lets other goroutines run.
+// A message of 4 MiB can take 50 ms, for which frames of other connections must not wait.
+const yieldEvery = 32 << 10
+
+// yielder is the index of a text at which the next yield is due.
+type yielder int
+
+func yieldFrom(i int) yielder { return yielder(i + yieldEvery) }
+
+// at is called with the index that the scan has reached.
+func (y *yielder) at(i int) {
+	if i >= int(*y) {
+		*y = yieldFrom(i)
+		runtime.Gosched()
+	}
+}
+
 // wordDepth is the number of levels that one word holds, one bit per level.
 const wordDepth = 64
 
@@ -37,7 +55,9 @@ func scanValue(b []byte, i int) int { return scanNested(b, i, MaxNesting) }
 func scanNested(b []byte, i, deepest int) int {
 	var objects uint64 // one bit per open container, the innermost lowest; 1: an object
 	depth := 0
+	y := yieldFrom(i)
 	for {
+		y.at(i)
 		if objects&1 != 0 {
 			if i = scanKey(b, i); i < 0 {
 				return i

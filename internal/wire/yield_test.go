@@ -1,0 +1,52 @@
+package wire
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// While a long text is scanned, whatever it says, other goroutines run.
+func TestTheScanOfALongTextYields(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const long = 1 << 20
+	repeat := func(part string) string { return strings.Repeat(part, long/len(part)) }
+	for name, text := range map[string]string{
+		"empty arrays":      `{"frame":[` + repeat("[],") + `1]}`,
+		"empty names":       `{"frame":[` + repeat(`{"":""},`) + `1]}`,
+		"repeated fields":   `{` + repeat(`"close_code":1,`) + `"close_code":1}`,
+		"unknown fields":    `{` + repeat(`"x":1,`) + `"conn_id":"c"}`,
+		"fields of a wake":  `{"push_wake":{` + repeat(`"x":1,`) + `"x":1}}`,
+		"nested as allowed": `{"frame":[` + repeat(strings.Repeat("[", 100)+strings.Repeat("]", 100)+",") + `1]}`,
+	} {
+		ran, done, ended := 0, make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					ran++
+					runtime.Gosched()
+				}
+			}
+		}()
+		runtime.Gosched()
+		before := ran
+		_, err := ParseEnvelope([]byte(text))
+		got := ran - before
+		close(done)
+		<-ended
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		want := long / yieldEvery * 9 / 10
+		if strings.Contains(text, "push_wake") {
+			want *= 2 // it is scanned twice
+		}
+		if got < want {
+			t.Errorf("%s: another goroutine ran %d times while %d bytes were scanned; want at least %d", name, got, long, want)
+		}
+	}
+}
