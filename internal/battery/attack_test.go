@@ -22,7 +22,7 @@ type attack interface{ begin() (end func()) }
 const asAttacker = "BE_AN_ATTACKER"
 
 // attacks has a value of each type of attack, to be filled.
-var attacks = []attack{new(flood), new(siege), new(memoryAttack)}
+var attacks = []attack{new(flood), new(siege), new(memoryAttack), new(nuisances)}
 
 // attackName names the type of a.
 func attackName(a attack) string { return strings.TrimPrefix(fmt.Sprintf("%T", a), "*") }

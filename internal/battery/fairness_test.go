@@ -2,9 +2,7 @@ package battery
 
 import (
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,7 +18,7 @@ import (
 // not notice. Binaries that send only bad envelopes are closed, and the rate of upgrades
 // then bounds what they can do.
 func TestRow38ProcessorTimeIsSharedFairly(t *testing.T) {
-	for _, name := range slices.Sorted(maps.Keys(floods)) {
+	for _, name := range floodKinds {
 		for _, from := range []string{"127.0.0.2", "127.0.0.1"} {
 			t.Run(name+" from "+from, func(t *testing.T) {
 				conns := dose(20, 200)
@@ -196,6 +194,46 @@ func TestRow43AClaimIsDecidedWhateverTheHolderAnswers(t *testing.T) {
 		}
 	}
 	all.Wait()
+	h.check()
+}
+
+// A stranger that knows a server-id takes all places of claimants, again and again. The
+// restarted daemon of a holder that is dead gets its slot.
+func TestRow43AStrangersClaimsDoNotKeepADaemonOut(t *testing.T) {
+	n := start(t, func(c *config.Config) { c.ConflictProbe = dose(time.Second, c.ConflictProbe) })
+	h := n.pair()
+	strangers := dose(24, 200)
+	given(t, "%d claimants of one address", strangers)
+	holder := n.raw("/v1/server", "owned") // answers nothing
+	_ = holder.SetDeadline(time.Time{})
+	n.until("the holder is there", func() bool { return n.binaries() == 2 })
+	done := make(chan struct{})
+	var all sync.WaitGroup
+	for range strangers {
+		all.Go(func() {
+			every(done, 100*time.Millisecond, func() error {
+				if c, err := n.tryRaw("/v1/server", "owned", "127.0.0.2"); err == nil {
+					_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // then it leaves, and would not take the slot
+					_, _ = io.Copy(io.Discard, c)
+					c.Close()
+				}
+				return nil
+			})
+		})
+	}
+	const refused = `pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_capacity"}`
+	n.until("all places are taken", func() bool { return n.metric(refused) > 0 })
+	owner, resp, err := n.dial("/v1/server", "owned", "127.0.0.3")
+	if err != nil {
+		t.Fatalf("the owner: %v, %v", err, resp)
+	}
+	_ = owner.SetReadDeadline(time.Now().Add(dose(500*time.Millisecond, 2*time.Second)))
+	if _, _, err := owner.ReadMessage(); wstest.IsClose(err, 1013) {
+		t.Errorf("the owner is closed: %v", err)
+	}
+	close(done)
+	all.Wait()
+	owner.Close()
 	h.check()
 }
 

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +17,7 @@ import (
 // flood is connections of one address that send as much as the relay takes, and
 // read what it answers. One that is closed dials again.
 type flood struct {
-	Kind   string // of floods
+	Kind   string // of floods; empty: all kinds, one connection each in turn
 	Relay  string // its address
 	From   string // the address of this machine that all come from
 	Conns  int
@@ -41,6 +43,8 @@ var floods = map[string]struct {
 	"records of a byte":       {text: frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`), chunks: 1},
 }
 
+var floodKinds = slices.Sorted(maps.Keys(floods))
+
 // begin sends the flood until the process ends. end prints what it has sent.
 func (f flood) begin() (end func()) {
 	var sent, dialled atomic.Int64
@@ -57,7 +61,11 @@ func (f flood) begin() (end func()) {
 
 // send is one connection, from its upgrade to its end.
 func (f flood) send(i int, sent, dialled *atomic.Int64) error {
-	kind := floods[f.Kind]
+	name := f.Kind
+	if name == "" {
+		name = floodKinds[i%len(floodKinds)]
+	}
+	kind := floods[name]
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(f.From)}}
 	c, err := d.Dial("tcp", f.Relay)
 	if err != nil {

@@ -111,6 +111,14 @@ var frontAttacks = []frontAttack{
 			return err
 		})
 	}},
+	{"a handshake with 60 KB of ClientHello", func(n *node, c net.Conn, _ <-chan struct{}) {
+		if n.tls == nil {
+			return
+		}
+		if t := tls.Client(c, n.longHello(60_000)); t.Handshake() == nil {
+			_, _ = io.Copy(io.Discard, t)
+		}
+	}},
 	{"a handshake that is not finished", func(n *node, c net.Conn, _ <-chan struct{}) {
 		if n.tls == nil {
 			return
@@ -140,7 +148,7 @@ var proxyTrickle = frontAttack{"a PROXY header that trickles", func(_ *node, c n
 // siege is Per connections of each of so many addresses, or of each of Prefaces,
 // PROXY headers, in turn. Those that the relay ends are dialled again.
 type siege struct {
-	Attack         string // of frontAttacks
+	Attack         string // of frontAttacks; empty: all of them, one connection each in turn
 	Relay          string // its address
 	Addresses, Per int
 	Prefaces       []string
@@ -149,19 +157,21 @@ type siege struct {
 
 // begin attacks until the process ends.
 func (g siege) begin() (end func()) {
-	all := append(slices.Clone(frontAttacks), proxyTrickle)
-	attack := all[slices.IndexFunc(all, func(a frontAttack) bool { return a.name == g.Attack })]
-	n := &node{public: g.Relay}
-	if g.TLS {
-		n.tls = &tls.Config{InsecureSkipVerify: true, ServerName: "relay.test"}
+	attacks := frontAttacks
+	if g.Attack != "" {
+		all := append(slices.Clone(frontAttacks), proxyTrickle)
+		i := slices.IndexFunc(all, func(a frontAttack) bool { return a.name == g.Attack })
+		attacks = all[i : i+1]
 	}
+	n := attackerNode(g.Relay, g.TLS)
 	for k := range g.Addresses {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 9, byte(1+k))}}
 		preface := ""
 		if len(g.Prefaces) > 0 {
 			d.LocalAddr, preface = nil, g.Prefaces[k%len(g.Prefaces)]
 		}
-		for range g.Per {
+		for i := range g.Per {
+			attack := attacks[(k+i)%len(attacks)]
 			go func() {
 				for {
 					if c, err := d.Dial("tcp", g.Relay); err == nil {

@@ -174,6 +174,36 @@ func TestRow06HeldConnectionsAreCappedByAddress(t *testing.T) {
 	h.check()
 }
 
+// Ten addresses take as many connections as each of them may have, which is all there
+// are. Others still get in.
+func TestRow06TenAddressesLeaveConnectionsToOthers(t *testing.T) {
+	each := dose(60, 300)
+	n := startChild(t, func(c *config.Config) { c.MaxConns, c.MaxConnsPerAddress = 10*each, each })
+	h := n.pair()
+	given(t, "10 addresses × %d connections, of %d", each, 10*each)
+	held := 0
+	for i := range 10 {
+		for range each {
+			c, _, err := n.dial("/v1/server", fmt.Sprint("held-", held), fmt.Sprintf("127.0.5.%d", 1+i))
+			if err != nil {
+				break
+			}
+			defer c.Close()
+			held++
+		}
+	}
+	others := 10*each - held - 2 // without the pair
+	if others < each/2 {
+		t.Errorf("ten addresses have %d connections of %d", held, 10*each)
+	}
+	for i := range others {
+		if status, _ := n.attempt("nobody", fmt.Sprintf("127.0.6.%d", 1+i%250)); status != 101 {
+			t.Errorf("another address gets %d", status)
+		}
+	}
+	h.check()
+}
+
 func TestRow07ForgedAddressesDoNotCount(t *testing.T) {
 	n := start(t, func(c *config.Config) { c.Rate, c.Burst, c.TrustedProxies = 0.01, 10, []string{"127.0.0.9"} })
 	h := n.pair()

@@ -1,6 +1,7 @@
 package battery
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,21 +29,67 @@ type attacker struct {
 
 // memoryAttack is one of memoryAttacks, with so many connections.
 type memoryAttack struct {
-	Attack, Conns int
-	Relay, From   string // addresses
+	Attack, Conns int    // Attack -1: one connection of each of so many addresses holds back the end of 2 MiB
+	Relay, From   string // addresses; of attack -1, From has a %d
+	TLS           bool
+	Every         time.Duration // after which all connections are closed and it begins again; 0: never
 }
 
 func (m memoryAttack) begin() (end func()) {
-	a := &attacker{node: node{public: m.Relay}, from: m.From}
-	memoryAttacks[m.Attack].run(a, m.Conns)
+	if m.Attack < 0 {
+		message := frame(0x81, `"`+strings.Repeat("x", 2<<20)+`"`)
+		var all []*attacker // or the collector closes their connections
+		for i := range m.Conns {
+			a := &attacker{node: *attackerNode(m.Relay, m.TLS), from: fmt.Sprintf(m.From, 1+i)}
+			a.send(a.dial("/v1/server", fmt.Sprint("late-", i)), message[:len(message)-1])
+			all = append(all, a)
+		}
+		return func() { runtime.KeepAlive(all) }
+	}
+	run := func() *attacker {
+		a := &attacker{node: *attackerNode(m.Relay, m.TLS), from: m.From}
+		memoryAttacks[m.Attack].run(a, m.Conns)
+		return a
+	}
+	if m.Every == 0 {
+		a := run()
+		return func() { runtime.KeepAlive(a) } // or the collector closes its connections
+	}
+	go func() {
+		for {
+			a := run()
+			time.Sleep(m.Every)
+			for _, c := range a.held {
+				c.Close()
+			}
+			a.all.Wait()
+		}
+	}()
 	return func() {}
+}
+
+// attackerNode is a relay as its attackers see it.
+func attackerNode(relay string, hasTLS bool) *node {
+	n := &node{public: relay}
+	if hasTLS {
+		n.tls = &tls.Config{InsecureSkipVerify: true, ServerName: "relay.test"}
+	}
+	return n
+}
+
+// tcpOf returns the TCP connection that c is, or that is below it.
+func tcpOf(c net.Conn) *net.TCPConn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return c.(*net.TCPConn)
 }
 
 // attack runs attack number i with so many connections, in a process of its own. end
 // ends it.
 func (c *child) attack(i, n int) (end func()) {
 	c.t.Helper()
-	stop := c.attackFromOutside(memoryAttack{i, n, c.public, "127.7.0.1"})
+	stop := c.attackFromOutside(memoryAttack{Attack: i, Conns: n, Relay: c.public, From: "127.7.0.1"})
 	return func() { stop() }
 }
 
@@ -51,7 +99,7 @@ func (a *attacker) dial(path, id string) net.Conn {
 	if err != nil {
 		return nil
 	}
-	_ = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+	_ = tcpOf(c).SetReadBuffer(4 << 10)
 	_ = c.SetDeadline(time.Time{})
 	a.held = append(a.held, c)
 	return c
@@ -242,6 +290,78 @@ func TestRow37MemoryIsTakenFromTheAddressThatHoldsMost(t *testing.T) {
 				h.check()
 			})
 		}
+	}
+}
+
+// A binary reads slowly, and more waits for it than any attacker holds. Attackers of many
+// addresses, which do not read, lose their connections before it does.
+func TestRow37APeerThatReadsOutlivesAttackersThatHoldLess(t *testing.T) {
+	limit, addresses := dose(160, 460)<<20, dose(60, 200)
+	given(t, "%d addresses, 2 MiB for each, %d MiB", addresses, limit>>20)
+	c := startChild(t, func(cfg *config.Config) {
+		cfg.MemoryLimit, cfg.WriteTimeout, cfg.MessageTimeout = config.Size(limit), 2*time.Minute, 2*time.Minute
+	})
+	h := c.pair()
+	innocent := c.busyReader("127.8.0.1", 4<<20)
+	end := c.attackFromOutside(memoryAttack{Attack: -1, Conns: addresses, Relay: c.public, From: "127.7.1.%d"})
+	c.until("connections are closed for want of memory", func() bool { return c.metric("pyrycode_relay_memory_closes_total") > 0 })
+	time.Sleep(dose(time.Second, 5*time.Second))
+	t.Logf("closed %v", c.metric("pyrycode_relay_memory_closes_total"))
+	innocent()
+	end()
+	h.check()
+}
+
+// busyReader is a binary that reads 3 MiB a second, and has so many bytes to read, all
+// the time. The function that it returns ends it, and expects that it still reads.
+func (c *child) busyReader(from string, waiting int) (check func()) {
+	c.t.Helper()
+	b, err := c.tryRaw("/v1/server", "busy", from)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { b.Close() })
+	_ = b.SetDeadline(time.Time{})
+	_ = tcpOf(b).SetReadBuffer(16 << 10)
+	c.until("the busy binary is there", func() bool { return c.binaries() == 2 })
+	frame := frame(0x81, `"`+strings.Repeat("x", 64<<10)+`"`)
+	for range 6 { // each may have 1 MiB there
+		p, err := c.tryRaw("/v1/client", "busy", from)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.t.Cleanup(func() { p.Close() })
+		_ = p.SetDeadline(time.Time{})
+		go func() {
+			for {
+				if _, err := io.WriteString(p, frame); err != nil {
+					return
+				}
+			}
+		}()
+	}
+	var ended atomic.Bool
+	var got atomic.Int64
+	go func() {
+		buf := make([]byte, 64<<10)
+		for {
+			if _, err := io.ReadFull(b, buf); err != nil {
+				ended.Store(true)
+				return
+			}
+			got.Add(int64(len(buf)))
+			time.Sleep(time.Second / 48)
+		}
+	}()
+	c.until("the busy binary has read as much, and as much waits for it", func() bool {
+		return got.Load() > int64(2*waiting) && c.metric(`pyrycode_relay_outbox_bytes{side="binary"}`) >= float64(waiting)
+	})
+	return func() {
+		c.t.Helper()
+		if ended.Load() {
+			c.t.Error("the binary that reads is closed")
+		}
+		b.Close()
 	}
 }
 

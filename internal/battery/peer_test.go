@@ -72,11 +72,12 @@ func (n *node) tryRaw(path, id, from string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	host := "x"
 	if n.tls != nil {
-		c = tls.Client(c, n.tls)
+		c, host = tls.Client(c, n.tls), n.tls.ServerName
 	}
 	_ = c.SetDeadline(time.Now().Add(patience))
-	if upgraded, resp, err := wstest.Exchange(oneByte{c}, wstest.Request("x", path, header(id)), 0); err != nil || upgraded == nil {
+	if upgraded, resp, err := wstest.Exchange(oneByte{c}, wstest.Request(host, path, header(id)), 0); err != nil || upgraded == nil {
 		c.Close()
 		return nil, fmt.Errorf("the upgrade: %v, %v", resp, err)
 	}

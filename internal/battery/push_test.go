@@ -21,9 +21,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// Server-ids of one address ask for wakes all the time, of an FCM that takes a
-// while. A binary of another address gets each of its wakes through.
-func TestRow39WakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
+// slowFCM is a push service that takes 0.2 s for each wake, and the values of the
+// options that make a relay use it.
+func slowFCM(t *testing.T) (credentials, endpoint string) {
+	t.Helper()
 	fcm := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/token" {
 			_, _ = io.WriteString(w, `{"access_token":"x","expires_in":3600}`)
@@ -48,7 +49,16 @@ func TestRow39WakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 	if err := os.WriteFile(file, account, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n := start(t, func(c *config.Config) { c.FCMCredentials, c.FCMEndpoint, c.LogServerIDs = "@"+file, fcm.URL, "full" })
+	return "@" + file, fcm.URL
+}
+
+// Server-ids of one address ask for wakes all the time, of an FCM that takes a
+// while. A binary of another address gets each of its wakes through.
+func TestRow39WakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
+	credentials, endpoint := slowFCM(t)
+	n := start(t, func(c *config.Config) {
+		c.FCMCredentials, c.FCMEndpoint, c.LogServerIDs = credentials, endpoint, "full"
+	})
 	h := n.pair()
 	crowd, wakes := dose(100, 800), dose(5, 7)
 	given(t, "%d server-ids of one address", crowd)

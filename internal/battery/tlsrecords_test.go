@@ -1,0 +1,122 @@
+package battery
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+)
+
+// recordWriter writes TLS 1.3 records of any type on a connection of crypto/tls, which
+// itself only writes those of data. Nothing may write to that connection meanwhile.
+type recordWriter struct {
+	below net.Conn
+	aead  cipher.AEAD
+	iv    []byte
+	seq   uint64 // records that have been written since the handshake
+}
+
+// write sends one record. kind is its type: 22 for a part of a handshake message.
+func (w *recordWriter) write(kind byte, payload []byte) error {
+	inner := append(bytes.Clone(payload), kind)
+	head := []byte{23, 3, 3, 0, 0}
+	binary.BigEndian.PutUint16(head[3:], uint16(len(inner)+w.aead.Overhead()))
+	nonce := bytes.Clone(w.iv)
+	for i := range 8 {
+		nonce[len(nonce)-1-i] ^= byte(w.seq >> (8 * i))
+	}
+	w.seq++
+	_, err := w.below.Write(w.aead.Seal(head, nonce, inner, head))
+	return err
+}
+
+// newRecordWriter returns a writer for a connection of which keyLog has the secrets, and
+// which has sent so many records.
+func newRecordWriter(c *tls.Conn, keyLog string, sent uint64) (*recordWriter, error) {
+	if s := c.ConnectionState().CipherSuite; s != tls.TLS_AES_128_GCM_SHA256 {
+		return nil, fmt.Errorf("the cipher suite is %s; want TLS_AES_128_GCM_SHA256", tls.CipherSuiteName(s))
+	}
+	_, rest, _ := strings.Cut(keyLog, "CLIENT_TRAFFIC_SECRET_0 ")
+	line, _, _ := strings.Cut(rest, "\n")
+	_, text, _ := strings.Cut(line, " ")
+	secret, err := hex.DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	expand := func(label string, size int) []byte {
+		label = "tls13 " + label
+		info := append([]byte{byte(size >> 8), byte(size), byte(len(label))}, label...)
+		key, e := hkdf.Expand(sha256.New, secret, string(append(info, 0)), size)
+		if e != nil {
+			err = e
+		}
+		return key
+	}
+	key, iv := expand("key", 16), expand("iv", 12)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCM(block)
+	return &recordWriter{c.NetConn(), aead, iv, sent}, err
+}
+
+// After the upgrade, clients send the beginning of a handshake message of 64 KB, which
+// crypto/tls keeps until it is whole. They are cut, and counted.
+func TestRow41ALongHandshakeMessageAfterTheUpgradeIsCut(t *testing.T) {
+	cert, key, client := selfSigned(t)
+	conns := dose(40, 500)
+	given(t, "%d connections, 60 KB each in records of 16,000 and of 500 bytes", conns)
+	c := startChild(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
+	c.tls = client
+	h := c.pair()
+	const cuts = `pyrycode_relay_connections_cut_total{reason="tls_bytes"}`
+	message := append([]byte{24, 0, 0xea, 0x60}, make([]byte, 60_000)...) // of a KeyUpdate's type
+	for i := range conns {
+		nc, err := net.Dial("tcp", c.public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		_ = nc.SetDeadline(time.Now().Add(patience))
+		var keyLog bytes.Buffer
+		cfg := client.Clone()
+		cfg.KeyLogWriter = &keyLog
+		tc := tls.Client(nc, cfg)
+		if _, err := fmt.Fprintf(tc, "GET /v1/server HTTP/1.1\r\n%sUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: s%d\r\nX-Pyrycode-Version: 1\r\nUser-Agent: x\r\n\r\n", host, i); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(tc, make([]byte, 20)); err != nil {
+			t.Fatal(err)
+		}
+		w, err := newRecordWriter(tc, keyLog.String(), 1)
+		if err != nil {
+			t.Skip(err)
+		}
+		size := []int{16_000, 500}[i%2]
+		for rest := message; len(rest) > size; rest = rest[size:] {
+			if w.write(22, rest[:size]) != nil {
+				break // it is cut already
+			}
+		}
+	}
+	c.until("all are cut", func() bool { return c.metric(cuts) == float64(conns) })
+	c.until("the pair is left", func() bool { return c.metric("pyrycode_relay_connected_binaries") == 1 })
+	h.check()
+}
