@@ -26,6 +26,8 @@ type question struct {
 	Stream uint64 `json:"stream,omitempty"`
 	Device string `json:"device,omitempty"`
 	Remote string `json:"remote,omitempty"`
+
+	Data []byte `json:"data,omitempty"` // of askOperate, which has no server-id
 }
 
 // answer is a node's answer to a question, as it is on the bus.
@@ -86,7 +88,14 @@ func (n *Node) onCtl(m Message) {
 		return
 	}
 	var q question
-	if json.Unmarshal(m.Data, &q) != nil || q.V != protocol || len(q.Server) == 0 || len(q.Server) > wire.MaxServerID {
+	if json.Unmarshal(m.Data, &q) != nil || q.V != protocol {
+		return
+	}
+	if q.Ask == askOperate {
+		n.onOperate(q, m.Reply)
+		return
+	}
+	if len(q.Server) == 0 || len(q.Server) > wire.MaxServerID {
 		return
 	}
 	reply := func(a answer) { m.Reply([]byte(a)) }

@@ -73,6 +73,14 @@ type Config struct {
 	OpenTimeout  time.Duration
 	ProbeTimeout time.Duration
 
+	// Operate carries out what an operator does at the node of that name, and
+	// returns the answer to it. It may wait. Nil: there is no answer.
+	Operate func(from string, data []byte) []byte
+
+	// Seen, if not nil, is called in a task when a node is seen for the first time,
+	// or again after it was gone.
+	Seen func(NodeID)
+
 	// Linger is the time in which a phone must answer a close message that this
 	// node, not the slot's node, has sent. Zero means 2 s.
 	Linger time.Duration

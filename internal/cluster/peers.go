@@ -92,9 +92,13 @@ func (n *Node) logSeen(id NodeID) {
 	} else if before, ok := n.earlier(id, p.name); ok {
 		event, attrs = "node_back", []slog.Attr{slog.String("from", before.String())}
 	}
+	first := !p.logged
 	p.logged, p.named = true, p.name != ""
 	name := p.name
 	n.mu.Unlock()
+	if first && n.cfg.Seen != nil {
+		n.rt.Go("node seen", func() { n.cfg.Seen(id) })
+	}
 	n.logNode(slog.LevelInfo, event, id, name, attrs...)
 }
 

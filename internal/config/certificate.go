@@ -143,23 +143,34 @@ func (v *validator) acme(c Config) {
 		v.add("acme-dir", "", "must be given with --domain", "for example /var/lib/pyrycode-relay, on a disk that survives restarts")
 		return
 	}
+	v.ownDir("acme-dir", c.ACMEDir, ownDir{
+		closed:   "there are private keys in it",
+		writable: "without it every restart asks for a new certificate, until the authority refuses",
+	})
+}
+
+// ownDir says why a directory must be as checkOwnDir demands.
+type ownDir struct{ closed, writable string }
+
+// ownDir checks the directory of an option with checkOwnDir.
+func (v *validator) ownDir(option, dir string, why ownDir) {
 	type finding struct{ rule, fix string }
-	f, err := inTime(c.ACMEDir, func() (finding, error) {
-		rule, fix := checkOwnDir(c.ACMEDir)
+	f, err := inTime(dir, func() (finding, error) {
+		rule, fix := checkOwnDir(dir, why)
 		return finding{rule, fix}, nil
 	})
 	if err != nil {
 		f = finding{fmt.Sprintf("must be readable (%v)", err), "name another, or repair the file system"}
 	}
 	if f.rule != "" {
-		v.add("acme-dir", c.ACMEDir, f.rule, f.fix)
+		v.add(option, dir, f.rule, f.fix)
 	}
 }
 
-// checkOwnDir checks a directory for private keys, and changes nothing. The directory
-// must be readable and writable for this user alone, or MakeACMEDir must be able to
-// create it. checkOwnDir returns the broken rule and the remedy.
-func checkOwnDir(dir string) (rule, fix string) {
+// checkOwnDir checks a directory of the relay, and changes nothing. The directory must be
+// readable and writable for this user alone, or it must be possible to create it.
+// checkOwnDir returns the broken rule and the remedy.
+func checkOwnDir(dir string, why ownDir) (rule, fix string) {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return checkCanMake(dir)
@@ -171,13 +182,13 @@ func checkOwnDir(dir string) (rule, fix string) {
 		return "must be a directory", "name another; the relay makes it if it does not exist"
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Sprintf("must be closed to other users, and its mode is %04o", mode), "chmod 0700: there are private keys in it"
+		return fmt.Sprintf("must be closed to other users, and its mode is %04o", mode), "chmod 0700: " + why.closed
 	}
 	if !ownedByUs(info) {
 		return "must belong to the user that the relay runs as, and it belongs to another than the user of this process", "chown it; to check the configuration of another user, run check as that user"
 	}
 	if err := mayAccess(dir, true); err != nil {
-		return fmt.Sprintf("must be writable (%v)", err), "without it every restart asks for a new certificate, until the authority refuses"
+		return fmt.Sprintf("must be writable (%v)", err), why.writable
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -194,11 +194,11 @@ func TestALinkToNothingIsNoDirectoryThatCanBeMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{link, filepath.Join(link, "below")} {
-		if rule, _ := checkOwnDir(name); !strings.Contains(rule, "symbolic link to nothing") {
+		if rule, _ := checkOwnDir(name, ownDir{}); !strings.Contains(rule, "symbolic link to nothing") {
 			t.Errorf("%s: %q; want it refused as a link to nothing", name, rule)
 		}
 	}
-	if rule, _ := checkOwnDir(filepath.Join(dir, "new", "below")); rule != "" {
+	if rule, _ := checkOwnDir(filepath.Join(dir, "new", "below"), ownDir{}); rule != "" {
 		t.Errorf("a directory that can be made: %q", rule)
 	}
 }

@@ -37,9 +37,10 @@ const (
 	silentFor           = 12 * time.Second
 )
 
-// joinCluster connects to NATS, if cfg has a cluster, and returns nil otherwise. It
-// waits until ctx ends, or for config.JoinTime.
-func joinCluster(ctx context.Context, cfg config.Config, log *slog.Logger, ready *readiness) (c *clustered, err error) {
+// joinCluster connects to NATS, if the configuration of p has a cluster, and returns nil
+// otherwise. It waits until ctx ends, or for config.JoinTime.
+func joinCluster(ctx context.Context, p *process) (c *clustered, err error) {
+	cfg, log, ready := p.cfg, p.log, &p.ready
 	if !cfg.Clustered() {
 		return nil, nil
 	}
@@ -76,7 +77,10 @@ func joinCluster(ctx context.Context, cfg config.Config, log *slog.Logger, ready
 		return c, fmt.Errorf("join the cluster: %w", err)
 	}
 	c.connected = c.conn.Connected
-	c.node, err = cluster.New(cluster.Config{Name: cfg.NodeName(), Store: c.conn, Bus: c.conn, Log: log})
+	c.node, err = cluster.New(cluster.Config{Name: cfg.NodeName(), Store: c.conn, Bus: c.conn, Log: log,
+		Operate: func(from string, data []byte) []byte { return p.operations.operate(from, data) },
+		Seen:    func(id cluster.NodeID) { p.operations.greet(id) },
+	})
 	return c, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -33,7 +34,20 @@ func Fingerprint(key []byte, id string) string {
 func fingerprint(key []byte, text string) string {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(text))
-	return "fp-" + hex.EncodeToString(mac.Sum(nil)[:8])
+	return fingerprintPrefix + hex.EncodeToString(mac.Sum(nil)[:fingerprintBytes])
+}
+
+// A fingerprint has this prefix and so many bytes as hexadecimal digits.
+const (
+	fingerprintPrefix = "fp-"
+	fingerprintBytes  = 8
+)
+
+// isFingerprint reports whether text has the form of a fingerprint.
+func isFingerprint(text string) bool {
+	digits, ok := strings.CutPrefix(text, fingerprintPrefix)
+	b, err := hex.DecodeString(digits)
+	return ok && err == nil && len(b) == fingerprintBytes
 }
 
 // showID returns the function from a server-id, after wire.Printable, to its form in the

@@ -129,7 +129,7 @@ func methodServed(r *http.Request) bool {
 	case http.MethodGet, http.MethodHead:
 		return true
 	case http.MethodPost:
-		return slices.Contains([]string{"/healthz", "/debug/pprof/symbol", "/debug/fingerprint"}, r.URL.Path)
+		return slices.Contains([]string{"/healthz", "/debug/pprof/symbol", "/debug/fingerprint", KickPath, BansPath, UnbanPath}, r.URL.Path)
 	}
 	return r.URL.Path == "/healthz" || r.RequestURI == "*"
 }

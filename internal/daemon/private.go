@@ -98,6 +98,9 @@ func privateHandler(p *process) http.Handler {
 	mux.Handle("/{$}", page)
 	mux.HandleFunc("/status.json", page.JSON)
 	mux.Handle("/connections", status.Connections(status.ConnectionsConfig{Relay: r, ShowID: p.showServerID, Node: p.cluster.name()}))
+	mux.HandleFunc(KickPath, p.operations.handler(actionKick, p.operations.kick))
+	mux.HandleFunc(BansPath, p.operations.serveBans)
+	mux.HandleFunc(UnbanPath, p.operations.handler(actionUnban, p.operations.unban))
 	return notForAll(mux)
 }
 
@@ -128,6 +131,7 @@ func checkHandler(check func() error, counts func() relay.Counts) http.HandlerFu
 // links are the links at the end of the status page.
 var links = []status.Link{
 	{Path: "/connections", What: "every connection, and its traffic"},
+	{Path: "/bans", What: "the server-ids and networks that are banned"},
 	{Path: "/status.json", What: "this page for programs"},
 	{Path: "/metrics", What: "metrics for Prometheus"},
 	{Path: "/healthz", What: "alive, and how much is connected"},

@@ -92,6 +92,8 @@ type process struct {
 	accounts *consistency
 	page     *status.Page
 	push     *push.Sender
+
+	operations *operations
 }
 
 // Run runs a relay until a signal comes, ctx ends or a listener fails, and then drains
@@ -191,7 +193,7 @@ func (p *process) newRelay(ctx context.Context) error {
 	c.Room = func() error { return p.memory.room() }
 	c.Push = p.push.Wake
 	c.Access = p.access.access()
-	if p.cluster, err = joinCluster(ctx, p.cfg, p.log, &p.ready); err != nil {
+	if p.cluster, err = joinCluster(ctx, p); err != nil {
 		return err
 	}
 	if p.cluster != nil {
@@ -232,9 +234,29 @@ func (p *process) newPrivate(reg *prometheus.Registry) (err error) {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
+	if err := p.newOperations(reg); err != nil {
+		return err
+	}
 	p.private = front.NewServer(guard.handler(p.web.handler(privateHandler(p))), p.errorLog("private"))
 	p.private.ConnState = p.front.PrivateState
-	p.private.ConnContext = p.web.connContext
+	p.private.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return withPeer(p.web.connContext(ctx, c), c)
+	}
+	return nil
+}
+
+// newOperations puts the bans of before the restart into force.
+func (p *process) newOperations(reg *prometheus.Registry) error {
+	a, err := newAudit(p.log, reg)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	store, err := newBanStore(p.cfg.StateDir, p.relay, p.log)
+	if err != nil {
+		return err
+	}
+	p.operations = &operations{relay: p.relay, show: p.showServerID, cluster: p.cluster, store: store, audit: a,
+		mayChange: p.mayChange, asks: p.web.asks}
 	return nil
 }
 
@@ -305,6 +327,7 @@ func (p *process) run(stop *stops) error {
 	go p.front.KeepCertificate(background, p.live.certs)
 	go p.web.keep(background)
 	go p.access.keep(background)
+	go p.operations.store.keep(background)
 	p.failed = make(chan error, len(p.listeners))
 	for _, s := range p.listeners {
 		tasks.Go(func() {

@@ -60,6 +60,14 @@ func NetworkBan(p netip.Prefix) (BanKey, error) {
 	return BanKey{prefix: netip.PrefixFrom(p.Addr().WithZone(""), bits).Masked()}, nil
 }
 
+// Selector returns the selector of the connections that a ban of k keeps out.
+func (k BanKey) Selector() Selector {
+	if k.prefix.IsValid() {
+		return Selector{Prefix: k.prefix}
+	}
+	return Selector{Match: func(id wire.ServerID) bool { return ServerBan(id) == k }}
+}
+
 // hashPrefix begins the text of a key for a server-id.
 const hashPrefix = "sha256:"
 
@@ -242,11 +250,7 @@ func (r *Relay) Ban(b Ban) (applied bool, n Disconnected, err error) {
 	if !applied || b.Lifted {
 		return applied, n, err
 	}
-	s := Selector{Prefix: b.Key.prefix}
-	if !b.Key.prefix.IsValid() {
-		s.Match = func(id wire.ServerID) bool { return ServerBan(id) == b.Key }
-	}
-	return true, r.Disconnect(s, ByOperator, ByOperator, false), nil
+	return true, r.Disconnect(b.Key.Selector(), ByOperator, ByOperator, false), nil
 }
 
 // Bans returns the bans that have not expired, also those that were lifted, in the order

@@ -1,0 +1,342 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/status"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
+)
+
+// OperatorHeader is the header that requests must have that change something. A browser
+// sends it for a page of another site only after it has asked the relay, which refuses.
+const OperatorHeader = "X-Pyrycode-Operator"
+
+// Paths of the requests that change something.
+const (
+	KickPath  = "/connections/kick"
+	BansPath  = "/bans"
+	UnbanPath = "/bans/lift"
+)
+
+// OperatorRequest is the content of a request to kick, ban or unban.
+type OperatorRequest struct {
+	What string `json:"what"`          // see parseTarget
+	Why  string `json:"why,omitempty"` // for the log and for the list of bans
+	For  string `json:"for,omitempty"` // of a ban: its duration
+}
+
+// OperatorAnswer is the answer to a request to kick, ban or unban.
+type OperatorAnswer struct {
+	What     string     `json:"what"` // as the log shows it
+	Until    *time.Time `json:"until,omitempty"`
+	Binaries int        `json:"binaries"` // closed, at all nodes
+	Phones   int        `json:"phones"`
+	Graces   int        `json:"in_grace"` // slots in grace that ended
+	Lifted   bool       `json:"lifted,omitempty"`
+
+	// NotSaved says why a ban is not on the disk; empty: it is, or there is no
+	// --state-dir. Silent has the nodes that have not answered, each with a reason.
+	NotSaved string   `json:"not_saved,omitempty"`
+	Silent   []string `json:"silent_nodes,omitempty"`
+}
+
+// BanList is the content of /bans.
+type BanList struct {
+	Bans  []BanEntry `json:"bans"`
+	Saved bool       `json:"saved"` // bans survive a restart
+}
+
+// BanEntry is a ban in force.
+type BanEntry struct {
+	What  string    `json:"what"` // a network, or sha256: and the hash of a server-id
+	Made  time.Time `json:"made"`
+	Until time.Time `json:"until"`
+	Why   string    `json:"why"`
+	By    string    `json:"by"`
+}
+
+// defaultBan is the duration of a ban without one.
+const defaultBan = time.Hour
+
+// operations carries out what operators ask for.
+type operations struct {
+	relay     *relay.Relay
+	show      func(wire.ServerID) string
+	cluster   *clustered
+	store     *banStore
+	audit     *audit
+	mayChange func() error
+	asks      func() bool // the listener asks for a password
+}
+
+// target is what an operator names.
+type target struct {
+	relay.Selector
+	key   relay.BanKey // zero: a connection, which cannot be banned
+	text  string       // for other nodes; empty: it means something at this node only
+	shown string       // in the form of the log
+}
+
+// errUnknownFingerprint says that no server-id has a fingerprint.
+var errUnknownFingerprint = errors.New("no connection and no slot in grace has a server-id with this fingerprint; if it has gone, give the server-id")
+
+// parseTarget reads what an operator names. It is one of:
+//
+//   - a connection of the list, conn-17, or the conn-id of a phone;
+//   - an IP address or a network;
+//   - sha256: and the hash of a server-id, as the list of bans shows it;
+//   - the fingerprint of a server-id that is connected, as the log shows it;
+//   - a server-id, with or without id: before it.
+func (o *operations) parseTarget(text string) (t target, err error) {
+	if text == "" || len(text) > wire.MaxServerID+len("id:") {
+		return t, fmt.Errorf("what: must be a connection, an address, a network or a server-id, of at most %d bytes", wire.MaxServerID)
+	}
+	t.text, t.shown = text, text
+	if n, ok := status.ParseConn(text); ok {
+		t.Number, t.text = n, ""
+		return t, nil
+	}
+	if _, ok := wire.ConnIDNumber([]byte(text)); ok {
+		t.Conn = wire.ConnID(text)
+		return t, nil
+	}
+	if a, err := netip.ParseAddr(text); err == nil {
+		text = netip.PrefixFrom(a.WithZone(""), a.BitLen()).String()
+	}
+	if _, err := netip.ParsePrefix(text); err == nil || strings.HasPrefix(text, "sha256:") {
+		key, err := relay.ParseBanKey(text)
+		if err != nil {
+			return t, fmt.Errorf("what: %w", err)
+		}
+		return keyTarget(key, key.String()), nil
+	}
+	id, explicit := strings.CutPrefix(text, "id:")
+	if !explicit && isFingerprint(text) {
+		id, ok := o.idOf(text)
+		if !ok {
+			return t, fmt.Errorf("what: %s: %w", text, errUnknownFingerprint)
+		}
+		return keyTarget(relay.ServerBan(id), text), nil
+	}
+	return keyTarget(relay.ServerBan(wire.ServerID(id)), o.show(wire.ServerID(id))), nil
+}
+
+func keyTarget(key relay.BanKey, shown string) target {
+	return target{Selector: key.Selector(), key: key, text: key.String(), shown: shown}
+}
+
+// idOf returns the server-id, of a connection or of a slot in grace, that the log shows
+// as text.
+func (o *operations) idOf(text string) (id wire.ServerID, ok bool) {
+	match := func(id wire.ServerID) bool { return o.show(id) == text }
+	if page, _ := o.relay.Connections(relay.Selector{Match: match}, 0, 1); len(page) > 0 {
+		return page[0].Server, true
+	}
+	o.relay.Graces(func(g relay.Grace) {
+		if match(g.Server) {
+			id, ok = g.Server, true
+		}
+	})
+	return id, ok
+}
+
+// maxOperatorRequest is the longest content of a request, in bytes.
+const maxOperatorRequest = 4 << 10
+
+// handler returns the handler of the requests for one action.
+func (o *operations) handler(action string, do func(r OperatorRequest, by, at string) (OperatorAnswer, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			w.Header().Set("Allow", "POST")
+			answer(w, http.StatusMethodNotAllowed, "method: must be POST")
+			return
+		}
+		req, status, err := o.read(r)
+		var got OperatorAnswer
+		if err == nil {
+			status = http.StatusBadRequest
+			got, err = do(req, operatorOf(r, o.asks()), wire.Printable(r.RemoteAddr, operatorText))
+		}
+		if err != nil {
+			o.audit.refuse(action)
+			answer(w, status, err.Error())
+			return
+		}
+		writeJSON(w, got)
+	}
+}
+
+// read reads a request. The error is the sentence of the answer, with that status.
+func (o *operations) read(r *http.Request) (req OperatorRequest, status int, err error) {
+	if err := o.mayChange(); err != nil {
+		return req, http.StatusForbidden, err
+	}
+	if r.Header.Get(OperatorHeader) == "" {
+		return req, http.StatusForbidden, fmt.Errorf("header %s: must be set, for example to 1, so that no page of another site can send this request", strings.ToLower(OperatorHeader))
+	}
+	d := json.NewDecoder(io.LimitReader(r.Body, maxOperatorRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&req); err != nil {
+		return req, http.StatusBadRequest, fmt.Errorf("content: must be JSON with what, why and for, of at most %d bytes (%w)", maxOperatorRequest, err)
+	}
+	req.Why = wire.Printable(req.Why, operatorText)
+	return req, 0, nil
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_ = json.NewEncoder(w).Encode(v) // a client that has gone needs no answer
+}
+
+// kick closes connections, here and at the other nodes.
+func (o *operations) kick(r OperatorRequest, by, at string) (a OperatorAnswer, err error) {
+	if r.For != "" {
+		return a, errors.New("for: kick takes none; use ban to keep connections out")
+	}
+	t, err := o.parseTarget(r.What)
+	if err != nil {
+		return a, err
+	}
+	a.What = t.shown
+	a.add(o.relay.Disconnect(t.Selector, relay.ByOperator, relay.ByOperator, false))
+	if t.text != "" {
+		o.askOthers(operation{Action: actionKick, What: t.text, Shown: t.shown, Why: r.Why, By: by}, &a)
+	}
+	o.audit.note(record{actionKick, a.outcome(), t.shown, r.Why, by, at, a.closed()})
+	return a, nil
+}
+
+// ban keeps connections out for a time, at all nodes, and closes those that are there.
+func (o *operations) ban(r OperatorRequest, by, at string) (a OperatorAnswer, err error) {
+	d := defaultBan
+	if r.For != "" {
+		if d, err = time.ParseDuration(r.For); err != nil || d <= 0 || d > relay.MaxBanTime {
+			return a, fmt.Errorf("for: %.40q must be a time of up to %d hours, for example 1h or 30m", r.For, int(relay.MaxBanTime.Hours()))
+		}
+	}
+	t, err := o.parseTarget(r.What)
+	if err != nil {
+		return a, err
+	}
+	if t.key == (relay.BanKey{}) {
+		return a, fmt.Errorf("what: %s is a connection, which can only be disconnected: name its server-id or its address", t.shown)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	b := relay.Ban{Key: t.key, Made: now, Until: now.Add(d), Why: r.Why, By: by}
+	_, n, err := o.relay.Ban(b)
+	if err != nil {
+		return a, err
+	}
+	a.What, a.Until = t.shown, &b.Until
+	a.add(n)
+	o.finish(actionBan, b, t.shown, by, at, &a)
+	return a, nil
+}
+
+// unban lifts a ban, at all nodes.
+func (o *operations) unban(r OperatorRequest, by, at string) (a OperatorAnswer, err error) {
+	if r.For != "" {
+		return a, errors.New("for: unban takes none")
+	}
+	t, err := o.banned(r.What)
+	if err != nil {
+		return a, err
+	}
+	if t.key == (relay.BanKey{}) {
+		return a, fmt.Errorf("what: %s is a connection; bans are of server-ids, addresses and networks", t.shown)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	// A node that does not know the ban keeps the record as long as a ban without a
+	// duration lasts: another node may send it the ban meanwhile.
+	b := relay.Ban{Key: t.key, Made: now, Until: now.Add(defaultBan), Lifted: true, Why: r.Why, By: by}
+	for _, old := range o.relay.Bans() {
+		if old.Key == t.key {
+			b.Until = old.Until
+			a.Lifted = !old.Lifted
+		}
+	}
+	if _, _, err := o.relay.Ban(b); err != nil {
+		return a, err
+	}
+	a.What = t.shown
+	o.finish(actionUnban, b, t.shown, by, at, &a)
+	return a, nil
+}
+
+// leastHash is the number of bytes of sha256: and a hash that name a ban, at least.
+const leastHash = len("sha256:") + 8
+
+// banned is parseTarget for a ban in force. The hash of a server-id may be shortened.
+func (o *operations) banned(what string) (t target, err error) {
+	short := strings.TrimSuffix(what, "…")
+	if !strings.HasPrefix(what, "sha256:") || len(short) < leastHash {
+		return o.parseTarget(what)
+	}
+	found := 0
+	for _, b := range o.relay.Bans() {
+		if strings.HasPrefix(b.Key.String(), short) {
+			t = keyTarget(b.Key, b.Key.String())
+			found++
+		}
+	}
+	if found > 1 {
+		return t, fmt.Errorf("what: %d bans begin with %s: give more of the hash", found, short)
+	}
+	if found == 0 {
+		return o.parseTarget(what)
+	}
+	return t, nil
+}
+
+// finish tells the other nodes of b, writes it to the disk, and records it.
+func (o *operations) finish(action string, b relay.Ban, shown, by, at string, a *OperatorAnswer) {
+	o.askOthers(operation{Action: action, Shown: shown, Why: b.Why, By: by, Bans: []banRecord{recordOf(b)}}, a)
+	if err := o.store.save(); err != nil {
+		a.NotSaved = err.Error()
+	}
+	outcome := outcomeDone
+	if b.Lifted && !a.Lifted {
+		outcome = outcomeNothing
+	}
+	o.audit.note(record{action, outcome, shown, b.Why, by, at, a.closed()})
+}
+
+func (a *OperatorAnswer) add(n relay.Disconnected) {
+	a.Binaries += n.Binaries
+	a.Phones += n.Phones
+	a.Graces += n.Graces
+}
+
+func (a *OperatorAnswer) closed() int { return a.Binaries + a.Phones }
+
+func (a *OperatorAnswer) outcome() string {
+	if a.closed()+a.Graces == 0 {
+		return outcomeNothing
+	}
+	return outcomeDone
+}
+
+// serveBans answers GET with the bans in force, and POST as ban does.
+func (o *operations) serveBans(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost {
+		o.handler(actionBan, o.ban)(w, r)
+		return
+	}
+	list := BanList{Bans: []BanEntry{}, Saved: o.store != nil}
+	for _, b := range o.relay.Bans() {
+		if !b.Lifted {
+			list.Bans = append(list.Bans, BanEntry{b.Key.String(), b.Made, b.Until, b.Why, b.By})
+		}
+	}
+	writeJSON(w, list)
+}

@@ -1,0 +1,129 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
+)
+
+// operation is what an operator does at one node, on its way to the others.
+type operation struct {
+	Action string      `json:"action"` // empty: bans of before, for a node that has just come
+	What   string      `json:"what,omitempty"`
+	Shown  string      `json:"shown,omitempty"`
+	Why    string      `json:"why,omitempty"`
+	By     string      `json:"by,omitempty"`
+	Bans   []banRecord `json:"bans,omitempty"`
+}
+
+// bansAtATime is the number of bans in one message to another node. NATS takes messages
+// of up to 1 MiB.
+const bansAtATime = 500
+
+// askOthers makes the other nodes do the same, and adds what they have closed to a.
+func (o *operations) askOthers(op operation, a *OperatorAnswer) {
+	for _, other := range o.cluster.askOthers(op) {
+		var got OperatorAnswer
+		err := other.Err
+		if err == nil {
+			err = json.Unmarshal(other.Data, &got)
+		}
+		if err != nil {
+			a.Silent = append(a.Silent, fmt.Sprintf("%s: %v", other.Node, err))
+			continue
+		}
+		a.Binaries += got.Binaries
+		a.Phones += got.Phones
+		a.Graces += got.Graces
+		a.Lifted = a.Lifted || got.Lifted
+	}
+}
+
+// askOthers sends op to all other nodes and returns their answers. Without a cluster
+// there are none.
+func (c *clustered) askOthers(op operation) []cluster.NodeAnswer {
+	if c == nil {
+		return nil
+	}
+	text, err := json.Marshal(op)
+	if err != nil {
+		panic(err) // an operation can always be marshalled
+	}
+	return c.node.AskOthers(text)
+}
+
+// operate carries out what an operator has done at the node from, and returns the
+// answer to it.
+func (o *operations) operate(from string, data []byte) []byte {
+	var op operation
+	if err := json.Unmarshal(data, &op); err != nil {
+		return []byte(err.Error())
+	}
+	var a OperatorAnswer
+	if op.Action == actionKick {
+		if t, err := o.parseTarget(op.What); err == nil {
+			a.add(o.relay.Disconnect(t.Selector, relay.ByOperator, relay.ByOperator, false))
+		}
+	}
+	changed := false
+	for _, r := range op.Bans {
+		b, err := r.ban()
+		if err != nil {
+			continue // of a later version
+		}
+		known := b.Lifted && o.inForce(b.Key)
+		applied, n, err := o.relay.Ban(b)
+		if err != nil {
+			return []byte(err.Error())
+		}
+		a.add(n)
+		changed = changed || applied
+		a.Lifted = a.Lifted || applied && known
+	}
+	if changed {
+		_ = o.store.save() // keep has logged the error
+	}
+	if op.Action != "" {
+		outcome := a.outcome()
+		if changed {
+			outcome = outcomeDone
+		}
+		o.audit.log.Warn("operator_action", "action", op.Action, "what", op.Shown, "why", op.Why, "by", op.By, "node", from,
+			"outcome", outcome, "count", a.closed())
+	}
+	text, err := json.Marshal(a)
+	if err != nil {
+		panic(err) // an answer can always be marshalled
+	}
+	return text
+}
+
+// inForce reports whether there is a ban of key that is not lifted.
+func (o *operations) inForce(key relay.BanKey) bool {
+	for _, b := range o.relay.Bans() {
+		if b.Key == key {
+			return !b.Lifted
+		}
+	}
+	return false
+}
+
+// greet sends the bans of this node to a node that has just come. Both nodes do that, so
+// that each learns what it has missed.
+func (o *operations) greet(id cluster.NodeID) {
+	all := o.relay.Bans()
+	for len(all) > 0 {
+		op := operation{}
+		for _, b := range all[:min(len(all), bansAtATime)] {
+			op.Bans = append(op.Bans, recordOf(b))
+		}
+		all = all[len(op.Bans):]
+		text, err := json.Marshal(op)
+		if err != nil {
+			panic(err) // an operation can always be marshalled
+		}
+		_ = o.cluster.node.AskNode(id, text) // a node of an earlier version does not answer
+	}
+}
