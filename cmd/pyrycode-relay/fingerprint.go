@@ -33,14 +33,9 @@ func (f *fingerprintCommand) check() []config.Problem {
 // run prints the fingerprint, or the lines of the log that have it. The error is one
 // sentence for the user.
 func (f *fingerprintCommand) run(ctx context.Context, in io.Reader, out io.Writer) error {
-	id := f.ServerID
-	if id == "-" {
-		text, err := io.ReadAll(io.LimitReader(in, 1<<10))
-		if err != nil {
-			return fmt.Errorf("cannot read the server-id from standard input: %w", err)
-		}
-		id, _, _ = strings.Cut(string(text), "\n")
-		id = strings.TrimSuffix(id, "\r")
+	id, err := orStdin(f.ServerID, in)
+	if err != nil {
+		return err
 	}
 	a, err := f.asker(f.AnswerTimeout)
 	if err != nil {
@@ -53,7 +48,7 @@ func (f *fingerprintCommand) run(ctx context.Context, in io.Reader, out io.Write
 			return fmt.Errorf("cannot use --log-key-file %s: %w", f.LogKeyFile, err)
 		}
 		text = daemon.Fingerprint(key, id)
-	} else if text, err = f.ask(ctx, a, id); err != nil {
+	} else if text, err = askFingerprint(ctx, a, id); err != nil {
 		return err
 	}
 	if !f.Log {
@@ -75,8 +70,8 @@ func (f *fingerprintCommand) run(ctx context.Context, in io.Reader, out io.Write
 	return nil
 }
 
-// ask asks the relay what its log shows for id.
-func (f *fingerprintCommand) ask(ctx context.Context, a *asker, id string) (string, error) {
+// askFingerprint asks the relay what its log shows for id. The error is a sentence.
+func askFingerprint(ctx context.Context, a *asker, id string) (string, error) {
 	if err := a.private(ctx); err != nil {
 		return "", err
 	}

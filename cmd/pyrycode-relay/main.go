@@ -122,6 +122,18 @@ func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdo
 		return c.Access.run(os.Stdin, stdout)
 	case "healthcheck":
 		return c.Healthcheck.run(ctx, stdout)
+	case "ps":
+		return c.Ps.run(ctx, os.Stdin, stdout)
+	case "top":
+		return c.Top.run(ctx, os.Stdin, stdout)
+	case "kick":
+		return c.Kick.run(ctx, os.Stdin, stdout)
+	case "ban":
+		return c.Ban.run(ctx, os.Stdin, stdout)
+	case "unban":
+		return c.Unban.run(ctx, os.Stdin, stdout)
+	case "bans":
+		return c.Bans.run(ctx, stdout)
 	case "probe":
 		if c.Probe.Listen != "" {
 			outlivePipes()

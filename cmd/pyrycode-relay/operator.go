@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // operator has the options of the commands that talk to the private listener of a running
@@ -27,7 +28,7 @@ import (
 // these commands need no options.
 type operator struct {
 	ConfigFile    string        `name:"config" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
-	MetricsListen string        `name:"metrics-listen" default:"127.0.0.1:9090" unit:"host:port" group:"The relay" help:"Where serve has its private listener."`
+	MetricsListen string        `name:"metrics-listen" aliases:"at" default:"127.0.0.1:9090" unit:"host:port or unix:PATH" group:"The relay" help:"Where serve has its private listener. --at is short for it."`
 	WebConfigFile string        `name:"web.config.file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"TLS and passwords of that listener. With TLS exactly the certificate in it is accepted."`
 	WebUser       string        `name:"web-user" default:"" placeholder:"NAME" unit:"name" group:"The relay" help:"User, if the listener asks for a password."`
 	WebPassword   string        `name:"web-password-file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"File that has the user's password and nothing else."`
@@ -37,7 +38,11 @@ type operator struct {
 // check returns all problems of the options.
 func (o *operator) check() []config.Problem {
 	var all []config.Problem
-	if _, port, err := net.SplitHostPort(o.MetricsListen); err != nil || port == "0" || port == "" {
+	if path, ok := config.UnixPath(o.MetricsListen); ok {
+		if rule := config.CheckUnixPath(path); rule != "" {
+			all = append(all, config.Problem{Option: "metrics-listen", Value: o.MetricsListen, Rule: rule, Fix: "for example unix:/run/pyrycode-relay/private.sock"})
+		}
+	} else if _, port, err := net.SplitHostPort(o.MetricsListen); err != nil || port == "0" || port == "" {
 		all = append(all, config.Problem{Option: "metrics-listen", Value: o.MetricsListen, Rule: "must be host:port with the port that serve listens on", Fix: "the default is 127.0.0.1:9090"})
 	}
 	if (o.WebUser == "") != (o.WebPassword == "") {
@@ -51,7 +56,8 @@ func (o *operator) check() []config.Problem {
 
 // asker sends requests to the private listener of one relay.
 type asker struct {
-	base           string // http://host:port
+	base           string // http://host:port or unix:PATH, for the user
+	url            string // for requests: with a Unix socket, its host is localhost
 	client         *http.Client
 	user, password string
 }
@@ -59,8 +65,17 @@ type asker struct {
 // asker returns an asker that waits for each answer for at most timeout. Errors are
 // sentences.
 func (o *operator) asker(timeout time.Duration) (*asker, error) {
-	a := &asker{base: "http://" + dialable(o.MetricsListen), user: o.WebUser}
 	t := &http.Transport{DisableKeepAlives: true}
+	host := dialable(o.MetricsListen)
+	a := &asker{base: "http://" + host, user: o.WebUser}
+	if path, ok := config.UnixPath(o.MetricsListen); ok {
+		host, a.base = "localhost", o.MetricsListen
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}
+	}
+	a.url = "http://" + host
 	a.client = &http.Client{
 		Transport: t, Timeout: timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -80,7 +95,10 @@ func (o *operator) asker(timeout time.Duration) (*asker, error) {
 		return nil, fmt.Errorf("--web.config.file %s: %w", o.WebConfigFile, err)
 	}
 	if leaf != nil {
-		a.base = "https://" + dialable(o.MetricsListen)
+		a.url = "https://" + host
+		if a.base != o.MetricsListen {
+			a.base = a.url
+		}
 		t.TLSClientConfig = &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			// The certificate is not for the name that is dialled. The comparison with
@@ -153,9 +171,12 @@ func (a *asker) get(ctx context.Context, path string) (status int, body []byte, 
 
 // do makes one request. Its error is as that of get.
 func (a *asker) do(ctx context.Context, method, path string, content io.Reader) (status int, body []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, method, a.base+path, content)
+	req, err := http.NewRequestWithContext(ctx, method, a.url+path, content)
 	if err != nil {
 		return 0, nil, err
+	}
+	if method == http.MethodPost {
+		req.Header.Set(daemon.OperatorHeader, "1")
 	}
 	if a.user != "" {
 		req.SetBasicAuth(a.user, a.password)
@@ -174,7 +195,7 @@ func (a *asker) do(ctx context.Context, method, path string, content io.Reader) 
 		return status, nil, fmt.Errorf("%s refuses the user %q or its password; check --web-user and --web-password-file", a.base, a.user)
 	case status == http.StatusUnauthorized:
 		return status, nil, fmt.Errorf("%s asks for a password; give --web-user and --web-password-file", a.base)
-	case status == http.StatusBadRequest && strings.HasPrefix(a.base, "http:") && bytes.Contains(body, []byte("HTTPS")):
+	case status == http.StatusBadRequest && strings.HasPrefix(a.url, "http:") && bytes.Contains(body, []byte("HTTPS")):
 		return status, nil, fmt.Errorf("%s has TLS; give the --web.config.file that serve has; if it is the public listener: %s", a.base, usePrivate)
 	}
 	return status, body, nil

@@ -31,7 +31,7 @@ type Config struct {
 	Insecure bool `default:"false" unit:"true or false" group:"Listeners" common:"true" help:"Let other machines reach --listen without TLS. Use it behind a proxy that has TLS."`
 
 	// MetricsListen is the address of the private listener, for operators.
-	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port" group:"Listeners" common:"true" help:"Address for operators: metrics, health, pprof. It must be on loopback or a private network, unless --web.config.file asks for a password."`
+	MetricsListen string `default:"127.0.0.1:9090" unit:"host:port or unix:PATH" group:"Listeners" common:"true" help:"Address for operators: metrics, health, pprof, connections. It must be on loopback or a private network, unless --web.config.file asks for a password. unix:PATH is a Unix socket for the user and the group of the relay; Prometheus cannot scrape it."`
 
 	// MetricsHosts are the names by which requests may address the private listener.
 	MetricsHosts []string `default:"" placeholder:"HOST,…" unit:"host names, by comma" group:"Listeners" reload:"true" help:"Names by which requests may address --metrics-listen, such as Prometheus' target or the name of a proxy. IP addresses, localhost, this machine's own name and the host in --metrics-listen are always allowed. Other names are refused, so that a web page cannot make a browser read the operators' pages."`

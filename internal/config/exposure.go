@@ -18,7 +18,7 @@ const (
 	reachPublic                        // all machines, or not known
 )
 
-// reachOf returns the exposure of host:port. No host and 0.0.0.0 mean all addresses of
+// reachOf returns the exposure of host:port, or of unix:PATH. No host and 0.0.0.0 mean all addresses of
 // a machine and count as public. So they do in a container, because a process in it
 // cannot know which machines reach it.
 func reachOf(address string) exposureLevel {

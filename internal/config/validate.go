@@ -35,7 +35,11 @@ func (c Config) check(m machine, now time.Time) []Problem {
 		}
 	}
 	v.address("listen", c.Listen)
-	v.address("metrics-listen", c.MetricsListen)
+	if path, ok := UnixPath(c.MetricsListen); ok {
+		v.unixSocket("metrics-listen", path)
+	} else {
+		v.address("metrics-listen", c.MetricsListen)
+	}
 	v.apart(c)
 	v.exposure(c, m)
 	for _, h := range c.MetricsHosts {

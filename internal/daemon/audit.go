@@ -88,6 +88,14 @@ func operatorOf(r *http.Request, asks bool) string {
 	return "not known: the listener asks for no password"
 }
 
+// placeOf returns the address that r comes from, or unix.
+func placeOf(r *http.Request) string {
+	if _, ok := r.Context().Value(peerKey{}).(int); ok {
+		return "unix"
+	}
+	return wire.Printable(r.RemoteAddr, operatorText)
+}
+
 // errNotPrivate is the reason why nothing can be changed through the private listener.
 var errNotPrivate = errors.New("the private listener can be reached from other machines and asks for no password, so it changes nothing: give --web.config.file with a password, or listen on loopback or on unix:PATH")
 

@@ -29,6 +29,7 @@ const (
 // banRecord is a ban in the file, and on the way to other nodes.
 type banRecord struct {
 	What   string    `json:"what"` // the text of its key
+	Label  string    `json:"label,omitempty"`
 	Made   time.Time `json:"made"`
 	Until  time.Time `json:"until"`
 	Lifted bool      `json:"lifted,omitempty"`
@@ -37,12 +38,12 @@ type banRecord struct {
 }
 
 func recordOf(b relay.Ban) banRecord {
-	return banRecord{b.Key.String(), b.Made, b.Until, b.Lifted, b.Why, b.By}
+	return banRecord{b.Key.String(), b.Label, b.Made, b.Until, b.Lifted, b.Why, b.By}
 }
 
 func (r banRecord) ban() (relay.Ban, error) {
 	key, err := relay.ParseBanKey(r.What)
-	return relay.Ban{Key: key, Made: r.Made, Until: r.Until, Lifted: r.Lifted, Why: r.Why, By: r.By}, err
+	return relay.Ban{Key: key, Label: r.Label, Made: r.Made, Until: r.Until, Lifted: r.Lifted, Why: r.Why, By: r.By}, err
 }
 
 // bansFile is the content of the file.

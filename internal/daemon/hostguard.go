@@ -43,7 +43,8 @@ func newHostGuard(cfg config.Config, allowed func() []string, reg prometheus.Reg
 	if name, err := os.Hostname(); err == nil {
 		g.own = append(g.own, config.HostName(name))
 	}
-	if host := config.HostName(cfg.MetricsListen); host != "" {
+	_, isUnix := config.UnixPath(cfg.MetricsListen)
+	if host := config.HostName(cfg.MetricsListen); host != "" && !isUnix {
 		g.own = append(g.own, host)
 	}
 	return g, reg.Register(g.refused)

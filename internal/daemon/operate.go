@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
@@ -42,8 +44,9 @@ type OperatorAnswer struct {
 	Graces   int        `json:"in_grace"` // slots in grace that ended
 	Lifted   bool       `json:"lifted,omitempty"`
 
-	// NotSaved says why a ban is not on the disk; empty: it is, or there is no
-	// --state-dir. Silent has the nodes that have not answered, each with a reason.
+	// Saved says that the bans are on the disk, and NotSaved why they are not in spite
+	// of --state-dir. Silent has the nodes that have not answered, each with a reason.
+	Saved    bool     `json:"saved,omitempty"`
 	NotSaved string   `json:"not_saved,omitempty"`
 	Silent   []string `json:"silent_nodes,omitempty"`
 }
@@ -56,7 +59,8 @@ type BanList struct {
 
 // BanEntry is a ban in force.
 type BanEntry struct {
-	What  string    `json:"what"` // a network, or sha256: and the hash of a server-id
+	What  string    `json:"what"`  // a network, or sha256: and the hash of a server-id
+	Label string    `json:"label"` // the server-id as the log of the relay showed it then
 	Made  time.Time `json:"made"`
 	Until time.Time `json:"until"`
 	Why   string    `json:"why"`
@@ -75,7 +79,19 @@ type operations struct {
 	audit     *audit
 	mayChange func() error
 	asks      func() bool // the listener asks for a password
+
+	mu     sync.Mutex
+	recent []resolved // fingerprints that operators have named, the newest last
 }
+
+// resolved is a fingerprint with the key of its server-id.
+type resolved struct {
+	fingerprint string
+	key         relay.BanKey
+}
+
+// maxResolved is the number of fingerprints that are remembered.
+const maxResolved = 256
 
 // target is what an operator names.
 type target struct {
@@ -86,14 +102,14 @@ type target struct {
 }
 
 // errUnknownFingerprint says that no server-id has a fingerprint.
-var errUnknownFingerprint = errors.New("no connection and no slot in grace has a server-id with this fingerprint; if it has gone, give the server-id")
+var errUnknownFingerprint = errors.New("no connection, no slot in grace and no ban is of a server-id with this fingerprint; if it has gone, give the server-id")
 
 // parseTarget reads what an operator names. It is one of:
 //
 //   - a connection of the list, conn-17, or the conn-id of a phone;
 //   - an IP address or a network;
 //   - sha256: and the hash of a server-id, as the list of bans shows it;
-//   - the fingerprint of a server-id that is connected, as the log shows it;
+//   - the fingerprint of a server-id, as the log shows it, if resolve knows it;
 //   - a server-id, with or without id: before it.
 func (o *operations) parseTarget(text string) (t target, err error) {
 	if text == "" || len(text) > wire.MaxServerID+len("id:") {
@@ -120,17 +136,59 @@ func (o *operations) parseTarget(text string) (t target, err error) {
 	}
 	id, explicit := strings.CutPrefix(text, "id:")
 	if !explicit && isFingerprint(text) {
-		id, ok := o.idOf(text)
+		key, ok := o.resolve(text)
 		if !ok {
 			return t, fmt.Errorf("what: %s: %w", text, errUnknownFingerprint)
 		}
-		return keyTarget(relay.ServerBan(id), text), nil
+		return keyTarget(key, text), nil
 	}
 	return keyTarget(relay.ServerBan(wire.ServerID(id)), o.show(wire.ServerID(id))), nil
 }
 
 func keyTarget(key relay.BanKey, shown string) target {
 	return target{Selector: key.Selector(), key: key, text: key.String(), shown: shown}
+}
+
+// label returns the label of a ban of t.
+func (o *operations) label(t target) string {
+	if t.shown == t.text {
+		return ""
+	}
+	return t.shown
+}
+
+// resolve returns the key of the server-id that the log shows as fingerprint: of one
+// that is connected, that an operator has named before, or that is banned.
+func (o *operations) resolve(fingerprint string) (key relay.BanKey, ok bool) {
+	if id, ok := o.idOf(fingerprint); ok {
+		key := relay.ServerBan(id)
+		o.remember(resolved{fingerprint, key})
+		return key, true
+	}
+	o.mu.Lock()
+	i := slices.IndexFunc(o.recent, func(r resolved) bool { return r.fingerprint == fingerprint })
+	if i >= 0 {
+		key, ok = o.recent[i].key, true
+	}
+	o.mu.Unlock()
+	if ok {
+		return key, true
+	}
+	for _, b := range o.relay.Bans() {
+		if b.Label == fingerprint {
+			return b.Key, true
+		}
+	}
+	return key, false
+}
+
+// remember keeps r, so that an operator can ban by its fingerprint what has been kicked
+// and has not come back.
+func (o *operations) remember(r resolved) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.recent = slices.DeleteFunc(o.recent, func(old resolved) bool { return old.fingerprint == r.fingerprint })
+	o.recent = append(o.recent[max(0, len(o.recent)-maxResolved+1):], r)
 }
 
 // idOf returns the server-id, of a connection or of a slot in grace, that the log shows
@@ -163,7 +221,7 @@ func (o *operations) handler(action string, do func(r OperatorRequest, by, at st
 		var got OperatorAnswer
 		if err == nil {
 			status = http.StatusBadRequest
-			got, err = do(req, operatorOf(r, o.asks()), wire.Printable(r.RemoteAddr, operatorText))
+			got, err = do(req, operatorOf(r, o.asks()), placeOf(r))
 		}
 		if err != nil {
 			o.audit.refuse(action)
@@ -232,7 +290,7 @@ func (o *operations) ban(r OperatorRequest, by, at string) (a OperatorAnswer, er
 		return a, fmt.Errorf("what: %s is a connection, which can only be disconnected: name its server-id or its address", t.shown)
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	b := relay.Ban{Key: t.key, Made: now, Until: now.Add(d), Why: r.Why, By: by}
+	b := relay.Ban{Key: t.key, Label: o.label(t), Made: now, Until: now.Add(d), Why: r.Why, By: by}
 	_, n, err := o.relay.Ban(b)
 	if err != nil {
 		return a, err
@@ -304,6 +362,7 @@ func (o *operations) finish(action string, b relay.Ban, shown, by, at string, a 
 	if err := o.store.save(); err != nil {
 		a.NotSaved = err.Error()
 	}
+	a.Saved = o.store != nil && a.NotSaved == ""
 	outcome := outcomeDone
 	if b.Lifted && !a.Lifted {
 		outcome = outcomeNothing
@@ -335,7 +394,7 @@ func (o *operations) serveBans(w http.ResponseWriter, r *http.Request) {
 	list := BanList{Bans: []BanEntry{}, Saved: o.store != nil}
 	for _, b := range o.relay.Bans() {
 		if !b.Lifted {
-			list.Bans = append(list.Bans, BanEntry{b.Key.String(), b.Made, b.Until, b.Why, b.By})
+			list.Bans = append(list.Bans, BanEntry{b.Key.String(), b.Label, b.Made, b.Until, b.Why, b.By})
 		}
 	}
 	writeJSON(w, list)

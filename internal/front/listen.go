@@ -42,8 +42,12 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interv
 // the kernel goes on for a quarter of an hour.
 const userTimeout = 30 * time.Second
 
-// Listen opens one listener. Accepted sockets inherit its settings.
+// Listen opens one listener: at host:port, or a Unix socket at unix:PATH. Accepted
+// sockets inherit its settings.
 func Listen(ctx context.Context, option, address string) (net.Listener, error) {
+	if path, ok := config.UnixPath(address); ok {
+		return listenUnix(ctx, option, path)
+	}
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: tuneSocket}
 	ln, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {

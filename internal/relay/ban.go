@@ -96,6 +96,7 @@ func ParseBanKey(text string) (BanKey, error) {
 // Ban keeps a server-id or a network out until a time.
 type Ban struct {
 	Key    BanKey
+	Label  string // the name of the key for operators, such as a fingerprint; may be empty
 	Made   time.Time
 	Until  time.Time
 	Lifted bool   // it is no longer in force; the record stays so that other nodes learn that

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+)
+
+// named is what kick, ban and unban are about.
+type named struct {
+	What string `arg:"" help:"A server-id or its fingerprint from the log, an IP address or a network, or a connection of ps. A single -: the first line of standard input, so that a server-id is in no list of processes."`
+}
+
+// kick is the command kick.
+type kick struct {
+	operator `embed:""`
+	named    `embed:""`
+
+	Why string `of:"kick" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
+}
+
+// run closes connections. The error is a sentence.
+func (k *kick) run(ctx context.Context, in io.Reader, out io.Writer) error {
+	a, err := k.change(ctx, daemon.KickPath, daemon.OperatorRequest{What: k.What, Why: k.Why}, k.AnswerTimeout, &k.operator, in, out)
+	if err != nil {
+		return err
+	}
+	if a.Binaries+a.Phones+a.Graces == 0 {
+		return fmt.Errorf("nothing is connected as %s", a.What)
+	}
+	fmt.Fprintf(out, "%s: %s\n", a.What, closedText(a))
+	return nil
+}
+
+// ban is the command ban.
+type ban struct {
+	operator `embed:""`
+	named    `embed:""`
+
+	For time.Duration `of:"ban" name:"for" default:"1h" unit:"time" group:"Action" help:"How long: up to 8784h, which is 366 days."`
+	Why string        `of:"ban" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay and the list of bans. The client does not get it."`
+}
+
+// check returns all problems of the options.
+func (b *ban) check() []config.Problem {
+	all := b.operator.check()
+	if b.For <= 0 {
+		all = append(all, config.Problem{Option: "for", Value: b.For.String(), Rule: "must be more than 0s", Fix: "the default is 1h"})
+	}
+	return all
+}
+
+// run bans. The error is a sentence.
+func (b *ban) run(ctx context.Context, in io.Reader, out io.Writer) error {
+	a, err := b.change(ctx, daemon.BansPath, daemon.OperatorRequest{What: b.What, Why: b.Why, For: b.For.String()}, b.AnswerTimeout, &b.operator, in, out)
+	if err != nil {
+		return err
+	}
+	until := ""
+	if a.Until != nil {
+		until = " until " + a.Until.UTC().Format("2006-01-02 15:04:05") + " UTC"
+	}
+	fmt.Fprintf(out, "%s: banned%s; %s\n", a.What, until, closedText(a))
+	if !a.Saved && a.NotSaved == "" {
+		fmt.Fprintln(out, "a restart of the relay forgets the ban: it has no --state-dir")
+	}
+	return nil
+}
+
+// unban is the command unban.
+type unban struct {
+	operator `embed:""`
+	named    `embed:""`
+
+	Why string `of:"unban" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
+}
+
+// run lifts a ban. The error is a sentence.
+func (u *unban) run(ctx context.Context, in io.Reader, out io.Writer) error {
+	a, err := u.change(ctx, daemon.UnbanPath, daemon.OperatorRequest{What: u.What, Why: u.Why}, u.AnswerTimeout, &u.operator, in, out)
+	if err != nil {
+		return err
+	}
+	if !a.Lifted {
+		return fmt.Errorf("there is no ban of %s; bans lists them", a.What)
+	}
+	fmt.Fprintf(out, "%s: no longer banned\n", a.What)
+	return nil
+}
+
+// clusterTime is the time in which a relay asks the other nodes of its cluster, and in
+// which its disk has to answer.
+const clusterTime = 12 * time.Second
+
+// change sends a request that changes something, and prints what did not work in spite of
+// an answer.
+func (n *named) change(ctx context.Context, path string, r daemon.OperatorRequest, timeout time.Duration, o *operator, in io.Reader, out io.Writer) (got daemon.OperatorAnswer, err error) {
+	if r.What, err = orStdin(r.What, in); err != nil {
+		return got, err
+	}
+	a, err := o.asker(timeout + clusterTime)
+	if err != nil {
+		return got, err
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return got, err
+	}
+	code, body, err := a.do(ctx, http.MethodPost, path, bytes.NewReader(text))
+	if err != nil {
+		return got, err
+	}
+	if code == http.StatusBadRequest {
+		return got, errors.New(string(bytes.TrimSpace(body)))
+	}
+	if err := a.parse(path, code, body, &got); err != nil {
+		return got, err
+	}
+	for _, node := range got.Silent {
+		fmt.Fprintf(out, "warning: node %s\n", node)
+	}
+	if got.NotSaved != "" {
+		fmt.Fprintf(out, "warning: the ban is in force, and a restart forgets it: %s\n", got.NotSaved)
+	}
+	return got, nil
+}
+
+// closedText says what a request has closed.
+func closedText(a daemon.OperatorAnswer) string {
+	text := fmt.Sprintf("closed %s and %s", plural(a.Binaries, "binary"), plural(a.Phones, "phone"))
+	if a.Graces > 0 {
+		text += fmt.Sprintf(", ended %s", plural(a.Graces, "grace"))
+	}
+	return text
+}
+
+// bans is the command bans.
+type bans struct {
+	operator `embed:""`
+
+	JSON bool `of:"bans" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object, as /bans has it."`
+}
+
+// run prints the bans in force. The error is a sentence.
+func (b *bans) run(ctx context.Context, out io.Writer) error {
+	a, err := b.asker(b.AnswerTimeout)
+	if err != nil {
+		return err
+	}
+	code, body, err := a.get(ctx, daemon.BansPath)
+	if err != nil {
+		return err
+	}
+	var list daemon.BanList
+	if err := a.parse(daemon.BansPath, code, body, &list); err != nil {
+		return err
+	}
+	if b.JSON {
+		return json.NewEncoder(out).Encode(list)
+	}
+	if len(list.Bans) == 0 {
+		fmt.Fprintln(out, "no bans")
+		return nil
+	}
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "WHAT\tUNTIL (UTC)\tLEFT\tBY\tWHY")
+	now := time.Now()
+	for _, x := range list.Bans {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(x.Label, shortKey(x.What)), x.Until.UTC().Format("2006-01-02 15:04:05"), span(x.Until.Sub(now)), x.By, x.Why)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if !list.Saved {
+		fmt.Fprintln(out, "a restart of the relay forgets them: it has no --state-dir")
+	}
+	return nil
+}
+
+// shortKey returns a network, or the first digits of a hash. unban takes both.
+func shortKey(what string) string {
+	const short = len("sha256:") + 16
+	if len(what) == len("sha256:")+64 {
+		return what[:short]
+	}
+	return what
+}
