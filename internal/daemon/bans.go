@@ -43,6 +43,9 @@ func recordOf(b relay.Ban) banRecord {
 
 func (r banRecord) ban() (relay.Ban, error) {
 	key, err := relay.ParseBanKey(r.What)
+	if err == nil && r.Until.Sub(r.Made) > relay.MaxBanTime {
+		err = relay.ErrLongBan
+	}
 	return relay.Ban{Key: key, Label: r.Label, Made: r.Made, Until: r.Until, Lifted: r.Lifted, Why: r.Why, By: r.By}, err
 }
 

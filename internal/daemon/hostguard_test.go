@@ -70,6 +70,16 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 		{"DELETE", "127.0.0.1:9090", "/metrics", "", 405, "method"},
 		{"POST", "127.0.0.1:9090", "/debug/pprof/symbol", "", 200, ""},
 		{"DELETE", "127.0.0.1:9090", "/healthz", "", 200, ""},
+		{"POST", "127.0.0.1:9090", "/connections/kick", "", 200, ""},
+		{"POST", "localhost", "/bans", "", 200, ""},
+		{"POST", "evil.example:9090", "/connections/kick", "", 421, "host"},
+		{"POST", "127.0.0.1:9090", "/connections/kick", "Origin: http://evil.example", 403, "origin"},
+		{"POST", "127.0.0.1:9090", "/bans", "Origin: null", 403, "origin"},
+		{"POST", "127.0.0.1:9090", "/bans/lift", "Sec-Fetch-Site: cross-site", 403, "site"},
+		{"POST", "127.0.0.1:9090", "/bans", link, 403, "site"},
+		{"OPTIONS", "127.0.0.1:9090", "/bans", "", 405, "method"},
+		{"DELETE", "127.0.0.1:9090", "/bans", "", 405, "method"},
+		{"POST", "127.0.0.1:9090", "/connections", "", 405, "method"},
 	} {
 		r := httptest.NewRequest(tt.method, tt.path, nil)
 		r.Host = tt.host

@@ -21,6 +21,7 @@ var logKeys = []string{
 	"binaries", "phones", "in_grace", "at_most", "spread", "why", "sockets_open", "requests_open", "left",
 	"options", "names", "not_after", "project", "wakes_open", "have_one", "next",
 	"node", "name", "claims",
+	"action", "what", "by", "outcome",
 }
 
 func TestLogKeysAreAClosedSet(t *testing.T) {

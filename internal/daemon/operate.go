@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -149,12 +150,13 @@ func keyTarget(key relay.BanKey, shown string) target {
 	return target{Selector: key.Selector(), key: key, text: key.String(), shown: shown}
 }
 
-// label returns the label of a ban of t.
+// label returns the label of a ban of t: a fingerprint, and never a server-id, because
+// the file of bans has it.
 func (o *operations) label(t target) string {
-	if t.shown == t.text {
-		return ""
+	if isFingerprint(t.shown) {
+		return t.shown
 	}
-	return t.shown
+	return ""
 }
 
 // resolve returns the key of the server-id that the log shows as fingerprint: of one
@@ -343,7 +345,7 @@ func (o *operations) banned(what string) (t target, err error) {
 	found := 0
 	for _, b := range o.relay.Bans() {
 		if strings.HasPrefix(b.Key.String(), short) {
-			t = keyTarget(b.Key, b.Key.String())
+			t = keyTarget(b.Key, cmp.Or(b.Label, b.Key.String()))
 			found++
 		}
 	}

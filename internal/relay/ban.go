@@ -130,6 +130,9 @@ func (s *bans) init(rt Runtime, reg prometheus.Registerer) {
 	}))
 }
 
+// ErrLongBan says that a ban lasts longer than MaxBanTime.
+var ErrLongBan = fmt.Errorf("a ban may last %d days at most", MaxBanTime/(24*time.Hour))
+
 // errManyBans says that no further ban can be kept.
 var errManyBans = fmt.Errorf("there are %d bans already, the most there may be: ban a network instead of its addresses, or wait until some have expired", MaxBans)
 
@@ -142,8 +145,8 @@ func (s *bans) apply(b Ban) (applied bool, err error) {
 		return false, errors.New("the ban names neither a server-id nor a network")
 	case !b.Until.After(now):
 		return false, nil
-	case b.Until.After(now.Add(MaxBanTime)):
-		return false, fmt.Errorf("a ban may last %d days at most", MaxBanTime/(24*time.Hour))
+	case b.Until.Sub(b.Made) > MaxBanTime: // whatever the clock of this machine says
+		return false, ErrLongBan
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
