@@ -19,7 +19,7 @@ import (
 var samples = map[string]string{
 	"listen": "127.0.0.1:1", "metrics-listen": "127.0.0.1:2", "allowed-origins": "https://a.example,https://b.example:8443",
 	"insecure": "true", "web.config.file": "/w.yml", "allow-root": "true", "trusted-proxies": "10.0.0.0/8,192.0.2.7", "proxy-protocol": "true",
-	"domain": "relay.example.com", "tls-cert": "/c.pem", "tls-key": "/k.pem", "acme-dir": "/a", "acme-email": "a@example.com",
+	"domain": "relay.example.com", "tls-cert": "/c.pem", "tls-key": "/k.pem", "acme-dir": "/a", "state-dir": "/s", "acme-email": "a@example.com",
 	"acme-directory": "https://acme.example.com/directory", "http-listen": "127.0.0.1:3",
 	"max-pending": "31", "max-pending-per-address": "32", "memory-limit": "1GiB",
 	"max-conns": "11", "max-conns-per-address": "12", "max-phones": "13", "rate": "0.5", "burst": "14",

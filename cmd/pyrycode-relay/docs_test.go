@@ -13,7 +13,7 @@ import (
 
 // otherTools are the flags on the pages that belong to other programs.
 var otherTools = map[string]bool{
-	"--now": true, "--rm": true, "--user": true, "--help": true,
+	"--now": true, "--rm": true, "--user": true, "--help": true, "--unix-socket": true,
 	"--age": true, "--binaries-only": true, "--pairs": true, "--rounds": true, "--ways": true, // relayload restart
 }
 
@@ -30,13 +30,16 @@ func TestTheCommandsOnThePagesExist(t *testing.T) {
 		commands[cmd.Name] = true
 		for _, f := range cmd.Flags {
 			flags["--"+f.Name] = true
+			for _, short := range f.Aliases {
+				flags["--"+short] = true
+			}
 		}
 	}
 	vars := names(k.Model)
 	command := regexp.MustCompile(`(?m)pyrycode-relay ([a-z]+)`)
 	flag := regexp.MustCompile("(?m)(?:^|[ `(\"])(--[a-z][a-z.-]*[a-z])")
 	variable := regexp.MustCompile(config.EnvPrefix + `[A-Z_]*[A-Z]`)
-	for _, name := range []string{"README.md", "docs/operate.md"} {
+	for _, name := range []string{"README.md", "docs/operate.md", "docs/connections.md"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(name)))
 		if err != nil {
 			t.Fatal(err)

@@ -130,7 +130,7 @@ func TestLongAndOddValuesAreCutAndQuoted(t *testing.T) {
 func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 	none := map[string]bool{"cluster": true, "cluster-creds": true, "cluster-ca": true, "cluster-name": true, "cluster-peers": true, "cluster-secret": true,
 		"allowed-origins": true, "web.config.file": true, "trusted-proxies": true, "domain": true,
-		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true, "metrics-hosts": true, "log-key-file": true, "access-file": true, "access-url": true}
+		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true, "metrics-hosts": true, "log-key-file": true, "access-file": true, "access-url": true, "state-dir": true}
 	for i, o := range Options() {
 		v := reflect.New(reflect.TypeFor[Config]().Field(i).Type).Elem()
 		if err := setText(v, o.Default); err != nil {

@@ -10,6 +10,8 @@
 //	cluster.go     NATS and the directory
 //	memory.go      the limit on memory
 //	private.go     the operators' pages; hostguard.go, webaccess.go and webpasswords.go protect them
+//	operate.go     what operators change in a running relay: disconnects and bans;
+//	               audit.go records it, bans.go keeps bans, operate_cluster.go tells other nodes
 //	metrics.go     the process's own metrics; logs.go, logwriter.go and fingerprint.go, its log
 //
 // The public listener has the relay's /v1/server, /v1/client and /healthz.
