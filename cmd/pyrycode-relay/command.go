@@ -27,11 +27,11 @@ type command struct {
 	Healthcheck healthcheck        `cmd:"" group:"Observe" help:"Ask a running relay whether it is ready, and return 0 or 1 with the reason. For images without curl."`
 	Diag        diag               `cmd:"" group:"Observe" help:"Write the state of a running relay into one zip file, without its secrets."`
 	Fingerprint fingerprintCommand `cmd:"" group:"Observe" help:"Print the form of a server-id in the log, or with --log the last lines about it in a running relay's log."`
-	Ps          ps                 `cmd:"" group:"Observe" help:"List the connections of a running relay and their traffic."`
-	Top         top                `cmd:"" group:"Observe" help:"Show the connections of a running relay with the most traffic, again and again."`
+	Ps          ps                 `cmd:"" group:"Observe" help:"List the connections of a running relay, with their traffic."`
+	Top         top                `cmd:"" group:"Observe" help:"Show the connections with the most traffic, again and again."`
 	Access      accessCommand      `cmd:"" group:"Control" help:"Show and change which server-ids or tokens may use a relay: access add ID, access remove ID, access token add NAME, access token remove NAME, access list."`
-	Kick        kick               `cmd:"" group:"Control" help:"Close the connections of a server-id or a network, or one connection. The clients may return."`
-	Ban         ban                `cmd:"" group:"Control" help:"Close the connections of a server-id or a network, and refuse them for a time."`
+	Kick        kick               `cmd:"" group:"Control" help:"Close the connections of a server-id or network. They may return."`
+	Ban         ban                `cmd:"" group:"Control" help:"Close them, and refuse the server-id or network for a time."`
 	Unban       unban              `cmd:"" group:"Control" help:"Lift a ban."`
 	Bans        bans               `cmd:"" group:"Control" help:"List the bans in force."`
 	Help        helpCommand        `cmd:"" group:"This program" help:"Print this help, or with --all every option, or the help on a command, a group of options, or one option."`
