@@ -29,7 +29,7 @@ type command struct {
 	Fingerprint fingerprintCommand `cmd:"" group:"Observe" help:"Print the form of a server-id in the log, or with --log the last lines about it in a running relay's log."`
 	Ps          ps                 `cmd:"" group:"Observe" help:"List the connections of a running relay, with their traffic."`
 	Top         top                `cmd:"" group:"Observe" help:"Show the connections with the most traffic, again and again."`
-	Access      accessCommand      `cmd:"" group:"Control" help:"Show and change which server-ids or tokens may use a relay: access add ID, access remove ID, access token add NAME, access token remove NAME, access list."`
+	Access      accessCommand      `cmd:"" group:"Control" help:"Show and change which server-ids or tokens may use a relay: add, remove, list, token add, token remove."`
 	Kick        kick               `cmd:"" group:"Control" help:"Close the connections of a server-id or network. They may return."`
 	Ban         ban                `cmd:"" group:"Control" help:"Close them, and refuse the server-id or network for a time."`
 	Unban       unban              `cmd:"" group:"Control" help:"Lift a ban."`
