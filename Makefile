@@ -24,7 +24,7 @@ WORLD    ?= registry
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: sim-coverage help run lean lean-test test-short cluster cluster-battery cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus sim mutants sim-nightly actionlint cross dist dist-twice
+.PHONY: sim-coverage help run lean lean-test test-short cluster cluster-faults cluster-battery cluster-bench cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus sim mutants sim-nightly actionlint cross dist dist-twice
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
@@ -36,11 +36,15 @@ cluster: bin/pyrycode-relay ## run three relays here that share server-ids, unti
 	@if [ -t 0 ]; then set -m; fi; .ci/cluster $(PORT) $(ARGS) # -m: Ctrl-C reaches the script and not make
 
 NEMESIS ?= 30m
-cluster-battery: bin/pyrycode-relay bin/relayfault ## kill, freeze and partition three relays for NEMESIS (30m); fails if two serve one server-id (docs/cluster.md)
-	./bin/relayfault cluster battery --for $(NEMESIS) $(ARGS)
+cluster-faults: bin/pyrycode-relay bin/relayfault ## kill, freeze and partition three relays for NEMESIS (30m); fails if two serve one server-id (docs/cluster.md)
+	./bin/relayfault cluster faults --for $(NEMESIS) $(ARGS)
 
-cluster-figures: bin/pyrycode-relay bin/relayfault ## measure the figures of docs/cluster.md: seven minutes on a quiet machine
-	./bin/relayfault cluster figures $(ARGS)
+cluster-bench: bin/pyrycode-relay bin/relayfault ## measure the figures of docs/cluster.md: seven minutes on a quiet machine
+	./bin/relayfault cluster bench $(ARGS)
+
+# The old names of these two targets.
+cluster-battery: cluster-faults
+cluster-figures: cluster-bench
 
 build: bin/pyrycode-relay bin/relayload bin/relayfault bin/relaysim bin/relaysim-race ## build everything into bin/
 

@@ -15,8 +15,8 @@ import (
 )
 
 type clusterCommand struct {
-	FaultTest clusterFaultTest `cmd:"" name:"battery" help:"Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long."`
-	Benchmark clusterBenchmark `cmd:"" name:"figures" help:"Benchmark of three relays and of a single one: the cost of a hop, the rate of claims, and the recovery time after each fault (docs/cluster.md)."`
+	FaultTest clusterFaultTest `cmd:"" name:"faults" aliases:"battery" help:"Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long."`
+	Benchmark clusterBenchmark `cmd:"" name:"bench" aliases:"figures" help:"Benchmark of three relays and of a single one: the cost of a hop, the rate of claims, and the recovery time after each fault (docs/cluster.md)."`
 }
 
 // clusterFlags are the common flags of the cluster commands.
@@ -138,8 +138,8 @@ type fault struct {
 	Victim    int    `json:"victim"` // a relay, from 0
 	Other     int    `json:"other"`  // the second relay of a disconnected pair; otherwise -1
 	Begin     int64  `json:"begin_ns"`
-	Repaired  int64  `json:"mended_ns"`
-	Recovered int64  `json:"whole_ns"` // all relays were ready and all ids were served again
+	Repaired  int64  `json:"repaired_ns"`
+	Recovered int64  `json:"recovered_ns"` // all relays were ready and all ids were served again
 }
 
 // faultKind is a kind of fault. do causes the fault, waits, and repairs it.

@@ -101,7 +101,7 @@ type variant struct {
 // comparison is the same load in several variants.
 type comparison struct {
 	Name     string     `json:"name"`
-	Variants []*variant `json:"ways"`
+	Variants []*variant `json:"variants"`
 }
 
 // connect adds a fleet at a target to w. pids are the processes of its relays.

@@ -17,7 +17,7 @@ const (
 
 // overlap is a pair of connections that served the same id concurrently.
 type overlap struct {
-	ServerID string `json:"lane"`
+	ServerID string `json:"server_id"`
 	First    int    `json:"first"` // number of a holding
 	Second   int    `json:"second"`
 	From, To int64

@@ -146,7 +146,7 @@ func TestAShortRunOfTheFaultTestsPasses(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", relay, "../pyrycode-relay").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	code, stdout, stderr := command("cluster", "battery", "--relay", relay, "--out", dir, "--for", "10s", "--ids", "6", "--move", "2s",
+	code, stdout, stderr := command("cluster", "faults", "--relay", relay, "--out", dir, "--for", "10s", "--ids", "6", "--move", "2s",
 		"--kinds", "drain,blink", "--json")
 	var r faultTestReport
 	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != load.ExitDone {

@@ -25,10 +25,10 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"cluster", "battery", "--kinds", "flood"}, `there is no fault "flood"; the faults are drain, kill`},
-		{[]string{"cluster", "battery", "--ids", "0"}, "--ids must be 1 or more"},
+		{[]string{"cluster", "faults", "--kinds", "flood"}, `there is no fault "flood"; the faults are drain, kill`},
+		{[]string{"cluster", "faults", "--ids", "0"}, "--ids must be 1 or more"},
 		{[]string{"cluster", "battery", "--relay", "/nowhere/relay"}, "make build"},
-		{[]string{"cluster", "figures", "--rounds", "0"}, "must be 1 or more"},
+		{[]string{"cluster", "bench", "--rounds", "0"}, "must be 1 or more"},
 		{[]string{"soak", "--for", "1s"}, "--for 1s must be from"},
 		{[]string{"soak", "--relay", "/nowhere/relay"}, "make build"},
 		{[]string{"nonsense"}, "--help lists"},

@@ -22,7 +22,7 @@ type soakCommand struct {
 	For   time.Duration `default:"60m" help:"Duration of the load; half a minute before it and up to two minutes after it come on top."`
 	Every time.Duration `default:"10s" help:"Interval of the samples."`
 	Out   string        `short:"o" default:"soak.svg" help:"File for the plot, an SVG; the samples are written next to it as .csv."`
-	Fleet int           `name:"crowd" default:"20" help:"Long-lived binaries, with 8 phones each. The other clients do not depend on it."`
+	Fleet int           `aliases:"crowd" default:"20" help:"Long-lived binaries, with 8 phones each. The other clients do not depend on it."`
 	JSON  bool          `name:"json" help:"Print JSON, not a table."`
 }
 
@@ -67,7 +67,7 @@ func (c *soakCommand) run(e *load.Env) error {
 	case c.Every < time.Second || c.Every > c.For/4:
 		return load.Usagef("--every %s must be from 1s to a quarter of --for", c.Every)
 	case c.Fleet < 1:
-		return load.Usagef("--crowd must be 1 or more")
+		return load.Usagef("--fleet must be 1 or more")
 	}
 	if err := load.EnoughFiles(20*c.Fleet + 500); err != nil {
 		return err

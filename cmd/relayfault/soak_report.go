@@ -21,8 +21,8 @@ type soakReport struct {
 	Trends          []trend        `json:"trends"`
 	CPU             float64        `json:"relay_cpu"`
 	Generator       float64        `json:"generator_cpu"`
-	UnexpectedCount int            `json:"odd_events"`
-	Unexpected      []string       `json:"odd,omitempty"`
+	UnexpectedCount int            `json:"unexpected_events"`
+	Unexpected      []string       `json:"unexpected,omitempty"`
 	Wrong           []string       `json:"wrong,omitempty"`
 }
 
