@@ -69,118 +69,185 @@ func (World) Parse(words []string) (engine.Op, error) {
 	return op, err
 }
 
-// Plan makes up a run. Each seed has its own sizes and leaves out some
-// operations and faults. Many seeds have no faults of one kind, so that
-// behaviour which only that kind excuses is checked.
+// Plan returns a random plan. Each seed has its own sizes and omits some operations and
+// faults. Many seeds have no faults of one kind, so that behaviour which only that kind
+// excuses is checked.
 func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
-	p := &planner{relayworld.Planner{Planner: engine.Planner{Rand: r}}}
-	set := func(name string, of ...int) int {
-		v := of[r.Intn(len(of))]
-		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
-		return v
-	}
+	p := &planner{Planner: relayworld.Planner{Planner: engine.Planner{Rand: r}}}
 	if small {
 		p.Plan.Params = []engine.Param{{Name: "places", Value: 2}, {Name: "max-phones", Value: 1}}
 		p.actor("b1", []int{relayworld.VerbDial}, 1, 2)
 		p.actor("p1", []int{relayworld.VerbDial, relayworld.VerbSend}, 2, 2)
 		return p.Interleave()
 	}
-	nodes := set("places", 2, 2, 3)
-	set("eager", 0, 0, 0, 1)
-	set("noise", r.Intn(1<<20))
-	set("latency", 0, 0, 1, 20) // milliseconds
-	set("room", 1<<10, 4<<10, 16<<10)
-	set("chunk", 0, 0, 0, 1000)
-	set("max-phones", 2, 16)
-	set("phone-outbox", 2<<10, 6<<10, 64<<10)
-	set("binary-outbox", 4<<10, 16<<10, 64<<10)
-	set("beat", 12)
-	set("window", 1<<10, 4<<10, 64<<10, 256<<10)
-	set("store-delay", 0, 1, 20, 200)
-	set("watch-delay", 0, 1, 20, 1000)
-	set("bus-delay", 0, 1, 20, 100)
-	set("skew", 0, 0, 0, 3, 10) // per cent
-	set("handshake", 0, 0, 6)   // one in so many fails
-	set("last", 0, 1)           // how the run ends: one leaves, or is killed
+	p.settings()
+	p.peers()
 	if r.Chance(3) {
-		set("lag", 0, 50, 500)
+		p.stalledDirectory()
 	}
-	faulty := !r.Chance(3)
-	if faulty && r.Chance(3) {
-		set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
+	if p.faulty && r.Chance(5) {
+		p.brokenStream()
 	}
-	if faulty && r.Chance(4) {
-		set("lose", 300, 50) // one message in so many
+	if p.faulty && r.Chance(6) {
+		p.rivalAtExpiry()
 	}
-	if faulty && r.Chance(4) {
-		set("late", 300, 50)
+	if p.faulty && r.Chance(6) {
+		p.freezeDuringRenewal()
 	}
+	p.faults()
+	if r.Chance(3) {
+		p.actor("ops", []int{relayworld.VerbScrape, relayworld.VerbCheck, relayworld.VerbWait}, 1+r.Intn(4), p.nodes)
+	}
+	if p.Plan.Param("eager", 0) == 1 {
+		p.actor("clock", []int{relayworld.VerbNext, relayworld.VerbNext, relayworld.VerbAdvance}, 2+r.Intn(p.n), p.nodes)
+	}
+	return p.Interleave()
+}
 
+// planner plans the operations of peers and the faults.
+type planner struct {
+	relayworld.Planner
+	nodes  int
+	n      int  // operations of a peer
+	faulty bool // the plan has faults
+}
+
+// set sets a parameter to one of several values.
+func (p *planner) set(name string, of ...int) int {
+	v := of[p.Rand.Intn(len(of))]
+	p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
+	return v
+}
+
+// some returns verbs with each further verb that a chance of one in in adds.
+func (p *planner) some(verbs []int, in int, more ...int) []int {
+	for _, v := range more {
+		if p.Rand.Chance(in) {
+			verbs = append(verbs, v)
+		}
+	}
+	return verbs
+}
+
+// settings chooses the parameters and the sizes.
+func (p *planner) settings() {
+	r := p.Rand
+	p.nodes = p.set("places", 2, 2, 3)
+	p.set("eager", 0, 0, 0, 1)
+	p.set("noise", r.Intn(1<<20))
+	p.set("latency", 0, 0, 1, 20) // milliseconds
+	p.set("room", 1<<10, 4<<10, 16<<10)
+	p.set("chunk", 0, 0, 0, 1000)
+	p.set("max-phones", 2, 16)
+	p.set("phone-outbox", 2<<10, 6<<10, 64<<10)
+	p.set("binary-outbox", 4<<10, 16<<10, 64<<10)
+	p.set("beat", 12)
+	p.set("window", 1<<10, 4<<10, 64<<10, 256<<10)
+	p.set("store-delay", 0, 1, 20, 200)
+	p.set("watch-delay", 0, 1, 20, 1000)
+	p.set("bus-delay", 0, 1, 20, 100)
+	p.set("skew", 0, 0, 0, 3, 10) // per cent
+	p.set("handshake", 0, 0, 6)   // one in so many fails
+	p.set("last", 0, 1)           // how the run ends: one leaves, or is killed
+	if r.Chance(3) {
+		p.set("lag", 0, 50, 500)
+	}
+	p.faulty = !r.Chance(3)
+	if p.faulty && r.Chance(3) {
+		p.set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
+	}
+	if p.faulty && r.Chance(4) {
+		p.set("lose", 300, 50) // one message in so many
+	}
+	if p.faulty && r.Chance(4) {
+		p.set("late", 300, 50)
+	}
 	p.IDs = 1 + r.Intn(2)
-	n := 4 + r.Intn(8)
-	some := func(verbs []int, in int, more ...int) []int {
-		for _, v := range more {
-			if r.Chance(in) {
-				verbs = append(verbs, v)
-			}
+	p.n = 4 + r.Intn(8)
+}
+
+// peers plans the binaries and the phones.
+func (p *planner) peers() {
+	binary := p.some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbMute, relayworld.VerbStall, relayworld.VerbResume, relayworld.VerbOrder)
+	phone := p.some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbStall, relayworld.VerbResume)
+	phone = p.some(phone, 6, relayworld.VerbBad, relayworld.VerbPing, relayworld.VerbSplit, relayworld.VerbDribble, relayworld.VerbBig)
+	for i := range 1 + p.Rand.Intn(3) {
+		p.actor("b"+strconv.Itoa(i+1), binary, p.n, p.nodes)
+	}
+	for i := range 1 + p.Rand.Intn(3) {
+		p.actor("p"+strconv.Itoa(i+1), phone, p.n, p.nodes)
+	}
+}
+
+// stalledDirectory plans the attempts of one daemon at several nodes while the directory
+// stalls.
+func (p *planner) stalledDirectory() {
+	p.round("b8", []int{relayworld.VerbDial, relayworld.VerbWait, [...]int{relayworld.VerbHangup, relayworld.VerbVanish}[p.Rand.Intn(2)], relayworld.VerbWait, relayworld.VerbDial}, p.n, p.nodes)
+	p.round("b9", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbHangup}, p.n, p.nodes)
+	p.round("p9", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbSend}, p.n, p.nodes)
+	if p.faulty && p.Rand.Chance(2) {
+		p.round("net9", []int{cStall, relayworld.VerbWait, relayworld.VerbWait}, p.n, p.nodes)
+	}
+}
+
+// brokenStream plans a stream that breaks while it transfers many bytes.
+func (p *planner) brokenStream() {
+	p.round("b7", []int{relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbWait, relayworld.VerbBurst, relayworld.VerbSend, relayworld.VerbBurst}, p.n+4, 1)
+	p.round("p7", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbSend}, p.n, p.nodes)
+	p.round("p8", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbBurst}, p.n, p.nodes)
+	p.round("net7", []int{relayworld.VerbWait, relayworld.VerbWait, [...]int{cCutBus, cHold, cKill, cFreeze}[p.Rand.Intn(4)], relayworld.VerbWait, cMend, cBoot}, 6+p.Rand.Intn(8), p.nodes)
+}
+
+// script appends the operations of an actor, in this order.
+func (p *planner) script(name string, ops ...engine.Op) {
+	for i := range ops {
+		ops[i].Actor, ops[i].Label = name, i+1
+	}
+	p.List = append(p.List, ops)
+}
+
+// claims returns a wait in milliseconds, and then n dials at a node with a second after each.
+func claims(wait, n, node int) []engine.Op {
+	ops := []engine.Op{{Verb: relayworld.VerbWait, Arg: wait}}
+	for range n {
+		ops = append(ops, engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * node}, engine.Op{Verb: relayworld.VerbWait, Arg: 1000})
+	}
+	return ops
+}
+
+// rivalAtExpiry plans a node that is cut off from the directory, and a rival that connects
+// when the entry expires.
+func (p *planner) rivalAtExpiry() {
+	at := p.Rand.Intn(p.nodes)
+	p.script("b4", engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * at})
+	p.script("net4", engine.Op{Verb: relayworld.VerbWait, Arg: 3000}, engine.Op{Verb: cCutStore, Arg: at})
+	p.script("b0", claims(29_000, 8, at+1)...)
+}
+
+// freezeDuringRenewal plans a node that freezes while it renews, for longer than its entry
+// lives.
+func (p *planner) freezeDuringRenewal() {
+	p.round("b6", []int{relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbSend}, p.n, 1)
+	p.round("net6", []int{relayworld.VerbWait, cStall, cFreeze}, 3, 1)
+	for i := range p.List[len(p.List)-1] {
+		switch op := &p.List[len(p.List)-1][i]; op.Verb {
+		case cStall:
+			op.Arg = 1
+		case cFreeze:
+			op.Arg = 3 * maxNodes // node 0, for 40 s
 		}
-		return verbs
 	}
-	binary := some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbMute, relayworld.VerbStall, relayworld.VerbResume, relayworld.VerbOrder)
-	phone := some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbStall, relayworld.VerbResume)
-	phone = some(phone, 6, relayworld.VerbBad, relayworld.VerbPing, relayworld.VerbSplit, relayworld.VerbDribble, relayworld.VerbBig)
-	for i := range 1 + r.Intn(3) {
-		p.actor("b"+strconv.Itoa(i+1), binary, n, nodes)
-	}
-	for i := range 1 + r.Intn(3) {
-		p.actor("p"+strconv.Itoa(i+1), phone, n, nodes)
-	}
-	if r.Chance(3) { // one daemon's attempts at several nodes, while the directory stalls
-		p.round("b8", []int{relayworld.VerbDial, relayworld.VerbWait, [...]int{relayworld.VerbHangup, relayworld.VerbVanish}[r.Intn(2)], relayworld.VerbWait, relayworld.VerbDial}, n, nodes)
-		p.round("b9", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbHangup}, n, nodes)
-		p.round("p9", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbSend}, n, nodes)
-		if faulty && r.Chance(2) {
-			p.round("net9", []int{cStall, relayworld.VerbWait, relayworld.VerbWait}, n, nodes)
-		}
-	}
-	if faulty && r.Chance(5) { // a stream breaks while it transfers much
-		p.round("b7", []int{relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbWait, relayworld.VerbBurst, relayworld.VerbSend, relayworld.VerbBurst}, n+4, 1)
-		p.round("p7", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbSend}, n, nodes)
-		p.round("p8", []int{relayworld.VerbWait, relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbBurst}, n, nodes)
-		p.round("net7", []int{relayworld.VerbWait, relayworld.VerbWait, [...]int{cCutBus, cHold, cKill, cFreeze}[r.Intn(4)], relayworld.VerbWait, cMend, cBoot}, 6+r.Intn(8), nodes)
-	}
-	if faulty && r.Chance(6) { // a node is cut off from the directory, and a rival connects as the entry expires
-		at := r.Intn(nodes)
-		p.List = append(p.List, []engine.Op{{Actor: "b4", Label: 1, Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * at}},
-			[]engine.Op{{Actor: "net4", Label: 1, Verb: relayworld.VerbWait, Arg: 3000}, {Actor: "net4", Label: 2, Verb: cCutStore, Arg: at}})
-		rival := []engine.Op{{Actor: "b0", Label: 1, Verb: relayworld.VerbWait, Arg: 29_000}}
-		for i := range 8 {
-			rival = append(rival, engine.Op{Actor: "b0", Label: 2*i + 2, Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * (at + 1)}, engine.Op{Actor: "b0", Label: 2*i + 3, Verb: relayworld.VerbWait, Arg: 1000})
-		}
-		p.List = append(p.List, rival)
-	}
-	if faulty && r.Chance(6) { // a node freezes while it renews, for longer than its entry lives
-		p.round("b6", []int{relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbSend}, n, 1)
-		p.round("net6", []int{relayworld.VerbWait, cStall, cFreeze}, 3, 1)
-		for i := range p.List[len(p.List)-1] {
-			switch op := &p.List[len(p.List)-1][i]; op.Verb {
-			case cStall:
-				op.Arg = 1
-			case cFreeze:
-				op.Arg = 3 * maxNodes // node 0, for 40 s
-			}
-		}
-		p.List = append(p.List, []engine.Op{{Actor: "p6", Label: 1, Verb: relayworld.VerbWait, Arg: 1}, {Actor: "p6", Label: 2, Verb: relayworld.VerbDial}, {Actor: "p6", Label: 3, Verb: relayworld.VerbWait, Arg: 32_000},
-			{Actor: "p6", Label: 4, Verb: relayworld.VerbSend}, {Actor: "p6", Label: 5, Verb: relayworld.VerbWait, Arg: 3000}, {Actor: "p6", Label: 6, Verb: relayworld.VerbSend}})
-		p.List = append(p.List, []engine.Op{{Actor: "b5", Label: 1, Verb: relayworld.VerbWait, Arg: 32_000}})
-		for i := range 5 {
-			last := &p.List[len(p.List)-1]
-			*last = append(*last, engine.Op{Actor: "b5", Label: 2*i + 2, Verb: relayworld.VerbDial, Arg: relayworld.MaxServers}, engine.Op{Actor: "b5", Label: 2*i + 3, Verb: relayworld.VerbWait, Arg: 1000})
-		}
-	}
+	p.script("p6", engine.Op{Verb: relayworld.VerbWait, Arg: 1}, engine.Op{Verb: relayworld.VerbDial}, engine.Op{Verb: relayworld.VerbWait, Arg: 32_000},
+		engine.Op{Verb: relayworld.VerbSend}, engine.Op{Verb: relayworld.VerbWait, Arg: 3000}, engine.Op{Verb: relayworld.VerbSend})
+	p.script("b5", claims(32_000, 5, 1)...)
+}
+
+// faults plans the faults of nodes, of the directory and of the bus.
+func (p *planner) faults() {
+	r := p.Rand
 	var net []int
 	switch r.Intn(6) {
-	case 0: // nothing goes wrong between nodes
+	case 0: // no fault between nodes
 	case 1:
 		net = []int{cCutStore, relayworld.VerbWait, cMend}
 	case 2:
@@ -190,28 +257,18 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	case 4:
 		net = []int{cFreeze, relayworld.VerbWait, cThaw}
 	default:
-		net = some([]int{cCutAll, relayworld.VerbWait, cMend}, 2, cCutStore, cCutBus, cHold, cStall, cFreeze, cThaw)
+		net = p.some([]int{cCutAll, relayworld.VerbWait, cMend}, 2, cCutStore, cCutBus, cHold, cStall, cFreeze, cThaw)
 	}
 	if r.Chance(2) {
-		net = some(append(net, relayworld.VerbWait), 2, cKill, cLeave, cBoot, cBoot, relayworld.VerbReset)
+		net = p.some(append(net, relayworld.VerbWait), 2, cKill, cLeave, cBoot, cBoot, relayworld.VerbReset)
 	}
 	if r.Chance(12) {
 		net = append(net, relayworld.VerbWait, cLeap, [...]int{cLeap, cWipe}[r.Intn(2)])
 	}
-	if faulty && len(net) > 0 {
-		p.actor("net", net, 3+r.Intn(6), nodes)
+	if p.faulty && len(net) > 0 {
+		p.actor("net", net, 3+r.Intn(6), p.nodes)
 	}
-	if r.Chance(3) {
-		p.actor("ops", []int{relayworld.VerbScrape, relayworld.VerbCheck, relayworld.VerbWait}, 1+r.Intn(4), nodes)
-	}
-	if p.Plan.Param("eager", 0) == 1 {
-		p.actor("clock", []int{relayworld.VerbNext, relayworld.VerbNext, relayworld.VerbAdvance}, 2+r.Intn(n), nodes)
-	}
-	return p.Interleave()
 }
-
-// planner plans operations of peers and of the nemesis.
-type planner struct{ relayworld.Planner }
 
 // actor plans n operations of one actor, the first of the list first.
 func (p *planner) actor(name string, verbs []int, n, nodes int) {
