@@ -24,7 +24,8 @@ WORLD    ?= registry
 SOAKTIME ?= 60m
 THREATS  ?= .
 
-.PHONY: sim-coverage help run lean lean-test test-short cluster cluster-faults cluster-battery cluster-bench cluster-figures build test vet lint fuzz bench curve restart bench-steps battery threats soak sbom repro docs metrics-doc prometheus sim mutants sim-nightly actionlint cross dist dist-twice
+# All targets in lower case without a slash are commands and not files.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-17s %s\n", $$1, $$2 }'
