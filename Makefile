@@ -57,12 +57,8 @@ bin/pyrycode-relay:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
 bin/pyrycode-relay-lean:
 	$(GO) build -trimpath -tags lean -ldflags '-s -w $(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
-bin/relayload:
-	$(GO) build -trimpath -o $@ ./cmd/relayload
-bin/relayfault:
-	$(GO) build -trimpath -o $@ ./cmd/relayfault
-bin/relaysim:
-	$(GO) build -trimpath -o $@ ./cmd/relaysim
+bin/relayload bin/relayfault bin/relaysim:
+	$(GO) build -trimpath -o $@ ./cmd/$(@F)
 bin/relaysim-race:
 	$(GO) build -trimpath -race -o $@ ./cmd/relaysim
 
