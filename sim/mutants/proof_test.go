@@ -43,7 +43,7 @@ func TestMutantsApplyAndHaveTheirRegressionRuns(t *testing.T) {
 		if m.RegressionRun != "" && regressions[m.RegressionRun] == nil {
 			t.Errorf("mutant %s: no regression run %q", m.Name, m.RegressionRun)
 		}
-		for _, p := range strings.Split(m.Pair, ", ") {
+		for p := range strings.SplitSeq(m.Pair, ", ") {
 			if p != "" && !names[p] {
 				t.Errorf("mutant %s: no mutant %q to pair with", m.Name, p)
 			}
