@@ -60,11 +60,12 @@ func TestTheEvidenceDoesNotDependOnTheProcesses(t *testing.T) {
 // harmless is a world with two tasks, which hand over to each other in many ways.
 func harmless() World {
 	return FuncWorld("held", func(e *Run) {
-		mu := NewMutex(e, "m")
+		mu, n := NewMutex(e, "m"), 0
 		users := NewWaitGroup(e)
 		for range 2 + e.Intn(3) {
 			users.Go("user", func() {
 				mu.Lock()
+				n++
 				mu.Unlock()
 			})
 		}
