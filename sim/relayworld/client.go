@@ -73,6 +73,7 @@ type Client struct {
 	known         []int
 	Flows         map[int]*flow // of a binary: by phone; of a phone: under 0
 	receivedBytes int           // bytes of frames
+	verifierGone  bool          // the verifier did not answer about it; written on the relay's tasks
 	wakes         int           // asked for
 	woken         int           // that push got; used on the relay's tasks only
 }

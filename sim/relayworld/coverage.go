@@ -51,6 +51,11 @@ const (
 	sawLimitsRefuse
 	sawLastPong
 	sawDeparted
+	sawNoAccess
+	sawVerifierGone
+	sawAccessLost
+	sawAccessLostLate
+	sawAccessLostPhone
 )
 
 func (World) CoverageGoals() []string {
@@ -103,6 +108,11 @@ func (World) CoverageGoals() []string {
 		sawLimits:               "limits change with phones joined",
 		sawLimitsRefuse:         "a changed limit refuses a connection",
 		sawLastPong:             "a binary dies with a pong on its way, and reconnects immediately",
+		sawNoAccess:             "a binary has no access",
+		sawVerifierGone:         "the verifier does not answer",
+		sawAccessLost:           "a binary loses its access",
+		sawAccessLostLate:       "a binary loses its access between the answer and its slot",
+		sawAccessLostPhone:      "a phone is closed because its server-id has lost its access",
 		sawDeparted:             "an envelope is for a phone that has just left",
 	}
 }
@@ -121,6 +131,7 @@ func (w *Instance) coverCounters(got map[string]float64) {
 	}
 	for _, c := range w.All() {
 		w.coverConn(c)
+		w.coverAccess(c)
 	}
 	w.Engine.Sometimes(sawAborted, w.aborted)
 	w.Engine.Sometimes(sawSpreadGrace, w.graceAtSpread)

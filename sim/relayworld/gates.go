@@ -11,17 +11,18 @@ func (w *Instance) judgeEndpoint(c *Client) {
 	ok, status := true, c.Status
 	switch {
 	case c.Upgraded:
-		ok = c.Kind == AsIs && !c.BadHandshake && w.refusesFrom.After(c.DialedAt)
+		ok = c.Kind == AsIs && !c.BadHandshake && w.refusesFrom.After(c.DialedAt) && !c.verifierGone
+		w.judgeAccess(c)
 		w.judgeConnCaps(c)
 	case status == 400:
 		ok = c.Kind == NoHeader || c.BadHandshake
 	case status == 403:
-		ok = c.Kind == FromPage
+		ok = c.Kind == FromPage || w.refusedForAccess(c)
 	case status == 429: // a bucket that was emptied with a smaller limit refills slowly
 		most := w.lowest(c.Node, engine.Stamp{}, c.ServedAt, burstOf)
 		ok = w.requestsBefore(c)-min(w.missesBefore(c), most) >= most && c.Retry != ""
 	case status == 503:
-		ok = c.Retry != "" && (w.drained.Step != 0 || w.relayFull(c) || w.addressFull(c) || w.tooManyClaimants(c))
+		ok = c.Retry != "" && (w.drained.Step != 0 || w.relayFull(c) || w.addressFull(c) || w.tooManyClaimants(c) || c.verifierGone)
 	default:
 		ok = false
 	}

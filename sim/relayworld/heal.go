@@ -54,6 +54,7 @@ func (w *Instance) heal() {
 		c.Note(func() { c.IgnoresPings = false })
 		c.Resume()
 	}
+	w.allowAll(w.node.Load())
 	w.Engine.Sleep(recoveryTime)
 	if !w.isDrained() {
 		w.converge()

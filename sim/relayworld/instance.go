@@ -48,6 +48,8 @@ type Instance struct {
 	ngraces        int
 	limitsPeriods  [64]limitsPeriod
 	nlimitsPeriods int
+	accessPeriods  [64]accessPeriod
+	naccess        int
 	shedLoads      [8]shedLoadCall
 	nshedLoads     int
 
@@ -89,6 +91,7 @@ type Node struct {
 	Gauges        [3]*relayruntime.Gauge
 	Shown         relay.Counts // at the last release of the lock
 	Requests      [2]int       // requests so far, of binaries and phones
+	access        *accessWorld // nil: every peer may use the relay
 	refusedWakes  int          // wakes that push refused
 	expired       int          // graces that ended without a binary
 	FrameCounters []prometheus.Metric
@@ -161,6 +164,7 @@ func (w *Instance) NewNode(n int) *Node {
 	w.addLimitsPeriod(d, w.limits(), false)
 	cfg := w.config(d, w.limits())
 	cfg.Runtime, d.runtime = rt, rt
+	cfg.Access = w.newAccess(d, rt)
 	if w.Cluster != nil {
 		w.Cluster.JoinCluster(d, &cfg)
 	}

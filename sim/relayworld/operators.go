@@ -52,6 +52,8 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 		}
 	case VerbLimits:
 		w.reconfigure(d, arg)
+	case VerbAccess:
+		w.changeAccess(d, arg)
 	case VerbRelieve:
 		w.shedLoad(d, max(arg, 1)<<10)
 	case VerbAbort:

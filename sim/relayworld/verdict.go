@@ -83,6 +83,8 @@ func (w *Instance) unfoundedClose(c *Client) string {
 		return unless(w.immediateDrain.Step != 0 && c.ClosedAt.After(w.immediateDrain), "drain")
 	case c.Code == 1012 && c.Reason == "shutting down":
 		return unless(w.spreadDrain.Step != 0 && c.ClosedAt.After(w.spreadDrain), "drain")
+	case c.Code == 1001 && c.Reason == noAccessReason:
+		return unless(w.closedForAccess(c), "access")
 	case c.Code == 1002 && c.Reason != "":
 		return did(DidBreak, "close code")
 	case c.Code == 1008 && c.Reason == "message took too long":

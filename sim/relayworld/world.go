@@ -55,11 +55,12 @@ const (
 	VerbLast           // answers one more ping and disappears
 	VerbLimits         // changes the limits, by number
 	VerbRelieve        // calls ShedLoad for so many KiB
+	VerbAccess         // puts another list of server-ids into force, by number
 )
 
 var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
 	"big", "split", "dribble", "break", "bad", "order", "dismiss", "junk", "bare", "reset", "restart", "scrape", "health",
-	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve"}
+	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve", "access"}
 
 const (
 	maxClients = 200 // connections in one run
@@ -204,6 +205,10 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	}
 	if r.Chance(12) { // a rival waits when the drain begins
 		p.Round("bye", 3, []int{VerbWait, VerbDial, VerbSpread})
+	}
+	if r.Chance(6) {
+		set("access", accessList, accessVerifier)
+		p.Actor("acl", 2+r.Intn(6), []int{VerbAccess, VerbWait, VerbAccess}, p.IDs)
 	}
 	if eager == 1 {
 		p.Actor("clock", 2+r.Intn(n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
