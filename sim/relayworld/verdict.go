@@ -105,7 +105,7 @@ func (w *Instance) unfoundedClose(c *Client) string {
 		return unless(w.tooManyClaimants(c), "close code")
 	case c.Code == 1013 && c.Reason == "the holder of the server-id does not answer":
 		// Whatever its holder did, it has waited for as long as a claimant may, no longer.
-		waited := c.Sock.Tap.Closed - c.DialedAt.At // it may have read the close later
+		waited := c.Sock.Tap.Closed - c.UpgradedAt.At
 		return unless(!w.exactTiming || waited >= int64(writeTime+ProbeTime) && waited <= int64(messageTime+3*ProbeTime), "close code")
 	case c.Code == 4409 && c.Reason == "server-id already claimed":
 		return unless(w.incumbentAlive(c), "spurious 4409")
