@@ -24,6 +24,7 @@ type dialer struct {
 	base, server, version string
 	timeout               time.Duration
 	proxy                 func(*http.Request) (*url.URL, error)
+	key                   *claimKey // nil: claims are bound to no key
 }
 
 // proxyFor returns the proxy on the way to the relay, or nil.
@@ -55,7 +56,15 @@ type peer struct {
 
 // binary opens a connection that claims the server-id.
 func (d *dialer) binary(ctx context.Context) (*peer, error) {
-	return d.dial(ctx, "the binary", "/v1/server", http.Header{"X-Pyrycode-Version": {d.version}})
+	h := http.Header{"X-Pyrycode-Version": {d.version}}
+	if d.key != nil {
+		u, err := url.Parse(d.base)
+		if err != nil {
+			return nil, err
+		}
+		h.Set("X-Pyrycode-Claim-Key", d.key.header(u.Host, d.server, time.Now()))
+	}
+	return d.dial(ctx, "the binary", "/v1/server", h)
 }
 
 // The relay may still be deciding the claim of the binary when the phone connects, and it

@@ -27,6 +27,7 @@ type probe struct {
 	Count    int           `of:"probe" default:"1" unit:"round trips" help:"Round trips of each phone."`
 	Phones   int           `of:"probe" default:"1" unit:"phones" help:"Phones to open."`
 	ServerID string        `of:"probe" name:"server-id" default:"" unit:"text" help:"Server-id to use; none: a random one, since a relay keeps it for a while."`
+	ClaimKey string        `of:"probe" name:"claim-key" default:"" placeholder:"FILE" unit:"file" help:"Ed25519 key (PKCS #8, PEM) to which to bind the server-id. A file that does not exist is created with a new key. None: the server-id is bound to no key."`
 	Role     string        `of:"probe" default:"both" values:"both,binary,phone" unit:"both, binary or phone" help:"Which ends to open. A binary alone answers phones until it is interrupted."`
 	Hold     time.Duration `of:"probe" default:"0s" unit:"time" help:"How long to stay connected after the round trips."`
 	Listen   string        `of:"probe" default:"" placeholder:"HOST:PORT" unit:"host:port" help:"Probe again and again, and show here how it went, for Prometheus. None: probe once."`
@@ -68,6 +69,9 @@ func (p *probe) check() []config.Problem {
 func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
 	id := p.id()
 	d := p.dialer(id, version)
+	if err := p.bind(&d); err != nil {
+		return err
+	}
 
 	var binary *peer
 	if p.Role != "phone" {
@@ -122,6 +126,9 @@ func (p *probe) dialer(id, version string) dialer {
 // relay's certificate, or zero if none was seen.
 func (p *probe) once(ctx context.Context, id, version string) (times []time.Duration, notAfter time.Time, err error) {
 	d := p.dialer(id, version)
+	if err := p.bind(&d); err != nil {
+		return nil, notAfter, err
+	}
 	binary, err := d.binary(ctx)
 	if err != nil {
 		return nil, notAfter, err

@@ -3,6 +3,7 @@ package cluster
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/hex"
 	"encoding/json"
 	"strings"
 
@@ -24,6 +25,7 @@ type value struct {
 	Node  string `json:"node"`
 	Nonce string `json:"nonce"`
 	State string `json:"state"`
+	Owner string `json:"owner,omitempty"` // of the key of the slot; see ownerOf
 }
 
 func (v value) bytes() []byte {
@@ -36,6 +38,16 @@ func (v value) bytes() []byte {
 
 func parseValue(b []byte) (v value, ok bool) {
 	return v, json.Unmarshal(b, &v) == nil && v.V == protocol
+}
+
+// ownerOf returns what stands for the key of a claim in an entry: its hash, or an empty
+// text if there is none.
+func ownerOf(key string) string {
+	if key == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(sum[:16])
 }
 
 // keyOf returns the key of id in the directory, a hash. A server-id may be

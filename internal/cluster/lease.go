@@ -42,14 +42,14 @@ type lease struct {
 var errOver = errors.New("the lease is over")
 
 // Claim implements relay.Cluster.
-func (n *Node) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
+func (n *Node) Claim(id wire.ServerID, owner string) (*relay.LeaseDeadline, error) {
 	for {
 		t := n.enter(id)
 		if t == nil {
 			return nil, relay.ErrUnknownHolder
 		}
 		t.dir.Lock()
-		err := n.acquire(t)
+		err := n.acquire(t, ownerOf(owner))
 		n.mu.Lock()
 		t.waiting--
 		n.dropIfDone(t)
@@ -108,8 +108,8 @@ func (n *Node) remove(t *lease) {
 }
 
 // acquire gets the entry of t for this node, unless the node has it, and counts
-// one more attempt. t.dir is held.
-func (n *Node) acquire(t *lease) error {
+// one more attempt. owner is that of the claim. t.dir is held.
+func (n *Node) acquire(t *lease, owner string) error {
 	n.mu.Lock()
 	state, lost, over := t.state, t.lost, t.over
 	if state == stateLive && !t.doubt && lost == "" && !over {
@@ -129,7 +129,7 @@ func (n *Node) acquire(t *lease) error {
 		}
 		return n.begin(t)
 	}
-	if err := n.win(t); err != nil {
+	if err := n.win(t, owner); err != nil {
 		n.metrics.refusals.Inc()
 		return err
 	}

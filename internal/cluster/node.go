@@ -122,6 +122,7 @@ func parseNodeID(s string) (id NodeID, ok bool) {
 type host interface {
 	NewLeaseDeadline() *relay.LeaseDeadline
 	Slot(wire.ServerID) relay.SlotState
+	Owner(wire.ServerID) string
 	Probe(wire.ServerID, func(relay.Verdict))
 	Revoke(id wire.ServerID, reclaimed bool)
 	Join(relay.RemotePhone, relay.Socket) relay.Outcome

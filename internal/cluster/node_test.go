@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	. "github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func TestAPhoneReachesABinaryAtAnotherNode(t *testing.T) {
@@ -327,4 +329,49 @@ func TestAStreamTellsWhatItHolds(t *testing.T) {
 	if got, want := b.Recv(), `"close_code":1001`; !strings.Contains(got, want) {
 		t.Errorf("the binary gets %s; want a notice with %s", got, want)
 	}
+}
+
+// A server-id that is bound to a key is bound at every node.
+func TestAStrangerCannotClaimAServerIDWithAnOwnerAtAnotherNode(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	a, b := w.nodes[0], w.nodes[1]
+	claim := func(m *member, key byte) (*peer, int) {
+		h := http.Header{"User-Agent": {"test"}, wire.HeaderServer: {"s1"}, wire.HeaderVersion: {"1"}}
+		if key != 0 {
+			seed := append(make([]byte, ed25519.SeedSize-1), key)
+			h.Set(wire.HeaderClaimKey, wire.SignClaimKey(ed25519.NewKeyFromSeed(seed), strings.TrimPrefix(m.url, "ws://"), "s1", time.Now()))
+		}
+		c, resp, err := wstest.Dial(m.url+"/v1/server", h)
+		if err != nil {
+			if resp == nil {
+				t.Fatal(err)
+			}
+			return nil, resp.StatusCode
+		}
+		return wstest.NewPeer(t, c), 101
+	}
+	owner, status := claim(a, 1)
+	if status != 101 {
+		t.Fatal(status)
+	}
+	until(t, "the claim", func() bool { return a.node.Slot("s1") == relay.SlotHeld && a.claims() > 0 })
+	refused := func(when string) {
+		t.Helper()
+		for key := range byte(3) {
+			if key == 1 {
+				continue
+			}
+			if _, status := claim(b, key); status != 403 {
+				t.Errorf("%s, a claim with key %d: %d; want 403", when, key, status)
+			}
+		}
+	}
+	refused("held")
+	owner.Close()
+	until(t, "the grace", func() bool { return a.relay.Counts().InGrace == 1 })
+	refused("in grace")
+	if _, status := claim(b, 1); status != 101 {
+		t.Errorf("the owner gets %d at another node; want 101", status)
+	}
+	until(t, "the old slot to go", func() bool { return a.relay.Counts() == relay.Counts{} && b.relay.Counts().Binaries == 1 })
 }

@@ -15,9 +15,9 @@ const (
 )
 
 // win gets the entry for t, which does not have it. If another node has the entry,
-// win asks that node. t.dir is held. Errors are those of relay.Cluster.Claim.
-func (n *Node) win(t *lease) error {
-	mine := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: stateLive}.bytes()
+// win asks that node. owner is that of the claim. t.dir is held. Errors are those of relay.Cluster.Claim.
+func (n *Node) win(t *lease, owner string) error {
+	mine := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: stateLive, Owner: owner}.bytes()
 	first := n.rt.Clock.Now() // the earliest time at which the directory may have this node's entry
 	for range claimTries {
 		sent := n.rt.Clock.Now()
@@ -44,6 +44,8 @@ func (n *Node) win(t *lease) error {
 		case v.Nonce == t.nonce: // an earlier Create succeeded without an answer
 			n.won(t, e.Revision, first)
 			return nil
+		case v.Owner != "" && v.Owner != owner:
+			return relay.ErrNotOwner
 		case v.State == stateGrace, v.Node == n.id.String():
 			// The first claim may take an entry in grace. An entry with this
 			// node's id is one of its earlier claims, which it has given up.
@@ -171,7 +173,7 @@ func (n *Node) sync(t *lease, renew bool) {
 // write writes state to the entry of t, which renews it. It returns whether the
 // entry is known to have that state. t.dir is held.
 func (n *Node) write(t *lease, state string) bool {
-	v := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: state}.bytes()
+	v := value{V: protocol, Node: n.id.String(), Nonce: t.nonce, State: state, Owner: ownerOf(n.host.Owner(t.id))}.bytes()
 	for range 2 {
 		n.mu.Lock()
 		revision := t.revision

@@ -40,7 +40,11 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 		a.reject(why)
 		return
 	}
-	deadline, inUse, why := r.prepareClaim(hello.Server, a.from)
+	if why = r.checkKey(hello, req.Host, &terms); why != nil {
+		a.reject(why)
+		return
+	}
+	deadline, inUse, why := r.prepareClaim(hello.Server, terms.Owner, a.from)
 	if why != nil {
 		a.reject(why)
 		return
@@ -73,6 +77,21 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 	r.claim(b)
 }
 
+// checkKey checks the claim key of a binary, if it has one, and enters it into terms. It
+// rejects the claim if the key is not proved, or if the server-id is bound to another key.
+func (r *Relay) checkKey(hello wire.BinaryHello, host string, terms *Terms) *rejection {
+	if !hello.Key.IsZero() {
+		if err := hello.Key.Check(host, hello.Server, r.rt.Clock.Now()); err != nil {
+			return &rejection{outcomeKey, http.StatusUnauthorized, 0, err}
+		}
+		terms.Owner, terms.ProvedAt = hello.Key.Public, hello.Key.Time
+	}
+	if !r.registry.MayClaim(hello.Server, *terms) {
+		return &rejection{outcomeKey, http.StatusForbidden, 0, ErrNotOwner}
+	}
+	return nil
+}
+
 // prepareClaim decides before the upgrade whether a binary at address from may claim id.
 // deadline is nil for a relay that is alone; otherwise the caller must call
 // ClaimApplied when its claim is over. inUse reports that a live binary at
@@ -81,15 +100,17 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 // It rejects the claim if too many wait for the holder's answer already, or
 // if the cluster cannot tell which node has id. A claim that is one too many
 // only later is closed by challenge.
-func (r *Relay) prepareClaim(id wire.ServerID, from netip.Addr) (deadline *LeaseDeadline, inUse bool, why *rejection) {
+func (r *Relay) prepareClaim(id wire.ServerID, owner string, from netip.Addr) (deadline *LeaseDeadline, inUse bool, why *rejection) {
 	if b := r.registry.Holder(id); b != nil && b.crowded(home(from)) {
 		return nil, false, unavailable(outcomeCapacity, errCrowded)
 	}
 	if r.cluster.Cluster == nil {
 		return nil, false, nil
 	}
-	deadline, err := r.cluster.Claim(id)
+	deadline, err := r.cluster.Claim(id, owner)
 	switch {
+	case errors.Is(err, ErrNotOwner):
+		return nil, false, &rejection{outcomeKey, http.StatusForbidden, 0, ErrNotOwner}
 	case errors.Is(err, ErrServerInUse):
 		return nil, true, nil
 	case err != nil:
@@ -139,6 +160,9 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 		r.metrics.refused[refusedInUse].Inc()
 		r.metrics.conflicts.Inc()
 		r.log.serverConflict(b)
+	case NotOwner: // its owner has come since checkKey; b gets an HTTP refusal when it redials
+		b.refuse(wire.CloseTryAgain, reasonNotOwner)
+		b.recordAttempt(outcomeKey)
 	case Refused:
 		b.refuse(r.shutdown.code(), wire.ReasonShuttingDown)
 		b.recordAttempt(outcomeDraining)

@@ -18,12 +18,13 @@ type Cluster interface {
 	// Attach is called once, by New. The cluster reaches the relay through host.
 	Attach(host *Host)
 
-	// Claim gets the lease of id for this node, unless the node has it. The node
+	// Claim gets the lease of id for this node, unless the node has it. owner is the
+	// key of the claim, or empty. The node
 	// keeps it until ClaimApplied is called, once for each successful Claim, and
 	// after that for as long as the slot exists. The relay serves id only until
-	// the lease deadline has passed. The error is [ErrServerInUse], or another one
-	// if the holder of id is not known.
-	Claim(id wire.ServerID) (*LeaseDeadline, error)
+	// the lease deadline has passed. The error is [ErrServerInUse], [ErrNotOwner], or
+	// another one if the holder of id is not known.
+	Claim(id wire.ServerID, owner string) (*LeaseDeadline, error)
 
 	// ClaimApplied reports the end of a claim: it has its slot, or has failed.
 	ClaimApplied(id wire.ServerID)
@@ -66,8 +67,14 @@ type RemotePhone struct {
 	From   netip.Addr
 }
 
+// reasonNotOwner is the reason of a close because the server-id is bound to another key.
+const reasonNotOwner = "server-id is bound to another key"
+
 // Errors of Cluster.Claim.
 var (
+	// ErrNotOwner means that the server-id is bound to another key.
+	ErrNotOwner = errors.New("header " + wire.HeaderClaimKey + ": the server-id is bound to a key that this claim does not prove, or it proves it with an old signature")
+
 	// ErrServerInUse means that a binary at another node holds the server-id and
 	// is alive.
 	ErrServerInUse = errors.New("another node's binary holds the server-id")
@@ -115,6 +122,9 @@ func (h *Host) NewLeaseDeadline() *LeaseDeadline { return &LeaseDeadline{relay: 
 // Slot returns the state of the slot of id. A slot becomes held only between a
 // successful Claim and its ClaimApplied.
 func (h *Host) Slot(id wire.ServerID) SlotState { return h.relay.registry.Slot(id) }
+
+// Owner returns the key to which the slot of id is bound, or an empty text.
+func (h *Host) Owner(id wire.ServerID) string { return h.relay.registry.Owner(id) }
 
 // Probe probes the binary that holds id, for a rival at another node, and calls answer
 // once. If the binary is dead, it is closed with 1011 and its phones with 4404, and the

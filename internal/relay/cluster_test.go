@@ -29,7 +29,7 @@ type neighbours struct {
 
 func (n *neighbours) Attach(h *Host) { n.host = h }
 
-func (n *neighbours) Claim(wire.ServerID) (*LeaseDeadline, error) {
+func (n *neighbours) Claim(wire.ServerID, string) (*LeaseDeadline, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.attempts++

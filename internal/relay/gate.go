@@ -227,6 +227,9 @@ func (a *attempt) reject(why *rejection) {
 		r.log.refused("rate_limited", a.from, a.endpoint, nil)
 	case outcomeCapacity:
 		r.log.refused("conn_cap_reached", a.from, a.endpoint, why.err)
+	case outcomeKey:
+		r.metrics.refused[refusedKey].Inc()
+		r.log.accessRefused(a, why.err)
 	case outcomeAccess:
 		r.metrics.refused[refusedAccess].Inc()
 		r.log.accessRefused(a, why.err)

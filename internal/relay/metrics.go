@@ -36,6 +36,7 @@ const (
 	outcomeCluster   outcome = "reject_cluster"
 	outcomeBanned    outcome = "reject_banned"
 
+	outcomeKey           outcome = "reject_key" // of the claim
 	outcomeAccess        outcome = "reject_access"
 	outcomeAccessUnknown outcome = "reject_access_unknown" // the verifier has not answered
 
@@ -44,6 +45,7 @@ const (
 	refusedPhones   refusal = "phones_at_cap"
 	refusedRate     refusal = "ratelimit"
 	refusedAccess   refusal = "no_access"
+	refusedKey      refusal = "wrong_key"
 
 	dropInvalid       dropReason = "invalid_frame"
 	dropEnvelope      dropReason = "bad_envelope"
@@ -63,8 +65,8 @@ const (
 var (
 	endpoints = []endpoint{endpointBinary, endpointPhone}
 	outcomes  = []outcome{outcomeAccept, outcomeNoServer, outcomeInUse, outcomeTooMany, outcomeRate,
-		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster, outcomeBanned, outcomeAccess, outcomeAccessUnknown}
-	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate, refusedAccess}
+		outcomeCapacity, outcomeDraining, outcomeHeaders, outcomeOrigin, outcomeHandshake, outcomeCluster, outcomeBanned, outcomeAccess, outcomeAccessUnknown, outcomeKey}
+	refusals    = []refusal{refusedNoServer, refusedInUse, refusedPhones, refusedRate, refusedAccess, refusedKey}
 	dropReasons = []dropReason{dropInvalid, dropEnvelope, dropUnknownPhone, dropDepartedPhone, dropPhoneBacklog, dropClosed, dropPush}
 	directions  = []direction{toBinary, toPhone}
 	sides       = []side{sideRelay, sidePeer}

@@ -103,6 +103,7 @@ pyrycode_relay_register_failures_total{kind="no_server"}
 pyrycode_relay_register_failures_total{kind="phones_at_cap"}
 pyrycode_relay_register_failures_total{kind="ratelimit"}
 pyrycode_relay_register_failures_total{kind="server_in_use"}
+pyrycode_relay_register_failures_total{kind="wrong_key"}
 pyrycode_relay_remote_phones
 pyrycode_relay_takeovers_total
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="accept"}
@@ -116,6 +117,7 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_capac
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_draining"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_handshake"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_key"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_headers"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_origin"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="reject_rate_limit"}
@@ -130,6 +132,7 @@ pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_capac
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_cluster"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_draining"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_handshake"}
+pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_key"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_headers"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_origin"}
 pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="reject_rate_limit"}

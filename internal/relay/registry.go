@@ -59,6 +59,7 @@ type Registry[B, P comparable] struct {
 	mostPhones int // the greatest maxPhones so far: a lower limit closes no phone
 
 	slots    map[wire.ServerID]*slot[B, P]
+	owners   owners       // of server-ids without a slot
 	proxied  map[P]uint64 // joined to slots of other nodes; the value is the join order
 	counts   Counts
 	peaks    Peaks  // since they were last taken
@@ -100,11 +101,12 @@ const (
 	NoServer                     // the server-id has no slot, not even one in grace
 	Full                         // the slot has as many phones as it may have
 	Refused                      // the registry drains
+	NotOwner                     // the server-id is bound to another key
 )
 
 var outcomeNames = [...]string{
 	Claimed: "claimed", Reclaimed: "reclaimed", TakenOver: "taken over", Held: "held", Vacant: "vacant",
-	Joined: "joined", NoServer: "no server", Full: "full", Refused: "refused",
+	Joined: "joined", NoServer: "no server", Full: "full", Refused: "refused", NotOwner: "not the owner",
 }
 
 // String returns the name of the outcome, for traces and test failures.
@@ -131,6 +133,20 @@ type Terms struct {
 	// MaxPhones limits the phones of the slot, if it is less than the limit of the
 	// registry. Zero means that only the limit of the registry counts.
 	MaxPhones int
+
+	// Owner is the key to which the binary binds the server-id, or empty. A slot with
+	// an owner can be reclaimed and taken over with the same owner only.
+	Owner string
+
+	// ProvedAt is the time of the proof that the binary has the key. The proof of each
+	// claim must be later than the last one, so that none can be used twice.
+	ProvedAt int64
+}
+
+// mayFollow reports whether a binary with these terms may get a slot of a binary with the
+// terms before.
+func (t Terms) mayFollow(before Terms) bool {
+	return before.Owner == "" || t.Owner == before.Owner && t.ProvedAt > before.ProvedAt
 }
 
 // Claim is the answer to a binary that claims a slot.
@@ -175,7 +191,7 @@ func (r *Registry[B, P]) set(cfg RegistryConfig[P]) {
 }
 
 // Claim gives the slot of id to b on these terms, if it is free (Claimed) or in
-// grace (Reclaimed). A reclaim evicts every phone of the slot: their sessions
+// grace (Reclaimed). If id has another owner, nothing changes (NotOwner). A reclaim evicts every phone of the slot: their sessions
 // live in the memory of the binary that is gone. If a binary holds the
 // slot, nothing changes (Held): the caller probes that incumbent and then
 // calls Takeover, or refuses b. b must not be the zero B, and must not hold a
@@ -188,7 +204,10 @@ func (r *Registry[B, P]) Claim(id wire.ServerID, b B, terms Terms) Claim[B, P] {
 	}
 	s := r.slots[id]
 	switch {
+	case !r.mayClaim(id, terms):
+		return Claim[B, P]{Outcome: NotOwner}
 	case s == nil:
+		r.owners.forget(id)
 		s = new(slot[B, P])
 		r.slots[id] = s
 		r.counts.Binaries++
@@ -220,8 +239,36 @@ func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B, terms Terms)
 		return Claim[B, P]{Outcome: Vacant}
 	case s.binary != incumbent:
 		return Claim[B, P]{Outcome: Held, Incumbent: s.binary}
+	case !terms.mayFollow(s.terms):
+		return Claim[B, P]{Outcome: NotOwner}
 	}
 	return Claim[B, P]{Outcome: TakenOver, Evicted: r.grant(s, b, terms)}
+}
+
+// MayClaim reports whether a claim of id on these terms is one of its owner, or id has
+// none. A claim may still be refused later.
+func (r *Registry[B, P]) MayClaim(id wire.ServerID, terms Terms) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mayClaim(id, terms)
+}
+
+// mayClaim is MayClaim with the lock held.
+func (r *Registry[B, P]) mayClaim(id wire.ServerID, terms Terms) bool {
+	if s := r.slots[id]; s != nil {
+		return terms.mayFollow(s.terms)
+	}
+	return terms.mayFollow(r.owners.find(id, r.clock.Now()))
+}
+
+// Owner returns the owner of the slot of id, or an empty text.
+func (r *Registry[B, P]) Owner(id wire.ServerID) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.slots[id]; s != nil {
+		return s.terms.Owner
+	}
+	return ""
 }
 
 // Release ends b's hold of id: the slot goes into grace, and its phones stay.
@@ -263,6 +310,7 @@ func (r *Registry[B, P]) evict(id wire.ServerID, g *grace) ([]P, bool) {
 		return nil, false
 	}
 	delete(r.slots, id)
+	r.owners.remember(id, s.terms, r.clock.Now())
 	r.counts.InGrace--
 	r.gauges.expiries.Inc()
 	phones := r.removePhones(s)

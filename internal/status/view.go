@@ -328,7 +328,7 @@ var refusalMeanings = map[string]string{
 	"reject_capacity": "relay or address at its limit", "reject_draining": "relay is shutting down",
 	"reject_headers": "bad headers", "reject_origin": "origin is not allowed", "reject_handshake": "bad handshake",
 	"reject_cluster": "the cluster does not know which node holds it", "reject_banned": "banned by the operator",
-	"reject_access": "no access", "reject_access_unknown": "access is not known now",
+	"reject_access": "no access", "reject_access_unknown": "access is not known now", "reject_key": "server-id is bound to another key",
 }
 
 var dropMeanings = map[string]string{

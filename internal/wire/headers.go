@@ -18,6 +18,7 @@ const maxLogged = 128
 type BinaryHello struct {
 	Server  ServerID
 	Version string // for the log only: through Printable, at most 128 bytes
+	Key     ClaimKey
 }
 
 // PhoneHello is the content of the headers of a phone's upgrade request.
@@ -39,7 +40,8 @@ type HeaderError struct {
 func (e *HeaderError) Error() string { return "header " + e.Header + ": " + e.Rule }
 
 // ParseBinaryHello parses the headers of a binary's upgrade request, which must have the
-// server-id, the version and the user-agent. It uses the first value of a repeated header
+// server-id, the version and the user-agent, and may have a claim key, whose signature is
+// not checked. It uses the first value of a repeated header
 // and ignores the others, as [http.Header.Get] does. Every error is a [*HeaderError].
 func ParseBinaryHello(h http.Header) (BinaryHello, error) {
 	id, err := serverID(h)
@@ -53,7 +55,11 @@ func ParseBinaryHello(h http.Header) (BinaryHello, error) {
 	if h.Get(HeaderUserAgent) == "" {
 		return BinaryHello{}, missing(HeaderUserAgent)
 	}
-	return BinaryHello{Server: id, Version: Printable(version, maxLogged)}, nil
+	key, err := ParseClaimKey(h.Get(HeaderClaimKey))
+	if err != nil {
+		return BinaryHello{}, err
+	}
+	return BinaryHello{Server: id, Version: Printable(version, maxLogged), Key: key}, nil
 }
 
 // ParsePhoneHello parses the headers of a phone's upgrade request, which must have the

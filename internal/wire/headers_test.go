@@ -27,14 +27,14 @@ func TestParseBinaryHello(t *testing.T) {
 		want BinaryHello
 		err  string
 	}{
-		{"all that is needed", headers("x-pyrycode-server", "s1", "x-pyrycode-version", "0.9.1", "user-agent", "pyry"), BinaryHello{"s1", "0.9.1"}, ""},
-		{"names in other case", headers("X-PYRYCODE-SERVER", "s1", "X-Pyrycode-Version", "0.9.1", "User-Agent", "pyry"), BinaryHello{"s1", "0.9.1"}, ""},
-		{"a server-id of 256 bytes", headers("x-pyrycode-server", id, "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{ServerID(id), "1"}, ""},
+		{"all that is needed", headers("x-pyrycode-server", "s1", "x-pyrycode-version", "0.9.1", "user-agent", "pyry"), BinaryHello{Server: "s1", Version: "0.9.1"}, ""},
+		{"names in other case", headers("X-PYRYCODE-SERVER", "s1", "X-Pyrycode-Version", "0.9.1", "User-Agent", "pyry"), BinaryHello{Server: "s1", Version: "0.9.1"}, ""},
+		{"a server-id of 256 bytes", headers("x-pyrycode-server", id, "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{Server: ServerID(id), Version: "1"}, ""},
 		{"a server-id of 257 bytes", headers("x-pyrycode-server", id+"s", "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{}, "header x-pyrycode-server: longer than 256 bytes"},
-		{"a server-id is not changed, whatever it is", headers("x-pyrycode-server", "\xff %\\", "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{"\xff %\\", "1"}, ""},
-		{"of a repeated header the first counts", headers("x-pyrycode-server", "s1", "x-pyrycode-server", "s2", "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{"s1", "1"}, ""},
+		{"a server-id is not changed, whatever it is", headers("x-pyrycode-server", "\xff %\\", "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{Server: "\xff %\\", Version: "1"}, ""},
+		{"of a repeated header the first counts", headers("x-pyrycode-server", "s1", "x-pyrycode-server", "s2", "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{Server: "s1", Version: "1"}, ""},
 		{"even if the first is empty", headers("x-pyrycode-server", "", "x-pyrycode-server", "s2", "x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{}, "header x-pyrycode-server: missing or empty"},
-		{"the version is made fit for the log", headers("x-pyrycode-server", "s1", "x-pyrycode-version", "1\x1b[31m"+strings.Repeat("v", 200), "user-agent", "pyry"), BinaryHello{"s1", `1\x1b[31m` + strings.Repeat("v", 119)}, ""},
+		{"the version is made fit for the log", headers("x-pyrycode-server", "s1", "x-pyrycode-version", "1\x1b[31m"+strings.Repeat("v", 200), "user-agent", "pyry"), BinaryHello{Server: "s1", Version: `1\x1b[31m` + strings.Repeat("v", 119)}, ""},
 		{"no server-id", headers("x-pyrycode-version", "1", "user-agent", "pyry"), BinaryHello{}, "header x-pyrycode-server: missing or empty"},
 		{"an empty version", headers("x-pyrycode-server", "s1", "x-pyrycode-version", "", "user-agent", "pyry"), BinaryHello{}, "header x-pyrycode-version: missing or empty"},
 		{"no user-agent", headers("x-pyrycode-server", "s1", "x-pyrycode-version", "1"), BinaryHello{}, "header user-agent: missing or empty"},
@@ -156,7 +156,7 @@ func FuzzHeaders(f *testing.F) {
 		}
 		checkHeaderError(t, err, sentences)
 		if err == nil && (string(binary.Server) != server || binary.Version != Printable(version, 128)) {
-			t.Fatalf("ParseBinaryHello(%q) = %q", h, binary)
+			t.Fatalf("ParseBinaryHello(%q) = %+v", h, binary)
 		}
 
 		phone, err := ParsePhoneHello(h)

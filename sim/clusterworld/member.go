@@ -248,8 +248,8 @@ func (c observedNode) Attach(h *relay.Host) {
 	c.Node.Attach(h)
 }
 
-func (c observedNode) Claim(id wire.ServerID) (*relay.LeaseDeadline, error) {
-	f, err := c.Node.Claim(id)
+func (c observedNode) Claim(id wire.ServerID, owner string) (*relay.LeaseDeadline, error) {
+	f, err := c.Node.Claim(id, owner)
 	if err == nil {
 		c.m.granted(id, f)
 	}

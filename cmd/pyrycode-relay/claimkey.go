@@ -1,0 +1,95 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+// claimKey is the key to which a binary binds its server-id. It is the reference
+// implementation of docs/protocol.md, section 17, and shares no code with the relay.
+type claimKey struct {
+	key  ed25519.PrivateKey
+	last int64 // the time in the last header, in milliseconds
+}
+
+// header returns the value of the header x-pyrycode-claim-key for a claim of server at the
+// relay that is addressed as host. Each header has a later time than the one before, so
+// that the relay accepts each of them once.
+func (k *claimKey) header(host, server string, now time.Time) string {
+	k.last = max(now.UnixMilli(), k.last+1)
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	text := fmt.Sprintf("pyrycode-claim-v1\n%s\n%d\n%s", host, k.last, server)
+	enc := base64.RawURLEncoding
+	public := k.key.Public().(ed25519.PublicKey)
+	return fmt.Sprintf("v1.%s.%d.%s", enc.EncodeToString(public), k.last, enc.EncodeToString(ed25519.Sign(k.key, []byte(text))))
+}
+
+// readClaimKey reads a key from a file. If the file does not exist, readClaimKey creates it
+// with a new key.
+func readClaimKey(name string) (*claimKey, error) {
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newClaimKey(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, errors.New("it has no PEM block PRIVATE KEY")
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := parsed.(ed25519.PrivateKey)
+	if !ok {
+		return nil, errors.New("its key is not of the kind Ed25519: openssl genpkey -algorithm ed25519 makes one")
+	}
+	return &claimKey{key: key}, nil
+}
+
+// newClaimKey creates a file with a new key.
+func newClaimKey(name string) (*claimKey, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &claimKey{key: key}, f.Close()
+}
+
+// bind makes d bind its server-id to the key of --claim-key, if that is given.
+func (p *probe) bind(d *dialer) (err error) {
+	if p.ClaimKey == "" {
+		return nil
+	}
+	if d.key, err = readClaimKey(p.ClaimKey); err != nil {
+		return fmt.Errorf("--claim-key %s: %w", p.ClaimKey, withoutName(err))
+	}
+	return nil
+}
