@@ -138,9 +138,11 @@ type healthy struct {
 }
 
 // pair begins a healthy pair. Its end, with the judgement, is check.
-func (n *node) pair() *healthy {
+func (n *node) pair() *healthy { return n.pairOf(fmt.Sprintf("healthy-%d", time.Now().UnixNano())) }
+
+// pairOf is pair with that server-id.
+func (n *node) pairOf(id string) *healthy {
 	n.t.Helper()
-	id := fmt.Sprintf("healthy-%d", time.Now().UnixNano())
 	h := &healthy{n: n, done: make(chan struct{}), ended: make(chan struct{}), enough: make(chan struct{})}
 	before := n.metric("pyrycode_relay_connected_binaries")
 	h.binary = n.mustDial("/v1/server", id)

@@ -92,6 +92,9 @@ func (f *Findings) access(c Config, now time.Time) {
 	if !c.usesFile() {
 		return
 	}
+	if c.Access == AccessTokens && c.StateDir == "" {
+		f.warn("--access tokens without --state-dir: a restart forgets which token has claimed which server-id")
+	}
 	b, err := c.LoadAccess()
 	if err != nil {
 		f.problem("--access-file %s: %v", c.AccessFile, err) // it has changed since Check

@@ -174,7 +174,7 @@ type Config struct {
 	FCMEndpoint string `name:"fcm-endpoint" default:"https://fcm.googleapis.com" unit:"URL" group:"Push" help:"URL of Firebase Cloud Messaging, or of a proxy for it."`
 
 	// StateDir is the directory for what must survive a restart.
-	StateDir string `default:"" unit:"directory" group:"Operators" help:"Directory for what operators have changed in the running relay and a restart must not forget: bans. It belongs to this user alone. Empty: a restart forgets them."`
+	StateDir string `default:"" unit:"directory" group:"Operators" help:"Directory for what operators have changed in the running relay and a restart must not forget: bans, and with --access tokens the token of each server-id. It belongs to this user alone. Empty: a restart forgets them."`
 
 	// LogFormat is text or json.
 	LogFormat string `default:"text" values:"text,json" unit:"text or json" group:"Logs" common:"true" help:"Form of the log on standard error."`

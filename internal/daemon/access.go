@@ -33,6 +33,7 @@ type accessControl struct {
 	log      *slog.Logger
 	policy   *access.Policy
 	verifier *access.Verifier
+	store    *bindingStore // nil: bindings to tokens are in memory only
 	reread   chan struct{} // makes keep read the file immediately
 
 	ok      prometheus.Gauge
@@ -72,12 +73,19 @@ func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []pr
 	if cfg.Access != config.AccessURL {
 		a.verifier.Stop() // it has only its metrics
 	}
-	metrics := append(a.verifier.Metrics(), a.ok, a.entries, a.policy, openToEveryone(cfg))
+	saved := bindingsSaved()
+	metrics := append(a.verifier.Metrics(), a.ok, a.entries, a.policy, saved, openToEveryone(cfg))
 	switch cfg.Access {
 	case config.AccessOpen:
 		return nil, metrics, nil
 	case config.AccessURL:
 		return a, metrics, nil
+	}
+	if b := a.policy.Bindings(); b != nil {
+		var err error
+		if a.store, err = newBindingStore(cfg.StateDir, b, log, saved); err != nil {
+			return nil, nil, err
+		}
 	}
 	text, err := cfg.ReadAccess()
 	if err == nil {
@@ -139,12 +147,20 @@ func (a *accessControl) stop() {
 	}
 }
 
+// end saves the state that must survive a restart.
+func (a *accessControl) end() {
+	if a != nil {
+		a.store.saveLast()
+	}
+}
+
 // keep looks at the file every accessEvery until ctx ends, and puts changes into force. A
 // look can hang, so the process must not wait for the end of keep.
 func (a *accessControl) keep(ctx context.Context) {
 	if a == nil || a.cfg.AccessFile == "" {
 		return
 	}
+	go a.store.keep(ctx)
 	tick := time.NewTicker(accessEvery)
 	defer tick.Stop()
 	for {

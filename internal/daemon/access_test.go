@@ -218,3 +218,41 @@ func TestATokenInThePathIsAsked(t *testing.T) {
 		t.Errorf("the log has the token:\n%s", d.log)
 	}
 }
+
+func TestBindingsToTokensSurviveARestart(t *testing.T) {
+	dir := t.TempDir()
+	file, state := filepath.Join(dir, "access"), filepath.Join(dir, "state")
+	line := func(name string) string { return "token:" + access.SubjectOf(name).String() + " name=" + name + "\n" }
+	write(t, file, line("anna")+line("bob"))
+	run := func() *running {
+		return start(t, t.Context(), func(c *config.Config) { c.Access, c.AccessFile, c.StateDir = config.AccessTokens, file, state })
+	}
+	d := run()
+	if got, _ := d.claim("/t/anna", "s1"); got != 101 {
+		t.Fatal(got)
+	}
+	d.signals <- syscall.SIGTERM
+	if err := d.end(); err != nil {
+		t.Fatal(err)
+	}
+	d = run()
+	for token, want := range map[string]int{"bob": 403, "anna": 101} {
+		if got, _ := d.claim("/t/"+token, "s1"); got != want {
+			t.Errorf("after the restart the token of %s gets %d; want %d", token, got, want)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(state, bindingsName))
+	if err != nil || strings.Contains(string(text), "s1") || strings.Contains(string(text), "anna") {
+		t.Errorf("the file has a server-id or a token: %v\n%s", err, text)
+	}
+	d.signals <- syscall.SIGTERM
+	if err := d.end(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(state, bindingsName), "cut off")
+	c := config.Default()
+	c.Listen, c.MetricsListen, c.Access, c.AccessFile, c.StateDir = "127.0.0.1:0", "127.0.0.1:0", config.AccessTokens, file, state
+	if err := Run(t.Context(), c, Env{Log: new(syncBuffer)}); err == nil || !strings.Contains(err.Error(), "is not usable: it has been cut off") {
+		t.Errorf("with a damaged file: %v", err)
+	}
+}

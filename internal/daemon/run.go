@@ -352,6 +352,7 @@ func (p *process) run(stop *stops) error {
 		s.Server.Close()
 	}
 	tasks.Wait()
+	p.access.end()
 	p.log.Info("stopped")
 	return err
 }
