@@ -22,10 +22,11 @@ import (
 // recordWriter writes TLS 1.3 records of any type on a connection of crypto/tls, which
 // itself only writes those of data. Nothing may write to that connection meanwhile.
 type recordWriter struct {
-	below net.Conn
-	aead  cipher.AEAD
-	iv    []byte
-	seq   uint64 // records that have been written since the handshake
+	below  net.Conn
+	secret []byte
+	aead   cipher.AEAD
+	iv     []byte
+	seq    uint64 // records that have been written with the secret
 }
 
 // write sends one record. kind is its type: 22 for a part of a handshake message.
@@ -55,25 +56,35 @@ func newRecordWriter(c *tls.Conn, keyLog string, sent uint64) (*recordWriter, er
 	if err != nil {
 		return nil, err
 	}
-	expand := func(label string, size int) []byte {
-		label = "tls13 " + label
-		info := append([]byte{byte(size >> 8), byte(size), byte(len(label))}, label...)
-		key, e := hkdf.Expand(sha256.New, secret, string(append(info, 0)), size)
-		if e != nil {
-			err = e
-		}
-		return key
-	}
-	key, iv := expand("key", 16), expand("iv", 12)
+	w := &recordWriter{below: c.NetConn(), secret: secret}
+	err = w.rekey()
+	w.seq = sent
+	return w, err
+}
+
+// rekey derives the keys from the secret.
+func (w *recordWriter) rekey() error {
+	key, err := w.expand("key", 16)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if w.iv, err = w.expand("iv", 12); err != nil {
+		return err
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	aead, err := cipher.NewGCM(block)
-	return &recordWriter{c.NetConn(), aead, iv, sent}, err
+	w.aead, err = cipher.NewGCM(block)
+	w.seq = 0
+	return err
+}
+
+// expand is HKDF-Expand-Label of TLS 1.3 with an empty context.
+func (w *recordWriter) expand(label string, size int) ([]byte, error) {
+	label = "tls13 " + label
+	info := append([]byte{byte(size >> 8), byte(size), byte(len(label))}, label...)
+	return hkdf.Expand(sha256.New, w.secret, string(append(info, 0)), size)
 }
 
 // After the upgrade, clients send the beginning of a handshake message of 64 KB, which

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
-	"unicode/utf8"
 )
 
 // Envelope is one message of a binary. The fields that are set decide its meaning, which
@@ -137,7 +136,7 @@ func usualValue(b []byte, i int) int {
 
 // notObject returns the error for a b that is not a JSON object in UTF-8.
 func notObject(b []byte) error {
-	if !utf8.Valid(b) {
+	if !validUTF8(b) {
 		return ErrNotUTF8
 	}
 	return ErrNotObject

@@ -42,6 +42,22 @@ func (y *yielder) at(i int) {
 	}
 }
 
+// validUTF8 is utf8.Valid, with yields.
+func validUTF8(b []byte) bool {
+	for len(b) > yieldEvery {
+		end := yieldEvery
+		for end > yieldEvery-utf8.UTFMax && !utf8.RuneStart(b[end]) {
+			end--
+		}
+		if !utf8.Valid(b[:end]) {
+			return false
+		}
+		b = b[end:]
+		runtime.Gosched()
+	}
+	return utf8.Valid(b)
+}
+
 // wordDepth is the number of levels that one word holds, one bit per level.
 const wordDepth = 64
 
@@ -209,6 +225,7 @@ func scanDigits(b []byte, i int) int {
 // scanString returns the index after a string, or malformed. b[i] is the byte after the
 // opening quote. scanString checks the escapes and the UTF-8.
 func scanString(b []byte, i int) int {
+	y := yieldFrom(i)
 	for {
 		i = scanPlain(b, i)
 		if i >= len(b) {
@@ -219,6 +236,7 @@ func scanString(b []byte, i int) int {
 			return i + 1
 		case c == '\\':
 			for i < len(b) && b[i] == '\\' {
+				y.at(i)
 				if i = scanEscape(b, i+1); i < 0 {
 					return malformed
 				}
@@ -228,6 +246,7 @@ func scanString(b []byte, i int) int {
 		default:
 			// Characters that are not ASCII usually follow each other.
 			for i < len(b) && b[i] >= utf8.RuneSelf {
+				y.at(i)
 				r, n := utf8.DecodeRune(b[i:])
 				if r == utf8.RuneError && n == 1 {
 					return malformed

@@ -4,7 +4,22 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
+
+func TestValidUTF8IsThatOfTheStandardLibrary(t *testing.T) {
+	for _, part := range []string{"x", "é", "€", "😀", "x😀", "\xff"} {
+		for _, more := range []string{"", "x", "xy", "xyz", "\xf0\x9f", "\x80"} {
+			for _, at := range []int{0, yieldEvery - 3, yieldEvery, 2 * yieldEvery} {
+				b := []byte(strings.Repeat(part, 3*yieldEvery/len(part)))
+				b = append(append(append([]byte(nil), b[:at]...), more...), b[at:]...)
+				if got, want := validUTF8(b), utf8.Valid(b); got != want {
+					t.Errorf("%q with %q at %d: %t; want %t", part, more, at, got, want)
+				}
+			}
+		}
+	}
+}
 
 // While a long text is scanned, whatever it says, other goroutines run.
 func TestTheScanOfALongTextYields(t *testing.T) {
@@ -17,6 +32,9 @@ func TestTheScanOfALongTextYields(t *testing.T) {
 		"repeated fields":   `{` + repeat(`"close_code":1,`) + `"close_code":1}`,
 		"unknown fields":    `{` + repeat(`"x":1,`) + `"conn_id":"c"}`,
 		"fields of a wake":  `{"push_wake":{` + repeat(`"x":1,`) + `"x":1}}`,
+		"escapes":           `{"frame":"` + repeat(`\n`) + `"}`,
+		"surrogates":        `{"frame":"` + repeat(`\ud83d\ude00`) + `"}`,
+		"not ASCII":         `{"frame":"` + repeat(`é€😀`) + `"}`,
 		"nested as allowed": `{"frame":[` + repeat(strings.Repeat("[", 100)+strings.Repeat("]", 100)+",") + `1]}`,
 	} {
 		ran, done, ended := 0, make(chan struct{}), make(chan struct{})
