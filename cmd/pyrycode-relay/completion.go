@@ -64,8 +64,11 @@ func argumentsOf(app *kong.Application, cmd *kong.Node) (words []string) {
 	if len(cmd.Positional) > 0 && cmd.Positional[0].Enum != "" {
 		words = append(words, strings.Split(cmd.Positional[0].Enum, ",")...)
 	}
-	if cmd.Name == "help" {
+	switch cmd.Name {
+	case "help":
 		words = append(words, topics(app)...)
+	case "access":
+		words = append(words, "add", "list", "remove", "token")
 	}
 	return words
 }

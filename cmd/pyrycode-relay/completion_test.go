@@ -64,6 +64,7 @@ func TestBashCompletesValues(t *testing.T) {
 		{"a file", []string{"serve", "--config", "rel"}, []string{"relay.yml"}},
 		{"a directory", []string{"serve", "--acme-dir", ""}, []string{"dir"}},
 		{"a shell", []string{"completion", "f"}, []string{"fish"}},
+		{"a word of access", []string{"access", "to"}, []string{"token"}},
 		{"a topic", []string{"help", "timer"}, []string{"timers"}},
 	} {
 		got := completed(t, script, tt.words...)

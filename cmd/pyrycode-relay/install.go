@@ -124,9 +124,9 @@ func (i *installCommand) explain(err error) error {
 
 // configuration returns the configuration of a new installation.
 func (i *installCommand) configuration() []byte {
-	set := map[string]string{"listen": "127.0.0.1:8080"}
+	set := map[string]string{"listen": "127.0.0.1:8080", "state-dir": install.StateDir + "/state"}
 	if i.Domain != "" {
-		set = map[string]string{"listen": ":443", "domain": i.Domain, "acme-dir": install.StateDir + "/acme"}
+		set["listen"], set["domain"], set["acme-dir"] = ":443", i.Domain, install.StateDir+"/acme"
 	}
 	var b bytes.Buffer
 	exampleConfig(&b, set)
@@ -160,6 +160,10 @@ func configOf(name string, text []byte) (config.Config, error) {
 
 // next writes the next commands.
 func (i *installCommand) next(c config.Config, out io.Writer) {
+	pages := "http://" + dialable(c.MetricsListen) + "/ (on this machine)"
+	if _, unix := strings.CutPrefix(c.MetricsListen, "unix:"); unix {
+		pages = "curl --unix-socket " + strings.TrimPrefix(c.MetricsListen, "unix:") + " http://localhost/"
+	}
 	relay := "ws://" + dialable(c.Listen)
 	if c.Domain != "" {
 		relay = "wss://" + c.Domain
@@ -173,11 +177,11 @@ func (i *installCommand) next(c config.Config, out io.Writer) {
 		fmt.Fprintf(out, `
 The relay runs, and starts at boot.
   test it         pyrycode-relay probe --relay %s
-  status page     http://%s/ (on this machine)
+  status page     %s
   its log         journalctl -u pyrycode-relay
   change limits   edit %s, then systemctl reload pyrycode-relay
   change listen   edit %[3]s, then pyrycode-relay install
-`, relay, dialable(c.MetricsListen), install.ConfigFile)
+`, relay, pages, install.ConfigFile)
 	}
 }
 

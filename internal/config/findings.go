@@ -124,6 +124,10 @@ func (f *Findings) webConfig(c Config, now time.Time) {
 // failure also ends serve, and is a problem.
 func (f *Findings) ports(ctx context.Context, c Config) {
 	for _, a := range c.listeners() {
+		if path, ok := UnixPath(a.address); ok { // Check has looked at its directory
+			f.note("--%s: the socket %s can be created", a.option, path)
+			continue
+		}
 		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.address)
 		if err != nil {
 			why := (&ListenError{Option: a.option, Address: a.address, Err: err}).Error()

@@ -34,6 +34,7 @@ func TestFindings(t *testing.T) {
 		{"in use", func(c *Config) { c.Listen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--listen): address already in use"},
 		{"an address of another machine", func(c *Config) { c.MetricsListen = "192.0.2.1:9090" }, machine{}, notAfter, "problem", "cannot listen on 192.0.2.1:9090 (--metrics-listen): cannot assign requested address"},
 		{"free", nil, machine{}, notAfter, "note", "--listen 127.0.0.1:0 is free"},
+		{"a Unix socket", func(c *Config) { c.MetricsListen = "unix:/run/x.sock" }, machine{}, notAfter, "note", "--metrics-listen: the socket /run/x.sock can be created"},
 		{"few files", nil, machine{files: 1000, filesKnown: true}, notAfter, "warning", "this user may open 1000 files, and --max-conns and --max-pending need 11088"},
 		{"files", nil, machine{files: 11088, filesKnown: true}, notAfter, "note", "11088 open files are enough"},
 		{"memory", func(c *Config) { c.MemoryLimit = 1 << 30 }, machine{}, notAfter, "note", "memory is limited to 1024 MiB"},
