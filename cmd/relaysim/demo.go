@@ -293,7 +293,7 @@ func (d *demo) replayUnbroken(file string) error {
 
 // next prints the commands with which the user goes on.
 func (d *demo) next(file, page string) {
-	open, trace := page+" in a browser", "./relaysim replay "+file+" -trace -"
+	open, trace, fork := page+" in a browser", "./relaysim replay "+file+" -trace -", "./relaysim fork "+file
 	width := max(len(open)+len("open "), len(trace))
 	race := ""
 	if d.m.Race {
@@ -304,6 +304,7 @@ Next, in %s:
 
    %-*s  # the run as a page; the failed step is red
    %-*s  # every step of the run, as text
+   %-*s  # the step from which on the run could not be saved
 
 Then remove the bug from the copy, build it, and replay the run, which now holds:
 
@@ -312,7 +313,7 @@ Then remove the bug from the copy, build it, and replay the run, which now holds
    ./relaysim replay %s
 
 docs/debug-a-failing-seed.md explains each step. To remove all files: rm -r %s
-`, d.dir, width, "open "+open, width, trace, d.good(), d.m.File, race, file, d.dir)
+`, d.dir, width, "open "+open, width, trace, width, fork, d.good(), d.m.File, race, file, d.dir)
 }
 
 // command prints a command and runs it in the directory of the demo. It

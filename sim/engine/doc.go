@@ -110,7 +110,15 @@
 // simulation should have several actors whose operations are planned from the seed,
 // listed and shrunk one by one, or checks after every step. Hand the world to a [Runner],
 // which runs, records and shrinks seeds, or to a [Sweep]. [Run.Park], [Gate], [Pipe] and
-// [Edge] are there to build further primitives.
+// [Edge] are there to build further primitives. A world that adds an end to every run
+// announces the parts of that end with [Run.Phase], so that reports list them.
+//
+// # Search and explanation
+//
+// [Runner.Fork] finds the step from which on a failing run could not be saved.
+// [Runner.Continue] repeats the beginning of a run and gives it another end. A [Corpus]
+// guides a sweep to runs that reach new states. [SweepSummary.Evidence] bounds what a sweep
+// that found nothing may have missed.
 //
 // # Limits
 //
