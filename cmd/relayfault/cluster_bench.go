@@ -73,29 +73,28 @@ func (c *clusterBenchmark) run(e *load.Env) error {
 	return nil
 }
 
-// pids returns the process ids of the trio's relays.
-func (t *trio) pids() (all []int) {
+// relays returns the relays of the trio as targets without the proxies in front of them,
+// and their process ids.
+func (t *trio) relays() (all []*load.Target, pids []int) {
 	for _, m := range t.members {
-		all = append(all, m.child.Pid())
+		all, pids = append(all, targetAt(m.listen)), append(pids, m.child.Pid())
 	}
-	return all
+	return all, pids
 }
-
-// direct returns relay i without the proxy in front of it.
-func (t *trio) direct(i int) *load.Target { return targetAt(t.members[i].listen) }
 
 func targetAt(addr string) *load.Target {
 	return &load.Target{Addr: addr, Buffer: load.BusyBuffer, Timeout: 10 * time.Second}
 }
 
-// variant is one setup of a comparison.
+// variant is one setup of a comparison: the targets of its fleets, and the processes whose
+// processor time counts for each fleet.
 type variant struct {
 	Name   string        `json:"name"`
 	Rounds []load.Sample `json:"rounds"`
 	Median load.Sample   `json:"median"`
 
-	fleets []*load.Fleet
-	pids   [][]int // of the relays of each fleet
+	at   []*load.Target
+	pids [][]int
 }
 
 // comparison is the same load in several variants.
@@ -104,29 +103,25 @@ type comparison struct {
 	Variants []*variant `json:"variants"`
 }
 
-// connect adds a fleet at a target to w. pids are the processes of its relays.
-func (f *clusterBenchRun) connect(w *variant, to *load.Target, s load.Shape, pids ...int) error {
-	c, err := load.Connect(to, s, f.Progress.Connecting)
-	if err != nil {
-		return load.Hint(err)
-	}
-	w.fleets, w.pids = append(w.fleets, c), append(w.pids, pids)
-	return nil
-}
-
-// compare runs the fleets of each variant, once per round and interleaved, and
-// closes them.
-func (f *clusterBenchRun) compare(name string, all ...*variant) (*comparison, error) {
-	for _, w := range all {
-		for _, c := range w.fleets {
+// compare connects the fleets of each variant, and runs them once per round, one variant
+// after the other.
+func (f *clusterBenchRun) compare(name string, s load.Shape, all ...*variant) (*comparison, error) {
+	fleets := make([][]*load.Fleet, len(all))
+	for k, w := range all {
+		for _, to := range w.at {
+			c, err := load.Connect(to, s, f.Progress.Connecting)
+			if err != nil {
+				return nil, load.Hint(err)
+			}
 			defer c.Close()
+			fleets[k] = append(fleets[k], c)
 		}
 	}
 	for range f.Rounds {
-		for _, w := range all {
-			got := make([]load.Sample, len(w.fleets))
+		for k, w := range all {
+			got := make([]load.Sample, len(fleets[k]))
 			var running errgroup.Group
-			for i, c := range w.fleets {
+			for i, c := range fleets[k] {
 				running.Go(func() (err error) {
 					got[i], err = c.Run(f.Ctx, f.For, f.Progress.Running(name+": "+w.Name), w.pids[i]...)
 					return err
@@ -163,8 +158,9 @@ func sumSamples(all []load.Sample) load.Sample {
 // hop compares phones at their binary's relay with phones at another relay, with
 // one frame in flight and with many.
 func (f *clusterBenchRun) hop() error {
-	here, there := f.trio.direct(0), f.trio.direct(0)
-	there.Phones = f.trio.direct(1)
+	relays, pids := f.trio.relays()
+	there := targetAt(relays[0].Addr)
+	there.Phones = relays[1]
 	for _, traffic := range []struct {
 		name  string
 		shape load.Shape
@@ -173,14 +169,9 @@ func (f *clusterBenchRun) hop() error {
 		{"many frames of 512 bytes", load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 8}},
 		{"many frames of 16 KiB", load.Shape{Binaries: 4, Phones: 8, Size: 16 << 10, Flight: 2}},
 	} {
-		local, hop := &variant{Name: "local"}, &variant{Name: "one hop"}
-		if err := f.connect(local, here, traffic.shape, f.trio.pids()...); err != nil {
-			return err
-		}
-		if err := f.connect(hop, there, traffic.shape, f.trio.pids()...); err != nil {
-			return err
-		}
-		c, err := f.compare(traffic.name, local, hop)
+		c, err := f.compare(traffic.name, traffic.shape,
+			&variant{Name: "local", at: relays[:1], pids: [][]int{pids}},
+			&variant{Name: "one hop", at: []*load.Target{there}, pids: [][]int{pids}})
 		if err != nil {
 			return err
 		}
@@ -191,29 +182,13 @@ func (f *clusterBenchRun) hop() error {
 
 // growth compares a relay without a cluster with one and with three relays of a
 // cluster. Each relay has its own clients.
-func (f *clusterBenchRun) growth() error {
-	s := load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 8}
-	pids := f.trio.pids()
-	var ways []*variant
-	for _, w := range []struct {
-		name string
-		at   []string
-		pids []int
-	}{
-		{"one relay, alone", []string{f.alone.Addr}, []int{f.alone.Pid()}},
-		{"one of three", []string{f.trio.members[0].listen}, pids[:1]},
-		{"three of three", []string{f.trio.members[0].listen, f.trio.members[1].listen, f.trio.members[2].listen}, pids},
-	} {
-		one := &variant{Name: w.name}
-		for i, addr := range w.at {
-			if err := f.connect(one, targetAt(addr), s, w.pids[i]); err != nil {
-				return err
-			}
-		}
-		ways = append(ways, one)
-	}
-	var err error
-	f.report.Growth, err = f.compare("local phones only, frames of 512 bytes", ways...)
+func (f *clusterBenchRun) growth() (err error) {
+	relays, pids := f.trio.relays()
+	own := slices.Collect(slices.Chunk(pids, 1))
+	f.report.Growth, err = f.compare("local phones only, frames of 512 bytes", load.Shape{Binaries: 4, Phones: 8, Size: 512, Flight: 8},
+		&variant{Name: "one relay, alone", at: []*load.Target{targetAt(f.alone.Addr)}, pids: [][]int{{f.alone.Pid()}}},
+		&variant{Name: "one of three", at: relays[:1], pids: own[:1]},
+		&variant{Name: "three of three", at: relays, pids: own})
 	return err
 }
 
@@ -222,33 +197,32 @@ const claimants = 32
 
 // claims measures how many new server-ids are claimed per second.
 func (f *clusterBenchRun) claims() error {
-	at := []*claimRow{{Name: "one relay, alone", to: []string{f.alone.Addr}}, {Name: "three of a cluster"}}
-	for _, m := range f.trio.members {
-		at[1].to = append(at[1].to, m.listen)
-	}
+	relays, _ := f.trio.relays()
+	at := []*claimRow{{Name: "one relay, alone", to: []*load.Target{targetAt(f.alone.Addr)}}, {Name: "three of a cluster", to: relays}}
 	for round := range f.Rounds {
 		for k, row := range at {
 			d := min(f.For, 3*time.Second) // an id remains in the directory for a second
 			f.Progress.Show("claims: %s", row.Name)
-			done, times, err := claimFor(f.Ctx, row.to, d, fmt.Sprintf("claim-%d-%d", round, k))
+			times, err := claimFor(f.Ctx, row.to, d, fmt.Sprintf("claim-%d-%d", round, k))
 			if err != nil {
 				return fmt.Errorf("claims, %s: %w", row.Name, err)
 			}
-			row.rates = append(row.rates, float64(done)/d.Seconds())
-			row.p50, row.p99 = append(row.p50, float64(times.Quantile(.5))/1e6), append(row.p99, float64(times.Quantile(.99))/1e6)
+			row.rounds = append(row.rounds, load.Sample{PerSecond: float64(times.Count()) / d.Seconds(),
+				P50: float64(times.Quantile(.5)) / 1e6, P99: float64(times.Quantile(.99)) / 1e6})
 			load.Wait(f.Ctx, 2*time.Second)
 		}
 	}
 	for _, row := range at {
-		row.PerSecond, row.P50, row.P99 = load.Median(row.rates), load.Median(row.p50), load.Median(row.p99)
+		m := load.MedianSample(row.rounds)
+		row.PerSecond, row.P50, row.P99 = m.PerSecond, m.P50, m.P99
 	}
 	f.report.Claims = at
 	return nil
 }
 
-// claimFor claims new ids and releases them, for d. It returns their number and
-// the durations.
-func claimFor(ctx context.Context, at []string, d time.Duration, name string) (done int64, all load.Latencies, err error) {
+// claimFor claims new ids and releases them, for d. It returns the durations of the
+// claims.
+func claimFor(ctx context.Context, at []*load.Target, d time.Duration, name string) (all load.Latencies, err error) {
 	var n atomic.Int64
 	var mu sync.Mutex // guards all
 	var working errgroup.Group
@@ -256,7 +230,7 @@ func claimFor(ctx context.Context, at []string, d time.Duration, name string) (d
 	defer stop()
 	for w := range claimants {
 		working.Go(func() error {
-			to := targetAt(at[w%len(at)])
+			to := targetAt(at[w%len(at)].Addr)
 			to.Buffer = load.IdleBuffer
 			var times load.Latencies
 			for ctx.Err() == nil {
@@ -275,7 +249,7 @@ func claimFor(ctx context.Context, at []string, d time.Duration, name string) (d
 		})
 	}
 	err = working.Wait()
-	return n.Load(), all, err
+	return all, err
 }
 
 // faults measures, for each fault, how long ids and phones are not served, and
@@ -336,8 +310,8 @@ type claimRow struct {
 	P50       float64 `json:"p50_ms"`
 	P99       float64 `json:"p99_ms"`
 
-	to              []string
-	rates, p50, p99 []float64
+	to     []*load.Target
+	rounds []load.Sample // times in milliseconds
 }
 
 // clusterBenchReport has the measurements of docs/cluster.md.
