@@ -160,6 +160,33 @@ func TestTheGlossaryLinksToTheIdentifiers(t *testing.T) {
 	golden.File(t, glossary, want)
 }
 
+// The design page names every package, and every file of internal/relay. A name can be a
+// pattern, such as socket*.go.
+func TestTheDesignPageNamesEveryPackage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "design.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(string(page), -1) {
+		names = append(names, m[1])
+	}
+	seen := make(map[string]bool)
+	goFiles(t, func(file string, _ *ast.File) {
+		want := []string{path.Dir(file)}
+		if path.Dir(file) == "internal/relay" && !strings.HasSuffix(file, "_test.go") {
+			want = append(want, path.Base(file))
+		}
+		for _, w := range want {
+			named := slices.ContainsFunc(names, func(n string) bool { ok, err := path.Match(n, w); return ok && err == nil })
+			if !named && !seen[w] {
+				t.Errorf("docs/design.md does not name `%s`: add it to the table of packages, or to that of files", w)
+			}
+			seen[w] = true
+		}
+	})
+}
+
 // namesOf returns the names that a declaration declares, with the fields of a struct.
 func namesOf(spec ast.Spec) (names []string) {
 	switch spec := spec.(type) {
