@@ -136,7 +136,7 @@ func (r *soakReport) Table(w io.Writer) {
 		fmt.Fprintf(w, "  unexpected: %s\n", o)
 	}
 	if len(r.Wrong) == 0 {
-		fmt.Fprintln(w, "  verdict: no slope; descriptors and goroutines are back at the start; /debug/check was ok every time")
+		fmt.Fprintln(w, "  verdict: nothing grew; goroutines and files are back at their numbers of the start; /debug/check was ok every time")
 	}
 	for _, s := range r.Wrong {
 		fmt.Fprintf(w, "  WRONG: %s\n", s)

@@ -75,7 +75,7 @@ func TestASoakIsDrawn(t *testing.T) {
 	}
 	var b strings.Builder
 	r.Table(&b)
-	if !strings.Contains(b.String(), "verdict: no slope") {
+	if !strings.Contains(b.String(), "verdict: nothing grew") {
 		t.Errorf("the table has no verdict:\n%s", b.String())
 	}
 }
