@@ -17,6 +17,7 @@ import (
 	"github.com/sony/gobreaker/v2"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -45,7 +46,7 @@ type VerifierConfig struct {
 // Limits of a Verifier.
 const (
 	maxWaiting = 256         // upgrades that wait for an answer
-	maxAnswers = 32 << 10    // answers of one generation of the cache
+	maxAnswers = 32 << 10    // answers of one generation of a cache
 	maxAnswer  = 16 << 10    // bytes of one answer
 	maxReason  = 200         // bytes of the reason of a refusal
 	cacheAllow = time.Minute // how long an answer holds that does not say so itself
@@ -64,7 +65,7 @@ type Verifier struct {
 	client  *http.Client
 	base    context.Context // of every question
 	stop    context.CancelFunc
-	waiting chan struct{} // has one element for each upgrade that waits
+	waiting waiters
 	merged  singleflight.Group
 	breaker *gobreaker.CircuitBreaker[answer]
 
@@ -72,9 +73,63 @@ type Verifier struct {
 	open      prometheus.Gauge
 	took      prometheus.Histogram
 
-	mu         sync.Mutex // guards all below
-	young, old map[question]answer
-	said       time.Time // the last log record about a failure
+	mu      sync.Mutex // guards all below
+	allowed answerCache
+	denied  answerCache // apart, so that made-up questions do not replace the others
+	said    time.Time   // the last log record about a failure
+}
+
+// waiters counts the upgrades that wait for an answer, in total and by network. The zero
+// value has none.
+type waiters struct {
+	mu        sync.Mutex // guards all below
+	all       int
+	byNetwork network.Counts
+}
+
+// enter reports whether an upgrade of that address may wait. An address may have as many
+// of the places as are left, so that it leaves some for others. The caller must call
+// leave if enter returns true.
+func (w *waiters) enter(from netip.Addr) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ns := network.Of(from)
+	if w.byNetwork.Load(ns) >= maxWaiting-w.all {
+		return false
+	}
+	w.all++
+	w.byNetwork.Add(ns, 1)
+	return true
+}
+
+func (w *waiters) leave(from netip.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all--
+	w.byNetwork.Add(network.Of(from), -1)
+}
+
+// answerCache has two generations of answers. The zero value is empty.
+type answerCache struct{ young, old map[question]answer }
+
+func (c *answerCache) get(key question) (a answer, ok bool) {
+	if a, ok = c.young[key]; !ok {
+		a, ok = c.old[key]
+	}
+	return a, ok
+}
+
+// put stores an answer. When a generation is full, the one before is forgotten.
+func (c *answerCache) put(key question, a answer) {
+	if c.young == nil || len(c.young) >= maxAnswers {
+		c.old, c.young = c.young, make(map[question]answer)
+	}
+	c.young[key] = a
+}
+
+func (c *answerCache) remove(key question) {
+	delete(c.young, key)
+	delete(c.old, key)
 }
 
 // question identifies an answer in the cache.
@@ -104,7 +159,7 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 		cfg.Transport = t
 	}
 	v := &Verifier{
-		cfg: cfg, waiting: make(chan struct{}, maxWaiting), young: make(map[question]answer),
+		cfg: cfg,
 		client: &http.Client{
 			Transport:     cfg.Transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -168,19 +223,18 @@ func (a answer) decision() (Entry, string, decision) {
 	return Entry{}, a.reason, denied
 }
 
-// errBusy means that maxWaiting upgrades wait for an answer.
+// errBusy means that maxWaiting upgrades wait for an answer, or so many of one address that
+// the others need the rest.
 var errBusy = errors.New("too many upgrades wait for it")
 
 // wait asks the service, unless another upgrade is asking the same question: then it waits
 // for that answer.
 func (v *Verifier) wait(key question, q relay.AccessQuestion) (answer, error) {
-	select {
-	case v.waiting <- struct{}{}:
-		defer func() { <-v.waiting }()
-	default:
+	if !v.waiting.enter(q.From) {
 		v.questions.WithLabelValues("busy").Inc()
 		return answer{}, errBusy
 	}
+	defer v.waiting.leave(q.From)
 	got := v.merged.DoChan(key.String(), func() (any, error) {
 		a, err := v.breaker.Execute(func() (answer, error) { return v.ask(q) })
 		if err == nil {
@@ -200,20 +254,23 @@ func (v *Verifier) wait(key question, q relay.AccessQuestion) (answer, error) {
 func (v *Verifier) cached(key question) (a answer, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if a, ok = v.young[key]; !ok {
-		a, ok = v.old[key]
+	if a, ok = v.allowed.get(key); ok {
+		return a, true
 	}
-	return a, ok
+	return v.denied.get(key)
 }
 
-// keep stores an answer. When a generation is full, the one before is forgotten.
+// keep stores an answer.
 func (v *Verifier) keep(key question, a answer) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.young) >= maxAnswers {
-		v.old, v.young = v.young, make(map[question]answer)
+	if a.allow {
+		v.allowed.put(key, a)
+		v.denied.remove(key)
+		return
 	}
-	v.young[key] = a
+	v.denied.put(key, a)
+	v.allowed.remove(key)
 }
 
 // asked is the body of a question to the service.

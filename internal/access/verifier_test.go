@@ -3,6 +3,7 @@ package access
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -265,15 +266,31 @@ func TestOnlySoManyUpgradesWaitForTheVerifier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := ask(t, hangs, nil)
 		var all sync.WaitGroup
-		for range maxWaiting {
-			all.Go(func() { _ = status(t, p, claimOf("s1")) })
+		from := func(address string, id wire.ServerID) relay.AccessQuestion {
+			q := claimOf(id)
+			q.From = netip.MustParseAddr(address)
+			return q
+		}
+		for i := range maxWaiting { // half of them may wait
+			all.Go(func() { _ = status(t, p, from("192.0.2.7", wire.ServerID(fmt.Sprint(i)))) })
 		}
 		synctest.Wait()
+		if got := p.verifier.waiting.all; got != maxWaiting/2 {
+			t.Errorf("%d upgrades of one address wait; want %d", got, maxWaiting/2)
+		}
 		began := time.Now()
-		if got := status(t, p, claimOf("s2")); got != 503 || time.Since(began) != 0 {
+		if got := status(t, p, from("192.0.2.7", "s2")); got != 503 || time.Since(began) != 0 {
 			t.Errorf("one more gets %d after %v; want 503 immediately", got, time.Since(began))
 		}
+		all.Go(func() { _ = status(t, p, from("192.0.2.8", "s2")) })
+		synctest.Wait()
+		if got := p.verifier.waiting.all; got != maxWaiting/2+1 {
+			t.Errorf("%d upgrades wait; want that of another address in addition", got)
+		}
 		all.Wait()
+		if w := &p.verifier.waiting; w.all != 0 || w.byNetwork.Sum() != 0 {
+			t.Errorf("%d upgrades are counted, %d by network, when none waits", w.all, w.byNetwork.Sum())
+		}
 	})
 }
 
@@ -294,11 +311,21 @@ func TestStopEndsTheWaitImmediately(t *testing.T) {
 func TestTheCacheIsBounded(t *testing.T) {
 	v := NewVerifier(VerifierConfig{Fail: FailClosed})
 	defer v.Stop()
+	of := func(i int) question { return question{server: Subject{byte(i), byte(i >> 8), byte(i >> 16)}} }
+	member := of(1 << 23)
+	v.keep(member, answer{allow: true})
 	for i := range 3 * maxAnswers {
-		v.keep(question{server: Subject{byte(i), byte(i >> 8), byte(i >> 16)}}, answer{})
+		v.keep(of(i), answer{})
 	}
-	if n := len(v.young) + len(v.old); n > 2*maxAnswers {
+	if n := len(v.denied.young) + len(v.denied.old); n > 2*maxAnswers {
 		t.Errorf("%d answers are kept; want at most %d", n, 2*maxAnswers)
+	}
+	if a, ok := v.cached(member); !ok || !a.allow {
+		t.Errorf("after refusals of made-up questions the answer for a member is %v, %t", a, ok)
+	}
+	v.keep(member, answer{reason: "no longer"})
+	if a, ok := v.cached(member); !ok || a.allow {
+		t.Errorf("the cached answer is %v, %t; want the last one", a, ok)
 	}
 }
 

@@ -34,7 +34,7 @@ var arrows = map[string][]string{
 	"internal/relay":     {"internal/wire", "internal/network"},
 	"internal/push":      {"internal/network", "internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay"},
-	"internal/access":    {"internal/relay", "internal/wire"},
+	"internal/access":    {"internal/network", "internal/relay", "internal/wire"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
 	"internal/front":     {"internal/config", "internal/network"},
 	"internal/status":    {"internal/relay", "internal/wire"},
