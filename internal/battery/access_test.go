@@ -44,7 +44,7 @@ func TestRow50AVerifierThatHangsDelaysNobodyElse(t *testing.T) {
 	var waiting sync.WaitGroup
 	for i := range crowd {
 		waiting.Go(func() {
-			if c, resp, err := n.dial("/v1/server", fmt.Sprint("slow-", i), "127.0.0.2"); err == nil {
+			if c, resp, err := n.dial("/v1/server", fmt.Sprint("slow-", i), fmt.Sprint("127.0.7.", 1+i)); err == nil {
 				c.Close()
 				t.Error("a claim about which there is no answer was upgraded")
 			} else if resp != nil && resp.StatusCode != 503 {
