@@ -19,23 +19,34 @@ const reasonBroken = "the way to the node that serves the server-id broke"
 
 // proxy is the end of a stream at the node with the phone's socket. It forwards
 // bytes. It parses only as much as it needs to know whether a message is
-// incomplete.
+// incomplete. It has no task of its own; at most one task runs its steps.
 type proxy struct {
 	*stream
 	sock   relay.Socket
 	onGone func() // the ended of Carry
 
+	// Owned by the task that set running.
+	buf    *relay.Buffer // that rest is in; nil: none
+	rest   []byte        // read from the phone, without credit so far
+	more   bool          // another read may bring bytes
+	eof    bool          // no read brings any more
+	bytes  []byte        // being written to the phone
+	then   func()        // called when bytes is empty; nil: nothing
+	frames wire.FrameTracker
+
 	// Guarded by the stream's lock.
-	started bool // Carry has been called
-	writing bool // a task runs writeQueue, and frames belongs to it
-	frames  wire.FrameTracker
-	leaving bool // the phone is being closed, with the following code and reason
-	code    wire.CloseCode
-	reason  string
-	toldEnd bool // the writing half of the socket is shut down
-	ended   bool // all that remains is the end of the socket
-	gone    bool // the socket is closed
-	linger  *clock.Timer
+	started  bool // Carry has been called
+	running  bool // a task runs step
+	again    bool // it must look once more
+	readable bool // the socket has called Ready
+	writable bool
+	leaving  bool // the phone is being closed, with the following code and reason
+	code     wire.CloseCode
+	reason   string
+	toldEnd  bool // the writing half of the socket is shut down
+	ended    bool // all that remains is the end of the socket
+	gone     bool // the socket is closed
+	linger   *clock.Timer
 
 	lingering bool // linger was set by lingers
 }
@@ -54,11 +65,11 @@ func (n *Node) newProxy(owner NodeID) *proxy {
 // Carry implements relay.Stream.
 func (c *proxy) Carry(sock relay.Socket, ended func()) {
 	c.sock, c.onGone = sock, ended
+	sock.Start(c)
 	c.mu.Lock()
-	c.started = true
+	c.started, c.readable, c.writable = true, true, true
 	c.watch(idleAsk)
 	c.mu.Unlock()
-	c.node.rt.Go("proxy", c.up)
 	c.input() // for the bytes that came before Carry
 }
 
@@ -68,7 +79,7 @@ func (c *proxy) Close(code wire.CloseCode, reason string) {
 	c.input()
 }
 
-// leave makes writeQueue close the phone with code, after the bytes that have
+// leave makes down close the phone with code, after the bytes that have
 // come for it.
 func (c *proxy) leave(code wire.CloseCode, reason string) {
 	c.mu.Lock()
@@ -106,31 +117,100 @@ func (c *proxy) Abort() {
 	}
 	c.end(kindClose)
 	_ = c.sock.Close() // the socket is gone, with or without an error
+	c.input()          // to free what it holds
 	c.onGone()
 }
 
-// up is a task. It forwards the bytes from the phone. When the stream has ended,
-// it goes on reading and discards the bytes: closing a socket with unread bytes
-// destroys the bytes on their way to the phone.
-func (c *proxy) up() {
-	for {
-		b, n, err := c.sock.Read()
-		if err != nil {
-			break
-		}
-		if k, err := c.write(b[:n]); err == nil && k < n {
-			c.pin(len(b))
-			_, _ = c.writeAll(b[k:n]) // after an error, input ends the phone
-			c.pin(0)
-		}
-		c.node.rt.FreeBuffer(b)
+// Ready implements relay.Watcher.
+func (c *proxy) Ready(t *relay.Turn, readable, writable bool) {
+	c.mu.Lock()
+	c.readable = c.readable || readable
+	c.writable = c.writable || writable
+	c.mu.Unlock()
+	c.run(t)
+}
+
+// input runs a step after a change of the stream.
+func (c *proxy) input() {
+	var t relay.Turn
+	c.run(&t)
+	t.Finish()
+}
+
+// run runs steps, unless another task does, which then looks once more.
+func (c *proxy) run(t *relay.Turn) {
+	c.mu.Lock()
+	c.again = true
+	if !c.started || c.running {
+		c.mu.Unlock()
+		return
 	}
+	for c.running = true; c.again; c.mu.Lock() {
+		c.again = false
+		read, write, gone := c.readable, c.writable, c.gone
+		c.readable = false
+		c.mu.Unlock()
+		if gone {
+			c.rest, c.bytes = nil, nil
+			c.free()
+			continue
+		}
+		c.up(t, read)
+		c.down(write)
+	}
+	c.running = false
+	if len(c.bytes) > 0 && !c.gone && c.linger == nil && (c.closed || c.broken != "") {
+		c.linger = c.node.rt.Clock.AfterFunc(lastWrite, c.Abort) // the far end no longer watches the phone
+	}
+	c.mu.Unlock()
+}
+
+// up forwards bytes from the phone, as far as there is credit. When the stream has ended,
+// it goes on reading and discards the bytes: closing a socket with unread bytes destroys
+// the bytes on their way to the phone.
+func (c *proxy) up(t *relay.Turn, read bool) {
+	if c.buf == nil {
+		if c.eof || !read {
+			return
+		}
+		b := c.node.rt.NewBuffer()
+		n, more, err := c.sock.TryRead(b[:])
+		c.buf, c.rest, c.more = b, b[:n], more
+		if err != nil {
+			c.free()
+			c.endOfPhone()
+			return
+		}
+	}
+	k, err := c.write(c.rest)
+	if c.rest = c.rest[k:]; err == nil && len(c.rest) > 0 {
+		c.pin(len(c.buf)) // until credit calls input
+		return
+	}
+	c.free() // after an error, input ends the phone
+	if c.more {
+		t.Again(c)
+	}
+}
+
+// endOfPhone forwards the end of the phone's bytes.
+func (c *proxy) endOfPhone() {
+	c.eof = true
 	_ = c.finish() // after an error, input ends the phone
 	c.mu.Lock()
 	over := c.over || c.closed || c.leaving || c.broken != ""
 	c.mu.Unlock()
 	if over {
 		c.Abort() // the far end needs the socket no longer
+	}
+}
+
+// free gives back the buffer.
+func (c *proxy) free() {
+	if c.buf != nil {
+		c.node.rt.FreeBuffer(c.buf)
+		c.buf, c.rest = nil, nil
+		c.pin(0)
 	}
 }
 
@@ -142,71 +222,80 @@ func (c *proxy) pin(n int) {
 	c.mu.Unlock()
 }
 
-// input starts a task that runs writeQueue, if there is work and no task runs it.
-func (c *proxy) input() {
-	c.mu.Lock()
-	if c.started && c.writing && !c.gone && c.linger == nil && (c.closed || c.broken != "") {
-		c.linger = c.node.rt.Clock.AfterFunc(lastWrite, c.Abort) // the far end no longer watches the phone
-	}
-	start := c.started && !c.writing && !c.gone && c.due()
-	c.writing = c.writing || start
-	c.mu.Unlock()
-	if start {
-		c.node.rt.Go("down", c.writeQueue)
-	}
-}
-
-// due reports whether writeQueue has work. c.mu is held.
+// due reports whether down has work. c.mu is held.
 func (c *proxy) due() bool {
 	return len(c.queue) > 0 || c.fin && !c.toldEnd || !c.ended && (c.closed || c.broken != "" || c.leaving)
 }
 
-// writeQueue writes the queue to the phone and then ends the phone if it is time.
-// It waits for the socket.
-func (c *proxy) writeQueue() {
+// down writes the queue to the phone, as much as goes now, and then ends the phone if it
+// is time.
+func (c *proxy) down(write bool) {
 	for {
-		c.mu.Lock()
-		c.inWrite = 0
-		if c.gone || !c.due() {
-			c.writing = false
-			c.holds()
-			c.mu.Unlock()
+		switch then := c.then; {
+		case len(c.bytes) > 0 && !write:
+			return
+		case len(c.bytes) > 0:
+		case then != nil:
+			c.then = nil
+			then()
+			continue
+		case c.nextBytes():
+			continue
+		default:
 			return
 		}
-		bytes := c.queue
-		c.queue, c.queueCap, c.inWrite = nil, 0, cap(c.queue)
-		c.holds()
-		if len(bytes) == 0 {
-			last := c.last()
-			c.mu.Unlock()
-			last()
-			continue
-		}
+		c.mu.Lock()
+		c.writable = false
 		c.mu.Unlock()
-		n, err := c.sock.Write(bytes)
-		c.frames.Skip(bytes[:n])
+		n, err := c.sock.TryWrite(c.bytes)
+		c.frames.Skip(c.bytes[:n])
 		c.consume(n)
-		if err != nil {
+		if c.bytes = c.bytes[n:]; err != nil {
 			c.Abort()
+			return
 		}
+		c.mu.Lock()
+		c.writable = c.writable || len(c.bytes) == 0
+		write = c.writable
+		c.mu.Unlock()
 	}
 }
 
-// last returns the next action after the queue has been written. c.mu is held, but
-// not while the action runs.
-func (c *proxy) last() func() {
+// nextBytes takes what is to be written next. It reports false if there is nothing to
+// write and nothing to end.
+func (c *proxy) nextBytes() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inWrite = 0
+	if c.gone || !c.due() {
+		c.holds()
+		return false
+	}
+	if len(c.queue) == 0 {
+		c.bytes, c.then = c.last()
+		return true
+	}
+	c.bytes = c.queue
+	c.queue, c.queueCap, c.inWrite = nil, 0, cap(c.queue)
+	c.holds()
+	return true
+}
+
+// last returns what is to be done after the queue has been written: the bytes to write,
+// and the action after them. c.mu is held, but not while the action runs.
+func (c *proxy) last() ([]byte, func()) {
 	half := func() { _ = c.sock.CloseWrite() }
 	switch {
 	case c.fin && !c.toldEnd:
 		c.toldEnd = true
-		return half
+		return nil, half
 	case c.closed && c.broken == "" && c.toldEnd:
 		c.ended = true
-		return c.Abort // the far end has waited for the phone's answer
+		return nil, c.Abort // the far end has waited for the phone's answer
 	case c.closed && c.broken == "":
 		c.ended = true
 		c.lingers() // the far end was cut; give the last bytes time to arrive
-		return half
+		return nil, half
 	}
 	c.ended = true
 	code, reason := c.code, c.reason
@@ -216,16 +305,12 @@ func (c *proxy) last() func() {
 	c.leaving = true
 	c.lingers()
 	whole := c.frames.Whole() && !c.toldEnd
-	return func() {
+	return nil, func() {
 		c.end(kindClose)
 		if !whole {
 			c.Abort() // inside a message, the phone takes a close message for the rest of it
 			return
 		}
-		if _, err := c.sock.Write(wire.AppendClose(nil, code, reason)); err != nil {
-			c.Abort()
-			return
-		}
-		half()
+		c.bytes, c.then = wire.AppendClose(nil, code, reason), half
 	}
 }

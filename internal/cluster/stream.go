@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/benbjohnson/clock"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 const (
@@ -42,12 +44,10 @@ type stream struct {
 	key     streamKey
 	subject string
 	edge    bool   // this end has the socket
-	input   func() // called without mu after each change of the stream; nil: readers wait at in
-
-	in  Gate // where a reader waits for bytes
-	out Gate // where a writer waits for credit
+	input   func() // called without mu after each change of the stream; nil: watcher is told
 
 	mu       sync.Locker // guards all below; records are published under it
+	watcher  relay.Watcher
 	sent     uint64      // bytes sent
 	acked    uint64      // of sent: bytes for which the far end gave credit
 	received uint64      // bytes received
@@ -77,7 +77,7 @@ type stream struct {
 // newStream returns one end of a stream. The node's map does not have it yet.
 func (n *Node) newStream(far NodeID, id uint64) *stream {
 	return &stream{node: n, key: streamKey{far, id}, subject: n.streamSubject(far, int(id%shards)),
-		in: n.cfg.NewGate(), out: n.cfg.NewGate(), mu: n.rt.NewLock("stream"), heard: n.rt.Clock.Now()}
+		mu: n.rt.NewLock("stream"), heard: n.rt.Clock.Now()}
 }
 
 // reportStep is the smallest change in the memory of a stream that is reported,
@@ -242,17 +242,6 @@ func (s *stream) write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// writeAll sends all of p. It waits for credit until the stream ends.
-func (s *stream) writeAll(p []byte) (n int, err error) {
-	for {
-		k, err := s.write(p[n:])
-		if n += k; err != nil || n == len(p) {
-			return n, err
-		}
-		s.out.Wait()
-	}
-}
-
 // finish tells the far end that this end sends no more bytes.
 func (s *stream) finish() error {
 	s.mu.Lock()
@@ -305,7 +294,9 @@ func (s *stream) end(k kind) {
 	n.mu.Lock()
 	delete(n.streams, s.key)
 	n.mu.Unlock()
-	s.wake()
+	if s.input != nil {
+		s.input()
+	}
 }
 
 // fail breaks the stream, because bytes are missing or may be missing. Only the
@@ -320,15 +311,23 @@ func (s *stream) fail(why brokenReason) {
 	_ = s.send(kindReset, nil) // it may be lost, too
 	s.mu.Unlock()
 	s.node.metrics.broken[why].Inc()
-	s.wake()
+	s.node.rt.Go("stream broken", s.wake) // the caller may be in a call of the watcher
 }
 
-// wake makes the tasks of the stream check its state again. s.mu is not held.
+// wake makes the owner of the stream check its state again, in this task. s.mu is not
+// held.
 func (s *stream) wake() {
-	s.in.Open()
-	s.out.Open()
 	if s.input != nil {
 		s.input()
+		return
+	}
+	s.mu.Lock()
+	w := s.watcher
+	s.mu.Unlock()
+	if w != nil {
+		var t relay.Turn
+		w.Ready(&t, true, true)
+		t.Finish()
 	}
 }
 

@@ -303,10 +303,8 @@ func (e *badEnvelopes) allow(now int64, size int) bool {
 // deliver hands env to p: first the frame, then the close.
 func (b *binary) deliver(p *phone, env wire.Envelope) {
 	if env.Frame != nil {
-		v, first := p.out.put(nil, b.heard.Load(), nil, env.Frame, "")
-		if first {
-			b.dirty = append(b.dirty, &p.out)
-		}
+		v, when := p.out.put(nil, b.heard.Load(), nil, env.Frame, "")
+		b.flush(&p.out, when)
 		switch v {
 		case full:
 			b.relay.metrics.dropped[dropPhoneBacklog].Inc()

@@ -4,7 +4,6 @@ import (
 	endian "encoding/binary"
 	"errors"
 	"net/netip"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -15,16 +14,11 @@ import (
 // heartbeats. Honest peers send a few.
 const controlBudget = 1024
 
-// yieldBelow is how little a read must have brought for its reader to let
-// others go first: what they put meanwhile then leaves in the same write.
-// With more than this in hand the write is worth its system call already.
-const yieldBelow = 16 << 10
-
-// messagesPerYield is how many messages a reader takes in before other tasks run. A
-// read of tiny messages has thousands of them, and takes milliseconds. Go itself takes
-// the processor away from a task only after 10 ms: hundreds of connections that send as
-// fast as they can would then delay all others by seconds.
-const messagesPerYield = 128
+// messagesPerStep is how many messages a step takes in before other connections have
+// their turn. A read of tiny messages has thousands of them, and takes milliseconds:
+// hundreds of connections that send as fast as they can would delay all others by
+// seconds.
+const messagesPerStep = 128
 
 // unknown stands for a number of bytes that another task may have changed.
 const unknown = -1
@@ -65,10 +59,18 @@ type role interface {
 	pastDeadline(now int64) bool
 }
 
+// The states of a conn: which task, if any, has the right to run a step of it.
+const (
+	parked  int32 = iota // none. What has been read waits for the role, or for memory
+	idle                 // none. The socket, or a Turn, owes a call of Ready
+	running              // one task has it
+	again                // one task has it, and must look once more before it gives it up
+)
+
 // conn is one WebSocket connection after its upgrade. It moves bytes and watches the
-// clock; its role decides. At most one task reads it. While the next message cannot be
-// handed on, the conn is parked and no task reads it. The task that swaps parked to false
-// gets the right to read; startReading does that. A new conn is parked.
+// clock; its role decides. It has no task of its own: a step reads what has come and
+// hands it on, and at most one task runs a step. A conn whose next message cannot be
+// handed on is parked until startReading. A new conn is parked.
 type conn struct {
 	relay  *Relay
 	set    *settings // those it lives by
@@ -81,27 +83,28 @@ type conn struct {
 	load   load // what it holds
 
 	traffic  trafficCounts
-	messages uint64 // that traffic does not have yet; owned by the reader
+	messages uint64 // that traffic does not have yet; owned by the task that runs a step
 
-	parked  atomic.Bool
+	state   atomic.Int32
 	closing atomic.Bool // a close message is queued, or the socket is closed
 	left    atomic.Bool // the peer sent its close message
 	aborted atomic.Bool
 
-	// Owned by the reader; when it parks, by the next one.
+	// Owned by the task that runs a step.
+	turn  *Turn // of that task
 	asm   wire.Assembler
-	rest  []byte    // read, not yet digested
-	held  []byte    // a message there was no room for
-	wants int       // bytes that a message needs before more of it is read; 0: none
-	told  int       // what load was told that the reader holds
-	took  int64     // how long the message was on its way before it waited for memory
-	buf   *Buffer   // what rest is in, if borrowed
-	dirty []*outbox // to flush before the next read
+	rest  []byte  // read, not yet digested
+	held  []byte  // a message there was no room for
+	wants int     // bytes that a message needs before more of it is read; 0: none
+	told  int     // what load was told that the reader holds
+	took  int64   // how long the message was on its way before it waited for memory
+	buf   *Buffer // what rest is in, if borrowed
+	more  bool    // another read may bring bytes
+	stuck bool    // the step before has parked
 
 	// For the clock; times by Relay.now, 0: not so.
 	alarm        alarm
 	messageSince atomic.Int64 // a message began and is not whole
-	writeSince   atomic.Int64 // a write waits
 	roomSince    atomic.Int64 // parked for want of room
 	memorySince  atomic.Int64 // parked for want of memory
 	partedSince  atomic.Int64 // our close message is out
@@ -122,9 +125,9 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 	if h, ok := sock.(Holder); ok {
 		h.ReportHeld(c.load.setSocket)
 	}
-	c.parked.Store(true)
 	c.nextPing = r.now() + int64(set.Heartbeat)
 	c.alarm = alarm{conn: c, index: unscheduled}
+	sock.Start(c)
 	r.adopt(c) // before the alarm, because the end of c needs it in the connection table
 	// The alarm is earlier than nextPing if a message that begins now must end before.
 	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(set.MessageTimeout)))
@@ -141,49 +144,112 @@ func (c *conn) shed(code wire.CloseCode, reason string) {
 	c.abort()
 }
 
-// startReading starts the reader unless there is one.
+// startReading gives c a step, in a task of its own, unless one runs: that one looks
+// once more.
 func (c *conn) startReading() {
-	if c.parked.CompareAndSwap(true, false) {
-		c.relay.rt.Go("reader", c.read)
+	if c.acquire(true) {
+		c.relay.rt.Go("reader", func() {
+			var t Turn
+			c.step(&t)
+			t.Finish()
+		})
 	}
 }
 
-// read is the reader task. It ends when the connection is over, or parked.
-func (c *conn) read() {
+// Ready implements Watcher.
+func (c *conn) Ready(t *Turn, readable, writable bool) {
+	if writable {
+		c.out.ready()
+	}
+	if readable && c.acquire(false) {
+		c.step(t)
+	}
+}
+
+// acquire gets the right to run a step, or makes the step that runs look once more.
+// What is parked stays so unless resume is true.
+func (c *conn) acquire(resume bool) bool {
+	for {
+		switch s := c.state.Load(); s {
+		case again:
+			return false
+		case running:
+			if c.state.CompareAndSwap(running, again) {
+				return false
+			}
+		default:
+			if s == parked && !resume {
+				return false
+			}
+			if c.state.CompareAndSwap(s, running) {
+				return true
+			}
+		}
+	}
+}
+
+// step reads once, hands on what has come, and gives up the right to run a step, unless
+// the connection is over. It waits for nothing. What it has put leaves at the end of t.
+func (c *conn) step(t *Turn) {
+	c.turn = t
+	for {
+		next, over := c.work()
+		if over {
+			return
+		}
+		t.stepped()
+		if c.state.CompareAndSwap(running, next) {
+			if next == idle && c.more {
+				t.Again(c)
+			}
+			return
+		}
+		c.state.Store(running) // it was again
+		c.more = true
+	}
+}
+
+// work is the work of one step. It returns the state in which c then is.
+func (c *conn) work() (next int32, over bool) {
+	if c.stuck {
+		c.resume()
+	}
+	if c.held == nil && len(c.rest) == 0 && !c.receive() {
+		c.over()
+		return 0, true
+	}
+	whole := c.digest()
+	c.countMessages()
+	if !whole && !c.park() {
+		return parked, false
+	}
+	if c.held != nil || len(c.rest) > 0 {
+		c.more = true
+		return idle, false
+	}
+	c.freeBuffer()
+	c.tellHeld(0)
+	return idle, false
+}
+
+// resume ends what park began.
+func (c *conn) resume() {
+	c.stuck = false
+	c.more = true // a call of Ready meanwhile had no effect
 	c.roomSince.Store(0)
 	c.answered.Store(true) // a pong may have come while nothing was read
 	c.goOn()
 	c.checkDeadline(c.relay.now())
-	for {
-		if c.held == nil && len(c.rest) == 0 && !c.receive() {
-			c.over()
-			return
-		}
-		few := len(c.rest) < yieldBelow
-		whole := c.digest()
-		c.countMessages()
-		if !whole && c.park() {
-			return
-		}
-		if len(c.rest) == 0 && c.held == nil {
-			c.freeBuffer()
-		}
-		// A large read of which all was handed on has its write next: that waits
-		// for nothing, and is worth more than a turn of other tasks.
-		if few || len(c.rest) > 0 || len(c.dirty) == 0 {
-			runtime.Gosched()
-		}
-		c.flushDirty()
-	}
 }
 
-// receive waits for bytes of the peer. It reports false if none can come any
-// more.
+// receive reads once, and sets c.more. It reports false if no bytes can come any more.
 func (c *conn) receive() bool {
-	c.tellHeld(0)
-	b, n, err := c.sock.Read()
-	if err != nil {
-		return false
+	b := c.relay.rt.NewBuffer()
+	n, more, err := c.sock.TryRead(b[:])
+	c.more = more
+	if n == 0 {
+		c.relay.rt.FreeBuffer(b)
+		return err == nil
 	}
 	c.buf, c.rest = b, b[:n]
 	c.traffic.bytesIn.Add(uint64(n))
@@ -202,7 +268,7 @@ func (c *conn) checkDeadline(now int64) {
 	}
 }
 
-// digest hands on what has been read, up to messagesPerYield messages of it. It returns
+// digest hands on what has been read, up to messagesPerStep messages of it. It returns
 // false if c.held could not be handed on, or if a message needs c.wants bytes before
 // more of it may be taken in.
 func (c *conn) digest() bool {
@@ -249,7 +315,7 @@ func (c *conn) digest() bool {
 				c.held = m.Payload
 				return false
 			}
-			if n >= messagesPerYield {
+			if n >= messagesPerStep {
 				c.note(whole)
 				return true
 			}
@@ -260,9 +326,10 @@ func (c *conn) digest() bool {
 	return true
 }
 
-// countMessages adds the messages of a digest to the traffic.
+// countMessages adds the messages of a digest to the Turn's and to the traffic.
 func (c *conn) countMessages() {
 	if c.messages > 0 {
+		c.turn.messages += int(c.messages)
 		c.traffic.framesIn.Add(c.messages)
 		c.messages = 0
 	}
@@ -315,7 +382,7 @@ func (c *conn) control(m wire.Message) {
 	switch m.Op {
 	case wire.OpPing:
 		if c.out.putPong(m.Payload) {
-			c.dirty = append(c.dirty, &c.out)
+			c.flush(&c.out, flushLater)
 		}
 	case wire.OpPong:
 		c.answered.Store(true)
@@ -336,38 +403,27 @@ func (c *conn) control(m wire.Message) {
 	}
 }
 
-// park gives up the right to read, and reports whether the reader must end. After the swap
-// it must not touch the reader's fields, unless it gets the right back.
-func (c *conn) park() bool {
+// park copies what has been read, so that it holds no buffer while it waits, and asks
+// the role, or the memory, to call startReading. It reports true if there is no need to
+// wait after all.
+func (c *conn) park() (goOn bool) {
 	c.held = append([]byte(nil), c.held...)
 	c.rest = append([]byte(nil), c.rest...)
 	c.asm.Release() // held was in it
 	c.freeBuffer()
-	c.flushDirty()
 	c.tellHeld(cap(c.held) + cap(c.rest))
-	held, wants, done, room := c.held, c.wants, false, false
-	c.told = unknown // a message that waits may get room while nobody reads
-	settled := c.role.settled()
-	if wants > 0 && settled {
+	c.told = unknown // a message that waits may get room while no step runs
+	c.stuck = true
+	if c.wants > 0 && c.role.settled() {
 		c.suspend()
-	}
-	c.parked.Store(true)
-	if wants > 0 && settled {
-		room = c.load.reserve(wants, c.startReading)
-	} else {
-		done = c.role.await(held)
-	}
-	if !done && !room && !c.closing.Load() {
-		return true
-	}
-	if !c.parked.CompareAndSwap(true, false) {
-		return true // another task reads already
-	}
-	if done {
+		goOn = c.load.reserve(c.wants, c.startReading)
+	} else if goOn = c.role.await(c.held); goOn {
 		c.held = nil
 	}
-	c.goOn()
-	return false
+	if goOn {
+		c.resume()
+	}
+	return goOn
 }
 
 // suspend stops the clock of the message at hand, which is about to wait for memory:
@@ -396,12 +452,15 @@ func (c *conn) freeBuffer() {
 	}
 }
 
-func (c *conn) flushDirty() {
-	for i, o := range c.dirty {
+// flush flushes o: now, or at the end of the Turn, together with what others put
+// meanwhile.
+func (c *conn) flush(o *outbox, when flushTime) {
+	switch when {
+	case flushLater:
+		c.turn.dirty = append(c.turn.dirty, o)
+	case flushNow:
 		o.flush()
-		c.dirty[i] = nil
 	}
-	c.dirty = c.dirty[:0]
 }
 
 // close queues a close message, once; behind all that is queued if after,
@@ -434,9 +493,9 @@ func (c *conn) abort() {
 	c.startReading()
 }
 
-// over is the last call of the reader, after the peer's last byte.
+// over is the end of the last step, after the peer's last byte. The right to run a step
+// is never given up.
 func (c *conn) over() {
-	c.flushDirty()
 	c.role.gone(wire.CloseNone)
 	c.abort()
 	_ = c.sock.Close() // a task that aborts may not have closed it yet
@@ -445,7 +504,9 @@ func (c *conn) over() {
 	c.relay.forget(c)
 }
 
-// written, timed, lost, waiting, parted and broken make a conn the owner of its outbox.
+// now, written, timed, lost, blocked, parted and broken make a conn the owner of its outbox.
+
+func (c *conn) now() int64 { return c.relay.now() }
 
 func (c *conn) written(frames, bytes int) {
 	t := c.out.stats // resolved once: a look-up by name would cost as much as the counting
@@ -461,14 +522,8 @@ func (c *conn) timed(read int64) {
 
 func (c *conn) lost(frames int) { c.relay.metrics.dropped[dropClosed].Add(float64(frames)) }
 
-func (c *conn) waiting(yes bool) {
-	if !yes {
-		c.writeSince.Store(0)
-		return
-	}
-	now := c.relay.now()
-	c.writeSince.Store(now)
-	c.relay.alarms.wake(&c.alarm, now+int64(c.set.WriteTimeout))
+func (c *conn) blocked(since int64) {
+	c.relay.alarms.wake(&c.alarm, since+int64(c.set.WriteTimeout))
 }
 
 func (c *conn) parted() {

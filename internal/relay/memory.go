@@ -196,10 +196,17 @@ func (m *memory) enqueue(w waiting) {
 		m.blocked = append(m.blocked, a)
 	}
 	for _, q := range a.queues {
-		if q.network == w.load.network {
-			q.waiting = append(q.waiting, w)
-			return
+		if q.network != w.load.network {
+			continue
 		}
+		for i := range q.waiting {
+			if q.waiting[i].load == w.load { // its reader has looked again
+				q.waiting[i].bytes = max(q.waiting[i].bytes, w.bytes)
+				return
+			}
+		}
+		q.waiting = append(q.waiting, w)
+		return
 	}
 	a.queues = append(a.queues, &waitQueue{w.load.network, []waiting{w}})
 }

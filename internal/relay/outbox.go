@@ -28,7 +28,7 @@ const (
 
 	// statsStep is how far what is put may run ahead of the stats. What is
 	// written at once never shows in it and costs it nothing.
-	statsStep = 16 << 10
+	statsStep = 64 << 10
 )
 
 // verdict is the answer of an outbox to a frame.
@@ -40,12 +40,25 @@ const (
 	closed                // the connection takes nothing any more
 )
 
+// flushTime is when the caller of outbox.put must flush.
+type flushTime int
+
+const (
+	flushNever flushTime = iota // another caller does, or the task that writes
+	flushLater                  // after its last put
+	flushNow                    // this one, and what is queued is worth a write
+)
+
+// flushBytes is how much makes a queue worth a write. More of it saves no system call
+// that counts, and outgrows the processor's caches and the pool of batches.
+const flushBytes = 32 << 10
+
 // outbox is the bounded queue towards one peer. All data for its socket goes through it,
 // so that the socket has one writer. Putting never waits for a socket.
 //
 // put returns first=true if no flush is pending. That caller must call flush after its
-// last put. flush writes as much as it can without waiting, and starts a writer task for
-// the rest. The writer task ends when nothing is left.
+// last put. flush writes as much as goes now. If the socket does not take all, the outbox
+// is blocked, and the socket's next call of Ready goes on.
 type outbox struct {
 	// Set before the first frame.
 	rt     *Runtime
@@ -60,7 +73,7 @@ type outbox struct {
 	queue        *batch               // waiting; nil: nothing
 	charged      int                  // bytes charged, for what is being written too
 	flushPending bool                 // a task is going to call flush
-	writing      bool                 // a task writes, and the batch out belongs to it
+	writing      bool                 // a task writes, and the batch out belongs to it; or out is blocked
 	shut         bool                 // takes nothing any more; the close message is last
 	cut          bool                 // … and does not wait for what is being written
 	dead         bool                 // the socket failed
@@ -77,16 +90,23 @@ type outbox struct {
 	pingSent  uint64    // … that has been written
 	pingLeft  time.Time // when that was
 
-	out *batch // being written; belongs to the task that set writing
+	out *batch // being written; belongs to the task that set writing, or to ready if blocked
+
+	// Written with the lock held.
+	blocked      atomic.Bool  // no task writes out: the socket takes no more of it now
+	blockedSince atomic.Int64 // when the write that waits began to wait; 0: none waits
+
+	readied atomic.Uint32 // calls of ready
 }
 
 // outboxOwner gets reports about the data of an outbox. The task that writes calls its
-// methods, without the outbox's lock.
+// methods: now and timed with the outbox's lock, the others without it.
 type outboxOwner interface {
 	written(frames, bytes int) // so many frames are on the wire
 	timed(read int64)          // one of them, read then, is one to time
 	lost(frames int)           // so many are dropped: a close replaces them, or the socket failed
-	waiting(bool)              // a write begins, or ends, to wait for the socket
+	now() int64                // the time, as of blockedSince
+	blocked(since int64)       // the socket takes no more now; the write timeout counts from then
 	parted()                   // the close message is on the wire
 	broken()                   // the socket has failed
 }
@@ -113,17 +133,17 @@ type sender struct {
 }
 
 // put queues frame, read at that time, as one text message, wrapped in prefix
-// and suffix. first reports that the caller must flush. For a
-// sender that has been closed the verdict is closed.
-func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
+// and suffix. when says whether the caller must flush, and when. For a sender that has
+// been closed the verdict is closed.
+func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, when flushTime) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if v = o.room(from, cost); v != taken {
-		return v, false
+	if v = o.room(from, cost); v == taken {
+		o.add(item{cost: cost, frame: true, from: from, read: o.sample(read)}, prefix, frame, suffix)
+		when = o.flushTime()
 	}
-	o.add(item{cost: cost, frame: true, from: from, read: o.sample(read)}, prefix, frame, suffix)
-	return taken, o.markFlush()
+	o.mu.Unlock()
+	return v, when
 }
 
 // putOrPark is put, but if the outbox has no room, from waits for room: the outbox calls
@@ -133,7 +153,7 @@ func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffi
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if v = o.room(from, cost); v != taken {
-		if v == full {
+		if v == full && !slices.Contains(o.parked, from) {
 			o.parked = append(o.parked, from)
 			o.stats.parked.Add(1)
 		}
@@ -242,12 +262,22 @@ func (o *outbox) kill() (dropped int) {
 	if o.dead {
 		return 0
 	}
-	o.shut, o.dead = true, true
-	dropped = o.drop()
+	dropped = o.die()
+	if o.blocked.Load() { // otherwise the task that writes notices
+		dropped += o.forget(o.out.done)
+		o.unblock()
+		o.next()
+	}
 	o.account()
+	return dropped
+}
+
+// die drops the queue, and returns how many frames were in it. The lock is held.
+func (o *outbox) die() (dropped int) {
+	o.shut, o.dead = true, true
 	o.stats.parked.Add(-int64(len(o.parked)))
 	o.parked = nil // their binary has gone; a reclaim or the end of the grace closes them
-	return dropped
+	return o.drop()
 }
 
 // room reports whether from may put an item of that cost. Each sender of a shared outbox
@@ -360,6 +390,17 @@ func (o *outbox) refund(it item) int {
 		return 1
 	}
 	return 0
+}
+
+// flushTime says when the caller of put must flush. The lock is held.
+func (o *outbox) flushTime() flushTime {
+	switch {
+	case o.markFlush():
+		return flushLater
+	case !o.writing && len(o.queue.bytes) >= flushBytes:
+		return flushNow
+	}
+	return flushNever
 }
 
 // markFlush reports whether the caller must flush. The lock is held.

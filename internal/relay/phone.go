@@ -171,10 +171,8 @@ func (p *phone) message(frame []byte) bool {
 	if b == nil {
 		return false
 	}
-	v, first := b.out.put(&p.sender, p.heard.Load(), p.prefix, frame, wire.EnvelopeSuffix)
-	if first {
-		p.dirty = append(p.dirty, &b.out)
-	}
+	v, when := b.out.put(&p.sender, p.heard.Load(), p.prefix, frame, wire.EnvelopeSuffix)
+	p.flush(&b.out, when)
 	return v == taken
 }
 
@@ -190,7 +188,7 @@ func (p *phone) await(frame []byte) bool {
 	p.roomSince.Store(now)
 	v, first := b.out.putOrPark(&p.sender, p.heard.Load(), p.prefix, frame, wire.EnvelopeSuffix)
 	if first {
-		b.out.flush()
+		p.flush(&b.out, flushLater)
 	}
 	if v == full {
 		p.relay.alarms.wake(&p.alarm, now+int64(p.set.RoomTimeout))

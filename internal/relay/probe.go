@@ -195,7 +195,7 @@ func (b *binary) judge(g *round) {
 	}
 	now := b.relay.now()
 	since := max(b.heard.Load(), g.began)
-	if left, ok := b.out.pinged(g.ping); ok && b.writeSince.Load() == 0 {
+	if left, ok := b.out.pinged(g.ping); ok && b.out.blockedSince.Load() == 0 {
 		since = max(since, b.relay.at(left))
 	} else {
 		since = now

@@ -1,5 +1,7 @@
 package relay
 
+import "runtime"
+
 // A Socket is one peer's connection below WebSocket, once the upgrade is through: bytes
 // in both directions. No method waits.
 //
@@ -26,8 +28,7 @@ type Socket interface {
 
 	// TryWrite takes as much of p as goes now, perhaps nothing. If n < len(p) and err is
 	// nil, Ready(writable) is called once another call may take more. The p of that
-	// call begins with the first byte that was not taken; the bytes after that one
-	// may differ.
+	// call begins with all the bytes that were not taken.
 	TryWrite(p []byte) (n int, err error)
 
 	// CloseWrite tells the peer that nothing more will come. Reading goes on. It is
@@ -58,23 +59,52 @@ type Watcher interface {
 type Turn struct {
 	dirty []*outbox
 	again []Watcher
-	spare []Watcher // the array of again, of the batch before
-	buf   *Buffer   // what steps read into; nil: none
+	spare []Watcher // the array that again had in the batch before
+
+	messages int // handed on since the outboxes were flushed
 }
+
+// flushMessages is how many messages a Turn lets steps hand on until it flushes. Many
+// small ones for many peers wait for each other so long, and no longer.
+const flushMessages = 512
 
 // Again asks for a call of w.Ready(t, true, false) in the next batch.
 func (t *Turn) Again(w Watcher) { t.again = append(t.again, w) }
 
-// End flushes the outboxes that the batch has filled. It reports whether watchers have
-// asked to be called again: the task then looks for new events without waiting for
-// any, calls Ready for them, calls Repeat, and calls End.
-func (t *Turn) End() (more bool) {
+// stepped is called after each step.
+func (t *Turn) stepped() {
+	if t.messages >= flushMessages {
+		t.flush()
+	}
+}
+
+func (t *Turn) flush() {
+	t.messages = 0
 	for i, o := range t.dirty {
 		o.flush()
 		t.dirty[i] = nil
 	}
 	t.dirty = t.dirty[:0]
+}
+
+// End flushes the outboxes that the batch has filled. It reports whether watchers have
+// asked to be called again: the task then looks for new events without waiting for
+// any, calls Ready for them, calls Repeat, and calls End.
+func (t *Turn) End() (more bool) {
+	for len(t.dirty) > 0 && len(t.again) > 0 { // until the batch is worth its writes
+		t.Repeat()
+	}
+	t.flush()
 	return len(t.again) > 0
+}
+
+// Finish ends the batch of a task that has no further events: it goes on until no
+// watcher asks to be called again.
+func (t *Turn) Finish() {
+	for t.End() {
+		runtime.Gosched()
+		t.Repeat()
+	}
 }
 
 // Repeat calls the watchers that have asked for it in the batches before this one.

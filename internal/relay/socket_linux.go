@@ -1,43 +1,157 @@
-//go:build linux && !race
-
 package relay
 
 import (
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
 	"syscall"
-	"unsafe"
 )
 
-// atOnce is the longest write that is surely short.
-const atOnce = 64 << 10
-
-// readNow and writeNow are recv(2) and send(2) that do not wait. The scheduler
-// is not told of them, as it is by syscall.Read. They return within
-// microseconds; telling it, and having the processor taken away by its monitor
-// when one takes 20, was a sixth or more of what a frame of 512 bytes cost
-// (docs/performance.md). Under the race detector the usual calls are made,
-// since it must see them.
+// rawSocket is a TCP connection used through a descriptor of its own, which a poller
+// watches. It holds no buffer.
 //
-// recv and send in place of read and write: they pass by what the kernel does
-// for files, and the call itself says that it must not wait.
-func readNow(fd uintptr, p []byte) (int, error) {
-	return result(syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
-		syscall.MSG_DONTWAIT, 0, 0))
+// The descriptor is a duplicate, and the one that Go's runtime has is closed: with both
+// registered, each event woke Go's poller too, and an idle connection kept 1 KB of the
+// runtime's memory.
+type rawSocket struct {
+	watcher Watcher
+	poller  *poller // nil before Start
+	fd      int
+	slot    int32        // of the poller
+	users   atomic.Int32 // calls that use fd; gone is added by Close
+	closed  atomic.Bool  // fd is
+	ending  atomic.Bool  // the peer's last byte has come, or an error: reads go on to it
 }
 
-func writeNow(fd uintptr, p []byte) (int, error) {
-	if len(p) > atOnce {
-		return syscall.Write(int(fd), p)
+// gone makes rawSocket.users negative.
+const gone = -1 << 30
+
+// newTCPSocket takes tcp over, which is closed or belongs to the Socket from then on.
+func newTCPSocket(tcp *net.TCPConn) Socket {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return newStreamSocket(tcp)
 	}
-	return result(syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
-		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0))
+	boundUnsent(raw)
+	fd := -1
+	ctl := raw.Control(func(of uintptr) {
+		var errno syscall.Errno
+		var r uintptr
+		if r, _, errno = syscall.Syscall(syscall.SYS_FCNTL, of, syscall.F_DUPFD_CLOEXEC, 0); errno == 0 {
+			fd = int(r)
+		}
+	})
+	if ctl != nil || fd < 0 { // no descriptor is left
+		return newStreamSocket(tcp)
+	}
+	_ = tcp.Close() // only the descriptor: the connection has another
+	return &rawSocket{fd: fd}
 }
 
-func result(n, _ uintptr, errno syscall.Errno) (int, error) {
-	switch errno {
-	case 0:
-		return int(n), nil
+// Start implements Socket.
+func (s *rawSocket) Start(w Watcher) {
+	s.watcher = w
+	if !s.enter() {
+		return
+	}
+	p, err := nextPoller()
+	if err == nil {
+		err = p.add(s)
+	}
+	s.leave()
+	if err != nil {
+		_ = s.Close() // the first read tells
+	}
+}
+
+// enter begins a use of fd. If it reports false, the socket is closed.
+func (s *rawSocket) enter() bool {
+	if s.users.Add(1) > 0 {
+		return true
+	}
+	s.leave()
+	return false
+}
+
+// leave ends a use of fd. The last one after Close closes it: a call that is under way
+// must not meet another connection that has got the number.
+func (s *rawSocket) leave() {
+	if s.users.Add(-1) == gone && !s.closed.Swap(true) {
+		if s.poller != nil {
+			s.poller.remove(s)
+		}
+		_ = syscall.Close(s.fd)
+	}
+}
+
+// TryRead implements Socket. A read that does not fill p has emptied the socket, so
+// there is no further one to learn that: what comes later is an event of its own. Of an
+// end that has come with the bytes the event has told.
+func (s *rawSocket) TryRead(p []byte) (n int, more bool, err error) {
+	if !s.enter() {
+		return 0, false, net.ErrClosed
+	}
+	more = s.ending.Load()
+	for {
+		n, err = readNow(s.fd, p)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	s.leave()
+	switch {
+	case n > 0:
+		return n, more || n == len(p), nil
+	case err == nil:
+		return 0, false, io.EOF
+	case err == syscall.EAGAIN:
+		return 0, false, nil
+	}
+	return 0, false, os.NewSyscallError("recv", err)
+}
+
+// TryWrite implements Socket.
+func (s *rawSocket) TryWrite(p []byte) (n int, err error) {
+	if !s.enter() {
+		return 0, net.ErrClosed
+	}
+	for {
+		n, err = writeNow(s.fd, p)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	s.leave()
+	switch err {
+	case nil:
+		return n, nil
 	case syscall.EAGAIN:
-		return 0, syscall.EAGAIN // a constant: the conversion of errno allocates
+		return 0, nil
 	}
-	return 0, errno
+	return 0, os.NewSyscallError("send", err)
+}
+
+// CloseWrite implements Socket.
+func (s *rawSocket) CloseWrite() error {
+	if !s.enter() {
+		return net.ErrClosed
+	}
+	err := syscall.Shutdown(s.fd, syscall.SHUT_WR)
+	s.leave()
+	return err
+}
+
+// Close implements Socket.
+func (s *rawSocket) Close() error {
+	for {
+		n := s.users.Load()
+		if n < 0 {
+			return nil
+		}
+		if s.users.CompareAndSwap(n, n+1+gone) {
+			s.leave()
+			return nil
+		}
+	}
 }

@@ -1,8 +1,7 @@
-//go:build !linux || race
+//go:build !linux
 
 package relay
 
-import "syscall"
+import "net"
 
-func readNow(fd uintptr, p []byte) (int, error)  { return syscall.Read(int(fd), p) }
-func writeNow(fd uintptr, p []byte) (int, error) { return syscall.Write(int(fd), p) }
+func newTCPSocket(tcp *net.TCPConn) Socket { return newStreamSocket(tcp) }

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// writeChunk is the number of bytes of one waiting write, at most. The write
-	// timeout applies to each write, so that a slow peer that reads is not cut
-	// because of the size of its queue.
+	// writeChunk is the number of bytes of one write, at most. The write timeout
+	// applies to each chunk, so that a slow peer that reads is not cut because of the
+	// size of its queue.
 	writeChunk = 64 << 10
 
-	// inlineRounds is the number of batches that a call of flush writes, if others
+	// inlineRounds is the number of writes that a task does for one outbox, if others
 	// put data meanwhile, before it leaves the rest to a writer task.
-	inlineRounds = 4
+	inlineRounds = 8
 
 	// keepBytes and keepItems limit the memory of an idle batch.
 	keepBytes = 64 << 10
@@ -33,9 +33,11 @@ type batch struct {
 	ping  uint64 // number of the ping in it; 0: none
 	close bool   // ends with the close message
 
-	pos   int  // bytes written
-	done  int  // items written whole
-	begun bool // a part of the next one is written, too
+	pos     int  // bytes written
+	offered int  // … or given to the socket, which may have begun to write them
+	waited  int  // … when the write that is blocked began to wait
+	done    int  // items written whole
+	begun   bool // a part of the next one is written, too
 }
 
 // item is one message in a batch.
@@ -87,53 +89,49 @@ func (b *batch) control(op wire.Opcode, payload []byte) {
 	b.items = append(b.items, item{size: len(b.bytes) - n})
 }
 
-// flush writes as much of the queue as it can without waiting, and starts a writer task
-// for the rest.
+// flush writes as much of the queue as goes now, unless another task writes.
 func (o *outbox) flush() {
 	o.mu.Lock()
 	o.flushPending = false
-	if o.writing {
-		o.mu.Unlock() // the task that writes continues with the queue
-		return
+	mine := !o.writing // otherwise the task that writes, or the next call of ready, goes on with the queue
+	if mine {
+		o.writing = true
+		mine = o.next()
 	}
-	o.writing = true
-	for range inlineRounds {
-		if !o.next() {
-			o.mu.Unlock()
-			return
-		}
-		o.mu.Unlock()
-		n, err := o.sock.TryWrite(o.out.bytes)
-		o.wrote(n, err)
-		if err == nil && o.out.pos < len(o.out.bytes) {
-			o.rt.Go("writer", o.drain)
-			return
-		}
-		o.mu.Lock()
-	}
-	more := o.next()
 	o.mu.Unlock()
-	if more {
-		o.rt.Go("writer", o.drain)
+	if mine {
+		o.write()
 	}
 }
 
-// drain is the writer task: it writes the batch out, then whatever is
-// queued, waiting for the socket, and ends when there is nothing left.
-func (o *outbox) drain() {
-	for more := true; more; {
-		rest := o.out.bytes[o.out.pos:]
-		o.on.waiting(true)
-		n, err := o.sock.Write(rest[:min(len(rest), writeChunk)])
-		o.on.waiting(false)
-		o.wrote(n, err)
-		if err == nil && o.out.pos < len(o.out.bytes) {
-			continue
-		}
-		o.mu.Lock()
-		more = o.next()
-		o.mu.Unlock()
+// ready goes on with a blocked write. It may be called at any time, by any task.
+func (o *outbox) ready() {
+	o.readied.Add(1) // before the test: write adds the two in the other order
+	if !o.blocked.Load() {
+		return
 	}
+	o.mu.Lock()
+	mine := o.blocked.Load()
+	o.blocked.Store(false)
+	o.mu.Unlock()
+	if mine {
+		o.write()
+	}
+}
+
+// write writes the batch at hand, and what is queued meanwhile, until nothing is left
+// or the socket takes no more. The caller has set writing, or has unblocked the outbox.
+func (o *outbox) write() {
+	for range inlineRounds {
+		b := o.out
+		b.offered = max(b.offered, min(len(b.bytes), b.pos+writeChunk))
+		readied := o.readied.Load()
+		n, err := o.sock.TryWrite(b.bytes[b.pos:b.offered])
+		if !o.wrote(n, err, readied) {
+			return
+		}
+	}
+	o.rt.Go("writer", o.write)
 }
 
 // next makes the queue the batch that is being written and reports whether
@@ -242,17 +240,21 @@ func (b *batch) moveChosen(to *batch) {
 
 // progress is the result of one write.
 type progress struct {
-	sent   []item // the messages that are whole on the wire now
-	frames int    // how many of them are frames
-	bytes  int    // of those frames, with their envelopes
-	timed  bool   // one of them is to be timed
-	lost   int    // frames that will not be written any more
+	frames int // how many frames are whole on the wire now
+	bytes  int // of those frames, with their envelopes
+	lost   int // frames that will not be written any more
 	resume []*sender
+
+	more    bool  // the caller goes on writing
+	blocked int64 // since when the write waits; 0: it does not, or the owner knows
+	parted  bool  // the close message is on the wire
 }
 
 // wrote records that n more bytes of the batch are on the wire. If err is not nil, the
-// socket has failed.
-func (o *outbox) wrote(n int, err error) {
+// socket has failed. readied is the number of calls of ready before the write. wrote
+// reports whether there is more to write now; if not, o.out belongs to the caller no
+// longer.
+func (o *outbox) wrote(n int, err error, readied uint32) (more bool) {
 	b := o.out
 	var now time.Time
 	if slow := len(b.bytes) >= flowBatch; slow || b.ping > 0 {
@@ -262,16 +264,31 @@ func (o *outbox) wrote(n int, err error) {
 		}
 	}
 	o.mu.Lock()
+	short := b.pos+n < b.offered
 	p := o.advance(n)
 	switch {
 	case err != nil:
-		p.lost = o.forget(b.done) // a frame of which only a part is written is lost, too
+		p.lost = o.forget(b.done) + o.die() // a frame of which only a part is written is lost, too
+	case short && o.dead:
+		p.lost = o.forget(b.done)
 	case o.cut && !b.close:
 		p.lost = o.truncate()
 	}
-	whole := err == nil && b.done == len(b.items)
-	if whole && b.ping > 0 {
-		o.pingSent, o.pingLeft = b.ping, now
+	switch {
+	case err == nil && b.done == len(b.items):
+		if b.ping > 0 {
+			o.pingSent, o.pingLeft = b.ping, now
+		}
+		p.parted = b.close
+		fallthrough
+	case o.dead:
+		o.unblock()
+		p.more = o.next()
+	case short:
+		p.blocked = o.block(readied)
+		p.more = !o.blocked.Load()
+	default:
+		p.more = true
 	}
 	p.resume = o.unpark()
 	o.account()
@@ -281,8 +298,33 @@ func (o *outbox) wrote(n int, err error) {
 	switch {
 	case err != nil:
 		o.on.broken()
-	case whole && b.close:
+	case p.parted:
 		o.on.parted()
+	}
+	return p.more
+}
+
+// block leaves the batch to the next call of ready, unless one has come since the write
+// began. It returns the time from which the write timeout counts, if that is a new
+// one, or 0. The lock is held.
+func (o *outbox) block(readied uint32) (since int64) {
+	if b := o.out; o.blockedSince.Load() == 0 || b.pos >= b.waited+writeChunk {
+		since = o.on.now()
+		o.blockedSince.Store(since)
+		b.waited = b.pos
+	}
+	o.blocked.Store(true)
+	if o.readied.Load() != readied {
+		o.blocked.Store(false)
+	}
+	return since
+}
+
+// unblock ends the time that block began. The lock is held.
+func (o *outbox) unblock() {
+	o.blocked.Store(false)
+	if o.blockedSince.Load() != 0 {
+		o.blockedSince.Store(0)
 	}
 }
 
@@ -292,7 +334,6 @@ func (o *outbox) wrote(n int, err error) {
 func (o *outbox) advance(n int) (p progress) {
 	b := o.out
 	b.pos += n
-	was := b.done
 	for n > 0 {
 		it := &b.items[b.done]
 		if b.begun = n < it.size; b.begun {
@@ -303,26 +344,23 @@ func (o *outbox) advance(n int) (p progress) {
 		if it.frame {
 			p.bytes += it.cost - itemCost
 		}
-		p.timed = p.timed || it.read != 0
+		if it.read != 0 {
+			o.on.timed(it.read)
+		}
 		p.frames += o.refund(*it)
 		b.done++
 	}
-	p.sent = b.items[was:b.done]
 	return p
 }
 
 // report tells the owner what a write has changed, and resumes the senders
 // that have room again. The lock is not held.
 func (o *outbox) report(p progress) {
+	if p.blocked != 0 {
+		o.on.blocked(p.blocked)
+	}
 	if p.frames > 0 {
 		o.on.written(p.frames, p.bytes)
-	}
-	if p.timed {
-		for _, it := range p.sent {
-			if it.read != 0 {
-				o.on.timed(it.read)
-			}
-		}
 	}
 	if p.lost > 0 {
 		o.on.lost(p.lost)
@@ -340,12 +378,12 @@ func (o *outbox) pinged(n uint64) (left time.Time, ok bool) {
 }
 
 // truncate takes out of the batch that is being written what need not be
-// written any more: all but the message that has begun. It returns how many
-// frames that were. The lock is held.
+// written any more: all but the messages of which the socket has been given a part. It
+// returns how many frames that were. The lock is held.
 func (o *outbox) truncate() (frames int) {
 	b := o.out
 	keep, end := b.done, b.pos
-	if b.begun {
+	for end < b.offered || b.begun && keep == b.done {
 		end += b.items[keep].size
 		keep++
 	}
@@ -395,7 +433,7 @@ func (o *outbox) waitingBytes() int {
 
 // check counts again what is charged, and returns an error that names each
 // figure that differs or is over its limit, each closed sender that still waits
-// for room, and a queue that no task is going to write.
+// for room, and a queue that nothing is going to write.
 func (o *outbox) check() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,0 +1,193 @@
+package relay
+
+import (
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// eventsPerBatch is how many sockets one batch of a poller serves at most. The outboxes
+// that their steps fill leave at the end of the batch.
+const eventsPerBatch = 256
+
+// pollers are those of the process, one for each processor. Sockets are spread over
+// them in turn.
+var pollers struct {
+	once sync.Once
+	all  []*poller
+	err  error
+	next atomic.Uint32
+}
+
+// poller calls Ready for the sockets that it has, from one goroutine, which lives while
+// it has any.
+//
+// Each descriptor is registered once, edge-triggered and for both directions, so that
+// neither reading nor writing needs a further epoll_ctl. The goroutine does not block in
+// epoll_wait, which would need a thread: the epoll descriptor itself waits in Go's own
+// poller.
+type poller struct {
+	file   *os.File // the epoll descriptor
+	raw    syscall.RawConn
+	look   func(fd uintptr)      // gets the events that are there
+	fill   func(fd uintptr) bool // … and reports whether there are any
+	events [eventsPerBatch]syscall.EpollEvent
+	n      int // of events
+	ready  [eventsPerBatch]*rawSocket
+	turn   Turn
+
+	mu      sync.Mutex // guards all below
+	slots   []registration
+	free    []int32
+	count   int
+	running bool
+}
+
+// epollET is syscall.EPOLLET, which is negative on some systems.
+const epollET = 1 << 31
+
+// registration is what an event names, in place of a pointer, which the kernel must not keep.
+type registration struct {
+	sock *rawSocket
+	uses int32 // how often the entry was used; an event of a use before means nothing
+}
+
+// nextPoller returns the poller for a new socket.
+func nextPoller() (*poller, error) {
+	pollers.once.Do(func() {
+		for range runtime.GOMAXPROCS(0) {
+			p, err := newPoller()
+			if err != nil {
+				pollers.err = err
+				return
+			}
+			pollers.all = append(pollers.all, p)
+		}
+	})
+	if pollers.err != nil {
+		return nil, pollers.err
+	}
+	return pollers.all[int(pollers.next.Add(1))%len(pollers.all)], nil
+}
+
+func newPoller() (*poller, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		return nil, os.NewSyscallError("setnonblock", err)
+	}
+	p := &poller{file: os.NewFile(uintptr(fd), "epoll")}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		return nil, err
+	}
+	p.look = func(fd uintptr) {
+		if p.n, err = pollNow(fd, p.events[:]); err != nil {
+			p.n = 0
+		}
+	}
+	p.fill = func(fd uintptr) bool {
+		p.look(fd)
+		return p.n > 0
+	}
+	return p, nil
+}
+
+// add registers the descriptor of s.
+func (p *poller) add(s *rawSocket) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.free) == 0 {
+		p.free = append(p.free, int32(len(p.slots)))
+		p.slots = append(p.slots, registration{})
+	}
+	i := p.free[len(p.free)-1]
+	e := &p.slots[i]
+	ev := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | epollET, Fd: i, Pad: e.uses}
+	var err error
+	if ctl := p.raw.Control(func(fd uintptr) { err = syscall.EpollCtl(int(fd), syscall.EPOLL_CTL_ADD, s.fd, &ev) }); ctl != nil {
+		err = ctl
+	}
+	if err != nil {
+		return os.NewSyscallError("epoll_ctl", err)
+	}
+	p.free = p.free[:len(p.free)-1]
+	e.sock, s.poller, s.slot = s, p, i
+	if p.count++; p.count == 1 {
+		_ = p.file.SetReadDeadline(time.Time{})
+	}
+	if !p.running {
+		p.running = true
+		go p.run()
+	}
+	return nil
+}
+
+// remove forgets s, whose descriptor is about to be closed, which takes it out of epoll.
+func (p *poller) remove(s *rawSocket) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := &p.slots[s.slot]
+	e.sock = nil
+	e.uses++
+	p.free = append(p.free, s.slot)
+	if p.count--; p.count == 0 {
+		_ = p.file.SetReadDeadline(longAgo) // ends run
+	}
+}
+
+// run is the poller's goroutine.
+func (p *poller) run() {
+	for more := false; ; {
+		if more {
+			p.n = 0
+			_ = p.raw.Control(p.look)
+		} else if p.raw.Read(p.fill) != nil && p.stop() {
+			return
+		}
+		p.dispatch()
+		if more {
+			p.turn.Repeat()
+		}
+		more = p.turn.End()
+		runtime.Gosched()
+	}
+}
+
+// stop ends run if no socket is left.
+func (p *poller) stop() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.n = 0
+	p.running = p.count > 0
+	return !p.running
+}
+
+// dispatch calls Ready for the socket of each event.
+func (p *poller) dispatch() {
+	p.mu.Lock()
+	for i := range p.events[:p.n] {
+		p.ready[i] = nil
+		if e := &p.slots[p.events[i].Fd]; e.uses == p.events[i].Pad {
+			p.ready[i] = e.sock
+		}
+	}
+	p.mu.Unlock()
+	for i, s := range p.ready[:p.n] {
+		if s == nil {
+			continue
+		}
+		p.ready[i] = nil
+		ev := p.events[i].Events
+		if ev&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+			s.ending.Store(true)
+		}
+		const readable = syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLHUP | syscall.EPOLLERR
+		const writable = syscall.EPOLLOUT | syscall.EPOLLHUP | syscall.EPOLLERR
+		s.watcher.Ready(&p.turn, ev&readable != 0, ev&writable != 0)
+	}
+}
