@@ -48,15 +48,15 @@ type stream struct {
 
 	mu       sync.Locker // guards all below; records are published under it
 	watcher  relay.Watcher
-	sent     uint64      // bytes sent
-	acked    uint64      // of sent: bytes for which the far end gave credit
-	received uint64      // bytes received
-	consumed uint64      // of received: bytes passed on
-	told     uint64      // of consumed: bytes for which this end gave credit
-	queue    []byte      // received, not consumed
-	fin      bool        // the far end sends no more bytes
-	finished bool        // this end sends no more bytes
-	closed   bool        // the far end has ended the stream
+	sent     uint64 // bytes sent
+	acked    uint64 // of sent: bytes for which the far end gave credit
+	received uint64 // bytes received
+	consumed uint64 // of received: bytes passed on
+	told     uint64 // of consumed: bytes for which this end gave credit
+	queue    []byte // received, not consumed
+	fin      bool   // the far end sends no more bytes
+	finished bool   // this end sends no more bytes
+	closed   bool   // the far end has ended the stream
 	broken   brokenReason
 	over     bool // this end has ended the stream, and the node's map does not have it
 

@@ -280,7 +280,7 @@ func TestAStaleRingOfAnEmptyHeap(t *testing.T) {
 func TestADeadlineThatPassedIsNoBusyLoop(t *testing.T) {
 	f := newBelfry(t, Config{})
 	b := f.bell("a", nil)
-	b.writeSince.Store(1)
+	b.out.blockedSince.Store(1)
 	f.wake(b, 10*time.Second)
 	f.clock.advance(10 * time.Second)
 	before := len(f.clock.timers)

@@ -8,46 +8,39 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// feed is a socket in memory. Each slice that is sent to in is one read. The size of each
-// write is sent to wrote.
+// feed is a socket in memory. It is read when pass is called.
 type feed struct {
-	in     chan []byte
-	wrote  chan int // bytes
-	once   sync.Once
-	closed chan struct{}
+	turn    Turn
+	watcher Watcher
+	in      []byte
+	wrote   int // bytes
+	closed  atomic.Bool
 }
 
-func newFeed() *feed {
-	return &feed{in: make(chan []byte), wrote: make(chan int, 16), closed: make(chan struct{})}
-}
+func newFeed() *feed { return new(feed) }
 
-func (f *feed) Read() (*Buffer, int, error) {
-	select {
-	case p := <-f.in:
-		b := NewBuffer()
-		return b, copy(b[:], p), nil
-	case <-f.closed:
-		return nil, 0, io.EOF
+func (f *feed) Start(w Watcher) { f.watcher = w }
+
+func (f *feed) TryRead(p []byte) (int, bool, error) {
+	if f.closed.Load() {
+		return 0, false, io.EOF
 	}
+	n := copy(p, f.in)
+	f.in = f.in[n:]
+	return n, len(f.in) > 0, nil
 }
 
-func (f *feed) TryWrite(p []byte) (int, error) {
-	select {
-	case f.wrote <- len(p):
-	case <-f.closed:
-	}
-	return len(p), nil
-}
-
-func (f *feed) Write(p []byte) (int, error) { return f.TryWrite(p) }
-func (f *feed) CloseWrite() error           { return f.Close() }
-func (f *feed) Close() error                { f.once.Do(func() { close(f.closed) }); return nil }
+func (f *feed) TryWrite(p []byte) (int, error) { f.wrote += len(p); return len(p), nil }
+func (f *feed) CloseWrite() error              { return f.Close() }
+func (f *feed) Close() error                   { f.closed.Store(true); return nil }
 
 // couple starts a relay with a binary and its phone over the given sockets.
 func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
@@ -70,7 +63,11 @@ func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
 	if len(phones) != 1 {
 		t.Fatalf("%d phones; want 1", len(phones))
 	}
-	return r, phones[0].(*phone).id
+	b, p := r.registry.slots["s1"].binary, phones[0].(*phone)
+	for b.state.Load() != idle || p.state.Load() != idle { // their first steps
+		runtime.Gosched()
+	}
+	return r, p.id
 }
 
 func upgradeTo(r *Relay, path string, sock Socket) {
@@ -96,15 +93,17 @@ func traffic(id wire.ConnID, size, n int) (up, down []byte, upOut, downOut int) 
 	return up, down, upOut, downOut
 }
 
-// pass sends one read and waits until out bytes are written to the other socket.
-func (f *feed) pass(in []byte, to *feed, out int) {
-	f.in <- in
-	for out > 0 {
-		out -= <-to.wrote
+// pass has the relay read in, and checks that it writes out bytes to the other socket.
+func (f *feed) pass(t testing.TB, in []byte, to *feed, out int) {
+	f.in, to.wrote = in, 0
+	f.watcher.Ready(&f.turn, true, true)
+	f.turn.Finish()
+	if to.wrote != out {
+		t.Fatalf("%d bytes are written; want %d", to.wrote, out)
 	}
 }
 
-// The whole way of a frame, including the reader task, makes no allocation.
+// The whole way of a frame makes no allocation.
 func TestTheWayThroughTheConnAllocatesNothing(t *testing.T) {
 	skipUnderRace(t)
 	bin, ph := newFeed(), newFeed()
@@ -112,8 +111,8 @@ func TestTheWayThroughTheConnAllocatesNothing(t *testing.T) {
 	for _, n := range []int{1, 50} {
 		up, down, upOut, downOut := traffic(id, 512, n)
 		for name, f := range map[string]func(){
-			"phone to binary": func() { ph.pass(up, bin, upOut) },
-			"binary to phone": func() { bin.pass(down, ph, downOut) },
+			"phone to binary": func() { ph.pass(t, up, bin, upOut) },
+			"binary to phone": func() { bin.pass(t, down, ph, downOut) },
 		} {
 			for range 100 {
 				f()
@@ -125,7 +124,7 @@ func TestTheWayThroughTheConnAllocatesNothing(t *testing.T) {
 	}
 }
 
-// The cost of the relay itself, in memory, including two task switches per read.
+// The cost of the relay itself, in memory.
 func BenchmarkConn(b *testing.B) {
 	for _, tt := range []struct{ size, n int }{{512, 1}, {512, 64}, {8 << 10, 1}} {
 		bin, ph := newFeed(), newFeed()
@@ -140,17 +139,17 @@ func BenchmarkConn(b *testing.B) {
 				}
 			})
 		}
-		run("up", func() { ph.pass(up, bin, upOut) })
-		run("down", func() { bin.pass(down, ph, downOut) })
+		run("up", func() { ph.pass(b, up, bin, upOut) })
+		run("down", func() { bin.pass(b, down, ph, downOut) })
 	}
 }
 
 // The same over TCP on loopback, including the kernel's part.
 func BenchmarkLoopback(b *testing.B) {
 	for _, tt := range []struct{ size, n int }{{512, 1}, {512, 64}, {8 << 10, 1}} {
-		binSock, bin := loopback(b)
-		phSock, ph := loopback(b)
-		_, id := couple(b, binSock, phSock)
+		binSock, bin := tcpPair(b)
+		phSock, ph := tcpPair(b)
+		_, id := couple(b, newTCPSocket(binSock), newTCPSocket(phSock))
 		up, down, upOut, downOut := traffic(id, tt.size, tt.n)
 		room := make([]byte, max(upOut, downOut))
 		run := func(name string, from, to net.Conn, in []byte, out int) {

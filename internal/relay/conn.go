@@ -133,6 +133,10 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(set.MessageTimeout)))
 }
 
+// Parked reports whether what c has read waits for its role or for memory. The simulator
+// needs it for its checks.
+func (c *conn) Parked() bool { return c.state.Load() == parked }
+
 func (c *conn) place() (netip.Addr, bool) { return c.from, c.remote }
 
 func (c *conn) memoryLoad() *load { return &c.load }
@@ -198,8 +202,9 @@ func (c *conn) step(t *Turn) {
 			return
 		}
 		t.stepped()
-		if c.state.CompareAndSwap(running, next) {
-			if next == idle && c.more {
+		more := next == idle && c.more
+		if c.state.CompareAndSwap(running, next) { // from here on c is another task's
+			if more {
 				t.Again(c)
 			}
 			return
@@ -342,8 +347,11 @@ func (c *conn) reserve() bool {
 		c.messageSince.Store(0) // it is not late, but not read
 		return false
 	}
-	if c.wants > freeMessage && !c.load.reserve(c.wants, nil) {
-		return false
+	if c.wants > freeMessage {
+		if !c.load.reserve(c.wants, nil) {
+			return false
+		}
+		c.told = unknown
 	}
 	c.asm.Grant(c.wants)
 	c.wants = 0

@@ -518,7 +518,7 @@ func TestAPhoneIsClosedAfterTenSecondsWithoutRoom(t *testing.T) {
 		if len(b.phones()) != 2 {
 			t.Fatalf("%d phones; want 2", len(b.phones()))
 		}
-		if !b.phones()[0].parked.Load() {
+		if b.phones()[0].state.Load() != parked {
 			t.Error("the phone is not parked, although the outbox of its binary has no room")
 		}
 		sibling.send(wire.OpText, "1")
@@ -562,7 +562,7 @@ func TestFramesOfAParkedPhoneArriveWholeInOrderAndOnce(t *testing.T) {
 		chunk := make([]byte, 30<<10)
 		for texts := 0; texts < n; {
 			time.Sleep(time.Second)
-			if b.phones()[0].parked.Load() {
+			if b.phones()[0].state.Load() == parked {
 				parks++
 			}
 			k, err := bin.conn.Read(chunk)
@@ -733,15 +733,17 @@ func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
 	b.probe.waiting = new(atomic.Int64)
 	sock := new(fakeSocket)
 	b.init(r, r.settings.Load(), sock, netip.Addr{}, b, &r.settings.Load().binaryLimits, 1<<20, 1<<20)
-	b.parked.Store(false) // this is its reader
+	b.acquire(true) // this task runs a step
+	b.turn = new(Turn)
 	b.held = []byte(`{"conn_id":"c-nobody","frame":1}`)
 	if b.message(b.held) {
 		t.Fatal("a claimant's message is taken before it holds the slot")
 	}
 	b.granted.Store(true)
-	if !b.park() { // the right to read came back
-		b.read()
+	if b.park() || b.state.Load() != again {
+		t.Errorf("after park the state is %d; want %d: the message may be handed on now", b.state.Load(), again)
 	}
+	b.step(b.turn)
 	for len(tasks) > 0 {
 		f := tasks[0]
 		tasks = tasks[1:]
@@ -769,12 +771,12 @@ type countingRole struct {
 
 func (r *countingRole) message([]byte) bool { r.messages++; return true }
 
-func TestAReaderHandsOnABoundedNumberOfMessagesBeforeItYields(t *testing.T) {
-	const total = 10*messagesPerYield + 3
+func TestAStepHandsOnABoundedNumberOfMessages(t *testing.T) {
+	const total = 10*messagesPerStep + 3
 	as := &countingRole{}
-	c := conn{role: as, limits: &wire.Limits{Message: 1 << 10, Fragments: 1}}
+	c := conn{role: as, turn: new(Turn), limits: &wire.Limits{Message: 1 << 10, Fragments: 1}}
 	c.rest = bytes.Repeat(masked(text, "1"), total)
-	for want := messagesPerYield; len(c.rest) > 0; want += messagesPerYield {
+	for want := messagesPerStep; len(c.rest) > 0; want += messagesPerStep {
 		if !c.digest() || as.messages != min(want, total) {
 			t.Fatalf("%d messages are handed on; want %d", as.messages, min(want, total))
 		}

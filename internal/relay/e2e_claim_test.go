@@ -206,7 +206,7 @@ func (n *node) block(id string) {
 	var last int
 	var since time.Time
 	n.wait("the binary's socket to be blocked", func() bool {
-		if q := b.out.queued(); q != last || b.writeSince.Load() == 0 {
+		if q := b.out.queued(); q != last || b.out.blockedSince.Load() == 0 {
 			last, since = q, time.Now()
 		}
 		return last > 0 && time.Since(since) > 250*time.Millisecond

@@ -241,8 +241,8 @@ func TestFramesAreCountedAndTimed(t *testing.T) {
 	r, id := couple(t, bin, ph)
 	const n, size = 2 * sampleEvery, 300
 	up, down, upOut, downOut := traffic(id, size, n)
-	ph.pass(up, bin, upOut)
-	bin.pass(down, ph, downOut)
+	ph.pass(t, up, bin, upOut)
+	bin.pass(t, down, ph, downOut)
 	envelope := len(wire.AppendEnvelopePrefix(nil, id)) + len(wire.EnvelopeSuffix)
 	for series, want := range map[string]float64{
 		`frames_forwarded_total{direction="phone_to_binary"}`:   n,

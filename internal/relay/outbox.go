@@ -100,7 +100,8 @@ type outbox struct {
 }
 
 // outboxOwner gets reports about the data of an outbox. The task that writes calls its
-// methods: now and timed with the outbox's lock, the others without it.
+// methods: now and timed with the outbox's lock, the others without it, and maybe
+// together with the task that writes next.
 type outboxOwner interface {
 	written(frames, bytes int) // so many frames are on the wire
 	timed(read int64)          // one of them, read then, is one to time

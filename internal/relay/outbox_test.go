@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -25,45 +26,51 @@ var errFakeSocket = errors.New("the fake socket is closed")
 type fakeSocket struct {
 	mu     sync.Mutex
 	got    []byte
-	calls  int // of TryWrite and Write
+	calls  int // of TryWrite
 	closed int
 	halved int // calls of CloseWrite
+	short  bool
 
-	try     func(p []byte) (int, error) // nil: takes all
-	write   func(p []byte) (int, error)
-	reading chan struct{} // Read returns when this is closed; nil: immediately
+	try   func(p []byte) (int, error) // nil: takes all
+	again func(p []byte) (int, error) // after a write that took less than all; nil: takes all
+
+	watcher Watcher
+	read    func(p []byte) (int, bool, error) // nil: nothing has come, until Close
 }
 
 func (s *fakeSocket) record(p []byte, n int) {
 	s.mu.Lock()
 	s.calls++
 	s.got = append(s.got, p[:n]...)
+	s.short = n < len(p)
 	s.mu.Unlock()
 }
 
+func (s *fakeSocket) Start(w Watcher) { s.watcher = w }
+
 func (s *fakeSocket) TryWrite(p []byte) (n int, err error) {
+	f := s.try
+	if s.short {
+		f = s.again
+	}
 	n = len(p)
-	if s.try != nil {
-		n, err = s.try(p)
+	if f != nil {
+		n, err = f(p)
 	}
 	s.record(p, n)
 	return n, err
 }
 
-func (s *fakeSocket) Write(p []byte) (n int, err error) {
-	n = len(p)
-	if s.write != nil {
-		n, err = s.write(p)
+func (s *fakeSocket) TryRead(p []byte) (int, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed > 0:
+		return 0, false, errFakeSocket
+	case s.read != nil:
+		return s.read(p)
 	}
-	s.record(p, n)
-	return n, err
-}
-
-func (s *fakeSocket) Read() (*Buffer, int, error) {
-	if s.reading != nil {
-		<-s.reading
-	}
-	return nil, 0, errFakeSocket
+	return 0, false, nil
 }
 
 func (s *fakeSocket) CloseWrite() error { s.halved++; return nil }
@@ -120,7 +127,7 @@ func texts(mails []outmail) (ts []string) {
 }
 
 // testOutbox is an outbox together with its owner, its socket and its tasks. The tasks
-// run when the test calls run.
+// run, and the socket is ready again, when the test calls run.
 type testOutbox struct {
 	outbox
 	rt    Runtime
@@ -131,7 +138,8 @@ type testOutbox struct {
 	bytes    int
 	times    []int64 // when each of the timed frames was read
 	gone     int     // frames that will never be written
-	waits    int
+	time     int64
+	waits    []int64 // the calls of blocked
 	partings int
 	breaks   int
 	events   []string // the senders that were resumed, in order
@@ -149,12 +157,13 @@ func (o *testOutbox) timed(read int64)          { o.times = append(o.times, read
 func (o *testOutbox) lost(frames int)           { o.gone += frames }
 func (o *testOutbox) parted()                   { o.partings++ }
 func (o *testOutbox) broken()                   { o.breaks++ }
-func (o *testOutbox) waiting(yes bool) {
-	if yes {
-		o.waits++
-	} else {
-		o.waits--
-	}
+func (o *testOutbox) now() int64                { o.time++; return o.time }
+func (o *testOutbox) blocked(since int64)       { o.waits = append(o.waits, since) }
+
+// put is outbox.put for tests that flush after the last frame only.
+func (o *testOutbox) put(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
+	v, when := o.outbox.put(from, read, prefix, frame, suffix)
+	return v, when == flushLater
 }
 
 // phone returns a sender that adds an event when it is resumed.
@@ -162,21 +171,36 @@ func (o *testOutbox) phone(name string) *sender {
 	return &sender{resume: func() { o.events = append(o.events, "resume "+name) }}
 }
 
-// run runs all tasks, including those that they start.
+// run runs all tasks, including those that they start, and reports the socket ready, until
+// nothing is left to write.
 func (o *testOutbox) run() {
-	for len(o.tasks) > 0 {
+	for len(o.tasks) > 0 || o.outbox.blocked.Load() {
+		if len(o.tasks) == 0 {
+			o.ready()
+			continue
+		}
 		f := o.tasks[0]
 		o.tasks = o.tasks[1:]
 		f()
 	}
 }
 
+// take lets the socket, which is blocked, take n bytes more.
+func (o *testOutbox) take(n int) {
+	o.fake.again = func(p []byte) (int, error) {
+		k := min(n, len(p))
+		n -= k
+		return k, nil
+	}
+	o.ready()
+}
+
 // idle fails the test unless everything was written and nothing is charged any more.
 func (o *testOutbox) idle(t failer) {
 	t.Helper()
-	if o.queue != nil || o.out != nil || o.writing || o.flushPending || o.charged != 0 || o.stats.bytes.Load() != 0 || len(o.tasks) > 0 || o.waits != 0 {
-		t.Fatalf("not idle: queue %v, out %v, writing %t, flush pending %t, charged %d, in the stats %d, %d tasks, waits %d",
-			o.queue != nil, o.out != nil, o.writing, o.flushPending, o.charged, o.stats.bytes.Load(), len(o.tasks), o.waits)
+	if o.queue != nil || o.out != nil || o.writing || o.flushPending || o.charged != 0 || o.stats.bytes.Load() != 0 || len(o.tasks) > 0 || o.blockedSince.Load() != 0 {
+		t.Fatalf("not idle: queue %v, out %v, writing %t, flush pending %t, charged %d, in the stats %d, %d tasks, blocked since %d",
+			o.queue != nil, o.out != nil, o.writing, o.flushPending, o.charged, o.stats.bytes.Load(), len(o.tasks), o.blockedSince.Load())
 	}
 }
 
@@ -315,7 +339,7 @@ func TestAFrameIsCountedWhenItsLastByteIsWritten(t *testing.T) {
 			return rapid.IntRange(0, len(p)).Draw(t, "taken"), nil
 		}
 		o.fake.try = piece
-		o.fake.write = func(p []byte) (int, error) {
+		o.fake.again = func(p []byte) (int, error) {
 			if len(p) > writeChunk {
 				t.Fatalf("a write of %d bytes; want at most %d", len(p), writeChunk)
 			}
@@ -323,9 +347,7 @@ func TestAFrameIsCountedWhenItsLastByteIsWritten(t *testing.T) {
 			return max(n, min(len(p), 1)), nil // a slow socket still takes at least one byte
 		}
 		o.flush()
-		for len(o.tasks) > 0 {
-			o.run()
-		}
+		o.run()
 		check()
 		if got := texts(opened(t, o.fake.got)); !slices.Equal(got, want) {
 			t.Fatalf("wrote %.80q; want %.80q", got, want)
@@ -414,7 +436,7 @@ func TestASenderParksWithoutRoomAndIsResumedWithRoom(t *testing.T) {
 		o.fake.try = func([]byte) (int, error) { return 0, nil }
 		o.flush()
 		for i, want := range []int{0, 1, 1} {
-			o.wrote(onWire, nil)
+			o.take(onWire)
 			if len(o.events) != want {
 				t.Fatalf("after %d of 4 frames: %q; want %d resumed", i+1, o.events, want)
 			}
@@ -431,17 +453,17 @@ func TestASenderParksWithoutRoomAndIsResumedWithRoom(t *testing.T) {
 		o.fake.try = func([]byte) (int, error) { return 0, nil }
 		o.flush()
 		for range 3 {
-			o.wrote(onWire, nil)
+			o.take(onWire)
 		}
 		if len(o.events) != 0 {
 			t.Fatalf("with 5000 of 8000 charged: %q; want no sender resumed", o.events)
 		}
-		o.wrote(onWire, nil) // a has 0, b 4000, c 0
+		o.take(onWire) // a has 0, b 4000, c 0
 		if want := []string{"resume c", "resume a"}; !slices.Equal(o.events, want) {
 			t.Fatalf("with 4000 charged, all of it b's: %q; want %q, in the order they parked", o.events, want)
 		}
-		o.wrote(onWire, nil)
-		o.wrote(onWire, nil)
+		o.take(onWire)
+		o.take(onWire)
 		if want := []string{"resume c", "resume a", "resume b"}; !slices.Equal(o.events, want) {
 			t.Fatalf("with 2000 charged: %q; want %q", o.events, want)
 		}
@@ -476,8 +498,12 @@ func TestASenderParksWithoutRoomAndIsResumedWithRoom(t *testing.T) {
 		put := 0
 		s = &sender{resume: func() {
 			for range 2 {
-				if v, first := o.put(s, 0, nil, frameOfSize(1000-itemCost), ""); v != taken || first {
-					t.Errorf("put while resumed = %v, %t; want taken, and no flush: the writer task is running", v, first)
+				v, first := o.put(s, 0, nil, frameOfSize(1000-itemCost), "")
+				if v != taken {
+					t.Errorf("put while resumed = %v; want taken", v)
+				}
+				if first {
+					o.flush()
 				}
 				put++
 			}
@@ -538,6 +564,7 @@ func TestNoticesHaveABudgetOfTheirOwn(t *testing.T) {
 		t.Error("the notice found no room, and its sender is still open; want it closed")
 	}
 	o.flush()
+	o.run()
 	o.idle(t)
 	o.finish(wire.CloseNormal, "", false)
 	late := o.phone("")
@@ -613,9 +640,14 @@ func TestACloseDoesNotWaitForQueuedFrames(t *testing.T) {
 	for i := range frames {
 		o.put(nil, 0, nil, bytes.Repeat([]byte{'a' + byte(i)}, size), "")
 	}
-	o.fake.try = func([]byte) (int, error) { return 1000, nil }
+	o.fake.try = func(p []byte) (int, error) {
+		if len(o.fake.got) == 0 {
+			return 1000, nil
+		}
+		return len(p), nil
+	}
 	var dropped int
-	o.fake.write = func(p []byte) (int, error) {
+	o.fake.again = func(p []byte) (int, error) {
 		if len(o.fake.got) == 1000 {
 			dropped, _, _ = o.finish(wire.CloseNoServer, "", false)
 		}
@@ -732,7 +764,7 @@ func TestAFrameThatIsBeingWrittenAtAKillIsLost(t *testing.T) {
 	o.fake.try = func([]byte) (int, error) { return 1, nil }
 	o.flush()
 	o.put(nil, 0, nil, []byte("b"), "")
-	o.fake.write = func(p []byte) (int, error) {
+	o.fake.again = func(p []byte) (int, error) {
 		if n := o.kill(); n != 1 {
 			t.Errorf("kill() = %d; want 1: one frame is queued", n)
 		}
@@ -764,15 +796,15 @@ func TestASocketThatFailsBreaksTheOutbox(t *testing.T) {
 			t.Errorf("broken %d times, %d tasks, %d frames, %d lost, %d charged; want 1, 0, 1, 1, 0", o.breaks, len(o.tasks), o.frames, o.gone, o.charged)
 		}
 	})
-	t.Run("in the writer task", func(t *testing.T) {
+	t.Run("when the socket is ready again", func(t *testing.T) {
 		o := newTestOutbox(1000, 1000)
 		o.fake.try = func([]byte) (int, error) { return 0, nil }
-		o.fake.write = func([]byte) (int, error) { return 2, errFakeSocket }
+		o.fake.again = func([]byte) (int, error) { return 2, errFakeSocket }
 		o.put(nil, 0, nil, []byte("abc"), "")
 		o.flush()
 		o.run()
-		if o.breaks != 1 || o.frames != 0 || o.writing || o.waits != 0 || o.gone != 1 {
-			t.Errorf("broken %d times, %d frames, writing %t, waits %d, %d lost; want 1, 0, false, 0, 1", o.breaks, o.frames, o.writing, o.waits, o.gone)
+		if o.breaks != 1 || o.frames != 0 || o.writing || o.blockedSince.Load() != 0 || o.gone != 1 {
+			t.Errorf("broken %d times, %d frames, writing %t, blocked since %d, %d lost; want 1, 0, false, 0, 1", o.breaks, o.frames, o.writing, o.blockedSince.Load(), o.gone)
 		}
 	})
 	t.Run("in the close message", func(t *testing.T) {
@@ -786,28 +818,57 @@ func TestASocketThatFailsBreaksTheOutbox(t *testing.T) {
 	})
 }
 
-// The write timeout applies to each write alone, so the outbox reports when each write
-// of the writer task begins. TryWrite never waits.
-func TestOnlyTheWriterTaskWaitsForTheSocket(t *testing.T) {
+// The write timeout counts from the time at which the socket took no more, and again
+// after each writeChunk bytes, so that a peer that reads slowly stays.
+func TestTheWriteTimeoutCountsAgainAfterEachChunk(t *testing.T) {
 	o := newTestOutbox(1<<20, 1<<20)
-	o.fake.try = func(p []byte) (int, error) {
-		if o.waits != 0 {
-			t.Error("a TryWrite is reported as waiting")
+	o.fake.try = func(p []byte) (int, error) { return 0, nil }
+	o.fake.again = func(p []byte) (int, error) {
+		if o.blockedSince.Load() == 0 {
+			t.Error("blockedSince is 0, although a write waits")
 		}
-		return 0, nil
-	}
-	o.fake.write = func(p []byte) (int, error) {
-		if o.waits != 1 {
-			t.Errorf("waits = %d in a Write; want 1", o.waits)
+		if len(p) > writeChunk {
+			t.Errorf("a write of %d bytes; want at most %d", len(p), writeChunk)
 		}
-		return len(p), nil
+		return min(len(p), 10_000), nil
 	}
 	o.put(nil, 0, nil, frameOfSize(200_000), "")
 	o.flush()
 	o.run()
 	o.idle(t)
-	if o.fake.calls != 1+4 {
-		t.Errorf("%d writes; want one that takes nothing and four of at most 64 KiB", o.fake.calls)
+	if want := []int64{1, 2, 3}; !slices.Equal(o.waits, want) {
+		t.Errorf("the write timeout was told to count from %v; want %v: at the beginning, and after 70,000 and 140,000 bytes", o.waits, want)
+	}
+}
+
+// Ready may come between a write that took less than all and the moment at which the
+// outbox is blocked. It must not be lost.
+func TestASocketThatIsReadyDuringItsWriteIsWrittenToAgain(t *testing.T) {
+	o := newTestOutbox(1<<20, 1<<20)
+	o.fake.try = func(p []byte) (int, error) { o.ready(); return 1, nil }
+	o.put(nil, 0, nil, []byte("abc"), "")
+	o.flush()
+	o.idle(t)
+	if o.fake.calls != 2 {
+		t.Errorf("%d writes; want 2", o.fake.calls)
+	}
+}
+
+func TestAKillTakesABlockedBatchBack(t *testing.T) {
+	o := newTestOutbox(10_000, 10_000)
+	o.fake.try = func(p []byte) (int, error) { return 5, nil }
+	for _, f := range []string{"a", "b", "c"} { // 3 bytes each on the wire
+		o.put(nil, 0, nil, []byte(f), "")
+	}
+	o.flush()
+	o.put(nil, 0, nil, []byte("d"), "")
+	if n := o.kill(); n != 3 || o.frames != 1 {
+		t.Errorf("kill() = %d, %d frames written; want 3, 1", n, o.frames)
+	}
+	o.ready()
+	o.idle(t)
+	if o.fake.calls != 1 || o.breaks != 0 {
+		t.Errorf("%d writes, broken %d times; want 1, 0", o.fake.calls, o.breaks)
 	}
 }
 
@@ -823,7 +884,7 @@ func TestPingsThatWaitGoOutAsOne(t *testing.T) {
 	if pinged(last) {
 		t.Error("a ping that waits counts as sent")
 	}
-	o.fake.write = func(p []byte) (int, error) {
+	o.fake.again = func(p []byte) (int, error) {
 		if pinged(last) {
 			t.Error("half a ping counts as sent")
 		}
@@ -1043,7 +1104,11 @@ func TestEveryFrameThatIsTakenIsWrittenOnceAndInOrder(t *testing.T) {
 					flushOne()
 				}
 			case 13:
-				if depth == 0 && len(o.tasks) > 0 {
+				if rapid.Bool().Draw(t, "ready") {
+					if depth == 0 || !o.outbox.blocked.Load() {
+						o.ready()
+					}
+				} else if depth == 0 && len(o.tasks) > 0 {
 					f := o.tasks[0]
 					o.tasks = o.tasks[1:]
 					f()
@@ -1062,7 +1127,7 @@ func TestEveryFrameThatIsTakenIsWrittenOnceAndInOrder(t *testing.T) {
 			others()
 			return rapid.IntRange(0, len(p)).Draw(t, "tried"), nil
 		}
-		o.fake.write = func(p []byte) (int, error) {
+		o.fake.again = func(p []byte) (int, error) {
 			others()
 			return rapid.IntRange(1, len(p)).Draw(t, "wrote"), nil
 		}
@@ -1081,8 +1146,8 @@ func TestEveryFrameThatIsTakenIsWrittenOnceAndInOrder(t *testing.T) {
 				t.Fatalf("charged %d of %d", o.charged, budget)
 			}
 		}
-		o.fake.try, o.fake.write = nil, nil
-		for owed > 0 || len(o.tasks) > 0 {
+		o.fake.try, o.fake.again = nil, nil
+		for owed > 0 || len(o.tasks) > 0 || o.outbox.blocked.Load() {
 			flushOne()
 			o.run()
 		}
@@ -1155,7 +1220,14 @@ func TestManyGoroutinesPutIntoOneOutbox(t *testing.T) {
 	quiet := &countingOwner{}
 	o.on = quiet
 	n := 0
-	o.fake.try = func(p []byte) (int, error) { n++; return len(p) / (1 + n%3), nil }
+	o.fake.try = func(p []byte) (int, error) {
+		n++
+		if n%3 > 0 {
+			tasks.Go(o.ready)
+		}
+		return len(p) / (1 + n%3), nil
+	}
+	o.fake.again = o.fake.try
 	for i := range senders {
 		wake := make(chan struct{}, 1)
 		s := &sender{resume: func() { wake <- struct{}{} }}
@@ -1194,19 +1266,19 @@ func TestManyGoroutinesPutIntoOneOutbox(t *testing.T) {
 			t.Errorf("sender %d: %d messages written; want %d", i, k, each+1)
 		}
 	}
-	if quiet.frames != senders*each {
-		t.Errorf("%d frames counted; want %d", quiet.frames, senders*each)
+	if n := quiet.frames.Load(); n != senders*each {
+		t.Errorf("%d frames counted; want %d", n, senders*each)
 	}
 }
 
-// countingOwner is an owner that counts the written frames. It needs no lock, because
-// only one task writes at a time.
-type countingOwner struct{ frames int }
+// countingOwner is an owner that counts the written frames.
+type countingOwner struct{ frames atomic.Int64 }
 
-func (h *countingOwner) written(n, _ int) { h.frames += n }
+func (h *countingOwner) written(n, _ int) { h.frames.Add(int64(n)) }
 func (h *countingOwner) timed(int64)      {}
 func (h *countingOwner) lost(int)         {}
-func (h *countingOwner) waiting(bool)     {}
+func (h *countingOwner) now() int64       { return 1 }
+func (h *countingOwner) blocked(int64)    {}
 func (h *countingOwner) parted()          {}
 func (h *countingOwner) broken()          {}
 

@@ -154,6 +154,10 @@ func (s *streamSocket) CloseWrite() error {
 // below, since a goodbye to a peer that does not read would take seconds.
 func (s *streamSocket) Close() error {
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
 	s.closed = true
 	if s.in != nil {
 		s.in.Free()

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,19 +17,19 @@ import (
 )
 
 // sink is a socket that takes all writes. Its reads return no data.
-type sink struct {
-	once   sync.Once
-	closed chan struct{}
-}
+type sink struct{ closed atomic.Bool }
 
-func (s *sink) Read() (*Buffer, int, error)    { <-s.closed; return nil, 0, io.EOF }
-func (s *sink) TryWrite(p []byte) (int, error) { return len(p), nil }
-func (s *sink) Write(p []byte) (int, error)    { return len(p), nil }
-func (s *sink) CloseWrite() error              { return nil }
-func (s *sink) Close() error                   { s.once.Do(func() { close(s.closed) }); return nil }
-func newSink(http.ResponseWriter, *http.Request) (Socket, error) {
-	return &sink{closed: make(chan struct{})}, nil
+func (s *sink) Start(Watcher) {}
+func (s *sink) TryRead([]byte) (int, bool, error) {
+	if s.closed.Load() {
+		return 0, false, io.EOF
+	}
+	return 0, false, nil
 }
+func (s *sink) TryWrite(p []byte) (int, error)                   { return len(p), nil }
+func (s *sink) CloseWrite() error                                { return nil }
+func (s *sink) Close() error                                     { s.closed.Store(true); return nil }
+func newSink(http.ResponseWriter, *http.Request) (Socket, error) { return new(sink), nil }
 
 // stage is a relay with slots and phones. Their sockets are sinks.
 type stage struct {
@@ -74,6 +74,12 @@ func newStage(t testing.TB, slots, phones int) *stage {
 	if got, want := r.Counts(), (Counts{Binaries: slots, Phones: slots * phones}); got != want {
 		t.Fatalf("counts %+v; want %+v", got, want)
 	}
+	for _, b := range s.binaries {
+		b.turn = new(Turn)
+	}
+	for _, p := range s.phones {
+		p.turn = new(Turn)
+	}
 	return s
 }
 
@@ -92,14 +98,14 @@ func up(t testing.TB, p *phone, frame []byte) {
 	if !p.message(frame) {
 		t.Fatal("no room")
 	}
-	p.flushDirty()
+	p.turn.End()
 }
 
 func down(t testing.TB, b *binary, envelope []byte) {
-	if !b.message(envelope) || len(b.dirty) != 1 {
+	if !b.message(envelope) || len(b.turn.dirty) != 1 {
 		t.Fatal("not delivered")
 	}
-	b.flushDirty()
+	b.turn.End()
 }
 
 func TestAFrameAllocatesNothing(t *testing.T) {
@@ -156,7 +162,7 @@ func BenchmarkBatchOf100(b *testing.B) {
 				b.Fatal("no room")
 			}
 		}
-		p.flushDirty()
+		p.turn.End()
 	}
 }
 

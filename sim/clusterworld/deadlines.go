@@ -127,7 +127,7 @@ func (w *instance) noteAccepted() {
 		if c == nil || c.Phone && c.Home != c.Node {
 			continue
 		}
-		if s := c.Sock; s.Reading && s.Writers == 0 && !s.Closed && s.Tap.Closes == 0 {
+		if s := c.Sock; s.Idle() {
 			c.AcceptedFrames = c.SentLog.Frames(s.In.Messages)
 		}
 	}

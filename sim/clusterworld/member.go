@@ -73,6 +73,7 @@ const maxDeadlines = 256
 func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	m := w.starting
 	m.Node = d
+	d.Pause(m.parkWhileFrozen)
 	m.clockStart = w.Engine.Now() / 100 * m.clockSpeed
 	rt := &cfg.Runtime
 	newLock, start, newGauge := rt.NewLock, rt.Go, rt.NewGauge
@@ -384,16 +385,16 @@ type frozenSocket struct {
 	m *member
 }
 
-func (s frozenSocket) Read() (*relay.Buffer, int, error) {
+func (s frozenSocket) TryRead(p []byte) (int, bool, error) {
 	s.m.parkWhileFrozen()
-	b, n, err := s.Socket.Read()
+	n, more, err := s.Socket.TryRead(p)
 	s.m.parkWhileFrozen()
-	return b, n, err
+	return n, more, err
 }
 
-func (s frozenSocket) Write(p []byte) (int, error) {
+func (s frozenSocket) TryWrite(p []byte) (int, error) {
 	s.m.parkWhileFrozen()
-	n, err := s.Socket.Write(p)
+	n, err := s.Socket.TryWrite(p)
 	s.m.parkWhileFrozen()
 	return n, err
 }

@@ -520,8 +520,10 @@ const Forever = -1
 // are read.
 type Pipe struct {
 	e        *Run
-	readable Gate // tasks that wait for bytes
-	writable Gate // tasks that wait for room
+	readable Gate  // tasks that wait for bytes
+	writable Gate  // tasks that wait for room
+	reader   *Gate // opened together with readable; or nil
+	writer   *Gate // opened together with writable; or nil
 
 	mu          sync.Mutex // guards all below
 	bytes       []byte     // written, not read
@@ -551,6 +553,25 @@ func (e *Run) NewPipe(max int, latency int64, rnd *Rand) *Pipe {
 	return &Pipe{e: e, max: max, latency: latency, rnd: rnd}
 }
 
+// Watch makes the pipe open two further gates, when it changes for its reader and when
+// it changes for its writer. A task that serves many pipes waits at one gate for all.
+// Each may be nil. Call it before the pipe is used.
+func (p *Pipe) Watch(reader, writer *Gate) { p.reader, p.writer = reader, writer }
+
+func (p *Pipe) openReadable() {
+	p.e.Open(&p.readable)
+	if p.reader != nil {
+		p.e.Open(p.reader)
+	}
+}
+
+func (p *Pipe) openWritable() {
+	p.e.Open(&p.writable)
+	if p.writer != nil {
+		p.e.Open(p.writer)
+	}
+}
+
 // Put takes as much of b as fits and n allows.
 func (p *Pipe) Put(b []byte, n int) (int, error) {
 	p.mu.Lock()
@@ -573,7 +594,7 @@ func (p *Pipe) Put(b []byte, n int) (int, error) {
 	p.bytes = append(p.bytes, b[:n]...)
 	p.last = max(p.last, p.arrival(n))
 	p.parts = append(p.parts, part{n, p.last})
-	p.e.Open(&p.readable)
+	p.openReadable()
 	return n, nil
 }
 
@@ -600,7 +621,7 @@ const retransmission = 200 * time.Millisecond
 //go:norace
 func (p *Pipe) setCut(cut bool) {
 	p.cut = cut
-	p.e.Open(&p.readable)
+	p.openReadable()
 }
 
 //go:norace
@@ -634,7 +655,7 @@ func (p *Pipe) Take(b []byte) (n int, again int64, err error) {
 		}
 	}
 	if n > 0 {
-		p.e.Open(&p.writable)
+		p.openWritable()
 	}
 	return n, 0, nil
 }
@@ -645,6 +666,13 @@ func (p *Pipe) Readable() (ok bool, again int64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.arrived()
+}
+
+// Writable reports whether Put takes a byte, or fails.
+func (p *Pipe) Writable() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reset || p.eof || p.readClosed || p.max == 0 || len(p.bytes) < p.max
 }
 
 // arrived is Readable. mu is held.
@@ -717,6 +745,6 @@ func (p *Pipe) update(change func(*Pipe)) {
 	p.mu.Lock()
 	change(p)
 	p.mu.Unlock()
-	p.e.Open(&p.readable)
-	p.e.Open(&p.writable)
+	p.openReadable()
+	p.openWritable()
 }

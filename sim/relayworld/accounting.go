@@ -33,8 +33,8 @@ type inboundCounter struct {
 // add parses the bytes of one read.
 //
 //go:norace
-func (in *inboundCounter) add(b *relay.Buffer, n int) {
-	for i := 0; i < n && !in.malformed; {
+func (in *inboundCounter) add(b []byte) {
+	for i, n := 0, len(b); i < n && !in.malformed; {
 		if in.payloadLeft > 0 {
 			k := min(in.payloadLeft, uint64(n-i))
 			in.payloadLeft -= k
@@ -183,10 +183,10 @@ func (w *Instance) acceptedFrames(d *Node) (least, most int, pending bool) {
 			continue
 		}
 		s := c.Sock
-		if s.Reading && s.Writers == 0 && !s.Closed && s.Tap.Closes == 0 {
+		if s.Idle() {
 			c.AcceptedFrames, c.acceptedStrays = c.SentLog.Frames(s.In.Messages), c.SentLog.strays(s.In.Messages)
 		}
-		pending = pending || s.Writers > 0
+		pending = pending || s.Blocked()
 		least += c.AcceptedFrames
 		most += s.In.Messages
 	}

@@ -86,7 +86,7 @@ type Node struct {
 	Began         engine.Stamp
 	Relay         *relay.Relay
 	handler       http.Handler
-	runtime       relay.Runtime
+	pollers       *pollers
 	Lock          *engine.Lock // the registry's
 	Gauges        [3]*relayruntime.Gauge
 	Shown         relay.Counts // at the last release of the lock
@@ -98,6 +98,14 @@ type Node struct {
 
 	// expiredPhones are the phones that were in those graces at their end.
 	expiredPhones int
+}
+
+// Pause makes the process's pollers call pause before each batch and each event. pause
+// may wait.
+func (d *Node) Pause(pause func()) {
+	for _, p := range d.pollers.all {
+		p.pause = pause
+	}
 }
 
 // graceChange is the beginning or the end of a slot's grace.
@@ -163,7 +171,7 @@ func (w *Instance) NewNode(n int) *Node {
 	}
 	w.addLimitsPeriod(d, w.limits(), false)
 	cfg := w.config(d, w.limits())
-	cfg.Runtime, d.runtime = rt, rt
+	cfg.Runtime, d.pollers = rt, newPollers(w.Engine, uint64(w.Run.Param("noise", 0))<<8+uint64(n))
 	cfg.Access = w.newAccess(d, rt)
 	if w.Cluster != nil {
 		w.Cluster.JoinCluster(d, &cfg)

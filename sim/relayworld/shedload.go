@@ -12,13 +12,12 @@ import (
 
 // shedLoadCall is one call of ShedLoad.
 type shedLoadCall struct {
-	node       *Node
-	from, to   engine.Stamp
-	want       int         // bytes
-	reported   int         // its result: connections closed
-	closed     [16]*Client // in order of closing
-	n          int
-	unfinished [maxClients]int // bytes written by Writes that have not returned
+	node     *Node
+	from, to engine.Stamp
+	want     int         // bytes
+	reported int         // its result: connections closed
+	closed   [16]*Client // in order of closing
+	n        int
 }
 
 // minShedBytes is the least that a connection must hold to be closed.
@@ -49,11 +48,6 @@ func (w *Instance) beginShedLoad(d *Node, want int) *shedLoadCall {
 	w.nshedLoads++
 	k.node, k.want = d, want
 	k.from = w.Engine.Stamp()
-	for n := 1; n <= w.Nclients; n++ {
-		if c := w.Clients[n].Load(); c != nil {
-			k.unfinished[n] = c.Sock.unfinished
-		}
-	}
 	return k
 }
 
@@ -151,8 +145,8 @@ func (w *Instance) addressBytes(c *Client, k *shedLoadCall) (sum int) {
 // written until all of it is.
 func (w *Instance) heldBytes(c *Client, k *shedLoadCall) (lo, hi int) {
 	defer func() { hi += hi/2 + 8<<10 }()
-	hi = 2*binaryMessage + 2*k.unfinished[c.Number] // messages that it is sending; charged until a write is done
-	if !c.Phone {                                   // how much its parked phones hold is unknown
+	hi = 2 * binaryMessage // messages that it is sending
+	if !c.Phone {          // how much its parked phones hold is unknown
 		for n, l := range c.Flows {
 			for i, f := range w.Clients[n].Load().Flow(0).Sent {
 				if f.Step <= k.to.Step && (i >= len(l.Got) || l.Got[i].After(k.from)) {

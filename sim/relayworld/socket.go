@@ -7,36 +7,43 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
-// A Socket is the relay's end of a connection to a simulated peer.
+// A Socket is the relay's end of a connection to a simulated peer. It keeps the contract
+// of relay.Socket to the letter: it owes a call of Ready only after a TryRead that found
+// nothing more, or after a TryWrite that took less than all, and gives each once.
 type Socket struct {
 	e        *engine.Run
-	rt       *relay.Runtime // has the buffers
-	up, down *engine.Pipe   // from the peer, to the peer
+	pollers  *pollers
+	watcher  relay.Watcher
+	up, down *engine.Pipe // from the peer, to the peer
 	obj      int32
 	chunk    int    // bytes that one read or write carries at most; 0: any number
 	onClose  func() // called by Close; may be nil
 
-	// Owned by the relay's reader and by its writer. Also read while no task
-	// runs.
+	// Owned by the relay's task that reads and by the one that writes. Also read while
+	// no task runs.
 	fromPeer, toPeer *engine.Rand
 	Tap              tap
 	In               inboundCounter
-	Reading          bool // Read is running
-	Writers          int  // tasks in Write
-	unfinished       int  // bytes that these unfinished Writes have written
 
 	mu           sync.Mutex // guards all below
+	readOwed     bool       // Ready(readable) is owed
+	writeOwed    bool       // Ready(writable) is owed
 	Closed       bool
 	ClosedAt     int64 // when it was closed
 	endStep      int
+	waitsSince   int64 // when the write that is blocked began to wait; 0: none is
+	waitTook     int   // bytes that it has taken since then
 	writeWaited  bool  // a write had to wait
 	writePartial bool  // a write was partial
 	writeFailed  bool  // a write has failed
-	longestWrite int64 // the longest duration of a Write
+	longestWrite int64 // the longest time for which writeChunk bytes waited
 }
 
-func newSocket(e *engine.Run, rt *relay.Runtime, name string, seed uint64, room, chunk int, latency int64) *Socket {
-	s := &Socket{e: e, rt: rt, obj: e.Object(name), chunk: chunk, fromPeer: engine.NewRand(seed), toPeer: engine.NewRand(seed + 1)}
+// writeChunk is the number of bytes to which the relay's write timeout applies.
+const writeChunk = 64 << 10
+
+func newSocket(e *engine.Run, ps *pollers, name string, seed uint64, room, chunk int, latency int64) *Socket {
+	s := &Socket{e: e, pollers: ps, obj: e.Object(name), chunk: chunk, fromPeer: engine.NewRand(seed), toPeer: engine.NewRand(seed + 1)}
 	s.up = e.NewPipe(0, latency, engine.NewRand(seed+2))
 	s.down = e.NewPipe(room, latency, engine.NewRand(seed+3))
 	return s
@@ -50,85 +57,107 @@ func (s *Socket) limitBytes(r *engine.Rand, n int) int {
 	return min(n, 1+r.Intn(s.chunk))
 }
 
-// Read implements relay.Socket.
-func (s *Socket) Read() (*relay.Buffer, int, error) {
-	s.setReading(true)
-	defer s.setReading(false)
-	s.e.Yield(engine.AtRead, s.obj)
-	for {
-		if s.isClosed() {
-			return nil, 0, engine.ErrClosed
-		}
-		ok, again, err := s.up.Readable()
-		switch {
-		case err != nil:
-			return nil, 0, err
-		case !ok:
-			s.up.AwaitReadable(again)
-			continue
-		}
-		b := s.rt.NewBuffer() // another task may close or reset the pipe meanwhile
-		if n, _, _ := s.up.Take(b[:s.limitBytes(s.fromPeer, len(b))]); n > 0 {
-			s.In.add(b, n)
-			return b, n, nil
-		}
-		s.rt.FreeBuffer(b)
-	}
+// Start implements relay.Socket.
+func (s *Socket) Start(w relay.Watcher) {
+	s.watcher = w
+	s.pollers.add(s)
 }
 
-//go:norace
-func (s *Socket) setReading(yes bool) { s.Reading = yes }
+// due returns the event that s owes now. If it owes none, again is when it may, or
+// engine.Forever.
+func (s *Socket) due() (ev event, again int64, closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	again = engine.Forever
+	if s.Closed {
+		return ev, again, true
+	}
+	ev.s = s
+	if s.readOwed {
+		ok, at, err := s.up.Readable()
+		if ev.readable = ok || err != nil; !ev.readable {
+			again = at
+		}
+	}
+	ev.writable = s.writeOwed && s.down.Writable()
+	return ev, again, false
+}
 
-//go:norace
-func (s *Socket) addUnfinished(n int) { s.unfinished += n }
+// called records that the watcher is about to get ev.
+func (s *Socket) called(ev event) {
+	s.mu.Lock()
+	s.readOwed = s.readOwed && !ev.readable
+	s.writeOwed = s.writeOwed && !ev.writable
+	s.mu.Unlock()
+}
 
+// Idle reports whether everything that was read has been handed on, and nothing waits to
+// be written. Call it only while no task runs.
+//
 //go:norace
-func (s *Socket) addWriter(n int) { s.Writers += n }
+func (s *Socket) Idle() bool {
+	c, ok := s.watcher.(interface{ Parked() bool })
+	return ok && !c.Parked() && s.readOwed && !s.Blocked() && !s.Closed && s.Tap.Closes == 0
+}
+
+// Blocked reports whether a write waits. Call it only while no task runs.
+//
+//go:norace
+func (s *Socket) Blocked() bool { return s.writeOwed && !s.Closed }
+
+// TryRead implements relay.Socket.
+func (s *Socket) TryRead(p []byte) (n int, more bool, err error) {
+	s.e.Yield(engine.AtRead, s.obj)
+	if s.isClosed() {
+		return 0, false, engine.ErrClosed
+	}
+	s.mark(func() { s.readOwed = false })
+	n, _, err = s.up.Take(p[:s.limitBytes(s.fromPeer, len(p))])
+	if err != nil {
+		return 0, false, err
+	}
+	s.In.add(p[:n])
+	// Another task may close or reset the pipe meanwhile. Of what is left to read, the
+	// caller learns from the result or from Ready; now and then the result is wrong.
+	left, _, end := s.up.Readable()
+	more = (left || end != nil) && s.fromPeer.Chance(2) || s.fromPeer.Chance(16)
+	s.mark(func() { s.readOwed = !more })
+	if !more {
+		s.pollers.wake()
+	}
+	return n, more, nil
+}
 
 // TryWrite implements relay.Socket.
 func (s *Socket) TryWrite(p []byte) (int, error) {
 	s.e.Yield(engine.AtWrite, s.obj)
-	return s.write(p)
-}
-
-func (s *Socket) write(p []byte) (int, error) {
 	if s.isClosed() {
 		return 0, engine.ErrClosed
 	}
 	n, err := s.down.Put(p, s.limitBytes(s.toPeer, len(p)))
-	if err != nil {
-		s.mark(func() { s.writeFailed = true })
-	}
 	s.Tap.add(p[:n], s.e.Now())
+	s.mark(func() { s.noteWrite(n, len(p), err) })
 	if n < len(p) {
-		s.mark(func() { s.writePartial = true })
+		s.pollers.wake()
 	}
 	return n, err
 }
 
-// Write implements relay.Socket.
-func (s *Socket) Write(p []byte) (n int, err error) {
-	s.addWriter(1)
-	defer func() {
-		s.addWriter(-1)
-		s.addUnfinished(-n)
-	}()
-	s.e.Yield(engine.AtWrite, s.obj)
-	began := s.e.Now()
-	for {
-		k, err := s.write(p[n:])
-		s.addUnfinished(k)
-		if n += k; n == len(p) || err != nil {
-			s.mark(func() { s.longestWrite = max(s.longestWrite, s.e.Now()-began) })
-			return n, err
-		}
-		if k > 0 {
-			s.e.Yield(engine.AtWrite, s.obj)
-			continue
-		}
-		s.mark(func() { s.writeWaited = true })
-		s.down.AwaitWritable(engine.Forever)
+// noteWrite records a write of n of the given bytes. mu is held.
+func (s *Socket) noteWrite(n, of int, err error) {
+	now := s.e.Now()
+	if s.waitTook += n; s.waitsSince != 0 && (err != nil || n == of || s.waitTook >= writeChunk) {
+		s.longestWrite = max(s.longestWrite, now-s.waitsSince)
+		s.waitsSince = 0
 	}
+	s.writeOwed = err == nil && n < of
+	if s.writeOwed {
+		s.writePartial, s.writeWaited = true, s.writeWaited || n == 0
+		if s.waitsSince == 0 {
+			s.waitsSince, s.waitTook = max(now, 1), 0
+		}
+	}
+	s.writeFailed = s.writeFailed || err != nil
 }
 
 // CloseWrite implements relay.Socket.
@@ -158,8 +187,12 @@ func (s *Socket) Close() error {
 }
 
 func (s *Socket) setClosed() {
-	if !s.Closed {
-		s.Closed, s.ClosedAt, s.endStep = true, s.e.Now(), s.e.Steps()+1
+	if s.Closed {
+		return
+	}
+	s.Closed, s.ClosedAt, s.endStep = true, s.e.Now(), s.e.Steps()+1
+	if s.waitsSince != 0 {
+		s.longestWrite = max(s.longestWrite, s.e.Now()-s.waitsSince)
 	}
 }
 

@@ -114,12 +114,15 @@ type simWire struct {
 	r    *relay.Relay
 	play *parityPlay
 	n    int
-	seen []parityRest
+
+	pollers *pollers
+	seen    []parityRest
 }
 
 func (w *simWire) relay() *relay.Relay { return w.r }
 
 func (w *simWire) boot() {
+	w.pollers = newPollers(w.e, uint64(w.n))
 	w.cfg.Runtime = relayruntime.NewRuntime(w.e, engine.NewRand(uint64(7+w.n)))
 	r, err := relay.New(w.cfg)
 	if err != nil {
@@ -158,7 +161,7 @@ func (c simConn) Read(b []byte) (int, error) {
 
 func (w *simWire) dial(path string, h http.Header) (parityConn, *http.Response) {
 	w.n++
-	s := newSocket(w.e, &w.cfg.Runtime, fmt.Sprint(w.n), uint64(w.n), 1<<14, 1000, 0)
+	s := newSocket(w.e, w.pollers, fmt.Sprint(w.n), uint64(w.n), 1<<14, 1000, 0)
 	ctx := context.WithValue(context.Background(), parityKey{}, s)
 	req := (&http.Request{Method: "GET", URL: &url.URL{Path: path}, Host: "relay", Header: h, RemoteAddr: "127.0.0.1:1"}).WithContext(ctx)
 	rec := httptest.NewRecorder()
