@@ -53,7 +53,7 @@ func (ps *pollers) wake() {
 	}
 }
 
-// poller is one of them.
+// poller is one of them. Its task lives while it has sockets.
 type poller struct {
 	e     *engine.Run
 	rnd   *engine.Rand // used by its task only
@@ -75,7 +75,10 @@ type event struct {
 func (p *poller) run() {
 	for more := false; ; {
 		p.pause()
-		batch, next := p.batch()
+		batch, next, over := p.batch(more)
+		if over {
+			return
+		}
 		if len(batch) == 0 && !more {
 			p.e.Park(engine.AtRead, &p.gate, next)
 			continue
@@ -94,8 +97,9 @@ func (p *poller) run() {
 
 // batch returns the events that are due, in an order that the seed decides. One in eight
 // sockets with an event is left for a later batch, and one in sixteen without one gets
-// one. If nothing is due, next is when something will be, or engine.Forever.
-func (p *poller) batch() (events []event, next int64) {
+// one. If nothing is due, next is when something will be, or engine.Forever. over says
+// that the task ends: no socket is left, and busy is false.
+func (p *poller) batch(busy bool) (events []event, next int64, over bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next = engine.Forever
@@ -119,6 +123,10 @@ func (p *poller) batch() (events []event, next int64) {
 	}
 	clear(p.sockets[len(open):])
 	p.sockets = open
+	if len(open) == 0 && !busy {
+		p.started = false
+		return nil, next, true
+	}
 	if late && len(events) == 0 {
 		next = p.e.Now() // a batch without events: the rest comes in the next one
 	}
@@ -133,5 +141,5 @@ func (p *poller) batch() (events []event, next int64) {
 		j := i + p.rnd.Intn(len(events)-i)
 		events[i], events[j] = events[j], events[i]
 	}
-	return events, next
+	return events, next, false
 }

@@ -183,6 +183,7 @@ func (s *Socket) Close() error {
 		s.down.CloseWrite()
 	}
 	s.up.StopRead()
+	s.pollers.wake() // to forget it
 	return nil
 }
 
