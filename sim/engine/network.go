@@ -555,9 +555,12 @@ func (e *Run) NewPipe(max int, latency int64, rnd *Rand) *Pipe {
 
 // Watch makes the pipe open two further gates, when it changes for its reader and when
 // it changes for its writer. A task that serves many pipes waits at one gate for all.
-// Each may be nil. Call it before the pipe is used.
+// Each may be nil.
+//
+//go:norace
 func (p *Pipe) Watch(reader, writer *Gate) { p.reader, p.writer = reader, writer }
 
+//go:norace
 func (p *Pipe) openReadable() {
 	p.e.Open(&p.readable)
 	if p.reader != nil {
@@ -565,6 +568,7 @@ func (p *Pipe) openReadable() {
 	}
 }
 
+//go:norace
 func (p *Pipe) openWritable() {
 	p.e.Open(&p.writable)
 	if p.writer != nil {

@@ -161,7 +161,7 @@ func (c simConn) Read(b []byte) (int, error) {
 
 func (w *simWire) dial(path string, h http.Header) (parityConn, *http.Response) {
 	w.n++
-	s := newSocket(w.e, w.pollers, fmt.Sprint(w.n), uint64(w.n), 1<<14, 1000, 0)
+	s := newSocket(w.e, w.pollers, fmt.Sprint(w.n), uint64(w.n), 1<<14, 4000, 0)
 	ctx := context.WithValue(context.Background(), parityKey{}, s)
 	req := (&http.Request{Method: "GET", URL: &url.URL{Path: path}, Host: "relay", Header: h, RemoteAddr: "127.0.0.1:1"}).WithContext(ctx)
 	rec := httptest.NewRecorder()
