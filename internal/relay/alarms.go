@@ -236,7 +236,7 @@ func (c *conn) tick(now int64) (next int64) {
 // backlog that moves.
 func (c *conn) heartbeat(now int64) {
 	c.nextPing = now + int64(c.set.Heartbeat)
-	if c.lastPing > 0 && !c.answered.Load() && c.state.Load() != parked {
+	if c.lastPing > 0 && !c.answered.Load() && c.stepState.Load() != parked {
 		if left, ok := c.out.pinged(c.lastPing); ok {
 			// A ping that has left late may be answered as late.
 			if due := c.relay.at(left) + int64(c.set.Heartbeat); now < due {

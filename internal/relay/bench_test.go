@@ -64,7 +64,7 @@ func couple(t testing.TB, bin, ph Socket) (r *Relay, id wire.ConnID) {
 		t.Fatalf("%d phones; want 1", len(phones))
 	}
 	b, p := r.registry.slots["s1"].binary, phones[0].(*phone)
-	for b.state.Load() != idle || p.state.Load() != idle { // their first steps
+	for b.stepState.Load() != idle || p.stepState.Load() != idle { // their first steps
 		runtime.Gosched()
 	}
 	return r, p.id

@@ -85,10 +85,10 @@ type conn struct {
 	traffic  trafficCounts
 	messages uint64 // that traffic does not have yet; owned by the task that runs a step
 
-	state   atomic.Int32
-	closing atomic.Bool // a close message is queued, or the socket is closed
-	left    atomic.Bool // the peer sent its close message
-	aborted atomic.Bool
+	stepState atomic.Int32 // parked, idle, running or again
+	closing   atomic.Bool  // a close message is queued, or the socket is closed
+	left      atomic.Bool  // the peer sent its close message
+	aborted   atomic.Bool
 
 	// Owned by the task that runs a step.
 	turn  *Turn // of that task
@@ -135,7 +135,7 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 
 // Parked reports whether what c has read waits for its role or for memory. The simulator
 // needs it for its checks.
-func (c *conn) Parked() bool { return c.state.Load() == parked }
+func (c *conn) Parked() bool { return c.stepState.Load() == parked }
 
 func (c *conn) place() (netip.Addr, bool) { return c.from, c.remote }
 
@@ -152,12 +152,26 @@ func (c *conn) shed(code wire.CloseCode, reason string) {
 // once more.
 func (c *conn) startReading() {
 	if c.acquire(true) {
-		c.relay.rt.Go("reader", func() {
-			var t Turn
-			c.step(&t)
-			t.Finish()
-		})
+		c.relay.rt.Go("reader", c.stepAlone)
 	}
+}
+
+// stepAlone runs steps until c has no more to do.
+func (c *conn) stepAlone() {
+	t := Turn{alone: true}
+	c.step(&t)
+	t.Finish()
+}
+
+// longSteps is the number of tasks that read a long message.
+var longSteps atomic.Int32
+
+// stepLong is stepAlone while a long message is on its way. To check a message of
+// megabytes takes milliseconds, in which a poller must serve its other connections.
+func (c *conn) stepLong() {
+	longSteps.Add(1)
+	c.stepAlone()
+	longSteps.Add(-1)
 }
 
 // Ready implements Watcher.
@@ -165,7 +179,11 @@ func (c *conn) Ready(t *Turn, readable, writable bool) {
 	if writable {
 		c.out.ready()
 	}
-	if readable && c.acquire(false) {
+	switch {
+	case !readable || !c.acquire(false):
+	case !t.alone && c.asm.Holds() > freeMessage:
+		c.relay.rt.Go("reader", c.stepLong)
+	default:
 		c.step(t)
 	}
 }
@@ -174,18 +192,18 @@ func (c *conn) Ready(t *Turn, readable, writable bool) {
 // What is parked stays so unless resume is true.
 func (c *conn) acquire(resume bool) bool {
 	for {
-		switch s := c.state.Load(); s {
+		switch s := c.stepState.Load(); s {
 		case again:
 			return false
 		case running:
-			if c.state.CompareAndSwap(running, again) {
+			if c.stepState.CompareAndSwap(running, again) {
 				return false
 			}
 		default:
 			if s == parked && !resume {
 				return false
 			}
-			if c.state.CompareAndSwap(s, running) {
+			if c.stepState.CompareAndSwap(s, running) {
 				return true
 			}
 		}
@@ -203,13 +221,13 @@ func (c *conn) step(t *Turn) {
 		}
 		t.stepped()
 		more := next == idle && c.more
-		if c.state.CompareAndSwap(running, next) { // from here on c is another task's
+		if c.stepState.CompareAndSwap(running, next) { // from here on c is another task's
 			if more {
 				t.Again(c)
 			}
 			return
 		}
-		c.state.Store(running) // it was again
+		c.stepState.Store(running) // it was again
 		c.more = true
 	}
 }

@@ -518,7 +518,7 @@ func TestAPhoneIsClosedAfterTenSecondsWithoutRoom(t *testing.T) {
 		if len(b.phones()) != 2 {
 			t.Fatalf("%d phones; want 2", len(b.phones()))
 		}
-		if b.phones()[0].state.Load() != parked {
+		if b.phones()[0].stepState.Load() != parked {
 			t.Error("the phone is not parked, although the outbox of its binary has no room")
 		}
 		sibling.send(wire.OpText, "1")
@@ -562,7 +562,7 @@ func TestFramesOfAParkedPhoneArriveWholeInOrderAndOnce(t *testing.T) {
 		chunk := make([]byte, 30<<10)
 		for texts := 0; texts < n; {
 			time.Sleep(time.Second)
-			if b.phones()[0].state.Load() == parked {
+			if b.phones()[0].stepState.Load() == parked {
 				parks++
 			}
 			k, err := bin.conn.Read(chunk)
@@ -740,8 +740,8 @@ func TestAClaimantsMessageIsTakenOnce(t *testing.T) {
 		t.Fatal("a claimant's message is taken before it holds the slot")
 	}
 	b.granted.Store(true)
-	if b.park() || b.state.Load() != again {
-		t.Errorf("after park the state is %d; want %d: the message may be handed on now", b.state.Load(), again)
+	if b.park() || b.stepState.Load() != again {
+		t.Errorf("after park the state is %d; want %d: the message may be handed on now", b.stepState.Load(), again)
 	}
 	b.step(b.turn)
 	for len(tasks) > 0 {

@@ -85,7 +85,7 @@ func (n *node) inGrace(frame string) (before, since *peer) {
 	since.Send(frame)
 	n.wait("both to be held", func() bool {
 		for _, p := range n.joinedTo("s1") {
-			if p.state.Load() != parked {
+			if p.stepState.Load() != parked {
 				return false
 			}
 		}

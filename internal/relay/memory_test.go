@@ -268,7 +268,7 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 			}
 			rest <- nil
 		}()
-		n.wait("it is not read any further", func() bool { return b.state.Load() == parked })
+		n.wait("it is not read any further", func() bool { return b.stepState.Load() == parked })
 		time.Sleep(50 * time.Millisecond)
 		if l := n.loadNow(&b.load); l.held == 0 || l.held > most {
 			t.Errorf("a claimant holds %d bytes; want some and at most %d", l.held, most)
@@ -288,7 +288,7 @@ func TestWhatCannotBeHandedOnYetIsLittle(t *testing.T) {
 		n.until(func() bool { return len(n.joinedTo("s1")) == 1 })
 		p := n.joinedTo("s1")[0]
 		go func() { _, _ = r.Write(masked(text, fmt.Sprintf("%q", pad))) }()
-		n.wait("it is not read any further", func() bool { return p.state.Load() == parked })
+		n.wait("it is not read any further", func() bool { return p.stepState.Load() == parked })
 		if l := n.loadNow(&p.load); l.held == 0 || l.held > most {
 			t.Errorf("a phone in grace holds %d bytes; want some and at most %d", l.held, most)
 		}
@@ -321,13 +321,13 @@ func TestALargeMessageWaitsWhileItsAddressHoldsMuch(t *testing.T) {
 	p3, b3 := send(a, "s3", frame[:half])
 	n.wait("one goes on without room", reads(b3))
 	_, b4 := send(a, "s4", frame)
-	n.wait("the next waits", func() bool { return b4.state.Load() == parked })
+	n.wait("the next waits", func() bool { return b4.stepState.Load() == parked })
 	if l := n.loadNow(&b4.load); l.reader > freeMessage+len(Buffer{}) {
 		t.Errorf("a message that waits holds %d bytes", l.reader)
 	}
 	send("192.0.2.2", "s5", message(150<<10))
 	n.wantMetric("dropped_frames_total", "bad_envelope", 1) // another address does not wait
-	if b4.state.Load() != parked {
+	if b4.stepState.Load() != parked {
 		t.Error("the message that waits is read, and nothing has changed for it")
 	}
 	if _, err := p3.NetConn().Write([]byte(frame[half:])); err != nil {
@@ -390,7 +390,7 @@ func TestAMessageThatWaitsForMemoryIsNotLate(t *testing.T) {
 		n.until(func() bool { return n.held("s1") })
 		b := n.holder("s1")
 		go func() { _, _ = p.NetConn().Write([]byte(frame)) }()
-		n.wait("the message waits", func() bool { return b.state.Load() == parked })
+		n.wait("the message waits", func() bool { return b.stepState.Load() == parked })
 		return p, b
 	}
 	t.Run("it arrives", func(t *testing.T) {

@@ -61,7 +61,8 @@ type Turn struct {
 	again []Watcher
 	spare []Watcher // the array that again had in the batch before
 
-	messages int // handed on since the outboxes were flushed
+	alone    bool // of a task that serves one connection
+	messages int  // handed on since the outboxes were flushed
 }
 
 // flushMessages is how many messages a Turn lets steps hand on until it flushes. Many

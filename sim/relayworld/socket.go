@@ -1,6 +1,7 @@
 package relayworld
 
 import (
+	"bytes"
 	"sync"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
@@ -22,6 +23,7 @@ type Socket struct {
 	// Owned by the relay's task that reads and by the one that writes. Also read while
 	// no task runs.
 	fromPeer, toPeer *engine.Rand
+	untaken          []byte // what the last TryWrite did not take; the next one begins with it
 	Tap              tap
 	In               inboundCounter
 
@@ -134,8 +136,12 @@ func (s *Socket) TryWrite(p []byte) (int, error) {
 	if s.isClosed() {
 		return 0, engine.ErrClosed
 	}
+	if !bytes.HasPrefix(p, s.untaken) {
+		s.e.Fail("framing", "a write of other bytes than those that the write before has not taken")
+	}
 	n, err := s.down.Put(p, s.limitBytes(s.toPeer, len(p)))
 	s.Tap.add(p[:n], s.e.Now())
+	s.untaken = append(s.untaken[:0], p[n:]...)
 	s.mark(func() { s.noteWrite(n, len(p), err) })
 	if n < len(p) {
 		s.pollers.wake()

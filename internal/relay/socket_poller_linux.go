@@ -143,7 +143,7 @@ func (p *poller) remove(s *rawSocket) {
 // run is the poller's goroutine.
 func (p *poller) run() {
 	for more := false; ; {
-		if more {
+		if more || longSteps.Load() > 0 { // Go wakes a goroutine late that waits while others compute
 			p.n = 0
 			_ = p.raw.Control(p.look)
 		} else if p.raw.Read(p.fill) != nil && p.stop() {
