@@ -4,6 +4,7 @@ import (
 	endian "encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -445,9 +446,12 @@ func (o *outbox) check() error {
 		c.add(o.out.items[o.out.done:])
 	}
 	errs := []error{c.checkBudget(o), c.checkQuotas(o.quota)}
-	for _, s := range o.parked {
-		if s.senderClosed {
+	for i, s := range o.parked {
+		switch {
+		case s.senderClosed:
 			errs = append(errs, errors.New("a closed sender waits for room"))
+		case slices.Contains(o.parked[:i], s):
+			errs = append(errs, errors.New("a sender waits twice for room"))
 		}
 	}
 	if o.queue != nil && !o.writing && !o.flushPending {
