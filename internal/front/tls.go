@@ -103,6 +103,10 @@ func tlsConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), protoco
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     append([]string{"http/1.1"}, protocols...),
 		GetCertificate: get,
+
+		// The relay writes whole messages, many of them at a time. A peer can use none of
+		// them before it is complete, so small records only cost.
+		DynamicRecordSizingDisabled: true,
 	}
 }
 

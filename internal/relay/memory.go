@@ -350,8 +350,11 @@ type Holder interface{ ReportHeld(report func(bytes int)) }
 
 // idleBytes returns about what a connection costs that holds nothing.
 func idleBytes(s Socket) int {
-	if t, ok := s.(*streamSocket); ok {
-		if _, ok := t.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
+	switch t := s.(type) {
+	case *tlsSocket:
+		return idleCost + tlsCost
+	case *streamSocket:
+		if _, ok := t.conn.(*tls.Conn); ok {
 			return idleCost + tlsCost
 		}
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"crypto/tls"
 	"net"
 	"runtime"
 	"syscall"
@@ -11,8 +12,24 @@ import (
 // nil while something that was read from it waits to be taken.
 type bare interface{ Bare() *net.TCPConn }
 
+// replaceable is the connection below a tls.Conn. Replace makes its later calls use
+// another connection in place of the one that Bare has returned.
+type replaceable interface {
+	bare
+	Replace(net.Conn)
+}
+
 // newNetSocket makes a Socket of c, which belongs to it from then on.
 func newNetSocket(c net.Conn) Socket {
+	if t, ok := c.(*tls.Conn); ok {
+		if below, ok := t.NetConn().(replaceable); ok {
+			if tcp := below.Bare(); tcp != nil {
+				s, feed := newTLSSocket(t, newTCPSocket(tcp))
+				below.Replace(feed)
+				return s
+			}
+		}
+	}
 	if b, ok := c.(bare); ok {
 		if tcp := b.Bare(); tcp != nil {
 			c = tcp
