@@ -65,6 +65,16 @@ const (
 	// collectEvery is the number of measurements between two garbage collections
 	// while new connections are refused.
 	collectEvery = 5
+
+	// trimEvery is the number of measurements between two decisions of trimmer, and
+	// quietBytes is how much a process that is not busy allocates in that time.
+	trimEvery  = 10
+	quietBytes = 1 << 20
+
+	// trimShare is the part of the live heap, and trimLeast the number of bytes, that
+	// must be garbage for a collection to be worth its processor time.
+	trimShare = 8
+	trimLeast = 4 << 20
 )
 
 // errMemory is the reason for which new connections are refused.
@@ -128,11 +138,15 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay, f *front.Front) {
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/heap/unused:bytes"},
 	}
+	var trim trimmer
 	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if n%trimEvery == 0 && trim.worthwhile(heapNow()) {
+			debug.FreeOSMemory()
 		}
 		limit := m.limit.Load()
 		if limit != told {
@@ -160,6 +174,36 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay, f *front.Front) {
 			runtime.GC()
 		}
 	}
+}
+
+// heap is a part of the statistics of Go's heap, in bytes.
+type heap struct {
+	live      uint64 // after the last collection
+	dead      uint64 // allocated since then, or free and not returned to the system
+	allocated uint64 // since the start
+}
+
+func heapNow() heap {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s)
+	h := heap{live: s[0].Value.Uint64(), allocated: s[3].Value.Uint64()}
+	h.dead = max(s[1].Value.Uint64(), h.live) - h.live + s[2].Value.Uint64()
+	return h
+}
+
+// trimmer decides when to return memory to the system. A TLS handshake leaves 100 KB
+// of garbage. Go collects it when the heap has grown by gcPercent, and keeps most of
+// that, so after a burst of connections the process has half as much memory again as
+// it needs. A collection after the burst returns it.
+type trimmer struct{ allocated uint64 }
+
+// worthwhile reports whether the process is not busy and has much garbage. It is called
+// every trimEvery measurements.
+func (t *trimmer) worthwhile(h heap) bool {
+	quiet := h.allocated-t.allocated < quietBytes
+	t.allocated = h.allocated
+	return quiet && h.dead > max(h.live/trimShare, trimLeast)
 }
 
 // judge refuses or admits new connections, and closes connections, for used bytes of

@@ -63,3 +63,28 @@ func TestMemoryThatStaysShortIsFreed(t *testing.T) {
 		})
 	}
 }
+
+func TestMemoryIsReturnedAfterABurst(t *testing.T) {
+	const mb = 1 << 20
+	var trim trimmer
+	for _, tt := range []struct {
+		what string
+		heap heap
+		want bool
+	}{
+		{"the start", heap{live: 10 * mb, dead: 20 * mb, allocated: 30 * mb}, false},
+		{"a burst", heap{live: 100 * mb, dead: 40 * mb, allocated: 900 * mb}, false},
+		{"after it", heap{live: 100 * mb, dead: 40 * mb, allocated: 900*mb + 1000}, true},
+		{"trimmed", heap{live: 110 * mb, dead: 1 * mb, allocated: 900*mb + 2000}, false},
+		{"a little garbage", heap{live: 110 * mb, dead: 13 * mb, allocated: 900*mb + 3000}, false},
+		{"a small process", heap{live: 3 * mb, dead: 3 * mb, allocated: 900*mb + 4000}, false},
+		{"more garbage", heap{live: 110 * mb, dead: 15 * mb, allocated: 900*mb + 5000}, true},
+	} {
+		if got := trim.worthwhile(tt.heap); got != tt.want {
+			t.Errorf("%s: %v; want %v", tt.what, got, tt.want)
+		}
+	}
+	if h := heapNow(); h.live > 1<<40 || h.dead > 1<<40 || h.allocated == 0 {
+		t.Errorf("the heap is %+v", h)
+	}
+}

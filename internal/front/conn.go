@@ -174,10 +174,7 @@ func (c *conn) Close() error {
 	c.table.endTurn(c)
 	c.table.unqueue(c)
 	c.table.mu.Unlock()
-	c.mu.Lock()
-	nc := c.Conn
-	c.mu.Unlock()
-	return nc.Close()
+	return c.Conn.Close()
 }
 
 // SetReadDeadline sets no deadline that is later than that of the first request's
@@ -228,14 +225,6 @@ func (c *conn) Bare() *net.TCPConn {
 		return nc.Bare()
 	}
 	return nil
-}
-
-// Replace makes later calls use nc, in place of the connection that Bare has returned.
-// The caller has hijacked the connection, and no other goroutine reads or writes it.
-func (c *conn) Replace(nc net.Conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.Conn = nc
 }
 
 // CloseWrite ends the sending half.

@@ -2,7 +2,6 @@ package front
 
 import (
 	"context"
-	"crypto/tls"
 	"log"
 	"log/slog"
 	"net"
@@ -175,7 +174,7 @@ func (f *Front) Guard(ln net.Listener) net.Listener {
 	if f.certs == nil {
 		return ln
 	}
-	return tls.NewListener(ln, f.certs.config())
+	return &tlsListener{ln, f.certs.config()}
 }
 
 // GuardChallenges limits the connections of a listener for ACME challenges,

@@ -336,6 +336,9 @@ func (p *pending) state(nc net.Conn, s http.ConnState) {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
 	}
+	if b, ok := nc.(*belowTLS); ok {
+		nc = b.Conn
+	}
 	c, ok := nc.(*conn)
 	if !ok {
 		return
