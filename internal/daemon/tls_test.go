@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -97,6 +98,38 @@ func TestFramesGoThroughTLS(t *testing.T) {
 	d.signals <- syscall.SIGTERM
 	if _, _, err := phone.ReadMessage(); !wstest.IsClose(err, 1001) {
 		t.Errorf("phone: %v; want close 1001", err)
+	}
+}
+
+func TestATLSConnectionHasNoGoroutine(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has the poller")
+	}
+	d, a, _ := withTLS(t, nil)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		dialled := a.Client("relay.test")
+		dialled.MaxVersion = version
+		dialer := wstest.Dialer{TLS: dialled, Connect: func(string, string) (net.Conn, error) { return net.Dial("tcp", d.public) }}
+		before := runtime.NumGoroutine()
+		const conns = 40
+		var last *wstest.Conn
+		for i := range conns {
+			h := http.Header{"X-Pyrycode-Server": {fmt.Sprint(version, "-", i)}, "X-Pyrycode-Version": {"1"}, "User-Agent": {"test"}}
+			c, _, err := dialer.Dial("wss://relay.test/v1/server", h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			last = c
+		}
+		d.until("the handlers have returned", func() bool { return runtime.NumGoroutine() < before+conns/2 })
+		_ = last.SetDeadline(time.Now().Add(patience))
+		if err := last.WriteClose(1000, ""); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := last.Next(); !wstest.IsClose(err, 1000) {
+			t.Errorf("%x: %v; want close 1000", version, err)
+		}
 	}
 }
 
