@@ -39,6 +39,7 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 		{[]string{"echo", "--url", "http://127.0.0.1:8080"}, "must be ws://"},
 		{[]string{"echo", "--size", "10"}, "--size 10 must be from"},
 		{[]string{"echo", "--flight", "0"}, "must be 1 or more"},
+		{[]string{"echo", "--rate", "2000000"}, "--rate 2000000 must be from 0"},
 		{[]string{"echo", "--for", "24h"}, "--for 24h0m0s must be from"},
 		{[]string{"idle", "--conns", "100000000"}, "ulimit -n"},
 		{[]string{"echo", "--pid", "999999999"}, "--pid 999999999"},

@@ -77,12 +77,23 @@ type echoCommand struct {
 	trafficFlags
 	Binaries int `default:"4" help:"Binaries."`
 	Flight   int `default:"4" help:"Round trips of each phone that are in flight concurrently."`
+	Rate     int `default:"0" help:"Round trips per second of all phones together, at equal intervals; 0: as many as --flight allows."`
 }
 
-func (c *echoCommand) plan() (plan, error) { return c.planFor(c.shape(c.Binaries, c.Flight, false), 0) }
+func (c *echoCommand) plan() (plan, error) {
+	if c.Rate < 0 || c.Rate > maxRate {
+		return plan{}, load.Usagef("--rate %d must be from 0 to %d", c.Rate, maxRate)
+	}
+	return c.planFor(c.shape(c.Binaries, c.Flight, false), 0)
+}
+
+// maxRate is a rate with one interval of the timer's resolution.
+const maxRate = 1_000_000
 
 func (c *echoCommand) run(d *driver) (load.Report, error) {
-	return c.traffic(d, "echo", c.shape(c.Binaries, c.Flight, false))
+	s := c.shape(c.Binaries, c.Flight, false)
+	s.Rate = c.Rate
+	return c.traffic(d, "echo", s)
 }
 
 type fanoutCommand struct {
