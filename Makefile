@@ -19,6 +19,7 @@ PORT     ?= 21000
 FUZZTIME ?= 30s
 BENCH    ?= .
 COUNT    ?= 10
+CONNECTIONS ?= 1000000
 SIMTIME  ?= 10s
 WORLD    ?= registry
 SOAKTIME ?= 60m
@@ -103,6 +104,9 @@ restart: bin/pyrycode-relay bin/relayload ## restart a relay under 1,000 pairs o
 
 bench-steps: ## run the benchmarks of single steps COUNT (10) times, for benchstat; BENCH selects them
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./internal/relay ./internal/wire ./internal/daemon
+
+million: ## measure what a million connections cost, with sockets in memory: 2 GB, three minutes; CONNECTIONS (docs/performance.md)
+	CONNECTIONS=$(CONNECTIONS) $(GO) test -run TestAMillionConnections -count=1 -v -timeout 30m ./internal/relay
 
 battery: ## run the fault tests with large doses: a quarter of an hour; prints their table (docs/reliability.md)
 	@.ci/battery

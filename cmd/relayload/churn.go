@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 type churnCommand struct {
 	relayFlags
 	Workers int           `default:"8" help:"Concurrent phones; each has its own binary."`
+	Resume  bool          `help:"Resume TLS sessions with tickets, as clients do that connect again."`
 	For     time.Duration `default:"5s" help:"How long to measure."`
 }
 
@@ -45,6 +47,9 @@ func (c *churnCommand) plan() (plan, error) {
 }
 
 func (c *churnCommand) run(d *driver) (load.Report, error) {
+	if c.Resume && d.target.TLS != nil {
+		d.target.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	}
 	fl := load.NewFleet(d.target, load.Shape{Size: load.MinFrame, Flight: 1})
 	var late load.Latencies
 	var mu sync.Mutex

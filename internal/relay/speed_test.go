@@ -41,7 +41,13 @@ type stage struct {
 
 func newStage(t testing.TB, slots, phones int) *stage {
 	t.Helper()
-	r, err := New(Config{Upgrade: newSink, MaxPhones: phones + 1, MaxConns: 1 << 20, MaxConnsPerAddress: 1 << 20, Rate: 1e9, Burst: 1 << 30})
+	return newStageOn(t, newSink, slots, phones)
+}
+
+// newStageOn is newStage with other sockets.
+func newStageOn(t testing.TB, upgrade func(http.ResponseWriter, *http.Request) (Socket, error), slots, phones int) *stage {
+	t.Helper()
+	r, err := New(Config{Upgrade: upgrade, MaxPhones: phones + 1, MaxConns: 1 << 20, MaxConnsPerAddress: 1 << 20, Rate: 1e9, Burst: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
