@@ -18,6 +18,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -470,6 +471,95 @@ func TestTLSAnswersAreBounded(t *testing.T) {
 		}
 	}
 	t.Error("10,000 answers were kept")
+}
+
+// echoer is the watcher of a socket whose bytes it sends back.
+type echoer struct {
+	sock  Socket
+	mu    sync.Mutex // guards all below
+	out   []byte
+	ended error
+}
+
+func (e *echoer) Ready(_ *Turn, readable, _ bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b := NewBuffer()
+	defer b.Free()
+	for more := readable; more && e.ended == nil; {
+		var n int
+		n, more, e.ended = e.sock.TryRead(b[:])
+		e.out = append(e.out, b[:n]...)
+	}
+	n, err := e.sock.TryWrite(e.out)
+	if e.out = e.out[n:]; err != nil && e.ended == nil {
+		e.ended = err
+	}
+}
+
+// A real connection echoes more than its buffers hold, over each kind of socket.
+func TestTLSOverRealSockets(t *testing.T) {
+	for name, below := range map[string]func(*net.TCPConn) Socket{
+		"poller":    newTCPSocket,
+		"goroutine": func(c *net.TCPConn) Socket { return newStreamSocket(c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			dialled, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			peer := tls.Client(dialled, &tls.Config{InsecureSkipVerify: true})
+			defer peer.Close()
+			_ = peer.SetDeadline(time.Now().Add(patience))
+			tcp, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			bottom := &replaced{tcp}
+			conn := tls.Server(bottom, &tls.Config{Certificates: []tls.Certificate{linkCert}})
+			hello := make(chan error, 1)
+			go func() { hello <- peer.Handshake() }()
+			if err := errors.Join(conn.Handshake(), <-hello); err != nil {
+				t.Fatal(err)
+			}
+			s, feed := newTLSSocket(conn, below(tcp.(*net.TCPConn)))
+			bottom.Conn = feed
+			e := &echoer{sock: s}
+			s.Start(e)
+			e.Ready(nil, true, false)
+
+			want := make([]byte, 3<<20)
+			rand.Read(want)
+			wrote := make(chan error, 1)
+			go func() {
+				for rest, n := want, 1; len(rest) > 0; n = min(2*n, 100_000) {
+					n = min(n, len(rest))
+					if _, err := peer.Write(rest[:n]); err != nil {
+						wrote <- err
+						return
+					}
+					rest = rest[n:]
+				}
+				wrote <- nil
+			}()
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("the echo: %v, or wrong bytes", err)
+			}
+			if err := errors.Join(<-wrote, s.CloseWrite()); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := peer.Read(got); n != 0 || err != io.EOF {
+				t.Errorf("after a close_notify: %d bytes, %v", n, err)
+			}
+			_ = s.Close()
+		})
+	}
 }
 
 // FuzzTLSSplits moves data in both directions over a link whose reads and writes have
