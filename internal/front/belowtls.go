@@ -3,6 +3,8 @@ package front
 import (
 	"crypto/tls"
 	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // helloPiece is the size of the records in which crypto/tls gets a ClientHello. Its
@@ -20,7 +22,8 @@ const (
 // Replace names. It gives crypto/tls the first record in pieces.
 type belowTLS struct {
 	net.Conn
-	hello *clientHello // nil: crypto/tls has all of it
+	listener *tlsListener
+	hello    *clientHello // nil: crypto/tls has all of it
 }
 
 // clientHello is the beginning of a TLS connection.
@@ -34,7 +37,8 @@ type clientHello struct {
 // tlsListener accepts TLS connections, whose handshake begins with the first use.
 type tlsListener struct {
 	net.Listener
-	config *tls.Config
+	config      *tls.Config
+	undelivered prometheus.Counter // connections that were cut because of TLS records without data
 }
 
 // Accept implements net.Listener.
@@ -43,7 +47,7 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tls.Server(&belowTLS{Conn: c, hello: new(clientHello)}, l.config), nil
+	return tls.Server(&belowTLS{Conn: c, listener: l, hello: new(clientHello)}, l.config), nil
 }
 
 // Read implements net.Conn.
@@ -121,3 +125,7 @@ func (b *belowTLS) Bare() *net.TCPConn {
 // Replace makes TLS use nc, in place of the connection that Bare has returned. The caller
 // has hijacked the connection, and no other goroutine uses it.
 func (b *belowTLS) Replace(nc net.Conn) { b.Conn = nc }
+
+// Undelivered counts that the caller of Replace has cut the connection, because its
+// client sends TLS records without data.
+func (b *belowTLS) Undelivered() { b.listener.undelivered.Inc() }

@@ -42,10 +42,10 @@ const (
 	// has 0.5 KiB.
 	smallRequest = 1536
 
-	// maxUndelivered is what TLS may take in, after the first request, without
-	// delivering data of the client. crypto/tls keeps the parts of a handshake message
-	// until it is whole, 64 KiB at most. A record of data has up to 16,645 bytes, and
-	// between two of them crypto/tls accepts 16 small records.
+	// maxUndelivered is what TLS may take in between the first request's header and the
+	// upgrade. No data may come then, and crypto/tls keeps the parts of a handshake
+	// message until it is whole, 64 KiB at most. After the upgrade the relay has the
+	// same bound, between two reads that bring data.
 	maxUndelivered = 18 << 10
 )
 
@@ -64,11 +64,11 @@ var errUndelivered = fmt.Errorf("the client sent more than %d bytes in TLS recor
 // before every frame in the scheduler's queue; those that wait for a turn do not.
 func handshakesAtATime() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
-// conn is a connection from its accept until its end. Until the first request's header
-// has been read it bounds time and bytes. A TLS handshake, and the parsing of a long
-// header, compute only while conn has a turn: from the end of a Read until the next use
-// of the connection, never while it waits for its peer. After the request's header it
-// only bounds what TLS takes in without delivering data.
+// conn is a connection from its accept until its upgrade or its end. Until the first
+// request's header has been read it bounds time and bytes. A TLS handshake, and the
+// parsing of a long header, compute only while conn has a turn: from the end of a Read
+// until the next use of the connection, never while it waits for its peer. After the
+// request's header it only bounds what TLS takes in.
 type conn struct {
 	net.Conn // a TCP connection, perhaps with a PROXY header before its first byte
 	table    *pending
@@ -89,7 +89,7 @@ type conn struct {
 	spoken      bool        // bytes have come; of the reader
 	left        int         // bytes that may come before over; of the reader
 	hasTLS      bool        // of the reader
-	undelivered int         // bytes after over since the last call of Delivered; of the reader
+	undelivered int         // bytes after over; of the reader
 
 	requestBytes atomic.Int32 // that came since the handshake, before over
 
@@ -154,10 +154,6 @@ func (c *conn) readOn(b []byte) (int, error) {
 	}
 	return n, err
 }
-
-// Delivered reports that TLS has delivered data of the client. The goroutine that reads
-// from TLS must call it after each such read.
-func (c *conn) Delivered() { c.undelivered = 0 }
 
 // Write ends the turn, since it may have to wait.
 func (c *conn) Write(b []byte) (int, error) {

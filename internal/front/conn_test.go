@@ -289,18 +289,15 @@ func TestALongHeaderIsParsedInATurn(t *testing.T) {
 	})
 }
 
-// After the first request, TLS gets a bounded number of bytes between two reads that
-// bring data, for as long as the connection lives.
-func TestTLSTakesInABoundedAmountWithoutDelivering(t *testing.T) {
+// After the first request, and until the upgrade, TLS gets a bounded number of bytes.
+func TestTLSTakesInABoundedAmountBeforeTheUpgrade(t *testing.T) {
 	for _, tt := range []struct {
-		what      string
-		begin     string
-		delivered bool // after each read
-		want      error
+		what  string
+		begin string
+		want  error
 	}{
-		{"TLS that delivers nothing", hello, false, errUndelivered},
-		{"TLS that delivers data", hello, true, io.EOF},
-		{"no TLS", "G", false, io.EOF},
+		{"TLS", hello, errUndelivered},
+		{"no TLS", "G", io.EOF},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := table(t, 1)
@@ -321,9 +318,6 @@ func TestTLSTakesInABoundedAmountWithoutDelivering(t *testing.T) {
 				var k int
 				k, err = c.Read(make([]byte, 1000))
 				n += k
-				if tt.delivered {
-					c.Delivered()
-				}
 			}
 			if err != tt.want || err == errUndelivered && (n <= maxUndelivered || n > maxUndelivered+1000) {
 				t.Errorf("%s: %d bytes are read, then %v; want %v", tt.what, n, err, tt.want)

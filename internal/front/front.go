@@ -174,7 +174,7 @@ func (f *Front) Guard(ln net.Listener) net.Listener {
 	if f.certs == nil {
 		return ln
 	}
-	return &tlsListener{ln, f.certs.config()}
+	return &tlsListener{ln, f.certs.config(), f.pending.cut.WithLabelValues(cutUndelivered)}
 }
 
 // GuardChallenges limits the connections of a listener for ACME challenges,

@@ -15,9 +15,10 @@ const (
 	// budget. A larger message waits until its sender's account has room for it.
 	freeMessage = 64 << 10
 
-	// idleCost and tlsCost are about what a connection costs that holds nothing.
-	idleCost = 8 << 10
-	tlsCost  = 24 << 10
+	// idleCost is about what a connection costs that holds nothing, and tlsCost what
+	// TLS adds. One that needs a goroutine costs more.
+	idleCost = 2 << 10
+	tlsCost  = 8 << 10
 )
 
 // memory accounts for what connections hold, in total and by network: messages that

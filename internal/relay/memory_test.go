@@ -177,12 +177,12 @@ func TestShortOfMemoryTheHeaviestNetworkOfAnAddressGoes(t *testing.T) {
 }
 
 func TestShortOfMemoryManyIdleConnectionsOutweighAPeerThatIsSlow(t *testing.T) {
-	n := start(t, Config{ClientAddr: fromHeader, MaxPhones: 1000})
+	const idle = shedMany/idleCost + 1
+	n := start(t, Config{ClientAddr: fromHeader, MaxPhones: 2 * idle, MaxConnsPerAddress: 2 * idle, Burst: 2 * idle})
 	b := n.from("192.0.2.1", "/v1/server", "s1")
 	n.until(func() bool { return n.held("s1") })
 	slow := joined(t, b, n.from("192.0.2.1", "/v1/client", "s1"))
 	flood(n, b, slow, 200<<10)
-	const idle = shedMany/idleCost + 1
 	for range idle {
 		n.from("198.51.100.1", "/v1/client", "s1")
 	}

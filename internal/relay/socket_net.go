@@ -13,10 +13,12 @@ import (
 type bare interface{ Bare() *net.TCPConn }
 
 // replaceable is the connection below a tls.Conn. Replace makes its later calls use
-// another connection in place of the one that Bare has returned.
+// another connection in place of the one that Bare has returned. Undelivered counts a
+// connection that is cut because its peer sends TLS records without data.
 type replaceable interface {
 	bare
 	Replace(net.Conn)
+	Undelivered()
 }
 
 // newNetSocket makes a Socket of c, which belongs to it from then on.
@@ -24,7 +26,7 @@ func newNetSocket(c net.Conn) Socket {
 	if t, ok := c.(*tls.Conn); ok {
 		if below, ok := t.NetConn().(replaceable); ok {
 			if tcp := below.Bare(); tcp != nil {
-				s, feed := newTLSSocket(t, newTCPSocket(tcp))
+				s, feed := newTLSSocket(t, newTCPSocket(tcp), below.Undelivered)
 				below.Replace(feed)
 				return s
 			}
@@ -44,20 +46,6 @@ func newNetSocket(c net.Conn) Socket {
 		}
 	}
 	return newStreamSocket(c)
-}
-
-// deliverer bounds what a connection above it, TLS, takes in without delivering data.
-// Delivered reports such data.
-type deliverer interface{ Delivered() }
-
-// below returns the connection below c, or nil if that needs no reports.
-func below(c net.Conn) deliverer {
-	above, ok := c.(interface{ NetConn() net.Conn })
-	if !ok {
-		return nil
-	}
-	d, _ := above.NetConn().(deliverer)
-	return d
 }
 
 // bottom is the connection below TLS, and below whatever else says what is

@@ -11,7 +11,6 @@ import (
 // there is no poller. A goroutine waits in Read, and another one while a write waits.
 type streamSocket struct {
 	conn    net.Conn
-	below   deliverer // told of data that has come; nil: nothing is
 	watcher Watcher
 	wait    [512]byte // while nothing has come only this waits
 
@@ -29,7 +28,7 @@ type streamSocket struct {
 }
 
 func newStreamSocket(c net.Conn) *streamSocket {
-	s := &streamSocket{conn: c, below: below(c)}
+	s := &streamSocket{conn: c}
 	s.taken.L = &s.mu
 	return s
 }
@@ -76,9 +75,6 @@ func (s *streamSocket) fill() (*Buffer, int, error) {
 			err = io.ErrNoProgress
 		}
 		return nil, 0, err
-	}
-	if s.below != nil {
-		s.below.Delivered()
 	}
 	b := NewBuffer()
 	copy(b[:], s.wait[:n])

@@ -26,7 +26,7 @@ const (
 
 	// tlsBuffer is about the size of the buffer for records that crypto/tls has after
 	// a usual handshake. It is a part of tlsCost.
-	tlsBuffer = 4 << 10
+	tlsBuffer = 2 << 10
 
 	tlsHeader = 5 // bytes of a record's header; the last two are the length of the rest
 )
@@ -46,6 +46,7 @@ var (
 type tlsSocket struct {
 	below Socket
 	conn  *tls.Conn // its reads and writes are those of a tlsFeed
+	cut   func()    // called if the peer sends no data
 	held  func(bytes int)
 
 	// Owned by the caller of TryRead.
@@ -74,9 +75,10 @@ type tlsSocket struct {
 }
 
 // newTLSSocket returns conn, whose handshake is complete, as a socket on top of below.
-// The caller makes the connection below conn use feed from now on.
-func newTLSSocket(conn *tls.Conn, below Socket) (s *tlsSocket, feed net.Conn) {
-	s = &tlsSocket{below: below, conn: conn}
+// The caller makes the connection below conn use feed from now on. The socket calls cut
+// when it ends a peer that sends TLS records without data.
+func newTLSSocket(conn *tls.Conn, below Socket, cut func()) (s *tlsSocket, feed net.Conn) {
+	s = &tlsSocket{below: below, conn: conn, cut: cut}
 	return s, tlsFeed{s}
 }
 
@@ -125,6 +127,7 @@ func (s *tlsSocket) TryRead(p []byte) (n int, more bool, err error) {
 func (s *tlsSocket) feed(p []byte) (n int, err error) {
 	s.inside = 0 // or crypto/tls would not ask
 	if s.fed > tlsUndelivered {
+		s.cut()
 		return 0, errTLSUndelivered
 	}
 	if s.in == nil {

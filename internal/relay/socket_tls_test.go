@@ -32,6 +32,7 @@ type link struct {
 	ended           bool       // the peer sends nothing more
 	closed          bool
 	secret          []byte // of the peer's records, with TLS 1.3
+	cuts            int
 }
 
 // keyLog keeps the secret of a client's records.
@@ -173,7 +174,7 @@ func newTLSLink(t testing.TB, version uint16) (*tlsSocket, *link, *tls.Conn) {
 	}
 	a.Close()
 	l := &link{piece: always(1 << 20), room: 1 << 30, secret: secrets.client}
-	s, feed := newTLSSocket(conn, l)
+	s, feed := newTLSSocket(conn, l, func() { l.cuts++ })
 	below.Conn, peerBelow.Conn = feed, linkPeer{l: l}
 	return s, l, peer
 }
@@ -425,6 +426,9 @@ func TestTLSEndsAPeerThatSendsNoData(t *testing.T) {
 			t.Errorf("%v; want %v", err, errTLSUndelivered)
 		}
 	}
+	if l.cuts != 1 {
+		t.Errorf("%d cuts are counted; want 1", l.cuts)
+	}
 }
 
 func TestTLSAnswersAKeyUpdate(t *testing.T) {
@@ -527,7 +531,7 @@ func TestTLSOverRealSockets(t *testing.T) {
 			if err := errors.Join(conn.Handshake(), <-hello); err != nil {
 				t.Fatal(err)
 			}
-			s, feed := newTLSSocket(conn, below(tcp.(*net.TCPConn)))
+			s, feed := newTLSSocket(conn, below(tcp.(*net.TCPConn)), func() {})
 			bottom.Conn = feed
 			e := &echoer{sock: s}
 			s.Start(e)
