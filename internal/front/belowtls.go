@@ -32,6 +32,7 @@ type clientHello struct {
 	header [recordHeader]byte // of a record that goes to crypto/tls in pieces
 	body   []byte             // … and what is left of it
 	rest   []byte             // came with it
+	err    error              // … and then this
 }
 
 // tlsListener accepts TLS connections, whose handshake begins with the first use.
@@ -57,9 +58,7 @@ func (b *belowTLS) Read(p []byte) (n int, err error) {
 		return b.Conn.Read(p)
 	}
 	if !h.read {
-		if err := h.readFrom(b.Conn); err != nil {
-			return 0, err
-		}
+		h.readFrom(b.Conn)
 	}
 	switch {
 	case len(h.body) > 0 && len(p) > recordHeader:
@@ -73,26 +72,23 @@ func (b *belowTLS) Read(p []byte) (n int, err error) {
 		h.rest = h.rest[n:]
 	}
 	if len(h.body)+len(h.rest) == 0 {
-		b.hello = nil
+		b.hello, err = nil, h.err
 	}
-	return n, nil
+	return n, err
 }
 
 // readFrom reads the first record. It keeps the beginning of one that is not whole, or
-// that is no record of a handshake, for crypto/tls to judge. The error says that not a
-// byte has come.
-func (h *clientHello) readFrom(c net.Conn) error {
+// that is no record of a handshake, for crypto/tls to judge.
+func (h *clientHello) readFrom(c net.Conn) {
 	h.read = true
 	b := make([]byte, 0, 2<<10)
 	for {
-		n, err := c.Read(b[len(b):cap(b)])
+		n := 0
+		n, h.err = c.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
-		if len(b) == 0 && err != nil {
-			return err
-		}
 		h.rest = b
-		if err != nil || len(b) > 0 && b[0] != recordHandshake {
-			return nil
+		if h.err != nil || len(b) > 0 && b[0] != recordHandshake {
+			return
 		}
 		if len(b) < recordHeader {
 			continue
@@ -103,7 +99,7 @@ func (h *clientHello) readFrom(c net.Conn) error {
 				copy(h.header[:], b)
 				h.body, h.rest = b[recordHeader:size], b[size:]
 			}
-			return nil
+			return
 		}
 		if size > cap(b) {
 			b = append(make([]byte, 0, size), b...)

@@ -27,13 +27,15 @@ func throughBelowTLS(t *testing.T, in ...string) (reads [][]byte) {
 	p := make([]byte, 2000)
 	for {
 		n, err := b.Read(p)
+		if n > 0 {
+			reads = append(reads, bytes.Clone(p[:n]))
+		}
 		if err == io.EOF {
 			return reads
 		}
 		if err != nil || n == 0 {
 			t.Fatalf("Read = %d, %v", n, err)
 		}
-		reads = append(reads, bytes.Clone(p[:n]))
 	}
 }
 
