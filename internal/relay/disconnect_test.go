@@ -120,6 +120,7 @@ func TestABanRefusesBeforeTheUpgradeAndClosesWhoIsThere(t *testing.T) {
 			b := n.dial("/v1/server", h)
 			n.until(func() bool { return n.held("s1") })
 			p := n.dial("/v1/client", h)
+			n.until(func() bool { return n.Counts().Phones == 1 })
 			now := time.Now()
 			ban := Ban{Key: tt.key, Made: now, Until: now.Add(time.Hour)}
 			applied, closed, err := n.Ban(ban)
