@@ -40,6 +40,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 		a.reject(why)
 		return
 	}
+	terms.Network = home(a.from)
 	if why = r.checkKey(hello, req.Host, &terms); why != nil {
 		a.reject(why)
 		return

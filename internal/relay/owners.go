@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -18,7 +19,8 @@ const (
 // the registry guards it. The zero value is ready for use.
 type owners struct {
 	young, old map[wire.ServerID]owned
-	rotated    time.Time // when young was new
+	rotated    time.Time            // when young was new
+	share      map[netip.Prefix]int // of young, by the network of the binary
 }
 
 // owned is the owner of one server-id, and when the slot ended.
@@ -27,15 +29,22 @@ type owned struct {
 	ended time.Time
 }
 
-// remember keeps the owner in terms, if there is one. If there are too many owners, it
-// forgets the older half.
+// remember keeps the owner in terms, if there is one. A network may have as many owners
+// there as are left for others; more of it are not remembered. So clients that bind many
+// server-ids to keys make the relay forget nobody else's.
 func (o *owners) remember(id wire.ServerID, terms Terms, now time.Time) {
 	if terms.Owner == "" {
 		return
 	}
-	if o.young == nil || len(o.young) >= maxOwners/2 || now.Sub(o.rotated) >= ownerMemory {
+	if o.young == nil || now.Sub(o.rotated) >= ownerMemory {
 		o.old, o.young, o.rotated = o.young, make(map[wire.ServerID]owned), now
+		o.share = make(map[netip.Prefix]int)
 	}
+	o.forget(id)
+	if o.share[terms.Network] >= maxOwners/2-len(o.young) {
+		return
+	}
+	o.share[terms.Network]++
 	o.young[id] = owned{terms, now}
 }
 
@@ -53,6 +62,11 @@ func (o *owners) find(id wire.ServerID, now time.Time) Terms {
 
 // forget removes the owner of id.
 func (o *owners) forget(id wire.ServerID) {
+	if kept, ok := o.young[id]; ok {
+		if o.share[kept.terms.Network]--; o.share[kept.terms.Network] == 0 {
+			delete(o.share, kept.terms.Network)
+		}
+	}
 	delete(o.young, id)
 	delete(o.old, id)
 }

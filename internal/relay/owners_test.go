@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -113,14 +114,33 @@ func TestTheOwnerOfASlotIsThatOfItsLastClaim(t *testing.T) {
 func TestTheNumberOfRememberedOwnersIsBounded(t *testing.T) {
 	var o owners
 	now := time.Unix(1, 0)
-	for i := range 3 * maxOwners {
-		o.remember(wire.ServerID(fmt.Sprint(i)), Terms{Owner: "k"}, now)
+	of := func(i int) Terms {
+		return Terms{Owner: "k", Network: home(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))}
+	}
+	o.remember("member", of(0), now)
+	for network := 1; network <= 3; network++ {
+		for i := range maxOwners { // of one network each
+			o.remember(wire.ServerID(fmt.Sprint(network, "/", i)), of(network), now)
+		}
+	}
+	o.remember("another", of(4), now)
+	for _, id := range []wire.ServerID{"member", "another"} {
+		if o.find(id, now).Owner == "" {
+			t.Errorf("the owner of %s is not remembered after those of three other networks", id)
+		}
+	}
+	now = now.Add(ownerMemory)
+	for i := range maxOwners { // of a network each
+		o.remember(wire.ServerID(fmt.Sprint(i)), of(i), now)
 	}
 	if n := len(o.young) + len(o.old); n > maxOwners {
 		t.Errorf("%d owners are remembered; want at most %d", n, maxOwners)
 	}
-	if o.find(wire.ServerID(fmt.Sprint(3*maxOwners-1)), now).Owner == "" {
-		t.Error("the newest owner is forgotten")
+	for id := range o.young {
+		o.forget(id)
+	}
+	if len(o.share) != 0 {
+		t.Errorf("%d networks are counted without an owner", len(o.share))
 	}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -141,6 +142,9 @@ type Terms struct {
 	// ProvedAt is the time of the proof that the binary has the key. The proof of each
 	// claim must be later than the last one, so that none can be used twice.
 	ProvedAt int64
+
+	// Network is where the binary comes from. Networks share the memory for owners.
+	Network netip.Prefix
 }
 
 // mayFollow reports whether a binary with these terms may get a slot of a binary with the
