@@ -55,7 +55,7 @@ func (n *node) attackFromOutside(a attack) (end func() string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	cmd := exec.Command("nice", "-n", "10", os.Args[0])
+	cmd := exec.Command("nice", "-n", "19", os.Args[0])
 	cmd.Env = append(os.Environ(), asAttacker+"="+attackName(a)+" "+string(text), "GOMAXPROCS=1", "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
