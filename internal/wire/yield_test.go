@@ -3,6 +3,7 @@ package wire
 import (
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"unicode/utf8"
 )
@@ -37,7 +38,8 @@ func TestTheScanOfALongTextYields(t *testing.T) {
 		"not ASCII":         `{"frame":"` + repeat(`é€😀`) + `"}`,
 		"nested as allowed": `{"frame":[` + repeat(strings.Repeat("[", 100)+strings.Repeat("]", 100)+",") + `1]}`,
 	} {
-		ran, done, ended := 0, make(chan struct{}), make(chan struct{})
+		var ran atomic.Int64
+		done, ended := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(ended)
 			for {
@@ -45,15 +47,15 @@ func TestTheScanOfALongTextYields(t *testing.T) {
 				case <-done:
 					return
 				default:
-					ran++
+					ran.Add(1)
 					runtime.Gosched()
 				}
 			}
 		}()
 		runtime.Gosched()
-		before := ran
+		before := ran.Load()
 		_, err := ParseEnvelope([]byte(text))
-		got := ran - before
+		got := int(ran.Load() - before)
 		close(done)
 		<-ended
 		if err != nil {
