@@ -21,7 +21,12 @@ type Corpus struct {
 	runs  []*Plan
 	files []string // of the runs
 	Added int      // runs that this process has added
+	asked int      // runs that it might have added
 }
+
+// keptPart bounds the runs that are added to one of so many. To record a run takes about
+// the time of four runs, and at first nearly every run reaches a new state.
+const keptPart = 10
 
 // maxCorpus bounds the runs of a corpus. One more replaces another.
 const maxCorpus = 2000
@@ -90,7 +95,8 @@ func (c *Corpus) keep(p *Plan, file string, states []uint64, chance uint64) {
 // Add keeps the run of a result that has held, if it has reached a new state, and writes
 // it to the directory. again carries out the same run with another runner.
 func (c *Corpus) Add(x *Runner, res *Result, again func(*Runner) *Result) error {
-	if res.Failure != nil || !c.adds(res.Reached) {
+	c.asked++
+	if res.Failure != nil || c.Added*keptPart >= c.asked || !c.adds(res.Reached) {
 		return nil
 	}
 	y := Runner{World: x.World, Strategy: x.Strategy, Plain: x.Plain, Trace: true, buf: x.buf}

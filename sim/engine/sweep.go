@@ -187,8 +187,9 @@ func (s *Sweep) keep(t *SweepSummary, res *Result, again func(*Runner) *Result) 
 	if s.Corpus == nil {
 		return nil
 	}
+	before := s.Corpus.Added
 	err := s.Corpus.Add(&s.Runner, res, again)
-	t.Kept = s.Corpus.Added
+	t.Kept += s.Corpus.Added - before
 	return err
 }
 
