@@ -195,11 +195,11 @@ func (r *Registry[B, P]) set(cfg RegistryConfig[P]) {
 }
 
 // Claim gives the slot of id to b on these terms, if it is free (Claimed) or in
-// grace (Reclaimed). If id has another owner, nothing changes (NotOwner). A reclaim evicts every phone of the slot: their sessions
-// live in the memory of the binary that is gone. If a binary holds the
-// slot, nothing changes (Held): the caller probes that incumbent and then
-// calls Takeover, or refuses b. b must not be the zero B, and must not hold a
-// slot.
+// grace (Reclaimed). If id has another owner, nothing changes (NotOwner). A reclaim
+// evicts every phone of the slot: their sessions live in the memory of the binary that
+// is gone. If a binary holds the slot, nothing changes (Held): the caller probes that
+// incumbent and then calls Takeover, or refuses b. b must not be the zero B, and must
+// not hold a slot.
 func (r *Registry[B, P]) Claim(id wire.ServerID, b B, terms Terms) Claim[B, P] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
