@@ -56,6 +56,9 @@ const (
 	sawAccessLost
 	sawAccessLostLate
 	sawAccessLostPhone
+	sawNotOwner
+	sawOldProof
+	sawNotOwnerLate
 )
 
 func (World) CoverageGoals() []string {
@@ -113,6 +116,9 @@ func (World) CoverageGoals() []string {
 		sawAccessLost:           "a binary loses its access",
 		sawAccessLostLate:       "a binary loses its access between the answer and its slot",
 		sawAccessLostPhone:      "a phone is closed because its server-id has lost its access",
+		sawNotOwner:             "a binary without the key of its server-id is refused",
+		sawOldProof:             "a binary with an old proof of the key is refused",
+		sawNotOwnerLate:         "a binary meets the owner of its server-id after its upgrade",
 		sawDeparted:             "an envelope is for a phone that has just left",
 	}
 }
@@ -132,6 +138,7 @@ func (w *Instance) coverCounters(got map[string]float64) {
 	for _, c := range w.All() {
 		w.coverConn(c)
 		w.coverAccess(c)
+		w.coverOwner(c)
 	}
 	w.Engine.Sometimes(sawAborted, w.aborted)
 	w.Engine.Sometimes(sawSpreadGrace, w.graceAtSpread)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
@@ -103,6 +104,9 @@ func (c *Client) request() *http.Request {
 	h := http.Header{"X-Pyrycode-Server": {Servers[c.Server]}, "User-Agent": {"sim"}}
 	if !c.Phone {
 		h["X-Pyrycode-Version"] = []string{"1"}
+	}
+	if c.hasKey() {
+		h.Set(wire.HeaderClaimKey, c.claimKey("relay"))
 	}
 	switch c.Kind {
 	case NoHeader:

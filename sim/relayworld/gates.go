@@ -13,11 +13,12 @@ func (w *Instance) judgeEndpoint(c *Client) {
 	case c.Upgraded:
 		ok = c.Kind == AsIs && !c.BadHandshake && w.refusesFrom.After(c.DialedAt) && !c.verifierGone
 		w.judgeAccess(c)
+		w.judgeOwner(c)
 		w.judgeConnCaps(c)
 	case status == 400:
 		ok = c.Kind == NoHeader || c.BadHandshake
 	case status == 403:
-		ok = c.Kind == FromPage || w.refusedForAccess(c)
+		ok = c.Kind == FromPage || w.refusedForAccess(c) || w.mayLackOwner(c, c.ServedAt)
 	case status == 429: // a bucket that was emptied with a smaller limit refills slowly
 		most := w.lowest(c.Node, engine.Stamp{}, c.ServedAt, burstOf)
 		ok = w.requestsBefore(c)-min(w.missesBefore(c), most) >= most && c.Retry != ""

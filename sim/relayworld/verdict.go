@@ -101,6 +101,8 @@ func (w *Instance) unfoundedClose(c *Client) string {
 		return w.UnfoundedPhoneClose(c, did, unless)
 	case c.Code == 1008 && c.Reason == "too many bad envelopes":
 		return unless(c.SentLog.n > badEnvelopes, "close code")
+	case c.Code == 1013 && c.Reason == notOwnerReason:
+		return unless(w.mayLackOwner(c, c.ClosedAt), "owner")
 	case c.Code == 1013 && c.Reason == "too many claims at once":
 		return unless(w.tooManyClaimants(c), "close code")
 	case c.Code == 1013 && c.Reason == "the holder of the server-id does not answer":

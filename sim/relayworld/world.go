@@ -207,6 +207,9 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 		p.Round("bye", 3, []int{VerbWait, VerbDial, VerbSpread})
 	}
 	if r.Chance(6) {
+		set("keys", 1)
+	}
+	if r.Chance(6) {
 		set("access", accessList, accessVerifier)
 		p.Actor("acl", 2+r.Intn(6), []int{VerbAccess, VerbWait, VerbAccess}, p.IDs)
 	}
