@@ -59,12 +59,14 @@ func (w *Instance) judgeCounters(d *Node) {
 		w.Engine.Fail("attempts", "%d phones were told that there is no server; %v are counted", refused[1], v)
 	}
 	v := int(got[prefix+"grace_expiries_total"])
-	if d.access != nil {
+	if d.access != nil || d.graceKicks > 0 {
 		v = max(v, d.expired) // d.expired has those, too, that lost their access in grace
 	}
 	if v < d.expired || w.drained.Step == 0 && v != d.expired {
 		w.Engine.Fail("expiries", "%d graces have ended and %v are counted", d.expired, v)
 	}
+	w.judgeDisconnectCounts(d, int(got[prefix+"operator_closes_total"]),
+		int(got[prefix+"ws_upgrade_attempts_total server reject_banned"]+got[prefix+"ws_upgrade_attempts_total client reject_banned"]))
 	w.judgeGraceCloses(d, int(got[prefix+"grace_expiry_closes_total"]))
 	w.checkStrays(d, int(got[prefix+"dropped_frames_total unknown_phone"]))
 	w.judgeRefusedWakes(d, got[prefix+"dropped_frames_total push_refused"])

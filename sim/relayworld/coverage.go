@@ -59,6 +59,12 @@ const (
 	sawNotOwner
 	sawOldProof
 	sawNotOwnerLate
+	sawKickedBinary
+	sawKickedPhone
+	sawKickedClaimant
+	sawKickedGrace
+	sawBanned
+	sawBannedLate
 )
 
 func (World) CoverageGoals() []string {
@@ -119,6 +125,12 @@ func (World) CoverageGoals() []string {
 		sawNotOwner:             "a binary without the key of its server-id is refused",
 		sawOldProof:             "a binary with an old proof of the key is refused",
 		sawNotOwnerLate:         "a binary meets the owner of its server-id after its upgrade",
+		sawKickedBinary:         "an operator disconnects a binary that serves phones",
+		sawKickedPhone:          "an operator disconnects a phone",
+		sawKickedClaimant:       "an operator disconnects a claimant",
+		sawKickedGrace:          "an operator ends a slot in grace",
+		sawBanned:               "a banned client is refused",
+		sawBannedLate:           "a ban comes while its client connects",
 		sawDeparted:             "an envelope is for a phone that has just left",
 	}
 }
@@ -139,6 +151,7 @@ func (w *Instance) coverCounters(got map[string]float64) {
 		w.coverConn(c)
 		w.coverAccess(c)
 		w.coverOwner(c)
+		w.coverDisconnects(c)
 	}
 	w.Engine.Sometimes(sawAborted, w.aborted)
 	w.Engine.Sometimes(sawSpreadGrace, w.graceAtSpread)

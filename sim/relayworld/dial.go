@@ -20,8 +20,13 @@ type clientKey struct{}
 // clientAddr returns the address to which the relay attributes the request, as
 // behind a trusted proxy. Each actor has its own address.
 func clientAddr(req *http.Request) netip.Addr {
-	c := req.Context().Value(clientKey{}).(*Client)
-	return netip.AddrFrom4([4]byte{10, 0, byte(engine.HashName(c.user.Name) >> 8), byte(engine.HashName(c.user.Name))})
+	return addressOf(req.Context().Value(clientKey{}).(*Client).user.Name)
+}
+
+// addressOf returns the address of the actor with that name.
+func addressOf(user string) netip.Addr {
+	h := engine.HashName(user)
+	return netip.AddrFrom4([4]byte{10, 0, byte(h >> 8), byte(h)})
 }
 
 // upgrade is the WebSocket handshake.

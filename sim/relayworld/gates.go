@@ -18,7 +18,7 @@ func (w *Instance) judgeEndpoint(c *Client) {
 	case status == 400:
 		ok = c.Kind == NoHeader || c.BadHandshake
 	case status == 403:
-		ok = c.Kind == FromPage || w.refusedForAccess(c) || w.mayLackOwner(c, c.ServedAt)
+		ok = c.Kind == FromPage || w.refusedForAccess(c) || w.mayLackOwner(c, c.ServedAt) || w.mayBeBanned(c)
 	case status == 429: // a bucket that was emptied with a smaller limit refills slowly
 		most := w.lowest(c.Node, engine.Stamp{}, c.ServedAt, burstOf)
 		ok = w.requestsBefore(c)-min(w.missesBefore(c), most) >= most && c.Retry != ""

@@ -55,6 +55,7 @@ func (w *Instance) heal() {
 		c.Resume()
 	}
 	w.allowAll(w.node.Load())
+	w.liftBans(w.node.Load())
 	w.Engine.Sleep(recoveryTime)
 	if !w.isDrained() {
 		w.converge()

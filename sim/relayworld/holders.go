@@ -38,7 +38,7 @@ func (w *Instance) Binaries(c *Client, match func(b *Client) bool) bool {
 // still connected when c was told that there is none.
 func (w *Instance) HeldThroughout(c *Client) bool {
 	return w.Binaries(c, func(b *Client) bool {
-		return b.Faults == 0 && b.Reason != "heartbeat timeout" && b.Reason != noAccessReason && b.firstFrameAt().Step != 0 && !b.firstFrameAt().After(c.DialedAt) &&
+		return b.Faults == 0 && b.Reason != "heartbeat timeout" && b.Reason != noAccessReason && b.Reason != operatorReason && b.firstFrameAt().Step != 0 && !b.firstFrameAt().After(c.DialedAt) &&
 			b.leftAt.After(c.ClosedAt) && b.ClosedAt.After(c.ClosedAt) && b.endedAt.After(c.ClosedAt) && !b.CloseSent
 	})
 }

@@ -50,6 +50,8 @@ type Instance struct {
 	nlimitsPeriods int
 	accessPeriods  [64]accessPeriod
 	naccess        int
+	disconnects    [maxDisconnects]disconnect
+	ndisconnects   int
 	shedLoads      [8]shedLoadCall
 	nshedLoads     int
 
@@ -92,6 +94,7 @@ type Node struct {
 	Shown         relay.Counts // at the last release of the lock
 	Requests      [2]int       // requests so far, of binaries and phones
 	access        *accessWorld // nil: every peer may use the relay
+	graceKicks    int          // slots in grace that operators ended
 	refusedWakes  int          // wakes that push refused
 	expired       int          // graces that ended without a binary
 	FrameCounters []prometheus.Metric

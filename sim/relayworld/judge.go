@@ -97,5 +97,5 @@ func (World) Invariants() []string {
 	return []string{"gauges", "walk", "scrape", "health", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
 		"after close", "after notice", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "one close",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "budget", "progress", "loss", "forwarded",
-		"attempts", "expiries", "books", "strays", "wake", "linearizable", "patience", "in time", "relief", "limits", "access", "owner", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+		"attempts", "expiries", "books", "strays", "wake", "linearizable", "patience", "in time", "relief", "limits", "access", "owner", "disconnect", "ban", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -54,6 +54,8 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 		w.reconfigure(d, arg)
 	case VerbAccess:
 		w.changeAccess(d, arg)
+	case VerbKick, VerbBan, VerbUnban:
+		w.operatorDisconnects(d, verb, arg)
 	case VerbRelieve:
 		w.shedLoad(d, max(arg, 1)<<10)
 	case VerbAbort:

@@ -30,7 +30,7 @@ func (w *Instance) Do(t *engine.Task, op engine.Op) {
 		w.drain(w.node.Load(), 0)
 	case VerbSpread:
 		w.drain(w.node.Load(), time.Duration(op.Arg)*time.Second)
-	case VerbScrape, VerbHealth, VerbCheck, VerbAbort, VerbLimits, VerbRelieve, VerbAccess:
+	case VerbScrape, VerbHealth, VerbCheck, VerbAbort, VerbLimits, VerbRelieve, VerbAccess, VerbKick, VerbBan, VerbUnban:
 		w.Operate(w.node.Load(), op.Verb, op.Arg)
 	default:
 		if c := u.newest(); c != nil {

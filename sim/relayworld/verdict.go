@@ -19,6 +19,7 @@ func (w *Instance) JudgeOneClose(c *Client) {
 func (w *Instance) judgeAll() {
 	for _, c := range w.All() {
 		w.judgeEndpoint(c)
+		w.judgeDisconnects(c)
 		if !c.Upgraded {
 			continue
 		}
@@ -83,6 +84,8 @@ func (w *Instance) unfoundedClose(c *Client) string {
 		return unless(w.immediateDrain.Step != 0 && c.ClosedAt.After(w.immediateDrain), "drain")
 	case c.Code == 1012 && c.Reason == "shutting down":
 		return unless(w.spreadDrain.Step != 0 && c.ClosedAt.After(w.spreadDrain), "drain")
+	case c.Code == 1001 && c.Reason == operatorReason:
+		return unless(w.mayHaveDisconnected(c), "disconnect")
 	case c.Code == 1001 && c.Reason == noAccessReason:
 		return unless(w.closedForAccess(c), "access")
 	case c.Code == 1002 && c.Reason != "":

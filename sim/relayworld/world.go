@@ -56,11 +56,14 @@ const (
 	VerbLimits         // changes the limits, by number
 	VerbRelieve        // calls ShedLoad for so many KiB
 	VerbAccess         // puts another list of server-ids into force, by number
+	VerbKick           // disconnects clients, by number
+	VerbBan            // bans clients, by number
+	VerbUnban          // lifts a ban, by number
 )
 
 var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
 	"big", "split", "dribble", "break", "bad", "order", "dismiss", "junk", "bare", "reset", "restart", "scrape", "health",
-	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve", "access"}
+	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve", "access", "kick", "ban", "unban"}
 
 const (
 	maxClients = 200 // connections in one run
@@ -212,6 +215,9 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if r.Chance(6) {
 		set("access", accessList, accessVerifier)
 		p.Actor("acl", 2+r.Intn(6), []int{VerbAccess, VerbWait, VerbAccess}, p.IDs)
+	}
+	if r.Chance(6) { // operators disconnect and ban
+		p.Actor("opk", 3+r.Intn(6), some([]int{VerbWait, VerbKick, VerbBan, VerbWait}, 2, VerbKick, VerbBan, VerbUnban, VerbUnban), p.IDs)
 	}
 	if eager == 1 {
 		p.Actor("clock", 2+r.Intn(n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
