@@ -59,6 +59,7 @@ type Instance struct {
 	lastIdleAt     int64
 	Healing        bool // written between tasks only
 	Healed         bool
+	restarting     bool         // the next process starts
 	drained        engine.Stamp // when the first drain began
 	refusesFrom    engine.Stamp // when the relay began to refuse connections
 	immediateDrain engine.Stamp // the first drain without a spread

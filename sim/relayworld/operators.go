@@ -68,6 +68,9 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 
 // drain shuts the relay down. It may be called several times.
 func (w *Instance) drain(d *Node, spread time.Duration) {
+	if w.isRestarting() {
+		return
+	}
 	w.setDrained(int64(spread))
 	d.Relay.Drain(spread, w.drainDone)
 	w.setRefuses()

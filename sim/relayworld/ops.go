@@ -311,16 +311,24 @@ func (w *Instance) reset(n int) {
 	}
 }
 
+//go:norace
+func (w *Instance) setRestarting(yes bool) { w.restarting = yes }
+
+//go:norace
+func (w *Instance) isRestarting() bool { return w.restarting }
+
 // maxLives is how many processes one run may have.
 const maxLives = 8
 
 // restart ends the relay's process and starts the next.
 func (w *Instance) restart() {
 	old := w.node.Load()
-	if old.N == maxLives || w.isDrained() {
+	if old.N == maxLives || w.isDrained() || w.isRestarting() {
 		return
 	}
-	w.boot(old.N + 1)
+	w.setRestarting(true)
+	w.boot(old.N + 1) // takes steps, in which no drain of the old process may begin
+	w.setRestarting(false)
 	for _, c := range w.All() {
 		if c.Node == old {
 			if c.Is(func() bool { return !c.Ended && !c.Left }) {
