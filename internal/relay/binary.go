@@ -169,8 +169,13 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 		b.recordAttempt(outcomeDraining)
 	case Vacant:
 		r.claim(b)
+	case Gone:
+		b.recordAttempt(outcomeAccept) // its upgrade was accepted
 	}
 }
+
+// Ended reports whether b has ended: it gets no slot any more.
+func (b *binary) Ended() bool { return b.ended.Load() }
 
 // serve starts to serve the slot that b has got by c: it closes the phones of
 // the binary before, and that binary itself if b has taken the slot over.
@@ -366,6 +371,9 @@ func (b *binary) fail(code wire.CloseCode, reason string) bool {
 // that waited for its answer try again.
 func (b *binary) end(code wire.CloseCode, reason string) bool {
 	if b.ended.Swap(true) {
+		// The task that was first may not have released the slot yet. The last call of
+		// end comes before b leaves the connection table, and b must be in no slot then.
+		b.relay.release(b)
 		return false
 	}
 	released := b.relay.release(b)

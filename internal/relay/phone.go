@@ -88,6 +88,8 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 // no answer, and not from the shutdown of this one.
 func (r *Relay) refusePhone(p *phone, device string, o Outcome, unanswered bool) {
 	switch {
+	case o == Gone:
+		r.metrics.upgrade(endpointPhone, outcomeAccept) // its upgrade was accepted
 	case o == NoServer:
 		r.gate.missed(p.from, r.rt.Clock.Now())
 		p.refuse(wire.CloseNoServer, wire.ReasonNoServer)
@@ -160,6 +162,9 @@ func (p *phone) evict(code wire.CloseCode, reason string) bool {
 	return closed
 }
 
+// Ended reports whether p has ended: it joins no slot any more.
+func (p *phone) Ended() bool { return p.ended.Load() }
+
 // message forwards one frame to the binary.
 func (p *phone) message(frame []byte) bool {
 	if !wire.ValidFrame(frame) {
@@ -220,6 +225,9 @@ func (p *phone) pastDeadline(now int64) bool {
 // gone unregisters the phone after a word to its binary.
 func (p *phone) gone(code wire.CloseCode) {
 	if p.ended.Swap(true) {
+		// The task that was first may not have come to Leave yet. p is about to leave
+		// the connection table, and must be in no slot then.
+		p.relay.registry.Leave(p.server, p)
 		return
 	}
 	notice := code

@@ -41,11 +41,11 @@ type RegistryConfig[P comparable] struct {
 // gauges. It maps each server-id in use to its slot: the binary that holds it,
 // or its grace, and the phones that have joined it.
 //
-// B and P are the identities of binaries and phones. The registry compares
-// them and returns them; it cannot call them. Each method is one critical
-// section: it decides under the lock and returns the connections that its
-// caller must close without the lock. While the registry holds its lock it
-// calls only the clock and the gauges.
+// B and P are the identities of binaries and phones. The registry compares them and
+// returns them. If they are an Ender, it gives nothing to one that has ended. Each method
+// is one critical section: it decides under the lock and returns the connections that
+// its caller must close without the lock. While the registry holds its lock it calls
+// only the clock, the gauges and the Ender.
 //
 // All methods may be called from any goroutine. The cost of each is O(1) or
 // proportional to its result, except for Check, which walks over all slots.
@@ -88,6 +88,18 @@ type grace struct {
 	until time.Time
 }
 
+// Ender is a connection that may end before it gets its slot or joins one. Its Ended must
+// report true before its Release or Leave begins, and must not wait. The registry then
+// never counts a connection that is gone: either it finds that the connection has ended,
+// or the Release or Leave comes later and removes it.
+type Ender interface{ Ended() bool }
+
+// ended reports whether x is an Ender that has ended.
+func ended(x any) bool {
+	e, ok := x.(Ender)
+	return ok && e.Ended()
+}
+
 // Outcome is a decision of the registry.
 type Outcome int
 
@@ -103,11 +115,13 @@ const (
 	Full                         // the slot has as many phones as it may have
 	Refused                      // the registry drains
 	NotOwner                     // the server-id is bound to another key
+	Gone                         // the connection has ended; nothing changes
 )
 
 var outcomeNames = [...]string{
 	Claimed: "claimed", Reclaimed: "reclaimed", TakenOver: "taken over", Held: "held", Vacant: "vacant",
 	Joined: "joined", NoServer: "no server", Full: "full", Refused: "refused", NotOwner: "not the owner",
+	Gone: "gone",
 }
 
 // String returns the name of the outcome, for traces and test failures.
@@ -210,6 +224,8 @@ func (r *Registry[B, P]) Claim(id wire.ServerID, b B, terms Terms) Claim[B, P] {
 	switch {
 	case !r.mayClaim(id, terms):
 		return Claim[B, P]{Outcome: NotOwner}
+	case ended(b):
+		return Claim[B, P]{Outcome: Gone}
 	case s == nil:
 		r.owners.forget(id)
 		s = new(slot[B, P])
@@ -239,6 +255,8 @@ func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B, terms Terms)
 	switch {
 	case r.draining:
 		return Claim[B, P]{Outcome: Refused}
+	case ended(b):
+		return Claim[B, P]{Outcome: Gone}
 	case s == nil || s.grace != nil:
 		return Claim[B, P]{Outcome: Vacant}
 	case s.binary != incumbent:

@@ -11,7 +11,7 @@ import (
 // Join adds p to the slot of id and returns the binary that holds it, or
 // the zero B while the slot is in grace. Every change of holder evicts the
 // phones, so that binary is p's for as long as p is joined. The outcome is
-// Joined, NoServer, Full or Refused. If p has joined already, Join changes
+// Joined, NoServer, Full, Gone or Refused. If p has joined already, Join changes
 // nothing.
 func (r *Registry[B, P]) Join(id wire.ServerID, p P) (B, Outcome) { return r.join(id, p, false) }
 
@@ -29,6 +29,8 @@ func (r *Registry[B, P]) join(id wire.ServerID, p P, remote bool) (B, Outcome) {
 		return none, Refused
 	case s == nil:
 		return none, NoServer
+	case ended(p):
+		return none, Gone
 	}
 	if s.has(p) {
 		return s.binary, Joined

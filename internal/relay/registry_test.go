@@ -418,12 +418,12 @@ func TestARegistryWithTheZeroConfigIsUsable(t *testing.T) {
 }
 
 func TestOutcomesHaveNames(t *testing.T) {
-	for o := Claimed; o <= NotOwner; o++ {
+	for o := Claimed; o <= Gone; o++ {
 		if strings.Contains(o.String(), "Outcome") || o.String() == "" {
 			t.Errorf("outcome %d is called %q", int(o), o)
 		}
 	}
-	for _, o := range []Outcome{0, -1, NotOwner + 1} {
+	for _, o := range []Outcome{0, -1, Gone + 1} {
 		if got, want := o.String(), fmt.Sprintf("Outcome(%d)", int(o)); got != want {
 			t.Errorf("got %q; want %q", got, want)
 		}
