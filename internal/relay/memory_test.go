@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -436,4 +438,42 @@ func TestOverTheBudgetTheHeaviestGoesAtOnce(t *testing.T) {
 	}
 	n.LimitMemory(600 << 10) // as a reload does
 	n.wait("what is too much for the new limit is closed", func() bool { return n.total() <= 600<<10 })
+}
+
+// A message of more than 64 KiB, which may take milliseconds to check, is read in a task of
+// its own, so that the poller serves its other connections meanwhile.
+func TestALongMessageIsReadInATaskOfItsOwn(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only the pollers of Linux serve many connections with one task")
+	}
+	for _, tt := range []struct {
+		size int
+		want bool
+	}{{200 << 10, true}, {40 << 10, false}} {
+		var tasks atomic.Int64
+		n := start(t, Config{Runtime: Runtime{Go: func(name string, f func()) {
+			if name == "reader" {
+				tasks.Add(1)
+			}
+			go f()
+		}}})
+		p := n.binary("s1")
+		frame := masked(text, fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", tt.size)))
+		last := len(frame) - 10
+		if _, err := p.NetConn().Write(frame[:last]); err != nil {
+			t.Fatal(err)
+		}
+		b := n.holder("s1")
+		n.wait("all but the end is read", func() bool {
+			return b.traffic.bytesIn.Load() >= uint64(last) && b.stepState.Load() == idle
+		})
+		before := tasks.Load()
+		if _, err := p.NetConn().Write(frame[last:]); err != nil {
+			t.Fatal(err)
+		}
+		n.wantMetric("dropped_frames_total", "bad_envelope", 1)
+		if got := tasks.Load() > before; got != tt.want {
+			t.Errorf("%d bytes are read in a task of their own: %t; want %t", tt.size, got, tt.want)
+		}
+	}
 }
