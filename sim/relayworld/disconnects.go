@@ -26,6 +26,7 @@ type disconnect struct {
 	ban    bool
 	until  int64        // the end of a ban
 	lifted engine.Stamp // when the lifting of the ban began; zero: never
+	over   engine.Stamp // when it had ended
 }
 
 // maxDisconnects is how many such requests one run may have.
@@ -95,14 +96,14 @@ func (w *Instance) beginDisconnect(d *Node, ban bool, arg int) *disconnect {
 	case 0, 1:
 		k.server = arg / 4 % MaxServers
 	case 2:
-		u := w.Users[arg/4%MaxUsers]
-		for i := 0; u == nil || len(u.conns) == 0; i++ {
-			if i == MaxUsers {
-				return nil
-			}
-			u = w.Users[i]
+		if w.Nclients == 0 {
+			return nil
 		}
-		k.user = u.Name
+		c := w.Clients[max(1, w.Nclients-arg/4%3)].Load() // one of the newest, which may be connecting
+		if c == nil {
+			return nil
+		}
+		k.user = c.user.Name
 	case 3:
 		for n := 1; n <= w.Nclients && k.phone == 0; n++ {
 			if c := w.Clients[(n+arg)%w.Nclients+1].Load(); c != nil && c.Phone && c.Node == d {
@@ -146,7 +147,11 @@ func (w *Instance) unban(d *Node, n int) {
 	if _, _, err := d.Relay.Ban(b); err != nil {
 		w.Engine.Fail("ban", "a ban is not lifted: %v", err)
 	}
+	w.endUnban(k)
 }
+
+//go:norace
+func (w *Instance) endUnban(k *disconnect) { k.over = w.Engine.Stamp() }
 
 //go:norace
 func (w *Instance) beginUnban(d *Node, n int) *disconnect {
@@ -179,7 +184,7 @@ func (k *disconnect) during(from, to engine.Stamp) bool {
 	if to.Step > 0 && k.from.Step > to.Step {
 		return false
 	}
-	return k.to.After(from) || k.ban && k.until >= from.At && k.lifted.After(from)
+	return k.to.After(from) || k.ban && k.until >= from.At && k.over.After(from)
 }
 
 // mayHaveDisconnected reports whether an operator may have closed c between its dial and

@@ -219,6 +219,12 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if r.Chance(6) { // operators disconnect and ban
 		p.Actor("opk", 3+r.Intn(6), some([]int{VerbWait, VerbKick, VerbBan, VerbWait}, 2, VerbKick, VerbBan, VerbUnban, VerbUnban), p.IDs)
 	}
+	if r.Chance(8) { // a ban comes while its clients connect
+		p.Round("opl", 4, []int{VerbWait, VerbBan, VerbWait, VerbUnban}, 1, 2)
+		for _, name := range []string{"b11", "p11"} {
+			p.Round(name, 9, []int{VerbWait, VerbDial, VerbDial}, 1)
+		}
+	}
 	if eager == 1 {
 		p.Actor("clock", 2+r.Intn(n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
 	}
@@ -280,6 +286,8 @@ func (p *Planner) Round(name string, n int, verbs []int, waits ...int) {
 		case VerbBurst:
 			op.Arg = [...]int{3, 10, 30}[p.Rand.Intn(3)]
 		case VerbFlood:
+		case VerbBan:
+			op.Arg = 2 * p.Rand.Intn(2)
 		case VerbRelieve:
 			op.Arg = [...]int{1, 100, 200, 300}[p.Rand.Intn(4)]
 		case VerbDial:
