@@ -355,3 +355,27 @@ func TestABanThatCannotBeSavedIsInForce(t *testing.T) {
 		t.Errorf("the banned binary gets %v; want 403", resp)
 	}
 }
+
+func TestBehindAProxyTheClientsAddressIsBanned(t *testing.T) {
+	d := start(t, t.Context(), func(c *config.Config) { c.TrustedProxies = []string{"127.0.0.1"} })
+	from := func(client string) (status int) {
+		c, resp, err := wstest.Dial("ws://"+d.public+"/v1/server", http.Header{"User-Agent": {"test"},
+			wire.HeaderServer: {"of " + client}, wire.HeaderVersion: {"1"}, "X-Forwarded-For": {client}})
+		if err != nil {
+			if resp == nil {
+				t.Fatal(err)
+			}
+			return resp.StatusCode
+		}
+		t.Cleanup(func() { c.Close() })
+		return http.StatusSwitchingProtocols
+	}
+	if status, body := d.operate(BansPath, `{"what":"192.0.2.7"}`); status != 200 {
+		t.Fatalf("ban: %d %s", status, body)
+	}
+	for client, want := range map[string]int{"192.0.2.7": http.StatusForbidden, "192.0.2.8": http.StatusSwitchingProtocols} {
+		if got := from(client); got != want {
+			t.Errorf("a client at %s gets %d; want %d", client, got, want)
+		}
+	}
+}
