@@ -115,7 +115,7 @@ func (w *Instance) changeAccess(d *Node, n int) {
 	if d.access == nil || w.healingNow() {
 		return
 	}
-	after := [...]time.Duration{0, 0, 3 * time.Second, 20 * time.Second}[n/8%4]
+	after := [...]time.Duration{0, 3 * time.Second, 3 * time.Second, 20 * time.Second}[n/8%4]
 	d.access.change(accessOf(n), after)
 }
 
@@ -166,7 +166,7 @@ func (a *accessWorld) begin(allows [MaxServers]bool, after time.Duration) bool {
 	a.expires = time.Time{}
 	if after > 0 {
 		a.expires = a.w.Engine.Time().Add(after).Truncate(time.Second)
-		a.ending = a.w.naccess % MaxServers
+		a.ending = (a.w.naccess + 2) % MaxServers
 	}
 	a.addPeriod(allows)
 	return true

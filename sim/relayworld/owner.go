@@ -2,6 +2,7 @@ package relayworld
 
 import (
 	"crypto/ed25519"
+	"strings"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -11,7 +12,7 @@ import (
 // Claim keys: in some runs the binaries of most actors bind their server-id to a key, and
 // those of one actor, the stranger, do not.
 
-// stranger is the actor whose binaries have no key.
+// stranger begins the names of the actors whose binaries have no key.
 const stranger = "b2"
 
 // notOwnerReason is the reason of a close because the server-id is bound to a key.
@@ -22,7 +23,7 @@ const ownerTime = 10 * time.Minute
 
 // hasKey reports whether c binds its server-id to the key of that server-id.
 func (c *Client) hasKey() bool {
-	return !c.Phone && c.w.Run.Param("keys", 0) == 1 && c.user.Name != stranger
+	return !c.Phone && c.w.Run.Param("keys", 0) == 1 && !strings.HasPrefix(c.user.Name, stranger)
 }
 
 // claimKey returns the header of c. The key depends on the server-id only, and each

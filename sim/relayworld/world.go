@@ -211,10 +211,14 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	}
 	if r.Chance(6) {
 		set("keys", 1)
+		p.Round("bk", 6, []int{VerbDial, VerbWait, VerbHangup}, 1000)
+		p.Round(stranger+"s", 6, []int{VerbWait, VerbDial}, 500, 35_000, 45_000)
+		p.Round("pk", 12, []int{VerbDial, VerbWait}, 400, 800, 30_000)
 	}
 	if r.Chance(6) {
 		set("access", accessList, accessVerifier)
 		p.Actor("acl", 2+r.Intn(6), []int{VerbAccess, VerbWait, VerbAccess}, p.IDs)
+		p.Round("bx", 4, []int{VerbDial, VerbWait}, 2000, 9000)
 	}
 	if r.Chance(6) { // operators disconnect and ban
 		p.Actor("opk", 3+r.Intn(6), some([]int{VerbWait, VerbKick, VerbBan, VerbWait}, 2, VerbKick, VerbBan, VerbUnban, VerbUnban), p.IDs)
