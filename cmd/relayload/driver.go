@@ -98,7 +98,7 @@ func (d *driver) measure(fl *load.Fleet, what string, length time.Duration) (loa
 // connections.
 func relayArgs(conns int, more ...string) []string {
 	return append([]string{"serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--drain=0s",
-		fmt.Sprintf("--max-conns=%d", conns)}, more...)
+		fmt.Sprintf("--max-conns=%d", conns*5/4)}, more...) // a tenth is for addresses with few connections
 }
 
 // relayFlags select the relay and the measurements that are taken of its
