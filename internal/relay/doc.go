@@ -21,13 +21,15 @@
 //
 // # The path of a frame
 //
-// A phone's reader (conn.read) reads bytes from its [Socket], and an assembler
-// turns them into messages. phone.message checks a message and puts it, wrapped
-// in an envelope, into the outbox of its binary. When the reader has put all
-// messages of a read, it flushes the outboxes that it has filled. flush writes as
-// much as it can without waiting, and leaves the rest to a writer task. Frames
-// from a binary to its phones take the same path; binary.message finds the phone
-// by its conn-id. No frame takes the registry's lock.
+// A [Socket] has bytes of a phone, and a poller calls Ready of the phone's conn. That
+// is one step (conn.step): it reads once, an assembler turns the bytes into messages,
+// and phone.message checks a message and puts it, wrapped in an envelope, into the
+// outbox of its binary. When the poller has called Ready of all connections that have
+// bytes, the end of its [Turn] flushes the outboxes that they have filled. flush
+// writes as much as goes now. If the socket does not take all, the outbox is blocked
+// until the poller calls Ready of its conn. Frames from a binary to its phones take
+// the same path; binary.message finds the phone by its conn-id. No frame takes the
+// registry's lock.
 //
 // # More than one node
 //
@@ -39,14 +41,19 @@
 //
 // # Tasks and waiting
 //
-// A task waits on its socket or on a lock only: this package has no channel, no
-// select and no ticker. Before the answer to an upgrade, or before a phone has
-// joined, an endpoint may also wait for the cluster. Each connection has one
-// reader, or none while it is parked because the outbox at the far end has no
-// room. It has a writer only while a write waits. The task that makes room starts
-// the parked reader again. Time comes from one clock, and all deadlines of a
-// connection share one alarm. [Runtime] lists everything that the simulator
-// replaces; the rest of this package runs in it unchanged.
+// A task waits on a lock only: this package has no channel, no select and no ticker,
+// and no method of a [Socket] waits. Before the answer to an upgrade, or before a
+// phone has joined, an endpoint may also wait for the cluster. A connection has no
+// task: a poller, one for each processor, runs the steps of its connections. At most
+// one step of a conn runs at a time. A conn is parked while the outbox at the far end
+// has no room, and the task that makes room starts it again. Time comes from one
+// clock, and all deadlines of a connection share one alarm. [Runtime] lists
+// everything that the simulator replaces; the rest of this package runs in it
+// unchanged.
+//
+// The real sockets are the exception, in files socket*.go: a poller on Linux
+// (rawSocket), goroutines elsewhere (streamSocket), and TLS on top of either
+// (tlsSocket).
 //
 // # Locks
 //
