@@ -181,6 +181,8 @@ func (c *proxy) up(t *relay.Turn, read bool) {
 			c.endOfPhone()
 			return
 		}
+	} else if read {
+		c.more = true // Ready came while rest waited for credit
 	}
 	k, err := c.write(c.rest)
 	if c.rest = c.rest[k:]; err == nil && len(c.rest) > 0 {
