@@ -112,55 +112,38 @@ type planner struct {
 	faulty bool // the plan has faults
 }
 
-// set sets a parameter to one of several values.
-func (p *planner) set(name string, of ...int) int {
-	v := of[p.Rand.Intn(len(of))]
-	p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
-	return v
-}
-
-// some returns verbs with each further verb that a chance of one in in adds.
-func (p *planner) some(verbs []int, in int, more ...int) []int {
-	for _, v := range more {
-		if p.Rand.Chance(in) {
-			verbs = append(verbs, v)
-		}
-	}
-	return verbs
-}
-
 // settings chooses the parameters and the sizes.
 func (p *planner) settings() {
 	r := p.Rand
-	p.nodes = p.set("places", 2, 2, 3)
-	p.set("eager", 0, 0, 0, 1)
-	p.set("noise", r.Intn(1<<20))
-	p.set("latency", 0, 0, 1, 20) // milliseconds
-	p.set("room", 1<<10, 4<<10, 16<<10)
-	p.set("chunk", 0, 0, 0, 1000)
-	p.set("max-phones", 2, 16)
-	p.set("phone-outbox", 2<<10, 6<<10, 64<<10)
-	p.set("binary-outbox", 4<<10, 16<<10, 64<<10)
-	p.set("beat", 12)
-	p.set("window", 1<<10, 4<<10, 64<<10, 256<<10)
-	p.set("store-delay", 0, 1, 20, 200)
-	p.set("watch-delay", 0, 1, 20, 1000)
-	p.set("bus-delay", 0, 1, 20, 100)
-	p.set("skew", 0, 0, 0, 3, 10) // per cent
-	p.set("handshake", 0, 0, 6)   // one in so many fails
-	p.set("last", 0, 1)           // how the run ends: one leaves, or is killed
+	p.nodes = p.Set("places", 2, 2, 3)
+	p.Set("eager", 0, 0, 0, 1)
+	p.Set("noise", r.Intn(1<<20))
+	p.Set("latency", 0, 0, 1, 20) // milliseconds
+	p.Set("room", 1<<10, 4<<10, 16<<10)
+	p.Set("chunk", 0, 0, 0, 1000)
+	p.Set("max-phones", 2, 16)
+	p.Set("phone-outbox", 2<<10, 6<<10, 64<<10)
+	p.Set("binary-outbox", 4<<10, 16<<10, 64<<10)
+	p.Set("beat", 12)
+	p.Set("window", 1<<10, 4<<10, 64<<10, 256<<10)
+	p.Set("store-delay", 0, 1, 20, 200)
+	p.Set("watch-delay", 0, 1, 20, 1000)
+	p.Set("bus-delay", 0, 1, 20, 100)
+	p.Set("skew", 0, 0, 0, 3, 10) // per cent
+	p.Set("handshake", 0, 0, 6)   // one in so many fails
+	p.Set("last", 0, 1)           // how the run ends: one leaves, or is killed
 	if r.Chance(3) {
-		p.set("lag", 0, 50, 500)
+		p.Set("lag", 0, 50, 500)
 	}
 	p.faulty = !r.Chance(3)
 	if p.faulty && r.Chance(3) {
-		p.set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
+		p.Set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
 	}
 	if p.faulty && r.Chance(4) {
-		p.set("lose", 300, 50) // one message in so many
+		p.Set("lose", 300, 50) // one message in so many
 	}
 	if p.faulty && r.Chance(4) {
-		p.set("late", 300, 50)
+		p.Set("late", 300, 50)
 	}
 	p.IDs = 1 + r.Intn(2)
 	p.n = 4 + r.Intn(8)
@@ -168,9 +151,9 @@ func (p *planner) settings() {
 
 // peers plans the binaries and the phones.
 func (p *planner) peers() {
-	binary := p.some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbMute, relayworld.VerbStall, relayworld.VerbResume, relayworld.VerbOrder)
-	phone := p.some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbStall, relayworld.VerbResume)
-	phone = p.some(phone, 6, relayworld.VerbBad, relayworld.VerbPing, relayworld.VerbSplit, relayworld.VerbDribble, relayworld.VerbBig)
+	binary := p.Some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbMute, relayworld.VerbStall, relayworld.VerbResume, relayworld.VerbOrder)
+	phone := p.Some([]int{relayworld.VerbDial, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbSend, relayworld.VerbWait}, 2, relayworld.VerbDial, relayworld.VerbBurst, relayworld.VerbClose, relayworld.VerbHangup, relayworld.VerbVanish, relayworld.VerbStall, relayworld.VerbResume)
+	phone = p.Some(phone, 6, relayworld.VerbBad, relayworld.VerbPing, relayworld.VerbSplit, relayworld.VerbDribble, relayworld.VerbBig)
 	for i := range 1 + p.Rand.Intn(3) {
 		p.actor("b"+strconv.Itoa(i+1), binary, p.n, p.nodes)
 	}
@@ -257,10 +240,10 @@ func (p *planner) faults() {
 	case 4:
 		net = []int{cFreeze, relayworld.VerbWait, cThaw}
 	default:
-		net = p.some([]int{cCutAll, relayworld.VerbWait, cMend}, 2, cCutStore, cCutBus, cHold, cStall, cFreeze, cThaw)
+		net = p.Some([]int{cCutAll, relayworld.VerbWait, cMend}, 2, cCutStore, cCutBus, cHold, cStall, cFreeze, cThaw)
 	}
 	if r.Chance(2) {
-		net = p.some(append(net, relayworld.VerbWait), 2, cKill, cLeave, cBoot, cBoot, relayworld.VerbReset)
+		net = p.Some(append(net, relayworld.VerbWait), 2, cKill, cLeave, cBoot, cBoot, relayworld.VerbReset)
 	}
 	if r.Chance(12) {
 		net = append(net, relayworld.VerbWait, cLeap, [...]int{cLeap, cWipe}[r.Intn(2)])

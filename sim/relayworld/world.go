@@ -95,111 +95,140 @@ func (World) Parse(words []string) (engine.Op, error) {
 	return engine.Op{}, fmt.Errorf("%q: want one of %v and a number up to a million", strings.Join(words, " "), relayVerbs)
 }
 
-// Plan makes up a run. Each seed has its own sizes and leaves out some
-// operations and faults.
+// Plan returns a random plan. Each seed has its own sizes and omits some operations and
+// faults.
 func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
-	p := &Planner{Planner: engine.Planner{Rand: r}}
-	set := func(name string, of ...int) int {
-		v := of[r.Intn(len(of))]
-		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
-		return v
-	}
+	p := &planner{Planner: Planner{Planner: engine.Planner{Rand: r}}}
 	if small {
 		p.Plan.Params = []engine.Param{{Name: "max-phones", Value: 1}}
 		p.Actor("b1", 1, []int{VerbDial}, 1)
 		p.Actor("p1", 2, []int{VerbDial, VerbSend}, 1)
 		return p.Interleave()
 	}
-	eager := set("eager", 0, 0, 1)
-	if set("noise", r.Intn(1<<20))%2 == 1 {
-		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "answers", Value: 1}) // binaries answer close notices
+	p.settings()
+	waits := p.Some([]int{VerbWait}, 2, VerbWait, VerbWait)
+	if r.Chance(4) {
+		p.slowReader()
 	}
-	set("latency", 0, 0, 1, 20, 50) // milliseconds
-	set("room", 1<<10, 4<<10, 16<<10)
-	muchMemory := r.Chance(12) // connections hold much memory, and ShedLoad is called
-	chunks, phoneBox, binaryBox := []int{0, 0, 0, 1000, 100, 7}, []int{2 << 10, 6 << 10, 64 << 10}, []int{4 << 10, 16 << 10, 64 << 10}
-	if muchMemory {
-		chunks, phoneBox, binaryBox = []int{0}, []int{256 << 10}, []int{256 << 10}
-	}
-	chunk := set("chunk", chunks...)
-	set("early", 0, 0, 64) // bytes of a message that are kept before it can be handed on
-	set("max-phones", 1, 2, 4, 16)
-	set("phone-outbox", phoneBox...)
-	set("binary-outbox", binaryBox...)
-	set("max-conns", 1000, 1000, 1000, 6)
-	set("per-address", 1000, 1000, 1000, 4)
-	set("burst", 1000, 1000, 1000, 4)
-	set("handshake", 0, 0, 0, 6) // one in so many fails
-	set("beat", 30, 30, 30, 12)  // seconds between pings
-	set("spread", 0, 0, 2, 12)   // seconds of the drain at the end
-
-	p.IDs = 1 + r.Intn(1+r.Intn(MaxServers))
-	n := 4 + r.Intn(14)
-	if chunk == 7 {
-		n = 3 + r.Intn(5)
-	}
-	some := func(verbs []int, in int, more ...int) []int {
-		for _, v := range more {
-			if r.Chance(in) {
-				verbs = append(verbs, v)
-			}
-		}
-		return verbs
-	}
-	waits := some([]int{VerbWait}, 2, VerbWait, VerbWait)
-	if r.Chance(4) { // a slow reader gets many frames
-		slow := []int{VerbDial, VerbWait, VerbStall, VerbWait, VerbWait, VerbResume, VerbWait, VerbSend}
-		fast := []int{VerbDial, VerbWait, VerbWait, VerbBurst, VerbSend, VerbWait, [...]int{VerbOrder, VerbDismiss, VerbBurst, VerbBurst}[r.Intn(4)], VerbSend}
-		if r.Chance(2) {
-			slow, fast = fast, slow
-		}
-		p.Round("b0", n, slow)
-		p.Round("p0", n, fast)
-		p.Round("p9", n, fast)
-		if r.Chance(2) {
-			p.Round("b9", n/2, []int{VerbWait, VerbWait, VerbDial})
-		}
-	}
-	binary := some(append([]int{VerbDial, VerbSend, VerbSend, VerbSend}, waits...), 2, VerbBurst, VerbBurst, VerbClose, VerbHangup, VerbVanish, VerbStall, VerbResume, VerbMute, VerbOrder, VerbDismiss, VerbDial)
-	binary = some(binary, 4, VerbLast, VerbJunk, VerbPing, VerbSplit, VerbDribble, VerbBig, VerbBreak, VerbBare)
-	phone := some(append([]int{VerbDial, VerbSend, VerbSend, VerbSend}, waits...), 2, VerbBurst, VerbClose, VerbHangup, VerbVanish, VerbStall, VerbResume, VerbMute, VerbDial)
-	phone = some(phone, 4, VerbBad, VerbPing, VerbSplit, VerbDribble, VerbBig, VerbBreak, VerbBare, VerbBurst)
-	crossingCloses := r.Chance(6) // both ends close at the same time
-	noOthers := (muchMemory || crossingCloses) && r.Chance(2)
-	for i := range 1 + r.Intn(3) {
-		if noOthers {
-			break
-		}
-		p.Actor("b"+strconv.Itoa(i+1), n, binary, p.IDs)
-	}
-	for i := range 1 + r.Intn(5) {
-		if noOthers {
-			break
-		}
-		p.Actor("p"+strconv.Itoa(i+1), n, phone, p.IDs)
-	}
+	p.peers(waits)
 	if r.Chance(8) { // a daemon that restarts again and again, against its own dead connection
 		for _, name := range []string{"b7", "b8"} {
 			p.Round(name, 14, []int{VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbDial, VerbVanish, VerbWait})
 		}
 	}
-	if net := some(nil, 3, VerbReset, VerbReset, VerbRestart); net != nil {
+	if net := p.Some(nil, 3, VerbReset, VerbReset, VerbRestart); net != nil {
 		p.Actor("net", 2+r.Intn(4), append(net, VerbWait), p.IDs)
 	}
 	if r.Chance(2) {
-		p.Actor("ops", 1+r.Intn(4), some([]int{VerbScrape, VerbHealth, VerbCheck, VerbWait}, 2, VerbLimits, VerbLimits, VerbCheck), p.IDs)
+		p.Actor("ops", 1+r.Intn(4), p.Some([]int{VerbScrape, VerbHealth, VerbCheck, VerbWait}, 2, VerbLimits, VerbLimits, VerbCheck), p.IDs)
 	}
-	if muchMemory {
-		p.Round("b6", 9, []int{VerbDial, VerbWait, VerbFlood, VerbFlood, VerbFlood, VerbFlood, VerbFlood, VerbWait, VerbSend}, 1000)
-		for _, name := range []string{"p6", "p7"} {
-			p.Round(name, 11, []int{VerbWait, VerbDial, VerbStall, VerbSend, VerbWait, VerbSend, VerbWait, VerbBurst, VerbWait, VerbResume, VerbSend}, 500, 500, 700)
+	if p.muchMemory {
+		p.shortMemory()
+	}
+	p.moments()
+	p.operators()
+	if p.Plan.Param("eager", 0) == 1 {
+		p.Actor("clock", 2+r.Intn(p.n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
+	}
+	return p.Interleave()
+}
+
+// planner plans a run of this world.
+type planner struct {
+	Planner
+	n          int  // operations of a peer
+	muchMemory bool // connections hold much memory, and ShedLoad is called
+	crossing   bool // both ends of a connection close at the same time
+}
+
+// settings chooses the parameters and the sizes.
+func (p *planner) settings() {
+	r := p.Rand
+	p.Set("eager", 0, 0, 1)
+	if p.Set("noise", r.Intn(1<<20))%2 == 1 {
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "answers", Value: 1}) // binaries answer close notices
+	}
+	p.Set("latency", 0, 0, 1, 20, 50) // milliseconds
+	p.Set("room", 1<<10, 4<<10, 16<<10)
+	p.muchMemory = r.Chance(12) // connections hold much memory, and ShedLoad is called
+	chunks, phoneBox, binaryBox := []int{0, 0, 0, 1000, 100, 7}, []int{2 << 10, 6 << 10, 64 << 10}, []int{4 << 10, 16 << 10, 64 << 10}
+	if p.muchMemory {
+		chunks, phoneBox, binaryBox = []int{0}, []int{256 << 10}, []int{256 << 10}
+	}
+	chunk := p.Set("chunk", chunks...)
+	p.Set("early", 0, 0, 64) // bytes of a message that are kept before it can be handed on
+	p.Set("max-phones", 1, 2, 4, 16)
+	p.Set("phone-outbox", phoneBox...)
+	p.Set("binary-outbox", binaryBox...)
+	p.Set("max-conns", 1000, 1000, 1000, 6)
+	p.Set("per-address", 1000, 1000, 1000, 4)
+	p.Set("burst", 1000, 1000, 1000, 4)
+	p.Set("handshake", 0, 0, 0, 6) // one in so many fails
+	p.Set("beat", 30, 30, 30, 12)  // seconds between pings
+	p.Set("spread", 0, 0, 2, 12)   // seconds of the drain at the end
+
+	p.IDs = 1 + r.Intn(1+r.Intn(MaxServers))
+	p.n = 4 + r.Intn(14)
+	if chunk == 7 {
+		p.n = 3 + r.Intn(5)
+	}
+}
+
+// slowReader plans a reader that is slow and gets many frames.
+func (p *planner) slowReader() {
+	r := p.Rand
+	slow := []int{VerbDial, VerbWait, VerbStall, VerbWait, VerbWait, VerbResume, VerbWait, VerbSend}
+	fast := []int{VerbDial, VerbWait, VerbWait, VerbBurst, VerbSend, VerbWait, [...]int{VerbOrder, VerbDismiss, VerbBurst, VerbBurst}[r.Intn(4)], VerbSend}
+	if r.Chance(2) {
+		slow, fast = fast, slow
+	}
+	p.Round("b0", p.n, slow)
+	p.Round("p0", p.n, fast)
+	p.Round("p9", p.n, fast)
+	if r.Chance(2) {
+		p.Round("b9", p.n/2, []int{VerbWait, VerbWait, VerbDial})
+	}
+}
+
+// peers plans the binaries and the phones.
+func (p *planner) peers(waits []int) {
+	r := p.Rand
+	binary := p.Some(append([]int{VerbDial, VerbSend, VerbSend, VerbSend}, waits...), 2, VerbBurst, VerbBurst, VerbClose, VerbHangup, VerbVanish, VerbStall, VerbResume, VerbMute, VerbOrder, VerbDismiss, VerbDial)
+	binary = p.Some(binary, 4, VerbLast, VerbJunk, VerbPing, VerbSplit, VerbDribble, VerbBig, VerbBreak, VerbBare)
+	phone := p.Some(append([]int{VerbDial, VerbSend, VerbSend, VerbSend}, waits...), 2, VerbBurst, VerbClose, VerbHangup, VerbVanish, VerbStall, VerbResume, VerbMute, VerbDial)
+	phone = p.Some(phone, 4, VerbBad, VerbPing, VerbSplit, VerbDribble, VerbBig, VerbBreak, VerbBare, VerbBurst)
+	p.crossing = r.Chance(6)
+	noOthers := (p.muchMemory || p.crossing) && r.Chance(2)
+	for i := range 1 + r.Intn(3) {
+		if noOthers {
+			break
 		}
-		p.Round("mem", 4, []int{VerbWait, VerbWait, VerbWait, VerbRelieve}, 500, 500, 700)
+		p.Actor("b"+strconv.Itoa(i+1), p.n, binary, p.IDs)
 	}
+	for i := range 1 + r.Intn(5) {
+		if noOthers {
+			break
+		}
+		p.Actor("p"+strconv.Itoa(i+1), p.n, phone, p.IDs)
+	}
+}
+
+// shortMemory plans peers that hold much memory, and an operator that calls ShedLoad.
+func (p *planner) shortMemory() {
+	p.Round("b6", 9, []int{VerbDial, VerbWait, VerbFlood, VerbFlood, VerbFlood, VerbFlood, VerbFlood, VerbWait, VerbSend}, 1000)
+	for _, name := range []string{"p6", "p7"} {
+		p.Round(name, 11, []int{VerbWait, VerbDial, VerbStall, VerbSend, VerbWait, VerbSend, VerbWait, VerbBurst, VerbWait, VerbResume, VerbSend}, 500, 500, 700)
+	}
+	p.Round("mem", 4, []int{VerbWait, VerbWait, VerbWait, VerbRelieve}, 500, 500, 700)
+}
+
+// moments plans operations that meet the relay at an exact moment.
+func (p *planner) moments() {
+	r := p.Rand
 	if r.Chance(6) { // a daemon that is killed with an answer on its way, and reconnects immediately
 		p.Round("b5", 6, []int{VerbDial, VerbLast, VerbDial})
 	}
-	if crossingCloses {
+	if p.crossing {
 		p.Round("b4", 13, []int{VerbDial, VerbWait, VerbDismiss, VerbWait, VerbDismiss}, 1000)
 		p.Round("p8", 12, []int{VerbWait, VerbDial, VerbWait, VerbClose}, 500)
 	}
@@ -209,19 +238,24 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if r.Chance(12) { // a rival waits when the drain begins
 		p.Round("bye", 3, []int{VerbWait, VerbDial, VerbSpread})
 	}
+}
+
+// operators plans claim keys, changes of access, and operators that disconnect and ban.
+func (p *planner) operators() {
+	r := p.Rand
 	if r.Chance(6) {
-		set("keys", 1)
+		p.Set("keys", 1)
 		p.Round("bk", 6, []int{VerbDial, VerbWait, VerbHangup}, 1000)
 		p.Round(stranger+"s", 6, []int{VerbWait, VerbDial}, 500, 35_000, 45_000)
 		p.Round("pk", 12, []int{VerbDial, VerbWait}, 400, 800, 30_000)
 	}
 	if r.Chance(6) {
-		set("access", accessList, accessVerifier)
+		p.Set("access", accessList, accessVerifier)
 		p.Actor("acl", 2+r.Intn(6), []int{VerbAccess, VerbWait, VerbAccess}, p.IDs)
 		p.Round("bx", 4, []int{VerbDial, VerbWait}, 2000, 9000)
 	}
 	if r.Chance(6) { // operators disconnect and ban
-		p.Actor("opk", 3+r.Intn(6), some([]int{VerbWait, VerbKick, VerbBan, VerbWait}, 2, VerbKick, VerbBan, VerbUnban, VerbUnban), p.IDs)
+		p.Actor("opk", 3+r.Intn(6), p.Some([]int{VerbWait, VerbKick, VerbBan, VerbWait}, 2, VerbKick, VerbBan, VerbUnban, VerbUnban), p.IDs)
 	}
 	if r.Chance(8) { // a ban comes while its clients connect
 		p.Round("opl", 4, []int{VerbWait, VerbBan, VerbWait, VerbUnban}, 1, 2)
@@ -229,16 +263,29 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 			p.Round(name, 9, []int{VerbWait, VerbDial, VerbDial}, 1)
 		}
 	}
-	if eager == 1 {
-		p.Actor("clock", 2+r.Intn(n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
-	}
-	return p.Interleave()
 }
 
-// Planner plans operations on so many server-ids.
+// Planner plans operations on IDs server-ids.
 type Planner struct {
 	engine.Planner
 	IDs int
+}
+
+// Set sets a parameter to one of several values, and returns the value.
+func (p *Planner) Set(name string, of ...int) int {
+	v := of[p.Rand.Intn(len(of))]
+	p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
+	return v
+}
+
+// Some returns verbs with some of the further ones: each has a chance of one in in.
+func (p *Planner) Some(verbs []int, in int, more ...int) []int {
+	for _, v := range more {
+		if p.Rand.Chance(in) {
+			verbs = append(verbs, v)
+		}
+	}
+	return verbs
 }
 
 // Actor plans n operations of one actor, the first of the list first.
