@@ -21,6 +21,9 @@ type accessPeriod struct {
 	allows   [MaxServers]bool
 	node     *Node
 	from, to engine.Stamp // from the beginning of the change to it to the end of the next change
+
+	expiresAt int64 // when one of its server-ids expires; 0: none does
+	ending    int   // that server-id
 }
 
 // accessWorld is the access of one process. Its fields are used by one task at a time, and
@@ -169,6 +172,9 @@ func (a *accessWorld) begin(allows [MaxServers]bool, after time.Duration) bool {
 		a.ending = (a.w.naccess + 2) % MaxServers
 	}
 	a.addPeriod(allows)
+	if p := a.last(); after > 0 && allows[a.ending] {
+		p.expiresAt, p.ending = int64(a.expires.Sub(engine.Epoch)), a.ending
+	}
 	return true
 }
 
@@ -251,6 +257,9 @@ func (w *Instance) judgeAccess(c *Client) {
 		return
 	}
 	for _, p := range w.accessPeriods[:w.naccess] {
+		if p.node == c.Node && p.expiresAt > 0 && p.ending == c.Server {
+			w.judgeExpiry(c, p)
+		}
 		if p.node != c.Node || p.allows[c.Server] {
 			continue
 		}
@@ -265,6 +274,22 @@ func (w *Instance) judgeAccess(c *Client) {
 		if late := c.ClosedAt.At - since.At; (!c.Closed || late > w.MaxDelay(c)) && (until.Step == 0 || until.At-since.At > w.MaxDelay(c)) {
 			w.Blame("access", c, "closed %d ms after its server-id had lost its access (closed: %t); want %d at most", late/1e6, c.Closed, w.MaxDelay(c)/1e6)
 		}
+	}
+}
+
+// judgeExpiry checks that c was closed when its server-id expired, if no other list came
+// before or soon after that.
+func (w *Instance) judgeExpiry(c *Client, p accessPeriod) {
+	for _, o := range w.accessPeriods[:w.naccess] {
+		if o.node == p.node && o.from.Step > p.from.Step && (o.from.At < p.expiresAt || o.allows[c.Server] && o.from.At <= p.expiresAt+w.MaxDelay(c)) {
+			return
+		}
+	}
+	if c.UpgradedAt.At >= p.expiresAt || c.endedAt.Step != 0 && c.endedAt.At <= p.expiresAt {
+		return
+	}
+	if late := c.ClosedAt.At - p.expiresAt; !c.Closed || late > w.MaxDelay(c) {
+		w.Blame("access", c, "its server-id has expired, and it was closed %d ms later (closed: %t); want %d at most", late/1e6, c.Closed, w.MaxDelay(c)/1e6)
 	}
 }
 
