@@ -213,14 +213,15 @@ func (c *conn) acquire(resume bool) bool {
 // step reads once, hands on what has come, and gives up the right to run a step, unless
 // the connection is over. It waits for nothing. What it has put leaves at the end of t.
 func (c *conn) step(t *Turn) {
-	c.turn = t
 	for {
+		c.turn = t
 		next, over := c.work()
 		if over {
 			return
 		}
 		t.stepped()
 		more := next == idle && c.more
+		c.turn = nil                                   // an idle connection keeps none
 		if c.stepState.CompareAndSwap(running, next) { // from here on c is another task's
 			if more {
 				t.Again(c)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -81,11 +82,17 @@ func newStageOn(t testing.TB, upgrade func(http.ResponseWriter, *http.Request) (
 	if got, want := r.Counts(), (Counts{Binaries: slots, Phones: slots * phones}); got != want {
 		t.Fatalf("counts %+v; want %+v", got, want)
 	}
+	ready := func(c *conn) {
+		for c.stepState.Load() != idle { // its first step
+			runtime.Gosched()
+		}
+		c.turn = new(Turn)
+	}
 	for _, b := range s.binaries {
-		b.turn = new(Turn)
+		ready(&b.conn)
 	}
 	for _, p := range s.phones {
-		p.turn = new(Turn)
+		ready(&p.conn)
 	}
 	return s
 }
