@@ -58,16 +58,20 @@ type Watcher interface {
 // zero value is ready for use.
 type Turn struct {
 	dirty []*outbox
-	again []Watcher
-	spare []Watcher // the array that again had in the batch before
+	again []Watcher // in the order in which they have asked; those before first have had their step
+	first int
 
 	alone    bool // of a task that serves one connection
 	messages int  // handed on since the outboxes were flushed
+	flushed  bool // since Repeat or this batch began, because of the number of messages
 }
 
 // flushMessages is how many messages a Turn lets steps hand on until it flushes. Many
 // small ones for many peers wait for each other so long, and no longer.
 const flushMessages = 512
+
+// endRepeats is how often End repeats the steps of connections that have more to do.
+const endRepeats = 4
 
 // Again asks for a call of w.Ready(t, true, false) in the next batch.
 func (t *Turn) Again(w Watcher) { t.again = append(t.again, w) }
@@ -76,6 +80,7 @@ func (t *Turn) Again(w Watcher) { t.again = append(t.again, w) }
 func (t *Turn) stepped() {
 	if t.messages >= flushMessages {
 		t.flush()
+		t.flushed = true
 	}
 }
 
@@ -92,12 +97,18 @@ func (t *Turn) flush() {
 // asked to be called again: the task then looks for new events without waiting for
 // any, calls Ready for them, calls Repeat, and calls End.
 func (t *Turn) End() (more bool) {
-	for len(t.dirty) > 0 && len(t.again) > 0 { // until the batch is worth its writes
+	// Until the batch is worth its writes. The bound lets new events be found, however
+	// much those connections have to do.
+	for n := 0; n < endRepeats && !t.flushed && len(t.dirty) > 0 && t.more(); n++ {
 		t.Repeat()
 	}
 	t.flush()
-	return len(t.again) > 0
+	t.flushed = false
+	return t.more()
 }
+
+// more reports whether watchers wait for Repeat.
+func (t *Turn) more() bool { return t.first < len(t.again) }
 
 // Finish ends the batch of a task that has no further events: it goes on until no
 // watcher asks to be called again.
@@ -108,13 +119,19 @@ func (t *Turn) Finish() {
 	}
 }
 
-// Repeat calls the watchers that have asked for it in the batches before this one.
+// Repeat calls watchers that have asked for it before, until their steps have handed on
+// flushMessages messages: a connection that has new bytes must not wait for all the others.
 func (t *Turn) Repeat() {
-	now := t.again
-	t.again, t.spare = t.spare[:0], nil
-	for i, w := range now {
-		now[i] = nil
+	t.flushed = false
+	for end := len(t.again); t.first < end && !t.flushed; {
+		w := t.again[t.first]
+		t.again[t.first] = nil
+		t.first++
 		w.Ready(t, true, false)
 	}
-	t.spare = now[:0]
+	if t.first > len(t.again)/2 { // the rest is the smaller part
+		n := copy(t.again, t.again[t.first:])
+		clear(t.again[n:])
+		t.again, t.first = t.again[:n], 0
+	}
 }
