@@ -320,3 +320,36 @@ func TestAClosedSocketNeverUsesTheDescriptorOfAnother(t *testing.T) {
 		}
 	})
 }
+
+// busy is a watcher that always has more to do, as a connection of a peer that sends
+// without a pause.
+type busy struct {
+	steps int
+	out   *testOutbox
+}
+
+func (b *busy) Ready(t *Turn, _, _ bool) {
+	b.steps++
+	t.dirty = append(t.dirty, &b.out.outbox)
+	t.messages += messagesPerStep
+	t.stepped()
+	t.Again(b)
+}
+
+// A poller looks for new events only after End, so connections that always have more to
+// do must not keep it there.
+func TestTheEndOfATurnIsBoundedHoweverMuchThereIsToDo(t *testing.T) {
+	for _, conns := range []int{1, 3, 201} {
+		var turn Turn
+		b := &busy{out: newTestOutbox(1000, 1000)}
+		for range conns {
+			b.Ready(&turn, true, false)
+		}
+		if !turn.End() {
+			t.Errorf("%d connections: End says that none has more to do", conns)
+		}
+		if most := (1 + 4) * conns; b.steps > most {
+			t.Errorf("%d connections: %d steps in a batch; want %d at most", conns, b.steps, most)
+		}
+	}
+}
