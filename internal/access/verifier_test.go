@@ -284,11 +284,14 @@ func TestOnlySoManyUpgradesWaitForTheVerifier(t *testing.T) {
 		}
 		all.Go(func() { _ = status(t, p, from("192.0.2.8", "s2")) })
 		synctest.Wait()
-		if got := p.verifier.waiting.all; got != maxWaiting/2+1 {
-			t.Errorf("%d upgrades wait; want that of another address in addition", got)
+		w := &p.verifier.waiting
+		w.mu.Lock()
+		if w.all != maxWaiting/2+1 {
+			t.Errorf("%d upgrades wait; want that of another address in addition", w.all)
 		}
+		w.mu.Unlock()
 		all.Wait()
-		if w := &p.verifier.waiting; w.all != 0 || w.byNetwork.Sum() != 0 {
+		if w.all != 0 || w.byNetwork.Sum() != 0 {
 			t.Errorf("%d upgrades are counted, %d by network, when none waits", w.all, w.byNetwork.Sum())
 		}
 	})
