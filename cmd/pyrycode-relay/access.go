@@ -126,6 +126,9 @@ func (a *accessCommand) addToken(name string, out io.Writer) error {
 		base = "wss://HOST"
 	}
 	fmt.Fprintf(out, "The relay URL for the daemon of %s; the token in it is a secret, and is not shown again:\n\n    %s/t/%s\n\n", name, base, token)
+	if a.Relay == "" && a.Domain == "" {
+		fmt.Fprintln(out, "Replace HOST by the name of the relay, or give --relay or --domain.")
+	}
 	return nil
 }
 

@@ -181,6 +181,8 @@ func refusalHint(base string, resp *http.Response, body string) string {
 		return "that is not the relay's public listener: --relay must name the address of its --listen, without a path"
 	case code == http.StatusMisdirectedRequest:
 		return "the relay serves another name: use the one of its certificate or --domain"
+	case code == http.StatusUnauthorized && strings.HasPrefix(body, "path: "):
+		return "" // of the relay itself: it wants a token
 	case code == http.StatusUnauthorized || code == http.StatusProxyAuthRequired:
 		return "the relay's public listener asks for no password: another server, or a proxy, answers there"
 	case code == http.StatusBadGateway || code == http.StatusGatewayTimeout:

@@ -85,8 +85,8 @@ func (i *installCommand) run(ctx context.Context, out io.Writer) error {
 	at := filepath.Join("/", h.Root, install.ConfigFile)
 	if old, err := os.ReadFile(at); err == nil {
 		text = old
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
+	} else if _, link := os.Lstat(at); link == nil || !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the configuration exists and cannot be read; is it a link to a file that is not there? %w", err)
 	}
 	c, err := configOf(at, text)
 	if err != nil {

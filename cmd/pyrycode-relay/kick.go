@@ -18,7 +18,7 @@ import (
 
 // named is what kick, ban and unban are about.
 type named struct {
-	What string `arg:"" help:"A server-id or its fingerprint from the log, an IP address or a network, or a connection of ps. A single -: the first line of standard input, so that a server-id is in no list of processes."`
+	What string `arg:"" help:"A server-id or its fingerprint from the log, or an IP address or a network; for kick also a connection of ps, for unban also sha256:… as bans --json shows it. A single -: the first line of standard input, so that a server-id is in no list of processes."`
 }
 
 // kick is the command kick.

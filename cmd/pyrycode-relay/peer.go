@@ -54,6 +54,12 @@ type peer struct {
 	err   error         // why; set before ended is closed
 }
 
+// The endpoints of the relay.
+const (
+	binaryPath = "/v1/server"
+	phonePath  = "/v1/client"
+)
+
 // binary opens a connection that claims the server-id.
 func (d *dialer) binary(ctx context.Context) (*peer, error) {
 	h := http.Header{"X-Pyrycode-Version": {d.version}}
@@ -64,7 +70,7 @@ func (d *dialer) binary(ctx context.Context) (*peer, error) {
 		}
 		h.Set("X-Pyrycode-Claim-Key", d.key.header(u.Host, d.server, time.Now()))
 	}
-	return d.dial(ctx, "the binary", "/v1/server", h)
+	return d.dial(ctx, "the binary", binaryPath, h)
 }
 
 // The relay may still be deciding the claim of the binary when the phone connects, and it
@@ -93,7 +99,7 @@ func undecided(p *peer, err error) bool {
 func (d *dialer) phone(ctx context.Context, name string, binary *peer) (*peer, time.Duration, error) {
 	deadline := time.Now().Add(d.timeout)
 	for pause := firstRetryAfter; ; pause = min(2*pause, lastRetryAfter) {
-		p, err := d.dial(ctx, name, "/v1/client", http.Header{"X-Pyrycode-Device-Name": {"pyrycode-relay probe"}})
+		p, err := d.dial(ctx, name, phonePath, http.Header{"X-Pyrycode-Device-Name": {"pyrycode-relay probe"}})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -121,7 +127,7 @@ func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*p
 	h.Set("X-Pyrycode-Server", d.server)
 	h.Set("User-Agent", "pyrycode-relay-probe/"+d.version)
 	ws := websocket.Dialer{HandshakeTimeout: d.timeout, Proxy: d.proxy}
-	conn, resp, err := ws.DialContext(ctx, d.base+path, h)
+	conn, resp, err := ws.DialContext(ctx, endpointURL(d.base, path), h)
 	switch {
 	case err == nil:
 	case errors.Is(err, websocket.ErrBadHandshake) && resp != nil:
@@ -134,6 +140,25 @@ func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*p
 	p := &peer{name: name, conn: conn, in: make(chan []byte), done: make(chan struct{}), ended: make(chan struct{})}
 	go p.read()
 	return p, nil
+}
+
+// endpointURL returns the address of the endpoint at path, for a relay at base. Base may be
+// the address that access token add prints: the binary's endpoint with a token. Phones have
+// none, and connect to the same host.
+func endpointURL(base, path string) string {
+	u, err := url.Parse(base)
+	if err != nil {
+		return base + path // the dial says what is wrong
+	}
+	before, token, ok := strings.Cut(u.Path, "/t/")
+	if !ok || token == "" {
+		return base + path
+	}
+	if path == binaryPath {
+		return base
+	}
+	u.Path = before + path
+	return u.String()
 }
 
 // refusal returns an HTTP answer other than 101 as an error.

@@ -186,3 +186,21 @@ func TestProbeAnswersPings(t *testing.T) {
 		t.Errorf("held over several heartbeats: %+v; want exit 0", got)
 	}
 }
+
+// A relay URL with a token is the binary's endpoint itself.
+func TestEndpointsOfARelayURL(t *testing.T) {
+	for _, tt := range []struct{ base, binary, phone string }{
+		{"wss://relay.test", "wss://relay.test/v1/server", "wss://relay.test/v1/client"},
+		{"wss://relay.test/below", "wss://relay.test/below/v1/server", "wss://relay.test/below/v1/client"},
+		{"wss://relay.test/t/abc", "wss://relay.test/t/abc", "wss://relay.test/v1/client"},
+		{"wss://relay.test/below/t/abc", "wss://relay.test/below/t/abc", "wss://relay.test/below/v1/client"},
+		{"ws://t", "ws://t/v1/server", "ws://t/v1/client"},
+	} {
+		if got := endpointURL(tt.base, binaryPath); got != tt.binary {
+			t.Errorf("%s: the binary's endpoint is %s; want %s", tt.base, got, tt.binary)
+		}
+		if got := endpointURL(tt.base, phonePath); got != tt.phone {
+			t.Errorf("%s: the phone's endpoint is %s; want %s", tt.base, got, tt.phone)
+		}
+	}
+}

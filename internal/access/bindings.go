@@ -19,6 +19,10 @@ type Bindings struct {
 	dirty bool            // changed since the last call of Changes
 }
 
+// maxBindings limits the bindings of all tokens. Their file then has 26 MB, and MaxFile is
+// more.
+const maxBindings = 200_000
+
 // newBindings returns bindings without an entry.
 func newBindings(mu sync.Locker) *Bindings {
 	return &Bindings{mu: mu, token: make(map[Subject]Subject), held: make(map[Subject]int)}
@@ -35,7 +39,7 @@ func (b *Bindings) bind(id, token Subject, most int, exists func(token Subject) 
 		return allowed
 	case ok && exists(bound):
 		return boundElsewhere
-	case b.held[token] >= most:
+	case b.held[token] >= most || !ok && len(b.token) >= maxBindings:
 		return tooManyIDs
 	case ok:
 		b.unset(id)

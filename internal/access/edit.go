@@ -134,6 +134,8 @@ func eachEntry(text []byte, f func(line string, l Line) error) error {
 func EditFile(name string, change func(text []byte) ([]byte, error)) error {
 	if target, err := filepath.EvalSymlinks(name); err == nil {
 		name = target // replaces the file, not the link to it
+	} else if _, link := os.Lstat(name); link == nil {
+		return fmt.Errorf("it is a link to a file that does not exist: %w", err)
 	}
 	dir := filepath.Dir(name)
 	unlock, err := lockDir(dir)

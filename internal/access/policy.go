@@ -112,6 +112,9 @@ func (p *Policy) Ask(q relay.AccessQuestion) (relay.Terms, error) {
 	if d.ok() && !p.pass(s, e) {
 		d = tooMany
 	}
+	if d.ok() && !q.Phone && p.bindings != nil {
+		d = p.bind(SubjectOf(q.Server), s, e)
+	}
 	if !q.Phone || !d.ok() {
 		p.decisions[d].Inc()
 	}
@@ -153,16 +156,19 @@ func (p *Policy) decideToken(q relay.AccessQuestion) (Subject, Entry, decision) 
 	}
 	s := SubjectOf(q.Token)
 	e, d := p.find(s)
-	switch d {
-	case allowed:
-		d = p.bindings.bind(id, s, cmp.Or(e.MaxIDs, DefaultMaxIDs), func(token Subject) bool {
-			_, d := p.find(token)
-			return d != notListed // an expired token keeps its server-ids
-		})
-	case notListed:
+	if d == notListed {
 		d = unknownToken
 	}
 	return s, e, d
+}
+
+// bind binds a server-id to a token, which is the last step of Ask: a claim that is refused
+// for another reason must not take a free server-id.
+func (p *Policy) bind(id, token Subject, e Entry) decision {
+	return p.bindings.bind(id, token, cmp.Or(e.MaxIDs, DefaultMaxIDs), func(other Subject) bool {
+		_, d := p.find(other)
+		return d != notListed // an expired token keeps its server-ids
+	})
 }
 
 // Allowed implements relay.Access. With a verifier it allows every server-id: the

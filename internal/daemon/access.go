@@ -200,6 +200,9 @@ func same(a, b fs.FileInfo) bool {
 func (a *accessControl) load() {
 	a.read = a.seen
 	text, err := a.cfg.ReadAccess()
+	if err != nil {
+		a.read = nil // read it again at the next look: a new mode does not change the file's time
+	}
 	changed := err == nil && sha256.Sum256(text) != a.content
 	if changed {
 		err = a.use(text)

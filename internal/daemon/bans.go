@@ -84,7 +84,12 @@ func newBanStore(dir string, r *relay.Relay, log *slog.Logger) (*banStore, error
 	}
 	n, err := s.load(text)
 	if err != nil {
-		s.putAside(err)
+		if moved := s.putAside(n, err); moved != nil {
+			return nil, fmt.Errorf("--state-dir: %w", moved) // the next save would overwrite it
+		}
+		if n > 0 {
+			return s, s.write()
+		}
 		return s, nil
 	}
 	if n > 0 {
@@ -94,7 +99,8 @@ func newBanStore(dir string, r *relay.Relay, log *slog.Logger) (*banStore, error
 }
 
 // load puts the bans in text into force. It returns how many bans that are not lifted
-// there are. If one record is bad, it puts none into force.
+// are in force. A bad record is left out: n then counts the others, and err names the first
+// bad one.
 func (s *banStore) load(text []byte) (n int, err error) {
 	var f bansFile
 	if err := json.Unmarshal(text, &f); err != nil {
@@ -103,29 +109,31 @@ func (s *banStore) load(text []byte) (n int, err error) {
 	if f.Version != 1 {
 		return 0, fmt.Errorf("version: %d is not 1", f.Version)
 	}
-	all := make([]relay.Ban, len(f.Bans))
 	for i, r := range f.Bans {
-		if all[i], err = r.ban(); err != nil {
-			return 0, fmt.Errorf("bans: number %d: %w", i+1, err)
+		b, bad := r.ban()
+		applied := false
+		if bad == nil {
+			applied, _, bad = s.relay.Ban(b)
 		}
-	}
-	for _, b := range all {
-		applied, _, err := s.relay.Ban(b)
-		if err != nil {
-			return n, err
+		if bad != nil && err == nil {
+			err = fmt.Errorf("bans: number %d: %w", i+1, bad)
 		}
 		if applied && !b.Lifted {
 			n++
 		}
 	}
-	return n, nil
+	return n, err
 }
 
-// putAside renames a file that has no bans, so that the next save does not overwrite it.
-func (s *banStore) putAside(why error) {
+// putAside renames a file of which only n bans are in force, so that the next save does
+// not overwrite it.
+func (s *banStore) putAside(n int, why error) error {
 	aside := s.path + ".broken-" + time.Now().UTC().Format("20060102T150405Z")
-	err := os.Rename(s.path, aside)
-	s.log.Error("the file of bans cannot be used: no ban of it is in force; it is kept under another name", "path", aside, "err", errors.Join(why, err))
+	if err := os.Rename(s.path, aside); err != nil {
+		return err
+	}
+	s.log.Error("the file of bans cannot be used as a whole: of its bans only so many are in force; it is kept under another name", "path", aside, "count", n, "err", why)
+	return nil
 }
 
 // keep writes the file at each request, until ctx ends. A write can hang, so the process

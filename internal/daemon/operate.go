@@ -292,15 +292,33 @@ func (o *operations) ban(r OperatorRequest, by, at string) (a OperatorAnswer, er
 		return a, fmt.Errorf("what: %s is a connection, which can only be disconnected: name its server-id or its address", t.shown)
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	b := relay.Ban{Key: t.key, Label: o.label(t), Made: now, Until: now.Add(d), Why: r.Why, By: by}
-	_, n, err := o.relay.Ban(b)
-	if err != nil {
+	b := relay.Ban{Key: t.key, Label: o.label(t), Made: o.madeAfter(t.key, now), Until: now.Add(d), Why: r.Why, By: by}
+	applied, n, err := o.relay.Ban(b)
+	switch {
+	case err != nil:
 		return a, err
+	case !applied:
+		return a, errOtherOperator
 	}
 	a.What, a.Until = t.shown, &b.Until
 	a.add(n)
 	o.finish(actionBan, b, t.shown, by, at, &a)
 	return a, nil
+}
+
+// errOtherOperator means that a newer record of the same ban is there.
+var errOtherOperator = errors.New("what: another operator has changed this ban in the same moment: look at the bans, and try again")
+
+// madeAfter returns the time of a new record of a ban: now, or just after the record that
+// there is, because the newest record counts. That one may be of a node with a clock that is
+// ahead, or from before this machine's clock was set back.
+func (o *operations) madeAfter(key relay.BanKey, now time.Time) time.Time {
+	for _, old := range o.relay.Bans() {
+		if old.Key == key && !old.Made.Before(now) {
+			return old.Made.Add(time.Microsecond)
+		}
+	}
+	return now
 }
 
 // unban lifts a ban, at all nodes.
@@ -318,15 +336,18 @@ func (o *operations) unban(r OperatorRequest, by, at string) (a OperatorAnswer, 
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	// A node that does not know the ban keeps the record as long as a ban without a
 	// duration lasts: another node may send it the ban meanwhile.
-	b := relay.Ban{Key: t.key, Made: now, Until: now.Add(defaultBan), Lifted: true, Why: r.Why, By: by}
+	b := relay.Ban{Key: t.key, Made: o.madeAfter(t.key, now), Until: now.Add(defaultBan), Lifted: true, Why: r.Why, By: by}
 	for _, old := range o.relay.Bans() {
 		if old.Key == t.key {
 			b.Until = old.Until
 			a.Lifted = !old.Lifted
 		}
 	}
-	if _, _, err := o.relay.Ban(b); err != nil {
+	switch applied, _, err := o.relay.Ban(b); {
+	case err != nil:
 		return a, err
+	case !applied && a.Lifted:
+		return a, errOtherOperator
 	}
 	a.What = t.shown
 	o.finish(actionUnban, b, t.shown, by, at, &a)

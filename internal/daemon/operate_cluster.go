@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -68,6 +69,7 @@ func (o *operations) operate(from string, data []byte) []byte {
 		}
 	}
 	changed := false
+	var refused error
 	for _, r := range op.Bans {
 		b, err := r.ban()
 		if err != nil {
@@ -76,7 +78,8 @@ func (o *operations) operate(from string, data []byte) []byte {
 		known := b.Lifted && o.inForce(b.Key)
 		applied, n, err := o.relay.Ban(b)
 		if err != nil {
-			return []byte(err.Error())
+			refused = cmp.Or(refused, err) // the others count
+			continue
 		}
 		a.add(n)
 		changed = changed || applied
@@ -84,6 +87,9 @@ func (o *operations) operate(from string, data []byte) []byte {
 	}
 	if changed {
 		_ = o.store.save() // keep has logged the error
+	}
+	if refused != nil {
+		return []byte(refused.Error())
 	}
 	if op.Action != "" {
 		outcome := a.outcome()

@@ -103,7 +103,7 @@ func Install(ctx context.Context, h Host, c Config) (*Plan, error) {
 	p.Steps = append(p.Steps, Step{"create the user " + User, h.hasUser(), func(ctx context.Context) error {
 		return h.sysusers(ctx, filepath.Base(usersFile))
 	}})
-	if _, err := os.Stat(h.path(ConfigFile)); errors.Is(err, fs.ErrNotExist) {
+	if !h.exists(ConfigFile) {
 		p.write(ConfigFile, []byte(c.Text), 0o644, "the configuration")
 	} else {
 		p.Steps = append(p.Steps, Step{What: "keep " + h.path(ConfigFile) + ", the configuration", Done: true})

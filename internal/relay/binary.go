@@ -35,16 +35,18 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 	if !a.admit(hello.Server, err) {
 		return
 	}
+	var key Terms
+	if why := r.checkKey(hello, req.Host, &key); why != nil {
+		a.reject(why)
+		return
+	}
+	// After the key, because an answer may bind the server-id to the token.
 	terms, why := r.askAccess(AccessQuestion{Server: hello.Server, From: a.from, Version: hello.Version, Token: token})
 	if why != nil {
 		a.reject(why)
 		return
 	}
-	terms.Network = home(a.from)
-	if why = r.checkKey(hello, req.Host, &terms); why != nil {
-		a.reject(why)
-		return
-	}
+	terms.Owner, terms.ProvedAt, terms.Network = key.Owner, key.ProvedAt, home(a.from)
 	deadline, inUse, why := r.prepareClaim(hello.Server, terms.Owner, a.from)
 	if why != nil {
 		a.reject(why)
