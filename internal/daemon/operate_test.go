@@ -305,6 +305,53 @@ func TestBansSurviveARestart(t *testing.T) {
 	second.hold("s3")
 }
 
+// A record of a node with a clock that is ahead must not outweigh what an operator does now.
+func TestTheLastBanCountsWhateverTheClocksSay(t *testing.T) {
+	ahead := time.Now().Add(time.Hour)
+	d := startWithBans(t, banRecord{What: "192.0.2.0/24", Made: ahead, Until: ahead.Add(time.Hour), Lifted: true})
+	if status, body := d.operate(BansPath, `{"what":"192.0.2.0/24"}`); status != 200 {
+		t.Fatalf("ban: %d %s", status, body)
+	}
+	if _, _, body := get(t, "http://"+d.private+BansPath); len(decode[BanList](t, body).Bans) != 1 {
+		t.Errorf("after the ban: %s", body)
+	}
+	if status, body := d.operate(UnbanPath, `{"what":"192.0.2.0/24"}`); status != 200 || !decode[OperatorAnswer](t, body).Lifted {
+		t.Errorf("unban: %d %s", status, body)
+	}
+	if _, _, body := get(t, "http://"+d.private+BansPath); len(decode[BanList](t, body).Bans) != 0 {
+		t.Errorf("after the unban: %s", body)
+	}
+}
+
+func TestGoodBansOutliveABadRecord(t *testing.T) {
+	now := time.Now()
+	d := startWithBans(t, banRecord{What: "of a later version", Made: now, Until: now.Add(time.Hour)},
+		banRecord{What: "192.0.2.0/24", Made: now, Until: now.Add(time.Hour)})
+	if _, _, body := get(t, "http://"+d.private+BansPath); len(decode[BanList](t, body).Bans) != 1 {
+		t.Errorf("after the start: %s", body)
+	}
+	if !strings.Contains(d.log.String(), "the file of bans cannot be used as a whole") {
+		t.Errorf("the log does not say it:\n%s", d.log)
+	}
+}
+
+// startWithBans starts a relay with these records in its file of bans.
+func startWithBans(t *testing.T, bans ...banRecord) *running {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(bansFile{Version: 1, Bans: bans})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, bansName), text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start(t, t.Context(), func(c *config.Config) { c.StateDir = dir })
+}
+
 func TestABrokenFileOfBansIsKeptAside(t *testing.T) {
 	good := `{"what":"192.0.2.0/24","made":"2026-01-01T00:00:00Z","until":"2100-01-01T00:00:00Z"}`
 	for name, text := range map[string]string{
