@@ -197,5 +197,8 @@ func (u *uninstallCommand) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := h.CheckLinks(); err != nil {
+		return err
+	}
 	return u.perform(ctx, h, install.Uninstall(ctx, h, u.Purge), out)
 }

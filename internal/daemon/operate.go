@@ -143,7 +143,19 @@ func (o *operations) parseTarget(text string) (t target, err error) {
 		}
 		return keyTarget(key, text), nil
 	}
+	if !explicit && likeAddress(text) {
+		return t, fmt.Errorf("what: %q is no address, network or fingerprint; write id:%s if it is a server-id", text, text)
+	}
 	return keyTarget(relay.ServerBan(wire.ServerID(id)), o.show(wire.ServerID(id))), nil
+}
+
+// likeAddress reports whether text is probably a mistyped address, network or fingerprint:
+// as a server-id it would name nothing that its author means.
+func likeAddress(text string) bool {
+	if strings.HasPrefix(text, "fp-") {
+		return true
+	}
+	return strings.Trim(text, "0123456789abcdefABCDEF.:/") == "" && strings.ContainsAny(text, ".:/") && strings.ContainsAny(text, "0123456789")
 }
 
 func keyTarget(key relay.BanKey, shown string) target {

@@ -305,6 +305,17 @@ func TestBansSurviveARestart(t *testing.T) {
 	second.hold("s3")
 }
 
+func TestAMistypedAddressIsNoServerID(t *testing.T) {
+	for text, want := range map[string]bool{
+		"192.0.2.300": true, "10.0.0.0/33": true, "2001:db8::g/64": false, "2001:db8::/129": true, "fp-zzzz": true,
+		"s1": false, "550e8400-e29b-41d4-a716-446655440000": false, "cafe": false, "1234": false, "home.example": false,
+	} {
+		if got := likeAddress(text); got != want {
+			t.Errorf("likeAddress(%q) = %t; want %t", text, got, want)
+		}
+	}
+}
+
 // A record of a node with a clock that is ahead must not outweigh what an operator does now.
 func TestTheLastBanCountsWhateverTheClocksSay(t *testing.T) {
 	ahead := time.Now().Add(time.Hour)

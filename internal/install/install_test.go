@@ -288,3 +288,35 @@ func TestAnOldSystemdIsFound(t *testing.T) {
 		t.Errorf("missing: %q", m.Missing(t.Context()))
 	}
 }
+
+// An image may have links to directories. Those that lead out of it are refused.
+func TestLinksThatLeadOutOfTheRootAreRefused(t *testing.T) {
+	for name, tt := range map[string]struct {
+		link, to string
+		refused  bool
+	}{
+		"none":           {"", "", false},
+		"out of it":      {"usr/local", t.TempDir(), true},
+		"to nothing":     {"usr/local", "/no/such/directory", true},
+		"within it":      {"usr/local", "../opt", false},
+		"out by dot dot": {"var/lib", "../../..", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := filepath.Join(t.TempDir(), "a", "root")
+			for _, dir := range []string{"usr", "var", "opt", "etc"} {
+				if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.link != "" {
+				if err := os.Symlink(tt.to, filepath.Join(root, tt.link)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := Host{Root: root}.CheckLinks()
+			if (err != nil) != tt.refused {
+				t.Errorf("CheckLinks() = %v; want an error: %t", err, tt.refused)
+			}
+		})
+	}
+}

@@ -93,6 +93,9 @@ func (p *Plan) Print(out io.Writer) {
 // Install returns the steps that install the relay at h. It changes nothing. Applied a
 // second time, all steps are done but the start.
 func Install(ctx context.Context, h Host, c Config) (*Plan, error) {
+	if err := h.CheckLinks(); err != nil {
+		return nil, err
+	}
 	p := &Plan{host: h}
 	program, err := os.ReadFile(c.Program)
 	if err != nil {

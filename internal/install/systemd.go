@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,6 +70,36 @@ func versionOf(out string) (int, bool) {
 
 // path returns the place of an absolute name.
 func (h Host) path(name string) string { return filepath.Join("/", h.Root, name) }
+
+// CheckLinks returns an error if a symbolic link below h.Root leads to a place that is not
+// below it: an installation into an image must not change the machine that makes it.
+func (h Host) CheckLinks() error {
+	if h.Root == "" {
+		return nil
+	}
+	root, err := filepath.EvalSymlinks(h.path("/"))
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{Program, ConfigFile, StateDir, unitDir, usersFile} {
+		dir := filepath.Dir(h.path(name))
+		real, err := filepath.EvalSymlinks(dir)
+		for errors.Is(err, fs.ErrNotExist) && dir != h.path("/") {
+			if _, link := os.Lstat(dir); link == nil {
+				return fmt.Errorf("%s is a link to a directory that does not exist", dir)
+			}
+			dir = filepath.Dir(dir)
+			real, err = filepath.EvalSymlinks(dir)
+		}
+		if err != nil {
+			return err
+		}
+		if in, err := filepath.Rel(root, real); err != nil || !filepath.IsLocal(in) {
+			return fmt.Errorf("%s leads to %s, which is not below %s: an installation would change files there", dir, real, h.Root)
+		}
+	}
+	return nil
+}
 
 func (h Host) exists(name string) bool {
 	_, err := os.Lstat(h.path(name))
