@@ -141,7 +141,11 @@ func TestRow40APhoneThatJoinsAgainDelaysItsSiblingsNoMore(t *testing.T) {
 	all.Wait()
 	explained := time.Second * share / bytesPerSecond
 	t.Logf("worst latency of a sibling: %v; a share takes %v; %d joins", worst, explained, joined.Load())
-	if most := 3 * explained; worst > most {
+	most := 3 * explained
+	if raced {
+		most = 5 * explained // of the processors, the detector takes what the peers need
+	}
+	if worst > most {
 		t.Errorf("a frame of a sibling took %v; want at most %v", worst, most)
 	}
 	h.check()
