@@ -325,10 +325,8 @@ var errOtherOperator = errors.New("what: another operator has changed this ban i
 // there is, because the newest record counts. That one may be of a node with a clock that is
 // ahead, or from before this machine's clock was set back.
 func (o *operations) madeAfter(key relay.BanKey, now time.Time) time.Time {
-	for _, old := range o.relay.Bans() {
-		if old.Key == key && !old.Made.Before(now) {
-			return old.Made.Add(time.Microsecond)
-		}
+	if old, ok := o.relay.BanOf(key); ok && !old.Made.Before(now) {
+		return old.Made.Add(time.Microsecond)
 	}
 	return now
 }
@@ -349,11 +347,9 @@ func (o *operations) unban(r OperatorRequest, by, at string) (a OperatorAnswer, 
 	// A node that does not know the ban keeps the record as long as a ban without a
 	// duration lasts: another node may send it the ban meanwhile.
 	b := relay.Ban{Key: t.key, Made: o.madeAfter(t.key, now), Until: now.Add(defaultBan), Lifted: true, Why: r.Why, By: by}
-	for _, old := range o.relay.Bans() {
-		if old.Key == t.key {
-			b.Until = old.Until
-			a.Lifted = !old.Lifted
-		}
+	if old, ok := o.relay.BanOf(t.key); ok {
+		b.Until = old.Until
+		a.Lifted = !old.Lifted
 	}
 	switch applied, _, err := o.relay.Ban(b); {
 	case err != nil:

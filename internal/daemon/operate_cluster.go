@@ -108,12 +108,8 @@ func (o *operations) operate(from string, data []byte) []byte {
 
 // inForce reports whether there is a ban of key that is not lifted.
 func (o *operations) inForce(key relay.BanKey) bool {
-	for _, b := range o.relay.Bans() {
-		if b.Key == key {
-			return !b.Lifted
-		}
-	}
-	return false
+	b, ok := o.relay.BanOf(key)
+	return ok && !b.Lifted
 }
 
 // greet sends the bans of this node to a node that has just come. Both nodes do that, so

@@ -204,6 +204,18 @@ func (s *bans) list() []Ban {
 	return all
 }
 
+// get returns the record for key, unless it has expired.
+func (s *bans) get(key BanKey) (b Ban, ok bool) {
+	now := s.clock.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok = s.all[key]
+	if !ok || !b.Until.After(now) {
+		return Ban{}, false
+	}
+	return b, true
+}
+
 // find returns the end of the ban of from, or else of id, and whether it is of the
 // address. It reports false if neither is banned.
 func (s *bans) find(from netip.Addr, id wire.ServerID, now time.Time) (until time.Time, address, banned bool) {
@@ -260,3 +272,7 @@ func (r *Relay) Ban(b Ban) (applied bool, n Disconnected, err error) {
 // Bans returns the bans that have not expired, also those that were lifted, in the order
 // in which they were made.
 func (r *Relay) Bans() []Ban { return r.bans.list() }
+
+// BanOf returns the record for key, also if it was lifted. It reports false if there is none,
+// or if it has expired.
+func (r *Relay) BanOf(key BanKey) (Ban, bool) { return r.bans.get(key) }
