@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"internal/cluster":   {"internal/wire", "internal/relay"},
 	"internal/access":    {"internal/network", "internal/relay", "internal/wire"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
-	"internal/front":     {"internal/config", "internal/network"},
+	"internal/front":     {"internal/config", "internal/network", "internal/relay"},
 	"internal/status":    {"internal/relay", "internal/wire"},
 	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/wire"},
 	"internal/certtest":  {}, // of tests only

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/network"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 const (
@@ -82,7 +83,7 @@ type conn struct {
 	hasTurn bool
 	sharer  sharer // that its turns count for
 	closed  bool
-	wake    chan struct{} // of a takeTurn that waits: c has a turn, or was closed
+	wake    relay.Gate // of a takeTurn that waits: c has a turn, or was closed
 
 	handshaking atomic.Bool // a TLS handshake has begun, and has not come to its end
 	over        atomic.Bool // the first request's header has been read
@@ -93,19 +94,20 @@ type conn struct {
 
 	requestBytes atomic.Int32 // that came since the handshake, before over
 
-	mu       sync.Mutex // guards both below
-	deadline time.Time  // of the first request's header
-	wanted   time.Time  // the read deadline that was asked for
+	mu       sync.Locker // guards both below
+	deadline time.Time   // of the first request's header
+	wanted   time.Time   // the read deadline that was asked for
 }
 
 func newConn(nc net.Conn, table *pending) *conn {
-	c := &conn{Conn: nc, table: table, left: table.requestBytes, deadline: time.Now().Add(requestTimeout)}
+	c := &conn{Conn: nc, table: table, left: table.requestBytes, mu: table.rt.NewLock("request deadline"),
+		deadline: table.rt.Clock.Now().Add(requestTimeout)}
 	if p, ok := nc.(*proxiedConn); ok {
 		c.unknown = true
 		p.reading = c.begin
 		p.identified = func(a netip.Addr) bool {
 			c.mu.Lock()
-			c.deadline = time.Now().Add(requestTimeout)
+			c.deadline = table.rt.Clock.Now().Add(requestTimeout)
 			c.mu.Unlock()
 			return table.identify(c, a)
 		}
@@ -248,17 +250,15 @@ func (c *conn) takeTurn() error {
 		p.give(c)
 		return nil
 	}
-	wake := make(chan struct{})
+	wake := p.rt.NewGate()
 	c.wake = wake
 	p.queue = append(p.queue, c)
 	p.mu.Unlock()
 	c.mu.Lock()
-	late := time.NewTimer(time.Until(c.deadline))
+	left := c.deadline.Sub(p.rt.Clock.Now())
 	c.mu.Unlock()
-	select {
-	case <-wake:
-	case <-late.C:
-	}
+	late := p.rt.Clock.AfterFunc(left, wake.Open)
+	wake.Wait()
 	late.Stop()
 	p.mu.Lock()
 	switch {
@@ -276,7 +276,7 @@ func (c *conn) takeTurn() error {
 func (p *pending) unqueue(c *conn) {
 	if i := slices.Index(p.queue, c); i >= 0 {
 		p.queue = slices.Delete(p.queue, i, i+1)
-		close(c.wake)
+		c.wake.Open()
 		c.wake = nil
 	}
 }

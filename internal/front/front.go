@@ -13,10 +13,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // Config is what a [Front] is made of.
 type Config struct {
+	// Runtime supplies time, locks and gates of the limits on connections. The zero
+	// value is the real thing.
+	Runtime relay.Runtime
+
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 
@@ -70,7 +75,7 @@ type Front struct {
 func New(c Config) (*Front, error) {
 	f := &Front{proxyProtocol: c.ProxyProtocol}
 	var err error
-	if f.pending, err = newPending(c.Limits, c.Metrics); err != nil {
+	if f.pending, err = newPending(c.Runtime, c.Limits, c.Metrics); err != nil {
 		return nil, err
 	}
 	f.operators = f.pending.operators()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/network"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // pending is the table of the connections that have been accepted and have not been
@@ -26,8 +27,10 @@ type pending struct {
 	reasonAddress string // of a cut because a network has all the places it may have
 	requestBytes  int    // that a client may send before the end of its request's header
 
-	mu         sync.Mutex // guards all below, and the part of each conn that says so
-	room       sync.Cond  // a place was given back
+	rt relay.Runtime
+
+	mu         sync.Locker  // guards all below, and the part of each conn that says so
+	accepting  []relay.Gate // of calls of enter that wait for a place
 	max        int
 	maxPer     int             // of one address
 	exempt     config.Networks // from that
@@ -83,8 +86,10 @@ const (
 	operatorEvictAfter      = 100 * time.Millisecond
 )
 
-func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
+func newPending(rt relay.Runtime, l Limits, reg prometheus.Registerer) (*pending, error) {
+	rt = rt.WithDefaults()
 	p := &pending{
+		rt: rt, mu: rt.NewLock("pending connections"),
 		reasonFull: cutFull, reasonAddress: cutAddress,
 		requestBytes: maxRequestBytes,
 		evictAfter:   defaultEvictAfter,
@@ -98,7 +103,6 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 		Name: "pyrycode_relay_accept_errors_total",
 		Help: "Connections that the kernel had and the process could not take, for lack of descriptors for example.",
 	})
-	p.room.L = &p.mu
 	p.set(l)
 	for _, reason := range []string{cutAddress, cutFull, cutProxy, cutHeader, cutHandshake, cutOperators, cutMemory, cutUndelivered} {
 		p.cut.WithLabelValues(reason)
@@ -118,12 +122,12 @@ func newPending(l Limits, reg prometheus.Registerer) (*pending, error) {
 // of p.
 func (p *pending) operators() *pending {
 	q := &pending{
+		rt: p.rt, mu: p.rt.NewLock("private connections"),
 		reasonFull: cutOperators, reasonAddress: cutOperators, requestBytes: operatorRequestBytes,
 		max: operatorConns, maxPer: operatorConnsPerAddress, evictAfter: operatorEvictAfter,
 		keepAlive: true, turns: operatorConns, // so none ever waits for one
 		cut: p.cut, failed: p.failed,
 	}
-	q.room.L = &q.mu
 	return q
 }
 
@@ -132,7 +136,7 @@ func (p *pending) set(l Limits) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.max, p.maxPer, p.exempt = l.Pending, l.PendingPerAddress, l.Trusted
-	p.room.Broadcast()
+	p.wakeAccepting()
 }
 
 // enter takes a place for c, a connection from a. It returns the connection that
@@ -144,7 +148,7 @@ func (p *pending) enter(c *conn, a netip.Addr) (out *conn, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ns, exempt := network.Of(a), p.exempt.Contain(a)
-	c.since = time.Now()
+	c.since = p.rt.Clock.Now()
 	if full, is := p.networks.Full(ns, p.maxPer); is && !exempt {
 		// Clients behind one address share its places with whatever else is there.
 		if out = p.oldest(full, c.since.Add(-p.evictAfter)); out == nil {
@@ -165,7 +169,7 @@ func (p *pending) enter(c *conn, a netip.Addr) (out *conn, reason string) {
 			return c, p.reasonFull
 		}
 		p.wait()
-		c.since = time.Now()
+		c.since = p.rt.Clock.Now()
 	}
 	c.group = p.networks.Add(ns, 1)
 	p.all = append(p.all, c)
@@ -274,13 +278,21 @@ func (p *pending) oldest(of netip.Prefix, before time.Time) (c *conn) {
 // wait waits until a place is free, or for some milliseconds. mu is held, but not
 // meanwhile.
 func (p *pending) wait() {
-	timer := time.AfterFunc(10*time.Millisecond, func() {
-		p.mu.Lock() // or it could come between the look and the wait
-		defer p.mu.Unlock()
-		p.room.Broadcast()
-	})
-	p.room.Wait()
-	timer.Stop()
+	g := p.rt.NewGate()
+	p.accepting = append(p.accepting, g)
+	p.mu.Unlock()
+	late := p.rt.Clock.AfterFunc(10*time.Millisecond, g.Open)
+	g.Wait()
+	late.Stop()
+	p.mu.Lock()
+	p.accepting = slices.DeleteFunc(p.accepting, func(x relay.Gate) bool { return x == g })
+}
+
+// wakeAccepting wakes the calls of enter that wait for a place. mu is held.
+func (p *pending) wakeAccepting() {
+	for _, g := range p.accepting {
+		g.Open()
+	}
 }
 
 // identify moves c to the networks of a, which a PROXY header has named. It reports
@@ -320,7 +332,7 @@ func (p *pending) remove(c *conn) {
 	}
 	i := slices.Index(p.all, c)
 	p.all = slices.Delete(p.all, i, i+1)
-	p.room.Broadcast()
+	p.wakeAccepting()
 }
 
 // close ends the waiting for a place.
@@ -328,7 +340,7 @@ func (p *pending) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shut = true
-	p.room.Broadcast()
+	p.wakeAccepting()
 }
 
 // state is the server's ConnState: an upgraded connection is the relay's.
@@ -350,7 +362,7 @@ func (p *pending) state(nc net.Conn, s http.ConnState) {
 	case http.StateIdle:
 		if p.keepAlive {
 			p.mu.Lock()
-			c.busy, c.since = s == http.StateActive, time.Now()
+			c.busy, c.since = s == http.StateActive, p.rt.Clock.Now()
 			p.mu.Unlock()
 		}
 	case http.StateHijacked, http.StateClosed:

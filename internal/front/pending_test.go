@@ -15,13 +15,14 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/network"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // places is a pending of so many places, and connections to put there that are
 // waited for.
 func places(t *testing.T, most, mostPer int) (*pending, func() *conn) {
 	t.Helper()
-	p, err := newPending(Limits{Pending: most, PendingPerAddress: mostPer}, prometheus.NewRegistry())
+	p, err := newPending(relay.Runtime{}, Limits{Pending: most, PendingPerAddress: mostPer}, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,9 @@ type Runtime struct {
 	// Go starts a task; name is what it does, for a reader of traces.
 	Go func(name string, f func())
 
+	// NewGate makes a closed gate. Nil is a channel.
+	NewGate func() Gate
+
 	// Rand is where connection ids come from. It must be safe for
 	// concurrent use and must never repeat across restarts.
 	Rand io.Reader
@@ -56,6 +59,9 @@ func (rt Runtime) WithDefaults() Runtime {
 	if rt.Go == nil {
 		rt.Go = func(_ string, f func()) { go f() }
 	}
+	if rt.NewGate == nil {
+		rt.NewGate = func() Gate { return make(channelGate, 1) }
+	}
 	if rt.Rand == nil {
 		rt.Rand = rand.Reader
 	}
@@ -69,6 +75,26 @@ func (rt Runtime) WithDefaults() Runtime {
 		}
 	}
 	return rt
+}
+
+// Gate lets one task wait for an event. Wait returns when the gate is open, and
+// closes it. Open opens it; opening an open gate changes nothing. The task that
+// returns from Wait must check the condition that it waits for again.
+type Gate interface {
+	Wait()
+	Open()
+}
+
+// channelGate is the Gate outside the simulator.
+type channelGate chan struct{}
+
+func (g channelGate) Wait() { <-g }
+
+func (g channelGate) Open() {
+	select {
+	case g <- struct{}{}:
+	default:
+	}
 }
 
 // Buffer is what sockets read into. It is large because one read that

@@ -32,6 +32,7 @@ func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
 		Clock:   NewClock(e),
 		NewLock: func(name string) sync.Locker { return e.NewLock(name) },
 		Go:      e.Go,
+		NewGate: func() relay.Gate { return &gate{e: e} },
 		Rand:    ids,
 		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge {
 			return &Gauge{Gauge: prometheus.NewGauge(o), e: e, obj: e.Object(o.Name)}
@@ -41,6 +42,37 @@ func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
 		},
 	}
 	return rt.WithDefaults()
+}
+
+// gate is a relay.Gate.
+type gate struct {
+	e       *engine.Run
+	waiting engine.Gate
+	open    bool
+	edge    engine.Edge // opening comes before passing
+}
+
+// Wait implements relay.Gate.
+//
+//go:norace
+func (g *gate) Wait() {
+	g.e.Yield(engine.AtWait, 0)
+	for !g.open {
+		g.e.Park(engine.AtWait, &g.waiting, engine.Forever)
+	}
+	g.open = false
+	g.edge.Acquire()
+}
+
+// Open implements relay.Gate.
+//
+//go:norace
+func (g *gate) Open() {
+	if !g.open {
+		g.open = true
+		g.edge.Release()
+		g.e.Open(&g.waiting)
+	}
 }
 
 // A Gauge is a real gauge with a yield point after each change. It keeps its
