@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"strconv"
 )
@@ -60,7 +61,11 @@ func ParseEnvelope(b []byte) (Envelope, error) {
 		return Envelope{}, notObject(b)
 	}
 	y := yieldFrom(i)
-	for brace := i; ; {
+	brace := i
+	if id, comma := usualStart(b); comma > 0 {
+		e.ConnID, i = id, comma
+	}
+	for {
 		y.at(i)
 		i = skipSpace(b, i+1)
 		end := malformed
@@ -110,8 +115,26 @@ func ParseEnvelope(b []byte) (Envelope, error) {
 		if i >= len(b) || b[i] != '}' || skipSpace(b, i+1) != len(b) {
 			return Envelope{}, notObject(b)
 		}
+		if odd.connID == nil && odd.push == nil && !odd.wrongType && len(e.ConnID) <= MaxText {
+			return e, nil
+		}
 		return odd.finish(e)
 	}
+}
+
+// usualStart parses the conn_id of an envelope that begins like those of daemons and of
+// [AppendEnvelopePrefix]. It returns the index of the comma after it, or 0 for every other
+// b.
+func usualStart(b []byte) (id []byte, comma int) {
+	const start, end = len(envelopeHead), len(envelopeHead) + connIDLength
+	if len(b) < end+len(envelopeMid) || string(b[:start]) != envelopeHead || b[end] != '"' || b[end+1] != ',' {
+		return nil, 0
+	}
+	w := special(binary.LittleEndian.Uint64(b[start:])) | special(binary.LittleEndian.Uint64(b[start+8:])) | special(binary.LittleEndian.Uint64(b[end-8:]))
+	if w&highBits != 0 {
+		return nil, 0
+	}
+	return b[start:end:end], end + 1
 }
 
 const (
@@ -244,7 +267,7 @@ const (
 	EnvelopeSuffix = "}"
 
 	// EnvelopeOverhead is the number of bytes that an envelope adds to its frame.
-	EnvelopeOverhead = len(envelopeHead) + len(connIDPrefix) + 2*connIDBytes + len(envelopeMid) + len(EnvelopeSuffix)
+	EnvelopeOverhead = len(envelopeHead) + connIDLength + len(envelopeMid) + len(EnvelopeSuffix)
 )
 
 // AppendEnvelopePrefix appends the part of an envelope before its frame. The caller appends

@@ -21,6 +21,7 @@ type ConnID string
 const (
 	connIDPrefix = "c-"
 	connIDBytes  = 8
+	connIDLength = len(connIDPrefix) + 2*connIDBytes
 )
 
 // NewConnID returns a ConnID made of the next 8 bytes of r, or the error of r. In
@@ -31,7 +32,7 @@ func NewConnID(r io.Reader) (ConnID, error) {
 	if _, err := io.ReadFull(r, raw[:]); err != nil {
 		return "", fmt.Errorf("new conn-id: %w", err)
 	}
-	var id [len(connIDPrefix) + 2*connIDBytes]byte
+	var id [connIDLength]byte
 	copy(id[:], connIDPrefix)
 	hex.Encode(id[len(connIDPrefix):], raw[:])
 	return ConnID(id[:]), nil
@@ -40,7 +41,7 @@ func NewConnID(r io.Reader) (ConnID, error) {
 // ConnIDNumber returns the 8 bytes of id as one number, which needs less memory than id.
 // ok is false if id does not have the form of [NewConnID].
 func ConnIDNumber(id []byte) (n uint64, ok bool) {
-	if len(id) != len(connIDPrefix)+2*connIDBytes || string(id[:len(connIDPrefix)]) != connIDPrefix {
+	if len(id) != connIDLength || string(id[:len(connIDPrefix)]) != connIDPrefix {
 		return 0, false
 	}
 	for _, c := range id[len(connIDPrefix):] {

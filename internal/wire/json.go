@@ -225,6 +225,20 @@ func scanDigits(b []byte, i int) int {
 // scanString returns the index after a string, or malformed. b[i] is the byte after the
 // opening quote. scanString checks the escapes and the UTF-8.
 func scanString(b []byte, i int) int {
+	if len(b)-i >= 8 { // most strings are short
+		if w := special(binary.LittleEndian.Uint64(b[i:])) & highBits; w != 0 {
+			if i += bits.TrailingZeros64(w) >> 3; b[i] == '"' {
+				return i + 1
+			}
+		} else {
+			i += 8
+		}
+	}
+	return scanLongString(b, i)
+}
+
+// scanLongString is scanString for a string that its first word does not end.
+func scanLongString(b []byte, i int) int {
 	y := yieldFrom(i)
 	for {
 		i = scanPlain(b, i)
@@ -298,15 +312,10 @@ func special(w uint64) uint64 {
 
 // scanPlain returns the index of the first special byte at b[i] or later, or len(b).
 func scanPlain(b []byte, i int) int {
-	// The first word has its own branch: most strings are short, but most bytes are in long
-	// strings, for which the loop over 32 bytes is fastest.
-	if len(b)-i >= 8 {
-		if w := special(binary.LittleEndian.Uint64(b[i:])) & highBits; w != 0 {
-			return i + bits.TrailingZeros64(w)>>3
-		}
-		i += 8
+	if len(b)-i >= 16 && hasWideScan {
+		return scanWide(b, i)
 	}
-	for len(b)-i >= 32 {
+	for len(b)-i >= 32 { // most bytes are in long strings, for which this loop is fastest
 		p := (*[32]byte)(b[i:])
 		w := special(binary.LittleEndian.Uint64(p[:])) |
 			special(binary.LittleEndian.Uint64(p[8:])) |
