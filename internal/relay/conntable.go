@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -217,4 +220,198 @@ func (s *connTable) check(counts func() Counts) error {
 		return fmt.Errorf("registry counts %d binaries, %d phones and %d remote ones; %d connections are open", c.Binaries, c.Phones, c.Remote, conns)
 	}
 	return nil
+}
+
+// reasonMemory is the reason of a close by ShedLoad.
+const reasonMemory = "relay is short of memory"
+
+const (
+	// shedLeast is what a connection must hold for ShedLoad to close it, unless
+	// its address has shedMany: many connections that hold little.
+	shedLeast = 64 << 10
+	shedMany  = 2 << 20
+
+	// flowTime is for how long the data that a peer has taken counts in its favour, and
+	// flowBatch is the size in bytes of the smallest batch of which it counts. Smaller
+	// ones do not wait long, and need no reading of the clock.
+	flowTime  = 10 * time.Second
+	flowBatch = 16 << 10
+)
+
+// flow counts the bytes that a peer takes. The zero value has counted none. Only the
+// task that writes to the peer may call took; any task may call recent.
+type flow struct {
+	period     atomic.Int64 // the number of the current flowTime since the epoch
+	this, last atomic.Int64 // bytes in that period, and in the one before
+}
+
+// took adds n bytes.
+func (f *flow) took(n int, now time.Time) {
+	period := now.UnixNano() / int64(flowTime)
+	if was := f.period.Load(); was != period {
+		last := int64(0)
+		if was == period-1 {
+			last = f.this.Load()
+		}
+		f.last.Store(last)
+		f.this.Store(0)
+		f.period.Store(period)
+	}
+	f.this.Add(int64(n))
+}
+
+// recent returns the bytes of the current period and of the one before: those of the
+// last flowTime, and some that are up to twice as old.
+func (f *flow) recent(now time.Time) int {
+	switch now.UnixNano()/int64(flowTime) - f.period.Load() {
+	case 0:
+		return int(f.this.Load() + f.last.Load())
+	case 1:
+		return int(f.this.Load())
+	}
+	return 0
+}
+
+// relieve closes connections until what is left is within the budget.
+func (r *Relay) relieve() {
+	r.ShedLoad(r.memory.excess())
+	r.memory.relieved()
+}
+
+// ShedLoad closes connections, without waiting for them, until about so many
+// bytes are free again, and returns how many it closed.
+//
+// It takes the address whose connections weigh the most; of a /48, the narrowest
+// network in it that weighs the most; and of that, the connection that weighs the
+// most. Idle connections weigh what they cost, so an address with many of them outweighs
+// a peer that is only slow. A peer that goes on reading weighs less than one that holds as
+// much and does not read, as weight says.
+func (r *Relay) ShedLoad(bytes int) (closed int) {
+	heaviest := r.memory.weigh(r.table.all(), r.rt.Clock.Now())
+	var from netip.Addr
+	for bytes > 0 {
+		n := heaviest.pick(false)
+		if n == nil {
+			break
+		}
+		c := n.conns[0]
+		n.conns = n.conns[1:]
+		bytes -= c.held + c.idle
+		for ; n != nil; n = n.outer {
+			n.weight -= c.weight
+			if closed == 0 {
+				from = n.addr
+			}
+		}
+		c.shed(wire.CloseInternal, reasonMemory)
+		closed++
+	}
+	if closed > 0 {
+		r.metrics.memoryCloses.Add(float64(closed))
+		r.log.shed(closed, from)
+	}
+	return closed
+}
+
+// weight returns what l costs and holds. Of the data that waits for its peer, as much
+// as the peer has taken in the last flowTime does not count, up to seven eighths: that
+// memory is soon free without a close. Such a peer outlives others that hold an eighth
+// of what it holds. The bound keeps a peer that has read much from holding as much
+// as it likes. The memory's lock is held.
+func (l *load) weight(now time.Time) int {
+	return l.idle + l.held() - min(l.flow.recent(now), l.outbox/8*7)
+}
+
+// Held returns how many bytes the connections hold and cost: the most that ShedLoad
+// can free.
+func (r *Relay) Held() (bytes int) {
+	conns := r.table.all()
+	m := r.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range conns {
+		if l := c.memoryLoad(); !l.over {
+			bytes += l.held() + l.idle
+		}
+	}
+	return bytes
+}
+
+// weighedConn is a connection with what it holds, costs and weighs.
+type weighedConn struct {
+	trackedConn
+	held, idle, weight int
+}
+
+// weighedNet is a network with what its connections weigh: an address of
+// IPv4, or one of the networks in which an address of IPv6 counts.
+type weighedNet struct {
+	addr   netip.Addr
+	weight int
+	outer  *weighedNet // nil: it is the widest
+	inner  weighedNets
+	conns  []weighedConn // of the narrowest; the heaviest first
+}
+
+type weighedNets []*weighedNet
+
+// weigh returns the widest networks of conns, in the order of conns.
+func (m *memory) weigh(conns []trackedConn, now time.Time) (all weighedNets) {
+	weighed := make([]weighedConn, 0, len(conns))
+	m.mu.Lock()
+	for _, c := range conns {
+		if l := c.memoryLoad(); !l.over {
+			weighed = append(weighed, weighedConn{c, l.held(), l.idle, l.weight(now)})
+		}
+	}
+	m.mu.Unlock() // the rest takes too long for readers to wait for it
+	nets := make(map[netip.Prefix]*weighedNet)
+	for _, c := range weighed {
+		from, _ := c.place()
+		ns := network.Of(from)
+		var n *weighedNet
+		for i := ns.Len() - 1; i >= 0; i-- {
+			p, _ := ns.At(i)
+			in := nets[p]
+			if in == nil {
+				in = &weighedNet{addr: p.Addr(), outer: n}
+				nets[p] = in
+				if n == nil {
+					all = append(all, in)
+				} else {
+					n.inner = append(n.inner, in)
+				}
+			}
+			in.weight += c.weight
+			n = in
+		}
+		n.conns = append(n.conns, c)
+	}
+	for _, n := range nets {
+		slices.SortStableFunc(n.conns, func(x, y weighedConn) int { return y.weight - x.weight })
+	}
+	return all
+}
+
+// pick returns the narrowest network, within the heaviest of all, of which a
+// connection may be closed, or nil. many says that a network around all has shedMany.
+func (all weighedNets) pick(many bool) (most *weighedNet) {
+	for _, n := range all {
+		if n.worth(many) && (most == nil || n.weight > most.weight) {
+			most = n
+		}
+	}
+	if most == nil || most.inner == nil {
+		return most
+	}
+	return most.inner.pick(many || most.weight >= shedMany)
+}
+
+// worth reports whether a connection of n may be closed.
+func (n *weighedNet) worth(many bool) bool {
+	many = many || n.weight >= shedMany
+	if n.inner == nil {
+		return len(n.conns) > 0 && (many || n.conns[0].held >= shedLeast)
+	}
+	return slices.ContainsFunc(n.inner, func(in *weighedNet) bool { return in.worth(many) })
 }
