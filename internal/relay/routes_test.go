@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -176,4 +179,36 @@ func TestPhonesClosedAtTheEndOfAGraceAreCountedSeparately(t *testing.T) {
 	n.wantMetric("grace_expiry_closes_total", "", 3)
 	n.wantMetric("close_frames_total", "1000/relay", 5)
 	n.wantMetric("grace_expiries_total", "", 1)
+}
+
+// Routes find what a map finds, whatever phones come and go, and the table stays half empty.
+func TestRoutesAgreeWithAMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rs, model := routes{mu: new(sync.Mutex)}, make(map[wire.ConnID]*phone)
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			id := idOf(rapid.IntRange(0, 30).Draw(t, "id"))
+			switch p := model[id]; {
+			case p != nil && rapid.Bool().Draw(t, "remove"):
+				rs.remove(p, 1)
+				delete(model, id)
+			case p == nil:
+				p = &phone{id: id}
+				rs.add(p)
+				model[id] = p
+			}
+			for n := range 31 {
+				if got, want := rs.find([]byte(idOf(n))), model[idOf(n)]; got != want {
+					t.Fatalf("find(%s) = %p; want %p", idOf(n), got, want)
+				}
+			}
+			if table := rs.table.Load(); rs.count() != len(model) || table != nil && 2*rs.used > len(table.entries) {
+				t.Fatalf("%d phones, %d entries used; want %d phones", rs.count(), rs.used, len(model))
+			}
+		}
+		for _, id := range []string{"", "c-", "c-000000000000000", "c-00000000000000000", strings.Repeat("c", 1000)} {
+			if p := rs.find([]byte(id)); p != nil {
+				t.Errorf("find(%q) = %v", id, p.id)
+			}
+		}
+	})
 }
