@@ -166,6 +166,7 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	case NotOwner: // its owner has come since checkKey; b gets an HTTP refusal when it redials
 		b.refuse(wire.CloseTryAgain, reasonNotOwner)
 		b.recordAttempt(outcomeKey)
+		r.metrics.refused[refusedKey].Inc()
 	case Refused:
 		b.refuse(r.shutdown.code(), wire.ReasonShuttingDown)
 		b.recordAttempt(outcomeDraining)
@@ -196,6 +197,7 @@ func (r *Relay) serve(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	if !r.mayServe(b.server) {
 		r.Disconnect(Selector{Server: b.server}, noAccess, noAccess, false)
 		b.recordAttempt(outcomeAccess)
+		r.metrics.refused[refusedAccess].Inc()
 		return
 	}
 	b.recordAttempt(outcomeAccept)

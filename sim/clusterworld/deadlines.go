@@ -75,8 +75,8 @@ func (w *instance) judgeDelays(c *relayworld.Client) {
 		return
 	}
 	roundTrip := 4 * (w.busFaults.delay + w.Latency())
-	if t := c.Sock.Tap; t.Closes > 0 && ended-t.Closed > 2*int64(relayworld.Linger)+nodeSlack+roundTrip {
-		w.Blame("in time", c, "%d ms after its close message the socket was still open", (ended-t.Closed)/1e6)
+	if c.Closes > 0 && ended-c.WroteClose > 2*int64(relayworld.Linger)+nodeSlack+roundTrip {
+		w.Blame("in time", c, "%d ms after its close message the socket was still open", (ended-c.WroteClose)/1e6)
 	}
 	if !c.Phone || c.Home == nil || c.Faults != 0 || c.CloseSent {
 		return
@@ -87,8 +87,8 @@ func (w *instance) judgeDelays(c *relayworld.Client) {
 	// watch reports the claim, it finds no entry, creates its own again, and the phone
 	// waits for the rest of the grace.
 	told := ended
-	if c.Sock.Tap.Closes > 0 {
-		told = c.Sock.Tap.Closed
+	if c.Closes > 0 {
+		told = c.WroteClose
 	}
 	for _, o := range w.members[:w.nmembers] {
 		if o.Node == c.Home {
@@ -117,22 +117,6 @@ func (w *instance) claimedDuring(m *member, server int, t relayworld.Span) bool 
 	return false
 }
 
-// noteAccepted records for each connection the frames that the relay has
-// certainly accepted. Call it only while no task runs.
-//
-//go:norace
-func (w *instance) noteAccepted() {
-	for n := 1; n <= w.Nclients; n++ {
-		c := w.Clients[n].Load()
-		if c == nil || c.Phone && c.Home != c.Node {
-			continue
-		}
-		if s := c.Sock; s.Idle() {
-			c.AcceptedFrames = c.SentLog.Frames(s.In.Messages)
-		}
-	}
-}
-
 // judgeNodeAccounting compares the frame counters of one node with the frames
 // that were read: from its own sockets, and at most from those of phones that
 // other nodes proxy to it.
@@ -140,8 +124,8 @@ func (w *instance) judgeNodeAccounting(m *member) {
 	least, most, counted := 0, 0, 0
 	for _, c := range w.All() {
 		if !c.Phone && c.Node == m.Node || c.Phone && c.Home == m.Node {
-			most += c.Sock.In.Messages
-			least += c.AcceptedFrames
+			lo, hi := c.Accepted()
+			least, most = least+lo, most+hi
 		}
 	}
 	for _, b := range m.FrameCounters {

@@ -10,7 +10,7 @@ import (
 // Idle lets time go on until the run is over. Once the actors have finished,
 // it starts heal.
 func (w *instance) Idle() bool {
-	w.noteAccepted()
+	w.Settle()
 	if !w.Healing && w.Engine.ActorsDone() {
 		w.Healing = true
 		w.Engine.Go("heal", w.heal)
@@ -154,7 +154,7 @@ func (w *instance) answered(d *relayworld.Node, u *relayworld.User) bool {
 		}
 	})
 	w.Engine.Sleep(time.Second)
-	return p.Is(func() bool { return len(p.Flow(0).Got) > 0 })
+	return p.Is(func() bool { return p.Answers() > 0 })
 }
 
 // checkNodes checks that each node counts the connections that its peers know

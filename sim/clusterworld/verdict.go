@@ -1,28 +1,28 @@
 package clusterworld
 
 import (
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
 // judge compares the observations of each peer with the actions of all peers,
 // the network and the nodes.
 func (w *instance) judge() {
+	w.ReadHistory().CheckReceived()
 	for _, c := range w.All() {
 		w.judgeHTTP(c)
 		if !c.Upgraded {
 			continue
 		}
-		w.JudgeOneClose(c)
+		w.Hist().CheckOneClose(c.Conn)
 		w.judgeEnd(c)
 		w.judgeDelays(c)
 		if c.Phone {
-			w.JudgeFlows(c)
+			w.Hist().CheckFlows(c.Conn)
 			w.judgeDeadlines(c)
 		}
 	}
@@ -30,6 +30,7 @@ func (w *instance) judge() {
 		w.judgeNodeCounters(m)
 	}
 	w.judgeOneOrder()
+	w.Report()
 }
 
 // faultPeriod is a time with a fault of the directory, the bus or a node.
@@ -156,7 +157,7 @@ func (w *instance) mayHaveLost(c *relayworld.Client) bool {
 	if c.Phone && c.Home != nil {
 		m = w.memberOf(c.Home)
 	}
-	at := c.Sock.Tap.Closed
+	at := c.WroteClose
 	return m.everFrozen || w.clockLeapt && w.claimedAtOtherNode(m, c.Server, at) || m.drained.Step > 0 && m.drained.At <= at || m.link.unansweredBetween(at-int64(entryLife)-int64(callTime), at) > 1
 }
 
@@ -195,7 +196,7 @@ func (w *instance) unfoundedPhoneClose(c *relayworld.Client, did func(relayworld
 		// A late answer may have let in a phone that had already given up.
 		return unless(!noFaults || n >= w.Run.Param("max-phones", 16), "joined")
 	}
-	return w.Instance.UnfoundedPhoneClose(c, did, unless)
+	return w.UnfoundedPhoneClose(c)
 }
 
 // rivalCame reports whether a binary other than the one that served c
@@ -236,7 +237,7 @@ func (w *instance) judgeNodeCounters(m *member) {
 	proxied := false
 	for _, c := range w.All() {
 		if c.Node == m.Node && (!c.Phone || c.Home == m.Node) {
-			frames[c.Endpoint()] += c.Sock.Tap.Frames
+			frames[c.Endpoint()] += c.Frames
 		}
 		proxied = proxied || c.Phone && c.Home == m.Node && c.Node != m.Node
 	}
@@ -253,8 +254,8 @@ func (w *instance) judgeNodeCounters(m *member) {
 				n += v
 			}
 		}
-		if n != float64(m.Requests[i]) {
-			w.Engine.Fail("attempts", "node %d: %d requests at endpoint %s have %v outcomes; want one each", m.N, m.Requests[i], endpoint, n)
+		if n != float64(w.Hist().Nodes[m.N].Attempts[i]) {
+			w.Engine.Fail("attempts", "node %d: %d requests at endpoint %s have %v outcomes; want one each", m.N, w.Hist().Nodes[m.N].Attempts[i], endpoint, n)
 		}
 	}
 	w.judgeNodeAccounting(m)
@@ -268,19 +269,9 @@ func (w *instance) judgeOneOrder() {
 	if w.clockLeapt {
 		return // the directory itself has granted an id to two nodes
 	}
-	for s := range relayworld.MaxServers {
-		history, open := w.History(nil, s)
-		history = slices.DeleteFunc(history, func(op porcupine.Operation) bool {
-			// A lagging directory may not know the holder yet. Nor does a node
-			// that has just thawed and loses its slot.
-			c := op.Input.(relayworld.SlotCall)
-			return c.Event == relayworld.ToldNoServer && (w.storeFaults.lag > 0 || w.memberOf(c.Binary.Node).everFrozen)
-		})
-		if len(history) < 2 || open > relayworld.MaxOpenEvents {
-			continue
-		}
-		if porcupine.CheckOperationsTimeout(relayworld.SlotModel, history, relayworld.SearchTimeout) == porcupine.Illegal {
-			w.Engine.Fail("linearizable", "no order of claims and ends of %s explains what its peers were told", relayworld.Servers[s])
-		}
-	}
+	w.Hist().CheckLinearizable(func(c *history.Conn) bool {
+		// A lagging directory may not know the holder yet. Nor does a node that has
+		// just thawed and loses its slot.
+		return w.storeFaults.lag > 0 || w.members[c.Node-1].everFrozen
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Access that operators change while the relay runs: the real list of
@@ -15,16 +16,6 @@ import (
 
 // noAccessReason is the reason of a close because the server-id has lost its access.
 const noAccessReason = "server-id has no access any more"
-
-// accessPeriod is a period in which a list was in force in one process.
-type accessPeriod struct {
-	allows   [MaxServers]bool
-	node     *Node
-	from, to engine.Stamp // from the beginning of the change to it to the end of the next change
-
-	expiresAt int64 // when one of its server-ids expires; 0: none does
-	ending    int   // that server-id
-}
 
 // accessWorld is the access of one process. Its fields are used by one task at a time, and
 // are hidden from the race detector.
@@ -34,7 +25,9 @@ type accessWorld struct {
 	policy  *access.Policy
 	expires time.Time // of the list in force; zero: it does not expire
 	ending  int       // the server-id that expires
+	changes int       // lists with an expiry so far
 	busy    bool      // a change has begun and not ended
+	allows  [MaxServers]bool
 }
 
 // accessKinds are the values of the parameter access.
@@ -76,7 +69,7 @@ func (a *accessWorld) Ask(q relay.AccessQuestion) (relay.Terms, error) {
 	}
 	a.noteExpiry()
 	if how%16 == 3 {
-		a.noteGone(c)
+		c.record(history.Event{Kind: history.NotAsked})
 		return relay.Terms{}, &relay.AccessRefusal{Status: 503, Wait: 5, Text: "the verifier is gone"}
 	}
 	terms, err := a.policy.Ask(q)
@@ -162,27 +155,35 @@ func (a *accessWorld) change(allows [MaxServers]bool, after time.Duration) bool 
 //
 //go:norace
 func (a *accessWorld) begin(allows [MaxServers]bool, after time.Duration) bool {
-	if a.busy || a.w.naccess > len(a.w.accessPeriods)-2*maxLives {
+	if a.busy {
 		return false
 	}
 	a.busy = true
 	a.expires = time.Time{}
+	expiresAt := int64(0)
 	if after > 0 {
+		a.changes++
 		a.expires = a.w.Engine.Time().Add(after).Truncate(time.Second)
-		a.ending = (a.w.naccess + 2) % MaxServers
+		if a.ending = a.changes % MaxServers; allows[a.ending] {
+			expiresAt = int64(a.expires.Sub(engine.Epoch))
+		}
 	}
-	a.addPeriod(allows)
-	if p := a.last(); after > 0 && allows[a.ending] {
-		p.expiresAt, p.ending = int64(a.expires.Sub(engine.Epoch)), a.ending
-	}
+	a.record(allows, expiresAt)
 	return true
 }
 
+// record records a list that comes into force.
+//
 //go:norace
-func (a *accessWorld) addPeriod(allows [MaxServers]bool) {
-	p := &a.w.accessPeriods[a.w.naccess]
-	p.allows, p.node, p.from = allows, a.node, a.w.Engine.Stamp()
-	a.w.naccess++
+func (a *accessWorld) record(allows [MaxServers]bool, expiresAt int64) {
+	a.allows = allows
+	list := &history.Access{Allows: map[string]bool{}, ExpiresAt: expiresAt}
+	for s, ok := range allows {
+		if list.Allows[Servers[s]] = ok; expiresAt > 0 && s == a.ending {
+			list.Expires = Servers[s]
+		}
+	}
+	a.w.Record(history.Event{Kind: history.AccessBegan, Node: a.node.N, Data: list})
 }
 
 //go:norace
@@ -190,129 +191,26 @@ func (a *accessWorld) end() { a.busy = false }
 
 // noteExpiry records the first moment at which an expired server-id can have lost its
 // access.
-//
-//go:norace
 func (a *accessWorld) noteExpiry() {
-	if a.expires.IsZero() || a.w.Engine.Time().Before(a.expires) || a.w.naccess == len(a.w.accessPeriods) {
-		return
+	if a.expired() {
+		a.record(a.allows, 0)
+	}
+}
+
+//go:norace
+func (a *accessWorld) expired() bool {
+	if a.expires.IsZero() || a.w.Engine.Time().Before(a.expires) {
+		return false
 	}
 	a.expires = time.Time{}
-	allows := a.last().allows
-	allows[a.ending] = false
-	a.addPeriod(allows)
+	a.allows[a.ending] = false
+	return true
 }
 
 // noteChanged records that the relay has closed what has lost its access: only the last
 // list is in force.
-//
-//go:norace
 func (a *accessWorld) noteChanged() {
-	for i := range a.w.accessPeriods[:a.w.naccess-1] {
-		if p := &a.w.accessPeriods[i]; p.node == a.node && p.to.Step == 0 && p != a.last() {
-			p.to = a.w.Engine.Stamp()
-		}
-	}
-}
-
-// last returns the newest period of the process.
-//
-//go:norace
-func (a *accessWorld) last() *accessPeriod {
-	for i := a.w.naccess - 1; ; i-- {
-		if p := &a.w.accessPeriods[i]; p.node == a.node {
-			return p
-		}
-	}
-}
-
-//go:norace
-func (a *accessWorld) noteGone(c *Client) { c.verifierGone = true }
-
-// access reports whether a list that allows a server-id, and one that does not, may have
-// been in force in d between from and to.
-func (w *Instance) access(d *Node, server int, from, to engine.Stamp) (allowed, lacking bool) {
-	if d.access == nil {
-		return true, false
-	}
-	for _, p := range w.accessPeriods[:w.naccess] {
-		if p.node != d || !p.to.After(from) || to.Step > 0 && p.from.Step > to.Step {
-			continue
-		}
-		allowed = allowed || p.allows[server]
-		lacking = lacking || !p.allows[server]
-	}
-	return allowed, lacking
-}
-
-// judgeAccess checks that an upgraded binary had access, and that no connection of a
-// server-id was served after it had lost its access.
-func (w *Instance) judgeAccess(c *Client) {
-	if c.Node.access == nil {
-		return
-	}
-	if allowed, _ := w.access(c.Node, c.Server, c.DialedAt, c.UpgradedAt); !allowed && !c.Phone {
-		w.Blame("access", c, "upgraded without access")
-	}
-	if !w.exactTiming || c.Faults != 0 || c.CloseSent || w.aborted || w.closedForMemory(c) {
-		return
-	}
-	for _, p := range w.accessPeriods[:w.naccess] {
-		if p.node == c.Node && p.expiresAt > 0 && p.ending == c.Server {
-			w.judgeExpiry(c, p)
-		}
-		if p.node != c.Node || p.allows[c.Server] {
-			continue
-		}
-		// From the end of the change to p, or from the upgrade, to the next change.
-		since, until := w.inForce(p), p.to
-		if since.Step == 0 || c.UpgradedAt.After(since) {
-			since = c.UpgradedAt
-		}
-		if !until.After(since) || until.At == since.At || c.endedAt.Step != 0 && since.After(c.endedAt) {
-			continue
-		}
-		if late := c.ClosedAt.At - since.At; (!c.Closed || late > w.MaxDelay(c)) && (until.Step == 0 || until.At-since.At > w.MaxDelay(c)) {
-			w.Blame("access", c, "closed %d ms after its server-id had lost its access (closed: %t); want %d at most", late/1e6, c.Closed, w.MaxDelay(c)/1e6)
-		}
-	}
-}
-
-// judgeExpiry checks that c was closed when its server-id expired, if no other list came
-// before or soon after that.
-func (w *Instance) judgeExpiry(c *Client, p accessPeriod) {
-	for _, o := range w.accessPeriods[:w.naccess] {
-		if o.node == p.node && o.from.Step > p.from.Step && (o.from.At < p.expiresAt || o.allows[c.Server] && o.from.At <= p.expiresAt+w.MaxDelay(c)) {
-			return
-		}
-	}
-	if c.UpgradedAt.At >= p.expiresAt || c.endedAt.Step != 0 && c.endedAt.At <= p.expiresAt {
-		return
-	}
-	if late := c.ClosedAt.At - p.expiresAt; !c.Closed || late > w.MaxDelay(c) {
-		w.Blame("access", c, "its server-id has expired, and it was closed %d ms later (closed: %t); want %d at most", late/1e6, c.Closed, w.MaxDelay(c)/1e6)
-	}
-}
-
-// inForce returns the time from which only p was in force: the end of the change to it.
-func (w *Instance) inForce(p accessPeriod) (since engine.Stamp) {
-	for _, o := range w.accessPeriods[:w.naccess] {
-		if o.node == p.node && o.from.Step < p.from.Step && o.to.Step > since.Step {
-			since = o.to
-		}
-	}
-	return since
-}
-
-// refusedForAccess reports whether c may have been refused over HTTP because of its access.
-func (w *Instance) refusedForAccess(c *Client) bool {
-	_, lacking := w.access(c.Node, c.Server, c.DialedAt, c.ServedAt)
-	return lacking && !c.Phone
-}
-
-// closedForAccess reports whether c may have been closed because of its access.
-func (w *Instance) closedForAccess(c *Client) bool {
-	_, lacking := w.access(c.Node, c.Server, c.DialedAt, c.ClosedAt)
-	return lacking
+	a.w.Record(history.Event{Kind: history.AccessSet, Node: a.node.N})
 }
 
 // coverAccess marks the coverage goals of access.
@@ -321,13 +219,13 @@ func (w *Instance) coverAccess(c *Client) {
 		return
 	}
 	e := w.Engine
-	e.Sometimes(sawVerifierGone, c.Status == 503 && c.verifierGone)
+	e.Sometimes(sawVerifierGone, c.Status == 503 && c.NotAsked)
 	e.Sometimes(sawNoAccess, c.Status == 403 && c.Kind == AsIs)
 	if c.Reason != noAccessReason {
 		return
 	}
-	_, lacking := w.access(c.Node, c.Server, c.UpgradedAt, c.UpgradedAt)
-	e.Sometimes(sawAccessLost, !lacking && !c.Phone)
-	e.Sometimes(sawAccessLostLate, lacking && !c.Phone)
-	e.Sometimes(sawAccessLostPhone, c.Phone && len(c.Flow(0).Got) > 0)
+	had := w.hist.HadAccess(c.Conn)
+	e.Sometimes(sawAccessLost, had && !c.Phone)
+	e.Sometimes(sawAccessLostLate, !had && !c.Phone)
+	e.Sometimes(sawAccessLostPhone, c.Phone && c.Answers() > 0)
 }

@@ -8,10 +8,14 @@ import (
 	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Chart draws the run: phones, relay, binaries.
 func (w *Instance) Chart() *engine.Chart {
+	if w.hist == nil {
+		w.ReadHistory() // the run has failed before its end
+	}
 	c, all := &engine.Chart{}, w.All()
 	columns := map[*Client]int{}
 	AddColumns(c, all, true, columns)
@@ -24,30 +28,32 @@ func (w *Instance) Chart() *engine.Chart {
 			w.ChartFrames(c, o, columns, relay)
 		}
 	}
-	for _, g := range w.graces[:w.ngraces] {
-		switch n := len(c.Shades); {
-		case g.on:
-			c.Shades = append(c.Shades, engine.Shade{Column: relay, From: g.at, Class: "grace"})
-		case n > 0:
+	began := map[int]bool{} // processes with limits
+	for _, e := range w.hist.Events {
+		label := ""
+		switch e.Kind {
+		case history.GraceBegan:
+			c.Shades = append(c.Shades, engine.Shade{Column: relay, From: e.Stamp, Class: "grace"})
+		case history.GraceEnded, history.GraceReclaimed:
 			if i := slices.IndexFunc(c.Shades, func(s engine.Shade) bool { return s.Column == relay && s.To.Step == 0 }); i >= 0 {
-				c.Shades[i].To = g.at
+				c.Shades[i].To = e.Stamp
+			}
+		case history.ShedBegan:
+			label = fmt.Sprintf("%d KiB wanted", e.N>>10)
+		case history.LimitsBegan:
+			if began[e.Node] {
+				label = "other limits"
+			}
+			began[e.Node] = true
+		case history.DrainBegan:
+			label = "drain"
+		case history.NodeUp:
+			if e.Node > 1 {
+				label = "restart"
 			}
 		}
-	}
-	for _, k := range w.shedLoads[:w.nshedLoads] {
-		c.Marks = append(c.Marks, engine.Mark{Column: relay, At: k.from, Label: fmt.Sprintf("%d KiB wanted, %d closed", k.want>>10, k.reported), Class: "fault"})
-	}
-	for _, s := range w.limitsPeriods[:w.nlimitsPeriods] {
-		if s.from != s.node.Began {
-			c.Marks = append(c.Marks, engine.Mark{Column: relay, At: s.from, Label: "other limits", Class: "fault"})
-		}
-	}
-	if w.drained.Step > 0 {
-		c.Marks = append(c.Marks, engine.Mark{Column: relay, At: w.drained, Label: "drain", Class: "fault"})
-	}
-	for _, d := range w.processes() {
-		if d.N > 1 {
-			c.Marks = append(c.Marks, engine.Mark{Column: relay, At: d.Began, Label: "restart", Class: "fault"})
+		if label != "" {
+			c.Marks = append(c.Marks, engine.Mark{Column: relay, At: e.Stamp, Label: label, Class: "fault"})
 		}
 	}
 	return c
@@ -84,7 +90,7 @@ func (w *Instance) ChartOne(c *engine.Chart, o *Client, at int) {
 	}
 	mark := func(s engine.Stamp, class, label string) {
 		if s.Step > 0 {
-			c.Marks = append(c.Marks, engine.Mark{Column: at, At: s, Label: label, Class: class})
+			c.Marks = append(c.Marks, engine.Mark{Column: at, At: s, Label: label, Class: "fault"})
 		}
 	}
 	if !o.Upgraded {
@@ -92,9 +98,9 @@ func (w *Instance) ChartOne(c *engine.Chart, o *Client, at int) {
 		return
 	}
 	mark(o.DialedAt, "dial", o.Name+" "+Servers[o.Server])
-	to := o.endedAt
+	to := o.EndedAt
 	if o.Left {
-		to = o.leftAt
+		to = o.LeftAt
 	}
 	class := "conn"
 	if f := w.Engine.Failure(); f != nil && (strings.HasPrefix(f.Detail, o.Name+" ") || strings.HasPrefix(f.Detail, o.Name+":")) {
@@ -104,26 +110,26 @@ func (w *Instance) ChartOne(c *engine.Chart, o *Client, at int) {
 	if o.Closed {
 		mark(o.ClosedAt, "close", fmt.Sprint(name, o.Code, " ", o.Reason))
 	} else if o.Ended {
-		mark(o.endedAt, "close", name+"cut")
+		mark(o.EndedAt, "close", name+"cut")
 	}
 	if o.Left {
 		how := "vanishes"
 		switch {
-		case o.Faults&didHangUp != 0:
+		case o.Faults&history.DidHangUp != 0:
 			how = "hangs up"
-		case o.Faults&wasReset != 0:
+		case o.Faults&history.WasReset != 0:
 			how = "reset"
 		case o.Faults&WasCut != 0:
 			how = "cut"
 		}
-		mark(o.leftAt, "fault", name+how)
+		mark(o.LeftAt, "fault", name+how)
 	}
 	for n := range maxClients { // sorted, unlike the map
-		if f := o.Flows[n]; f != nil && f.notices > 0 && !o.Phone {
-			mark(f.toldAt, "notice", w.Clients[n].Load().Name+" is gone")
+		if f := o.Flows[n]; f != nil && f.Notices > 0 && !o.Phone {
+			mark(f.ToldAt, "notice", w.Clients[n].Load().Name+" is gone")
 		}
 	}
-	for _, s := range o.stalls {
+	for _, s := range o.Stalls {
 		if s.To.After(to) {
 			s.To = to // it ends with the connection
 		}
@@ -134,7 +140,7 @@ func (w *Instance) ChartOne(c *engine.Chart, o *Client, at int) {
 // ChartFrames draws the frames between a phone and binaries.
 func (w *Instance) ChartFrames(c *engine.Chart, p *Client, columns map[*Client]int, relay int) {
 	servedBy := relay
-	var up, down *flow
+	var up, down *history.Flow
 	for _, b := range w.All() {
 		if l := b.Flows[p.Number]; l != nil && !b.Phone {
 			if len(l.Got) > 0 || up == nil {
@@ -143,12 +149,12 @@ func (w *Instance) ChartFrames(c *engine.Chart, p *Client, columns map[*Client]i
 		}
 	}
 	if down = p.Flows[0]; down == nil {
-		down = &flow{}
+		down = &history.Flow{}
 	}
 	if up == nil {
-		up = &flow{}
+		up = &history.Flow{}
 	}
-	arrows := func(from, to int, sent []Sent, got []engine.Stamp) {
+	arrows := func(from, to int, sent []history.Frame, got []engine.Stamp) {
 		for i, f := range sent {
 			a := engine.Arrow{FromColumn: from, ToColumn: to, From: f.Stamp, Label: fmt.Sprintf("frame %d, %d bytes", i+1, f.Size)}
 			if i < len(got) {
@@ -159,7 +165,7 @@ func (w *Instance) ChartFrames(c *engine.Chart, p *Client, columns map[*Client]i
 	}
 	arrows(columns[p], servedBy, down.Sent, up.Got)
 	arrows(servedBy, columns[p], up.Sent, down.Got)
-	for _, o := range up.orders {
-		c.Marks = append(c.Marks, engine.Mark{Column: servedBy, At: o.at, Label: "closes " + p.Name + " " + strconv.Itoa(o.code), Class: "close"})
+	for _, o := range up.Orders {
+		c.Marks = append(c.Marks, engine.Mark{Column: servedBy, At: o.At, Label: "closes " + p.Name + " " + strconv.Itoa(o.Code), Class: "close"})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 var (
@@ -13,8 +14,10 @@ var (
 )
 
 // A Client is one connection of a peer, as the peer sees it: a WebSocket client
-// with its own implementation, and the records that the checks use.
+// with its own implementation.
 type Client struct {
+	*history.Conn // what the history says of it; set when the run is over
+
 	w            *Instance
 	Number       int
 	Phone        bool
@@ -28,54 +31,45 @@ type Client struct {
 	Sock         *Socket
 	gate         engine.Gate  // opened when anything below changes
 	rnd          *engine.Rand // randomness of the read task
-
-	DialedAt engine.Stamp
-	parked   bool // the relay does not read it; set while no task runs
-	SentLog  sentLog
-	// Set while no task runs: the frames, and the stray envelopes, that the relay
-	// has certainly accepted.
-	AcceptedFrames, acceptedStrays int
+	parked       bool         // the relay does not read it; set while no task runs
+	settledAt    int          // messages that it had read when that was last recorded
 
 	mu sync.Mutex // guards all below; never held at a yield point
 
-	Status     int // HTTP status of a refusal
-	Retry      string
-	Upgraded   bool
-	UpgradedAt engine.Stamp
-	served     bool // the relay's HTTP handler has returned
-	ServedAt   engine.Stamp
-
+	Upgraded, served      bool // the handshake is done; the relay's HTTP handler has returned
 	stalled, IgnoresPings bool
 	answersNotices        bool // a binary: sends one envelope for each close notice
 	diesAfterPong         bool // disappears after its next pong
 	Faults                Fault
 	Left                  bool // the peer has ended it and sends no more
-	leftAt                engine.Stamp
-	dribbled              bool // it is in the middle of a message
-	dribbledAt            int64
-	firstFaultAt          int64 // time of the first fault, or of its close message
 	CloseSent             bool
-	CloseWith             int
-	stalls                []Span
+	Closed                bool // the relay's close message has arrived
+	Ended                 bool // the connection has ended for the peer
+	pings, pongs          int  // sent, got
+	wakes                 int  // asked for
+	known                 []int
+	flows                 map[int]*flow // of a binary: by phone; of a phone: under 0
+}
 
-	Closed            bool // the relay's close message has arrived
-	Code              int
-	Reason            string
-	ClosedAt          engine.Stamp
-	Ended             bool // the connection has ended for the peer
-	endedAt           engine.Stamp
-	SentAt            []int64 // times at which it sent bytes
-	endedWithoutClose bool    // without a close message
+// flow is the state of the frames between a phone and a binary, as one of them sees it.
+type flow struct {
+	sent, got     int
+	gone, ordered bool // the binary was told that the phone is gone; it has closed the phone
+	notices       int
+}
 
-	pings         int      // sent
-	pongs         int      // got
-	ponged        []pingAt // pings that it answered
-	known         []int
-	Flows         map[int]*flow // of a binary: by phone; of a phone: under 0
-	receivedBytes int           // bytes of frames
-	verifierGone  bool          // the verifier did not answer about it; written on the relay's tasks
-	wakes         int           // asked for
-	woken         int           // that push got; used on the relay's tasks only
+type Fault = history.Fault
+
+// The faults that sim/clusterworld names.
+const (
+	DidStall, DidVanish, DidBreak, DidBad, DidBig, DidDribble = history.DidStall, history.DidVanish, history.DidBreak, history.DidBad, history.DidBig, history.DidDribble
+	WasCut                                                    = history.WasCut
+)
+
+// record adds an event of c to the history of the run.
+func (c *Client) record(e history.Event) {
+	e.Conn = c.Number
+	c.w.Record(e)
 }
 
 func (c *Client) Note(change func()) {
@@ -96,19 +90,20 @@ func (c *Client) change(f func()) {
 	c.w.Engine.Open(&c.gate)
 }
 
-// Flow returns the flow with phone n, and creates it if necessary. The mutex
+// flow returns the flow with phone n, and creates it if necessary. The mutex
 // must be held.
-func (c *Client) Flow(n int) *flow {
-	if c.Flows == nil {
-		c.Flows = make(map[int]*flow)
+func (c *Client) flow(n int) *flow {
+	if c.flows == nil {
+		c.flows = make(map[int]*flow)
 	}
-	f := c.Flows[n]
-	if f == nil {
-		f = &flow{}
-		c.Flows[n] = f
+	if c.flows[n] == nil {
+		c.flows[n] = &flow{}
 	}
-	return f
+	return c.flows[n]
 }
+
+// Answers returns how many frames phone c has received. The mutex must be held.
+func (c *Client) Answers() int { return c.flow(0).got }
 
 // Open reports whether the peer can still send. The mutex must be held.
 func (c *Client) Open() bool { return c.Upgraded && !c.Left && !c.Ended && !c.CloseSent && !c.Closed }
@@ -116,18 +111,25 @@ func (c *Client) Open() bool { return c.Upgraded && !c.Left && !c.Ended && !c.Cl
 // sendCounts reports whether the relay must handle the peer's next message. The
 // mutex must be held.
 func (c *Client) sendCounts() bool {
-	return c.Open() && !c.dribbled && c.Faults&(DidBig|DidBreak|DidBad) == 0
+	return c.Open() && c.Faults&(DidBig|DidBreak|DidBad|DidDribble) == 0
 }
 
 // write sends bytes. The mutex must be held.
 func (c *Client) write(b []byte) {
-	c.SentAt = append(c.SentAt, c.w.Engine.Now())
 	_, _ = c.Sock.up.Put(b, len(b)) // the read task notices a reset
 }
 
 // sendMessage sends a data message. The mutex must be held.
 func (c *Client) sendMessage(r *engine.Rand, payload []byte, pieces int) {
-	c.SentLog.add(bytes.Contains(payload, bareDirective) || bytes.Contains(payload, takenWake))
+	c.sendMarked(r, payload, pieces, 0)
+}
+
+// sendMarked is sendMessage; the history says of the message what kind says.
+func (c *Client) sendMarked(r *engine.Rand, payload []byte, pieces, kind int) {
+	if bytes.Contains(payload, bareDirective) || bytes.Contains(payload, takenWake) {
+		kind |= history.MessageBare
+	}
+	c.record(history.Event{Kind: history.Message, N: kind})
 	var b []byte
 	op := byte(opText)
 	if r.Chance(8) {
@@ -147,17 +149,15 @@ func (c *Client) sendMessage(r *engine.Rand, payload []byte, pieces int) {
 
 // noteFault records a fault. The mutex must be held.
 func (c *Client) noteFault(f Fault) {
-	if c.Faults == 0 && !c.CloseSent {
-		c.firstFaultAt = c.w.Engine.Now()
-	}
 	c.Faults |= f
+	c.record(history.Event{Kind: history.FaultBegan, N: int(f)})
 }
 
 // EndByPeer ends the connection from the peer's side.
 func (c *Client) EndByPeer(how Fault) {
 	c.change(func() {
 		c.noteFault(how)
-		c.Left, c.leftAt, c.stalled = true, c.w.Engine.Stamp(), false
+		c.Left, c.stalled = true, false
 	})
 }
 
@@ -186,7 +186,8 @@ func (c *Client) read() {
 		for {
 			op, payload, ok, wrong := in.next()
 			if wrong != "" {
-				e.Fail("framing", "%s: %s", c.Name, wrong)
+				c.garbled("framing", wrong)
+				in.bytes = nil
 			}
 			if !ok {
 				break
@@ -200,36 +201,35 @@ func (c *Client) read() {
 // noteEnd records the end of the connection and closes the peer's side.
 func (c *Client) noteEnd() {
 	c.change(func() {
-		c.Ended, c.endedAt, c.endedWithoutClose = true, c.w.Engine.Stamp(), !c.Closed
+		c.Ended = true
+		c.record(history.Event{Kind: history.Ended})
 	})
 	c.Sock.up.CloseWrite()
 	c.Sock.down.CloseRead()
 }
 
+// garbled records that the relay sent what breaks the invariant.
+func (c *Client) garbled(invariant, how string) {
+	c.record(history.Event{Kind: history.Garbled, Text: invariant, Data: how})
+}
+
 // receive handles one message of the relay.
 func (c *Client) receive(op byte, payload []byte) {
 	e, last := c.w.Engine, false
-	if c.Is(func() bool { return c.Closed }) {
-		e.Fail("after close", "%s got a message after the close", c.Name)
-	}
 	switch op {
 	case opText:
-		var wrong, how string
 		if c.Phone {
-			wrong, how = c.phoneReceives(payload)
+			c.phoneReceives(payload)
 		} else {
-			wrong, how = c.binaryReceives(payload)
-		}
-		if wrong != "" {
-			e.Fail(wrong, "%s: %s: %.120q", c.Name, how, payload)
+			c.binaryReceives(payload)
 		}
 	case opPing:
 		if len(payload) != 8 {
-			e.Fail("framing", "%s: a ping with %d bytes", c.Name, len(payload))
+			c.garbled("framing", "a ping that has not 8 bytes")
 		}
 		c.Note(func() {
 			if !c.IgnoresPings && c.Open() {
-				c.ponged = append(c.ponged, newPingAt(payload, c.w.Engine.Stamp()))
+				c.record(history.Event{Kind: history.Ponged, N: pingNumber(payload)})
 				c.write(appendMasked(nil, opPong, true, payload, uint32(c.rnd.Uint64())))
 				last = c.diesAfterPong
 			}
@@ -258,32 +258,27 @@ func (c *Client) checkPong(payload []byte) {
 		return ok
 	})
 	if !ok {
-		c.w.Engine.Fail("framing", "%s: a pong that answers no ping: %q", c.Name, payload)
+		c.garbled("framing", "a pong that answers no ping")
 	}
 }
 
 func (c *Client) receiveClose(payload []byte) {
-	e := c.w.Engine
 	code, reason := 0, ""
 	if len(payload) >= 2 {
 		code, reason = int(payload[0])<<8|int(payload[1]), string(payload[2:])
 	}
-	if len(payload) == 1 || code != 0 && !legalCode(code) {
-		e.Fail("framing", "%s: close payload %q", c.Name, payload)
+	if len(payload) == 1 || code != 0 && !history.Legal(code) {
+		c.garbled("framing", "a close with an illegal payload")
 	}
 	answer := c.rnd.Intn(4)
 	c.change(func() {
-		c.Closed, c.Code, c.Reason, c.ClosedAt = true, code, reason, c.w.Engine.Stamp()
-		if answer < 3 && !c.CloseSent && !c.Left && !c.dribbled {
+		c.Closed = true
+		c.record(history.Event{Kind: history.Closed, N: code, Text: reason})
+		if answer < 3 && !c.CloseSent && !c.Left && c.Faults&DidDribble == 0 {
 			c.write(appendMasked(nil, opClose, true, payload, uint32(c.rnd.Uint64())))
 		}
 	})
 	if answer == 0 && c.Is(func() bool { return !c.Left }) { // does not wait for the server to end it
 		c.Sock.up.CloseWrite()
 	}
-}
-
-// legalCode is RFC 6455 §7.4 with the registry as of 1014.
-func legalCode(c int) bool {
-	return c >= 1000 && c <= 1014 && c != 1004 && c != 1005 && c != 1006 || c >= 3000 && c <= 4999
 }

@@ -1,5 +1,7 @@
 package relayworld
 
+import "github.com/pyrycode/pyrycode-relay/sim/history"
+
 // Coverage goals of the relay world.
 const (
 	sawRelayWait = iota
@@ -136,7 +138,7 @@ func (World) CoverageGoals() []string {
 }
 
 // coverCounters marks the coverage goals that the relay's counters show.
-func (w *Instance) coverCounters(got map[string]float64) {
+func (w *Instance) coverCounters(got history.Metrics) {
 	for n, name := range map[int]string{
 		sawTakenOver: "takeovers_total", sawReclaimed: "reclaims_total", sawConflict: "claim_conflicts_total",
 		sawExpired: "grace_expiries_total", sawHeartbeatMissed: "heartbeat_timeouts_total",
@@ -147,29 +149,42 @@ func (w *Instance) coverCounters(got map[string]float64) {
 	} {
 		w.Engine.Sometimes(n, got["pyrycode_relay_"+name] > 0)
 	}
+}
+
+// cover marks the coverage goals that the history shows.
+func (w *Instance) cover() {
+	for _, n := range w.hist.Nodes[1:] {
+		w.coverCounters(n.Last)
+	}
 	for _, c := range w.All() {
 		w.coverConn(c)
 		w.coverAccess(c)
 		w.coverOwner(c)
 		w.coverDisconnects(c)
 	}
-	w.Engine.Sometimes(sawAborted, w.aborted)
-	w.Engine.Sometimes(sawSpreadGrace, w.graceAtSpread)
+	d := w.drain0()
+	w.Engine.Sometimes(sawAborted, d.Aborted)
+	w.Engine.Sometimes(sawShedLoad, w.hist.MostShed() > 0)
+	w.Engine.Sometimes(sawShedLoadTwo, w.hist.MostShed() > 1)
 }
+
+// drain0 returns the process that drains at the end of each run.
+func (w *Instance) drain0() *history.Node { return w.hist.Nodes[w.current.N] }
 
 // coverConn marks the coverage goals that one connection shows.
 func (w *Instance) coverConn(c *Client) {
-	e := w.Engine
-	if c.Status == 503 && w.drained.After(c.DialedAt) {
-		tooMany := w.tooManyClaimants(c)
-		address, full := w.addressFull(c), w.relayFull(c)
+	e, h, d := w.Engine, w.hist, w.drain0()
+	if c.Status == 503 && d.Drained.After(c.DialedAt) {
+		tooMany := h.TooManyClaimants(c.Conn)
+		address, full := h.AddressFull(c.Conn), h.Full(c.Conn)
 		e.Sometimes(sawTooManyClaimants, tooMany && !address && !full)
 		e.Sometimes(sawAddressFull, address && !tooMany && !full)
 		e.Sometimes(sawRefusedCap, full && !tooMany && !address)
 	}
 	e.Sometimes(sawRefusedRate, c.Status == 429)
-	e.Sometimes(sawLimitsRefuse, c.Status == 429 && w.requestsBefore(c) < w.limits().burst || c.Code == 4429 &&
-		w.others(c, func(o *Client) bool { return o.Phone && o.Server == c.Server }) < w.limits().phones)
+	requests, _ := h.RequestsBefore(c.Conn)
+	e.Sometimes(sawLimitsRefuse, c.Status == 429 && requests < w.limits().Burst || c.Code == 4429 &&
+		h.Others(c.Conn, func(o *history.Conn) bool { return o.Phone && o.Server == Servers[c.Server] }) < w.limits().Phones)
 	if !c.Upgraded {
 		return
 	}
@@ -177,7 +192,7 @@ func (w *Instance) coverConn(c *Client) {
 	e.Sometimes(sawWriteWait, c.Sock.writeWaited)
 	e.Sometimes(sawTooManyClaimantsLate, c.Code == 1013)
 	e.Sometimes(sawWriteFailed, c.Sock.writeFailed && len(c.Sock.Tap.in.bytes) > 0)
-	e.Sometimes(sawWriteTimeout, w.exactTiming && c.Sock.writeWaited && c.endedWithoutClose && c.Faults&DidStall != 0)
+	e.Sometimes(sawWriteTimeout, w.exactTiming && c.Sock.writeWaited && c.Ended && !c.Closed && c.Faults&DidStall != 0)
 	e.Sometimes(sawCrossing, c.CloseSent && c.Closed && (c.Code != c.CloseWith || c.Reason != ""))
 	e.Sometimes(sawBinaryBacklog, c.Reason == "binary backlog full")
 	e.Sometimes(sawFullSlot, c.Code == 4429)
@@ -191,34 +206,34 @@ func (w *Instance) coverConn(c *Client) {
 	}
 	e.Sometimes(sawPostponed, c.Code == 4409 && c.ClosedAt.At-c.DialedAt.At > int64(ProbeTime+ProbeTime/2))
 	if c.Left && len(c.known) == 0 {
-		e.Sometimes(sawClaimantGone, w.Binaries(c, func(b *Client) bool {
-			return !b.UpgradedAt.After(c.UpgradedAt) && b.endedAt.After(c.leftAt) && b.leftAt.After(c.leftAt)
+		e.Sometimes(sawClaimantGone, h.Binaries(c.Conn, func(b *history.Conn) bool {
+			return !b.UpgradedAt.After(c.UpgradedAt) && b.EndedAt.After(c.LeftAt) && b.LeftAt.After(c.LeftAt)
 		}))
 	}
-	e.Sometimes(sawLastPong, c.diesAfterPong && c.Left && w.Latency() > 0 && w.Binaries(c, func(b *Client) bool {
-		return b.DialedAt.Step > c.leftAt.Step && b.DialedAt.At == c.leftAt.At
+	e.Sometimes(sawLastPong, c.diesAfterPong && c.Left && w.Latency() > 0 && h.Binaries(c.Conn, func(b *history.Conn) bool {
+		return b.DialedAt.Step > c.LeftAt.Step && b.DialedAt.At == c.LeftAt.At
 	}))
-	shutDown := func(b *Client) bool {
-		return !b.UpgradedAt.After(w.drained) && b.Closed && b.Reason == "shutting down"
+	shutDown := func(b *history.Conn) bool {
+		return !b.UpgradedAt.After(d.Drained) && b.Closed && b.Reason == "shutting down"
 	}
-	if shutDown(c) {
-		e.Sometimes(sawDrainRivals, w.Binaries(c, shutDown))
+	if shutDown(c.Conn) {
+		e.Sometimes(sawDrainRivals, h.Binaries(c.Conn, shutDown))
 	}
-	e.Sometimes(sawSpreadGone, w.spreadDrain.Step > 0 && c.Left && (!c.Closed || c.ClosedAt.After(c.leftAt)) && c.leftAt.At > w.spreadDrain.At && c.leftAt.At < w.closeDeadline)
+	e.Sometimes(sawSpreadGone, d.Spread.Step > 0 && c.Left && (!c.Closed || c.ClosedAt.After(c.LeftAt)) && c.LeftAt.At > d.Spread.At && c.LeftAt.At < d.CloseBy)
 	for _, l := range c.Flows {
-		e.Sometimes(sawNotice, l.notices > 0)
-		e.Sometimes(sawNoticeCode, l.notices > 0 && l.notice != 1001)
+		e.Sometimes(sawNotice, l.Notices > 0)
+		e.Sometimes(sawNoticeCode, l.Notices > 0 && l.Notice != 1001)
 	}
 }
 
 func (w *Instance) coverPhone(c *Client) {
 	e := w.Engine
-	e.Sometimes(sawSpreadPhone, c.Code == 1012 && c.Sock.Tap.Closed > w.spreadDrain.At)
-	e.Sometimes(sawRestartPhones, c.Faults&WasCut != 0 && len(c.Flow(0).Sent) > 1)
-	if b, o := w.ordered(c); b != nil && c.Closed && c.Reason == "" {
-		e.Sometimes(sawIllegalDirective, !legalCode(o.code) && c.Code == 1011)
-		for _, s := range c.stalls {
-			e.Sometimes(sawDirectiveBehind, o.at.After(s.From) && s.To.After(o.at) && o.frames > 2)
+	e.Sometimes(sawSpreadPhone, c.Code == 1012 && c.WroteClose > w.drain0().Spread.At)
+	e.Sometimes(sawRestartPhones, c.Faults&WasCut != 0 && c.flow(0).sent > 1)
+	if b, o := w.hist.Ordered(c.Conn); b != nil && c.Closed && c.Reason == "" {
+		e.Sometimes(sawIllegalDirective, !history.Legal(o.Code) && c.Code == 1011)
+		for _, s := range c.Stalls {
+			e.Sometimes(sawDirectiveBehind, o.At.After(s.From) && s.To.After(o.At) && o.Frames > 2)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 type clientKey struct{}
@@ -37,7 +38,10 @@ func (w *Instance) upgrade(rw http.ResponseWriter, req *http.Request) (relay.Soc
 		rw.WriteHeader(http.StatusBadRequest)
 		return nil, errors.New("sim: a bad handshake")
 	}
-	c.Note(func() { c.Upgraded, c.UpgradedAt = true, w.Engine.Stamp() })
+	c.Note(func() {
+		c.Upgraded = true
+		c.record(history.Event{Kind: history.Upgraded})
+	})
 	w.Engine.Open(&c.gate)
 	if w.Cluster != nil {
 		return w.Cluster.Wrap(c.Node, c.Sock), nil
@@ -60,7 +64,7 @@ func (w *Instance) dial(u *User, phone bool, server, kind int) *Client {
 
 // DialTo is dial to that process.
 func (w *Instance) DialTo(d *Node, u *User, phone bool, server, kind int) *Client {
-	c := &Client{w: w, Phone: phone, Server: server, user: u, Kind: kind, Node: d, DialedAt: w.Engine.Stamp()}
+	c := &Client{w: w, Phone: phone, Server: server, user: u, Kind: kind, Node: d}
 	c.Name = u.Name + "#" + strconv.Itoa(len(u.conns)+1)
 	p := w.Run.Param
 	seed := engine.HashName(c.Name) ^ uint64(p("noise", 0))<<32
@@ -70,22 +74,27 @@ func (w *Instance) DialTo(d *Node, u *User, phone bool, server, kind int) *Clien
 		c.BadHandshake = c.rnd.Chance(in)
 	}
 	c.Sock = newSocket(w.Engine, d.pollers, c.Name, seed, max(p("room", 1<<14), 512), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
-	c.Sock.onClose = func() { w.noteClosing(c) }
 	if !w.add(c) {
 		return nil
 	}
+	c.Sock.record = c.record
+	c.Sock.onClose = func() { w.noteClosing(c) }
 	u.conns = append(u.conns, c)
-	w.countRequest(c)
+	w.Record(history.Event{Kind: history.Dialled, Node: d.N, Conn: c.Number, Data: &history.Dial{
+		Phone: phone, Server: Servers[server], Name: c.Name, Address: u.Name, Key: c.hasKey(), Invalid: c.invalid(),
+	}})
 	req := c.request()
 	w.Engine.Go("serve", func() {
 		w.Engine.Current().Data = c
 		rec := httptest.NewRecorder()
 		c.Node.handler.ServeHTTP(rec, req)
 		c.Note(func() {
-			c.served, c.ServedAt = true, w.Engine.Stamp()
+			c.served = true
+			answer := history.Event{Kind: history.Answered}
 			if !c.Upgraded {
-				c.Status, c.Retry = rec.Code, rec.Header().Get("Retry-After")
+				answer.N, answer.Text = rec.Code, rec.Header().Get("Retry-After")
 			}
+			c.record(answer)
 		})
 		w.Engine.Open(&c.gate)
 	})
@@ -98,8 +107,16 @@ func (w *Instance) DialTo(d *Node, u *User, phone bool, server, kind int) *Clien
 	return c
 }
 
-//go:norace
-func (w *Instance) countRequest(c *Client) { c.Node.Requests[c.Endpoint()]++ }
+// invalid returns the status with which the endpoint must refuse c; 0: none.
+func (c *Client) invalid() int {
+	switch {
+	case c.Kind == FromPage:
+		return http.StatusForbidden
+	case c.Kind == NoHeader || c.BadHandshake:
+		return http.StatusBadRequest
+	}
+	return 0
+}
 
 func (c *Client) request() *http.Request {
 	paths := [2]string{"/v1/server", "/v1/client"}
@@ -119,11 +136,11 @@ func (c *Client) request() *http.Request {
 	case FromPage:
 		h["Origin"] = []string{"https://elsewhere.example"}
 	}
-	req := &http.Request{Method: "GET", URL: &url.URL{Path: paths[c.Endpoint()]}, Header: h, Host: "relay", RemoteAddr: "192.0.2.1:1234"}
+	req := &http.Request{Method: "GET", URL: &url.URL{Path: paths[c.endpoint()]}, Header: h, Host: "relay", RemoteAddr: "192.0.2.1:1234"}
 	return req.WithContext(context.WithValue(context.Background(), clientKey{}, c))
 }
 
-func (c *Client) Endpoint() int {
+func (c *Client) endpoint() int {
 	if c.Phone {
 		return 1
 	}

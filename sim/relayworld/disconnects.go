@@ -6,7 +6,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
-	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Operators disconnect and ban clients at any moment.
@@ -16,17 +16,10 @@ const operatorReason = "disconnected by the operator"
 
 // disconnect is one request of an operator: a disconnect, or a ban.
 type disconnect struct {
-	node     *Node
-	server   int    // of all clients with that server-id; -1: of no particular one
-	user     string // of all clients of that actor, which stands for an address; empty: of no particular one
-	phone    int    // of that phone; 0: of no particular one
-	from, to engine.Stamp
-	counted  int // connections that the relay reports as closed
-
-	ban    bool
-	until  int64        // the end of a ban
-	lifted engine.Stamp // when the lifting of the ban began; zero: never
-	over   engine.Stamp // when it had ended
+	history.Request
+	node         *Node
+	done, lifted bool
+	doneAt       int64
 }
 
 // maxDisconnects is how many such requests one run may have.
@@ -57,20 +50,20 @@ func (w *Instance) operatorDisconnects(d *Node, verb, arg int) {
 // selector returns the selector of a disconnect.
 func (k *disconnect) selector() relay.Selector {
 	switch {
-	case k.phone > 0:
-		return relay.Selector{Conn: wire.ConnID(appendConnID(nil, k.phone))}
-	case k.server >= 0:
-		return relay.Selector{Server: wire.ServerID(Servers[k.server])}
+	case k.Phone > 0:
+		return relay.Selector{Conn: wire.ConnID(appendConnID(nil, k.Phone))}
+	case k.Server != "":
+		return relay.Selector{Server: wire.ServerID(k.Server)}
 	}
 	return k.key().Selector()
 }
 
 // key returns the key of a ban.
 func (k *disconnect) key() relay.BanKey {
-	if k.server >= 0 {
-		return relay.ServerBan(wire.ServerID(Servers[k.server]))
+	if k.Server != "" {
+		return relay.ServerBan(wire.ServerID(k.Server))
 	}
-	a := addressOf(k.user)
+	a := addressOf(k.Address)
 	key, err := relay.NetworkBan(netip.PrefixFrom(a, a.BitLen()))
 	if err != nil {
 		panic(err)
@@ -80,7 +73,7 @@ func (k *disconnect) key() relay.BanKey {
 
 func (k *disconnect) asBan(w *Instance) relay.Ban {
 	now := w.Engine.Time()
-	return relay.Ban{Key: k.key(), Made: now, Until: now.Add(time.Duration(k.until - w.Engine.Now()))}
+	return relay.Ban{Key: k.key(), Made: now, Until: now.Add(time.Duration(k.Until - w.Engine.Now()))}
 }
 
 // beginDisconnect records that a request begins. It returns nil if there were too many,
@@ -91,10 +84,10 @@ func (w *Instance) beginDisconnect(d *Node, ban bool, arg int) *disconnect {
 	if w.ndisconnects == maxDisconnects || w.Healing {
 		return nil
 	}
-	k := disconnect{node: d, server: -1, ban: ban}
+	k := &disconnect{node: d, Request: history.Request{Ban: ban}}
 	switch arg % 4 {
 	case 0, 1:
-		k.server = arg / 4 % MaxServers
+		k.Server = Servers[arg/4%MaxServers]
 	case 2:
 		if w.Nclients == 0 {
 			return nil
@@ -103,36 +96,36 @@ func (w *Instance) beginDisconnect(d *Node, ban bool, arg int) *disconnect {
 		if c == nil {
 			return nil
 		}
-		k.user = c.user.Name
+		k.Address = c.user.Name
 	case 3:
-		for n := 1; n <= w.Nclients && k.phone == 0; n++ {
+		for n := 1; n <= w.Nclients && k.Phone == 0; n++ {
 			if c := w.Clients[(n+arg)%w.Nclients+1].Load(); c != nil && c.Phone && c.Node == d {
-				k.phone = c.Number
+				k.Phone = c.Number
 			}
 		}
-		if ban || k.phone == 0 {
+		if ban || k.Phone == 0 {
 			return nil
 		}
 	}
 	if ban {
-		k.until = w.Engine.Now() + int64([...]time.Duration{time.Second, 5 * time.Second, 40 * time.Second}[arg/4%3])
+		k.Until = w.Engine.Now() + int64([...]time.Duration{time.Second, 5 * time.Second, 40 * time.Second}[arg/4%3])
 		for i := range w.disconnects[:w.ndisconnects] {
-			if o := &w.disconnects[i]; o.ban && o.node == d && o.server == k.server && o.user == k.user {
+			if o := w.disconnects[i]; o.Ban && o.node == d && o.Server == k.Server && o.Address == k.Address {
 				return nil // one ban for each key, so that it is clear which one is in force
 			}
 		}
 	}
-	k.from = w.Engine.Stamp()
+	w.Record(history.Event{Kind: history.RequestBegan, Node: d.N, Data: &k.Request})
 	w.disconnects[w.ndisconnects] = k
 	w.ndisconnects++
-	return &w.disconnects[w.ndisconnects-1]
+	return k
 }
 
 //go:norace
 func (w *Instance) endDisconnect(k *disconnect, n relay.Disconnected) {
-	k.counted = n.Binaries + n.Phones
-	k.to = w.Engine.Stamp()
-	k.node.graceKicks += n.Graces
+	k.done, k.doneAt = true, w.Engine.Now()
+	w.Record(history.Event{Kind: history.RequestEnded, Node: k.node.N, N: n.Binaries + n.Phones, Data: &k.Request})
+	w.Record(history.Event{Kind: history.GraceKicked, Node: k.node.N, N: n.Graces})
 	w.Engine.Sometimes(sawKickedGrace, n.Graces > 0)
 }
 
@@ -147,18 +140,16 @@ func (w *Instance) unban(d *Node, n int) {
 	if _, _, err := d.Relay.Ban(b); err != nil {
 		w.Engine.Fail("ban", "a ban is not lifted: %v", err)
 	}
-	w.endUnban(k)
+	w.Record(history.Event{Kind: history.LiftEnded, Node: d.N, Data: &k.Request})
 }
-
-//go:norace
-func (w *Instance) endUnban(k *disconnect) { k.over = w.Engine.Stamp() }
 
 //go:norace
 func (w *Instance) beginUnban(d *Node, n int) *disconnect {
 	for i := range w.ndisconnects {
-		k := &w.disconnects[(i+n)%w.ndisconnects]
-		if k.ban && k.node == d && k.to.Step != 0 && k.lifted.Step == 0 && k.to.At < w.Engine.Now() && k.until > w.Engine.Now() {
-			k.lifted = w.Engine.Stamp()
+		k := w.disconnects[(i+n)%w.ndisconnects]
+		if k.Ban && k.node == d && k.done && !k.lifted && k.doneAt < w.Engine.Now() && k.Until > w.Engine.Now() {
+			k.lifted = true
+			w.Record(history.Event{Kind: history.LiftBegan, Node: d.N, Data: &k.Request})
 			return k
 		}
 	}
@@ -173,129 +164,18 @@ func (w *Instance) liftBans(d *Node) {
 	}
 }
 
-// names reports whether the request is about c itself.
-func (k *disconnect) names(c *Client) bool {
-	return k.node == c.Node && (k.server == c.Server || k.user == c.user.Name || k.phone == c.Number)
-}
-
-// during reports whether the request may have had an effect between from and to: a ban
-// has one until its end or its lifting.
-func (k *disconnect) during(from, to engine.Stamp) bool {
-	if to.Step > 0 && k.from.Step > to.Step {
-		return false
-	}
-	return k.to.After(from) || k.ban && k.until >= from.At && k.over.After(from)
-}
-
-// mayHaveDisconnected reports whether an operator may have closed c between its dial and
-// its close: by a request about c, or about a binary with the slot that c was in.
-func (w *Instance) mayHaveDisconnected(c *Client) bool {
-	for i := range w.disconnects[:w.ndisconnects] {
-		k := &w.disconnects[i]
-		if !k.during(c.DialedAt, c.ClosedAt) {
-			continue
-		}
-		if k.names(c) || c.Phone && w.Binaries(c, func(b *Client) bool { return k.names(b) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// mayBeBanned reports whether c may have been refused over HTTP because of a ban.
-func (w *Instance) mayBeBanned(c *Client) bool {
-	for i := range w.disconnects[:w.ndisconnects] {
-		if k := &w.disconnects[i]; k.ban && k.names(c) && k.during(c.DialedAt, c.ServedAt) {
-			return true
-		}
-	}
-	return false
-}
-
-// judgeDisconnects checks what requests of operators did to c: what they name is closed
-// in time, and a ban that is in force keeps it out.
-func (w *Instance) judgeDisconnects(c *Client) {
-	for i := range w.disconnects[:w.ndisconnects] {
-		k := &w.disconnects[i]
-		if k.to.Step == 0 || c.Node != k.node {
-			continue
-		}
-		if k.ban && k.names(c) && c.Upgraded && c.DialedAt.Step > k.to.Step && c.UpgradedAt.At < k.until && k.lifted.After(c.UpgradedAt) {
-			w.Blame("ban", c, "upgraded while it is banned")
-		}
-		if !w.exactTiming || !c.Upgraded || c.Faults != 0 || c.CloseSent || w.aborted || w.closedForMemory(c) {
-			continue
-		}
-		// What was served when the request began is closed by it.
-		since := k.to
-		switch {
-		case k.names(c) && c.ServedAt.Step > 0 && c.ServedAt.Step < k.from.Step:
-		case k.ban && k.names(c) && c.DialedAt.Step < k.to.Step && c.UpgradedAt.At < k.until && k.lifted.After(c.UpgradedAt): // it met the ban on its way in
-			if c.ServedAt.Step == 0 {
-				continue
-			}
-			if c.ServedAt.After(since) {
-				since = c.ServedAt
-			}
-		case k.phone == 0 && w.servedBy(c, k):
-		default:
-			continue
-		}
-		if c.endedAt.Step != 0 && k.from.After(c.endedAt) {
-			continue
-		}
-		if late := c.ClosedAt.At - since.At; !c.Closed || late > w.MaxDelay(c) {
-			w.Blame("disconnect", c, "closed %d ms after the operator had disconnected it (closed: %t); want %d at most", late/1e6, c.Closed, w.MaxDelay(c)/1e6)
-		}
-	}
-}
-
-// servedBy reports whether phone c was certainly in the slot of a binary that the request
-// names when it began.
-func (w *Instance) servedBy(c *Client, k *disconnect) bool {
-	return c.Phone && w.Binaries(c, func(b *Client) bool {
-		f := b.Flows[c.Number]
-		return k.names(b) && f != nil && len(f.Got) > 0 && k.from.After(f.Got[0]) && b.Faults == 0 && !b.CloseSent &&
-			b.endedAt.After(k.from) && b.ClosedAt.After(k.from)
-	})
-}
-
-// judgeDisconnectCounts compares the connections that the relay counts as closed by
-// operators with those that were told so.
-func (w *Instance) judgeDisconnectCounts(d *Node, counted int, refused int) {
-	reported, told := 0, 0
-	for i := range w.disconnects[:w.ndisconnects] {
-		if k := &w.disconnects[i]; k.node == d {
-			reported += k.counted
-		}
-	}
-	for _, c := range w.All() {
-		if c.Node == d && c.Closed && c.Reason == operatorReason {
-			told++
-		}
-	}
-	if d.access == nil && counted != reported { // those that lose their access are counted, too
-		w.Engine.Fail("disconnect", "%d connections are counted as closed by operators; they were told of %d", counted, reported)
-	}
-	if told > reported+refused {
-		w.Engine.Fail("disconnect", "%d connections were told that an operator had closed them; %d were closed, and %d refused", told, reported, refused)
-	}
-}
-
 // coverDisconnects marks the coverage goals of disconnects and bans.
 func (w *Instance) coverDisconnects(c *Client) {
 	e := w.Engine
-	e.Sometimes(sawBanned, c.Status == 403 && c.Kind == AsIs && w.mayBeBanned(c))
+	e.Sometimes(sawBanned, c.Status == 403 && c.Kind == AsIs && w.hist.MayBeBanned(c.Conn))
 	if c.Reason != operatorReason {
 		return
 	}
 	e.Sometimes(sawKickedBinary, !c.Phone && len(c.known) > 0)
-	e.Sometimes(sawKickedPhone, c.Phone && len(c.Flow(0).Got) > 0)
-	e.Sometimes(sawKickedClaimant, !c.Phone && w.Binaries(c, func(b *Client) bool {
-		return b.firstFrameAt().Step != 0 && c.DialedAt.After(b.firstFrameAt()) && b.endedAt.After(c.ClosedAt) && b.ClosedAt.After(c.ClosedAt)
+	e.Sometimes(sawKickedPhone, c.Phone && c.Answers() > 0)
+	e.Sometimes(sawKickedClaimant, !c.Phone && w.hist.Binaries(c.Conn, func(b *history.Conn) bool {
+		first := b.FirstFrame()
+		return first.Step != 0 && c.DialedAt.After(first) && b.EndedAt.After(c.ClosedAt) && b.ClosedAt.After(c.ClosedAt)
 	}))
-	for i := range w.disconnects[:w.ndisconnects] {
-		k := &w.disconnects[i]
-		e.Sometimes(sawBannedLate, k.ban && k.names(c) && c.UpgradedAt.Step > k.from.Step && c.DialedAt.Step < k.to.Step)
-	}
+	e.Sometimes(sawBannedLate, w.hist.BannedLate(c.Conn))
 }

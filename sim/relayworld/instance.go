@@ -5,14 +5,17 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
 )
 
@@ -43,32 +46,31 @@ type Instance struct {
 	connInfos      [maxClients]connInfo
 	Nclients       int
 	Users          [MaxUsers]*User
-	alarmsRunning  int // alarms that have begun and not ended
-	graces         [64]graceChange
-	ngraces        int
-	limitsPeriods  [64]limitsPeriod
-	nlimitsPeriods int
-	accessPeriods  [64]accessPeriod
-	naccess        int
-	disconnects    [maxDisconnects]disconnect
+	nodes          [64]*Node // all processes
+	nnodes         int
+	alarmsRunning  int  // alarms that have begun and not ended
+	limitsChanging bool // a change of the limits has begun and not ended
+	disconnects    [maxDisconnects]*disconnect
 	ndisconnects   int
-	shedLoads      [8]shedLoadCall
 	nshedLoads     int
 
-	idleMoments    int // moments at which no task could run, and the last of them
-	lastIdleAt     int64
-	Healing        bool // written between tasks only
-	Healed         bool
-	restarting     bool         // the next process starts
-	drained        engine.Stamp // when the first drain began
-	refusesFrom    engine.Stamp // when the relay began to refuse connections
-	immediateDrain engine.Stamp // the first drain without a spread
-	spreadDrain    engine.Stamp // the first drain with a spread
-	closeDeadline  int64        // when every connection must have been closed
-	graceAtSpread  bool         // a slot was in grace when a spread drain began
-	aborted        bool
-	drainsBegun    int // calls of Drain
-	drainsDone     int // drains that reported that they are done
+	Log  history.Log
+	hist *history.Run // the run as its history says, once it is over
+
+	idleMoments int // moments at which no task could run, and the last of them
+	lastIdleAt  int64
+	Healing     bool // written between tasks only
+	Healed      bool
+	restarting  bool // the next process starts
+	drained     bool // a drain has begun
+}
+
+// Record adds an event that happens now to the history of the run.
+//
+//go:norace
+func (w *Instance) Record(e history.Event) {
+	e.Stamp = w.Engine.Stamp()
+	w.Log.Add(&e)
 }
 
 // Cluster is what a relay's run needs of the cluster that it is in.
@@ -93,15 +95,46 @@ type Node struct {
 	Lock          *engine.Lock // the registry's
 	Gauges        [3]*relayruntime.Gauge
 	Shown         relay.Counts // at the last release of the lock
-	Requests      [2]int       // requests so far, of binaries and phones
 	access        *accessWorld // nil: every peer may use the relay
-	graceKicks    int          // slots in grace that operators ended
-	refusedWakes  int          // wakes that push refused
-	expired       int          // graces that ended without a binary
 	FrameCounters []prometheus.Metric
+	gauges        []prometheus.Metric // the gauges of history.Gauges, in its order
+	sampled       history.Sample      // the last one
+	sampledRead   int
+}
 
-	// expiredPhones are the phones that were in those graces at their end.
-	expiredPhones int
+// readCounters reads the counters and gauges of a sample.
+func (d *Node) readCounters(s *history.Sample) {
+	var v dto.Metric
+	for _, m := range d.FrameCounters {
+		if m.Write(&v) == nil {
+			s.Counted += int(v.GetCounter().GetValue())
+		}
+	}
+	for i, to := range []*int{&s.Gauges.Connections, &s.Gauges.PhoneOutboxes, &s.Gauges.BinaryOutboxes, &s.Gauges.Parked, &s.Gauges.Waiting} {
+		if d.gauges[i] != nil && d.gauges[i].Write(&v) == nil {
+			*to = int(v.GetGauge().GetValue())
+		}
+	}
+}
+
+// findCounters finds the metrics of readCounters. Yield points do nothing meanwhile,
+// because the process is not complete while it starts.
+func (w *Instance) findCounters(d *Node) {
+	ch := make(chan prometheus.Metric, 512)
+	w.Engine.WithoutYields(func() { d.Relay.Metrics().Collect(ch) })
+	close(ch)
+	d.gauges = make([]prometheus.Metric, 5)
+	for m := range ch {
+		desc := m.Desc().String()
+		if strings.Contains(desc, `"pyrycode_relay_frames_forwarded_total"`) || strings.Contains(desc, `"pyrycode_relay_dropped_frames_total"`) {
+			d.FrameCounters = append(d.FrameCounters, m)
+		}
+		for i, name := range []string{`relay_connections"`, `side="phone"`, `side="binary"`, `relay_parked_phones"`, `relay_waiting_claims"`} {
+			if strings.Contains(desc, name) {
+				d.gauges[i] = m
+			}
+		}
+	}
 }
 
 // Pause makes the process's pollers call pause before each batch and each event. pause
@@ -110,12 +143,6 @@ func (d *Node) Pause(pause func()) {
 	for _, p := range d.pollers.all {
 		p.pause = pause
 	}
-}
-
-// graceChange is the beginning or the end of a slot's grace.
-type graceChange struct {
-	at engine.Stamp
-	on bool
 }
 
 // User is one actor: the connections it has made.
@@ -173,7 +200,8 @@ func (w *Instance) NewNode(n int) *Node {
 		}
 		return g
 	}
-	w.addLimitsPeriod(d, w.limits(), false)
+	w.Record(history.Event{Kind: history.NodeUp, Node: n})
+	w.Record(history.Event{Kind: history.LimitsBegan, Node: n, Data: w.limits()})
 	cfg := w.config(d, w.limits())
 	cfg.Runtime, d.pollers = rt, newPollers(w.Engine, uint64(w.Run.Param("noise", 0))<<8+uint64(n))
 	cfg.Access = w.newAccess(d, rt)
@@ -184,12 +212,20 @@ func (w *Instance) NewNode(n int) *Node {
 	if err != nil {
 		panic(err)
 	}
-	d.Relay, d.handler, d.FrameCounters = r, r.Handler(), w.frameCounters(r)
+	d.Relay, d.handler = r, r.Handler()
+	w.findCounters(d)
+	w.addNode(d)
 	return d
 }
 
+//go:norace
+func (w *Instance) addNode(d *Node) {
+	w.nodes[w.nnodes] = d
+	w.nnodes++
+}
+
 // config returns the configuration of a process with these limits.
-func (w *Instance) config(d *Node, l limits) relay.Config {
+func (w *Instance) config(d *Node, l *history.Limits) relay.Config {
 	p := w.Run.Param
 	cfg := relay.Config{
 		Version: "sim", Upgrade: w.upgrade,
@@ -200,7 +236,7 @@ func (w *Instance) config(d *Node, l limits) relay.Config {
 		EarlyMessage: p("early", 0),
 		BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),
 	}
-	l.applyTo(&cfg)
+	applyLimits(l, &cfg)
 	return cfg
 }
 
@@ -229,15 +265,15 @@ func (r connIDs) Read(p []byte) (int, error) {
 // setHome records the process that registered the connection as a phone.
 //
 //go:norace
-func (c *Client) setHome(d *Node) { c.Home = d }
+func (c *Client) setHome(d *Node) {
+	c.Home = d
+	c.w.Record(history.Event{Kind: history.Registered, Node: d.N, Conn: c.Number})
+}
 
 // HomeOf returns the process that registered the connection as a phone.
 //
 //go:norace
 func (c *Client) HomeOf() *Node { return c.Home }
-
-// separateProcesses reports whether the two processes share no server-ids.
-func (w *Instance) separateProcesses(a, b *Node) bool { return a != b && w.Cluster == nil }
 
 // connInfo is the constant part of a client, for go:norace functions and other
 // tasks.

@@ -1,7 +1,11 @@
 package relayworld
 
 import (
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Step compares the gauges with the registry's counts wherever its lock is
@@ -25,19 +29,14 @@ func (w *Instance) Step() {
 //
 //go:norace
 func (w *Instance) Unlocking(t *engine.Task, l *engine.Lock) {
-	d := w.current
-	if l == d.Lock {
+	for i := 0; i < w.nnodes; i++ {
+		d := w.nodes[i]
+		if l != d.Lock {
+			continue
+		}
 		was := d.Shown
 		d.Shown = d.Relay.Counts()
-		if d.Shown.InGrace != was.InGrace && w.ngraces < len(w.graces) {
-			g := &w.graces[w.ngraces]
-			g.at, g.on = w.Engine.Stamp(), d.Shown.InGrace > was.InGrace
-			w.ngraces++
-		}
-		if w.drained.Step == 0 && d.Shown.InGrace == was.InGrace-1 && d.Shown.Binaries == was.Binaries {
-			d.expired++
-			d.expiredPhones += was.Phones - d.Shown.Phones
-		}
+		w.noteGraces(d, was)
 		if d.Shown.Binaries < 0 || d.Shown.Phones < 0 || d.Shown.InGrace < 0 {
 			w.Engine.Fail("gauges", "the registry counts %+v", d.Shown)
 		}
@@ -50,6 +49,25 @@ func (w *Instance) Unlocking(t *engine.Task, l *engine.Lock) {
 		w.alarmsRunning++
 		w.Engine.Sometimes(sawOverlappingAlarms, w.alarmsRunning > 1)
 	}
+}
+
+// noteGraces records that a grace has begun or ended.
+//
+//go:norace
+func (w *Instance) noteGraces(d *Node, was relay.Counts) {
+	e := history.Event{Node: d.N}
+	switch d.Shown.InGrace - was.InGrace {
+	case 1:
+		e.Kind = history.GraceBegan
+	case -1:
+		e.Kind = history.GraceReclaimed
+		if d.Shown.Binaries == was.Binaries {
+			e.Kind, e.N = history.GraceEnded, was.Phones-d.Shown.Phones
+		}
+	default:
+		return
+	}
+	w.Record(e)
 }
 
 // Contended marks a coverage goal.
@@ -74,7 +92,30 @@ func (w *Instance) Final() {
 	if got := w.current.Shown; got.Binaries+got.Phones+got.InGrace != 0 {
 		w.Engine.Fail("converges", "at rest the relay counts %+v; want none", got)
 	}
-	w.judgeAll()
+	w.JudgeHistory(history.Check)
+	w.cover()
+}
+
+// ReadHistory reads the history of the run, and gives each client its connection in it.
+func (w *Instance) ReadHistory() *history.Run {
+	w.hist = history.Read(w.Log.Events(), history.Settings{
+		Exact: w.exactTiming, Shared: w.Cluster != nil, Latency: w.Latency(), Room: max(w.Run.Param("room", 1<<14), 512),
+		Probe: int64(ProbeTime), Write: int64(writeTime), Message: int64(messageTime), Linger: int64(Linger),
+	})
+	for _, c := range w.All() {
+		c.Conn = w.hist.Conns[c.Number]
+	}
+	return w.hist
+}
+
+// JudgeHistory scrapes all processes, and fails if check finds something wrong in the history.
+func (w *Instance) JudgeHistory(check func(*history.Run) []history.Violation) {
+	for _, d := range w.nodes[:w.nnodes] {
+		w.Record(history.Event{Kind: history.Scraped, Node: d.N, Data: Gather(d.Relay.Metrics())})
+	}
+	if wrong := check(w.ReadHistory()); len(wrong) > 0 {
+		w.Engine.Fail(wrong[0].Invariant, "%s", wrong[0].Detail)
+	}
 }
 
 // AtRest checks that no timer is armed, no task waits and no socket is open.
@@ -95,7 +136,50 @@ func (w *Instance) AtRest() {
 // Invariants are what the runs of the whole relay are judged by.
 func (World) Invariants() []string {
 	return []string{"gauges", "walk", "scrape", "health", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
-		"after close", "after notice", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "one close",
+		"after close", "after notice", "metrics", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "one close",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "budget", "progress", "loss", "forwarded",
 		"attempts", "expiries", "books", "strays", "wake", "linearizable", "patience", "in time", "relief", "limits", "access", "owner", "disconnect", "ban", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+}
+
+// Latency is the latency of the network, in nanoseconds.
+func (w *Instance) Latency() int64 {
+	return int64(w.Run.Param("latency", 0)) * int64(time.Millisecond)
+}
+
+// separateProcesses reports whether the two processes share no server-ids.
+func (w *Instance) separateProcesses(a, b *Node) bool { return a != b && w.Cluster == nil }
+
+// sample records what the process counts while no task runs, and what its sockets show.
+//
+//go:norace
+func (w *Instance) sample(d *Node) {
+	s := &history.Sample{Binaries: d.Shown.Binaries}
+	read := 0
+	for n := 1; n <= w.Nclients; n++ {
+		c := w.Clients[n].Load()
+		if c == nil || c.Node != d {
+			continue
+		}
+		c.settle()
+		read += c.Sock.in.Messages
+		s.Blocked = s.Blocked || c.Sock.Blocked()
+		if c.Phone && c.Sock.Parked() {
+			s.Parked++
+		}
+	}
+	engine.HideOrder(func() { d.readCounters(s) })
+	if *s != d.sampled || read != d.sampledRead {
+		d.sampled, d.sampledRead = *s, read
+		w.Record(history.Event{Kind: history.Sampled, Node: d.N, Data: s})
+	}
+}
+
+// settle records what the relay has certainly accepted of c. Call it only while no task runs.
+//
+//go:norace
+func (c *Client) settle() {
+	if n := c.Sock.in.Messages; n != c.settledAt && c.Sock.Idle() {
+		c.settledAt = n
+		c.record(history.Event{Kind: history.Settled})
+	}
 }

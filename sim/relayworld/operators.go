@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
 )
 
@@ -60,7 +61,7 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 		w.shedLoad(d, max(arg, 1)<<10)
 	case VerbAbort:
 		if w.isDrained() {
-			w.setAborted()
+			w.Record(history.Event{Kind: history.Aborted, Node: d.N})
 			d.Relay.Abort()
 		}
 	}
@@ -71,66 +72,28 @@ func (w *Instance) drain(d *Node, spread time.Duration) {
 	if w.isRestarting() {
 		return
 	}
-	w.setDrained(int64(spread))
-	d.Relay.Drain(spread, w.drainDone)
-	w.setRefuses()
+	w.setDrained(d, spread)
+	d.Relay.Drain(spread, func() { w.Record(history.Event{Kind: history.DrainDone, Node: d.N}) })
+	w.Record(history.Event{Kind: history.DrainRefuses, Node: d.N})
 }
 
 //go:norace
-func (w *Instance) isDrained() bool { return w.drained.Step != 0 }
-
-// drainSlack is how late a spread drain may close a connection.
-const drainSlack = 10 * time.Millisecond
+func (w *Instance) isDrained() bool { return w.drained }
 
 //go:norace
-func (w *Instance) setDrained(spread int64) {
-	now := w.Engine.Stamp()
-	w.drainsBegun++
-	by := now.At + spread
-	if spread > 0 {
-		by += int64(drainSlack)
-	}
-	if w.drained.Step == 0 {
-		w.drained, w.closeDeadline = now, by
-	}
-	w.closeDeadline = min(w.closeDeadline, by)
-	switch {
-	case spread == 0 && w.immediateDrain.Step == 0:
-		w.immediateDrain = now
-	case spread > 0 && w.spreadDrain.Step == 0:
-		w.spreadDrain, w.graceAtSpread = now, w.current.Shown.InGrace > 0
-	}
-}
-
-//go:norace
-func (w *Instance) setRefuses() {
-	if w.refusesFrom.Step == 0 {
-		w.refusesFrom = w.Engine.Stamp()
-	}
-}
-
-//go:norace
-func (w *Instance) setAborted() { w.aborted = true }
-
-// drainDone is the drain's callback after the last socket is closed.
-//
-//go:norace
-func (w *Instance) drainDone() {
-	w.drainsDone++
-	for n := 1; n <= w.Nclients; n++ {
-		if c := w.Clients[n].Load(); c != nil && c.Node == w.current && c.Upgraded && !c.Sock.Closed {
-			w.Engine.Fail("drain", "the relay reports that it is done; %s is still open", c.Name)
-		}
-	}
+func (w *Instance) setDrained(d *Node, spread time.Duration) {
+	w.drained = true
+	w.Record(history.Event{Kind: history.DrainBegan, Node: d.N, N: int(spread)})
+	w.Engine.Sometimes(sawSpreadGrace, spread > 0 && w.current.Shown.InGrace > 0)
 }
 
 // Gather reads all metrics by name and label values, on this task. Gather
 // starts goroutines that the engine does not control.
-func Gather(r *prometheus.Registry) map[string]float64 {
+func Gather(r *prometheus.Registry) history.Metrics {
 	ch := make(chan prometheus.Metric, 512)
 	r.Collect(ch)
 	close(ch)
-	all := map[string]float64{}
+	all := history.Metrics{}
 	for m := range ch {
 		var d dto.Metric
 		if err := m.Write(&d); err != nil {
@@ -141,6 +104,10 @@ func Gather(r *prometheus.Registry) map[string]float64 {
 		name = name[:strings.Index(name, `"`)]
 		for _, l := range d.GetLabel() {
 			name += " " + l.GetValue()
+		}
+		if h := d.GetHistogram(); h != nil {
+			all[name+" count"] = float64(h.GetSampleCount())
+			continue
 		}
 		all[name] = d.GetGauge().GetValue() + d.GetCounter().GetValue()
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Do carries out one operation.
@@ -69,7 +70,6 @@ func (w *Instance) peerOp(c *Client, u *User, op engine.Op) {
 			if c.Open() && !c.stalled {
 				c.noteFault(DidStall)
 				c.stalled = true
-				c.stalls = append(c.stalls, Span{From: w.Engine.Stamp()})
 			}
 		})
 		return
@@ -78,7 +78,7 @@ func (w *Instance) peerOp(c *Client, u *User, op engine.Op) {
 		return
 	case VerbMute:
 		c.Note(func() {
-			c.noteFault(didIgnorePings)
+			c.noteFault(history.DidIgnorePings)
 			c.IgnoresPings = true
 		})
 		return
@@ -107,11 +107,11 @@ func (w *Instance) peerOp(c *Client, u *User, op engine.Op) {
 			}
 		case VerbClose:
 			code := closeCodes[op.Arg%len(closeCodes)]
-			if !legalCode(code) {
+			if !history.Legal(code) {
 				code = 0
 			}
-			c.noteFault(0)
-			c.CloseSent, c.CloseWith = true, code
+			c.CloseSent = true
+			c.record(history.Event{Kind: history.CloseSent, N: code})
 			c.write(appendMasked(nil, opClose, true, closePayload(code, "bye"), uint32(u.Rnd.Uint64())))
 		case VerbOrder, VerbDismiss:
 			w.directive(c, u, op)
@@ -142,7 +142,7 @@ func (w *Instance) sendOp(c *Client, u *User, op engine.Op) {
 			c.SendToBinary(u.Rnd, pad, pieces, false)
 		} else if k := len(c.known); k > 0 {
 			to := c.known[(op.Arg/4)%k]
-			if l := c.Flow(to); !l.noticeReceived && len(l.orders) == 0 {
+			if l := c.flow(to); !l.gone && !l.ordered {
 				c.sendToPhone(u.Rnd, to, pad, pieces)
 			}
 		}
@@ -156,8 +156,8 @@ func (w *Instance) flood(c *Client, u *User, n int) {
 		return
 	}
 	for _, to := range c.known {
-		l := c.Flow(to)
-		if l.noticeReceived || len(l.orders) > 0 {
+		l := c.flow(to)
+		if l.gone || l.ordered {
 			continue
 		}
 		for range [...]int{4, 12}[(to+n)%2] {
@@ -177,15 +177,16 @@ func (w *Instance) directive(c *Client, u *User, op engine.Op) {
 	}
 	to := c.known[(op.Arg/len(closeCodes))%len(c.known)]
 	code := closeCodes[op.Arg%len(closeCodes)]
-	l := c.Flow(to)
-	if l.noticeReceived || len(l.orders) > 0 {
+	l := c.flow(to)
+	if l.gone || l.ordered {
 		return
 	}
 	var inner []byte
 	if op.Verb == VerbOrder {
 		inner = c.nextFrame(to, 20)
 	}
-	l.orders = append(l.orders, order{len(l.Sent), code, w.Engine.Stamp()})
+	l.ordered = true
+	c.record(history.Event{Kind: history.Ordered, Peer: to, N: code})
 	c.sendMessage(u.Rnd, appendEnvelope(nil, to, inner, code), 1)
 }
 
@@ -201,7 +202,6 @@ func (w *Instance) misbehave(c *Client, u *User, op engine.Op) {
 		c.sendMessage(u.Rnd, make([]byte, size), 1+op.Arg%3)
 	case VerbDribble:
 		c.noteFault(DidDribble)
-		c.dribbled, c.dribbledAt = true, w.Engine.Now()
 		c.write(appendMasked(nil, opText, false, []byte(`{"a`), uint32(u.Rnd.Uint64())))
 	case VerbBreak:
 		c.noteFault(DidBreak)
@@ -224,11 +224,11 @@ func (w *Instance) misbehave(c *Client, u *User, op engine.Op) {
 		}
 	case VerbJunk:
 		if !c.Phone {
-			junk := w.junk(c, op.Arg)
-			c.sendMessage(u.Rnd, junk, 1)
+			junk, kind := w.junk(c, op.Arg), 0
 			if bytes.HasPrefix(junk, []byte(`{"conn_id":"c-`)) && !bytes.HasSuffix(junk, []byte(`"frame":null}`)) {
-				c.SentLog.markStray()
+				kind = history.MessageStray
 			}
+			c.sendMarked(u.Rnd, junk, 1, kind)
 		}
 	}
 }
@@ -264,7 +264,7 @@ func (c *Client) Resume() {
 	c.change(func() {
 		if c.stalled {
 			c.stalled = false
-			c.stalls[len(c.stalls)-1].To = c.w.Engine.Stamp()
+			c.record(history.Event{Kind: history.FaultEnded, N: int(DidStall)})
 		}
 	})
 }
@@ -280,7 +280,7 @@ func (w *Instance) disconnect(c *Client, silently bool) {
 		c.Sock.down.StopRead()
 		return
 	}
-	c.EndByPeer(didHangUp)
+	c.EndByPeer(history.DidHangUp)
 	c.Sock.down.CloseRead()
 	c.Sock.down.StopRead()
 	c.Sock.up.CloseWrite()
@@ -305,7 +305,7 @@ func (w *Instance) reset(n int) {
 	}
 	if len(open) > 0 {
 		c := open[n%len(open)]
-		c.EndByPeer(wasReset)
+		c.EndByPeer(history.WasReset)
 		c.Sock.Cut()
 		w.Engine.Yield(engine.AtClose, c.Sock.obj)
 	}
@@ -329,6 +329,7 @@ func (w *Instance) restart() {
 	w.setRestarting(true)
 	w.boot(old.N + 1) // takes steps, in which no drain of the old process may begin
 	w.setRestarting(false)
+	w.Record(history.Event{Kind: history.NodeDown, Node: old.N})
 	for _, c := range w.All() {
 		if c.Node == old {
 			if c.Is(func() bool { return !c.Ended && !c.Left }) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Push wakes: binaries send them among other envelopes. The simulated push
@@ -25,6 +26,7 @@ var errNoWake = errors.New("sim: push refuses every second wake")
 // wake returns a connection's next wake. The mutex must be held.
 func (c *Client) wake() []byte {
 	c.wakes++
+	c.record(history.Event{Kind: history.Asked})
 	kind := tokenRefused
 	if c.wakes%2 == 0 {
 		kind = tokenTaken
@@ -38,41 +40,21 @@ func noWake() []byte {
 	return append(b[:len(b)-1], `,"push_wake":{"platform":"fcm","token":"`+tokenPhone+`"}}`...)
 }
 
-// pushed is the push service of one process. It runs on a task of the relay, so
-// it is hidden from the race detector.
-//
-//go:norace
+// pushed is the push service of one process. It runs on a task of the relay.
 func (w *Instance) pushed(d *Node, id wire.ServerID, wake wire.PushWake) error {
-	if wake.Token == tokenPhone {
-		w.Engine.Fail("wake", "an envelope with a conn_id was taken for a wake")
-		return nil
-	}
 	taken := strings.HasPrefix(wake.Token, tokenTaken)
 	conn, which, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(wake.Token, tokenTaken), tokenRefused), " ")
-	num, _ := strconv.Atoi(conn)
+	num, _ := strconv.Atoi(conn) // 0 if the wake is none that a binary asked for
 	n, _ := strconv.Atoi(which)
-	p, ok := w.connInfo(num)
-	switch c := w.Clients[min(max(num, 0), maxClients-1)].Load(); {
-	case !ok || c == nil || wake.Platform != "fcm":
-		w.Engine.Fail("wake", "not as a binary asked for it")
-	case p.phone || p.node != d || Servers[p.server] != string(id):
-		w.Engine.Fail("wake", "handed on for another server-id")
-	case n != c.woken+1 || n > c.wakes:
-		w.Engine.Fail("wake", "a wake is lost, repeated or out of order")
-	default:
-		c.woken = n
+	if wake.Platform != "fcm" {
+		num = 0
 	}
+	e := history.Event{Kind: history.Pushed, Node: d.N, Conn: num, N: n, Text: string(id)}
 	if taken {
+		w.Record(e)
 		return nil
 	}
-	d.refusedWakes++
+	e.N = -n
+	w.Record(e)
 	return errNoWake
-}
-
-// judgeRefusedWakes compares the relay's counter of refused wakes with those
-// that push refused.
-func (w *Instance) judgeRefusedWakes(d *Node, counted float64) {
-	if counted != float64(d.refusedWakes) {
-		w.Engine.Fail("wake", "the relay counts %v wakes that were refused; push refused %d", counted, d.refusedWakes)
-	}
 }

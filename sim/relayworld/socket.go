@@ -6,6 +6,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // A Socket is the relay's end of a connection to a simulated peer. It keeps the contract
@@ -17,22 +18,22 @@ type Socket struct {
 	watcher  relay.Watcher
 	up, down *engine.Pipe // from the peer, to the peer
 	obj      int32
-	chunk    int    // bytes that one read or write carries at most; 0: any number
-	onClose  func() // called by Close; may be nil
+	chunk    int                 // bytes that one read or write carries at most; 0: any number
+	onClose  func()              // called by Close; may be nil
+	record   func(history.Event) // records what happens; nil: nothing does
 
 	// Owned by the relay's task that reads and by the one that writes. Also read while
 	// no task runs.
 	fromPeer, toPeer *engine.Rand
 	untaken          []byte // what the last TryWrite did not take; the next one begins with it
 	Tap              tap
-	In               inboundCounter
+	in               inboundCounter
 
 	mu           sync.Mutex // guards all below
 	readOwed     bool       // Ready(readable) is owed
 	writeOwed    bool       // Ready(writable) is owed
 	Closed       bool
 	ClosedAt     int64 // when it was closed
-	endStep      int
 	waitsSince   int64 // when the write that is blocked began to wait; 0: none is
 	waitTook     int   // bytes that it has taken since then
 	writeWaited  bool  // a write had to wait
@@ -102,6 +103,15 @@ func (s *Socket) Idle() bool {
 	return ok && !c.Parked() && s.readOwed && !s.Blocked() && !s.Closed && s.Tap.Closes == 0
 }
 
+// Parked reports whether what was read waits to be handed on. Call it only while no task
+// runs.
+//
+//go:norace
+func (s *Socket) Parked() bool {
+	c, ok := s.watcher.(interface{ Parked() bool })
+	return ok && c.Parked() && !s.Closed
+}
+
 // Blocked reports whether a write waits. Call it only while no task runs.
 //
 //go:norace
@@ -118,7 +128,12 @@ func (s *Socket) TryRead(p []byte) (n int, more bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	s.In.add(p[:n])
+	if read := s.in.Messages; n > 0 {
+		s.in.add(p[:n])
+		if s.in.Messages > read {
+			s.note(history.MessagesRead, s.in.Messages)
+		}
+	}
 	// Another task may close or reset the pipe meanwhile. Of what is left to read, the
 	// caller learns from the result or from Ready; now and then the result is wrong.
 	left, _, end := s.up.Readable()
@@ -140,7 +155,7 @@ func (s *Socket) TryWrite(p []byte) (int, error) {
 		s.e.Fail("framing", "a write of other bytes than those that the write before has not taken")
 	}
 	n, err := s.down.Put(p, s.limitBytes(s.toPeer, len(p)))
-	s.Tap.add(p[:n], s.e.Now())
+	s.Tap.add(s, p[:n])
 	s.untaken = append(s.untaken[:0], p[n:]...)
 	s.mark(func() { s.noteWrite(n, len(p), err) })
 	if n < len(p) {
@@ -153,7 +168,7 @@ func (s *Socket) TryWrite(p []byte) (int, error) {
 func (s *Socket) noteWrite(n, of int, err error) {
 	now := s.e.Now()
 	if s.waitTook += n; s.waitsSince != 0 && (err != nil || n == of || s.waitTook >= writeChunk) {
-		s.longestWrite = max(s.longestWrite, now-s.waitsSince)
+		s.noteWait(now)
 		s.waitsSince = 0
 	}
 	s.writeOwed = err == nil && n < of
@@ -197,9 +212,24 @@ func (s *Socket) setClosed() {
 	if s.Closed {
 		return
 	}
-	s.Closed, s.ClosedAt, s.endStep = true, s.e.Now(), s.e.Steps()+1
+	s.Closed, s.ClosedAt = true, s.e.Now()
+	s.note(history.SocketClosed, 0)
 	if s.waitsSince != 0 {
-		s.longestWrite = max(s.longestWrite, s.e.Now()-s.waitsSince)
+		s.noteWait(s.e.Now())
+	}
+}
+
+// noteWait records that a write has waited until now.
+func (s *Socket) noteWait(now int64) {
+	if took := now - s.waitsSince; took > s.longestWrite {
+		s.longestWrite = took
+		s.note(history.WriteWaited, int(took))
+	}
+}
+
+func (s *Socket) note(kind history.Kind, n int) {
+	if s.record != nil {
+		s.record(history.Event{Kind: kind, N: n})
 	}
 }
 

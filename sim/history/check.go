@@ -1,0 +1,192 @@
+package history
+
+import "slices"
+
+// metricNames are the names of metricChecks, sorted: which check speaks first must not depend
+// on the order of a map.
+var metricNames = func() (names []string) {
+	for name := range metricChecks {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}()
+
+// Check runs all checkers of a relay that is alone, and returns what is wrong.
+func Check(r *Run) []Violation {
+	r.CheckReceived()
+	for _, c := range r.All() {
+		r.checkGates(c)
+		r.checkRequests(c)
+		if !c.Upgraded() {
+			continue
+		}
+		r.checkAccess(c)
+		r.checkOwner(c)
+		r.checkEnd(c, nil)
+		if c.Phone {
+			r.CheckFlows(c)
+		}
+	}
+	r.checkDrains()
+	r.checkBooks()
+	r.checkMetrics()
+	r.checkWakes()
+	r.checkSheds()
+	r.CheckLinearizable(nil)
+	return r.violations
+}
+
+// Violations returns what is wrong so far.
+func (r *Run) Violations() []Violation { return r.violations }
+
+// checkDrains checks that each drain reports once that it is done, when the last socket is closed.
+func (r *Run) checkDrains() {
+	for i := range r.Events {
+		e := &r.Events[i]
+		for _, c := range r.All() {
+			if e.Kind == DrainDone && c.Node == e.Node && c.Upgraded() && e.After(c.UpgradedAt) && c.SocketClosed.After(e.Stamp) {
+				r.blame("drain", c, "open when its relay reported that its drain is done")
+			}
+		}
+	}
+	for _, n := range r.Nodes[1:] {
+		if n.Done != n.Drains {
+			r.fail("drain", "process %d has begun %d drains and reported %d times that one is done", n.Number, n.Drains, n.Done)
+		}
+	}
+}
+
+// checkWakes checks that each push wake is handed on once, in order, for its own server-id.
+func (r *Run) checkWakes() {
+	woken := make([]int, len(r.Conns))
+	asked := make([]int, len(r.Conns))
+	for i := range r.Events {
+		e := &r.Events[i]
+		switch {
+		case e.Kind == Asked:
+			asked[e.Conn]++
+		case e.Kind != Pushed:
+		case e.Conn < 1 || e.Conn >= len(r.Conns):
+			r.fail("wake", "%q is handed on, and no binary asked for it", e.Text)
+		default:
+			c, n := r.Conns[e.Conn], max(e.N, -e.N)
+			if c.Phone || c.Node != e.Node || c.Server != e.Text {
+				r.blame("wake", c, "handed on for another server-id")
+			}
+			if woken[e.Conn]++; n != woken[e.Conn] || n > asked[e.Conn] {
+				r.blame("wake", c, "wake %d is lost, repeated or out of order", n)
+			}
+		}
+	}
+}
+
+// checkSamples compares the gauges of what changes too often for a scrape with the sockets.
+func (r *Run) checkSamples() {
+	s := sampler{r: r, conns: make([]state, len(r.Conns))}
+	for i := range r.Events {
+		s.next(&r.Events[i])
+	}
+}
+
+// sampler follows the connections from event to event.
+type sampler struct {
+	r     *Run
+	conns []state
+}
+
+// state is what is known of one connection at a moment.
+type state struct {
+	dialled, upgraded, answered, left, closes bool
+
+	closed Stamp
+
+	waits, frames int // bytes and number of the frames that were sent to it, less those written
+}
+
+func (s *sampler) next(e *Event) {
+	if e.Kind == Sampled {
+		s.check(e)
+		return
+	}
+	if e.Conn < 1 || e.Conn >= len(s.conns) {
+		return
+	}
+	switch c := &s.conns[e.Conn]; e.Kind {
+	case Dialled:
+		c.dialled = true
+	case Upgraded:
+		c.upgraded = true
+	case Answered:
+		c.answered = true
+	case FaultBegan:
+		c.left = c.left || Fault(e.N)&leaves != 0
+	case CloseSent:
+		c.left = true
+	case WroteClose:
+		c.closes = true
+	case SocketClosed:
+		c.closed = e.Stamp
+	case Wrote:
+		c.waits -= e.Size
+		c.frames--
+	case Sent:
+		s.sent(e)
+	}
+}
+
+// envelopeBytes is the most that an envelope adds to a frame.
+const envelopeBytes = 64
+
+// sent adds a frame to what waits for its receiver: the phone, or any binary of the server-id.
+func (s *sampler) sent(e *Event) {
+	from := s.r.Conns[e.Conn]
+	if !from.Phone {
+		if e.Peer > 0 && e.Peer < len(s.conns) {
+			s.conns[e.Peer].waits += e.Size
+			s.conns[e.Peer].frames++
+		}
+		return
+	}
+	for i, o := range s.r.Conns[1:] {
+		if !o.Phone && o.Server == from.Server && o.Node == from.Node {
+			s.conns[i+1].waits += e.Size + envelopeBytes
+			s.conns[i+1].frames++
+		}
+	}
+}
+
+// check checks one sample.
+func (s *sampler) check(e *Event) {
+	var open, opening, recent, working, waits [2]int
+	for i, c := range s.r.Conns[1:] {
+		st, side := &s.conns[i+1], c.Endpoint()
+		if c.Node != e.Node || !st.dialled {
+			continue
+		}
+		switch {
+		case st.upgraded && st.closed.Step == 0:
+			open[side]++
+			waits[side] += max(st.waits, 0) + max(st.frames, 0)*frameCost
+			if st.answered && !st.left && !st.closes {
+				working[side]++
+			}
+		case !st.upgraded && !st.answered:
+			opening[side]++
+		case st.upgraded && e.At-st.closed.At <= s.r.Message+3*s.r.Probe:
+			recent[side]++
+		}
+	}
+	v := e.Data.(*Sample)
+	check := func(what string, least, got, most int) {
+		if got < least || got > most {
+			s.r.fail("metrics", "while no task runs, process %d shows %d %s; want %d to %d", e.Node, got, what, least, most)
+		}
+	}
+	all := open[0] + open[1]
+	check("connections", all, v.Gauges.Connections, all+opening[0]+opening[1])
+	check("parked phones", 0, v.Gauges.Parked, v.Parked)
+	check("waiting claims", max(working[0]-v.Binaries, 0), v.Gauges.Waiting, max(open[0]+recent[0]-v.Binaries, 0)) // one that has left waits until its round ends
+	check("bytes for phones", 0, v.Gauges.PhoneOutboxes, waits[1])
+	check("bytes for binaries", 0, v.Gauges.BinaryOutboxes, waits[0]+len(s.conns)*1000) // notices
+}

@@ -1,0 +1,181 @@
+package history
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// AnsweredNoPing reports whether c had not answered a ping for the probe's timeout when
+// the relay gave c up. The close may have been written much later.
+func (r *Run) AnsweredNoPing(c *Conn) bool {
+	for _, ping := range c.Pings {
+		answered := false
+		for _, pong := range c.Pongs {
+			answered = answered || pong.N >= ping.N && pong.At+r.Latency < min(c.WroteClose, ping.At+r.Probe)
+		}
+		if !answered && ping.At+r.Probe <= c.WroteClose {
+			return true
+		}
+	}
+	return false
+}
+
+// HeldThroughout reports whether a binary that was served before c connected was
+// still connected when c was told that there is none.
+func (r *Run) HeldThroughout(c *Conn) bool {
+	return r.Binaries(c, func(b *Conn) bool {
+		first := b.FirstFrame()
+		return b.Faults == 0 && b.Reason != reasonHeartbeat && b.Reason != reasonNoAccess && b.Reason != reasonOperator &&
+			first.Step != 0 && !first.After(c.DialedAt) &&
+			b.LeftAt.After(c.ClosedAt) && b.ClosedAt.After(c.ClosedAt) && b.EndedAt.After(c.ClosedAt) && !b.CloseSent
+	})
+}
+
+// newBinary reports whether a binary other than the phone's connected.
+func (r *Run) newBinary(c *Conn) bool {
+	return r.Binaries(c, func(b *Conn) bool {
+		return b.Number != c.Flow(0).From && b.Code != 4409 && !b.UpgradedAt.After(c.ClosedAt)
+	})
+}
+
+// incumbentAlive reports whether, while c waited, another binary answered a
+// ping, connected, or lost its slot to a rival.
+func (r *Run) incumbentAlive(c *Conn) bool {
+	return r.Binaries(c, func(b *Conn) bool {
+		if b.UpgradedAt.After(c.DialedAt) && !b.UpgradedAt.After(c.ClosedAt) {
+			return true
+		}
+		for _, pong := range b.Pongs {
+			if pong.After(c.DialedAt) && !pong.After(c.ClosedAt) {
+				return true
+			}
+		}
+		return b.Closes > 0 && !b.CloseSent && b.Faults != 0 && b.WroteClose >= c.DialedAt.At && b.WroteClose <= c.ClosedAt.At
+	})
+}
+
+// graceEnded reports whether a binary disconnected, or began to, at least one
+// grace before c was closed.
+func (r *Run) graceEnded(c *Conn) bool {
+	return r.Binaries(c, func(b *Conn) bool {
+		first := b.SocketClosed.At
+		if b.Closes > 0 {
+			first = min(first, b.WroteClose)
+		}
+		if b.Faults != 0 || b.CloseSent {
+			first = min(first, b.FirstFault)
+		}
+		return first+int64(r.lowest(c.Node, Stamp{}, c.ClosedAt, graceOf)) <= c.ClosedAt.At
+	})
+}
+
+// The linearizability check knows which answers the peers got and when, and nothing of
+// locks or steps. For each server-id of each process, or of all that share their
+// server-ids, it asks whether there is an order in which one slot, carrying out one
+// operation at a time, gives these answers.
+
+type slotEvent uint8
+
+const (
+	slotGranted  slotEvent = iota // the binary got the slot, or may have got it
+	slotReleased                  // it released the slot, if it had it
+	toldInUse                     // it was closed with 4409
+	frameServed                   // the binary got a frame of the phone
+	toldNoServer                  // the phone was told that there is no server
+
+	maxOpenEvents = 14 // with more events without an end the search takes too long
+	searchTimeout = 200 * time.Millisecond
+)
+
+type slotCall struct {
+	event slotEvent
+	conn  *Conn // the binary, or the phone that was told that there is no server
+}
+
+// slotModel is the model of the slot. Its state is the holder.
+var slotModel = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{(*Conn)(nil)} },
+	Step: func(state, input, _ any) (next []any) {
+		holder, c := state.(*Conn), input.(slotCall)
+		can := func(ok bool, to *Conn) {
+			if ok {
+				next = append(next, to)
+			}
+		}
+		switch c.event {
+		case slotGranted: // a takeover needs a holder that was told of it, or cannot be
+			can(holder == nil || !holder.Closed || holder.Reason == reasonHeartbeat, c.conn)
+			can(c.conn.FirstFrame().Step == 0, holder) // no peer knows that it was granted
+		case slotReleased:
+			can(holder == c.conn, nil)
+			can(holder != c.conn, holder)
+		case toldInUse:
+			can(holder != nil, holder)
+		case frameServed:
+			can(holder == c.conn, holder)
+		case toldNoServer:
+			can(holder == nil, holder)
+		}
+		return next
+	},
+}).ToModel()
+
+// CheckLinearizable runs this check. stale reports whether a phone may have been told
+// wrongly that there is no server; nil: none may.
+func (r *Run) CheckLinearizable(stale func(c *Conn) bool) {
+	nodes := r.Nodes
+	if r.Shared {
+		nodes = nodes[:1]
+	}
+	var servers []string
+	for _, c := range r.All() {
+		if !slices.Contains(servers, c.Server) {
+			servers = append(servers, c.Server)
+		}
+	}
+	for _, n := range nodes {
+		for _, s := range servers {
+			history, open := r.slotHistory(n, s, stale)
+			if len(history) < 2 || open > maxOpenEvents || n == nil && !r.Shared {
+				continue
+			}
+			if porcupine.CheckOperationsTimeout(slotModel, history, searchTimeout) == porcupine.Illegal {
+				r.fail("linearizable", "no order of claims and ends of %s explains what its peers were told", s)
+			}
+		}
+	}
+}
+
+// slotHistory returns the operations on one server-id, of a process or of all if n
+// is nil, and how many of them have no end.
+func (r *Run) slotHistory(n *Node, server string, stale func(*Conn) bool) (all []porcupine.Operation, open int) {
+	add := func(c *Conn, event slotEvent, of *Conn, to Stamp) {
+		end := int64(to.Step)
+		if end == 0 {
+			end = math.MaxInt64
+			open++
+		}
+		all = append(all, porcupine.Operation{ClientId: len(all), Input: slotCall{event, of}, Call: int64(c.DialedAt.Step), Return: end})
+	}
+	for _, c := range r.All() {
+		switch {
+		case n != nil && c.Node != n.Number || c.Server != server || !c.Upgraded():
+		case c.Phone:
+			if c.Closed && c.Reason == reasonNoServer && (stale == nil || !stale(c)) {
+				add(c, toldNoServer, c, c.ClosedAt)
+			}
+		case c.closedWith(4409, reasonInUse):
+			add(c, toldInUse, c, c.ClosedAt)
+		default:
+			add(c, slotGranted, c, c.FirstFrame())
+			add(c, slotReleased, c, c.SocketClosed)
+			for _, p := range c.Known {
+				add(r.Conns[p], frameServed, c, c.Flows[p].Got[0])
+			}
+		}
+	}
+	return all, open
+}
