@@ -9,13 +9,15 @@
 //     releases, joins, leaves and expiries. After every step it compares the gauges
 //     with the live counts. The package also has the list of all worlds and the
 //     regression runs (testdata).
+//   - sim/history has the events of a run and the checkers that judge it afterwards.
 //   - sim/relayworld runs the whole relay over simulated sockets.
 //   - sim/clusterworld runs several relays with a simulated directory and bus.
 //   - sim/relayruntime gives the relay's code the engine's clock, locks, gauges and
 //     tasks.
 //   - sim/mutants plants bugs in the relay.
 //
-// The imports: sim/engine imports only the standard library. A world imports the engine,
+// The imports: sim/engine imports only the standard library, and sim/history only the
+// engine. A world imports both,
 // sim/relayruntime and the code that it runs. sim/clusterworld also imports
 // sim/relayworld, because both have the same peers. sim imports the worlds.
 //

@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 	"cmd/pyrycode-relay": {"internal/daemon", "internal/config", "internal/install", "internal/status", "internal/access"},
 	"cmd/relaysim":       {"sim", "sim/engine", "sim/mutants"},
 	"cmd/relayload":      {"internal/bench", "internal/chart", "internal/load", "internal/wstest"},
-	"cmd/relayfault":     {"internal/chart", "internal/load", "internal/wstest"},
+	"cmd/relayfault":     {"internal/chart", "internal/load", "internal/wstest", "sim/history"},
 	"internal/bench":     {},
 	"internal/chart":     {},
 	"internal/install":   {},
@@ -42,10 +42,11 @@ var arrows = map[string][]string{
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld"},
 	"sim/engine":         {},
+	"sim/history":        {"sim/engine"},
 	"sim/mutants":        {},
 	"sim/relayruntime":   {"internal/relay", "internal/wire", "sim/engine"},
-	"sim/relayworld":     {"internal/access", "internal/relay", "internal/wire", "sim/engine", "sim/relayruntime"},
-	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld"},
+	"sim/relayworld":     {"internal/access", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime"},
+	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime", "sim/relayworld"},
 	"internal/golden":    {},
 
 	"internal/cluster/clustertest": {"internal/cluster"}, // of tests only

@@ -168,7 +168,9 @@ func (s *sampler) check(e *Event) {
 		case st.upgraded && st.closed.Step == 0:
 			open[side]++
 			waits[side] += max(st.waits, 0) + max(st.frames, 0)*frameCost
-			if st.answered && !st.left && !st.closes {
+			if st.closes || st.left {
+				recent[side]++ // its slot, or its sender, may be gone already, or not yet
+			} else if st.answered {
 				working[side]++
 			}
 		case !st.upgraded && !st.answered:
@@ -185,7 +187,10 @@ func (s *sampler) check(e *Event) {
 	}
 	all := open[0] + open[1]
 	check("connections", all, v.Gauges.Connections, all+opening[0]+opening[1])
-	check("parked phones", 0, v.Gauges.Parked, v.Parked)
+	check("parked phones", 0, v.Gauges.Parked, v.Parked+recent[1])
+	if v.Blocked {
+		working[0] = 0 // one of them may be closed, and the close message waits
+	}
 	check("waiting claims", max(working[0]-v.Binaries, 0), v.Gauges.Waiting, max(open[0]+recent[0]-v.Binaries, 0)) // one that has left waits until its round ends
 	check("bytes for phones", 0, v.Gauges.PhoneOutboxes, waits[1])
 	check("bytes for binaries", 0, v.Gauges.BinaryOutboxes, waits[0]+len(s.conns)*1000) // notices

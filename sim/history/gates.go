@@ -25,7 +25,7 @@ func (r *Run) checkGates(c *Conn) {
 		requests, misses := r.RequestsBefore(c)
 		ok = requests-min(misses, most) >= most && c.Retry != ""
 	case 503:
-		ok = c.Retry != "" && (n.Drained.Step != 0 || r.Full(c) || r.AddressFull(c) || r.TooManyClaimants(c) || c.NotAsked)
+		ok = c.Retry != "" && (n.Drained.Step != 0 || n.Killed.Step != 0 && c.ServedAt.After(n.Killed) || r.Full(c) || r.AddressFull(c) || r.TooManyClaimants(c) || c.NotAsked)
 	}
 	if !ok {
 		r.blame("gates", c, "answered with %d, Retry-After %q, without a reason", c.Status, c.Retry)
@@ -82,7 +82,7 @@ func (r *Run) AddressFull(c *Conn) bool {
 
 // SlotFull reports whether as many phones as the limit may have been in c's slot.
 func (r *Run) SlotFull(c *Conn) bool {
-	n := r.Others(c, func(o *Conn) bool { return o.Phone && o.Server == c.Server })
+	n := r.Others(c, func(o *Conn) bool { return o.Phone && o.Server == c.Server && o.Upgraded() })
 	return n >= r.lowest(c.Node, c.DialedAt, c.ClosedAt, phonesOf)
 }
 

@@ -90,9 +90,10 @@ func (r *Run) count(n *Node, match func(c *Conn) bool) (k int) {
 // mute reports whether the relay may have closed c without writing a close message.
 func (c *Conn) mute() bool { return c.Upgraded() && c.Closes == 0 }
 
-// endedEarly reports whether c may have ended before it was told why the relay refused it.
-func (c *Conn) endedEarly() bool {
-	return c.Upgraded() && (!c.Closed || c.Left || c.CloseSent || c.Faults != 0)
+// unserved reports whether no peer saw that c was served: the relay may have refused it, and
+// closed it for another reason before it said so.
+func (c *Conn) unserved() bool {
+	return c.Upgraded() && c.FirstFrame().Step == 0 && len(c.Flow(0).Got) == 0
 }
 
 var endpoints = [2]string{"server", "client"}
@@ -116,7 +117,7 @@ func (r *Run) checkAttempts(n *Node) {
 			told = r.count(n, func(c *Conn) bool {
 				return c.Endpoint() == i && c.Closed && slices.Contains(reasons, c.Reason)
 			})
-			return told, told + r.count(n, func(c *Conn) bool { return c.Endpoint() == i && c.endedEarly() })
+			return told, told + r.count(n, func(c *Conn) bool { return c.Endpoint() == i && c.unserved() })
 		}
 		r.between("attempts", n, endpoint+" requests that are wrong", status(400), of("reject_headers", "reject_handshake"), status(400))
 		r.between("attempts", n, endpoint+" requests over the rate", status(429), of("reject_rate_limit"), status(429))

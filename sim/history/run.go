@@ -182,7 +182,10 @@ func (c *Conn) FirstFrame() Stamp {
 // KnownEnd is the latest time at which the relay can have learned of c's end: never, if
 // the peer vanished.
 func (c *Conn) KnownEnd() Stamp {
-	if c.Left {
+	switch {
+	case !c.Upgraded():
+		return c.ServedAt
+	case c.Left:
 		return Stamp{}
 	}
 	return c.EndedAt
@@ -245,15 +248,25 @@ func (r *Run) Binaries(c *Conn, match func(b *Conn) bool) bool {
 	return false
 }
 
-// Others counts the connections that may have been open at the same time as c.
+// Others counts the connections that may have held a place at the same time as c.
 func (r *Run) Others(c *Conn, match func(*Conn) bool) int {
 	n, until := 0, c.end()
 	for _, o := range r.All() {
-		if o != c && o.Node == c.Node && (o.Upgraded() || o.ServedAt.Step == 0) && !o.DialedAt.After(until) && o.KnownEnd().After(c.DialedAt) && match(o) {
+		if o != c && o.Node == c.Node && !o.DialedAt.After(until) && r.mayHold(o, c.DialedAt) && match(o) {
 			n++
 		}
 	}
 	return n
+}
+
+// mayHold reports whether the relay may still have counted o at a moment after its dial: until
+// it was refused, or its socket was closed. What comes after that may take until time moves.
+func (r *Run) mayHold(o *Conn, at Stamp) bool {
+	end := o.ServedAt
+	if o.Upgraded() {
+		end = o.SocketClosed
+	}
+	return !r.Exact || end.Step == 0 || end.At >= at.At
 }
 
 // fail reports a broken invariant.
