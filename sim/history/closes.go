@@ -157,7 +157,7 @@ func (r *Run) checkEnd(c *Conn, rows []Reason) {
 		if why := r.Unfounded(c, rows...); why != "" {
 			r.blame(why, c, "closed with %d %q", c.Code, c.Reason)
 		}
-	} else if r.Exact && !c.Left && c.Faults&DidStall == 0 && !r.of(c).Aborted && r.shedOf(c) == nil {
+	} else if r.Exact && c.EndedAt.Step != 0 && !c.Left && c.Faults&DidStall == 0 && !r.of(c).Aborted && r.shedOf(c) == nil {
 		r.blame("goodbye", c, "ended without a close message")
 	}
 	if r.Exact {
