@@ -10,12 +10,13 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/sim/clusterworld"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/frontworld"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
 // Worlds returns all worlds in the order in which relaysim lists them.
 func Worlds() []engine.World {
-	return []engine.World{registryWorld{}, relayworld.World{}, clusterworld.World{}}
+	return []engine.World{registryWorld{}, relayworld.World{}, clusterworld.World{}, frontworld.World{}}
 }
 
 // WorldNames returns the names of all worlds.

@@ -165,11 +165,18 @@ func (c *conn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// Close may be called by any goroutine, also while a Read waits.
+// Close may be called by the goroutine that serves c, also if another one waits in a
+// Read.
 func (c *conn) Close() error {
+	c.endTurn()
+	return c.cut()
+}
+
+// cut closes c for the table, which c has left. A turn stays with c until the goroutine
+// that serves it uses it again: until then that goroutine may compute.
+func (c *conn) cut() error {
 	c.table.mu.Lock()
 	c.closed = true
-	c.table.endTurn(c)
 	c.table.unqueue(c)
 	c.table.mu.Unlock()
 	return c.Conn.Close()

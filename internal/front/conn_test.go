@@ -24,7 +24,7 @@ const hello = "\x16"
 // table is a pending with so many turns.
 func table(t *testing.T, turns int) *pending {
 	t.Helper()
-	p, err := newPending(relay.Runtime{}, Limits{Pending: 100, PendingPerAddress: 100}, prometheus.NewRegistry())
+	p, err := newPending(relay.Runtime{}, Limits{Pending: 100, PendingPerAddress: 100}, handshakesAtATime(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"log"
 	"log/slog"
@@ -32,6 +33,10 @@ type Config struct {
 	Handler http.Handler
 
 	Limits Limits // the first ones
+
+	// Handshakes is the number of TLS handshakes that may compute at a time. Zero
+	// means half the processors, and at least one.
+	Handshakes int
 
 	// ProxyProtocol expects a PROXY header on each public connection.
 	ProxyProtocol bool
@@ -75,7 +80,7 @@ type Front struct {
 func New(c Config) (*Front, error) {
 	f := &Front{proxyProtocol: c.ProxyProtocol}
 	var err error
-	if f.pending, err = newPending(c.Runtime, c.Limits, c.Metrics); err != nil {
+	if f.pending, err = newPending(c.Runtime, c.Limits, cmp.Or(c.Handshakes, handshakesAtATime()), c.Metrics); err != nil {
 		return nil, err
 	}
 	f.operators = f.pending.operators()

@@ -86,14 +86,14 @@ const (
 	operatorEvictAfter      = 100 * time.Millisecond
 )
 
-func newPending(rt relay.Runtime, l Limits, reg prometheus.Registerer) (*pending, error) {
+func newPending(rt relay.Runtime, l Limits, turns int, reg prometheus.Registerer) (*pending, error) {
 	rt = rt.WithDefaults()
 	p := &pending{
 		rt: rt, mu: rt.NewLock("pending connections"),
 		reasonFull: cutFull, reasonAddress: cutAddress,
 		requestBytes: maxRequestBytes,
 		evictAfter:   defaultEvictAfter,
-		turns:        handshakesAtATime(),
+		turns:        turns,
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pyrycode_relay_connections_cut_total",
 			Help: "Connections that were cut before they were upgraded, at the private listener, or by TLS, by reason.",
@@ -139,34 +139,36 @@ func (p *pending) set(l Limits) {
 	p.wakeAccepting()
 }
 
-// enter takes a place for c, a connection from a. It returns the connection that
-// must be closed for it, if any: c itself if it gets no place. reason says why.
+// enter takes a place for c, a connection from a. It returns the connections that the
+// caller must close for it: c alone if it gets no place. More than one other is returned
+// only after the limit was lowered. reason says why.
 //
 // What counts is the time since the accept, not whether bytes come: a connection
 // that sends one byte a second asks for nothing either.
-func (p *pending) enter(c *conn, a netip.Addr) (out *conn, reason string) {
+func (p *pending) enter(c *conn, a netip.Addr) (out []*conn, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ns, exempt := network.Of(a), p.exempt.Contain(a)
 	c.since = p.rt.Clock.Now()
 	if full, is := p.networks.Full(ns, p.maxPer); is && !exempt {
 		// Clients behind one address share its places with whatever else is there.
-		if out = p.oldest(full, c.since.Add(-p.evictAfter)); out == nil {
-			return c, p.reasonAddress
+		oldest := p.oldest(full, c.since.Add(-p.evictAfter))
+		if oldest == nil {
+			return []*conn{c}, p.reasonAddress
 		}
-		p.remove(out)
-		reason = p.reasonAddress
+		p.remove(oldest)
+		out, reason = append(out, oldest), p.reasonAddress
 	}
 	for len(p.all) >= p.max && !p.shut {
-		if out = p.toEvict(c, ns); out != nil {
-			p.remove(out)
-			reason = p.reasonFull
-			break
+		if x := p.toEvict(c, ns); x != nil {
+			p.remove(x)
+			out, reason = append(out, x), p.reasonFull
+			continue
 		}
 		// Waiting helps only if the relay is what the others wait for. In other
 		// cases it would make every client behind c wait, too.
 		if 2*(p.fresh+len(p.queue)) < len(p.all) || !exempt && p.networks.Load(ns) >= max(1, p.max/busyShare) {
-			return c, p.reasonFull
+			return append(out, c), p.reasonFull
 		}
 		p.wait()
 		c.since = p.rt.Clock.Now()
@@ -259,7 +261,7 @@ func (p *pending) shed(need func(held int) (bytes int)) (freed int) {
 	p.mu.Unlock()
 	for _, c := range all[:n] {
 		p.cut.WithLabelValues(cutMemory).Inc()
-		c.Close()
+		_ = c.cut()
 	}
 	return freed
 }
@@ -393,11 +395,11 @@ func (d *limitingListener) Accept() (net.Conn, error) {
 			from = p.TCPConn.RemoteAddr // the header may not have come
 		}
 		out, reason := d.pending.enter(c, addrOf(from()))
-		if out != nil {
+		for _, x := range out {
 			d.pending.cut.WithLabelValues(reason).Inc()
-			out.Close()
+			_ = x.cut()
 		}
-		if out != c {
+		if !slices.Contains(out, c) {
 			return c, nil
 		}
 	}

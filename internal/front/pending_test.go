@@ -1,10 +1,12 @@
 package front
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -22,7 +24,7 @@ import (
 // waited for.
 func places(t *testing.T, most, mostPer int) (*pending, func() *conn) {
 	t.Helper()
-	p, err := newPending(relay.Runtime{}, Limits{Pending: most, PendingPerAddress: mostPer}, prometheus.NewRegistry())
+	p, err := newPending(relay.Runtime{}, Limits{Pending: most, PendingPerAddress: mostPer}, handshakesAtATime(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,30 +35,42 @@ func places(t *testing.T, most, mostPer int) (*pending, func() *conn) {
 	}
 }
 
+// enter enters c and returns the only connection that is closed, or nil.
+func enter(p *pending, c *conn, from netip.Addr) (out *conn, reason string) {
+	all, reason := p.enter(c, from)
+	switch len(all) {
+	case 0:
+		return nil, reason
+	case 1:
+		return all[0], reason
+	}
+	panic(fmt.Sprint(len(all), " connections are closed for one"))
+}
+
 func TestOneAddressCannotTakeAllPlacesBeforeTheUpgrade(t *testing.T) {
 	p, pipe := places(t, 100, 2)
 	first, second := pipe(), pipe()
-	enter := func(c *conn, from string, want string) {
+	enters := func(c *conn, from string, want string) {
 		t.Helper()
-		out, reason := p.enter(c, netip.MustParseAddr(from))
+		out, reason := enter(p, c, netip.MustParseAddr(from))
 		if reason != want || (out != nil) != (want != "") || out != nil && out != c {
 			t.Errorf("%s: %p is closed, because of %q; want %q", from, out, reason, want)
 		}
 	}
-	enter(first, "2001:db8::1", "")
-	enter(second, "2001:db8::2", "")
-	enter(pipe(), "2001:db8::3", cutAddress)
-	enter(pipe(), "2001:db8:0:1::1", "")
-	enter(pipe(), "2001:db8:0:2::1", "")
-	enter(pipe(), "2001:db8:0:3::1", cutAddress) // its /56 has twice two
+	enters(first, "2001:db8::1", "")
+	enters(second, "2001:db8::2", "")
+	enters(pipe(), "2001:db8::3", cutAddress)
+	enters(pipe(), "2001:db8:0:1::1", "")
+	enters(pipe(), "2001:db8:0:2::1", "")
+	enters(pipe(), "2001:db8:0:3::1", cutAddress) // its /56 has twice two
 	for i := range 4 {
-		enter(pipe(), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 6: byte(i + 1)}).String(), "")
+		enters(pipe(), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 6: byte(i + 1)}).String(), "")
 	}
-	enter(pipe(), "2001:db8:0:ff00::1", cutAddress) // its /48 has four times two
-	enter(pipe(), "2001:db8:1::1", "")
+	enters(pipe(), "2001:db8:0:ff00::1", cutAddress) // its /48 has four times two
+	enters(pipe(), "2001:db8:1::1", "")
 	p.state(first, http.StateHijacked)
 	p.state(first, http.StateClosed) // it is the relay's; what http says of it later does not count
-	enter(pipe(), "2001:db8::4", "")
+	enters(pipe(), "2001:db8::4", "")
 	p.leave(second)
 	if len(p.all) != 8 || p.networks.Sum() != 8 {
 		t.Errorf("%d places, %d by network; want 8", len(p.all), p.networks.Sum())
@@ -75,11 +89,11 @@ func TestAFullAddressLetsItsOwnNewcomersIn(t *testing.T) {
 			c.begin()
 		}
 		time.Sleep(defaultEvictAfter - time.Nanosecond)
-		if out, reason := p.enter(pipe(), a); out == first || out == second || reason != cutAddress {
+		if out, reason := enter(p, pipe(), a); out == first || out == second || reason != cutAddress {
 			t.Errorf("closed: %p, because of %q; want the newcomer", out, reason)
 		}
 		time.Sleep(time.Nanosecond)
-		if out, reason := p.enter(pipe(), a); out != first || reason != cutAddress {
+		if out, reason := enter(p, pipe(), a); out != first || reason != cutAddress {
 			t.Errorf("closed: %p, because of %q; want the oldest", out, reason)
 		}
 	})
@@ -116,7 +130,7 @@ func TestAFullTableLetsNewcomersIn(t *testing.T) {
 			time.Sleep(step.wait)
 			c := pipe()
 			conns = append(conns, c)
-			out, reason := p.enter(c, netip.MustParseAddr(step.from))
+			out, reason := enter(p, c, netip.MustParseAddr(step.from))
 			want := c
 			if step.out == -1 {
 				want = nil
@@ -158,7 +172,7 @@ func TestOnlyARelayThatIsBehindMakesNewcomersWait(t *testing.T) {
 		}
 		began := time.Now()
 		time.AfterFunc(time.Second, func() { p.leave(first) })
-		if out, reason := p.enter(pipe(), netip.MustParseAddr("198.51.100.1")); out != nil || time.Since(began) != time.Second {
+		if out, reason := enter(p, pipe(), netip.MustParseAddr("198.51.100.1")); out != nil || time.Since(began) != time.Second {
 			t.Errorf("%p is closed, because of %q, after %v; want none, when one has left", out, reason, time.Since(began))
 		}
 		for _, c := range p.all {
@@ -166,7 +180,7 @@ func TestOnlyARelayThatIsBehindMakesNewcomersWait(t *testing.T) {
 		}
 		began = time.Now()
 		c := pipe()
-		if out, _ := p.enter(c, netip.MustParseAddr("198.51.100.2")); out != c || time.Since(began) != 0 {
+		if out, _ := enter(p, c, netip.MustParseAddr("198.51.100.2")); out != c || time.Since(began) != 0 {
 			t.Errorf("%p is closed after %v; want the newcomer, immediately", out, time.Since(began))
 		}
 	})
@@ -213,13 +227,13 @@ func TestAPROXYHeaderSaysWhoseThePlaceIs(t *testing.T) {
 	}
 	c := pipe()
 	c.unknown = true
-	if out, _ := p.enter(c, balancer); out != c {
+	if out, _ := enter(p, c, balancer); out != c {
 		t.Errorf("%p gives way before it had time for its header; want none", out)
 	}
 	for _, x := range p.all {
 		x.since = x.since.Add(-headerGrace)
 	}
-	if out, _ := p.enter(c, balancer); out != all[1] {
+	if out, _ := enter(p, c, balancer); out != all[1] {
 		t.Errorf("%p gives way; want the oldest that has not named its client", out)
 	}
 }
@@ -296,4 +310,25 @@ func TestRequestsLetOthersRunFirst(t *testing.T) {
 	if !first {
 		t.Error("five requests were served while another task was ready; want it to run before one of them")
 	}
+}
+
+// After the limit was lowered, each newcomer takes the table down to the limit.
+func TestALowerLimitComesIntoForceWithTheNextNewcomer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, pipe := places(t, 6, 6)
+		var old []*conn
+		for i := range 6 {
+			c := pipe()
+			old = append(old, c)
+			p.enter(c, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
+			c.begin()
+		}
+		time.Sleep(defaultEvictAfter)
+		p.set(Limits{Pending: 3, PendingPerAddress: 1})
+		c := pipe()
+		out, reason := p.enter(c, netip.AddrFrom4([4]byte{192, 0, 2, 0}))
+		if !slices.Equal(out, old[:4]) || reason != cutFull || len(p.all) != 3 || p.networks.Sum() != 3 {
+			t.Errorf("%d are closed, because of %q, and %d stay; want the 4 oldest, and 3", len(out), reason, len(p.all))
+		}
+	})
 }

@@ -1,0 +1,150 @@
+package frontworld
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+)
+
+// client is an actor that opens connections.
+type client struct {
+	w     *instance
+	port  *engine.Port
+	conns []net.Conn // that it has not closed
+}
+
+// address returns the address of the client with that index. Three in four share
+// networks: the IPv6 clients are in one /56, the IPv4 clients have two addresses.
+func address(i int) string {
+	if i%4 == 3 {
+		return fmt.Sprintf("2001:db8:0:%d::1", i)
+	}
+	return fmt.Sprint("192.0.2.", 1+i%2)
+}
+
+func (w *instance) newClient(i int, name string) *client {
+	p, err := w.network.Listen(address(i) + "#" + name)
+	if err != nil {
+		panic(err)
+	}
+	return &client{w: w, port: p}
+}
+
+// do carries out one operation. All but dial are of the newest connection.
+func (c *client) do(op engine.Op) {
+	if op.Verb == doDial {
+		if nc, err := c.port.Dial(serverAddress); err == nil {
+			c.conns = append(c.conns, nc)
+		}
+		return
+	}
+	if len(c.conns) == 0 {
+		return
+	}
+	nc := c.conns[len(c.conns)-1]
+	if op.Verb == doHangUp {
+		c.conns = c.conns[:len(c.conns)-1]
+		nc.Close()
+		return
+	}
+	_, _ = nc.Write(message(op)) // the server may have closed the connection
+}
+
+// message returns the bytes of an operation.
+func message(op engine.Op) []byte {
+	switch op.Verb {
+	case doHello:
+		return []byte{hello, ofFlight}
+	case doFinish:
+		return []byte{hello, ofFlight}
+	case doUpgrade:
+		return []byte{'A', ofUpgrade}
+	case doGet:
+		return []byte{'A', ofGet}
+	}
+	b := make([]byte, op.Arg)
+	for i := range b {
+		b[i] = 'A'
+	}
+	return b
+}
+
+func (c *client) hangUp() {
+	for _, nc := range c.conns {
+		nc.Close()
+	}
+	c.conns = nil
+}
+
+// Idle implements engine.Instance.
+func (w *instance) Idle() bool {
+	w.checkWaiting()
+	if w.e.ActorsDone() && w.takeEnd() {
+		w.e.Go("end", w.end)
+	}
+	return !w.over()
+}
+
+// end is the last part of every run. While the connections of the run are still there, a
+// client of another network connects and must be served. Then all clients hang up, the
+// listener closes, and everything must end.
+func (w *instance) end() {
+	w.e.Phase("a newcomer of another network")
+	w.e.Sleep(evictAfter + 10*time.Millisecond)
+	if !w.stopped() {
+		w.newcomer()
+	}
+	w.e.Phase("all clients hang up, and the listener closes")
+	for _, c := range w.clients {
+		if c != nil {
+			c.hangUp()
+		}
+	}
+	w.stop()
+	w.e.Sleep(requestTime + time.Minute)
+	w.checkEnd()
+	w.setOver()
+}
+
+// newcomer checks that a client of a network without connections is served.
+func (w *instance) newcomer() {
+	p, err := w.network.Listen("203.0.113.9#newcomer")
+	if err != nil {
+		panic(err)
+	}
+	nc, err := p.Dial(serverAddress)
+	if err != nil {
+		w.e.Fail("newcomer", "a client of a network without connections cannot connect: %v", err)
+		return
+	}
+	request, want := doUpgrade, 1
+	if w.private {
+		request = doGet
+	}
+	if w.tls {
+		_, _ = nc.Write(message(engine.Op{Verb: doHello}))
+		_, _ = nc.Write(message(engine.Op{Verb: doFinish}))
+		want += 2
+	}
+	_, _ = nc.Write(message(engine.Op{Verb: request}))
+	_ = nc.SetReadDeadline(w.e.Time().Add(requestTime))
+	var b [8]byte
+	for got := 0; got < want; {
+		n, err := nc.Read(b[:])
+		if got += n; err != nil {
+			w.e.Fail("newcomer", "a client of a network without connections gets %d of %d answers: %v", got, want, err)
+			return
+		}
+	}
+	nc.Close()
+}
+
+// stop closes the listener.
+func (w *instance) stop() {
+	if ln := w.takeListener(); ln != nil {
+		ln.Close()
+		w.setStopped()
+	}
+}

@@ -1,0 +1,209 @@
+package frontworld
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+)
+
+const (
+	serverAddress = "server"
+
+	// hello begins a TLS record, and no request.
+	hello = 0x16
+
+	// The last byte of each message of a client.
+	ofFlight  = 'f'
+	ofUpgrade = 'u'
+	ofGet     = 'g'
+)
+
+// listener hands the connections of the simulated network to the front.
+type listener struct{ w *instance }
+
+func (l listener) Accept() (net.Conn, error) {
+	nc, err := l.w.port.Accept()
+	if err != nil {
+		return nil, err
+	}
+	s := l.w.arrive(nc.(*engine.Conn))
+	if s == nil {
+		nc.Close()
+		return nil, errTooMany
+	}
+	return &conn{Conn: nc, w: l.w, session: s}, nil
+}
+
+// errTooMany ends the accepting of a run with too many connections.
+var errTooMany = errors.New("the run has too many connections")
+
+func (l listener) Close() error { return l.w.port.Close() }
+
+func (listener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// conn is the server's end of a connection, below the front.
+type conn struct {
+	net.Conn
+	w       *instance
+	session *session
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.w.read(c.session, n > 0 && err == nil)
+	return n, err
+}
+
+func (c *conn) Close() error {
+	c.w.closed(c.session)
+	return c.Conn.Close()
+}
+
+// RemoteAddr returns the address as the front expects it.
+func (c *conn) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.session.from, 1))
+}
+
+// accept is the server's accept loop. It ends with the listener.
+func (w *instance) accept() {
+	ln := net.Listener(listener{w})
+	if w.private {
+		ln = w.front.GuardPrivate(ln)
+	} else {
+		ln = w.front.Guard(ln)
+	}
+	w.setListener(ln)
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			w.acceptEnds()
+			return
+		}
+		s := w.sessionOf(nc)
+		w.accepted(s)
+		w.e.Go("serve", func() {
+			w.serve(nc, s)
+			w.finished(s)
+		})
+	}
+}
+
+// sessionOf returns the session of a connection that the front has returned.
+func (w *instance) sessionOf(nc net.Conn) *session {
+	below := nc.(interface{ NetConn() net.Conn }).NetConn()
+	return below.(*conn).session
+}
+
+// server is the state of net/http and crypto/tls for one connection.
+type server struct {
+	w  *instance
+	nc net.Conn
+	s  *session
+
+	buf  [4 << 10]byte
+	rest []byte // of buf: bytes that have been read and not used
+}
+
+// serve does to a connection what net/http and crypto/tls do.
+func (w *instance) serve(nc net.Conn, s *session) {
+	defer w.state(nc, s, http.StateClosed)
+	defer nc.Close()
+	w.state(nc, s, http.StateNew)
+	_ = nc.SetReadDeadline(w.e.Time().Add(time.Minute))
+	v := &server{w: w, nc: nc, s: s}
+	if w.tls {
+		for range 2 {
+			if last, ok := v.message(); !ok || last != ofFlight {
+				return
+			}
+			if _, err := nc.Write([]byte{ofFlight}); err != nil {
+				return
+			}
+		}
+		_ = nc.SetReadDeadline(time.Time{})
+	}
+	for {
+		last, ok := v.message()
+		if !ok {
+			return
+		}
+		w.state(nc, s, http.StateActive)
+		w.e.Yield(engine.AtPoint, 0)
+		if last == ofUpgrade && !w.private {
+			w.state(nc, s, http.StateHijacked)
+			_, _ = nc.Write([]byte{ofUpgrade})
+			w.relay(nc)
+			return
+		}
+		if _, err := nc.Write([]byte{ofGet}); err != nil || !w.private {
+			return
+		}
+		w.state(nc, s, http.StateIdle)
+		_ = nc.SetReadDeadline(w.e.Time().Add(20 * time.Second))
+	}
+}
+
+// message reads one message and returns its last byte. It computes after each Read that
+// gives a turn. Bytes that came with the message before need no Read, and no turn.
+func (v *server) message() (last byte, ok bool) {
+	for {
+		for i, last := range v.rest {
+			switch last {
+			case ofFlight, ofUpgrade, ofGet:
+				v.rest = v.rest[i+1:]
+				return last, true
+			}
+		}
+		v.w.reads(v.s, true)
+		n, err := v.nc.Read(v.buf[:])
+		v.w.reads(v.s, false)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			v.w.timedOut(v.s)
+		}
+		if err != nil {
+			return 0, false
+		}
+		v.rest = v.buf[:n]
+		if v.w.tls && v.w.flights(v.s) == 0 && v.buf[0] != hello {
+			return 0, false // crypto/tls refuses such a record unparsed
+		}
+		if v.w.needsTurn(v.s, v.rest) {
+			v.w.compute(v.s)
+		}
+	}
+}
+
+// compute is work with the processor, for which the connection has a turn.
+func (w *instance) compute(s *session) {
+	w.computes(s, true)
+	for range 2 {
+		w.e.Yield(engine.AtPoint, 0)
+	}
+	w.computes(s, false)
+}
+
+// relay holds an upgraded connection until the client closes it.
+func (w *instance) relay(nc net.Conn) {
+	var b [1 << 10]byte
+	for {
+		if _, err := nc.Read(b[:]); err != nil {
+			return
+		}
+	}
+}
+
+// state tells the front of a new state, as net/http does.
+func (w *instance) state(nc net.Conn, s *session, to http.ConnState) {
+	w.begins(s, to)
+	if w.private {
+		w.front.PrivateState(nc, to)
+	} else {
+		w.front.Server.ConnState(nc, to)
+	}
+	w.ends(s, to)
+}

@@ -1,0 +1,201 @@
+package frontworld
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/front"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
+)
+
+// World is the front of the daemon with its clients.
+type World struct{}
+
+// Name implements engine.World.
+func (World) Name() string { return "front" }
+
+// Verbs of a run.
+const (
+	doDial    = iota // opens a connection
+	doHello          // sends the first flight of a TLS handshake
+	doFinish         // sends the second flight
+	doRequest        // sends a request without its end, of so many bytes
+	doUpgrade        // sends the end of a request for an upgrade
+	doGet            // sends the end of a request for a page
+	doHangUp         // closes the connection
+	doWait           // waits for tenths of a second
+	doLimit          // sets the number of connections that may be pending
+	doShed           // cuts connections that hold much memory
+	doStop           // closes the listener
+)
+
+var verbs = []string{"dial", "hello", "finish", "request", "upgrade", "get", "hang-up", "wait", "limit", "shed", "stop"}
+
+// takesNumber reports whether a verb has a number.
+func takesNumber(verb int) bool { return verb == doRequest || verb == doWait || verb == doLimit }
+
+// Format implements engine.World.
+func (World) Format(op engine.Op) string {
+	if takesNumber(op.Verb) {
+		return fmt.Sprintf("%s %d", verbs[op.Verb], op.Arg)
+	}
+	return verbs[op.Verb]
+}
+
+// Parse implements engine.World.
+func (World) Parse(words []string) (engine.Op, error) {
+	for v, name := range verbs {
+		if len(words) == 0 || words[0] != name {
+			continue
+		}
+		if !takesNumber(v) && len(words) == 1 {
+			return engine.Op{Verb: v}, nil
+		}
+		if takesNumber(v) && len(words) == 2 {
+			if n, err := strconv.Atoi(words[1]); err == nil && n >= 0 && n <= maxNumber {
+				return engine.Op{Verb: v, Arg: n}, nil
+			}
+		}
+	}
+	return engine.Op{}, fmt.Errorf("%q: want one of %v, and a number up to %d after request, wait and limit", strings.Join(words, " "), verbs, maxNumber)
+}
+
+const (
+	maxClients = 12
+	maxNumber  = 100_000
+
+	// maxSessions bounds the connections of a run. The listener refuses the others.
+	maxSessions = 160
+)
+
+// Plan implements engine.World. Each run has its own limits, and omits some kinds of
+// operations.
+func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
+	p := engine.Planner{Rand: r}
+	private := !small && r.Chance(6)
+	p.Plan.Params = []engine.Param{
+		{Name: "places", Value: 2 + r.Intn(5)}, {Name: "per-address", Value: 1 + r.Intn(4)},
+		{Name: "handshakes", Value: 1 + r.Intn(2)}, {Name: "tls", Value: r.Intn(2)},
+	}
+	clients, ops := 2+r.Intn(6), 4+r.Intn(14)
+	if private {
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "private", Value: 1})
+		clients, ops = 4+r.Intn(6), 20+r.Intn(16)
+	}
+	if small {
+		clients, ops = 2, 3
+	}
+	usual := []int{doDial, doHello, doFinish, doUpgrade}
+	if private {
+		usual = []int{doDial, doDial, doHello, doFinish, doGet}
+	}
+	for _, rare := range []struct{ verb, chance int }{
+		{doDial, 2}, {doRequest, 2}, {doGet, 2}, {doHangUp, 2}, {doWait, 2}, {doWait, 2}, {doUpgrade, 4},
+	} {
+		if r.Chance(rare.chance) {
+			usual = append(usual, rare.verb)
+		}
+	}
+	for i := range clients {
+		p.List = append(p.List, plan(r, fmt.Sprint("c", i+1), ops, usual, usual[0]))
+	}
+	if r.Chance(2) {
+		p.List = append(p.List, plan(r, "operator", 1+r.Intn(3), []int{doLimit, doShed, doWait}, doWait))
+	}
+	if r.Chance(6) {
+		p.List = append(p.List, plan(r, "stop", 2, []int{doStop}, doWait))
+	}
+	return p.Interleave()
+}
+
+// plan returns n operations of an actor. The first has the verb first. Each of the others
+// follows the one before, three times in four, in the order of a usual client.
+func plan(r *engine.Rand, name string, n int, among []int, first int) (ops []engine.Op) {
+	at := 0
+	for i := range n {
+		op := engine.Op{Actor: name, Label: i + 1, Verb: first}
+		if i > 0 {
+			if at = (at + 1) % len(among); r.Chance(4) {
+				at = r.Intn(len(among))
+			}
+			op.Verb = among[at]
+		}
+		switch op.Verb {
+		case doRequest:
+			op.Arg = []int{10, 700, 1600, 5000, 40_000}[r.Intn(5)]
+		case doWait:
+			op.Arg = []int{1, 5, 21, 101}[r.Intn(4)]
+		case doLimit:
+			op.Arg = 1 + r.Intn(6)
+		}
+		ops = append(ops, op)
+	}
+	return ops
+}
+
+// instance is one run.
+type instance struct {
+	e       *engine.Run
+	front   *front.Front
+	metrics *prometheus.Registry
+	network *engine.Network
+	port    *engine.Port
+	clients [maxClients]*client
+	private bool
+
+	judge
+}
+
+// Start implements engine.World.
+func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
+	w := &instance{e: e, metrics: prometheus.NewRegistry(), network: e.NewNetwork(engine.Link{Latency: time.Millisecond})}
+	w.private = r.Param("private", 0) != 0
+	w.judge = newJudge(r, w.private)
+	var err error
+	w.front, err = front.New(front.Config{
+		Runtime: relayruntime.NewRuntime(e, engine.NewRand(1)),
+		Log:     slog.New(slog.DiscardHandler), Metrics: w.metrics,
+		ErrorLog:   func(string) *log.Logger { return log.New(io.Discard, "", 0) },
+		Limits:     w.limits(),
+		Handshakes: w.handshakes,
+	})
+	if err == nil {
+		w.port, err = w.network.Listen(serverAddress)
+	}
+	if err != nil {
+		panic(err)
+	}
+	for i, name := range r.Actors() {
+		if i < maxClients {
+			w.clients[i] = w.newClient(i, name)
+		}
+	}
+	e.Go("accept", w.accept)
+	return w
+}
+
+// Do implements engine.Instance.
+func (w *instance) Do(t *engine.Task, op engine.Op) {
+	switch op.Verb {
+	case doWait:
+		w.e.Sleep(time.Duration(op.Arg) * time.Second / 10)
+	case doLimit:
+		w.setPlaces(op.Arg)
+	case doShed:
+		w.shedLoad()
+	case doStop:
+		w.stop()
+	default:
+		if t.Actor < maxClients {
+			w.clients[t.Actor].do(op)
+		}
+	}
+}
