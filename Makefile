@@ -158,7 +158,7 @@ sim-coverage: ## measure which statements of relay, cluster and wire COVERSEEDS 
 	$(GO) tool covdata percent -pkg=$(COVERED_PKGS) -i="$$d"; $(GO) tool covdata textfmt -pkg=$(COVERED_PKGS) -i="$$d" -o out/sim-coverage.txt; \
 	$(GO) tool cover -html out/sim-coverage.txt -o out/sim-coverage.html; echo "out/sim-coverage.html shows the statements that were not run"
 
-mutants: bin/relaysim-race ## plant each bug of sim/mutants and check that the simulator finds it; writes sim/mutants/kills-WORLD.md; WORLD=registry, relay or cluster
+mutants: bin/relaysim-race ## plant each bug of sim/mutants and check that the simulator finds it; writes sim/mutants/kills-WORLD.md; WORLD=registry, relay, cluster or front
 	./bin/relaysim-race mutants -world $(WORLD) -n 3 -limit 3000 -each 2s $(if $(findstring -only,$(ARGS)),,-o sim/mutants/kills-$(WORLD).md) $(ARGS)
 
 # The plain build gets four fifths of the time, because it runs four to seven times as many

@@ -40,13 +40,14 @@ var arrows = map[string][]string{
 	"internal/status":    {"internal/relay", "internal/wire"},
 	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/wire"},
 	"internal/certtest":  {}, // of tests only
-	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld"},
+	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld", "sim/frontworld"},
 	"sim/engine":         {},
 	"sim/history":        {"sim/engine"},
 	"sim/mutants":        {},
 	"sim/relayruntime":   {"internal/relay", "internal/wire", "sim/engine"},
 	"sim/relayworld":     {"internal/access", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime"},
 	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime", "sim/relayworld"},
+	"sim/frontworld":     {"internal/config", "internal/front", "sim/engine", "sim/relayruntime"},
 	"internal/golden":    {},
 
 	"internal/cluster/clustertest": {"internal/cluster"}, // of tests only

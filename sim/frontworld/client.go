@@ -10,10 +10,44 @@ import (
 
 // client is an actor that opens connections.
 type client struct {
-	w     *instance
-	port  *engine.Port
-	conns []net.Conn // that it has not closed
+	w    *instance
+	port *engine.Port
+
+	// Used only in functions that are hidden from the race detector: the end of a run
+	// closes them, too.
+	conns [maxConns]net.Conn // that it has not closed
+	n     int
 }
+
+// maxConns bounds the open connections of a client.
+const maxConns = 40
+
+//go:norace
+func (c *client) add(nc net.Conn) { c.conns[c.n] = nc; c.n++ }
+
+// newest returns the newest connection, or nil.
+//
+//go:norace
+func (c *client) newest() net.Conn {
+	if c.n == 0 {
+		return nil
+	}
+	return c.conns[c.n-1]
+}
+
+// remove forgets the newest connection and returns it, or nil.
+//
+//go:norace
+func (c *client) remove() net.Conn {
+	nc := c.newest()
+	if nc != nil {
+		c.n--
+	}
+	return nc
+}
+
+//go:norace
+func (c *client) full() bool { return c.n == maxConns }
 
 // address returns the address of the client with that index. Three in four share
 // networks: the IPv6 clients are in one /56, the IPv4 clients have two addresses.
@@ -35,21 +69,22 @@ func (w *instance) newClient(i int, name string) *client {
 // do carries out one operation. All but dial are of the newest connection.
 func (c *client) do(op engine.Op) {
 	if op.Verb == doDial {
+		if c.full() {
+			return
+		}
 		if nc, err := c.port.Dial(serverAddress); err == nil {
-			c.conns = append(c.conns, nc)
+			c.add(nc)
 		}
 		return
 	}
-	if len(c.conns) == 0 {
-		return
+	nc := c.newest()
+	switch {
+	case nc == nil:
+	case op.Verb == doHangUp:
+		c.remove().Close()
+	default:
+		_, _ = nc.Write(message(op)) // the server may have closed the connection
 	}
-	nc := c.conns[len(c.conns)-1]
-	if op.Verb == doHangUp {
-		c.conns = c.conns[:len(c.conns)-1]
-		nc.Close()
-		return
-	}
-	_, _ = nc.Write(message(op)) // the server may have closed the connection
 }
 
 // message returns the bytes of an operation.
@@ -72,10 +107,9 @@ func message(op engine.Op) []byte {
 }
 
 func (c *client) hangUp() {
-	for _, nc := range c.conns {
+	for nc := c.remove(); nc != nil; nc = c.remove() {
 		nc.Close()
 	}
-	c.conns = nil
 }
 
 // Idle implements engine.Instance.

@@ -253,7 +253,7 @@ func (w *instance) closed(s *session) {
 		w.cut++
 	case t.Actor >= 0:
 		w.e.Sometimes(sawShed, true)
-		if s.hijacked && s.activeAt < w.shedStep {
+		if s.hijacked && !s.inTable && s.leftAt < w.shedStep {
 			w.e.Fail("eviction", "load is shed at an upgraded connection")
 		}
 		w.shed++
@@ -307,7 +307,7 @@ func (w *instance) checkEviction(s *session) {
 	switch {
 	case !s.begun:
 		w.e.Fail("eviction", "a connection is evicted that the server has not begun to serve")
-	case s.hijacked && s.activeAt < w.acceptStep:
+	case s.hijacked && !s.inTable && s.leftAt < w.acceptStep:
 		w.e.Fail("eviction", "an upgraded connection is evicted")
 	case w.private && s.active && s.activeAt < w.acceptStep:
 		w.e.Fail("eviction", "a connection is evicted while its request is answered")
@@ -348,6 +348,9 @@ func (w *instance) ends(s *session, to http.ConnState) {
 		w.leaves(s)
 	}
 }
+
+//go:norace
+func (w *instance) upgraded(s *session) bool { return s.hijacked }
 
 //go:norace
 func (w *instance) finished(s *session) { s.ended = true }
@@ -505,5 +508,6 @@ func (World) CoverageGoals() []string {
 
 // Invariants implements engine.World.
 func (World) Invariants() []string {
-	return []string{"limit", "eviction", "turns", "deadline", "newcomer", "metrics", "end"}
+	return []string{"limit", "eviction", "turns", "deadline", "newcomer", "metrics", "end",
+		"race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -23,6 +23,9 @@ const (
 	ofGet     = 'g'
 )
 
+// pageTime is how long the private listener takes to answer a request.
+const pageTime = 300 * time.Millisecond
+
 // listener hands the connections of the simulated network to the front.
 type listener struct{ w *instance }
 
@@ -111,8 +114,12 @@ type server struct {
 
 // serve does to a connection what net/http and crypto/tls do.
 func (w *instance) serve(nc net.Conn, s *session) {
-	defer w.state(nc, s, http.StateClosed)
-	defer nc.Close()
+	defer func() {
+		nc.Close()
+		if !w.upgraded(s) { // what the relay does with an upgraded one net/http does not know
+			w.state(nc, s, http.StateClosed)
+		}
+	}()
 	w.state(nc, s, http.StateNew)
 	_ = nc.SetReadDeadline(w.e.Time().Add(time.Minute))
 	v := &server{w: w, nc: nc, s: s}
@@ -133,7 +140,9 @@ func (w *instance) serve(nc net.Conn, s *session) {
 			return
 		}
 		w.state(nc, s, http.StateActive)
-		w.e.Yield(engine.AtPoint, 0)
+		if w.private {
+			w.e.Sleep(pageTime)
+		}
 		if last == ofUpgrade && !w.private {
 			w.state(nc, s, http.StateHijacked)
 			_, _ = nc.Write([]byte{ofUpgrade})
@@ -178,12 +187,13 @@ func (v *server) message() (last byte, ok bool) {
 	}
 }
 
+// computeTime is how long a handshake computes.
+const computeTime = 2 * time.Millisecond
+
 // compute is work with the processor, for which the connection has a turn.
 func (w *instance) compute(s *session) {
 	w.computes(s, true)
-	for range 2 {
-		w.e.Yield(engine.AtPoint, 0)
-	}
+	w.e.Sleep(computeTime)
 	w.computes(s, false)
 }
 

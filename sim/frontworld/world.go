@@ -97,6 +97,10 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if private {
 		usual = []int{doDial, doDial, doHello, doFinish, doGet}
 	}
+	if !small && !private && r.Chance(4) { // only handshakes
+		usual = []int{doDial, doHello}
+		p.Plan.Params[3].Value = 1
+	}
 	for _, rare := range []struct{ verb, chance int }{
 		{doDial, 2}, {doRequest, 2}, {doGet, 2}, {doHangUp, 2}, {doWait, 2}, {doWait, 2}, {doUpgrade, 4},
 	} {
@@ -108,7 +112,7 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 		p.List = append(p.List, plan(r, fmt.Sprint("c", i+1), ops, usual, usual[0]))
 	}
 	if r.Chance(2) {
-		p.List = append(p.List, plan(r, "operator", 1+r.Intn(3), []int{doLimit, doShed, doWait}, doWait))
+		p.List = append(p.List, plan(r, "operator", 2+r.Intn(5), []int{doWait, doLimit, doShed}, doWait))
 	}
 	if r.Chance(6) {
 		p.List = append(p.List, plan(r, "stop", 2, []int{doStop}, doWait))
