@@ -17,13 +17,18 @@ type client struct {
 	// closes them, too.
 	conns [maxConns]net.Conn // that it has not closed
 	n     int
+	added engine.Edge // before the end closes them
 }
 
 // maxConns bounds the open connections of a client.
 const maxConns = 40
 
 //go:norace
-func (c *client) add(nc net.Conn) { c.conns[c.n] = nc; c.n++ }
+func (c *client) add(nc net.Conn) {
+	c.conns[c.n] = nc
+	c.n++
+	c.added.Release()
+}
 
 // newest returns the newest connection, or nil.
 //
@@ -107,6 +112,7 @@ func message(op engine.Op) []byte {
 }
 
 func (c *client) hangUp() {
+	c.added.Acquire()
 	for nc := c.remove(); nc != nil; nc = c.remove() {
 		nc.Close()
 	}
@@ -177,8 +183,7 @@ func (w *instance) newcomer() {
 
 // stop closes the listener.
 func (w *instance) stop() {
-	if ln := w.takeListener(); ln != nil {
-		ln.Close()
-		w.setStopped()
+	if w.takeStop() {
+		w.listener.Close()
 	}
 }

@@ -1,7 +1,6 @@
 package frontworld
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -75,7 +74,6 @@ type judge struct {
 	shedStep    int // when the last ShedLoad began
 	cut, shed   int // connections that Accept and ShedLoad have closed
 
-	listener   net.Listener
 	isStopped  bool
 	acceptDone bool
 	ending     bool
@@ -457,16 +455,10 @@ func (w *instance) Final() {
 }
 
 //go:norace
-func (w *instance) setListener(ln net.Listener) { w.listener = ln }
+func (w *instance) takeStop() bool { first := !w.isStopped; w.isStopped = true; return first }
 
 //go:norace
-func (w *instance) takeListener() net.Listener { ln := w.listener; w.listener = nil; return ln }
-
-//go:norace
-func (w *instance) setStopped() { w.isStopped = true }
-
-//go:norace
-func (w *instance) stopped() bool { return w.isStopped || w.listener == nil || w.acceptDone }
+func (w *instance) stopped() bool { return w.isStopped || w.acceptDone }
 
 //go:norace
 func (w *instance) takeEnd() bool { first := !w.ending; w.ending = true; return first }

@@ -74,15 +74,8 @@ func (c *conn) RemoteAddr() net.Addr {
 
 // accept is the server's accept loop. It ends with the listener.
 func (w *instance) accept() {
-	ln := net.Listener(listener{w})
-	if w.private {
-		ln = w.front.GuardPrivate(ln)
-	} else {
-		ln = w.front.Guard(ln)
-	}
-	w.setListener(ln)
 	for {
-		nc, err := ln.Accept()
+		nc, err := w.listener.Accept()
 		if err != nil {
 			w.acceptEnds()
 			return

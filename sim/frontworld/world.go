@@ -5,6 +5,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -155,6 +156,8 @@ type instance struct {
 	clients [maxClients]*client
 	private bool
 
+	listener net.Listener
+
 	judge
 }
 
@@ -176,6 +179,9 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	}
 	if err != nil {
 		panic(err)
+	}
+	if w.listener = w.front.Guard(listener{w}); w.private {
+		w.listener = w.front.GuardPrivate(listener{w})
 	}
 	for i, name := range r.Actors() {
 		if i < maxClients {
