@@ -17,7 +17,8 @@ import (
 //
 // So that it can order everything, code of this package waits in two
 // places only: on a Socket and on a lock made by NewLock. To wait for
-// anything else a task ends and leaves behind what starts it again.
+// anything else a task ends and leaves behind what starts it again. Other
+// packages with a Runtime also wait at a Gate.
 type Runtime struct {
 	// Clock tells the time and arms timers. Only Now and AfterFunc are used.
 	Clock clock.Clock
