@@ -15,6 +15,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -352,4 +355,59 @@ func TestNoSecretIsInTheLog(t *testing.T) {
 			t.Errorf("the log has %q:\n%s", secret, text)
 		}
 	}
+}
+
+// Each question counts once in pyrycode_relay_access_questions_total. The histogram
+// pyrycode_relay_access_question_duration_seconds has those that went to the service, and
+// pyrycode_relay_access_verifier_suspended is 1 while none do.
+func TestTheMetricsOfTheVerifierCountItsQuestions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer := `{"allow":true}`
+		v := NewVerifier(VerifierConfig{URL: "https://users.example.com/relay", Fail: FailClosed, Timeout: 3 * time.Second,
+			Transport: service(func(asked, *http.Request) (int, string, error) {
+				if answer == "" {
+					return 0, "", errors.New("gone")
+				}
+				return 200, answer, nil
+			})})
+		t.Cleanup(v.Stop)
+		p := NewURL(relay.Runtime{}, v)
+		want := func(answered, failed, timed, suspended int) {
+			t.Helper()
+			got := map[string]int{}
+			ch := make(chan prometheus.Metric, 64)
+			for _, c := range v.Metrics() {
+				c.Collect(ch)
+			}
+			close(ch)
+			for m := range ch {
+				var d dto.Metric
+				if err := m.Write(&d); err != nil {
+					t.Fatal(err)
+				}
+				name := "gauge"
+				for _, l := range d.GetLabel() {
+					name = l.GetValue()
+				}
+				if h := d.GetHistogram(); h != nil {
+					got["timed"] = int(h.GetSampleCount())
+				} else {
+					got[name] = int(d.GetCounter().GetValue() + d.GetGauge().GetValue())
+				}
+			}
+			for name, n := range map[string]int{"answered": answered, "failed": failed, "timed": timed, "gauge": suspended} {
+				if got[name] != n {
+					t.Errorf("%s: %d; want %d", name, got[name], n)
+				}
+			}
+		}
+		want(0, 0, 0, 0)
+		_ = status(t, p, claimOf("s1"))
+		want(1, 0, 1, 0)
+		answer = ""
+		for i := range tripAfter {
+			_ = status(t, p, claimOf(wire.ServerID(rune('a'+i))))
+		}
+		want(1, tripAfter, 1+tripAfter, 1)
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -331,4 +332,34 @@ func TestALowerLimitComesIntoForceWithTheNextNewcomer(t *testing.T) {
 			t.Errorf("%d are closed, because of %q, and %d stay; want the 4 oldest, and 3", len(out), reason, len(p.all))
 		}
 	})
+}
+
+func counted(c prometheus.Metric) float64 {
+	var m dto.Metric
+	_ = c.Write(&m)
+	return m.GetCounter().GetValue()
+}
+
+// failingListener fails at each Accept.
+type failingListener struct {
+	net.Listener
+	err error
+}
+
+func (l failingListener) Accept() (net.Conn, error) { return nil, l.err }
+
+// pyrycode_relay_accept_errors_total counts failures, but not the end of the listener.
+func TestOnlyFailuresOfAcceptCount(t *testing.T) {
+	p, _ := places(t, 1, 1)
+	for err, want := range map[error]float64{syscall.EMFILE: 1, net.ErrClosed: 1} {
+		if err == net.ErrClosed {
+			want = counted(p.failed)
+		}
+		if _, got := (&limitingListener{Listener: failingListener{err: err}, pending: p}).Accept(); got != err {
+			t.Errorf("Accept: %v; want %v", got, err)
+		}
+		if got := counted(p.failed); got != want {
+			t.Errorf("%v errors after %v; want %v", got, err, want)
+		}
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -224,6 +225,11 @@ func TestSoManyAreInFlightAndNoMore(t *testing.T) {
 		g.finish()
 		if got := value(g.metrics.inFlight); got != 0 {
 			t.Errorf("in flight at the end: %v; want 0", got)
+		}
+		// pyrycode_relay_push_wakes_in_flight and pyrycode_relay_push_wake_duration_seconds
+		var took dto.Metric
+		if err := g.metrics.duration.Write(&took); err != nil || took.GetHistogram().GetSampleCount() != maxInFlight+wakeBurst {
+			t.Errorf("%d wakes are timed; want %d (%v)", took.GetHistogram().GetSampleCount(), maxInFlight+wakeBurst, err)
 		}
 		g.counted(map[outcome]int{timeout: maxInFlight + wakeBurst, crowded: 2 * wakeBurst})
 	})

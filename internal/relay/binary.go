@@ -186,9 +186,6 @@ func (r *Relay) serve(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	for _, p := range c.Evicted {
 		p.evict(wire.CloseNoServer, wire.ReasonReclaimed)
 	}
-	if b.ended.Load() { // lost before it was granted
-		r.release(b)
-	}
 	b.startReading() // if it has parked
 	if displaced != nil {
 		displaced.displace()

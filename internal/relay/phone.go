@@ -139,9 +139,6 @@ func (r *Relay) join(p *phone) Outcome {
 		p.binary.Store(b)
 		b.phones.add(p)
 	}
-	if p.ended.Load() { // lost before it was in
-		r.registry.Leave(p.server, p)
-	}
 	p.startReading()
 	return Joined
 }

@@ -28,6 +28,7 @@ var metricChecks = map[string]func(r *Run, n *Node){
 	"memory_closes_total":          (*Run).checkOperatorCounters,
 	"operator_closes_total":        (*Run).checkOperatorCounters,
 	"bans":                         (*Run).checkOperatorCounters,
+	"access_decisions_total":       (*Run).checkDecisions,
 	"log_records_suppressed_total": atRest("log_records_suppressed_total "), // the worlds have no log
 	"connections":                  atRest("connections"),                   // and checkSamples
 	"outbox_bytes":                 atRest("outbox_bytes "),
@@ -37,14 +38,6 @@ var metricChecks = map[string]func(r *Run, n *Node){
 	"connected_phones":             atRest("connected_phones"),
 	"binaries_in_grace":            atRest("binaries_in_grace"),
 	"remote_phones":                atRest("remote_phones"),
-}
-
-// CheckedMetrics returns the names of the metrics that have a check.
-func CheckedMetrics() (names []string) {
-	for name := range metricChecks {
-		names = append(names, prefix+name)
-	}
-	return names
 }
 
 // checkMetrics checks the last scrape of each process, which comes when all of its
@@ -304,6 +297,26 @@ func (r *Run) checkGraces(n *Node) {
 		return b == nil || o.Code != 1000
 	})
 	r.between("expiries", n, "phones closed at the end of a grace", told, n.Last.of("grace_expiry_closes_total"), n.Expired)
+}
+
+// checkDecisions compares the decisions about access with the attempts: each binary that was upgraded
+// was allowed, and each refusal is counted as one.
+func (r *Run) checkDecisions(n *Node) {
+	if !n.HasAccess {
+		return
+	}
+	of := func(decision string) int { return n.Last.of("access_decisions_total " + decision) }
+	binaries := r.count(n, func(c *Conn) bool { return !c.Phone && c.Upgraded() })
+	r.between("metrics", n, "claims with access", binaries, of("allowed"), n.Attempts[0])
+	attempts := func(outcome string) (sum int) {
+		for _, endpoint := range endpoints {
+			sum += n.Last.of("ws_upgrade_attempts_total " + endpoint + " " + outcome)
+		}
+		return sum
+	}
+	late := r.count(n, func(c *Conn) bool { return c.Upgraded() }) // they lost it between the answer and their slot
+	refused := attempts("reject_access")
+	r.between("metrics", n, "claims without access", refused-late, of("not_listed")+of("expired"), refused)
 }
 
 // checkOperatorCounters compares the counters of closes by operators, of memory, and the gauge of

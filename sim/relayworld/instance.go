@@ -212,6 +212,9 @@ func (w *Instance) NewNode(n int) *Node {
 	if err != nil {
 		panic(err)
 	}
+	if d.access != nil {
+		r.Metrics().MustRegister(d.access.policy)
+	}
 	d.Relay, d.handler = r, r.Handler()
 	w.findCounters(d)
 	w.addNode(d)
