@@ -114,16 +114,17 @@ func (w *registryRun) Do(t *engine.Task, op engine.Op) {
 // registryCalls makes the call of each verb and checks the answer. A function returns false
 // without a call if the actor has no connection for it.
 var registryCalls = [...]func(w *registryRun, t *engine.Task, u *user, c *call) (made bool){
-	doClaim:    (*registryRun).claim,
-	doTakeover: (*registryRun).takeover,
-	doRelease:  (*registryRun).release,
-	doHolds:    (*registryRun).holds,
-	doJoin:     (*registryRun).join,
-	doLeave:    (*registryRun).leave,
-	doScrape:   (*registryRun).scrape,
-	doHealth:   (*registryRun).health,
-	doDrain:    (*registryRun).drain,
-	doRevoke:   (*registryRun).revoke,
+	doClaim:      (*registryRun).claim,
+	doTakeover:   (*registryRun).takeover,
+	doRelease:    (*registryRun).release,
+	doHolds:      (*registryRun).holds,
+	doJoin:       (*registryRun).join,
+	doJoinRemote: (*registryRun).join,
+	doLeave:      (*registryRun).leave,
+	doScrape:     (*registryRun).scrape,
+	doHealth:     (*registryRun).health,
+	doDrain:      (*registryRun).drain,
+	doRevoke:     (*registryRun).revoke,
 }
 
 // maxOfUser is the maximum number of connections that one actor makes.
@@ -179,7 +180,11 @@ func (w *registryRun) join(t *engine.Task, u *user, c *call) bool {
 		return false
 	}
 	c.phone = w.newPhone()
-	b, o := w.reg.Join(c.serverID(), c.phone)
+	join := w.reg.Join
+	if c.verb == doJoinRemote {
+		join = w.reg.JoinRemote
+	}
+	b, o := join(c.serverID(), c.phone)
 	u.phones = append(u.phones, joinedPhone{id: c.id, p: c.phone, left: o != relay.Joined})
 	c.got, c.gotOwner = o, b
 	if o == relay.Joined {

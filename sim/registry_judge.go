@@ -32,6 +32,7 @@ const (
 	sawDrainHeld
 	sawContended
 	sawContendedTimer
+	sawMixed
 )
 
 func (registryWorld) CoverageGoals() []string {
@@ -59,6 +60,7 @@ func (registryWorld) CoverageGoals() []string {
 		sawDrainHeld:      "a slot that is held is revoked in a drain",
 		sawContended:      "a task waits for the lock",
 		sawContendedTimer: "a timer's body waits for the lock",
+		sawMixed:          "phones of this node and of another are evicted together",
 	}
 }
 
@@ -160,6 +162,9 @@ func (w *registryRun) Contended(t *engine.Task, _ *engine.Lock) {
 //go:norace
 func (w *registryRun) coverCall(c *call) {
 	e, s := w.e, &w.model.slots[c.id%maxIDs]
+	for i := 1; i < c.ngone; i++ {
+		e.Sometimes(sawMixed, w.model.remote[c.gone[i]] != w.model.remote[c.gone[0]])
+	}
 	switch c.verb {
 	case doNext:
 		e.Sometimes(sawExpiry, c.yes)
@@ -179,7 +184,7 @@ func (w *registryRun) coverCall(c *call) {
 		e.Sometimes(sawTakeover, c.ngone > 0)
 	case doRelease:
 		e.Sometimes(sawLateRelease, !c.yes && s.used && s.holder != 0)
-	case doJoin:
+	case doJoin, doJoinRemote:
 		e.Sometimes(sawJoinGrace, c.outcome == relay.Joined && c.holder == 0)
 		e.Sometimes(sawFull, c.outcome == relay.Full)
 		e.Sometimes(sawNoServer, c.outcome == relay.NoServer)

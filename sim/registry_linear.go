@@ -73,7 +73,7 @@ func (w *registryRun) linearizable() {
 		var history []porcupine.Operation
 		add := func(client int, c *call) {
 			switch c.verb {
-			case doJoin, doLeave, doScrape, doHealth:
+			case doJoin, doJoinRemote, doLeave, doScrape, doHealth:
 				return
 			case doDrain:
 			default:

@@ -65,7 +65,8 @@ type model struct {
 	draining  bool
 	expired   int
 	counts    relay.Counts
-	broken    string // describes a call that broke a rule
+	remote    [maxConns]bool // phones with their socket at another node
+	broken    string         // describes a call that broke a rule
 }
 
 // apply applies a call to the model and sets the model's answer. t is the task of the call.
@@ -83,7 +84,7 @@ func (m *model) apply(t *engine.Task, c *call) {
 		m.release(t, s, c)
 	case doHolds:
 		c.yes = s.used && s.holder == c.binary
-	case doJoin:
+	case doJoin, doJoinRemote:
 		m.join(s, c)
 	case doLeave:
 		c.yes = s.remove(c.phone)
@@ -159,6 +160,7 @@ func (m *model) join(s *modelSlot, c *call) {
 		c.outcome = relay.Full
 	default:
 		c.outcome, c.holder = relay.Joined, s.holder
+		m.remote[c.phone] = c.verb == doJoinRemote
 		s.phones[s.n] = c.phone
 		s.n++
 	}
@@ -267,7 +269,13 @@ func (m *model) count() {
 		} else {
 			c.Binaries++
 		}
-		c.Phones += s.n
+		for j := 0; j < s.n; j++ {
+			if m.remote[s.phones[j]] {
+				c.Remote++
+			} else {
+				c.Phones++
+			}
+		}
 	}
 	m.counts = c
 }

@@ -17,21 +17,22 @@ func (registryWorld) Name() string { return "registry" }
 
 // Verbs of the registry world.
 const (
-	doClaim    = iota // a new connection of the binary claims the id
-	doTakeover        // the last claim that found an incumbent takes over from it
-	doRelease         // the oldest connection that is not released is released
-	doHolds           // asks whether the newest connection holds the id
-	doJoin            // a new connection of the phone joins
-	doLeave           // the oldest connection that has not left leaves
-	doScrape          // reads the gauges
-	doHealth          // reads the counts
-	doDrain           // begins the drain
-	doRevoke          // empties a slot; a drain does this to one slot after the other
-	doNext            // advances time to the next deadline
-	doAdvance         // advances time by seconds
+	doClaim      = iota // a new connection of the binary claims the id
+	doTakeover          // the last claim that found an incumbent takes over from it
+	doRelease           // the oldest connection that is not released is released
+	doHolds             // asks whether the newest connection holds the id
+	doJoin              // a new connection of the phone joins
+	doLeave             // the oldest connection that has not left leaves
+	doScrape            // reads the gauges
+	doHealth            // reads the counts
+	doDrain             // begins the drain
+	doRevoke            // empties a slot; a drain does this to one slot after the other
+	doNext              // advances time to the next deadline
+	doAdvance           // advances time by seconds
+	doJoinRemote        // a new connection of the phone joins; its socket is at another node
 )
 
-var registryVerbs = []string{"claim", "takeover", "release", "holds", "join", "leave", "scrape", "health", "drain", "revoke", "next", "advance"}
+var registryVerbs = []string{"claim", "takeover", "release", "holds", "join", "leave", "scrape", "health", "drain", "revoke", "next", "advance", "join-remote"}
 
 const (
 	maxIDs    = 4
@@ -110,6 +111,9 @@ func (registryWorld) Plan(r *engine.Rand, small bool) *engine.Plan {
 	phone := []int{doJoin, doJoin}
 	if !r.Chance(4) {
 		phone = append(phone, doLeave)
+	}
+	if r.Chance(3) {
+		phone = append(phone, doJoinRemote, doJoinRemote)
 	}
 	n := 3 + r.Intn(10)
 	for i := range 2 + r.Intn(3) {

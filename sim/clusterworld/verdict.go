@@ -30,6 +30,9 @@ func (w *instance) judge() {
 		w.judgeNodeCounters(m)
 	}
 	w.judgeOneOrder()
+	if !w.clockLeapt {
+		w.Hist().CheckOverlaps()
+	}
 	w.Report()
 }
 

@@ -28,6 +28,7 @@ func Check(r *Run) []Violation {
 			r.CheckFlows(c)
 		}
 	}
+	r.CheckOverlaps()
 	r.checkDrains()
 	r.checkBooks()
 	r.checkMetrics()

@@ -72,6 +72,75 @@ func (r *Run) graceEnded(c *Conn) bool {
 	})
 }
 
+// HeldMeanwhile returns a row's condition: while c waited, or at most so many nanoseconds
+// before, another binary was connected for its server-id. Use it for real processes, whose
+// relays may notice the end of a connection later than its peer.
+func HeldMeanwhile(delay int64) func(*Run, *Conn) bool {
+	return func(r *Run, c *Conn) bool {
+		return r.Binaries(c, func(b *Conn) bool {
+			return b.Code != 4409 && b.DialedAt.At < c.EndedAt.At && (b.EndedAt.Step == 0 || b.EndedAt.At+delay > c.DialedAt.At)
+		})
+	}
+}
+
+// Proofs are the frames that prove that a connection served: each did at some time between
+// its sending and its arrival.
+type Proofs struct {
+	N        int
+	MinEnd   int64 // it served at this time or earlier
+	MaxStart int64 // it served at this time or later
+}
+
+// Add adds a frame.
+func (p *Proofs) Add(sent, arrived int64) {
+	if p.N == 0 || arrived < p.MinEnd {
+		p.MinEnd = arrived
+	}
+	p.MaxStart = max(p.MaxStart, sent)
+	p.N++
+}
+
+// Overlap reports whether both connections served concurrently: neither can have served
+// entirely before the other. One can have if a time exists that lies after the start of all
+// its proofs and before the end of all proofs of the other. The rule needs one clock and no
+// tolerance.
+func (p *Proofs) Overlap(o *Proofs) bool {
+	return p.N > 0 && o.N > 0 && p.MaxStart > o.MinEnd && o.MaxStart > p.MinEnd
+}
+
+// proofs returns the proofs of a binary.
+func (r *Run) proofs(b *Conn) (all Proofs) {
+	add := func(sent []Frame, got []Stamp) {
+		for i := range min(len(sent), len(got)) {
+			all.Add(sent[i].At, got[i].At)
+		}
+	}
+	for _, n := range b.Known {
+		p := r.Conns[n]
+		add(p.Flow(0).Sent, b.Flow(n).Got)
+		if p.Flow(0).From == b.Number {
+			add(b.Flow(n).Sent, p.Flow(0).Got)
+		}
+	}
+	return all
+}
+
+// CheckOverlaps checks that of the binaries of one server-id one serves at a time.
+func (r *Run) CheckOverlaps() {
+	var served []*Conn
+	var proofs []Proofs
+	for _, b := range r.All() {
+		if p := r.proofs(b); !b.Phone && p.N > 0 {
+			for i, o := range served {
+				if o.Server == b.Server && !r.apart(o.Node, b.Node) && p.Overlap(&proofs[i]) {
+					r.blame("one serving", b, "served at the same time as %s", o.Name)
+				}
+			}
+			served, proofs = append(served, b), append(proofs, p)
+		}
+	}
+}
+
 // The linearizability check knows which answers the peers got and when, and nothing of
 // locks or steps. For each server-id of each process, or of all that share their
 // server-ids, it asks whether there is an order in which one slot, carrying out one

@@ -21,7 +21,7 @@ const (
 // to this side, is allowed if allowed says so. Otherwise it breaks the invariant.
 type Reason struct {
 	Code    int
-	Text    string // anyText: any but none
+	Text    string // AnyText: any but none
 	Side    Side
 	Breaks  string
 	Allowed func(r *Run, c *Conn) bool
@@ -37,8 +37,8 @@ const (
 	Binaries
 )
 
-// anyText stands for any reason that is not empty.
-const anyText = "*"
+// AnyText stands for any reason that is not empty.
+const AnyText = "*"
 
 // closes is the table of closes of one relay.
 var closes = []Reason{
@@ -46,14 +46,14 @@ var closes = []Reason{
 	{1012, reasonShutdown, Both, "drain", func(r *Run, c *Conn) bool { return began(r.of(c).Spread, c) }},
 	{1001, reasonOperator, Both, "disconnect", (*Run).MayHaveDisconnected},
 	{1001, reasonNoAccess, Both, "access", (*Run).LacksAccess},
-	{1002, anyText, Both, "close code", did(DidBreak)},
+	{1002, AnyText, Both, "close code", did(DidBreak)},
 	{1008, reasonSlow, Both, "close code", ifExact(did(DidDribble))},
-	{1009, anyText, Both, "close code", did(DidBig)},
+	{1009, AnyText, Both, "close code", did(DidBig)},
 	{1011, reasonHeartbeat, Both, "displaced", ifExact((*Run).AnsweredNoPing)},
 	{1011, "relay is short of memory", Both, "relief", func(r *Run, c *Conn) bool { return r.shedOf(c) != nil }},
 	{1011, "write timeout", Both, "close code", ifExact(did(DidStall))},
 
-	{1007, anyText, Phones, "close code", did(DidBad)},
+	{1007, AnyText, Phones, "close code", did(DidBad)},
 	{4404, reasonNoServer, Phones, "joined", func(r *Run, c *Conn) bool { return len(c.Flow(0).Got) == 0 && !r.HeldThroughout(c) }},
 	{4429, reasonFull, Phones, "joined", (*Run).SlotFull},
 	{4404, "binary reclaimed server-id", Phones, "reclaimed", (*Run).newBinary},
@@ -95,7 +95,7 @@ func (c *Conn) closedWith(code int, reason string) bool {
 }
 
 func (w *Reason) matches(c *Conn) bool {
-	return w.Code == c.Code && (w.Text == c.Reason || w.Text == anyText && c.Reason != "") &&
+	return w.Code == c.Code && (w.Text == c.Reason || w.Text == AnyText && c.Reason != "") &&
 		(w.Side == Both || w.Side == Phones == c.Phone)
 }
 

@@ -314,3 +314,41 @@ func TestWakes(t *testing.T) {
 		})
 	}
 }
+
+func TestTwoBinariesThatServeAtTheSameTime(t *testing.T) {
+	s := begin("bbpp").add(frame(3, 1, 1)...).add(frame(4, 2, 1)...)
+	r := Read(s.Events(), Settings{Room: 1})
+	if r.CheckOverlaps(); len(r.violations) > 0 {
+		t.Errorf("one after the other: broken: %v", r.violations)
+	}
+	r = Read(s.add(frame(3, 1, 2)...).Events(), Settings{Room: 1})
+	if r.CheckOverlaps(); len(r.violations) != 1 {
+		t.Errorf("and back again: broken: %v; want one serving", r.violations)
+	}
+}
+
+func TestA4409OfRealProcessesNeedsAnotherBinary(t *testing.T) {
+	for name, c := range map[string]struct {
+		dialled, ended int64 // of the refused claim; the other binary is there from 10 s to 20 s
+		allowed        bool
+	}{
+		"while it held":      {12, 13, true},
+		"just after it left": {21, 22, true},
+		"long after":         {30, 31, false},
+		"before it came":     {5, 6, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log Recorder
+			for conn, at := range [][2]int64{{10, 20}, {c.dialled, c.ended}} {
+				log.Add(at[0]*1e9, dialled(conn+1, false))
+				log.Add(at[0]*1e9, Event{Kind: Upgraded, Conn: conn + 1})
+				log.Add(at[1]*1e9, Event{Kind: Ended, Conn: conn + 1})
+			}
+			log.Add(c.ended*1e9, Event{Kind: Closed, Conn: 2, N: 4409, Text: reasonInUse})
+			r := Read(log.Events(), Settings{Shared: true})
+			if got := HeldMeanwhile(2e9)(r, r.Conns[2]); got != c.allowed {
+				t.Errorf("allowed %t; want %t", got, c.allowed)
+			}
+		})
+	}
+}
