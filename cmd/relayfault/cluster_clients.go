@@ -11,12 +11,14 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // clusterClients are the clients of all server-ids at a trio.
 type clusterClients struct {
 	trio    *trio
 	ids     []*serverID
+	history history.Recorder
 	giveUps atomic.Int64 // how often a binary gave up its id
 	paused  atomic.Bool  // no binary gives up its id
 
@@ -30,7 +32,7 @@ func startClients(ctx context.Context, t *trio, ids int, each time.Duration, see
 	ctx, stop := context.WithCancel(ctx)
 	cc := &clusterClients{trio: t, stop: stop}
 	for i := range ids {
-		sid := &serverID{id: fmt.Sprintf("id-%d", i), trio: t, wake: make(chan struct{}, 1)}
+		sid := &serverID{id: fmt.Sprintf("id-%d", i), trio: t, wake: make(chan struct{}, 1), history: &cc.history}
 		cc.ids = append(cc.ids, sid)
 		rng := func(number int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(i*16+number))) }
 		for k := range 2 {
@@ -125,7 +127,7 @@ func (sid *serverID) claim(ctx context.Context, node int) (*holding, error) {
 		sid.mu.Unlock()
 		return nil, err
 	}
-	h := &holding{serverID: sid, node: node, Conn: p, dialled: dialled}
+	h := &holding{serverID: sid, node: node, conn: sid.upgraded(false, node, dialled), Conn: p, dialled: dialled}
 	sid.mu.Lock()
 	h.number = len(sid.holdings)
 	sid.holdings = append(sid.holdings, h)
@@ -134,14 +136,12 @@ func (sid *serverID) claim(ctx context.Context, node int) (*holding, error) {
 	defer stop()
 	err = h.echo(ctx)
 	p.Close()
+	code := sid.ended(h.conn, err)
 	sid.mu.Lock()
 	defer sid.mu.Unlock()
-	h.ended = load.Now()
-	if e, ok := err.(*wstest.CloseError); ok {
-		h.code = e.Code
-	}
+	h.ended, h.code = load.Now(), code
 	if h.code == 4409 {
-		sid.refused = append(sid.refused, refusal{h.dialled, h.ended})
+		sid.refused++
 	}
 	return h, nil
 }
@@ -164,7 +164,7 @@ func (h *holding) echo(ctx context.Context) error {
 		}
 		var f stampedFrame
 		if !f.parse(frame) {
-			h.serverID.violation("the binary got %.80s", frame)
+			h.serverID.garbled(h.conn, "unchanged", string(frame))
 			return fmt.Errorf("not a frame of this program")
 		}
 		h.prove(f.sent, now)
@@ -211,18 +211,21 @@ func (sid *serverID) phone(ctx context.Context, number int, rng *rand.Rand) {
 		if !sid.trio.members[node].up.Load() {
 			node = sid.trio.choose(rng, node)
 		}
+		dialled := load.Now()
 		p, err := sid.target(node, joinPhoneIn).Dial("/v1/client", sid.id)
 		if err != nil {
 			node = sid.trio.choose(rng, node)
 			load.Wait(ctx, between(rng, 100*time.Millisecond, 300*time.Millisecond))
 			continue
 		}
+		conn := sid.upgraded(true, node, dialled)
 		stop := context.AfterFunc(ctx, func() { p.Close() })
 		heard := make(chan struct{}, 1)
 		ended := make(chan error, 1)
 		done := make(chan struct{})
 		all.Go(func() {
-			err := sid.listen(number, p, heard)
+			err := sid.listen(number, conn, p, heard)
+			sid.ended(conn, err)
 			close(done)
 			stop()
 			p.Close()
@@ -268,8 +271,10 @@ func send(p *wstest.Conn, done <-chan struct{}) {
 }
 
 // listen reads a phone's answers until the connection ends. Answers must arrive
-// once and in order, without gaps.
-func (sid *serverID) listen(number int, p *wstest.Conn, heard chan<- struct{}) error {
+// once and in order, without gaps, and all from one connection of a binary. The history gets
+// the first answer, and those that differ.
+func (sid *serverID) listen(number, conn int, p *wstest.Conn, heard chan<- struct{}) error {
+	from := -1
 	for want := 0; ; want++ {
 		b, err := p.Next()
 		if err != nil {
@@ -285,10 +290,18 @@ func (sid *serverID) listen(number int, p *wstest.Conn, heard chan<- struct{}) e
 			h = sid.holdings[f.holding]
 		}
 		sid.mu.Unlock()
-		if !ok || f.number != want {
-			sid.violation("a phone got %.80s; want answer %d", b, want)
+		if !ok {
+			sid.garbled(conn, "unchanged", string(b))
 			return fmt.Errorf("wrong frame")
 		}
+		if f.number != want {
+			sid.garbled(conn, "order", fmt.Sprintf("answer %d; want %d", f.number, want))
+			return fmt.Errorf("wrong frame")
+		}
+		if from != f.holding {
+			sid.history.Add(now, history.Event{Kind: history.Received, Conn: conn, Peer: h.conn, To: conn, N: 1, Size: len(b)})
+		}
+		from = f.holding
 		h.prove(f.echoed, now)
 		sid.served(number, h, now)
 		select {

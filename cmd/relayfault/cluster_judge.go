@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Limits of the fault tests (docs/cluster.md).
@@ -26,21 +28,16 @@ type overlap struct {
 
 // proven returns the connections that served at least one frame.
 func proven(all []*holding) []*holding {
-	return slices.DeleteFunc(slices.Clone(all), func(h *holding) bool { return h.proofs == 0 })
+	return slices.DeleteFunc(slices.Clone(all), func(h *holding) bool { return h.proofs.N == 0 })
 }
 
 // overlaps returns the pairs of connections of one id that served concurrently.
-// Each frame through a connection proves that it served at some time between two
-// timestamps. A connection can have served entirely before another only if a
-// time exists that lies after the start of all its proofs and before the end of
-// all proofs of the other. If neither can have been first, they overlap. The
-// rule uses only this process's clock and no tolerance.
 func overlaps(id string, all []*holding) (found []overlap) {
 	served := proven(all)
 	for i, a := range served {
 		for _, b := range served[i+1:] {
-			if a.maxAfter > b.minBefore && b.maxAfter > a.minBefore {
-				from, to := max(a.minBefore, b.minBefore), min(a.maxAfter, b.maxAfter)
+			if a.proofs.Overlap(&b.proofs) {
+				from, to := max(a.proofs.MinEnd, b.proofs.MinEnd), min(a.proofs.MaxStart, b.proofs.MaxStart)
 				found = append(found, overlap{id, a.number, b.number, min(from, to), max(from, to), a, b})
 			}
 		}
@@ -48,24 +45,42 @@ func overlaps(id string, all []*holding) (found []overlap) {
 	return found
 }
 
-// spurious counts the refusals without another binary. They matter because 4409
-// can stop a daemon permanently.
-func spurious(refused []refusal, all []*holding) (n int) {
-	for _, r := range refused {
-		if !slices.ContainsFunc(all, func(h *holding) bool {
-			return h.code != 4409 && h.dialled < r.ended && (h.ended == 0 || h.ended+int64(closeNoticeDelay) > r.dialled)
-		}) {
-			n++
+// closes are the closes that clients of a cluster with faults may see, in addition to those of
+// one relay. A 4409 matters most, because it can stop a daemon permanently.
+var closes = []history.Reason{
+	{Code: 1000, Text: "", Breaks: "close code", Allowed: always}, // the client's own close, or the end of a grace
+	{Code: 1001, Text: history.AnyText, Breaks: "close code", Allowed: always},
+	{Code: 1011, Text: history.AnyText, Breaks: "close code", Allowed: always},
+	{Code: 1012, Text: history.AnyText, Breaks: "close code", Allowed: always},
+	{Code: 1013, Text: history.AnyText, Breaks: "close code", Allowed: always},
+	{Code: 4404, Text: history.AnyText, Side: history.Phones, Breaks: "joined", Allowed: always},
+	{Code: 4409, Text: history.AnyText, Side: history.Binaries, Breaks: "spurious 4409", Allowed: history.HeldMeanwhile(int64(closeNoticeDelay))},
+}
+
+func always(*history.Run, *history.Conn) bool { return true }
+
+// judgeHistory returns what the checkers of sim/history find wrong in what all clients saw.
+func judgeHistory(events []history.Event) (wrong []string) {
+	r := history.Read(events, history.Settings{Shared: true})
+	r.CheckReceived()
+	for _, v := range r.Violations() {
+		wrong = append(wrong, v.Invariant+": "+v.Detail)
+	}
+	for _, c := range r.All() {
+		if c.Closed {
+			if why := r.Unfounded(c, closes...); why != "" {
+				wrong = append(wrong, fmt.Sprintf("%s: %s of %s was closed with %d %q", why, c.Name, c.Server, c.Code, c.Reason))
+			}
 		}
 	}
-	return n
+	return wrong
 }
 
 // handovers counts how often the id moved to another connection, and how often
 // to a connection at another relay.
 func handovers(all []*holding) (n, toAnother int) {
 	served := proven(all)
-	slices.SortFunc(served, func(a, b *holding) int { return cmp.Compare(a.minBefore, b.minBefore) })
+	slices.SortFunc(served, func(a, b *holding) int { return cmp.Compare(a.proofs.MinEnd, b.proofs.MinEnd) })
 	for i := 1; i < len(served); i++ {
 		n++
 		if served[i].node != served[i-1].node {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // serverID is one server-id with the observations of it: when connections of its
@@ -24,13 +25,14 @@ type serverID struct {
 	trio *trio
 	wake chan struct{} // tells the waiting binary to claim
 
-	mu         sync.Mutex // guards all below
-	holdings   []*holding
-	refused    []refusal
-	failed     []failedClaim // claims answered with 503 or not at all
-	services   [phonesPerID + 1]lastServed
-	gaps       []gap
-	violations []string // protocol violations; the first five
+	history *history.Recorder // of all ids
+
+	mu       sync.Mutex // guards all below
+	holdings []*holding
+	refused  int           // claims that were closed with 4409
+	failed   []failedClaim // claims answered with 503 or not at all
+	services [phonesPerID + 1]lastServed
+	gaps     []gap
 }
 
 // phonesPerID is the number of phones of an id. As an index into lastServed and
@@ -53,19 +55,14 @@ type holding struct {
 	*wstest.Conn
 	serverID       *serverID
 	number, node   int
+	conn           int   // its number in the history
 	dialled, ended int64 // ended 0: still open
 	code           int   // the relay's close code, or 0
-
-	proofs    int
-	minBefore int64 // it served at this time or earlier
-	maxAfter  int64 // it served at this time or later
+	proofs         history.Proofs
 
 	givenUp atomic.Bool // the binary has given up the id
 	silent  atomic.Bool // the binary no longer reads
 }
-
-// refusal is a claim that was closed with 4409.
-type refusal struct{ dialled, ended int64 }
 
 // failedClaim is a claim without an upgrade.
 type failedClaim struct {
@@ -92,11 +89,7 @@ func (h *holding) prove(after, before int64) {
 	sid := h.serverID
 	sid.mu.Lock()
 	defer sid.mu.Unlock()
-	if h.proofs == 0 || before < h.minBefore {
-		h.minBefore = before
-	}
-	h.maxAfter = max(h.maxAfter, after)
-	h.proofs++
+	h.proofs.Add(after, before)
 }
 
 // served records an answer through h to the phone with the given number.
@@ -112,13 +105,33 @@ func (sid *serverID) served(number int, h *holding, now int64) {
 	}
 }
 
-// violation records behaviour that the protocol forbids.
-func (sid *serverID) violation(format string, a ...any) {
-	sid.mu.Lock()
-	defer sid.mu.Unlock()
-	if len(sid.violations) < 5 {
-		sid.violations = append(sid.violations, sid.id+": "+fmt.Sprintf(format, a...))
+// upgraded records a connection of the id in the history, and returns its number there.
+func (sid *serverID) upgraded(phone bool, node int, dialled int64) int {
+	conn := sid.history.Conn()
+	kind := "binary"
+	if phone {
+		kind = "phone"
 	}
+	sid.history.Add(dialled, history.Event{Kind: history.Dialled, Node: node + 1, Conn: conn, Data: &history.Dial{
+		Phone: phone, Server: sid.id, Name: fmt.Sprintf("%s %d", kind, conn),
+	}})
+	sid.history.Add(load.Now(), history.Event{Kind: history.Upgraded, Conn: conn})
+	return conn
+}
+
+// ended records the end of a connection, with the close code of the relay if there was one.
+func (sid *serverID) ended(conn int, err error) (code int) {
+	if e, ok := err.(*wstest.CloseError); ok {
+		code = e.Code
+		sid.history.Add(load.Now(), history.Event{Kind: history.Closed, Conn: conn, N: e.Code, Text: e.Text})
+	}
+	sid.history.Add(load.Now(), history.Event{Kind: history.Ended, Conn: conn})
+	return code
+}
+
+// garbled records a message that the protocol forbids.
+func (sid *serverID) garbled(conn int, invariant, text string) {
+	sid.history.Add(load.Now(), history.Event{Kind: history.Garbled, Conn: conn, Text: invariant, Data: text})
 }
 
 // holder returns the connection that served recently and is open, or nil. A

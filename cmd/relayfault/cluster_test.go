@@ -53,26 +53,6 @@ func TestOverlapsAreFoundWithoutSlack(t *testing.T) {
 	}
 }
 
-func TestA4409NeedsAnotherBinary(t *testing.T) {
-	s := int64(time.Second)
-	other := &holding{dialled: 10 * s, ended: 20 * s}
-	refused := &holding{dialled: 0, ended: 90 * s, code: 4409}
-	for _, tt := range []struct {
-		name          string
-		dialled, over int64
-		want          int
-	}{
-		{"while it held", 12 * s, 13 * s, 0},
-		{"just after it left", 21 * s, 22 * s, 0},
-		{"long after", 30 * s, 31 * s, 1},
-		{"before it came", 5 * s, 6 * s, 1},
-	} {
-		if got := spurious([]refusal{{tt.dialled, tt.over}}, []*holding{other, refused}); got != tt.want {
-			t.Errorf("%s: %d spurious; want %d", tt.name, got, tt.want)
-		}
-	}
-}
-
 func TestHowLongAGapMayBe(t *testing.T) {
 	s := int64(time.Second)
 	at := func(node, number int) *holding { return &holding{node: node, number: number} }
