@@ -15,6 +15,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
 const (
@@ -139,7 +140,11 @@ func (c *conn) Read(b []byte) (int, error) {
 		c.requestBytes.Add(int32(n))
 	}
 	if err == nil && (c.handshaking.Load() || c.requestBytes.Load() > smallRequest) {
-		err = c.takeTurn()
+		if err = c.takeTurn(); err == nil {
+			// The turn before has woken this goroutine, which would run directly after it: a
+			// chain of handshakes would keep the processor from all frames.
+			sched.Yield()
+		}
 	}
 	return n, err
 }

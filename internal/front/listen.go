@@ -5,10 +5,10 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"runtime"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
 // Bounds of both HTTP servers. They hold until an upgrade is through; from
@@ -122,7 +122,7 @@ func closeUnread(h http.Handler) http.Handler {
 // hundred such connections, and every frame waits for seconds.
 func behindFrames(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		runtime.Gosched()
+		sched.Yield()
 		h.ServeHTTP(w, r)
 	})
 }

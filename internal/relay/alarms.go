@@ -104,7 +104,8 @@ func (as *alarms) ring(round uint64) {
 		if a.at == 0 || next < a.at {
 			a.at = next
 		}
-		a.at = max(a.at, now+1) // or this loop would not end
+		// A connection that has been closed for a deadline may keep it until its last step.
+		a.at = max(a.at, now+int64(alarmGrain))
 		as.push(a)
 	}
 	as.arm()

@@ -197,6 +197,19 @@ func TestAnAlarmForThePastRingsSoonAndOnce(t *testing.T) {
 	f.wantRung(t, "a "+(time.Minute+lateBy).String())
 }
 
+// A connection that is closed for a deadline keeps it until its last step. The task of the
+// alarms must not look at it without a pause until then.
+func TestADeadlineThatStaysInThePastRingsOnceAGrain(t *testing.T) {
+	f := newBelfry(t, Config{Heartbeat: time.Hour, MessageTimeout: time.Hour, Linger: time.Second})
+	a := f.bell("a", nil)
+	a.partedSince.Store(f.now())
+	f.wake(a, time.Second)
+	f.clock.advance(time.Second + 10*alarmGrain)
+	if got := len(f.rung); got < 2 || got > 11 {
+		t.Errorf("rang %d times in %v; want once in %v", got, 10*alarmGrain, alarmGrain)
+	}
+}
+
 func TestCancel(t *testing.T) {
 	t.Run("a scheduled one", func(t *testing.T) {
 		f := newBelfry(t, Config{})

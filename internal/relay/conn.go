@@ -163,18 +163,8 @@ func (c *conn) stepAlone() {
 	t.Finish()
 }
 
-// longSteps is the number of tasks that read a long message.
-var longSteps atomic.Int32
-
-// stepLong is stepAlone while a long message is on its way. To check a message of
-// megabytes takes milliseconds, in which a poller must serve its other connections.
-func (c *conn) stepLong() {
-	longSteps.Add(1)
-	c.stepAlone()
-	longSteps.Add(-1)
-}
-
-// Ready implements Watcher.
+// Ready implements Watcher. A long message gets a task of its own: to check megabytes takes
+// milliseconds, in which a poller must serve its other connections.
 func (c *conn) Ready(t *Turn, readable, writable bool) {
 	if writable {
 		c.out.ready()
@@ -182,7 +172,7 @@ func (c *conn) Ready(t *Turn, readable, writable bool) {
 	switch {
 	case !readable || !c.acquire(false):
 	case !t.alone && c.asm.Holds() > freeMessage:
-		c.relay.rt.Go("reader", c.stepLong)
+		c.relay.rt.Go("reader", c.stepAlone)
 	default:
 		c.step(t)
 	}

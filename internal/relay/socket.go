@@ -1,6 +1,6 @@
 package relay
 
-import "runtime"
+import "github.com/pyrycode/pyrycode-relay/internal/sched"
 
 // A Socket is one peer's connection below WebSocket, once the upgrade is through: bytes
 // in both directions. No method waits.
@@ -114,7 +114,7 @@ func (t *Turn) more() bool { return t.first < len(t.again) }
 // watcher asks to be called again.
 func (t *Turn) Finish() {
 	for t.End() {
-		runtime.Gosched()
+		sched.Yield()
 		t.Repeat()
 	}
 }

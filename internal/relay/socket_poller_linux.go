@@ -3,10 +3,15 @@ package relay
 import (
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
 // eventsPerBatch is how many sockets one batch of a poller serves at most. The outboxes
@@ -30,7 +35,9 @@ var pollers struct {
 // epoll_wait, which would need a thread: the epoll descriptor itself waits in Go's own
 // poller.
 type poller struct {
-	file   *os.File // the epoll descriptor
+	file   *os.File    // the epoll descriptor
+	fd     int32       // its number
+	waits  atomic.Bool // in wait
 	raw    syscall.RawConn
 	look   func(fd uintptr)      // gets the events that are there
 	fill   func(fd uintptr) bool // … and reports whether there are any
@@ -66,6 +73,7 @@ func nextPoller() (*poller, error) {
 			}
 			pollers.all = append(pollers.all, p)
 		}
+		sched.OnYield(wakePollers)
 	})
 	if pollers.err != nil {
 		return nil, pollers.err
@@ -81,7 +89,7 @@ func newPoller() (*poller, error) {
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		return nil, os.NewSyscallError("setnonblock", err)
 	}
-	p := &poller{file: os.NewFile(uintptr(fd), "epoll")}
+	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: int32(fd)}
 	if p.raw, err = p.file.SyscallConn(); err != nil {
 		return nil, err
 	}
@@ -143,11 +151,12 @@ func (p *poller) remove(s *rawSocket) {
 // run is the poller's goroutine.
 func (p *poller) run() {
 	for more := false; ; {
-		if more || longSteps.Load() > 0 { // Go wakes a goroutine late that waits while others compute
-			p.n = 0
-			_ = p.raw.Control(p.look)
-		} else if p.raw.Read(p.fill) != nil && p.stop() {
+		p.n = 0
+		if !more && p.wait() != nil && p.stop() {
 			return
+		}
+		if p.n == 0 {
+			_ = p.raw.Control(p.look)
 		}
 		p.dispatch()
 		if more {
@@ -158,12 +167,47 @@ func (p *poller) run() {
 	}
 }
 
-// stop ends run if no socket is left.
+// wait waits for events. The error says that wakePollers or remove has ended the wait.
+func (p *poller) wait() error {
+	p.waits.Store(true)
+	err := p.raw.Read(p.fill)
+	p.waits.Store(false)
+	return err
+}
+
+// wakePollers ends the waits of pollers that have events. Go's own poller does so late
+// while all processors compute.
+func wakePollers() {
+	var fds [64]unix.PollFd
+	for some := range slices.Chunk(pollers.all, len(fds)) {
+		waits := false
+		for i, p := range some {
+			fds[i] = unix.PollFd{Fd: -1, Events: unix.POLLIN} // poll ignores it
+			if p.waits.Load() {
+				fds[i].Fd, waits = p.fd, true
+			}
+		}
+		if !waits {
+			continue
+		}
+		if n, err := unix.Poll(fds[:len(some)], 0); n == 0 || err != nil {
+			continue
+		}
+		for i, p := range some {
+			if fds[i].Revents != 0 && p.waits.CompareAndSwap(true, false) {
+				_ = p.file.SetReadDeadline(longAgo)
+			}
+		}
+	}
+}
+
+// stop ends run if no socket is left. Otherwise the poller may wait again.
 func (p *poller) stop() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.n = 0
-	p.running = p.count > 0
+	if p.running = p.count > 0; p.running {
+		_ = p.file.SetReadDeadline(time.Time{})
+	}
 	return !p.running
 }
 

@@ -1,8 +1,12 @@
 package relay
 
 import (
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
 // TestReadsOfARawSocketDoNotAllocate covers the wait between two reads, too.
@@ -60,5 +64,72 @@ func TestAPollerRunsWhileItHasSockets(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
+	}
+}
+
+// While goroutines compute on all processors, Go's poller is late. A poller with events runs
+// at the next Yield.
+func TestAPollerRunsAtTheNextYieldOfAGoroutineThatComputes(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	mine, peer := tcpPair(t)
+	s := newTCPSocket(mine)
+	defer s.Close()
+	w := new(countingWatcher)
+	s.Start(w)
+	waits := func() bool {
+		for _, p := range pollers.all {
+			p.mu.Lock()
+			running := p.running
+			p.mu.Unlock()
+			if running && !p.waits.Load() {
+				return false
+			}
+		}
+		return true
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() { // so that the processor always has a goroutine to run
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				runtime.Gosched()
+			}
+		}
+	}()
+	late := 0
+	const rounds, few = 20, 5
+	for range rounds {
+		for deadline := time.Now().Add(patience); !waits(); runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal("a poller without events does not wait")
+			}
+		}
+		before, yields := w.readable.Load(), 0
+		if _, err := peer.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		for ; w.readable.Load() == before; yields++ {
+			sched.Yield()
+		}
+		if yields > few {
+			late++
+		}
+	}
+	close(done)
+	<-ended
+	if late > rounds/4 { // the garbage collector may run in between
+		t.Errorf("in %d of %d rounds the poller ran after more than %d yields", late, rounds, few)
+	}
+}
+
+// countingWatcher counts calls of Ready.
+type countingWatcher struct{ readable atomic.Int64 }
+
+func (w *countingWatcher) Ready(_ *Turn, readable, _ bool) {
+	if readable {
+		w.readable.Add(1)
 	}
 }

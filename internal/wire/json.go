@@ -3,8 +3,9 @@ package wire
 import (
 	"encoding/binary"
 	"math/bits"
-	"runtime"
 	"unicode/utf8"
+
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
 // MaxNesting is the maximum depth of a frame. An envelope is one level deeper than its
@@ -38,7 +39,7 @@ func yieldFrom(i int) yielder { return yielder(i + yieldEvery) }
 func (y *yielder) at(i int) {
 	if i >= int(*y) {
 		*y = yieldFrom(i)
-		runtime.Gosched()
+		sched.Yield()
 	}
 }
 
@@ -53,7 +54,7 @@ func validUTF8(b []byte) bool {
 			return false
 		}
 		b = b[end:]
-		runtime.Gosched()
+		sched.Yield()
 	}
 	return utf8.Valid(b)
 }
