@@ -199,6 +199,17 @@ func within() time.Duration {
 // check ends the pair and judges what it went through.
 func (h *healthy) check() {
 	h.n.t.Helper()
+	p50, p99 := h.end()
+	h.n.t.Logf("healthy pair: %d round trips, p50 %v, p99 %v", len(h.times), p50, p99)
+	if p99 > within() {
+		h.n.t.Errorf("healthy pair: p99 is %v; want at most %v", p99, within())
+	}
+}
+
+// end ends the pair. It returns the median and the 99th percentile of its round trips, and
+// fails the test if one of them has failed.
+func (h *healthy) end() (p50, p99 time.Duration) {
+	h.n.t.Helper()
 	select {
 	case <-h.enough: // beside a short attack it goes on for a while: a p99 needs a hundred
 	case <-h.ended:
@@ -213,14 +224,10 @@ func (h *healthy) check() {
 	<-h.echoed
 	if len(h.times) == 0 {
 		h.n.t.Error("the healthy pair got nothing through")
-		return
+		return 0, 0
 	}
 	slices.Sort(h.times)
-	p99 := h.times[(len(h.times)*99+99)/100-1]
-	h.n.t.Logf("healthy pair: %d round trips, p50 %v, p99 %v", len(h.times), h.times[len(h.times)/2], p99)
-	if p99 > within() {
-		h.n.t.Errorf("healthy pair: p99 is %v; want at most %v", p99, within())
-	}
+	return h.times[len(h.times)/2], h.times[(len(h.times)*99+99)/100-1]
 }
 
 // ids are the conn-ids in envelopes.

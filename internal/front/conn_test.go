@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
 // hello is what a TLS handshake begins with.
@@ -46,6 +47,22 @@ func connect(t *testing.T, p *pending, from string) (*conn, net.Conn) {
 
 // Of two handshakes that have something to compute one waits, until the other
 // writes, reads on, is closed, or has come to its end.
+// A connection with a turn lets everything that is ready run before it computes, because
+// the end of the turn before has woken it to run next.
+func TestATurnBeginsAfterWhatIsReady(t *testing.T) {
+	yields := 0
+	sched.OnYield(func() { yields++ })
+	defer sched.OnYield(func() {})
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := connect(t, table(t, 1), "192.0.2.1")
+		go io.WriteString(peer, hello)
+		if _, err := c.Read(make([]byte, 1)); err != nil || yields != 1 {
+			t.Errorf("%d yields before a handshake computes, %v; want one", yields, err)
+		}
+		c.Close()
+	})
+}
+
 func TestHandshakesTakeTurns(t *testing.T) {
 	for _, tt := range []struct {
 		what string

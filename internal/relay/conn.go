@@ -148,31 +148,26 @@ func (c *conn) shed(code wire.CloseCode, reason string) {
 	c.abort()
 }
 
-// startReading gives c a step, in a task of its own, unless one runs: that one looks
-// once more.
+// startReading gives c a step in a task of its own. If a step runs, that one looks once
+// more instead.
 func (c *conn) startReading() {
 	if c.acquire(true) {
-		c.relay.rt.Go("reader", c.stepAlone)
+		c.relay.rt.Go("resume", c.stepAlone)
 	}
 }
 
-// stepAlone runs steps until c has no more to do.
-func (c *conn) stepAlone() {
-	t := Turn{alone: true}
-	c.step(&t)
-	t.Finish()
-}
+// stepAlone runs a step of c. The readers run further ones.
+func (c *conn) stepAlone() { c.relay.readers.step(new(Turn), c) }
 
-// Ready implements Watcher. A long message gets a task of its own: to check megabytes takes
-// milliseconds, in which a poller must serve its other connections.
+// Ready implements Watcher.
 func (c *conn) Ready(t *Turn, readable, writable bool) {
 	if writable {
 		c.out.ready()
 	}
 	switch {
 	case !readable || !c.acquire(false):
-	case !t.alone && c.asm.Holds() > freeMessage:
-		c.relay.rt.Go("reader", c.stepAlone)
+	case c.asm.Holds() > freeMessage:
+		c.relay.readers.add(c)
 	default:
 		c.step(t)
 	}

@@ -45,18 +45,14 @@ type memory struct {
 // account is what the connections of one address hold. One customer may have many
 // addresses of IPv6: there an account is that of a /48.
 type account struct {
-	addr   netip.Addr
-	loads  int
-	held   int
-	first  *load        // its message goes on although the account has no room
-	queues []*waitQueue // none is empty; the next turn is that of the first
-}
+	addr  netip.Addr
+	loads int
+	held  int
+	first *load // its message goes on although the account has no room
 
-// waitQueue has the messages of one network of an account that wait for room, in the
-// order of their arrival. The networks of an account take turns.
-type waitQueue struct {
-	network netip.Prefix
-	waiting []waiting
+	// waiting has the messages that wait for room. A message of a neighbour in the same
+	// /48 waits for one message of each other network, and not for all that came before it.
+	waiting network.Turns[*waiting]
 }
 
 // waiting is a message that waits for room. Its reader is parked; start starts it again
@@ -193,42 +189,22 @@ func (l *load) reserve(n int, start func()) bool {
 // enqueue puts w behind the messages of its network that wait. The lock is held.
 func (m *memory) enqueue(w waiting) {
 	a := w.load.account
-	if len(a.queues) == 0 {
+	if a.waiting.Len() == 0 {
 		m.blocked = append(m.blocked, a)
 	}
-	for _, q := range a.queues {
-		if q.network != w.load.network {
-			continue
+	for _, x := range a.waiting.Of(w.load.network) {
+		if x.load == w.load { // its reader has looked again
+			x.bytes = max(x.bytes, w.bytes)
+			return
 		}
-		for i := range q.waiting {
-			if q.waiting[i].load == w.load { // its reader has looked again
-				q.waiting[i].bytes = max(q.waiting[i].bytes, w.bytes)
-				return
-			}
-		}
-		q.waiting = append(q.waiting, w)
-		return
 	}
-	a.queues = append(a.queues, &waitQueue{w.load.network, []waiting{w}})
-}
-
-// dequeue removes the message whose turn it is, and passes the turn to the next
-// network. A message of a neighbour in the same /48 then waits for one message of each
-// other network, and not for all that came before it. The lock is held.
-func (a *account) dequeue() {
-	q := a.queues[0]
-	a.queues[0] = nil
-	a.queues = a.queues[1:]
-	q.waiting[0] = waiting{}
-	if q.waiting = q.waiting[1:]; len(q.waiting) > 0 {
-		a.queues = append(a.queues, q)
-	}
+	a.waiting.Push(w.load.network, &w)
 }
 
 // admits reports whether l's reader may have n bytes now: if its account has room for
 // them and none of its messages waits. The lock is held.
 func (m *memory) admits(l *load, n int) bool {
-	return l.account.first == l || len(l.account.queues) == 0 && m.fits(l, n)
+	return l.account.first == l || l.account.waiting.Len() == 0 && m.fits(l, n)
 }
 
 // fits reports whether there is room for l's reader to have n bytes. An account may
@@ -280,8 +256,8 @@ func (m *memory) resume() (start []func()) {
 		return nil
 	}
 	m.blocked = slices.DeleteFunc(m.blocked, func(a *account) bool {
-		for len(a.queues) > 0 {
-			w := a.queues[0].waiting[0]
+		for a.waiting.Len() > 0 {
+			w := a.waiting.Next()
 			if !w.load.over {
 				if !m.fits(w.load, w.bytes) {
 					return false
@@ -292,9 +268,8 @@ func (m *memory) resume() (start []func()) {
 				m.total += delta
 				start = append(start, w.start)
 			}
-			a.dequeue()
+			a.waiting.Pop()
 		}
-		a.queues = nil
 		return true
 	})
 	return start

@@ -465,7 +465,7 @@ func TestALongMessageIsReadInATaskOfItsOwn(t *testing.T) {
 		}
 		b := n.holder("s1")
 		n.wait("all but the end is read", func() bool {
-			return b.traffic.bytesIn.Load() >= uint64(last) && b.stepState.Load() == idle
+			return b.traffic.bytesIn.Load() >= uint64(last) && b.stepState.Load() == idle && noTasks(n.readers)
 		})
 		before := tasks.Load()
 		if _, err := p.NetConn().Write(frame[last:]); err != nil {
@@ -476,4 +476,10 @@ func TestALongMessageIsReadInATaskOfItsOwn(t *testing.T) {
 			t.Errorf("%d bytes are read in a task of their own: %t; want %t", tt.size, got, tt.want)
 		}
 	}
+}
+
+func noTasks(r *readers) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tasks == 0
 }

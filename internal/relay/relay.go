@@ -29,6 +29,7 @@ type Relay struct {
 	shutdown shutdownState
 	table    connTable
 	memory   *memory
+	readers  *readers
 	cluster  cluster
 	gate     gate
 	alarms   alarms
@@ -60,6 +61,7 @@ func New(cfg Config) (*Relay, error) {
 	r.log = newEvents(cfg.Log, cfg.Runtime, r.metrics.suppressed)
 	r.table = newConnTable(cfg, r.metrics.connections)
 	r.memory = newMemory(&r.rt, r.relieve)
+	r.readers = newReaders(&r.rt)
 	r.gate = newGate(cfg)
 	r.bans.init(cfg.Runtime, r.metrics.all)
 	r.alarms = alarms{clock: r.rt.Clock, now: r.now, mu: r.rt.NewLock("alarms")}

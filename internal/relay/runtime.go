@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/rand"
 	"io"
+	"runtime"
 	"sync"
 
 	"github.com/benbjohnson/clock"
@@ -44,6 +45,9 @@ type Runtime struct {
 	// NewGauge makes a gauge.
 	NewGauge func(prometheus.GaugeOpts) prometheus.Gauge
 
+	// Processors is how many tasks compute at a time. 0 is GOMAXPROCS.
+	Processors int
+
 	pools *pools // made by WithDefaults; every copy of the Runtime has the same
 }
 
@@ -68,6 +72,9 @@ func (rt Runtime) WithDefaults() Runtime {
 	}
 	if rt.NewGauge == nil {
 		rt.NewGauge = prometheus.NewGauge
+	}
+	if rt.Processors == 0 {
+		rt.Processors = runtime.GOMAXPROCS(0)
 	}
 	if rt.pools == nil {
 		rt.pools = processPools

@@ -61,7 +61,6 @@ type Turn struct {
 	again []Watcher // in the order in which they have asked; those before first have had their step
 	first int
 
-	alone    bool // of a task that serves one connection
 	messages int  // handed on since the outboxes were flushed
 	flushed  bool // since Repeat or this batch began, because of the number of messages
 }

@@ -34,6 +34,8 @@ func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {
 		Go:      e.Go,
 		NewGate: func() relay.Gate { return &gate{e: e} },
 		Rand:    ids,
+
+		Processors: 2,
 		NewGauge: func(o prometheus.GaugeOpts) prometheus.Gauge {
 			return &Gauge{Gauge: prometheus.NewGauge(o), e: e, obj: e.Object(o.Name)}
 		},
