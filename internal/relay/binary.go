@@ -63,7 +63,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 	b := &binary{server: hello.Server, version: hello.Version, terms: terms, deadline: deadline, began: r.rt.Clock.Now()}
 	b.phones.mu = r.rt.NewLock("routes")
 	b.probe.mu = r.rt.NewLock("probe")
-	b.probe.waiting = &r.metrics.claimsWaiting
+	b.probe.waiting, b.probe.network = &r.metrics.claimsWaiting, home(a.from)
 	b.init(r, set, sock, a.from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
 	b.startReading() // a claimant that leaves must be noticed
 	// A ban may have come since the gates, too early to find b in the connection table.

@@ -393,6 +393,11 @@ func (r *waitingRival) abandoned() bool      { return r.left }
 // claimants of a network that has no more than they have.
 func TestClaimantsOfOneNetworkLeaveRoomForOthers(t *testing.T) {
 	const a, b, c = "192.0.2.1", "2001:db8:1::1", "2001:db8:1:ffff::1" // b and c are of one /48
+	const incumbent = "198.51.100.1"
+	var each []string // one of each network
+	for i := range maxRivals {
+		each = append(each, fmt.Sprint("203.0.113.", i))
+	}
 	for _, tt := range []struct {
 		name string
 		wait []string // in order of arrival
@@ -406,8 +411,11 @@ func TestClaimantsOfOneNetworkLeaveRoomForOthers(t *testing.T) {
 		{"the oldest of the network that has the most", append([]string{b, "192.0.2.2"}, slices.Repeat([]string{a}, maxRivals-2)...), "192.0.2.3", 2, true},
 		{"equal shares", append(slices.Repeat([]string{a}, maxRivals/2), slices.Repeat([]string{b}, maxRivals/2)...), b, -1, false},
 		{"one more than the newcomer would have", append(slices.Repeat([]string{a}, maxRivals/2+1), slices.Repeat([]string{b}, maxRivals/2-1)...), b, 0, true},
+		{"one of each network", each, a, -1, false},
+		{"the incumbent's network", each, incumbent, 0, true},
+		{"the incumbent's network has a place", append(each[1:len(each):len(each)], incumbent), incumbent, -1, false},
 	} {
-		q := probe{waiting: new(atomic.Int64), round: new(round)}
+		q := probe{waiting: new(atomic.Int64), round: new(round), network: home(netip.MustParseAddr(incumbent))}
 		for i, from := range tt.wait {
 			q.rivals = append(q.rivals, asking{rival: &waitingRival{name: fmt.Sprint(i), network: home(netip.MustParseAddr(from))}, ping: uint64(i)})
 		}

@@ -13,7 +13,9 @@ import (
 
 // maxRivals is the number of claimants that may wait for one incumbent's answer. If all
 // of them wait and another one comes from a network that has fewer than another
-// network, the oldest claimant of the network that has the most gives way.
+// network, the oldest claimant of the network that has the most gives way. The first
+// claimant of the incumbent's own network, which is most likely its restarted daemon, gets
+// a place even if 16 networks have one each.
 const maxRivals = 16
 
 // errCrowded is the error for the next claimant, if it is refused before the upgrade.
@@ -25,6 +27,7 @@ var errCrowded = errors.New("too many claims of one server-id: wait until its ho
 // displaced.
 type probe struct {
 	waiting *atomic.Int64 // rivals of all probes
+	network netip.Prefix  // of the incumbent
 
 	mu     sync.Locker // guards all below
 	rivals []asking    // in order of arrival, and so of their pings
@@ -133,9 +136,12 @@ func (q *probe) placeFor(from netip.Prefix) (out int, ok bool) {
 	for _, r := range q.rivals {
 		have[r.origin()]++
 	}
-	out = -1
+	out, least := -1, have[from]+1 // a network with no more keeps its places
+	if from == q.network && have[from] == 0 {
+		least = 0
+	}
 	for i, r := range q.rivals {
-		if have[r.origin()] > have[from]+1 && (out < 0 || have[r.origin()] > have[q.rivals[out].origin()]) {
+		if have[r.origin()] > least && (out < 0 || have[r.origin()] > have[q.rivals[out].origin()]) {
 			out = i
 		}
 	}
