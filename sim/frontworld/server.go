@@ -59,6 +59,7 @@ type conn struct {
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.w.read(c.session, n > 0 && err == nil)
+	c.w.e.Yield(engine.AtPoint, 0) // the kernel has handed over the bytes, and the caller has not seen them
 	return n, err
 }
 
