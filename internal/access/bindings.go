@@ -28,23 +28,39 @@ func newBindings(mu sync.Locker) *Bindings {
 	return &Bindings{mu: mu, token: make(map[Subject]Subject), held: make(map[Subject]int)}
 }
 
-// bind binds a server-id to a token, if it is not bound to another token for which exists
-// returns true. The token may have so many server-ids.
-func (b *Bindings) bind(id, token Subject, most int, exists func(token Subject) bool) decision {
+// check returns the decision about a claim of id with a token: allowed if id is bound to
+// the token, or may be bound to it. maxIDs returns the number of server-ids that a token
+// may have, or 0 for a token that is gone.
+func (b *Bindings) check(id, token Subject, maxIDs func(token Subject) int) decision {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	bound, ok := b.token[id]
-	switch {
+	return b.decide(id, token, maxIDs)
+}
+
+// bind is check, and binds id to the token if the claim is allowed.
+func (b *Bindings) bind(id, token Subject, maxIDs func(token Subject) int) decision {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := b.decide(id, token, maxIDs)
+	if bound, ok := b.token[id]; d.ok() && (!ok || bound != token) {
+		if ok {
+			b.unset(id)
+		}
+		b.set(id, token)
+	}
+	return d
+}
+
+// decide is check with the lock held.
+func (b *Bindings) decide(id, token Subject, maxIDs func(token Subject) int) decision {
+	switch bound, ok := b.token[id]; {
 	case ok && bound == token:
 		return allowed
-	case ok && exists(bound):
+	case ok && maxIDs(bound) > 0:
 		return boundElsewhere
-	case b.held[token] >= most || !ok && len(b.token) >= maxBindings:
+	case b.held[token] >= maxIDs(token) || !ok && len(b.token) >= maxBindings:
 		return tooManyIDs
-	case ok:
-		b.unset(id)
 	}
-	b.set(id, token)
 	return allowed
 }
 

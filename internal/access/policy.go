@@ -113,7 +113,7 @@ func (p *Policy) Ask(q relay.AccessQuestion) (relay.Terms, error) {
 		d = tooMany
 	}
 	if d.ok() && !q.Phone && p.bindings != nil {
-		d = p.bind(SubjectOf(q.Server), s, e)
+		d = p.bindings.check(SubjectOf(q.Server), s, p.maxIDs)
 	}
 	if !q.Phone || !d.ok() {
 		p.decisions[d].Inc()
@@ -121,7 +121,11 @@ func (p *Policy) Ask(q relay.AccessQuestion) (relay.Terms, error) {
 	if !d.ok() {
 		return relay.Terms{}, d.refusal(e, why)
 	}
-	return relay.Terms{MaxPhones: e.Phones}, nil
+	terms := relay.Terms{MaxPhones: e.Phones}
+	if !q.Phone && p.bindings != nil {
+		terms.Grant = string(s[:])
+	}
+	return terms, nil
 }
 
 // decide returns the decision about q, and the entry and its subject that have decided. A
@@ -162,31 +166,50 @@ func (p *Policy) decideToken(q relay.AccessQuestion) (Subject, Entry, decision) 
 	return s, e, d
 }
 
-// bind binds a server-id to a token, which is the last step of Ask: a claim that is refused
-// for another reason must not take a free server-id.
-func (p *Policy) bind(id, token Subject, e Entry) decision {
-	return p.bindings.bind(id, token, cmp.Or(e.MaxIDs, DefaultMaxIDs), func(other Subject) bool {
-		_, d := p.find(other)
-		return d != notListed // an expired token keeps its server-ids
-	})
+// maxIDs returns the number of server-ids that a token may claim, and 0 if the book in
+// force does not have it. An expired token keeps its server-ids.
+func (p *Policy) maxIDs(token Subject) int {
+	e, d := p.find(token)
+	if d == notListed {
+		return 0
+	}
+	return cmp.Or(e.MaxIDs, DefaultMaxIDs)
+}
+
+// Claimed implements relay.Access. It binds id to the token in grant, if the policy is one
+// of tokens and Allowed would return true.
+func (p *Policy) Claimed(id wire.ServerID, grant string) bool {
+	if p.bindings != nil {
+		s, token := SubjectOf(id), subjectIn(grant)
+		if _, d := p.find(token); !d.ok() || !p.bindings.bind(s, token, p.maxIDs).ok() {
+			return false
+		}
+	}
+	return p.Allowed(id, grant) // a change of the book since then has closed nothing yet
 }
 
 // Allowed implements relay.Access. With a verifier it allows every server-id: the
 // verifier is asked before an upgrade only.
-func (p *Policy) Allowed(id wire.ServerID) bool {
+func (p *Policy) Allowed(id wire.ServerID, grant string) bool {
 	s := SubjectOf(id)
 	switch {
 	case p.verifier != nil:
 		return true
 	case p.bindings != nil:
-		token, ok := p.bindings.of(s)
-		if !ok {
+		token := subjectIn(grant)
+		if !p.bindings.check(s, token, p.maxIDs).ok() {
 			return false
 		}
 		s = token
 	}
 	_, d := p.find(s)
-	return d == allowed
+	return d.ok()
+}
+
+// subjectIn returns the token in the grant of terms that Ask has returned.
+func subjectIn(grant string) (token Subject) {
+	copy(token[:], grant)
+	return token
 }
 
 // find returns the entry of s and whether it grants access now. The time that it takes

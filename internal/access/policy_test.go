@@ -48,7 +48,7 @@ func TestAListAdmitsItsServerIDsAndNoOther(t *testing.T) {
 		if got := status(t, p, binary(id)); got != want {
 			t.Errorf("binary of %s: %d; want %d", id, got, want)
 		}
-		if got := p.Allowed(id); got != (want == 0) {
+		if got := p.Allowed(id, ""); got != (want == 0) {
 			t.Errorf("%s allowed: %t", id, got)
 		}
 		if got := status(t, p, relay.AccessQuestion{Server: id, Phone: true}); got != 0 {
@@ -70,7 +70,7 @@ func TestAnExpiryFiresAtItsTime(t *testing.T) {
 		p.Attach(func() {
 			mu.Lock()
 			defer mu.Unlock()
-			if is := p.Allowed("s1"); was && !is {
+			if is := p.Allowed("s1", ""); was && !is {
 				lost = append(lost, time.Since(start))
 				was = is
 			}
@@ -142,7 +142,7 @@ func TestALongListCostsLittle(t *testing.T) {
 	p.Use(b)
 	began = time.Now()
 	for i := range n {
-		if !p.Allowed(wire.ServerID(fmt.Sprint("s", i))) {
+		if !p.Allowed(wire.ServerID(fmt.Sprint("s", i)), "") {
 			t.Fatalf("s%d is not allowed", i)
 		}
 	}

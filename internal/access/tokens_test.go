@@ -45,6 +45,23 @@ func with(id wire.ServerID, name string) relay.AccessQuestion {
 	return q
 }
 
+// claim is the claim of q by a binary that gets its slot. It returns the status of a
+// refusal before the upgrade, or 0.
+func claim(t fataler, p *Policy, q relay.AccessQuestion) int {
+	t.Helper()
+	no := status(t, p, q)
+	if no == 0 && !p.Claimed(q.Server, grantOf(strings.TrimSuffix(q.Token, "-secret"))) {
+		t.Fatalf("%s may be claimed, and then not", q.Server)
+	}
+	return no
+}
+
+// grantOf returns the grant of a claim with the token of a name.
+func grantOf(name string) string {
+	s := SubjectOf(name + "-secret")
+	return string(s[:])
+}
+
 func TestAServerIDStaysBoundToItsFirstToken(t *testing.T) {
 	p := NewTokens(relay.Runtime{})
 	p.Use(tokens(t, "anna phones=3", "bob", "old expires=2000-01-01"))
@@ -62,7 +79,7 @@ func TestAServerIDStaysBoundToItsFirstToken(t *testing.T) {
 		{"s2", "bob", 0},
 		{"s2", "anna", 403},
 	} {
-		if got := status(t, p, with(tt.id, tt.token)); got != tt.want {
+		if got := claim(t, p, with(tt.id, tt.token)); got != tt.want {
 			t.Errorf("%s with the token of %q: %d; want %d", tt.id, tt.token, got, tt.want)
 		}
 	}
@@ -72,33 +89,60 @@ func TestAServerIDStaysBoundToItsFirstToken(t *testing.T) {
 	if got := status(t, p, relay.AccessQuestion{Server: "s1", Phone: true}); got != 0 {
 		t.Errorf("a phone: %d; want 0", got)
 	}
-	if !p.Allowed("s1") || p.Allowed("s3") {
-		t.Error("want s1 allowed, and not s3, which no token has claimed")
+	if !p.Allowed("s1", grantOf("anna")) || p.Allowed("s1", grantOf("bob")) || !p.Allowed("s3", grantOf("bob")) || p.Allowed("s3", grantOf("eve")) {
+		t.Error("want s1 allowed with the token that has claimed it, and s3 with every token of the book")
 	}
 	p.Use(tokens(t, "bob", "old expires=2000-01-01")) // anna's is revoked
-	if p.Allowed("s1") || !p.Allowed("s2") {
-		t.Error("want s2 allowed, and not s1")
+	if p.Allowed("s1", grantOf("anna")) || !p.Allowed("s2", grantOf("bob")) {
+		t.Error("want s2 allowed with the token of bob, and s1 not with that of anna")
 	}
-	if got := status(t, p, with("s1", "anna")); got != 401 {
+	if got := claim(t, p, with("s1", "anna")); got != 401 {
 		t.Errorf("with a revoked token: %d; want 401", got)
 	}
-	if got := status(t, p, with("s1", "bob")); got != 0 {
+	if got := claim(t, p, with("s1", "bob")); got != 0 {
 		t.Errorf("after the token was revoked another may claim: %d; want 0", got)
+	}
+	if p.Allowed("s1", grantOf("anna")) {
+		t.Error("a connection with the revoked token is allowed, because another token has the server-id")
+	}
+}
+
+// A claim that the relay refuses later binds nothing.
+func TestOnlyABinaryThatGetsItsSlotBindsItsServerID(t *testing.T) {
+	p := NewTokens(relay.Runtime{})
+	p.Use(tokens(t, "anna", "bob", "carl"))
+	for _, name := range []string{"anna", "bob"} {
+		if got := status(t, p, with("s1", name)); got != 0 {
+			t.Fatalf("with the token of %s: %d; want 0", name, got)
+		}
+	}
+	if p.Bindings().Changes() != nil {
+		t.Error("a question has bound the server-id")
+	}
+	if !p.Claimed("s1", grantOf("bob")) || p.Claimed("s1", grantOf("anna")) {
+		t.Error("want s1 bound to the token that got the slot first, and refused to the other one")
+	}
+	p.Use(tokens(t, "anna", "bob"))
+	if p.Claimed("s2", grantOf("carl")) || p.Claimed("s2", "") {
+		t.Error("a token that was revoked between the question and the slot has bound a server-id")
+	}
+	if got := claim(t, p, with("s2", "anna")); got != 0 {
+		t.Errorf("with the token of anna: %d; want 0", got)
 	}
 }
 
 func TestAnExpiredTokenKeepsItsServerIDs(t *testing.T) {
 	p := NewTokens(relay.Runtime{})
 	p.Use(tokens(t, "anna", "bob"))
-	if got := status(t, p, with("s1", "anna")); got != 0 {
+	if got := claim(t, p, with("s1", "anna")); got != 0 {
 		t.Fatal(got)
 	}
 	p.Use(tokens(t, "anna expires=2000-01-01", "bob"))
-	if got := status(t, p, with("s1", "bob")); got != 403 || p.Allowed("s1") {
-		t.Errorf("%d, allowed %t; want 403", got, p.Allowed("s1"))
+	if got := claim(t, p, with("s1", "bob")); got != 403 || p.Allowed("s1", grantOf("anna")) {
+		t.Errorf("%d, allowed %t; want 403", got, p.Allowed("s1", grantOf("anna")))
 	}
 	p.Use(tokens(t, "anna expires="+FormatTime(time.Now().Add(time.Hour)), "bob"))
-	if !p.Allowed("s1") {
+	if !p.Allowed("s1", grantOf("anna")) {
 		t.Error("a token that is extended has lost its server-id")
 	}
 }
@@ -112,7 +156,7 @@ func TestATokenClaimsAsManyServerIDsAsItMay(t *testing.T) {
 			if i >= most {
 				want = 403
 			}
-			if got := status(t, p, with(wire.ServerID(fmt.Sprint(name, i)), name)); got != want {
+			if got := claim(t, p, with(wire.ServerID(fmt.Sprint(name, i)), name)); got != want {
 				t.Errorf("%s, server-id %d: %d; want %d", name, i, got, want)
 			}
 		}
@@ -123,7 +167,7 @@ func TestTheRateOfATokenCountsItsPhones(t *testing.T) {
 	p := NewTokens(relay.Runtime{})
 	p.Use(tokens(t, "anna rate=2"))
 	phone := relay.AccessQuestion{Server: "s1", Phone: true}
-	if got := [...]int{status(t, p, with("s1", "anna")), status(t, p, phone), status(t, p, phone)}; got != [...]int{0, 0, 429} {
+	if got := [...]int{claim(t, p, with("s1", "anna")), status(t, p, phone), status(t, p, phone)}; got != [...]int{0, 0, 429} {
 		t.Errorf("got %v; want 0, 0, 429", got)
 	}
 }
@@ -133,7 +177,7 @@ func TestBindingsSurviveARestart(t *testing.T) {
 	book := tokens(t, "anna", "bob", "gone")
 	p.Use(book)
 	for id, name := range map[wire.ServerID]string{"s1": "anna", "s2": "bob", "s3": "gone"} {
-		if got := status(t, p, with(id, name)); got != 0 {
+		if got := claim(t, p, with(id, name)); got != 0 {
 			t.Fatal(got)
 		}
 	}
@@ -152,7 +196,7 @@ func TestBindingsSurviveARestart(t *testing.T) {
 	}
 	next.Use(tokens(t, "anna", "bob"))
 	for id, want := range map[wire.ServerID]int{"s1": 403, "s2": 0, "s3": 0} {
-		if got := status(t, next, with(id, "bob")); got != want {
+		if got := claim(t, next, with(id, "bob")); got != want {
 			t.Errorf("%s with the token of bob: %d; want %d", id, got, want)
 		}
 	}
@@ -204,11 +248,14 @@ func TestBindingsProperties(t *testing.T) {
 			default:
 				model[id] = n
 			}
-			if got := status(t, p, with(wire.ServerID(id), n)); got != want {
+			if got := claim(t, p, with(wire.ServerID(id), n)); got != want {
 				t.Fatalf("%s with the token of %s: %d; want %d (bound: %v)", id, n, got, want, model)
 			}
-			if _, bound := model[id]; p.Allowed(wire.ServerID(id)) != bound {
-				t.Fatalf("%s allowed: %t", id, !bound)
+			for _, n := range names {
+				of, bound := model[id]
+				if got := p.Allowed(wire.ServerID(id), grantOf(n)); bound && got != (of == n) || got && !book[n] {
+					t.Fatalf("%s allowed with the token of %s: %t (bound: %v)", id, n, got, model)
+				}
 			}
 		}
 	})

@@ -10,20 +10,26 @@ import (
 
 // Access decides which peers may use the relay. Nil in [Config] means that all may.
 //
-// A change of access takes effect in two steps. First Allowed must return the new answer.
-// Then the function that Attach got must be called. After it has returned, the relay
-// serves no server-id that has lost its access.
+// A change of access takes effect in two steps. First Allowed and Claimed must return the
+// new answer. Then the function that Attach got must be called. After it has returned, the
+// relay serves no binary that has lost its access, and none of its phones.
 type Access interface {
 	// Attach is called once, by New. The call of changed does not wait for a peer.
 	Attach(changed func())
 
 	// Ask decides about an upgrade, before the relay answers it. It may wait. The
 	// relay calls it without a lock. The error of a refusal is an [*AccessRefusal].
+	// The claim may still end without a slot, so Ask must not bind id to the peer.
 	Ask(q AccessQuestion) (Terms, error)
 
-	// Allowed reports whether id may have a slot now. It must not wait. The relay
-	// calls it without a lock.
-	Allowed(id wire.ServerID) bool
+	// Claimed is called when a binary has got the slot of id. It may bind id to grant,
+	// which is that of the Terms of the binary. If it returns false, the relay closes
+	// the binary. It must not wait. The relay calls it without a lock.
+	Claimed(id wire.ServerID, grant string) bool
+
+	// Allowed reports whether a binary with that grant may have the slot of id now. It
+	// changes nothing and must not wait. The relay calls it without a lock.
+	Allowed(id wire.ServerID, grant string) bool
 }
 
 // AccessQuestion describes an upgrade to [Access].
@@ -74,19 +80,62 @@ func (r *Relay) askAccess(q AccessQuestion) (Terms, *rejection) {
 	return terms, why
 }
 
-// mayServe reports whether id has access now.
-func (r *Relay) mayServe(id wire.ServerID) bool {
-	return r.cfg.Access == nil || r.cfg.Access.Allowed(id)
+// mayClaim reports whether b may get the slot of its server-id now.
+func (r *Relay) mayClaim(b *binary) bool {
+	return r.cfg.Access == nil || r.cfg.Access.Allowed(b.server, b.terms.Grant)
+}
+
+// mayServe reports whether b, which has got its slot, may keep it. It binds the server-id
+// to the grant of b, unless b has ended.
+func (r *Relay) mayServe(b *binary) bool {
+	if r.cfg.Access == nil || b.ended.Load() {
+		return r.mayClaim(b)
+	}
+	return r.cfg.Access.Claimed(b.server, b.terms.Grant)
 }
 
 // noAccess ends the connections of a server-id that has lost its access. Daemons and
 // phones redial after it; a daemon then gets an HTTP refusal and backs off.
 var noAccess = Ending{wire.CloseGoingAway, reasonNoAccess}
 
-// accessChanged closes the binary and the phones of each server-id that has lost its
-// access. It is called after Allowed returns the new answers.
+// accessChanged closes each binary that has lost its access, with the phones of its slot,
+// and ends each slot in grace of such a binary. It is called after Allowed returns the new
+// answers.
 func (r *Relay) accessChanged() {
-	r.Disconnect(Selector{Match: func(id wire.ServerID) bool { return !r.mayServe(id) }}, noAccess, noAccess, false)
+	var n Disconnected
+	for _, t := range r.selected(Selector{Kind: KindBinary}, 0, 0) {
+		if b := binaryOf(t.joined); !r.mayClaim(b) {
+			n.Add(r.endAccess(b))
+		}
+	}
+	var over []Grace
+	r.registry.Graces(func(g Grace) {
+		if !r.cfg.Access.Allowed(g.Server, g.Grant) {
+			over = append(over, g)
+		}
+	})
+	for _, g := range over {
+		n.Add(r.endGrace(g.Server, g.Grant))
+	}
+	r.metrics.operatorCloses.Add(float64(n.Binaries + n.Phones))
+}
+
+// endAccess closes b, and ends its slot, also if b has ended and left it in grace.
+func (r *Relay) endAccess(b *binary) Disconnected {
+	n := r.disconnectBinary(b, noAccess, noAccess)
+	n.Add(r.endGrace(b.server, b.terms.Grant))
+	return n
+}
+
+// endGrace ends the slot of id, if it is in grace with that grant. A binary that has
+// reclaimed it meanwhile is not affected: mayServe decides about it.
+func (r *Relay) endGrace(id wire.ServerID, grant string) (n Disconnected) {
+	joined, ok := r.registry.RevokeGrace(id, grant)
+	if !ok {
+		return n
+	}
+	r.cluster.changed(id)
+	return Disconnected{Graces: 1, Phones: evictAll(joined, noAccess)}
 }
 
 // ownerMemory is the time for which the owner of a server-id is remembered after the end

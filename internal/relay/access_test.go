@@ -20,10 +20,11 @@ type accessList struct {
 
 	mu    sync.Mutex
 	terms map[wire.ServerID]Terms
+	bound map[wire.ServerID]string // the grant that has claimed a server-id
 }
 
 func newAccessList(ids ...wire.ServerID) *accessList {
-	l := &accessList{terms: make(map[wire.ServerID]Terms)}
+	l := &accessList{terms: make(map[wire.ServerID]Terms), bound: make(map[wire.ServerID]string)}
 	for _, id := range ids {
 		l.terms[id] = Terms{}
 	}
@@ -45,14 +46,48 @@ func (l *accessList) Ask(q AccessQuestion) (Terms, error) {
 	if !ok && !q.Phone {
 		return t, &AccessRefusal{Status: http.StatusForbidden, Text: "not on the list"}
 	}
+	t.Grant = q.Token
 	return t, nil
 }
 
-func (l *accessList) Allowed(id wire.ServerID) bool {
+func (l *accessList) Claimed(id wire.ServerID, grant string) bool {
+	if !l.Allowed(id, grant) {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bound[id] = grant
+	return true
+}
+
+func (l *accessList) Allowed(id wire.ServerID, grant string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, ok := l.terms[id]
-	return ok
+	bound, taken := l.bound[id]
+	return ok && (!taken || bound == grant)
+}
+
+// boundTo returns the grant that has claimed id.
+func (l *accessList) boundTo(id wire.ServerID) (grant string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	grant, ok = l.bound[id]
+	return grant, ok
+}
+
+// free removes the binding of id.
+func (l *accessList) free(id wire.ServerID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.bound, id)
+}
+
+// rebind binds id to another grant.
+func (l *accessList) rebind(id wire.ServerID, grant string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bound[id] = grant
 }
 
 // remove removes id without a call of changed.
@@ -166,9 +201,55 @@ func TestABinaryThatLosesItsAccessWhileItClaimsGetsNoSlot(t *testing.T) {
 	rival := n.dial("/v1/server", binaryHeaders("s1"))
 	l.remove("s1") // without a call of changed: only the claim can notice it
 	rival.WantClose(1001, reasonNoAccess)
-	n.wantCounts(Counts{})
+	n.wantCounts(Counts{Binaries: 1}) // the incumbent, which only changed closes
 	n.wantMetric("ws_upgrade_attempts_total", "server/reject_access", 1)
 	n.wantMetric("ws_upgrade_attempts_total", "server/accept", 1)
+}
+
+// Between a change and the call of changed, another grant may get the server-id.
+func TestTheAccessOfABinaryIsThatOfItsOwnGrant(t *testing.T) {
+	l := newAccessList("s1", "s2", "s3")
+	n := start(t, Config{Access: l, Grace: time.Minute})
+	b, other := n.dial("/t/old", binaryHeaders("s1")), n.dial("/t/old", binaryHeaders("s2"))
+	p := n.phone("s1")
+	joined(t, b, p)
+	n.dial("/t/old", binaryHeaders("s3")).Reset()
+	n.wantCounts(Counts{Binaries: 2, InGrace: 1, Phones: 1})
+	l.rebind("s1", "new")
+	l.rebind("s3", "new")
+	l.changed()
+	b.WantClose(1001, reasonNoAccess)
+	p.WantClose(1001, reasonNoAccess)
+	n.wantCounts(Counts{Binaries: 1})
+	joined(t, other, n.phone("s2"))
+}
+
+func TestAClaimWithoutAServiceBindsNothing(t *testing.T) {
+	l := newAccessList("plain", "held")
+	n := start(t, Config{Access: l, Probe: patience})
+	req, err := http.NewRequest(http.MethodGet, strings.Replace(n.url, "ws", "http", 1)+"/t/a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = binaryHeaders("plain")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("a request that is no upgrade: %d; want 400", resp.StatusCode)
+	}
+	if by, ok := l.boundTo("plain"); ok {
+		t.Errorf("a request that is no upgrade has bound its server-id to %q", by)
+	}
+
+	n.binary("held").Echo() // it answers pings
+	l.free("held")
+	n.dial("/t/b", binaryHeaders("held")).WantClose(4409, "server-id already claimed")
+	if by, ok := l.boundTo("held"); ok {
+		t.Errorf("a claim that met its incumbent has bound its server-id to %q", by)
+	}
 }
 
 func TestAServerIDHasItsOwnLimitOfPhones(t *testing.T) {

@@ -40,7 +40,6 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 		a.reject(why)
 		return
 	}
-	// After the key, because an answer may bind the server-id to the token.
 	terms, why := r.askAccess(AccessQuestion{Server: hello.Server, From: a.from, Version: hello.Version, Token: token})
 	if why != nil {
 		a.reject(why)
@@ -126,6 +125,10 @@ func (r *Relay) prepareClaim(id wire.ServerID, owner string, from netip.Addr) (d
 // probed, and the verdict goes on from here.
 func (r *Relay) claim(b *binary) {
 	for {
+		if !r.mayClaim(b) {
+			b.refuseAccess()
+			return
+		}
 		c := r.registry.Claim(b.server, b, b.terms)
 		if c.Outcome != Held {
 			r.apply(b, c, nil)
@@ -190,9 +193,13 @@ func (r *Relay) serve(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	if displaced != nil {
 		displaced.displace()
 	}
-	// After the claim, because accessChanged may have looked at the slots before it.
-	if !r.mayServe(b.server) {
-		r.Disconnect(Selector{Server: b.server}, noAccess, noAccess, false)
+	if b.deadline.Passed() {
+		b.fail(wire.CloseRestart, reasonLost) // before it binds its server-id
+	}
+	// After the claim, because accessChanged may have looked at the binaries before b came.
+	if !r.mayServe(b) {
+		n := r.endAccess(b)
+		r.metrics.operatorCloses.Add(float64(n.Binaries + n.Phones))
 		b.recordAttempt(outcomeAccess)
 		r.metrics.refused[refusedAccess].Inc()
 		return
@@ -227,6 +234,13 @@ func (b *binary) recordAttempt(o outcome) {
 func (b *binary) refuse(code wire.CloseCode, reason string) {
 	b.ended.Store(true)
 	b.close(code, reason, false)
+}
+
+// refuseAccess closes claimant b, because it has lost its access since its upgrade.
+func (b *binary) refuseAccess() {
+	b.granted.Store(true)
+	b.refuse(noAccess.Code, noAccess.Reason)
+	b.recordAttempt(outcomeAccess)
 }
 
 // displace closes a binary after another one has taken over its slot.

@@ -280,6 +280,10 @@ func (b *binary) refused(incumbent *binary) {
 
 // inherits gives claimant b the slot of its incumbent, which is silent.
 func (b *binary) inherits(incumbent *binary) {
+	if !b.relay.mayClaim(b) {
+		b.refuseAccess()
+		return
+	}
 	b.relay.apply(b, b.relay.registry.Takeover(b.server, incumbent, b, b.terms), incumbent)
 }
 

@@ -159,6 +159,10 @@ type Terms struct {
 
 	// Network is where the binary comes from. Networks share the memory for owners.
 	Network netip.Prefix
+
+	// Grant identifies what [Access] has granted the claim for, such as a token. It
+	// means something to that Access only.
+	Grant string
 }
 
 // mayFollow reports whether a binary with these terms may get a slot of a binary with the
@@ -353,6 +357,12 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 	if s == nil || b != none && !s.heldBy(b) {
 		return none, nil, false
 	}
+	return s.binary, r.remove(id, s), true
+}
+
+// remove removes s, the slot of id, without a grace, and returns its phones in the order
+// they joined. The lock is held.
+func (r *Registry[B, P]) remove(id wire.ServerID, s *slot[B, P]) []P {
 	delete(r.slots, id)
 	if s.grace != nil {
 		s.grace.timer.Stop() // a function that has begun already finds no slot
@@ -360,9 +370,9 @@ func (r *Registry[B, P]) Revoke(id wire.ServerID, b B) (holder B, phones []P, ok
 	} else {
 		r.counts.Binaries--
 	}
-	phones = r.removePhones(s)
+	phones := r.removePhones(s)
 	r.publish()
-	return s.binary, phones, true
+	return phones
 }
 
 // Holds reports whether exactly b holds id.

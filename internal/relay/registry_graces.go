@@ -11,6 +11,7 @@ type Grace struct {
 	Server wire.ServerID
 	Until  time.Time // when it ends, unless a binary reclaims the slot
 	Phones int       // that wait
+	Grant  string    // of the Terms of the slot
 }
 
 // Grace returns the grace of id. It reports false if id has no slot in grace.
@@ -50,11 +51,23 @@ func (r *Registry[B, P]) Graces(f func(Grace)) {
 	}
 }
 
+// RevokeGrace removes the slot of id, if it is in grace with that grant, and returns its
+// phones, which must be closed. Otherwise it changes nothing and reports false.
+func (r *Registry[B, P]) RevokeGrace(id wire.ServerID, grant string) (phones []P, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.slots[id]
+	if s == nil || s.grace == nil || s.terms.Grant != grant {
+		return nil, false
+	}
+	return r.remove(id, s), true
+}
+
 // inGrace returns the grace of s, the slot of id, if it is in grace. s may be nil. The
 // lock is held.
 func (s *slot[B, P]) inGrace(id wire.ServerID) (Grace, bool) {
 	if s == nil || s.grace == nil {
 		return Grace{}, false
 	}
-	return Grace{Server: id, Until: s.grace.until, Phones: s.joined()}, true
+	return Grace{Server: id, Until: s.grace.until, Phones: s.joined(), Grant: s.terms.Grant}, true
 }

@@ -1,5 +1,7 @@
 package history
 
+import "cmp"
+
 // accessPeriod is a period in which a list was in force in one process: from the beginning
 // of the change to it to the end of the next change.
 type accessPeriod struct {
@@ -23,7 +25,10 @@ func (r *Run) accessSet(e *Event) {
 	}
 }
 
-// accessOf reports whether a list that allows c's server-id, and one that does not, may
+// subject returns what a list allows, or does not allow, for c: its token or its server-id.
+func (c *Conn) subject() string { return cmp.Or(c.Token, c.Server) }
+
+// accessOf reports whether a list that allows c's subject, and one that does not, may
 // have been in force between from and to.
 func (r *Run) accessOf(c *Conn, from, to Stamp) (allowed, lacking bool) {
 	if !r.of(c).HasAccess {
@@ -33,16 +38,58 @@ func (r *Run) accessOf(c *Conn, from, to Stamp) (allowed, lacking bool) {
 		if p.node != c.Node || !p.to.After(from) || to.Step > 0 && p.from.Step > to.Step {
 			continue
 		}
-		allowed = allowed || p.Allows[c.Server]
-		lacking = lacking || !p.Allows[c.Server]
+		allowed = allowed || p.Allows[c.subject()]
+		lacking = lacking || !p.Allows[c.subject()]
 	}
 	return allowed, lacking
 }
 
 // LacksAccess reports whether c may have been refused, or closed, because of its access.
+// With tokens a phone is closed because of the access of its binary, which may have left
+// before.
 func (r *Run) LacksAccess(c *Conn) bool {
-	_, lacking := r.accessOf(c, c.DialedAt, c.end())
-	return lacking && (c.Upgraded() || !c.Phone)
+	if r.Tokens && c.Phone {
+		return c.Upgraded() && r.Binaries(c, func(b *Conn) bool { return r.lacksAccess(b, c.end()) })
+	}
+	return r.lacksAccess(c, c.end()) && (c.Upgraded() || !c.Phone)
+}
+
+// lacksAccess reports whether c may have lacked its access at any time until then.
+func (r *Run) lacksAccess(c *Conn, until Stamp) bool {
+	_, lacking := r.accessOf(c, c.DialedAt, until)
+	return lacking || r.boundToOther(c, until)
+}
+
+// BoundToOther reports whether the server-id of c may have been bound to the token of
+// another binary when c was refused or closed.
+func (r *Run) BoundToOther(c *Conn) bool { return r.boundToOther(c, c.end()) }
+
+// boundToOther is BoundToOther at that time. A binary that was told that it does not get the
+// slot, and one whose upgrade failed, have bound nothing.
+func (r *Run) boundToOther(c *Conn, until Stamp) bool {
+	return r.Tokens && r.Binaries(c, func(b *Conn) bool {
+		refused := b.Closed && (b.Code == 4409 || b.Code == 1013)
+		return b.Node == c.Node && b.Token != c.Token && b.Upgraded() && !refused && !b.UpgradedAt.After(until)
+	})
+}
+
+// checkBinding checks that c was not served after a binary with another token, whose token
+// was valid all the time.
+func (r *Run) checkBinding(c *Conn) {
+	served := c.FirstFrame()
+	if c.Token == "" || served.Step == 0 {
+		return
+	}
+	if r.Binaries(c, func(b *Conn) bool {
+		first := b.FirstFrame()
+		if b.Node != c.Node || b.Token == c.Token || first.Step == 0 || first.After(c.DialedAt) {
+			return false
+		}
+		_, lacking := r.accessOf(b, b.UpgradedAt, served)
+		return !lacking
+	}) {
+		r.blame("access", c, "served although its server-id is bound to another token")
+	}
 }
 
 // HadAccess reports whether c certainly had access when it was upgraded.
@@ -51,8 +98,8 @@ func (r *Run) HadAccess(c *Conn) bool {
 	return !lacking
 }
 
-// checkAccess checks that an upgraded binary had access, and that no connection of a
-// server-id was served after it had lost its access.
+// checkAccess checks that an upgraded binary had access, and that no connection was served
+// after its subject had lost its access.
 func (r *Run) checkAccess(c *Conn) {
 	if !r.of(c).HasAccess || !c.Upgraded() {
 		return
@@ -60,14 +107,15 @@ func (r *Run) checkAccess(c *Conn) {
 	if allowed, _ := r.accessOf(c, c.DialedAt, c.UpgradedAt); !allowed && !c.Phone {
 		r.blame("access", c, "upgraded without access")
 	}
-	if !r.mustCloseInTime(c) {
+	r.checkBinding(c)
+	if !r.mustCloseInTime(c) || r.Tokens && c.Phone { // a phone is closed with its binary
 		return
 	}
 	for _, p := range r.access {
-		if p.node == c.Node && p.ExpiresAt > 0 && p.Expires == c.Server {
+		if p.node == c.Node && p.ExpiresAt > 0 && p.Expires == c.subject() {
 			r.checkExpiry(c, p)
 		}
-		if p.node != c.Node || p.Allows[c.Server] {
+		if p.node != c.Node || p.Allows[c.subject()] {
 			continue
 		}
 		// From the end of the change to p, or from the upgrade, to the next change.
@@ -79,7 +127,7 @@ func (r *Run) checkAccess(c *Conn) {
 			continue
 		}
 		if until.Step == 0 || until.At-since.At > r.MaxDelay(c) {
-			r.checkClosedSince("access", c, since.At, "its server-id had lost its access")
+			r.checkClosedSince("access", c, since.At, "it had lost its access")
 		}
 	}
 }
@@ -101,14 +149,14 @@ func (r *Run) checkClosedSince(invariant string, c *Conn, since int64, event str
 // before or soon after that.
 func (r *Run) checkExpiry(c *Conn, p *accessPeriod) {
 	for _, o := range r.access {
-		if o.node == p.node && o.from.Step > p.from.Step && (o.from.At < p.ExpiresAt || o.Allows[c.Server] && o.from.At <= p.ExpiresAt+r.MaxDelay(c)) {
+		if o.node == p.node && o.from.Step > p.from.Step && (o.from.At < p.ExpiresAt || o.Allows[c.subject()] && o.from.At <= p.ExpiresAt+r.MaxDelay(c)) {
 			return
 		}
 	}
 	if c.UpgradedAt.At >= p.ExpiresAt || c.EndedAt.Step != 0 && c.EndedAt.At <= p.ExpiresAt {
 		return
 	}
-	r.checkClosedSince("access", c, p.ExpiresAt, "its server-id had expired")
+	r.checkClosedSince("access", c, p.ExpiresAt, "its access had expired")
 }
 
 // inForce returns the time from which only p was in force: the end of the change to it.

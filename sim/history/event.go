@@ -94,6 +94,7 @@ type Dial struct {
 	Name    string // of the connection
 	Address string // of the peer
 	Key     bool   // with the claim key of the server-id
+	Token   string // of a binary; empty: none
 	Invalid int    // the status with which the endpoint must refuse the request; 0: none
 }
 
@@ -104,11 +105,11 @@ type Limits struct {
 	Grace                            int64
 }
 
-// Access is a list of server-ids that may use the relay.
+// Access is a list of the server-ids, or of the tokens, that may use the relay.
 type Access struct {
 	Allows    map[string]bool
 	ExpiresAt int64  // when Expires loses its access; 0: none does
-	Expires   string // server-id
+	Expires   string // server-id or token
 }
 
 // Request is a request of an operator: to disconnect, or to ban.

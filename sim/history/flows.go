@@ -96,6 +96,7 @@ func (r *Run) CheckFlows(p *Conn) {
 	r.checkBacklog(p, down, up)
 	closedByPhone := p.CloseSent && p.closedWith(p.CloseWith, "") && len(up.Orders) == 0
 	if n := r.of(p); closedByPhone && p.Faults == 0 && served.Faults == 0 && !served.CloseSent && served.ClosedAt.After(p.EndedAt) &&
+		served.Reason != reasonNoAccess && served.Reason != reasonOperator && // such a close does not wait for the frames before it
 		n.Drained.After(p.EndedAt) && len(up.Got) != len(down.Sent) && !n.Aborted {
 		r.blame("loss", p, "it sent %d frames and a close; %d came to %s", len(down.Sent), len(up.Got), served.Name)
 	}

@@ -18,6 +18,8 @@ func (r *Run) checkGates(c *Conn) {
 	switch c.Status {
 	case 400:
 		ok = c.Invalid == 400
+	case 401: // its token is not on the list
+		ok = c.Token != "" && r.LacksAccess(c)
 	case 403:
 		ok = c.Invalid == 403 || r.LacksAccess(c) || r.MayLackOwner(c) || r.MayBeBanned(c)
 	case 429: // a bucket that was emptied with a smaller limit refills slowly

@@ -115,7 +115,7 @@ func (r *Run) checkAttempts(n *Node) {
 		r.between("attempts", n, endpoint+" requests that are wrong", status(400), of("reject_headers", "reject_handshake"), status(400))
 		r.between("attempts", n, endpoint+" requests over the rate", status(429), of("reject_rate_limit"), status(429))
 		_, most := late(reasonNoAccess, reasonOperator, reasonNotOwner)
-		r.between("attempts", n, endpoint+" requests that may not", status(403), of("reject_origin", "reject_access", "reject_key", "reject_banned"), status(403)+most)
+		r.between("attempts", n, endpoint+" requests that may not", status(401)+status(403), of("reject_origin", "reject_access", "reject_key", "reject_banned"), status(401)+status(403)+most)
 		_, most = late(reasonShutdown, reasonManyClaims)
 		r.between("attempts", n, endpoint+" requests that found no place", status(503), of("reject_capacity", "reject_draining", "reject_access_unknown", "reject_cluster"), status(503)+most)
 		if i == 0 {

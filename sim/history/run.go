@@ -10,6 +10,7 @@ type Settings struct {
 	Exact   bool  // time moves only when no task can run, so that durations are exact
 	Shared  bool  // the processes share their server-ids, and operators have no effect on each other's
 	Keys    bool  // some binaries have claim keys
+	Tokens  bool  // binaries need a token, and each server-id is bound to one
 	Latency int64 // of the network
 	Room    int   // bytes that the network holds for a peer
 

@@ -11,8 +11,11 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
-// Access that operators change while the relay runs: the real list of
-// internal/access, and a verifier in front of it that is slow or gone.
+// Access that operators change while the relay runs: the real list or the real tokens of
+// internal/access, and a verifier in front of the list that is slow or gone.
+//
+// The subjects of a list are the server-ids, and those of a file of tokens are the tokens.
+// Both have MaxServers of them.
 
 // noAccessReason is the reason of a close because the server-id has lost its access.
 const noAccessReason = "server-id has no access any more"
@@ -24,7 +27,7 @@ type accessWorld struct {
 	node    *Node
 	policy  *access.Policy
 	expires time.Time // of the list in force; zero: it does not expire
-	ending  int       // the server-id that expires
+	ending  int       // the subject that expires
 	changes int       // lists with an expiry so far
 	busy    bool      // a change has begun and not ended
 	allows  [MaxServers]bool
@@ -35,7 +38,31 @@ const (
 	accessOff      = iota
 	accessList     // the list decides immediately
 	accessVerifier // the answer takes time, before and after the decision, or does not come
+	accessTokens   // tokens decide, and each server-id is bound to one of them
 )
+
+// tokenNames are the tokens of binaries.
+var tokenNames = [MaxServers]string{"token0", "token1", "token2"}
+
+// tokens reports whether binaries need a token.
+func (w *Instance) tokens() bool { return w.Run.Param("access", accessOff) == accessTokens }
+
+// token returns the token of a binary, or "" if it needs none. Each connection of an actor
+// may have another one.
+func (c *Client) token() string {
+	if c.Phone || !c.w.tokens() {
+		return ""
+	}
+	return tokenNames[engine.Mix(uint64(c.Number))%MaxServers]
+}
+
+// subjects returns the names of the subjects of lists.
+func (w *Instance) subjects() [MaxServers]string {
+	if w.tokens() {
+		return tokenNames
+	}
+	return Servers
+}
 
 // newAccess returns the access of a process that starts: every server-id has access. It
 // returns nil if the run has none.
@@ -44,6 +71,9 @@ func (w *Instance) newAccess(d *Node, rt relay.Runtime) relay.Access {
 		return nil
 	}
 	a := &accessWorld{w: w, node: d, policy: access.NewList(rt)}
+	if w.tokens() {
+		a.policy = access.NewTokens(rt)
+	}
 	d.access = a
 	a.change(accessOf(0), 0)
 	return a
@@ -91,13 +121,19 @@ func (a *accessWorld) verifierOf(c *Client) uint64 {
 	return engine.Mix(uint64(c.Number)<<20 + uint64(w.Run.Param("noise", 0)))
 }
 
-// Allowed implements relay.Access.
-func (a *accessWorld) Allowed(id wire.ServerID) bool {
+// Claimed implements relay.Access.
+func (a *accessWorld) Claimed(id wire.ServerID, grant string) bool {
 	a.noteExpiry()
-	return a.policy.Allowed(id)
+	return a.policy.Claimed(id, grant)
 }
 
-// accessOf returns the server-ids that a list allows, by the argument of an operation.
+// Allowed implements relay.Access.
+func (a *accessWorld) Allowed(id wire.ServerID, grant string) bool {
+	a.noteExpiry()
+	return a.policy.Allowed(id, grant)
+}
+
+// accessOf returns the subjects that a list allows, by the argument of an operation.
 func accessOf(n int) (allows [MaxServers]bool) {
 	for s := range allows {
 		allows[s] = n%8&(1<<s) == 0
@@ -105,7 +141,7 @@ func accessOf(n int) (allows [MaxServers]bool) {
 	return allows
 }
 
-// changeAccess puts another list into force. In some of them one server-id expires a few
+// changeAccess puts another list into force. In some of them one subject expires a few
 // seconds later.
 func (w *Instance) changeAccess(d *Node, n int) {
 	if d.access == nil || w.healingNow() {
@@ -118,31 +154,43 @@ func (w *Instance) changeAccess(d *Node, n int) {
 //go:norace
 func (w *Instance) healingNow() bool { return w.Healing }
 
-// allowAll gives access to all server-ids, for the end of a run.
+// allowAll gives access to all subjects, for the end of a run. No server-id is bound to a
+// token after it.
 func (w *Instance) allowAll(d *Node) {
-	for d.access != nil && !d.access.change(accessOf(0), 0) {
-		w.Engine.Sleep(time.Second)
+	allow := func(n int) {
+		for d.access != nil && !d.access.change(accessOf(n), 0) {
+			w.Engine.Sleep(time.Second)
+		}
 	}
+	if w.tokens() {
+		allow(1<<MaxServers - 1) // a token that is gone loses its server-ids
+	}
+	allow(0)
 }
 
-// change puts a list into force. after is the time until one of its server-ids expires, or
+// change puts a list into force. after is the time until one of its subjects expires, or
 // 0. It reports false, and changes nothing, during another change.
 func (a *accessWorld) change(allows [MaxServers]bool, after time.Duration) bool {
 	if !a.begin(allows, after) {
 		return false
 	}
-	text := "# the list\n"
+	text, kind := "# the list\n", access.ServerIDs
 	for s, ok := range allows {
 		if !ok {
 			continue
 		}
-		text += Servers[s]
+		if a.w.tokens() {
+			kind = access.Tokens
+			text += "token:" + access.SubjectOf(tokenNames[s]).String() + " name=" + tokenNames[s]
+		} else {
+			text += Servers[s]
+		}
 		if s == a.ending && !a.expires.IsZero() {
 			text += " expires=" + access.FormatTime(a.expires)
 		}
 		text += "\n"
 	}
-	b, err := access.ParseBook([]byte(text), access.ServerIDs)
+	b, err := access.ParseBook([]byte(text), kind)
 	if err != nil {
 		panic(fmt.Sprintf("%q: %v", text, err))
 	}
@@ -178,9 +226,10 @@ func (a *accessWorld) begin(allows [MaxServers]bool, after time.Duration) bool {
 func (a *accessWorld) record(allows [MaxServers]bool, expiresAt int64) {
 	a.allows = allows
 	list := &history.Access{Allows: map[string]bool{}, ExpiresAt: expiresAt}
+	subjects := a.w.subjects()
 	for s, ok := range allows {
-		if list.Allows[Servers[s]] = ok; expiresAt > 0 && s == a.ending {
-			list.Expires = Servers[s]
+		if list.Allows[subjects[s]] = ok; expiresAt > 0 && s == a.ending {
+			list.Expires = subjects[s]
 		}
 	}
 	a.w.Record(history.Event{Kind: history.AccessBegan, Node: a.node.N, Data: list})
@@ -189,7 +238,7 @@ func (a *accessWorld) record(allows [MaxServers]bool, expiresAt int64) {
 //go:norace
 func (a *accessWorld) end() { a.busy = false }
 
-// noteExpiry records the first moment at which an expired server-id can have lost its
+// noteExpiry records the first moment at which an expired subject can have lost its
 // access.
 func (a *accessWorld) noteExpiry() {
 	if a.expired() {
@@ -220,7 +269,8 @@ func (w *Instance) coverAccess(c *Client) {
 	}
 	e := w.Engine
 	e.Sometimes(sawVerifierGone, c.Status == 503 && c.NotAsked)
-	e.Sometimes(sawNoAccess, c.Status == 403 && c.Kind == AsIs)
+	e.Sometimes(sawNoAccess, (c.Status == 401 || c.Status == 403) && c.Kind == AsIs)
+	e.Sometimes(sawBoundToOther, c.Status == 403 && c.Kind == AsIs && w.hist.BoundToOther(c.Conn))
 	if c.Reason != noAccessReason {
 		return
 	}

@@ -55,6 +55,7 @@ const (
 	sawDeparted
 	sawNoAccess
 	sawVerifierGone
+	sawBoundToOther
 	sawAccessLost
 	sawAccessLostLate
 	sawAccessLostPhone
@@ -120,6 +121,7 @@ func (World) CoverageGoals() []string {
 		sawLimitsRefuse:         "a changed limit refuses a connection",
 		sawLastPong:             "a binary dies with a pong on its way, and reconnects immediately",
 		sawNoAccess:             "a binary has no access",
+		sawBoundToOther:         "a binary is refused because another token has claimed its server-id",
 		sawVerifierGone:         "the verifier does not answer",
 		sawAccessLost:           "a binary loses its access",
 		sawAccessLostLate:       "a binary loses its access between the answer and its slot",

@@ -81,7 +81,7 @@ func (w *Instance) DialTo(d *Node, u *User, phone bool, server, kind int) *Clien
 	c.Sock.onClose = func() { w.noteClosing(c) }
 	u.conns = append(u.conns, c)
 	w.Record(history.Event{Kind: history.Dialled, Node: d.N, Conn: c.Number, Data: &history.Dial{
-		Phone: phone, Server: Servers[server], Name: c.Name, Address: u.Name, Key: c.hasKey(), Invalid: c.invalid(),
+		Phone: phone, Server: Servers[server], Name: c.Name, Address: u.Name, Key: c.hasKey(), Token: c.token(), Invalid: c.invalid(),
 	}})
 	req := c.request()
 	w.Engine.Go("serve", func() {
@@ -122,6 +122,9 @@ func (c *Client) request() *http.Request {
 	paths := [2]string{"/v1/server", "/v1/client"}
 	if c.Number%5 == 0 {
 		paths = [2]string{"/v2/server", "/v2/client"}
+	}
+	if t := c.token(); t != "" {
+		paths[0] = "/t/" + t
 	}
 	h := http.Header{"X-Pyrycode-Server": {Servers[c.Server]}, "User-Agent": {"sim"}}
 	if !c.Phone {

@@ -99,7 +99,7 @@ func (w *Instance) Final() {
 // ReadHistory reads the history of the run, and gives each client its connection in it.
 func (w *Instance) ReadHistory() *history.Run {
 	w.hist = history.Read(w.Log.Events(), history.Settings{
-		Exact: w.exactTiming, Shared: w.Cluster != nil, Latency: w.Latency(), Room: max(w.Run.Param("room", 1<<14), 512),
+		Exact: w.exactTiming, Shared: w.Cluster != nil, Tokens: w.tokens(), Latency: w.Latency(), Room: max(w.Run.Param("room", 1<<14), 512),
 		Probe: int64(ProbeTime), Write: int64(writeTime), Message: int64(messageTime), Linger: int64(Linger),
 	})
 	for _, c := range w.All() {

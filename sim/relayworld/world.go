@@ -250,7 +250,7 @@ func (p *planner) operators() {
 		p.Round("pk", 12, []int{VerbDial, VerbWait}, 400, 800, 30_000)
 	}
 	if r.Chance(6) {
-		p.Set("access", accessList, accessVerifier)
+		p.Set("access", accessList, accessVerifier, accessTokens)
 		p.Actor("acl", 2+r.Intn(6), []int{VerbAccess, VerbWait, VerbAccess}, p.IDs)
 		p.Round("bx", 4, []int{VerbDial, VerbWait}, 2000, 9000)
 	}
