@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -47,14 +48,30 @@ func openUnix(ctx context.Context, path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "unix", path)
+	ln, err := bindUnix(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, socketMode); err != nil {
+	if err := os.Chmod(path, socketMode); err != nil { // the umask may have removed bits
 		ln.Close()
 		return nil, err
 	}
 	return ln, nil
+}
+
+// bindUnix creates a socket at path with socketMode, or with fewer bits if the umask says
+// so. Linux gives the file the mode of the descriptor, so that no client can connect
+// between bind and a later chmod. Other systems do not, and have only the umask until then.
+func bindUnix(ctx context.Context, path string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if cerr := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), socketMode) }); cerr != nil {
+			return cerr
+		}
+		if runtime.GOOS != "linux" {
+			return nil
+		}
+		return err
+	}}
+	return lc.Listen(ctx, "unix", path)
 }
