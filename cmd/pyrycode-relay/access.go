@@ -16,6 +16,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/access"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // accessCommand edits the file of --access-file. It asks no relay: a running relay reads
@@ -47,10 +48,12 @@ func (a *accessCommand) check() (all []config.Problem) {
 			all = append(all, config.Problem{Option: option, Value: value, Rule: rule, Fix: fix})
 		}
 	}
-	add(a.AccessFile != "", "access-file", "", "must be given", "it is the file that serve has as its --access-file; with --config it is read from there")
+	add(a.AccessFile != "" || actionProblem(a.Words) != nil, "access-file", "", "must be given", "it is the file that serve has as its --access-file; with --config it is read from there")
 	if a.Expires != "" {
-		_, err := a.expires(time.Now())
+		now := time.Now()
+		end, err := a.expires(now)
 		add(err == nil, "expires", a.Expires, "must be a date, a time or a duration", "for example 2027-01-31, 2027-01-31T18:00:00Z or 720h")
+		add(err != nil || end.After(now), "expires", a.Expires, "must be in the future", "access remove ends an access now")
 	}
 	if err := access.CheckNote(a.Note); err != nil {
 		add(false, "note", a.Note, err.Error(), "for example Anna's laptop")
@@ -80,22 +83,60 @@ func (a *accessCommand) expires(now time.Time) (time.Time, error) {
 // run carries out one action. The error is one sentence for the user.
 func (a *accessCommand) run(in io.Reader, out io.Writer) error {
 	words := a.Words
+	if err := actionProblem(words); err != nil {
+		return err
+	}
 	is := func(action ...string) bool {
 		return len(words) >= len(action) && slices.Equal(words[:len(action)], action)
 	}
 	switch {
-	case is("list") && len(words) == 1:
-		return a.list(time.Now(), out)
-	case is("add") && len(words) == 2:
+	case is("add"):
 		return a.add(words[1], in, out)
-	case is("remove") && len(words) == 2:
+	case is("remove"):
 		return a.remove(func(text []byte) (access.Line, error) { return find(text, words[1], in) }, out)
-	case is("token", "add") && len(words) == 3:
+	case is("token", "add"):
 		return a.addToken(words[2], out)
-	case is("token", "remove") && len(words) == 3:
+	case is("token", "remove"):
 		return a.remove(func(text []byte) (access.Line, error) { return findToken(text, words[2]) }, out)
 	}
-	return errors.New("what to do is missing or unknown: access add ID, access remove ID, access token add NAME, access token remove NAME, or access list")
+	return a.list(time.Now(), out)
+}
+
+// accessActions are the actions of access, with the name of their argument.
+var accessActions = map[string]string{"add": "ID", "remove": "ID", "list": "", "token add": "NAME", "token remove": "NAME"}
+
+// actionProblem returns the error for words that are no action, or that have too few or
+// too many arguments. It returns nil for all others.
+func actionProblem(words []string) error {
+	const all = "the actions are access add ID, access remove ID, access list, access token add NAME and access token remove NAME"
+	if len(words) == 0 {
+		return usagef("the action is missing; %s", all)
+	}
+	n := 1
+	known := map[string]bool{"add": true, "remove": true, "list": true, "token": true}
+	if words[0] == "token" {
+		if len(words) == 1 {
+			return usagef("access token: the action is missing; %s", all)
+		}
+		n, known = 2, map[string]bool{"add": true, "remove": true}
+	}
+	action := strings.Join(words[:n], " ")
+	arg, ok := accessActions[action]
+	switch rest := words[n:]; {
+	case !ok:
+		near := nearest(words[n-1], known, 0)
+		if near == "" {
+			return usagef("unknown action %q; %s", "access "+action, all)
+		}
+		return usagef("unknown action %q; did you mean access %s? %s", "access "+action, strings.Join(append(slices.Clone(words[:n-1]), near), " "), all)
+	case arg == "" && len(rest) > 0:
+		return usagef("access %s takes no argument, and got %q", action, rest[0])
+	case arg != "" && len(rest) == 0:
+		return usagef("access %s needs the argument %s", action, arg)
+	case len(rest) > 1:
+		return usagef("access %s takes one %s, and got %q as well; put quotes around an argument with spaces", action, arg, rest[1])
+	}
+	return nil
 }
 
 // add adds an entry for a server-id.
@@ -110,7 +151,7 @@ func (a *accessCommand) add(arg string, in io.Reader, out io.Writer) error {
 // addToken adds an entry for a new token, and prints the URL with it.
 func (a *accessCommand) addToken(name string, out io.Writer) error {
 	if err := access.CheckName(name); err != nil {
-		return err
+		return usageError{err}
 	}
 	token := rand.Text()
 	l := access.Line{Token: true, Subject: access.SubjectOf(token), Entry: access.Entry{Name: name, MaxIDs: a.IDs}}
@@ -213,10 +254,13 @@ func subjectOf(arg string, in io.Reader) (l access.Line, err error) {
 		}
 		arg = strings.TrimRight(text, "\r\n")
 	case strings.HasPrefix(arg, "sha256:"):
-		return access.ParseLine(arg)
+		if l, err = access.ParseLine(arg); err != nil {
+			return l, usageError{err}
+		}
+		return l, nil
 	}
-	if arg == "" || len(arg) > 256 {
-		return l, errors.New("the server-id must have 1 to 256 bytes")
+	if arg == "" || len(arg) > wire.MaxServerID {
+		return l, usagef("the server-id must have 1 to %d bytes", wire.MaxServerID)
 	}
 	return access.Line{Subject: access.SubjectOf(arg)}, nil
 }

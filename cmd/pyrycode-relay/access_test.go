@@ -25,22 +25,30 @@ func TestAccessAddsListsAndRemovesEntries(t *testing.T) {
 		want string
 	}{
 		{[]string{"add", "s1", "--note", "Anna's laptop"}, 0, "added sha256:e8bc163c82ee (Anna's laptop); a relay that runs with --access-file"},
-		{[]string{"add", "s2", "--expires", "2000-01-01", "--phones", "2", "--rate", "60"}, 0, "added sha256:"},
+		{[]string{"add", "s2", "--expires", "2190-01-01", "--phones", "2", "--rate", "60"}, 0, "added sha256:"},
 		{[]string{"add", "s1"}, 1, "it has an entry in the file already; remove it first to change it; nothing has changed"},
-		{[]string{"list"}, 0, "sha256:e8bc163c82ee  never               –       –     Anna's laptop\n"},
-		{[]string{"list"}, 0, "2000-01-01 (ended)  2       60    \n"},
+		{[]string{"list"}, 0, "sha256:e8bc163c82ee  never       –       –     Anna's laptop\n"},
+		{[]string{"list"}, 0, "2190-01-01  2       60    \n"},
 		{[]string{"remove", "s3"}, 1, "the file has no such entry; nothing has changed"},
 		{[]string{"remove", "sha256:e8bc163c"}, 0, "removed sha256:e8bc163c82ee (Anna's laptop)"},
 		{[]string{"remove", "s2"}, 0, "removed sha256:"},
 		{[]string{"list"}, 0, "ENTRY  EXPIRES  PHONES  RATE  NOTE\n"},
-		{nil, 1, "what to do is missing or unknown"},
-		{[]string{"add"}, 1, "what to do is missing or unknown"},
-		{[]string{"add", "s1", "s2"}, 1, "what to do is missing or unknown"},
-		{[]string{"add", ""}, 1, "must have 1 to 256 bytes"},
+		{nil, 2, "the action is missing"},
+		{[]string{"token"}, 2, "access token: the action is missing"},
+		{[]string{"ad", "s1"}, 2, `unknown action "access ad"; did you mean access add?`},
+		{[]string{"token", "ad", "anna"}, 2, `unknown action "access token ad"; did you mean access token add?`},
+		{[]string{"everything"}, 2, `unknown action "access everything"; the actions are`},
+		{[]string{"add"}, 2, "access add needs the argument ID"},
+		{[]string{"add", "s1", "s2"}, 2, `access add takes one ID, and got "s2" as well`},
+		{[]string{"list", "s1"}, 2, `access list takes no argument, and got "s1"`},
+		{[]string{"add", ""}, 2, "must have 1 to 256 bytes"},
+		{[]string{"add", "s4", "--expires", "2000-01-01"}, 2, `--expires "2000-01-01": must be in the future`},
+		{[]string{"token", "add", "anna", "--expires", "2000-01-01"}, 2, `--expires "2000-01-01": must be in the future`},
+		{[]string{"token", "add", "a b"}, 2, "must have 1 to 64 letters"},
 		{[]string{"add", "s1", "--expires", "soon"}, 2, `--expires "soon": must be a date, a time or a duration`},
 		{[]string{"add", "s1", "--phones", "-1"}, 2, "must be from 0 to 10000"},
 		{[]string{"add", "s1", "--note", "a\nb"}, 2, "no control characters"},
-		{[]string{"add", "sha256:12"}, 1, "must have 64 hexadecimal digits"},
+		{[]string{"add", "sha256:12"}, 2, "must have 64 hexadecimal digits"},
 	} {
 		if code, got := accessRun(t, file, tt.args...); code != tt.code || !strings.Contains(got, tt.want) {
 			t.Errorf("access %q: %d\n%s\nwant %d, %s", tt.args, code, got, tt.code, tt.want)
@@ -53,7 +61,12 @@ func TestAccessAddsListsAndRemovesEntries(t *testing.T) {
 
 func TestAccessListInJSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "access")
-	accessRun(t, file, "add", "s1", "--expires", "2000-01-01", "--note", "a")
+	if err := os.WriteFile(file, []byte("s1 expires=2000-01-01 # a\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, out := accessRun(t, file, "list"); !strings.Contains(out, "2000-01-01 (ended)") {
+		t.Errorf("the list does not say that the entry has ended:\n%s", out)
+	}
 	code, out := accessRun(t, file, "list", "--json")
 	var got []map[string]any
 	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 {

@@ -296,6 +296,14 @@ func (c *command) all(name string) []config.Problem {
 	for _, p := range rules {
 		if !unread[p.Option] {
 			all = append(all, p)
+			unread[p.Option] = true
+		}
+	}
+	if cmd := commandOf(c.model.Node, []string{name}); cmd != nil {
+		for _, p := range valueProblems(cmd) {
+			if !unread[p.Option] {
+				all = append(all, p)
+			}
 		}
 	}
 	for _, o := range config.Options() {

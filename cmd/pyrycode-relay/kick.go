@@ -120,7 +120,7 @@ func (n *named) change(ctx context.Context, path string, r daemon.OperatorReques
 	if err != nil {
 		return got, err
 	}
-	if code == http.StatusBadRequest {
+	if code == http.StatusConflict {
 		return got, errors.New(string(bytes.TrimSpace(body)))
 	}
 	if err := a.parse(path, code, body, &got); err != nil {

@@ -94,6 +94,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		log := daemon.NewLogWriter(stderr, "text") // stderr may be a full pipe
 		fmt.Fprintf(log, "pyrycode-relay %s: %v\n", name, err)
 		log.Flush(daemon.FlushTime)
+		if _, ok := errors.AsType[usageError](err); ok {
+			return refused
+		}
 		return failed
 	}
 	return done

@@ -17,6 +17,41 @@ var (
 	unknownFlag        = regexp.MustCompile(`^unknown flag (-\S+?)(?:, did you mean .*)?$`)
 )
 
+// usageError is an error of the command line that only the command itself can notice. The
+// exit code is then that of every other mistake of the command line.
+type usageError struct{ error }
+
+// usagef returns a usageError with a text as of fmt.Errorf.
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// valueProblems returns a problem for each flag of cmd that has a value outside of its
+// list of values.
+func valueProblems(cmd *kong.Node) (all []config.Problem) {
+	for _, f := range cmd.Flags {
+		values := strings.Split(f.Tag.Get("values"), ",")
+		got := f.Target.String()
+		if len(values) < 2 || f.Tag.Get("relay") != "" || got == "" && f.Default == "" || slices.Contains(values, got) {
+			continue
+		}
+		last := len(values) - 1
+		p := config.Problem{Option: f.Name, Value: got, Rule: "must be " + strings.Join(values[:last], ", ") + " or " + values[last]}
+		known := make(map[string]bool)
+		for _, v := range values {
+			known[v] = true
+		}
+		switch near := nearest(got, known, 0); {
+		case near != "":
+			p.Fix = "did you mean " + near + "?"
+		case f.Default != "":
+			p.Fix = "the default is " + f.Default
+		default:
+			p.Fix = "leave it out for all"
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
 // sentence returns err, which kong has returned for args, as a sentence for the user: the
 // wrong word, the word that was probably meant, and the command that lists the valid ones.
 func (c *command) sentence(err error, args []string) string {

@@ -109,8 +109,15 @@ func TestPsListsTheConnections(t *testing.T) {
 			t.Errorf("%s: %v; want %s", args, all, want)
 		}
 	}
-	if got := s.operator(t, failed, "ps", "--state", "gone"); !strings.Contains(got.stderr, `parameter state: "gone" must be claiming`) {
-		t.Errorf("a wrong state: %+v", got)
+	for args, want := range map[string]string{
+		"ps --state gone":    `--state "gone": must be claiming`,
+		"ps --kind binaries": `--kind "binaries": must be binary or phone; did you mean binary?`,
+		"ps --sort size":     `--sort "size": must be rate, bytes or waiting`,
+		"ps --address x":     `parameter address: "x" must be`,
+	} {
+		if got := s.operator(t, refused, strings.Fields(args)...); !strings.Contains(got.stderr, want) {
+			t.Errorf("%s: %+v; want %s", args, got, want)
+		}
 	}
 	if got := s.operator(t, failed, "top"); !strings.Contains(got.stderr, "standard output is no terminal; use ps") {
 		t.Errorf("top without a terminal: %+v", got)
@@ -153,14 +160,16 @@ func TestKickBanAndUnban(t *testing.T) {
 	}
 	s.pair(t, "noisy")
 	for args, want := range map[string]string{
-		"ban conn-1":               "what: conn-1 is a connection",
-		"ban 0.0.0.0/0":            "what: 0.0.0.0/0 is not a network of /8 or narrower",
-		"ban x --for 9000h":        `for: "9000h0m0s" must be a time of up to 8784 hours`,
-		"kick fp-0123456789abcdef": "no connection, no slot in grace and no ban",
+		"ban conn-1":        "what: conn-1 is a connection",
+		"ban 0.0.0.0/0":     "what: 0.0.0.0/0 is not a network of /8 or narrower",
+		"ban x --for 9000h": `for: "9000h0m0s" must be a time of up to 8784 hours`,
 	} {
-		if got := s.operator(t, failed, strings.Fields(args)...); !strings.Contains(got.stderr, want) {
+		if got := s.operator(t, refused, strings.Fields(args)...); !strings.Contains(got.stderr, want) {
 			t.Errorf("%s: %q; want %s", args, got.stderr, want)
 		}
+	}
+	if got := s.operator(t, failed, "kick", "fp-0123456789abcdef"); !strings.Contains(got.stderr, "no connection, no slot in grace and no ban") {
+		t.Errorf("kick of an unknown fingerprint: %q", got.stderr)
 	}
 }
 

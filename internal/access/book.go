@@ -84,6 +84,9 @@ func (b *Book) nextEnd(now time.Time) (end time.Time, ok bool) {
 // maxProblems is the number of problems of one file that its error names.
 const maxProblems = 5
 
+// ErrEmpty is the error of ParseBook for a file without content.
+var ErrEmpty = errors.New("it is empty: a list with no entry needs a line with a comment, which begins with #")
+
 // ParseBook parses the content of a file with subjects of that kind. Its lines are
 //
 //	SUBJECT [phones=N] [rate=N] [expires=DATE] [# NOTE]
@@ -97,11 +100,11 @@ const maxProblems = 5
 func ParseBook(text []byte, kind Kind) (*Book, error) {
 	switch {
 	case len(text) == 0:
-		return nil, errors.New("it is empty: a list with no entry needs a line with a comment, which begins with #")
+		return nil, ErrEmpty
 	case len(text) > MaxFile:
 		return nil, fmt.Errorf("it has more than %d MiB", MaxFile>>20)
 	case text[len(text)-1] != '\n':
-		return nil, errors.New("its last line does not end with a newline, so it may have been cut off")
+		return nil, fmt.Errorf("line %d, its last one, does not end with a newline, so the file may have been cut off", bytes.Count(text, []byte("\n"))+1)
 	}
 	b := &Book{kind: kind, entries: make(map[Subject]Entry, bytes.Count(text, []byte("\n")))}
 	names := make(map[string]int)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"io/fs"
 	"net/netip"
 	"net/url"
 	"time"
@@ -49,8 +50,17 @@ func (c Config) LoadAccess() (*access.Book, error) {
 
 // AccessProblem returns the problem of an unusable --access-file.
 func (c Config) AccessProblem(err error) Problem {
-	return Problem{Option: "access-file", Value: c.AccessFile, Rule: err.Error(),
-		Fix: "pyrycode-relay access add makes a file with its first entry; docs/access.md has the format"}
+	fix := "correct it; docs/access.md has the format"
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, access.ErrEmpty):
+		fix = "pyrycode-relay access add makes a file with its first entry; docs/access.md has the format"
+		if c.Access == AccessTokens {
+			fix = "pyrycode-relay access token add makes a file with its first token; docs/access.md has the format"
+		}
+	case errors.Is(err, fs.ErrPermission):
+		fix = "let the user of the relay read it"
+	}
+	return Problem{Option: "access-file", Value: c.AccessFile, Rule: "is not usable: " + err.Error(), Fix: fix}
 }
 
 // access checks the options of access.
@@ -62,7 +72,7 @@ func (v *validator) access(c Config) {
 		v.add("access-file", "", "must be given with --access "+c.Access, "for example /etc/pyrycode-relay/access")
 	case c.usesFile():
 		if _, err := c.LoadAccess(); err != nil {
-			v.problems = append(v.problems, c.AccessProblem(errors.New("is not usable: "+err.Error())))
+			v.problems = append(v.problems, c.AccessProblem(err))
 		}
 	}
 }

@@ -229,6 +229,9 @@ func (f *Findings) unusual(c Config) {
 	if c.LogServerIDs == FullServerIDs {
 		f.warn("--log-server-ids full: every reader of the log can join the server-ids in it")
 	}
+	if c.StateDir != "" && c.LogKeyFile == "" && c.LogServerIDs != FullServerIDs {
+		f.warn("--state-dir without --log-key-file: bans survive a restart, and the fingerprints of their server-ids in the log, ps and bans are other ones after it")
+	}
 	if c.MaxConnsPerAddress > c.MaxConns {
 		f.warn("--max-conns-per-address %d is more than --max-conns %d: one address can use all connections", c.MaxConnsPerAddress, c.MaxConns)
 	}

@@ -117,6 +117,14 @@ func (a *accessControl) access() relay.Access {
 	return a.policy
 }
 
+// len returns the number of entries in force: 0 without --access-file.
+func (a *accessControl) len() int {
+	if a == nil {
+		return 0
+	}
+	return a.policy.Len()
+}
+
 // use puts the content of the file into force.
 func (a *accessControl) use(text []byte) error {
 	b, err := a.cfg.ParseAccess(text)

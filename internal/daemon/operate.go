@@ -236,6 +236,9 @@ func (o *operations) handler(action string, do func(r OperatorRequest, by, at st
 		if err == nil {
 			status = http.StatusBadRequest
 			got, err = do(req, operatorOf(r, o.asks()), placeOf(r))
+			if errors.Is(err, errUnknownFingerprint) {
+				status = http.StatusConflict // the request is right, and nothing is there
+			}
 		}
 		if err != nil {
 			o.audit.refuse(action)

@@ -160,7 +160,7 @@ func TestWrongRequestsOfOperatorsAreRefused(t *testing.T) {
 		{KickPath, `{"what":"` + strings.Repeat("x", 300) + `"}`, 400, "what: must be"},
 		{KickPath, `{"what":"` + strings.Repeat("x", 5000) + `"}`, 400, "content: must be JSON"},
 		{KickPath, `{"what":"s1","for":"1h"}`, 400, "for: kick takes none"},
-		{KickPath, `{"what":"fp-0123456789abcdef"}`, 400, "what: fp-0123456789abcdef: no connection"},
+		{KickPath, `{"what":"fp-0123456789abcdef"}`, 409, "what: fp-0123456789abcdef: no connection"},
 		{BansPath, `{"what":"10.0.0.0/4"}`, 400, "what: 10.0.0.0/4 is not a network of /8 or narrower"},
 		{BansPath, `{"what":"conn-1"}`, 400, "what: conn-1 is a connection"},
 		{BansPath, `{"what":"s1","for":"forever"}`, 400, `for: "forever" must be a time`},

@@ -449,7 +449,8 @@ func (p *process) sayStarting() {
 		"max_conns", c.MaxConns, "max_conns_per_address", c.MaxConnsPerAddress, "max_phones", c.MaxPhones,
 		"rate", c.Rate, "burst", c.Burst,
 		"phone_message", c.PhoneMessage, "binary_message", c.BinaryMessage,
-		"grace", c.Grace, "conflict_probe", c.ConflictProbe, "heartbeat", c.Heartbeat, "drain", c.Drain)
+		"grace", c.Grace, "conflict_probe", c.ConflictProbe, "heartbeat", c.Heartbeat, "drain", c.Drain,
+		"access", c.Access, "access_entries", p.access.len())
 }
 
 func (p *process) sayReady() {
