@@ -241,6 +241,7 @@ func (b *binary) refuseAccess() {
 	b.granted.Store(true)
 	b.refuse(noAccess.Code, noAccess.Reason)
 	b.recordAttempt(outcomeAccess)
+	b.relay.metrics.refused[refusedAccess].Inc()
 }
 
 // displace closes a binary after another one has taken over its slot.
