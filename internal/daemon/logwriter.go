@@ -5,11 +5,14 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 const (
@@ -40,24 +43,32 @@ const (
 // if the queue is full or the writer fails. When the writer works again, a record says
 // how many were lost.
 //
-// A goroutine writes the queue and ends when it is empty. All methods may be called from
-// any goroutine.
+// A task writes the queue and ends when it is empty. All methods may be called from any
+// goroutine.
 type LogWriter struct {
+	rt     relay.Runtime
 	to     io.Writer
 	format string
 	losses *prometheus.CounterVec
 
-	mu    sync.Mutex    // guards the fields up to idle
-	queue []byte        // whole records
-	lost  int           // records lost since the last record about losses
-	idle  chan struct{} // closed when the goroutine that writes ends; nil while none runs
+	mu       sync.Locker  // guards the fields up to flushing
+	queue    []byte       // whole records
+	lost     int          // records lost since the last record about losses
+	running  bool         // the task that writes has not ended
+	emptied  int          // how often the queue has become empty
+	flushing []relay.Gate // of calls of Flush
 
-	torn bool // the last write ended inside a record; only the goroutine uses it
+	torn bool // the last write ended inside a record; only the task uses it
 }
 
 // NewLogWriter returns a LogWriter to w. Its own records have that format.
 func NewLogWriter(w io.Writer, format string) *LogWriter {
-	l := &LogWriter{to: w, format: format, losses: prometheus.NewCounterVec(prometheus.CounterOpts{
+	return newLogWriter(relay.Runtime{}, w, format)
+}
+
+func newLogWriter(rt relay.Runtime, w io.Writer, format string) *LogWriter {
+	rt = rt.WithDefaults()
+	l := &LogWriter{rt: rt, mu: rt.NewLock("log queue"), to: w, format: format, losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pyrycode_relay_log_records_lost_total",
 		Help: "Log records that were not written, by reason: the reader of the log was too slow, writing failed, or an HTTP server logged more than its limit. /debug/log has the last records of the first two kinds.",
 	}, []string{"reason"})}
@@ -77,30 +88,30 @@ func (l *LogWriter) Write(records []byte) (int, error) {
 		return len(records), nil
 	}
 	l.queue = append(l.queue, records...)
-	if l.idle == nil {
-		l.idle = make(chan struct{})
-		go l.run()
+	if !l.running {
+		l.running = true
+		l.rt.Go("log", l.run)
 	}
 	return len(records), nil
 }
 
-// Flush waits until the queue is empty, for at most d. It returns whether the queue is
-// empty.
+// Flush waits until the queue is empty, for at most d. It returns whether the queue has
+// been empty.
 func (l *LogWriter) Flush(d time.Duration) bool {
 	l.mu.Lock()
-	idle := l.idle
+	defer l.mu.Unlock()
+	if !l.running {
+		return true
+	}
+	emptied, empty := l.emptied, l.rt.NewGate()
+	l.flushing = append(l.flushing, empty)
 	l.mu.Unlock()
-	if idle == nil {
-		return true
-	}
-	late := time.NewTimer(d)
-	defer late.Stop()
-	select {
-	case <-idle:
-		return true
-	case <-late.C:
-		return false
-	}
+	late := l.rt.Clock.AfterFunc(d, empty.Open)
+	empty.Wait()
+	late.Stop()
+	l.mu.Lock()
+	l.flushing = slices.DeleteFunc(l.flushing, func(g relay.Gate) bool { return g == empty })
+	return l.emptied > emptied
 }
 
 // run writes the queue until it is empty.
@@ -112,8 +123,11 @@ func (l *LogWriter) run() {
 			if cap(l.queue) > logKeepBytes {
 				l.queue = nil
 			}
-			close(l.idle)
-			l.idle = nil
+			l.running = false
+			l.emptied++
+			for _, g := range l.flushing {
+				g.Open()
+			}
 			l.mu.Unlock()
 			return
 		}
@@ -127,11 +141,9 @@ func (l *LogWriter) run() {
 			batch = append(batch, l.lossRecord(said)...)
 		}
 		if l.torn {
-			n, _ := writeAll(l.to, []byte("\n")) // if it fails, so does the next write
-			l.torn = n == 0
+			l.torn = l.writeAll([]byte("\n")) == 0 // if it fails, so does the next write
 		}
-		n, err := writeAll(l.to, batch)
-		if err != nil {
+		if n := l.writeAll(batch); n < len(batch) {
 			l.torn = l.torn || n > 0 && batch[n-1] != '\n'
 			l.mu.Lock()
 			l.lost += said // that record was the last of the batch, so it is lost, too
@@ -163,16 +175,17 @@ func countRecords(b []byte) int {
 	return n
 }
 
-// writeAll writes b and returns the number of bytes written. It waits while the file is
-// not ready.
-func writeAll(w io.Writer, b []byte) (n int, err error) {
+// writeAll writes b and returns the number of bytes written; less than all means that the
+// write has failed. It waits while the file is not ready.
+func (l *LogWriter) writeAll(b []byte) (n int) {
 	for {
-		var some int
-		some, err = w.Write(b[n:])
+		some, err := l.to.Write(b[n:])
 		n += some
 		if !errors.Is(err, syscall.EAGAIN) {
-			return n, err
+			return n
 		}
-		time.Sleep(logRetry)
+		again := l.rt.NewGate()
+		l.rt.Clock.AfterFunc(logRetry, again.Open)
+		again.Wait()
 	}
 }
