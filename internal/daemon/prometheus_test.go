@@ -330,7 +330,7 @@ func TestPromtoolChecksTheMetrics(t *testing.T) {
 // The dashboard has its rows, each with panels, and every limit that has
 // something to hold it against is drawn.
 func TestTheDashboardHasItsRows(t *testing.T) {
-	want := []string{"Is it up?", "Is it full?", "Does it move?", "Why did they leave?", "What do users see?", "Are phones woken?", "Do the relays share?"}
+	want := []string{"Is it up?", "Is it full?", "Does it move?", "Why did they leave?", "What do users see?", "Are phones woken?", "Do the relays share?", "May they use it?"}
 	var rows []string
 	in := 0
 	var all strings.Builder
