@@ -161,6 +161,9 @@ func printConnections(out io.Writer, all status.ConnectionList) error {
 	if all.Next != "" {
 		fmt.Fprintf(out, "there are more connections; --limit shows more than %d\n", len(all.Connections))
 	}
+	if all.Node != "" {
+		fmt.Fprintf(out, "these are the connections of node %s; --at with the private listener of another node shows those of that node\n", all.Node)
+	}
 	return nil
 }
 
