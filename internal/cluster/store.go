@@ -48,6 +48,7 @@ type Entry struct {
 	Key      string
 	Value    []byte // nil: the key has been deleted
 	Revision uint64
+	Session  SessionID // of a Directory: the entry ends with this session
 }
 
 // Bus carries messages between nodes. The messages of one node to one subject

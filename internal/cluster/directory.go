@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Directory is what all nodes of a cluster agree on: small values under keys, most of
+// which belong to a session and disappear with it. Package clustertest has one in memory
+// and the tests of this contract; package etcd has the one of production.
+//
+// All changes have one order, and each call sees every change that was acknowledged before
+// the call began. After an error other than ErrConflict, ErrNotFound and ErrSessionGone the
+// outcome is unknown: the change may have been made, or may be made later.
+//
+// Each call returns within a few seconds, whether or not the directory answers. All methods
+// may be called from any task. KeepAlive never waits behind other calls.
+type Directory interface {
+	// Grant begins a session. It ends when it has not been kept alive for ttl, or later:
+	// never earlier than ttl after Grant was called. The shortest ttl is 2 s.
+	Grant(ttl time.Duration) (SessionID, error)
+
+	// KeepAlive renews a session once. If it returns nil, the session does not end
+	// before its ttl has passed, counted from the time at which KeepAlive was called. A
+	// majority of the directory's servers has confirmed after the call began that the
+	// server which answers leads them. The error is ErrSessionGone if the session has
+	// ended, which is final.
+	//
+	// Several calls for one session may be under way concurrently.
+	KeepAlive(s SessionID) error
+
+	// Revoke ends a session and deletes its entries in one step. If the session has
+	// ended already, Revoke returns nil.
+	Revoke(s SessionID) error
+
+	// Create creates key under session s. If key exists, it returns the existing entry
+	// and ErrConflict. If s has ended, the error is ErrSessionGone.
+	Create(key string, value []byte, s SessionID) (Entry, error)
+
+	// Replace replaces the entry under key and moves it to session s, if revision is the
+	// entry's newest one. Otherwise it returns the entry as it is, whose Revision is 0 if
+	// key does not exist, and ErrConflict. If s has ended, the error is ErrSessionGone.
+	Replace(key string, value []byte, revision uint64, s SessionID) (Entry, error)
+
+	// Delete deletes key if revision is the newest one. Otherwise the error is
+	// ErrConflict, also if key does not exist.
+	Delete(key string, revision uint64) error
+
+	// Get returns the entry under key, or ErrNotFound.
+	Get(key string) (Entry, error)
+
+	// WatchNodes calls f with all entries below NodesPrefix, sorted by key: once before
+	// it returns, and then, from a task of its own, after each change, one call at a time.
+	// Several changes may share a call. While the directory does not answer, f is not
+	// called. f must not wait, and must not change the slice.
+	//
+	// WatchNodes is called once, and may wait half a minute for the directory. If ctx ends
+	// meanwhile, it returns the cause. After it has returned nil, the watch lasts until
+	// the directory is closed.
+	WatchNodes(ctx context.Context, f func([]Entry)) error
+}
+
+// SessionID names a session of a Directory. The directory never uses an id twice. 0 is no
+// session.
+type SessionID int64
+
+// String returns the id in hexadecimal digits.
+func (s SessionID) String() string { return strconv.FormatUint(uint64(s), 16) }
+
+// ErrSessionGone is the error of a Directory whose session has ended.
+var ErrSessionGone = errors.New("the session has ended")
+
+// The keys of the directory begin with one of these prefixes.
+const (
+	NodesPrefix  = "nodes/"  // and a SessionID: a NodeRecord
+	claimsPrefix = "claims/" // and the hash of a server-id: the value of a claim
+)
+
+// NodeRecord is the value under NodesPrefix of a node's session.
+type NodeRecord struct {
+	Node    string `json:"node"`              // its NodeID
+	Name    string `json:"name,omitempty"`    // its Config.Name
+	Address string `json:"address,omitempty"` // host and port at which other nodes reach it
+	Version string `json:"version,omitempty"` // of its program
+}
+
+// NodeKey returns the key of the NodeRecord of a session.
+func NodeKey(s SessionID) string { return NodesPrefix + s.String() }
+
+// ParseNodeRecord returns the record in an entry of WatchNodes. ok is false if another
+// program has written the entry.
+func ParseNodeRecord(e Entry) (r NodeRecord, ok bool) {
+	if !strings.HasPrefix(e.Key, NodesPrefix) || json.Unmarshal(e.Value, &r) != nil {
+		return r, false
+	}
+	_, ok = parseNodeID(r.Node)
+	return r, ok
+}
