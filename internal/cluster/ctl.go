@@ -19,8 +19,9 @@ type question struct {
 	V      int    `json:"v"`
 	Ask    string `json:"ask"`
 	From   string `json:"from"`
-	Server []byte `json:"server"` // may be invalid UTF-8
-	Nonce  string `json:"nonce"`  // of the lease
+	Server []byte `json:"server"`          // may be invalid UTF-8
+	Nonce  string `json:"nonce"`           // of the claim
+	Owner  string `json:"owner,omitempty"` // of the claimant; see ownerOf
 
 	// The following fields are those of askOpen.
 	Stream uint64 `json:"stream,omitempty"`
@@ -34,28 +35,21 @@ type question struct {
 type answer string
 
 const (
-	answerNone     answer = ""        // no answer, or an unknown one
-	answerAlive    answer = "alive"   // the binary is alive
-	answerReleased answer = "let go"  // the slot is free now: claim again
-	answerGone     answer = "gone"    // the lease has ended for good
-	answerBusy     answer = "busy"    // ask again
-	answerJoined   answer = "joined"  // the phone has joined
-	answerFull     answer = "full"    // the slot is at its limit of phones
-	answerRefused  answer = "refused" // the node shuts down
+	answerNone     answer = ""          // no answer, or an unknown one
+	answerAlive    answer = "alive"     // the binary is alive
+	answerGone     answer = "gone"      // the node does not serve under the claim, and never will again
+	answerBusy     answer = "busy"      // ask again
+	answerNotOwner answer = "not owner" // the server-id is bound to another key
+	answerJoined   answer = "joined"    // the phone has joined
+	answerFull     answer = "full"      // the slot is at its limit of phones
+	answerRefused  answer = "refused"   // the node shuts down
+
+	answerEnded answer = "ended" // no answer of a node: its session has ended
 )
 
-// request sends q to a node and waits for the answer. It returns answerNone if
-// that node is silent or does not answer in time.
-func (n *Node) request(to string, q question) answer {
-	owner, ok := parseNodeID(to)
-	if !ok {
-		n.metrics.silent[q.Ask].Inc()
-		return answerNone
-	}
-	if !n.hears(owner) { // do not wait for a silent node
-		n.refuse(owner, q.Ask)
-		return answerNone
-	}
+// request sends q to a node and waits for the answer. It returns answerNone if no
+// answer comes in time.
+func (n *Node) request(to NodeID, q question) answer {
 	timeout := n.cfg.ProbeTimeout
 	if q.Ask == askOpen {
 		timeout = n.cfg.OpenTimeout
@@ -65,17 +59,11 @@ func (n *Node) request(to string, q question) answer {
 	if err != nil {
 		panic(err) // a question can always be marshalled
 	}
-	got, err := n.cfg.Bus.Request(n.ctlSubject(owner), b, timeout)
+	got, err := n.cfg.Bus.Request(n.ctlSubject(to), b, timeout)
 	if err != nil {
-		n.refuse(owner, q.Ask)
 		return answerNone
 	}
 	return answer(got)
-}
-
-// ask asks the node that v names whether the binary of id is alive.
-func (n *Node) ask(v value, id wire.ServerID) answer {
-	return n.request(v.Node, question{Ask: askProbe, Server: []byte(id), Nonce: v.Nonce})
 }
 
 // onCtl handles questions of other nodes, and echoes of heartbeats.
@@ -107,14 +95,14 @@ func (n *Node) onCtl(m Message) {
 	}
 }
 
-// onProbe probes the binary of a lease. It calls reply once, possibly later and
-// from another task.
+// onProbe probes the binary of a claim, and hands the server-id over if no binary holds
+// it. It calls reply once, possibly later and from another task.
 func (n *Node) onProbe(q question, reply func(answer)) {
 	id := wire.ServerID(q.Server)
 	n.mu.Lock()
-	t := n.leases[keyOf(id)]
-	mine := t != nil && t.nonce == q.Nonce
-	busy := mine && (t.lost != "" || t.state == "")
+	c := n.claims[keyOf(id)]
+	mine := c != nil && c.nonce == q.Nonce
+	busy := mine && (c.lost || c.session == nil)
 	n.mu.Unlock()
 	switch {
 	case !mine:
@@ -124,14 +112,13 @@ func (n *Node) onProbe(q question, reply func(answer)) {
 		reply(answerBusy)
 		return
 	}
-	release := func() {
-		n.rt.Go("let go", func() {
-			n.sync(t, false)
-			reply(answerReleased)
-		})
+	handOver := func() { n.rt.Go("hand over", func() { reply(n.handOver(c)) }) }
+	if owner := ownerOf(n.host.Owner(id)); owner != "" && owner != q.Owner {
+		reply(answerNotOwner)
+		return
 	}
 	if n.host.Slot(id) != relay.SlotHeld {
-		release() // the directory has not been updated yet
+		handOver()
 		return
 	}
 	n.host.Probe(id, func(v relay.Verdict) {
@@ -141,7 +128,7 @@ func (n *Node) onProbe(q question, reply func(answer)) {
 		case relay.Busy:
 			reply(answerBusy)
 		default:
-			release()
+			handOver()
 		}
 	})
 }
@@ -154,8 +141,8 @@ func (n *Node) onOpen(q question) answer {
 		return answerGone
 	}
 	n.mu.Lock()
-	t := n.leases[keyOf(id)]
-	mine := t != nil && t.nonce == q.Nonce && t.lost == "" && t.state != ""
+	c := n.claims[keyOf(id)]
+	mine := c != nil && c.nonce == q.Nonce && !c.lost && c.session != nil
 	draining := n.draining
 	n.mu.Unlock()
 	switch {
@@ -187,18 +174,23 @@ type remoteSlot struct {
 	id    wire.ServerID
 	owner NodeID
 	nonce string
+	from  netip.Addr // of the phone
 }
 
 // Join implements relay.RemoteSlot. If the slot has moved, it asks the directory
 // again, once.
 func (e *remoteSlot) Join(v relay.RemotePhone) (relay.Stream, relay.Outcome) {
 	n := e.node
+	if !n.hears(e.owner) { // do not wait for a silent node
+		n.refuse(e.owner, askOpen)
+		return nil, relay.Refused
+	}
 	for again := false; ; again = true {
 		c := n.newProxy(e.owner)
 		if c == nil {
 			return nil, relay.Refused
 		}
-		a := n.request(e.owner.String(), question{Ask: askOpen, Server: []byte(e.id), Nonce: e.nonce,
+		a := n.request(e.owner, question{Ask: askOpen, Server: []byte(e.id), Nonce: e.nonce,
 			Stream: c.key.id, Device: v.Device, Remote: v.From.String()})
 		if a == answerJoined {
 			return c, relay.Joined
@@ -208,13 +200,16 @@ func (e *remoteSlot) Join(v relay.RemotePhone) (relay.Stream, relay.Outcome) {
 		case answerFull:
 			return nil, relay.Full
 		case answerGone:
+		case answerNone:
+			n.refuse(e.owner, askOpen)
+			return nil, relay.Refused
 		default:
 			return nil, relay.Refused
 		}
 		if again {
 			return nil, relay.NoServer
 		}
-		now, err := n.findAgain(e.id)
+		now, err := n.Find(e.id, e.from)
 		moved, ok := now.(*remoteSlot)
 		switch {
 		case err != nil:

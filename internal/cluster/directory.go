@@ -71,8 +71,20 @@ type SessionID int64
 // String returns the id in hexadecimal digits.
 func (s SessionID) String() string { return strconv.FormatUint(uint64(s), 16) }
 
-// ErrSessionGone is the error of a Directory whose session has ended.
-var ErrSessionGone = errors.New("the session has ended")
+// Entry is one key of a Directory.
+type Entry struct {
+	Key      string
+	Value    []byte
+	Revision uint64    // of the last change of the key; later changes of any key have greater ones
+	Session  SessionID // the entry ends with this session
+}
+
+// Errors of a Directory.
+var (
+	ErrConflict    = errors.New("the key has another revision")
+	ErrNotFound    = errors.New("the key does not exist")
+	ErrSessionGone = errors.New("the session has ended")
+)
 
 // The keys of the directory begin with one of these prefixes.
 const (

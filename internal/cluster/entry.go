@@ -11,21 +11,13 @@ import (
 )
 
 // protocol is the version of entries, questions, records and heartbeats.
-const protocol = 1
+const protocol = 2
 
-// States of an entry in the directory.
-const (
-	stateLive  = "live"
-	stateGrace = "grace"
-)
-
-// value is the value of an entry.
+// value is the value of an entry below claimsPrefix.
 type value struct {
 	V     int    `json:"v"`
 	Node  string `json:"node"`
-	Nonce string `json:"nonce"`
-	State string `json:"state"`
-	Owner string `json:"owner,omitempty"` // of the key of the slot; see ownerOf
+	Nonce string `json:"nonce"` // of the claim
 }
 
 func (v value) bytes() []byte {
@@ -40,7 +32,7 @@ func parseValue(b []byte) (v value, ok bool) {
 	return v, json.Unmarshal(b, &v) == nil && v.V == protocol
 }
 
-// ownerOf returns what stands for the key of a claim in an entry: its hash, or an empty
+// ownerOf returns what stands for the key of a claim in questions: its hash, or an empty
 // text if there is none.
 func ownerOf(key string) string {
 	if key == "" {
@@ -54,5 +46,5 @@ func ownerOf(key string) string {
 // secret and may contain any byte, so the directory never gets it.
 func keyOf(id wire.ServerID) string {
 	sum := sha256.Sum256([]byte(id))
-	return "c." + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:26]
+	return claimsPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:26]
 }

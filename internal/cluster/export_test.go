@@ -33,22 +33,29 @@ func (n *Node) Silent(ask string) prometheus.Counter  { return n.metrics.silent[
 // RefusedNodes returns of how many nodes refusals are kept.
 func (n *Node) RefusedNodes() int { return len(n.refused) }
 
-// HeldLeases returns how many entries of the directory are this node's.
-func (n *Node) HeldLeases() int {
+// HeldClaimants returns how many claims wait for another node.
+func (n *Node) HeldClaimants() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.held
+}
+
+// HeldClaims returns how many entries of the directory are this node's.
+func (n *Node) HeldClaims() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	held := 0
-	for _, t := range n.leases {
-		if t.state != "" {
+	for _, c := range n.claims {
+		if c.session != nil {
 			held++
 		}
 	}
 	return held
 }
 
-// Idle reports whether the node has neither leases nor streams.
+// Idle reports whether the node has neither claims nor streams.
 func (n *Node) Idle() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.leases) == 0 && len(n.streams) == 0
+	return len(n.claims) == 0 && len(n.streams) == 0
 }

@@ -85,11 +85,6 @@ func (n *Node) heartbeat() {
 			gone = append(gone, id)
 		}
 	}
-	for key, c := range n.cache {
-		if now.Sub(c.at) > n.cfg.TTL {
-			delete(n.cache, key)
-		}
-	}
 	slices.SortFunc(gone, func(a, b NodeID) int { return slices.Compare(a[:], b[:]) })
 	var broken []*stream
 	losses := make([]departure, len(gone))

@@ -11,9 +11,9 @@ type (
 )
 
 const (
-	lostDeadline  lostReason = "fence"     // not renewed in time
-	lostTaken     lostReason = "taken"     // another node has the entry
-	lostReclaimed lostReason = "reclaimed" // another node has the entry, which was in grace: as intended
+	lostDeadline  lostReason = "fence"     // the session was not kept alive in time
+	lostSession   lostReason = "session"   // the directory says that the session has ended
+	lostReclaimed lostReason = "reclaimed" // in grace, and a binary claimed it at another node: as intended
 	lostClosed    lostReason = "closed"    // the node ended
 
 	brokenGap     brokenReason = "gap"      // bytes are missing
@@ -27,7 +27,7 @@ const (
 )
 
 var (
-	lostReasons   = []lostReason{lostDeadline, lostTaken, lostReclaimed, lostClosed}
+	lostReasons   = []lostReason{lostDeadline, lostSession, lostReclaimed, lostClosed}
 	brokenReasons = []brokenReason{brokenGap, brokenSilent, brokenNode, brokenBus, brokenBacklog, brokenOverrun, brokenReset, brokenClosed}
 )
 
@@ -37,7 +37,6 @@ type metrics struct {
 	broken    map[brokenReason]prometheus.Counter
 	refusals  prometheus.Counter
 	silent    map[string]prometheus.Counter // by kind of question
-	recreated prometheus.Counter
 	roundTrip prometheus.Histogram
 
 	all []prometheus.Collector
@@ -62,8 +61,6 @@ func newMetrics(n *Node) *metrics {
 	silent := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "silent_node_refusals_total",
 		Help: "Claims and phones refused because the node that has the server-id is silent or did not answer in time."}, []string{"kind"})
 	m.silent = map[string]prometheus.Counter{askProbe: silent.WithLabelValues("claim"), askOpen: silent.WithLabelValues("phone")}
-	m.recreated = prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "claims_recreated_total",
-		Help: "Entries that the directory had lost and that this node created again while it served their server-ids."})
 	m.roundTrip = prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + "round_trip_seconds",
 		Help:    "Round trip time from this node to another node.",
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5}})
@@ -74,15 +71,22 @@ func newMetrics(n *Node) *metrics {
 			return float64(f())
 		})
 	}
-	m.all = []prometheus.Collector{lost, broken, m.refusals, silent, m.recreated, m.roundTrip,
+	m.all = []prometheus.Collector{lost, broken, m.refusals, silent, m.roundTrip,
 		gauge("claims", "Server-ids that this node has in the directory, including those in grace.", func() int {
 			held := 0
-			for _, t := range n.leases {
-				if t.state != "" && t.lost == "" {
+			for _, c := range n.claims {
+				if c.session != nil && !c.lost {
 					held++
 				}
 			}
 			return held
+		}),
+		gauge("held_claims", "Claims that wait for the node that has their server-id: for its answer, or for the end of its session.", func() int { return n.held }),
+		gauge("session", "1 if this node has a session in the directory, else 0. Without one it serves no server-id.", func() int {
+			if n.session == nil {
+				return 0
+			}
+			return 1
 		}),
 		gauge("nodes", "Nodes with a recent heartbeat, including this one.", func() int { return len(n.peers) + 1 }),
 		gauge("streams", "Streams of phones between this node and other nodes.", func() int { return len(n.streams) }),

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,12 +21,12 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Config has the settings of a Node. Store and Bus are required. The zero value
+// Config has the settings of a Node. Directory and Bus are required. The zero value
 // of every other field selects its default.
 type Config struct {
-	// Store and Bus connect the node to the others.
-	Store Store
-	Bus   Bus
+	// Directory and Bus connect the node to the others.
+	Directory Directory
+	Bus       Bus
 
 	// Runtime supplies time, locks, tasks and randomness. The node uses Clock,
 	// NewLock, Go and Rand.
@@ -46,18 +47,37 @@ type Config struct {
 	// share a bus. Empty means "pyrycode".
 	Space string
 
-	// TTL is the lifetime of an entry in the directory. Zero means 30 s.
+	// Address and Version are those of the node's NodeRecord. Both may be empty.
+	Address string
+	Version string
+
+	// TTL is the time after which the directory ends a session that is not kept alive.
+	// Zero means 5 s.
 	TTL time.Duration
 
-	// Renew is the time between renewals; each differs from it by up to a
-	// fifth. Zero means 5 s. Two renewals must fit into TTL less Margin: when
-	// the directory loses its leader, it accepts no writes for up to 8 s.
-	Renew time.Duration
+	// KeepAlive is the time between two keep-alives of the session. After a failure the
+	// next one comes after a quarter of it. Zero means 1 s.
+	KeepAlive time.Duration
 
-	// Margin is the time from the lease deadline to the earliest expiry of the
-	// entry. It covers the different rates of the servers' clocks, and the
-	// transmission of the last bytes. Zero means 5 s.
+	// Margin is the time from the lease deadline to the earliest end of the session. It
+	// covers the different rates of the clocks of this machine and of the directory's
+	// servers, and the transmission of the last bytes. Zero means 500 ms.
 	Margin time.Duration
+
+	// Hold is the time for which a claim waits for the end of another node's session, at
+	// most. Zero means twice the TTL: the directory gives each session its whole TTL again
+	// after the loss of a leader.
+	Hold time.Duration
+
+	// MaxHeld is the number of claims that wait for the answer of another node or the end
+	// of its session. Zero means 8192.
+	MaxHeld int
+
+	// ClaimsUnderWay is the number of calls for claims and phones that are under way at
+	// the directory, and ClaimRate the number of such calls per second. The keep-alives of
+	// the session do not count, and never wait for them. Zero means 64 and 2000.
+	ClaimsUnderWay int
+	ClaimRate      int
 
 	// Heartbeat is the time between a node's heartbeats. A node that misses
 	// three counts as gone. Zero means 2 s.
@@ -96,9 +116,13 @@ func (c Config) withDefaults() Config {
 	}
 	c.Name = wire.Printable(c.Name, maxName)
 	c.Space = cmp.Or(c.Space, "pyrycode")
-	c.TTL = cmp.Or(c.TTL, 30*time.Second)
-	c.Renew = cmp.Or(c.Renew, 5*time.Second)
-	c.Margin = cmp.Or(c.Margin, 5*time.Second)
+	c.TTL = cmp.Or(c.TTL, 5*time.Second)
+	c.KeepAlive = cmp.Or(c.KeepAlive, time.Second)
+	c.Margin = cmp.Or(c.Margin, 500*time.Millisecond)
+	c.Hold = cmp.Or(c.Hold, 2*c.TTL)
+	c.MaxHeld = cmp.Or(c.MaxHeld, 8192)
+	c.ClaimsUnderWay = cmp.Or(c.ClaimsUnderWay, 64)
+	c.ClaimRate = cmp.Or(c.ClaimRate, 2000)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
 	c.Window = cmp.Or(c.Window, 256<<10)
 	c.OpenTimeout = cmp.Or(c.OpenTimeout, time.Second)
@@ -128,6 +152,15 @@ type host interface {
 	Join(relay.RemotePhone, relay.Socket) relay.Outcome
 }
 
+const (
+	// deletesUnderWay is the number of entries of free server-ids that are deleted
+	// concurrently.
+	deletesUnderWay = 32
+
+	// startTries is the number of attempts of Start to begin a session.
+	startTries = 20
+)
+
 // Node connects one relay to a cluster. It implements [relay.Cluster]: create
 // it with New, pass it to relay.New, then call Start. All methods may be called
 // from any task.
@@ -137,11 +170,19 @@ type Node struct {
 	id          NodeID
 	host        host
 	metrics     *metrics
-	purgeFailed atomic.Bool // the directory did not answer the last purge
+	calls       *limiter    // of the directory, for claims and phones
+	deletes     *limiter    // of the directory, for server-ids that are free
+	deleteFails atomic.Bool // during a drain the directory has not answered
 
-	mu             sync.Locker       // guards all below
-	leases         map[string]*lease // by key
-	cache          map[string]cached // by key: the entries of other nodes
+	mu             sync.Locker              // guards all below
+	session        *session                 // nil: none
+	renewed        time.Time                // when the last successful keep-alive was sent
+	claims         map[string]*claim        // by key
+	leftovers      map[string]leftover      // by key
+	tidying        bool                     // a task deletes leftovers
+	records        map[SessionID]NodeRecord // the nodes of the directory, as the watch reported them
+	holds          map[SessionID][]*hold
+	held           int // all of holds
 	streams        map[streamKey]*stream
 	peers          map[NodeID]*otherNode // nodes with a recent heartbeat
 	lost           map[NodeID]lostNode   // nodes without one
@@ -155,26 +196,30 @@ type Node struct {
 // settings are missing or do not fit together, or is that of Runtime.Rand.
 func New(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
-	if cfg.Store == nil || cfg.Bus == nil {
-		return nil, errors.New("cluster: a node needs a Store and a Bus")
+	if cfg.Directory == nil || cfg.Bus == nil {
+		return nil, errors.New("cluster: a node needs a Directory and a Bus")
 	}
-	if cfg.Margin >= cfg.TTL || cfg.Renew >= (cfg.TTL-cfg.Margin)/2 {
-		return nil, fmt.Errorf("cluster: TTL %v, Margin %v and Renew %v: two renewals must fit into TTL less Margin", cfg.TTL, cfg.Margin, cfg.Renew)
+	if cfg.Margin >= cfg.TTL || cfg.KeepAlive >= (cfg.TTL-cfg.Margin)/2 {
+		return nil, fmt.Errorf("cluster: TTL %v, Margin %v and KeepAlive %v: two keep-alives must fit into TTL less Margin", cfg.TTL, cfg.Margin, cfg.KeepAlive)
 	}
 	n := &Node{
-		cfg:     cfg,
-		rt:      cfg.Runtime,
-		mu:      cfg.Runtime.NewLock("node"),
-		leases:  make(map[string]*lease),
-		cache:   make(map[string]cached),
-		streams: make(map[streamKey]*stream),
-		peers:   make(map[NodeID]*otherNode),
-		lost:    make(map[NodeID]lostNode),
-		refused: make(map[NodeID]*refusals),
+		cfg:       cfg,
+		rt:        cfg.Runtime,
+		mu:        cfg.Runtime.NewLock("node"),
+		claims:    make(map[string]*claim),
+		leftovers: make(map[string]leftover),
+		records:   make(map[SessionID]NodeRecord),
+		holds:     make(map[SessionID][]*hold),
+		streams:   make(map[streamKey]*stream),
+		peers:     make(map[NodeID]*otherNode),
+		lost:      make(map[NodeID]lostNode),
+		refused:   make(map[NodeID]*refusals),
 	}
 	if _, err := io.ReadFull(n.rt.Rand, n.id[:]); err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
+	n.calls = newLimiter(&n.cfg, n.cfg.ClaimsUnderWay, n.cfg.MaxHeld, time.Second/time.Duration(n.cfg.ClaimRate))
+	n.deletes = newLimiter(&n.cfg, deletesUnderWay, math.MaxInt, 0)
 	n.metrics = newMetrics(n)
 	return n, nil
 }
@@ -188,9 +233,9 @@ func (n *Node) Name() string { return cmp.Or(n.cfg.Name, n.id.String()) }
 // Attach implements relay.Cluster.
 func (n *Node) Attach(h *relay.Host) { n.host = h }
 
-// Start subscribes to the bus, watches the directory and sends heartbeats. The
-// relay should accept no connections until Start has returned nil. If ctx ends
-// while Start waits for the directory, Start returns the cause.
+// Start subscribes to the bus, watches the directory, begins a session and sends
+// heartbeats. The relay should accept no connections until Start has returned nil. If ctx
+// ends while Start waits for the directory, Start returns the cause.
 func (n *Node) Start(ctx context.Context) error {
 	n.logNode(slog.LevelInfo, "node_started", n.id, n.cfg.Name)
 	for s := range shards {
@@ -204,48 +249,54 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.cfg.Bus.Subscribe(n.heartbeatSubject(), n.onHeartbeat); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	if err := n.cfg.Store.Watch(ctx, n.onEntry); err != nil {
+	if err := n.cfg.Directory.WatchNodes(ctx, n.onNodes); err != nil {
 		return fmt.Errorf("cluster: %w", err)
+	}
+	for try := 1; ; try++ {
+		err := n.openSession()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || try == startTries {
+			return fmt.Errorf("cluster: begin a session in the directory: %w", cmp.Or(context.Cause(ctx), err))
+		}
+		n.pause(reopenPause)
 	}
 	n.heartbeat()
 	return nil
 }
 
-// Drain refuses later claims and purges the entries of server-ids for which the
+// Drain refuses later claims and deletes the entries of server-ids for which the
 // relay has no slot any more. Call it after the drain of the relay has begun. It
 // waits for the directory, for a few seconds at most.
 func (n *Node) Drain() {
+	n.deleteFails.Store(false) // the directory may answer again
 	n.mu.Lock()
 	n.draining = true
-	ts := n.sorted()
+	cs := n.sorted()
 	n.mu.Unlock()
-	// The directory applies purges one after the other, so more workers gain nothing.
-	const workers = 32
-	left := n.cfg.NewGate()
-	n.purgeFailed.Store(false) // the directory may answer again
-	todo := min(workers, len(ts))
-	for worker := range todo {
-		n.rt.Go("purge", func() {
-			// If the directory does not answer one purge, the rest are left to expire.
-			for i := worker; i < len(ts) && !n.purgeFailed.Load(); i += workers {
-				n.sync(ts[i], false)
-			}
+	todo := len(cs)
+	if todo == 0 {
+		return
+	}
+	all := n.cfg.NewGate()
+	for _, c := range cs {
+		n.rt.Go("free", func() {
+			n.free(c)
 			n.mu.Lock()
 			todo--
 			last := todo == 0
 			n.mu.Unlock()
 			if last {
-				left.Open()
+				all.Open()
 			}
 		})
 	}
-	if len(ts) > 0 {
-		left.Wait()
-	}
+	all.Wait()
 }
 
 // Close ends the node. It tells the other nodes, stops the timers, breaks all
-// streams and revokes the slots of all leases.
+// streams, revokes the slots of all claims and ends the session.
 func (n *Node) Close() {
 	n.mu.Lock()
 	if n.closed {
@@ -256,7 +307,7 @@ func (n *Node) Close() {
 	if n.heartbeatTimer != nil {
 		n.heartbeatTimer.Stop()
 	}
-	ts := n.sorted()
+	s := n.session
 	ss := n.streamsOf(nil)
 	refused := n.summaries(time.Time{}, true)
 	n.mu.Unlock()
@@ -264,20 +315,20 @@ func (n *Node) Close() {
 	for _, s := range ss {
 		s.fail(brokenClosed)
 	}
-	for _, t := range ts {
-		n.lose(t, lostClosed)
+	if s != nil {
+		n.lose(s, lostClosed)
 	}
 	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, bye: true}.append(nil)) // without it they notice the missing heartbeats
 }
 
-// sorted returns all leases, sorted by key. n.mu is held.
-func (n *Node) sorted() []*lease {
-	ts := make([]*lease, 0, len(n.leases))
-	for _, t := range n.leases {
-		ts = append(ts, t)
+// sorted returns all claims, sorted by key. n.mu is held.
+func (n *Node) sorted() []*claim {
+	cs := make([]*claim, 0, len(n.claims))
+	for _, c := range n.claims {
+		cs = append(cs, c)
 	}
-	slices.SortFunc(ts, func(a, b *lease) int { return cmp.Compare(a.key, b.key) })
-	return ts
+	slices.SortFunc(cs, func(a, b *claim) int { return cmp.Compare(a.key, b.key) })
+	return cs
 }
 
 func (n *Node) heartbeatSubject() string { return n.cfg.Space + ".beat" }

@@ -198,19 +198,18 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	a.port.Down(false)
 }
 
-func TestANodeRestoresAnEntryThatTheDirectoryLost(t *testing.T) {
+func TestADirectoryThatHasLostItsMemoryEndsTheService(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
-	bin := a.binary("s1")
-	renewed := func() bool { e, err := b.port.Get(KeyOf("s1")); return err == nil && e.Revision >= 3 }
-	until(t, "renewals", renewed)
+	bin, ph := a.binary("s1"), b.phone("s1")
+	until(t, "the phone to be in", func() bool { return a.relay.Counts().Remote == 1 })
 	w.m.Wipe()
-	until(t, "the claim to be made again, and renewed", renewed)
-	ph := b.phone("s1")
-	ph.Send(`1`)
-	if got := bin.Recv(); !strings.HasSuffix(got, `"frame":1}`) {
-		t.Errorf("the binary received %s", got)
-	}
+	bin.WantClose(1012, "this node no longer serves the server-id")
+	ph.WantClose(1012, "this node no longer serves the server-id")
+	until(t, "a new session", func() bool {
+		_, _, err := a.dial("/v1/server", "s1")
+		return err == nil
+	})
 }
 
 func TestADrainHandsOverImmediately(t *testing.T) {
@@ -283,26 +282,56 @@ func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 	b.port.Down(false)
 }
 
-// A claim or a phone for a silent node is refused immediately, with a request to
-// try again.
-func TestNoPeerWaitsForASilentNode(t *testing.T) {
+// A claim waits for the end of a silent node's session, and no longer. A phone is told
+// immediately to try again.
+func TestAClaimWaitsForTheEndOfASilentNodesSession(t *testing.T) {
 	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Heartbeat = 200 * time.Millisecond })
 	a, b := w.nodes[0], w.nodes[1]
-	bin := a.binary("s1")
+	a.binary("s1")
+	began := time.Now()
 	a.port.Down(true)
 	until(t, "its silence to be noticed", func() bool { return !b.node.Hears(a.node.ID()) })
-	began := time.Now()
-	if _, resp, err := b.dial("/v1/server", "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("a claim: %v, %v; want 503", resp, err)
-	}
+	asked := time.Now()
 	b.phone("s1").WantClose(1013, "the node that serves the server-id does not answer")
-	if d := time.Since(began); d > time.Second { // OpenTimeout alone
-		t.Errorf("they waited for %v", d)
+	if d := time.Since(asked); d > time.Second { // OpenTimeout alone
+		t.Errorf("the phone waited for %v", d)
 	}
+	b.must("/v1/server", "s1")
+	if d := time.Since(began); d < 2500*time.Millisecond || d > 4500*time.Millisecond {
+		t.Errorf("the claim succeeded after %v; the session ends after 3 s", d)
+	}
+	until(t, "the silent node to stop", func() bool { return a.relay.Counts() == relay.Counts{} })
 	a.port.Down(false)
-	until(t, "it to be heard again", func() bool { return b.node.Hears(a.node.ID()) })
-	bin.Attend() // answers pings
-	b.must("/v1/server", "s1").WantClose(4409, "server-id already claimed")
+}
+
+// A claim of a server-id whose node cannot be asked is refused when it has waited for
+// Config.Hold, or immediately when too many wait.
+func TestAClaimIsHeldForALimitedTimeAndInLimitedNumber(t *testing.T) {
+	w := newWorld(t, 2, func(c *Config, _ *relay.Config) {
+		c.Heartbeat, c.Hold, c.MaxHeld = 200*time.Millisecond, 1500*time.Millisecond, 1
+	})
+	a, b := w.nodes[0], w.nodes[1]
+	a.binary("s1")
+	a.binary("s2")
+	a.port.DownBus(true)
+	until(t, "its silence to be noticed", func() bool { return !b.node.Hears(a.node.ID()) })
+	refused := func(id string) time.Duration {
+		began := time.Now()
+		if _, resp, err := b.dial("/v1/server", id); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("a claim of %s: %v, %v; want 503", id, resp, err)
+		}
+		return time.Since(began)
+	}
+	first := make(chan time.Duration)
+	go func() { first <- refused("s1") }()
+	until(t, "the claim to be held", func() bool { return b.node.HeldClaimants() == 1 })
+	if d := refused("s2"); d > time.Second {
+		t.Errorf("the second claim was refused after %v; want immediately", d)
+	}
+	if d := <-first; d < 1500*time.Millisecond {
+		t.Errorf("the first claim was refused after %v; want 1.5 s", d)
+	}
+	a.port.DownBus(false)
 }
 
 // A phone that does not read holds memory at the node of its socket too, and that

@@ -263,11 +263,11 @@ func (n *Node) logRefusals(all []summary) {
 	for _, s := range all {
 		if s.id == directory {
 			n.cfg.Log.Warn("directory_silent", "claims", s.claims, "phones", s.phones,
-				"err", "claims and phones were answered 503: the directory in NATS did not answer; it needs some seconds after one of its servers is lost")
+				"err", "claims and phones were answered 503: the directory did not answer; it needs up to 3 s after its leader is lost")
 			continue
 		}
 		n.logNode(slog.LevelWarn, "node_silent", s.id, s.name, slog.Int("claims", s.claims), slog.Int("phones", s.phones),
-			slog.String("err", fmt.Sprintf("claims were answered 503 and phones closed 1013: the node that has their server-ids does not answer; the server-ids are free at most %v after it has stopped", n.cfg.TTL)))
+			slog.String("err", fmt.Sprintf("claims were answered 503 and phones closed 1013: the node that has their server-ids does not answer; the server-ids are free when its session ends, about %v after it has stopped", n.cfg.TTL)))
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -74,7 +73,7 @@ func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
 	var logs []*records
 	names := []string{"relay-1", "relay-2"}
 	add := func(c *Config, _ *relay.Config) {
-		c.Heartbeat = 200 * time.Millisecond
+		c.Heartbeat, c.Hold = 200*time.Millisecond, 300*time.Millisecond
 		r := new(records)
 		logs = append(logs, r)
 		c.Name, c.Log = names[(len(logs)-1)%2], r.logger()
@@ -122,7 +121,7 @@ func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
 	m := clustertest.NewMemory(mock)
 	defer m.Close()
 	log := new(records)
-	n, err := New(Config{Store: m.Port(), Bus: m.Port(), Runtime: relay.Runtime{Clock: mock}, Log: log.logger()})
+	n, err := New(Config{Directory: m.Port(), Bus: m.Port(), Runtime: relay.Runtime{Clock: mock}, Log: log.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,52 +159,6 @@ func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
 	}
 	if got := n.RefusedNodes(); got > MaxNodes {
 		t.Errorf("refusals of %d nodes are kept; want at most %d", got, MaxNodes)
-	}
-}
-
-// A node from before there were names sends and reads heartbeats of one
-// length. It is served as ever, and its records have its id only.
-func TestNodesWithoutANameStillWork(t *testing.T) {
-	m := clustertest.NewMemory(nil)
-	defer m.Close()
-	old := m.Port()
-	var mu sync.Mutex
-	var sizes []int
-	if err := old.Subscribe("pyrycode.beat", func(m Message) {
-		mu.Lock()
-		defer mu.Unlock()
-		sizes = append(sizes, len(m.Data))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	log := new(records)
-	cfg := Config{Name: "relay-1", Store: m.Port(), Bus: m.Port(), Log: log.logger()}
-	quick(&cfg)
-	n, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.Close()
-	if err := n.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "a name and a heartbeat", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(sizes) >= 2
-	})
-	mu.Lock()
-	if sizes[0] != HeartbeatSize+len("relay-1") || sizes[1] != HeartbeatSize {
-		t.Errorf("sizes %v; want the name, then a heartbeat of %d bytes", sizes, HeartbeatSize)
-	}
-	mu.Unlock()
-	id := NodeID{7}
-	if err := old.Publish("pyrycode.beat", UnnamedHeartbeat(id)); err != nil {
-		t.Fatal(err)
-	}
-	log.want(t, "node_seen", []string{"node", "name"}, "INFO node="+id.String()+" name=<nil>")
-	if !n.Hears(id) {
-		t.Error("the node without a name is not heard")
 	}
 }
 

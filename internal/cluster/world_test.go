@@ -36,7 +36,7 @@ type member struct {
 
 // quick are times that a test can wait for.
 func quick(c *Config) {
-	c.TTL, c.Margin, c.Renew, c.Heartbeat = 3*time.Second, 500*time.Millisecond, 300*time.Millisecond, time.Second
+	c.TTL, c.Margin, c.KeepAlive, c.Heartbeat = 3*time.Second, 500*time.Millisecond, 300*time.Millisecond, time.Second
 	c.Linger = 300 * time.Millisecond
 }
 
@@ -55,7 +55,7 @@ func newWorld(t testing.TB, size int, change func(*Config, *relay.Config)) *worl
 func (w *world) add(change func(*Config, *relay.Config)) *member {
 	w.t.Helper()
 	p := w.m.Port()
-	cfg := Config{Store: p, Bus: p}
+	cfg := Config{Directory: p, Bus: p}
 	quick(&cfg)
 	rc := relay.Config{Grace: 20 * time.Second, Probe: 300 * time.Millisecond, Rate: 1e6, Burst: 1e6, Linger: 300 * time.Millisecond}
 	if change != nil {
@@ -93,7 +93,7 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 		if err := r.Check(); err != nil {
 			w.t.Errorf("after the drain: %v", err)
 		}
-		until(w.t, "all leases and streams to end", n.Idle) // their tasks may still run
+		until(w.t, "all claims and streams to end", n.Idle) // their tasks may still run
 	})
 	return m
 }
@@ -147,7 +147,7 @@ func (m *member) phone(id string) *peer {
 	return m.must("/v1/client", id)
 }
 
-func (m *member) claims() int { return m.node.HeldLeases() }
+func (m *member) claims() int { return m.node.HeldClaims() }
 
 func until(t testing.TB, what string, cond func() bool) {
 	t.Helper()

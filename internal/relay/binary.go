@@ -109,7 +109,7 @@ func (r *Relay) prepareClaim(id wire.ServerID, owner string, from netip.Addr) (d
 	if r.cluster.Cluster == nil {
 		return nil, false, nil
 	}
-	deadline, err := r.cluster.Claim(id, owner)
+	deadline, err := r.cluster.Claim(id, owner, from)
 	switch {
 	case errors.Is(err, ErrNotOwner):
 		return nil, false, &rejection{outcomeKey, http.StatusForbidden, 0, ErrNotOwner}

@@ -18,13 +18,12 @@ type Cluster interface {
 	// Attach is called once, by New. The cluster reaches the relay through host.
 	Attach(host *Host)
 
-	// Claim gets the lease of id for this node, unless the node has it. owner is the
-	// key of the claim, or empty. The node
-	// keeps it until ClaimApplied is called, once for each successful Claim, and
-	// after that for as long as the slot exists. The relay serves id only until
-	// the lease deadline has passed. The error is [ErrServerInUse], [ErrNotOwner], or
-	// another one if the holder of id is not known.
-	Claim(id wire.ServerID, owner string) (*LeaseDeadline, error)
+	// Claim gets id for this node, unless the node has it. owner is the key of the claim,
+	// or empty. from is the claimant's address. The node keeps id until ClaimApplied is
+	// called, once for each successful Claim, and after that for as long as the slot
+	// exists. The relay serves id only until the lease deadline has passed. The error is
+	// [ErrServerInUse], [ErrNotOwner], or another one if the holder of id is not known.
+	Claim(id wire.ServerID, owner string, from netip.Addr) (*LeaseDeadline, error)
 
 	// ClaimApplied reports the end of a claim: it has its slot, or has failed.
 	ClaimApplied(id wire.ServerID)
@@ -32,9 +31,9 @@ type Cluster interface {
 	// Changed reports that the slot of id has gone into grace, or has ended.
 	Changed(id wire.ServerID)
 
-	// Find looks for the slot of id at another node. It returns nil if no node
-	// has it, and an error if that is not known.
-	Find(id wire.ServerID) (RemoteSlot, error)
+	// Find looks for the slot of id at another node, for a phone with address from. It
+	// returns nil if no node has it, and an error if that is not known.
+	Find(id wire.ServerID, from netip.Addr) (RemoteSlot, error)
 }
 
 // RemoteSlot is a slot on another node.
@@ -94,8 +93,9 @@ const (
 	Busy                      // too many claimants wait
 )
 
-// LeaseDeadline is the time until which a node may serve a server-id. After it another
-// node may. Each task checks it before it forwards, with one atomic load.
+// LeaseDeadline is the time until which a node may serve its server-ids. After it another
+// node may. Each task checks it before it forwards, with one atomic load. The server-ids
+// that a node serves under one session share one LeaseDeadline.
 type LeaseDeadline struct {
 	relay *Relay
 	until atomic.Int64 // by Relay.now
@@ -240,11 +240,11 @@ type proxiedPhone struct {
 }
 
 // findRemote looks for the slot of id at other nodes, unless this node has it.
-func (r *Relay) findRemote(id wire.ServerID) (RemoteSlot, error) {
+func (r *Relay) findRemote(id wire.ServerID, from netip.Addr) (RemoteSlot, error) {
 	if r.cluster.Cluster == nil || r.registry.Slot(id) != SlotFree {
 		return nil, nil
 	}
-	return r.cluster.Find(id)
+	return r.cluster.Find(id, from)
 }
 
 // proxy joins the phone behind sock to its slot at place and forwards its bytes. If the

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +30,7 @@ type neighbours struct {
 
 func (n *neighbours) Attach(h *Host) { n.host = h }
 
-func (n *neighbours) Claim(wire.ServerID, string) (*LeaseDeadline, error) {
+func (n *neighbours) Claim(wire.ServerID, string, netip.Addr) (*LeaseDeadline, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.attempts++
@@ -51,7 +52,7 @@ func (n *neighbours) count(c *int) {
 func (n *neighbours) ClaimApplied(wire.ServerID) { n.count(&n.settled) }
 func (n *neighbours) Changed(wire.ServerID)      { n.count(&n.changes) }
 
-func (n *neighbours) Find(wire.ServerID) (RemoteSlot, error) {
+func (n *neighbours) Find(wire.ServerID, netip.Addr) (RemoteSlot, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return nil, n.find

@@ -46,7 +46,7 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 		a.reject(why)
 		return
 	}
-	slot, err := r.findRemote(hello.Server)
+	slot, err := r.findRemote(hello.Server, a.from)
 	if err != nil {
 		a.reject(unavailable(outcomeCluster, err))
 		return

@@ -1,9 +1,9 @@
 package clustertest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,202 +14,292 @@ import (
 // patience is how long a test waits for an event that must happen.
 const patience = 15 * time.Second
 
-// ttl is the lifetime of entries that no test waits to expire.
-const ttl = 30 * time.Second
+// The times to live of sessions that no test waits to end, and of those that end. The
+// latter is the shortest that etcd grants.
+const (
+	long  = time.Minute
+	short = 2 * time.Second
+)
 
-// Connection is one node's connection to a directory and a bus.
-type Connection interface {
-	cluster.Store
-	cluster.Bus
-}
-
-// TestConnections tests two connections to the same directory and bus against the
-// contracts of cluster.Store and cluster.Bus.
-func TestConnections(t *testing.T, a, b Connection) {
-	p := &pair{a: a, b: b, seen: make(map[string]string)}
-	if err := b.Watch(t.Context(), p.watch); err != nil {
+// TestDirectory tests two connections to the same directory against the contract of
+// cluster.Directory. No other client may write below cluster.NodesPrefix meanwhile.
+func TestDirectory(t *testing.T, a, b cluster.Directory) {
+	d := &directories{a: a, b: b}
+	if err := b.WatchNodes(t.Context(), d.watch); err != nil {
 		t.Fatal(err)
 	}
-	t.Run("one of many creates", p.oneOfManyCreates)
-	t.Run("an update needs the newest revision", p.updateNeedsRevision)
-	t.Run("a purge needs the newest revision and frees the key", p.purgeNeedsRevision)
-	t.Run("an entry expires unless it is renewed", p.entriesExpire)
-	t.Run("messages come in order", p.messagesInOrder)
-	t.Run("a request without a subscriber fails", p.requestWithoutSubscriber)
-}
-
-// pair is two connections; b watches.
-type pair struct {
-	a, b Connection
-
-	mu   sync.Mutex        // guards seen
-	seen map[string]string // the newest value of each key that b has watched, or gone
-}
-
-const gone = "gone"
-
-func (p *pair) watch(e cluster.Entry) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.seen[e.Key] = gone
-	if e.Value != nil {
-		p.seen[e.Key] = string(e.Value)
+	for _, test := range []struct {
+		name string
+		f    func(*testing.T)
+	}{
+		{"one of many creates, and the others get its entry", d.oneOfManyCreates},
+		{"a replacement needs the newest revision", d.replaceNeedsRevision},
+		{"one of many replaces a revision", d.oneOfManyReplaces},
+		{"a deletion needs the newest revision", d.deleteNeedsRevision},
+		{"a session ends unless it is kept alive, and takes its entries along", d.sessionsExpire},
+		{"a replaced entry belongs to the new session", d.replacedEntryChangesSession},
+		{"the end of a session deletes all its entries in one step", d.revokeDeletesAll},
+		{"under a session that has ended nothing is created", d.nothingUnderEndedSession},
+		{"the watch reports the nodes", d.nodesAreWatched},
+	} {
+		t.Run(test.name, test.f)
 	}
 }
 
-// watched waits until b has watched that the newest value of key is want.
-func (p *pair) watched(t *testing.T, key, want string) {
+// directories is two connections; b watches the nodes.
+type directories struct {
+	a, b cluster.Directory
+
+	mu    sync.Mutex // guards nodes
+	nodes []cluster.Entry
+}
+
+func (d *directories) watch(nodes []cluster.Entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nodes = slices.Clone(nodes)
+}
+
+// until waits until cond is true.
+func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		p.mu.Lock()
-		got := p.seen[key]
-		p.mu.Unlock()
-		if got == want {
-			return
-		}
+	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("watched %s: %q; want %q", key, got, want)
+			t.Fatalf("waited in vain for %s", what)
 		}
 	}
 }
 
-func create(t *testing.T, s cluster.Store, key, value string, ttl time.Duration) (revision uint64) {
+// grant begins a session that lasts until the end of the test.
+func grant(t *testing.T, d cluster.Directory, ttl time.Duration) cluster.SessionID {
 	t.Helper()
-	revision, err := s.Create(key, []byte(value), ttl)
+	s, err := d.Grant(ttl)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return revision
+	t.Cleanup(func() {
+		if err := d.Revoke(s); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
 }
 
-func wantConflict(t *testing.T, what string, err error) {
+func create(t *testing.T, d cluster.Directory, key, value string, s cluster.SessionID) cluster.Entry {
 	t.Helper()
-	if !errors.Is(err, cluster.ErrConflict) {
-		t.Errorf("%s: %v; want a conflict", what, err)
+	e, err := d.Create(key, []byte(value), s)
+	if err != nil || e.Key != key || string(e.Value) != value || e.Revision == 0 || e.Session != s {
+		t.Fatalf("create %s: %+v, %v", key, e, err)
+	}
+	return e
+}
+
+func wantErr(t *testing.T, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: %v; want %v", what, err, want)
 	}
 }
 
-func wantValue(t *testing.T, s cluster.Store, key, want string) {
+func wantEntry(t *testing.T, d cluster.Directory, want cluster.Entry) {
 	t.Helper()
-	if e, err := s.Get(key); err != nil || string(e.Value) != want {
-		t.Errorf("%s is %q, %v; want %q", key, e.Value, err, want)
+	if e, err := d.Get(want.Key); err != nil || string(e.Value) != string(want.Value) || e.Revision != want.Revision || e.Session != want.Session {
+		t.Errorf("%s is %+v, %v; want %+v", want.Key, e, err, want)
 	}
 }
 
-func (p *pair) oneOfManyCreates(t *testing.T) {
+func wantNone(t *testing.T, d cluster.Directory, key string) {
+	t.Helper()
+	_, err := d.Get(key)
+	wantErr(t, key, err, cluster.ErrNotFound)
+}
+
+func (d *directories) oneOfManyCreates(t *testing.T) {
+	s := grant(t, d.a, long)
 	for i := range 20 {
-		key := fmt.Sprintf("c.one%d", i)
-		var wg sync.WaitGroup
-		won := make(chan string, 6)
-		for j := range 6 {
-			wg.Go(func() {
-				s := []Connection{p.a, p.b}[j%2]
-				_, err := s.Create(key, []byte(fmt.Sprint(j)), ttl)
-				switch {
-				case err == nil:
-					won <- fmt.Sprint(j)
-				case !errors.Is(err, cluster.ErrConflict):
-					t.Errorf("create: %v", err)
-				}
-			})
-		}
-		wg.Wait()
-		if len(won) != 1 {
-			t.Fatalf("%s: %d won; want 1", key, len(won))
-		}
-		p.watched(t, key, <-won)
+		key := fmt.Sprintf("claims/one%d", i)
+		d.oneWins(t, key, func(dir cluster.Directory, value []byte) (cluster.Entry, error) { return dir.Create(key, value, s) })
 	}
 }
 
-func (p *pair) updateNeedsRevision(t *testing.T) {
-	rev := create(t, p.a, "c.update", "1", ttl)
-	newer, err := p.b.Update("c.update", []byte("2"), rev, ttl)
-	if err != nil || newer <= rev {
-		t.Fatalf("update = %d, %v after revision %d", newer, err, rev)
-	}
-	_, err = p.a.Update("c.update", []byte("3"), rev, ttl)
-	wantConflict(t, "update of an old revision", err)
-	_, err = p.a.Update("c.none", []byte("3"), 7, ttl)
-	wantConflict(t, "update without an entry", err)
-	wantValue(t, p.a, "c.update", "2")
-	p.watched(t, "c.update", "2")
-}
-
-func (p *pair) purgeNeedsRevision(t *testing.T) {
-	rev := create(t, p.a, "c.purge", "1", ttl)
-	wantConflict(t, "purge of another revision", p.b.Purge("c.purge", rev+1))
-	if err := p.b.Purge("c.purge", rev); err != nil {
-		t.Fatal(err)
-	}
-	p.watched(t, "c.purge", gone)
-	if again := create(t, p.a, "c.purge", "2", ttl); again <= rev {
-		t.Errorf("create after a purge has revision %d; want more than %d", again, rev)
-	}
-	p.watched(t, "c.purge", "2")
-}
-
-func (p *pair) entriesExpire(t *testing.T) {
-	const short = time.Second // the shortest lifetime that NATS has
-	create(t, p.a, "c.short", "1", short)
-	rev := create(t, p.a, "c.kept", "1", short)
-	rev, err := p.a.Update("c.kept", []byte("2"), rev, 20*short)
-	if err != nil {
-		t.Fatal(err)
-	}
-	create(t, p.a, "c.renewed", "1", 20*short)
-	e, err := p.a.Get("c.renewed")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.a.Update("c.renewed", []byte("2"), e.Revision, short); err != nil {
-		t.Fatal(err)
-	}
-	p.watched(t, "c.short", gone)
-	p.watched(t, "c.renewed", gone) // the lifetime is that of the renewal
-	wantValue(t, p.b, "c.kept", "2")
-	if err := p.a.Purge("c.kept", rev); err != nil {
-		t.Error(err)
+func (d *directories) oneOfManyReplaces(t *testing.T) {
+	s := grant(t, d.a, long)
+	for i := range 20 {
+		key := fmt.Sprintf("claims/replace%d", i)
+		old := create(t, d.a, key, "old", s)
+		d.oneWins(t, key, func(dir cluster.Directory, value []byte) (cluster.Entry, error) {
+			return dir.Replace(key, value, old.Revision, s)
+		})
 	}
 }
 
-func (p *pair) messagesInOrder(t *testing.T) {
-	const n = 1000
-	got := make(chan int, n)
-	if err := p.b.Subscribe("pyrycode.test.order", func(m cluster.Message) { got <- int(m.Data[0])<<8 | int(m.Data[1]) }); err != nil {
-		t.Fatal(err)
+// oneWins calls write concurrently and checks that one call succeeds, and that the others
+// return its entry.
+func (d *directories) oneWins(t *testing.T, key string, write func(d cluster.Directory, value []byte) (cluster.Entry, error)) {
+	t.Helper()
+	const writers = 6
+	var wg sync.WaitGroup
+	var entries [writers]cluster.Entry
+	var errs [writers]error
+	for i := range writers {
+		wg.Go(func() { entries[i], errs[i] = write([]cluster.Directory{d.a, d.b}[i%2], []byte(fmt.Sprint(i))) })
 	}
-	if err := p.b.Subscribe("pyrycode.test.ready", func(m cluster.Message) { m.Reply([]byte("yes")) }); err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(patience); ; {
-		if r, err := p.a.Request("pyrycode.test.ready", []byte("?"), time.Second); err == nil && bytes.Equal(r, []byte("yes")) {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("no reply")
+	wg.Wait()
+	won := 0
+	for i := range writers {
+		if errs[i] == nil {
+			won++
+			wantEntry(t, d.b, entries[i])
+		} else {
+			wantErr(t, key, errs[i], cluster.ErrConflict)
+			wantEntry(t, d.a, entries[i])
 		}
 	}
-	buf := make([]byte, 2)
+	if won != 1 {
+		t.Errorf("%s: %d of %d succeeded; want 1", key, won, writers)
+	}
+}
+
+func (d *directories) replaceNeedsRevision(t *testing.T) {
+	s := grant(t, d.a, long)
+	old := create(t, d.a, "claims/r", "1", s)
+	e, err := d.b.Replace("claims/r", []byte("2"), old.Revision, s)
+	if err != nil || e.Revision <= old.Revision {
+		t.Fatalf("replace: %+v, %v; it had %+v", e, err, old)
+	}
+	now, err := d.a.Replace("claims/r", []byte("3"), old.Revision, s)
+	wantErr(t, "replace of an old revision", err, cluster.ErrConflict)
+	wantEntry(t, d.b, now)
+	wantEntry(t, d.a, e)
+	now, err = d.a.Replace("claims/none", []byte("3"), e.Revision, s)
+	wantErr(t, "replace without an entry", err, cluster.ErrConflict)
+	if now.Revision != 0 {
+		t.Errorf("it returned %+v; want no revision", now)
+	}
+}
+
+func (d *directories) deleteNeedsRevision(t *testing.T) {
+	s := grant(t, d.a, long)
+	e := create(t, d.a, "claims/d", "1", s)
+	wantErr(t, "deletion of another revision", d.b.Delete("claims/d", e.Revision+1), cluster.ErrConflict)
+	wantEntry(t, d.b, e)
+	if err := d.b.Delete("claims/d", e.Revision); err != nil {
+		t.Fatal(err)
+	}
+	wantNone(t, d.a, "claims/d")
+	wantErr(t, "second deletion", d.a.Delete("claims/d", e.Revision), cluster.ErrConflict)
+	if again := create(t, d.a, "claims/d", "2", s); again.Revision <= e.Revision {
+		t.Errorf("the revision is %d after %d", again.Revision, e.Revision)
+	}
+}
+
+func (d *directories) sessionsExpire(t *testing.T) {
+	kept := grant(t, d.a, short)
+	stays := create(t, d.a, "claims/kept", "1", kept)
+	began := time.Now()
+	s := grant(t, d.a, short)
+	ends := create(t, d.a, "claims/ends", "1", s)
+	for range 3 {
+		time.Sleep(short / 4)
+		began = time.Now()
+		for _, s := range []cluster.SessionID{s, kept} {
+			if err := d.b.KeepAlive(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	until(t, "the entry to end", func() bool {
+		if err := d.a.KeepAlive(kept); err != nil {
+			t.Fatal(err)
+		}
+		_, err := d.a.Get(ends.Key)
+		return errors.Is(err, cluster.ErrNotFound)
+	})
+	if lived := time.Since(began); lived < short {
+		t.Errorf("it ended %v after the last keep-alive; want %v or more", lived, short)
+	}
+	wantErr(t, "keep-alive of a session that has ended", d.a.KeepAlive(s), cluster.ErrSessionGone)
+	wantEntry(t, d.b, stays)
+}
+
+func (d *directories) replacedEntryChangesSession(t *testing.T) {
+	first, second := grant(t, d.a, long), grant(t, d.a, long)
+	old := create(t, d.a, "claims/moved", "1", first)
+	e, err := d.a.Replace(old.Key, []byte("2"), old.Revision, second)
+	if err != nil || e.Session != second {
+		t.Fatalf("replace: %+v, %v", e, err)
+	}
+	if err := d.b.Revoke(first); err != nil {
+		t.Fatal(err)
+	}
+	wantEntry(t, d.b, e)
+	if err := d.b.Revoke(second); err != nil {
+		t.Fatal(err)
+	}
+	wantNone(t, d.a, e.Key)
+}
+
+func (d *directories) revokeDeletesAll(t *testing.T) {
+	s := grant(t, d.a, long)
+	const n = 50
 	for i := range n {
-		buf[0], buf[1] = byte(i>>8), byte(i)
-		if err := p.a.Publish("pyrycode.test.order", buf); err != nil {
+		create(t, d.a, fmt.Sprintf("claims/all%d", i), "1", s)
+	}
+	for range 2 { // the second time it has ended already
+		if err := d.b.Revoke(s); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := range n {
-		select {
-		case x := <-got:
-			if x != i {
-				t.Fatalf("message %d arrived as number %d", x, i)
-			}
-		case <-time.After(patience):
-			t.Fatalf("message %d did not come", i)
-		}
+		wantNone(t, d.a, fmt.Sprintf("claims/all%d", i))
 	}
 }
 
-func (p *pair) requestWithoutSubscriber(t *testing.T) {
-	if _, err := p.a.Request("pyrycode.test.none", []byte("?"), 100*time.Millisecond); err == nil {
-		t.Error("a reply came")
+func (d *directories) nothingUnderEndedSession(t *testing.T) {
+	s, other := grant(t, d.a, long), grant(t, d.a, long)
+	e := create(t, d.a, "claims/other", "1", other)
+	if err := d.a.Revoke(s); err != nil {
+		t.Fatal(err)
 	}
+	_, err := d.b.Create("claims/late", []byte("1"), s)
+	wantErr(t, "create", err, cluster.ErrSessionGone)
+	wantNone(t, d.a, "claims/late")
+	_, err = d.b.Replace(e.Key, []byte("2"), e.Revision, s)
+	wantErr(t, "replace", err, cluster.ErrSessionGone)
+	wantEntry(t, d.a, e)
+	wantErr(t, "keep-alive", d.a.KeepAlive(s), cluster.ErrSessionGone)
+}
+
+func (d *directories) nodesAreWatched(t *testing.T) {
+	seen := func(want ...cluster.Entry) {
+		t.Helper()
+		slices.SortFunc(want, func(a, b cluster.Entry) int { return int(a.Session - b.Session) })
+		until(t, fmt.Sprint("the nodes to be ", want), func() bool {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			got := slices.Clone(d.nodes)
+			slices.SortFunc(got, func(a, b cluster.Entry) int { return int(a.Session - b.Session) })
+			return fmt.Sprint(got) == fmt.Sprint(want)
+		})
+	}
+	seen()
+	first, second := grant(t, d.a, long), grant(t, d.a, long)
+	one := create(t, d.a, cluster.NodeKey(first), "one", first)
+	seen(one)
+	two := create(t, d.a, cluster.NodeKey(second), "two", second)
+	create(t, d.a, "claims/unwatched", "1", second)
+	seen(one, two)
+	changed, err := d.a.Replace(two.Key, []byte("changed"), two.Revision, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen(one, changed)
+	if err := d.a.Revoke(first); err != nil {
+		t.Fatal(err)
+	}
+	seen(changed)
+	if err := d.a.Delete(changed.Key, changed.Revision); err != nil {
+		t.Fatal(err)
+	}
+	seen()
 }

@@ -1,9 +1,11 @@
 package clustertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,20 +15,22 @@ import (
 )
 
 // Memory is a directory and a bus for nodes of one process, which follows the
-// contracts of Store and Bus. Entries expire by its clock.
+// contracts of Directory and Bus. Sessions expire by its clock.
 type Memory struct {
 	clock clock.Clock
 
 	mu       sync.Mutex // guards all below
 	revision uint64
-	entries  map[string]*kept
-	watchers []*queue[cluster.Entry]
+	lastID   cluster.SessionID
+	sessions map[cluster.SessionID]*session
+	entries  map[string]cluster.Entry
+	watchers []*Port
 	subs     map[string][]*queue[cluster.Message]
 	closed   bool
 }
 
-type kept struct {
-	cluster.Entry
+type session struct {
+	ttl   time.Duration
 	timer *clock.Timer
 }
 
@@ -35,19 +39,19 @@ func NewMemory(c clock.Clock) *Memory {
 	if c == nil {
 		c = clock.New()
 	}
-	return &Memory{clock: c, entries: make(map[string]*kept), subs: make(map[string][]*queue[cluster.Message])}
+	return &Memory{clock: c, sessions: make(map[cluster.SessionID]*session), entries: make(map[string]cluster.Entry), subs: make(map[string][]*queue[cluster.Message])}
 }
 
-// Port is one node's connection to a Memory: its Store and its Bus. While it is
+// Port is one node's connection to a Memory: its Directory and its Bus. While it is
 // down, its calls fail and it receives nothing. When it is up again, its watch
-// reports all entries.
+// reports the nodes.
 type Port struct {
-	m *Memory
+	m       *Memory
+	watcher *queue[[]cluster.Entry] // guarded by the mutex of m
 
 	mu      sync.Mutex // guards all below
 	down    bool
-	watcher *queue[cluster.Entry]
-	f       func(cluster.Entry)
+	busDown bool
 }
 
 // ErrUnreachable is the error of a port that is down.
@@ -59,14 +63,27 @@ func (m *Memory) Port() *Port { return &Port{m: m} }
 // Down cuts the connection, or restores it.
 func (p *Port) Down(yes bool) {
 	p.mu.Lock()
-	was, f := p.down, p.f
 	p.down = yes
 	p.mu.Unlock()
-	if was && !yes && f != nil {
-		p.m.mu.Lock()
-		p.m.replay(p.watcher)
-		p.m.mu.Unlock()
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if !yes && p.watcher != nil {
+		p.watcher.put(p.m.nodes())
 	}
+}
+
+// DownBus cuts the connection to the bus only, or restores it.
+func (p *Port) DownBus(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busDown = yes
+}
+
+// noBus reports whether the connection to the bus is cut.
+func (p *Port) noBus() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down || p.busDown
 }
 
 // Unreachable reports whether the connection is cut.
@@ -76,76 +93,127 @@ func (p *Port) Unreachable() bool {
 	return p.down
 }
 
-// Create implements Store.
-func (p *Port) Create(key string, value []byte, ttl time.Duration) (uint64, error) {
+// Grant implements Directory.
+func (p *Port) Grant(ttl time.Duration) (cluster.SessionID, error) {
 	if p.Unreachable() {
 		return 0, ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.entries[key] != nil {
-		return 0, cluster.ErrConflict
-	}
-	return m.set(key, value, ttl), nil
+	m.lastID++
+	id := m.lastID
+	s := &session{ttl: ttl}
+	m.sessions[id] = s
+	m.renew(id, s)
+	return id, nil
 }
 
-// Update implements Store.
-func (p *Port) Update(key string, value []byte, revision uint64, ttl time.Duration) (uint64, error) {
+// KeepAlive implements Directory.
+func (p *Port) KeepAlive(id cluster.SessionID) error {
 	if p.Unreachable() {
-		return 0, ErrUnreachable
-	}
-	m := p.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if k := m.entries[key]; k == nil || k.Revision != revision {
-		return 0, cluster.ErrConflict
-	}
-	return m.set(key, value, ttl), nil
-}
-
-// Get implements Store.
-func (p *Port) Get(key string) (cluster.Entry, error) {
-	if p.Unreachable() {
-		return cluster.Entry{}, ErrUnreachable
+		return ErrUnreachable
 	}
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	if k := p.m.entries[key]; k != nil {
-		return k.Entry, nil
+	s := p.m.sessions[id]
+	if s == nil {
+		return cluster.ErrSessionGone
 	}
-	return cluster.Entry{}, cluster.ErrNotFound
+	s.timer.Stop()
+	p.m.renew(id, s)
+	return nil
 }
 
-// Purge implements Store.
-func (p *Port) Purge(key string, revision uint64) error {
+// Revoke implements Directory.
+func (p *Port) Revoke(id cluster.SessionID) error {
+	if p.Unreachable() {
+		return ErrUnreachable
+	}
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.m.end(id, p.m.sessions[id])
+	return nil
+}
+
+// Create implements Directory.
+func (p *Port) Create(key string, value []byte, id cluster.SessionID) (cluster.Entry, error) {
+	return p.Replace(key, value, 0, id)
+}
+
+// Replace implements Directory.
+func (p *Port) Replace(key string, value []byte, revision uint64, id cluster.SessionID) (cluster.Entry, error) {
+	if p.Unreachable() {
+		return cluster.Entry{}, ErrUnreachable
+	}
+	m := p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entries[key]; e.Revision != revision {
+		return e, cluster.ErrConflict
+	}
+	if m.sessions[id] == nil {
+		return cluster.Entry{}, cluster.ErrSessionGone
+	}
+	m.revision++
+	e := cluster.Entry{Key: key, Value: slices.Clone(value), Revision: m.revision, Session: id}
+	m.entries[key] = e
+	m.tell(key)
+	return e, nil
+}
+
+// Delete implements Directory.
+func (p *Port) Delete(key string, revision uint64) error {
 	if p.Unreachable() {
 		return ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if k := m.entries[key]; k == nil || k.Revision != revision {
+	if e := m.entries[key]; revision == 0 || e.Revision != revision {
 		return cluster.ErrConflict
 	}
-	m.drop(key)
+	m.revision++
+	delete(m.entries, key)
+	m.tell(key)
 	return nil
 }
 
-// Watch implements Store.
-func (p *Port) Watch(_ context.Context, f func(cluster.Entry)) error {
-	p.mu.Lock()
-	p.f = f
-	p.watcher = newQueue(func(e cluster.Entry) {
-		if !p.Unreachable() {
-			f(e)
-		}
-	})
-	p.mu.Unlock()
+// Get implements Directory.
+func (p *Port) Get(key string) (cluster.Entry, error) {
+	if p.Unreachable() {
+		return cluster.Entry{}, ErrUnreachable
+	}
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	p.m.watchers = append(p.m.watchers, p.watcher)
-	p.m.replay(p.watcher)
+	e, ok := p.m.entries[key]
+	if !ok {
+		return e, cluster.ErrNotFound
+	}
+	return e, nil
+}
+
+// WatchNodes implements Directory.
+func (p *Port) WatchNodes(_ context.Context, f func([]cluster.Entry)) error {
+	if p.Unreachable() {
+		return ErrUnreachable
+	}
+	first := make(chan struct{})
+	p.m.mu.Lock()
+	p.watcher = newQueue(func(es []cluster.Entry) {
+		if !p.Unreachable() {
+			f(es)
+		}
+		select {
+		case <-first:
+		default:
+			close(first)
+		}
+	})
+	p.m.watchers = append(p.m.watchers, p)
+	p.watcher.put(p.m.nodes())
+	p.m.mu.Unlock()
+	<-first
 	return nil
 }
 
@@ -159,7 +227,7 @@ func (p *Port) Subscribe(subject string, f func(cluster.Message)) error {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	p.m.subs[subject] = append(p.m.subs[subject], newQueue(func(msg cluster.Message) {
-		if !p.Unreachable() {
+		if !p.noBus() {
 			f(msg)
 		}
 	}))
@@ -183,7 +251,7 @@ func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]by
 	defer t.Stop()
 	select {
 	case b := <-reply:
-		if p.Unreachable() {
+		if p.noBus() {
 			return nil, ErrUnreachable
 		}
 		return b, nil
@@ -192,16 +260,14 @@ func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]by
 	}
 }
 
-// Wipe removes all entries without a report to the watches, like a directory that
-// has lost its memory. Revisions start at 1 again.
+// Wipe ends all sessions and removes all entries, like a directory that has lost its
+// memory.
 func (m *Memory) Wipe() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, k := range m.entries {
-		k.timer.Stop()
+	for id, s := range m.sessions {
+		m.end(id, s)
 	}
-	clear(m.entries)
-	m.revision = 0
 }
 
 // Close ends all tasks.
@@ -210,8 +276,8 @@ func (m *Memory) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	for _, w := range m.watchers {
-		w.stop()
+	for _, p := range m.watchers {
+		p.watcher.stop()
 	}
 	for _, qs := range m.subs {
 		for _, q := range qs {
@@ -221,7 +287,7 @@ func (m *Memory) Close() {
 }
 
 func (m *Memory) publish(p *Port, subject string, msg cluster.Message) error {
-	if p.Unreachable() {
+	if p.noBus() {
 		return ErrUnreachable
 	}
 	m.mu.Lock()
@@ -232,50 +298,54 @@ func (m *Memory) publish(p *Port, subject string, msg cluster.Message) error {
 	return nil
 }
 
-// set writes key. m.mu is held.
-func (m *Memory) set(key string, value []byte, ttl time.Duration) uint64 {
-	m.revision++
-	old := m.entries[key]
-	if old != nil {
-		old.timer.Stop()
-	}
-	k := &kept{Entry: cluster.Entry{Key: key, Value: slices.Clone(value), Revision: m.revision}}
-	m.entries[key] = k
-	k.timer = m.clock.AfterFunc(ttl, func() {
+// renew starts the time of a session. m.mu is held.
+func (m *Memory) renew(id cluster.SessionID, s *session) {
+	var t *clock.Timer
+	t = m.clock.AfterFunc(s.ttl, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.entries[key] == k {
-			m.drop(key)
+		if s.timer == t { // not renewed since
+			m.end(id, s)
 		}
 	})
-	m.tell(k.Entry)
-	return m.revision
+	s.timer = t
 }
 
-// drop deletes key. m.mu is held.
-func (m *Memory) drop(key string) {
-	m.entries[key].timer.Stop()
-	delete(m.entries, key)
+// end ends a session, if it is s, and deletes its entries. m.mu is held.
+func (m *Memory) end(id cluster.SessionID, s *session) {
+	if s == nil || m.sessions[id] != s {
+		return
+	}
+	s.timer.Stop()
+	delete(m.sessions, id)
 	m.revision++
-	m.tell(cluster.Entry{Key: key, Revision: m.revision})
-}
-
-func (m *Memory) tell(e cluster.Entry) {
-	for _, w := range m.watchers {
-		w.put(e)
+	for key, e := range m.entries {
+		if e.Session == id {
+			delete(m.entries, key)
+			m.tell(key)
+		}
 	}
 }
 
-// replay reports all entries to w, in the order of their revisions. m.mu is held.
-func (m *Memory) replay(w *queue[cluster.Entry]) {
-	var all []cluster.Entry
-	for _, k := range m.entries {
-		all = append(all, k.Entry)
+// tell reports the nodes to the watches if key is below their prefix. m.mu is held.
+func (m *Memory) tell(key string) {
+	if !strings.HasPrefix(key, cluster.NodesPrefix) {
+		return
 	}
-	slices.SortFunc(all, func(a, b cluster.Entry) int { return int(a.Revision) - int(b.Revision) })
-	for _, e := range all {
-		w.put(e)
+	for _, p := range m.watchers {
+		p.watcher.put(m.nodes())
 	}
+}
+
+// nodes returns the entries of the nodes, sorted by key. m.mu is held.
+func (m *Memory) nodes() (all []cluster.Entry) {
+	for key, e := range m.entries {
+		if strings.HasPrefix(key, cluster.NodesPrefix) {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b cluster.Entry) int { return cmp.Compare(a.Key, b.Key) })
+	return all
 }
 
 // queue calls f with each item that is put, in order, on a task of its own.

@@ -2,8 +2,9 @@ package clustertest
 
 import "testing"
 
-func TestMemoryKeepsThePromises(t *testing.T) {
+func TestMemoryFollowsTheContracts(t *testing.T) {
 	m := NewMemory(nil)
 	defer m.Close()
-	TestConnections(t, m.Port(), m.Port())
+	TestDirectory(t, m.Port(), m.Port())
+	TestBus(t, m.Port(), m.Port())
 }

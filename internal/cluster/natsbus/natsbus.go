@@ -135,10 +135,7 @@ func (c *dialledConn) Close() error {
 	return c.Conn.Close()
 }
 
-var (
-	_ cluster.Store = (*Conn)(nil)
-	_ cluster.Bus   = (*Conn)(nil)
-)
+var _ cluster.Bus = (*Conn)(nil)
 
 // Dial connects to NATS, and opens or creates the directory. It retries until ctx ends,
 // because the servers of a cluster that starts need seconds to agree.

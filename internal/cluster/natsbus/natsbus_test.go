@@ -59,7 +59,7 @@ func three(t *testing.T) (servers []*Server, conns []*Conn) {
 
 func TestThreeServersPassTheConformanceSuite(t *testing.T) {
 	servers, conns := three(t)
-	clustertest.TestConnections(t, conns[0], conns[1])
+	clustertest.TestBus(t, conns[0], conns[1])
 	if err := conns[0].Answers(); err != nil {
 		t.Errorf("the directory does not answer: %v", err)
 	}
@@ -118,9 +118,11 @@ func asksTheLeader(t *testing.T, c, listens *Conn) {
 // server ends, only the connections through it are lost.
 func TestRelaysContinueWhenOneServerEnds(t *testing.T) {
 	servers, conns := three(t)
+	memory := clustertest.NewMemory(nil)
+	t.Cleanup(memory.Close)
 	var urls []string
 	for _, c := range conns {
-		n, err := cluster.New(cluster.Config{Store: c, Bus: c})
+		n, err := cluster.New(cluster.Config{Directory: memory.Port(), Bus: c})
 		if err != nil {
 			t.Fatal(err)
 		}
