@@ -17,8 +17,10 @@ const (
 	// relay.ErrUnknownHolder, and their daemons try again.
 	maxClaimants = 4
 
-	// claimPause is the pause of a claim after another node was busy with the server-id.
+	// claimPause is the pause of a claim after another node was busy with the server-id,
+	// or after the directory has not answered, which ends the claim the claimTries-th time.
 	claimPause = 300 * time.Millisecond
+	claimTries = 3
 
 	// leftoverAge is the time after which the directory no longer applies a write without
 	// an answer, in all likelihood.
@@ -47,8 +49,13 @@ type claim struct {
 	over     bool     // removed from the node's map
 }
 
-// errOver says that a claim ended while a claimant waited for it.
-var errOver = errors.New("the claim is over")
+var (
+	// errOver says that a claim ended while a claimant waited for it.
+	errOver = errors.New("the claim is over")
+
+	// errUnanswered says that the directory has not answered a claim.
+	errUnanswered = errors.New("the directory has not answered")
+)
 
 // Claim implements relay.Cluster.
 func (n *Node) Claim(id wire.ServerID, owner string, from netip.Addr) (*relay.LeaseDeadline, error) {
@@ -139,12 +146,19 @@ func (n *Node) win(c *claim, owner string, from netip.Addr) (*relay.LeaseDeadlin
 	mine := value{V: protocol, Node: n.id.String(), Nonce: c.nonce}.bytes()
 	end := n.rt.Clock.Now().Add(n.cfg.Hold)
 	replace := uint64(0) // the revision that may be replaced; 0: none
+	unanswered := 0
 	for {
 		s, e, err := n.write(c, mine, replace, from, end)
-		if err == nil {
+		switch {
+		case err == nil:
 			return n.won(c, s, e.Revision)
-		}
-		if !errors.Is(err, ErrConflict) {
+		case errors.Is(err, errUnanswered):
+			if unanswered++; unanswered == claimTries {
+				return nil, n.unanswered(askProbe)
+			}
+			n.pause(claimPause)
+			continue
+		case !errors.Is(err, ErrConflict):
 			return nil, err
 		}
 		replace = 0
@@ -182,8 +196,8 @@ func (n *Node) win(c *claim, owner string, from netip.Addr) (*relay.LeaseDeadlin
 
 // write writes an entry for c under the node's session: it replaces the given revision, or
 // creates the entry if that is 0. It waits until end for its turn among the calls of the directory.
-// If the error is ErrConflict, it returns the existing entry; otherwise the error is one of
-// relay.Cluster.Claim.
+// If the error is ErrConflict, it returns the existing entry. The error is errUnanswered if
+// the outcome is unknown or the node has no session; it may try again.
 func (n *Node) write(c *claim, mine []byte, revision uint64, from netip.Addr, end time.Time) (s *session, e Entry, err error) {
 	if !n.calls.enter(from, end) {
 		return nil, e, relay.ErrUnknownHolder
@@ -194,7 +208,7 @@ func (n *Node) write(c *claim, mine []byte, revision uint64, from netip.Addr, en
 	n.mu.Unlock()
 	switch {
 	case s == nil:
-		return nil, e, n.unanswered(askProbe)
+		return nil, e, errUnanswered
 	case revision == 0:
 		e, err = n.cfg.Directory.Create(c.key, mine, s.id)
 	default:
@@ -207,7 +221,7 @@ func (n *Node) write(c *claim, mine []byte, revision uint64, from netip.Addr, en
 		err = relay.ErrUnknownHolder
 	default:
 		n.leave(c) // it may have been written, or may be written later
-		err = n.unanswered(askProbe)
+		err = errUnanswered
 	}
 	return s, e, err
 }

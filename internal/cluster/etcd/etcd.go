@@ -1,0 +1,239 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+)
+
+const (
+	// callTimeout is the time after which a call without an answer returns. It is longer
+	// than the election of a leader usually takes.
+	callTimeout = 2 * time.Second
+
+	// connectTimeout is the time after which the client gives up an attempt to connect,
+	// and reconnectPause the longest pause between two attempts. A directory that is
+	// restarted must be found before sessions end.
+	connectTimeout = time.Second
+	reconnectPause = 250 * time.Millisecond
+
+	// pingAfter is the time without an answer after which the client tests a connection,
+	// and pingTimeout the time after which it closes one without an answer to that. gRPC
+	// does not accept a shorter pingAfter.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 2 * time.Second
+)
+
+// DefaultPrefix is the default of Config.Prefix.
+const DefaultPrefix = "/pyrycode-relay/"
+
+// Config has the settings of a Directory. Endpoints is required.
+type Config struct {
+	// Endpoints are the addresses of etcd's servers, as URLs.
+	Endpoints []string
+
+	// TLS is used for https:// endpoints.
+	TLS *tls.Config
+
+	// Username and Password are those of a user of etcd. Empty means none.
+	Username, Password string
+
+	// Prefix is what all keys begin with, so that several clusters can share an etcd.
+	// Empty means DefaultPrefix.
+	Prefix string
+}
+
+// Directory is a cluster.Directory in etcd.
+type Directory struct {
+	client *clientv3.Client
+	leases clientv3.Lease // for keep-alives, with connections of its own
+	close  []func() error // the clients that New does not own
+	prefix string
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+}
+
+var _ cluster.Directory = (*Directory)(nil)
+
+// Dial returns a Directory. It does not wait for etcd, unless there is a user: then it
+// waits for a token, and the error may say that the user or the password is wrong.
+func Dial(ctx context.Context, cfg Config) (*Directory, error) {
+	var clients [2]*clientv3.Client
+	for i := range clients {
+		c, err := newClient(ctx, cfg)
+		if err != nil {
+			for _, c := range clients[:i] {
+				_ = c.Close()
+			}
+			return nil, fmt.Errorf("etcd at %s: %w", strings.Join(cfg.Endpoints, ","), err)
+		}
+		clients[i] = c
+	}
+	d := New(clients[0], cfg.Prefix)
+	d.leases = clients[1]
+	d.close = []func() error{clients[0].Close, clients[1].Close}
+	return d, nil
+}
+
+// newClient returns a client with connections of its own.
+func newClient(ctx context.Context, cfg Config) (*clientv3.Client, error) {
+	dialing := context.WithoutCancel(ctx) // the client outlives Dial
+	return clientv3.New(clientv3.Config{
+		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
+		Context: dialing, Logger: zap.NewNop(), DialTimeout: callTimeout,
+		DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: reconnectPause / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectPause},
+			MinConnectTimeout: connectTimeout,
+		})},
+	})
+}
+
+// New returns a Directory that uses c, which the caller closes after the Directory. An
+// empty prefix means DefaultPrefix.
+func New(c *clientv3.Client, prefix string) *Directory {
+	d := &Directory{client: c, leases: c, prefix: cmp.Or(prefix, DefaultPrefix)}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// Close ends the watch and all calls that are under way.
+func (d *Directory) Close() error {
+	d.cancel()
+	d.tasks.Wait()
+	var errs []error
+	for _, f := range d.close {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+// call returns the context of one call. A server without a leader refuses the call
+// immediately.
+func (d *Directory) call() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(clientv3.WithRequireLeader(d.ctx), callTimeout)
+}
+
+// mapped returns the error of a cluster.Directory for an error of etcd.
+func mapped(err error) error {
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return cluster.ErrSessionGone
+	}
+	return err
+}
+
+// Grant implements cluster.Directory.
+func (d *Directory) Grant(ttl time.Duration) (cluster.SessionID, error) {
+	ctx, cancel := d.call()
+	defer cancel()
+	r, err := d.client.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
+	if err != nil {
+		return 0, err
+	}
+	return cluster.SessionID(r.ID), nil
+}
+
+// KeepAlive implements cluster.Directory.
+func (d *Directory) KeepAlive(s cluster.SessionID) error {
+	ctx, cancel := d.call()
+	defer cancel()
+	_, err := d.leases.KeepAliveOnce(ctx, clientv3.LeaseID(s))
+	return mapped(err)
+}
+
+// Revoke implements cluster.Directory.
+func (d *Directory) Revoke(s cluster.SessionID) error {
+	ctx, cancel := d.call()
+	defer cancel()
+	_, err := d.client.Revoke(ctx, clientv3.LeaseID(s))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Create implements cluster.Directory.
+func (d *Directory) Create(key string, value []byte, s cluster.SessionID) (cluster.Entry, error) {
+	return d.put(key, value, 0, s)
+}
+
+// Replace implements cluster.Directory.
+func (d *Directory) Replace(key string, value []byte, revision uint64, s cluster.SessionID) (cluster.Entry, error) {
+	return d.put(key, value, revision, s)
+}
+
+// put writes key if revision is the newest one, where 0 means that key does not exist.
+// Otherwise it returns the entry and cluster.ErrConflict.
+func (d *Directory) put(key string, value []byte, revision uint64, s cluster.SessionID) (cluster.Entry, error) {
+	ctx, cancel := d.call()
+	defer cancel()
+	name := d.prefix + key
+	r, err := d.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(name), "=", int64(revision))).
+		Then(clientv3.OpPut(name, string(value), clientv3.WithLease(clientv3.LeaseID(s)))).
+		Else(clientv3.OpGet(name)).
+		Commit()
+	switch {
+	case err != nil:
+		return cluster.Entry{}, mapped(err)
+	case r.Succeeded:
+		return cluster.Entry{Key: key, Value: value, Revision: uint64(r.Header.Revision), Session: s}, nil
+	}
+	e := cluster.Entry{Key: key}
+	if kvs := r.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
+		e = d.entry(kvs[0])
+	}
+	return e, cluster.ErrConflict
+}
+
+// Delete implements cluster.Directory.
+func (d *Directory) Delete(key string, revision uint64) error {
+	ctx, cancel := d.call()
+	defer cancel()
+	name := d.prefix + key
+	r, err := d.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(name), "=", int64(revision)), clientv3.Compare(clientv3.CreateRevision(name), ">", 0)).
+		Then(clientv3.OpDelete(name)).
+		Commit()
+	switch {
+	case err != nil:
+		return err
+	case !r.Succeeded:
+		return cluster.ErrConflict
+	}
+	return nil
+}
+
+// Get implements cluster.Directory.
+func (d *Directory) Get(key string) (cluster.Entry, error) {
+	ctx, cancel := d.call()
+	defer cancel()
+	r, err := d.client.Get(ctx, d.prefix+key)
+	switch {
+	case err != nil:
+		return cluster.Entry{}, err
+	case len(r.Kvs) == 0:
+		return cluster.Entry{}, cluster.ErrNotFound
+	}
+	return d.entry(r.Kvs[0]), nil
+}
+
+func (d *Directory) entry(kv *mvccpb.KeyValue) cluster.Entry {
+	return cluster.Entry{Key: strings.TrimPrefix(string(kv.Key), d.prefix), Value: kv.Value, Revision: uint64(kv.ModRevision), Session: cluster.SessionID(kv.Lease)}
+}
