@@ -353,6 +353,7 @@ func (n *Node) handOver(c *claim) answer {
 		n.host.Revoke(c.id, true)
 		n.metrics.lost[lostReclaimed].Inc()
 	}
+	now := n.rt.Clock.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	c.waiting--
@@ -361,6 +362,7 @@ func (n *Node) handOver(c *claim) answer {
 		return answerBusy
 	}
 	n.remove(c)
+	n.noteLeftover(c, now) // the other node may not use it
 	return answerGone
 }
 
@@ -376,6 +378,11 @@ func (n *Node) leave(c *claim) {
 	now := n.rt.Clock.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.noteLeftover(c, now)
+}
+
+// noteLeftover is leave for a caller that holds n.mu.
+func (n *Node) noteLeftover(c *claim, now time.Time) {
 	if len(n.leftovers) < maxLeftovers {
 		n.leftovers[c.key] = leftover{c.nonce, now}
 	}

@@ -24,11 +24,12 @@ type Directory interface {
 	// never earlier than ttl after Grant was called. The shortest ttl is 2 s.
 	Grant(ttl time.Duration) (SessionID, error)
 
-	// KeepAlive renews a session once. If it returns nil, the session does not end
-	// before its ttl has passed, counted from the time at which KeepAlive was called. A
-	// majority of the directory's servers has confirmed after the call began that the
-	// server which answers leads them. The error is ErrSessionGone if the session has
-	// ended, which is final.
+	// KeepAlive renews a session once. If it returns nil before the time of the session is
+	// over, the session does not end before its ttl has passed again, counted from the time
+	// at which KeepAlive was called. After that time nil means nothing: the end of the
+	// session may have been decided already. A majority of the directory's servers has
+	// confirmed after the call began that the server which answers leads them. The error is
+	// ErrSessionGone if the session has ended, which is final.
 	//
 	// Several calls for one session may be under way concurrently.
 	KeepAlive(s SessionID) error

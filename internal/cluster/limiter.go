@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,9 +34,9 @@ type limiter struct {
 
 // turn is a call that waits.
 type turn struct {
+	network  netip.Prefix
 	gate     Gate
 	admitted bool
-	late     bool
 }
 
 // burst is the number of calls that may start without the limiter's interval after a pause.
@@ -61,7 +62,7 @@ func (l *limiter) enter(from netip.Addr, end time.Time) bool {
 		return false
 	}
 	p := network.Of(from).Widest()
-	t := &turn{gate: l.newGate()}
+	t := &turn{network: p, gate: l.newGate()}
 	if len(l.queues[p]) == 0 {
 		l.turns = append(l.turns, p)
 	}
@@ -89,7 +90,15 @@ func (l *limiter) leave() {
 // expire ends the wait of t.
 func (l *limiter) expire(t *turn) {
 	l.mu.Lock()
-	t.late = !t.admitted
+	if q := l.queues[t.network]; !t.admitted {
+		l.queued--
+		if len(q) == 1 {
+			l.turns = slices.DeleteFunc(l.turns, func(p netip.Prefix) bool { return p == t.network })
+			delete(l.queues, t.network)
+		} else {
+			l.queues[t.network] = slices.DeleteFunc(q, func(o *turn) bool { return o == t })
+		}
+	}
 	l.mu.Unlock()
 	t.gate.Open()
 }
@@ -110,17 +119,10 @@ func (l *limiter) admit(now time.Time) bool {
 // dispatch admits the calls that may start now. If the interval is what the next one waits
 // for, it sets the timer. l.mu is held.
 func (l *limiter) dispatch(now time.Time) {
-	for l.queued > 0 {
-		p := l.turns[0]
-		t := l.queues[p][0]
-		if !t.late && !l.admit(now) {
-			break
-		}
-		l.pop(p)
-		if !t.late {
-			t.admitted = true
-			t.gate.Open()
-		}
+	for l.queued > 0 && l.admit(now) {
+		t := l.pop(l.turns[0])
+		t.admitted = true
+		t.gate.Open()
 	}
 	if l.queued > 0 && l.underWay < l.most && l.timer == nil {
 		l.timer = l.rt.Clock.AfterFunc(l.next.Sub(now), func() {
@@ -133,14 +135,16 @@ func (l *limiter) dispatch(now time.Time) {
 	}
 }
 
-// pop removes the first call of the network p, whose turn it is. l.mu is held.
-func (l *limiter) pop(p netip.Prefix) {
+// pop removes and returns the first call of the network p, whose turn it is. l.mu is held.
+func (l *limiter) pop(p netip.Prefix) *turn {
 	l.queued--
 	l.turns = l.turns[1:]
-	if q := l.queues[p][1:]; len(q) > 0 {
-		l.queues[p] = q
+	q := l.queues[p]
+	if len(q) > 1 {
+		l.queues[p] = q[1:]
 		l.turns = append(l.turns, p)
-		return
+	} else {
+		delete(l.queues, p)
 	}
-	delete(l.queues, p)
+	return q[0]
 }

@@ -131,7 +131,7 @@ func (n *Node) keepAlive(s *session, round uint64) {
 // extend moves the lease deadline of s after a successful keep-alive. sent is the time
 // before that call: the directory may have renewed the session as early as that. now is the
 // time after it. If the lease deadline has passed, the answer is too late and changes
-// nothing, because the session may have ended since. n.mu is held.
+// nothing: the end of the session may have been decided already. n.mu is held.
 func (n *Node) extend(s *session, sent, now time.Time) {
 	if s.lost || !now.Before(s.deadline) {
 		return

@@ -34,7 +34,7 @@ var arrows = map[string][]string{
 	"internal/network":   {},
 	"internal/relay":     {"internal/wire", "internal/network", "internal/sched"},
 	"internal/push":      {"internal/network", "internal/wire"},
-	"internal/cluster":   {"internal/wire", "internal/relay"},
+	"internal/cluster":   {"internal/wire", "internal/relay", "internal/network"},
 	"internal/access":    {"internal/network", "internal/relay", "internal/wire"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
 	"internal/front":     {"internal/config", "internal/network", "internal/relay", "internal/sched"},

@@ -63,7 +63,7 @@ func (w *instance) Chart() *engine.Chart {
 	for _, d := range w.nemesisActions[:w.nnemesisActions] {
 		at := nodes + d.node
 		switch d.verb {
-		case cMend, cThaw, cBoot, cStall, cLeap, cWipe:
+		case cMend, cThaw, cBoot, cStall, cWipe:
 			at = nodes
 		}
 		c.Marks = append(c.Marks, engine.Mark{Column: at, At: d.at, Label: strings.ReplaceAll(clusterVerbs[d.verb-cCutStore], "-", " "), Class: "fault"})

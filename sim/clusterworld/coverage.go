@@ -9,9 +9,9 @@ const (
 	sawLeaseLockWait = iota
 	sawProxied
 	sawLostDeadline
-	sawLostTaken
+	sawLostSession
 	sawLostReclaimed
-	sawRecreated
+	sawHeld
 	sawRefusal
 	sawGap
 	sawSilentStream
@@ -34,9 +34,9 @@ func (World) CoverageGoals() []string {
 		sawLeaseLockWait:  "a task waits for a write to the directory",
 		sawProxied:        "a frame goes from node to node",
 		sawLostDeadline:   "a lease deadline passes",
-		sawLostTaken:      "another node has taken the entry",
+		sawLostSession:    "the directory has ended the session of a node that lives",
 		sawLostReclaimed:  "a binary comes back at another node",
-		sawRecreated:      "an entry that was lost is made again",
+		sawHeld:           "a claim waits for the end of another node's session, and succeeds",
 		sawRefusal:        "the directory does not grant a claim",
 		sawGap:            "a gap in a stream",
 		sawSilentStream:   "the far end of a stream is silent",
@@ -59,9 +59,9 @@ func (World) CoverageGoals() []string {
 func (w *instance) coverNode(m *member, node, relay map[string]float64) {
 	const prefix = "pyrycode_relay_cluster_"
 	for n, name := range map[int]string{
-		sawLostDeadline: "claim_losses_total fence", sawLostTaken: "claim_losses_total taken", sawLostReclaimed: "claim_losses_total reclaimed",
-		sawRecreated: "claims_recreated_total", sawRefusal: "claim_refusals_total",
-		sawGap: "broken_streams_total gap", sawSilentStream: "broken_streams_total silent", sawNodeGone: "broken_streams_total node",
+		sawLostDeadline: "claim_losses_total fence", sawLostSession: "claim_losses_total session", sawLostReclaimed: "claim_losses_total reclaimed",
+		sawRefusal: "claim_refusals_total",
+		sawGap:     "broken_streams_total gap", sawSilentStream: "broken_streams_total silent", sawNodeGone: "broken_streams_total node",
 		sawBusGone: "broken_streams_total bus", sawUnknownStream: "broken_streams_total reset",
 	} {
 		w.Engine.Sometimes(n, node[prefix+name] > 0)
@@ -80,6 +80,7 @@ func (w *instance) coverNode(m *member, node, relay map[string]float64) {
 		if !c.Upgraded {
 			continue
 		}
+		w.Engine.Sometimes(sawHeld, !c.Phone && c.Code != 4409 && c.UpgradedAt.At-c.DialedAt.At > int64(sessionTTL)/2)
 		w.Engine.Sometimes(sawProxied, c.Phone && c.Home != nil && c.Home != c.Node && len(c.Flow(0).Got) > 0)
 		w.Engine.Sometimes(sawRemoteConflict, c.Code == 4409)
 		w.Engine.Sometimes(sawRemoteTakeover, !c.Phone && c.Reason == "heartbeat timeout")

@@ -25,6 +25,7 @@ const recovery = 110 * time.Second
 // heal is the second phase, without faults. Every peer must be served within
 // the time that docs/cluster.md states. At the end nothing may be left over.
 func (w *instance) heal() {
+	w.awaitStarted()
 	w.Engine.Phase("the faults end: partitions heal, frozen nodes continue, ended nodes start again, peers read and answer; 110 s pass")
 	w.endFaults()
 	w.healAll()
@@ -46,9 +47,9 @@ func (w *instance) heal() {
 			w.drainNode(m, 0)
 		}
 	}
-	w.Engine.Sleep(entryLife) // entries of killed nodes expire
+	w.Engine.Sleep(sessionTTL) // sessions of killed nodes expire
 	w.Engine.Sleep(time.Second)
-	if n := w.dir.live(); n > 0 {
+	if n := w.dir.live(""); n > 0 {
 		w.Engine.Fail("left over", "%d entries are in the directory; every node is gone", n)
 	}
 	w.dir.close()
@@ -112,7 +113,7 @@ func (w *instance) replaceServingNode() {
 	}
 	if w.Run.Param("last", 0) == 1 {
 		w.killNode(m)
-		within += int64(entryLife + 2*time.Second)
+		within += int64(holdTime + 2*time.Second)
 	} else {
 		w.Engine.Go("leave", func() { w.drainNode(m, 0) })
 	}
@@ -203,7 +204,7 @@ func (w *instance) checkNodes(when string) {
 			}
 		}
 	}
-	if n := w.dir.live(); n != ids {
+	if n := w.dir.live("claims/"); n != ids {
 		w.Engine.Fail("converges", "%s the directory has %d entries; want %d", when, n, ids)
 	}
 }

@@ -30,7 +30,7 @@ func (w *instance) Step() {
 				continue
 			}
 			m.everServed[s] = true
-			if holder[s] != nil && !w.clockLeapt {
+			if holder[s] != nil && !w.sessionsLost {
 				w.Engine.Fail("one serving", "nodes %d and %d serve %s", holder[s].N, m.N, relayworld.Servers[s])
 			}
 			holder[s] = m

@@ -110,14 +110,6 @@ func (l *nodeLink) callFails() bool {
 // The maximum delays, in nanoseconds.
 
 //go:norace
-func (w *instance) lag() int64 {
-	if w.faultsOver {
-		return 0
-	}
-	return w.storeFaults.lag
-}
-
-//go:norace
 func (w *instance) storeDelay() int64 { return w.storeFaults.delay }
 
 //go:norace

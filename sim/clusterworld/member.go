@@ -3,6 +3,7 @@ package clusterworld
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -21,9 +22,9 @@ import (
 
 // Times of the cluster's nodes: those of production.
 const (
-	entryLife   = 30 * time.Second
-	leaseMargin = 5 * time.Second
-	renewTime   = 5 * time.Second
+	sessionTTL  = 5 * time.Second
+	leaseMargin = 500 * time.Millisecond
+	holdTime    = 2 * sessionTTL
 )
 
 // member is one life of one of the cluster's nodes: a real relay and a real
@@ -80,7 +81,7 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	rt.Clock = skewedClock{rt.Clock, m}
 	rt.NewLock = func(name string) sync.Locker {
 		l := newLock(name).(*engine.Lock)
-		if name == "lease" {
+		if name == "claim" {
 			l.LetHolderPark()
 		}
 		return &frozenLock{l, m}
@@ -97,8 +98,8 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	own.Rand = m.rnd
 	p := w.Run.Param
 	n, err := cluster.New(cluster.Config{
-		Name: fmt.Sprint("relay-", m.index), Store: m.link, Bus: m.link, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
-		TTL: entryLife, Margin: leaseMargin, Renew: renewTime, Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
+		Name: fmt.Sprint("relay-", m.index), Directory: m.link, Bus: m.link, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
+		TTL: sessionTTL, Margin: leaseMargin, Hold: holdTime, ClaimsUnderWay: p("calls", 64), Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
 		Window: max(p("window", 256<<10), 1<<10), Linger: relayworld.Linger,
 	})
 	if err != nil {
@@ -151,8 +152,8 @@ func (w *instance) startNode(index int) {
 	w.NewNode(w.starts)
 	w.nodes[index].Store(m)
 	w.addMember(m)
-	if err := m.cluster.Start(context.Background()); err != nil {
-		panic(err)
+	if err := m.cluster.Start(context.Background()); err != nil && !m.isEnded() {
+		w.killNode(m) // the process ends; another may be started
 	}
 }
 
@@ -249,8 +250,8 @@ func (c observedNode) Attach(h *relay.Host) {
 	c.Node.Attach(h)
 }
 
-func (c observedNode) Claim(id wire.ServerID, owner string) (*relay.LeaseDeadline, error) {
-	f, err := c.Node.Claim(id, owner)
+func (c observedNode) Claim(id wire.ServerID, owner string, from netip.Addr) (*relay.LeaseDeadline, error) {
+	f, err := c.Node.Claim(id, owner, from)
 	if err == nil {
 		c.m.granted(id, f)
 	}

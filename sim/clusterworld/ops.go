@@ -29,7 +29,7 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 	case cHold:
 		m.link.delayBus(int64(3 * time.Second))
 	case cFreeze:
-		w.freeze(m, [...]int64{2, 8, 27, 40}[op.Arg/maxNodes%4]*int64(time.Second))
+		w.freeze(m, [...]int64{1, 4, 8, 20}[op.Arg/maxNodes%4]*int64(time.Second))
 	case cThaw:
 		w.thawAll()
 	case cKill:
@@ -38,15 +38,15 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 		}
 	case cLeave:
 		if !m.gone() {
-			w.drainNode(m, 0)
+			w.drainNode(m, time.Duration(op.Arg/maxNodes%2)*2*time.Second)
 		}
 	case cBoot:
 		w.restartEnded()
-	case cLeap:
-		w.noteLeap()
-		w.dir.leap(int64(op.Arg) * int64(time.Second))
+	case cRevoke:
+		w.noteLost()
+		w.dir.revoke(m)
 	case cWipe:
-		w.noteLeap()
+		w.noteLost()
 		w.dir.wipe()
 	default:
 		w.Instance.Do(t, op)
@@ -91,6 +91,7 @@ func (w *instance) thawAll() {
 func (w *instance) stall(d int64) {
 	if !w.faultsOver {
 		w.noAnswerBefore = max(w.noAnswerBefore, w.Engine.Now()+d)
+		w.dir.elect(w.noAnswerBefore)
 		w.addFaultPeriod(d)
 	}
 }
@@ -103,7 +104,7 @@ func (l *nodeLink) delayBus(d int64) {
 }
 
 //go:norace
-func (w *instance) noteLeap() { w.clockLeapt = true; w.addFaultPeriod(0) }
+func (w *instance) noteLost() { w.sessionsLost = true; w.addFaultPeriod(0) }
 
 // healAll ends all partitions.
 func (w *instance) healAll() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,83 +13,90 @@ import (
 )
 
 var (
-	errUnreachable = errors.New("sim: NATS is unreachable")
+	errUnreachable = errors.New("sim: the directory is unreachable")
 	errNoReply     = errors.New("sim: no reply in time")
 )
 
 // callTime is how long a call of the directory waits for its answer.
 const callTime = int64(2 * time.Second)
 
-// markerLife is how long the directory keeps the marker of a removed key.
-const markerLife = int64(time.Minute)
-
-// directory is the key-value store that all nodes share. Its entries expire by
-// the true time. The mutex is never held at a yield point.
+// directory is the directory that all nodes share. Its sessions expire by the true time.
+// While it has no leader it answers nothing and ends no session; a new leader gives each
+// session its whole time again. The mutex is never held at a yield point.
 type directory struct {
 	e          *engine.Run
-	expiryGate engine.Gate // of the task that expires entries
+	expiryGate engine.Gate // of the task that ends sessions
 	watchers   engine.Gate // of the watch tasks
 
 	mu       sync.Mutex // guards all below
 	revision uint64
-	keys     []*key
-	log      []version // all changes, in order
+	sessions []*session
+	entries  []cluster.Entry
+	changes  int // of nodes
 	closed   bool
-	wiped    bool
 }
 
-// key is one key of the directory, and its history.
-type key struct {
-	name     string
-	versions []version // the newest last
-	expires  int64
+// session is one session, also after its end.
+type session struct {
+	ttl     int64
+	expires int64
+	ends    int64 // later than expires: a keep-alive in between succeeds and changes nothing
+	ended   bool
 }
 
-// version is the state of a key from a time on.
-type version struct {
-	cluster.Entry
-	at int64
-}
-
-func (d *directory) key(name string) *key {
-	for _, k := range d.keys {
-		if k.name == name {
-			return k
-		}
+// renew gives s its whole time from now on, unless it has expired.
+func (s *session) renew(now, delay int64) {
+	if now < s.expires {
+		s.expires = max(s.expires, now+s.ttl)
+		s.ends = s.expires + delay
 	}
-	k := &key{name: name}
-	d.keys = append(d.keys, k)
-	return k
 }
 
-// now returns the current entry. Its Value is nil if the key does not exist.
-func (k *key) now() cluster.Entry {
-	if len(k.versions) == 0 {
-		return cluster.Entry{Key: k.name}
+// find returns the place of the entry of that key, or -1.
+func (d *directory) find(key string) int {
+	return slices.IndexFunc(d.entries, func(e cluster.Entry) bool { return e.Key == key })
+}
+
+// entry returns the entry of that key. Its Revision is 0 if the key does not exist.
+func (d *directory) entry(key string) cluster.Entry {
+	if i := d.find(key); i >= 0 {
+		e := d.entries[i]
+		e.Value = slices.Clone(e.Value)
+		return e
 	}
-	return k.versions[len(k.versions)-1].Entry
+	return cluster.Entry{Key: key}
 }
 
-// asOf returns the entry at that time.
-func (k *key) asOf(at int64) cluster.Entry {
-	for i := len(k.versions) - 1; i >= 0; i-- {
-		if k.versions[i].at <= at {
-			return k.versions[i].Entry
-		}
+// session returns the session of that id, or nil if it has ended.
+func (d *directory) session(id cluster.SessionID) *session {
+	if id < 1 || int(id) > len(d.sessions) || d.sessions[id-1].ended {
+		return nil
 	}
-	return cluster.Entry{Key: k.name}
+	return d.sessions[id-1]
 }
 
-// set writes a key; a nil value removes it. The mutex must be held.
-func (d *directory) set(k *key, value []byte, ttl time.Duration) uint64 {
+// changed reports a change of key to the watches.
+func (d *directory) changed(key string) {
+	if strings.HasPrefix(key, cluster.NodesPrefix) {
+		d.changes++
+		d.e.Open(&d.watchers)
+	}
+}
+
+// end ends a session and deletes its entries in one step.
+func (d *directory) end(id cluster.SessionID) {
+	s := d.session(id)
+	if s == nil {
+		return
+	}
+	s.ended = true
 	d.revision++
-	v := version{cluster.Entry{Key: k.name, Value: value, Revision: d.revision}, d.e.Now()}
-	k.versions = append(k.versions, v)
-	k.expires = v.at + int64(ttl)
-	d.log = append(d.log, v)
-	d.e.Open(&d.watchers)
-	d.e.Open(&d.expiryGate)
-	return d.revision
+	d.entries = slices.DeleteFunc(d.entries, func(e cluster.Entry) bool {
+		if e.Session == id {
+			d.changed(e.Key)
+		}
+		return e.Session == id
+	})
 }
 
 func (d *directory) do(f func()) {
@@ -97,19 +105,25 @@ func (d *directory) do(f func()) {
 	d.mu.Unlock()
 }
 
-// expire is the task that expires entries.
-func (d *directory) expire() {
+// expire is the task that ends sessions.
+func (w *instance) expire() {
+	d := w.dir
 	for {
 		next, over := int64(engine.Forever), false
+		stalled := w.stalledUntil()
 		d.do(func() {
 			over = d.closed
-			for _, k := range d.keys {
+			if stalled > d.e.Now() {
+				next = stalled // no leader: nothing ends
+				return
+			}
+			for i, s := range d.sessions {
 				switch {
-				case k.now().Value == nil:
-				case k.expires <= d.e.Now():
-					d.set(k, nil, 0)
-				case next < 0 || k.expires < next:
-					next = k.expires
+				case s.ended:
+				case s.ends <= d.e.Now():
+					d.end(cluster.SessionID(i + 1))
+				case next < 0 || s.ends < next:
+					next = s.ends
 				}
 			}
 		})
@@ -126,35 +140,42 @@ func (d *directory) close() {
 	d.e.Open(&d.expiryGate)
 }
 
-// leap moves the directory's clock forward: entries that expire within by
-// expire now.
-func (d *directory) leap(by int64) {
+// elect is the choice of a new leader after until.
+func (d *directory) elect(until int64) {
 	d.do(func() {
-		for _, k := range d.keys {
-			k.expires -= by
+		for _, s := range d.sessions {
+			s.expires = max(s.expires, until+s.ttl)
+			s.ends = max(s.ends, s.expires)
 		}
 	})
 	d.e.Open(&d.expiryGate)
 }
 
-// wipe loses all entries without notifying the watchers.
-func (d *directory) wipe() {
+// revoke ends the sessions of a node, as an operator does by mistake.
+func (d *directory) revoke(m *member) {
 	d.do(func() {
-		d.wiped = true
-		for _, k := range d.keys {
-			if k.now().Value != nil {
-				d.revision++
-				k.versions = append(k.versions, version{cluster.Entry{Key: k.name, Revision: d.revision}, d.e.Now()})
+		for _, e := range slices.Clone(d.entries) {
+			if r, ok := cluster.ParseNodeRecord(e); ok && r.Node == m.cluster.ID().String() {
+				d.end(e.Session)
 			}
 		}
 	})
 }
 
-// live counts the entries.
-func (d *directory) live() (n int) {
+// wipe ends all sessions: the directory has lost its memory.
+func (d *directory) wipe() {
 	d.do(func() {
-		for _, k := range d.keys {
-			if k.now().Value != nil {
+		for i := range d.sessions {
+			d.end(cluster.SessionID(i + 1))
+		}
+	})
+}
+
+// live counts the entries below prefix.
+func (d *directory) live(prefix string) (n int) {
+	d.do(func() {
+		for _, e := range d.entries {
+			if strings.HasPrefix(e.Key, prefix) {
 				n++
 			}
 		}
@@ -162,69 +183,98 @@ func (d *directory) live() (n int) {
 	return n
 }
 
-// Create implements cluster.Store.
-func (l *nodeLink) Create(name string, value []byte, ttl time.Duration) (rev uint64, err error) {
-	value = slices.Clone(value)
-	callErr := l.change(func(d *directory) (uint64, error) {
-		k := d.key(name)
-		if k.now().Value != nil {
-			return 0, cluster.ErrConflict
-		}
-		return d.set(k, value, ttl), nil
-	}, &rev, &err)
-	return rev, errors.Join(callErr, err)
+// Grant implements cluster.Directory.
+func (l *nodeLink) Grant(ttl time.Duration) (id cluster.SessionID, err error) {
+	delay := l.randomUpTo(l.w.storeFaults.expiry)
+	callErr := l.call(true, func(d *directory) error {
+		expires := d.e.Now() + int64(ttl)
+		d.sessions = append(d.sessions, &session{ttl: int64(ttl), expires: expires, ends: expires + delay})
+		id = cluster.SessionID(len(d.sessions))
+		d.e.Open(&d.expiryGate)
+		return nil
+	}, &err)
+	return id, errors.Join(callErr, err)
 }
 
-// Update implements cluster.Store.
-func (l *nodeLink) Update(name string, value []byte, revision uint64, ttl time.Duration) (rev uint64, err error) {
-	value = slices.Clone(value)
-	callErr := l.change(func(d *directory) (uint64, error) {
-		k := d.key(name)
-		if now := k.now(); now.Value == nil || now.Revision != revision {
-			return 0, cluster.ErrConflict
+// KeepAlive implements cluster.Directory.
+func (l *nodeLink) KeepAlive(id cluster.SessionID) (err error) {
+	delay := l.randomUpTo(l.w.storeFaults.expiry)
+	callErr := l.call(true, func(d *directory) error {
+		s := d.session(id)
+		if s == nil {
+			return cluster.ErrSessionGone
 		}
-		return d.set(k, value, ttl), nil
-	}, &rev, &err)
-	return rev, errors.Join(callErr, err)
-}
-
-// Purge implements cluster.Store.
-func (l *nodeLink) Purge(name string, revision uint64) (err error) {
-	callErr := l.change(func(d *directory) (uint64, error) {
-		k := d.key(name)
-		if now := k.now(); now.Value == nil || now.Revision != revision {
-			return 0, cluster.ErrConflict
-		}
-		return d.set(k, nil, 0), nil
-	}, new(uint64), &err)
+		s.renew(d.e.Now(), delay)
+		return nil
+	}, &err)
 	return errors.Join(callErr, err)
 }
 
-// Get implements cluster.Store. The replica that answers may lag behind.
-func (l *nodeLink) Get(name string) (e cluster.Entry, err error) {
-	lag := l.randomUpTo(l.w.lag())
-	callErr := l.call(false, func(d *directory) (uint64, error) {
-		e = d.key(name).asOf(d.e.Now() - lag)
-		if e.Value == nil {
-			return 0, cluster.ErrNotFound
-		}
-		e.Value = slices.Clone(e.Value)
-		return e.Revision, nil
-	}, new(uint64), &err)
-	if err := errors.Join(callErr, err); err != nil {
-		return cluster.Entry{}, err
-	}
-	return e, nil
+// Revoke implements cluster.Directory.
+func (l *nodeLink) Revoke(id cluster.SessionID) (err error) {
+	callErr := l.call(true, func(d *directory) error {
+		d.end(id)
+		return nil
+	}, &err)
+	return errors.Join(callErr, err)
 }
 
-// change is call for a write.
-func (l *nodeLink) change(f func(*directory) (uint64, error), rev *uint64, err *error) error {
-	return l.call(true, f, rev, err)
+// Create implements cluster.Directory.
+func (l *nodeLink) Create(key string, value []byte, id cluster.SessionID) (cluster.Entry, error) {
+	return l.Replace(key, value, 0, id)
+}
+
+// Replace implements cluster.Directory.
+func (l *nodeLink) Replace(key string, value []byte, revision uint64, id cluster.SessionID) (e cluster.Entry, err error) {
+	value = slices.Clone(value)
+	callErr := l.call(true, func(d *directory) error {
+		if e = d.entry(key); e.Revision != revision {
+			return cluster.ErrConflict
+		}
+		if d.session(id) == nil {
+			return cluster.ErrSessionGone
+		}
+		d.revision++
+		e = cluster.Entry{Key: key, Value: value, Revision: d.revision, Session: id}
+		if i := d.find(key); i >= 0 {
+			d.entries[i] = e
+		} else {
+			d.entries = append(d.entries, e)
+		}
+		d.changed(key)
+		return nil
+	}, &err)
+	return e, errors.Join(callErr, err)
+}
+
+// Delete implements cluster.Directory.
+func (l *nodeLink) Delete(key string, revision uint64) (err error) {
+	callErr := l.call(true, func(d *directory) error {
+		if e := d.entry(key); revision == 0 || e.Revision != revision {
+			return cluster.ErrConflict
+		}
+		d.revision++
+		d.entries = slices.DeleteFunc(d.entries, func(e cluster.Entry) bool { return e.Key == key })
+		d.changed(key)
+		return nil
+	}, &err)
+	return errors.Join(callErr, err)
+}
+
+// Get implements cluster.Directory.
+func (l *nodeLink) Get(key string) (e cluster.Entry, err error) {
+	callErr := l.call(false, func(d *directory) error {
+		if e = d.entry(key); e.Revision == 0 {
+			return cluster.ErrNotFound
+		}
+		return nil
+	}, &err)
+	return e, errors.Join(callErr, err)
 }
 
 // call sends an operation to the directory and returns its answer. Either may
 // be lost or late; then the caller cannot tell whether the operation was done.
-func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *uint64, err *error) error {
+func (l *nodeLink) call(changes bool, f func(*directory) error, err *error) error {
 	e, d := l.w.Engine, l.w.dir
 	defer l.m.parkWhileFrozen()
 	e.Yield(engine.AtPoint, l.obj)
@@ -240,7 +290,7 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 		if changes {
 			e.Go("late", func() {
 				e.Sleep(time.Duration(d))
-				l.w.dir.do(func() { _, _ = f(l.w.dir) })
+				l.w.dir.do(func() { _ = f(l.w.dir) })
 			})
 		}
 	}
@@ -273,10 +323,10 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 			later(callTime + l.randomUpTo(8*int64(time.Second)))
 			return late()
 		}
-		d.do(func() { _, _ = f(d) })
+		d.do(func() { _ = f(d) })
 		return late() // the answer is lost
 	}
-	d.do(func() { *rev, *err = f(d) })
+	d.do(func() { *err = f(d) })
 	e.Yield(engine.AtPoint, l.obj)
 	delay()
 	if l.isCut(cutStore) {
@@ -285,71 +335,48 @@ func (l *nodeLink) call(changes bool, f func(*directory) (uint64, error), rev *u
 	return nil
 }
 
-// Watch implements cluster.Store. A task of its own reports the changes with a
-// delay. After a partition it reports the newest state of each key.
-func (l *nodeLink) Watch(_ context.Context, f func(cluster.Entry)) error {
-	l.w.Engine.Go("watch", func() { l.watch(f) })
+// WatchNodes implements cluster.Directory. A task of its own reports the nodes with a
+// delay.
+func (l *nodeLink) WatchNodes(_ context.Context, f func([]cluster.Entry)) error {
+	seen, nodes := l.nodes()
+	f(nodes)
+	l.w.Engine.Go("watch", func() { l.watch(seen, f) })
 	return nil
 }
 
-func (l *nodeLink) watch(f func(cluster.Entry)) {
-	e, d := l.w.Engine, l.w.dir
-	var told []uint64 // by key
-	tell := func(v version) {
-		i := 0
-		d.do(func() { i = slices.IndexFunc(d.keys, func(k *key) bool { return k.name == v.Key }) })
-		for len(told) <= i {
-			told = append(told, 0)
+// nodes returns the entries of the nodes, and the number of changes so far.
+func (l *nodeLink) nodes() (changes int, nodes []cluster.Entry) {
+	d := l.w.dir
+	d.do(func() {
+		changes = d.changes
+		for _, e := range d.entries {
+			if strings.HasPrefix(e.Key, cluster.NodesPrefix) {
+				e.Value = slices.Clone(e.Value)
+				nodes = append(nodes, e)
+			}
 		}
-		told[i] = v.Revision
-		l.m.parkWhileFrozen()
-		f(cluster.Entry{Key: v.Key, Value: slices.Clone(v.Value), Revision: v.Revision})
-	}
-	next, lost := 0, true // at first it reports all entries
+	})
+	slices.SortFunc(nodes, func(a, b cluster.Entry) int { return strings.Compare(a.Key, b.Key) })
+	return changes, nodes
+}
+
+func (l *nodeLink) watch(seen int, f func([]cluster.Entry)) {
+	e, d := l.w.Engine, l.w.dir
 	for !l.isClosed() {
 		if l.isCut(cutStore) {
-			lost = true
 			e.Park(engine.AtWait, &l.healedGate, engine.Forever)
 			continue
 		}
-		if lost {
-			lost = false
-			again := l.chance(2) // report known states again
-			var all []version
-			d.do(func() {
-				next = len(d.log)
-				for i, k := range d.keys {
-					if n := len(k.versions); n > 0 {
-						v := k.versions[n-1]
-						known := i < len(told) && told[i] >= v.Revision
-						if (v.Value != nil || e.Now()-v.at < markerLife) && (again || !known) {
-							all = append(all, v)
-						}
-					}
-				}
-			})
-			slices.SortFunc(all, func(a, b version) int { return int(a.Revision) - int(b.Revision) })
-			for _, v := range all {
-				tell(v)
-			}
-			continue
-		}
-		var v version
-		ok := false
-		d.do(func() {
-			if ok = next < len(d.log); ok {
-				v = d.log[next]
-			}
-		})
-		if !ok {
+		changes, nodes := l.nodes()
+		if changes == seen {
 			e.Park(engine.AtWait, &d.watchers, engine.Forever)
 			continue
 		}
-		if at := v.at + l.randomUpTo(l.w.watchDelay()); at > e.Now() {
-			e.Sleep(time.Duration(at - e.Now()))
-			continue
+		seen = changes
+		e.Sleep(time.Duration(l.randomUpTo(l.w.watchDelay())))
+		l.m.parkWhileFrozen()
+		if !l.isClosed() {
+			f(nodes)
 		}
-		next++
-		tell(v)
 	}
 }

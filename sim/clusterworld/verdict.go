@@ -41,7 +41,11 @@ type faultPeriod struct{ from, to int64 }
 
 // faultAftermath is how long a fault can have effects after its end: the
 // lifetime of an entry, and of a request that began before.
-const faultAftermath = int64(entryLife + 20*time.Second)
+const faultAftermath = int64(holdTime + 20*time.Second)
+
+// claimantTime is how long a claimant waits for a holder that sends and does not read: the
+// write timeout of the relay's world and the time of a probe.
+const claimantTime = int64(10*time.Second + relayworld.ProbeTime)
 
 // noFaults reports whether no fault of the cluster can have had an effect
 // between from and to.
@@ -137,6 +141,9 @@ func (w *instance) unfoundedClose(c *relayworld.Client) string {
 		return unless(c.Code == 1011 && (!plain || w.AnsweredNoPing(c)), "displaced")
 	case "write timeout":
 		return unless(c.Code == 1011 && (!noFaults || c.Faults&relayworld.DidStall != 0), "close code")
+	case "the holder of the server-id does not answer":
+		// Whatever its holder did, a claimant has waited for as long as it may.
+		return unless(c.Code == 1013 && (!plain || c.WroteClose-c.UpgradedAt.At >= claimantTime), "close code")
 	case "this node no longer serves the server-id":
 		return unless(c.Code == 1012 && (!w.idleTimeOnly || w.mayHaveLost(c)), "lost")
 	}
@@ -154,25 +161,15 @@ func (w *instance) unfoundedClose(c *relayworld.Client) string {
 }
 
 // mayHaveLost reports whether the node that served c had a reason to release
-// the id. One failed renewal is not a reason.
+// the id. One failed keep-alive is not a reason.
 func (w *instance) mayHaveLost(c *relayworld.Client) bool {
 	m := w.memberOf(c.Node)
+	late := m.everFrozen // then c may have been told long after the loss
 	if c.Phone && c.Home != nil {
 		m = w.memberOf(c.Home)
 	}
 	at := c.WroteClose
-	return m.everFrozen || w.clockLeapt && w.claimedAtOtherNode(m, c.Server, at) || m.drained.Step > 0 && m.drained.At <= at || m.link.unansweredBetween(at-int64(entryLife)-int64(callTime), at) > 1
-}
-
-// claimedAtOtherNode reports whether a binary had claimed the id at a node other
-// than m by then. That node may have it before any peer is told.
-func (w *instance) claimedAtOtherNode(m *member, server int, at int64) bool {
-	for _, b := range w.All() {
-		if !b.Phone && b.Server == server && b.Node != m.Node && b.DialedAt.At <= at {
-			return true
-		}
-	}
-	return false
+	return late || m.everFrozen || w.sessionsLost || m.drained.Step > 0 && m.drained.At <= at || m.link.unansweredBetween(at-int64(sessionTTL)-int64(callTime), at) > 1
 }
 
 func (w *instance) unfoundedPhoneClose(c *relayworld.Client, did func(relayworld.Fault, string) string, unless func(bool, string) string) string {
@@ -185,7 +182,7 @@ func (w *instance) unfoundedPhoneClose(c *relayworld.Client, did func(relayworld
 	case c.Code == 1013 && c.Reason == "the node that serves the server-id does not answer":
 		return unless(!noFaults, "gates")
 	case c.Code == 4404 && c.Reason == "no server with that id":
-		return unless(len(c.Flow(0).Got) == 0 && (!noFaults || w.storeFaults.lag > 0 || !w.HeldThroughout(c)), "joined")
+		return unless(len(c.Flow(0).Got) == 0 && (!noFaults || !w.HeldThroughout(c)), "joined")
 	case c.Code == 4404 && c.Reason == "binary reclaimed server-id":
 		return unless(w.rivalCame(c), "reclaimed")
 	}
@@ -269,12 +266,11 @@ func (w *instance) judgeNodeCounters(m *member) {
 // whether there is an order in which one slot of the whole cluster, carrying
 // out one operation at a time, gives the answers that the peers got.
 func (w *instance) judgeOneOrder() {
-	if w.clockLeapt {
+	if w.sessionsLost {
 		return // the directory itself has granted an id to two nodes
 	}
 	w.Hist().CheckLinearizable(func(c *history.Conn) bool {
-		// A lagging directory may not know the holder yet. Nor does a node that has
-		// just thawed and loses its slot.
-		return w.storeFaults.lag > 0 || w.members[c.Node-1].everFrozen
+		// A node that has just thawed and loses its slot does not know the holder.
+		return w.members[c.Node-1].everFrozen
 	})
 }

@@ -33,18 +33,18 @@ const (
 	cCutBus                // cut a node off from the bus
 	cCutAll                // cut a node off from both
 	cMend                  // end all partitions
-	cStall                 // the directory does not answer for so many seconds
+	cStall                 // the directory has no leader for so many seconds
 	cHold                  // the bus delivers nothing to a node for 3 s
 	cFreeze                // freeze a process
 	cThaw                  // thaw all processes
 	cKill                  // kill a process
 	cLeave                 // drain a process and end it
 	cBoot                  // restart the processes that have ended
-	cLeap                  // the directory's clock leaps by so many seconds
-	cWipe                  // the directory loses all entries
+	cRevoke                // the directory ends the session of a node
+	cWipe                  // the directory loses its memory
 )
 
-var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall-store", "hold", "freeze", "thaw", "kill", "leave", "boot", "leap", "wipe"}
+var clusterVerbs = []string{"cut-store", "cut-bus", "cut-all", "mend", "stall-store", "hold", "freeze", "thaw", "kill", "leave", "boot", "revoke", "wipe"}
 
 const maxNodes = 3
 
@@ -128,13 +128,12 @@ func (p *planner) settings() {
 	p.Set("window", 1<<10, 4<<10, 64<<10, 256<<10)
 	p.Set("store-delay", 0, 1, 20, 200)
 	p.Set("watch-delay", 0, 1, 20, 1000)
+	p.Set("expiry", 0, 500, 3000) // the end of a session comes so late
+	p.Set("calls", 64, 64, 1)     // calls of the directory that are under way for claims
 	p.Set("bus-delay", 0, 1, 20, 100)
-	p.Set("skew", 0, 0, 0, 3, 10) // per cent
-	p.Set("handshake", 0, 0, 6)   // one in so many fails
-	p.Set("last", 0, 1)           // how the run ends: one leaves, or is killed
-	if r.Chance(3) {
-		p.Set("lag", 0, 50, 500)
-	}
+	p.Set("skew", 0, 0, 0, 3, 7) // per cent
+	p.Set("handshake", 0, 0, 6)  // one in so many fails
+	p.Set("last", 0, 1)          // how the run ends: one leaves, or is killed
 	p.faulty = !r.Chance(3)
 	if p.faulty && r.Chance(3) {
 		p.Set("upset", 20, 6, 3) // one call of the directory in so many goes wrong
@@ -199,16 +198,16 @@ func claims(wait, n, node int) []engine.Op {
 }
 
 // rivalAtExpiry plans a node that is cut off from the directory, and a rival that connects
-// when the entry expires.
+// when the session expires.
 func (p *planner) rivalAtExpiry() {
 	at := p.Rand.Intn(p.nodes)
 	p.script("b4", engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * at})
 	p.script("net4", engine.Op{Verb: relayworld.VerbWait, Arg: 3000}, engine.Op{Verb: cCutStore, Arg: at})
-	p.script("b0", claims(29_000, 8, at+1)...)
+	p.script("b0", claims(7_000, 8, at+1)...)
 }
 
-// freezeDuringRenewal plans a node that freezes while it renews, for longer than its entry
-// lives.
+// freezeDuringRenewal plans a node that freezes during a keep-alive, for longer than its
+// session lives.
 func (p *planner) freezeDuringRenewal() {
 	p.round("b6", []int{relayworld.VerbDial, relayworld.VerbWait, relayworld.VerbSend}, p.n, 1)
 	p.round("net6", []int{relayworld.VerbWait, cStall, cFreeze}, 3, 1)
@@ -217,12 +216,12 @@ func (p *planner) freezeDuringRenewal() {
 		case cStall:
 			op.Arg = 1
 		case cFreeze:
-			op.Arg = 3 * maxNodes // node 0, for 40 s
+			op.Arg = 2 * maxNodes // node 0, for 8 s
 		}
 	}
-	p.script("p6", engine.Op{Verb: relayworld.VerbWait, Arg: 1}, engine.Op{Verb: relayworld.VerbDial}, engine.Op{Verb: relayworld.VerbWait, Arg: 32_000},
+	p.script("p6", engine.Op{Verb: relayworld.VerbWait, Arg: 1}, engine.Op{Verb: relayworld.VerbDial}, engine.Op{Verb: relayworld.VerbWait, Arg: 6_000},
 		engine.Op{Verb: relayworld.VerbSend}, engine.Op{Verb: relayworld.VerbWait, Arg: 3000}, engine.Op{Verb: relayworld.VerbSend})
-	p.script("b5", claims(32_000, 5, 1)...)
+	p.script("b5", claims(6_000, 5, 1)...)
 }
 
 // faults plans the faults of nodes, of the directory and of the bus.
@@ -246,7 +245,7 @@ func (p *planner) faults() {
 		net = p.Some(append(net, relayworld.VerbWait), 2, cKill, cLeave, cBoot, cBoot, relayworld.VerbReset)
 	}
 	if r.Chance(12) {
-		net = append(net, relayworld.VerbWait, cLeap, [...]int{cLeap, cWipe}[r.Intn(2)])
+		net = append(net, relayworld.VerbWait, [...]int{cRevoke, cWipe}[r.Intn(2)])
 	}
 	if p.faulty && len(net) > 0 {
 		p.actor("net", net, 3+r.Intn(6), p.nodes)
@@ -264,16 +263,16 @@ func (p *planner) actor(name string, verbs []int, n, nodes int) {
 			op.Arg += relayworld.MaxServers * p.Rand.Intn(nodes)
 		case relayworld.VerbWait:
 			if op.Arg > 1 {
-				op.Arg = [...]int{100, 1000, 3000, 7000, 20_000, 32_000}[p.Rand.Intn(6)]
+				op.Arg = [...]int{100, 1000, 2000, 4000, 7000, 20_000}[p.Rand.Intn(6)]
 			}
 		case cStall:
-			op.Arg = [...]int{1, 4, 8, 30}[p.Rand.Intn(4)]
-		case cLeap:
-			op.Arg = [...]int{10, 40}[p.Rand.Intn(2)]
+			op.Arg = [...]int{1, 2, 4, 12}[p.Rand.Intn(4)]
 		case cFreeze:
 			op.Arg = p.Rand.Intn(nodes) + maxNodes*p.Rand.Intn(4)
-		case relayworld.VerbScrape, relayworld.VerbCheck, cCutStore, cCutBus, cCutAll, cHold, cKill, cLeave:
+		case relayworld.VerbScrape, relayworld.VerbCheck, cCutStore, cCutBus, cCutAll, cHold, cKill, cRevoke:
 			op.Arg = p.Rand.Intn(nodes)
+		case cLeave:
+			op.Arg = p.Rand.Intn(nodes) + maxNodes*p.Rand.Intn(2)
 		}
 	}
 }
@@ -310,8 +309,8 @@ type instance struct {
 	starts   int
 
 	storeFaults struct {
-		upset             int
-		lag, delay, watch int64
+		upset                int
+		delay, watch, expiry int64
 	}
 	busFaults struct {
 		lose, late int
@@ -323,7 +322,7 @@ type instance struct {
 	nmembers       int
 	noAnswerBefore int64 // the directory does not answer before that time
 	faultsOver     bool  // no more faults
-	clockLeapt     bool  // entries were lost before they expired
+	sessionsLost   bool  // the directory has ended sessions that were alive
 	allStarted     bool  // all processes have started
 	started        engine.Gate
 	startRunning   bool
@@ -345,11 +344,11 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 		}
 	}
 	ms := func(name string) int64 { return int64(r.Param(name, 0)) * int64(time.Millisecond) }
-	w.storeFaults.upset, w.storeFaults.lag, w.storeFaults.delay, w.storeFaults.watch = r.Param("upset", 0), ms("lag"), ms("store-delay"), ms("watch-delay")
+	w.storeFaults.upset, w.storeFaults.delay, w.storeFaults.watch, w.storeFaults.expiry = r.Param("upset", 0), ms("store-delay"), ms("watch-delay"), ms("expiry")
 	w.busFaults.lose, w.busFaults.late, w.busFaults.delay = r.Param("lose", 0), r.Param("late", 0), ms("bus-delay")
 	w.dir = &directory{e: e}
 	w.bus = &messageBus{w: w}
-	e.Go("expiry", w.dir.expire)
+	e.Go("expiry", w.expire)
 	w.size = min(max(r.Param("places", 2), 2), maxNodes)
 	e.Go("boot", func() {
 		for i := range w.size {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,8 +18,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+type member struct {
+	*embed.Etcd
+	close func() // may be called twice
+}
+
 // servers starts the members of an etcd cluster on loopback. They end with the test.
-func servers(t *testing.T, n int) (endpoints []string, members []*embed.Etcd) {
+func servers(t *testing.T, n int) (endpoints []string, members []member) {
 	t.Helper()
 	urls := make([]url.URL, 2*n)
 	var held []net.Listener // until all ports are chosen
@@ -47,8 +53,9 @@ func servers(t *testing.T, n int) (endpoints []string, members []*embed.Etcd) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(e.Close)
-		endpoints, members = append(endpoints, urls[2*i+1].String()), append(members, e)
+		m := member{e, sync.OnceFunc(e.Close)}
+		t.Cleanup(m.close)
+		endpoints, members = append(endpoints, urls[2*i+1].String()), append(members, m)
 	}
 	for _, e := range members {
 		<-e.Server.ReadyNotify()
@@ -85,7 +92,7 @@ func TestCallsSucceedSoonAfterTheLeaderIsLost(t *testing.T) {
 	}
 	for _, m := range members {
 		if uint64(m.Server.MemberID()) == uint64(m.Server.Leader()) {
-			m.Server.HardStop() // without a transfer of the leadership
+			m.close()
 			break
 		}
 	}
