@@ -59,6 +59,7 @@ var (
 
 // Claim implements relay.Cluster.
 func (n *Node) Claim(id wire.ServerID, owner string, from netip.Addr) (*relay.LeaseDeadline, error) {
+	end := n.rt.Clock.Now().Add(n.cfg.Hold)
 	for {
 		c := n.enter(id)
 		if c == nil {
@@ -66,7 +67,7 @@ func (n *Node) Claim(id wire.ServerID, owner string, from netip.Addr) (*relay.Le
 			return nil, relay.ErrUnknownHolder
 		}
 		c.dir.Lock()
-		until, err := n.acquire(c, ownerOf(owner), from)
+		until, err := n.acquire(c, ownerOf(owner), from, end)
 		n.mu.Lock()
 		c.waiting--
 		n.dropIfDone(c)
@@ -116,7 +117,7 @@ func (n *Node) remove(c *claim) {
 
 // acquire gets the entry of c for this node, unless the node has it, and counts one more
 // attempt. owner is that of the claim. c.dir is held.
-func (n *Node) acquire(c *claim, owner string, from netip.Addr) (*relay.LeaseDeadline, error) {
+func (n *Node) acquire(c *claim, owner string, from netip.Addr, end time.Time) (*relay.LeaseDeadline, error) {
 	n.mu.Lock()
 	s, lost, over := c.session, c.lost, c.over
 	if s != nil && !lost && !over {
@@ -131,7 +132,7 @@ func (n *Node) acquire(c *claim, owner string, from netip.Addr) (*relay.LeaseDea
 	case lost:
 		return nil, relay.ErrUnknownHolder
 	}
-	until, err := n.win(c, owner, from)
+	until, err := n.win(c, owner, from, end)
 	if err != nil {
 		n.metrics.refusals.Inc()
 	}
@@ -140,11 +141,10 @@ func (n *Node) acquire(c *claim, owner string, from netip.Addr) (*relay.LeaseDea
 
 // win gets the entry for c, which does not have it, and counts an attempt. If another node
 // has the entry, win asks that node, and waits for the end of its session if it does not
-// answer. owner is that of the claim. c.dir is held. Errors are those of
+// answer, until end at most. owner is that of the claim. c.dir is held. Errors are those of
 // relay.Cluster.Claim.
-func (n *Node) win(c *claim, owner string, from netip.Addr) (*relay.LeaseDeadline, error) {
+func (n *Node) win(c *claim, owner string, from netip.Addr, end time.Time) (*relay.LeaseDeadline, error) {
 	mine := value{V: protocol, Node: n.id.String(), Nonce: c.nonce}.bytes()
-	end := n.rt.Clock.Now().Add(n.cfg.Hold)
 	replace := uint64(0) // the revision that may be replaced; 0: none
 	unanswered := 0
 	for {

@@ -1,36 +1,37 @@
 // Package cluster lets several relays share one space of server-ids.
 //
-// Each relay has a [Node]. Nodes reach each other through two interfaces: a
-// [Store], the directory that says which node holds a server-id, and a [Bus],
-// which carries messages between nodes. Both are NATS in production (package
-// natsbus) and memory in tests (package clustertest). One suite of tests runs
-// against both implementations.
+// Each relay has a [Node]. Nodes agree through a [Directory] which of them holds a
+// server-id, and exchange messages over a [Bus]. The directory is etcd in production
+// (package etcd) and memory in tests (package clustertest). One suite of tests runs
+// against both.
 //
-// The package may import internal/relay and internal/wire. Begin with [Node],
-// then read lease.go for claims and stream.go for phones.
+// The package may import internal/network, internal/relay and internal/wire. Begin with
+// [Node], then read session.go and claim.go for the ownership of server-ids, and stream.go
+// for phones.
 //
-// # Leases
+// # Sessions and claims
 //
-// A node serves a server-id only under a lease: an entry of the directory
-// with the node's id and a nonce, which expires unless the node renews it.
-// The node stops serving at the lease deadline: the time at which it sent the
-// last renewal that succeeded, plus the lifetime of the entry, less a margin.
-// When the entry has expired and another node may claim the server-id, this
-// node has therefore stopped, even if it or the network was suspended.
+// A node has one session in the directory, which it keeps alive each second, and one entry
+// under it for each server-id that it serves: its claim. The directory deletes the entries
+// of a session that is not kept alive. The node stops serving all its server-ids at the
+// lease deadline: the time at which it sent the last successful keep-alive, plus the time
+// to live of the session, less a margin. docs/cluster.md has the argument why two nodes
+// never serve one server-id.
 //
-//	free ──create──▶ live ──binary gone──▶ grace ──expired──▶ purged: free
-//	                  │ ▲                    │
-//	                  │ └──binary is back────┤
-//	                  │                      └──replaced by another node:
-//	                  │                         reclaimed there, phones 4404
-//	                  ├─ a rival at another node, the binary is silent ─▶ purged
-//	                  └─ lease deadline passed, or another node's entry seen ─▶ lost: 1012
+//	free ──create under the session──▶ claimed ──slot ended──▶ deleted: free
+//	                                   │     │
+//	                                   │     └─ another node asks, and no binary holds the slot:
+//	                                   │        handed over, replaced by that node
+//	                                   └─ the session is lost: slots revoked, 1012
 //
-// The directory follows the relay's registry, never the other way round. The
-// relay reports only that a slot has changed, and the node compares the
-// directory's entry with the slot. The lock of a lease is held through each
-// write, so that a claim waits until a grace has been written. A slot becomes
-// held only between Claim and ClaimApplied, while the entry says live.
+// The directory does not know whether a slot is in grace. A node that finds another node's
+// entry asks that node. The node with the entry probes its binary, and hands the server-id
+// over if no binary holds it. If it does not answer, the claim waits for the end of its
+// session.
+//
+// The directory follows the relay's registry, never the other way round. The relay reports
+// only that a slot has changed, and the node deletes the entry if the slot has ended. A slot
+// becomes held only between Claim and ClaimApplied, while the node has the entry.
 //
 // # Phones with their slot at another node
 //
@@ -44,11 +45,11 @@
 // # Tasks and waiting
 //
 // A Node gets time, locks and tasks from a [relay.Runtime], as the relay
-// does. It waits in calls of Store and Bus, on its phones' sockets and at a
+// does. It waits in calls of Directory and Bus, on its phones' sockets and at a
 // [Gate]. Callbacks of the bus never wait.
 //
-// The order of locks is: a lease's dir, then a node's mu or a stream's mu. No
-// lock of this package is taken under the last two. The bus is called under a
+// The order of locks is: a claim's dir, then a node's mu, a limiter's mu or a stream's mu.
+// No lock of this package is taken under the last three. The bus is called under a
 // stream's mu, so that records are sent in the order of their offsets. That
 // call does not wait: the adapter to NATS has a queue, bounded in bytes and
 // messages. A stream that finds the queue full breaks.
