@@ -316,15 +316,19 @@ func (l *nodeLink) call(changes bool, f func(*directory) error, err *error) erro
 		return late()
 	}
 	if l.callFails() {
-		switch l.pick(3) {
+		switch l.pick(4) {
 		case 0: // the request is lost
 			return late()
 		case 1: // the request is late: done after the timeout
 			later(callTime + l.randomUpTo(8*int64(time.Second)))
 			return late()
+		case 2: // the answer is lost
+			d.do(func() { _ = f(d) })
+			return late()
 		}
-		d.do(func() { _ = f(d) })
-		return late() // the answer is lost
+		d.do(func() { *err = f(d) })
+		e.Sleep(time.Duration(l.randomUpTo(began + callTime - e.Now()))) // the answer is late
+		return nil
 	}
 	d.do(func() { *err = f(d) })
 	e.Yield(engine.AtPoint, l.obj)
