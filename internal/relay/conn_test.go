@@ -125,7 +125,7 @@ func (b *bubble) dial(path string, m manner, kv ...string) *pipeEnd {
 	b.ends = append(b.ends, e)
 	req := httptest.NewRequest(http.MethodGet, path, nil)
 	req.Header = headers(kv...)
-	req = req.WithContext(context.WithValue(req.Context(), socketKey{}, newNetSocket(theirs)))
+	req = req.WithContext(context.WithValue(req.Context(), socketKey{}, NewSocket(theirs)))
 	rec := httptest.NewRecorder()
 	b.Handler().ServeHTTP(rec, req)
 	e.answer = rec

@@ -362,7 +362,7 @@ func TestOfManyRivalsTheNewestTakesOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		set := b.settings.Load()
-		late.init(b.Relay, set, newNetSocket(theirs), from, late, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
+		late.init(b.Relay, set, NewSocket(theirs), from, late, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
 		late.startReading()
 		go e.listen(polite)
 		b.claim(late)

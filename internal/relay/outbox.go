@@ -63,8 +63,9 @@ type outbox struct {
 	// Set before the first frame.
 	rt     *Runtime
 	sock   Socket
-	budget int // bytes
-	quota  int // bytes of it that one sender may use
+	below  Flusher // sock, if it is one; or nil
+	budget int     // bytes
+	quota  int     // bytes of it that one sender may use
 	on     outboxOwner
 	stats  *outboxStats
 	load   *load // of its connection; nil in tests: what it holds is not accounted for

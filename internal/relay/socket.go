@@ -1,6 +1,10 @@
 package relay
 
-import "github.com/pyrycode/pyrycode-relay/internal/sched"
+import (
+	"slices"
+
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
+)
 
 // A Socket is one peer's connection below WebSocket, once the upgrade is through: bytes
 // in both directions. No method waits.
@@ -58,11 +62,24 @@ type Watcher interface {
 // zero value is ready for use.
 type Turn struct {
 	dirty []*outbox
+	later []Flusher // flushed after dirty
 	again []Watcher // in the order in which they have asked; those before first have had their step
 	first int
 
 	messages int  // handed on since the outboxes were flushed
 	flushed  bool // since Repeat or this batch began, because of the number of messages
+}
+
+// A Flusher collects the bytes of many sockets for one write. A Socket that is a Flusher
+// may keep what TryWrite has taken until Flush is called. The relay calls it soon after
+// each TryWrite. Flush does not wait.
+type Flusher interface{ Flush() }
+
+// Later makes the Turn call f.Flush after the outboxes that the batch has filled, once.
+func (t *Turn) Later(f Flusher) {
+	if !slices.Contains(t.later, f) {
+		t.later = append(t.later, f)
+	}
 }
 
 // flushMessages is how many messages a Turn lets steps hand on until it flushes. Many
@@ -86,10 +103,18 @@ func (t *Turn) stepped() {
 func (t *Turn) flush() {
 	t.messages = 0
 	for i, o := range t.dirty {
-		o.flush()
+		o.flushQueue()
+		if o.below != nil {
+			t.Later(o.below)
+		}
 		t.dirty[i] = nil
 	}
 	t.dirty = t.dirty[:0]
+	for i, f := range t.later {
+		f.Flush()
+		t.later[i] = nil
+	}
+	t.later = t.later[:0]
 }
 
 // End flushes the outboxes that the batch has filled. It reports whether watchers have

@@ -75,7 +75,7 @@ func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
 		conn.Close()
 		return nil, err
 	}
-	return newNetSocket(conn), nil
+	return NewSocket(conn), nil
 }
 
 // checkHandshake returns the first fault of an upgrade request. Origin is not

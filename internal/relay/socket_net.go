@@ -21,8 +21,11 @@ type replaceable interface {
 	Undelivered()
 }
 
-// newNetSocket makes a Socket of c, which belongs to it from then on.
-func newNetSocket(c net.Conn) Socket {
+// NewSocket returns a Socket of c, which belongs to the Socket from then on. The first
+// bytes may already have come: the owner reads once before it waits for Ready.
+// A *tls.Conn must have completed its handshake. It needs no goroutine if the connection
+// below it implements the methods of replaceable.
+func NewSocket(c net.Conn) Socket {
 	if t, ok := c.(*tls.Conn); ok {
 		if below, ok := t.NetConn().(replaceable); ok {
 			if tcp := below.Bare(); tcp != nil {

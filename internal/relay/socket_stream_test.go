@@ -65,7 +65,7 @@ func TestAStreamSocketReadsAllBytesInOrder(t *testing.T) {
 			want += n
 		}
 		c := &scripted{reads: append([]int(nil), reads...)}
-		s := start1(newNetSocket(c))
+		s := start1(NewSocket(c))
 		got := 0
 		for {
 			p, err := s.read()
@@ -91,7 +91,7 @@ func TestAStreamSocketReadsAllBytesInOrder(t *testing.T) {
 // A piece that fits a buffer is read in one step, not in a small part and a large one.
 func TestAStreamSocketReadsAWholePieceInOneStep(t *testing.T) {
 	for _, size := range []int{1, 511, 512, 513, 1400, 16 << 10, 64 << 10} {
-		s := start1(newNetSocket(&scripted{reads: []int{size, 7}}))
+		s := start1(NewSocket(&scripted{reads: []int{size, 7}}))
 		for _, want := range []int{size, 7} {
 			p, err := s.read()
 			if err != nil || len(p) != want {
@@ -103,7 +103,7 @@ func TestAStreamSocketReadsAWholePieceInOneStep(t *testing.T) {
 }
 
 func TestAStreamSocketReportsAReadOfNothing(t *testing.T) {
-	s := start1(newNetSocket(&scripted{reads: []int{0}}))
+	s := start1(NewSocket(&scripted{reads: []int{0}}))
 	if p, err := s.read(); len(p) != 0 || err != io.ErrNoProgress {
 		t.Errorf("a read of no bytes = %d, %v; want no progress", len(p), err)
 	}
@@ -117,7 +117,7 @@ func TestAStreamSocketReportsAReadOfNothing(t *testing.T) {
 func TestAStreamSocketReportsWhatIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mine, theirs := net.Pipe()
-		s := start1(newNetSocket(theirs))
+		s := start1(NewSocket(theirs))
 		want := numbered(1000)
 		if n, err := s.TryWrite(want); n != 0 || err != nil {
 			t.Errorf("TryWrite = %d, %v; want 0: nobody reads", n, err)
@@ -141,7 +141,7 @@ func TestAStreamSocketReportsWhatIsWritten(t *testing.T) {
 func TestClosingAPipeEndsItsGoroutines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mine, theirs := net.Pipe()
-		s := start1(newNetSocket(theirs))
+		s := start1(NewSocket(theirs))
 		s.TryWrite([]byte("x"))
 		synctest.Wait()
 		s.Close()
@@ -154,7 +154,7 @@ func TestClosingAPipeEndsItsGoroutines(t *testing.T) {
 func TestAStreamSocketThatWaitsHasOnlyItsSmallBuffer(t *testing.T) {
 	for _, message := range []int{100, 511, 512, 513, 600, 1024, 1025, 1500, 2048, 16 << 10, 64 << 10, 87_500, 256 << 10} {
 		c := &scripted{reads: []int{message}}
-		s := start1(newNetSocket(c))
+		s := start1(NewSocket(c))
 		for {
 			if _, err := s.read(); err != nil {
 				break

@@ -92,6 +92,19 @@ func (b *batch) control(op wire.Opcode, payload []byte) {
 
 // flush writes as much of the queue as goes now, unless another task writes.
 func (o *outbox) flush() {
+	o.flushQueue()
+	o.flushBelow()
+}
+
+// flushBelow sends what the socket has collected. It must follow each write.
+func (o *outbox) flushBelow() {
+	if o.below != nil {
+		o.below.Flush()
+	}
+}
+
+// flushQueue is flush without flushBelow.
+func (o *outbox) flushQueue() {
 	o.mu.Lock()
 	o.flushPending = false
 	mine := !o.writing // otherwise the task that writes, or the next call of ready, goes on with the queue
@@ -116,8 +129,14 @@ func (o *outbox) ready() {
 	o.blocked.Store(false)
 	o.mu.Unlock()
 	if mine {
-		o.write()
+		o.writeOn()
 	}
+}
+
+// writeOn is write and flushBelow.
+func (o *outbox) writeOn() {
+	o.write()
+	o.flushBelow()
 }
 
 // write writes the batch at hand, and what is queued meanwhile, until nothing is left
@@ -132,7 +151,7 @@ func (o *outbox) write() {
 			return
 		}
 	}
-	o.rt.Go("writer", o.write)
+	o.rt.Go("writer", o.writeOn)
 }
 
 // next makes the queue the batch that is being written and reports whether
