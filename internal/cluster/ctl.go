@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"net/netip"
+	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
@@ -18,7 +19,6 @@ const (
 type question struct {
 	V      int    `json:"v"`
 	Ask    string `json:"ask"`
-	From   string `json:"from"`
 	Server []byte `json:"server"`          // may be invalid UTF-8
 	Nonce  string `json:"nonce"`           // of the claim
 	Owner  string `json:"owner,omitempty"` // of the claimant; see ownerOf
@@ -31,7 +31,7 @@ type question struct {
 	Data []byte `json:"data,omitempty"` // of askOperate, which has no server-id
 }
 
-// answer is a node's answer to a question, as it is on the bus.
+// answer is a node's answer to a question, as it is on the link.
 type answer string
 
 const (
@@ -54,44 +54,43 @@ func (n *Node) request(to NodeID, q question) answer {
 	if q.Ask == askOpen {
 		timeout = n.cfg.OpenTimeout
 	}
-	q.V, q.From = protocol, n.id.String()
+	q.V = protocol
 	b, err := json.Marshal(q)
 	if err != nil {
 		panic(err) // a question can always be marshalled
 	}
-	got, err := n.cfg.Bus.Request(n.ctlSubject(to), b, timeout)
+	got, err := n.askNode(to, b, timeout)
 	if err != nil {
 		return answerNone
 	}
 	return answer(got)
 }
 
-// onCtl handles questions of other nodes, and echoes of heartbeats.
-func (n *Node) onCtl(m Message) {
-	if b, ok := parseHeartbeat(m.Data); ok {
-		if b.echo {
-			n.saw(b.node, "")
-			n.metrics.roundTrip.Observe(float64(n.rt.Clock.Now().UnixNano()-b.at) / 1e9)
-		}
-		return
+// askNode sends a question to a node and waits for the answer, for timeout at most.
+func (n *Node) askNode(to NodeID, question []byte, timeout time.Duration) ([]byte, error) {
+	l := n.linkTo(to)
+	if l == nil {
+		return nil, errNoLink
 	}
+	return l.ask(question, timeout)
+}
+
+// onQuestion handles a question of the far node of l. It calls reply once, possibly later
+// and from another task.
+func (n *Node) onQuestion(l *link, data []byte, reply func([]byte)) {
 	var q question
-	if json.Unmarshal(m.Data, &q) != nil || q.V != protocol {
-		return
-	}
-	if q.Ask == askOperate {
-		n.onOperate(q, m.Reply)
-		return
-	}
-	if len(q.Server) == 0 || len(q.Server) > wire.MaxServerID {
-		return
-	}
-	reply := func(a answer) { m.Reply([]byte(a)) }
-	switch q.Ask {
-	case askOpen:
-		reply(n.onOpen(q))
-	case askProbe:
-		n.onProbe(q, reply)
+	valid := json.Unmarshal(data, &q) == nil && q.V == protocol
+	switch answer := func(a answer) { reply([]byte(a)) }; {
+	case valid && q.Ask == askOperate && n.cfg.Operate != nil:
+		n.rt.Go("operate", func() { reply(n.cfg.Operate(n.nameOf(l.far), q.Data)) })
+	case !valid || len(q.Server) == 0 || len(q.Server) > wire.MaxServerID:
+		answer(answerNone)
+	case q.Ask == askOpen:
+		answer(n.onOpen(l, q))
+	case q.Ask == askProbe:
+		n.onProbe(q, answer)
+	default:
+		answer(answerNone)
 	}
 }
 
@@ -133,13 +132,9 @@ func (n *Node) onProbe(q question, reply func(answer)) {
 	})
 }
 
-// onOpen joins a phone that has its socket at another node.
-func (n *Node) onOpen(q question) answer {
+// onOpen joins a phone that has its socket at the far node of l.
+func (n *Node) onOpen(l *link, q question) answer {
 	id := wire.ServerID(q.Server)
-	from, ok := parseNodeID(q.From)
-	if !ok || from == n.id {
-		return answerGone
-	}
 	n.mu.Lock()
 	c := n.claims[keyOf(id)]
 	mine := c != nil && c.nonce == q.Nonce && !c.lost && c.session != nil
@@ -151,10 +146,9 @@ func (n *Node) onOpen(q question) answer {
 	case !mine:
 		return answerGone
 	}
-	n.saw(from, "")
-	s := n.newStream(from, q.Stream)
-	if !n.join(s) {
-		return answerRefused
+	s := l.newStream(q.Stream)
+	if q.Stream&1 == l.side() || !l.add(s) {
+		return answerRefused // the id is not one of the far node's, or is in use
 	}
 	remote, _ := netip.ParseAddr(q.Remote) // for the log only
 	switch n.host.Join(relay.RemotePhone{Server: id, Device: wire.Printable(q.Device, 128), From: remote}, socket{s}) {
@@ -181,17 +175,14 @@ type remoteSlot struct {
 // again, once.
 func (e *remoteSlot) Join(v relay.RemotePhone) (relay.Stream, relay.Outcome) {
 	n := e.node
-	if !n.hears(e.owner) { // do not wait for a silent node
-		n.refuse(e.owner, askOpen)
-		return nil, relay.Refused
-	}
 	for again := false; ; again = true {
 		c := n.newProxy(e.owner)
-		if c == nil {
+		if c == nil { // there is no link
+			n.refuse(e.owner, askOpen)
 			return nil, relay.Refused
 		}
 		a := n.request(e.owner, question{Ask: askOpen, Server: []byte(e.id), Nonce: e.nonce,
-			Stream: c.key.id, Device: v.Device, Remote: v.From.String()})
+			Stream: c.id, Device: v.Device, Remote: v.From.String()})
 		if a == answerJoined {
 			return c, relay.Joined
 		}

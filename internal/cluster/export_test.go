@@ -11,15 +11,11 @@ import (
 // package cluster_test. They see these parts of a node.
 
 const (
-	AskProbe      = askProbe
-	AskOpen       = askOpen
-	HeartbeatSize = heartbeatSize
-	MaxNodes      = maxNodes
-	ReasonBroken  = reasonBroken
+	AskProbe     = askProbe
+	AskOpen      = askOpen
+	MaxNodes     = maxNodes
+	ReasonBroken = reasonBroken
 )
-
-// UnnamedHeartbeat returns the heartbeat of a node without a name.
-func UnnamedHeartbeat(node NodeID) []byte { return heartbeatMessage{node: node, at: 1}.append(nil) }
 
 // KeyOf returns the directory's key of a server-id.
 func KeyOf(id wire.ServerID) string { return keyOf(id) }
@@ -53,9 +49,16 @@ func (n *Node) HeldClaims() int {
 	return held
 }
 
-// Idle reports whether the node has neither claims nor streams.
+// Closed reports whether Close has been called.
+func (n *Node) Closed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closed
+}
+
+// Idle reports whether the node has neither claims nor links.
 func (n *Node) Idle() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.claims) == 0 && len(n.streams) == 0
+	return len(n.claims) == 0 && len(n.linked()) == 0 && len(n.arriving) == 0
 }

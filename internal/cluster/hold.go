@@ -166,4 +166,5 @@ func (n *Node) onNodes(entries []Entry) {
 	for _, h := range ended {
 		h.gate.Open()
 	}
+	n.linkNodes(now)
 }

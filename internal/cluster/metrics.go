@@ -8,6 +8,7 @@ import (
 type (
 	lostReason   string // why a node may no longer serve a server-id
 	brokenReason string // why a stream broke
+	linkReason   string // why a link to another node ended
 )
 
 const (
@@ -17,24 +18,36 @@ const (
 	lostClosed    lostReason = "closed"    // the node ended
 
 	brokenGap     brokenReason = "gap"      // bytes are missing
-	brokenSilent  brokenReason = "silent"   // the far end does not answer
-	brokenNode    brokenReason = "node"     // the far node is gone
-	brokenBus     brokenReason = "bus"      // the bus cannot send
-	brokenBacklog brokenReason = "backlog"  // the bus has too much that waits to be sent
+	brokenNode    brokenReason = "node"     // the link to the far node has ended
 	brokenOverrun brokenReason = "overrun"  // the far end sent more than its credit
-	brokenReset   brokenReason = "reset"    // the far end does not know the stream, or has broken it
+	brokenReset   brokenReason = "reset"    // the far end has broken the stream
 	brokenClosed  brokenReason = "shutdown" // this node ended
+
+	linkClosed   linkReason = "closed"   // the connection ended
+	linkSilent   linkReason = "silent"   // three heartbeats are missing
+	linkBye      linkReason = "bye"      // the far node has announced its end
+	linkReplaced linkReason = "replaced" // the far node has dialled again
+	linkShutdown linkReason = "shutdown" // this node ended
+	linkRefused  linkReason = "refused"  // the far node refused the link before it began
+	linkHello    linkReason = "hello"    // no introduction, or a wrong one
+	linkVersion  linkReason = "version"  // the far node speaks another version
+	linkUnknown  linkReason = "unknown"  // the directory does not name the far node
+	linkRecord   linkReason = "record"   // a record that the protocol does not allow
+	linkFlood    linkReason = "flood"    // too many pings or questions
+	linkBacklog  linkReason = "backlog"  // the far node does not read
 )
 
 var (
 	lostReasons   = []lostReason{lostDeadline, lostSession, lostReclaimed, lostClosed}
-	brokenReasons = []brokenReason{brokenGap, brokenSilent, brokenNode, brokenBus, brokenBacklog, brokenOverrun, brokenReset, brokenClosed}
+	brokenReasons = []brokenReason{brokenGap, brokenNode, brokenOverrun, brokenReset, brokenClosed}
+	linkReasons   = []linkReason{linkClosed, linkSilent, linkBye, linkReplaced, linkShutdown, linkRefused, linkHello, linkVersion, linkUnknown, linkRecord, linkFlood, linkBacklog}
 )
 
 // metrics has the metrics of a node.
 type metrics struct {
 	lost      map[lostReason]prometheus.Counter
 	broken    map[brokenReason]prometheus.Counter
+	links     map[linkReason]prometheus.Counter
 	refusals  prometheus.Counter
 	silent    map[string]prometheus.Counter // by kind of question
 	roundTrip prometheus.Histogram
@@ -45,7 +58,7 @@ type metrics struct {
 const prefix = "pyrycode_relay_cluster_"
 
 func newMetrics(n *Node) *metrics {
-	m := &metrics{lost: make(map[lostReason]prometheus.Counter), broken: make(map[brokenReason]prometheus.Counter)}
+	m := &metrics{lost: make(map[lostReason]prometheus.Counter), broken: make(map[brokenReason]prometheus.Counter), links: make(map[linkReason]prometheus.Counter)}
 	lost := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "claim_losses_total",
 		Help: "Server-ids that this node had to stop serving, by reason. The reason reclaimed is normal: a binary came back at another node."}, []string{"reason"})
 	for _, r := range lostReasons {
@@ -55,6 +68,11 @@ func newMetrics(n *Node) *metrics {
 		Help: "Streams between two nodes that broke, each the connection of one phone, by reason. The phone is closed."}, []string{"reason"})
 	for _, r := range brokenReasons {
 		m.broken[r] = broken.WithLabelValues(string(r))
+	}
+	links := prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "ended_links_total",
+		Help: "Links to other nodes that ended, or that were refused before they began, by reason. The phones whose bytes they carried are closed."}, []string{"reason"})
+	for _, r := range linkReasons {
+		m.links[r] = links.WithLabelValues(string(r))
 	}
 	m.refusals = prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + "claim_refusals_total",
 		Help: "Claims that this node refused because a binary at another node is alive, or because it could not find out."})
@@ -71,7 +89,7 @@ func newMetrics(n *Node) *metrics {
 			return float64(f())
 		})
 	}
-	m.all = []prometheus.Collector{lost, broken, m.refusals, silent, m.roundTrip,
+	m.all = []prometheus.Collector{lost, broken, links, m.refusals, silent, m.roundTrip,
 		gauge("claims", "Server-ids that this node has in the directory, including those in grace.", func() int {
 			held := 0
 			for _, c := range n.claims {
@@ -88,8 +106,9 @@ func newMetrics(n *Node) *metrics {
 			}
 			return 1
 		}),
-		gauge("nodes", "Nodes with a recent heartbeat, including this one.", func() int { return len(n.peers) + 1 }),
-		gauge("streams", "Streams of phones between this node and other nodes.", func() int { return len(n.streams) }),
+		gauge("nodes", "Nodes with a link to this one, including this one.", func() int { return len(n.linked()) + 1 }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "streams", Help: "Streams of phones between this node and other nodes."},
+			func() float64 { return float64(n.streams()) }),
 	}
 	return m
 }

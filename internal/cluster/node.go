@@ -21,12 +21,12 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Config has the settings of a Node. Directory and Bus are required. The zero value
+// Config has the settings of a Node. Directory and Network are required. The zero value
 // of every other field selects its default.
 type Config struct {
-	// Directory and Bus connect the node to the others.
+	// Directory is what the nodes agree on. Network connects the node to the others.
 	Directory Directory
-	Bus       Bus
+	Network   Network
 
 	// Runtime supplies time, locks, tasks and randomness. The node uses Clock,
 	// NewLock, Go and Rand.
@@ -43,12 +43,7 @@ type Config struct {
 	// empty, the logs have the id only.
 	Name string
 
-	// Space is the first word of all subjects, so that several clusters can
-	// share a bus. Empty means "pyrycode".
-	Space string
-
-	// Address and Version are those of the node's NodeRecord. Both may be empty.
-	Address string
+	// Version is that of the node's NodeRecord. It may be empty.
 	Version string
 
 	// TTL is the time after which the directory ends a session that is not kept alive.
@@ -115,7 +110,6 @@ func (c Config) withDefaults() Config {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.Name = wire.Printable(c.Name, maxName)
-	c.Space = cmp.Or(c.Space, "pyrycode")
 	c.TTL = cmp.Or(c.TTL, 5*time.Second)
 	c.KeepAlive = cmp.Or(c.KeepAlive, time.Second)
 	c.Margin = cmp.Or(c.Margin, 500*time.Millisecond)
@@ -183,10 +177,10 @@ type Node struct {
 	records        map[SessionID]NodeRecord // the nodes of the directory, as the watch reported them
 	holds          map[SessionID][]*hold
 	held           int // all of holds
-	streams        map[streamKey]*stream
-	peers          map[NodeID]*otherNode // nodes with a recent heartbeat
-	lost           map[NodeID]lostNode   // nodes without one
-	refused        map[NodeID]*refusals  // claims and phones refused because of silent nodes
+	nodes          map[NodeID]*farNode
+	arriving       []*link              // links whose far node has not introduced itself
+	lost           map[NodeID]lostNode  // nodes whose link has ended
+	refused        map[NodeID]*refusals // claims and phones refused because of silent nodes
 	heartbeatTimer *clock.Timer
 	draining       bool
 	closed         bool
@@ -196,8 +190,8 @@ type Node struct {
 // settings are missing or do not fit together, or is that of Runtime.Rand.
 func New(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
-	if cfg.Directory == nil || cfg.Bus == nil {
-		return nil, errors.New("cluster: a node needs a Directory and a Bus")
+	if cfg.Directory == nil || cfg.Network == nil {
+		return nil, errors.New("cluster: a node needs a Directory and a Network")
 	}
 	if cfg.Margin >= cfg.TTL || cfg.KeepAlive >= (cfg.TTL-cfg.Margin)/2 {
 		return nil, fmt.Errorf("cluster: TTL %v, Margin %v and KeepAlive %v: two keep-alives must fit into TTL less Margin", cfg.TTL, cfg.Margin, cfg.KeepAlive)
@@ -210,8 +204,7 @@ func New(cfg Config) (*Node, error) {
 		leftovers: make(map[string]leftover),
 		records:   make(map[SessionID]NodeRecord),
 		holds:     make(map[SessionID][]*hold),
-		streams:   make(map[streamKey]*stream),
-		peers:     make(map[NodeID]*otherNode),
+		nodes:     make(map[NodeID]*farNode),
 		lost:      make(map[NodeID]lostNode),
 		refused:   make(map[NodeID]*refusals),
 	}
@@ -233,22 +226,11 @@ func (n *Node) Name() string { return cmp.Or(n.cfg.Name, n.id.String()) }
 // Attach implements relay.Cluster.
 func (n *Node) Attach(h *relay.Host) { n.host = h }
 
-// Start subscribes to the bus, watches the directory, begins a session and sends
-// heartbeats. The relay should accept no connections until Start has returned nil. If ctx
+// Start accepts links, watches the directory, begins a session and sends heartbeats. The relay should accept no connections until Start has returned nil. If ctx
 // ends while Start waits for the directory, Start returns the cause.
 func (n *Node) Start(ctx context.Context) error {
 	n.logNode(slog.LevelInfo, "node_started", n.id, n.cfg.Name)
-	for s := range shards {
-		if err := n.cfg.Bus.Subscribe(n.streamSubject(n.id, s), n.onRecord); err != nil {
-			return fmt.Errorf("cluster: %w", err)
-		}
-	}
-	if err := n.cfg.Bus.Subscribe(n.ctlSubject(n.id), n.onCtl); err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
-	if err := n.cfg.Bus.Subscribe(n.heartbeatSubject(), n.onHeartbeat); err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
+	n.cfg.Network.Listen(n.accept)
 	if err := n.cfg.Directory.WatchNodes(ctx, n.onNodes); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
@@ -308,17 +290,16 @@ func (n *Node) Close() {
 		n.heartbeatTimer.Stop()
 	}
 	s := n.session
-	ss := n.streamsOf(nil)
+	links := n.allLinks()
 	refused := n.summaries(time.Time{}, true)
 	n.mu.Unlock()
 	n.logRefusals(refused)
-	for _, s := range ss {
-		s.fail(brokenClosed)
-	}
 	if s != nil {
 		n.lose(s, lostClosed)
 	}
-	_ = n.cfg.Bus.Publish(n.heartbeatSubject(), heartbeatMessage{node: n.id, bye: true}.append(nil)) // without it they notice the missing heartbeats
+	for _, l := range links {
+		l.close(linkShutdown, "it has shut down")
+	}
 }
 
 // sorted returns all claims, sorted by key. n.mu is held.
@@ -329,14 +310,6 @@ func (n *Node) sorted() []*claim {
 	}
 	slices.SortFunc(cs, func(a, b *claim) int { return cmp.Compare(a.key, b.key) })
 	return cs
-}
-
-func (n *Node) heartbeatSubject() string { return n.cfg.Space + ".beat" }
-
-func (n *Node) ctlSubject(id NodeID) string { return n.cfg.Space + ".n." + id.String() + ".ctl" }
-
-func (n *Node) streamSubject(id NodeID, shard int) string {
-	return fmt.Sprintf("%s.n.%s.s.%d", n.cfg.Space, id, shard)
 }
 
 // pause waits for a random time between d/2 and d.

@@ -174,7 +174,7 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	bin, ph := a.binary("s1"), a.phone("s1")
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Phones == 1 })
 	began := time.Now()
-	a.port.Down(true)
+	a.down(true)
 	if _, resp, err := a.dial("/v1/server", "s2"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("a claim without the directory: %v %v; want 503 and Retry-After", resp, err)
 	}
@@ -195,7 +195,7 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	if time.Since(began) < 2*time.Second {
 		t.Error("another node had the id before its entry expired")
 	}
-	a.port.Down(false)
+	a.down(false)
 }
 
 func TestADirectoryThatHasLostItsMemoryEndsTheService(t *testing.T) {
@@ -271,7 +271,7 @@ func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 	bin, ph := a.binary("s1"), b.phone("s1")
 	ph.Send(`1`)
 	bin.Recv()
-	b.port.Down(true)
+	b.down(true)
 	if got := bin.Recv(); !strings.HasSuffix(got, `"close_code":1001}`) {
 		t.Errorf("the binary received %s; want a close notice", got)
 	}
@@ -279,7 +279,7 @@ func TestANodeThatDiesTakesOnlyItsOwnAlong(t *testing.T) {
 	until(t, "the counts", func() bool {
 		return a.relay.Counts() == relay.Counts{Binaries: 1} && b.relay.Counts() == relay.Counts{}
 	})
-	b.port.Down(false)
+	b.down(false)
 }
 
 // A claim waits for the end of a silent node's session, and no longer. A phone is told
@@ -289,7 +289,7 @@ func TestAClaimWaitsForTheEndOfASilentNodesSession(t *testing.T) {
 	a, b := w.nodes[0], w.nodes[1]
 	a.binary("s1")
 	began := time.Now()
-	a.port.Down(true)
+	a.down(true)
 	until(t, "its silence to be noticed", func() bool { return !b.node.Hears(a.node.ID()) })
 	asked := time.Now()
 	b.phone("s1").WantClose(1013, "the node that serves the server-id does not answer")
@@ -301,7 +301,7 @@ func TestAClaimWaitsForTheEndOfASilentNodesSession(t *testing.T) {
 		t.Errorf("the claim succeeded after %v; the session ends after 3 s", d)
 	}
 	until(t, "the silent node to stop", func() bool { return a.relay.Counts() == relay.Counts{} })
-	a.port.Down(false)
+	a.down(false)
 }
 
 // A claim of a server-id whose node cannot be asked is refused when it has waited for
@@ -313,7 +313,7 @@ func TestAClaimIsHeldForALimitedTimeAndInLimitedNumber(t *testing.T) {
 	a, b := w.nodes[0], w.nodes[1]
 	a.binary("s1")
 	a.binary("s2")
-	a.port.DownBus(true)
+	a.wire.Down(true)
 	until(t, "its silence to be noticed", func() bool { return !b.node.Hears(a.node.ID()) })
 	refused := func(id string) time.Duration {
 		began := time.Now()
@@ -331,7 +331,7 @@ func TestAClaimIsHeldForALimitedTimeAndInLimitedNumber(t *testing.T) {
 	if d := <-first; d < 1500*time.Millisecond {
 		t.Errorf("the first claim was refused after %v; want 1.5 s", d)
 	}
-	a.port.DownBus(false)
+	a.wire.Down(false)
 }
 
 // A phone that does not read holds memory at the node of its socket too, and that

@@ -21,15 +21,12 @@ type NodeAnswer struct {
 // errNoAnswer says that a node does not answer what an operator does.
 var errNoAnswer = errors.New("it has not answered; it may be gone, or of an earlier version")
 
-// AskOthers sends data to all nodes with a recent heartbeat, which pass it to their
+// AskOthers sends data to all nodes with a link, which pass it to their
 // Config.Operate, and returns their answers, sorted by name. It waits for
 // Config.ProbeTimeout at most. Do not call it while you hold a lock.
 func (n *Node) AskOthers(data []byte) []NodeAnswer {
 	n.mu.Lock()
-	ids := make([]NodeID, 0, len(n.peers))
-	for id := range n.peers {
-		ids = append(ids, id)
-	}
+	ids := n.linked()
 	n.mu.Unlock()
 	if len(ids) == 0 {
 		return nil
@@ -57,21 +54,12 @@ func (n *Node) AskOthers(data []byte) []NodeAnswer {
 // AskNode is AskOthers for one node.
 func (n *Node) AskNode(id NodeID, data []byte) NodeAnswer {
 	a := NodeAnswer{Node: n.nameOf(id)}
-	b, err := json.Marshal(question{V: protocol, Ask: askOperate, From: n.id.String(), Data: data})
+	b, err := json.Marshal(question{V: protocol, Ask: askOperate, Data: data})
 	if err != nil {
 		panic(err) // a question can always be marshalled
 	}
-	if a.Data, err = n.cfg.Bus.Request(n.ctlSubject(id), b, n.cfg.ProbeTimeout); err != nil {
+	if a.Data, err = n.askNode(id, b, n.cfg.ProbeTimeout); err != nil {
 		a.Err = errNoAnswer
 	}
 	return a
-}
-
-// onOperate passes what an operator has done at another node to Config.Operate.
-func (n *Node) onOperate(q question, reply func([]byte)) {
-	from, ok := parseNodeID(q.From)
-	if n.cfg.Operate == nil || !ok {
-		return
-	}
-	n.rt.Go("operate", func() { reply(n.cfg.Operate(n.nameOf(from), q.Data)) })
 }

@@ -15,15 +15,7 @@ import (
 // silent node.
 const summaryEvery = 10 * time.Second
 
-// otherNode is another node with a recent heartbeat.
-type otherNode struct {
-	name   string    // empty: not known
-	heard  time.Time // of its last heartbeat or message
-	logged bool      // logSeen has written a record
-	named  bool      // that record has the name
-}
-
-// lostNode is a node without a recent heartbeat. The directory may still have
+// lostNode is a node whose link has ended. The directory may still have
 // entries of it for a while.
 type lostNode struct {
 	name string
@@ -37,116 +29,84 @@ type refusals struct {
 	logged         time.Time // of the last record
 }
 
-// saw records a message of a node, with the name of the node if the message has
-// it. The first name of a node is kept.
-func (n *Node) saw(id NodeID, name string) {
-	now := n.rt.Clock.Now()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	p := n.peers[id]
-	switch {
-	case p != nil:
-	case len(n.peers) >= maxNodes:
-		return
-	default:
-		p = &otherNode{name: n.lost[id].name}
-		n.peers[id] = p
-	}
-	p.heard = now
-	p.name = cmp.Or(p.name, name)
-}
-
-// hears reports whether a node has sent a heartbeat recently. If the table of
-// nodes is full, it returns true for every node.
-func (n *Node) hears(id NodeID) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.peers[id] != nil || len(n.peers) >= maxNodes
-}
-
 // nameOf returns the name of a node, or its id if the name is not known.
 func (n *Node) nameOf(id NodeID) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if p := n.peers[id]; p != nil && p.name != "" {
-		return p.name
-	}
-	return cmp.Or(n.lost[id].name, id.String())
+	return cmp.Or(n.knownName(id), id.String())
 }
 
-// logSeen writes one record of a node: node_back if this node, or an earlier run
-// with the same name, was there before, and node_seen otherwise. If the name
-// arrives later, logSeen writes a second record with it.
-func (n *Node) logSeen(id NodeID) {
-	n.mu.Lock()
-	p := n.peers[id]
-	if p == nil || p.logged && (p.named || p.name == "") {
-		n.mu.Unlock()
-		return
+// knownName returns the name of a node, or "". n.mu is held.
+func (n *Node) knownName(id NodeID) string {
+	if f := n.nodes[id]; f != nil && f.name != "" {
+		return f.name
 	}
+	return n.lost[id].name
+}
+
+// logUp writes the record of a new link: node_back if there was one to the node, or to an
+// earlier run with the same name, and node_seen otherwise.
+func (n *Node) logUp(id NodeID) {
+	now := n.rt.Clock.Now()
+	n.mu.Lock()
+	name := n.knownName(id)
 	event := "node_seen"
 	var attrs []slog.Attr
 	if was, ok := n.lost[id]; ok {
-		event, attrs = "node_back", []slog.Attr{slog.Duration("duration", p.heard.Sub(was.at))}
+		event, attrs = "node_back", []slog.Attr{slog.Duration("duration", now.Sub(was.at))}
 		delete(n.lost, id)
-	} else if before, ok := n.earlier(id, p.name); ok {
+	} else if before, ok := n.earlier(id, name); ok {
 		event, attrs = "node_back", []slog.Attr{slog.String("from", before.String())}
 	}
-	first := !p.logged
-	p.logged, p.named = true, p.name != ""
-	name := p.name
 	n.mu.Unlock()
-	if first && n.cfg.Seen != nil {
+	n.logNode(slog.LevelInfo, event, id, name, attrs...)
+	if n.cfg.Seen != nil {
 		n.rt.Go("node seen", func() { n.cfg.Seen(id) })
 	}
-	n.logNode(slog.LevelInfo, event, id, name, attrs...)
 }
 
-// earlier returns the latest other node with that name. n.mu is held.
+// logDown writes the record of a link that has ended. It is a warning, unless the node
+// has announced its end or has been restarted with another id.
+func (n *Node) logDown(id NodeID, name string, why linkReason, text string) {
+	n.mu.Lock()
+	if len(n.lost) >= maxNodes {
+		n.dropOldest()
+	}
+	n.lost[id] = lostNode{name, n.rt.Clock.Now()}
+	again := false
+	for other, f := range n.nodes {
+		again = again || other != id && f.link != nil && name != "" && f.name == name
+	}
+	closed := n.closed
+	n.mu.Unlock()
+	level := slog.LevelWarn
+	if why == linkBye || again || closed {
+		level = slog.LevelInfo
+	}
+	if again {
+		text += "; a node of the same name is there"
+	}
+	n.logNode(level, "node_gone", id, name, slog.String("why", text))
+}
+
+// earlier returns another node with that name: one with a link, or the one that was lost
+// last. n.mu is held.
 func (n *Node) earlier(id NodeID, name string) (before NodeID, ok bool) {
 	if name == "" {
 		return before, false
 	}
 	var latest time.Time
-	note := func(other NodeID, its string, at time.Time) {
-		if other != id && its == name && (!ok || at.After(latest)) {
-			before, latest, ok = other, at, true
+	for other, l := range n.lost {
+		if other != id && l.name == name && (!ok || l.at.After(latest)) {
+			before, latest, ok = other, l.at, true
 		}
 	}
-	for other, p := range n.peers {
-		note(other, p.name, p.heard)
-	}
-	for other, l := range n.lost {
-		note(other, l.name, l.at)
+	for _, other := range n.linked() {
+		if other != id && n.nodes[other].name == name {
+			return other, true
+		}
 	}
 	return before, ok
-}
-
-// departure is the result of forget: a node that is gone.
-type departure struct {
-	id     NodeID
-	name   string
-	was    bool // it was in the table
-	left   bool // it has announced its end
-	others bool // another node has the same name: the relay has been restarted
-}
-
-// forget moves a node from n.peers to n.lost. n.mu is held.
-func (n *Node) forget(id NodeID, now time.Time) departure {
-	p := n.peers[id]
-	if p == nil {
-		return departure{id: id}
-	}
-	delete(n.peers, id)
-	if len(n.lost) >= maxNodes {
-		n.dropOldest()
-	}
-	n.lost[id] = lostNode{p.name, now}
-	d := departure{id: id, name: p.name, was: true}
-	for _, other := range n.peers {
-		d.others = d.others || p.name != "" && other.name == p.name
-	}
-	return d
 }
 
 // dropOldest removes the node that was lost first from n.lost. n.mu is held.
@@ -159,22 +119,6 @@ func (n *Node) dropOldest() {
 		}
 	}
 	delete(n.lost, oldest)
-}
-
-// logGone writes the record of a node that is gone. It is a warning, unless the
-// node has announced its end or has been restarted with another id.
-func (n *Node) logGone(d departure, why string) {
-	if !d.was {
-		return
-	}
-	level := slog.LevelWarn
-	if d.left || d.others {
-		level = slog.LevelInfo
-	}
-	if d.others {
-		why += "; a node of the same name is there"
-	}
-	n.logNode(level, "node_gone", d.id, d.name, slog.String("why", why))
 }
 
 // refuse counts a claim or a phone that is refused because the node owner is
@@ -231,11 +175,7 @@ type summary struct {
 
 // summary returns the counts of r and resets them. n.mu is held.
 func (n *Node) summary(id NodeID, r *refusals, now time.Time) summary {
-	name := n.lost[id].name
-	if p := n.peers[id]; p != nil {
-		name = p.name
-	}
-	s := summary{id, name, r.claims, r.phones}
+	s := summary{id, n.knownName(id), r.claims, r.phones}
 	r.claims, r.phones, r.logged = 0, 0, now
 	return s
 }

@@ -90,7 +90,7 @@ func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
 	log.want(t, "node_seen", id, is("INFO", a, "relay-1"))
 
 	a.binary("s1")
-	a.port.Down(true)
+	a.down(true)
 	log.want(t, "node_gone", id, is("WARN", a, "relay-1"))
 	for range 3 {
 		if _, resp, err := b.dial("/v1/server", "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
@@ -104,7 +104,7 @@ func TestTheLogNamesNodesAndWhatTheirSilenceCosts(t *testing.T) {
 		t.Errorf("the metric says %v claims and %v phones; want 3 and 1", c, p)
 	}
 
-	a.port.Down(false)
+	a.down(false)
 	log.want(t, "node_back", id, is("INFO", a, "relay-1"))
 	a.node.Close()
 	log.want(t, "node_gone", id, is("WARN", a, "relay-1"), is("INFO", a, "relay-1"))
@@ -121,7 +121,7 @@ func TestRefusalsForASilentNodeAreSummedUp(t *testing.T) {
 	m := clustertest.NewMemory(mock)
 	defer m.Close()
 	log := new(records)
-	n, err := New(Config{Directory: m.Port(), Bus: m.Port(), Runtime: relay.Runtime{Clock: mock}, Log: log.logger()})
+	n, err := New(Config{Directory: m.Port(), Network: new(clustertest.Wires).Wire(), Runtime: relay.Runtime{Clock: mock}, Log: log.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,13 +167,13 @@ func TestTheSilenceOfTheDirectoryIsLogged(t *testing.T) {
 	log := new(records)
 	w := newWorld(t, 1, func(c *Config, _ *relay.Config) { c.Log = log.logger() })
 	a := w.nodes[0]
-	a.port.Down(true)
+	a.down(true)
 	for _, path := range []string{"/v1/server", "/v1/client", "/v1/client"} {
 		if _, resp, err := a.dial(path, "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
 			t.Fatalf("%s: %v, %v; want 503", path, resp, err)
 		}
 	}
-	a.port.Down(false)
+	a.down(false)
 	a.node.Close() // logs the rest
 	log.want(t, "directory_silent", []string{"claims", "phones"}, "WARN claims=1 phones=0", "WARN claims=0 phones=2")
 	log.want(t, "node_silent", nil)

@@ -51,12 +51,16 @@ type proxy struct {
 	lingering bool // linger was set by lingers
 }
 
-// newProxy returns a proxy with a new stream to owner, which is in the node's map.
-// It returns nil if the node is closed.
+// newProxy returns a proxy with a new stream to owner, which the link to owner has. It
+// returns nil if there is no link.
 func (n *Node) newProxy(owner NodeID) *proxy {
-	c := &proxy{stream: n.newStream(owner, n.streamID())}
-	c.edge, c.stream.input = true, c.input
-	if !n.join(c.stream) {
+	l := n.linkTo(owner)
+	if l == nil {
+		return nil
+	}
+	c := &proxy{stream: l.newStream(l.newStreamID())}
+	c.stream.input = c.run
+	if c.id == 0 || !l.add(c.stream) {
 		return nil
 	}
 	return c
@@ -68,15 +72,14 @@ func (c *proxy) Carry(sock relay.Socket, ended func()) {
 	sock.Start(c)
 	c.mu.Lock()
 	c.started, c.readable, c.writable = true, true, true
-	c.watch(idleAsk)
 	c.mu.Unlock()
-	c.input() // for the bytes that came before Carry
+	c.wakeAlone() // for the bytes that came before Carry
 }
 
 // Close implements relay.Stream.
 func (c *proxy) Close(code wire.CloseCode, reason string) {
 	c.leave(code, reason)
-	c.input()
+	c.wakeAlone()
 }
 
 // leave makes down close the phone with code, after the bytes that have
@@ -117,7 +120,7 @@ func (c *proxy) Abort() {
 	}
 	c.end(kindClose)
 	_ = c.sock.Close() // the socket is gone, with or without an error
-	c.input()          // to free what it holds
+	c.wakeAlone()      // to free what it holds
 	c.onGone()
 }
 
@@ -128,13 +131,6 @@ func (c *proxy) Ready(t *relay.Turn, readable, writable bool) {
 	c.writable = c.writable || writable
 	c.mu.Unlock()
 	c.run(t)
-}
-
-// input runs a step after a change of the stream.
-func (c *proxy) input() {
-	var t relay.Turn
-	c.run(&t)
-	t.Finish()
 }
 
 // run runs steps, unless another task does, which then looks once more.
@@ -185,11 +181,14 @@ func (c *proxy) up(t *relay.Turn, read bool) {
 		c.more = true // Ready came while rest waited for credit
 	}
 	k, err := c.write(c.rest)
+	if k > 0 {
+		t.Later(c.link)
+	}
 	if c.rest = c.rest[k:]; err == nil && len(c.rest) > 0 {
-		c.pin(len(c.buf)) // until credit calls input
+		c.pin(len(c.buf)) // until credit calls run
 		return
 	}
-	c.free() // after an error, input ends the phone
+	c.free() // after an error, run ends the phone
 	if c.more {
 		t.Again(c)
 	}
@@ -198,7 +197,7 @@ func (c *proxy) up(t *relay.Turn, read bool) {
 // endOfPhone forwards the end of the phone's bytes.
 func (c *proxy) endOfPhone() {
 	c.eof = true
-	_ = c.finish() // after an error, input ends the phone
+	_ = c.finish() // after an error, run ends the phone
 	c.mu.Lock()
 	over := c.over || c.closed || c.leaving || c.broken != ""
 	c.mu.Unlock()

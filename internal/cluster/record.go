@@ -2,62 +2,87 @@ package cluster
 
 import (
 	endian "encoding/binary"
+	"errors"
 )
 
 // kind is the kind of a record.
 type kind byte
 
 const (
-	kindData   kind = iota + 1 // bytes of the stream
+	kindHello  kind = iota + 1 // the first record in each direction
+	kindBye                    // the sender is about to close the link; its bytes say why
+	kindPing                   // must be answered with kindPong of the same id
+	kindPong                   //
+	kindAsk                    // a question
+	kindAnswer                 // the answer to the question with that id
+	kindCredit                 // offset is the number of bytes that the sender has passed on
+	kindReset                  // the sender has broken the stream
+	kindData                   // bytes of the stream
 	kindFin                    // the sender will send no more bytes; counts as one byte of the stream
-	kindCredit                 // has only the header
-	kindSync                   // must be answered with kindCredit
 	kindClose                  // the sender has ended the stream in both directions
-	kindReset                  // the sender does not know the stream, or has broken it
 )
 
-// recordHeader is version, kind, node, stream, offset and credit.
-const recordHeader = 1 + 1 + len(NodeID{}) + 8 + 8 + 8
+// inOrder reports whether records of the kind have their place in the order of a stream.
+// All others are control records, which overtake them.
+func (k kind) inOrder() bool { return k >= kindData }
 
-// maxRecord is the number of bytes of a stream in one record, at most. With the
-// header it is far below the limit of NATS.
-const maxRecord = 64 << 10
+const (
+	// recordHeader is the kind, the number of bytes, the id and the offset.
+	recordHeader = 1 + 3 + 8 + 8
 
-// shards is the number of subjects for the streams of each node. The receiver has
-// one task for each subject, and a stream uses one subject.
-const shards = 16
+	// maxRecord is the number of bytes of one record, at most. Two records fit into a
+	// relay.Buffer.
+	maxRecord = 32<<10 - recordHeader
 
-// record is one message of one stream. Each kind has the whole header, so that
-// every record reveals a gap and carries credit.
+	// maxHello is maxRecord before the far node has introduced itself.
+	maxHello = 1 << 10
+)
+
+// record is one message between two nodes.
 type record struct {
 	kind   kind
-	from   NodeID
-	stream uint64
+	id     uint64 // of the stream, question or ping
 	offset uint64 // of bytes, in the stream from the record's sender
-	credit uint64 // bytes that the record's sender has received and passed on
 	bytes  []byte
 }
 
 func (r record) append(dst []byte) []byte {
-	dst = append(dst, protocol, byte(r.kind))
-	dst = append(dst, r.from[:]...)
-	dst = endian.BigEndian.AppendUint64(dst, r.stream)
+	dst = endian.BigEndian.AppendUint32(dst, uint32(r.kind)<<24|uint32(len(r.bytes)))
+	dst = endian.BigEndian.AppendUint64(dst, r.id)
 	dst = endian.BigEndian.AppendUint64(dst, r.offset)
-	dst = endian.BigEndian.AppendUint64(dst, r.credit)
 	return append(dst, r.bytes...)
 }
 
-// parseRecord parses a record. Its bytes alias p.
-func parseRecord(p []byte) (r record, ok bool) {
-	if len(p) < recordHeader || len(p) > recordHeader+maxRecord || p[0] != protocol {
-		return r, false
+var errRecord = errors.New("a record of an unknown kind, or with a length that its kind does not allow")
+
+// parseRecord parses the record at the beginning of p. size is its size, or 0 if p has
+// only a part of it. The record may have limit bytes. Its bytes alias p.
+func parseRecord(p []byte, limit int) (r record, size int, err error) {
+	if len(p) < 4 {
+		return r, 0, nil
 	}
-	r.kind = kind(p[1])
-	copy(r.from[:], p[2:])
-	p = p[2+len(r.from):]
-	r.stream = endian.BigEndian.Uint64(p)
-	r.offset = endian.BigEndian.Uint64(p[8:])
-	r.credit = endian.BigEndian.Uint64(p[16:])
-	r.bytes = p[24:]
-	return r, r.kind >= kindData && r.kind <= kindReset && (r.kind == kindData) == (len(r.bytes) > 0)
+	head := endian.BigEndian.Uint32(p)
+	r.kind = kind(head >> 24)
+	n := int(head & (1<<24 - 1))
+	if n > limit || !r.kind.allows(n) {
+		return r, 0, errRecord
+	}
+	if len(p) < recordHeader+n {
+		return r, 0, nil
+	}
+	r.id = endian.BigEndian.Uint64(p[4:])
+	r.offset = endian.BigEndian.Uint64(p[12:])
+	r.bytes = p[recordHeader : recordHeader+n]
+	return r, recordHeader + n, nil
+}
+
+// allows reports whether a record of the kind may have n bytes.
+func (k kind) allows(n int) bool {
+	switch k {
+	case kindHello, kindAsk, kindData:
+		return n > 0
+	case kindBye, kindAnswer:
+		return true
+	}
+	return n == 0 && k >= kindHello && k <= kindClose
 }

@@ -43,6 +43,9 @@ func (k socket) TryRead(p []byte) (n int, more bool, err error) {
 	return n, more, err
 }
 
+// Below returns the link, which collects what TryWrite has taken.
+func (k socket) Below() relay.Flusher { return k.link }
+
 // TryWrite implements relay.Socket.
 func (k socket) TryWrite(p []byte) (int, error) { return k.write(p) }
 

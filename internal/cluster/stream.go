@@ -1,29 +1,10 @@
 package cluster
 
 import (
-	"cmp"
-	endian "encoding/binary"
 	"errors"
-	"io"
-	"slices"
 	"sync"
-	"time"
-
-	"github.com/benbjohnson/clock"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
-)
-
-const (
-	// askAfter is the time that a sender waits for credit for all its bytes
-	// before it sends kindSync. After maxUnanswered of them without an answer,
-	// the stream breaks.
-	askAfter      = 2 * time.Second
-	maxUnanswered = 3
-
-	// idleAsk is the time after which the node with the socket sends kindSync in
-	// an idle stream, to check that the far end still has it.
-	idleAsk = 30 * time.Second
 )
 
 // Errors of reads and writes.
@@ -32,21 +13,18 @@ var (
 	errStreamBroken = errors.New("cluster: the stream is broken")
 )
 
-// streamKey identifies a stream at one of its ends.
-type streamKey struct {
-	node NodeID // the far node
-	id   uint64 // chosen by the node with the socket
-}
-
-// stream is one end of the stream of one phone between two nodes.
+// stream is one end of the stream of one phone between two nodes. Its bytes have offsets,
+// and missing bytes break it. A sender may be at most one window ahead of the bytes that
+// the receiver has passed on.
 type stream struct {
-	node    *Node
-	key     streamKey
-	subject string
-	edge    bool   // this end has the socket
-	input   func() // called without mu after each change of the stream; nil: watcher is told
+	node  *Node
+	link  *link
+	id    uint64
+	input func(*relay.Turn) // called without mu after each change of the stream; nil: watcher is told
 
-	mu       sync.Locker // guards all below; records are published under it
+	listed bool // in link.changed; owned by the task that reads the link
+
+	mu       sync.Locker // guards all below; records are queued under it
 	watcher  relay.Watcher
 	sent     uint64 // bytes sent
 	acked    uint64 // of sent: bytes for which the far end gave credit
@@ -58,26 +36,18 @@ type stream struct {
 	finished bool   // this end sends no more bytes
 	closed   bool   // the far end has ended the stream
 	broken   brokenReason
-	over     bool // this end has ended the stream, and the node's map does not have it
+	over     bool // this end has ended the stream, and the link does not have it
 
 	queueCap int // capacity of the array behind queue
 	inWrite  int // bytes that are being written to the phone's socket
 	pinned   int // bytes of a buffer that waits for credit
 	reported int // the last reported sum of these three
 	report   func(bytes int)
-
-	unanswered int          // kindSync records since the last record of the far end
-	heard      time.Time    // of the last record of the far end
-	timer      *clock.Timer // nil: not set
-	round      uint64       // counts the timers
-	idle       bool         // timer was set with idleAsk
-	scratch    []byte
 }
 
-// newStream returns one end of a stream. The node's map does not have it yet.
-func (n *Node) newStream(far NodeID, id uint64) *stream {
-	return &stream{node: n, key: streamKey{far, id}, subject: n.streamSubject(far, int(id%shards)),
-		mu: n.rt.NewLock("stream"), heard: n.rt.Clock.Now()}
+// newStream returns one end of a stream. The link does not have it yet.
+func (l *link) newStream(id uint64) *stream {
+	return &stream{node: l.node, link: l, id: id, mu: l.node.rt.NewLock("stream")}
 }
 
 // reportStep is the smallest change in the memory of a stream that is reported,
@@ -102,143 +72,38 @@ func (s *stream) holds() {
 	}
 }
 
-// join adds s to the node's map. It returns false if the map has a stream with
-// that key, or if the node is closed.
-func (n *Node) join(s *stream) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed || n.streams[s.key] != nil {
-		return false
-	}
-	n.streams[s.key] = s
-	return true
-}
-
-func (n *Node) streamID() uint64 {
-	var b [8]byte
-	if _, err := io.ReadFull(n.rt.Rand, b[:]); err != nil {
-		panic(err) // crypto/rand does not fail (Go 1.24 on)
-	}
-	return endian.BigEndian.Uint64(b[:])
-}
-
 // OtherNode returns the name of the far node, or its id if the name is not known.
-func (s *stream) OtherNode() string { return s.node.nameOf(s.key.node) }
+func (s *stream) OtherNode() string { return s.node.nameOf(s.link.far) }
 
-// streamsOf returns the streams to the node far, or all streams if far is nil,
-// sorted by key. n.mu is held.
-func (n *Node) streamsOf(far *NodeID) []*stream {
-	var ss []*stream
-	for k, s := range n.streams {
-		if far == nil || k.node == *far {
-			ss = append(ss, s)
-		}
+// send queues a record without bytes. s.mu is held.
+func (s *stream) send(k kind) error {
+	r := record{kind: k, id: s.id, offset: s.sent}
+	if k == kindCredit {
+		r.offset = s.consumed
 	}
-	slices.SortFunc(ss, func(a, b *stream) int {
-		return cmp.Or(slices.Compare(a.key.node[:], b.key.node[:]), cmp.Compare(a.key.id, b.key.id))
-	})
-	return ss
+	return s.link.send(r)
 }
 
-// send publishes a record. s.mu is held.
-func (s *stream) send(k kind, bytes []byte) error {
-	r := record{kind: k, from: s.node.id, stream: s.key.id, offset: s.sent, credit: s.consumed, bytes: bytes}
-	s.scratch = r.append(s.scratch[:0])
-	if err := s.node.cfg.Bus.Publish(s.subject, s.scratch); err != nil {
-		return err
-	}
-	s.told = s.consumed
-	switch k {
-	case kindData:
-		s.sent += uint64(len(bytes))
-	case kindFin:
-		s.sent++
-	}
-	if k == kindData || k == kindFin {
-		s.watch(askAfter)
-	}
-	return nil
-}
-
-// unsent returns the reason for which a stream breaks after an error of send.
-func unsent(err error) brokenReason {
-	if errors.Is(err, ErrBacklog) {
-		return brokenBacklog
-	}
-	return brokenBus
-}
-
-// watch sets the timer to d, unless it is set and fires as early. s.mu is held.
-func (s *stream) watch(d time.Duration) {
-	switch {
-	case s.over || s.timer != nil && (!s.idle || d == idleAsk):
-		return
-	case s.timer != nil:
-		s.timer.Stop() // if it has fired already, tick sees the old round
-	}
-	s.round++
-	round := s.round
-	s.idle = d == idleAsk
-	s.timer = s.node.rt.Clock.AfterFunc(d, func() { s.tick(round) })
-}
-
-// tick is the function of the timer. It sends kindSync if the far end has not
-// given credit for all bytes, or if the stream has been idle for idleAsk.
-func (s *stream) tick(round uint64) {
-	now := s.node.rt.Clock.Now()
-	s.mu.Lock()
-	if s.over || s.broken != "" || s.round != round {
-		s.mu.Unlock()
-		return
-	}
-	s.timer = nil
-	quiet := s.sent == s.acked && s.unanswered == 0
-	if quiet && (!s.edge || now.Sub(s.heard) < idleAsk) {
-		if s.edge {
-			s.watch(idleAsk)
-		}
-		s.mu.Unlock()
-		return
-	}
-	s.unanswered++
-	err := s.send(kindSync, nil)
-	silent := s.unanswered > maxUnanswered
-	s.watch(askAfter)
-	s.mu.Unlock()
-	switch {
-	case err != nil:
-		s.fail(unsent(err))
-	case silent:
-		s.fail(brokenSilent)
-	}
-}
-
-// write sends the part of p that the window allows, and returns its length. It
-// does not wait.
+// write queues as many bytes of p as there is credit and room for, and returns how many.
+// The caller flushes the link after its last call. If write returns less than len(p) and
+// no error, the stream calls input, or the watcher's Ready, when more may go.
 func (s *stream) write(p []byte) (n int, err error) {
 	s.mu.Lock()
-	for n < len(p) && err == nil {
-		switch {
-		case s.broken != "":
-			err = errStreamBroken
-			continue
-		case s.over || s.closed || s.finished:
-			err = errStreamOver
-			continue
+	switch {
+	case s.broken != "":
+		err = errStreamBroken
+	case s.over || s.closed || s.finished:
+		err = errStreamOver
+	default:
+		if k := min(len(p), s.node.cfg.Window-int(s.sent-s.acked)); k > 0 {
+			n, err = s.link.sendBytes(s, s.sent, p[:k])
+			s.sent += uint64(n)
 		}
-		k := min(len(p)-n, maxRecord, s.node.cfg.Window-int(s.sent-s.acked))
-		if k <= 0 {
-			break
-		}
-		if err = s.send(kindData, p[n:n+k]); err == nil {
-			n += k
-			continue
-		}
-		s.mu.Unlock()
-		s.fail(unsent(err))
-		s.mu.Lock()
 	}
 	s.mu.Unlock()
+	if err == errNoLink {
+		s.fail(brokenNode)
+	}
 	return n, err
 }
 
@@ -249,11 +114,14 @@ func (s *stream) finish() error {
 		s.mu.Unlock()
 		return nil
 	}
-	err := s.send(kindFin, nil)
-	s.finished = err == nil
+	err := s.send(kindFin)
+	if err == nil {
+		s.finished = true
+		s.sent++
+	}
 	s.mu.Unlock()
 	if err != nil {
-		s.fail(unsent(err))
+		s.fail(brokenNode)
 	}
 	return err
 }
@@ -262,22 +130,18 @@ func (s *stream) finish() error {
 // quarter of the window has been passed on.
 func (s *stream) consume(n int) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.consumed += uint64(n)
-	var err error
 	if s.consumed-s.told >= uint64(s.node.cfg.Window/4) && !s.over && s.broken == "" {
-		err = s.send(kindCredit, nil)
-	}
-	s.mu.Unlock()
-	if err != nil {
-		s.fail(unsent(err))
+		if s.send(kindCredit) == nil { // otherwise the end of the link breaks the stream
+			s.told = s.consumed
+		}
 	}
 }
 
-// end ends the stream at this end and removes it from the node's map. It sends a
-// record of kind k, unless the far end has ended the stream. Only the first call
-// has an effect.
+// end ends the stream at this end and removes it from the link. It sends a record of
+// kind k, unless the far end has ended the stream. Only the first call has an effect.
 func (s *stream) end(k kind) {
-	n := s.node
 	s.mu.Lock()
 	if s.over {
 		s.mu.Unlock()
@@ -285,17 +149,12 @@ func (s *stream) end(k kind) {
 	}
 	s.over = true
 	if !s.closed {
-		_ = s.send(k, nil) // if it is lost, the far end sends kindSync and gets kindReset
-	}
-	if s.timer != nil {
-		s.timer.Stop()
+		_ = s.send(k) // without a link the far end is broken
 	}
 	s.mu.Unlock()
-	n.mu.Lock()
-	delete(n.streams, s.key)
-	n.mu.Unlock()
+	s.link.remove(s)
 	if s.input != nil {
-		s.input()
+		s.wakeAlone()
 	}
 }
 
@@ -308,71 +167,54 @@ func (s *stream) fail(why brokenReason) {
 		return
 	}
 	s.broken = why
-	_ = s.send(kindReset, nil) // it may be lost, too
+	_ = s.send(kindReset) // without a link the far end is broken, too
 	s.mu.Unlock()
 	s.node.metrics.broken[why].Inc()
-	s.node.rt.Go("stream broken", s.wake) // the caller may be in a call of the watcher
+	s.node.rt.Go("stream broken", s.wakeAlone) // the caller may be in a call of the watcher
 }
 
-// wake makes the owner of the stream check its state again, in this task. s.mu is not
-// held.
-func (s *stream) wake() {
+// wake makes the owner of the stream look at it again, in this task. s.mu is not held.
+func (s *stream) wake(t *relay.Turn) {
 	if s.input != nil {
-		s.input()
+		s.input(t)
 		return
 	}
 	s.mu.Lock()
 	w := s.watcher
 	s.mu.Unlock()
 	if w != nil {
-		var t relay.Turn
-		w.Ready(&t, true, true)
-		t.Finish()
+		w.Ready(t, true, true)
 	}
 }
 
-// onRecord handles a record. It answers a record of an unknown stream with
-// kindReset.
-func (n *Node) onRecord(m Message) {
-	r, ok := parseRecord(m.Data)
-	if !ok {
-		return
-	}
-	n.mu.Lock()
-	s := n.streams[streamKey{r.from, r.stream}]
-	n.mu.Unlock()
-	if s == nil {
-		if r.kind != kindReset && r.kind != kindClose {
-			reset := record{kind: kindReset, from: n.id, stream: r.stream}
-			_ = n.cfg.Bus.Publish(n.streamSubject(r.from, int(r.stream%shards)), reset.append(nil)) // if it is lost, the far end sends kindSync
-		}
-		return
-	}
-	if why := s.accept(r); why != "" {
-		s.fail(why)
-		return
-	}
-	s.wake()
+// wakeAlone is wake with a Turn of its own.
+func (s *stream) wakeAlone() {
+	var t relay.Turn
+	s.wake(&t)
+	t.Finish()
 }
 
 // accept applies r to the stream. It returns the reason for which r breaks the
 // stream, or "".
 func (s *stream) accept(r record) brokenReason {
-	now := s.node.rt.Clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || s.broken != "" {
 		return ""
 	}
-	s.heard, s.unanswered = now, 0
 	switch {
 	case r.kind == kindReset:
 		s.closed = true // the far end has no stream, so send it nothing more
 		return brokenReset
-	case r.offset != s.received || r.credit > s.sent:
+	case r.kind == kindCredit:
+		if r.offset > s.sent {
+			return brokenGap
+		}
+		s.acked = max(s.acked, r.offset)
+		return ""
+	case r.offset != s.received:
 		return brokenGap
 	}
-	s.acked = max(s.acked, r.credit)
 	switch r.kind {
 	case kindData:
 		if len(s.queue)+len(r.bytes) > s.node.cfg.Window || s.fin {
@@ -388,10 +230,6 @@ func (s *stream) accept(r record) brokenReason {
 		s.fin = true
 		s.received++
 		s.consumed++
-	case kindSync:
-		if err := s.send(kindCredit, nil); err != nil {
-			return unsent(err)
-		}
 	case kindClose:
 		s.closed = true
 	}

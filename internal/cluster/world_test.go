@@ -23,12 +23,14 @@ const patience = 15 * time.Second
 type world struct {
 	t     testing.TB
 	m     *clustertest.Memory
+	wires *clustertest.Wires
 	nodes []*member
 }
 
 type member struct {
 	t     testing.TB
 	port  *clustertest.Port
+	wire  *clustertest.Wire
 	node  *Node
 	relay *relay.Relay
 	url   string
@@ -44,7 +46,8 @@ func quick(c *Config) {
 // left of them.
 func newWorld(t testing.TB, size int, change func(*Config, *relay.Config)) *world {
 	t.Helper()
-	w := &world{t: t, m: clustertest.NewMemory(nil)}
+	w := &world{t: t, m: clustertest.NewMemory(nil), wires: new(clustertest.Wires)}
+	t.Cleanup(w.wires.Close)
 	t.Cleanup(w.m.Close)
 	for range size {
 		w.add(change)
@@ -54,8 +57,8 @@ func newWorld(t testing.TB, size int, change func(*Config, *relay.Config)) *worl
 
 func (w *world) add(change func(*Config, *relay.Config)) *member {
 	w.t.Helper()
-	p := w.m.Port()
-	cfg := Config{Directory: p, Bus: p}
+	p, wire := w.m.Port(), w.wires.Wire()
+	cfg := Config{Directory: p, Network: wire}
 	quick(&cfg)
 	rc := relay.Config{Grace: 20 * time.Second, Probe: 300 * time.Millisecond, Rate: 1e6, Burst: 1e6, Linger: 300 * time.Millisecond}
 	if change != nil {
@@ -74,12 +77,12 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 		w.t.Fatal(err)
 	}
 	srv := httptest.NewServer(r.Handler())
-	m := &member{t: w.t, port: p, node: n, relay: r, url: "ws" + strings.TrimPrefix(srv.URL, "http")}
+	m := &member{t: w.t, port: p, wire: wire, node: n, relay: r, url: "ws" + strings.TrimPrefix(srv.URL, "http")}
 	w.nodes = append(w.nodes, m)
 	until(w.t, "all to hear each other", func() bool {
 		for _, a := range w.nodes {
 			for _, b := range w.nodes {
-				if a != b && !a.port.Unreachable() && !b.port.Unreachable() && !a.node.Hears(b.node.ID()) {
+				if a != b && !a.node.Closed() && !b.node.Closed() && !a.port.Unreachable() && !b.port.Unreachable() && !a.node.Hears(b.node.ID()) {
 					return false
 				}
 			}
@@ -96,6 +99,12 @@ func (w *world) add(change func(*Config, *relay.Config)) *member {
 		until(w.t, "all claims and streams to end", n.Idle) // their tasks may still run
 	})
 	return m
+}
+
+// down cuts the node off, or connects it again.
+func (m *member) down(yes bool) {
+	m.port.Down(yes)
+	m.wire.Down(yes)
 }
 
 // drain ends all connections and gives the claims back.

@@ -122,7 +122,9 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 	c.out = outbox{rt: &r.rt, sock: sock, budget: budget, quota: quota, on: c, mu: r.rt.NewLock("outbox"), load: &c.load,
 		stats: r.metrics.stats[as.towards()], untimed: r.metrics.stagger()}
 	r.memory.open(&c.load, from, idleBytes(sock))
-	c.out.below, _ = sock.(Flusher)
+	if s, ok := sock.(interface{ Below() Flusher }); ok {
+		c.out.below = s.Below()
+	}
 	if h, ok := sock.(Holder); ok {
 		h.ReportHeld(c.load.setSocket)
 	}

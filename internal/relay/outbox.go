@@ -63,7 +63,7 @@ type outbox struct {
 	// Set before the first frame.
 	rt     *Runtime
 	sock   Socket
-	below  Flusher // sock, if it is one; or nil
+	below  Flusher // below sock, or nil
 	budget int     // bytes
 	quota  int     // bytes of it that one sender may use
 	on     outboxOwner

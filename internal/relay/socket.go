@@ -70,9 +70,10 @@ type Turn struct {
 	flushed  bool // since Repeat or this batch began, because of the number of messages
 }
 
-// A Flusher collects the bytes of many sockets for one write. A Socket that is a Flusher
-// may keep what TryWrite has taken until Flush is called. The relay calls it soon after
-// each TryWrite. Flush does not wait.
+// A Flusher collects the bytes of many sockets for one write. Flush does not wait.
+//
+// A Socket on top of a Flusher has a method Below that returns it. What TryWrite of such
+// a socket has taken may stay until Flush is called, which the relay does soon after.
 type Flusher interface{ Flush() }
 
 // Later makes the Turn call f.Flush after the outboxes that the batch has filled, once.

@@ -13,11 +13,11 @@ const (
 	sawLostReclaimed
 	sawHeld
 	sawRefusal
-	sawGap
-	sawSilentStream
-	sawNodeGone
-	sawBusGone
-	sawUnknownStream
+	sawSilentLink
+	sawEndedLink
+	sawReplacedLink
+	sawUnknownNode
+	sawBrokenStream
 	sawRemoteConflict
 	sawRemoteTakeover
 	sawBrokenPhone
@@ -38,11 +38,11 @@ func (World) CoverageGoals() []string {
 		sawLostReclaimed:  "a binary comes back at another node",
 		sawHeld:           "a claim waits for the end of another node's session, and succeeds",
 		sawRefusal:        "the directory does not grant a claim",
-		sawGap:            "a gap in a stream",
-		sawSilentStream:   "the far end of a stream is silent",
-		sawNodeGone:       "a node is missed by its heartbeats",
-		sawBusGone:        "a stream cannot send",
-		sawUnknownStream:  "a stream is not known at its far end",
+		sawSilentLink:     "a node is missed by its heartbeats",
+		sawEndedLink:      "the network ends a link",
+		sawReplacedLink:   "a node dials again although the other end still has its link",
+		sawUnknownNode:    "a node refuses a link from a node that the directory does not name",
+		sawBrokenStream:   "a link ends with a stream on it",
 		sawRemoteConflict: "a binary is told that the holder at another node is alive",
 		sawRemoteTakeover: "a silent binary is taken over from by another node",
 		sawBrokenPhone:    "a phone is told that its stream to the serving node broke",
@@ -60,9 +60,9 @@ func (w *instance) coverNode(m *member, node, relay map[string]float64) {
 	const prefix = "pyrycode_relay_cluster_"
 	for n, name := range map[int]string{
 		sawLostDeadline: "claim_losses_total fence", sawLostSession: "claim_losses_total session", sawLostReclaimed: "claim_losses_total reclaimed",
-		sawRefusal: "claim_refusals_total",
-		sawGap:     "broken_streams_total gap", sawSilentStream: "broken_streams_total silent", sawNodeGone: "broken_streams_total node",
-		sawBusGone: "broken_streams_total bus", sawUnknownStream: "broken_streams_total reset",
+		sawRefusal:    "claim_refusals_total",
+		sawSilentLink: "ended_links_total silent", sawEndedLink: "ended_links_total closed", sawReplacedLink: "ended_links_total replaced",
+		sawUnknownNode: "ended_links_total unknown", sawBrokenStream: "broken_streams_total node",
 	} {
 		w.Engine.Sometimes(n, node[prefix+name] > 0)
 	}

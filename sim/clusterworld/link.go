@@ -1,6 +1,9 @@
 package clusterworld
 
 import (
+	"sync/atomic"
+
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
@@ -11,8 +14,8 @@ const (
 	cutAll = cutStore | cutBus
 )
 
-// nodeLink is one node's connection to the directory and to the bus: its
-// cluster.Store and its cluster.Bus. The fields of its faults are used only in
+// nodeLink is one node's connection to the directory and to the other nodes: its
+// cluster.Store and its cluster.Network. The fields of its faults are used only in
 // functions that are hidden from the race detector.
 type nodeLink struct {
 	w          *instance
@@ -21,16 +24,17 @@ type nodeLink struct {
 	rnd        *engine.Rand
 	healedGate engine.Gate // opened when a cut ends
 
+	number int                                // of the process
+	accept atomic.Pointer[func(relay.Socket)] // nil: it does not listen yet
+
 	cuts         int
-	deliverAfter int64 // the bus delivers nothing to this node before that time
 	closed       bool
 	unanswered   int        // calls of the directory without an answer
-	disturbed    int        // messages lost or late
 	unansweredAt [128]int64 // when the last of these calls failed
 }
 
 func newLink(w *instance, m *member) *nodeLink {
-	return &nodeLink{w: w, m: m, obj: w.Engine.Object("line"), rnd: engine.NewRand(m.rnd.Uint64())}
+	return &nodeLink{number: w.starts, w: w, m: m, obj: w.Engine.Object("line"), rnd: engine.NewRand(m.rnd.Uint64())}
 }
 
 //go:norace
@@ -39,33 +43,34 @@ func (l *nodeLink) isCut(what int) bool { return l.cuts&what != 0 || l.closed }
 //go:norace
 func (l *nodeLink) isClosed() bool { return l.closed }
 
-//go:norace
 func (l *nodeLink) cut(what int) {
-	l.cuts |= what
+	l.setCuts(l.cutsNow() | what)
 	l.w.addFaultPeriod(engine.Forever)
-	if what&cutBus != 0 {
-		l.disturbed++
-	}
+	l.update()
 }
 
 // heal ends all cuts.
-//
-//go:norace
 func (l *nodeLink) heal() {
-	l.cuts, l.deliverAfter = 0, 0
+	l.setCuts(0)
 	l.w.Engine.Open(&l.healedGate)
-	l.w.bus.openGates(l)
+	l.update()
 }
 
-// close ends the tasks of the link.
-//
 //go:norace
+func (l *nodeLink) setCuts(cuts int) { l.cuts = cuts }
+
+//go:norace
+func (l *nodeLink) cutsNow() int { return l.cuts }
+
+// close ends the tasks of the link.
 func (l *nodeLink) close() {
-	l.closed = true
+	l.setClosed()
 	l.w.Engine.Open(&l.healedGate)
 	l.w.Engine.Open(&l.w.dir.watchers)
-	l.w.bus.openGates(l)
 }
+
+//go:norace
+func (l *nodeLink) setClosed() { l.closed = true }
 
 // noteUnanswered records a call of the directory that got no answer.
 //

@@ -98,7 +98,7 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	own.Rand = m.rnd
 	p := w.Run.Param
 	n, err := cluster.New(cluster.Config{
-		Name: fmt.Sprint("relay-", m.index), Directory: m.link, Bus: m.link, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
+		Name: fmt.Sprint("relay-", m.index), Directory: m.link, Network: m.link, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
 		TTL: sessionTTL, Margin: leaseMargin, Hold: holdTime, ClaimsUnderWay: p("calls", 64), Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
 		Window: max(p("window", 256<<10), 1<<10), Linger: relayworld.Linger,
 	})
@@ -167,6 +167,9 @@ func (w *instance) skew(index int) int {
 func (w *instance) killNode(m *member) {
 	w.setEnded(m, true)
 	w.addFaultPeriod(0)
+	if m.link.chance(2) {
+		m.link.resetWires() // otherwise the machine is gone, too
+	}
 	m.link.cut(cutAll)
 	m.unfreeze()
 	for _, c := range w.All() {

@@ -97,13 +97,6 @@ func (w *instance) stall(d int64) {
 }
 
 //go:norace
-func (l *nodeLink) delayBus(d int64) {
-	l.deliverAfter = l.w.Engine.Now() + d
-	l.disturbed++
-	l.w.addFaultPeriod(d)
-}
-
-//go:norace
 func (w *instance) noteLost() { w.sessionsLost = true; w.addFaultPeriod(0) }
 
 // healAll ends all partitions.

@@ -302,7 +302,7 @@ func (p *planner) round(name string, verbs []int, n, nodes int) {
 type instance struct {
 	*relayworld.Instance
 	dir      *directory
-	bus      *messageBus
+	wires    wires
 	nodes    [maxNodes]atomic.Pointer[member]
 	size     int
 	starting *member // its process is being started
@@ -347,14 +347,13 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	w.storeFaults.upset, w.storeFaults.delay, w.storeFaults.watch, w.storeFaults.expiry = r.Param("upset", 0), ms("store-delay"), ms("watch-delay"), ms("expiry")
 	w.busFaults.lose, w.busFaults.late, w.busFaults.delay = r.Param("lose", 0), r.Param("late", 0), ms("bus-delay")
 	w.dir = &directory{e: e}
-	w.bus = &messageBus{w: w}
 	e.Go("expiry", w.expire)
 	w.size = min(max(r.Param("places", 2), 2), maxNodes)
 	e.Go("boot", func() {
 		for i := range w.size {
 			w.startNode(i)
 		}
-		e.Sleep(time.Duration(2*w.busFaults.delay + 1)) // until they have heard of each other
+		e.Sleep(time.Duration(20*w.busFaults.delay) + 500*time.Millisecond) // until they have heard of each other
 		w.setAllStarted()
 	})
 	return w

@@ -84,7 +84,7 @@ func (n *Network) setCut(a, b string, cut bool) {
 	for _, l := range [2]*linkState{n.link(a, b), n.link(b, a)} {
 		l.cut = cut
 		for c := l.conns; c != nil; c = c.nextOf(l) {
-			c.out(l).setCut(cut)
+			c.out(l).SetCut(cut)
 		}
 	}
 	n.run.yield(AtPoint, 0)
@@ -555,10 +555,17 @@ func (e *Run) NewPipe(max int, latency int64, rnd *Rand) *Pipe {
 
 // Watch makes the pipe open two further gates, when it changes for its reader and when
 // it changes for its writer. A task that serves many pipes waits at one gate for all.
-// Each may be nil.
+// Nil leaves a gate as it is.
 //
 //go:norace
-func (p *Pipe) Watch(reader, writer *Gate) { p.reader, p.writer = reader, writer }
+func (p *Pipe) Watch(reader, writer *Gate) {
+	if reader != nil {
+		p.reader = reader
+	}
+	if writer != nil {
+		p.writer = writer
+	}
+}
 
 //go:norace
 func (p *Pipe) openReadable() {
@@ -620,10 +627,10 @@ func (p *Pipe) arrival(n int) int64 {
 // retransmission is how late a segment arrives that was lost once.
 const retransmission = 200 * time.Millisecond
 
-// setCut stops the bytes on their way, or lets them arrive again.
+// SetCut stops the bytes on their way, or lets them arrive again.
 //
 //go:norace
-func (p *Pipe) setCut(cut bool) {
+func (p *Pipe) SetCut(cut bool) {
 	p.cut = cut
 	p.openReadable()
 }

@@ -126,7 +126,7 @@ func (c *Client) request() *http.Request {
 	if t := c.token(); t != "" {
 		paths[0] = "/t/" + t
 	}
-	h := http.Header{"X-Pyrycode-Server": {Servers[c.Server]}, "User-Agent": {"sim"}}
+	h := http.Header{"X-Pyrycode-Server": {Servers[c.Server]}, "User-Agent": {"sim"}, "X-Pyrycode-Device-Name": {"sim-" + strconv.Itoa(c.Number)}}
 	if !c.Phone {
 		h["X-Pyrycode-Version"] = []string{"1"}
 	}

@@ -21,6 +21,7 @@ type Socket struct {
 	chunk    int                 // bytes that one read or write carries at most; 0: any number
 	onClose  func()              // called by Close; may be nil
 	record   func(history.Event) // records what happens; nil: nothing does
+	hangsUp  bool                // bytes for a closed socket are discarded: the far end is a Socket, too
 
 	// Owned by the relay's task that reads and by the one that writes. Also read while
 	// no task runs.
@@ -51,6 +52,19 @@ func newSocket(e *engine.Run, ps *pollers, name string, seed uint64, room, chunk
 	s.down = e.NewPipe(room, latency, engine.NewRand(seed+3))
 	return s
 }
+
+// Wire returns the two ends of a connection between two processes, each a Socket of one of
+// them. room is how many bytes fit in each direction.
+func (w *Instance) Wire(a, b *Node, seed uint64, room int, latency int64) (x, y *Socket) {
+	x = newSocket(w.Engine, a.pollers, "wire", seed, room, 0, latency)
+	y = newSocket(w.Engine, b.pollers, "wire", seed+8, room, 0, latency)
+	x.up, y.up = y.down, x.down
+	x.hangsUp, y.hangsUp = true, true
+	return x, y
+}
+
+// Partition stops the bytes on their way to this end, or lets them arrive again.
+func (s *Socket) Partition(cut bool) { s.up.SetCut(cut) }
 
 // limitBytes returns how many of n bytes one call carries.
 func (s *Socket) limitBytes(r *engine.Rand, n int) int {
@@ -204,6 +218,9 @@ func (s *Socket) Close() error {
 		s.down.CloseWrite()
 	}
 	s.up.StopRead()
+	if s.hangsUp {
+		s.up.CloseRead()
+	}
 	s.pollers.wake() // to forget it
 	return nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 )
 
-// Memory is a directory and a bus for nodes of one process, which follows the
-// contracts of Directory and Bus. Sessions expire by its clock.
+// Memory is a directory for nodes of one process, which follows the contract of
+// Directory. Sessions expire by its clock.
 type Memory struct {
 	clock clock.Clock
 
@@ -25,7 +25,6 @@ type Memory struct {
 	sessions map[cluster.SessionID]*session
 	entries  map[string]cluster.Entry
 	watchers []*Port
-	subs     map[string][]*queue[cluster.Message]
 	closed   bool
 }
 
@@ -39,19 +38,18 @@ func NewMemory(c clock.Clock) *Memory {
 	if c == nil {
 		c = clock.New()
 	}
-	return &Memory{clock: c, sessions: make(map[cluster.SessionID]*session), entries: make(map[string]cluster.Entry), subs: make(map[string][]*queue[cluster.Message])}
+	return &Memory{clock: c, sessions: make(map[cluster.SessionID]*session), entries: make(map[string]cluster.Entry)}
 }
 
-// Port is one node's connection to a Memory: its Directory and its Bus. While it is
+// Port is one node's connection to a Memory: its Directory. While it is
 // down, its calls fail and it receives nothing. When it is up again, its watch
 // reports the nodes.
 type Port struct {
 	m       *Memory
 	watcher *queue[[]cluster.Entry] // guarded by the mutex of m
 
-	mu      sync.Mutex // guards all below
-	down    bool
-	busDown bool
+	mu   sync.Mutex // guards all below
+	down bool
 }
 
 // ErrUnreachable is the error of a port that is down.
@@ -70,20 +68,6 @@ func (p *Port) Down(yes bool) {
 	if !yes && p.watcher != nil {
 		p.watcher.put(p.m.nodes())
 	}
-}
-
-// DownBus cuts the connection to the bus only, or restores it.
-func (p *Port) DownBus(yes bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.busDown = yes
-}
-
-// noBus reports whether the connection to the bus is cut.
-func (p *Port) noBus() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.down || p.busDown
 }
 
 // Unreachable reports whether the connection is cut.
@@ -217,49 +201,6 @@ func (p *Port) WatchNodes(_ context.Context, f func([]cluster.Entry)) error {
 	return nil
 }
 
-// Publish implements Bus.
-func (p *Port) Publish(subject string, data []byte) error {
-	return p.m.publish(p, subject, cluster.Message{Data: slices.Clone(data), Reply: func([]byte) {}})
-}
-
-// Subscribe implements Bus.
-func (p *Port) Subscribe(subject string, f func(cluster.Message)) error {
-	p.m.mu.Lock()
-	defer p.m.mu.Unlock()
-	p.m.subs[subject] = append(p.m.subs[subject], newQueue(func(msg cluster.Message) {
-		if !p.noBus() {
-			f(msg)
-		}
-	}))
-	return nil
-}
-
-// Request implements Bus.
-func (p *Port) Request(subject string, data []byte, timeout time.Duration) ([]byte, error) {
-	reply := make(chan []byte, 1)
-	err := p.m.publish(p, subject, cluster.Message{Data: slices.Clone(data), Reply: func(b []byte) {
-		select {
-		case reply <- slices.Clone(b):
-		default:
-		}
-	}})
-	if err != nil {
-		return nil, err
-	}
-	late := make(chan struct{})
-	t := p.m.clock.AfterFunc(timeout, func() { close(late) })
-	defer t.Stop()
-	select {
-	case b := <-reply:
-		if p.noBus() {
-			return nil, ErrUnreachable
-		}
-		return b, nil
-	case <-late:
-		return nil, errors.New("no reply in time")
-	}
-}
-
 // Wipe ends all sessions and removes all entries, like a directory that has lost its
 // memory.
 func (m *Memory) Wipe() {
@@ -279,23 +220,6 @@ func (m *Memory) Close() {
 	for _, p := range m.watchers {
 		p.watcher.stop()
 	}
-	for _, qs := range m.subs {
-		for _, q := range qs {
-			q.stop()
-		}
-	}
-}
-
-func (m *Memory) publish(p *Port, subject string, msg cluster.Message) error {
-	if p.noBus() {
-		return ErrUnreachable
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, q := range m.subs[subject] {
-		q.put(msg)
-	}
-	return nil
 }
 
 // renew starts the time of a session. m.mu is held.

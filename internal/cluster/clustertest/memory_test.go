@@ -6,5 +6,4 @@ func TestMemoryFollowsTheContracts(t *testing.T) {
 	m := NewMemory(nil)
 	defer m.Close()
 	TestDirectory(t, m.Port(), m.Port())
-	TestBus(t, m.Port(), m.Port())
 }
