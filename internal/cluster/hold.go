@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -153,7 +154,7 @@ func (n *Node) onNodes(entries []Entry) {
 	}
 	n.mu.Lock()
 	var ended []*hold
-	for s := range n.records {
+	for _, s := range slices.Sorted(maps.Keys(n.records)) {
 		if _, ok := now[s]; !ok {
 			ended = append(ended, n.holds[s]...)
 		}

@@ -532,13 +532,16 @@ func (l *link) add(s *stream) bool {
 		return false
 	}
 	l.streams[s.id] = s
+	l.node.streams.Add(1)
 	return true
 }
 
+// remove removes a stream that add has added. It is called once.
 func (l *link) remove(s *stream) {
 	l.mu.Lock()
 	delete(l.streams, s.id)
 	l.mu.Unlock()
+	l.node.streams.Add(-1)
 }
 
 // close tells the far node why, and ends the link.

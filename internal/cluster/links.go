@@ -300,16 +300,3 @@ func (n *Node) heartbeat() {
 		l.heartbeat(now)
 	}
 }
-
-// streams returns the number of streams between this node and others.
-func (n *Node) streams() (sum int) {
-	n.mu.Lock()
-	all := n.allLinks()
-	n.mu.Unlock()
-	for _, l := range all {
-		l.mu.Lock()
-		sum += len(l.streams)
-		l.mu.Unlock()
-	}
-	return sum
-}

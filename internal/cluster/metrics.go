@@ -107,8 +107,7 @@ func newMetrics(n *Node) *metrics {
 			return 1
 		}),
 		gauge("nodes", "Nodes with a link to this one, including this one.", func() int { return len(n.linked()) + 1 }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "streams", Help: "Streams of phones between this node and other nodes."},
-			func() float64 { return float64(n.streams()) }),
+		gauge("streams", "Streams of phones between this node and other nodes.", func() int { return int(n.streams.Load()) }),
 	}
 	return m
 }

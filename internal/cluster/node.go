@@ -168,6 +168,8 @@ type Node struct {
 	deletes     *limiter    // of the directory, for server-ids that are free
 	deleteFails atomic.Bool // during a drain the directory has not answered
 
+	streams atomic.Int64 // of all links
+
 	mu             sync.Locker              // guards all below
 	session        *session                 // nil: none
 	renewed        time.Time                // when the last successful keep-alive was sent

@@ -134,7 +134,7 @@ func (l *nodeLink) Dial(address string, then func(relay.Socket, error)) {
 		e.Sleep(time.Duration(l.randomUpTo(2*l.w.busFaults.delay + 1)))
 		l.m.parkWhileFrozen()
 		to := l.w.listening(address)
-		if l.isCut(cutBus) || to == nil || to.isCut(cutBus) || to.m.isFrozen() {
+		if l.isCut(cutBus) || to == nil || to.isCut(cutBus) {
 			e.Sleep(time.Second)
 			l.m.parkWhileFrozen()
 			then(nil, errRefused)
@@ -258,6 +258,3 @@ func (w *instance) busFault(l *nodeLink, oneIn int) bool {
 
 //go:norace
 func (l *nodeLink) rnd64() uint64 { return l.rnd.Uint64() }
-
-//go:norace
-func (m *member) isFrozen() bool { return m.frozen }

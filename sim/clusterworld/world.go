@@ -353,7 +353,7 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 		for i := range w.size {
 			w.startNode(i)
 		}
-		e.Sleep(time.Duration(20*w.busFaults.delay) + 500*time.Millisecond) // until they have heard of each other
+		e.Sleep(time.Duration(20*w.busFaults.delay+3*w.storeFaults.watch) + 500*time.Millisecond) // until they have heard of each other
 		w.setAllStarted()
 	})
 	return w
