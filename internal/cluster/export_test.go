@@ -17,6 +17,30 @@ const (
 	ReasonBroken = reasonBroken
 )
 
+// Record is a record between nodes, with the kinds by name.
+func Record(kind string, id, offset uint64, bytes string) []byte {
+	return record{kind: kinds[kind], id: id, offset: offset, bytes: []byte(bytes)}.append(nil)
+}
+
+var kinds = map[string]kind{"hello": kindHello, "bye": kindBye, "ping": kindPing, "pong": kindPong, "ask": kindAsk, "answer": kindAnswer,
+	"credit": kindCredit, "reset": kindReset, "data": kindData, "fin": kindFin, "close": kindClose}
+
+// NextRecord returns the first record of p and the rest. If p has no whole record, kind is
+// empty.
+func NextRecord(p []byte) (kind string, id uint64, bytes string, rest []byte) {
+	r, size, err := parseRecord(p, maxRecord)
+	for name, k := range kinds {
+		if err == nil && size > 0 && k == r.kind {
+			return name, r.id, string(r.bytes), p[size:]
+		}
+	}
+	return "", 0, "", p
+}
+
+// Ended returns how many links ended for a reason, and Broken how many streams.
+func (n *Node) Ended(why string) prometheus.Counter  { return n.metrics.links[linkReason(why)] }
+func (n *Node) Broken(why string) prometheus.Counter { return n.metrics.broken[brokenReason(why)] }
+
 // KeyOf returns the directory's key of a server-id.
 func KeyOf(id wire.ServerID) string { return keyOf(id) }
 
@@ -25,6 +49,13 @@ func (n *Node) Heartbeat()                            { n.heartbeat() }
 func (n *Node) Slot(id wire.ServerID) relay.SlotState { return n.host.Slot(id) }
 func (n *Node) Refuse(node NodeID, ask string)        { n.refuse(node, ask) }
 func (n *Node) Silent(ask string) prometheus.Counter  { return n.metrics.silent[ask] }
+
+// Arriving returns the number of links whose far node has not introduced itself.
+func (n *Node) Arriving() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.arriving)
+}
 
 // RefusedNodes returns of how many nodes refusals are kept.
 func (n *Node) RefusedNodes() int { return len(n.refused) }
