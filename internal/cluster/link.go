@@ -326,6 +326,7 @@ func (l *link) wakeChanged(t *relay.Turn) {
 		s.listed = false
 		l.changed[i] = nil
 		s.wake(t)
+		s.settle()
 	}
 	l.changed = l.changed[:0]
 }

@@ -31,6 +31,7 @@ type proxy struct {
 	more   bool          // another read may bring bytes
 	eof    bool          // no read brings any more
 	bytes  []byte        // being written to the phone
+	out    *relay.Buffer // that bytes is in; nil: bytes has its own memory
 	then   func()        // called when bytes is empty; nil: nothing
 	frames wire.FrameTracker
 
@@ -149,6 +150,7 @@ func (c *proxy) run(t *relay.Turn) {
 		if gone {
 			c.rest, c.bytes = nil, nil
 			c.free()
+			c.freeOut()
 			continue
 		}
 		c.up(t, read)
@@ -255,10 +257,23 @@ func (c *proxy) down(write bool) {
 			c.Abort()
 			return
 		}
+		if c.out != nil && len(c.bytes) <= len(c.out)/4 {
+			c.bytes = append([]byte(nil), c.bytes...)
+			c.freeOut()
+		}
 		c.mu.Lock()
+		c.inWrite = cap(c.bytes)
+		c.holds()
 		c.writable = c.writable || len(c.bytes) == 0
 		write = c.writable
 		c.mu.Unlock()
+	}
+}
+
+func (c *proxy) freeOut() {
+	if c.out != nil {
+		c.node.rt.FreeBuffer(c.out)
+		c.out = nil
 	}
 }
 
@@ -267,18 +282,15 @@ func (c *proxy) down(write bool) {
 func (c *proxy) nextBytes() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.inWrite = 0
 	if c.gone || !c.due() {
-		c.holds()
 		return false
 	}
 	if len(c.queue) == 0 {
 		c.bytes, c.then = c.last()
 		return true
 	}
-	c.bytes = c.queue
-	c.queue, c.queueCap, c.inWrite = nil, 0, cap(c.queue)
-	c.holds()
+	c.bytes, c.out = c.queue, c.queueBuf
+	c.queue, c.queueBuf, c.queueCap = nil, nil, 0
 	return true
 }
 

@@ -28,8 +28,7 @@ func (k socket) TryRead(p []byte) (n int, more bool, err error) {
 		n = copy(p, s.queue)
 		s.queue = s.queue[n:]
 		if more = len(s.queue) > 0 || atEnd; len(s.queue) == 0 {
-			s.queue, s.queueCap = nil, 0 // an idle stream holds no memory
-			s.holds()
+			s.drained()
 		}
 	case s.broken != "":
 		err = errStreamBroken

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"errors"
 	"sync"
 
@@ -26,19 +27,20 @@ type stream struct {
 
 	mu       sync.Locker // guards all below; records are queued under it
 	watcher  relay.Watcher
-	sent     uint64 // bytes sent
-	acked    uint64 // of sent: bytes for which the far end gave credit
-	received uint64 // bytes received
-	consumed uint64 // of received: bytes passed on
-	told     uint64 // of consumed: bytes for which this end gave credit
-	queue    []byte // received, not consumed
-	fin      bool   // the far end sends no more bytes
-	finished bool   // this end sends no more bytes
-	closed   bool   // the far end has ended the stream
+	sent     uint64        // bytes sent
+	acked    uint64        // of sent: bytes for which the far end gave credit
+	received uint64        // bytes received
+	consumed uint64        // of received: bytes passed on
+	told     uint64        // of consumed: bytes for which this end gave credit
+	queue    []byte        // received, not consumed
+	queueBuf *relay.Buffer // that queue is in; nil: queue has its own memory, or is empty
+	fin      bool          // the far end sends no more bytes
+	finished bool          // this end sends no more bytes
+	closed   bool          // the far end has ended the stream
 	broken   brokenReason
 	over     bool // this end has ended the stream, and the link does not have it
 
-	queueCap int // capacity of the array behind queue
+	queueCap int // memory of queue, as of the end of the last read of the link
 	inWrite  int // bytes that are being written to the phone's socket
 	pinned   int // bytes of a buffer that waits for credit
 	reported int // the last reported sum of these three
@@ -74,6 +76,51 @@ func (s *stream) holds() {
 
 // OtherNode returns the name of the far node, or its id if the name is not known.
 func (s *stream) OtherNode() string { return s.node.nameOf(s.link.far) }
+
+// keep appends b to the queue. The memory is one of the pooled buffers, as long as the
+// records of one read are handled: usually nothing is left in it then. s.mu is held.
+func (s *stream) keep(b []byte) {
+	if cap(s.queue) == 0 {
+		s.queueBuf = s.node.rt.NewBuffer()
+		s.queue = s.queueBuf[:0]
+	}
+	had := cap(s.queue)
+	if s.queue = append(s.queue, b...); cap(s.queue) != had {
+		s.freeBuf() // the queue has moved
+	}
+}
+
+func (s *stream) freeBuf() {
+	if s.queueBuf != nil {
+		s.node.rt.FreeBuffer(s.queueBuf)
+		s.queueBuf = nil
+	}
+}
+
+// settle ends the handling of one read of the link: bytes that wait on get memory of their
+// size, unless they fill a good part of a buffer.
+func (s *stream) settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.queue); s.queueBuf != nil && n <= len(s.queueBuf)/4 {
+		s.queue = bytes.Clone(s.queue)
+		s.freeBuf()
+	}
+	if n := cap(s.queue); n != s.queueCap {
+		s.queueCap = n
+		s.holds()
+	}
+}
+
+// drained forgets the memory of the queue, all of which has been taken. s.mu is held.
+func (s *stream) drained() {
+	s.queue = nil
+	s.freeBuf()
+	if s.queueCap > 0 {
+		s.queueCap = 0
+		s.holds()
+	}
+}
 
 // send queues a record without bytes. s.mu is held.
 func (s *stream) send(k kind) error {
@@ -220,11 +267,7 @@ func (s *stream) accept(r record) brokenReason {
 		if len(s.queue)+len(r.bytes) > s.node.cfg.Window || s.fin {
 			return brokenOverrun
 		}
-		had := cap(s.queue)
-		if s.queue = append(s.queue, r.bytes...); cap(s.queue) != had {
-			s.queueCap = cap(s.queue)
-			s.holds()
-		}
+		s.keep(r.bytes)
 		s.received += uint64(len(r.bytes))
 	case kindFin:
 		s.fin = true
