@@ -34,30 +34,27 @@ help: ## show this list
 run: bin/pyrycode-relay ## run the relay here; ARGS="--grace 5s" adds options
 	./bin/pyrycode-relay serve $(ARGS)
 
-cluster: bin/pyrycode-relay ## run three relays here that share server-ids, until Ctrl-C (docs/cluster.md)
+cluster: bin/pyrycode-relay-cluster ## run three relays here that share server-ids, until Ctrl-C (docs/cluster.md)
 	@if [ -t 0 ]; then set -m; fi; .ci/cluster $(PORT) $(ARGS) # -m: Ctrl-C reaches the script and not make
 
 NEMESIS ?= 30m
-cluster-faults: bin/pyrycode-relay bin/relayfault ## kill, freeze and partition three relays for NEMESIS (30m); fails if two serve one server-id (docs/cluster.md)
+cluster-faults: bin/pyrycode-relay-cluster bin/relayfault ## kill, freeze and partition three relays for NEMESIS (30m); fails if two serve one server-id (docs/cluster.md)
 	./bin/relayfault cluster faults --for $(NEMESIS) $(ARGS)
 
-cluster-bench: bin/pyrycode-relay bin/relayfault ## measure the figures of docs/cluster.md: seven minutes on a quiet machine
+cluster-bench: bin/pyrycode-relay-cluster bin/relayfault ## measure the figures of docs/cluster.md: seven minutes on a quiet machine
 	./bin/relayfault cluster bench $(ARGS)
 
 # The old names of these two targets.
 cluster-battery: cluster-faults
 cluster-figures: cluster-bench
 
-build: bin/pyrycode-relay bin/relayload bin/relayfault bin/relaysim bin/relaysim-race ## build everything into bin/
+build: bin/pyrycode-relay bin/pyrycode-relay-cluster bin/relayload bin/relayfault bin/relaysim bin/relaysim-race ## build everything into bin/
 
-# Without the NATS server of --cluster-embedded, and without debug information.
-lean: bin/pyrycode-relay-lean ## build the relay without the server of --cluster-embedded: half the size (docs/operate.md)
-
-.PHONY: bin/pyrycode-relay bin/pyrycode-relay-lean bin/relayload bin/relayfault bin/relaysim bin/relaysim-race
+.PHONY: bin/pyrycode-relay bin/pyrycode-relay-cluster bin/relayload bin/relayfault bin/relaysim bin/relaysim-race
 bin/pyrycode-relay:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
-bin/pyrycode-relay-lean:
-	$(GO) build -trimpath -tags lean -ldflags '-s -w $(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
+bin/pyrycode-relay-cluster: # with etcd and gRPC, which a single relay does not need
+	$(GO) build -trimpath -tags cluster -ldflags '$(LDFLAGS)' -o $@ ./cmd/pyrycode-relay
 bin/relayload bin/relayfault bin/relaysim:
 	$(GO) build -trimpath -o $@ ./cmd/$(@F)
 bin/relaysim-race:
@@ -69,9 +66,9 @@ test: ## run all tests under the race detector
 test-short: ## run the fast tests: no race detector, no attacks, no long simulations
 	$(GO) test -short $$($(GO) list ./... | grep -v /internal/battery)
 
-lean-test: ## check that the lean build compiles and says what it lacks
-	$(GO) vet -tags lean ./...
-	$(GO) test -tags lean -run 'TestTheLeanBuild' ./cmd/pyrycode-relay
+cluster-test: ## test the program with clusters: it compiles and starts with the build tag
+	$(GO) vet -tags cluster ./cmd/pyrycode-relay
+	$(GO) test -tags cluster -run 'Cluster|Etcd' ./cmd/pyrycode-relay
 
 vet: ## run go vet
 	$(GO) vet ./...

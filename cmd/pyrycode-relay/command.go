@@ -62,8 +62,8 @@ func (v *versionCommand) run(b daemon.Build, out io.Writer) {
 		GoVersion string `json:"goversion"`
 		OS        string `json:"os"`
 		Arch      string `json:"arch"`
-		Lean      bool   `json:"lean"`
-	}{b.Version, b.Revision, b.GoVersion, runtime.GOOS, runtime.GOARCH, b.Lean})
+		Cluster   bool   `json:"cluster"`
+	}{b.Version, b.Revision, b.GoVersion, runtime.GOOS, runtime.GOARCH, b.Cluster})
 }
 
 // options are the options of serve and of the commands that read its configuration.

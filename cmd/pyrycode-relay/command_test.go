@@ -26,8 +26,8 @@ var samples = map[string]string{
 	"phone-message": "2KiB", "binary-message": "3KiB", "fragments": "15", "phone-outbox": "5MiB", "binary-outbox": "3MiB",
 	"grace": "16s", "conflict-probe": "17s", "heartbeat": "18s", "message-timeout": "19s", "write-timeout": "20s",
 	"room-timeout": "21s", "linger": "22s", "drain-wait": "4s", "drain": "5s", "drain-spread": "3s", "fcm-credentials": "@/f.json", "fcm-endpoint": "https://fcm.example.com",
-	"cluster": "nats://10.0.0.1:4222,nats://10.0.0.2:4222", "cluster-creds": "/n.creds", "cluster-ca": "/ca.pem", "cluster-embedded": "true",
-	"cluster-name": "relay-1", "cluster-listen": "127.0.0.1:6", "cluster-peers": "10.0.0.1:6222,10.0.0.2:6222", "cluster-secret": "word",
+	"cluster": "https://10.0.0.1:2379,https://10.0.0.2:2379", "cluster-user": "relay", "cluster-password": "word", "cluster-ca": "/ca.pem", "cluster-cert": "/c.pem", "cluster-key": "/k.pem", "cluster-embedded": "true",
+	"cluster-name": "relay-1", "cluster-listen": "127.0.0.1:6", "cluster-peers": "10.0.0.1:6222,10.0.0.2:6222", "cluster-secret": "word", "cluster-advertise": "relay-1:6", "cluster-dir": "/c", "cluster-fsync": "false",
 	"access": "list", "access-file": "/access", "access-url": "https://users.example.com/relay", "access-url-fail": "last", "access-url-timeout": "2s", "access-url-phones": "true",
 	"log-format": "json", "log-level": "warn", "log-server-ids": "full", "log-key-file": "log-key", "metrics-hosts": "relay.internal,prometheus",
 }

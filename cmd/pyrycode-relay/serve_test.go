@@ -326,35 +326,6 @@ func TestASignalEndsAStartThatWaitsForItsConfiguration(t *testing.T) {
 	}
 }
 
-func TestASignalEndsAStartThatWaitsForItsCluster(t *testing.T) {
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and no program answers
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
-	for _, at := range []string{silent.Addr().String(), closed.Addr().String()} {
-		cmd, log := withLog(t, append(onFreePorts, "--cluster", "nats://"+at)...)
-		lines := bufio.NewScanner(log)
-		if !lines.Scan() || !strings.Contains(lines.Text(), `"msg":"joining the cluster`) {
-			t.Fatalf("the relay logs %q", lines.Text())
-		}
-		begun := time.Now()
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if log := rest(lines); !strings.Contains(log, `"msg":"ending before it was ready"`) {
-			t.Errorf("the log does not say why it ends:\n%s", log)
-		}
-		endsWell(t, cmd)
-		t.Logf("%s: the relay ended %v after the signal", at, time.Since(begun))
-	}
-}
-
 func TestProblemsAreReportedInTheFormatOfTheLog(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "relay.yml")
 	if err := os.WriteFile(config, []byte("log-format: json\n"), 0o600); err != nil {

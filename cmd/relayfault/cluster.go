@@ -21,9 +21,11 @@ type clusterCommand struct {
 
 // clusterFlags are the common flags of the cluster commands.
 type clusterFlags struct {
-	Relay string `default:"bin/pyrycode-relay" help:"The relay's program; three processes of it are started."`
-	Out   string `default:"out/cluster" help:"The directory for the relays' logs and for diagrams."`
-	JSON  bool   `name:"json" help:"Print JSON, not a table."`
+	Relay    string `default:"bin/pyrycode-relay-cluster" help:"The relay's program."`
+	Relays   int    `default:"3" help:"The number of relays: 3 or 5."`
+	External bool   `help:"Keep the directory in an etcd of three servers of its own, in place of the relays."`
+	Out      string `default:"out/cluster" help:"The directory for the relays' logs and for diagrams."`
+	JSON     bool   `name:"json" help:"Print JSON, not a table."`
 }
 
 type clusterFaultTest struct {
@@ -49,12 +51,23 @@ func knownFaults(names []string) error {
 // not set by their defaults.
 func (c *clusterFaultTest) check() error {
 	if len(c.Kinds) == 0 {
-		c.Kinds = faultNames()
+		for _, k := range faultKinds {
+			if !k.external || c.External {
+				c.Kinds = append(c.Kinds, k.name)
+			}
+		}
 	}
 	if err := knownFaults(c.Kinds); err != nil {
 		return err
 	}
+	for _, k := range c.Kinds {
+		if kindOf(k).external && !c.External {
+			return load.Usagef("the fault %s needs --external", k)
+		}
+	}
 	switch {
+	case c.Relays != 3 && c.Relays != 5:
+		return load.Usagef("--relays %d must be 3 or 5", c.Relays)
 	case c.For < time.Second || c.For > maxRun:
 		return load.Usagef("--for %s must be from 1s to %s", c.For, maxRun)
 	case c.IDs < 1 || c.Move < 500*time.Millisecond:
@@ -70,7 +83,7 @@ func (c *clusterFaultTest) run(e *load.Env) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	t, err := newTrio(e.Ctx, c.Relay, c.Out, "--drain-spread", "2s") // as behind a balancer
+	t, err := newTrio(e.Ctx, c.clusterFlags, "--drain-spread", "2s") // as behind a balancer
 	if err != nil {
 		return err
 	}
@@ -144,10 +157,42 @@ type fault struct {
 
 // faultKind is a kind of fault. do causes the fault, waits, and repairs it.
 type faultKind struct {
-	name   string
-	leader bool // the victim is the leader of the directory
-	drains bool // the relay releases its ids, so that they are served again without a lease timeout
-	do     func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
+	name     string
+	leader   bool // the victim is the leader of the directory
+	external bool // the directory is in an etcd of its own
+	drains   bool // the relay releases its ids, so that they are served again without a lease timeout
+	do       func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
+}
+
+// replaced kills a relay, and starts another one in its place, with another name, other
+// addresses and no data.
+func replaced(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+	if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
+		return err
+	}
+	t.waitExit(f.Victim)
+	load.Wait(ctx, between(rng, 0, 3*time.Second))
+	return t.replace(ctx, f.Victim)
+}
+
+// directoryPaused stops all etcd servers for three seconds.
+func directoryPaused(ctx context.Context, t *trio, _ *fault, _ *rand.Rand) error {
+	if err := t.etcd.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	load.Wait(ctx, 3*time.Second)
+	return t.etcd.signal(syscall.SIGCONT)
+}
+
+// directoryRestarted restarts the etcd servers one after the other.
+func directoryRestarted(ctx context.Context, t *trio, _ *fault, _ *rand.Rand) error {
+	for i := range t.etcd.cmds {
+		if err := t.etcd.restart(i); err != nil {
+			return err
+		}
+		load.Wait(ctx, 4*time.Second)
+	}
+	return nil
 }
 
 // between returns a random duration that is at least least and less than most.
@@ -162,7 +207,7 @@ func killed(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
 		return err
 	}
 	t.waitExit(f.Victim)
-	load.Wait(ctx, between(rng, 0, 10*time.Second))
+	load.Wait(ctx, between(rng, 0, 3*time.Second))
 	return t.start(ctx, f.Victim)
 }
 
@@ -190,7 +235,7 @@ func cut(least, most time.Duration, set func(t *trio, f *fault, l load.Link), l 
 func isolated(t *trio, f *fault, l load.Link) { t.isolate(f.Victim, l) }
 
 func parted(t *trio, f *fault, l load.Link) {
-	f.Other = (f.Victim + 1) % nodes
+	f.Other = (f.Victim + 1) % len(t.members)
 	t.disconnectPair(f.Victim, f.Other, l)
 }
 
@@ -209,13 +254,16 @@ var faultKinds = []faultKind{
 	{name: "drain", drains: true, do: drained},
 	{name: "kill", do: killed},
 	{name: "kill-leader", leader: true, do: killed},
-	{name: "blink", do: frozen(2*time.Second, 12*time.Second)},
-	{name: "freeze", do: frozen(35*time.Second, 45*time.Second)},
-	{name: "freeze-leader", leader: true, do: frozen(35*time.Second, 45*time.Second)},
-	{name: "isolate", do: cut(35*time.Second, 45*time.Second, isolated, load.LinkStalled)},
-	{name: "isolate-leader", leader: true, do: cut(35*time.Second, 45*time.Second, isolated, load.LinkStalled)},
-	{name: "cut-off", do: cut(5*time.Second, 40*time.Second, isolated, load.LinkCut)},
-	{name: "part", do: cut(10*time.Second, 40*time.Second, parted, load.LinkStalled)},
+	{name: "replace", do: replaced},
+	{name: "blink", do: frozen(time.Second, 5*time.Second)},
+	{name: "freeze", do: frozen(10*time.Second, 15*time.Second)},
+	{name: "freeze-leader", leader: true, do: frozen(10*time.Second, 15*time.Second)},
+	{name: "isolate", do: cut(10*time.Second, 15*time.Second, isolated, load.LinkStalled)},
+	{name: "isolate-leader", leader: true, do: cut(10*time.Second, 15*time.Second, isolated, load.LinkStalled)},
+	{name: "cut-off", do: cut(3*time.Second, 15*time.Second, isolated, load.LinkCut)},
+	{name: "part", do: cut(5*time.Second, 15*time.Second, parted, load.LinkStalled)},
+	{name: "pause-etcd", external: true, do: directoryPaused},
+	{name: "restart-etcd", external: true, do: directoryRestarted},
 	{name: "no-clients", do: cut(5*time.Second, 15*time.Second, clients, load.LinkStalled)},
 }
 
@@ -233,7 +281,7 @@ func kindOf(name string) faultKind {
 // inflict injects one fault and waits until all relays are ready and all phones
 // get answers.
 func (cc *clusterClients) inflict(ctx context.Context, k faultKind, rng *rand.Rand) (*fault, error) {
-	f := &fault{Kind: k.name, Victim: rng.IntN(nodes), Other: -1}
+	f := &fault{Kind: k.name, Victim: rng.IntN(len(cc.trio.members)), Other: -1}
 	if leader := cc.trio.leader(); k.leader && leader >= 0 {
 		f.Victim = leader
 	}

@@ -46,7 +46,7 @@ func (c *clusterBenchmark) run(e *load.Env) error {
 	f := &clusterBenchRun{Env: e, clusterBenchmark: c, report: newClusterBenchReport(e.Ctx, c.Relay)}
 	var err error
 	// With a short grace, ids that were claimed once and left expire soon.
-	if f.trio, err = newTrio(e.Ctx, c.Relay, c.Out, "--grace", "1s", "--max-conns", "4000"); err != nil {
+	if f.trio, err = newTrio(e.Ctx, c.clusterFlags, "--grace", "1s", "--max-conns", "4000"); err != nil {
 		return err
 	}
 	defer f.trio.end()

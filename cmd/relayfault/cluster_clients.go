@@ -203,7 +203,7 @@ func (f *stampedFrame) parse(b []byte) bool {
 
 // phone keeps one phone connected.
 func (sid *serverID) phone(ctx context.Context, number int, rng *rand.Rand) {
-	node := number % nodes
+	node := number % len(sid.trio.members)
 	var kept []*wstest.Conn
 	var all sync.WaitGroup
 	defer all.Wait()

@@ -132,7 +132,7 @@ func (r *faultTestReport) describeGap(sid *serverID, g gap) {
 
 // Table implements load.Report.
 func (r *faultTestReport) Table(w io.Writer) {
-	fmt.Fprintf(w, "three relays, %d server-ids, %.0f s, seed %d\n", r.IDs, float64(r.Ended-r.Begun)/1e9, r.Seed)
+	fmt.Fprintf(w, "%d server-ids, %.0f s, seed %d\n", r.IDs, float64(r.Ended-r.Begun)/1e9, r.Seed)
 	fmt.Fprintf(w, "  %d handovers, %d of them to another relay, %d overlaps (judged by %d frames)\n", r.Handovers, r.ToAnother, len(r.Overlaps), r.Proofs)
 	fmt.Fprintf(w, "  claims: %d closed with 4409, the spurious ones are listed below; %d with 503 or no answer\n\n", r.Refused, r.Unknown)
 	fmt.Fprintf(w, "  %-16s %6s   %-34s %s\n", "fault", "times", "ids not served for 0.5 s or more", "phones that had to move, not binaries")
@@ -157,7 +157,7 @@ func describeTimes(s []float64) string {
 }
 
 // nodeColours are the colours of the relays.
-var nodeColours = [nodes]string{chart.Blue, chart.Green, chart.Yellow}
+var nodeColours = []string{chart.Blue, chart.Green, chart.Yellow, "#9467bd", "#8c564b"}
 
 // maxDrawn is the number of server-ids in the diagram; those with an overlap
 // come first.
@@ -178,8 +178,8 @@ func (r *faultTestReport) svg(cc *clusterClients) []byte {
 		Title: fmt.Sprintf("Connections that served each server-id: %d handovers, %d overlaps", r.Handovers, len(r.Overlaps)),
 		End:   seconds(r.Ended),
 	}
-	for i, c := range nodeColours {
-		d.Legend = append(d.Legend, chart.Line{Name: "at " + cc.trio.members[i].name, Colour: c})
+	for i, m := range cc.trio.members {
+		d.Legend = append(d.Legend, chart.Line{Name: "at " + m.name, Colour: nodeColours[i]})
 	}
 	d.Legend = append(d.Legend, chart.Line{Name: "two relays", Colour: chart.Red})
 	for _, f := range r.Faults {

@@ -44,7 +44,7 @@ const (
 	phoneInterval = 200 * time.Millisecond // between frames of a phone
 	phoneTimeout  = 2 * time.Second        // without an answer, until a phone connects to another relay
 	maxAbandoned  = 2                      // abandoned connections that each phone keeps open
-	claimIn       = 8 * time.Second        // a node waits up to 6 s for another node's liveness answer
+	claimIn       = 15 * time.Second       // a claim waits until the session of a node that has died ends
 	joinPhoneIn   = 3 * time.Second
 	longGap       = 500 * time.Millisecond // shorter gaps are not recorded
 )
@@ -149,5 +149,5 @@ func (sid *serverID) holder() *holding {
 
 // target returns a relay of the trio for one dial.
 func (sid *serverID) target(node int, timeout time.Duration) *load.Target {
-	return &load.Target{Addr: sid.trio.members[node].front.Addr(), Buffer: 2048, Timeout: timeout}
+	return &load.Target{Addr: sid.trio.address(node), Buffer: 2048, Timeout: timeout}
 }

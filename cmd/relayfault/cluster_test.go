@@ -90,7 +90,7 @@ func TestHowLongAGapMayBe(t *testing.T) {
 
 func TestServerIDsAreDrawnAndOverlapsAreRed(t *testing.T) {
 	l := &serverID{id: "id-0", holdings: []*holding{held(0, 10, 11, 90, 91), held(1, 30, 31, 40, 41)}}
-	cc := &clusterClients{ids: []*serverID{l}, trio: &trio{members: [nodes]*member{{name: "relay-1"}, {name: "relay-2"}, {name: "relay-3"}}}}
+	cc := &clusterClients{ids: []*serverID{l}, trio: &trio{members: []*member{{name: "relay-1"}, {name: "relay-2"}, {name: "relay-3"}}}}
 	for i, h := range l.holdings {
 		h.node = i
 	}
@@ -123,7 +123,7 @@ func TestAShortRunOfTheFaultTestsPasses(t *testing.T) {
 	}
 	dir := t.TempDir()
 	relay := filepath.Join(dir, "pyrycode-relay")
-	if out, err := exec.Command("go", "build", "-o", relay, "../pyrycode-relay").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-tags", "cluster", "-o", relay, "../pyrycode-relay").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	code, stdout, stderr := command("cluster", "faults", "--relay", relay, "--out", dir, "--for", "10s", "--ids", "6", "--move", "2s",

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,21 +19,22 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
-// nodes is the number of relays of a trio.
+// nodes is the number of etcd servers.
 const nodes = 3
 
-// joinTimeout bounds the time until a relay is ready: its NATS server connects
-// to the others and they elect a leader.
+// joinTimeout bounds the time until a relay is ready: it reaches the directory and opens links
+// to the other relays.
 const joinTimeout = 70 * time.Second
 
-// member is one relay of a trio. Its addresses stay the same across restarts of
-// its process.
+// member is one relay of a trio. Its addresses stay the same until another relay takes its
+// place.
 type member struct {
-	name                    string
-	listen, private, routes string
-	front                   *load.Forwarder        // the proxy for clients
-	from                    [nodes]*load.Forwarder // the proxies for the NATS server of each other member
-	log                     io.WriteCloser         // the output of all its processes
+	name            string
+	listen, private string
+	front           *load.Forwarder // the proxy for clients
+	inner           *innerProxy     // the proxy for the other relays
+	data            string          // the directory for its directory of server-ids
+	log             io.WriteCloser  // the output of all its processes
 
 	up atomic.Bool // the last readiness check succeeded
 
@@ -42,116 +42,114 @@ type member struct {
 	child *load.Child
 }
 
-// trio is a cluster of three relay processes with embedded NATS servers. Proxies
+// trio is a cluster of relay processes, three of them unless an option says five. Proxies
 // connect all of them with each other and with the clients.
 type trio struct {
 	program string
-	dir     string // for logs
-	members [nodes]*member
+	dir     string // for logs and directories
+	members []*member
+	etcd    *etcdServers // nil: the directory is in the relays
 	options []string
+	started int // the number of relays that had a name of their own
 
+	ctx      context.Context
 	stop     context.CancelFunc
 	watchers sync.WaitGroup
 }
 
-// proxyAddress is the address that proxies listen on and dial from. NATS servers
-// tell each other the addresses of their peers. With this address they can only
-// find proxies, so that no route bypasses a proxy.
-const proxyAddress = "127.77.0.1"
-
-// newProxy returns a proxy in front of an address.
-func newProxy(to string) (*load.Forwarder, error) {
-	ln, err := net.Listen("tcp", proxyAddress+":0")
-	if err != nil {
+// newTrio starts relays and waits until all are ready.
+func newTrio(ctx context.Context, f clusterFlags, options ...string) (t *trio, err error) {
+	if err := load.IsRelay(f.Relay); err != nil {
 		return nil, err
 	}
-	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(proxyAddress)}}
-	return load.Forward(ln, func(net.Conn) (net.Conn, error) { return d.Dial("tcp", to) }), nil
-}
-
-// freeAddress returns an address that was free when it was chosen.
-func freeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
-}
-
-// newTrio starts three relays and waits until all are ready.
-func newTrio(ctx context.Context, program, dir string, options ...string) (t *trio, err error) {
-	if err := load.IsRelay(program); err != nil {
+	if err := os.MkdirAll(f.Out, 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	t = &trio{program: program, dir: dir, options: options, stop: cancel}
-	for i := range t.members {
-		t.members[i] = &member{name: fmt.Sprintf("relay-%d", i+1)}
-	}
+	t = &trio{program: f.Relay, dir: f.Out, options: options}
+	t.ctx, t.stop = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
 			t.end()
 		}
 	}()
-	for i, m := range t.members {
-		if err := m.prepare(i, dir); err != nil {
+	if f.External {
+		if t.etcd, err = startEtcd(t.ctx, t.dir); err != nil {
 			return nil, err
 		}
 	}
+	for range f.Relays {
+		m, err := t.prepare()
+		if err != nil {
+			return nil, err
+		}
+		t.members = append(t.members, m)
+	}
 	var starting errgroup.Group
 	for i := range t.members {
-		starting.Go(func() error { return t.start(ctx, i) })
+		starting.Go(func() error { return t.start(t.ctx, i) })
 	}
 	if err := starting.Wait(); err != nil {
 		return nil, err
 	}
-	for _, m := range t.members {
-		t.watchers.Go(func() { m.watch(ctx) })
+	for i := range t.members {
+		t.watchers.Go(func() { t.watch(i) })
 	}
-	return t, t.waitReady(ctx)
+	return t, t.waitReady(t.ctx)
 }
 
-// prepare chooses the addresses of m, which is relay i, and opens its proxies and
-// its log.
-func (m *member) prepare(i int, dir string) (err error) {
-	for _, a := range []*string{&m.listen, &m.private, &m.routes} {
-		if *a, err = freeAddress(); err != nil {
-			return err
+// prepare returns a relay with a new name and new addresses, which does not run yet.
+func (t *trio) prepare() (m *member, err error) {
+	t.started++
+	m = &member{name: fmt.Sprintf("relay-%d", t.started)}
+	for _, a := range []*string{&m.listen, &m.private} {
+		if *a, err = freeAddress(1); err != nil {
+			return nil, err
 		}
 	}
 	if m.front, err = newProxy(m.listen); err != nil {
-		return err
+		return nil, err
 	}
-	for j := range m.from {
-		if j == i {
-			continue
-		}
-		if m.from[j], err = newProxy(m.routes); err != nil {
-			return err
-		}
+	if m.inner, err = newInnerProxy(t.pids); err != nil {
+		return nil, err
 	}
-	m.log, err = os.Create(filepath.Join(dir, m.name+".log"))
-	return err
+	if m.data, err = os.MkdirTemp("", "relayfault-"); err != nil {
+		return nil, err
+	}
+	m.log, err = os.Create(filepath.Join(t.dir, m.name+".log"))
+	return m, err
+}
+
+// pids returns the process of each relay, or 0.
+func (t *trio) pids() []int {
+	all := make([]int, len(t.members))
+	for i, m := range t.members {
+		m.mu.Lock()
+		if m.child != nil {
+			all[i] = m.child.Pid()
+		}
+		m.mu.Unlock()
+	}
+	return all
 }
 
 // start starts the process of relay i and waits until it has printed its
 // address.
 func (t *trio) start(ctx context.Context, i int) error {
 	m := t.members[i]
-	var peers []string
-	for j, other := range t.members {
-		if j != i {
-			peers = append(peers, other.from[i].Addr())
+	args := []string{"serve", "--listen", m.listen, "--metrics-listen", m.private,
+		"--cluster-name", m.name, "--cluster-listen", m.inner.to, "--cluster-advertise", m.inner.addr(),
+		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000", "--max-pending-per-address", "1000"}
+	if t.etcd != nil {
+		args = append(args, "--cluster", strings.Join(t.etcd.endpoints(), ","))
+	} else {
+		var peers []string
+		for _, other := range t.members {
+			peers = append(peers, other.inner.addr())
 		}
+		args = append(args, "--cluster-embedded", "--cluster-peers", strings.Join(peers, ","), "--cluster-dir", m.data)
 	}
-	cmd := exec.Command(t.program, append([]string{"serve", "--listen", m.listen, "--metrics-listen", m.private,
-		"--cluster-embedded", "--cluster-name", m.name, "--cluster-listen", m.routes, "--cluster-peers", strings.Join(peers, ","),
-		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000", "--max-pending-per-address", "1000"}, t.options...)...)
-	cmd.Env = append(os.Environ(), "PYRYCODE_RELAY_CLUSTER_SECRET=relayload")
+	cmd := exec.Command(t.program, append(args, t.options...)...)
+	cmd.Env = append(os.Environ(), "PYRYCODE_RELAY_CLUSTER_SECRET=the secret of relayfault")
 	c, err := load.StartCommand(ctx, m.name, cmd, m.log, joinTimeout)
 	if err != nil {
 		return err
@@ -160,6 +158,21 @@ func (t *trio) start(ctx context.Context, i int) error {
 	m.child = c
 	m.mu.Unlock()
 	return nil
+}
+
+// replace puts a relay with another name, other addresses and no data in the place of relay i,
+// whose process has ended.
+func (t *trio) replace(ctx context.Context, i int) error {
+	m, err := t.prepare()
+	if err != nil {
+		return err
+	}
+	old := t.members[i]
+	old.closeProxies()
+	old.mu.Lock() // watch and the clients read the member: only its fields change
+	old.name, old.listen, old.private, old.front, old.inner, old.data, old.log = m.name, m.listen, m.private, m.front, m.inner, m.data, m.log
+	old.mu.Unlock()
+	return t.start(ctx, i)
 }
 
 // signal sends s to the process of relay i.
@@ -179,7 +192,7 @@ func (t *trio) waitExit(i int) {
 	<-c.Exited()
 }
 
-// isolate puts all NATS links between relay i and the others into state l.
+// isolate puts all connections between relay i and the others into state l.
 func (t *trio) isolate(i int, l load.Link) {
 	for j := range t.members {
 		if j != i {
@@ -188,14 +201,13 @@ func (t *trio) isolate(i int, l load.Link) {
 	}
 }
 
-// disconnectPair puts the NATS links between two relays into state l.
+// disconnectPair puts the connections between two relays into state l.
 func (t *trio) disconnectPair(i, j int, l load.Link) {
-	t.members[i].from[j].Set(l)
-	t.members[j].from[i].Set(l)
+	t.members[i].inner.set(j, l)
+	t.members[j].inner.set(i, l)
 }
 
-// leader returns the relay whose NATS server leads the directory, or -1 if no
-// relay reports it.
+// leader returns the relay whose process leads the directory, or -1 if no relay reports it.
 func (t *trio) leader() int {
 	for i, m := range t.members {
 		if text, err := m.page("/metrics"); err == nil && strings.Contains(text, "\npyrycode_relay_cluster_directory_leader 1\n") {
@@ -210,7 +222,7 @@ func (t *trio) waitReady(ctx context.Context) error {
 	return load.Until(ctx, 100*time.Millisecond, joinTimeout, func() (missing string, err error) {
 		for _, m := range t.members {
 			text, err := m.page("/metrics")
-			if err != nil || !m.up.Load() || !strings.Contains(text, fmt.Sprintf("\npyrycode_relay_cluster_nodes %d\n", nodes)) {
+			if err != nil || !m.up.Load() || !strings.Contains(text, fmt.Sprintf("\npyrycode_relay_cluster_nodes %d\n", len(t.members))) {
 				missing = fmt.Sprintf("%s is not ready, or does not see the others (its log is in %s)", m.name, t.dir)
 			}
 		}
@@ -221,25 +233,28 @@ func (t *trio) waitReady(ctx context.Context) error {
 // page returns a page of the relay's private listener. Its time limit is short,
 // like a balancer's.
 func (m *member) page(path string) (string, error) {
-	return load.PageWithin("http://"+m.private+path, time.Second)
+	m.mu.Lock()
+	at := m.private
+	m.mu.Unlock()
+	return load.PageWithin("http://"+at+path, time.Second)
 }
 
-// watch polls the relay's readiness, as a balancer does.
-func (m *member) watch(ctx context.Context) {
-	for ctx.Err() == nil {
-		_, err := m.page("/readyz")
-		m.up.Store(err == nil)
-		load.Wait(ctx, 500*time.Millisecond)
+// watch polls the readiness of relay i, as a balancer does.
+func (t *trio) watch(i int) {
+	for t.ctx.Err() == nil {
+		_, err := t.members[i].page("/readyz")
+		t.members[i].up.Store(err == nil)
+		load.Wait(t.ctx, 500*time.Millisecond)
 	}
 }
 
 // choose returns a ready relay, as a balancer does. It returns relay not only if
 // no other is ready.
 func (t *trio) choose(rng *rand.Rand, not int) int {
-	first := rng.IntN(nodes)
+	first := rng.IntN(len(t.members))
 	for _, picky := range []bool{true, false} {
-		for k := range nodes {
-			if i := (first + k) % nodes; t.members[i].up.Load() && !(picky && i == not) {
+		for k := range t.members {
+			if i := (first + k) % len(t.members); t.members[i].up.Load() && !(picky && i == not) {
 				return i
 			}
 		}
@@ -247,7 +262,31 @@ func (t *trio) choose(rng *rand.Rand, not int) int {
 	return first
 }
 
-// end ends all relays and proxies.
+// address returns the address for clients of relay i.
+func (t *trio) address(i int) string {
+	m := t.members[i]
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.front.Addr()
+}
+
+// closeProxies closes what belongs to the addresses of m.
+func (m *member) closeProxies() {
+	if m.front != nil {
+		m.front.Close()
+	}
+	if m.inner != nil {
+		m.inner.close()
+	}
+	if m.log != nil {
+		m.log.Close()
+	}
+	if m.data != "" {
+		_ = os.RemoveAll(m.data) // in the directory for temporary files
+	}
+}
+
+// end ends all relays, proxies and etcd servers.
 func (t *trio) end() {
 	t.stop()
 	t.watchers.Wait()
@@ -261,15 +300,11 @@ func (t *trio) end() {
 				_ = c.Signal(syscall.SIGCONT)
 				c.End()
 			}
-			for _, p := range append(m.from[:], m.front) {
-				if p != nil {
-					p.Close()
-				}
-			}
-			if m.log != nil {
-				m.log.Close()
-			}
+			m.closeProxies()
 		})
 	}
 	ending.Wait()
+	if t.etcd != nil {
+		t.etcd.end()
+	}
 }

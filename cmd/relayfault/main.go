@@ -21,7 +21,8 @@ import (
 // commands is the command line.
 type commands struct {
 	Soak    soakCommand    `cmd:"" help:"Start a relay, run all kinds of clients for an hour, and report memory, goroutines and files that grow."`
-	Cluster clusterCommand `cmd:"" help:"Three relays in a cluster: fault tests and benchmarks."`
+	Cluster clusterCommand `cmd:"" help:"Relays in a cluster: fault tests and benchmarks."`
+	Etcd    etcdCommand    `cmd:"" hidden:"" help:"Run an etcd server for the fault tests."`
 }
 
 const about = `Tests relays in processes of their own, under load and faults.

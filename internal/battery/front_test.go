@@ -10,11 +10,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -558,38 +555,4 @@ func TestRow45NoServerIDIsInTheLog(t *testing.T) {
 	if shown := strings.TrimSpace(string(text)); strings.Count(n.log.String(), `"server_id":"`+shown+`"`) < 4 {
 		t.Errorf("the fingerprint %q is in few records:\n%s", shown, n.log)
 	}
-}
-
-// A pipe under the name of a lock file, in the directory for temporary files that
-// belongs to everyone, does not make a start wait.
-func TestRow47APipeInPlaceOfALockDoesNotStopTheStart(t *testing.T) {
-	tmp := t.TempDir()
-	given(t, "a pipe, a link to a pipe, a device")
-	for i, plant := range []func(lock string) error{
-		func(lock string) error { return syscall.Mkfifo(lock, 0o666) },
-		func(lock string) error {
-			return errors.Join(syscall.Mkfifo(lock+"2", 0o666), os.Symlink(lock+"2", lock))
-		},
-		func(lock string) error { return os.Symlink("/dev/zero", lock) },
-	} {
-		dir := filepath.Join(tmp, fmt.Sprint("pyrycode-relay-nats-", i))
-		if err := errors.Join(os.Mkdir(dir, 0o755), plant(filepath.Join(dir, "lock"))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := childCommand(t, func(c *config.Config) {
-		c.ClusterEmbedded, c.ClusterName, c.ClusterListen = true, "a", freeAddress(t)
-		c.ClusterPeers = []string{"127.0.0.1:1", "127.0.0.1:2"}
-	}, "TMPDIR="+tmp)
-	log := new(logBuffer)
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	n := &node{t: t, log: log}
-	n.until("it has a directory of its own", func() bool {
-		own, _ := filepath.Glob(filepath.Join(tmp, "pyrycode-relay-nats-*", "lock"))
-		return len(own) == 4
-	})
 }

@@ -89,12 +89,12 @@ func TestRow33SignalsDuringTheStart(t *testing.T) {
 	c := startChild(t, nil)
 	h := c.pair()
 	signals := dose(10, 200)
-	given(t, "%d signals in the first 100 ms, half of them while it waits for NATS", signals)
+	given(t, "%d signals in the first 100 ms, half of them while it waits for a directory", signals)
 	early := 0
 	for i := range signals {
 		cmd := childCommand(t, func(cfg *config.Config) {
 			if i%2 == 0 {
-				cfg.Cluster = "nats://" + mute.Addr().String()
+				cfg.Cluster, cfg.ClusterSecret, cfg.ClusterListen = "http://"+mute.Addr().String(), "0123456789abcdef", freeAddress(t)
 			}
 		})
 		if err := cmd.Start(); err != nil {

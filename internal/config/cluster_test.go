@@ -12,7 +12,7 @@ func TestANodeHasANameThatCanBeLogged(t *testing.T) {
 	for name, fine := range map[string]bool{"": true, "relay-1": true, "relais né": true, strings.Repeat("x", 64): true,
 		strings.Repeat("x", 65): false, "a\nb": false, "\x1b[2J": false, "\xff": false, "\u202e": false} {
 		var v validator
-		v.cluster(Config{Cluster: "nats://127.0.0.1:4222", ClusterName: name})
+		v.cluster(Config{Cluster: "https://127.0.0.1:2379", ClusterName: name, ClusterListen: "127.0.0.1:6222", ClusterSecret: testSecret})
 		if got := len(v.problems) == 0; got != fine {
 			t.Errorf("%q: %v; want it to be accepted: %t", name, v.problems, fine)
 		}

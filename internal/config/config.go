@@ -151,21 +151,31 @@ type Config struct {
 	// DrainSpread is the time over which a shutdown closes connections.
 	DrainSpread time.Duration `default:"0s" least:"0s" most:"1h" unit:"time" group:"Timers" reload:"true" help:"Time over which a shutdown closes connections, slot by slot with 1012, so that the clients do not all come back at the same time. 0s: it closes all in one step with 1001."`
 
-	// Cluster has the NATS servers of a cluster.
-	Cluster string `default:"" unit:"URLs, by comma" group:"Cluster" help:"Share server-ids with other relays over these NATS servers (nats:// or tls://), which must have JetStream. Empty, and without --cluster-embedded: no cluster."`
+	// Cluster has the etcd servers of a cluster.
+	Cluster string `default:"" unit:"URLs, by comma" group:"Cluster" help:"Share server-ids with other relays over these etcd servers (https:// or http://), version 3.6 or later. Empty, and without --cluster-embedded: no cluster."`
 
-	// ClusterCreds and ClusterCA are the files for the connection to NATS.
-	ClusterCreds string `default:"" unit:"file" group:"Cluster" help:"Credentials for --cluster, as NATS' tools write them."`
-	ClusterCA    string `name:"cluster-ca" default:"" unit:"file" group:"Cluster" help:"Certificates (PEM) of the authorities for the servers of --cluster, if the system does not have them."`
+	// ClusterUser, ClusterPassword, ClusterCA, ClusterCert and ClusterKey are those of the
+	// connection to the servers of Cluster.
+	ClusterUser     string `default:"" unit:"name" group:"Cluster" help:"User of etcd, for --cluster. It needs to read and write keys that begin with /pyrycode-relay/."`
+	ClusterPassword string `default:"" unit:"text" group:"Cluster" secret:"true" help:"Password of --cluster-user."`
+	ClusterCA       string `name:"cluster-ca" default:"" unit:"file" group:"Cluster" help:"Certificates (PEM) of the authorities for the servers of --cluster, if the system does not have them."`
+	ClusterCert     string `default:"" unit:"file" group:"Cluster" help:"Certificate (PEM) by which the servers of --cluster recognize this relay."`
+	ClusterKey      string `default:"" unit:"file" group:"Cluster" help:"Key of --cluster-cert (PEM)."`
 
-	// ClusterEmbedded runs a NATS server in this process.
-	ClusterEmbedded bool `default:"false" unit:"true or false" group:"Cluster" help:"Run a NATS server in this process, with the servers of the other relays as its peers. A cluster of three relays then needs no other program."`
+	// ClusterEmbedded keeps the directory in the relays themselves.
+	ClusterEmbedded bool `default:"false" unit:"true or false" group:"Cluster" help:"Keep the directory of server-ids in the relays of --cluster-peers, with etcd inside. A cluster then needs no other program."`
 
-	// ClusterName, ClusterListen, ClusterPeers and ClusterSecret configure that server.
-	ClusterName   string   `default:"" unit:"name" group:"Cluster" help:"Name of this relay in the logs of all relays, and of its NATS server. It must differ from the names of its peers, and stay the same after a restart. Empty: the name of the host; --cluster-embedded needs a name."`
-	ClusterListen string   `default:"127.0.0.1:6222" unit:"host:port" group:"Cluster" help:"Address of this relay's NATS server for the servers of the other relays, in a private network."`
-	ClusterPeers  []string `default:"" placeholder:"HOST:PORT,…" unit:"host:port, by comma" group:"Cluster" help:"The --cluster-listen of all relays. The one of this relay may be among them."`
-	ClusterSecret string   `default:"" unit:"text" group:"Cluster" secret:"true" help:"Password that the NATS servers of all relays share. Empty: every server that reaches --cluster-listen may join."`
+	// ClusterName, ClusterListen, ClusterAdvertise and ClusterSecret are those of this relay
+	// in its cluster.
+	ClusterName      string `default:"" unit:"name" group:"Cluster" help:"Name of this relay in the logs of all relays. It must differ from the names of the others, and stay the same after a restart. Empty: the name of the host; --cluster-embedded needs a name."`
+	ClusterListen    string `default:"127.0.0.1:6222" unit:"host:port" group:"Cluster" help:"Address of this relay for the other relays. With --cluster-embedded it uses the next two ports, too. All connections have TLS in both directions."`
+	ClusterAdvertise string `default:"" unit:"host:port" group:"Cluster" help:"Address under which the other relays reach --cluster-listen. Empty: --cluster-listen."`
+	ClusterSecret    string `default:"" unit:"text" group:"Cluster" secret:"true" help:"Secret that all relays of a cluster share, 16 bytes or more. They derive their certificates from it."`
+
+	// ClusterPeers, ClusterDir and ClusterFsync configure the member of the directory.
+	ClusterPeers []string `default:"" placeholder:"HOST:PORT,…" unit:"host:port, by comma" group:"Cluster" help:"The addresses of the three or five relays that keep the directory, for --cluster-embedded: their --cluster-advertise, or --cluster-listen. A relay that is not among them is a client of these."`
+	ClusterDir   string   `default:"" unit:"directory" group:"Cluster" help:"Directory for the files of --cluster-embedded: 10 to 50 MB, and 1.5 GB at most. Empty: the directory cluster in --state-dir."`
+	ClusterFsync bool     `default:"true" unit:"true or false" group:"Cluster" help:"Write each change of the directory to the disk before it is confirmed. With false a slow disk delays nothing, and a relay whose machine has restarted gets all data from the others."`
 
 	// FCMCredentials is the service account for push wakes.
 	FCMCredentials string `name:"fcm-credentials" default:"" unit:"JSON or @file" group:"Push" secret:"true" reload:"true" help:"Service account for push wakes: its JSON from the Firebase console, or @ and the path of a file with it, which is read again on SIGHUP. Empty: push is off."`

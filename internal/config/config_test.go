@@ -2,6 +2,8 @@ package config
 
 import (
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -56,19 +58,24 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 		{"no room timeout", func(c *Config) { c.RoomTimeout = 0 }, `--room-timeout "0s": must be from 1ms to 1h; the default is 10s`},
 		{"no linger", func(c *Config) { c.Linger = 0 }, `--linger "0s": must be from 1ms to 1m; the default is 2s`},
 		{"negative drain", func(c *Config) { c.Drain = -1 }, `--drain "-1ns": must be from 0s to 1h; the default is 10s`},
-		{"two kinds of cluster", func(c *Config) { embedded(c); c.Cluster = "nats://10.0.0.1:4222" }, `--cluster "nats://10.0.0.1:4222": contradicts --cluster-embedded; use one of them`},
-		{"NATS at a page", func(c *Config) { c.Cluster = "nats://10.0.0.1:4222,http://10.0.0.2" }, `--cluster "nats://10.0.0.1:4222,http://10.0.0.2": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
-		{"NATS with a password, and a page", func(c *Config) { c.Cluster = "nats://relay:hunter2@10.0.0.1:4222,http://t0ken@10.0.0.2" }, `--cluster "nats://(withheld)@10.0.0.1:4222,http://(withheld)@10.0.0.2": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
-		{"NATS without a scheme", func(c *Config) { c.Cluster = "10.0.0.1:4222" }, `--cluster "10.0.0.1:4222": must be nats://host:port or tls://host:port, several by comma; for example nats://10.0.0.1:4222`},
-		{"credentials without NATS", func(c *Config) { c.ClusterCreds = "relay.creds" }, `--cluster-creds "relay.creds": has no use without --cluster; give --cluster, or leave it out`},
-		{"certificates without NATS", func(c *Config) { c.ClusterCA = "ca.pem" }, `--cluster-ca "ca.pem": has no use without --cluster; give --cluster, or leave it out`},
-		{"credentials that are not there", func(c *Config) { c.Cluster, c.ClusterCreds = "nats://10.0.0.1:4222", "nowhere.creds" }, `--cluster-creds "nowhere.creds": must be a file that this user can read (no such file or directory); is that its name?`},
+		{"two kinds of cluster", func(c *Config) { embedded(c); c.Cluster = "https://10.0.0.1:2379" }, `--cluster "https://10.0.0.1:2379": contradicts --cluster-embedded; use one of them`},
+		{"etcd without a port", func(c *Config) { external(c); c.Cluster += ",https://10.0.0.2" }, `--cluster "https://10.0.0.1:2379,https://10.0.0.2": must be https://host:port or http://host:port, several by comma; for example https://10.0.0.1:2379; a user has --cluster-user`},
+		{"etcd with a password", func(c *Config) { external(c); c.Cluster = "https://relay:hunter2@10.0.0.1:2379" }, `--cluster "https://(withheld)@10.0.0.1:2379": must be https://host:port or http://host:port, several by comma; for example https://10.0.0.1:2379; a user has --cluster-user`},
+		{"NATS", func(c *Config) { external(c); c.Cluster = "nats://10.0.0.1:4222" }, `--cluster "nats://10.0.0.1:4222": must have the servers of etcd: relays do not share server-ids over NATS any more; for example https://10.0.0.1:2379, or --cluster-embedded in its place (docs/cluster.md has the migration)`},
+		{"a user without a cluster", func(c *Config) { c.ClusterUser = "relay" }, `--cluster-user "relay": has no use without --cluster or --cluster-embedded; give one of them, or leave it out`},
+		{"a user for relays", func(c *Config) { embedded(c); c.ClusterUser, c.ClusterPassword = "relay", "hunter2" },
+			"--cluster-user \"relay\": has no use without --cluster; give --cluster, or leave it out\n" +
+				`--cluster-password (withheld): has no use without --cluster; give --cluster, or leave it out`},
+		{"a user without a password", func(c *Config) { external(c); c.ClusterUser = "relay" }, `--cluster-user "relay": must be given together with --cluster-password; give both, or a certificate`},
+		{"authorities that are not there", func(c *Config) { external(c); c.ClusterCA = "nowhere.pem" }, `--cluster-ca "nowhere.pem": must be a file that this user can read (no such file or directory); is that its name?`},
+		{"authorities without TLS", func(c *Config) { external(c); c.Cluster, c.ClusterCA = "http://10.0.0.1:2379", "ca.pem" }, `--cluster-ca "ca.pem": has no use with http:// in --cluster; write https://`},
 		{"a cluster without a name", func(c *Config) { embedded(c); c.ClusterName = "" }, `--cluster-name "": is needed by --cluster-embedded; give each relay its own, such as relay-1`},
 		{"a cluster that listens nowhere", func(c *Config) { embedded(c); c.ClusterListen = "10.0.0.1" }, `--cluster-listen "10.0.0.1": must be host:port with a port from 0 to 65535; for example 127.0.0.1:6222 for this machine only or :6222 for all its addresses`},
-		{"a cluster for all the world", func(c *Config) { embedded(c); c.ClusterListen, c.ClusterSecret = ":6222", "x" }, `--cluster-listen ":6222": must not be public: the connections between the servers are not encrypted; listen on an address of a private network`},
-		{"a cluster that anybody may join", func(c *Config) { embedded(c); c.ClusterListen = "10.0.0.1:6222" }, `--cluster-secret (withheld): is needed where other machines can reach --cluster-listen; give all relays the same, for example the output of openssl rand -hex 32`},
-		{"a cluster of one", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222"} }, `--cluster-peers "10.0.0.1:6222": must name the other two of three relays, or more; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
-		{"a peer without a port", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222", "10.0.0.2"} }, `--cluster-peers "10.0.0.2": must be host:port, several by comma; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
+		{"a cluster at all addresses", func(c *Config) { embedded(c); c.ClusterListen = ":6222" }, `--cluster-listen ":6222": must be an address that the other relays can connect to, with a port from 1 to 65533; listen on an address of a private network, or give --cluster-advertise`},
+		{"a cluster with a short secret", func(c *Config) { embedded(c); c.ClusterSecret = "short" }, `--cluster-secret (withheld): must have 16 bytes or more: the relays of a cluster recognize each other by it; give all relays the same, for example the output of openssl rand -hex 32`},
+		{"a cluster of one", func(c *Config) { embedded(c); c.ClusterPeers = []string{"10.0.0.1:6222"} }, `--cluster-peers "10.0.0.1:6222": must name three or five relays, and names 1; all relays get the same list; relays that it does not name are clients of these; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
+		{"a peer without a port", func(c *Config) { embedded(c); c.ClusterPeers[1] = "10.0.0.2" }, `--cluster-peers "10.0.0.2": must be host:port with a port from 1 to 65533, several by comma; for example 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222`},
+		{"a member without a directory", func(c *Config) { embedded(c); c.ClusterListen, c.ClusterDir = c.ClusterPeers[0], "" }, `--cluster-dir "": is needed by --cluster-embedded; give a directory of this relay's own, or --state-dir`},
 		{"a certificate that is not there, without a key", func(c *Config) { c.TLSCert = "/nowhere/cert.pem" },
 			"--tls-cert \"/nowhere/cert.pem\": must be a PEM file that this user can read (no such file or directory); is that its name?\n" +
 				`--tls-key "": must be given with --tls-cert; name the file of the certificate's key`},
@@ -93,21 +100,44 @@ func TestBadValuesAreNamedWithTheRule(t *testing.T) {
 	}
 }
 
-// embedded makes c the configuration of a relay with an embedded NATS server.
+// testSecret is the secret of a cluster.
+const testSecret = "0123456789abcdef"
+
+// embedded makes c the configuration of a relay that is a client of three other relays.
+// Check connects to none of them.
 func embedded(c *Config) {
-	c.ClusterEmbedded, c.ClusterName, c.ClusterPeers = true, "relay-1", []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"} // Check connects to none of them
+	c.ClusterEmbedded, c.ClusterName, c.ClusterSecret = true, "relay-1", testSecret
+	c.ClusterPeers = []string{"127.0.0.1:1", "127.0.0.1:4", "127.0.0.1:7"}
 }
 
+// external makes c the configuration of a relay with a directory in an etcd of others.
+func external(c *Config) { c.Cluster, c.ClusterSecret = "https://10.0.0.1:2379", testSecret }
+
 func TestAClusterIsAccepted(t *testing.T) {
-	c := Default()
-	embedded(&c)
-	if p := c.Check(); len(p) > 0 {
-		t.Errorf("Check() = %v; want nothing", p)
-	}
-	c = Default()
-	c.Cluster = "tls://nats-1.example.com:4222,nats://10.0.0.2"
-	if p := c.Check(); len(p) > 0 {
-		t.Errorf("Check() = %v; want nothing", p)
+	for name, set := range map[string]func(*Config){
+		"a client of the members": embedded,
+		"a member": func(c *Config) {
+			embedded(c)
+			c.ClusterListen, c.ClusterDir = c.ClusterPeers[0], filepath.Join(t.TempDir(), "new")
+		},
+		"a member with a state directory": func(c *Config) {
+			embedded(c)
+			c.ClusterListen, c.ClusterAdvertise, c.StateDir = ":6222", c.ClusterPeers[0], t.TempDir()
+			if err := os.Chmod(c.StateDir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"etcd": external,
+		"etcd without TLS, with a user": func(c *Config) {
+			external(c)
+			c.Cluster, c.ClusterUser, c.ClusterPassword = "http://etcd-1.internal:2379,http://[::1]:2379", "relay", "word"
+		},
+	} {
+		c := Default()
+		set(&c)
+		if p := c.Check(); len(p) > 0 {
+			t.Errorf("%s: Check() = %v; want nothing", name, p)
+		}
 	}
 }
 
@@ -128,7 +158,7 @@ func TestLongAndOddValuesAreCutAndQuoted(t *testing.T) {
 }
 
 func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
-	none := map[string]bool{"cluster": true, "cluster-creds": true, "cluster-ca": true, "cluster-name": true, "cluster-peers": true, "cluster-secret": true,
+	none := map[string]bool{"cluster": true, "cluster-user": true, "cluster-password": true, "cluster-ca": true, "cluster-cert": true, "cluster-key": true, "cluster-name": true, "cluster-advertise": true, "cluster-dir": true, "cluster-peers": true, "cluster-secret": true,
 		"allowed-origins": true, "web.config.file": true, "trusted-proxies": true, "domain": true,
 		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true, "metrics-hosts": true, "log-key-file": true, "access-file": true, "access-url": true, "state-dir": true}
 	for i, o := range Options() {

@@ -89,7 +89,7 @@ func (c Config) listeners() []listener {
 	if c.Domain != "" && c.HTTPListen != "" {
 		all = append(all, listener{"http-listen", c.HTTPListen})
 	}
-	if c.ClusterEmbedded {
+	if c.Clustered() {
 		all = append(all, listener{"cluster-listen", c.ClusterListen})
 	}
 	return all

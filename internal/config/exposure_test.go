@@ -73,7 +73,7 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 		{"domain with a port", func(c *Config) { withDomain(c); c.Domain = "relay.example.com:443" }, machine{}, "domain"},
 		{"domain that no Host header has", func(c *Config) { withDomain(c); c.Domain = "bücher.example" }, machine{}, "domain"},
 		{"domain with a space", func(c *Config) { withDomain(c); c.Domain = "relay.example.com\t" }, machine{}, "domain"},
-		{"a cluster's name that NATS refuses", func(c *Config) { embedded(c); c.ClusterName = "relay 1" }, machine{}, "cluster-name"},
+		{"a cluster's name of two words", func(c *Config) { embedded(c); c.ClusterName = "relay 1" }, machine{}, "cluster-name"},
 		{"domain that is an address", func(c *Config) { withDomain(c); c.Domain = "192.0.2.1" }, machine{}, "domain"},
 		{"bad mail, directory and port", func(c *Config) { withDomain(c); c.ACMEEmail, c.ACMEDirectory, c.HTTPListen = "x", "http://x", "80" }, machine{}, "acme-email acme-directory http-listen"},
 		{"challenges where peers are", func(c *Config) { withDomain(c); c.Listen, c.HTTPListen = ":80", ":80" }, machine{}, "http-listen"},
@@ -82,26 +82,27 @@ func TestWhatIsUnsafeIsRefused(t *testing.T) {
 		{"PROXY headers without trusted proxies", func(c *Config) { c.ProxyProtocol = true }, machine{}, "proxy-protocol"},
 		{"cluster options without a cluster", func(c *Config) {
 			c.ClusterName, c.ClusterListen, c.ClusterPeers, c.ClusterSecret = "a", "127.0.0.1:1", []string{"b:1", "c:1"}, "d"
-		}, machine{}, "cluster-name cluster-listen cluster-peers cluster-secret"},
+		}, machine{}, "cluster-name cluster-listen cluster-secret cluster-peers"},
 		{"a cluster on an unknown port", func(c *Config) { embedded(c); c.ClusterListen = "127.0.0.1:0" }, machine{}, "cluster-listen"},
 		{"a cluster of two", func(c *Config) {
 			embedded(c)
 			c.ClusterPeers = []string{c.ClusterListen, "127.0.0.1:1", "127.0.0.1:1"}
-		}, machine{}, "cluster-peers"},
-		{"a peer's port that is none", func(c *Config) { embedded(c); c.ClusterPeers[0] = "127.0.0.1:nats" }, machine{}, "cluster-peers"},
+		}, machine{}, "cluster-peers cluster-dir"},
+		{"a peer's port that is none", func(c *Config) { embedded(c); c.ClusterPeers[0] = "127.0.0.1:x" }, machine{}, "cluster-peers"},
 		{"authorities and credentials that are none", func(c *Config) {
-			c.Cluster, c.ClusterCA, c.ClusterCreds = "nats://127.0.0.1:1", key, cert
-		}, machine{}, "cluster-creds cluster-ca"},
+			external(c)
+			c.ClusterCA, c.ClusterCert, c.ClusterKey = key, key, key
+		}, machine{}, "cluster-ca cluster-cert"},
 		{"origins that never match", func(c *Config) {
 			c.AllowedOrigins = []string{"https://*.example.com", "https://a.example:443", "http://a.example:80", "https://bücher.example", "https://a.example:"}
 		}, machine{}, "allowed-origins allowed-origins allowed-origins allowed-origins allowed-origins"},
 		{"origins with a port that is none", func(c *Config) {
 			c.AllowedOrigins = []string{"https://a.example:99999", "https://a.example:0", "https://a.example:65535"}
 		}, machine{}, "allowed-origins allowed-origins"},
-		{"NATS at a port that is none", func(c *Config) { c.Cluster = "nats://127.0.0.1:99999" }, machine{}, "cluster"},
-		{"NATS at port 0", func(c *Config) { c.Cluster = "nats://127.0.0.1:4222,nats://127.0.0.1:0" }, machine{}, "cluster"},
-		{"NATS without a host", func(c *Config) { c.Cluster = "nats://:1" }, machine{}, "cluster"},
-		{"NATS at the last port", func(c *Config) { c.Cluster = "nats://127.0.0.1:65535,tls://[::1]" }, machine{}, ""},
+		{"etcd at a port that is none", func(c *Config) { external(c); c.Cluster = "https://127.0.0.1:99999" }, machine{}, "cluster"},
+		{"etcd at port 0", func(c *Config) { external(c); c.Cluster += ",https://127.0.0.1:0" }, machine{}, "cluster"},
+		{"etcd without a host", func(c *Config) { external(c); c.Cluster = "https://:1" }, machine{}, "cluster"},
+		{"etcd at the last port", func(c *Config) { external(c); c.Cluster = "https://127.0.0.1:65535,https://[::1]:1" }, machine{}, ""},
 		{"a domain with a long label", func(c *Config) { withDomain(c); c.Domain = strings.Repeat("a", 64) + ".example.com" }, machine{}, "domain"},
 		{"a domain that is long", func(c *Config) { withDomain(c); c.Domain = strings.Repeat("a.", 126) + "ab" }, machine{}, "domain"},
 		{"a domain as long as may be", func(c *Config) { withDomain(c); c.Domain = strings.Repeat("a", 63) + strings.Repeat(".a", 95) }, machine{}, ""},

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/directory"
 )
 
 // Findings are the results of Inspect.
@@ -23,9 +23,6 @@ type Findings struct {
 
 // certificateSoon is the remaining time of a certificate below which Inspect warns.
 const certificateSoon = 14 * 24 * time.Hour
-
-// peerTime is the time in which another relay must accept a connection.
-const peerTime = 3 * time.Second
 
 // Inspect checks c on this machine: files, ports, descriptors, memory, and the servers
 // of the cluster. Check must have accepted c. Inspect listens on each port for a short
@@ -143,36 +140,29 @@ func (f *Findings) ports(ctx context.Context, c Config) {
 	}
 }
 
-// cluster connects to NATS, or to the peers of the embedded server.
+// cluster tests the directory of the cluster.
 func (f *Findings) cluster(ctx context.Context, c Config) {
-	switch {
-	case c.Cluster != "":
-		found, missing, err := natsbus.Inspect(ctx, natsbus.Config{URLs: c.Cluster, Creds: c.ClusterCreds, CA: c.ClusterCA})
-		for _, s := range found {
-			f.note("--cluster: %s", s)
-		}
-		for _, s := range missing {
-			f.warn("--cluster: %s", s)
-		}
-		if err != nil {
-			f.warn("--cluster: %v; serve waits %s for it, and then fails", err, shortDuration(JoinTime))
-		}
-	case c.ClusterEmbedded:
-		for _, p := range c.ClusterPeers {
-			if p == c.ClusterListen {
-				continue
-			}
-			conn, err := (&net.Dialer{Timeout: peerTime}).DialContext(ctx, "tcp", p)
-			if err != nil {
-				f.warn("--cluster-peers %s cannot be reached: %v; this is normal if that relay does not run yet, or is this one", p, err)
-				continue
-			}
-			conn.Close()
-			f.note("--cluster-peers %s can be reached", p)
-		}
-		if c.ClusterSecret == "" {
-			f.warn("--cluster-secret is empty: every server that reaches --cluster-listen %s may join the cluster", c.ClusterListen)
-		}
+	if !c.Clustered() {
+		return
+	}
+	option := "cluster"
+	if c.ClusterEmbedded {
+		option = "cluster-peers"
+	}
+	d, err := c.Directory()
+	if err != nil {
+		f.problem("%v", err)
+		return
+	}
+	found, unusual, err := directory.Installed().Inspect(ctx, d)
+	for _, s := range found {
+		f.note("--%s: %s", option, s)
+	}
+	for _, s := range unusual {
+		f.warn("--%s: %s", option, s)
+	}
+	if err != nil {
+		f.warn("--%s: %v; serve waits %s for it, and then fails", option, err, shortDuration(JoinTime))
 	}
 }
 

@@ -46,10 +46,9 @@ func TestFindings(t *testing.T) {
 		{"patience", func(c *Config) { c.DrainWait = 19 * time.Second }, machine{}, notAfter, "warning", "--drain-wait, --drain and --linger are 31s together: "},
 		{"debug", func(c *Config) { c.LogLevel = "debug" }, machine{}, notAfter, "warning", "--log-level debug: "},
 		{"server-ids in full", func(c *Config) { c.LogServerIDs = FullServerIDs }, machine{}, notAfter, "warning", "--log-server-ids full: "},
-		{"no NATS", func(c *Config) { c.Cluster = "nats://127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster: NATS cannot be reached: "},
-		{"a peer that is there", func(c *Config) { embedded(c); c.ClusterPeers[0] = taken.Addr().String() }, machine{}, notAfter, "note", "--cluster-peers " + taken.Addr().String() + " can be reached"},
-		{"a peer that is not", func(c *Config) { embedded(c); c.ClusterPeers[1] = "127.0.0.1:1" }, machine{}, notAfter, "warning", "--cluster-peers 127.0.0.1:1 cannot be reached: "},
-		{"no secret", embedded, machine{}, notAfter, "warning", "--cluster-secret is empty: "},
+		{"no etcd", func(c *Config) { external(c); listenAnywhere(c) }, machine{}, notAfter, "warning", "--cluster: the provider does not answer; serve waits 1m for it, and then fails"},
+		{"a peer that is there", func(c *Config) { embedded(c); listenAnywhere(c) }, machine{}, notAfter, "note", "--cluster-peers: found 127.0.0.1:1"},
+		{"a peer that does not fit", func(c *Config) { embedded(c); listenAnywhere(c) }, machine{}, notAfter, "warning", "--cluster-peers: unusual 127.0.0.1:4"},
 		{"the server's port", func(c *Config) { embedded(c); c.ClusterListen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--cluster-listen)"},
 		{"burst", func(c *Config) { c.Burst = 200 }, machine{}, notAfter, "warning", "--burst 200 is less than --max-conns-per-address 1000: after a restart an address with so many connections needs at least 40 s to restore them"},
 		{"caps", func(c *Config) { c.MaxConns = 1 }, machine{}, notAfter, "warning", "--max-conns-per-address 1000 is more than --max-conns 1"},
@@ -83,9 +82,9 @@ func TestSettingsShowNoSecret(t *testing.T) {
 			t.Errorf("--%s is %s; want %s as in the table", s.Name, s.Value, o.Default)
 		}
 	}
-	c.Cluster = "nats://relay:hunter2@10.0.0.1:4222,tls://t0ken@10.0.0.2"
+	c.Cluster = "https://relay:hunter2@10.0.0.1:2379,https://t0ken@10.0.0.2"
 	for _, s := range c.Settings(nil) {
-		if want := "nats://(withheld)@10.0.0.1:4222,tls://(withheld)@10.0.0.2"; s.Name == "cluster" && s.Value != want {
+		if want := "https://(withheld)@10.0.0.1:2379,https://(withheld)@10.0.0.2"; s.Name == "cluster" && s.Value != want {
 			t.Errorf("--cluster is shown as %s; want %s", s.Value, want)
 		}
 	}

@@ -136,7 +136,7 @@ func display(value any) string {
 }
 
 // withoutUsers returns value, which may be a list, with the user part of each URL
-// withheld. In URLs of NATS that part has passwords and tokens.
+// withheld. It may have a password.
 func withoutUsers(value string) string {
 	all := strings.Split(value, ",")
 	for i, one := range all {

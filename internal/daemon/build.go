@@ -4,7 +4,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/directory"
 )
 
 // unknown stands for a property that the build did not set.
@@ -15,7 +15,7 @@ type Build struct {
 	Version   string // such as v1.2.0 or v1.2.0-3-gab12cd3-dirty
 	Revision  string // the commit
 	GoVersion string
-	Lean      bool // the program has no NATS server for --cluster-embedded
+	Cluster   bool // the program can be part of a cluster
 }
 
 // ReadBuild returns the Build of this program. version and revision, which the linker
@@ -30,7 +30,7 @@ func ReadBuild(version, revision string) Build {
 }
 
 func describe(version, revision string, info *debug.BuildInfo) Build {
-	b := Build{Version: version, Revision: revision, GoVersion: runtime.Version(), Lean: !natsbus.HasServer}
+	b := Build{Version: version, Revision: revision, GoVersion: runtime.Version(), Cluster: directory.Installed() != nil}
 	noted, dirty := "", ""
 	for _, s := range info.Settings {
 		switch {
@@ -61,9 +61,9 @@ func describe(version, revision string, info *debug.BuildInfo) Build {
 
 // String returns the line that the command version prints.
 func (b Build) String() string {
-	lean := ""
-	if b.Lean {
-		lean = ", lean: without the NATS server of --cluster-embedded"
+	cluster := ""
+	if b.Cluster {
+		cluster = ", with clusters"
 	}
-	return b.Version + " (revision " + b.Revision + ", " + b.GoVersion + ", " + runtime.GOOS + "/" + runtime.GOARCH + lean + ")"
+	return b.Version + " (revision " + b.Revision + ", " + b.GoVersion + ", " + runtime.GOOS + "/" + runtime.GOARCH + cluster + ")"
 }

@@ -11,73 +11,63 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
-	"github.com/pyrycode/pyrycode-relay/internal/cluster/natsbus"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/directory"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/transport"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // clustered is the process's part of a cluster. A nil *clustered means no cluster; its
 // methods may be called.
 type clustered struct {
-	node   *cluster.Node
-	conn   *natsbus.Conn
-	server *natsbus.Server
+	node      *cluster.Node
+	directory directory.Connection
+	links     *transport.Transport
 
-	connected func() bool // reports whether NATS is connected
-	silent    atomic.Bool // the directory has not answered for silentFor
+	silent atomic.Bool // the directory has not answered for silentFor
+	failed chan error  // the failure of the member in this process
 
 	stop     context.CancelFunc // stops watchDirectory; nil: it does not run
 	watchers sync.WaitGroup
 }
 
-// The relay writes to the directory every directoryCheckEvery. It is not ready after
-// that has failed for silentFor. The servers need less time to elect a leader, so an
-// election does not make all relays unready.
+// The time of the last keep-alive that the directory has confirmed is read every
+// directoryCheckEvery. The relay is not ready once that is silentFor ago. The members need
+// less time to elect a leader, so an election does not make all relays unready. The lease
+// deadline, at which the relay closes its connections, comes later.
 const (
-	directoryCheckEvery = 2 * time.Second
-	silentFor           = 12 * time.Second
+	directoryCheckEvery = 250 * time.Millisecond
+	silentFor           = 4 * time.Second
 )
 
-// joinCluster connects to NATS, if the configuration of p has a cluster, and returns nil
-// otherwise. It waits until ctx ends, or for config.JoinTime.
+// joinCluster connects to the directory, if the configuration of p has a cluster, and
+// returns nil otherwise. It waits until ctx ends, or for config.JoinTime.
 func joinCluster(ctx context.Context, p *process) (c *clustered, err error) {
-	cfg, log, ready := p.cfg, p.log, &p.ready
-	if !cfg.Clustered() {
+	if !p.cfg.Clustered() {
 		return nil, nil
 	}
-	c = new(clustered)
+	c = &clustered{failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			c.close()
 			c = nil
 		}
 	}()
-	if cfg.ClusterEmbedded {
-		c.server, err = natsbus.Serve(ctx, natsbus.ServerConfig{Name: cfg.ClusterName, Listen: cfg.ClusterListen, Peers: cfg.ClusterPeers, Secret: cfg.ClusterSecret})
-		if err != nil {
-			return c, fmt.Errorf("--cluster-embedded: %w", err)
-		}
-	}
-	log.Info("joining the cluster: waiting for NATS and its directory", "at_most", config.JoinTime)
-	dialing, cancel := context.WithTimeout(ctx, config.JoinTime)
-	defer cancel()
-	c.conn, err = natsbus.Dial(dialing, natsbus.Config{URLs: cfg.Cluster, Creds: cfg.ClusterCreds, CA: cfg.ClusterCA, Embedded: c.server,
-		Lost: func(err error) {
-			if ctx.Err() != nil {
-				return // the process ends
-			}
-			if err != nil {
-				log.Warn("NATS is disconnected: connected peers are served for some seconds more, new claims get 503", "err", err)
-				ready.setCluster("NATS is disconnected")
-				return
-			}
-			log.Info("NATS is connected again")
-			ready.setCluster("")
-		}})
+	d, err := p.cfg.Directory()
 	if err != nil {
+		return c, err
+	}
+	d.Log, d.Failed = p.log, func(err error) { c.failed <- err }
+	c.links, err = transport.Listen(transport.Config{Listen: d.Listen, Advertise: p.cfg.ClusterAdvertise, Server: d.Identity.Server(), Client: d.Identity.Client(), Log: p.log})
+	if err != nil {
+		return c, fmt.Errorf("--cluster-listen: %w", err)
+	}
+	p.log.Info("joining the cluster: waiting for its directory", "at_most", config.JoinTime)
+	joining, cancel := context.WithTimeout(ctx, config.JoinTime)
+	defer cancel()
+	if c.directory, err = directory.Installed().Open(joining, d); err != nil {
 		return c, fmt.Errorf("join the cluster: %w", err)
 	}
-	c.connected = c.conn.Connected
-	c.node, err = cluster.New(cluster.Config{Name: cfg.NodeName(), Store: c.conn, Bus: c.conn, Log: log,
+	c.node, err = cluster.New(cluster.Config{Name: d.Name, Version: p.env.Build.Version, Directory: c.directory, Network: c.links, Log: p.log,
 		Operate: func(from string, data []byte) []byte { return p.operations.operate(from, data) },
 		Seen:    func(id cluster.NodeID) { p.operations.greet(id) },
 	})
@@ -88,29 +78,27 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 	if c == nil {
 		return nil
 	}
-	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_connected",
-		Help: "1 if NATS is connected, else 0."}, func() float64 {
-		if c.connected() {
-			return 1
-		}
-		return 0
-	})
 	answers := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_answers",
-		Help: "1 if the directory in NATS answers, 0 if it has not answered for 12 s. While it does not answer, claims get 503, even if cluster_connected is 1."}, func() float64 {
+		Help: "1 if the directory confirms this relay's session, 0 if it has not done so for 4 s. While it is 0, claims get 503."}, func() float64 {
 		if c.silent.Load() {
 			return 0
 		}
 		return 1
 	})
 	leads := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_leader",
-		Help: "1 if the NATS server in this process is the leader of the directory. While the servers elect another leader, claims get 503. 0 with a separate NATS."}, func() float64 {
-		if c.server != nil && c.server.Leads(natsbus.DefaultBucket) {
+		Help: "1 if the directory's server in this process decides on writes. While the servers elect another one, claims wait or get 503. 0 with --cluster, whose servers are elsewhere."}, func() float64 {
+		if c.directory.Leads() {
 			return 1
 		}
 		return 0
 	})
-	for _, m := range []prometheus.Collector{up, answers, leads} {
+	for _, m := range []prometheus.Collector{answers, leads} {
 		if err := reg.Register(m); err != nil {
+			return err
+		}
+	}
+	if c.links != nil {
+		if err := c.links.Register(reg); err != nil {
 			return err
 		}
 	}
@@ -127,28 +115,33 @@ func (c *clustered) start(ctx context.Context, log *slog.Logger, ready *readines
 	}
 	watching, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	c.watchers.Go(func() { watchDirectory(watching, c.conn.Answers, log, ready, &c.silent) })
+	c.watchers.Go(func() { watchDirectory(watching, c.node.Renewed, log, ready, &c.silent) })
 	return nil
 }
 
-// watchDirectory sets silent, and the reason in ready, while the directory does not
-// answer. The connection to NATS can work nevertheless: it does at a server that has
-// lost the others.
-func watchDirectory(ctx context.Context, answers func() error, log *slog.Logger, ready *readiness, silent *atomic.Bool) {
-	last := time.Now()
+// watchDirectory sets silent, and the reason in ready, while the directory does not confirm
+// the session of this relay. renewed returns the time of the last confirmation.
+func watchDirectory(ctx context.Context, renewed func() time.Time, log *slog.Logger, ready *readiness, silent *atomic.Bool) {
 	every(ctx, directoryCheckEvery, func() {
-		err := answers()
-		switch now := time.Now(); {
-		case err == nil:
-			if last = now; silent.CompareAndSwap(true, false) {
-				log.Info("the directory answers again")
-				ready.setDirectory("")
-			}
-		case now.Sub(last) >= silentFor && silent.CompareAndSwap(false, true):
-			log.Warn("the directory in NATS does not answer: new claims get 503; are the other servers running?", "err", err)
-			ready.setDirectory("the directory in NATS does not answer")
+		ago := time.Since(renewed())
+		switch {
+		case ago < silentFor && silent.CompareAndSwap(true, false):
+			log.Info("the directory answers again")
+			ready.setDirectory("")
+		case ago >= silentFor && silent.CompareAndSwap(false, true):
+			log.Warn("the directory does not answer: claims get 503, and connections are closed at the lease deadline; is a majority of its servers running?")
+			ready.setDirectory("the directory of the cluster does not answer")
 		}
 	})
+}
+
+// failure returns the channel that gets the failure of the member in this process. Without a
+// cluster it is nil.
+func (c *clustered) failure() <-chan error {
+	if c == nil {
+		return nil
+	}
+	return c.failed
 }
 
 // name returns the name of this node in its cluster, or "" without a cluster.
@@ -167,7 +160,8 @@ func (c *clustered) drain() {
 	}
 }
 
-// close ends the node and the connection to NATS, and then the embedded server.
+// close ends the node and its links, and then the connection to the directory with the
+// member in this process.
 func (c *clustered) close() {
 	if c == nil {
 		return
@@ -179,10 +173,10 @@ func (c *clustered) close() {
 	if c.node != nil {
 		c.node.Close()
 	}
-	if c.conn != nil {
-		c.conn.Close()
+	if c.links != nil {
+		c.links.Close()
 	}
-	if c.server != nil {
-		c.server.Close()
+	if c.directory != nil {
+		_ = c.directory.Close() // the process ends
 	}
 }

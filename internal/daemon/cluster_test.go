@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"sync/atomic"
@@ -13,26 +12,31 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
-	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/directory"
 )
 
-// The directory needs several seconds to elect a leader. Relays must stay ready during
+// leaderless is a directory.Connection of which only Leads is called.
+type leaderless struct{ directory.Connection }
+
+func (leaderless) Leads() bool { return false }
+
+// The directory needs up to two seconds to elect a leader. Relays must stay ready during
 // that time; otherwise all relays become unready together.
 func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
+	m := newSharedMemory(t)
+	node, err := cluster.New(cluster.Config{Directory: m.Port(), Network: m.Wire()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	synctest.Test(t, func(t *testing.T) {
-		var silent atomic.Bool
-		answers := func() error {
-			if silent.Load() {
-				return errors.New("no answer")
+		var silentSince atomic.Pointer[time.Time]
+		renewed := func() time.Time {
+			if at := silentSince.Load(); at != nil {
+				return *at
 			}
-			return nil
+			return time.Now()
 		}
-		port := clustertest.NewMemory(nil).Port()
-		node, err := cluster.New(cluster.Config{Store: port, Bus: port})
-		if err != nil {
-			t.Fatal(err)
-		}
-		reg, c := prometheus.NewRegistry(), clustered{connected: func() bool { return true }, node: node}
+		reg, c := prometheus.NewRegistry(), clustered{directory: leaderless{}, node: node}
 		if err := c.register(reg); err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +45,7 @@ func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			watchDirectory(ctx, answers, slog.New(slog.NewTextHandler(io.Discard, nil)), &ready, &c.silent)
+			watchDirectory(ctx, renewed, slog.New(slog.NewTextHandler(io.Discard, nil)), &ready, &c.silent)
 		}()
 		wait := func(d time.Duration, want bool) {
 			t.Helper()
@@ -54,15 +58,16 @@ func TestARelayIsNotReadyOnceItsDirectoryIsSilent(t *testing.T) {
 				t.Errorf("after %v: pyrycode_relay_cluster_directory_answers is %v; want it to say ready: %v", d, got, want)
 			}
 		}
+		silence := func() { now := time.Now(); silentSince.Store(&now) }
 		wait(time.Minute, true)
-		silent.Store(true)
-		wait(8*time.Second, true)
-		silent.Store(false)
+		silence()
+		wait(3*time.Second, true)
+		silentSince.Store(nil)
 		wait(directoryCheckEvery, true)
-		silent.Store(true)
+		silence()
 		wait(silentFor+2*directoryCheckEvery, false)
 		wait(time.Minute, false)
-		silent.Store(false)
+		silentSince.Store(nil)
 		wait(2*directoryCheckEvery, true)
 		stop()
 		<-done

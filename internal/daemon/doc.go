@@ -7,7 +7,7 @@
 //	drain.go       the order of the end
 //	reload.go      the work of SIGHUP
 //	supervisor.go  systemd: sockets, states, the watchdog
-//	cluster.go     NATS and the directory
+//	cluster.go     the directory and the links
 //	memory.go      the limit on memory
 //	private.go     the operators' pages; hostguard.go, webaccess.go and webpasswords.go protect them
 //	operate.go     what operators change in a running relay: disconnects and bans;

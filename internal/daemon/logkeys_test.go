@@ -20,7 +20,7 @@ var logKeys = []string{
 	"grace", "conflict_probe", "heartbeat", "drain", "files", "needed", "used", "limit",
 	"binaries", "phones", "in_grace", "at_most", "spread", "why", "sockets_open", "requests_open", "left",
 	"options", "names", "not_after", "project", "wakes_open", "have_one", "next",
-	"node", "name", "claims", "access", "access_entries",
+	"node", "name", "claims", "etcd", "session", "address", "access", "access_entries",
 	"action", "what", "by", "outcome",
 }
 

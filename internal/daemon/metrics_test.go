@@ -12,7 +12,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustercert"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/transport"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/golden"
 )
@@ -25,9 +27,16 @@ func gathered(t *testing.T) []*dto.MetricFamily {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := clustertest.NewMemory(nil).Port()
-	c := clustered{connected: func() bool { return false }}
-	if c.node, err = cluster.New(cluster.Config{Store: port, Bus: port}); err != nil {
+	id, err := clustercert.Derive("the secret of a test", "relay-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := clustered{directory: leaderless{}}
+	if c.links, err = transport.Listen(transport.Config{Listen: "127.0.0.1:0", Server: id.Server(), Client: id.Client()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.links.Close)
+	if c.node, err = cluster.New(cluster.Config{Directory: clustertest.NewMemory(nil).Port(), Network: c.links}); err != nil {
 		t.Fatal(err)
 	}
 	reg := p.relay.Metrics()

@@ -26,8 +26,22 @@ type clusterNode struct {
 	log wstest.Log
 }
 
+// sharedMemory is what the relays of a cluster share in a test.
+type sharedMemory struct {
+	*clustertest.Memory
+	*clustertest.Wires
+}
+
+func newSharedMemory(t *testing.T) *sharedMemory {
+	t.Helper()
+	m := &sharedMemory{clustertest.NewMemory(nil), new(clustertest.Wires)}
+	t.Cleanup(m.Memory.Close)
+	t.Cleanup(m.Wires.Close)
+	return m
+}
+
 // clusterOf returns relays with these names that share m, once all hear each other.
-func clusterOf(t *testing.T, m *clustertest.Memory, names ...string) []*clusterNode {
+func clusterOf(t *testing.T, m *sharedMemory, names ...string) []*clusterNode {
 	t.Helper()
 	var all []*clusterNode
 	for _, name := range names {
@@ -46,7 +60,7 @@ func clusterOf(t *testing.T, m *clustertest.Memory, names ...string) []*clusterN
 	return all
 }
 
-func joinMemory(t *testing.T, m *clustertest.Memory, name string) *clusterNode {
+func joinMemory(t *testing.T, m *sharedMemory, name string) *clusterNode {
 	t.Helper()
 	n := &clusterNode{t: t}
 	log := slog.New(slog.NewTextHandler(&n.log, nil))
@@ -55,8 +69,7 @@ func joinMemory(t *testing.T, m *clustertest.Memory, name string) *clusterNode {
 		t.Fatal(err)
 	}
 	n.operations = &operations{audit: a, show: func(id wire.ServerID) string { return "shown-" + string(id[:1]) }}
-	port := m.Port()
-	node, err := cluster.New(cluster.Config{Name: name, Store: port, Bus: port, Log: log, Heartbeat: 100 * time.Millisecond, ProbeTimeout: time.Second,
+	node, err := cluster.New(cluster.Config{Name: name, Directory: m.Port(), Network: m.Wire(), Log: log, Heartbeat: 100 * time.Millisecond, ProbeTimeout: time.Second,
 		Operate: n.operate, Seen: n.greet})
 	if err != nil {
 		t.Fatal(err)
@@ -105,8 +118,7 @@ func (n *clusterNode) dial(path, id string) (*wstest.Peer, int) {
 }
 
 func TestKickAndBanReachTheNodeWithTheConnection(t *testing.T) {
-	m := clustertest.NewMemory(nil)
-	t.Cleanup(m.Close)
+	m := newSharedMemory(t)
 	nodes := clusterOf(t, m, "a", "b")
 	a, b := nodes[0], nodes[1]
 	binary, _ := b.dial("/v1/server", "s1")
@@ -158,11 +170,9 @@ func TestKickAndBanReachTheNodeWithTheConnection(t *testing.T) {
 }
 
 func TestANodeThatDoesNotAnswerIsNamed(t *testing.T) {
-	m := clustertest.NewMemory(nil)
-	t.Cleanup(m.Close)
+	m := newSharedMemory(t)
 	nodes := clusterOf(t, m, "a", "b")
-	port := m.Port()
-	silent, err := cluster.New(cluster.Config{Name: "old", Store: port, Bus: port, Heartbeat: 100 * time.Millisecond}) // of an earlier version
+	silent, err := cluster.New(cluster.Config{Name: "old", Directory: m.Port(), Network: m.Wire(), Heartbeat: 100 * time.Millisecond}) // of an earlier version
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,8 +25,7 @@ const (
 type readiness struct {
 	mu        sync.Mutex
 	reason    string // of the process itself
-	cluster   string // of the connection to NATS
-	directory string // of the directory in NATS
+	directory string // of the cluster's directory
 }
 
 func (r *readiness) set(reason string) {
@@ -38,7 +37,7 @@ func (r *readiness) set(reason string) {
 func (r *readiness) get() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return cmp.Or(r.reason, r.cluster, r.directory)
+	return cmp.Or(r.reason, r.directory)
 }
 
 // setDirectory sets the reason of the directory.
@@ -46,13 +45,6 @@ func (r *readiness) setDirectory(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.directory = reason
-}
-
-// setCluster sets the reason of the connection to NATS.
-func (r *readiness) setCluster(reason string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.cluster = reason
 }
 
 // ServeHTTP answers 200 ready, or 503 with the reason.

@@ -119,7 +119,7 @@ func Run(ctx context.Context, cfg config.Config, env Env) error {
 }
 
 // newProcess returns a process that does not listen yet. In a cluster it waits for
-// NATS; if ctx ends meanwhile, the error wraps the cause.
+// the directory; if ctx ends meanwhile, the error wraps the cause.
 func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, failed error) {
 	env.Origins = env.Supervisor.adoptOrigins(cfg, env.Origins)
 	cfg = env.Supervisor.adopt(cfg)
@@ -412,7 +412,8 @@ func (p *process) servePrivate(ln net.Listener) error {
 	return p.private.Serve(p.web.listener(ln))
 }
 
-// wait returns when ctx has ended, or with an error when a listener has failed.
+// wait returns when ctx has ended, or with an error when a listener or the
+// directory's server in this process has failed.
 func (p *process) wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -422,6 +423,9 @@ func (p *process) wait(ctx context.Context) error {
 			p.log.Info("ending", "err", context.Cause(ctx))
 		}
 	case err := <-p.failed:
+		p.log.Error("ending", "err", err)
+		return err
+	case err := <-p.cluster.failure():
 		p.log.Error("ending", "err", err)
 		return err
 	}

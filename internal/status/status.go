@@ -89,7 +89,7 @@ type Certificate struct {
 
 // Cluster is the state of this node in its cluster.
 type Cluster struct {
-	Connected bool    `json:"connected"`      // NATS is connected
+	Connected bool    `json:"connected"`      // the directory answers
 	Nodes     int64   `json:"nodes"`          // with a recent heartbeat, including this one
 	Claims    int64   `json:"claims"`         // server-ids of this node, including those in grace
 	Remote    int64   `json:"remote_phones"`  // joined here, connected to other nodes
@@ -178,7 +178,7 @@ func (p *Page) status() Status {
 		s.Certificate = &Certificate{NotAfter: t, DaysLeft: round(t.Sub(now.at).Hours() / 24),
 			Failures: now.count("tls_certificate_failures_total")}
 	}
-	if connected, ok := now.values["cluster_connected"]; ok {
+	if connected, ok := now.values["cluster_directory_answers"]; ok {
 		s.Cluster = &Cluster{Connected: connected == 1, Nodes: now.count("cluster_nodes"), Claims: now.count("cluster_claims"),
 			Remote: now.count("remote_phones"), Streams: now.count("cluster_streams"), Proxied: max(0, now.count("cluster_streams")-now.count("remote_phones")),
 			Losses: tallies("cluster_claim_losses_total", 0, past.ago, now)}

@@ -62,13 +62,13 @@ func newBoard() *board {
 }
 
 // join makes the relay a node of a cluster of three. It returns the gauge for the
-// connection to NATS.
+// answers of the directory.
 func (b *board) join() (connected prometheus.Gauge) {
-	for name, v := range map[string]float64{"cluster_nodes": 3, "cluster_claims": 12, "remote_phones": 5, "cluster_streams": 9, "cluster_connected": 1} {
+	for name, v := range map[string]float64{"cluster_nodes": 3, "cluster_claims": 12, "remote_phones": 5, "cluster_streams": 9, "cluster_directory_answers": 1} {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + name, Help: "."})
 		g.Set(v)
 		b.reg.MustRegister(g)
-		if name == "cluster_connected" {
+		if name == "cluster_directory_answers" {
 			connected = g
 		}
 	}
@@ -152,8 +152,8 @@ func TestWhatThePageSays(t *testing.T) {
 			t.Errorf("the page lacks the cluster: %s", page)
 		}
 		connected.Set(0)
-		if !strings.Contains(b.html(), "NATS is disconnected") {
-			t.Error("the page does not say that NATS is disconnected")
+		if !strings.Contains(b.html(), "the directory does not answer") {
+			t.Error("the page does not say that the directory does not answer")
 		}
 		b.reason, b.wrong = "draining <now>", errors.New("gauges say 1; walking finds 2")
 		b.notAfter.Set(float64(time.Now().Add(73 * time.Hour).Unix()))
@@ -390,7 +390,9 @@ func TestEveryLabelHasItsWords(t *testing.T) {
 	}
 	memory := clustertest.NewMemory(clock.New())
 	defer memory.Close()
-	node, err := cluster.New(cluster.Config{Store: memory.Port(), Bus: memory.Port()})
+	wires := new(clustertest.Wires)
+	defer wires.Close()
+	node, err := cluster.New(cluster.Config{Directory: memory.Port(), Network: wires.Wire()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -339,5 +339,5 @@ var dropMeanings = map[string]string{
 
 var lossMeanings = map[string]string{
 	"closed": "released at the end of the node", "fence": "lost: not renewed in time", "reclaimed": "reclaimed at another node while in grace",
-	"taken": "lost: another node has them",
+	"session": "lost: the directory has ended the session",
 }

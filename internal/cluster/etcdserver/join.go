@@ -117,7 +117,7 @@ func (m *Member) keepsData(all []answer) (bool, error) {
 	case slices.ContainsFunc(all, func(a answer) bool {
 		return a.err == nil && a.formed() && !slices.ContainsFunc(a.members, func(x member) bool { return x.ID == o.Member })
 	}):
-		m.cfg.Log.Warn("this relay was removed from the directory: it joins again", "member", fmt.Sprintf("%x", o.Member))
+		m.cfg.Log.Warn("this relay was removed from the directory: it joins again", "name", m.cfg.Name)
 	default:
 		return true, nil
 	}
@@ -148,7 +148,7 @@ func (m *Member) join(ctx context.Context, all []answer) ([]member, error) {
 	var last error
 	for begun := time.Now(); ctx.Err() == nil; sleep(ctx, retryEvery) {
 		members, err := m.tryJoin(ctx, c, time.Since(begun))
-		var fixed *fullError
+		var fixed *FullError
 		if err == nil || errors.As(err, &fixed) {
 			return members, err
 		}
@@ -174,10 +174,10 @@ func (m *Member) dial(all []answer) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{Endpoints: slices.Compact(endpoints), TLS: m.cfg.Identity.Client(), DialTimeout: changeTimeout, Logger: zap.NewNop()})
 }
 
-// fullError says that no place is free.
-type fullError struct{ text string }
+// FullError says that the directory has no place for this relay.
+type FullError struct{ text string }
 
-func (e *fullError) Error() string { return e.text }
+func (e *FullError) Error() string { return e.text }
 
 // tryJoin makes the changes of the membership that join needs. waited is the time since the
 // first attempt.
@@ -205,7 +205,7 @@ func (m *Member) tryJoin(ctx context.Context, c *clientv3.Client, waited time.Du
 		if _, err := c.MemberRemove(ctx, gone.ID); err != nil {
 			return nil, explain(err)
 		}
-		m.cfg.Log.Warn("this relay takes the place of another one in the directory", "gone", gone.String())
+		m.cfg.Log.Warn("this relay takes the place of another one in the directory", "name", gone.String())
 	}
 	added, err := c.MemberAddAsLearner(ctx, []string{peerURL(m.cfg.Advertise)})
 	if err != nil {
@@ -224,7 +224,7 @@ func (m *Member) replaceable(ctx context.Context, members []member, waited time.
 		}
 	}
 	if len(candidates) == 0 {
-		return gone, &fullError{fmt.Sprintf("the directory has its %d members, and --cluster-peers names all of them and this relay: name as many as the directory has, without the one that is gone", len(members))}
+		return gone, &FullError{fmt.Sprintf("the directory has its %d members, and --cluster-peers names all of them and this relay: name as many as the directory has, without the one that is gone", len(members))}
 	}
 	for _, x := range candidates {
 		if a := m.peers.askOne(ctx, x.address()); a.err != nil {
@@ -234,7 +234,7 @@ func (m *Member) replaceable(ctx context.Context, members []member, waited time.
 			return x, nil
 		}
 	}
-	return gone, &fullError{fmt.Sprintf("the directory has its %d members, and %s, which --cluster-peers does not name, is running: end it first", len(members), candidates[0])}
+	return gone, &FullError{fmt.Sprintf("the directory has its %d members, and %s, which --cluster-peers does not name, is running: end it first", len(members), candidates[0])}
 }
 
 // listed converts members of etcd's API.

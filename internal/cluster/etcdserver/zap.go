@@ -16,9 +16,10 @@ import (
 // repeatAfter is the time in which a warning of etcd with the same text is logged once.
 const repeatAfter = time.Minute
 
-// zapLogger returns a logger for etcd that writes its errors and warnings to log, and passes
-// the text of a failure after which the member cannot go on to failed. Etcd reports such a
-// failure with the level Fatal, which normally ends the process.
+// zapLogger returns a logger for etcd that writes its errors to log, and its warnings at level
+// DEBUG, except the one about a slow disk. It passes the text of a failure after which the
+// member cannot go on to failed. Etcd reports such a failure with the level Fatal, which
+// normally ends the process.
 func zapLogger(log *slog.Logger, failed func(string)) *zap.Logger {
 	c := &core{log: log, failed: failed, last: make(map[string]time.Time)}
 	return zap.New(c, zap.WithFatalHook(stopGoroutine{}))
@@ -67,8 +68,8 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	}
 	c.mu.Unlock()
 	if !repeated {
-		level := slog.LevelInfo
-		if e.Level > zapcore.WarnLevel {
+		level := slog.LevelDebug // most warnings are about the start, or repeat what the relay says
+		if e.Level > zapcore.WarnLevel || strings.HasPrefix(e.Message, "slow fdatasync") {
 			level = slog.LevelWarn
 		}
 		c.log.Log(context.Background(), level, "a message of the directory's server", "etcd", text)

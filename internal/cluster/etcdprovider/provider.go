@@ -1,0 +1,223 @@
+package etcdprovider
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/directory"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/etcd"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/etcdserver"
+)
+
+func init() { directory.Install(Provider{}) }
+
+const (
+	// answerEvery is the time between two questions to a directory that does not answer.
+	answerEvery = 500 * time.Millisecond
+
+	// sayAfter is the time after which Open logs why it waits.
+	sayAfter = 3 * time.Second
+)
+
+// Provider is a directory.Provider.
+type Provider struct{}
+
+// connection is a directory.Connection.
+type connection struct {
+	*etcd.Directory
+	member *etcdserver.Member // nil: this process has none
+}
+
+// Leads implements directory.Connection.
+func (c *connection) Leads() bool { return c.member != nil && c.member.Leads() }
+
+// Close implements directory.Connection.
+func (c *connection) Close() error {
+	err := c.Directory.Close()
+	if c.member != nil {
+		c.member.Close()
+	}
+	return err
+}
+
+// Open implements directory.Provider.
+func (Provider) Open(ctx context.Context, cfg directory.Config) (directory.Connection, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if isMember(cfg) {
+		m, err := etcdserver.Start(ctx, memberConfig(cfg))
+		var full *etcdserver.FullError
+		switch {
+		case err == nil:
+			return &connection{etcd.New(m.Client(), ""), m}, nil
+		case !errors.As(err, &full):
+			return nil, err
+		}
+		cfg.Log.Warn("this relay has no member of the directory and is a client of the others", "why", err)
+	}
+	c, err := clientConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d, err := etcd.Dial(ctx, c)
+	if err != nil {
+		return nil, explain(err)
+	}
+	if err := waitForAnswer(ctx, cfg, d); err != nil {
+		_ = d.Close() // it has not answered
+		return nil, err
+	}
+	return &connection{d, nil}, nil
+}
+
+// isMember reports whether this relay has a member of the directory.
+func isMember(cfg directory.Config) bool { return slices.Contains(cfg.Members, cfg.Advertise) }
+
+func memberConfig(cfg directory.Config) etcdserver.Config {
+	return etcdserver.Config{Name: cfg.Name, Listen: cfg.Listen, Advertise: cfg.Advertise, Members: cfg.Members,
+		Dir: cfg.Dir, Fsync: cfg.Fsync, Identity: cfg.Identity, Log: cfg.Log, Failed: cfg.Failed}
+}
+
+// clientConfig returns how a client reaches the directory.
+func clientConfig(cfg directory.Config) (c etcd.Config, err error) {
+	if len(cfg.Members) > 0 {
+		c.Endpoints, err = etcdserver.ClientEndpoints(cfg.Members)
+		c.TLS = cfg.Identity.Client()
+		return c, err
+	}
+	c = etcd.Config{Endpoints: cfg.Endpoints, Username: cfg.User, Password: cfg.Password, TLS: &tls.Config{MinVersion: tls.VersionTLS12}}
+	if cfg.CA != "" {
+		text, err := os.ReadFile(cfg.CA)
+		if err != nil {
+			return c, fmt.Errorf("--cluster-ca: %w", err)
+		}
+		c.TLS.RootCAs = x509.NewCertPool()
+		if !c.TLS.RootCAs.AppendCertsFromPEM(text) {
+			return c, fmt.Errorf("--cluster-ca %s has no certificates (PEM)", cfg.CA)
+		}
+	}
+	if cfg.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
+		if err != nil {
+			return c, fmt.Errorf("--cluster-cert and --cluster-key: %w", err)
+		}
+		c.TLS.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// waitForAnswer waits until d answers. After sayAfter it logs why it waits.
+func waitForAnswer(ctx context.Context, cfg directory.Config, d cluster.Directory) error {
+	begun, said := time.Now(), false
+	for {
+		_, err := d.Get("nodes/")
+		if err == nil || errors.Is(err, cluster.ErrNotFound) {
+			return nil
+		}
+		if ctx.Err() != nil || fatal(err) {
+			return explain(err)
+		}
+		if !said && time.Since(begun) > sayAfter {
+			said = true
+			cfg.Log.Warn("the directory does not answer yet", "why", explain(err).Error())
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(answerEvery):
+		}
+	}
+}
+
+// fatal reports whether err does not go away while a relay waits.
+func fatal(err error) bool {
+	return errors.Is(err, rpctypes.ErrPermissionDenied) || errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty)
+}
+
+// explain returns err as a sentence with a remedy.
+func explain(err error) error {
+	text := err.Error()
+	switch {
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("etcd refuses the relay's user: %w; grant it readwrite on the prefix %s (etcdctl role grant-permission --prefix)", err, etcd.DefaultPrefix)
+	case errors.Is(err, rpctypes.ErrAuthFailed):
+		return fmt.Errorf("etcd refuses the relay: %w; --cluster-user and --cluster-password must be those of a user of etcd", err)
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		return fmt.Errorf("etcd wants a user: %w; give --cluster-user and --cluster-password", err)
+	case strings.Contains(text, "certificate") || strings.Contains(text, "tls:"):
+		return fmt.Errorf("etcd and the relay do not trust each other: %w; see --cluster-ca, --cluster-cert and --cluster-key", err)
+	case strings.Contains(text, "no leader"):
+		return fmt.Errorf("the directory has no majority: %w; are the other servers running?", err)
+	case errors.Is(err, context.DeadlineExceeded), strings.Contains(text, "DeadlineExceeded"), strings.Contains(text, "Unavailable"):
+		return fmt.Errorf("the directory does not answer: %w; is it running, and may this machine connect to it?", err)
+	}
+	return err
+}
+
+// Inspect implements directory.Provider.
+func (Provider) Inspect(ctx context.Context, cfg directory.Config) (found, unusual []string, err error) {
+	if len(cfg.Members) > 0 {
+		found, unusual = etcdserver.Inspect(ctx, memberConfig(cfg))
+		return found, unusual, nil
+	}
+	c, err := clientConfig(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := etcd.Dial(ctx, c)
+	if err != nil {
+		return nil, nil, explain(err)
+	}
+	defer func() { _ = d.Close() }() // nothing depends on it
+	// A session of the shortest length, with a key that ends with it.
+	s, err := d.Grant(2 * time.Second)
+	if err != nil {
+		return nil, nil, explain(err)
+	}
+	if _, err := d.Create("check/"+s.String(), nil, s); err != nil {
+		return nil, nil, explain(err)
+	}
+	if err := d.Revoke(s); err != nil {
+		return nil, nil, explain(err)
+	}
+	found = append(found, "etcd grants a session, and the relay may write below "+etcd.DefaultPrefix)
+	return versions(ctx, c, found)
+}
+
+// versions adds the version of each server to found, or to unusual if it does not answer.
+func versions(ctx context.Context, cfg etcd.Config, found []string) (_, unusual []string, err error) {
+	c, err := clientv3.New(clientv3.Config{Endpoints: cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password, DialTimeout: time.Second})
+	if err != nil {
+		return found, nil, explain(err)
+	}
+	defer c.Close()
+	for _, e := range cfg.Endpoints {
+		one, cancel := context.WithTimeout(ctx, time.Second)
+		s, err := c.Status(one, e)
+		cancel()
+		switch {
+		case err != nil:
+			unusual = append(unusual, fmt.Sprintf("%s does not answer: %v", e, err))
+		case strings.HasPrefix(s.Version, "3.4.") || strings.HasPrefix(s.Version, "3.5."):
+			unusual = append(unusual, fmt.Sprintf("%s has etcd %s: the relay is tested with 3.6 and later", e, s.Version))
+		default:
+			found = append(found, fmt.Sprintf("%s has etcd %s", e, s.Version))
+		}
+	}
+	if n := len(cfg.Endpoints); n < 3 {
+		unusual = append(unusual, fmt.Sprintf("--cluster names %d servers: with fewer than three, the loss of one ends the cluster", n))
+	}
+	return found, unusual, nil
+}
