@@ -29,7 +29,7 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 	case cHold:
 		m.link.delayBus(int64(3 * time.Second))
 	case cFreeze:
-		w.freeze(m, [...]int64{1, 4, 8, 20}[op.Arg/maxNodes%4]*int64(time.Second))
+		w.freeze(m, [...]int64{2, 4, 8, 20}[op.Arg/maxNodes%4]*int64(time.Second))
 	case cThaw:
 		w.thawAll()
 	case cKill:

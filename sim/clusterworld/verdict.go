@@ -143,7 +143,7 @@ func (w *instance) unfoundedClose(c *relayworld.Client) string {
 		return unless(c.Code == 1011 && (!noFaults || c.Faults&relayworld.DidStall != 0), "close code")
 	case "the holder of the server-id does not answer":
 		// Whatever its holder did, a claimant has waited for as long as it may.
-		return unless(c.Code == 1013 && (!plain || c.WroteClose-c.UpgradedAt.At >= claimantTime), "close code")
+		return unless(c.Code == 1013 && (!plain || c.WroteClose-c.UpgradedAt.At+nodeSlack+w.Latency() >= claimantTime), "close code")
 	case "this node no longer serves the server-id":
 		return unless(c.Code == 1012 && (!w.idleTimeOnly || w.mayHaveLost(c)), "lost")
 	}

@@ -94,6 +94,12 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if p.faulty && r.Chance(6) {
 		p.freezeDuringRenewal()
 	}
+	if p.faulty && r.Chance(6) {
+		p.rivalInDrain()
+	}
+	if p.faulty && r.Chance(6) {
+		p.cutAfterLateAnswer()
+	}
 	p.faults()
 	if r.Chance(3) {
 		p.actor("ops", []int{relayworld.VerbScrape, relayworld.VerbCheck, relayworld.VerbWait}, 1+r.Intn(4), p.nodes)
@@ -222,6 +228,24 @@ func (p *planner) freezeDuringRenewal() {
 	p.script("p6", engine.Op{Verb: relayworld.VerbWait, Arg: 1}, engine.Op{Verb: relayworld.VerbDial}, engine.Op{Verb: relayworld.VerbWait, Arg: 6_000},
 		engine.Op{Verb: relayworld.VerbSend}, engine.Op{Verb: relayworld.VerbWait, Arg: 3000}, engine.Op{Verb: relayworld.VerbSend})
 	p.script("b5", claims(6_000, 5, 1)...)
+}
+
+// rivalInDrain plans a node that drains slowly, and a rival of a binary that it still serves.
+func (p *planner) rivalInDrain() {
+	at := p.Rand.Intn(p.nodes)
+	p.script("b4", engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * at})
+	p.script("net4", engine.Op{Verb: relayworld.VerbWait, Arg: 3000}, engine.Op{Verb: cLeave, Arg: at + maxNodes})
+	p.script("b0", claims(3000, 3, at+1)...)
+}
+
+// cutAfterLateAnswer plans a node that freezes while a keep-alive is under way, is cut off
+// from the directory when it continues, and has a rival when its session has ended.
+func (p *planner) cutAfterLateAnswer() {
+	at := p.Rand.Intn(p.nodes)
+	p.script("b4", engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * at})
+	p.script("net4", engine.Op{Verb: relayworld.VerbWait, Arg: 2990 + p.Rand.Intn(30)}, engine.Op{Verb: cFreeze, Arg: at},
+		engine.Op{Verb: relayworld.VerbWait, Arg: 1000}, engine.Op{Verb: cCutStore, Arg: at})
+	p.script("b0", claims(6000, 6, at+1)...)
 }
 
 // faults plans the faults of nodes, of the directory and of the bus.
