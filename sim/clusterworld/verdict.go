@@ -30,9 +30,7 @@ func (w *instance) judge() {
 		w.judgeNodeCounters(m)
 	}
 	w.judgeOneOrder()
-	if !w.clockLeapt {
-		w.Hist().CheckOverlaps()
-	}
+	w.Hist().CheckOverlaps()
 	w.Report()
 }
 
