@@ -146,6 +146,7 @@ func (n *Node) acquire(c *claim, owner string, from netip.Addr, end time.Time) (
 func (n *Node) win(c *claim, owner string, from netip.Addr, end time.Time) (*relay.LeaseDeadline, error) {
 	mine := value{V: protocol, Node: n.id.String(), Nonce: c.nonce}.bytes()
 	replace := uint64(0) // the revision that may be replaced; 0: none
+	ended := uint64(0)   // the revision whose session has ended
 	unanswered := 0
 	for {
 		s, e, err := n.write(c, mine, replace, from, end)
@@ -178,7 +179,7 @@ func (n *Node) win(c *claim, owner string, from netip.Addr, end time.Time) (*rel
 			replace = e.Revision
 			continue
 		}
-		switch n.ask(c.id, e, v, owner, from, end) {
+		switch n.ask(c.id, e, v, owner, end) {
 		case answerAlive:
 			return nil, relay.ErrServerInUse
 		case answerNotOwner:
@@ -188,6 +189,10 @@ func (n *Node) win(c *claim, owner string, from netip.Addr, end time.Time) (*rel
 		case answerBusy:
 			n.pause(claimPause)
 		case answerEnded: // create it
+			if e.Revision == ended {
+				n.pause(claimPause) // the entry is still there: its session has no node
+			}
+			ended = e.Revision
 		default:
 			return nil, relay.ErrUnknownHolder
 		}

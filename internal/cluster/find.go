@@ -11,7 +11,7 @@ import (
 // Find implements relay.Cluster. It asks the directory, which has no copy here: most phones
 // connect to the node of their binary.
 func (n *Node) Find(id wire.ServerID, from netip.Addr) (relay.RemoteSlot, error) {
-	if !n.calls.enter(from, n.rt.Clock.Now().Add(n.cfg.OpenTimeout)) {
+	if !n.calls.enter(from, n.rt.Clock.Now().Add(n.cfg.ProbeTimeout)) {
 		return nil, relay.ErrUnknownHolder
 	}
 	e, err := n.cfg.Directory.Get(keyOf(id))

@@ -70,7 +70,7 @@ type Config struct {
 
 	// ClaimsUnderWay is the number of calls for claims and phones that are under way at
 	// the directory, and ClaimRate the number of such calls per second. The keep-alives of
-	// the session do not count, and never wait for them. Zero means 64 and 2000.
+	// the session do not count, and never wait for them. Zero means 64 and 3000.
 	ClaimsUnderWay int
 	ClaimRate      int
 
@@ -116,7 +116,7 @@ func (c Config) withDefaults() Config {
 	c.Hold = cmp.Or(c.Hold, 2*c.TTL)
 	c.MaxHeld = cmp.Or(c.MaxHeld, 8192)
 	c.ClaimsUnderWay = cmp.Or(c.ClaimsUnderWay, 64)
-	c.ClaimRate = cmp.Or(c.ClaimRate, 2000)
+	c.ClaimRate = cmp.Or(c.ClaimRate, 3000)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
 	c.Window = cmp.Or(c.Window, 256<<10)
 	c.OpenTimeout = cmp.Or(c.OpenTimeout, time.Second)
@@ -177,7 +177,7 @@ type Node struct {
 	leftovers      map[string]leftover      // by key
 	tidying        bool                     // a task deletes leftovers
 	records        map[SessionID]NodeRecord // the nodes of the directory, as the watch reported them
-	holds          map[SessionID][]*hold
+	holds          map[SessionID]*holdGroup
 	held           int // all of holds
 	nodes          map[NodeID]*farNode
 	arriving       []*link              // links whose far node has not introduced itself
@@ -205,7 +205,7 @@ func New(cfg Config) (*Node, error) {
 		claims:    make(map[string]*claim),
 		leftovers: make(map[string]leftover),
 		records:   make(map[SessionID]NodeRecord),
-		holds:     make(map[SessionID][]*hold),
+		holds:     make(map[SessionID]*holdGroup),
 		nodes:     make(map[NodeID]*farNode),
 		lost:      make(map[NodeID]lostNode),
 		refused:   make(map[NodeID]*refusals),

@@ -45,6 +45,13 @@ func (d *scripted) KeepAlive(SessionID) error {
 	return d.keepAlive(number)
 }
 
+// alone is the network of a node without others.
+type alone struct{}
+
+func (alone) Dial(string, func(relay.Socket, error)) {}
+func (alone) Listen(func(relay.Socket))              {}
+func (alone) Address() string                        { return "alone" }
+
 // withSession runs f with a node that has claimed s1 and the default times: the time to live
 // is 5 s, the margin 500 ms, and keep-alives are sent each second.
 func withSession(t *testing.T, keepAlive func(number int) error, f func(d *scripted, n *Node, until *relay.LeaseDeadline)) {
@@ -53,7 +60,7 @@ func withSession(t *testing.T, keepAlive func(number int) error, f func(d *scrip
 		defer m.Close()
 		p := m.Port()
 		d := &scripted{Directory: p, keepAlive: keepAlive}
-		n, err := New(Config{Directory: d, Bus: p})
+		n, err := New(Config{Directory: d, Network: alone{}})
 		if err != nil {
 			t.Fatal(err)
 		}
