@@ -158,7 +158,7 @@ func (l *link) read(t *relay.Turn) {
 		}
 		n, more, err := l.sock.TryRead(l.buf[l.have:])
 		if err != nil {
-			l.fail(linkClosed, "the connection ended: "+err.Error())
+			l.end(linkClosed, "the connection ended: "+err.Error())
 			continue
 		}
 		l.have += n
@@ -167,10 +167,10 @@ func (l *link) read(t *relay.Turn) {
 		switch why {
 		case "":
 		case linkBye, linkRefused:
-			l.fail(why, text)
+			l.end(why, text)
 			continue
 		default:
-			l.close(why, text)
+			l.bye(why, text)
 			continue
 		}
 		if more {
@@ -336,7 +336,7 @@ func (l *link) control(r record) {
 	switch {
 	case l.broken != "":
 	case !l.queue.putControl(r):
-		l.node.rt.Go("link backlog", func() { l.fail(linkBacklog, "it does not read") })
+		l.node.rt.Go("link backlog", func() { l.end(linkBacklog, "it does not read") })
 	case !l.promised && !l.writing:
 		l.promised = true
 		l.node.rt.Go("flush link", l.Flush)
@@ -405,7 +405,7 @@ func (l *link) write() {
 		}
 		n, err := l.sock.TryWrite(out)
 		if err != nil {
-			l.fail(linkClosed, "the connection ended: "+err.Error())
+			l.end(linkClosed, "the connection ended: "+err.Error())
 		}
 		l.mu.Lock()
 		l.out = out[n:]
@@ -499,9 +499,9 @@ func (l *link) heartbeat(now time.Time) {
 	l.mu.Unlock()
 	switch {
 	case silent:
-		l.fail(linkSilent, "no heartbeat from it")
+		l.end(linkSilent, "no heartbeat from it")
 	case late:
-		l.fail(linkHello, "it did not introduce itself in time")
+		l.end(linkHello, "it did not introduce itself in time")
 	}
 }
 
@@ -545,19 +545,19 @@ func (l *link) remove(s *stream) {
 	l.node.streams.Add(-1)
 }
 
-// close tells the far node why, and ends the link.
-func (l *link) close(why linkReason, text string) {
+// bye tells the far node why, and ends the link.
+func (l *link) bye(why linkReason, text string) {
 	l.mu.Lock()
 	l.control(record{kind: kindBye, bytes: []byte(text)})
 	l.mu.Unlock()
 	l.Flush()
 	_ = l.sock.CloseWrite() // the link ends in any case
-	l.fail(why, text)
+	l.end(why, text)
 }
 
-// fail ends the link, and breaks its streams. Only the first call has an effect. No lock
+// end ends the link, and breaks its streams. Only the first call has an effect. No lock
 // is held.
-func (l *link) fail(why linkReason, text string) {
+func (l *link) end(why linkReason, text string) {
 	l.mu.Lock()
 	if l.broken != "" {
 		l.mu.Unlock()

@@ -213,7 +213,7 @@ func (n *Node) linkUp(l *link, id NodeID, name string) (linkReason, string) {
 		return "", ""
 	}
 	if before != nil {
-		before.fail(linkReplaced, "the node has dialled again") // the far end of it is gone
+		before.end(linkReplaced, "the node has dialled again") // the far end of it is gone
 	}
 	n.logUp(id)
 	return "", ""

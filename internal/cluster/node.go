@@ -300,7 +300,7 @@ func (n *Node) Close() {
 		n.lose(s, lostClosed)
 	}
 	for _, l := range links {
-		l.close(linkShutdown, "it has shut down")
+		l.bye(linkShutdown, "it has shut down")
 	}
 }
 

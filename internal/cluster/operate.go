@@ -58,7 +58,7 @@ func (n *Node) AskNode(id NodeID, data []byte) NodeAnswer {
 	if err != nil {
 		panic(err) // a question can always be marshalled
 	}
-	if a.Data, err = n.askNode(id, b, n.cfg.ProbeTimeout); err != nil {
+	if a.Data, err = n.askNode(id, b, n.cfg.ProbeTimeout); err != nil || len(a.Data) == 0 {
 		a.Err = errNoAnswer
 	}
 	return a

@@ -51,7 +51,7 @@ var arrows = map[string][]string{
 	"sim/frontworld":     {"internal/config", "internal/front", "sim/engine", "sim/relayruntime"},
 	"internal/golden":    {},
 
-	"internal/cluster/clustertest": {"internal/cluster"}, // of tests only
+	"internal/cluster/clustertest": {"internal/cluster", "internal/relay"}, // of tests only
 }
 
 // goFiles calls f with every Go file below the root of the module, and its
