@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -190,9 +191,8 @@ func (t *Transport) report(from net.Addr, err error) {
 // different authorities.
 func explain(err error) error {
 	var unknown x509.UnknownAuthorityError
-	var alert tls.AlertError
-	switch {
-	case errors.As(err, &unknown), errors.As(err, &alert) && (alert == 42 || alert == 48): // bad certificate, unknown authority
+	var alert *net.OpError
+	if errors.As(err, &unknown) || errors.As(err, &alert) && alert.Op == "remote error" && strings.Contains(alert.Error(), "certificate") {
 		return fmt.Errorf("the other end has another cluster secret, or is no relay of this cluster: %w", err)
 	}
 	return err
