@@ -20,7 +20,7 @@ const module = "github.com/pyrycode/pyrycode-relay"
 // tests. A package in a directory below one of these may import the same packages, and
 // the others below it.
 var arrows = map[string][]string{
-	"cmd/pyrycode-relay": {"internal/cluster", "internal/daemon", "internal/config", "internal/install", "internal/status", "internal/access"},
+	"cmd/pyrycode-relay": {"internal/cluster", "internal/wire", "internal/daemon", "internal/config", "internal/install", "internal/status", "internal/access"},
 	"cmd/relaysim":       {"sim", "sim/engine", "sim/mutants"},
 	"cmd/relayload":      {"internal/bench", "internal/chart", "internal/load", "internal/wstest"},
 	"cmd/relayfault":     {"internal/chart", "internal/load", "internal/wstest", "sim/history"},
