@@ -19,8 +19,8 @@ func TestTheProgramWithClustersSaysSo(t *testing.T) {
 
 // check names an etcd that it cannot reach within five seconds.
 func TestCheckNamesAnEtcdThatDoesNotAnswer(t *testing.T) {
-	got := call(t.Context(), nil, "check", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:1",
-		"--cluster", "http://127.0.0.1:1", "--cluster-secret", "0123456789abcdef")
+	got := call(t.Context(), []string{clusterSecret}, "check", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:1",
+		"--cluster", "http://127.0.0.1:1")
 	if got.code != done || !strings.Contains(got.stdout, "the directory does not answer") {
 		t.Errorf("got %+v", got)
 	}
@@ -49,7 +49,7 @@ func TestASignalEndsAStartThatWaitsForItsCluster(t *testing.T) {
 	}
 	closed.Close()
 	for _, at := range []string{silent.Addr().String(), closed.Addr().String()} {
-		cmd, log := withLog(t, append(onFreePorts, "--cluster-listen", freeAddress(t), "--cluster-secret", "0123456789abcdef", "--cluster", "http://"+at)...)
+		cmd, log := withLog(t, append(onFreePorts, "--cluster-listen", freeAddress(t), "--cluster", "http://"+at)...)
 		lines := bufio.NewScanner(log)
 		if !lines.Scan() || !strings.Contains(lines.Text(), `"msg":"joining the cluster`) {
 			t.Fatalf("the relay logs %q", lines.Text())

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,11 +54,17 @@ func withLog(t *testing.T, args ...string) (*exec.Cmd, *os.File) {
 	return startWith(t, w, args...), r
 }
 
+// clusterSecret is the variable with the secret of a cluster.
+const clusterSecret = "PYRYCODE_RELAY_CLUSTER_SECRET=0123456789abcdef"
+
 // startWith starts the command with a file as its log.
 func startWith(t *testing.T, log *os.File, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
+	if slices.Contains(args, "--cluster") {
+		cmd.Env = append(cmd.Env, clusterSecret)
+	}
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
