@@ -230,12 +230,14 @@ func (p *planner) freezeDuringRenewal() {
 	p.script("b5", claims(6_000, 5, 1)...)
 }
 
-// rivalInDrain plans a node that drains slowly, and a rival of a binary that it still serves.
+// rivalInDrain plans a node that drains slowly, and rivals of binaries that it still serves.
 func (p *planner) rivalInDrain() {
 	at := p.Rand.Intn(p.nodes)
-	p.script("b4", engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * at})
+	for s, names := range [][2]string{{"b4", "b0"}, {"b5", "b6"}} { // the second slot ends a second after the first
+		p.script(names[0], engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers*at + s})
+		p.script(names[1], engine.Op{Verb: relayworld.VerbWait, Arg: 3000 + p.Rand.Intn(900)}, engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers*(at+1) + s})
+	}
 	p.script("net4", engine.Op{Verb: relayworld.VerbWait, Arg: 3000}, engine.Op{Verb: cLeave, Arg: at + maxNodes})
-	p.script("b0", claims(3000, 3, at+1)...)
 }
 
 // cutAfterLateAnswer plans a node that freezes while a keep-alive is under way, is cut off

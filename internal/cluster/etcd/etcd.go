@@ -33,7 +33,8 @@ const (
 
 	// pingAfter is the time without an answer after which the client tests a connection,
 	// and pingTimeout the time after which it closes one without an answer to that. gRPC
-	// does not accept a shorter pingAfter.
+	// does not accept a shorter pingAfter. Connections without a call are not tested: etcd
+	// closes connections of clients that do so.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 2 * time.Second
 )
@@ -97,7 +98,7 @@ func newClient(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
 		Context: dialing, Logger: zap.NewNop(), DialTimeout: callTimeout,
-		DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingTimeout, PermitWithoutStream: true,
+		DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingTimeout,
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: reconnectPause / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectPause},
 			MinConnectTimeout: connectTimeout,
