@@ -17,10 +17,13 @@ const (
 	// relay.ErrUnknownHolder, and their daemons try again.
 	maxClaimants = 4
 
-	// claimPause is the pause of a claim after another node was busy with the server-id,
-	// or after the directory has not answered, which ends the claim the claimTries-th time.
+	// claimPause is the pause of a claim after another node was busy with the server-id, or
+	// after the directory has not answered.
 	claimPause = 300 * time.Millisecond
-	claimTries = 3
+
+	// answerTime is the time in which the directory must answer a claim. It is longer than
+	// the choice of a leader takes.
+	answerTime = 4 * time.Second
 
 	// leftoverAge is the time after which the directory no longer applies a write without
 	// an answer, in all likelihood.
@@ -147,14 +150,14 @@ func (n *Node) win(c *claim, owner string, from netip.Addr, end time.Time) (*rel
 	mine := value{V: protocol, Node: n.id.String(), Nonce: c.nonce}.bytes()
 	replace := uint64(0) // the revision that may be replaced; 0: none
 	ended := uint64(0)   // the revision whose session has ended
-	unanswered := 0
+	began := n.rt.Clock.Now()
 	for {
 		s, e, err := n.write(c, mine, replace, from, end)
 		switch {
 		case err == nil:
 			return n.won(c, s, e.Revision)
 		case errors.Is(err, errUnanswered):
-			if unanswered++; unanswered == claimTries {
+			if now := n.rt.Clock.Now(); !now.Before(end) || now.Sub(began) >= answerTime {
 				return nil, n.unanswered(askProbe)
 			}
 			n.pause(claimPause)

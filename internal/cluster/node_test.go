@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -403,4 +404,18 @@ func TestAStrangerCannotClaimAServerIDWithAnOwnerAtAnotherNode(t *testing.T) {
 		t.Errorf("the owner gets %d at another node; want 101", status)
 	}
 	until(t, "the old slot to go", func() bool { return a.relay.Counts() == relay.Counts{} && b.relay.Counts().Binaries == 1 })
+}
+
+// A node does not hand over a server-id that one of its own claims is about to get.
+func TestAServerIDIsNotHandedOverDuringAClaim(t *testing.T) {
+	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Hold = 1500 * time.Millisecond })
+	a, b := w.nodes[0], w.nodes[1]
+	if _, err := a.node.Claim("s1", "", netip.Addr{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, resp, err := b.dial("/v1/server", "s1"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a claim at another node: %v, %v; want 503", resp, err)
+	}
+	a.node.ClaimApplied("s1") // without a slot
+	b.binary("s1")
 }
