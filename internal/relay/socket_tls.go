@@ -24,6 +24,12 @@ const (
 	// to 64 KiB of a handshake message that is not whole.
 	tlsUndelivered = 18 << 10
 
+	// tlsUseless is the number of records without application data that a peer may send,
+	// in addition to one for each 1024 records with data. A key update costs a hundred
+	// times what a small record costs, and makes crypto/tls answer. Clients send one in
+	// millions of records, if any.
+	tlsUseless = 64
+
 	// tlsBuffer is about the size of the buffer for records that crypto/tls has after
 	// a usual handshake. It is a part of tlsCost.
 	tlsBuffer = 2 << 10
@@ -37,6 +43,7 @@ var (
 	errTLSWaits = os.ErrDeadlineExceeded
 
 	errTLSUndelivered = errors.New("the peer sent more than 18 KiB of TLS records without application data")
+	errTLSUseless     = errors.New("the peer sent too many TLS records without application data, for example key updates")
 	errTLSAnswers     = errors.New("the peer makes TLS answer and does not read the answers")
 )
 
@@ -59,6 +66,8 @@ type tlsSocket struct {
 	header  [tlsHeader]byte
 	got     int // bytes of the current record that crypto/tls has
 	fed     int // bytes that it has got since the last application data
+	given   int // records that it has got
+	useful  int // … and returned data of
 	keeps   int // size of the buffer of crypto/tls, which never shrinks
 	failed  error
 
@@ -96,6 +105,7 @@ func (s *tlsSocket) TryRead(p []byte) (n int, more bool, err error) {
 		var m int
 		if m, err = s.conn.Read(p[n:]); m > 0 {
 			s.fed = 0
+			s.useful++
 			if n += m; n < len(p) {
 				s.inside-- // returned whole
 			}
@@ -126,9 +136,13 @@ func (s *tlsSocket) TryRead(p []byte) (n int, more bool, err error) {
 // is larger. The buffer of crypto/tls then grows only for a record that does not fit.
 func (s *tlsSocket) feed(p []byte) (n int, err error) {
 	s.inside = 0 // or crypto/tls would not ask
-	if s.fed > tlsUndelivered {
+	switch {
+	case s.fed > tlsUndelivered:
 		s.cut()
 		return 0, errTLSUndelivered
+	case s.given-s.useful > tlsUseless+s.useful/1024:
+		s.cut()
+		return 0, errTLSUseless
 	}
 	if s.in == nil {
 		if err := s.fill(); err != nil {
@@ -178,6 +192,7 @@ func (s *tlsSocket) advance(b []byte) {
 	if s.left(nil) == 0 {
 		s.got = 0
 		s.records++
+		s.given++
 		s.inside++
 	}
 }

@@ -454,27 +454,60 @@ func TestTLSAnswersAKeyUpdate(t *testing.T) {
 	}
 }
 
-// A peer that asks for key updates and does not read the answers is cut.
-func TestTLSAnswersAreBounded(t *testing.T) {
-	s, l, _ := newTLSLink(t, tls.VersionTLS13)
-	if len(l.secret) != sha256.Size {
-		t.Skip("the cipher is not the one that the test knows")
-	}
-	l.room = 0
-	seal, held := newSealer(l.secret), 0
-	s.ReportHeld(func(n int) { held = n })
-	for i := range 10_000 {
-		l.toRelay.Write(seal.record(kindHandshake, []byte{keyUpdate, 0, 0, 1, 1}))
-		seal = seal.next()
-		l.toRelay.Write(seal.record(kindData, []byte("x")))
-		if _, err := readAll(s); err != nil {
-			return
+// A peer that sends many records without data is cut, even if data comes in between and it
+// reads the answers. A peer that sends much data may send some.
+func TestTLSEndsAPeerThatSendsManyRecordsWithoutData(t *testing.T) {
+	for _, tt := range []struct {
+		what string
+		kind byte
+		text []byte
+		data int  // records with data after each one without
+		ends bool // the connection ends
+		room int  // for the answers
+	}{
+		{"key updates with answers", kindHandshake, []byte{keyUpdate, 0, 0, 1, 1}, 1, true, 1 << 30},
+		{"key updates with answers that it does not read", kindHandshake, []byte{keyUpdate, 0, 0, 1, 1}, 1, true, 0},
+		{"key updates without an answer", kindHandshake, []byte{keyUpdate, 0, 0, 1, 0}, 1, true, 1 << 30},
+		{"empty records", kindData, nil, 1, true, 1 << 30},
+		{"a key update in a thousand records", kindHandshake, []byte{keyUpdate, 0, 0, 1, 0}, 1000, false, 1 << 30},
+	} {
+		s, l, _ := newTLSLink(t, tls.VersionTLS13)
+		if len(l.secret) != sha256.Size {
+			t.Skip("the cipher is not the one that the test knows")
 		}
-		if held > 80<<10 {
-			t.Fatalf("%d bytes are held after %d key updates", held, i)
+		l.room = tt.room
+		seal, ended := newSealer(l.secret), error(nil)
+		useless := 0
+		for ; useless < 2*tlsUseless && ended == nil; useless++ {
+			l.toRelay.Write(seal.record(tt.kind, tt.text))
+			if tt.kind == kindHandshake {
+				seal = seal.next()
+			}
+			for range tt.data {
+				l.toRelay.Write(seal.record(kindData, []byte("x")))
+			}
+			_, ended = readAll(s)
+		}
+		if (ended == errTLSUseless) != tt.ends || ended == nil && tt.ends {
+			t.Errorf("%s: after %d the error is %v; want the connection to end: %t", tt.what, useless, ended, tt.ends)
+		}
+		if tt.ends && l.cuts != 1 {
+			t.Errorf("%s: %d cuts are counted; want 1", tt.what, l.cuts)
 		}
 	}
-	t.Error("10,000 answers were kept")
+}
+
+// Records of the maximum size fill the buffer of a read exactly, again and again.
+func TestTLSCountsRecordsThatFillABufferAsUseful(t *testing.T) {
+	s, _, peer := newTLSLink(t, tls.VersionTLS13)
+	for i := range 2 * tlsUseless {
+		if _, err := peer.Write(make([]byte, 64<<10)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readAll(s); len(got) != 64<<10 || err != nil {
+			t.Fatalf("after %d records: %d bytes, %v", 4*i, len(got), err)
+		}
+	}
 }
 
 // echoer is the watcher of a socket whose bytes it sends back.
