@@ -38,6 +38,7 @@ type pending struct {
 	fresh      int             // those of them that no goroutine has begun to serve
 	networks   network.Counts
 	evictAfter time.Duration
+	noWait     time.Time // until then only a network without a place makes newcomers wait
 	keepAlive  bool // requests may follow each other; a connection counts from the last one
 	shut       bool
 
@@ -165,18 +166,32 @@ func (p *pending) enter(c *conn, a netip.Addr) (out []*conn, reason string) {
 			out, reason = append(out, x), p.reasonFull
 			continue
 		}
-		// Waiting helps only if the relay is what the others wait for. In other
-		// cases it would make every client behind c wait, too.
-		if 2*(p.fresh+len(p.queue)) < len(p.all) || !exempt && p.networks.Load(ns) >= max(1, p.max/busyShare) {
+		if !p.mayWait(c, exempt, p.networks.Load(ns)) {
 			return append(out, c), p.reasonFull
 		}
 		p.wait()
+		began := c.since
 		c.since = p.rt.Clock.Now()
+		p.noWait = c.since.Add(c.since.Sub(began))
 	}
 	c.group = p.networks.Add(ns, 1)
 	p.all = append(p.all, c)
 	p.fresh++
 	return out, reason
+}
+
+// mayWait reports whether c, of a network with so many places, may wait for one. Waiting
+// helps only if the relay is what the others wait for. Every client behind c waits too:
+// networks that have places already make the listener wait for half of the time at most.
+// mu is held.
+func (p *pending) mayWait(c *conn, exempt bool, has int) bool {
+	switch {
+	case 2*(p.fresh+len(p.queue)) < len(p.all):
+		return false
+	case exempt || has == 0:
+		return true
+	}
+	return has < max(1, p.max/busyShare) && !c.since.Before(p.noWait)
 }
 
 // toEvict returns the connection that gives way to c, whose networks are ns: of the

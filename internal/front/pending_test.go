@@ -187,6 +187,32 @@ func TestOnlyARelayThatIsBehindMakesNewcomersWait(t *testing.T) {
 	})
 }
 
+// An attacker's networks that have places make the listener wait for half of the time at
+// most, so that newcomers behind their connections are accepted soon.
+func TestNetworksWithPlacesMakeOthersWaitHalfOfTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, pipe := places(t, 64, 64)
+		for i := range 64 {
+			p.enter(pipe(), netip.AddrFrom4([4]byte{192, 0, 2, byte(i / 2)}))
+		}
+		began, last, tried := time.Now(), netip.MustParseAddr("192.0.2.1"), 0
+		for waited := time.Duration(0); time.Since(began) < time.Second; tried++ {
+			before := time.Now()
+			c := pipe()
+			if out, _ := enter(p, c, last); out != c {
+				t.Fatalf("%p is closed; want the newcomer", out)
+			}
+			if waited += time.Since(before); waited > time.Since(began)/2+20*time.Millisecond {
+				t.Fatalf("of %v, connections of a network with places have waited for %v", time.Since(began), waited)
+			}
+			time.Sleep(time.Millisecond) // until the next one comes
+		}
+		if tried < 300 {
+			t.Errorf("%d were accepted in a second; want some 500", tried)
+		}
+	})
+}
+
 // A listener that is closed waits for no place.
 func TestACloseEndsTheWaitForAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
