@@ -27,7 +27,7 @@ func (r *Run) checkGates(c *Conn) {
 		requests, misses := r.RequestsBefore(c)
 		ok = requests-min(misses, most) >= most && c.Retry != ""
 	case 503:
-		ok = c.Retry != "" && (n.Drained.Step != 0 || n.Killed.Step != 0 && c.ServedAt.After(n.Killed) || r.Full(c) || r.AddressFull(c) || r.TooManyClaimants(c) || c.NotAsked)
+		ok = c.Retry != "" && (past(n.Drained, c) || past(n.Killed, c) || r.Full(c) || r.AddressFull(c) || r.TooManyClaimants(c) || c.NotAsked)
 	}
 	if !ok {
 		r.blame("gates", c, "answered with %d, Retry-After %q, without a reason", c.Status, c.Retry)
@@ -114,3 +114,6 @@ func (r *Run) checkConnLimits(c *Conn) {
 		r.blame("gates", c, "let in with %d others of its address; want %d in all at most", ofAddress, most)
 	}
 }
+
+// past reports whether an event came before c was refused.
+func past(s Stamp, c *Conn) bool { return s.Step != 0 && c.ServedAt.After(s) }
