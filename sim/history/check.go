@@ -30,6 +30,7 @@ func Check(r *Run) []Violation {
 	}
 	r.CheckOverlaps()
 	r.checkDrains()
+	r.checkQuiet()
 	r.checkBooks()
 	r.checkMetrics()
 	r.checkWakes()
@@ -54,6 +55,42 @@ func (r *Run) checkDrains() {
 	for _, n := range r.Nodes[1:] {
 		if n.Done != n.Drains {
 			r.fail("drain", "process %d has begun %d drains and reported %d times that one is done", n.Number, n.Drains, n.Done)
+		}
+	}
+}
+
+// stepsPerPing is the most steps that a ping, its answer and the alarm before it take, and
+// quietSteps what the checks of the world take in the meantime.
+const (
+	stepsPerPing = 150
+	quietSteps   = 500
+)
+
+// checkQuiet checks that while no peer does anything, the relay does nothing but ping: no message,
+// timer or retry goes on.
+func (r *Run) checkQuiet() {
+	var since Stamp
+	pings := make([]int, len(r.Conns))
+	all := 0
+	for i := range r.Events {
+		e := &r.Events[i]
+		switch {
+		case e.Kind == QuietBegan:
+			since, all = e.Stamp, 0
+			clear(pings)
+		case since.Step == 0:
+		case e.Kind == QuietEnded:
+			if took, most := e.Step-since.Step, stepsPerPing*all+quietSteps; took > most {
+				r.fail("silence", "nothing happened for %d s, with %d pings, and took %d steps; want %d at most", (e.At-since.At)/1e9, all, took, most)
+			}
+			since = Stamp{}
+		case e.Kind == Pinged:
+			all++
+			if pings[e.Conn]++; int64(pings[e.Conn])-1 > (e.At-since.At)/r.Heartbeat {
+				r.blame("silence", r.Conns[e.Conn], "%d pings within %d s; want one in %d s", pings[e.Conn], (e.At-since.At)/1e9, r.Heartbeat/1e9)
+			}
+		case e.Kind == Wrote || e.Kind == WroteClose || e.Kind == SocketClosed:
+			r.blame("silence", r.Conns[e.Conn], "the relay writes to it, or closes it, while nothing happens (kind %d)", e.Kind)
 		}
 	}
 }

@@ -70,7 +70,9 @@ const (
 	GraceReclaimed // Node
 	GraceKicked    // Node N: operators ended so many graces
 	Sampled        // Node Data(*Sample): no task runs
-	Scraped        // Node Data(Metrics)
+	QuietBegan     // from here on no peer does anything but answer pings
+	QuietEnded
+	Scraped // Node Data(Metrics)
 )
 
 // Event is one thing that happened in a run.

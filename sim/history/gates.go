@@ -22,10 +22,8 @@ func (r *Run) checkGates(c *Conn) {
 		ok = c.Token != "" && r.LacksAccess(c)
 	case 403:
 		ok = c.Invalid == 403 || r.LacksAccess(c) || r.MayLackOwner(c) || r.MayBeBanned(c)
-	case 429: // a bucket that was emptied with a smaller limit refills slowly
-		most := r.lowest(c.Node, Stamp{}, c.ServedAt, burstOf)
-		requests, misses := r.RequestsBefore(c)
-		ok = requests-min(misses, most) >= most && c.Retry != ""
+	case 429:
+		ok = r.overRate(c) && c.Retry != ""
 	case 503:
 		ok = c.Retry != "" && (past(n.Drained, c) || past(n.Killed, c) || r.Full(c) || r.AddressFull(c) || r.TooManyClaimants(c) || c.NotAsked)
 	}
@@ -35,41 +33,70 @@ func (r *Run) checkGates(c *Conn) {
 	r.checkRate(c)
 }
 
-// checkRate checks the number of requests of one address at one moment against its limit.
+// checkRate checks the requests of one address up to c against its rate, over each time that
+// ends with c: no more than the burst, and what the rate gives in that time. A phone that left
+// may have found no server, and is not charged then.
 func (r *Run) checkRate(c *Conn) {
-	n, from := 0, c.DialedAt
-	for _, o := range r.All() {
-		if o == c || o.Address != c.Address || o.Node != c.Node || o.DialedAt.At != c.DialedAt.At || o.Number > c.Number || o.Status == 429 {
+	if !r.Exact || c.Status == 429 {
+		return
+	}
+	most := float64(r.highest(c.Node, Stamp{}, c.ServedAt, burstOf))
+	r.windows(c, func(o *Conn) bool {
+		return !o.missed() && (!o.Phone || !o.Upgraded() || o.Closed)
+	}, func(n int, took float64) bool {
+		if float64(n) > most+r.Rate*took {
+			r.blame("gates", c, "let through as number %d of its address within %.1f s; want %.1f at most", n, took, most+r.Rate*took)
+			return true
+		}
+		return false
+	})
+}
+
+// overRate reports whether so many requests of c's address were let through in some time
+// before c that its allowance may have been used up. A bucket that was emptied with a smaller
+// limit refills slowly, so that the lowest limit counts.
+func (r *Run) overRate(c *Conn) bool {
+	least := float64(r.lowest(c.Node, Stamp{}, c.ServedAt, burstOf))
+	return r.windows(c, func(o *Conn) bool { return true }, func(n int, took float64) bool {
+		return float64(n) > least+r.Rate*took-1 || !r.Exact && n > int(least)-1
+	})
+}
+
+// windows calls found with the number of requests of c's address that were let through, and that
+// match, in each time that ends with c, c included unless it was refused. The time is in seconds. It
+// reports whether found has returned true.
+func (r *Run) windows(c *Conn, match func(*Conn) bool, found func(n int, took float64) bool) bool {
+	n := 0
+	if c.Status != 429 && match(c) {
+		n++
+	}
+	for i := len(r.Conns) - 1; i > 0; i-- {
+		o := r.Conns[i]
+		if o == c || o.Address != c.Address || o.Node != c.Node || o.Status == 429 || o.DialedAt.At > c.DialedAt.At || !match(o) {
 			continue
 		}
-		if !o.missed() && (!o.Phone || !o.Upgraded() || o.Closed) { // a phone that left may have missed
-			n++
+		if o.Number > c.Number && c.Status != 429 {
+			continue
 		}
-		if o.DialedAt.Step < from.Step {
-			from = o.DialedAt
+		if n++; found(n, float64(c.DialedAt.At-o.DialedAt.At)/1e9) {
+			return true
 		}
 	}
-	if most := r.highest(c.Node, from, c.ServedAt, burstOf); r.Exact && c.Status != 429 && n >= most {
-		r.blame("gates", c, "let through after %d others of its address at the same time; want %d in all at most", n, most)
-	}
+	return false
 }
 
 // missed reports whether c was told that its server-id has no holder. Such an
 // attempt is not charged.
 func (c *Conn) missed() bool { return c.Phone && c.closedWith(4404, reasonNoServer) }
 
-// RequestsBefore counts the earlier requests of the same address, and those of them that
-// were not charged by then.
-func (r *Run) RequestsBefore(c *Conn) (requests, misses int) {
+// RequestsBefore counts the earlier requests of the same address.
+func (r *Run) RequestsBefore(c *Conn) (requests int) {
 	for _, o := range r.All() {
 		if o.Address == c.Address && o.Node == c.Node && o.Number < c.Number {
 			requests++
-			if o.missed() && c.DialedAt.After(o.ClosedAt) {
-				misses++
-			}
 		}
 	}
-	return requests, misses
+	return requests
 }
 
 // Full reports whether as many connections as the limit may have been open.

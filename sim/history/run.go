@@ -14,7 +14,10 @@ type Settings struct {
 	Latency int64 // of the network
 	Room    int   // bytes that the network holds for a peer
 
+	Rate float64 // upgrades per second that an address may request
+
 	Probe, Write, Message, Linger int64 // the relay's timeouts
+	Heartbeat                     int64 // time between two pings
 }
 
 // slack is how late the relay's alarms may be.

@@ -184,8 +184,7 @@ func (w *Instance) coverConn(c *Client) {
 		e.Sometimes(sawRefusedCap, full && !tooMany && !address)
 	}
 	e.Sometimes(sawRefusedRate, c.Status == 429)
-	requests, _ := h.RequestsBefore(c.Conn)
-	e.Sometimes(sawLimitsRefuse, c.Status == 429 && requests < w.limits().Burst || c.Code == 4429 &&
+	e.Sometimes(sawLimitsRefuse, c.Status == 429 && h.RequestsBefore(c.Conn) < w.limits().Burst || c.Code == 4429 &&
 		h.Others(c.Conn, func(o *history.Conn) bool { return o.Phone && o.Server == Servers[c.Server] }) < w.limits().Phones)
 	if !c.Upgraded {
 		return

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // Idle lets time go on until the run is over. Once the actors have finished,
@@ -103,6 +104,10 @@ func (w *Instance) converge() {
 	if err := d.Relay.Check(); err != nil {
 		w.Engine.Fail("walk", "at rest: %v", err)
 	}
+	w.Engine.Phase("nothing happens for two heartbeats: the relay does nothing but ping")
+	w.Record(history.Event{Kind: history.QuietBegan})
+	w.Engine.Sleep(2 * w.heartbeat())
+	w.Record(history.Event{Kind: history.QuietEnded})
 }
 
 // CheckAnswered has every phone send a frame and checks that it gets an answer.

@@ -227,14 +227,22 @@ func (w *Instance) addNode(d *Node) {
 	w.nnodes++
 }
 
+// upgradeRate is how many upgrades per second an address may request.
+const upgradeRate = 5
+
+// heartbeat returns the time between two pings.
+func (w *Instance) heartbeat() time.Duration {
+	return time.Duration(max(w.Run.Param("beat", 30), 5)) * time.Second
+}
+
 // config returns the configuration of a process with these limits.
 func (w *Instance) config(d *Node, l *history.Limits) relay.Config {
 	p := w.Run.Param
 	cfg := relay.Config{
 		Version: "sim", Upgrade: w.upgrade,
 		Push:       func(_ netip.Addr, id wire.ServerID, wake wire.PushWake) error { return w.pushed(d, id, wake) },
-		ClientAddr: clientAddr, Probe: ProbeTime, Heartbeat: time.Duration(max(p("beat", 30), 5)) * time.Second, RoomTimeout: roomTime,
-		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: Linger, Rate: 5,
+		ClientAddr: clientAddr, Probe: ProbeTime, Heartbeat: w.heartbeat(), RoomTimeout: roomTime,
+		WriteTimeout: writeTime, MessageTimeout: messageTime, Linger: Linger, Rate: upgradeRate,
 		PhoneMessage: phoneMessage, BinaryMessage: binaryMessage, Fragments: maxPieces,
 		EarlyMessage: p("early", 0),
 		BinaryOutbox: max(p("binary-outbox", 16<<10), 4<<10),

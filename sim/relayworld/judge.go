@@ -100,7 +100,7 @@ func (w *Instance) Final() {
 func (w *Instance) ReadHistory() *history.Run {
 	w.hist = history.Read(w.Log.Events(), history.Settings{
 		Exact: w.exactTiming, Shared: w.Cluster != nil, Tokens: w.tokens(), Latency: w.Latency(), Room: max(w.Run.Param("room", 1<<14), 512),
-		Probe: int64(ProbeTime), Write: int64(writeTime), Message: int64(messageTime), Linger: int64(Linger),
+		Rate: upgradeRate, Heartbeat: int64(w.heartbeat()), Probe: int64(ProbeTime), Write: int64(writeTime), Message: int64(messageTime), Linger: int64(Linger),
 	})
 	for _, c := range w.All() {
 		c.Conn = w.hist.Conns[c.Number]
@@ -136,7 +136,7 @@ func (w *Instance) AtRest() {
 // Invariants are what the runs of the whole relay are judged by.
 func (World) Invariants() []string {
 	return []string{"gauges", "walk", "scrape", "health", "framing", "envelope", "unchanged", "misrouted", "order", "one binary", "one serving",
-		"after close", "after notice", "metrics", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "one close",
+		"after close", "after notice", "metrics", "silence", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "one close",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "budget", "progress", "loss", "forwarded",
 		"attempts", "expiries", "books", "strays", "wake", "linearizable", "patience", "in time", "relief", "limits", "access", "owner", "disconnect", "ban", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }
