@@ -72,7 +72,7 @@ const (
 	Sampled        // Node Data(*Sample): no task runs
 	QuietBegan     // from here on no peer does anything but answer pings
 	QuietEnded
-	Scraped // Node Data(Metrics)
+	Scraped // Node To(step at which it began) Data(Metrics)
 )
 
 // Event is one thing that happened in a run.

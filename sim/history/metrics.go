@@ -1,6 +1,7 @@
 package history
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ var metricChecks = map[string]func(r *Run, n *Node){
 	"grace_expiry_closes_total":    (*Run).checkGraces,
 	"memory_closes_total":          (*Run).checkOperatorCounters,
 	"operator_closes_total":        (*Run).checkOperatorCounters,
-	"bans":                         (*Run).checkOperatorCounters,
+	"bans":                         (*Run).checkOperatorCounters, // and checkScrapes
 	"access_decisions_total":       (*Run).checkDecisions,
 	"log_records_suppressed_total": atRest("log_records_suppressed_total "), // the worlds have no log
 	"connections":                  atRest("connections"),                   // and checkSamples
@@ -51,7 +52,37 @@ func (r *Run) checkMetrics() {
 			metricChecks[name](r, n)
 		}
 	}
+	r.checkScrapes()
 	r.checkSamples()
+}
+
+// checkScrapes compares all scrapes of a process with each other: a counter never falls. It also
+// checks the gauge of bans, which are all over at the end.
+func (r *Run) checkScrapes() {
+	last := make([]Metrics, len(r.Nodes))
+	for i := range r.Events {
+		e := &r.Events[i]
+		if e.Kind != Scraped {
+			continue
+		}
+		m, n := e.Data.(Metrics), r.Nodes[e.Node]
+		for _, name := range slices.Sorted(maps.Keys(last[e.Node])) {
+			if v := last[e.Node][name]; strings.Contains(name, "_total") && m[name] < v {
+				r.fail("metrics", "process %d counts %v %s, and %v before", e.Node, m[name], name, v)
+			}
+		}
+		last[e.Node] = m
+		least, most := 0, 0
+		for _, k := range r.requests {
+			if !k.Ban || k.node != e.Node || k.Until < e.At || k.from.Step > e.Step || k.over.Step != 0 && k.over.Step < e.To {
+				continue
+			}
+			if most++; k.to.Step != 0 && k.to.Step < e.To && k.lifted.After(e.Stamp) && k.Until > e.At {
+				least++
+			}
+		}
+		r.between("metrics", n, "bans", least, m.of("bans"), most)
+	}
 }
 
 // between fails unless a value is within bounds.
@@ -322,17 +353,10 @@ func (r *Run) checkDecisions(n *Node) {
 // checkOperatorCounters compares the counters of closes by operators, of memory, and the gauge of
 // bans with their requests.
 func (r *Run) checkOperatorCounters(n *Node) {
-	reported, bans, shed := 0, 0, 0
-	end := int64(0)
-	if k := len(r.Events); k > 0 {
-		end = r.Events[k-1].At
-	}
+	reported, shed := 0, 0
 	for _, k := range r.requests {
 		if k.node == n.Number {
 			reported += k.counted
-			if k.Ban && k.Until > end && k.over.Step == 0 {
-				bans++
-			}
 		}
 	}
 	for _, k := range r.sheds {
@@ -341,7 +365,6 @@ func (r *Run) checkOperatorCounters(n *Node) {
 		}
 	}
 	r.between("metrics", n, "closes for memory", shed, n.Last.of("memory_closes_total"), shed)
-	r.between("metrics", n, "bans", bans, n.Last.of("bans"), bans)
 	counted := n.Last.of("operator_closes_total")
 	if !n.HasAccess && counted != reported { // those that lose their access are counted, too
 		r.fail("disconnect", "process %d counts %d connections as closed by operators; they were told of %d", n.Number, counted, reported)

@@ -31,9 +31,11 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 			w.Engine.Fail("walk", "%v", err)
 		}
 	case VerbScrape:
+		began := w.Engine.Steps()
 		t.Data = l
 		got := Gather(d.Relay.Metrics())
 		t.Data = nil
+		w.Record(history.Event{Kind: history.Scraped, Node: d.N, To: began, Data: got})
 		c := l.Counts
 		want := [3]float64{float64(c.Binaries), float64(c.Phones), float64(c.InGrace)}
 		for i, name := range relayruntime.GaugeNames {
