@@ -32,10 +32,10 @@ func Check(r *Run) []Violation {
 	r.checkDrains()
 	r.checkQuiet()
 	r.checkBooks()
-	r.checkMetrics()
 	r.checkWakes()
 	r.checkSheds()
 	r.CheckLinearizable(nil)
+	r.checkMetrics()
 	return r.violations
 }
 

@@ -81,7 +81,9 @@ func (r *Run) checkScrapes() {
 				least++
 			}
 		}
-		r.between("metrics", n, "bans", least, m.of("bans"), most)
+		if r.Exact { // otherwise a ban may end during the scrape
+			r.between("metrics", n, "bans", least, m.of("bans"), most)
+		}
 	}
 }
 
@@ -301,7 +303,11 @@ func (r *Run) checkSlotCounters(n *Node) {
 	mute := r.count(n, func(c *Conn) bool { return c.Upgraded() && !c.Closed })
 	timeouts, takeovers, reclaims := n.Last.of("heartbeat_timeouts_total"), n.Last.of("takeovers_total"), n.Last.of("reclaims_total")
 	r.between("metrics", n, "missed heartbeats", silent(true), timeouts, silent(true)+silent(false)+mute)
-	r.between("metrics", n, "missed heartbeats and takeovers", silent(true)+silent(false), timeouts+takeovers, silent(true)+silent(false)+mute)
+	both := silent(true) + silent(false)
+	if n.HasAccess { // a takeover by a binary that has lost its access is not counted
+		both = silent(true)
+	}
+	r.between("metrics", n, "missed heartbeats and takeovers", both, timeouts+takeovers, silent(true)+silent(false)+mute)
 	least := n.Reclaimed
 	if n.HasAccess || r.Shared {
 		least = 0
