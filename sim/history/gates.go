@@ -57,7 +57,7 @@ func (r *Run) checkRate(c *Conn) {
 // limit refills slowly, so that the lowest limit counts.
 func (r *Run) overRate(c *Conn) bool {
 	least := float64(r.lowest(c.Node, Stamp{}, c.ServedAt, burstOf))
-	return r.windows(c, func(o *Conn) bool { return true }, func(n int, took float64) bool {
+	return r.windows(c, func(o *Conn) bool { return !o.missed() || !c.DialedAt.After(o.ClosedAt) }, func(n int, took float64) bool {
 		return float64(n) > least+r.Rate*took-1 || !r.Exact && n > int(least)-1
 	})
 }

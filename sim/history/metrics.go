@@ -353,7 +353,8 @@ func (r *Run) checkDecisions(n *Node) {
 	}
 	late := r.count(n, func(c *Conn) bool { return c.Upgraded() }) // they lost it between the answer and their slot
 	refused := attempts("reject_access")
-	r.between("metrics", n, "claims without access", refused-late, of("not_listed")+of("expired"), refused)
+	r.between("metrics", n, "claims without access", refused-late,
+		of("not_listed")+of("expired")+of("no_token")+of("unknown_token")+of("bound_elsewhere")+of("too_many_ids"), refused)
 }
 
 // checkOperatorCounters compares the counters of closes by operators, of memory, and the gauge of

@@ -156,13 +156,19 @@ func (w *Instance) beginUnban(d *Node, n int) *disconnect {
 	return nil
 }
 
-// liftBans lifts all bans, for the end of a run.
+// liftBans lifts all bans, for the end of a run, and scrapes the metrics if there were some.
 func (w *Instance) liftBans(d *Node) {
 	for range maxDisconnects {
 		w.unban(d, 0)
 		w.Engine.Sleep(time.Millisecond)
 	}
+	if w.requested() {
+		w.Operate(d, VerbScrape, 0)
+	}
 }
+
+//go:norace
+func (w *Instance) requested() bool { return w.ndisconnects > 0 }
 
 // coverDisconnects marks the coverage goals of disconnects and bans.
 func (w *Instance) coverDisconnects(c *Client) {
