@@ -40,10 +40,10 @@ func (r *Run) checkRate(c *Conn) {
 	if !r.Exact || c.Status == 429 {
 		return
 	}
-	most := float64(r.highest(c.Node, Stamp{}, c.ServedAt, burstOf))
 	r.windows(c, func(o *Conn) bool {
 		return !o.missed() && (!o.Phone || !o.Upgraded() || o.Closed)
-	}, func(n int, took float64) bool {
+	}, func(first *Conn, n int, took float64) bool {
+		most := float64(r.highest(c.Node, first.DialedAt, c.ServedAt, burstOf))
 		if float64(n) > most+r.Rate*took {
 			r.blame("gates", c, "let through as number %d of its address within %.1f s; want %.1f at most", n, took, most+r.Rate*took)
 			return true
@@ -57,7 +57,7 @@ func (r *Run) checkRate(c *Conn) {
 // limit refills slowly, so that the lowest limit counts.
 func (r *Run) overRate(c *Conn) bool {
 	least := float64(r.lowest(c.Node, Stamp{}, c.ServedAt, burstOf))
-	return r.windows(c, func(o *Conn) bool { return !o.missed() || !c.DialedAt.After(o.ClosedAt) }, func(n int, took float64) bool {
+	return r.windows(c, func(o *Conn) bool { return !o.missed() || !c.DialedAt.After(o.ClosedAt) }, func(_ *Conn, n int, took float64) bool {
 		return float64(n) > least+r.Rate*took-1 || !r.Exact && n > int(least)-1
 	})
 }
@@ -65,7 +65,7 @@ func (r *Run) overRate(c *Conn) bool {
 // windows calls found with the number of requests of c's address that were let through, and that
 // match, in each time that ends with c, c included unless it was refused. The time is in seconds. It
 // reports whether found has returned true.
-func (r *Run) windows(c *Conn, match func(*Conn) bool, found func(n int, took float64) bool) bool {
+func (r *Run) windows(c *Conn, match func(*Conn) bool, found func(first *Conn, n int, took float64) bool) bool {
 	n := 0
 	if c.Status != 429 && match(c) {
 		n++
@@ -78,7 +78,7 @@ func (r *Run) windows(c *Conn, match func(*Conn) bool, found func(n int, took fl
 		if o.Number > c.Number && c.Status != 429 {
 			continue
 		}
-		if n++; found(n, float64(c.DialedAt.At-o.DialedAt.At)/1e9) {
+		if n++; found(o, n, float64(c.DialedAt.At-o.DialedAt.At)/1e9) {
 			return true
 		}
 	}
