@@ -245,6 +245,10 @@ func TestAClaimWithoutAServiceBindsNothing(t *testing.T) {
 	}
 
 	n.binary("held").Echo() // it answers pings
+	n.wantMetric("ws_upgrade_attempts_total", "server/accept", 1)
+	if _, ok := l.boundTo("held"); !ok {
+		t.Error("a binary that got its slot has not bound its server-id")
+	}
 	l.free("held")
 	n.dial("/t/b", binaryHeaders("held")).WantClose(4409, "server-id already claimed")
 	if by, ok := l.boundTo("held"); ok {
