@@ -58,10 +58,10 @@ type conn struct {
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.w.read(c.session, n > 0 && err == nil)
 	if c.w.e.Intn(4) == 0 { // the kernel has handed over the bytes, and the caller does not run yet
 		c.w.e.Sleep(time.Millisecond)
 	}
+	c.w.read(c.session, n > 0 && err == nil)
 	return n, err
 }
 
