@@ -16,7 +16,6 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/access"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // accessCommand edits the file of --access-file. It asks no relay: a running relay reads
@@ -259,8 +258,8 @@ func subjectOf(arg string, in io.Reader) (l access.Line, err error) {
 		}
 		return l, nil
 	}
-	if arg == "" || len(arg) > wire.MaxServerID {
-		return l, usagef("the server-id must have 1 to %d bytes", wire.MaxServerID)
+	if arg == "" || len(arg) > 256 {
+		return l, usagef("the server-id must have 1 to 256 bytes")
 	}
 	return access.Line{Subject: access.SubjectOf(arg)}, nil
 }
