@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -136,100 +137,43 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 	if n := s.To - s.From + 1; n < uint64(jobs) {
 		jobs = int(n)
 	}
-	var (
-		mu       sync.Mutex
-		part     = make([]*engine.SweepSummary, jobs)
-		code     = held
-		procs    []*exec.Cmd
-		stopping bool // a worker has found a failure
-		wait     sync.WaitGroup
-	)
-	line := &statusLine{to: e.err, on: terminal(e.err)}
 	executable, err := os.Executable()
 	if err != nil {
 		return e.complain("%v", err)
 	}
-	// stop ends the other workers: worker i has found the failure of the sweep, and
-	// explains it. What the others have done in the last 300 ms is not counted.
-	stop := func(i int) {
-		mu.Lock()
-		defer mu.Unlock()
-		for k, p := range procs {
-			if k != i && !stopping {
-				_ = p.Process.Kill()
-			}
-		}
-		stopping = true
-	}
+	line := &statusLine{to: e.err, on: terminal(e.err)}
+	w := &workers{part: make([]*engine.SweepSummary, jobs)}
 	for i := range jobs {
 		cmd := exec.Command(executable, append([]string{"sweep", "-worker", fmt.Sprintf("%d/%d", i, jobs)}, e.args...)...)
 		cmd.Stderr = line
-		pipe, err := cmd.StdoutPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err != nil {
+		if err := w.start(i, cmd); err != nil {
 			return e.complain("%v", err)
 		}
-		mu.Lock()
-		procs = append(procs, cmd)
-		late := stopping
-		mu.Unlock()
-		if late {
-			_ = cmd.Process.Kill()
-		}
-		wait.Add(1)
-		go func() {
-			defer wait.Done()
-			sc := bufio.NewScanner(pipe)
-			sc.Buffer(nil, maxReport)
-			for sc.Scan() {
-				t := &engine.SweepSummary{}
-				if json.Unmarshal(sc.Bytes(), t) == nil {
-					mu.Lock()
-					part[i] = t
-					mu.Unlock()
-					if t.Broken() {
-						stop(i)
-					}
-				}
-			}
-			if err := cmd.Wait(); err != nil {
-				mu.Lock()
-				code = broken
-				mu.Unlock()
-			}
-		}()
-	}
-	sum := func() *engine.SweepSummary {
-		mu.Lock()
-		defer mu.Unlock()
-		t := &engine.SweepSummary{World: s.World.Name(), Covered: make([]int, len(s.World.CoverageGoals()))}
-		for _, p := range part {
-			if p != nil {
-				t.Merge(p)
-			}
-		}
-		return t
 	}
 	finished := make(chan struct{})
-	go func() { wait.Wait(); close(finished) }()
-	line.watch(finished, start, sum)
-	t := sum()
-	for _, p := range procs {
-		if p.ProcessState.ExitCode() == usage {
-			return usage
-		}
+	go func() { w.running.Wait(); close(finished) }()
+	line.watch(finished, start, func() *engine.SweepSummary { return w.sum(s.World) })
+	if w.misused() {
+		return usage
+	}
+	code := held
+	if w.failed {
+		code = broken
 	}
 	canary := "caught"
 	if err := engine.Canary(); err != nil {
 		fmt.Fprintln(e.err, "relaysim:", err)
 		code, canary = broken, "missed"
 	}
+	e.report(s.World, w.sum(s.World), time.Since(start).Seconds(), jobs, canary)
+	return code
+}
+
+// report prints the summary of a sweep.
+func (e *env) report(world engine.World, t *engine.SweepSummary, took float64, jobs int, canary string) {
 	if len(t.Covered) > 0 {
-		fmt.Fprintf(e.out, "rarest coverage goals, with the number of seeds that covered each:\n%s", t.Rarest(s.World, 4))
+		fmt.Fprintf(e.out, "rarest coverage goals, with the number of seeds that covered each:\n%s", t.Rarest(world, 4))
 	}
-	took := time.Since(start).Seconds()
 	if !t.Broken() && t.Seeds > 0 {
 		fmt.Fprintln(e.out, t.Evidence())
 		if t.Guided > 0 || t.Kept > 0 {
@@ -238,7 +182,86 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 	}
 	fmt.Fprintf(e.out, "canary %s, race detector %t, %d processes, %.1f s, %.0f steps/s\n%s\n",
 		canary, engine.RaceBuild, jobs, took, float64(t.Steps)/took, t)
-	return code
+}
+
+// workers are the processes of a sweep.
+type workers struct {
+	running sync.WaitGroup
+
+	mu       sync.Mutex // guards all below
+	part     []*engine.SweepSummary
+	procs    []*exec.Cmd
+	stopping bool // a worker has found a failure
+	failed   bool // a worker has ended with another exit code than 0
+}
+
+// start starts worker i, and reads its reports until it ends.
+func (w *workers) start(i int, cmd *exec.Cmd) error {
+	pipe, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.procs = append(w.procs, cmd)
+	late := w.stopping
+	w.mu.Unlock()
+	if late {
+		_ = cmd.Process.Kill()
+	}
+	w.running.Go(func() {
+		sc := bufio.NewScanner(pipe)
+		sc.Buffer(nil, maxReport)
+		for sc.Scan() {
+			t := &engine.SweepSummary{}
+			if json.Unmarshal(sc.Bytes(), t) == nil {
+				w.note(i, t)
+			}
+		}
+		if err := cmd.Wait(); err != nil {
+			w.mu.Lock()
+			w.failed = true
+			w.mu.Unlock()
+		}
+	})
+	return nil
+}
+
+// note keeps the newest summary of worker i. If it has found a failure, which it explains
+// on its own, note ends the other workers. Their last 300 ms are not counted.
+func (w *workers) note(i int, t *engine.SweepSummary) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.part[i] = t
+	if !t.Broken() {
+		return
+	}
+	for k, p := range w.procs {
+		if k != i && !w.stopping {
+			_ = p.Process.Kill()
+		}
+	}
+	w.stopping = true
+}
+
+// sum returns the sum of the summaries.
+func (w *workers) sum(world engine.World) *engine.SweepSummary {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := &engine.SweepSummary{World: world.Name(), Covered: make([]int, len(world.CoverageGoals()))}
+	for _, p := range w.part {
+		if p != nil {
+			t.Merge(p)
+		}
+	}
+	return t
+}
+
+// misused reports whether a worker has refused its command line. Call it after all have ended.
+func (w *workers) misused() bool {
+	return slices.ContainsFunc(w.procs, func(p *exec.Cmd) bool { return p.ProcessState.ExitCode() == usage })
 }
 
 // statusLine is a line on a terminal that shows the progress of a sweep. Other
