@@ -80,11 +80,74 @@ func (w *recordWriter) rekey() error {
 	return err
 }
 
+// update derives the next secret and its keys, as after a key update.
+func (w *recordWriter) update() (err error) {
+	if w.secret, err = w.expand("traffic upd", sha256.Size); err != nil {
+		return err
+	}
+	return w.rekey()
+}
+
 // expand is HKDF-Expand-Label of TLS 1.3 with an empty context.
 func (w *recordWriter) expand(label string, size int) ([]byte, error) {
 	label = "tls13 " + label
 	info := append([]byte{byte(size >> 8), byte(size), byte(len(label))}, label...)
 	return hkdf.Expand(sha256.New, w.secret, string(append(info, 0)), size)
+}
+
+// recordClient upgrades a binary, and returns a writer of TLS records to the relay, which
+// writes them below the connection of crypto/tls.
+func (n *node) recordClient(id string) *recordWriter {
+	n.t.Helper()
+	nc, err := net.Dial("tcp", n.public)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { nc.Close() })
+	_ = nc.SetDeadline(time.Now().Add(patience))
+	var keyLog bytes.Buffer
+	cfg := n.tls.Clone()
+	cfg.KeyLogWriter = &keyLog
+	tc := tls.Client(nc, cfg)
+	if _, err := fmt.Fprintf(tc, "GET /v1/server HTTP/1.1\r\n%sUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: %s\r\nX-Pyrycode-Version: 1\r\nUser-Agent: x\r\n\r\n", host, id); err != nil {
+		n.t.Fatal(err)
+	}
+	if _, err := io.ReadFull(tc, make([]byte, 20)); err != nil {
+		n.t.Fatal(err)
+	}
+	w, err := newRecordWriter(tc, keyLog.String(), 1)
+	if err != nil {
+		n.t.Skip(err)
+	}
+	return w
+}
+
+const recordCuts = `pyrycode_relay_connections_cut_total{reason="tls_bytes"}`
+
+// After the upgrade, clients send key updates, with a byte of a frame after each one, so
+// that crypto/tls never counts many in a row. Each makes the relay derive keys and
+// answer. The clients are cut, and counted.
+func TestRow41ManyKeyUpdatesAfterTheUpgradeAreCut(t *testing.T) {
+	cert, key, client := selfSigned(t)
+	conns, updates := dose(20, 500), 1000
+	given(t, "%d connections, %d key updates each", conns, updates)
+	c := startChild(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
+	c.tls = client
+	h := c.pair()
+	text := []byte(frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`))
+	for i := range conns {
+		w := c.recordClient(fmt.Sprint("s", i))
+		go func() { _, _ = io.Copy(io.Discard, w.below) }()
+		for k := range updates {
+			if w.write(22, []byte{24, 0, 0, 1, 1}) != nil || w.update() != nil || w.write(23, text[k%len(text):][:1]) != nil {
+				break // it is cut already
+			}
+		}
+	}
+	c.until("all are cut", func() bool { return c.metric(recordCuts) == float64(conns) })
+	c.until("the pair is left", func() bool { return c.metric("pyrycode_relay_connected_binaries") == 1 })
+	h.check()
 }
 
 // After the upgrade, clients send the beginning of a handshake message of 64 KB, which
@@ -96,30 +159,9 @@ func TestRow41ALongHandshakeMessageAfterTheUpgradeIsCut(t *testing.T) {
 	c := startChild(t, func(c *config.Config) { c.TLSCert, c.TLSKey = cert, key })
 	c.tls = client
 	h := c.pair()
-	const cuts = `pyrycode_relay_connections_cut_total{reason="tls_bytes"}`
 	message := append([]byte{24, 0, 0xea, 0x60}, make([]byte, 60_000)...) // of a KeyUpdate's type
 	for i := range conns {
-		nc, err := net.Dial("tcp", c.public)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		_ = nc.SetDeadline(time.Now().Add(patience))
-		var keyLog bytes.Buffer
-		cfg := client.Clone()
-		cfg.KeyLogWriter = &keyLog
-		tc := tls.Client(nc, cfg)
-		if _, err := fmt.Fprintf(tc, "GET /v1/server HTTP/1.1\r\n%sUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
-			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Pyrycode-Server: s%d\r\nX-Pyrycode-Version: 1\r\nUser-Agent: x\r\n\r\n", host, i); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(tc, make([]byte, 20)); err != nil {
-			t.Fatal(err)
-		}
-		w, err := newRecordWriter(tc, keyLog.String(), 1)
-		if err != nil {
-			t.Skip(err)
-		}
+		w := c.recordClient(fmt.Sprint("s", i))
 		size := []int{16_000, 500}[i%2]
 		for rest := message; len(rest) > size; rest = rest[size:] {
 			if w.write(22, rest[:size]) != nil {
@@ -127,7 +169,7 @@ func TestRow41ALongHandshakeMessageAfterTheUpgradeIsCut(t *testing.T) {
 			}
 		}
 	}
-	c.until("all are cut", func() bool { return c.metric(cuts) == float64(conns) })
+	c.until("all are cut", func() bool { return c.metric(recordCuts) == float64(conns) })
 	c.until("the pair is left", func() bool { return c.metric("pyrycode_relay_connected_binaries") == 1 })
 	h.check()
 }

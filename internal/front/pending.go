@@ -39,7 +39,7 @@ type pending struct {
 	networks   network.Counts
 	evictAfter time.Duration
 	noWait     time.Time // until then only a network without a place makes newcomers wait
-	keepAlive  bool // requests may follow each other; a connection counts from the last one
+	keepAlive  bool      // requests may follow each other; a connection counts from the last one
 	shut       bool
 
 	turns int     // connections that may still compute
