@@ -18,6 +18,9 @@ import (
 // that their steps fill leave at the end of the batch.
 const eventsPerBatch = 256
 
+// smallBatch is the number of events from which a batch is worth its writes.
+const smallBatch = 32
+
 // pollers are those of the process, one for each processor. Sockets are spread over
 // them in turn.
 var pollers struct {
@@ -39,12 +42,11 @@ type poller struct {
 	fd     int32       // its number
 	waits  atomic.Bool // in wait
 	raw    syscall.RawConn
-	look   func(fd uintptr)      // gets the events that are there
-	fill   func(fd uintptr) bool // … and reports whether there are any
 	events [eventsPerBatch]syscall.EpollEvent
 	n      int // of events
 	ready  [eventsPerBatch]*rawSocket
 	turn   Turn
+	repeat bool // watchers of turn wait for Repeat
 
 	mu      sync.Mutex // guards all below
 	slots   []registration
@@ -92,15 +94,6 @@ func newPoller() (*poller, error) {
 	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: int32(fd)}
 	if p.raw, err = p.file.SyscallConn(); err != nil {
 		return nil, err
-	}
-	p.look = func(fd uintptr) {
-		if p.n, err = pollNow(fd, p.events[:]); err != nil {
-			p.n = 0
-		}
-	}
-	p.fill = func(fd uintptr) bool {
-		p.look(fd)
-		return p.n > 0
 	}
 	return p, nil
 }
@@ -150,29 +143,47 @@ func (p *poller) remove(s *rawSocket) {
 
 // run is the poller's goroutine.
 func (p *poller) run() {
-	for more := false; ; {
-		p.n = 0
-		if !more && p.wait() != nil && p.stop() {
-			return
-		}
-		if p.n == 0 {
-			_ = p.raw.Control(p.look)
-		}
-		p.dispatch()
-		if more {
-			p.turn.Repeat()
-		}
-		more = p.turn.End()
-		runtime.Gosched()
+	for p.raw.Read(p.serve) == nil || !p.stop() {
 	}
 }
 
-// wait waits for events. The error says that wakePollers or remove has ended the wait.
-func (p *poller) wait() error {
-	p.waits.Store(true)
-	err := p.raw.Read(p.fill)
+// serve serves batches of events until none is there. It returns false: raw.Read then
+// waits for the next event in Go's own poller, and calls serve again.
+//
+// Other goroutines run between two batches, and while the poller waits. To let them run
+// before that wait, too, costs a twentieth of a frame that travels alone.
+func (p *poller) serve(fd uintptr) bool {
 	p.waits.Store(false)
-	return err
+	for more := p.look(fd); more; {
+		p.dispatch()
+		p.gather(fd)
+		if p.repeat {
+			p.turn.Repeat()
+		}
+		p.repeat = p.turn.End()
+		if more = p.look(fd) || p.repeat; more {
+			runtime.Gosched()
+		}
+	}
+	p.waits.Store(true)
+	return false
+}
+
+// gather serves what has come meanwhile, too, if the batch is a small one: its writes then
+// carry more. It waits for nothing. A batch of one is not worth a look.
+func (p *poller) gather(fd uintptr) {
+	for all := p.n; 1 < all && all < smallBatch && p.look(fd); all += p.n {
+		p.dispatch()
+	}
+}
+
+// look gets the events that are there, and reports whether there are any.
+func (p *poller) look(fd uintptr) bool {
+	var err error
+	if p.n, err = pollNow(fd, p.events[:]); err != nil {
+		p.n = 0
+	}
+	return p.n > 0
 }
 
 // wakePollers ends the waits of pollers that have events. Go's own poller does so late
