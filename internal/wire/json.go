@@ -313,7 +313,7 @@ func special(w uint64) uint64 {
 
 // scanPlain returns the index of the first special byte at b[i] or later, or len(b).
 func scanPlain(b []byte, i int) int {
-	if len(b)-i >= 16 && hasWideScan {
+	if len(b)-i >= 16 && hasWide {
 		return scanWide(b, i)
 	}
 	for len(b)-i >= 32 { // most bytes are in long strings, for which this loop is fastest

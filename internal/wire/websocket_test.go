@@ -38,13 +38,18 @@ func TestAppendHeader(t *testing.T) {
 }
 
 func TestUnmask(t *testing.T) {
-	for n := range 100 {
+	text := strings.Repeat("abcdefghijk", 20)
+	masked := []byte(text)
+	for i := range masked {
+		masked[i] ^= testKey[i%4]
+	}
+	for n := range 200 {
 		for cut := range n + 1 {
-			masked := piece{0, bytes.Repeat([]byte("abcdefghijk"), 10)[:n], testKey}.append(nil)[6:]
-			key := unmask(masked[:cut], 0x3d21fa37)
-			unmask(masked[cut:], key)
-			if want := strings.Repeat("abcdefghijk", 10)[:n]; string(masked) != want {
-				t.Fatalf("%d bytes in parts of %d and %d: got %q; want %q", n, cut, n-cut, masked, want)
+			got := bytes.Clone(masked[:n+1])
+			key := unmask(got[:cut], 0x3d21fa37)
+			unmask(got[cut:n], key)
+			if string(got[:n]) != text[:n] || got[n] != masked[n] {
+				t.Fatalf("%d bytes in parts of %d and %d: got %q; want %q", n, cut, n-cut, got, text[:n])
 			}
 		}
 	}

@@ -16,8 +16,8 @@ func naivePlain(b []byte, i int) int {
 // Both ways to scan find each special byte at each index of texts of each length, and stop
 // at the end of the text although a special byte follows.
 func TestScanPlainFindsEachSpecialByte(t *testing.T) {
-	defer func() { hasWideScan = true }()
-	for _, hasWideScan = range []bool{false, true} {
+	defer func() { hasWide = true }()
+	for _, hasWide = range []bool{false, true} {
 		for n := range 200 {
 			text := bytes.Repeat([]byte{'x'}, n+40)
 			text[n] = '"'
@@ -26,14 +26,14 @@ func TestScanPlainFindsEachSpecialByte(t *testing.T) {
 					text[at] = c
 					for _, from := range []int{0, at / 2, at} {
 						if got, want := scanPlain(text[:n], from), naivePlain(text[:n], from); got != want {
-							t.Fatalf("wide %v: %d bytes, %q at %d: scanPlain from %d = %d; want %d", hasWideScan, n, c, at, from, got, want)
+							t.Fatalf("wide %v: %d bytes, %q at %d: scanPlain from %d = %d; want %d", hasWide, n, c, at, from, got, want)
 						}
 					}
 				}
 				text[at] = 'x'
 			}
 			if got := scanPlain(text[:n], 0); got != n {
-				t.Fatalf("wide %v: %d plain bytes: scanPlain = %d", hasWideScan, n, got)
+				t.Fatalf("wide %v: %d plain bytes: scanPlain = %d", hasWide, n, got)
 			}
 		}
 	}
@@ -51,8 +51,8 @@ func FuzzScanPlain(f *testing.F) {
 		if got := scanPlain(b, from); got != want {
 			t.Errorf("scanPlain(%q, %d) = %d; want %d", b, from, got, want)
 		}
-		defer func() { hasWideScan = true }()
-		hasWideScan = false
+		defer func() { hasWide = true }()
+		hasWide = false
 		if got := scanPlain(b, from); got != want {
 			t.Errorf("without SSE2: scanPlain(%q, %d) = %d; want %d", b, from, got, want)
 		}

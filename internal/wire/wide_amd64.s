@@ -73,3 +73,28 @@ found:
 	ADDQ   AX, DI
 	MOVQ   DI, ret+16(FP)
 	RET
+
+// func unmaskSSE2(p *byte, n int, key uint64)
+TEXT ·unmaskSSE2(SB), NOSPLIT, $0-24
+	MOVQ   p+0(FP), SI
+	MOVQ   n+8(FP), CX
+	MOVQ   key+16(FP), X8
+	PUNPCKLQDQ X8, X8
+
+mask:
+	MOVOU  (SI), X0
+	MOVOU  16(SI), X1
+	MOVOU  32(SI), X2
+	MOVOU  48(SI), X3
+	PXOR   X8, X0
+	PXOR   X8, X1
+	PXOR   X8, X2
+	PXOR   X8, X3
+	MOVOU  X0, (SI)
+	MOVOU  X1, 16(SI)
+	MOVOU  X2, 32(SI)
+	MOVOU  X3, 48(SI)
+	ADDQ   $64, SI
+	SUBQ   $64, CX
+	JNZ    mask
+	RET

@@ -1,0 +1,10 @@
+//go:build !amd64
+
+package wire
+
+// hasWide is false: scanWide and unmaskWide are never called.
+const hasWide = false
+
+func scanWide(b []byte, _ int) int { return len(b) }
+
+func unmaskWide([]byte, uint64) {}
