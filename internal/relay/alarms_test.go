@@ -17,6 +17,7 @@ import (
 type idler struct{ failed []string }
 
 func (*idler) message([]byte) bool     { return true }
+func (*idler) handOn()                 {}
 func (*idler) await([]byte) bool       { return false }
 func (*idler) starved()                {}
 func (*idler) settled() bool           { return true }

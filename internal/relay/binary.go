@@ -258,6 +258,7 @@ func (b *binary) message(payload []byte) bool {
 		return false
 	}
 	if !b.carryOut(payload) && !b.bad.allow(b.heard.Load(), len(payload)) {
+		b.handOn()
 		b.fail(wire.ClosePolicy, wire.ReasonBadEnvelopes)
 	}
 	return true
@@ -325,25 +326,40 @@ func (e *badEnvelopes) allow(now int64, size int) bool {
 // deliver hands env to p: first the frame, then the close.
 func (b *binary) deliver(p *phone, env wire.Envelope) {
 	if env.Frame != nil {
-		v, when := p.out.put(nil, b.heard.Load(), nil, env.Frame, "")
-		b.flush(&p.out, when)
-		switch v {
-		case full:
-			b.relay.metrics.dropped[dropPhoneBacklog].Inc()
-			p.fail(wire.CloseInternal, wire.ReasonPhoneBacklog)
-			return
-		case closed:
-			b.relay.metrics.dropped[dropClosed].Inc()
-			return
-		}
+		b.turn.stage(p, env.Frame)
 	}
 	if env.CloseCode != 0 {
 		code := wire.CloseInternal
 		if c := wire.CloseCode(env.CloseCode); int(c) == env.CloseCode && c.Legal() {
 			code = c
 		}
+		b.handOn()
 		p.dismiss(code)
 	}
+}
+
+// handOn puts the staged frames into the outboxes of their phones.
+func (b *binary) handOn() {
+	list := b.turn.staged
+	for i := range list {
+		f := &list[i]
+		if f.follows {
+			continue
+		}
+		left, v, when := f.to.out.putStaged(b.heard.Load(), list, int32(i))
+		b.flush(&f.to.out, when)
+		if left == 0 {
+			continue
+		}
+		if v == full {
+			b.relay.metrics.dropped[dropPhoneBacklog].Inc()
+			f.to.fail(wire.CloseInternal, wire.ReasonPhoneBacklog)
+			left--
+		}
+		b.relay.metrics.dropped[dropClosed].Add(float64(left))
+	}
+	clear(list)
+	b.turn.staged = list[:0]
 }
 
 // drop counts and logs a frame that goes nowhere.

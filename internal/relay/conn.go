@@ -29,6 +29,10 @@ type role interface {
 	// False means there is no room: the conn parks and calls await.
 	message(payload []byte) bool
 
+	// handOn completes what message has taken in. It is called before a payload
+	// becomes invalid, before a control message counts, and after the last message.
+	handOn()
+
 	// await arranges that startReading is called when payload may be
 	// offered again. True means that it has been taken after all.
 	await(payload []byte) bool
@@ -231,6 +235,7 @@ func (c *conn) work() (next int32, over bool) {
 		return 0, true
 	}
 	whole := c.digest()
+	c.role.handOn()
 	c.countMessages()
 	if !whole && !c.park() {
 		return parked, false
@@ -301,8 +306,14 @@ func (c *conn) digest() bool {
 	}
 	whole := false
 	for n := 1; !c.closing.Load(); n++ {
+		if c.asm.Holds() > 0 {
+			c.role.handOn() // the last payload may be in the buffer
+		}
 		m, rest, err := c.asm.Next(c.rest, c.limits)
 		c.rest = rest
+		if err != nil || m.Op.Control() {
+			c.role.handOn()
+		}
 		if err != nil {
 			if pe, ok := errors.AsType[*wire.ProtocolError](err); ok {
 				c.role.fail(pe.Code, pe.Reason)

@@ -148,6 +148,52 @@ func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix stri
 	return v, when
 }
 
+// stagedFrame is a frame that a binary's step is about to put into the outbox of a phone.
+// The frames of one phone form a list, so that they need one lock.
+type stagedFrame struct {
+	to      *phone
+	frame   []byte
+	next    int32 // index of the next frame to the phone; 0: none
+	follows bool  // another frame to the phone is before it
+}
+
+// stage adds frame to those that are staged for p.
+func (t *Turn) stage(p *phone, frame []byte) {
+	n := int32(len(t.staged))
+	f := stagedFrame{to: p, frame: frame}
+	if p.staged < n && t.staged[p.staged].to == p {
+		t.staged[p.staged].next = n
+		f.follows = true
+	}
+	p.staged = n
+	t.staged = append(t.staged, f)
+}
+
+// putStaged is put for the frames of a list, of which staged[i] is the first. It takes
+// frames until one is not taken, and returns how many are left, with the verdict on the
+// first of these.
+func (o *outbox) putStaged(read int64, staged []stagedFrame, i int32) (left int, v verdict, when flushTime) {
+	o.mu.Lock()
+	for more := true; more; {
+		f := &staged[i]
+		cost := len(f.frame) + itemCost
+		if v == taken {
+			v = o.room(nil, cost)
+		}
+		if v == taken {
+			o.add(item{cost: cost, frame: true, read: o.sample(read)}, nil, f.frame, "")
+		} else {
+			left++
+		}
+		i, more = f.next, f.next > 0
+	}
+	if o.queue != nil {
+		when = o.flushTime()
+	}
+	o.mu.Unlock()
+	return left, v, when
+}
+
 // putOrPark is put, but if the outbox has no room, from waits for room: the outbox calls
 // from.resume when it has room.
 func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {

@@ -23,6 +23,7 @@ type phone struct {
 	binary atomic.Pointer[binary] // nil: joined in grace; set before the first read
 	sender sender                 // in binary's outbox
 	ended  atomic.Bool
+	staged int32 // index of its last frame in Turn.staged; owned by binary's step
 }
 
 // joiner is a phone in the registry: one with its slot here, or a proxied one.
@@ -179,6 +180,8 @@ func (p *phone) message(frame []byte) bool {
 	p.flush(&b.out, when)
 	return v == taken
 }
+
+func (p *phone) handOn() {}
 
 // await leaves frame for when the binary has room. Where there is no
 // binary any more, or there never was one, nothing will ever take it: the

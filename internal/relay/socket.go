@@ -61,10 +61,11 @@ type Watcher interface {
 // single connection again. It calls Ready for each socket of a batch and then End. The
 // zero value is ready for use.
 type Turn struct {
-	dirty []*outbox
-	later []Flusher // flushed after dirty
-	again []Watcher // in the order in which they have asked; those before first have had their step
-	first int
+	dirty  []*outbox
+	later  []Flusher     // flushed after dirty
+	staged []stagedFrame // of one binary's step, until its handOn
+	again  []Watcher     // in the order in which they have asked; those before first have had their step
+	first  int
 
 	messages int  // handed on since the outboxes were flushed
 	flushed  bool // since Repeat or this batch began, because of the number of messages

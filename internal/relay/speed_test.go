@@ -116,7 +116,9 @@ func up(t testing.TB, p *phone, frame []byte) {
 }
 
 func down(t testing.TB, b *binary, envelope []byte) {
-	if !b.message(envelope) || len(b.turn.dirty) != 1 {
+	ok := b.message(envelope)
+	b.handOn()
+	if !ok || len(b.turn.dirty) != 1 {
 		t.Fatal("not delivered")
 	}
 	b.turn.End()
