@@ -181,8 +181,6 @@ func (p *phone) message(frame []byte) bool {
 	return v == taken
 }
 
-func (p *phone) handOn() {}
-
 // await leaves frame for when the binary has room. Where there is no
 // binary any more, or there never was one, nothing will ever take it: the
 // phone is evicted when the grace ends, one way or the other.
@@ -204,6 +202,8 @@ func (p *phone) await(frame []byte) bool {
 	p.roomSince.Store(0)
 	return v == taken
 }
+
+func (p *phone) handOn() {}
 
 func (p *phone) settled() bool { return p.binary.Load() != nil }
 

@@ -18,9 +18,6 @@ import (
 // that their steps fill leave at the end of the batch.
 const eventsPerBatch = 256
 
-// smallBatch is the number of events from which a batch is worth its writes.
-const smallBatch = 32
-
 // pollers are those of the process, one for each processor. Sockets are spread over
 // them in turn.
 var pollers struct {
@@ -150,13 +147,13 @@ func (p *poller) run() {
 // serve serves batches of events until none is there. It returns false: raw.Read then
 // waits for the next event in Go's own poller, and calls serve again.
 //
-// Other goroutines run between two batches, and while the poller waits. To let them run
-// before that wait, too, costs a twentieth of a frame that travels alone.
+// Other goroutines run between two batches, and while the poller waits. The last look
+// finds nothing. It is there because a poller that waits with events starts late while
+// other goroutines compute.
 func (p *poller) serve(fd uintptr) bool {
 	p.waits.Store(false)
 	for more := p.look(fd); more; {
 		p.dispatch()
-		p.gather(fd)
 		if p.repeat {
 			p.turn.Repeat()
 		}
@@ -167,14 +164,6 @@ func (p *poller) serve(fd uintptr) bool {
 	}
 	p.waits.Store(true)
 	return false
-}
-
-// gather serves what has come meanwhile, too, if the batch is a small one: its writes then
-// carry more. It waits for nothing. A batch of one is not worth a look.
-func (p *poller) gather(fd uintptr) {
-	for all := p.n; 1 < all && all < smallBatch && p.look(fd); all += p.n {
-		p.dispatch()
-	}
 }
 
 // look gets the events that are there, and reports whether there are any.

@@ -1,3 +1,5 @@
+//go:build !race
+
 #include "textflag.h"
 
 // SPECIAL sets the bytes of X to 0xff that are special, and the others to 0. It changes T.
