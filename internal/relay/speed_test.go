@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -134,6 +135,53 @@ func TestAFrameAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { down(t, b, envelope) }); n != 0 {
 		t.Errorf("binary to phone: %v allocations; want 0", n)
 	}
+}
+
+// Frames that one step of a binary has for several phones reach each phone in their order.
+// What is left after a frame without room is counted, and the phone is closed.
+func TestStagedFramesKeepTheirOrder(t *testing.T) {
+	s := newStage(t, 1, 3)
+	b := s.binaries[0]
+	var want [3][]string
+	for i := range 150 { // less than flushBytes
+		to := i * i % 3
+		frame := frameOf(60 + i%50)
+		want[to] = append(want[to], string(frame))
+		if !b.message(envelopeFor(s.phones[to], frame)) {
+			t.Fatal("not taken in")
+		}
+		if i%64 == 63 {
+			b.handOn()
+		}
+	}
+	b.handOn()
+	if n := len(b.turn.staged); n != 0 {
+		t.Fatalf("%d frames are staged after handOn", n)
+	}
+	for i, p := range s.phones {
+		p.out.mu.Lock()
+		var got []string
+		if p.out.queue != nil {
+			got = texts(opened(t, p.out.queue.bytes))
+		}
+		p.out.mu.Unlock()
+		if !slices.Equal(got, want[i]) {
+			t.Errorf("phone %d gets %d frames; want %d in their order", i, len(got), len(want[i]))
+		}
+	}
+	b.turn.End()
+
+	p := s.phones[0]
+	p.out.budget = 3*(512+itemCost) + 1
+	for range 5 {
+		b.message(envelopeFor(p, frameOf(512)))
+	}
+	b.handOn()
+	backlog, closed := valueOf(t, s.metrics.dropped[dropPhoneBacklog]), valueOf(t, s.metrics.dropped[dropClosed])
+	if !p.ended.Load() || backlog != 1 || closed != 4 {
+		t.Errorf("ended: %v, %v frames without room, %v dropped with the phone; want true, 1 and 4: those that waited, too", p.ended.Load(), backlog, closed)
+	}
+	b.turn.End()
 }
 
 // The cost of a frame hardly depends on the number of phones in its slot and of other
