@@ -57,6 +57,19 @@ func (n *Node) Arriving() int {
 	return len(n.arriving)
 }
 
+// Congested returns the number of streams that wait for room in the queue of their link.
+func (n *Node) Congested() (streams int) {
+	n.mu.Lock()
+	all := n.allLinks()
+	n.mu.Unlock()
+	for _, l := range all {
+		l.mu.Lock()
+		streams += len(l.waiting)
+		l.mu.Unlock()
+	}
+	return streams
+}
+
 // RefusedNodes returns of how many nodes refusals are kept.
 func (n *Node) RefusedNodes() int { return len(n.refused) }
 

@@ -50,6 +50,7 @@ func dialRogue(t testing.TB, address string) *rogue {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
+	_ = c.(*net.TCPConn).SetReadBuffer(64 << 10) // what the test does not read waits at the node
 	_ = c.SetDeadline(time.Now().Add(patience))
 	return &rogue{t: t, conn: c}
 }
@@ -81,13 +82,15 @@ func (r *rogue) next(skip string) (kind string, id uint64, text string) {
 	}
 }
 
-// greet introduces the rogue and returns when the node has introduced itself.
-func (r *rogue) greet() *rogue {
-	r.t.Helper()
-	r.send(helloOf(low, 2))
-	if kind, _, text := r.next(""); kind != "hello" {
-		r.t.Fatalf("the node answers %q %q; want hello", kind, text)
-	}
+// introduced returns a rogue with a link to the node at an address.
+func introduced(t testing.TB, address string) (r *rogue) {
+	t.Helper()
+	until(t, "the directory to name the rogue", func() bool {
+		r = dialRogue(t, address)
+		r.send(helloOf(low, 2))
+		kind, _, _ := r.next("")
+		return kind == "hello"
+	})
 	return r
 }
 
@@ -144,12 +147,7 @@ func TestANodeThatBreaksTheRulesLosesItsLink(t *testing.T) {
 			list(t, w.m, high, "127.0.0.1:1")
 			r := dialRogue(t, n.wire.Address())
 			if tt.greet {
-				until(t, "the directory to name the node", func() bool {
-					r = dialRogue(t, n.wire.Address())
-					r.send(helloOf(low, 2))
-					kind, _, _ := r.next("")
-					return kind == "hello"
-				})
+				r = introduced(t, n.wire.Address())
 			}
 			before := count(t, n.node.Ended(tt.why))
 			until(t, "the end", func() bool { // again, until the directory names the nodes
@@ -181,7 +179,6 @@ func TestALinkEndsInTime(t *testing.T) {
 	wires := new(clustertest.Wires)
 	defer wires.Close()
 	wire := wires.Wire()
-	list(t, m, low, "127.0.0.1:1")
 	n, err := New(Config{Directory: m.Port(), Network: wire, Runtime: relay.Runtime{Clock: mock}})
 	if err != nil {
 		t.Fatal(err)
@@ -195,9 +192,10 @@ func TestALinkEndsInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	nothing, part, silent := dialRogue(t, wire.Address()), dialRogue(t, wire.Address()), dialRogue(t, wire.Address())
+	list(t, m, low, "127.0.0.1:1")
+	silent := introduced(t, wire.Address())
+	nothing, part := dialRogue(t, wire.Address()), dialRogue(t, wire.Address())
 	part.send(helloOf(low, 2)[:10])
-	silent.greet()
 	until(t, "two connections to wait", func() bool { return n.Arriving() == 2 })
 	mock.Add(4 * time.Second)
 	if got := n.Arriving(); got != 2 {
@@ -223,52 +221,23 @@ func TestANodeThatDoesNotReadLosesItsLink(t *testing.T) {
 	w := newWorld(t, 1, func(c *Config, _ *relay.Config) { c.Heartbeat = time.Minute })
 	n := w.nodes[0]
 	list(t, w.m, low, "127.0.0.1:1")
-	until(t, "a link", func() bool {
-		r := dialRogue(t, n.wire.Address())
-		r.send(helloOf(low, 2))
-		kind, _, _ := r.next("")
-		if kind != "hello" {
-			return false
+	r := introduced(t, n.wire.Address())
+	var p []byte
+	for range 1000 {
+		p = append(p, Record("ask", 1, 0, `{"v":2,"ask":"unknown"}`)...)
+	}
+	for count(t, n.node.Ended("backlog")) == 0 {
+		if _, err := r.conn.Write(p); err != nil {
+			break
 		}
-		var p []byte
-		for range 1000 {
-			p = append(p, Record("ask", 1, 0, `{"v":2,"ask":"unknown"}`)...)
-		}
-		for count(t, n.node.Ended("backlog")) == 0 {
-			if _, err := r.conn.Write(p); err != nil {
-				break
-			}
-		}
-		return true
-	})
+	}
 	wantCount(t, "links to nodes that do not read", n.node.Ended("backlog"), 1)
 }
 
-// joined returns a rogue with the stream 3 of a phone at n, which holds s1 for bin.
+// joined returns a rogue with the stream 3 of a phone at n, which holds s1.
 func joined(t testing.TB, w *world, n *member) *rogue {
 	t.Helper()
-	list(t, w.m, low, "127.0.0.1:1")
-	e, err := n.port.Get(KeyOf("s1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v struct{ Nonce string }
-	if err := json.Unmarshal(e.Value, &v); err != nil {
-		t.Fatal(err)
-	}
-	var r *rogue
-	until(t, "a link", func() bool {
-		r = dialRogue(t, n.wire.Address())
-		r.send(helloOf(low, 2))
-		kind, _, _ := r.next("")
-		return kind == "hello"
-	})
-	open := func(stream uint64) string {
-		q := fmt.Sprintf(`{"v":2,"ask":"open","server":"czE=","nonce":%q,"stream":%d,"remote":"192.0.2.1"}`, v.Nonce, stream)
-		r.send(Record("ask", stream, 0, q))
-		_, _, text := r.next("ping pong data")
-		return text
-	}
+	r, open := linked(t, w, n)
 	if got := open(2); got != "refused" {
 		t.Errorf("a stream with an id of the other node: %q; want refused", got)
 	}
@@ -279,6 +248,65 @@ func joined(t testing.TB, w *world, n *member) *rogue {
 		t.Errorf("a second stream with the same id: %q; want refused", got)
 	}
 	return r
+}
+
+// linked returns a rogue with a link to n, which holds s1, and a function that joins a phone
+// in a stream and returns the answer.
+func linked(t testing.TB, w *world, n *member) (r *rogue, open func(stream uint64) string) {
+	t.Helper()
+	list(t, w.m, low, "127.0.0.1:1")
+	e, err := n.port.Get(KeyOf("s1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct{ Nonce string }
+	if err := json.Unmarshal(e.Value, &v); err != nil {
+		t.Fatal(err)
+	}
+	r = introduced(t, n.wire.Address())
+	return r, func(stream uint64) string {
+		q := fmt.Sprintf(`{"v":2,"ask":"open","server":"czE=","nonce":%q,"stream":%d,"remote":"192.0.2.1"}`, v.Nonce, stream)
+		r.send(Record("ask", stream, 0, q))
+		_, _, text := r.next("ping pong data")
+		return text
+	}
+}
+
+// While the far node of a link does not read, its frames wait up to a limit, and the streams
+// beyond it. Everything comes once the far node reads.
+func TestACongestedLinkLosesNothing(t *testing.T) {
+	const phones, frame, frames = 40, 50_000, 4 // less than a window for each, and more than the kernel takes for all
+	w := newWorld(t, 1, func(c *Config, r *relay.Config) { c.Heartbeat, r.MaxPhones = time.Minute, phones })
+	n := w.nodes[0]
+	bin := n.binary("s1")
+	r, open := linked(t, w, n)
+	mask := func(text string) string { return string([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}) + text }
+	var ids []string
+	for i := range uint64(phones) {
+		if got := open(2*i + 1); got != "joined" {
+			t.Fatalf("phone %d: %q", i, got)
+		}
+		r.send(Record("data", 2*i+1, 0, mask(`"x"`)))
+		ids = append(ids, connID(t, bin.Recv()))
+	}
+	for _, id := range ids {
+		for range frames {
+			bin.Send(fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", frame)))
+		}
+	}
+	until(t, "streams to wait for room", func() bool { return n.node.Congested() > 0 })
+	got := make(map[uint64]int)
+	for done := 0; done < phones; {
+		kind, id, bytes := r.next("ping pong credit")
+		if kind != "data" {
+			t.Fatalf("%q of stream %d, after %d streams", kind, id, done)
+		}
+		if got[id] += len(bytes); got[id] >= frames*(frame+2) {
+			done++
+			got[id] = -1 << 40
+		}
+	}
+	until(t, "no stream to wait", func() bool { return n.node.Congested() == 0 })
 }
 
 // What breaks one stream ends that phone with a notice, and the link stays.

@@ -35,6 +35,9 @@ const (
 	// maxName is the length of a node's name in bytes, at most.
 	maxName = 64
 
+	// linkWait is the time for which a node that starts waits for its links, at most.
+	linkWait = time.Second
+
 	// dialPause is the pause after the first failed dial of a node. It doubles, up to
 	// maxDialPause.
 	dialPause    = 100 * time.Millisecond
@@ -280,6 +283,18 @@ func (n *Node) linked() []NodeID {
 	}
 	slices.SortFunc(ids, func(a, b NodeID) int { return bytes.Compare(a[:], b[:]) })
 	return ids
+}
+
+// allLinked reports whether there is a link to each node that the directory names.
+func (n *Node) allLinked() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, f := range n.nodes {
+		if f.link == nil && f.address != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // heartbeat pings all nodes, ends the links that are silent, and sets the timer for the

@@ -228,7 +228,9 @@ func (n *Node) Name() string { return cmp.Or(n.cfg.Name, n.id.String()) }
 // Attach implements relay.Cluster.
 func (n *Node) Attach(h *relay.Host) { n.host = h }
 
-// Start accepts links, watches the directory, begins a session and sends heartbeats. The relay should accept no connections until Start has returned nil. If ctx
+// Start accepts links, watches the directory, begins a session and sends heartbeats. It
+// waits for a second at most until there are links to all nodes, so that the first phones
+// need not be refused. The relay should accept no connections until Start has returned nil. If ctx
 // ends while Start waits for the directory, Start returns the cause.
 func (n *Node) Start(ctx context.Context) error {
 	n.logNode(slog.LevelInfo, "node_started", n.id, n.cfg.Name)
@@ -247,6 +249,9 @@ func (n *Node) Start(ctx context.Context) error {
 		n.pause(reopenPause)
 	}
 	n.heartbeat()
+	for wait := n.rt.Clock.Now().Add(linkWait); !n.allLinked() && ctx.Err() == nil && n.rt.Clock.Now().Before(wait); {
+		n.pause(linkWait / 20)
+	}
 	return nil
 }
 
