@@ -326,8 +326,14 @@ func (n *Node) delete(c *claim, revision uint64) {
 		n.leave(c)
 		return
 	}
+	defer n.deletes.leave()
+	n.mu.Lock()
+	lost := c.lost
+	n.mu.Unlock()
+	if lost {
+		return // the entry has ended with the session
+	}
 	err := n.cfg.Directory.Delete(c.key, revision)
-	n.deletes.leave()
 	if err != nil && !errors.Is(err, ErrConflict) {
 		n.leave(c)
 		n.mu.Lock()

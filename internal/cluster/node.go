@@ -256,14 +256,19 @@ func (n *Node) Start(ctx context.Context) error {
 }
 
 // Drain refuses later claims and deletes the entries of server-ids for which the
-// relay has no slot any more. Call it after the drain of the relay has begun. It
+// relay has no slot any more. If it has none at all, Drain ends the session, which
+// deletes all entries with one write. Call it after the drain of the relay has begun. It
 // waits for the directory, for a few seconds at most.
 func (n *Node) Drain() {
 	n.deleteFails.Store(false) // the directory may answer again
 	n.mu.Lock()
 	n.draining = true
-	cs := n.sorted()
+	s, cs := n.session, n.sorted()
 	n.mu.Unlock()
+	if s != nil && !slices.ContainsFunc(cs, n.needed) {
+		n.lose(s, lostClosed)
+		return
+	}
 	todo := len(cs)
 	if todo == 0 {
 		return
@@ -282,6 +287,14 @@ func (n *Node) Drain() {
 		})
 	}
 	all.Wait()
+}
+
+// needed reports whether c has a slot, or may get one.
+func (n *Node) needed(c *claim) bool {
+	n.mu.Lock()
+	attempts := c.attempts
+	n.mu.Unlock()
+	return attempts > 0 || n.host.Slot(c.id) != relay.SlotFree // in this order: an applied claim already has its slot
 }
 
 // Close ends the node. It tells the other nodes, stops the timers, breaks all

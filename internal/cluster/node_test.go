@@ -169,6 +169,9 @@ func TestAGraceEndsAndTheIDIsFree(t *testing.T) {
 	b.binary("s1")
 }
 
+// slack is what a busy machine may add to a time.
+const slack = 2 * time.Second
+
 func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	w := newWorld(t, 2, nil)
 	a, b := w.nodes[0], w.nodes[1]
@@ -176,9 +179,13 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	until(t, "the phone to be in", func() bool { return a.relay.Counts().Phones == 1 })
 	began := time.Now()
 	a.down(true)
-	if _, resp, err := a.dial("/v1/server", "s2"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("a claim without the directory: %v %v; want 503 and Retry-After", resp, err)
-	}
+	refused := make(chan struct{})
+	go func() {
+		defer close(refused)
+		if _, resp, err := a.dial("/v1/server", "s2"); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("a claim without the directory: %v %v; want 503 and Retry-After", resp, err)
+		}
+	}()
 	ph.Send(`1`) // this node still serves its own slot
 	if got := bin.Recv(); !strings.HasSuffix(got, `"frame":1}`) {
 		t.Errorf("the binary received %s", got)
@@ -186,15 +193,16 @@ func TestANodeThatLosesTheDirectoryStopsServingInTime(t *testing.T) {
 	bin.WantClose(1012, "this node no longer serves the server-id")
 	stopped := time.Now()
 	ph.WantClose(1012, "this node no longer serves the server-id")
-	if d := stopped.Sub(began); d > 2600*time.Millisecond {
-		t.Errorf("served for %v without a renewal; the lease deadline is at 2.5s", d)
+	if d := stopped.Sub(began); d > 2500*time.Millisecond+slack {
+		t.Errorf("served for %v without a keep-alive; the lease deadline is at 2.5s", d)
 	}
+	<-refused
 	until(t, "the id to be free", func() bool {
 		p, _, err := b.dial("/v1/server", "s1")
 		return err == nil && p != nil
 	})
 	if time.Since(began) < 2*time.Second {
-		t.Error("another node had the id before its entry expired")
+		t.Error("another node had the id before the session ended")
 	}
 	a.down(false)
 }
@@ -298,7 +306,7 @@ func TestAClaimWaitsForTheEndOfASilentNodesSession(t *testing.T) {
 		t.Errorf("the phone waited for %v", d)
 	}
 	b.must("/v1/server", "s1")
-	if d := time.Since(began); d < 2500*time.Millisecond || d > 4500*time.Millisecond {
+	if d := time.Since(began); d < 2500*time.Millisecond || d > 4500*time.Millisecond+slack {
 		t.Errorf("the claim succeeded after %v; the session ends after 3 s", d)
 	}
 	until(t, "the silent node to stop", func() bool { return a.relay.Counts() == relay.Counts{} })

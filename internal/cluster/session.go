@@ -54,14 +54,14 @@ func (n *Node) openSession() error {
 	s := &session{id: id, until: n.host.NewLeaseDeadline(), deadline: sent.Add(n.cfg.TTL - n.cfg.Margin)}
 	now := n.rt.Clock.Now()
 	n.mu.Lock()
-	if n.closed {
+	if n.draining {
 		n.mu.Unlock()
 		_ = n.cfg.Directory.Revoke(id)
 		return nil
 	}
 	s.until.Move(s.deadline)
 	n.session, n.renewed = s, sent
-	n.armKeepAlive(s, n.cfg.KeepAlive)
+	n.armKeepAlive(s, max(0, sent.Add(n.cfg.KeepAlive).Sub(now)))
 	s.end = n.rt.Clock.AfterFunc(s.deadline.Sub(now), func() { n.atDeadline(s) })
 	n.mu.Unlock()
 	n.logNode(slog.LevelInfo, "session_opened", n.id, n.cfg.Name, slog.String("session", id.String()))
@@ -69,11 +69,11 @@ func (n *Node) openSession() error {
 }
 
 // reopenSession begins a new session after the loss of one. It tries until it succeeds or
-// the node is closed.
+// the node drains or is closed.
 func (n *Node) reopenSession() {
 	for {
 		n.mu.Lock()
-		closed := n.closed
+		closed := n.draining
 		n.mu.Unlock()
 		if closed || n.openSession() == nil {
 			return
@@ -162,7 +162,7 @@ func (n *Node) atDeadline(s *session) {
 
 // lose ends s: this node serves nothing under it any more. It closes the lease deadline
 // first, then revokes the slots, and frees the server-ids in the directory last. Then it
-// begins a new session, unless the node is closed. Nothing moves from one session to the
+// begins a new session, unless the node drains or is closed. Nothing moves from one session to the
 // other: binaries that come back claim their server-ids like all others.
 func (n *Node) lose(s *session, why lostReason) {
 	n.mu.Lock()
@@ -186,7 +186,7 @@ func (n *Node) lose(s *session, why lostReason) {
 			mine = append(mine, c)
 		}
 	}
-	closed := n.closed
+	closed := n.draining // Close drains, too
 	n.mu.Unlock()
 	n.logLost(s, why, len(mine))
 	for _, c := range mine {
