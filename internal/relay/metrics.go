@@ -153,7 +153,7 @@ func newMetrics(registry prometheus.Collector) *metrics {
 		m.stats[d] = &outboxStats{frames: m.forwarded[d], size: frameBytes.WithLabelValues(string(d)), took: took.WithLabelValues(string(d))}
 	}
 	for d, to := range map[direction]string{toBinary: "binary", toPhone: "phone"} {
-		m.view("outbox_bytes", "Bytes waiting to be written to all peers of a side, each frame with 64 more, as the outboxes' limits count; up to 16 KiB for each peer may come in late.",
+		m.view("outbox_bytes", "Bytes waiting to be written to all peers of a side, each frame with 64 more, as the outboxes' limits count; up to 64 KiB for each peer may come in late.",
 			prometheus.Labels{"side": to}, &m.stats[d].bytes)
 	}
 	m.view("parked_phones", "Phones that are not read because their binary's outbox has no room for them.", nil, &m.stats[toBinary].parked)

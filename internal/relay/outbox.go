@@ -120,7 +120,7 @@ type outboxStats struct {
 	frames, size prometheus.Counter
 	took         prometheus.Observer
 
-	bytes  atomic.Int64 // charged to them, but for tallyStep each
+	bytes  atomic.Int64 // charged to them, but for statsStep each
 	parked atomic.Int64 // senders that wait for room
 }
 
