@@ -111,14 +111,14 @@ func (r *Run) AddressFull(c *Conn) bool {
 
 // SlotFull reports whether as many phones as the limit may have been in c's slot.
 func (r *Run) SlotFull(c *Conn) bool {
-	n := r.Others(c, func(o *Conn) bool { return o.Phone && o.Server == c.Server && o.Upgraded() })
+	n := r.Others(c, func(o *Conn) bool { return o.Phone && o.Server == c.Server && o.Upgraded() && o.KnownEnd().After(c.DialedAt) })
 	return n >= r.lowest(c.Node, c.DialedAt, c.ClosedAt, phonesOf)
 }
 
 // TooManyClaimants reports whether the limit of waiting claimants of the same
 // server-id may have been reached.
 func (r *Run) TooManyClaimants(c *Conn) bool {
-	return !c.Phone && r.Others(c, func(o *Conn) bool { return !o.Phone && o.Server == c.Server }) > maxClaimants
+	return !c.Phone && r.Others(c, func(o *Conn) bool { return !o.Phone && o.Server == c.Server && o.KnownEnd().After(c.DialedAt) }) > maxClaimants
 }
 
 // checkConnLimits checks an admitted connection against the limits of connections. It
