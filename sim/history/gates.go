@@ -111,7 +111,9 @@ func (r *Run) AddressFull(c *Conn) bool {
 
 // SlotFull reports whether as many phones as the limit may have been in c's slot.
 func (r *Run) SlotFull(c *Conn) bool {
-	n := r.Others(c, func(o *Conn) bool { return o.Phone && o.Server == c.Server && o.Upgraded() && o.KnownEnd().After(c.DialedAt) })
+	n := r.Others(c, func(o *Conn) bool {
+		return o.Phone && o.Server == c.Server && o.Upgraded() && o.KnownEnd().After(c.DialedAt)
+	})
 	return n >= r.lowest(c.Node, c.DialedAt, c.ClosedAt, phonesOf)
 }
 
