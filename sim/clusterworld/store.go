@@ -184,7 +184,9 @@ func (d *directory) live(prefix string) (n int) {
 }
 
 // Grant implements cluster.Directory.
-func (l *nodeLink) Grant(ttl time.Duration) (id cluster.SessionID, err error) {
+func (l *nodeLink) Grant(ttl time.Duration) (cluster.SessionID, error) {
+	var id cluster.SessionID // of a call that is late, written after Grant has returned
+	var err error
 	delay := l.randomUpTo(l.w.storeFaults.expiry)
 	callErr := l.call(true, func(d *directory) error {
 		expires := d.e.Now() + int64(ttl)
@@ -193,7 +195,10 @@ func (l *nodeLink) Grant(ttl time.Duration) (id cluster.SessionID, err error) {
 		d.e.Open(&d.expiryGate)
 		return nil
 	}, &err)
-	return id, errors.Join(callErr, err)
+	if callErr != nil {
+		return 0, callErr
+	}
+	return id, err
 }
 
 // KeepAlive implements cluster.Directory.
@@ -225,7 +230,9 @@ func (l *nodeLink) Create(key string, value []byte, id cluster.SessionID) (clust
 }
 
 // Replace implements cluster.Directory.
-func (l *nodeLink) Replace(key string, value []byte, revision uint64, id cluster.SessionID) (e cluster.Entry, err error) {
+func (l *nodeLink) Replace(key string, value []byte, revision uint64, id cluster.SessionID) (cluster.Entry, error) {
+	var e cluster.Entry // of a call that is late, written after Replace has returned
+	var err error
 	value = slices.Clone(value)
 	callErr := l.call(true, func(d *directory) error {
 		if e = d.entry(key); e.Revision != revision {
@@ -244,7 +251,10 @@ func (l *nodeLink) Replace(key string, value []byte, revision uint64, id cluster
 		d.changed(key)
 		return nil
 	}, &err)
-	return e, errors.Join(callErr, err)
+	if callErr != nil {
+		return cluster.Entry{}, callErr
+	}
+	return e, err
 }
 
 // Delete implements cluster.Directory.
