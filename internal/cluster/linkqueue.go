@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -19,6 +21,10 @@ const (
 	// maxControl is the number of bytes of control records in a queue, at most. A far
 	// node that does not read them loses the link.
 	maxControl = 1 << 20
+
+	// linkRounds is the number of writes that one task does for a link, if others queue
+	// records meanwhile, before it leaves the rest to another task.
+	linkRounds = 8
 
 	// keepControl is how much memory for control records an idle link keeps.
 	keepControl = 4 << 10
@@ -118,4 +124,121 @@ func (q *linkQueue) drop() {
 		q.rt.FreeBuffer(c.buf)
 	}
 	q.chunks, q.control, q.spare, q.frames = nil, nil, nil, 0
+}
+
+// control queues a control record. l.mu is held.
+func (l *link) control(r record) {
+	switch {
+	case l.broken != "":
+	case !l.queue.putControl(r):
+		l.node.rt.Go("link backlog", func() { l.end(linkBacklog, "it does not read") })
+	case !l.promised && !l.writing:
+		l.promised = true
+		l.node.rt.Go("flush link", l.Flush)
+	}
+}
+
+// send queues a record of a stream that has no bytes. Flush is called soon, by another
+// task if promised is false.
+func (l *link) send(r record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.broken != "":
+		return errNoLink
+	case !r.kind.inOrder():
+		l.control(r)
+		return nil
+	}
+	l.queue.put(r)
+	if !l.promised && !l.writing {
+		l.promised = true
+		l.node.rt.Go("flush link", l.Flush)
+	}
+	return nil
+}
+
+// sendBytes queues as many bytes of p as the queue has room for, in records of s that
+// begin at offset, and returns how many. If it returns less than len(p), it wakes s when
+// there is room. The caller calls Flush after its last call.
+func (l *link) sendBytes(s *stream, offset uint64, p []byte) (n int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.broken != "" {
+		return 0, errNoLink
+	}
+	for n < len(p) && l.queue.frames < maxFrames {
+		k := l.queue.room(len(p) - n)
+		l.queue.put(record{kind: kindData, id: s.id, offset: offset + uint64(n), bytes: p[n : n+k]})
+		n += k
+	}
+	if n < len(p) && !slices.Contains(l.waiting, s) {
+		l.waiting = append(l.waiting, s)
+	}
+	return n, nil
+}
+
+// Flush implements relay.Flusher. It writes what is queued, as far as it goes now.
+func (l *link) Flush() {
+	l.mu.Lock()
+	l.promised = false
+	mine := !l.writing && l.broken == ""
+	l.writing = l.writing || mine
+	l.mu.Unlock()
+	if mine {
+		l.write()
+	}
+}
+
+// write writes until nothing is left or the socket takes no more. The caller has set
+// writing, or has reset blocked.
+func (l *link) write() {
+	for range linkRounds {
+		out := l.nextWrite()
+		if out == nil {
+			return
+		}
+		n, err := l.sock.TryWrite(out)
+		if err != nil {
+			l.end(linkClosed, "the connection ended: "+err.Error())
+		}
+		l.mu.Lock()
+		l.out = out[n:]
+		l.blocked = n < len(out) && !l.writable && l.broken == ""
+		blocked := l.blocked
+		l.mu.Unlock()
+		if blocked {
+			return
+		}
+	}
+	l.node.rt.Go("link writer", l.write)
+}
+
+// nextWrite returns the bytes to write next. If nothing is left, it returns nil, and the
+// caller writes no longer.
+func (l *link) nextWrite() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writable = false
+	if len(l.out) > 0 && l.broken == "" {
+		return l.out
+	}
+	l.out = l.queue.next()
+	if l.out == nil {
+		l.writing = false
+	}
+	if len(l.waiting) > 0 && l.queue.frames <= maxFrames/2 {
+		waiting := l.waiting
+		l.waiting = nil
+		l.node.rt.Go("link has room", func() { wakeAll(waiting) })
+	}
+	return l.out
+}
+
+func wakeAll(streams []*stream) {
+	var t relay.Turn
+	for _, s := range streams {
+		s.wake(&t)
+	}
+	t.Finish()
 }
