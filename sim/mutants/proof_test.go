@@ -97,8 +97,8 @@ func TestStaleExpiryIsCaughtShrunkAndReplayed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(r.Lines); n > 12 {
-		t.Errorf("shrunk to %d lines; want at most 12\n%s", n, r)
+	if n := len(r.Lines); n > 13 {
+		t.Errorf("shrunk to %d lines; want at most 13\n%s", n, r)
 	}
 	out, err = exec.Command(bin, "replay", found[0]).CombinedOutput()
 	if code := exitCode(err); code != 1 || !strings.Contains(string(out), "stale timer") {
