@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
@@ -107,6 +109,9 @@ const clusterTime = 12 * time.Second
 func (n *named) change(ctx context.Context, path string, r daemon.OperatorRequest, timeout time.Duration, o *operator, in io.Reader, out io.Writer) (got daemon.OperatorAnswer, err error) {
 	if r.What, err = orStdin(r.What, in); err != nil {
 		return got, err
+	}
+	if !utf8.ValidString(r.What) { // JSON cannot name it
+		r.What = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(r.What)))
 	}
 	a, err := o.asker(timeout + clusterTime)
 	if err != nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/status"
@@ -257,10 +259,22 @@ func (o *operations) read(r *http.Request) (req OperatorRequest, status int, err
 	if r.Header.Get(OperatorHeader) == "" {
 		return req, http.StatusForbidden, fmt.Errorf("header %s: must be set, for example to 1, so that no page of another site can send this request", strings.ToLower(OperatorHeader))
 	}
-	d := json.NewDecoder(io.LimitReader(r.Body, maxOperatorRequest))
+	content, err := io.ReadAll(io.LimitReader(r.Body, maxOperatorRequest+1))
+	switch {
+	case err != nil:
+		return req, http.StatusBadRequest, fmt.Errorf("content: cannot be read (%w)", err)
+	case len(content) > maxOperatorRequest:
+		return req, http.StatusRequestEntityTooLarge, fmt.Errorf("content: must have at most %d bytes", maxOperatorRequest)
+	case !utf8.Valid(content):
+		return req, http.StatusBadRequest, errors.New("content: must be UTF-8; name a server-id with other bytes by its hash, sha256:…")
+	}
+	d := json.NewDecoder(bytes.NewReader(content))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&req); err != nil {
-		return req, http.StatusBadRequest, fmt.Errorf("content: must be JSON with what, why and for, of at most %d bytes (%w)", maxOperatorRequest, err)
+		return req, http.StatusBadRequest, fmt.Errorf("content: must be one JSON object with what, why and for (%w)", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return req, http.StatusBadRequest, errors.New("content: must be one JSON object and nothing after it")
 	}
 	req.Why = wire.Printable(req.Why, operatorText)
 	return req, 0, nil

@@ -154,11 +154,13 @@ func TestWrongRequestsOfOperatorsAreRefused(t *testing.T) {
 		status        int
 		said          string
 	}{
-		{KickPath, ``, 400, "content: must be JSON"},
-		{KickPath, `{"who":"x"}`, 400, "content: must be JSON"},
+		{KickPath, ``, 400, "content: must be one JSON object"},
+		{KickPath, `{"who":"x"}`, 400, "content: must be one JSON object"},
 		{KickPath, `{"what":""}`, 400, "what: must be"},
 		{KickPath, `{"what":"` + strings.Repeat("x", 300) + `"}`, 400, "what: must be"},
-		{KickPath, `{"what":"` + strings.Repeat("x", 5000) + `"}`, 400, "content: must be JSON"},
+		{KickPath, `{"what":"` + strings.Repeat("x", 5000) + `"}`, 413, "content: must have at most 4096 bytes"},
+		{KickPath, `{"what":"s1"}x`, 400, "content: must be one JSON object and nothing after it"},
+		{KickPath, "{\"what\":\"\xff\"}", 400, "content: must be UTF-8"},
 		{KickPath, `{"what":"s1","for":"1h"}`, 400, "for: kick takes none"},
 		{KickPath, `{"what":"fp-0123456789abcdef"}`, 409, "what: fp-0123456789abcdef: no connection"},
 		{BansPath, `{"what":"10.0.0.0/4"}`, 400, "what: 10.0.0.0/4 is not a network of /8 or narrower"},

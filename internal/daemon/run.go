@@ -237,10 +237,10 @@ func (p *process) newPrivate(reg *prometheus.Registry) (err error) {
 	if err := p.newOperations(reg); err != nil {
 		return err
 	}
-	p.private = front.NewServer(guard.handler(p.web.handler(privateHandler(p))), p.errorLog("private"))
-	p.private.ConnState = p.front.PrivateState
+	p.private = p.front.PrivateServer(guard.handler(p.web.handler(privateHandler(p))), p.errorLog("private"))
+	base := p.private.ConnContext
 	p.private.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return withPeer(p.web.connContext(ctx, c), c)
+		return withPeer(p.web.connContext(base(ctx, c), c), c)
 	}
 	return nil
 }

@@ -355,6 +355,10 @@ func TestAConnectionBetweenTwoRequestsIsIdle(t *testing.T) {
 		c.begin()
 		for range 2 {
 			p.state(c, http.StateActive)
+			if c.busy {
+				t.Error("a connection whose request is being read is busy")
+			}
+			p.answering(c, true)
 			time.Sleep(time.Second)
 			if !c.busy {
 				t.Error("a connection whose request is being answered is idle")

@@ -1,8 +1,11 @@
 package front
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -10,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -194,10 +198,64 @@ func (f *Front) GuardChallenges(ln net.Listener) net.Listener {
 }
 
 // GuardPrivate limits the connections of the private listener. The server on it
-// must have [Front.PrivateState] as its ConnState.
+// must be one of [Front.PrivateServer].
 func (f *Front) GuardPrivate(ln net.Listener) net.Listener {
 	return &limitingListener{Listener: ln, pending: f.operators}
 }
 
+// PrivateServer makes the server of the private listener. Its ConnContext must stay, or be
+// called by the one that replaces it.
+func (f *Front) PrivateServer(h http.Handler, errorLog *log.Logger) *http.Server {
+	s := NewServer(f.readFirst(h), errorLog)
+	s.ConnState = f.PrivateState
+	s.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, connOf(nc))
+	}
+	return s
+}
+
 // PrivateState is [http.Server.ConnState] of the private listener's server.
 func (f *Front) PrivateState(c net.Conn, s http.ConnState) { f.operators.state(c, s) }
+
+// PrivateAnswering records that the request on a connection of the private listener has been
+// read and is being answered, or that it has been answered. Between the two the connection
+// gives way to no other one.
+func (f *Front) PrivateAnswering(nc net.Conn, busy bool) {
+	if c := connOf(nc); c != nil {
+		f.operators.answering(c, busy)
+	}
+}
+
+// connKey is the key of the *conn of a request, in its context.
+type connKey struct{}
+
+// Bounds of the content of a request to the private listener. Handlers read no more of it.
+const (
+	contentTimeout = 3 * time.Second
+	contentBytes   = 8 << 10
+)
+
+// readFirst reads the content of each request before it calls next. Until the content has
+// come, the connection gives way to others, so that clients which send it slowly do not keep
+// operators out.
+func (f *Front) readFirst(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+			rc := http.NewResponseController(w)
+			_ = rc.SetReadDeadline(time.Now().Add(contentTimeout)) // else that of the server stays
+			content, err := io.ReadAll(io.LimitReader(r.Body, contentBytes))
+			if err != nil {
+				w.Header().Set("Connection", "close")
+				http.Error(w, fmt.Sprintf("content: has not come within %s", contentTimeout), http.StatusRequestTimeout)
+				return
+			}
+			_ = rc.SetReadDeadline(time.Time{})
+			r.Body = io.NopCloser(bytes.NewReader(content))
+		}
+		if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+			f.operators.answering(c, true)
+			defer f.operators.answering(c, false)
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -39,8 +39,7 @@ func open(t *testing.T, c Config) (f *Front, public, private, challenges string)
 		t.Cleanup(func() { s.Close(); <-ended })
 		return ln.Addr().String()
 	}
-	operators := NewServer(c.Handler, quiet)
-	operators.ConnState = f.PrivateState
+	operators := f.PrivateServer(c.Handler, quiet)
 	public, private = serve(f.Server, f.Guard), serve(operators, f.GuardPrivate)
 	if f.Challenges != nil {
 		challenges = serve(f.Challenges, f.GuardChallenges)
@@ -117,6 +116,24 @@ func TestTheListenerForChallengesIsBoundedToo(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%v of five connections are cut; want two", f.cuts(t, cutAddress))
 		}
+	}
+}
+
+// Clients that send the content of a request slowly keep no operator out.
+func TestThePrivateListenerServesNewcomersBesidesSlowContent(t *testing.T) {
+	f, _, private, _ := open(t, Config{Limits: Limits{Pending: 20, PendingPerAddress: 10}})
+	for range 2 * operatorConns {
+		c := dial(t, private, 5, 1)
+		_, _ = c.Write([]byte("POST /bans HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n{")) // it may be cut for a newer one
+	}
+	time.Sleep(2 * operatorEvictAfter) // as a client that tries again
+	for range 3 {
+		if got := status(t, private); got != http.StatusOK {
+			t.Errorf("the private listener answers %d; want 200", got)
+		}
+	}
+	if f.cuts(t, cutOperators) == 0 {
+		t.Error("the connections that were closed for others are not counted")
 	}
 }
 

@@ -360,16 +360,30 @@ func (p *pending) close() {
 	p.wakeAccepting()
 }
 
-// state is the server's ConnState: an upgraded connection is the relay's.
-func (p *pending) state(nc net.Conn, s http.ConnState) {
+// answering records whether a request of c that has been read is being answered: c then
+// gives way to no other connection.
+func (p *pending) answering(c *conn, busy bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.busy, c.since = busy, p.rt.Clock.Now()
+}
+
+// connOf returns the connection below TLS, or nil.
+func connOf(nc net.Conn) *conn {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
 	}
 	if b, ok := nc.(*belowTLS); ok {
 		nc = b.Conn
 	}
-	c, ok := nc.(*conn)
-	if !ok {
+	c, _ := nc.(*conn)
+	return c
+}
+
+// state is the server's ConnState: an upgraded connection is the relay's.
+func (p *pending) state(nc net.Conn, s http.ConnState) {
+	c := connOf(nc)
+	if c == nil {
 		return
 	}
 	switch s {
@@ -378,9 +392,7 @@ func (p *pending) state(nc net.Conn, s http.ConnState) {
 		fallthrough
 	case http.StateIdle:
 		if p.keepAlive {
-			p.mu.Lock()
-			c.busy, c.since = s == http.StateActive, p.rt.Clock.Now()
-			p.mu.Unlock()
+			p.answering(c, false) // a request that is being read is no reason to stay
 		}
 	case http.StateHijacked, http.StateClosed:
 		p.leave(c)

@@ -208,6 +208,9 @@ func (w *instance) state(nc net.Conn, s *session, to http.ConnState) {
 	w.begins(s, to)
 	if w.private {
 		w.front.PrivateState(nc, to)
+		if to == http.StateActive { // no request here has content
+			w.front.PrivateAnswering(nc, true)
+		}
 	} else {
 		w.front.Server.ConnState(nc, to)
 	}
