@@ -261,6 +261,9 @@ func subjectOf(arg string, in io.Reader) (l access.Line, err error) {
 	if arg == "" || len(arg) > 256 {
 		return l, usagef("the server-id must have 1 to 256 bytes")
 	}
+	if access.HasControl(arg) {
+		return l, usagef("the server-id %q has a control character, which no header can have", arg)
+	}
 	return access.Line{Subject: access.SubjectOf(arg)}, nil
 }
 

@@ -135,7 +135,7 @@ func (p *probe) export(ctx context.Context, b daemon.Build, out io.Writer) error
 	log := daemon.NewLogWriter(out, "text") // probes do not wait for the reader of their output
 	defer log.Flush(daemon.FlushTime)
 	out = log
-	fmt.Fprintf(out, "probes %s every %s; metrics at http://%s/metrics\n", p.Relay, p.Every, ln.Addr())
+	fmt.Fprintf(out, "probes %s every %s; metrics at http://%s/metrics\n", shownURL(p.Relay), p.Every, ln.Addr())
 
 	tick := time.NewTicker(p.Every)
 	defer tick.Stop()

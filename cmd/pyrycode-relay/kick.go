@@ -72,6 +72,9 @@ func (b *ban) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if a.Until != nil {
 		until = " until " + a.Until.UTC().Format("2006-01-02 15:04:05") + " UTC"
 	}
+	if a.Was != nil {
+		until += ", in place of " + a.Was.UTC().Format("2006-01-02 15:04:05") + " UTC"
+	}
 	fmt.Fprintf(out, "%s: banned%s; %s\n", a.What, until, closedText(a))
 	if !a.Saved && a.NotSaved == "" {
 		fmt.Fprintln(out, "a restart of the relay forgets the ban: it has no --state-dir")
@@ -93,10 +96,16 @@ func (u *unban) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if !a.Lifted {
+	switch {
+	case !a.Lifted && a.Covered != "":
+		return fmt.Errorf("there is no ban of %s itself; the ban of %s keeps it out", a.What, a.Covered)
+	case !a.Lifted:
 		return fmt.Errorf("there is no ban of %s; bans lists them", a.What)
+	case a.Covered != "":
+		fmt.Fprintf(out, "%s: its own ban is lifted; the ban of %s still keeps it out\n", a.What, a.Covered)
+	default:
+		fmt.Fprintf(out, "%s: no longer banned\n", a.What)
 	}
-	fmt.Fprintf(out, "%s: no longer banned\n", a.What)
 	return nil
 }
 

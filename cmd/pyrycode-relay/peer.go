@@ -131,11 +131,11 @@ func (d *dialer) dial(ctx context.Context, name, path string, h http.Header) (*p
 	switch {
 	case err == nil:
 	case errors.Is(err, websocket.ErrBadHandshake) && resp != nil:
-		return nil, &failure{failRefused, refusal(name, d.base, resp)}
+		return nil, &failure{failRefused, refusal(name, shownURL(d.base), resp)}
 	case ctx.Err() != nil:
 		return nil, errInterrupted
 	default:
-		return nil, explain(err, target{base: d.base, timeout: d.timeout, proxy: d.proxyFor()})
+		return nil, explain(err, target{base: shownURL(d.base), timeout: d.timeout, proxy: d.proxyFor()})
 	}
 	p := &peer{name: name, conn: conn, in: make(chan []byte), done: make(chan struct{}), ended: make(chan struct{})}
 	go p.read()
@@ -159,6 +159,14 @@ func endpointURL(base, path string) string {
 	}
 	u.Path = before + path
 	return u.String()
+}
+
+// shownURL returns the URL of a relay without the token in its path, for people.
+func shownURL(base string) string {
+	if before, _, ok := strings.Cut(base, "/t/"); ok {
+		return before + "/t/…"
+	}
+	return base
 }
 
 // refusal returns an HTTP answer other than 101 as an error.

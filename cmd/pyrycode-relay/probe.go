@@ -101,7 +101,7 @@ func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
 	for _, ph := range phones {
 		ph.discard()
 	}
-	fmt.Fprintln(out, report(times, len(phones), d.base, id))
+	fmt.Fprintln(out, report(times, len(phones), shownURL(d.base), id))
 	if p.Hold == 0 {
 		return nil
 	}

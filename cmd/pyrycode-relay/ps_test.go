@@ -158,6 +158,18 @@ func TestKickBanAndUnban(t *testing.T) {
 	if got := s.operator(t, done, "bans"); got.stdout != "no bans\n" {
 		t.Errorf("bans prints %q", got.stdout)
 	}
+	s.operator(t, done, "ban", "192.0.2.0/24")
+	s.operator(t, done, "ban", "192.0.2.7", "--for", "2h")
+	if got := s.operator(t, done, "ban", "192.0.2.7"); !strings.Contains(got.stdout, ", in place of ") {
+		t.Errorf("a shorter ban prints %q", got.stdout)
+	}
+	if got := s.operator(t, done, "unban", "192.0.2.7"); !strings.Contains(got.stdout, "the ban of 192.0.2.0/24 still keeps it out") {
+		t.Errorf("unban below a wider ban prints %q", got.stdout)
+	}
+	if got := s.operator(t, failed, "unban", "192.0.2.7"); !strings.Contains(got.stderr, "the ban of 192.0.2.0/24 keeps it out") {
+		t.Errorf("unban again below a wider ban: %q", got.stderr)
+	}
+	s.operator(t, done, "unban", "192.0.2.0/24")
 	s.pair(t, "noisy")
 	for args, want := range map[string]string{
 		"ban conn-1":        "what: conn-1 is a connection",

@@ -98,6 +98,7 @@ var ErrEmpty = errors.New("it is empty: a list with no entry needs a line with a
 //
 // The error names lines. It contains no server-id and no hash.
 func ParseBook(text []byte, kind Kind) (*Book, error) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors write a byte order mark
 	switch {
 	case len(text) == 0:
 		return nil, ErrEmpty
@@ -203,6 +204,12 @@ func ParseLine(text string) (l Line, err error) {
 	return l, nil
 }
 
+// HasControl reports whether text has a control character. No header, and so no server-id
+// of a claim, can have one.
+func HasControl(text string) bool {
+	return strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
+
 // setSubject sets the subject of l to that of the first field of its line.
 func (l *Line) setSubject(field string) error {
 	digits, isHash := strings.CutPrefix(field, hashPrefix)
@@ -212,6 +219,9 @@ func (l *Line) setSubject(field string) error {
 	if l.Hashed = isHash || l.Token; !l.Hashed {
 		if len(field) > wire.MaxServerID {
 			return fmt.Errorf("a server-id of more than %d bytes, which the relay refuses", wire.MaxServerID)
+		}
+		if HasControl(field) {
+			return errors.New("a server-id with a control character, which no header can have")
 		}
 		l.Subject = SubjectOf(field)
 		return nil

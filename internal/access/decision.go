@@ -54,6 +54,9 @@ func (d decision) refusal(e Entry, why string) error {
 	if why != "" {
 		answer.Text += ": " + why
 	}
+	if d == expired && e.Name != "" {
+		answer.Status, answer.Text = http.StatusUnauthorized, "path: the access of its token has ended; ask the relay's operator to extend it"
+	}
 	if d == tooMany {
 		answer.Wait = waitOf(e)
 	}

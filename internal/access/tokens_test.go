@@ -72,7 +72,7 @@ func TestAServerIDStaysBoundToItsFirstToken(t *testing.T) {
 	}{
 		{"s1", "", 401},
 		{"s1", "eve", 401},
-		{"s1", "old", 403},
+		{"s1", "old", 401},
 		{"s1", "anna", 0},
 		{"s1", "anna", 0},
 		{"s1", "bob", 403},

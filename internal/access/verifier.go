@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -350,6 +351,8 @@ func parseAnswer(status int, body []byte, now time.Time) (answer, error) {
 		return answer{}, wrongAnswer(fmt.Sprintf("its answer has more than %d KiB", maxAnswer>>10))
 	case json.Unmarshal(body, &got) != nil:
 		return answer{}, wrongAnswer("its answer is not the JSON object that docs/access.md describes")
+	case ambiguous(body):
+		return answer{}, wrongAnswer("its answer has a key twice")
 	case got.Allow == nil:
 		return answer{}, wrongAnswer(`its answer has no "allow"`)
 	case got.Phones < 0 || got.Phones > maxPhones || got.Rate < 0 || got.Rate > maxRate || got.Cache != nil && *got.Cache < 0:
@@ -365,6 +368,23 @@ func parseAnswer(status int, body []byte, now time.Time) (answer, error) {
 	}
 	a.until = now.Add(cache)
 	return a, nil
+}
+
+// ambiguous reports whether the JSON object in body has a key twice, in any case:
+// encoding/json takes the last of them.
+func ambiguous(body []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(body))
+	_, _ = d.Token() // body is an object, as the caller has checked
+	seen := make(map[string]bool)
+	for d.More() {
+		key, err := d.Token()
+		name := strings.ToLower(fmt.Sprint(key))
+		if err != nil || seen[name] || d.Decode(new(json.RawMessage)) != nil {
+			return true
+		}
+		seen[name] = true
+	}
+	return false
 }
 
 // reasonOf returns err without the URL, which may have a password.

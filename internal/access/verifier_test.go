@@ -411,3 +411,17 @@ func TestTheMetricsOfTheVerifierCountItsQuestions(t *testing.T) {
 		want(1, tripAfter, 1+tripAfter, 1)
 	})
 }
+
+func TestAnAnswerWithAKeyTwiceIsWrong(t *testing.T) {
+	for body, want := range map[string]bool{
+		`{"allow":true}`:                 false,
+		`{"allow":true,"phones":2}`:      false,
+		`{"allow":false,"allow":true}`:   true,
+		`{"allow":false,"Allow":true}`:   true,
+		`{"allow":true,"x":{"allow":1}}`: false,
+	} {
+		if _, err := parseAnswer(200, []byte(body), time.Now()); (err != nil) != want {
+			t.Errorf("%s: %v; want an error: %t", body, err, want)
+		}
+	}
+}

@@ -42,7 +42,9 @@ type OperatorRequest struct {
 type OperatorAnswer struct {
 	What     string     `json:"what"` // as the log shows it
 	Until    *time.Time `json:"until,omitempty"`
-	Binaries int        `json:"binaries"` // closed, at all nodes
+	Was      *time.Time `json:"was_until,omitempty"`  // the end of the ban that this one replaces
+	Covered  string     `json:"covered_by,omitempty"` // a wider ban that still keeps it out, after an unban
+	Binaries int        `json:"binaries"`             // closed, at all nodes
 	Phones   int        `json:"phones"`
 	Graces   int        `json:"in_grace"` // slots in grace that ended
 	Lifted   bool       `json:"lifted,omitempty"`
@@ -322,6 +324,9 @@ func (o *operations) ban(r OperatorRequest, by, at string) (a OperatorAnswer, er
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	b := relay.Ban{Key: t.key, Label: o.label(t), Made: o.madeAfter(t.key, now), Until: now.Add(d), Why: r.Why, By: by}
+	if old, ok := o.relay.BanOf(t.key); ok && !old.Lifted && old.Until.After(now) {
+		a.Was = &old.Until
+	}
 	applied, n, err := o.relay.Ban(b)
 	switch {
 	case err != nil:
@@ -374,9 +379,20 @@ func (o *operations) unban(r OperatorRequest, by, at string) (a OperatorAnswer, 
 	case !applied && a.Lifted:
 		return a, errOtherOperator
 	}
-	a.What = t.shown
+	a.What, a.Covered = t.shown, o.covering(t.key)
 	o.finish(actionUnban, b, t.shown, by, at, &a)
 	return a, nil
+}
+
+// covering returns the ban of a wider network that contains the network of key, or "".
+func (o *operations) covering(key relay.BanKey) string {
+	p := key.Selector().Prefix
+	for _, b := range o.relay.Bans() {
+		if q := b.Key.Selector().Prefix; p.IsValid() && q.IsValid() && q.Bits() < p.Bits() && q.Contains(p.Addr()) {
+			return b.Key.String()
+		}
+	}
+	return ""
 }
 
 // leastHash is the number of bytes of sha256: and a hash that name a ban, at least.
