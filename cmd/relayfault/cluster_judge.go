@@ -11,7 +11,7 @@ import (
 
 // Limits of the fault tests (docs/cluster.md).
 const (
-	servedIn         = 12 * time.Second // every id, after a fault
+	servedIn         = 15 * time.Second // every id, after a fault
 	phonesIn         = 6 * time.Second  // if only phones had to reconnect
 	drainedIn        = 3 * time.Second  // after a drain; includes the clients' reconnects on a busy machine
 	closeNoticeDelay = 2 * time.Second  // delay until a relay notices that a binary has closed

@@ -44,7 +44,7 @@ const (
 	phoneInterval = 200 * time.Millisecond // between frames of a phone
 	phoneTimeout  = 2 * time.Second        // without an answer, until a phone connects to another relay
 	maxAbandoned  = 2                      // abandoned connections that each phone keeps open
-	claimIn       = 15 * time.Second       // a claim waits until the session of a node that has died ends
+	claimIn       = 11 * time.Second       // a claim waits until the session of a node that has died ends
 	joinPhoneIn   = 3 * time.Second
 	longGap       = 500 * time.Millisecond // shorter gaps are not recorded
 )

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/pyrycode/pyrycode-relay/internal/cluster/etcdprovider" // for children that are part of a cluster
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
