@@ -4,10 +4,13 @@ import (
 	"crypto/rand"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/benbjohnson/clock"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrycode/pyrycode-relay/internal/sched"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -142,3 +145,159 @@ func NewBuffer() *Buffer { return processPools.buffers.Get().(*Buffer) }
 func (b *Buffer) Free() { processPools.buffers.Put(b) }
 
 func (b *Buffer) overwrite() { wire.Overwrite(b[:]) }
+
+// A Socket is one peer's connection below WebSocket, once the upgrade is through: bytes
+// in both directions. No method waits.
+//
+// At any time at most one task calls TryRead, and at most one task calls TryWrite or
+// CloseWrite. Any task may call Close, more than once.
+//
+// A Socket tells its Watcher when a call is worth repeating. Readiness is edge-triggered:
+// the socket owes a call of Ready only after a TryRead that returned more false, or after
+// a TryWrite that took less than all. A caller that stops reading in between, because it
+// has no room, gets at most one more call, and none after that.
+//
+// A Socket has no deadlines. Its owner watches the clock and closes the socket when a
+// peer takes too long.
+type Socket interface {
+	// Start names the watcher. It is called once, before every other method but
+	// Close. Ready may be called from then on, before Start returns too.
+	Start(w Watcher)
+
+	// TryRead reads into p what has come; len(p) > 0. If more is true, another call may
+	// bring more now. If more is false and err is nil, Ready(readable) is called once
+	// another call may bring bytes or an error. n may be 0 in both cases. At the end
+	// of the peer's bytes the error is io.EOF; n is 0 if err is not nil.
+	TryRead(p []byte) (n int, more bool, err error)
+
+	// TryWrite takes as much of p as goes now, perhaps nothing. If n < len(p) and err is
+	// nil, Ready(writable) is called once another call may take more. The p of that
+	// call begins with all the bytes that were not taken.
+	TryWrite(p []byte) (n int, err error)
+
+	// CloseWrite tells the peer that nothing more will come. Reading goes on. It is
+	// called after everything has been taken.
+	CloseWrite() error
+
+	// Close ends both directions. Calls of Ready that are under way, or about to
+	// begin, may still come; no others are owed. TryRead and TryWrite fail from then
+	// on.
+	Close() error
+}
+
+// A Watcher is the owner of a Socket.
+type Watcher interface {
+	// Ready says that TryRead (readable) or TryWrite (writable) may make progress.
+	// It may be wrong, late or repeated, may come from several tasks at once, and
+	// must not wait. t belongs to the task that calls.
+	Ready(t *Turn, readable, writable bool)
+}
+
+// A Turn collects work that the steps of many connections leave for the end of their
+// batch: the outboxes that they have filled leave in one write each, and the
+// connections with more to do get another step after all others.
+//
+// Each task that calls Watcher.Ready has its own Turn: a poller, or a task that starts a
+// single connection again. It calls Ready for each socket of a batch and then End. The
+// zero value is ready for use.
+type Turn struct {
+	dirty  []*outbox
+	later  []Flusher     // flushed after dirty
+	staged []stagedFrame // of one binary's step, until its handOn
+	again  []Watcher     // in the order in which they have asked; those before first have had their step
+	first  int
+
+	messages int  // handed on since the outboxes were flushed
+	flushed  bool // since Repeat or this batch began, because of the number of messages
+}
+
+// A Flusher collects the bytes of many sockets for one write. Flush does not wait.
+//
+// A Socket on top of a Flusher has a method Below that returns it. What TryWrite of such
+// a socket has taken may stay until Flush is called, which the relay does soon after.
+type Flusher interface{ Flush() }
+
+// Later makes the Turn call f.Flush after the outboxes that the batch has filled, once.
+func (t *Turn) Later(f Flusher) {
+	if !slices.Contains(t.later, f) {
+		t.later = append(t.later, f)
+	}
+}
+
+// flushMessages is how many messages a Turn lets steps hand on until it flushes. Many
+// small ones for many peers wait for each other so long, and no longer.
+const flushMessages = 512
+
+// endRepeats is how often End repeats the steps of connections that have more to do.
+const endRepeats = 4
+
+// Again asks for a call of w.Ready(t, true, false) in the next batch.
+func (t *Turn) Again(w Watcher) { t.again = append(t.again, w) }
+
+// stepped is called after each step.
+func (t *Turn) stepped() {
+	if t.messages >= flushMessages {
+		t.flush()
+		t.flushed = true
+	}
+}
+
+func (t *Turn) flush() {
+	t.messages = 0
+	for i, o := range t.dirty {
+		o.flushQueue()
+		if o.below != nil {
+			t.Later(o.below)
+		}
+		t.dirty[i] = nil
+	}
+	t.dirty = t.dirty[:0]
+	for i, f := range t.later {
+		f.Flush()
+		t.later[i] = nil
+	}
+	t.later = t.later[:0]
+}
+
+// End flushes the outboxes that the batch has filled. It reports whether watchers have
+// asked to be called again: the task then looks for new events without waiting for
+// any, calls Ready for them, calls Repeat, and calls End.
+func (t *Turn) End() (more bool) {
+	// Until the batch is worth its writes. The bound lets new events be found, however
+	// much those connections have to do.
+	for n := 0; n < endRepeats && !t.flushed && len(t.dirty) > 0 && t.more(); n++ {
+		t.Repeat()
+	}
+	t.flush()
+	t.flushed = false
+	return t.more()
+}
+
+// more reports whether watchers wait for Repeat.
+func (t *Turn) more() bool { return t.first < len(t.again) }
+
+// Finish ends the batch of a task that has no further events: it goes on until no
+// watcher asks to be called again.
+func (t *Turn) Finish() {
+	for t.End() {
+		sched.Yield()
+		t.Repeat()
+	}
+}
+
+// Repeat calls watchers that have asked for it before, until their steps have handed on
+// flushMessages messages: a connection that has new bytes must not wait for all the others.
+func (t *Turn) Repeat() {
+	t.flushed = false
+	for end := len(t.again); t.first < end && !t.flushed; {
+		w := t.again[t.first]
+		t.again[t.first] = nil
+		t.first++
+		w.Ready(t, true, false)
+	}
+	if t.first > len(t.again)/2 { // the rest is the smaller part
+		n := copy(t.again, t.again[t.first:])
+		clear(t.again[n:])
+		t.again, t.first = t.again[:n], 0
+	}
+}

@@ -1,10 +1,18 @@
 package relay
 
 import (
+	"crypto/sha1"
 	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"io"
 	"net"
+	"net/http"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
 )
 
 // bare is a connection that may have become a TCP connection and no more: a
@@ -82,4 +90,169 @@ func boundUnsent(raw syscall.RawConn) {
 		// A kernel that refuses the option works as before.
 		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, linuxNotSentLowat, unsentLimit)
 	})
+}
+
+const (
+	// handshakeWrite bounds the write of the 101.
+	handshakeWrite = 10 * time.Second
+
+	// handshakeLinger is how long a connection that is refused after its
+	// hijack stays open for reading. To close it with unread bytes resets it,
+	// which can destroy the answer on its way.
+	handshakeLinger = 500 * time.Millisecond
+)
+
+// errHandshake is the error of an upgrade request that was answered with a 4xx
+// or 5xx.
+var errHandshake = errors.New("not a WebSocket handshake")
+
+// fault is what is wrong with an upgrade request. Its sentence goes to the
+// peer: it names the part and the rule, never the value.
+type fault struct {
+	status   int
+	sentence string
+}
+
+// badContent and earlyBytes are answered with "Connection: close". What
+// follows such a request must never be read as WebSocket messages.
+var (
+	badContent = fault{http.StatusBadRequest, "content: an upgrade request must have none, so no Content-Length other than 0 and no Transfer-Encoding"}
+	earlyBytes = fault{http.StatusBadRequest, "content: nothing may follow the upgrade request before it is answered"}
+)
+
+// upgradeHTTP answers a WebSocket opening handshake (RFC 6455, section 4.2)
+// and returns the connection below it. On error the request has been answered
+// or its connection is closed. Compression and subprotocols are never
+// negotiated: with compression a read limit would bound the bytes on the wire
+// and not what they unpack to, and ciphertext does not compress.
+func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
+	if f, bad := checkHandshake(r); bad {
+		answerFault(w, f)
+		return nil, errHandshake
+	}
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, 0, "the connection cannot be upgraded")
+		return nil, err
+	}
+	if rw.Reader.Buffered() > 0 || inHand(conn) {
+		answerHijacked(conn, earlyBytes)
+		return nil, errHandshake
+	}
+	// Without the deadlines of the HTTP server: from here on the relay has its own.
+	err = conn.SetDeadline(time.Time{})
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Now().Add(handshakeWrite))
+	}
+	if err == nil {
+		_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+
+			acceptKey(r.Header.Get("Sec-WebSocket-Key"))+"\r\n\r\n")
+	}
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return NewSocket(conn), nil
+}
+
+// checkHandshake returns the first fault of an upgrade request. Origin is not
+// looked at; the gates have done that.
+func checkHandshake(r *http.Request) (f fault, bad bool) {
+	switch {
+	case r.Method != http.MethodGet:
+		return fault{http.StatusMethodNotAllowed, "method: must be GET"}, true
+	case !r.ProtoAtLeast(1, 1): // a proxy that speaks HTTP/1.0 takes what follows for the body of an answer
+		return fault{http.StatusHTTPVersionNotSupported, "HTTP version: an upgrade needs HTTP/1.1"}, true
+	case hasContent(r):
+		return badContent, true
+	case !hasToken(r.Header, "Connection", "upgrade"):
+		return fault{http.StatusBadRequest, "header connection: must name upgrade; does a proxy in front pass it on?"}, true
+	case !hasToken(r.Header, "Upgrade", "websocket"):
+		return fault{http.StatusBadRequest, "header upgrade: must be websocket; does a proxy in front pass it on?"}, true
+	case !hasToken(r.Header, "Sec-WebSocket-Version", "13"):
+		return fault{http.StatusBadRequest, "header sec-websocket-version: must be 13"}, true
+	case !isKey(r.Header.Get("Sec-WebSocket-Key")):
+		return fault{http.StatusBadRequest, "header sec-websocket-key: must be 16 bytes in base64"}, true
+	}
+	return fault{}, false
+}
+
+// hasContent reports whether a request declares content, an empty chunked one
+// included.
+func hasContent(r *http.Request) bool {
+	return r.ContentLength != 0 || len(r.TransferEncoding) > 0
+}
+
+// hasToken reports whether a header that is a list of tokens has the one given,
+// in any case.
+func hasToken(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		if slices.ContainsFunc(strings.Split(line, ","), func(t string) bool {
+			return strings.EqualFold(strings.Trim(t, " \t"), token)
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+func isKey(key string) bool {
+	b, err := base64.StdEncoding.DecodeString(key)
+	return err == nil && len(b) == 16
+}
+
+// acceptKey is the value of Sec-WebSocket-Accept that answers key.
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// answerFault answers a request that has not been hijacked.
+func answerFault(w http.ResponseWriter, f fault) {
+	h := w.Header()
+	h.Set("Sec-WebSocket-Version", "13")
+	if f.status == http.StatusMethodNotAllowed {
+		h.Set("Allow", http.MethodGet)
+	}
+	if f == badContent {
+		h.Set("Connection", "close")
+	}
+	refuse(w, f.status, 0, f.sentence)
+}
+
+// answerHijacked answers a request whose connection has been hijacked, and
+// closes the connection once the peer has, or after handshakeLinger.
+func answerHijacked(conn net.Conn, f fault) {
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(handshakeLinger))
+	resp := &http.Response{
+		StatusCode: f.status, ProtoMajor: 1, ProtoMinor: 1, Close: true,
+		Header: http.Header{
+			"Content-Type":           {"text/plain; charset=utf-8"},
+			"X-Content-Type-Options": {"nosniff"},
+			"Sec-Websocket-Version":  {"13"},
+		},
+		Body: io.NopCloser(strings.NewReader(f.sentence + "\n")), ContentLength: int64(len(f.sentence) + 1),
+	}
+	if resp.Write(conn) != nil {
+		return
+	}
+	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		_, _ = io.Copy(io.Discard, conn)
+	}
+}
+
+// inHand reports whether bytes wait in conn that need no read of the network:
+// with TLS a record that came together with the request. One byte of them is
+// taken. It does not wait.
+func inHand(conn net.Conn) bool {
+	if conn.SetReadDeadline(longAgo) != nil {
+		return false // the first use tells
+	}
+	var b [1]byte
+	n, _ := conn.Read(b[:])
+	return n > 0
 }
