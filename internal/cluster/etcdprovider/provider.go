@@ -68,6 +68,11 @@ func (Provider) Open(ctx context.Context, cfg directory.Config) (directory.Conne
 		}
 		cfg.Log.Warn("this relay has no member of the directory and is a client of the others", "why", err)
 	}
+	if len(cfg.Members) > 0 {
+		if err := etcdserver.Fits(ctx, memberConfig(cfg)); err != nil {
+			return nil, err
+		}
+	}
 	c, err := clientConfig(cfg)
 	if err != nil {
 		return nil, err

@@ -2,8 +2,19 @@ package etcdserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
+
+// Fits returns an error if a relay with cfg, which need not be a member, cannot work with a
+// majority of the members, for example because it has another secret. Members that do not
+// answer count as members that fit.
+func Fits(ctx context.Context, cfg Config) error {
+	if why := cfg.refused(newPeers(cfg.Identity).ask(ctx, cfg.others())); why != "" {
+		return errors.New(why)
+	}
+	return nil
+}
 
 // Inspect asks the other members, as Start does, and changes nothing. found lists the members
 // that answer, unusual those that do not, or that do not fit to cfg.

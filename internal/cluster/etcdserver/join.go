@@ -57,7 +57,7 @@ func (m *Member) missing(all []answer) string {
 // place decides how the member starts: see the comment of the package.
 func (m *Member) place(ctx context.Context) (place, error) {
 	all := m.peers.ask(ctx, m.cfg.others())
-	if why := m.refused(all); why != "" {
+	if why := m.cfg.refused(all); why != "" {
 		return place{}, errors.New(why)
 	}
 	i := slices.IndexFunc(all, func(a answer) bool { return a.err == nil && a.formed() })
@@ -84,17 +84,20 @@ func (m *Member) place(ctx context.Context) (place, error) {
 	return place{initialCluster: initialCluster(members, own, m.isOwn), existing: true, learner: true}, nil
 }
 
-// refused returns why this member cannot work with a majority of the others, or "".
-func (m *Member) refused(all []answer) string {
+// refused returns why this relay cannot work with a majority of the members, or "".
+func (c Config) refused(all []answer) string {
 	var why []string
 	for _, a := range all {
-		if c := m.cfg.complaint(a); c != "" {
-			why = append(why, c)
+		if s := c.complaint(a); s != "" {
+			why = append(why, s)
 		}
 	}
-	if len(m.cfg.initialMembers())-len(why) > len(m.cfg.initialMembers())/2 {
+	members := len(c.initialMembers())
+	fit := members - len(why)
+	why = slices.Compact(why) // two members may have the same complaint
+	if fit > members/2 {
 		for _, w := range why {
-			m.cfg.Log.Warn("a relay does not fit into the cluster", "why", w)
+			c.Log.Warn("a relay does not fit into the cluster", "why", w)
 		}
 		return ""
 	}
