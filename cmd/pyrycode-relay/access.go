@@ -189,6 +189,9 @@ func (a *accessCommand) enter(l access.Line, out io.Writer) (err error) {
 func (a *accessCommand) remove(which func(text []byte) (access.Line, error), out io.Writer) error {
 	var gone access.Line
 	err := a.edit(func(text []byte) (_ []byte, err error) {
+		if len(text) == 0 {
+			return nil, errors.New("the file does not exist, or is empty")
+		}
 		if gone, err = which(text); err != nil {
 			return nil, err
 		}
@@ -276,7 +279,11 @@ func find(text []byte, arg string, in io.Reader) (access.Line, error) {
 	if err != nil {
 		return access.Line{}, err
 	}
-	if digits, ok := strings.CutPrefix(arg, "sha256:"); ok && len(digits) >= leastPrefix && len(digits) < 64 {
+	digits, hashed := strings.CutPrefix(arg, "sha256:")
+	if hashed && len(digits) < leastPrefix {
+		return access.Line{}, usagef("%s: give at least %d digits of the hash", arg, leastPrefix)
+	}
+	if hashed && len(digits) < 64 {
 		return only(lines, func(l access.Line) bool { return strings.HasPrefix(l.Subject.String(), strings.ToLower(digits)) })
 	}
 	want, err := subjectOf(arg, in)

@@ -43,6 +43,7 @@ func TestAccessAddsListsAndRemovesEntries(t *testing.T) {
 		{[]string{"list", "s1"}, 2, `access list takes no argument, and got "s1"`},
 		{[]string{"add", ""}, 2, "must have 1 to 256 bytes"},
 		{[]string{"add", "a\nb"}, 2, "has a control character"},
+		{[]string{"remove", "sha256:2"}, 2, "give at least 8 digits of the hash"},
 		{[]string{"add", "s4", "--expires", "2000-01-01"}, 2, `--expires "2000-01-01": must be in the future`},
 		{[]string{"token", "add", "anna", "--expires", "2000-01-01"}, 2, `--expires "2000-01-01": must be in the future`},
 		{[]string{"token", "add", "a b"}, 2, "must have 1 to 64 letters"},

@@ -72,6 +72,9 @@ func (t target) diagnose(err error) diagnosis {
 	switch {
 	case errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH):
 		return diagnosis{failUnreachable, cause, "is there a way from here to that address: network, VPN, firewall?"}
+	case closedEarly(err) && t.private:
+		return diagnosis{failUnreachable, errors.New("it closed the connection without an answer"),
+			"is that the relay's private listener, and does it want TLS? If other clients use all of its connections (32, and 24 of one address), try again"}
 	case closedEarly(err):
 		return diagnosis{failUnreachable, errors.New("it closed the connection without an answer"),
 			"is that the relay's port, does it want TLS, or a PROXY header (--proxy-protocol) first?"}
