@@ -24,11 +24,7 @@ func TestShortOfMemoryWhoHoldsTheMostGoes(t *testing.T) {
 	if got := n.ShedLoad(1); got != 0 {
 		t.Fatalf("%d closed while nobody holds anything; want 0", got)
 	}
-	envelope := fmt.Sprintf(`{"conn_id":%q,"frame":%q}`, id, strings.Repeat("x", 60<<10))
-	sender := n.joinedTo("s1")[0]
-	for sender.out.queued() < 1<<20 {
-		b.Send(envelope)
-	}
+	flood(n, b, id, 1<<20)
 	if got := n.ShedLoad(1); got != 1 {
 		t.Errorf("%d closed; want 1", got)
 	}
