@@ -78,11 +78,14 @@ func newTrio(ctx context.Context, f clusterFlags, options ...string) (t *trio, e
 		}
 	}
 	for range f.Relays {
-		m, err := t.prepare()
+		t.members = append(t.members, &member{}) // before the first proxy, which looks for their processes
+	}
+	for _, m := range t.members {
+		n, err := t.prepare()
 		if err != nil {
 			return nil, err
 		}
-		t.members = append(t.members, m)
+		m.become(n)
 	}
 	var starting errgroup.Group
 	for i := range t.members {
@@ -169,10 +172,16 @@ func (t *trio) replace(ctx context.Context, i int) error {
 	}
 	old := t.members[i]
 	old.closeProxies()
-	old.mu.Lock() // watch and the clients read the member: only its fields change
-	old.name, old.listen, old.private, old.front, old.inner, old.data, old.log = m.name, m.listen, m.private, m.front, m.inner, m.data, m.log
-	old.mu.Unlock()
+	old.become(m)
 	return t.start(ctx, i)
+}
+
+// become gives m the name, the addresses, the proxies and the files of n. watch and the
+// clients read m, so it stays the same variable.
+func (m *member) become(n *member) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.name, m.listen, m.private, m.front, m.inner, m.data, m.log = n.name, n.listen, n.private, n.front, n.inner, n.data, n.log
 }
 
 // signal sends s to the process of relay i.
