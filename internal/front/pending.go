@@ -79,12 +79,14 @@ const (
 )
 
 // Bounds of the connections of the private listener. They come out of spareFiles.
-// Where that listener is public, with a password, anybody can connect to it; a
-// connection that is idle gives way to a new one almost immediately.
+// Any user of the machine may connect to that listener, and if it is public, with a
+// password, anybody. A connection that waits for its client gives way to a new one almost
+// immediately, the oldest first. A client that sends its request with its connection is
+// answered even if others connect hundreds of times per second.
 const (
 	operatorConns           = 32
 	operatorConnsPerAddress = 24
-	operatorEvictAfter      = 100 * time.Millisecond
+	operatorEvictAfter      = 2 * time.Millisecond
 )
 
 func newPending(rt relay.Runtime, l Limits, turns int, reg prometheus.Registerer) (*pending, error) {
