@@ -196,7 +196,7 @@ func TestRow29ARefusalIsNoCrash(t *testing.T) {
 }
 
 func TestRow29ACertificateIsRenewedWithoutRestart(t *testing.T) {
-	beside(t)
+	parallel(t)
 	httpPort, tlsPort := freePort(t), freePort(t)
 	const last = 9 * time.Second // so it is renewed after six
 	s, pool := pebbleFor(t, httpPort, tlsPort, last)

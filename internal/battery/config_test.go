@@ -46,7 +46,7 @@ func mended(t *testing.T, file, text string) {
 }
 
 func TestRow34AWebConfigThatGoesBadStaysInForce(t *testing.T) {
-	beside(t)
+	parallel(t)
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestRow34AWebConfigThatGoesBadStaysInForce(t *testing.T) {
 
 // The command itself reads the configuration, so it is the command that runs.
 func TestRow34AConfigurationThatGoesBadChangesNothing(t *testing.T) {
-	beside(t)
+	parallel(t)
 	dir := t.TempDir()
 	program, file := filepath.Join(dir, "relay"), filepath.Join(dir, "relay.yml")
 	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/pyrycode-relay").CombinedOutput(); err != nil {

@@ -37,9 +37,9 @@ const patience = 20 * time.Second
 // is busy with other tests.
 const slack = 5 * time.Second
 
-// beside lets a test that mostly waits run beside others; not with large
+// parallel lets a test that mostly waits run next to others; not with large
 // doses, where the healthy pair of each is to be judged by itself.
-func beside(t *testing.T) {
+func parallel(t *testing.T) {
 	if !large {
 		t.Parallel()
 	}

@@ -20,7 +20,7 @@ import (
 // A binary that stops reading: what its phones send waits, then they do, and
 // a binary that reads again in time has lost nothing.
 func TestRow15ABinaryThatStopsReading(t *testing.T) {
-	beside(t)
+	parallel(t)
 	write := dose(2*time.Second, 10*time.Second)
 	const over, less = 400, 100 // frames of 16 KiB: more than outbox and kernel hold, less than a send buffer may
 	for _, tt := range []struct {
@@ -124,7 +124,7 @@ func codeOf(c *wstest.Conn) int {
 }
 
 func TestRow17PhonesOfAnExpiredGraceAreAllClosedAtOnce(t *testing.T) {
-	beside(t)
+	parallel(t)
 	n := startChild(t, func(c *config.Config) { c.Grace, c.PhoneOutbox = 500*time.Millisecond, 4<<20 })
 	h := n.pair()
 	given(t, "%d graces, 3 dead phones of 16 in each", dose(1, 20))
@@ -239,7 +239,7 @@ func (n *node) herd(binaries int, from func(i int) string) time.Duration {
 }
 
 func TestRow24AllReconnectAtOnce(t *testing.T) {
-	beside(t)
+	parallel(t)
 	herd := func(t *testing.T, binaries, burst int, client *tls.Config, from func(i int) string, set func(*config.Config)) {
 		c := startChild(t, func(c *config.Config) {
 			d := config.Default()

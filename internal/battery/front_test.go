@@ -252,7 +252,7 @@ func newcomerWait() time.Duration {
 // connection can stay without an upgrade. Newcomers of other addresses are served
 // all the same.
 func TestRow36NoConnectionKeepsItsPlaceWithoutAnUpgrade(t *testing.T) {
-	beside(t)
+	parallel(t)
 	addresses, per := dose(8, 16), dose(8, 128)
 	given(t, "%d attacks × 2 × %d addresses × %d connections, all places taken", len(frontAttacks), addresses, per)
 	cert, key, client := selfSigned(t)
@@ -287,7 +287,7 @@ func TestRow36NoConnectionKeepsItsPlaceWithoutAnUpgrade(t *testing.T) {
 // header, and a header that trickles is of no address yet. Eight networks of one
 // customer are one.
 func TestRow36PROXYAddressesShareThePlacesFairly(t *testing.T) {
-	beside(t)
+	parallel(t)
 	per := dose(8, 128)
 	given(t, "16 × %d connections with one /48's addresses; 16 × %d headers that trickle", per, per)
 	c := startChild(t, func(c *config.Config) {
@@ -327,7 +327,7 @@ func freeAddress(t *testing.T) string {
 
 // Port 80 of the ACME challenges has the same guests.
 func TestRow36TheListenerForChallengesServesNewcomers(t *testing.T) {
-	beside(t)
+	parallel(t)
 	at := freeAddress(t)
 	addresses, per := dose(8, 16), dose(8, 128)
 	given(t, "%d addresses × %d connections", addresses, per)

@@ -43,7 +43,7 @@ func (n *node) send(text string, pause time.Duration) string {
 }
 
 func TestRow03SlowHeadersAreCut(t *testing.T) {
-	beside(t)
+	parallel(t)
 	n := start(t, nil)
 	h := n.pair()
 	given(t, "%d connections", 2*dose(20, 500))

@@ -105,7 +105,7 @@ func (n *node) forwarded(direction string, q float64) string {
 }
 
 func TestRow14PhonesThatStopReadingAreClosedAlone(t *testing.T) {
-	beside(t)
+	parallel(t)
 	n := start(t, func(c *config.Config) { c.PhoneOutbox, c.BinaryMessage, c.WriteTimeout = 256<<10, 128<<10, time.Second })
 	h := n.pair()
 	given(t, "%d phones that stop reading", dose(3, 15))

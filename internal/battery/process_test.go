@@ -53,7 +53,7 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("resident memory is read from /proc")
 	}
-	beside(t)
+	parallel(t)
 	limit := dose(64, 256) << 20
 	c := startChild(t, func(cfg *config.Config) { cfg.MemoryLimit = config.Size(limit); cfg.MessageTimeout = time.Minute })
 	h := c.pair()

@@ -30,7 +30,7 @@ func (c *child) endsWell() {
 // The log's reader reads no further, or has gone, while peers make the relay log
 // as much as they can.
 func TestRow32TheLogStandsStill(t *testing.T) {
-	beside(t)
+	parallel(t)
 	for _, tt := range []struct{ name, reason string }{
 		{"nobody reads", "queue_full"},
 		{"the reader has gone", "write_failed"},
@@ -80,7 +80,7 @@ func TestRow32TheLogStandsStill(t *testing.T) {
 // Signals come while the relay starts: in its first milliseconds, and while it
 // waits for a cluster that does not answer.
 func TestRow33SignalsDuringTheStart(t *testing.T) {
-	beside(t)
+	parallel(t)
 	mute, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers
 	if err != nil {
 		t.Fatal(err)

@@ -28,8 +28,8 @@ type Config struct {
 	// error it has given the answer. Nil means a real WebSocket handshake.
 	Upgrade func(http.ResponseWriter, *http.Request) (Socket, error)
 
-	// ClientAddr returns who is charged for a request, where that is not the
-	// peer: behind a proxy that is trusted. Nil means the peer.
+	// ClientAddr returns the address that a request is charged to. Behind a trusted
+	// proxy it is not the address of the peer. Nil means the peer.
 	ClientAddr func(*http.Request) netip.Addr
 
 	// Room says why no connection is let in now, for a reason that the relay
@@ -88,9 +88,9 @@ type Config struct {
 	// MaxConns is for addresses that have fewer than 16.
 	MaxConnsPerAddress int
 
-	// Rate and Burst bound the upgrades of one address: so many per second,
-	// after so many at once. An attempt to join a server-id that nobody holds
-	// counts apart, with the same bounds.
+	// Rate and Burst bound the upgrades of one address: Rate per second, after the
+	// first Burst. Attempts to join a server-id without a binary are counted
+	// separately, with the same bounds.
 	Rate  float64
 	Burst int
 
@@ -226,11 +226,11 @@ func newSettings(cfg Config) *settings {
 	}
 }
 
-// Reconfigure puts the limits, timers and origins of cfg into force; its
-// other fields (Runtime, Log, Version and all functions) are not looked at. Caps and rates hold from now on, and close nobody who is over
-// them already. Grace holds for graces that begin from now on. The rest
-// holds for connections that come from now on: who is connected keeps what
-// it began with. On error, which says what New would, nothing has changed.
+// Reconfigure puts the limits, timers and origins of cfg into force. It ignores the
+// other fields: Runtime, Log, Version and all functions. Caps and rates apply
+// immediately, and close no connection that is over them. Grace applies to graces that
+// begin later. All other settings apply to connections that begin later. The errors are
+// those of New; after an error nothing has changed.
 func (r *Relay) Reconfigure(cfg Config) error {
 	cfg.Runtime = r.rt
 	cfg = cfg.withDefaults()

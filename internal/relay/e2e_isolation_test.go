@@ -112,7 +112,7 @@ func TestAPeerThatDoesNotReadDelaysNoOther(t *testing.T) {
 	})
 
 	type result struct {
-		who   string
+		phone string
 		worst time.Duration
 		count int
 		err   error
@@ -129,9 +129,9 @@ func TestAPeerThatDoesNotReadDelaysNoOther(t *testing.T) {
 	close(stop)
 	for range cap(results) {
 		r := within(t, "the healthy pair", results)
-		t.Logf("%s: %d round trips, the worst %v", r.who, r.count, r.worst)
+		t.Logf("%s: %d round trips, the worst %v", r.phone, r.count, r.worst)
 		if r.err != nil || r.worst > time.Second || r.count < 10 {
-			t.Errorf("%s: %d round trips, the worst %v, ended with %v; want none over 1 s", r.who, r.count, r.worst, r.err)
+			t.Errorf("%s: %d round trips, the worst %v, ended with %v; want none over 1 s", r.phone, r.count, r.worst, r.err)
 		}
 	}
 	close(stopFlood)
@@ -142,16 +142,16 @@ func TestAPeerThatDoesNotReadDelaysNoOther(t *testing.T) {
 	// When it reads again, all frames arrive, those of each phone in order.
 	var next [senders]int
 	for range senders * frames {
-		var who, f int
+		var phone, f int
 		m := b3.Recv()
 		_, frame, _ := strings.Cut(m, ",")
-		if _, err := fmt.Sscanf(frame, `"frame":"%d %d`, &who, &f); err != nil {
+		if _, err := fmt.Sscanf(frame, `"frame":"%d %d`, &phone, &f); err != nil {
 			t.Fatalf("%.60s: %v", m, err)
 		}
-		if next[who] != f {
-			t.Fatalf("frame %d of phone %d came; want %d", f, who, next[who])
+		if next[phone] != f {
+			t.Fatalf("frame %d of phone %d came; want %d", f, phone, next[phone])
 		}
-		next[who]++
+		next[phone]++
 	}
 	if got := n.Counts().Binaries; got != 3 {
 		t.Errorf("%d binaries; want 3", got)
