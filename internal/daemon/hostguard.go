@@ -57,7 +57,7 @@ func (g *hostGuard) handler(next http.Handler) http.Handler {
 		if reason, status, sentence := g.judge(r); reason != "" {
 			g.refused.WithLabelValues(reason).Inc()
 			if reason == refusedMethod {
-				w.Header().Set("Allow", "GET, HEAD")
+				w.Header().Set("Allow", strings.Join(methodsOf(r.URL.Path), ", "))
 			}
 			answer(w, status, sentence)
 			return
@@ -83,7 +83,7 @@ func (g *hostGuard) judge(r *http.Request) (reason string, status int, sentence 
 		}
 	}
 	if !methodServed(r) {
-		return refusedMethod, http.StatusMethodNotAllowed, fmt.Sprintf("method: %q is not served here; use GET", cut(r.Method))
+		return refusedMethod, http.StatusMethodNotAllowed, fmt.Sprintf("method: %q is not served here; use %s", cut(r.Method), strings.Join(methodsOf(r.URL.Path), " or "))
 	}
 	return "", 0, ""
 }
@@ -126,13 +126,24 @@ func isLink(r *http.Request) bool {
 // methods at /healthz. go tool pprof posts to symbol. fingerprint takes a server-id,
 // which must not be in a URL.
 func methodServed(r *http.Request) bool {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
+	switch {
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return true // the handler of a path that is only for POST says so
+	case r.URL.Path == "/healthz" || r.RequestURI == "*":
 		return true
-	case http.MethodPost:
-		return slices.Contains([]string{"/healthz", "/debug/pprof/symbol", "/debug/fingerprint", KickPath, BansPath, UnbanPath}, r.URL.Path)
 	}
-	return r.URL.Path == "/healthz" || r.RequestURI == "*"
+	return slices.Contains(methodsOf(r.URL.Path), r.Method)
+}
+
+// methodsOf returns the methods that the page of a path serves.
+func methodsOf(path string) []string {
+	switch path {
+	case KickPath, UnbanPath, "/debug/fingerprint":
+		return []string{http.MethodPost}
+	case BansPath, "/debug/pprof/symbol":
+		return []string{http.MethodGet, http.MethodHead, http.MethodPost}
+	}
+	return []string{http.MethodGet, http.MethodHead}
 }
 
 // cut returns at most 100 bytes of a client's text.

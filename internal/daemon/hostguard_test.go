@@ -110,3 +110,18 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// A refusal of a method names the methods that the page serves.
+func TestTheRefusalOfAMethodNamesTheOthers(t *testing.T) {
+	for path, want := range map[string]string{"/metrics": "GET or HEAD", KickPath: "POST", BansPath: "GET or HEAD or POST"} {
+		g, err := newHostGuard(config.Default(), func() []string { return nil }, prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodPut, path, nil)
+		r.Host = "127.0.0.1:9090"
+		if _, status, sentence := g.judge(r); status != http.StatusMethodNotAllowed || !strings.HasSuffix(sentence, "use "+want) {
+			t.Errorf("PUT %s: %d, %q; want 405, and the methods %s", path, status, sentence, want)
+		}
+	}
+}

@@ -78,8 +78,11 @@ func (h Host) CheckLinks() error {
 		return nil
 	}
 	root, err := filepath.EvalSymlinks(h.path("/"))
-	if err != nil {
-		return err
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--root: the directory %s does not exist: create it first", h.Root)
+	case err != nil:
+		return fmt.Errorf("--root: %w", err)
 	}
 	for _, name := range []string{Program, ConfigFile, StateDir, unitDir, usersFile} {
 		dir := filepath.Dir(h.path(name))
