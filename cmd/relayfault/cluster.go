@@ -164,17 +164,6 @@ type faultKind struct {
 	do       func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
 }
 
-// replaced kills a relay, and starts another one in its place, with another name, other
-// addresses and no data.
-func replaced(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
-	if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
-		return err
-	}
-	t.waitExit(f.Victim)
-	load.Wait(ctx, between(rng, 0, 3*time.Second))
-	return t.replace(ctx, f.Victim)
-}
-
 // directoryPaused stops all etcd servers for three seconds.
 func directoryPaused(ctx context.Context, t *trio, _ *fault, _ *rand.Rand) error {
 	if err := t.etcd.signal(syscall.SIGSTOP); err != nil {
@@ -200,15 +189,17 @@ func between(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Int64N(int64(most-least)))
 }
 
-// killed kills a relay and restarts it after a delay, with the same name and
-// without state.
-func killed(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
-	if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
-		return err
+// killed kills a relay and after a delay calls again for it: start for the same relay
+// without state, replace for one with another name, other addresses and no data.
+func killed(again func(*trio, context.Context, int) error) func(context.Context, *trio, *fault, *rand.Rand) error {
+	return func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+		if err := t.signal(f.Victim, syscall.SIGKILL); err != nil {
+			return err
+		}
+		t.waitExit(f.Victim)
+		load.Wait(ctx, between(rng, 0, 3*time.Second))
+		return again(t, ctx, f.Victim)
 	}
-	t.waitExit(f.Victim)
-	load.Wait(ctx, between(rng, 0, 3*time.Second))
-	return t.start(ctx, f.Victim)
 }
 
 // frozen stops a relay's process and continues it after a delay.
@@ -252,9 +243,9 @@ func drained(ctx context.Context, t *trio, f *fault, _ *rand.Rand) error {
 
 var faultKinds = []faultKind{
 	{name: "drain", drains: true, do: drained},
-	{name: "kill", do: killed},
-	{name: "kill-leader", leader: true, do: killed},
-	{name: "replace", do: replaced},
+	{name: "kill", do: killed((*trio).start)},
+	{name: "kill-leader", leader: true, do: killed((*trio).start)},
+	{name: "replace", do: killed((*trio).replace)},
 	{name: "blink", do: frozen(time.Second, 5*time.Second)},
 	{name: "freeze", do: frozen(10*time.Second, 15*time.Second)},
 	{name: "freeze-leader", leader: true, do: frozen(10*time.Second, 15*time.Second)},

@@ -60,7 +60,7 @@
 // # Tasks and waiting
 //
 // A Node gets time, locks and tasks from a [relay.Runtime], as the relay
-// does. It waits in calls of Directory and at a [Gate], and never on a socket.
+// does. It waits in calls of Directory and at a [relay.Gate], and never on a socket.
 //
 // The order of locks is: a claim's dir, then a node's mu, a limiter's mu or a stream's mu.
 // Under a stream's mu only its link's mu is taken, so that records are queued in the order

@@ -8,6 +8,7 @@ import (
 
 	"github.com/benbjohnson/clock"
 
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
@@ -19,7 +20,7 @@ const holdPoll = time.Second
 // hold is a claim that waits for the node which has its server-id: for that node's answer,
 // or for the end of its session.
 type hold struct {
-	gate Gate
+	gate relay.Gate
 
 	// Guarded by the node's lock.
 	asking bool   // a request is under way
@@ -45,7 +46,7 @@ func (n *Node) ask(id wire.ServerID, e Entry, v value, owner string, end time.Ti
 	if !ok {
 		return answerNone
 	}
-	h := &hold{gate: n.cfg.NewGate()}
+	h := &hold{gate: n.rt.NewGate()}
 	if !n.beginHold(h, e.Session) {
 		n.refuse(node, askProbe)
 		return answerNone

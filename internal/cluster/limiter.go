@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -13,12 +12,9 @@ import (
 )
 
 // limiter admits calls of the directory: at most a number under way, and a number per
-// second. Calls that wait are admitted in turns of their networks: the network whose last
-// turn is the longest ago comes first, so that one network with many calls delays the
-// others by one call each.
+// second. Calls that wait are admitted in turns of their networks.
 type limiter struct {
 	rt       relay.Runtime
-	newGate  func() Gate
 	most     int           // calls under way
 	maxQueue int           // calls that wait
 	interval time.Duration // between the starts of two calls, on average; 0: no such limit
@@ -28,14 +24,13 @@ type limiter struct {
 	next     time.Time // earliest start of the next call
 	timer    *clock.Timer
 	queued   int
-	turns    []netip.Prefix // networks with calls that wait, the next turn first
-	queues   map[netip.Prefix][]*turn
+	waiting  network.Turns[*turn]
 }
 
 // turn is a call that waits.
 type turn struct {
 	network  netip.Prefix
-	gate     Gate
+	gate     relay.Gate
 	admitted bool
 }
 
@@ -43,8 +38,8 @@ type turn struct {
 const burst = 64
 
 func newLimiter(cfg *Config, most, maxQueue int, interval time.Duration) *limiter {
-	return &limiter{rt: cfg.Runtime, newGate: cfg.NewGate, most: most, maxQueue: maxQueue, interval: interval,
-		mu: cfg.Runtime.NewLock("limiter"), queues: make(map[netip.Prefix][]*turn)}
+	return &limiter{rt: cfg.Runtime, most: most, maxQueue: maxQueue, interval: interval,
+		mu: cfg.Runtime.NewLock("limiter")}
 }
 
 // enter waits until a call for address from is admitted, until end at most. If it returns
@@ -62,11 +57,8 @@ func (l *limiter) enter(from netip.Addr, end time.Time) bool {
 		return false
 	}
 	p := network.Of(from).Widest()
-	t := &turn{network: p, gate: l.newGate()}
-	if len(l.queues[p]) == 0 {
-		l.turns = append(l.turns, p)
-	}
-	l.queues[p] = append(l.queues[p], t)
+	t := &turn{network: p, gate: l.rt.NewGate()}
+	l.waiting.Push(p, t)
 	l.queued++
 	l.dispatch(now) // sets the timer, if the interval is what t waits for
 	l.mu.Unlock()
@@ -90,14 +82,8 @@ func (l *limiter) leave() {
 // expire ends the wait of t.
 func (l *limiter) expire(t *turn) {
 	l.mu.Lock()
-	if q := l.queues[t.network]; !t.admitted {
+	if l.waiting.Remove(t.network, func(o *turn) bool { return o == t }) {
 		l.queued--
-		if len(q) == 1 {
-			l.turns = slices.DeleteFunc(l.turns, func(p netip.Prefix) bool { return p == t.network })
-			delete(l.queues, t.network)
-		} else {
-			l.queues[t.network] = slices.DeleteFunc(q, func(o *turn) bool { return o == t })
-		}
 	}
 	l.mu.Unlock()
 	t.gate.Open()
@@ -120,7 +106,8 @@ func (l *limiter) admit(now time.Time) bool {
 // for, it sets the timer. l.mu is held.
 func (l *limiter) dispatch(now time.Time) {
 	for l.queued > 0 && l.admit(now) {
-		t := l.pop(l.turns[0])
+		l.queued--
+		t := l.waiting.Pop()
 		t.admitted = true
 		t.gate.Open()
 	}
@@ -133,18 +120,4 @@ func (l *limiter) dispatch(now time.Time) {
 			l.mu.Unlock()
 		})
 	}
-}
-
-// pop removes and returns the first call of the network p, whose turn it is. l.mu is held.
-func (l *limiter) pop(p netip.Prefix) *turn {
-	l.queued--
-	l.turns = l.turns[1:]
-	q := l.queues[p]
-	if len(q) > 1 {
-		l.queues[p] = q[1:]
-		l.turns = append(l.turns, p)
-	} else {
-		delete(l.queues, p)
-	}
-	return q[0]
 }

@@ -128,8 +128,8 @@ func TestACallWaitsForALimitedTimeAndInLimitedNumber(t *testing.T) {
 			t.Error("a call is not admitted when the first has ended")
 		}
 		l.leave()
-		if l.queued != 0 || l.underWay != 0 || len(l.queues) != 0 || len(l.turns) != 0 {
-			t.Errorf("left over: %d queued, %d under way, %d queues, %d turns", l.queued, l.underWay, len(l.queues), len(l.turns))
+		if l.queued != 0 || l.underWay != 0 || l.waiting.Len() != 0 {
+			t.Errorf("left over: %d queued, %d under way, %d networks", l.queued, l.underWay, l.waiting.Len())
 		}
 	})
 }

@@ -71,7 +71,7 @@ type link struct {
 
 // asked is a question that waits for its answer.
 type asked struct {
-	gate   Gate
+	gate   relay.Gate
 	answer []byte
 	done   bool
 }
@@ -330,7 +330,7 @@ func (l *link) wakeChanged(t *relay.Turn) {
 // ask sends a question and waits for the answer, for timeout at most.
 func (l *link) ask(question []byte, timeout time.Duration) ([]byte, error) {
 	rt := &l.node.rt
-	a := &asked{gate: l.node.cfg.NewGate()}
+	a := &asked{gate: l.node.rt.NewGate()}
 	l.mu.Lock()
 	if !l.up || l.broken != "" || len(l.asked) >= maxQuestions || len(question) > maxRecord {
 		l.mu.Unlock()

@@ -32,9 +32,6 @@ type Config struct {
 	// NewLock, Go and Rand.
 	Runtime relay.Runtime
 
-	// NewGate returns a closed gate. Nil means a channel.
-	NewGate func() Gate
-
 	// Log gets the node's records. Nil discards them.
 	Log *slog.Logger
 
@@ -103,9 +100,6 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.Runtime = c.Runtime.WithDefaults()
-	if c.NewGate == nil {
-		c.NewGate = newGate
-	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -273,7 +267,7 @@ func (n *Node) Drain() {
 	if todo == 0 {
 		return
 	}
-	all := n.cfg.NewGate()
+	all := n.rt.NewGate()
 	for _, c := range cs {
 		n.rt.Go("free", func() {
 			n.free(c)
@@ -334,7 +328,7 @@ func (n *Node) sorted() []*claim {
 
 // pause waits for a random time between d/2 and d.
 func (n *Node) pause(d time.Duration) {
-	g := n.cfg.NewGate()
+	g := n.rt.NewGate()
 	n.rt.Clock.AfterFunc(d/2+n.jitter(d/2), g.Open)
 	g.Wait()
 }

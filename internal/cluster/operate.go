@@ -32,7 +32,7 @@ func (n *Node) AskOthers(data []byte) []NodeAnswer {
 		return nil
 	}
 	answers := make([]NodeAnswer, len(ids))
-	all, todo := n.cfg.NewGate(), len(ids)
+	all, todo := n.rt.NewGate(), len(ids)
 	for i, id := range ids {
 		n.rt.Go("ask node", func() {
 			a := n.AskNode(id, data)

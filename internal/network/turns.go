@@ -1,6 +1,9 @@
 package network
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Turns is a queue in which networks take turns. The values of one network leave it in the
 // order in which they came, and after each one comes a value of the next network that has
@@ -31,6 +34,25 @@ func (t *Turns[T]) Push(p netip.Prefix, v T) {
 		t.queues = append(t.queues, q)
 	}
 	q.values = append(q.values, v)
+}
+
+// Remove removes the first value of network p for which match is true. It returns whether
+// there was one.
+func (t *Turns[T]) Remove(p netip.Prefix, match func(T) bool) bool {
+	q := t.of[p]
+	if q == nil {
+		return false
+	}
+	i := slices.IndexFunc(q.values, match)
+	if i < 0 {
+		return false
+	}
+	if q.values = slices.Delete(q.values, i, i+1); len(q.values) == 0 {
+		delete(t.of, p)
+		k := slices.Index(t.queues, q)
+		t.queues = slices.Delete(t.queues, k, k+1)
+	}
+	return true
 }
 
 // Of returns the values of network p, the next one first. They are those of t: the caller

@@ -37,3 +37,24 @@ func TestNetworksTakeTurns(t *testing.T) {
 		t.Error("an empty queue has values")
 	}
 }
+
+// A value that is removed leaves the order of the others, and its network leaves with its
+// last value.
+func TestTurnsForgetWhatIsRemoved(t *testing.T) {
+	one, other := Of(addr("192.0.2.1")).Widest(), Of(addr("192.0.2.2")).Widest()
+	var q Turns[string]
+	remove := func(v string) bool { return q.Remove(one, func(x string) bool { return x == v }) }
+	if remove("a") {
+		t.Error("a value is removed from an empty queue")
+	}
+	for _, v := range []string{"a", "b", "c"} {
+		q.Push(one, v)
+	}
+	q.Push(other, "x")
+	if !remove("b") || remove("b") || !slices.Equal(q.Of(one), []string{"a", "c"}) {
+		t.Errorf("the network has %q; want a and c", q.Of(one))
+	}
+	if !remove("a") || !remove("c") || q.Len() != 1 || q.Of(one) != nil || q.Pop() != "x" || q.Len() != 0 {
+		t.Errorf("%d networks are left; want none behind x", q.Len())
+	}
+}

@@ -77,7 +77,7 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	d.Pause(m.parkWhileFrozen)
 	m.clockStart = w.Engine.Now() / 100 * m.clockSpeed
 	rt := &cfg.Runtime
-	newLock, start, newGauge := rt.NewLock, rt.Go, rt.NewGauge
+	newLock, newGate, start, newGauge := rt.NewLock, rt.NewGate, rt.Go, rt.NewGauge
 	rt.Clock = skewedClock{rt.Clock, m}
 	rt.NewLock = func(name string) sync.Locker {
 		l := newLock(name).(*engine.Lock)
@@ -86,6 +86,7 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 		}
 		return &frozenLock{l, m}
 	}
+	rt.NewGate = func() relay.Gate { return frozenGate{newGate(), m} }
 	rt.Go = func(name string, f func()) { start(name, func() { m.parkWhileFrozen(); f() }) }
 	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
 		g := newGauge(o)
@@ -98,7 +99,7 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	own.Rand = m.rnd
 	p := w.Run.Param
 	n, err := cluster.New(cluster.Config{
-		Name: fmt.Sprint("relay-", m.index), Directory: m.link, Network: m.link, Runtime: own, NewGate: func() cluster.Gate { return &waitGate{m: m} },
+		Name: fmt.Sprint("relay-", m.index), Directory: m.link, Network: m.link, Runtime: own,
 		TTL: sessionTTL, Margin: leaseMargin, Hold: holdTime, ClaimsUnderWay: p("calls", 64), Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
 		Window: max(p("window", 256<<10), 1<<10), Linger: relayworld.Linger,
 	})
@@ -403,33 +404,13 @@ func (s frozenSocket) TryWrite(p []byte) (int, error) {
 	return n, err
 }
 
-// waitGate is a cluster.Gate.
-type waitGate struct {
-	m    *member
-	g    engine.Gate
-	open bool
-	edge engine.Edge // opening comes before passing
+// frozenGate is a gate at which the tasks of a frozen process stay.
+type frozenGate struct {
+	relay.Gate
+	m *member
 }
 
-// Wait implements cluster.Gate.
-//
-//go:norace
-func (g *waitGate) Wait() {
-	for !g.open {
-		g.m.w.Engine.Park(engine.AtWait, &g.g, engine.Forever)
-	}
-	g.open = false
-	g.edge.Acquire()
+func (g frozenGate) Wait() {
+	g.Gate.Wait()
 	g.m.parkWhileFrozen()
-}
-
-// Open implements cluster.Gate.
-//
-//go:norace
-func (g *waitGate) Open() {
-	if !g.open {
-		g.open = true
-		g.edge.Release()
-		g.m.w.Engine.Open(&g.g)
-	}
 }

@@ -58,7 +58,6 @@ type gate struct {
 //
 //go:norace
 func (g *gate) Wait() {
-	g.e.Yield(engine.AtWait, 0)
 	for !g.open {
 		g.e.Park(engine.AtWait, &g.waiting, engine.Forever)
 	}
