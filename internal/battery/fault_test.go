@@ -44,7 +44,10 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 				cert, key, client = selfSigned(t)
 			}
 			n := start(t, func(c *config.Config) {
-				c.WriteTimeout, c.RoomTimeout, c.ConflictProbe = write, write, write/4
+				c.WriteTimeout, c.RoomTimeout, c.ConflictProbe = write, write, tt.stall/2
+				if tt.lives {
+					c.WriteTimeout, c.RoomTimeout = tt.stall+patience, tt.stall+patience // however late the test reads again
+				}
 				c.BinaryOutbox = 2 << 20
 				c.TLSCert, c.TLSKey = cert, key
 			})
@@ -72,7 +75,10 @@ func TestRow15ABinaryThatStopsReading(t *testing.T) {
 				}
 				sent <- k
 			}()
-			if tt.lives { // a rival finds it slow, not dead
+			if tt.lives { // a rival finds it slow, not dead: its ping waits behind frames
+				n.until("frames wait for the binary", func() bool {
+					return n.metric(`pyrycode_relay_outbox_bytes{side="binary"}`) > 128<<10
+				})
 				rival := n.mustDial("/v1/server", "slow")
 				refused := make(chan int, 1)
 				go func() { refused <- codeOf(rival) }()
