@@ -39,7 +39,8 @@ var arrows = map[string][]string{
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
 	"internal/front":     {"internal/config", "internal/network", "internal/relay", "internal/sched"},
 	"internal/status":    {"internal/relay", "internal/wire"},
-	"internal/daemon":    {"internal/config", "internal/front", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/wire"},
+	"internal/lifecycle": {"internal/relay"},
+	"internal/daemon":    {"internal/config", "internal/front", "internal/lifecycle", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/wire"},
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld", "sim/frontworld"},
 	"sim/engine":         {},
@@ -48,7 +49,7 @@ var arrows = map[string][]string{
 	"sim/relayruntime":   {"internal/relay", "internal/wire", "sim/engine"},
 	"sim/relayworld":     {"internal/access", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime"},
 	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime", "sim/relayworld"},
-	"sim/frontworld":     {"internal/config", "internal/front", "sim/engine", "sim/relayruntime"},
+	"sim/frontworld":     {"internal/config", "internal/front", "internal/lifecycle", "internal/relay", "sim/engine", "sim/relayruntime"},
 	"internal/golden":    {},
 
 	"internal/cluster/clustertest": {"internal/cluster", "internal/relay"}, // of tests only
@@ -132,15 +133,15 @@ var waits = map[string][]string{
 	"time": {"Sleep", "Now", "Since", "Until", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"},
 }
 
-// Code of internal/relay and internal/cluster waits on a socket or on a lock of
-// Runtime.NewLock, starts tasks with Runtime.Go, and gets the time from Runtime.Clock.
+// Code of internal/relay, internal/cluster and internal/lifecycle waits on a socket, at a
+// gate or on a lock of Runtime.NewLock, starts tasks with Runtime.Go, and gets the time from Runtime.Clock.
 // Otherwise the simulator cannot decide what happens next. The exceptions are the adapter
 // of real sockets, the functions in mayAll, and the gate of real goroutines.
 func TestRelayWaitsOnlyWhereTheSimulatorSees(t *testing.T) {
 	goFiles(t, func(name string, file *ast.File) {
 		base := path.Base(name)
 		inRelay := path.Dir(name) == "internal/relay" && !strings.HasPrefix(base, "socket_")
-		inNode := path.Dir(name) == "internal/cluster"
+		inNode := path.Dir(name) == "internal/cluster" || path.Dir(name) == "internal/lifecycle"
 		if !inRelay && !inNode || strings.HasSuffix(base, "_test.go") {
 			return
 		}

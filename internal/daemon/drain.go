@@ -3,41 +3,36 @@ package daemon
 import (
 	"context"
 	"os"
-	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/lifecycle"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// cutTime is the time in which connections that were cut must end. They do not wait for
-// their peers, so only a very busy machine needs it.
-const cutTime = 2 * time.Second
-
-// stops has the two requests to end the process. The first makes it drain, or give up
-// its start. The second makes it cut the remaining connections.
+// stops has the requests to end the process, which signals and a context make.
 type stops struct {
-	first  context.Context
-	second context.Context
-	ended  chan struct{} // closed by end
-	gone   chan struct{} // closed when the goroutine that reads signals has ended
+	*lifecycle.Stops
+	first context.Context // ends with the first request or failure
+	ended chan struct{}   // closed by end
+	gone  chan struct{}   // closed when the goroutine that reads signals has ended
 }
 
-// newStops returns stops whose first ends with ctx or with the first signal, and
-// whose second ends with the signal after that. The caller must call end.
+// newStops returns stops whose first request is the end of ctx or the first signal. Each
+// further signal is a request, too. The caller must call end.
 func newStops(ctx context.Context, signals <-chan os.Signal) *stops {
 	first, stop := context.WithCancelCause(ctx)
-	second, cut := context.WithCancelCause(context.WithoutCancel(ctx))
-	s := &stops{first: first, second: second, ended: make(chan struct{}), gone: make(chan struct{})}
+	s := &stops{Stops: lifecycle.NewStops(relay.Runtime{}, stop), first: first, ended: make(chan struct{}), gone: make(chan struct{})}
 	go func() {
 		defer close(s.gone)
+		over := ctx.Done()
 		for {
 			select {
 			case sig := <-signals:
-				if first.Err() == nil {
-					stop(signalError{sig})
-				} else {
-					cut(signalError{sig})
-				}
+				s.Signal(signalError{sig})
+			case <-over:
+				s.Stop(context.Cause(ctx))
+				over = nil
 			case <-s.ended:
 				stop(nil)
-				cut(nil)
 				return
 			}
 		}
@@ -56,84 +51,75 @@ type signalError struct{ os.Signal }
 
 func (e signalError) Error() string { return "signal: " + e.Signal.String() }
 
-// drain shuts the process down, in this order:
-//
-//  1. /readyz answers 503, and all clients are served for DrainWait more.
-//  2. The public listeners close. This process must not accept a peer that redials
-//     after its close, because it can only refuse it. If the supervisor keeps the
-//     socket, that peer waits there for the next process.
-//  3. The relay closes its connections, and push wakes end.
-//  4. After Drain, or when second ends, it cuts the remaining connections.
-//
-// broken says that a listener has failed. In that case no balancer can send clients
-// here, and drain skips DrainWait.
-func (p *process) drain(second context.Context, broken bool) {
-	p.ready.set("draining")
+// drain shuts the process down, in the steps of [lifecycle.Drain]. If the supervisor keeps
+// the public socket, a peer that redials meanwhile waits there for the next process.
+func (p *process) drain(stop *stops) {
 	cfg := p.live.cfg.Load()
-	if cfg.DrainWait > 0 && !broken {
-		p.env.Supervisor.stopping(cfg.DrainWait + cfg.Drain)
-		p.waitForBalancers(second, cfg.DrainWait)
+	closed := make(chan struct{})
+	connections := lifecycle.Part{
+		Key: "sockets_open",
+		End: func(done func()) {
+			c := p.relay.Counts()
+			p.log.Info("draining: all connections are closed", "binaries", c.Binaries, "phones", c.Phones,
+				"in_grace", c.InGrace, "spread", cfg.DrainSpread, "at_most", cfg.Drain)
+			p.relay.Drain(cfg.DrainSpread, func() { close(closed); done() })
+			p.access.stop() // upgrades that wait for the verifier are refused
+		},
+		Cut: p.relay.Abort,
 	}
-	p.stopAccepting()
-	begun := time.Now()
-	c := p.relay.Counts()
-	p.log.Info("draining: all connections are closed", "binaries", c.Binaries, "phones", c.Phones,
-		"in_grace", c.InGrace, "spread", cfg.DrainSpread, "at_most", cfg.Drain)
-	p.env.Supervisor.stopping(cfg.Drain)
-
-	ctx, cancel := context.WithTimeout(second, cfg.Drain)
-	defer cancel()
-	closed, served, woken, left := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
-	p.relay.Drain(cfg.DrainSpread, func() { close(closed) })
-	p.access.stop() // upgrades that wait for the verifier are refused
-	go func() {
-		defer close(served)
-		_ = p.front.Server.Shutdown(ctx) // on timeout it is closed below
-	}()
-	go func() {
-		defer close(woken)
-		p.push.Drain(ctx) // on timeout they are cancelled
-	}()
-	go func() {
-		defer close(left)
-		p.cluster.drain() // releases the server-ids without a slot
-		select {
-		case <-closed:
-			p.cluster.drain() // releases those that a spread closed last
-		case <-ctx.Done():
-		}
-	}()
-
-	if p.awaitDrain(ctx, closed, served, woken, left) {
-		p.log.Info("drained", "duration", time.Since(begun).Round(time.Millisecond))
-		return
+	requests := cutPart("requests_open", func(ctx context.Context) {
+		p.accepting.Wait() // Shutdown does not know a connection that was accepted a moment ago
+		_ = p.front.Server.Shutdown(ctx)
+	}, p.front.Server.Close)
+	wakes := cutPart("wakes_open", p.push.Drain, nil)
+	parts := []lifecycle.Part{connections, requests, wakes}
+	if p.cluster != nil {
+		parts = append(parts, p.claimsPart(closed))
 	}
-	why := "time is up"
-	if second.Err() != nil {
-		why = "second " + context.Cause(second).Error()
-	}
-	p.log.Warn("cutting the connections that are left", "why", why, "duration", time.Since(begun).Round(time.Millisecond))
-	p.relay.Abort()
-	p.front.Server.Close()
-	<-served
-	<-woken
-	late := time.NewTimer(cutTime)
-	defer late.Stop()
-	select {
-	case <-closed:
-	case <-late.C:
-		p.log.Error("some connections did not end")
-	}
+	stop.Drain(lifecycle.Drain{
+		Log: p.log, Wait: cfg.DrainWait, Limit: cfg.Drain,
+		NotReady: func() {
+			p.reloading.Stop()
+			p.ready.set("draining")
+		},
+		Stopping:      p.env.Supervisor.stopping,
+		StopAccepting: p.stopAccepting,
+		Parts:         parts,
+	})
 }
 
-// waitForBalancers serves all clients for d more, or until second ends.
-func (p *process) waitForBalancers(second context.Context, d time.Duration) {
-	p.log.Info("not ready any more: all clients are still served until balancers have noticed", "left", d)
-	over := time.NewTimer(d)
-	defer over.Stop()
-	select {
-	case <-over.C:
-	case <-second.Done():
+// claimsPart returns the part that releases the server-ids in the directory. closed is
+// closed after the last socket. If the drain is cut, it does not wait for the directory.
+func (p *process) claimsPart(closed <-chan struct{}) lifecycle.Part {
+	return lifecycle.Part{Key: "claims_open", End: func(done func()) {
+		go func() {
+			defer done()
+			p.cluster.drain() // releases the server-ids without a slot
+			<-closed
+			p.cluster.drain() // releases those that a spread closed last
+		}()
+	}}
+}
+
+// cutPart returns a part that ends when end returns. To cut it is to end the context of
+// end, and to call also, if that is not nil.
+func cutPart(key string, end func(context.Context), also func() error) lifecycle.Part {
+	ctx, cancel := context.WithCancel(context.Background())
+	return lifecycle.Part{
+		Key: key,
+		End: func(done func()) {
+			go func() {
+				defer done()
+				defer cancel()
+				end(ctx)
+			}()
+		},
+		Cut: func() {
+			cancel()
+			if also != nil {
+				_ = also()
+			}
+		},
 	}
 }
 
@@ -141,38 +127,13 @@ func (p *process) waitForBalancers(second context.Context, d time.Duration) {
 // further public connection.
 func (p *process) stopAccepting() {
 	for _, s := range p.listeners {
-		if s.Server == p.front.Server || s.Server == p.front.Challenges {
+		if p.isPublic(s) {
 			s.Listener.Close() // it is closed already if its failure is the reason for the end
 		}
 	}
 }
 
-// awaitDrain waits until all four channels are closed: those of sockets, requests, push
-// wakes and the cluster's claims. It returns false if ctx ends before. Every second it
-// logs what it still waits for.
-func (p *process) awaitDrain(ctx context.Context, closed, served, woken, left <-chan struct{}) bool {
-	tick := time.NewTicker(tell)
-	defer tick.Stop()
-	deadline, _ := ctx.Deadline()
-	for closed != nil || served != nil || woken != nil || left != nil {
-		select {
-		case <-closed:
-			closed = nil
-		case <-served:
-			if ctx.Err() != nil {
-				return false
-			}
-			served = nil
-		case <-woken:
-			woken = nil
-		case <-left:
-			left = nil
-		case <-ctx.Done():
-			return false
-		case now := <-tick.C:
-			p.log.Info("still draining", "sockets_open", closed != nil, "requests_open", served != nil, "wakes_open", woken != nil,
-				"left", deadline.Sub(now).Round(time.Second))
-		}
-	}
-	return true
+// isPublic reports whether clients use s. Otherwise only operators do.
+func (p *process) isPublic(s served) bool {
+	return s.Server == p.front.Server || s.Server == p.front.Challenges
 }

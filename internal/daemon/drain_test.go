@@ -57,7 +57,7 @@ func TestTheEndOfTheContextIsAnEndToo(t *testing.T) {
 func TestABrokenListenerIsAnError(t *testing.T) {
 	d := start(t, t.Context(), nil)
 	broken := errors.New("listener broke")
-	d.p.failed <- broken
+	d.stop.Fail(broken)
 	if err := d.end(); !errors.Is(err, broken) {
 		t.Errorf("Run() = %v; want %v", err, broken)
 	}
@@ -159,7 +159,7 @@ func TestTheTimeForBalancersEnds(t *testing.T) {
 func TestABrokenListenerDoesNotWaitForBalancers(t *testing.T) {
 	d := start(t, t.Context(), func(c *config.Config) { c.DrainWait = time.Minute })
 	broken := errors.New("listener broke")
-	d.p.failed <- broken
+	d.stop.Fail(broken)
 	if err := d.end(); !errors.Is(err, broken) {
 		t.Errorf("Run() = %v; want %v", err, broken)
 	}

@@ -13,7 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/lifecycle"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
 // live has the configuration that may change while the process runs, and its metrics.
@@ -49,23 +51,25 @@ func (l *live) register(reg prometheus.Registerer, cfg config.Config, memory int
 	return errors.Join(errs...)
 }
 
-// reloads carries out the reloads that SIGHUP requests, until ctx ends.
-func (p *process) reloads(ctx context.Context) {
+// newReloads returns the reloads of the process.
+func (p *process) newReloads() *lifecycle.Reloads[*plan] {
+	begins := func() func() { return func() {} }
+	if p.env.Reloading != nil {
+		begins = p.env.Reloading
+	}
+	return lifecycle.NewReloads(relay.Runtime{}, begins, p.plan, p.reload)
+}
+
+// requestReloads requests a reload at each SIGHUP, until ctx ends.
+func (p *process) requestReloads(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.env.Reload:
-			done := func() {}
-			if p.env.Reloading != nil {
-				done = p.env.Reloading()
+			if !p.reloading.Request() {
+				p.log.Warn("reload: refused, the process drains")
 			}
-			next := p.plan()
-			if ctx.Err() != nil { // it has ended while the files were read
-				return
-			}
-			p.reload(next)
-			done()
 		}
 	}
 }

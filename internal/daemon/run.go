@@ -14,12 +14,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/front"
+	"github.com/pyrycode/pyrycode-relay/internal/lifecycle"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/status"
@@ -83,8 +83,9 @@ type process struct {
 	front   *front.Front
 	private *http.Server
 
-	listeners []served   // once they are open
-	failed    chan error // of a server whose listener failed
+	listeners []served       // once they are open
+	accepting sync.WaitGroup // the accept loops of public listeners
+	reloading *lifecycle.Reloads[*plan]
 
 	access   *accessControl // nil: the relay is open to everyone
 	web      *webAccess     // nil: the private listener has no protection of its own
@@ -153,6 +154,7 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 	p.env.Supervisor = env.Supervisor.closeUnused(cfg, p.log)
 	p.cfg = cfg.Fit(p.log)
 	p.ready.set("starting")
+	p.reloading = p.newReloads()
 	var accessMetrics []prometheus.Collector
 	if p.access, accessMetrics, err = newAccessControl(p.cfg, p.log); err != nil {
 		return nil, err
@@ -323,16 +325,26 @@ func (p *process) run(stop *stops) error {
 	tasks.Go(func() { p.page.Watch(background) })
 	// These may be in the middle of a request or a file when the process ends. The
 	// process does not wait for them.
-	go p.reloads(background)
+	go p.requestReloads(background)
 	go p.front.KeepCertificate(background, p.live.certs)
 	go p.web.keep(background)
 	go p.access.keep(background)
 	go p.operations.store.keep(background)
-	p.failed = make(chan error, len(p.listeners))
+	go func() {
+		select {
+		case err := <-p.cluster.failure():
+			stop.Fail(err)
+		case <-background.Done():
+		}
+	}()
 	for _, s := range p.listeners {
-		tasks.Go(func() {
+		loops := &tasks
+		if p.isPublic(s) {
+			loops = &p.accepting
+		}
+		loops.Go(func() {
 			if err := s.serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
-				p.failed <- fmt.Errorf("listener %s failed: %w", s.Listener.Addr(), err)
+				stop.Fail(fmt.Errorf("listener %s failed: %w", s.Listener.Addr(), err))
 			}
 		})
 	}
@@ -345,13 +357,14 @@ func (p *process) run(stop *stops) error {
 		p.env.Ready(p.addresses(p.front.Server)[0], p.addresses(p.private)[0])
 	}
 
-	err = p.wait(stop.first)
-	p.drain(stop.second, err != nil)
+	err = p.wait(stop)
+	p.drain(stop)
 	end()
 	for _, s := range p.listeners {
 		s.Server.Close()
 	}
 	tasks.Wait()
+	p.accepting.Wait()
 	p.access.end()
 	p.log.Info("stopped")
 	return err
@@ -412,22 +425,18 @@ func (p *process) servePrivate(ln net.Listener) error {
 	return p.private.Serve(p.web.listener(ln))
 }
 
-// wait returns when ctx has ended, or with an error when a listener or the
+// wait returns at the first request to end, or with an error when a listener or the
 // directory's server in this process has failed.
-func (p *process) wait(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		if s, ok := errors.AsType[signalError](context.Cause(ctx)); ok {
-			p.log.Info("ending", "signal", s.String())
-		} else {
-			p.log.Info("ending", "err", context.Cause(ctx))
-		}
-	case err := <-p.failed:
-		p.log.Error("ending", "err", err)
-		return err
-	case err := <-p.cluster.failure():
-		p.log.Error("ending", "err", err)
-		return err
+func (p *process) wait(stop *stops) error {
+	cause, failed := stop.Await()
+	if failed {
+		p.log.Error("ending", "err", cause)
+		return cause
+	}
+	if s, ok := errors.AsType[signalError](cause); ok {
+		p.log.Info("ending", "signal", s.String())
+	} else {
+		p.log.Info("ending", "err", cause)
 	}
 	return nil
 }
@@ -483,6 +492,3 @@ func listOf(addresses []net.Addr) string {
 	}
 	return strings.Join(texts, ",")
 }
-
-// tell is the time between two log records of a drain that still waits.
-const tell = time.Second

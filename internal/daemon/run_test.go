@@ -28,6 +28,7 @@ type running struct {
 	log             *syncBuffer
 	ended           chan error
 	p               *process
+	stop            *stops
 }
 
 // syncBuffer is a log whose String returns the records that are queued for it too.
@@ -68,6 +69,7 @@ func startEnv(t *testing.T, ctx context.Context, set func(*config.Config), env E
 		close(ready)
 	}
 	stop := newStops(ctx, d.signals)
+	d.stop = stop
 	d.p, err = newProcess(stop.first, c, env)
 	if err != nil {
 		t.Fatal(err)

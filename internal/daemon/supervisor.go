@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/front"
+	"github.com/pyrycode/pyrycode-relay/internal/lifecycle"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -69,7 +69,7 @@ func FromSystemd() (Supervisor, error) {
 	if s.Watchdog, err = systemd.SdWatchdogEnabled(true); err != nil {
 		return s, fmt.Errorf("watchdog of the supervisor: %w", err)
 	}
-	s.Notify = newNotifier(func(state string) {
+	s.Notify = lifecycle.NewNotifier(relay.Runtime{}, func(state string) {
 		_, _ = systemd.SdNotify(false, state) // without a supervisor there is nothing to do
 	})
 	return s, nil
@@ -93,40 +93,6 @@ func handedOver() ([]*os.File, error) {
 		return nil, fmt.Errorf("the supervisor sets LISTEN_FDS=%.40q: must be a number from 0 to %d", value, maxHandedOver)
 	}
 	return activation.Files(true), nil
-}
-
-// notifyQueue is the number of states that may wait for a supervisor that does not read
-// them. It is enough for a restart and several minutes of a watchdog.
-const notifyQueue = 64
-
-// newNotifier returns a function that queues a state and does not wait. A goroutine calls
-// send for each state, one after the other; send may wait for the supervisor. States are
-// dropped while notifyQueue of them wait.
-func newNotifier(send func(state string)) func(state string) {
-	var mu sync.Mutex // guards queue
-	var queue []string
-	return func(state string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if len(queue) == notifyQueue {
-			return
-		}
-		queue = append(queue, state)
-		if len(queue) > 1 {
-			return // the goroutine runs, and sends it later
-		}
-		go func() {
-			for next, more := state, true; more; {
-				send(next)
-				mu.Lock()
-				queue = queue[1:]
-				if more = len(queue) > 0; more {
-					next = queue[0]
-				}
-				mu.Unlock()
-			}
-		}()
-	}
 }
 
 // tell reports a state to the supervisor. Without a supervisor it does nothing.

@@ -229,27 +229,6 @@ func TestOfSeveralSocketsTheMostExposedIsJudged(t *testing.T) {
 	}
 }
 
-func TestASupervisorThatDoesNotReadHoldsUpNobody(t *testing.T) {
-	release, sent := make(chan struct{}), make(chan string, 2*notifyQueue)
-	tell := newNotifier(func(state string) {
-		<-release
-		sent <- state
-	})
-	for i := range 2 * notifyQueue {
-		tell(strconv.Itoa(i)) // returns
-	}
-	close(release)
-	for i := range notifyQueue {
-		if got := <-sent; got != strconv.Itoa(i) {
-			t.Fatalf("state %d is %s; want them in order", i, got)
-		}
-	}
-	tell("after")
-	if got := <-sent; got != "after" {
-		t.Errorf("then it sends %q; want what came after the queue was empty", got)
-	}
-}
-
 // Only --domain uses the http socket. Without --domain, serve runs, closes that
 // socket and says so once.
 func TestAnHTTPSocketWithoutADomainIsClosedWithAWarning(t *testing.T) {

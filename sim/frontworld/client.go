@@ -121,6 +121,7 @@ func (c *client) hangUp() {
 // Idle implements engine.Instance.
 func (w *instance) Idle() bool {
 	w.checkWaiting()
+	w.checkStopping()
 	if w.e.ActorsDone() && w.takeEnd() {
 		w.e.Go("end", w.end)
 	}
@@ -136,14 +137,18 @@ func (w *instance) end() {
 	if !w.stopped() {
 		w.newcomer()
 	}
-	w.e.Phase("all clients hang up, and the listener closes")
+	w.e.Sleep(time.Minute)
+	w.checkReloads()
+	w.e.Phase("all clients hang up, and the process drains")
 	for _, c := range w.clients {
 		if c != nil {
 			c.hangUp()
 		}
 	}
-	w.stop()
-	w.e.Sleep(requestTime + time.Minute)
+	if !w.stopped() {
+		w.signal()
+	}
+	w.e.Sleep(time.Hour)
 	w.checkEnd()
 	w.setOver()
 }
@@ -181,9 +186,8 @@ func (w *instance) newcomer() {
 	nc.Close()
 }
 
-// stop closes the listener.
-func (w *instance) stop() {
-	if w.takeStop() {
-		w.listener.Close()
-	}
+// closeListener closes the listener.
+func (w *instance) closeListener() {
+	w.listener.Close()
+	w.listenerClosed()
 }

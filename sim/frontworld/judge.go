@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/front"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
@@ -51,6 +50,12 @@ type session struct {
 	request   int  // bytes of the request after the handshake
 	active    bool
 	activeAt  int // the step since which it is active
+
+	asked       bool // its request has come as a whole
+	answered    bool
+	held        bool // it has been upgraded
+	toldToLeave bool
+	gone        bool // the client has closed it
 }
 
 // judge has what the checks know of a run.
@@ -74,7 +79,6 @@ type judge struct {
 	shedStep    int // when the last ShedLoad began
 	cut, shed   int // connections that Accept and ShedLoad have closed
 
-	isStopped  bool
 	acceptDone bool
 	ending     bool
 	isOver     bool
@@ -94,13 +98,6 @@ func newJudge(r *engine.Plan, private bool) judge {
 }
 
 func (j *judge) limits() front.Limits { return j.config }
-
-// setPlaces changes the limit while the front runs.
-func (w *instance) setPlaces(n int) {
-	w.placesChange(n, true)
-	w.front.Set(front.Limits{Pending: max(n, 1), PendingPerAddress: w.config.PendingPerAddress, Trusted: config.Networks(nil)})
-	w.placesChange(n, false)
-}
 
 // shedLoad cuts connections that hold much memory.
 func (w *instance) shedLoad() {
@@ -404,6 +401,7 @@ func (w *instance) checkWaiting() {
 // checkEnd judges the end of a run, at which every client has closed its connections.
 func (w *instance) checkEnd() {
 	w.checkEnded()
+	w.checkDaemonEnded()
 	all, err := w.metrics.Gather()
 	if err != nil {
 		w.e.Fail("metrics", "%v", err)
@@ -454,11 +452,10 @@ func (w *instance) Final() {
 	}
 }
 
+// stopped reports whether the process may have been asked to end.
+//
 //go:norace
-func (w *instance) takeStop() bool { first := !w.isStopped; w.isStopped = true; return first }
-
-//go:norace
-func (w *instance) stopped() bool { return w.isStopped || w.acceptDone }
+func (w *instance) stopped() bool { return w.signals > 0 || w.fails || w.acceptDone }
 
 //go:norace
 func (w *instance) takeEnd() bool { first := !w.ending; w.ending = true; return first }
@@ -487,6 +484,11 @@ const (
 	sawTurnTaken
 	sawTimeout
 	sawUpgrade
+	sawReload
+	sawDrain
+	sawLeave
+	sawSecond
+	sawCut
 )
 
 // CoverageGoals implements engine.World.
@@ -495,11 +497,13 @@ func (World) CoverageGoals() []string {
 		sawFull: "the table is full", sawRefused: "a connection is refused", sawEvicted: "a connection gives way to a newcomer",
 		sawShed: "a connection is cut for its memory", sawTurnTaken: "all turns are taken",
 		sawTimeout: "a request does not come in time", sawUpgrade: "a connection is upgraded",
+		sawReload: "a reload is applied", sawDrain: "the process drains", sawLeave: "a connection is told to leave",
+		sawSecond: "a second signal comes in a drain", sawCut: "a drain cuts what is left",
 	}
 }
 
 // Invariants implements engine.World.
 func (World) Invariants() []string {
-	return []string{"limit", "eviction", "turns", "deadline", "newcomer", "metrics", "end",
+	return []string{"limit", "eviction", "turns", "deadline", "newcomer", "metrics", "end", "listener", "stop", "cut", "reload", "supervisor", "served",
 		"race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

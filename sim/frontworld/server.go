@@ -21,6 +21,11 @@ const (
 	ofFlight  = 'f'
 	ofUpgrade = 'u'
 	ofGet     = 'g'
+
+	// The answer to an upgrade in a drain, and the last byte to a connection that a drain
+	// closes.
+	ofRefusal = 'r'
+	ofLeave   = 'l'
 )
 
 // pageTime is how long the private listener takes to answer a request.
@@ -34,6 +39,7 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.w.networkAccepts()
 	s := l.w.arrive(nc.(*engine.Conn))
 	if s == nil {
 		nc.Close()
@@ -81,12 +87,14 @@ func (w *instance) accept() {
 		nc, err := w.listener.Accept()
 		if err != nil {
 			w.acceptEnds()
+			w.daemon.server.acceptEnds()
 			return
 		}
 		s := w.sessionOf(nc)
 		w.accepted(s)
+		i := w.daemon.server.add(nc)
 		w.e.Go("serve", func() {
-			w.serve(nc, s)
+			w.serve(nc, s, i)
 			w.finished(s)
 		})
 	}
@@ -109,10 +117,12 @@ type server struct {
 }
 
 // serve does to a connection what net/http and crypto/tls do.
-func (w *instance) serve(nc net.Conn, s *session) {
+func (w *instance) serve(nc net.Conn, s *session, i int) {
+	http1 := &w.daemon.server
 	defer func() {
 		nc.Close()
 		if !w.upgraded(s) { // what the relay does with an upgraded one net/http does not know
+			http1.remove(i)
 			w.state(nc, s, http.StateClosed)
 		}
 	}()
@@ -136,19 +146,22 @@ func (w *instance) serve(nc net.Conn, s *session) {
 			return
 		}
 		w.state(nc, s, http.StateActive)
+		http1.set(i, false)
+		w.asks(s)
 		if w.private {
 			w.e.Sleep(pageTime)
 		}
 		if last == ofUpgrade && !w.private {
-			w.state(nc, s, http.StateHijacked)
-			_, _ = nc.Write([]byte{ofUpgrade})
-			w.relay(nc)
+			w.upgrade(nc, s, i)
 			return
 		}
-		if _, err := nc.Write([]byte{ofGet}); err != nil || !w.private {
+		_, err := nc.Write([]byte{ofGet})
+		w.answers(s, err)
+		if err != nil || !w.private {
 			return
 		}
 		w.state(nc, s, http.StateIdle)
+		http1.set(i, true)
 		_ = nc.SetReadDeadline(w.e.Time().Add(20 * time.Second))
 	}
 }
@@ -193,14 +206,18 @@ func (w *instance) compute(s *session) {
 	w.computes(s, false)
 }
 
-// relay holds an upgraded connection until the client closes it.
-func (w *instance) relay(nc net.Conn) {
-	var b [1 << 10]byte
-	for {
-		if _, err := nc.Read(b[:]); err != nil {
-			return
-		}
+// upgrade answers a request for an upgrade, and serves the connection until its end.
+func (w *instance) upgrade(nc net.Conn, s *session, i int) {
+	if !w.daemon.held.admit() {
+		_, err := nc.Write([]byte{ofRefusal})
+		w.answers(s, err)
+		return
 	}
+	w.daemon.server.remove(i)
+	w.state(nc, s, http.StateHijacked)
+	_, err := nc.Write([]byte{ofUpgrade})
+	w.answers(s, err)
+	w.daemon.held.serve(nc, s)
 }
 
 // state tells the front of a new state, as net/http does.

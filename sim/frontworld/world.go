@@ -33,12 +33,13 @@ const (
 	doGet            // sends the end of a request for a page
 	doHangUp         // closes the connection
 	doWait           // waits for tenths of a second
-	doLimit          // sets the number of connections that may be pending
+	doLimit          // reloads a configuration in which so many connections may be pending
 	doShed           // cuts connections that hold much memory
-	doStop           // closes the listener
+	doSignal         // asks the process to end
+	doFail           // breaks a listener
 )
 
-var verbs = []string{"dial", "hello", "finish", "request", "upgrade", "get", "hang-up", "wait", "limit", "shed", "stop"}
+var verbs = []string{"dial", "hello", "finish", "request", "upgrade", "get", "hang-up", "wait", "limit", "shed", "signal", "fail"}
 
 // takesNumber reports whether a verb has a number.
 func takesNumber(verb int) bool { return verb == doRequest || verb == doWait || verb == doLimit }
@@ -113,10 +114,17 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 		p.List = append(p.List, plan(r, fmt.Sprint("c", i+1), ops, usual, usual[0]))
 	}
 	if r.Chance(2) {
-		p.List = append(p.List, plan(r, "operator", 2+r.Intn(5), []int{doWait, doLimit, doShed}, doWait))
+		p.List = append(p.List, plan(r, "operator", 2+r.Intn(5), []int{doWait, doLimit, doLimit, doShed}, doWait))
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "slow-files", Value: r.Intn(2)})
 	}
-	if r.Chance(6) {
-		p.List = append(p.List, plan(r, "stop", 2, []int{doStop}, doWait))
+	if r.Chance(3) {
+		p.List = append(p.List, plan(r, "supervisor", 2+r.Intn(4), []int{doSignal, doSignal, doWait, doFail}, doWait))
+	}
+	for _, of := range []struct {
+		name    string
+		seconds []int
+	}{{"wait", []int{0, 0, 1, 5}}, {"drain", []int{0, 1, 5, 30}}, {"spread", []int{0, 0, 2, 20}}, {"wakes", []int{0, 0, 1, 60}}, {"claims", []int{0, 0, 60}}, {"silent", []int{0, 0, 2}}} {
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: of.name, Value: of.seconds[r.Intn(len(of.seconds))]})
 	}
 	return p.Interleave()
 }
@@ -157,8 +165,10 @@ type instance struct {
 	private bool
 
 	listener net.Listener
+	daemon   *daemon
 
 	judge
+	daemonJudge
 }
 
 // Start implements engine.World.
@@ -167,8 +177,9 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	w.private = r.Param("private", 0) != 0
 	w.judge = newJudge(r, w.private)
 	var err error
+	rt := relayruntime.NewRuntime(e, engine.NewRand(1))
 	w.front, err = front.New(front.Config{
-		Runtime: relayruntime.NewRuntime(e, engine.NewRand(1)),
+		Runtime: rt,
 		Log:     slog.New(slog.DiscardHandler), Metrics: w.metrics,
 		ErrorLog:   func(string) *log.Logger { return log.New(io.Discard, "", 0) },
 		Limits:     w.limits(),
@@ -188,7 +199,10 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 			w.clients[i] = w.newClient(i, name)
 		}
 	}
+	w.daemon = newDaemon(w, rt, r)
+	w.daemonJudge = daemonJudge{wait: w.daemon.wait, limit: w.daemon.limit, listening: true}
 	e.Go("accept", w.accept)
+	e.Go("daemon", w.daemon.run)
 	return w
 }
 
@@ -198,11 +212,13 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 	case doWait:
 		w.e.Sleep(time.Duration(op.Arg) * time.Second / 10)
 	case doLimit:
-		w.setPlaces(op.Arg)
+		w.daemon.reload(op.Arg)
 	case doShed:
 		w.shedLoad()
-	case doStop:
-		w.stop()
+	case doSignal:
+		w.signal()
+	case doFail:
+		w.fail()
 	default:
 		if t.Actor < maxClients {
 			w.clients[t.Actor].do(op)
