@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -41,30 +41,26 @@ type accessCommand struct {
 }
 
 // check returns all that is wrong with the options.
-func (a *accessCommand) check() (all []config.Problem) {
-	add := func(ok bool, option, value, rule, fix string) {
-		if !ok {
-			all = append(all, config.Problem{Option: option, Value: value, Rule: rule, Fix: fix})
-		}
-	}
-	add(a.AccessFile != "" || actionProblem(a.Words) != nil, "access-file", "", "must be given", "it is the file that serve has as its --access-file; with --config it is read from there")
+func (a *accessCommand) check() []config.Problem {
+	var all problems
+	all.unless(a.AccessFile != "" || actionProblem(a.Words) != nil, "access-file", "", "must be given", "it is the file that serve has as its --access-file; with --config it is read from there")
 	if a.Expires != "" {
 		now := time.Now()
 		end, err := a.expires(now)
-		add(err == nil, "expires", a.Expires, "must be a date, a time or a duration", "for example 2027-01-31, 2027-01-31T18:00:00Z or 720h")
-		add(err != nil || end.After(now), "expires", a.Expires, "must be in the future", "access remove ends an access now")
+		all.unless(err == nil, "expires", a.Expires, "must be a date, a time or a duration", "for example 2027-01-31, 2027-01-31T18:00:00Z or 720h")
+		all.unless(err != nil || end.After(now), "expires", a.Expires, "must be in the future", "access remove ends an access now")
 	}
 	if err := access.CheckNote(a.Note); err != nil {
-		add(false, "note", a.Note, err.Error(), "for example Anna's laptop")
+		all.unless(false, "note", a.Note, err.Error(), "for example Anna's laptop")
 	}
-	add(a.Phones >= 0 && a.Phones <= 10_000, "phones", fmt.Sprint(a.Phones), "must be from 0 to 10000", "0 means no limit of its own")
-	add(a.IDs >= 0 && a.IDs <= 10_000, "ids", fmt.Sprint(a.IDs), "must be from 0 to 10000", "0 means 8")
+	all.unless(a.Phones >= 0 && a.Phones <= 10_000, "phones", a.Phones, "must be from 0 to 10000", "0 means no limit of its own")
+	all.unless(a.IDs >= 0 && a.IDs <= 10_000, "ids", a.IDs, "must be from 0 to 10000", "0 means 8")
 	if a.Relay != "" {
 		u, err := url.Parse(a.Relay)
-		add(err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "", "relay", a.Relay,
+		all.unless(err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "", "relay", a.Relay,
 			"must be a URL that begins with ws:// or wss://, names a host, and has no path", "for example wss://relay.example.com")
 	}
-	add(a.Rate >= 0 && a.Rate <= 1_000_000, "rate", fmt.Sprint(a.Rate), "must be from 0 to 1000000", "0 means no limit")
+	all.unless(a.Rate >= 0 && a.Rate <= 1_000_000, "rate", a.Rate, "must be from 0 to 1000000", "0 means no limit")
 	return all
 }
 
@@ -80,7 +76,8 @@ func (a *accessCommand) expires(now time.Time) (time.Time, error) {
 }
 
 // run carries out one action. The error is one sentence for the user.
-func (a *accessCommand) run(in io.Reader, out io.Writer) error {
+func (a *accessCommand) run(_ context.Context, c invocation) error {
+	in, out := c.in, c.out
 	words := a.Words
 	if err := actionProblem(words); err != nil {
 		return err
@@ -111,19 +108,18 @@ func actionProblem(words []string) error {
 	if len(words) == 0 {
 		return usagef("the action is missing; %s", all)
 	}
-	n := 1
-	known := map[string]bool{"add": true, "remove": true, "list": true, "token": true}
+	n, known := 1, []string{"add", "remove", "list", "token"}
 	if words[0] == "token" {
 		if len(words) == 1 {
 			return usagef("access token: the action is missing; %s", all)
 		}
-		n, known = 2, map[string]bool{"add": true, "remove": true}
+		n, known = 2, known[:2]
 	}
 	action := strings.Join(words[:n], " ")
 	arg, ok := accessActions[action]
 	switch rest := words[n:]; {
 	case !ok:
-		near := nearest(words[n-1], known, 0)
+		near := nearest(words[n-1], slices.Values(known), 0)
 		if near == "" {
 			return usagef("unknown action %q; %s", "access "+action, all)
 		}
@@ -248,18 +244,14 @@ func withoutName(err error) error {
 // subjectOf returns a line with the subject that arg names, or, if arg is -, with the
 // server-id in the first line of in.
 func subjectOf(arg string, in io.Reader) (l access.Line, err error) {
-	switch {
-	case arg == "-":
-		text, err := bufio.NewReader(io.LimitReader(in, 1<<10)).ReadString('\n')
-		if err != nil && err != io.EOF {
-			return l, fmt.Errorf("cannot read the server-id from standard input: %w", err)
-		}
-		arg = strings.TrimRight(text, "\r\n")
-	case strings.HasPrefix(arg, "sha256:"):
+	if strings.HasPrefix(arg, "sha256:") {
 		if l, err = access.ParseLine(arg); err != nil {
 			return l, usageError{err}
 		}
 		return l, nil
+	}
+	if arg, err = orStdin(arg, in); err != nil {
+		return l, err
 	}
 	if arg == "" || len(arg) > 256 {
 		return l, usagef("the server-id must have 1 to 256 bytes")

@@ -6,19 +6,17 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	if !ok {
-		return false
+	if ok {
+		_, _, err := terminalSize(f)
+		ok = err == nil
 	}
-	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	return err == nil
+	return ok
 }
 
 // bannerFor returns the banner of serve for its standard error and log format, or nil if

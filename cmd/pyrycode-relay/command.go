@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,7 +40,8 @@ type command struct {
 	Completion  completion         `cmd:"" group:"This program" help:"Print a script that completes commands and options in a shell."`
 	Man         man                `cmd:"" group:"This program" help:"Print the manual page: pyrycode-relay man | man -l -."`
 
-	model *kong.Application // once read
+	model    *kong.Application // once read
+	selected any               // the command, one of the fields above; nil: the command line could not be read
 
 	env      *environment
 	problems []config.Problem // values that could not be read
@@ -51,12 +53,13 @@ type versionCommand struct {
 }
 
 // run prints what program this is.
-func (v *versionCommand) run(b daemon.Build, out io.Writer) {
+func (v *versionCommand) run(_ context.Context, c invocation) error {
+	b := c.build
 	if !v.JSON {
-		fmt.Fprintln(out, "pyrycode-relay", b)
-		return
+		fmt.Fprintln(c.out, "pyrycode-relay", b)
+		return nil
 	}
-	_ = json.NewEncoder(out).Encode(struct { // an error means that the output is closed
+	_ = json.NewEncoder(c.out).Encode(struct { // an error means that the output is closed
 		Version   string `json:"version"`
 		Revision  string `json:"revision"`
 		GoVersion string `json:"goversion"`
@@ -64,6 +67,7 @@ func (v *versionCommand) run(b daemon.Build, out io.Writer) {
 		Arch      string `json:"arch"`
 		Cluster   bool   `json:"cluster"`
 	}{b.Version, b.Revision, b.GoVersion, runtime.GOOS, runtime.GOARCH, b.Cluster})
+	return nil
 }
 
 // options are the options of serve and of the commands that read its configuration.
@@ -82,15 +86,11 @@ func newCommand(environ []string) *command {
 	return &command{env: newEnvironment(environ)}
 }
 
-// parse reads the command line and the environment. It returns the command
-// to run, none if the help was asked for, or all that is wrong as a text for
-// the user.
-func (c *command) parse(args []string, b daemon.Build, stdout io.Writer) (name, problem string) {
-	name, lines := c.read(args, b, stdout)
-	return name, daemon.Complaint(lines)
-}
+// check returns all problems of the options.
+func (o *options) check() []config.Problem { return o.Config.Check() }
 
-// read is parse with one line for each problem.
+// read reads the command line and the environment. It returns the name of the command to
+// run, or "" if the help was asked for, and one line for each problem.
 func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name string, lines []string) {
 	k, helped, err := c.parser(b, stdout)
 	if err != nil {
@@ -108,7 +108,7 @@ func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name st
 		lines = append(lines, c.sentence(err, args))
 	} else {
 		c.env.given(ctx)
-		name, _, _ = strings.Cut(ctx.Command(), " ")
+		name, c.selected = ctx.Selected().Name, ctx.Selected().Target.Addr().Interface()
 	}
 	if name == "help" {
 		if p := c.Help.problem(k.Model); p != "" {
@@ -189,7 +189,7 @@ func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped
 	for _, o := range config.Options() {
 		defaults[o.Name] = o.Default
 	}
-	for _, cmd := range everyCommand(k.Model.Node) {
+	for _, cmd := range k.Model.Children {
 		for _, f := range cmd.Flags {
 			if f.Tag.Get("relay") != "" {
 				f.Default, f.HasDefault = defaults[f.Name], true // no tag has it
@@ -263,35 +263,8 @@ func (c *command) all(name string) []config.Problem {
 		unread[p.Option] = true
 	}
 	var rules []config.Problem
-	switch name {
-	case "serve":
-		rules = c.Serve.Config.Check()
-	case "check":
-		rules = c.Check.Config.Check()
-	case "install":
-		rules = c.Install.check()
-	case "healthcheck":
-		rules = c.Healthcheck.check()
-	case "diag":
-		rules = c.Diag.check()
-	case "fingerprint":
-		rules = c.Fingerprint.check()
-	case "ps":
-		rules = c.Ps.check()
-	case "top":
-		rules = c.Top.check()
-	case "kick":
-		rules = c.Kick.check()
-	case "ban":
-		rules = c.Ban.check()
-	case "unban":
-		rules = c.Unban.check()
-	case "bans":
-		rules = c.Bans.check()
-	case "probe":
-		rules = c.Probe.check()
-	case "access":
-		rules = c.Access.check()
+	if s, ok := c.selected.(interface{ check() []config.Problem }); ok {
+		rules = s.check()
 	}
 	for _, p := range rules {
 		if !unread[p.Option] {
@@ -299,7 +272,7 @@ func (c *command) all(name string) []config.Problem {
 			unread[p.Option] = true
 		}
 	}
-	if cmd := commandOf(c.model.Node, []string{name}); cmd != nil {
+	if cmd := commandOf(c.model, name); cmd != nil {
 		for _, p := range valueProblems(cmd) {
 			if !unread[p.Option] {
 				all = append(all, p)
@@ -335,19 +308,10 @@ func helpOf(v *kong.Value) string {
 	return fmt.Sprintf("%s (%s; default %s; $%s)", v.Help, unit, def, envName(v))
 }
 
-// everyCommand returns the commands below node, each before its own commands.
-func everyCommand(node *kong.Node) (all []*kong.Node) {
-	for _, cmd := range node.Children {
-		all = append(all, cmd)
-		all = append(all, everyCommand(cmd)...)
-	}
-	return all
-}
-
 // names returns the environment variables of all flags.
 func names(app *kong.Application) map[string]bool {
 	all := make(map[string]bool)
-	for _, cmd := range everyCommand(app.Node) {
+	for _, cmd := range app.Children {
 		for _, f := range cmd.Flags {
 			all[envName(f.Value)] = true
 		}

@@ -36,9 +36,9 @@ var samples = map[string]string{
 func parsed(t *testing.T, environ []string, args ...string) config.Config {
 	t.Helper()
 	c := newCommand(environ)
-	name, problem := c.parse(args, daemon.Build{}, io.Discard)
-	if name != "serve" || problem != "" {
-		t.Fatalf("%v with %v: command %q, %s", args, environ, name, problem)
+	name, lines := c.read(args, daemon.Build{}, io.Discard)
+	if name != "serve" || lines != nil {
+		t.Fatalf("%v with %v: command %q, %s", args, environ, name, lines)
 	}
 	return c.Serve.Config
 }
@@ -222,8 +222,8 @@ func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
   PYRYCODE_RELAY_PROBE_COUNT="0": must be 1 or more; the default is 1
   --phones "0": must be 1 or more; the default is 1
   --server-id "a\nb": must have at most 256 bytes and no control characters; without it a random one is used
-  --role "both!": must be both, binary or phone; the default is both
-  --hold "-1s": must be 0s or more; the default is 0s`},
+  --hold "-1s": must be 0s or more; the default is 0s
+  --role "both!": must be both, binary or phone; did you mean both?`},
 		{"a phone without a server-id", nil, []string{"probe", "--role", "phone"},
 			`pyrycode-relay: --server-id "": must be given with --role phone; it is the one that the binary has`},
 	} {

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -16,15 +16,16 @@ type completion struct {
 
 // run writes the script. The script contains all commands, flags and values, so the shell
 // does not run the program at each key.
-func (c *completion) run(app *kong.Application, out io.Writer) {
-	switch c.Shell {
+func (s *completion) run(_ context.Context, c invocation) error {
+	switch s.Shell {
 	case "bash":
-		completeBash(app, out)
+		completeBash(c.app, c.out)
 	case "zsh":
-		completeZsh(app, out)
+		completeZsh(c.app, c.out)
 	case "fish":
-		completeFish(app, out)
+		completeFish(c.app, c.out)
 	}
+	return nil
 }
 
 // flagsOf returns the flags of one command that are in its help.
@@ -55,12 +56,8 @@ func valuesOf(f *kong.Flag) []string {
 	return nil
 }
 
-// argumentsOf returns the words that can follow a command: its own commands, or the values
-// of its first argument.
+// argumentsOf returns the values of the first argument of a command.
 func argumentsOf(app *kong.Application, cmd *kong.Node) (words []string) {
-	for _, sub := range cmd.Children {
-		words = append(words, sub.Name)
-	}
 	if len(cmd.Positional) > 0 && cmd.Positional[0].Enum != "" {
 		words = append(words, strings.Split(cmd.Positional[0].Enum, ",")...)
 	}
@@ -73,22 +70,14 @@ func argumentsOf(app *kong.Application, cmd *kong.Node) (words []string) {
 	return words
 }
 
-// pathOf returns the words of a command after the program's name, such as "access add".
-func pathOf(cmd *kong.Node) string {
-	if cmd.Parent == nil || cmd.Parent.Parent == nil {
-		return cmd.Name
-	}
-	return pathOf(cmd.Parent) + " " + cmd.Name
-}
-
 // shellQuote returns text as one word of a shell.
 func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// patterns returns keys as the patterns of one branch of case.
-func patterns(keys []string) string {
+// patterns returns keys, each behind prefix, as the patterns of one branch of case.
+func patterns(keys []string, prefix string) string {
 	quoted := make([]string, len(keys))
 	for i, k := range keys {
-		quoted[i] = shellQuote(k)
+		quoted[i] = shellQuote(prefix + k)
 	}
 	return strings.Join(quoted, "|")
 }
@@ -102,30 +91,24 @@ _pyrycode_relay() {
   if [ "$cur" = = ]; then cur= given=1; elif [ "$prev" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]} given=1; fi
   for ((i = 1; i < COMP_CWORD; i++)); do
     case "$cmd ${COMP_WORDS[i]}" in
-`, app.Name)
-	commands := everyCommand(app.Node)
-	var paths []string
-	for _, cmd := range commands {
-		path := pathOf(cmd)
-		if !strings.Contains(path, " ") {
-			path = " " + path
-		}
-		paths = append(paths, path)
+      `, app.Name)
+	var commands []string
+	for _, cmd := range app.Children {
+		commands = append(commands, cmd.Name)
 	}
-	fmt.Fprintf(out, "      %s) cmd=\"${cmd:+$cmd }${COMP_WORDS[i]}\" ;;\n    esac\n  done\n  case $cmd in\n", patterns(paths))
-	serve := commandOf(app.Node, []string{"serve"})
+	fmt.Fprintf(out, "%s) cmd=${COMP_WORDS[i]} ;;\n    esac\n  done\n  case $cmd in\n", patterns(commands, " "))
 	branch := func(key string, words []string, cmd *kong.Node) {
 		for _, f := range flagsOf(cmd) {
 			words = append(words, "--"+f.Name)
 		}
 		fmt.Fprintf(out, "    %s) words=%s ;;\n", shellQuote(key), shellQuote(strings.Join(words, " ")))
 	}
-	branch("", append(argumentsOf(app, app.Node), "--version"), serve)
-	for _, cmd := range commands {
-		branch(pathOf(cmd), argumentsOf(app, cmd), cmd)
+	branch("", append(commands, "--version"), commandOf(app, "serve"))
+	for _, cmd := range app.Children {
+		branch(cmd.Name, argumentsOf(app, cmd), cmd)
 	}
 	fmt.Fprint(out, "  esac\n  case \"${cmd:-serve} $prev$given\" in\n")
-	for _, cmd := range commands {
+	for _, cmd := range app.Children {
 		bashValues(cmd, out)
 	}
 	fmt.Fprintf(out, `  esac
@@ -153,49 +136,39 @@ func bashValues(cmd *kong.Node, out io.Writer) {
 			order = append(order, action)
 		}
 		if !f.IsBool() {
-			keys[action] = append(keys[action], pathOf(cmd)+" --"+f.Name)
+			keys[action] = append(keys[action], cmd.Name+" --"+f.Name)
 		}
-		keys[action] = append(keys[action], pathOf(cmd)+" --"+f.Name+"1")
+		keys[action] = append(keys[action], cmd.Name+" --"+f.Name+"1")
 	}
 	for _, action := range order {
-		fmt.Fprintf(out, "    %s) %s ;;\n", patterns(keys[action]), action)
+		fmt.Fprintf(out, "    %s) %s ;;\n", patterns(keys[action], ""), action)
 	}
 }
 
 // completeZsh writes a function with one call of _arguments for each command.
 func completeZsh(app *kong.Application, out io.Writer) {
 	fmt.Fprintf(out, "#compdef %s\n# zsh completion for %[1]s: source <(%[1]s completion zsh)\n_pyrycode_relay() {\n", app.Name)
-	zshCommand(app, app.Node, out, "  ", 2)
-	fmt.Fprintf(out, "}\ncompdef _pyrycode_relay %s\n", app.Name)
+	fmt.Fprint(out, "  local -a commands=(\n")
+	for _, cmd := range app.Children {
+		fmt.Fprintf(out, "    %s\n", shellQuote(cmd.Name+":"+zshPlain(cmd.Help)))
+	}
+	fmt.Fprint(out, "  )\n  if (( CURRENT == 2 )); then _describe command commands; return; fi\n  case $words[2] in\n")
+	for _, cmd := range app.Children {
+		fmt.Fprintf(out, "    %s)\n", cmd.Name)
+		zshArguments(app, cmd, out)
+		fmt.Fprint(out, "      ;;\n")
+	}
+	fmt.Fprintf(out, "  esac\n}\ncompdef _pyrycode_relay %s\n", app.Name)
 }
 
 // zshPlain replaces the characters that have a meaning for _arguments.
 var zshPlain = strings.NewReplacer("[", "(", "]", ")", ":", " -").Replace
 
-// zshCommand writes the completion of the commands below node, which is the word at-1.
-func zshCommand(app *kong.Application, node *kong.Node, out io.Writer, indent string, at int) {
-	fmt.Fprintf(out, "%slocal -a commands%d=(\n", indent, at)
-	for _, cmd := range node.Children {
-		fmt.Fprintf(out, "%s  %s\n", indent, shellQuote(cmd.Name+":"+zshPlain(cmd.Help)))
-	}
-	fmt.Fprintf(out, "%s)\n%[1]sif (( CURRENT == %d )); then _describe command commands%[2]d; return; fi\n%[1]scase $words[%[2]d] in\n", indent, at)
-	for _, cmd := range node.Children {
-		fmt.Fprintf(out, "%s  %s)\n", indent, cmd.Name)
-		if len(cmd.Children) > 0 {
-			zshCommand(app, cmd, out, indent+"    ", at+1)
-		} else {
-			zshArguments(app, cmd, out, indent+"    ", at)
-		}
-		fmt.Fprintf(out, "%s    ;;\n", indent)
-	}
-	fmt.Fprintf(out, "%sesac\n", indent)
-}
-
-// zshArguments writes the completion of the arguments of cmd, which is the word at.
-func zshArguments(app *kong.Application, cmd *kong.Node, out io.Writer, indent string, at int) {
-	fmt.Fprintf(out, "%s_arguments", indent)
+// zshArguments writes the completion of the arguments of cmd.
+func zshArguments(app *kong.Application, cmd *kong.Node, out io.Writer) {
+	fmt.Fprint(out, "      _arguments")
 	if words := argumentsOf(app, cmd); words != nil {
-		fmt.Fprintf(out, " %s", shellQuote(fmt.Sprintf("%d:%s:(%s)", at, cmd.Positional[0].Name, strings.Join(words, " "))))
+		fmt.Fprintf(out, " %s", shellQuote(fmt.Sprintf("2:%s:(%s)", cmd.Positional[0].Name, strings.Join(words, " "))))
 	}
 	for _, f := range flagsOf(cmd) {
 		spec := "--" + f.Name + "[" + zshPlain(f.OrigHelp) + "]"
@@ -210,7 +183,7 @@ func zshArguments(app *kong.Application, cmd *kong.Node, out io.Writer, indent s
 		default:
 			spec += ":" + zshPlain(f.Tag.Get("unit")) + ":"
 		}
-		fmt.Fprintf(out, " \\\n%s  %s", indent, shellQuote(spec))
+		fmt.Fprintf(out, " \\\n        %s", shellQuote(spec))
 	}
 	fmt.Fprintln(out)
 }
@@ -218,17 +191,10 @@ func zshArguments(app *kong.Application, cmd *kong.Node, out io.Writer, indent s
 // completeFish writes one line for each command and for each flag.
 func completeFish(app *kong.Application, out io.Writer) {
 	fmt.Fprintf(out, "# fish completion for %s: %[1]s completion fish | source\ncomplete -c %[1]s -f\n", app.Name)
-	for _, cmd := range everyCommand(app.Node) {
-		before := "__fish_use_subcommand"
-		if cmd.Parent != app.Node {
-			before = fishSeen(cmd.Parent)
-			for _, sibling := range cmd.Parent.Children {
-				before += "; and not __fish_seen_subcommand_from " + sibling.Name
-			}
-		}
-		fmt.Fprintf(out, "complete -c %s -n %s -a %s -d %s\n", app.Name, shellQuote(before), cmd.Name, shellQuote(cmd.Help))
-		on := shellQuote(fishSeen(cmd))
-		if words := argumentsOf(app, cmd); len(cmd.Children) == 0 && words != nil {
+	for _, cmd := range app.Children {
+		fmt.Fprintf(out, "complete -c %s -n __fish_use_subcommand -a %s -d %s\n", app.Name, cmd.Name, shellQuote(cmd.Help))
+		on := shellQuote("__fish_seen_subcommand_from " + cmd.Name)
+		if words := argumentsOf(app, cmd); words != nil {
 			fmt.Fprintf(out, "complete -c %s -n %s -a %s\n", app.Name, on, shellQuote(strings.Join(words, " ")))
 		}
 		for _, f := range flagsOf(cmd) {
@@ -246,14 +212,4 @@ func completeFish(app *kong.Application, out io.Writer) {
 			fmt.Fprintf(out, "complete -c %s -n %s -l %s%s -d %s\n", app.Name, on, f.Name, value, shellQuote(f.OrigHelp))
 		}
 	}
-}
-
-// fishSeen returns the condition that the command line has cmd.
-func fishSeen(cmd *kong.Node) string {
-	var seen []string
-	for ; cmd.Parent != nil; cmd = cmd.Parent {
-		seen = append(seen, "__fish_seen_subcommand_from "+cmd.Name)
-	}
-	slices.Reverse(seen)
-	return strings.Join(seen, "; and ")
 }

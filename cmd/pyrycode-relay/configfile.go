@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -167,7 +168,7 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 		f.takeAll(value, below)
 	case !f.known[name]:
 		fix := "pyrycode-relay help --all lists them"
-		if near := nearest(name, f.known, 0); near != "" {
+		if near := nearest(name, maps.Keys(f.known), 0); near != "" {
 			fix = fmt.Sprintf("did you mean %s?", near)
 			if secretNames()[near] {
 				fix = fmt.Sprintf("did you mean the environment variable %s?", config.EnvName(near))

@@ -28,8 +28,8 @@ func configAt(t *testing.T, text string) string {
 func TestTheVariableWinsOverTheFileAndTheFlagOverBoth(t *testing.T) {
 	file := configAt(t, "grace: 1s\nburst: 1\nmax-conns: 1\n")
 	c := newCommand([]string{"PYRYCODE_RELAY_BURST=2", "PYRYCODE_RELAY_MAX_CONNS=2"})
-	if _, problem := c.parse([]string{"--config", file, "--max-conns", "3"}, daemon.Build{}, io.Discard); problem != "" {
-		t.Fatal(problem)
+	if _, lines := c.read([]string{"--config", file, "--max-conns", "3"}, daemon.Build{}, io.Discard); lines != nil {
+		t.Fatal(lines)
 	}
 	got := make(map[string]string)
 	for _, s := range c.Serve.Config.Settings(c.env.origins) {

@@ -27,10 +27,8 @@ type diag struct {
 
 // check returns all problems of the options.
 func (d *diag) check() []config.Problem {
-	all := d.operator.check()
-	if d.CPU != 0 && d.CPU < time.Second || d.CPU > time.Minute {
-		all = append(all, config.Problem{Option: "cpu", Value: fmt.Sprint(d.CPU), Rule: "must be from 1s to 1m, or 0s", Fix: "for example 10s"})
-	}
+	all := problems(d.operator.check())
+	all.unless(d.CPU == 0 || d.CPU >= time.Second && d.CPU <= time.Minute, "cpu", d.CPU, "must be from 1s to 1m, or 0s", "for example 10s")
 	return all
 }
 
@@ -54,7 +52,8 @@ func (d *diag) pages() [][3]string {
 }
 
 // run writes the file and prints a list of its content. The error is one sentence.
-func (d *diag) run(ctx context.Context, b daemon.Build, now time.Time, out io.Writer) (err error) {
+func (d *diag) run(ctx context.Context, c invocation) (err error) {
+	b, now, out := c.build, time.Now(), c.out
 	a, err := d.asker(d.AnswerTimeout + d.CPU)
 	if err != nil {
 		return err

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -109,7 +111,7 @@ func (e *environment) unknown(known map[string]bool) []string {
 			continue
 		}
 		line := name + ": no option has this environment variable"
-		if near := nearest(name, known, len(config.EnvPrefix)); near != "" {
+		if near := nearest(name, maps.Keys(known), len(config.EnvPrefix)); near != "" {
 			line += fmt.Sprintf("; did you mean %s?", near)
 		} else {
 			line += "; pyrycode-relay help --all lists them"
@@ -122,7 +124,7 @@ func (e *environment) unknown(known map[string]bool) []string {
 
 // nearest returns the known name that differs least from name, or "" if none is similar
 // enough. All names have the first shared letters in common.
-func nearest(name string, known map[string]bool, shared int) string {
+func nearest(name string, known iter.Seq[string], shared int) string {
 	best, least := "", max(3, (len(name)-shared)/2)
 	for k := range known {
 		if d := distance(name, k); d < least || d == least && best != "" && k < best {

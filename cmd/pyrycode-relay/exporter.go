@@ -118,6 +118,7 @@ func (e *exporter) note(times []time.Duration, notAfter time.Time, err error) {
 // more than one slot for the exporter. Each failure is a line on out, unless it equals
 // the failure before.
 func (p *probe) export(ctx context.Context, b daemon.Build, out io.Writer) error {
+	outlivePipes()
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", p.Listen)
 	if err != nil {
 		return &config.ListenError{Option: "listen", Address: p.Listen, Err: err}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -23,17 +22,15 @@ type fingerprintCommand struct {
 
 // check returns all that is wrong with the options.
 func (f *fingerprintCommand) check() []config.Problem {
-	all := f.operator.check()
-	if f.ServerID == "" || len(f.ServerID) > 256 {
-		all = append(all, config.Problem{Option: "server-id", Value: f.ServerID, Rule: "must be given, and have at most 256 bytes", Fix: "it is the one that the binary has; - reads it from standard input"})
-	}
+	all := problems(f.operator.check())
+	all.unless(f.ServerID != "" && len(f.ServerID) <= 256, "server-id", f.ServerID, "must be given, and have at most 256 bytes", "it is the one that the binary has; - reads it from standard input")
 	return all
 }
 
 // run prints the fingerprint, or the lines of the log that have it. The error is one
 // sentence for the user.
-func (f *fingerprintCommand) run(ctx context.Context, in io.Reader, out io.Writer) error {
-	id, err := orStdin(f.ServerID, in)
+func (f *fingerprintCommand) run(ctx context.Context, c invocation) error {
+	id, err := orStdin(f.ServerID, c.in)
 	if err != nil {
 		return err
 	}
@@ -52,7 +49,7 @@ func (f *fingerprintCommand) run(ctx context.Context, in io.Reader, out io.Write
 		return err
 	}
 	if !f.Log {
-		fmt.Fprintln(out, text)
+		fmt.Fprintln(c.out, text)
 		return nil
 	}
 	status, lines, err := a.get(ctx, "/debug/log")
@@ -64,7 +61,7 @@ func (f *fingerprintCommand) run(ctx context.Context, in io.Reader, out io.Write
 	}
 	for line := range strings.Lines(string(lines)) {
 		if strings.Contains(line, text) {
-			fmt.Fprint(out, line)
+			fmt.Fprint(c.out, line)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -25,9 +26,11 @@ const (
 )
 
 // run writes the help on the topic. The topic must exist, see problem.
-func (h *helpCommand) run(app *kong.Application, out io.Writer) {
-	serve := commandOf(app.Node, []string{"serve"})
-	switch node := commandOf(app.Node, h.Topic); {
+func (h *helpCommand) run(_ context.Context, c invocation) error {
+	app, out := c.app, c.out
+	serve := commandOf(app, "serve")
+	topic := strings.Join(h.Topic, " ")
+	switch node := commandOf(app, topic); {
 	case len(h.Topic) == 0 && !h.All:
 		overview(app, out)
 	case len(h.Topic) == 0:
@@ -36,30 +39,24 @@ func (h *helpCommand) run(app *kong.Application, out io.Writer) {
 	case node != nil:
 		commandHelp(node, h.All, out)
 	default:
-		topic := strings.Join(h.Topic, " ")
 		for _, f := range visible(serve.Flags) {
 			if strings.EqualFold(groupOf(f), topic) || f.Name == topic {
 				describe(out, flagTitle(f), helpOf(f.Value))
 			}
 		}
 	}
+	return nil
 }
 
 // problem returns a sentence if the topic does not exist, and "" otherwise.
 func (h *helpCommand) problem(app *kong.Application) string {
 	topic := strings.Join(h.Topic, " ")
-	if topic == "" || commandOf(app.Node, h.Topic) != nil {
-		return ""
-	}
-	known := make(map[string]bool)
-	for _, word := range topics(app) {
-		known[word] = true
-	}
-	if known[strings.ToLower(topic)] {
+	known := topics(app)
+	if topic == "" || slices.Contains(known, strings.ToLower(topic)) {
 		return ""
 	}
 	text := fmt.Sprintf("help has no topic %.80q; ", topic)
-	if near := nearest(topic, known, 0); near != "" {
+	if near := nearest(topic, slices.Values(known), 0); near != "" {
 		text += fmt.Sprintf("did you mean %s? ", near)
 	}
 	return text + "a topic is a command, a group of options, or an option; pyrycode-relay help lists the commands and groups"
@@ -70,7 +67,7 @@ func topics(app *kong.Application) (all []string) {
 	for _, cmd := range app.Children {
 		all = append(all, cmd.Name)
 	}
-	for _, f := range visible(commandOf(app.Node, []string{"serve"}).Flags) {
+	for _, f := range visible(commandOf(app, "serve").Flags) {
 		for _, word := range []string{strings.ToLower(groupOf(f)), f.Name} {
 			if !slices.Contains(all, word) {
 				all = append(all, word)
@@ -90,19 +87,13 @@ func helpPrinter(_ kong.HelpOptions, ctx *kong.Context) error {
 	return nil
 }
 
-// commandOf returns the command below node with these names, or nil.
-func commandOf(node *kong.Node, path []string) *kong.Node {
-	for _, name := range path {
-		i := slices.IndexFunc(node.Children, func(n *kong.Node) bool { return n.Name == name })
-		if i < 0 {
-			return nil
-		}
-		node = node.Children[i]
-	}
-	if len(path) == 0 {
+// commandOf returns the command with this name, or nil.
+func commandOf(app *kong.Application, name string) *kong.Node {
+	i := slices.IndexFunc(app.Children, func(n *kong.Node) bool { return n.Name == name })
+	if i < 0 {
 		return nil
 	}
-	return node
+	return app.Children[i]
 }
 
 // visible returns the flags that the help has: all but --help, and the secrets, which
@@ -125,7 +116,7 @@ func groupOf(f *kong.Flag) string { return cmp.Or(f.Tag.Get("group"), "Options")
 // overview writes the first tier: the commands and the common options.
 func overview(app *kong.Application, out io.Writer) {
 	overviewHead(app, out)
-	serve := commandOf(app.Node, []string{"serve"})
+	serve := commandOf(app, "serve")
 	commonFlags(serve, out)
 	more(serve, out)
 }
@@ -161,9 +152,7 @@ func grouped(cmds []*kong.Node) []*kong.Node {
 			first[groupOfCommand(cmd)] = i
 		}
 	}
-	all := slices.Clone(cmds)
-	slices.SortStableFunc(all, func(a, b *kong.Node) int { return first[groupOfCommand(a)] - first[groupOfCommand(b)] })
-	return all
+	return slices.SortedStableFunc(slices.Values(cmds), func(a, b *kong.Node) int { return first[groupOfCommand(a)] - first[groupOfCommand(b)] })
 }
 
 // commonFlags writes the common options of a command that has those of serve, each on
@@ -198,12 +187,6 @@ func more(serve *kong.Node, out io.Writer) {
 func commandHelp(cmd *kong.Node, all bool, out io.Writer) {
 	fmt.Fprintf(out, "Usage: %s\n\n", usage(cmd))
 	wrap(out, "", "", cmd.Help)
-	if len(cmd.Children) > 0 {
-		fmt.Fprintln(out)
-		for _, sub := range cmd.Children {
-			line(out, "  "+sub.Path(), sub.Help)
-		}
-	}
 	for _, p := range cmd.Positional {
 		fmt.Fprintln(out)
 		line(out, "  "+p.Summary(), p.Help)
@@ -223,9 +206,6 @@ func usage(cmd *kong.Node) string {
 	text := cmd.FullPath()
 	for _, p := range cmd.Positional {
 		text += " " + p.Summary()
-	}
-	if len(cmd.Children) > 0 {
-		text += " COMMAND"
 	}
 	if len(visible(cmd.Flags)) > 0 {
 		text += " [option …]"

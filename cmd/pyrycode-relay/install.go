@@ -76,7 +76,7 @@ func (i *installCommand) check() []config.Problem {
 }
 
 // run installs the service. A configuration that exists is kept, and decides the sockets.
-func (i *installCommand) run(ctx context.Context, out io.Writer) error {
+func (i *installCommand) run(ctx context.Context, call invocation) error {
 	h, err := i.host()
 	if err != nil {
 		return err
@@ -107,10 +107,10 @@ func (i *installCommand) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := i.perform(ctx, h, p, out); err != nil {
+	if err := i.perform(ctx, h, p, call.out); err != nil {
 		return i.explain(err)
 	}
-	i.next(c, out)
+	i.next(c, call.out)
 	return nil
 }
 
@@ -192,7 +192,7 @@ type uninstallCommand struct {
 	Purge bool `of:"uninstall" name:"purge" default:"false" unit:"true or false" help:"Remove the configuration, the certificates and the user too."`
 }
 
-func (u *uninstallCommand) run(ctx context.Context, out io.Writer) error {
+func (u *uninstallCommand) run(ctx context.Context, c invocation) error {
 	h, err := u.host()
 	if err != nil {
 		return err
@@ -200,5 +200,5 @@ func (u *uninstallCommand) run(ctx context.Context, out io.Writer) error {
 	if err := h.CheckLinks(); err != nil {
 		return err
 	}
-	return u.perform(ctx, h, install.Uninstall(ctx, h, u.Purge), out)
+	return u.perform(ctx, h, install.Uninstall(ctx, h, u.Purge), c.out)
 }

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"text/tabwriter"
 	"time"
@@ -20,34 +19,34 @@ import (
 
 // named is what kick, ban and unban are about.
 type named struct {
+	operator `embed:""`
+
 	What string `arg:"" help:"A server-id or its fingerprint from the log, or an IP address or a network; for kick also a connection of ps, for unban also sha256:… as bans --json shows it. A single -: the first line of standard input, so that a server-id is in no list of processes."`
 }
 
 // kick is the command kick.
 type kick struct {
-	operator `embed:""`
-	named    `embed:""`
+	named `embed:""`
 
 	Why string `of:"kick" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
 }
 
 // run closes connections. The error is a sentence.
-func (k *kick) run(ctx context.Context, in io.Reader, out io.Writer) error {
-	a, err := k.change(ctx, daemon.KickPath, daemon.OperatorRequest{What: k.What, Why: k.Why}, k.AnswerTimeout, &k.operator, in, out)
+func (k *kick) run(ctx context.Context, c invocation) error {
+	a, err := k.change(ctx, c, daemon.KickPath, daemon.OperatorRequest{What: k.What, Why: k.Why})
 	if err != nil {
 		return err
 	}
 	if a.Binaries+a.Phones+a.Graces == 0 {
 		return fmt.Errorf("nothing is connected as %s", a.What)
 	}
-	fmt.Fprintf(out, "%s: %s\n", a.What, closedText(a))
+	fmt.Fprintf(c.out, "%s: %s\n", a.What, closedText(a))
 	return nil
 }
 
 // ban is the command ban.
 type ban struct {
-	operator `embed:""`
-	named    `embed:""`
+	named `embed:""`
 
 	For time.Duration `of:"ban" name:"for" default:"1h" unit:"time" group:"Action" help:"How long: up to 8784h, which is 366 days."`
 	Why string        `of:"ban" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay and the list of bans. The client does not get it."`
@@ -55,16 +54,14 @@ type ban struct {
 
 // check returns all problems of the options.
 func (b *ban) check() []config.Problem {
-	all := b.operator.check()
-	if b.For <= 0 {
-		all = append(all, config.Problem{Option: "for", Value: b.For.String(), Rule: "must be more than 0s", Fix: "the default is 1h"})
-	}
+	all := problems(b.operator.check())
+	all.unless(b.For > 0, "for", b.For, "must be more than 0s", "the default is 1h")
 	return all
 }
 
 // run bans. The error is a sentence.
-func (b *ban) run(ctx context.Context, in io.Reader, out io.Writer) error {
-	a, err := b.change(ctx, daemon.BansPath, daemon.OperatorRequest{What: b.What, Why: b.Why, For: b.For.String()}, b.AnswerTimeout, &b.operator, in, out)
+func (b *ban) run(ctx context.Context, c invocation) error {
+	a, err := b.change(ctx, c, daemon.BansPath, daemon.OperatorRequest{What: b.What, Why: b.Why, For: b.For.String()})
 	if err != nil {
 		return err
 	}
@@ -75,24 +72,23 @@ func (b *ban) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if a.Was != nil {
 		until += ", in place of " + a.Was.UTC().Format("2006-01-02 15:04:05") + " UTC"
 	}
-	fmt.Fprintf(out, "%s: banned%s; %s\n", a.What, until, closedText(a))
+	fmt.Fprintf(c.out, "%s: banned%s; %s\n", a.What, until, closedText(a))
 	if !a.Saved && a.NotSaved == "" {
-		fmt.Fprintln(out, "a restart of the relay forgets the ban: it has no --state-dir")
+		fmt.Fprintln(c.out, "a restart of the relay forgets the ban: it has no --state-dir")
 	}
 	return nil
 }
 
 // unban is the command unban.
 type unban struct {
-	operator `embed:""`
-	named    `embed:""`
+	named `embed:""`
 
 	Why string `of:"unban" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
 }
 
 // run lifts a ban. The error is a sentence.
-func (u *unban) run(ctx context.Context, in io.Reader, out io.Writer) error {
-	a, err := u.change(ctx, daemon.UnbanPath, daemon.OperatorRequest{What: u.What, Why: u.Why}, u.AnswerTimeout, &u.operator, in, out)
+func (u *unban) run(ctx context.Context, c invocation) error {
+	a, err := u.change(ctx, c, daemon.UnbanPath, daemon.OperatorRequest{What: u.What, Why: u.Why})
 	if err != nil {
 		return err
 	}
@@ -102,9 +98,9 @@ func (u *unban) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	case !a.Lifted:
 		return fmt.Errorf("there is no ban of %s; bans lists them", a.What)
 	case a.Covered != "":
-		fmt.Fprintf(out, "%s: its own ban is lifted; the ban of %s still keeps it out\n", a.What, a.Covered)
+		fmt.Fprintf(c.out, "%s: its own ban is lifted; the ban of %s still keeps it out\n", a.What, a.Covered)
 	default:
-		fmt.Fprintf(out, "%s: no longer banned\n", a.What)
+		fmt.Fprintf(c.out, "%s: no longer banned\n", a.What)
 	}
 	return nil
 }
@@ -115,14 +111,14 @@ const clusterTime = 12 * time.Second
 
 // change sends a request that changes something, and prints what did not work in spite of
 // an answer.
-func (n *named) change(ctx context.Context, path string, r daemon.OperatorRequest, timeout time.Duration, o *operator, in io.Reader, out io.Writer) (got daemon.OperatorAnswer, err error) {
-	if r.What, err = orStdin(r.What, in); err != nil {
+func (n *named) change(ctx context.Context, c invocation, path string, r daemon.OperatorRequest) (got daemon.OperatorAnswer, err error) {
+	if r.What, err = orStdin(r.What, c.in); err != nil {
 		return got, err
 	}
 	if !utf8.ValidString(r.What) { // JSON cannot name it
 		r.What = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(r.What)))
 	}
-	a, err := o.asker(timeout + clusterTime)
+	a, err := n.asker(n.AnswerTimeout + clusterTime)
 	if err != nil {
 		return got, err
 	}
@@ -141,10 +137,10 @@ func (n *named) change(ctx context.Context, path string, r daemon.OperatorReques
 		return got, err
 	}
 	for _, node := range got.Silent {
-		fmt.Fprintf(out, "warning: node %s\n", node)
+		fmt.Fprintf(c.out, "warning: node %s\n", node)
 	}
 	if got.NotSaved != "" {
-		fmt.Fprintf(out, "warning: the ban is in force, and a restart forgets it: %s\n", got.NotSaved)
+		fmt.Fprintf(c.out, "warning: the ban is in force, and a restart forgets it: %s\n", got.NotSaved)
 	}
 	return got, nil
 }
@@ -166,17 +162,14 @@ type bans struct {
 }
 
 // run prints the bans in force. The error is a sentence.
-func (b *bans) run(ctx context.Context, out io.Writer) error {
+func (b *bans) run(ctx context.Context, c invocation) error {
+	out := c.out
 	a, err := b.asker(b.AnswerTimeout)
 	if err != nil {
 		return err
 	}
-	code, body, err := a.get(ctx, daemon.BansPath)
-	if err != nil {
-		return err
-	}
 	var list daemon.BanList
-	if err := a.parse(daemon.BansPath, code, body, &list); err != nil {
+	if err := a.fetch(ctx, daemon.BansPath, &list); err != nil {
 		return err
 	}
 	if b.JSON {

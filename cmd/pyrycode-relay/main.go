@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
@@ -89,7 +91,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		daemon.LogFailure(stderr, "text", problems)
 		return refused
 	}
-	err := c.operate(ctx, name, b, stdout)
+	err := c.selected.(interface {
+		run(context.Context, invocation) error
+	}).run(ctx, invocation{c.model, b, os.Stdin, stdout})
 	if err != nil {
 		log := daemon.NewLogWriter(stderr, "text") // stderr may be a full pipe
 		fmt.Fprintf(log, "pyrycode-relay %s: %v\n", name, err)
@@ -102,49 +106,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return done
 }
 
-// operate runs a command other than serve and check.
-func (c *command) operate(ctx context.Context, name string, b daemon.Build, stdout io.Writer) error {
-	switch name {
-	case "help":
-		c.Help.run(c.model, stdout)
-	case "install":
-		return c.Install.run(ctx, stdout)
-	case "uninstall":
-		return c.Uninstall.run(ctx, stdout)
-	case "version":
-		c.Version.run(b, stdout)
-	case "completion":
-		c.Completion.run(c.model, stdout)
-	case "man":
-		c.Man.run(c.model, b, stdout)
-	case "diag":
-		return c.Diag.run(ctx, b, time.Now(), stdout)
-	case "fingerprint":
-		return c.Fingerprint.run(ctx, os.Stdin, stdout)
-	case "access":
-		return c.Access.run(os.Stdin, stdout)
-	case "healthcheck":
-		return c.Healthcheck.run(ctx, stdout)
-	case "ps":
-		return c.Ps.run(ctx, os.Stdin, stdout)
-	case "top":
-		return c.Top.run(ctx, os.Stdin, stdout)
-	case "kick":
-		return c.Kick.run(ctx, os.Stdin, stdout)
-	case "ban":
-		return c.Ban.run(ctx, os.Stdin, stdout)
-	case "unban":
-		return c.Unban.run(ctx, os.Stdin, stdout)
-	case "bans":
-		return c.Bans.run(ctx, stdout)
-	case "probe":
-		if c.Probe.Listen != "" {
-			outlivePipes()
-			return c.Probe.export(ctx, b, stdout)
-		}
-		return c.Probe.run(ctx, b.Version, stdout)
-	}
-	return nil
+// invocation is what a command other than serve and check runs with.
+type invocation struct {
+	app   *kong.Application
+	build daemon.Build
+	in    io.Reader
+	out   io.Writer
 }
 
 // dumpOnQuit ends the process on SIGQUIT and on SIGABRT, the watchdog's signal, after it

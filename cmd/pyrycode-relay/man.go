@@ -1,22 +1,21 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/alecthomas/kong"
-
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // man is the man command: it prints the manual page, in the form of man(7).
 type man struct{}
 
 // run writes the page. Its content comes from the help of the commands and flags.
-func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
-	p := page{out}
-	p.f(".TH PYRYCODE\\-RELAY 1 \"\" %s", quoted("pyrycode-relay "+b.Version))
+func (man) run(_ context.Context, c invocation) error {
+	app, p := c.app, page{c.out}
+	p.f(".TH PYRYCODE\\-RELAY 1 \"\" %s", quoted("pyrycode-relay "+c.build.Version))
 	p.section("NAME")
 	p.f("pyrycode\\-relay \\- forwards frames between a binary and its phones")
 	p.section("SYNOPSIS")
@@ -26,9 +25,9 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 		p.f(".PP\n%s", roff(text))
 	}
 	p.section("COMMANDS")
-	commands := everyCommand(app.Node)
+	commands := app.Children
 	for _, cmd := range commands {
-		p.item(pathOf(cmd), cmd.Help)
+		p.item(cmd.Name, cmd.Help)
 	}
 	ofServe := make(map[string]bool)
 	for i, cmd := range commands {
@@ -43,7 +42,7 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 		if len(own) == 0 {
 			continue
 		}
-		p.section("OPTIONS OF " + strings.ToUpper(pathOf(cmd)))
+		p.section("OPTIONS OF " + strings.ToUpper(cmd.Name))
 		group := ""
 		for _, f := range own {
 			if g := f.Tag.Get("group"); g != group {
@@ -66,6 +65,7 @@ func (man) run(app *kong.Application, b daemon.Build, out io.Writer) {
 	p.item("2", "The command line or the configuration is refused; all that is wrong has been told.")
 	p.section("SEE ALSO")
 	p.f("%s", roff("docs/operate.md, docs/runbook.md and docs/protocol.md, which came with this program; https://github.com/pyrycode/pyrycode-relay"))
+	return nil
 }
 
 // page writes macros of man(7).

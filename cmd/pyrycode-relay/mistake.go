@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,6 +25,16 @@ type usageError struct{ error }
 // usagef returns a usageError with a text as of fmt.Errorf.
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// problems are what is wrong with the options of a command.
+type problems []config.Problem
+
+// unless adds a problem if ok is false.
+func (p *problems) unless(ok bool, option string, value any, rule, fix string) {
+	if !ok {
+		*p = append(*p, config.Problem{Option: option, Value: fmt.Sprint(value), Rule: rule, Fix: fix})
+	}
+}
+
 // valueProblems returns a problem for each flag of cmd that has a value outside of its
 // list of values.
 func valueProblems(cmd *kong.Node) (all []config.Problem) {
@@ -35,11 +46,7 @@ func valueProblems(cmd *kong.Node) (all []config.Problem) {
 		}
 		last := len(values) - 1
 		p := config.Problem{Option: f.Name, Value: got, Rule: "must be " + strings.Join(values[:last], ", ") + " or " + values[last]}
-		known := make(map[string]bool)
-		for _, v := range values {
-			known[v] = true
-		}
-		switch near := nearest(got, known, 0); {
+		switch near := nearest(got, slices.Values(values), 0); {
 		case near != "":
 			p.Fix = "did you mean " + near + "?"
 		case f.Default != "":
@@ -55,7 +62,7 @@ func valueProblems(cmd *kong.Node) (all []config.Problem) {
 // sentence returns err, which kong has returned for args, as a sentence for the user: the
 // wrong word, the word that was probably meant, and the command that lists the valid ones.
 func (c *command) sentence(err error, args []string) string {
-	node := commandOf(c.model.Node, []string{"serve"}) // the command when none is named
+	node := commandOf(c.model, "serve") // the command when none is named
 	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil && p.Context.Selected() != nil {
 		node = p.Context.Selected()
 	}
@@ -64,11 +71,8 @@ func (c *command) sentence(err error, args []string) string {
 		lists = "; pyrycode-relay help --all lists the options"
 	}
 	if m := unexpectedArgument.FindStringSubmatch(err.Error()); m != nil {
-		if len(node.Children) == 0 && len(args) > 0 && m[1] == args[0] {
-			return unknownCommand(c.model.Node, "", m[1]) + "pyrycode-relay help lists the commands"
-		}
-		if len(node.Children) > 0 {
-			return unknownCommand(node, pathOf(node)+" ", m[1]) + strings.TrimPrefix(lists, "; ")
+		if len(args) > 0 && m[1] == args[0] {
+			return c.unknownCommand(m[1])
 		}
 		return c.unexpected(node, m[1]) + lists
 	}
@@ -78,18 +82,24 @@ func (c *command) sentence(err error, args []string) string {
 	return err.Error() + lists
 }
 
-// unknownCommand returns the begin of a sentence about a word that is no command below
-// node. The words before it on the command line are in.
-func unknownCommand(node *kong.Node, in, word string) string {
-	commands := make(map[string]bool)
-	for _, n := range node.Children {
-		commands[n.Name] = true
+// unknownCommand returns a sentence about a word that is no command.
+func (c *command) unknownCommand(word string) string {
+	text := fmt.Sprintf("unknown command %q; ", word)
+	if near := nearest(word, each(c.model.Children, func(n *kong.Node) string { return n.Name }), 0); near != "" {
+		text += fmt.Sprintf("did you mean %s? ", near)
 	}
-	text := fmt.Sprintf("unknown command %q; ", in+word)
-	if near := nearest(word, commands, 0); near != "" {
-		text += fmt.Sprintf("did you mean %s%s? ", in, near)
+	return text + "pyrycode-relay help lists the commands"
+}
+
+// each returns the names of all.
+func each[T any](all []T, name func(T) string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, v := range all {
+			if !yield(name(v)) {
+				return
+			}
+		}
 	}
-	return text
 }
 
 // unexpected returns a sentence about an argument that node does not take.
@@ -98,7 +108,7 @@ func (c *command) unexpected(node *kong.Node, word string) string {
 	if name, _, ok := strings.Cut(word, "="); ok && flagOf(node, name) != nil {
 		return fmt.Sprintf("%s; did you mean --%s?", text, word)
 	}
-	if commandOf(c.model.Node, []string{word}) != nil {
+	if commandOf(c.model, word) != nil {
 		return fmt.Sprintf("%s: the command must be the first argument, pyrycode-relay %s …", text, word)
 	}
 	return text
@@ -126,19 +136,15 @@ func (c *command) unknownFlag(node *kong.Node, flag string, args []string) strin
 		return "unknown flag " + flag
 	}
 	name := strings.TrimPrefix(flag, "--")
-	known := make(map[string]bool)
-	for _, f := range node.Flags {
-		known[f.Name] = true
-	}
-	switch near := nearest(name, known, 0); {
+	switch near := nearest(name, each(node.Flags, func(f *kong.Flag) string { return f.Name }), 0); {
 	case near != "" && secretNames()[near]:
 		return fmt.Sprintf("unknown flag %s; did you mean the environment variable %s?", flag, config.EnvName(near))
 	case near != "":
 		return fmt.Sprintf("unknown flag %s; did you mean --%s?", flag, near)
 	}
-	for _, cmd := range everyCommand(c.model.Node) {
+	for _, cmd := range c.model.Children {
 		if f := flagOf(cmd, name); f != nil {
-			return fmt.Sprintf("unknown flag %s, which is an option of %s and not of %s", flag, pathOf(cmd), pathOf(node))
+			return fmt.Sprintf("unknown flag %s, which is an option of %s and not of %s", flag, cmd.Name, node.Name)
 		}
 	}
 	return "unknown flag " + flag

@@ -37,20 +37,16 @@ type operator struct {
 
 // check returns all problems of the options.
 func (o *operator) check() []config.Problem {
-	var all []config.Problem
+	var all problems
 	if path, ok := config.UnixPath(o.MetricsListen); ok {
-		if rule := config.CheckUnixPath(path); rule != "" {
-			all = append(all, config.Problem{Option: "metrics-listen", Value: o.MetricsListen, Rule: rule, Fix: "for example unix:/run/pyrycode-relay/private.sock"})
-		}
-	} else if _, port, err := net.SplitHostPort(o.MetricsListen); err != nil || port == "0" || port == "" {
-		all = append(all, config.Problem{Option: "metrics-listen", Value: o.MetricsListen, Rule: "must be host:port with the port that serve listens on", Fix: "the default is 127.0.0.1:9090"})
+		rule := config.CheckUnixPath(path)
+		all.unless(rule == "", "metrics-listen", o.MetricsListen, rule, "for example unix:/run/pyrycode-relay/private.sock")
+	} else {
+		_, port, err := net.SplitHostPort(o.MetricsListen)
+		all.unless(err == nil && port != "0" && port != "", "metrics-listen", o.MetricsListen, "must be host:port with the port that serve listens on", "the default is 127.0.0.1:9090")
 	}
-	if (o.WebUser == "") != (o.WebPassword == "") {
-		all = append(all, config.Problem{Option: "web-password-file", Value: o.WebPassword, Rule: "must be given with --web-user", Fix: "both or none"})
-	}
-	if o.AnswerTimeout <= 0 {
-		all = append(all, config.Problem{Option: "answer-timeout", Value: fmt.Sprint(o.AnswerTimeout), Rule: "must be more than 0s", Fix: "the default is 5s"})
-	}
+	all.unless((o.WebUser == "") == (o.WebPassword == ""), "web-password-file", o.WebPassword, "must be given with --web-user", "both or none")
+	all.unless(o.AnswerTimeout > 0, "answer-timeout", o.AnswerTimeout, "must be more than 0s", "the default is 5s")
 	return all
 }
 
@@ -245,7 +241,7 @@ type healthcheck struct {
 
 // run checks that the relay is ready or, with --live, alive. The error is one sentence
 // for the user.
-func (h *healthcheck) run(ctx context.Context, out io.Writer) error {
+func (h *healthcheck) run(ctx context.Context, c invocation) error {
 	a, err := h.asker(h.AnswerTimeout)
 	if err != nil {
 		return err
@@ -254,7 +250,7 @@ func (h *healthcheck) run(ctx context.Context, out io.Writer) error {
 		if err := a.alive(ctx); err != nil {
 			return err
 		}
-		fmt.Fprintln(out, "alive")
+		fmt.Fprintln(c.out, "alive")
 		return nil
 	}
 	status, body, err := a.get(ctx, "/readyz")
@@ -272,6 +268,6 @@ func (h *healthcheck) run(ctx context.Context, out io.Writer) error {
 		}
 		return fmt.Errorf("%s/readyz: HTTP %d: %q", a.base, status, said)
 	}
-	fmt.Fprintln(out, said)
+	fmt.Fprintln(c.out, said)
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -36,39 +35,36 @@ type probe struct {
 
 // check returns all problems of the options.
 func (p *probe) check() []config.Problem {
-	var all []config.Problem
-	add := func(ok bool, option string, value any, rule, fix string) {
-		if !ok {
-			all = append(all, config.Problem{Option: option, Value: fmt.Sprint(value), Rule: rule, Fix: fix})
-		}
-	}
+	var all problems
 	u, err := url.Parse(p.Relay)
-	add(err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" && u.RawQuery == "" && u.Fragment == "",
+	all.unless(err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" && u.RawQuery == "" && u.Fragment == "",
 		"relay", p.Relay, "must be a URL that begins with ws:// or wss:// and names a host", "for example ws://127.0.0.1:8080")
-	add(p.Timeout > 0, "timeout", p.Timeout, "must be more than 0s", "the default is 5s")
-	add(p.Count > 0, "count", p.Count, "must be 1 or more", "the default is 1")
-	add(p.Phones > 0, "phones", p.Phones, "must be 1 or more", "the default is 1")
-	add(len(p.ServerID) <= 256 && strings.IndexFunc(p.ServerID, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0,
+	all.unless(p.Timeout > 0, "timeout", p.Timeout, "must be more than 0s", "the default is 5s")
+	all.unless(p.Count > 0, "count", p.Count, "must be 1 or more", "the default is 1")
+	all.unless(p.Phones > 0, "phones", p.Phones, "must be 1 or more", "the default is 1")
+	all.unless(len(p.ServerID) <= 256 && strings.IndexFunc(p.ServerID, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0,
 		"server-id", p.ServerID, "must have at most 256 bytes and no control characters", "without it a random one is used")
-	add(p.Role == "both" || p.Role == "binary" || p.Role == "phone",
-		"role", p.Role, "must be both, binary or phone", "the default is both")
-	add(p.Role != "phone" || p.ServerID != "",
+	all.unless(p.Role != "phone" || p.ServerID != "",
 		"server-id", p.ServerID, "must be given with --role phone", "it is the one that the binary has")
 	if p.Listen != "" {
 		_, port, err := net.SplitHostPort(p.Listen)
 		n, perr := strconv.ParseUint(port, 10, 16)
-		add(err == nil && perr == nil && n <= 65535, "listen", p.Listen, "must be host:port with a port from 0 to 65535", "for example 127.0.0.1:9115")
-		add(p.Role == "both" && p.Hold == 0, "listen", p.Listen, "contradicts --role and --hold", "leave them out: each probe opens both ends and closes them")
+		all.unless(err == nil && perr == nil && n <= 65535, "listen", p.Listen, "must be host:port with a port from 0 to 65535", "for example 127.0.0.1:9115")
+		all.unless(p.Role == "both" && p.Hold == 0, "listen", p.Listen, "contradicts --role and --hold", "leave them out: each probe opens both ends and closes them")
 	}
-	add(p.Every >= time.Second && p.Every <= time.Hour, "every", p.Every, "must be from 1s to 1h", "the default is 30s")
-	add(p.Hold >= 0, "hold", p.Hold, "must be 0s or more", "the default is 0s")
+	all.unless(p.Every >= time.Second && p.Every <= time.Hour, "every", p.Every, "must be from 1s to 1h", "the default is 30s")
+	all.unless(p.Hold >= 0, "hold", p.Hold, "must be 0s or more", "the default is 0s")
 	return all
 }
 
 // run runs the probe. The error is one sentence for the user.
-func (p *probe) run(ctx context.Context, version string, out io.Writer) error {
+func (p *probe) run(ctx context.Context, c invocation) error {
+	out := c.out
+	if p.Listen != "" {
+		return p.export(ctx, c.build, out)
+	}
 	id := p.id()
-	d := p.dialer(id, version)
+	d := p.dialer(id, c.build.Version)
 	if err := p.bind(&d); err != nil {
 		return err
 	}

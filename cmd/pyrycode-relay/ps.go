@@ -53,11 +53,18 @@ func (l *listed) query(ctx context.Context, a *asker, in io.Reader) (url.Values,
 // list requests one list of connections.
 func (a *asker) list(ctx context.Context, q url.Values) (list status.ConnectionList, err error) {
 	q.Set("format", "json")
-	code, body, err := a.get(ctx, "/connections?"+q.Encode())
+	err = a.fetch(ctx, "/connections?"+q.Encode(), &list)
+	return list, err
+}
+
+// fetch requests a page with JSON. The error is a sentence.
+func (a *asker) fetch(ctx context.Context, page string, into any) error {
+	code, body, err := a.get(ctx, page)
 	if err != nil {
-		return list, err
+		return err
 	}
-	return list, a.parse("/connections", code, body, &list)
+	path, _, _ := strings.Cut(page, "?")
+	return a.parse(path, code, body, into)
 }
 
 // parse reads an answer with JSON. The error is a sentence, with the sentence of the
@@ -94,20 +101,18 @@ type ps struct {
 
 // check returns all problems of the options.
 func (p *ps) check() []config.Problem {
-	all := p.operator.check()
-	if p.Limit < 1 || p.Sort != "" && p.Limit > psPage {
-		all = append(all, config.Problem{Option: "limit", Value: strconv.Itoa(p.Limit), Rule: "must be at least 1, and with --sort at most 1000", Fix: "the default is 1000"})
-	}
+	all := problems(p.operator.check())
+	all.unless(p.Limit >= 1 && (p.Sort == "" || p.Limit <= psPage), "limit", p.Limit, "must be at least 1, and with --sort at most 1000", "the default is 1000")
 	return all
 }
 
 // run prints the connections. The error is a sentence.
-func (p *ps) run(ctx context.Context, in io.Reader, out io.Writer) error {
+func (p *ps) run(ctx context.Context, c invocation) error {
 	a, err := p.asker(p.AnswerTimeout + p.Interval)
 	if err != nil {
 		return err
 	}
-	q, err := p.query(ctx, a, in)
+	q, err := p.query(ctx, a, c.in)
 	if err != nil {
 		return err
 	}
@@ -116,9 +121,9 @@ func (p *ps) run(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	if p.JSON {
-		return json.NewEncoder(out).Encode(all)
+		return json.NewEncoder(c.out).Encode(all)
 	}
-	return printConnections(out, all)
+	return printConnections(c.out, all)
 }
 
 // all requests lists until there are no further connections, or Limit.

@@ -3,11 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"strconv"
@@ -31,10 +28,8 @@ type top struct {
 
 // check returns all problems of the options.
 func (t *top) check() []config.Problem {
-	all := t.operator.check()
-	if t.Every < 100*time.Millisecond || t.Every > 10*time.Second {
-		all = append(all, config.Problem{Option: "every", Value: t.Every.String(), Rule: "must be from 100ms to 10s", Fix: "the default is 2s"})
-	}
+	all := problems(t.operator.check())
+	all.unless(t.Every >= 100*time.Millisecond && t.Every <= 10*time.Second, "every", t.Every, "must be from 100ms to 10s", "the default is 2s")
 	return all
 }
 
@@ -48,8 +43,8 @@ const (
 )
 
 // run shows the connections until ctx ends. The error is a sentence.
-func (t *top) run(ctx context.Context, in io.Reader, out io.Writer) error {
-	screen, ok := out.(*os.File)
+func (t *top) run(ctx context.Context, c invocation) error {
+	screen, ok := c.out.(*os.File)
 	if !ok || !isTerminal(screen) {
 		return errors.New("standard output is no terminal; use ps, with --sort rate")
 	}
@@ -57,7 +52,7 @@ func (t *top) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	q, err := t.query(ctx, a, in)
+	q, err := t.query(ctx, a, c.in)
 	if err != nil {
 		return err
 	}
@@ -102,13 +97,9 @@ func (t *top) picture(ctx context.Context, a *asker, q url.Values, screen *os.Fi
 	if err != nil {
 		return "", err
 	}
-	code, body, err := a.get(ctx, "/status.json")
-	if err != nil {
-		return "", err
-	}
 	var s status.Status
-	if code != http.StatusOK || json.Unmarshal(body, &s) != nil {
-		return "", fmt.Errorf("%s/status.json: HTTP %d", a.base, code)
+	if err := a.fetch(ctx, "/status.json", &s); err != nil {
+		return "", err
 	}
 	return draw(s, list, t.Sort, width, height), nil
 }
