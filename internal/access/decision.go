@@ -79,8 +79,5 @@ func newDecisions() (*prometheus.CounterVec, map[decision]prometheus.Counter) {
 	return v, m
 }
 
-// Describe implements prometheus.Collector.
-func (p *Policy) Describe(ch chan<- *prometheus.Desc) { p.all.Describe(ch) }
-
-// Collect implements prometheus.Collector.
-func (p *Policy) Collect(ch chan<- prometheus.Metric) { p.all.Collect(ch) }
+// Metrics returns the metrics of the policy.
+func (p *Policy) Metrics() []prometheus.Collector { return []prometheus.Collector{p.all} }

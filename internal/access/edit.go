@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/internal/replacefile"
 )
 
 // header is the beginning of a file that Edit creates.
@@ -43,7 +45,7 @@ func FormatLine(l Line) string {
 
 // CheckNote checks the note of an entry.
 func CheckNote(note string) error {
-	if len(note) > 200 || strings.ContainsFunc(note, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	if len(note) > 200 || HasControl(note) {
 		return errors.New("must have at most 200 bytes and no control characters")
 	}
 	return nil
@@ -52,7 +54,7 @@ func CheckNote(note string) error {
 // Add returns text with a line for l at its end. It is an error if text has an entry with
 // the same subject or, of tokens, with the same name. text must be good.
 func Add(text []byte, l Line) ([]byte, error) {
-	err := eachEntry(text, func(line string, o Line) error {
+	err := eachEntry(text, func(o Line) error {
 		switch {
 		case o.Token != l.Token:
 			return errors.New("the file has entries of the other kind: server-ids and tokens must be in separate files")
@@ -101,7 +103,7 @@ func Remove(text []byte, match func(Line) bool) ([]byte, error) {
 
 // Lines returns the entries of text in their order.
 func Lines(text []byte) (all []Line, err error) {
-	err = eachEntry(text, func(_ string, l Line) error {
+	err = eachEntry(text, func(l Line) error {
 		all = append(all, l)
 		return nil
 	})
@@ -109,7 +111,7 @@ func Lines(text []byte) (all []Line, err error) {
 }
 
 // eachEntry calls f with each entry of text. It returns the first error.
-func eachEntry(text []byte, f func(line string, l Line) error) error {
+func eachEntry(text []byte, f func(l Line) error) error {
 	n := 0
 	for line := range strings.Lines(string(text)) {
 		n++
@@ -117,10 +119,10 @@ func eachEntry(text []byte, f func(line string, l Line) error) error {
 		if err != nil {
 			return fmt.Errorf("line %d: %w", n, err)
 		}
-		if l.Comment {
-			continue
+		if !l.Comment {
+			err = f(l)
 		}
-		if err := f(line, l); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -162,54 +164,14 @@ func EditFile(name string, change func(text []byte) ([]byte, error)) error {
 	if err != nil {
 		return err
 	}
-	return replace(name, next, info)
-}
-
-// replace writes text to a new file and renames it to name. info is that of the file to
-// replace, or nil.
-func replace(name string, text []byte, info fs.FileInfo) (failed error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if failed != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
+	return replacefile.Write(name, next, func(f *os.File) error {
+		mode := fs.FileMode(0o644) // it has hashes only
+		if info != nil {
+			mode = info.Mode().Perm()
+			if err := keepOwner(f, info); err != nil {
+				return fmt.Errorf("keep its owner: %w", err)
+			}
 		}
-	}()
-	mode := fs.FileMode(0o644) // it has hashes only
-	if info != nil {
-		mode = info.Mode().Perm()
-		if err := keepOwner(f, info); err != nil {
-			return fmt.Errorf("keep its owner: %w", err)
-		}
-	}
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(name))
-}
-
-// syncDir makes a rename in a directory survive a power failure, where the system can.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	_ = d.Sync() // some file systems refuse it
-	return nil
+		return f.Chmod(mode)
+	})
 }

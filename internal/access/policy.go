@@ -15,8 +15,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Policy is the relay.Access of a process. It is a collector of its metrics, too. All
-// methods may be called from any goroutine, except Attach.
+// Policy is the relay.Access of a process. All methods may be called from any goroutine,
+// except Attach.
 type Policy struct {
 	clock     clock.Clock
 	decisions map[decision]prometheus.Counter

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -74,7 +75,7 @@ func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []pr
 		a.verifier.Stop() // it has only its metrics
 	}
 	saved := bindingsSaved()
-	metrics := append(a.verifier.Metrics(), a.ok, a.entries, a.policy, saved, openToEveryone(cfg))
+	metrics := slices.Concat(a.verifier.Metrics(), a.policy.Metrics(), []prometheus.Collector{a.ok, a.entries, saved, openToEveryone(cfg)})
 	switch cfg.Access {
 	case config.AccessOpen:
 		return nil, metrics, nil

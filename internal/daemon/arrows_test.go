@@ -26,21 +26,22 @@ var arrows = map[string][]string{
 	"cmd/relayfault":     {"internal/chart", "internal/load", "internal/wstest", "sim/history"},
 	"internal/bench":     {},
 	"internal/chart":     {},
-	"internal/install":   {},
-	"internal/load":      {"internal/wstest"},
+	"internal/install":   {"internal/replacefile"},
+	"internal/load":      {"internal/rawio", "internal/wstest"},
 	"internal/wstest":    {},
+	"internal/rawio":     {},
 	"internal/sched":     {},
 	"internal/wire":      {"internal/sched"},
 	"internal/network":   {},
-	"internal/relay":     {"internal/wire", "internal/network", "internal/sched"},
+	"internal/relay":     {"internal/wire", "internal/network", "internal/rawio", "internal/sched"},
 	"internal/push":      {"internal/network", "internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay", "internal/network"},
-	"internal/access":    {"internal/network", "internal/relay", "internal/wire"},
+	"internal/access":    {"internal/network", "internal/relay", "internal/replacefile", "internal/wire"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
 	"internal/front":     {"internal/config", "internal/network", "internal/relay", "internal/sched"},
 	"internal/status":    {"internal/relay", "internal/wire"},
 	"internal/lifecycle": {"internal/relay"},
-	"internal/daemon":    {"internal/config", "internal/front", "internal/lifecycle", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/wire"},
+	"internal/daemon":    {"internal/config", "internal/front", "internal/lifecycle", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/replacefile", "internal/wire"},
 	"internal/certtest":  {}, // of tests only
 	"sim":                {"internal/relay", "internal/wire", "sim/engine", "sim/relayruntime", "sim/relayworld", "sim/clusterworld", "sim/frontworld"},
 	"sim/engine":         {},
@@ -51,6 +52,8 @@ var arrows = map[string][]string{
 	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime", "sim/relayworld"},
 	"sim/frontworld":     {"internal/config", "internal/front", "internal/lifecycle", "internal/relay", "sim/engine", "sim/relayruntime"},
 	"internal/golden":    {},
+
+	"internal/replacefile": {},
 
 	"internal/cluster/clustertest": {"internal/cluster", "internal/relay"}, // of tests only
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/replacefile"
 )
 
 const (
@@ -173,33 +174,7 @@ func (s *banStore) write() error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(s.path, append(text, '\n'))
-}
-
-// replaceFile writes text to a new file next to path, and renames it to path once it is
-// on the disk.
-func replaceFile(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // the error above says more
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return replacefile.Write(s.path, append(text, '\n'), nil)
 }
 
 // save makes keep write the bans and waits for that, for saveTime at most.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
+
+	"github.com/pyrycode/pyrycode-relay/internal/status"
 )
 
 // newLogger returns a log that writes records of at least level to w, in one of
@@ -190,8 +192,6 @@ func (r *recent) lines() []byte {
 
 // ServeHTTP answers with the lines.
 func (r *recent) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	status.Headers(w, "text/plain; charset=utf-8")
 	_, _ = w.Write(r.lines()) // a client that has gone needs no answer
 }

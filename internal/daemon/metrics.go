@@ -22,7 +22,7 @@ func register(r *relay.Relay, b Build, ready *readiness, accounts *consistency) 
 		Help: "Always 1; the labels have the version of the program.",
 	}, []string{"version", "revision", "goversion"})
 	info.WithLabelValues(b.Version, b.Revision, b.GoVersion).Set(1)
-	all := []prometheus.Collector{
+	return registerAll(reg,
 		info,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_consistent",
@@ -39,7 +39,11 @@ func register(r *relay.Relay, b Build, ready *readiness, accounts *consistency) 
 		}),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	}
+	)
+}
+
+// registerAll registers all, up to the first error.
+func registerAll(reg prometheus.Registerer, all ...prometheus.Collector) error {
 	for _, c := range all {
 		if err := reg.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)

@@ -283,9 +283,7 @@ func (o *operations) read(r *http.Request) (req OperatorRequest, status int, err
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	status.Headers(w, "application/json; charset=utf-8")
 	_ = json.NewEncoder(w).Encode(v) // a client that has gone needs no answer
 }
 

@@ -57,11 +57,9 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 }
 
 // answer writes one line of text.
-func answer(w http.ResponseWriter, status int, line string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
+func answer(w http.ResponseWriter, code int, line string) {
+	status.Headers(w, "text/plain; charset=utf-8")
+	w.WriteHeader(code)
 	fmt.Fprintln(w, line)
 }
 

@@ -163,10 +163,8 @@ func newProcess(ctx context.Context, cfg config.Config, env Env) (_ *process, fa
 		return nil, err
 	}
 	reg := p.relay.Metrics()
-	for _, m := range accessMetrics {
-		if err := reg.Register(m); err != nil {
-			return nil, fmt.Errorf("register metrics: %w", err)
-		}
+	if err := registerAll(reg, accessMetrics...); err != nil {
+		return nil, err
 	}
 	if p.front, err = p.newFront(reg); err != nil {
 		return nil, err
@@ -214,7 +212,7 @@ func (p *process) register(reg *prometheus.Registry) error {
 	p.memory = newMemory(p.log)
 	return errors.Join(
 		reg.Register(p.logs.losses),
-		reg.Register(p.push),
+		registerAll(reg, p.push.Metrics()...),
 		register(p.relay, p.env.Build, &p.ready, p.accounts),
 		p.live.register(reg, p.cfg, p.memory.set(p.cfg)),
 		p.cluster.register(reg),
@@ -292,7 +290,6 @@ func (p *process) errorLog(name string) *log.Logger {
 type served struct {
 	*http.Server
 	net.Listener
-	serve func(net.Listener) error
 }
 
 // run opens the listeners, serves until stop.first ends or a listener fails, and
@@ -322,7 +319,7 @@ func (p *process) run(stop *stops) error {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { p.memory.watch(background, p.relay, p.front) })
 	tasks.Go(func() { p.accounts.watch(background) })
-	tasks.Go(func() { p.page.Watch(background) })
+	tasks.Go(func() { every(background, status.SampleEvery, p.page.Sample) })
 	// These may be in the middle of a request or a file when the process ends. The
 	// process does not wait for them.
 	go p.requestReloads(background)
@@ -343,7 +340,7 @@ func (p *process) run(stop *stops) error {
 			loops = &p.accepting
 		}
 		loops.Go(func() {
-			if err := s.serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
 				stop.Fail(fmt.Errorf("listener %s failed: %w", s.Listener.Addr(), err))
 			}
 		})
@@ -396,11 +393,10 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 		socket, option, address string
 		server                  *http.Server
 		guard                   func(net.Listener) net.Listener
-		serve                   func(net.Listener) error
 	}{
-		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, p.front.GuardPrivate, p.servePrivate},
-		{SocketPublic, "listen", p.cfg.Listen, p.front.Server, p.front.Guard, nil},
-		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.front.Challenges, p.front.GuardChallenges, nil},
+		{SocketPrivate, "metrics-listen", p.cfg.MetricsListen, p.private, func(ln net.Listener) net.Listener { return p.web.listener(p.front.GuardPrivate(ln)) }},
+		{SocketPublic, "listen", p.cfg.Listen, p.front.Server, p.front.Guard},
+		{SocketHTTP, "http-listen", p.cfg.HTTPListen, p.front.Challenges, p.front.GuardChallenges},
 	} {
 		if o.server == nil {
 			continue
@@ -410,19 +406,10 @@ func (p *process) open(ctx context.Context) (all []served, err error) {
 			return all, err
 		}
 		for _, ln := range lns {
-			s := served{o.server, o.guard(ln), o.serve}
-			if s.serve == nil {
-				s.serve = o.server.Serve
-			}
-			all = append(all, s)
+			all = append(all, served{o.server, o.guard(ln)})
 		}
 	}
 	return all, nil
-}
-
-// servePrivate serves the private listener ln, with TLS if --web.config.file has it.
-func (p *process) servePrivate(ln net.Listener) error {
-	return p.private.Serve(p.web.listener(ln))
 }
 
 // wait returns at the first request to end, or with an error when a listener or the

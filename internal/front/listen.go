@@ -45,11 +45,14 @@ const userTimeout = 30 * time.Second
 // Listen opens one listener: at host:port, or a Unix socket at unix:PATH. Accepted
 // sockets inherit its settings.
 func Listen(ctx context.Context, option, address string) (net.Listener, error) {
+	var ln net.Listener
+	var err error
 	if path, ok := config.UnixPath(address); ok {
-		return listenUnix(ctx, option, path)
+		ln, err = listenUnix(ctx, path)
+	} else {
+		lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: tuneSocket}
+		ln, err = lc.Listen(ctx, "tcp", address)
 	}
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: tuneSocket}
-	ln, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, &config.ListenError{Option: option, Address: address, Err: err}
 	}

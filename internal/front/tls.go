@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -87,14 +86,6 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, errNoCertificate
 }
 
-// leaf is the certificate at hand, parsed; nil if there is none.
-func (c *certificate) leaf() *x509.Certificate {
-	if cert := c.at.Load(); cert != nil {
-		return cert.Leaf
-	}
-	return nil
-}
-
 // tlsConfig is the public listener's: HTTP/1.1 only, like what is below it.
 // The handshake's deadline is that of the request's header, which net/http
 // sets.
@@ -169,6 +160,6 @@ func (f *fileCerts) config() *tls.Config { return tlsConfig(f.get) }
 
 // serves asks the certificate: what it is not good for is not ours.
 func (f *fileCerts) serves(host string) bool {
-	leaf := f.leaf()
-	return leaf != nil && leaf.VerifyHostname(host) == nil
+	cert := f.at.Load()
+	return cert != nil && cert.Leaf.VerifyHostname(host) == nil
 }

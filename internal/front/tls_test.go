@@ -77,7 +77,7 @@ func TestACertificatesFilesAreWatched(t *testing.T) {
 		go func() { defer close(ended); f.keep(ctx, nil) }()
 		_, _, later := a.Issue(dir, "relay.test")
 		time.Sleep(rereadEvery + time.Millisecond)
-		if got := f.leaf().NotAfter; !got.Equal(later.UTC()) {
+		if got := f.at.Load().Leaf.NotAfter; !got.Equal(later.UTC()) {
 			t.Errorf("after %v the certificate ends %v; want %v", rereadEvery, got, later)
 		}
 		stop()
@@ -110,13 +110,13 @@ func TestACertificateThatClientsRefuseIsNotServed(t *testing.T) {
 	if err := f.load(); err != nil {
 		t.Fatal(err)
 	}
-	good := f.leaf()
+	good := f.at.Load().Leaf
 	for _, u := range certtest.Unusable {
 		a.IssueAs(dir, u.Set)
 		if err := f.load(); err == nil || !strings.Contains(err.Error(), u.Rule) {
 			t.Errorf("%s: a reload says %v; want %q", u.Name, err, u.Rule)
 		}
-		if got := f.leaf(); !got.Equal(good) {
+		if got := f.at.Load().Leaf; !got.Equal(good) {
 			t.Errorf("%s: it is served", u.Name)
 		}
 	}

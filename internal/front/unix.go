@@ -9,8 +9,6 @@ import (
 	"runtime"
 	"syscall"
 	"time"
-
-	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // socketMode lets the user and the group of the relay connect to its Unix socket. The
@@ -25,15 +23,7 @@ var errSocketInUse = errors.New("another process listens there")
 
 // listenUnix opens a Unix socket at path. It replaces a socket that a process has left
 // behind that did not end properly.
-func listenUnix(ctx context.Context, option, path string) (net.Listener, error) {
-	ln, err := openUnix(ctx, path)
-	if err != nil {
-		return nil, &config.ListenError{Option: option, Address: "unix:" + path, Err: err}
-	}
-	return ln, nil
-}
-
-func openUnix(ctx context.Context, path string) (net.Listener, error) {
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
 		d := net.Dialer{Timeout: staleTime}
 		c, err := d.DialContext(ctx, "unix", path)

@@ -40,7 +40,7 @@ func TestAUnixSocketIsNeverOpenToOthers(t *testing.T) {
 			t.Errorf("umask %#o: created with %#o; want %#o", tt.umask, got, tt.created)
 		}
 		ln.Close()
-		if ln, err = openUnix(t.Context(), path); err != nil {
+		if ln, err = listenUnix(t.Context(), path); err != nil {
 			t.Fatal(err)
 		}
 		if got := mode(); got != tt.after {

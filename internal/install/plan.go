@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,6 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/pyrycode/pyrycode-relay/internal/replacefile"
 )
 
 // The files and the user of an installation.
@@ -221,32 +222,13 @@ func (p *Plan) write(name string, text []byte, mode fs.FileMode, what string) (n
 	if done {
 		verb = "write"
 	}
-	p.Steps = append(p.Steps, Step{verb + " " + at + ", " + what, done, func(context.Context) error { return replace(at, text, mode) }})
+	p.Steps = append(p.Steps, Step{verb + " " + at + ", " + what, done, func(context.Context) error {
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			return err
+		}
+		return replacefile.Write(at, text, func(f *os.File) error { return f.Chmod(mode) })
+	}})
 	return !done
-}
-
-// replace writes a file with a new name next to it and renames it, so that no reader sees
-// a part of it.
-func replace(name string, text []byte, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }
 
 // remove adds the step that removes a file or directory, and reports whether it is gone

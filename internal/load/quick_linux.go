@@ -1,12 +1,11 @@
-//go:build linux && !race
-
 package load
 
 import (
 	"io"
 	"net"
 	"syscall"
-	"unsafe"
+
+	"github.com/pyrycode/pyrycode-relay/internal/rawio"
 )
 
 // quickConn is a TCP connection whose reads and writes bypass the scheduler's
@@ -20,7 +19,7 @@ type quickConn struct {
 	onRead  func(fd uintptr) bool // allocated once; the next fields are its input and result
 	in      []byte
 	nIn     int
-	errIn   syscall.Errno
+	errIn   error
 	onWrite func(fd uintptr) bool
 	out     []byte
 	nOut    int
@@ -39,17 +38,13 @@ func Quick(conn net.Conn) net.Conn {
 	q := &quickConn{TCPConn: tcp, raw: raw}
 	q.onRead = func(fd uintptr) bool {
 		for {
-			n, errno := now(syscall.SYS_RECVFROM, fd, q.in)
-			if errno != syscall.EINTR {
-				q.nIn, q.errIn = n, errno
-				return errno != syscall.EAGAIN
+			if q.nIn, q.errIn = rawio.Recv(int(fd), q.in); q.errIn != syscall.EINTR {
+				return q.errIn != syscall.EAGAIN
 			}
 		}
 	}
 	q.onWrite = func(fd uintptr) bool {
-		if n, errno := now(syscall.SYS_SENDTO, fd, q.out); errno == 0 {
-			q.nOut = n
-		}
+		q.nOut, _ = rawio.Send(int(fd), q.out) // Write meets the same error
 		return true
 	}
 	return q
@@ -64,7 +59,7 @@ func (q *quickConn) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	switch {
-	case q.errIn != 0:
+	case q.errIn != nil:
 		return 0, q.errIn
 	case q.nIn == 0:
 		return 0, io.EOF
@@ -84,11 +79,4 @@ func (q *quickConn) Write(p []byte) (int, error) {
 	}
 	n, err := q.TCPConn.Write(p[q.nOut:])
 	return q.nOut + n, err
-}
-
-// now calls recv(2) or send(2) on p without blocking.
-func now(call, fd uintptr, p []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall6(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
-		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
-	return int(n), errno
 }

@@ -69,19 +69,8 @@ func newMetrics() *metrics {
 	return m
 }
 
-// Describe implements [prometheus.Collector].
-func (s *Sender) Describe(to chan<- *prometheus.Desc) {
-	for _, c := range s.metrics.all {
-		c.Describe(to)
-	}
-}
-
-// Collect implements [prometheus.Collector].
-func (s *Sender) Collect(to chan<- prometheus.Metric) {
-	for _, c := range s.metrics.all {
-		c.Collect(to)
-	}
-}
+// Metrics returns the metrics of push wakes.
+func (s *Sender) Metrics() []prometheus.Collector { return s.metrics.all }
 
 // failure is the reason why a wake failed.
 type failure struct {

@@ -33,8 +33,7 @@ type Config struct {
 	Transport http.RoundTripper
 }
 
-// Sender sends wakes. It is also the [prometheus.Collector] of their metrics. All methods
-// but [Sender.Use] may be called from any goroutine.
+// Sender sends wakes. All methods but [Sender.Use] may be called from any goroutine.
 type Sender struct {
 	log     *slog.Logger
 	metrics *metrics

@@ -441,7 +441,7 @@ func TestAllSeriesAreThereFromTheStart(t *testing.T) {
 	s := New(Config{})
 	defer s.Drain(t.Context())
 	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(s)
+	reg.MustRegister(s.Metrics()...)
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)

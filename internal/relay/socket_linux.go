@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pyrycode/pyrycode-relay/internal/rawio"
 	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
@@ -102,7 +103,7 @@ func (s *rawSocket) TryRead(p []byte) (n int, more bool, err error) {
 	}
 	more = s.ending.Load()
 	for {
-		n, err = readNow(s.fd, p)
+		n, err = rawio.Recv(s.fd, p)
 		if err != syscall.EINTR {
 			break
 		}
@@ -125,7 +126,7 @@ func (s *rawSocket) TryWrite(p []byte) (n int, err error) {
 		return 0, net.ErrClosed
 	}
 	for {
-		n, err = writeNow(s.fd, p)
+		n, err = rawio.Send(s.fd, p)
 		if err != syscall.EINTR {
 			break
 		}
@@ -319,7 +320,7 @@ func (p *poller) serve(fd uintptr) bool {
 // look gets the events that are there, and reports whether there are any.
 func (p *poller) look(fd uintptr) bool {
 	var err error
-	if p.n, err = pollNow(fd, p.events[:]); err != nil {
+	if p.n, err = rawio.Poll(fd, p.events[:]); err != nil {
 		p.n = 0
 	}
 	return p.n > 0

@@ -128,7 +128,7 @@ type query struct {
 func (c *connections) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q, err := c.parse(r)
 	if err != nil {
-		headers(w, "text/plain; charset=utf-8")
+		Headers(w, "text/plain; charset=utf-8")
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -146,7 +146,7 @@ func (c *connections) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.page(w, q, list)
 		return
 	}
-	headers(w, "application/json; charset=utf-8")
+	Headers(w, "application/json; charset=utf-8")
 	_ = json.NewEncoder(w).Encode(list) // a peer that has gone needs no answer
 }
 

@@ -51,7 +51,7 @@ func (c *connections) page(w http.ResponseWriter, q query, list ConnectionList) 
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	headers(w, "text/html; charset=utf-8")
+	Headers(w, "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", connectionsPolicy)
 	w.Header().Set("Referrer-Policy", "no-referrer") // the address may have a server-id
 	w.Write([]byte(b.String()))

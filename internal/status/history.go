@@ -11,11 +11,13 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
+// SampleEvery is the time between two samples. It is the shortest peak of traffic that shows.
+const SampleEvery = 10 * time.Second
+
 const (
-	sampleEvery = 10 * time.Second // the shortest peak of traffic that shows
-	pointEvery  = time.Minute
-	day         = int(24 * time.Hour / pointEvery)
-	hour        = int(time.Hour / pointEvery)
+	pointEvery = time.Minute
+	day        = int(24 * time.Hour / pointEvery)
+	hour       = int(time.Hour / pointEvery)
 )
 
 // point is one minute: the peaks of connections, and the traffic per second, on average
@@ -84,7 +86,7 @@ func (h *history) sample() {
 	h.previous, h.last = h.last, now
 	c := &h.current
 	c.raise(point{mostFrames: traffic(h.previous, now, framesUp, framesDown), mostBytes: traffic(h.previous, now, bytesUp, bytesDown)})
-	if now.at.Sub(h.began.at) < pointEvery-sampleEvery/2 {
+	if now.at.Sub(h.began.at) < pointEvery-SampleEvery/2 {
 		return
 	}
 	c.end = uint32(now.at.Unix())

@@ -1,7 +1,6 @@
 package status
 
 import (
-	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -54,23 +53,12 @@ type Page struct {
 // New returns a page that has taken its first sample.
 func New(cfg Config) *Page {
 	p := &Page{cfg: cfg, started: time.Now(), history: history{metrics: cfg.Metrics, peaks: cfg.Peaks}}
-	p.history.sample()
+	p.Sample()
 	return p
 }
 
-// Watch samples until ctx ends.
-func (p *Page) Watch(ctx context.Context) {
-	tick := time.NewTicker(sampleEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			p.history.sample()
-		}
-	}
-}
+// Sample takes a sample. The caller must call it once per SampleEvery.
+func (p *Page) Sample() { p.history.sample() }
 
 var (
 	//go:embed page.css
@@ -98,7 +86,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	headers(w, "text/html; charset=utf-8")
+	Headers(w, "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", policy)
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Write([]byte(b.String()))
@@ -106,11 +94,12 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // JSON serves the same values for programs.
 func (p *Page) JSON(w http.ResponseWriter, _ *http.Request) {
-	headers(w, "application/json; charset=utf-8")
+	Headers(w, "application/json; charset=utf-8")
 	_ = json.NewEncoder(w).Encode(p.status()) // a peer that has gone needs no answer
 }
 
-func headers(w http.ResponseWriter, kind string) {
+// Headers sets the headers of an answer for operators, which no cache may keep.
+func Headers(w http.ResponseWriter, kind string) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -87,8 +87,8 @@ func (b *board) html() string {
 
 // pass lets time go by, in samples.
 func (b *board) pass(d time.Duration, each func()) {
-	for range d / sampleEvery {
-		time.Sleep(sampleEvery)
+	for range d / SampleEvery {
+		time.Sleep(SampleEvery)
 		each()
 		b.history.sample()
 	}
@@ -101,9 +101,9 @@ func TestTheHistoryIsOneDayOfMinutes(t *testing.T) {
 		left := b.closes.WithLabelValues("peer", "1001")
 		// A peak of ten seconds shows in its minute.
 		b.binaries.Set(9)
-		b.pass(sampleEvery, func() { up.Add(100) })
+		b.pass(SampleEvery, func() { up.Add(100) })
 		b.binaries.Set(2)
-		b.pass(pointEvery-sampleEvery, func() { up.Add(100); size.Add(2000) })
+		b.pass(pointEvery-SampleEvery, func() { up.Add(100); size.Add(2000) })
 		h := b.status().History
 		if !slices.Equal(h.Binaries, []uint32{9}) || !slices.Equal(h.FramesPerSecond, []float32{10}) || h.StepSeconds != 60 {
 			t.Fatalf("after a minute: %+v; want a peak of 9 binaries, 10 frames a second", h)

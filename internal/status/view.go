@@ -106,8 +106,8 @@ func (v view) chart(title string, now float64, say func(float64) string, of func
 	if to.Sub(from) > 24*time.Hour {
 		from, young = to.Add(-24*time.Hour), false
 	}
-	if to.Sub(from) < sampleEvery {
-		from = to.Add(-sampleEvery)
+	if to.Sub(from) < SampleEvery {
+		from = to.Add(-SampleEvery)
 	}
 	var all []moment
 	began := from // begin of the current minute

@@ -213,7 +213,7 @@ func (w *Instance) NewNode(n int) *Node {
 		panic(err)
 	}
 	if d.access != nil {
-		r.Metrics().MustRegister(d.access.policy)
+		r.Metrics().MustRegister(d.access.policy.Metrics()...)
 	}
 	d.Relay, d.handler = r, r.Handler()
 	w.findCounters(d)
