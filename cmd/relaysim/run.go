@@ -232,3 +232,95 @@ func explain(x *engine.Runner, res *engine.Result) *engine.Report {
 	}
 	return rep
 }
+
+func (e *env) fork() int {
+	n := e.flags.Int("n", 100, "try `N` schedules at each point")
+	points := e.flags.Int("points", 40, "look at `N` points of the run, and at some more to find the step at which the failure became inevitable")
+	strategy := e.flags.String("strategy", "mix", "`NAME` of the strategy that continues the run")
+	html := e.flags.String("html", "", "write a page that shows the run and the curve to this `FILE`; - is the terminal")
+	x, run, code := e.load()
+	if run == nil {
+		return code
+	}
+	if !e.check(rule{*n > 0, "n", *n, "1 or more"}, rule{*points > 1, "points", *points, "2 or more"}) {
+		return usage
+	}
+	if err := engine.CheckStrategy(*strategy); err != nil {
+		return e.complain("-strategy: %v", err)
+	}
+	x.Strategy = *strategy
+	f, res := x.Fork(run, *n, *points)
+	res.Fork = f
+	fmt.Fprintln(e.out, f)
+	if *html != "" {
+		if err := e.write(*html, engine.HTML(res)); err != nil {
+			return e.complain("%v", err)
+		}
+	}
+	inevitable, line := -1, res.String()
+	if i := f.Inevitable(); i >= 0 {
+		inevitable = f.Points[i].Kept
+	}
+	fmt.Fprintf(e.out, "%s points=%d schedules=%d inevitable=%d\n", line, len(f.Points), f.Schedules, inevitable)
+	if res.Failure != nil {
+		return broken
+	}
+	return held
+}
+
+// reach measures which races the race detector reports.
+func (e *env) reach() int {
+	if _, ok := e.parse(0); !ok {
+		return e.code
+	}
+	if !engine.RaceBuild {
+		return e.complain("this build has no race detector: build with -race")
+	}
+	code, good := held, 0
+	sights := engine.MeasureDetector()
+	for _, s := range sights {
+		fmt.Fprintln(e.out, s)
+		if s.OK() {
+			good++
+		} else {
+			code = broken
+		}
+	}
+	exits, calls := engine.DetectorMemory()
+	fmt.Fprintf(e.out, "sights=%d good=%d remembers_exits=%d remembers_calls=%d\n", len(sights), good, exits, calls)
+	return code
+}
+
+// exhaustive tries every schedule of a small world, and compares the covered
+// states with those of random schedules.
+func (e *env) exhaustive() int {
+	e.worldFlags()
+	seed := e.flags.String("seed", "1", "`N`, a number: which small world")
+	bound := e.flags.Int("bound", 2, "`N`: how often operations may be interrupted")
+	limit := e.flags.Duration("for", time.Minute, "give up after this `TIME`")
+	seeds := e.flags.Int("seeds", 2000, "`N`, random schedules to compare with")
+	if _, ok := e.parse(0); !ok {
+		return e.code
+	}
+	x, err := e.runner()
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	if _, ok := engine.Seed(*seed).Number(); !e.check(rule{ok, "seed", *seed, "a number or 40 hex digits"}, rule{*bound >= 0, "bound", *bound, "0 or more"},
+		rule{*limit > 0, "for", *limit, "more than 0s"}, rule{*seeds >= 0, "seeds", *seeds, "0 or more"}) {
+		return usage
+	}
+	c, err := x.Exhaust(engine.Seed(*seed), *bound, *limit, *seeds)
+	if err != nil {
+		return e.complain("%v", err)
+	}
+	if c.Failed != nil {
+		fmt.Fprintln(e.out, x.Explain(c.Failed, shrinkFor).Summary())
+	}
+	fmt.Fprintf(e.out, "world=%s seed=%s bound=%d schedules=%d complete=%t steps=%d states=%d random_seeds=%d random_states=%d share=%.0f%%\n",
+		e.world, *seed, *bound, c.Schedules, c.Complete, c.Steps, c.States, *seeds, c.Random, c.StatePercent())
+	if c.Failed != nil {
+		return broken
+	}
+	return held
+}
