@@ -224,6 +224,7 @@ func TestABreachOfTheProtocolIs1002(t *testing.T) {
 	}
 	t.Run("from a binary too", func(t *testing.T) {
 		r := n.raw("/v1/server", binaryHeaders("s2"))
+		n.wantCounts(Counts{Binaries: 2})
 		r.SendBytes([]byte{text, 1, '1'})
 		r.WantEnd(1002, "fragment not masked")
 	})
@@ -245,7 +246,7 @@ func TestACloseIsAnsweredWithItsCode(t *testing.T) {
 }
 
 func TestAMissingPongIs1011(t *testing.T) {
-	n := start(t, Config{Heartbeat: 60 * time.Millisecond, Grace: time.Minute})
+	n := start(t, Config{Heartbeat: 300 * time.Millisecond, Grace: time.Minute})
 	b := n.raw("/v1/server", binaryHeaders("s1"))
 	n.wantCounts(Counts{Binaries: 1})
 	n.raw("/v1/client", headers(wire.HeaderServer, "s1")).WantEnd(1011, "heartbeat timeout")
@@ -255,7 +256,7 @@ func TestAMissingPongIs1011(t *testing.T) {
 }
 
 func TestAPeerThatAnswersPingsStaysConnected(t *testing.T) {
-	n := start(t, Config{Heartbeat: 40 * time.Millisecond})
+	n := start(t, Config{Heartbeat: 250 * time.Millisecond})
 	b := n.binary("s1")
 	msgs, _ := b.Hear()
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
@@ -269,7 +270,7 @@ func TestAPeerThatAnswersPingsStaysConnected(t *testing.T) {
 
 func TestAMessageThatNeverEndsIsClosed(t *testing.T) {
 	// The peer answers every ping and sends bytes all the time.
-	n := start(t, Config{Heartbeat: 40 * time.Millisecond, MessageTimeout: 150 * time.Millisecond})
+	n := start(t, Config{Heartbeat: 250 * time.Millisecond, MessageTimeout: 800 * time.Millisecond})
 	b := n.binary("s1")
 	msgs, _ := b.Hear()
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))

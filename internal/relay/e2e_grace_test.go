@@ -184,7 +184,7 @@ func TestAPhoneMayLeaveInGrace(t *testing.T) {
 }
 
 func TestAPhoneThatIsParkedInGraceStillGetsPings(t *testing.T) {
-	n := start(t, Config{Grace: 500 * time.Millisecond, Heartbeat: 50 * time.Millisecond})
+	n := start(t, Config{Grace: 2 * time.Second, Heartbeat: 250 * time.Millisecond})
 	b := n.binary("s1")
 	p := n.raw("/v1/client", headers(wire.HeaderServer, "s1"))
 	n.wantCounts(Counts{Binaries: 1, Phones: 1})

@@ -140,7 +140,7 @@ func TestARunningGraceKeepsItsEnd(t *testing.T) {
 
 // This test is for the race detector, which must see every read of the settings.
 func TestTheRelayCanBeReconfiguredWhileFramesFlow(t *testing.T) {
-	n := start(t, Config{Heartbeat: 2 * time.Millisecond, Grace: time.Millisecond})
+	n := start(t, Config{Heartbeat: 500 * time.Millisecond, Grace: time.Millisecond})
 	stop := make(chan struct{})
 	var changing sync.WaitGroup
 	changing.Go(func() {
