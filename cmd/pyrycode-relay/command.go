@@ -26,7 +26,7 @@ type command struct {
 	Uninstall   uninstallCommand   `cmd:"" group:"Run" help:"Stop the service, and remove what install has created."`
 	Probe       probe              `cmd:"" group:"Observe" help:"Open a binary and a phone on a relay, send frames both ways, and print how long they took."`
 	Healthcheck healthcheck        `cmd:"" group:"Observe" help:"Ask a running relay whether it is ready, and return 0 or 1 with the reason. For images without curl."`
-	Diag        diag               `cmd:"" group:"Observe" help:"Write the state of a running relay into one zip file, without its secrets."`
+	Diag        diag               `cmd:"" group:"Observe" help:"Write a running relay's state into a zip file, without secrets."`
 	Fingerprint fingerprintCommand `cmd:"" group:"Observe" help:"Print the form of a server-id in the log, or with --log the last lines about it in a running relay's log."`
 	Ps          ps                 `cmd:"" group:"Observe" help:"List the connections of a running relay, with their traffic."`
 	Top         top                `cmd:"" group:"Observe" help:"Show the connections with the most traffic, again and again."`
@@ -35,6 +35,7 @@ type command struct {
 	Ban         ban                `cmd:"" group:"Control" help:"Close them, and refuse the server-id or network for a time."`
 	Unban       unban              `cmd:"" group:"Control" help:"Lift a ban."`
 	Bans        bans               `cmd:"" group:"Control" help:"List the bans in force."`
+	Cluster     clusterCommand     `cmd:"" group:"Control" help:"List and remove members of a cluster: members, remove NAME."`
 	Help        helpCommand        `cmd:"" group:"This program" help:"Print this help, or with --all every option, or the help on a command, a group of options, or one option."`
 	Version     versionCommand     `cmd:"" group:"This program" help:"Print the version of this program."`
 	Completion  completion         `cmd:"" group:"This program" help:"Print a script that completes commands and options in a shell."`

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"text/tabwriter"
@@ -129,9 +128,6 @@ func (n *named) change(ctx context.Context, c invocation, path string, r daemon.
 	code, body, err := a.do(ctx, http.MethodPost, path, bytes.NewReader(text))
 	if err != nil {
 		return got, err
-	}
-	if code == http.StatusConflict {
-		return got, errors.New(string(bytes.TrimSpace(body)))
 	}
 	if err := a.parse(path, code, body, &got); err != nil {
 		return got, err

@@ -76,6 +76,8 @@ func (a *asker) parse(path string, code int, body []byte, into any) error {
 		return fmt.Errorf("%s%s: HTTP 404; it is the public listener of a relay, or a relay of an earlier version; %s", a.base, path, usePrivate)
 	case code == http.StatusBadRequest:
 		return usageError{errors.New(text)}
+	case code == http.StatusConflict: // the request is right, and the state of the relay does not allow it
+		return errors.New(text)
 	case code != http.StatusOK:
 		return fmt.Errorf("%s%s: HTTP %d: %s", a.base, path, code, text)
 	}

@@ -16,9 +16,10 @@ import (
 
 // Actions of operators.
 const (
-	actionKick  = "kick"
-	actionBan   = "ban"
-	actionUnban = "unban"
+	actionKick         = "kick"
+	actionBan          = "ban"
+	actionUnban        = "unban"
+	actionRemoveMember = "remove_member"
 )
 
 // Outcomes of actions.
@@ -40,7 +41,7 @@ func newAudit(log *slog.Logger, reg prometheus.Registerer) (*audit, error) {
 		Name: "pyrycode_relay_operator_actions_total",
 		Help: "Requests of operators to change something in the running relay, at this node, by what became of them.",
 	}, []string{"action", "outcome"})}
-	for _, action := range []string{actionKick, actionBan, actionUnban} {
+	for _, action := range []string{actionKick, actionBan, actionUnban, actionRemoveMember} {
 		for _, outcome := range []string{outcomeDone, outcomeNothing, outcomeRefused} {
 			a.actions.WithLabelValues(action, outcome)
 		}

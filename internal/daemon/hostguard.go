@@ -138,7 +138,7 @@ func methodServed(r *http.Request) bool {
 // methodsOf returns the methods that the page of a path serves.
 func methodsOf(path string) []string {
 	switch path {
-	case KickPath, UnbanPath, "/debug/fingerprint":
+	case KickPath, UnbanPath, RemoveMemberPath, "/debug/fingerprint":
 		return []string{http.MethodPost}
 	case BansPath, "/debug/pprof/symbol":
 		return []string{http.MethodGet, http.MethodHead, http.MethodPost}

@@ -240,7 +240,7 @@ func (o *operations) handler(action string, do func(r OperatorRequest, by, at st
 		if err == nil {
 			status = http.StatusBadRequest
 			got, err = do(req, operatorOf(r, o.asks()), placeOf(r))
-			if errors.Is(err, errUnknownFingerprint) {
+			if _, ok := errors.AsType[conflict](err); ok || errors.Is(err, errUnknownFingerprint) {
 				status = http.StatusConflict // the request is right, and nothing is there
 			}
 		}

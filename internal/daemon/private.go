@@ -91,6 +91,8 @@ func privateHandler(p *process) http.Handler {
 	mux.HandleFunc(KickPath, p.operations.handler(actionKick, p.operations.kick))
 	mux.HandleFunc(BansPath, p.operations.serveBans)
 	mux.HandleFunc(UnbanPath, p.operations.handler(actionUnban, p.operations.unban))
+	mux.HandleFunc(MembersPath, p.operations.serveMembers)
+	mux.HandleFunc(RemoveMemberPath, p.operations.handler(actionRemoveMember, p.operations.removeMember))
 	return notForAll(mux)
 }
 

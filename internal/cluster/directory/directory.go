@@ -7,6 +7,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
@@ -52,8 +53,29 @@ type Connection interface {
 	// Leads reports whether this process has the member that decides on writes.
 	Leads() bool
 
+	// Members lists the members of a directory that the relays keep themselves. The error is
+	// ErrExternal for any other.
+	Members(ctx context.Context) ([]Member, error)
+
+	// Remove removes the member with a name or an address. It refuses a member that answers,
+	// and any removal while no majority runs. Errors are sentences for the operator.
+	Remove(ctx context.Context, name string) (Member, error)
+
 	// Close ends the connection and the member. It returns within a few seconds.
 	Close() error
+}
+
+// ErrExternal says that the directory is an etcd that others run.
+var ErrExternal = errors.New("the directory of this cluster is the etcd of --cluster: etcdctl member list and member remove are for its members")
+
+// Member is a member of a directory that the relays keep themselves.
+type Member struct {
+	Name    string `json:"name"`    // empty: its relay has never run
+	Address string `json:"address"` // of its relay
+	Votes   bool   `json:"votes"`   // false: it does not have all data yet
+	Started bool   `json:"started"` // it has run before
+	Leads   bool   `json:"leads"`   // it decides on writes
+	Answers bool   `json:"answers"` // it answers now
 }
 
 // Provider connects to directories.

@@ -114,6 +114,9 @@ func New(c *clientv3.Client, prefix string) *Directory {
 	return d
 }
 
+// Client returns the client of all calls but keep-alives. Close closes it if Dial made it.
+func (d *Directory) Client() *clientv3.Client { return d.client }
+
 // Close ends the watch and all calls that are under way.
 func (d *Directory) Close() error {
 	d.cancel()

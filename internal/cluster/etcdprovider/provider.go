@@ -37,11 +37,28 @@ type Provider struct{}
 // connection is a directory.Connection.
 type connection struct {
 	*etcd.Directory
-	member *etcdserver.Member // nil: this process has none
+	member     *etcdserver.Member     // nil: this process has none
+	membership *etcdserver.Membership // nil: the directory is an etcd that others run
 }
 
 // Leads implements directory.Connection.
 func (c *connection) Leads() bool { return c.member != nil && c.member.Leads() }
+
+// Members implements directory.Connection.
+func (c *connection) Members(ctx context.Context) ([]directory.Member, error) {
+	if c.membership == nil {
+		return nil, directory.ErrExternal
+	}
+	return c.membership.List(ctx)
+}
+
+// Remove implements directory.Connection.
+func (c *connection) Remove(ctx context.Context, name string) (directory.Member, error) {
+	if c.membership == nil {
+		return directory.Member{}, directory.ErrExternal
+	}
+	return c.membership.Remove(ctx, name)
+}
 
 // Close implements directory.Connection.
 func (c *connection) Close() error {
@@ -62,7 +79,7 @@ func (Provider) Open(ctx context.Context, cfg directory.Config) (directory.Conne
 		var full *etcdserver.FullError
 		switch {
 		case err == nil:
-			return &connection{etcd.New(m.Client(), ""), m}, nil
+			return &connection{etcd.New(m.Client(), ""), m, etcdserver.NewMembership(m.Client(), cfg.Identity)}, nil
 		case !errors.As(err, &full):
 			return nil, err
 		}
@@ -85,7 +102,11 @@ func (Provider) Open(ctx context.Context, cfg directory.Config) (directory.Conne
 		_ = d.Close() // it has not answered
 		return nil, err
 	}
-	return &connection{d, nil}, nil
+	joined := &connection{Directory: d}
+	if len(cfg.Members) > 0 {
+		joined.membership = etcdserver.NewMembership(d.Client(), cfg.Identity)
+	}
+	return joined, nil
 }
 
 // isMember reports whether this relay has a member of the directory.

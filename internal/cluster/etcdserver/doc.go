@@ -4,6 +4,7 @@
 //	server.go   the member: its settings, its start, its end
 //	join.go     how a member without data finds its place: a new directory, or one that exists
 //	peers.go    questions to the other members before this one runs
+//	membership.go  the list of the members, and the removal of one by an operator
 //	datadir.go  the directory of its files
 //	zap.go      its log records
 //
