@@ -32,9 +32,9 @@ const (
 	peers = 0.50
 
 	// goSpare is the difference between the limit and the one that Go gets, but
-	// never more than an eighth of the limit. Go does not count the resident pages
+	// never more than a sixth of the limit. Go does not count the resident pages
 	// of the program itself.
-	goSpare = 24 << 20
+	goSpare = 32 << 20
 
 	// relief is the fraction down to which connections are closed after stuckLooks
 	// measurements above tight. Between tight and critical nothing else closes
@@ -151,7 +151,7 @@ func (m *memory) watch(ctx context.Context, r *relay.Relay, f *front.Front) {
 		limit := m.limit.Load()
 		if limit != told {
 			told = limit
-			debug.SetMemoryLimit(cmp.Or(limit-min(limit/8, goSpare), math.MaxInt64))
+			debug.SetMemoryLimit(cmp.Or(limit-min(limit/6, goSpare), math.MaxInt64))
 			r.LimitMemory(int(float64(limit) * peers))
 		}
 		if limit == 0 {
