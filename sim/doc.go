@@ -44,7 +44,7 @@
 //   - The relay's world compares counts with gauges at every step. It runs the full check
 //     at every eighth moment at which no task can run, when an operator asks for it, and
 //     at the end. At every such moment the check would take most of the steps. The
-//     linearizability check skips a history with too many operations whose end no peer
+//     linearizability check skips a history with too many operations of which no peer
 //     saw.
 //   - In the cluster's world a node serves a server-id while it holds the slot and the
 //     lease deadline has not passed. If the process freezes between the read and the

@@ -280,7 +280,7 @@ func (m *model) count() {
 	m.counts = c
 }
 
-// waiting returns the number of graces whose timer has not fired.
+// waiting returns the number of graces with a timer that has not fired.
 //
 //go:norace
 func (m *model) waiting() int {

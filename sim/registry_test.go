@@ -101,7 +101,7 @@ func TestRapidFindsNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := &engine.Plan{World: registryWorld{}, Params: []engine.Param{{Name: "max-phones", Value: rapid.IntRange(1, 3).Draw(t, "max-phones")}}}
 		labels := map[string]int{}
-		var fired []string // timers whose body may run late
+		var fired []string // timers that may run their bodies late
 		for range rapid.IntRange(1, 24).Draw(t, "operations") {
 			if len(fired) > 0 && rapid.IntRange(0, 3).Draw(t, "begins") == 0 {
 				r.Lines = append(r.Lines, engine.Line{Begins: fired[0]})

@@ -177,7 +177,7 @@ func refusalHint(base string, resp *http.Response, body string) string {
 	case code == http.StatusBadRequest && strings.HasPrefix(base, "ws:") && strings.Contains(body, "HTTPS"):
 		return "that port speaks TLS: use wss://"
 	case code >= 300 && code < 400 && strings.HasPrefix(base, "ws:") && location != nil && location.Scheme == "https":
-		return "it sends everybody to TLS: use wss://"
+		return "it redirects to TLS: use wss://"
 	case code >= 300 && code < 400:
 		return "another server answers there; --relay must name the relay itself"
 	case code == http.StatusNotFound:

@@ -181,7 +181,7 @@ func TestAnAnswerOfTheWrongServerHasAHint(t *testing.T) {
 	for _, tt := range []struct{ name, relay, want string }{
 		{"ws to a TLS port", "ws://" + secure.Listener.Addr().String(), "that port speaks TLS: use wss://"},
 		{"the private listener", "ws://" + s.private, "that is not the relay's public listener: --relay must name"},
-		{"a redirect to TLS", says(308, "https://relay.test/"), "it sends everybody to TLS: use wss://"},
+		{"a redirect to TLS", says(308, "https://relay.test/"), "it redirects to TLS: use wss://"},
 		{"a redirect elsewhere", says(302, "http://other.test/"), "another server answers there"},
 		{"another domain", says(421, ""), "the relay serves another name"},
 		{"a request for a password", says(401, ""), "asks for no password"},

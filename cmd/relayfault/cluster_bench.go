@@ -86,7 +86,7 @@ func targetAt(addr string) *load.Target {
 	return &load.Target{Addr: addr, Buffer: load.BusyBuffer, Timeout: 10 * time.Second}
 }
 
-// variant is one setup of a comparison: the targets of its fleets, and the processes whose
+// variant is one setup of a comparison: the targets of its fleets, and the processes of which the
 // processor time counts for each fleet.
 type variant struct {
 	Name   string        `json:"name"`

@@ -302,7 +302,7 @@ var backoffSteps = [...]int{1, 2, 4, 8, 16, 30}
 const (
 	// backoffJitter is the maximum deviation of a wait from its step.
 	backoffJitter = 0.2
-	// backoffReset is the minimum age of a connection whose end resets the
+	// backoffReset is the minimum age of a connection that resets, at its end, the
 	// backoff to the first step.
 	backoffReset = time.Minute
 	// instantRedial is the wait of a deployed daemon after a close frame.

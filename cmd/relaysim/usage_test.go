@@ -163,7 +163,7 @@ func TestAMutantThatSurvivesIsNotAnUncleanBuild(t *testing.T) {
 	found := searched{Campaigns: []engine.Campaign{{Strategy: "pct3", Killed: true, Covered: true, Invariant: "holder", Seeds: 3}}}
 	missed := searched{Campaigns: []engine.Campaign{{Strategy: "pct3", Covered: true, Seeds: 9}}}
 	notCovered := searched{Campaigns: []engine.Campaign{{Strategy: "pct3", Seeds: 9}}}
-	plain, survivor, withRun := &mutants.Mutant{Name: "a"}, &mutants.Mutant{Name: "b", Survives: "nobody can see it"}, &mutants.Mutant{Name: "c", RegressionRun: "s"}
+	plain, survivor, withRun := &mutants.Mutant{Name: "a"}, &mutants.Mutant{Name: "b", Survives: "no check can see it"}, &mutants.Mutant{Name: "c", RegressionRun: "s"}
 	for _, tt := range []struct {
 		what  string
 		rows  []row

@@ -92,7 +92,7 @@ var surroundings = []string{"GOMAXPROCS=1", "GOMAXPROCS=2", "GOMAXPROCS=7", "GOG
 // with the race detector and without it. The failing seeds are those of mutants.
 func (e *env) verify() int {
 	e.worldFlags()
-	only := e.flags.String("only", "", "`NAMES` of the mutants whose failing seeds are used, by comma; none: all of the world")
+	only := e.flags.String("only", "", "`NAMES` of the mutants that give the failing seeds, by comma; none: all of the world")
 	n := e.flags.Int("n", 10, "use `N` failing seeds of each mutant")
 	limit := e.flags.Int("limit", 100, "search them among the first `N` seeds")
 	steps := e.flags.Int("shrinksteps", 300_000, "shrink each for `N` steps")

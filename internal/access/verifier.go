@@ -59,7 +59,7 @@ const (
 	sayEvery   = time.Minute     // between two log records about failures
 )
 
-// Verifier asks the operator's service who may use the relay. It keeps the answers for as
+// Verifier asks the operator's service which clients may use the relay. It keeps the answers for as
 // long as they hold.
 type Verifier struct {
 	cfg     VerifierConfig

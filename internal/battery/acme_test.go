@@ -27,7 +27,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// freePort is a port that nobody listens on.
+// freePort is a port that no process listens on.
 func freePort(t *testing.T) int {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -114,7 +114,7 @@ func pebbleFor(t *testing.T, httpPort, tlsPort int, last time.Duration, blocked 
 	return s, pool
 }
 
-// withACME runs a relay whose certificate is to come from s.
+// withACME runs a relay with a certificate that is to come from s.
 func withACME(t *testing.T, s *authority, dir string, httpPort, tlsPort int) *node {
 	t.Helper()
 	reload := make(chan os.Signal)

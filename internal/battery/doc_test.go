@@ -1,5 +1,5 @@
 // Package battery does to the real daemon what peers, the network and
-// operators will do to it. A healthy pair exchanges frames beside each
+// operators will do to it. A healthy pair exchanges frames next to each
 // attack; that it does not notice is what counts. Doses are small, so that
 // all of it takes seconds; BATTERY=1 in the environment makes them large.
 // docs/reliability.md has the table.

@@ -151,7 +151,7 @@ func TestRow40APhoneThatJoinsAgainDelaysItsSiblingsNoMore(t *testing.T) {
 	h.check()
 }
 
-// A holder sends something all the time and answers no ping. Its owner, who redials,
+// A holder sends something all the time and answers no ping. Its owner, which redials,
 // is not kept waiting for an answer that never comes.
 func TestRow43AClaimIsDecidedWhateverTheHolderAnswers(t *testing.T) {
 	n := start(t, func(c *config.Config) {
@@ -163,8 +163,8 @@ func TestRow43AClaimIsDecidedWhateverTheHolderAnswers(t *testing.T) {
 	given(t, "2 kinds of holders, %d claimants of each", rivals)
 	var all sync.WaitGroup
 	for name, text := range map[string]string{
-		"pongs that nobody asked for": frame(0x8a, "x"),
-		"frames":                      frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`),
+		"pongs without a ping": frame(0x8a, "x"),
+		"frames":               frame(0x81, `{"conn_id":"c-0123456789abcdef","frame":1}`),
 	} {
 		holder := n.raw("/v1/server", name[:5])
 		_ = holder.SetDeadline(time.Time{})

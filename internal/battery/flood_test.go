@@ -124,7 +124,7 @@ func (f flood) send(i int, sent, dialled *atomic.Int64) error {
 	}
 }
 
-// batched is a connection whose small writes leave together.
+// batched is a connection with small writes that leave together.
 type batched struct {
 	net.Conn
 	mu      sync.Mutex

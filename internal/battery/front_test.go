@@ -514,7 +514,7 @@ func TestRow45PagesOfOtherSitesReachNoOperatorsPage(t *testing.T) {
 		}
 		resp.Body.Close()
 		if resp.StatusCode != 200 {
-			t.Errorf("an operator who asks for %s gets %d; want 200", host, resp.StatusCode)
+			t.Errorf("an operator that asks for %s gets %d; want 200", host, resp.StatusCode)
 		}
 	}
 }

@@ -16,7 +16,7 @@ const upgrade = "Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-Web
 const key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 
 // Requests that two servers might read differently, or that upgrade in no way
-// that the protocol knows: one answer and an end, and nobody else notices.
+// that the protocol knows: one answer and an end, and no other peer notices.
 func TestOddRequestsGetOneAnswer(t *testing.T) {
 	n := start(t, nil)
 	h := n.pair()
@@ -131,7 +131,7 @@ func TestHostilePeersHoldLittle(t *testing.T) {
 			text = "\x81\xff\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00x"
 		case 1: // many fragments of one byte
 			text = frame(0x01, `"`) + strings.Repeat(frame(0x00, "x"), 500)
-		case 2: // pings, and nobody who reads the pongs
+		case 2: // pings, and the pongs are not read
 			_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 			text = strings.Repeat(frame(0x89, strings.Repeat("p", 125)), 500)
 		case 3: // half a header

@@ -177,7 +177,7 @@ func TestRow18GarbageOfABinaryIsDroppedAndItsLogBounded(t *testing.T) {
 	h.check()
 }
 
-// Who loses is refused behind the upgrade, with 4409 or, if too many wait,
+// A binary that loses is refused behind the upgrade, with 4409 or, if too many wait,
 // 1013; or before it, if too many wait already.
 func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 	n := start(t, nil)
@@ -216,7 +216,7 @@ func TestRow19RivalsForOneIDHaveOneWinner(t *testing.T) {
 			c := <-conns
 			_ = c.WriteClose(1000, "")
 		}
-		if code := <-codes; code != 1000 { // the winner's, who is out when he is answered
+		if code := <-codes; code != 1000 { // the winner's: it has ended when it is answered
 			t.Fatalf("round %d: the winner is closed with %d; want 1000", round, code)
 		}
 		if got := n.binaries(); got != 1 {

@@ -72,7 +72,7 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 				defer conn.Close()
 			} else if resp != nil && resp.StatusCode == 503 {
 				refused++
-				time.Sleep(10 * time.Millisecond) // as one who was told to try again
+				time.Sleep(10 * time.Millisecond) // as a client that was told to try again
 				continue
 			}
 		}
@@ -85,7 +85,7 @@ func TestRow21MemoryIsRefusedBeforeItRunsOut(t *testing.T) {
 		go conn.Write([]byte(part))
 	}
 	if refused == 0 && c.metric("pyrycode_relay_memory_closes_total") == 0 {
-		t.Error("nobody was refused")
+		t.Error("no connection was refused")
 	}
 	rss := c.metric("process_resident_memory_bytes")
 	if most := float64(limit) * 1.3; rss > most && !raced { // the detector's own memory is not Go's

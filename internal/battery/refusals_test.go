@@ -47,7 +47,7 @@ func closedWith(c *wstest.Conn) refusal {
 	}
 }
 
-// Whoever meets a limit is told which, and over HTTP when to come again.
+// A client that meets a limit is told which, and over HTTP when to try again.
 func TestEveryLimitSaysWhoItIs(t *testing.T) {
 	phone := func(n *node, text string) refusal {
 		drained(n.slot("s"))

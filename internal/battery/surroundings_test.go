@@ -32,7 +32,7 @@ func (c *child) endsWell() {
 func TestRow32TheLogStandsStill(t *testing.T) {
 	parallel(t)
 	for _, tt := range []struct{ name, reason string }{
-		{"nobody reads", "queue_full"},
+		{"no reader", "queue_full"},
 		{"the reader has gone", "write_failed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestRow32TheLogStandsStill(t *testing.T) {
 // waits for a cluster that does not answer.
 func TestRow33SignalsDuringTheStart(t *testing.T) {
 	parallel(t)
-	mute, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, no process answers
 	if err != nil {
 		t.Fatal(err)
 	}

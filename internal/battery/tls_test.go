@@ -65,12 +65,12 @@ func TestRow03HandshakesThatAreNeverFinishedDisturbNobody(t *testing.T) {
 	if answers.Load() == 0 {
 		t.Error("no ClientHello was answered")
 	}
-	t.Logf("the relay used %.1f s for %d handshakes that nobody finished", c.metric("process_cpu_seconds_total"), answers.Load())
+	t.Logf("the relay used %.1f s for %d handshakes that no client finished", c.metric("process_cpu_seconds_total"), answers.Load())
 	h.check()
 }
 
 // selfSigned is a certificate for relay.test, and what its clients need. Its
-// key is RSA's, whose signatures are the dear ones.
+// key is RSA's. Its signatures are the expensive ones.
 func selfSigned(t *testing.T) (certFile, keyFile string, client *tls.Config) {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

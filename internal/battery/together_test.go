@@ -16,7 +16,7 @@ import (
 )
 
 // nuisances are the attacks of one address that need few connections: wakes that
-// nobody wants, phones that join again for a fresh quota, a holder that answers no probe
+// no peer wants, phones that join again for a fresh quota, a holder that answers no probe
 // and claimants that wait for it, and pages of other sites at the private listener.
 type nuisances struct {
 	Relay, Private, From string // addresses

@@ -97,7 +97,7 @@ func (l *Lines) SVG() []byte {
 	return c.end()
 }
 
-// panel draws a panel whose upper left corner is at the given point.
+// panel draws a panel with its upper left corner at the given point.
 func (l *Lines) panel(c *canvas, p Panel, left, top, width, height float64) {
 	scale, grid := p.axis()
 	y := func(v float64) float64 { return top + height*(1-scale(v)) }

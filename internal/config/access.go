@@ -91,7 +91,7 @@ func (v *validator) verifier(c Config) {
 	}
 }
 
-// access reports who may use the relay.
+// access reports which clients may use the relay.
 func (f *Findings) access(c Config, now time.Time) {
 	switch {
 	case c.OpenToEveryone():

@@ -73,7 +73,7 @@ func (a *audit) refuse(action string) { a.actions.WithLabelValues(action, outcom
 // operatorText is the number of bytes of an operator's text that are kept.
 const operatorText = 200
 
-// operatorOf returns who sends r, as far as that is known: the user whose password was
+// operatorOf returns the sender of r, as far as it is known: the user with the password that was
 // accepted, the name in a verified certificate, or the user of a process that connects
 // through a Unix socket.
 func operatorOf(r *http.Request, asks bool) string {

@@ -16,7 +16,7 @@ type stops struct {
 	gone  chan struct{}   // closed when the goroutine that reads signals has ended
 }
 
-// newStops returns stops whose first request is the end of ctx or the first signal. Each
+// newStops returns stops with the end of ctx or the first signal as their first request. Each
 // further signal is a request, too. The caller must call end.
 func newStops(ctx context.Context, signals <-chan os.Signal) *stops {
 	first, stop := context.WithCancelCause(ctx)

@@ -14,7 +14,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
 )
 
-// simulatedLog is a log whose reader is slow, fails or takes a part of a write, as the
+// simulatedLog is a log with a reader that is slow, fails or takes a part of a write, as the
 // seed decides. Only the task of a LogWriter writes.
 type simulatedLog struct {
 	r   *engine.Run

@@ -16,7 +16,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
-// reloading is a daemon whose configuration the test changes.
+// reloading is a daemon with a configuration that the test changes.
 type reloading struct {
 	*running
 	hup   chan os.Signal

@@ -31,7 +31,7 @@ type running struct {
 	stop            *stops
 }
 
-// syncBuffer is a log whose String returns the records that are queued for it too.
+// syncBuffer is a log. Its String returns the records that are queued for it too.
 type syncBuffer struct {
 	wstest.Log
 	flush func() // writes what is queued for the log; nil: nothing is

@@ -35,7 +35,7 @@ type clientHello struct {
 	err    error              // … and then this
 }
 
-// tlsListener accepts TLS connections, whose handshake begins with the first use.
+// tlsListener accepts TLS connections. Their handshake begins with the first use.
 type tlsListener struct {
 	net.Listener
 	config      *tls.Config

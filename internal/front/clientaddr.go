@@ -119,7 +119,7 @@ func (c *proxiedConn) accept(early []byte) {
 	c.err = c.SetReadDeadline(time.Time{})
 }
 
-// errIdentified ends a connection whose PROXY header names an address that has all
+// errIdentified ends a connection with a PROXY header that names an address that has all
 // it may have.
 var errIdentified = errors.New("the address in the PROXY header, or the IPv6 network that it is in, has all the connections it may have before their upgrade (--max-pending-per-address)")
 

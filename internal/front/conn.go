@@ -54,7 +54,7 @@ const (
 // errHandshakeBytes ends a handshake that is longer than any honest client's.
 var errHandshakeBytes = fmt.Errorf("the client sent more than %d bytes before the end of the TLS handshake, which is more than a ClientHello needs; does it offer too many key shares, or a session ticket that is not the relay's?", maxHandshakeBytes)
 
-// errRequestBytes ends a request whose header does not end.
+// errRequestBytes ends a request with a header that does not end.
 var errRequestBytes = errors.New("the client sent several times the bytes that a request's header may have, before its end; send a shorter header, in larger TLS records")
 
 // errUndelivered ends a connection of which TLS delivers nothing.
@@ -349,7 +349,7 @@ func (p *pending) give(c *conn) {
 	}
 }
 
-// maxSharers limits the networks whose last turn is remembered.
+// maxSharers limits the last turns that are remembered.
 const maxSharers = 4096
 
 // sharer is a network that takes turns with others. The /64s of a /56 are two of

@@ -356,12 +356,12 @@ func TestAConnectionBetweenTwoRequestsIsIdle(t *testing.T) {
 		for range 2 {
 			p.state(c, http.StateActive)
 			if c.busy {
-				t.Error("a connection whose request is being read is busy")
+				t.Error("a connection is busy while its request is being read")
 			}
 			p.answering(c, true)
 			time.Sleep(time.Second)
 			if !c.busy {
-				t.Error("a connection whose request is being answered is idle")
+				t.Error("a connection is idle while its request is being answered")
 			}
 			p.state(c, http.StateIdle)
 			if c.busy || !c.since.Equal(time.Now()) {

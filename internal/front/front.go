@@ -100,7 +100,7 @@ func New(c Config) (*Front, error) {
 	return f, nil
 }
 
-// server makes a server whose connections have one request: an upgrade, or one that
+// server makes a server with one request on each connection: an upgrade, or one that
 // ends its connection. Otherwise a connection could stay for ever without an upgrade.
 func (f *Front) server(h http.Handler, errorLog *log.Logger) *http.Server {
 	s := NewServer(closeUnread(h), errorLog)

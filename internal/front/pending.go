@@ -196,7 +196,7 @@ func (p *pending) mayWait(c *conn, exempt bool, has int) bool {
 	return has < max(1, p.max/busyShare) && !c.since.Before(p.noWait)
 }
 
-// toEvict returns the connection that gives way to c, whose networks are ns: of the
+// toEvict returns the connection that gives way to c, of the networks ns: of the
 // network that has most, the oldest one. If that network has less than twice what
 // ns have, only connections older than evictAfter give way; nil: none does. mu is
 // held.
@@ -244,7 +244,7 @@ const (
 
 // shed cuts connections that hold much until about so many bytes are free as need
 // returns; held is what all of them hold. It returns how many bytes that is. Both are
-// estimates. It takes connections of the network whose connections hold the most, the
+// estimates. It takes connections of the network that holds the most, the
 // largest first. It spares those that have sent less than 800 bytes of a request.
 func (p *pending) shed(need func(held int) (bytes int)) (freed int) {
 	type candidate struct {

@@ -109,7 +109,7 @@ const rereadEvery = 10 * time.Second
 type fileCerts struct {
 	*certificate
 	certFile, keyFile string
-	cert, key         []byte // as last read; owned by whoever runs keep
+	cert, key         []byte // as last read; owned by the goroutine of keep
 }
 
 // load reads the files and serves them if they have changed and clients can

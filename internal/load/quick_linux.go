@@ -8,7 +8,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/rawio"
 )
 
-// quickConn is a TCP connection whose reads and writes bypass the scheduler's
+// quickConn is a TCP connection with reads and writes that bypass the scheduler's
 // system call accounting, as those of the relay do. Otherwise the generator
 // limits the measured throughput. One goroutine may read and one may write
 // concurrently.

@@ -76,7 +76,7 @@ func TestTheLoadIsThatOfTheHeaviestNetwork(t *testing.T) {
 	}
 	c.Add(Of(addr("192.0.2.1")), 7)
 	for a, want := range map[string]int{
-		"2001:db8:0:100::1": 10, // 40 of the /48, whose share is 4
+		"2001:db8:0:100::1": 10, // 40 of the /48, and its share is 4
 		"2001:db8:0:9::1":   10, // its own /56 has none
 		"2001:db8:1::1":     0,
 		"192.0.2.1":         7,

@@ -67,7 +67,7 @@ func (t *Turns[T]) Of(p netip.Prefix) []T {
 // Next returns the value that Pop removes. Len must not be 0.
 func (t *Turns[T]) Next() T { return t.queues[0].values[0] }
 
-// Pop removes the value whose turn it is, and passes the turn to the next network. Len
+// Pop removes the value that is next, and passes the turn to the next network. Len
 // must not be 0.
 func (t *Turns[T]) Pop() T {
 	q := t.queues[0]

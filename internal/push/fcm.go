@@ -183,7 +183,7 @@ func errorCode(answer []byte) string {
 	return code
 }
 
-// refused returns the failure for an answer whose status is not 200.
+// refused returns the failure for an answer with another status than 200.
 func refused(status int, retryAfter string, answer []byte) *failure {
 	code := errorCode(answer)
 	text := fmt.Sprintf("FCM answers %d", status)

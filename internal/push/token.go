@@ -111,7 +111,7 @@ var oauthErrors = []string{
 	"access_denied", "disabled_client", "org_internal", "admin_policy_enforced",
 }
 
-// refusedToken returns the failure for a token endpoint's answer whose status is not 200.
+// refusedToken returns the failure for a token endpoint's answer with another status than 200.
 func refusedToken(status int, body []byte) *failure {
 	var refusal struct {
 		Error string `json:"error"`

@@ -162,7 +162,7 @@ type owned struct {
 
 // remember keeps the owner in terms, if there is one. A network may have as many owners
 // there as are left for others; more of it are not remembered. So clients that bind many
-// server-ids to keys make the relay forget nobody else's.
+// server-ids to keys do not make the relay forget those of others.
 func (o *owners) remember(id wire.ServerID, terms Terms, now time.Time) {
 	if terms.Owner == "" {
 		return

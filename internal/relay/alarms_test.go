@@ -251,7 +251,7 @@ func TestCancel(t *testing.T) {
 }
 
 // The body of a timer that was replaced runs all the same, and finds what is
-// due or nothing. It must not leave a second timer beside the one that took
+// due or nothing. It must not leave a second timer next to the one that took
 // its place: each would arm a successor for ever.
 func TestAStaleRing(t *testing.T) {
 	f := newBelfry(t, Config{Heartbeat: time.Hour, MessageTimeout: time.Hour})
@@ -289,7 +289,7 @@ func TestAStaleRingOfAnEmptyHeap(t *testing.T) {
 	}
 }
 
-// A connection whose deadline has passed and which does not end is looked at
+// A connection that has passed its deadline and does not end is looked at
 // again, but not in a loop.
 func TestADeadlineThatPassedIsNoBusyLoop(t *testing.T) {
 	f := newBelfry(t, Config{})

@@ -71,8 +71,8 @@ func TestWhoHoldsAnIDIsAskedBeforeTheUpgrade(t *testing.T) {
 		claim, find error
 		status      int
 	}{
-		{"a binary, nobody knows", "/v1/server", ErrUnknownHolder, nil, http.StatusServiceUnavailable},
-		{"a phone, nobody knows", "/v1/client", nil, errors.New("no directory"), http.StatusServiceUnavailable},
+		{"a binary, the node is not known", "/v1/server", ErrUnknownHolder, nil, http.StatusServiceUnavailable},
+		{"a phone, the node is not known", "/v1/client", nil, errors.New("no directory"), http.StatusServiceUnavailable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &neighbours{claim: tt.claim, find: tt.find}
@@ -116,7 +116,7 @@ func TestEachClaimIsSettledOnce(t *testing.T) {
 	}
 	resp.Body.Close()
 	settled(1)
-	silent := n.binary("s1") // nobody reads it
+	silent := n.binary("s1") // the test does not read it
 	settled(2)
 	heir := n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1"))
 	settled(3)

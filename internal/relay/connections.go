@@ -30,7 +30,7 @@ type ConnState string
 const (
 	ConnClaiming ConnState = "claiming" // a binary that has no slot yet
 	ConnServing  ConnState = "serving"  // a binary that holds its slot
-	ConnJoined   ConnState = "joined"   // a phone whose binary is connected
+	ConnJoined   ConnState = "joined"   // a phone with a connected binary
 	ConnParked   ConnState = "parked"   // … that is not read, because the binary's outbox has no room
 	ConnInGrace  ConnState = "in_grace" // a phone that waits for a binary
 	ConnProxied  ConnState = "proxied"  // a phone with its slot at another node, which counts its frames

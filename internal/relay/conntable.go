@@ -105,7 +105,7 @@ func (s *connTable) take(a netip.Addr) error {
 	return nil
 }
 
-// takeRemote takes a place for a phone whose socket another node has. The
+// takeRemote takes a place for a phone with its socket at another node. The
 // caps are that node's business: here its slot bounds it.
 func (s *connTable) takeRemote() bool {
 	s.mu.Lock()
@@ -281,7 +281,7 @@ func (r *Relay) relieve() {
 // ShedLoad closes connections, without waiting for them, until about so many
 // bytes are free again, and returns how many it closed.
 //
-// It takes the address whose connections weigh the most; of a /48, the narrowest
+// It takes the address of the connections that weigh the most; of a /48, the narrowest
 // network in it that weighs the most; and of that, the connection that weighs the
 // most. Idle connections weigh what they cost, so an address with many of them outweighs
 // a peer that is only slow. A peer that goes on reading weighs less than one that holds as

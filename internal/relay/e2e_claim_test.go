@@ -319,7 +319,7 @@ func TestAClaimantThatDiesWhileItWaitsLeavesNothingBehind(t *testing.T) {
 		rival.Reset()
 		n.wait("the rival's socket to be closed", func() bool { return n.sockets() == 1 })
 		n.wantMetric("ws_upgrade_attempts_total", "server/reject_409", 1)
-		n.wantCounts(Counts{Binaries: 1}) // a slot given to the rival would be nobody's
+		n.wantCounts(Counts{Binaries: 1}) // a slot given to the rival has no binary
 		if n.holder("s1") != incumbent {
 			t.Error("the slot went to a rival that is gone")
 		}

@@ -163,7 +163,7 @@ func TestTheLimitOfABinarysMessage(t *testing.T) {
 	if got, want := len(p.Recv()), limit-1000+2; got != want {
 		t.Errorf("phone got %d bytes; want %d", got, want)
 	}
-	go b.Write(masked(text, envelope+" ")) // its header is enough, so the rest may find nobody
+	go b.Write(masked(text, envelope+" ")) // its header is enough, so the rest may find no reader
 	b.WantEnd(1009, "message too big")
 	n.wantCounts(Counts{InGrace: 1, Phones: 1})
 }

@@ -85,7 +85,7 @@ func TestADrainUnderTrafficClosesAllConnections(t *testing.T) {
 	}
 	third := make(chan struct{})
 	n.Drain(0, func() { close(third) })
-	within(t, "the end of a drain of nobody", third)
+	within(t, "the end of a drain without peers", third)
 	if err := n.Check(); err != nil {
 		t.Error(err)
 	}

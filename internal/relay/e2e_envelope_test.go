@@ -18,7 +18,7 @@ func TestDirectivesAreCarriedOutInOrder(t *testing.T) {
 	b := n.binary("s1")
 	for _, tt := range []struct {
 		name   string
-		fields string // beside conn_id
+		fields string // next to conn_id
 		frames []string
 		code   int
 	}{

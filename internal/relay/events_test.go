@@ -54,7 +54,7 @@ var knownEvents = map[string]string{
 	"log_records_suppressed":         "WARN class count",
 }
 
-// noCounters are counters that nobody reads, one for each class of event.
+// noCounters are counters that the test does not read, one for each class of event.
 func noCounters() (cs [eventClasses]prometheus.Counter) {
 	for i := range cs {
 		cs[i] = prometheus.NewCounter(prometheus.CounterOpts{})

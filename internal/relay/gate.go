@@ -80,7 +80,7 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 // missed gives a back the attempt that has just found no binary: after a
 // restart phones come before their binaries do, and where many share an
 // address the early ones would use up what the others need. Only as many
-// misses are free as attempts are allowed, so whoever guesses server-ids gets
+// misses are free as attempts are allowed, so a client that guesses server-ids gets
 // to guess at twice the rate at most.
 func (g *gate) missed(a netip.Addr, now time.Time) {
 	g.mu.Lock()

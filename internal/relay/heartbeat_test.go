@@ -289,7 +289,7 @@ func TestAProbeThatLeavesLateIsNotMissedEarly(t *testing.T) {
 	})
 }
 
-// A holder that is never silent, and answers everything but the probe, keeps nobody
+// A holder that is never silent, and answers everything but the probe, keeps no rival
 // waiting for longer than a write's timeout and the probe's time: neither a claimant
 // here, nor one at another node, nor one that comes while others wait.
 func TestAClaimIsDecidedWithinABound(t *testing.T) {

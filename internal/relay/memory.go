@@ -311,7 +311,7 @@ func (m *memory) check(conns []trackedConn) error {
 	for _, a := range m.accounts {
 		total += a.held
 		if s := of[a]; s.loads == a.loads && s.held != a.held {
-			return fmt.Errorf("memory: %d bytes are charged to an address whose connections hold %d", a.held, s.held)
+			return fmt.Errorf("memory: %d bytes are charged to an address, and its connections hold %d", a.held, s.held)
 		}
 	}
 	if total != m.total {

@@ -22,7 +22,7 @@ func TestShortOfMemoryWhoHoldsTheMostGoes(t *testing.T) {
 	bystander := n.phone("s1")
 	joined(t, b, bystander)
 	if got := n.ShedLoad(1); got != 0 {
-		t.Fatalf("%d closed while nobody holds anything; want 0", got)
+		t.Fatalf("%d closed while no peer holds anything; want 0", got)
 	}
 	flood(n, b, id, 1<<20)
 	if got := n.ShedLoad(1); got != 1 {
@@ -146,7 +146,7 @@ func TestShortOfMemoryTheAddressThatHoldsTheMostGoes(t *testing.T) {
 	}
 }
 
-// In a /48 that many customers share, the one whose own network holds the most loses
+// In a /48 that many customers share, the one in the network that holds the most loses
 // connections, however little each of them holds.
 func TestShortOfMemoryTheHeaviestNetworkOfAnAddressGoes(t *testing.T) {
 	n := start(t, Config{ClientAddr: fromHeader})

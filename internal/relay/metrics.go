@@ -75,7 +75,7 @@ var (
 	sides       = []side{sideRelay, sidePeer}
 )
 
-// metrics is what the relay tells Prometheus beside the registry's gauges.
+// metrics has the relay's metrics, in addition to the registry's gauges.
 // Every series exists at 0 from the start, and is resolved then, so that
 // counting is one addition.
 type metrics struct {

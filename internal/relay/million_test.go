@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// pongSink is a sink whose peer answers each ping immediately.
+// pongSink is a sink with a peer that answers each ping immediately.
 type pongSink struct {
 	sink
 	conn *conn

@@ -133,7 +133,7 @@ func newPools(newPool func(name string, fresh func() any, overwrite func(any)) w
 
 var processPools = newPools(func(_ string, fresh func() any, _ func(any)) wire.Pool { return &sync.Pool{New: fresh} })
 
-// NewBuffer returns a buffer whose content is undefined. WithDefaults has returned rt.
+// NewBuffer returns a buffer with undefined content. WithDefaults has returned rt.
 func (rt *Runtime) NewBuffer() *Buffer { return rt.pools.buffers.Get().(*Buffer) }
 
 // FreeBuffer gives b back for reuse. Nothing may use b, or a slice of it, afterwards.
@@ -358,7 +358,7 @@ func (r *readers) step(t *Turn, c *conn) {
 	}
 }
 
-// next removes and returns the connection whose turn it is. If it returns nil, the
+// next removes and returns the connection that is next. If it returns nil, the
 // calling task must end.
 func (r *readers) next() *conn {
 	r.mu.Lock()

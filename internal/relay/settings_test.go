@@ -67,7 +67,7 @@ func TestNewLimitsApplyToNewConnectionsAndCloseNoneOfTheOld(t *testing.T) {
 
 func TestNewRatesAndOriginsApplyToNewConnections(t *testing.T) {
 	n := start(t, Config{})
-	h := headers(wire.HeaderServer, "nobody", "Origin", "https://app.example.com")
+	h := headers(wire.HeaderServer, "nothing", "Origin", "https://app.example.com")
 	if got := n.refusedWith(h); got != http.StatusForbidden {
 		t.Fatalf("an origin that is not on the list: %d; want 403", got)
 	}

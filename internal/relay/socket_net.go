@@ -224,7 +224,7 @@ func answerFault(w http.ResponseWriter, f fault) {
 	refuse(w, f.status, 0, f.sentence)
 }
 
-// answerHijacked answers a request whose connection has been hijacked, and
+// answerHijacked answers a request after its connection has been hijacked, and
 // closes the connection once the peer has, or after handshakeLinger.
 func answerHijacked(conn net.Conn, f fault) {
 	defer conn.Close()

@@ -120,7 +120,7 @@ func TestAStreamSocketReportsWhatIsWritten(t *testing.T) {
 		s := start1(NewSocket(theirs))
 		want := numbered(1000)
 		if n, err := s.TryWrite(want); n != 0 || err != nil {
-			t.Errorf("TryWrite = %d, %v; want 0: nobody reads", n, err)
+			t.Errorf("TryWrite = %d, %v; want 0: the peer does not read", n, err)
 		}
 		got := make([]byte, 1000)
 		io.ReadFull(mine, got[:400])

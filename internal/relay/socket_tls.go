@@ -83,7 +83,7 @@ type tlsSocket struct {
 	reporting bool       // a task is calling held
 }
 
-// newTLSSocket returns conn, whose handshake is complete, as a socket on top of below.
+// newTLSSocket returns conn, after its handshake, as a socket on top of below.
 // The caller makes the connection below conn use feed from now on. The socket calls cut
 // when it ends a peer that sends TLS records without data.
 func newTLSSocket(conn *tls.Conn, below Socket, cut func()) (s *tlsSocket, feed net.Conn) {
@@ -350,7 +350,7 @@ type tlsFeed struct{ s *tlsSocket }
 func (f tlsFeed) Read(p []byte) (int, error)       { return f.s.feed(p) }
 func (f tlsFeed) Write(p []byte) (int, error)      { return f.s.keep(p) }
 func (f tlsFeed) Close() error                     { return f.s.Close() }
-func (f tlsFeed) LocalAddr() net.Addr              { return &net.TCPAddr{} } // nobody asks
+func (f tlsFeed) LocalAddr() net.Addr              { return &net.TCPAddr{} } // never used
 func (f tlsFeed) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
 func (f tlsFeed) SetDeadline(time.Time) error      { return nil } // the owner of the socket has the deadlines
 func (f tlsFeed) SetReadDeadline(time.Time) error  { return nil }

@@ -158,7 +158,7 @@ var linkCert = func() tls.Certificate {
 }()
 
 // newTLSLink returns a tlsSocket after its handshake, the link below it, and its peer,
-// whose reads do not wait either.
+// with reads that do not wait either.
 func newTLSLink(t testing.TB, version uint16) (*tlsSocket, *link, *tls.Conn) {
 	t.Helper()
 	a, b := net.Pipe()
@@ -510,7 +510,7 @@ func TestTLSCountsRecordsThatFillABufferAsUseful(t *testing.T) {
 	}
 }
 
-// echoer is the watcher of a socket whose bytes it sends back.
+// echoer is the watcher of a socket. It sends the bytes back.
 type echoer struct {
 	sock  Socket
 	mu    sync.Mutex // guards all below
@@ -599,7 +599,7 @@ func TestTLSOverRealSockets(t *testing.T) {
 	}
 }
 
-// FuzzTLSSplits moves data in both directions over a link whose reads and writes have
+// FuzzTLSSplits moves data in both directions over a link with reads and writes that have
 // the sizes in script.
 func FuzzTLSSplits(f *testing.F) {
 	f.Add([]byte{1, 5, 22, 0, 255, 3}, []byte("some frames"), uint16(700))

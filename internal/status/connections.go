@@ -264,7 +264,7 @@ func (q *query) setAddress(text string) (rule string) {
 	return ""
 }
 
-// ChargedNetwork returns the network whose connections are those of p: an IPv6 address
+// ChargedNetwork returns the network that has the connections of p: an IPv6 address
 // of a connection stands for its /64.
 func ChargedNetwork(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
@@ -291,7 +291,7 @@ func (q *query) setConn(text string) (rule string) {
 // connPrefix begins the name of a connection.
 const connPrefix = "conn-"
 
-// ParseConn returns the number of a connection whose name is text.
+// ParseConn returns the number of the connection with the name text.
 func ParseConn(text string) (number uint64, ok bool) {
 	digits, ok := strings.CutPrefix(text, connPrefix)
 	number, err := strconv.ParseUint(digits, 10, 64)

@@ -135,7 +135,7 @@ func TestWhatThePageSays(t *testing.T) {
 		b.phones.Set(56789)
 		page := b.html()
 		for _, want := range []string{
-			`<p class="number">1,234</p>`, `<p class="number">56,789</p>`, "Ready", "none: no TLS here", "Nobody has left yet.",
+			`<p class="number">1,234</p>`, `<p class="number">56,789</p>`, "Ready", "none: no TLS here", "No connection has ended yet.",
 			`96 of 100`, `<strong class="bad">full</strong>`, `<a href="/metrics">`, `content="10"`, "<title>1234 binaries, 56789 phones · pyrycode-relay</title>",
 		} {
 			if !strings.Contains(page, want) {

@@ -173,7 +173,7 @@ type oddFields struct {
 	wrongType bool   // a field has the wrong type
 }
 
-// take parses the field whose key begins at b[i] into e and o. It returns the index after
+// take parses the field with the key that begins at b[i] into e and o. It returns the index after
 // the field, or malformed.
 func (o *oddFields) take(b []byte, i int, e *Envelope) int {
 	key, v := scanField(b, i)

@@ -113,7 +113,7 @@ func TestParseEnvelope(t *testing.T) {
 		{"a null push wake is none", `{"push_wake":null}`, Envelope{}, nil},
 		{"a push wake of the wrong type", `{"push_wake":["fcm"]}`, Envelope{}, ErrField},
 		{"a push wake with a field of the wrong type", `{"push_wake":{"token":1}}`, Envelope{}, ErrField},
-		{"beside a conn_id a push wake is not looked at", `{"push_wake":{"platform":"fcm","token":"t"},"conn_id":"a","frame":1}`, Envelope{ConnID: []byte("a"), Frame: []byte("1")}, nil},
+		{"next to a conn_id a push wake is not looked at", `{"push_wake":{"platform":"fcm","token":"t"},"conn_id":"a","frame":1}`, Envelope{ConnID: []byte("a"), Frame: []byte("1")}, nil},
 		{"nor one of the wrong type", `{"conn_id":"a","frame":1,"push_wake":7}`, Envelope{ConnID: []byte("a"), Frame: []byte("1")}, nil},
 		{"with an empty conn_id it is", `{"conn_id":"","push_wake":7}`, Envelope{}, ErrField},
 		{"a frame too deep for the scanner", `{"conn_id":"a","frame":` + nested("[", "", "]", 70) + `}`, Envelope{ConnID: []byte("a"), Frame: []byte(nested("[", "", "]", 70))}, nil},

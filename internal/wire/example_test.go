@@ -38,7 +38,7 @@ func ExampleAssembler() {
 	// read 2: no further message; one is incomplete: false
 }
 
-// A message over the limit is an error whose close code and reason go to the
+// A message over the limit is an error with a close code and a reason for the
 // peer. No further bytes of that connection are read.
 func ExampleAssembler_limits() {
 	var a wire.Assembler

@@ -40,7 +40,7 @@ type HeaderError struct {
 func (e *HeaderError) Error() string { return "header " + e.Header + ": " + e.Rule }
 
 // ParseBinaryHello parses the headers of a binary's upgrade request, which must have the
-// server-id, the version and the user-agent, and may have a claim key, whose signature is
+// server-id, the version and the user-agent, and may have a claim key. Its signature is
 // not checked. It uses the first value of a repeated header
 // and ignores the others, as [http.Header.Get] does. Every error is a [*HeaderError].
 func ParseBinaryHello(h http.Header) (BinaryHello, error) {

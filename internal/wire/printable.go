@@ -29,7 +29,7 @@ func Printable(s string, max int) string {
 	return s
 }
 
-// escape is Printable for a text whose first escape is for the character at s[clean].
+// escape is Printable for a text with its first escape for the character at s[clean].
 func escape(s string, clean, max int) string {
 	var room [12]byte // the longest piece is \U0010ffff
 	out := make([]byte, clean, min(max, len(s)+32))

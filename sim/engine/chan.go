@@ -164,7 +164,7 @@ func (q *queue) push(w *waiter) {
 	q.last = w
 }
 
-// pop removes and returns the first waiter whose task still waits, or nil.
+// pop removes and returns the first waiter with a task that still waits, or nil.
 //
 //go:norace
 func (q *queue) pop() *waiter {

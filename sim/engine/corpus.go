@@ -315,7 +315,7 @@ type Evidence struct {
 //     (Good, The population frequencies of species, 1953).
 //   - Unseen is 3/n for n seeds without a failure (Hanley and Lippman-Hand, 1983).
 //   - Guided seeds do not count for the bounds: they are not drawn at random.
-//   - Missed is the chance that no seed shows an event whose rate is the lower confidence
+//   - Missed is the chance that no seed shows an event with a rate of the lower confidence
 //     limit of that of the rarest goal (Garwood, 1936). It is 1 if a goal was not covered.
 func (t *SweepSummary) Evidence() Evidence {
 	e := Evidence{States: len(t.Reached), Unseen: ruleOfThree(t.Seeds - t.Guided), Missed: 1}

@@ -77,7 +77,7 @@
 // points a task is never interrupted.
 //
 // Time is simulated. It moves when no task can run, to the next deadline; an hour of
-// sleep costs nothing. A timer whose deadline is reached becomes a task that has fired
+// sleep costs nothing. A timer that reaches its deadline becomes a task that has fired
 // and has not run yet. From then on its Stop returns false, and its body runs when the
 // strategy chooses it.
 //
@@ -107,7 +107,7 @@
 // # Worlds
 //
 // [Test] is enough for most code. Implement [World] and [Instance] instead if the
-// simulation should have several actors whose operations are planned from the seed,
+// simulation should have several actors with operations that are planned from the seed,
 // listed and shrunk one by one, or checks after every step. Hand the world to a [Runner],
 // which runs, records and shrinks seeds, or to a [Sweep]. [Run.Park], [Gate], [Pipe] and
 // [Edge] are there to build further primitives. A world that adds an end to every run

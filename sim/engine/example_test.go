@@ -54,7 +54,7 @@ func useQueue(r *engine.Run) {
 }
 
 // In a test, engine.Test(t, useQueue) is all. This example does the same by hand: it
-// looks for a seed whose run fails, makes the run smaller, and explains it.
+// looks for a seed with a run that fails, makes the run smaller, and explains it.
 //
 // In the shrunk run main starts three producers: main.1/producer1, producer2 and producer3. The second
 // begins only where it is listed, after the others. The first puts its value. The

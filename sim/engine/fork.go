@@ -79,7 +79,7 @@ func (f *Fork) look(x *Runner, r *Plan, kept int) {
 	f.Points = slices.Insert(f.Points, i, p)
 }
 
-// next returns the middle of the two neighbours whose failures differ most. ok is false if
+// next returns the middle of the two neighbours with the failures that differ most. ok is false if
 // no two neighbours have a step between them.
 func (f *Fork) next() (kept int, ok bool) {
 	most := -1

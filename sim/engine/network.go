@@ -41,7 +41,7 @@ type linkState struct {
 	next  *linkState
 }
 
-// NewNetwork returns a network whose links are all like l until SetLink.
+// NewNetwork returns a network with links that are all like l until SetLink.
 func (e *Run) NewNetwork(l Link) *Network {
 	return &Network{run: e, rnd: NewRand(e.seed ^ 0x6e65), standard: l}
 }
@@ -373,7 +373,7 @@ func (c *Conn) nextOf(l *linkState) *Conn {
 	return c.nextIn
 }
 
-// out returns the pipe whose bytes pass the link.
+// out returns the pipe of the bytes that pass the link.
 //
 //go:norace
 func (c *Conn) out(l *linkState) *Pipe {
@@ -531,7 +531,7 @@ type Pipe struct {
 	max         int   // bytes that fit; 0: any number
 	latency     int64 // at most
 	rnd         *Rand
-	net         *Network   // whose link carries the bytes; or nil
+	net         *Network   // its link carries the bytes; or nil
 	link        *linkState // of net
 	cut         bool       // nothing arrives
 	last        int64      // when the newest byte arrives

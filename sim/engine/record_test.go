@@ -32,7 +32,7 @@ func TestARecordingKeepsOperationsThatHadNotBegun(t *testing.T) {
 	}
 }
 
-// neverStarts is a world whose actors are so many, and fail so early, that some never
+// neverStarts is a world with so many actors, and fail so early, that some never
 // begin.
 type neverStarts struct{ plantedWorld }
 

@@ -9,7 +9,7 @@ const stepLimit = 1 << 17
 type Runner struct {
 	World    World
 	Strategy string // empty or "mix": each seed chooses
-	Small    bool   // plan worlds whose schedules could all be tried
+	Small    bool   // plan worlds so small that all schedules could be tried
 	Plain    bool   // do not hide hand-overs from the race detector
 	Trace    bool   // keep the steps in the result
 	Reach    bool   // keep the states that the run reached, for a sweep
@@ -34,7 +34,7 @@ type Result struct {
 	Race     *Race // the first of them; nil if there is none
 	Missed   int   // switches that could not be made
 	Diverged int   // the step of the first
-	Unused   int   // switches whose point did not occur
+	Unused   int   // switches at points that did not occur
 	Covered  []bool
 	States   []uint64
 	Reached  []uint64 // hashes of its states, in ascending order, if asked for

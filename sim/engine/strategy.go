@@ -226,7 +226,7 @@ func (p *replayer) find(point uint64) *switchPoint {
 
 func (p *replayer) born(*Run, *Task) {}
 
-// unused counts the switches whose point did not occur in the run.
+// unused counts the switches at points that did not occur in the run.
 func (p *replayer) unused() int {
 	n := 0
 	for i := range p.at {

@@ -87,7 +87,7 @@ type Sweep struct {
 	From, To uint64              // seeds, both included
 	Step     uint64              // distance between two seeds; for several processes
 	For      time.Duration       // stop after; 0: when the seeds are done
-	Commit   string              // a commit whose hash is one more seed
+	Commit   string              // a commit; its hash is one more seed
 	Twice    int                 // per cent of seeds that are run twice
 	Corpus   *Corpus             // every second seed mutates one of its runs; nil: none does
 	Progress func(*SweepSummary) // called about every 300 ms

@@ -110,7 +110,7 @@ func (e *Run) BeforeArm() {
 	e.countDriverPoint(AtArm)
 }
 
-// Arm arms a timer whose state is kept by the caller, for code that has a timer
+// Arm arms a timer of which the caller keeps the state, for code that has a timer
 // type of its own. Call BeforeArm first.
 func (e *Run) Arm(d time.Duration, f func(), stop StopMark) *Timer {
 	t := &Timer{stop: stop, f: f}

@@ -61,7 +61,7 @@ func FindWorld(name string, worlds ...World) (World, error) {
 	return nil, fmt.Errorf("unknown world %q: want one of %v", name, names)
 }
 
-// FuncWorld returns a world with one actor, main, whose only operation calls f.
+// FuncWorld returns a world with one actor, main, and one operation, which calls f.
 func FuncWorld(name string, f func(*Run)) World { return funcWorld{name, f} }
 
 type funcWorld struct {

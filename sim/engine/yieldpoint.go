@@ -106,7 +106,7 @@ func (e *Run) countDriverPoint(k Kind) {
 	}
 }
 
-// child makes a task whose origin is the parent's next point.
+// child makes a task with the parent's next point as its origin.
 //
 //go:norace
 func (e *Run) child(p *Task, name string, f func()) *Task {

@@ -65,7 +65,7 @@ func (r *Run) lacksAccess(c *Conn, until Stamp) bool {
 func (r *Run) BoundToOther(c *Conn) bool { return r.boundToOther(c, c.end()) }
 
 // boundToOther is BoundToOther at that time. A binary that was told that it does not get the
-// slot, and one whose upgrade failed, have bound nothing.
+// slot, and one that was not upgraded, have bound nothing.
 func (r *Run) boundToOther(c *Conn, until Stamp) bool {
 	return r.Tokens && r.Binaries(c, func(b *Conn) bool {
 		refused := b.Closed && (b.Code == 4409 || b.Code == 1013)
@@ -73,7 +73,7 @@ func (r *Run) boundToOther(c *Conn, until Stamp) bool {
 	})
 }
 
-// checkBinding checks that c was not served after a binary with another token, whose token
+// checkBinding checks that c was not served after a binary with another token, and that token
 // was valid all the time.
 func (r *Run) checkBinding(c *Conn) {
 	served := c.FirstFrame()

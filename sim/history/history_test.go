@@ -107,7 +107,7 @@ func TestCloses(t *testing.T) {
 		"a message too big":                     {append([]Event{fault(2, DidBig)}, closed(2, 1009, "too big")...), ""},
 		"too big, and it was not":               {closed(2, 1009, "too big"), "close code"},
 		"the peer's own code":                   {append([]Event{{Kind: CloseSent, Conn: 2, N: 4000}}, closed(2, 4000, "")...), ""},
-		"in use, and nobody answered":           {closed(1, 4409, reasonInUse), "spurious 4409"},
+		"in use, and no binary answered":        {closed(1, 4409, reasonInUse), "spurious 4409"},
 		"kicked, and no operator did":           {closed(2, 1001, reasonOperator), "disconnect"},
 		"short of memory, and ShedLoad not run": {closed(2, 1011, "relay is short of memory"), "relief"},
 		"shutting down, and no drain":           {closed(2, 1001, reasonShutdown), "drain"},
@@ -302,7 +302,7 @@ func TestWakes(t *testing.T) {
 		"in order":                 {[]Event{asked, pushed(-1, "s1"), asked, pushed(2, "s1")}, false},
 		"repeated":                 {[]Event{asked, pushed(1, "s1"), pushed(1, "s1")}, true},
 		"for another server-id":    {[]Event{asked, pushed(1, "s2")}, true},
-		"that nobody asked for":    {[]Event{pushed(1, "s1")}, true},
+		"that no binary asked for": {[]Event{pushed(1, "s1")}, true},
 		"that is no wake, in fact": {[]Event{{Kind: Pushed, Node: 1}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 // Claim keys: in some runs the binaries of most actors bind their server-id to a key, and
 // those of one actor, the stranger, do not.
 
-// stranger begins the names of the actors whose binaries have no key.
+// stranger begins the names of the actors that have binaries without a key.
 const stranger = "b2"
 
 // notOwnerReason is the reason of a close because the server-id is bound to a key.
