@@ -19,9 +19,9 @@ type operation struct {
 	Bans   []banRecord `json:"bans,omitempty"`
 }
 
-// bansAtATime is the number of bans in one message to another node. NATS takes messages
-// of up to 1 MiB.
-const bansAtATime = 500
+// bansBytes limits the JSON of the bans in one message to another node, which has them in
+// base64. A link takes messages of 32 KiB, and a ban has less than 3.
+const bansBytes = 20 << 10
 
 // askOthers makes the other nodes do the same, and adds what they have closed to a.
 func (o *operations) askOthers(op operation, a *OperatorAnswer) {
@@ -48,11 +48,7 @@ func (c *clustered) askOthers(op operation) []cluster.NodeAnswer {
 	if c == nil {
 		return nil
 	}
-	text, err := json.Marshal(op)
-	if err != nil {
-		panic(err) // an operation can always be marshalled
-	}
-	return c.node.AskOthers(text)
+	return c.node.AskOthers(marshal(op))
 }
 
 // operate carries out what an operator has done at the node from, and returns the
@@ -99,11 +95,7 @@ func (o *operations) operate(from string, data []byte) []byte {
 		o.audit.log.Warn("operator_action", "action", op.Action, "what", op.Shown, "why", op.Why, "by", op.By, "node", from,
 			"outcome", outcome, "count", a.closed())
 	}
-	text, err := json.Marshal(a)
-	if err != nil {
-		panic(err) // an answer can always be marshalled
-	}
-	return text
+	return marshal(a)
 }
 
 // inForce reports whether there is a ban of key that is not lifted.
@@ -117,15 +109,24 @@ func (o *operations) inForce(key relay.BanKey) bool {
 func (o *operations) greet(id cluster.NodeID) {
 	all := o.relay.Bans()
 	for len(all) > 0 {
-		op := operation{}
-		for _, b := range all[:min(len(all), bansAtATime)] {
-			op.Bans = append(op.Bans, recordOf(b))
+		op, size := operation{}, 0
+		for _, b := range all {
+			r := recordOf(b)
+			if size += len(marshal(r)); size > bansBytes {
+				break
+			}
+			op.Bans = append(op.Bans, r)
 		}
 		all = all[len(op.Bans):]
-		text, err := json.Marshal(op)
-		if err != nil {
-			panic(err) // an operation can always be marshalled
-		}
-		_ = o.cluster.node.AskNode(id, text) // a node of an earlier version does not answer
+		_ = o.cluster.node.AskNode(id, marshal(op)) // a node of an earlier version does not answer
 	}
+}
+
+// marshal returns v in JSON. v must be an operation, an answer or a record.
+func marshal(v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // these can always be marshalled
+	}
+	return text
 }

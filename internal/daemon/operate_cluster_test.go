@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -167,6 +168,21 @@ func TestKickAndBanReachTheNodeWithTheConnection(t *testing.T) {
 	if peer, status := d.dial("/v1/server", "s1"); peer == nil {
 		t.Errorf("at d: %d; want it accepted", status)
 	}
+}
+
+func TestANodeThatComesLearnsAllBans(t *testing.T) {
+	m := newSharedMemory(t)
+	a := clusterOf(t, m, "a")[0]
+	now := time.Now()
+	const bans = 300
+	for i := range bans {
+		_, _, err := a.relay.Ban(relay.Ban{Key: relay.ServerBan(wire.ServerID(fmt.Sprint(i))), Made: now, Until: now.Add(time.Hour), Why: strings.Repeat("<", operatorText), By: strings.Repeat("<", operatorText)})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := joinMemory(t, m, "b")
+	eventually(t, "the new node has all bans", func() bool { return len(b.relay.Bans()) == bans })
 }
 
 func TestANodeThatDoesNotAnswerIsNamed(t *testing.T) {
