@@ -43,6 +43,7 @@ func TestTheDemoFindsItsMutantAndItsCommandsRemoveIt(t *testing.T) {
 			}
 			contains(t, dir, "*.run", tt.file)
 			contains(t, dir, "*.html", tt.page)
+			pagesShow(t, out.String())
 			if tt.race {
 				return // one build less; the commands are the same
 			}
@@ -54,6 +55,24 @@ func TestTheDemoFindsItsMutantAndItsCommandsRemoveIt(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// pagesShow checks that the pages for newcomers show the failure and the run that the demo
+// has found.
+func pagesShow(t *testing.T, out string) {
+	t.Helper()
+	_, found, _ := strings.Cut(out, "   | broken: ")
+	found, _, ok := strings.Cut("   | broken: "+found, "\n   |\n   | ")
+	if !ok {
+		t.Fatalf("the sweep shows no run:\n%s", out)
+	}
+	text, err := os.ReadFile("../../docs/debug-a-failing-seed.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), found) {
+		t.Errorf("docs/debug-a-failing-seed.md does not have\n%s", found)
 	}
 }
 
