@@ -18,25 +18,25 @@ import (
 )
 
 const (
-	// renewalsSeen is how often the certificate at hand is compared with the
-	// one that autocert may have renewed.
+	// renewalsSeen is the time between two comparisons of the current certificate with
+	// the one that autocert may have renewed.
 	renewalsSeen = time.Minute
 
-	// firstRetry and lastRetry bound the wait after an attempt that failed.
-	// Authorities count failures: five an hour are too many for some.
+	// firstRetry and lastRetry bound the wait after a failed attempt. Authorities count
+	// failures, and some allow fewer than five an hour.
 	firstRetry = 2 * time.Minute
 	lastRetry  = time.Hour
 
-	// longestWait bounds what an authority may ask for with Retry-After.
+	// longestWait bounds the time that an authority may demand with Retry-After.
 	longestWait = 24 * time.Hour
 
-	// triesInARow is how often one request is made again when the authority
-	// fails at it. A 429 is never asked again before its time.
+	// triesInARow is the number of retries of one request that the authority fails to
+	// answer. A request that got 429 is not repeated before the time that the answer names.
 	triesInARow = 5
 )
 
-// errOverdue is why a certificate still stands that should be another one by
-// now: autocert does not tell why it could not renew.
+// errOverdue is the reason for a missing renewal. autocert does not report why it could not
+// renew.
 var errOverdue = errors.New("its renewal is overdue: the authority could not be reached, or refused")
 
 // acmeCerts is a certificate from an ACME authority.
@@ -44,10 +44,10 @@ type acmeCerts struct {
 	*certificate
 	domain  string
 	manager *autocert.Manager
-	told    atomic.Int64 // how long the authority said to wait, in nanoseconds
+	told    atomic.Int64 // the wait that the authority has demanded, in nanoseconds
 }
 
-// newACME returns an ACME client for cfg. Check must have accepted its directory.
+// newACME returns an ACME client for cfg. Check must have accepted cfg.ACMEDir.
 func newACME(cfg Config, c *certificate) *acmeCerts {
 	domain := config.HostName(cfg.Domain)
 	a := &acmeCerts{certificate: c, domain: domain}
@@ -62,8 +62,8 @@ func newACME(cfg Config, c *certificate) *acmeCerts {
 	return a
 }
 
-// again is how long until a request that failed is made once more; 0: it is
-// not. The usual would go on for minutes, at an authority that has said no.
+// again returns the wait before the next attempt of a failed request, or 0 for none. The
+// default of the library retries for minutes, also at an authority that refuses.
 func (a *acmeCerts) again(n int, _ *http.Request, resp *http.Response) time.Duration {
 	if resp.StatusCode == http.StatusTooManyRequests {
 		a.told.Store(int64(min(retryAfter(resp.Header.Get("Retry-After"), time.Now()), longestWait)))
@@ -75,7 +75,7 @@ func (a *acmeCerts) again(n int, _ *http.Request, resp *http.Response) time.Dura
 	return 250 * time.Millisecond << n
 }
 
-// retryAfter reads the header of that name, in either of its forms.
+// retryAfter parses a Retry-After header: a number of seconds, or a date.
 func retryAfter(value string, now time.Time) time.Duration {
 	if secs, err := strconv.Atoi(value); err == nil {
 		return max(0, time.Duration(min(secs, 1<<31))*time.Second)
@@ -86,24 +86,23 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// overdue reports whether leaf should have been renewed by now. autocert
-// renews when a third of the lifetime is left, or 30 days; half of that later
-// something is wrong.
+// overdue reports whether the renewal of leaf is late. autocert renews when a third of the
+// lifetime is left, or 30 days. The renewal is late when half of that time has passed.
 func overdue(leaf *x509.Certificate, now time.Time) bool {
 	left := min(leaf.NotAfter.Sub(leaf.NotBefore)/3, 30*24*time.Hour)
 	return leaf.NotAfter.Sub(now) < left/2
 }
 
-// keep gets a certificate and then follows its renewals, which autocert
-// makes. Only this task ever asks the authority for a first one, so that a
-// flood of handshakes cannot use up what the authority allows.
+// keep gets a certificate and then uses its renewals, which autocert makes. No other
+// goroutine asks the authority for a first certificate, so that a flood of handshakes cannot
+// use up the rate limit of the authority.
 func (a *acmeCerts) keep(ctx context.Context, reload <-chan os.Signal) {
 	retry := firstRetry
 	for {
 		wait := renewalsSeen
 		cert, err := a.manager.GetCertificate(&tls.ClientHelloInfo{
 			ServerName:   a.domain,
-			CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}, // so, an ECDSA key
+			CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}, // demands an ECDSA key
 		})
 		switch {
 		case ctx.Err() != nil:
@@ -132,7 +131,7 @@ func (a *acmeCerts) keep(ctx context.Context, reload <-chan os.Signal) {
 	}
 }
 
-// config lets the authority's own handshakes through to autocert.
+// config returns a configuration in which autocert answers the authority's own handshakes.
 func (a *acmeCerts) config() *tls.Config {
 	return tlsConfig(func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.ALPNProto {
@@ -144,11 +143,11 @@ func (a *acmeCerts) config() *tls.Config {
 
 func (a *acmeCerts) serves(host string) bool { return host == a.domain }
 
-// challenges answers what the authority asks for on port 80, and 404.
+// challenges answers the challenges of the authority on port 80, and 404 to all else.
 func (a *acmeCerts) challenges() http.Handler {
 	answers := a.manager.HTTPHandler(http.NotFoundHandler())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Host = config.HostName(r.Host) // autocert would refuse one with a port
+		r.Host = config.HostName(r.Host) // autocert refuses a host with a port
 		answers.ServeHTTP(w, r)
 	})
 }

@@ -28,8 +28,8 @@ const proxyHeaderTimeout = 5 * time.Second
 type proxyHeaders struct {
 	net.Listener
 	trusted func() config.Networks
-	refused func(net.Addr)        // a stranger
-	broken  func(net.Addr, error) // a proxy that sends a bad header
+	refused func(net.Addr)        // called for a peer that is not trusted
+	broken  func(net.Addr, error) // called for a proxy that sends a bad header
 }
 
 // Accept does not wait for the header: a proxy that sends none must not delay other
@@ -130,12 +130,12 @@ const (
 	proxyBuffered = 4 << 10
 )
 
-// readProxyHeader reads from r until it has one PROXY header, however the
-// header is split, and returns its bytes and those that came with it. What it
-// returns as a header may still be malformed. On error head is what has come.
+// readProxyHeader reads from r until it has one PROXY header, also if the header comes in
+// parts. It returns the bytes of the header, which may be malformed, and the bytes that came
+// behind it. With an error, head has the bytes that came.
 //
-// proxyproto.Read alone does not do: it refuses a version 1 line that does not
-// come in one read.
+// proxyproto.Read alone is not sufficient: it refuses a version 1 line that does not come in
+// one read.
 func readProxyHeader(r io.Reader) (head, early []byte, err error) {
 	buf := make([]byte, max(proxyBuffered, proxyPrefix+int(proxyproto.MaxV2HeaderSize)))
 	have := 0
@@ -158,9 +158,9 @@ func readProxyHeader(r io.Reader) (head, early []byte, err error) {
 	}
 }
 
-// proxyHeaderSize returns the size of the PROXY header that b begins with, or
-// 0 if that cannot be known from so few bytes. The error says that b begins
-// with none, or with one that is too long.
+// proxyHeaderSize returns the size of the PROXY header at the beginning of b, or 0 if b has
+// too few bytes to tell. It returns an error if b does not begin with a PROXY header, or if the
+// header is too long.
 func proxyHeaderSize(b []byte) (int, error) {
 	begins := func(signature []byte) bool {
 		n := min(len(b), len(signature))
@@ -211,8 +211,8 @@ func (c *proxiedConn) Read(p []byte) (int, error) {
 	return c.TCPConn.Read(p)
 }
 
-// Bare is the TCP connection, once nothing that was read with the header
-// waits any more: the relay can then do without what is around it.
+// Bare returns the TCP connection, or nil while bytes that came with the header are unread or
+// if the header was refused. The relay can use that connection in place of c.
 func (c *proxiedConn) Bare() *net.TCPConn {
 	c.header()
 	c.mu.Lock()
@@ -223,10 +223,10 @@ func (c *proxiedConn) Bare() *net.TCPConn {
 	return c.TCPConn
 }
 
-// clientAddr returns the address that a request is charged to: the peer, unless that is
-// a trusted proxy: then the last address in X-Forwarded-For that is not one, which is
-// the one that a trusted proxy saw for itself. Whatever stands before it may
-// be made up, and is not looked at.
+// clientAddr returns the address that a request is charged to. That is the peer's address,
+// unless the peer is a trusted proxy. In that case it is the last address in X-Forwarded-For
+// that is not a trusted proxy's, because a trusted proxy has seen this address itself. A client
+// can forge the addresses before it, so they are ignored.
 func clientAddr(trusted config.Networks, req *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
@@ -251,7 +251,7 @@ func clientAddr(trusted config.Networks, req *http.Request) netip.Addr {
 			}
 			a, ok := parseHop(hop)
 			if !ok {
-				return at // the proxy at this address knows no better
+				return at // the proxy at this address does not know the client
 			}
 			at = a
 		}
@@ -259,8 +259,7 @@ func clientAddr(trusted config.Networks, req *http.Request) netip.Addr {
 	return at
 }
 
-// parseHop reads one element of X-Forwarded-For: an address, perhaps with a
-// port.
+// parseHop parses one element of X-Forwarded-For: an address, with or without a port.
 func parseHop(text string) (netip.Addr, bool) {
 	text = strings.Trim(text, " \t")
 	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")); err == nil {

@@ -21,10 +21,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// Config is what a [Front] is made of.
+// Config configures a [Front].
 type Config struct {
 	// Runtime supplies time, locks and gates of the limits on connections. The zero
-	// value is the real thing.
+	// value uses those of the process.
 	Runtime relay.Runtime
 
 	Log     *slog.Logger
@@ -59,15 +59,15 @@ type Config struct {
 	ACME *http.Client
 }
 
-// Limits are what may change while the process runs.
+// Limits are the settings that may change while the process runs.
 type Limits struct {
 	Pending           int             // connections that are not upgraded
 	PendingPerAddress int             // of those, connections of one address
-	Trusted           config.Networks // the proxies that are believed, and that have no limit of their own
+	Trusted           config.Networks // the trusted proxies, which have no limit on their connections
 }
 
-// Front is the public side of the process, and what the private listener shares
-// with it. Its methods may be called from any goroutine.
+// Front has the public listeners of the process, and the parts that the private listener
+// shares with them. Its methods may be called from any goroutine.
 type Front struct {
 	Server     *http.Server // for public listeners
 	Challenges *http.Server // for listeners of ACME challenges; nil: there are none
@@ -80,7 +80,7 @@ type Front struct {
 	proxyProtocol bool
 }
 
-// New makes a Front that does not listen yet. It reads the certificate's files.
+// New returns a Front that does not listen yet. It reads the certificate's files.
 func New(c Config) (*Front, error) {
 	f := &Front{proxyProtocol: c.ProxyProtocol}
 	var err error
@@ -110,7 +110,7 @@ func (f *Front) server(h http.Handler, errorLog *log.Logger) *http.Server {
 	return s
 }
 
-// useTLS sets up what the public listener's TLS needs, if it has any.
+// useTLS sets up TLS of the public listener, if c has it.
 func (f *Front) useTLS(c Config) error {
 	cert, err := newCertificate(c.Metrics, c.Log)
 	if err != nil {
@@ -131,7 +131,7 @@ func (f *Front) useTLS(c Config) error {
 	return nil
 }
 
-// Set puts l into force. Connections that are there stay.
+// Set puts l into force. It closes no connection.
 func (f *Front) Set(l Limits) {
 	f.pending.set(l)
 	f.trusted.Store(&l.Trusted)
@@ -150,7 +150,7 @@ func (f *Front) ShedTo(bytes int) (freed int) {
 	return f.pending.shed(func(held int) int { return held - bytes })
 }
 
-// ClientAddr returns the address that a request is charged to, with the word of
+// ClientAddr returns the address that a request is charged to. It uses X-Forwarded-For of
 // trusted proxies.
 func (f *Front) ClientAddr(req *http.Request) netip.Addr { return clientAddr(*f.trusted.Load(), req) }
 
@@ -173,8 +173,8 @@ func (f *Front) KeepCertificate(ctx context.Context, reload <-chan os.Signal) {
 	}
 }
 
-// Guard puts around a public listener what stands before HTTP. All public
-// listeners share the limit on handshakes.
+// Guard returns a public listener with everything that comes before HTTP: PROXY headers, the
+// limits on connections, and TLS. All public listeners share the limit on handshakes.
 func (f *Front) Guard(ln net.Listener) net.Listener {
 	if f.proxyProtocol {
 		ln = &proxyHeaders{Listener: ln, trusted: func() config.Networks { return *f.trusted.Load() }, refused: func(net.Addr) {
@@ -191,8 +191,8 @@ func (f *Front) Guard(ln net.Listener) net.Listener {
 	return &tlsListener{ln, f.certs.config(), f.pending.cut.WithLabelValues(cutUndelivered)}
 }
 
-// GuardChallenges limits the connections of a listener for ACME challenges,
-// together with those of the public listeners.
+// GuardChallenges returns a listener for ACME challenges that shares the limits on connections
+// with the public listeners.
 func (f *Front) GuardChallenges(ln net.Listener) net.Listener {
 	return &limitingListener{Listener: ln, pending: f.pending}
 }
@@ -203,8 +203,8 @@ func (f *Front) GuardPrivate(ln net.Listener) net.Listener {
 	return &limitingListener{Listener: ln, pending: f.operators}
 }
 
-// PrivateServer makes the server of the private listener. Its ConnContext must stay, or be
-// called by the one that replaces it.
+// PrivateServer returns the server of the private listener. A caller that replaces its
+// ConnContext must call the old one.
 func (f *Front) PrivateServer(h http.Handler, errorLog *log.Logger) *http.Server {
 	s := NewServer(f.readFirst(h), errorLog)
 	s.ConnState = f.PrivateState

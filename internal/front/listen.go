@@ -16,8 +16,8 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/sched"
 )
 
-// Bounds of both HTTP servers. They hold until an upgrade is through; from
-// then on the relay watches the connection itself.
+// Bounds of both HTTP servers. They hold until an upgrade is complete. After it the relay
+// watches the connection itself.
 const (
 	headerTimeout = 5 * time.Second
 	readTimeout   = 60 * time.Second
@@ -39,12 +39,12 @@ const (
 	headerSlop          = 4 << 10
 )
 
-// keepAlive finds peers that vanished before the relay's heartbeat has begun
-// to look for them. It is silent on a connection with heartbeats.
+// keepAlive finds peers that vanish before the relay's heartbeat begins. On a connection with
+// heartbeats it sends nothing.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 10 * time.Second, Count: 3}
 
-// userTimeout is how long what was sent may stay unacknowledged. Without it
-// the kernel goes on for a quarter of an hour.
+// userTimeout is the longest time for which sent bytes may stay unacknowledged. Without it the
+// kernel retries for a quarter of an hour.
 const userTimeout = 30 * time.Second
 
 // Listen opens one listener: at host:port, or a Unix socket at unix:PATH. Accepted
@@ -67,8 +67,8 @@ func Listen(ctx context.Context, option, address string) (net.Listener, error) {
 // Adopt returns a socket that another process opened, as [Listen] would have opened it.
 func Adopt(ln *net.TCPListener) net.Listener { return adopted{ln} }
 
-// adopted is a socket of the supervisor's. The connections that it accepts get the
-// settings that those of Listen inherit.
+// adopted is a socket of the supervisor. Its connections get the settings that those of Listen
+// inherit.
 type adopted struct{ *net.TCPListener }
 
 // Accept waits for a connection.
@@ -77,7 +77,7 @@ func (l adopted) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// It may be gone already; then its first read says so.
+	// The peer may have gone already; the first read returns that error.
 	_ = c.SetKeepAliveConfig(keepAlive)
 	if raw, err := c.SyscallConn(); err == nil {
 		_ = tuneSocket("", "", raw)
@@ -85,9 +85,8 @@ func (l adopted) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// NewServer makes an HTTP/1.1 server with the bounds of the private listener:
-// WebSocket upgrades need nothing newer,
-// and HTTP/2 would be one more way to make the server work for nothing.
+// NewServer returns an HTTP/1.1 server with the bounds of the private listener. WebSocket
+// upgrades need nothing newer, and HTTP/2 gives attackers one more way to cost processor time.
 func NewServer(h http.Handler, errorLog *log.Logger) *http.Server {
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
@@ -124,10 +123,10 @@ func closeUnread(h http.Handler) http.Handler {
 	})
 }
 
-// behindFrames lets whatever else is ready run before each request. Requests
-// behind each other are there to be read at once, so a connection that has many
-// would keep its processor for 10 ms, until the scheduler takes it away; a
-// hundred such connections, and every frame waits for seconds.
+// behindFrames lets everything else that is ready run before each request. Pipelined requests
+// can be read without waiting. A connection with many of them keeps its processor for 10 ms,
+// until the scheduler preempts it, and with a hundred such connections every frame waits for
+// seconds.
 func behindFrames(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sched.Yield()
@@ -141,9 +140,9 @@ func Reachable(address net.Addr) bool {
 	return ok && !a.IP.IsLoopback()
 }
 
-// onlyFor answers 421, with nothing else, to requests for a host that is not
-// served here: DNS that points here by mistake, or a page that tries to reach
-// the relay under a name of its own.
+// onlyFor answers 421 without content to requests for a host that this relay does not serve.
+// They come from DNS that points here by mistake, or from a page that tries to reach the relay
+// under a name of its own.
 func onlyFor(serves func(host string) bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !serves(config.HostName(r.Host)) {

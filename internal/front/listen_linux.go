@@ -23,8 +23,8 @@ func IsListening(f *os.File) bool {
 	return on != 0
 }
 
-// tuneSocket sets TCP_USER_TIMEOUT on a listening socket, from which those
-// it accepts inherit it.
+// tuneSocket sets TCP_USER_TIMEOUT on a listening socket. The connections that it accepts
+// inherit the option.
 func tuneSocket(_, _ string, c syscall.RawConn) error {
 	var err error
 	if cerr := c.Control(func(fd uintptr) {

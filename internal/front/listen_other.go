@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// IsListening is not known here: the first Accept tells.
+// IsListening returns true: on this system the first Accept reports the error.
 func IsListening(*os.File) bool { return true }
 
 // tuneSocket does nothing: only Linux has TCP_USER_TIMEOUT.

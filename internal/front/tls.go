@@ -16,24 +16,24 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// certificates is where the public listener's certificate comes from: an
-// ACME authority or files. Handshakes only ever get the one that is at hand,
-// so nothing a peer does makes the relay ask for another.
+// certificates is the source of the public listener's certificate: an ACME authority, or
+// files. A handshake gets the current certificate. No peer can make the relay ask for another.
 type certificates interface {
-	// keep sees to it that there is a certificate, until ctx ends.
+	// keep gets and renews the certificate until ctx ends. A value from reload makes it
+	// look immediately.
 	keep(ctx context.Context, reload <-chan os.Signal)
 
-	// config is for the public listener.
+	// config returns the configuration of the public listener.
 	config() *tls.Config
 
-	// serves reports whether host, in small letters, is ours.
+	// serves reports whether this relay serves host, which is in lower case.
 	serves(host string) bool
 }
 
-// errNoCertificate is what handshakes meet while there is none.
+// errNoCertificate ends handshakes before the first certificate.
 var errNoCertificate = errors.New("there is no certificate yet")
 
-// certificate is the one at hand, and what is known of it.
+// certificate has the current certificate, its metrics and its log.
 type certificate struct {
 	log      *slog.Logger
 	at       atomic.Pointer[tls.Certificate]
@@ -41,8 +41,7 @@ type certificate struct {
 	failures prometheus.Counter
 }
 
-// newCertificate registers what is to be seen of a certificate. Both series
-// are there without TLS too, at 0.
+// newCertificate registers the metrics of a certificate. Without TLS they are 0.
 func newCertificate(reg prometheus.Registerer, log *slog.Logger) (*certificate, error) {
 	c := &certificate{
 		log: log,
@@ -58,7 +57,7 @@ func newCertificate(reg prometheus.Registerer, log *slog.Logger) (*certificate, 
 	return c, errors.Join(reg.Register(c.notAfter), reg.Register(c.failures))
 }
 
-// use serves cert from now on, and says so if it is not the one that was.
+// use makes cert the current certificate, and logs a change.
 func (c *certificate) use(cert *tls.Certificate) {
 	old := c.at.Swap(cert)
 	c.notAfter.Set(float64(cert.Leaf.NotAfter.Unix()))
@@ -67,7 +66,8 @@ func (c *certificate) use(cert *tls.Certificate) {
 	}
 }
 
-// failed tells why there is no newer certificate.
+// failed counts and logs a failure to get a newer certificate. next is the time until the
+// next attempt; 0: not known.
 func (c *certificate) failed(err error, next time.Duration) {
 	c.failures.Inc()
 	args := []any{"err", err, "have_one", c.at.Load() != nil}
@@ -77,8 +77,8 @@ func (c *certificate) failed(err error, next time.Duration) {
 	c.log.Error("certificate: could not get or read one; the old one, if any, is served", args...)
 }
 
-// get is the certificate for any handshake: which host is meant is looked at
-// in the request, where the answer can say so.
+// get returns the certificate for every handshake. The host is checked in the request, where
+// the answer can name the error.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if cert := c.at.Load(); cert != nil {
 		return cert, nil
@@ -86,9 +86,8 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, errNoCertificate
 }
 
-// tlsConfig is the public listener's: HTTP/1.1 only, like what is below it.
-// The handshake's deadline is that of the request's header, which net/http
-// sets.
+// tlsConfig returns the configuration of the public listener, for HTTP/1.1 only. The deadline
+// of the handshake is that of the request's header, which net/http sets.
 func tlsConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -101,19 +100,18 @@ func tlsConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), protoco
 	}
 }
 
-// rereadEvery is how often the certificate's files are looked at. Their
-// content is compared, so it does not matter how they are replaced.
+// rereadEvery is the time between two readings of the certificate's files. Their content is
+// compared, so it does not matter how they are replaced.
 const rereadEvery = 10 * time.Second
 
 // fileCerts is a certificate from files.
 type fileCerts struct {
 	*certificate
 	certFile, keyFile string
-	cert, key         []byte // as last read; owned by the goroutine of keep
+	cert, key         []byte // of the last reading; owned by the goroutine of keep
 }
 
-// load reads the files and serves them if they have changed and clients can
-// use them.
+// load reads the files, and uses their certificate if it has changed and clients accept it.
 func (f *fileCerts) load() error {
 	cert, key, pair, err := config.ReadPair(f.certFile, f.keyFile)
 	if err != nil {
@@ -130,9 +128,8 @@ func (f *fileCerts) load() error {
 	return nil
 }
 
-// keep reloads the files when they change. A reload that fails leaves the
-// old certificate, and is told once for each different reason: files are
-// replaced one after the other.
+// keep reloads the files when they change. After a failed reload the old certificate stays.
+// Each different reason is logged once, because files are replaced one after the other.
 func (f *fileCerts) keep(ctx context.Context, reload <-chan os.Signal) {
 	tick := time.NewTicker(rereadEvery)
 	defer tick.Stop()
@@ -158,7 +155,7 @@ func (f *fileCerts) keep(ctx context.Context, reload <-chan os.Signal) {
 
 func (f *fileCerts) config() *tls.Config { return tlsConfig(f.get) }
 
-// serves asks the certificate: what it is not good for is not ours.
+// serves reports whether the certificate is valid for host.
 func (f *fileCerts) serves(host string) bool {
 	cert := f.at.Load()
 	return cert != nil && cert.Leaf.VerifyHostname(host) == nil
