@@ -342,24 +342,36 @@ func (b *binary) deliver(p *phone, env wire.Envelope) {
 func (b *binary) handOn() {
 	list := b.turn.staged
 	for i := range list {
-		f := &list[i]
-		if f.follows {
+		if list[i].follows {
 			continue
 		}
-		left, v, when := f.to.out.putStaged(b.heard.Load(), list, int32(i))
-		b.flush(&f.to.out, when)
-		if left == 0 {
-			continue
+		p, next, v := list[i].to, int32(i), taken
+		for more := true; more; more = v == taken && next > 0 {
+			var when flushTime
+			next, v, when = p.out.putStaged(b.heard.Load(), list, next)
+			b.flush(&p.out, when)
 		}
-		if v == full {
-			b.relay.metrics.dropped[dropPhoneBacklog].Inc()
-			f.to.fail(wire.CloseInternal, wire.ReasonPhoneBacklog)
-			left--
+		if v != taken {
+			b.lose(list, next, v)
 		}
-		b.relay.metrics.dropped[dropClosed].Add(float64(left))
 	}
 	clear(list)
 	b.turn.staged = list[:0]
+}
+
+// lose drops the rest of a list of staged frames, from list[i] on. v is the verdict on
+// that frame.
+func (b *binary) lose(list []stagedFrame, i int32, v verdict) {
+	left := 1
+	for next := list[i].next; next > 0; next = list[next].next {
+		left++
+	}
+	if v == full {
+		b.relay.metrics.dropped[dropPhoneBacklog].Inc()
+		list[i].to.fail(wire.CloseInternal, wire.ReasonPhoneBacklog)
+		left--
+	}
+	b.relay.metrics.dropped[dropClosed].Add(float64(left))
 }
 
 // drop counts and logs a frame that goes nowhere.

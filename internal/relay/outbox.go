@@ -169,29 +169,28 @@ func (t *Turn) stage(p *phone, frame []byte) {
 	t.staged = append(t.staged, f)
 }
 
-// putStaged is put for the frames of a list, of which staged[i] is the first. It takes
-// frames until one is not taken, and returns how many are left, with the verdict on the
-// first of these.
-func (o *outbox) putStaged(read int64, staged []stagedFrame, i int32) (left int, v verdict, when flushTime) {
+// putStaged is put for the frames of a list, from staged[i] on. It takes frames until one
+// is not taken, or until what is queued is worth a write. It returns the index of the next
+// frame, which is 0 after the last one, with the verdict on the frame that was looked at
+// last. If that is taken, the caller puts the rest after it has flushed.
+func (o *outbox) putStaged(read int64, staged []stagedFrame, i int32) (next int32, v verdict, when flushTime) {
 	o.mu.Lock()
-	for more := true; more; {
+	for {
 		f := &staged[i]
 		cost := len(f.frame) + itemCost
-		if v == taken {
-			v = o.room(nil, cost)
+		if v = o.room(nil, cost); v != taken {
+			break
 		}
-		if v == taken {
-			o.add(item{cost: cost, frame: true, read: o.sample(read)}, nil, f.frame, "")
-		} else {
-			left++
+		o.add(item{cost: cost, frame: true, read: o.sample(read)}, nil, f.frame, "")
+		if i = f.next; i == 0 || o.worthWrite() {
+			break
 		}
-		i, more = f.next, f.next > 0
 	}
 	if o.queue != nil {
 		when = o.flushTime()
 	}
 	o.mu.Unlock()
-	return left, v, when
+	return i, v, when
 }
 
 // putOrPark is put, but if the outbox has no room, from waits for room: the outbox calls
@@ -442,14 +441,19 @@ func (o *outbox) refund(it item) int {
 
 // flushTime says when the caller of put must flush. The lock is held.
 func (o *outbox) flushTime() flushTime {
+	first := o.markFlush()
 	switch {
-	case o.markFlush():
-		return flushLater
-	case !o.writing && len(o.queue.bytes) >= flushBytes:
+	case o.worthWrite():
 		return flushNow
+	case first:
+		return flushLater
 	}
 	return flushNever
 }
+
+// worthWrite reports whether the queue is to be written before more is put. The lock is
+// held, and the queue is not empty.
+func (o *outbox) worthWrite() bool { return !o.writing && len(o.queue.bytes) >= flushBytes }
 
 // markFlush reports whether the caller must flush. The lock is held.
 func (o *outbox) markFlush() (first bool) {

@@ -137,6 +137,21 @@ func TestAFrameAllocatesNothing(t *testing.T) {
 	}
 }
 
+// A read that is full of frames for one phone leaves in batches that the pool keeps.
+func TestAReadForOnePhoneAllocatesNothing(t *testing.T) {
+	s := newStage(t, 1, 1)
+	b, envelope := s.binaries[0], envelopeFor(s.phones[0], frameOf(512))
+	if n := testing.AllocsPerRun(100, func() {
+		for range len(Buffer{}) / len(envelope) {
+			b.message(envelope)
+		}
+		b.handOn()
+		b.turn.End()
+	}); n != 0 {
+		t.Errorf("%v allocations; want 0", n)
+	}
+}
+
 // Frames that one step of a binary has for several phones reach each phone in their order.
 // What is left after a frame without room is counted, and the phone is closed.
 func TestStagedFramesKeepTheirOrder(t *testing.T) {
