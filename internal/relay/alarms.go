@@ -244,8 +244,9 @@ func (c *conn) heartbeat(now int64) {
 				c.nextPing = due
 				return
 			}
-			c.relay.metrics.heartbeatTimeouts.Inc()
-			c.role.fail(wire.CloseInternal, wire.ReasonHeartbeat)
+			if c.role.fail(wire.CloseInternal, wire.ReasonHeartbeat) {
+				c.relay.metrics.heartbeatTimeouts.Inc()
+			}
 			return
 		}
 	}

@@ -403,11 +403,7 @@ func (b *binary) starved() {}
 func (b *binary) gone(code wire.CloseCode) { b.end(code, "") }
 
 func (b *binary) fail(code wire.CloseCode, reason string) bool {
-	if !b.end(code, reason) {
-		return false
-	}
-	b.close(code, reason, false)
-	return true
+	return b.end(code, reason) && b.close(code, reason, false)
 }
 
 // end lets go of the slot, once, before the socket closes: a binary that

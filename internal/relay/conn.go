@@ -53,7 +53,7 @@ type role interface {
 	gone(code wire.CloseCode)
 
 	// fail closes the connection because of what the peer did or failed to do. It
-	// reports false if the connection has ended before.
+	// reports whether the connection is closed by this call, with that code.
 	fail(code wire.CloseCode, reason string) bool
 
 	// towards is the direction of what is written to the connection.

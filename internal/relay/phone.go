@@ -240,16 +240,16 @@ func (p *phone) gone(code wire.CloseCode) {
 	p.relay.log.phoneUnregistered(p, code, "")
 }
 
-// fail closes the phone. To its binary it has gone away. It reports false if the phone
-// has ended before.
+// fail closes the phone. To its binary it has gone away. It reports whether the phone is
+// closed by this call, with that code.
 func (p *phone) fail(code wire.CloseCode, reason string) bool {
 	if p.ended.Swap(true) {
 		return false
 	}
 	p.leave(wire.CloseGoingAway)
-	p.close(code, reason, false)
+	closed := p.close(code, reason, false)
 	p.relay.log.phoneUnregistered(p, code, reason)
-	return true
+	return closed
 }
 
 // dismiss closes the phone at its binary's request, behind all frames that
