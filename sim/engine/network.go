@@ -531,6 +531,8 @@ type Pipe struct {
 	max         int   // bytes that fit; 0: any number
 	latency     int64 // at most
 	rnd         *Rand
+	rate        int        // bytes per second; 0: any number
+	sends       int64      // until then the pipe sends what has been written; with a rate
 	net         *Network   // its link carries the bytes; or nil
 	link        *linkState // of net
 	cut         bool       // nothing arrives
@@ -551,6 +553,14 @@ type part struct {
 // write is on its way for less than latency nanoseconds, as rnd decides.
 func (e *Run) NewPipe(max int, latency int64, rnd *Rand) *Pipe {
 	return &Pipe{e: e, max: max, latency: latency, rnd: rnd}
+}
+
+// SetRate limits the pipe to so many bytes per second; 0: any number. Bytes that have been
+// written arrive as before.
+func (p *Pipe) SetRate(rate int) {
+	p.mu.Lock()
+	p.rate = rate
+	p.mu.Unlock()
 }
 
 // Watch makes the pipe open two further gates, when it changes for its reader and when
@@ -603,10 +613,29 @@ func (p *Pipe) Put(b []byte, n int) (int, error) {
 		return 0, nil
 	}
 	p.bytes = append(p.bytes, b[:n]...)
-	p.last = max(p.last, p.arrival(n))
-	p.parts = append(p.parts, part{n, p.last})
+	for left := n; left > 0; {
+		k := p.segment(left)
+		left -= k
+		p.last = max(p.last, p.arrival(k))
+		p.parts = append(p.parts, part{k, p.last})
+	}
 	p.openReadable()
 	return n, nil
+}
+
+// segment returns how many of n bytes arrive together: with a rate, those of an eighth of
+// a second, so that a long write makes progress again and again.
+//
+//go:norace
+func (p *Pipe) segment(n int) int {
+	rate := p.rate
+	if p.link != nil {
+		rate = p.link.Rate
+	}
+	if rate == 0 {
+		return n
+	}
+	return min(n, max(rate/8, 1))
 }
 
 // arrival returns when n bytes that are written now arrive. A segment that the link
@@ -615,7 +644,12 @@ func (p *Pipe) Put(b []byte, n int) (int, error) {
 //go:norace
 func (p *Pipe) arrival(n int) int64 {
 	if p.link == nil {
-		return p.e.now + p.delay()
+		at := p.e.now
+		if p.rate > 0 {
+			p.sends = max(p.sends, at) + int64(n)*int64(time.Second)/int64(p.rate)
+			at = p.sends
+		}
+		return at + p.delay()
 	}
 	at := p.link.arrival(p.net, n)
 	for p.link.Loss > 1 && p.rnd.Chance(p.link.Loss) {

@@ -420,6 +420,24 @@ func TestAPartitionLosesMessagesAndHoldsBytes(t *testing.T) {
 	})
 }
 
+// A pipe with a rate delivers a long write in parts.
+func TestAPipeWithARate(t *testing.T) {
+	holds(t, func(r *Run) {
+		p := r.NewPipe(0, 0, NewRand(1))
+		p.SetRate(8000)
+		if n, err := p.Put(make([]byte, 2500), 2500); n != 2500 || err != nil {
+			r.Fail("put", "%d, %v", n, err)
+		}
+		for _, want := range []int{0, 1000, 1000, 500} {
+			n, _, err := p.Take(make([]byte, 2500))
+			if n != want || err != nil {
+				r.Fail("rate", "%d bytes and error %v at %v; want %d bytes", n, err, r.Time().Sub(Epoch), want)
+			}
+			r.Sleep(time.Second / 8)
+		}
+	})
+}
+
 func TestACrashEndsTasksTimersAndConnections(t *testing.T) {
 	holds(t, func(r *Run) {
 		n := r.NewNetwork(Link{})

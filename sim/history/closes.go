@@ -213,7 +213,7 @@ func (r *Run) checkDrained(c *Conn) {
 		if b.Phone || !served || !b.blameless() || b.Code != 1012 {
 			continue
 		}
-		if apart := told - b.WroteClose; apart > slack+r.Latency || apart >= 0 && c.Code != 1012 {
+		if apart := told - b.WroteClose; apart > slack+r.MaxDelay(c) || apart >= 0 && c.Code != 1012 {
 			r.blame("together", c, "closed with %d, %d ms after %s", c.Code, apart/1e6, b.Name)
 		}
 	}

@@ -11,7 +11,7 @@ type Settings struct {
 	Shared  bool  // the processes share their server-ids, and operators have no effect on each other's
 	Keys    bool  // some binaries have claim keys
 	Tokens  bool  // binaries need a token, and each server-id is bound to one
-	Latency int64 // of the network
+	Latency int64 // how long bytes that the network has taken are on their way at most
 	Room    int   // bytes that the network holds for a peer
 
 	Rate float64 // upgrades per second that an address may request

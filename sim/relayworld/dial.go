@@ -73,7 +73,8 @@ func (w *Instance) DialTo(d *Node, u *User, phone bool, server, kind int) *Clien
 	if in := p("handshake", 0); in > 0 && (w.Cluster == nil || !w.Cluster.FaultsOver()) {
 		c.BadHandshake = c.rnd.Chance(in)
 	}
-	c.Sock = newSocket(w.Engine, d.pollers, c.Name, seed, max(p("room", 1<<14), 512), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
+	c.Sock = newSocket(w.Engine, d.pollers, c.Name, seed, w.room(), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
+	c.Sock.down.SetRate(w.rate())
 	if !w.add(c) {
 		return nil
 	}

@@ -127,6 +127,9 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	}
 	p.moments()
 	p.operators()
+	if p.Plan.Param("noise", 0)%16 == 7 { // not a choice of its own: the plans of all other seeds stay
+		p.slowLinks()
+	}
 	if p.Plan.Param("eager", 0) == 1 {
 		p.Actor("clock", 2+r.Intn(p.n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
 	}
@@ -187,6 +190,22 @@ func (p *planner) slowReader() {
 	p.Round("p9", p.n, fast)
 	if r.Chance(2) {
 		p.Round("b9", p.n/2, []int{VerbWait, VerbWait, VerbDial})
+	}
+}
+
+// slowLinks limits the bytes per second of all peers, and plans a binary that floods its
+// phones, which read. What waits for a phone then leaves in small parts, over seconds.
+func (p *planner) slowLinks() {
+	fixed := map[string]int{"room": 4 << 10, "chunk": 0, "max-phones": 4, "phone-outbox": 256 << 10, "binary-outbox": 256 << 10}
+	for i := range p.Plan.Params {
+		if v, ok := fixed[p.Plan.Params[i].Name]; ok {
+			p.Plan.Params[i].Value = v
+		}
+	}
+	p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "rate", Value: 12 << 10})
+	p.Round("b14", 9, []int{VerbDial, VerbWait, VerbFlood, VerbFlood, VerbFlood, VerbFlood, VerbWait, VerbSend, VerbWait}, 1000, 4000)
+	for _, name := range []string{"p14", "p15"} {
+		p.Round(name, 6, []int{VerbWait, VerbDial, VerbSend, VerbWait, VerbSend, VerbBurst}, 500, 700)
 	}
 }
 
