@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 type soakCommand struct {
@@ -29,7 +32,8 @@ type soakCommand struct {
 // soak is one run of the soak command.
 type soak struct {
 	to      *load.Target
-	metrics string // address of the private listener
+	metrics string         // address of the private listener
+	scrapes *history.Peers // all scrapes
 
 	mu              sync.Mutex // guards all below
 	rounds          map[string]int
@@ -43,7 +47,47 @@ type actor struct {
 	name    string
 	workers int
 	pause   time.Duration // average time between two rounds
-	round   func(*soak, context.Context) error
+	round   func(*round, context.Context) error
+}
+
+// round is one round of an actor: the soak, and the history of the round's clients, which
+// share their server-ids with no others.
+type round struct {
+	*soak
+	to    *load.Target
+	peers *history.Peers
+}
+
+func (s *soak) newRound() *round {
+	r := &round{soak: s, peers: newPeers()}
+	r.to = &load.Target{Addr: s.to.Addr, Buffer: s.to.Buffer, Timeout: s.to.Timeout, Sources: s.to, Observe: r.observe}
+	return r
+}
+
+// newPeers returns the history of clients of a relay with the default limits.
+func newPeers() *history.Peers {
+	p := history.NewPeers()
+	p.Add(history.Event{Kind: history.NodeUp, Node: 1})
+	p.Add(history.Event{Kind: history.LimitsBegan, Node: 1, Data: &history.Limits{Phones: 16, PhoneOutbox: 4 << 20}})
+	return p
+}
+
+// observe records a connection in the history.
+func (r *round) observe(path, server string) func(*wstest.Conn, *http.Response) {
+	p := r.peers.Dial(1, history.Dial{Phone: path == "/v1/client", Server: server, Name: path})
+	return func(c *wstest.Conn, answer *http.Response) {
+		if answer != nil {
+			p.Answered(answer.StatusCode, answer.Header.Get("Retry-After"))
+		}
+		if c != nil {
+			c.Observe(p)
+		}
+	}
+}
+
+// wrong returns what the checkers find in the history of the round.
+func (r *round) wrong() []history.Violation {
+	return history.CheckPeers(r.peers.Read(history.Settings{Room: 1}))
 }
 
 // soakSample is the state of the relay at one time.
@@ -83,7 +127,7 @@ func (c *soakCommand) run(e *load.Env) error {
 	defer relay.End()
 	s := &soak{
 		to:      &load.Target{Addr: relay.Addr, Buffer: load.SmallBuffer, Timeout: time.Minute},
-		metrics: relay.Private, rounds: make(map[string]int),
+		metrics: relay.Private, rounds: make(map[string]int), scrapes: newPeers(),
 	}
 	r, err := s.run(e, c)
 	if err != nil {
@@ -110,7 +154,7 @@ func (s *soak) run(e *load.Env, c *soakCommand) (*soakReport, error) {
 	// The first connections allocate permanent resources, such as pools and
 	// runtime threads. The idle relay after them is the baseline.
 	for range 3 {
-		if err := s.visit(e.Ctx); err != nil {
+		if err := s.newRound().visit(e.Ctx); err != nil {
 			return nil, load.Hint(err)
 		}
 	}
@@ -155,6 +199,9 @@ func (s *soak) run(e *load.Env, c *soakCommand) (*soakReport, error) {
 	if r.After, err = s.waitIdle(e.Ctx); err != nil {
 		return nil, err
 	}
+	for _, v := range history.CheckPeers(s.scrapes.Read(history.Settings{Room: 1})) {
+		s.noteUnexpected("scrapes: " + v.Invariant + ": " + v.Detail)
+	}
 	s.mu.Lock()
 	r.Rounds, r.Unexpected, r.UnexpectedCount = s.rounds, s.unexpected, s.unexpectedCount
 	s.mu.Unlock()
@@ -166,12 +213,16 @@ func (s *soak) run(e *load.Env, c *soakCommand) (*soakReport, error) {
 func (s *soak) work(ctx context.Context, a actor) {
 	load.Wait(ctx, rand.N(10*time.Second)) // the workers start at different times
 	for ctx.Err() == nil {
-		err := a.round(s, ctx)
+		r := s.newRound()
+		err := a.round(r, ctx)
 		if ctx.Err() != nil {
 			return // the round was interrupted
 		}
 		if err != nil {
 			s.noteUnexpected(a.name + ": " + err.Error())
+		}
+		for _, v := range r.wrong() {
+			s.noteUnexpected(a.name + ": history: " + v.Invariant + ": " + v.Detail)
 		}
 		s.mu.Lock()
 		s.rounds[a.name]++
@@ -207,7 +258,12 @@ func (s *soak) sample() (l soakSample, err error) {
 
 // checkState returns an error if the relay's gauges, maps and sockets disagree.
 func (s *soak) checkState() error {
-	_, err := load.Page("http://" + s.metrics + "/debug/check")
+	page, err := load.Page("http://" + s.metrics + "/metrics")
+	if err != nil {
+		return err
+	}
+	s.scrapes.Add(history.Event{Kind: history.Scraped, Node: 1, Data: history.ParseMetrics(page)})
+	_, err = load.Page("http://" + s.metrics + "/debug/check")
 	return err
 }
 

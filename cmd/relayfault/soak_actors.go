@@ -19,22 +19,22 @@ import (
 // binaries.
 func actors(fleetSize int) []actor {
 	return []actor{
-		{"stay", fleetSize, 2 * time.Second, (*soak).stay},
-		{"visit", 4, 300 * time.Millisecond, (*soak).visit},
-		{"return", 6, 2 * time.Second, (*soak).comeBack},
-		{"abandon", 4, time.Second, (*soak).abandon},
-		{"stall", 2, 5 * time.Second, (*soak).stall},
-		{"take over", 2, 5 * time.Second, (*soak).takeOver},
-		{"claim in vain", 1, 2 * time.Second, (*soak).claimInVain},
-		{"bad frame", 2, 300 * time.Millisecond, (*soak).badFrame},
-		{"half a request", 3, time.Second, (*soak).halfRequest},
-		{"no binary", 1, 300 * time.Millisecond, (*soak).noBinary},
+		{"stay", fleetSize, 2 * time.Second, (*round).stay},
+		{"visit", 4, 300 * time.Millisecond, (*round).visit},
+		{"return", 6, 2 * time.Second, (*round).comeBack},
+		{"abandon", 4, time.Second, (*round).abandon},
+		{"stall", 2, 5 * time.Second, (*round).stall},
+		{"take over", 2, 5 * time.Second, (*round).takeOver},
+		{"claim in vain", 1, 2 * time.Second, (*round).claimInVain},
+		{"bad frame", 2, 300 * time.Millisecond, (*round).badFrame},
+		{"half a request", 3, time.Second, (*round).halfRequest},
+		{"no binary", 1, 300 * time.Millisecond, (*round).noBinary},
 	}
 }
 
 // stay is a binary with eight phones that make round trips for one to three
 // minutes.
-func (s *soak) stay(ctx context.Context) error {
+func (s *round) stay(ctx context.Context) error {
 	b, err := s.open(newID(), 8)
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (s *soak) stay(ctx context.Context) error {
 }
 
 // visit is a binary and a phone that make one round trip.
-func (s *soak) visit(context.Context) error {
+func (s *round) visit(context.Context) error {
 	b, err := s.open(newID(), 1)
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (s *soak) visit(context.Context) error {
 
 // comeBack is a binary that disconnects and reclaims its slot within the grace
 // period. The relay closes its phones with 4404, and they connect again.
-func (s *soak) comeBack(ctx context.Context) error {
+func (s *round) comeBack(ctx context.Context) error {
 	id := newID()
 	b, err := s.open(id, 4)
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *soak) comeBack(ctx context.Context) error {
 
 // abandon is a binary that does not reconnect. Its phones are closed at the end
 // of the grace period.
-func (s *soak) abandon(context.Context) error {
+func (s *round) abandon(context.Context) error {
 	b, err := s.open(newID(), 2)
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (s *soak) abandon(context.Context) error {
 
 // stall is a phone that does not read. The relay closes it and notifies its
 // binary.
-func (s *soak) stall(ctx context.Context) error {
+func (s *round) stall(ctx context.Context) error {
 	b, err := s.open(newID(), 2)
 	if err != nil {
 		return err
@@ -151,7 +151,7 @@ func (s *soak) stall(ctx context.Context) error {
 
 // takeOver is a binary that has stopped answering pings, and a second binary
 // that claims its id.
-func (s *soak) takeOver(context.Context) error {
+func (s *round) takeOver(context.Context) error {
 	id := newID()
 	old, err := s.to.Dial("/v1/server", id)
 	if err != nil {
@@ -185,7 +185,7 @@ func (s *soak) takeOver(context.Context) error {
 }
 
 // claimInVain is a second binary that claims the id of a live one.
-func (s *soak) claimInVain(context.Context) error {
+func (s *round) claimInVain(context.Context) error {
 	id := newID()
 	b, err := s.open(id, 1) // the binary then holds its slot
 	if err != nil {
@@ -201,7 +201,7 @@ func (s *soak) claimInVain(context.Context) error {
 }
 
 // badFrame is a phone that violates the protocol or a limit.
-func (s *soak) badFrame(context.Context) error {
+func (s *round) badFrame(context.Context) error {
 	b, err := s.open(newID(), 1)
 	if err != nil {
 		return err
@@ -219,7 +219,7 @@ func (s *soak) badFrame(context.Context) error {
 }
 
 // halfRequest is a connection that sends an incomplete request.
-func (s *soak) halfRequest(context.Context) error {
+func (s *round) halfRequest(context.Context) error {
 	c, err := net.Dial("tcp", s.to.Addr)
 	if err != nil {
 		return err
@@ -237,7 +237,7 @@ func (s *soak) halfRequest(context.Context) error {
 }
 
 // noBinary is a phone without a binary.
-func (s *soak) noBinary(context.Context) error {
+func (s *round) noBinary(context.Context) error {
 	p, err := s.to.Dial("/v1/client", newID())
 	if err != nil {
 		return err
@@ -258,7 +258,7 @@ type slot struct {
 func newID() string { return fmt.Sprintf("soak-%016x%016x", rand.Uint64(), rand.Uint64()) }
 
 // open connects an echoing binary and n phones. The caller must close the slot.
-func (s *soak) open(id string, n int) (*slot, error) {
+func (s *round) open(id string, n int) (*slot, error) {
 	b, err := s.to.Binary(id)
 	if err != nil {
 		return nil, err

@@ -51,6 +51,7 @@ func beAttacker() {
 // test calls it if its body does not.
 func (n *node) attackFromOutside(a attack) (end func() string) {
 	n.t.Helper()
+	n.peers.Strangers()
 	text, err := json.Marshal(a)
 	if err != nil {
 		n.t.Fatal(err)

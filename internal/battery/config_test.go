@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // spoiled are the ways in which a configuration file goes bad while the relay
@@ -106,7 +107,7 @@ func TestRow34AConfigurationThatGoesBadChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, log: new(logBuffer)}
+	n := &node{t: t, log: new(logBuffer), peers: history.NewPeers()}
 	lines := bufio.NewScanner(out)
 	for n.public == "" && lines.Scan() {
 		var l struct {

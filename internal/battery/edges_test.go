@@ -15,6 +15,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // exchange sends parts, each as a segment of its own, and returns everything
@@ -347,7 +348,7 @@ func TestRow35EveryRefusalHasASentence(t *testing.T) {
 		}
 	}
 	// The operators' listener, too.
-	private := &node{t: t, public: n.private}
+	private := &node{t: t, public: n.private, peers: history.NewPeers()}
 	if got := private.exchange("OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 404 ") || !strings.Contains(got, "not found") {
 		t.Errorf("OPTIONS * of an operator: %.200q; want 404 and a sentence", got)
 	}

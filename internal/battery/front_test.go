@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // frontAttack holds one connection of the attacker until the relay ends it or
@@ -336,7 +337,7 @@ func TestRow36TheListenerForChallengesServesNewcomers(t *testing.T) {
 		c.MaxPending, c.MaxPendingPerAddress = addresses*per/2, per
 		c.Domain, c.ACMEDir, c.ACMEDirectory, c.HTTPListen = "relay.test", dir+"/acme", "https://127.0.0.1:1/", at
 	})
-	n := &node{t: t, public: at}
+	n := &node{t: t, public: at, peers: history.NewPeers()}
 	for _, a := range frontAttacks {
 		if strings.Contains(a.name, "handshake") {
 			continue

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // attacker opens connections of one address, which never read unless told to.
@@ -70,7 +71,7 @@ func (m memoryAttack) begin() (end func()) {
 
 // attackerNode is a relay as its attackers see it.
 func attackerNode(relay string, hasTLS bool) *node {
-	n := &node{public: relay}
+	n := &node{public: relay, peers: history.NewPeers()}
 	if hasTLS {
 		n.tls = &tls.Config{InsecureSkipVerify: true, ServerName: "relay.test"}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 func header(id string) http.Header {
@@ -33,12 +34,20 @@ func (n *node) dial(path, id, from string) (*wstest.Conn, *http.Response, error)
 		}
 		return c, err
 	}}
-	if n.tls == nil {
-		return d.Dial("ws://"+n.public+path, header(id))
+	p := n.peers.Dial(1, history.Dial{Phone: path == "/v1/client", Server: id, Name: path, Address: from})
+	scheme, head := "ws://", header(id)
+	if n.tls != nil {
+		scheme = "wss://"
+		head.Set("Host", n.tls.ServerName)
 	}
-	head := header(id)
-	head.Set("Host", n.tls.ServerName)
-	return d.Dial("wss://"+n.public+path, head)
+	c, resp, err := d.Dial(scheme+n.public+path, head)
+	if resp != nil {
+		p.Answered(resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+	if err == nil {
+		c.Observe(p)
+	}
+	return c, resp, err
 }
 
 func (n *node) mustDial(path, id string) *wstest.Conn {
@@ -64,6 +73,7 @@ func (n *node) raw(path, id string) net.Conn {
 
 // tryRaw is raw where that may be refused, from an address of this machine.
 func (n *node) tryRaw(path, id, from string) (net.Conn, error) {
+	n.peers.Strangers()
 	d := net.Dialer{Timeout: patience}
 	if from != "" {
 		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}

@@ -23,6 +23,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // node is a daemon under attack.
@@ -34,6 +35,7 @@ type node struct {
 	log             *logBuffer
 	tls             *tls.Config // of its clients; nil: no TLS
 	preface         string      // what its clients send before all else: a PROXY header
+	peers           *history.Peers
 }
 
 type logBuffer = wstest.Log
@@ -61,7 +63,7 @@ func startEnv(t *testing.T, set func(*config.Config), env daemon.Env) *node {
 	if set != nil {
 		set(&c)
 	}
-	n := &node{t: t, signals: make(chan os.Signal, 2), ended: make(chan error, 1), log: new(logBuffer)}
+	n := &node{t: t, signals: make(chan os.Signal, 2), ended: make(chan error, 1), log: new(logBuffer), peers: newPeers(&c)}
 	ready := make(chan struct{})
 	env.Log, env.Signals = n.log, n.signals
 	env.Ready = func(public, private net.Addr) {
@@ -78,6 +80,7 @@ func startEnv(t *testing.T, set func(*config.Config), env daemon.Env) *node {
 		t.Fatalf("the daemon did not start: %v", err)
 	}
 	t.Cleanup(func() {
+		n.judge()
 		for range 2 {
 			select {
 			case n.signals <- syscall.SIGTERM:
@@ -169,7 +172,11 @@ func startChildOn(t *testing.T, socket *os.File, set func(*config.Config)) *chil
 // runChild starts cmd, a command of childCommand, and waits until it is ready.
 func runChild(t *testing.T, cmd *exec.Cmd, log *os.File) *child {
 	t.Helper()
-	ch := &child{cmd: cmd, node: node{t: t, log: new(logBuffer)}}
+	var c config.Config
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(cmd.Env[0], asRelay+"=")), &c); err != nil {
+		t.Fatal(err)
+	}
+	ch := &child{cmd: cmd, node: node{t: t, log: new(logBuffer), peers: newPeers(&c)}}
 	cmd.Stderr = ch.log
 	if log != nil {
 		cmd.Stderr = log
@@ -182,6 +189,7 @@ func runChild(t *testing.T, cmd *exec.Cmd, log *os.File) *child {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		ch.judge()
 		if cmd.ProcessState == nil {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()

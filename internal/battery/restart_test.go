@@ -44,8 +44,8 @@ func TestRow31ARestartWithAKeptSocketLosesNoRedial(t *testing.T) {
 			set := func(c *config.Config) { c.DrainSpread = spread }
 
 			c := startChildOn(t, socket, set)
-			r := redialers{n: node{t: t, public: c.public}, ending: make(chan struct{}), failures: make(map[string]int)}
-			defer r.end()
+			r := redialers{n: node{t: t, public: c.public, peers: newPeers(new(testConfig()))}, ending: make(chan struct{}), failures: make(map[string]int)}
+			defer func() { r.end(); r.n.judge() }()
 			for i := range daemons {
 				id := fmt.Sprint("daemon-", i)
 				r.tasks.Go(func() { r.keep("/v1/server", id, time.Millisecond, r.echo) })

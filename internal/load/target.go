@@ -26,6 +26,11 @@ type Target struct {
 	Buffer  int // size of each peer's read buffer
 	Timeout time.Duration
 	Phones  *Target // where phones connect; nil: at this target
+	Sources *Target // chooses the source addresses; nil: this target
+
+	// Observe is called before each dial. It returns what the dial calls with its result: the
+	// connection, or nil if it failed. Nil: nothing is called.
+	Observe func(path, server string) (dialled func(c *wstest.Conn, answer *http.Response))
 
 	dialled atomic.Int64 // spreads loopback connections over source addresses
 }
@@ -37,6 +42,9 @@ const perAddress = 100
 
 // from returns the next source address, or nil to let the system choose.
 func (t *Target) from() net.Addr {
+	if t.Sources != nil {
+		return t.Sources.from()
+	}
 	host, _, _ := net.SplitHostPort(t.Addr)
 	if ip := net.ParseIP(host); ip == nil || ip.To4() == nil || !ip.IsLoopback() {
 		return nil
@@ -70,7 +78,12 @@ func (t *Target) Dial(path, server string) (*wstest.Conn, error) {
 		scheme = "wss://"
 	}
 	d := wstest.Dialer{Timeout: t.Timeout, Connect: connect, TLS: t.TLS, Buffer: t.Buffer}
-	conn, _, err := d.Dial(scheme+t.Addr+path, http.Header{"User-Agent": {"relayload"}, "X-Pyrycode-Server": {server}, "X-Pyrycode-Version": {"relayload"}})
+	dialled := func(*wstest.Conn, *http.Response) {}
+	if t.Observe != nil {
+		dialled = t.Observe(path, server)
+	}
+	conn, answer, err := d.Dial(scheme+t.Addr+path, http.Header{"User-Agent": {"relayload"}, "X-Pyrycode-Server": {server}, "X-Pyrycode-Version": {"relayload"}})
+	dialled(conn, answer)
 	return conn, err
 }
 

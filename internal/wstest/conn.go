@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -16,6 +17,8 @@ import (
 // ReadMessage.
 type Conn struct {
 	net.Conn
+
+	observer Observer // nil: none
 
 	in   []byte // bytes read from the connection
 	r, w int    // in[r:w] is not consumed yet
@@ -31,6 +34,29 @@ type Conn struct {
 func NewConn(c net.Conn, early []byte, buffer int) *Conn {
 	in := make([]byte, max(buffer, len(early)))
 	return &Conn{Conn: c, in: in, w: copy(in, early)}
+}
+
+// Observer is told what a Conn sends and receives. The Conn calls it before it writes and
+// after it reads, in the order of the bytes in each direction. A payload is valid during
+// the call. Reads and writes may call it concurrently.
+type Observer interface {
+	Sends(first byte, payload []byte) // a frame, with the first byte of its header
+	SendsBytes()                      // bytes of Write that are not whole frames
+	Receives(op byte, payload []byte) // a frame
+	Leaves()                          // the caller closes the connection
+	Ends()                            // a read has failed for another reason than a deadline
+}
+
+// Observe makes c tell o what it sends and receives from now on. Call it before any other
+// method of c.
+func (c *Conn) Observe(o Observer) { c.observer = o }
+
+// Close closes the connection without a close frame.
+func (c *Conn) Close() error {
+	if c.observer != nil {
+		c.observer.Leaves()
+	}
+	return c.Conn.Close()
 }
 
 // NetConn returns the connection below WebSocket.
@@ -51,6 +77,9 @@ func (c *Conn) Fill() error {
 	if n > 0 {
 		return nil // the next read returns the error
 	}
+	if c.observer != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.observer.Ends()
+	}
 	return err
 }
 
@@ -69,6 +98,9 @@ func (c *Conn) TakeBytes(n int) (b []byte, ok bool) {
 func (c *Conn) takeFrame() (f Frame, ok bool, err error) {
 	f, n, err := ParseFrame(c.in[c.r:c.w])
 	c.r += n
+	if n > 0 && err == nil && c.observer != nil {
+		c.observer.Receives(f.Op, f.Payload)
+	}
 	return f, n > 0, err
 }
 
@@ -153,7 +185,25 @@ func (c *Conn) ReadMessage() (op int, payload []byte, err error) {
 func (c *Conn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.observer != nil {
+		c.observe(b)
+	}
 	return c.Conn.Write(b)
+}
+
+// observe tells the observer of the frames in b.
+func (c *Conn) observe(b []byte) {
+	for len(b) > 0 {
+		head, size := header(b)
+		if len(b) < head+4 || b[1]&0x80 == 0 || uint64(len(b)-head-4) < size || [4]byte(b[head:]) != maskKey {
+			c.observer.SendsBytes()
+			return
+		}
+		payload := bytes.Clone(b[head+4:][:size])
+		Mask(payload)
+		c.observer.Sends(b[0], payload)
+		b = b[head+4+int(size):]
+	}
 }
 
 // WriteFrame writes one masked frame. first is the frame's first byte: FIN, reserved
@@ -162,6 +212,9 @@ func (c *Conn) WriteFrame(first byte, payload []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = c.closed || first&0x0f == Close
+	if c.observer != nil {
+		c.observer.Sends(first, payload)
+	}
 	c.out = AppendFrame(c.out[:0], first, payload)
 	_, err := c.Conn.Write(c.out)
 	return err
@@ -190,7 +243,12 @@ func (c *Conn) Bye() {
 
 // Reset closes the connection with a TCP RST, like a machine that restarts after a
 // crash.
-func (c *Conn) Reset() { Reset(c.Conn) }
+func (c *Conn) Reset() {
+	if c.observer != nil {
+		c.observer.Leaves()
+	}
+	Reset(c.Conn)
+}
 
 // Reset closes c with a TCP RST if it is a TCP connection.
 func Reset(c net.Conn) {

@@ -27,6 +27,9 @@ func (r *Run) AnsweredNoPing(c *Conn) bool {
 // still connected when c was told that there is none.
 func (r *Run) HeldThroughout(c *Conn) bool {
 	return r.Binaries(c, func(b *Conn) bool {
+		if r.Real {
+			return r.provenThroughout(b, c)
+		}
 		first := b.FirstFrame()
 		return b.Faults == 0 && b.Reason != reasonHeartbeat && b.Reason != reasonNoAccess && b.Reason != reasonOperator &&
 			first.Step != 0 && !first.After(c.DialedAt) &&
@@ -78,7 +81,7 @@ func (r *Run) graceEnded(c *Conn) bool {
 func HeldMeanwhile(delay int64) func(*Run, *Conn) bool {
 	return func(r *Run, c *Conn) bool {
 		return r.Binaries(c, func(b *Conn) bool {
-			return b.Code != 4409 && b.DialedAt.At < c.EndedAt.At && (b.EndedAt.Step == 0 || b.EndedAt.At+delay > c.DialedAt.At)
+			return b.Code != 4409 && b.DialedAt.At < c.ClosedAt.At && (b.EndedAt.Step == 0 || b.EndedAt.At+delay > c.DialedAt.At)
 		})
 	}
 }

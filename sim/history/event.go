@@ -220,10 +220,17 @@ func (r *Recorder) Conn() int {
 }
 
 // Add records an event that happens at a time of the caller's clock, in nanoseconds.
-func (r *Recorder) Add(at int64, e Event) {
+func (r *Recorder) Add(at int64, e Event) { r.add(func() int64 { return at }, 0, e) }
+
+// add is Add with a clock, which it reads so that later events have later times. It drops
+// the event if the history has most events already; 0: no limit.
+func (r *Recorder) add(now func() int64, most int, e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e.Stamp = Stamp{At: at, Step: len(r.log) + 1}
+	if most > 0 && len(r.log) >= most {
+		return
+	}
+	e.Stamp = Stamp{At: now(), Step: len(r.log) + 1}
 	r.log = append(r.log, e)
 }
 

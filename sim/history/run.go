@@ -9,10 +9,13 @@ import (
 type Settings struct {
 	Exact   bool  // time moves only when no task can run, so that durations are exact
 	Shared  bool  // the processes share their server-ids, and operators have no effect on each other's
+	Real    bool  // of real processes: what their sockets do, and when they serve, is known from their peers only
 	Keys    bool  // some binaries have claim keys
 	Tokens  bool  // binaries need a token, and each server-id is bound to one
 	Latency int64 // how long bytes that the network has taken are on their way at most
 	Room    int   // bytes that the network holds for a peer
+
+	Strangers bool // clients take part of which no event tells
 
 	Rate float64 // upgrades per second that an address may request
 
