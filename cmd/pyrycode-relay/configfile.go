@@ -111,7 +111,11 @@ func (f *configFile) parse(text []byte) {
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	text = directive.ReplaceAllFunc(text, func(line []byte) []byte { return bytes.Repeat([]byte("\n"), bytes.Count(line, []byte("\n"))) })
 	if root, ok := document(text); !ok {
-		f.piecewise(text)
+		// Each entry is parsed alone, so that all mistakes are reported, each with its own
+		// line. A YAML parser stops at the first mistake, and often names another line.
+		for _, e := range f.entries(text) {
+			f.entry(e)
+		}
 	} else if root != nil {
 		f.takeAll(root, 0)
 	}

@@ -17,15 +17,6 @@ type entry struct {
 	lines []string
 }
 
-// piecewise reads a file that cannot be parsed as a whole. It parses each entry alone, so
-// that all mistakes are reported, each with its own line. A YAML parser stops at the
-// first mistake, and often names another line.
-func (f *configFile) piecewise(text []byte) {
-	for _, e := range f.entries(text) {
-		f.entry(e)
-	}
-}
-
 // entries splits a file into entries by the left edge of its lines. It reports bytes that
 // are not text, and a second document.
 func (f *configFile) entries(text []byte) (all []entry) {

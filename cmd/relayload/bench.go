@@ -120,7 +120,7 @@ func (c *benchCommand) plan() (plan, error) {
 // the completed rows too. A missed goal appears in the table and is not an error.
 func (c *benchCommand) run(d *driver) (load.Report, error) {
 	runtime.GOMAXPROCS(1) // one processor for the relay and one for the generator
-	b := &benchRun{driver: d, benchCommand: c, report: newBenchReport(d.Ctx, c.Relay)}
+	b := &benchRun{driver: d, benchCommand: c, report: &benchReport{Date: time.Now().Format(time.DateOnly), Relay: load.VersionOf(d.Ctx, c.Relay), Cores: runtime.NumCPU()}}
 	defer b.end()
 	if haproxyPath() == "" {
 		b.report.Notes = append(b.report.Notes, "HAProxy is not installed (Debian: apt-get install haproxy), so it is not among the candidates.")
@@ -133,7 +133,12 @@ func (c *benchCommand) run(d *driver) (load.Report, error) {
 	for _, w := range works {
 		rows = append(rows, row{w.Name, func() error { return b.work(w) }})
 	}
-	rows = append(rows, row{rowFlood, b.flood}, row{rowIdle, b.idleRow}, row{rowTLSIdle, b.tlsIdle}, row{rowAmong, b.among}, row{rowBusy, b.busy})
+	rows = append(rows, row{rowFlood, b.flood},
+		row{rowIdle, func() error { return b.stayIdle(false, b.Conns, b.IdleFor) }},
+		// Fewer, and for a time without a heartbeat: the row shows the cost of a handshake and
+		// of a connection.
+		row{rowTLSIdle, func() error { return b.stayIdle(true, min(4000, b.Conns), 4*time.Second) }},
+		row{rowAmong, b.among}, row{rowBusy, b.busy})
 	only := regexp.MustCompile(c.Only)
 	var failed error
 	for _, r := range rows {

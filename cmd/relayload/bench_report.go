@@ -1,13 +1,10 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"math"
-	"runtime"
 	"slices"
-	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
@@ -60,10 +57,6 @@ func (g goal) met(v float64) bool {
 		return v <= g.Bound
 	}
 	return v >= g.Bound
-}
-
-func newBenchReport(ctx context.Context, relay string) *benchReport {
-	return &benchReport{Date: time.Now().Format(time.DateOnly), Relay: load.VersionOf(ctx, relay), Cores: runtime.NumCPU()}
 }
 
 // findRow returns the row of a candidate, or nil.

@@ -219,14 +219,7 @@ func (b *benchRun) flood() error {
 	return nil
 }
 
-// idleRow measures idle connections, at the relay last.
-func (b *benchRun) idleRow() error { return b.stayIdle(false, b.Conns, b.IdleFor) }
-
-// tlsIdle measures idle connections with TLS. They are fewer and the time
-// includes no heartbeat: the row shows the cost of a handshake and of a
-// connection.
-func (b *benchRun) tlsIdle() error { return b.stayIdle(true, min(4000, b.Conns), 4*time.Second) }
-
+// stayIdle measures idle connections, at the relay last.
 func (b *benchRun) stayIdle(tls bool, conns int, watchFor time.Duration) error {
 	children, err := b.candidates(tls)
 	if err != nil {

@@ -153,7 +153,7 @@ func (e *env) direct(s *engine.Sweep, f sweepFlags) int {
 	finished := make(chan struct{})
 	go func() { w.running.Wait(); close(finished) }()
 	line.watch(finished, start, func() *engine.SweepSummary { return w.sum(s.World) })
-	if w.misused() {
+	if slices.ContainsFunc(w.procs, func(p *exec.Cmd) bool { return p.ProcessState.ExitCode() == usage }) {
 		return usage
 	}
 	code := held
@@ -257,11 +257,6 @@ func (w *workers) sum(world engine.World) *engine.SweepSummary {
 		}
 	}
 	return t
-}
-
-// misused reports whether a worker has refused its command line. Call it after all have ended.
-func (w *workers) misused() bool {
-	return slices.ContainsFunc(w.procs, func(p *exec.Cmd) bool { return p.ProcessState.ExitCode() == usage })
 }
 
 // statusLine is a line on a terminal that shows the progress of a sweep. Other

@@ -252,9 +252,6 @@ const maxLimiters = 256 << 10
 // limitOf returns the limit of so many attempts per minute.
 func limitOf(perMinute int) rate.Limit { return rate.Limit(perMinute) / 60 }
 
-// waitOf returns the seconds between two attempts at the rate of e.
-func waitOf(e Entry) int { return int(math.Ceil(60 / float64(max(e.Rate, 1)))) }
-
 // Len returns the number of entries in force.
 func (p *Policy) Len() int { return p.book.Load().Len() }
 
@@ -308,7 +305,7 @@ func (d decision) refusal(e Entry, why string) error {
 		answer.Status, answer.Text = http.StatusUnauthorized, "path: the access of its token has ended; ask the relay's operator to extend it"
 	}
 	if d == tooMany {
-		answer.Wait = waitOf(e)
+		answer.Wait = int(math.Ceil(60 / float64(max(e.Rate, 1)))) // the time between two attempts
 	}
 	return &answer
 }

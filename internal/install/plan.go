@@ -105,7 +105,8 @@ func Install(ctx context.Context, h Host, c Config) (*Plan, error) {
 	programChanged := p.write(Program, program, 0o755, "this program")
 	p.write(usersFile, unit("pyrycode-relay.conf"), 0o644, "the user of the service")
 	p.Steps = append(p.Steps, Step{"create the user " + User, h.hasUser(), func(ctx context.Context) error {
-		return h.sysusers(ctx, filepath.Base(usersFile))
+		_, err := h.command(ctx, "systemd-sysusers", filepath.Base(usersFile))
+		return err
 	}})
 	if !h.exists(ConfigFile) {
 		p.write(ConfigFile, []byte(c.Text), 0o644, "the configuration")

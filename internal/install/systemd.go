@@ -140,12 +140,6 @@ func RunCommand(ctx context.Context, name string, args ...string) (string, error
 	return string(out), fmt.Errorf("%w: %s", err, text)
 }
 
-// sysusers creates the user of a file in sysusers.d.
-func (h Host) sysusers(ctx context.Context, file string) error {
-	_, err := h.command(ctx, "systemd-sysusers", file)
-	return err
-}
-
 func (h Host) removeUser(ctx context.Context) error {
 	args := []string{User}
 	if h.Offline && h.Root != "" {

@@ -69,15 +69,12 @@ var (
 
 	page = template.Must(template.New("page").Funcs(functions).Parse(html))
 
+	cssHash = sha256.Sum256([]byte("\n" + css))
+
 	// policy allows the page's own style and its icon, and nothing else. The page has
 	// no script, and a text on it cannot become one.
-	policy = "default-src 'none'; style-src 'sha256-" + digest("\n"+css) + "'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	policy = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(cssHash[:]) + "'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-func digest(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
 
 // ServeHTTP serves the page. With ?still the page does not reload itself.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -1,7 +1,11 @@
 package wire
 
 import (
+	"cmp"
 	"encoding/binary"
+	"maps"
+	"slices"
+	"strconv"
 	"unicode/utf8"
 )
 
@@ -100,51 +104,27 @@ func (c CloseCode) Legal() bool {
 	return c >= 1000 && c <= 1003 || c >= 1007 && c <= 1014 || c >= 3000 && c <= 4999
 }
 
-// labels has the codes that the protocol names, in the order of their text.
-var labels = [...]struct {
-	code CloseCode
-	text string
-}{
-	{1000, "1000"},
-	{1001, "1001"},
-	{1002, "1002"},
-	{1006, "1006"},
-	{1007, "1007"},
-	{1008, "1008"},
-	{1009, "1009"},
-	{1011, "1011"},
-	{1012, "1012"},
-	{1013, "1013"},
-	{4401, "4401"},
-	{4404, "4404"},
-	{4408, "4408"},
-	{4409, "4409"},
-	{4412, "4412"},
-	{4421, "4421"},
-	{4426, "4426"},
-	{4429, "4429"},
-}
+// named are the codes that the protocol names.
+var named = []CloseCode{1000, 1001, 1002, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 4401, 4404, 4408, 4409, 4412, 4421, 4426, 4429}
+
+// labels has the label values of named.
+var labels = func() map[CloseCode]string {
+	all := make(map[CloseCode]string)
+	for _, c := range named {
+		all[c] = strconv.Itoa(int(c))
+	}
+	return all
+}()
 
 const labelOther = "other"
 
 // Label returns the label value of c for metrics: its decimal digits if the protocol names
 // it, otherwise "other", also for [CloseNone]. A peer can choose among more than 2,000
 // codes, and must not be able to create a series for each. Label does not allocate.
-func Label(c CloseCode) string {
-	for i := range labels {
-		if labels[i].code == c {
-			return labels[i].text
-		}
-	}
-	return labelOther
-}
+func Label(c CloseCode) string { return cmp.Or(labels[c], labelOther) }
 
 // Labels returns every value that [Label] can return, sorted, so that a caller can create
 // all series at the start. The caller may change the slice.
 func Labels() []string {
-	all := make([]string, 0, len(labels)+1)
-	for i := range labels {
-		all = append(all, labels[i].text)
-	}
-	return append(all, labelOther)
+	return append(slices.Sorted(maps.Values(labels)), labelOther)
 }
