@@ -7,6 +7,9 @@ import (
 // Epoch is the time at which every run begins.
 var Epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// Forever is a deadline that never comes.
+const Forever = -1
+
 // A Timer is a timer that the code under test armed.
 type Timer struct {
 	real  *time.Timer // without a run
