@@ -310,7 +310,7 @@ func (r *Relay) describe(t tracked) Connection {
 	d.From, _ = t.joined.place()
 	if c, ok := t.joined.(*conn); ok {
 		if heard := c.heard.Load(); heard != 0 {
-			d.Heard = r.started.Add(time.Duration(heard))
+			d.Heard = r.started.Add(time.Duration(heard - 1)) // now never returns 0
 		}
 		d.Node = nodeOf(c.sock)
 	}

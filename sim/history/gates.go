@@ -57,9 +57,14 @@ func (r *Run) checkRate(c *Conn) {
 // limit refills slowly, so that the lowest limit counts.
 func (r *Run) overRate(c *Conn) bool {
 	least := float64(r.lowest(c.Node, Stamp{}, c.ServedAt, burstOf))
-	return r.windows(c, func(o *Conn) bool { return !o.missed() || !c.DialedAt.After(o.ClosedAt) }, func(_ *Conn, n int, took float64) bool {
-		return float64(n) > least+r.Rate*took-1 || !r.Exact && n > int(least)-1
-	})
+	over := func(times float64) func(*Conn, int, float64) bool {
+		return func(_ *Conn, n int, took float64) bool {
+			return float64(n) > times*(least+r.Rate*took)-1 || !r.Exact && float64(n) > times*least-1
+		}
+	}
+	charged := func(o *Conn) bool { return !o.missed() || !c.DialedAt.After(o.ClosedAt) }
+	// As many misses as attempts are free. The others are charged.
+	return r.windows(c, charged, over(1)) || r.windows(c, func(*Conn) bool { return true }, over(2))
 }
 
 // windows calls found with the number of requests of c's address that were let through, and that

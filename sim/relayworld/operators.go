@@ -59,6 +59,8 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 		w.changeAccess(d, arg)
 	case VerbKick, VerbBan, VerbUnban:
 		w.operatorDisconnects(d, verb, arg)
+	case VerbList:
+		w.list(d, arg)
 	case VerbRelieve:
 		w.shedLoad(d, max(arg, 1)<<10)
 	case VerbAbort:

@@ -31,7 +31,7 @@ func (w *Instance) Do(t *engine.Task, op engine.Op) {
 		w.drain(w.node.Load(), 0)
 	case VerbSpread:
 		w.drain(w.node.Load(), time.Duration(op.Arg)*time.Second)
-	case VerbScrape, VerbHealth, VerbCheck, VerbAbort, VerbLimits, VerbRelieve, VerbAccess, VerbKick, VerbBan, VerbUnban:
+	case VerbScrape, VerbHealth, VerbCheck, VerbAbort, VerbLimits, VerbRelieve, VerbAccess, VerbKick, VerbBan, VerbUnban, VerbList:
 		w.Operate(w.node.Load(), op.Verb, op.Arg)
 	default:
 		if c := u.newest(); c != nil {

@@ -59,11 +59,12 @@ const (
 	VerbKick           // disconnects clients, by number
 	VerbBan            // bans clients, by number
 	VerbUnban          // lifts a ban, by number
+	VerbList           // lists connections, graces and bans, by number
 )
 
 var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
 	"big", "split", "dribble", "break", "bad", "order", "dismiss", "junk", "bare", "reset", "restart", "scrape", "health",
-	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve", "access", "kick", "ban", "unban"}
+	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve", "access", "kick", "ban", "unban", "list"}
 
 const (
 	maxClients = 200 // connections in one run
@@ -281,6 +282,9 @@ func (p *planner) operators() {
 		for _, name := range []string{"b11", "p11"} {
 			p.Round(name, 9, []int{VerbWait, VerbDial, VerbDial}, 1)
 		}
+	}
+	if r.Chance(5) {
+		p.Actor("ops", 2+r.Intn(4), []int{VerbWait, VerbList}, 1<<10)
 	}
 }
 
