@@ -284,7 +284,7 @@ func (p *planner) operators() {
 		}
 	}
 	if r.Chance(5) {
-		p.Actor("ops", 2+r.Intn(4), []int{VerbWait, VerbList}, 1<<10)
+		p.Actor("opx", 2+r.Intn(4), []int{VerbWait, VerbList}, 1<<10)
 	}
 }
 
