@@ -61,7 +61,7 @@ type Config struct {
 // Directory is a cluster.Directory in etcd.
 type Directory struct {
 	client *clientv3.Client
-	leases clientv3.Lease // for keep-alives, with connections of its own
+	renew  func(context.Context, clientv3.LeaseID) error
 	close  []func() error // the clients that New does not own
 	prefix string
 
@@ -87,7 +87,7 @@ func Dial(ctx context.Context, cfg Config) (*Directory, error) {
 		clients[i] = c
 	}
 	d := New(clients[0], cfg.Prefix)
-	d.leases = clients[1]
+	d.renew = (&keepAlives{client: clientv3.RetryLeaseClient(clients[1]), ctx: clientv3.WithRequireLeader(d.ctx)}).once
 	d.close = []func() error{clients[0].Close, clients[1].Close}
 	return d, nil
 }
@@ -109,7 +109,11 @@ func newClient(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 // New returns a Directory that uses c, which the caller closes after the Directory. An
 // empty prefix means DefaultPrefix.
 func New(c *clientv3.Client, prefix string) *Directory {
-	d := &Directory{client: c, leases: c, prefix: cmp.Or(prefix, DefaultPrefix)}
+	d := &Directory{client: c, prefix: cmp.Or(prefix, DefaultPrefix)}
+	d.renew = func(ctx context.Context, id clientv3.LeaseID) error {
+		_, err := c.KeepAliveOnce(ctx, id)
+		return err
+	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -157,8 +161,7 @@ func (d *Directory) Grant(ttl time.Duration) (cluster.SessionID, error) {
 func (d *Directory) KeepAlive(s cluster.SessionID) error {
 	ctx, cancel := d.call()
 	defer cancel()
-	_, err := d.leases.KeepAliveOnce(ctx, clientv3.LeaseID(s))
-	return mapped(err)
+	return mapped(d.renew(ctx, clientv3.LeaseID(s)))
 }
 
 // Revoke implements cluster.Directory.

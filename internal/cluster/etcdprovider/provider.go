@@ -94,9 +94,14 @@ func (Provider) Open(ctx context.Context, cfg directory.Config) (directory.Conne
 	if err != nil {
 		return nil, err
 	}
+	if len(cfg.Members) == 0 {
+		if err, _ := untrusted(ctx, cfg, c); err != nil {
+			return nil, err
+		}
+	}
 	d, err := etcd.Dial(ctx, c)
 	if err != nil {
-		return nil, explain(err)
+		return nil, explain(cfg, err)
 	}
 	if err := waitForAnswer(ctx, cfg, d); err != nil {
 		_ = d.Close() // it has not answered
@@ -135,30 +140,56 @@ func clientConfig(cfg directory.Config) (c etcd.Config, err error) {
 			return c, fmt.Errorf("--cluster-ca %s has no certificates (PEM)", cfg.CA)
 		}
 	}
-	if cfg.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
-		if err != nil {
-			return c, fmt.Errorf("--cluster-cert and --cluster-key: %w", err)
-		}
-		c.TLS.Certificates = []tls.Certificate{pair}
+	if cfg.Cert == "" {
+		return c, nil
 	}
+	pair, err := loadPair(cfg)
+	if err != nil {
+		return c, err
+	}
+	if end := pair.Leaf.NotAfter; time.Now().After(end) {
+		return c, fmt.Errorf("--cluster-cert %s: must not have expired, and its certificate expired on %s; renew it", cfg.Cert, end.UTC().Format(time.DateTime+" UTC"))
+	}
+	// A renewed certificate counts from the next connection on.
+	c.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return loadPair(cfg) }
 	return c, nil
+}
+
+// loadPair reads the certificate of this client.
+func loadPair(cfg directory.Config) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
+	if err != nil {
+		return nil, fmt.Errorf("--cluster-cert %s and --cluster-key %s: must be a certificate and its key (%w)", cfg.Cert, cfg.Key, err)
+	}
+	return &pair, nil
+}
+
+// tryOut makes a session of the shortest length, with a key that ends with it, and ends it.
+func tryOut(d cluster.Directory) error {
+	s, err := d.Grant(2 * time.Second)
+	if err != nil {
+		return err
+	}
+	if _, err := d.Create("check/"+s.String(), nil, s); err != nil {
+		return err
+	}
+	return d.Revoke(s)
 }
 
 // waitForAnswer waits until d answers. After sayAfter it logs why it waits.
 func waitForAnswer(ctx context.Context, cfg directory.Config, d cluster.Directory) error {
 	begun, said := time.Now(), false
 	for {
-		_, err := d.Get("nodes/")
-		if err == nil || errors.Is(err, cluster.ErrNotFound) {
+		err := tryOut(d)
+		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil || fatal(err) {
-			return explain(err)
+			return explain(cfg, err)
 		}
 		if !said && time.Since(begun) > sayAfter {
 			said = true
-			cfg.Log.Warn("the directory does not answer yet", "why", explain(err).Error())
+			cfg.Log.Warn("the directory does not answer yet", "why", explain(cfg, err).Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -172,18 +203,17 @@ func fatal(err error) bool {
 	return errors.Is(err, rpctypes.ErrPermissionDenied) || errors.Is(err, rpctypes.ErrAuthFailed) || errors.Is(err, rpctypes.ErrUserEmpty)
 }
 
-// explain returns err as a sentence with a remedy.
-func explain(err error) error {
+// explain returns err as a sentence with the option, its value and a remedy.
+func explain(cfg directory.Config, err error) error {
 	text := err.Error()
+	servers := strings.Join(cfg.Endpoints, ",")
 	switch {
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return fmt.Errorf("etcd refuses the relay's user: %w; grant it readwrite on the prefix %s (etcdctl role grant-permission --prefix)", err, etcd.DefaultPrefix)
+		return fmt.Errorf("--cluster-user %q: must be allowed to read and write the keys that begin with %s (%w); etcdctl role grant-permission --prefix=true ROLE readwrite %s", cfg.User, etcd.DefaultPrefix, err, etcd.DefaultPrefix)
 	case errors.Is(err, rpctypes.ErrAuthFailed):
-		return fmt.Errorf("etcd refuses the relay: %w; --cluster-user and --cluster-password must be those of a user of etcd", err)
+		return fmt.Errorf("--cluster-user %q and PYRYCODE_RELAY_CLUSTER_PASSWORD: must be a user of etcd at %s and its password (%w)", cfg.User, servers, err)
 	case errors.Is(err, rpctypes.ErrUserEmpty):
-		return fmt.Errorf("etcd wants a user: %w; give --cluster-user and --cluster-password", err)
-	case strings.Contains(text, "certificate") || strings.Contains(text, "tls:"):
-		return fmt.Errorf("etcd and the relay do not trust each other: %w; see --cluster-ca, --cluster-cert and --cluster-key", err)
+		return fmt.Errorf("--cluster-user: must be given, because etcd at %s serves no client without a user (%w); give --cluster-user and PYRYCODE_RELAY_CLUSTER_PASSWORD", servers, err)
 	case strings.Contains(text, "no leader"):
 		return fmt.Errorf("the directory has no majority: %w; are the other servers running?", err)
 	case errors.Is(err, context.DeadlineExceeded), strings.Contains(text, "DeadlineExceeded"), strings.Contains(text, "Unavailable"):
@@ -202,31 +232,27 @@ func (Provider) Inspect(ctx context.Context, cfg directory.Config) (found, unusu
 	if err != nil {
 		return nil, nil, err
 	}
+	err, unusual = untrusted(ctx, cfg, c)
+	if err != nil {
+		return nil, nil, err
+	}
 	d, err := etcd.Dial(ctx, c)
 	if err != nil {
-		return nil, nil, explain(err)
+		return nil, nil, explain(cfg, err)
 	}
 	defer func() { _ = d.Close() }() // nothing depends on it
-	// A session of the shortest length, with a key that ends with it.
-	s, err := d.Grant(2 * time.Second)
-	if err != nil {
-		return nil, nil, explain(err)
-	}
-	if _, err := d.Create("check/"+s.String(), nil, s); err != nil {
-		return nil, nil, explain(err)
-	}
-	if err := d.Revoke(s); err != nil {
-		return nil, nil, explain(err)
+	if err := tryOut(d); err != nil {
+		return nil, nil, explain(cfg, err)
 	}
 	found = append(found, "etcd grants a session, and the relay may write below "+etcd.DefaultPrefix)
-	return versions(ctx, c, found)
+	return versions(ctx, cfg, c, found, unusual)
 }
 
 // versions adds the version of each server to found, or to unusual if it does not answer.
-func versions(ctx context.Context, cfg etcd.Config, found []string) (_, unusual []string, err error) {
-	c, err := clientv3.New(clientv3.Config{Endpoints: cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password, DialTimeout: time.Second})
+func versions(ctx context.Context, cfg directory.Config, client etcd.Config, found, unusual []string) (_, _ []string, err error) {
+	c, err := clientv3.New(clientv3.Config{Endpoints: client.Endpoints, TLS: client.TLS, Username: client.Username, Password: client.Password, DialTimeout: time.Second})
 	if err != nil {
-		return found, nil, explain(err)
+		return found, nil, explain(cfg, err)
 	}
 	defer c.Close()
 	for _, e := range cfg.Endpoints {
