@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // Directory is what all nodes of a cluster agree on: small values under keys, most of
@@ -95,10 +98,24 @@ const (
 
 // NodeRecord is the value under NodesPrefix of a node's session.
 type NodeRecord struct {
+	V       int    `json:"v,omitempty"`       // the version of the protocol between nodes
 	Node    string `json:"node"`              // its NodeID
 	Name    string `json:"name,omitempty"`    // its Config.Name
 	Address string `json:"address,omitempty"` // host and port at which other nodes reach it
 	Version string `json:"version,omitempty"` // of its program
+}
+
+// Misfit returns why a node with the record r does not fit to a node with this program and the
+// given name and address, as a sentence, or "".
+func (r NodeRecord) Misfit(name, address string) string {
+	who := strings.TrimSpace(wire.Printable(r.Name, maxName) + " at " + wire.Printable(r.Address, maxName))
+	switch {
+	case r.V != 0 && r.V != protocol: // 0: of a release before the record had it
+		return fmt.Sprintf("%s speaks version %d of the protocol between nodes, this node version %d: run the same release on all nodes; until then each refuses claims and phones of the other's server-ids", who, r.V, protocol)
+	case name != "" && r.Name == name && r.Address != address:
+		return fmt.Sprintf("%s has the name of this node: give each relay its own --cluster-name, because the logs tell nodes apart by it", who)
+	}
+	return ""
 }
 
 // NodeKey returns the key of the NodeRecord of a session.

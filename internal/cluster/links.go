@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
 // Network opens connections between nodes. Both ends have authenticated each other before
@@ -53,6 +54,7 @@ type farNode struct {
 	pause   time.Duration
 	failed  int  // dials and links since the last link that was up
 	told    bool // a record says that the node is unreachable
+	misfit  bool // a record says that the node does not fit to this one
 }
 
 // accept starts a link that another node has dialled.
@@ -88,11 +90,16 @@ func (n *Node) linkNodes(records map[SessionID]NodeRecord) {
 		}
 	}
 	var dial []NodeID
+	misfits := make(map[NodeID]string) // why
 	for id, r := range named {
 		f := n.nodes[id]
 		if f == nil {
 			f = new(farNode)
 			n.nodes[id] = f
+		}
+		if why := r.Misfit(n.cfg.Name, n.cfg.Network.Address()); why != "" && !f.misfit {
+			f.misfit = true
+			misfits[id] = why
 		}
 		if f.address != r.Address {
 			f.address, f.pause, f.failed, f.told = r.Address, 0, 0, false
@@ -105,6 +112,9 @@ func (n *Node) linkNodes(records map[SessionID]NodeRecord) {
 	n.mu.Unlock()
 	slices.SortFunc(dial, func(a, b NodeID) int { return bytes.Compare(a[:], b[:]) })
 	for _, id := range dial {
+		if why, ok := misfits[id]; ok {
+			n.logNode(slog.LevelWarn, "node_misfit", id, wire.Printable(named[id].Name, maxName), slog.String("why", why))
+		}
 		n.dial(id)
 	}
 }

@@ -178,3 +178,28 @@ func TestTheSilenceOfTheDirectoryIsLogged(t *testing.T) {
 	log.want(t, "directory_silent", []string{"claims", "phones"}, "WARN claims=1 phones=0", "WARN claims=0 phones=2")
 	log.want(t, "node_silent", nil)
 }
+
+// A node says once which other nodes do not fit to it, and serves nevertheless.
+func TestTheLogNamesNodesThatDoNotFit(t *testing.T) {
+	log := new(records)
+	w := newWorld(t, 2, func(c *Config, _ *relay.Config) { c.Name, c.Log = "relay-1", log.logger() })
+	log.want(t, "node_misfit", nil, "WARN", "WARN") // each says it of the other
+	w.nodes[0].binary("s1")
+	w.nodes[1].phone("s1").Send("hello")
+
+	const name, address = "relay-1", "10.0.0.1:6222"
+	for _, tt := range []struct {
+		r    NodeRecord
+		want string
+	}{
+		{NodeRecord{V: 2, Name: name, Address: address}, ""},
+		{NodeRecord{V: 2, Name: "relay-2", Address: "10.0.0.2:6222"}, ""},
+		{NodeRecord{Name: "relay-2", Address: "10.0.0.2:6222"}, ""},
+		{NodeRecord{V: 2, Name: name, Address: "10.0.0.2:6222"}, "relay-1 at 10.0.0.2:6222 has the name of this node: give each relay its own --cluster-name"},
+		{NodeRecord{V: 3, Name: "relay-2", Address: "10.0.0.2:6222"}, "relay-2 at 10.0.0.2:6222 speaks version 3 of the protocol between nodes, this node version 2: run the same release"},
+	} {
+		if got := tt.r.Misfit(name, address); tt.want == "" && got != "" || !strings.HasPrefix(got, tt.want) {
+			t.Errorf("%+v: %q; want %q", tt.r, got, tt.want)
+		}
+	}
+}

@@ -43,7 +43,7 @@ func (n *Node) openSession() error {
 	if err != nil {
 		return err
 	}
-	record, err := json.Marshal(NodeRecord{Node: n.id.String(), Name: n.cfg.Name, Address: n.cfg.Network.Address(), Version: n.cfg.Version})
+	record, err := json.Marshal(NodeRecord{V: protocol, Node: n.id.String(), Name: n.cfg.Name, Address: n.cfg.Network.Address(), Version: n.cfg.Version})
 	if err != nil {
 		panic(err) // a NodeRecord can always be marshalled
 	}

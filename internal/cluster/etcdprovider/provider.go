@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -245,7 +246,26 @@ func (Provider) Inspect(ctx context.Context, cfg directory.Config) (found, unusu
 		return nil, nil, explain(cfg, err)
 	}
 	found = append(found, "etcd grants a session, and the relay may write below "+etcd.DefaultPrefix)
-	return versions(ctx, cfg, c, found, unusual)
+	return versions(ctx, cfg, c, found, append(unusual, misfits(ctx, cfg, d)...))
+}
+
+// misfits returns why nodes that run do not fit to the node of cfg.
+func misfits(ctx context.Context, cfg directory.Config, d cluster.Directory) (all []string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var first sync.Once                                   // the watch goes on until d is closed
+	_ = d.WatchNodes(ctx, func(entries []cluster.Entry) { // an error has shown itself before
+		first.Do(func() {
+			for _, e := range entries {
+				if r, ok := cluster.ParseNodeRecord(e); ok {
+					if why := r.Misfit(cfg.Name, cfg.Advertise); why != "" {
+						all = append(all, why)
+					}
+				}
+			}
+		})
+	})
+	return all
 }
 
 // versions adds the version of each server to found, or to unusual if it does not answer.

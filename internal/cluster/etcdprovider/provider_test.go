@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/directory"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/etcd"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/etcdtest"
@@ -117,6 +119,16 @@ func TestEtcdWithUsers(t *testing.T) {
 			t.Errorf("a claim after the end of the token: %v", err)
 		}
 		time.Sleep(1100 * time.Millisecond)
+	}
+	record, err := json.Marshal(cluster.NodeRecord{V: 99, Node: "01020304050607080910", Name: "relay-1", Address: "10.0.0.1:6222"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Create(cluster.NodeKey(s), record, s); err != nil {
+		t.Fatal(err)
+	}
+	if _, unusual, err := (Provider{}).Inspect(t.Context(), cfg); err != nil || !strings.Contains(strings.Join(unusual, "\n"), "relay-1 at 10.0.0.1:6222 speaks version 99") {
+		t.Errorf("Inspect with a node of another version: %q, %v", unusual, err)
 	}
 	if err := c.Revoke(s); err != nil {
 		t.Error(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Fits returns an error if a relay with cfg, which need not be a member, cannot work with a
@@ -23,7 +24,9 @@ func Inspect(ctx context.Context, cfg Config) (found, unusual []string) {
 	for _, a := range p.ask(ctx, cfg.others()) {
 		switch why := cfg.complaint(a); {
 		case why != "":
-			unusual = append(unusual, why)
+			if !slices.Contains(unusual, why) { // several members may say it
+				unusual = append(unusual, why)
+			}
 		case a.err != nil:
 			unusual = append(unusual, fmt.Sprintf("the relay at %s does not answer: %v; this is normal if it does not run yet", a.address, a.err))
 		case a.formed():
