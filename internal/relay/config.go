@@ -12,80 +12,80 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Config says how a Relay behaves. The zero value of every field stands for its
-// default, so Config{} is a relay with the contract's limits; [Defaults] has them.
+// Config configures a Relay. The zero value of every field stands for its default, so
+// Config{} gives a relay with the contract's limits. [Defaults] has them.
 type Config struct {
-	// Runtime is what the relay borrows: clock, locks, goroutines, ids.
+	// Runtime supplies the clock, the locks, the goroutines and the ids.
 	Runtime Runtime
 
 	// Log gets one record per event. Nil discards them.
 	Log *slog.Logger
 
-	// Version is shown in /healthz.
+	// Version is the version in the answer of /healthz.
 	Version string
 
-	// Upgrade answers an upgrade request and returns the socket below it; on
-	// error it has given the answer. Nil means a real WebSocket handshake.
+	// Upgrade answers an upgrade request and returns the socket below it. If it returns
+	// an error, it has answered the request. Nil means a real WebSocket handshake.
 	Upgrade func(http.ResponseWriter, *http.Request) (Socket, error)
 
 	// ClientAddr returns the address that a request is charged to. Behind a trusted
-	// proxy it is not the address of the peer. Nil means the peer.
+	// proxy this is not the peer's address. Nil means the peer's address.
 	ClientAddr func(*http.Request) netip.Addr
 
-	// Room says why no connection is let in now, for a reason that the relay
-	// cannot see, such as memory. Nil means that there is always room.
+	// Room returns an error if no connection is accepted now, for a reason that the
+	// relay does not know, such as memory. Nil means that there is always room.
 	Room func() error
 
-	// Push takes a wake that the binary of a server-id, at that address, asks for, or says why
-	// it does not; the error is logged. It is called by the binary's reader
-	// and must not wait. Nil means that push is off: none is taken.
+	// Push accepts a wake that the binary of a server-id at that address requests. The
+	// error of a refusal is logged. The binary's reader calls it, so it must not wait.
+	// Nil means that push is off and refuses every wake.
 	Push func(netip.Addr, wire.ServerID, wire.PushWake) error
 
-	// Cluster is the nodes that share server-ids with this one. Nil means that
-	// there are none.
+	// Cluster has the nodes that share server-ids with this one. Nil means that there
+	// are none.
 	Cluster Cluster
 
 	// Access decides which peers may use the relay. Nil means that all may.
 	Access Access
 
-	// AllowedOrigins are the Origin header values that may connect, compared
-	// without regard to case. A request with another Origin gets 403; one
-	// without, as native clients send, passes. Empty means none.
+	// AllowedOrigins are the values of Origin with which a request may connect,
+	// compared without regard to case. A request with another Origin gets 403. A request
+	// without Origin passes: native clients send none. Empty means that no Origin passes.
 	AllowedOrigins []string
 
-	// Grace is how long a slot outlives its binary.
+	// Grace is the time for which a slot is kept after its binary has disconnected.
 	Grace time.Duration
 
-	// Probe is how long a binary that holds a slot has to answer when a rival
-	// claims it.
+	// Probe is the time that the binary of a slot has for its answer when a rival
+	// claims the slot.
 	Probe time.Duration
 
-	// Heartbeat is the time between pings, and the time a pong has.
+	// Heartbeat is the time between two pings, and the time until the pong must come.
 	Heartbeat time.Duration
 
 	// MessageTimeout is the time from a message's first byte to its last.
 	MessageTimeout time.Duration
 
-	// WriteTimeout is how long one write may wait.
+	// WriteTimeout is the longest time of one write.
 	WriteTimeout time.Duration
 
-	// RoomTimeout is how long a phone may wait for room towards its binary, and a
-	// message of either for memory.
+	// RoomTimeout is the longest time for which a phone waits for room in the outbox of
+	// its binary, and a message of either peer for memory.
 	RoomTimeout time.Duration
 
-	// Linger is how long a peer has to answer a close message before its
+	// Linger is the time that a peer has for its answer to a close message. After it the
 	// socket is cut.
 	Linger time.Duration
 
-	// MaxPhones is how many phones may join one server-id.
+	// MaxPhones limits the phones of one server-id.
 	MaxPhones int
 
-	// MaxConns is how many connections there may be at once.
+	// MaxConns limits the connections of the relay.
 	MaxConns int
 
-	// MaxConnsPerAddress is how many of them one address may have; an IPv6
-	// address stands for its /64. If it is less than MaxConns, the last tenth of
-	// MaxConns is for addresses that have fewer than 16.
+	// MaxConnsPerAddress limits the connections of one address. An IPv6 address stands
+	// for its /64. If MaxConnsPerAddress is less than MaxConns, the last tenth of MaxConns
+	// is for addresses with fewer than 16 connections.
 	MaxConnsPerAddress int
 
 	// Rate and Burst bound the upgrades of one address: Rate per second, after the
@@ -98,25 +98,24 @@ type Config struct {
 	PhoneMessage  int
 	BinaryMessage int
 
-	// EarlyMessage is how much is kept, in bytes, of a message that cannot be handed
-	// on yet: of a claimant that waits for its slot, and of a phone in grace. More of
-	// it stays in the kernel. Zero means 16 KiB, more than the first messages of a
-	// handshake have.
+	// EarlyMessage is the number of bytes that are kept of a message that cannot be
+	// handed on yet: of a claimant that waits for its slot, and of a phone in grace. The
+	// rest stays in the kernel. Zero means 16 KiB. The first messages of a handshake are
+	// shorter.
 	EarlyMessage int
 
 	// Fragments bounds the fragments of one message.
 	Fragments int
 
-	// PhoneOutbox and BinaryOutbox bound what waits to be written to one
-	// peer, in bytes.
+	// PhoneOutbox and BinaryOutbox limit the bytes that wait to be written to one peer.
 	PhoneOutbox  int
 	BinaryOutbox int
 }
 
 var errPushOff = errors.New("push is off")
 
-// MaxPhoneMessage is the most that PhoneMessage may be, in bytes: binaries drop their
-// connection above 1 MiB.
+// MaxPhoneMessage is the greatest PhoneMessage, in bytes: binaries drop their connection
+// after a message of more than 1 MiB.
 const MaxPhoneMessage = 1<<20 - 1<<10
 
 // Defaults returns the defaults of all limits and timers. Its other fields are zero.
@@ -169,7 +168,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// validate joins all that is wrong with c, which has its defaults.
+// validate returns all errors of c, which has its defaults.
 func (c Config) validate() error {
 	var errs []error
 	for _, f := range []struct {
@@ -204,17 +203,17 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// settings is what of a Config may change while the relay runs, made ready.
-// It is never written to: a change makes another. A connection keeps those
-// it began with, so that nothing is looked up for a frame, and two deadlines
-// that belong together come from one configuration.
+// settings has the part of a Config that may change while the relay runs. It is not
+// modified: a change makes a new value. A connection keeps the settings that it began with, so
+// that nothing is looked up for a frame, and two deadlines that belong together come from one
+// configuration.
 type settings struct {
 	Config
 	phoneLimits, binaryLimits wire.Limits
 	binaryQuota               int // bytes of a binary's outbox that one phone may fill
 }
 
-// newSettings makes those of cfg, which has its defaults and is valid.
+// newSettings returns the settings of cfg, which must have its defaults and be valid.
 func newSettings(cfg Config) *settings {
 	return &settings{
 		Config:       cfg,

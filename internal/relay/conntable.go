@@ -15,7 +15,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Why the connection table has no place.
+// Reasons why the connection table has no place.
 var (
 	errDraining    = errors.New("the relay is shutting down")
 	errFull        = errors.New("the relay has all the connections it may have")
@@ -31,23 +31,23 @@ const (
 	fewConns   = 16
 )
 
-// connTable knows every connection from its upgrade to the closing of its
-// socket, the ones included that are in no slot yet or any more. It keeps
-// the caps and tells when a drain has come to its end.
+// connTable has every connection from its upgrade until its socket is closed, also those that
+// are not yet, or no longer, in a slot. It enforces the limits on connections, and reports the
+// end of a drain.
 type connTable struct {
-	mu sync.Locker // guards all below, and what is shown
+	mu sync.Locker // guards all below, and the gauge
 
 	max, maxPerAddress int
-	gauge              prometheus.Gauge // places
+	gauge              prometheus.Gauge // of the places
 
-	count    int // taken, by upgrades under way too
+	count    int // places that are taken, also by upgrades that are not complete
 	byAddr   network.Counts
-	remote   int                    // those of them that have no socket here
-	conns    map[trackedConn]uint64 // each with when it was added
+	remote   int                    // places of connections without a socket here
+	conns    map[trackedConn]uint64 // with the number of each, in the order of adding
 	added    uint64
 	draining bool
 	aborted  bool
-	empty    []func() // each called once, when no place is taken
+	empty    []func() // called once each, as soon as no place is taken
 }
 
 func newConnTable(cfg Config, gauge prometheus.Gauge) connTable {
@@ -60,16 +60,16 @@ func newConnTable(cfg Config, gauge prometheus.Gauge) connTable {
 	}
 }
 
-// set changes the caps.
+// set changes the limits.
 func (s *connTable) set(cfg Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.max, s.maxPerAddress = cfg.MaxConns, cfg.MaxConnsPerAddress
 }
 
-// trackedConn is a connection as the connection table knows it.
+// trackedConn is a connection of the connection table.
 type trackedConn interface {
-	abort() // closes it without a word
+	abort() // closes it without a close message
 
 	// shed closes it, so that what it holds is free.
 	shed(code wire.CloseCode, reason string)
@@ -89,7 +89,7 @@ func (s *connTable) take(a netip.Addr) error {
 	_, full := s.byAddr.Full(ns, s.maxPerAddress)
 	free := s.max - (s.count - s.remote)
 	switch {
-	// Full is said before draining, as the contract orders its gates.
+	// Full comes before draining, because the contract orders its gates so.
 	case free <= 0:
 		return errFull
 	case full:
@@ -105,8 +105,8 @@ func (s *connTable) take(a netip.Addr) error {
 	return nil
 }
 
-// takeRemote takes a place for a phone with its socket at another node. The
-// caps are that node's business: here its slot bounds it.
+// takeRemote takes a place for a phone with its socket at another node. That node enforces the
+// limits on connections, and this one the limit of the slot.
 func (s *connTable) takeRemote() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,10 +133,11 @@ func (s *connTable) leave(a netip.Addr, remote bool) {
 	call(now)
 }
 
-// show sets the gauge: of sockets here. The lock is held.
+// show sets the gauge to the number of sockets here. The lock is held.
 func (s *connTable) show() { s.gauge.Set(float64(s.count - s.remote)) }
 
-// add enters c. It reports false if all have been aborted, c too then.
+// add adds c. It reports false if all connections have been aborted; the caller must then abort
+// c.
 func (s *connTable) add(c trackedConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,7 +146,7 @@ func (s *connTable) add(c trackedConn) bool {
 	return !s.aborted
 }
 
-// remove takes out c and gives back its place.
+// remove removes c and gives back its place.
 func (s *connTable) remove(c trackedConn) {
 	s.mu.Lock()
 	delete(s.conns, c)
@@ -160,7 +161,7 @@ func (s *connTable) drain() {
 	s.mu.Unlock()
 }
 
-// whenEmpty has done called once no place is taken any more.
+// whenEmpty calls done as soon as no place is taken, immediately if that is so now.
 func (s *connTable) whenEmpty(done func()) {
 	s.mu.Lock()
 	s.empty = append(s.empty, done)
@@ -169,7 +170,7 @@ func (s *connTable) whenEmpty(done func()) {
 	call(now)
 }
 
-// ifEmpty returns what is to be called now. The lock is held.
+// ifEmpty returns the functions to call now. The lock is held.
 func (s *connTable) ifEmpty() (now []func()) {
 	if s.count > 0 {
 		return nil
@@ -184,8 +185,7 @@ func call(fs []func()) {
 	}
 }
 
-// abort returns all connections there are, in the order they were added;
-// those that come later are refused.
+// abort returns all connections, in the order in which they were added. Later ones are refused.
 func (s *connTable) abort() []trackedConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,8 +193,8 @@ func (s *connTable) abort() []trackedConn {
 	return sortedByJoinOrder(s.conns)
 }
 
-// all returns every connection, in the order they were added. Sorting them
-// takes too long for newcomers to wait for it.
+// all returns every connection, in the order in which they were added. It sorts them without
+// the lock, because newcomers must not wait for that.
 func (s *connTable) all() []trackedConn {
 	s.mu.Lock()
 	as := joinOrderOf(s.conns)
@@ -202,8 +202,8 @@ func (s *connTable) all() []trackedConn {
 	return as.sortedByJoinOrder()
 }
 
-// check compares the open sockets with what the registry counts: everyone
-// in a slot has a socket; a socket may be in none, on its way in or out.
+// check compares the open sockets with the counts of the registry. Each peer in a slot has a
+// socket. A socket may be in no slot, before its join or after its leave.
 func (s *connTable) check(counts func() Counts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,15 +17,15 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// retryAfter is what a client is told to wait when the relay is full or
-// draining, in seconds. Clients add a backoff of their own.
+// retryAfter is the Retry-After of a relay that is full or draining, in seconds. Clients add a
+// backoff of their own.
 const retryAfter = 5
 
-// bucketsPerGeneration bounds the memory of the rate limit. With more
-// networks than that the oldest are forgotten and start afresh.
+// bucketsPerGeneration bounds the memory of the rate limit. If there are more networks, the
+// oldest ones are forgotten and get a full allowance.
 const bucketsPerGeneration = 32 << 10
 
-// gate bounds the upgrades of each address, and of the networks that it is in.
+// gate limits the upgrades of each address, and of the networks that contain it.
 type gate struct {
 	mu         sync.Locker // guards all below
 	limit      rate.Limit
@@ -34,10 +34,10 @@ type gate struct {
 	rotated    time.Time // when young was new
 }
 
-// allowance is what one network may still do.
+// allowance is the rest of the attempts that one network has.
 type allowance struct {
 	attempts *rate.Limiter
-	misses   *rate.Limiter // attempts that cost nothing, since they found no binary; nil: none yet
+	misses   *rate.Limiter // free attempts, because they found no binary; nil: none yet
 }
 
 func newGate(cfg Config) gate {
@@ -48,21 +48,21 @@ func newGate(cfg Config) gate {
 
 func rateOf(cfg Config) (rate.Limit, int) { return rate.Limit(cfg.Rate), cfg.Burst }
 
-// set changes what each address may ask for.
+// set changes the limits of all addresses.
 func (g *gate) set(cfg Config) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.limit, g.burst = rateOf(cfg)
 }
 
-// pass takes an attempt from the allowance of each of a's networks, or takes none
-// and returns how long until there is one.
+// pass takes an attempt from the allowance of each network of a. If one of them has none left,
+// pass takes nothing and returns the time until it has one.
 func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ns := network.Of(a)
-	// The widest first: what it refuses leaves no trace of the narrower ones, of
-	// which one customer can have very many.
+	// The widest first: an attempt that it refuses creates no allowance of a narrower one.
+	// One customer can have very many of those.
 	for i := ns.Len() - 1; i >= 0; i-- {
 		l := g.allowance(ns, i, now).attempts
 		if l.AllowN(now, 1) {
@@ -77,11 +77,10 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 	return true, 0
 }
 
-// missed gives a back the attempt that has just found no binary: after a
-// restart phones come before their binaries do, and where many share an
-// address the early ones would use up what the others need. Only as many
-// misses are free as attempts are allowed, so a client that guesses server-ids gets
-// to guess at twice the rate at most.
+// missed gives a back the attempt that has just found no binary. After a restart, phones come
+// before their binaries. Where many clients share an address, the early ones otherwise use up
+// the attempts of the others. As many misses are free as attempts are allowed, so a client that
+// guesses server-ids can guess at twice the rate at most.
 func (g *gate) missed(a netip.Addr, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -97,9 +96,9 @@ func (g *gate) missed(a netip.Addr, now time.Time) {
 	}
 }
 
-// allowance returns that of network i of ns. A network that has not asked for as
-// long as an allowance takes to fill up has a full one, and may be forgotten:
-// addresses that come and go leave nothing behind. The lock is held.
+// allowance returns the allowance of network i of ns. A network without an attempt for the time
+// in which an allowance fills up has a full one, and can be forgotten. The memory is therefore
+// bounded, however many addresses come and go. The lock is held.
 func (g *gate) allowance(ns network.Networks, i int, now time.Time) *allowance {
 	a, share := ns.At(i)
 	limit, burst := g.limit*rate.Limit(share), g.burst*share
@@ -122,20 +121,20 @@ func (g *gate) allowance(ns network.Networks, i int, now time.Time) *allowance {
 	return l
 }
 
-// fill is how long an empty allowance takes to be full.
+// fill returns the time in which an empty allowance becomes full.
 func (g *gate) fill() time.Duration {
 	return time.Duration(min(float64(g.burst)/float64(g.limit), 1e9) * float64(time.Second))
 }
 
-// attempt is one upgrade request on its way through the gates. Every attempt
-// ends in one call of upgrade that succeeds, or in one answer that refuses it.
+// attempt is one upgrade request on its way through the gates. It ends with one call of upgrade
+// that succeeds, or with one answer that refuses it.
 type attempt struct {
 	relay    *Relay
 	w        http.ResponseWriter
 	req      *http.Request
 	endpoint endpoint
-	server   wire.ServerID // empty if the headers have none that is allowed
-	from     netip.Addr    // charged for it
+	server   wire.ServerID // empty if the headers have no valid one
+	from     netip.Addr    // the address that is charged
 	placed   bool          // it holds a place in the connection table
 }
 
@@ -215,8 +214,8 @@ func (a *attempt) checkHeaders(helloErr error) *rejection {
 	return nil
 }
 
-// reject answers, counts and logs an attempt that is refused, and gives back
-// its place in the connection table.
+// reject answers, counts and logs a refused attempt, and gives back its place in the connection
+// table.
 func (a *attempt) reject(why *rejection) {
 	r := a.relay
 	refuse(a.w, why.status, why.wait, why.err.Error())
@@ -258,8 +257,8 @@ func (a *attempt) leave() {
 	}
 }
 
-// originAllowed reports whether a browser may have sent req. Browsers cannot
-// set the headers the endpoints ask for, but a page could still try.
+// originAllowed reports whether req may come from a browser. Browsers cannot set the headers
+// that the endpoints require, so a page that tries is refused by them, too.
 func (r *Relay) originAllowed(req *http.Request) bool {
 	origins := req.Header.Values("Origin")
 	for _, o := range origins {
@@ -278,7 +277,7 @@ func refuse(w http.ResponseWriter, status, retryAfter int, sentence string) {
 	http.Error(w, sentence, status)
 }
 
-// peerAddr is the address that a request came from.
+// peerAddr returns the address that a request came from.
 func peerAddr(req *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
