@@ -12,12 +12,12 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Closed sets of label values. Nothing that a peer chose is among them.
+// Closed sets of label values. None is a text that a peer chose.
 type (
 	endpoint   string // which endpoint
-	outcome    string // what became of an upgrade attempt
-	refusal    string // why a peer did not get into a slot
-	dropReason string // why a frame went nowhere
+	outcome    string // the result of an upgrade attempt
+	refusal    string // the reason why a peer did not get into a slot
+	dropReason string // the reason why a frame was not forwarded
 	direction  string
 	side       string // the sender of a close message
 )
@@ -75,9 +75,8 @@ var (
 	sides       = []side{sideRelay, sidePeer}
 )
 
-// metrics has the relay's metrics, in addition to the registry's gauges.
-// Every series exists at 0 from the start, and is resolved then, so that
-// counting is one addition.
+// metrics has the relay's metrics, in addition to the registry's gauges. Every series exists from
+// the start with the value 0. It is looked up at the start, too, so that counting is one addition.
 type metrics struct {
 	all *prometheus.Registry
 
@@ -161,8 +160,8 @@ func newMetrics(registry prometheus.Collector) *metrics {
 	return m
 }
 
-// timeForwarding makes the histogram: native where the scraper asks for it,
-// with classic buckets for the others.
+// timeForwarding returns the histogram of frame times: native for scrapers that ask for it, with
+// classic buckets for the others.
 func (m *metrics) timeForwarding() *prometheus.HistogramVec {
 	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:                            "pyrycode_relay_forward_duration_seconds",
@@ -176,14 +175,14 @@ func (m *metrics) timeForwarding() *prometheus.HistogramVec {
 	return h
 }
 
-// view is a gauge of n.
+// view registers a gauge with the value of n.
 func (m *metrics) view(name, help string, labels prometheus.Labels, n *atomic.Int64) {
 	m.all.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_" + name, Help: help, ConstLabels: labels},
 		func() float64 { return float64(n.Load()) }))
 }
 
-// stagger is which frame of a new outbox is timed first. It goes round, so
-// that connections of few frames are timed as often as others are.
+// stagger returns the number of the frame of a new outbox that is timed first. Each outbox gets
+// the next number, so that connections with few frames are timed as often as others.
 func (m *metrics) stagger() uint8 { return uint8((m.staggered.Add(1) - 1) % sampleEvery) }
 
 func (m *metrics) vec(name, help string, labels ...string) *prometheus.CounterVec {
@@ -198,7 +197,7 @@ func (m *metrics) counter(name, help string) prometheus.Counter {
 	return c
 }
 
-// series resolves one counter per label value.
+// series returns the counter of each label value.
 func series[K comparable](keys []K, of func(K) prometheus.Counter) map[K]prometheus.Counter {
 	m := make(map[K]prometheus.Counter, len(keys))
 	for _, k := range keys {
@@ -207,15 +206,15 @@ func series[K comparable](keys []K, of func(K) prometheus.Counter) map[K]prometh
 	return m
 }
 
-// upgrade counts one attempt, once it is clear what became of it.
+// upgrade counts one attempt, when its result is known.
 func (m *metrics) upgrade(d endpoint, o outcome) { m.attempts[d][o].Inc() }
 
 // closed counts a close message.
 func (m *metrics) closed(s side, c wire.CloseCode) { m.closes[s][wire.Label(c)].Inc() }
 
-// gauges is the registry's state as Prometheus sees it. The registry sets and
-// reads them under its lock. Without it a scrape, which reads one after another,
-// could show a phone without the binary that it has joined.
+// gauges has the registry's gauges. The registry sets and reads them under its lock. Otherwise a
+// scrape, which reads them one after another, could show a phone without the binary that it has
+// joined.
 type gauges struct {
 	binaries, phones, inGrace, remote prometheus.Gauge
 	expiries                          prometheus.Counter

@@ -16,10 +16,10 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Relay is one node: it serves both endpoints and holds every connection.
-// Make one with New. All methods may be called from any goroutine.
+// Relay is one node: it serves both endpoints and has every connection. [New] returns one. All
+// methods may be called from any goroutine.
 type Relay struct {
-	cfg     Config // as it was at the start; what may change is in settings
+	cfg     Config // of the start; settings has the part that may change
 	rt      Runtime
 	started time.Time
 	log     *events
@@ -38,8 +38,8 @@ type Relay struct {
 	settings atomic.Pointer[settings] // in force now
 }
 
-// New returns a relay that runs as cfg says. The error joins all that is
-// wrong with cfg, each part naming field and rule.
+// New returns a relay with that configuration. The error has all errors of cfg. Each names its
+// field and the rule.
 func New(cfg Config) (*Relay, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -75,12 +75,12 @@ func New(cfg Config) (*Relay, error) {
 	return r, nil
 }
 
-// Handler serves the public surface: both endpoints and /healthz. Everything
-// else is 404.
+// Handler returns the handler of the public listener: both endpoints, and /healthz. All other
+// paths get 404.
 func (r *Relay) Handler() http.Handler {
 	health := r.Health()
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		switch req.URL.Path { // no ServeMux: it redirects what is almost a path
+		switch req.URL.Path { // no ServeMux: it redirects paths that are not clean
 		case "/v1/server", "/v2/server":
 			r.serveBinary(w, req, "")
 		case "/v1/client", "/v2/client":
@@ -101,20 +101,19 @@ func (r *Relay) Handler() http.Handler {
 	})
 }
 
-// Metrics is the relay's own metrics registry, never the default one.
-// Others may add to it before the first scrape.
+// Metrics returns the relay's own registry of metrics, never the default one. Callers may add
+// metrics before the first scrape.
 func (r *Relay) Metrics() *prometheus.Registry { return r.metrics.all }
 
-// Counts returns what is connected now.
+// Counts returns the numbers of connections now.
 func (r *Relay) Counts() Counts { return r.registry.Counts() }
 
-// TakePeaks returns the most that was connected since it was last called. It is
-// for one caller.
+// TakePeaks returns the peaks since its last call. Only one caller may use it.
 func (r *Relay) TakePeaks() Peaks { return r.registry.TakePeaks() }
 
-// Check compares counts, gauges and slots with each other and with the open
-// sockets, and what each connection is charged with what waits for it; it
-// returns an error that names what differs or is more than may be.
+// Check compares counts, gauges and slots with each other and with the open sockets, and the
+// memory that each connection is charged with the data that waits for it. The error names a
+// difference, or a limit that is exceeded.
 func (r *Relay) Check() error {
 	if err := r.registry.Check(); err != nil {
 		return err
@@ -125,8 +124,8 @@ func (r *Relay) Check() error {
 	return r.checkConns()
 }
 
-// checkConns looks at what waits for each connection: frames, and rivals; and at
-// what all of them hold.
+// checkConns checks the frames and the rivals that wait for each connection, and the memory of
+// all connections.
 func (r *Relay) checkConns() error {
 	all := r.table.all()
 	if err := r.memory.check(all); err != nil {
@@ -137,33 +136,33 @@ func (r *Relay) checkConns() error {
 		if !ok {
 			continue // the other node has the outbox of a proxied phone
 		}
-		whose := "phone"
+		kind := "phone"
 		if b, ok := c.role.(*binary); ok {
-			whose = "binary"
+			kind = "binary"
 			if n := b.probe.rivalsNow(); n > maxRivals {
 				return fmt.Errorf("%d claimants wait for a binary's answer; want at most %d", n, maxRivals)
 			}
 		}
 		if err := c.out.check(); err != nil {
-			return fmt.Errorf("outbox of a %s: %w", whose, err)
+			return fmt.Errorf("outbox of a %s: %w", kind, err)
 		}
 	}
 	return nil
 }
 
-// Abort closes every socket that is left, without a word. Use it when a
-// Drain has taken too long.
+// Abort closes every remaining socket without a close message. It is for a Drain that takes too
+// long.
 func (r *Relay) Abort() {
 	for _, c := range r.table.abort() {
 		c.abort()
 	}
 }
 
-// now is the time since the relay started, in nanoseconds and never 0, for
-// fields in which 0 means never.
+// now returns the time since the relay started, in nanoseconds. It is never 0, because fields
+// with such a time use 0 for never.
 func (r *Relay) now() int64 { return r.at(r.rt.Clock.Now()) }
 
-// at is t in the same count.
+// at returns t as now does.
 func (r *Relay) at(t time.Time) int64 { return int64(t.Sub(r.started)) + 1 }
 
 // graceExpired closes the phones of a slot at the end of its grace.
@@ -186,14 +185,14 @@ func (r *Relay) release(b *binary) bool {
 	return ok
 }
 
-// adopt enters c, which holds a place already, into the connection table.
+// adopt adds c, which has a place already, to the connection table.
 func (r *Relay) adopt(c *conn) {
 	if !r.table.add(c) {
-		c.abort() // Abort has been through here
+		c.abort() // Abort has been called
 	}
 }
 
-// forget is the end of c: its place is free.
+// forget removes c at its end and frees its place.
 func (r *Relay) forget(c *conn) { r.table.remove(c) }
 
 // health is the body of /healthz; the order of its fields is part of the
@@ -206,8 +205,8 @@ type health struct {
 	UptimeSec int64  `json:"uptime_seconds"`
 }
 
-// Health serves /healthz, for anyone and any method. Both counts come from
-// one moment, the same state that the gauges are set from.
+// Health returns the handler of /healthz, for all clients and methods. Both counts are of one
+// moment. The gauges are set from the same counts.
 func (r *Relay) Health() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		c := r.Counts()

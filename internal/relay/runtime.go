@@ -15,49 +15,46 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Runtime is what the relay borrows from the world: time, locks,
-// goroutines, randomness and gauges. The zero value of each field is the
-// real thing, so a Runtime{} is what production runs on. The simulator
-// hands in its own and so decides, from a seed, what happens next.
+// Runtime supplies time, locks, goroutines, randomness and gauges. The zero value of each field
+// uses those of the process, so production runs with Runtime{}. The simulator supplies its own,
+// and a seed decides what happens next.
 //
-// So that it can order everything, code of this package waits in two
-// places only: on a Socket and on a lock made by NewLock. To wait for
-// anything else a task ends and leaves behind what starts it again. Other
-// packages with a Runtime also wait at a Gate.
+// Code of this package waits in two places only, so that the simulator can order all events: on a
+// Socket, and on a lock of NewLock. A task that must wait for another event ends, and registers a
+// function that starts it again. Other packages with a Runtime also wait at a Gate.
 type Runtime struct {
 	// Clock tells the time and arms timers. Only Now and AfterFunc are used.
 	Clock clock.Clock
 
-	// NewLock makes a lock; name is what it guards, for a reader of traces.
+	// NewLock returns a lock. name says what it guards, for a reader of traces.
 	NewLock func(name string) sync.Locker
 
-	// Go starts a task; name is what it does, for a reader of traces.
+	// Go starts a task. name says what it does, for a reader of traces.
 	Go func(name string, f func())
 
-	// NewGate makes a closed gate. Nil is a channel.
+	// NewGate returns a closed gate. Nil means a channel.
 	NewGate func() Gate
 
-	// Rand is where connection ids come from. It must be safe for
-	// concurrent use and must never repeat across restarts.
+	// Rand is the source of connection ids. It must be safe for concurrent use, and must
+	// not repeat after a restart.
 	Rand io.Reader
 
-	// NewPool makes a pool of values that are used again. fresh makes a value. A pool
-	// may call overwrite with a value that is put back: nothing may use it any more.
-	// Nil is a sync.Pool, which never calls overwrite and is one for the whole process.
+	// NewPool returns a pool of values for reuse. fresh makes a value. A pool may call
+	// overwrite with a value that is put back, because no code may use it any more. Nil
+	// means one sync.Pool for the whole process, which does not call overwrite.
 	NewPool func(name string, fresh func() any, overwrite func(any)) wire.Pool
 
-	// NewGauge makes a gauge.
+	// NewGauge returns a gauge.
 	NewGauge func(prometheus.GaugeOpts) prometheus.Gauge
 
-	// Processors is how many tasks compute at a time. 0 is GOMAXPROCS.
+	// Processors is the number of tasks that compute at a time. 0 means GOMAXPROCS.
 	Processors int
 
 	pools *pools // made by WithDefaults; every copy of the Runtime has the same
 }
 
-// WithDefaults returns rt with the real thing for every zero field. What shares
-// buffers, as a relay and the sockets that are made for it, must have copies of one
-// Runtime that WithDefaults has returned.
+// WithDefaults returns rt with the default for every zero field. Values that share buffers, such
+// as a relay and its sockets, must have copies of one Runtime that WithDefaults has returned.
 func (rt Runtime) WithDefaults() Runtime {
 	if rt.Clock == nil {
 		rt.Clock = clock.New()
@@ -109,12 +106,11 @@ func (g channelGate) Open() {
 	}
 }
 
-// Buffer is what sockets read into. It is large because one read that
-// brings a hundred frames costs little more than one that brings one, and
-// can be, because connections have one only while there is something in it.
+// Buffer is the memory for one read of a socket. It is large, because a read of a hundred frames
+// costs little more than a read of one. A connection has a Buffer only while bytes are in it.
 type Buffer [64 << 10]byte
 
-// pools are where the relay gets memory that it uses again.
+// pools has the pools of memory that the relay reuses.
 type pools struct {
 	buffers  wire.Pool // of *Buffer
 	batches  wire.Pool // of *batch
@@ -147,8 +143,8 @@ func (b *Buffer) Free() { processPools.buffers.Put(b) }
 
 func (b *Buffer) overwrite() { wire.Overwrite(b[:]) }
 
-// A Socket is one peer's connection below WebSocket, once the upgrade is through: bytes
-// in both directions. No method waits.
+// A Socket is one peer's connection below WebSocket, after the upgrade: bytes in both directions.
+// No method waits.
 //
 // At any time at most one task calls TryRead, and at most one task calls TryWrite or
 // CloseWrite. Any task may call Close, more than once.
@@ -161,8 +157,8 @@ func (b *Buffer) overwrite() { wire.Overwrite(b[:]) }
 // A Socket has no deadlines. Its owner watches the clock and closes the socket when a
 // peer takes too long.
 type Socket interface {
-	// Start names the watcher. It is called once, before every other method but
-	// Close. Ready may be called from then on, before Start returns too.
+	// Start sets the watcher. It is called once, before all other methods but Close. Ready
+	// may be called from then on, also before Start returns.
 	Start(w Watcher)
 
 	// TryRead reads into p what has come; len(p) > 0. If more is true, another call may
@@ -171,7 +167,7 @@ type Socket interface {
 	// of the peer's bytes the error is io.EOF; n is 0 if err is not nil.
 	TryRead(p []byte) (n int, more bool, err error)
 
-	// TryWrite takes as much of p as goes now, perhaps nothing. If n < len(p) and err is
+	// TryWrite takes as much of p as it can now, or nothing. If n < len(p) and err is
 	// nil, Ready(writable) is called once another call may take more. The p of that
 	// call begins with all the bytes that were not taken.
 	TryWrite(p []byte) (n int, err error)
@@ -189,8 +185,8 @@ type Socket interface {
 // A Watcher is the owner of a Socket.
 type Watcher interface {
 	// Ready says that TryRead (readable) or TryWrite (writable) may make progress.
-	// It may be wrong, late or repeated, may come from several tasks at once, and
-	// must not wait. t belongs to the task that calls.
+	// The call may be wrong, late or repeated, and several tasks may call concurrently.
+	// Ready must not wait. t belongs to the task that calls.
 	Ready(t *Turn, readable, writable bool)
 }
 
