@@ -55,7 +55,7 @@ func newConnTable(cfg Config, gauge prometheus.Gauge) connTable {
 		gauge:         gauge,
 		max:           cfg.MaxConns,
 		maxPerAddress: cfg.MaxConnsPerAddress,
-		mu:            cfg.Runtime.NewLock("census"),
+		mu:            cfg.Runtime.NewLock("connection table"),
 		conns:         make(map[trackedConn]uint64),
 	}
 }
@@ -213,9 +213,9 @@ func (s *connTable) check(counts func() Counts) error {
 	c := counts()
 	switch {
 	case count != byAddr:
-		return fmt.Errorf("census: %d places taken; %d by address", count, byAddr)
+		return fmt.Errorf("connection table: %d places taken; %d by address", count, byAddr)
 	case conns > count:
-		return fmt.Errorf("census: %d connections; %d places", conns, count)
+		return fmt.Errorf("connection table: %d connections; %d places", conns, count)
 	case c.Binaries+c.Phones+c.Remote > conns:
 		return fmt.Errorf("registry counts %d binaries, %d phones and %d remote ones; %d connections are open", c.Binaries, c.Phones, c.Remote, conns)
 	}
@@ -272,8 +272,8 @@ func (f *flow) recent(now time.Time) int {
 	return 0
 }
 
-// relieve closes connections until what is left is within the budget.
-func (r *Relay) relieve() {
+// shedExcess closes connections until what is left is within the budget.
+func (r *Relay) shedExcess() {
 	r.ShedLoad(r.memory.excess())
 	r.memory.relieved()
 }

@@ -76,13 +76,13 @@ type load struct {
 	flow flow // what the peer takes out of the outbox
 }
 
-// tally is the work that was found under the memory's lock and is done after it.
-type tally struct {
+// deferredWork is the work that was found under the memory's lock and is done after it.
+type deferredWork struct {
 	start    []func()
 	overflow func()
 }
 
-func (t tally) do(rt *Runtime) {
+func (t deferredWork) do(rt *Runtime) {
 	for _, start := range t.start {
 		start()
 	}
@@ -225,7 +225,7 @@ func (m *memory) fits(l *load, n int) bool {
 }
 
 // add charges a delta bytes. The lock is held.
-func (m *memory) add(a *account, delta int) (t tally) {
+func (m *memory) add(a *account, delta int) (t deferredWork) {
 	a.held += delta
 	m.total += delta
 	if delta < 0 {
@@ -346,7 +346,7 @@ func (r *Relay) LimitMemory(bytes int) {
 	m := r.memory
 	m.mu.Lock()
 	m.budget = bytes
-	t := tally{start: m.resume(), overflow: m.overflows()}
+	t := deferredWork{start: m.resume(), overflow: m.overflows()}
 	m.mu.Unlock()
 	t.do(m.rt)
 }

@@ -60,7 +60,7 @@ func New(cfg Config) (*Relay, error) {
 	r.metrics = newMetrics(r.registry)
 	r.log = newEvents(cfg.Log, cfg.Runtime, r.metrics.suppressed)
 	r.table = newConnTable(cfg, r.metrics.connections)
-	r.memory = newMemory(&r.rt, r.relieve)
+	r.memory = newMemory(&r.rt, r.shedExcess)
 	r.readers = newReaders(&r.rt)
 	r.gate = newGate(cfg)
 	r.bans.init(cfg.Runtime, r.metrics.all)
