@@ -75,6 +75,7 @@ func (w *Instance) DialTo(d *Node, u *User, phone bool, server, kind int) *Clien
 	}
 	c.Sock = newSocket(w.Engine, d.pollers, c.Name, seed, w.room(), p("chunk", 0), int64(p("latency", 0))*int64(time.Millisecond))
 	c.Sock.down.SetRate(w.rate())
+	c.Sock.slow = w.rate() > 0
 	if !w.add(c) {
 		return nil
 	}

@@ -136,7 +136,7 @@ func (w *Instance) AtRest() {
 // Invariants are what the runs of the whole relay are judged by.
 func (World) Invariants() []string {
 	return []string{"gauges", "walk", "scrape", "health", "framing", "envelope", "unchanged", "misrouted", "order", "one binary", "one serving",
-		"after close", "after notice", "metrics", "silence", "notice", "directive", "served", "one holder", "converges", "drain", "together", "gates", "list", "one close",
+		"after close", "after notice", "metrics", "silence", "notice", "directive", "fair", "served", "one holder", "converges", "drain", "together", "gates", "list", "one close",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "budget", "progress", "loss", "forwarded",
 		"attempts", "expiries", "books", "strays", "wake", "linearizable", "patience", "in time", "relief", "limits", "access", "owner", "disconnect", "ban", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -36,6 +36,7 @@ func (ps *pollers) add(s *Socket) {
 	s.up.Watch(&p.gate, nil)
 	s.down.Watch(nil, &p.gate)
 	p.mu.Lock()
+	s.poller = p
 	p.sockets = append(p.sockets, s)
 	first := !p.started
 	p.started = true
@@ -60,6 +61,8 @@ type poller struct {
 	gate  engine.Gate
 	pause func() // waits while the process is frozen
 	turn  relay.Turn
+	task  *engine.Task // that calls batch; used in functions that are hidden from the race detector, as look is
+	look  int          // number of calls of batch
 
 	mu      sync.Mutex // guards all below; never held at a yield point
 	sockets []*Socket
@@ -75,6 +78,7 @@ type event struct {
 func (p *poller) run() {
 	for more := false; ; {
 		p.pause()
+		p.looks()
 		batch, next, over := p.batch(more)
 		if over {
 			return
@@ -142,4 +146,31 @@ func (p *poller) batch(busy bool) (events []event, next int64, over bool) {
 		events[i], events[j] = events[j], events[i]
 	}
 	return events, next, false
+}
+
+// readsPerLook is how often a poller reads one connection at most before it looks for new
+// events: once for an event, once for a wrong one, five times in Repeat and End, and a few
+// times more because another task asks for it.
+const readsPerLook = 12
+
+// looks records that the current task looks for new events.
+//
+//go:norace
+func (p *poller) looks() { p.task, p.look = p.e.Current(), p.look+1 }
+
+// checkReads fails if the poller of s reads s too often without a look for new events,
+// which other connections need. The task that calls TryRead calls it.
+//
+//go:norace
+func (s *Socket) checkReads() {
+	p := s.poller
+	if p == nil || s.e.Current() != p.task {
+		return
+	}
+	if s.look != p.look {
+		s.look, s.reads = p.look, 0
+	}
+	if s.reads++; s.reads > readsPerLook {
+		s.e.Fail("fair", "a poller has read one connection %d times without a look for new events", s.reads)
+	}
 }

@@ -18,6 +18,7 @@ type Socket struct {
 	watcher  relay.Watcher
 	up, down *engine.Pipe // from the peer, to the peer
 	obj      int32
+	slow     bool                // the link has a rate, and a read brings slowRead bytes at most
 	chunk    int                 // bytes that one read or write carries at most; 0: any number
 	onClose  func()              // called by Close; may be nil
 	record   func(history.Event) // records what happens; nil: nothing does
@@ -29,6 +30,8 @@ type Socket struct {
 	untaken          []byte // what the last TryWrite did not take; the next one begins with it
 	Tap              tap
 	in               inboundCounter
+	poller           *poller
+	look, reads      int // reads of the poller's task since its look with that number
 
 	mu           sync.Mutex // guards all below
 	readOwed     bool       // Ready(readable) is owed
@@ -42,6 +45,9 @@ type Socket struct {
 	writeFailed  bool  // a write has failed
 	longestWrite int64 // the longest time for which writeChunk bytes waited
 }
+
+// slowRead makes a message need many reads, and a connection have more to do for long.
+const slowRead = 64
 
 // writeChunk is the number of bytes to which the relay's write timeout applies.
 const writeChunk = 64 << 10
@@ -137,8 +143,13 @@ func (s *Socket) TryRead(p []byte) (n int, more bool, err error) {
 	if s.isClosed() {
 		return 0, false, engine.ErrClosed
 	}
+	s.checkReads()
 	s.mark(func() { s.readOwed = false })
-	n, _, err = s.up.Take(p[:s.limitBytes(s.fromPeer, len(p))])
+	size := s.limitBytes(s.fromPeer, len(p))
+	if s.slow {
+		size = min(size, slowRead)
+	}
+	n, _, err = s.up.Take(p[:size])
 	if err != nil {
 		return 0, false, err
 	}
@@ -151,7 +162,7 @@ func (s *Socket) TryRead(p []byte) (n int, more bool, err error) {
 	// Another task may close or reset the pipe meanwhile. Of what is left to read, the
 	// caller learns from the result or from Ready; now and then the result is wrong.
 	left, _, end := s.up.Readable()
-	more = (left || end != nil) && s.fromPeer.Chance(2) || s.fromPeer.Chance(16)
+	more = (left || end != nil) && (s.slow || s.fromPeer.Chance(2)) || s.fromPeer.Chance(16)
 	s.mark(func() { s.readOwed = !more })
 	if !more {
 		s.pollers.wake()
