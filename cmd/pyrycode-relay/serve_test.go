@@ -62,7 +62,7 @@ func startWith(t *testing.T, log *os.File, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = []string{asCommand + "=1", "GORACE=atexit_sleep_ms=0"}
-	if slices.Contains(args, "--cluster") {
+	if slices.Contains(args, "--cluster") || slices.Contains(args, "--cluster-embedded") {
 		cmd.Env = append(cmd.Env, clusterSecret)
 	}
 	cmd.Stderr = log
