@@ -51,7 +51,7 @@ func (w *instance) Chart() *engine.Chart {
 			c.Marks = append(c.Marks, engine.Mark{Column: at, At: m.Node.Began, Label: fmt.Sprint("node ", m.N, " starts"), Class: "fault"})
 		}
 		for s := range relayworld.MaxServers {
-			for _, t := range m.servePeriods[s][:m.nservePeriods[s]] {
+			for _, t := range w.ReadHistory().Nodes[m.N].Serves(relayworld.Servers[s]) {
 				c.Shades = append(c.Shades, engine.Shade{Column: at, From: t.From, To: t.To, Class: "grace"})
 				c.Marks = append(c.Marks, engine.Mark{Column: at, At: t.From, Label: "may serve " + relayworld.Servers[s], Class: "notice"})
 				if t.To.Step > 0 {

@@ -1,6 +1,7 @@
 package clusterworld
 
 import (
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
@@ -55,8 +56,14 @@ func (World) CoverageGoals() []string {
 	}
 }
 
-// coverNode marks the coverage goals that a node's counters show.
-func (w *instance) coverNode(m *member, node, relay map[string]float64) {
+// cover marks the coverage goals of the history.
+func (w *instance) cover() {
+	for _, m := range w.members[:w.nmembers] {
+		w.coverNode(m, w.Hist().Nodes[m.N].Last)
+	}
+}
+
+func (w *instance) coverNode(m *member, node history.Metrics) {
 	const prefix = "pyrycode_relay_cluster_"
 	for n, name := range map[int]string{
 		sawLostDeadline: "claim_losses_total fence", sawLostSession: "claim_losses_total session", sawLostReclaimed: "claim_losses_total reclaimed",
@@ -76,7 +83,7 @@ func (w *instance) coverNode(m *member, node, relay map[string]float64) {
 		if c.Node != m.Node {
 			continue
 		}
-		w.Engine.Sometimes(sawUnknownHolder, !c.Phone && c.Status == 503 && m.drained.Step == 0)
+		w.Engine.Sometimes(sawUnknownHolder, !c.Phone && c.Status == 503 && !m.draining)
 		if !c.Upgraded {
 			continue
 		}

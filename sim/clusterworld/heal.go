@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
@@ -39,6 +40,10 @@ func (w *instance) heal() {
 	w.Engine.Phase("the counts of each node are checked, and new peers must be served at every node")
 	w.checkNodes("after the faults")
 	w.converge()
+	w.Engine.Phase("nothing happens for 24 s: the nodes do nothing but ping and keep their sessions alive")
+	w.Record(history.Event{Kind: history.QuietBegan})
+	w.Engine.Sleep(24 * time.Second)
+	w.Record(history.Event{Kind: history.QuietEnded})
 	w.Engine.Phase("the node that serves s1 drains or is killed, and another node must serve it")
 	w.replaceServingNode()
 	w.Engine.Phase("all nodes drain; at the end no claim, stream or entry may be left")
@@ -57,7 +62,10 @@ func (w *instance) heal() {
 }
 
 //go:norace
-func (w *instance) endFaults() { w.faultsOver, w.noAnswerBefore, w.healedAt = true, 0, w.Engine.Now() }
+func (w *instance) endFaults() {
+	w.faultsOver, w.noAnswerBefore = true, 0
+	w.Record(history.Event{Kind: history.TroublesOver})
+}
 
 //go:norace
 func (m *member) isEnded() bool { return m.ended }

@@ -1,9 +1,12 @@
 package clusterworld
 
 import (
+	"time"
+
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
@@ -66,7 +69,9 @@ func (w *instance) Unlocking(t *engine.Task, l *engine.Lock) {
 		if m.Lock != l {
 			continue
 		}
+		was := m.Shown
 		m.Shown = m.Relay.Counts()
+		w.NoteGraces(m.Node, was)
 		if m.Shown.Binaries < 0 || m.Shown.Phones < 0 || m.Shown.InGrace < 0 || m.Shown.Remote < 0 {
 			w.Engine.Fail("gauges", "the registry of node %d counts %+v", m.N, m.Shown)
 		}
@@ -93,15 +98,25 @@ func (w *instance) Final() {
 		if got := m.Shown; got.Binaries+got.Phones+got.InGrace+got.Remote != 0 {
 			w.Engine.Fail("converges", "at rest node %d counts %+v; want none", m.N, got)
 		}
-		w.checkEmpty(m, "claims", "streams")
 	}
-	w.judge()
+	w.JudgeHistory(history.CheckCluster)
+	w.cover()
+}
+
+// HistorySettings returns what the checkers need to know of the cluster.
+func (w *instance) HistorySettings() *history.Cluster {
+	return &history.Cluster{
+		Exact: w.idleTimeOnly, Skewed: w.Run.Param("skew", 0) > 0, Random: w.storeFaults.upset+w.busFaults.lose+w.busFaults.late > 0,
+		Session: int64(sessionTTL), Call: callTime, Hold: int64(holdTime), Delay: w.busFaults.delay,
+		Directory: w.storeFaults.delay, Watch: w.storeFaults.watch, Window: max(w.Run.Param("window", 256<<10), 1<<10),
+		Claimant: int64(10*time.Second + relayworld.ProbeTime), Heartbeat: int64(w.heartbeat()),
+	}
 }
 
 // Invariants are what the runs of a cluster are judged by.
 func (World) Invariants() []string {
 	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
 		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "converges", "left over", "gates",
-		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "progress", "forwarded", "attempts", "books",
+		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "progress", "forwarded", "attempts", "books", "metrics", "silence", "drain", "strays", "wake", "expiries", "disconnect",
 		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

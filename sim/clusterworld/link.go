@@ -5,6 +5,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // The partitions of a node: from the directory, from the bus, or from both.
@@ -27,10 +28,8 @@ type nodeLink struct {
 	number int                                // of the process
 	accept atomic.Pointer[func(relay.Socket)] // nil: it does not listen yet
 
-	cuts         int
-	closed       bool
-	unanswered   int        // calls of the directory without an answer
-	unansweredAt [128]int64 // when the last of these calls failed
+	cuts   int
+	closed bool
 }
 
 func newLink(w *instance, m *member) *nodeLink {
@@ -45,7 +44,7 @@ func (l *nodeLink) isClosed() bool { return l.closed }
 
 func (l *nodeLink) cut(what int) {
 	l.setCuts(l.cutsNow() | what)
-	l.w.addFaultPeriod(engine.Forever)
+	l.w.trouble(engine.Forever)
 	l.update()
 }
 
@@ -73,21 +72,8 @@ func (l *nodeLink) close() {
 func (l *nodeLink) setClosed() { l.closed = true }
 
 // noteUnanswered records a call of the directory that got no answer.
-//
-//go:norace
 func (l *nodeLink) noteUnanswered() {
-	l.unansweredAt[l.unanswered%len(l.unansweredAt)] = l.w.Engine.Now()
-	l.unanswered++
-}
-
-// unansweredBetween counts the calls without an answer between.
-func (l *nodeLink) unansweredBetween(from, to int64) (n int) {
-	for _, at := range l.unansweredAt[:min(l.unanswered, len(l.unansweredAt))] {
-		if from <= at && at <= to {
-			n++
-		}
-	}
-	return n
+	l.w.Record(history.Event{Kind: history.Unanswered, Node: l.m.N})
 }
 
 //go:norace

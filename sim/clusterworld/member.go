@@ -16,6 +16,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
@@ -45,22 +46,19 @@ type member struct {
 
 	// Faults of the nemesis and records of the checks. They are used only in
 	// functions that are hidden from the race detector.
-	dead          bool         // killed
-	drained       engine.Stamp // its drain began
-	refusesFrom   engine.Stamp // it refuses new connections
-	ended         bool         // drained and closed, or dead
-	frozen        bool
-	thaw          engine.Gate
-	everFrozen    bool // it has been frozen
-	locks         [engine.MaxTasks]int8
-	deadlines     [relayworld.MaxServers][]leaseDeadline // deadlines of its claims; written before Claim returns
-	ndeadlines    [relayworld.MaxServers]int
-	slotHeld      [relayworld.MaxServers]bool // the registry has a binary in the slot
-	serving       [relayworld.MaxServers]bool
-	allowed       [relayworld.MaxServers]bool                // a deadline has not passed
-	servePeriods  [relayworld.MaxServers][64]relayworld.Span // when allowed was true
-	nservePeriods [relayworld.MaxServers]int
-	everServed    [relayworld.MaxServers]bool // it has served the id at least once
+	dead       bool // killed
+	draining   bool
+	ended      bool // drained and closed, or dead
+	frozen     bool
+	thaw       engine.Gate
+	everFrozen bool // it has been frozen
+	locks      [engine.MaxTasks]int8
+	deadlines  [relayworld.MaxServers][]leaseDeadline // deadlines of its claims; written before Claim returns
+	ndeadlines [relayworld.MaxServers]int
+	slotHeld   [relayworld.MaxServers]bool // the registry has a binary in the slot
+	serving    [relayworld.MaxServers]bool
+	allowed    [relayworld.MaxServers]bool // a deadline has not passed
+	everServed [relayworld.MaxServers]bool // it has served the id at least once
 }
 
 // leaseDeadline is the deadline of a claim.
@@ -100,17 +98,23 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	p := w.Run.Param
 	n, err := cluster.New(cluster.Config{
 		Name: fmt.Sprint("relay-", m.index), Directory: m.link, Network: m.link, Runtime: own,
-		TTL: sessionTTL, Margin: leaseMargin, Hold: holdTime, ClaimsUnderWay: p("calls", 64), Heartbeat: time.Duration(max(p("signs", 2), 1)) * time.Second,
+		TTL: sessionTTL, Margin: leaseMargin, Hold: holdTime, ClaimsUnderWay: p("calls", 64), Heartbeat: w.heartbeat(),
 		Window: max(p("window", 256<<10), 1<<10), Linger: relayworld.Linger,
 	})
 	if err != nil {
 		panic(err)
 	}
 	m.cluster, m.metrics = n, prometheus.NewRegistry()
+	d.More = m.metrics
 	if err := n.Register(m.metrics); err != nil {
 		panic(err)
 	}
 	cfg.Cluster = observedNode{n, m}
+}
+
+// heartbeat is the time between two pings of a link.
+func (w *instance) heartbeat() time.Duration {
+	return time.Duration(max(w.Run.Param("signs", 2), 1)) * time.Second
 }
 
 // Running returns the process of a node, or nil if it has ended.
@@ -167,7 +171,8 @@ func (w *instance) skew(index int) int {
 // visible outside.
 func (w *instance) killNode(m *member) {
 	w.setEnded(m, true)
-	w.addFaultPeriod(0)
+	w.Record(history.Event{Kind: history.NodeDown, Node: m.N})
+	w.trouble(0)
 	if m.link.chance(2) {
 		m.link.resetWires() // otherwise the machine is gone, too
 	}
@@ -189,10 +194,11 @@ func (w *instance) killNode(m *member) {
 // drainNode shuts the process down as main does: first the relay, then its entries
 // in the directory.
 func (w *instance) drainNode(m *member, spread time.Duration) {
-	m.setDrained(w.Engine.Stamp())
-	w.addFaultPeriod(0)
+	m.setDraining()
+	w.Record(history.Event{Kind: history.DrainBegan, Node: m.N, N: int(spread)})
+	w.Record(history.Event{Kind: history.TroubleBegan, Peer: 1})
 	m.Relay.Drain(spread, func() {})
-	m.setRefuses(w.Engine.Stamp())
+	w.Record(history.Event{Kind: history.DrainRefuses, Node: m.N})
 	m.cluster.Drain()
 	if spread == 0 && w.faultsOver {
 		w.checkEmpty(m, "claims")
@@ -208,16 +214,13 @@ func (w *instance) drainNode(m *member, spread time.Duration) {
 }
 
 //go:norace
-func (m *member) setDrained(s engine.Stamp) { m.drained = s }
-
-//go:norace
-func (m *member) setRefuses(s engine.Stamp) { m.refusesFrom = s }
+func (m *member) setDraining() { m.draining = true }
 
 //go:norace
 func (w *instance) setEnded(m *member, dead bool) { m.dead, m.ended = dead, true }
 
 //go:norace
-func (m *member) gone() bool { return m.ended || m.drained.Step > 0 }
+func (m *member) gone() bool { return m.ended || m.draining }
 
 // parkWhileFrozen parks the current task while its process is frozen. A task that holds a
 // lock is not parked, because other tasks may wait for it.
@@ -233,7 +236,8 @@ func (m *member) parkWhileFrozen() {
 func (m *member) freeze() {
 	if !m.ended {
 		m.frozen, m.everFrozen = true, true
-		m.w.addFaultPeriod(engine.Forever)
+		m.w.Record(history.Event{Kind: history.Froze, Node: m.N})
+		m.w.trouble(engine.Forever)
 	}
 }
 
@@ -303,27 +307,11 @@ func (m *member) mayServe(s int) bool {
 //go:norace
 func (m *member) noteMayServe(s int, on bool) {
 	m.allowed[s] = on
-	n := m.nservePeriods[s]
+	n := 0
 	if on {
-		if n == len(m.servePeriods[s]) {
-			return
-		}
-		m.servePeriods[s][n].From = m.w.Engine.Stamp()
-		m.nservePeriods[s]++
-	} else if t := &m.servePeriods[s][max(n-1, 0)]; t.To.Step == 0 {
-		t.To = m.w.Engine.Stamp()
+		n = 1
 	}
-}
-
-// mightHaveServed reports whether the node may have served the server-id at any moment
-// between.
-func (m *member) mightHaveServed(s int, from, to int64) bool {
-	for _, t := range m.servePeriods[s][:m.nservePeriods[s]] {
-		if t.From.At <= to && (t.To.Step == 0 || t.To.At >= from) {
-			return true
-		}
-	}
-	return m.nservePeriods[s] == len(m.servePeriods[s])
+	m.w.Record(history.Event{Kind: history.MayServe, Node: m.N, Text: relayworld.Servers[s], N: n})
 }
 
 // deadlineOffset is the offset of the time in a relay.LeaseDeadline. An atomic

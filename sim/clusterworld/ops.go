@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
@@ -58,7 +59,7 @@ func (w *instance) restartEnded() {
 	for i := range w.size {
 		if w.nodeAt(i).isEnded() && (w.starts < 20 || w.faultsOver) && w.beginStart() {
 			w.startNode(i)
-			w.addFaultPeriod(int64(3*time.Second) - faultAftermath) // until the nodes have heard of each other
+			w.trouble(int64(3 * time.Second)) // until the nodes have heard of each other
 			w.endStart()
 		}
 	}
@@ -83,7 +84,7 @@ func (w *instance) thawAll() {
 	for i := range w.size {
 		w.nodeAt(i).unfreeze()
 	}
-	w.endFaultPeriods()
+	w.endTroubles()
 	w.Engine.Yield(engine.AtPoint, 0)
 }
 
@@ -92,12 +93,16 @@ func (w *instance) stall(d int64) {
 	if !w.faultsOver {
 		w.noAnswerBefore = max(w.noAnswerBefore, w.Engine.Now()+d)
 		w.dir.elect(w.noAnswerBefore)
-		w.addFaultPeriod(d)
+		w.trouble(d)
 	}
 }
 
 //go:norace
-func (w *instance) noteLost() { w.sessionsLost = true; w.addFaultPeriod(0) }
+func (w *instance) noteLost() {
+	w.sessionsLost = true
+	w.Record(history.Event{Kind: history.SessionsLost})
+	w.trouble(0)
+}
 
 // healAll ends all partitions.
 func (w *instance) healAll() {
@@ -106,7 +111,7 @@ func (w *instance) healAll() {
 			m.link.heal()
 		}
 	}
-	w.endFaultPeriods()
+	w.endTroubles()
 	w.Engine.Yield(engine.AtPoint, 0)
 }
 
@@ -116,38 +121,26 @@ func (w *instance) freeze(m *member, d int64) {
 	w.Engine.Go("thaw", func() {
 		w.Engine.Sleep(time.Duration(d))
 		m.unfreeze()
-		w.endFaultPeriods()
+		w.endTroubles()
 	})
 }
 
-// addFaultPeriod records a fault that lasts for d from now, or, if d is
-// forever, until endFaultPeriods.
+// trouble records a fault that lasts for d from now, or, if d is forever, until
+// endTroubles.
 //
 //go:norace
-func (w *instance) addFaultPeriod(d int64) {
-	if w.nfaultPeriods == len(w.faultPeriods) {
-		w.nfaultPeriods--
-	}
-	t := &w.faultPeriods[w.nfaultPeriods]
-	t.from, t.to = w.Engine.Now(), engine.Forever
-	if d != engine.Forever {
-		t.to = w.Engine.Now() + d
-	}
-	w.nfaultPeriods++
+func (w *instance) trouble(d int64) {
+	w.Record(history.Event{Kind: history.TroubleBegan, N: int(d)})
 }
 
-// endFaultPeriods ends the open fault periods if no node is cut off or frozen.
+// endTroubles ends those without a duration if no node is cut off or frozen.
 //
 //go:norace
-func (w *instance) endFaultPeriods() {
+func (w *instance) endTroubles() {
 	for i := 0; i < w.nmembers; i++ {
 		if m := w.members[i]; m.frozen || m.link.cuts != 0 && !m.ended {
 			return
 		}
 	}
-	for i := 0; i < w.nfaultPeriods; i++ {
-		if t := &w.faultPeriods[i]; t.to == engine.Forever {
-			t.to = w.Engine.Now()
-		}
-	}
+	w.Record(history.Event{Kind: history.TroubleEnded})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 var (
@@ -234,6 +235,7 @@ func (l *nodeLink) Replace(key string, value []byte, revision uint64, id cluster
 	var e cluster.Entry // of a call that is late, written after Replace has returned
 	var err error
 	value = slices.Clone(value)
+	l.noteWrite()
 	callErr := l.call(true, func(d *directory) error {
 		if e = d.entry(key); e.Revision != revision {
 			return cluster.ErrConflict
@@ -259,6 +261,7 @@ func (l *nodeLink) Replace(key string, value []byte, revision uint64, id cluster
 
 // Delete implements cluster.Directory.
 func (l *nodeLink) Delete(key string, revision uint64) (err error) {
+	l.noteWrite()
 	callErr := l.call(true, func(d *directory) error {
 		if e := d.entry(key); revision == 0 || e.Revision != revision {
 			return cluster.ErrConflict
@@ -281,6 +284,9 @@ func (l *nodeLink) Get(key string) (e cluster.Entry, err error) {
 	}, &err)
 	return e, errors.Join(callErr, err)
 }
+
+// noteWrite records that the node changes the directory.
+func (l *nodeLink) noteWrite() { l.w.Record(history.Event{Kind: history.Written, Node: l.m.N}) }
 
 // call sends an operation to the directory and returns its answer. Either may
 // be lost or late; then the caller cannot tell whether the operation was done.

@@ -228,7 +228,7 @@ func (l *nodeLink) update() {
 
 // delayBus stops the bytes of all wires of l for d.
 func (l *nodeLink) delayBus(d int64) {
-	l.w.addFaultPeriod(d)
+	l.w.trouble(d)
 	for _, c := range l.w.wires.of(l) {
 		c.delay(d)
 	}

@@ -353,10 +353,7 @@ type instance struct {
 	started        engine.Gate
 	startRunning   bool
 	idleTimeOnly   bool // time moves only when no task can run
-	healedAt       int64
 
-	faultPeriods    [256]faultPeriod
-	nfaultPeriods   int
 	nemesisActions  [128]nemesisAction
 	nnemesisActions int
 }

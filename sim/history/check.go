@@ -80,19 +80,39 @@ func (r *Run) checkQuiet() {
 			clear(pings)
 		case since.Step == 0:
 		case e.Kind == QuietEnded:
-			if took, most := e.Step-since.Step, stepsPerPing*all+quietSteps; took > most {
+			if took, most := e.Step-since.Step, stepsPerPing*all+quietSteps+r.clusterSteps(e.At-since.At); took > most {
 				r.fail("silence", "nothing happened for %d s, with %d pings, and took %d steps; want %d at most", (e.At-since.At)/1e9, all, took, most)
 			}
 			since = Stamp{}
 		case e.Kind == Pinged:
 			all++
-			if pings[e.Conn]++; int64(pings[e.Conn])-1 > (e.At-since.At)/r.Heartbeat {
+			if pings[e.Conn]++; int64(pings[e.Conn])-1 > r.atMost(e.At-since.At)/r.Heartbeat {
 				r.blame("silence", r.Conns[e.Conn], "%d pings within %d s; want one in %d s", pings[e.Conn], (e.At-since.At)/1e9, r.Heartbeat/1e9)
 			}
+		case e.Kind == Written:
+			r.fail("silence", "process %d changes the directory while nothing happens", e.Node)
 		case e.Kind == Wrote || e.Kind == WroteClose || e.Kind == SocketClosed:
 			r.blame("silence", r.Conns[e.Conn], "the relay writes to it, or closes it, while nothing happens (kind %d)", e.Kind)
 		}
 	}
+}
+
+// atMost returns how much time passes at most by the clock of a process in a time.
+func (r *Run) atMost(time int64) int64 {
+	if r.Cluster != nil && r.Cluster.Skewed {
+		return time * 11 / 10
+	}
+	return time
+}
+
+// clusterSteps is the most steps that the processes of a cluster take in a time in which nothing
+// happens: each keeps its session alive, and pings the others.
+func (r *Run) clusterSteps(time int64) int {
+	if r.Cluster == nil {
+		return 0
+	}
+	n := len(r.Nodes) - 1
+	return int(time/1e9) * n * n * stepsPerPing
 }
 
 // checkWakes checks that each push wake is handed on once, in order, for its own server-id.

@@ -73,6 +73,16 @@ const (
 	QuietBegan     // from here on no peer does anything but answer pings
 	QuietEnded
 	Scraped // Node To(step at which it began) Data(Metrics)
+
+	// Clusters.
+	MayServe     // Node N(1: from now on; 0: no longer) Text(server-id): its lease says so
+	Froze        // Node: the process stops for a while
+	Unanswered   // Node: a call of the directory gets no answer
+	Written      // Node: it changes the directory, other than to keep its session alive
+	SessionsLost // the directory ends sessions of processes that live
+	TroubleBegan // N(nanoseconds, or -1: until TroubleEnded) Peer(1: it is a drain): a fault of the directory, of the network between processes, or of a process
+	TroubleEnded // all troubles with -1
+	TroublesOver // nothing goes wrong from here on
 )
 
 // Event is one thing that happened in a run.

@@ -16,6 +16,8 @@ func (r *Run) checkGates(c *Conn) {
 	}
 	ok := false
 	switch c.Status {
+	case 0: // no answer
+		ok = r.Cluster != nil
 	case 400:
 		ok = c.Invalid == 400
 	case 401: // its token is not on the list
@@ -25,7 +27,7 @@ func (r *Run) checkGates(c *Conn) {
 	case 429:
 		ok = r.overRate(c) && c.Retry != ""
 	case 503:
-		ok = c.Retry != "" && (past(n.Drained, c) || past(n.Killed, c) || r.Full(c) || r.AddressFull(c) || r.TooManyClaimants(c) || c.NotAsked)
+		ok = c.Retry != "" && (past(n.Drained, c) || past(n.Killed, c) || r.Full(c) || r.AddressFull(c) || r.TooManyClaimants(c) || c.NotAsked || r.refusedInCluster(c))
 	}
 	if !ok {
 		r.blame("gates", c, "answered with %d, Retry-After %q, without a reason", c.Status, c.Retry)

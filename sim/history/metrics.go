@@ -39,6 +39,18 @@ var metricChecks = map[string]func(r *Run, n *Node){
 	"connected_phones":             atRest("connected_phones"),
 	"binaries_in_grace":            atRest("binaries_in_grace"),
 	"remote_phones":                atRest("remote_phones"),
+
+	"cluster_claims":                     atRest("cluster_claims"), // and the cluster's world, with everyone connected
+	"cluster_streams":                    atRest("cluster_streams"),
+	"cluster_held_claims":                atRest("cluster_held_claims"),
+	"cluster_session":                    atRest("cluster_session"),
+	"cluster_nodes":                      (*Run).checkNodesGauge,
+	"cluster_claim_losses_total":         (*Run).checkLosses,
+	"cluster_claim_refusals_total":       (*Run).checkRefusals,
+	"cluster_silent_node_refusals_total": (*Run).checkRefusals,
+	"cluster_broken_streams_total":       (*Run).checkBrokenStreams,
+	"cluster_ended_links_total":          (*Run).checkEndedLinks,
+	"cluster_round_trip_seconds":         (*Run).checkRoundTrips,
 }
 
 // checkMetrics checks the last scrape of each process, which comes when all of its
@@ -49,7 +61,9 @@ func (r *Run) checkMetrics() {
 			continue
 		}
 		for _, name := range metricNames {
-			metricChecks[name](r, n)
+			if !strings.HasPrefix(name, "cluster_") || r.Cluster != nil {
+				metricChecks[name](r, n)
+			}
 		}
 	}
 	r.checkScrapes()
@@ -107,6 +121,17 @@ func atRest(series string) func(*Run, *Node) {
 func (r *Run) count(n *Node, match func(c *Conn) bool) (k int) {
 	for _, c := range r.All() {
 		if c.Node == n.Number && match(c) {
+			k++
+		}
+	}
+	return k
+}
+
+// registered returns how many of the phones that a process has registered match. In a cluster
+// their sockets may be at other processes.
+func (r *Run) registered(n *Node, match func(c *Conn) bool) (k int) {
+	for _, c := range r.All() {
+		if c.Phone && match(c) && r.home(c) == n {
 			k++
 		}
 	}
@@ -199,7 +224,7 @@ func (m Metrics) label(side string, code int) string {
 func (r *Run) checkCloseFrames(n *Node) {
 	wrote, sent, read := map[string]int{}, map[string]int{}, map[string]int{}
 	for _, c := range r.All() {
-		if c.Node != n.Number || r.Shared && c.Phone && c.Home != c.Node {
+		if !r.local(c, n) {
 			continue
 		}
 		if c.Closes > 0 {
@@ -213,7 +238,7 @@ func (r *Run) checkCloseFrames(n *Node) {
 			}
 		}
 	}
-	mute := r.count(n, (*Conn).mute)
+	mute := r.count(n, (*Conn).mute) + r.proxied(n)
 	for series := range n.Last {
 		label, ok := strings.CutPrefix(series, prefix+"close_frames_total ")
 		if !ok {
@@ -223,9 +248,30 @@ func (r *Run) checkCloseFrames(n *Node) {
 		if v := int(n.Last[series]); side == "relay" {
 			r.between("metrics", n, "closes of the relay with "+code, wrote[code], v, wrote[code]+mute)
 		} else {
-			r.between("metrics", n, "closes of peers with "+code, read[code], v, sent[code])
+			r.between("metrics", n, "closes of peers with "+code, read[code], v, sent[code]+r.proxied(n))
 		}
 	}
+}
+
+// proxied reports whether another process has registered c.
+func (c *Conn) proxied() bool {
+	return slices.ContainsFunc(c.homes, func(home int) bool { return home != c.Node })
+}
+
+// proxied counts the phones that have their slot, or their socket, at n, and the other at
+// another process. Either may count their closes.
+func (r *Run) proxied(n *Node) (k int) {
+	for _, c := range r.All() {
+		if c.proxied() && (slices.Contains(c.homes, n.Number) || c.Node == n.Number) {
+			k++
+		}
+	}
+	return k
+}
+
+// local reports whether n counts the frames of c, and no other process writes them.
+func (r *Run) local(c *Conn, n *Node) bool {
+	return c.Node == n.Number && (r.Cluster == nil || !c.proxied())
 }
 
 // mayCross reports whether the relay may have closed c with the code that c sent, for another
@@ -240,13 +286,34 @@ func (r *Run) checkForwarded(n *Node) {
 	for i, direction := range [2]string{"phone_to_binary", "binary_to_phone"} {
 		frames, bytes := 0, 0
 		for _, c := range r.All() {
-			if c.Node == n.Number && c.Endpoint() == i {
+			if r.local(c, n) && c.Endpoint() == i {
 				frames, bytes = frames+c.Frames, bytes+c.FrameBytes
 			}
 		}
-		r.between("forwarded", n, "frames "+direction, frames, n.Last.of("frames_forwarded_total "+direction), frames)
-		r.between("forwarded", n, "bytes of frames "+direction, bytes, n.Last.of("frame_bytes_total "+direction), bytes)
+		moreFrames, moreBytes := r.forwardedToProxied(n, i)
+		r.between("forwarded", n, "frames "+direction, frames, n.Last.of("frames_forwarded_total "+direction), frames+moreFrames)
+		r.between("forwarded", n, "bytes of frames "+direction, bytes, n.Last.of("frame_bytes_total "+direction), bytes+moreBytes)
 	}
+}
+
+// forwardedToProxied returns the frames, and their bytes, that binaries of n have sent to phones at other
+// processes. n may count them as forwarded.
+func (r *Run) forwardedToProxied(n *Node, endpoint int) (frames, bytes int) {
+	if endpoint == 0 {
+		return 0, 0
+	}
+	for _, b := range r.All() {
+		for phone, f := range b.Flows {
+			if b.Phone || b.Node != n.Number || phone == 0 || r.local(r.Conns[phone], n) {
+				continue
+			}
+			frames += len(f.Sent)
+			for _, s := range f.Sent {
+				bytes += s.Size
+			}
+		}
+	}
+	return frames, bytes
 }
 
 // timedEvery is the number of frames of an outbox of which one is timed.
@@ -257,9 +324,12 @@ func (r *Run) checkTimed(n *Node) {
 	for i, direction := range [2]string{"phone_to_binary", "binary_to_phone"} {
 		least, most := 0, 0
 		for _, c := range r.All() {
-			if c.Node == n.Number && c.Endpoint() == i {
+			if r.local(c, n) && c.Endpoint() == i {
 				least, most = least+c.Frames/timedEvery, most+(c.Frames+timedEvery-1)/timedEvery
 			}
+		}
+		if more, _ := r.forwardedToProxied(n, i); more > 0 {
+			most += more/timedEvery + r.proxied(n)
 		}
 		r.between("metrics", n, "timed frames "+direction, least, n.Last.of("forward_duration_seconds "+direction+" count"), most)
 	}
@@ -281,15 +351,15 @@ func (r *Run) checkDropped(n *Node) {
 	}
 	r.between("strays", n, "envelopes for unknown phones", least, of("unknown_phone"), most)
 	r.between("wake", n, "wakes that push refused", n.RefusedWakes, of("push_refused"), n.RefusedWakes)
-	bad := r.count(n, func(c *Conn) bool { return c.Phone && c.Faults&DidBad != 0 })
+	bad := r.registered(n, func(c *Conn) bool { return c.Faults&DidBad != 0 })
 	r.between("metrics", n, "frames that are not valid", r.told(n, 1007), of("invalid_frame"), bad)
-	full := r.count(n, func(c *Conn) bool { return c.closedWith(1011, reasonPhoneBacklog) })
-	r.between("metrics", n, "frames without room", full, of("phone_backlog"), full+r.count(n, func(c *Conn) bool { return c.Phone && c.Upgraded() && !c.closedWith(1011, reasonPhoneBacklog) }))
+	full := r.registered(n, func(c *Conn) bool { return c.closedWith(1011, reasonPhoneBacklog) })
+	r.between("metrics", n, "frames without room", full, of("phone_backlog"), full+r.registered(n, func(c *Conn) bool { return c.Phone && c.Upgraded() && !c.closedWith(1011, reasonPhoneBacklog) }))
 }
 
 // told counts the phones of n that were closed with a code.
 func (r *Run) told(n *Node, code int) int {
-	return r.count(n, func(c *Conn) bool { return c.Phone && c.Closed && c.Code == code && c.Reason != "" })
+	return r.registered(n, func(c *Conn) bool { return c.Closed && c.Code == code && c.Reason != "" })
 }
 
 // checkSlotCounters compares the counters of conflicts, takeovers and reclaims with each
@@ -298,9 +368,9 @@ func (r *Run) checkSlotCounters(n *Node) {
 	inUse := r.count(n, func(c *Conn) bool { return c.closedWith(4409, reasonInUse) })
 	r.between("metrics", n, "conflicts", inUse, n.Last.of("claim_conflicts_total"), n.Last.of("ws_upgrade_attempts_total server reject_409"))
 	silent := func(phones bool) (k int) {
-		return r.count(n, func(c *Conn) bool { return c.closedWith(1011, reasonHeartbeat) && c.Phone == phones })
+		return r.count(n, func(c *Conn) bool { return c.closedWith(1011, reasonHeartbeat) && c.Phone == phones && r.local(c, n) })
 	}
-	mute := r.count(n, func(c *Conn) bool { return c.Upgraded() && !c.Closed })
+	mute := r.count(n, func(c *Conn) bool { return c.Upgraded() && !c.Closed }) + r.proxied(n)
 	timeouts, takeovers, reclaims := n.Last.of("heartbeat_timeouts_total"), n.Last.of("takeovers_total"), n.Last.of("reclaims_total")
 	r.between("metrics", n, "missed heartbeats", silent(true), timeouts, silent(true)+silent(false)+mute)
 	both := silent(true) + silent(false)
@@ -322,12 +392,12 @@ func (r *Run) checkSlotCounters(n *Node) {
 // were closed at their end.
 func (r *Run) checkGraces(n *Node) {
 	least := n.Graces[0]
-	if n.HasAccess || n.GraceKicks > 0 {
-		least = 0 // those that an operator ended, or that lost their access, ended without a timer
+	if n.HasAccess || n.GraceKicks > 0 || r.Cluster != nil {
+		least = 0 // those that an operator ended, or that lost their access or their lease, ended without a timer
 	}
 	r.between("expiries", n, "graces that have ended", least, n.Last.of("grace_expiries_total"), n.Graces[1])
-	told := r.count(n, func(c *Conn) bool {
-		if !c.Phone || c.CloseSent || !c.closedWith(1000, reasonGrace) {
+	told := r.registered(n, func(c *Conn) bool {
+		if c.CloseSent || !c.closedWith(1000, reasonGrace) {
 			return false
 		}
 		b, o := r.Ordered(c)

@@ -47,7 +47,7 @@ func (r *Run) dialled(e *Event) {
 func (c *Conn) atPeer(e *Event) {
 	switch e.Kind {
 	case Registered:
-		c.Home = e.Node
+		c.Home, c.homes = e.Node, append(c.homes, e.Node)
 	case Upgraded:
 		c.UpgradedAt = e.Stamp
 	case Answered:
@@ -180,6 +180,8 @@ func (r *Run) operated(e *Event) {
 		n.Reclaimed++
 	case GraceKicked:
 		n.GraceKicks += e.N
+	case MayServe, Froze, Unanswered, SessionsLost, TroubleBegan, TroubleEnded, TroublesOver:
+		r.clusterEvent(e, n)
 	case Scraped:
 		n.Last = e.Data.(Metrics)
 	}

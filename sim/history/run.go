@@ -21,6 +21,8 @@ type Settings struct {
 
 	Probe, Write, Message, Linger int64 // the relay's timeouts
 	Heartbeat                     int64 // time between two pings
+
+	Cluster *Cluster // nil: each process is alone
 }
 
 // slack is how late the relay's alarms may be.
@@ -40,6 +42,10 @@ type Run struct {
 	access   []*accessPeriod
 	requests []*request
 	sheds    []*shed
+
+	troubles     []trouble // of a cluster
+	healedAt     int64
+	sessionsLost bool
 
 	violations []Violation
 }
@@ -67,14 +73,18 @@ type Node struct {
 	Reclaimed    int    // slots in grace that got a binary
 	RefusedWakes int
 	HasAccess    bool
-	Last         Metrics // the last scrape
+	Froze        bool
+	serves       map[string][]Span // by server-id: when its lease let it serve
+	unanswered   []int64           // times of calls of the directory
+	Last         Metrics           // the last scrape
 }
 
 // Conn is one connection.
 type Conn struct {
 	Dial
 	Number, Node int
-	Home         int // the process that registered it as a phone; in a cluster maybe another one
+	Home         int // the last process that registered it as a phone; in a cluster maybe another one
+	homes        []int
 	DialedAt     Stamp
 	UpgradedAt   Stamp
 	ServedAt     Stamp // the endpoint was done with it

@@ -81,6 +81,8 @@ type Cluster interface {
 	Running(index int) *Node
 	// Wrap returns the socket as the process of a node sees it.
 	Wrap(d *Node, s *Socket) relay.Socket
+	// HistorySettings returns what the checkers need to know of the cluster.
+	HistorySettings() *history.Cluster
 	// FaultsOver reports whether the network makes no more faults.
 	FaultsOver() bool
 }
@@ -90,6 +92,7 @@ type Node struct {
 	N             int
 	Began         engine.Stamp
 	Relay         *relay.Relay
+	More          *prometheus.Registry // metrics of the process that are not the relay's, or nil
 	handler       http.Handler
 	pollers       *pollers
 	Lock          *engine.Lock // the registry's

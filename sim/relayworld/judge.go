@@ -1,6 +1,7 @@
 package relayworld
 
 import (
+	"maps"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
@@ -36,7 +37,7 @@ func (w *Instance) Unlocking(t *engine.Task, l *engine.Lock) {
 		}
 		was := d.Shown
 		d.Shown = d.Relay.Counts()
-		w.noteGraces(d, was)
+		w.NoteGraces(d, was)
 		if d.Shown.Binaries < 0 || d.Shown.Phones < 0 || d.Shown.InGrace < 0 {
 			w.Engine.Fail("gauges", "the registry counts %+v", d.Shown)
 		}
@@ -51,10 +52,10 @@ func (w *Instance) Unlocking(t *engine.Task, l *engine.Lock) {
 	}
 }
 
-// noteGraces records that a grace has begun or ended.
+// NoteGraces records that a grace has begun or ended.
 //
 //go:norace
-func (w *Instance) noteGraces(d *Node, was relay.Counts) {
+func (w *Instance) NoteGraces(d *Node, was relay.Counts) {
 	e := history.Event{Node: d.N}
 	switch d.Shown.InGrace - was.InGrace {
 	case 1:
@@ -62,7 +63,7 @@ func (w *Instance) noteGraces(d *Node, was relay.Counts) {
 	case -1:
 		e.Kind = history.GraceReclaimed
 		if d.Shown.Binaries == was.Binaries {
-			e.Kind, e.N = history.GraceEnded, was.Phones-d.Shown.Phones
+			e.Kind, e.N = history.GraceEnded, was.Phones+was.Remote-d.Shown.Phones-d.Shown.Remote
 		}
 	default:
 		return
@@ -98,10 +99,14 @@ func (w *Instance) Final() {
 
 // ReadHistory reads the history of the run, and gives each client its connection in it.
 func (w *Instance) ReadHistory() *history.Run {
-	w.hist = history.Read(w.Log.Events(), history.Settings{
+	settings := history.Settings{
 		Exact: w.exactTiming, Shared: w.Cluster != nil, Tokens: w.tokens(), Latency: w.Latency(), Room: w.room(),
 		Rate: upgradeRate, Heartbeat: int64(w.heartbeat()), Probe: int64(ProbeTime), Write: int64(writeTime), Message: int64(messageTime), Linger: int64(Linger),
-	})
+	}
+	if w.Cluster != nil {
+		settings.Cluster = w.Cluster.HistorySettings()
+	}
+	w.hist = history.Read(w.Log.Events(), settings)
 	for _, c := range w.All() {
 		c.Conn = w.hist.Conns[c.Number]
 	}
@@ -111,7 +116,11 @@ func (w *Instance) ReadHistory() *history.Run {
 // JudgeHistory scrapes all processes, and fails if check finds something wrong in the history.
 func (w *Instance) JudgeHistory(check func(*history.Run) []history.Violation) {
 	for _, d := range w.nodes[:w.nnodes] {
-		w.Record(history.Event{Kind: history.Scraped, Node: d.N, Data: Gather(d.Relay.Metrics())})
+		m := Gather(d.Relay.Metrics())
+		if d.More != nil {
+			maps.Copy(m, Gather(d.More))
+		}
+		w.Record(history.Event{Kind: history.Scraped, Node: d.N, Data: m})
 	}
 	if wrong := check(w.ReadHistory()); len(wrong) > 0 {
 		w.Engine.Fail(wrong[0].Invariant, "%s", wrong[0].Detail)

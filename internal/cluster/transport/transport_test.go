@@ -83,6 +83,7 @@ func until(t *testing.T, what string, cond func() bool) {
 	}
 }
 
+// count returns pyrycode_relay_cluster_failed_connections_total of a reason.
 func (t *Transport) count(reason string) float64 {
 	var m dto.Metric
 	if err := t.failed.WithLabelValues(reason).Write(&m); err != nil {
