@@ -30,7 +30,7 @@ type accessCommand struct {
 	Domain string `name:"domain" default:"" placeholder:"NAME" unit:"host name" group:"The relay" help:"The --domain of serve, for the URL with a new token."`
 	Relay  string `of:"access" name:"relay" default:"" placeholder:"URL" unit:"URL" group:"The relay" help:"The relay's URL, for the URL with a new token, such as wss://relay.example.com. None: wss:// and --domain."`
 
-	Note    string `of:"access" name:"note" default:"" unit:"text" group:"The entry" help:"Note for people, such as whose server-id it is."`
+	Note    string `of:"access" name:"note" default:"" unit:"text" group:"The entry" help:"Note for people, such as the name of the owner."`
 	Expires string `of:"access" name:"expires" default:"" unit:"date, time or duration" group:"The entry" help:"When the access ends: 2027-01-31 (its begin in UTC), 2027-01-31T18:00:00Z, or 720h from now. None: never."`
 	Phones  int    `of:"access" name:"phones" default:"0" unit:"phones" group:"The entry" help:"Limit on its phones, if it is lower than --max-phones. 0: only --max-phones counts."`
 	Rate    int    `of:"access" name:"rate" default:"0" unit:"per minute" group:"The entry" help:"Limit on its connection attempts per minute, from all addresses, of its binary and its phones together. 0: none."`

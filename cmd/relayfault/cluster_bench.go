@@ -20,7 +20,7 @@ type clusterBenchmark struct {
 	clusterFlags
 	Rounds int           `default:"5" help:"Rounds; every variant is measured once per round."`
 	For    time.Duration `default:"2s" help:"Duration of each measurement."`
-	Faults []string      `default:"drain,kill,kill-leader,freeze,isolate,isolate-leader" help:"Faults whose recovery time is measured; a minute each."`
+	Faults []string      `default:"drain,kill,kill-leader,freeze,isolate,isolate-leader" help:"Faults to measure the recovery time of; a minute each."`
 	IDs    int           `name:"ids" default:"12" help:"Server-ids that are served during the faults."`
 }
 

@@ -19,7 +19,7 @@ const proxyAddress = "127.77.0.1"
 // relayPorts is the number of ports that a relay opens for the others, one after the other.
 const relayPorts = 3
 
-// freeAddress returns an address whose port and the n-1 next ones were free when it was chosen.
+// freeAddress returns an address. Its port and the n-1 next ones were free when it was chosen.
 func freeAddress(n int) (string, error) {
 	all, err := listenRow("127.0.0.1", n)
 	for _, ln := range all {

@@ -163,8 +163,8 @@ func (t *trio) start(ctx context.Context, i int) error {
 	return nil
 }
 
-// replace puts a relay with another name, other addresses and no data in the place of relay i,
-// whose process has ended.
+// replace puts a relay with another name, other addresses and no data in the place of relay i.
+// The process of relay i must have ended.
 func (t *trio) replace(ctx context.Context, i int) error {
 	m, err := t.prepare()
 	if err != nil {
@@ -216,7 +216,7 @@ func (t *trio) disconnectPair(i, j int, l load.Link) {
 	t.members[j].inner.set(i, l)
 }
 
-// leader returns the relay whose process leads the directory, or -1 if no relay reports it.
+// leader returns the relay that leads the directory, or -1 if no relay reports it.
 func (t *trio) leader() int {
 	for i, m := range t.members {
 		if text, err := m.page("/metrics"); err == nil && strings.Contains(text, "\npyrycode_relay_cluster_directory_leader 1\n") {

@@ -263,16 +263,16 @@ func TestRow24AllReconnectAtOnce(t *testing.T) {
 	plain := func(*config.Config) {}
 	many := func(i int) string { return fmt.Sprintf("127.3.%d.%d", i/100/250, 1+i/100%250) }
 	t.Run("from many addresses", func(t *testing.T) { herd(t, dose(20, 1000), 0, nil, many, plain) })
-	// More than may wait to be upgraded: who came first must not be cut for
-	// who came last, or all come again and again.
+	// More than may wait to be upgraded: the first clients must not be cut for the
+	// last ones, or all come again and again.
 	t.Run("over TLS", func(t *testing.T) {
 		cert, key, client := selfSigned(t)
 		herd(t, dose(15, 300), 0, client, many, func(c *config.Config) {
 			c.TLSCert, c.TLSKey, c.MaxPending = cert, key, dose(50, c.MaxPending)
 		})
 	})
-	// As many as one address may have, and as few attempts as there are
-	// clients: what those cost who come before their binary, the others lack.
+	// As many as one address may have, and as few attempts as there are clients: the
+	// attempts of phones that come before their binary are not left for the others.
 	t.Run("from one address", func(t *testing.T) {
 		herd(t, dose(15, 99), dose(150, 0), nil, func(int) string { return "127.0.0.7" }, plain)
 	})

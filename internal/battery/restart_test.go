@@ -18,8 +18,8 @@ import (
 )
 
 // A deployed daemon redials 1 ms after a close frame. A dial that fails then
-// costs it 1 s, and 30 s if its connection was young. So a relay whose socket
-// outlives the process must not accept, on its way out, a redial that it can
+// costs it 1 s, and 30 s if its connection was young. So a relay with a socket
+// that outlives the process must not accept, on its way out, a redial that it can
 // only refuse.
 func TestRow31ARestartWithAKeptSocketLosesNoRedial(t *testing.T) {
 	daemons, busy := dose(100, 50), dose(3, 10)

@@ -149,7 +149,7 @@ func (n *Node) acquire(c *claim, owner string, from netip.Addr, end time.Time) (
 func (n *Node) win(c *claim, owner string, from netip.Addr, end time.Time) (*relay.LeaseDeadline, error) {
 	mine := value{V: protocol, Node: n.id.String(), Nonce: c.nonce}.bytes()
 	replace := uint64(0) // the revision that may be replaced; 0: none
-	ended := uint64(0)   // the revision whose session has ended
+	ended := uint64(0)   // the revision of a session that has ended
 	began := n.rt.Clock.Now()
 	for {
 		s, e, err := n.write(c, mine, replace, from, end)

@@ -46,7 +46,7 @@ type Directory interface {
 	Create(key string, value []byte, s SessionID) (Entry, error)
 
 	// Replace replaces the entry under key and moves it to session s, if revision is the
-	// entry's newest one. Otherwise it returns the entry as it is, whose Revision is 0 if
+	// entry's newest one. Otherwise it returns the entry as it is, with Revision 0 if
 	// key does not exist, and ErrConflict. If s has ended, the error is ErrSessionGone.
 	Replace(key string, value []byte, revision uint64, s SessionID) (Entry, error)
 
@@ -108,12 +108,12 @@ type NodeRecord struct {
 // Misfit returns why a node with the record r does not fit to a node with this program and the
 // given name and address, as a sentence, or "".
 func (r NodeRecord) Misfit(name, address string) string {
-	who := strings.TrimSpace(wire.Printable(r.Name, maxName) + " at " + wire.Printable(r.Address, maxName))
+	node := strings.TrimSpace(wire.Printable(r.Name, maxName) + " at " + wire.Printable(r.Address, maxName))
 	switch {
 	case r.V != 0 && r.V != protocol: // 0: of a release before the record had it
-		return fmt.Sprintf("%s speaks version %d of the protocol between nodes, this node version %d: run the same release on all nodes; until then each refuses claims and phones of the other's server-ids", who, r.V, protocol)
+		return fmt.Sprintf("%s speaks version %d of the protocol between nodes, this node version %d: run the same release on all nodes; until then each refuses claims and phones of the other's server-ids", node, r.V, protocol)
 	case name != "" && r.Name == name && r.Address != address:
-		return fmt.Sprintf("%s has the name of this node: give each relay its own --cluster-name, because the logs tell nodes apart by it", who)
+		return fmt.Sprintf("%s has the name of this node: give each relay its own --cluster-name, because the logs tell nodes apart by it", node)
 	}
 	return ""
 }

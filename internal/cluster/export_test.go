@@ -50,7 +50,7 @@ func (n *Node) Slot(id wire.ServerID) relay.SlotState { return n.host.Slot(id) }
 func (n *Node) Refuse(node NodeID, ask string)        { n.refuse(node, ask) }
 func (n *Node) Silent(ask string) prometheus.Counter  { return n.metrics.silent[ask] }
 
-// Arriving returns the number of links whose far node has not introduced itself.
+// Arriving returns the number of links to nodes that have not introduced themselves.
 func (n *Node) Arriving() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()

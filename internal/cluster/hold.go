@@ -35,7 +35,7 @@ type holdGroup struct {
 	poll  *clock.Timer
 }
 
-// ask asks the node of entry e, whose value is v, for its server-id: whether its binary is
+// ask asks the node of entry e, with the value v, for its server-id: whether its binary is
 // alive, and if not, to hand the server-id over. If the node does not answer, ask waits
 // until the session of e has ended, until end at most. owner is that of the claim.
 //

@@ -463,7 +463,7 @@ func (l *link) end(why linkReason, text string) {
 	l.node.rt.Go("link broken", func() { breakAll(streams, why) })
 }
 
-// breakAll breaks streams whose link has ended.
+// breakAll breaks the streams of a link that has ended.
 func breakAll(streams []*stream, why linkReason) {
 	reason := brokenNode
 	if why == linkShutdown {

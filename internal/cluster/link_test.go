@@ -358,7 +358,7 @@ func TestAStreamThatBreaksTheRulesEndsAlone(t *testing.T) {
 	}
 }
 
-// The end of a link closes the phones whose bytes it carried with 1012, and tells their
+// The end of a link closes the phones that it served with 1012, and tells their
 // binary.
 func TestTheEndOfALinkClosesItsStreams(t *testing.T) {
 	w := newWorld(t, 2, nil)

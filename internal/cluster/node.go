@@ -174,8 +174,8 @@ type Node struct {
 	holds          map[SessionID]*holdGroup
 	held           int // all of holds
 	nodes          map[NodeID]*farNode
-	arriving       []*link              // links whose far node has not introduced itself
-	lost           map[NodeID]lostNode  // nodes whose link has ended
+	arriving       []*link              // links to nodes that have not introduced themselves
+	lost           map[NodeID]lostNode  // nodes after the end of their link
 	refused        map[NodeID]*refusals // claims and phones refused because of silent nodes
 	heartbeatTimer *clock.Timer
 	draining       bool

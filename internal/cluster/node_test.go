@@ -313,7 +313,7 @@ func TestAClaimWaitsForTheEndOfASilentNodesSession(t *testing.T) {
 	a.down(false)
 }
 
-// A claim of a server-id whose node cannot be asked is refused when it has waited for
+// A claim of a server-id is refused if its node cannot be asked and when it has waited for
 // Config.Hold, or immediately when too many wait.
 func TestAClaimIsHeldForALimitedTimeAndInLimitedNumber(t *testing.T) {
 	w := newWorld(t, 2, func(c *Config, _ *relay.Config) {

@@ -15,7 +15,7 @@ import (
 // silent node.
 const summaryEvery = 10 * time.Second
 
-// lostNode is a node whose link has ended. The directory may still have
+// lostNode is a node after the end of its link. The directory may still have
 // entries of it for a while.
 type lostNode struct {
 	name string

@@ -158,7 +158,7 @@ func TestAnAnswerAfterTheLeaseDeadlineChangesNothing(t *testing.T) {
 	})
 }
 
-// A node whose session has ended serves nothing under it, and begins another one.
+// A node serves nothing after the end of its session, and begins another one.
 func TestASessionThatHasEndedIsReplaced(t *testing.T) {
 	ended := func(number int) error {
 		if number == 1 {

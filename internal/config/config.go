@@ -51,7 +51,7 @@ type Config struct {
 	// ProxyProtocol expects a PROXY header at the beginning of each connection.
 	ProxyProtocol bool `default:"false" unit:"true or false" group:"Listeners" help:"Expect a PROXY header, version 1 or 2, on every connection, and refuse connections that do not come from --trusted-proxies."`
 
-	// Access selects who may claim server-ids.
+	// Access selects the binaries that may claim server-ids.
 	Access string `default:"open" values:"open,list,tokens,url" unit:"open, list, tokens or url" group:"Access" common:"true" help:"Which binaries may use the relay: all (open), those with a server-id in --access-file (list), those with a token in --access-file (tokens), or those that the service at --access-url allows (url)."`
 
 	// AccessFile has the server-ids or the hashes of tokens.

@@ -71,7 +71,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 	v.push(c)
 	v.cluster(c)
 	if c.StateDir != "" {
-		v.ownDir("state-dir", c.StateDir, ownDir{closed: "it says who is banned, and why", writable: "without it a restart forgets bans"})
+		v.ownDir("state-dir", c.StateDir, ownDir{closed: "it has the bans and their reasons", writable: "without it a restart forgets bans"})
 	}
 	v.serverIDs(c)
 	slices.SortStableFunc(v.problems, func(a, b Problem) int { return order[a.Option] - order[b.Option] })

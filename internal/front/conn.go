@@ -313,8 +313,8 @@ func (c *conn) endTurn() {
 	c.table.endTurn(c)
 }
 
-// endTurn gives the turn of c, if it has one, to a connection of the network whose
-// last turn is the longest ago, and of those to the one that has waited the longest.
+// endTurn gives the turn of c, if it has one, to a connection of the network that
+// has waited longest since its last turn, and of those to the one that has waited longest.
 // A network with many connections then has as many turns as one with few, and neither
 // makes the other wait for ever. mu is held.
 func (p *pending) endTurn(c *conn) {

@@ -181,8 +181,8 @@ func (p *pending) handOut(t *testing.T, froms []string, comes, want string) {
 	}
 }
 
-// A handshake that is cut while it waits for its turn, or whose time ends
-// meanwhile, takes none with it.
+// A handshake that is cut while it waits for its turn, or at the end of
+// its time, takes none with it.
 func TestAHandshakeCutBeforeItsTurnKeepsNone(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

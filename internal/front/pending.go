@@ -233,8 +233,8 @@ const (
 	// pendingBytes is for goroutine, buffers and TLS.
 	pendingBytes = 16 << 10
 
-	// headerFactor is how many bytes net/http makes of one byte of a header whose
-	// fields are as short as possible.
+	// headerFactor is how many bytes net/http makes of one byte of a header with
+	// fields that are as short as possible.
 	headerFactor = 20
 
 	// shedLeast is what a connection holds that is worth a cut. That is less than

@@ -231,7 +231,7 @@ func (c *conn) tick(now int64) (next int64) {
 	return min(next, c.nextPing, now+int64(cfg.MessageTimeout))
 }
 
-// heartbeat ends a connection whose last ping has not been answered and
+// heartbeat ends a connection that has not answered its last ping, and
 // pings the others. Silence proves nothing while the connection is parked,
 // since its pongs are not read, nor while the ping still waits behind a
 // backlog that moves.

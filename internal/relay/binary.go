@@ -301,7 +301,7 @@ func (b *binary) carryOut(payload []byte) bool {
 // badInterval. A long one counts as one more for each badBytes.
 //
 // A correct binary stays far below. After a restart of the relay it sends what it had
-// for the phones of before, whose conn_ids the new process does not know. That may be
+// for the phones of before. The new process does not know their conn_ids. That may be
 // the full outboxes of 16 phones, 64 MiB: some 4,000 for the bytes, and a few thousand
 // for the envelopes.
 const (

@@ -73,8 +73,8 @@ const (
 
 // conn is one WebSocket connection after its upgrade. It moves bytes and watches the
 // clock; its role decides. It has no task of its own: a step reads what has come and
-// hands it on, and at most one task runs a step. A conn whose next message cannot be
-// handed on is parked until startReading. A new conn is parked.
+// hands it on, and at most one task runs a step. A conn is parked while its next message
+// cannot be handed on, until startReading. A new conn is parked.
 type conn struct {
 	relay  *Relay
 	set    *settings // those it lives by

@@ -339,7 +339,7 @@ func idleBytes(s Socket) int {
 
 // LimitMemory sets how many bytes connections may hold together; 0 means that
 // there is no limit. If they hold more, connections are closed as by ShedLoad. A
-// message of more than 64 KiB whose sender's address holds as much as is free is not
+// message of more than 64 KiB from an address that holds as much as is free is not
 // read until that has changed. A connection that waits for that for RoomTimeout is
 // closed; meanwhile MessageTimeout does not run.
 func (r *Relay) LimitMemory(bytes int) {

@@ -207,7 +207,7 @@ func (p *phone) handOn() {}
 
 func (p *phone) settled() bool { return p.binary.Load() != nil }
 
-// starved closes a phone whose binary has had no room for too long. If the
+// starved closes a phone if its binary has had no room for too long. If the
 // binary is gone meanwhile, the phone waits through the grace instead.
 func (p *phone) starved() {
 	if !p.binary.Load().closing.Load() {
@@ -289,8 +289,8 @@ func (p *phone) unroute() {
 	}
 }
 
-// routes has the phones that a binary may name in its envelopes. The registry decides who
-// is joined; routes spares its lock a visit per frame.
+// routes has the phones that a binary may name in its envelopes. The registry decides
+// which phones are joined; routes spares its lock a visit per frame.
 type routes struct {
 	table atomic.Pointer[routeTable] // nil: no phone; changed with the lock only
 

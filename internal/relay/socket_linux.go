@@ -276,7 +276,7 @@ func (p *poller) add(s *rawSocket) error {
 	return nil
 }
 
-// remove forgets s, whose descriptor is about to be closed, which takes it out of epoll.
+// remove forgets s. The close of its descriptor, which follows, takes it out of epoll.
 func (p *poller) remove(s *rawSocket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

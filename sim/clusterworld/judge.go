@@ -10,7 +10,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
-// Step checks that the gauges of every node whose registry is not locked are
+// Step checks that the gauges of every node with a registry that is not locked are
 // its counts, and that at most one node serves each server-id.
 //
 //go:norace

@@ -30,7 +30,7 @@ type nodeWire struct {
 // sometimes a write breaks the wire or is late.
 //
 // One read ends after the question that joins a phone, at the latest. Until the watcher
-// returns, the task then acts for that phone, from whose number its conn id is made.
+// returns, the task then acts for that phone. Its conn id is made from the phone's number.
 type wireSocket struct {
 	frozenSocket
 	wire *nodeWire
@@ -55,7 +55,7 @@ var joining = regexp.MustCompile(`"ask":"open".*"device":"sim-([0-9]+)"`)
 // Start implements relay.Socket.
 func (s *wireSocket) Start(w relay.Watcher) { s.frozenSocket.Start(clearing{w, s.m}) }
 
-// clearing is a watcher whose task acts for nobody afterwards.
+// clearing is a watcher. Its task acts for no phone afterwards.
 type clearing struct {
 	relay.Watcher
 	m *member

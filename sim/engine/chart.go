@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A Chart shows what happened to the users of a world, for readers who do not
+// A Chart shows what happened to the users of a world, for readers that do not
 // know its code. It has a column for each user, and arrows for the frames that
 // they send each other.
 type Chart struct {

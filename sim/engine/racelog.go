@@ -107,10 +107,10 @@ var (
 	numbers   = regexp.MustCompile(`\d+`)
 )
 
-// A witness finds out which number the race detector gives to each goroutine, which
-// it tells only in its reports. Each task writes a value of its own as it begins.
-// After the run the witness, whose goroutine has seen no synchronisation since
-// before the run, writes to them all: each is a race, and its report has the number.
+// A witness finds out the number that the race detector gives to each goroutine. The detector
+// shows it in its reports only. Each task writes a value of its own as it begins. After the run
+// the witness writes to them all. Its goroutine has seen no synchronisation since before the run,
+// so each write is a race, and its report has the number.
 // The methods may be called with nil.
 type witness struct {
 	ask  chan []*int

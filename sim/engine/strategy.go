@@ -156,7 +156,7 @@ func byListing(e *Run, cur *Task) *Task {
 }
 
 // replayer is the strategy that follows a run and its switches. It skips a
-// switch whose task does not exist or cannot run.
+// switch to a task that does not exist or cannot run.
 type replayer struct {
 	at     []switchPoint // sorted by point
 	missed int           // switches met that could not be made

@@ -30,7 +30,7 @@ type Config struct {
 
 // Test calls f in simulated runs, one for each seed. f and the tasks that it starts
 // use the primitives of this package with the run that f gets. The test fails at the
-// first seed whose run fails: a call of [Run.Fail], a panic, a deadlock, a task that
+// first seed with a run that fails: a call of [Run.Fail], a panic, a deadlock, a task that
 // never ends, or, in a race build, a data race. It then shrinks the run, writes it
 // as text and as a page, and says how to repeat it:
 //

@@ -9,7 +9,7 @@ import (
 type World interface {
 	Name() string
 	// Plan makes up from chance what the actors do. small asks for a world
-	// whose schedules can all be tried.
+	// with so few schedules that all can be tried.
 	Plan(r *Rand, small bool) *Plan
 	// Start builds what is to be run on the engine's runtime.
 	Start(e *Run, r *Plan) Instance

@@ -71,7 +71,7 @@ func (d *daemon) run() {
 	d.server.close()
 }
 
-// part returns a part of the drain whose begin, end and cut are recorded. To cut a part
+// part returns a part of the drain. Its begin, end and cut are recorded. To cut a part
 // ends it.
 func (d *daemon) part(i int, key string, end func(done func()), cut func()) lifecycle.Part {
 	var over func()

@@ -76,7 +76,7 @@ func (r *Run) graceEnded(c *Conn) bool {
 }
 
 // HeldMeanwhile returns a row's condition: while c waited, or at most so many nanoseconds
-// before, another binary was connected for its server-id. Use it for real processes, whose
+// before, another binary was connected for its server-id. Use it for real processes. Their
 // relays may notice the end of a connection later than its peer.
 func HeldMeanwhile(delay int64) func(*Run, *Conn) bool {
 	return func(r *Run, c *Conn) bool {

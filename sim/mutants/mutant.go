@@ -93,7 +93,7 @@ func parseMutant(name, text string) (*Mutant, error) {
 }
 
 // Apply patches the source. The old text of each hunk must occur exactly once. One hunk must
-// contain the marker REACHED, which tells a mutant whose code never runs from a mutant that
+// contain the marker REACHED, which tells a mutant with code that never runs from a mutant that
 // no check notices.
 func (m *Mutant) Apply(src string) (string, error) {
 	marked := false

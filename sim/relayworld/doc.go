@@ -5,7 +5,7 @@
 // Begin with world.go, which plans a run, and instance.go, which holds its state.
 // The peers are in client.go, socket.go and frame.go. Their WebSocket code is
 // written from RFC 6455 and shares nothing with the relay's. It is also not that of
-// internal/wstest, whose Conn blocks in reads of a real socket: here the seed decides
+// internal/wstest. A Conn there blocks in reads of a real socket: here the seed decides
 // when each byte moves, and two readers find each other's faults. The files heal.go
 // and judge.go end and judge a run; the other files hold one check each.
 //

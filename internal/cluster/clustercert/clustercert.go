@@ -45,7 +45,7 @@ type Identity struct {
 }
 
 // Derive returns a new certificate of the authority that belongs to secret. name appears in
-// the certificate for people who read it; no relay decides by it. The secret must have
+// the certificate for its readers; no relay decides by it. The secret must have
 // [MinSecret] bytes at least.
 func Derive(secret, name string) (*Identity, error) {
 	if len(secret) < MinSecret {

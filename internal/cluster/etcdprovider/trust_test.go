@@ -17,7 +17,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/etcd"
 )
 
-// serverWith returns the host of a server with TLS whose certificate set has changed.
+// serverWith returns the host of a server with TLS and a certificate that set has changed.
 func serverWith(t *testing.T, a *certtest.Authority, set func(*x509.Certificate)) string {
 	t.Helper()
 	cert, key, _ := a.IssueAs(t.TempDir(), set)

@@ -51,7 +51,7 @@ func (d *dataDir) close() { d.lock.Close() }
 
 func (d *dataDir) ownerFile() string { return filepath.Join(d.path, "owner.json") }
 
-// owner returns whose data the directory has. ok is false if it has none.
+// owner returns the owner of the data in the directory. ok is false if it has none.
 func (d *dataDir) owner() (o owner, ok bool, err error) {
 	if _, err := os.Stat(filepath.Join(d.path, "member", "wal")); errors.Is(err, os.ErrNotExist) {
 		return o, false, nil

@@ -70,7 +70,7 @@ func TestAMemberThatLostItsDataGetsThemFromTheOthers(t *testing.T) {
 	put(t, c.Member(1).Client(), "b")
 }
 
-// A member whose place was given away has no place when it returns, as long as the others run.
+// A member that has lost its place has none when it returns, as long as the others run.
 func TestAReplacedMemberThatReturnsSaysSo(t *testing.T) {
 	c := etcdtest.New(t, 3)
 	c.StartAll()

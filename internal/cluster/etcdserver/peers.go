@@ -179,7 +179,7 @@ func wrongSecret(err error) bool {
 	if errors.As(err, &unknown) {
 		return true
 	}
-	// The remote refuses this relay's certificate with an alert, whose type is not exported.
+	// The remote refuses this relay's certificate with an alert. The type of its error is not exported.
 	text := fmt.Sprint(err)
 	return strings.Contains(text, "remote error: tls: ") && (strings.Contains(text, "certificate") || strings.Contains(text, "authority"))
 }

@@ -72,7 +72,7 @@ type Config struct {
 	Dir string
 
 	// Fsync makes the member write its log to the disk before it confirms a change. Without
-	// it, a member whose machine has restarted counts as new.
+	// it, a member counts as new after a restart of its machine.
 	Fsync bool
 
 	// Identity has the certificates.

@@ -157,7 +157,7 @@ func Identity(t testing.TB) *clustercert.Identity {
 	return id
 }
 
-// FreePorts returns an address on loopback whose port and the next two were free.
+// FreePorts returns an address on loopback. Its port and the next two were free.
 func FreePorts(t testing.TB) string {
 	t.Helper()
 	for range 100 {
