@@ -251,15 +251,15 @@ func TestAnIncumbentBehindABacklogIsNotDisplacedByTheProbe(t *testing.T) {
 
 func TestAnIncumbentInTheMiddleOfAMessageIsAlive(t *testing.T) {
 	// The incumbent's pong is behind its message, which takes longer than the probe.
-	// Bytes of the message keep arriving.
-	n := start(t, Config{Probe: 150 * time.Millisecond})
+	// Bytes of the message keep arriving. The probe is long for machines under load.
+	n := start(t, Config{Probe: 2 * time.Second})
 	b := n.silent("s1")
 	incumbent := n.holder("s1")
 	rivalEnd := n.dial("/v1/server", binaryHeaders("s1")).Attend()
 	message := masked(text, `{"conn_id":"c-0","frame":"0123456789"}`)
 	for i := range message {
 		b.SendBytes(message[i : i+1])
-		time.Sleep(15 * time.Millisecond) // a slow line
+		time.Sleep(50 * time.Millisecond) // a slow line
 	}
 	b.Frame(pong, b.Await(wstest.Ping))
 	if got, want := within(t, "the rival's end", rivalEnd), (end{Code: 4409, Text: "server-id already claimed"}); got != want {
