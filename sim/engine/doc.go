@@ -129,6 +129,9 @@
 //   - The detector remembers a limited past: it loses a race once the goroutine of the
 //     first access has ended and about 64 others have ended after it. Tasks therefore
 //     stay parked until the end of their seed.
+//   - The detector keeps four accesses of each word. A race at a word that more tasks use
+//     without an order between them may be reported at another step when the seed runs
+//     again, or not at all.
 //   - A seed that passes proves nothing. Only the exhaustive search of a small world
 //     ([Runner.Exhaust]) covers every schedule, and only up to its bound.
 package engine

@@ -42,8 +42,11 @@ func raceLog() string {
 	b := make([]byte, st.Size()-raceRead)
 	n, _ := f.ReadAt(b, raceRead)
 	raceRead += int64(n)
-	return string(b[:n])
+	return shapes.ReplaceAllString(string(b[:n]), "[...]")
 }
+
+// shapes are the type arguments that the compiler writes into the names of functions.
+var shapes = regexp.MustCompile(`\[go\.shape\.[^\]]*\]`)
 
 // A Race is the first data race of a run; others often follow from it.
 type Race struct {

@@ -1,5 +1,11 @@
 package history
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
 // The reasons of closes that checkers refer to.
 const (
 	reasonShutdown     = "shutting down"
@@ -118,6 +124,24 @@ func (r *Run) Unfounded(c *Conn, rows ...Reason) string {
 	return "close code"
 }
 
+// blameClose reports a close without a reason, and the closes that c has a reason for.
+func (r *Run) blameClose(why string, c *Conn, rows ...Reason) {
+	var founded []string
+	code, reason := c.Code, c.Reason
+	for _, w := range slices.Concat(rows, closes) {
+		c.Code, c.Reason = w.Code, w.Text // rows look at both
+		if w.matches(c) && w.Allowed(r, c) {
+			founded = append(founded, fmt.Sprintf("%d %q", w.Code, w.Text))
+		}
+	}
+	c.Code, c.Reason = code, reason
+	want := "nothing in this run is a reason to close it"
+	if len(founded) > 0 {
+		want = "this run has a reason for " + strings.Join(founded, ", ")
+	}
+	r.blame(why, c, "closed with %d %q; %s", c.Code, c.Reason, want)
+}
+
 // Ordered returns the directive for c, and its binary, or nil.
 func (r *Run) Ordered(c *Conn) (*Conn, Order) {
 	for _, b := range r.All() {
@@ -155,7 +179,7 @@ func (r *Run) checkEnd(c *Conn, rows []Reason) {
 	r.CheckOneClose(c)
 	if c.Closed {
 		if why := r.Unfounded(c, rows...); why != "" {
-			r.blame(why, c, "closed with %d %q", c.Code, c.Reason)
+			r.blameClose(why, c, rows...)
 		}
 	} else if r.Exact && c.EndedAt.Step != 0 && !c.Left && c.Faults&DidStall == 0 && !r.of(c).Aborted && r.shedOf(c) == nil {
 		r.blame("goodbye", c, "ended without a close message")

@@ -2,6 +2,7 @@ package history
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -26,8 +27,8 @@ func CheckPeers(r *Run, rows ...Reason) []Violation {
 			continue
 		}
 		if c.Closed {
-			if why := r.Unfounded(c, append(rows, peerCloses...)...); why != "" {
-				r.blame(why, c, "closed with %d %q", c.Code, c.Reason)
+			if rows := slices.Concat(rows, peerCloses); r.Unfounded(c, rows...) != "" {
+				r.blameClose(r.Unfounded(c, rows...), c, rows...)
 			}
 		}
 		if c.Phone {

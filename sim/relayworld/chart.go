@@ -90,7 +90,7 @@ func (w *Instance) ChartOne(c *engine.Chart, o *Client, at int) {
 	}
 	mark := func(s engine.Stamp, class, label string) {
 		if s.Step > 0 {
-			c.Marks = append(c.Marks, engine.Mark{Column: at, At: s, Label: label, Class: "fault"})
+			c.Marks = append(c.Marks, engine.Mark{Column: at, At: s, Label: label, Class: class})
 		}
 	}
 	if !o.Upgraded {
