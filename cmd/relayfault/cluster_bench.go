@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os/exec"
 	"slices"
 	"sync"
@@ -20,8 +19,6 @@ type clusterBenchmark struct {
 	clusterFlags
 	Rounds int           `default:"5" help:"Rounds; every variant is measured once per round."`
 	For    time.Duration `default:"2s" help:"Duration of each measurement."`
-	Faults []string      `default:"drain,kill,kill-leader,freeze,isolate,isolate-leader" help:"Faults to measure the recovery time of; a minute each."`
-	IDs    int           `name:"ids" default:"12" help:"Server-ids that are served during the faults."`
 }
 
 // clusterBenchRun is one run of the cluster benchmark.
@@ -34,16 +31,13 @@ type clusterBenchRun struct {
 }
 
 func (c *clusterBenchmark) run(e *load.Env) error {
-	if err := knownFaults(c.Faults); err != nil {
-		return err
-	}
-	if c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute || c.IDs < 1 {
-		return load.Usagef("--rounds and --ids must be 1 or more, --for from 100ms to 1m")
+	if c.Rounds < 1 || c.For < 100*time.Millisecond || c.For > time.Minute {
+		return load.Usagef("--rounds must be 1 or more, --for from 100ms to 1m")
 	}
 	if err := load.EnoughFiles(4000); err != nil {
 		return err
 	}
-	f := &clusterBenchRun{Env: e, clusterBenchmark: c, report: newClusterBenchReport(e.Ctx, c.Relay)}
+	f := &clusterBenchRun{Env: e, clusterBenchmark: c, report: &clusterBenchReport{Relay: load.VersionOf(e.Ctx, c.Relay)}}
 	var err error
 	// With a short grace, ids that were claimed once and left expire soon.
 	if f.trio, err = newTrio(e.Ctx, c.clusterFlags, "--grace", "1s", "--max-conns", "4000"); err != nil {
@@ -61,16 +55,7 @@ func (c *clusterBenchmark) run(e *load.Env) error {
 			return err
 		}
 	}
-	if err := f.faults(); err != nil {
-		return err
-	}
-	if err := e.Print(c.JSON, f.report); err != nil {
-		return err
-	}
-	if n := len(f.report.Wrong); n > 0 {
-		return fmt.Errorf("%d checks failed; the relays' logs are in %s", n, c.Out)
-	}
-	return nil
+	return e.Print(c.JSON, f.report)
 }
 
 // relays returns the relays of the trio as targets without the proxies in front of them,
@@ -252,57 +237,6 @@ func claimFor(ctx context.Context, at []*load.Target, d time.Duration, name stri
 	return all, err
 }
 
-// faults measures, for each fault, how long ids and phones are not served, and
-// how long no new id can be claimed at the ready relays.
-func (f *clusterBenchRun) faults() error {
-	cc := startClients(f.Ctx, f.trio, f.IDs, 0, 1)
-	defer cc.end()
-	if err := cc.servedSince(f.Ctx, 0); err != nil {
-		return err
-	}
-	r := &faultTestReport{IDs: f.IDs, Begun: load.Now()}
-	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
-	for _, name := range f.Faults {
-		f.Progress.Show("%s", name)
-		load.Wait(f.Ctx, 5*time.Second)
-		ctx, stop := context.WithCancel(f.Ctx)
-		longest := make(chan time.Duration, 1)
-		go func() { longest <- f.claimable(ctx, name) }()
-		one, err := cc.inflict(f.Ctx, kindOf(name), rng)
-		stop()
-		blocked := <-longest
-		r.add([]*fault{one}, nil)
-		if err != nil {
-			return err
-		}
-		f.report.Blocked[name] = max(f.report.Blocked[name], blocked.Seconds())
-	}
-	r.Ended = load.Now()
-	cc.end()
-	r.judge(cc)
-	f.report.Faults, f.report.Wrong = r.Rows, r.Wrong
-	return nil
-}
-
-// claimable claims new ids at ready relays until ctx ends. It returns the
-// longest time between two grants.
-func (f *clusterBenchRun) claimable(ctx context.Context, name string) (longest time.Duration) {
-	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
-	last := time.Now()
-	for n := 0; ctx.Err() == nil; n++ {
-		to := targetAt(f.trio.members[f.trio.choose(rng, -1)].listen)
-		to.Buffer, to.Timeout = load.IdleBuffer, time.Second
-		p, err := to.Dial("/v1/server", fmt.Sprintf("new-%s-%d", name, n))
-		longest = max(longest, time.Since(last))
-		if err == nil {
-			last = time.Now()
-			p.Bye()
-		}
-		load.Wait(ctx, 50*time.Millisecond)
-	}
-	return longest
-}
-
 // claimRow is the rate of claims at one set of relays.
 type claimRow struct {
 	Name      string  `json:"name"`
@@ -320,15 +254,6 @@ type clusterBenchReport struct {
 	Hop    []*comparison `json:"hop"`
 	Growth *comparison   `json:"growth"`
 	Claims []*claimRow   `json:"claims"`
-	Faults []*faultRow   `json:"faults"`
-	Wrong  []string      `json:"wrong"`
-
-	// Blocked is the time in which no new id could be claimed, by fault.
-	Blocked map[string]float64 `json:"claims_blocked_seconds"`
-}
-
-func newClusterBenchReport(ctx context.Context, relay string) *clusterBenchReport {
-	return &clusterBenchReport{Relay: load.VersionOf(ctx, relay), Blocked: make(map[string]float64)}
 }
 
 // Table implements load.Report.
@@ -348,13 +273,6 @@ func (r *clusterBenchReport) Table(w io.Writer) {
 	fmt.Fprintf(w, "\nnew server-ids claimed, %d concurrently\n", claimants)
 	for _, c := range r.Claims {
 		fmt.Fprintf(w, "  %-18s %8.0f per second, p50 %.1f ms, p99 %.1f ms\n", c.Name, c.PerSecond, c.P50, c.P99)
-	}
-	fmt.Fprintf(w, "\n  %-16s %-34s %-39s %s\n", "fault", "ids not served for 0.5 s or more", "phones that had to move, binaries not", "no new id could be claimed for")
-	for _, row := range r.Faults {
-		fmt.Fprintf(w, "  %-16s %-34s %-39s %.1f s\n", row.Kind, describeTimes(row.IDs), describeTimes(row.Phones), r.Blocked[row.Kind])
-	}
-	for _, s := range r.Wrong {
-		fmt.Fprintf(w, "WRONG: %s\n", s)
 	}
 }
 

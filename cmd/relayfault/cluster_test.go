@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -191,4 +192,36 @@ func upTo(n int) (all []int) {
 		all = append(all, i)
 	}
 	return all
+}
+
+func TestLimitsOfARecoveryAreCheckedOnce(t *testing.T) {
+	second := int64(time.Second)
+	idle := func(since int64, closes ...idleClose) *idleBinary {
+		return &idleBinary{since: since * second, closes: closes}
+	}
+	for _, tt := range []struct {
+		name    string
+		kind    string
+		backoff bool
+		blocked time.Duration
+		all     []*idleBinary
+		wrong   int
+	}{
+		{"in time", "drain", false, 0, []*idleBinary{idle(16, idleClose{1, 15 * second, 1012}), idle(1)}, 0},
+		{"too late after its close", "drain", false, 0, []*idleBinary{idle(17, idleClose{1, 15 * second, 1012})}, 1},
+		{"too late after the fault, and the median as well", "kill", false, 0, []*idleBinary{idle(20, idleClose{1, 10 * second, 0})}, 2},
+		{"a late daemon", "kill", true, 0, []*idleBinary{idle(20, idleClose{1, 10 * second, 0})}, 0},
+		{"another relay closed", "kill", false, 0, []*idleBinary{idle(11, idleClose{2, 10 * second, 1012})}, 1},
+		{"a close before the fault", "kill", false, 0, []*idleBinary{idle(9, idleClose{2, 8 * second, 1012})}, 0},
+		{"refused", "kill", false, 0, []*idleBinary{idle(12, idleClose{1, 10 * second, 0}, idleClose{2, 11 * second, 4409})}, 2},
+		{"no new ids", "kill", false, 3 * time.Second, []*idleBinary{idle(1)}, 1},
+		{"a pause that closes", "pause", false, 0, []*idleBinary{idle(11, idleClose{1, 10 * second, 1012})}, 1},
+	} {
+		k := recoveryCases[slices.IndexFunc(recoveryCases, func(k recoveryCase) bool { return k.name == tt.kind })]
+		r := &recoveryReport{Backoff: tt.backoff}
+		r.judge(k, newRecoveryRow(k.name, &idleBinaries{all: tt.all}, 1, 10*second, tt.blocked))
+		if len(r.Wrong) != tt.wrong {
+			t.Errorf("%s: %q; want %d", tt.name, r.Wrong, tt.wrong)
+		}
+	}
 }
