@@ -100,7 +100,7 @@ func TestTwoOfFiveMayEnd(t *testing.T) {
 	}
 }
 
-// Mistakes are named within five seconds. The error of Start has the sentence.
+// The error of Start and Inspect name mistakes. Start ends with the first answer of another member.
 func TestMistakesAreNamed(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -134,13 +134,21 @@ func TestMistakesAreNamed(t *testing.T) {
 					started <- err
 				}()
 				defer func() { cancel(); <-started }()
-				time.Sleep(500 * time.Millisecond) // it listens then, or the next attempt finds it
+				waiting := c.Configs[2]
+				for end := time.Now().Add(etcdtest.StartTimeout); ; time.Sleep(50 * time.Millisecond) {
+					if found, _ := etcdserver.Inspect(t.Context(), waiting); len(found) > 0 {
+						break
+					}
+					if time.Now().After(end) {
+						t.Fatal("the first member does not answer")
+					}
+				}
 			} else {
 				c.StartAll(0, 1)
 			}
 			cfg := c.Configs[2]
 			tt.change(t, &cfg, c.Configs)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), etcdtest.StartTimeout)
 			defer cancel()
 			m, err := etcdserver.Start(ctx, cfg)
 			if err == nil {

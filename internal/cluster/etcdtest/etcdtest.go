@@ -23,7 +23,7 @@ import (
 const Secret = "the secret of a cluster in a test"
 
 // StartTimeout bounds the start of a member.
-const StartTimeout = 30 * time.Second
+const StartTimeout = 2 * time.Minute
 
 // Cluster has the members of one directory. Its members keep their addresses and data when
 // they end and start again.
