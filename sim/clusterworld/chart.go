@@ -30,6 +30,7 @@ func (w *instance) noteNemesisAction(op engine.Op) {
 // Chart draws the run: phones, nodes, binaries. A node's column shows when it
 // may serve, and the actions of the nemesis on it.
 func (w *instance) Chart() *engine.Chart {
+	hist := w.ReadHistory()
 	c, all := &engine.Chart{}, w.All()
 	columns := map[*relayworld.Client]int{}
 	relayworld.AddColumns(c, all, true, columns)
@@ -51,7 +52,7 @@ func (w *instance) Chart() *engine.Chart {
 			c.Marks = append(c.Marks, engine.Mark{Column: at, At: m.Node.Began, Label: fmt.Sprint("node ", m.N, " starts"), Class: "fault"})
 		}
 		for s := range relayworld.MaxServers {
-			for _, t := range w.ReadHistory().Nodes[m.N].Serves(relayworld.Servers[s]) {
+			for _, t := range hist.Nodes[m.N].Serves(relayworld.Servers[s]) {
 				c.Shades = append(c.Shades, engine.Shade{Column: at, From: t.From, To: t.To, Class: "grace"})
 				c.Marks = append(c.Marks, engine.Mark{Column: at, At: t.From, Label: "may serve " + relayworld.Servers[s], Class: "notice"})
 				if t.To.Step > 0 {

@@ -36,6 +36,11 @@ func (w *instance) heal() {
 		c.Note(func() { c.IgnoresPings = false })
 		c.Resume()
 	}
+	for i := range w.size {
+		if m := w.nodeAt(i); !m.isEnded() {
+			w.LiftLimits(m.Node)
+		}
+	}
 	w.Engine.Sleep(recovery)
 	w.Engine.Phase("the counts of each node are checked, and new peers must be served at every node")
 	w.checkNodes("after the faults")

@@ -101,6 +101,7 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 		p.cutAfterLateAnswer()
 	}
 	p.faults()
+	p.limits()
 	if r.Chance(3) {
 		p.actor("ops", []int{relayworld.VerbScrape, relayworld.VerbCheck, relayworld.VerbWait}, 1+r.Intn(4), p.nodes)
 	}
@@ -152,6 +153,20 @@ func (p *planner) settings() {
 	}
 	p.IDs = 1 + r.Intn(2)
 	p.n = 4 + r.Intn(8)
+}
+
+// limits chooses limits of connections that peers exceed, in some plans. Its random numbers are
+// its own.
+func (p *planner) limits() {
+	r := engine.NewRand(uint64(p.Plan.Param("noise", 0)) + 1)
+	switch r.Intn(12) {
+	case 0:
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "max-conns", Value: 3 + r.Intn(4)})
+	case 1:
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "per-address", Value: 2})
+	case 2:
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "burst", Value: 2})
+	}
 }
 
 // peers plans the binaries and the phones.

@@ -160,6 +160,10 @@ type state struct {
 	closed Stamp
 
 	waits, frames int // bytes and number of the frames that were sent to it, less those written
+
+	read, settled int // messages of it that the relay has read, and has certainly accepted
+	wrote         int // frames written to it
+	smallest      int // size of its smallest frame
 }
 
 func (s *sampler) next(e *Event) {
@@ -185,9 +189,14 @@ func (s *sampler) next(e *Event) {
 		c.closes = true
 	case SocketClosed:
 		c.closed = e.Stamp
+	case MessagesRead:
+		c.read = e.N
+	case Settled:
+		c.settled = c.read
 	case Wrote:
 		c.waits -= e.Size
 		c.frames--
+		c.wrote++
 	case Sent:
 		s.sent(e)
 	}
@@ -198,7 +207,10 @@ const envelopeBytes = 64
 
 // sent adds a frame to what waits for its receiver: the phone, or any binary of the server-id.
 func (s *sampler) sent(e *Event) {
-	from := s.r.Conns[e.Conn]
+	from, st := s.r.Conns[e.Conn], &s.conns[e.Conn]
+	if st.smallest == 0 || e.Size < st.smallest {
+		st.smallest = e.Size
+	}
 	if !from.Phone {
 		if e.Peer > 0 && e.Peer < len(s.conns) {
 			s.conns[e.Peer].waits += e.Size
@@ -212,6 +224,28 @@ func (s *sampler) sent(e *Event) {
 			s.conns[i+1].frames++
 		}
 	}
+}
+
+// chargedToBinaries returns how many bytes the outboxes of a process's binaries hold at least: what
+// the relay has accepted of the phones of a server-id, and not written to its only binary.
+func (s *sampler) chargedToBinaries(node int) (least int) {
+	for i, b := range s.r.Conns[1:] {
+		st := &s.conns[i+1]
+		if b.Phone || b.Node != node || !st.upgraded || st.closed.Step != 0 || st.closes || st.left || s.r.Binaries(b, func(*Conn) bool { return true }) {
+			continue
+		}
+		frames, smallest := -st.wrote, 1<<30
+		for k, p := range s.r.Conns[1:] {
+			t := &s.conns[k+1]
+			if p.Phone && p.Server == b.Server && p.Node == node && t.settled > 0 && !t.closes && !t.left && t.closed.Step == 0 && p.Faults&^DidStall == 0 {
+				frames, smallest = frames+t.settled, min(smallest, t.smallest)
+			}
+		}
+		if frames > 0 {
+			least += frames * (smallest + frameCost)
+		}
+	}
+	return least
 }
 
 // check checks one sample.
@@ -251,5 +285,5 @@ func (s *sampler) check(e *Event) {
 	}
 	check("waiting claims", max(working[0]-v.Binaries, 0), v.Gauges.Waiting, max(open[0]+recent[0]-v.Binaries, 0)) // one that has left waits until its round ends
 	check("bytes for phones", 0, v.Gauges.PhoneOutboxes, waits[1])
-	check("bytes for binaries", 0, v.Gauges.BinaryOutboxes, waits[0]+len(s.conns)*1000) // notices
+	check("bytes for binaries", s.chargedToBinaries(e.Node), v.Gauges.BinaryOutboxes, waits[0]+len(s.conns)*1000) // notices
 }

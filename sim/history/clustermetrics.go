@@ -30,7 +30,8 @@ func (r *Run) checkLosses(n *Node) {
 
 // checkRefusals compares the refusals with the requests.
 func (r *Run) checkRefusals(n *Node) {
-	r.between("metrics", n, "refused claims", 0, n.Last.of("cluster_claim_refusals_total"), n.Attempts[0])
+	served := r.count(n, func(c *Conn) bool { return !c.Phone && c.FirstFrame().Step != 0 })
+	r.between("metrics", n, "refused claims", 0, n.Last.of("cluster_claim_refusals_total"), n.Attempts[0]-served)
 	silent := func(kind string) int { return n.Last.of("cluster_silent_node_refusals_total " + kind) }
 	r.between("metrics", n, "claims refused for a silent node", 0, silent("claim"), n.Last.of("cluster_claim_refusals_total"))
 	r.between("metrics", n, "phones refused for a silent node", 0, silent("phone"), n.Attempts[1])

@@ -104,6 +104,9 @@ func (w *Instance) peerOp(c *Client, u *User, op engine.Op) {
 		case VerbPing:
 			if c.pings++; c.pings < 200 {
 				c.write(appendMasked(nil, opPing, true, []byte{byte(c.pings)}, uint32(u.Rnd.Uint64())))
+				if c.pings%2 == 0 { // a pong that answers no ping: that of a ping with number 0, or a shorter one
+					c.write(appendMasked(nil, opPong, true, make([]byte, c.pings%4*4), 0))
+				}
 			}
 		case VerbClose:
 			code := closeCodes[op.Arg%len(closeCodes)]

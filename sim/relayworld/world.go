@@ -31,7 +31,7 @@ const (
 	VerbResume         // goes on reading
 	VerbMute           // answers no pings
 	VerbWait           // waits so many milliseconds
-	VerbPing           // pings the relay
+	VerbPing           // pings the relay; every second time with a pong that answers no ping
 	VerbBig            // a message over the limit
 	VerbSplit          // a frame in so many fragments, with pings between
 	VerbDribble        // begins a message and never ends it
