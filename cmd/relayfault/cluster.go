@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
@@ -28,24 +32,30 @@ type clusterFlags struct {
 	Relay    string `default:"bin/pyrycode-relay-cluster" help:"The relay's program."`
 	Relays   int    `default:"3" help:"The number of relays: 3 or 5."`
 	External bool   `help:"Keep the directory in an etcd of three servers of its own, in place of the relays."`
+	Disks    bool   `name:"small-disks" help:"Keep the directory of each relay on a tmpfs of 64 MiB, for the fault full-disk. Needs root."`
 	Out      string `default:"out/cluster" help:"The directory for the relays' logs and for diagrams."`
 	JSON     bool   `name:"json" help:"Print JSON, not a table."`
 }
 
 type clusterFaultTest struct {
 	clusterFlags
-	For   time.Duration `default:"30m" help:"How long faults are injected; the recovery from the last fault comes on top."`
-	IDs   int           `name:"ids" default:"40" help:"Server-ids; each has two binaries that compete for it and three phones."`
-	Move  time.Duration `default:"5s" help:"Average interval at which the binary of each id gives it up, so that the other binary gets it."`
-	Kinds []string      `help:"Kinds of faults, in this order: ${faults}. Default: all."`
-	Seed  uint64        `help:"Seed of the random choices; 0: a random seed."`
+	For       time.Duration `default:"30m" help:"How long faults are injected; the recovery from the last fault comes on top."`
+	IDs       int           `name:"ids" default:"40" help:"Server-ids; each has two binaries that compete for it and three phones."`
+	Handovers int           `help:"End the run after this number of handovers. The run fails if --for is over before."`
+	Move      time.Duration `default:"5s" help:"Average interval at which the binary of each id gives it up, so that the other binary gets it."`
+	Kinds     []string      `help:"Kinds of faults, in this order: ${faults}. Default: all."`
+	Seed      uint64        `help:"Seed of the random choices; 0: a random seed."`
 }
 
-// knownFaults returns a usage error if a name is not the name of a fault.
-func knownFaults(names []string) error {
+// knownFaults returns a usage error if a name is not the name of a fault, or if the fault
+// needs other options.
+func (f clusterFlags) knownFaults(names []string) error {
 	for _, k := range names {
 		if !slices.Contains(faultNames(), k) {
 			return load.Usagef("there is no fault %q; the faults are %s", k, strings.Join(faultNames(), ", "))
+		}
+		if needs := kindOf(k).needs(f); needs != "" {
+			return load.Usagef("the fault %s needs %s", k, needs)
 		}
 	}
 	return nil
@@ -56,18 +66,13 @@ func knownFaults(names []string) error {
 func (c *clusterFaultTest) check() error {
 	if len(c.Kinds) == 0 {
 		for _, k := range faultKinds {
-			if !k.external || c.External {
+			if k.needs(c.clusterFlags) == "" {
 				c.Kinds = append(c.Kinds, k.name)
 			}
 		}
 	}
-	if err := knownFaults(c.Kinds); err != nil {
+	if err := c.knownFaults(c.Kinds); err != nil {
 		return err
-	}
-	for _, k := range c.Kinds {
-		if kindOf(k).external && !c.External {
-			return load.Usagef("the fault %s needs --external", k)
-		}
 	}
 	switch {
 	case c.Relays != 3 && c.Relays != 5:
@@ -109,6 +114,9 @@ func (c *clusterFaultTest) run(e *load.Env) error {
 	r.Ended = load.Now()
 	cc.end()
 	r.judge(cc)
+	if r.Handovers < c.Handovers {
+		r.wrong("only %d handovers in %s; want %d: give a longer --for, or more --ids", r.Handovers, c.For, c.Handovers)
+	}
 	return c.report(e, cc, r)
 }
 
@@ -136,7 +144,7 @@ func (c *clusterFaultTest) report(e *load.Env, cc *clusterClients, r *faultTestR
 func (cc *clusterClients) injectFaults(e *load.Env, c *clusterFaultTest, begun int64) (faults []*fault, err error) {
 	rng := rand.New(rand.NewPCG(c.Seed, 1<<32))
 	end := begun + int64(c.For)
-	for round := 0; load.Now() < end; round++ {
+	for round := 0; load.Now() < end && (c.Handovers == 0 || cc.handovers() < c.Handovers); round++ {
 		load.Wait(e.Ctx, min(between(rng, 2*time.Second, 5*time.Second), time.Duration(max(0, end-load.Now()))))
 		k := kindOf(c.Kinds[round%len(c.Kinds)])
 		e.Progress.Show("%.0f of %.0f s: %s; %d ids given up", float64(load.Now()-begun)/1e9, c.For.Seconds(), k.name, cc.giveUps.Load())
@@ -164,8 +172,23 @@ type faultKind struct {
 	name     string
 	leader   bool // the victim is the leader of the directory
 	external bool // the directory is in an etcd of its own
+	five     bool // there are five relays
+	disks    bool // the relays' directories are on small disks
 	drains   bool // the relay releases its ids, so that they are served again without a lease timeout
 	do       func(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error
+}
+
+// needs returns the option that the fault needs and f does not have, or "".
+func (k faultKind) needs(f clusterFlags) string {
+	switch {
+	case k.external && !f.External:
+		return "--external"
+	case k.five && f.Relays != 5:
+		return "--relays 5"
+	case k.disks && (!f.Disks || f.External):
+		return "--small-disks, and the directory in the relays"
+	}
+	return ""
 }
 
 // directoryPaused stops all etcd servers for three seconds.
@@ -204,6 +227,62 @@ func killed(again func(*trio, context.Context, int) error) func(context.Context,
 		load.Wait(ctx, between(rng, 0, 3*time.Second))
 		return again(t, ctx, f.Victim)
 	}
+}
+
+// twoKilled kills two relays, and after a delay starts them again.
+func twoKilled(ctx context.Context, t *trio, f *fault, rng *rand.Rand) error {
+	f.Other = (f.Victim + 1) % len(t.members)
+	both := []int{f.Victim, f.Other}
+	for _, i := range both {
+		if err := t.signal(i, syscall.SIGKILL); err != nil {
+			return err
+		}
+	}
+	load.Wait(ctx, between(rng, 2*time.Second, 10*time.Second))
+	var starting errgroup.Group
+	for _, i := range both {
+		t.waitExit(i)
+		starting.Go(func() error { return t.start(ctx, i) })
+	}
+	return starting.Wait()
+}
+
+// diskFull fills the disk of a relay's directory. The relay must end within a minute. Then
+// diskFull makes room, and starts it again.
+func diskFull(ctx context.Context, t *trio, f *fault, _ *rand.Rand) error {
+	m := t.members[f.Victim]
+	filler := filepath.Join(m.data, "filler")
+	file, err := os.Create(filler)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(file, zeros{})
+	file.Close()
+	if !errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("fill the disk: %v; want that no space is left", err)
+	}
+	m.mu.Lock()
+	c := m.child
+	m.mu.Unlock()
+	select {
+	case <-c.Exited():
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Minute):
+		return errors.New("the relay goes on, although the disk of its directory is full")
+	}
+	if err := os.Remove(filler); err != nil {
+		return err
+	}
+	return t.start(ctx, f.Victim)
+}
+
+// zeros is an endless file of zeros.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // frozen stops a relay's process and continues it after a delay.
@@ -257,6 +336,10 @@ var faultKinds = []faultKind{
 	{name: "isolate-leader", leader: true, do: cut(10*time.Second, 15*time.Second, isolated, load.LinkStalled)},
 	{name: "cut-off", do: cut(3*time.Second, 15*time.Second, isolated, load.LinkCut)},
 	{name: "part", do: cut(5*time.Second, 15*time.Second, parted, load.LinkStalled)},
+	{name: "slow-links", do: cut(5*time.Second, 15*time.Second, isolated, load.LinkSlow)},
+	{name: "slow-leader", leader: true, do: cut(5*time.Second, 15*time.Second, isolated, load.LinkSlow)},
+	{name: "kill-two", five: true, do: twoKilled},
+	{name: "full-disk", disks: true, do: diskFull},
 	{name: "pause-etcd", external: true, do: directoryPaused},
 	{name: "restart-etcd", external: true, do: directoryRestarted},
 	{name: "no-clients", do: cut(5*time.Second, 15*time.Second, clients, load.LinkStalled)},

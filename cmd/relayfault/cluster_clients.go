@@ -75,6 +75,17 @@ func (cc *clusterClients) servedSince(ctx context.Context, moment int64) error {
 	})
 }
 
+// handovers returns the number of handovers so far.
+func (cc *clusterClients) handovers() (all int) {
+	for _, sid := range cc.ids {
+		sid.mu.Lock()
+		n, _ := handovers(sid.holdings)
+		sid.mu.Unlock()
+		all += n
+	}
+	return all
+}
+
 // end closes all clients.
 func (cc *clusterClients) end() {
 	cc.stop()

@@ -34,6 +34,7 @@ type member struct {
 	front           *load.Forwarder // the proxy for clients
 	inner           *innerProxy     // the proxy for the other relays
 	data            string          // the directory for its directory of server-ids
+	mounted         bool            // data is a disk of its own
 	log             io.WriteCloser  // the output of all its processes
 
 	up atomic.Bool // the last readiness check succeeded
@@ -49,6 +50,7 @@ type trio struct {
 	dir     string // for logs and directories
 	members []*member
 	etcd    *etcdServers // nil: the directory is in the relays
+	disks   bool         // the relays' directories are on small disks
 	options []string
 	started int // the number of relays that had a name of their own
 
@@ -65,11 +67,12 @@ func newTrio(ctx context.Context, f clusterFlags, options ...string) (t *trio, e
 	if err := os.MkdirAll(f.Out, 0o755); err != nil {
 		return nil, err
 	}
-	t = &trio{program: f.Relay, dir: f.Out, options: options}
+	started := &trio{program: f.Relay, dir: f.Out, disks: f.Disks, options: options}
+	t = started // a return of nil resets t
 	t.ctx, t.stop = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
-			t.end()
+			started.end()
 		}
 	}()
 	if f.External {
@@ -117,6 +120,12 @@ func (t *trio) prepare() (m *member, err error) {
 	}
 	if m.data, err = os.MkdirTemp("", "relayfault-"); err != nil {
 		return nil, err
+	}
+	if t.disks {
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "relayfault", m.data).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("mount a small disk (--small-disks needs root): %w: %s", err, out)
+		}
+		m.mounted = true
 	}
 	m.log, err = os.Create(filepath.Join(t.dir, m.name+".log"))
 	return m, err
@@ -181,7 +190,7 @@ func (t *trio) replace(ctx context.Context, i int) error {
 func (m *member) become(n *member) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.name, m.listen, m.private, m.front, m.inner, m.data, m.log = n.name, n.listen, n.private, n.front, n.inner, n.data, n.log
+	m.name, m.listen, m.private, m.front, m.inner, m.data, m.mounted, m.log = n.name, n.listen, n.private, n.front, n.inner, n.data, n.mounted, n.log
 }
 
 // signal sends s to the process of relay i.
@@ -289,6 +298,9 @@ func (m *member) closeProxies() {
 	}
 	if m.log != nil {
 		m.log.Close()
+	}
+	if m.mounted {
+		_ = exec.Command("umount", m.data).Run() // the machine keeps an empty disk if this fails
 	}
 	if m.data != "" {
 		_ = os.RemoveAll(m.data) // in the directory for temporary files

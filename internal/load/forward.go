@@ -3,6 +3,7 @@ package load
 import (
 	"net"
 	"sync"
+	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
@@ -14,7 +15,10 @@ const (
 	LinkUp      Link = iota
 	LinkStalled      // no bytes move and connections stay open, as with packet loss
 	LinkCut          // connections are reset and refused
+	LinkSlow         // what was read in one step leaves slowLink later
 )
+
+const slowLink = 100 * time.Millisecond
 
 // Forwarder copies bytes between each connection that it accepts and one other
 // connection. Package bench has a byte copier of its own, because that one is
@@ -106,9 +110,13 @@ func (f *Forwarder) copy(to, from net.Conn) {
 		n, err := from.Read(b)
 		f.mu.Lock()
 		f.waitStalled()
+		slow := f.link == LinkSlow
 		f.mu.Unlock()
 		if err != nil {
 			return
+		}
+		if slow {
+			time.Sleep(slowLink)
 		}
 		if _, err := to.Write(b[:n]); err != nil {
 			return

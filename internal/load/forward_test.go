@@ -56,6 +56,14 @@ func TestAForwarderPassesStallsAndCuts(t *testing.T) {
 	if _, err := io.ReadFull(c, make([]byte, 3)); err != nil {
 		t.Errorf("bytes held back during the stall: %v", err)
 	}
+	f.Set(LinkSlow)
+	begun := time.Now()
+	if err := say("slow"); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(begun); d < 2*slowLink {
+		t.Errorf("a round trip on the slow link took %v; want at least %v", d, 2*slowLink)
+	}
 	f.Set(LinkCut)
 	if err := say("three"); err == nil {
 		t.Error("it passes bytes on though it is cut")
