@@ -169,6 +169,11 @@ func (s *rawSocket) Close() error {
 // that their steps fill leave at the end of the batch.
 const eventsPerBatch = 256
 
+// eventsPerYield is how many events a poller serves before it lets other goroutines run.
+// Each yield makes Go wake a thread, which usually finds nothing to run. A batch may exceed
+// the number.
+const eventsPerYield = 16
+
 // pollers are those of the process, one for each processor. Sockets are spread over
 // them in turn.
 var pollers struct {
@@ -298,19 +303,22 @@ func (p *poller) run() {
 // serve serves batches of events until none is there. It returns false: raw.Read then
 // waits for the next event in Go's own poller, and calls serve again.
 //
-// Other goroutines run between two batches, and while the poller waits. The last look
-// finds nothing. It is there because a poller that waits with events starts late while
+// Other goroutines run after eventsPerYield events, and while the poller waits. The last
+// look finds nothing. It is there because a poller that waits with events starts late while
 // other goroutines compute.
 func (p *poller) serve(fd uintptr) bool {
 	p.waits.Store(false)
+	served := 0 // since the last yield
 	for more := p.look(fd); more; {
+		served += p.n
 		p.dispatch()
 		if p.repeat {
 			p.turn.Repeat()
 		}
 		p.repeat = p.turn.End()
-		if more = p.look(fd) || p.repeat; more {
+		if more = p.look(fd) || p.repeat; more && (p.repeat || served >= eventsPerYield) {
 			runtime.Gosched()
+			served = 0
 		}
 	}
 	p.waits.Store(true)

@@ -125,6 +125,59 @@ func TestAPollerRunsAtTheNextYieldOfAGoroutineThatComputes(t *testing.T) {
 	}
 }
 
+// A poller whose sockets always have events yields, and not only when Go's runtime takes
+// its processor away, which is after 10 ms and a thousand events.
+func TestABusyPollerYieldsAfterAFewEvents(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	mine, peer := tcpPair(t)
+	var events atomic.Int64
+	ends := []*echo{{Socket: newTCPSocket(mine), events: &events}, {Socket: newTCPSocket(peer), events: &events}}
+	p, err := nextPoller() // one for both
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range ends {
+		s := e.Socket.(*rawSocket)
+		s.watcher = e
+		if err := p.add(s); err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+	}
+	if _, err := ends[0].TryWrite([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	late := 0
+	const rounds = 100
+	for range rounds {
+		before := events.Load()
+		runtime.Gosched() // the poller runs
+		if events.Load()-before > 4*eventsPerYield {
+			late++
+		}
+	}
+	if events.Load() < rounds {
+		t.Errorf("%d events in %d rounds; the poller has not been busy", events.Load(), rounds)
+	}
+	if late > rounds/4 { // the machine may take the processor away in between
+		t.Errorf("in %d of %d rounds the poller served more than %d events before it yielded", late, rounds, 4*eventsPerYield)
+	}
+}
+
+// echo sends all that it reads back.
+type echo struct {
+	Socket
+	events *atomic.Int64
+}
+
+func (e *echo) Ready(_ *Turn, readable, _ bool) {
+	e.events.Add(1)
+	var b [8]byte
+	if n, _, _ := e.TryRead(b[:]); n > 0 {
+		_, _ = e.TryWrite(b[:n]) // the test counts events
+	}
+}
+
 // countingWatcher counts calls of Ready.
 type countingWatcher struct{ readable atomic.Int64 }
 
