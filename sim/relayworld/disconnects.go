@@ -31,10 +31,12 @@ func (w *Instance) operatorDisconnects(d *Node, verb, arg int) {
 		w.unban(d, arg)
 		return
 	}
+	before := graces(d)
 	k := w.beginDisconnect(d, verb == VerbBan, arg)
 	if k == nil {
 		return
 	}
+	defer w.checkGraceEnded(d, k, before)
 	if verb == VerbKick {
 		n := d.Relay.Disconnect(k.selector(), relay.ByOperator, relay.ByOperator, false)
 		w.endDisconnect(k, n)
@@ -45,6 +47,21 @@ func (w *Instance) operatorDisconnects(d *Node, verb, arg int) {
 		w.Engine.Fail("ban", "applied %t, %v", applied, err)
 	}
 	w.endDisconnect(k, n)
+}
+
+// graces returns the ends of all graces.
+func graces(d *Node) map[string]time.Time {
+	all := map[string]time.Time{}
+	d.Relay.Graces(func(g relay.Grace) { all[string(g.Server)] = g.Until })
+	return all
+}
+
+// checkGraceEnded checks that a request about a server-id has ended the grace that the
+// server-id had before.
+func (w *Instance) checkGraceEnded(d *Node, k *disconnect, before map[string]time.Time) {
+	if until, had := before[k.Server]; had && graces(d)[k.Server] == until {
+		w.Engine.Fail("disconnect", "the operator has disconnected %s, and its slot is still in grace", k.Server)
+	}
 }
 
 // selector returns the selector of a disconnect.
