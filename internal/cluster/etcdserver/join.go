@@ -257,8 +257,11 @@ func listed[M interface {
 // promote gives this member a vote as soon as it has all data.
 func (m *Member) promote(ctx context.Context) error {
 	c, err := m.dial(m.peers.ask(ctx, m.cfg.others()))
+	for ; errors.Is(err, clientv3.ErrNoAvailableEndpoints) && ctx.Err() == nil; sleep(ctx, retryEvery) { // no other member has answered in time
+		c, err = m.dial(m.peers.ask(ctx, m.cfg.others()))
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("get a vote in the directory: %w", err)
 	}
 	defer c.Close()
 	for {
