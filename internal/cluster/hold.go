@@ -190,7 +190,9 @@ func (n *Node) endHolds(s SessionID) []*hold {
 }
 
 // onNodes handles a change in the nodes of the directory. It ends the holds for sessions
-// that have ended.
+// that have ended. If this node's own session has ended, it stops serving before the next
+// keep-alive: an etcd leader that was frozen ends the sessions of all nodes when it continues,
+// although another leader has confirmed their keep-alives.
 func (n *Node) onNodes(entries []Entry) {
 	now := make(map[SessionID]NodeRecord, len(entries))
 	for _, e := range entries {
@@ -205,8 +207,18 @@ func (n *Node) onNodes(entries []Entry) {
 			ended = append(ended, n.endHolds(s)...)
 		}
 	}
+	own := n.session
+	if own != nil {
+		_, before := n.records[own.id]
+		if _, there := now[own.id]; there || !before {
+			own = nil // the watch may not have reported a new session yet
+		}
+	}
 	n.records = now
 	n.mu.Unlock()
+	if own != nil {
+		n.rt.Go("session", func() { n.lose(own, lostSession) })
+	}
 	for _, h := range ended {
 		h.gate.Open()
 	}

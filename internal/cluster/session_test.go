@@ -20,8 +20,15 @@ type scripted struct {
 	keepAlive func(number int) error
 	began     time.Time // of the first session
 
-	mu   sync.Mutex      // guards sent
-	sent []time.Duration // the times of the keep-alives since the begin
+	mu      sync.Mutex      // guards all below
+	sent    []time.Duration // the times of the keep-alives since the begin
+	granted SessionID       // the last one
+}
+
+func (d *scripted) session() SessionID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.granted
 }
 
 func (d *scripted) times() []time.Duration {
@@ -34,7 +41,11 @@ func (d *scripted) Grant(time.Duration) (SessionID, error) {
 	if d.began.IsZero() {
 		d.began = time.Now()
 	}
-	return d.Directory.Grant(time.Hour)
+	id, err := d.Directory.Grant(time.Hour)
+	d.mu.Lock()
+	d.granted = id
+	d.mu.Unlock()
+	return id, err
 }
 
 func (d *scripted) KeepAlive(SessionID) error {
@@ -176,6 +187,24 @@ func TestASessionThatHasEndedIsReplaced(t *testing.T) {
 		}
 		if again == until || again.Passed() || !until.Passed() {
 			t.Errorf("the new claim's lease deadline: the same %t, passed %t; the old one's: passed %t", again == until, again.Passed(), until.Passed())
+		}
+	})
+}
+
+func TestANodeStopsServingWhenTheWatchReportsTheEndOfItsSession(t *testing.T) {
+	withSession(t, func(int) error { return nil }, func(d *scripted, n *Node, until *relay.LeaseDeadline) {
+		time.Sleep(1500 * time.Millisecond)
+		id := d.session()
+		if err := d.Revoke(id); err != nil { // as an etcd leader does that was frozen
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		if !until.Passed() {
+			t.Error("the node serves under a session that the directory has ended")
+		}
+		time.Sleep(time.Second)
+		if d.session() == id {
+			t.Error("the node has no new session")
 		}
 	})
 }
