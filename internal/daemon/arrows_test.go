@@ -39,7 +39,7 @@ var arrows = map[string][]string{
 	"internal/access":    {"internal/network", "internal/relay", "internal/replacefile", "internal/wire"},
 	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
 	"internal/front":     {"internal/config", "internal/network", "internal/relay", "internal/sched"},
-	"internal/status":    {"internal/relay", "internal/wire"},
+	"internal/status":    {"internal/network", "internal/relay", "internal/wire"},
 	"internal/lifecycle": {"internal/relay"},
 	"internal/daemon":    {"internal/config", "internal/front", "internal/lifecycle", "internal/status", "internal/relay", "internal/cluster", "internal/push", "internal/access", "internal/network", "internal/replacefile", "internal/wire"},
 	"internal/certtest":  {}, // of tests only

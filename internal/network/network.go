@@ -63,6 +63,19 @@ func (ns Networks) Widest() netip.Prefix { return ns.prefixes[ns.n-1] }
 // IPv4, the first address of the /64 for IPv6. It has the same networks as a.
 func Charged(a netip.Addr) netip.Addr { return Of(a).prefixes[0].Addr() }
 
+// ChargedPrefix returns the network of the charged addresses of p: an IPv6 network that is
+// narrower than a /64 stands for its /64.
+func ChargedPrefix(p netip.Prefix) netip.Prefix {
+	a, bits := p.Addr(), p.Bits()
+	if a.Is4In6() && bits >= 96 {
+		a, bits = a.Unmap(), bits-96
+	}
+	if a.Is6() {
+		bits = min(bits, levels[0].bits)
+	}
+	return netip.PrefixFrom(a.WithZone(""), bits).Masked()
+}
+
 // Counts has a count for each network. The zero value is ready to use. A caller must not
 // use it concurrently.
 type Counts struct {

@@ -97,3 +97,17 @@ func TestTheLoadIsThatOfTheHeaviestNetwork(t *testing.T) {
 		t.Errorf("%v and %v are left of what has gone; want nothing", c.groups, c.networks)
 	}
 }
+
+func TestAPrefixStandsForItsChargedNetwork(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.7/24": "192.0.2.0/24", "192.0.2.7/32": "192.0.2.7/32", "::ffff:192.0.2.7/120": "192.0.2.0/24",
+		"2001:db8::1/128": "2001:db8::/64", "2001:db8:1::/48": "2001:db8:1::/48",
+	} {
+		if got := ChargedPrefix(netip.MustParsePrefix(in)).String(); got != want {
+			t.Errorf("%s: %s; want %s", in, got, want)
+		}
+	}
+	if got := ChargedPrefix(netip.Prefix{}); got.IsValid() {
+		t.Errorf("no prefix: %s; want none", got)
+	}
+}

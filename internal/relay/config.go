@@ -171,34 +171,17 @@ func (c Config) withDefaults() Config {
 // validate returns all errors of c, which has its defaults.
 func (c Config) validate() error {
 	var errs []error
-	for _, f := range []struct {
-		name string
-		ok   bool
-		rule string
-		got  any
-	}{
-		{"Grace", c.Grace > 0, "positive", c.Grace},
-		{"Probe", c.Probe > 0, "positive", c.Probe},
-		{"Heartbeat", c.Heartbeat > 0, "positive", c.Heartbeat},
-		{"MessageTimeout", c.MessageTimeout > 0, "positive", c.MessageTimeout},
-		{"WriteTimeout", c.WriteTimeout > 0, "positive", c.WriteTimeout},
-		{"RoomTimeout", c.RoomTimeout > 0, "positive", c.RoomTimeout},
-		{"Linger", c.Linger > 0, "positive", c.Linger},
-		{"MaxPhones", c.MaxPhones > 0, "at least 1", c.MaxPhones},
-		{"MaxConns", c.MaxConns > 0, "at least 1", c.MaxConns},
-		{"MaxConnsPerAddress", c.MaxConnsPerAddress > 0, "at least 1", c.MaxConnsPerAddress},
-		{"Rate", c.Rate > 0, "positive", c.Rate},
-		{"Burst", c.Burst > 0, "at least 1", c.Burst},
-		{"PhoneMessage", c.PhoneMessage > 0 && c.PhoneMessage <= MaxPhoneMessage, "from 1 byte to 1 MiB less 1 KiB, since binaries drop their connection above 1 MiB", c.PhoneMessage},
-		{"BinaryMessage", c.BinaryMessage > 0, "at least 1 byte", c.BinaryMessage},
-		{"EarlyMessage", c.EarlyMessage > 0, "at least 1 byte", c.EarlyMessage},
-		{"Fragments", c.Fragments > 0, "at least 1", c.Fragments},
-		{"PhoneOutbox", c.PhoneOutbox > 0, "at least 1 byte", c.PhoneOutbox},
-		{"BinaryOutbox", c.BinaryOutbox >= c.PhoneMessage+wire.EnvelopeOverhead+itemCost, "enough for PhoneMessage in its envelope, or a phone could wait for room that never comes", c.BinaryOutbox},
-	} {
-		if !f.ok {
-			errs = append(errs, fmt.Errorf("%s is %v; it must be %s", f.name, f.got, f.rule))
+	d, v := reflect.ValueOf(Defaults()), reflect.ValueOf(c)
+	for i := range d.NumField() {
+		if f := v.Field(i); f.CanInt() && f.Int() <= 0 || f.CanFloat() && !(f.Float() > 0) {
+			errs = append(errs, fmt.Errorf("%s is %v; it must be more than 0", d.Type().Field(i).Name, f))
 		}
+	}
+	if c.PhoneMessage > MaxPhoneMessage {
+		errs = append(errs, fmt.Errorf("PhoneMessage is %d; it must be at most 1 MiB less 1 KiB, since binaries drop their connection above 1 MiB", c.PhoneMessage))
+	}
+	if c.BinaryOutbox > 0 && c.BinaryOutbox < c.PhoneMessage+wire.EnvelopeOverhead+itemCost {
+		errs = append(errs, fmt.Errorf("BinaryOutbox is %d; it must be enough for PhoneMessage in its envelope, or a phone could wait for room that never comes", c.BinaryOutbox))
 	}
 	return errors.Join(errs...)
 }

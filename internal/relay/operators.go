@@ -168,17 +168,14 @@ func ServerBan(id wire.ServerID) BanKey { return BanKey{server: sha256.Sum256([]
 // NetworkBan returns the key for bans of p. An IPv6 network that is narrower than a /64
 // stands for its /64, as everywhere in the relay. The error says that p is too wide.
 func NetworkBan(p netip.Prefix) (BanKey, error) {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	charged, widest := network.ChargedPrefix(p), widestBan4
+	if charged.Addr().Is6() {
+		widest = widestBan6
 	}
-	bits, widest := p.Bits(), widestBan4
-	if p.Addr().Is6() {
-		bits, widest = min(bits, network.Of(p.Addr()).Narrowest().Bits()), widestBan6
-	}
-	if !p.IsValid() || bits < widest {
+	if !charged.IsValid() || charged.Bits() < widest {
 		return BanKey{}, fmt.Errorf("%v is not a network of /%d or narrower", p, widest)
 	}
-	return BanKey{prefix: netip.PrefixFrom(p.Addr().WithZone(""), bits).Masked()}, nil
+	return BanKey{prefix: charged}, nil
 }
 
 // Selector returns the selector of the connections that a ban of k keeps out.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/network"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
@@ -260,20 +261,8 @@ func (q *query) setAddress(text string) (rule string) {
 		}
 		p = netip.PrefixFrom(a, a.BitLen())
 	}
-	q.Prefix = ChargedNetwork(p)
+	q.Prefix = network.ChargedPrefix(p)
 	return ""
-}
-
-// ChargedNetwork returns the network that has the connections of p: an IPv6 address
-// of a connection stands for its /64.
-func ChargedNetwork(p netip.Prefix) netip.Prefix {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	if p.Addr().Is6() {
-		p = netip.PrefixFrom(p.Addr().WithZone(""), min(p.Bits(), 64))
-	}
-	return p.Masked()
 }
 
 func (q *query) setConn(text string) (rule string) {
