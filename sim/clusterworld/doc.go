@@ -2,7 +2,7 @@
 // through a simulated directory and a simulated bus.
 //
 // Begin with world.go, which plans a run. A node's process is in member.go, the
-// directory in store.go, the bus in bus.go, and the faults in link.go and ops.go.
-// The files heal.go and judge.go end and judge a run. The peers and the checks of
-// single connections are those of sim/relayworld.
+// directory in store.go, the network between nodes in wires.go, and the faults in link.go
+// and ops.go. The file heal.go ends a run. judge.go has the checks that need the exact
+// moment; all others are history.CheckCluster. The peers are those of sim/relayworld.
 package clusterworld

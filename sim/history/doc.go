@@ -9,5 +9,7 @@
 //
 // Begin with event.go, which has the kinds of events. run.go has what a checker sees. The
 // other files have the checkers: closes.go is the table of the reasons of closes,
-// metrics.go the table of the exported metrics.
+// metrics.go the table of the exported metrics. Check judges a relay that is alone,
+// CheckCluster (cluster.go) processes that share their server-ids, and CheckPeers (real.go)
+// what clients of a real relay have recorded with Peers.
 package history
