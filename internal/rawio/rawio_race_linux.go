@@ -6,12 +6,14 @@ package rawio
 import "syscall"
 
 // Recv reads from a socket.
-func Recv(fd int, p []byte) (int, error) { return syscall.Read(fd, p) }
+func Recv(fd int, p []byte) (int, error) { return result(syscall.Read(fd, p)) }
 
 // Send writes to a socket.
-func Send(fd int, p []byte) (int, error) { return syscall.Write(fd, p) }
+func Send(fd int, p []byte) (int, error) { return result(syscall.Write(fd, p)) }
 
 // Poll returns events of an epoll descriptor.
 func Poll(fd uintptr, events []syscall.EpollEvent) (int, error) {
-	return syscall.EpollWait(int(fd), events, 0)
+	return result(syscall.EpollWait(int(fd), events, 0))
 }
+
+func result(n int, err error) (int, error) { return max(n, 0), err }
