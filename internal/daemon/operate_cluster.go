@@ -112,7 +112,7 @@ func (o *operations) greet(id cluster.NodeID) {
 		op, size := operation{}, 0
 		for _, b := range all {
 			r := recordOf(b)
-			if size += len(marshal(r)); size > bansBytes {
+			if size += len(marshal(r)); size > bansBytes && len(op.Bans) > 0 {
 				break
 			}
 			op.Bans = append(op.Bans, r)

@@ -88,10 +88,12 @@ func (r *Relay) Disconnect(s Selector, binaries, phones Ending, proxied bool) (n
 func (r *Relay) disconnectBinary(b *binary, binaries, phones Ending) (n Disconnected) {
 	_, joined, held := r.registry.Revoke(b.server, b)
 	n.Phones = evictAll(joined, phones)
-	if b.fail(binaries.Code, binaries.Reason) {
-		n.Binaries++
+	if b.end(binaries.Code, binaries.Reason) {
 		if held {
 			r.log.serverReleased(b, binaries.Code, binaries.Reason)
+		}
+		if b.close(binaries.Code, binaries.Reason, false) {
+			n.Binaries++
 		}
 	}
 	if held {

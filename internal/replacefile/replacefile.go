@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Write writes text to a new file next to name and renames it to name. Before the rename
@@ -38,6 +39,9 @@ func Write(name string, text []byte, prepare func(*os.File) error) error {
 		return err
 	}
 	defer d.Close()
-	_ = d.Sync() // some file systems refuse it
-	return nil
+	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
+		return nil // not every file system syncs directories
+	}
+	return err
 }

@@ -14,9 +14,10 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustertest"
+	"github.com/pyrycode/pyrycode-relay/internal/cluster/etcdtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, etcdtest.IgnoreIdle()...) }
 
 type member struct {
 	*embed.Etcd

@@ -95,16 +95,19 @@ func (Provider) Open(ctx context.Context, cfg directory.Config) (directory.Conne
 	if err != nil {
 		return nil, err
 	}
-	if len(cfg.Members) == 0 {
-		if err, _ := untrusted(ctx, cfg, c); err != nil {
-			return nil, err
-		}
+	w := waiting{cfg: cfg, client: c, begun: time.Now()}
+	if err := w.trust(ctx); err != nil {
+		return nil, err
 	}
-	d, err := etcd.Dial(ctx, c)
-	if err != nil {
-		return nil, explain(cfg, err)
+	var d *etcd.Directory
+	dial := func() (err error) {
+		d, err = etcd.Dial(ctx, c) // with a user it asks for a token
+		return err
 	}
-	if err := waitForAnswer(ctx, cfg, d); err != nil {
+	if err := w.until(ctx, dial); err != nil {
+		return nil, err
+	}
+	if err := w.until(ctx, func() error { return tryOut(d) }); err != nil {
 		_ = d.Close() // it has not answered
 		return nil, err
 	}
@@ -177,26 +180,52 @@ func tryOut(d cluster.Directory) error {
 	return d.Revoke(s)
 }
 
-// waitForAnswer waits until d answers. After sayAfter it logs why it waits.
-func waitForAnswer(ctx context.Context, cfg directory.Config, d cluster.Directory) error {
-	begun, said := time.Now(), false
+// waiting waits until the directory answers.
+type waiting struct {
+	cfg    directory.Config
+	client etcd.Config
+	begun  time.Time
+	said   bool
+}
+
+// until calls ask until it succeeds, for as long as ctx allows. After sayAfter it logs why it
+// waits.
+func (w *waiting) until(ctx context.Context, ask func() error) error {
 	for {
-		err := tryOut(d)
+		err := ask()
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil || fatal(err) {
-			return explain(cfg, err)
+			return explain(w.cfg, err)
 		}
-		if !said && time.Since(begun) > sayAfter {
-			said = true
-			cfg.Log.Warn("the directory does not answer yet", "why", explain(cfg, err).Error())
+		if !w.said && time.Since(w.begun) > sayAfter {
+			w.said = true
+			if err := w.trust(ctx); err != nil { // a server may have come since the last test
+				return err
+			}
+			w.cfg.Log.Warn("the directory does not answer yet", "why", explain(w.cfg, err).Error())
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(answerEvery):
 		}
 	}
+}
+
+// trust tests TLS with the servers of an etcd of the operator's own. It logs the faults of
+// some servers, and returns an error if TLS fails with all.
+func (w *waiting) trust(ctx context.Context) error {
+	if len(w.cfg.Members) > 0 {
+		return nil
+	}
+	err, unusual := untrusted(ctx, w.cfg, w.client)
+	for _, why := range unusual {
+		if err == nil {
+			w.cfg.Log.Warn("a server of the directory cannot be used", "why", why)
+		}
+	}
+	return err
 }
 
 // fatal reports whether err does not go away while a relay waits.
