@@ -150,7 +150,7 @@ func (t *trio) start(ctx context.Context, i int) error {
 	m := t.members[i]
 	args := []string{"serve", "--listen", m.listen, "--metrics-listen", m.private,
 		"--cluster-name", m.name, "--cluster-listen", m.inner.to, "--cluster-advertise", m.inner.addr(),
-		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000", "--max-pending-per-address", "1000"}
+		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000", "--max-pending", "10000", "--max-pending-per-address", "10000"}
 	if t.etcd != nil {
 		args = append(args, "--cluster", strings.Join(t.etcd.endpoints(), ","))
 	} else {
