@@ -231,6 +231,7 @@ func TestBindingsToTokensSurviveARestart(t *testing.T) {
 	if got, _ := d.claim("/t/anna", "s1"); got != 101 {
 		t.Fatal(got)
 	}
+	d.until("the claim", func() bool { return strings.Contains(d.log.String(), "server_claimed") })
 	d.signals <- syscall.SIGTERM
 	if err := d.end(); err != nil {
 		t.Fatal(err)
