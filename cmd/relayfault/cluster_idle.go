@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // clusterIdle measures what idle server-ids cost the directory.
@@ -152,8 +152,11 @@ func (r *idleReport) Table(w io.Writer) {
 	fmt.Fprintf(w, "  connections closed        %8d; must be 0\n", r.Lost)
 }
 
-// clusterHold holds idle server-ids until its input ends. It prints a line when all are
-// connected, and another one with the number of those that were closed.
+// holdsAll is the line that clusterHold prints when all ids are connected.
+const holdsAll = "connected"
+
+// clusterHold holds idle server-ids until its input ends. It prints holdsAll, and at the end
+// the number of connections that were closed.
 type clusterHold struct {
 	At    []string `required:"" help:"Addresses of relays."`
 	First int      `help:"The number of the first server-id."`
@@ -190,67 +193,68 @@ func (c *clusterHold) run(e *load.Env) error {
 	if err := connecting.Wait(); err != nil {
 		return load.Hint(err)
 	}
-	fmt.Fprintln(e.Stdout, "connected")
+	fmt.Fprintln(e.Stdout, holdsAll)
 	_, err := io.Copy(io.Discard, os.Stdin)
 	fmt.Fprintln(e.Stdout, closed.Load())
 	return err
 }
 
-// holders are processes of clusterHold.
-type holders struct {
-	cmds []*exec.Cmd
-	in   []io.Closer
-	out  []*bufio.Reader
+// holdersReadyIn bounds the time until the ids of one process are connected.
+const holdersReadyIn = 5 * time.Minute
+
+// holder is a process of clusterHold.
+type holder struct {
+	*wstest.Process
+	in   io.Closer
+	said wstest.Log
 }
 
-// startHolders starts the processes and waits until all ids are connected.
-func startHolders(ctx context.Context, t *trio, ids int) (h *holders, err error) {
-	h = new(holders)
+type holders []*holder
+
+// startHolders starts the processes, one after the other, and waits until all ids are
+// connected.
+func startHolders(ctx context.Context, t *trio, ids int) (all holders, err error) {
 	defer func() {
 		if err != nil {
-			h.kill()
+			all.kill()
 		}
 	}()
 	self, err := os.Executable()
 	if err != nil {
-		return h, err
+		return nil, err
 	}
 	var at []string
 	for _, m := range t.members {
 		at = append(at, m.listen)
 	}
 	for first := 0; first < ids; first += heldPerProcess {
-		cmd := exec.CommandContext(ctx, self, "cluster", "hold", "--at", strings.Join(at, ","),
+		cmd := exec.Command(self, "cluster", "hold", "--at", strings.Join(at, ","),
 			"--first", fmt.Sprint(first), "--ids", fmt.Sprint(min(heldPerProcess, ids-first)))
-		cmd.Stderr = os.Stderr
-		in, err := cmd.StdinPipe()
+		h := new(holder)
+		if h.in, err = cmd.StdinPipe(); err != nil {
+			return all, err
+		}
+		h.Process, err = wstest.StartProcess(ctx, "a process that holds server-ids", cmd, &h.said, holdersReadyIn,
+			func(line string) bool { return line == holdsAll })
 		if err != nil {
-			return h, err
+			return all, err
 		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return h, err
-		}
-		if err := cmd.Start(); err != nil {
-			return h, err
-		}
-		h.cmds, h.in, h.out = append(h.cmds, cmd), append(h.in, in), append(h.out, bufio.NewReader(out))
+		all = append(all, h)
 	}
-	for _, out := range h.out {
-		if _, err := out.ReadString('\n'); err != nil {
-			return h, fmt.Errorf("a process that holds server-ids has ended: %w", err)
-		}
-	}
-	return h, nil
+	return all, nil
 }
 
 // end ends the processes and returns the number of connections that were closed before.
-func (h *holders) end() (closed int, err error) {
-	for i, out := range h.out {
-		h.in[i].Close()
+func (all holders) end() (closed int, err error) {
+	for _, h := range all {
+		h.in.Close()
+		if err := h.Wait(); err != nil {
+			return closed, fmt.Errorf("a process that holds server-ids: %w: %s", err, h.said.String())
+		}
+		_, count, _ := strings.Cut(h.said.String(), holdsAll)
 		n := 0
-		if _, err := fmt.Fscan(out, &n); err != nil {
-			return closed, fmt.Errorf("a process that holds server-ids has ended: %w", err)
+		if _, err := fmt.Sscan(count, &n); err != nil {
+			return closed, fmt.Errorf("a process that holds server-ids has printed %q: %w", h.said.String(), err)
 		}
 		closed += n
 	}
@@ -258,13 +262,10 @@ func (h *holders) end() (closed int, err error) {
 }
 
 // kill ends the processes.
-func (h *holders) kill() {
+func (all holders) kill() {
 	var ending sync.WaitGroup
-	for _, cmd := range h.cmds {
-		ending.Go(func() {
-			_ = cmd.Process.Kill() // it may have ended
-			_ = cmd.Wait()
-		})
+	for _, h := range all {
+		ending.Go(h.End)
 	}
 	ending.Wait()
 }

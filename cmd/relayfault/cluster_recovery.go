@@ -176,7 +176,7 @@ func (t *trio) claimable(ctx context.Context, victim int) (longest time.Duration
 // recoveryRow is the result of one case. Times are in seconds.
 type recoveryRow struct {
 	Case    string     `json:"case"`
-	IDs     int        `json:"ids"`         // ids of the victim whose connections were closed
+	IDs     int        `json:"ids"`         // the connections of the victim that were closed
 	Fault   [2]float64 `json:"since_fault"` // until they were served again: median, worst
 	Close   [2]float64 `json:"since_close"` // the same, since each one's close
 	Others  int        `json:"others_closed"`
@@ -211,8 +211,7 @@ func newRecoveryRow(name string, f *idleBinaries, victim int, begun int64, block
 		all []float64
 	}{{&r.Fault, fault}, {&r.Close, closed}} {
 		if len(one.all) > 0 {
-			slices.Sort(one.all)
-			*one.to = [2]float64{one.all[len(one.all)/2], one.all[len(one.all)-1]}
+			*one.to = [2]float64{load.Median(one.all), slices.Max(one.all)}
 		}
 	}
 	return r
