@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"maps"
 	"os"
 	"path/filepath"
@@ -35,20 +36,8 @@ func functionsOf(t *testing.T, file string) (all []function) {
 		}
 		name := f.Name.Name
 		if f.Recv != nil {
-			of := f.Recv.List[0].Type
-			for named := false; !named; {
-				switch x := of.(type) {
-				case *ast.StarExpr:
-					of = x.X
-				case *ast.IndexExpr:
-					of = x.X
-				case *ast.IndexListExpr:
-					of = x.X
-				default:
-					named = true
-				}
-			}
-			name = of.(*ast.Ident).Name + "." + name
+			of, _, _ := strings.Cut(strings.TrimPrefix(types.ExprString(f.Recv.List[0].Type), "*"), "[")
+			name = of + "." + name
 		}
 		all = append(all, function{file + " " + name, set.Position(f.Pos()).Line, set.Position(f.End()).Line})
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"go/ast"
+	"go/types"
 	"os"
 	"path"
 	"path/filepath"
@@ -212,21 +213,8 @@ func receiver(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return ""
 	}
-	t := f.Recv.List[0].Type
-	for {
-		switch x := t.(type) {
-		case *ast.StarExpr:
-			t = x.X
-		case *ast.IndexExpr:
-			t = x.X
-		case *ast.IndexListExpr:
-			t = x.X
-		case *ast.Ident:
-			return x.Name + "."
-		default:
-			return ""
-		}
-	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(types.ExprString(f.Recv.List[0].Type), "*"), "[")
+	return name + "."
 }
 
 // anchors returns the headings of a page in the form of links.
