@@ -125,7 +125,7 @@ func TestRow05AnUpgradeFloodIsRefusedByAddress(t *testing.T) {
 		}
 	}
 	flood("s", "127.0.0.2", 50)
-	flood("nobody", "127.0.0.8", 100) // a client that guesses server-ids has as many again, and no more
+	flood("nobody", "127.0.0.8", 100) // guesses of server-ids: as many again, and no more
 	for i := range dose(50, 2000) {
 		if status, _ := n.attempt("s", fmt.Sprintf("127.1.%d.%d", i/250, 1+i%250)); status != 101 {
 			t.Errorf("another address gets %d", status)

@@ -125,8 +125,8 @@ func TestAPollerRunsAtTheNextYieldOfAGoroutineThatComputes(t *testing.T) {
 	}
 }
 
-// A poller whose sockets always have events yields, and not only when Go's runtime takes
-// its processor away, which is after 10 ms and a thousand events.
+// A poller yields although its sockets always have events. Without the bound it ran until Go's
+// runtime took its processor away: 10 ms, and a thousand events.
 func TestABusyPollerYieldsAfterAFewEvents(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	mine, peer := tcpPair(t)

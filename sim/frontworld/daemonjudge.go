@@ -25,8 +25,8 @@ const uncut = 3
 type daemonJudge struct {
 	wait, limit time.Duration
 
-	signals   int // that were given
-	signalled int // whose calls have returned
+	signals   int // given
+	signalled int // signals with a call that has returned
 	fails     bool
 	failed    bool  // before any signal was given
 	endAsked  int64 // when the first end was certain; 0: none is

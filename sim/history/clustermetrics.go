@@ -41,7 +41,7 @@ func (r *Run) checkRefusals(n *Node) {
 }
 
 // checkBrokenStreams compares the streams that broke with the phones that were told so, and
-// with the phones whose bytes another process carried. Without a trouble none breaks.
+// with the phones that another process had proxied. Without a trouble no stream breaks.
 func (r *Run) checkBrokenStreams(n *Node) {
 	told := r.count(n, func(c *Conn) bool { return c.Phone && c.Closed && c.Reason == reasonBroken })
 	broken, reset := n.Last.sum("cluster_broken_streams_total "), n.Last.of("cluster_broken_streams_total reset")

@@ -120,8 +120,8 @@ func (r *Run) claimedDuring(n *Node, server string, t Span) bool {
 	return false
 }
 
-// checkClusterDrain checks what a drain owes to the phones whose socket, or slot, is at the
-// process: each is told 1012, immediately, at its own process.
+// checkClusterDrain checks that a drain of a process tells phone p 1012 immediately, if the
+// socket or the slot of p is at that process.
 func (r *Run) checkClusterDrain(p *Conn) {
 	if p.Faults != 0 || p.CloseSent || p.Home == 0 || !r.Cluster.Exact || r.Cluster.Skewed {
 		return

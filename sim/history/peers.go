@@ -18,7 +18,7 @@ type Peers struct {
 	begun     time.Time
 }
 
-// NewPeers returns Peers whose clock starts now.
+// NewPeers returns Peers without events. Their times count from this call.
 func NewPeers() *Peers { return &Peers{begun: time.Now()} }
 
 // Strangers notes that clients take part of which Peers is not told.

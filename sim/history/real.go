@@ -27,8 +27,9 @@ func CheckPeers(r *Run, rows ...Reason) []Violation {
 			continue
 		}
 		if c.Closed {
-			if rows := slices.Concat(rows, peerCloses); r.Unfounded(c, rows...) != "" {
-				r.blameClose(r.Unfounded(c, rows...), c, rows...)
+			all := slices.Concat(rows, peerCloses)
+			if why := r.Unfounded(c, all...); why != "" {
+				r.blameClose(why, c, all...)
 			}
 		}
 		if c.Phone {

@@ -221,9 +221,7 @@ func (w *waiting) trust(ctx context.Context) error {
 	}
 	err, unusual := untrusted(ctx, w.cfg, w.client)
 	for _, why := range unusual {
-		if err == nil {
-			w.cfg.Log.Warn("a server of the directory cannot be used", "why", why)
-		}
+		w.cfg.Log.Warn("a server of the directory cannot be used", "why", why)
 	}
 	return err
 }
