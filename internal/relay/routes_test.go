@@ -96,7 +96,7 @@ func TestAnAnswerToACloseNoticeIsNotAnError(t *testing.T) {
 		if got, want := b.Recv(), `{"conn_id":"`+id+`","close_code":1001}`; got != want {
 			t.Fatalf("the binary got %s; want %s", got, want)
 		}
-		n.wantCounts(Counts{Binaries: 1})
+		n.until(func() bool { return n.holder("s1").phones.count() == 0 })
 		b.Send(`{"conn_id":"` + id + `","frame":{"v":2,"type":"noise_msg","data":"QUJD"}}`)
 		n.wantMetric("dropped_frames_total", "departed_phone", float64(i+1))
 	}
