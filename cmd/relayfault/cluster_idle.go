@@ -44,7 +44,9 @@ func (c *clusterIdle) run(e *load.Env) error {
 		return err
 	}
 	c.External = true // the processor time of servers in relays is not known
-	t, err := newTrio(e.Ctx, c.clusterFlags, "--max-conns", fmt.Sprint(c.IDs/c.Relays+100))
+	// One address may hold nine tenths of a relay's connections, and all limits of a relay must fit
+	// into 20,000 open files.
+	t, err := newTrio(e.Ctx, c.clusterFlags, "--max-conns", fmt.Sprint(c.IDs/c.Relays*10/9+200), "--max-pending", "4096")
 	if err != nil {
 		return err
 	}
