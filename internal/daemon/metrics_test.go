@@ -79,25 +79,26 @@ func TestMetricsFollowTheRulesOfPrometheus(t *testing.T) {
 	}
 }
 
-// metricsHead is what stands above the table of docs/metrics.md.
-const metricsHead = `# Metrics
+// metricsHead is the text of docs/metrics.md before its table.
+var metricsHead = strings.ReplaceAll(`# Metrics
 
-Generated from the code by ` + "`make metrics-doc`" + `; a test fails when it differs.
+To read the metrics of a relay on this machine:
 
-They are at ` + "`/metrics`" + ` on the private listener (` + "`--metrics-listen`, by default `127.0.0.1:9090`" + `).
-All series stand at 0 from the start. The gauges of what is connected, and
-` + "`pyrycode_relay_grace_expiries_total`" + `, are read under one lock: each scrape is a
-state that the relay was really in. No label carries an id, an address or
-anything else that a peer can choose.
+    curl -s http://127.0.0.1:9090/metrics
 
-Those that begin with ` + "`pyrycode_relay_cluster_`" + ` are there only if the relay is part of a
-cluster ([cluster.md](cluster.md)).
+They are on the private listener ('--metrics-listen', by default '127.0.0.1:9090'). All series are 0
+at the start. One scrape reads the gauges of connections, and 'pyrycode_relay_grace_expiries_total',
+under one lock, so it shows a state that the relay really had. No label has a value that a peer can
+choose, such as an id or an address.
 
-Besides these there are the usual ` + "`go_*`, `process_*` and `promhttp_*`" + `.
+The metrics that begin with 'pyrycode_relay_cluster_' exist only if the relay is part of a cluster
+([cluster.md](cluster.md)). The relay also has the usual 'go_*', 'process_*' and 'promhttp_*'.
+
+'make metrics-doc' generates this page from the code, and a test compares them.
 
 | Name | Type | Labels | What it says |
 |---|---|---|---|
-`
+`, "'", "`")
 
 // labels lists the labels of f, each with the values it has.
 func labels(f *dto.MetricFamily) string {
