@@ -44,10 +44,6 @@ cluster-faults: bin/pyrycode-relay-cluster bin/relayfault ## kill, freeze and pa
 cluster-bench: bin/pyrycode-relay-cluster bin/relayfault ## measure the figures of docs/cluster.md: seven minutes on a quiet machine
 	./bin/relayfault cluster bench $(ARGS)
 
-# The old names of these two targets.
-cluster-battery: cluster-faults
-cluster-figures: cluster-bench
-
 build: bin/pyrycode-relay bin/pyrycode-relay-cluster bin/relayload bin/relayfault bin/relaysim bin/relaysim-race ## build everything into bin/
 
 .PHONY: bin/pyrycode-relay bin/pyrycode-relay-cluster bin/relayload bin/relayfault bin/relaysim bin/relaysim-race

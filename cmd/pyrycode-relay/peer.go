@@ -82,14 +82,14 @@ const (
 	lastRetryAfter  = 500 * time.Millisecond
 )
 
-// errElsewhere means that a frame came back, but not through the binary of this process:
+// errOtherBinary means that a frame came back, but not through the binary of this process:
 // another binary has the server-id.
-var errElsewhere = errors.New("another binary answers for the server-id")
+var errOtherBinary = errors.New("another binary answers for the server-id")
 
 // undecided reports whether err, the error of p's first round trip, can mean that the
 // relay has not decided the binary's claim yet.
 func undecided(p *peer, err error) bool {
-	return errors.Is(err, errElsewhere) || websocket.IsCloseError(p.err, noServer)
+	return errors.Is(err, errOtherBinary) || websocket.IsCloseError(p.err, noServer)
 }
 
 // phone joins the server-id and makes a first round trip. The round trip shows that the
@@ -255,7 +255,7 @@ func (p *peer) passed(frame []byte) {
 
 // roundTrip sends a frame from the phone p and waits until it comes back from the binary.
 // If the binary is in another process, binary is nil. If binary is not nil and the frame
-// has not passed through it, the error is errElsewhere.
+// has not passed through it, the error is errOtherBinary.
 func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *peer) (time.Duration, error) {
 	frame := fmt.Appendf(nil, `{"v":2,"type":"noise_msg","data":%q}`, base64.StdEncoding.EncodeToString([]byte(rand.Text())))
 	seen := func() bool { return true }
@@ -279,7 +279,7 @@ func (p *peer) roundTrip(ctx context.Context, timeout time.Duration, binary *pee
 		}
 		took := time.Since(begun)
 		if !seen() {
-			return 0, &failure{failOther, errElsewhere}
+			return 0, &failure{failOther, errOtherBinary}
 		}
 		return took, nil
 	case <-p.ended:

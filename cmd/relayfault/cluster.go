@@ -19,8 +19,8 @@ import (
 )
 
 type clusterCommand struct {
-	FaultTest clusterFaultTest `cmd:"" name:"faults" aliases:"battery" help:"Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long."`
-	Benchmark clusterBenchmark `cmd:"" name:"bench" aliases:"figures" help:"Benchmark of three relays and of a single one: the cost of a hop and the rate of claims (docs/cluster.md)."`
+	FaultTest clusterFaultTest `cmd:"" name:"faults" help:"Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long."`
+	Benchmark clusterBenchmark `cmd:"" name:"bench" help:"Benchmark of three relays and of a single one: the cost of a hop and the rate of claims (docs/cluster.md)."`
 	Recovery  clusterRecovery  `cmd:"" help:"End, kill or freeze a relay with thousands of idle server-ids, and measure when each is served again."`
 	Overload  clusterOverload  `cmd:"" help:"Claim new server-ids at three times the rate that three relays can serve, and report held server-ids that are lost."`
 	Idle      clusterIdle      `cmd:"" help:"Measure what idle server-ids cost the directory, which is in an etcd of its own."`

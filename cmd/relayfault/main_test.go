@@ -29,7 +29,7 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 		{[]string{"cluster", "faults", "--ids", "0"}, "--ids must be 1 or more"},
 		{[]string{"cluster", "faults", "--kinds", "kill-two"}, "the fault kill-two needs --relays 5"},
 		{[]string{"cluster", "faults", "--kinds", "full-disk"}, "the fault full-disk needs --small-disks"},
-		{[]string{"cluster", "battery", "--relay", "/nowhere/relay"}, "make build"},
+		{[]string{"cluster", "faults", "--relay", "/nowhere/relay"}, "make build"},
 		{[]string{"cluster", "bench", "--rounds", "0"}, "must be 1 or more"},
 		{[]string{"soak", "--for", "1s"}, "--for 1s must be from"},
 		{[]string{"soak", "--relay", "/nowhere/relay"}, "make build"},

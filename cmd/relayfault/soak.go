@@ -25,7 +25,7 @@ type soakCommand struct {
 	For   time.Duration `default:"60m" help:"Duration of the load; half a minute before it and up to two minutes after it come on top."`
 	Every time.Duration `default:"10s" help:"Interval of the samples."`
 	Out   string        `short:"o" default:"soak.svg" help:"File for the plot, an SVG; the samples are written next to it as .csv."`
-	Fleet int           `aliases:"crowd" default:"20" help:"Long-lived binaries, with 8 phones each. The other clients do not depend on it."`
+	Fleet int           `default:"20" help:"Long-lived binaries, with 8 phones each. The other clients do not depend on it."`
 	JSON  bool          `name:"json" help:"Print JSON, not a table."`
 }
 

@@ -12,7 +12,7 @@ import (
 // benchRow has the samples of one candidate in one row, and their median.
 type benchRow struct {
 	Work        string        `json:"work,omitempty"`
-	Candidate   string        `json:"contestant"`
+	Candidate   string        `json:"candidate"`
 	Connections int           `json:"connections,omitempty"`
 	Median      load.Sample   `json:"median"`
 	Rounds      []load.Sample `json:"rounds"`
@@ -36,7 +36,7 @@ type benchReport struct {
 }
 
 type idleEntry struct {
-	Candidate string `json:"contestant"`
+	Candidate string `json:"candidate"`
 	TLS       bool   `json:"tls"`
 	*idleReport
 }

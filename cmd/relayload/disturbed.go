@@ -24,7 +24,7 @@ type slowReport struct {
 	Slow     int            `json:"slow_phones"`
 	Rate     int            `json:"frames_per_second_to_each_slow_phone"`
 	Alone    load.Sample    `json:"alone"`
-	WithSlow load.Sample    `json:"beside_slow_phones"`
+	WithSlow load.Sample    `json:"with_slow_phones"`
 	Sent     int            `json:"frames_sent_to_slow_phones"`
 	Ends     map[string]int `json:"how_slow_phones_ended"`
 }
@@ -128,7 +128,7 @@ type floodReport struct {
 	Flooders  int         `json:"flooding_phones"`
 	Flood     int         `json:"in_flight_per_flooding_phone"`
 	Alone     load.Sample `json:"alone"`
-	WithFlood load.Sample `json:"beside_flooding_phones"`
+	WithFlood load.Sample `json:"with_flooding_phones"`
 }
 
 // Table implements load.Report.

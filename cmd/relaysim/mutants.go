@@ -21,7 +21,7 @@ import (
 // searched is the result of a mutant's process, as JSON.
 type searched struct {
 	Campaigns     []engine.Campaign
-	RegressionRun string `json:"Story"` // the invariant that broke in the mutant's regression run
+	RegressionRun string `json:"RegressionRun"` // the invariant that broke in the mutant's regression run
 }
 
 // campaign searches in this build. The command mutants runs it in the build of
@@ -31,7 +31,7 @@ func (e *env) campaign() int {
 	n := e.flags.Int("n", 15, "`N` searches per strategy")
 	limits := e.flags.String("limits", "3000", "`N,N,…` seeds per search; the last holds for all that follow")
 	each := e.flags.Duration("each", 3*time.Second, "`TIME` per search")
-	regression := e.flags.String("story", "", "`NAME` of a regression run to replay first")
+	regression := e.flags.String("regression", "", "`NAME` of a regression run to replay first")
 	if _, ok := e.parse(0); !ok {
 		return e.code
 	}
@@ -252,7 +252,7 @@ func (e *env) search(bin string, f mutantFlags, regression string, limits ...int
 	list := strings.Trim(strings.ReplaceAll(fmt.Sprint(limits), " ", ","), "[]")
 	args := []string{"campaign", "-world", e.world, "-strategy", e.strategy, "-n", fmt.Sprint(f.n), "-limits", list, "-each", f.each.String()}
 	if regression != "" {
-		args = append(args, "-story", regression)
+		args = append(args, "-regression", regression)
 	}
 	cmd := exec.Command(bin, args...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, stage+"=") })

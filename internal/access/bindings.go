@@ -57,7 +57,7 @@ func (b *Bindings) decide(id, token Subject, maxIDs func(token Subject) int) dec
 	case ok && bound == token:
 		return allowed
 	case ok && maxIDs(bound) > 0:
-		return boundElsewhere
+		return boundToOther
 	case b.held[token] >= maxIDs(token) || !ok && len(b.token) >= maxBindings:
 		return tooManyIDs
 	}

@@ -264,10 +264,10 @@ const (
 	expired   decision = "expired"
 	tooMany   decision = "rate"
 
-	noToken        decision = "no_token"
-	unknownToken   decision = "unknown_token"
-	boundElsewhere decision = "bound_elsewhere"
-	tooManyIDs     decision = "too_many_ids"
+	noToken      decision = "no_token"
+	unknownToken decision = "unknown_token"
+	boundToOther decision = "bound_elsewhere"
+	tooManyIDs   decision = "too_many_ids"
 
 	denied      decision = "denied"      // by the verifier
 	unavailable decision = "unavailable" // the verifier cannot be asked
@@ -284,10 +284,10 @@ var answers = map[decision]relay.AccessRefusal{
 	expired:   {Status: http.StatusForbidden, Text: "header x-pyrycode-server: the access of this server-id has ended; ask the relay's operator to extend it"},
 	tooMany:   {Status: http.StatusTooManyRequests, Text: "too many connection attempts for this server-id"},
 
-	noToken:        {Status: http.StatusUnauthorized, Text: "path: this relay needs a token in it, wss://HOST/t/TOKEN; its operator issues them"},
-	unknownToken:   {Status: http.StatusUnauthorized, Text: "path: its token is not one of this relay, or has been revoked; ask its operator for a new one"},
-	boundElsewhere: {Status: http.StatusForbidden, Text: "header x-pyrycode-server: another token has claimed this server-id before"},
-	tooManyIDs:     {Status: http.StatusForbidden, Text: "path: its token has claimed as many server-ids as it may"},
+	noToken:      {Status: http.StatusUnauthorized, Text: "path: this relay needs a token in it, wss://HOST/t/TOKEN; its operator issues them"},
+	unknownToken: {Status: http.StatusUnauthorized, Text: "path: its token is not one of this relay, or has been revoked; ask its operator for a new one"},
+	boundToOther: {Status: http.StatusForbidden, Text: "header x-pyrycode-server: another token has claimed this server-id before"},
+	tooManyIDs:   {Status: http.StatusForbidden, Text: "path: its token has claimed as many server-ids as it may"},
 
 	denied:      {Status: http.StatusForbidden, Text: "this relay's operator does not allow this server-id"},
 	unavailable: {Status: http.StatusServiceUnavailable, Wait: retryWait, Text: "it is not known now whether this server-id has access; try again"},

@@ -39,10 +39,10 @@ func TestRow50AVerifierThatHangsDelaysNobodyElse(t *testing.T) {
 	h := n.pair()
 	known := n.mustDial("/v1/server", "known") // the answer is kept from here on
 	known.Close()
-	crowd := dose(100, 250)
-	given(t, "%d claims wait for it", crowd)
+	claims := dose(100, 250)
+	given(t, "%d claims wait for it", claims)
 	var waiting sync.WaitGroup
-	for i := range crowd {
+	for i := range claims {
 		waiting.Go(func() {
 			if c, resp, err := n.dial("/v1/server", fmt.Sprint("slow-", i), fmt.Sprint("127.0.7.", 1+i)); err == nil {
 				c.Close()
@@ -52,7 +52,7 @@ func TestRow50AVerifierThatHangsDelaysNobodyElse(t *testing.T) {
 			}
 		})
 	}
-	n.until("the claims wait", func() bool { return n.metric("pyrycode_relay_connections") >= float64(crowd) })
+	n.until("the claims wait", func() bool { return n.metric("pyrycode_relay_connections") >= float64(claims) })
 	began := time.Now()
 	n.mustDial("/v1/server", "known").Close()
 	if took := time.Since(began); took > within() {

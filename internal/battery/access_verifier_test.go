@@ -24,11 +24,11 @@ func TestRow49MadeUpServerIDsDoNotKeepDaemonsOut(t *testing.T) {
 	t.Cleanup(service.Close)
 	n := start(t, func(c *config.Config) { c.Access, c.AccessURL = "url", service.URL })
 	h := n.pair()
-	crowd := dose(300, 1000)
-	given(t, "%d clients of one address; the service takes 0.2 s", crowd)
+	clients := dose(300, 1000)
+	given(t, "%d clients of one address; the service takes 0.2 s", clients)
 	done := make(chan struct{})
 	var all sync.WaitGroup
-	for i := range crowd {
+	for i := range clients {
 		all.Go(func() {
 			k := 0
 			every(done, 20*time.Millisecond, func() error {
@@ -41,7 +41,7 @@ func TestRow49MadeUpServerIDsDoNotKeepDaemonsOut(t *testing.T) {
 			})
 		})
 	}
-	n.until("the crowd is refused", func() bool {
+	n.until("the clients are refused", func() bool {
 		return n.metric(`pyrycode_relay_access_questions_total{result="busy"}`) > 0
 	})
 	for i := range dose(5, 20) {

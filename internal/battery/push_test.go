@@ -60,15 +60,15 @@ func TestRow39WakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 		c.FCMCredentials, c.FCMEndpoint, c.LogServerIDs = credentials, endpoint, "full"
 	})
 	h := n.pair()
-	crowd, wakes := dose(100, 800), dose(5, 7)
-	given(t, "%d server-ids of one address", crowd)
+	ids, wakes := dose(100, 800), dose(5, 7)
+	given(t, "%d server-ids of one address", ids)
 	ask := func(b *wstest.Conn) {
 		_ = b.WriteMessage(wstest.Text, []byte(`{"push_wake":{"platform":"fcm","token":"x"}}`))
 	}
 	done := make(chan struct{})
 	var ended []chan struct{}
-	for i := range crowd {
-		b, _, err := n.dial("/v1/server", fmt.Sprint("crowd-", i), "127.0.0.2")
+	for i := range ids {
+		b, _, err := n.dial("/v1/server", fmt.Sprint("many-", i), "127.0.0.2")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +89,7 @@ func TestRow39WakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 		}()
 	}
 	const refused = `pyrycode_relay_push_wakes_total{outcome="limited_in_flight"}`
-	n.until("the crowd is refused", func() bool { return n.metric(refused) > 100 })
+	n.until("the wakes are refused", func() bool { return n.metric(refused) > 100 })
 	victim, _, err := n.dial("/v1/server", "victim", "127.0.0.3")
 	if err != nil {
 		t.Fatal(err)

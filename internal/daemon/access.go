@@ -195,9 +195,9 @@ func (a *accessControl) due(now time.Time) bool {
 		a.failed(err)
 		return false
 	}
-	settled := a.seen != nil && same(info, a.seen)
+	unchanged := a.seen != nil && same(info, a.seen)
 	a.seen = info
-	return settled && (a.read == nil || !same(info, a.read) || now.Sub(info.ModTime()) < accessCoarse)
+	return unchanged && (a.read == nil || !same(info, a.read) || now.Sub(info.ModTime()) < accessCoarse)
 }
 
 // same reports whether two looks saw the same content, as far as they can tell.

@@ -21,9 +21,9 @@ const (
 	// that it names.
 	webEvery = time.Second
 
-	// webSettle is the time after which a bad file is read again before the failure
+	// webRetry is the time after which a bad file is read again before the failure
 	// is logged.
-	webSettle = 100 * time.Millisecond
+	webRetry = 100 * time.Millisecond
 )
 
 // webAccess protects the private listener by the rules in --web.config.file. It keeps the
@@ -105,7 +105,7 @@ func (w *webAccess) load(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(webSettle):
+		case <-time.After(webRetry):
 		}
 		c, err = w.read()
 	}

@@ -132,7 +132,7 @@ func TestEachReasonOfABadWebConfigIsToldOnce(t *testing.T) {
 		}
 		write(t, file, "")
 		w.ask() // as SIGHUP does
-		time.Sleep(2 * webSettle)
+		time.Sleep(2 * webRetry)
 		synctest.Wait()
 		if valueOf(t, w.ok) != 0 {
 			t.Error("a file that is asked for is not read immediately")

@@ -36,7 +36,7 @@ var (
 )
 
 // refusals has the outcome that each error counts as.
-var refusals = map[error]outcome{ErrOff: off, ErrMalformed: malformed, ErrRate: limited, ErrInFlight: crowded, ErrShutdown: inShutdown}
+var refusals = map[error]outcome{ErrOff: off, ErrMalformed: malformed, ErrRate: limited, ErrInFlight: tooManyInFlight, ErrShutdown: inShutdown}
 
 // admission limits the rate of wakes and the number in flight.
 type admission struct {

@@ -169,16 +169,16 @@ const (
 	cancelled    outcome = "cancelled" // the relay ended first
 
 	// Results of a wake that was not admitted.
-	off        outcome = "off"
-	malformed  outcome = "malformed"
-	limited    outcome = "limited_rate"
-	crowded    outcome = "limited_in_flight"
-	inShutdown outcome = "shutting_down"
+	off             outcome = "off"
+	malformed       outcome = "malformed"
+	limited         outcome = "limited_rate"
+	tooManyInFlight outcome = "limited_in_flight"
+	inShutdown      outcome = "shutting_down"
 )
 
 var outcomes = []outcome{
 	sent, unregistered, invalid, mismatch, auth, quota, unavailable, unreachable, timeout, unexpected, cancelled,
-	off, malformed, limited, crowded, inShutdown,
+	off, malformed, limited, tooManyInFlight, inShutdown,
 }
 
 // metrics are the metrics of push wakes. All series exist from the start with the value 0.

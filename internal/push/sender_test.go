@@ -231,14 +231,14 @@ func TestSoManyAreInFlightAndNoMore(t *testing.T) {
 		if err := g.metrics.duration.Write(&took); err != nil || took.GetHistogram().GetSampleCount() != maxInFlight+wakeBurst {
 			t.Errorf("%d wakes are timed; want %d (%v)", took.GetHistogram().GetSampleCount(), maxInFlight+wakeBurst, err)
 		}
-		g.counted(map[outcome]int{timeout: maxInFlight + wakeBurst, crowded: 2 * wakeBurst})
+		g.counted(map[outcome]int{timeout: maxInFlight + wakeBurst, tooManyInFlight: 2 * wakeBurst})
 	})
 }
 
 // One address sends wakes for any number of server-ids and for any time. The wakes of another
 // address are still admitted.
 func TestOneAddressLeavesRoomForTheWakesOfOthers(t *testing.T) {
-	for name, crowd := range map[string]func(i int) netip.Addr{
+	for name, manyFrom := range map[string]func(i int) netip.Addr{
 		"one address": func(int) netip.Addr { return netip.MustParseAddr("192.0.2.1") },
 		"three":       func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 3)}) },
 		"an IPv6 /64": func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i)) },
@@ -250,14 +250,14 @@ func TestOneAddressLeavesRoomForTheWakesOfOthers(t *testing.T) {
 				g := startGoogle(t, nil, []answer{hang})
 				wave := func() (taken int) {
 					for i := range 800 {
-						if g.wakeFrom(crowd(i), wire.ServerID(fmt.Sprint("crowd-", i))) == nil {
+						if g.wakeFrom(manyFrom(i), wire.ServerID(fmt.Sprint("many-", i))) == nil {
 							taken++
 						}
 					}
 					return taken
 				}
 				if n := wave(); n < maxInFlight/2 || n >= maxInFlight {
-					t.Errorf("%d wakes of the crowd were admitted; want half of the %d places at least, and not all", n, maxInFlight)
+					t.Errorf("%d wakes of these clients were admitted; want half of the %d places at least, and not all", n, maxInFlight)
 				}
 				for i := range 7 {
 					if err := g.wakeFrom(netip.MustParseAddr("198.51.100.1"), "stranger"); err != nil {
@@ -268,8 +268,8 @@ func TestOneAddressLeavesRoomForTheWakesOfOthers(t *testing.T) {
 				}
 				g.finish()
 				for i := range 800 {
-					if left := g.admission.byAddr.Load(network.Of(crowd(i))); left != 0 {
-						t.Fatalf("%d wakes are charged to %v at the end; want none", left, crowd(i))
+					if left := g.admission.byAddr.Load(network.Of(manyFrom(i))); left != 0 {
+						t.Fatalf("%d wakes are charged to %v at the end; want none", left, manyFrom(i))
 					}
 				}
 			})

@@ -20,7 +20,7 @@ func (*idler) message([]byte) bool     { return true }
 func (*idler) handOn()                 {}
 func (*idler) await([]byte) bool       { return false }
 func (*idler) starved()                {}
-func (*idler) settled() bool           { return true }
+func (*idler) admitted() bool          { return true }
 func (*idler) pong(uint64)             {}
 func (*idler) pastDeadline(int64) bool { return false }
 func (*idler) gone(wire.CloseCode)     {}

@@ -180,7 +180,7 @@ func BenchmarkLock(b *testing.B) {
 			mu.Unlock() //lint:ignore SA2001 this is what is measured
 		}
 	})
-	b.Run("seam", func(b *testing.B) {
+	b.Run("through the interface", func(b *testing.B) {
 		mu := Runtime{}.WithDefaults().NewLock("x")
 		for b.Loop() {
 			mu.Lock()

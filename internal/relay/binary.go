@@ -103,8 +103,8 @@ func (r *Relay) checkKey(hello wire.BinaryHello, host string, terms *Terms) *rej
 // if the cluster cannot tell which node has id. A claim that is one too many
 // only later is closed by challenge.
 func (r *Relay) prepareClaim(id wire.ServerID, owner string, from netip.Addr) (deadline *LeaseDeadline, inUse bool, why *rejection) {
-	if b := r.registry.Holder(id); b != nil && b.crowded(home(from)) {
-		return nil, false, unavailable(outcomeCapacity, errCrowded)
+	if b := r.registry.Holder(id); b != nil && b.tooManyClaimants(home(from)) {
+		return nil, false, unavailable(outcomeCapacity, errTooManyClaimants)
 	}
 	if r.cluster.Cluster == nil {
 		return nil, false, nil
@@ -395,7 +395,7 @@ func (b *binary) await([]byte) bool {
 	return false
 }
 
-func (b *binary) settled() bool { return b.granted.Load() }
+func (b *binary) admitted() bool { return b.granted.Load() }
 
 // starved never happens: nothing is said to wait for room.
 func (b *binary) starved() {}

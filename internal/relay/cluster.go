@@ -87,10 +87,10 @@ type Verdict int
 
 // Verdicts of Host.Probe.
 const (
-	Alive  Verdict = iota + 1 // the binary has answered
-	LetGo                     // the binary has not answered, and its slot is gone
-	Nobody                    // no binary holds the id here, or another one does now
-	Busy                      // too many claimants wait
+	Alive     Verdict = iota + 1 // the binary has answered
+	SlotEnded                    // the binary has not answered, and its slot is gone
+	NoHolder                     // no binary holds the id here, or another one does now
+	Busy                         // too many claimants wait
 )
 
 // LeaseDeadline is the time until which a node may serve its server-ids. After it another
@@ -133,7 +133,7 @@ func (h *Host) Probe(id wire.ServerID, answer func(Verdict)) {
 	r := h.relay
 	b := r.registry.Holder(id)
 	if b == nil || !b.challenge(&remoteRival{relay: r, server: id, answer: answer}, r.now()) {
-		answer(Nobody)
+		answer(NoHolder)
 	}
 }
 
@@ -206,14 +206,14 @@ func (v *remoteRival) abandoned() bool { return false } // its node forgets the 
 func (v *remoteRival) overflow()       { v.answer(Busy) }
 func (v *remoteRival) unanswered()     { v.answer(Busy) }
 func (v *remoteRival) refused(*binary) { v.answer(Alive) }
-func (v *remoteRival) vacant()         { v.answer(Nobody) }
+func (v *remoteRival) vacant()         { v.answer(NoHolder) }
 
 // inherits ends the slot of b, which has not answered.
 func (v *remoteRival) inherits(b *binary) {
 	r := v.relay
 	_, phones, ok := r.registry.Revoke(v.server, b)
 	if !ok {
-		v.answer(Nobody)
+		v.answer(NoHolder)
 		return
 	}
 	for _, p := range phones {
@@ -223,7 +223,7 @@ func (v *remoteRival) inherits(b *binary) {
 	r.cluster.changed(v.server)
 	r.metrics.takeovers.Inc()
 	r.log.serverTakeover(b)
-	v.answer(LetGo)
+	v.answer(SlotEnded)
 }
 
 // proxiedPhone is a phone with its socket here and its slot at another node. This node

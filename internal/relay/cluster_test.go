@@ -23,7 +23,7 @@ type neighbours struct {
 	claim    error      // what Claim says
 	find     error      // what Find says
 	fences   []*LeaseDeadline
-	settled  int
+	applied  int
 	changes  int
 	attempts int
 }
@@ -49,7 +49,7 @@ func (n *neighbours) count(c *int) {
 	*c++
 }
 
-func (n *neighbours) ClaimApplied(wire.ServerID) { n.count(&n.settled) }
+func (n *neighbours) ClaimApplied(wire.ServerID) { n.count(&n.applied) }
 func (n *neighbours) Changed(wire.ServerID)      { n.count(&n.changes) }
 
 func (n *neighbours) Find(wire.ServerID, netip.Addr) (RemoteSlot, error) {
@@ -95,18 +95,18 @@ func TestABinaryAliveElsewhereIsAConflict(t *testing.T) {
 	c := &neighbours{claim: ErrServerInUse}
 	n := start(t, Config{Cluster: c})
 	n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1")).WantClose(4409, wire.ReasonServerInUse)
-	if got := c.read(func() int { return c.settled }); got != 0 {
-		t.Errorf("settled %d times; no claim succeeded", got)
+	if got := c.read(func() int { return c.applied }); got != 0 {
+		t.Errorf("applied %d times; no claim succeeded", got)
 	}
 }
 
-// Each claim that succeeded is settled once, whatever becomes of it.
+// Each claim that succeeded is applied once, whatever becomes of it.
 func TestEachClaimIsSettledOnce(t *testing.T) {
 	c := &neighbours{}
 	n := start(t, Config{Cluster: c, Probe: 50 * time.Millisecond})
-	settled := func(want int) {
+	applied := func(want int) {
 		t.Helper()
-		n.until(func() bool { return c.read(func() int { return c.settled }) == want })
+		n.until(func() bool { return c.read(func() int { return c.applied }) == want })
 	}
 	req, _ := http.NewRequest(http.MethodGet, "http"+n.url[2:]+"/v1/server", nil)
 	req.Header = headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1") // no upgrade
@@ -115,15 +115,15 @@ func TestEachClaimIsSettledOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	settled(1)
+	applied(1)
 	silent := n.binary("s1") // the test does not read it
-	settled(2)
+	applied(2)
 	heir := n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1"))
-	settled(3)
+	applied(3)
 	silent.WantClose(1011, wire.ReasonHeartbeat)
 	go heir.ReadMessage() // it answers pings
 	n.dial("/v1/server", headers(wire.HeaderServer, "s1", wire.HeaderVersion, "1")).WantClose(4409, wire.ReasonServerInUse)
-	settled(4)
+	applied(4)
 	http.DefaultClient.CloseIdleConnections()
 }
 

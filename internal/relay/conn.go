@@ -37,10 +37,10 @@ type role interface {
 	// offered again. True means that it has been taken after all.
 	await(payload []byte) bool
 
-	// settled reports whether messages can be handed on at all: not yet for a
+	// admitted reports whether messages can be handed on at all: not yet for a
 	// claimant, and never for a phone in grace. await(nil) arranges that
 	// startReading is called once it is.
-	settled() bool
+	admitted() bool
 
 	// starved says that the conn has been parked for too long.
 	starved()
@@ -361,7 +361,7 @@ func (c *conn) countMessages() {
 // reserve lets the message at hand have the buffer that it wants. False means that
 // the conn must park, and wait for its role or for memory.
 func (c *conn) reserve() bool {
-	if !c.role.settled() {
+	if !c.role.admitted() {
 		c.messageSince.Store(0) // it is not late, but not read
 		return false
 	}
@@ -440,7 +440,7 @@ func (c *conn) park() (goOn bool) {
 	c.tellHeld(cap(c.held) + cap(c.rest))
 	c.told = unknown // a message that waits may get room while no step runs
 	c.stuck = true
-	if c.wants > 0 && c.role.settled() {
+	if c.wants > 0 && c.role.admitted() {
 		c.suspend()
 		goOn = c.load.reserve(c.wants, c.startReading)
 	} else if goOn = c.role.await(c.held); goOn {

@@ -73,14 +73,14 @@ func TestDisconnectByAddressClosesASlotWithItsBinary(t *testing.T) {
 	n.until(func() bool { return n.held("s0") && n.held("s1") })
 	p := n.dial("/v1/client", at("192.0.2.77", headers(wire.HeaderServer, "s1")))
 	joined(t, b, p)
-	visitor := n.dial("/v1/client", at("192.0.2.9", headers(wire.HeaderServer, "s0")))
+	other := n.dial("/v1/client", at("192.0.2.9", headers(wire.HeaderServer, "s0")))
 	n.wantCounts(Counts{Binaries: 2, Phones: 2})
 
 	got := n.Disconnect(Selector{Prefix: netip.MustParsePrefix("192.0.2.0/28")}, ByOperator, ByOperator, false)
 	if want := (Disconnected{Binaries: 1, Phones: 2}); got != want {
 		t.Errorf("closed %+v; want %+v", got, want)
 	}
-	for _, closed := range []*peer{b, p, visitor} {
+	for _, closed := range []*peer{b, p, other} {
 		closed.WantClose(1001, "disconnected by the operator")
 	}
 	n.wantCounts(Counts{Binaries: 1})

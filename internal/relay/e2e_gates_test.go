@@ -59,12 +59,12 @@ func TestARequiredHeaderThatIsMissingEmptyOrTooLongIs400(t *testing.T) {
 	}
 	n := start(t, Config{})
 	l := n.ledger()
-	for _, tt := range []struct{ door, header string }{
+	for _, tt := range []struct{ endpoint, header string }{
 		{"server", wire.HeaderServer}, {"server", wire.HeaderVersion}, {"server", wire.HeaderUserAgent},
 		{"client", wire.HeaderServer}, {"client", wire.HeaderUserAgent},
 	} {
 		for _, fault := range []string{"missing", "empty", "blank", "too long"} {
-			h := full[tt.door].Clone()
+			h := full[tt.endpoint].Clone()
 			rule := "missing or empty"
 			switch fault {
 			case "missing":
@@ -80,8 +80,8 @@ func TestARequiredHeaderThatIsMissingEmptyOrTooLongIs400(t *testing.T) {
 				h[tt.header] = []string{strings.Repeat(secret, 50)[:257]}
 				rule = "longer than 256 bytes"
 			}
-			t.Run(fmt.Sprintf("%s of a %s is %s", tt.header, tt.door, fault), func(t *testing.T) {
-				_, resp, body := n.ask(handshake("/v1/"+tt.door, h))
+			t.Run(fmt.Sprintf("%s of a %s is %s", tt.header, tt.endpoint, fault), func(t *testing.T) {
+				_, resp, body := n.ask(handshake("/v1/"+tt.endpoint, h))
 				if resp.StatusCode != http.StatusBadRequest {
 					t.Errorf("status %d; want 400", resp.StatusCode)
 				}
@@ -94,7 +94,7 @@ func TestARequiredHeaderThatIsMissingEmptyOrTooLongIs400(t *testing.T) {
 				if strings.Contains(body, secret) {
 					t.Errorf("body %q names a value", body)
 				}
-				l.moved(tt.door + "/reject_headers")
+				l.moved(tt.endpoint + "/reject_headers")
 			})
 		}
 	}
@@ -127,13 +127,13 @@ func TestAnOriginThatIsNotAllowedIs403(t *testing.T) {
 		{"a longer host is refused", []string{"https://App.example.evil.example"}, 403},
 		{"a foreign one after an allowed one is refused", []string{"https://App.example", "https://evil.example"}, 403},
 	} {
-		for _, door := range []string{"server", "client"} {
-			t.Run(tt.name+" at the "+door+"'s door", func(t *testing.T) {
+		for _, endpoint := range []string{"server", "client"} {
+			t.Run(tt.name+" at the "+endpoint+"'s endpoint", func(t *testing.T) {
 				h := binaryHeaders("s-" + tt.name)
 				if tt.origins != nil {
 					h["Origin"] = tt.origins
 				}
-				_, resp, body := n.ask(handshake("/v1/"+door, h))
+				_, resp, body := n.ask(handshake("/v1/"+endpoint, h))
 				if resp.StatusCode != tt.status {
 					t.Errorf("status %d; want %d", resp.StatusCode, tt.status)
 				}
@@ -141,9 +141,9 @@ func TestAnOriginThatIsNotAllowedIs403(t *testing.T) {
 					t.Errorf("body %q repeats the origin", body)
 				}
 				if tt.status == 403 {
-					l.moved(door + "/reject_origin")
+					l.moved(endpoint + "/reject_origin")
 				} else {
-					l.moved(door + "/accept")
+					l.moved(endpoint + "/accept")
 				}
 			})
 		}
@@ -176,17 +176,17 @@ func TestTooManyAttemptsFromOneAddressAre429(t *testing.T) {
 	l.moved("server/accept")
 	n.phone("s1")
 	l.moved("client/accept")
-	for i, door := range []string{"server", "client"} {
+	for i, endpoint := range []string{"server", "client"} {
 		// The second request has no headers: the rate is the outermost gate.
 		for j, h := range []http.Header{binaryHeaders("s2"), {}} {
-			_, resp, _ := n.ask(handshake("/v1/"+door, h))
+			_, resp, _ := n.ask(handshake("/v1/"+endpoint, h))
 			if resp.StatusCode != http.StatusTooManyRequests {
-				t.Errorf("%s: status %d; want 429", door, resp.StatusCode)
+				t.Errorf("%s: status %d; want 429", endpoint, resp.StatusCode)
 			}
 			if s := retryAfterOf(t, resp); s > 20 {
 				t.Errorf("Retry-After %d; want at most 1/rate, 20", s)
 			}
-			l.moved(door + "/reject_rate_limit")
+			l.moved(endpoint + "/reject_rate_limit")
 			n.wantMetric("register_failures_total", "ratelimit", float64(2*i+j+1))
 		}
 	}
@@ -208,17 +208,17 @@ func TestARelayThatIsFullAnswers503(t *testing.T) {
 			l.moved("server/accept")
 			p := n.phone("s1")
 			l.moved("client/accept")
-			for _, door := range []string{"server", "client"} {
+			for _, endpoint := range []string{"server", "client"} {
 				for _, h := range []http.Header{binaryHeaders("s2"), {}} { // before the headers are looked at
-					_, resp, body := n.ask(handshake("/v1/"+door, h))
+					_, resp, body := n.ask(handshake("/v1/"+endpoint, h))
 					if resp.StatusCode != http.StatusServiceUnavailable {
-						t.Errorf("%s: status %d; want 503", door, resp.StatusCode)
+						t.Errorf("%s: status %d; want 503", endpoint, resp.StatusCode)
 					}
 					retryAfterOf(t, resp)
 					if body != name+"\n" {
 						t.Errorf("body %q; want %q", body, name)
 					}
-					l.moved(door + "/reject_capacity")
+					l.moved(endpoint + "/reject_capacity")
 				}
 			}
 			if _, resp, _ := n.ask("GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n"); resp.StatusCode != 200 {
@@ -255,17 +255,17 @@ func TestADrainingRelayAnswers503(t *testing.T) {
 	done := make(chan struct{})
 	n.Drain(0, func() { close(done) })
 	within(t, "the drain", done)
-	for _, door := range []string{"server", "client"} {
+	for _, endpoint := range []string{"server", "client"} {
 		for _, h := range []http.Header{binaryHeaders("s2"), {}} {
-			_, resp, body := n.ask(handshake("/v1/"+door, h))
+			_, resp, body := n.ask(handshake("/v1/"+endpoint, h))
 			if resp.StatusCode != http.StatusServiceUnavailable {
-				t.Errorf("%s: status %d; want 503", door, resp.StatusCode)
+				t.Errorf("%s: status %d; want 503", endpoint, resp.StatusCode)
 			}
 			retryAfterOf(t, resp)
 			if want := "the relay is shutting down\n"; body != want {
 				t.Errorf("body %q; want %q", body, want)
 			}
-			l.moved(door + "/reject_draining")
+			l.moved(endpoint + "/reject_draining")
 		}
 	}
 }
@@ -321,9 +321,9 @@ func TestTheAnswerToABadHandshakeNamesTheWrongPart(t *testing.T) {
 		"one byte behind it":       {good + "x", "content: nothing may follow the upgrade request before it is answered", 400},
 		"a request behind it":      {good + good, "content: nothing may follow the upgrade request before it is answered", 400},
 	} {
-		for _, door := range []string{"server", "client"} {
-			t.Run(name+" at the "+door+"'s endpoint", func(t *testing.T) {
-				_, resp, body := n.ask(strings.Replace(tt.request, "/v1/client", "/v1/"+door, 1))
+		for _, endpoint := range []string{"server", "client"} {
+			t.Run(name+" at the "+endpoint+"'s endpoint", func(t *testing.T) {
+				_, resp, body := n.ask(strings.Replace(tt.request, "/v1/client", "/v1/"+endpoint, 1))
 				want := tt.want
 				if want != "" {
 					want += "\n"
@@ -345,7 +345,7 @@ func TestTheAnswerToABadHandshakeNamesTheWrongPart(t *testing.T) {
 				if strings.Contains(fmt.Sprint(body, resp.Header), secret) {
 					t.Errorf("the answer repeats a value: %q, %v", body, resp.Header)
 				}
-				l.moved(door + "/reject_handshake")
+				l.moved(endpoint + "/reject_handshake")
 			})
 		}
 	}

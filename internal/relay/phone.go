@@ -205,7 +205,7 @@ func (p *phone) await(frame []byte) bool {
 
 func (p *phone) handOn() {}
 
-func (p *phone) settled() bool { return p.binary.Load() != nil }
+func (p *phone) admitted() bool { return p.binary.Load() != nil }
 
 // starved closes a phone if its binary has had no room for too long. If the
 // binary is gone meanwhile, the phone waits through the grace instead.

@@ -18,8 +18,8 @@ import (
 // a place even if 16 networks have one each.
 const maxRivals = 16
 
-// errCrowded is the error for the next claimant, if it is refused before the upgrade.
-var errCrowded = errors.New("too many claims of one server-id: wait until its holder has answered")
+// errTooManyClaimants is the error for the next claimant, if it is refused before the upgrade.
+var errTooManyClaimants = errors.New("too many claims of one server-id: wait until its holder has answered")
 
 // probe asks whether the binary that holds a slot is alive, and has the rivals that wait
 // for the answer. A binary that was killed seems alive until it misses a heartbeat. The
@@ -99,8 +99,8 @@ func (b *binary) challenge(r rival, since int64) bool {
 	return true
 }
 
-// crowded reports whether no further claimant from that network may wait for b's answer.
-func (b *binary) crowded(from netip.Prefix) bool {
+// tooManyClaimants reports whether no further claimant from that network may wait for b's answer.
+func (b *binary) tooManyClaimants(from netip.Prefix) bool {
 	q := &b.probe
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -44,12 +44,12 @@ type Status struct {
 	Cluster     *Cluster     `json:"cluster"`     // null without a cluster
 	Limits      []Limit      `json:"limits"`
 
-	Closes []Tally `json:"closes"` // close messages by code
+	Closes []EventCount `json:"closes"` // close messages by code
 	// GraceExpiryCloses counts the closes of phones at the end of a grace. Closes
 	// has them, too, with code 1000 by the relay.
-	GraceExpiryCloses Count   `json:"grace_expiry_closes"`
-	Refusals          []Tally `json:"refusals"`       // upgrade attempts by outcome
-	Dropped           []Tally `json:"dropped_frames"` // by reason
+	GraceExpiryCloses Count        `json:"grace_expiry_closes"`
+	Refusals          []EventCount `json:"refusals"`       // upgrade attempts by outcome
+	Dropped           []EventCount `json:"dropped_frames"` // by reason
 
 	Peak    Peak    `json:"peak_last_hour"`
 	History History `json:"history"`
@@ -89,13 +89,13 @@ type Certificate struct {
 
 // Cluster is the state of this node in its cluster.
 type Cluster struct {
-	Connected bool    `json:"connected"`      // the directory answers
-	Nodes     int64   `json:"nodes"`          // with a recent heartbeat, including this one
-	Claims    int64   `json:"claims"`         // server-ids of this node, including those in grace
-	Remote    int64   `json:"remote_phones"`  // joined here, connected to other nodes
-	Proxied   int64   `json:"proxied_phones"` // connected here, joined at other nodes
-	Streams   int64   `json:"streams"`
-	Losses    []Tally `json:"claim_losses"` // by reason
+	Connected bool         `json:"connected"`      // the directory answers
+	Nodes     int64        `json:"nodes"`          // with a recent heartbeat, including this one
+	Claims    int64        `json:"claims"`         // server-ids of this node, including those in grace
+	Remote    int64        `json:"remote_phones"`  // joined here, connected to other nodes
+	Proxied   int64        `json:"proxied_phones"` // connected here, joined at other nodes
+	Streams   int64        `json:"streams"`
+	Losses    []EventCount `json:"claim_losses"` // by reason
 }
 
 // Limit is the use of one limit.
@@ -105,8 +105,8 @@ type Limit struct {
 	Limit float64 `json:"limit"` // 0: none
 }
 
-// Tally counts one kind of event.
-type Tally struct {
+// EventCount counts one kind of event.
+type EventCount struct {
 	Label      string `json:"label"`
 	By         string `json:"by"` // side or endpoint; may be empty
 	LastHour   int64  `json:"last_hour"`
@@ -152,10 +152,10 @@ func (p *Page) status() Status {
 		BytesPerSecond:  Flow{round(flow(bytesUp, past.before, past.last)), round(flow(bytesDown, past.before, past.last))},
 		OutboxBytes:     Backlog{now.count("outbox_bytes{binary}"), now.count("outbox_bytes{phone}")},
 		Access:          p.cfg.Access, AccessEntries: now.count("access_entries"), OpenToEveryone: now.count("open_to_everyone") == 1,
-		Closes: tallies("close_frames_total", 0, past.ago, now),
-		Refusals: slices.DeleteFunc(tallies("ws_upgrade_attempts_total", 1, past.ago, now),
-			func(t Tally) bool { return t.Label == "accept" }),
-		Dropped: tallies("dropped_frames_total", 0, past.ago, now),
+		Closes: eventCounts("close_frames_total", 0, past.ago, now),
+		Refusals: slices.DeleteFunc(eventCounts("ws_upgrade_attempts_total", 1, past.ago, now),
+			func(t EventCount) bool { return t.Label == "accept" }),
+		Dropped: eventCounts("dropped_frames_total", 0, past.ago, now),
 		Peak:    Peak{int64(peak.binaries), int64(peak.phones), int64(peak.inGrace), int64(peak.served)},
 		History: past.history(),
 		past:    past,
@@ -181,28 +181,28 @@ func (p *Page) status() Status {
 	if connected, ok := now.values["cluster_directory_answers"]; ok {
 		s.Cluster = &Cluster{Connected: connected == 1, Nodes: now.count("cluster_nodes"), Claims: now.count("cluster_claims"),
 			Remote: now.count("remote_phones"), Streams: now.count("cluster_streams"), Proxied: max(0, now.count("cluster_streams")-now.count("remote_phones")),
-			Losses: tallies("cluster_claim_losses_total", 0, past.ago, now)}
+			Losses: eventCounts("cluster_claim_losses_total", 0, past.ago, now)}
 	}
 	return s
 }
 
-// tallies are the series of one counter that ever counted. label says which
+// eventCounts are the series of one counter that ever counted. label says which
 // of its label values is the label; the other, if any, is by.
-func tallies(name string, label int, ago, now reading) []Tally {
-	all := []Tally{} // [] in JSON, not null
+func eventCounts(name string, label int, ago, now reading) []EventCount {
+	all := []EventCount{} // [] in JSON, not null
 	for key, v := range now.values {
 		inner, ok := strings.CutPrefix(key, name+"{")
 		if !ok || v == 0 {
 			continue
 		}
 		values := strings.Split(strings.TrimSuffix(inner, "}"), ",")
-		t := Tally{Label: values[label], SinceStart: int64(v), LastHour: int64(v - ago.values[key])}
+		t := EventCount{Label: values[label], SinceStart: int64(v), LastHour: int64(v - ago.values[key])}
 		if len(values) == 2 {
 			t.By = values[1-label]
 		}
 		all = append(all, t)
 	}
-	slices.SortFunc(all, func(a, b Tally) int {
+	slices.SortFunc(all, func(a, b EventCount) int {
 		return cmp.Or(cmp.Compare(b.LastHour, a.LastHour), cmp.Compare(b.SinceStart, a.SinceStart),
 			cmp.Compare(a.Label, b.Label), cmp.Compare(a.By, b.By))
 	})

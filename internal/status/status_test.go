@@ -116,7 +116,7 @@ func TestTheHistoryIsOneDayOfMinutes(t *testing.T) {
 		b.pass(2*time.Hour, func() {})
 		left.Add(2)
 		b.pass(30*time.Minute, func() {})
-		if got, want := b.status().Closes, []Tally{{"1001", "peer", 2, 7}}; !reflect.DeepEqual(got, want) {
+		if got, want := b.status().Closes, []EventCount{{"1001", "peer", 2, 7}}; !reflect.DeepEqual(got, want) {
 			t.Errorf("closes %+v; want %+v", got, want)
 		}
 
@@ -226,7 +226,7 @@ func TestTheNamesInJSON(t *testing.T) {
 }
 
 func TestClosesWith1000AreShownByTheirCause(t *testing.T) {
-	closes := []Tally{{"1000", "peer", 3, 4}, {"1000", "relay", 5, 9}, {"1001", "relay", 1, 1}}
+	closes := []EventCount{{"1000", "peer", 3, 4}, {"1000", "relay", 5, 9}, {"1001", "relay", 1, 1}}
 	peer, away := closeRow{closes[0], "normal end"}, closeRow{closes[2], "going away"}
 	for _, tt := range []struct {
 		name    string
@@ -234,10 +234,10 @@ func TestClosesWith1000AreShownByTheirCause(t *testing.T) {
 		want    []closeRow
 	}{
 		{"all are ordinary", Count{}, []closeRow{peer, {closes[1], "normal end"}, away}},
-		{"some are of a grace", Count{2, 3}, []closeRow{peer, {Tally{"1000", "relay", 2, 3}, "phones of a binary that did not come back"},
-			{Tally{"1000", "relay", 3, 6}, "normal end, requested by the phone or its binary"}, away}},
-		{"all are of a grace", Count{5, 9}, []closeRow{peer, {Tally{"1000", "relay", 5, 9}, "phones of a binary that did not come back"}, away}},
-		{"one more is counted between two readings", Count{6, 10}, []closeRow{peer, {Tally{"1000", "relay", 6, 10}, "phones of a binary that did not come back"}, away}},
+		{"some are of a grace", Count{2, 3}, []closeRow{peer, {EventCount{"1000", "relay", 2, 3}, "phones of a binary that did not come back"},
+			{EventCount{"1000", "relay", 3, 6}, "normal end, requested by the phone or its binary"}, away}},
+		{"all are of a grace", Count{5, 9}, []closeRow{peer, {EventCount{"1000", "relay", 5, 9}, "phones of a binary that did not come back"}, away}},
+		{"one more is counted between two readings", Count{6, 10}, []closeRow{peer, {EventCount{"1000", "relay", 6, 10}, "phones of a binary that did not come back"}, away}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := view{Status: Status{Closes: closes, GraceExpiryCloses: tt.expired}}

@@ -299,7 +299,7 @@ func (v view) CloseRows() (rows []closeRow) {
 		if t.Label == "1000" && t.By == "relay" && expired.SinceStart > 0 {
 			row.Meaning = "normal end, requested by the phone or its binary"
 			row.LastHour, row.SinceStart = max(t.LastHour-expired.LastHour, 0), max(t.SinceStart-expired.SinceStart, 0)
-			rows = append(rows, closeRow{Tally{t.Label, t.By, expired.LastHour, expired.SinceStart}, "phones of a binary that did not come back"})
+			rows = append(rows, closeRow{EventCount{t.Label, t.By, expired.LastHour, expired.SinceStart}, "phones of a binary that did not come back"})
 			if row.SinceStart == 0 {
 				continue
 			}
@@ -310,7 +310,7 @@ func (v view) CloseRows() (rows []closeRow) {
 }
 
 type closeRow struct {
-	Tally
+	EventCount
 	Meaning string
 }
 
