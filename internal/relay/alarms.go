@@ -12,24 +12,23 @@ import (
 // unscheduled is the index of an alarm that is not in the heap.
 const unscheduled = -1
 
-// alarmGrain is how far apart two rings are at least, unless the second is
-// urgent: it turns ten thousand heartbeats into some hundred timers.
+// alarmGrain is the least time between two rings, unless the second one is urgent. With it,
+// ten thousand heartbeats need a hundred timers.
 const alarmGrain = 20 * time.Millisecond
 
-// alarm is when one connection wants to be looked at. Guarded by the lock
-// of its alarms.
+// alarm is the time of the next check of one connection. The lock of its alarms guards it.
 type alarm struct {
 	conn    *conn
 	at      int64 // by Relay.now; while ringing, an earlier time asked for, or 0
 	index   int   // in the heap
-	ringing bool  // being looked at now
+	ringing bool  // its connection is being checked
 	over    bool
 }
 
-// alarms holds the alarms of all connections in one heap, with one clock
-// timer for the earliest. A connection has one alarm for all its deadlines:
-// it says at each look when it wants the next. Most deadlines (a message's,
-// a write's) end long before they are due and cost nothing here.
+// alarms has the alarms of all connections in one heap, with one timer for the earliest. A
+// connection has one alarm for all its deadlines: each check returns the time of the next
+// one. Most deadlines (of a message, of a write) end before they are due and cost nothing
+// here.
 type alarms struct {
 	clock clock.Clock
 	now   func() int64
@@ -41,7 +40,7 @@ type alarms struct {
 	round uint64 // which timer that is: counts them
 }
 
-// wake asks that a rings at the latest at at.
+// wake makes a ring at the time at, or earlier.
 func (as *alarms) wake(a *alarm, at int64) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
@@ -65,7 +64,7 @@ func (as *alarms) wake(a *alarm, at int64) {
 	as.arm()
 }
 
-// cancel takes a out for good.
+// cancel removes a for good.
 func (as *alarms) cancel(a *alarm) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
@@ -76,11 +75,10 @@ func (as *alarms) cancel(a *alarm) {
 	as.arm()
 }
 
-// ring checks all connections with an alarm that is due. It is the task of the
-// timer armed in that round. A ring that comes too late, because a later
-// timer took its place, finds what is due or nothing; both are right. But it
-// must not take that later timer for its own, or there would be two from
-// then on.
+// ring checks all connections with an alarm that is due. It is the function of the timer
+// that was armed in that round. If a later timer has replaced that one, ring may still
+// check what is due. It must leave the later timer armed, because otherwise two timers
+// would run.
 func (as *alarms) ring(round uint64) {
 	as.mu.Lock()
 	if as.round == round {
@@ -112,8 +110,7 @@ func (as *alarms) ring(round uint64) {
 	as.mu.Unlock()
 }
 
-// arm sees to it that the timer rings for the earliest alarm. The lock is
-// held.
+// arm arms the timer for the earliest alarm. The lock is held.
 func (as *alarms) arm() {
 	if len(as.heap) == 0 {
 		if as.timer != nil && as.armed != 0 {
@@ -187,14 +184,13 @@ func (as *alarms) swap(i, j int) {
 	as.heap[i].index, as.heap[j].index = i, j
 }
 
-// tick looks at one connection: has anything taken too long, is a ping due?
-// It returns when to look again. The alarms call it, one call at a time per
-// connection.
+// tick checks the deadlines of a connection, and whether a ping is due. It returns the time
+// of the next check. The alarms call it, one call at a time for each connection.
 func (c *conn) tick(now int64) (next int64) {
 	cfg := c.set
 	next = now + int64(cfg.Heartbeat)
-	// due reports whether what began at since has lasted d, and otherwise
-	// sees to it that the next look comes when it will have.
+	// due reports whether d has passed since that time. If not, the next check comes at
+	// that moment at the latest.
 	due := func(since int64, d time.Duration) bool {
 		if since == 0 {
 			return false
@@ -227,19 +223,19 @@ func (c *conn) tick(now int64) (next int64) {
 	if now >= c.nextPing {
 		c.heartbeat(now)
 	}
-	// A message may begin any moment; its deadline must not be slept over.
+	// A message may begin at any moment, and the next check must not come after its
+	// deadline.
 	return min(next, c.nextPing, now+int64(cfg.MessageTimeout))
 }
 
-// heartbeat ends a connection that has not answered its last ping, and
-// pings the others. Silence proves nothing while the connection is parked,
-// since its pongs are not read, nor while the ping still waits behind a
-// backlog that moves.
+// heartbeat ends a connection that has not answered its last ping, and pings the others. A
+// missing pong does not count while the connection is parked, because its pongs are not
+// read, nor while the ping waits behind data that is being written.
 func (c *conn) heartbeat(now int64) {
 	c.nextPing = now + int64(c.set.Heartbeat)
 	if c.lastPing > 0 && !c.answered.Load() && c.stepState.Load() != parked {
 		if left, ok := c.out.pinged(c.lastPing); ok {
-			// A ping that has left late may be answered as late.
+			// The time for the answer counts from the write of the ping.
 			if due := c.relay.at(left) + int64(c.set.Heartbeat); now < due {
 				c.nextPing = due
 				return

@@ -65,7 +65,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 	b.probe.waiting, b.probe.network = &r.metrics.claimsWaiting, home(a.from)
 	b.init(r, set, sock, a.from, b, &set.binaryLimits, set.BinaryOutbox, set.binaryQuota)
 	b.startReading() // a claimant that leaves must be noticed
-	// A ban may have come since the gates, too early to find b in the connection table.
+	// A ban that came after the gates may not have found b in the connection table.
 	if why := r.barred(b.from, b.server); why != nil {
 		b.granted.Store(true)
 		b.refuse(ByOperator.Code, ByOperator.Reason)
@@ -95,13 +95,13 @@ func (r *Relay) checkKey(hello wire.BinaryHello, host string, terms *Terms) *rej
 }
 
 // prepareClaim decides before the upgrade whether a binary at address from may claim id.
-// deadline is nil for a relay that is alone; otherwise the caller must call
-// ClaimApplied when its claim is over. inUse reports that a live binary at
-// another node holds id; a close after the upgrade tells the claimant so.
+// deadline is nil for a relay without a cluster; otherwise the caller must call
+// ClaimApplied when its claim is over. inUse reports that a live binary at another node
+// holds id; a close after the upgrade tells the claimant so.
 //
-// It rejects the claim if too many wait for the holder's answer already, or
-// if the cluster cannot tell which node has id. A claim that is one too many
-// only later is closed by challenge.
+// It rejects the claim if too many claimants wait for the holder's answer, or if the
+// cluster cannot tell which node has id. If the limit is exceeded only later, challenge
+// closes the claimant.
 func (r *Relay) prepareClaim(id wire.ServerID, owner string, from netip.Addr) (deadline *LeaseDeadline, inUse bool, why *rejection) {
 	if b := r.registry.Holder(id); b != nil && b.tooManyClaimants(home(from)) {
 		return nil, false, unavailable(outcomeCapacity, errTooManyClaimants)
@@ -121,8 +121,8 @@ func (r *Relay) prepareClaim(id wire.ServerID, owner string, from netip.Addr) (d
 	return deadline, false, nil
 }
 
-// claim tries to give b its slot. If another binary holds it, that one is
-// probed, and the verdict goes on from here.
+// claim tries to give b its slot. If another binary holds the slot, claim probes that
+// binary, and the verdict continues from there.
 func (r *Relay) claim(b *binary) {
 	for {
 		if !r.mayClaim(b) {
@@ -137,8 +137,8 @@ func (r *Relay) claim(b *binary) {
 		if c.Incumbent.challenge(b, r.at(b.began)) {
 			return
 		}
-		// It ended between the two. Should it have won its slot only after
-		// it was lost, it is let go of here; else this does nothing.
+		// The incumbent ended between the two calls. If it won its slot only after its end,
+		// the slot is released here; otherwise this call does nothing.
 		r.release(c.Incumbent)
 	}
 }
@@ -147,11 +147,11 @@ func (r *Relay) claim(b *binary) {
 // the binary that held the slot until a takeover; otherwise it is nil.
 func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	if c.Outcome == Held && r.shutdown.begun() {
-		c.Outcome = Refused // 4409 could stop a daemon for good; this one need only redial
+		c.Outcome = Refused // 4409 could stop a daemon for good, and this one only has to redial
 	}
 	for _, p := range c.Evicted {
-		// b's daemon may be the one that knew these phones: it has redialled, and
-		// answers frames that they sent before.
+		// b's daemon may have served these phones before it redialled, and then it answers
+		// frames that they sent.
 		if p, ok := p.(*phone); ok {
 			b.phones.remove(p, b.relay.now())
 		}
@@ -180,7 +180,7 @@ func (r *Relay) apply(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	}
 }
 
-// Ended reports whether b has ended: it gets no slot any more.
+// Ended reports whether b has ended. Such a binary gets no slot.
 func (b *binary) Ended() bool { return b.ended.Load() }
 
 // serve starts to serve the slot that b has got by c: it closes the phones of
@@ -196,7 +196,8 @@ func (r *Relay) serve(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	if b.deadline.Passed() {
 		b.fail(wire.CloseRestart, reasonLost) // before it binds its server-id
 	}
-	// After the claim, because accessChanged may have looked at the binaries before b came.
+	// This check comes after the claim, because accessChanged may have run before b was in
+	// the connection table.
 	if !r.mayServe(b) {
 		n := r.endAccess(b)
 		r.metrics.operatorCloses.Add(float64(n.Binaries + n.Phones))
@@ -215,9 +216,9 @@ func (r *Relay) serve(b *binary, c Claim[*binary, joiner], displaced *binary) {
 	r.log.serverClaimed(b)
 }
 
-// recordAttempt is the end of b's attempt to get its slot, whatever became of it.
-// A lease deadline that closed meanwhile found nothing to revoke, perhaps: what b has
-// won is revoked here.
+// recordAttempt records the result of b's attempt to get its slot. If the lease deadline
+// closed meanwhile and found no slot to revoke, recordAttempt revokes the slot that b has
+// got.
 func (b *binary) recordAttempt(o outcome) {
 	r := b.relay
 	r.metrics.upgrade(endpointBinary, o)
@@ -250,9 +251,9 @@ func (b *binary) displace() {
 	b.close(wire.CloseInternal, wire.ReasonHeartbeat, false)
 }
 
-// message carries out one envelope. A wrong envelope costs its frame and not the
-// connection, because the binary's other phones need that. Only a binary that sends
-// more wrong envelopes than badEnvelopes allows is closed.
+// message carries out one envelope. A wrong envelope is dropped and the connection stays
+// open, because the binary's other phones need it. The relay closes only a binary that
+// sends more wrong envelopes than badEnvelopes allows.
 func (b *binary) message(payload []byte) bool {
 	if !b.granted.Load() {
 		return false
@@ -264,8 +265,8 @@ func (b *binary) message(payload []byte) bool {
 	return true
 }
 
-// carryOut does what an envelope asks for, or counts and logs why not. It reports
-// whether the envelope is one that a correct binary may send.
+// carryOut carries an envelope out, or counts and logs the reason why not. It reports
+// whether a correct binary may send that envelope.
 func (b *binary) carryOut(payload []byte) bool {
 	env, err := wire.ParseEnvelope(payload)
 	switch {
@@ -297,21 +298,21 @@ func (b *binary) carryOut(payload []byte) bool {
 	return false
 }
 
-// A binary may send badBurst wrong envelopes without a pause, and then one every
+// A binary may send badBurst wrong envelopes without a pause, and then one in each
 // badInterval. A long one counts as one more for each badBytes.
 //
-// A correct binary stays far below. After a restart of the relay it sends what it had
-// for the phones of before. The new process does not know their conn_ids. That may be
-// the full outboxes of 16 phones, 64 MiB: some 4,000 for the bytes, and a few thousand
-// for the envelopes.
+// A correct binary stays far below. After a restart of the relay it sends the envelopes for
+// its earlier phones, whose conn_ids the new process does not know. These may be the full
+// outboxes of 16 phones, 64 MiB: some 4,000 for the bytes, and a few thousand for the
+// envelopes.
 const (
 	badBurst    = 10_000
 	badInterval = int64(10 * time.Millisecond)
 	badBytes    = 16 << 10
 )
 
-// badEnvelopes is the budget of one binary for wrong envelopes: a token bucket. The
-// zero value is a full one. Not for use by two goroutines concurrently.
+// badEnvelopes is the budget of one binary for wrong envelopes: a token bucket. The zero
+// value is a full one. Only one goroutine may use it at a time.
 type badEnvelopes struct {
 	fullAt int64 // when the bucket is full again, by Relay.now
 }
@@ -323,7 +324,7 @@ func (e *badEnvelopes) allow(now int64, size int) bool {
 	return e.fullAt-now <= badBurst*badInterval
 }
 
-// deliver hands env to p: first the frame, then the close.
+// deliver passes env to p: first the frame, then the close.
 func (b *binary) deliver(p *phone, env wire.Envelope) {
 	if env.Frame != nil {
 		b.turn.stage(p, env.Frame)
@@ -374,7 +375,7 @@ func (b *binary) lose(list []stagedFrame, i int32, v verdict) {
 	b.relay.metrics.dropped[dropClosed].Add(float64(left))
 }
 
-// drop counts and logs a frame that goes nowhere.
+// drop counts and logs a frame that is not forwarded.
 func (b *binary) drop(why dropReason, err string) {
 	b.relay.metrics.dropped[why].Inc()
 	b.relay.log.envelopeDropped(b, err)
@@ -384,10 +385,10 @@ func (b *binary) towards() direction { return toBinary }
 
 func (b *binary) pastDeadline(now int64) bool { return b.deadline != nil && b.deadline.passed(now) }
 
-// await keeps a claimant's message until it is granted. Should that have come
-// since message asked, the next reader offers it again; taking it here too
-// could be once too often. A granted binary's messages are always taken: its
-// reader never waits for a phone.
+// await keeps a claimant's message until its claim is granted. If the claim was granted
+// after message returned false, the next reader offers the message again. Taking it here as
+// well could deliver it twice. A granted binary's messages are always taken: its reader
+// never waits for a phone.
 func (b *binary) await([]byte) bool {
 	if b.granted.Load() {
 		b.startReading()
@@ -397,7 +398,7 @@ func (b *binary) await([]byte) bool {
 
 func (b *binary) admitted() bool { return b.granted.Load() }
 
-// starved never happens: nothing is said to wait for room.
+// starved is never called, because a binary's message never waits for room.
 func (b *binary) starved() {}
 
 func (b *binary) gone(code wire.CloseCode) { b.end(code, "") }
@@ -406,12 +407,12 @@ func (b *binary) fail(code wire.CloseCode, reason string) bool {
 	return b.end(code, reason) && b.close(code, reason, false)
 }
 
-// end lets go of the slot, once, before the socket closes: a binary that
-// redials must not meet its own dying connection and be refused. Claimants
-// that waited for its answer try again.
+// end releases the slot, once, before the socket closes. Otherwise a binary that redials
+// could meet its own old connection and be refused. Claimants that waited for its answer
+// claim again.
 func (b *binary) end(code wire.CloseCode, reason string) bool {
 	if b.ended.Swap(true) {
-		// The task that was first may not have released the slot yet. The last call of
+		// The task that ended b first may not have released the slot yet. The last call of
 		// end comes before b leaves the connection table, and b must be in no slot then.
 		b.relay.release(b)
 		return false

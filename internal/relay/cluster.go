@@ -183,7 +183,7 @@ func (h *Host) Join(v RemotePhone, sock Socket) Outcome {
 // server-id.
 const reasonLost = "this node no longer serves the server-id"
 
-// cluster is the relay's Cluster, or none.
+// cluster has the relay's Cluster, or nil.
 type cluster struct{ Cluster }
 
 func (c cluster) changed(id wire.ServerID) {
@@ -294,7 +294,7 @@ func (a *proxiedPhone) shed(code wire.CloseCode, reason string) {
 	a.abort()
 }
 
-// over is called after the socket has been closed.
+// over is called after the socket was closed.
 func (a *proxiedPhone) over() {
 	a.ended.Store(true)
 	a.load.close()

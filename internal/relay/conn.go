@@ -14,70 +14,72 @@ import (
 // heartbeats. Honest peers send a few.
 const controlBudget = 1024
 
-// messagesPerStep is how many messages a step takes in before other connections have
-// their turn. A read of tiny messages has thousands of them, and takes milliseconds:
-// hundreds of connections that send as fast as they can would delay all others by
-// seconds.
+// messagesPerStep is the number of messages that a step takes in before other connections
+// have their turn. One read can contain thousands of tiny messages, which take
+// milliseconds. Without this limit, hundreds of connections that send as fast as they can
+// delay all others by seconds.
 const messagesPerStep = 128
 
 // unknown stands for a number of bytes that another task may have changed.
 const unknown = -1
 
-// role is what a conn is for: a binary or a phone.
+// role is the endpoint of a conn: a binary or a phone.
 type role interface {
-	// message takes one data message; payload is valid during the call.
-	// False means there is no room: the conn parks and calls await.
+	// message takes one data message. payload is valid during the call. If it returns
+	// false, the role has no room for the message: the conn parks and calls await.
 	message(payload []byte) bool
 
-	// handOn completes what message has taken in. It is called before a payload
+	// handOn passes on everything that message has taken. It is called before a payload
 	// becomes invalid, before a control message counts, and after the last message.
 	handOn()
 
-	// await arranges that startReading is called when payload may be
-	// offered again. True means that it has been taken after all.
+	// await makes the role call startReading when payload can be offered again. If it
+	// returns true, the role has taken payload already.
 	await(payload []byte) bool
 
-	// admitted reports whether messages can be handed on at all: not yet for a
-	// claimant, and never for a phone in grace. await(nil) arranges that
-	// startReading is called once it is.
+	// admitted reports whether messages can be passed on at all: not yet for a claimant,
+	// and never for a phone in grace. await(nil) makes the role call startReading once they
+	// can.
 	admitted() bool
 
-	// starved says that the conn has been parked for too long.
+	// starved is called when the conn has been parked for RoomTimeout.
 	starved()
 
-	// pong hears the answer to ping n or, if n is 0, any other pong.
+	// pong is called with the number of the ping that the peer has answered, or with 0 for
+	// any other pong.
 	pong(n uint64)
 
-	// gone says that the peer ended the connection, with code or, for
-	// CloseNone, without one. Only the first gone or fail counts.
+	// gone is called when the peer has ended the connection, with code, or with CloseNone
+	// if there was none. Only the first call of gone or fail counts.
 	gone(code wire.CloseCode)
 
-	// fail closes the connection because of what the peer did or failed to do. It
-	// reports whether the connection is closed by this call, with that code.
+	// fail closes the connection because the peer has broken a rule or a deadline. It
+	// reports whether this call closes the connection, with that code.
 	fail(code wire.CloseCode, reason string) bool
 
-	// towards is the direction of what is written to the connection.
+	// towards is the direction of the data that is written to the connection.
 	towards() direction
 
-	// pastDeadline reports whether the node may serve the connection no longer.
+	// pastDeadline reports whether the lease deadline of the connection's server-id has
+	// passed.
 	pastDeadline(now int64) bool
 }
 
-// The states of a conn: which task, if any, has the right to run a step of it.
+// The states of a conn say which task, if any, has the right to run a step of it.
 const (
-	parked  int32 = iota // none. What has been read waits for the role, or for memory
-	idle                 // none. The socket, or a Turn, owes a call of Ready
+	parked  int32 = iota // none; read data waits for the role or for memory
+	idle                 // none; the socket or a Turn will call Ready
 	running              // one task has it
-	again                // one task has it, and must look once more before it gives it up
+	again                // one task has it, and must run another step
 )
 
-// conn is one WebSocket connection after its upgrade. It moves bytes and watches the
-// clock; its role decides. It has no task of its own: a step reads what has come and
-// hands it on, and at most one task runs a step. A conn is parked while its next message
-// cannot be handed on, until startReading. A new conn is parked.
+// conn is one WebSocket connection after its upgrade. It moves bytes and watches deadlines;
+// its role makes the decisions. It has no task of its own: a step reads the data that has
+// arrived and passes it on, and at most one task at a time runs a step. A conn is parked
+// while its next message cannot be passed on, until startReading. A new conn is parked.
 type conn struct {
 	relay  *Relay
-	set    *settings // those it lives by
+	set    *settings // of the time of its upgrade
 	sock   Socket
 	role   role
 	limits *wire.Limits
@@ -98,28 +100,28 @@ type conn struct {
 	turn  *Turn // of that task
 	asm   wire.Assembler
 	rest  []byte  // read, not yet digested
-	held  []byte  // a message there was no room for
+	held  []byte  // a message for which there was no room
 	wants int     // bytes that a message needs before more of it is read; 0: none
-	told  int     // what load was told that the reader holds
-	took  int64   // how long the message was on its way before it waited for memory
-	buf   *Buffer // what rest is in, if borrowed
+	told  int     // the bytes that load has for the reader
+	took  int64   // time of the message before it waited for memory
+	buf   *Buffer // the memory of rest, if it is borrowed
 	more  bool    // another read may bring bytes
 	stuck bool    // the step before has parked
 
 	// For the clock; times by Relay.now, 0: not so.
 	alarm        alarm
-	messageSince atomic.Int64 // a message began and is not whole
-	roomSince    atomic.Int64 // parked for want of room
-	memorySince  atomic.Int64 // parked for want of memory
-	partedSince  atomic.Int64 // our close message is out
+	messageSince atomic.Int64 // the begin of an incomplete message
+	roomSince    atomic.Int64 // parked because the outbox has no room
+	memorySince  atomic.Int64 // parked because there is no memory
+	partedSince  atomic.Int64 // the close message has been written
 	controls     atomic.Int32 // control messages since the last heartbeat
-	heard        atomic.Int64 // the last time anything came
+	heard        atomic.Int64 // the last time that bytes came
 	answered     atomic.Bool  // a pong came since the last ping
 	lastPing     uint64       // owned by tick: its number
 	nextPing     int64        // owned by tick
 }
 
-// init sets c up and enters it into the connection table; nothing is read before
+// init initialises c and adds it to the connection table. c reads nothing before
 // startReading.
 func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as role, limits *wire.Limits, budget, quota int) {
 	c.relay, c.set, c.sock, c.from, c.role, c.limits = r, set, sock, from, as, limits
@@ -136,11 +138,12 @@ func (c *conn) init(r *Relay, set *settings, sock Socket, from netip.Addr, as ro
 	c.alarm = alarm{conn: c, index: unscheduled}
 	sock.Start(c)
 	r.adopt(c) // before the alarm, because the end of c needs it in the connection table
-	// The alarm is earlier than nextPing if a message that begins now must end before.
+	// The alarm is earlier than nextPing if a message that begins now must be complete
+	// before.
 	r.alarms.wake(&c.alarm, min(c.nextPing, r.now()+int64(set.MessageTimeout)))
 }
 
-// Parked reports whether what c has read waits for its role or for memory. The simulator
+// Parked reports whether read data of c waits for its role or for memory. The simulator
 // needs it for its checks.
 func (c *conn) Parked() bool { return c.stepState.Load() == parked }
 
@@ -148,22 +151,22 @@ func (c *conn) place() (netip.Addr, bool) { return c.from, c.remote }
 
 func (c *conn) memoryLoad() *load { return &c.load }
 
-// shed closes the connection without waiting for its close message to leave: that
+// shed closes the connection without waiting for the write of its close message, which
 // would keep its memory.
 func (c *conn) shed(code wire.CloseCode, reason string) {
 	c.role.fail(code, reason)
 	c.abort()
 }
 
-// startReading gives c a step in a task of its own. If a step runs, that one looks once
-// more instead.
+// startReading runs a step of c in a task of its own. If a step runs already, that task
+// runs another one instead.
 func (c *conn) startReading() {
 	if c.acquire(true) {
 		c.relay.rt.Go("resume", c.stepAlone)
 	}
 }
 
-// stepAlone runs a step of c. The readers run further ones.
+// stepAlone runs a step of c. readers runs the next ones.
 func (c *conn) stepAlone() { c.relay.readers.step(new(Turn), c) }
 
 // Ready implements Watcher.
@@ -180,8 +183,8 @@ func (c *conn) Ready(t *Turn, readable, writable bool) {
 	}
 }
 
-// acquire gets the right to run a step, or makes the step that runs look once more.
-// What is parked stays so unless resume is true.
+// acquire gets the right to run a step, or makes the task that has it run another one. A
+// parked c stays parked unless resume is true.
 func (c *conn) acquire(resume bool) bool {
 	for {
 		switch s := c.stepState.Load(); s {
@@ -202,8 +205,8 @@ func (c *conn) acquire(resume bool) bool {
 	}
 }
 
-// step reads once, hands on what has come, and gives up the right to run a step, unless
-// the connection is over. It waits for nothing. What it has put leaves at the end of t.
+// step reads once, passes on the data, and gives up the right to run a step, unless the
+// connection is over. It never waits. The data that it has put is written at the end of t.
 func (c *conn) step(t *Turn) {
 	for {
 		c.turn = t
@@ -225,7 +228,7 @@ func (c *conn) step(t *Turn) {
 	}
 }
 
-// work is the work of one step. It returns the state in which c then is.
+// work does the work of one step. It returns the next state of c.
 func (c *conn) work() (next int32, over bool) {
 	if c.stuck {
 		c.resume()
@@ -249,7 +252,7 @@ func (c *conn) work() (next int32, over bool) {
 	return idle, false
 }
 
-// resume ends what park began.
+// resume reverses park.
 func (c *conn) resume() {
 	c.stuck = false
 	c.more = true // a call of Ready meanwhile had no effect
@@ -259,7 +262,7 @@ func (c *conn) resume() {
 	c.checkDeadline(c.relay.now())
 }
 
-// receive reads once, and sets c.more. It reports false if no bytes can come any more.
+// receive reads once, and sets c.more. It returns false if no more bytes can come.
 func (c *conn) receive() bool {
 	b := c.relay.rt.NewBuffer()
 	n, more, err := c.sock.TryRead(b[:])
@@ -276,8 +279,8 @@ func (c *conn) receive() bool {
 	return true
 }
 
-// checkDeadline closes a connection that the node may serve no longer.
-// Nothing that is read from then on counts.
+// checkDeadline closes a connection after its lease deadline. Data that is read from then
+// on does not count.
 func (c *conn) checkDeadline(now int64) {
 	if c.relay.cluster.Cluster != nil && c.role.pastDeadline(now) {
 		c.role.fail(wire.CloseRestart, reasonLost)
@@ -285,9 +288,9 @@ func (c *conn) checkDeadline(now int64) {
 	}
 }
 
-// digest hands on what has been read, up to messagesPerStep messages of it. It returns
-// false if c.held could not be handed on, or if a message needs c.wants bytes before
-// more of it may be taken in.
+// digest passes on the data that has been read, up to messagesPerStep messages of it. It
+// returns false if c.held could not be passed on, or if a message needs c.wants bytes
+// before more of it may be taken in.
 func (c *conn) digest() bool {
 	c.wants = 0
 	if c.closing.Load() { // only the end counts now
@@ -334,7 +337,7 @@ func (c *conn) digest() bool {
 			whole = true
 			c.messages++
 			if !c.role.message(m.Payload) {
-				c.messageSince.Store(0) // it has come whole; what is behind it is not read
+				c.messageSince.Store(0) // the message is complete, and the data behind it is not read
 				c.held = m.Payload
 				return false
 			}
@@ -358,11 +361,11 @@ func (c *conn) countMessages() {
 	}
 }
 
-// reserve lets the message at hand have the buffer that it wants. False means that
-// the conn must park, and wait for its role or for memory.
+// reserve lets the current message have the buffer that it needs. If it returns false, the
+// conn must park and wait for its role or for memory.
 func (c *conn) reserve() bool {
 	if !c.role.admitted() {
-		c.messageSince.Store(0) // it is not late, but not read
+		c.messageSince.Store(0) // the peer is not late: it is not read
 		return false
 	}
 	if c.wants > freeMessage {
@@ -376,8 +379,8 @@ func (c *conn) reserve() bool {
 	return true
 }
 
-// tellHeld tells load what the reader holds: what a part of a message needs, and
-// so many bytes in addition.
+// tellHeld tells load the number of bytes that the reader holds: for a part of a message,
+// and more in addition.
 func (c *conn) tellHeld(more int) {
 	if n := c.asm.Holds() + more; n != c.told {
 		c.load.setReader(n)
@@ -385,8 +388,8 @@ func (c *conn) tellHeld(more int) {
 	}
 }
 
-// note keeps the time since which a message has been on its way: from its
-// first byte, whatever control messages come between.
+// note stores the time at which the current message began: that of its first byte, also if
+// control messages come in between.
 func (c *conn) note(whole bool) {
 	since := c.messageSince.Load()
 	switch {
@@ -429,16 +432,16 @@ func (c *conn) control(m wire.Message) {
 	}
 }
 
-// park copies what has been read, so that it holds no buffer while it waits, and asks
-// the role, or the memory, to call startReading. It reports true if there is no need to
-// wait after all.
+// park copies the data that has been read, so that it holds no buffer while it waits, and
+// asks the role or the memory to call startReading. It returns true if there is no need to
+// wait.
 func (c *conn) park() (goOn bool) {
 	c.held = append([]byte(nil), c.held...)
 	c.rest = append([]byte(nil), c.rest...)
 	c.asm.Release() // held was in it
 	c.freeBuffer()
 	c.tellHeld(cap(c.held) + cap(c.rest))
-	c.told = unknown // a message that waits may get room while no step runs
+	c.told = unknown // a message that waits may get memory while no step runs
 	c.stuck = true
 	if c.wants > 0 && c.role.admitted() {
 		c.suspend()
@@ -452,8 +455,8 @@ func (c *conn) park() (goOn bool) {
 	return goOn
 }
 
-// suspend stops the clock of the message at hand, which is about to wait for memory:
-// its peer is not late, but not read.
+// suspend stops the message timeout of the current message, which is about to wait for
+// memory. Its peer is not late: it is not read.
 func (c *conn) suspend() {
 	now := c.relay.now()
 	c.took = now - c.messageSince.Swap(0)
@@ -461,7 +464,7 @@ func (c *conn) suspend() {
 	c.relay.alarms.wake(&c.alarm, now+int64(c.set.RoomTimeout))
 }
 
-// goOn ends what suspend began.
+// goOn reverses suspend.
 func (c *conn) goOn() {
 	if c.memorySince.Swap(0) == 0 {
 		return
@@ -478,8 +481,8 @@ func (c *conn) freeBuffer() {
 	}
 }
 
-// flush flushes o: now, or at the end of the Turn, together with what others put
-// meanwhile.
+// flush flushes o: now, or at the end of the Turn together with the data that other tasks
+// put until then.
 func (c *conn) flush(o *outbox, when flushTime) {
 	switch when {
 	case flushLater:
@@ -489,9 +492,9 @@ func (c *conn) flush(o *outbox, when flushTime) {
 	}
 }
 
-// close queues a close message, once; behind all that is queued if after,
-// in place of it otherwise. The peer gets Linger to answer. close reports
-// whether the message is queued: it is not if the connection was closed before.
+// close queues a close message, once: after all queued data if after is true, and otherwise
+// in place of it. The peer has Linger for its answer. close reports whether the message is
+// queued, which is false if the connection was closed before.
 func (c *conn) close(code wire.CloseCode, reason string, after bool) bool {
 	dropped, ok, first := c.out.finish(code, reason, after)
 	c.closing.Store(true)
@@ -515,12 +518,12 @@ func (c *conn) abort() {
 	c.closing.Store(true)
 	c.relay.metrics.dropped[dropClosed].Add(float64(c.out.kill()))
 	c.load.close()
-	_ = c.sock.Close() // the socket is gone, with or without an error
+	_ = c.sock.Close() // the socket is closed in both cases
 	c.startReading()
 }
 
-// over is the end of the last step, after the peer's last byte. The right to run a step
-// is never given up.
+// over ends the last step, after the peer's last byte. The task keeps the right to run a
+// step for ever.
 func (c *conn) over() {
 	c.role.gone(wire.CloseNone)
 	c.abort()
@@ -530,7 +533,7 @@ func (c *conn) over() {
 	c.relay.forget(c)
 }
 
-// now, written, timed, lost, blocked, parted and broken make a conn the owner of its outbox.
+// now, written, timed, lost, blocked, parted and broken implement outboxOwner.
 
 func (c *conn) now() int64 { return c.relay.now() }
 
@@ -557,7 +560,7 @@ func (c *conn) parted() {
 		c.abort()
 		return
 	}
-	// Half-closed, not closed: a close with unread bytes resets the connection,
+	// Only the writing half is closed: a close with unread bytes resets the connection,
 	// which can destroy the close message on its way.
 	_ = c.sock.CloseWrite()
 	now := c.relay.now()

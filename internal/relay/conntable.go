@@ -23,9 +23,9 @@ var (
 	errLastPlaces  = errors.New("the relay has few connections left, and this address, or the IPv6 network that it is in, has many")
 )
 
-// Of all places one in lastPlaces is for addresses that have fewer than fewConns.
-// Without that rule ten addresses with the default limits take all places. It does not
-// apply if one address may have all places anyway.
+// One in lastPlaces of all places is for addresses that have fewer than fewConns. Without
+// that rule, ten addresses with the default limits can take all places. It does not apply
+// if one address may have all places.
 const (
 	lastPlaces = 10
 	fewConns   = 16
@@ -71,17 +71,17 @@ func (s *connTable) set(cfg Config) {
 type trackedConn interface {
 	abort() // closes it without a close message
 
-	// shed closes it, so that what it holds is free.
+	// shed closes it, so that its memory is free.
 	shed(code wire.CloseCode, reason string)
 
 	memoryLoad() *load
 
-	// place returns the address to which the connection is counted. remote means
-	// that its socket is at another node, and no address is counted.
+	// place returns the address for which the connection counts. If remote is true, its
+	// socket is at another node, and it counts for no address.
 	place() (from netip.Addr, remote bool)
 }
 
-// take takes a place for an upgrade from a, or returns the reason why there is none.
+// take takes a place for an upgrade from a, or returns the reason why it cannot.
 func (s *connTable) take(a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,14 +226,14 @@ func (s *connTable) check(counts func() Counts) error {
 const reasonMemory = "relay is short of memory"
 
 const (
-	// shedLeast is what a connection must hold for ShedLoad to close it, unless
-	// its address has shedMany: many connections that hold little.
+	// shedLeast is the number of bytes that a connection must hold for ShedLoad to close
+	// it, unless its address has shedMany: many connections that hold little.
 	shedLeast = 64 << 10
 	shedMany  = 2 << 20
 
-	// flowTime is for how long the data that a peer has taken counts in its favour, and
-	// flowBatch is the size in bytes of the smallest batch of which it counts. Smaller
-	// ones do not wait long, and need no reading of the clock.
+	// flowTime is the time for which the data that a peer has taken counts in its favour.
+	// flowBatch is the size in bytes of the smallest batch that counts: smaller ones do not
+	// wait long, and cost no reading of the clock.
 	flowTime  = 10 * time.Second
 	flowBatch = 16 << 10
 )
@@ -272,20 +272,20 @@ func (f *flow) recent(now time.Time) int {
 	return 0
 }
 
-// shedExcess closes connections until what is left is within the budget.
+// shedExcess closes connections until the others hold no more than the budget.
 func (r *Relay) shedExcess() {
 	r.ShedLoad(r.memory.excess())
 	r.memory.relieved()
 }
 
-// ShedLoad closes connections, without waiting for them, until about so many
-// bytes are free again, and returns how many it closed.
+// ShedLoad closes connections, without waiting for them, until about so many bytes are free
+// again, and returns how many it closed.
 //
-// It takes the address of the connections that weigh the most; of a /48, the narrowest
-// network in it that weighs the most; and of that, the connection that weighs the
-// most. Idle connections weigh what they cost, so an address with many of them outweighs
-// a peer that is only slow. A peer that goes on reading weighs less than one that holds as
-// much and does not read, as weight says.
+// It takes the address with the connections that weigh the most; of a /48, the narrowest
+// network in it that weighs the most; and of that, the connection that weighs the most.
+// Idle connections weigh their cost, so an address with many of them outweighs a peer that
+// is only slow. A peer that reads weighs less than one that holds as much and does not read
+// ([load.weight]).
 func (r *Relay) ShedLoad(bytes int) (closed int) {
 	heaviest := r.memory.weigh(r.table.all(), r.rt.Clock.Now())
 	var from netip.Addr
@@ -313,17 +313,17 @@ func (r *Relay) ShedLoad(bytes int) (closed int) {
 	return closed
 }
 
-// weight returns what l costs and holds. Of the data that waits for its peer, as much
-// as the peer has taken in the last flowTime does not count, up to seven eighths: that
-// memory is soon free without a close. Such a peer outlives others that hold an eighth
-// of what it holds. The bound keeps a peer that has read much from holding as much
-// as it likes. The memory's lock is held.
+// weight returns the bytes that l costs and holds. Of the data that waits for its peer, as
+// much as the peer has taken in the last flowTime does not count, up to seven eighths: that
+// memory is soon free without a close. Such a peer outlives others that hold an eighth of
+// its bytes. The bound limits how much a peer that reads a lot can hold. The memory's lock
+// is held.
 func (l *load) weight(now time.Time) int {
 	return l.idle + l.held() - min(l.flow.recent(now), l.outbox/8*7)
 }
 
-// Held returns how many bytes the connections hold and cost: the most that ShedLoad
-// can free.
+// Held returns the number of bytes that the connections hold and cost. ShedLoad can free at
+// most as many.
 func (r *Relay) Held() (bytes int) {
 	conns := r.table.all()
 	m := r.memory
@@ -337,14 +337,14 @@ func (r *Relay) Held() (bytes int) {
 	return bytes
 }
 
-// weighedConn is a connection with what it holds, costs and weighs.
+// weighedConn is a connection with the bytes that it holds and costs, and its weight.
 type weighedConn struct {
 	trackedConn
 	held, idle, weight int
 }
 
-// weighedNet is a network with what its connections weigh: an address of
-// IPv4, or one of the networks in which an address of IPv6 counts.
+// weighedNet is a network with the weight of its connections: an IPv4 address, or one of
+// the networks in which an IPv6 address counts.
 type weighedNet struct {
 	addr   netip.Addr
 	weight int

@@ -222,7 +222,7 @@ func (e *events) since(began time.Time) slog.Attr {
 	return slog.Duration("duration", e.clock.Now().Sub(began))
 }
 
-// ending returns the close code and the reason of an end as attributes.
+// ending returns the close code and the reason of a close as attributes.
 func ending(c *conn, code wire.CloseCode, reason string) []slog.Attr {
 	attrs := []slog.Attr{closeCode(code, c)}
 	if reason != "" {
@@ -245,8 +245,8 @@ func (e *events) accessRefused(a *attempt, err error) {
 	e.emit(eventRefusal, a.from, slog.LevelWarn, "access_refused", serverID(a.server), remote(a.from), slog.String("path", string(a.endpoint)), slog.String("err", err.Error()))
 }
 
-// shed logs the number of connections that were closed because memory ran short, and the
-// address of the first one.
+// shed logs the number of connections that were closed for lack of memory, and the address
+// of the first one.
 func (e *events) shed(closed int, from netip.Addr) {
 	e.emit(eventRefusal, from, slog.LevelWarn, "memory_short", remote(from),
 		slog.String("err", fmt.Sprintf("memory is short: closed connections of the addresses that hold the most, this one first: %d", closed)))

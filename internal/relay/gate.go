@@ -34,7 +34,7 @@ type gate struct {
 	rotated    time.Time // when young was new
 }
 
-// allowance is the rest of the attempts that one network has.
+// allowance has the attempts that one network may still make.
 type allowance struct {
 	attempts *rate.Limiter
 	misses   *rate.Limiter // free attempts, because they found no binary; nil: none yet
@@ -77,10 +77,10 @@ func (g *gate) pass(a netip.Addr, now time.Time) (ok bool, wait time.Duration) {
 	return true, 0
 }
 
-// missed gives a back the attempt that has just found no binary. After a restart, phones come
-// before their binaries. Where many clients share an address, the early ones otherwise use up
-// the attempts of the others. As many misses are free as attempts are allowed, so a client that
-// guesses server-ids can guess at twice the rate at most.
+// missed gives back to a the attempt that has just found no binary. After a restart, phones
+// come before their binaries. If many clients share an address, the early ones would use up
+// the attempts of the others. As many misses are free as attempts are allowed, so a client
+// that guesses server-ids can guess at twice the rate at most.
 func (g *gate) missed(a netip.Addr, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -15,20 +15,19 @@ const (
 	// budget. A larger message waits until its sender's account has room for it.
 	freeMessage = 64 << 10
 
-	// idleCost is about what a connection costs that holds nothing, and tlsCost what
-	// TLS adds. One that needs a goroutine costs more.
+	// idleCost is the approximate cost of a connection that holds no data, and tlsCost the
+	// additional cost of TLS. A connection that needs a goroutine costs more.
 	idleCost = 2 << 10
 	tlsCost  = 8 << 10
 )
 
-// memory accounts for what connections hold, in total and by network: messages that
-// have not come whole, messages that cannot be handed on, and data that waits to be
-// written. The figures are capacities of buffers, in bytes.
+// memory accounts for the bytes that connections hold, in total and by network: incomplete
+// messages, messages that cannot be passed on, and data that waits to be written. The
+// figures are capacities of buffers.
 //
-// It enforces two rules if there is a budget. A message that needs a large buffer
-// waits, and its sender is not read meanwhile, while its account holds as much as is
-// free. If all accounts together hold more than the budget, overflow closes
-// connections.
+// It enforces two rules if there is a budget. A message that needs a large buffer waits,
+// and its sender is not read meanwhile, while its account holds as many bytes as are free.
+// If all accounts together hold more than the budget, overflow closes connections.
 type memory struct {
 	rt       *Runtime
 	overflow func() // runs as a task, and ends with a call of relieved
@@ -42,13 +41,13 @@ type memory struct {
 	again    int        // overflow runs again above this total
 }
 
-// account is what the connections of one address hold. One customer may have many
-// addresses of IPv6: there an account is that of a /48.
+// account has the bytes that the connections of one address hold. One customer may have
+// many IPv6 addresses, so there an account is that of a /48.
 type account struct {
 	addr  netip.Addr
 	loads int
 	held  int
-	first *load // its message goes on although the account has no room
+	first *load // its message continues although the account has no room
 
 	// waiting has the messages that wait for room. A message of a neighbour in the same
 	// /48 waits for one message of each other network, and not for all that came before it.
@@ -63,20 +62,21 @@ type waiting struct {
 	start func()
 }
 
-// load is what one connection holds.
+// load has the bytes that one connection holds.
 type load struct {
 	memory  *memory
 	account *account
 	network netip.Prefix // the narrowest one of its address
-	idle    int          // what the connection costs at least; not part of what it holds
+	idle    int          // the least cost of the connection; not part of what it holds
 
 	reader, outbox, socket int
 	over                   bool
 
-	flow flow // what the peer takes out of the outbox
+	flow flow // the data that the peer takes out of the outbox
 }
 
-// deferredWork is the work that was found under the memory's lock and is done after it.
+// deferredWork is work that was found under the memory's lock and is done after its
+// release.
 type deferredWork struct {
 	start    []func()
 	overflow func()
@@ -95,11 +95,11 @@ func newMemory(rt *Runtime, overflow func()) *memory {
 	return &memory{rt: rt, overflow: overflow, mu: rt.NewLock("memory"), accounts: make(map[netip.Addr]*account)}
 }
 
-// home returns the network of a that has one account, one quota of an outbox, and one
-// share of the log.
+// home returns the network of a that has one account, one quota of an outbox, and one quota
+// of the log.
 func home(a netip.Addr) netip.Prefix { return network.Of(a).Widest() }
 
-// open sets l up for a connection from that address.
+// open initialises l for a connection from that address.
 func (m *memory) open(l *load, from netip.Addr, idle int) {
 	addr, narrowest := home(from).Addr(), network.Of(from).Narrowest()
 	m.mu.Lock()
@@ -113,7 +113,8 @@ func (m *memory) open(l *load, from netip.Addr, idle int) {
 	*l = load{memory: m, account: a, network: narrowest, idle: idle}
 }
 
-// close ends l. The caller is about to free what it holds. Further calls do nothing.
+// close ends l. The caller is about to free the memory that it holds. Further calls do
+// nothing.
 func (l *load) close() {
 	m := l.memory
 	m.mu.Lock()
@@ -134,7 +135,7 @@ func (l *load) close() {
 	t.do(m.rt)
 }
 
-// held returns what l is charged. The lock is held.
+// held returns the bytes that l is charged. The lock is held.
 func (l *load) held() int { return l.reader + l.outbox + l.socket }
 
 // set makes part, which is a field of l, n bytes. The caller may hold other locks.
@@ -158,12 +159,12 @@ func (l *load) set(part *int, n int) {
 func (l *load) setOutbox(n int) { l.set(&l.outbox, n) }
 func (l *load) setReader(n int) { l.set(&l.reader, n) }
 
-// setSocket sets what a socket holds, or the stream of a proxied phone.
+// setSocket sets the bytes that a socket holds, or the stream of a proxied phone.
 func (l *load) setSocket(n int) { l.set(&l.socket, n) }
 
-// reserve lets l's reader have n bytes and returns true, or returns false: then the
-// reader must wait. In that case start, unless it is nil, is called once n bytes have
-// been reserved.
+// reserve reserves n bytes for l's reader and returns true, or returns false if the reader
+// must wait. In that case start, unless it is nil, is called once n bytes have been
+// reserved.
 func (l *load) reserve(n int, start func()) bool {
 	m := l.memory
 	m.mu.Lock()
@@ -186,7 +187,7 @@ func (l *load) reserve(n int, start func()) bool {
 	return true
 }
 
-// enqueue puts w behind the messages of its network that wait. The lock is held.
+// enqueue adds w behind the waiting messages of its network. The lock is held.
 func (m *memory) enqueue(w waiting) {
 	a := w.load.account
 	if a.waiting.Len() == 0 {
@@ -207,11 +208,11 @@ func (m *memory) admits(l *load, n int) bool {
 	return l.account.first == l || l.account.waiting.Len() == 0 && m.fits(l, n)
 }
 
-// fits reports whether there is room for l's reader to have n bytes. An account may
-// hold as much as is free, so that there is always room for others; up to an eighth
-// of the budget it never waits for them. One message of each account goes on
-// without room, because otherwise all could wait for each other; fits makes l's
-// message that one if no other is. The lock is held.
+// fits reports whether l's reader may have n bytes. An account may hold as many bytes as
+// are free, so that there is always room for others. Up to an eighth of the budget it never
+// waits for them. One message of each account continues without room, because otherwise all
+// could wait for each other. If no message of the account does, fits selects l's message.
+// The lock is held.
 func (m *memory) fits(l *load, n int) bool {
 	a := l.account
 	if m.budget == 0 || a.held+n-l.reader <= max(m.budget-m.total, m.budget/8) {
@@ -238,8 +239,8 @@ func (m *memory) add(a *account, delta int) (t deferredWork) {
 	return t
 }
 
-// overflows returns the function to run because the total is over the budget, or nil.
-// The lock is held.
+// overflows returns the function to run because the total exceeds the budget, or nil. The
+// lock is held.
 func (m *memory) overflows() (run func()) {
 	if m.budget > 0 && m.total > max(m.budget, m.again) && !m.relief {
 		m.relief = true
@@ -248,9 +249,9 @@ func (m *memory) overflows() (run func()) {
 	return run
 }
 
-// resume reserves the bytes of each message that waits and has room now, the networks
-// of each account in turn, and returns the functions that start their readers. The lock
-// is held.
+// resume reserves the bytes of each message that waits and has room now, and returns the
+// functions that start their readers. The networks of an account take turns. The lock is
+// held.
 func (m *memory) resume() (start []func()) {
 	if len(m.blocked) == 0 {
 		return nil
@@ -275,7 +276,7 @@ func (m *memory) resume() (start []func()) {
 	return start
 }
 
-// excess returns how many bytes more than seven eighths of the budget are held.
+// excess returns the number of held bytes above seven eighths of the budget.
 func (m *memory) excess() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -293,9 +294,9 @@ func (m *memory) relieved() {
 	}
 }
 
-// check adds up what the loads of conns hold. conns may be a part of all connections.
-// It returns an error if a sum is not what is charged to the account, or if the sum of
-// all accounts is not the total.
+// check adds up the loads of conns, which may be a part of all connections. It returns an
+// error if a sum differs from the charge of the account, or if the sum of all accounts
+// differs from the total.
 func (m *memory) check(conns []trackedConn) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -320,11 +321,11 @@ func (m *memory) check(conns []trackedConn) error {
 	return nil
 }
 
-// Holder is a Socket or a Stream that holds bytes itself. It calls report, from
-// any task, when that number has changed by a lot; report does not wait.
+// Holder is a Socket or a Stream that holds bytes itself. It calls report, from any task,
+// when that number has changed considerably. report does not wait.
 type Holder interface{ ReportHeld(report func(bytes int)) }
 
-// idleBytes returns about what a connection costs that holds nothing.
+// idleBytes returns the approximate cost of a connection that holds no data.
 func idleBytes(s Socket) int {
 	switch t := s.(type) {
 	case *tlsSocket:
@@ -337,11 +338,10 @@ func idleBytes(s Socket) int {
 	return idleCost
 }
 
-// LimitMemory sets how many bytes connections may hold together; 0 means that
-// there is no limit. If they hold more, connections are closed as by ShedLoad. A
-// message of more than 64 KiB from an address that holds as much as is free is not
-// read until that has changed. A connection that waits for that for RoomTimeout is
-// closed; meanwhile MessageTimeout does not run.
+// LimitMemory limits the bytes that all connections hold together; 0 means no limit. Above
+// it, connections are closed as by ShedLoad. A message of more than 64 KiB from an address
+// that holds as many bytes as are free is not read until that has changed. Such a
+// connection is closed after RoomTimeout; meanwhile MessageTimeout does not run.
 func (r *Relay) LimitMemory(bytes int) {
 	m := r.memory
 	m.mu.Lock()

@@ -45,19 +45,19 @@ func (d *Disconnected) Add(o Disconnected) {
 	d.Graces += o.Graces
 }
 
-// Disconnect closes the connections that s selects, binaries and phones with an ending
-// each, and returns how many it has closed. A connection that another task closes
+// Disconnect closes the connections that s selects, with one ending for binaries and one
+// for phones, and returns how many it has closed. A connection that another task closes
 // concurrently is not counted.
 //
-// The slot of a binary ends with it, without a grace: all phones of that slot are
-// closed, too. If s selects by server-id only, the slots in grace end as well. A phone
-// that is closed without its binary leaves as one that has gone away.
+// The slot of a binary ends with it, without a grace: all phones of that slot are closed,
+// too. If s selects by server-id only, the slots in grace end as well. If only a phone is
+// closed, its binary gets a close notice.
 //
-// A phone with its slot at another node is closed if s selects by number or address, or
-// if proxied is true. By server-id the node with the slot closes it.
+// A phone with its slot at another node is closed if s selects by number or address, or if
+// proxied is true. If s selects by server-id, the node with the slot closes it.
 //
-// Disconnect closes the connections that are there when it is called. To keep others
-// out, the caller must make its decision visible to the gates before.
+// Disconnect closes only connections that exist when it is called. To refuse others, the
+// caller must put its decision into force at the gates first.
 func (r *Relay) Disconnect(s Selector, binaries, phones Ending, proxied bool) (n Disconnected) {
 	all := r.selected(s, 0, 0)
 	for _, t := range all {
@@ -150,8 +150,8 @@ const (
 	MaxBanTime = 366 * 24 * time.Hour
 )
 
-// The widest networks that can be banned, by their prefix length. A wider ban is a task
-// for a firewall, or a mistake.
+// The widest networks that can be banned, by their prefix length. A wider ban is a mistake,
+// or is for a firewall.
 const (
 	widestBan4 = 8
 	widestBan6 = 16

@@ -26,8 +26,8 @@ const (
 	// and an observation cost 0.2 µs, a frame in a full batch 0.1 µs.
 	sampleEvery = 64
 
-	// statsStep is how far what is put may run ahead of the stats. What is
-	// written at once never shows in it and costs it nothing.
+	// statsStep is the number of bytes that an outbox may put before it updates the stats.
+	// Data that is written immediately never shows in them and costs nothing.
 	statsStep = 64 << 10
 )
 
@@ -35,12 +35,12 @@ const (
 type verdict int
 
 const (
-	taken  verdict = iota // it will be written, in order, or the connection ends
+	taken  verdict = iota // it will be written in order, or the connection ends
 	full                  // no room
-	closed                // the connection takes nothing any more
+	closed                // the connection takes no more data
 )
 
-// flushTime is when the caller of outbox.put must flush.
+// flushTime says when the caller of outbox.put must flush.
 type flushTime int
 
 const (
@@ -49,16 +49,16 @@ const (
 	flushNow                    // this one, and what is queued is worth a write
 )
 
-// flushBytes is how much makes a queue worth a write. More of it saves no system call
-// that counts, and outgrows the processor's caches and the pool of batches.
+// flushBytes is the size at which a queue is written. Larger queues save no system call
+// that counts, and exceed the processor's caches and the pool of batches.
 const flushBytes = 32 << 10
 
-// outbox is the bounded queue towards one peer. All data for its socket goes through it,
-// so that the socket has one writer. Putting never waits for a socket.
+// outbox is the bounded queue of one peer. All data for its socket goes through it, so that
+// the socket has one writer. put never waits for a socket.
 //
-// put returns first=true if no flush is pending. That caller must call flush after its
-// last put. flush writes as much as goes now. If the socket does not take all, the outbox
-// is blocked, and the socket's next call of Ready goes on.
+// put returns first=true if no flush is pending. That caller must call flush after its last
+// put. flush writes as much as the socket takes. If the socket does not take all of it, the
+// outbox is blocked, and continues at the socket's next call of Ready.
 type outbox struct {
 	// Set before the first frame.
 	rt     *Runtime
@@ -75,8 +75,8 @@ type outbox struct {
 	charged      int                  // bytes charged, for what is being written too
 	flushPending bool                 // a task is going to call flush
 	writing      bool                 // a task writes, and the batch out belongs to it; or out is blocked
-	shut         bool                 // takes nothing any more; the close message is last
-	cut          bool                 // … and does not wait for what is being written
+	shut         bool                 // takes no more data; the close message is last
+	cut          bool                 // … and does not wait for the data that is being written
 	dead         bool                 // the socket failed
 	parked       []*sender            // waiting for room
 	left         map[netip.Prefix]int // bytes of closed senders not yet written, by network
@@ -101,8 +101,8 @@ type outbox struct {
 }
 
 // outboxOwner gets reports about the data of an outbox. The task that writes calls its
-// methods: now and timed with the outbox's lock, the others without it, and maybe
-// together with the task that writes next.
+// methods: now and timed with the outbox's lock, the others without it, possibly
+// concurrently with the task that writes next.
 type outboxOwner interface {
 	written(frames, bytes int) // so many frames are on the wire
 	timed(read int64)          // one of them, read then, is one to time
@@ -114,7 +114,7 @@ type outboxOwner interface {
 }
 
 // outboxStats has the sums over the outboxes of one side, and the counters of the frames
-// that leave them.
+// that they write.
 type outboxStats struct {
 	// Set before the first outbox.
 	frames, size prometheus.Counter
@@ -134,9 +134,9 @@ type sender struct {
 	network      netip.Prefix // where it is; set before its first frame
 }
 
-// put queues frame, read at that time, as one text message, wrapped in prefix
-// and suffix. when says whether the caller must flush, and when. For a sender that has
-// been closed the verdict is closed.
+// put queues frame, which was read at that time, as one text message between prefix and
+// suffix. when says whether and when the caller must flush. For a closed sender the verdict
+// is closed.
 func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, when flushTime) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
 	o.mu.Lock()
@@ -149,7 +149,7 @@ func (o *outbox) put(from *sender, read int64, prefix, frame []byte, suffix stri
 }
 
 // stagedFrame is a frame that a binary's step is about to put into the outbox of a phone.
-// The frames of one phone form a list, so that they need one lock.
+// The frames of one phone form a list, so that all of them need one lock operation.
 type stagedFrame struct {
 	to      *phone
 	frame   []byte
@@ -157,7 +157,7 @@ type stagedFrame struct {
 	follows bool  // another frame to the phone is before it
 }
 
-// stage adds frame to those that are staged for p.
+// stage adds frame to the staged frames of p.
 func (t *Turn) stage(p *phone, frame []byte) {
 	n := int32(len(t.staged))
 	f := stagedFrame{to: p, frame: frame}
@@ -170,9 +170,9 @@ func (t *Turn) stage(p *phone, frame []byte) {
 }
 
 // putStaged is put for the frames of a list, from staged[i] on. It takes frames until one
-// is not taken, or until what is queued is worth a write. It returns the index of the next
-// frame, which is 0 after the last one, with the verdict on the frame that was looked at
-// last. If that is taken, the caller puts the rest after it has flushed.
+// is not taken, or until the queue is worth a write. It returns the index of the next
+// frame, which is 0 after the last one, with the verdict on the last frame that it tried.
+// If that one is taken, the caller puts the rest after it has flushed.
 func (o *outbox) putStaged(read int64, staged []stagedFrame, i int32) (next int32, v verdict, when flushTime) {
 	o.mu.Lock()
 	for {
@@ -193,7 +193,7 @@ func (o *outbox) putStaged(read int64, staged []stagedFrame, i int32) (next int3
 	return i, v, when
 }
 
-// putOrPark is put, but if the outbox has no room, from waits for room: the outbox calls
+// putOrPark is put, except that from waits if the outbox has no room: the outbox calls
 // from.resume when it has room.
 func (o *outbox) putOrPark(from *sender, read int64, prefix, frame []byte, suffix string) (v verdict, first bool) {
 	cost := len(prefix) + len(frame) + len(suffix) + itemCost
@@ -234,8 +234,8 @@ func (o *outbox) closeSender(from *sender) {
 	o.mu.Unlock()
 }
 
-// closeSenderLocked takes nothing from from any more, nor lets it wait for room: it is
-// being closed, which starts its reader again. The lock is held.
+// closeSenderLocked makes the outbox refuse further frames of from, and ends its wait for
+// room: the close of from starts its reader again. The lock is held.
 func (o *outbox) closeSenderLocked(from *sender) {
 	if !from.senderClosed && from.charged > 0 {
 		if o.left == nil {
@@ -262,7 +262,7 @@ func (o *outbox) putPing() (n uint64, first bool) {
 	return o.ping, o.markFlush()
 }
 
-// putPong answers a ping. Of several that wait only the newest is answered
+// putPong queues the answer to a ping. If several pings wait, only the newest is answered
 // (RFC 6455 §5.5.3), so a peer that pings and never reads costs one payload.
 func (o *outbox) putPong(payload []byte) (first bool) {
 	o.mu.Lock()
@@ -370,7 +370,7 @@ func (o *outbox) add(it item, prefix, frame []byte, suffix string) {
 	}
 }
 
-// sample is read if the next frame is one to time, else 0. The lock is held.
+// sample returns read if the next frame must be timed, else 0. The lock is held.
 func (o *outbox) sample(read int64) int64 {
 	if o.untimed > 0 {
 		o.untimed--
@@ -400,7 +400,7 @@ func (o *outbox) account() {
 	}
 }
 
-// waiting is the queue, made if there is none. The lock is held.
+// waiting returns the queue, and creates it if there is none. The lock is held.
 func (o *outbox) waiting() *batch {
 	if o.queue == nil {
 		o.queue = o.rt.pools.batches.Get().(*batch)
@@ -422,7 +422,7 @@ func (o *outbox) drop() (frames int) {
 	return frames
 }
 
-// refund takes back what it was charged; it returns 1 for a frame.
+// refund takes back the charge of it. It returns 1 for a frame and 0 otherwise.
 func (o *outbox) refund(it item) int {
 	o.charged -= it.cost
 	if it.from != nil {

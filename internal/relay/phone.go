@@ -10,9 +10,9 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// phone is one phone's connection. Every change of a slot's holder evicts
-// its phones, so a phone has one binary in its life, or none if it joined
-// in grace: its way to the binary is a pointer, not a look-up.
+// phone is one phone's connection. Every change of a slot's holder evicts its phones, so a
+// phone has one binary in its life, or none if it joined in grace. It therefore keeps a
+// pointer to the binary, and needs no look-up.
 type phone struct {
 	conn
 	server wire.ServerID
@@ -68,7 +68,7 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 	p := r.newPhone(hello.Server)
 	set := r.settings.Load()
 	p.init(r, set, sock, a.from, p, &set.phoneLimits, set.PhoneOutbox, 0)
-	// A ban may have come since the gates, too early to find p in the connection table.
+	// A ban that came after the gates may not have found p in the connection table.
 	if why := r.barred(a.from, hello.Server); why != nil {
 		p.refuse(ByOperator.Code, ByOperator.Reason)
 		r.metrics.upgrade(endpointPhone, why.outcome)
@@ -113,7 +113,7 @@ func (r *Relay) refusePhone(p *phone, device string, o Outcome, unanswered bool)
 	}
 }
 
-// newPhone makes a phone of its server-id; its conn is to be set up.
+// newPhone returns a phone of that server-id. The caller must initialise its conn.
 func (r *Relay) newPhone(server wire.ServerID) *phone {
 	id, err := wire.NewConnID(r.rt.Rand)
 	if err != nil {
@@ -125,7 +125,7 @@ func (r *Relay) newPhone(server wire.ServerID) *phone {
 	return p
 }
 
-// join lets p in, if that may be, and starts to read it.
+// join makes p join its slot, if the registry allows it, and starts to read from it.
 func (r *Relay) join(p *phone) Outcome {
 	p.sender.network = home(p.from)
 	in := r.registry.Join
@@ -162,7 +162,7 @@ func (p *phone) evict(code wire.CloseCode, reason string) bool {
 	return closed
 }
 
-// Ended reports whether p has ended: it joins no slot any more.
+// Ended reports whether p has ended. Such a phone joins no slot.
 func (p *phone) Ended() bool { return p.ended.Load() }
 
 // message forwards one frame to the binary.
@@ -181,9 +181,8 @@ func (p *phone) message(frame []byte) bool {
 	return v == taken
 }
 
-// await leaves frame for when the binary has room. Where there is no
-// binary any more, or there never was one, nothing will ever take it: the
-// phone is evicted when the grace ends, one way or the other.
+// await keeps frame until the binary has room for it. If there is no binary, or it has
+// ended, the frame is never taken: the phone is evicted when the grace ends.
 func (p *phone) await(frame []byte) bool {
 	b := p.binary.Load()
 	if b == nil {
@@ -207,8 +206,8 @@ func (p *phone) handOn() {}
 
 func (p *phone) admitted() bool { return p.binary.Load() != nil }
 
-// starved closes a phone if its binary has had no room for too long. If the
-// binary is gone meanwhile, the phone waits through the grace instead.
+// starved closes a phone if its binary has had no room for too long. If the binary has
+// ended meanwhile, the phone waits through the grace instead.
 func (p *phone) starved() {
 	if !p.binary.Load().closing.Load() {
 		p.fail(wire.CloseInternal, wire.ReasonBinaryBacklog)
@@ -224,10 +223,10 @@ func (p *phone) pastDeadline(now int64) bool {
 	return b != nil && b.pastDeadline(now)
 }
 
-// gone unregisters the phone after a word to its binary.
+// gone unregisters the phone after a close notice to its binary.
 func (p *phone) gone(code wire.CloseCode) {
 	if p.ended.Swap(true) {
-		// The task that was first may not have come to Leave yet. p is about to leave
+		// The task that ended p first may not have called Leave yet. p is about to leave
 		// the connection table, and must be in no slot then.
 		p.relay.registry.Leave(p.server, p)
 		return
@@ -240,8 +239,8 @@ func (p *phone) gone(code wire.CloseCode) {
 	p.relay.log.phoneUnregistered(p, code, "")
 }
 
-// fail closes the phone. To its binary it has gone away. It reports whether the phone is
-// closed by this call, with that code.
+// fail closes the phone, and tells its binary that the phone has gone. It reports whether
+// the phone is closed by this call, with that code.
 func (p *phone) fail(code wire.CloseCode, reason string) bool {
 	if p.ended.Swap(true) {
 		return false
@@ -252,8 +251,8 @@ func (p *phone) fail(code wire.CloseCode, reason string) bool {
 	return closed
 }
 
-// dismiss closes the phone at its binary's request, behind all frames that
-// were queued before. The binary knows, so there is no notice.
+// dismiss closes the phone at its binary's request, after all frames that were queued
+// before. The binary gets no notice, because it has requested the close.
 func (p *phone) dismiss(code wire.CloseCode) {
 	if p.ended.Swap(true) {
 		return
@@ -265,9 +264,9 @@ func (p *phone) dismiss(code wire.CloseCode) {
 	p.relay.log.phoneUnregistered(p, code, "")
 }
 
-// leave tells the binary that was serving the phone, and unregisters it, in
-// that order: the notice must not meet a binary that came later. Closing
-// the socket comes last, so that a phone that redials finds its place free.
+// leave sends the close notice to the binary that served the phone, and then unregisters
+// the phone. In this order, the notice cannot reach a later binary. The socket closes last,
+// so that a phone that redials finds the place free.
 func (p *phone) leave(notice wire.CloseCode) {
 	if b := p.binary.Load(); b != nil && p.relay.registry.Holds(p.server, b) {
 		v, first := b.out.putNotice(&p.sender, wire.AppendCloseNotice(nil, p.id, notice))
@@ -282,15 +281,15 @@ func (p *phone) leave(notice wire.CloseCode) {
 	p.unroute()
 }
 
-// unroute ends the way from the binary to p.
+// unroute removes the route from the binary to p.
 func (p *phone) unroute() {
 	if b := p.binary.Load(); b != nil {
 		b.phones.remove(p, p.relay.now())
 	}
 }
 
-// routes has the phones that a binary may name in its envelopes. The registry decides
-// which phones are joined; routes spares its lock a visit per frame.
+// routes has the phones that a binary may name in its envelopes. The registry decides which
+// phones are joined. With routes, a frame does not take the registry's lock.
 type routes struct {
 	table atomic.Pointer[routeTable] // nil: no phone; changed with the lock only
 
@@ -301,11 +300,12 @@ type routes struct {
 }
 
 // routeTable is a hash table with linear probing. Its length is a power of two, and at
-// least half of its entries are nil. find reads it without a lock, because two locks per
-// frame were a tenth of what a frame costs.
+// least half of its entries are nil. find reads it without a lock: two locks per frame took
+// a tenth of the time of a frame.
 type routeTable struct{ entries []atomic.Pointer[phone] }
 
-// vacated stands where a phone was, so that find goes on to the entries behind it.
+// vacated replaces a phone that was removed, so that find continues with the entries behind
+// it.
 var vacated = new(phone)
 
 // home returns the entry at which the search for id begins. Ids are random.
@@ -409,8 +409,8 @@ func (rs *routes) find(id []byte) *phone {
 	}
 }
 
-// hasDeparted reports whether the phone with that id was this binary's and has
-// left a short time ago.
+// hasDeparted reports whether the phone with that id belonged to this binary and has left a
+// short time ago.
 func (rs *routes) hasDeparted(id []byte, now int64) bool {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -425,24 +425,23 @@ func (rs *routes) forgetDeparted(now int64) {
 }
 
 const (
-	// departedFor is how long an id is remembered at least after its phone
-	// left. Frames for the phone may be on their way, and a daemon answers the
-	// close notice with one envelope more.
+	// departedFor is the least time for which an id is remembered after its phone has left.
+	// Frames for the phone may be under way, and a daemon answers the close notice with one
+	// more envelope.
 	departedFor = int64(time.Minute)
 
-	// departedMost bounds the ids of one generation, so twice as many ids are
-	// remembered for one binary at most. It is above the most phones that a
-	// server-id may have.
+	// departedMost bounds the ids of one generation, so at most twice as many ids are
+	// remembered for one binary. It is more than the phones that a server-id may have.
 	departedMost = 16 << 10
 )
 
-// departures are the ids of the phones that have left one binary a short time
-// ago: for departedFor at least and for twice as long at most, and fewer if
-// more than departedMost left meanwhile. The zero value is ready, and holds no
-// memory. Times are those of Relay.now. Not for use by two goroutines at once.
+// departures are the ids of the phones that have left one binary a short time ago. An id is
+// remembered for departedFor at least and for twice as long at most, or shorter if more
+// than departedMost phones left meanwhile. The zero value is ready for use and holds no
+// memory. Times are those of Relay.now. Only one goroutine may use it at a time.
 type departures struct {
 	young, old map[uint64]struct{}
-	rotated    int64 // when young was begun, or old became old
+	rotated    int64 // when young was new
 }
 
 // add notes that the phone with that id has left.
@@ -475,7 +474,7 @@ func (d *departures) has(id []byte, now int64) bool {
 	return ok
 }
 
-// expire forgets what is too old.
+// expire removes the ids that are too old.
 func (d *departures) expire(now int64) {
 	if (d.young != nil || d.old != nil) && now-d.rotated >= departedFor {
 		if now-d.rotated >= 2*departedFor {

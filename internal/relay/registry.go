@@ -18,22 +18,22 @@ const (
 	DefaultMaxPhones = 16
 )
 
-// RegistryConfig says how a Registry behaves. The zero value is usable.
+// RegistryConfig configures a Registry. The zero value is usable.
 type RegistryConfig[P comparable] struct {
-	// Runtime is what the registry borrows; it uses Clock, NewLock and
-	// NewGauge.
+	// Runtime supplies the clock, the locks and the gauges: the registry uses Clock,
+	// NewLock and NewGauge.
 	Runtime Runtime
 
-	// Grace is how long a slot outlives its binary. Zero means 30 seconds.
+	// Grace is the time for which a slot is kept after its binary has disconnected. Zero
+	// means 30 seconds.
 	Grace time.Duration
 
-	// MaxPhones is how many phones a slot holds. Zero means 16.
+	// MaxPhones limits the phones of a slot. Zero means 16.
 	MaxPhones int
 
-	// Expired is called when a grace has expired, with the phones that the
-	// registry has removed, in the order they joined. The call comes from the
-	// timer's goroutine, without the lock. A timer that fires too late does
-	// not call it. It may be nil.
+	// Expired, if not nil, is called when a grace has expired, with the phones that the
+	// registry has removed, in the order in which they joined. The timer's goroutine calls
+	// it without the lock. A timer that fires too late does not call it.
 	Expired func(id wire.ServerID, phones []P)
 }
 
@@ -157,11 +157,11 @@ type Terms struct {
 	// claim must be later than the last one, so that none can be used twice.
 	ProvedAt int64
 
-	// Network is where the binary comes from. Networks share the memory for owners.
+	// Network is the network of the binary. The networks share the memory for owners.
 	Network netip.Prefix
 
-	// Grant identifies what [Access] has granted the claim for, such as a token. It
-	// means something to that Access only.
+	// Grant identifies the entry or token for which [Access] has allowed the claim. Only
+	// that Access knows its meaning.
 	Grant string
 }
 
@@ -271,8 +271,8 @@ func (r *Registry[B, P]) Takeover(id wire.ServerID, incumbent, b B, terms Terms)
 	return Claim[B, P]{Outcome: TakenOver, Evicted: r.grant(s, b, terms)}
 }
 
-// MayClaim reports whether a claim of id on these terms is one of its owner, or id has
-// none. A claim may still be refused later.
+// MayClaim reports whether the owner of id, if there is one, allows a claim on these terms.
+// The claim may still be refused later.
 func (r *Registry[B, P]) MayClaim(id wire.ServerID, terms Terms) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -111,8 +111,8 @@ func (r *Relay) Counts() Counts { return r.registry.Counts() }
 // TakePeaks returns the peaks since its last call. Only one caller may use it.
 func (r *Relay) TakePeaks() Peaks { return r.registry.TakePeaks() }
 
-// Check compares counts, gauges and slots with each other and with the open sockets, and the
-// memory that each connection is charged with the data that waits for it. The error names a
+// Check compares counts, gauges and slots with each other and with the open sockets, and
+// the memory charged to each connection with the data that waits for it. The error names a
 // difference, or a limit that is exceeded.
 func (r *Relay) Check() error {
 	if err := r.registry.Check(); err != nil {

@@ -161,10 +161,11 @@ type Socket interface {
 	// may be called from then on, also before Start returns.
 	Start(w Watcher)
 
-	// TryRead reads into p what has come; len(p) > 0. If more is true, another call may
-	// bring more now. If more is false and err is nil, Ready(readable) is called once
-	// another call may bring bytes or an error. n may be 0 in both cases. At the end
-	// of the peer's bytes the error is io.EOF; n is 0 if err is not nil.
+	// TryRead reads into p the bytes that have arrived; len(p) > 0. If more is true,
+	// another call may return more immediately. If more is false and err is nil,
+	// Ready(readable) is called once another call may return bytes or an error. n may be 0
+	// in both cases. At the end of the peer's bytes the error is io.EOF. If err is not nil,
+	// n is 0.
 	TryRead(p []byte) (n int, more bool, err error)
 
 	// TryWrite takes as much of p as it can now, or nothing. If n < len(p) and err is
@@ -172,13 +173,12 @@ type Socket interface {
 	// call begins with all the bytes that were not taken.
 	TryWrite(p []byte) (n int, err error)
 
-	// CloseWrite tells the peer that nothing more will come. Reading goes on. It is
-	// called after everything has been taken.
+	// CloseWrite tells the peer that no more data comes. Reading continues. It is called
+	// after all data has been taken.
 	CloseWrite() error
 
-	// Close ends both directions. Calls of Ready that are under way, or about to
-	// begin, may still come; no others are owed. TryRead and TryWrite fail from then
-	// on.
+	// Close ends both directions. Calls of Ready that have begun, or are about to begin,
+	// may still come, and no others. TryRead and TryWrite fail from then on.
 	Close() error
 }
 
@@ -221,11 +221,12 @@ func (t *Turn) Later(f Flusher) {
 	}
 }
 
-// flushMessages is how many messages a Turn lets steps hand on until it flushes. Many
-// small ones for many peers wait for each other so long, and no longer.
+// flushMessages is the number of messages after which a Turn flushes. It bounds the time
+// for which many small messages to many peers wait for each other.
 const flushMessages = 512
 
-// endRepeats is how often End repeats the steps of connections that have more to do.
+// endRepeats is the number of times that End repeats the steps of connections that have
+// more to do.
 const endRepeats = 4
 
 // Again asks for a call of w.Ready(t, true, false) in the next batch.
@@ -257,11 +258,11 @@ func (t *Turn) flush() {
 }
 
 // End flushes the outboxes that the batch has filled. It reports whether watchers have
-// asked to be called again: the task then looks for new events without waiting for
-// any, calls Ready for them, calls Repeat, and calls End.
+// asked to be called again. In that case the task gets new events without waiting for any,
+// calls Ready for them, calls Repeat, and calls End.
 func (t *Turn) End() (more bool) {
-	// Until the batch is worth its writes. The bound lets new events be found, however
-	// much those connections have to do.
+	// The steps are repeated until the batch is worth its writes. The bound lets the poller
+	// find new events, however much those connections have to do.
 	for n := 0; n < endRepeats && !t.flushed && len(t.dirty) > 0 && t.more(); n++ {
 		t.Repeat()
 	}
@@ -273,8 +274,8 @@ func (t *Turn) End() (more bool) {
 // more reports whether watchers wait for Repeat.
 func (t *Turn) more() bool { return t.first < len(t.again) }
 
-// Finish ends the batch of a task that has no further events: it goes on until no
-// watcher asks to be called again.
+// Finish ends the batch of a task that has no further events. It continues until no watcher
+// asks to be called again.
 func (t *Turn) Finish() {
 	for t.End() {
 		sched.Yield()
@@ -282,8 +283,8 @@ func (t *Turn) Finish() {
 	}
 }
 
-// Repeat calls watchers that have asked for it before, until their steps have handed on
-// flushMessages messages: a connection that has new bytes must not wait for all the others.
+// Repeat calls watchers that have asked for it before, until their steps have passed on
+// flushMessages messages. A connection with new bytes must not wait for all the others.
 func (t *Turn) Repeat() {
 	t.flushed = false
 	for end := len(t.again); t.first < end && !t.flushed; {
@@ -317,7 +318,7 @@ type readers struct {
 
 func newReaders(rt *Runtime) *readers { return &readers{rt: rt, mu: rt.NewLock("readers")} }
 
-// add queues a step of c. The caller has the right to run one, and gives it away.
+// add queues a step of c. The caller must have the right to run one, and gives it up.
 func (r *readers) add(c *conn) {
 	r.mu.Lock()
 	r.waiting.Push(home(c.from), c)
@@ -340,8 +341,8 @@ func (r *readers) run() {
 	}
 }
 
-// step runs a step of c, and queues the next one if c has more to do. The caller has the
-// right to run a step, and t is empty before and after.
+// step runs a step of c, and queues the next one if c has more to do. The caller must have
+// the right to run a step. t is empty before and after.
 func (r *readers) step(t *Turn, c *conn) {
 	c.step(t)
 	t.flush()

@@ -30,13 +30,14 @@ type rawSocket struct {
 	slot    int32        // of the poller
 	users   atomic.Int32 // calls that use fd; gone is added by Close
 	closed  atomic.Bool  // fd is
-	ending  atomic.Bool  // the peer's last byte has come, or an error: reads go on to it
+	ending  atomic.Bool  // the peer's last byte has come, or an error: reads continue until it
 }
 
 // gone makes rawSocket.users negative.
 const gone = -1 << 30
 
-// newTCPSocket takes tcp over, which is closed or belongs to the Socket from then on.
+// newTCPSocket returns a Socket of tcp. tcp belongs to the Socket from then on, or is
+// closed.
 func newTCPSocket(tcp *net.TCPConn) Socket {
 	raw, err := tcp.SyscallConn()
 	if err != nil {
@@ -70,7 +71,7 @@ func (s *rawSocket) Start(w Watcher) {
 	}
 	s.leave()
 	if err != nil {
-		_ = s.Close() // the first read tells
+		_ = s.Close() // the first read returns the error
 	}
 }
 
@@ -94,9 +95,9 @@ func (s *rawSocket) leave() {
 	}
 }
 
-// TryRead implements Socket. A read that does not fill p has emptied the socket, so
-// there is no further one to learn that: what comes later is an event of its own. Of an
-// end that has come with the bytes the event has told.
+// TryRead implements Socket. A read that does not fill p has emptied the socket, so no
+// further read is needed: bytes that come later cause an event of their own. If the end of
+// the bytes has come together with them, the event has reported it.
 func (s *rawSocket) TryRead(p []byte) (n int, more bool, err error) {
 	if !s.enter() {
 		return 0, false, net.ErrClosed
@@ -165,16 +166,16 @@ func (s *rawSocket) Close() error {
 	}
 }
 
-// eventsPerBatch is how many sockets one batch of a poller serves at most. The outboxes
-// that their steps fill leave at the end of the batch.
+// eventsPerBatch is the maximum number of sockets that one batch of a poller serves. The
+// outboxes that their steps fill are written at the end of the batch.
 const eventsPerBatch = 256
 
-// eventsPerYield is how many events a poller serves before it lets other goroutines run.
+// eventsPerYield is the number of events after which a poller lets other goroutines run.
 // Each yield makes Go wake a thread, which usually finds nothing to run. A batch may exceed
 // the number.
 const eventsPerYield = 16
 
-// pollers are those of the process, one for each processor. Sockets are spread over
+// pollers has the pollers of the process, one for each processor. Sockets are assigned to
 // them in turn.
 var pollers struct {
 	once sync.Once
@@ -183,8 +184,7 @@ var pollers struct {
 	next atomic.Uint32
 }
 
-// poller calls Ready for the sockets that it has, from one goroutine, which lives while
-// it has any.
+// poller calls Ready for its sockets from one goroutine, which runs while it has any.
 //
 // Each descriptor is registered once, edge-triggered and for both directions, so that
 // neither reading nor writing needs a further epoll_ctl. The goroutine does not block in
@@ -211,10 +211,10 @@ type poller struct {
 // epollET is syscall.EPOLLET, which is negative on some systems.
 const epollET = 1 << 31
 
-// registration is what an event names, in place of a pointer, which the kernel must not keep.
+// registration is the value in an event. The kernel must not keep a pointer.
 type registration struct {
 	sock *rawSocket
-	uses int32 // how often the entry was used; an event of a use before means nothing
+	uses int32 // the number of uses of the entry; an event of an earlier use is ignored
 }
 
 // nextPoller returns the poller for a new socket.
@@ -281,7 +281,7 @@ func (p *poller) add(s *rawSocket) error {
 	return nil
 }
 
-// remove forgets s. The close of its descriptor, which follows, takes it out of epoll.
+// remove removes s. The close of its descriptor, which follows, removes it from epoll.
 func (p *poller) remove(s *rawSocket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -300,12 +300,12 @@ func (p *poller) run() {
 	}
 }
 
-// serve serves batches of events until none is there. It returns false: raw.Read then
+// serve serves batches of events until there are none. It then returns false: raw.Read
 // waits for the next event in Go's own poller, and calls serve again.
 //
 // Other goroutines run after eventsPerYield events, and while the poller waits. The last
-// look finds nothing. It is there because a poller that waits with events starts late while
-// other goroutines compute.
+// call of epoll finds nothing. It is needed because a poller that waits with events starts
+// late while other goroutines compute.
 func (p *poller) serve(fd uintptr) bool {
 	p.waits.Store(false)
 	served := 0 // since the last yield
@@ -325,7 +325,7 @@ func (p *poller) serve(fd uintptr) bool {
 	return false
 }
 
-// look gets the events that are there, and reports whether there are any.
+// look gets the events that have come, and reports whether there are any.
 func (p *poller) look(fd uintptr) bool {
 	var err error
 	if p.n, err = rawio.Poll(fd, p.events[:]); err != nil {

@@ -60,8 +60,7 @@ func NewSocket(c net.Conn) Socket {
 	return newStreamSocket(c)
 }
 
-// bottom is the connection below TLS, and below whatever else says what is
-// below it.
+// bottom returns the connection below TLS and below all other layers that name theirs.
 func bottom(c net.Conn) net.Conn {
 	for {
 		above, ok := c.(interface{ NetConn() net.Conn })
@@ -72,10 +71,9 @@ func bottom(c net.Conn) net.Conn {
 	}
 }
 
-// unsentLimit is how many bytes the kernel may hold for a peer in addition to
-// those that are on their way. Without that limit a send buffer of megabytes
-// hides that a peer has stopped reading: frames count as written, and a ping
-// as asked, long before they are.
+// unsentLimit is the number of bytes that the kernel may hold for a peer in addition to
+// those that are on their way. Without it, a send buffer of megabytes hides that a peer has
+// stopped reading: frames count as written, and a ping as sent, long before they are.
 const unsentLimit = 128 << 10
 
 // linuxNotSentLowat is the option TCP_NOTSENT_LOWAT of Linux, see tcp(7).
@@ -107,25 +105,25 @@ const (
 // or 5xx.
 var errHandshake = errors.New("not a WebSocket handshake")
 
-// fault is what is wrong with an upgrade request. Its sentence goes to the
-// peer: it names the part and the rule, never the value.
+// fault is an error in an upgrade request. Its sentence goes to the peer: it names the part
+// and the rule, never the value.
 type fault struct {
 	status   int
 	sentence string
 }
 
-// badContent and earlyBytes are answered with "Connection: close". What
-// follows such a request must never be read as WebSocket messages.
+// badContent and earlyBytes are answered with "Connection: close". The bytes after such a
+// request must never be read as WebSocket messages.
 var (
 	badContent = fault{http.StatusBadRequest, "content: an upgrade request must have none, so no Content-Length other than 0 and no Transfer-Encoding"}
 	earlyBytes = fault{http.StatusBadRequest, "content: nothing may follow the upgrade request before it is answered"}
 )
 
-// upgradeHTTP answers a WebSocket opening handshake (RFC 6455, section 4.2)
-// and returns the connection below it. On error the request has been answered
-// or its connection is closed. Compression and subprotocols are never
-// negotiated: with compression a read limit would bound the bytes on the wire
-// and not what they unpack to, and ciphertext does not compress.
+// upgradeHTTP answers a WebSocket opening handshake (RFC 6455, section 4.2) and returns the
+// connection below it. After an error, the request has been answered or its connection is
+// closed. Compression and subprotocols are never negotiated: with compression, a read limit
+// would bound the bytes on the wire and not the unpacked bytes, and ciphertext does not
+// compress.
 func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
 	if f, bad := checkHandshake(r); bad {
 		answerFault(w, f)
@@ -140,7 +138,7 @@ func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
 		answerHijacked(conn, earlyBytes)
 		return nil, errHandshake
 	}
-	// Without the deadlines of the HTTP server: from here on the relay has its own.
+	// The deadlines of the HTTP server end here, because the relay has its own.
 	err = conn.SetDeadline(time.Time{})
 	if err == nil {
 		err = conn.SetWriteDeadline(time.Now().Add(handshakeWrite))
@@ -159,8 +157,8 @@ func upgradeHTTP(w http.ResponseWriter, r *http.Request) (Socket, error) {
 	return NewSocket(conn), nil
 }
 
-// checkHandshake returns the first fault of an upgrade request. Origin is not
-// looked at; the gates have done that.
+// checkHandshake returns the first fault of an upgrade request. The gates have checked
+// Origin before.
 func checkHandshake(r *http.Request) (f fault, bad bool) {
 	switch {
 	case r.Method != http.MethodGet:
@@ -205,7 +203,7 @@ func isKey(key string) bool {
 	return err == nil && len(b) == 16
 }
 
-// acceptKey is the value of Sec-WebSocket-Accept that answers key.
+// acceptKey returns the value of Sec-WebSocket-Accept for a key.
 func acceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
@@ -246,12 +244,12 @@ func answerHijacked(conn net.Conn, f fault) {
 	}
 }
 
-// inHand reports whether bytes wait in conn that need no read of the network:
-// with TLS a record that came together with the request. One byte of them is
-// taken. It does not wait.
+// inHand reports whether conn has bytes that need no read of the network: with TLS, a
+// record that came together with the request. It takes one of these bytes. It does not
+// wait.
 func inHand(conn net.Conn) bool {
 	if conn.SetReadDeadline(longAgo) != nil {
-		return false // the first use tells
+		return false // the first use returns the error
 	}
 	var b [1]byte
 	n, _ := conn.Read(b[:])
@@ -263,7 +261,7 @@ func inHand(conn net.Conn) bool {
 type streamSocket struct {
 	conn    net.Conn
 	watcher Watcher
-	wait    [512]byte // while nothing has come only this waits
+	wait    [512]byte // the only buffer while nothing has come
 
 	mu    sync.Mutex // guards all below
 	taken sync.Cond  // in is empty, or the socket is closed
@@ -284,7 +282,7 @@ func newStreamSocket(c net.Conn) *streamSocket {
 	return s
 }
 
-// longAgo is a deadline for what must not wait.
+// longAgo is a deadline for calls that must not wait.
 var longAgo = time.Unix(1, 0)
 
 // Start implements Socket.
@@ -330,8 +328,7 @@ func (s *streamSocket) fill() (*Buffer, int, error) {
 	b := NewBuffer()
 	copy(b[:], s.wait[:n])
 	if n == len(s.wait) && s.conn.SetReadDeadline(longAgo) == nil {
-		// There may be more in hand. It comes along if it is there; an error will be
-		// there again.
+		// More bytes may be available already. An error will come again at the next read.
 		more, _ := s.conn.Read(b[n:])
 		n += more
 		if err := s.conn.SetReadDeadline(time.Time{}); err != nil {
@@ -397,8 +394,8 @@ func (s *streamSocket) CloseWrite() error {
 	return nil
 }
 
-// Close implements Socket. It does not wait: of a TLS connection it closes what is
-// below, since a goodbye to a peer that does not read would take seconds.
+// Close implements Socket. It does not wait: of a TLS connection it closes the connection
+// below, because a close_notify to a peer that does not read would take seconds.
 func (s *streamSocket) Close() error {
 	s.mu.Lock()
 	if s.closed {

@@ -38,8 +38,8 @@ const (
 )
 
 var (
-	// errTLSWaits tells crypto/tls that nothing has come. It is a temporary net.Error,
-	// so that a later call can continue, in the middle of a record too.
+	// errTLSWaits tells crypto/tls that no bytes have come. It is a temporary net.Error, so
+	// that a later call can continue, in the middle of a record too.
 	errTLSWaits = os.ErrDeadlineExceeded
 
 	errTLSUndelivered = errors.New("the peer sent more than 18 KiB of TLS records without application data")
@@ -66,7 +66,7 @@ type tlsSocket struct {
 	header  [tlsHeader]byte
 	got     int // bytes of the current record that crypto/tls has
 	fed     int // bytes that it has got since the last application data
-	given   int // records that it has got
+	given   int // records that crypto/tls has got
 	useful  int // … and returned data of
 	keeps   int // size of the buffer of crypto/tls, which never shrinks
 	failed  error
@@ -249,7 +249,7 @@ func (s *tlsSocket) TryWrite(p []byte) (n int, err error) {
 	}
 }
 
-// send sends the ciphertext that waits, and reports whether some still does.
+// send sends the ciphertext that waits, and reports whether a part of it still waits.
 func (s *tlsSocket) send() (waits bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -284,7 +284,7 @@ func (s *tlsSocket) keep(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// dropOut forgets the ciphertext that waits. The lock is held.
+// dropOut drops the ciphertext that waits. The lock is held.
 func (s *tlsSocket) dropOut() {
 	if s.outBuf != nil {
 		s.outBuf.Free()
@@ -304,8 +304,8 @@ func (s *tlsSocket) reportIn() {
 	s.report()
 }
 
-// report tells held how many bytes s holds, unless it knows. Of tasks that call it
-// concurrently only one calls held, for all.
+// report calls held with the number of bytes that s holds, unless held has that number. Of
+// tasks that call report concurrently, only one calls held, for all.
 func (s *tlsSocket) report() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -344,7 +344,7 @@ func (s *tlsSocket) Close() error {
 	return err
 }
 
-// tlsFeed is what crypto/tls reads from and writes to.
+// tlsFeed is the connection from which crypto/tls reads and to which it writes.
 type tlsFeed struct{ s *tlsSocket }
 
 func (f tlsFeed) Read(p []byte) (int, error)       { return f.s.feed(p) }

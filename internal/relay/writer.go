@@ -26,8 +26,8 @@ const (
 	keepItems = 1 << 10
 )
 
-// batch is messages in wire form, on their way through one outbox: many
-// frames, one system call.
+// batch has messages in wire form, which are written to one socket: many frames with one
+// system call.
 type batch struct {
 	bytes []byte
 	items []item
@@ -35,15 +35,15 @@ type batch struct {
 	close bool   // ends with the close message
 
 	pos     int  // bytes written
-	offered int  // … or given to the socket, which may have begun to write them
-	waited  int  // … when the write that is blocked began to wait
-	done    int  // items written whole
+	offered int  // … or passed to the socket, which may have begun to write them
+	waited  int  // … when the blocked write began to wait
+	done    int  // items that are completely written
 	begun   bool // a part of the next one is written, too
 }
 
 // item is one message in a batch.
 type item struct {
-	size  int     // bytes on the wire; of the one being written, those left
+	size  int     // bytes on the wire; of the item that is being written, those that are left
 	cost  int     // bytes charged
 	frame bool    // counts as a forwarded frame
 	next  bool    // goes into the next batch; used by outbox.take only
@@ -51,10 +51,10 @@ type item struct {
 	read  int64   // when it was, if it is to be timed
 }
 
-// newBatch makes a small one. It grows with what its connection needs.
+// newBatch returns a small batch. It grows with the needs of its connection.
 func newBatch() *batch { return &batch{bytes: make([]byte, 0, 2<<10)} }
 
-// size is how many bytes of memory b takes; nil takes none.
+// size returns the bytes of memory that b takes. A nil b takes none.
 func (b *batch) size() int {
 	if b == nil {
 		return 0
@@ -73,7 +73,7 @@ func (b *batch) free(to *pools) {
 	to.batches.Put(b)
 }
 
-// overwrite fills the memory of b with what no outbox has.
+// overwrite fills the memory of b with bytes that no outbox has.
 func (b *batch) overwrite() {
 	wire.Overwrite(b.bytes[:cap(b.bytes)])
 	items := b.items[:cap(b.items)]
@@ -82,21 +82,21 @@ func (b *batch) overwrite() {
 	}
 }
 
-// control appends a control message, which costs nothing: there is at most
-// one of a kind.
+// control appends a control message. It is not charged, because a batch has at most one of
+// each kind.
 func (b *batch) control(op wire.Opcode, payload []byte) {
 	n := len(b.bytes)
 	b.bytes = wire.AppendMessage(b.bytes, op, payload)
 	b.items = append(b.items, item{size: len(b.bytes) - n})
 }
 
-// flush writes as much of the queue as goes now, unless another task writes.
+// flush writes as much of the queue as the socket takes, unless another task writes.
 func (o *outbox) flush() {
 	o.flushQueue()
 	o.flushBelow()
 }
 
-// flushBelow sends what the socket has collected. It must follow each write.
+// flushBelow sends the bytes that the socket has collected. It must follow each write.
 func (o *outbox) flushBelow() {
 	if o.below != nil {
 		o.below.Flush()
@@ -107,7 +107,7 @@ func (o *outbox) flushBelow() {
 func (o *outbox) flushQueue() {
 	o.mu.Lock()
 	o.flushPending = false
-	mine := !o.writing // otherwise the task that writes, or the next call of ready, goes on with the queue
+	mine := !o.writing // otherwise the task that writes, or the next call of ready, writes the queue
 	if mine {
 		o.writing = true
 		mine = o.next()
@@ -118,7 +118,7 @@ func (o *outbox) flushQueue() {
 	}
 }
 
-// ready goes on with a blocked write. It may be called at any time, by any task.
+// ready continues a blocked write. Any task may call it at any time.
 func (o *outbox) ready() {
 	o.readied.Add(1) // before the test: write adds the two in the other order
 	if !o.blocked.Load() {
@@ -139,8 +139,9 @@ func (o *outbox) writeOn() {
 	o.flushBelow()
 }
 
-// write writes the batch at hand, and what is queued meanwhile, until nothing is left
-// or the socket takes no more. The caller has set writing, or has unblocked the outbox.
+// write writes the current batch, and the data that is queued meanwhile, until nothing is
+// left or the socket takes no more. The caller has set writing, or has unblocked the
+// outbox.
 func (o *outbox) write() {
 	for range inlineRounds {
 		b := o.out
@@ -154,8 +155,8 @@ func (o *outbox) write() {
 	o.rt.Go("writer", o.writeOn)
 }
 
-// next makes the queue the batch that is being written and reports whether
-// there is one. If not, the caller writes no longer. The lock is held.
+// next makes the queue the batch that is being written, and reports whether there is one.
+// If there is none, the caller has ceased to write. The lock is held.
 func (o *outbox) next() bool {
 	if o.out != nil {
 		o.out.free(o.rt.pools)
@@ -184,12 +185,12 @@ func (o *outbox) next() bool {
 	return true
 }
 
-// fairBatch is how many bytes may wait for one peer until its senders take turns.
+// fairBatch is the number of waiting bytes above which the senders of an outbox take turns.
 const fairBatch = 128 << 10
 
-// take makes the queue the batch that is being written. If much waits in an outbox
-// that is shared, it takes an eighth of that, of each sender the same number of bytes as
-// far as the sender has them: a frame then waits for one batch, and not for all that
+// take makes the queue the batch that is being written. If more than fairBatch waits in a
+// shared outbox, it takes an eighth of the queue, with the same number of bytes of each
+// sender that has so many. A frame then waits for one batch, and not for all frames that
 // other senders have queued. The order of one sender's messages stays. The lock is held.
 func (o *outbox) take() {
 	q := o.queue
@@ -208,10 +209,10 @@ func (o *outbox) take() {
 	}
 }
 
-// choose marks the messages of the next batch and returns their bytes: of each sender
-// the first ones, until they have part bytes or more. A close notice is chosen if
-// all before it are, since it must follow the frames of its phone; a control message
-// always is.
+// choose marks the messages of the next batch and returns their bytes: the first ones of
+// each sender, until they have part bytes or more. A close notice is chosen if all messages
+// before it are, because it must follow the frames of its phone. Control messages are
+// always chosen.
 func (b *batch) choose(part int) (bytes int) {
 	for i := range b.items {
 		if from := b.items[i].from; from != nil {
@@ -260,20 +261,20 @@ func (b *batch) moveChosen(to *batch) {
 
 // progress is the result of one write.
 type progress struct {
-	frames int // how many frames are whole on the wire now
+	frames int // frames that are now complete on the wire
 	bytes  int // of those frames, with their envelopes
-	lost   int // frames that will not be written any more
+	lost   int // frames that will never be written
 	resume []*sender
 
-	more    bool  // the caller goes on writing
-	blocked int64 // since when the write waits; 0: it does not, or the owner knows
+	more    bool  // the caller continues to write
+	blocked int64 // the time since which the write waits; 0: it does not wait, or the owner knows it
 	parted  bool  // the close message is on the wire
 }
 
 // wrote records that n more bytes of the batch are on the wire. If err is not nil, the
 // socket has failed. readied is the number of calls of ready before the write. wrote
-// reports whether there is more to write now; if not, o.out belongs to the caller no
-// longer.
+// reports whether there is more to write now; if not, o.out no longer belongs to the
+// caller.
 func (o *outbox) wrote(n int, err error, readied uint32) (more bool) {
 	b := o.out
 	var now time.Time
@@ -288,7 +289,7 @@ func (o *outbox) wrote(n int, err error, readied uint32) (more bool) {
 	p := o.advance(n)
 	switch {
 	case err != nil:
-		p.lost = o.forget(b.done) + o.die() // a frame of which only a part is written is lost, too
+		p.lost = o.forget(b.done) + o.die() // a frame that is only partly written is lost, too
 	case short && o.dead:
 		p.lost = o.forget(b.done)
 	case o.cut && !b.close:
@@ -324,9 +325,9 @@ func (o *outbox) wrote(n int, err error, readied uint32) (more bool) {
 	return p.more
 }
 
-// block leaves the batch to the next call of ready, unless one has come since the write
-// began. It returns the time from which the write timeout counts, if that is a new
-// one, or 0. The lock is held.
+// block leaves the batch to the next call of ready, unless ready was called since the write
+// began. It returns the time from which the write timeout counts, if that time is new, or
+// 0. The lock is held.
 func (o *outbox) block(readied uint32) (since int64) {
 	if b := o.out; o.blockedSince.Load() == 0 || b.pos >= b.waited+writeChunk {
 		since = o.on.now()
@@ -340,7 +341,7 @@ func (o *outbox) block(readied uint32) (since int64) {
 	return since
 }
 
-// unblock ends the time that block began. The lock is held.
+// unblock ends the wait that block began. The lock is held.
 func (o *outbox) unblock() {
 	o.blocked.Store(false)
 	if o.blockedSince.Load() != 0 {
@@ -348,9 +349,8 @@ func (o *outbox) unblock() {
 	}
 }
 
-// advance moves the end of the written part of the batch by n bytes and takes
-// back the charge of each message that is whole on the wire now. The lock is
-// held.
+// advance moves the end of the written part of the batch by n bytes, and takes back the
+// charge of each message that is now complete on the wire. The lock is held.
 func (o *outbox) advance(n int) (p progress) {
 	b := o.out
 	b.pos += n
@@ -373,8 +373,8 @@ func (o *outbox) advance(n int) (p progress) {
 	return p
 }
 
-// report tells the owner what a write has changed, and resumes the senders
-// that have room again. The lock is not held.
+// report tells the owner the result of a write, and resumes the senders that have room
+// again. The lock is not held.
 func (o *outbox) report(p progress) {
 	if p.blocked != 0 {
 		o.on.blocked(p.blocked)
@@ -390,16 +390,15 @@ func (o *outbox) report(p progress) {
 	}
 }
 
-// pinged reports whether ping n has left, and when.
+// pinged reports whether ping n has been written, and when.
 func (o *outbox) pinged(n uint64) (left time.Time, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.pingLeft, o.pingSent >= n
 }
 
-// truncate takes out of the batch that is being written what need not be
-// written any more: all but the messages of which the socket has been given a part. It
-// returns how many frames that were. The lock is held.
+// truncate removes from the batch that is being written all messages of which the socket
+// has not been given a part. It returns the number of frames among them. The lock is held.
 func (o *outbox) truncate() (frames int) {
 	b := o.out
 	keep, end := b.done, b.pos
@@ -411,8 +410,8 @@ func (o *outbox) truncate() (frames int) {
 	return o.forget(keep)
 }
 
-// forget takes all messages but the first keep out of the batch that is
-// being written and returns how many frames that were. The lock is held.
+// forget removes all messages but the first keep from the batch that is being written. It
+// returns the number of frames among them. The lock is held.
 func (o *outbox) forget(keep int) (frames int) {
 	b := o.out
 	for _, it := range b.items[keep:] {
@@ -451,9 +450,9 @@ func (o *outbox) waitingBytes() int {
 	return o.charged
 }
 
-// check counts again what is charged, and returns an error that names each
-// figure that differs or is over its limit, each closed sender that still waits
-// for room, and a queue that nothing is going to write.
+// check counts the charges again. It returns an error that names each figure that differs
+// or exceeds its limit, each closed sender that still waits for room, and a queue that no
+// task is going to write.
 func (o *outbox) check() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
