@@ -18,7 +18,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// command is the command line, as kong reads it, and what was wrong with it.
+// command is the command line, as kong parses it, with its problems.
 type command struct {
 	Serve       options            `cmd:"" default:"withargs" group:"Run" help:"Run the relay. This is what happens without a command."`
 	Check       check              `cmd:"" group:"Run" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual. With --example: print a configuration to begin with."`
@@ -214,8 +214,8 @@ func secretsOf(cmd *kong.Node) (all []*kong.Flag) {
 	return all
 }
 
-// reads makes kong read values of T with parse. What cannot be read does not
-// end the reading: it is noted, so that all problems are told at once.
+// reads makes kong parse values of T with parse. A value that cannot be parsed is recorded
+// and does not end the parsing, so that all problems are reported together.
 func reads[T string | time.Duration | int | float64 | config.Size](c *command, parse func(string) (T, error)) kong.Option {
 	return kong.TypeMapper(reflect.TypeFor[T](), valueOf(c, parse))
 }
@@ -295,8 +295,7 @@ func (c *command) all(name string) []config.Problem {
 	return all
 }
 
-// helpOf is the help of one flag: what it is, its unit, its default, its
-// environment variable.
+// helpOf returns the help of one flag: its meaning, unit, default and environment variable.
 func helpOf(v *kong.Value) string {
 	unit := v.Tag.Get("unit")
 	if unit == "" {

@@ -82,8 +82,8 @@ func (p *Policy) Use(b *Book) {
 	p.changed()
 }
 
-// maxSleep is the longest time between two looks at the clock, while an entry has an
-// expiry. A clock that is set forward delays an expiry by so much at most.
+// maxSleep is the longest time between two readings of the clock while an entry has an
+// expiry. If the clock is set forward, an expiry is late by at most maxSleep.
 const maxSleep = time.Minute
 
 // armExpiry sets the timer for the next expiry of the book in force. p.mu is held.

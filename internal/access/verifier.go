@@ -23,7 +23,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 )
 
-// Fail says what it means that a verifier cannot be asked.
+// Fail is the effect of a verifier that cannot be asked.
 type Fail string
 
 // Values of --access-url-fail.
@@ -33,7 +33,7 @@ const (
 	FailOpen   Fail = "open"   // the upgrade is allowed
 )
 
-// VerifierConfig says how a Verifier behaves.
+// VerifierConfig configures a Verifier.
 type VerifierConfig struct {
 	URL     string // of the operator's service
 	Fail    Fail
@@ -89,8 +89,8 @@ type waiters struct {
 }
 
 // enter reports whether an upgrade of that address may wait. An address may have as many
-// of the places as are left, so that it leaves some for others. The caller must call
-// leave if enter returns true.
+// waiting upgrades as are free for others. If enter returns true, the caller must call
+// leave.
 func (w *waiters) enter(from netip.Addr) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -224,8 +224,8 @@ func (a answer) decision() (Entry, string, decision) {
 	return Entry{}, a.reason, denied
 }
 
-// errBusy means that maxWaiting upgrades wait for an answer, or so many of one address that
-// the others need the rest.
+// errBusy means that maxWaiting upgrades wait for an answer, or that one address has as
+// many of them as it may have.
 var errBusy = errors.New("too many upgrades wait for it")
 
 // wait asks the service, unless another upgrade is asking the same question: then it waits

@@ -120,7 +120,7 @@ func (f *Findings) access(c Config, now time.Time) {
 	}
 }
 
-// verifier reports what is unusual about --access-url. It does not ask the service, which
+// verifier reports unusual properties of --access-url. It does not ask the service, which
 // may count questions.
 func (f *Findings) verifier(c Config) {
 	u, err := url.Parse(c.AccessURL)

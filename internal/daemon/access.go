@@ -18,11 +18,12 @@ import (
 )
 
 const (
-	// accessEvery is the time between two looks at --access-file. A file is read when it
-	// has not changed between two looks: its writer may not be done.
+	// accessEvery is the time between two checks of --access-file. A changed file is read
+	// when two checks in a row have found it the same, because its writer may not be done
+	// earlier.
 	accessEvery = 250 * time.Millisecond
 
-	// accessCoarse is the time for which a changed file is read again at each look,
+	// accessCoarse is the time for which a changed file is read again at each check,
 	// because some file systems store times in seconds.
 	accessCoarse = 2 * time.Second
 )
@@ -42,7 +43,7 @@ type accessControl struct {
 
 	// The following fields belong to the goroutine of keep.
 	content [sha256.Size]byte // of the file in force
-	seen    fs.FileInfo       // of the last look
+	seen    fs.FileInfo       // of the last check
 	read    fs.FileInfo       // of the last reading
 	said    string            // the last failure that was logged
 }
@@ -163,8 +164,8 @@ func (a *accessControl) end() {
 	}
 }
 
-// keep looks at the file every accessEvery until ctx ends, and puts changes into force. A
-// look can hang, so the process must not wait for the end of keep.
+// keep checks the file every accessEvery until ctx ends, and puts changes into force. A
+// check can hang, so the process must not wait for the end of keep.
 func (a *accessControl) keep(ctx context.Context) {
 	if a == nil || a.cfg.AccessFile == "" {
 		return
@@ -186,8 +187,8 @@ func (a *accessControl) keep(ctx context.Context) {
 	}
 }
 
-// due looks at the file and reports whether it must be read: it differs from the last
-// reading, and has not changed since the last look.
+// due checks the file and reports whether it must be read: it differs from the last
+// reading, and has not changed since the last check.
 func (a *accessControl) due(now time.Time) bool {
 	info, err := os.Stat(a.cfg.AccessFile)
 	if err != nil {
@@ -200,7 +201,7 @@ func (a *accessControl) due(now time.Time) bool {
 	return unchanged && (a.read == nil || !same(info, a.read) || now.Sub(info.ModTime()) < accessCoarse)
 }
 
-// same reports whether two looks saw the same content, as far as they can tell.
+// same reports whether two checks saw the same content, as far as they can tell.
 func same(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
@@ -210,7 +211,7 @@ func (a *accessControl) load() {
 	a.read = a.seen
 	text, err := a.cfg.ReadAccess()
 	if err != nil {
-		a.read = nil // read it again at the next look: a new mode does not change the file's time
+		a.read = nil // read it again at the next check: a new mode does not change the file's time
 	}
 	changed := err == nil && sha256.Sum256(text) != a.content
 	if changed {

@@ -23,7 +23,7 @@ const (
 	// maxBansFile is the longest file of bans. relay.MaxBans of them have 5 MB.
 	maxBansFile = 32 << 20
 
-	// saveTime is how long an operator waits until a ban is on the disk.
+	// saveTime is the longest time for which an operator waits until a ban is on the disk.
 	saveTime = 5 * time.Second
 )
 

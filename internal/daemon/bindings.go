@@ -22,7 +22,7 @@ const (
 	// server-id.
 	bindingsName = "token-bindings"
 
-	// bindingsEvery is the time between two looks for new bindings.
+	// bindingsEvery is the time between two checks for new bindings.
 	bindingsEvery = time.Second
 
 	// lastSave is the longest time that the end of the process waits for the last save.

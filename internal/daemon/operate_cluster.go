@@ -23,7 +23,8 @@ type operation struct {
 // base64. A link takes messages of 32 KiB, and a ban has less than 3.
 const bansBytes = 20 << 10
 
-// askOthers makes the other nodes do the same, and adds what they have closed to a.
+// askOthers makes the other nodes do the same, and adds the connections that they have
+// closed to a.
 func (o *operations) askOthers(op operation, a *OperatorAnswer) {
 	for _, other := range o.cluster.askOthers(op) {
 		var got OperatorAnswer
@@ -51,8 +52,7 @@ func (c *clustered) askOthers(op operation) []cluster.NodeAnswer {
 	return c.node.AskOthers(marshal(op))
 }
 
-// operate carries out what an operator has done at the node from, and returns the
-// answer to it.
+// operate carries out an operation of an operator at the node from, and returns the answer.
 func (o *operations) operate(from string, data []byte) []byte {
 	var op operation
 	if err := json.Unmarshal(data, &op); err != nil {
@@ -105,7 +105,7 @@ func (o *operations) inForce(key relay.BanKey) bool {
 }
 
 // greet sends the bans of this node to a node that has just come. Both nodes do that, so
-// that each learns what it has missed.
+// that each gets the bans that it has missed.
 func (o *operations) greet(id cluster.NodeID) {
 	all := o.relay.Bans()
 	for len(all) > 0 {

@@ -25,7 +25,7 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/status"
 )
 
-// Env is what the process gets from its surroundings.
+// Env is the environment of the process.
 type Env struct {
 	// Build is the version of the program.
 	Build Build

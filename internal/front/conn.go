@@ -57,13 +57,13 @@ var errHandshakeBytes = fmt.Errorf("the client sent more than %d bytes before th
 // errRequestBytes ends a request with a header that does not end.
 var errRequestBytes = errors.New("the client sent several times the bytes that a request's header may have, before its end; send a shorter header, in larger TLS records")
 
-// errUndelivered ends a connection of which TLS delivers nothing.
+// errUndelivered ends a connection with TLS records that contain no data.
 var errUndelivered = fmt.Errorf("the client sent more than %d bytes in TLS records without data; the relay takes no long handshake message after the first request", maxUndelivered)
 
-// handshakesAtATime is how many TLS handshakes may compute at a time: as many as
-// half the processors. A handshake costs as much as hundreds of frames, and a
-// client need not even finish it. A hundred that compute concurrently would stand
-// before every frame in the scheduler's queue; those that wait for a turn do not.
+// handshakesAtATime is the number of TLS handshakes that may compute concurrently: half the
+// number of processors. A handshake costs as much as hundreds of frames, and a client need
+// not complete it. A hundred concurrent handshakes would delay every frame in the
+// scheduler's queue; those that wait for a turn do not.
 func handshakesAtATime() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
 // conn is a connection from its accept until its upgrade or its end. Until the first
@@ -225,8 +225,9 @@ func (c *conn) requested() {
 // NetConn returns the connection below.
 func (c *conn) NetConn() net.Conn { return c.Conn }
 
-// Bare returns the TCP connection, or nil while bytes that were read with the PROXY
-// header wait: the relay can then do without what is around it.
+// Bare returns the TCP connection, or nil while bytes that were read with the PROXY header
+// wait. After a result that is not nil, the relay may use that connection without the
+// layers above it.
 func (c *conn) Bare() *net.TCPConn {
 	switch nc := c.Conn.(type) {
 	case *net.TCPConn:

@@ -137,15 +137,14 @@ func (f *Front) Set(l Limits) {
 	f.trusted.Store(&l.Trusted)
 }
 
-// ShedLoad cuts connections that have not been upgraded until about so many bytes of
-// memory are free, those of the network that holds the most first. It returns how
-// many bytes that is; they are free at the next collection of garbage. It spares
-// connections that hold little.
+// ShedLoad cuts connections that have not been upgraded until about so many bytes of memory
+// are free, those of the network that holds the most first. It returns the number of bytes,
+// which are free at the next garbage collection. It spares connections that hold little.
 func (f *Front) ShedLoad(bytes int) (freed int) {
 	return f.pending.shed(func(int) int { return bytes })
 }
 
-// ShedTo is ShedLoad until such connections hold at most so many bytes.
+// ShedTo is ShedLoad until such connections hold at most that number of bytes.
 func (f *Front) ShedTo(bytes int) (freed int) {
 	return f.pending.shed(func(held int) int { return held - bytes })
 }

@@ -27,12 +27,12 @@ const (
 
 // Bounds of a request's header. net/http adds headerSlop to each.
 //
-// The header of a public request has at most 6 KiB in all. An upgrade of a client
-// has less than 2, and the rest is for headers that proxies add. Of a header that
-// consists of many short fields net/http makes up to 20 times as much memory.
+// The header of a public request has at most 6 KiB in all. An upgrade of a client has less
+// than 2, and the rest is for headers that proxies add. net/http needs up to 20 times as
+// much memory for a header of many short fields.
 //
-// A request at the private listener may come from a browser with the cookies of
-// other programs.
+// A request at the private listener may come from a browser with the cookies of other
+// programs.
 const (
 	maxHeaderBytes      = 2 << 10
 	operatorHeaderBytes = 16 << 10

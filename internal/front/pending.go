@@ -78,11 +78,11 @@ const (
 	cutUndelivered = "tls_bytes" // after the upgrade
 )
 
-// Bounds of the connections of the private listener. They come out of spareFiles.
-// Any user of the machine may connect to that listener, and if it is public, with a
-// password, anybody. A connection that waits for its client gives way to a new one almost
-// immediately, the oldest first. A client that sends its request with its connection is
-// answered even if others connect hundreds of times per second.
+// Bounds of the connections of the private listener. They come out of spareFiles. Each user
+// of the machine may connect to that listener, and every client if it is public and has a
+// password. A new connection replaces the oldest one that waits for its client, after
+// operatorEvictAfter. A client that sends its request immediately is answered even if
+// others connect hundreds of times per second.
 const (
 	operatorConns           = 32
 	operatorConnsPerAddress = 24
@@ -182,10 +182,10 @@ func (p *pending) enter(c *conn, a netip.Addr) (out []*conn, reason string) {
 	return out, reason
 }
 
-// mayWait reports whether c, of a network with so many places, may wait for one. Waiting
-// helps only if the relay is what the others wait for. Every client behind c waits too:
-// networks that have places already make the listener wait for half of the time at most.
-// mu is held.
+// mayWait reports whether c may wait for a place. has is the number of places of its
+// network. Waiting helps only if most connections wait for the relay. Every client behind c
+// waits too, so networks that have places already make the listener wait for half of the
+// time at most. mu is held.
 func (p *pending) mayWait(c *conn, exempt bool, has int) bool {
 	switch {
 	case 2*(p.fresh+len(p.queue)) < len(p.all):
@@ -196,10 +196,10 @@ func (p *pending) mayWait(c *conn, exempt bool, has int) bool {
 	return has < max(1, p.max/busyShare) && !c.since.Before(p.noWait)
 }
 
-// toEvict returns the connection that gives way to c, of the networks ns: of the
-// network that has most, the oldest one. If that network has less than twice what
-// ns have, only connections older than evictAfter give way; nil: none does. mu is
-// held.
+// toEvict returns the connection that c, of the networks ns, replaces: the oldest one of
+// the network that has the most. If that network has less than twice the places of ns, only
+// connections older than evictAfter can be replaced. It returns nil if c can replace none.
+// mu is held.
 func (p *pending) toEvict(c *conn, ns network.Networks) *conn {
 	own := 0 // of a client that is not known yet: nothing is held against it
 	if !c.unknown {
@@ -233,19 +233,20 @@ const (
 	// pendingBytes is for goroutine, buffers and TLS.
 	pendingBytes = 16 << 10
 
-	// headerFactor is how many bytes net/http makes of one byte of a header with
-	// fields that are as short as possible.
+	// headerFactor is the number of bytes that net/http needs for each byte of a header
+	// with the shortest possible fields.
 	headerFactor = 20
 
-	// shedLeast is what a connection holds that is worth a cut. That is less than
-	// one KiB of header more than any connection holds.
+	// shedLeast is the number of bytes that a connection must hold to be cut: the bytes of
+	// every connection, and those of 800 bytes of header.
 	shedLeast = pendingBytes + headerFactor*800
 )
 
-// shed cuts connections that hold much until about so many bytes are free as need
-// returns; held is what all of them hold. It returns how many bytes that is. Both are
-// estimates. It takes connections of the network that holds the most, the
-// largest first. It spares those that have sent less than 800 bytes of a request.
+// shed cuts connections that hold much memory, until about as many bytes are free as need
+// returns; its argument is the number that all of them hold. It returns the number of freed
+// bytes. All numbers are estimates. It takes connections of the network that holds the
+// most, the largest first. It spares connections that have sent less than 800 bytes of a
+// request.
 func (p *pending) shed(need func(held int) (bytes int)) (freed int) {
 	type candidate struct {
 		*conn
@@ -294,8 +295,8 @@ func (p *pending) oldest(of netip.Prefix, before time.Time) (c *conn) {
 	return c
 }
 
-// wait waits until a place is free, or for some milliseconds. mu is held, but not
-// meanwhile.
+// wait waits until a place is free, or for a few milliseconds. mu is held at the call and
+// at the return, and not in between.
 func (p *pending) wait() {
 	g := p.rt.NewGate()
 	p.accepting = append(p.accepting, g)

@@ -28,8 +28,8 @@ type Target struct {
 	Phones  *Target // where phones connect; nil: at this target
 	Sources *Target // chooses the source addresses; nil: this target
 
-	// Observe is called before each dial. It returns what the dial calls with its result: the
-	// connection, or nil if it failed. Nil: nothing is called.
+	// Observe, if not nil, is called before each dial. Dial calls the function that it
+	// returns with the result: the connection, or nil if the dial failed, and the answer.
 	Observe func(path, server string) (dialled func(c *wstest.Conn, answer *http.Response))
 
 	dialled atomic.Int64 // spreads loopback connections over source addresses

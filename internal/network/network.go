@@ -19,9 +19,9 @@ import (
 )
 
 // levels are the prefix lengths at which IPv6 networks are counted, the narrowest
-// network first. share is the limit of such a network in multiples of the limit of one
+// network first. multiple is the limit of such a network in multiples of the limit of one
 // address.
-var levels = [...]struct{ bits, share int }{{64, 1}, {56, 2}, {48, 4}}
+var levels = [...]struct{ bits, multiple int }{{64, 1}, {56, 2}, {48, 4}}
 
 // Networks are the networks of one address, the narrowest first.
 type Networks struct {
@@ -50,7 +50,9 @@ func (ns Networks) Len() int { return ns.n }
 
 // At returns network i, and its limit in multiples of the limit of one address. Network 0
 // is the narrowest.
-func (ns Networks) At(i int) (p netip.Prefix, share int) { return ns.prefixes[i], levels[i].share }
+func (ns Networks) At(i int) (p netip.Prefix, multiple int) {
+	return ns.prefixes[i], levels[i].multiple
+}
 
 // Narrowest returns the network that counts as one address.
 func (ns Networks) Narrowest() netip.Prefix { return ns.prefixes[0] }
@@ -128,8 +130,8 @@ func (c *Counts) group(ns Networks) *Group {
 // is the limit of one address.
 func (c *Counts) Full(ns Networks, limit int) (p netip.Prefix, full bool) {
 	for i := range ns.n {
-		p, share := ns.At(i)
-		if n := c.networks[p]; n != nil && *n >= limit*share {
+		p, multiple := ns.At(i)
+		if n := c.networks[p]; n != nil && *n >= limit*multiple {
 			return p, true
 		}
 	}
@@ -140,9 +142,9 @@ func (c *Counts) Full(ns Networks, limit int) (p netip.Prefix, full bool) {
 // divided by its limit in multiples of the limit of one address, and rounded up.
 func (c *Counts) Load(ns Networks) (load int) {
 	for i := range ns.n {
-		p, share := ns.At(i)
+		p, multiple := ns.At(i)
 		if n := c.networks[p]; n != nil {
-			load = max(load, (*n+share-1)/share)
+			load = max(load, (*n+multiple-1)/multiple)
 		}
 	}
 	return load
@@ -151,8 +153,8 @@ func (c *Counts) Load(ns Networks) (load int) {
 // Load returns the highest load of a network of the group, as [Counts.Load] does.
 func (g *Group) Load() (load int) {
 	for i, n := range g.counts[:g.ns.n] {
-		share := levels[i].share
-		load = max(load, (*n+share-1)/share)
+		multiple := levels[i].multiple
+		load = max(load, (*n+multiple-1)/multiple)
 	}
 	return load
 }

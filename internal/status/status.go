@@ -137,7 +137,7 @@ var limits = [...]struct{ name, used, ceiling string }{
 	{"memory_bytes", "process_resident_memory_bytes", "limit_memory_bytes"},
 }
 
-// status puts together what the metrics say now and what they said before.
+// status returns the content of the page, from the current metrics and from earlier ones.
 func (p *Page) status() Status {
 	now := p.history.observe()
 	past := p.history.past()
@@ -186,8 +186,8 @@ func (p *Page) status() Status {
 	return s
 }
 
-// eventCounts are the series of one counter that ever counted. label says which
-// of its label values is the label; the other, if any, is by.
+// eventCounts returns the series of one counter that are not 0. label is the index of the
+// label value that becomes Label; the other value, if there is one, becomes By.
 func eventCounts(name string, label int, ago, now reading) []EventCount {
 	all := []EventCount{} // [] in JSON, not null
 	for key, v := range now.values {
