@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/golden"
 )
 
 // otherTools are the flags on the pages that belong to other programs.
@@ -74,4 +76,17 @@ func TestTheCommandsOnThePagesExist(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The program can parse each command line that a page prints.
+func TestTheCommandLinesOnThePagesParse(t *testing.T) {
+	parse := func(args []string) error {
+		k, _, err := newCommand(nil).parser(daemon.Build{}, io.Discard)
+		if err == nil {
+			_, err = k.Parse(args)
+		}
+		return err
+	}
+	golden.Commands(t, "pyrycode-relay", 30, parse)
+	golden.Commands(t, "pyrycode-relay-cluster", 3, parse)
 }

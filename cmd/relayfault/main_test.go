@@ -6,8 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alecthomas/kong"
 	"go.uber.org/goleak"
 
+	"github.com/pyrycode/pyrycode-relay/internal/golden"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
@@ -40,4 +42,11 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 			t.Errorf("relayfault %s: exit code %d, %q; want %d, containing %q", strings.Join(tt.args, " "), code, stderr, load.ExitUsage, tt.want)
 		}
 	}
+}
+
+func TestTheCommandLinesOnThePagesParse(t *testing.T) {
+	golden.Commands(t, "relayfault", 5, func(args []string) error {
+		_, err := kong.Must(new(commands), kong.Vars{"faults": ""}).Parse(args)
+		return err
+	})
 }

@@ -13,9 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"go.uber.org/goleak"
 
 	"github.com/pyrycode/pyrycode-relay/internal/bench"
+	"github.com/pyrycode/pyrycode-relay/internal/golden"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
@@ -229,4 +231,11 @@ func TestTheCurveIsDrawn(t *testing.T) {
 	if s := string(r.svg()); !strings.HasPrefix(s, "<svg") || strings.Contains(s, "NaN") || strings.Count(s, "<polyline") != 4 {
 		t.Errorf("not the curve: %.200s", s)
 	}
+}
+
+func TestTheCommandLinesOnThePagesParse(t *testing.T) {
+	golden.Commands(t, "relayload", 1, func(args []string) error {
+		_, err := kong.Must(new(commands), kong.Vars{"rows": ""}).Parse(args)
+		return err
+	})
 }

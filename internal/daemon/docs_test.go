@@ -93,8 +93,8 @@ func TestTheProtocolNamesEveryClose(t *testing.T) {
 	}
 }
 
-// Each threat names a test that exists.
-func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
+// Each test, file and make target that a page names exists.
+func TestThePagesNameWhatExists(t *testing.T) {
 	exist := make(map[string]bool)
 	goFiles(t, func(name string, file *ast.File) {
 		for _, d := range file.Decls {
@@ -103,19 +103,32 @@ func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
 			}
 		}
 	})
-	for _, doc := range []string{"security.md", "reliability.md"} {
-		page, err := os.ReadFile(filepath.Join("..", "..", "docs", doc))
-		if err != nil {
-			t.Fatal(err)
-		}
-		named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(page), -1)
-		if len(named) < 5 {
-			t.Errorf("docs/%s names %d tests", doc, len(named))
-		}
-		for _, m := range named {
-			if !exist[m[1]] {
-				t.Errorf("docs/%s names %s, which does not exist", doc, m[1])
+	makefile, err := os.ReadFile(filepath.Join("..", "..", "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := func(name string) bool {
+		return regexp.MustCompile(`(?m)^(?:[a-z/ -]+ )?` + regexp.QuoteMeta(name) + `(?: [a-z/ -]+)?:`).Match(makefile)
+	}
+	seen := make(map[string]int)
+	for page, text := range golden.Pages(t) {
+		check := func(kind, pattern string, exists func(name string) bool) {
+			for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+				if seen[kind]++; !exists(m[1]) {
+					t.Errorf("%s names the %s %s, which does not exist", page, kind, m[1])
+				}
 			}
+		}
+		check("test", "`((?:Test|Fuzz|Benchmark)[A-Z][A-Za-z0-9]+)`", func(name string) bool { return exist[name] })
+		check("file", "`((?:cmd|internal|sim|docs|\\.ci)/[A-Za-z0-9_/.-]+\\.(?:go|s|txt|md|yml|html|svg|run|json|cfg))`", func(name string) bool {
+			_, err := os.Stat(filepath.Join("..", "..", filepath.FromSlash(name)))
+			return err == nil
+		})
+		check("make target", "(?:`|    |\\$ )make ([a-z][a-z/-]*)", target)
+	}
+	for kind, least := range map[string]int{"test": 250, "file": 30, "make target": 40} {
+		if seen[kind] < least {
+			t.Errorf("the pages name only %d times a %s; want %d", seen[kind], kind, least)
 		}
 	}
 }
