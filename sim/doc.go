@@ -39,8 +39,7 @@
 //     from the race detector. That package is archived. With a version without this
 //     field the program ends when it starts.
 //   - The registry's world runs the relay's full consistency check at each timer and at
-//     every fourth unlock, and the linearizability check for every fourth seed. Together
-//     they take as much time as everything else.
+//     every fourth unlock. It takes as much time as everything else.
 //   - The relay's world compares counts with gauges at every step. It runs the full check
 //     at every eighth moment at which no task can run, when an operator asks for it, and
 //     at the end. At every such moment the check would take most of the steps. The

@@ -2,10 +2,8 @@ package sim
 
 import (
 	"slices"
-	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
@@ -20,10 +18,8 @@ type registryRun struct {
 	e   *engine.Run
 	reg *relay.Registry[binary, phone]
 
-	lock    *engine.Lock
+	shows   relayruntime.Registry // its lock and its gauges
 	unlocks int
-	linear  bool                   // run the linearizability check too
-	gauges  [3]*relayruntime.Gauge // binaries, phones, in grace
 	model   model
 
 	actors   [maxActors]*user
@@ -31,15 +27,12 @@ type registryRun struct {
 	phones   int32
 	ended    [maxConns]uint8 // by phone: how often it has been closed or has left
 	joined   [maxConns]bool
-	fired    [maxConns]*call // calls of timers
-	nfired   int
 }
 
 // A user is the state of one actor: its connections, oldest first.
 type user struct {
 	conns  []conn
 	phones []joinedPhone
-	calls  []*call
 }
 
 type conn struct {
@@ -57,33 +50,15 @@ type joinedPhone struct {
 
 func (registryWorld) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	w := &registryRun{e: e}
-	w.linear = r.Param("linear", 1) != 0
 	w.model.max = min(max(r.Param("max-phones", maxPhones), 1), maxPhones)
 	for i := range min(len(r.Actors()), maxActors) {
 		w.actors[i] = &user{}
 	}
 	rt := relayruntime.NewRuntime(e, engine.NewRand(1))
-	newGauge, n := rt.NewGauge, 0
-	rt.NewLock = func(name string) sync.Locker {
-		w.lock = e.NewLock(name).(*engine.Lock)
-		return w.lock
-	}
-	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
-		g := newGauge(o)
-		for i, name := range relayruntime.GaugeNames {
-			if o.Name == name {
-				w.gauges[i] = g.(*relayruntime.Gauge)
-				n++
-			}
-		}
-		return g
-	}
+	w.shows.Watch(&rt)
 	w.reg = relay.NewRegistry[binary, phone](relay.RegistryConfig[phone]{
 		Runtime: rt, Grace: grace, MaxPhones: w.model.max, Expired: w.onExpired,
 	})
-	if n != len(relayruntime.GaugeNames) || w.lock == nil {
-		panic("sim: the registry has not made its lock and its gauges")
-	}
 	return w
 }
 
@@ -104,16 +79,14 @@ func (w *registryRun) Do(t *engine.Task, op engine.Op) {
 		return
 	}
 	u := w.actors[t.Actor]
-	c := &call{verb: op.Verb, id: op.Arg, from: w.e.Steps()}
+	c := &call{verb: op.Verb, id: op.Arg}
 	t.Data = c
-	if registryCalls[op.Verb](w, t, u, c) {
-		u.calls = append(u.calls, c)
-	}
+	registryCalls[op.Verb](w, t, u, c)
 }
 
-// registryCalls makes the call of each verb and checks the answer. A function returns false
-// without a call if the actor has no connection for it.
-var registryCalls = [...]func(w *registryRun, t *engine.Task, u *user, c *call) (made bool){
+// registryCalls makes the call of each verb and checks the answer. A function makes no call if
+// the actor has no connection for it.
+var registryCalls = [...]func(w *registryRun, t *engine.Task, u *user, c *call){
 	doClaim:      (*registryRun).claim,
 	doTakeover:   (*registryRun).takeover,
 	doRelease:    (*registryRun).release,
@@ -130,54 +103,50 @@ var registryCalls = [...]func(w *registryRun, t *engine.Task, u *user, c *call) 
 // maxOfUser is the maximum number of connections that one actor makes.
 const maxOfUser = 8
 
-func (w *registryRun) claim(t *engine.Task, u *user, c *call) bool {
+func (w *registryRun) claim(t *engine.Task, u *user, c *call) {
 	if len(u.conns) == maxOfUser {
-		return false
+		return
 	}
 	c.binary = w.newBinary()
 	got := w.reg.Claim(c.serverID(), c.binary, relay.Terms{})
 	u.conns = append(u.conns, conn{id: c.id, b: c.binary, incumbent: got.Incumbent})
 	w.checkClaim(t, c, got)
-	return true
 }
 
-func (w *registryRun) takeover(t *engine.Task, u *user, c *call) bool {
+func (w *registryRun) takeover(t *engine.Task, u *user, c *call) {
 	k := lastIndex(u.conns, func(k conn) bool { return k.id == c.id && k.incumbent != 0 && !k.released })
 	if k < 0 {
-		return false
+		return
 	}
 	c.binary, c.incumbent = u.conns[k].b, u.conns[k].incumbent
 	u.conns[k].incumbent = 0
 	w.checkClaim(t, c, w.reg.Takeover(c.serverID(), c.incumbent, c.binary, relay.Terms{}))
-	return true
 }
 
-func (w *registryRun) release(t *engine.Task, u *user, c *call) bool {
+func (w *registryRun) release(t *engine.Task, u *user, c *call) {
 	k := slices.IndexFunc(u.conns, func(k conn) bool { return k.id == c.id && !k.released })
 	if k < 0 {
-		return false
+		return
 	}
 	u.conns[k].released = true
 	c.binary = u.conns[k].b
 	c.gotYes = w.reg.Release(c.serverID(), c.binary)
 	w.checkAnswer(t, c, "release", c.gotYes == c.yes)
-	return true
 }
 
-func (w *registryRun) holds(t *engine.Task, u *user, c *call) bool {
+func (w *registryRun) holds(t *engine.Task, u *user, c *call) {
 	k := lastIndex(u.conns, func(k conn) bool { return k.id == c.id })
 	if k < 0 {
-		return false
+		return
 	}
 	c.binary = u.conns[k].b
 	c.gotYes = w.reg.Holds(c.serverID(), c.binary)
 	w.checkAnswer(t, c, "holds", c.gotYes == c.yes)
-	return true
 }
 
-func (w *registryRun) join(t *engine.Task, u *user, c *call) bool {
+func (w *registryRun) join(t *engine.Task, u *user, c *call) {
 	if len(u.phones) == maxOfUser {
-		return false
+		return
 	}
 	c.phone = w.newPhone()
 	join := w.reg.Join
@@ -191,13 +160,12 @@ func (w *registryRun) join(t *engine.Task, u *user, c *call) bool {
 		w.setJoined(c.phone)
 	}
 	w.checkAnswer(t, c, "join", o == c.outcome && b == c.holder)
-	return true
 }
 
-func (w *registryRun) leave(t *engine.Task, u *user, c *call) bool {
+func (w *registryRun) leave(t *engine.Task, u *user, c *call) {
 	k := slices.IndexFunc(u.phones, func(k joinedPhone) bool { return k.id == c.id && !k.left })
 	if k < 0 {
-		return false
+		return
 	}
 	u.phones[k].left = true
 	c.phone = u.phones[k].p
@@ -206,36 +174,31 @@ func (w *registryRun) leave(t *engine.Task, u *user, c *call) bool {
 		w.end(c.phone)
 	}
 	w.checkAnswer(t, c, "leave", c.gotYes == c.yes)
-	return true
 }
 
-func (w *registryRun) scrape(t *engine.Task, _ *user, c *call) bool {
+func (w *registryRun) scrape(t *engine.Task, _ *user, c *call) {
 	got := w.readMetrics()
 	want := [5]float64{float64(c.counts.Binaries), float64(c.counts.Phones), float64(c.counts.InGrace), float64(c.counts.Remote), float64(c.expired)}
 	if got != want {
 		w.e.Fail("scrape", "a scrape reads %v; want %v", got, want)
 	}
 	w.checkAnswer(t, c, "scrape", true)
-	return true
 }
 
-func (w *registryRun) health(t *engine.Task, _ *user, c *call) bool {
+func (w *registryRun) health(t *engine.Task, _ *user, c *call) {
 	w.checkAnswer(t, c, "counts", w.reg.Counts() == c.counts)
-	return true
 }
 
-func (w *registryRun) drain(t *engine.Task, _ *user, c *call) bool {
+func (w *registryRun) drain(t *engine.Task, _ *user, c *call) {
 	ids, _ := w.reg.Drain()
 	w.checkAnswer(t, c, "drain", slices.Equal(ids, c.slots[:c.nslots]))
-	return true
 }
 
-func (w *registryRun) revoke(t *engine.Task, _ *user, c *call) bool {
+func (w *registryRun) revoke(t *engine.Task, _ *user, c *call) {
 	b, ps, ok := w.reg.Revoke(c.serverID(), 0)
 	c.gotOwner, c.gotYes = b, ok
 	w.checkEvicted(c, ps)
 	w.checkAnswer(t, c, "revoke", b == c.holder && ok == c.yes)
-	return true
 }
 
 // checkClaim checks the answer to a claim or a takeover.
@@ -248,7 +211,6 @@ func (w *registryRun) checkClaim(t *engine.Task, c *call, got relay.Claim[binary
 // checkAnswer ends the call. It fails with invariant if same is false: the registry's answer
 // differs from the model's.
 func (w *registryRun) checkAnswer(t *engine.Task, c *call, invariant string, same bool) {
-	c.to = w.e.Steps()
 	t.Data = nil
 	w.e.Note(uint64(c.got)<<8 | uint64(c.gotOwner)<<16 | uint64(c.verb))
 	if !c.applied {

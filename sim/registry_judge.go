@@ -11,85 +11,50 @@ import (
 )
 
 // Coverage goals of the registry world.
-const (
-	sawStale = iota
-	sawStaleHeld
-	sawStaleGrace
-	sawStaleGone
-	sawStaleDrained
-	sawStopped
-	sawVacant
-	sawLostRace
-	sawTakeover
-	sawReclaim
-	sawReclaimPhones
-	sawLateRelease
-	sawExpiry
-	sawExpiryPhones
-	sawLeaveEvicted
-	sawJoinGrace
-	sawFull
-	sawNoServer
-	sawRefused
-	sawRevokeGrace
-	sawDrainHeld
-	sawContended
-	sawContendedTimer
-	sawMixed
+var goals engine.Goals
+
+var (
+	sawStale          = goals.Add("a stale timer fires")
+	sawStaleHeld      = goals.Add("a stale timer finds another holder of the slot")
+	sawStaleGrace     = goals.Add("a stale timer finds a later grace")
+	sawStaleGone      = goals.Add("a stale timer finds no slot")
+	sawStaleDrained   = goals.Add("a stale timer finds a drained registry")
+	sawStopped        = goals.Add("a timer is stopped in time")
+	sawVacant         = goals.Add("a takeover finds its incumbent gone")
+	sawLostRace       = goals.Add("a rival has taken over first")
+	sawTakeover       = goals.Add("a takeover evicts phones")
+	sawReclaim        = goals.Add("a reclaim without phones")
+	sawReclaimPhones  = goals.Add("a reclaim evicts phones")
+	sawLateRelease    = goals.Add("a displaced binary cleans up late")
+	sawExpiry         = goals.Add("a grace expires")
+	sawExpiryPhones   = goals.Add("a grace expires with phones")
+	sawLeaveEvicted   = goals.Add("a phone leaves that was evicted")
+	sawJoinGrace      = goals.Add("a phone joins during grace")
+	sawFull           = goals.Add("a slot is full")
+	sawNoServer       = goals.Add("a phone finds no binary")
+	sawRefused        = goals.Add("a draining registry refuses")
+	sawRevokeGrace    = goals.Add("a slot is revoked in grace")
+	sawDrainHeld      = goals.Add("a slot that is held is revoked in a drain")
+	sawContended      = goals.Add("a task waits for the lock")
+	sawContendedTimer = goals.Add("a timer's body waits for the lock")
+	sawMixed          = goals.Add("phones of this node and of another are evicted together")
 )
 
-func (registryWorld) CoverageGoals() []string {
-	return []string{
-		sawStale:          "a stale timer fires",
-		sawStaleHeld:      "a stale timer finds another holder of the slot",
-		sawStaleGrace:     "a stale timer finds a later grace",
-		sawStaleGone:      "a stale timer finds no slot",
-		sawStaleDrained:   "a stale timer finds a drained registry",
-		sawStopped:        "a timer is stopped in time",
-		sawVacant:         "a takeover finds its incumbent gone",
-		sawLostRace:       "a rival has taken over first",
-		sawTakeover:       "a takeover evicts phones",
-		sawReclaim:        "a reclaim without phones",
-		sawReclaimPhones:  "a reclaim evicts phones",
-		sawLateRelease:    "a displaced binary cleans up late",
-		sawExpiry:         "a grace expires",
-		sawExpiryPhones:   "a grace expires with phones",
-		sawLeaveEvicted:   "a phone leaves that was evicted",
-		sawJoinGrace:      "a phone joins during grace",
-		sawFull:           "a slot is full",
-		sawNoServer:       "a phone finds no binary",
-		sawRefused:        "a draining registry refuses",
-		sawRevokeGrace:    "a slot is revoked in grace",
-		sawDrainHeld:      "a slot that is held is revoked in a drain",
-		sawContended:      "a task waits for the lock",
-		sawContendedTimer: "a timer's body waits for the lock",
-		sawMixed:          "phones of this node and of another are evicted together",
-	}
-}
+// CoverageGoals implements engine.World.
+func (registryWorld) CoverageGoals() []string { return goals.Texts() }
 
 // Invariants implements engine.World.
 func (registryWorld) Invariants() []string {
 	return []string{"gauges", "counts", "walk", "holder", "one step", "timers", "stale timer", "expired",
 		"claim", "takeover", "release", "holds", "join", "leave", "scrape", "drain", "revoke", "evicted", "one end",
-		"converges", "linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
+		"converges", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }
 
 // Step compares the gauges with the model whenever the lock is free.
 //
 //go:norace
 func (w *registryRun) Step() {
-	if w.lock.Held() {
-		return
-	}
-	c := &w.model.counts
-	if w.gauges[0].Value() != float64(c.Binaries) || w.gauges[1].Value() != float64(c.Phones) || w.gauges[2].Value() != float64(c.InGrace) {
-		w.failGauges()
-	}
-}
-
-func (w *registryRun) failGauges() {
-	w.e.Fail("gauges", "binaries %v, phones %v, in grace %v; want %+v",
-		w.gauges[0].Value(), w.gauges[1].Value(), w.gauges[2].Value(), w.model.counts)
+	w.shows.CheckGauges(w.e, "the registry", &w.model.counts)
 }
 
 // Unlocking applies the call to the model and compares the registry with it.
@@ -146,7 +111,7 @@ func (w *registryRun) holders(c *call) {
 func (w *registryRun) callOf(t *engine.Task) *call {
 	c, _ := t.Data.(*call)
 	if c == nil && t.Timer() != nil {
-		c = &call{verb: doNext, id: max(t.Timer().Tag-1, 0), timer: t.Timer(), from: t.Timer().FiredAt()}
+		c = &call{verb: doNext, id: max(t.Timer().Tag-1, 0), timer: t.Timer()}
 		t.Data = c
 	}
 	return c
@@ -219,11 +184,9 @@ func (w *registryRun) Ended(t *engine.Task) {
 	if c == nil || t.Timer() == nil {
 		return
 	}
-	c.to = w.e.Steps()
 	if c.yes && !c.acted {
 		w.e.Fail("expired", "%s expired without a call of Expired", serverIDs[c.id])
 	}
-	w.recordTimerCall(c)
 }
 
 // Idle implements engine.Instance. It returns true, so that time advances until no timer
@@ -235,9 +198,6 @@ func (w *registryRun) Final() {
 	w.e.Phase("at rest: no timer may be armed, then the registry drains and each slot is revoked")
 	if n := w.e.Armed(); n != 0 || w.model.counts.InGrace != 0 {
 		w.e.Fail("converges", "at rest %d timers are armed and %d slots in grace; want none", n, w.model.counts.InGrace)
-	}
-	if w.linear {
-		w.linearizable()
 	}
 	w.model.apply(nil, &call{verb: doDrain})
 	w.reg.Drain()

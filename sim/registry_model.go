@@ -8,15 +8,17 @@ import (
 
 // The model is a reference implementation of the registry in its simplest form: arrays with
 // linear search. It shares no code and no data structure with the registry. The run applies
-// a call to the model just before the registry releases its lock.
+// a call to the model just before the registry releases its lock, and compares the answers. Each
+// call takes the lock once. So the order of the releases is an order of the calls that explains
+// all answers, and no search for such an order is needed.
 
 type (
 	binary int32
 	phone  int32
 )
 
-// A call is one call of the registry: its arguments, its first and its last step, the answer
-// of the model, and the answer of the registry.
+// A call is one call of the registry: its arguments, the answer of the model, and the answer of
+// the registry.
 type call struct {
 	verb      int
 	id        int
@@ -24,7 +26,6 @@ type call struct {
 	incumbent binary
 	phone     phone
 	timer     *engine.Timer
-	from, to  int // steps
 
 	// The answer of the model.
 	applied bool // the model has applied the call

@@ -48,7 +48,7 @@ var arrows = map[string][]string{
 	"sim/history":        {"sim/engine"},
 	"sim/mutants":        {},
 	"sim/relayruntime":   {"internal/relay", "internal/wire", "sim/engine"},
-	"sim/relayworld":     {"internal/access", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime"},
+	"sim/relayworld":     {"internal/access", "internal/relay", "internal/wire", "internal/wstest", "sim/engine", "sim/history", "sim/relayruntime"},
 	"sim/clusterworld":   {"internal/cluster", "internal/relay", "internal/wire", "sim/engine", "sim/history", "sim/relayruntime", "sim/relayworld"},
 	"sim/frontworld":     {"internal/config", "internal/front", "internal/lifecycle", "internal/relay", "sim/engine", "sim/relayruntime"},
 	"internal/golden":    {},

@@ -1,6 +1,8 @@
 package clusterworld
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
@@ -12,11 +14,11 @@ import (
 // it starts heal.
 func (w *instance) Idle() bool {
 	w.Settle()
-	if !w.Healing && w.Engine.ActorsDone() {
-		w.Healing = true
+	if !w.Healing.Get() && w.Engine.ActorsDone() {
+		w.Healing.Set(true)
 		w.Engine.Go("heal", w.heal)
 	}
-	return !w.Healed || w.Engine.Armed() > 0
+	return !w.Healed.Get() || w.Engine.Armed() > 0
 }
 
 // recovery is longer than the sum of the timeouts, graces and entry lifetimes
@@ -28,7 +30,9 @@ const recovery = 110 * time.Second
 func (w *instance) heal() {
 	w.awaitStarted()
 	w.Engine.Phase("the faults end: partitions heal, frozen nodes continue, ended nodes start again, peers read and answer; 110 s pass")
-	w.endFaults()
+	w.faultsOver.Set(true)
+	w.noAnswerBefore.Set(0)
+	w.Record(history.Event{Kind: history.TroublesOver})
 	w.healAll()
 	w.thawAll()
 	w.restartEnded()
@@ -37,7 +41,7 @@ func (w *instance) heal() {
 		c.Resume()
 	}
 	for i := range w.size {
-		if m := w.nodeAt(i); !m.isEnded() {
+		if m := w.nodeAt(i); !m.ended.Get() {
 			w.LiftLimits(m.Node)
 		}
 	}
@@ -53,7 +57,7 @@ func (w *instance) heal() {
 	w.replaceServingNode()
 	w.Engine.Phase("all nodes drain; at the end no claim, stream or entry may be left")
 	for i := range w.size {
-		if m := w.nodeAt(i); !m.isEnded() {
+		if m := w.nodeAt(i); !m.ended.Get() {
 			w.drainNode(m, 0)
 		}
 	}
@@ -63,17 +67,8 @@ func (w *instance) heal() {
 		w.Engine.Fail("left over", "%d entries are in the directory; every node is gone", n)
 	}
 	w.dir.close()
-	w.SetHealed()
+	w.Healed.Set(true)
 }
-
-//go:norace
-func (w *instance) endFaults() {
-	w.faultsOver, w.noAnswerBefore = true, 0
-	w.Record(history.Event{Kind: history.TroublesOver})
-}
-
-//go:norace
-func (m *member) isEnded() bool { return m.ended }
 
 // converge checks that new peers are served at every node.
 func (w *instance) converge() {
@@ -94,7 +89,7 @@ func (w *instance) converge() {
 	w.CheckAnswered(u.Rnd, 0)
 	w.CheckNotices()
 	for _, m := range w.members[:w.nmembers] {
-		if m.isEnded() {
+		if m.ended.Get() {
 			continue
 		}
 		if err := m.Relay.Check(); err != nil {
@@ -121,7 +116,7 @@ func (w *instance) replaceServingNode() {
 		return
 	}
 	began, within := w.Engine.Now(), int64(5*time.Second)
-	if !w.idleTimeOnly {
+	if !w.IdleTimeOnly {
 		within += int64(time.Minute)
 	}
 	if w.Run.Param("last", 0) == 1 {
@@ -171,63 +166,37 @@ func (w *instance) answered(d *relayworld.Node, u *relayworld.User) bool {
 	return p.Is(func() bool { return p.Answers() > 0 })
 }
 
-// checkNodes checks that each node counts the connections that its peers know
-// to be open, and that each server-id has at most one binary.
+// checkNodes checks what each node counts, and the entries in the directory.
 func (w *instance) checkNodes(when string) {
-	var holder [relayworld.MaxServers]*relayworld.Client
-	all := w.All()
-	ids := 0
+	var running []*member
+	var nodes []*relayworld.Node
 	for _, m := range w.members[:w.nmembers] {
-		if m.isEnded() {
-			continue
+		if !m.ended.Get() {
+			running, nodes = append(running, m), append(nodes, m.Node)
 		}
-		var binaries, phones, proxied, remote int
-		for _, c := range all {
-			if !c.Is(c.Open) {
-				continue
-			}
-			if c.Phone && c.HomeOf() == m.Node && c.Node != m.Node {
-				remote++
-			}
-			switch {
-			case c.Node != m.Node:
-			case c.Phone:
-				phones++
-				if c.HomeOf() != m.Node {
-					proxied++
-				}
-			default:
-				binaries++
-				ids++
-				if other := holder[c.Server]; other != nil {
-					w.Engine.Fail("one holder", "%s: %s and %s are both connected for %s", when, other.Name, c.Name, relayworld.Servers[c.Server])
-				}
-				holder[c.Server] = c
+	}
+	counts, ids := w.CheckCounts(when, nodes...), 0
+	for _, m := range running {
+		k, proxied := counts[m.Node], 0
+		for _, c := range w.All() {
+			if c.Is(c.Open) && c.Phone && c.Node == m.Node && c.Home.Get() != m.Node {
+				proxied++
 			}
 		}
-		got := m.Relay.Counts()
-		if got.Binaries != binaries || got.Phones != phones || got.InGrace != 0 || got.Remote != remote {
-			w.Engine.Fail("converges", "%s node %d counts %+v; want %d binaries, %d phones, %d remote", when, m.N, got, binaries, phones, remote)
-		}
-		const prefix = "pyrycode_relay_cluster_"
-		shown := relayworld.Gather(m.metrics)
-		for name, want := range map[string]int{"claims": binaries, "streams": proxied + remote, "nodes": w.size} {
-			if v := shown[prefix+name]; v != float64(want) {
-				w.Engine.Fail("converges", "%s node %d shows %v %s; want %d", when, m.N, v, name, want)
-			}
-		}
+		ids += k.Binaries
+		w.checkShown(m, when, map[string]int{"claims": k.Binaries, "streams": proxied + k.Remote, "nodes": w.size})
 	}
 	if n := w.dir.live("claims/"); n != ids {
 		w.Engine.Fail("converges", "%s the directory has %d entries; want %d", when, n, ids)
 	}
 }
 
-// checkEmpty checks that these gauges of a node that has drained are 0.
-func (w *instance) checkEmpty(m *member, names ...string) {
+// checkShown checks gauges of a node.
+func (w *instance) checkShown(m *member, when string, want map[string]int) {
 	shown := relayworld.Gather(m.metrics)
-	for _, name := range names {
-		if v := shown["pyrycode_relay_cluster_"+name]; v != 0 {
-			w.Engine.Fail("left over", "node %d has drained and still has %v %s", m.N, v, name)
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if v := shown["pyrycode_relay_cluster_"+name]; v != float64(want[name]) {
+			w.Engine.Fail("converges", "%s node %d shows %v %s; want %d", when, m.N, v, name, want[name])
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package clusterworld
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
@@ -21,11 +22,9 @@ func (w *instance) Step() {
 		if m.Lock == nil || m.Relay == nil {
 			continue
 		}
-		if !m.Lock.Held() {
-			w.checkGauges(m)
-		}
+		m.CheckGauges(w.Engine, m.name, &m.Shown)
 		for s := range relayworld.MaxServers {
-			may := !m.dead && m.mayServe(s)
+			may := !m.dead.Get() && m.mayServe(s)
 			if may != m.allowed[s] {
 				m.noteMayServe(s, may)
 			}
@@ -33,23 +32,11 @@ func (w *instance) Step() {
 				continue
 			}
 			m.everServed[s] = true
-			if holder[s] != nil && !w.sessionsLost {
+			if holder[s] != nil && !w.sessionsLost.Get() {
 				w.Engine.Fail("one serving", "nodes %d and %d serve %s", holder[s].N, m.N, relayworld.Servers[s])
 			}
 			holder[s] = m
 		}
-	}
-}
-
-// checkGauges compares the gauges of one node with what its registry counts.
-//
-//go:norace
-func (w *instance) checkGauges(m *member) {
-	c := &m.Shown
-	if m.Gauges[0].Value() != float64(c.Binaries) || m.Gauges[1].Value() != float64(c.Phones) || m.Gauges[2].Value() != float64(c.InGrace) ||
-		m.remote.Value() != float64(c.Remote) {
-		w.Engine.Fail("gauges", "node %d: binaries %v, phones %v, in grace %v, remote %v; want %+v", m.N,
-			m.Gauges[0].Value(), m.Gauges[1].Value(), m.Gauges[2].Value(), m.remote.Value(), *c)
 	}
 }
 
@@ -58,22 +45,11 @@ func (w *instance) checkGauges(m *member) {
 //
 //go:norace
 func (w *instance) Unlocking(t *engine.Task, l *engine.Lock) {
-	if l.Name() != "registry" {
-		return
-	}
-	if k, ok := t.Data.(*relayworld.OperatorRequest); ok && l == k.Node.Lock {
-		k.Counts = k.Node.Relay.Counts()
-	}
+	w.NoteCounts(t, l)
 	for i := 0; i < w.nmembers; i++ {
 		m := w.members[i]
 		if m.Lock != l {
 			continue
-		}
-		was := m.Shown
-		m.Shown = m.Relay.Counts()
-		w.NoteGraces(m.Node, was)
-		if m.Shown.Binaries < 0 || m.Shown.Phones < 0 || m.Shown.InGrace < 0 || m.Shown.Remote < 0 {
-			w.Engine.Fail("gauges", "the registry of node %d counts %+v", m.N, m.Shown)
 		}
 		for s := range relayworld.MaxServers {
 			m.slotHeld[s] = m.host.Slot(wire.ServerID(relayworld.Servers[s])) == relay.SlotHeld
@@ -100,13 +76,31 @@ func (w *instance) Final() {
 		}
 	}
 	w.JudgeHistory(history.CheckCluster)
-	w.cover()
+	w.Cover(counterGoals, connGoals)
+	w.coverNodes()
+}
+
+// Chart draws the run. The column of a node shows when it may serve, and the actions of the
+// nemesis on it.
+func (w *instance) Chart() *engine.Chart {
+	var names []string
+	for i := range w.size {
+		names = append(names, fmt.Sprint("relay-", i))
+	}
+	return w.ChartOf(names, func(node int) int {
+		for _, m := range w.members[:w.nmembers] {
+			if m.N == node {
+				return m.index
+			}
+		}
+		return 0 // of all processes, or of one that has not started
+	})
 }
 
 // HistorySettings returns what the checkers need to know of the cluster.
 func (w *instance) HistorySettings() *history.Cluster {
 	return &history.Cluster{
-		Exact: w.idleTimeOnly, Skewed: w.Run.Param("skew", 0) > 0, Random: w.storeFaults.upset+w.busFaults.lose+w.busFaults.late > 0,
+		Exact: w.IdleTimeOnly, Skewed: w.Run.Param("skew", 0) > 0, Random: w.storeFaults.upset+w.busFaults.lose+w.busFaults.late > 0,
 		Session: int64(sessionTTL), Call: callTime, Hold: int64(holdTime), Delay: w.busFaults.delay,
 		Directory: w.storeFaults.delay, Watch: w.storeFaults.watch, Window: max(w.Run.Param("window", 256<<10), 1<<10),
 		Claimant: int64(10*time.Second + relayworld.ProbeTime), Heartbeat: int64(w.heartbeat()),
@@ -116,7 +110,7 @@ func (w *instance) HistorySettings() *history.Cluster {
 // Invariants are what the runs of a cluster are judged by.
 func (World) Invariants() []string {
 	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
-		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "converges", "left over", "gates",
+		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "patience", "converges", "left over", "gates",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "progress", "forwarded", "attempts", "books", "metrics", "silence", "drain", "strays", "wake", "expiries", "disconnect",
 		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -16,8 +16,7 @@ const (
 )
 
 // nodeLink is one node's connection to the directory and to the other nodes: its
-// cluster.Store and its cluster.Network. The fields of its faults are used only in
-// functions that are hidden from the race detector.
+// cluster.Directory and its cluster.Network.
 type nodeLink struct {
 	w          *instance
 	m          *member
@@ -28,55 +27,41 @@ type nodeLink struct {
 	number int                                // of the process
 	accept atomic.Pointer[func(relay.Socket)] // nil: it does not listen yet
 
-	cuts   int
-	closed bool
+	cuts   engine.Hidden[int]
+	closed engine.Hidden[bool]
 }
 
 func newLink(w *instance, m *member) *nodeLink {
 	return &nodeLink{number: w.starts, w: w, m: m, obj: w.Engine.Object("line"), rnd: engine.NewRand(m.rnd.Uint64())}
 }
 
-//go:norace
-func (l *nodeLink) isCut(what int) bool { return l.cuts&what != 0 || l.closed }
-
-//go:norace
-func (l *nodeLink) isClosed() bool { return l.closed }
+func (l *nodeLink) isCut(what int) bool { return l.cuts.Get()&what != 0 || l.closed.Get() }
 
 func (l *nodeLink) cut(what int) {
-	l.setCuts(l.cutsNow() | what)
+	l.cuts.Set(l.cuts.Get() | what)
 	l.w.trouble(engine.Forever)
 	l.update()
 }
 
 // heal ends all cuts.
 func (l *nodeLink) heal() {
-	l.setCuts(0)
+	l.cuts.Set(0)
 	l.w.Engine.Open(&l.healedGate)
 	l.update()
 }
 
-//go:norace
-func (l *nodeLink) setCuts(cuts int) { l.cuts = cuts }
-
-//go:norace
-func (l *nodeLink) cutsNow() int { return l.cuts }
-
 // close ends the tasks of the link.
 func (l *nodeLink) close() {
-	l.setClosed()
+	l.closed.Set(true)
 	l.w.Engine.Open(&l.healedGate)
 	l.w.Engine.Open(&l.w.dir.watchers)
 }
-
-//go:norace
-func (l *nodeLink) setClosed() { l.closed = true }
 
 // noteUnanswered records a call of the directory that got no answer.
 func (l *nodeLink) noteUnanswered() {
 	l.w.Record(history.Event{Kind: history.Unanswered, Node: l.m.N})
 }
 
-//go:norace
 func (l *nodeLink) randomUpTo(d int64) int64 {
 	if d <= 0 {
 		return 0
@@ -84,27 +69,7 @@ func (l *nodeLink) randomUpTo(d int64) int64 {
 	return int64(l.rnd.Uint64() % uint64(d))
 }
 
-//go:norace
-func (l *nodeLink) chance(n int) bool { return l.rnd.Chance(n) }
-
-//go:norace
-func (l *nodeLink) pick(n int) int { return l.rnd.Intn(n) }
-
-// callFails reports whether this call of the directory fails.
-//
-//go:norace
-func (l *nodeLink) callFails() bool {
-	n := l.w.storeFaults.upset
-	return n > 0 && !l.w.faultsOver && l.rnd.Chance(n)
+// fails reports whether what fails once in so many times, or never if oneIn is 0, fails now.
+func (l *nodeLink) fails(oneIn int) bool {
+	return oneIn > 0 && !l.w.faultsOver.Get() && l.rnd.Chance(oneIn)
 }
-
-// The maximum delays, in nanoseconds.
-
-//go:norace
-func (w *instance) storeDelay() int64 { return w.storeFaults.delay }
-
-//go:norace
-func (w *instance) watchDelay() int64 { return w.storeFaults.watch }
-
-//go:norace
-func (w *instance) stalledUntil() int64 { return w.noAnswerBefore }

@@ -17,7 +17,6 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/wire"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"github.com/pyrycode/pyrycode-relay/sim/history"
-	"github.com/pyrycode/pyrycode-relay/sim/relayruntime"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
@@ -35,10 +34,10 @@ type member struct {
 	*relayworld.Node
 	w          *instance
 	index      int
+	name       string
 	cluster    *cluster.Node
 	host       *relay.Host
 	metrics    *prometheus.Registry // of the cluster.Node
-	remote     *relayruntime.Gauge  // phones with their socket at another node
 	link       *nodeLink
 	clockSpeed int64 // speed of its clock, in per cent of the true time
 	clockStart int64 // by that clock
@@ -46,12 +45,12 @@ type member struct {
 
 	// Faults of the nemesis and records of the checks. They are used only in
 	// functions that are hidden from the race detector.
-	dead       bool // killed
-	draining   bool
-	ended      bool // drained and closed, or dead
-	frozen     bool
+	dead       engine.Hidden[bool] // killed
+	draining   engine.Hidden[bool]
+	ended      engine.Hidden[bool] // drained and closed, or dead
+	frozen     engine.Hidden[bool]
+	everFrozen engine.Hidden[bool]
 	thaw       engine.Gate
-	everFrozen bool // it has been frozen
 	locks      [engine.MaxTasks]int8
 	deadlines  [relayworld.MaxServers][]leaseDeadline // deadlines of its claims; written before Claim returns
 	ndeadlines [relayworld.MaxServers]int
@@ -75,7 +74,7 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	d.Pause(m.parkWhileFrozen)
 	m.clockStart = w.Engine.Now() / 100 * m.clockSpeed
 	rt := &cfg.Runtime
-	newLock, newGate, start, newGauge := rt.NewLock, rt.NewGate, rt.Go, rt.NewGauge
+	newLock, newGate, start := rt.NewLock, rt.NewGate, rt.Go
 	rt.Clock = skewedClock{rt.Clock, m}
 	rt.NewLock = func(name string) sync.Locker {
 		l := newLock(name).(*engine.Lock)
@@ -86,18 +85,11 @@ func (w *instance) JoinCluster(d *relayworld.Node, cfg *relay.Config) {
 	}
 	rt.NewGate = func() relay.Gate { return frozenGate{newGate(), m} }
 	rt.Go = func(name string, f func()) { start(name, func() { m.parkWhileFrozen(); f() }) }
-	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
-		g := newGauge(o)
-		if o.Name == "pyrycode_relay_remote_phones" {
-			m.remote = g.(*relayruntime.Gauge)
-		}
-		return g
-	}
 	own := *rt
 	own.Rand = m.rnd
 	p := w.Run.Param
 	n, err := cluster.New(cluster.Config{
-		Name: fmt.Sprint("relay-", m.index), Directory: m.link, Network: m.link, Runtime: own,
+		Name: m.name, Directory: m.link, Network: m.link, Runtime: own,
 		TTL: sessionTTL, Margin: leaseMargin, Hold: holdTime, ClaimsUnderWay: p("calls", 64), Heartbeat: w.heartbeat(),
 		Window: max(p("window", 256<<10), 1<<10), Linger: relayworld.Linger,
 	})
@@ -119,7 +111,7 @@ func (w *instance) heartbeat() time.Duration {
 
 // Running returns the process of a node, or nil if it has ended.
 func (w *instance) Running(index int) *relayworld.Node {
-	if m := w.nodeAt(index); !m.isEnded() {
+	if m := w.nodeAt(index); !m.ended.Get() {
 		return m.Node
 	}
 	return nil
@@ -131,9 +123,7 @@ func (w *instance) Wrap(d *relayworld.Node, s *relayworld.Socket) relay.Socket {
 }
 
 // FaultsOver reports whether the faults have ended.
-//
-//go:norace
-func (w *instance) FaultsOver() bool { return w.faultsOver }
+func (w *instance) FaultsOver() bool { return w.faultsOver.Get() }
 
 // memberOf returns the member of a process, or nil.
 //
@@ -151,13 +141,13 @@ func (w *instance) memberOf(d *relayworld.Node) *member {
 func (w *instance) startNode(index int) {
 	p := w.Run.Param
 	w.starts++
-	m := &member{w: w, index: index, rnd: engine.NewRand(uint64(p("noise", 0))<<8 + uint64(w.starts)), clockSpeed: int64(100 + w.skew(index))}
+	m := &member{w: w, index: index, name: fmt.Sprint("relay-", index), rnd: engine.NewRand(uint64(p("noise", 0))<<8 + uint64(w.starts)), clockSpeed: int64(100 + w.skew(index))}
 	m.link = newLink(w, m)
 	w.starting = m
 	w.NewNode(w.starts)
 	w.nodes[index].Store(m)
 	w.addMember(m)
-	if err := m.cluster.Start(context.Background()); err != nil && !m.isEnded() {
+	if err := m.cluster.Start(context.Background()); err != nil && !m.ended.Get() {
 		w.killNode(m) // the process ends; another may be started
 	}
 }
@@ -170,10 +160,11 @@ func (w *instance) skew(index int) int {
 // killNode ends the process as kill -9 does: none of its further actions is
 // visible outside.
 func (w *instance) killNode(m *member) {
-	w.setEnded(m, true)
+	m.dead.Set(true)
+	m.ended.Set(true)
 	w.Record(history.Event{Kind: history.NodeDown, Node: m.N})
 	w.trouble(0)
-	if m.link.chance(2) {
+	if m.link.rnd.Chance(2) {
 		m.link.resetWires() // otherwise the machine is gone, too
 	}
 	m.link.cut(cutAll)
@@ -194,14 +185,14 @@ func (w *instance) killNode(m *member) {
 // drainNode shuts the process down as main does: first the relay, then its entries
 // in the directory.
 func (w *instance) drainNode(m *member, spread time.Duration) {
-	m.setDraining()
+	m.draining.Set(true)
 	w.Record(history.Event{Kind: history.DrainBegan, Node: m.N, N: int(spread)})
 	w.Record(history.Event{Kind: history.TroubleBegan, Peer: 1})
 	m.Relay.Drain(spread, func() {})
 	w.Record(history.Event{Kind: history.DrainRefuses, Node: m.N})
 	m.cluster.Drain()
-	if spread == 0 && w.faultsOver {
-		w.checkEmpty(m, "claims")
+	if spread == 0 && w.faultsOver.Get() {
+		w.checkShown(m, "when it has drained", map[string]int{"claims": 0})
 	}
 	w.Engine.Sleep(spread + 3*time.Second)
 	if spread > 0 {
@@ -209,41 +200,34 @@ func (w *instance) drainNode(m *member, spread time.Duration) {
 	}
 	m.Relay.Abort()
 	m.cluster.Close()
-	w.setEnded(m, false)
+	m.ended.Set(true)
 	m.link.close()
 }
 
-//go:norace
-func (m *member) setDraining() { m.draining = true }
-
-//go:norace
-func (w *instance) setEnded(m *member, dead bool) { m.dead, m.ended = dead, true }
-
-//go:norace
-func (m *member) gone() bool { return m.ended || m.draining }
+// gone reports whether the process ends or has ended.
+func (m *member) gone() bool { return m.ended.Get() || m.draining.Get() }
 
 // parkWhileFrozen parks the current task while its process is frozen. A task that holds a
 // lock is not parked, because other tasks may wait for it.
 //
 //go:norace
 func (m *member) parkWhileFrozen() {
-	for e := m.w.Engine; m.frozen && e.InTask() && m.locks[e.Current().ID] == 0; {
+	for e := m.w.Engine; m.frozen.Get() && e.InTask() && m.locks[e.Current().ID] == 0; {
 		e.Park(engine.AtWait, &m.thaw, engine.Forever)
 	}
 }
 
-//go:norace
 func (m *member) freeze() {
-	if !m.ended {
-		m.frozen, m.everFrozen = true, true
+	if !m.ended.Get() {
+		m.frozen.Set(true)
+		m.everFrozen.Set(true)
 		m.w.Record(history.Event{Kind: history.Froze, Node: m.N})
 		m.w.trouble(engine.Forever)
 	}
 }
 
-//go:norace
 func (m *member) unfreeze() {
-	m.frozen = false
+	m.frozen.Set(false)
 	m.w.Engine.Open(&m.thaw)
 }
 

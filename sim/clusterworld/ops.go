@@ -1,6 +1,7 @@
 package clusterworld
 
 import (
+	"strings"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
@@ -14,8 +15,8 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 		return
 	}
 	w.awaitStarted()
-	w.noteNemesisAction(op)
 	m := w.nodeAt(op.Arg % maxNodes)
+	w.recordAction(m, op)
 	switch op.Verb {
 	case relayworld.VerbScrape, relayworld.VerbCheck:
 		w.Operate(m.Node, op.Verb, 0)
@@ -54,31 +55,30 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 	}
 }
 
+// recordAction records an action of the nemesis for the chart.
+func (w *instance) recordAction(m *member, op engine.Op) {
+	e := history.Event{Kind: history.Acted, Node: m.N}
+	switch op.Verb {
+	case cMend, cThaw, cBoot, cStall, cWipe:
+		e.Node = 0
+	}
+	if op.Verb >= cCutStore {
+		e.Text = strings.ReplaceAll(clusterVerbs[op.Verb-cCutStore], "-", " ")
+		w.Record(e)
+	}
+}
+
 // restartEnded restarts the processes that have ended.
 func (w *instance) restartEnded() {
 	for i := range w.size {
-		if w.nodeAt(i).isEnded() && (w.starts < 20 || w.faultsOver) && w.beginStart() {
+		if w.nodeAt(i).ended.Get() && (w.starts < 20 || w.faultsOver.Get()) && !w.startRunning.Get() { // one at a time
+			w.startRunning.Set(true)
 			w.startNode(i)
 			w.trouble(int64(3 * time.Second)) // until the nodes have heard of each other
-			w.endStart()
+			w.startRunning.Set(false)
 		}
 	}
 }
-
-// beginStart reports whether the caller may start a process. One process is
-// started at a time.
-//
-//go:norace
-func (w *instance) beginStart() bool {
-	if w.startRunning {
-		return false
-	}
-	w.startRunning = true
-	return true
-}
-
-//go:norace
-func (w *instance) endStart() { w.startRunning = false }
 
 func (w *instance) thawAll() {
 	for i := range w.size {
@@ -88,18 +88,16 @@ func (w *instance) thawAll() {
 	w.Engine.Yield(engine.AtPoint, 0)
 }
 
-//go:norace
 func (w *instance) stall(d int64) {
-	if !w.faultsOver {
-		w.noAnswerBefore = max(w.noAnswerBefore, w.Engine.Now()+d)
-		w.dir.elect(w.noAnswerBefore)
+	if !w.faultsOver.Get() {
+		w.noAnswerBefore.Set(max(w.noAnswerBefore.Get(), w.Engine.Now()+d))
+		w.dir.elect(w.noAnswerBefore.Get())
 		w.trouble(d)
 	}
 }
 
-//go:norace
 func (w *instance) noteLost() {
-	w.sessionsLost = true
+	w.sessionsLost.Set(true)
 	w.Record(history.Event{Kind: history.SessionsLost})
 	w.trouble(0)
 }
@@ -107,7 +105,7 @@ func (w *instance) noteLost() {
 // healAll ends all partitions.
 func (w *instance) healAll() {
 	for i := range w.size {
-		if m := w.nodeAt(i); !m.isEnded() {
+		if m := w.nodeAt(i); !m.ended.Get() {
 			m.link.heal()
 		}
 	}
@@ -127,8 +125,6 @@ func (w *instance) freeze(m *member, d int64) {
 
 // trouble records a fault that lasts for d from now, or, if d is forever, until
 // endTroubles.
-//
-//go:norace
 func (w *instance) trouble(d int64) {
 	w.Record(history.Event{Kind: history.TroubleBegan, N: int(d)})
 }
@@ -138,7 +134,7 @@ func (w *instance) trouble(d int64) {
 //go:norace
 func (w *instance) endTroubles() {
 	for i := 0; i < w.nmembers; i++ {
-		if m := w.members[i]; m.frozen || m.link.cuts != 0 && !m.ended {
+		if m := w.members[i]; m.frozen.Get() || m.link.cuts.Get() != 0 && !m.ended.Get() {
 			return
 		}
 	}

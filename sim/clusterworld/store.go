@@ -111,7 +111,7 @@ func (w *instance) expire() {
 	d := w.dir
 	for {
 		next, over := int64(engine.Forever), false
-		stalled := w.stalledUntil()
+		stalled := w.noAnswerBefore.Get()
 		d.do(func() {
 			over = d.closed
 			if stalled > d.e.Now() {
@@ -312,27 +312,27 @@ func (l *nodeLink) call(changes bool, f func(*directory) error, err *error) erro
 	}
 	if l.isCut(cutStore) {
 		l.noteUnanswered()
-		if l.chance(2) {
+		if l.rnd.Chance(2) {
 			return errUnreachable // the node knows already
 		}
 		return late()
 	}
-	delay := func() { e.Sleep(time.Duration(l.randomUpTo(l.w.storeDelay()))) }
+	delay := func() { e.Sleep(time.Duration(l.randomUpTo(l.w.storeFaults.delay))) }
 	delay()
-	stalled := l.w.stalledUntil() - e.Now() // no leader: the directory does not answer
+	stalled := l.w.noAnswerBefore.Get() - e.Now() // no leader: the directory does not answer
 	switch {
 	case l.isCut(cutStore):
 		return late()
 	case stalled > 0 && stalled < began+callTime-e.Now():
 		e.Sleep(time.Duration(stalled))
 	case stalled > 0:
-		if l.chance(3) { // when there is a leader again
+		if l.rnd.Chance(3) { // when there is a leader again
 			later(stalled)
 		}
 		return late()
 	}
-	if l.callFails() {
-		switch l.pick(4) {
+	if l.fails(l.w.storeFaults.upset) {
+		switch l.rnd.Intn(4) {
 		case 0: // the request is lost
 			return late()
 		case 1: // the request is late: done after the timeout
@@ -382,7 +382,7 @@ func (l *nodeLink) nodes() (changes int, nodes []cluster.Entry) {
 
 func (l *nodeLink) watch(seen int, f func([]cluster.Entry)) {
 	e, d := l.w.Engine, l.w.dir
-	for !l.isClosed() {
+	for !l.closed.Get() {
 		if l.isCut(cutStore) {
 			e.Park(engine.AtWait, &l.healedGate, engine.Forever)
 			continue
@@ -393,9 +393,9 @@ func (l *nodeLink) watch(seen int, f func([]cluster.Entry)) {
 			continue
 		}
 		seen = changes
-		e.Sleep(time.Duration(l.randomUpTo(l.w.watchDelay())))
+		e.Sleep(time.Duration(l.randomUpTo(l.w.storeFaults.watch)))
 		l.m.parkWhileFrozen()
-		if !l.isClosed() {
+		if !l.closed.Get() {
 			f(nodes)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"github.com/pyrycode/pyrycode-relay/sim/relayworld"
 )
 
@@ -23,7 +24,7 @@ type wires struct {
 type nodeWire struct {
 	from, to *nodeLink
 	ends     [2]*relayworld.Socket
-	late     int // reasons for which its bytes are late
+	late     engine.Hidden[int] // reasons for which its bytes are late
 }
 
 // wireSocket is one end of a wire. It transfers no bytes while its process is frozen, and
@@ -152,7 +153,7 @@ func (l *nodeLink) Dial(address string, then func(relay.Socket, error)) {
 // listening returns the link of the node at an address, or nil.
 func (w *instance) listening(address string) *nodeLink {
 	for i := range w.size {
-		if m := w.nodes[i].Load(); m != nil && m.link.Address() == address && !m.link.isClosed() && m.link.accept.Load() != nil {
+		if m := w.nodes[i].Load(); m != nil && m.link.Address() == address && !m.link.closed.Get() && m.link.accept.Load() != nil {
 			return m.link
 		}
 	}
@@ -163,7 +164,7 @@ func (w *instance) listening(address string) *nodeLink {
 func (w *instance) connect(from, to *nodeLink) (near, far relay.Socket) {
 	c := &nodeWire{from: from, to: to}
 	room := max(w.Run.Param("room", 1<<14), 512)
-	c.ends[0], c.ends[1] = w.Wire(from.m.Node, to.m.Node, from.rnd64(), room, w.busFaults.delay)
+	c.ends[0], c.ends[1] = w.Wire(from.m.Node, to.m.Node, from.rnd.Uint64(), room, w.busFaults.delay)
 	w.wires.mu.Lock()
 	w.wires.all = append(w.wires.all, c)
 	w.wires.mu.Unlock()
@@ -175,9 +176,9 @@ func (w *instance) connect(from, to *nodeLink) (near, far relay.Socket) {
 func (s *wireSocket) TryWrite(p []byte) (int, error) {
 	l := s.m.link
 	switch {
-	case l.breaksWrite():
+	case l.fails(l.w.busFaults.lose):
 		s.wire.ends[0].Cut()
-	case l.delaysWrite():
+	case l.fails(l.w.busFaults.late):
 		s.wire.delay(l.randomUpTo(int64(4 * time.Second)))
 	}
 	return s.frozenSocket.TryWrite(p)
@@ -186,23 +187,18 @@ func (s *wireSocket) TryWrite(p []byte) (int, error) {
 // delay stops the bytes of c for a while.
 func (c *nodeWire) delay(d int64) {
 	e := c.from.w.Engine
-	c.addLate(1)
+	c.late.Set(c.late.Get() + 1)
 	c.update()
 	e.Go("late", func() {
 		e.Sleep(time.Duration(d))
-		c.addLate(-1)
+		c.late.Set(c.late.Get() - 1)
 		c.update()
 	})
 }
 
-//go:norace
-func (c *nodeWire) addLate(n int) { c.late += n }
-
 // update lets bytes pass, or not, as the faults say now.
-//
-//go:norace
 func (c *nodeWire) update() {
-	cut := c.late > 0 || c.from.isCut(cutBus) || c.to.isCut(cutBus)
+	cut := c.late.Get() > 0 || c.from.isCut(cutBus) || c.to.isCut(cutBus)
 	c.ends[0].Partition(cut)
 	c.ends[1].Partition(cut)
 }
@@ -240,21 +236,3 @@ func (l *nodeLink) resetWires() {
 		c.ends[0].Cut()
 	}
 }
-
-// breaksWrite reports whether this write breaks its wire.
-//
-//go:norace
-func (l *nodeLink) breaksWrite() bool { return l.w.busFault(l, l.w.busFaults.lose) }
-
-// delaysWrite reports whether the bytes of this write are late.
-//
-//go:norace
-func (l *nodeLink) delaysWrite() bool { return l.w.busFault(l, l.w.busFaults.late) }
-
-//go:norace
-func (w *instance) busFault(l *nodeLink, oneIn int) bool {
-	return oneIn > 0 && !w.faultsOver && l.rnd.Chance(oneIn)
-}
-
-//go:norace
-func (l *nodeLink) rnd64() uint64 { return l.rnd.Uint64() }

@@ -361,26 +361,17 @@ type instance struct {
 	// Used only in functions that are hidden from the race detector.
 	members        [32]*member // all nodes' processes, oldest first
 	nmembers       int
-	noAnswerBefore int64 // the directory does not answer before that time
-	faultsOver     bool  // no more faults
-	sessionsLost   bool  // the directory has ended sessions that were alive
-	allStarted     bool  // all processes have started
+	noAnswerBefore engine.Hidden[int64] // the directory does not answer before that time
+	faultsOver     engine.Hidden[bool]  // no more faults
+	sessionsLost   engine.Hidden[bool]  // the directory has ended sessions that were alive
+	allStarted     engine.Hidden[bool]  // all processes have started
 	started        engine.Gate
-	startRunning   bool
-	idleTimeOnly   bool // time moves only when no task can run
-
-	nemesisActions  [128]nemesisAction
-	nnemesisActions int
+	startRunning   engine.Hidden[bool]
 }
 
 func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
-	w := &instance{Instance: &relayworld.Instance{Engine: e, Run: r}, idleTimeOnly: r.Param("eager", 0) == 0}
+	w := &instance{Instance: relayworld.NewInstance(e, r)}
 	w.Cluster = w
-	for i, name := range r.Actors() {
-		if i < relayworld.MaxUsers {
-			w.Users[i] = &relayworld.User{Name: name, Rnd: engine.NewRand(engine.HashName(name) ^ uint64(r.Param("noise", 0)))}
-		}
-	}
 	ms := func(name string) int64 { return int64(r.Param(name, 0)) * int64(time.Millisecond) }
 	w.storeFaults.upset, w.storeFaults.delay, w.storeFaults.watch, w.storeFaults.expiry = r.Param("upset", 0), ms("store-delay"), ms("watch-delay"), ms("expiry")
 	w.busFaults.lose, w.busFaults.late, w.busFaults.delay = r.Param("lose", 0), r.Param("late", 0), ms("bus-delay")
@@ -392,7 +383,8 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 			w.startNode(i)
 		}
 		e.Sleep(time.Duration(20*w.busFaults.delay+3*w.storeFaults.watch) + 500*time.Millisecond) // until they have heard of each other
-		w.setAllStarted()
+		w.allStarted.Set(true)
+		w.Engine.Open(&w.started)
 	})
 	return w
 }
@@ -400,17 +392,9 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 // nodeAt returns the last process of a node.
 func (w *instance) nodeAt(index int) *member { return w.nodes[index%w.size].Load() }
 
-//go:norace
-func (w *instance) setAllStarted() {
-	w.allStarted = true
-	w.Engine.Open(&w.started)
-}
-
 // awaitStarted waits until all processes have started.
-//
-//go:norace
 func (w *instance) awaitStarted() {
-	for !w.allStarted {
+	for !w.allStarted.Get() {
 		w.Engine.Park(engine.AtWait, &w.started, engine.Forever)
 	}
 }

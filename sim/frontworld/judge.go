@@ -476,31 +476,25 @@ func (w *instance) Contended(*engine.Task, *engine.Lock) {}
 func (w *instance) Ended(*engine.Task) {}
 
 // Coverage goals.
-const (
-	sawFull = iota
-	sawRefused
-	sawEvicted
-	sawShed
-	sawTurnTaken
-	sawTimeout
-	sawUpgrade
-	sawReload
-	sawDrain
-	sawLeave
-	sawSecond
-	sawCut
+var goals engine.Goals
+
+var (
+	sawFull      = goals.Add("the table is full")
+	sawRefused   = goals.Add("a connection is refused")
+	sawEvicted   = goals.Add("a connection gives way to a newcomer")
+	sawShed      = goals.Add("a connection is cut for its memory")
+	sawTurnTaken = goals.Add("all turns are taken")
+	sawTimeout   = goals.Add("a request does not come in time")
+	sawUpgrade   = goals.Add("a connection is upgraded")
+	sawReload    = goals.Add("a reload is applied")
+	sawDrain     = goals.Add("the process drains")
+	sawLeave     = goals.Add("a connection is told to leave")
+	sawSecond    = goals.Add("a second signal comes in a drain")
+	sawCut       = goals.Add("a drain cuts what is left")
 )
 
 // CoverageGoals implements engine.World.
-func (World) CoverageGoals() []string {
-	return []string{
-		sawFull: "the table is full", sawRefused: "a connection is refused", sawEvicted: "a connection gives way to a newcomer",
-		sawShed: "a connection is cut for its memory", sawTurnTaken: "all turns are taken",
-		sawTimeout: "a request does not come in time", sawUpgrade: "a connection is upgraded",
-		sawReload: "a reload is applied", sawDrain: "the process drains", sawLeave: "a connection is told to leave",
-		sawSecond: "a second signal comes in a drain", sawCut: "a drain cuts what is left",
-	}
-}
+func (World) CoverageGoals() []string { return goals.Texts() }
 
 // Invariants implements engine.World.
 func (World) Invariants() []string {

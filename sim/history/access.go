@@ -2,29 +2,6 @@ package history
 
 import "cmp"
 
-// accessPeriod is a period in which a list was in force in one process: from the beginning
-// of the change to it to the end of the next change.
-type accessPeriod struct {
-	Access
-	node     int
-	from, to Stamp
-}
-
-// accessSet ends all periods of the process but the newest.
-func (r *Run) accessSet(e *Event) {
-	newest := true
-	for i := len(r.access) - 1; i >= 0; i-- {
-		p := r.access[i]
-		if p.node != e.Node {
-			continue
-		}
-		if !newest && p.to.Step == 0 {
-			p.to = e.Stamp
-		}
-		newest = false
-	}
-}
-
 // subject returns what a list allows, or does not allow, for c: its token or its server-id.
 func (c *Conn) subject() string { return cmp.Or(c.Token, c.Server) }
 
@@ -34,12 +11,9 @@ func (r *Run) accessOf(c *Conn, from, to Stamp) (allowed, lacking bool) {
 	if !r.of(c).HasAccess {
 		return true, false
 	}
-	for _, p := range r.access {
-		if p.node != c.Node || !p.to.After(from) || to.Step > 0 && p.from.Step > to.Step {
-			continue
-		}
-		allowed = allowed || p.Allows[c.subject()]
-		lacking = lacking || !p.Allows[c.subject()]
+	for list := range r.access.during(c.Node, from, to) {
+		allowed = allowed || list.Allows[c.subject()]
+		lacking = lacking || !list.Allows[c.subject()]
 	}
 	return allowed, lacking
 }
@@ -112,10 +86,10 @@ func (r *Run) checkAccess(c *Conn) {
 		return
 	}
 	for _, p := range r.access {
-		if p.node == c.Node && p.ExpiresAt > 0 && p.Expires == c.subject() {
+		if p.node == c.Node && p.value.ExpiresAt > 0 && p.value.Expires == c.subject() {
 			r.checkExpiry(c, p)
 		}
-		if p.node != c.Node || p.Allows[c.subject()] {
+		if p.node != c.Node || p.value.Allows[c.subject()] {
 			continue
 		}
 		// From the end of the change to p, or from the upgrade, to the next change.
@@ -147,20 +121,21 @@ func (r *Run) checkClosedSince(invariant string, c *Conn, since int64, event str
 
 // checkExpiry checks that c was closed when its server-id expired, if no other list came
 // before or soon after that.
-func (r *Run) checkExpiry(c *Conn, p *accessPeriod) {
+func (r *Run) checkExpiry(c *Conn, p *period[Access]) {
+	at := p.value.ExpiresAt
 	for _, o := range r.access {
-		if o.node == p.node && o.from.Step > p.from.Step && (o.from.At < p.ExpiresAt || o.Allows[c.subject()] && o.from.At <= p.ExpiresAt+r.MaxDelay(c)) {
+		if o.node == p.node && o.from.Step > p.from.Step && (o.from.At < at || o.value.Allows[c.subject()] && o.from.At <= at+r.MaxDelay(c)) {
 			return
 		}
 	}
-	if c.UpgradedAt.At >= p.ExpiresAt || c.EndedAt.Step != 0 && c.EndedAt.At <= p.ExpiresAt {
+	if c.UpgradedAt.At >= at || c.EndedAt.Step != 0 && c.EndedAt.At <= at {
 		return
 	}
-	r.checkClosedSince("access", c, p.ExpiresAt, "its access had expired")
+	r.checkClosedSince("access", c, at, "its access had expired")
 }
 
 // inForce returns the time from which only p was in force: the end of the change to it.
-func (r *Run) inForce(p *accessPeriod) (since Stamp) {
+func (r *Run) inForce(p *period[Access]) (since Stamp) {
 	for _, o := range r.access {
 		if o.node == p.node && o.from.Step < p.from.Step && o.to.Step > since.Step {
 			since = o.to

@@ -31,7 +31,11 @@ func Check(r *Run) []Violation {
 	r.CheckOverlaps()
 	r.checkDrains()
 	r.checkQuiet()
-	r.checkBooks()
+	for _, n := range r.Nodes[1:] {
+		if n.Last != nil {
+			r.checkBooks(n.Number, int(n.Last.sum("frames_forwarded_total ")+n.Last.sum("dropped_frames_total ")), false)
+		}
+	}
 	r.checkWakes()
 	r.checkSheds()
 	r.CheckLinearizable(nil)
@@ -137,153 +141,4 @@ func (r *Run) checkWakes() {
 			}
 		}
 	}
-}
-
-// checkSamples compares the gauges of what changes too often for a scrape with the sockets.
-func (r *Run) checkSamples() {
-	s := sampler{r: r, conns: make([]state, len(r.Conns))}
-	for i := range r.Events {
-		s.next(&r.Events[i])
-	}
-}
-
-// sampler follows the connections from event to event.
-type sampler struct {
-	r     *Run
-	conns []state
-}
-
-// state is what is known of one connection at a moment.
-type state struct {
-	dialled, upgraded, answered, left, closes bool
-
-	closed Stamp
-
-	waits, frames int // bytes and number of the frames that were sent to it, less those written
-
-	read, settled int // messages of it that the relay has read, and has certainly accepted
-	wrote         int // frames written to it
-	smallest      int // size of its smallest frame
-}
-
-func (s *sampler) next(e *Event) {
-	if e.Kind == Sampled {
-		s.check(e)
-		return
-	}
-	if e.Conn < 1 || e.Conn >= len(s.conns) {
-		return
-	}
-	switch c := &s.conns[e.Conn]; e.Kind {
-	case Dialled:
-		c.dialled = true
-	case Upgraded:
-		c.upgraded = true
-	case Answered:
-		c.answered = true
-	case FaultBegan:
-		c.left = c.left || Fault(e.N)&leaves != 0
-	case CloseSent:
-		c.left = true
-	case WroteClose:
-		c.closes = true
-	case SocketClosed:
-		c.closed = e.Stamp
-	case MessagesRead:
-		c.read = e.N
-	case Settled:
-		c.settled = c.read
-	case Wrote:
-		c.waits -= e.Size
-		c.frames--
-		c.wrote++
-	case Sent:
-		s.sent(e)
-	}
-}
-
-// envelopeBytes is the most that an envelope adds to a frame.
-const envelopeBytes = 64
-
-// sent adds a frame to what waits for its receiver: the phone, or any binary of the server-id.
-func (s *sampler) sent(e *Event) {
-	from, st := s.r.Conns[e.Conn], &s.conns[e.Conn]
-	if st.smallest == 0 || e.Size < st.smallest {
-		st.smallest = e.Size
-	}
-	if !from.Phone {
-		if e.Peer > 0 && e.Peer < len(s.conns) {
-			s.conns[e.Peer].waits += e.Size
-			s.conns[e.Peer].frames++
-		}
-		return
-	}
-	for i, o := range s.r.Conns[1:] {
-		if !o.Phone && o.Server == from.Server && o.Node == from.Node {
-			s.conns[i+1].waits += e.Size + envelopeBytes
-			s.conns[i+1].frames++
-		}
-	}
-}
-
-// chargedToBinaries returns how many bytes the outboxes of a process's binaries hold at least: what
-// the relay has accepted of the phones of a server-id, and not written to its only binary.
-func (s *sampler) chargedToBinaries(node int) (least int) {
-	for i, b := range s.r.Conns[1:] {
-		st := &s.conns[i+1]
-		if b.Phone || b.Node != node || !st.upgraded || st.closed.Step != 0 || st.closes || st.left || s.r.Binaries(b, func(*Conn) bool { return true }) {
-			continue
-		}
-		frames, smallest := -st.wrote, 1<<30
-		for k, p := range s.r.Conns[1:] {
-			t := &s.conns[k+1]
-			if p.Phone && p.Server == b.Server && p.Node == node && t.settled > 0 && !t.closes && !t.left && t.closed.Step == 0 && p.Faults&^DidStall == 0 {
-				frames, smallest = frames+t.settled, min(smallest, t.smallest)
-			}
-		}
-		if frames > 0 {
-			least += frames * (smallest + frameCost)
-		}
-	}
-	return least
-}
-
-// check checks one sample.
-func (s *sampler) check(e *Event) {
-	var open, opening, recent, working, waits [2]int
-	for i, c := range s.r.Conns[1:] {
-		st, side := &s.conns[i+1], c.Endpoint()
-		if c.Node != e.Node || !st.dialled {
-			continue
-		}
-		switch {
-		case st.upgraded && st.closed.Step == 0:
-			open[side]++
-			waits[side] += max(st.waits, 0) + max(st.frames, 0)*frameCost
-			if st.closes || st.left {
-				recent[side]++ // its slot, or its sender, may be gone already, or not yet
-			} else if st.answered {
-				working[side]++
-			}
-		case !st.upgraded && !st.answered:
-			opening[side]++
-		case st.upgraded && e.At-st.closed.At <= s.r.Message+3*s.r.Probe:
-			recent[side]++
-		}
-	}
-	v := e.Data.(*Sample)
-	check := func(what string, least, got, most int) {
-		if got < least || got > most {
-			s.r.fail("metrics", "while no task runs, process %d shows %d %s; want %d to %d", e.Node, got, what, least, most)
-		}
-	}
-	all := open[0] + open[1]
-	check("connections", all, v.Gauges.Connections, all+opening[0]+opening[1])
-	check("parked phones", 0, v.Gauges.Parked, v.Parked+recent[1])
-	if v.Blocked {
-		working[0] = 0 // one of them may be closed, and the close message waits
-	}
-	check("waiting claims", max(working[0]-v.Binaries, 0), v.Gauges.Waiting, max(open[0]+recent[0]-v.Binaries, 0)) // one that has left waits until its round ends
-	check("bytes for phones", 0, v.Gauges.PhoneOutboxes, waits[1])
-	check("bytes for binaries", s.chargedToBinaries(e.Node), v.Gauges.BinaryOutboxes, waits[0]+len(s.conns)*1000) // notices
 }

@@ -43,6 +43,9 @@ const (
 	Binaries
 )
 
+// Has reports whether c is on this side.
+func (s Side) Has(c *Conn) bool { return s == Both || s == Phones == c.Phone }
+
 // AnyText stands for any reason that is not empty.
 const AnyText = "*"
 
@@ -101,8 +104,7 @@ func (c *Conn) closedWith(code int, reason string) bool {
 }
 
 func (w *Reason) matches(c *Conn) bool {
-	return w.Code == c.Code && (w.Text == c.Reason || w.Text == AnyText && c.Reason != "") &&
-		(w.Side == Both || w.Side == Phones == c.Phone)
+	return w.Code == c.Code && (w.Text == c.Reason || w.Text == AnyText && c.Reason != "") && w.Side.Has(c)
 }
 
 // Unfounded returns the invariant that the close of c breaks, or an empty string. The rows

@@ -28,7 +28,7 @@ const (
 	Garbled    // Conn Text: a message that breaks the protocol, or a frame that is not as it was sent
 	Noticed    // Conn Peer(phone) N(code): the binary is told that a phone is gone
 	Ordered    // Conn Peer(phone) N(code): the binary closes a phone
-	Message    // Conn N(MessageBare, MessageStray): the peer sends any data message
+	Message    // Conn N(MessageBare, MessageStray) To(bytes sent in all, up to its end): the peer sends any data message
 	Ponged     // Conn N(the ping): the peer answers a ping
 	CloseSent  // Conn N(code)
 	Closed     // Conn N(code) Text(reason): the relay's close message has arrived
@@ -40,7 +40,7 @@ const (
 	NotAsked   // Conn: the verifier did not answer about it
 
 	// Connections, as the relay's sockets see them.
-	MessagesRead // Conn N: so many data messages have been read in all
+	BytesRead    // Conn N: so many bytes have been read in all
 	Settled      // Conn: what was read has been handed on, and nothing waits to be written
 	Pinged       // Conn N(the ping): a ping is written
 	Wrote        // Conn Size: a whole frame is written; Size is its payload
@@ -83,6 +83,7 @@ const (
 	TroubleBegan // N(nanoseconds, or -1: until TroubleEnded) Peer(1: it is a drain): a fault of the directory, of the network between processes, or of a process
 	TroubleEnded // all troubles with -1
 	TroublesOver // nothing goes wrong from here on
+	Acted        // Node(0: all) Text: what the world does to a process, for a chart
 )
 
 // Event is one thing that happened in a run.

@@ -271,21 +271,19 @@ func TestSamples(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := Read(begin("bp").add(Event{Kind: Sampled, Node: 1, Data: &Sample{Binaries: 1, Gauges: c.gauges}}).Events(), Settings{Exact: true, Room: 1})
-			r.checkSamples()
-			if wrong := len(r.violations) > 0; wrong != c.wrong {
-				t.Errorf("broken: %v; want wrong=%t", r.violations, c.wrong)
+			if wrong := len(r.sampled) > 0; wrong != c.wrong {
+				t.Errorf("broken: %v; want wrong=%t", r.sampled, c.wrong)
 			}
 		})
 	}
 }
 
 func TestBooks(t *testing.T) {
-	s := begin("bp").add(Event{Kind: Message, Conn: 2}, Event{Kind: MessagesRead, Conn: 2, N: 1}, Event{Kind: Settled, Conn: 2})
+	s := begin("bp").add(Event{Kind: FaultBegan, Conn: 1, N: int(DidHangUp)}, Event{Kind: Message, Conn: 2, To: 9}, Event{Kind: BytesRead, Conn: 2, N: 9}, Event{Kind: Settled, Conn: 2})
 	for counted, wrong := range []bool{true, false, true} {
-		r := Read(append(s.Events(), Event{Stamp: Stamp{Step: 99}, Kind: Sampled, Node: 1, Data: &Sample{Counted: counted}}), Settings{})
-		r.checkBooks()
-		if got := len(r.violations) > 0; got != wrong {
-			t.Errorf("%d counted: broken: %v; want wrong=%t", counted, r.violations, wrong)
+		r := Read(append(s.Events(), Event{Stamp: Stamp{Step: 99}, Kind: Sampled, Node: 1, Data: &Sample{Counted: counted, Binaries: 1, Gauges: Gauges{Connections: 2}}}), Settings{})
+		if got := len(r.sampled) > 0; got != wrong {
+			t.Errorf("%d counted: broken: %v; want wrong=%t", counted, r.sampled, wrong)
 		}
 	}
 }

@@ -53,6 +53,21 @@ var metricChecks = map[string]func(r *Run, n *Node){
 	"cluster_round_trip_seconds":         (*Run).checkRoundTrips,
 }
 
+const prefix = "pyrycode_relay_"
+
+// sum returns the sum of the series with names that begin so.
+func (m Metrics) sum(begin string) (sum float64) {
+	for name, v := range m {
+		if strings.HasPrefix(name, prefix+begin) {
+			sum += v
+		}
+	}
+	return sum
+}
+
+// of returns the value of a series.
+func (m Metrics) of(series string) int { return int(m[prefix+series]) }
+
 // checkMetrics checks the last scrape of each process, which comes when all of its
 // connections have ended.
 func (r *Run) checkMetrics() {
@@ -67,7 +82,7 @@ func (r *Run) checkMetrics() {
 		}
 	}
 	r.checkScrapes()
-	r.checkSamples()
+	r.violations = append(r.violations, r.sampled...)
 }
 
 // checkScrapes compares all scrapes of a process with each other: a counter never falls. It also

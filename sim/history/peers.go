@@ -75,10 +75,7 @@ func (o *Peer) Sends(first byte, payload []byte) {
 		if o.closed.Load() {
 			return // the answer
 		}
-		code := 0
-		if len(payload) >= 2 {
-			code = int(binary.BigEndian.Uint16(payload))
-		}
+		code, _ := ParseClose(payload)
 		o.add(Event{Kind: CloseSent, N: code})
 	case 0x89, 0x8a: // a ping or a pong
 	default:
@@ -115,10 +112,7 @@ func (o *Peer) Receives(op byte, payload []byte) {
 	switch {
 	case op == 8:
 		o.closed.Store(true)
-		code, text := 0, ""
-		if len(payload) >= 2 {
-			code, text = int(binary.BigEndian.Uint16(payload)), string(payload[2:])
-		}
+		code, text := ParseClose(payload)
 		o.add(Event{Kind: Closed, N: code, Text: text})
 	case op != 1:
 	case o.phone:
@@ -137,6 +131,14 @@ func (o *Peer) receivesEnvelope(payload []byte) {
 	default:
 		o.add(Event{Kind: Received, Text: e.ConnID, N: digest(e.Frame), Size: len(e.Frame)})
 	}
+}
+
+// ParseClose returns the code and the reason of a close message, or 0 if it has none.
+func ParseClose(payload []byte) (code int, reason string) {
+	if len(payload) < 2 {
+		return 0, ""
+	}
+	return int(binary.BigEndian.Uint16(payload)), string(payload[2:])
 }
 
 // Leaves records that the peer closes its connection.

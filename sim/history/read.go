@@ -17,12 +17,16 @@ func Read(events []Event, s Settings) *Run {
 		case e.Kind == Pushed && e.N < 0:
 			r.node(e.Node).RefusedWakes++
 		case e.Conn < 1 || e.Conn >= len(r.Conns): // a wake that names no connection
-		case e.Kind >= MessagesRead:
+		case e.Kind >= BytesRead:
 			r.Conns[e.Conn].atSocket(e)
 		default:
 			r.Conns[e.Conn].atPeer(e)
+			if e.Kind == Sent {
+				r.queued(e)
+			}
 		}
 	}
+	r.sampled, r.violations = r.violations, nil
 	return r
 }
 
@@ -66,7 +70,7 @@ func (c *Conn) atPeer(e *Event) {
 		f := c.flow(e.Peer)
 		f.Orders = append(f.Orders, Order{len(f.Sent), e.N, e.Stamp})
 	case Message:
-		c.messages = append(c.messages, e.N)
+		c.messages = append(c.messages, message{e.N, e.To})
 		c.SentAt = append(c.SentAt, e.At)
 	case Ponged:
 		c.Pongs = append(c.Pongs, Ping{e.N, e.Stamp})
@@ -127,14 +131,19 @@ func (c *Conn) noteFault(at int64) {
 // atSocket enters an event of the relay's socket.
 func (c *Conn) atSocket(e *Event) {
 	switch e.Kind {
-	case MessagesRead:
-		c.read = e.N
+	case BytesRead:
+		for c.read < len(c.messages) && c.messages[c.read].end <= e.N {
+			c.read++
+		}
 	case Settled:
 		c.settled = c.read
+		c.settledFrames, _ = c.frames(c.read)
 	case Pinged:
 		c.Pings = append(c.Pings, Ping{e.N, e.Stamp})
 	case Wrote:
 		c.Frames++
+		c.queuedBytes -= e.Size
+		c.queuedFrames--
 		c.FrameBytes += e.Size
 	case WroteClose:
 		c.Closes++
@@ -153,14 +162,14 @@ func (r *Run) operated(e *Event) {
 	n := r.node(e.Node)
 	switch e.Kind {
 	case LimitsBegan:
-		r.limits = append(r.limits, &limitsPeriod{Limits: *e.Data.(*Limits), node: e.Node, from: e.Stamp})
+		r.limits.begin(e)
 	case LimitsSet:
-		r.limitsSet(e)
+		r.limits.set(e)
 	case AccessBegan:
 		n.HasAccess = true
-		r.access = append(r.access, &accessPeriod{Access: *e.Data.(*Access), node: e.Node, from: e.Stamp})
+		r.access.begin(e)
 	case AccessSet:
-		r.accessSet(e)
+		r.access.set(e)
 	case RequestBegan:
 		r.requests = append(r.requests, &request{Request: e.Data.(*Request), node: e.Node, from: e.Stamp})
 	case RequestEnded, LiftBegan, LiftEnded:
@@ -182,6 +191,8 @@ func (r *Run) operated(e *Event) {
 		n.GraceKicks += e.N
 	case MayServe, Froze, Unanswered, SessionsLost, TroubleBegan, TroubleEnded, TroublesOver:
 		r.clusterEvent(e, n)
+	case Sampled:
+		r.checkSample(e)
 	case Scraped:
 		n.Last = e.Data.(Metrics)
 	}

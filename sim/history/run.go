@@ -38,8 +38,8 @@ type Run struct {
 	Conns  []*Conn // by number; the first is nil
 	Nodes  []*Node // by number; the first is nil
 
-	limits   []*limitsPeriod
-	access   []*accessPeriod
+	limits   periods[Limits]
+	access   periods[Access]
 	requests []*request
 	sheds    []*shed
 
@@ -48,6 +48,7 @@ type Run struct {
 	sessionsLost bool
 
 	violations []Violation
+	sampled    []Violation // of checkSample
 }
 
 // Violation is a broken invariant.
@@ -113,10 +114,10 @@ type Conn struct {
 	Pings, Pongs  []Ping
 	SentAt        []int64 // times at which it sent data or pongs
 
-	messages     []int // of Message
-	read         int   // data messages that the relay has read
-	settled      int   // of them, when no task ran last
-	Frames       int   // whole frames that the relay has written to it
+	messages     []message
+	read         int // data messages that the relay has read
+	settled      int // of them, when no task ran last
+	Frames       int // whole frames that the relay has written to it
 	FrameBytes   int
 	Closes       int // close messages that the relay has written
 	WroteCode    int
@@ -124,7 +125,15 @@ type Conn struct {
 	afterClose   bool
 	waited       int64 // the longest wait of a write
 	SocketClosed Stamp
+
+	// For checkSample, while the history is read.
+	settledFrames             int // of settled, those that are counted as frames
+	queuedBytes, queuedFrames int // sent to it, less those written; a frame for a binary counts for all of its server-id
+	smallest                  int // size of the smallest frame that it has sent
 }
+
+// message is a data message that a peer sends: what it is, and the bytes sent up to its end.
+type message struct{ kind, end int }
 
 // Span is a time between two moments.
 type Span struct{ From, To Stamp }
@@ -229,15 +238,15 @@ func (c *Conn) Endpoint() int {
 
 // Frames counts the messages among the first n that are counted as frames.
 func (c *Conn) frames(n int) (frames, strays int) {
-	for _, m := range c.messages[:min(n, len(c.messages))] {
-		if m&MessageBare == 0 {
+	for _, m := range c.messages[:n] {
+		if m.kind&MessageBare == 0 {
 			frames++
 		}
-		if m&MessageStray != 0 {
+		if m.kind&MessageStray != 0 {
 			strays++
 		}
 	}
-	return frames + max(n-len(c.messages), 0), strays
+	return frames, strays
 }
 
 // Accepted returns how many frames of c the relay has certainly accepted, and at most.

@@ -17,14 +17,6 @@ import (
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 )
 
-// GaugeNames are the names of the registry's gauges: binaries, phones, and
-// binaries in grace.
-var GaugeNames = [3]string{
-	"pyrycode_relay_connected_binaries",
-	"pyrycode_relay_connected_phones",
-	"pyrycode_relay_binaries_in_grace",
-}
-
 // NewRuntime returns the relay's runtime on an engine. ids is the relay's
 // source of randomness. Copies of the runtime share its pools.
 func NewRuntime(e *engine.Run, ids io.Reader) relay.Runtime {

@@ -111,11 +111,9 @@ func (a *accessWorld) Ask(q relay.AccessQuestion) (relay.Terms, error) {
 
 // verifierOf says how the verifier answers about c: 0 is immediately. After the faults it
 // always does.
-//
-//go:norace
 func (a *accessWorld) verifierOf(c *Client) uint64 {
 	w := a.w
-	if c == nil || w.Healing || w.Run.Param("access", accessOff) != accessVerifier {
+	if c == nil || w.Healing.Get() || w.Run.Param("access", accessOff) != accessVerifier {
 		return 0
 	}
 	return engine.Mix(uint64(c.Number)<<20 + uint64(w.Run.Param("noise", 0)))
@@ -144,15 +142,12 @@ func accessOf(n int) (allows [MaxServers]bool) {
 // changeAccess puts another list into force. In some of them one subject expires a few
 // seconds later.
 func (w *Instance) changeAccess(d *Node, n int) {
-	if d.access == nil || w.healingNow() {
+	if d.access == nil || w.Healing.Get() {
 		return
 	}
 	after := [...]time.Duration{0, 3 * time.Second, 3 * time.Second, 20 * time.Second}[n/8%4]
 	d.access.change(accessOf(n), after)
 }
-
-//go:norace
-func (w *Instance) healingNow() bool { return w.Healing }
 
 // allowAll gives access to all subjects, for the end of a run. No server-id is bound to a
 // token after it.
@@ -262,20 +257,22 @@ func (a *accessWorld) noteChanged() {
 	a.w.Record(history.Event{Kind: history.AccessSet, Node: a.node.N})
 }
 
-// coverAccess marks the coverage goals of access.
-func (w *Instance) coverAccess(c *Client) {
-	if c.Node.access == nil {
-		return
-	}
-	e := w.Engine
-	e.Sometimes(sawVerifierGone, c.Status == 503 && c.NotAsked)
-	e.Sometimes(sawNoAccess, (c.Status == 401 || c.Status == 403) && c.Kind == AsIs)
-	e.Sometimes(sawBoundToOther, c.Status == 403 && c.Kind == AsIs && w.hist.BoundToOther(c.Conn))
-	if c.Reason != noAccessReason {
-		return
-	}
-	had := w.hist.HadAccess(c.Conn)
-	e.Sometimes(sawAccessLost, had && !c.Phone)
-	e.Sometimes(sawAccessLostLate, !had && !c.Phone)
-	e.Sometimes(sawAccessLostPhone, c.Phone && c.Answers() > 0)
+// accessGoals are the coverage goals of access.
+var accessGoals = ConnGoals{
+	{goals.Add("the verifier does not answer"), func(c *Client) bool { return c.Status == 503 && c.NotAsked }},
+	{goals.Add("a binary has no access"), func(c *Client) bool {
+		return c.Node.access != nil && (c.Status == 401 || c.Status == 403) && c.Kind == AsIs
+	}},
+	{goals.Add("a binary is refused because another token has claimed its server-id"), func(c *Client) bool {
+		return c.Status == 403 && c.Kind == AsIs && c.w.hist.BoundToOther(c.Conn)
+	}},
+	{goals.Add("a binary loses its access"), func(c *Client) bool {
+		return c.Reason == noAccessReason && !c.Phone && c.w.hist.HadAccess(c.Conn)
+	}},
+	{goals.Add("a binary loses its access between the answer and its slot"), func(c *Client) bool {
+		return c.Reason == noAccessReason && !c.Phone && !c.w.hist.HadAccess(c.Conn)
+	}},
+	{goals.Add("a phone is closed because its server-id has lost its access"), func(c *Client) bool {
+		return c.Reason == noAccessReason && c.Phone && c.Answers() > 0
+	}},
 }

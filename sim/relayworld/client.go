@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sync"
 
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
@@ -27,12 +28,12 @@ type Client struct {
 	Name         string
 	user         *User
 	Node         *Node
-	Home         *Node // that registered it as a phone; in a cluster maybe another node
+	Home         engine.Hidden[*Node] // that registered it as a phone; in a cluster maybe another node
 	Sock         *Socket
 	gate         engine.Gate  // opened when anything below changes
 	rnd          *engine.Rand // randomness of the read task
 	parked       bool         // the relay does not read it; set while no task runs
-	settledAt    int          // messages that it had read when that was last recorded
+	settledAt    int          // bytes that it had read when that was last recorded
 
 	mu sync.Mutex // guards all below; never held at a yield point
 
@@ -46,6 +47,7 @@ type Client struct {
 	Closed                bool // the relay's close message has arrived
 	Ended                 bool // the connection has ended for the peer
 	pings, pongs          int  // sent, got
+	written               int  // bytes
 	wakes                 int  // asked for
 	known                 []int
 	flows                 map[int]*flow // of a binary: by phone; of a phone: under 0
@@ -116,6 +118,7 @@ func (c *Client) sendCounts() bool {
 
 // write sends bytes. The mutex must be held.
 func (c *Client) write(b []byte) {
+	c.written += len(b)
 	_, _ = c.Sock.up.Put(b, len(b)) // the read task notices a reset
 }
 
@@ -129,22 +132,23 @@ func (c *Client) sendMarked(r *engine.Rand, payload []byte, pieces, kind int) {
 	if bytes.Contains(payload, bareDirective) || bytes.Contains(payload, takenWake) {
 		kind |= history.MessageBare
 	}
-	c.record(history.Event{Kind: history.Message, N: kind})
 	var b []byte
-	op := byte(opText)
+	op := byte(wstest.Text)
 	if r.Chance(8) {
-		op = opBinary // the relay must accept both opcodes
+		op = wstest.Binary // the relay must accept both opcodes
 	}
 	for i := pieces; i > 1; i-- {
 		k := len(payload) / i
 		b = appendMasked(b, op, false, payload[:k], uint32(r.Uint64()))
-		payload, op = payload[k:], opContinue
+		payload, op = payload[k:], wstest.Continuation
 		if r.Chance(3) {
 			c.pings++
-			b = appendMasked(b, opPing, true, []byte{byte(c.pings)}, uint32(r.Uint64()))
+			b = appendMasked(b, wstest.Ping, true, []byte{byte(c.pings)}, uint32(r.Uint64()))
 		}
 	}
-	c.write(appendMasked(b, op, true, payload, uint32(r.Uint64())))
+	b = appendMasked(b, op, true, payload, uint32(r.Uint64()))
+	c.record(history.Event{Kind: history.Message, N: kind, To: c.written + len(b)})
+	c.write(b)
 }
 
 // noteFault records a fault. The mutex must be held.
@@ -182,17 +186,17 @@ func (c *Client) read() {
 			c.Sock.down.AwaitReadable(again)
 			continue
 		}
-		in.bytes = append(in.bytes, buf[:n]...)
+		in = append(in, buf[:n]...)
 		for {
-			op, payload, ok, wrong := in.next()
-			if wrong != "" {
-				c.garbled("framing", wrong)
-				in.bytes = nil
+			f, ok, err := in.next()
+			if err != nil {
+				c.garbled("framing", err.Error())
+				in = nil
 			}
 			if !ok {
 				break
 			}
-			c.receive(op, payload)
+			c.receive(f.Op, f.Payload)
 		}
 		e.Yield(engine.AtRead, c.Sock.obj)
 	}
@@ -217,20 +221,20 @@ func (c *Client) garbled(invariant, how string) {
 func (c *Client) receive(op byte, payload []byte) {
 	e, last := c.w.Engine, false
 	switch op {
-	case opText:
+	case wstest.Text:
 		if c.Phone {
 			c.phoneReceives(payload)
 		} else {
 			c.binaryReceives(payload)
 		}
-	case opPing:
+	case wstest.Ping:
 		if len(payload) != 8 {
 			c.garbled("framing", "a ping that has not 8 bytes")
 		}
 		c.Note(func() {
 			if !c.IgnoresPings && c.Open() {
 				c.record(history.Event{Kind: history.Ponged, N: pingNumber(payload)})
-				c.write(appendMasked(nil, opPong, true, payload, uint32(c.rnd.Uint64())))
+				c.write(appendMasked(nil, wstest.Pong, true, payload, uint32(c.rnd.Uint64())))
 				last = c.diesAfterPong
 			}
 		})
@@ -238,9 +242,9 @@ func (c *Client) receive(op byte, payload []byte) {
 			c.w.disconnect(c, true)
 		}
 		e.Yield(engine.AtWrite, c.Sock.obj)
-	case opPong:
+	case wstest.Pong:
 		c.checkPong(payload)
-	case opClose:
+	case wstest.Close:
 		c.receiveClose(payload)
 	}
 }
@@ -263,10 +267,7 @@ func (c *Client) checkPong(payload []byte) {
 }
 
 func (c *Client) receiveClose(payload []byte) {
-	code, reason := 0, ""
-	if len(payload) >= 2 {
-		code, reason = int(payload[0])<<8|int(payload[1]), string(payload[2:])
-	}
+	code, reason := history.ParseClose(payload)
 	if len(payload) == 1 || code != 0 && !history.Legal(code) {
 		c.garbled("framing", "a close with an illegal payload")
 	}
@@ -275,7 +276,7 @@ func (c *Client) receiveClose(payload []byte) {
 		c.Closed = true
 		c.record(history.Event{Kind: history.Closed, N: code, Text: reason})
 		if answer < 3 && !c.CloseSent && !c.Left && c.Faults&DidDribble == 0 {
-			c.write(appendMasked(nil, opClose, true, payload, uint32(c.rnd.Uint64())))
+			c.write(appendMasked(nil, wstest.Close, true, payload, uint32(c.rnd.Uint64())))
 		}
 	})
 	if answer == 0 && c.Is(func() bool { return !c.Left }) { // does not wait for the server to end it

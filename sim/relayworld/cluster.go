@@ -10,7 +10,7 @@ func (w *Instance) Hist() *history.Run { return w.hist }
 //go:norace
 func (w *Instance) Settle() {
 	for n := 1; n <= w.Nclients; n++ {
-		if c := w.Clients[n].Load(); c != nil && (!c.Phone || c.Home == c.Node) {
+		if c := w.Clients[n].Load(); c != nil && (!c.Phone || c.Home.Get() == c.Node) {
 			c.settle()
 		}
 	}

@@ -98,7 +98,7 @@ func (k *disconnect) asBan(w *Instance) relay.Ban {
 //
 //go:norace
 func (w *Instance) beginDisconnect(d *Node, ban bool, arg int) *disconnect {
-	if w.ndisconnects == maxDisconnects || w.Healing {
+	if w.ndisconnects == maxDisconnects || w.Healing.Get() {
 		return nil
 	}
 	k := &disconnect{node: d, Request: history.Request{Ban: ban}}
@@ -187,18 +187,24 @@ func (w *Instance) liftBans(d *Node) {
 //go:norace
 func (w *Instance) requested() bool { return w.ndisconnects > 0 }
 
-// coverDisconnects marks the coverage goals of disconnects and bans.
-func (w *Instance) coverDisconnects(c *Client) {
-	e := w.Engine
-	e.Sometimes(sawBanned, c.Status == 403 && c.Kind == AsIs && w.hist.MayBeBanned(c.Conn))
-	if c.Reason != operatorReason {
-		return
-	}
-	e.Sometimes(sawKickedBinary, !c.Phone && len(c.known) > 0)
-	e.Sometimes(sawKickedPhone, c.Phone && c.Answers() > 0)
-	e.Sometimes(sawKickedClaimant, !c.Phone && w.hist.Binaries(c.Conn, func(b *history.Conn) bool {
-		first := b.FirstFrame()
-		return first.Step != 0 && c.DialedAt.After(first) && b.EndedAt.After(c.ClosedAt) && b.ClosedAt.After(c.ClosedAt)
-	}))
-	e.Sometimes(sawBannedLate, w.hist.BannedLate(c.Conn))
+// disconnectGoals are the coverage goals of disconnects and bans.
+var disconnectGoals = ConnGoals{
+	{goals.Add("a banned client is refused"), func(c *Client) bool {
+		return c.Status == 403 && c.Kind == AsIs && c.w.hist.MayBeBanned(c.Conn)
+	}},
+	{goals.Add("a ban comes while its client connects"), func(c *Client) bool {
+		return c.Reason == operatorReason && c.w.hist.BannedLate(c.Conn)
+	}},
+	{goals.Add("an operator disconnects a binary that serves phones"), func(c *Client) bool {
+		return c.Reason == operatorReason && !c.Phone && len(c.known) > 0
+	}},
+	{goals.Add("an operator disconnects a phone"), func(c *Client) bool {
+		return c.Reason == operatorReason && c.Phone && c.Answers() > 0
+	}},
+	{goals.Add("an operator disconnects a claimant"), func(c *Client) bool {
+		return c.Reason == operatorReason && !c.Phone && c.w.hist.Binaries(c.Conn, func(b *history.Conn) bool {
+			first := b.FirstFrame()
+			return first.Step != 0 && c.DialedAt.After(first) && b.EndedAt.After(c.ClosedAt) && b.ClosedAt.After(c.ClosedAt)
+		})
+	}},
 }

@@ -3,10 +3,10 @@
 // possible way, while the network resets connections and the process restarts.
 //
 // Begin with world.go, which plans a run, and instance.go, which holds its state.
-// The peers are in client.go, socket.go and frame.go. Their WebSocket code is
-// written from RFC 6455 and shares nothing with the relay's. It is also not that of
-// internal/wstest. A Conn there blocks in reads of a real socket: here the seed decides
-// when each byte moves, and two readers find each other's faults. The files heal.go
+// The peers are in client.go, socket.go and frame.go. They parse frames as all test
+// clients do (internal/wstest), which share nothing with the relay. They are not Conns of
+// that package, which block in reads of a real socket: here the seed decides when each
+// byte moves. The files heal.go
 // and judge.go end and judge a run; the other files hold one check each.
 //
 // sim/clusterworld uses the same peers and most of the same checks. Identifiers

@@ -1,8 +1,10 @@
 package relayworld
 
 import (
+	"slices"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/relay"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
@@ -16,17 +18,17 @@ func (w *Instance) Idle() bool {
 		w.Engine.Go("walk", w.check)
 		return true
 	}
-	if !w.Healing && w.Engine.ActorsDone() {
-		w.Healing = true
+	if !w.Healing.Get() && w.Engine.ActorsDone() {
+		w.Healing.Set(true)
 		w.Engine.Go("heal", w.heal)
 	}
-	return !w.Healed || w.Engine.Armed() > 0
+	return !w.Healed.Get() || w.Engine.Armed() > 0
 }
 
 // checkDue reports whether the relay's full check is due: at every checkEvery-th
 // moment at which no task can run.
 func (w *Instance) checkDue() bool {
-	if w.Healed || w.lastIdleAt == w.Engine.Now() {
+	if w.Healed.Get() || w.lastIdleAt == w.Engine.Now() {
 		return false
 	}
 	w.lastIdleAt = w.Engine.Now()
@@ -58,7 +60,7 @@ func (w *Instance) heal() {
 	w.allowAll(w.node.Load())
 	w.liftBans(w.node.Load())
 	w.Engine.Sleep(recoveryTime)
-	if !w.isDrained() {
+	if !w.drained.Get() {
 		w.converge()
 	}
 	w.Engine.Phase("the relay drains: every connection must be closed, and 15 s later nothing is left")
@@ -69,11 +71,8 @@ func (w *Instance) heal() {
 	if err := d.Relay.Check(); err != nil {
 		w.Engine.Fail("walk", "after the drain: %v", err)
 	}
-	w.SetHealed()
+	w.Healed.Set(true)
 }
-
-//go:norace
-func (w *Instance) SetHealed() { w.Healed = true }
 
 // converge checks that all peers that should be served are served.
 func (w *Instance) converge() {
@@ -81,14 +80,14 @@ func (w *Instance) converge() {
 	u := &User{Name: "b-heal", Rnd: engine.NewRand(1)}
 	v := &User{Name: "p-heal", Rnd: engine.NewRand(2)}
 	w.Engine.Phase("a new binary b-heal and a new phone p-heal connect for each server-id")
-	w.checkCounts("after the faults")
+	w.CheckCounts("after the faults", d)
 	for s := range MaxServers {
 		w.dial(u, false, s, AsIs)
 		w.Engine.Sleep(5 * time.Second)
 		w.dial(v, true, s, AsIs)
 		w.Engine.Sleep(time.Second)
 	}
-	w.checkCounts("with everyone new")
+	w.CheckCounts("with everyone new", d)
 	// Written bytes must not stay charged: with a small budget, repeating the
 	// same frames exceeds it.
 	rounds, pad := 1, 0
@@ -133,31 +132,41 @@ func (w *Instance) CheckAnswered(r *engine.Rand, pad int) {
 	}
 }
 
-// checkCounts checks that the relay counts the connections that the peers know
-// to be open, and that each server-id has at most one binary.
-func (w *Instance) checkCounts(when string) {
-	d := w.node.Load()
-	var open [2]int
+// CheckCounts checks that each of these processes counts the connections that the peers know
+// to be open, and that each server-id has at most one binary. It returns these counts.
+func (w *Instance) CheckCounts(when string, nodes ...*Node) map[*Node]relay.Counts {
+	counts := make(map[*Node]relay.Counts)
 	var holder [MaxServers]*Client
 	for _, c := range w.All() {
-		if c.Node != d || !c.Is(c.Open) {
+		if !c.Is(c.Open) || !slices.Contains(nodes, c.Node) {
 			continue
 		}
 		if c.Faults&DidDribble != 0 {
 			w.Engine.Fail("patience", "%s: %s is in the middle of a message and still connected", when, c.Name)
 		}
-		open[c.endpoint()]++
-		if !c.Phone {
+		k := counts[c.Node]
+		if c.Phone {
+			k.Phones++
+		} else {
+			k.Binaries++
 			if other := holder[c.Server]; other != nil {
 				w.Engine.Fail("one holder", "%s: %s and %s are both connected for %s", when, other.Name, c.Name, Servers[c.Server])
 			}
 			holder[c.Server] = c
 		}
+		counts[c.Node] = k
+		if home := c.Home.Get(); c.Phone && home != c.Node {
+			k := counts[home]
+			k.Remote++
+			counts[home] = k
+		}
 	}
-	got := d.Relay.Counts()
-	if got.Binaries != open[0] || got.Phones != open[1] || got.InGrace != 0 {
-		w.Engine.Fail("converges", "%s the relay counts %+v; want %d binaries and %d phones", when, got, open[0], open[1])
+	for _, d := range nodes {
+		if got := d.Relay.Counts(); got != counts[d] {
+			w.Engine.Fail("converges", "%s process %d counts %+v; want %+v", when, d.N, got, counts[d])
+		}
 	}
+	return counts
 }
 
 // CheckNotices checks that each connected binary was told which of its phones

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,10 +34,10 @@ const (
 
 // Instance is the real relay in one run, and its peers.
 type Instance struct {
-	Engine      *engine.Run
-	Run         *engine.Plan
-	exactTiming bool    // time moves only when no task can run, so durations can be checked exactly; false in a cluster
-	Cluster     Cluster // the cluster of the relays, or nil: then one process runs at a time
+	Engine       *engine.Run
+	Run          *engine.Plan
+	IdleTimeOnly bool    // time moves only when no task can run
+	Cluster      Cluster // the cluster of the relays, or nil: then one process runs at a time
 
 	node           atomic.Pointer[Node]
 	current        *Node // the same, for go:norace functions
@@ -59,10 +58,10 @@ type Instance struct {
 
 	idleMoments int // moments at which no task could run, and the last of them
 	lastIdleAt  int64
-	Healing     bool // written between tasks only
-	Healed      bool
-	restarting  bool // the next process starts
-	drained     bool // a drain has begun
+	Healing     engine.Hidden[bool] // the faults have ended
+	Healed      engine.Hidden[bool]
+	restarting  engine.Hidden[bool] // the next process starts
+	drained     engine.Hidden[bool] // a drain has begun
 }
 
 // Record adds an event that happens now to the history of the run.
@@ -89,15 +88,14 @@ type Cluster interface {
 
 // Node is one process of the relay, from its start to its end.
 type Node struct {
-	N             int
-	Began         engine.Stamp
-	Relay         *relay.Relay
-	More          *prometheus.Registry // metrics of the process that are not the relay's, or nil
-	handler       http.Handler
-	pollers       *pollers
-	Lock          *engine.Lock // the registry's
-	Gauges        [3]*relayruntime.Gauge
-	Shown         relay.Counts // at the last release of the lock
+	N       int
+	Began   engine.Stamp
+	Relay   *relay.Relay
+	More    *prometheus.Registry // metrics of the process that are not the relay's, or nil
+	handler http.Handler
+	pollers *pollers
+	relayruntime.Registry
+	Shown         relay.Counts // at the last release of the registry's lock
 	access        *accessWorld // nil: every peer may use the relay
 	FrameCounters []prometheus.Metric
 	gauges        []prometheus.Metric // the gauges of history.Gauges, in its order
@@ -162,13 +160,20 @@ func (u *User) newest() *Client {
 	return u.conns[len(u.conns)-1]
 }
 
-func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
-	w := &Instance{Engine: e, Run: r, exactTiming: r.Param("eager", 0) == 0}
+// NewInstance returns an instance without a process.
+func NewInstance(e *engine.Run, r *engine.Plan) *Instance {
+	w := &Instance{Engine: e, Run: r, IdleTimeOnly: r.Param("eager", 0) == 0}
 	for i, name := range r.Actors() {
 		if i < MaxUsers {
 			w.Users[i] = &User{Name: name, Rnd: engine.NewRand(engine.HashName(name) ^ uint64(r.Param("noise", 0)))}
 		}
 	}
+	return w
+}
+
+// Start implements engine.World.
+func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
+	w := NewInstance(e, r)
 	w.boot(1)
 	return w
 }
@@ -186,23 +191,7 @@ func (w *Instance) setCurrent(d *Node) { w.current = d }
 func (w *Instance) NewNode(n int) *Node {
 	d := &Node{N: n, Began: w.Engine.Stamp()}
 	rt := relayruntime.NewRuntime(w.Engine, connIDs{w, d})
-	newLock, newGauge := rt.NewLock, rt.NewGauge
-	rt.NewLock = func(name string) sync.Locker {
-		l := newLock(name).(*engine.Lock)
-		if name == "registry" {
-			d.Lock = l
-		}
-		return l
-	}
-	rt.NewGauge = func(o prometheus.GaugeOpts) prometheus.Gauge {
-		g := newGauge(o).(*relayruntime.Gauge)
-		for i, name := range relayruntime.GaugeNames {
-			if o.Name == name {
-				d.Gauges[i] = g
-			}
-		}
-		return g
-	}
+	d.Registry.Watch(&rt)
 	w.Record(history.Event{Kind: history.NodeUp, Node: n})
 	w.Record(history.Event{Kind: history.LimitsBegan, Node: n, Data: w.limits()})
 	cfg := w.config(d, w.limits())
@@ -272,22 +261,10 @@ func (r connIDs) Read(p []byte) (int, error) {
 		return 0, errors.New("sim: randomness that no phone asked for")
 	}
 	enc.BigEndian.PutUint64(p, engine.Mix(uint64(c.Number)))
-	c.setHome(r.d)
+	c.Home.Set(r.d)
+	r.w.Record(history.Event{Kind: history.Registered, Node: r.d.N, Conn: c.Number})
 	return 8, nil
 }
-
-// setHome records the process that registered the connection as a phone.
-//
-//go:norace
-func (c *Client) setHome(d *Node) {
-	c.Home = d
-	c.w.Record(history.Event{Kind: history.Registered, Node: d.N, Conn: c.Number})
-}
-
-// HomeOf returns the process that registered the connection as a phone.
-//
-//go:norace
-func (c *Client) HomeOf() *Node { return c.Home }
 
 // connInfo is the constant part of a client, for go:norace functions and other
 // tasks.

@@ -14,14 +14,8 @@ import (
 //
 //go:norace
 func (w *Instance) Step() {
-	d := w.current
-	if d == nil || d.Lock.Held() {
-		return
-	}
-	c := &d.Shown
-	if d.Gauges[0].Value() != float64(c.Binaries) || d.Gauges[1].Value() != float64(c.Phones) || d.Gauges[2].Value() != float64(c.InGrace) {
-		w.Engine.Fail("gauges", "binaries %v, phones %v, in grace %v; want %+v",
-			d.Gauges[0].Value(), d.Gauges[1].Value(), d.Gauges[2].Value(), *c)
+	if d := w.current; d != nil {
+		d.CheckGauges(w.Engine, "the relay", &d.Shown)
 	}
 }
 
@@ -30,21 +24,7 @@ func (w *Instance) Step() {
 //
 //go:norace
 func (w *Instance) Unlocking(t *engine.Task, l *engine.Lock) {
-	for i := 0; i < w.nnodes; i++ {
-		d := w.nodes[i]
-		if l != d.Lock {
-			continue
-		}
-		was := d.Shown
-		d.Shown = d.Relay.Counts()
-		w.NoteGraces(d, was)
-		if d.Shown.Binaries < 0 || d.Shown.Phones < 0 || d.Shown.InGrace < 0 {
-			w.Engine.Fail("gauges", "the registry counts %+v", d.Shown)
-		}
-	}
-	if k, ok := t.Data.(*OperatorRequest); ok && l == k.Node.Lock {
-		k.Counts = k.Node.Relay.Counts()
-	}
+	w.NoteCounts(t, l)
 	if t.Timer() != nil && t.Data == nil && l.Name() == "alarms" {
 		t.Data = w
 		w.alarmsRunning++
@@ -52,10 +32,34 @@ func (w *Instance) Unlocking(t *engine.Task, l *engine.Lock) {
 	}
 }
 
-// NoteGraces records that a grace has begun or ended.
+// NoteCounts records the counts of a registry that is about to release its lock.
 //
 //go:norace
-func (w *Instance) NoteGraces(d *Node, was relay.Counts) {
+func (w *Instance) NoteCounts(t *engine.Task, l *engine.Lock) {
+	if l.Name() != "registry" {
+		return
+	}
+	for i := 0; i < w.nnodes; i++ {
+		d := w.nodes[i]
+		if l != d.Lock {
+			continue
+		}
+		was := d.Shown
+		d.Shown = d.Relay.Counts()
+		w.noteGraces(d, was)
+		if d.Shown.Binaries < 0 || d.Shown.Phones < 0 || d.Shown.InGrace < 0 || d.Shown.Remote < 0 {
+			w.Engine.Fail("gauges", "the registry of process %d counts %+v", d.N, d.Shown)
+		}
+	}
+	if k, ok := t.Data.(*OperatorRequest); ok && l == k.Node.Lock {
+		k.Counts = k.Node.Relay.Counts()
+	}
+}
+
+// noteGraces records that a grace has begun or ended.
+//
+//go:norace
+func (w *Instance) noteGraces(d *Node, was relay.Counts) {
 	e := history.Event{Node: d.N}
 	switch d.Shown.InGrace - was.InGrace {
 	case 1:
@@ -94,13 +98,27 @@ func (w *Instance) Final() {
 		w.Engine.Fail("converges", "at rest the relay counts %+v; want none", got)
 	}
 	w.JudgeHistory(history.Check)
-	w.cover()
+	w.Cover(counterGoals, connGoals)
+}
+
+// Chart draws the run.
+func (w *Instance) Chart() *engine.Chart {
+	return w.ChartOf([]string{"relay"}, func(int) int { return 0 })
+}
+
+// ChartOf draws the run with these columns of processes (history.Run.Chart).
+func (w *Instance) ChartOf(processes []string, at func(node int) int) *engine.Chart {
+	failure := ""
+	if f := w.Engine.Failure(); f != nil {
+		failure = f.Detail
+	}
+	return w.ReadHistory().Chart(processes, at, failure)
 }
 
 // ReadHistory reads the history of the run, and gives each client its connection in it.
 func (w *Instance) ReadHistory() *history.Run {
 	settings := history.Settings{
-		Exact: w.exactTiming, Shared: w.Cluster != nil, Tokens: w.tokens(), Latency: w.Latency(), Room: w.room(),
+		Exact: w.IdleTimeOnly && w.Cluster == nil, Shared: w.Cluster != nil, Tokens: w.tokens(), Latency: w.Latency(), Room: w.room(),
 		Rate: upgradeRate, Heartbeat: int64(w.heartbeat()), Probe: int64(ProbeTime), Write: int64(writeTime), Message: int64(messageTime), Linger: int64(Linger),
 	}
 	if w.Cluster != nil {
@@ -182,7 +200,7 @@ func (w *Instance) sample(d *Node) {
 			continue
 		}
 		c.settle()
-		read += c.Sock.in.Messages
+		read += c.Sock.bytesRead.Get()
 		s.Blocked = s.Blocked || c.Sock.Blocked()
 		if c.Phone && c.Sock.Parked() {
 			s.Parked++
@@ -199,7 +217,7 @@ func (w *Instance) sample(d *Node) {
 //
 //go:norace
 func (c *Client) settle() {
-	if n := c.Sock.in.Messages; n != c.settledAt && c.Sock.Idle() {
+	if n := c.Sock.bytesRead.Get(); n != c.settledAt && c.Sock.Idle() {
 		c.settledAt = n
 		c.record(history.Event{Kind: history.Settled})
 	}

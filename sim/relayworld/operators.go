@@ -37,7 +37,7 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 		t.Data = nil
 		w.Record(history.Event{Kind: history.Scraped, Node: d.N, To: began, Data: got})
 		c := l.Counts
-		want := [3]float64{float64(c.Binaries), float64(c.Phones), float64(c.InGrace)}
+		want := [...]float64{float64(c.Binaries), float64(c.Phones), float64(c.InGrace), float64(c.Remote)}
 		for i, name := range relayruntime.GaugeNames {
 			if got[name] != want[i] {
 				w.Engine.Fail("scrape", "a scrape reads %s %v; want %v", name, got[name], want[i])
@@ -64,7 +64,7 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 	case VerbRelieve:
 		w.shedLoad(d, max(arg, 1)<<10)
 	case VerbAbort:
-		if w.isDrained() {
+		if w.drained.Get() {
 			w.Record(history.Event{Kind: history.Aborted, Node: d.N})
 			d.Relay.Abort()
 		}
@@ -73,22 +73,19 @@ func (w *Instance) Operate(d *Node, verb, arg int) {
 
 // drain shuts the relay down. It may be called several times.
 func (w *Instance) drain(d *Node, spread time.Duration) {
-	if w.isRestarting() {
+	if w.restarting.Get() {
 		return
 	}
-	w.setDrained(d, spread)
+	w.drained.Set(true)
+	w.Record(history.Event{Kind: history.DrainBegan, Node: d.N, N: int(spread)})
+	w.coverSpread(d, spread)
 	d.Relay.Drain(spread, func() { w.Record(history.Event{Kind: history.DrainDone, Node: d.N}) })
 	w.Record(history.Event{Kind: history.DrainRefuses, Node: d.N})
 }
 
 //go:norace
-func (w *Instance) isDrained() bool { return w.drained }
-
-//go:norace
-func (w *Instance) setDrained(d *Node, spread time.Duration) {
-	w.drained = true
-	w.Record(history.Event{Kind: history.DrainBegan, Node: d.N, N: int(spread)})
-	w.Engine.Sometimes(sawSpreadGrace, spread > 0 && w.current.Shown.InGrace > 0)
+func (w *Instance) coverSpread(d *Node, spread time.Duration) {
+	w.Engine.Sometimes(sawSpreadGrace, spread > 0 && d.Shown.InGrace > 0)
 }
 
 // Gather reads all metrics by name and label values, on this task. Gather

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
@@ -103,9 +104,9 @@ func (w *Instance) peerOp(c *Client, u *User, op engine.Op) {
 			w.sendOp(c, u, op)
 		case VerbPing:
 			if c.pings++; c.pings < 200 {
-				c.write(appendMasked(nil, opPing, true, []byte{byte(c.pings)}, uint32(u.Rnd.Uint64())))
+				c.write(appendMasked(nil, wstest.Ping, true, []byte{byte(c.pings)}, uint32(u.Rnd.Uint64())))
 				if c.pings%2 == 0 { // a pong that answers no ping: that of a ping with number 0, or a shorter one
-					c.write(appendMasked(nil, opPong, true, make([]byte, c.pings%4*4), 0))
+					c.write(appendMasked(nil, wstest.Pong, true, make([]byte, c.pings%4*4), 0))
 				}
 			}
 		case VerbClose:
@@ -115,7 +116,7 @@ func (w *Instance) peerOp(c *Client, u *User, op engine.Op) {
 			}
 			c.CloseSent = true
 			c.record(history.Event{Kind: history.CloseSent, N: code})
-			c.write(appendMasked(nil, opClose, true, closePayload(code, "bye"), uint32(u.Rnd.Uint64())))
+			c.write(appendMasked(nil, wstest.Close, true, closePayload(code, "bye"), uint32(u.Rnd.Uint64())))
 		case VerbOrder, VerbDismiss:
 			w.directive(c, u, op)
 		default:
@@ -123,6 +124,14 @@ func (w *Instance) peerOp(c *Client, u *User, op engine.Op) {
 		}
 	})
 	w.Engine.Yield(engine.AtWrite, c.Sock.obj)
+}
+
+// closePayload is the payload of a close message; 0 means no code.
+func closePayload(code int, reason string) []byte {
+	if code == 0 {
+		return nil
+	}
+	return wstest.ClosePayload(code, reason)
 }
 
 // sendOp sends frames. The connection's mutex must be held.
@@ -205,10 +214,10 @@ func (w *Instance) misbehave(c *Client, u *User, op engine.Op) {
 		c.sendMessage(u.Rnd, make([]byte, size), 1+op.Arg%3)
 	case VerbDribble:
 		c.noteFault(DidDribble)
-		c.write(appendMasked(nil, opText, false, []byte(`{"a`), uint32(u.Rnd.Uint64())))
+		c.write(appendMasked(nil, wstest.Text, false, []byte(`{"a`), uint32(u.Rnd.Uint64())))
 	case VerbBreak:
 		c.noteFault(DidBreak)
-		b := appendMasked(nil, opText, true, []byte("1"), 0)
+		b := appendMasked(nil, wstest.Text, true, []byte("1"), 0)
 		switch op.Arg % 4 {
 		case 0:
 			b[0] |= 0x40 // a reserved bit
@@ -217,7 +226,7 @@ func (w *Instance) misbehave(c *Client, u *User, op engine.Op) {
 		case 2:
 			b[0] = b[0]&^15 | 3 // no such opcode
 		case 3:
-			b[0] = b[0]&^15 | opContinue // of nothing
+			b[0] = b[0]&^15 | wstest.Continuation // of nothing
 		}
 		c.write(b)
 	case VerbBad:
@@ -314,24 +323,18 @@ func (w *Instance) reset(n int) {
 	}
 }
 
-//go:norace
-func (w *Instance) setRestarting(yes bool) { w.restarting = yes }
-
-//go:norace
-func (w *Instance) isRestarting() bool { return w.restarting }
-
 // maxLives is how many processes one run may have.
 const maxLives = 8
 
 // restart ends the relay's process and starts the next.
 func (w *Instance) restart() {
 	old := w.node.Load()
-	if old.N == maxLives || w.isDrained() || w.isRestarting() {
+	if old.N == maxLives || w.drained.Get() || w.restarting.Get() {
 		return
 	}
-	w.setRestarting(true)
+	w.restarting.Set(true)
 	w.boot(old.N + 1) // takes steps, in which no drain of the old process may begin
-	w.setRestarting(false)
+	w.restarting.Set(false)
 	w.Record(history.Event{Kind: history.NodeDown, Node: old.N})
 	for _, c := range w.All() {
 		if c.Node == old {

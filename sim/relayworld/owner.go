@@ -14,9 +14,6 @@ import (
 // stranger begins the names of the actors that have binaries without a key.
 const stranger = "b2"
 
-// notOwnerReason is the reason of a close because the server-id is bound to a key.
-const notOwnerReason = "server-id is bound to another key"
-
 // hasKey reports whether c binds its server-id to the key of that server-id.
 func (c *Client) hasKey() bool {
 	return !c.Phone && c.w.Run.Param("keys", 0) == 1 && !strings.HasPrefix(c.user.Name, stranger)
@@ -31,10 +28,12 @@ func (c *Client) claimKey(host string) string {
 	return wire.SignClaimKey(ed25519.NewKeyFromSeed(seed), host, wire.ServerID(Servers[c.Server]), at)
 }
 
-// coverOwner marks the coverage goals of claim keys.
-func (w *Instance) coverOwner(c *Client) {
-	refused := c.Status == 403 && w.hist.MayLackOwner(c.Conn) && !w.hist.LacksAccess(c.Conn)
-	w.Engine.Sometimes(sawNotOwner, refused && !c.hasKey())
-	w.Engine.Sometimes(sawOldProof, refused && c.hasKey())
-	w.Engine.Sometimes(sawNotOwnerLate, c.Reason == notOwnerReason)
+// ownerGoals are the coverage goals of claim keys.
+var ownerGoals = ConnGoals{
+	{goals.Add("a binary without the key of its server-id is refused"), func(c *Client) bool { return c.refusedByOwner() && !c.hasKey() }},
+	{goals.Add("a binary with an old proof of the key is refused"), func(c *Client) bool { return c.refusedByOwner() && c.hasKey() }},
+}
+
+func (c *Client) refusedByOwner() bool {
+	return c.Status == 403 && c.w.hist.MayLackOwner(c.Conn) && !c.w.hist.LacksAccess(c.Conn)
 }

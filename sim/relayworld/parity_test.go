@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
 // The same scripts run over simulated sockets and over loopback TCP with a
@@ -162,44 +164,44 @@ func (p *parityPlay) step(peer, verb, arg string) {
 	var b []byte
 	switch verb {
 	case "text":
-		b = appendMasked(nil, opText, true, []byte(arg), 0x01020304)
+		b = appendMasked(nil, wstest.Text, true, []byte(arg), 0x01020304)
 	case "raw":
-		b = appendMasked(nil, opText, true, []byte(p.named(arg)), 5)
+		b = appendMasked(nil, wstest.Text, true, []byte(p.named(arg)), 5)
 	case "to":
-		b = appendMasked(nil, opText, true, []byte(p.named(`{"conn_id":"@`+to+`","frame":`+rest+`}`)), 77)
+		b = appendMasked(nil, wstest.Text, true, []byte(p.named(`{"conn_id":"@`+to+`","frame":`+rest+`}`)), 77)
 	case "binary-to":
-		b = appendMasked(nil, opBinary, true, []byte(p.named(`{"conn_id":"@`+to+`","frame":`+rest+`}`)), 77)
+		b = appendMasked(nil, wstest.Binary, true, []byte(p.named(`{"conn_id":"@`+to+`","frame":`+rest+`}`)), 77)
 	case "long-to":
 		fmt.Sscan(rest, &size)
-		b = appendMasked(nil, opText, true, []byte(p.named(`{"conn_id":"@`+to+`","frame":"`+strings.Repeat("<", size-2)+`"}`)), 0)
+		b = appendMasked(nil, wstest.Text, true, []byte(p.named(`{"conn_id":"@`+to+`","frame":"`+strings.Repeat("<", size-2)+`"}`)), 0)
 	case "long":
-		b = appendMasked(nil, opText, true, []byte(`"`+strings.Repeat("x", size-2)+`"`), 1)
+		b = appendMasked(nil, wstest.Text, true, []byte(`"`+strings.Repeat("x", size-2)+`"`), 1)
 	case "pieces":
-		b = appendMasked(nil, opText, false, []byte(arg[:3]), 9)
-		b = appendMasked(b, opPing, true, []byte("between"), 9)
-		b = appendMasked(b, opContinue, false, nil, 9)
-		b = appendMasked(b, opContinue, true, []byte(arg[3:]), 9)
+		b = appendMasked(nil, wstest.Text, false, []byte(arg[:3]), 9)
+		b = appendMasked(b, wstest.Ping, true, []byte("between"), 9)
+		b = appendMasked(b, wstest.Continuation, false, nil, 9)
+		b = appendMasked(b, wstest.Continuation, true, []byte(arg[3:]), 9)
 	case "pongs":
 		for range size {
-			b = appendMasked(b, opPong, true, nil, 3)
+			b = appendMasked(b, wstest.Pong, true, nil, 3)
 		}
 	case "fragments":
-		b = appendMasked(nil, opText, false, []byte("1"), 3)
+		b = appendMasked(nil, wstest.Text, false, []byte("1"), 3)
 		for range size - 2 {
-			b = appendMasked(b, opContinue, false, nil, 3)
+			b = appendMasked(b, wstest.Continuation, false, nil, 3)
 		}
-		b = appendMasked(b, opContinue, true, []byte("0"), 3)
+		b = appendMasked(b, wstest.Continuation, true, []byte("0"), 3)
 	case "ping":
-		b = appendMasked(nil, opPing, true, []byte(arg), 3)
+		b = appendMasked(nil, wstest.Ping, true, []byte(arg), 3)
 	case "utf8":
-		b = appendMasked(nil, opText, true, []byte("\"\xff\""), 3)
+		b = appendMasked(nil, wstest.Text, true, []byte("\"\xff\""), 3)
 	case "reserved":
-		b = appendMasked(nil, opText, true, []byte("1"), 3)
+		b = appendMasked(nil, wstest.Text, true, []byte("1"), 3)
 		b[0] |= 0x20
 	case "unmasked":
 		b = []byte{0x81, 1, '1'}
 	case "close":
-		b = appendMasked(nil, opClose, true, closePayload(size, ""), 3)
+		b = appendMasked(nil, wstest.Close, true, closePayload(size, ""), 3)
 	case "hangup":
 		p.mu.Lock()
 		p.hung[peer] = true
@@ -218,7 +220,7 @@ func (p *parityPlay) flood(c parityConn, to string) {
 	if to != "" {
 		frame = p.named(`{"conn_id":"@` + to + `","frame":` + frame + `}`)
 	}
-	b := appendMasked(nil, opText, true, []byte(frame), 7)
+	b := appendMasked(nil, wstest.Text, true, []byte(frame), 7)
 	for before := p.news(); p.news() == before; p.wire.pause() {
 		if _, err := c.Write(b); err != nil {
 			return
@@ -257,16 +259,16 @@ func (p *parityPlay) read(peer string, c parityConn) {
 			p.wire.pause()
 		}
 		n, err := c.Read(buf)
-		in.bytes = append(in.bytes, buf[:n]...)
+		in = append(in, buf[:n]...)
 		for {
-			op, payload, ok, wrong := in.next()
-			if wrong != "" {
-				p.note(peer, "wrong: "+wrong)
+			f, ok, err := in.next()
+			if err != nil {
+				p.note(peer, "wrong: "+err.Error())
 			}
 			if !ok {
 				break
 			}
-			p.receive(peer, c, op, payload)
+			p.receive(peer, c, f.Op, f.Payload)
 		}
 		if err != nil {
 			c.Close()
@@ -296,26 +298,22 @@ func (p *parityPlay) end() {
 
 func (p *parityPlay) receive(peer string, c parityConn, op byte, payload []byte) {
 	switch op {
-	case opPing:
+	case wstest.Ping:
 		p.mu.Lock()
 		mute := p.ignoresPings[peer]
 		p.mu.Unlock()
 		if !mute {
-			_, _ = c.Write(appendMasked(nil, opPong, true, payload, 4))
+			_, _ = c.Write(appendMasked(nil, wstest.Pong, true, payload, 4))
 		}
-	case opPong:
+	case wstest.Pong:
 		p.note(peer, "pong "+string(payload))
-	case opClose:
-		code := 0
-		if len(payload) > 1 {
-			code = int(payload[0])<<8 | int(payload[1])
-			payload = payload[2:]
-		}
+	case wstest.Close:
+		code, reason := history.ParseClose(payload)
 		p.mu.Lock()
 		p.hung[peer] = true
 		p.mu.Unlock()
-		p.note(peer, fmt.Sprintf("close %d %s", code, payload))
-		_, _ = c.Write(appendMasked(nil, opClose, true, closePayload(code, ""), 4))
+		p.note(peer, fmt.Sprintf("close %d %s", code, reason))
+		_, _ = c.Write(appendMasked(nil, wstest.Close, true, payload[:min(len(payload), 2)], 4))
 	default:
 		s := string(payload)
 		p.mu.Lock()

@@ -29,7 +29,7 @@ type Socket struct {
 	fromPeer, toPeer *engine.Rand
 	untaken          []byte // what the last TryWrite did not take; the next one begins with it
 	Tap              tap
-	in               inboundCounter
+	bytesRead        engine.Hidden[int]
 	poller           *poller
 	look, reads      int // reads of the poller's task since its look with that number
 
@@ -153,11 +153,9 @@ func (s *Socket) TryRead(p []byte) (n int, more bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	if read := s.in.Messages; n > 0 {
-		s.in.add(p[:n])
-		if s.in.Messages > read {
-			s.note(history.MessagesRead, s.in.Messages)
-		}
+	if n > 0 {
+		s.bytesRead.Set(s.bytesRead.Get() + n)
+		s.note(history.BytesRead, s.bytesRead.Get())
 	}
 	// Another task may close or reset the pipe meanwhile. Of what is left to read, the
 	// caller learns from the result or from Ready; now and then the result is wrong.
