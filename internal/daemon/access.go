@@ -38,30 +38,26 @@ type accessControl struct {
 	store    *bindingStore // nil: bindings to tokens are in memory only
 	reread   chan struct{} // makes keep read the file immediately
 
-	ok      prometheus.Gauge
+	loaded  *success
 	entries prometheus.Gauge
 
 	// The following fields belong to the goroutine of keep.
 	content [sha256.Size]byte // of the file in force
 	seen    fs.FileInfo       // of the last check
 	read    fs.FileInfo       // of the last reading
-	said    string            // the last failure that was logged
 }
 
 // newAccessControl reads the file that cfg names. It returns nil if the relay is open to
 // everyone. The metrics are registered in both cases.
 func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []prometheus.Collector, error) {
 	a := &accessControl{cfg: cfg, log: log, reread: make(chan struct{}, 1),
-		ok: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "pyrycode_relay_access_file_last_reload_successful",
-			Help: "1 if the current content of --access-file is in force, or if the option is not set; else 0: the last good content stays in force, and the log has the reason.",
-		}),
+		loaded: newSuccess("pyrycode_relay_access_file_last_reload_successful",
+			"1 if the current content of --access-file is in force, or if the option is not set; else 0: the last good content stays in force, and the log has the reason."),
 		entries: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pyrycode_relay_access_entries",
 			Help: "Entries of --access-file in force, expired ones included.",
 		}),
 	}
-	a.ok.Set(1)
 	a.verifier = access.NewVerifier(access.VerifierConfig{URL: cfg.AccessURL, Fail: access.Fail(cfg.AccessURLFail),
 		Phones: cfg.AccessURLPhones, Timeout: cfg.AccessURLTimeout, Log: log})
 	switch cfg.Access {
@@ -75,8 +71,11 @@ func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []pr
 	if cfg.Access != config.AccessURL {
 		a.verifier.Stop() // it has only its metrics
 	}
-	saved := bindingsSaved()
-	metrics := slices.Concat(a.verifier.Metrics(), a.policy.Metrics(), []prometheus.Collector{a.ok, a.entries, saved, openToEveryone(cfg)})
+	saved := newSuccess("pyrycode_relay_access_bindings_last_save_successful",
+		"1 if the last write of the bindings of server-ids to tokens to --state-dir succeeded, or if there was none; else 0, and a restart forgets the newest bindings.")
+	open := condition("pyrycode_relay_open_to_everyone",
+		"1 if --access is open and --listen is a public address, so that everyone may use the relay; else 0.", cfg.OpenToEveryone)
+	metrics := slices.Concat(a.verifier.Metrics(), a.policy.Metrics(), []prometheus.Collector{a.loaded.gauge, a.entries, saved.gauge, open})
 	switch cfg.Access {
 	case config.AccessOpen:
 		return nil, metrics, nil
@@ -97,18 +96,6 @@ func newAccessControl(cfg config.Config, log *slog.Logger) (*accessControl, []pr
 		return nil, nil, &config.Error{Problems: []config.Problem{cfg.AccessProblem(err)}}
 	}
 	return a, metrics, nil
-}
-
-// openToEveryone returns the gauge of Config.OpenToEveryone.
-func openToEveryone(cfg config.Config) prometheus.Gauge {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "pyrycode_relay_open_to_everyone",
-		Help: "1 if --access is open and --listen is a public address, so that everyone may use the relay; else 0.",
-	})
-	if cfg.OpenToEveryone() {
-		g.Set(1)
-	}
-	return g
 }
 
 // access returns a as the access of the relay: nil if the relay is open to everyone.
@@ -141,12 +128,8 @@ func (a *accessControl) use(text []byte) error {
 
 // ask makes keep read the file immediately. It does not wait.
 func (a *accessControl) ask() {
-	if a == nil || a.cfg.AccessFile == "" {
-		return
-	}
-	select {
-	case a.reread <- struct{}{}:
-	default: // a request waits already
+	if a != nil && a.cfg.AccessFile != "" {
+		request(a.reread)
 	}
 }
 
@@ -221,9 +204,7 @@ func (a *accessControl) load() {
 		a.failed(err)
 		return
 	}
-	a.ok.Set(1)
-	if changed || a.said != "" {
-		a.said = ""
+	if ends := a.loaded.succeeded(); changed || ends {
 		a.log.Info("access-file: its content is in force", "path", a.cfg.AccessFile, "count", a.policy.Len())
 	}
 }
@@ -233,9 +214,7 @@ func (a *accessControl) failed(err error) {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		err = p.Err
 	}
-	a.ok.Set(0)
-	if err.Error() != a.said {
-		a.said = err.Error()
+	if a.loaded.failed(err) {
 		a.log.Error("access-file: refused; its last good content stays in force", "path", a.cfg.AccessFile, "err", err)
 	}
 }

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/pyrycode/pyrycode-relay/internal/access"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
@@ -35,26 +33,15 @@ type bindingStore struct {
 	bindings *access.Bindings
 	log      *slog.Logger
 	path     string
-	ok       prometheus.Gauge
 
-	mu   sync.Mutex // held during a write
-	said string     // the last failure that was logged
-}
-
-// bindingsSaved returns the gauge of a bindingStore.
-func bindingsSaved() prometheus.Gauge {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "pyrycode_relay_access_bindings_last_save_successful",
-		Help: "1 if the last write of the bindings of server-ids to tokens to --state-dir succeeded, or if there was none; else 0, and a restart forgets the newest bindings.",
-	})
-	g.Set(1)
-	return g
+	mu    sync.Mutex // held during a write
+	saved *success
 }
 
 // newBindingStore loads the bindings in the directory, which it creates. It returns nil if
 // dir is empty. A file that is damaged ends the start: without it other tokens could claim
 // the server-ids.
-func newBindingStore(dir string, b *access.Bindings, log *slog.Logger, ok prometheus.Gauge) (*bindingStore, error) {
+func newBindingStore(dir string, b *access.Bindings, log *slog.Logger, saved *success) (*bindingStore, error) {
 	if dir == "" {
 		log.Warn("server-ids are bound to tokens in memory only: after a restart each is free for the first token; --state-dir keeps them")
 		return nil, nil
@@ -62,7 +49,7 @@ func newBindingStore(dir string, b *access.Bindings, log *slog.Logger, ok promet
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("--state-dir: %w", err)
 	}
-	s := &bindingStore{bindings: b, log: log, path: filepath.Join(dir, bindingsName), ok: ok}
+	s := &bindingStore{bindings: b, log: log, path: filepath.Join(dir, bindingsName), saved: saved}
 	text, err := config.ReadFile(s.path, access.MaxFile, false)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -95,14 +82,11 @@ func (s *bindingStore) save() {
 	}
 	err := access.EditFile(s.path, func([]byte) ([]byte, error) { return text, nil })
 	if err == nil {
-		s.ok.Set(1)
-		s.said = ""
+		s.saved.succeeded()
 		return
 	}
 	s.bindings.Failed()
-	s.ok.Set(0)
-	if err.Error() != s.said {
-		s.said = err.Error()
+	if s.saved.failed(err) {
 		s.log.Error("token-bindings: not saved; a restart forgets the newest ones", "path", s.path, "err", err)
 	}
 }

@@ -78,24 +78,15 @@ func (c *clustered) register(reg prometheus.Registerer) error {
 	if c == nil {
 		return nil
 	}
-	answers := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_answers",
-		Help: "1 if the directory confirms this relay's session, 0 if it has not done so for 4 s. While it is 0, claims get 503."}, func() float64 {
-		if c.silent.Load() {
-			return 0
-		}
-		return 1
-	})
-	leads := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pyrycode_relay_cluster_directory_leader",
-		Help: "1 if the directory's server in this process decides on writes. While the servers elect another one, claims wait or get 503. 0 with --cluster, whose servers are elsewhere."}, func() float64 {
-		if c.directory.Leads() {
-			return 1
-		}
-		return 0
-	})
-	for _, m := range []prometheus.Collector{answers, leads} {
-		if err := reg.Register(m); err != nil {
-			return err
-		}
+	err := registerAll(reg,
+		condition("pyrycode_relay_cluster_directory_answers",
+			"1 if the directory confirms this relay's session, 0 if it has not done so for 4 s. While it is 0, claims get 503.",
+			func() bool { return !c.silent.Load() }),
+		condition("pyrycode_relay_cluster_directory_leader",
+			"1 if the directory's server in this process decides on writes. While the servers elect another one, claims wait or get 503. 0 with --cluster, whose servers are elsewhere.",
+			c.directory.Leads))
+	if err != nil {
+		return err
 	}
 	if c.links != nil {
 		if err := c.links.Register(reg); err != nil {

@@ -24,22 +24,64 @@ func register(r *relay.Relay, b Build, ready *readiness, accounts *consistency) 
 	info.WithLabelValues(b.Version, b.Revision, b.GoVersion).Set(1)
 	return registerAll(reg,
 		info,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "pyrycode_relay_consistent",
-			Help: "1 if the gauges agree with the connections, and the charged memory with the data that waits for them, as in /debug/check; else 0. Counted once a minute.",
-		}, accounts.value),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "pyrycode_relay_ready",
-			Help: "1 if the relay is ready for new connections, as in /readyz, else 0.",
-		}, func() float64 {
-			if ready.get() != "" {
-				return 0
-			}
-			return 1
-		}),
+		condition("pyrycode_relay_consistent",
+			"1 if the gauges agree with the connections, and the charged memory with the data that waits for them, as in /debug/check; else 0. Counted once a minute.",
+			func() bool { return accounts.err() == nil }),
+		condition("pyrycode_relay_ready", "1 if the relay is ready for new connections, as in /readyz, else 0.",
+			func() bool { return ready.get() == "" }),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+}
+
+// condition returns a gauge that is 1 while holds returns true, and 0 otherwise.
+func condition(name, help string, holds func() bool) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+		if holds() {
+			return 1
+		}
+		return 0
+	})
+}
+
+// success is the result of the last attempt to read or write a file that is read or
+// written again and again. Only one goroutine may call failed and succeeded at a time.
+type success struct {
+	gauge prometheus.Gauge // 1 or 0
+	said  string           // the last failure; empty after a success
+}
+
+// newSuccess returns a success, with a gauge of that name.
+func newSuccess(name, help string) *success {
+	s := &success{gauge: prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})}
+	s.gauge.Set(1)
+	return s
+}
+
+// failed records a failure. It reports whether the failure differs from the last one, so
+// that it must be logged.
+func (s *success) failed(err error) (first bool) {
+	s.gauge.Set(0)
+	first = err.Error() != s.said
+	s.said = err.Error()
+	return first
+}
+
+// succeeded records a success. It reports whether it ends a failure.
+func (s *success) succeeded() (ends bool) {
+	s.gauge.Set(1)
+	ends = s.said != ""
+	s.said = ""
+	return ends
+}
+
+// request makes the goroutine that receives from c act immediately. It does not wait: if a
+// request waits already, one is enough.
+func request(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // registerAll registers all, up to the first error.
@@ -126,12 +168,4 @@ func (c *consistency) err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last
-}
-
-// value returns 1 if the last count found no difference, else 0.
-func (c *consistency) value() float64 {
-	if c.err() != nil {
-		return 0
-	}
-	return 1
 }

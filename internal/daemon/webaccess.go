@@ -32,13 +32,11 @@ const (
 type webAccess struct {
 	cfg       config.Config // names the file, and the address of the listener
 	log       *slog.Logger
-	ok        prometheus.Gauge
+	loaded    *success
 	now       atomic.Pointer[webRules]
 	reread    chan struct{} // makes keep read the file immediately
 	accepted  sync.Map      // *webRules by the *tls.Conn that it admits, between Accept and connContext
 	passwords *passwords
-
-	said string // the last failure that keep has logged
 }
 
 // webRules is the content of the file at one time. It does not change.
@@ -50,18 +48,15 @@ type webRules struct {
 // newWebAccess reads the file that cfg names. It returns nil if cfg names
 // none. The metric is registered in both cases.
 func newWebAccess(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*webAccess, error) {
-	ok := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "pyrycode_relay_web_config_last_reload_successful",
-		Help: "1 if the current content of --web.config.file is in force, or if the option is not set; else 0: the last good content stays in force, and the log has the reason.",
-	})
-	if err := reg.Register(ok); err != nil {
+	loaded := newSuccess("pyrycode_relay_web_config_last_reload_successful",
+		"1 if the current content of --web.config.file is in force, or if the option is not set; else 0: the last good content stays in force, and the log has the reason.")
+	if err := reg.Register(loaded.gauge); err != nil {
 		return nil, err
 	}
-	ok.Set(1)
 	if cfg.WebConfigFile == "" {
 		return nil, nil
 	}
-	w := &webAccess{cfg: cfg, log: log, ok: ok, reread: make(chan struct{}, 1), passwords: newPasswords()}
+	w := &webAccess{cfg: cfg, log: log, loaded: loaded, reread: make(chan struct{}, 1), passwords: newPasswords()}
 	c, err := w.read()
 	if err != nil { // the file has changed since it was checked
 		return nil, &config.Error{Problems: []config.Problem{cfg.WebProblem(err)}}
@@ -101,7 +96,7 @@ func (w *webAccess) read() (*webRules, error) {
 // failure once.
 func (w *webAccess) load(ctx context.Context) {
 	c, err := w.read()
-	if err != nil && err.Error() != w.said { // the file may be incomplete because it is being written
+	if err != nil && err.Error() != w.loaded.said { // the file may be incomplete because it is being written
 		select {
 		case <-ctx.Done():
 			return
@@ -110,16 +105,13 @@ func (w *webAccess) load(ctx context.Context) {
 		c, err = w.read()
 	}
 	if err != nil {
-		w.ok.Set(0)
-		if err.Error() != w.said {
-			w.said = err.Error()
+		if w.loaded.failed(err) {
 			w.log.Error("web.config.file: refused; its last good content stays in force", "path", w.cfg.WebConfigFile, "err", err)
 		}
 		return
 	}
-	w.ok.Set(1)
-	if changed := w.now.Swap(c) != c; changed || w.said != "" {
-		w.said = ""
+	changed := w.now.Swap(c) != c
+	if ends := w.loaded.succeeded(); changed || ends {
 		w.log.Info("web.config.file: its content is in force", "path", w.cfg.WebConfigFile)
 	}
 }
@@ -145,12 +137,8 @@ func (w *webAccess) keep(ctx context.Context) {
 
 // ask makes keep read the file immediately. It does not wait.
 func (w *webAccess) ask() {
-	if w == nil {
-		return
-	}
-	select {
-	case w.reread <- struct{}{}:
-	default: // a request waits already
+	if w != nil {
+		request(w.reread)
 	}
 }
 

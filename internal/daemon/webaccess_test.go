@@ -126,15 +126,15 @@ func TestEachReasonOfABadWebConfigIsToldOnce(t *testing.T) {
 		}{{good, 0, 1}, {"", 1, 0}, {"", 1, 0}, {"x: 1\n", 2, 0}, {"", 3, 0}, {good, 4, 1}, {good, 4, 1}} {
 			write(t, file, tt.text)
 			time.Sleep(5 * webEvery)
-			if got := strings.Count(log.String(), "\n"); got != tt.want || valueOf(t, w.ok) != tt.ok {
-				t.Errorf("after %q: %d lines, metric %v; want %d and %v:\n%s", tt.text, got, valueOf(t, w.ok), tt.want, tt.ok, log)
+			if got := strings.Count(log.String(), "\n"); got != tt.want || valueOf(t, w.loaded.gauge) != tt.ok {
+				t.Errorf("after %q: %d lines, metric %v; want %d and %v:\n%s", tt.text, got, valueOf(t, w.loaded.gauge), tt.want, tt.ok, log)
 			}
 		}
 		write(t, file, "")
 		w.ask() // as SIGHUP does
 		time.Sleep(2 * webRetry)
 		synctest.Wait()
-		if valueOf(t, w.ok) != 0 {
+		if valueOf(t, w.loaded.gauge) != 0 {
 			t.Error("a file that is asked for is not read immediately")
 		}
 		stop()
