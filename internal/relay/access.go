@@ -151,7 +151,7 @@ const (
 type owners struct {
 	young, old map[wire.ServerID]owned
 	rotated    time.Time            // when young was new
-	share      map[netip.Prefix]int // of young, by the network of the binary
+	byNetwork  map[netip.Prefix]int // counts of young, by the network of the binary
 }
 
 // owned is the owner of one server-id, and when the slot ended.
@@ -160,22 +160,22 @@ type owned struct {
 	ended time.Time
 }
 
-// remember keeps the owner in terms, if there is one. A network may have as many owners
-// there as are left for others; more of it are not remembered. So clients that bind many
-// server-ids to keys do not make the relay forget those of others.
+// remember keeps the owner in terms, if there is one. A network may have at most as many
+// owners as are free for others, so that clients that bind many server-ids to keys do not
+// make the relay forget the owners of other networks.
 func (o *owners) remember(id wire.ServerID, terms Terms, now time.Time) {
 	if terms.Owner == "" {
 		return
 	}
 	if o.young == nil || now.Sub(o.rotated) >= ownerMemory {
 		o.old, o.young, o.rotated = o.young, make(map[wire.ServerID]owned), now
-		o.share = make(map[netip.Prefix]int)
+		o.byNetwork = make(map[netip.Prefix]int)
 	}
 	o.forget(id)
-	if o.share[terms.Network] >= maxOwners/2-len(o.young) {
+	if o.byNetwork[terms.Network] >= maxOwners/2-len(o.young) {
 		return
 	}
-	o.share[terms.Network]++
+	o.byNetwork[terms.Network]++
 	o.young[id] = owned{terms, now}
 }
 
@@ -194,8 +194,8 @@ func (o *owners) find(id wire.ServerID, now time.Time) Terms {
 // forget removes the owner of id.
 func (o *owners) forget(id wire.ServerID) {
 	if kept, ok := o.young[id]; ok {
-		if o.share[kept.terms.Network]--; o.share[kept.terms.Network] == 0 {
-			delete(o.share, kept.terms.Network)
+		if o.byNetwork[kept.terms.Network]--; o.byNetwork[kept.terms.Network] == 0 {
+			delete(o.byNetwork, kept.terms.Network)
 		}
 	}
 	delete(o.young, id)

@@ -139,8 +139,8 @@ func TestTheNumberOfRememberedOwnersIsBounded(t *testing.T) {
 	for id := range o.young {
 		o.forget(id)
 	}
-	if len(o.share) != 0 {
-		t.Errorf("%d networks are counted without an owner", len(o.share))
+	if len(o.byNetwork) != 0 {
+		t.Errorf("%d networks are counted without an owner", len(o.byNetwork))
 	}
 }
 
