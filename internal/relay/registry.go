@@ -414,25 +414,11 @@ func (r *Registry[B, P]) Drain() (ids []wire.ServerID, proxied []P) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
-	return sortedByJoinOrder(r.since()), sortedByJoinOrder(r.proxied)
-}
-
-// InUse returns the server-ids with a slot, in the join order of their binaries.
-func (r *Registry[B, P]) InUse() []wire.ServerID {
-	r.mu.Lock()
-	since := r.since()
-	r.mu.Unlock()
-	return sortedByJoinOrder(since)
-}
-
-// since returns the server-ids with a slot, each with the join order of its binary.
-// The lock is held.
-func (r *Registry[B, P]) since() map[wire.ServerID]uint64 {
 	since := make(map[wire.ServerID]uint64, len(r.slots))
 	for id, s := range r.slots {
 		since[id] = s.since
 	}
-	return since
+	return sortedByJoinOrder(since), sortedByJoinOrder(r.proxied)
 }
 
 // grant makes b the holder of s. It removes the phones of the binary before and
