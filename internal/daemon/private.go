@@ -123,13 +123,13 @@ func checkHandler(check func() error, counts func() relay.Counts) http.HandlerFu
 // links are the links at the end of the status page.
 var links = []status.Link{
 	{Path: "/connections", What: "every connection, and its traffic"},
-	{Path: "/bans", What: "the server-ids and networks that are banned"},
+	{Path: "/bans", What: "banned server-ids and networks"},
 	{Path: "/status.json", What: "this page for programs"},
 	{Path: "/metrics", What: "metrics for Prometheus"},
 	{Path: "/healthz", What: "alive, and the numbers of connections"},
-	{Path: "/readyz", What: "whether the relay is ready for new connections"},
-	{Path: "/debug/check", What: "whether the gauges agree with the connections"},
-	{Path: "/debug/config", What: "every option, with the origin of its value"},
+	{Path: "/readyz", What: "ready for new connections, or why not"},
+	{Path: "/debug/check", What: "gauges compared with connections"},
+	{Path: "/debug/config", What: "every option and its origin"},
 	{Path: "/debug/log", What: "the last lines of the log"},
 	{Path: "/debug/pprof/", What: "profiles of the process"},
 }
