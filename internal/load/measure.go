@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -274,25 +275,16 @@ func (l *Latencies) Quantile(q float64) time.Duration {
 }
 
 // MedianSample returns the median of each field separately.
-func MedianSample(all []Sample) Sample {
-	med := func(f func(Sample) float64) float64 {
+func MedianSample(all []Sample) (median Sample) {
+	into := reflect.ValueOf(&median).Elem()
+	for i := range into.NumField() {
 		v := make([]float64, len(all))
-		for i, s := range all {
-			v[i] = f(s)
+		for j, s := range all {
+			v[j] = reflect.ValueOf(s).Field(i).Float()
 		}
-		return Median(v)
+		into.Field(i).SetFloat(Median(v))
 	}
-	return Sample{
-		Seconds:        med(func(s Sample) float64 { return s.Seconds }),
-		Frames:         med(func(s Sample) float64 { return s.Frames }),
-		PerSecond:      med(func(s Sample) float64 { return s.PerSecond }),
-		P50:            med(func(s Sample) float64 { return s.P50 }),
-		P99:            med(func(s Sample) float64 { return s.P99 }),
-		CPU:            med(func(s Sample) float64 { return s.CPU }),
-		CPUPerFrame:    med(func(s Sample) float64 { return s.CPUPerFrame }),
-		GeneratorCPU:   med(func(s Sample) float64 { return s.GeneratorCPU }),
-		FloodPerSecond: med(func(s Sample) float64 { return s.FloodPerSecond }),
-	}
+	return median
 }
 
 // Median returns the median of v, or 0 if v is empty.
