@@ -133,7 +133,7 @@ func (s *banStore) putAside(n int, why error) error {
 	if err := os.Rename(s.path, aside); err != nil {
 		return err
 	}
-	s.log.Error("the file of bans cannot be used as a whole: of its bans only so many are in force; it is kept under another name", "path", aside, "count", n, "err", why)
+	s.log.Error("the file of bans has a mistake: the relay applies the records that it can read and keeps the file under another name", "path", aside, "count", n, "err", why)
 	return nil
 }
 

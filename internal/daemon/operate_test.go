@@ -343,7 +343,7 @@ func TestGoodBansOutliveABadRecord(t *testing.T) {
 	if _, _, body := get(t, "http://"+d.private+BansPath); len(decode[BanList](t, body).Bans) != 1 {
 		t.Errorf("after the start: %s", body)
 	}
-	if !strings.Contains(d.log.String(), "the file of bans cannot be used as a whole") {
+	if !strings.Contains(d.log.String(), "the file of bans has a mistake") {
 		t.Errorf("the log does not say it:\n%s", d.log)
 	}
 }
@@ -383,7 +383,7 @@ func TestABrokenFileOfBansIsKeptAside(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := start(t, t.Context(), func(c *config.Config) { c.StateDir = dir })
-			if !strings.Contains(d.log.String(), "the file of bans cannot be used") {
+			if !strings.Contains(d.log.String(), "the file of bans has a mistake") {
 				t.Errorf("the log does not say it:\n%s", d.log)
 			}
 			aside, err := filepath.Glob(filepath.Join(dir, bansName+".broken-*"))

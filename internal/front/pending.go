@@ -146,7 +146,7 @@ func (p *pending) set(l Limits) {
 // caller must close for it: c alone if it gets no place. More than one other is returned
 // only after the limit was lowered. reason says why.
 //
-// What counts is the time since the accept, not whether bytes come: a connection
+// enter compares the time since the accept, whether or not bytes come: a connection
 // that sends one byte a second asks for nothing either.
 func (p *pending) enter(c *conn, a netip.Addr) (out []*conn, reason string) {
 	p.mu.Lock()
@@ -402,7 +402,7 @@ func (p *pending) state(nc net.Conn, s http.ConnState) {
 	}
 }
 
-// limitingListener accepts connections as far as there are places. It stands above a
+// limitingListener accepts a connection when there is a place for it. It stands above a
 // PROXY listener and below TLS.
 type limitingListener struct {
 	net.Listener
