@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 func TestTheProgramWithClustersSaysSo(t *testing.T) {
@@ -26,17 +28,6 @@ func TestCheckNamesAnEtcdThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// freeAddress returns an address on loopback that was free.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func TestASignalEndsAStartThatWaitsForItsCluster(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and no program answers
 	if err != nil {
@@ -49,7 +40,11 @@ func TestASignalEndsAStartThatWaitsForItsCluster(t *testing.T) {
 	}
 	closed.Close()
 	for _, at := range []string{silent.Addr().String(), closed.Addr().String()} {
-		cmd, log := withLog(t, append(onFreePorts, "--cluster-listen", freeAddress(t), "--cluster", "http://"+at)...)
+		listen, err := wstest.FreeAddress(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd, log := withLog(t, append(onFreePorts, "--cluster-listen", listen, "--cluster", "http://"+at)...)
 		lines := bufio.NewScanner(log)
 		if !lines.Scan() || !strings.Contains(lines.Text(), `"msg":"joining the cluster`) {
 			t.Fatalf("the relay logs %q", lines.Text())

@@ -92,7 +92,7 @@ func (c *clusterFaultTest) run(e *load.Env) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	t, err := newTrio(e.Ctx, c.clusterFlags, "--drain-spread", "2s") // as behind a balancer
+	t, err := newTrio(e.Ctx, c.clusterFlags, "--drain-spread", "2s", "--max-pending-per-address", "10000") // as behind a balancer; all clients have the address of the proxies
 	if err != nil {
 		return err
 	}

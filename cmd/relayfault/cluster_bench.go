@@ -19,6 +19,7 @@ type clusterBenchmark struct {
 	clusterFlags
 	Rounds int           `default:"5" help:"Rounds; every variant is measured once per round."`
 	For    time.Duration `default:"2s" help:"Duration of each measurement."`
+	Only   []string      `default:"hop,growth,claims" enum:"hop,growth,claims" help:"Parts of the benchmark: hop, growth, claims."`
 }
 
 // clusterBenchRun is one run of the cluster benchmark.
@@ -50,8 +51,8 @@ func (c *clusterBenchmark) run(e *load.Env) error {
 		return err
 	}
 	defer f.alone.End()
-	for _, step := range []func() error{f.hop, f.growth, f.claims} {
-		if err := step(); err != nil {
+	for _, part := range c.Only {
+		if err := map[string]func() error{"hop": f.hop, "growth": f.growth, "claims": f.claims}[part](); err != nil {
 			return err
 		}
 	}
@@ -182,27 +183,40 @@ const claimants = 32
 
 // claims measures how many new server-ids are claimed per second.
 func (f *clusterBenchRun) claims() error {
-	relays, _ := f.trio.relays()
-	at := []*claimRow{{Name: "one relay, alone", to: []*load.Target{targetAt(f.alone.Addr)}}, {Name: "three of a cluster", to: relays}}
+	relays, pids := f.trio.relays()
+	at := []*claimRow{{Name: "one relay, alone", to: []*load.Target{targetAt(f.alone.Addr)}, pids: []int{f.alone.Pid()}},
+		{Name: "three of a cluster", to: relays, pids: pids}}
 	for round := range f.Rounds {
 		for k, row := range at {
 			d := min(f.For, 3*time.Second) // an id remains in the directory for a second
 			f.Progress.Show("claims: %s", row.Name)
+			before := processorTime(row.pids)
 			times, err := claimFor(f.Ctx, row.to, d, fmt.Sprintf("claim-%d-%d", round, k))
 			if err != nil {
 				return fmt.Errorf("claims, %s: %w", row.Name, err)
 			}
-			row.rounds = append(row.rounds, load.Sample{PerSecond: float64(times.Count()) / d.Seconds(),
-				P50: float64(times.Quantile(.5)) / 1e6, P99: float64(times.Quantile(.99)) / 1e6})
 			load.Wait(f.Ctx, 2*time.Second)
+			used := processorTime(row.pids) - before // with the deletion of the entries
+			row.rounds = append(row.rounds, load.Sample{PerSecond: float64(times.Count()) / d.Seconds(),
+				P50: float64(times.Quantile(.5)) / 1e6, P99: float64(times.Quantile(.99)) / 1e6,
+				CPUPerFrame: float64(used.Microseconds()) / float64(times.Count())})
 		}
 	}
 	for _, row := range at {
 		m := load.MedianSample(row.rounds)
-		row.PerSecond, row.P50, row.P99 = m.PerSecond, m.P50, m.P99
+		row.PerSecond, row.P50, row.P99, row.CPU = m.PerSecond, m.P50, m.P99, m.CPUPerFrame
 	}
 	f.report.Claims = at
 	return nil
+}
+
+// processorTime returns the processor time of processes, as far as it is known.
+func processorTime(pids []int) (sum time.Duration) {
+	for _, pid := range pids {
+		used, _ := load.CPU(pid)
+		sum += used
+	}
+	return sum
 }
 
 // claimFor claims new ids and releases them, for d. It returns the durations of the
@@ -243,8 +257,10 @@ type claimRow struct {
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_ms"`
 	P99       float64 `json:"p99_ms"`
+	CPU       float64 `json:"relay_cpu_us_per_claim"` // of all relays
 
 	to     []*load.Target
+	pids   []int
 	rounds []load.Sample // times in milliseconds
 }
 
@@ -259,7 +275,11 @@ type clusterBenchReport struct {
 // Table implements load.Report.
 func (r *clusterBenchReport) Table(w io.Writer) {
 	fmt.Fprintf(w, "%s\n", r.Relay)
-	for _, c := range append(slices.Clone(r.Hop), r.Growth) {
+	compared := slices.Clone(r.Hop)
+	if r.Growth != nil {
+		compared = append(compared, r.Growth)
+	}
+	for _, c := range compared {
 		fmt.Fprintf(w, "\n%s\n", c.Name)
 		fmt.Fprintf(w, "  %-18s %12s %10s %10s %14s   %s\n", "", "frames/s", "p50 µs", "p99 µs", "CPU µs/frame", "ratio to the first: frames/s, p50, CPU")
 		base := c.Variants[0]
@@ -270,9 +290,11 @@ func (r *clusterBenchReport) Table(w io.Writer) {
 				one.ratioTo(base, func(s load.Sample) float64 { return s.CPUPerFrame }))
 		}
 	}
-	fmt.Fprintf(w, "\nnew server-ids claimed, %d concurrently\n", claimants)
+	if len(r.Claims) > 0 {
+		fmt.Fprintf(w, "\nnew server-ids claimed, %d concurrently\n", claimants)
+	}
 	for _, c := range r.Claims {
-		fmt.Fprintf(w, "  %-18s %8.0f per second, p50 %.1f ms, p99 %.1f ms\n", c.Name, c.PerSecond, c.P50, c.P99)
+		fmt.Fprintf(w, "  %-18s %8.0f per second, p50 %.1f ms, p99 %.1f ms, CPU %.0f µs/claim\n", c.Name, c.PerSecond, c.P50, c.P99, c.CPU)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // etcdCommand is a server of an etcd that does not belong to the relays. The fault tests start
@@ -84,7 +85,7 @@ func startEtcd(ctx context.Context, logs string) (s *etcdServers, err error) {
 	}
 	var list []string
 	for i := range nodes {
-		a, err := freeAddress(2)
+		a, err := wstest.FreeAddress(2)
 		if err != nil {
 			return s, err
 		}

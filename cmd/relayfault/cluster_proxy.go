@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // proxyAddress is the address that proxies listen on.
@@ -18,41 +19,6 @@ const proxyAddress = "127.77.0.1"
 
 // relayPorts is the number of ports that a relay opens for the others, one after the other.
 const relayPorts = 3
-
-// freeAddress returns an address. Its port and the n-1 next ones were free when it was chosen.
-func freeAddress(n int) (string, error) {
-	all, err := listenRow("127.0.0.1", n)
-	for _, ln := range all {
-		ln.Close()
-	}
-	if err != nil {
-		return "", err
-	}
-	return all[0].Addr().String(), nil
-}
-
-// listenRow listens on n ports in a row.
-func listenRow(host string, n int) (all []net.Listener, err error) {
-	for range 100 {
-		all = all[:0]
-		port := 0
-		for range n {
-			var ln net.Listener
-			if ln, err = net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); err != nil {
-				break
-			}
-			all = append(all, ln)
-			port = ln.Addr().(*net.TCPAddr).Port + 1
-		}
-		if len(all) == n {
-			return all, nil
-		}
-		for _, ln := range all {
-			ln.Close()
-		}
-	}
-	return nil, fmt.Errorf("no %d free ports in a row: %w", n, err)
-}
 
 // newProxy returns a proxy in front of an address.
 func newProxy(to string) (*load.Forwarder, error) {
@@ -67,9 +33,9 @@ func newProxy(to string) (*load.Forwarder, error) {
 // for each other relay, so that each pair can be disconnected. All relays dial the same address;
 // the proxy finds out by the socket which process has dialled.
 type innerProxy struct {
-	to    string // the relay's own address
-	ports []net.Listener
-	pids  func() []int // the processes of all relays
+	to     string // the relay's own address
+	ports  []net.Listener
+	relays *trio
 
 	mu    sync.Mutex // guards all below
 	from  map[int]*pairListener
@@ -103,14 +69,13 @@ func (l *pairListener) Close() error {
 
 func (l *pairListener) Addr() net.Addr { return l.addr }
 
-// newInnerProxy returns a proxy in front of new addresses. pids returns the processes of all
-// relays.
-func newInnerProxy(pids func() []int) (p *innerProxy, err error) {
-	p = &innerProxy{pids: pids, from: make(map[int]*pairListener)}
-	if p.to, err = freeAddress(relayPorts); err != nil {
+// newInnerProxy returns a proxy in front of new addresses, for one of the relays.
+func newInnerProxy(relays *trio) (p *innerProxy, err error) {
+	p = &innerProxy{relays: relays, from: make(map[int]*pairListener)}
+	if p.to, err = wstest.FreeAddress(relayPorts); err != nil {
 		return nil, err
 	}
-	if p.ports, err = listenRow(proxyAddress, relayPorts); err != nil {
+	if p.ports, err = wstest.ListenInRow(proxyAddress, relayPorts); err != nil {
 		return nil, err
 	}
 	for k, ln := range p.ports {
@@ -130,7 +95,14 @@ func (p *innerProxy) accept(ln net.Listener, k int) {
 			return
 		}
 		p.tasks.Go(func() {
-			l := p.pair(dialler(c, p.pids()))
+			// The others dial a relay that has ended ten times a second, and dialler reads the
+			// list of all sockets.
+			if !p.relays.runs(p) {
+				_ = c.(*net.TCPConn).SetLinger(0) // as if nothing listened
+				c.Close()
+				return
+			}
+			l := p.pair(dialler(c, p.relays.pids()))
 			if l == nil {
 				c.Close()
 				return
@@ -203,7 +175,7 @@ func dialler(c net.Conn, pids []int) int {
 	if err != nil {
 		return -1
 	}
-	sockets, err := fs.NetTCP()
+	sockets, err := fs.NetTCP() //lint:ignore SA1019 the replacement needs a module for netlink
 	if err != nil {
 		return -1
 	}

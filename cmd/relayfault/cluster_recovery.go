@@ -177,8 +177,8 @@ func (t *trio) claimable(ctx context.Context, victim int) (longest time.Duration
 type recoveryRow struct {
 	Case    string     `json:"case"`
 	IDs     int        `json:"ids"`         // the connections of the victim that were closed
-	Fault   [2]float64 `json:"since_fault"` // until they were served again: median, worst
-	Close   [2]float64 `json:"since_close"` // the same, since each one's close
+	Fault   [3]float64 `json:"since_fault"` // until they were served again: first, median, worst
+	Close   [3]float64 `json:"since_close"` // the same, since each one's close
 	Others  int        `json:"others_closed"`
 	Refused int        `json:"closed_4409"`
 	Blocked float64    `json:"claims_blocked"`
@@ -207,11 +207,11 @@ func newRecoveryRow(name string, f *idleBinaries, victim int, begun int64, block
 	}
 	r.IDs = len(fault)
 	for _, one := range []struct {
-		to  *[2]float64
+		to  *[3]float64
 		all []float64
 	}{{&r.Fault, fault}, {&r.Close, closed}} {
 		if len(one.all) > 0 {
-			*one.to = [2]float64{load.Median(one.all), slices.Max(one.all)}
+			*one.to = [3]float64{slices.Min(one.all), load.Median(one.all), slices.Max(one.all)}
 		}
 	}
 	return r
@@ -240,8 +240,8 @@ func (r *recoveryReport) judge(k recoveryCase, row *recoveryRow) {
 			r.Wrong = append(r.Wrong, fmt.Sprintf("%s: %s is %.2f s, must be at most %s", k.name, what, s, limit))
 		}
 	}
-	check("the median time from "+since, got[0], median)
-	check("the longest time from "+since, got[1], worst)
+	check("the median time from "+since, got[1], median)
+	check("the longest time from "+since, got[2], worst)
 	check("the longest time without a grant", row.Blocked, k.blocked)
 	if row.Others > 0 || k.keeps && row.IDs > 0 {
 		r.Wrong = append(r.Wrong, fmt.Sprintf("%s: %d connections of other relays and %d of this one were closed", k.name, row.Others, row.IDs))
@@ -258,14 +258,16 @@ func (r *recoveryReport) Table(w io.Writer) {
 		client = "as the deployed daemon does"
 	}
 	fmt.Fprintf(w, "%d server-ids at the relay that fails; their binaries redial %s; times in seconds\n", r.IDs, client)
-	fmt.Fprintf(w, "  %-14s %8s   %-26s %-26s %14s %s\n", "fault", "closed", "served again after fault", "after the close", "others closed", "no new id granted for")
+	fmt.Fprintf(w, "  %-14s %8s   %-38s %-38s %14s %s\n", "fault", "closed", "served again after fault", "after the close", "others closed", "no new id granted for")
 	for _, row := range r.Rows {
-		fmt.Fprintf(w, "  %-14s %8d   %-26s %-26s %14d %.2f\n", row.Case, row.IDs, medianAndWorst(row.Fault), medianAndWorst(row.Close), row.Others, row.Blocked)
+		fmt.Fprintf(w, "  %-14s %8d   %-38s %-38s %14d %.2f\n", row.Case, row.IDs, spread(row.Fault), spread(row.Close), row.Others, row.Blocked)
 	}
 	fmt.Fprint(w, wrongLines(r.Wrong))
 }
 
-func medianAndWorst(s [2]float64) string { return fmt.Sprintf("median %.2f, worst %.2f", s[0], s[1]) }
+func spread(s [3]float64) string {
+	return fmt.Sprintf("first %.2f, median %.2f, worst %.2f", s[0], s[1], s[2])
+}
 
 // wrongLines returns a line for each failure, or one that says that all limits hold.
 func wrongLines(wrong []string) string {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrycode/pyrycode-relay/internal/load"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // nodes is the number of etcd servers.
@@ -37,7 +38,8 @@ type member struct {
 	mounted         bool            // data is a disk of its own
 	log             io.WriteCloser  // the output of all its processes
 
-	up atomic.Bool // the last readiness check succeeded
+	up       atomic.Bool // the last readiness check succeeded
+	starting atomic.Bool // a process starts, and is not child yet
 
 	mu    sync.Mutex // guards child
 	child *load.Child
@@ -108,14 +110,14 @@ func (t *trio) prepare() (m *member, err error) {
 	t.started++
 	m = &member{name: fmt.Sprintf("relay-%d", t.started)}
 	for _, a := range []*string{&m.listen, &m.private} {
-		if *a, err = freeAddress(1); err != nil {
+		if *a, err = wstest.FreeAddress(1); err != nil {
 			return nil, err
 		}
 	}
 	if m.front, err = newProxy(m.listen); err != nil {
 		return nil, err
 	}
-	if m.inner, err = newInnerProxy(t.pids); err != nil {
+	if m.inner, err = newInnerProxy(t); err != nil {
 		return nil, err
 	}
 	if m.data, err = os.MkdirTemp("", "relayfault-"); err != nil {
@@ -144,13 +146,37 @@ func (t *trio) pids() []int {
 	return all
 }
 
+// runs reports whether the relay behind p has a process.
+func (t *trio) runs(p *innerProxy) bool {
+	for _, m := range t.members {
+		m.mu.Lock()
+		inner, c := m.inner, m.child
+		m.mu.Unlock()
+		if inner != p {
+			continue
+		}
+		if c == nil || m.starting.Load() {
+			return true
+		}
+		select {
+		case <-c.Exited():
+			return false
+		default:
+			return true
+		}
+	}
+	return true // it is about to take the place of another one
+}
+
 // start starts the process of relay i and waits until it has printed its
 // address.
 func (t *trio) start(ctx context.Context, i int) error {
 	m := t.members[i]
+	m.starting.Store(true)
+	defer m.starting.Store(false)
 	args := []string{"serve", "--listen", m.listen, "--metrics-listen", m.private,
 		"--cluster-name", m.name, "--cluster-listen", m.inner.to, "--cluster-advertise", m.inner.addr(),
-		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000", "--max-pending", "10000", "--max-pending-per-address", "10000"}
+		"--rate", "100000", "--burst", "100000", "--max-conns-per-address", "10000"}
 	if t.etcd != nil {
 		args = append(args, "--cluster", strings.Join(t.etcd.endpoints(), ","))
 	} else {

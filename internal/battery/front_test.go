@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
 
@@ -318,12 +319,11 @@ func TestRow36PROXYAddressesShareThePlacesFairly(t *testing.T) {
 // freeAddress returns an address of this machine that nothing listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	a, err := wstest.FreeAddress(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return a
 }
 
 // Port 80 of the ACME challenges has the same guests.

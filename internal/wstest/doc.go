@@ -1,7 +1,7 @@
 // Package wstest is the WebSocket client of this module's tests and load tools. It has
 // the client's end of a connection (Dialer, Conn), a form of it that ends a test at the
 // first failure (Peer), bytes that violate the protocol (Violations), child processes
-// (Process) and captured output (Log).
+// (Process), free ports for them (FreeAddress), and captured output (Log).
 //
 // The package shares no code with the relay, and imports nothing of this module
 // and no WebSocket library. A client that used the parser of internal/wire would

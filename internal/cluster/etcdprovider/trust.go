@@ -27,7 +27,7 @@ const (
 // untrusted tests TLS with each server of etcd, because the errors of etcd's client do not say
 // why TLS fails. The error is not nil if TLS fails with all of them. Otherwise unusual has a
 // sentence for each with which it fails. Servers that cannot be reached are not tested.
-func untrusted(ctx context.Context, cfg directory.Config, c etcd.Config) (err error, unusual []string) {
+func untrusted(ctx context.Context, cfg directory.Config, c etcd.Config) (unusual []string, err error) {
 	faults := make([]error, len(c.Endpoints))
 	done := make(chan struct{})
 	for i, e := range c.Endpoints {
@@ -47,9 +47,9 @@ func untrusted(ctx context.Context, cfg directory.Config, c etcd.Config) (err er
 		}
 	}
 	if len(unusual) == len(c.Endpoints) {
-		return faults[0], nil
+		return nil, faults[0]
 	}
-	return nil, unusual
+	return unusual, nil
 }
 
 // handshake returns why TLS with the server at endpoint fails, or nil.

@@ -51,12 +51,12 @@ func TestTheFaultsOfTLSAreNamed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := etcd.Config{Endpoints: []string{"https://" + tt.at}, TLS: cfg}
-			err, unusual := untrusted(t.Context(), directory.Config{}, c)
+			unusual, err := untrusted(t.Context(), directory.Config{}, c)
 			if tt.want == "" && (err != nil || unusual != nil) || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("%v, %q; want %q", err, unusual, tt.want)
 			}
 			c.Endpoints = append(c.Endpoints, "https://"+right)
-			if err, unusual := untrusted(t.Context(), directory.Config{}, c); err != nil || (tt.want == "") != (unusual == nil) {
+			if unusual, err := untrusted(t.Context(), directory.Config{}, c); err != nil || (tt.want == "") != (unusual == nil) {
 				t.Errorf("with another server that is right: %v, %q", err, unusual)
 			}
 		})

@@ -199,7 +199,6 @@ func (m *Member) tryJoin(ctx context.Context, c *clientv3.Client, waited time.Du
 		if _, err := c.MemberRemove(ctx, members[i].ID); err != nil {
 			return nil, explain(err)
 		}
-		members = slices.Delete(members, i, i+1)
 	} else if len(members) >= len(m.cfg.initialMembers()) {
 		gone, err := m.replaceable(ctx, members, waited)
 		if err != nil {

@@ -70,7 +70,7 @@ func relayAt(peerURL string) string {
 	if err != nil {
 		return peerURL
 	}
-	at, err := portOf(u.Host, -peerOffset)
+	at, _ := portOf(u.Host, -peerOffset) // empty without a port
 	return cmp.Or(at, u.Host)
 }
 

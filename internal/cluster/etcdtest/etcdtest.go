@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/clustercert"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/etcdserver"
+	"github.com/pyrycode/pyrycode-relay/internal/wstest"
 )
 
 // Secret is the secret of all clusters of this package.
@@ -160,28 +160,11 @@ func Identity(t testing.TB) *clustercert.Identity {
 // FreePorts returns an address on loopback. Its port and the next two were free.
 func FreePorts(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close() // kept until FreePorts returns, so that the next attempt gets another port
-		port := ln.Addr().(*net.TCPAddr).Port
-		free := true
-		for next := port + 1; next <= port+2; next++ {
-			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(next)))
-			if err != nil {
-				free = false
-				break
-			}
-			l.Close()
-		}
-		if free {
-			return ln.Addr().String()
-		}
+	a, err := wstest.FreeAddress(3)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no three free ports in a row")
-	return ""
+	return a
 }
 
 // IgnoreIdle makes goleak ignore the idle connections that etcd keeps between members, which
