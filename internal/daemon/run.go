@@ -191,6 +191,7 @@ func (p *process) newRelay(ctx context.Context) error {
 	c.Log, c.Version = p.log, p.env.Build.Version
 	c.ClientAddr = func(req *http.Request) netip.Addr { return p.front.ClientAddr(req) }
 	c.Room = func() error { return p.memory.room() }
+	c.Waits = func(req *http.Request) { p.front.Waits(req.Context()) }
 	c.Push = p.push.Wake
 	c.Access = p.access.access()
 	if p.cluster, err = joinCluster(ctx, p); err != nil {

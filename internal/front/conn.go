@@ -79,6 +79,7 @@ type conn struct {
 	group   *network.Group // nil: it has no place
 	since   time.Time      // its accept; at the private listener, its last request
 	busy    bool           // a request is being answered, at the private listener
+	waits   bool           // its request waits for other nodes: it does not count for table.max
 	begun   bool           // the goroutine that serves it runs
 	unknown bool           // its PROXY header has not come: it counts for the proxy
 	hasTurn bool

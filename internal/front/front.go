@@ -107,7 +107,23 @@ func (f *Front) server(h http.Handler, errorLog *log.Logger) *http.Server {
 	s.MaxHeaderBytes = maxHeaderBytes
 	s.SetKeepAlivesEnabled(false)
 	s.ConnState = f.pending.state
+	s.ConnContext = withConn
 	return s
+}
+
+// withConn is [http.Server.ConnContext].
+func withConn(ctx context.Context, nc net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, connOf(nc))
+}
+
+// Waits records that a public request, which has this context, begins to wait for other nodes.
+// The relay must have counted its connection among those that it has upgraded. Until its end the
+// connection then takes no place of Limits.Pending, and gives way to newcomers of its own address
+// only.
+func (f *Front) Waits(ctx context.Context) {
+	if c, _ := ctx.Value(connKey{}).(*conn); c != nil {
+		f.pending.wait(c)
+	}
 }
 
 // useTLS sets up TLS of the public listener, if c has it.
@@ -207,9 +223,7 @@ func (f *Front) GuardPrivate(ln net.Listener) net.Listener {
 func (f *Front) PrivateServer(h http.Handler, errorLog *log.Logger) *http.Server {
 	s := NewServer(f.readFirst(h), errorLog)
 	s.ConnState = f.PrivateState
-	s.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
-		return context.WithValue(ctx, connKey{}, connOf(nc))
-	}
+	s.ConnContext = withConn
 	return s
 }
 

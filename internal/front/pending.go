@@ -35,6 +35,7 @@ type pending struct {
 	maxPer     int             // of one address
 	exempt     config.Networks // from that
 	all        []*conn         // in order of arrival
+	waiting    int             // those of them that wait for other nodes, and do not count for max
 	fresh      int             // those of them that no goroutine has begun to serve
 	networks   network.Counts
 	evictAfter time.Duration
@@ -112,11 +113,11 @@ func newPending(rt relay.Runtime, l Limits, turns int, reg prometheus.Registerer
 	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pyrycode_relay_pending_connections",
-		Help: "Connections accepted and not upgraded: on their way, idle, or asking for something else.",
+		Help: "Connections accepted and not upgraded: on their way, idle, or asking for something else. Those that wait for other nodes of a cluster do not count.",
 	}, func() float64 {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return float64(len(p.all))
+		return float64(p.count())
 	})
 	return p, errors.Join(reg.Register(p.cut), reg.Register(p.failed), reg.Register(gauge))
 }
@@ -162,7 +163,7 @@ func (p *pending) enter(c *conn, a netip.Addr) (out []*conn, reason string) {
 		p.remove(oldest)
 		out, reason = append(out, oldest), p.reasonAddress
 	}
-	for len(p.all) >= p.max && !p.shut {
+	for p.count() >= p.max && !p.shut {
 		if x := p.toEvict(c, ns); x != nil {
 			p.remove(x)
 			out, reason = append(out, x), p.reasonFull
@@ -171,7 +172,7 @@ func (p *pending) enter(c *conn, a netip.Addr) (out []*conn, reason string) {
 		if !p.mayWait(c, exempt, p.networks.Load(ns)) {
 			return append(out, c), p.reasonFull
 		}
-		p.wait()
+		p.waitForPlace()
 		began := c.since
 		c.since = p.rt.Clock.Now()
 		p.noWait = c.since.Add(c.since.Sub(began))
@@ -188,7 +189,7 @@ func (p *pending) enter(c *conn, a netip.Addr) (out []*conn, reason string) {
 // time at most. mu is held.
 func (p *pending) mayWait(c *conn, exempt bool, has int) bool {
 	switch {
-	case 2*(p.fresh+len(p.queue)) < len(p.all):
+	case 2*(p.fresh+len(p.queue)) < p.count():
 		return false
 	case exempt || has == 0:
 		return true
@@ -208,7 +209,7 @@ func (p *pending) toEvict(c *conn, ns network.Networks) *conn {
 	heaviest, heaviestOld := (*conn)(nil), (*conn)(nil)
 	load, loadOld := 0, 0
 	for _, x := range p.all {
-		if !x.begun || x.busy { // the relay makes it wait, or works for it
+		if !x.begun || x.busy || x.waits { // the relay makes it wait, or works for it
 			continue
 		}
 		if x.unknown && c.since.Sub(x.since) < headerGrace {
@@ -295,9 +296,9 @@ func (p *pending) oldest(of netip.Prefix, before time.Time) (c *conn) {
 	return c
 }
 
-// wait waits until a place is free, or for a few milliseconds. mu is held at the call and
-// at the return, and not in between.
-func (p *pending) wait() {
+// waitForPlace waits until a place is free, or for a few milliseconds. mu is held at the call
+// and at the return, and not in between.
+func (p *pending) waitForPlace() {
 	g := p.rt.NewGate()
 	p.accepting = append(p.accepting, g)
 	p.mu.Unlock()
@@ -333,6 +334,22 @@ func (p *pending) identify(c *conn, a netip.Addr) bool {
 	return true
 }
 
+// count returns the number of connections that count for max. mu is held.
+func (p *pending) count() int { return len(p.all) - p.waiting }
+
+// wait records that the request of c waits for other nodes. The relay counts c among its own
+// connections, so c gives its place to others. It still counts for its address.
+func (p *pending) wait(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.group == nil || c.waits {
+		return // it is being closed, or waits already
+	}
+	c.waits = true
+	p.waiting++
+	p.wakeAccepting()
+}
+
 // leave gives the place of c back, if it has one still.
 func (p *pending) leave(c *conn) {
 	p.mu.Lock()
@@ -349,6 +366,9 @@ func (p *pending) remove(c *conn) {
 	c.group = nil
 	if !c.begun {
 		p.fresh--
+	}
+	if c.waits {
+		p.waiting--
 	}
 	i := slices.Index(p.all, c)
 	p.all = slices.Delete(p.all, i, i+1)

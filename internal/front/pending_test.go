@@ -100,6 +100,38 @@ func TestAFullAddressLetsItsOwnNewcomersIn(t *testing.T) {
 	})
 }
 
+// A connection whose request waits for other nodes is one of the relay's. It takes no place of
+// others and keeps its own, but its address has no more connections for that.
+func TestAConnectionThatWaitsForOtherNodesTakesNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, pipe := places(t, 2, 2)
+		a := netip.MustParseAddr("192.0.2.1")
+		enters := func(c *conn, from netip.Addr, want *conn, why string) {
+			t.Helper()
+			if out, reason := enter(p, c, from); out != want || reason != why {
+				t.Fatalf("a connection of %v: closed %p, because of %q; want %p, %q", from, out, reason, want, why)
+			}
+			c.begin()
+		}
+		first, second, third := pipe(), pipe(), pipe()
+		for _, c := range []*conn{first, second} {
+			enters(c, a, nil, "")
+			p.wait(c)
+			p.wait(c) // it does not count twice
+		}
+		enters(pipe(), netip.MustParseAddr("192.0.2.2"), nil, "")
+		enters(third, a, third, cutAddress)
+		time.Sleep(defaultEvictAfter)
+		enters(third, a, first, cutAddress)
+		enters(pipe(), netip.MustParseAddr("192.0.2.3"), third, cutFull) // its address has most, and second gives way to its own address only
+		p.leave(second)
+		p.wait(second) // it has left
+		if p.count() != 2 || len(p.all) != 2 || p.networks.Sum() != 2 {
+			t.Errorf("%d places, %d connections, %d by network; want 2", p.count(), len(p.all), p.networks.Sum())
+		}
+	})
+}
+
 // When all places are taken a newcomer gets that of the oldest connection of the
 // network that has most, whatever that connection does, if its own network has at
 // most half as much; else that of one that is old.

@@ -3,7 +3,6 @@ package relay
 import (
 	"errors"
 	"net/http"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -46,7 +45,7 @@ func (r *Relay) serveBinary(w http.ResponseWriter, req *http.Request, token stri
 		return
 	}
 	terms.Owner, terms.ProvedAt, terms.Network = key.Owner, key.ProvedAt, home(a.from)
-	deadline, inUse, why := r.prepareClaim(hello.Server, terms.Owner, a.from)
+	deadline, inUse, why := a.prepareClaim(terms.Owner)
 	if why != nil {
 		a.reject(why)
 		return
@@ -94,22 +93,24 @@ func (r *Relay) checkKey(hello wire.BinaryHello, host string, terms *Terms) *rej
 	return nil
 }
 
-// prepareClaim decides before the upgrade whether a binary at address from may claim id.
-// deadline is nil for a relay without a cluster; otherwise the caller must call
-// ClaimApplied when its claim is over. inUse reports that a live binary at another node
-// holds id; a close after the upgrade tells the claimant so.
+// prepareClaim decides before the upgrade whether the binary may claim its server-id. owner is
+// the key of the claim. deadline is nil for a relay without a cluster; otherwise the caller must
+// call ClaimApplied when its claim is over. inUse reports that a live binary at another node
+// holds the server-id; a close after the upgrade tells the claimant so.
 //
 // It rejects the claim if too many claimants wait for the holder's answer, or if the
-// cluster cannot tell which node has id. If the limit is exceeded only later, challenge
-// closes the claimant.
-func (r *Relay) prepareClaim(id wire.ServerID, owner string, from netip.Addr) (deadline *LeaseDeadline, inUse bool, why *rejection) {
-	if b := r.registry.Holder(id); b != nil && b.tooManyClaimants(home(from)) {
+// cluster cannot tell which node has the server-id. If the limit is exceeded only later,
+// challenge closes the claimant.
+func (a *attempt) prepareClaim(owner string) (deadline *LeaseDeadline, inUse bool, why *rejection) {
+	r := a.relay
+	if b := r.registry.Holder(a.server); b != nil && b.tooManyClaimants(home(a.from)) {
 		return nil, false, unavailable(outcomeCapacity, errTooManyClaimants)
 	}
 	if r.cluster.Cluster == nil {
 		return nil, false, nil
 	}
-	deadline, err := r.cluster.Claim(id, owner, from)
+	r.cfg.Waits(a.req)
+	deadline, err := r.cluster.Claim(a.server, owner, a.from)
 	switch {
 	case errors.Is(err, ErrNotOwner):
 		return nil, false, &rejection{outcomeKey, http.StatusForbidden, 0, ErrNotOwner}

@@ -239,12 +239,14 @@ type proxiedPhone struct {
 	ended  atomic.Bool
 }
 
-// findRemote looks for the slot of id at other nodes, unless this node has it.
-func (r *Relay) findRemote(id wire.ServerID, from netip.Addr) (RemoteSlot, error) {
-	if r.cluster.Cluster == nil || r.registry.Slot(id) != SlotFree {
+// findRemote looks for the phone's slot at other nodes, unless this node has it.
+func (a *attempt) findRemote() (RemoteSlot, error) {
+	r := a.relay
+	if r.cluster.Cluster == nil || r.registry.Slot(a.server) != SlotFree {
 		return nil, nil
 	}
-	return r.cluster.Find(id, from)
+	r.cfg.Waits(a.req)
+	return r.cluster.Find(a.server, a.from)
 }
 
 // proxy joins the phone behind sock to its slot at place and forwards its bytes. If the

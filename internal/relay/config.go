@@ -45,6 +45,11 @@ type Config struct {
 	// are none.
 	Cluster Cluster
 
+	// Waits is called before an upgrade request waits for other nodes of the cluster. Its
+	// connection counts for MaxConns and MaxConnsPerAddress already. Nil means that the caller
+	// need not know.
+	Waits func(*http.Request)
+
 	// Access decides which peers may use the relay. Nil means that all may.
 	Access Access
 
@@ -155,6 +160,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Room == nil {
 		c.Room = func() error { return nil }
+	}
+	if c.Waits == nil {
+		c.Waits = func(*http.Request) {}
 	}
 	if c.Push == nil {
 		c.Push = func(netip.Addr, wire.ServerID, wire.PushWake) error { return errPushOff }

@@ -47,7 +47,7 @@ func (r *Relay) servePhone(w http.ResponseWriter, req *http.Request) {
 		a.reject(why)
 		return
 	}
-	slot, err := r.findRemote(hello.Server, a.from)
+	slot, err := a.findRemote()
 	if err != nil {
 		a.reject(unavailable(outcomeCluster, err))
 		return

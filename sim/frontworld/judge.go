@@ -54,6 +54,8 @@ type session struct {
 	asked       bool // its request has come as a whole
 	answered    bool
 	held        bool // it has been upgraded
+	waits       bool // it may wait for other nodes
+	waitsAt     int  // the step since which the front knows that it waits; 0: it does not
 	toldToLeave bool
 	gone        bool // the client has closed it
 }
@@ -63,7 +65,9 @@ type judge struct {
 	handshakes int
 	tls        bool
 	config     front.Limits // of the start
-	perAddress int
+
+	nodesAnswerIn time.Duration // the time for which an upgrade waits for other nodes
+	perAddress    int
 
 	sessions  [maxSessions]session
 	nsessions int
@@ -88,6 +92,7 @@ func newJudge(r *engine.Plan, private bool) judge {
 	j := judge{
 		handshakes: min(max(r.Param("handshakes", 1), 1), 8), tls: r.Param("tls", 0) != 0,
 		places: min(max(r.Param("places", 4), 1), 64), perAddress: min(max(r.Param("per-address", 4), 1), 64),
+		nodesAnswerIn: time.Duration(min(max(r.Param("nodes", 0), 0), 10)) * time.Second,
 	}
 	j.config = front.Limits{Pending: j.places, PendingPerAddress: j.perAddress}
 	if private {
@@ -144,14 +149,16 @@ func (w *instance) addSession(from netip.Addr) *session {
 	return s
 }
 
-// count returns the number of connections that may be in the table, and of those with an
-// address.
+// count returns the number of connections that may take a place of the table, and of those that
+// may count for an address.
 //
 //go:norace
 func (w *instance) count(from netip.Addr) (all, same int) {
 	for i := range w.nsessions {
 		if s := &w.sessions[i]; s.inTable {
-			all++
+			if s.waitsAt == 0 {
+				all++
+			}
 			if s.from == from {
 				same++
 			}
@@ -304,6 +311,8 @@ func (w *instance) checkEviction(s *session) {
 		w.e.Fail("eviction", "a connection is evicted that the server has not begun to serve")
 	case s.hijacked && !s.inTable && s.leftAt < w.acceptStep:
 		w.e.Fail("eviction", "an upgraded connection is evicted")
+	case s.waitsAt > 0 && s.waitsAt < w.acceptStep && w.accepting != nil && w.accepting.from.Is4() && s.from != w.accepting.from:
+		w.e.Fail("eviction", "a connection of %v that waits for other nodes is evicted for one of %v", s.from, w.accepting.from)
 	case w.private && s.active && s.activeAt < w.acceptStep:
 		w.e.Fail("eviction", "a connection is evicted while its request is answered")
 	case !w.private && age < evictAfter && w.accepting != nil && w.accepting.from.Is4() && s.from.Is4():
@@ -350,8 +359,18 @@ func (w *instance) upgraded(s *session) bool { return s.hijacked }
 //go:norace
 func (w *instance) finished(s *session) { s.ended = true }
 
+//go:norace
+func (w *instance) waits(s *session) {
+	s.waits = true
+	w.e.Sometimes(sawWaits, true)
+}
+
+//go:norace
+func (w *instance) waitsSurely(s *session) { s.waitsAt = w.e.Steps() }
+
 // Step implements engine.Instance. It counts the connections that the server has and that
-// are not upgraded: those are in the table, so they are within the limits.
+// are not upgraded: those are in the table, so they are within the limits. Connections that wait
+// for other nodes are within the limit of their address only.
 //
 //go:norace
 func (w *instance) Step() {
@@ -361,7 +380,9 @@ func (w *instance) Step() {
 		if !s.accepted || s.isClosed || s.hijacked {
 			continue
 		}
-		live++
+		if !s.waits {
+			live++
+		}
 		same := 0
 		for k := range i + 1 {
 			if o := &w.sessions[k]; o.accepted && !o.isClosed && !o.hijacked && o.from == s.from {
@@ -491,6 +512,7 @@ var (
 	sawLeave     = goals.Add("a connection is told to leave")
 	sawSecond    = goals.Add("a second signal comes in a drain")
 	sawCut       = goals.Add("a drain cuts what is left")
+	sawWaits     = goals.Add("an upgrade waits for other nodes")
 )
 
 // CoverageGoals implements engine.World.

@@ -1,6 +1,7 @@
 package frontworld
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -206,8 +207,15 @@ func (w *instance) compute(s *session) {
 	w.computes(s, false)
 }
 
-// upgrade answers a request for an upgrade, and serves the connection until its end.
+// upgrade answers a request for an upgrade, and serves the connection until its end. The upgrade
+// may have to wait for other nodes before.
 func (w *instance) upgrade(nc net.Conn, s *session, i int) {
+	if w.nodesAnswerIn > 0 {
+		w.waits(s)
+		w.front.Waits(w.front.Server.ConnContext(context.Background(), nc))
+		w.waitsSurely(s)
+		w.e.Sleep(w.nodesAnswerIn)
+	}
 	if !w.daemon.held.admit() {
 		_, err := nc.Write([]byte{ofRefusal})
 		w.answers(s, err)

@@ -123,7 +123,7 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	for _, of := range []struct {
 		name    string
 		seconds []int
-	}{{"wait", []int{0, 0, 1, 5}}, {"drain", []int{0, 1, 5, 30}}, {"spread", []int{0, 0, 2, 20}}, {"wakes", []int{0, 0, 1, 60}}, {"claims", []int{0, 0, 60}}, {"silent", []int{0, 0, 2}}} {
+	}{{"wait", []int{0, 0, 1, 5}}, {"drain", []int{0, 1, 5, 30}}, {"spread", []int{0, 0, 2, 20}}, {"wakes", []int{0, 0, 1, 60}}, {"claims", []int{0, 0, 60}}, {"silent", []int{0, 0, 2}}, {"nodes", []int{0, 0, 1, 3}}} {
 		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: of.name, Value: of.seconds[r.Intn(len(of.seconds))]})
 	}
 	return p.Interleave()
