@@ -214,14 +214,10 @@ func (n *Node) write(c *claim, mine []byte, revision uint64, from netip.Addr, en
 	n.mu.Lock()
 	s = n.session
 	n.mu.Unlock()
-	switch {
-	case s == nil:
+	if s == nil {
 		return nil, e, errUnanswered
-	case revision == 0:
-		e, err = n.cfg.Directory.Create(c.key, mine, s.id)
-	default:
-		e, err = n.cfg.Directory.Replace(c.key, mine, revision, s.id)
 	}
+	e, err = n.entries.write(s.id, Change{Key: c.key, Value: mine, Revision: revision})
 	switch {
 	case err == nil, errors.Is(err, ErrConflict):
 	case errors.Is(err, ErrSessionGone):
@@ -328,13 +324,13 @@ func (n *Node) delete(c *claim, revision uint64) {
 	}
 	defer n.deletes.leave()
 	n.mu.Lock()
-	lost := c.lost
+	s, lost := c.session, c.lost
 	n.mu.Unlock()
 	if lost {
 		return // the entry has ended with the session
 	}
-	err := n.cfg.Directory.Delete(c.key, revision)
-	if err != nil && !errors.Is(err, ErrConflict) {
+	_, err := n.entries.write(s.id, Change{Key: c.key, Revision: revision, Delete: true})
+	if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrSessionGone) {
 		n.leave(c)
 		n.mu.Lock()
 		draining := n.draining
@@ -444,7 +440,7 @@ func (n *Node) deleteLeftover(key string) {
 		var e Entry
 		if e, err = n.cfg.Directory.Get(key); err == nil {
 			if v, ok := parseValue(e.Value); ok && v.Node == n.id.String() && v.Nonce == l.nonce {
-				err = n.cfg.Directory.Delete(key, e.Revision)
+				_, err = WriteOne(n.cfg.Directory, e.Session, Change{Key: key, Revision: e.Revision, Delete: true})
 			}
 		}
 	}

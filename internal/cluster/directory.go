@@ -17,8 +17,8 @@ import (
 // and the tests of this contract; package etcd has the one of production.
 //
 // All changes have one order, and each call sees every change that was acknowledged before
-// the call began. After an error other than ErrConflict, ErrNotFound and ErrSessionGone the
-// outcome is unknown: the change may have been made, or may be made later.
+// the call began. After an error other than ErrNotFound and ErrSessionGone the outcome is
+// unknown: all changes of the call may have been made, or may be made later, or none.
 //
 // Each call returns within a few seconds, whether or not the directory answers. All methods
 // may be called from any task. KeepAlive never waits behind other calls.
@@ -41,18 +41,10 @@ type Directory interface {
 	// ended already, Revoke returns nil.
 	Revoke(s SessionID) error
 
-	// Create creates key under session s. If key exists, it returns the existing entry
-	// and ErrConflict. If s has ended, the error is ErrSessionGone.
-	Create(key string, value []byte, s SessionID) (Entry, error)
-
-	// Replace replaces the entry under key and moves it to session s, if revision is the
-	// entry's newest one. Otherwise it returns the entry as it is, with Revision 0 if
-	// key does not exist, and ErrConflict. If s has ended, the error is ErrSessionGone.
-	Replace(key string, value []byte, revision uint64, s SessionID) (Entry, error)
-
-	// Delete deletes key if revision is the newest one. Otherwise the error is
-	// ErrConflict, also if key does not exist.
-	Delete(key string, revision uint64) error
+	// Write makes changes of different keys, MaxChanges at most, in one step. Each succeeds or
+	// fails alone: result i is that of change i. Entries are written under session s. If s has
+	// ended, the error is ErrSessionGone and no change is made.
+	Write(s SessionID, changes []Change) ([]Result, error)
 
 	// Get returns the entry under key, or ErrNotFound.
 	Get(key string) (Entry, error)
@@ -79,11 +71,47 @@ func (s SessionID) String() string { return strconv.FormatUint(uint64(s), 16) }
 type Entry struct {
 	Key      string
 	Value    []byte
-	Revision uint64    // of the last change of the key; later changes of any key have greater ones
+	Revision uint64    // of the last change of the key; the changes of a later Write have a greater one
 	Session  SessionID // the entry ends with this session
 }
 
-// Errors of a Directory.
+// MaxChanges is the number of changes in one Write.
+const MaxChanges = 64
+
+// Change is the creation, replacement or deletion of one entry.
+type Change struct {
+	Key      string
+	Revision uint64 // the newest one of the entry that is replaced or deleted; 0: Key does not exist
+	Value    []byte // of the entry that is created or replaced
+	Delete   bool   // the entry is deleted; Revision must not be 0
+}
+
+// Result is the outcome of one Change. If the entry had another revision than the change names,
+// Conflict is true and Entry is the existing one, with Revision 0 if the key does not exist.
+// Otherwise Entry is the one that was written.
+type Result struct {
+	Entry    Entry
+	Conflict bool
+}
+
+// WriteOne makes one change. It returns the Entry of its Result, and ErrConflict for a
+// conflict.
+func WriteOne(d Directory, s SessionID, c Change) (Entry, error) {
+	r, err := d.Write(s, []Change{c})
+	if err != nil {
+		return Entry{}, err
+	}
+	return r[0].outcome()
+}
+
+func (r Result) outcome() (Entry, error) {
+	if r.Conflict {
+		return r.Entry, ErrConflict
+	}
+	return r.Entry, nil
+}
+
+// Errors of a Directory, and of WriteOne.
 var (
 	ErrConflict    = errors.New("the key has another revision")
 	ErrNotFound    = errors.New("the key does not exist")

@@ -38,7 +38,7 @@ func list(t testing.TB, m *clustertest.Memory, id NodeID, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Create(NodeKey(s), b, s); err != nil {
+	if _, err := WriteOne(p, s, Change{Key: NodeKey(s), Value: b}); err != nil {
 		t.Fatal(err)
 	}
 }

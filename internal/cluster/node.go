@@ -65,9 +65,10 @@ type Config struct {
 	// of its session. Zero means 8192.
 	MaxHeld int
 
-	// ClaimsUnderWay is the number of calls for claims and phones that are under way at
-	// the directory, and ClaimRate the number of such calls per second. The keep-alives of
-	// the session do not count, and never wait for them. Zero means 64 and 3000.
+	// ClaimsUnderWay is the number of claims and questions of phones that are under way at
+	// the directory, and ClaimRate the number of them per second. The keep-alives of the
+	// session do not count, and never wait for them. Zero means 128, as many as the
+	// transactions of a batcher have together, and 3000.
 	ClaimsUnderWay int
 	ClaimRate      int
 
@@ -109,7 +110,7 @@ func (c Config) withDefaults() Config {
 	c.Margin = cmp.Or(c.Margin, 500*time.Millisecond)
 	c.Hold = cmp.Or(c.Hold, 2*c.TTL)
 	c.MaxHeld = cmp.Or(c.MaxHeld, 8192)
-	c.ClaimsUnderWay = cmp.Or(c.ClaimsUnderWay, 64)
+	c.ClaimsUnderWay = cmp.Or(c.ClaimsUnderWay, transactionsUnderWay*MaxChanges)
 	c.ClaimRate = cmp.Or(c.ClaimRate, 3000)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
 	c.Window = cmp.Or(c.Window, 256<<10)
@@ -143,7 +144,7 @@ type host interface {
 const (
 	// deletesUnderWay is the number of entries of free server-ids that are deleted
 	// concurrently.
-	deletesUnderWay = 32
+	deletesUnderWay = MaxChanges
 
 	// startTries is the number of attempts of Start to begin a session.
 	startTries = 20
@@ -160,6 +161,7 @@ type Node struct {
 	metrics     *metrics
 	calls       *limiter    // of the directory, for claims and phones
 	deletes     *limiter    // of the directory, for server-ids that are free
+	entries     *batcher    // of claims
 	deleteFails atomic.Bool // during a drain the directory has not answered
 
 	streams atomic.Int64 // of all links
@@ -209,6 +211,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.calls = newLimiter(&n.cfg, n.cfg.ClaimsUnderWay, n.cfg.MaxHeld, time.Second/time.Duration(n.cfg.ClaimRate))
 	n.deletes = newLimiter(&n.cfg, deletesUnderWay, math.MaxInt, 0)
+	n.entries = newBatcher(&n.cfg)
 	n.metrics = newMetrics(n)
 	return n, nil
 }

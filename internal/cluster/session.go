@@ -47,7 +47,7 @@ func (n *Node) openSession() error {
 	if err != nil {
 		panic(err) // a NodeRecord can always be marshalled
 	}
-	if _, err := n.cfg.Directory.Create(NodeKey(id), record, id); err != nil {
+	if _, err := WriteOne(n.cfg.Directory, id, Change{Key: NodeKey(id), Value: record}); err != nil {
 		_ = n.cfg.Directory.Revoke(id) // if this fails, the session expires
 		return err
 	}

@@ -16,6 +16,7 @@ var (
 	sawLeaseLockWait = goals.Add("a task waits for a write to the directory")
 	sawHandover      = goals.Add("two nodes have served an id one after the other")
 	sawFrozen        = goals.Add("a process freezes while it serves")
+	sawBatch         = goals.Add("several claims share a transaction of the directory")
 )
 
 var counterGoals = relayworld.CounterGoals{

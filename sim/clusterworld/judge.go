@@ -110,7 +110,7 @@ func (w *instance) HistorySettings() *history.Cluster {
 // Invariants are what the runs of a cluster are judged by.
 func (World) Invariants() []string {
 	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
-		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "one holder", "patience", "converges", "left over", "gates",
+		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "writes", "one holder", "patience", "converges", "left over", "gates",
 		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "progress", "forwarded", "attempts", "books", "metrics", "silence", "drain", "strays", "wake", "expiries", "disconnect",
 		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -16,6 +16,7 @@ import (
 var (
 	errUnreachable = errors.New("sim: the directory is unreachable")
 	errNoReply     = errors.New("sim: no reply in time")
+	errTwice       = errors.New("sim: two changes of one key in a write")
 )
 
 // callTime is how long a call of the directory waits for its answer.
@@ -225,53 +226,56 @@ func (l *nodeLink) Revoke(id cluster.SessionID) (err error) {
 	return errors.Join(callErr, err)
 }
 
-// Create implements cluster.Directory.
-func (l *nodeLink) Create(key string, value []byte, id cluster.SessionID) (cluster.Entry, error) {
-	return l.Replace(key, value, 0, id)
-}
-
-// Replace implements cluster.Directory.
-func (l *nodeLink) Replace(key string, value []byte, revision uint64, id cluster.SessionID) (cluster.Entry, error) {
-	var e cluster.Entry // of a call that is late, written after Replace has returned
+// Write implements cluster.Directory. Like etcd, it refuses two changes of one key.
+func (l *nodeLink) Write(id cluster.SessionID, changes []cluster.Change) ([]cluster.Result, error) {
+	var results []cluster.Result // of a call that is late, written after Write has returned
 	var err error
-	value = slices.Clone(value)
+	changes = slices.Clone(changes)
+	for i := range changes {
+		changes[i].Value = slices.Clone(changes[i].Value)
+	}
 	l.noteWrite()
-	callErr := l.call(true, func(d *directory) error {
-		if e = d.entry(key); e.Revision != revision {
-			return cluster.ErrConflict
-		}
-		if d.session(id) == nil {
-			return cluster.ErrSessionGone
-		}
-		d.revision++
-		e = cluster.Entry{Key: key, Value: value, Revision: d.revision, Session: id}
-		if i := d.find(key); i >= 0 {
-			d.entries[i] = e
-		} else {
-			d.entries = append(d.entries, e)
-		}
-		d.changed(key)
-		return nil
+	l.w.Engine.Sometimes(sawBatch, len(changes) > 1)
+	callErr := l.call(true, func(d *directory) (err error) {
+		results, err = d.write(id, changes)
+		return err
 	}, &err)
 	if callErr != nil {
-		return cluster.Entry{}, callErr
+		return nil, callErr
 	}
-	return e, err
+	return results, err
 }
 
-// Delete implements cluster.Directory.
-func (l *nodeLink) Delete(key string, revision uint64) (err error) {
-	l.noteWrite()
-	callErr := l.call(true, func(d *directory) error {
-		if e := d.entry(key); revision == 0 || e.Revision != revision {
-			return cluster.ErrConflict
+// write makes changes, all with one revision.
+func (d *directory) write(id cluster.SessionID, changes []cluster.Change) ([]cluster.Result, error) {
+	results := make([]cluster.Result, len(changes))
+	puts := false
+	for i, c := range changes {
+		if slices.ContainsFunc(changes[:i], func(o cluster.Change) bool { return o.Key == c.Key }) {
+			d.e.Fail("writes", "a write changes %s twice", c.Key)
+			return nil, errTwice
 		}
-		d.revision++
-		d.entries = slices.DeleteFunc(d.entries, func(e cluster.Entry) bool { return e.Key == key })
-		d.changed(key)
-		return nil
-	}, &err)
-	return errors.Join(callErr, err)
+		e := d.entry(c.Key)
+		results[i] = cluster.Result{Entry: e, Conflict: e.Revision != c.Revision || c.Delete && c.Revision == 0}
+		puts = puts || !results[i].Conflict && !c.Delete
+	}
+	if puts && d.session(id) == nil {
+		return nil, cluster.ErrSessionGone
+	}
+	d.revision++
+	for i, c := range changes {
+		if results[i].Conflict {
+			continue
+		}
+		d.entries = slices.DeleteFunc(d.entries, func(e cluster.Entry) bool { return e.Key == c.Key })
+		results[i].Entry = cluster.Entry{Key: c.Key}
+		if !c.Delete {
+			results[i].Entry = cluster.Entry{Key: c.Key, Value: c.Value, Revision: d.revision, Session: id}
+			d.entries = append(d.entries, results[i].Entry)
+		}
+		d.changed(c.Key)
+	}
+	return results, nil
 }
 
 // Get implements cluster.Directory.

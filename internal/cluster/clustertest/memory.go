@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -120,47 +121,43 @@ func (p *Port) Revoke(id cluster.SessionID) error {
 	return nil
 }
 
-// Create implements Directory.
-func (p *Port) Create(key string, value []byte, id cluster.SessionID) (cluster.Entry, error) {
-	return p.Replace(key, value, 0, id)
-}
-
-// Replace implements Directory.
-func (p *Port) Replace(key string, value []byte, revision uint64, id cluster.SessionID) (cluster.Entry, error) {
+// Write implements Directory. Like etcd, it refuses two changes of one key.
+func (p *Port) Write(id cluster.SessionID, changes []cluster.Change) ([]cluster.Result, error) {
 	if p.Unreachable() {
-		return cluster.Entry{}, ErrUnreachable
+		return nil, ErrUnreachable
 	}
 	m := p.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e := m.entries[key]; e.Revision != revision {
-		return e, cluster.ErrConflict
+	results := make([]cluster.Result, len(changes))
+	keys, wrote := make(map[string]bool), false
+	for i, c := range changes {
+		e := m.entries[c.Key]
+		results[i] = cluster.Result{Entry: e, Conflict: e.Revision != c.Revision || c.Delete && c.Revision == 0}
+		wrote = wrote || !results[i].Conflict && !c.Delete
+		if keys[c.Key] {
+			return nil, fmt.Errorf("two changes of %s", c.Key)
+		}
+		keys[c.Key] = true
 	}
-	if m.sessions[id] == nil {
-		return cluster.Entry{}, cluster.ErrSessionGone
-	}
-	m.revision++
-	e := cluster.Entry{Key: key, Value: slices.Clone(value), Revision: m.revision, Session: id}
-	m.entries[key] = e
-	m.tell(key)
-	return e, nil
-}
-
-// Delete implements Directory.
-func (p *Port) Delete(key string, revision uint64) error {
-	if p.Unreachable() {
-		return ErrUnreachable
-	}
-	m := p.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if e := m.entries[key]; revision == 0 || e.Revision != revision {
-		return cluster.ErrConflict
+	if wrote && m.sessions[id] == nil {
+		return nil, cluster.ErrSessionGone
 	}
 	m.revision++
-	delete(m.entries, key)
-	m.tell(key)
-	return nil
+	for i, c := range changes {
+		switch {
+		case results[i].Conflict:
+			continue
+		case c.Delete:
+			delete(m.entries, c.Key)
+			results[i].Entry = cluster.Entry{Key: c.Key}
+		default:
+			results[i].Entry = cluster.Entry{Key: c.Key, Value: slices.Clone(c.Value), Revision: m.revision, Session: id}
+			m.entries[c.Key] = results[i].Entry
+		}
+		m.tell(c.Key)
+	}
+	return results, nil
 }
 
 // Get implements Directory.

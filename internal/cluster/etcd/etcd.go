@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -175,56 +176,52 @@ func (d *Directory) Revoke(s cluster.SessionID) error {
 	return err
 }
 
-// Create implements cluster.Directory.
-func (d *Directory) Create(key string, value []byte, s cluster.SessionID) (cluster.Entry, error) {
-	return d.put(key, value, 0, s)
-}
-
-// Replace implements cluster.Directory.
-func (d *Directory) Replace(key string, value []byte, revision uint64, s cluster.SessionID) (cluster.Entry, error) {
-	return d.put(key, value, revision, s)
-}
-
-// put writes key if revision is the newest one, where 0 means that key does not exist.
-// Otherwise it returns the entry and cluster.ErrConflict.
-func (d *Directory) put(key string, value []byte, revision uint64, s cluster.SessionID) (cluster.Entry, error) {
+// Write implements cluster.Directory. The changes are transactions inside one transaction, so
+// that each has a condition of its own.
+func (d *Directory) Write(s cluster.SessionID, changes []cluster.Change) ([]cluster.Result, error) {
 	ctx, cancel := d.call()
 	defer cancel()
-	name := d.prefix + key
-	r, err := d.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(name), "=", int64(revision))).
-		Then(clientv3.OpPut(name, string(value), clientv3.WithLease(clientv3.LeaseID(s)))).
-		Else(clientv3.OpGet(name)).
-		Commit()
-	switch {
-	case err != nil:
-		return cluster.Entry{}, mapped(err)
-	case r.Succeeded:
-		return cluster.Entry{Key: key, Value: value, Revision: uint64(r.Header.Revision), Session: s}, nil
+	ops := make([]clientv3.Op, len(changes))
+	for i, c := range changes {
+		ops[i] = d.operation(s, c)
 	}
-	e := cluster.Entry{Key: key}
+	r, err := d.client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return nil, mapped(err)
+	}
+	results := make([]cluster.Result, len(changes))
+	for i, c := range changes {
+		results[i] = d.result(s, c, r.Header.Revision, r.Responses[i].GetResponseTxn())
+	}
+	return results, nil
+}
+
+// operation returns the transaction of one change.
+func (d *Directory) operation(s cluster.SessionID, c cluster.Change) clientv3.Op {
+	name := d.prefix + c.Key
+	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(name), "=", int64(c.Revision))}
+	change := clientv3.OpPut(name, string(c.Value), clientv3.WithLease(clientv3.LeaseID(s)))
+	if c.Delete {
+		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(name), ">", 0))
+		change = clientv3.OpDelete(name)
+	}
+	return clientv3.OpTxn(conditions, []clientv3.Op{change}, []clientv3.Op{clientv3.OpGet(name)})
+}
+
+// result returns the result of c, whose transaction has the response r. revision is that of all
+// changes that were made with it.
+func (d *Directory) result(s cluster.SessionID, c cluster.Change, revision int64, r *pb.TxnResponse) cluster.Result {
+	e := cluster.Entry{Key: c.Key}
+	if r.Succeeded {
+		if !c.Delete {
+			e.Value, e.Revision, e.Session = c.Value, uint64(revision), s
+		}
+		return cluster.Result{Entry: e}
+	}
 	if kvs := r.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 		e = d.entry(kvs[0])
 	}
-	return e, cluster.ErrConflict
-}
-
-// Delete implements cluster.Directory.
-func (d *Directory) Delete(key string, revision uint64) error {
-	ctx, cancel := d.call()
-	defer cancel()
-	name := d.prefix + key
-	r, err := d.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(name), "=", int64(revision)), clientv3.Compare(clientv3.CreateRevision(name), ">", 0)).
-		Then(clientv3.OpDelete(name)).
-		Commit()
-	switch {
-	case err != nil:
-		return err
-	case !r.Succeeded:
-		return cluster.ErrConflict
-	}
-	return nil
+	return cluster.Result{Entry: e, Conflict: true}
 }
 
 // Get implements cluster.Directory.

@@ -99,7 +99,7 @@ func TestCallsSucceedSoonAfterTheLeaderIsLost(t *testing.T) {
 	}
 	began := time.Now()
 	for {
-		if _, err = d.Create("claims/x", []byte("1"), s); err == nil || errors.Is(err, cluster.ErrConflict) {
+		if _, err = cluster.WriteOne(d, s, cluster.Change{Key: "claims/x", Value: []byte("1")}); err == nil || errors.Is(err, cluster.ErrConflict) {
 			break
 		}
 		if time.Since(began) > 15*time.Second {
@@ -125,8 +125,7 @@ func TestCallsAreBounded(t *testing.T) {
 		"grant":      func() error { _, err := d.Grant(5 * time.Second); return err },
 		"keep-alive": func() error { return d.KeepAlive(1) },
 		"revoke":     func() error { return d.Revoke(1) },
-		"create":     func() error { _, err := d.Create("claims/x", nil, 1); return err },
-		"delete":     func() error { return d.Delete("claims/x", 1) },
+		"write":      func() error { _, err := d.Write(1, []cluster.Change{{Key: "claims/x"}}); return err },
 		"get":        func() error { _, err := d.Get("claims/x"); return err },
 	} {
 		calls.Go(func() {

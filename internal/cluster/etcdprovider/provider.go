@@ -174,7 +174,7 @@ func tryOut(d cluster.Directory) error {
 	if err != nil {
 		return err
 	}
-	if _, err := d.Create("check/"+s.String(), nil, s); err != nil {
+	if _, err := cluster.WriteOne(d, s, cluster.Change{Key: "check/" + s.String()}); err != nil {
 		return err
 	}
 	return d.Revoke(s)
@@ -219,7 +219,7 @@ func (w *waiting) trust(ctx context.Context) error {
 	if len(w.cfg.Members) > 0 {
 		return nil
 	}
-	err, unusual := untrusted(ctx, w.cfg, w.client)
+	unusual, err := untrusted(ctx, w.cfg, w.client)
 	for _, why := range unusual {
 		w.cfg.Log.Warn("a server of the directory cannot be used", "why", why)
 	}
@@ -260,7 +260,7 @@ func (Provider) Inspect(ctx context.Context, cfg directory.Config) (found, unusu
 	if err != nil {
 		return nil, nil, err
 	}
-	err, unusual = untrusted(ctx, cfg, c)
+	unusual, err = untrusted(ctx, cfg, c)
 	if err != nil {
 		return nil, nil, err
 	}

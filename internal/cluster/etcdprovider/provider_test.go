@@ -115,7 +115,7 @@ func TestEtcdWithUsers(t *testing.T) {
 		t.Errorf("five keep-alives were %d writes", n)
 	}
 	for i := range 3 {
-		if _, err := c.Create(fmt.Sprintf("claims/%d", i), nil, s); err != nil {
+		if _, err := cluster.WriteOne(c, s, cluster.Change{Key: fmt.Sprintf("claims/%d", i)}); err != nil {
 			t.Errorf("a claim after the end of the token: %v", err)
 		}
 		time.Sleep(1100 * time.Millisecond)
@@ -124,7 +124,7 @@ func TestEtcdWithUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Create(cluster.NodeKey(s), record, s); err != nil {
+	if _, err := cluster.WriteOne(c, s, cluster.Change{Key: cluster.NodeKey(s), Value: record}); err != nil {
 		t.Fatal(err)
 	}
 	if _, unusual, err := (Provider{}).Inspect(t.Context(), cfg); err != nil || !strings.Contains(strings.Join(unusual, "\n"), "relay-1 at 10.0.0.1:6222 speaks version 99") {
