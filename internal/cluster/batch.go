@@ -7,14 +7,9 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-// transactionsUnderWay is the number of transactions of a batcher that are under way
-// concurrently.
-const transactionsUnderWay = 2
-
-// batcher writes the entries of claims. A change that comes while fewer than
-// transactionsUnderWay transactions are under way is written immediately. The changes that come
-// meanwhile share the next one: a transaction costs the directory almost the same for one change
-// and for MaxChanges.
+// batcher writes the entries of claims, in one transaction after the other. A change that comes
+// while none is under way is written immediately. The changes that come meanwhile share the next
+// one: a transaction costs the directory almost the same for one change and for MaxChanges.
 //
 // No task belongs to a batcher. The task of the first change in a batch writes all of it.
 type batcher struct {
@@ -22,8 +17,8 @@ type batcher struct {
 	directory Directory
 
 	mu       sync.Locker // guards all below
-	underWay int
-	waiting  []*batched // only while transactionsUnderWay are under way; in the order of arrival
+	underWay bool
+	waiting  []*batched // only while a transaction is under way; in the order of arrival
 }
 
 // batched is one change of a batcher.
@@ -50,12 +45,12 @@ func (b *batcher) write(s SessionID, c Change) (Entry, error) {
 	first := &batched{session: s, change: c, gate: b.rt.NewGate()}
 	batch := []*batched{first}
 	b.mu.Lock()
-	if b.underWay < transactionsUnderWay {
-		b.underWay++
+	if !b.underWay {
+		b.underWay = true
 	} else {
 		b.waiting = append(b.waiting, first)
 		b.mu.Unlock()
-		first.gate.Wait() // another task has written first, or leaves a transaction to this one
+		first.gate.Wait() // another task has written first, or the next transaction is this task's
 		b.mu.Lock()
 		if first.done {
 			b.mu.Unlock()
@@ -104,7 +99,7 @@ func (b *batcher) take(first *batched) (batch []*batched) {
 // waits. b.mu is held.
 func (b *batcher) end() (next *batched) {
 	if len(b.waiting) == 0 {
-		b.underWay--
+		b.underWay = false
 		return nil
 	}
 	next = b.waiting[0]

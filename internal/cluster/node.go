@@ -67,8 +67,8 @@ type Config struct {
 
 	// ClaimsUnderWay is the number of claims and questions of phones that are under way at
 	// the directory, and ClaimRate the number of them per second. The keep-alives of the
-	// session do not count, and never wait for them. Zero means 128, as many as the
-	// transactions of a batcher have together, and 3000.
+	// session do not count, and never wait for them. Zero means 128, which are a
+	// transaction and the next one, and 3000.
 	ClaimsUnderWay int
 	ClaimRate      int
 
@@ -110,7 +110,7 @@ func (c Config) withDefaults() Config {
 	c.Margin = cmp.Or(c.Margin, 500*time.Millisecond)
 	c.Hold = cmp.Or(c.Hold, 2*c.TTL)
 	c.MaxHeld = cmp.Or(c.MaxHeld, 8192)
-	c.ClaimsUnderWay = cmp.Or(c.ClaimsUnderWay, transactionsUnderWay*MaxChanges)
+	c.ClaimsUnderWay = cmp.Or(c.ClaimsUnderWay, 2*MaxChanges)
 	c.ClaimRate = cmp.Or(c.ClaimRate, 3000)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
 	c.Window = cmp.Or(c.Window, 256<<10)

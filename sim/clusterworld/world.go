@@ -85,6 +85,11 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if r.Chance(3) {
 		p.stalledDirectory()
 	}
+	if r.Chance(5) {
+		p.claimsTogether()
+		p.faults()
+		return p.Interleave()
+	}
 	if p.faulty && r.Chance(5) {
 		p.brokenStream()
 	}
@@ -216,6 +221,28 @@ func claims(wait, n, node int) []engine.Op {
 		ops = append(ops, engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers * node}, engine.Op{Verb: relayworld.VerbWait, Arg: 1000})
 	}
 	return ops
+}
+
+// claimsTogether plans binaries that claim all server-ids at one node in the same moment, again
+// and again, while the directory takes its time.
+func (p *planner) claimsTogether() {
+	for i := range p.Plan.Params {
+		switch param := &p.Plan.Params[i]; param.Name {
+		case "store-delay":
+			param.Value = 200
+		case "calls":
+			param.Value = 64
+		}
+	}
+	at := p.Rand.Intn(p.nodes)
+	for s, name := range []string{"b4", "b5", "b6"} {
+		var ops []engine.Op
+		for round := range 6 {
+			ops = append(ops, engine.Op{Verb: relayworld.VerbWait, Arg: 2000}, engine.Op{Verb: relayworld.VerbDial, Arg: relayworld.MaxServers*(at+round) + s},
+				engine.Op{Verb: relayworld.VerbWait, Arg: 500}, engine.Op{Verb: relayworld.VerbHangup})
+		}
+		p.script(name, ops...)
+	}
 }
 
 // rivalAtExpiry plans a node that is cut off from the directory, and a rival that connects

@@ -26,6 +26,10 @@ const (
 	// than the election of a leader usually takes.
 	callTimeout = 2 * time.Second
 
+	// writeTimeout is the same for a write, for which others wait. After the loss of a leader
+	// etcd never answers the writes that the old one had. A claim tries again.
+	writeTimeout = time.Second
+
 	// connectTimeout is the time after which the client gives up an attempt to connect,
 	// and reconnectPause the longest pause between two attempts. A directory that is
 	// restarted must be found before sessions end.
@@ -180,6 +184,8 @@ func (d *Directory) Revoke(s cluster.SessionID) error {
 // that each has a condition of its own.
 func (d *Directory) Write(s cluster.SessionID, changes []cluster.Change) ([]cluster.Result, error) {
 	ctx, cancel := d.call()
+	defer cancel()
+	ctx, cancel = context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	ops := make([]clientv3.Op, len(changes))
 	for i, c := range changes {
