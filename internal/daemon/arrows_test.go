@@ -55,8 +55,8 @@ var arrows = map[string][]string{
 
 	"internal/replacefile": {},
 
-	"internal/cluster/clustertest": {"internal/cluster", "internal/relay"},    // of tests only
-	"internal/cluster/etcdtest":    {"internal/cluster", "internal/certtest"}, // of tests only
+	"internal/cluster/clustertest": {"internal/cluster", "internal/relay"},                       // of tests only
+	"internal/cluster/etcdtest":    {"internal/cluster", "internal/certtest", "internal/wstest"}, // of tests only
 }
 
 // goFiles calls f with every Go file below the root of the module, and its

@@ -93,17 +93,8 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if p.faulty && r.Chance(5) {
 		p.brokenStream()
 	}
-	if p.faulty && r.Chance(6) {
-		p.rivalAtExpiry()
-	}
-	if p.faulty && r.Chance(6) {
-		p.freezeDuringRenewal()
-	}
-	if p.faulty && r.Chance(6) {
-		p.rivalInDrain()
-	}
-	if p.faulty && r.Chance(6) {
-		p.cutAfterLateAnswer()
+	if scripts := []func(){p.rivalAtExpiry, p.freezeDuringRenewal, p.rivalInDrain, p.cutAfterLateAnswer}; p.faulty && r.Chance(2) {
+		scripts[r.Intn(len(scripts))]() // their actors have the same names
 	}
 	p.faults()
 	p.limits()
