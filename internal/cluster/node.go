@@ -68,7 +68,7 @@ type Config struct {
 	// ClaimsUnderWay is the number of claims and questions of phones that are under way at
 	// the directory, and ClaimRate the number of them per second. The keep-alives of the
 	// session do not count, and never wait for them. Zero means 128, which are a
-	// transaction and the next one, and 3000.
+	// transaction and the next one, and 10,000.
 	ClaimsUnderWay int
 	ClaimRate      int
 
@@ -111,7 +111,7 @@ func (c Config) withDefaults() Config {
 	c.Hold = cmp.Or(c.Hold, 2*c.TTL)
 	c.MaxHeld = cmp.Or(c.MaxHeld, 8192)
 	c.ClaimsUnderWay = cmp.Or(c.ClaimsUnderWay, 2*MaxChanges)
-	c.ClaimRate = cmp.Or(c.ClaimRate, 3000)
+	c.ClaimRate = cmp.Or(c.ClaimRate, 10_000)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
 	c.Window = cmp.Or(c.Window, 256<<10)
 	c.OpenTimeout = cmp.Or(c.OpenTimeout, time.Second)
