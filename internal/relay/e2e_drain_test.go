@@ -255,7 +255,8 @@ func TestARivalThatWaitsIsNotRefusedForGoodByADrain(t *testing.T) {
 // A frame that waits for a phone when a drain begins arrives before the close, or counts
 // as dropped. A frame that does not arrive never counts as forwarded.
 func TestADrainCountsEveryFrame(t *testing.T) {
-	n := start(t, Config{})
+	// A connection that is cut loses frames that the kernel has, and that count as forwarded.
+	n := start(t, Config{Linger: 2 * patience, WriteTimeout: 2 * patience})
 	b := n.binary("s")
 	slow := n.narrow("/v1/client", headers(wire.HeaderServer, "s"))
 	id := joined(t, b, slow)
