@@ -161,7 +161,10 @@ func (f *Findings) cluster(ctx context.Context, c Config) {
 	for _, s := range unusual {
 		f.warn("--%s: %s", option, s)
 	}
-	if err != nil {
+	switch {
+	case errors.As(err, new(directory.Final)):
+		f.warn("--%s: %v; serve ends with this error", option, err)
+	case err != nil:
 		f.warn("--%s: %v; serve waits %s for it, and then fails", option, err, shortDuration(JoinTime))
 	}
 }

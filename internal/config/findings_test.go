@@ -47,6 +47,11 @@ func TestFindings(t *testing.T) {
 		{"debug", func(c *Config) { c.LogLevel = "debug" }, machine{}, notAfter, "warning", "--log-level debug: "},
 		{"server-ids in full", func(c *Config) { c.LogServerIDs = FullServerIDs }, machine{}, notAfter, "warning", "--log-server-ids full: "},
 		{"no etcd", func(c *Config) { external(c); listenAnywhere(c) }, machine{}, notAfter, "warning", "--cluster: the provider does not answer; serve waits 1m for it, and then fails"},
+		{"an etcd that refuses the user", func(c *Config) {
+			external(c)
+			listenAnywhere(c)
+			c.ClusterUser, c.ClusterPassword = "stranger", "secret"
+		}, machine{}, notAfter, "warning", "--cluster: no such user; serve ends with this error"},
 		{"a peer that is there", func(c *Config) { embedded(c); listenAnywhere(c) }, machine{}, notAfter, "note", "--cluster-peers: found 127.0.0.1:1"},
 		{"a peer that does not fit", func(c *Config) { embedded(c); listenAnywhere(c) }, machine{}, notAfter, "warning", "--cluster-peers: unusual 127.0.0.1:4"},
 		{"the server's port", func(c *Config) { embedded(c); c.ClusterListen = taken.Addr().String() }, machine{}, notAfter, "warning", "cannot listen on " + taken.Addr().String() + " (--cluster-listen)"},

@@ -15,10 +15,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// provider finds the first member, and says that the second one is unusual.
+// provider finds the first member, and says that the second one is unusual. An etcd refuses the
+// user "stranger" and does not answer others.
 type provider struct{ directory.Provider }
 
 func (provider) Inspect(_ context.Context, cfg directory.Config) (found, unusual []string, err error) {
+	if cfg.User == "stranger" {
+		return nil, nil, directory.Final{Err: errors.New("no such user")}
+	}
 	if len(cfg.Members) == 0 {
 		return nil, nil, errors.New("the provider does not answer")
 	}

@@ -86,9 +86,19 @@ type Provider interface {
 
 	// Inspect tests what Open needs, within five seconds, and changes nothing that lasts.
 	// found lists what is right, unusual what is not but lets a relay run. The error names
-	// the first thing that keeps a relay from running, and the remedy.
+	// the first thing that keeps a relay from running, and the remedy. It is a Final if Open
+	// fails without waiting.
 	Inspect(ctx context.Context, cfg Config) (found, unusual []string, err error)
 }
+
+// Final is an error that does not go away while a relay waits.
+type Final struct{ Err error }
+
+// Error implements error.
+func (f Final) Error() string { return f.Err.Error() }
+
+// Unwrap returns the error.
+func (f Final) Unwrap() error { return f.Err }
 
 var installed Provider
 

@@ -258,18 +258,21 @@ func (Provider) Inspect(ctx context.Context, cfg directory.Config) (found, unusu
 	}
 	c, err := clientConfig(cfg)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, directory.Final{Err: err}
 	}
 	unusual, err = untrusted(ctx, cfg, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, directory.Final{Err: err}
 	}
 	d, err := etcd.Dial(ctx, c)
-	if err != nil {
-		return nil, nil, explain(cfg, err)
+	if err == nil {
+		defer func() { _ = d.Close() }() // nothing depends on it
+		err = tryOut(d)
 	}
-	defer func() { _ = d.Close() }() // nothing depends on it
-	if err := tryOut(d); err != nil {
+	switch {
+	case fatal(err):
+		return nil, nil, directory.Final{Err: explain(cfg, err)}
+	case err != nil:
 		return nil, nil, explain(cfg, err)
 	}
 	found = append(found, "etcd grants a session, and the relay may write below "+etcd.DefaultPrefix)
