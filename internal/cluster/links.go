@@ -49,6 +49,7 @@ const (
 type farNode struct {
 	name    string
 	address string // empty: the directory does not name the node
+	record  NodeRecord
 	link    *link  // nil: none
 	dialing bool   // a dial, or the pause after one, has begun
 	pause   time.Duration
@@ -97,8 +98,8 @@ func (n *Node) linkNodes(records map[SessionID]NodeRecord) {
 			f = new(farNode)
 			n.nodes[id] = f
 		}
-		if why := r.Misfit(n.cfg.Name, n.cfg.Network.Address()); why != "" && !f.misfit {
-			f.misfit = true
+		f.record = r
+		if why := n.misfit(f); why != "" {
 			misfits[id] = why
 		}
 		if f.address != r.Address {
@@ -112,10 +113,25 @@ func (n *Node) linkNodes(records map[SessionID]NodeRecord) {
 	n.mu.Unlock()
 	slices.SortFunc(dial, func(a, b NodeID) int { return bytes.Compare(a[:], b[:]) })
 	for _, id := range dial {
-		if why, ok := misfits[id]; ok {
-			n.logNode(slog.LevelWarn, "node_misfit", id, wire.Printable(named[id].Name, maxName), slog.String("why", why))
-		}
+		n.logMisfit(id, named[id].Name, misfits[id])
 		n.dial(id)
+	}
+}
+
+// misfit returns why the node f does not fit to this one, once, or "". A node of this node's
+// protocol without a link may be an earlier run of this relay. n.mu is held.
+func (n *Node) misfit(f *farNode) (why string) {
+	if f.misfit || f.link == nil && f.record.V == protocol {
+		return ""
+	}
+	why = f.record.Misfit(n.cfg.Name, n.cfg.Network.Address())
+	f.misfit = why != ""
+	return why
+}
+
+func (n *Node) logMisfit(id NodeID, name, why string) {
+	if why != "" {
+		n.logNode(slog.LevelWarn, "node_misfit", id, wire.Printable(name, maxName), slog.String("why", why))
 	}
 }
 

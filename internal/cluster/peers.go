@@ -58,8 +58,13 @@ func (n *Node) logUp(id NodeID) {
 	} else if before, ok := n.earlier(id, name); ok {
 		event, attrs = "node_back", []slog.Attr{slog.String("from", before.String())}
 	}
+	why := ""
+	if f := n.nodes[id]; f != nil {
+		why = n.misfit(f)
+	}
 	n.mu.Unlock()
 	n.logNode(slog.LevelInfo, event, id, name, attrs...)
+	n.logMisfit(id, name, why)
 	if n.cfg.Seen != nil {
 		n.rt.Go("node seen", func() { n.cfg.Seen(id) })
 	}
