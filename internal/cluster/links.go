@@ -50,8 +50,8 @@ type farNode struct {
 	name    string
 	address string // empty: the directory does not name the node
 	record  NodeRecord
-	link    *link  // nil: none
-	dialing bool   // a dial, or the pause after one, has begun
+	link    *link // nil: none
+	dialing bool  // a dial, or the pause after one, has begun
 	pause   time.Duration
 	failed  int  // dials and links since the last link that was up
 	told    bool // a record says that the node is unreachable
