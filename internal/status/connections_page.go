@@ -1,60 +1,24 @@
 package status
 
 import (
-	_ "embed"
-	"html/template"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
-
-	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
-var (
-	//go:embed connections.html
-	connectionsHTML string
-
-	connectionsPage = template.Must(template.New("connections").Funcs(functions).Funcs(template.FuncMap{
-		"kinds": func() []relay.Kind { return kinds }, "states": func() []relay.ConnState { return states },
-		"orders": func() []relay.Order { return orders },
-		"words":  func(s relay.ConnState) string { return strings.ReplaceAll(string(s), "_", " ") },
-		"int64":  toInt64, "moment": moment3339,
-	}).Parse(connectionsHTML))
-
-	// connectionsPolicy is policy for a page with a form that asks for the same page.
-	connectionsPolicy = strings.Replace(policy, "form-action 'none'", "form-action 'self'", 1)
-)
-
-// toInt64 returns n, of any type of integer, for functions of the template.
-func toInt64(n any) int64 {
-	switch n := n.(type) {
-	case int:
-		return int64(n)
-	case uint64:
-		return int64(n)
-	}
-	return 0
-}
+// connectionsPolicy is policy for a page with a form that asks for the same page.
+var connectionsPolicy = strings.Replace(policy, "form-action 'none'", "form-action 'self'", 1)
 
 // connectionsView is the data of the page.
 type connectionsView struct {
 	ConnectionList
-	CSS   template.CSS
 	Query query
 }
 
 // page serves list as a page.
 func (c *connections) page(w http.ResponseWriter, q query, list ConnectionList) {
-	var b strings.Builder
-	if err := connectionsPage.Execute(&b, connectionsView{list, template.CSS("\n" + css), q}); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	Headers(w, "text/html; charset=utf-8")
-	w.Header().Set("Content-Security-Policy", connectionsPolicy)
-	w.Header().Set("Referrer-Policy", "no-referrer") // the address may have a server-id
-	w.Write([]byte(b.String()))
+	serve(w, connectionsPolicy, connectionsView{list, q}.html())
 }
 
 // Value returns the value of a parameter of the request.
@@ -107,7 +71,7 @@ func (v connectionsView) Left(t time.Time) string {
 
 // StateWord returns the state of c for the page.
 func (v connectionsView) StateWord(c Connection) string {
-	word := strings.ReplaceAll(c.State, "_", " ")
+	word := words(c.State)
 	if c.GraceEnds != nil {
 		word += ", " + v.Left(*c.GraceEnds) + " left"
 	}

@@ -5,12 +5,13 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
-	"html/template"
+	"io"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	g "maragu.dev/gomponents"
 
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
@@ -64,11 +65,6 @@ var (
 	//go:embed page.css
 	css string
 
-	//go:embed page.html
-	html string
-
-	page = template.Must(template.New("page").Funcs(functions).Parse(html))
-
 	cssHash = sha256.Sum256([]byte("\n" + css))
 
 	// policy allows the page's own style and its icon, and nothing else. The page has
@@ -78,15 +74,18 @@ var (
 
 // ServeHTTP serves the page. With ?still the page does not reload itself.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var b strings.Builder
-	if err := page.Execute(&b, view{Status: p.status(), CSS: template.CSS("\n" + css), Links: p.cfg.Links, Still: r.URL.Query().Has("still")}); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
+	v := view{Status: p.status(), Links: p.cfg.Links, Still: r.URL.Query().Has("still")}
+	serve(w, policy, v.html())
+}
+
+// serve answers with a page.
+func serve(w http.ResponseWriter, policy string, page g.Node) {
 	Headers(w, "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", policy)
-	w.Header().Set("Referrer-Policy", "no-referrer")
-	w.Write([]byte(b.String()))
+	w.Header().Set("Referrer-Policy", "no-referrer") // an address may have a server-id
+	var b strings.Builder
+	_ = page.Render(&b) // a buffer takes everything
+	_, _ = io.WriteString(w, b.String())
 }
 
 // JSON serves the same values for programs.

@@ -2,26 +2,17 @@ package status
 
 import (
 	"fmt"
-	"html/template"
 	"math"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// view is the data of the template.
+// view is what the status page shows.
 type view struct {
 	Status
-	CSS   template.CSS
 	Links []Link
 	Still bool
-}
-
-var functions = template.FuncMap{
-	"count": count, "amount": amount, "bytes": bytes, "duration": duration,
-	"float": func(n int64) float64 { return float64(n) }, "days": days,
-	"refusalMeaning": meaning(refusalMeanings), "dropMeaning": meaning(dropMeanings),
-	"lossMeaning": meaning(lossMeanings),
 }
 
 // Charts, each with its own scale.
@@ -283,10 +274,6 @@ func days(d float64) string {
 		return whole(math.Floor(d)) + " days"
 	}
 	return duration(int64(d * 24 * 3600))
-}
-
-func meaning(of map[string]string) func(string) string {
-	return func(label string) string { return of[label] }
 }
 
 // CloseRows returns the rows of the table of closes. Closes with 1000 by the relay have
