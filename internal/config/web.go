@@ -5,21 +5,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
-	promconfig "github.com/prometheus/common/config"
-	"github.com/prometheus/exporter-toolkit/web"
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -27,10 +21,10 @@ import (
 // checked. It does not change.
 type Web struct {
 	Headers map[string]string
-	Limit   web.RateLimiterConfig // the zero value: no limit
-	TLS     *tls.Config           // nil: no TLS
-	Users   map[string][]byte     // bcrypt hashes by name; empty: no password is needed
-	Decoy   []byte                // the costliest of the hashes, for comparison with the passwords of unknown users
+	Limit   RateLimit         // the zero value: no limit
+	TLS     *tls.Config       // nil: no TLS
+	Users   map[string][]byte // bcrypt hashes by name; empty: no password is needed
+	Decoy   []byte            // the costliest of the hashes, for comparison with the passwords of unknown users
 
 	content    [sha256.Size]byte // of all files
 	clientCert bool              // clients need a verified certificate
@@ -50,71 +44,7 @@ func (w *Web) SameTLS(o *Web) bool { return w.tlsPart == o.tlsPart }
 // returns true, w and o admit the same clients.
 func (w *Web) SameTLSRules(o *Web) bool { return w.tlsRules == o.tlsRules }
 
-// webFile is the parsed --web.config.file. It has the content of the files that it
-// names instead of their names.
-type webFile struct {
-	web.Config
-	content [sha256.Size]byte
-}
-
-// readWebFile reads name and the files that it names.
-func readWebFile(name string) (*webFile, error) {
-	text, err := ReadFile(name, MaxFile, false)
-	if err != nil {
-		return nil, err
-	}
-	f := &webFile{Config: web.Config{TLSConfig: web.TLSConfig{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13}}}
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	d.KnownFields(true)
-	switch err := d.Decode(&f.Config); {
-	case errors.Is(err, io.EOF):
-		return nil, errors.New("it is empty")
-	case err != nil:
-		return nil, yamlReason(err)
-	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("it must be one document: remove the line --- and all lines after it")
-	}
-	all := sha256.New()
-	all.Write(text)
-	f.TLSConfig.SetDirectory(filepath.Dir(name))
-	for _, from := range []struct {
-		key  string
-		name *string
-		put  func(text string)
-	}{
-		{"cert_file", &f.TLSConfig.TLSCertPath, func(text string) { f.TLSConfig.TLSCert = text }},
-		{"key_file", &f.TLSConfig.TLSKeyPath, func(text string) { f.TLSConfig.TLSKey = promconfig.Secret(text) }},
-		{"client_ca_file", &f.TLSConfig.ClientCAs, func(text string) { f.TLSConfig.ClientCAsText = text }},
-	} {
-		if *from.name == "" {
-			continue
-		}
-		text, err := ReadFile(*from.name, MaxFile, false)
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", from.key, *from.name, err)
-		}
-		fmt.Fprintf(all, "\x00%s\x00%d\x00", from.key, len(text))
-		all.Write(text)
-		from.put(string(text))
-		*from.name = ""
-	}
-	all.Sum(f.content[:0])
-	return f, nil
-}
-
-// yamlReason returns a parser's error in one line, without the names of Go's
-// types and without values, which may be passwords.
-func yamlReason(err error) error {
-	text := regexp.MustCompile(` in type \S+`).ReplaceAllString(err.Error(), "")
-	text = regexp.MustCompile(`cannot unmarshal .* into \S+`).ReplaceAllString(text, "the value is of the wrong kind")
-	text = strings.TrimPrefix(text, "yaml: ")
-	text = strings.TrimPrefix(text, "unmarshal errors:\n")
-	return errors.New(strings.Join(strings.Fields(text), " "))
-}
-
-// LoadWeb reads --web.config.file as [github.com/prometheus/exporter-toolkit/web]
-// does. In addition it refuses settings without effect, and a file without a password
+// LoadWeb reads --web.config.file as the exporters of Prometheus do. In addition it refuses settings without effect, and a file without a password
 // if the private listener is public. old is the Web in force, or nil. LoadWeb returns old
 // if the files have not changed, and refuses a file that protects less than old. The
 // error does not name the file; [Config.WebProblem] does.
@@ -155,8 +85,8 @@ func readWeb(name string, old *Web) (*Web, error) {
 	if old != nil && old.content == f.content {
 		return old, nil
 	}
-	w := &Web{content: f.content, Headers: f.HTTPConfig.Header, Limit: f.RateLimiterConfig}
-	if err := errors.Join(w.useTLS(&f.TLSConfig), w.useUsers(f.Users), w.checkLimit(), checkHeaders(w.Headers)); err != nil {
+	w := &Web{content: f.content, Headers: f.HTTP.Header, Limit: f.Limit}
+	if err := errors.Join(w.useTLS(&f.TLS), w.useUsers(f.Users), w.checkLimit(), checkHeaders(w.Headers)); err != nil {
 		return nil, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	if w.TLS == nil && len(w.Users) == 0 && len(w.Headers) == 0 && !w.limits() {
@@ -166,54 +96,24 @@ func readWeb(name string, old *Web) (*Web, error) {
 }
 
 // useTLS applies the section tls_server_config, after its files have been read.
-func (c *Web) useTLS(t *web.TLSConfig) error {
-	if !t.IsEnabled() {
-		if len(t.CipherSuites)+len(t.CurvePreferences)+len(t.ClientAllowedSans) > 0 || t.MinVersion != tls.VersionTLS12 || t.MaxVersion != tls.VersionTLS13 {
-			return errors.New("tls_server_config has no effect without cert_file and key_file")
+func (c *Web) useTLS(t *tlsSection) (err error) {
+	if c.TLS, err = t.config(); c.TLS == nil || err != nil {
+		if err != nil {
+			err = fmt.Errorf("tls_server_config: %w", err)
 		}
-		return nil
-	}
-	var err error
-	if c.TLS, err = web.ConfigToTLSConfig(t); err != nil {
-		return fmt.Errorf("tls_server_config: %w", err)
-	}
-	if t.ClientCAsText != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(t.ClientCAsText)) {
-		return errors.New("tls_server_config: client_ca has no certificate (PEM)")
-	}
-	if len(t.ClientAllowedSans) > 0 && c.TLS.ClientAuth == tls.NoClientCert {
-		return errors.New("tls_server_config: client_allowed_sans has no effect without client_auth_type: RequireAndVerifyClientCert")
-	}
-	if t.ClientAllowedSans != nil && (len(t.ClientAllowedSans) == 0 || slices.Contains(t.ClientAllowedSans, "")) {
-		return errors.New("tls_server_config: client_allowed_sans must name at least one client, and each name must not be empty")
-	}
-	if t.MinVersion > t.MaxVersion {
-		return fmt.Errorf("tls_server_config: min_version %s must not be more than max_version %s, or no client can connect", tls.VersionName(uint16(t.MinVersion)), tls.VersionName(uint16(t.MaxVersion)))
-	}
-	pair, err := tls.X509KeyPair([]byte(t.TLSCert), []byte(t.TLSKey))
-	if err != nil {
-		return fmt.Errorf("tls_server_config: %w", err)
-	}
-	c.TLS.Certificates, c.TLS.GetCertificate = []tls.Certificate{pair}, nil // that function reads the files again for each connection
-	c.TLS.NextProtos = []string{"http/1.1"}
-	if verify := c.TLS.VerifyPeerCertificate; verify != nil {
-		c.TLS.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
-			if len(raw) == 0 { // client_auth_type allows that
-				return nil
-			}
-			return verify(raw, chains)
-		}
+		return err
 	}
 	if err := canShakeHands(c.TLS); err != nil {
 		return fmt.Errorf("tls_server_config: no client can connect: %w", err)
 	}
-	c.sans = t.ClientAllowedSans
+	c.sans = t.AllowedSans
 	c.tlsPart = sha256.Sum256(fmt.Appendf(nil, "%#v", *t))
 	rules := *t
-	rules.TLSCert, rules.TLSKey = "", ""
+	rules.Cert, rules.Key = "", ""
 	c.tlsRules = sha256.Sum256(fmt.Appendf(nil, "%#v", rules))
 	// Without authorities in the file, the system's authorities count, and everyone
 	// can get a certificate from one of them.
-	c.clientCert = c.TLS.ClientAuth == tls.RequireAndVerifyClientCert && (c.TLS.ClientCAs != nil || len(t.ClientAllowedSans) > 0)
+	c.clientCert = c.TLS.ClientAuth == tls.RequireAndVerifyClientCert && (c.TLS.ClientCAs != nil || len(t.AllowedSans) > 0)
 	return nil
 }
 
@@ -226,7 +126,7 @@ func (w *Web) checkLimit() error {
 }
 
 // limits reports whether the file has a section rate_limit.
-func (w *Web) limits() bool { return w.Limit != (web.RateLimiterConfig{}) }
+func (w *Web) limits() bool { return w.Limit != (RateLimit{}) }
 
 // mayHave has the headers that http_server_config may set, with their possible values;
 // nil means every value.
@@ -261,7 +161,7 @@ var wholeHash = regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{52}[.CGKO
 
 // useUsers applies the section basic_auth_users. It refuses users that no request can
 // name.
-func (c *Web) useUsers(users map[string]promconfig.Secret) error {
+func (c *Web) useUsers(users map[string]string) error {
 	most := 0
 	c.Users = make(map[string][]byte)
 	for _, name := range slices.Sorted(maps.Keys(users)) {
@@ -341,7 +241,7 @@ func verifies(a tls.ClientAuthType) bool {
 
 // moreThan reports whether a lets requests through that b does not: in a
 // burst, or over a long time.
-func moreThan(a, b web.RateLimiterConfig) bool { return a.Burst > b.Burst || a.Interval < b.Interval }
+func moreThan(a, b RateLimit) bool { return a.Burst > b.Burst || a.Interval < b.Interval }
 
 // canShakeHands returns nil if a handshake succeeds between a server with c and a client
 // that accepts all versions and cipher suites of crypto/tls. It ignores the rules of c
@@ -359,7 +259,8 @@ func canShakeHands(c *tls.Config) error {
 		defer far.Close()
 		served <- tls.Server(far, server).HandshakeContext(ctx)
 	}()
-	client := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10} // both ends are in this function
+	client := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, // both ends are in this function
+		CurvePreferences: c.CurvePreferences} // with a second hello both ends would write at one moment, and a pipe has no buffer
 	for _, s := range tls.CipherSuites() {
 		client.CipherSuites = append(client.CipherSuites, s.ID)
 	}

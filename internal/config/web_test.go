@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/pyrycode/pyrycode-relay/internal/certtest"
@@ -73,15 +74,22 @@ func TestAWebConfigIsJudgedByItsContent(t *testing.T) {
 		{"a certificate if there is one", tls + "  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: cert.pem\n", "", asks},
 		{"authorities that are none", tls + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: key.pem\n", "client_ca has no certificate", "client_ca has no certificate"},
 		{"names without certificates", tls + "  client_allowed_sans: [prometheus]\n", "client_allowed_sans has no effect", "client_allowed_sans has no effect"},
-		{"TLS without a certificate", "tls_server_config:\n  min_version: TLS13\n" + users, "tls_server_config has no effect without cert_file", "tls_server_config has no effect without cert_file"},
+		{"TLS without a certificate", "tls_server_config:\n  min_version: TLS13\n" + users, "tls_server_config: it has no effect without cert_file", "tls_server_config: it has no effect without cert_file"},
 		{"a key without a certificate", "tls_server_config:\n  key_file: key.pem\n" + users, "missing one of cert or cert_file", "missing one of cert or cert_file"},
 		{"no such certificate", strings.Replace(tls, "cert.pem", "none.pem", 1), "none.pem: no such file or directory", "none.pem: no such file or directory"},
-		{"another certificate's key", strings.Replace(tls, "key.pem", "cert.pem", 1), "failed to load X509KeyPair", "failed to load X509KeyPair"},
+		{"another certificate's key", strings.Replace(tls, "key.pem", "cert.pem", 1), "found a certificate rather than a key", "found a certificate rather than a key"},
+		{"a version that does not exist", tls + "  min_version: TLS14\n" + users, `unknown min_version: "TLS14"`, `unknown min_version: "TLS14"`},
+		{"a cipher that does not exist", tls + "  cipher_suites: [NONE]\n" + users, `unknown cipher: "NONE"`, `unknown cipher: "NONE"`},
+		{"a curve", tls + "  curve_preferences: [CurveP256]\n" + users, "", ""},
+		{"all the rest", tls + "  client_auth_type: NoClientCert\n  prefer_server_cipher_suites: true\nhttp_server_config:\n  http2: false\n" + users, "", ""},
 		{"a header that is not allowed", "http_server_config:\n  headers:\n    Server: x\n", `the header "Server" cannot be set`, `the header "Server" cannot be set`},
 		{"a header's value", "http_server_config:\n  headers:\n    X-Frame-Options: all\n", "X-Frame-Options must be deny or sameorigin", "X-Frame-Options must be deny or sameorigin"},
 	} {
 		file := filepath.Join(dir, "web.yml")
 		write(t, file, tt.text)
+		if err := web.Validate(file); err != nil && tt.loopback == "" {
+			t.Errorf("%s: an exporter of Prometheus refuses it: %v", tt.name, err)
+		}
 		for listen, want := range map[string]string{"127.0.0.1:9090": tt.loopback, ":9090": tt.open} {
 			c := Default()
 			c.WebConfigFile, c.MetricsListen = file, listen
