@@ -9,41 +9,79 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/pyrycode/pyrycode-relay/internal/access"
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
-// accessCommand edits the file of --access-file. It asks no relay: a running relay reads
-// the file when it changes.
-type accessCommand struct {
-	Words []string `arg:"" optional:"" name:"what" help:"add ID, remove ID, token add NAME, token remove NAME, or list. ID is a server-id, sha256: and its hash, or - for the first line of standard input, so that the server-id is in no list of processes. remove also takes the beginning of a hash, as list shows it."`
+// accessCommands returns the command access. Its commands edit the file of --access-file.
+// They ask no relay: a running relay reads the file when it changes.
+func accessCommands() *cobra.Command {
+	const id = "ID is a server-id, sha256: and its hash, or - for the first line of standard input, so that the server-id is in no list of processes."
+	return cli.Group("access", "Show and change which server-ids or tokens may use a relay.",
+		withLong(cli.Command("add ID", "Allow a server-id.", new(accessAdd)), id),
+		withLong(cli.Command("remove ID", "End the access of a server-id.", new(accessRemove)), id+" The beginning of a hash, as list shows it, is enough."),
+		cli.Command("list", "List the entries of the file.", new(accessList)),
+		cli.Group("token", "Allow tokens, which binaries have in the URL of the relay.",
+			cli.Command("add NAME", "Create a token, and print the URL with it.", new(tokenAdd)),
+			cli.Command("remove NAME", "End the access of a token.", new(tokenRemove))))
+}
 
-	ConfigFile string `name:"config" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
+// accessFile has the options of each command of access.
+type accessFile struct {
+	ConfigFile string `name:"config" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
 	Access     string `name:"access" default:"open" values:"open,list,tokens,url" unit:"open, list, tokens or url" group:"The relay" help:"The --access of serve."`
-	AccessFile string `name:"access-file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The --access-file of serve: the file to edit."`
-
-	Domain string `name:"domain" default:"" placeholder:"NAME" unit:"host name" group:"The relay" help:"The --domain of serve, for the URL with a new token."`
-	Relay  string `of:"access" name:"relay" default:"" placeholder:"URL" unit:"URL" group:"The relay" help:"The relay's URL, for the URL with a new token, such as wss://relay.example.com. None: wss:// and --domain."`
-
-	Note    string `of:"access" name:"note" default:"" unit:"text" group:"The entry" help:"Note for people, such as the name of the owner."`
-	Expires string `of:"access" name:"expires" default:"" unit:"date, time or duration" group:"The entry" help:"When the access ends: 2027-01-31 (its begin in UTC), 2027-01-31T18:00:00Z, or 720h from now. None: never."`
-	Phones  int    `of:"access" name:"phones" default:"0" unit:"phones" group:"The entry" help:"Limit on its phones, if it is lower than --max-phones. 0: only --max-phones counts."`
-	Rate    int    `of:"access" name:"rate" default:"0" unit:"per minute" group:"The entry" help:"Limit on its connection attempts per minute, from all addresses, of its binary and its phones together. 0: none."`
-
-	IDs int `of:"access" name:"ids" default:"0" unit:"server-ids" group:"The entry" help:"Limit on the server-ids that a token may claim. 0: 8."`
-
-	JSON bool `of:"access" name:"json" default:"false" unit:"true or false" group:"Output" help:"list prints one JSON array."`
+	AccessFile string `name:"access-file" placeholder:"FILE" unit:"file" group:"The relay" help:"The --access-file of serve: the file to edit."`
 }
 
 // check returns all that is wrong with the options.
-func (a *accessCommand) check() []config.Problem {
+func (a *accessFile) check() []config.Problem {
 	var all problems
-	all.unless(a.AccessFile != "" || actionProblem(a.Words) != nil, "access-file", "", "must be given", "it is the file that serve has as its --access-file; with --config it is read from there")
+	all.unless(a.AccessFile != "", "access-file", "", "must be given", "it is the file that serve has as its --access-file; with --config it is read from there")
+	return all
+}
+
+// accessAdd is the command access add.
+type accessAdd struct {
+	accessFile
+
+	Note    string `of:"access" name:"note" unit:"text" group:"The entry" help:"Note for people, such as the name of the owner."`
+	Expires string `of:"access" name:"expires" unit:"date, time or duration" group:"The entry" help:"When the access ends: 2027-01-31 (its begin in UTC), 2027-01-31T18:00:00Z, or 720h from now. None: never."`
+	Phones  int    `of:"access" name:"phones" unit:"phones" group:"The entry" help:"Limit on its phones, if it is lower than --max-phones. 0: only --max-phones counts."`
+	Rate    int    `of:"access" name:"rate" unit:"per minute" group:"The entry" help:"Limit on its connection attempts per minute, from all addresses, of its binary and its phones together. 0: none."`
+}
+
+// tokenAdd is the command access token add.
+type tokenAdd struct {
+	accessAdd
+
+	IDs    int    `of:"access" name:"ids" unit:"server-ids" group:"The entry" help:"Limit on the server-ids that the token may claim. 0: 8."`
+	Relay  string `of:"access" name:"relay" placeholder:"URL" unit:"URL" group:"The URL" help:"The relay's URL, for the URL with the token, such as wss://relay.example.com. None: wss:// and --domain."`
+	Domain string `name:"domain" placeholder:"NAME" unit:"host name" group:"The URL" help:"The --domain of serve, for the URL with the token."`
+}
+
+// accessRemove is the command access remove.
+type accessRemove struct{ accessFile }
+
+// tokenRemove is the command access token remove.
+type tokenRemove struct{ accessFile }
+
+// accessList is the command access list.
+type accessList struct {
+	accessFile
+
+	JSON bool `of:"access" name:"json" unit:"true or false" group:"Output" help:"Print one JSON array."`
+}
+
+// check returns all that is wrong with the options.
+func (a *accessAdd) check() []config.Problem {
+	all := problems(a.accessFile.check())
 	if a.Expires != "" {
 		now := time.Now()
 		end, err := a.expires(now)
@@ -54,18 +92,24 @@ func (a *accessCommand) check() []config.Problem {
 		all.unless(false, "note", a.Note, err.Error(), "for example Anna's laptop")
 	}
 	all.unless(a.Phones >= 0 && a.Phones <= 10_000, "phones", a.Phones, "must be from 0 to 10000", "0 means no limit of its own")
+	all.unless(a.Rate >= 0 && a.Rate <= 1_000_000, "rate", a.Rate, "must be from 0 to 1000000", "0 means no limit")
+	return all
+}
+
+// check returns all that is wrong with the options.
+func (a *tokenAdd) check() []config.Problem {
+	all := problems(a.accessAdd.check())
 	all.unless(a.IDs >= 0 && a.IDs <= 10_000, "ids", a.IDs, "must be from 0 to 10000", "0 means 8")
 	if a.Relay != "" {
 		u, err := url.Parse(a.Relay)
 		all.unless(err == nil && (u.Scheme == "ws" || u.Scheme == "wss") && u.Host != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "", "relay", a.Relay,
 			"must be a URL that begins with ws:// or wss://, names a host, and has no path", "for example wss://relay.example.com")
 	}
-	all.unless(a.Rate >= 0 && a.Rate <= 1_000_000, "rate", a.Rate, "must be from 0 to 1000000", "0 means no limit")
 	return all
 }
 
 // expires returns the time of --expires.
-func (a *accessCommand) expires(now time.Time) (time.Time, error) {
+func (a *accessAdd) expires(now time.Time) (time.Time, error) {
 	if a.Expires == "" {
 		return time.Time{}, nil
 	}
@@ -75,78 +119,31 @@ func (a *accessCommand) expires(now time.Time) (time.Time, error) {
 	return access.ParseTime(a.Expires)
 }
 
-// run carries out one action. The error is one sentence for the user.
-func (a *accessCommand) run(_ context.Context, c invocation) error {
-	in, out := c.in, c.out
-	words := a.Words
-	if err := actionProblem(words); err != nil {
-		return err
-	}
-	is := func(action ...string) bool {
-		return len(words) >= len(action) && slices.Equal(words[:len(action)], action)
-	}
-	switch {
-	case is("add"):
-		return a.add(words[1], in, out)
-	case is("remove"):
-		return a.remove(func(text []byte) (access.Line, error) { return find(text, words[1], in) }, out)
-	case is("token", "add"):
-		return a.addToken(words[2], out)
-	case is("token", "remove"):
-		return a.remove(func(text []byte) (access.Line, error) { return findToken(text, words[2]) }, out)
-	}
-	return a.list(time.Now(), out)
-}
-
-// accessActions are the actions of access, with the name of their argument.
-var accessActions = map[string]string{"add": "ID", "remove": "ID", "list": "", "token add": "NAME", "token remove": "NAME"}
-
-// actionProblem returns the error for words that are no action, or that have too few or
-// too many arguments. It returns nil for all others.
-func actionProblem(words []string) error {
-	const all = "the actions are access add ID, access remove ID, access list, access token add NAME and access token remove NAME"
-	if len(words) == 0 {
-		return usagef("the action is missing; %s", all)
-	}
-	n, known := 1, []string{"add", "remove", "list", "token"}
-	if words[0] == "token" {
-		if len(words) == 1 {
-			return usagef("access token: the action is missing; %s", all)
-		}
-		n, known = 2, known[:2]
-	}
-	action := strings.Join(words[:n], " ")
-	arg, ok := accessActions[action]
-	switch rest := words[n:]; {
-	case !ok:
-		near := nearest(words[n-1], slices.Values(known), 0)
-		if near == "" {
-			return usagef("unknown action %q; %s", "access "+action, all)
-		}
-		return usagef("unknown action %q; did you mean access %s? %s", "access "+action, strings.Join(append(slices.Clone(words[:n-1]), near), " "), all)
-	case arg == "" && len(rest) > 0:
-		return usagef("access %s takes no argument, and got %q", action, rest[0])
-	case arg != "" && len(rest) == 0:
-		return usagef("access %s needs the argument %s", action, arg)
-	case len(rest) > 1:
-		return usagef("access %s takes one %s, and got %q as well; put quotes around an argument with spaces", action, arg, rest[1])
-	}
-	return nil
-}
-
-// add adds an entry for a server-id.
-func (a *accessCommand) add(arg string, in io.Reader, out io.Writer) error {
-	l, err := subjectOf(arg, in)
+// run adds an entry for a server-id. The error is one sentence for the user.
+func (a *accessAdd) run(_ context.Context, c invocation) error {
+	l, err := subjectOf(c.args[0], c.in)
 	if err != nil {
 		return err
 	}
-	return a.enter(l, out)
+	return a.enter(l, c.out)
 }
 
-// addToken adds an entry for a new token, and prints the URL with it.
-func (a *accessCommand) addToken(name string, out io.Writer) error {
+// run removes the entry of a server-id. The error is one sentence for the user.
+func (a *accessRemove) run(_ context.Context, c invocation) error {
+	return a.remove(func(text []byte) (access.Line, error) { return find(text, c.args[0], c.in) }, c.out)
+}
+
+// run removes the entry of a token. The error is one sentence for the user.
+func (a *tokenRemove) run(_ context.Context, c invocation) error {
+	return a.remove(func(text []byte) (access.Line, error) { return findToken(text, c.args[0]) }, c.out)
+}
+
+// run adds an entry for a new token, and prints the URL with it. The error is one sentence
+// for the user.
+func (a *tokenAdd) run(_ context.Context, c invocation) error {
+	name, out := c.args[0], c.out
 	if err := access.CheckName(name); err != nil {
-		return usageError{err}
+		return cli.Usagef("%w", err)
 	}
 	token := rand.Text()
 	l := access.Line{Token: true, Subject: access.SubjectOf(token), Entry: access.Entry{Name: name, MaxIDs: a.IDs}}
@@ -169,7 +166,7 @@ func (a *accessCommand) addToken(name string, out io.Writer) error {
 }
 
 // enter adds an entry with the limits, expiry and note of the options.
-func (a *accessCommand) enter(l access.Line, out io.Writer) (err error) {
+func (a *accessAdd) enter(l access.Line, out io.Writer) (err error) {
 	l.Note, l.Phones, l.Rate = a.Note, a.Phones, a.Rate
 	if l.Expires, err = a.expires(time.Now()); err != nil {
 		return err
@@ -182,7 +179,7 @@ func (a *accessCommand) enter(l access.Line, out io.Writer) (err error) {
 }
 
 // remove removes the entry that which returns.
-func (a *accessCommand) remove(which func(text []byte) (access.Line, error), out io.Writer) error {
+func (a *accessFile) remove(which func(text []byte) (access.Line, error), out io.Writer) error {
 	var gone access.Line
 	err := a.edit(func(text []byte) (_ []byte, err error) {
 		if len(text) == 0 {
@@ -201,7 +198,7 @@ func (a *accessCommand) remove(which func(text []byte) (access.Line, error), out
 }
 
 // said tells the user what has changed.
-func (a *accessCommand) said(done string, l access.Line, out io.Writer) {
+func (a *accessFile) said(done string, l access.Line, out io.Writer) {
 	note := ""
 	if l.Note != "" {
 		note = " (" + l.Note + ")"
@@ -226,7 +223,7 @@ func short(l access.Line) string {
 }
 
 // edit replaces the content of the file.
-func (a *accessCommand) edit(change func([]byte) ([]byte, error)) error {
+func (a *accessFile) edit(change func([]byte) ([]byte, error)) error {
 	if err := access.EditFile(a.AccessFile, change); err != nil {
 		return fmt.Errorf("%s: %w; nothing has changed", a.AccessFile, withoutName(err))
 	}
@@ -246,7 +243,7 @@ func withoutName(err error) error {
 func subjectOf(arg string, in io.Reader) (l access.Line, err error) {
 	if strings.HasPrefix(arg, "sha256:") {
 		if l, err = access.ParseLine(arg); err != nil {
-			return l, usageError{err}
+			return l, cli.Usagef("%w", err)
 		}
 		return l, nil
 	}
@@ -254,10 +251,10 @@ func subjectOf(arg string, in io.Reader) (l access.Line, err error) {
 		return l, err
 	}
 	if arg == "" || len(arg) > 256 {
-		return l, usagef("the server-id must have 1 to 256 bytes")
+		return l, cli.Usagef("the server-id must have 1 to 256 bytes")
 	}
 	if access.HasControl(arg) {
-		return l, usagef("the server-id %q has a control character, which no header can have", arg)
+		return l, cli.Usagef("the server-id %q has a control character, which no header can have", arg)
 	}
 	return access.Line{Subject: access.SubjectOf(arg)}, nil
 }
@@ -273,7 +270,7 @@ func find(text []byte, arg string, in io.Reader) (access.Line, error) {
 	}
 	digits, hashed := strings.CutPrefix(arg, "sha256:")
 	if hashed && len(digits) < leastPrefix {
-		return access.Line{}, usagef("%s: give at least %d digits of the hash", arg, leastPrefix)
+		return access.Line{}, cli.Usagef("%s: give at least %d digits of the hash", arg, leastPrefix)
 	}
 	if hashed && len(digits) < 64 {
 		return only(lines, func(l access.Line) bool { return strings.HasPrefix(l.Subject.String(), strings.ToLower(digits)) })
@@ -324,8 +321,9 @@ type accessEntry struct {
 	Rate    int        `json:"rate,omitempty"`
 }
 
-// list prints the entries.
-func (a *accessCommand) list(now time.Time, out io.Writer) error {
+// run prints the entries. The error is one sentence for the user.
+func (a *accessList) run(_ context.Context, c invocation) error {
+	now, out := time.Now(), c.out
 	text, err := config.ReadFile(a.AccessFile, access.MaxFile, false)
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.AccessFile, withoutName(err))

@@ -9,16 +9,17 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
 // check is the check command. It reports how serve would run, and starts nothing.
 type check struct {
-	options `embed:""`
+	options
 
-	JSON    bool `of:"check" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object."`
-	Quiet   bool `of:"check" name:"quiet" default:"false" unit:"true or false" group:"Output" help:"Print only what is unusual or wrong: for a journal."`
-	Example bool `of:"check" name:"example" default:"false" unit:"true or false" group:"Output" help:"Print a configuration with a comment for each option, and check nothing: pyrycode-relay check --example >relay.yml."`
+	JSON    bool `of:"check" name:"json" unit:"true or false" group:"Output" help:"Print one JSON object."`
+	Quiet   bool `of:"check" name:"quiet" unit:"true or false" group:"Output" help:"Print only what is unusual or wrong: for a journal."`
+	Example bool `of:"check" name:"example" unit:"true or false" group:"Output" help:"Print a configuration with a comment for each option, and check nothing: pyrycode-relay check --example >relay.yml."`
 }
 
 // checked is the report of check.
@@ -132,7 +133,7 @@ func exampleConfig(out io.Writer, set map[string]string) {
 }
 
 // exampleOption writes one option with its comment.
-func exampleOption(out io.Writer, o config.Option, set map[string]string) {
+func exampleOption(out io.Writer, o *cli.Option, set map[string]string) {
 	var notes []string
 	if o.Values == nil && o.Unit != "" {
 		notes = append(notes, o.Unit)

@@ -1,56 +1,111 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/cobra"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// command is the command line, as kong parses it, with its problems.
+// command is the command line, the environment, and the options that they set.
 type command struct {
-	Serve       options            `cmd:"" default:"withargs" group:"Run" help:"Run the relay. This is what happens without a command."`
-	Check       check              `cmd:"" group:"Run" help:"Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual. With --example: print a configuration to begin with."`
-	Install     installCommand     `cmd:"" group:"Run" help:"Install the relay as a service of systemd and start it. With --dry-run: print the steps."`
-	Uninstall   uninstallCommand   `cmd:"" group:"Run" help:"Stop the service, and remove what install has created."`
-	Probe       probe              `cmd:"" group:"Observe" help:"Open a binary and a phone on a relay, send frames both ways, and print how long they took."`
-	Healthcheck healthcheck        `cmd:"" group:"Observe" help:"Ask a running relay whether it is ready, and return 0 or 1 with the reason. For images without curl."`
-	Diag        diag               `cmd:"" group:"Observe" help:"Write a running relay's state into a zip file, without secrets."`
-	Fingerprint fingerprintCommand `cmd:"" group:"Observe" help:"Print the form of a server-id in the log, or with --log the last lines about it in a running relay's log."`
-	Ps          ps                 `cmd:"" group:"Observe" help:"List the connections of a running relay, with their traffic."`
-	Top         top                `cmd:"" group:"Observe" help:"Show the connections with the most traffic, again and again."`
-	Access      accessCommand      `cmd:"" group:"Control" help:"Show and change which server-ids or tokens may use a relay: add, remove, list, token add, token remove."`
-	Kick        kick               `cmd:"" group:"Control" help:"Close the connections of a server-id or network. They may return."`
-	Ban         ban                `cmd:"" group:"Control" help:"Close them, and refuse the server-id or network for a time."`
-	Unban       unban              `cmd:"" group:"Control" help:"Lift a ban."`
-	Bans        bans               `cmd:"" group:"Control" help:"List the bans in force."`
-	Cluster     clusterCommand     `cmd:"" group:"Control" help:"List and remove members of a cluster: members, remove NAME."`
-	Help        helpCommand        `cmd:"" group:"This program" help:"Print this help, or with --all every option, or the help on a command, a group of options, or one option."`
-	Version     versionCommand     `cmd:"" group:"This program" help:"Print the version of this program."`
-	Completion  completion         `cmd:"" group:"This program" help:"Print a script that completes commands and options in a shell."`
-	Man         man                `cmd:"" group:"This program" help:"Print the manual page: pyrycode-relay man | man -l -."`
+	Serve options
 
-	model    *kong.Application // once read
-	selected any               // the command, one of the fields above; nil: the command line could not be read
+	root *cobra.Command
+	env  *environment
+}
 
-	env      *environment
-	problems []config.Problem // values that could not be read
+const about = `Forwards frames between a binary and its phones, which cannot reach each other.
+
+Every option is a flag, an environment variable and a key in the file that --config names. A flag overrides a variable, and a variable overrides the file. An empty variable counts as not set. Secrets are environment variables only.`
+
+// newCommand returns the command before it has read anything. It writes help to stdout.
+func newCommand(environ []string, stdout io.Writer) *command {
+	c := &command{env: newEnvironment(environ)}
+	c.Serve.Config = config.Default()
+	help := cli.Command("help [TOPIC…]", "Print this help, or with --all every option, or the help on a command, a group of options, or one option.", new(helpCommand))
+	help.Long = "A topic is a command, a group of options such as limits, or an option such as grace."
+	help.ValidArgsFunction = func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return topics(c.root), cobra.ShellCompDirectiveNoFileComp
+	}
+	const what = "WHAT is a server-id or its fingerprint from the log, or an IP address or a network; for kick also a connection of ps, for unban also sha256:… as bans --json shows it. A single -: the first line of standard input, so that a server-id is in no list of processes."
+	var commands []*cobra.Command
+	var groups []*cobra.Group
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Run", []*cobra.Command{
+			cli.Command("serve", "Run the relay. This is what happens without a command.", &c.Serve),
+			cli.Command("check", "Print the configuration that serve would run with, where each value comes from, and what is wrong or unusual. With --example: print a configuration to begin with.", &check{options: options{Config: config.Default()}}),
+			cli.Command("install", "Install the relay as a service of systemd and start it. With --dry-run: print the steps.", new(installCommand)),
+			cli.Command("uninstall", "Stop the service, and remove what install has created.", new(uninstallCommand)),
+		}},
+		{"Observe", []*cobra.Command{
+			cli.Command("probe", "Open a binary and a phone on a relay, send frames both ways, and print how long they took.", new(probe)),
+			cli.Command("healthcheck", "Ask a running relay whether it is ready, and return 0 or 1 with the reason. For images without curl.", new(healthcheck)),
+			cli.Command("diag", "Write a running relay's state into a zip file, without secrets.", new(diag)),
+			cli.Command("fingerprint", "Print the form of a server-id in the log, or with --log the last lines about it in a running relay's log.", new(fingerprintCommand)),
+			cli.Command("ps", "List the connections of a running relay, with their traffic.", new(ps)),
+			cli.Command("top", "Show the connections with the most traffic, again and again.", new(top)),
+		}},
+		{"Control", []*cobra.Command{
+			accessCommands(),
+			withLong(cli.Command("kick WHAT", "Close the connections of a server-id or network. They may return.", new(kick)), what),
+			withLong(cli.Command("ban WHAT", "Close them, and refuse the server-id or network for a time.", new(ban)), what),
+			withLong(cli.Command("unban WHAT", "Lift a ban.", new(unban)), what),
+			cli.Command("bans", "List the bans in force.", new(bans)),
+			cli.Group("cluster", "List and remove the members of the directory of a cluster, through any of its relays.",
+				cli.Command("members", "List the members.", new(clusterMembers)),
+				cli.Command("remove NAME", "Remove the member with that name or address. Its relay must have ended.", new(clusterRemove))),
+		}},
+		{"This program", []*cobra.Command{
+			help,
+			cli.Command("version", "Print the version of this program.", new(versionCommand)),
+			cli.Command("man", "Print the manual page: pyrycode-relay man | man -l -.", new(man)),
+		}},
+	} {
+		groups = append(groups, &cobra.Group{ID: g.title, Title: g.title})
+		for _, cmd := range g.commands {
+			cmd.GroupID = g.title
+		}
+		commands = append(commands, g.commands...)
+	}
+	c.root = cli.Root("pyrycode-relay", about, stdout, commands...)
+	c.root.AddGroup(groups...)
+	for _, cmd := range c.root.Commands() {
+		cmd.GroupID = cmp.Or(cmd.GroupID, "This program") // completion is cobra's
+	}
+	c.root.SetHelpCommand(help)
+	c.root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { commandHelp(cmd, false, stdout) })
+	c.root.Annotations = map[string]string{cli.Lists: "pyrycode-relay help lists the commands"}
+	commands[0].Annotations = map[string]string{cli.Lists: "pyrycode-relay help --all lists the options"}
+	for _, cmd := range cli.Leaves(c.root) {
+		for _, o := range cli.OptionsOf(cmd) {
+			o.Env = envName(o)
+		}
+	}
+	return c
+}
+
+// withLong returns c with an explanation below its help.
+func withLong(c *cobra.Command, text string) *cobra.Command {
+	c.Long = text
+	return c
 }
 
 // versionCommand is the version command.
 type versionCommand struct {
-	JSON bool `of:"version" name:"json" default:"false" unit:"true or false" help:"Print one JSON object."`
+	JSON bool `of:"version" name:"json" unit:"true or false" help:"Print one JSON object."`
 }
 
 // run prints what program this is.
@@ -73,64 +128,75 @@ func (v *versionCommand) run(_ context.Context, c invocation) error {
 
 // options are the options of serve and of the commands that read its configuration.
 type options struct {
-	// ConfigFile is read by the resolver, before all others are known.
-	ConfigFile string `name:"config" default:"" placeholder:"FILE" unit:"file" group:"Configuration" help:"Where options come from that are neither flag nor variable: lines of option: value. It is read again on SIGHUP."`
+	ConfigFile string `name:"config" placeholder:"FILE" unit:"file" group:"Configuration" help:"Where options come from that are neither flag nor variable: lines of option: value. It is read again on SIGHUP."`
 
-	config.Config `embed:""`
-}
-
-const about = `Forwards frames between a binary and its phones, which cannot reach each other.
-
-Every option is a flag, an environment variable and a key in the file that --config names. A flag overrides a variable, and a variable overrides the file. An empty variable counts as not set. Secrets are environment variables only.`
-
-func newCommand(environ []string) *command {
-	return &command{env: newEnvironment(environ)}
+	config.Config
 }
 
 // check returns all problems of the options.
 func (o *options) check() []config.Problem { return o.Config.Check() }
 
-// read reads the command line and the environment. It returns the name of the command to
-// run, or "" if the help was asked for, and one line for each problem.
-func (c *command) read(args []string, b daemon.Build, stdout io.Writer) (name string, lines []string) {
-	k, helped, err := c.parser(b, stdout)
-	if err != nil {
-		panic(err) // of the struct above, not of the input
+// read reads the command line and the environment. It returns the selected command, and
+// one line for each problem. The selection has no command if the help was asked for, and
+// no options if the command line could not be read.
+func (c *command) read(args []string) (s cli.Selection, lines []string) {
+	s, err := cli.Parse(c.root, withCommand(args))
+	if s.Command == nil {
+		return s, nil
 	}
-	c.model = k.Model
-	ctx, err := k.Parse(args)
-	if *helped {
-		return "", nil
-	}
+	c.env.resolve(s.Command.Flags())
 	if f := c.env.file; f != nil {
 		lines = append(lines, f.problems...)
 	}
 	if err != nil {
-		lines = append(lines, c.sentence(err, args))
-	} else {
-		c.env.given(ctx)
-		name, c.selected = ctx.Selected().Name, ctx.Selected().Target.Addr().Interface()
+		lines = append(lines, err.Error())
 	}
-	if name == "help" {
-		if p := c.Help.problem(k.Model); p != "" {
-			lines = append(lines, p)
-		}
+	switch s.Options.(type) {
+	case *helpCommand, *versionCommand, *man:
+		return s, lines
 	}
-	if !slices.Contains([]string{"help", "version", "completion", "man"}, name) {
-		for _, p := range c.all(name) {
-			lines = append(lines, p.Error())
-		}
-		lines = append(lines, c.env.unknown(names(k.Model))...)
+	for _, p := range c.all(s) {
+		lines = append(lines, p.Error())
 	}
+	lines = append(lines, c.env.unknown(names(c.root))...)
 	if more := len(lines) - maxProblems; more > 0 {
 		lines = append(lines[:maxProblems:maxProblems], fmt.Sprintf("and %d problems more", more))
 	}
-	return name, lines
+	return s, lines
 }
 
 // maxProblems is how many problems are told: a file of a megabyte may have one in
 // each line, and each is a record of the log.
 const maxProblems = 50
+
+// withCommand returns args with a command at their head: serve if they begin with an option,
+// and version for --version. Behind help, options lose their dashes: there they are topics.
+func withCommand(args []string) []string {
+	args = slices.Clone(args)
+	first := 0
+	if len(args) > 1 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		first = 1 // a shell asks how these arguments may go on
+	}
+	switch {
+	case len(args) == 0:
+		return []string{"serve"}
+	case args[first] == "--version":
+		args[first] = "version"
+	case args[first] == "--help" || args[first] == "-h":
+		if len(args) > 1 && strings.HasPrefix(args[1], "-") {
+			return args[:1]
+		}
+	case strings.HasPrefix(args[first], "-"):
+		return slices.Insert(args, first, "serve")
+	case args[first] == "help":
+		for i, a := range args {
+			if a != "--all" && a != "--help" {
+				args[i] = strings.TrimPrefix(a, "--")
+			}
+		}
+	}
+	return args
+}
 
 // logFormat is the format in which serve reports problems: the value of
 // --log-format, also where the rest of the command line could not be read.
@@ -153,130 +219,21 @@ func (c *command) logFormat(args []string) string {
 	return c.Serve.LogFormat
 }
 
-// secretNames returns the names of the options that come from the environment
-// only.
-func secretNames() map[string]bool {
-	all := make(map[string]bool)
-	for _, o := range config.Options() {
-		if o.Secret {
-			all[o.Name] = true
-		}
-	}
-	return all
-}
-
-// parser makes the parser. helped is set when the help has been printed.
-func (c *command) parser(b daemon.Build, stdout io.Writer) (k *kong.Kong, helped *bool, err error) {
-	helped = new(bool)
-	k, err = kong.New(c,
-		kong.Name("pyrycode-relay"),
-		kong.Description(about),
-		kong.Writers(stdout, stdout),
-		kong.Exit(func(int) { *helped = true }),
-		kong.Help(helpPrinter),
-		kong.WithHyphenPrefixedParameters(true),
-		kong.Resolvers(c.env),
-		reads(c, func(text string) (string, error) { return text, nil }),
-		reads(c, config.ParseDuration),
-		reads(c, config.ParseInt),
-		reads(c, config.ParseFloat),
-		reads(c, config.ParseSize),
-		kong.TypeMapper(reflect.TypeFor[bool](), boolean{c}),
-	)
-	if err != nil {
-		return nil, helped, err
-	}
-	defaults := make(map[string]string)
-	for _, o := range config.Options() {
-		defaults[o.Name] = o.Default
-	}
-	for _, cmd := range k.Model.Children {
-		for _, f := range cmd.Flags {
-			if f.Tag.Get("relay") != "" {
-				f.Default, f.HasDefault = defaults[f.Name], true // no tag has it
-			}
-		}
-		for _, f := range secretsOf(cmd) {
-			f.Hidden = true // it is refused as a flag
-		}
-	}
-	return k, helped, nil
-}
-
-// secretsOf returns the options of a command that come from the environment
-// only. To kong they are flags.
-func secretsOf(cmd *kong.Node) (all []*kong.Flag) {
-	for _, f := range cmd.Flags {
-		if isSecret(f) {
-			all = append(all, f)
-		}
-	}
-	return all
-}
-
-// reads makes kong parse values of T with parse. A value that cannot be parsed is recorded
-// and does not end the parsing, so that all problems are reported together.
-func reads[T string | time.Duration | int | float64 | config.Size](c *command, parse func(string) (T, error)) kong.Option {
-	return kong.TypeMapper(reflect.TypeFor[T](), valueOf(c, parse))
-}
-
-// valueOf is the mapper of reads.
-func valueOf[T any](c *command, parse func(string) (T, error)) kong.Mapper {
-	return kong.MapperFunc(func(ctx *kong.DecodeContext, target reflect.Value) error {
-		t := ctx.Scan.Pop()
-		if t.IsEOL() {
-			return errors.New("its value is missing")
-		}
-		text := fmt.Sprint(t.Value)
-		v, err := parse(text)
-		if p, ok := errors.AsType[*config.ParseError](err); ok {
-			c.problems = append(c.problems, config.Problem{Option: ctx.Value.Name, Value: text, Rule: p.Rule, Fix: p.Fix})
-			return nil
-		}
-		if err == nil {
-			target.Set(reflect.ValueOf(v))
-		}
-		return err
-	})
-}
-
-// boolean reads flags that need no value.
-type boolean struct{ c *command }
-
-// IsBool tells kong that a value is not needed.
-func (boolean) IsBool() bool { return true }
-
-// Decode implements kong.Mapper.
-func (m boolean) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
-	if ctx.Scan.Peek().Type != kong.FlagValueToken {
-		target.SetBool(true)
-		return nil
-	}
-	return valueOf(m.c, config.ParseBool).Decode(ctx, target)
-}
-
-// all returns the problems of the values of command name: those that could
-// not be read, then, of the others, those that break a rule.
-func (c *command) all(name string) []config.Problem {
-	all := c.problems
+// all returns the problems of the values of a command: those that could not be read, then,
+// of the others, those that break a rule.
+func (c *command) all(s cli.Selection) (all []config.Problem) {
 	unread := make(map[string]bool)
-	for _, p := range all {
-		unread[p.Option] = true
-	}
-	var rules []config.Problem
-	if s, ok := c.selected.(interface{ check() []config.Problem }); ok {
-		rules = s.check()
-	}
-	for _, p := range rules {
-		if !unread[p.Option] {
-			all = append(all, p)
-			unread[p.Option] = true
+	for _, o := range cli.OptionsOf(s.Command) {
+		if o.Invalid != nil {
+			all = append(all, config.Problem{Option: o.Name, Value: o.Text, Rule: o.Invalid.Rule, Fix: o.Invalid.Fix})
+			unread[o.Name] = true
 		}
 	}
-	if cmd := commandOf(c.model, name); cmd != nil {
-		for _, p := range valueProblems(cmd) {
+	if s, ok := s.Options.(interface{ check() []config.Problem }); ok {
+		for _, p := range s.check() {
 			if !unread[p.Option] {
 				all = append(all, p)
+				unread[p.Option] = true
 			}
 		}
 	}
@@ -295,26 +252,29 @@ func (c *command) all(name string) []config.Problem {
 	return all
 }
 
-// helpOf returns the help of one flag: its meaning, unit, default and environment variable.
-func helpOf(v *kong.Value) string {
-	unit := v.Tag.Get("unit")
-	if unit == "" {
-		return v.Help
-	}
-	def := v.Default
-	if def == "" {
-		def = "none"
-	}
-	return fmt.Sprintf("%s (%s; default %s; $%s)", v.Help, unit, def, envName(v))
+// helpOf is the help of an option: what it is, its unit, its default, its environment
+// variable.
+func helpOf(o *cli.Option) string {
+	return fmt.Sprintf("%s (%s; default %s; $%s)", o.Help, o.Unit, cmp.Or(o.Default, "none"), o.Env)
 }
 
-// names returns the environment variables of all flags.
-func names(app *kong.Application) map[string]bool {
+// names returns the environment variables of all options.
+func names(root *cobra.Command) map[string]bool {
 	all := make(map[string]bool)
-	for _, cmd := range app.Children {
-		for _, f := range cmd.Flags {
-			all[envName(f.Value)] = true
+	for _, cmd := range cli.Leaves(root) {
+		for _, o := range cli.OptionsOf(cmd) {
+			all[o.Env] = true
 		}
 	}
 	return all
+}
+
+// problems are what is wrong with the options of a command.
+type problems []config.Problem
+
+// unless adds a problem if ok is false.
+func (p *problems) unless(ok bool, option string, value any, rule, fix string) {
+	if !ok {
+		*p = append(*p, config.Problem{Option: option, Value: fmt.Sprint(value), Rule: rule, Fix: fix})
+	}
 }

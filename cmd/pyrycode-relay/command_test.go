@@ -9,10 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alecthomas/kong"
-
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // samples has a value for each option of serve that is not its default.
@@ -35,10 +33,10 @@ var samples = map[string]string{
 // parsed returns the configuration from arguments and environment.
 func parsed(t *testing.T, environ []string, args ...string) config.Config {
 	t.Helper()
-	c := newCommand(environ)
-	name, lines := c.read(args, daemon.Build{}, io.Discard)
-	if name != "serve" || lines != nil {
-		t.Fatalf("%v with %v: command %q, %s", args, environ, name, lines)
+	c := newCommand(environ, io.Discard)
+	s, lines := c.read(args)
+	if s.Options != &c.Serve || lines != nil {
+		t.Fatalf("%v with %v: command %q, %s", args, environ, s.Command.Name(), lines)
 	}
 	return c.Serve.Config
 }
@@ -46,13 +44,14 @@ func parsed(t *testing.T, environ []string, args ...string) config.Config {
 // read is parsed without validation, because most options are refused without others.
 func read(t *testing.T, environ []string, args ...string) config.Config {
 	t.Helper()
-	c := newCommand(environ)
-	k, _, err := c.parser(daemon.Build{}, io.Discard)
-	if err == nil {
-		_, err = k.Parse(args)
+	c := newCommand(environ, io.Discard)
+	s, err := cli.Parse(c.root, withCommand(args))
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
 	}
-	if err != nil || len(c.problems) > 0 {
-		t.Fatalf("%v with %v: %v, %v", args, environ, err, c.problems)
+	c.env.resolve(s.Command.Flags())
+	if err := cli.Invalid(s.Command); err != nil {
+		t.Fatalf("%v with %v: %v", args, environ, err)
 	}
 	return c.Serve.Config
 }
@@ -103,43 +102,38 @@ func TestFlagEnvironmentAndFileAreTheSame(t *testing.T) {
 }
 
 func TestTheHelpHasUnitDefaultAndVariableOfEachFlag(t *testing.T) {
-	k, _, err := newCommand(nil).parser(daemon.Build{}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
 	seen := make(map[string]string)
-	for _, cmd := range k.Model.Children {
-		for _, f := range cmd.Flags {
-			unit, env := f.Tag.Get("unit"), envName(f.Value)
-			if unit == "" || f.OrigHelp == "" {
-				t.Errorf("%s --%s: unit %q, help %q; want both", cmd.Name, f.Name, unit, f.OrigHelp)
+	for _, cmd := range cli.Leaves(newCommand(nil, io.Discard).root) {
+		_, path, _ := strings.Cut(cmd.CommandPath(), " ")
+		help := call(t.Context(), nil, append(append([]string{"help"}, strings.Fields(path)...), "--all")...)
+		flat := strings.Join(strings.Fields(help.stdout), " ")
+		for _, o := range cli.OptionsOf(cmd) {
+			if o.Unit == "" {
+				t.Errorf("%s --%s has no unit", path, o.Name)
 			}
-			if prefix := config.EnvPrefix + "PROBE_"; (cmd.Name == "probe") != strings.HasPrefix(env, prefix) {
-				t.Errorf("%s --%s: its variable is %s; those of probe, and no others, begin with %s", cmd.Name, f.Name, env, prefix)
+			if prefix := config.EnvPrefix + "PROBE_"; (path == "probe") != strings.HasPrefix(o.Env, prefix) {
+				t.Errorf("%s --%s: its variable is %s; those of probe, and no others, begin with %s", path, o.Name, o.Env, prefix)
 			}
-			if other, ok := seen[env]; ok && other != f.Name {
-				t.Errorf("%s is the variable of --%s and of --%s", env, f.Name, other)
+			if other, ok := seen[o.Env]; ok && other != o.Name {
+				t.Errorf("%s is the variable of --%s and of --%s", o.Env, o.Name, other)
 			}
-			seen[env] = f.Name
-			help := call(t.Context(), nil, "help", cmd.Name, "--all")
-			flat := strings.Join(strings.Fields(help.stdout), " ")
-			def := f.Default
+			seen[o.Env] = o.Name
+			def := o.Default
 			if def == "" {
 				def = "none"
 			}
-			want := "(" + unit + "; default " + def + "; $" + env + ")"
-			if f.Tag.Get("secret") != "" { // it is no flag, and has no default
-				want = env + " " + f.OrigHelp + " (" + unit + ")"
+			want := "(" + o.Unit + "; default " + def + "; $" + o.Env + ")"
+			if o.Secret { // it is no flag, and has no default
+				want = o.Env + " " + o.Help + " (" + o.Unit + ")"
 			}
 			if help.code != 0 || !strings.Contains(flat, want) {
-				t.Errorf("%s --help returns %d and has no %q", cmd.Name, help.code, want)
+				t.Errorf("help %s returns %d and has no %q", path, help.code, want)
 			}
 		}
 	}
 	if len(seen) < len(samples) {
 		t.Errorf("only %d flags seen", len(seen))
 	}
-	var _ kong.Resolver = new(environment)
 }
 
 func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
@@ -174,32 +168,32 @@ func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
 		{"several problems", []string{"PYRYCODE_RELAY_GRACE=0s", "PYRYCODE_RELAY_METRIC_LISTEN=x", "PYRYCODE_RELAY_QWERTZ=1"}, []string{"serve", "--burst", "x", "--log-level", "loud"},
 			`pyrycode-relay: 5 problems
   --burst "x": must be a whole number; for example 1000
-  PYRYCODE_RELAY_GRACE="0s": must be from 1ms to 1h; the default is 30s
   --log-level "loud": must be debug, info, warn or error; the default is info
+  PYRYCODE_RELAY_GRACE="0s": must be from 1ms to 1h; the default is 30s
   PYRYCODE_RELAY_METRIC_LISTEN: no option has this environment variable; did you mean PYRYCODE_RELAY_METRICS_LISTEN?
   PYRYCODE_RELAY_QWERTZ: no option has this environment variable; pyrycode-relay help --all lists them`},
 		{"an unknown flag", nil, []string{"serve", "--grce", "1s"},
-			`pyrycode-relay: unknown flag --grce; did you mean --grace?; pyrycode-relay help --all lists the options`},
+			`pyrycode-relay: unknown flag --grce; did you mean --grace? pyrycode-relay help --all lists the options`},
 		{"an unknown flag without a command", nil, []string{"--grce", "1s"},
-			`pyrycode-relay: unknown flag --grce; did you mean --grace?; pyrycode-relay help --all lists the options`},
+			`pyrycode-relay: unknown flag --grce; did you mean --grace? pyrycode-relay help --all lists the options`},
 		{"an unknown flag that resembles no other", nil, []string{"serve", "--frobnicate"},
 			`pyrycode-relay: unknown flag --frobnicate; pyrycode-relay help --all lists the options`},
 		{"a flag with one dash", nil, []string{"serve", "-grace=5s"},
-			`pyrycode-relay: unknown flag -grace; did you mean --grace, with two dashes?; pyrycode-relay help --all lists the options`},
+			`pyrycode-relay: unknown flag -grace; did you mean --grace, with two dashes? pyrycode-relay help --all lists the options`},
 		{"a flag of another command", nil, []string{"serve", "--dry-run"},
 			`pyrycode-relay: unknown flag --dry-run, which is an option of install and not of serve; pyrycode-relay help --all lists the options`},
 		{"an unknown flag of another command", nil, []string{"probe", "--phons", "3"},
-			`pyrycode-relay: unknown flag --phons; did you mean --phones?; pyrycode-relay probe --help lists what there is`},
+			`pyrycode-relay: unknown flag --phons; did you mean --phones? pyrycode-relay probe --help lists what there is`},
 		{"an option without its dashes", nil, []string{"serve", "grace=5s"},
-			`pyrycode-relay: unexpected argument grace=5s; did you mean --grace=5s?; pyrycode-relay help --all lists the options`},
+			`pyrycode-relay: unexpected argument grace=5s; did you mean --grace=5s? pyrycode-relay help --all lists the options`},
 		{"a command behind an option", nil, []string{"--grace", "5s", "check"},
-			`pyrycode-relay: flag --grace applies to the default command "serve", not "check"; pyrycode-relay help --all lists the options`},
+			`pyrycode-relay: unexpected argument check: the command must be the first argument, pyrycode-relay check …; pyrycode-relay help --all lists the options`},
 		{"a command behind another", nil, []string{"serve", "check"},
 			`pyrycode-relay: unexpected argument check: the command must be the first argument, pyrycode-relay check …; pyrycode-relay help --all lists the options`},
 		{"an unknown topic of the help", nil, []string{"help", "grce"},
-			`pyrycode-relay: help has no topic "grce"; did you mean grace? a topic is a command, a group of options, or an option; pyrycode-relay help lists the commands and groups`},
+			`pyrycode-relay help: no topic "grce"; did you mean grace? a topic is a command, a group of options, or an option; pyrycode-relay help lists the commands and groups`},
 		{"an unknown shell", nil, []string{"completion", "bsh"},
-			`pyrycode-relay: <shell> must be one of "bash","zsh","fish" but got "bsh"; pyrycode-relay completion --help lists what there is`},
+			`pyrycode-relay: unknown command "bsh"; did you mean completion bash? pyrycode-relay completion --help lists what there is`},
 		{"a domain that is none", nil, []string{"install", "--domain", "relay"},
 			`pyrycode-relay: --domain "relay": must be a host name and nothing else, in the form that clients send; for example relay.example.com, or xn--bcher-kva.example for bücher.example`},
 		{"an unknown command", nil, []string{"sevre"},
@@ -209,7 +203,7 @@ func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
 		{"an unknown command that resembles no other", nil, []string{"frobnicate"},
 			`pyrycode-relay: unknown command "frobnicate"; pyrycode-relay help lists the commands`},
 		{"an argument that serve does not have", nil, []string{"serve", "now"},
-			`pyrycode-relay: unexpected argument now; pyrycode-relay help --all lists the options`},
+			`pyrycode-relay: unexpected argument "now"; pyrycode-relay help --all lists the options`},
 		{"a flag without its value", nil, []string{"serve", "--grace"},
 			`pyrycode-relay: --grace: its value is missing; pyrycode-relay help --all lists the options`},
 		{"a flag of text without its value", nil, []string{"--log-level"},
@@ -218,12 +212,12 @@ func TestInvalidArgumentsAndVariablesReturn2(t *testing.T) {
 			`pyrycode-relay: --relay "http://127.0.0.1:8080": must be a URL that begins with ws:// or wss:// and names a host; for example ws://127.0.0.1:8080`},
 		{"probing with nonsense", []string{"PYRYCODE_RELAY_PROBE_COUNT=0"}, []string{"probe", "--phones=0", "--timeout=0s", "--hold=-1s", "--role=both!", "--server-id=a\nb"},
 			`pyrycode-relay: 6 problems
+  --role "both!": must be both, binary or phone; did you mean both?
   --timeout "0s": must be more than 0s; the default is 5s
   PYRYCODE_RELAY_PROBE_COUNT="0": must be 1 or more; the default is 1
   --phones "0": must be 1 or more; the default is 1
   --server-id "a\nb": must have at most 256 bytes and no control characters; without it a random one is used
-  --hold "-1s": must be 0s or more; the default is 0s
-  --role "both!": must be both, binary or phone; did you mean both?`},
+  --hold "-1s": must be 0s or more; the default is 0s`},
 		{"a phone without a server-id", nil, []string{"probe", "--role", "phone"},
 			`pyrycode-relay: --server-id "": must be given with --role phone; it is the one that the binary has`},
 	} {

@@ -12,8 +12,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // maxConfigFile is the greatest size of a configuration file, in bytes.
@@ -26,8 +26,8 @@ type configFile struct {
 	values   map[string]fileValue
 	problems []string // one sentence each
 
-	known    map[string]bool // the names of all options
-	mistakes []mistake       // become problems, in the order of their lines
+	known    map[string]*cli.Option // all options by name
+	mistakes []mistake              // become problems, in the order of their lines
 }
 
 // fileValue is the value of one key as text.
@@ -55,9 +55,9 @@ type mistake struct {
 }
 
 func newConfigFile(name string) *configFile {
-	f := &configFile{name: name, values: make(map[string]fileValue), known: make(map[string]bool)}
+	f := &configFile{name: name, values: make(map[string]fileValue), known: make(map[string]*cli.Option)}
 	for _, o := range config.Options() {
-		f.known[o.Name] = true
+		f.known[o.Name] = o
 	}
 	return f
 }
@@ -79,12 +79,12 @@ func readConfigFile(name string, pipes bool) *configFile {
 // and variables and from the current content of the file. The file must be a regular
 // file. If it has had options before, it must have some now: an empty file means that a
 // program is still writing it, or has truncated it.
-func (c *command) again(args, environ []string, b daemon.Build) func() (config.Config, config.Origins, error) {
+func (c *command) again(args, environ []string) func() (config.Config, config.Origins, error) {
 	had := c.env.file != nil && len(c.env.file.values) > 0
 	return func() (config.Config, config.Origins, error) {
-		n := newCommand(environ)
+		n := newCommand(environ, io.Discard)
 		n.env.again = true
-		_, problems := n.read(args, b, io.Discard)
+		_, problems := n.read(args)
 		if f := n.env.file; f != nil && len(f.problems) == 0 && len(f.values) == 0 && had {
 			problems = append(problems, fmt.Sprintf("--config %q: has no options now, and had some before; put them back; to go back to the default of every option, restart", f.name))
 		}
@@ -167,14 +167,14 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 		text, ok = strings.Join(texts, ","), bad == nil
 	}
 	switch {
-	case !f.known[name] && value.Kind == yaml.MappingNode && len(value.Content) > 0:
+	case f.known[name] == nil && value.Kind == yaml.MappingNode && len(value.Content) > 0:
 		f.complain(line, "%.80q is no option, and options stand under no heading; begin each at the left edge", name)
 		f.takeAll(value, below)
-	case !f.known[name]:
+	case f.known[name] == nil:
 		fix := "pyrycode-relay help --all lists them"
-		if near := nearest(name, maps.Keys(f.known), 0); near != "" {
+		if near := cli.Nearest(name, maps.Keys(f.known), 0); near != "" {
 			fix = fmt.Sprintf("did you mean %s?", near)
-			if secretNames()[near] {
+			if f.known[near].Secret {
 				fix = fmt.Sprintf("did you mean the environment variable %s?", config.EnvName(near))
 			}
 		}
@@ -184,7 +184,7 @@ func (f *configFile) take(key, value *yaml.Node, below int) {
 	case value.Tag == "!!null" && value.Value == "":
 		f.complain(line, `%s has no value; give one ("" for none), or take the line out`, name)
 	case !ok:
-		f.complain(bad.Line+below, "%s must have one value, or a list of them; for example %s: %s", name, name, exampleOf(name))
+		f.complain(bad.Line+below, "%s must have one value, or a list of them; for example %s: %s", name, name, exampleOf(f.known[name]))
 	default:
 		f.values[name] = fileValue{text, line, items}
 	}
@@ -209,11 +209,9 @@ func sequence(n *yaml.Node, below int) (items []fileValue, bad *yaml.Node) {
 }
 
 // exampleOf returns a valid value of an option.
-func exampleOf(name string) string {
-	for _, o := range config.Options() {
-		if o.Name == name && o.Default != "" && !slices.Contains([]string{"true", "false"}, o.Default) {
-			return o.Default
-		}
+func exampleOf(o *cli.Option) string {
+	if o.Default == "" || o.IsBool() {
+		return `"…"`
 	}
-	return `"…"`
+	return o.Default
 }

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // configAt writes a configuration file and returns its name.
@@ -27,8 +26,8 @@ func configAt(t *testing.T, text string) string {
 
 func TestTheVariableWinsOverTheFileAndTheFlagOverBoth(t *testing.T) {
 	file := configAt(t, "grace: 1s\nburst: 1\nmax-conns: 1\n")
-	c := newCommand([]string{"PYRYCODE_RELAY_BURST=2", "PYRYCODE_RELAY_MAX_CONNS=2"})
-	if _, lines := c.read([]string{"--config", file, "--max-conns", "3"}, daemon.Build{}, io.Discard); lines != nil {
+	c := newCommand([]string{"PYRYCODE_RELAY_BURST=2", "PYRYCODE_RELAY_MAX_CONNS=2"}, io.Discard)
+	if _, lines := c.read([]string{"--config", file, "--max-conns", "3"}); lines != nil {
 		t.Fatal(lines)
 	}
 	got := make(map[string]string)
@@ -94,7 +93,7 @@ func TestEachProblemOfAFileIsReportedWithItsLine(t *testing.T) {
 		{"text behind a quote", "burst: 0\nlog-format: 'json' x\n", "FILE:2: log-format: the value in quotes is no value of YAML; nothing may stand behind the closing quote, and in \"double quotes\" a \\ begins an escape\n  FILE:1: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"a list without its end", "trusted-proxies: [10.0.0.0/8\nburst: 0\n", "FILE:1: trusted-proxies: the list that begins with [ has no end; close it with ]\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"a list with an item that begins with a star", "trusted-proxies:\n- 10.0.0.0/8\n- *x\nburst: 0\n", "FILE:3: trusted-proxies: the value begins with *, which means something else in YAML; put the whole value in quotes\n  FILE:4: burst \"0\": must be from 1 to 1000000; the default is 1000"},
-		{"a colon in a value", "log-format: a: b\nburst: 0\n", "FILE:1: log-format: the value has a colon with a space behind it, which means something else in YAML; put the whole value in quotes\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000\n  FILE:1: log-format \"a: b\": must be text or json; the default is text"},
+		{"a colon in a value", "log-format: a: b\nburst: 0\n", "FILE:1: log-format: the value has a colon with a space behind it, which means something else in YAML; put the whole value in quotes\n  FILE:1: log-format \"a: b\": must be text or json; the default is text\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"line ends of Windows and a byte order mark", "\uFEFFgrace: 30s\r\nburst: 0\r\n", `FILE:2: burst "0": must be from 1 to 1000000; the default is 1000`},
 		{"no UTF-8", "# caf\xe9\ngrace: 30s\nburst: 0\n", "FILE:1: has bytes that are no UTF-8; save the file as UTF-8\n  FILE:3: burst \"0\": must be from 1 to 1000000; the default is 1000"},
 		{"a control character", "grace: 3\x000s\nburst: 0\n", "FILE:1: has the control character U+0000; take it out\n  FILE:2: burst \"0\": must be from 1 to 1000000; the default is 1000"},
@@ -105,8 +104,8 @@ func TestEachProblemOfAFileIsReportedWithItsLine(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			file := configAt(t, tt.text)
-			c := newCommand(nil)
-			_, lines := c.read([]string{"serve", "--config", file}, daemon.Build{}, io.Discard)
+			c := newCommand(nil, io.Discard)
+			_, lines := c.read([]string{"serve", "--config", file})
 			if got := strings.ReplaceAll(strings.Join(lines, "\n  "), file, "FILE"); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}

@@ -104,7 +104,7 @@ func (f *configFile) entry(e entry) {
 	}
 	begin := 0
 	for i, line := range e.lines {
-		if m := anOption.FindStringSubmatch(line); i > 0 && m != nil && f.known[m[1]] {
+		if m := anOption.FindStringSubmatch(line); i > 0 && m != nil && f.known[m[1]] != nil {
 			if !strings.HasPrefix(line, "\t") { // piece reports a tab
 				f.complain(e.line+i, "%s begins further to the right than the option above; begin it at the left edge", m[1])
 				e.lines[i] = strings.TrimSpace(line)
@@ -162,15 +162,15 @@ func (f *configFile) explain(e entry, err error) {
 	value = strings.TrimSpace(value)
 	take := func(value string) {
 		alone := strings.TrimSpace(strings.Join(e.lines[1:], "")) == ""
-		if _, seen := f.values[name]; f.known[name] && !seen && alone && value != "" {
+		if _, seen := f.values[name]; f.known[name] != nil && !seen && alone && value != "" {
 			f.values[name] = fileValue{text: value, line: e.line}
 		}
 	}
-	if before, _, found := strings.Cut(name, "="); !colon || found && f.known[strings.TrimSpace(before)] {
+	if before, _, found := strings.Cut(name, "="); !colon || found && f.known[strings.TrimSpace(before)] != nil {
 		f.complain(e.line, "must be option: value; for example grace: 30s")
 		return
 	}
-	if !spaced && f.known[name] {
+	if !spaced && f.known[name] != nil {
 		f.complain(e.line, "%s: a space must stand behind the colon", name)
 		take(value)
 		return

@@ -13,8 +13,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // deployFlags are the flags in docs/deploy that belong to other programs.
@@ -62,18 +62,17 @@ func misnamed(text string, commands, flags, vars map[string]bool) (wrong []strin
 // model returns the commands, the flags and the variables of the daemon.
 func model(t *testing.T) (commands, flags, vars map[string]bool) {
 	t.Helper()
-	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	commands, flags = make(map[string]bool), make(map[string]bool)
-	for _, cmd := range k.Model.Children {
-		commands[cmd.Name] = true
-		for _, f := range cmd.Flags {
-			flags["--"+f.Name] = true
+	root := newCommand(nil, io.Discard).root
+	for _, cmd := range root.Commands() {
+		commands[cmd.Name()] = true
+	}
+	for _, cmd := range cli.Leaves(root) {
+		for _, o := range cli.OptionsOf(cmd) {
+			flags["--"+o.Name], flags["--"+o.Alias] = true, true
 		}
 	}
-	return commands, flags, names(k.Model)
+	return commands, flags, names(root)
 }
 
 // The files in docs/deploy name only commands, options and variables that exist. Those

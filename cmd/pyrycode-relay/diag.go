@@ -19,10 +19,10 @@ import (
 // diag is the diag command. It writes all pages of a running relay into one file, for a
 // bug report.
 type diag struct {
-	operator `embed:""`
+	operator
 
-	Out string        `of:"diag" default:"" placeholder:"FILE" unit:"file" group:"The file" help:"Where to put it; it must not be there yet. None: pyrycode-relay-diag- and the time, here. A single -: standard output, for containers that can write nowhere."`
-	CPU time.Duration `of:"diag" name:"cpu" default:"0s" unit:"time" group:"The file" help:"How long to watch where the processor's time goes. 0s: not at all."`
+	Out string        `of:"diag" placeholder:"FILE" unit:"file" group:"The file" help:"Where to put it; it must not be there yet. None: pyrycode-relay-diag- and the time, here. A single -: standard output, for containers that can write nowhere."`
+	CPU time.Duration `of:"diag" name:"cpu" unit:"time" group:"The file" help:"How long to watch where the processor's time goes. 0s: not at all."`
 }
 
 // check returns all problems of the options.

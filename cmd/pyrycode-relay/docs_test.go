@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/golden"
 )
 
@@ -22,22 +22,8 @@ var otherTools = map[string]bool{
 // Each command, option and variable in the README and on the operators' page must exist,
 // and the operators' page must have each command.
 func TestTheCommandsOnThePagesExist(t *testing.T) {
-	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	commands, flags := make(map[string]bool), make(map[string]bool)
+	commands, flags, vars := model(t)
 	flags["--version"] = true
-	for _, cmd := range k.Model.Children {
-		commands[cmd.Name] = true
-		for _, f := range cmd.Flags {
-			flags["--"+f.Name] = true
-			for _, short := range f.Aliases {
-				flags["--"+short] = true
-			}
-		}
-	}
-	vars := names(k.Model)
 	command := regexp.MustCompile(`(?m)pyrycode-relay ([a-z]+)`)
 	flag := regexp.MustCompile("(?m)(?:^|[ `(\"])(--[a-z][a-z.-]*[a-z])")
 	variable := regexp.MustCompile(config.EnvPrefix + `[A-Z_]*[A-Z]`)
@@ -81,10 +67,7 @@ func TestTheCommandsOnThePagesExist(t *testing.T) {
 // The program can parse each command line that a page prints.
 func TestTheCommandLinesOnThePagesParse(t *testing.T) {
 	parse := func(args []string) error {
-		k, _, err := newCommand(nil).parser(daemon.Build{}, io.Discard)
-		if err == nil {
-			_, err = k.Parse(args)
-		}
+		_, err := cli.Parse(newCommand(nil, io.Discard).root, withCommand(args))
 		return err
 	}
 	golden.Commands(t, "pyrycode-relay", 30, parse)

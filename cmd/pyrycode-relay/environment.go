@@ -2,13 +2,13 @@ package main
 
 import (
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
 	"strings"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/pflag"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 )
 
@@ -17,7 +17,6 @@ import (
 type environment struct {
 	vars map[string]string // those that begin with config.EnvPrefix and are not empty
 	file *configFile       // nil: not read yet, or no file is named
-	read bool              // file is final
 
 	again bool // the process is running: the file must be one that can be read again
 
@@ -35,70 +34,52 @@ func newEnvironment(environ []string) *environment {
 	return e
 }
 
-// envName returns the variable of a flag. For a command other than serve, the variable
+// envName returns the variable of an option. For a command other than serve, the variable
 // contains the name of the command, so that one environment can serve both.
-func envName(v *kong.Value) string {
-	if parent := v.Tag.Get("of"); parent != "" {
-		return config.EnvName(parent + "-" + v.Name)
+func envName(o *cli.Option) string {
+	if o.Of != "" {
+		return config.EnvName(o.Of + "-" + o.Name)
 	}
-	return config.EnvName(v.Name)
+	return config.EnvName(o.Name)
 }
-
-// Validate implements kong.Resolver. Unknown variables are reported later, together with
-// all other problems.
-func (e *environment) Validate(*kong.Application) error { return nil }
 
 // configOption is the flag that names the file.
 const configOption = "config"
 
-// Resolve implements kong.Resolver. A variable has priority over the file.
-func (e *environment) Resolve(ctx *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
-	if f.Tag.Get("unit") == "" {
-		return nil, nil // --help
-	}
-	name := envName(f.Value)
-	if value, ok := e.vars[name]; ok {
-		e.origins[f.Name] = config.Origin{Env: name}
-		return value, nil
-	}
-	if f.Tag.Get("of") != "" || f.Name == configOption {
-		return nil, nil
-	}
-	e.open(ctx)
-	if e.file == nil {
-		return nil, nil
-	}
-	value, ok := e.file.values[f.Name]
-	if !ok {
-		return nil, nil
-	}
-	e.origins[f.Name] = config.Origin{File: e.file.name, Line: value.line}
-	return value.text, nil
-}
-
-// open reads the file once, if one is named.
-func (e *environment) open(ctx *kong.Context) {
-	if e.read {
-		return
-	}
-	e.read = true
-	name := e.vars[config.EnvName(configOption)]
-	for _, p := range ctx.Path {
-		if p.Flag != nil && p.Flag.Name == configOption && !p.Resolved {
-			name = fmt.Sprint(ctx.FlagValue(p.Flag))
+// resolve sets the options of flags that are not on the command line, from variables and
+// from the file.
+func (e *environment) resolve(flags *pflag.FlagSet) {
+	if f := flags.Lookup(configOption); f != nil {
+		name := e.vars[config.EnvName(configOption)]
+		if f.Changed {
+			name = f.Value.String()
+		}
+		if name != "" {
+			e.file = readConfigFile(name, !e.again)
 		}
 	}
-	if name != "" {
-		e.file = readConfigFile(name, !e.again)
-	}
+	flags.VisitAll(func(f *pflag.Flag) {
+		if o, ok := f.Value.(*cli.Option); ok && f.Changed {
+			e.origins[o.Name] = config.Origin{Flag: true}
+		} else if ok {
+			e.set(o)
+		}
+	})
 }
 
-// given records the flags of the command line.
-func (e *environment) given(ctx *kong.Context) {
-	for _, p := range ctx.Path {
-		if p.Flag != nil && !p.Resolved && p.Flag.Tag.Get("unit") != "" {
-			e.origins[p.Flag.Name] = config.Origin{Flag: true}
-		}
+// set sets an option from its variable or, if it has none, from the file.
+func (e *environment) set(o *cli.Option) {
+	name := envName(o)
+	text, ok := e.vars[name]
+	from := config.Origin{Env: name}
+	if !ok && e.file != nil && o.Of == "" {
+		var value fileValue
+		value, ok = e.file.values[o.Name]
+		text, from = value.text, config.Origin{File: e.file.name, Line: value.line}
+	}
+	if ok {
+		_ = o.Set(text) // what is wrong is noted in the option
+		e.origins[o.Name] = from
 	}
 }
 
@@ -111,7 +92,7 @@ func (e *environment) unknown(known map[string]bool) []string {
 			continue
 		}
 		line := name + ": no option has this environment variable"
-		if near := nearest(name, maps.Keys(known), len(config.EnvPrefix)); near != "" {
+		if near := cli.Nearest(name, maps.Keys(known), len(config.EnvPrefix)); near != "" {
 			line += fmt.Sprintf("; did you mean %s?", near)
 		} else {
 			line += "; pyrycode-relay help --all lists them"
@@ -120,36 +101,4 @@ func (e *environment) unknown(known map[string]bool) []string {
 	}
 	slices.Sort(lines)
 	return lines
-}
-
-// nearest returns the known name that differs least from name, or "" if none is similar
-// enough. All names have the first shared letters in common.
-func nearest(name string, known iter.Seq[string], shared int) string {
-	best, least := "", max(3, (len(name)-shared)/2)
-	for k := range known {
-		if d := distance(name, k); d < least || d == least && best != "" && k < best {
-			best, least = k, d
-		}
-	}
-	return best
-}
-
-// distance returns the number of letters to insert, delete or change to turn b into a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
 }

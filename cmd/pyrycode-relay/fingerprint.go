@@ -13,11 +13,11 @@ import (
 // fingerprintCommand is the command that follows one server-id: the log has only its
 // fingerprint.
 type fingerprintCommand struct {
-	operator `embed:""`
+	operator
 
-	ServerID   string `of:"fingerprint" name:"server-id" default:"" unit:"text" group:"Question" help:"The server-id. A single -: the first line of standard input, so that it is in no list of processes."`
-	LogKeyFile string `name:"log-key-file" default:"" placeholder:"FILE" unit:"file" group:"Question" help:"The file that serve has as its --log-key-file: then no relay is asked. None: the running relay is asked."`
-	Log        bool   `of:"fingerprint" name:"log" default:"false" unit:"true or false" group:"Question" help:"Print the lines of the running relay's /debug/log that are about the server-id, and not the fingerprint."`
+	ServerID   string `of:"fingerprint" name:"server-id" unit:"text" group:"Question" help:"The server-id. A single -: the first line of standard input, so that it is in no list of processes."`
+	LogKeyFile string `name:"log-key-file" placeholder:"FILE" unit:"file" group:"Question" help:"The file that serve has as its --log-key-file: then no relay is asked. None: the running relay is asked."`
+	Log        bool   `of:"fingerprint" name:"log" unit:"true or false" group:"Question" help:"Print the lines of the running relay's /debug/log that are about the server-id, and not the fingerprint."`
 }
 
 // check returns all that is wrong with the options.

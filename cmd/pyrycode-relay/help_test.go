@@ -1,12 +1,11 @@
 package main
 
 import (
-	"slices"
+	"io"
 	"strings"
 	"testing"
 
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
 // shortHelp is the number of lines that the first tier of the help may have: two screens.
@@ -36,11 +35,7 @@ func TestTheFirstTierOfTheHelpIsShortAndLeadsToTheSecond(t *testing.T) {
 }
 
 func TestTheHelpKnowsEachTopic(t *testing.T) {
-	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, topic := range topics(k.Model) {
+	for _, topic := range topics(newCommand(nil, io.Discard).root) {
 		if got := call(t.Context(), nil, "help", topic); got.code != done || got.stdout == "" || got.stderr != "" {
 			t.Errorf("help %s: %+v", topic, got)
 		}
@@ -66,22 +61,5 @@ func TestTheHelpKnowsEachTopic(t *testing.T) {
 		if strings.Contains(got.stdout, tt.not) {
 			t.Errorf("%v has %s", tt.args, tt.not)
 		}
-	}
-}
-
-func TestTheCommandsOfAGroupStandTogether(t *testing.T) {
-	k, _, err := newCommand(nil).parser(daemon.Build{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var titles []string
-	for _, cmd := range grouped(k.Model.Children) {
-		if title := groupOfCommand(cmd); len(titles) == 0 || titles[len(titles)-1] != title {
-			titles = append(titles, title)
-		}
-	}
-	slices.Sort(titles)
-	if unique := slices.Compact(slices.Clone(titles)); len(unique) != len(titles) {
-		t.Errorf("a group appears twice: %v", titles)
 	}
 }

@@ -12,15 +12,15 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/install"
 )
 
 // service has the options of install and uninstall.
 type service struct {
-	Root   string `of:"install" name:"root" default:"" placeholder:"DIR" unit:"directory" help:"Write below this directory, and start nothing: for packages and tests."`
-	DryRun bool   `of:"install" name:"dry-run" default:"false" unit:"true or false" help:"Print the steps, and what this machine lacks for them. Change nothing."`
+	Root   string `of:"install" name:"root" placeholder:"DIR" unit:"directory" help:"Write below this directory, and start nothing: for packages and tests."`
+	DryRun bool   `of:"install" name:"dry-run" unit:"true or false" help:"Print the steps, and what this machine lacks for them. Change nothing."`
 }
 
 // host returns the machine, or the directory, of the service.
@@ -54,9 +54,9 @@ func (s service) perform(ctx context.Context, h install.Host, p *install.Plan, o
 
 // installCommand is the command install.
 type installCommand struct {
-	service `embed:""`
+	service
 
-	Domain string `of:"install" name:"domain" default:"" placeholder:"NAME" unit:"host name" help:"DNS name of this machine, for which the relay gets a certificate. It then listens on ports 443 and 80. Without this option it listens on 127.0.0.1:8080, for a proxy on this machine that terminates TLS."`
+	Domain string `of:"install" name:"domain" placeholder:"NAME" unit:"host name" help:"DNS name of this machine, for which the relay gets a certificate. It then listens on ports 443 and 80. Without this option it listens on 127.0.0.1:8080, for a proxy on this machine that terminates TLS."`
 }
 
 // check returns all problems of the options.
@@ -136,26 +136,21 @@ func (i *installCommand) configuration() []byte {
 // configOf returns the configuration in text, the content of the file name. It does not
 // check the values: the service does, as its own user.
 func configOf(name string, text []byte) (config.Config, error) {
-	c := newCommand(nil)
 	f := newConfigFile(name)
 	f.parse(text)
-	c.env.file, c.env.read = f, true
-	k, _, err := c.parser(daemon.Build{}, io.Discard)
-	if err != nil {
-		return config.Config{}, err
-	}
-	if _, err := k.Parse([]string{"serve"}); err != nil {
-		return config.Config{}, err
-	}
+	env := newEnvironment(nil)
+	env.file = f
+	c := config.Default()
 	problems := f.problems
-	for _, p := range c.problems {
-		p.Origin = c.env.origins[p.Option]
-		problems = append(problems, p.Error())
+	for _, o := range cli.Options(&c) {
+		if env.set(o); o.Invalid != nil {
+			problems = append(problems, config.Problem{Option: o.Name, Origin: env.origins[o.Name], Value: o.Text, Rule: o.Invalid.Rule, Fix: o.Invalid.Fix}.Error())
+		}
 	}
 	if len(problems) > 0 {
 		return config.Config{}, errors.New(strings.Join(problems, "\n  "))
 	}
-	return c.Serve.Config, nil
+	return c, nil
 }
 
 // next writes the next commands.
@@ -187,9 +182,9 @@ The relay runs, and starts at boot.
 
 // uninstallCommand is the command uninstall.
 type uninstallCommand struct {
-	service `embed:""`
+	service
 
-	Purge bool `of:"uninstall" name:"purge" default:"false" unit:"true or false" help:"Remove the configuration, the certificates and the user too."`
+	Purge bool `of:"uninstall" name:"purge" unit:"true or false" help:"Remove the configuration, the certificates and the user too."`
 }
 
 func (u *uninstallCommand) run(ctx context.Context, c invocation) error {

@@ -16,23 +16,16 @@ import (
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// named is what kick, ban and unban are about.
-type named struct {
-	operator `embed:""`
-
-	What string `arg:"" help:"A server-id or its fingerprint from the log, or an IP address or a network; for kick also a connection of ps, for unban also sha256:… as bans --json shows it. A single -: the first line of standard input, so that a server-id is in no list of processes."`
-}
-
 // kick is the command kick.
 type kick struct {
-	named `embed:""`
+	operator
 
-	Why string `of:"kick" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
+	Why string `of:"kick" name:"why" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
 }
 
 // run closes connections. The error is a sentence.
 func (k *kick) run(ctx context.Context, c invocation) error {
-	a, err := k.change(ctx, c, daemon.KickPath, daemon.OperatorRequest{What: k.What, Why: k.Why})
+	a, err := k.change(ctx, c, daemon.KickPath, daemon.OperatorRequest{Why: k.Why})
 	if err != nil {
 		return err
 	}
@@ -45,10 +38,10 @@ func (k *kick) run(ctx context.Context, c invocation) error {
 
 // ban is the command ban.
 type ban struct {
-	named `embed:""`
+	operator
 
 	For time.Duration `of:"ban" name:"for" default:"1h" unit:"time" group:"Action" help:"How long: up to 8784h, which is 366 days."`
-	Why string        `of:"ban" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay and the list of bans. The client does not get it."`
+	Why string        `of:"ban" name:"why" unit:"text" group:"Action" help:"The reason, for the log of the relay and the list of bans. The client does not get it."`
 }
 
 // check returns all problems of the options.
@@ -60,7 +53,7 @@ func (b *ban) check() []config.Problem {
 
 // run bans. The error is a sentence.
 func (b *ban) run(ctx context.Context, c invocation) error {
-	a, err := b.change(ctx, c, daemon.BansPath, daemon.OperatorRequest{What: b.What, Why: b.Why, For: b.For.String()})
+	a, err := b.change(ctx, c, daemon.BansPath, daemon.OperatorRequest{Why: b.Why, For: b.For.String()})
 	if err != nil {
 		return err
 	}
@@ -80,14 +73,14 @@ func (b *ban) run(ctx context.Context, c invocation) error {
 
 // unban is the command unban.
 type unban struct {
-	named `embed:""`
+	operator
 
-	Why string `of:"unban" name:"why" default:"" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
+	Why string `of:"unban" name:"why" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
 }
 
 // run lifts a ban. The error is a sentence.
 func (u *unban) run(ctx context.Context, c invocation) error {
-	a, err := u.change(ctx, c, daemon.UnbanPath, daemon.OperatorRequest{What: u.What, Why: u.Why})
+	a, err := u.change(ctx, c, daemon.UnbanPath, daemon.OperatorRequest{Why: u.Why})
 	if err != nil {
 		return err
 	}
@@ -108,16 +101,16 @@ func (u *unban) run(ctx context.Context, c invocation) error {
 // which its disk has to answer.
 const clusterTime = 12 * time.Second
 
-// change sends a request that changes something, and prints what did not work in spite of
-// an answer.
-func (n *named) change(ctx context.Context, c invocation, path string, r daemon.OperatorRequest) (got daemon.OperatorAnswer, err error) {
-	if r.What, err = orStdin(r.What, c.in); err != nil {
+// change sends a request that changes something about the argument of the command, and
+// prints what did not work in spite of an answer.
+func (o *operator) change(ctx context.Context, c invocation, path string, r daemon.OperatorRequest) (got daemon.OperatorAnswer, err error) {
+	if r.What, err = orStdin(c.args[0], c.in); err != nil {
 		return got, err
 	}
 	if !utf8.ValidString(r.What) { // JSON cannot name it
 		r.What = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(r.What)))
 	}
-	a, err := n.asker(n.AnswerTimeout + clusterTime)
+	a, err := o.asker(o.AnswerTimeout + clusterTime)
 	if err != nil {
 		return got, err
 	}
@@ -152,9 +145,9 @@ func closedText(a daemon.OperatorAnswer) string {
 
 // bans is the command bans.
 type bans struct {
-	operator `embed:""`
+	operator
 
-	JSON bool `of:"bans" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object, as /bans has it."`
+	JSON bool `of:"bans" name:"json" unit:"true or false" group:"Output" help:"Print one JSON object, as /bans has it."`
 }
 
 // run prints the bans in force. The error is a sentence.

@@ -10,13 +10,13 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/cobra"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 	"github.com/pyrycode/pyrycode-relay/internal/daemon/earlysignals"
@@ -47,25 +47,24 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	defer signal.Stop(reload)
 	earlysignals.Handover(stop, reload)
 
-	args = withoutAliases(args)
 	b := daemon.ReadBuild(version, revision)
-	c := newCommand(environ)
-	var name string
+	c := newCommand(environ, stdout)
+	var selected cli.Selection
 	var problems []string
 	parsed := make(chan struct{})
 	go func() {
 		defer close(parsed)
-		name, problems = c.read(args, b, stdout) // waits for files
+		selected, problems = c.read(args) // waits for files
 	}()
 	select {
 	case <-parsed:
 	case <-stop:
 		return done
 	}
-	if name == "" && len(problems) == 0 {
+	if selected.Command == nil {
 		return done // help was printed
 	}
-	if name == "serve" || name == "" {
+	if _, ok := selected.Options.(*options); ok || selected.Options == nil {
 		return c.serve(ctx, args, environ, problems, b, stderr, stop, reload)
 	}
 	signal.Stop(reload)
@@ -81,8 +80,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		case <-ended:
 		}
 	}()
-	if name == "check" {
-		if !c.Check.run(ctx, c.env, problems, stdout) {
+	if check, ok := selected.Options.(*check); ok {
+		if !check.run(ctx, c.env, problems, stdout) {
 			return refused
 		}
 		return done
@@ -91,14 +90,14 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		daemon.LogFailure(stderr, "text", problems)
 		return refused
 	}
-	err := c.selected.(interface {
+	err := selected.Options.(interface {
 		run(context.Context, invocation) error
-	}).run(ctx, invocation{c.model, b, os.Stdin, stdout})
+	}).run(ctx, invocation{c.root, b, selected.Args, os.Stdin, stdout})
 	if err != nil {
 		log := daemon.NewLogWriter(stderr, "text") // stderr may be a full pipe
-		fmt.Fprintf(log, "pyrycode-relay %s: %v\n", name, err)
+		fmt.Fprintf(log, "%s: %v\n", selected.Command.CommandPath(), err)
 		log.Flush(daemon.FlushTime)
-		if _, ok := errors.AsType[usageError](err); ok {
+		if _, ok := errors.AsType[cli.UsageError](err); ok {
 			return refused
 		}
 		return failed
@@ -108,8 +107,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 
 // invocation is what a command other than serve and check runs with.
 type invocation struct {
-	app   *kong.Application
+	root  *cobra.Command
 	build daemon.Build
+	args  []string
 	in    io.Reader
 	out   io.Writer
 }
@@ -144,24 +144,6 @@ func dumpOnQuit(stderr io.Writer) (stop func()) {
 	}
 }
 
-// withoutAliases returns args with common forms replaced by those that the parser knows:
-// "--version" by "version", and "help --OPTION" by "help OPTION".
-func withoutAliases(args []string) []string {
-	switch {
-	case len(args) == 0:
-	case args[0] == "--version":
-		return append([]string{"version"}, args[1:]...)
-	case args[0] == "help":
-		args = slices.Clone(args)
-		for i, a := range args {
-			if a != "--all" && a != "--help" {
-				args[i] = strings.TrimPrefix(a, "--")
-			}
-		}
-	}
-	return args
-}
-
 // outlivePipes makes a write to standard output or standard error return an error after
 // its reader has ended. By default such a write kills the process.
 func outlivePipes() { signal.Ignore(syscall.SIGPIPE) }
@@ -182,7 +164,7 @@ func (c *command) serve(ctx context.Context, args, environ, problems []string, b
 		daemon.LogFailure(stderr, format, []string{err.Error()})
 		return refused
 	}
-	again := c.again(args, environ, b)
+	again := c.again(args, environ)
 	err = daemon.Run(ctx, c.Serve.Config, daemon.Env{Build: b, Log: stderr, Signals: stop, Reload: reload, Origins: c.env.origins,
 		Configure: again, Supervisor: supervisor, Reloading: supervisor.Reloading, Banner: bannerFor(stderr, c.Serve.LogFormat)})
 	if err == nil {

@@ -6,7 +6,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/alecthomas/kong"
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 )
 
 // man is the man command: it prints the manual page, in the form of man(7).
@@ -14,46 +14,43 @@ type man struct{}
 
 // run writes the page. Its content comes from the help of the commands and flags.
 func (man) run(_ context.Context, c invocation) error {
-	app, p := c.app, page{c.out}
+	p := page{c.out}
 	p.f(".TH PYRYCODE\\-RELAY 1 \"\" %s", quoted("pyrycode-relay "+c.build.Version))
 	p.section("NAME")
 	p.f("pyrycode\\-relay \\- forwards frames between a binary and its phones")
 	p.section("SYNOPSIS")
 	p.f(".B pyrycode\\-relay\n.RI [ command ]\n.RI [ option \\~...]")
 	p.section("DESCRIPTION")
-	for text := range strings.SplitSeq(app.Help, "\n\n") {
+	for text := range strings.SplitSeq(c.root.Long, "\n\n") {
 		p.f(".PP\n%s", roff(text))
 	}
 	p.section("COMMANDS")
-	commands := app.Children
-	for _, cmd := range commands {
-		p.item(cmd.Name, cmd.Help)
+	for _, cmd := range cli.Leaves(c.root) {
+		_, use, _ := strings.Cut(cmd.UseLine(), " ")
+		p.item(use, cmd.Short)
 	}
 	ofServe := make(map[string]bool)
-	for i, cmd := range commands {
-		var own []*kong.Flag
-		for _, f := range visible(cmd.Flags) {
-			if i > 0 && ofServe[f.Name] {
+	for i, cmd := range cli.Leaves(c.root) {
+		group := "-"
+		for _, o := range cli.OptionsOf(cmd) {
+			if i > 0 && ofServe[o.Name] {
 				continue
 			}
-			ofServe[f.Name] = ofServe[f.Name] || i == 0
-			own = append(own, f)
-		}
-		if len(own) == 0 {
-			continue
-		}
-		p.section("OPTIONS OF " + strings.ToUpper(cmd.Name))
-		group := ""
-		for _, f := range own {
-			if g := f.Tag.Get("group"); g != group {
-				group = g
-				p.f(".SS %s", roff(g))
+			ofServe[o.Name] = ofServe[o.Name] || i == 0
+			if group == "-" {
+				_, name, _ := strings.Cut(cmd.CommandPath(), " ")
+				p.section("OPTIONS OF " + strings.ToUpper(name))
+				group = ""
 			}
-			name := "--" + f.Name
-			if isSecret(f) {
-				name = "$" + envName(f.Value) // it is a variable only
+			if o.Group != group {
+				group = o.Group
+				p.f(".SS %s", roff(group))
 			}
-			p.item(name, helpOf(f.Value))
+			name := "--" + o.Name
+			if o.Secret {
+				name = "$" + o.Env // it is a variable only
+			}
+			p.item(name, helpOf(o))
 		}
 	}
 	p.section("SIGNALS")

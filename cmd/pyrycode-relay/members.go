@@ -4,41 +4,37 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"text/tabwriter"
 
 	"github.com/pyrycode/pyrycode-relay/internal/daemon"
 )
 
-// clusterCommand lists and removes the members of the directory of a cluster, through the
-// private listener of any of its relays.
-type clusterCommand struct {
-	operator `embed:""`
+// clusterRemove is the command cluster remove.
+type clusterRemove struct {
+	operator
 
-	Words []string `arg:"" optional:"" name:"what" help:"members: list the members of the cluster's directory. remove NAME: remove the one with that name or address. Its relay must have ended."`
-
-	Why  string `of:"cluster" name:"why" default:"" unit:"text" group:"Action" help:"The reason of a removal, for the log of the relay."`
-	JSON bool   `of:"cluster" name:"json" default:"false" unit:"true or false" group:"Output" help:"members prints one JSON object, as /cluster/members has it."`
+	Why string `of:"cluster" name:"why" unit:"text" group:"Action" help:"The reason, for the log of the relay."`
 }
 
-// run carries out one action. The error is a sentence.
-func (c *clusterCommand) run(ctx context.Context, call invocation) error {
-	switch {
-	case len(c.Words) == 1 && c.Words[0] == "members":
-		return c.members(ctx, call.out)
-	case len(c.Words) == 2 && c.Words[0] == "remove":
-		n := named{operator: c.operator, What: c.Words[1]}
-		a, err := n.change(ctx, call, daemon.RemoveMemberPath, daemon.OperatorRequest{What: n.What, Why: c.Why})
-		if err == nil {
-			fmt.Fprintf(call.out, "%s: removed\n", a.What)
-		}
-		return err
+// run removes a member. The error is a sentence.
+func (c *clusterRemove) run(ctx context.Context, call invocation) error {
+	a, err := c.change(ctx, call, daemon.RemoveMemberPath, daemon.OperatorRequest{Why: c.Why})
+	if err == nil {
+		fmt.Fprintf(call.out, "%s: removed\n", a.What)
 	}
-	return usagef("the actions are cluster members and cluster remove NAME")
+	return err
 }
 
-// members prints the members of the directory.
-func (c *clusterCommand) members(ctx context.Context, out io.Writer) error {
+// clusterMembers is the command cluster members.
+type clusterMembers struct {
+	operator
+
+	JSON bool `of:"cluster" name:"json" unit:"true or false" group:"Output" help:"Print one JSON object, as /cluster/members has it."`
+}
+
+// run prints the members of the directory. The error is a sentence.
+func (c *clusterMembers) run(ctx context.Context, call invocation) error {
+	out := call.out
 	a, err := c.asker(c.AnswerTimeout)
 	if err != nil {
 		return err

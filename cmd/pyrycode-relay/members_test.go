@@ -13,8 +13,11 @@ func TestTheClusterCommandsOfASingleRelay(t *testing.T) {
 			t.Errorf("%s: %+v", args, got)
 		}
 	}
-	for _, args := range []string{"cluster", "cluster member", "cluster remove", "cluster remove a b"} {
-		if got := s.operator(t, refused, strings.Fields(args)...); !strings.Contains(got.stderr, "the actions are cluster members and cluster remove NAME") {
+	for args, want := range map[string]string{
+		"cluster": "cluster needs a command", "cluster member": "did you mean cluster members?",
+		"cluster remove": "the argument NAME is missing", "cluster remove a b": `unexpected argument "b"`,
+	} {
+		if got := s.operator(t, refused, strings.Fields(args)...); !strings.Contains(got.stderr, want) {
 			t.Errorf("%s: %+v", args, got)
 		}
 	}

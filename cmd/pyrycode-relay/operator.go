@@ -27,11 +27,11 @@ import (
 // relay. They are the options by which serve opened it, so that in the same environment
 // these commands need no options.
 type operator struct {
-	ConfigFile    string        `name:"config" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
-	MetricsListen string        `name:"metrics-listen" aliases:"at" default:"127.0.0.1:9090" unit:"host:port or unix:PATH" group:"The relay" help:"Where serve has its private listener. --at is short for it."`
-	WebConfigFile string        `name:"web.config.file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"TLS and passwords of that listener. With TLS exactly the certificate in it is accepted."`
-	WebUser       string        `name:"web-user" default:"" placeholder:"NAME" unit:"name" group:"The relay" help:"User, if the listener asks for a password."`
-	WebPassword   string        `name:"web-password-file" default:"" placeholder:"FILE" unit:"file" group:"The relay" help:"File that has the user's password and nothing else."`
+	ConfigFile    string        `name:"config" placeholder:"FILE" unit:"file" group:"The relay" help:"The file that serve reads."`
+	MetricsListen string        `name:"metrics-listen" alias:"at" default:"127.0.0.1:9090" unit:"host:port or unix:PATH" group:"The relay" help:"Where serve has its private listener. --at is short for it."`
+	WebConfigFile string        `name:"web.config.file" placeholder:"FILE" unit:"file" group:"The relay" help:"TLS and passwords of that listener. With TLS exactly the certificate in it is accepted."`
+	WebUser       string        `name:"web-user" placeholder:"NAME" unit:"name" group:"The relay" help:"User, if the listener asks for a password."`
+	WebPassword   string        `name:"web-password-file" placeholder:"FILE" unit:"file" group:"The relay" help:"File that has the user's password and nothing else."`
 	AnswerTimeout time.Duration `name:"answer-timeout" default:"5s" unit:"time" group:"The relay" help:"How long an answer may take."`
 }
 
@@ -234,9 +234,9 @@ const usePrivate = "--metrics-listen must name the private one, as serve has it 
 
 // healthcheck is the healthcheck command, for images without curl.
 type healthcheck struct {
-	operator `embed:""`
+	operator
 
-	Live bool `of:"healthcheck" default:"false" unit:"true or false" group:"Question" help:"Ask only whether it is alive, not whether it is ready for connections; while it drains it is the one and not the other."`
+	Live bool `of:"healthcheck" unit:"true or false" group:"Question" help:"Ask only whether it is alive, not whether it is ready for connections; while it drains it is the one and not the other."`
 }
 
 // run checks that the relay is ready or, with --live, alive. The error is one sentence

@@ -7,20 +7,20 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
-	"github.com/pyrycode/pyrycode-relay/internal/daemon"
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 )
 
 // webConfig writes a web.config.file with a new certificate and with the user ops, and a
@@ -137,27 +137,22 @@ func TestVersionPrintsJSON(t *testing.T) {
 }
 
 func TestTheManualPageHasEveryCommandAndOption(t *testing.T) {
-	c := newCommand(nil)
-	k, _, err := c.parser(daemon.Build{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	got := call(t.Context(), []string{"PYRYCODE_RELAY_TYPO=1"}, "man")
 	if got.code != done || got.stderr != "" {
 		t.Fatalf("%+v", got)
 	}
 	plain := strings.ReplaceAll(got.stdout, `\-`, "-")
-	for _, cmd := range k.Model.Children {
-		if !strings.Contains(plain, "\n.B "+cmd.Name+"\n") {
-			t.Errorf("no command %s", cmd.Name)
+	for _, cmd := range cli.Leaves(newCommand(nil, io.Discard).root) {
+		if _, use, _ := strings.Cut(cmd.UseLine(), " "); !strings.Contains(plain, "\n.B "+use+"\n") {
+			t.Errorf("no command %s", use)
 		}
-		for _, f := range cmd.Flags {
-			want, never := "\n.B --"+f.Name+"\n", "\n.B $"+envName(f.Value)+"\n"
-			if f.Tag.Get("secret") != "" {
+		for _, o := range cli.OptionsOf(cmd) {
+			want, never := "\n.B --"+o.Name+"\n", "\n.B $"+o.Env+"\n"
+			if o.Secret {
 				want, never = never, want
 			}
-			if f.Name != "help" && (!strings.Contains(plain, want) || strings.Contains(plain, never)) {
-				t.Errorf("%s: no %q, or %q too", cmd.Name, want, never)
+			if !strings.Contains(plain, want) || strings.Contains(plain, never) {
+				t.Errorf("%s: no %q, or %q too", cmd.Name(), want, never)
 			}
 		}
 	}
@@ -166,47 +161,6 @@ func TestTheManualPageHasEveryCommandAndOption(t *testing.T) {
 		cmd.Stdin = strings.NewReader(got.stdout)
 		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 			t.Errorf("groff: %v\n%s", err, out)
-		}
-	}
-}
-
-func TestCompletionHasEveryCommandAndFlag(t *testing.T) {
-	c := newCommand(nil)
-	k, _, err := c.parser(daemon.Build{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, shell := range []string{"bash", "zsh", "fish"} {
-		got := call(t.Context(), nil, "completion", shell)
-		if got.code != done {
-			t.Fatalf("%s: %+v", shell, got)
-		}
-		words := strings.FieldsFunc(got.stdout, func(r rune) bool { return strings.ContainsRune(" '[=\n();", r) })
-		for _, cmd := range k.Model.Children {
-			for _, f := range flagsOf(cmd) {
-				want := "--" + f.Name
-				if shell == "fish" {
-					want = f.Name
-				}
-				if !slices.Contains(words, want) {
-					t.Errorf("the script of %s does not have %s --%s", shell, cmd.Name, f.Name)
-				}
-			}
-		}
-		if strings.Contains(got.stdout, "--fcm-credentials") || strings.Contains(got.stdout, "-l fcm-credentials") {
-			t.Errorf("%s completes a secret", shell)
-		}
-		program, err := exec.LookPath(shell)
-		if err != nil {
-			t.Logf("%s is not installed, so its script was not checked", shell)
-			continue
-		}
-		script := filepath.Join(t.TempDir(), "script")
-		if err := os.WriteFile(script, []byte(got.stdout), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(program, "-n", script).CombinedOutput(); err != nil {
-			t.Errorf("%s reports an error in its script: %v\n%s", shell, err, out)
 		}
 	}
 }

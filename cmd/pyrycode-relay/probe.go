@@ -25,11 +25,11 @@ type probe struct {
 	Timeout  time.Duration `of:"probe" default:"5s" unit:"time" help:"How long connecting may take, and each round trip."`
 	Count    int           `of:"probe" default:"1" unit:"round trips" help:"Round trips of each phone."`
 	Phones   int           `of:"probe" default:"1" unit:"phones" help:"Phones to open."`
-	ServerID string        `of:"probe" name:"server-id" default:"" unit:"text" help:"Server-id to use; none: a random one, since a relay keeps it for a while."`
-	ClaimKey string        `of:"probe" name:"claim-key" default:"" placeholder:"FILE" unit:"file" help:"Ed25519 key (PKCS #8, PEM) to which to bind the server-id. A file that does not exist is created with a new key. None: the server-id is bound to no key."`
+	ServerID string        `of:"probe" name:"server-id" unit:"text" help:"Server-id to use; none: a random one, since a relay keeps it for a while."`
+	ClaimKey string        `of:"probe" name:"claim-key" placeholder:"FILE" unit:"file" help:"Ed25519 key (PKCS #8, PEM) to which to bind the server-id. A file that does not exist is created with a new key. None: the server-id is bound to no key."`
 	Role     string        `of:"probe" default:"both" values:"both,binary,phone" unit:"both, binary or phone" help:"Which ends to open. A binary alone answers phones until it is interrupted."`
-	Hold     time.Duration `of:"probe" default:"0s" unit:"time" help:"How long to stay connected after the round trips."`
-	Listen   string        `of:"probe" default:"" placeholder:"HOST:PORT" unit:"host:port" help:"Probe again and again, and show here how it went, for Prometheus. None: probe once."`
+	Hold     time.Duration `of:"probe" unit:"time" help:"How long to stay connected after the round trips."`
+	Listen   string        `of:"probe" placeholder:"HOST:PORT" unit:"host:port" help:"Probe again and again, and show here how it went, for Prometheus. None: probe once."`
 	Every    time.Duration `of:"probe" default:"30s" unit:"time" help:"With --listen, the time between two probes."`
 }
 

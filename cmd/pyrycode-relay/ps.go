@@ -13,16 +13,17 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/config"
 	"github.com/pyrycode/pyrycode-relay/internal/status"
 )
 
 // listed selects connections of a running relay, for ps and top.
 type listed struct {
-	ServerID string `of:"ps" name:"server-id" default:"" unit:"text" group:"Selection" help:"Only those of this server-id, or of this fingerprint from the log. A single -: the first line of standard input, so that the server-id is in no list of processes."`
-	Address  string `of:"ps" name:"address" default:"" unit:"address or network" group:"Selection" help:"Only those from this IP address or network, such as 192.0.2.0/24. An IPv6 address stands for its /64."`
-	Kind     string `of:"ps" name:"kind" default:"" values:"binary,phone" unit:"binary or phone" group:"Selection" help:"Only binaries, or only phones."`
-	State    string `of:"ps" name:"state" default:"" values:"claiming,serving,joined,parked,in_grace,proxied,closing" unit:"state" group:"Selection" help:"Only those in this state: claiming, serving, joined, parked, in_grace, proxied or closing."`
+	ServerID string `of:"ps" name:"server-id" unit:"text" group:"Selection" help:"Only those of this server-id, or of this fingerprint from the log. A single -: the first line of standard input, so that the server-id is in no list of processes."`
+	Address  string `of:"ps" name:"address" unit:"address or network" group:"Selection" help:"Only those from this IP address or network, such as 192.0.2.0/24. An IPv6 address stands for its /64."`
+	Kind     string `of:"ps" name:"kind" values:"binary,phone" unit:"binary or phone" group:"Selection" help:"Only binaries, or only phones."`
+	State    string `of:"ps" name:"state" values:"claiming,serving,joined,parked,in_grace,proxied,closing" unit:"state" group:"Selection" help:"Only those in this state: claiming, serving, joined, parked, in_grace, proxied or closing."`
 	IDs      string `of:"ps" name:"ids" default:"log" values:"log,full" unit:"log or full" group:"Output" help:"How to show server-ids: as the log does, or in full."`
 }
 
@@ -75,7 +76,7 @@ func (a *asker) parse(path string, code int, body []byte, into any) error {
 	case code == http.StatusNotFound:
 		return fmt.Errorf("%s%s: HTTP 404; it is the public listener of a relay, or a relay of an earlier version; %s", a.base, path, usePrivate)
 	case code == http.StatusBadRequest:
-		return usageError{errors.New(text)}
+		return cli.Usagef("%s", text)
 	case code == http.StatusConflict: // the request is right, and the state of the relay does not allow it
 		return errors.New(text)
 	case code != http.StatusOK:
@@ -92,13 +93,13 @@ const psPage = 1000
 
 // ps is the command ps.
 type ps struct {
-	operator `embed:""`
-	listed   `embed:""`
+	operator
+	listed
 
-	Sort     string        `of:"ps" name:"sort" default:"" values:"rate,bytes,waiting" unit:"rate, bytes or waiting" group:"Output" help:"Show the first connections by bytes per second, by bytes, or by bytes that wait to be written. None: all, in the order of connecting."`
+	Sort     string        `of:"ps" name:"sort" values:"rate,bytes,waiting" unit:"rate, bytes or waiting" group:"Output" help:"Show the first connections by bytes per second, by bytes, or by bytes that wait to be written. None: all, in the order of connecting."`
 	Interval time.Duration `of:"ps" name:"interval" default:"1s" unit:"time" group:"Output" help:"With --sort rate: the time over which the rate is measured, up to 10s."`
 	Limit    int           `of:"ps" name:"limit" default:"1000" unit:"connections" group:"Output" help:"Show no more connections. With --sort at most 1000."`
-	JSON     bool          `of:"ps" name:"json" default:"false" unit:"true or false" group:"Output" help:"Print one JSON object, as /connections has it."`
+	JSON     bool          `of:"ps" name:"json" unit:"true or false" group:"Output" help:"Print one JSON object, as /connections has it."`
 }
 
 // check returns all problems of the options.

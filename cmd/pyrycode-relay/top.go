@@ -19,10 +19,10 @@ import (
 
 // top is the command top.
 type top struct {
-	operator `embed:""`
-	listed   `embed:""`
+	operator
+	listed
 
-	Sort  string        `of:"top" name:"sort" default:"rate" unit:"rate, bytes or waiting" group:"Output" help:"The first connections by bytes per second, by bytes, or by bytes that wait to be written."`
+	Sort  string        `of:"top" name:"sort" default:"rate" values:"rate,bytes,waiting" unit:"rate, bytes or waiting" group:"Output" help:"The first connections by bytes per second, by bytes, or by bytes that wait to be written."`
 	Every time.Duration `of:"top" name:"every" default:"2s" unit:"time" group:"Output" help:"Time between two pictures, and over which the rates are measured: from 100ms to 10s."`
 }
 

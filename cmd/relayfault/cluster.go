@@ -13,18 +13,24 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
 
-type clusterCommand struct {
-	FaultTest clusterFaultTest `cmd:"" name:"faults" help:"Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long."`
-	Benchmark clusterBenchmark `cmd:"" name:"bench" help:"Benchmark of three relays and of a single one: the cost of a hop and the rate of claims (docs/cluster.md)."`
-	Recovery  clusterRecovery  `cmd:"" help:"End, kill or freeze a relay with thousands of idle server-ids, and measure when each is served again."`
-	Overload  clusterOverload  `cmd:"" help:"Claim new server-ids at three times the rate that three relays can serve, and report held server-ids that are lost."`
-	Idle      clusterIdle      `cmd:"" help:"Measure what idle server-ids cost the directory, which is in an etcd of its own."`
-	Hold      clusterHold      `cmd:"" hidden:"" help:"Hold idle server-ids for cluster idle."`
+// clusterCommands returns the command cluster.
+func clusterCommands() *cobra.Command {
+	faults := cli.Command("faults", "Fault tests: kill, freeze and partition three relays under load. Reports server-ids that two relays served concurrently, and service gaps that are too long.", new(clusterFaultTest))
+	faults.Flags().Lookup("kinds").Usage += ": " + strings.Join(faultNames(), ", ") + "."
+	return cli.Group("cluster", "Relays in a cluster: fault tests and benchmarks.",
+		faults,
+		cli.Command("bench", "Benchmark of three relays and of a single one: the cost of a hop and the rate of claims (docs/cluster.md).", new(clusterBenchmark)),
+		cli.Command("recovery", "End, kill or freeze a relay with thousands of idle server-ids, and measure when each is served again.", new(clusterRecovery)),
+		cli.Command("overload", "Claim new server-ids at three times the rate that three relays can serve, and report held server-ids that are lost.", new(clusterOverload)),
+		cli.Command("idle", "Measure what idle server-ids cost the directory, which is in an etcd of its own.", new(clusterIdle)),
+		cli.Hidden(cli.Command("hold", "Hold idle server-ids for cluster idle.", new(clusterHold))))
 }
 
 // clusterFlags are the common flags of the cluster commands.
@@ -43,7 +49,7 @@ type clusterFaultTest struct {
 	IDs       int           `name:"ids" default:"40" help:"Server-ids; each has two binaries that compete for it and three phones."`
 	Handovers int           `help:"End the run after this number of handovers. The run fails if --for is over before."`
 	Move      time.Duration `default:"5s" help:"Average interval at which the binary of each id gives it up, so that the other binary gets it."`
-	Kinds     []string      `help:"Kinds of faults, in this order: ${faults}. Default: all."`
+	Kinds     []string      `help:"Kinds of faults, in this order; by default all"`
 	Seed      uint64        `help:"Seed of the random choices; 0: a random seed."`
 }
 

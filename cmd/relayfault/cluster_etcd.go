@@ -23,10 +23,10 @@ import (
 // etcdCommand is a server of an etcd that does not belong to the relays. The fault tests start
 // it as a process of its own.
 type etcdCommand struct {
-	Name    string `required:"" help:"The server's name."`
-	Listen  string `required:"" help:"Its address for clients; it uses the next port for other servers."`
-	Cluster string `required:"" help:"All servers, as etcd's option initial-cluster has them."`
-	Dir     string `required:"" help:"The directory for its data."`
+	Name    string `required:"true" help:"The server's name."`
+	Listen  string `required:"true" help:"Its address for clients; it uses the next port for other servers."`
+	Cluster string `required:"true" help:"All servers, as etcd's option initial-cluster has them."`
+	Dir     string `required:"true" help:"The directory for its data."`
 }
 
 func (c *etcdCommand) run(e *load.Env) error {

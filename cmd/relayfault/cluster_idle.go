@@ -160,9 +160,9 @@ const holdsAll = "connected"
 // clusterHold holds idle server-ids until its input ends. It prints holdsAll, and at the end
 // the number of connections that were closed.
 type clusterHold struct {
-	At    []string `required:"" help:"Addresses of relays."`
+	At    []string `required:"true" help:"Addresses of relays."`
 	First int      `help:"The number of the first server-id."`
-	IDs   int      `name:"ids" required:"" help:"Server-ids."`
+	IDs   int      `name:"ids" required:"true" help:"Server-ids."`
 }
 
 func (c *clusterHold) run(e *load.Env) error {

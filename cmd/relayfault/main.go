@@ -10,20 +10,13 @@ package main
 import (
 	"context"
 	"io"
-	"strings"
 	"time"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/cobra"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
-
-// commands is the command line.
-type commands struct {
-	Soak    soakCommand    `cmd:"" help:"Start a relay, run all kinds of clients for an hour, and report memory, goroutines and files that grow."`
-	Cluster clusterCommand `cmd:"" help:"Relays in a cluster: fault tests and benchmarks."`
-	Etcd    etcdCommand    `cmd:"" hidden:"" help:"Run an etcd server for the fault tests."`
-}
 
 const about = `Tests relays in processes of their own, under load and faults.
 
@@ -35,8 +28,16 @@ const maxRun = 25 * time.Hour
 func main() { load.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	vars := kong.Vars{"faults": strings.Join(faultNames(), ", ")}
-	return load.Command(ctx, "relayfault", about, new(commands), vars, args, stdout, stderr, func(selected any, e *load.Env) error {
-		return selected.(interface{ run(*load.Env) error }).run(e)
-	})
+	return load.Command(ctx, "relayfault", about, args, stdout, stderr, func(options any, e *load.Env) error {
+		return options.(interface{ run(*load.Env) error }).run(e)
+	}, commands()...)
+}
+
+// commands returns the tests, and the program that they start.
+func commands() []*cobra.Command {
+	return []*cobra.Command{
+		cli.Command("soak", "Start a relay, run all kinds of clients for an hour, and report memory, goroutines and files that grow.", new(soakCommand)),
+		clusterCommands(),
+		cli.Hidden(cli.Command("etcd", "Run an etcd server for the fault tests.", new(etcdCommand))),
+	}
 }

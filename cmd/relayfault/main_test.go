@@ -3,12 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
 
-	"github.com/alecthomas/kong"
 	"go.uber.org/goleak"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/golden"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
@@ -46,7 +47,7 @@ func TestUsageErrorsSayWhatToDo(t *testing.T) {
 
 func TestTheCommandLinesOnThePagesParse(t *testing.T) {
 	golden.Commands(t, "relayfault", 5, func(args []string) error {
-		_, err := kong.Must(new(commands), kong.Vars{"faults": ""}).Parse(args)
+		_, err := cli.Parse(cli.Root("relayfault", "", io.Discard, commands()...), args)
 		return err
 	})
 }

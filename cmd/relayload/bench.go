@@ -18,7 +18,7 @@ type benchCommand struct {
 	Before  string        `placeholder:"PROGRAM" help:"Another build of the relay, to compare."`
 	Rounds  int           `default:"5" help:"Rounds; every candidate is measured once per round. Medians are printed."`
 	For     time.Duration `default:"1s" help:"Duration of each measurement."`
-	Only    string        `default:"" placeholder:"REGEXP" help:"Rows to run, by name: ${rows}."`
+	Only    string        `default:"" placeholder:"REGEXP" help:"Rows to run, by name"`
 	Conns   int           `default:"10000" help:"Connections of the rows with many connections."`
 	IdleFor time.Duration `name:"beat" default:"33s" help:"Duration of the idle measurement; a heartbeat is sent every 30s."`
 	JSON    bool          `name:"json" help:"Print JSON, not a table."`

@@ -26,8 +26,8 @@ import (
 )
 
 type serveBaseline struct {
-	TLSCert string `name:"tls-cert"`
-	TLSKey  string `name:"tls-key"`
+	TLSCert string `help:"Certificate chain (PEM); none: no TLS."`
+	TLSKey  string `help:"Its private key (PEM)."`
 }
 
 // serve runs the plain relay until the context ends.
@@ -47,7 +47,7 @@ func (s *serveBaseline) serve(e *load.Env) error {
 }
 
 type serveSplice struct {
-	To string `required:"" help:"host:port to copy to."`
+	To string `required:"true" help:"host:port to copy to."`
 }
 
 // serve runs the byte copier until the context ends.

@@ -10,26 +10,11 @@ import (
 	"io"
 	"strings"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/cobra"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
-
-// commands is the command line. Its visible commands are the scenarios.
-type commands struct {
-	Echo    echoCommand    `cmd:"" help:"Round trips: phones send, binaries send back."`
-	Fanout  fanoutCommand  `cmd:"" help:"Binaries send to many phones each."`
-	Idle    idleCommand    `cmd:"" help:"Idle connections: the memory and processor time of each."`
-	Churn   churnCommand   `cmd:"" help:"Phones that connect, make one round trip and close."`
-	Slow    slowCommand    `cmd:"" help:"Round trips while other phones of the same binary do not read."`
-	Flood   floodCommand   `cmd:"" help:"Round trips while other phones flood the same binary."`
-	Restart restartCommand `cmd:"" help:"Restart a relay under many clients: how many redials fail, and how long until all clients are connected again."`
-	Curve   curveCommand   `cmd:"" help:"Round trips with a growing number of phones; draws the capacity curve."`
-	Bench   benchCommand   `cmd:"" help:"Compare a relay with a plain relay and with a byte copier; prints the table of docs/performance.md."`
-
-	Baseline serveBaseline `cmd:"" hidden:"" help:"Run the plain relay that bench uses as the baseline."`
-	Splice   serveSplice   `cmd:"" hidden:"" help:"Run the byte copier that bench uses as the upper bound."`
-}
 
 const about = `Generates load for a relay and measures it.
 
@@ -38,6 +23,24 @@ Every frame is checked byte for byte: a lost, repeated, reordered or changed fra
 func main() { load.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	vars := kong.Vars{"rows": strings.Join(benchRows(), ", ")}
-	return load.Command(ctx, "relayload", about, new(commands), vars, args, stdout, stderr, drive)
+	return load.Command(ctx, "relayload", about, args, stdout, stderr, drive, commands()...)
+}
+
+// commands returns the scenarios, and the programs that bench starts.
+func commands() []*cobra.Command {
+	compare := cli.Command("bench", "Compare a relay with a plain relay and with a byte copier; prints the table of docs/performance.md.", new(benchCommand))
+	compare.Flags().Lookup("only").Usage += ": " + strings.Join(benchRows(), ", ") + "."
+	return []*cobra.Command{
+		cli.Command("echo", "Round trips: phones send, binaries send back.", new(echoCommand)),
+		cli.Command("fanout", "Binaries send to many phones each.", new(fanoutCommand)),
+		cli.Command("idle", "Idle connections: the memory and processor time of each.", new(idleCommand)),
+		cli.Command("churn", "Phones that connect, make one round trip and close.", new(churnCommand)),
+		cli.Command("slow", "Round trips while other phones of the same binary do not read.", new(slowCommand)),
+		cli.Command("flood", "Round trips while other phones flood the same binary.", new(floodCommand)),
+		cli.Command("restart", "Restart a relay under many clients: how many redials fail, and how long until all clients are connected again.", new(restartCommand)),
+		cli.Command("curve", "Round trips with a growing number of phones; draws the capacity curve.", new(curveCommand)),
+		compare,
+		cli.Hidden(cli.Command("baseline", "Run the plain relay that bench uses as the baseline.", new(serveBaseline))),
+		cli.Hidden(cli.Command("splice", "Run the byte copier that bench uses as the upper bound.", new(serveSplice))),
+	}
 }

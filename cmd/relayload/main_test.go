@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"go.uber.org/goleak"
 
 	"github.com/pyrycode/pyrycode-relay/internal/bench"
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/golden"
 	"github.com/pyrycode/pyrycode-relay/internal/load"
 )
@@ -235,7 +235,7 @@ func TestTheCurveIsDrawn(t *testing.T) {
 
 func TestTheCommandLinesOnThePagesParse(t *testing.T) {
 	golden.Commands(t, "relayload", 1, func(args []string) error {
-		_, err := kong.Must(new(commands), kong.Vars{"rows": ""}).Parse(args)
+		_, err := cli.Parse(cli.Root("relayload", "", io.Discard, commands()...), args)
 		return err
 	})
 }

@@ -23,8 +23,8 @@ type restartCommand struct {
 	Pairs  int           `default:"1000" help:"Binaries, each with one phone."`
 	Alone  bool          `name:"binaries-only" help:"Binaries without phones."`
 	Rounds int           `default:"1" help:"Restarts of each row, one after the other. A row shows their sum."`
-	Ways   []string      `default:"own,own-spread,kept,kept-spread,balancer" enum:"own,own-spread,kept,kept-spread,balancer" help:"Ways to restart, a row for each: the relay opens its own socket, the socket is kept by the supervisor, or a second relay takes over behind a balancer."`
-	Age    []string      `default:"long,young" enum:"long,young" help:"The age of the connections at the signal, a row for each. long: 60 s or more, so that the first failed dial costs the first step of the backoff. young: less, and the client has reached the last step."`
+	Ways   []string      `default:"own,own-spread,kept,kept-spread,balancer" values:"own,own-spread,kept,kept-spread,balancer" help:"Ways to restart, a row for each: the relay opens its own socket, the socket is kept by the supervisor, or a second relay takes over behind a balancer."`
+	Age    []string      `default:"long,young" values:"long,young" help:"The age of the connections at the signal, a row for each. long: 60 s or more, so that the first failed dial costs the first step of the backoff. young: less, and the client has reached the last step."`
 	Spread time.Duration `default:"10s" help:"The --drain-spread of the rows that have one."`
 	Wait   time.Duration `default:"1s" help:"The --drain-wait of the row with a balancer. The balancer polls /readyz five times in this time and excludes a relay after two failures."`
 	Redial time.Duration `default:"1s" help:"The first step of the clients' backoff; the next are 2, 4, 8, 16 and 30 times as long, each ± 20 %."`

@@ -11,18 +11,8 @@ import (
 // command's flags, environment variables and keys of the file, so that these cannot
 // differ. The zero value is not usable; use [Default].
 //
-// The tags:
-//
-//	default  the value if it is not set
-//	least    the lower bound of the value
-//	most     the upper bound of the value
-//	unit     the kind of value
-//	group    the heading in the help
-//	relay    the field of [relay.Config] that the option sets; that field has the default
-//	reload   "true": the option may change while the process runs
-//	secret   "true": the option comes from the environment only, and its value is never shown
-//	values   every valid value, separated by commas; without it the value is free
-//	common   "true": most operators need it, so the short help has it
+// The tags are those of Option in internal/cli. In addition, relay names the field of [relay.Config]
+// that the option sets, and that has its default.
 type Config struct {
 	// Listen is the address of the public listener, for binaries and phones.
 	Listen string `default:"127.0.0.1:8080" unit:"host:port" group:"Listeners" common:"true" help:"Address for binaries and phones. Port 0 takes a free port."`

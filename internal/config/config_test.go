@@ -9,8 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
 
@@ -163,7 +162,7 @@ func TestEveryOptionHasAUnitAndADefaultThatParses(t *testing.T) {
 		"tls-cert": true, "tls-key": true, "acme-dir": true, "acme-email": true, "fcm-credentials": true, "metrics-hosts": true, "log-key-file": true, "access-file": true, "access-url": true, "state-dir": true}
 	for i, o := range Options() {
 		v := reflect.New(reflect.TypeFor[Config]().Field(i).Type).Elem()
-		if err := setText(v, o.Default); err != nil {
+		if err := cli.SetText(v, o.Default); err != nil {
 			t.Errorf("--%s: default %q: %v", o.Name, o.Default, err)
 		}
 		if o.Unit == "" || o.Help == "" || (o.Default == "") != none[o.Name] {
@@ -188,23 +187,4 @@ func TestEverySettingOfTheRelayIsAnOption(t *testing.T) {
 	if _, err := relay.New(c.Relay()); err != nil {
 		t.Errorf("the relay refuses the defaults: %v", err)
 	}
-}
-
-func TestSizes(t *testing.T) {
-	for text, want := range map[string]Size{"0": 0, "7": 7, "7B": 7, "256KiB": 256 << 10, "4MiB": 4 << 20, "1GiB": 1 << 30, "-1KiB": -1 << 10} {
-		if got, err := ParseSize(text); err != nil || got != want {
-			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "KiB", "1kb", "1 KiB", "1.5MiB", "99999999999GiB", "9223372036854775808", "0x10"} {
-		if got, err := ParseSize(text); err == nil {
-			t.Errorf("ParseSize(%q) = %d; want an error", text, got)
-		}
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		s := Size(rapid.Int().Draw(t, "size"))
-		if got, err := ParseSize(s.String()); err != nil || got != s {
-			t.Fatalf("ParseSize(%s) = %d, %v; want %d", s, got, err, s)
-		}
-	})
 }

@@ -10,7 +10,7 @@
 //	machine.go      the limits of the machine: open files, memory, privileges
 //	readfile.go     reading files that may hang
 //
-// Of this module it may import internal/relay for defaults, internal/push and
+// Of this module it may import internal/cli for the form of options, internal/relay for their defaults, internal/push and
 // internal/cluster for the rules of their options, and internal/network.
 //
 // Begin with [Config].

@@ -2,10 +2,10 @@ package config
 
 import (
 	"fmt"
-	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/golden"
 )
 
@@ -14,10 +14,10 @@ func TestTheOperatorsPageHasTheOptions(t *testing.T) {
 }
 
 func TestSecretsAndWhatReloadsAreMarked(t *testing.T) {
-	got := tableOf(optionsOf(reflect.TypeFor[struct {
+	got := tableOf(cli.Options(new(struct {
 		Key   string `secret:"true" default:"" unit:"text" group:"G" help:"A key."`
 		Grace string `reload:"true" default:"30s" unit:"time" group:"G" help:"A | time."`
-	}]()))
+	})))
 	want := "\n| G | Default | What it is |\n|---|---|---|\n" +
 		"| `PYRYCODE_RELAY_KEY` | – (text) | A key. |\n" +
 		"| `--grace` ↻<br>`PYRYCODE_RELAY_GRACE` | `30s` (time) | A \\| time. |\n"
@@ -27,7 +27,7 @@ func TestSecretsAndWhatReloadsAreMarked(t *testing.T) {
 }
 
 // tableOf returns the table of options in docs/operate.md.
-func tableOf(options []Option) string {
+func tableOf(options []*cli.Option) string {
 	var b strings.Builder
 	group := ""
 	for _, o := range options {

@@ -21,20 +21,12 @@ func (c Config) Settings(from Origins) []Setting {
 	options := Options()
 	all := make([]Setting, len(options))
 	for i, o := range options {
-		all[i] = Setting{Name: o.Name, Value: textOf(v.Field(i).Interface()), From: from[o.Name].String(), Reload: o.Reload, Secret: o.Secret}
+		all[i] = Setting{Name: o.Name, Value: display(v.Field(i).Interface()), From: from[o.Name].String(), Reload: o.Reload, Secret: o.Secret}
 		if o.Secret && all[i].Value != "" {
 			all[i].Value = Withheld
 		}
 	}
 	return all
-}
-
-// textOf returns the text from which setText sets value.
-func textOf(value any) string {
-	if list, ok := value.([]string); ok {
-		return strings.Join(list, ",")
-	}
-	return display(value)
 }
 
 // Merge returns c with the values of asked for the options that may change while the
@@ -44,7 +36,7 @@ func (c Config) Merge(asked Config) (next Config, changed, fixed []string) {
 	next = c
 	from, to := reflect.ValueOf(asked), reflect.ValueOf(&next).Elem()
 	for i, o := range Options() {
-		a, b := textOf(from.Field(i).Interface()), textOf(to.Field(i).Interface())
+		a, b := display(from.Field(i).Interface()), display(to.Field(i).Interface())
 		if a == b {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/cluster/directory"
 )
 
@@ -165,7 +166,7 @@ func (f *Findings) cluster(ctx context.Context, c Config) {
 	case errors.As(err, new(directory.Final)):
 		f.warn("--%s: %v; serve ends with this error", option, err)
 	case err != nil:
-		f.warn("--%s: %v; serve waits %s for it, and then fails", option, err, shortDuration(JoinTime))
+		f.warn("--%s: %v; serve waits %s for it, and then fails", option, err, cli.TextOf(JoinTime))
 	}
 }
 
@@ -205,16 +206,16 @@ func (f *Findings) unusual(c Config) {
 		f.warn("--insecure without --trusted-proxies: behind a proxy all clients have one address, and share its --rate and --max-conns-per-address")
 	}
 	if c.Heartbeat > time.Minute {
-		f.warn("--heartbeat %s: many routers and proxies drop an idle connection after a minute", shortDuration(c.Heartbeat))
+		f.warn("--heartbeat %s: many routers and proxies drop an idle connection after a minute", cli.TextOf(c.Heartbeat))
 	}
 	if c.Grace < 5*time.Second {
-		f.warn("--grace %s: a daemon that restarts is seldom back so soon, and the relay closes its phones", shortDuration(c.Grace))
+		f.warn("--grace %s: a daemon that restarts is seldom back so soon, and the relay closes its phones", cli.TextOf(c.Grace))
 	}
 	if c.Drain == 0 {
 		f.warn("--drain 0s: a shutdown cuts all connections, and clients cannot tell it from a fault")
 	}
 	if most := c.DrainWait + c.Drain + c.Linger; most > supervisorPatience {
-		f.warn("--drain-wait, --drain and --linger are %s together: Docker kills after 10s and Kubernetes after 30s, unless stop_grace_period or terminationGracePeriodSeconds is longer", shortDuration(most))
+		f.warn("--drain-wait, --drain and --linger are %s together: Docker kills after 10s and Kubernetes after 30s, unless stop_grace_period or terminationGracePeriodSeconds is longer", cli.TextOf(most))
 	}
 	if c.LogLevel == "debug" {
 		f.warn("--log-level debug: the relay logs many records for each connection")

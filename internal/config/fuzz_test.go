@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 )
 
 // FuzzTrustedProxies compares parsed networks with the standard library.
@@ -41,7 +43,7 @@ func FuzzOptionTexts(f *testing.F) {
 		at := int(uint(i) % uint(len(all)))
 		o := all[at]
 		c := Default()
-		if err := setText(reflect.ValueOf(&c).Elem().Field(at), text); err != nil {
+		if err := cli.SetText(reflect.ValueOf(&c).Elem().Field(at), text); err != nil {
 			if err.Error() == "" {
 				t.Errorf("--%s %q: an error that says nothing", o.Name, text)
 			}

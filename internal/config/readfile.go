@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 )
 
 // readTime limits the time to read one file. Only a file system that does not answer,
@@ -193,7 +195,7 @@ func inTime[T any](name string, read func() (T, error)) (none T, err error) {
 		r := <-done
 		return r.value, r.err
 	}
-	return none, fmt.Errorf("it could not be read within %s; is it a pipe without a writer, or does its file system not answer?", shortDuration(readTime))
+	return none, fmt.Errorf("it could not be read within %s; is it a pipe without a writer, or does its file system not answer?", cli.TextOf(readTime))
 }
 
 // readAll is ReadFile without the limit on its time.
@@ -253,16 +255,4 @@ func pathReason(err error) error {
 		return p.Err
 	}
 	return err
-}
-
-// shortDuration returns 1h for 1h0m0s.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = s[:len(s)-2]
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = s[:len(s)-2]
-	}
-	return s
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 	"github.com/pyrycode/pyrycode-relay/internal/push"
 	"github.com/pyrycode/pyrycode-relay/internal/relay"
 )
@@ -65,7 +66,7 @@ func (c Config) check(m machine, now time.Time) []Problem {
 			"the relay cannot deliver a longer message")
 	}
 	if c.DrainSpread > 0 && c.DrainSpread >= c.Drain {
-		v.add("drain-spread", shortDuration(c.DrainSpread), "must be less than --drain, "+shortDuration(c.Drain),
+		v.add("drain-spread", cli.TextOf(c.DrainSpread), "must be less than --drain, "+cli.TextOf(c.Drain),
 			"make --drain a few seconds longer than the spread, for the last closes")
 	}
 	v.push(c)
@@ -89,13 +90,13 @@ func (v *validator) add(option, value, rule, fix string) {
 }
 
 // bounds checks that value is within the bounds of o, if o has bounds.
-func (v *validator) bounds(o Option, value reflect.Value) {
+func (v *validator) bounds(o *cli.Option, value reflect.Value) {
 	if o.Most == "" {
 		return
 	}
 	bound := func(text string) reflect.Value {
 		b := reflect.New(value.Type()).Elem()
-		if err := setText(b, text); err != nil {
+		if err := cli.SetText(b, text); err != nil {
 			panic(fmt.Sprintf("bounds of --%s: %v", o.Name, err)) // a test parses them all
 		}
 		return b
@@ -123,17 +124,7 @@ func (v *validator) outside(option string, value, low, high any) {
 }
 
 // display returns value in the form in which an operator writes it.
-func display(value any) string {
-	switch x := value.(type) {
-	case time.Duration:
-		return shortDuration(x)
-	case float64:
-		return strconv.FormatFloat(x, 'f', -1, 64)
-	case string:
-		return withoutUsers(x)
-	}
-	return fmt.Sprint(value)
-}
+func display(value any) string { return withoutUsers(cli.TextOf(value)) }
 
 // withoutUsers returns value, which may be a list, with the user part of each URL
 // withheld. It may have a password.

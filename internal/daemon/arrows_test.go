@@ -20,14 +20,15 @@ const module = "github.com/pyrycode/pyrycode-relay"
 // tests. A package in a directory below one of these may import the same packages, and
 // the others below it.
 var arrows = map[string][]string{
-	"cmd/pyrycode-relay": {"internal/cluster", "internal/wire", "internal/daemon", "internal/config", "internal/install", "internal/status", "internal/access"},
+	"cmd/pyrycode-relay": {"internal/cli", "internal/cluster", "internal/wire", "internal/daemon", "internal/config", "internal/install", "internal/status", "internal/access"},
 	"cmd/relaysim":       {"sim", "sim/engine", "sim/mutants"},
-	"cmd/relayload":      {"internal/bench", "internal/chart", "internal/load", "internal/wstest"},
-	"cmd/relayfault":     {"internal/chart", "internal/load", "internal/wstest", "sim/history"},
+	"cmd/relayload":      {"internal/bench", "internal/chart", "internal/cli", "internal/load", "internal/wstest"},
+	"cmd/relayfault":     {"internal/chart", "internal/cli", "internal/load", "internal/wstest", "sim/history"},
 	"internal/bench":     {},
 	"internal/chart":     {},
+	"internal/cli":       {},
 	"internal/install":   {"internal/replacefile"},
-	"internal/load":      {"internal/rawio", "internal/wstest"},
+	"internal/load":      {"internal/cli", "internal/rawio", "internal/wstest"},
 	"internal/wstest":    {},
 	"internal/rawio":     {},
 	"internal/sched":     {},
@@ -37,7 +38,7 @@ var arrows = map[string][]string{
 	"internal/push":      {"internal/network", "internal/wire"},
 	"internal/cluster":   {"internal/wire", "internal/relay", "internal/network"},
 	"internal/access":    {"internal/network", "internal/relay", "internal/replacefile", "internal/wire"},
-	"internal/config":    {"internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
+	"internal/config":    {"internal/cli", "internal/network", "internal/relay", "internal/cluster", "internal/push", "internal/access"},
 	"internal/front":     {"internal/config", "internal/network", "internal/relay", "internal/sched"},
 	"internal/status":    {"internal/network", "internal/relay", "internal/wire"},
 	"internal/lifecycle": {"internal/relay"},

@@ -12,7 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/cobra"
+
+	"github.com/pyrycode/pyrycode-relay/internal/cli"
 )
 
 // Exit codes of a command.
@@ -22,11 +24,8 @@ const (
 	ExitUsage  = 2
 )
 
-// usageError reports an invalid command line. Command returns ExitUsage for it.
-type usageError struct{ error }
-
 // Usagef returns an error that reports an invalid command line.
-func Usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+func Usagef(format string, a ...any) error { return cli.Usagef(format, a...) }
 
 // Env is the environment of a command: its context, its output and its progress
 // line.
@@ -60,45 +59,32 @@ func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer)
 	os.Exit(code)
 }
 
-// Command parses the command line args with kong's grammar, calls run with the selected
-// command, and returns the exit code. vars are the variables of the help texts.
-func Command(ctx context.Context, name, about string, grammar any, vars kong.Vars, args []string, stdout, stderr io.Writer, run func(selected any, e *Env) error) int {
-	helped := false
-	k, err := kong.New(grammar,
-		kong.Name(name), kong.Description(about),
-		kong.Writers(stdout, stdout),
-		vars,
-		kong.Exit(func(int) { helped = true }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
-		kong.ValueFormatter(func(v *kong.Value) string {
-			if v.Default == "" || v.IsBool() {
-				return v.Help
-			}
-			return fmt.Sprintf("%s (default %s)", v.Help, v.Default)
-		}))
-	if err != nil {
-		panic(err) // the grammar has an invalid struct tag; no input causes this
-	}
+// Command parses the command line args of a program with these commands, calls run with
+// the options of the selected command, and returns the exit code.
+func Command(ctx context.Context, name, about string, args []string, stdout, stderr io.Writer, run func(options any, e *Env) error, commands ...*cobra.Command) int {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	parsed, err := k.Parse(args)
-	switch {
-	case helped:
-		return ExitDone
-	case err != nil:
-		fmt.Fprintf(stderr, "%s: %v; %s --help lists the commands\n", name, err, name)
+	selected, err := cli.Parse(cli.Root(name, about, stdout, commands...), args)
+	if err == nil && selected.Command == nil {
+		return ExitDone // it was help
+	}
+	if err == nil {
+		err = cli.Invalid(selected.Command)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
 		return ExitUsage
 	}
 	tell := NewProgress(stderr)
-	err = run(parsed.Selected().Target.Addr().Interface(), &Env{Ctx: ctx, Stdout: tell.Writer(stdout), Progress: tell})
+	err = run(selected.Options, &Env{Ctx: ctx, Stdout: tell.Writer(stdout), Progress: tell})
 	errs := tell.Writer(stderr)
 	fmt.Fprint(errs, "") // removes the progress line
 	if err == nil {
 		return ExitDone
 	}
 	fmt.Fprintf(errs, "%s: %v\n", name, err)
-	if _, ok := errors.AsType[usageError](err); ok {
+	if _, ok := errors.AsType[cli.UsageError](err); ok {
 		return ExitUsage
 	}
 	return ExitFailed
