@@ -62,6 +62,7 @@
 //	net                     r.NewNetwork: Listen, Dial, Accept, Send, Receive; links with
 //	                        latency, rate and loss; Partition and Heal
 //	a process that crashes  r.NewProcess, with Go and Crash; Go again restarts it
+//	a call that fails       r.NewFaultPoint, and Fails in the adapter that makes the call
 //
 // What is not in this table must not make a task wait, or the whole run stops: no Go
 // channel, no sync.Mutex that is held across a primitive of this package, no file that
@@ -97,12 +98,13 @@
 // deterministic: it must not range over a map where the order matters.
 //
 // A [Plan] is a run as text: the operations in the order in which they begin, the
-// moments at which late tasks begin, and the switches. A switch is a point at which a
-// task is interrupted in the middle of an operation. Points have names that stay valid
+// moments at which late tasks begin, the switches, and what fails. A switch is a point at
+// which a task is interrupted in the middle of an operation. Points have names that stay valid
 // when other lines are deleted: main.1@unlock1 is the point at which the first operation
 // of main has released its first lock; main.1/producer2 is the second task that it started;
-// main.1/arm1 is the task of the first timer that it armed. Any subset of the lines is a
-// run. This is why shrinking is deletion.
+// main.1/arm1 is the task of the first timer that it armed. "fail disk-full d1 3" is the
+// third pass of a [FaultPoint], which fails. Any subset of the lines is a run. This is why
+// shrinking is deletion.
 //
 // # Worlds
 //

@@ -77,11 +77,20 @@ type Run struct {
 	raceStep   int   // at which it reported the first of the run
 	raceTask   *Task // that ran then; nil: it has reported none
 	witness    *witness
-	covered    [64]bool
-	states     []uint64 // of the world, where the caller wants to count them
+	covered    [128]bool // by coverage goal
+	states     []uint64  // of the world, where the caller wants to count them
 	nstates    int
 	phases     [maxPhases]phase
 	nphases    int
+
+	faultPoints    *FaultPoint
+	faultGoals     []string // names of the fault points that the world lists
+	firstFaultGoal int      // the coverage goal of the first
+	faultRand      *Rand    // decides what fails; nil: only the plan does
+	plannedFaults  []plannedFault
+	failures       [4 * faultsPerRun]failure
+	nfailures      int
+	faultsOver     bool
 }
 
 type taskOrder struct {
@@ -145,7 +154,11 @@ func (e *Run) object(name string) int32 {
 // invariant is broken. The goroutines are still parked then.
 func (e *Run) run(w World, r *Plan) {
 	e.taskOrders = r.taskOrders()
+	e.plannedFaults = r.plannedFaults()
 	e.seed, _ = Seed(r.Seed).Number()
+	if f, ok := w.(faulty); ok {
+		e.faultGoals, e.firstFaultGoal = f.FaultPoints(), len(w.CoverageGoals())
+	}
 	e.rand = NewRand(e.seed ^ 0x7a2d)
 	e.inst = w.Start(e, r)
 	for i, a := range r.actors() {

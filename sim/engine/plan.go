@@ -20,12 +20,13 @@ type Op struct {
 }
 
 // A Line is one entry of a listing: an operation, the moment at which a
-// task that is not an actor begins, or a switch.
+// task that is not an actor begins, a switch, or a failure of a fault point.
 type Line struct {
 	Op     Op
 	Begins string // the task that begins here
 	At     string // a point; there the task Run goes on
 	Run    string
+	Fails  string // a fault point, its object, and which of its passes fails
 }
 
 // A Param is a setting of the world in one run.
@@ -195,6 +196,8 @@ func (r *Plan) String() string {
 		switch {
 		case l.Begins != "":
 			fmt.Fprintf(&b, "%s begins\n", l.Begins)
+		case l.Fails != "":
+			fmt.Fprintf(&b, "fail %s\n", l.Fails)
 		case l.At != "":
 			fmt.Fprintf(&b, "  at %s run %s\n", l.At, l.Run)
 		default:
@@ -230,6 +233,9 @@ func ParsePlan(text string, worlds ...World) (*Plan, error) {
 		case f[0] == "at" && len(f) == 4 && f[2] == "run":
 			r.Lines = append(r.Lines, Line{At: f[1], Run: f[3]})
 			err = checkNames(r.Lines[len(r.Lines)-1])
+		case f[0] == "fail":
+			_, err = parseFault(f[1:])
+			r.Lines = append(r.Lines, Line{Fails: strings.Join(f[1:], " ")})
 		case len(f) == 2 && f[1] == "begins":
 			r.Lines = append(r.Lines, Line{Begins: f[0]})
 			err = checkNames(r.Lines[len(r.Lines)-1])

@@ -96,6 +96,9 @@ func (r *Report) Matters() string {
 		return "the operations break it in this order, without any switch between them"
 	}
 	l := r.Run.Lines[r.Matter]
+	if l.Fails != "" {
+		return fmt.Sprintf("what matters: fail %s; without this failure the run holds", l.Fails)
+	}
 	if l.Begins != "" {
 		return fmt.Sprintf("what matters: %s begins this late; if it begins immediately, the run holds", l.Begins)
 	}

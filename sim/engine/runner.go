@@ -45,6 +45,7 @@ type Result struct {
 	Fork     *Fork    // if the caller has set it, HTML shows it
 	State    string   // where the run stood after Runner.Steps, if the steps were kept; empty if it ended before
 	phases   []phase
+	failures []failure
 }
 
 // Verdict is what must be the same whenever a seed is run: what broke, at which
@@ -99,7 +100,15 @@ func (x *Runner) Seed(seed Seed) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return x.run(plan, p), nil
+	return x.runWith(plan, p, faultRand(n)), nil
+}
+
+// faultRand decides what fails in the run of a seed; nil in half of all seeds.
+func faultRand(seed uint64) *Rand {
+	if r := NewRand(seed ^ 0xfa17); r.Chance(2) {
+		return r
+	}
+	return nil
 }
 
 // Replay carries out a recorded run.
@@ -134,12 +143,16 @@ func (x *Runner) Choose(r *Plan, choices []byte) *Result {
 	return x.run(r, &stream{b: choices})
 }
 
-func (x *Runner) run(r *Plan, p picker) *Result {
+func (x *Runner) run(r *Plan, p picker) *Result { return x.runWith(r, p, nil) }
+
+// runWith carries out a plan. faults decides which fault points fail in addition to those
+// of the plan; it may be nil.
+func (x *Runner) runWith(r *Plan, p picker, faults *Rand) *Result {
 	if x.buf == nil {
 		x.buf = newBuffers(stepLimit)
 	}
 	e := newEngine(x.buf, p)
-	e.plain, e.maxSteps = x.Plain, x.Steps
+	e.plain, e.maxSteps, e.faultRand = x.Plain, x.Steps, faults
 	if x.Trace && RaceBuild {
 		e.witness = newWitness()
 	}
@@ -158,11 +171,12 @@ func (x *Runner) run(r *Plan, p picker) *Result {
 	}
 	e.witness.end()
 	res := &Result{Seed: r.Seed, Strategy: r.Strategy, Run: r, Steps: e.steps, Hash: e.hash, Races: races,
-		Race: race, Failure: e.failure, Covered: e.covered[:len(x.World.CoverageGoals())], States: e.states[:e.nstates]}
+		Race: race, Failure: e.failure, Covered: e.covered[:len(Goals(x.World))], States: e.states[:e.nstates]}
 	if x.Reach {
 		res.Reached = e.handovers()
 	}
 	res.phases = append(res.phases, e.phases[:e.nphases]...)
+	res.failures = append(res.failures, e.failures[:e.nfailures]...)
 	if x.Trace {
 		if e.stoppedEarly() {
 			res.State = e.state()

@@ -103,7 +103,7 @@ func (x *Runner) Matters(r *Plan) int {
 
 // Record runs a seed, or what a run lists, and writes down what happened
 // so that a replay does it again: the operations in the order in which
-// they began, and the switches.
+// they began, the switches, and what failed.
 func (x *Runner) Record(res *Result) (*Plan, *Result) {
 	y := Runner{World: x.World, Strategy: res.Strategy, Small: x.Small, Plain: x.Plain, Trace: true, buf: x.buf}
 	if res.Trace == nil {
@@ -137,6 +137,13 @@ func (x *Runner) Record(res *Result) (*Plan, *Result) {
 	for _, l := range res.Run.Lines {
 		if l.Op.Actor != "" && !slices.ContainsFunc(r.Lines, func(o Line) bool { return o.Op.Actor == l.Op.Actor && o.Op.Label == l.Op.Label }) {
 			r.Lines, began = append(r.Lines, l), append(began, len(first.steps))
+		}
+	}
+	for _, f := range res.failures {
+		if i := slices.IndexFunc(began, func(step int) bool { return step > f.step }); i >= 0 {
+			r.Lines, began = slices.Insert(r.Lines, i, f.line()), slices.Insert(began, i, f.step)
+		} else {
+			r.Lines, began = append(r.Lines, f.line()), append(began, f.step)
 		}
 	}
 	p := &script{left: make([]int, stepLimit)}

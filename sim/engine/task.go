@@ -29,11 +29,12 @@ const (
 	AtPoint                   // anything else a world wants to order
 	AtExit                    // has ended
 	AtPool                    // takes from a pool, or has given back to one
+	AtFault                   // a fault point fails
 	kinds
 )
 
 var kindNames = [kinds]string{"", "op", "lock", "blocked", "locked", "unlock", "arm", "fire",
-	"gauge", "go", "wait", "read", "write", "close", "point", "exit", "pool"}
+	"gauge", "go", "wait", "read", "write", "close", "point", "exit", "pool", "fault"}
 
 func (k Kind) String() string { return kindNames[k] }
 
