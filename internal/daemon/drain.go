@@ -53,7 +53,7 @@ func (e signalError) Error() string { return "signal: " + e.Signal.String() }
 
 // drain shuts the process down, in the steps of [lifecycle.Drain]. If the supervisor keeps
 // the public socket, a peer that redials meanwhile waits there for the next process.
-func (p *process) drain(stop *stops) {
+func (p *process) drain(stop *stops, watchdog *lifecycle.Watchdog) {
 	cfg := p.live.cfg.Load()
 	closed := make(chan struct{})
 	connections := lifecycle.Part{
@@ -80,6 +80,7 @@ func (p *process) drain(stop *stops) {
 		Log: p.log, Wait: cfg.DrainWait, Limit: cfg.Drain,
 		NotReady: func() {
 			p.reloading.Stop()
+			watchdog.Stop() // a supervisor bounds the time of a drain instead
 			p.ready.set("draining")
 		},
 		Stopping:      p.env.Supervisor.stopping,

@@ -323,7 +323,6 @@ func (p *process) run(stop *stops) error {
 	tasks.Go(func() { every(background, status.SampleEvery, p.page.Sample) })
 	// These may be in the middle of a request or a file when the process ends. The
 	// process does not wait for them.
-	go p.requestReloads(background)
 	go p.front.KeepCertificate(background, p.live.certs)
 	go p.web.keep(background)
 	go p.access.keep(background)
@@ -350,13 +349,14 @@ func (p *process) run(stop *stops) error {
 	p.banner()
 	p.ready.set("")
 	p.env.Supervisor.tell("READY=1")
-	tasks.Go(func() { p.env.Supervisor.watch(background, p.relay) })
+	go p.requestReloads(background) // after READY=1, so that the supervisor gets RELOADING=1 later
+	watchdog := p.env.Supervisor.watch(p.relay)
 	if p.env.Ready != nil {
 		p.env.Ready(p.addresses(p.front.Server)[0], p.addresses(p.private)[0])
 	}
 
 	err = p.wait(stop)
-	p.drain(stop)
+	p.drain(stop, watchdog)
 	end()
 	for _, s := range p.listeners {
 		s.Server.Close()

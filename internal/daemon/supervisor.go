@@ -120,17 +120,18 @@ func (s Supervisor) stopping(drain time.Duration) {
 		strconv.FormatInt((drain+stopReserve).Microseconds(), 10))
 }
 
-// watch notifies the watchdog, twice in the time that the supervisor waits, until ctx
-// ends. It takes the registry's lock each time, so that the supervisor restarts a relay
-// with a lock that is never released.
-func (s Supervisor) watch(ctx context.Context, r *relay.Relay) {
+// watch starts the watchdog, which tells the supervisor twice in the time that it waits
+// that r lives. It takes the registry's lock each time, so that the supervisor restarts a
+// relay with a lock that is never released. It returns nil if the supervisor expects
+// nothing.
+func (s Supervisor) watch(r *relay.Relay) *lifecycle.Watchdog {
 	if s.Watchdog <= 0 || s.Notify == nil {
-		return
+		return nil
 	}
-	every(ctx, s.Watchdog/2, func() {
+	return lifecycle.StartWatchdog(relay.Runtime{}, s.Watchdog/2, func() string {
 		c := r.Counts()
-		s.tell(fmt.Sprintf("WATCHDOG=1\nSTATUS=binaries %d, phones %d, in grace %d", c.Binaries, c.Phones, c.InGrace))
-	})
+		return fmt.Sprintf("STATUS=binaries %d, phones %d, in grace %d", c.Binaries, c.Phones, c.InGrace)
+	}, s.tell)
 }
 
 // adopt returns c with the addresses of the supervisor's sockets instead of its own, so

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -41,9 +40,7 @@ func TestAStuckRegistryGivesNoSignOfLife(t *testing.T) {
 			}
 			signs++
 		}}
-		ctx, cancel := context.WithCancel(t.Context())
-		over := make(chan struct{})
-		go func() { s.watch(ctx, r); close(over) }()
+		watchdog := s.watch(r)
 		after := func(d time.Duration, want int) {
 			t.Helper()
 			time.Sleep(d)
@@ -56,9 +53,9 @@ func TestAStuckRegistryGivesNoSignOfLife(t *testing.T) {
 		locks["registry"].Lock()
 		after(time.Hour, 12)
 		locks["registry"].Unlock()
-		after(time.Minute, 12+2+12) // the one that waited, a tick that did, and those of a minute
-		cancel()
-		<-over
+		after(time.Minute, 12+1+12) // the one that waited, and those of a minute
+		watchdog.Stop()
+		after(time.Hour, 12+1+12)
 	})
 }
 
