@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -182,7 +183,7 @@ type faulty interface{ FaultPoints() []string }
 // Goals returns the names of all coverage goals of a world: its own, and one for each of
 // its fault points.
 func Goals(w World) []string {
-	goals := w.CoverageGoals()
+	goals := slices.Clone(w.CoverageGoals())
 	if f, ok := w.(faulty); ok {
 		for _, what := range f.FaultPoints() {
 			goals = append(goals, "fault: "+what)

@@ -122,6 +122,7 @@ func (c *client) hangUp() {
 func (w *instance) Idle() bool {
 	w.checkWaiting()
 	w.checkStopping()
+	w.checkWatchdog()
 	if w.e.ActorsDone() && w.takeEnd() {
 		w.e.Go("end", w.end)
 	}
@@ -132,7 +133,8 @@ func (w *instance) Idle() bool {
 // client of another network connects and must be served. Then all clients hang up, the
 // listener closes, and everything must end.
 func (w *instance) end() {
-	w.e.Phase("a newcomer of another network")
+	w.e.Phase("nothing fails any more, and a newcomer of another network connects")
+	w.e.EndFaults()
 	w.e.Sleep(evictAfter + 10*time.Millisecond)
 	if !w.stopped() {
 		w.newcomer()

@@ -18,6 +18,7 @@ import (
 // parts that a drain ends are simulated.
 type daemon struct {
 	w         *instance
+	rt        relay.Runtime
 	stops     *lifecycle.Stops
 	reloads   *lifecycle.Reloads[int]
 	notify    func(state string)
@@ -28,20 +29,27 @@ type daemon struct {
 	spread    time.Duration
 	wakes     time.Duration // how long push wakes take to end
 	claims    time.Duration // how long the directory takes to release server-ids
-	silent    int           // one report in so many waits a minute for the supervisor; 0: none
+	silent    int           // one report in so many waits half a minute for the supervisor; 0: none
 	slowFiles bool
+
+	fileFails *engine.FaultPoint
+	registry  *engine.Lock // that the watchdog takes
+	watchdog  *lifecycle.Watchdog
 }
 
 func newDaemon(w *instance, rt relay.Runtime, r *engine.Plan) *daemon {
-	d := &daemon{w: w, stops: lifecycle.NewStops(rt, nil), silent: max(r.Param("silent", 0), 0), slowFiles: r.Param("slow-files", 0) != 0}
+	d := &daemon{w: w, rt: rt, stops: lifecycle.NewStops(rt, nil), silent: max(r.Param("silent", 0), 0), slowFiles: r.Param("slow-files", 0) != 0}
 	for name, to := range map[string]*time.Duration{"wait": &d.wait, "drain": &d.limit, "spread": &d.spread, "wakes": &d.wakes, "claims": &d.claims} {
 		*to = time.Duration(min(max(r.Param(name, 0), 0), 100)) * time.Second
 	}
 	d.server = httpServer{w: w, mu: w.e.NewLock("server")}
 	d.held = held{w: w, mu: w.e.NewLock("held")}
+	d.fileFails = w.e.NewFaultPoint(faultFile, "")
+	d.registry = w.e.NewLock("registry").(*engine.Lock)
+	d.registry.LetHolderPark()
 	send := lifecycle.NewNotifier(rt, d.supervisor)
 	d.notify = func(state string) {
-		w.told()
+		w.told(state)
 		send(state)
 	}
 	d.reloads = lifecycle.NewReloads(rt, d.reloading, d.readFile, d.apply)
@@ -51,10 +59,13 @@ func newDaemon(w *instance, rt relay.Runtime, r *engine.Plan) *daemon {
 // run is the main task: it serves, waits for a request to end, and drains.
 func (d *daemon) run() {
 	d.notify("READY=1")
+	if every := d.w.watchdog; every > 0 {
+		d.watchdog = lifecycle.StartWatchdog(d.rt, every, d.look, d.notify)
+	}
 	d.stops.Await()
 	d.stops.Drain(lifecycle.Drain{
 		Log: slog.New(slog.DiscardHandler), Wait: d.wait, Limit: d.limit,
-		NotReady:      func() { d.reloads.Stop(); d.w.drainBegins() },
+		NotReady:      func() { d.reloads.Stop(); d.watchdog.Stop(); d.w.drainBegins() },
 		Stopping:      func(time.Duration) { d.notify("STOPPING=1") },
 		StopAccepting: d.stopAccepting,
 		Parts: []lifecycle.Part{
@@ -131,8 +142,25 @@ func (d *daemon) stopAccepting() {
 func (d *daemon) supervisor(state string) {
 	d.w.received(state)
 	if d.silent > 0 && d.w.e.Intn(d.silent) == 0 {
-		d.w.e.Sleep(time.Minute)
+		d.w.e.Sleep(30 * time.Second)
 	}
+}
+
+// look takes the lock that the watchdog looks at.
+func (d *daemon) look() string {
+	d.registry.Lock()
+	d.w.looked()
+	d.registry.Unlock()
+	return "STATUS=served"
+}
+
+// stick holds that lock for a time.
+func (d *daemon) stick(how time.Duration) {
+	d.registry.Lock()
+	d.w.sticks(true)
+	d.w.e.Sleep(how)
+	d.w.sticks(false)
+	d.registry.Unlock()
 }
 
 // reload changes the file of the configuration and requests a reload.
@@ -149,12 +177,18 @@ func (d *daemon) reloading() (done func()) {
 	return func() { d.notify("READY=1") }
 }
 
+// unreadable is the plan of a reload that could not read its file.
+const unreadable = -1
+
 // readFile reads the configuration.
 func (d *daemon) readFile() (places int) {
 	d.readPart()
 	places = d.w.file()
+	if d.fileFails.Fails() {
+		places = unreadable
+	}
 	d.readPart()
-	d.w.reloadHasRead()
+	d.w.reloadHasRead(places)
 	return places
 }
 
@@ -166,8 +200,11 @@ func (d *daemon) readPart() {
 	d.w.e.Yield(engine.AtRead, 0)
 }
 
-// apply puts a configuration into force.
+// apply puts a configuration into force. Without one, the last stays.
 func (d *daemon) apply(places int) {
+	if places == unreadable {
+		return
+	}
 	d.w.placesChange(places, true)
 	d.w.front.Set(front.Limits{Pending: max(places, 1), PendingPerAddress: d.w.config.PendingPerAddress, Trusted: config.Networks(nil)})
 	d.w.placesChange(places, false)

@@ -2,6 +2,7 @@ package frontworld
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/internal/lifecycle"
@@ -24,6 +25,7 @@ const uncut = 3
 // only in functions that are hidden from the race detector.
 type daemonJudge struct {
 	wait, limit time.Duration
+	watchdog    time.Duration // between two states for it; 0: none is expected
 
 	signals   int // given
 	signalled int // signals with a call that has returned
@@ -47,11 +49,23 @@ type daemonJudge struct {
 	reading     bool
 	inForce     int // of the last reload
 
-	tells    int // states that the supervisor was to be told
+	tells    int // states that the supervisor was to be told, but for its watchdog
 	receives int
+	lastTold string // the newest state of these
+	last     string // the last one that it has received
+	dropped  bool   // so many waited that some may be dropped
 	ready    bool
 	reloads  bool
 	stopping bool
+
+	isReady    int64 // when READY=1 was told first; 0: it was not
+	stopTold   bool  // STOPPING=1 was told
+	lookedAt   int64 // when the watchdog looked at the process last
+	looks      int   // since the last state for it
+	pinged     int64 // when that was told
+	stuck      int   // tasks that hold the lock that it looks at
+	unstuck    int64 // when the last one released it
+	unreadable bool  // the last reload could not read its file
 }
 
 // signal gives the process a signal.
@@ -77,6 +91,7 @@ func (w *instance) signalEnds() {
 		w.endAsked = w.e.Now() + 1
 	}
 	if w.signalled == 2 {
+		w.e.Sometimes(sawSignalMeetsLimit, w.drainedAt > 0 && w.e.Now() == w.drainedAt+int64(w.limit) && w.limit > 0)
 		w.cutAsked = w.e.Now() + 1
 		w.e.Sometimes(sawSecond, !w.isDrained)
 	}
@@ -97,6 +112,7 @@ func (w *instance) failEnds() {
 func (w *instance) drainBegins() {
 	w.draining = true
 	w.unready = w.e.Now()
+	w.e.Sometimes(sawSignalMeetsLook, w.lookedAt > 0 && w.lookedAt == w.e.Now())
 	w.e.Sometimes(sawDrain, true)
 }
 
@@ -150,7 +166,12 @@ func (w *instance) holds(s *session) { s.held = true }
 // heldEnds records how an upgraded connection has ended.
 //
 //go:norace
-func (w *instance) heldEnds(s *session, err error) { s.gone = !errors.Is(err, engine.ErrClosed) }
+func (w *instance) heldEnds(s *session, err error) {
+	s.gone = s.gone || !errors.Is(err, engine.ErrClosed)
+}
+
+//go:norace
+func (w *instance) isReset(s *session) { s.gone = true }
 
 //go:norace
 func (w *instance) partBegins(i int) { w.begun[i] = true }
@@ -219,7 +240,7 @@ func (w *instance) fileChanges(places int) { w.fileValue = places }
 func (w *instance) file() int { return w.fileValue }
 
 //go:norace
-func (w *instance) reloadHasRead() { w.reading = false }
+func (w *instance) reloadHasRead(places int) { w.reading, w.unreadable = false, places == unreadable }
 
 //go:norace
 func (w *instance) reloadRequested() { w.fileChanged = true }
@@ -251,20 +272,90 @@ func (w *instance) applied(places int) {
 //
 //go:norace
 func (w *instance) checkReloads() {
-	if w.fileChanged && !w.draining && w.inForce != w.fileValue {
+	if w.fileChanged && !w.draining && !w.unreadable && w.inForce != w.fileValue {
 		w.e.Fail("reload", "the limit of %d is in force; want the %d of the last reload", w.inForce, w.fileValue)
 	}
 }
 
+// told checks the states for the watchdog as they are told: each follows a look at the
+// process, and none follows STOPPING=1.
+//
 //go:norace
-func (w *instance) told() { w.tells++ }
+func (w *instance) told(state string) {
+	switch {
+	case isPing(state):
+		if w.looks == 0 {
+			w.e.Fail("watchdog", "a state is sent without a look at the process")
+		}
+		if w.stopTold {
+			w.e.Fail("watchdog", "a state is sent after STOPPING=1")
+		}
+		w.looks, w.pinged = 0, w.e.Now()
+		return
+	case state == "READY=1" && w.isReady == 0:
+		w.isReady = w.e.Now() + 1
+	case state == "STOPPING=1":
+		w.stopTold = true
+	}
+	w.tells++
+	w.lastTold = state
+	if w.tells-w.receives > reportsKept {
+		w.dropped = true
+		w.e.Sometimes(sawQueueFull, true)
+	}
+}
+
+// reportsKept is the number of reports that wait for a supervisor without a loss.
+const reportsKept = 60
+
+func isPing(state string) bool { return strings.HasPrefix(state, "WATCHDOG=1") }
+
+//go:norace
+func (w *instance) looked() { w.looks, w.lookedAt = w.looks+1, w.e.Now() }
+
+//go:norace
+func (w *instance) sticks(now bool) {
+	if now {
+		w.stuck++
+		w.e.Sometimes(sawStuck, true)
+		return
+	}
+	w.stuck--
+	w.unstuck = w.e.Now()
+}
+
+// checkWatchdog checks, when no task can run, that a process that is not stuck has told the
+// watchdog in time.
+//
+//go:norace
+func (w *instance) checkWatchdog() {
+	if w.watchdog == 0 || w.isReady == 0 || w.stuck > 0 || w.endAsked > 0 || w.signals > 0 || w.fails {
+		return
+	}
+	since := time.Duration(w.e.Now() - max(w.isReady-1, w.pinged, w.unstuck))
+	if since > w.watchdog+promptly {
+		w.e.Fail("watchdog", "no state for %v, and the process is not stuck; want one every %v", since, w.watchdog)
+	}
+}
 
 // received checks the order of the states that a supervisor gets: ready, reloading and
 // ready again, and nothing but stopping after that.
 //
 //go:norace
 func (w *instance) received(state string) {
+	if isPing(state) {
+		if w.stopping || !w.ready {
+			w.e.Fail("supervisor", "it gets a state for its watchdog before READY=1 or after STOPPING=1")
+		}
+		return
+	}
 	w.receives++
+	w.last = state
+	if w.dropped && !w.stopping {
+		w.ready, w.reloads = true, state == "RELOADING=1"
+		w.stopping = state == "STOPPING=1"
+		return
+	}
 	switch state {
 	case "READY=1":
 		if w.stopping || w.ready && !w.reloads {
@@ -288,7 +379,10 @@ func (w *instance) checkDaemonEnded() {
 	if !w.isDrained {
 		w.e.Fail("stop", "the process has been asked to end, and has not")
 	}
-	if w.receives != w.tells {
+	if w.last != w.lastTold {
+		w.e.Fail("supervisor", "the last state that the supervisor has got is %s; want %s", w.last, w.lastTold)
+	}
+	if w.receives != w.tells && !w.dropped {
 		w.e.Fail("supervisor", "the supervisor has got %d of %d states", w.receives, w.tells)
 	}
 	for i := range w.nsessions {

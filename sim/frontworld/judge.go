@@ -83,9 +83,11 @@ type judge struct {
 	shedStep    int // when the last ShedLoad began
 	cut, shed   int // connections that Accept and ShedLoad have closed
 
-	acceptDone bool
-	ending     bool
-	isOver     bool
+	acceptDone    bool
+	failedAccepts int
+
+	ending bool
+	isOver bool
 }
 
 func newJudge(r *engine.Plan, private bool) judge {
@@ -187,7 +189,10 @@ func (w *instance) reads(s *session, now bool) {
 // read records that a Read below the front returns.
 //
 //go:norace
-func (w *instance) read(s *session, got bool) { s.got = got }
+func (w *instance) read(s *session, got bool) {
+	s.got = got
+	w.e.Sometimes(sawRequestMeetsDeadline, got && s.request > 0 && w.e.Now() == s.since+int64(requestTime))
+}
 
 // needsTurn reports whether the front gives a turn for bytes that a Read returns: those
 // of a handshake, and those of a long request.
@@ -442,6 +447,9 @@ func (w *instance) checkEnd() {
 	if n := counts["pyrycode_relay_pending_connections"]; n != 0 {
 		w.e.Fail("metrics", "%v connections are pending, although all are closed", n)
 	}
+	if got, want := counts["pyrycode_relay_accept_errors_total"], w.acceptErrors(); int(got) != want {
+		w.e.Fail("metrics", "%v errors of Accept are counted; there were %d", got, want)
+	}
 	cut, shed := w.cuts()
 	if got := counts[cuts+"pending"] + counts[cuts+"pending_per_address"] + counts[cuts+"private"]; int(got) != cut {
 		w.e.Fail("metrics", "%v connections are counted as cut for lack of a place; %d were", got, cut)
@@ -450,6 +458,12 @@ func (w *instance) checkEnd() {
 		w.e.Fail("metrics", "%v connections are counted as cut for lack of memory; %d were", got, shed)
 	}
 }
+
+//go:norace
+func (w *instance) acceptFailed() { w.failedAccepts++ }
+
+//go:norace
+func (w *instance) acceptErrors() int { return w.failedAccepts }
 
 //go:norace
 func (w *instance) cuts() (cut, shed int) { return w.cut, w.shed }
@@ -513,6 +527,12 @@ var (
 	sawSecond    = goals.Add("a second signal comes in a drain")
 	sawCut       = goals.Add("a drain cuts what is left")
 	sawWaits     = goals.Add("an upgrade waits for other nodes")
+	sawStuck     = goals.Add("the process is stuck")
+	sawQueueFull = goals.Add("the queue of reports to the supervisor is full")
+
+	sawRequestMeetsDeadline = goals.Add("the end of a request arrives at the moment of its deadline")
+	sawSignalMeetsLimit     = goals.Add("the second signal comes at the moment at which the time of the drain ends")
+	sawSignalMeetsLook      = goals.Add("a drain begins at the moment at which the watchdog looks at the process")
 )
 
 // CoverageGoals implements engine.World.
@@ -520,6 +540,6 @@ func (World) CoverageGoals() []string { return goals.Texts() }
 
 // Invariants implements engine.World.
 func (World) Invariants() []string {
-	return []string{"limit", "eviction", "turns", "deadline", "newcomer", "metrics", "end", "listener", "stop", "cut", "reload", "supervisor", "served",
+	return []string{"limit", "eviction", "turns", "deadline", "newcomer", "metrics", "end", "listener", "stop", "cut", "reload", "supervisor", "watchdog", "served",
 		"race", "deadlock", "locks", "panic", "terminates", "ends"}
 }

@@ -36,6 +36,10 @@ const pageTime = 300 * time.Millisecond
 type listener struct{ w *instance }
 
 func (l listener) Accept() (net.Conn, error) {
+	if l.w.acceptFails.Fails() {
+		l.w.acceptFailed()
+		return nil, noDescriptor{}
+	}
 	nc, err := l.w.port.Accept()
 	if err != nil {
 		return nil, err
@@ -44,10 +48,18 @@ func (l listener) Accept() (net.Conn, error) {
 	s := l.w.arrive(nc.(*engine.Conn))
 	if s == nil {
 		nc.Close()
+		l.w.acceptFailed()
 		return nil, errTooMany
 	}
-	return &conn{Conn: nc, w: l.w, session: s}, nil
+	return &conn{Conn: nc, w: l.w, session: s, writeFails: l.w.e.NewFaultPoint(faultAnswer, s.from.String())}, nil
 }
+
+// noDescriptor is the error of an Accept that may succeed later.
+type noDescriptor struct{}
+
+func (noDescriptor) Error() string   { return "too many open files" }
+func (noDescriptor) Timeout() bool   { return false }
+func (noDescriptor) Temporary() bool { return true }
 
 // errTooMany ends the accepting of a run with too many connections.
 var errTooMany = errors.New("the run has too many connections")
@@ -61,6 +73,18 @@ type conn struct {
 	net.Conn
 	w       *instance
 	session *session
+
+	writeFails *engine.FaultPoint
+}
+
+// Write fails as a connection does that its network has reset.
+func (c *conn) Write(b []byte) (int, error) {
+	if c.writeFails.Fails() {
+		c.w.isReset(c.session)
+		c.Conn.Close()
+		return 0, engine.ErrReset
+	}
+	return c.Conn.Write(b)
 }
 
 func (c *conn) Read(b []byte) (int, error) {
@@ -86,6 +110,10 @@ func (c *conn) RemoteAddr() net.Addr {
 func (w *instance) accept() {
 	for {
 		nc, err := w.listener.Accept()
+		if errors.Is(err, noDescriptor{}) { // as net/http does
+			w.e.Sleep(5 * time.Millisecond)
+			continue
+		}
 		if err != nil {
 			w.acceptEnds()
 			w.daemon.server.acceptEnds()

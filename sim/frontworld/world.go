@@ -6,6 +6,7 @@ import (
 	"log"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,12 +38,16 @@ const (
 	doShed           // cuts connections that hold much memory
 	doSignal         // asks the process to end
 	doFail           // breaks a listener
+	doMeet           // waits for the moment of a deadline, by number
+	doStick          // holds the lock that the watchdog looks at for so many seconds
 )
 
-var verbs = []string{"dial", "hello", "finish", "request", "upgrade", "get", "hang-up", "wait", "limit", "shed", "signal", "fail"}
+var verbs = []string{"dial", "hello", "finish", "request", "upgrade", "get", "hang-up", "wait", "limit", "shed", "signal", "fail", "meet", "stick"}
 
 // takesNumber reports whether a verb has a number.
-func takesNumber(verb int) bool { return verb == doRequest || verb == doWait || verb == doLimit }
+func takesNumber(verb int) bool {
+	return verb == doRequest || verb == doWait || verb == doLimit || verb == doMeet || verb == doStick
+}
 
 // Format implements engine.World.
 func (World) Format(op engine.Op) string {
@@ -67,12 +72,15 @@ func (World) Parse(words []string) (engine.Op, error) {
 			}
 		}
 	}
-	return engine.Op{}, fmt.Errorf("%q: want one of %v, and a number up to %d after request, wait and limit", strings.Join(words, " "), verbs, maxNumber)
+	return engine.Op{}, fmt.Errorf("%q: want one of %v, and a number up to %d after request, wait, limit, meet and stick", strings.Join(words, " "), verbs, maxNumber)
 }
 
 const (
 	maxClients = 12
 	maxNumber  = 100_000
+
+	// latency is how long bytes are on their way.
+	latency = time.Millisecond
 
 	// maxSessions bounds the connections of a run. The listener refuses the others.
 	maxSessions = 160
@@ -81,7 +89,7 @@ const (
 // Plan implements engine.World. Each run has its own limits, and omits some kinds of
 // operations.
 func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
-	p := engine.Planner{Rand: r}
+	p := &planner{engine.Planner{Rand: r}}
 	private := !small && r.Chance(6)
 	p.Plan.Params = []engine.Param{
 		{Name: "places", Value: 2 + r.Intn(5)}, {Name: "per-address", Value: 1 + r.Intn(4)},
@@ -117,6 +125,10 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 		p.List = append(p.List, plan(r, "operator", 2+r.Intn(5), []int{doWait, doLimit, doLimit, doShed}, doWait))
 		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "slow-files", Value: r.Intn(2)})
 	}
+	p.Plan.Params = append(p.Plan.Params, engine.Param{Name: "watchdog", Value: []int{0, 0, 1, 5}[r.Intn(4)]})
+	if p.Plan.Param("watchdog", 0) > 0 && r.Chance(3) {
+		p.List = append(p.List, plan(r, "stuck", 2+r.Intn(4), []int{doWait, doStick, doMeet}, doWait))
+	}
 	if r.Chance(3) {
 		p.List = append(p.List, plan(r, "supervisor", 2+r.Intn(4), []int{doSignal, doSignal, doWait, doFail}, doWait))
 	}
@@ -126,7 +138,62 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	}{{"wait", []int{0, 0, 1, 5}}, {"drain", []int{0, 1, 5, 30}}, {"spread", []int{0, 0, 2, 20}}, {"wakes", []int{0, 0, 1, 60}}, {"claims", []int{0, 0, 60}}, {"silent", []int{0, 0, 2}}, {"nodes", []int{0, 0, 1, 3}}} {
 		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: of.name, Value: of.seconds[r.Intn(len(of.seconds))]})
 	}
+	if !small && r.Chance(4) {
+		p.meetings()
+	}
+	if !small && r.Chance(16) {
+		p.fullQueue()
+	}
 	return p.Interleave()
+}
+
+// planner plans a run of this world.
+type planner struct{ engine.Planner }
+
+// set replaces the value of a parameter.
+func (p *planner) set(name string, value int) {
+	i := slices.IndexFunc(p.Plan.Params, func(p engine.Param) bool { return p.Name == name })
+	p.Plan.Params[i].Value = value
+}
+
+// meetings plans operations at the moments of deadlines: those of requests, of a drain, and
+// of the watchdog.
+func (p *planner) meetings() {
+	r := p.Rand
+	script := func(name string, ops ...engine.Op) {
+		for i := range ops {
+			ops[i].Actor, ops[i].Label = name, i+1
+			if ops[i].Verb == doMeet {
+				ops[i].Arg = r.Intn(2)
+			}
+		}
+		p.List = append(p.List, ops)
+	}
+	switch r.Intn(3) {
+	case 0:
+		p.set("tls", 0)
+		for _, name := range []string{"cm1", "cm2"} {
+			script(name, engine.Op{Verb: doDial}, engine.Op{Verb: doRequest, Arg: 10}, engine.Op{Verb: doMeet}, engine.Op{Verb: doUpgrade})
+		}
+	case 1: // the second signal comes at the end of the drain's time
+		p.set("wait", 0)
+		p.set("drain", 1)
+		p.set("claims", 60)
+		script("stop", engine.Op{Verb: doWait, Arg: 20}, engine.Op{Verb: doSignal}, engine.Op{Verb: doMeet}, engine.Op{Verb: doSignal})
+	case 2:
+		script("stop", engine.Op{Verb: doWait, Arg: r.Intn(50)}, engine.Op{Verb: doMeet}, engine.Op{Verb: doSignal})
+	}
+}
+
+// fullQueue plans more reports to the supervisor than the daemon keeps, and then the end.
+func (p *planner) fullQueue() {
+	const reloads = 36
+	p.set("silent", 1)
+	var ops []engine.Op
+	for i := range reloads {
+		ops = append(ops, engine.Op{Actor: "reloads", Label: 2*i + 1, Verb: doWait, Arg: 1}, engine.Op{Actor: "reloads", Label: 2*i + 2, Verb: doLimit, Arg: 4})
+	}
+	p.List = append(p.List, append(ops, engine.Op{Actor: "reloads", Label: 2*reloads + 1, Verb: doSignal}))
 }
 
 // plan returns n operations of an actor. The first has the verb first. Each of the others
@@ -146,6 +213,10 @@ func plan(r *engine.Rand, name string, n int, among []int, first int) (ops []eng
 			op.Arg = []int{10, 700, 1600, 5000, 40_000}[r.Intn(5)]
 		case doWait:
 			op.Arg = []int{1, 5, 21, 101}[r.Intn(4)]
+		case doMeet:
+			op.Arg = r.Intn(4)
+		case doStick:
+			op.Arg = []int{1, 3, 30}[r.Intn(3)]
 		case doLimit:
 			op.Arg = 1 + r.Intn(6)
 		}
@@ -164,16 +235,29 @@ type instance struct {
 	clients [maxClients]*client
 	private bool
 
-	listener net.Listener
-	daemon   *daemon
+	listener    net.Listener
+	acceptFails *engine.FaultPoint
+	daemon      *daemon
 
 	judge
 	daemonJudge
 }
 
+// FaultPoints lists what can fail around the daemon.
+func (World) FaultPoints() []string {
+	return []string{faultAccept, faultAnswer, faultFile}
+}
+
+// The fault points of this world.
+const (
+	faultAccept = "accept"      // the system has no descriptor left
+	faultAnswer = "answer"      // a write to a client fails
+	faultFile   = "config-file" // a reload cannot read its file
+)
+
 // Start implements engine.World.
 func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
-	w := &instance{e: e, metrics: prometheus.NewRegistry(), network: e.NewNetwork(engine.Link{Latency: time.Millisecond})}
+	w := &instance{e: e, metrics: prometheus.NewRegistry(), network: e.NewNetwork(engine.Link{Latency: latency})}
 	w.private = r.Param("private", 0) != 0
 	w.judge = newJudge(r, w.private)
 	var err error
@@ -191,6 +275,7 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 	if err != nil {
 		panic(err)
 	}
+	w.acceptFails = e.NewFaultPoint(faultAccept, "")
 	if w.listener = w.front.Guard(listener{w}); w.private {
 		w.listener = w.front.GuardPrivate(listener{w})
 	}
@@ -200,7 +285,10 @@ func (World) Start(e *engine.Run, r *engine.Plan) engine.Instance {
 		}
 	}
 	w.daemon = newDaemon(w, rt, r)
-	w.daemonJudge = daemonJudge{wait: w.daemon.wait, limit: w.daemon.limit, listening: true}
+	w.daemonJudge = daemonJudge{
+		wait: w.daemon.wait, limit: w.daemon.limit, listening: true,
+		watchdog: time.Duration(min(max(r.Param("watchdog", 0), 0), 100)) * time.Second,
+	}
 	e.Go("accept", w.accept)
 	e.Go("daemon", w.daemon.run)
 	return w
@@ -219,6 +307,14 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 		w.signal()
 	case doFail:
 		w.fail()
+	case doMeet:
+		early := time.Duration(0)
+		if t.Name[0] == 'c' {
+			early = latency // the bytes of a client arrive later
+		}
+		w.e.AwaitDeadline(op.Arg, early)
+	case doStick:
+		w.daemon.stick(time.Duration(op.Arg) * time.Second)
 	default:
 		if t.Actor < maxClients {
 			w.clients[t.Actor].do(op)
