@@ -250,7 +250,7 @@ func (w *workers) note(i int, t *engine.SweepSummary) {
 func (w *workers) sum(world engine.World) *engine.SweepSummary {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t := &engine.SweepSummary{World: world.Name(), Covered: make([]int, len(engine.Goals(world)))}
+	t := &engine.SweepSummary{World: world.Name(), Covered: make([]int, len(engine.AllGoals(world)))}
 	for _, p := range w.part {
 		if p != nil {
 			t.Merge(p)

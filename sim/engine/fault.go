@@ -180,9 +180,9 @@ func (f failure) line() Line {
 // faulty is a world that lists its fault points. Each has a coverage goal.
 type faulty interface{ FaultPoints() []string }
 
-// Goals returns the names of all coverage goals of a world: its own, and one for each of
+// AllGoals returns the names of all coverage goals of a world: its own, and one for each of
 // its fault points.
-func Goals(w World) []string {
+func AllGoals(w World) []string {
 	goals := slices.Clone(w.CoverageGoals())
 	if f, ok := w.(faulty); ok {
 		for _, what := range f.FaultPoints() {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -109,7 +110,7 @@ func TestEachListedFaultPointHasACoverageGoal(t *testing.T) {
 		}()
 		r.NewFaultPoint("disk-slow", "d1")
 	})}}
-	if got := Goals(x.World); len(got) != 1 || got[0] != "fault: disk-full" {
+	if got := AllGoals(x.World); len(got) != 1 || got[0] != "fault: disk-full" {
 		t.Fatalf("the goals are %q", got)
 	}
 	for text, want := range map[string]bool{"world journal\nmain.1 run\n": false, "world journal\nfail disk-full d1 1\nmain.1 run\n": true} {
@@ -119,6 +120,36 @@ func TestEachListedFaultPointHasACoverageGoal(t *testing.T) {
 		}
 		if res := x.Replay(p); res.Failure != nil || res.Covered[0] != want {
 			t.Errorf("%q: %s, covered %t; want %t", text, res.Verdict(), res.Covered[0], want)
+		}
+	}
+}
+
+func TestATaskCanMeetADeadline(t *testing.T) {
+	x := Runner{World: FuncWorld("meet", func(r *Run) {
+		at := NewChan[time.Duration](r, "at", 4)
+		note := func() { at.Send(time.Duration(r.Now())) }
+		r.AfterFunc(2*time.Second, note)
+		r.AfterFunc(2*time.Second, note)
+		r.AfterFunc(5*time.Second, note)
+		if !r.AwaitDeadline(0, time.Second) || r.Now() != int64(time.Second) {
+			r.Fail("met", "it is %v; want a second before the first deadline", time.Duration(r.Now()))
+		}
+		if !r.AwaitDeadline(1, 0) || r.Now() != int64(5*time.Second) {
+			r.Fail("met", "it is %v; want the second deadline, 5s", time.Duration(r.Now()))
+		}
+		for _, want := range []time.Duration{2, 2, 5} {
+			if got, _ := at.Recv(); got != want*time.Second {
+				r.Fail("met", "a timer fires at %v; want %v", got, want*time.Second)
+			}
+		}
+		if r.AwaitDeadline(0, 0) {
+			r.Fail("met", "it has waited for a deadline; there is none")
+		}
+	})}
+	for seed := range 20 {
+		res, err := x.Seed(Seed(fmt.Sprint(seed + 1)))
+		if err != nil || res.Failure != nil {
+			t.Fatal(err, res.Verdict())
 		}
 	}
 }

@@ -171,7 +171,7 @@ func (x *Runner) runWith(r *Plan, p picker, faults *Rand) *Result {
 	}
 	e.witness.end()
 	res := &Result{Seed: r.Seed, Strategy: r.Strategy, Run: r, Steps: e.steps, Hash: e.hash, Races: races,
-		Race: race, Failure: e.failure, Covered: e.covered[:len(Goals(x.World))], States: e.states[:e.nstates]}
+		Race: race, Failure: e.failure, Covered: e.covered[:len(AllGoals(x.World))], States: e.states[:e.nstates]}
 	if x.Reach {
 		res.Reached = e.handovers()
 	}

@@ -96,7 +96,7 @@ type Sweep struct {
 // Run runs the seeds and stops at the first that breaks. It returns that
 // result, or nil.
 func (s *Sweep) Run() (*SweepSummary, *Result, error) {
-	t := &SweepSummary{World: s.World.Name(), Covered: make([]int, len(Goals(s.World)))}
+	t := &SweepSummary{World: s.World.Name(), Covered: make([]int, len(AllGoals(s.World)))}
 	start, told := time.Now(), time.Now()
 	s.Reach = true
 	if s.Commit != "" {
@@ -234,7 +234,7 @@ func (t *SweepSummary) Rarest(w World, n int) string {
 		if n--; n < 0 && t.Covered[best] > 0 {
 			break
 		}
-		fmt.Fprintf(&b, "  %7d  %s\n", t.Covered[best], Goals(w)[best])
+		fmt.Fprintf(&b, "  %7d  %s\n", t.Covered[best], AllGoals(w)[best])
 	}
 	return b.String()
 }

@@ -217,6 +217,44 @@ func (e *Run) advanceTo(due int64) {
 	e.yield(AtFire, 0)
 }
 
+// AwaitDeadline parks the current task until a time early before the n-th deadline that a
+// timer, or a task that is not an actor, has now; 0 is the first deadline that is far enough
+// away. With early 0, what the task does then happens at the same moment as what is due.
+// Without such a deadline AwaitDeadline returns immediately. It reports whether it has
+// waited.
+func (e *Run) AwaitDeadline(n int, early time.Duration) bool {
+	due := e.laterDeadline(n, e.Now()+int64(early))
+	if due < 0 {
+		return false
+	}
+	e.Park(AtWait, nil, due-int64(early))
+	return true
+}
+
+// laterDeadline returns the n-th deadline after due, or -1.
+//
+//go:norace
+func (e *Run) laterDeadline(n int, due int64) int64 {
+	for ; n >= 0; n-- {
+		next := int64(-1)
+		for t := e.armedNow(); t != nil; t = t.next {
+			if t.due > due && (next < 0 || t.due < next) {
+				next = t.due
+			}
+		}
+		for i := 1; i < e.ntasks; i++ {
+			if t := e.tasks[i]; t.state == parked && t.Actor < 0 && t.due > due && (next < 0 || t.due < next) {
+				next = t.due
+			}
+		}
+		if next < 0 {
+			return next
+		}
+		due = next
+	}
+	return due
+}
+
 // Next moves time to the next deadline and reports whether there was one.
 func (e *Run) Next() bool {
 	due := e.nextDeadline()

@@ -53,6 +53,7 @@ const recoveryTime = 4*time.Minute + 30*time.Second
 // end every connection must be closed.
 func (w *Instance) heal() {
 	w.Engine.Phase("the faults end: all peers read and answer again, and 4m30s pass")
+	w.Engine.EndFaults()
 	for _, c := range w.All() {
 		c.Note(func() { c.IgnoresPings = false })
 		c.Resume()

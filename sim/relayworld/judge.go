@@ -99,6 +99,7 @@ func (w *Instance) Final() {
 	}
 	w.JudgeHistory(history.Check)
 	w.Cover(counterGoals, connGoals)
+	w.coverMeetings()
 }
 
 // Chart draws the run.

@@ -24,6 +24,12 @@ func (w *Instance) Do(t *engine.Task, op engine.Op) {
 		w.Engine.Sleep(time.Duration(op.Arg) * time.Millisecond)
 	case VerbDial, VerbBare:
 		w.dialOp(u, op)
+	case VerbMeet:
+		early := int64(0)
+		if op.Arg/4%2 == 1 {
+			early = w.Latency()
+		}
+		w.Engine.AwaitDeadline(op.Arg%4, time.Duration(early))
 	case VerbReset:
 		w.reset(op.Arg)
 	case VerbRestart:

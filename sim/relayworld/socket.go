@@ -22,6 +22,7 @@ type Socket struct {
 	chunk    int                 // bytes that one read or write carries at most; 0: any number
 	onClose  func()              // called by Close; may be nil
 	record   func(history.Event) // records what happens; nil: nothing does
+	fails    faults              // of its operations
 	hangsUp  bool                // bytes for a closed socket are discarded: the far end is a Socket, too
 
 	// Owned by the relay's task that reads and by the one that writes. Also read while
@@ -44,6 +45,25 @@ type Socket struct {
 	writePartial bool  // a write was partial
 	writeFailed  bool  // a write has failed
 	longestWrite int64 // the longest time for which writeChunk bytes waited
+}
+
+// faults are the fault points of a socket, and what is called when one of them resets the
+// connection.
+type faults struct {
+	read, write, halfClose *engine.FaultPoint
+	cut                    func()
+}
+
+// SetFaults gives a socket its fault points. of is the name of the connection, and cut is
+// called before one of them resets it.
+func (s *Socket) SetFaults(read, write, halfClose, of string, cut func()) {
+	s.fails = faults{s.e.NewFaultPoint(read, of), s.e.NewFaultPoint(write, of), s.e.NewFaultPoint(halfClose, of), cut}
+}
+
+// cutBy resets the connection because a fault point fails.
+func (s *Socket) cutBy() {
+	s.fails.cut()
+	s.Cut()
 }
 
 // slowRead makes a message need many reads, and a connection have more to do for long.
@@ -149,7 +169,14 @@ func (s *Socket) TryRead(p []byte) (n int, more bool, err error) {
 	if s.slow {
 		size = min(size, slowRead)
 	}
+	cut := s.fails.read.Fails()
+	if cut {
+		size = (size + 1) / 2
+	}
 	n, _, err = s.up.Take(p[:size])
+	if cut {
+		s.cutBy()
+	}
 	if err != nil {
 		return 0, false, err
 	}
@@ -177,7 +204,15 @@ func (s *Socket) TryWrite(p []byte) (int, error) {
 	if !bytes.HasPrefix(p, s.untaken) {
 		s.e.Fail("framing", "a write of other bytes than those that the write before has not taken")
 	}
-	n, err := s.down.Put(p, s.limitBytes(s.toPeer, len(p)))
+	most := s.limitBytes(s.toPeer, len(p))
+	cut := s.fails.write.Fails()
+	if cut {
+		most = min(most, len(p)/2)
+	}
+	n, err := s.down.Put(p, most)
+	if cut {
+		s.cutBy()
+	}
 	s.Tap.add(s, p[:n])
 	s.untaken = append(s.untaken[:0], p[n:]...)
 	s.mark(func() { s.noteWrite(n, len(p), err) })
@@ -207,6 +242,10 @@ func (s *Socket) noteWrite(n, of int, err error) {
 // CloseWrite implements relay.Socket.
 func (s *Socket) CloseWrite() error {
 	s.e.Yield(engine.AtClose, s.obj)
+	if s.fails.halfClose.Fails() {
+		s.cutBy()
+		return engine.ErrReset
+	}
 	s.down.CloseWrite()
 	return nil
 }

@@ -60,16 +60,17 @@ const (
 	VerbBan            // bans clients, by number
 	VerbUnban          // lifts a ban, by number
 	VerbList           // lists connections, graces and bans, by number
+	VerbMeet           // waits for the moment of a deadline, by number; 4 more: what a peer does then arrives at that moment
 )
 
 var relayVerbs = []string{"dial", "send", "burst", "close", "hangup", "vanish", "stall", "resume", "mute", "wait", "ping",
 	"big", "split", "dribble", "break", "bad", "order", "dismiss", "junk", "bare", "reset", "restart", "scrape", "health",
-	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve", "access", "kick", "ban", "unban", "list"}
+	"check", "drain", "abort", "next", "advance", "spread", "flood", "last", "limits", "relieve", "access", "kick", "ban", "unban", "list", "meet"}
 
 const (
 	maxClients = 200 // connections in one run
 	MaxServers = 3
-	MaxUsers   = 24
+	MaxUsers   = 32
 )
 
 var Servers = [MaxServers]string{"s1", "s2", "s3"}
@@ -95,6 +96,16 @@ func (World) Parse(words []string) (engine.Op, error) {
 	}
 	return engine.Op{}, fmt.Errorf("%q: want one of %v and a number up to a million", strings.Join(words, " "), relayVerbs)
 }
+
+// FaultPoints lists what can fail around the relay.
+func (World) FaultPoints() []string { return []string{faultRead, faultWrite, faultHalfClose} }
+
+// The fault points of this world. Each resets the connection.
+const (
+	faultRead      = "read"       // after a part of the bytes has been read
+	faultWrite     = "write"      // after a part of the bytes has been written
+	faultHalfClose = "half-close" // when the relay closes its writing half
+)
 
 // Plan returns a random plan. Each seed has its own sizes and omits some operations and
 // faults.
@@ -131,6 +142,7 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	if p.Plan.Param("noise", 0)%16 == 7 { // not a choice of its own: the plans of all other seeds stay
 		p.slowLinks()
 	}
+	p.meetings()
 	if p.Plan.Param("eager", 0) == 1 {
 		p.Actor("clock", 2+r.Intn(p.n), []int{VerbNext, VerbNext, VerbAdvance}, p.IDs)
 	}
@@ -286,6 +298,14 @@ func (p *planner) operators() {
 	if r.Chance(5) {
 		p.Actor("opx", 2+r.Intn(4), []int{VerbWait, VerbList}, 1<<10)
 	}
+}
+
+// Script plans operations of one actor, in this order.
+func (p *Planner) Script(name string, ops ...engine.Op) {
+	for i := range ops {
+		ops[i].Actor, ops[i].Label = name, i+1
+	}
+	p.List = append(p.List, ops)
 }
 
 // Planner plans operations on IDs server-ids.
