@@ -31,6 +31,7 @@ func (w *instance) heal() {
 	w.awaitStarted()
 	w.Engine.Phase("the faults end: partitions heal, frozen nodes continue, ended nodes start again, peers read and answer; 110 s pass")
 	w.faultsOver.Set(true)
+	w.Engine.EndFaults()
 	w.noAnswerBefore.Set(0)
 	w.Record(history.Event{Kind: history.TroublesOver})
 	w.healAll()

@@ -69,6 +69,9 @@ func (World) Parse(words []string) (engine.Op, error) {
 	return op, err
 }
 
+// FaultPoints lists what can fail around the nodes: the sockets of peers.
+func (World) FaultPoints() []string { return relayworld.World{}.FaultPoints() }
+
 // Plan returns a random plan. Each seed has its own sizes and omits some operations and
 // faults. Many seeds have no faults of one kind, so that behaviour which only that kind
 // excuses is checked.

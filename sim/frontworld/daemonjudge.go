@@ -45,7 +45,6 @@ type daemonJudge struct {
 
 	fileValue   int  // in the configuration's file
 	fileChanged bool // a reload was requested since the start
-	requests    int  // of reloads that were granted
 	reading     bool
 	inForce     int // of the last reload
 
