@@ -78,6 +78,7 @@ func (w *instance) Final() {
 	w.JudgeHistory(history.CheckCluster)
 	w.Cover(counterGoals, connGoals)
 	w.coverNodes()
+	w.coverMeetings()
 }
 
 // Chart draws the run. The column of a node shows when it may serve, and the actions of the
@@ -100,7 +101,7 @@ func (w *instance) Chart() *engine.Chart {
 // HistorySettings returns what the checkers need to know of the cluster.
 func (w *instance) HistorySettings() *history.Cluster {
 	return &history.Cluster{
-		Exact: w.IdleTimeOnly, Skewed: w.Run.Param("skew", 0) > 0, Random: w.storeFaults.upset+w.busFaults.lose+w.busFaults.late > 0,
+		Exact: w.IdleTimeOnly, Skewed: w.Run.Param("skew", 0) > 0, Random: w.anyFault.Get() || w.storeFaults.upset+w.busFaults.lose+w.busFaults.late > 0,
 		Session: int64(sessionTTL), Call: callTime, Hold: int64(holdTime), Delay: w.busFaults.delay,
 		Directory: w.storeFaults.delay, Watch: w.storeFaults.watch, Window: max(w.Run.Param("window", 256<<10), 1<<10),
 		Claimant: int64(10*time.Second + relayworld.ProbeTime), Heartbeat: int64(w.heartbeat()),

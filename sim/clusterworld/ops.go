@@ -21,6 +21,8 @@ func (w *instance) Do(t *engine.Task, op engine.Op) {
 	case relayworld.VerbScrape, relayworld.VerbCheck:
 		w.Operate(m.Node, op.Verb, 0)
 	case relayworld.VerbRestart, relayworld.VerbDrain, relayworld.VerbSpread, relayworld.VerbAbort, relayworld.VerbHealth:
+	case relayworld.VerbRelieve:
+		w.Operate(m.Node, op.Verb, op.Arg/maxNodes)
 	case cCutStore, cCutBus, cCutAll:
 		m.link.cut([...]int{cutStore, cutBus, cutAll}[op.Verb-cCutStore])
 		w.Engine.Yield(engine.AtPoint, m.link.obj)

@@ -34,7 +34,10 @@ type directory struct {
 	revision uint64
 	sessions []*session
 	entries  []cluster.Entry
-	changes  int // of nodes
+	changes  int   // of nodes
+	endedAt  int64 // when a session ended last
+	wroteAt  int64 // when a node wrote last, and the number of its process
+	writer   int
 	closed   bool
 }
 
@@ -92,6 +95,7 @@ func (d *directory) end(id cluster.SessionID) {
 		return
 	}
 	s.ended = true
+	d.endedAt = d.e.Now()
 	d.revision++
 	d.entries = slices.DeleteFunc(d.entries, func(e cluster.Entry) bool {
 		if e.Session == id {
@@ -190,7 +194,7 @@ func (l *nodeLink) Grant(ttl time.Duration) (cluster.SessionID, error) {
 	var id cluster.SessionID // of a call that is late, written after Grant has returned
 	var err error
 	delay := l.randomUpTo(l.w.storeFaults.expiry)
-	callErr := l.call(true, func(d *directory) error {
+	callErr := l.call(callGrant, true, func(d *directory) error {
 		expires := d.e.Now() + int64(ttl)
 		d.sessions = append(d.sessions, &session{ttl: int64(ttl), expires: expires, ends: expires + delay})
 		id = cluster.SessionID(len(d.sessions))
@@ -206,7 +210,7 @@ func (l *nodeLink) Grant(ttl time.Duration) (cluster.SessionID, error) {
 // KeepAlive implements cluster.Directory.
 func (l *nodeLink) KeepAlive(id cluster.SessionID) (err error) {
 	delay := l.randomUpTo(l.w.storeFaults.expiry)
-	callErr := l.call(true, func(d *directory) error {
+	callErr := l.call(callKeepAlive, true, func(d *directory) error {
 		s := d.session(id)
 		if s == nil {
 			return cluster.ErrSessionGone
@@ -219,7 +223,7 @@ func (l *nodeLink) KeepAlive(id cluster.SessionID) (err error) {
 
 // Revoke implements cluster.Directory.
 func (l *nodeLink) Revoke(id cluster.SessionID) (err error) {
-	callErr := l.call(true, func(d *directory) error {
+	callErr := l.call(callEnd, true, func(d *directory) error {
 		d.end(id)
 		return nil
 	}, &err)
@@ -236,8 +240,10 @@ func (l *nodeLink) Write(id cluster.SessionID, changes []cluster.Change) ([]clus
 	}
 	l.noteWrite()
 	l.w.Engine.Sometimes(sawBatch, len(changes) > 1)
-	callErr := l.call(true, func(d *directory) (err error) {
-		results, err = d.write(id, changes)
+	callErr := l.call(callWrite, true, func(d *directory) (err error) {
+		if results, err = d.write(id, changes); err == nil {
+			l.w.coverWrite(l)
+		}
 		return err
 	}, &err)
 	if callErr != nil {
@@ -280,7 +286,7 @@ func (d *directory) write(id cluster.SessionID, changes []cluster.Change) ([]clu
 
 // Get implements cluster.Directory.
 func (l *nodeLink) Get(key string) (e cluster.Entry, err error) {
-	callErr := l.call(false, func(d *directory) error {
+	callErr := l.call(callRead, false, func(d *directory) error {
 		if e = d.entry(key); e.Revision == 0 {
 			return cluster.ErrNotFound
 		}
@@ -294,7 +300,7 @@ func (l *nodeLink) noteWrite() { l.w.Record(history.Event{Kind: history.Written,
 
 // call sends an operation to the directory and returns its answer. Either may
 // be lost or late; then the caller cannot tell whether the operation was done.
-func (l *nodeLink) call(changes bool, f func(*directory) error, err *error) error {
+func (l *nodeLink) call(what string, changes bool, f func(*directory) error, err *error) error {
 	e, d := l.w.Engine, l.w.dir
 	defer l.m.parkWhileFrozen()
 	e.Yield(engine.AtPoint, l.obj)
@@ -333,6 +339,13 @@ func (l *nodeLink) call(changes bool, f func(*directory) error, err *error) erro
 		if l.rnd.Chance(3) { // when there is a leader again
 			later(stalled)
 		}
+		return late()
+	}
+	if l.failsAt(directoryPoint + what + requestLost) {
+		return late()
+	}
+	if changes && l.failsAt(directoryPoint+what+answerLost) {
+		d.do(func() { _ = f(d) })
 		return late()
 	}
 	if l.fails(l.w.storeFaults.upset) {

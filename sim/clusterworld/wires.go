@@ -135,7 +135,7 @@ func (l *nodeLink) Dial(address string, then func(relay.Socket, error)) {
 		e.Sleep(time.Duration(l.randomUpTo(2*l.w.busFaults.delay + 1)))
 		l.m.parkWhileFrozen()
 		to := l.w.listening(address)
-		if l.isCut(cutBus) || to == nil || to.isCut(cutBus) {
+		if l.failsAt(faultLinkDial) || l.isCut(cutBus) || to == nil || to.isCut(cutBus) {
 			e.Sleep(time.Second)
 			l.m.parkWhileFrozen()
 			then(nil, errRefused)
@@ -165,6 +165,9 @@ func (w *instance) connect(from, to *nodeLink) (near, far relay.Socket) {
 	c := &nodeWire{from: from, to: to}
 	room := max(w.Run.Param("room", 1<<14), 512)
 	c.ends[0], c.ends[1] = w.Wire(from.m.Node, to.m.Node, from.rnd.Uint64(), room, w.busFaults.delay)
+	for i, m := range []*nodeLink{from, to} {
+		c.ends[i].SetFaults(faultLinkRead, faultLinkWrite, faultLinkHalfClose, fmt.Sprint("node", m.number), w.faulted)
+	}
 	w.wires.mu.Lock()
 	w.wires.all = append(w.wires.all, c)
 	w.wires.mu.Unlock()

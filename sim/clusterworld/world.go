@@ -69,9 +69,6 @@ func (World) Parse(words []string) (engine.Op, error) {
 	return op, err
 }
 
-// FaultPoints lists what can fail around the nodes: the sockets of peers.
-func (World) FaultPoints() []string { return relayworld.World{}.FaultPoints() }
-
 // Plan returns a random plan. Each seed has its own sizes and omits some operations and
 // faults. Many seeds have no faults of one kind, so that behaviour which only that kind
 // excuses is checked.
@@ -101,6 +98,7 @@ func (World) Plan(r *engine.Rand, small bool) *engine.Plan {
 	}
 	p.faults()
 	p.limits()
+	p.meetings()
 	if r.Chance(3) {
 		p.actor("ops", []int{relayworld.VerbScrape, relayworld.VerbCheck, relayworld.VerbWait}, 1+r.Intn(4), p.nodes)
 	}
@@ -384,6 +382,7 @@ type instance struct {
 	nmembers       int
 	noAnswerBefore engine.Hidden[int64] // the directory does not answer before that time
 	faultsOver     engine.Hidden[bool]  // no more faults
+	anyFault       engine.Hidden[bool]  // a fault point of the directory or of a link has failed
 	sessionsLost   engine.Hidden[bool]  // the directory has ended sessions that were alive
 	allStarted     engine.Hidden[bool]  // all processes have started
 	started        engine.Gate

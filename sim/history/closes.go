@@ -12,6 +12,7 @@ const (
 	reasonOperator     = "disconnected by the operator"
 	reasonNoAccess     = "server-id has no access any more"
 	reasonHeartbeat    = "heartbeat timeout"
+	reasonMemory       = "relay is short of memory"
 	reasonNoServer     = "no server with that id"
 	reasonInUse        = "server-id already claimed"
 	reasonSlow         = "message took too long"
@@ -59,7 +60,7 @@ var closes = []Reason{
 	{1008, reasonSlow, Both, "close code", ifExact(did(DidDribble))},
 	{1009, AnyText, Both, "close code", did(DidBig)},
 	{1011, reasonHeartbeat, Both, "displaced", ifExact((*Run).AnsweredNoPing)},
-	{1011, "relay is short of memory", Both, "relief", func(r *Run, c *Conn) bool { return r.shedOf(c) != nil }},
+	{1011, reasonMemory, Both, "relief", func(r *Run, c *Conn) bool { return r.shedOf(c) != nil }},
 	{1011, "write timeout", Both, "close code", ifExact(did(DidStall))},
 
 	{1007, AnyText, Phones, "close code", did(DidBad)},

@@ -129,6 +129,7 @@ func CheckCluster(r *Run) []Violation {
 			r.checkClusterDrain(c)
 		}
 	}
+	r.checkSheds()
 	r.checkQuiet()
 	r.checkMetrics()
 	if !r.sessionsLost { // otherwise the directory itself has granted an id to two processes
@@ -145,6 +146,7 @@ var clusterCloses = []Reason{
 	{1012, reasonShutdown, Both, "close code", func(r *Run, c *Conn) bool { return began(r.of(c).Drained, c) || began(r.home(c).Drained, c) }},
 	{1008, reasonSlow, Both, "close code", unlessCalm(did(DidDribble))},
 	{1011, "write timeout", Both, "close code", unlessCalm(did(DidStall))},
+	{1011, reasonMemory, Phones, "relief", func(r *Run, c *Conn) bool { return r.shedOf(c) != nil || c.Home != c.Node && r.shedAt(c.Home, c) }},
 	{1011, reasonHeartbeat, Both, "displaced", func(r *Run, c *Conn) bool { return !r.plain(c) || r.AnsweredNoPing(c) }},
 	// Each claimant has waited for as long as it may.
 	{1013, reasonNoAnswer, Both, "close code", func(r *Run, c *Conn) bool {

@@ -42,6 +42,14 @@ func (r *Run) shedOf(c *Conn) *shed {
 	return nil
 }
 
+// isRemote reports whether c is a phone of that process with its socket at another one.
+func (r *Run) isRemote(c *Conn, k *shed) bool { return c.Phone && c.Home == k.node && c.Node != k.node }
+
+// shedAt reports whether a process has called ShedLoad while c may have been connected.
+func (r *Run) shedAt(node int, c *Conn) bool {
+	return slices.ContainsFunc(r.sheds, func(k *shed) bool { return k.node == node && k.from.After(c.DialedAt) })
+}
+
 // MostShed returns the most connections that one call of ShedLoad has closed.
 func (r *Run) MostShed() (n int) {
 	for _, k := range r.sheds {
@@ -53,12 +61,16 @@ func (r *Run) MostShed() (n int) {
 // checkSheds checks the connections that ShedLoad closed.
 func (r *Run) checkSheds() {
 	for _, k := range r.sheds {
-		if !r.Exact || k.to.Step == 0 || k.to.At != k.from.At {
+		exact := r.Exact || r.Cluster != nil && r.Cluster.Exact && !r.Nodes[k.node].Froze
+		if !exact || k.to.Step == 0 || k.to.At != k.from.At {
 			continue
 		}
-		others := 0 // that ended meanwhile
+		others := 0 // that ended meanwhile, and phones here with their socket at another process
 		for _, c := range r.All() {
 			if s := c.SocketClosed.Step; c.Node == k.node && s >= k.from.Step && s <= k.to.Step && !slices.Contains(k.closed, c) {
+				others++
+			}
+			if r.isRemote(c, k) {
 				others++
 			}
 		}
@@ -88,12 +100,15 @@ func (r *Run) checkShed(k *shed) {
 		}
 		least = 0
 		for _, o := range r.All() { // what the address holds at most
-			if o.Node == k.node && o.Address == c.Address && (o.SocketClosed.Step == 0 || o.SocketClosed.Step >= k.from.Step) {
+			if (o.Node == k.node || r.isRemote(o, k)) && o.Address == c.Address && (o.SocketClosed.Step == 0 || o.SocketClosed.Step >= k.from.Step) {
 				_, hi := held(o)
 				least += hi + idleBytes
 			}
 		}
 		freed, most = freed+lo+idleBytes, most+hi+idleBytes
+	}
+	if slices.ContainsFunc(r.All(), func(c *Conn) bool { return r.isRemote(c, k) }) {
+		most = k.want // it may have closed those, too
 	}
 	for _, c := range r.All() {
 		lo, _ := held(c)
@@ -140,8 +155,8 @@ func (r *Run) heldBytes(c *Conn, k *shed, recycled int) (lo, hi int) {
 		n, most, largestHere := r.waiting(c, o, sent, got, k)
 		lo, waits, largest = lo+n, waits+most, max(largest, largestHere)
 	}
-	if !c.Phone {
-		lo = 0 // how much its parked phones hold is unknown
+	if !c.Phone || c.Home != 0 && c.Home != c.Node {
+		lo = 0 // how much its parked phones, or the process of its slot, hold is unknown
 	}
 	hi = waits + waits/2 + 3*messageBytes + idleBytes
 	if waits > 0 {
