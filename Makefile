@@ -152,8 +152,8 @@ sim-coverage: ## measure which statements of the relay COVERSEEDS (300) seeds of
 	$(GO) tool cover -html out/sim-coverage.txt -o out/sim-coverage.html; echo "out/sim-coverage.html shows the statements that were not run"; \
 	SIM_COVERAGE="$$PWD/out/sim-coverage.txt" $(GO) test -count=1 -run TestUncoveredFunctionsAreExplained ./sim
 
-mutants: bin/relaysim-race ## plant each bug of sim/mutants and check that the simulator finds it; writes sim/mutants/kills-WORLD.md; WORLD=registry, relay, cluster or front
-	./bin/relaysim-race mutants -world $(WORLD) -n 3 -limit 3000 -each 2s $(if $(findstring -only,$(ARGS)),,-o sim/mutants/kills-$(WORLD).md) $(ARGS)
+mutants: bin/relaysim-race ## plant each bug of sim/mutants and check that the simulator finds it; updates sim/mutants/kills-WORLD.md; WORLD=registry, relay, cluster or front
+	./bin/relaysim-race mutants -world $(WORLD) -n 3 -limit 3000 -each 2s -o sim/mutants/kills-$(WORLD).md $(ARGS)
 
 # The plain build gets four fifths of the time, because it runs four to seven times as many
 # seeds. Each night begins at other seeds, and mutates the runs that earlier nights have kept.

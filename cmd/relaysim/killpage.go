@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
+	"github.com/pyrycode/pyrycode-relay/sim/mutants"
 )
 
 // killPageHead is the beginning of each page with a kill table. Its arguments
@@ -17,30 +20,52 @@ const killPageHead = `# Kill table of the world %s
 
 ` + "`make mutants WORLD=%s`" + ` writes this page; do not edit it. Each row is the result of one mutant
 of this directory. [docs/simulation.md](../../docs/simulation.md#kill-tables) explains the columns.
+
 `
 
-const killColumns = `| mutant | bug | caught by | seeds, median / max | medians by strategy | seconds, median / max | searches that found it | regression run |
-|---|---|---|---|---|---|---|---|
+const killColumns = `| mutant | bug | caught by | seeds, median / max | medians by strategy | seconds, median / max | searches that found it | regression run | measured |
+|---|---|---|---|---|---|---|---|---|
 `
 
-// killPage returns the kill table as a Markdown page. command is the command that
-// measured it, summary is what report has written.
-func killPage(world, command, commit string, day time.Time, rows []row, summary string) string {
+// killRow returns the line of the table with the result of one mutant. measured says when,
+// at which commit, and how it was measured.
+func killRow(r row, measured string) string {
+	cells := append([]string{r.m.Name, r.m.Class}, r.cells()...)
+	cells = append(cells, r.m.RegressionRun, measured)
+	for i, c := range cells {
+		cells[i] = strings.ReplaceAll(c, "|", `\|`)
+	}
+	return "| " + strings.Join(cells, " | ") + " |"
+}
+
+// killRows returns the lines of the table of a page by the names of their mutants.
+func killRows(page string) map[string]string {
+	rows := make(map[string]string)
+	_, table, _ := strings.Cut(page, "\n|---")
+	for line := range strings.Lines(table) {
+		if name, ok := strings.CutPrefix(line, "| "); ok {
+			name, _, _ = strings.Cut(name, " ")
+			rows[name] = strings.TrimSpace(line)
+		}
+	}
+	return rows
+}
+
+// updateKillPage returns the page with the new results. Rows of other mutants of the world
+// stay. Rows of mutants that no longer exist go.
+func updateKillPage(page, world, measured string, rows []row, all []*mutants.Mutant) string {
+	lines := killRows(page)
+	for _, r := range rows {
+		lines[r.m.Name] = killRow(r, measured)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, killPageHead, world, world)
-	fmt.Fprintf(&b, "\nMeasured on %s at commit %s with `%s`. Medians by strategy are in this order: %s.\n\n",
-		day.Format(time.DateOnly), commit, command, strings.Join(engine.Strategies, ", "))
 	b.WriteString(killColumns)
-	for _, r := range rows {
-		cells := []string{r.m.Name, r.m.Class}
-		cells = append(cells, r.cells()...)
-		cells = append(cells, r.m.RegressionRun)
-		for i, c := range cells {
-			cells[i] = strings.ReplaceAll(c, "|", `\|`)
+	for _, m := range all {
+		if line := lines[m.Name]; m.World == world && line != "" {
+			b.WriteString(line + "\n")
 		}
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 	}
-	fmt.Fprintf(&b, "\n```\n%s```\n", summary)
 	return b.String()
 }
 
@@ -117,18 +142,20 @@ func measuredCommit() string {
 	return commit
 }
 
-// writeKillPage writes the page to the file that -o names.
-func (e *env) writeKillPage(file string, rows []row, summary string) error {
-	command := "relaysim mutants"
-	for i := 0; i < len(e.args); i++ {
-		switch {
-		case e.args[i] == "-o" || e.args[i] == "--o":
-			i++
-		case strings.HasPrefix(strings.TrimLeft(e.args[i], "-"), "o="):
-		default:
-			command += " " + e.args[i]
-		}
+// writeKillPage updates the page in the file that -o names with the results.
+func (e *env) writeKillPage(f mutantFlags, rows []row) error {
+	all, err := mutants.Mutants()
+	if err != nil {
+		return err
 	}
-	page := killPage(e.world, command, measuredCommit(), time.Now().UTC(), rows, summary)
-	return os.WriteFile(file, []byte(page), 0o644)
+	old, err := os.ReadFile(f.page)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	build := "race"
+	if !f.race {
+		build = "plain"
+	}
+	measured := fmt.Sprintf("%s %s %s %v", time.Now().UTC().Format(time.DateOnly), measuredCommit(), build, f.each)
+	return os.WriteFile(f.page, []byte(updateKillPage(string(old), e.world, measured, rows, all)), 0o644)
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pyrycode/pyrycode-relay/sim"
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
@@ -23,43 +22,39 @@ func TestTheKillPageHasOneRowForEachResult(t *testing.T) {
 		want string
 	}{
 		{row{m: &mutants.Mutant{Name: "a", Class: "one | two"}, s: searched{Campaigns: []engine.Campaign{kill("sticky", 3), kill("uniform", 1)}}},
-			`| a | one \| two | holder | 3 / 3 | 1 3 | 0.50 / 0.50 | 2 |  |`},
+			`| a | one \| two | holder | 3 / 3 | 1 3 | 0.50 / 0.50 | 2 |  | today |`},
 		{row{m: &mutants.Mutant{Name: "b", RegressionRun: "x"}, s: searched{Campaigns: []engine.Campaign{kill("sticky", 3), miss}, RegressionRun: "holder"}},
-			"| b |  | holder | 3 / 3 | 3 - | 0.50 / 0.50 | 1 of 2 | x |"},
+			"| b |  | holder | 3 / 3 | 3 - | 0.50 / 0.50 | 1 of 2 | x | today |"},
 		{row{m: &mutants.Mutant{Name: "c", RegressionRun: "x"}, s: searched{Campaigns: []engine.Campaign{miss}, RegressionRun: "order"}},
-			"| c |  | order | its regression run |  |  | 0 of 1 | x |"},
+			"| c |  | order | its regression run |  |  | 0 of 1 | x | today |"},
 		{row{m: &mutants.Mutant{Name: "d", Survives: "it is equal"}, s: searched{Campaigns: []engine.Campaign{miss}}},
-			"| d |  | *survives*: it is equal |  |  |  |  |  |"},
-		{row{m: &mutants.Mutant{Name: "e"}, s: searched{Campaigns: []engine.Campaign{miss}}}, "| e |  | *not found* |  |  |  | 0 of 1 |  |"},
-		{row{m: &mutants.Mutant{Name: "f"}, s: searched{Campaigns: []engine.Campaign{{}}}}, "| f |  | *its code never ran* |  |  |  | 0 of 1 |  |"},
-		{row{m: &mutants.Mutant{Name: "g"}, broken: errors.New("x")}, "| g |  | *does not build* |  |  |  |  |  |"},
+			"| d |  | *survives*: it is equal |  |  |  |  |  | today |"},
+		{row{m: &mutants.Mutant{Name: "e"}, s: searched{Campaigns: []engine.Campaign{miss}}}, "| e |  | *not found* |  |  |  | 0 of 1 |  | today |"},
+		{row{m: &mutants.Mutant{Name: "f"}, s: searched{Campaigns: []engine.Campaign{{}}}}, "| f |  | *its code never ran* |  |  |  | 0 of 1 |  | today |"},
+		{row{m: &mutants.Mutant{Name: "g"}, broken: errors.New("x")}, "| g |  | *does not build* |  |  |  |  |  | today |"},
 	} {
-		page := killPage("relay", "relaysim mutants -n 2", "abc", time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC), []row{tt.r}, "world=relay\n")
-		if !strings.Contains(page, "\n"+killColumns+tt.want+"\n\n") {
-			t.Errorf("%s: want %s in\n%s", tt.r.m.Name, tt.want, page)
-		}
-		if !strings.Contains(page, "Measured on 2026-11-30 at commit abc with `relaysim mutants -n 2`.") || !strings.HasSuffix(page, "```\nworld=relay\n```\n") {
-			t.Errorf("the page does not say how it was measured, or lacks the summary:\n%s", page)
+		if got := killRow(tt.r, "today"); got != tt.want {
+			t.Errorf("%s: %s; want %s", tt.r.m.Name, got, tt.want)
 		}
 	}
 }
 
-// -o is not part of the command that the page names.
-func TestTheKillPageNamesTheCommandWithoutItsFile(t *testing.T) {
-	file := t.TempDir() + "/kills.md"
-	for _, args := range [][]string{{"-n", "3", "-o", file, "-each", "2s"}, {"-n", "3", "-o=" + file, "-each", "2s"}} {
-		e := command{name: "mutants"}.env(args, nil, nil)
-		e.world = "registry"
-		if err := e.writeKillPage(file, nil, ""); err != nil {
-			t.Fatal(err)
+func TestAnUpdateOfTheKillPageKeepsTheOtherRows(t *testing.T) {
+	all := []*mutants.Mutant{{Name: "a", World: "relay"}, {Name: "b", World: "relay"}, {Name: "c", World: "relay"}, {Name: "d", World: "front"}}
+	rows := func(names ...int) (some []row) {
+		for _, i := range names {
+			some = append(some, row{m: all[i], broken: errors.New("x")})
 		}
-		page, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := "with `relaysim mutants -n 3 -each 2s`"; !strings.Contains(string(page), want) {
-			t.Errorf("%v: want %s in\n%s", args, want, page)
-		}
+		return some
+	}
+	page := updateKillPage("", "relay", "first", append(rows(1, 2), row{m: &mutants.Mutant{Name: "gone"}}), all)
+	page = updateKillPage(page, "relay", "second", rows(0, 1), all)
+	want := fmt.Sprintf(killPageHead, "relay", "relay") + killColumns
+	for _, r := range []struct{ name, measured string }{{"a", "second"}, {"b", "second"}, {"c", "first"}} {
+		want += "| " + r.name + " |  | *does not build* |  |  |  |  |  | " + r.measured + " |\n"
+	}
+	if page != want {
+		t.Errorf("the page is\n%s\nwant\n%s", page, want)
 	}
 }
 
@@ -76,19 +71,15 @@ func TestTheKillPagesHaveTheForm(t *testing.T) {
 			t.Fatal(err)
 		}
 		page := string(b)
-		if !strings.HasPrefix(page, fmt.Sprintf(killPageHead, world, world)+"\nMeasured on ") {
-			t.Errorf("%s: another beginning than the command writes", world)
-		}
-		_, table, ok := strings.Cut(page, "\n\n"+killColumns)
+		table, ok := strings.CutPrefix(page, fmt.Sprintf(killPageHead, world, world)+killColumns)
 		if !ok {
-			t.Fatalf("%s: other columns than the command writes", world)
+			t.Fatalf("%s: another beginning, or other columns, than the command writes", world)
 		}
-		table, _, _ = strings.Cut(table, "\n\n")
 		rows := make(map[string]bool)
 		for _, line := range strings.Split(strings.TrimSpace(table), "\n") {
 			name := strings.Fields(line)[1]
-			if n := strings.Count(strings.ReplaceAll(line, `\|`, ""), "|"); n != 9 || rows[name] {
-				t.Errorf("%s: %s has %d bars, want 9, or a second row", world, name, n)
+			if n := strings.Count(strings.ReplaceAll(line, `\|`, ""), "|"); n != 10 || rows[name] {
+				t.Errorf("%s: %s has %d bars, want 10, or a second row", world, name, n)
 			}
 			rows[name] = true
 		}

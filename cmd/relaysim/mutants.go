@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -85,7 +84,7 @@ func (e *env) mutants() int {
 	var f mutantFlags
 	e.worldFlags()
 	e.flags.StringVar(&f.only, "only", "", "`NAMES` of the mutants to try, by comma; none: all of the world")
-	e.flags.StringVar(&f.page, "o", "", "write the kill table as a page to this `FILE`; not together with -only")
+	e.flags.StringVar(&f.page, "o", "", "update the rows of the kill table in this `FILE`, if the clean build holds")
 	e.flags.IntVar(&f.n, "n", 15, "`N` searches per strategy")
 	e.flags.IntVar(&f.limit, "limit", 3000, "at most `N` seeds per search")
 	e.flags.DurationVar(&f.each, "each", 3*time.Second, "at most this `TIME` per search")
@@ -93,8 +92,7 @@ func (e *env) mutants() int {
 	if _, ok := e.parse(0); !ok {
 		return e.code
 	}
-	if !e.check(rule{f.n > 0, "n", f.n, "1 or more"}, rule{f.limit > 0, "limit", f.limit, "1 or more"}, rule{f.each > 0, "each", f.each, "more than 0s"},
-		rule{f.page == "" || f.only == "", "o", f.page, "without -only, which leaves mutants out of the table"}) {
+	if !e.check(rule{f.n > 0, "n", f.n, "1 or more"}, rule{f.limit > 0, "limit", f.limit, "1 or more"}, rule{f.each > 0, "each", f.each, "more than 0s"}) {
 		return usage
 	}
 	root, all, err := e.chosen(f.only)
@@ -142,10 +140,9 @@ func (e *env) judgeCleanBuild(rows []row, f mutantFlags, root, tmp string) int {
 	if err != nil {
 		return e.complain("the clean build: %v", err)
 	}
-	var summary bytes.Buffer
-	code := report(io.MultiWriter(e.out, &summary), e.world, rows, clean, f.n)
-	if f.page != "" {
-		if err := e.writeKillPage(f.page, rows, summary.String()); err != nil {
+	code := report(e.out, e.world, rows, clean, f.n)
+	if held := !slices.ContainsFunc(clean.Campaigns, func(c engine.Campaign) bool { return c.Killed }); f.page != "" && held {
+		if err := e.writeKillPage(f, rows); err != nil {
 			return e.complain("%v", err)
 		}
 	}

@@ -112,6 +112,6 @@ func (w *instance) HistorySettings() *history.Cluster {
 func (World) Invariants() []string {
 	return []string{"one serving", "gauges", "walk", "scrape", "framing", "envelope", "unchanged", "misrouted", "order", "one binary",
 		"after close", "after notice", "notice", "one close", "directive", "served", "served again", "writes", "one holder", "patience", "converges", "left over", "gates",
-		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "progress", "forwarded", "attempts", "books", "metrics", "silence", "drain", "strays", "wake", "expiries", "disconnect",
+		"goodbye", "close code", "displaced", "spurious 4409", "joined", "reclaimed", "lost", "broken", "fence", "in time", "relief", "progress", "forwarded", "attempts", "books", "metrics", "silence", "drain", "strays", "wake", "expiries", "disconnect",
 		"linearizable", "race", "deadlock", "locks", "panic", "terminates", "ends"}
 }
