@@ -45,8 +45,8 @@ type role interface {
 	// starved is called when the conn has been parked for RoomTimeout.
 	starved()
 
-	// pong is called with the number of the ping that the peer has answered, or with 0 for
-	// any other pong.
+	// pong is called with the number of the ping that the peer has answered. Any other pong
+	// only shows that the peer is alive.
 	pong(n uint64)
 
 	// gone is called when the peer has ended the connection, with code, or with CloseNone
