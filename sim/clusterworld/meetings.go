@@ -48,11 +48,12 @@ func (p *planner) meetings() {
 		for i := range claimants {
 			p.Script(fmt.Sprint("bx", i), wait(2000), dial(at+1))
 		}
-	case 3, 4: // phones at two nodes hold much memory, and one of the nodes runs short
+	case 3, 4: // phones at two nodes hold much memory, and one of the nodes runs short; others would take too many steps
+		p.List = nil
 		for _, big := range []struct {
 			name  string
 			value int
-		}{{"chunk", 0}, {"max-phones", 16}, {"phone-outbox", 256 << 10}, {"binary-outbox", 256 << 10}, {"window", 256 << 10}} {
+		}{{"chunk", 0}, {"room", 16 << 10}, {"max-phones", 16}, {"phone-outbox", 256 << 10}, {"binary-outbox", 256 << 10}, {"window", 256 << 10}} {
 			for i := range p.Plan.Params {
 				if p.Plan.Params[i].Name == big.name {
 					p.Plan.Params[i].Value = big.value
@@ -60,7 +61,7 @@ func (p *planner) meetings() {
 			}
 		}
 		flood := engine.Op{Verb: relayworld.VerbFlood}
-		p.Script("bg", dial(at), wait(2000), flood, flood, flood, flood, flood, flood, wait(1000), engine.Op{Verb: relayworld.VerbSend})
+		p.Script("bg", dial(at), wait(2000), flood, flood, flood, flood, flood, wait(1000), engine.Op{Verb: relayworld.VerbSend})
 		for i, name := range []string{"pg", "ph", "pi"} {
 			p.Script(name, wait(700), dial(at+i), wait(300), engine.Op{Verb: relayworld.VerbStall}, wait(4000), engine.Op{Verb: relayworld.VerbResume})
 		}
