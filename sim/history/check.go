@@ -90,7 +90,7 @@ func (r *Run) checkQuiet() {
 			since = Stamp{}
 		case e.Kind == Pinged:
 			all++
-			if pings[e.Conn]++; int64(pings[e.Conn])-1 > r.atMost(e.At-since.At)/r.Heartbeat {
+			if pings[e.Conn]++; int64(pings[e.Conn])-1 > r.atMost(e.At-since.At+r.jitter())/r.Heartbeat {
 				r.blame("silence", r.Conns[e.Conn], "%d pings within %d s; want one in %d s", pings[e.Conn], (e.At-since.At)/1e9, r.Heartbeat/1e9)
 			}
 		case e.Kind == Written:
@@ -99,6 +99,15 @@ func (r *Run) checkQuiet() {
 			r.blame("silence", r.Conns[e.Conn], "the relay writes to it, or closes it, while nothing happens (kind %d)", e.Kind)
 		}
 	}
+}
+
+// jitter returns by how much the time between two messages changes at most on their way
+// through other processes.
+func (r *Run) jitter() int64 {
+	if r.Cluster != nil {
+		return r.Cluster.Delay
+	}
+	return 0
 }
 
 // atMost returns how much time passes at most by the clock of a process in a time.

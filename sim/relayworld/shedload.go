@@ -26,7 +26,8 @@ func (w *Instance) beginShedLoad(d *Node, want int) shedLoadCall {
 
 // noteClosing records that c's socket is closed, if ShedLoad closes it.
 func (w *Instance) noteClosing(c *Client) {
-	if k, ok := w.Engine.Current().Data.(shedLoadCall); ok {
+	reset := c.Is(func() bool { return c.Faults&history.WasReset != 0 }) // a write of ShedLoad's task has failed
+	if k, ok := w.Engine.Current().Data.(shedLoadCall); ok && !reset {
 		c.record(history.Event{Kind: history.ShedClosed, To: int(k)})
 	}
 }
