@@ -137,7 +137,6 @@ func TestWhatIsWrongNamesTheFlag(t *testing.T) {
 		"mutants -n 0":                       "-n 0",
 		"mutants -limit 0":                   "-limit 0",
 		"mutants -each 0s":                   "-each 0s",
-		"mutants -only late -o kills.md":     "-o kills.md: must be without -only",
 		"mutants -world planted-update":      "-world planted-update has no mutants",
 		"mutants -only torn-moon,held-twice": `-only "`,
 		"demo -mutant moon":                  "-mutant moon: no such mutant; relaysim demo -list names them",
