@@ -61,11 +61,12 @@ func (r *Run) overRate(c *Conn) bool {
 	least := float64(r.lowest(c.Node, Stamp{}, c.ServedAt, burstOf))
 	over := func(times float64) func(*Conn, int, float64) bool {
 		return func(_ *Conn, n int, took float64) bool {
-			return float64(n) > times*(least+r.Rate*took)-1 || !r.Exact && float64(n) > times*least-1
+			return float64(n) > times*(least+r.Rate*took)-times || !r.Exact && float64(n) > times*least-times
 		}
 	}
 	charged := func(o *Conn) bool { return !o.missed() || !c.DialedAt.After(o.ClosedAt) }
-	// As many misses as attempts are free. The others are charged.
+	// As many misses as attempts are free. The others are charged. Both allowances may have a
+	// part of one attempt left.
 	return r.windows(c, charged, over(1)) || r.windows(c, func(*Conn) bool { return true }, over(2))
 }
 
