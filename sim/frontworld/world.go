@@ -83,7 +83,7 @@ const (
 	latency = time.Millisecond
 
 	// maxSessions bounds the connections of a run. The listener refuses the others.
-	maxSessions = 160
+	maxSessions = 400
 )
 
 // Plan implements engine.World. Each run has its own limits, and omits some kinds of

@@ -40,6 +40,7 @@ type Client struct {
 	Upgraded, served      bool // the handshake is done; the relay's HTTP handler has returned
 	stalled, IgnoresPings bool
 	answersNotices        bool // a binary: sends one envelope for each close notice
+	failedInShed          bool // a write of ShedLoad's task has failed
 	diesAfterPong         bool // disappears after its next pong
 	Faults                Fault
 	Left                  bool // the peer has ended it and sends no more

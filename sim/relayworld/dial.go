@@ -80,7 +80,7 @@ func (w *Instance) DialTo(d *Node, u *User, phone bool, server, kind int) *Clien
 		return nil
 	}
 	c.Sock.record = c.record
-	c.Sock.SetFaults(faultRead, faultWrite, faultHalfClose, c.Name, func() { c.EndByPeer(history.WasReset) })
+	c.Sock.SetFaults(faultRead, faultWrite, faultHalfClose, c.Name, c.noteFailure)
 	c.Sock.onClose = func() { w.noteClosing(c) }
 	u.conns = append(u.conns, c)
 	w.Record(history.Event{Kind: history.Dialled, Node: d.N, Conn: c.Number, Data: &history.Dial{

@@ -24,10 +24,17 @@ func (w *Instance) beginShedLoad(d *Node, want int) shedLoadCall {
 	return shedLoadCall(w.nshedLoads - 1)
 }
 
+// noteFailure records that a fault point resets c. If that is a write in ShedLoad's task, the
+// close that follows is not one of ShedLoad.
+func (c *Client) noteFailure() {
+	_, in := c.w.Engine.Current().Data.(shedLoadCall)
+	c.Note(func() { c.failedInShed = in })
+	c.EndByPeer(history.WasReset)
+}
+
 // noteClosing records that c's socket is closed, if ShedLoad closes it.
 func (w *Instance) noteClosing(c *Client) {
-	reset := c.Is(func() bool { return c.Faults&history.WasReset != 0 }) // a write of ShedLoad's task has failed
-	if k, ok := w.Engine.Current().Data.(shedLoadCall); ok && !reset {
+	if k, ok := w.Engine.Current().Data.(shedLoadCall); ok && !c.Is(func() bool { return c.failedInShed }) {
 		c.record(history.Event{Kind: history.ShedClosed, To: int(k)})
 	}
 }
