@@ -135,8 +135,9 @@ func (e *env) judgeCleanBuild(rows []row, f mutantFlags, root, tmp string) int {
 	if err != nil {
 		return e.complain("the clean build: %v", err)
 	}
-	f.each = time.Minute
-	clean, err := e.search(bin, f, "", deepest(rows)...)
+	long := f
+	long.each = time.Minute
+	clean, err := e.search(bin, long, "", deepest(rows)...)
 	if err != nil {
 		return e.complain("the clean build: %v", err)
 	}
