@@ -81,10 +81,13 @@ func Hidden(c *cobra.Command) *cobra.Command {
 	return c
 }
 
+// The commands stay in the order of the program. cobra keeps this setting in a variable of its
+// package.
+func init() { cobra.EnableCommandSorting = false }
+
 // Root returns the command of a whole program, which writes help to stdout. cobra adds the
 // command completion, and the command help if there is none.
 func Root(name, about string, stdout io.Writer, commands ...*cobra.Command) *cobra.Command {
-	cobra.EnableCommandSorting = false
 	c := Group(name, "", commands...)
 	c.Long, c.SilenceErrors, c.SilenceUsage = about, true, true
 	c.SetFlagErrorFunc(flagError)
