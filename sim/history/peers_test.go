@@ -113,3 +113,21 @@ func TestPeersFindTheFramesThatAreWrong(t *testing.T) {
 		})
 	}
 }
+
+// Clients of real processes dial concurrently, so the dial with the lower number may be
+// recorded after another client has sent frames.
+func TestPeersMayBeRecordedInAnotherOrderThanThatOfTheirNumbers(t *testing.T) {
+	l := NewPeers()
+	l.Add(Event{Kind: LimitsBegan, Node: 1, Data: &Limits{Phones: 16, PhoneOutbox: 1 << 20}})
+	late := l.Conn()
+	b := l.Dial(1, Dial{Server: "s1", Name: "b"})
+	b.Answered(101, "")
+	p := l.Dial(1, Dial{Phone: true, Server: "s1", Name: "p"})
+	p.Answered(101, "")
+	p.Sends(0x81, []byte(`1`))
+	b.Receives(1, envelope(1, `1`))
+	l.Add(Event{Kind: Dialled, Node: 1, Conn: late, Data: &Dial{Phone: true, Server: "s1", Name: "o"}})
+	if wrong := CheckPeers(l.Read(Settings{Room: 1})); len(wrong) > 0 {
+		t.Errorf("broken: %v", wrong)
+	}
+}
