@@ -50,15 +50,11 @@ func (p *planner) meetings() {
 		}
 	case 3, 4: // phones at two nodes hold much memory, and one of the nodes runs short; others would take too many steps
 		p.List = nil
-		for _, big := range []struct {
-			name  string
-			value int
-		}{{"chunk", 0}, {"room", 16 << 10}, {"max-phones", 16}, {"phone-outbox", 256 << 10}, {"binary-outbox", 256 << 10}, {"window", 256 << 10}} {
-			for i := range p.Plan.Params {
-				if p.Plan.Params[i].Name == big.name {
-					p.Plan.Params[i].Value = big.value
-				}
-			}
+		p.Replace("chunk", 0)
+		p.Replace("room", 16<<10)
+		p.Replace("max-phones", 16)
+		for _, buffer := range []string{"phone-outbox", "binary-outbox", "window"} {
+			p.Replace(buffer, 256<<10)
 		}
 		flood := engine.Op{Verb: relayworld.VerbFlood}
 		p.Script("bg", dial(at), wait(2000), flood, flood, flood, flood, flood, wait(1000), engine.Op{Verb: relayworld.VerbSend})

@@ -1,8 +1,6 @@
 package relayworld
 
 import (
-	"slices"
-
 	"github.com/pyrycode/pyrycode-relay/sim/engine"
 	"github.com/pyrycode/pyrycode-relay/sim/history"
 )
@@ -50,24 +48,18 @@ func (p *planner) meetings() {
 		p.Script("bi", wait(1200), meet(2), dial)
 	case 4: // the grace of one server-id ends when another binary misses a heartbeat; no others disturb them
 		p.List = nil
-		p.replace("beat", 30)
+		p.Replace("beat", 30)
 		p.Script("bg", engine.Op{Verb: VerbDial, Arg: 2}, engine.Op{Verb: VerbMute})
 		p.Script("bh", engine.Op{Verb: VerbDial, Arg: 1}, wait(100), meet(3), wait(10), engine.Op{Verb: VerbHangup}) // the alarm of a heartbeat rings 10 ms late
 		p.Script("pg", wait(50), engine.Op{Verb: VerbDial, Arg: 1}, send)
 	case 5: // a claim at the end of an access
-		p.replace("access", accessList)
+		p.Replace("access", accessList)
 		p.Script("acl2", wait(1000), engine.Op{Verb: VerbAccess, Arg: 8 * (1 + r.Intn(2))})
 		p.Script("bg", dial)
 		for i, name := range []string{"bh", "bi"} {
 			p.Script(name, wait(1500), meet(2), engine.Op{Verb: VerbDial, Arg: i + 1})
 		}
 	}
-}
-
-// replace sets a parameter that may be set already.
-func (p *planner) replace(name string, value int) {
-	p.Plan.Params = slices.DeleteFunc(p.Plan.Params, func(p engine.Param) bool { return p.Name == name })
-	p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: value})
 }
 
 // coverMeetings marks the coverage goals of events at the moment of a deadline.

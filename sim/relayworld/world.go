@@ -2,6 +2,7 @@ package relayworld
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -319,6 +320,16 @@ func (p *Planner) Set(name string, of ...int) int {
 	v := of[p.Rand.Intn(len(of))]
 	p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: v})
 	return v
+}
+
+// Replace sets a parameter that may be set already. It takes no random number.
+func (p *Planner) Replace(name string, value int) {
+	i := slices.IndexFunc(p.Plan.Params, func(old engine.Param) bool { return old.Name == name })
+	if i < 0 {
+		p.Plan.Params = append(p.Plan.Params, engine.Param{Name: name, Value: value})
+		return
+	}
+	p.Plan.Params[i].Value = value
 }
 
 // Some returns verbs with some of the further ones: each has a chance of one in in.
