@@ -43,7 +43,7 @@ type Directory interface {
 
 	// Write makes changes of different keys, MaxChanges at most, in one step. Each succeeds or
 	// fails alone: result i is that of change i. Entries are written under session s. If s has
-	// ended, the error is ErrSessionGone and no change is made.
+	// ended and an entry would be written, the error is ErrSessionGone and no change is made.
 	Write(s SessionID, changes []Change) ([]Result, error)
 
 	// Get returns the entry under key, or ErrNotFound.

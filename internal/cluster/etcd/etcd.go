@@ -139,8 +139,8 @@ func (d *Directory) Close() error {
 
 // call returns the context of one call. A server without a leader refuses the call
 // immediately.
-func (d *Directory) call() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(clientv3.WithRequireLeader(d.ctx), callTimeout)
+func (d *Directory) call(timeout time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(clientv3.WithRequireLeader(d.ctx), timeout)
 }
 
 // mapped returns the error of a cluster.Directory for an error of etcd.
@@ -153,7 +153,7 @@ func mapped(err error) error {
 
 // Grant implements cluster.Directory.
 func (d *Directory) Grant(ttl time.Duration) (cluster.SessionID, error) {
-	ctx, cancel := d.call()
+	ctx, cancel := d.call(callTimeout)
 	defer cancel()
 	r, err := d.client.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
 	if err != nil {
@@ -164,14 +164,14 @@ func (d *Directory) Grant(ttl time.Duration) (cluster.SessionID, error) {
 
 // KeepAlive implements cluster.Directory.
 func (d *Directory) KeepAlive(s cluster.SessionID) error {
-	ctx, cancel := d.call()
+	ctx, cancel := d.call(callTimeout)
 	defer cancel()
 	return mapped(d.renew(ctx, clientv3.LeaseID(s)))
 }
 
 // Revoke implements cluster.Directory.
 func (d *Directory) Revoke(s cluster.SessionID) error {
-	ctx, cancel := d.call()
+	ctx, cancel := d.call(callTimeout)
 	defer cancel()
 	_, err := d.client.Revoke(ctx, clientv3.LeaseID(s))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
@@ -183,9 +183,7 @@ func (d *Directory) Revoke(s cluster.SessionID) error {
 // Write implements cluster.Directory. The changes are transactions inside one transaction, so
 // that each has a condition of its own.
 func (d *Directory) Write(s cluster.SessionID, changes []cluster.Change) ([]cluster.Result, error) {
-	ctx, cancel := d.call()
-	defer cancel()
-	ctx, cancel = context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := d.call(writeTimeout)
 	defer cancel()
 	ops := make([]clientv3.Op, len(changes))
 	for i, c := range changes {
@@ -214,8 +212,8 @@ func (d *Directory) operation(s cluster.SessionID, c cluster.Change) clientv3.Op
 	return clientv3.OpTxn(conditions, []clientv3.Op{change}, []clientv3.Op{clientv3.OpGet(name)})
 }
 
-// result returns the result of c, whose transaction has the response r. revision is that of all
-// changes that were made with it.
+// result returns the result of c. Its transaction has the response r, and all changes that were
+// made with it have that revision.
 func (d *Directory) result(s cluster.SessionID, c cluster.Change, revision int64, r *pb.TxnResponse) cluster.Result {
 	e := cluster.Entry{Key: c.Key}
 	if r.Succeeded {
@@ -232,7 +230,7 @@ func (d *Directory) result(s cluster.SessionID, c cluster.Change, revision int64
 
 // Get implements cluster.Directory.
 func (d *Directory) Get(key string) (cluster.Entry, error) {
-	ctx, cancel := d.call()
+	ctx, cancel := d.call(callTimeout)
 	defer cancel()
 	r, err := d.client.Get(ctx, d.prefix+key)
 	switch {

@@ -68,7 +68,7 @@ func (d *Directory) listUntil(ctx context.Context) (nodes map[string]cluster.Ent
 
 // list returns the nodes, and the revision of the whole directory at which it has them.
 func (d *Directory) list() (nodes map[string]cluster.Entry, revision int64, err error) {
-	ctx, cancel := d.call()
+	ctx, cancel := d.call(callTimeout)
 	defer cancel()
 	r, err := d.client.Get(ctx, d.prefix+cluster.NodesPrefix, clientv3.WithPrefix())
 	if err != nil {
