@@ -16,14 +16,14 @@ const ping = "WATCHDOG=1"
 // isPing reports whether a state is for the watchdog.
 func isPing(state string) bool { return strings.HasPrefix(state, ping) }
 
-// Watchdog tells a supervisor again and again that the process lives. It looks at the
-// process before each state that it sends. In a stuck process that look does not return,
+// Watchdog tells a supervisor again and again that the process lives. It inspects the
+// process before each state that it sends. In a stuck process the inspection does not return,
 // so the supervisor gets no further state, and can restart the process.
 type Watchdog struct {
-	rt    relay.Runtime
-	every time.Duration
-	look  func() string
-	tell  func(state string)
+	rt      relay.Runtime
+	every   time.Duration
+	inspect func() string
+	tell    func(state string)
 
 	mu      sync.Locker // guards all below, and is held while tell runs
 	next    *clock.Timer
@@ -31,21 +31,21 @@ type Watchdog struct {
 }
 
 // StartWatchdog starts a Watchdog that sends a state, and waits for every, in turns. The
-// supervisor must expect them less often. look returns what the state says of the process
+// supervisor must expect them less often. inspect returns what the state says of the process
 // ("" for nothing); it may wait. tell must not wait.
-func StartWatchdog(rt relay.Runtime, every time.Duration, look func() string, tell func(state string)) *Watchdog {
+func StartWatchdog(rt relay.Runtime, every time.Duration, inspect func() string, tell func(state string)) *Watchdog {
 	rt = rt.WithDefaults()
-	w := &Watchdog{rt: rt, every: every, look: look, tell: tell, mu: rt.NewLock("watchdog")}
+	w := &Watchdog{rt: rt, every: every, inspect: inspect, tell: tell, mu: rt.NewLock("watchdog")}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.next = rt.Clock.AfterFunc(every, w.run)
 	return w
 }
 
-// run looks at the process and sends one state.
+// run inspects the process and sends one state.
 func (w *Watchdog) run() {
 	state := ping
-	if found := w.look(); found != "" {
+	if found := w.inspect(); found != "" {
 		state += "\n" + found
 	}
 	w.mu.Lock()
@@ -58,7 +58,7 @@ func (w *Watchdog) run() {
 }
 
 // Stop ends the Watchdog. When it has returned, no further state is sent. It does not
-// wait for a look. On a nil Watchdog it does nothing.
+// wait for an inspection. On a nil Watchdog it does nothing.
 func (w *Watchdog) Stop() {
 	if w == nil {
 		return
