@@ -18,17 +18,17 @@ import (
 // The tags, of which only help is necessary:
 //
 //	name         the name on the command line; by default max-conns for a field MaxConns
-//	help         what the option is for
+//	help         the purpose of the option
 //	default      the text of the default; without it the field keeps the value that it has
 //	unit         the kind of value, such as time
-//	placeholder  what stands for a value in the help
+//	placeholder  the word in place of a value in the help
 //	values       every valid value, separated by commas; without it the value is free
 //	least, most  the bounds of the value
 //	group        the heading in the help
 //	common       "true": most users need it, so the short help has it
 //	reload       "true": it may change while the process runs
 //	secret       "true": it comes from the environment only, and is never shown
-//	of           the command whose name is in the option's environment variable
+//	of           the command that is named in the option's environment variable
 //	alias        another name
 //	short        another name, of one letter
 //	required     "true": it must be given
@@ -102,7 +102,7 @@ func (o *Option) String() string {
 	return TextOf(o.field.Interface())
 }
 
-// Type returns what stands for a value in the help.
+// Type returns the word in place of a value in the help.
 func (o *Option) Type() string {
 	kind, _, _ := strings.Cut(o.Unit, ",")
 	switch {

@@ -116,7 +116,7 @@ func withConn(ctx context.Context, nc net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, connOf(nc))
 }
 
-// Waits records that a public request, which has this context, begins to wait for other nodes.
+// Waits records that the public request with this context begins to wait for other nodes.
 // The relay must have counted its connection among those that it has upgraded. Until its end the
 // connection then takes no place of Limits.Pending, and gives way to newcomers of its own address
 // only.

@@ -100,8 +100,8 @@ func TestAFullAddressLetsItsOwnNewcomersIn(t *testing.T) {
 	})
 }
 
-// A connection whose request waits for other nodes is one of the relay's. It takes no place of
-// others and keeps its own, but its address has no more connections for that.
+// A request that waits for other nodes has one of the relay's connections. Its connection takes no
+// place of others and keeps its own, but its address has no more connections for that.
 func TestAConnectionThatWaitsForOtherNodesTakesNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, pipe := places(t, 2, 2)

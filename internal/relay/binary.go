@@ -303,7 +303,7 @@ func (b *binary) carryOut(payload []byte) bool {
 // badInterval. A long one counts as one more for each badBytes.
 //
 // A correct binary stays far below. After a restart of the relay it sends the envelopes for
-// its earlier phones, whose conn_ids the new process does not know. These may be the full
+// its earlier phones, and the new process does not know their conn_ids. These may be the full
 // outboxes of 16 phones, 64 MiB: some 4,000 for the bytes, and a few thousand for the
 // envelopes.
 const (

@@ -22,12 +22,12 @@ func document(title, icon string, still bool, body ...g.Node) g.Node {
 		h.Body(body...)))
 }
 
-// card returns a box with a headin
+// card returns a box with a heading.
 func card(class, heading string, content ...g.Node) g.Node {
 	return h.Div(h.Class(strings.TrimSpace("card "+class)), h.H2(g.Text(heading)), g.Group(content))
 }
 
-// table returns a table. The columns whose names begin with # have numbers.
+// table returns a table. A column has numbers if its name begins with #.
 func table(columns []string, rows g.Group) g.Node {
 	heads := g.Map(columns, func(name string) g.Node {
 		number := strings.HasPrefix(name, "#")
